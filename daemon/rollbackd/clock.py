@@ -1,0 +1,76 @@
+"""The only place that reads the time, sleeps, or starts a task in the background."""
+
+import asyncio
+import time
+from datetime import UTC, datetime, timedelta
+from typing import Protocol
+
+_SLICE = 1.0
+"""Seconds; a wait for a point of wall time looks at the clock at least this often, since the clock may be set."""
+
+
+class Clock(Protocol):
+    """Time as the daemon sees it; a test hands in one that runs faster."""
+
+    def now(self) -> datetime:
+        """Wall time, in UTC. It may jump."""
+        ...
+
+    def monotonic(self) -> float:
+        """Seconds that only go forward, at this clock's speed."""
+        ...
+
+    async def sleep(self, length: timedelta) -> None:
+        """Wait for a length of monotonic time: what polls use, since a clock set back must not stop them."""
+        ...
+
+    async def sleep_until(self, when: datetime) -> None:
+        """Wait for a point of wall time, also when the clock is set meanwhile."""
+        ...
+
+
+class SystemClock:
+    """The real one, or with `speed` one that runs so many times faster."""
+
+    def __init__(self, speed: float = 1.0) -> None:
+        self._speed = speed
+        self._wall = datetime.now(UTC)
+        self._started = time.monotonic()
+
+    def now(self) -> datetime:
+        if self._speed == 1.0:
+            return datetime.now(UTC)
+        return self._wall + timedelta(seconds=self.monotonic())
+
+    def monotonic(self) -> float:
+        return (time.monotonic() - self._started) * self._speed
+
+    async def sleep(self, length: timedelta) -> None:
+        await asyncio.sleep(max(0.0, length.total_seconds()) / self._speed)
+
+    async def sleep_until(self, when: datetime) -> None:
+        while (left := (when - self.now()).total_seconds()) > 0:
+            await asyncio.sleep(min(left, _SLICE) / self._speed)
+
+
+class JumpWatch:
+    """Notices that wall time and monotonic time drifted apart: the clock was set, or the machine slept."""
+
+    def __init__(self, clock: Clock, tolerance: timedelta = timedelta(seconds=30)) -> None:
+        self._clock = clock
+        self._tolerance = tolerance
+        self._offset = self._now_offset()
+        self.last_jump: datetime | None = None
+        """In wall time as read after the jump; None when there was none since the start."""
+
+    def _now_offset(self) -> timedelta:
+        return timedelta(seconds=self._clock.now().timestamp() - self._clock.monotonic())
+
+    def look(self) -> timedelta | None:
+        """How far the clock jumped since the last look, or None."""
+        offset = self._now_offset()
+        jump, self._offset = offset - self._offset, offset
+        if abs(jump) <= self._tolerance:
+            return None
+        self.last_jump = self._clock.now()
+        return jump

@@ -1,0 +1,1 @@
+"""An incident's life: folded from facts, and what comes next. Pure."""

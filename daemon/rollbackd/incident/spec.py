@@ -1,0 +1,65 @@
+"""Plans and verification as the configuration writes them. No I/O."""
+
+from datetime import timedelta
+from typing import Any, Self
+
+from pydantic import Field, SerializeAsAny, field_validator, model_validator
+
+from rollbackd.adapter import CheckSettings
+from rollbackd.units import Duration, Spec
+
+CheckRef = str | SerializeAsAny[CheckSettings]
+"""A check of the service by name, or one written in place."""
+
+
+class VerifySpec(Spec):
+    """How it is seen that the service got well."""
+
+    gate: tuple[CheckRef, ...] = ()
+    """Must pass before brackets with `leave: gate` are left."""
+    settle: Duration = timedelta(seconds=15)
+    every: Duration = timedelta(seconds=30)
+    passes: int = Field(default=3, ge=1)
+    """Good rounds in a row, inconclusive ones aside."""
+    deadline: Duration = timedelta(minutes=10)
+    """Counted from the last step; also how long the gate may take."""
+    watch: Duration = timedelta(minutes=15)
+    """Trouble of the same state this long after recovery makes it ineffective."""
+    checks: tuple[CheckRef, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _time_enough(self) -> Self:
+        if self.settle + self.every * (self.passes - 1) > self.deadline:
+            raise ValueError("`settle` and `passes` rounds do not fit before `deadline`; make it longer")
+        return self
+
+
+class PlanSpec(Spec):
+    """An ordered way back."""
+
+    within: tuple[str, ...] = ()
+    """Layers entered before the steps, as brackets."""
+    steps: tuple[str | dict[str, str], ...] = Field(min_length=1)
+    """A layer's name, or `{LAYER: RELEASE}` for a release that the configuration fixes."""
+    irreversible: tuple[str, ...] = ()
+    """Layers whose step may be irreversible."""
+    verify: VerifySpec | None = None
+    """Instead of the service's."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, value: Any) -> Any:
+        return {"steps": value} if isinstance(value, (list, tuple)) else value
+
+    @field_validator("steps")
+    @classmethod
+    def _one_layer_each(cls, steps: tuple[str | dict[str, str], ...]) -> tuple[str | dict[str, str], ...]:
+        for step in steps:
+            if isinstance(step, dict) and len(step) != 1:
+                raise ValueError("a step with a fixed release is {LAYER: RELEASE}, one layer a step")
+        return steps
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """The layers of its steps, in order."""
+        return tuple(step if isinstance(step, str) else next(iter(step)) for step in self.steps)

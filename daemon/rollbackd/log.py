@@ -1,0 +1,30 @@
+"""Logs: one JSON object a line on stderr, or readable lines on a terminal. Secrets are masked before they get here."""
+
+import logging
+import sys
+from typing import Any
+
+import structlog
+
+
+def configure(level: str = "info", *, readable: bool | None = None) -> None:
+    """Set structlog up once; `readable` is by default whether stderr is a terminal."""
+    readable = sys.stderr.isatty() if readable is None else readable
+    renderer: Any = structlog.dev.ConsoleRenderer() if readable else structlog.processors.JSONRenderer()
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level.upper())),
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+
+
+def get(name: str) -> Any:
+    """A logger; `incident`, `service` and `step` are bound by who works on them."""
+    return structlog.get_logger().bind(part=name)

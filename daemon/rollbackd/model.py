@@ -1,0 +1,315 @@
+"""The values that flow through rollbackd. Frozen, no I/O; imports nothing of ours."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+DAEMON = "daemon"
+"""The actor of what rollbackd does by itself. Others: `unix:deploy`, `token:release-desk`."""
+
+FLEET = "fleet"
+"""The stream of what concerns all services; a service's stream is `service:<name>`, an incident's `incident:<id>`."""
+
+
+def service_stream(service: str) -> str:
+    return f"service:{service}"
+
+
+def incident_stream(incident: str) -> str:
+    return f"incident:{incident}"
+
+
+class Priority(StrEnum):
+    """How urgent; P0 is the highest."""
+
+    P0 = "P0"
+    P1 = "P1"
+    P2 = "P2"
+    P3 = "P3"
+
+
+class Verdict(StrEnum):
+    """What one look at a condition or a check says."""
+
+    GOOD = "good"
+    BAD = "bad"
+    INCONCLUSIVE = "inconclusive"
+
+
+class Action(StrEnum):
+    """What is made of a trigger; the order of `STRENGTH` says which wins."""
+
+    ROLL_BACK = "roll_back"
+    ASK = "ask"
+    OBSERVE = "observe"
+    REFUSE = "refuse"
+
+
+class Outcome(StrEnum):
+    """How an incident ended."""
+
+    RECOVERED = "recovered"
+    INEFFECTIVE = "ineffective"
+    UNVERIFIED = "unverified"
+    FAILED = "failed"
+    ABORTED = "aborted"
+    DECLINED = "declined"
+    EXPIRED = "expired"
+    PASSED = "passed"
+    SUPERSEDED = "superseded"
+
+
+class Progress(StrEnum):
+    """How far a change is, as the world itself shows it; right after a crash too."""
+
+    NOT_STARTED = "not_started"
+    """Nothing finished: `apply` may be called, also when it was cut off in the middle before."""
+    RUNNING = "running"
+    """A process of an earlier life still works on it; ask again."""
+    DONE = "done"
+    SUPERSEDED = "superseded"
+    """Somebody else moved the layer meanwhile; it is theirs now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """One version of a layer, named by its content."""
+
+    id: str
+    label: str = field(default="", compare=False)
+    """What people call it: a tag, a subject line."""
+    created: datetime | None = field(default=None, compare=False)
+    good: bool = field(default=False, compare=False)
+    """Marked good by a ref that the layer names (`good: checkpoint-*`)."""
+
+    @property
+    def name(self) -> str:
+        """Label and short id, for people."""
+        short = self.id[:12]
+        return f"{self.label} ({short})" if self.label and self.label != short else short
+
+
+NO_RELEASE = Release("-")
+"""Stands for before and after in the change of a layer without releases, such as a process to restart."""
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """The releases of all layers that have them."""
+
+    releases: Mapping[str, Release]
+
+    @property
+    def key(self) -> str:
+        """12 hex digits over layers and release ids; equal states have equal keys."""
+        text = "\n".join(f"{layer}={release.id}" for layer, release in sorted(self.releases.items()))
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    @property
+    def name(self) -> str:
+        """For people: `code v41 (3f2a…), config …`."""
+        return ", ".join(f"{layer} {release.name}" for layer, release in sorted(self.releases.items()))
+
+    def differing(self, other: State) -> tuple[str, ...]:
+        """The layers whose releases differ between the two."""
+        layers = sorted({*self.releases, *other.releases})
+        return tuple(layer for layer in layers if self.releases.get(layer) != other.releases.get(layer))
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A layer's way from one release to another, as planned; nothing has happened yet."""
+
+    layer: str
+    before: Release
+    after: Release
+    key: str = ""
+    """Incident, position of the plan and layer; the same after a crash. Set by the core, not by the adapter."""
+    intended: datetime | None = None
+    """When the intent to apply it was journaled first. Set by the core."""
+    reversible: bool = True
+    risks: tuple[str, ...] = ()
+    """Sentences for people: what this may lose."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Why a layer could not be rolled back right now; a sentence that says what to do."""
+
+    layer: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """What a layer can be used for; fixed by its settings."""
+
+    releases: bool = True
+    """It has releases: `current` and `releases` answer."""
+    step: bool = True
+    bracket: bool = False
+    data: bool = False
+    """It holds data: a plan goes back in it only by name."""
+
+
+# -- signals ------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """One alert of a webhook or of Alertmanager's API; labels and annotations are text and never anything else."""
+
+    fingerprint: str
+    labels: Mapping[str, str]
+    annotations: Mapping[str, str]
+    starts_at: datetime
+    ends_at: datetime | None
+    """None while it fires."""
+    url: str = ""
+    """Where the expression can be seen."""
+
+    @property
+    def firing(self) -> bool:
+        return self.ends_at is None
+
+    @property
+    def episode(self) -> str:
+        return f"alert/{self.fingerprint}/{self.starts_at.isoformat()}"
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A person's own rollback, by command line, API or signal file."""
+
+    service: str
+    actor: str
+    reason: str = ""
+    to: str = ""
+    """A release (id, unique prefix or label), a state's key, or empty for the newest good state."""
+    plan: str = ""
+    irreversible: tuple[str, ...] = ()
+    """Layers whose step may be irreversible, by name."""
+    over_hold: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What a rule saw, in words that need no other source: the query, the value, the threshold."""
+
+    source: str
+    """The alert's name and labels, the query, or the check's name."""
+    value: str
+    """With its unit: `34.2%`, `3.1s`, `firing`, `exit 1`."""
+    threshold: str
+    """`> 10% for 5m`, `3 failures in a row`; empty for an alert."""
+    at: datetime
+    url: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Trigger:
+    """A rule met for a service, or a person's request."""
+
+    service: str
+    rule: str
+    """The rule's name; `manual` for a person's own."""
+    priority: Priority
+    episode: str
+    """The same text for the same trouble, whichever way it comes."""
+    onset: datetime
+    """When the trouble began: `startsAt` less the rule's `for`, the first bad sample."""
+    reached: datetime
+    """When it reached us."""
+    evidence: tuple[Evidence, ...] = ()
+    labels: Mapping[str, str] = field(default_factory=dict)
+    plan: tuple[str, ...] = ()
+    """The rule's own plan or list of plans; empty: the service's."""
+    without_change: Action = Action.ASK
+    request: Request | None = None
+    """Set for a person's own rollback."""
+
+
+# -- decisions ----------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one guard found."""
+
+    guard: str
+    against: Action | None
+    """None: passed."""
+    reason: str
+    escalate: bool = False
+    """A refusal that pages."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What was made of a trigger, with every guard's finding."""
+
+    trigger: Trigger
+    action: Action
+    findings: tuple[Finding, ...]
+    present: State | None
+    target: State | None
+    plans: tuple[str, ...] = ()
+    """Names, least impact first."""
+    joins: str = ""
+    """The open incident that this trigger is evidence for."""
+    escalate: bool = False
+
+    @property
+    def against(self) -> tuple[Finding, ...]:
+        """The findings that stand against rolling back."""
+        return tuple(finding for finding in self.findings if finding.against is not None)
+
+    @property
+    def needs_person(self) -> bool:
+        """Refused for a reason that only a person can mend."""
+        return any(finding.against is Action.ASK or finding.escalate for finding in self.findings)
+
+
+# -- plans and checks ---------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class Bracketed:
+    """A bracket of a plan and when it is left."""
+
+    layer: str
+    leave: str
+    """`steps`, `gate`, `verified` or `acknowledged`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The ordered steps from the present state to the target."""
+
+    name: str
+    steps: tuple[Change, ...]
+    brackets: tuple[Bracketed, ...] = ()
+
+    @property
+    def risks(self) -> tuple[str, ...]:
+        return tuple(f"{change.layer}: {risk}" for change in self.steps for risk in change.risks)
+
+
+@dataclass(frozen=True, slots=True)
+class CheckResult:
+    """One answer of one check."""
+
+    name: str
+    verdict: Verdict
+    reason: str
+    """`answered 500 in 1.2s, wants 2xx`; always says what was seen."""
+    took: timedelta = timedelta()
+    warn: bool = False
+    """Told, never fails."""
+
+
+def verdict_of(results: Sequence[CheckResult]) -> Verdict:
+    """One verdict of many: bad beats inconclusive beats good; warnings do not count; nothing at all is inconclusive."""
+    counted = {result.verdict for result in results if not result.warn}
+    for verdict in (Verdict.BAD, Verdict.INCONCLUSIVE, Verdict.GOOD):
+        if verdict in counted:
+            return verdict
+    return Verdict.INCONCLUSIVE

@@ -1,0 +1,1 @@
+"""What is made of a trigger: the ledger of what was, guards, target, decision. Pure."""

@@ -1,0 +1,1 @@
+"""What turns signals into triggers. Pure: values and `now` in, values out."""

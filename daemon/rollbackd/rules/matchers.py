@@ -1,0 +1,75 @@
+"""Alertmanager's matcher syntax. No I/O.
+
+https://prometheus.io/docs/alerting/latest/configuration/#matcher
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+_MATCHER = re.compile(
+    r"""\s*(?P<name>[a-zA-Z_][a-zA-Z0-9_]*)\s*(?P<op>=~|!~|!=|=)\s*(?:"(?P<quoted>(?:[^"\\]|\\.)*)"|(?P<bare>[^\s"',{}=~!]*))\s*"""
+)
+_ESCAPE = re.compile(r"\\(.)")
+
+
+@dataclass(frozen=True, slots=True)
+class Matcher:
+    """One comparison of one label."""
+
+    name: str
+    negated: bool
+    pattern: re.Pattern[str]
+    """Anchored at both ends, as Prometheus does."""
+
+    def matches(self, labels: Mapping[str, str]) -> bool:
+        """A label that is not there counts as empty."""
+        return (self.pattern.fullmatch(labels.get(self.name, "")) is not None) is not self.negated
+
+
+@lru_cache(maxsize=1024)
+def parse_matchers(text: str) -> tuple[Matcher, ...]:
+    """Read `alertname="HighErrorRate", severity=~"critical|page"`, with or without braces; all must match.
+
+    :raises ValueError: with the place where it stops making sense.
+    """
+    body = text.strip()
+    if body.startswith("{") and body.endswith("}"):
+        body = body[1:-1]
+    matchers: list[Matcher] = []
+    at = 0
+    while True:
+        found = _MATCHER.match(body, at)
+        if found is None:
+            rest = body[at:].strip()[:40]
+            raise ValueError(f'cannot read the matcher at "{rest}"; write it like severity="critical"')
+        matchers.append(_matcher(found))
+        at = found.end()
+        if at < len(body) and body[at] == ",":
+            at += 1
+            if not body[at:].strip():
+                return tuple(matchers)
+        elif at == len(body):
+            return tuple(matchers)
+        else:
+            raise ValueError(f'expected a comma before "{body[at:].strip()[:40]}"')
+
+
+def _matcher(found: re.Match[str]) -> Matcher:
+    value = found["bare"] if found["quoted"] is None else _ESCAPE.sub(_unescape, found["quoted"])
+    operator = found["op"]
+    try:
+        pattern = re.compile(value if operator.endswith("~") else re.escape(value), re.DOTALL)
+    except re.error as error:
+        raise ValueError(f'"{value}" is not a regular expression: {error}') from error
+    return Matcher(found["name"], operator.startswith("!"), pattern)
+
+
+def _unescape(found: re.Match[str]) -> str:
+    return {"n": "\n", '"': '"', "\\": "\\"}.get(found[1], found[0])
+
+
+def all_match(matchers: tuple[Matcher, ...], labels: Mapping[str, str]) -> bool:
+    """Whether every matcher does."""
+    return all(matcher.matches(labels) for matcher in matchers)

@@ -1,0 +1,129 @@
+"""Units as people write them: durations as in Prometheus, percentages, sizes. No I/O; imports nothing of ours."""
+
+import re
+from datetime import timedelta
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, WithJsonSchema, model_validator
+
+_DURATION = re.compile(r"(?:(\d+)w)?(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?(?:(\d+)ms)?")
+_DURATION_UNITS = (7 * 86_400_000, 86_400_000, 3_600_000, 60_000, 1000, 1)
+_DURATION_NAMES = ("w", "d", "h", "m", "s", "ms")
+_PERCENT = re.compile(r"(-?\d+(?:\.\d+)?)\s*%")
+_SIZE = re.compile(r"(\d+)\s*(B|KiB|MiB|GiB)")
+_SIZE_UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+
+
+def parse_duration(text: object) -> timedelta:
+    """Read a Prometheus duration (`250ms`, `30s`, `1h30m`, `1d`).
+
+    :raises ValueError: with what to write instead.
+    """
+    if isinstance(text, timedelta):
+        return text
+    if text == "0":
+        return timedelta()
+    found = _DURATION.fullmatch(text) if isinstance(text, str) and text else None
+    if found is None:
+        raise ValueError(f"{show(text)} is not a duration; write it like 250ms, 30s, 5m, 1h30m or 1d")
+    parts = zip(found.groups(), _DURATION_UNITS, strict=True)
+    return timedelta(milliseconds=sum(int(number) * unit for number, unit in parts if number))
+
+
+def format_duration(value: timedelta) -> str:
+    """Write a duration as Prometheus does, without weeks: `1h30m`; under a millisecond is `0s`."""
+    rest = round(value.total_seconds() * 1000)
+    if rest < 0:
+        return f"-{format_duration(-value)}"
+    text = ""
+    for unit, name in list(zip(_DURATION_UNITS, _DURATION_NAMES, strict=True))[1:]:
+        number, rest = divmod(rest, unit)
+        text += f"{number}{name}" if number else ""
+    return text or "0s"
+
+
+def parse_ratio(text: object) -> float:
+    """Read `10%` as 0.1, and a bare number as it is.
+
+    :raises ValueError: with what to write instead.
+    """
+    if isinstance(text, (int, float)) and not isinstance(text, bool):
+        return float(text)
+    found = _PERCENT.fullmatch(text.strip()) if isinstance(text, str) else None
+    if found is not None:
+        return float(found.group(1)) / 100
+    duration_like = isinstance(text, str) and text and _DURATION.fullmatch(text)
+    if duration_like:
+        return parse_duration(text).total_seconds()
+    raise ValueError(f"{show(text)} is not a number; write it like 0.1, 10% or 2s")
+
+
+def parse_size(text: object) -> int:
+    """Read `64MiB` as bytes.
+
+    :raises ValueError: with what to write instead.
+    """
+    if isinstance(text, int) and not isinstance(text, bool):
+        return text
+    found = _SIZE.fullmatch(text.strip()) if isinstance(text, str) else None
+    if found is None:
+        raise ValueError(f"{show(text)} is not a size; write it like 512KiB, 64MiB or 1GiB")
+    return int(found.group(1)) * _SIZE_UNITS[found.group(2)]
+
+
+def show(value: object) -> str:
+    """A value as an error message quotes it: JSON-like and short."""
+    text = f'"{value}"' if isinstance(value, str) else str(value)
+    return text if len(text) <= 60 else text[:57] + "…"
+
+
+def _schema(pattern: str, example: str) -> WithJsonSchema:
+    return WithJsonSchema({"type": "string", "pattern": pattern, "examples": [example]})
+
+
+def _number_schema(example: str) -> WithJsonSchema:
+    return WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "string"}], "examples": [example]})
+
+
+def _as_given(value: Any) -> Any:
+    return value
+
+
+Duration = Annotated[
+    timedelta,
+    BeforeValidator(parse_duration),
+    PlainSerializer(format_duration, return_type=str),
+    _schema(r"^(\d+w)?(\d+d)?(\d+h)?(\d+m)?(\d+s)?(\d+ms)?$", "5m"),
+]
+"""A `timedelta`, written as Prometheus writes durations."""
+
+Ratio = Annotated[float, BeforeValidator(parse_ratio), PlainSerializer(_as_given), _number_schema("10%")]
+"""A number; a percentage is divided by 100, a duration becomes seconds, so that a threshold reads like its metric."""
+
+Size = Annotated[
+    int, BeforeValidator(parse_size), PlainSerializer(_as_given), _schema(r"^\d+\s*(B|KiB|MiB|GiB)$", "64MiB")
+]
+"""Bytes."""
+
+
+class Spec(BaseModel):
+    """What every part of the configuration derives from: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+class Secret(Spec):
+    """Where a secret is; the secret itself is read when it is used and is never part of the configuration."""
+
+    env: str = ""
+    """An environment variable."""
+    file: str = ""
+    """A file; a trailing newline is removed."""
+    credential: str = ""
+    """A name under systemd's `LoadCredential=`."""
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if sum(map(bool, (self.env, self.file, self.credential))) != 1:
+            raise ValueError("a secret is one of {env: NAME}, {file: PATH} or {credential: NAME}")
+        return self
