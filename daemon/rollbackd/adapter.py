@@ -1,4 +1,4 @@
-"""The contracts of what can be plugged in: adapters, brackets, checks, notifiers. The core imports these, never a plugin."""
+"""The contracts of what is plugged in: adapters, brackets, checks, notifiers. The core imports no plugin."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -116,6 +116,10 @@ class CheckSettings(Spec):
     """Told, never fails."""
 
 
+def _no_secrets(_secret: Secret) -> str:
+    raise ValueError("secrets cannot be read here")
+
+
 @dataclass(frozen=True, slots=True)
 class CheckPlace:
     """What a check may use."""
@@ -133,11 +137,13 @@ class CheckPlace:
     """Gives the daemon's `aiohttp.ClientSession`."""
     prometheus: Any
     """The `rollbackd.sources.prometheus.Prometheus`, or None when none is configured."""
+    reveal: Callable[[Secret], str] = _no_secrets
+    """Reads a secret when it is used. :raises ValueError: with what to do."""
 
 
 @runtime_checkable
 class Check(Protocol):
-    """One question about health. It never raises for what it finds: a failure to ask is inconclusive or bad, and says so."""
+    """One question about health. It does not raise for what it finds: a failure to ask is a result too, and says so."""
 
     settings_model: ClassVar[type[CheckSettings]]
 

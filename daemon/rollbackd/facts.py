@@ -167,6 +167,9 @@ class AbortRequested:
 class Acknowledged:
     """A person has seen it: reminders stop, brackets with `leave: acknowledged` are left."""
 
+    leave: bool = False
+    """Leave every bracket that is still entered."""
+
 
 @dataclass(frozen=True, slots=True)
 class Parked:
@@ -324,6 +327,9 @@ FleetFact = Opening | Ended | BreakerReset | Notice | Held | Unheld
 Fact = IncidentFact | ServiceFact | FleetFact
 
 _KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in get_args(Fact)}
+
+KINDS = frozenset(_KINDS)
+"""Every kind that this version can read."""
 
 
 @cache

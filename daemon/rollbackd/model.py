@@ -242,6 +242,8 @@ class Finding:
     reason: str
     escalate: bool = False
     """A refusal that pages."""
+    counted: bool = True
+    """False: shown and recorded, but it does not bind a person's own rollback."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,12 +264,14 @@ class Decision:
     @property
     def against(self) -> tuple[Finding, ...]:
         """The findings that stand against rolling back."""
-        return tuple(finding for finding in self.findings if finding.against is not None)
+        return tuple(finding for finding in self.findings if finding.counted and finding.against is not None)
 
     @property
     def needs_person(self) -> bool:
         """Refused for a reason that only a person can mend."""
-        return any(finding.against is Action.ASK or finding.escalate for finding in self.findings)
+        if self.joins or self.action is Action.OBSERVE:
+            return False
+        return any(finding.against is Action.ASK or finding.escalate for finding in self.against)
 
 
 # -- plans and checks ---------------------------------------------------------------------------

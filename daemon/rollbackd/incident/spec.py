@@ -1,15 +1,34 @@
 """Plans and verification as the configuration writes them. No I/O."""
 
 from datetime import timedelta
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from pydantic import Field, SerializeAsAny, field_validator, model_validator
+from pydantic import (
+    Discriminator,
+    Field,
+    GetJsonSchemaHandler,
+    SerializeAsAny,
+    Tag,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import CoreSchema
 
 from rollbackd.adapter import CheckSettings
 from rollbackd.units import Duration, Spec
 
 CheckRef = str | SerializeAsAny[CheckSettings]
 """A check of the service by name, or one written in place."""
+
+
+def _step_kind(value: Any) -> str:
+    return "<release>" if isinstance(value, dict) else "<layer>"
+
+
+Step = Annotated[
+    Annotated[str, Tag("<layer>")] | Annotated[dict[str, str], Tag("<release>")], Discriminator(_step_kind)
+]
+"""A layer's name, or `{LAYER: RELEASE}` for a release that the configuration fixes."""
 
 
 class VerifySpec(Spec):
@@ -27,6 +46,13 @@ class VerifySpec(Spec):
     """Trouble of the same state this long after recovery makes it ineffective."""
     checks: tuple[CheckRef, ...] = Field(min_length=1)
 
+    @field_validator("every")
+    @classmethod
+    def _not_constantly(cls, every: timedelta) -> timedelta:
+        if every <= timedelta():
+            raise ValueError("`every` is how long to wait between two rounds; write it like 30s")
+        return every
+
     @model_validator(mode="after")
     def _time_enough(self) -> Self:
         if self.settle + self.every * (self.passes - 1) > self.deadline:
@@ -39,8 +65,8 @@ class PlanSpec(Spec):
 
     within: tuple[str, ...] = ()
     """Layers entered before the steps, as brackets."""
-    steps: tuple[str | dict[str, str], ...] = Field(min_length=1)
-    """A layer's name, or `{LAYER: RELEASE}` for a release that the configuration fixes."""
+    steps: tuple[Step, ...] = Field(min_length=1)
+    """In order; a layer's name, or `{LAYER: RELEASE}` for a release that the configuration fixes."""
     irreversible: tuple[str, ...] = ()
     """Layers whose step may be irreversible."""
     verify: VerifySpec | None = None
@@ -51,9 +77,14 @@ class PlanSpec(Spec):
     def _short(cls, value: Any) -> Any:
         return {"steps": value} if isinstance(value, (list, tuple)) else value
 
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        written = handler.resolve_ref_schema(handler(schema))
+        return {"anyOf": [written["properties"]["steps"], written]}
+
     @field_validator("steps")
     @classmethod
-    def _one_layer_each(cls, steps: tuple[str | dict[str, str], ...]) -> tuple[str | dict[str, str], ...]:
+    def _one_layer_each(cls, steps: tuple[Step, ...]) -> tuple[Step, ...]:
         for step in steps:
             if isinstance(step, dict) and len(step) != 1:
                 raise ValueError("a step with a fixed release is {LAYER: RELEASE}, one layer a step")

@@ -1,13 +1,13 @@
 """Policy as the configuration writes it. No I/O."""
 
 from datetime import time, timedelta
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from rollbackd.model import Action, Priority
-from rollbackd.units import Duration, Ratio, Spec, show
+from rollbackd.units import Duration, OneOrMany, Ratio, Spec, show
 
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 
@@ -25,6 +25,22 @@ class CommonCause(Spec):
     services: int = Field(default=3, ge=1)
     share: Ratio = 0.05
     within: Duration = timedelta(minutes=2)
+
+    @field_validator("share")
+    @classmethod
+    def _a_part(cls, share: float) -> float:
+        if not 0 <= share <= 1:
+            raise ValueError("`share` is a part of all services; write it like 5%")
+        return share
+
+
+def _on_or_off(value: Any) -> str:
+    return "<off>" if value is False else "<on>"
+
+
+CommonCauseOrOff = Annotated[
+    Annotated[CommonCause, Tag("<on>")] | Annotated[Literal[False], Tag("<off>")], Discriminator(_on_or_off)
+]
 
 
 class Reach(Spec):
@@ -47,7 +63,7 @@ class Limits(Spec):
     per_service: Budget = Budget(rollbacks=2, per=timedelta(hours=1))
     fleet: Budget = Budget(rollbacks=5, per=timedelta(hours=1))
     concurrent: int = Field(default=2, ge=1)
-    common_cause: CommonCause | Literal[False] = CommonCause()
+    common_cause: CommonCauseOrOff = CommonCause()
     """`off` switches the guard off."""
     change_window: Duration = timedelta(hours=2)
     reach: Reach = Reach()
@@ -55,19 +71,13 @@ class Limits(Spec):
     breaker: Breaker = Breaker()
 
 
-def _many(value: Any) -> Any:
-    return (value,) if isinstance(value, str) else value
-
-
 class PolicyWhen(Spec):
     """All that are given must hold; a list is any of them."""
 
-    priority: tuple[Priority, ...] = ()
-    rule: tuple[str, ...] = ()
-    service: tuple[str, ...] = ()
+    priority: Annotated[tuple[Priority, ...], OneOrMany()] = ()
+    rule: Annotated[tuple[str, ...], OneOrMany()] = ()
+    service: Annotated[tuple[str, ...], OneOrMany()] = ()
     labels: dict[str, str] = {}
-
-    _lists = field_validator("priority", "rule", "service", mode="before")(_many)
 
 
 class PolicyRow(Spec):
@@ -75,9 +85,7 @@ class PolicyRow(Spec):
 
     when: PolicyWhen = PolicyWhen()
     action: Action
-    plan: tuple[str, ...] = ()
-
-    _lists = field_validator("plan", mode="before")(_many)
+    plan: Annotated[tuple[str, ...], OneOrMany()] = ()
 
     @field_validator("action")
     @classmethod

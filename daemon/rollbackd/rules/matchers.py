@@ -53,7 +53,7 @@ def parse_matchers(text: str) -> tuple[Matcher, ...]:
         elif at == len(body):
             return tuple(matchers)
         else:
-            raise ValueError(f'expected a comma before "{body[at:].strip()[:40]}"')
+            raise ValueError(f'there is no comma before "{body[at:].strip()[:40]}"; put one between two matchers')
 
 
 def _matcher(found: re.Match[str]) -> Matcher:
@@ -62,7 +62,7 @@ def _matcher(found: re.Match[str]) -> Matcher:
     try:
         pattern = re.compile(value if operator.endswith("~") else re.escape(value), re.DOTALL)
     except re.error as error:
-        raise ValueError(f'"{value}" is not a regular expression: {error}') from error
+        raise ValueError(f'"{value}" is not a regular expression, {error}; mend it') from error
     return Matcher(found["name"], operator.startswith("!"), pattern)
 
 

@@ -7,7 +7,10 @@ from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from rollbackd.model import Action, Priority
 from rollbackd.rules.matchers import parse_matchers
-from rollbackd.units import Duration, Ratio, Spec
+from rollbackd.units import Duration, OneOrMany, Ratio, Spec
+
+NAME = r"^[a-z0-9][a-z0-9._-]*$"
+"""A rule's name."""
 
 
 class Samples(Spec):
@@ -78,7 +81,7 @@ class CheckWhen(Spec):
     @classmethod
     def _not_constantly(cls, every: timedelta) -> timedelta:
         if every < timedelta(milliseconds=100):
-            raise ValueError("`every` is at least 100ms")
+            raise ValueError("`every` is at least 100ms; write it like 15s")
         return every
 
 
@@ -141,27 +144,22 @@ When = Annotated[
 class Rule(Spec):
     """What makes a trigger of signals."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
+    name: str = Field(pattern=NAME)
     when: When
     priority: Priority | None = None
     """The service's, when not given."""
-    plan: tuple[str, ...] = ()
+    plan: Annotated[tuple[str, ...], OneOrMany()] = ()
     """Instead of the service's: a plan's name, or a list, least impact first."""
-    services: tuple[str, ...] = ()
+    services: Annotated[tuple[str, ...], OneOrMany()] = ()
     """Only for these; also places signals without labels."""
     without_change: Action = Action.ASK
     """What to do when no change is to blame: `roll_back`, `ask` or `observe`."""
-
-    @field_validator("plan", mode="before")
-    @classmethod
-    def _one_or_many(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, str) else value
 
     @field_validator("without_change")
     @classmethod
     def _sensible(cls, value: Action) -> Action:
         if value is Action.REFUSE:
-            raise ValueError("`without_change` is one of roll_back, ask or observe")
+            raise ValueError("nothing is refused for want of a change; write roll_back, ask or observe")
         return value
 
     @property

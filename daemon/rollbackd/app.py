@@ -1,0 +1,268 @@
+"""The daemon's life: build, serve, watch, stop at a boundary, execute itself anew on SIGHUP."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from apscheduler.schedulers.asyncio import AsyncIOScheduler
+
+from rollbackd import facts, log, sdnotify
+from rollbackd.adapter import Message
+from rollbackd.clock import Clock, SystemClock
+from rollbackd.config.load import ConfigErrors, load
+from rollbackd.config.models import Config
+from rollbackd.config.secrets import reveal
+from rollbackd.core import Core, build, spread
+from rollbackd.journal import Entry, Exclusive, JournalDamaged, JournalRefused, JournalUnavailable, open_journal
+from rollbackd.model import FLEET, Request
+from rollbackd.policy.target import candidates
+from rollbackd.sources.signal_files import SignalsUnsafe
+from rollbackd.views import RecordView
+from rollbackd.web.app import build_app
+from rollbackd.web.server import CannotListenError, Server
+
+_AGAIN = timedelta(seconds=5)
+"""Before a root task that failed is started again."""
+_HEARTBEAT = timedelta(minutes=1)
+_DISK_LOOK = timedelta(seconds=2)
+
+StartFailed = (ConfigErrors, SignalsUnsafe, CannotListenError, JournalRefused, JournalDamaged, JournalUnavailable)
+"""What a user can cause at a start; each is a sentence."""
+
+
+class Daemon:
+    """One run, from start to stop."""
+
+    def __init__(self, path: Path, config: Config, core: Core) -> None:
+        self._path = path
+        self._config = config
+        self._core = core
+        self._clock = core.clock
+        self._server = Server(build_app(core.desk, config.daemon, reveal), config.daemon.listen, config.daemon.socket)
+        self._tasks: list[asyncio.Task[None]] = []
+        self._ending: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        """True: execute anew."""
+        self._scheduler = AsyncIOScheduler(
+            timezone="UTC", job_defaults={"coalesce": True, "misfire_grace_time": None, "max_instances": 1}
+        )
+        self._log = log.get("daemon")
+
+    async def run(self) -> bool:
+        """Serve until told to stop; whether to execute anew. :raises CannotListenError:"""
+        await self._core.intake.recall()
+        await self._server.start()
+        try:
+            self._watch_signals()
+            self._start_tasks()
+            sdnotify.notify(sdnotify.READY, sdnotify.status(f"watching {len(self._config.services)} services"))
+            self._log.info("ready", listen=self._config.daemon.listen, services=len(self._config.services))
+            return await self._ending
+        finally:
+            sdnotify.notify(sdnotify.STOPPING)
+            await self._stop()
+
+    def _watch_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop)
+        loop.add_signal_handler(signal.SIGHUP, self._reload)
+
+    def stop(self, again: bool = False) -> None:
+        """End at the next boundary."""
+        if not self._ending.done():
+            self._ending.set_result(again)
+
+    def _reload(self) -> None:
+        """Check the file; with errors nothing changes."""
+        try:
+            load(self._path)
+        except ConfigErrors as error:
+            self._log.error("the configuration has errors; nothing changes", errors=str(error).splitlines())
+            sdnotify.notify(sdnotify.status("the new configuration has errors, the old one stays"))
+            text = f"the configuration was not taken over, the old one stays: {error}"
+            self._core.judge.run_soon(self._notice("configuration", text))
+            return
+        self._log.info("the configuration is fine; starting anew with it")
+        sdnotify.notify(sdnotify.reloading(int(self._clock.monotonic() * 1_000_000)))
+        self.stop(again=True)
+
+    async def _notice(self, kind: str, text: str, service: str = "") -> None:
+        try:
+            await self._core.book.append(Entry(FLEET, facts.Notice(kind, text, service)))
+        except JournalUnavailable as error:
+            self._log.error("a notice could not be written", notice=text, error=str(error))
+
+    # -- root tasks -----------------------------------------------------------------------------
+    def _start_tasks(self) -> None:
+        core, services = self._core, self._config.services
+        self._root("teller", core.teller.run)
+        self._root("resume", self._resume)
+        self._root("judge", core.judge.run)
+        self._root("orders", core.orders.run)
+        self._root("disk", self._watch_disk)
+        if self._config.alertmanager is not None:
+            self._root("alertmanager", lambda: core.intake.run(self._config.daemon.look_every))
+        if core.polls is not None:
+            self._root("polls", core.polls.run)
+        for index, service in enumerate(services):
+            offset = spread(index, len(services), self._config.daemon.look_every)
+            self._root(f"states {service.name}", partial(core.looker.run, service.name, offset))
+            self._root(f"bake {service.name}", partial(core.bakery.run, service))
+        for watched in core.smoke.watched:
+            self._root(f"check {watched[2].check} {watched[3].name}", partial(core.smoke.run, watched))
+        if (interval := sdnotify.watchdog_interval()) is not None:
+            self._root("watchdog", lambda: self._feed_watchdog(interval / 2))
+        if self._config.daemon.heartbeat:
+            self._root("heartbeat", self._heartbeat)
+        self._scheduler.add_job(self._prune, "cron", hour=3, minute=17, id="prune")
+        self._scheduler.add_job(self._audit, "cron", hour=4, minute=17, id="audit")
+        self._scheduler.start()
+
+    def _root(self, name: str, work: Callable[[], Awaitable[Any]]) -> None:
+        self._tasks.append(asyncio.create_task(self._forever(name, work), name=name))
+
+    async def _forever(self, name: str, work: Callable[[], Awaitable[Any]]) -> None:
+        while True:
+            try:
+                await work()
+            except Exception as error:  # noqa: BLE001  # a root task must survive; it is started again, and people are told
+                self._log.exception("a part of the daemon failed and is started again", task=name)
+                await self._notice("internal", f"{name} failed and is started again: {type(error).__name__}: {error}")
+                await self._clock.sleep(_AGAIN)
+            else:
+                return
+
+    async def _resume(self) -> None:
+        """What a crash or a stop cut off goes on; then what was received and not judged."""
+        for name in self._core.book.unfinished():
+            self._core.runner.start(name)
+        await self._core.intake.recover()
+        await self._say_what_cannot_be_rolled_back()
+
+    async def _say_what_cannot_be_rolled_back(self) -> None:
+        """Once for each service and reason, after its layers were looked at."""
+        told = {record.fact.service for record in await self._core.book.journal.latest(("Notice",), FLEET, 500)
+                if record.fact.kind == "cannot_roll_back"}  # fmt: skip
+        for service in self._config.services:
+            await self._core.looker.look(service.name)
+            ledger = self._core.book.of(service.name)
+            if not candidates(ledger, ledger.present) and service.name not in told and ledger.open is None:
+                text = f"cannot roll back {service.name} yet: {self._core.desk.cannot(service)}"
+                await self._notice("cannot_roll_back", text, service.name)
+
+    async def _feed_watchdog(self, every: timedelta) -> None:
+        while True:
+            sdnotify.notify(sdnotify.WATCHDOG)
+            await self._clock.sleep(every)
+
+    async def _heartbeat(self) -> None:
+        while True:
+            readiness = await self._core.desk.readiness()
+            if readiness.ready:
+                try:
+                    async with self._core.web().get(self._config.daemon.heartbeat) as answer:
+                        answer.raise_for_status()
+                except (OSError, TimeoutError, ValueError) as error:
+                    self._log.warning("the heartbeat could not be sent", error=str(error))
+            await self._clock.sleep(_HEARTBEAT)
+
+    async def _watch_disk(self) -> None:
+        """While the journal cannot be written people are told directly, and it is tried again."""
+        while True:
+            await self._clock.sleep(_DISK_LOOK)
+            trouble = self._core.book.trouble
+            if trouble:
+                await self._core.teller.tell_directly(self._disk_message(trouble))
+                with suppress(JournalUnavailable):
+                    text = f"the journal can be written again; before: {trouble}"
+                    await self._core.book.append(Entry(FLEET, facts.Notice("journal", text, over=True)))
+
+    def _disk_message(self, trouble: str) -> Message:
+        lines = (
+            ("What happened", trouble),
+            ("What that means", "no rollback is started, alerts are answered 503 until it can be written again"),
+            ("What to do", f"make room for {self._config.daemon.journal}, or mend its disk"),
+        )
+        now = self._clock.now()
+        key = f"journal/{now:%Y%m%d%H%M}"
+        return Message(key, "journal", "rollbackd cannot write its journal", lines, "critical", "journal", now)
+
+    async def _prune(self) -> None:
+        with suppress(JournalUnavailable):
+            await self._core.book.journal.prune(self._clock.now() - self._config.daemon.keep)
+
+    async def _audit(self) -> None:
+        report = await self._core.book.journal.audit()
+        if report.broken:
+            await self._notice("journal", f"the journal does not fit together: {'; '.join(report.broken[:5])}")
+
+    async def _stop(self) -> None:
+        """No new work; an effect in hand is finished; then everything is closed."""
+        if self._scheduler.running:
+            self._scheduler.shutdown(wait=False)
+        await self._server.stop()
+        await self._core.runner.stop()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._core.close()
+
+
+async def _serve(path: Path, clock: Clock) -> bool:
+    loaded = load(path)
+    log.configure(loaded.config.daemon.log_level)
+    with Exclusive(loaded.config.daemon.journal):
+        core = await build(loaded.config, await open_journal(loaded.config.daemon.journal, clock), clock)
+        return await Daemon(path, loaded.config, core).run()
+
+
+def run(path: Path, clock: Clock | None = None) -> int:
+    """Run the daemon until it is told to stop. Exit code 0, or 1 when it could not start."""
+    try:
+        again = asyncio.run(_serve(path, clock or SystemClock()))
+    except StartFailed as error:
+        print(error, file=sys.stderr)  # noqa: T201  # before there is a log
+        return 1
+    if again:
+        os.execv(sys.executable, [sys.executable, "-m", "rollbackd", "run", "--config", str(path)])  # noqa: S606  # ourselves
+    return 0
+
+
+async def offline_rollback(path: Path, request: Request, on_record: Callable[[RecordView], None]) -> str:
+    """A person's rollback with the daemon stopped: the same journal, runner and messages. The outcome.
+
+    :raises ConfigErrors: JournalRefused: Refused: NotFound: Invalid: each with what to do.
+    """
+    clock = SystemClock()
+    config = load(path).config
+    log.configure("error")
+    with Exclusive(config.daemon.journal):
+        core = await build(config, await open_journal(config.daemon.journal, clock), clock)
+        telling = asyncio.create_task(core.teller.run())
+        try:
+            name = await core.desk.rollback(request)
+            return await _follow(core, name, on_record)
+        finally:
+            with suppress(TimeoutError):
+                await core.teller.flush(timedelta(seconds=30))
+            telling.cancel()
+            await asyncio.gather(telling, return_exceptions=True)
+            await core.close()
+
+
+async def _follow(core: Core, name: str, on_record: Callable[[RecordView], None]) -> str:
+    after = 0
+    while True:
+        detail = await core.desk.incident(name, after, timedelta(seconds=5))
+        for view in detail.records:
+            on_record(view)
+            after = view.n
+        if detail.incident.outcome:
+            return detail.incident.outcome

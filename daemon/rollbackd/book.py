@@ -1,0 +1,105 @@
+"""The ledger, kept in step with the journal: folded at the start, and after each fact. No other memory of what was."""
+
+import asyncio
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from datetime import timedelta
+
+from rollbackd.facts import Ended, Record
+from rollbackd.incident.life import Incident, fold
+from rollbackd.journal import Entry, Journal, JournalUnavailable, Receipt, Received
+from rollbackd.model import FLEET, incident_stream, service_stream
+from rollbackd.policy.ledger import LEDGER_KINDS, FleetLedger, ServiceLedger, evolve_fleet, evolve_service
+
+_DECISIONS = 2000
+"""The newest decisions that are read at the start: what recognises an episode that goes on."""
+_UNKNOWN = ServiceLedger()
+
+
+class Book:
+    """What the journal says, folded."""
+
+    def __init__(self, journal: Journal) -> None:
+        self.journal = journal
+        self.fleet = FleetLedger()
+        self.trouble = ""
+        """Why the last write failed; empty when it did not."""
+        self._services: dict[str, ServiceLedger] = {}
+        self._outcomes: defaultdict[str, dict[str, str]] = defaultdict(dict)
+        self._seq = 0
+        self._reading = asyncio.Lock()
+
+    def of(self, service: str) -> ServiceLedger:
+        """A service's ledger; an empty one when nothing was ever written of it."""
+        return self._services.get(service, _UNKNOWN)
+
+    async def open(self) -> None:
+        """Fold what is there. Decisions only as far back as an episode can go on."""
+        newest = await self.journal.changed(0, timedelta())
+        decisions = await self.journal.latest(("Decided",), limit=_DECISIONS)
+        kinds = tuple(kind for kind in LEDGER_KINDS if kind != "Decided")
+        records = await self.journal.since(0, kinds)
+        self._fold(sorted([*records, *decisions], key=lambda record: record.seq))
+        self._seq = max([newest, *(record.seq for record in records)])
+
+    async def refresh(self) -> None:
+        """Take in what was written since, by whomever."""
+        async with self._reading:
+            newest = await self.journal.changed(0, timedelta())
+            if newest > self._seq:
+                records = await self.journal.since(self._seq, LEDGER_KINDS)
+                self._fold(records)
+                self._seq = max([newest, *(record.seq for record in records)])
+
+    async def append(self, *entries: Entry, handled: Sequence[int] = (), urgent: bool = False) -> tuple[Record, ...]:
+        """Write a unit and take it in. Raises as `Journal.append` does."""
+        try:
+            records = await self.journal.append(*entries, handled=handled, urgent=urgent)
+        except JournalUnavailable as error:
+            self.trouble = str(error)
+            raise
+        self.trouble = ""
+        await self.refresh()
+        return records
+
+    async def receive(self, items: Sequence[Received]) -> Receipt:
+        """Put a delivery into the inbox. :raises JournalUnavailable: nothing was kept."""
+        try:
+            receipt = await self.journal.receive(items)
+        except JournalUnavailable as error:
+            self.trouble = str(error)
+            raise
+        self.trouble = ""
+        return receipt
+
+    async def incident(self, name: str) -> Incident | None:
+        """An incident, folded from its stream; None when there is none of that name."""
+        return fold(await self.journal.read(incident_stream(name)))
+
+    def open_incidents(self) -> list[str]:
+        """The ids of all open ones."""
+        return [ledger.open.incident for ledger in self._services.values() if ledger.open is not None]
+
+    def unfinished(self) -> list[str]:
+        """The newest incident of each service: open, or closed with a bracket that a person's word may still leave."""
+        return [ledger.rollbacks[-1].incident for ledger in self._services.values() if ledger.rollbacks]
+
+    def ended(self, service: str) -> Counter[str]:
+        """How a service's incidents ended, by their last outcome; all that there ever were."""
+        return Counter(self._outcomes[service].values())
+
+    def _fold(self, records: Sequence[Record]) -> None:
+        for record in records:
+            if record.stream == FLEET:
+                self.fleet = evolve_fleet(self.fleet, record)
+                if isinstance(record.fact, Ended):
+                    self._outcomes[record.fact.service][record.fact.incident] = record.fact.outcome.value
+            service = _service_of(record)
+            if service:
+                self._services[service] = evolve_service(self.of(service), record)
+
+
+def _service_of(record: Record) -> str:
+    if record.stream.startswith(service_stream("")):
+        return record.stream.removeprefix(service_stream(""))
+    return str(getattr(record.fact, "service", "")) if record.stream == FLEET else ""

@@ -1,0 +1,165 @@
+"""The parts of the daemon, each built once and handed to the others. Nothing is started here."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import aiohttp
+from prometheus_client import CollectorRegistry
+from pydantic import BaseModel
+
+from rollbackd.book import Book
+from rollbackd.clock import Clock, JumpWatch
+from rollbackd.config.models import Config
+from rollbackd.config.secrets import reveal
+from rollbackd.desk import Desk, Parts
+from rollbackd.examine import Examiner, Surroundings
+from rollbackd.journal import Journal
+from rollbackd.judge.bake import Bakery
+from rollbackd.judge.engine import Judge
+from rollbackd.judge.holds import Holds
+from rollbackd.judge.intake import Intake
+from rollbackd.judge.live import Live
+from rollbackd.judge.polls import Polls
+from rollbackd.judge.recheck import Recheck
+from rollbackd.judge.situation import Situations
+from rollbackd.judge.smoke import Smoke
+from rollbackd.layers import LayerFactory, Layers
+from rollbackd.metrics import Metrics
+from rollbackd.orders import Orders
+from rollbackd.plugins import installed
+from rollbackd.process import Spawner
+from rollbackd.runner import Runner
+from rollbackd.sources.alertmanager import Alertmanager, Silence
+from rollbackd.sources.prometheus import Prometheus
+from rollbackd.sources.signal_files import SignalFiles
+from rollbackd.sources.states import Looker
+from rollbackd.teller import Teller
+from rollbackd.units import Secret
+
+
+class Web:
+    """The daemon's one HTTP client session, made when it is first needed."""
+
+    def __init__(self) -> None:
+        self._session: aiohttp.ClientSession | None = None
+
+    def __call__(self) -> aiohttp.ClientSession:
+        if self._session is None or self._session.closed:
+            self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60))
+        return self._session
+
+    async def close(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Core:
+    """All of it."""
+
+    config: Config
+    clock: Clock
+    book: Book
+    live: Live
+    jumps: JumpWatch
+    files: SignalFiles
+    layers: dict[str, Layers]
+    looker: Looker
+    judge: Judge
+    intake: Intake
+    runner: Runner
+    bakery: Bakery
+    smoke: Smoke
+    polls: Polls | None
+    holds: Holds
+    teller: Teller
+    desk: Desk
+    orders: Orders
+    web: Web
+    prometheus: Prometheus | None
+
+    async def close(self) -> None:
+        """End what has connections or threads; the journal last."""
+        await self.runner.stop()
+        await self.judge.settle()
+        if self.prometheus is not None:
+            await self.prometheus.close()
+        await self.web.close()
+        await self.book.journal.close()
+
+
+def secrets_in(value: Any) -> Iterator[Secret]:
+    """Every secret that a configuration names."""
+    if isinstance(value, Secret):
+        yield value
+    elif isinstance(value, BaseModel):
+        for name in type(value).model_fields:
+            yield from secrets_in(getattr(value, name))
+    elif isinstance(value, dict):
+        for part in value.values():
+            yield from secrets_in(part)
+    elif isinstance(value, (tuple, list)):
+        for part in value:
+            yield from secrets_in(part)
+
+
+async def build(config: Config, journal: Journal, clock: Clock) -> Core:
+    """Build every part and read the journal.
+
+    :raises SignalsUnsafe: the signals directory is not safe.
+    """
+    files = SignalFiles(config.daemon.signals, clock)
+    book = Book(journal)
+    await book.open()
+    web = Web()
+    spawner = Spawner(config.daemon.scratch / "locks", clock, [reveal(secret) for secret in secrets_in(config)])
+    asked, watched = config.prometheus, config.alertmanager
+    prometheus = Prometheus(asked.url, asked.timeout, clock) if asked is not None else None
+    alertmanager = Alertmanager(watched.url, watched.timeout, web) if watched is not None else None
+    examiner = Examiner(Surroundings(spawner, clock, web, prometheus))
+    factory = LayerFactory(config.daemon.scratch, spawner, clock)
+    layers = {service.name: factory.build(service) for service in config.services}
+    live = Live(config)
+    jumps = JumpWatch(clock)
+    looker = Looker(book, layers, clock, config.daemon.look_every)
+
+    def silences() -> tuple[Silence, ...]:
+        return intake.silences
+
+    def opened(incident: str) -> None:
+        runner.poke(incident)
+
+    def goes_on(service: str, episode: str) -> bool:
+        return live.goes_on(service, episode, clock.now())
+
+    holds = Holds(config, book, files, clock, silences)
+    situations = Situations(config, book, live, clock, jumps, holds, layers, looker)
+    judge = Judge(config, book, live, clock, situations, opened)
+    intake = Intake(book, live, judge, clock, alertmanager)
+    recheck = Recheck(config, book, live, clock, situations, holds, examiner, prometheus)
+    runner = Runner(book, clock, factory, examiner, recheck.judgement(), config.limits.concurrent)
+    bakery = Bakery(config, book, live, clock, jumps, holds, examiner)
+    polls = Polls(config, book, live, judge, clock, prometheus) if prometheus is not None else None
+    smoke = Smoke(config, book, live, judge, clock, examiner)
+    notifiers = {
+        one.name: installed().notifiers[one.kind](one.settings, reveal, web) for one in config.notify.receivers
+    }
+    teller = Teller(journal, config, notifiers, clock, goes_on=goes_on)
+    registry = CollectorRegistry()
+    parts = Parts(config, book, live, clock, judge, situations, intake, holds, bakery, looker, layers, runner, registry)
+    desk = Desk(parts)
+    registry.register(
+        Metrics(config, book, live, clock, bakery, teller.waiting, lambda service: bool(holds(service, {})))
+    )
+    orders = Orders(config, book, clock, files, desk)
+    return Core(
+        config, clock, book, live, jumps, files, layers, looker, judge, intake, runner, bakery, smoke, polls, holds,
+        teller, desk, orders, web, prometheus,
+    )  # fmt: skip
+
+
+def spread(index: int, count: int, over: timedelta) -> timedelta:
+    """When the one of many with this index begins, so that they do not all begin at once."""
+    return over * index / max(1, count)

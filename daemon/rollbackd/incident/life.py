@@ -1,0 +1,243 @@
+"""An incident, folded from its facts. No I/O.
+
+`evolve` takes one record; the fold of a stream is all that the next step is chosen from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+
+from rollbackd import facts
+from rollbackd.facts import Record
+from rollbackd.incident.plan import reached
+from rollbackd.model import Decision, Outcome, Plan, Release, State, Trigger, Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Flight:
+    """Something begun and not yet reported: after a crash the world is asked about it first."""
+
+    what: str
+    """`enter`, `apply` or `leave`."""
+    layer: str
+    attempt: int
+    since: datetime
+    adoptions: int = 0
+    """How many processes took the incident over since."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """The last attempt at something failed."""
+
+    what: str
+    layer: str
+    attempt: int
+    reason: str
+    permanent: bool
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Incident:
+    """One episode of one service that acts."""
+
+    id: str
+    n: int
+    """The place of its last fact: what an intent follows."""
+    service: str
+    opened: datetime
+    decision: Decision
+    config: Mapping[str, object]
+    plans: tuple[str, ...]
+    present: State
+    """The state of the layers now, as far as its own steps have moved them."""
+    tried: int = 0
+    """How many plans of the list have ended."""
+    plan: Plan | None = None
+    """The one that runs, once it was prepared."""
+    entered: tuple[str, ...] = ()
+    done: tuple[str, ...] = ()
+    """Layers of the running plan whose step is applied."""
+    moved: Mapping[str, Release] = field(default_factory=dict)
+    """All layers that a step of any plan reached, with the release they were left at before the first."""
+    acted: bool = False
+    """Any step or bracket was begun."""
+    flight: Flight | None = None
+    failure: Failure | None = None
+    stepped: datetime | None = None
+    """When the last step of the running plan ended."""
+    gate: Verdict | None = None
+    """The last round of the gate."""
+    gated: datetime | None = None
+    conclusive: Verdict | None = None
+    """The last round of gate or verification that said anything, in this plan."""
+    rounds: int = 0
+    """Good rounds in a row, inconclusive ones aside."""
+    looked: datetime | None = None
+    """The last round of verification."""
+    superseded: str = ""
+    """The layer that somebody else moved."""
+    paused: str = ""
+    resumed: datetime | None = None
+    """When a hold was lifted or a process took it over last: clocks of gate and verification begin again."""
+    aborted: str = ""
+    """Who wants it stopped."""
+    abort_reason: str = ""
+    acknowledged: str = ""
+    """Who has seen it."""
+    leave_all: bool = False
+    """A person wants every bracket left."""
+    parked: str = ""
+    joined: tuple[Trigger, ...] = ()
+    outcome: Outcome | None = None
+    reason: str = ""
+    closed: datetime | None = None
+
+    @property
+    def running(self) -> str:
+        """The name of the plan that runs, or ran last."""
+        return self.plans[min(self.tried, len(self.plans) - 1)]
+
+    @property
+    def key(self) -> str:
+        """What its changes' keys begin with: the incident and the place of the plan in the list."""
+        return f"{self.id}/{self.tried}"
+
+    def attempts(self, what: str, layer: str) -> int:
+        """How often this failed in a row."""
+        failure = self.failure
+        return failure.attempt if failure is not None and (failure.what, failure.layer) == (what, layer) else 0
+
+
+def opened(record: Record) -> Incident:
+    """An incident's first fact. :raises ValueError: when it is another, or there is no state to go back from."""
+    fact = record.fact
+    if not isinstance(fact, facts.Opened) or fact.decision.present is None:
+        raise ValueError(f"{record.stream} begins with {type(fact).__name__}, not with Opened and a present state")
+    return Incident(
+        id=record.stream.partition(":")[2],
+        n=record.n,
+        service=fact.service,
+        opened=record.at,
+        decision=fact.decision,
+        config=fact.config,
+        plans=fact.plans,
+        present=fact.decision.present,
+    )
+
+
+def fold(records: Iterable[Record]) -> Incident | None:
+    """All of a stream; None when there is nothing."""
+    incident: Incident | None = None
+    for record in records:
+        incident = opened(record) if incident is None else evolve(incident, record)
+    return incident
+
+
+def evolve(incident: Incident, record: Record) -> Incident:
+    """The incident after one more fact."""
+    incident = replace(incident, n=record.n)
+    fact = record.fact
+    match fact:
+        case facts.Entering() | facts.ApplyStarted() | facts.Leaving():
+            flight = Flight(_WHAT[type(fact)], fact.layer, fact.attempt, record.at)
+            return replace(incident, flight=flight, acted=True)
+        case facts.EnterFailed() | facts.ApplyFailed() | facts.LeaveFailed():
+            what = _WHAT[type(fact)]
+            attempt = incident.flight.attempt if incident.flight is not None else 1
+            failure = Failure(what, fact.layer, attempt, fact.reason, fact.permanent, record.at)
+            return replace(incident, flight=None, failure=failure)
+        case facts.Entered(layer):
+            entered = (*(other for other in incident.entered if other != layer), layer)
+            return replace(incident, flight=None, failure=None, entered=entered)
+        case facts.Left(layer):
+            entered = tuple(other for other in incident.entered if other != layer)
+            return replace(incident, flight=None, failure=None, entered=entered)
+        case facts.Applied(layer):
+            return _applied(incident, layer, record.at)
+        case facts.StepSuperseded(layer):
+            return replace(incident, flight=None, superseded=layer)
+        case facts.Gated() | facts.Round():
+            return _looked(incident, fact, record.at)
+        case _:
+            return _other(incident, record)
+
+
+_WHAT: Mapping[type, str] = {
+    facts.Entering: "enter",
+    facts.EnterFailed: "enter",
+    facts.ApplyStarted: "apply",
+    facts.ApplyFailed: "apply",
+    facts.Leaving: "leave",
+    facts.LeaveFailed: "leave",
+}
+
+
+def _applied(incident: Incident, layer: str, at: datetime) -> Incident:
+    changes = incident.plan.steps if incident.plan is not None else ()
+    change = next((change for change in changes if change.layer == layer), None)
+    moved, present = incident.moved, incident.present
+    if change is not None and layer in present.releases:
+        moved = {layer: present.releases[layer], **moved}
+        present = reached(present, {layer: change.after})
+    done = (*incident.done, layer)
+    return replace(
+        incident, flight=None, failure=None, done=done, moved=moved, present=present, stepped=at, rounds=0, looked=None
+    )
+
+
+def _looked(incident: Incident, fact: facts.Gated | facts.Round, at: datetime) -> Incident:
+    conclusive = incident.conclusive if fact.verdict is Verdict.INCONCLUSIVE else fact.verdict
+    if isinstance(fact, facts.Gated):
+        return replace(incident, gate=fact.verdict, gated=at, conclusive=conclusive)
+    counts = {Verdict.GOOD: incident.rounds + 1, Verdict.BAD: 0, Verdict.INCONCLUSIVE: incident.rounds}
+    return replace(incident, rounds=counts[fact.verdict], looked=at, conclusive=conclusive)
+
+
+def _other(incident: Incident, record: Record) -> Incident:
+    match record.fact:
+        case facts.Adopted():
+            flight = incident.flight
+            adopted = replace(flight, adoptions=flight.adoptions + 1) if flight is not None else None
+            return replace(incident, flight=adopted, resumed=record.at)
+        case facts.Planned(plan, present):
+            return replace(incident, plan=plan, present=present)
+        case facts.PlanEnded():
+            return _next_plan(incident)
+        case facts.Paused(reason):
+            return replace(incident, paused=reason)
+        case facts.Unpaused():
+            return replace(incident, paused="", resumed=record.at, rounds=0, looked=None)
+        case facts.AbortRequested(reason):
+            return replace(incident, aborted=record.actor, abort_reason=reason)
+        case facts.Acknowledged(leave):
+            return replace(incident, acknowledged=record.actor, leave_all=incident.leave_all or leave)
+        case facts.Parked(reason):
+            return replace(incident, parked=reason)
+        case facts.Joined(trigger):
+            return replace(incident, joined=(*incident.joined, trigger)[-20:])
+        case facts.Closed(outcome, reason):
+            return replace(incident, outcome=outcome, reason=reason, closed=record.at, flight=None)
+        case facts.Relapsed(trigger):
+            return replace(incident, outcome=Outcome.INEFFECTIVE, reason=f"in trouble again: {trigger.rule}")
+        case _:
+            return incident
+
+
+def _next_plan(incident: Incident) -> Incident:
+    return replace(
+        incident,
+        tried=incident.tried + 1,
+        plan=None,
+        done=(),
+        stepped=None,
+        gate=None,
+        gated=None,
+        conclusive=None,
+        rounds=0,
+        looked=None,
+        failure=None,
+    )

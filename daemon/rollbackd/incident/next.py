@@ -1,0 +1,232 @@
+"""What comes next in an incident. No I/O: the runner does what `next_step` names, and nothing else.
+
+Order: brackets in, steps, gate, brackets out as each says, verification. A hold stops each of them; an abort ends the
+steps and leaves the brackets; a failure keeps them and says so.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from rollbackd.incident.life import Flight, Incident
+from rollbackd.incident.spec import VerifySpec
+from rollbackd.model import Bracketed, Outcome, Plan, Verdict
+from rollbackd.units import format_duration
+
+ATTEMPTS = 5
+"""How often a step that may be tried again is tried."""
+ADOPTIONS = 3
+"""So many processes took it over in the middle of the same effect: the effect kills them; park it."""
+FIRST_PAUSE = timedelta(seconds=5)
+LONGEST_PAUSE = timedelta(seconds=60)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepare:
+    """Look at the layers, ask each for its plan and whether it is ready, ask the guards once more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Journal the intent of an effect; it is performed next."""
+
+    what: str
+    layer: str
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Perform:
+    """Ask the world how far the effect in flight is, and do what is left of it."""
+
+    flight: Flight
+
+
+@dataclass(frozen=True, slots=True)
+class LookAtGate:
+    """One round of the gate checks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """One round of verification."""
+
+
+@dataclass(frozen=True, slots=True)
+class EndPlan:
+    """The plan did not help, there is another."""
+
+    name: str
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """The incident ends."""
+
+    outcome: Outcome
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Park:
+    """It is handed to a person."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """A hold stops it here."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unpause:
+    """The hold is gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Nothing to do before then; a person's word or a hold may come earlier."""
+
+    until: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """There is nothing left to do."""
+
+
+Step = Prepare | Start | Perform | LookAtGate | Look | EndPlan | Close | Park | Pause | Unpause | Wait | Stop
+
+
+def next_step(incident: Incident, verify: VerifySpec, held: str, now: datetime) -> Step:
+    """The next step; `verify` is that of the plan that runs, `held` says what holds the service, empty for nothing."""
+    if incident.outcome is not None:
+        return _after_the_end(incident, held)
+    if held:
+        return Wait(None) if incident.paused else Pause(held)
+    if incident.paused:
+        return Unpause()
+    if incident.flight is not None and not incident.parked:
+        return _resume(incident.flight)
+    if incident.aborted:
+        return _abort(incident, now)
+    if incident.parked:
+        return Wait(None)
+    if incident.superseded:
+        return Close(Outcome.SUPERSEDED, f"somebody else changed {incident.superseded} meanwhile")
+    if incident.plan is None:
+        return Prepare()
+    return _carry_out(incident, incident.plan, verify, now)
+
+
+def _resume(flight: Flight) -> Step:
+    if flight.adoptions >= ADOPTIONS:
+        return Park(f"{flight.what} {flight.layer} was cut off {flight.adoptions} times: it may kill whoever runs it")
+    return Perform(flight)
+
+
+def _after_the_end(incident: Incident, held: str) -> Step:
+    """Brackets that a person's word leaves after the end; a hold stops these too."""
+    if incident.flight is not None and not held:
+        return _resume(incident.flight)
+    leaves = _acknowledged(incident) if not incident.leave_all else incident.entered
+    if not leaves or held or incident.attempts("leave", leaves[-1]) >= ATTEMPTS:
+        return Stop()
+    return _start(incident, "leave", leaves[-1])
+
+
+def _acknowledged(incident: Incident) -> tuple[str, ...]:
+    if not incident.acknowledged or incident.outcome is not Outcome.RECOVERED or incident.plan is None:
+        return ()
+    named = {bracket.layer for bracket in incident.plan.brackets if bracket.leave == "acknowledged"}
+    return tuple(layer for layer in incident.entered if layer in named)
+
+
+def _abort(incident: Incident, now: datetime) -> Step:
+    by = f"by {incident.aborted}" + (f": {incident.abort_reason}" if incident.abort_reason else "")
+    if incident.entered:
+        layer = incident.entered[-1]
+        step = _effect(incident, "leave", layer, now)
+        if isinstance(step, Close):
+            return Close(Outcome.ABORTED, f"{by}; {layer} could not be left: {step.reason}")
+        return step
+    return Close(Outcome.ABORTED, by)
+
+
+def _carry_out(incident: Incident, plan: Plan, verify: VerifySpec, now: datetime) -> Step:
+    for bracket in plan.brackets:
+        if bracket.layer not in incident.entered and not incident.done:
+            return _effect(incident, "enter", bracket.layer, now)
+    for change in plan.steps:
+        if change.layer not in incident.done:
+            return _effect(incident, "apply", change.layer, now)
+    if (leaving := _leave(incident, plan, "steps", now)) is not None:
+        return leaving
+    begun = max(at for at in (incident.stepped, incident.resumed, incident.opened) if at is not None)
+    if (gate := _gate(incident, plan, verify, begun, now)) is not None:
+        return gate
+    if (verified := _verify(incident, verify, begun, now)) is not None:
+        return verified
+    if (leaving := _leave(incident, plan, "verified", now)) is not None:
+        return leaving
+    return Close(Outcome.RECOVERED, f"{verify.passes} good rounds in a row")
+
+
+def _start(incident: Incident, what: str, layer: str) -> Start:
+    return Start(what, layer, incident.attempts(what, layer) + 1)
+
+
+def _effect(incident: Incident, what: str, layer: str, now: datetime) -> Step:
+    """Begin it, or begin it again when that may help, or give up."""
+    failure = incident.failure
+    if failure is None or (failure.what, failure.layer) != (what, layer):
+        return _start(incident, what, layer)
+    if failure.permanent or failure.attempt >= ATTEMPTS:
+        return Close(Outcome.FAILED, f"{what} {layer}: {failure.reason}")
+    pause = min(FIRST_PAUSE * 2 ** (failure.attempt - 1), LONGEST_PAUSE)
+    return _start(incident, what, layer) if now >= failure.at + pause else Wait(failure.at + pause)
+
+
+def _leave(incident: Incident, plan: Plan, when: str, now: datetime) -> Step | None:
+    """Brackets are left in the reverse order of entering."""
+    due = {bracket.layer for bracket in plan.brackets if bracket.leave == when}
+    for layer in reversed(incident.entered):
+        if layer in due:
+            return _effect(incident, "leave", layer, now)
+    return None
+
+
+def _gated(incident: Incident, plan: Plan) -> tuple[Bracketed, ...]:
+    return tuple(one for one in plan.brackets if one.leave == "gate" and one.layer in incident.entered)
+
+
+def _gate(incident: Incident, plan: Plan, verify: VerifySpec, begun: datetime, now: datetime) -> Step | None:
+    if verify.gate and incident.gate is not Verdict.GOOD:
+        if incident.gated is None:
+            return LookAtGate()
+        if now >= begun + verify.deadline:
+            return _not_well(incident, "the gate checks", verify)
+        again = incident.gated + min(verify.every, timedelta(seconds=5))
+        return LookAtGate() if now >= again else Wait(again)
+    return _leave(incident, plan, "gate", now) if _gated(incident, plan) else None
+
+
+def _verify(incident: Incident, verify: VerifySpec, begun: datetime, now: datetime) -> Step | None:
+    if incident.rounds >= verify.passes:
+        return None
+    due = begun + verify.settle if incident.looked is None else incident.looked + verify.every
+    if now >= begun + verify.deadline and incident.looked is not None:
+        return _not_well(incident, "verification", verify)
+    return Look() if now >= due else Wait(due)
+
+
+def _not_well(incident: Incident, what: str, verify: VerifySpec) -> Step:
+    limit = format_duration(verify.deadline)
+    if incident.conclusive is not Verdict.BAD:
+        return Close(Outcome.UNVERIFIED, f"{what} did not reach a verdict in {limit}")
+    if incident.tried + 1 < len(incident.plans):
+        return EndPlan(incident.running, Outcome.INEFFECTIVE)
+    return Close(Outcome.INEFFECTIVE, f"{what} still failed after {limit}")

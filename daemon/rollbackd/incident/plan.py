@@ -1,0 +1,46 @@
+"""Which layers a plan moves, and to what. No I/O; how each gets there its adapter says."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from rollbackd.incident.spec import PlanSpec
+from rollbackd.model import NO_RELEASE, Release, State, Traits
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """A layer and the release it shall have."""
+
+    layer: str
+    to: Release
+
+
+def default_plan(traits: Mapping[str, Traits]) -> PlanSpec:
+    """All layers that can be a step, data aside."""
+    return PlanSpec(steps=tuple(layer for layer, trait in traits.items() if trait.step and not trait.data))
+
+
+def moves(
+    spec: PlanSpec, present: State, target: State, traits: Mapping[str, Traits], fixed: Mapping[str, Release]
+) -> tuple[Move, ...]:
+    """The steps of a plan: a layer that differs, and one without releases when something before it moved.
+
+    `fixed` are the releases that the plan's `{LAYER: RELEASE}` steps name, resolved.
+    """
+    found: list[Move] = []
+    for step in spec.steps:
+        layer = step if isinstance(step, str) else next(iter(step))
+        if not isinstance(step, str):
+            if present.releases.get(layer) != fixed[layer]:
+                found.append(Move(layer, fixed[layer]))
+        elif not traits[layer].releases:
+            if found:
+                found.append(Move(layer, NO_RELEASE))
+        elif layer in target.releases and present.releases.get(layer) != target.releases[layer]:
+            found.append(Move(layer, target.releases[layer]))
+    return tuple(found)
+
+
+def reached(present: State, steps: Mapping[str, Release]) -> State:
+    """The state after these layers have moved."""
+    return State({layer: steps.get(layer, release) for layer, release in present.releases.items()})

@@ -1,0 +1,104 @@
+"""When a state has run long enough without trouble, and then passes its checks, it is good."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+from rollbackd import facts, log
+from rollbackd.book import Book
+from rollbackd.clock import Clock, JumpWatch
+from rollbackd.config.models import Config, Service
+from rollbackd.examine import Examiner
+from rollbackd.journal import Entry, JournalUnavailable
+from rollbackd.judge.live import Live
+from rollbackd.judge.situation import Holds
+from rollbackd.model import Verdict, service_stream, verdict_of
+from rollbackd.rules.tracks import Standing
+from rollbackd.units import format_duration
+
+_LONGEST_TICK = timedelta(seconds=15)
+
+
+@dataclass(slots=True)
+class Oven:
+    """How far a state is."""
+
+    key: str
+    baked: timedelta
+    looked: float
+    """Monotonic time of the last tick."""
+
+
+class Bakery:
+    """Counts, for each service, the time that its present state ran well.
+
+    Trouble, bad or pending, begins again; what is inconclusive, held, or passed while we were not awake does not count.
+    """
+
+    def __init__(
+        self, config: Config, book: Book, live: Live, clock: Clock, jumps: JumpWatch, holds: Holds, examiner: Examiner
+    ) -> None:
+        self._config = config
+        self._book = book
+        self._live = live
+        self._clock = clock
+        self._jumps = jumps
+        self._holds = holds
+        self._examiner = examiner
+        self._ovens: dict[str, Oven] = {}
+        self._log = log.get("bake")
+
+    def share(self, service: Service) -> float:
+        """How much of the bake time the present state has behind it, 0 to 1."""
+        ledger = self._book.of(service.name)
+        if ledger.present is not None and ledger.present.key in ledger.good:
+            return 1.0
+        oven = self._ovens.get(service.name)
+        if oven is None or ledger.present is None or oven.key != ledger.present.key or not service.bake:
+            return 0.0
+        return min(1.0, oven.baked / service.bake)
+
+    async def run(self, service: Service) -> None:
+        """Tick for ever."""
+        tick = min(_LONGEST_TICK, max(service.bake / 20, timedelta(milliseconds=100)))
+        while True:
+            await self._clock.sleep(tick)
+            try:
+                await self.tick(service, tick)
+            except JournalUnavailable as error:
+                self._log.warning("a mark could not be written", service=service.name, error=str(error))
+
+    async def tick(self, service: Service, length: timedelta) -> None:
+        """One tick of that length: count it or not, and at the end of the time hold the exam."""
+        ledger = self._book.of(service.name)
+        state = ledger.present
+        now = self._clock.monotonic()
+        if state is None or ledger.open is not None or state.key in ledger.good or ledger.blocked(state):
+            self._ovens.pop(service.name, None)
+            return
+        oven = self._ovens.get(service.name)
+        if oven is None or oven.key != state.key:
+            self._ovens[service.name] = Oven(state.key, timedelta(), now)
+            return
+        passed, oven.looked = timedelta(seconds=now - oven.looked), now
+        standing = self._live.standing(service.name, self._clock.now())
+        if standing in {Standing.BAD, Standing.PENDING}:
+            oven.baked = timedelta()
+            return
+        asleep = self._jumps.look() is not None or passed > length * 3 + timedelta(seconds=5)
+        if asleep or standing is Standing.INCONCLUSIVE or self._holds(service.name, {}):
+            return
+        oven.baked += min(passed, length * 2)
+        if oven.baked >= service.bake:
+            await self._exam(service, oven)
+
+    async def _exam(self, service: Service, oven: Oven) -> None:
+        results = await self._examiner.run(service, service.verify.checks)
+        ledger = self._book.of(service.name)
+        if ledger.open is not None or ledger.present is None or ledger.present.key != oven.key:
+            return
+        if verdict_of(results) is Verdict.GOOD:
+            why = f"ran {format_duration(service.bake)} without a trigger and passed its checks"
+            await self._book.append(Entry(service_stream(service.name), facts.MarkedGood(ledger.present, why)))
+            self._log.info("good", service=service.name, state=ledger.present.name)
+        elif verdict_of(results) is Verdict.BAD:
+            oven.baked = timedelta()

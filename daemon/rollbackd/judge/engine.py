@@ -1,0 +1,236 @@
+"""From triggers to decisions to opened incidents. One decision at a time; who loses a race decides again."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+from rollbackd import facts, log
+from rollbackd.book import Book
+from rollbackd.clock import Clock
+from rollbackd.config.load import dump_service
+from rollbackd.config.models import Config
+from rollbackd.incident.ending import relapse
+from rollbackd.journal import Conflict, Entry, JournalUnavailable
+from rollbackd.judge.live import Live
+from rollbackd.judge.situation import Situations
+from rollbackd.model import (
+    DAEMON,
+    FLEET,
+    Action,
+    Decision,
+    Outcome,
+    Trigger,
+    incident_stream,
+    service_stream,
+)
+from rollbackd.policy.decide import asks_again, decide
+from rollbackd.policy.guards import Situation
+from rollbackd.policy.ledger import ServiceLedger
+
+_AT_ONCE = 8
+"""Services that are looked at for a decision at the same time."""
+_AGAIN = timedelta(seconds=5)
+"""How often refused episodes that go on are thought about again."""
+_RACES = 20
+_PATIENCE = timedelta(seconds=60)
+"""Before an episode whose full look changed nothing is looked at again."""
+
+
+class Judge:
+    """Decides, and opens."""
+
+    def __init__(
+        self,
+        config: Config,
+        book: Book,
+        live: Live,
+        clock: Clock,
+        situations: Situations,
+        opened: Callable[[str], None],
+    ) -> None:
+        self._config = config
+        self._book = book
+        self._live = live
+        self._clock = clock
+        self._situations = situations
+        self._opened = opened
+        self._looking = asyncio.Semaphore(_AT_ONCE)
+        self._deciding = asyncio.Lock()
+        self._service_locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._thinking: set[str] = set()
+        """Episodes under consideration."""
+        self._patience: dict[str, float] = {}
+        self._log = log.get("judge")
+
+    def consider_soon(self, trigger: Trigger, handled: Sequence[int] = (), *, again: bool = False) -> None:
+        """Consider it in a task of its own, so that one slow service delays no other.
+
+        An episode that is being thought about is left alone, and unless `again` one that was decided before.
+        """
+        known = trigger.episode in self._book.of(trigger.service).episodes
+        if trigger.episode in self._thinking or (known and not handled and not again):
+            return
+        self._thinking.add(trigger.episode)
+        self.run_soon(self._guarded(trigger, handled))
+
+    def run_soon(self, work: Coroutine[Any, Any, None]) -> None:
+        """Let something short go on beside; `settle` waits for it."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _guarded(self, trigger: Trigger, handled: Sequence[int]) -> None:
+        try:
+            while True:
+                try:
+                    await self.consider(trigger, handled)
+                except JournalUnavailable as error:
+                    self._log.error("a decision could not be written; nothing was started", error=str(error))
+                    await self._clock.sleep(timedelta(seconds=2))
+                else:
+                    return
+        except Exception:  # noqa: BLE001  # one trigger must not end the daemon; its signal stays unhandled until the next start
+            self._log.exception("a trigger could not be judged", service=trigger.service, rule=trigger.rule)
+        finally:
+            self._thinking.discard(trigger.episode)
+
+    async def settle(self) -> None:
+        """Until nothing is under consideration."""
+        while self._tasks:
+            await asyncio.wait(set(self._tasks))
+
+    async def consider(self, trigger: Trigger, handled: Sequence[int] = ()) -> Decision:
+        """Decide on a trigger and write it down; open the incident when it says so.
+
+        :raises JournalUnavailable: nothing was written or started.
+        """
+        async with self._service_locks[trigger.service]:
+            first = decide(trigger, self._situations.quick(trigger), self._plan(trigger.service))
+            if first.action is Action.ROLL_BACK or trigger.request is not None or _worth_a_look(first):
+                async with self._looking:
+                    given = await self._situations.full(trigger)
+            else:
+                given = self._situations.quick(trigger)
+            return await self._write(trigger, given, handled)
+
+    def _plan(self, service: str) -> tuple[str, ...]:
+        found = self._config.service(service)
+        return found.plan if found is not None else ("default",)
+
+    async def _write(self, trigger: Trigger, given: Situation, handled: Sequence[int]) -> Decision:
+        """Decide on the newest ledger, one at a time, until the journal agrees."""
+        async with self._deciding:
+            for _ in range(_RACES):
+                quick = self._situations.quick(trigger, given.present)
+                now = replace(given, ledger=quick.ledger, fleet=quick.fleet, holds=quick.holds, troubled=quick.troubled)
+                decision = decide(trigger, now, self._plan(trigger.service))
+                before = now.ledger.episodes.get(trigger.episode)
+                if before is not None and not asks_again(before.against, decision):
+                    await self._book.journal.handled(handled)
+                    return decision
+                try:
+                    return await self._append(decision, now.ledger, handled)
+                except Conflict:
+                    await self._book.refresh()
+            raise JournalUnavailable(f"lost {_RACES} races for an opening in a row")
+
+    async def _append(self, decision: Decision, ledger: ServiceLedger, handled: Sequence[int]) -> Decision:
+        trigger = decision.trigger
+        actor = trigger.request.actor if trigger.request is not None else DAEMON
+        if decision.action is Action.ROLL_BACK:
+            return await self._open(decision, ledger, handled, actor)
+        stream = service_stream(trigger.service)
+        entries = [Entry(stream, facts.Decided(decision), actor)]
+        if decision.joins and trigger.request is None:
+            entries.append(Entry(incident_stream(decision.joins), facts.Joined(trigger)))
+        elif (relapsed := _relapsed(decision, ledger)) and (incident := await self._book.incident(relapsed)):
+            parts = relapse(incident, trigger, self._clock.now())
+            entries += [Entry(where, fact) for where, fact in parts]
+        await self._book.append(*entries, handled=handled)
+        self._log.info(
+            "decided",
+            service=trigger.service,
+            rule=trigger.rule,
+            action=decision.action,
+            against=[finding.reason for finding in decision.against],
+        )
+        if decision.joins:
+            self._opened(decision.joins)
+        return decision
+
+    async def _open(self, decision: Decision, ledger: ServiceLedger, handled: Sequence[int], actor: str) -> Decision:
+        trigger = decision.trigger
+        service = self._config.service(trigger.service)
+        assert service is not None
+        assert decision.present is not None
+        name = f"{trigger.service}-{_number(ledger)}"
+        present = decision.present
+        decision = replace(decision, joins=name)
+        stream = service_stream(trigger.service)
+        opening = facts.Opening(trigger.service, name, trigger.request is not None)
+        entries = [
+            Entry(FLEET, opening, actor, follows=self._book.fleet.n),
+            Entry(
+                incident_stream(name),
+                facts.Opened(trigger.service, decision, dump_service(service), decision.plans),
+                actor,
+                follows=0,
+            ),
+            Entry(stream, facts.Decided(decision), actor),
+        ]
+        if trigger.request is None:
+            entries.append(Entry(stream, facts.MarkTaken(present, f"{trigger.rule} ({name})")))
+        await self._book.append(*entries, handled=handled)
+        self._log.info("opened", incident=name, rule=trigger.rule, target=decision.target and decision.target.name)
+        self._opened(name)
+        return decision
+
+    # -- episodes that go on --------------------------------------------------------------------
+    async def run(self) -> None:
+        """Think again about refused episodes that go on, for ever."""
+        while True:
+            await self._clock.sleep(_AGAIN)
+            await self._book.refresh()
+            for service in self._config.services:
+                self._think_again(service.name)
+
+    def _think_again(self, service: str) -> None:
+        """An episode is decided again when what stood against it is another set now: a hold lifted, a cooldown over."""
+        episodes = self._book.of(service).episodes
+        for trigger in self._live.all_triggers(service, self._clock.now()):
+            before = episodes.get(trigger.episode)
+            if before is None:
+                self.consider_soon(trigger)
+            elif before.action is not Action.ROLL_BACK and not before.incident and self._patient(trigger.episode):
+                decision = decide(trigger, self._situations.quick(trigger), self._plan(service))
+                if asks_again(before.against, decision):
+                    self._patience[trigger.episode] = self._clock.monotonic()
+                    self.consider_soon(trigger, again=True)
+
+    def _patient(self, episode: str) -> bool:
+        last = self._patience.get(episode)
+        return last is None or self._clock.monotonic() - last >= _PATIENCE.total_seconds()
+
+
+def _worth_a_look(decision: Decision) -> bool:
+    """Whether only a fresh look can say: all that stands against it is about the state and the target."""
+    return {finding.guard for finding in decision.against} <= {"same_state", "target", "reach", "change", "ineffective"}
+
+
+def _number(ledger: ServiceLedger) -> int:
+    """The next number of the service's incidents."""
+    return int(ledger.rollbacks[-1].incident.rpartition("-")[2]) + 1 if ledger.rollbacks else 1
+
+
+def _relapsed(decision: Decision, ledger: ServiceLedger) -> str:
+    """The incident whose watch time this trouble falls into; empty when there is none."""
+    last = ledger.rollbacks[-1] if ledger.rollbacks else None
+    if last is None or last.outcome is not Outcome.RECOVERED or last.watch_until is None:
+        return ""
+    ineffective = any(finding.guard == "ineffective" for finding in decision.against)
+    same = bool(ledger.spells) and ledger.spells[-1].incident == last.incident
+    return last.incident if ineffective and same and decision.trigger.reached <= last.watch_until else ""

@@ -1,0 +1,58 @@
+"""What holds a service: signal files, read afresh each time; holds by API; Alertmanager's silences."""
+
+from collections.abc import Callable, Mapping
+
+from rollbackd.book import Book
+from rollbackd.clock import Clock
+from rollbackd.config.models import Config
+from rollbackd.policy.ledger import Hold
+from rollbackd.sources.alertmanager import Silence
+from rollbackd.sources.signal_files import SignalFiles
+from rollbackd.views import HoldView
+
+
+class Holds:
+    """Called with a service and a trigger's labels it gives a sentence for each thing that holds it."""
+
+    def __init__(
+        self, config: Config, book: Book, files: SignalFiles, clock: Clock, silences: Callable[[], tuple[Silence, ...]]
+    ) -> None:
+        self._config = config
+        self._book = book
+        self._files = files
+        self._clock = clock
+        self._silences = silences
+
+    def __call__(self, service: str, labels: Mapping[str, str]) -> tuple[str, ...]:
+        found = [f"held: {hold.reason}" for hold in self._files.holds(service)]
+        for scope, hold in (("all services", self._book.fleet.hold), (service, self._book.of(service).hold)):
+            if hold is not None and hold.holds(self._clock.now()):
+                found.append(f"held: {scope} by {hold.actor}" + (f": {hold.reason}" if hold.reason else ""))
+        own = self._config.service(service)
+        for silence in self._silences():
+            if any(silence.matches({**match, **labels}) for match in (own.match if own is not None else ())):
+                found.append(f"silenced in Alertmanager by {silence.created_by}: {silence.comment}")
+        return tuple(found)
+
+    def listed(self) -> list[HoldView]:
+        """Everything that holds anything, for people."""
+        found = [
+            HoldView(scope, hold.actor, hold.reason, "file", hold.until)
+            for scope, hold in sorted(self._files.all_holds().items())
+        ]
+        api: list[tuple[str, Hold | None]] = [("*", self._book.fleet.hold)]
+        api += [(one.name, self._book.of(one.name).hold) for one in self._config.services]
+        now = self._clock.now()
+        for scope, hold in api:
+            if hold is not None and hold.holds(now):
+                found.append(HoldView(scope, hold.actor, hold.reason, "api", hold.until))
+        for silence in self._silences():
+            for one in self._config.services:
+                if any(silence.matches(match) for match in one.match):
+                    found.append(HoldView(one.name, silence.created_by, silence.comment, "silence", silence.ends_at))
+        return found
+
+    def file_for(self, scope: str) -> str:
+        """The name of the hold file for a scope that stands now; empty when there is none."""
+        hold = self._files.all_holds().get(scope)
+        return hold.name if hold is not None else ""

@@ -1,0 +1,134 @@
+"""Alerts: into the inbox first, then to the rules. What was answered 200 is on disk and will be judged."""
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+from rollbackd import log
+from rollbackd.book import Book
+from rollbackd.clock import Clock
+from rollbackd.journal import Arrived, JournalUnavailable, Received
+from rollbackd.judge.engine import Judge
+from rollbackd.judge.live import Live
+from rollbackd.model import Alert
+from rollbackd.sources.alertmanager import Alertmanager, Silence, Unreachable
+from rollbackd.sources.webhook import Webhook, alert_from_json, alert_to_json, inbox_key
+
+SOURCE = "alert"
+_MEMORY = timedelta(days=1)
+"""How far back the inbox is read at a start for alerts that may still fire."""
+
+
+class Intake:
+    """Takes alerts by every way there is: the webhook, the inbox after a restart, Alertmanager's own list."""
+
+    def __init__(self, book: Book, live: Live, judge: Judge, clock: Clock, alertmanager: Alertmanager | None) -> None:
+        self._book = book
+        self._live = live
+        self._judge = judge
+        self._clock = clock
+        self._alertmanager = alertmanager
+        self._silences: tuple[Silence, ...] = ()
+        self.unreachable = ""
+        """Why Alertmanager did not answer last; empty when it did, or there is none."""
+        self._log = log.get("intake")
+
+    @property
+    def silences(self) -> tuple[Silence, ...]:
+        """Those that were active at the last ask."""
+        return self._silences
+
+    async def receive(self, alerts: Sequence[Alert]) -> tuple[int, int, int]:
+        """Accepted, duplicates, unmatched. On disk when it returns. :raises JournalUnavailable: nothing was kept."""
+        wanted: dict[str, tuple[Alert, str]] = {}
+        unmatched = 0
+        duplicates = 0
+        for alert in alerts:
+            service = self._live.wanted(alert.labels)
+            key = inbox_key(alert)
+            if service is None:
+                unmatched += 1
+            elif key in wanted:
+                duplicates += 1
+            else:
+                wanted[key] = (alert, service)
+        if not wanted:
+            return 0, duplicates, unmatched
+        receipt = await self._book.receive(
+            [Received(key, SOURCE, alert_to_json(alert)) for key, (alert, _) in wanted.items()]
+        )
+        now = self._clock.now()
+        for alert, service in wanted.values():
+            self._live.hear(alert, service, now)
+        await self._judge_new([(row, *wanted[row.key]) for row in receipt.new])
+        return len(receipt.new), duplicates + len(receipt.again), unmatched
+
+    async def _judge_new(self, rows: Sequence[tuple[Arrived, Alert, str]]) -> None:
+        """All of a delivery is known to the rules before any of it is decided: a common cause shows at once."""
+        nothing = []
+        for row, alert, service in rows:
+            triggers = self._live.triggers_of(alert, service, self._clock.now()) if alert.firing else []
+            for trigger in triggers:
+                self._judge.consider_soon(trigger, handled=(row.id,))
+            if not triggers:
+                nothing.append(row.id)
+        if nothing:
+            try:
+                await self._book.journal.handled(nothing)
+            except JournalUnavailable as error:
+                self._log.warning("could not note that alerts led to nothing", error=str(error))
+
+    async def recall(self) -> None:
+        """At a start, before anything else: what fired when we ended."""
+        since = self._clock.now() - _MEMORY
+        for row in await self._book.journal.arrived(SOURCE, since):
+            alert = alert_from_json(row.body)
+            service = self._live.wanted(alert.labels)
+            if service is not None:
+                self._live.hear(alert, service, row.seen)
+
+    async def recover(self) -> None:
+        """After a start: what Alertmanager says fires and is silenced, and what came but nobody judged yet."""
+        firing = await self.ask()
+        if firing is not None:
+            self._live.forget_alerts_except(frozenset(alert.fingerprint for alert in firing))
+        waiting = []
+        for row in await self._book.journal.unhandled():
+            if row.source != SOURCE:
+                continue
+            alert = alert_from_json(row.body)
+            service = self._live.wanted(alert.labels)
+            if service is None:
+                await self._book.journal.handled([row.id])
+            else:
+                waiting.append((row, alert, service))
+        await self._judge_new(waiting)
+
+    async def run(self, every: timedelta) -> None:
+        """Ask Alertmanager every so often: for its silences, and for alerts that a lost delivery kept from us."""
+        while True:
+            await self._clock.sleep(every)
+            try:
+                await self.ask()
+            except JournalUnavailable as error:
+                self._log.warning("what Alertmanager says could not be stored", error=str(error))
+
+    async def ask(self) -> list[Alert] | None:
+        """What fires and what is silenced, from Alertmanager itself; None when none is configured or answers."""
+        if self._alertmanager is None:
+            return None
+        try:
+            self._silences = tuple(await self._alertmanager.silences())
+            firing = await self._alertmanager.firing()
+        except Unreachable as error:
+            if self.unreachable != str(error):
+                self._log.warning("Alertmanager does not answer", error=str(error))
+            self.unreachable = str(error)
+            return None
+        self.unreachable = ""
+        await self.receive(firing)
+        return firing
+
+    async def complete(self, webhook: Webhook) -> None:
+        """A truncated group is completed from Alertmanager's API, when it can be."""
+        if webhook.truncated:
+            await self.ask()

@@ -1,0 +1,251 @@
+"""What every rule says of every service right now. Values in, triggers out; no I/O, memory rebuilt at a start."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from rollbackd.config.models import Config, Service
+from rollbackd.model import Alert, Trigger, Verdict
+from rollbackd.rules.conditions import Condition, combine, needs_news, of_alerts, of_track, worst
+from rollbackd.rules.conditions import alert_evidence as evidence_of
+from rollbackd.rules.matchers import all_match, parse_matchers
+from rollbackd.rules.matching import ServiceIndex
+from rollbackd.rules.spec import AlertWhen, CheckWhen, QueryWhen, Rule
+from rollbackd.rules.tracks import Standing, Track, step
+
+_UNSEEN = Track()
+_UNASKED = Condition(Standing.GOOD, None, "asked only after a change")
+Place = tuple[str, int, str]
+"""Rule, position of the condition in it, service."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a rule says of a service, for people."""
+
+    rule: str
+    standing: Standing
+    reason: str
+    since: datetime | None
+
+
+class Live:
+    """The trackers of all rules at all services."""
+
+    def __init__(self, config: Config) -> None:
+        self._services: Mapping[str, Service] = {service.name: service for service in config.services}
+        self._rules = config.rules
+        self._by_name = {rule.name: rule for rule in config.rules}
+        self._stale = config.limits.stale_after
+        self._index = ServiceIndex((one.name, match) for one in config.services for match in one.match)
+        self._tracks: dict[Place, Track] = {}
+        self._alerts: dict[str, dict[str, tuple[Alert, datetime]]] = {}
+        self._runs: dict[tuple[str, str], datetime] = {}
+        """When a composed rule's present run of bad began, so that its episode keeps its name."""
+        self._troubled: tuple[datetime, ...] | None = ()
+        self._unasked: set[Place] = set()
+        """Conditions that are not asked now, on purpose."""
+
+    def rule(self, name: str) -> Rule | None:
+        return self._by_name.get(name)
+
+    def applies(self, rule: Rule, service: str) -> bool:
+        return not rule.services or service in rule.services
+
+    def service_of(self, labels: Mapping[str, str]) -> str | None:
+        """The service that labels belong to; a rule for one service alone also places signals without labels."""
+        return self._index.find(labels)
+
+    def wanted(self, labels: Mapping[str, str]) -> str | None:
+        """The service of an alert that some rule asks for; None when nobody does."""
+        service = self._index.find(labels)
+        for rule in self._rules:
+            for leaf in rule.leaves:
+                if isinstance(leaf, AlertWhen) and all_match(parse_matchers(leaf.alert), labels):
+                    if service is not None and self.applies(rule, service):
+                        return service
+                    if service is None and len(rule.services) == 1:
+                        return rule.services[0]
+        return None
+
+    # -- observations ---------------------------------------------------------------------------
+    def hear(self, alert: Alert, service: str, seen: datetime) -> None:
+        """An alert, firing or resolved; `seen` is when it was heard of last."""
+        self._troubled = None
+        alerts = self._alerts.setdefault(service, {})
+        if alert.firing:
+            alerts[alert.fingerprint] = (alert, seen)
+        elif alert.fingerprint in alerts and alerts[alert.fingerprint][0].starts_at <= alert.starts_at:
+            del alerts[alert.fingerprint]
+
+    def forget_alerts_except(self, fingerprints: frozenset[str]) -> None:
+        """Alertmanager was asked: what it does not name fires no more."""
+        self._troubled = None
+        for service, alerts in self._alerts.items():
+            self._alerts[service] = {name: alert for name, alert in alerts.items() if name in fingerprints}
+
+    def observe(self, rule: Rule, position: int, service: str, verdict: Verdict, reason: str, at: datetime) -> None:
+        """One observation of a query or a check."""
+        leaf = rule.leaves[position]
+        assert isinstance(leaf, QueryWhen | CheckWhen)
+        place = (rule.name, position, service)
+        self._unasked.discard(place)
+        before = self._tracks.get(place, _UNSEEN)
+        after = self._tracks[place] = step(before, leaf, verdict, reason, at)
+        if before.since != after.since:
+            self._troubled = None
+
+    def track(self, rule: Rule, position: int, service: str) -> Track:
+        return self._tracks.get((rule.name, position, service), _UNSEEN)
+
+    def begin_at(self, rule: Rule, position: int, service: str, since: datetime) -> None:
+        """The run that goes on is one that was known before a restart: it keeps its beginning, and so its name."""
+        place = (rule.name, position, service)
+        self._tracks[place] = replace(self._tracks[place], since=since)
+
+    def clear(self, rule: Rule, position: int, service: str) -> None:
+        """The condition is not asked now: a check outside `after_change`."""
+        self._troubled = None
+        self._unasked.add((rule.name, position, service))
+        self._tracks.pop((rule.name, position, service), None)
+
+    # -- what follows ---------------------------------------------------------------------------
+    def condition(self, rule: Rule, service: str, now: datetime) -> Condition:
+        """What the rule says of the service."""
+        stale = self._stale if needs_news(rule) else None
+        parts = []
+        for position, leaf in enumerate(rule.leaves):
+            if isinstance(leaf, AlertWhen):
+                parts.append(of_alerts(self._matching(leaf, service), now, stale))
+            elif isinstance(leaf, CheckWhen) and leaf.after_change is not None:
+                unasked = (rule.name, position, service) in self._unasked
+                parts.append(_UNASKED if unasked else of_track(leaf, self.track(rule, position, service), now))
+            else:
+                parts.append(of_track(leaf, self.track(rule, position, service), now))
+        return combine(rule, parts)
+
+    def _matching(self, leaf: AlertWhen, service: str) -> list[tuple[Alert, datetime]]:
+        matchers = parse_matchers(leaf.alert)
+        return [entry for entry in self._alerts.get(service, {}).values() if all_match(matchers, entry[0].labels)]
+
+    def triggers(self, rule: Rule, service: str, now: datetime) -> list[Trigger]:
+        """The rule's triggers for the service, if it is met: one an alert for a plain alert rule, else one."""
+        if not self.applies(rule, service):
+            return []
+        leaf = rule.leaves[0]
+        if rule.when is leaf and isinstance(leaf, AlertWhen):
+            return [self._of_alert(rule, service, alert, now) for alert, _ in self._matching(leaf, service)]
+        if rule.when is leaf and not self.track(rule, 0, service).met:
+            return []
+        condition = self.condition(rule, service, now)
+        if condition.standing is not Standing.BAD or condition.since is None:
+            self._runs.pop((rule.name, service), None)
+            return []
+        since = condition.since
+        if rule.when is not leaf:
+            since = self._runs.setdefault((rule.name, service), since)
+        episode = f"{rule.name}/{service}/{since.isoformat()}"
+        return [self._trigger(rule, service, episode, since, now, condition)]
+
+    def _of_alert(self, rule: Rule, service: str, alert: Alert, now: datetime) -> Trigger:
+        condition = Condition(Standing.BAD, alert.starts_at, "firing", (evidence_of(alert, now),))
+        episode = f"{rule.name}/{alert.episode}"
+        return self._trigger(rule, service, episode, alert.starts_at, now, condition, alert.labels)
+
+    def _trigger(
+        self,
+        rule: Rule,
+        service: str,
+        episode: str,
+        onset: datetime,
+        now: datetime,
+        condition: Condition,
+        labels: Mapping[str, str] | None = None,
+    ) -> Trigger:
+        return Trigger(
+            service=service,
+            rule=rule.name,
+            priority=rule.priority or self._services[service].priority,
+            episode=episode,
+            onset=onset,
+            reached=now,
+            evidence=condition.evidence,
+            labels=labels or {},
+            plan=rule.plan,
+            without_change=rule.without_change,
+        )
+
+    def all_triggers(self, service: str, now: datetime) -> list[Trigger]:
+        """Everything that is met for a service."""
+        return [trigger for rule in self._rules for trigger in self.triggers(rule, service, now)]
+
+    def goes_on(self, service: str, episode: str, now: datetime) -> bool:
+        """Whether an episode is still met."""
+        rule = self._by_name.get(episode.partition("/")[0])
+        found = self.triggers(rule, service, now) if rule is not None else []
+        return any(trigger.episode == episode for trigger in found)
+
+    def triggers_of(self, alert: Alert, service: str, now: datetime) -> list[Trigger]:
+        """What an alert by itself, or together with what was seen before, meets."""
+        found = []
+        for rule in self._rules:
+            if not any(isinstance(leaf, AlertWhen) and _fits(leaf, alert) for leaf in rule.leaves):
+                continue
+            if isinstance(rule.when, AlertWhen):
+                if self.applies(rule, service):
+                    found.append(self._of_alert(rule, service, alert, now))
+            else:
+                found += self.triggers(rule, service, now)
+        return found
+
+    def seen(self, service: str, now: datetime) -> list[Seen]:
+        """What each rule says of a service."""
+        found = []
+        for rule in self._rules:
+            if self.applies(rule, service):
+                condition = self.condition(rule, service, now)
+                found.append(Seen(rule.name, condition.standing, condition.reason, condition.since))
+        return found
+
+    def standing(self, service: str, now: datetime) -> Standing:
+        """The worst that any rule says of a service."""
+        return worst([seen.standing for seen in self.seen(service, now)])
+
+    def troubled(self) -> tuple[datetime, ...]:
+        """Since when each service in trouble is, bad or pending; one entry a service, sorted."""
+        if self._troubled is None:
+            self._troubled = tuple(sorted(self._since().values()))
+        return self._troubled
+
+    def _since(self) -> dict[str, datetime]:
+        sinces: dict[str, datetime] = {}
+        for (_, _, service), track in self._tracks.items():
+            if track.since is not None:
+                sinces[service] = min(track.since, sinces.get(service, track.since))
+        for service, alerts in self._alerts.items():
+            for alert, _ in alerts.values():
+                sinces[service] = min(alert.starts_at, sinces.get(service, alert.starts_at))
+        return sinces
+
+    def firing(self) -> Iterable[str]:
+        """The services that an alert fires for."""
+        return [service for service, alerts in self._alerts.items() if alerts]
+
+    def spread(self, labels: Sequence[Mapping[str, str]], rule: Rule) -> list[str | None]:
+        """The service of each series of an answer; without labels a rule for one service alone places them."""
+        alone = rule.services[0] if len(rule.services) == 1 else None
+        return [alone if alone is not None and not one else self._index.find(one) for one in labels]
+
+
+def _fits(leaf: AlertWhen, alert: Alert) -> bool:
+    return all_match(parse_matchers(leaf.alert), alert.labels)
+
+
+def gap(rule: Rule, poll_every: timedelta) -> timedelta:
+    """How far back a restart must look to rebuild what is pending."""
+    longest = poll_every * 2
+    for leaf in rule.leaves:
+        if isinstance(leaf, QueryWhen):
+            counted = poll_every * leaf.bad.of if leaf.bad is not None else timedelta()
+            longest = max(longest, leaf.for_ * 2 + poll_every, counted + poll_every)
+    return longest

@@ -1,0 +1,224 @@
+"""Asks Prometheus what the query rules want to know. One query is asked once for all services and all rules."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+from rollbackd import facts, log
+from rollbackd.book import Book
+from rollbackd.clock import Clock
+from rollbackd.config.models import Config
+from rollbackd.journal import Entry, JournalUnavailable
+from rollbackd.judge.engine import Judge
+from rollbackd.judge.live import Live, gap
+from rollbackd.model import FLEET, Verdict
+from rollbackd.rules.samples import judge
+from rollbackd.rules.spec import QueryWhen, Rule
+from rollbackd.sources.answers import Answer
+from rollbackd.sources.prometheus import Prometheus
+
+_FAILURES = 5
+"""Polls in a row without an answer, then people are told."""
+_LONGEST_MEMORY = timedelta(hours=6)
+"""How far back a restart looks for the beginning of a run that was known."""
+_POINTS = 5000
+"""Of one series in one range query; Prometheus refuses more than 11,000."""
+
+Values = Mapping[str, list[float]]
+"""By service."""
+
+
+class Polls:
+    """The poll loop."""
+
+    def __init__(
+        self, config: Config, book: Book, live: Live, judge_: Judge, clock: Clock, prometheus: Prometheus
+    ) -> None:
+        assert config.prometheus is not None
+        self._every = config.prometheus.poll_every
+        self._services = [service.name for service in config.services]
+        self._book = book
+        self._live = live
+        self._judge = judge_
+        self._clock = clock
+        self._prometheus = prometheus
+        self._asked: list[tuple[Rule, int, QueryWhen]] = [
+            (rule, position, leaf)
+            for rule in config.rules
+            for position, leaf in enumerate(rule.leaves)
+            if isinstance(leaf, QueryWhen)
+        ]
+        self._failures = 0
+        self._faults: dict[str, str] = {}
+        self.problem = ""
+        """Why the last poll had no answer; empty when it had one."""
+        self._log = log.get("polls")
+
+    async def run(self) -> None:
+        """Rebuild what was pending, then poll for ever."""
+        await self.rebuild()
+        while True:
+            await self.poll()
+            await self._clock.sleep(self._every)
+
+    async def poll(self) -> None:
+        """Ask each query once, and let the rules see the answers."""
+        asked = dict.fromkeys(query for _, _, leaf in self._asked for query in queries(leaf))
+        answers = dict(
+            zip(asked, await asyncio.gather(*(self._prometheus.instant(query) for query in asked)), strict=True)
+        )
+        now = self._clock.now()
+        problems = []
+        for rule, position, leaf in self._asked:
+            used = [answers[query] for query in queries(leaf)]
+            problem = next((answer.problem for answer in used if answer.problem), "")
+            if problem:
+                problems.append(problem)
+            self._feed(rule, position, leaf, used, problem, now)
+        await self._report(problems, len(self._asked))
+        for name in dict.fromkeys(rule.name for rule, _, _ in self._asked):
+            self._trigger(name)
+
+    def _feed(
+        self, rule: Rule, position: int, leaf: QueryWhen, used: list[Answer], problem: str, now: datetime
+    ) -> None:
+        """One condition of one rule, for every service that it is about."""
+        if problem:
+            for service in self._about(rule):
+                self._live.observe(rule, position, service, Verdict.INCONCLUSIVE, problem, now)
+            return
+        values = self._by_service(rule, ((one.labels, one.value) for one in used[0].series))
+        samples = self._by_service(rule, ((one.labels, one.value) for one in used[1].series)) if leaf.samples else {}
+        fault = ""
+        for service in self._about(rule):
+            counted = samples.get(service)
+            seen = judge(
+                values.get(service, ()),
+                leaf.above,
+                leaf.below,
+                leaf.aggregate,
+                sum(counted) if counted else None,
+                leaf.samples.at_least if leaf.samples else None,
+            )
+            fault = f"{service}: {seen.reason}" if seen.fault else fault
+            self._live.observe(rule, position, service, seen.verdict, seen.reason, now)
+        self._note_fault(rule, fault)
+
+    def _about(self, rule: Rule) -> Iterable[str]:
+        return rule.services or self._services
+
+    def _by_service(self, rule: Rule, series: Iterable[tuple[Mapping[str, str], float]]) -> Values:
+        listed = list(series)
+        found: defaultdict[str, list[float]] = defaultdict(list)
+        for service, (_, value) in zip(self._live.spread([one for one, _ in listed], rule), listed, strict=True):
+            if service is not None:
+                found[service].append(value)
+        return found
+
+    def _note_fault(self, rule: Rule, fault: str) -> None:
+        """A rule whose answer cannot be told apart is told once, and again when it was mended between."""
+        if not fault:
+            self._faults.pop(rule.name, None)
+        elif rule.name not in self._faults:
+            self._faults[rule.name] = fault
+            text = f"rule {rule.name} cannot be judged: {fault}"
+            self._tell(facts.Notice("rule_fault", text))
+
+    def _trigger(self, name: str) -> None:
+        rule = self._live.rule(name)
+        assert rule is not None
+        now = self._clock.now()
+        for service in self._about(rule):
+            for trigger in self._live.triggers(rule, service, now):
+                self._judge.consider_soon(trigger)
+
+    async def _report(self, problems: list[str], asked: int) -> None:
+        """Prometheus failing is a notice after some polls in a row, never a trigger."""
+        self.problem = problems[0] if problems else ""
+        if len(problems) < asked or not asked:
+            if self._failures >= _FAILURES:
+                self._tell(facts.Notice("backend_unreachable", "Prometheus answers again", over=True))
+            self._failures = 0
+            return
+        self._failures += 1
+        if self._failures == _FAILURES:
+            text = f"Prometheus did not answer {_FAILURES} polls in a row: {problems[0]}; nothing is judged by it"
+            self._tell(facts.Notice("backend_unreachable", text))
+
+    def _tell(self, notice: facts.Notice) -> None:
+        self._judge.run_soon(self._append(notice))
+
+    async def _append(self, notice: facts.Notice) -> None:
+        try:
+            await self._book.append(Entry(FLEET, notice))
+        except JournalUnavailable as error:
+            self._log.error("a notice could not be written", notice=notice.text, error=str(error))
+
+    # -- after a restart ------------------------------------------------------------------------
+    async def rebuild(self) -> None:
+        """What was pending before the restart goes on: nothing waits twice, and a known episode keeps its name."""
+        now = self._clock.now()
+        await asyncio.gather(*(self._rebuild(rule, position, leaf, now) for rule, position, leaf in self._asked))
+
+    async def _rebuild(self, rule: Rule, position: int, leaf: QueryWhen, now: datetime) -> None:
+        known = self._known(rule, now)
+        back = max([gap(rule, self._every), *(now - since + self._every for since in known.values())])
+        pace = max(self._every, back / _POINTS)
+        answers = await asyncio.gather(
+            *(self._prometheus.range(query, now - back, now, pace) for query in queries(leaf))
+        )
+        if any(answer.problem for answer in answers):
+            return
+        tables = [self._table(rule, answer.series) for answer in answers]
+        for service in {*tables[0], *known}:
+            self._replay(rule, position, leaf, service, tables, known.get(service), pace)
+
+    def _known(self, rule: Rule, now: datetime) -> dict[str, datetime]:
+        """The newest decided episode of each service under a rule, by when it began."""
+        found: dict[str, datetime] = {}
+        for service in self._about(rule):
+            start = f"{rule.name}/{service}/"
+            for episode in self._book.of(service).episodes:
+                if episode.startswith(start):
+                    since = datetime.fromisoformat(episode.removeprefix(start))
+                    if now - since < _LONGEST_MEMORY:
+                        found[service] = since
+        return found
+
+    def _table(self, rule: Rule, series: Iterable[Any]) -> dict[str, dict[datetime, list[float]]]:
+        listed = list(series)
+        found: dict[str, dict[datetime, list[float]]] = {}
+        for service, one in zip(self._live.spread([one.labels for one in listed], rule), listed, strict=True):
+            if service is not None:
+                for at, value in one.points:
+                    found.setdefault(service, {}).setdefault(at, []).append(value)
+        return found
+
+    def _replay(
+        self,
+        rule: Rule,
+        position: int,
+        leaf: QueryWhen,
+        service: str,
+        tables: list[dict[str, dict[datetime, list[float]]]],
+        known: datetime | None,
+        pace: timedelta,
+    ) -> None:
+        goes_on = known is not None
+        for at, values in sorted(tables[0].get(service, {}).items()):
+            counted = tables[1].get(service, {}).get(at) if leaf.samples else None
+            at_least = leaf.samples.at_least if leaf.samples else None
+            samples = sum(counted) if counted else None
+            seen = judge(values, leaf.above, leaf.below, leaf.aggregate, samples, at_least)
+            self._live.observe(rule, position, service, seen.verdict, seen.reason, at)
+            if known is not None and at >= known + pace and seen.verdict is Verdict.GOOD:
+                goes_on = False
+        if goes_on and known is not None and self._live.track(rule, position, service).since is not None:
+            self._live.begin_at(rule, position, service, known)
+
+
+def queries(leaf: QueryWhen) -> list[str]:
+    """What a condition asks: its query, and how many samples that rests on."""
+    return [leaf.query, leaf.samples.query] if leaf.samples is not None else [leaf.query]

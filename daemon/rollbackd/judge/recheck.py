@@ -1,0 +1,142 @@
+"""What the runner asks back: is it held, do the guards still agree, is the condition that triggered still there."""
+
+from dataclasses import replace
+from datetime import datetime
+
+from rollbackd.book import Book
+from rollbackd.clock import Clock
+from rollbackd.config.models import Config
+from rollbackd.examine import Examiner
+from rollbackd.incident.life import Incident
+from rollbackd.judge.live import Live
+from rollbackd.judge.polls import queries
+from rollbackd.judge.situation import Holds, Situations
+from rollbackd.model import CheckResult, Outcome, Trigger, Verdict
+from rollbackd.policy.decide import decide
+from rollbackd.rules.reach import reach
+from rollbackd.rules.samples import judge
+from rollbackd.rules.spec import CheckWhen, QueryWhen, Rule
+from rollbackd.rules.tracks import Standing
+from rollbackd.runner import Judgement, Objection
+from rollbackd.sources.answers import Answer
+from rollbackd.sources.prometheus import Prometheus
+from rollbackd.units import format_duration
+
+_ASKED_AGAIN = frozenset(
+    {"clock", "stale", "same_state", "breaker", "common_cause", "window", "irreversible", "ready", "reach"}
+)
+"""The guards whose answer can have changed since the decision; budgets and cooldown would count the incident itself."""
+
+
+class Recheck:
+    """Everything right before the first step, and the trigger's own part of each verification."""
+
+    def __init__(
+        self,
+        config: Config,
+        book: Book,
+        live: Live,
+        clock: Clock,
+        situations: Situations,
+        holds: Holds,
+        examiner: Examiner,
+        prometheus: Prometheus | None,
+    ) -> None:
+        self._config = config
+        self._book = book
+        self._live = live
+        self._clock = clock
+        self._situations = situations
+        self._holds = holds
+        self._examiner = examiner
+        self._prometheus = prometheus
+
+    def judgement(self) -> Judgement:
+        """As the runner takes it."""
+        return Judgement(self.held, self.confirm, self.condition)
+
+    async def held(self, incident: Incident) -> str:
+        """What holds its service right now; a person's own rollback may go over it."""
+        trigger = incident.decision.trigger
+        if trigger.request is not None and trigger.request.over_hold:
+            return ""
+        return "; ".join(self._holds(incident.service, trigger.labels))
+
+    async def confirm(self, incident: Incident) -> Objection | None:
+        """Whether the trouble is still there and the guards still agree. A person's own rollback is not asked again."""
+        trigger = incident.decision.trigger
+        if trigger.request is not None:
+            return None
+        gone = self._gone(trigger)
+        if gone is not None:
+            return gone
+        if self._config.service(incident.service) is None:
+            return Objection(Outcome.DECLINED, "the service is no longer in the configuration")
+        given = self._situations.quick(trigger, incident.present)
+        others = tuple(one for one in given.ledger.rollbacks if one.incident != incident.id)
+        given = replace(given, ledger=replace(given.ledger, rollbacks=others))
+        decision = decide(trigger, given)
+        stands = [finding for finding in decision.against if finding.guard in _ASKED_AGAIN]
+        if not stands:
+            return None
+        return Objection(Outcome.DECLINED, "; ".join(f"{finding.guard}: {finding.reason}" for finding in stands))
+
+    def _gone(self, trigger: Trigger) -> Objection | None:
+        rule = self._live.rule(trigger.rule)
+        if rule is None:
+            return Objection(Outcome.DECLINED, f"rule {trigger.rule} is no longer in the configuration")
+        now = self._clock.now()
+        condition = self._live.condition(rule, trigger.service, now)
+        if condition.standing is Standing.GOOD:
+            return Objection(Outcome.PASSED, f"the trouble went away by itself: {condition.reason}")
+        late = now - trigger.reached > self._config.limits.stale_after
+        if condition.standing is not Standing.BAD and late:
+            return Objection(Outcome.EXPIRED, f"the trouble cannot be confirmed any more: {condition.reason}")
+        return None
+
+    async def condition(self, incident: Incident, since: datetime | None) -> tuple[CheckResult, ...]:
+        """The queries and checks of the rule that triggered; alerts are named by a warning and decide nothing."""
+        rule = self._live.rule(incident.decision.trigger.rule)
+        if rule is None:
+            return ()
+        results = []
+        for leaf in rule.leaves:
+            if isinstance(leaf, QueryWhen):
+                results.append(await self._query(rule, leaf, incident, since))
+            elif isinstance(leaf, CheckWhen):
+                service = self._config.service(incident.service)
+                if service is not None and leaf.check in service.checks:
+                    result = await self._examiner.ask(service, leaf.check, since)
+                    results.append(replace(result, name=f"rule {rule.name}"))
+            else:
+                results.append(self._alert(rule, incident.service))
+        return tuple(results)
+
+    def _alert(self, rule: Rule, service: str) -> CheckResult:
+        condition = self._live.condition(rule, service, self._clock.now())
+        firing = condition.standing is Standing.BAD
+        said = "still fires" if firing else "fires no more"
+        return CheckResult(f"rule {rule.name}", Verdict.BAD if firing else Verdict.GOOD, f"its alert {said}", warn=True)
+
+    async def _query(self, rule: Rule, leaf: QueryWhen, incident: Incident, since: datetime | None) -> CheckResult:
+        name = f"rule {rule.name}"
+        if self._prometheus is None:
+            return CheckResult(name, Verdict.INCONCLUSIVE, "no Prometheus is configured any more")
+        back = reach(leaf.query)
+        now = self._clock.now()
+        if since is not None and now - back < since:
+            text = f"looks back {format_duration(back)}, to before the last step"
+            return CheckResult(name, Verdict.INCONCLUSIVE, text)
+        answers = [await self._prometheus.instant(query) for query in queries(leaf)]
+        problem = next((answer.problem for answer in answers if answer.problem), "")
+        if problem:
+            return CheckResult(name, Verdict.INCONCLUSIVE, problem)
+        values, *samples = [self._own(rule, answer, incident.service) for answer in answers]
+        at_least = leaf.samples.at_least if leaf.samples is not None else None
+        counted = sum(samples[0]) if samples and samples[0] else None
+        seen = judge(values, leaf.above, leaf.below, leaf.aggregate, counted, at_least)
+        return CheckResult(name, seen.verdict, seen.reason)
+
+    def _own(self, rule: Rule, answer: Answer, service: str) -> list[float]:
+        where = self._live.spread([one.labels for one in answer.series], rule)
+        return [one.value for one, owner in zip(answer.series, where, strict=True) if owner == service]

@@ -1,0 +1,122 @@
+"""The layers of a service as live adapters: looked at, planned, asked. It changes nothing."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any
+
+from rollbackd import plugins
+from rollbackd.adapter import Adapter, AdapterError, Place
+from rollbackd.clock import Clock
+from rollbackd.config.models import Service
+from rollbackd.incident.plan import moves
+from rollbackd.model import Bracketed, Change, Plan, Problem, Release, State, Traits
+
+ASKING = timedelta(seconds=60)
+"""How long a read-only question to an adapter may take."""
+
+
+class LookFailed(Exception):  # noqa: N818  # an answer: there is no look
+    """A layer could not be looked at; the sentence says which and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layers:
+    """A service's layers."""
+
+    service: Service
+    adapters: Mapping[str, Adapter]
+
+    @property
+    def traits(self) -> dict[str, Traits]:
+        return {name: adapter.traits for name, adapter in self.adapters.items()}
+
+    async def look(self) -> State:
+        """The releases that are there now. :raises LookFailed: when any layer does not answer."""
+        names = [name for name, adapter in self.adapters.items() if adapter.traits.releases]
+        found = await asyncio.gather(*(_ask(name, self.adapters[name].current()) for name in names))
+        return State(dict(zip(names, found, strict=True)))
+
+    async def there(self) -> dict[str, tuple[Release, ...]]:
+        """What each layer can go back to, newest first. :raises LookFailed: when any layer does not answer."""
+        names = [name for name, adapter in self.adapters.items() if adapter.traits.releases]
+        found = await asyncio.gather(*(_ask(name, self.adapters[name].releases()) for name in names))
+        return {name: tuple(releases) for name, releases in zip(names, found, strict=True)}
+
+    async def ready(self, names: Sequence[str] = ()) -> tuple[Problem, ...]:
+        """What would stop a rollback; of all layers when none is named."""
+        wanted = list(names or self.adapters)
+        found = await asyncio.gather(*(self._problems(name) for name in wanted))
+        return tuple(problem for problems in found for problem in problems)
+
+    async def _problems(self, name: str) -> Sequence[Problem]:
+        try:
+            return tuple(await _ask(name, self.adapters[name].ready()))
+        except LookFailed as error:
+            return (Problem(name, str(error)),)
+
+    async def plan(self, name: str, present: State, target: State, key: str = "") -> Plan:
+        """The plan of that name from here to there, each step as its adapter plans it; no steps when nothing differs.
+
+        :raises LookFailed: when a layer cannot plan its step.
+        """
+        spec = self.service.plans[name]
+        there = await self.there() if any(not isinstance(step, str) for step in spec.steps) else {}
+        fixed = {
+            layer: resolve(layer, text, there.get(layer, ()))
+            for step in spec.steps
+            if not isinstance(step, str)
+            for layer, text in step.items()
+        }
+        steps = []
+        for move in moves(spec, present, target, self.traits, fixed):
+            change: Change = await _ask(move.layer, self.adapters[move.layer].plan(move.to))
+            steps.append(replace(change, key=f"{key}/{move.layer}" if key else ""))
+        brackets = tuple(Bracketed(layer, self.service.layers[layer].leave) for layer in spec.within)
+        return Plan(name, tuple(steps), brackets)
+
+
+async def _ask(layer: str, question: Any) -> Any:
+    """Await a read-only answer, within `ASKING`."""
+    try:
+        async with asyncio.timeout(ASKING.total_seconds()):
+            return await question
+    except AdapterError as error:
+        raise LookFailed(f"{layer}: {error}") from error
+    except TimeoutError as error:
+        raise LookFailed(f"{layer}: no answer within {ASKING.total_seconds():.0f} s") from error
+    except Exception as error:  # an adapter of somebody else's may raise anything; one layer must not end the daemon
+        raise LookFailed(f"{layer}: its adapter failed: {type(error).__name__}: {error}") from error
+
+
+def resolve(layer: str, text: str, releases: Sequence[Release]) -> Release:
+    """The release that a person or a plan names by id, label, or a prefix of the id that only one has.
+
+    :raises LookFailed: when there is none, or more than one.
+    """
+    for fits in (lambda release: text in {release.id, release.label}, lambda release: release.id.startswith(text)):
+        found = {release.id: release for release in releases if text and fits(release)}
+        if len(found) == 1:
+            return next(iter(found.values()))
+        if found:
+            raise LookFailed(f'{layer}: "{text}" fits {len(found)} releases; give more of the id')
+    known = ", ".join(release.name for release in releases[:5]) or "none"
+    raise LookFailed(f'{layer}: no release "{text}"; the newest are: {known}')
+
+
+class LayerFactory:
+    """Builds the layers of a service, once for each configuration of it."""
+
+    def __init__(self, scratch: Any, spawner: Any, clock: Clock) -> None:
+        self._scratch = scratch
+        self._spawner = spawner
+        self._clock = clock
+
+    def build(self, service: Service) -> Layers:
+        """:raises ValueError: when an adapter refuses its settings; loading has checked that before."""
+        adapters = {}
+        for name, settings in service.layers.items():
+            place = Place(service.name, name, self._scratch / service.name / name, self._spawner, self._clock)
+            adapters[name] = plugins.adapters()[settings.adapter](settings, place)
+        return Layers(service, adapters)

@@ -1,0 +1,78 @@
+"""From a trigger to a decision: every guard is asked, every finding is kept. No I/O."""
+
+from dataclasses import replace
+
+from rollbackd.model import Action, Decision, Finding, Trigger
+from rollbackd.policy import guards
+from rollbackd.policy.guards import Situation
+
+GUARDS: tuple[guards.Guard, ...] = (
+    guards.hold,
+    guards.open_incident,
+    guards.shadow,
+    guards.clock,
+    guards.stale,
+    guards.change,
+    guards.same_state,
+    guards.target,
+    guards.within_reach,
+    guards.not_a_rollback,
+    guards.cooldown,
+    guards.service_budget,
+    guards.fleet_budget,
+    guards.breaker,
+    guards.common_cause,
+    guards.window,
+    guards.irreversible,
+    guards.ready,
+    guards.policy,
+)
+"""In the order of design section 7."""
+
+BINDING = frozenset({"hold", "open_incident", "target", "irreversible", "ready"})
+"""What binds a person's own rollback, too; the other findings are shown and recorded."""
+
+_STRENGTH = (Action.ROLL_BACK, Action.ASK, Action.OBSERVE, Action.REFUSE)
+
+
+def decide(trigger: Trigger, given: Situation, default_plans: tuple[str, ...] = ("default",)) -> Decision:
+    """What is made of a trigger. `refuse` beats `observe` beats `ask` beats `roll_back`."""
+    findings = tuple(_bind(guard(trigger, given), trigger) for guard in GUARDS)
+    counted = [finding for finding in findings if finding.counted and finding.against is not None]
+    action = max(
+        (finding.against or Action.ROLL_BACK for finding in counted), key=_STRENGTH.index, default=_STRENGTH[0]
+    )
+    running = given.ledger.open
+    return Decision(
+        trigger=trigger,
+        action=action,
+        findings=findings,
+        present=given.present,
+        target=given.target.state if given.target is not None else None,
+        plans=plans_for(trigger, given, default_plans),
+        joins=running.incident if running is not None else "",
+        escalate=any(finding.escalate for finding in counted) and running is None,
+    )
+
+
+def _bind(finding: Finding, trigger: Trigger) -> Finding:
+    if trigger.request is None or finding.against is None:
+        return finding
+    if finding.guard == "open_incident":
+        return replace(finding, against=Action.REFUSE)
+    return finding if finding.guard in BINDING else replace(finding, counted=False)
+
+
+def plans_for(trigger: Trigger, given: Situation, default: tuple[str, ...]) -> tuple[str, ...]:
+    """The plans to try, least impact first: a person's, the policy row's, the rule's, the service's."""
+    if trigger.request is not None and trigger.request.plan:
+        return (trigger.request.plan,)
+    row = guards.row_for(trigger, given.policy)
+    if row is not None and row.plan:
+        return row.plan
+    return trigger.plan or default
+
+
+def asks_again(old: frozenset[str], decision: Decision) -> bool:
+    """Whether an episode that was refused is worth a new record: what stood against it is another set now."""
+    return old != frozenset(finding.guard for finding in decision.against)

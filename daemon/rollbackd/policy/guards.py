@@ -1,0 +1,286 @@
+"""The guards of a decision, one function each, one reason each. No I/O; `now` is in the situation."""
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from zoneinfo import ZoneInfo
+
+from rollbackd.model import Action, Change, Finding, Outcome, Priority, State, Trigger
+from rollbackd.policy.ledger import FleetLedger, ServiceLedger, change_window
+from rollbackd.policy.spec import Budget, Limits, PolicyRow, Window, minutes, weekdays
+from rollbackd.policy.target import Candidate
+from rollbackd.units import format_duration
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """All that a decision rests on, besides the trigger."""
+
+    ledger: ServiceLedger
+    fleet: FleetLedger
+    limits: Limits
+    now: datetime
+    present: State | None
+    """None: in transition, or the look failed."""
+    target: Candidate | None = None
+    no_target: str = ""
+    """Why there is none."""
+    mode: str = "act"
+    holds: tuple[str, ...] = ()
+    """A sentence for each signal file, API hold and silence that holds the service."""
+    jumped: datetime | None = None
+    """When our clock jumped last."""
+    troubled: tuple[datetime, ...] = ()
+    """Since when each service in trouble is, this one among them; bad or pending; sorted."""
+    services: int = 1
+    """How many services there are."""
+    windows: tuple[Window, ...] = ()
+    policy: tuple[PolicyRow, ...] = ()
+    changes: tuple[Change, ...] = ()
+    """The steps as their adapters plan them; empty before they were asked."""
+    irreversible: Collection[str] = ()
+    """Layers whose step may be irreversible, by name."""
+    over_hold: bool = False
+    problems: tuple[str, ...] = field(default=())
+    """What the layers say would stop a rollback."""
+
+
+Guard = Callable[[Trigger, Situation], Finding]
+
+
+def passed(guard: str, reason: str = "") -> Finding:
+    return Finding(guard, None, reason)
+
+
+def against(guard: str, action: Action, reason: str) -> Finding:
+    return Finding(guard, action, reason)
+
+
+def escalate(guard: str, reason: str) -> Finding:
+    """A refusal that pages."""
+    return Finding(guard, Action.REFUSE, reason, escalate=True)
+
+
+def ago(length: timedelta) -> str:
+    """A length of time as people say it: `35s`, `12m`, `3h20m`, `2d`."""
+    seconds = max(0, round(length.total_seconds()))
+    if seconds >= 3600:
+        seconds -= seconds % 60
+    if seconds >= 86400:
+        seconds -= seconds % 3600
+    return format_duration(timedelta(seconds=seconds))
+
+
+def hold(_trigger: Trigger, given: Situation) -> Finding:
+    """A person wins."""
+    if not given.holds:
+        return passed("hold", "nothing holds it")
+    if given.over_hold:
+        return passed("hold", f"over the hold by request: {'; '.join(given.holds)}")
+    return against("hold", Action.REFUSE, "; ".join(given.holds))
+
+
+def open_incident(_trigger: Trigger, given: Situation) -> Finding:
+    """Never two rollbacks of one service at once."""
+    running = given.ledger.open
+    if running is None:
+        return passed("open_incident", "no incident is open")
+    return against("open_incident", Action.OBSERVE, f"joined {running.incident}, which is open")
+
+
+def shadow(_trigger: Trigger, given: Situation) -> Finding:
+    if given.mode == "act":
+        return passed("shadow", "mode is act")
+    return against("shadow", Action.OBSERVE, "mode is shadow: nothing is touched")
+
+
+def clock(trigger: Trigger, given: Situation) -> Finding:
+    """Right after a jump no age, window or cooldown can be trusted."""
+    if given.jumped is not None and abs(given.now - given.jumped) < given.limits.stale_after:
+        return against("clock", Action.ASK, f"our clock jumped {ago(abs(given.now - given.jumped))} ago")
+    if trigger.onset - given.now > timedelta(minutes=1):
+        return against("clock", Action.ASK, f"the onset lies {ago(trigger.onset - given.now)} in the future")
+    return passed("clock", "our clock has not jumped")
+
+
+def stale(trigger: Trigger, given: Situation) -> Finding:
+    age = given.now - trigger.onset
+    if age > given.limits.stale_after:
+        limit = format_duration(given.limits.stale_after)
+        return against("stale", Action.ASK, f"the trouble began {ago(age)} ago, longer than {limit}")
+    return passed("stale", f"the trouble began {ago(age)} ago")
+
+
+def change(trigger: Trigger, given: Situation) -> Finding:
+    """Without a change shortly before the trouble, going back is not likely to help."""
+    window = change_window(given.ledger)
+    limit = format_duration(given.limits.change_window)
+    if window is not None and window[0] <= trigger.onset and trigger.onset - window[1] <= given.limits.change_window:
+        return passed("change", f"changed {_when(window, trigger.onset)}")
+    seen = "no change is known" if window is None else f"the last change was {_when(window, trigger.onset)}"
+    if trigger.without_change is Action.ROLL_BACK:
+        return passed("change", f"{seen}; the rule goes back without one")
+    return against("change", trigger.without_change, f"{seen}, not within {limit} before the onset")
+
+
+def _when(window: tuple[datetime, datetime], onset: datetime) -> str:
+    if window[0] > onset:
+        return f"{ago(window[0] - onset)} after the onset"
+    return f"{ago(onset - window[1])} before the onset" if window[1] <= onset else "right at the onset"
+
+
+def same_state(trigger: Trigger, given: Situation) -> Finding:
+    """The state that runs now is the one the trouble began in; else somebody may be mending it."""
+    if given.present is None:
+        return against("same_state", Action.ASK, "the layers are in transition: two looks differ, or a look failed")
+    spells = given.ledger.spells
+    if not spells or spells[-1].state.key != given.present.key:
+        return against("same_state", Action.ASK, "the present state was not seen before the onset")
+    now = spells[-1]
+    if now.after > trigger.onset:
+        return against("same_state", Action.ASK, f"changed {ago(now.after - trigger.onset)} after the onset: a fix?")
+    if now.by > trigger.onset and len(spells) > 1 and spells[-2].state.key not in given.ledger.good:
+        return against("same_state", Action.ASK, "changed right at the onset, from a state that was not good: a fix?")
+    return passed("same_state", "the trouble began in the state that runs now")
+
+
+def target(_trigger: Trigger, given: Situation) -> Finding:
+    if given.target is None:
+        return escalate("target", given.no_target or "no good state to go back to")
+    return passed("target", f"back to {given.target.state.name}")
+
+
+def within_reach(_trigger: Trigger, given: Situation) -> Finding:
+    if given.target is None:
+        return passed("reach", "no target")
+    limits = given.limits.reach
+    if given.target.changes > limits.changes:
+        return against("reach", Action.ASK, f"{given.target.changes} changes back, more than {limits.changes}")
+    left = given.target.left
+    if left is not None and given.now - left > limits.age:
+        limit = format_duration(limits.age)
+        return against("reach", Action.ASK, f"it ran {ago(given.now - left)} ago last, longer than {limit}")
+    return passed("reach", f"{given.target.changes} changes back")
+
+
+def not_a_rollback(_trigger: Trigger, given: Situation) -> Finding:
+    """Never a rollback of a rollback."""
+    spells = given.ledger.spells
+    here = spells[-1] if spells else None
+    if here is None or not here.incident or given.present is None or here.state.key != given.present.key:
+        return passed("ineffective", "the present state was not reached by a rollback")
+    return escalate("ineffective", f"the present state was reached by {here.incident}: going back did not help")
+
+
+def cooldown(_trigger: Trigger, given: Situation) -> Finding:
+    """A service that was just rolled back is left alone, so that two causes cannot chase each other."""
+    ends = [rollback.ended for rollback in given.ledger.rollbacks if rollback.ended is not None and rollback.acted]
+    waits = given.limits.cooldown
+    if not ends or given.now - ends[-1] >= waits:
+        return passed("cooldown", "not rolled back lately")
+    return escalate("cooldown", f"rolled back {ago(given.now - ends[-1])} ago, waits {format_duration(waits)}")
+
+
+def service_budget(_trigger: Trigger, given: Situation) -> Finding:
+    times = [rollback.opened for rollback in given.ledger.rollbacks if not rollback.manual]
+    return _budget("service_budget", "this service", times, given.limits.per_service, given.now)
+
+
+def fleet_budget(_trigger: Trigger, given: Situation) -> Finding:
+    times = [at for at, _, manual in given.fleet.openings if not manual]
+    return _budget("fleet_budget", "the fleet", times, given.limits.fleet, given.now)
+
+
+def _budget(guard: str, whose: str, times: list[datetime], limit: Budget, now: datetime) -> Finding:
+    used = sum(1 for at in times if now - at < limit.per)
+    text = f"{used} of {limit.rollbacks} rollbacks of {whose} in {format_duration(limit.per)}"
+    return escalate(guard, f"{text} are used") if used >= limit.rollbacks else passed(guard, text)
+
+
+def breaker(_trigger: Trigger, given: Situation) -> Finding:
+    """When rollbacks fail one after the other, something else is wrong."""
+    row = 0
+    for _, _, outcome in reversed(given.fleet.ends):
+        if outcome not in {Outcome.FAILED, Outcome.INEFFECTIVE, Outcome.UNVERIFIED}:
+            break
+        row += 1
+    if row >= given.limits.breaker.failures:
+        return escalate("breaker", f"{row} rollbacks in a row did not help; `rollbackd resume --breaker` goes on")
+    return passed("breaker", f"{row} failures in a row")
+
+
+def common_cause(trigger: Trigger, given: Situation) -> Finding:
+    """When many services are in trouble at once, no release of one of them is to blame."""
+    limits = given.limits.common_cause
+    if limits is False:
+        return passed("common_cause", "switched off")
+    first = bisect_left(given.troubled, trigger.onset - limits.within)
+    count = bisect_right(given.troubled, trigger.onset + limits.within) - first
+    text = f"{count} of {given.services} services in trouble within {format_duration(limits.within)}"
+    if count > limits.services and count > limits.share * given.services:
+        return against("common_cause", Action.ASK, f"{text}: no release's fault")
+    return passed("common_cause", text)
+
+
+def window(trigger: Trigger, given: Situation) -> Finding:
+    if not given.windows:
+        return passed("window", "always allowed")
+    if any(_inside(one, given.now) for one in given.windows):
+        return passed("window", "inside an allowed window")
+    if trigger.priority is Priority.P0:
+        return passed("window", "outside the allowed windows, but P0 always acts")
+    return against("window", Action.ASK, "outside the allowed windows")
+
+
+def _inside(one: Window, now: datetime) -> bool:
+    there = now.astimezone(ZoneInfo(one.zone))
+    at = there.hour * 60 + there.minute
+    start, end = minutes(one.from_), minutes(one.to)
+    days = weekdays(one.days)
+    if start < end:
+        return there.weekday() in days and start <= at < end
+    return (there.weekday() in days and at >= start) or ((there.weekday() - 1) % 7 in days and at < end)
+
+
+def irreversible(_trigger: Trigger, given: Situation) -> Finding:
+    steps = [step.layer for step in given.changes if not step.reversible and step.layer not in given.irreversible]
+    if not steps:
+        return passed("irreversible", "every step can be taken back, or is allowed by name")
+    return against("irreversible", Action.ASK, f"cannot be taken back: {', '.join(steps)}")
+
+
+def ready(_trigger: Trigger, given: Situation) -> Finding:
+    """What the layers themselves say; nothing is touched when one could not finish."""
+    if given.problems:
+        return escalate("ready", "; ".join(given.problems))
+    return passed("ready", "the layers are ready")
+
+
+def row_for(trigger: Trigger, policy: tuple[PolicyRow, ...]) -> PolicyRow | None:
+    """The first row that matches."""
+    return next((row for row in policy if _matches(row, trigger)), None)
+
+
+def _matches(row: PolicyRow, trigger: Trigger) -> bool:
+    when = row.when
+    named = (
+        (when.priority, trigger.priority),
+        (when.rule, trigger.rule),
+        (when.service, trigger.service),
+    )
+    return all(not wanted or has in wanted for wanted, has in named) and _subset(when.labels, trigger.labels)
+
+
+def _subset(wanted: Mapping[str, str], labels: Mapping[str, str]) -> bool:
+    return all(labels.get(name) == value for name, value in wanted.items())
+
+
+def policy(trigger: Trigger, given: Situation) -> Finding:
+    row = row_for(trigger, given.policy)
+    if row is None:
+        return passed("policy", "no row matches: roll_back")
+    place = given.policy.index(row) + 1
+    if row.action is Action.ROLL_BACK:
+        return passed("policy", f"row {place} says roll_back")
+    return against("policy", row.action, f"row {place} says {row.action}")

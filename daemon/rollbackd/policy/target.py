@@ -1,0 +1,48 @@
+"""Where to go back to: the newest good state. No I/O."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from rollbackd.model import State
+from rollbackd.policy.ledger import ServiceLedger
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A good state that could be the target."""
+
+    state: State
+    changes: int
+    """Changes of somebody's between it and the present."""
+    left: datetime | None
+    """When it ran last; None when it never did here."""
+
+
+def candidates(ledger: ServiceLedger, present: State | None) -> tuple[Candidate, ...]:
+    """Good states other than the present one, newest first, nothing quarantined in them."""
+    found: dict[str, Candidate] = {}
+    changes = 0
+    for spell in reversed(ledger.spells):
+        found.setdefault(spell.state.key, Candidate(spell.state, changes, spell.ended))
+        changes += not spell.incident
+    for state in reversed(ledger.marked):
+        found.setdefault(state.key, Candidate(state, 0, None))
+    return tuple(
+        candidate
+        for key, candidate in found.items()
+        if key in ledger.good and (present is None or key != present.key) and not ledger.blocked(candidate.state)
+    )
+
+
+def still_there(state: State, present: State | None, there: Mapping[str, Collection[str]]) -> tuple[str, ...]:
+    """The layers whose release of this state cannot be gone back to any more; `there` maps layers to release ids.
+
+    A layer that need not move, and one that nobody asked, count as there.
+    """
+    gone = []
+    for layer, release in state.releases.items():
+        stays = present is not None and present.releases.get(layer) == release
+        if not stays and layer in there and release.id not in there[layer]:
+            gone.append(layer)
+    return tuple(gone)

@@ -1,0 +1,83 @@
+"""What a condition has seen of a service over time, and what follows from it. No I/O.
+
+A track is stepped with each observation; the condition is met when it was bad long or often enough.
+An inconclusive observation neither starts nor resets anything; too long a gap does reset what is pending.
+"""
+
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from rollbackd.model import Verdict
+from rollbackd.rules.spec import CheckWhen, QueryWhen
+
+LONGEST_GAP = timedelta(minutes=15)
+"""For conditions that count polls: what was seen before such a gap says nothing about now."""
+
+
+class Standing(StrEnum):
+    """What a rule says of a service right now; the later, the worse."""
+
+    GOOD = "good"
+    INCONCLUSIVE = "inconclusive"
+    PENDING = "pending"
+    BAD = "bad"
+
+
+@dataclass(frozen=True, slots=True)
+class Track:
+    """The past of one condition at one service, as far as it matters."""
+
+    since: datetime | None = None
+    """The first bad observation of the present run; None when there is none."""
+    conclusive: datetime | None = None
+    """The last observation that said anything."""
+    met: bool = False
+    verdict: Verdict = Verdict.INCONCLUSIVE
+    """The last observation."""
+    reason: str = "not looked at yet"
+    recent: tuple[tuple[datetime, bool], ...] = ()
+    """For conditions that count: the last conclusive polls, bad or not."""
+
+    @property
+    def standing(self) -> Standing:
+        if self.verdict is Verdict.INCONCLUSIVE:
+            return Standing.PENDING if self.since is not None and not self.met else Standing.INCONCLUSIVE
+        if self.met:
+            return Standing.BAD
+        return Standing.PENDING if self.since is not None else Standing.GOOD
+
+
+def step(track: Track, when: QueryWhen | CheckWhen, verdict: Verdict, reason: str, at: datetime) -> Track:
+    """The track after one more observation."""
+    if verdict is Verdict.INCONCLUSIVE:
+        return replace(track, verdict=verdict, reason=reason)
+    if isinstance(when, CheckWhen):
+        return _count(track, verdict, reason, at, when.failures, when.failures, in_a_row=True)
+    if when.bad is not None:
+        return _count(track, verdict, reason, at, when.bad.times, when.bad.of, in_a_row=False)
+    return _last(track, verdict, reason, at, when.for_)
+
+
+def _last(track: Track, verdict: Verdict, reason: str, at: datetime, lasting: timedelta) -> Track:
+    if verdict is Verdict.GOOD:
+        return Track(None, at, met=False, verdict=verdict, reason=reason)
+    since = track.since
+    forgotten = track.conclusive is not None and lasting and at - track.conclusive > lasting
+    if since is None or (forgotten and not track.met):
+        since = at
+    return Track(since, at, met=at - since >= lasting, verdict=verdict, reason=reason)
+
+
+def _count(track: Track, verdict: Verdict, reason: str, at: datetime, times: int, of: int, *, in_a_row: bool) -> Track:
+    bad = verdict is Verdict.BAD
+    recent = track.recent
+    if (track.conclusive is not None and at - track.conclusive > LONGEST_GAP) or (in_a_row and not bad):
+        recent = ()
+    recent = (*recent, (at, bad))[-of:]
+    bads = [when for when, was_bad in recent if was_bad]
+    met = len(bads) >= times
+    since = bads[0] if bads else None
+    if met and track.met and track.since is not None:
+        since = track.since
+    return Track(since, at, met, verdict, reason, recent)

@@ -1,0 +1,273 @@
+"""The manual override: files in one directory (design section 10). It works with everything else down.
+
+Holds are read, never moved. A command file that has not changed for a second is handed over once, then moved to `done/`
+or `rejected/`.
+"""
+
+import os
+import pwd
+import stat
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from rollbackd.clock import Clock
+from rollbackd.units import show
+
+COMMANDS = ("ROLLBACK", "ABORT")
+STILL = timedelta(seconds=1)
+"""How long a command file must be unchanged: a shell's redirect is seen empty first."""
+LARGEST = 64 * 1024
+"""Bytes; a signal file is a few lines."""
+
+
+class SignalsUnsafe(Exception):  # noqa: N818  # read by people at the start
+    """The directory could be written to by anybody, or is not one; the daemon does not start."""
+
+
+@dataclass(frozen=True, slots=True)
+class HoldFile:
+    """A hold that stands; `reason` is a sentence."""
+
+    name: str
+    actor: str
+    reason: str
+    until: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command file, ready to be taken."""
+
+    name: str
+    verb: str
+    service: str
+    actor: str
+    key: str
+    """Name, inode and change time: the same file is taken once."""
+    fields: dict[str, str]
+    problem: str = ""
+    """Why it is rejected; empty when it is fine."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    key: str
+    since: float
+
+
+class SignalFiles:
+    """The directory, as it was when the daemon started; another one put in its place counts as held."""
+
+    def __init__(self, path: Path, clock: Clock) -> None:
+        self._path = path
+        self._clock = clock
+        self._seen: dict[str, _Seen] = {}
+        self._unmovable: set[str] = set()
+        self._identity = self._inspect()
+
+    def _inspect(self) -> tuple[int, int]:
+        """Device and inode. :raises SignalsUnsafe: when it is not a closed directory of ours or root's."""
+        try:
+            found = self._path.lstat()
+        except OSError as error:
+            raise SignalsUnsafe(
+                f"{self._path}: {error.strerror}; make it with `install -d -m 1770 -g rollbackd-operators`"
+            ) from error
+        if not stat.S_ISDIR(found.st_mode):
+            raise SignalsUnsafe(f"{self._path}: is not a directory")
+        if stat.S_IMODE(found.st_mode) & 0o007:
+            raise SignalsUnsafe(
+                f"{self._path}: mode {stat.S_IMODE(found.st_mode):04o} lets anybody give orders; chmod 1770"
+            )
+        if found.st_uid not in {0, os.geteuid()}:
+            raise SignalsUnsafe(f"{self._path}: belongs to {_user(found.st_uid)}; chown it to root")
+        return found.st_dev, found.st_ino
+
+    # -- holds ----------------------------------------------------------------------------------
+    def holds(self, service: str) -> tuple[HoldFile, ...]:
+        """What holds a service right now. Anything but a clean "no such file" in the directory we know holds it."""
+        try:
+            now = self._path.lstat()
+        except OSError as error:
+            return (self._broken(f"cannot be read: {error.strerror}"),)
+        if (now.st_dev, now.st_ino) != self._identity:
+            return (self._broken("was replaced since rollbackd started; look at both and restart rollbackd"),)
+        found = (self._hold("HOLD"), self._hold(f"HOLD.{service}"))
+        return tuple(hold for hold in found if hold is not None)
+
+    def all_holds(self) -> dict[str, HoldFile]:
+        """Every hold file there is, by the service that it names, `*` for all; for lists, not for deciding."""
+        found = {}
+        for name in self._names():
+            if name == "HOLD" or name.startswith("HOLD."):
+                hold = self._hold(name)
+                if hold is not None:
+                    found[name.partition(".")[2] or "*"] = hold
+        return found
+
+    def _broken(self, what: str) -> HoldFile:
+        return HoldFile("HOLD", "daemon", f"the signals directory {self._path} {what}")
+
+    def _hold(self, name: str) -> HoldFile | None:
+        path = self._path / name
+        try:
+            found = path.lstat()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            return HoldFile(name, "daemon", f"{name} cannot be looked at: {error.strerror}")
+        actor = f"unix:{_user(found.st_uid)}"
+        try:
+            until, reason = _hold_text(_read(path))
+        except OSError as error:
+            return HoldFile(name, actor, f"{name} by {actor}, unreadable: {error.strerror}")
+        except ValueError as error:
+            return HoldFile(name, actor, f"{name} by {actor}, not understood ({error}): held until it is removed")
+        if until is not None and self._clock.now() >= until:
+            return None
+        text = f"{name} by {actor}" + (f": {reason}" if reason else "")
+        return HoldFile(name, actor, text + (f", until {until.isoformat()}" if until else ""), until)
+
+    # -- commands -------------------------------------------------------------------------------
+    def commands(self, services: Collection[str]) -> list[Command]:
+        """Command files that have been still long enough, and unknown ones as rejected."""
+        found = []
+        present = set()
+        for name in self._names():
+            if name == "HOLD" or name.startswith("HOLD."):
+                continue
+            command = self._command(name, services)
+            present.add(name)
+            if command is not None and command.key not in self._unmovable:
+                found.append(command)
+        self._seen = {name: seen for name, seen in self._seen.items() if name in present}
+        return found
+
+    def unknown_holds(self, services: Collection[str]) -> list[str]:
+        """Hold files for services that there are not: a slip that somebody relies on."""
+        names = [name for name in self._names() if name.startswith("HOLD.")]
+        return [name for name in names if name.partition(".")[2] not in services]
+
+    def _names(self) -> list[str]:
+        try:
+            with os.scandir(self._path) as entries:
+                return sorted(
+                    entry.name
+                    for entry in entries
+                    if not entry.is_dir(follow_symlinks=False) and not entry.name.startswith(".")
+                )
+        except OSError:
+            return []
+
+    def _command(self, name: str, services: Collection[str]) -> Command | None:
+        path = self._path / name
+        try:
+            found = path.lstat()
+        except OSError:
+            return None
+        key = f"file/{name}/{found.st_ino}/{found.st_ctime_ns}"
+        seen = self._seen.get(name)
+        if seen is None or seen.key != key:
+            self._seen[name] = _Seen(key, self._clock.monotonic())
+            return None
+        if self._clock.monotonic() - seen.since < STILL.total_seconds():
+            return None
+        verb, _, service = name.partition(".")
+        actor = f"unix:{_user(found.st_uid)}"
+        try:
+            fields = _fields(_read(path))
+            _check_command(verb, service, fields, services)
+        except OSError as error:
+            return Command(name, verb, service, actor, key, {}, f"unreadable: {error.strerror}")
+        except ValueError as error:
+            return Command(name, verb, service, actor, key, {}, str(error))
+        return Command(name, verb, service, actor, key, fields)
+
+    def finish(self, command: Command, problem: str = "") -> str:
+        """Move a file away once it is journaled, with the reason beside it when it was rejected.
+
+        Returns a sentence when it could not be moved: it is not taken again, but a person should know.
+        """
+        where = self._path / ("rejected" if problem else "done")
+        stamp = self._clock.now().strftime("%Y%m%dT%H%M%S.%fZ")
+        try:
+            where.mkdir(mode=0o770, exist_ok=True)
+            (self._path / command.name).rename(where / f"{stamp}.{command.name}")
+            if problem:
+                (where / f"{stamp}.{command.name}.reason").write_text(f"{problem}\n")
+        except FileNotFoundError:
+            return ""
+        except OSError as error:
+            self._unmovable.add(command.key)
+            return f"{command.name} cannot be moved to {where.name}/: {error.strerror}; remove it"
+        return ""
+
+
+def _check_command(verb: str, service: str, fields: dict[str, str], services: Collection[str]) -> None:
+    if verb not in COMMANDS:
+        raise ValueError(f"{show(verb)} is no command; write HOLD, ROLLBACK.<service> or ABORT.<service>")
+    if service not in services:
+        raise ValueError(f"there is no service {show(service)}")
+    known = {"to", "plan", "reason"} if verb == "ROLLBACK" else {"reason"}
+    if unknown := set(fields) - known:
+        raise ValueError(f'unknown line "{min(unknown)}:"; it takes {", ".join(sorted(known))}')
+
+
+def _read(path: Path) -> str:
+    """A small regular file's text. :raises OSError: ValueError: when it is anything else."""
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise ValueError("not a regular file")
+        body = os.read(handle, LARGEST + 1)
+    finally:
+        os.close(handle)
+    if len(body) > LARGEST:
+        raise ValueError(f"larger than {LARGEST} bytes")
+    try:
+        return body.decode()
+    except UnicodeDecodeError as error:
+        raise ValueError("not UTF-8 text") from error
+
+
+def _fields(text: str) -> dict[str, str]:
+    """`key: value` lines. :raises ValueError: for any other line."""
+    fields: dict[str, str] = {}
+    for line in text.splitlines():
+        if not line.strip():
+            continue
+        key, colon, value = line.partition(":")
+        if not colon or key.strip() in fields:
+            raise ValueError(f"cannot read the line {show(line.strip())}")
+        fields[key.strip()] = value.strip()
+    return fields
+
+
+def _hold_text(text: str) -> tuple[datetime | None, str]:
+    """Until when and why. :raises ValueError: for anything else in it."""
+    fields = _fields(text)
+    until, reason = _until(fields.pop("until", "")), fields.pop("reason", "")
+    if fields:
+        raise ValueError(f'unknown line "{next(iter(fields))}:"')
+    return until, reason
+
+
+def _until(text: str) -> datetime | None:
+    if not text:
+        return None
+    try:
+        until = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise ValueError(f"`until: {text[:40]}` is no RFC 3339 time") from error
+    if until.tzinfo is None:
+        raise ValueError(f"`until: {text}` has no time zone; write it like 2030-01-31T12:00:00Z")
+    return until
+
+
+def _user(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)

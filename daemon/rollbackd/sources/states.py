@@ -1,0 +1,114 @@
+"""Looks at the layers' present releases and writes down when a state replaced another. Read only, but for the journal.
+
+A state is what two looks one after the other agree on. While an incident is open the layers are the runner's.
+"""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+
+from rollbackd import facts, log
+from rollbackd.book import Book
+from rollbackd.clock import Clock
+from rollbackd.incident.plan import reached
+from rollbackd.journal import Entry, JournalUnavailable
+from rollbackd.layers import Layers, LookFailed
+from rollbackd.model import FLEET, State, service_stream
+
+_BETWEEN = timedelta(milliseconds=100)
+"""Between the two looks that make a state."""
+
+
+class Looker:
+    """One look at a time for each service."""
+
+    def __init__(self, book: Book, layers: Mapping[str, Layers], clock: Clock, every: timedelta) -> None:
+        self._book = book
+        self._layers = layers
+        self._clock = clock
+        self._every = every
+        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._last: dict[str, datetime] = {}
+        """When the present state was seen last."""
+        self._refs_read: set[str] = set()
+        self.problems: dict[str, str] = {}
+        """Services whose last look failed, and why."""
+        self._log = log.get("states")
+
+    async def run(self, service: str, offset: timedelta) -> None:
+        """Look every so often, for ever; `offset` spreads the services over the time."""
+        await self._clock.sleep(offset)
+        while True:
+            try:
+                await self.look(service)
+            except JournalUnavailable as error:
+                self._log.warning("a change could not be written; looking again", service=service, error=str(error))
+            await self._clock.sleep(self._every)
+
+    async def look(self, service: str) -> State | None:
+        """The present state, written down when it is new; None in transition, after a failed look, in an incident."""
+        async with self._locks[service]:
+            if self._book.of(service).open is not None:
+                return None
+            try:
+                state = await self._twice(service)
+            except LookFailed as error:
+                if self.problems.get(service) != str(error):
+                    self._log.warning("a look failed", service=service, error=str(error))
+                self.problems[service] = str(error)
+                return None
+            self.problems.pop(service, None)
+            if state is not None and self._book.of(service).open is None:
+                await self._take_in(service, state)
+                return state
+            return None
+
+    async def _twice(self, service: str) -> State | None:
+        layers = self._layers[service]
+        first = await layers.look()
+        known = self._book.of(service).present
+        if known is not None and known.key == first.key:
+            return first
+        await self._clock.sleep(_BETWEEN)
+        second = await layers.look()
+        return second if second.key == first.key else None
+
+    async def _take_in(self, service: str, state: State) -> None:
+        now = self._clock.now()
+        ledger = self._book.of(service)
+        if ledger.present is None or ledger.present.key != state.key:
+            after = self._last.get(service) or (ledger.spells[-1].by if ledger.spells else now)
+            entries = [Entry(service_stream(service), facts.Changed(state, min(after, now), now))]
+            blocked = ledger.blocked(state)
+            if blocked:
+                names = ", ".join(f"{layer} {state.releases[layer].name}" for layer in blocked)
+                text = f"{service}: a quarantined release runs again: {names}"
+                entries.append(Entry(FLEET, facts.Notice("quarantined_release", text, service)))
+            await self._book.append(*entries)
+            self._log.info("state", service=service, state=state.name, key=state.key)
+        self._last[service] = now
+        await self._mark_by_refs(service, state)
+
+    async def _mark_by_refs(self, service: str, state: State) -> None:
+        """States that a ref of a layer marks good; those that never ran here only where one layer makes the state."""
+        marks = []
+        if state.releases and any(release.good for release in state.releases.values()):
+            marks.append(state)
+        if service not in self._refs_read and len(state.releases) == 1:
+            self._refs_read.add(service)
+            try:
+                there = await self._layers[service].there()
+            except LookFailed:
+                there = {}
+            for layer, releases in there.items():
+                marks += [reached(state, {layer: release}) for release in reversed(releases) if release.good]
+        ledger = self._book.of(service)
+        entries = []
+        for marked in marks:
+            refused = marked.key in ledger.good or marked.key in ledger.taken or ledger.blocked(marked)
+            if not refused:
+                refs = ", ".join(release.label for release in marked.releases.values() if release.good)
+                entries.append(Entry(service_stream(service), facts.MarkedGood(marked, f"ref {refs}")))
+        if entries:
+            await self._book.append(*entries)

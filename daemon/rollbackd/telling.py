@@ -1,0 +1,187 @@
+"""Facts and ledgers in words: sentences for timelines, values for tables. Pure."""
+
+from datetime import datetime
+from typing import Any
+
+from pydantic_core import from_json
+
+from rollbackd import facts
+from rollbackd.facts import Record
+from rollbackd.incident.life import Incident
+from rollbackd.model import CheckResult, Decision, Evidence, Finding, State
+from rollbackd.policy.ledger import ServiceLedger, Spell
+from rollbackd.views import DecisionView, FindingView, IncidentView, RecordView, StateView, StepView
+
+
+def state_view(ledger: ServiceLedger, state: State, spell: Spell | None = None) -> StateView:
+    """A state with its marks."""
+    return StateView(
+        key=state.key,
+        releases={layer: release.name for layer, release in state.releases.items()},
+        ids={layer: release.id for layer, release in state.releases.items()},
+        since=spell.by if spell is not None else None,
+        until=spell.ended if spell is not None else None,
+        good=ledger.good.get(state.key, ""),
+        quarantined=ledger.blocked(state),
+        via=spell.incident if spell is not None else "",
+    )
+
+
+def evidence_text(evidence: Evidence) -> str:
+    """`0.342, above 0.1 (> 0.1 for 5m): sum by …`."""
+    threshold = f" ({evidence.threshold})" if evidence.threshold else ""
+    return f"{evidence.value}{threshold}: {evidence.source}"
+
+
+def finding_view(finding: Finding) -> FindingView:
+    against = finding.against.value if finding.against is not None and finding.counted else ""
+    reason = finding.reason if finding.counted or finding.against is None else f"(not counted) {finding.reason}"
+    return FindingView(finding.guard, against, reason, finding.escalate and finding.counted)
+
+
+def decision_view(decision: Decision, at: datetime) -> DecisionView:
+    """A decision with its reasons."""
+    trigger = decision.trigger
+    evidence = [evidence_text(one) for one in trigger.evidence]
+    if trigger.request is not None:
+        why = f": {trigger.request.reason}" if trigger.request.reason else ""
+        evidence.append(f"ordered by {trigger.request.actor}{why}")
+    return DecisionView(
+        at=at,
+        service=trigger.service,
+        rule=trigger.rule,
+        priority=trigger.priority.value,
+        action=decision.action.value,
+        escalate=decision.escalate,
+        incident=decision.joins,
+        onset=trigger.onset,
+        evidence=tuple(evidence),
+        findings=tuple(finding_view(finding) for finding in decision.findings),
+        present=decision.present.name if decision.present is not None else "",
+        target=decision.target.name if decision.target is not None else "",
+    )
+
+
+def status(incident: Incident) -> str:
+    """Where an incident stands, in a word."""
+    if incident.outcome is not None:
+        return "closed"
+    if incident.parked:
+        return "parked"
+    if incident.paused:
+        return "paused"
+    if incident.plan is None:
+        return "queued"
+    over = len(incident.done) == len(incident.plan.steps)
+    return "verifying" if over and incident.flight is None else "running"
+
+
+def incident_view(incident: Incident, ledger: ServiceLedger) -> IncidentView:
+    """An incident at a glance."""
+    decision = incident.decision
+    return IncidentView(
+        id=incident.id,
+        service=incident.service,
+        status=status(incident),
+        outcome=incident.outcome.value if incident.outcome is not None else "",
+        reason=incident.reason or incident.parked or incident.paused,
+        rule=decision.trigger.rule,
+        priority=decision.trigger.priority.value,
+        plan=incident.running,
+        opened=incident.opened,
+        closed=incident.closed,
+        before=state_view(ledger, decision.present) if decision.present is not None else None,
+        target=state_view(ledger, decision.target) if decision.target is not None else None,
+        steps=_steps(incident),
+        entered=incident.entered,
+        acknowledged=incident.acknowledged,
+    )
+
+
+def _steps(incident: Incident) -> tuple[StepView, ...]:
+    steps = []
+    for change in incident.plan.steps if incident.plan is not None else ():
+        standing = "waiting"
+        if change.layer in incident.done:
+            standing = "done"
+        elif incident.flight is not None and incident.flight.layer == change.layer:
+            standing = "running"
+        elif incident.attempts("apply", change.layer):
+            standing = "failed"
+        steps.append(
+            StepView(change.layer, change.before.name, change.after.name, standing, change.reversible, change.risks)
+        )
+    return tuple(steps)
+
+
+def record_view(record: Record) -> RecordView:
+    """One fact, for a timeline."""
+    kind, body = facts.encode(record.fact)
+    return RecordView(record.n, record.at, record.actor, kind, sentence(record.fact), _body(body))
+
+
+def _body(body: bytes) -> dict[str, Any]:
+    found: dict[str, Any] = from_json(body)
+    found.pop("config", None)
+    return found
+
+
+def _checks(results: tuple[CheckResult, ...]) -> str:
+    return "; ".join(f"{result.name} {result.verdict.value}: {result.reason}" for result in results)
+
+
+def sentence(fact: Any) -> str:  # noqa: C901, PLR0912  # one line a kind of fact
+    """A fact, as people read it."""
+    match fact:
+        case facts.Opened(service, decision, _, plans):
+            target = decision.target.name if decision.target is not None else "?"
+            by = ", then ".join(plans)
+            return f"opened for {decision.trigger.rule}: {service} goes back to {target}, by plan {by}"
+        case facts.Adopted(process):
+            return f"driven by process {process.rpartition('/')[2]}"
+        case facts.Joined(trigger):
+            return f"{trigger.rule} joined: {'; '.join(evidence_text(one) for one in trigger.evidence)}"
+        case facts.Planned(plan, _):
+            steps = ", ".join(f"{change.layer} {change.before.name} -> {change.after.name}" for change in plan.steps)
+            within = f"within {', '.join(one.layer for one in plan.brackets)}: " if plan.brackets else ""
+            return f"plan {plan.name}: {within}{steps}"
+        case facts.Entering(layer, attempt) | facts.ApplyStarted(layer, attempt) | facts.Leaving(layer, attempt):
+            verb = {facts.Entering: "entering", facts.ApplyStarted: "applying", facts.Leaving: "leaving"}[type(fact)]
+            return f"{verb} {layer}" + (f", attempt {attempt}" if attempt > 1 else "")
+        case facts.Entered(layer):
+            return f"entered {layer}"
+        case facts.Applied(layer):
+            return f"applied {layer}"
+        case facts.Left(layer):
+            return f"left {layer}"
+        case facts.EnterFailed() | facts.ApplyFailed() | facts.LeaveFailed():
+            verbs = {facts.EnterFailed: "entering", facts.ApplyFailed: "applying", facts.LeaveFailed: "leaving"}
+            verb = verbs[type(fact)]
+            again = "" if fact.permanent else " (may be tried again)"
+            return f"{verb} {fact.layer} failed: {fact.reason}{again}"
+        case facts.StepSuperseded(layer):
+            return f"somebody else changed {layer} meanwhile"
+        case facts.Gated(verdict, results):
+            return f"gate {verdict.value}: {_checks(results)}"
+        case facts.Round(verdict, results):
+            return f"verification {verdict.value}: {_checks(results)}"
+        case facts.PlanEnded(name, outcome):
+            return f"plan {name} ended {outcome.value}; the next one runs"
+        case facts.Paused(reason):
+            return f"paused: {reason}"
+        case facts.Unpaused():
+            return "goes on: nothing holds it any more"
+        case facts.AbortRequested(reason):
+            return "abort requested" + (f": {reason}" if reason else "")
+        case facts.Acknowledged(leave):
+            return "acknowledged" + (", every bracket is to be left" if leave else "")
+        case facts.Parked(reason):
+            return f"parked for a person: {reason}"
+        case facts.Closed(outcome, reason):
+            return f"{outcome.value}: {reason}"
+        case facts.Relapsed(trigger):
+            return f"ineffective after all: {trigger.rule} again"
+        case facts.Told(receiver, event, _):
+            return f"told {receiver}: {event}"
+        case _:
+            return type(fact).__name__
