@@ -14,7 +14,6 @@ from typing import Any
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
 from rollbackd import facts, log, sdnotify
-from rollbackd.adapter import Message
 from rollbackd.clock import Clock, SystemClock
 from rollbackd.config.load import ConfigErrors, load
 from rollbackd.config.models import Config
@@ -22,6 +21,7 @@ from rollbackd.config.secrets import reveal
 from rollbackd.core import Core, build, spread
 from rollbackd.journal import Entry, Exclusive, JournalDamaged, JournalRefused, JournalUnavailable, open_journal
 from rollbackd.model import FLEET, Request
+from rollbackd.notify import own
 from rollbackd.policy.target import candidates
 from rollbackd.sources.signal_files import SignalsUnsafe
 from rollbackd.views import RecordView
@@ -179,20 +179,10 @@ class Daemon:
             await self._clock.sleep(_DISK_LOOK)
             trouble = self._core.book.trouble
             if trouble:
-                await self._core.teller.tell_directly(self._disk_message(trouble))
+                await self._core.teller.tell_directly(own.unrecorded(self._clock.now(), trouble))
                 with suppress(JournalUnavailable):
                     text = f"the journal can be written again; before: {trouble}"
                     await self._core.book.append(Entry(FLEET, facts.Notice("journal", text, over=True)))
-
-    def _disk_message(self, trouble: str) -> Message:
-        lines = (
-            ("What happened", trouble),
-            ("What that means", "no rollback is started, alerts are answered 503 until it can be written again"),
-            ("What to do", f"make room for {self._config.daemon.journal}, or mend its disk"),
-        )
-        now = self._clock.now()
-        key = f"journal/{now:%Y%m%d%H%M}"
-        return Message(key, "journal", "rollbackd cannot write its journal", lines, "critical", "journal", now)
 
     async def _prune(self) -> None:
         with suppress(JournalUnavailable):
@@ -201,7 +191,7 @@ class Daemon:
     async def _audit(self) -> None:
         report = await self._core.book.journal.audit()
         if report.broken:
-            await self._notice("journal", f"the journal does not fit together: {'; '.join(report.broken[:5])}")
+            await self._notice("audit", f"the journal does not fit together: {'; '.join(report.broken[:5])}")
 
     async def _stop(self) -> None:
         """No new work; an effect in hand is finished; then everything is closed."""

@@ -10,6 +10,7 @@ from rollbackd import plugins
 from rollbackd.adapter import Check, CheckPlace, CheckSettings
 from rollbackd.clock import Clock
 from rollbackd.config.models import Service
+from rollbackd.config.secrets import reveal
 from rollbackd.incident.spec import CheckRef
 from rollbackd.model import CheckResult, Verdict
 
@@ -46,7 +47,7 @@ class Examiner:
         name = ref if isinstance(ref, str) else f"{kind} {getattr(settings, kind)}"[:80]
         around = self._around
         place = CheckPlace(
-            name, service.name, service.match[0], around.spawner, around.clock, around.http, around.prometheus
+            name, service.name, service.match[0], around.spawner, around.clock, around.http, around.prometheus, reveal
         )
         check: Check = plugins.checks()[kind](settings, place)
         started = around.clock.monotonic()

@@ -1,16 +1,31 @@
 """Units as people write them: durations as in Prometheus, percentages, sizes. No I/O; imports nothing of ours."""
 
+import math
 import re
 from datetime import timedelta
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, WithJsonSchema, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    PlainSerializer,
+    ValidationInfo,
+    WithJsonSchema,
+    model_validator,
+)
+from pydantic_core import CoreSchema, core_schema
 
 _DURATION = re.compile(r"(?:(\d+)w)?(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?(?:(\d+)ms)?")
 _DURATION_UNITS = (7 * 86_400_000, 86_400_000, 3_600_000, 60_000, 1000, 1)
+_DIGITS = 20
+"""More digits than that are too many in any unit, and numbers of thousands of digits cannot be read."""
+_LONGEST = 100 * 366 * 86_400_000
 _DURATION_NAMES = ("w", "d", "h", "m", "s", "ms")
 _PERCENT = re.compile(r"(-?\d+(?:\.\d+)?)\s*%")
-_SIZE = re.compile(r"(\d+)\s*(B|KiB|MiB|GiB)")
+_SIZE = re.compile(r"(\d{1,15})\s*(B|KiB|MiB|GiB)")
 _SIZE_UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
 
@@ -27,7 +42,10 @@ def parse_duration(text: object) -> timedelta:
     if found is None:
         raise ValueError(f"{show(text)} is not a duration; write it like 250ms, 30s, 5m, 1h30m or 1d")
     parts = zip(found.groups(), _DURATION_UNITS, strict=True)
-    return timedelta(milliseconds=sum(int(number) * unit for number, unit in parts if number))
+    milliseconds = sum(int(number[:_DIGITS]) * unit for number, unit in parts if number)
+    if milliseconds > _LONGEST:
+        raise ValueError(f"{show(text)} is longer than a hundred years; write it like 5m, 1h30m or 1d")
+    return timedelta(milliseconds=milliseconds)
 
 
 def format_duration(value: timedelta) -> str:
@@ -47,11 +65,11 @@ def parse_ratio(text: object) -> float:
 
     :raises ValueError: with what to write instead.
     """
-    if isinstance(text, (int, float)) and not isinstance(text, bool):
+    if isinstance(text, (int, float)) and not isinstance(text, bool) and math.isfinite(text):
         return float(text)
     found = _PERCENT.fullmatch(text.strip()) if isinstance(text, str) else None
-    if found is not None:
-        return float(found.group(1)) / 100
+    if found is not None and math.isfinite(share := float(found.group(1)) / 100):
+        return share
     duration_like = isinstance(text, str) and text and _DURATION.fullmatch(text)
     if duration_like:
         return parse_duration(text).total_seconds()
@@ -106,10 +124,25 @@ Size = Annotated[
 """Bytes."""
 
 
+class OneOrMany:
+    """Beside a tuple's type: one value may be written without the list around it."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_before_validator_function(self._listed, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        many = handler(schema)
+        return {"anyOf": [many["items"], many]}
+
+    @staticmethod
+    def _listed(value: Any) -> Any:
+        return value if isinstance(value, list | tuple) or value is None else (value,)
+
+
 class Spec(BaseModel):
     """What every part of the configuration derives from: frozen, and an unknown key is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, use_attribute_docstrings=True)
 
 
 class Secret(Spec):
@@ -123,7 +156,10 @@ class Secret(Spec):
     """A name under systemd's `LoadCredential=`."""
 
     @model_validator(mode="after")
-    def _one_place(self) -> Self:
+    def _one_place(self, info: ValidationInfo) -> Self:
+        """A context may have `look_for`: called with the secret, it raises ValueError when there is none."""
         if sum(map(bool, (self.env, self.file, self.credential))) != 1:
-            raise ValueError("a secret is one of {env: NAME}, {file: PATH} or {credential: NAME}")
+            raise ValueError("a secret is one of {env: NAME}, {file: PATH} or {credential: NAME}; write exactly one")
+        if info.context and (look_for := info.context.get("look_for")):
+            look_for(self)
         return self

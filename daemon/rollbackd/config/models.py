@@ -5,28 +5,82 @@
 
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field, SerializeAsAny, field_validator
+from pydantic import AfterValidator, Field, SerializeAsAny, field_validator
 
 from rollbackd.adapter import CheckSettings, NotifierSettings, Settings
 from rollbackd.incident.spec import PlanSpec, VerifySpec
 from rollbackd.model import Priority
 from rollbackd.policy.spec import Limits, PolicyRow, Window
 from rollbackd.rules.spec import Rule
-from rollbackd.units import Duration, Secret, Size, Spec
+from rollbackd.units import Duration, OneOrMany, Secret, Size, Spec, show
 
 Mode = Literal["act", "shadow"]
 Role = Literal["source", "viewer", "operator"]
 NAME = r"^[a-z0-9][a-z0-9._-]{0,62}$"
 """Names of services, layers, plans, checks: what is safe as a file name, a git ref and a metric's label."""
+LABEL = r"^[a-zA-Z_][a-zA-Z0-9_]*$"
+"""What Prometheus allows as a label's name."""
+JOURNAL = "sqlite:///"
+"""What a journal's address begins with, before its absolute path."""
+
+
+def _url(text: str) -> str:
+    try:
+        parts = urlsplit(text)
+        fits = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        fits = False
+    if not fits or any(letter.isspace() for letter in text):
+        raise ValueError(f"{show(text)} is not a URL; write it like http://127.0.0.1:9090")
+    return text
+
+
+def _url_or_none(text: str) -> str:
+    return _url(text) if text else text
+
+
+def _absolute(path: Path) -> Path:
+    if not path.is_absolute():
+        raise ValueError(f'{show(str(path))} depends on where the daemon is started; write a path that begins with "/"')
+    return path
+
+
+def _some_time(length: timedelta) -> timedelta:
+    if length < timedelta(milliseconds=100):
+        raise ValueError("this is at least 100ms; write it like 30s")
+    return length
+
+
+Name = Annotated[str, Field(pattern=NAME)]
+Label = Annotated[str, Field(pattern=LABEL)]
+Labels = Annotated[dict[Label, Annotated[str, Field(min_length=1)]], Field(min_length=1)]
+Url = Annotated[str, AfterValidator(_url)]
+AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
+Interval = Annotated[Duration, AfterValidator(_some_time)]
+"""A duration that something repeats at or is limited to; never so short that it spins."""
+
+
+def listening(text: str) -> tuple[str, int]:
+    """`127.0.0.1:9099` or `[::1]:9099` as host and port. :raises ValueError: for anything else."""
+    host, colon, port = text.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    host = host[1:-1] if bracketed else host
+    fits = colon and host and (bracketed or ":" not in host) and port.isascii() and port.isdigit() and len(port) <= 5
+    if not fits or int(port) > 65535:
+        raise ValueError(f"{show(text)} is not HOST:PORT; write it like 127.0.0.1:9099 or [::1]:9099")
+    return host, int(port)
 
 
 class Token(Spec):
     """A bearer token of the HTTP side."""
 
-    name: str = Field(pattern=NAME)
+    name: Name
+    """The actor is `token:` and this."""
     role: Role
+    """`source` sends alerts, `viewer` reads, `operator` may do everything."""
     token: Secret
 
 
@@ -36,62 +90,101 @@ class Daemon(Spec):
     mode: Mode | None = None
     """`act`, or `shadow`: decide, record, tell, touch nothing. Required here or for each service."""
     listen: str = "127.0.0.1:9099"
-    socket: Path = Path("/run/rollbackd/rollbackd.sock")
+    """Host and port of the webhook, the API, the page and the metrics; port 0 takes any that is free."""
+    socket: AbsolutePath = Path("/run/rollbackd/rollbackd.sock")
+    """The command line's way in; the peer's user is the actor."""
     journal: str = "sqlite:////var/lib/rollbackd/journal.db"
-    signals: Path = Path("/var/lib/rollbackd/signals")
-    scratch: Path = Path("/var/lib/rollbackd/layers")
+    """Where everything is remembered: `sqlite:///` and an absolute path."""
+    signals: AbsolutePath = Path("/var/lib/rollbackd/signals")
+    """The directory of the manual override."""
+    scratch: AbsolutePath = Path("/var/lib/rollbackd/layers")
     """Locks, records of finished commands and markers of the layers; survives a reboot."""
     tokens: tuple[Token, ...] = ()
+    """Who may use the HTTP side, and for what."""
     open_on_loopback: bool = False
     """Let anybody on this host use the HTTP side without a token; only when `listen` is a loopback address."""
-    max_body: Size = 32 * 2**20
-    look_every: Duration = timedelta(seconds=30)
-    remind_every: Duration = timedelta(minutes=30)
-    heartbeat: str = ""
+    max_body: Annotated[Size, Field(ge=1024)] = 32 * 2**20
+    """The longest request that is taken; 10,000 alerts are 5.5 MiB."""
+    look_every: Interval = timedelta(seconds=30)
+    """How often the layers are asked what they run."""
+    remind_every: Interval = timedelta(minutes=30)
+    """How often people hear again of what nobody acknowledged."""
+    heartbeat: Annotated[str, AfterValidator(_url_or_none)] = ""
     """Called every minute while all is well."""
-    keep: Duration = timedelta(days=30)
+    keep: Interval = timedelta(days=30)
     """How long handled signals stay in the inbox."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """How much is logged."""
+
+    @field_validator("listen")
+    @classmethod
+    def _host_and_port(cls, text: str) -> str:
+        listening(text)
+        return text
+
+    @field_validator("journal")
+    @classmethod
+    def _sqlite(cls, text: str) -> str:
+        path = text.removeprefix(JOURNAL)
+        if path == text or not path.startswith("/") or path.endswith("/") or "?" in path:
+            raise ValueError(f"{show(text)} is no journal; write it like {JOURNAL}/var/lib/rollbackd/journal.db")
+        return text
 
 
 class PrometheusSettings(Spec):
-    url: str
-    timeout: Duration = timedelta(seconds=5)
-    poll_every: Duration = timedelta(seconds=15)
+    """Who answers queries."""
+
+    url: Url
+    """Prometheus, or anything that speaks its query API."""
+    timeout: Interval = timedelta(seconds=5)
+    """How long one query may take."""
+    poll_every: Interval = timedelta(seconds=15)
+    """How often the rules' queries are asked."""
 
 
 class AlertmanagerSettings(Spec):
-    url: str
-    timeout: Duration = timedelta(seconds=5)
+    """Who is asked what fires and what is silenced."""
+
+    url: Url
+    """Alertmanager's address."""
+    timeout: Interval = timedelta(seconds=5)
+    """How long one request may take."""
 
 
 class Receiver(Spec):
     """Who is told, and how. The key beside `name` names the notifier (`slack`, `pagerduty`, …)."""
 
-    name: str = Field(pattern=NAME)
+    name: Name
     kind: str
     """The notifier's entry point; `load.py` takes it from the key."""
     settings: SerializeAsAny[NotifierSettings]
 
 
 class RouteWhen(Spec):
-    priority: tuple[Priority, ...] = ()
-    service: tuple[str, ...] = ()
-    event: tuple[str, ...] = ()
+    """All that are given must hold; a list is any of them."""
 
-    @field_validator("priority", "service", "event", mode="before")
-    @classmethod
-    def _many(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, str) else value
+    priority: Annotated[tuple[Priority, ...], OneOrMany()] = ()
+    """Of the trouble: P0 to P3."""
+    service: Annotated[tuple[str, ...], OneOrMany()] = ()
+    """Services by name."""
+    event: Annotated[tuple[str, ...], OneOrMany()] = ()
+    """What is told: `opened`, `recovered`, `refused`, …"""
 
 
 class Route(Spec):
-    to: tuple[str, ...] = Field(min_length=1)
+    """Who hears of what."""
+
+    to: Annotated[tuple[str, ...], OneOrMany()] = Field(min_length=1)
+    """Receivers by name."""
     when: RouteWhen = RouteWhen()
+    """What is told to them; without it everything."""
 
 
 class Notify(Spec):
+    """How people are told."""
+
     receivers: tuple[Receiver, ...] = ()
+    """Who can be told."""
     routes: tuple[Route, ...] = ()
     """Every match is used; without routes every receiver hears everything."""
 
@@ -99,44 +192,49 @@ class Notify(Spec):
 class Service(Spec):
     """What is rolled back as a unit."""
 
-    name: str = Field(pattern=NAME)
-    match: tuple[dict[str, str], ...] = Field(min_length=1)
-    """Subsets of a signal's labels; the most specific service wins."""
+    name: Name
+    """What it is called everywhere."""
+    match: Annotated[tuple[Labels, ...], OneOrMany()] = Field(min_length=1)
+    """Subsets of a signal's labels, any of which places it here; the most specific service wins."""
     mode: Mode | None = None
+    """Instead of the daemon's."""
     priority: Priority = Priority.P2
-    layers: dict[str, SerializeAsAny[Settings]] = Field(min_length=1)
-    """In plan order."""
-    plans: dict[str, PlanSpec] = {}
-    """None given: `default`, all layers as steps."""
-    plan: tuple[str, ...] = ("default",)
-    """Names, least impact first."""
+    """Of its triggers, where a rule says nothing else."""
+    layers: dict[Name, SerializeAsAny[Settings]] = Field(min_length=1)
+    """In plan order; `adapter` says what handles each."""
+    plans: dict[Name, PlanSpec] = {}
+    """None given: `default`, all layers that can be steps and hold no data."""
+    plan: Annotated[tuple[str, ...], OneOrMany()] = Field(default=("default",), min_length=1)
+    """Names, least impact first; the next one runs when the one before did not help."""
     bake: Duration = timedelta(minutes=30)
-    checks: dict[str, SerializeAsAny[CheckSettings]] = {}
+    """How long a state runs without trouble before it is good."""
+    checks: dict[Name, SerializeAsAny[CheckSettings]] = {}
+    """Named questions about its health, for rules and verification."""
     verify: VerifySpec
-
-    @field_validator("match", mode="before")
-    @classmethod
-    def _one_or_many(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, dict) else value
-
-    @field_validator("plan", mode="before")
-    @classmethod
-    def _one_name(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, str) else value
+    """How it is seen that it got well."""
 
 
 class Config(Spec):
     """All of it; `rules` are those of the file, of its packs and of its globs, in order, settings filled in."""
 
     daemon: Daemon = Daemon()
+    """The daemon itself."""
     prometheus: PrometheusSettings | None = None
+    """Needed when a rule or a check asks a query."""
     alertmanager: AlertmanagerSettings | None = None
+    """Asked what fires at the start; its silences count as holds."""
     rules: tuple[Rule, ...] = ()
+    """What makes a trigger."""
     windows: tuple[Window, ...] = ()
+    """When automatic rollbacks are allowed; none given: always."""
     limits: Limits = Limits()
+    """What keeps automatic rollbacks from doing harm."""
     policy: tuple[PolicyRow, ...] = ()
+    """What is made of a trigger; the first row that matches wins, no match is roll_back."""
     notify: Notify = Notify()
+    """How people are told."""
     services: tuple[Service, ...] = ()
+    """What is watched and rolled back."""
 
     def service(self, name: str) -> Service | None:
         return next((service for service in self.services if service.name == name), None)

@@ -87,7 +87,7 @@ class PlanSpec(Spec):
     def _one_layer_each(cls, steps: tuple[Step, ...]) -> tuple[Step, ...]:
         for step in steps:
             if isinstance(step, dict) and len(step) != 1:
-                raise ValueError("a step with a fixed release is {LAYER: RELEASE}, one layer a step")
+                raise ValueError("a step with a fixed release is {LAYER: RELEASE}; write one layer a step")
         return steps
 
     @property

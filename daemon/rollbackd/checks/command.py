@@ -1,0 +1,78 @@
+"""Whether a program succeeds: exit 0 is good, any other is bad.
+
+A program that could not be started, was killed, or did not end in time says more about this host than about the
+service, so it is inconclusive; `timed_out: bad` is for those that hang only when the service does.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import AfterValidator
+
+from rollbackd.adapter import CheckPlace, CheckSettings
+from rollbackd.model import CheckResult, Verdict
+from rollbackd.process import Finished, Spawner, SpawnError
+from rollbackd.units import format_duration
+
+_NOT_EXECUTABLE, _NOT_FOUND = 126, 127
+"""What env, npm and the like exit with when it is they who cannot start the program."""
+_SHOWN = 200
+"""Characters of the last line of output."""
+
+
+def _argv(argv: tuple[str, ...]) -> tuple[str, ...]:
+    if not argv or not argv[0] or any("\0" in argument for argument in argv):
+        raise ValueError("this is no argument vector; write it like [npm, run, test:smoke]")
+    return argv
+
+
+class CommandSettings(CheckSettings):
+    """A program exits with 0."""
+
+    command: Annotated[tuple[str, ...], AfterValidator(_argv)]
+    """Its argument vector; there is no shell."""
+    cwd: Path | None = None
+    timed_out: Literal["inconclusive", "bad"] = "inconclusive"
+    """What it means when it does not end within `timeout`."""
+
+
+class Command:
+    """Runs it once; its process group is ended on the time limit."""
+
+    settings_model: ClassVar[type[CheckSettings]] = CommandSettings
+
+    def __init__(self, settings: CommandSettings, place: CheckPlace) -> None:
+        self._settings = settings
+        self._place = place
+
+    async def run(self, since: datetime | None = None) -> CheckResult:  # noqa: ARG002  # it sees only the present
+        settings, clock = self._settings, self._place.clock
+        spawner: Spawner = self._place.spawner
+        began = clock.monotonic()
+        try:
+            finished = await spawner.run(settings.command, cwd=settings.cwd, timeout=settings.timeout)
+        except SpawnError as error:
+            verdict, reason = Verdict.INCONCLUSIVE, f"could not be run: {error}"
+        else:
+            verdict, reason = self._judged(finished)
+        took = timedelta(seconds=clock.monotonic() - began)
+        return CheckResult(self._place.name, verdict, reason, took, settings.warn)
+
+    def _judged(self, finished: Finished) -> tuple[Verdict, str]:
+        last = _last_line(finished.tail.splitlines())
+        if finished.timed_out:
+            limit = format_duration(self._settings.timeout)
+            return Verdict(self._settings.timed_out), f"did not end within {limit}{last}"
+        if finished.code < 0:
+            return Verdict.INCONCLUSIVE, f"was killed by signal {-finished.code}{last}"
+        if finished.code in (_NOT_EXECUTABLE, _NOT_FOUND):
+            return Verdict.INCONCLUSIVE, f"exit {finished.code}, a program in it could not be started{last}"
+        return (Verdict.BAD if finished.code else Verdict.GOOD), f"exit {finished.code}{last}"
+
+
+def _last_line(lines: Sequence[str]) -> str:
+    """What it said last, as an appendix to the reason."""
+    said = next((line.strip() for line in reversed(lines) if line.strip()), "")
+    return f": {said[:_SHOWN]}" if said else ""

@@ -1,0 +1,68 @@
+"""Whether something accepts connections on a TCP port."""
+
+import asyncio
+import re
+from contextlib import suppress
+from datetime import datetime, timedelta
+from typing import Annotated, ClassVar
+
+from pydantic import AfterValidator
+
+from rollbackd.adapter import CheckPlace, CheckSettings
+from rollbackd.checks.unanswered import unanswered
+from rollbackd.model import CheckResult, Verdict
+from rollbackd.units import format_duration, show
+
+_ADDRESS = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.%a-z]+)\]|(?P<host>[^\s:\[\]/@]+)):(?P<port>[0-9]{1,5})")
+
+
+def split_address(text: str) -> tuple[str, int]:
+    """`db.example:5432` or `[::1]:5432` as host and port. :raises ValueError: for anything else."""
+    found = _ADDRESS.fullmatch(text)
+    if found is None or not 0 < int(found["port"]) < 65536:
+        raise ValueError(f"{show(text)} is not an address; write it like db.example:5432 or [::1]:5432")
+    return found["v6"] or found["host"], int(found["port"])
+
+
+def _address(text: str) -> str:
+    split_address(text)
+    return text
+
+
+class TcpSettings(CheckSettings):
+    """A TCP connection can be made."""
+
+    tcp: Annotated[str, AfterValidator(_address)]
+    """`HOST:PORT`, IPv6 in brackets."""
+
+
+class Tcp:
+    """Connects and closes; nothing is sent."""
+
+    settings_model: ClassVar[type[CheckSettings]] = TcpSettings
+
+    def __init__(self, settings: TcpSettings, place: CheckPlace) -> None:
+        self._settings = settings
+        self._place = place
+        self._host, self._port = split_address(settings.tcp)
+
+    async def run(self, since: datetime | None = None) -> CheckResult:  # noqa: ARG002  # it sees only the present
+        began = self._place.clock.monotonic()
+        verdict, reason = await self._connect()
+        took = timedelta(seconds=self._place.clock.monotonic() - began)
+        return CheckResult(self._place.name, verdict, reason, took, self._settings.warn)
+
+    async def _connect(self) -> tuple[Verdict, str]:
+        settings = self._settings
+        try:
+            async with asyncio.timeout(settings.timeout.total_seconds()):
+                _, writer = await asyncio.open_connection(self._host, self._port)
+        except TimeoutError:
+            return Verdict.BAD, f"{settings.tcp}: no connection within {format_duration(settings.timeout)}"
+        except OSError as error:
+            verdict, reason = unanswered(error)
+            return verdict, f"{settings.tcp}: {reason}"
+        writer.close()
+        with suppress(OSError):  # that it was there is known by now
+            await writer.wait_closed()
+        return Verdict.GOOD, f"{settings.tcp}: connected"

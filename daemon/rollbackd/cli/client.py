@@ -1,0 +1,107 @@
+"""Asks the daemon over its Unix socket. Answers are JSON values, or one of the two exceptions here."""
+
+import errno
+import http.client
+import json
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlencode
+
+PATIENCE = 120.0
+"""Seconds; a plan asks every layer, each of which may take its time."""
+
+
+class UnreachableError(Exception):
+    """The daemon does not answer.
+
+    `sent`: the order had gone out, so that it may have been taken. `forbidden`: it is there, and not for this user.
+    """
+
+    def __init__(self, path: Path, why: str, *, sent: bool = False, forbidden: bool = False) -> None:
+        super().__init__(why)
+        self.path = path
+        self.sent = sent
+        self.forbidden = forbidden
+
+
+class AnswerError(Exception):
+    """The daemon answered with a problem; `problem` is its JSON."""
+
+    def __init__(self, status: int, problem: Mapping[str, Any]) -> None:
+        super().__init__(str(problem.get("detail") or problem.get("title") or f"answered {status}"))
+        self.status = status
+        self.problem = problem
+
+
+class _Connection(http.client.HTTPConnection):
+    def __init__(self, path: Path, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+
+class Client:
+    """The daemon, as its API answers on a socket."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def get(self, *parts: str, patience: float = PATIENCE, **query: object) -> Any:
+        """Read something: `get("incidents", "checkout-1", after=3)`.
+
+        :raises UnreachableError: no answer.
+        :raises AnswerError: another answer than the one that was asked for.
+        """
+        asked = {key: str(value).lower() if isinstance(value, bool) else str(value) for key, value in query.items()}
+        return self._ask("GET", parts, None, patience, f"?{urlencode(asked)}" if asked else "")
+
+    def send(self, method: str, *parts: str, body: Mapping[str, Any] | None = None) -> Any:
+        """Give an order; raises like `get`."""
+        return self._ask(method, parts, json.dumps(body or {}).encode(), PATIENCE, "")
+
+    def _ask(self, method: str, parts: tuple[str, ...], body: bytes | None, patience: float, query: str) -> Any:
+        target = "/api/v1/" + "/".join(quote(part, safe="") for part in parts) + query
+        headers = {"Content-Type": "application/json"} if body is not None else {}
+        connection = _Connection(self.path, patience)
+        try:
+            self._connect(connection)
+            try:
+                connection.request(method, target, body, headers)
+                answer = connection.getresponse()
+                status, content = answer.status, answer.read()
+            except (OSError, http.client.HTTPException) as error:
+                raise UnreachableError(self.path, _why(error), sent=body is not None) from error
+        finally:
+            connection.close()
+        return _understood(self.path, status, content)
+
+    def _connect(self, connection: _Connection) -> None:
+        try:
+            connection.connect()
+        except OSError as error:
+            forbidden = error.errno in {errno.EACCES, errno.EPERM}
+            raise UnreachableError(self.path, _why(error), forbidden=forbidden) from error
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    return str(error) or type(error).__name__
+
+
+def _understood(path: Path, status: int, content: bytes) -> Any:
+    try:
+        value = json.loads(content)
+    except ValueError as error:
+        raise UnreachableError(path, f"what answers there is not rollbackd (status {status})") from error
+    if 200 <= status < 300:
+        return value
+    raise AnswerError(status, value if isinstance(value, dict) else {})

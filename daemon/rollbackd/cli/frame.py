@@ -1,0 +1,135 @@
+"""What all commands share: `--json`, `--config`, `--socket`, and errors that are sentences with an exit code."""
+
+import functools
+import inspect
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from rollbackd.cli.client import AnswerError, Client, UnreachableError
+from rollbackd.cli.place import config_path, daemon_paths
+from rollbackd.cli.text import as_json, safe
+
+DONE, NO, USAGE, UNREACHABLE = 0, 1, 2, 3
+"""Exit codes."""
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, as the API answers.")]
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option("--config", metavar="FILE", help="$ROLLBACKD_CONFIG, else /etc/rollbackd/config.yaml."),
+]
+SocketFile = Annotated[Path | None, typer.Option("--socket", metavar="FILE", help="The daemon's socket.")]
+
+
+class UsageError(Exception):
+    """Wrong arguments; the sentence says what to write instead."""
+
+
+class StopError(Exception):
+    """It cannot go on; the sentence says why."""
+
+
+@dataclass
+class Session:
+    """One run of one command."""
+
+    json: bool = False
+    config: Path | None = None
+    socket: Path | None = None
+
+    @cached_property
+    def config_path(self) -> Path:
+        return config_path(self.config)
+
+    @cached_property
+    def client(self) -> Client:
+        return Client(self.socket or daemon_paths(self.config_path)[0])
+
+    def show(self, value: object, people: Callable[[], None]) -> None:
+        """Print a value as JSON, or in the way for people."""
+        if self.json:
+            print(as_json(value))
+        else:
+            people()
+
+
+Command = Callable[..., int | None]
+
+
+def command(app: typer.Typer, name: str) -> Callable[[Command], Command]:
+    """Register `run(session, …)` as a command with the shared options; it returns its exit code, None for 0."""
+
+    def register(run: Command) -> Command:
+        @functools.wraps(run)
+        def called(ctx: typer.Context, as_json: bool, config: Path | None, socket: Path | None, **given: Any) -> None:
+            general = ctx.find_root().obj or Session()
+            session = Session(as_json or general.json, config or general.config, socket or general.socket)
+            raise typer.Exit(_guarded(session, functools.partial(run, session, **given)))
+
+        own = list(inspect.signature(run).parameters.values())[1:]
+        kind = inspect.Parameter.KEYWORD_ONLY
+        shared = [
+            inspect.Parameter("ctx", kind, annotation=typer.Context),
+            inspect.Parameter("as_json", kind, default=False, annotation=AsJson),
+            inspect.Parameter("config", kind, default=None, annotation=ConfigFile),
+            inspect.Parameter("socket", kind, default=None, annotation=SocketFile),
+        ]
+        parameters = [parameter.replace(kind=kind) for parameter in own] + shared
+        setattr(called, "__signature__", inspect.Signature(parameters))  # noqa: B010  # typer reads it
+        called.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        app.command(name)(called)
+        return run
+
+    return register
+
+
+def _guarded(session: Session, run: Callable[[], int | None]) -> int:
+    try:
+        return run() or DONE
+    except UsageError as error:
+        complain(str(error))
+        return USAGE
+    except StopError as error:
+        complain(str(error))
+        return NO
+    except AnswerError as error:
+        return _refused(session, error)
+    except UnreachableError as error:
+        return _unreachable(session, error)
+
+
+def complain(sentence: str) -> None:
+    """A sentence on stderr."""
+    print("\n".join(f"rollbackd: {safe(line)}" for line in sentence.splitlines()), file=sys.stderr)
+
+
+def _refused(session: Session, error: AnswerError) -> int:
+    if session.json:
+        print(as_json(error.problem))
+    complain(str(error))
+    for finding in error.problem.get("findings") or ():
+        if finding.get("against"):
+            print(f"  {safe(finding.get('guard', ''))}: {safe(finding.get('reason', ''))}", file=sys.stderr)
+    return USAGE if error.status == 400 else NO
+
+
+def _unreachable(session: Session, error: UnreachableError) -> int:
+    path = safe(error.path)
+    if error.forbidden:
+        complain(f"you may not use {path}: {error}; become a member of rollbackd-operators, or use sudo")
+        return UNREACHABLE
+    if error.sent:
+        complain(f"the answer on {path} was lost: {error}; the order may have been taken")
+        print("  what happened since:     rollbackd incidents; rollbackd status", file=sys.stderr)
+    else:
+        complain(f"the daemon does not answer on {path}: {error}")
+    signals = safe(daemon_paths(session.config_path)[1])
+    print("  is it running?           systemctl status rollbackd", file=sys.stderr)
+    print(f"  stop all rollbacks:      touch {signals}/HOLD", file=sys.stderr)
+    print("  roll back without it:    rollbackd rollback SERVICE --offline", file=sys.stderr)
+    return UNREACHABLE

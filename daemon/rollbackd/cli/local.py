@@ -1,0 +1,80 @@
+"""Commands that work on this host's files, with or without a daemon."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rollbackd.cli.frame import NO, Session, StopError
+from rollbackd.cli.text import as_json, safe
+
+
+def run(session: Session) -> int:
+    """Be the daemon, until SIGTERM."""
+    from rollbackd.app import run as run_daemon
+
+    return run_daemon(session.config_path)
+
+
+def check(
+    session: Session,
+    file: Annotated[Path | None, typer.Argument(help="Else the configuration in use.")] = None,
+    without_secrets: Annotated[
+        bool, typer.Option("--without-secrets", help="Do not look whether secrets are there, as on another machine.")
+    ] = False,
+) -> int | None:
+    """Check the configuration; every error at once.
+
+    Without errors: a summary, and the drop-in that the systemd unit needs for what the layers write to.
+    """
+    from rollbackd.cli import checked
+    from rollbackd.config.load import ConfigErrors, load
+
+    path = file or session.config_path
+    try:
+        loaded = load(path, look_for=None) if without_secrets else load(path)
+    except ConfigErrors as error:
+        faults = [str(fault) for fault in error.faults]
+        session.show({"valid": False, "errors": faults}, lambda: print("\n".join(map(safe, faults))))
+        return NO
+    summary = checked.summary(loaded)
+    session.show(summary, lambda: checked.show(summary))
+    return None
+
+
+def schema(session: Session) -> None:
+    """Print the configuration's JSON Schema, for editors."""
+    from rollbackd.config.shape import shape_of
+    from rollbackd.plugins import PluginError, installed
+
+    del session
+    try:
+        print(as_json(shape_of(installed()).file.model_json_schema(by_alias=True)))
+    except PluginError as error:
+        raise StopError(str(error)) from error
+
+
+def audit(
+    session: Session,
+    journal: Annotated[
+        str | None, typer.Option("--journal", metavar="URL", help="Else daemon.journal of the configuration.")
+    ] = None,
+) -> int | None:
+    """Verify the journal; exit code 1 when something does not fit."""
+    from rollbackd.cli.place import journal_url
+    from rollbackd.journal import JournalDamaged, JournalRefused, JournalUnavailable
+    from rollbackd.journal.offline import audit_file
+
+    try:
+        report = audit_file(journal or journal_url(session.config_path))
+    except (JournalDamaged, JournalRefused, JournalUnavailable) as error:
+        raise StopError(str(error)) from error
+    found = {"streams": report.streams, "facts": report.facts, "broken": list(report.broken)}
+    session.show(found, lambda: _show_audit(report.streams, report.facts, report.broken))
+    return NO if report.broken else None
+
+
+def _show_audit(streams: int, facts: int, broken: tuple[str, ...]) -> None:
+    print(f"{facts} facts in {streams} streams: {'all fit' if not broken else f'{len(broken)} do not fit'}")
+    for sentence in broken:
+        print(f"  {safe(sentence)}")

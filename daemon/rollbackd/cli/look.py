@@ -1,0 +1,72 @@
+"""Commands that look: they change nothing."""
+
+from typing import Annotated
+
+import typer
+
+from rollbackd.cli import show
+from rollbackd.cli.frame import Session, UsageError
+
+_Limit = Annotated[int, typer.Option("--limit", min=1, max=1000, help="At most so many, newest first.")]
+
+
+def status(
+    session: Session,
+    service: Annotated[str | None, typer.Argument(help="All about this one: rules, states, holds.")] = None,
+) -> None:
+    """How services are, what runs, what they would go back to."""
+    if service is None:
+        found = session.client.get("services")
+        session.show(found, lambda: show.services(found["services"]))
+        return
+    one = session.client.get("services", service)
+    states = session.client.get("states", service=service)["states"]
+    session.show({**one, "states": states}, lambda: show.service(one, states))
+
+
+def incidents(
+    session: Session,
+    incident: Annotated[str | None, typer.Argument(help="All about this one: decision, steps, timeline.")] = None,
+    only_open: Annotated[bool, typer.Option("--open", help="Only those that are not closed.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Follow the incident to its end.")] = False,
+    limit: _Limit = 50,
+) -> int | None:
+    """What was done, by whom and why. With --watch the exit code is 0 only when it recovered."""
+    if incident is None:
+        if watch:
+            raise UsageError("--watch follows one incident: rollbackd incidents INCIDENT --watch")
+        found = session.client.get("incidents", open=only_open, limit=limit)
+        session.show(found, lambda: show.incidents(found["incidents"]))
+        return None
+    if watch:
+        from rollbackd.cli.watch import watch as follow
+
+        return follow(session, incident)
+    detail = session.client.get("incidents", incident)
+    session.show(detail, lambda: show.incident(detail))
+    return None
+
+
+def decisions(
+    session: Session,
+    service: Annotated[str | None, typer.Argument(help="Only of this service.")] = None,
+    limit: _Limit = 20,
+) -> None:
+    """What was decided on each trigger, and why."""
+    found = session.client.get("decisions", service=service or "", limit=limit)
+    session.show(found, lambda: show.decisions(found["decisions"]))
+
+
+def plan(
+    session: Session,
+    service: str,
+    to: Annotated[str, typer.Option("--to", help="A release (id, prefix or label) or a state's key.")] = "",
+    plan: Annotated[str, typer.Option("--plan", help="One of the service's plans.")] = "",
+) -> int | None:
+    """What a rollback would do now. Touches nothing.
+
+    Exit code 1 when something would stop it.
+    """
+    found = session.client.send("POST", "services", service, "plan", body={"to": to, "plan": plan})
+    session.show(found, lambda: show.plan(found))
+    return 1 if found["problems"] else None

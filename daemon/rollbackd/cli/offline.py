@@ -1,0 +1,57 @@
+"""A rollback without the daemon, on the same journal and by the same runner; a lock refuses two at once."""
+
+import asyncio
+import dataclasses
+import json
+import os
+import pwd
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from rollbackd.app import StartFailed, offline_rollback
+from rollbackd.cli.frame import NO, Session, StopError
+from rollbackd.cli.show import Timeline
+from rollbackd.cli.text import safe
+from rollbackd.cli.watch import conclude
+from rollbackd.desk import Invalid, NotFound, Refused
+from rollbackd.model import Request
+from rollbackd.views import RecordView
+
+
+def roll_back(session: Session, service: str, wanted: Mapping[str, Any], ask: Callable[[], bool]) -> int:
+    """Do it in this process and show it; 0 when it recovered.
+
+    :raises StopError: it could not be begun.
+    """
+    if not ask():
+        return NO
+    request = Request(
+        service, _actor(), wanted["reason"], wanted["to"], wanted["plan"], tuple(wanted["irreversible"]),
+        wanted["over_hold"],
+    )  # fmt: skip
+    timeline = Timeline()
+
+    def on_record(record: RecordView) -> None:
+        view = dataclasses.asdict(record)
+        if session.json:
+            print(json.dumps(view, default=str), flush=True)
+        else:
+            timeline.add([view])
+
+    try:
+        outcome = asyncio.run(offline_rollback(session.config_path, request, on_record))
+    except Refused as error:
+        against = [f"  {finding.guard}: {finding.reason}" for finding in error.findings if finding.against]
+        raise StopError("\n".join([str(error), *against])) from error
+    except (*StartFailed, NotFound, Invalid) as error:
+        raise StopError(str(error)) from error
+    if session.json:
+        print(json.dumps({"service": service, "outcome": outcome}))
+    return conclude(safe(service), outcome, "", quiet=session.json)
+
+
+def _actor() -> str:
+    try:
+        return f"unix:{pwd.getpwuid(os.getuid()).pw_name}"
+    except KeyError:
+        return f"unix:{os.getuid()}"

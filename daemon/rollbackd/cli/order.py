@@ -1,0 +1,218 @@
+"""Commands that order something. Who asks is who the kernel says is at the other end of the socket."""
+
+import sys
+from datetime import datetime
+from typing import Annotated, Any
+
+import typer
+
+from rollbackd.cli import show
+from rollbackd.cli.frame import NO, Session, UsageError, complain
+from rollbackd.cli.text import safe
+
+_Reason = Annotated[str, typer.Option("--reason", help="Why; people will read it.")]
+_Target = Annotated[str, typer.Argument(metavar="INCIDENT|SERVICE")]
+_All = Annotated[bool, typer.Option("--all", help="All services.")]
+_Scope = Annotated[str | None, typer.Argument(metavar="SERVICE")]
+
+
+def rollback(
+    session: Session,
+    service: str,
+    to: Annotated[
+        str, typer.Option("--to", help="A release (id, prefix or label) or a state's key; else the newest good state.")
+    ] = "",
+    plan: Annotated[str, typer.Option("--plan", help="One of the service's plans.")] = "",
+    reason: _Reason = "",
+    irreversible: Annotated[
+        list[str] | None, typer.Option("--irreversible", metavar="LAYER", help="This layer's step may be irreversible.")
+    ] = None,
+    over_hold: Annotated[bool, typer.Option("--over-hold", help="Also while the service is held.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Follow it; exit code 0 only when it recovered.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask, also on a terminal.")] = False,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Here and now, without the daemon, which must be stopped.")
+    ] = False,
+) -> int | None:
+    """Roll a service back. On a terminal the plan is shown and you are asked."""
+    wanted: dict[str, Any] = {
+        "to": to, "plan": plan, "reason": reason, "irreversible": irreversible or [], "over_hold": over_hold,
+    }  # fmt: skip
+    if offline:
+        from rollbackd.cli.offline import roll_back
+
+        return roll_back(session, service, wanted, ask=lambda: _sure(service, yes))
+    planned = session.client.send("POST", "services", service, "plan", body={"to": to, "plan": plan})
+    if not session.json:
+        show.plan(planned)
+    if _asks(yes):
+        if not _sure(service, yes):
+            return NO
+        if not to and planned["target"] is not None:
+            wanted["to"] = planned["target"]["key"]  # what was agreed to, also when another state became good meanwhile
+    begun = session.client.send("POST", "services", service, "rollback", body=wanted)
+    incident = begun["incident"]
+    if watch:
+        from rollbackd.cli.watch import watch as follow
+
+        if not session.json:
+            print()
+        return follow(session, incident)
+    session.show(begun, lambda: print(_begun(safe(incident))))
+    return None
+
+
+def _begun(incident: str) -> str:
+    return "\n".join(
+        (
+            f"\n{incident} has begun",
+            f"  follow: rollbackd incidents {incident} --watch",
+            f"  stop:   rollbackd abort {incident}",
+        )
+    )
+
+
+def _asks(yes: bool) -> bool:
+    return not yes and sys.stdin.isatty()
+
+
+def _sure(service: str, yes: bool) -> bool:
+    if not _asks(yes):
+        return True
+    print(f"\nRoll {safe(service)} back? [y/N] ", end="", file=sys.stderr, flush=True)
+    if sys.stdin.readline().strip().lower() in {"y", "yes"}:
+        return True
+    complain("nothing was done")
+    return False
+
+
+def abort(session: Session, target: _Target, reason: _Reason = "") -> None:
+    """Stop a rollback before its next step. What is entered (a maintenance page) stays entered."""
+    _done(session, session.client.send("POST", "incidents", target, "abort", body={"reason": reason}))
+
+
+def ack(
+    session: Session,
+    target: _Target,
+    leave: Annotated[
+        bool, typer.Option("--leave", help="Leave what is still entered, such as a maintenance page.")
+    ] = False,
+) -> None:
+    """Say that you have seen it: its reminders stop.
+
+    A service stands for its last incident and for what was refused for it.
+    """
+    _done(session, session.client.send("POST", "incidents", target, "acknowledge", body={"leave": leave}))
+
+
+def hold(
+    session: Session,
+    service: _Scope = None,
+    everything: _All = False,
+    reason: _Reason = "",
+    until: Annotated[str, typer.Option("--until", help="2h, or a time such as 2026-03-02T08:00:00+01:00.")] = "",
+    lift: Annotated[bool, typer.Option("--lift", help="The same as `resume`.")] = False,
+) -> None:
+    """Start no step of a service until that is lifted.
+
+    A running rollback stops at its next boundary.
+
+    With the daemon down or unreachable, the file does the same: touch /var/lib/rollbackd/signals/HOLD
+    """
+    scope = _scope(service, everything, "hold")
+    if lift:
+        _done(session, session.client.send("DELETE", "holds", scope))
+        return
+    body = {"reason": reason, "until": _until(until)}
+    _done(session, session.client.send("PUT", "holds", scope, body=body))
+
+
+def resume(
+    session: Session,
+    service: _Scope = None,
+    everything: Annotated[bool, typer.Option("--all", help="Lift the hold of all services.")] = False,
+    breaker: Annotated[
+        bool, typer.Option("--breaker", help="Let automatic rollbacks go on after too many in a row did not help.")
+    ] = False,
+    reason: _Reason = "",
+) -> None:
+    """Lift the hold of a service, or of all. A hold that is a file is lifted by removing the file.
+
+    `resume --breaker` is something else: it lets automatic rollbacks go on after the breaker stopped them.
+    """
+    if breaker:
+        if service is not None or everything:
+            raise UsageError("--breaker is for all services and lifts no hold; give it alone")
+        _done(session, session.client.send("POST", "resume", body={"reason": reason}))
+        return
+    _done(session, session.client.send("DELETE", "holds", _scope(service, everything, "resume")))
+
+
+def _scope(service: str | None, everything: bool, command: str) -> str:
+    if (service is None) != everything:
+        breaker = "\nrollbackd resume --breaker lets automatic rollbacks go on" if command == "resume" else ""
+        raise UsageError(f"name a service, or --all: rollbackd {command} SERVICE{breaker}")
+    return service or "*"
+
+
+def _until(text: str) -> str | None:
+    from rollbackd.clock import SystemClock
+    from rollbackd.units import parse_duration
+
+    if not text:
+        return None
+    try:
+        return (SystemClock().now() + parse_duration(text)).isoformat()
+    except (ValueError, OverflowError):
+        pass
+    try:
+        when = datetime.fromisoformat(text)
+    except ValueError:
+        when = None
+    if when is None or when.tzinfo is None:
+        raise UsageError(f'--until: "{text}" is no time; write 2h, or 2026-03-02T08:00:00+01:00')
+    return when.isoformat()
+
+
+def good(
+    session: Session,
+    service: str,
+    references: Annotated[
+        list[str] | None, typer.Argument(metavar="[RELEASE | LAYER=RELEASE...]", help="Else what runs now.")
+    ] = None,
+) -> None:
+    """Mark a state as known to be good."""
+    releases = _releases(references or [])
+    state = session.client.send("POST", "services", service, "good", body={"releases": releases})
+    session.show(state, lambda: print(f"{safe(service)}: {safe(show.releases(state))} is good: {safe(state['good'])}"))
+
+
+def quarantine(
+    session: Session,
+    service: str,
+    references: Annotated[list[str], typer.Argument(metavar="RELEASE | LAYER=RELEASE...")],
+    lift: Annotated[bool, typer.Option("--lift", help="They may be gone to again.")] = False,
+) -> None:
+    """Never go to these releases.
+
+    It is announced when one is deployed again.
+    """
+    body = {"releases": _releases(references), "lift": lift}
+    _done(session, session.client.send("POST", "services", service, "quarantine", body=body))
+
+
+def _releases(references: list[str]) -> dict[str, str]:
+    """`code=v41` by layer; a release alone is of the only layer, whose key is empty."""
+    found: dict[str, str] = {}
+    for reference in references:
+        layer, separator, release = reference.partition("=")
+        if not separator:
+            layer, release = "", reference
+        if not release or layer in found:
+            raise UsageError(f'"{reference}": write each layer once, as LAYER=RELEASE')
+        found[layer] = release
+    return found
+
+
+def _done(session: Session, answer: dict[str, Any]) -> None:
+    session.show(answer, lambda: print(f"{safe(answer['done'])} (as {safe(answer['actor'])})"))

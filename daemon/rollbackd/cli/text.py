@@ -1,0 +1,80 @@
+"""Everything from outside is text: no control character, no invisible one and no markup of it reaches a terminal."""
+
+import json
+import unicodedata
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+_HARMFUL = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})
+"""Unicode categories: controls, directions and joiners, surrogates, private use, separators of lines."""
+_STYLES = {
+    "bad": "red", "good": "green", "pending": "yellow", "inconclusive": "yellow",
+    "recovered": "green", "ineffective": "red", "failed": "red", "unverified": "yellow", "parked": "red",
+    "roll_back": "green", "refuse": "red",
+}  # fmt: skip
+_Cell = str | None
+
+
+def safe(value: object) -> str:
+    r"""One line of text, with what a terminal would act on written out: `\x1b[2J`, `\n`."""
+    text = str(value)
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(character if _harmless(character) else _written_out(character) for character in text)
+
+
+def safe_lines(value: object) -> list[str]:
+    """The same, where newlines may be."""
+    return [safe(line) for line in str(value).splitlines()] or [""]
+
+
+def _harmless(character: str) -> bool:
+    return unicodedata.category(character) not in _HARMFUL
+
+
+def _written_out(character: str) -> str:
+    return character.encode("unicode_escape").decode()
+
+
+def moment(at: str | datetime | None) -> str:
+    """A time as `2026-03-01 12:00:00Z`; empty for none."""
+    if not at:
+        return ""
+    try:
+        when = at if isinstance(at, datetime) else datetime.fromisoformat(at)
+    except ValueError:
+        return safe(at)
+    return f"{when.astimezone(UTC):%Y-%m-%d %H:%M:%S}Z"
+
+
+def as_json(value: object) -> str:
+    """For scripts: ASCII, so that it is as harmless on a terminal."""
+    return json.dumps(value, indent=2)
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Print columns without borders. Cells fold where the terminal ends: nothing is cut off."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for name in head:
+        made.add_column(name, overflow="fold")
+    for row in rows:
+        cells = [safe("" if cell is None else cell) for cell in row]
+        made.add_row(*(Text(cell or "-", style=_STYLES.get(cell, "")) for cell in cells))
+    console = Console(highlight=False, markup=False, emoji=False)
+    with console.capture() as drawn:
+        console.print(made)
+    print("\n".join(line.rstrip() for line in drawn.get().rstrip("\n").split("\n")))
+
+
+def fields(pairs: Iterable[tuple[str, object]]) -> None:
+    """Print names and values, one a line; a value with several lines goes on below itself. Empty ones are left out."""
+    shown = [(name, safe_lines(value)) for name, value in pairs if value not in {None, ""}]
+    width = max((len(name) for name, _ in shown), default=0)
+    for name, lines in shown:
+        for number, line in enumerate(lines):
+            print(f"  {name if number == 0 else '':<{width}}  {line}".rstrip())

@@ -1,0 +1,95 @@
+"""Follows an incident to its end, also over restarts of the daemon. It only looks: ending it stops nothing."""
+
+import asyncio
+import sys
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+from rollbackd.cli.client import AnswerError, UnreachableError
+from rollbackd.cli.frame import DONE, NO, Session, complain
+from rollbackd.cli.show import Timeline
+from rollbackd.cli.text import safe
+from rollbackd.clock import SystemClock
+
+_NEWS = 25
+"""Seconds that one request waits for news."""
+_AGAIN = timedelta(seconds=1)
+_PATIENCE = timedelta(minutes=10)
+"""How long a daemon may be away before it is given up."""
+_INTERRUPTED = 130
+
+
+def watch(session: Session, incident: str) -> int:
+    """Show records as they come; 0 when it recovered.
+
+    :raises UnreachableError: the daemon is away for too long, or was never there.
+    """
+    timeline = Timeline()
+
+    def show(record: dict[str, Any]) -> None:
+        if session.json:
+            _print_line(record)
+        else:
+            timeline.add([record])
+
+    try:
+        ended = _follow(session, incident, show)
+    except KeyboardInterrupt:
+        print(f"\n{safe(incident)} goes on; stop it with: rollbackd abort {safe(incident)}", file=sys.stderr)
+        return _INTERRUPTED
+    if session.json:
+        _print_line(ended)
+    return conclude(ended["id"], ended["outcome"], ended["status"], quiet=session.json)
+
+
+def conclude(incident: str, outcome: str, status: str, *, quiet: bool = False) -> int:
+    """The last line, and the exit code."""
+    if not quiet:
+        print(f"{safe(incident)}: {safe(outcome or status)}", flush=True)
+    if outcome == "recovered":
+        return DONE
+    if status == "parked":
+        complain(f"{incident} is parked: it needs a person; see rollbackd incidents {incident}")
+    return NO
+
+
+def _follow(session: Session, incident: str, show: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    """The incident when it ended, or is parked for a person."""
+    after, seen = 0, False
+    away = timedelta()
+    while True:
+        try:
+            detail = session.client.get("incidents", incident, patience=_NEWS + 15, after=after, wait=f"{_NEWS}s")
+        except (UnreachableError, AnswerError) as error:
+            if not (seen and _passes(error)) or away >= _PATIENCE:
+                raise
+            if not away:
+                complain(f"{error}; trying again")
+            away += _AGAIN
+            asyncio.run(SystemClock().sleep(_AGAIN))
+            continue
+        seen, away = True, timedelta()
+        for record in detail["records"]:
+            show(record)
+            after = record["n"]
+        found: dict[str, Any] = detail["incident"]
+        if found["status"] in {"closed", "parked"} and not _more(session, incident, after):
+            return found
+
+
+def _more(session: Session, incident: str, after: int) -> bool:
+    """The view and the records are two looks: nothing that came between them may be missed."""
+    return bool(session.client.get("incidents", incident, after=after)["records"])
+
+
+def _passes(error: UnreachableError | AnswerError) -> bool:
+    if isinstance(error, AnswerError):
+        return error.status in {429, 500, 502, 503, 504}
+    return not error.forbidden
+
+
+def _print_line(value: object) -> None:
+    import json
+
+    print(json.dumps(value), flush=True)

@@ -1,0 +1,130 @@
+"""The configuration, from its files to values: all of it, or every fault at once."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from rollbackd.config import files
+from rollbackd.config.across import faults_across
+from rollbackd.config.explain import faults_of
+from rollbackd.config.inside import faults_inside
+from rollbackd.config.models import Config, Service
+from rollbackd.config.packs import Rules, read_rules
+from rollbackd.config.positions import Fault
+from rollbackd.config.secrets import reveal
+from rollbackd.config.shape import Shape, receiver, shape_of
+from rollbackd.config.sketch import Scene, Sketch, draw
+from rollbackd.plugins import PluginError, Plugins, installed
+from rollbackd.units import Secret
+
+
+class ConfigErrors(Exception):  # noqa: N818  # it is many
+    """All that is wrong, one line each: `FILE:LINE:COLUMN: what is wrong; what to do`, sorted."""
+
+    def __init__(self, faults: list[Fault]) -> None:
+        self.faults = tuple(sorted(set(faults)))
+        super().__init__("\n".join(map(str, self.faults)))
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A configuration without faults."""
+
+    config: Config
+    path: Path
+    text_hash: str
+    """SHA-256 over all files that it was made of, in hex."""
+    files: tuple[Path, ...]
+    """Those files: the configuration, its rule files, its packs."""
+    notes: tuple[str, ...] = ()
+    """What is allowed and may still be a mistake; sentences for `rollbackd check` and the log."""
+
+
+def load(path: Path, plugins: Plugins | None = None, *, look_for: Callable[[Secret], object] | None = reveal) -> Loaded:
+    """Read a configuration and everything that it names.
+
+    `look_for` is called with each secret and raises ValueError when it is not there; None leaves secrets alone, for a
+    file that is checked on another machine.
+
+    :raises ConfigErrors: with all faults of all its files.
+    """
+    source = files.read(path)
+    try:
+        shape = shape_of(installed() if plugins is None else plugins)
+    except PluginError as error:
+        raise ConfigErrors([Fault(str(path), 1, 1, str(error)), *source.document.faults]) from error
+    if source.document.root is None:
+        raise ConfigErrors(source.document.faults)
+    rules = read_rules(source.document, path.parent)
+    scene = draw(source.document, shape, rules.placed)
+    faults = [*source.document.faults, *rules.faults, *scene.faults, *faults_across(scene)]
+    for service in scene.services:
+        faults += faults_inside(scene, service)
+    written = None
+    try:
+        written = shape.file.model_validate(source.document.data, context={"look_for": look_for})
+    except ValidationError as error:
+        faults += faults_of(error, shape.file, source.document)
+    if written is None or faults:
+        raise ConfigErrors(faults)
+    config = _config(written, scene, rules)
+    sources = (source, *rules.sources)
+    return Loaded(config, path, _hash(sources), tuple(each.path for each in sources), tuple(_notes(config)))
+
+
+def _config(written: Config, scene: Scene, rules: Rules) -> Config:
+    """The values that the core uses: rules in order, receivers by kind, plans spelled out."""
+    services = tuple(
+        _with_plans(service, sketch, scene.shape)
+        for service, sketch in zip(written.services, scene.services, strict=True)
+    )
+    receivers = tuple(receiver(each) for each in written.notify.receivers)
+    changed = {
+        "rules": tuple(placed.rule for placed in rules.placed if placed.rule is not None),
+        "notify": written.notify.model_copy(update={"receivers": receivers}),
+        "services": services,
+    }
+    kept = {name: getattr(written, name) for name in Config.model_fields if name not in changed}
+    return Config(**kept, **changed)
+
+
+def _with_plans(service: Service, sketch: Sketch, shape: Shape) -> Service:
+    """`default` is every layer that can be a step, in order; one that holds data goes back only by name."""
+    if service.plans:
+        return service
+    traits = {name: adapter.traits for name, adapter in sketch.layers.items() if adapter is not None}
+    steps = tuple(name for name, each in traits.items() if each.step and not each.data)
+    return service.model_copy(update={"plans": {"default": shape.plan(steps=steps)}})
+
+
+def _hash(sources: tuple[files.Source, ...]) -> str:
+    digest = hashlib.sha256()
+    for source in sources:
+        digest.update(f"{source.path}\0{len(source.body)}\0".encode())
+        digest.update(source.body)
+    return digest.hexdigest()
+
+
+def _notes(config: Config) -> Iterator[str]:
+    if not config.notify.receivers:
+        yield "nobody is told anything: there are no receivers under `notify`"
+    if not config.rules:
+        yield "nothing makes a rollback by itself: there are no rules"
+
+
+def dump_service(service: Service) -> dict[str, Any]:
+    """A service as JSON for the journal: durations as text, secrets as references."""
+    return service.model_dump(mode="json", by_alias=True)
+
+
+def load_service(data: Mapping[str, Any], plugins: Plugins | None = None) -> Service:
+    """A service of the journal again; its plugins' parts are validated anew.
+
+    :raises pydantic.ValidationError: a plugin it needs is gone, or has other settings now.
+    """
+    shape = shape_of(installed() if plugins is None else plugins)
+    return shape.service.model_validate(dict(data))

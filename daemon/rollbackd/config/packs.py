@@ -1,0 +1,232 @@
+"""Rules from wherever the file takes them: written in place, from its own rule files, from shipped packs.
+
+`$name` in any text of a rule file stands for its setting. A fault that comes from a value which the configuration gave
+to a pack is shown at that value, since the pack itself is not the reader's to mend.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from rollbackd.config import files
+from rollbackd.config.explain import explain, faults_of, speaking
+from rollbackd.config.positions import Document, Fault, Loc
+from rollbackd.config.shape import RuleFile
+from rollbackd.plugins import unknown
+from rollbackd.rules.spec import Rule
+from rollbackd.units import parse_duration, parse_ratio, show
+
+_SETTING = re.compile(r"\$([a-z_]+)")
+"""A `$` before anything else, as at the end of a regular expression, stays what it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A rule and where its faults belong."""
+
+    raw: Any
+    """As data, its settings filled in."""
+    rule: Rule | None
+    """None: it has faults, which are told already."""
+    point: Callable[[Loc, str], Fault]
+    """Makes a fault of a location inside the rule and a text."""
+
+    @property
+    def name(self) -> str:
+        name = self.raw.get("name") if isinstance(self.raw, dict) else None
+        return name if isinstance(name, str) else ""
+
+
+@dataclass(slots=True)
+class Rules:
+    """All rules in order, what is wrong with them, and the files they came from."""
+
+    placed: list[Placed] = field(default_factory=list)
+    faults: list[Fault] = field(default_factory=list)
+    sources: list[files.Source] = field(default_factory=list)
+
+
+def read_rules(main: Document, base: Path) -> Rules:
+    """The rules that a configuration names; `base` is the directory that its patterns start from."""
+    rules = Rules()
+    entries = main.data.get("rules")
+    for n, entry in enumerate(entries if isinstance(entries, list) else []):
+        loc: Loc = ("rules", n)
+        if isinstance(entry, str):
+            _from_files(rules, main, loc, entry, base)
+        elif isinstance(entry, dict) and "pack" in entry:
+            _from_pack(rules, main, loc, entry)
+        else:
+            rules.placed.append(Placed(entry, _valid(entry), _pointing(main, loc)))
+    return rules
+
+
+def _valid(raw: Any) -> Rule | None:
+    try:
+        return Rule.model_validate(raw)
+    except ValidationError:
+        return None
+
+
+def _pointing(document: Document, base: Loc) -> Callable[[Loc, str], Fault]:
+    return lambda loc, text: document.fault((*base, *loc), text)
+
+
+def _from_files(rules: Rules, main: Document, loc: Loc, pattern: str, base: Path) -> None:
+    try:
+        paths = files.matching(pattern, base)
+    except ValueError as error:
+        rules.faults.append(main.fault(loc, str(error)))
+        return
+    if not paths:
+        rules.faults.append(main.fault(loc, f'no file matches "{pattern}"; write one, or remove this line'))
+    for path in paths:
+        source = files.read(path)
+        rules.sources.append(source)
+        rules.faults += source.document.faults
+        if source.document.root is not None:
+            filled = _fill(source.document, {}, source.document.fault)
+            rules.faults += filled.faults
+            told = {(fault.line, fault.column) for fault in filled.faults}
+            shape = _shape_faults(filled, source.document, {}, source.document.fault)
+            rules.faults += [fault for fault in shape if (fault.line, fault.column) not in told]
+            for n, raw in _rules_in(filled.data):
+                rules.placed.append(Placed(raw, _valid(raw), _pointing(source.document, ("rules", n))))
+
+
+def _from_pack(rules: Rules, main: Document, loc: Loc, entry: Mapping[str, Any]) -> None:
+    name, prefix = entry["pack"], entry.get("as")
+    if not isinstance(name, str):
+        return
+    if name not in files.pack_names():
+        rules.faults.append(main.fault((*loc, "pack"), unknown("pack", name, files.pack_names())))
+        return
+    source = files.read(files.packs() / f"{name}.yaml")
+    rules.sources.append(source)
+    rules.faults += source.document.faults
+    if source.document.root is None:
+        return
+    given = {key: value for key, value in entry.items() if key not in {"pack", "as"}}
+
+    def at_setting(knob: Loc, text: str) -> Fault:
+        return main.fault((*loc, *knob), text)
+
+    filled = _fill(source.document, given, at_setting)
+    rules.faults += filled.faults
+    if not filled.faults:
+        rules.faults += _shape_faults(filled, source.document, given, at_setting)
+    for _, raw in _rules_in(filled.data):
+        named = raw | {"name": f"{prefix}-{raw.get('name')}"} if isinstance(prefix, str) else raw
+        rules.placed.append(Placed(named, _valid(named), lambda _, text: main.fault((*loc, "pack"), text)))
+
+
+def _rules_in(data: Any) -> Iterator[tuple[int, dict[str, Any]]]:
+    listed = data.get("rules")
+    for n, raw in enumerate(listed if isinstance(listed, list) else []):
+        if isinstance(raw, dict):
+            yield n, raw
+
+
+# -- settings ----------------------------------------------------------------------------------------
+@dataclass(slots=True)
+class _Filled:
+    """A rule file with its settings filled in."""
+
+    data: Any
+    faults: list[Fault] = field(default_factory=list)
+    used: dict[Loc, set[str]] = field(default_factory=dict)
+    """Which settings stand in which text."""
+
+
+def _fill(document: Document, given: Mapping[str, Any], at_setting: Callable[[Loc, str], Fault]) -> _Filled:
+    declared = document.data.get("settings")
+    settings = dict(declared) if isinstance(declared, dict) else {}
+    filled = _Filled(None)
+    for name, value in settings.items():
+        if not _is_scalar(value):
+            text = f'setting "{name}" is no single value; give it a text or a number'
+            filled.faults.append(document.fault(("settings", name), text))
+    for name, value in given.items():
+        problem = _unfit(name, value, settings)
+        if problem:
+            filled.faults.append(at_setting((name,), problem))
+        else:
+            settings[name] = value
+
+    def replace(value: Any, loc: Loc) -> Any:
+        if isinstance(value, dict):
+            return {key: replace(each, (*loc, key)) for key, each in value.items()}
+        if isinstance(value, list):
+            return [replace(each, (*loc, n)) for n, each in enumerate(value)]
+        return _replaced(value, loc) if isinstance(value, str) else value
+
+    def _replaced(text: str, loc: Loc) -> Any:
+        names = set(_SETTING.findall(text))
+        for name in sorted(names - settings.keys()):
+            filled.faults.append(document.fault(loc, unknown("setting", f"${name}", [f"${key}" for key in settings])))
+        filled.used[loc] = names
+        if names - settings.keys():
+            return text
+        if (whole := _SETTING.fullmatch(text)) is not None:
+            return settings[whole[1]]
+        return _SETTING.sub(lambda found: _as_text(settings[found[1]]), text)
+
+    rest = {key: replace(value, (key,)) for key, value in document.data.items() if key != "settings"}
+    filled.data = ({"settings": declared} if "settings" in document.data else {}) | rest
+    return filled
+
+
+def _is_scalar(value: Any) -> bool:
+    return isinstance(value, str | bool | int | float)
+
+
+def _as_text(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _unfit(name: str, value: Any, settings: Mapping[str, Any]) -> str:
+    """Why a pack's setting cannot have a value; empty when it can. What the pack has as a duration stays one."""
+    if name not in settings:
+        return unknown("setting of this pack", name, settings)
+    if not _is_scalar(value):
+        return f'setting "{name}" is a single value; write it like {_as_text(settings[name])}'
+    for parse, word in ((parse_duration, "a duration"), (parse_ratio, "a number")):
+        if _reads(parse, settings[name]):
+            fits = _reads(parse, value)
+            return "" if fits else f"{show(value)} is not {word}; write it like {_as_text(settings[name])}"
+    return "" if isinstance(value, str) else f'setting "{name}" is text; put it in quotes'
+
+
+def _reads(parse: Callable[[object], object], value: object) -> bool:
+    try:
+        parse(value)
+    except ValueError:
+        return False
+    return True
+
+
+def _shape_faults(
+    filled: _Filled, document: Document, given: Mapping[str, Any], at_setting: Callable[[Loc, str], Fault]
+) -> list[Fault]:
+    try:
+        RuleFile.model_validate(filled.data)
+    except ValidationError as error:
+        if not given:
+            return list(faults_of(error, RuleFile, document))
+        errors = speaking(error.errors(include_url=False), RuleFile, document)
+        return [_blamed(each, document, filled, given, at_setting) for each in errors]
+    return []
+
+
+def _blamed(
+    each: Any, document: Document, filled: _Filled, given: Mapping[str, Any], at_setting: Callable[[Loc, str], Fault]
+) -> Fault:
+    """A fault of a pack, at the value that the configuration gave when it comes from there."""
+    loc, text = explain(each, RuleFile, document)
+    for name in sorted(filled.used.get(document.known(loc), set()) & given.keys()):
+        return at_setting((name,), text)
+    return document.fault(loc, text)

@@ -1,0 +1,202 @@
+"""What the journal promises, whatever keeps it. No I/O."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Protocol
+
+from rollbackd.facts import Record
+from rollbackd.model import DAEMON
+
+
+class Conflict(Exception):  # noqa: N818  # it is an answer, not an error: fold and decide again
+    """Another fact came first in a stream that an intent names."""
+
+
+class JournalUnavailable(Exception):  # noqa: N818  # a state of the disk
+    """It cannot be used now: disk full, I/O error, locked by another. Nothing of the unit was kept.
+
+    The next call tries again by itself. The sentence says what to do.
+    """
+
+    def __init__(self, message: str, *, full: bool = False) -> None:
+        super().__init__(message)
+        self.full = full
+        """There is no room on its disk."""
+
+
+class JournalDamaged(JournalUnavailable):
+    """What is stored cannot be what was written; trying again does not help, a person must restore it."""
+
+
+class JournalRefused(Exception):  # noqa: N818  # a sentence for a person
+    """It is not opened at all: no such directory, not a journal, written by a newer version, in use by another."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One fact to append."""
+
+    stream: str
+    fact: Any
+    actor: str = DAEMON
+    follows: int | None = None
+    """For an intent: the n it follows, 0 for an empty stream. None: it reports, and takes the next n."""
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """Something that came from outside, before it is judged."""
+
+    key: str
+    """Unique over all ways in; the same key again is the same thing."""
+    source: str
+    """`alert`, `file`."""
+    body: bytes
+    """JSON."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """A row of the inbox."""
+
+    id: int
+    key: str
+    source: str
+    at: datetime
+    """When it came first."""
+    seen: datetime
+    """When it came last."""
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What became of a delivery; all of it is on disk."""
+
+    new: tuple[Arrived, ...]
+    again: tuple[str, ...]
+    """Keys that were there already; their `seen` is now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A row of the outbox."""
+
+    key: str
+    """Unique; stable over retries and restarts."""
+    receiver: str
+    group: str
+    """Rows of one group and receiver that wait together may be sent as one message; empty: always alone."""
+    body: bytes
+    """JSON, the sender's own business."""
+    not_before: datetime
+    created: datetime
+    attempts: int = 0
+    error: str = ""
+    id: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class AuditReport:
+    """What `rollbackd audit` says."""
+
+    streams: int
+    facts: int
+    broken: tuple[str, ...] = field(default=())
+    """A sentence each: stream, n, and what does not fit."""
+
+
+class Journal(Protocol):
+    """All of it may be called from many tasks at once; what is written at the same time shares one commit."""
+
+    async def append(self, *entries: Entry, handled: Sequence[int] = (), urgent: bool = False) -> tuple[Record, ...]:
+        """Write a unit: all of its facts, and the inbox rows that they handle, or nothing. On disk when it returns.
+
+        `urgent` is for what a running incident needs in order to finish: when the disk is full, the reserve beside
+        the journal is freed for it, and whatever is not urgent is refused until there is room for the reserve again.
+
+        A caller that is cancelled meanwhile does not know whether the unit was written; it was, whole, or it was not.
+
+        :raises Conflict: an intent's stream has moved on; nothing was written.
+        :raises JournalUnavailable: nothing was written.
+        """
+        ...
+
+    async def read(self, stream: str, after: int = 0) -> list[Record]:
+        """A stream's facts with n greater than `after`, in order."""
+        ...
+
+    async def since(self, seq: int, kinds: Sequence[str] = (), limit: int = 0) -> list[Record]:
+        """Facts of all streams after a place, in order; only of these kinds when given, no limit when 0."""
+        ...
+
+    async def latest(self, kinds: Sequence[str], stream: str = "", limit: int = 50) -> list[Record]:
+        """The newest facts of some kinds, newest first; of one stream when given."""
+        ...
+
+    async def changed(self, seq: int, timeout: timedelta) -> int:
+        """Wait until there are facts after `seq`, or the time (of the clock) is over; the newest seq.
+
+        Woken by what this journal object commits; facts of other processes are noticed with the next own commit.
+        """
+        ...
+
+    async def receive(self, items: Sequence[Received]) -> Receipt:
+        """Put a delivery into the inbox, all or nothing; a key twice in it is new once and then again.
+
+        Never urgent. :raises JournalUnavailable: nothing was kept.
+        """
+        ...
+
+    async def unhandled(self) -> list[Arrived]:
+        """What no fact names yet, oldest first."""
+        ...
+
+    async def arrived(self, source: str, since: datetime) -> list[Arrived]:
+        """All rows of a source seen since then, handled or not, oldest first."""
+        ...
+
+    async def handled(self, ids: Sequence[int]) -> None:
+        """These led to nothing."""
+        ...
+
+    async def prune(self, before: datetime) -> int:
+        """Forget handled inbox rows and ended outbox rows last seen before; how many."""
+        ...
+
+    async def cursor(self, name: str) -> int:
+        """How far a reader of the facts has come; 0 at first."""
+        ...
+
+    async def enqueue(self, rows: Sequence[Outgoing], name: str, cursor: int) -> None:
+        """Put messages into the outbox (a key that is there already is left as it is) and move the cursor, in one."""
+        ...
+
+    async def waiting(self) -> list[Outgoing]:
+        """Messages neither delivered nor given up, oldest first."""
+        ...
+
+    async def delivered(self, ids: Sequence[int], at: datetime, *facts: Entry) -> None:
+        """They were delivered; the facts that say so are written with it. Never urgent."""
+        ...
+
+    async def postponed(self, ids: Sequence[int], error: str, not_before: datetime | None) -> None:
+        """They failed; tried again at `not_before`, or never when it is None."""
+        ...
+
+    async def audit(self) -> AuditReport:
+        """Recompute every chain."""
+        ...
+
+    async def release_reserve(self) -> bool:
+        """Free the reserved file beside the journal, so that a running incident can finish; whether there was one."""
+        ...
+
+    async def restore_reserve(self) -> bool:
+        """Make the reserved file again if there is room for it twice; whether it is there now."""
+        ...
+
+    async def close(self) -> None:
+        """Write what waits, and close. Whoever calls anything afterwards gets `JournalUnavailable`."""
+        ...

@@ -1,0 +1,47 @@
+"""Where a journal is: its URL taken apart, and the files beside it."""
+
+import os
+from pathlib import Path
+
+from rollbackd.journal.contract import JournalRefused, JournalUnavailable
+
+_SCHEME = "sqlite:///"
+
+
+def path_of(url: str) -> Path:
+    """The file that `sqlite:////var/lib/rollbackd/journal.db` names.
+
+    :raises JournalRefused: it is not such a URL, or its directory is not there.
+    """
+    path = Path(url.removeprefix(_SCHEME))
+    if not url.startswith(_SCHEME) or not path.is_absolute() or "?" in url:
+        raise JournalRefused(
+            f'daemon.journal: "{_without_secret(url)}" is not a journal; write it like '
+            "sqlite:////var/lib/rollbackd/journal.db (four slashes: the path is absolute)"
+        )
+    if not path.parent.is_dir():
+        raise JournalRefused(f"{path}: there is no directory {path.parent}; make it, owned by the user of rollbackd")
+    if path.is_dir():
+        raise JournalRefused(f"{path}: is a directory; name the file of the journal in it")
+    return path
+
+
+def _without_secret(url: str) -> str:
+    """A URL of another database may hold a password."""
+    return f"{url.partition('://')[0]}://…" if "@" in url else url
+
+
+def create(path: Path) -> bool:
+    """Make the file, closed to others, unless it is there; SQLite gives its companions the same mode.
+
+    A file that is there is not even opened: closing any descriptor of it would drop SQLite's locks on it.
+
+    :raises JournalUnavailable: it cannot be made.
+    """
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    except FileExistsError:
+        return False
+    except OSError as error:
+        raise JournalUnavailable(f"{path}: cannot be made: {error.strerror}; see to the directory") from error
+    return True

@@ -1,0 +1,196 @@
+"""The journal on SQLite, as its callers see it: every method puts work on another thread and waits for the answer."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+from sqlalchemy import Connection
+
+from rollbackd.clock import Clock
+from rollbackd.facts import Record
+from rollbackd.journal import engine, outbox, reading
+from rollbackd.journal.audit import audit
+from rollbackd.journal.batch import Line, Unit, mark_handled
+from rollbackd.journal.contract import Arrived, AuditReport, Entry, JournalUnavailable, Outgoing, Receipt, Received
+from rollbackd.journal.place import create, path_of
+from rollbackd.journal.reserve import RESERVE, Reserve
+from rollbackd.journal.schema import migrate
+from rollbackd.journal.writer import Errand, Writer
+
+T = TypeVar("T")
+
+_READERS = 3
+"""Threads that read, so that a long answer does not hold up a short one."""
+
+
+class SqliteJournal:
+    """See `rollbackd.journal.Journal`. Made by `open`, in the event loop that uses it."""
+
+    def __init__(self, path: Path, clock: Clock, reserve: Reserve, busy: float) -> None:
+        self._path = path
+        self._clock = clock
+        self._reserve = reserve
+        self._newest = 0
+        self._waiters: set[asyncio.Future[None]] = set()
+        self._closed = False
+        self._writer = Writer(path, clock, reserve, busy, self._moved)
+        self._reading = engine.engine(path, "read", busy)
+        self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="journal-reader")
+
+    @classmethod
+    async def open(cls, url: str, clock: Clock, *, reserve: int = RESERVE, busy: float = 5.0) -> Self:
+        """Open or make the journal, bring its schema up to date, set the reserve aside.
+
+        `reserve` is in bytes; `busy` is how many seconds another process's write is waited for.
+
+        :raises JournalRefused: it must not be opened; a sentence for a person.
+        :raises JournalDamaged: it cannot be read.
+        :raises JournalUnavailable: not now.
+        """
+        path = path_of(url)
+        journal = cls(path, clock, Reserve(path, reserve), busy)
+        try:
+            await journal._prepare()
+        except BaseException:
+            await journal.close()
+            raise
+        return journal
+
+    async def _prepare(self) -> None:
+        def ready(connection: Connection) -> None:
+            migrate(connection, self._path)
+            reading.refuse_unknown_kinds(connection, self._path)
+
+        def prepare() -> int:
+            create(self._path)
+            try:
+                newest = self._writer.prepare(ready)
+            except JournalUnavailable as trouble:
+                # The life before this one may have been killed on a full disk, with a rollback under way.
+                if not (trouble.full and self._reserve.release()):
+                    raise
+                newest = self._writer.prepare(ready)
+            self._reserve.restore()
+            return newest
+
+        self._newest = await self._errand(prepare)
+
+    # -- facts
+    async def append(self, *entries: Entry, handled: Sequence[int] = (), urgent: bool = False) -> tuple[Record, ...]:
+        lines = tuple(map(Line.of, entries))
+        unit = Unit(self._writer.future(), lines, handled, urgent=urgent)
+        records: tuple[Record, ...] = await self._writer.submit(unit)
+        return records
+
+    async def read(self, stream: str, after: int = 0) -> list[Record]:
+        return await self._ask(reading.read, self._path, stream, after)
+
+    async def since(self, seq: int, kinds: Sequence[str] = (), limit: int = 0) -> list[Record]:
+        return await self._ask(reading.since, self._path, seq, kinds, limit)
+
+    async def latest(self, kinds: Sequence[str], stream: str = "", limit: int = 50) -> list[Record]:
+        return await self._ask(reading.latest, self._path, kinds, stream, limit)
+
+    async def changed(self, seq: int, timeout: timedelta) -> int:
+        if self._newest > seq or self._closed:
+            return self._newest
+        over = asyncio.ensure_future(self._clock.sleep(timeout))
+        try:
+            while self._newest <= seq and not over.done() and not self._closed:
+                moved: asyncio.Future[None] = self._writer.future()
+                self._waiters.add(moved)
+                await asyncio.wait({moved, over}, return_when=asyncio.FIRST_COMPLETED)
+                self._waiters.discard(moved)
+        finally:
+            over.cancel()
+        return self._newest
+
+    def _moved(self, seq: int) -> None:
+        self._newest = max(self._newest, seq)
+        waiters, self._waiters = self._waiters, set()
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    # -- inbox
+    async def receive(self, items: Sequence[Received]) -> Receipt:
+        receipt: Receipt = await self._writer.submit(Unit(self._writer.future(), items=items))
+        return receipt
+
+    async def unhandled(self) -> list[Arrived]:
+        return await self._ask(reading.unhandled)
+
+    async def arrived(self, source: str, since: datetime) -> list[Arrived]:
+        return await self._ask(reading.arrived, source, since)
+
+    async def handled(self, ids: Sequence[int]) -> None:
+        await self._effect(lambda connection, _now: mark_handled(connection, ids))
+
+    async def prune(self, before: datetime) -> int:
+        forgotten = 0
+        while portion := await self._effect(lambda connection, _now: outbox.prune(connection, before)):
+            forgotten += portion
+        return forgotten
+
+    # -- outbox
+    async def cursor(self, name: str) -> int:
+        return await self._ask(outbox.cursor, name)
+
+    async def enqueue(self, rows: Sequence[Outgoing], name: str, cursor: int) -> None:
+        await self._effect(lambda connection, _now: outbox.enqueue(connection, rows, name, cursor))
+
+    async def waiting(self) -> list[Outgoing]:
+        return await self._ask(outbox.waiting)
+
+    async def delivered(self, ids: Sequence[int], at: datetime, *facts: Entry) -> None:
+        lines = tuple(map(Line.of, facts))
+        await self._effect(lambda connection, _now: outbox.delivered(connection, ids, at), lines)
+
+    async def postponed(self, ids: Sequence[int], error: str, not_before: datetime | None) -> None:
+        await self._effect(lambda connection, now: outbox.postponed(connection, ids, error, not_before, now))
+
+    # -- care
+    async def audit(self) -> AuditReport:
+        """On a thread of its own: it takes as long as the journal is big."""
+        return await asyncio.to_thread(self._look, audit)
+
+    async def release_reserve(self) -> bool:
+        return await self._errand(self._reserve.release)
+
+    async def restore_reserve(self) -> bool:
+        return await self._errand(self._reserve.restore)
+
+    async def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        self._moved(self._newest)
+        await asyncio.to_thread(self._readers.shutdown)
+        self._reading.dispose()
+        # Last, since the last connection takes the write-ahead log into the file.
+        await self._writer.close()
+
+    # -- how work gets to the threads
+    async def _effect(self, effect: Callable[[Connection, datetime], T], lines: tuple[Line, ...] = ()) -> T:
+        answer: T = await self._writer.submit(Unit(self._writer.future(), lines, effect=effect))
+        return answer
+
+    async def _errand(self, run: Callable[[], T]) -> T:
+        answer: T = await self._writer.submit(Errand(self._writer.future(), run))
+        return answer
+
+    async def _ask(self, question: Callable[..., T], *arguments: Any) -> T:
+        """:raises JournalUnavailable: it cannot be read now."""
+        if self._closed:
+            raise JournalUnavailable(f"{self._path}: the journal is closed; rollbackd is stopping")
+        asked = partial(self._look, question, *arguments)
+        return await asyncio.get_running_loop().run_in_executor(self._readers, asked)
+
+    def _look(self, question: Callable[..., T], *arguments: Any) -> T:
+        """In one transaction that begins now: it sees all that was answered before, and nothing half."""
+        with engine.troubles(self._path), self._reading.begin() as connection:
+            return question(connection, *arguments)

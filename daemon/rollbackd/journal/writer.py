@@ -1,0 +1,240 @@
+"""One thread owns the writing connection; whatever waits when it is free shares one transaction: group commit."""
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from threading import Thread
+from typing import Any
+
+from sqlalchemy import Connection
+
+from rollbackd import log
+from rollbackd.boundary import boundary
+from rollbackd.clock import Clock
+from rollbackd.journal import engine
+from rollbackd.journal.batch import Answer, Unit, last_number, write
+from rollbackd.journal.contract import JournalUnavailable
+from rollbackd.journal.reserve import Reserve
+
+
+@dataclass(slots=True, eq=False)
+class Errand:
+    """Something else for the thread to do, outside of any transaction."""
+
+    future: asyncio.Future[Any]
+    run: Callable[[], Any]
+
+
+class Writer:
+    """Takes units from the event loop's thread and answers there; `moved` is told the newest fact's place."""
+
+    def __init__(self, path: Path, clock: Clock, reserve: Reserve, busy: float, moved: Callable[[int], None]) -> None:
+        self._path = path
+        self._clock = clock
+        self._reserve = reserve
+        self._moved = moved
+        self._log = log.get("journal")
+        self._loop = asyncio.get_running_loop()
+        self._engine = engine.engine(path, "write", busy)
+        self._connection: Connection | None = None
+        self._inode = 0
+        self._trouble = ""
+        self._queue: SimpleQueue[Unit | Errand | None] = SimpleQueue()
+        self._closed = False
+        # A daemon thread: a process that ends without `close` is not kept alive; what was answered is on disk.
+        self._thread = Thread(target=self._run, name="journal-writer", daemon=True)
+        self._thread.start()
+
+    # -- on the event loop's thread
+    async def submit(self, work: Unit | Errand) -> Any:
+        """Wait for the answer. A caller that is cancelled leaves its unit in the queue; nobody hears its answer.
+
+        :raises JournalUnavailable: nothing of it was kept.
+        """
+        if self._closed:
+            raise JournalUnavailable(f"{self._path}: the journal is closed; rollbackd is stopping")
+        self._queue.put(work)
+        return await work.future
+
+    def future(self) -> asyncio.Future[Any]:
+        return self._loop.create_future()
+
+    async def close(self) -> None:
+        """Write what waits, then end the thread."""
+        self._closed = True
+        self._queue.put(None)
+        await asyncio.to_thread(self._thread.join)
+
+    # -- on the writer's thread
+    def _run(self) -> None:
+        going = True
+        while going:
+            work, going = self._take()
+            units = [item for item in work if isinstance(item, Unit)]
+            if units:
+                self._answer(units, self._settle(units))
+            for errand in work:
+                if isinstance(errand, Errand):
+                    self._answer([errand], [self._attempt(errand.run)])
+        self._disconnect()
+
+    def _take(self) -> tuple[list[Unit | Errand], bool]:
+        """All that waits, at least one; and whether more may come."""
+        work: list[Unit | Errand] = []
+        item = self._queue.get()
+        with suppress(Empty):
+            while item is not None:
+                work.append(item)
+                item = self._queue.get_nowait()
+            return work, False
+        return work, True
+
+    def _answer(self, work: Sequence[Unit | Errand], answers: Sequence[Answer]) -> None:
+        """One wake-up of the loop for the whole batch."""
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more, and what was written stays
+            self._loop.call_soon_threadsafe(_deliver, [item.future for item in work], answers)
+
+    def _settle(self, units: Sequence[Unit]) -> list[Answer]:
+        """An answer for each unit; after the boundary that says they are on disk."""
+        answers = self._guarded(units)
+        missed = self._attempt(lambda: _mark("journal.committed", answers))
+        return answers if missed is None else [missed for _ in units]
+
+    def _guarded(self, units: Sequence[Unit]) -> list[Answer]:
+        """Nothing leaves this function but answers: the thread must outlive whatever one caller brings."""
+        try:
+            return self._admit(units)
+        except JournalUnavailable as trouble:
+            self._note(str(trouble))
+            return [_copy(trouble) for _ in units]
+        except Exception as error:  # noqa: BLE001  # the thread serves everybody; the caller gets the exception
+            return [error for _ in units]
+
+    def _admit(self, units: Sequence[Unit]) -> list[Answer]:
+        """With the reserve gone, only what is urgent may use the room that it left."""
+        if self._reserve.held or self._reserve.restore():
+            return self._try(units)
+        refusal = JournalUnavailable(
+            f"{self._path}: its disk is nearly full, and the rest is kept so that a running rollback can finish; "
+            f"free at least {2 * self._reserve.size // 2**20 + 1} MiB",
+            full=True,
+        )
+        return self._urgent_only(units, refusal)
+
+    def _urgent_only(self, units: Sequence[Unit], refusal: JournalUnavailable) -> list[Answer]:
+        urgent = [unit for unit in units if unit.urgent]
+        if not urgent:
+            raise refusal
+        answers = dict(zip(map(id, urgent), self._try(urgent), strict=True))
+        return [answers[id(unit)] if unit.urgent else _copy(refusal) for unit in units]
+
+    def _try(self, units: Sequence[Unit]) -> list[Answer]:
+        try:
+            return self._transact(units)
+        except JournalUnavailable as trouble:
+            # `release` says True once, and then the units are all urgent: no way round twice.
+            if trouble.full and any(unit.urgent for unit in units) and self._reserve.release():
+                self._log.warning("the journal's disk is full; the reserve was freed", reason=str(trouble))
+                return self._urgent_only(units, trouble)
+            if type(trouble) is JournalUnavailable or len(units) == 1:
+                raise
+        except Exception:
+            if len(units) == 1:
+                raise
+        # One unit holds something that cannot be stored, or its stream is damaged: the others must not pay for it.
+        return [answer for unit in units for answer in self._guarded([unit])]
+
+    def _transact(self, units: Sequence[Unit]) -> list[Answer]:
+        with self._trouble_disconnects():
+            connection = self._connect()
+            with connection.begin():
+                written = write(connection, units, self._clock.now())
+                _mark("journal.before", written.answers)
+        self._note("")
+        if written.seq:
+            with suppress(RuntimeError):  # as in `_answer`
+                self._loop.call_soon_threadsafe(self._moved, written.seq)
+        return written.answers
+
+    def _note(self, trouble: str) -> None:
+        """Into the log once, not with each unit of a storm; empty: it works."""
+        if trouble and trouble != self._trouble:
+            self._log.error("journal unavailable", reason=trouble)
+        elif self._trouble and not trouble:
+            self._log.info("journal works again")
+        self._trouble = trouble
+
+    def _attempt(self, run: Callable[[], Any]) -> Answer:
+        try:
+            return run()
+        except Exception as error:  # noqa: BLE001  # as in `_settle`
+            return error
+
+    @contextmanager
+    def _trouble_disconnects(self) -> Iterator[None]:
+        """After any trouble the next try starts with a new connection: the old one may remember a broken file."""
+        try:
+            with engine.troubles(self._path):
+                yield
+        except Exception:
+            self._disconnect()
+            raise
+
+    def _connect(self) -> Connection:
+        """The connection to the file that was opened first; a removed journal is never replaced by an empty one."""
+        inode = self._found()
+        if self._inode and inode != self._inode:
+            raise JournalUnavailable(
+                f"{self._path}: was {'replaced' if inode else 'removed'} while rollbackd runs; put it back, or restart "
+                "rollbackd to go on with what is there now"
+            )
+        if self._connection is None:
+            self._connection = self._engine.connect()
+            self._inode = inode
+        return self._connection
+
+    def _found(self) -> int:
+        """The file's number, or 0 when it cannot be seen."""
+        try:
+            return self._path.stat().st_ino
+        except OSError:
+            return 0
+
+    def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with suppress(Exception):  # it is broken already; what matters is the next one
+                connection.close()
+
+    def prepare(self, work: Callable[[Connection], None]) -> int:
+        """Run as an errand: do something in one transaction, before anything else; the newest fact's place."""
+        with self._trouble_disconnects():
+            connection = self._connect()
+            with connection.begin():
+                work(connection)
+                return last_number(connection, "facts")
+
+
+def _mark(name: str, answers: Sequence[Answer]) -> None:
+    """The boundary, once for each unit that is written."""
+    for answer in answers:
+        if not isinstance(answer, BaseException):
+            boundary(name)
+
+
+def _copy(trouble: JournalUnavailable) -> JournalUnavailable:
+    """One exception object for each caller: they are raised in different tasks."""
+    return type(trouble)(*trouble.args, full=trouble.full)
+
+
+def _deliver(futures: Sequence[asyncio.Future[Any]], answers: Sequence[Answer]) -> None:
+    for future, answer in zip(futures, answers, strict=True):
+        if future.done():  # its caller was cancelled
+            continue
+        if isinstance(answer, BaseException):
+            future.set_exception(answer)
+        else:
+            future.set_result(answer)

@@ -1,0 +1,97 @@
+"""PagerDuty, by its Events API v2: one alert a trouble, acknowledged and resolved by its dedup_key.
+
+https://developer.pagerduty.com/docs/events-api-v2-overview
+It is resolved only by a message that says the trouble is over.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable
+from typing import Any, Literal
+
+from pydantic import field_validator
+
+from rollbackd.adapter import Message, NotifierSettings
+from rollbackd.notify import clean, wire
+from rollbackd.units import Secret
+
+_SUMMARY = 1024
+_DEDUP = 255
+_BODY = 512 * 1024 - 4096
+"""Bytes; the API's limit is 512 KB."""
+
+
+class PagerDutySettings(NotifierSettings):
+    """`{name: oncall, pagerduty: {routing_key: {credential: pagerduty}}}`."""
+
+    routing_key: Secret
+    """The integration key of a service's Events API v2 integration, 32 characters."""
+    url: str = "https://events.pagerduty.com/v2/enqueue"
+    """Europe: https://events.eu.pagerduty.com/v2/enqueue."""
+
+    @field_validator("url")
+    @classmethod
+    def _http(cls, url: str) -> str:
+        if not url.startswith(("https://", "http://")):
+            raise ValueError("`url` is not an address; write it like https://events.pagerduty.com/v2/enqueue")
+        return url
+
+
+class PagerDuty:
+    """Whoever is on call."""
+
+    settings_model = PagerDutySettings
+
+    def __init__(self, settings: PagerDutySettings, reveal: Callable[[Secret], str], http: Callable[[], Any]) -> None:
+        self._settings = settings
+        self._reveal = reveal
+        self._http = http
+
+    async def send(self, message: Message) -> None:
+        key = wire.revealed(self._reveal, self._settings.routing_key, "pagerduty").strip()
+        body = json.dumps(event(message, key)).encode()
+        await wire.post(self._http, self._settings.url, body, {}, who="pagerduty", secrets=(key,))
+
+
+def dedup_key(thread: str) -> str:
+    """The thread itself when it fits, else its beginning and a hash."""
+    shown = clean.line(thread, 10_000) or "rollbackd"
+    if len(shown) <= _DEDUP:
+        return shown
+    return f"{shown[: _DEDUP - 33]}/{hashlib.sha256(thread.encode(errors='replace')).hexdigest()[:32]}"
+
+
+def event(message: Message, routing_key: str) -> dict[str, Any]:
+    """The event's JSON, within the API's limits."""
+    action: Literal["trigger", "acknowledge", "resolve"] = "trigger"
+    if message.resolves:
+        action = "resolve"
+    elif message.acknowledged:
+        action = "acknowledge"
+    sent: dict[str, Any] = {
+        "routing_key": routing_key,
+        "event_action": action,
+        "dedup_key": dedup_key(message.thread),
+    }
+    if action == "trigger":
+        sent |= {"client": "rollbackd", "payload": _payload(message, 5000)}
+        if len(json.dumps(sent)) > _BODY:
+            sent["payload"] = _payload(message, 200)
+    return sent
+
+
+def _payload(message: Message, limit: int) -> dict[str, Any]:
+    details: dict[str, str] = {"key": clean.line(message.key)}
+    for heading, text in message.lines[:100]:
+        name, shown = clean.line(heading, 100), clean.paragraph(text, limit)
+        details[name] = f"{details[name]}\n{shown}" if name in details else shown
+    details |= {clean.line(name, 100): clean.line(text) for name, text in list(message.labels.items())[:50]}
+    return {
+        "summary": clean.fit(message.title, _SUMMARY) or "rollbackd",
+        "source": clean.fit(message.service, 255) or "rollbackd",
+        "severity": message.severity,
+        "timestamp": message.at.isoformat(),
+        "component": clean.fit(message.service, 255) or "rollbackd",
+        "class": clean.fit(message.event, 255),
+        "custom_details": details,
+    }

@@ -1,0 +1,273 @@
+"""What people have not acknowledged yet, folded from the facts of all streams. No I/O, no clock.
+
+An incident is here from its opening on, so that the fold may start at the oldest one that matters (`Troubles.oldest`).
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from rollbackd import facts
+from rollbackd.facts import Record
+from rollbackd.model import DAEMON, Action, Decision, Outcome
+
+LASTING = frozenset({"backend_unreachable", "journal", "messages_waiting", "receiver_unreachable"})
+"""Kinds of notices that somebody says to be over: reminded of until then."""
+_BAD_ENDS = frozenset({Outcome.INEFFECTIVE, Outcome.UNVERIFIED, Outcome.FAILED})
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """One thing that people are reminded of, or an incident that may become one."""
+
+    thread: str
+    stream: str
+    service: str
+    first: int
+    """The seq that the fold must start at to know it."""
+    what: str = ""
+    """`failed`, `paused`, `refused`, a notice's kind, …; empty: nothing to be reminded of now."""
+    record: Record | None = None
+    """The fact that began it."""
+    episode: str = ""
+    entered: tuple[str, ...] = ()
+    closed: bool = False
+    state: str = ""
+    """The key of the state that runs, as far as it is known; empty: not known."""
+
+    def due(self, now: datetime, every: timedelta) -> int:
+        """How many whole periods have passed since it began; 0: nothing to say yet."""
+        return int((now - self.record.at) / every) if self.what and self.record is not None else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Troubles:
+    """All of them by thread."""
+
+    known: Mapping[str, Trouble] = field(default_factory=dict)
+
+    @property
+    def open(self) -> tuple[Trouble, ...]:
+        """What people are to be reminded of, but no refusal while an incident of its service is at work."""
+        busy = {trouble.service for trouble in self.known.values() if _is_incident(trouble) and not trouble.closed}
+        return tuple(
+            trouble
+            for trouble in self.known.values()
+            if trouble.what and not (trouble.what == "refused" and trouble.service in busy)
+        )
+
+    @property
+    def oldest(self) -> int | None:
+        """The seq to start the fold at next time; None: nothing is open."""
+        return min((trouble.first for trouble in self.known.values()), default=None)
+
+    def refused(self, service: str, episode: str = "") -> tuple[Trouble, ...]:
+        """The refusals of a service that still stand; of one episode when it is given."""
+        return tuple(
+            trouble
+            for trouble in self.known.values()
+            if trouble.what == "refused" and trouble.service == service and episode in ("", trouble.episode)
+        )
+
+    def repeats(self, service: str, decision: Decision) -> bool:
+        """Whether the same was decided on the same trouble before, for the same reasons, and still stands."""
+        return any(
+            isinstance(trouble.record, Record) and guards(trouble.record.fact.decision) == guards(decision)
+            for trouble in self.refused(service, decision.trigger.episode)
+        )
+
+
+def guards(decision: Decision) -> tuple[str, ...]:
+    """The guards that stand against rolling back, which makes two decisions alike."""
+    return tuple(sorted({finding.guard for finding in decision.against}))
+
+
+def needs_person(decision: Decision) -> bool:
+    """Whether it was refused for what only a person can mend, and people must hear of it."""
+    refused = decision.action in (Action.ASK, Action.REFUSE)
+    return refused and not decision.joins and (decision.needs_person or decision.escalate)
+
+
+def refusal_thread(service: str, episode: str) -> str:
+    return f"refused/{service}/{episode}"
+
+
+def notice_thread(notice: facts.Notice) -> str:
+    subject = notice.details.get("subject", "")
+    return "/".join(part for part in ("notice", notice.kind, notice.service, subject) if part)
+
+
+def fold(troubles: Troubles, record: Record) -> Troubles:
+    """The troubles after one more fact, of whatever stream."""
+    change = _FOLDS.get(type(record.fact))
+    return change(troubles, record, record.fact) if change else troubles
+
+
+def _is_incident(trouble: Trouble) -> bool:
+    return trouble.stream.startswith("incident:")
+
+
+def _with(troubles: Troubles, trouble: Trouble) -> Troubles:
+    return Troubles({**troubles.known, trouble.thread: trouble})
+
+
+def _without(troubles: Troubles, threads: Iterable[str]) -> Troubles:
+    gone = set(threads)
+    return Troubles({thread: trouble for thread, trouble in troubles.known.items() if thread not in gone})
+
+
+def _of(troubles: Troubles, record: Record) -> Trouble | None:
+    return troubles.known.get(record.stream.partition(":")[2])
+
+
+def _settle(troubles: Troubles, trouble: Trouble) -> Troubles:
+    """Keep it, unless it is closed and nothing of it is left to be reminded of."""
+    if trouble.closed and not trouble.what and not trouble.entered:
+        return _without(troubles, [trouble.thread])
+    return _with(troubles, trouble)
+
+
+# -- of incidents -------------------------------------------------------------------------------
+def _opened(troubles: Troubles, record: Record, fact: facts.Opened) -> Troubles:
+    thread = record.stream.partition(":")[2]
+    same = refusal_thread(fact.service, fact.decision.trigger.episode)
+    return _with(_without(troubles, [same]), Trouble(thread, record.stream, fact.service, record.seq))
+
+
+def _entering(troubles: Troubles, record: Record, fact: facts.Entering) -> Troubles:
+    trouble = _of(troubles, record)
+    if trouble is None or fact.layer in trouble.entered:
+        return troubles
+    return _with(troubles, replace(trouble, entered=(*trouble.entered, fact.layer)))
+
+
+def _left(troubles: Troubles, record: Record, fact: facts.Left) -> Troubles:
+    trouble = _of(troubles, record)
+    if trouble is None:
+        return troubles
+    entered = tuple(layer for layer in trouble.entered if layer != fact.layer)
+    what = "" if trouble.what == "still_entered" and not entered else trouble.what
+    return _settle(troubles, replace(trouble, entered=entered, what=what))
+
+
+def _stopped(troubles: Troubles, record: Record, fact: facts.Paused | facts.Parked) -> Troubles:
+    trouble = _of(troubles, record)
+    if trouble is None:
+        return troubles
+    what = "paused" if isinstance(fact, facts.Paused) else "parked"
+    return _with(troubles, replace(trouble, what=what, record=record))
+
+
+def _unpaused(troubles: Troubles, record: Record, _fact: facts.Unpaused) -> Troubles:
+    trouble = _of(troubles, record)
+    if trouble is None or trouble.what != "paused":
+        return troubles
+    return _with(troubles, replace(trouble, what="", record=None))
+
+
+def _acknowledged(troubles: Troubles, record: Record, _fact: facts.Acknowledged) -> Troubles:
+    trouble = _of(troubles, record)
+    if trouble is None:
+        return troubles
+    seen = replace(trouble, what="", record=None)
+    return _without(troubles, [trouble.thread]) if trouble.closed else _with(troubles, seen)
+
+
+def _closed(troubles: Troubles, record: Record, fact: facts.Closed) -> Troubles:
+    trouble = _of(troubles, record)
+    if trouble is None:
+        return troubles
+    what = str(fact.outcome) if fact.outcome in _BAD_ENDS else "still_entered" if trouble.entered else ""
+    after = _settle(troubles, replace(trouble, what=what, record=record if what else None, closed=True))
+    return _well(after, trouble.service) if fact.outcome is Outcome.RECOVERED else after
+
+
+def _relapsed(troubles: Troubles, record: Record, fact: facts.Relapsed) -> Troubles:
+    thread = record.stream.partition(":")[2]
+    before = troubles.known.get(thread)
+    entered = before.entered if before else ()
+    trouble = Trouble(thread, record.stream, fact.trigger.service, before.first if before else record.seq)
+    return _with(troubles, replace(trouble, what="ineffective", record=record, entered=entered, closed=True))
+
+
+def _well(troubles: Troubles, service: str, state: str = "") -> Troubles:
+    """A service got well: what it was in trouble with before is over, but not a bracket that is still entered."""
+    over = [
+        trouble.thread
+        for trouble in troubles.known.values()
+        if trouble.service == service
+        and (trouble.what == "refused" or (trouble.closed and not trouble.entered))
+        and state in ("", trouble.state)
+    ]
+    return _without(troubles, over)
+
+
+# -- of services and the fleet ------------------------------------------------------------------
+def _decided(troubles: Troubles, record: Record, fact: facts.Decided) -> Troubles:
+    decision = fact.decision
+    trigger = decision.trigger
+    if trigger.request is not None or not needs_person(decision) or troubles.repeats(trigger.service, decision):
+        return troubles
+    thread = refusal_thread(trigger.service, trigger.episode)
+    state = decision.present.key if decision.present else ""
+    trouble = Trouble(thread, record.stream, trigger.service, record.seq, "refused", record, trigger.episode)
+    return _with(troubles, replace(trouble, state=state))
+
+
+def _seen(troubles: Troubles, record: Record, fact: facts.NoticeAcknowledged) -> Troubles:
+    """On a service's stream: its refusals; on the fleet's: the notices."""
+    seen = [
+        trouble.thread
+        for trouble in troubles.known.values()
+        if trouble.stream == record.stream and fact.episode in ("", trouble.episode)
+    ]
+    return _without(troubles, seen)
+
+
+def _changed(troubles: Troubles, record: Record, fact: facts.Changed) -> Troubles:
+    service = record.stream.partition(":")[2]
+    return Troubles(
+        {
+            thread: replace(trouble, state=fact.state.key) if trouble.service == service else trouble
+            for thread, trouble in troubles.known.items()
+        }
+    )
+
+
+def _marked(troubles: Troubles, record: Record, fact: facts.MarkedGood) -> Troubles:
+    """The state that runs turned out good. A mark on another one (to have a way back) ends nothing."""
+    service = record.stream.partition(":")[2]
+    after = _well(troubles, service, fact.state.key)
+    if record.actor != DAEMON:
+        return after
+    unknown = [trouble for trouble in after.known.values() if trouble.service == service and not trouble.state]
+    ended = [trouble.thread for trouble in unknown if trouble.closed and not trouble.entered]
+    return _without(after, [*ended, *(trouble.thread for trouble in unknown if trouble.what == "refused")])
+
+
+def _noticed(troubles: Troubles, record: Record, fact: facts.Notice) -> Troubles:
+    thread = notice_thread(fact)
+    if fact.over:
+        return _without(troubles, [thread])
+    if fact.kind not in LASTING or thread in troubles.known:
+        return troubles
+    return _with(troubles, Trouble(thread, record.stream, fact.service, record.seq, fact.kind, record))
+
+
+_FOLDS: dict[type[Any], Callable[[Troubles, Record, Any], Troubles]] = {
+    facts.Opened: _opened,
+    facts.Entering: _entering,
+    facts.Left: _left,
+    facts.Paused: _stopped,
+    facts.Parked: _stopped,
+    facts.Unpaused: _unpaused,
+    facts.Acknowledged: _acknowledged,
+    facts.Closed: _closed,
+    facts.Relapsed: _relapsed,
+    facts.Decided: _decided,
+    facts.NoticeAcknowledged: _seen,
+    facts.Changed: _changed,
+    facts.MarkedGood: _marked,
+    facts.Notice: _noticed,
+}

@@ -1,0 +1,86 @@
+"""Takes secrets and terminal tricks out of what programs print. No I/O; knows text only."""
+
+import json
+import re
+from collections.abc import Iterable
+from urllib.parse import quote
+
+TAIL = 16 * 2**10
+"""Bytes of a program's output that are kept as evidence."""
+HEADROOM = 4 * 2**10
+"""Bytes kept before those, so that a secret that the cut falls into can be recognised and removed."""
+MASK = "[secret]"
+
+_SHORTEST = 4
+"""Characters; a shorter secret would mask half of every text."""
+
+_ESCAPES = re.compile(
+    r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[PX^_][^\x1b]*(?:\x1b\\)?|[ -/]*[0-~])"
+)
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2028\u2029\u2066-\u2069]")
+_PATTERNS = (
+    (
+        re.compile(r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----.*?(?:-----END [A-Z0-9 ]*PRIVATE KEY-----|\Z)", re.DOTALL),
+        MASK,
+    ),
+    (re.compile(r"\A.*-----END [A-Z0-9 ]*PRIVATE KEY-----", re.DOTALL), MASK),  # its beginning was cut off
+    (re.compile(r"(://)[^\s/@:'\"]*:[^\s/@'\"]+(?=@)"), rf"\1{MASK}"),
+    (re.compile(r"(https?://)[^\s/@:'\"]+(?=@)", re.IGNORECASE), rf"\1{MASK}"),
+    (re.compile(r"((?:proxy-)?authorization[\"']?[ \t]*[:=][ \t]*[\"']?)[^\r\n\"']+", re.IGNORECASE), rf"\1{MASK}"),
+    (re.compile(r"(\bbearer[ \t]+)[\w.~+/=-]{8,}", re.IGNORECASE), rf"\1{MASK}"),
+    (
+        re.compile(
+            r"((?:password|passwd|passphrase|pwd|secret|token|api[_-]?key|access[_-]?key|private[_-]?key|credential)"
+            r"[\w.-]{0,40}[\"']?[ \t]*[:=][ \t]*)(?!\[secret\])(\"[^\"\n]*\"?|'[^'\n]*'?|[^\s,;&\"']+)",
+            re.IGNORECASE,
+        ),
+        rf"\1{MASK}",
+    ),
+    (re.compile(r"(--(?:password|token|secret|api-key)[ \t]+)[^\s-][^\s]*", re.IGNORECASE), rf"\1{MASK}"),
+)
+
+
+def harmless(text: str) -> str:
+    """The text without escape sequences; other control and direction characters become `?`, line ends newlines."""
+    plain = _ESCAPES.sub("", text).replace("\r\n", "\n").replace("\r", "\n")
+    return _CONTROLS.sub("?", plain)
+
+
+def one_line(text: str) -> str:
+    """Harmless, and on one line of at most 200 characters: for labels."""
+    return " ".join(harmless(text).split())[:200]
+
+
+class Redactor:
+    """Knows the daemon's secrets, and what secrets look like."""
+
+    def __init__(self, secrets: Iterable[str] = ()) -> None:
+        self._secrets: tuple[str, ...] = ()
+        self.add(secrets)
+
+    def add(self, secrets: Iterable[str]) -> None:
+        """From now on these are masked too, also URL-quoted, JSON-quoted and line by line."""
+        known = set(self._secrets)
+        for secret in secrets:
+            for part in {secret, secret.strip(), *(line.strip() for line in secret.splitlines() if len(line) >= 8)}:
+                known |= {part, quote(part, safe=""), json.dumps(part)[1:-1]}
+        self._secrets = tuple(sorted((text for text in known if len(text) >= _SHORTEST), key=len, reverse=True))
+
+    def __call__(self, text: str) -> str:
+        """The text, harmless and without secrets."""
+        text = harmless(text)
+        for secret in self._secrets:
+            text = text.replace(secret, MASK)
+        for pattern, mask in _PATTERNS:
+            text = pattern.sub(mask, text)
+        return text
+
+    def tail(self, raw: bytes, *, cut: bool) -> str:
+        """The last 16 KiB of an output as evidence; `cut` when `raw` is not all of it."""
+        text = self(raw.decode(errors="replace"))
+        if cut:  # half a secret may stand at the beginning: the first line goes, or the headroom of one endless line
+            newline = text.find("\n", 0, HEADROOM)
+            text = "…\n" + text[newline + 1 if newline >= 0 else HEADROOM :]
+        if len(text) > TAIL:
+            text = "…\n" + text[-TAIL:]
+        return text.strip("\n")

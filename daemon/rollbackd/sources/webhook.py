@@ -1,0 +1,229 @@
+"""Alertmanager's webhook as values. No I/O; what cannot be read is refused with a sentence that says where.
+
+https://prometheus.io/docs/alerting/latest/configuration/#webhook_config
+
+Alerts are taken one by one, each by its own `status`. What people wrote into labels and annotations stays text.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import from_json, to_json
+
+from rollbackd.model import Alert
+
+VERSION = "4"
+_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+_ZERO_YEAR = 1
+"""Go's zero time, which stands for "not ended", is in the year 1."""
+_FNV_OFFSET, _FNV_PRIME, _64_BITS = 0xCBF29CE484222325, 0x100000001B3, 0xFFFFFFFFFFFFFFFF
+_FINGERPRINT = 16
+"""Hex digits."""
+_HEX = frozenset("0123456789abcdef")
+
+
+class WebhookError(Exception):
+    """A body that is no webhook; the sentence says what is wrong and where."""
+
+
+@dataclass(frozen=True, slots=True)
+class Webhook:
+    """One notification of one group."""
+
+    alerts: tuple[Alert, ...]
+    truncated: int = 0
+    """How many alerts of the group were left out (`max_alerts`)."""
+    group_key: str = ""
+    group_labels: Mapping[str, str] = field(default_factory=dict)
+    receiver: str = ""
+    """Its plain name; Alertmanager sends it quoted as a regular expression."""
+    external_url: str = ""
+
+
+def _utc(time: datetime) -> datetime:
+    try:
+        return time.astimezone(UTC)
+    except OverflowError as error:  # year 1 or 9999, in another zone
+        raise ValueError("out of range in UTC") from error
+
+
+Time = Annotated[AwareDatetime, AfterValidator(_utc)]
+"""A point of time with its zone, in UTC from here on; nanoseconds are cut off."""
+
+
+class AlertBody(BaseModel):
+    """An alert as the webhook and the API write it."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+    labels: dict[str, str]
+    annotations: dict[str, str] = {}
+    starts_at: Time = Field(alias="startsAt")
+    ends_at: Time | None = Field(default=None, alias="endsAt")
+    url: str = Field(default="", alias="generatorURL")
+    fingerprint: str = ""
+
+    def alert(self, *, firing: bool) -> Alert:
+        """As a value. One that has ended with no time of it ended when it began."""
+        fingerprint = self.fingerprint
+        if len(fingerprint) != _FINGERPRINT or not _HEX.issuperset(fingerprint):
+            fingerprint = fingerprint_of(self.labels)
+        ends_at = None if firing else self.starts_at
+        if not firing and self.ends_at is not None and self.ends_at.year > _ZERO_YEAR:
+            ends_at = self.ends_at
+        return Alert(fingerprint, self.labels, self.annotations, self.starts_at, ends_at, self.url)
+
+
+class _WebhookAlert(AlertBody):
+    status: Literal["firing", "resolved"]
+
+
+class _Head(BaseModel):
+    """Read first, so that another version is not called a mass of missing fields."""
+
+    version: str = ""
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(strict=True, frozen=True)
+
+    alerts: list[_WebhookAlert]
+    truncated: int = Field(default=0, alias="truncatedAlerts", ge=0)
+    group_key: str = Field(default="", alias="groupKey")
+    group_labels: dict[str, str] = Field(default={}, alias="groupLabels")
+    receiver: str = ""
+    external_url: str = Field(default="", alias="externalURL")
+    version: Literal["4"]
+
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def parse_webhook(body: bytes) -> Webhook:
+    """Read a notification, payload version 4, of any Alertmanager; fields it does not know are ignored.
+
+    NUL and lone surrogates become U+FFFD.
+
+    :raises WebhookError: for anything else.
+    """
+    try:
+        read = validate_json(_Body, body)
+    except ValidationError as error:
+        raise WebhookError(_sentence(error, body)) from error
+    except (ValueError, RecursionError) as error:
+        raise WebhookError(f"the body is no JSON: {error}") from error
+    return Webhook(
+        tuple([alert.alert(firing=alert.status == "firing") for alert in read.alerts]),
+        read.truncated,
+        read.group_key,
+        read.group_labels,
+        _unquoted(read.receiver),
+        read.external_url,
+    )
+
+
+def validate_json(model: type[M], body: bytes) -> M:
+    """Read JSON, mending what is JSON but no text that a database takes.
+
+    :raises ValidationError: or ValueError, or RecursionError.
+    """
+    if b"\\u" not in body:
+        return model.model_validate_json(body)
+    try:
+        if b"\\u0000" not in body:
+            return model.model_validate_json(body)
+    except ValidationError as error:
+        if error.errors(include_url=False, include_input=False)[0]["type"] != "json_invalid":
+            raise
+    return model.model_validate_json(json.dumps(_mended(json.loads(body))))
+
+
+def fingerprint_of(labels: Mapping[str, str]) -> str:
+    """As Alertmanager computes it: 64-bit FNV-1a over the sorted labels, names and values each ended by 0xff.
+
+    https://github.com/prometheus/common/blob/main/model/signature.go
+    """
+    value = _FNV_OFFSET
+    for name in sorted(labels):
+        for byte in b"%b\xff%b\xff" % (name.encode(), labels[name].encode()):
+            value = (value ^ byte) * _FNV_PRIME & _64_BITS
+    return f"{value:016x}"
+
+
+def inbox_key(alert: Alert) -> str:
+    """`alert/<fingerprint>/<startsAt>/<firing|resolved>`: the same news again has the same key."""
+    return f"{alert.episode}/{'firing' if alert.firing else 'resolved'}"
+
+
+def alert_to_json(alert: Alert) -> bytes:
+    """For the inbox."""
+    return to_json(
+        {
+            "fingerprint": alert.fingerprint,
+            "labels": alert.labels,
+            "annotations": alert.annotations,
+            "starts_at": alert.starts_at.isoformat(),
+            "ends_at": None if alert.ends_at is None else alert.ends_at.isoformat(),
+            "url": alert.url,
+        }
+    )
+
+
+def alert_from_json(body: bytes) -> Alert:
+    """What `alert_to_json` wrote. :raises ValueError: for anything else."""
+    try:
+        read = from_json(body)
+        ends_at = read["ends_at"]
+        return Alert(
+            read["fingerprint"],
+            read["labels"],
+            read["annotations"],
+            datetime.fromisoformat(read["starts_at"]),
+            None if ends_at is None else datetime.fromisoformat(ends_at),
+            read["url"],
+        )
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"not an alert of the inbox: {error}") from error
+
+
+def _sentence(error: ValidationError, body: bytes) -> str:
+    first = error.errors(include_url=False, include_input=False)[0]
+    if first["type"] == "json_invalid":
+        return f"the body is no JSON: {first['msg'].removeprefix('Invalid JSON: ')}"
+    try:
+        version = _Head.model_validate_json(body).version
+    except ValidationError:
+        version = ""
+    if version != VERSION:
+        said = f"has payload version {version[:20]!r}" if version else "has no payload version"
+        return f"this {said}; rollbackd reads Alertmanager's webhook of version {VERSION}"
+    place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    return f"{place[:200] or 'the body'}: {first['msg']}{more}"
+
+
+def _mended(value: Any) -> Any:
+    """The same, with text that UTF-8 can write and databases take."""
+    if isinstance(value, str):
+        text = value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        return text.replace("\0", _REPLACEMENT)
+    if isinstance(value, list):
+        return [_mended(item) for item in value]
+    if isinstance(value, dict):
+        return {_mended(name): _mended(item) for name, item in value.items()}
+    return value
+
+
+def _unquoted(receiver: str) -> str:
+    """Undo Go's `regexp.QuoteMeta`."""
+    plain, escaped = "", False
+    for character in receiver:
+        if character == "\\" and not escaped:
+            escaped = True
+        else:
+            plain, escaped = plain + character, False
+    return plain

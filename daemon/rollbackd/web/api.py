@@ -1,0 +1,191 @@
+"""What each route of the API does: one call of the desk, values in and a value out."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Generic, Literal, TypeVar
+
+from rollbackd.config.models import Role
+from rollbackd.desk import Desk
+from rollbackd.model import Request
+from rollbackd.units import Spec
+from rollbackd.views import IncidentDetail, PlanView, ServiceView, StateView
+from rollbackd.web import bodies
+from rollbackd.web.waits import Waits
+
+_Q = TypeVar("_Q", bound=Spec)
+_B = TypeVar("_B", bound=Spec)
+Method = Literal["GET", "POST", "PUT", "DELETE"]
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[_Q, _B]):
+    """One request, understood and allowed."""
+
+    desk: Desk
+    waits: Waits
+    actor: str
+    name: str
+    """The path's own part: a service's name, an incident's id, a hold's scope; empty when it has none."""
+    query: _Q
+    body: _B
+
+
+Handler = Callable[[Call[Any, Any]], Awaitable[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One way in."""
+
+    method: Method
+    path: str
+    role: Role
+    handler: Handler
+    answer: Any
+    """The type of what the handler returns."""
+    query: type[Spec] = bodies.NoQuery
+    body: type[Spec] = bodies.NoBody
+    status: int = 200
+
+    @property
+    def summary(self) -> str:
+        """The handler's own sentence."""
+        return (self.handler.__doc__ or "").strip()
+
+
+# -- reading ------------------------------------------------------------------------------------
+async def services(call: Call[bodies.NoQuery, bodies.NoBody]) -> bodies.Services:
+    """All services at a glance."""
+    return bodies.Services(tuple(await call.desk.services()))
+
+
+async def service(call: Call[bodies.NoQuery, bodies.NoBody]) -> ServiceView:
+    """One service at a glance."""
+    return await call.desk.service(call.name)
+
+
+async def states(call: Call[bodies.ServiceQuery, bodies.NoBody]) -> bodies.States:
+    """A service's states, newest first."""
+    return bodies.States(tuple(await call.desk.states(call.query.service)))
+
+
+async def incidents(call: Call[bodies.IncidentsQuery, bodies.NoBody]) -> bodies.Incidents:
+    """Incidents, newest first."""
+    query = call.query
+    return bodies.Incidents(tuple(await call.desk.incidents(query.service, query.open, query.limit)))
+
+
+async def incident(call: Call[bodies.NewsQuery, bodies.NoBody]) -> IncidentDetail:
+    """One incident with its decision and its records; waits for news when asked to."""
+    after, wait = call.query.after, call.query.wait
+    if wait > timedelta():
+        return await call.waits.run(call.desk.incident(call.name, after, wait))
+    return await call.desk.incident(call.name, after)
+
+
+async def decisions(call: Call[bodies.DecisionsQuery, bodies.NoBody]) -> bodies.Decisions:
+    """What was decided on triggers, with every guard's finding, newest first."""
+    return bodies.Decisions(tuple(await call.desk.decisions(call.query.service, call.query.limit)))
+
+
+async def holds(call: Call[bodies.NoQuery, bodies.NoBody]) -> bodies.Holds:
+    """Everything that is held."""
+    return bodies.Holds(tuple(await call.desk.holds()))
+
+
+async def holds_of(call: Call[bodies.NoQuery, bodies.NoBody]) -> bodies.Holds:
+    """The holds of one service, or of all with `*`."""
+    return bodies.Holds(tuple(hold for hold in await call.desk.holds() if hold.scope == call.name))
+
+
+async def plan(call: Call[bodies.NoQuery, bodies.PlanBody]) -> PlanView:
+    """What a rollback would be and what would be decided now; touches nothing."""
+    return await call.desk.plan(Request(call.name, call.actor, to=call.body.to, plan=call.body.plan))
+
+
+# -- orders -------------------------------------------------------------------------------------
+async def rollback(call: Call[bodies.NoQuery, bodies.RollbackBody]) -> bodies.Begun:
+    """Roll a service back, or join and start its open incident."""
+    body = call.body
+    request = Request(call.name, call.actor, body.reason, body.to, body.plan, body.irreversible, body.over_hold)
+    return bodies.Begun(await call.desk.rollback(request))
+
+
+async def abort(call: Call[bodies.NoQuery, bodies.ReasonBody]) -> bodies.Done:
+    """Stop an incident, or a service's open one, at its next boundary."""
+    await call.desk.abort(call.name, call.actor, call.body.reason)
+    return bodies.Done(f"{call.name} stops before its next step; what is entered stays entered", call.actor)
+
+
+async def acknowledge(call: Call[bodies.NoQuery, bodies.AcknowledgeBody]) -> bodies.Done:
+    """Say that a person has seen it: an incident, or a service's last one and what was refused for it."""
+    await call.desk.acknowledge(call.name, call.actor, call.body.leave)
+    leaves = ", and what is entered is left" if call.body.leave else ""
+    return bodies.Done(f"{call.name} is acknowledged: its reminders stop{leaves}", call.actor)
+
+
+async def hold(call: Call[bodies.NoQuery, bodies.HoldBody]) -> bodies.Done:
+    """Start no step of a service, or of any with `*`, until this is lifted."""
+    await call.desk.hold(call.name, call.actor, call.body.reason, call.body.until)
+    until = f" until {call.body.until.isoformat()}" if call.body.until else ""
+    return bodies.Done(f"{_scope(call.name)} held{until}: no step is started", call.actor)
+
+
+async def unhold(call: Call[bodies.NoQuery, bodies.NoBody]) -> bodies.Done:
+    """Lift a hold that was made by API or command line."""
+    await call.desk.unhold(call.name, call.actor)
+    return bodies.Done(f"{_scope(call.name)} no longer held", call.actor)
+
+
+async def resume(call: Call[bodies.NoQuery, bodies.ReasonBody]) -> bodies.Done:
+    """Let automatic rollbacks go on after the breaker stopped them."""
+    await call.desk.resume(call.actor, call.body.reason)
+    return bodies.Done("automatic rollbacks go on; the breaker is closed", call.actor)
+
+
+async def good(call: Call[bodies.NoQuery, bodies.GoodBody]) -> StateView:
+    """Mark a state as known to be good."""
+    return await call.desk.good(call.name, call.body.releases, call.actor)
+
+
+async def quarantine(call: Call[bodies.NoQuery, bodies.QuarantineBody]) -> bodies.Done:
+    """Never go to these releases, or `lift` that."""
+    releases, lift = call.body.releases, call.body.lift
+    await call.desk.quarantine(call.name, releases, call.actor, lift)
+    named = ", ".join(f"{layer} {release}".strip() for layer, release in sorted(releases.items()))
+    return bodies.Done(f"{call.name}: {named} {'may be gone to again' if lift else 'is never gone to'}", call.actor)
+
+
+def _scope(name: str) -> str:
+    return "all services are" if name == "*" else f"{name} is"
+
+
+ROUTES = (
+    Route("GET", "/api/v1/services", "viewer", services, bodies.Services),
+    Route("GET", "/api/v1/services/{name}", "viewer", service, ServiceView),
+    Route("POST", "/api/v1/services/{name}/plan", "viewer", plan, PlanView, body=bodies.PlanBody),
+    Route(
+        "POST", "/api/v1/services/{name}/rollback", "operator", rollback, bodies.Begun,
+        body=bodies.RollbackBody, status=202,
+    ),
+    Route("POST", "/api/v1/services/{name}/good", "operator", good, StateView, body=bodies.GoodBody),
+    Route(
+        "POST", "/api/v1/services/{name}/quarantine", "operator", quarantine, bodies.Done, body=bodies.QuarantineBody
+    ),
+    Route("GET", "/api/v1/states", "viewer", states, bodies.States, bodies.ServiceQuery),
+    Route("GET", "/api/v1/incidents", "viewer", incidents, bodies.Incidents, bodies.IncidentsQuery),
+    Route("GET", "/api/v1/incidents/{name}", "viewer", incident, IncidentDetail, bodies.NewsQuery),
+    Route("POST", "/api/v1/incidents/{name}/abort", "operator", abort, bodies.Done, body=bodies.ReasonBody),
+    Route(
+        "POST", "/api/v1/incidents/{name}/acknowledge", "operator", acknowledge, bodies.Done,
+        body=bodies.AcknowledgeBody,
+    ),
+    Route("GET", "/api/v1/decisions", "viewer", decisions, bodies.Decisions, bodies.DecisionsQuery),
+    Route("GET", "/api/v1/holds", "viewer", holds, bodies.Holds),
+    Route("GET", "/api/v1/holds/{name}", "viewer", holds_of, bodies.Holds),
+    Route("PUT", "/api/v1/holds/{name}", "operator", hold, bodies.Done, body=bodies.HoldBody),
+    Route("DELETE", "/api/v1/holds/{name}", "operator", unhold, bodies.Done),
+    Route("POST", "/api/v1/resume", "operator", resume, bodies.Done, body=bodies.ReasonBody),
+)  # fmt: skip
+"""All routes that take and give values; alerts and the daemon's own health are in `app.py`."""

@@ -1,0 +1,276 @@
+"""Real servers for tests: Prometheus, Alertmanager and something for Prometheus to scrape.
+
+Each listens on 127.0.0.1, is waited for until it is ready, and is ended by its process id.
+"""
+
+import json
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+
+READY_WITHIN = 30.0
+"""Seconds; a shared machine can be slow to start a server."""
+
+
+def program(*names: str) -> str:
+    """The path of the first that is installed; the test is skipped when none is."""
+    for name in names:
+        if (path := shutil.which(name)) is not None:
+            return path
+    pytest.skip(f"missing: {names[0]} (make servers)")
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+def wait_until(condition: Callable[[], bool], what: str, limit: float = READY_WITHIN) -> None:
+    """Look again and again until it holds; fail when the limit has passed."""
+    deadline = time.monotonic() + limit
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"{what}: not within {limit:g}s")
+        time.sleep(0.05)
+
+
+def answers(url: str) -> bool:
+    """Whether it answers 200."""
+    try:
+        with urllib.request.urlopen(url, timeout=2) as response:
+            return bool(response.status == 200)
+    except OSError:
+        return False
+
+
+def get_json(url: str) -> Any:
+    with urllib.request.urlopen(url, timeout=5) as response:
+        return json.load(response)
+
+
+@dataclass
+class Server:
+    """A running server."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+    log: Path
+    directory: Path
+    config: Path = field(default_factory=Path)
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rpartition(":")[2])
+
+    @property
+    def address(self) -> str:
+        return self.url.removeprefix("http://")
+
+    def stop(self) -> None:
+        """End it as a crash would; `stop` again is harmless."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGKILL)
+        self.process.wait(timeout=10)
+
+    def reload(self) -> None:
+        """Have it read its configuration again."""
+        self.process.send_signal(signal.SIGHUP)
+
+
+@contextmanager
+def running(argv: Sequence[str], url: str, ready: str, directory: Path) -> Iterator[Server]:
+    """A server from its start to its end."""
+    log = directory / "log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(argv, stdout=output, stderr=output, stdin=subprocess.DEVNULL, cwd=directory)
+    server = Server(url, process, log, directory)
+
+    def is_ready() -> bool:
+        assert process.poll() is None, f"{argv[0]} ended: {log.read_text(errors='replace')[-2000:]}"
+        return answers(url + ready)
+
+    try:
+        wait_until(is_ready, argv[0])
+        yield server
+    finally:
+        server.stop()
+
+
+@contextmanager
+def prometheus(
+    directory: Path,
+    *,
+    targets: Sequence[str] = (),
+    labels: Mapping[str, str] | None = None,
+    rules: Mapping[str, Any] | None = None,
+    alertmanager: str = "",
+    every: str = "200ms",
+    port: int = 0,
+    samples: str = "",
+) -> Iterator[Server]:
+    """A Prometheus.
+
+    :param targets: `HOST:PORT` of what it scrapes, all under the job `test`.
+    :param labels: what all of their series carry.
+    :param rules: a rule file's content, `{"groups": […]}`.
+    :param alertmanager: `HOST:PORT` of where its alerts go.
+    :param every: how often it scrapes and evaluates.
+    :param samples: history to begin with, in the OpenMetrics text format with times.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    data = directory / "data"
+    if samples:
+        backfill(directory, data, samples)
+    static = {"targets": list(targets), "labels": dict(labels or {})}
+    config: dict[str, Any] = {
+        "global": {"scrape_interval": every, "scrape_timeout": every, "evaluation_interval": every},
+        "scrape_configs": [{"job_name": "test", "static_configs": [static]}],
+    }
+    if rules is not None:
+        (directory / "rules.yml").write_text(json.dumps(rules))
+        config["rule_files"] = ["rules.yml"]
+    if alertmanager:
+        config["alerting"] = {"alertmanagers": [{"static_configs": [{"targets": [alertmanager]}]}]}
+    file = directory / "prometheus.yml"
+    file.write_text(json.dumps(config))
+    url = f"http://127.0.0.1:{port or free_port()}"
+    argv = [
+        program("prometheus"),
+        f"--config.file={file}",
+        f"--storage.tsdb.path={data}",
+        "--storage.tsdb.retention.time=10y",
+        f"--web.listen-address={url.removeprefix('http://')}",
+        "--log.level=warn",
+    ]
+    with running(argv, url, "/-/ready", directory) as server:
+        server.config = file
+        yield server
+
+
+def backfill(directory: Path, data: Path, samples: str) -> None:
+    """Make blocks of samples, before the server starts."""
+    text = directory / "samples.txt"
+    text.write_text(samples if samples.endswith("# EOF\n") else samples + "# EOF\n")
+    argv = [program("promtool"), "tsdb", "create-blocks-from", "openmetrics", str(text), str(data)]
+    done = subprocess.run(argv, capture_output=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr.decode(errors="replace")
+
+
+@contextmanager
+def alertmanager(
+    directory: Path, config: Mapping[str, Any] | None = None, *, webhook: str = "", token: str = "", port: int = 0
+) -> Iterator[Server]:
+    """An Alertmanager.
+
+    :param config: its configuration; without it, all alerts go to `webhook` by `service`, as fast as it can.
+    :param token: what it authenticates with at the webhook.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    file = directory / "alertmanager.yml"
+    file.write_text(json.dumps(config if config is not None else webhook_config(webhook, token)))
+    url = f"http://127.0.0.1:{port or free_port()}"
+    argv = [
+        program("prometheus-alertmanager", "alertmanager"),
+        f"--config.file={file}",
+        f"--storage.path={directory / 'data'}",
+        f"--web.listen-address={url.removeprefix('http://')}",
+        "--cluster.listen-address=",
+        "--log.level=warn",
+    ]
+    with running(argv, url, "/-/ready", directory) as server:
+        server.config = file
+        yield server
+
+
+def webhook_config(url: str, token: str = "") -> dict[str, Any]:
+    """Everything goes to one webhook, or to nobody when there is none."""
+    webhook: dict[str, Any] = {"url": url, "send_resolved": True}
+    if token:
+        webhook["http_config"] = {"authorization": {"type": "Bearer", "credentials": token}}
+    return {
+        "route": {
+            "receiver": "rollbackd",
+            "group_by": ["service"],
+            "group_wait": "100ms",
+            "group_interval": "1s",
+            "repeat_interval": "1h",
+        },
+        "receivers": [{"name": "rollbackd", **({"webhook_configs": [webhook]} if url else {})}],
+    }
+
+
+class Exporter:
+    """A service's metrics, as a test sets them; `with Exporter() as it: it.set("up_to_me", 1, service="checkout")`."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._values: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
+        exporter = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                body = exporter.text().encode()
+                self.send_response(200)
+                self.send_header("Content-Type", "text/plain; version=0.0.4")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *args: Any) -> None:
+                return
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self._server.server_address[1]}"
+
+    def set(self, name: str, value: float, **labels: str) -> None:
+        with self._lock:
+            self._values[name, tuple(sorted(labels.items()))] = value
+
+    def add(self, name: str, value: float = 1, **labels: str) -> None:
+        """Count up, from nothing when it is new."""
+        key = (name, tuple(sorted(labels.items())))
+        with self._lock:
+            self._values[key] = self._values.get(key, 0.0) + value
+
+    def clear(self) -> None:
+        with self._lock:
+            self._values.clear()
+
+    def text(self) -> str:
+        with self._lock:
+            values = list(self._values.items())
+        return "".join(f"{sample(name, dict(labels))} {value!r}\n" for (name, labels), value in values)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join(timeout=10)
+
+
+def sample(name: str, labels: Mapping[str, str]) -> str:
+    """`name{label="value"}`, as both exposition formats write it."""
+    text = ",".join(f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in labels.items())
+    return f"{name}{{{text}}}"
