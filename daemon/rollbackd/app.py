@@ -237,6 +237,7 @@ async def offline_rollback(path: Path, request: Request, on_record: Callable[[Re
         core = await build(config, await open_journal(config.daemon.journal, clock), clock)
         telling = asyncio.create_task(core.teller.run())
         try:
+            await core.intake.recall()
             name = await core.desk.rollback(request)
             return await _follow(core, name, on_record)
         finally:

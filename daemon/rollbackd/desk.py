@@ -35,6 +35,7 @@ from rollbackd.model import (
 from rollbackd.policy.decide import decide
 from rollbackd.policy.target import candidates
 from rollbackd.rules.conditions import worst
+from rollbackd.rules.tracks import Standing
 from rollbackd.runner import Runner
 from rollbackd.sources.states import Looker
 from rollbackd.sources.webhook import Webhook
@@ -52,6 +53,8 @@ from rollbackd.views import (
     StateView,
     StepView,
 )
+
+_GOOD = Standing.GOOD
 
 
 class NotFound(Exception):  # noqa: N818  # an answer
@@ -146,7 +149,10 @@ class Desk:
     def cannot(self, service: Service) -> str:
         """Why there is nothing to go back to, and what would make it so."""
         trigger = self._trial(service, Request(service.name, DAEMON))
-        return self._parts.situations.quick(trigger).no_target
+        text = self._parts.situations.quick(trigger).no_target
+        seen = self._parts.live.seen(service.name, self._parts.clock.now())
+        waits = [f"{one.rule} is {one.standing.value} ({one.reason})" for one in seen if one.standing is not _GOOD]
+        return f"{text}; the present state does not bake while {', '.join(waits)}" if waits else text
 
     async def states(self, service: str) -> list[StateView]:
         """A service's history, newest first; then states marked good that never ran here. :raises NotFound:"""
@@ -248,8 +254,17 @@ class Desk:
 
     # -- ordering -------------------------------------------------------------------------------
     async def rollback(self, request: Request) -> str:
-        """A person's own rollback; the incident's id. :raises NotFound: Invalid: Refused:"""
+        """A person's own rollback; the incident's id. One that is open already is joined, unless it is to go elsewhere.
+
+        :raises NotFound: Invalid: Refused:
+        """
         service = self._check(request)
+        running = self._book.of(service.name).open
+        if running is not None and not (request.to or request.plan):
+            joined = facts.Joined(self._trial(service, request))
+            await self._book.append(Entry(incident_stream(running.incident), joined, request.actor))
+            self._parts.runner.poke(running.incident)
+            return running.incident
         decision = await self._parts.judge.consider(self._trial(service, request))
         if decision.action is not Action.ROLL_BACK:
             views = tuple(finding_view(finding) for finding in decision.findings)
@@ -272,7 +287,13 @@ class Desk:
         return rollbacks[-1].incident if rollbacks else name
 
     async def acknowledge(self, incident: str, actor: str, leave: bool = False) -> None:
-        """Somebody has seen it: an incident, or what was refused for a service. :raises NotFound:"""
+        """Somebody has seen it: an incident, what was refused for a service, or `*`, notices of rollbackd's own.
+
+        `leave`: every bracket that is still entered is left. :raises NotFound:
+        """
+        if incident == "*":
+            await self._book.append(Entry(FLEET, facts.NoticeAcknowledged(), actor))
+            return
         if self._config.service(incident) is not None:
             await self._book.append(Entry(service_stream(incident), facts.NoticeAcknowledged(), actor))
             rollbacks = self._book.of(incident).rollbacks

@@ -253,7 +253,7 @@ class Spawner:
             return found
         boundary("process.before")
         if argv and self.which(argv[0], cwd) is None:
-            raise SpawnError(f"{argv[0]}: no such program, or not executable", permanent=True)
+            raise SpawnError(f"{one_line(argv[0])}: no such program, or not executable", permanent=True)
         granted = self._grant(lock, timeout)
         try:
             supervisor = [sys.executable, "-I", "-S", process_supervisor.__file__, str(record), str(granted)]
@@ -275,7 +275,7 @@ class Spawner:
         if (found := self._told(record, argv)) is not None:
             return found
         lock.kill_leftovers()
-        raise SpawnError(f"{shlex.join(argv)}: {_no_result(popen.returncode, record)}", permanent=False)
+        raise SpawnError(f"{self.clean(shlex.join(argv))}: {_no_result(popen.returncode, record)}", permanent=False)
 
     def _told(self, record: Path, argv: Sequence[str]) -> Recorded | None:
         found = self.recorded(record, argv)
@@ -349,7 +349,7 @@ def _ending(code: int, timed_out: bool) -> str:
 
 def _not_started(argv: Sequence[str], cwd: Path | None, error: Exception) -> SpawnError:
     if cwd is not None and not cwd.is_dir():
-        return SpawnError(f"{argv[0]}: cannot run in {cwd}: no such directory", permanent=True)
+        return SpawnError(f"{one_line(argv[0])}: cannot run in {cwd}: no such directory", permanent=True)
     number = error.errno if isinstance(error, OSError) else None
     permanent = number not in {errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ETXTBSY}
     reason = error.strerror if isinstance(error, OSError) else str(error)
@@ -358,7 +358,7 @@ def _not_started(argv: Sequence[str], cwd: Path | None, error: Exception) -> Spa
         errno.EACCES: "permission denied; is it executable?",
         errno.ENOEXEC: "not a program; does its first line name an interpreter?",
     }.get(number or 0, reason)
-    return SpawnError(f"{argv[0]}: {hint}", permanent=permanent)
+    return SpawnError(f"{one_line(argv[0])}: {hint}", permanent=permanent)
 
 
 def _no_result(code: int, record: Path) -> str:

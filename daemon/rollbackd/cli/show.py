@@ -199,12 +199,13 @@ class Timeline:
 
     def __init__(self) -> None:
         self._day = ""
+        self._width = 0
 
     def add(self, records: Sequence[View]) -> None:
-        width = max((len(safe(record["actor"])) for record in records), default=0)
+        self._width = max([self._width, *(len(safe(record["actor"])) for record in records)])
         for record in records:
             day, _, clock = moment(record["at"]).partition(" ")
             if day != self._day:
                 self._day = day
                 print(day)
-            print(f"  {clock}  {safe(record['actor']):<{width}}  {safe(record['text'])}", flush=True)
+            print(f"  {clock}  {safe(record['actor']):<{self._width}}  {safe(record['text'])}", flush=True)

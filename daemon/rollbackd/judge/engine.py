@@ -28,7 +28,7 @@ from rollbackd.model import (
 )
 from rollbackd.policy.decide import asks_again, decide
 from rollbackd.policy.guards import Situation
-from rollbackd.policy.ledger import ServiceLedger
+from rollbackd.policy.ledger import ServiceLedger, Verdicted
 
 _AT_ONCE = 8
 """Services that are looked at for a decision at the same time."""
@@ -127,7 +127,7 @@ class Judge:
             for _ in range(_RACES):
                 quick = self._situations.quick(trigger, given.present)
                 now = replace(given, ledger=quick.ledger, fleet=quick.fleet, holds=quick.holds, troubled=quick.troubled)
-                decision = decide(trigger, now, self._plan(trigger.service))
+                decision = _not_asking(decide(trigger, now, self._plan(trigger.service)))
                 before = now.ledger.episodes.get(trigger.episode)
                 if before is not None and not asks_again(before.against, decision):
                     await self._book.journal.handled(handled)
@@ -205,7 +205,7 @@ class Judge:
             before = episodes.get(trigger.episode)
             if before is None:
                 self.consider_soon(trigger)
-            elif before.action is not Action.ROLL_BACK and not before.incident and self._patient(trigger.episode):
+            elif _unspent(before, self._book.of(service)) and self._patient(trigger.episode):
                 decision = decide(trigger, self._situations.quick(trigger), self._plan(service))
                 if asks_again(before.against, decision):
                     self._patience[trigger.episode] = self._clock.monotonic()
@@ -219,6 +219,19 @@ class Judge:
 def _worth_a_look(decision: Decision) -> bool:
     """Whether only a fresh look can say: all that stands against it is about the state and the target."""
     return {finding.guard for finding in decision.against} <= {"same_state", "target", "reach", "change", "ineffective"}
+
+
+def _not_asking(decision: Decision) -> Decision:
+    """Nobody can be asked yet: what would ask is refused, and its findings tell a person."""
+    return replace(decision, action=Action.REFUSE) if decision.action is Action.ASK else decision
+
+
+def _unspent(before: Verdicted, ledger: ServiceLedger) -> bool:
+    """Whether an episode may be decided again: it was refused, or its incident ended before it touched anything."""
+    if not before.incident:
+        return before.action is not Action.ROLL_BACK
+    its = next((one for one in ledger.rollbacks if one.incident == before.incident), None)
+    return its is not None and its.ended is not None and not its.acted
 
 
 def _number(ledger: ServiceLedger) -> int:

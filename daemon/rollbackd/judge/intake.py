@@ -130,5 +130,9 @@ class Intake:
 
     async def complete(self, webhook: Webhook) -> None:
         """A truncated group is completed from Alertmanager's API, when it can be."""
-        if webhook.truncated:
-            await self.ask()
+        if not webhook.truncated or self._alertmanager is None:
+            return
+        try:
+            await self.receive(await self._alertmanager.group(webhook.receiver, webhook.group_labels))
+        except (Unreachable, JournalUnavailable) as error:
+            self._log.warning("a truncated group could not be completed", group=webhook.group_key, error=str(error))

@@ -1,6 +1,6 @@
 """What every rule says of every service right now. Values in, triggers out; no I/O, memory rebuilt at a start."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
@@ -227,9 +227,9 @@ class Live:
                 sinces[service] = min(alert.starts_at, sinces.get(service, alert.starts_at))
         return sinces
 
-    def firing(self) -> Iterable[str]:
-        """The services that an alert fires for."""
-        return [service for service, alerts in self._alerts.items() if alerts]
+    def fires(self, rule: Rule, service: str) -> bool:
+        """Whether an alert that the rule asks for fires for the service."""
+        return any(self._matching(leaf, service) for leaf in rule.leaves if isinstance(leaf, AlertWhen))
 
     def spread(self, labels: Sequence[Mapping[str, str]], rule: Rule) -> list[str | None]:
         """The service of each series of an answer; without labels a rule for one service alone places them."""

@@ -15,7 +15,7 @@ from rollbackd.model import CheckResult, Outcome, Trigger, Verdict
 from rollbackd.policy.decide import decide
 from rollbackd.rules.reach import reach
 from rollbackd.rules.samples import judge
-from rollbackd.rules.spec import CheckWhen, QueryWhen, Rule
+from rollbackd.rules.spec import AllWhen, CheckWhen, QueryWhen, Rule
 from rollbackd.rules.tracks import Standing
 from rollbackd.runner import Judgement, Objection
 from rollbackd.sources.answers import Answer
@@ -63,9 +63,9 @@ class Recheck:
         return "; ".join(self._holds(incident.service, trigger.labels))
 
     async def confirm(self, incident: Incident) -> Objection | None:
-        """Whether the trouble is still there and the guards still agree. A person's own rollback is not asked again."""
+        """Whether the trouble is still there and the guards still agree; not asked when a person wants it anyway."""
         trigger = incident.decision.trigger
-        if trigger.request is not None:
+        if any(one.request is not None for one in (trigger, *incident.joined)):
             return None
         gone = self._gone(trigger)
         if gone is not None:
@@ -95,28 +95,36 @@ class Recheck:
         return None
 
     async def condition(self, incident: Incident, since: datetime | None) -> tuple[CheckResult, ...]:
-        """The queries and checks of the rule that triggered; alerts are named by a warning and decide nothing."""
-        rule = self._live.rule(incident.decision.trigger.rule)
-        if rule is None:
-            return ()
+        """What the rules that triggered or joined say now, one result each.
+
+        An alert decides nothing, also inside a composed rule: a warning names one that still fires.
+        """
+        names = dict.fromkeys([incident.decision.trigger.rule, *(trigger.rule for trigger in incident.joined)])
+        results: list[CheckResult] = []
+        for rule in (self._live.rule(name) for name in names):
+            if rule is not None:
+                results += await self._rule(rule, incident, since)
+        return tuple(results)
+
+    async def _rule(self, rule: Rule, incident: Incident, since: datetime | None) -> list[CheckResult]:
+        asked = []
         results = []
         for leaf in rule.leaves:
             if isinstance(leaf, QueryWhen):
-                results.append(await self._query(rule, leaf, incident, since))
+                asked.append(await self._query(rule, leaf, incident, since))
             elif isinstance(leaf, CheckWhen):
                 service = self._config.service(incident.service)
                 if service is not None and leaf.check in service.checks:
                     result = await self._examiner.ask(service, leaf.check, since)
-                    results.append(replace(result, name=f"rule {rule.name}"))
+                    asked.append(replace(result, name=f"rule {rule.name}"))
             else:
                 results.append(self._alert(rule, incident.service))
-        return tuple(results)
+        return [*results, together(rule, asked)] if asked else results
 
     def _alert(self, rule: Rule, service: str) -> CheckResult:
-        condition = self._live.condition(rule, service, self._clock.now())
-        firing = condition.standing is Standing.BAD
+        firing = self._live.fires(rule, service)
         said = "still fires" if firing else "fires no more"
-        return CheckResult(f"rule {rule.name}", Verdict.BAD if firing else Verdict.GOOD, f"its alert {said}", warn=True)
+        return CheckResult(f"alert of {rule.name}", Verdict.BAD if firing else Verdict.GOOD, f"it {said}", warn=True)
 
     async def _query(self, rule: Rule, leaf: QueryWhen, incident: Incident, since: datetime | None) -> CheckResult:
         name = f"rule {rule.name}"
@@ -140,3 +148,15 @@ class Recheck:
     def _own(self, rule: Rule, answer: Answer, service: str) -> list[float]:
         where = self._live.spread([one.labels for one in answer.series], rule)
         return [one.value for one, owner in zip(answer.series, where, strict=True) if owner == service]
+
+
+def together(rule: Rule, results: list[CheckResult]) -> CheckResult:
+    """One result of a rule's conditions: of `all` one that is good suffices, else the worst counts."""
+    reason = "; ".join(result.reason for result in results)
+    verdicts = {result.verdict for result in results}
+    if isinstance(rule.when, AllWhen):
+        order = (Verdict.GOOD, Verdict.INCONCLUSIVE, Verdict.BAD)
+    else:
+        order = (Verdict.BAD, Verdict.INCONCLUSIVE, Verdict.GOOD)
+    verdict = next(one for one in order if one in verdicts)
+    return CheckResult(f"rule {rule.name}", verdict, reason)

@@ -49,7 +49,8 @@ class Looker:
     async def look(self, service: str) -> State | None:
         """The present state, written down when it is new; None in transition, after a failed look, in an incident."""
         async with self._locks[service]:
-            if self._book.of(service).open is not None:
+            before = self._book.of(service)
+            if before.open is not None:
                 return None
             try:
                 state = await self._twice(service)
@@ -59,7 +60,7 @@ class Looker:
                 self.problems[service] = str(error)
                 return None
             self.problems.pop(service, None)
-            if state is not None and self._book.of(service).open is None:
+            if state is not None and self._book.of(service).rollbacks == before.rollbacks:
                 await self._take_in(service, state)
                 return state
             return None

@@ -19,8 +19,8 @@ OPERATORS = "rollbackd-operators"
 _BACKLOG = 1024
 _IDLE = 75.0
 """Seconds that a connection without a request is kept."""
-_LAST_ANSWERS = 10.0
-"""Seconds that requests in hand have at the end."""
+_LAST_ANSWERS = 3.0
+"""Seconds that requests in hand have at the end; an alert that is cut off was not answered 200 and comes again."""
 _LOG = log.get("web")
 
 

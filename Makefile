@@ -1,0 +1,68 @@
+# Every target sets up by itself what it needs: .venv always, Debian's servers when we are root.
+# Nothing here reads standard input or leaves a process behind.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.NOTPARALLEL:
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+# How many tests run at once; they start real servers, so not more than there are processors.
+WORKERS ?= 2
+
+.PHONY: help
+help:  ## what there is
+	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 18
+
+$(READY): pyproject.toml constraints.txt .ci/venv
+	@PYTHON="$(PYTHON)" bash .ci/venv
+
+.PHONY: venv
+venv: $(READY)  ## the virtual environment, with the versions of constraints.txt
+
+.PHONY: servers
+servers:  ## Debian's packages that the tests run against
+	@bash .ci/servers
+
+.PHONY: test
+test: $(READY) servers  ## all tests, and full coverage of the pure core
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --cov --cov-report=term-missing:skip-covered
+
+.PHONY: lint
+lint: $(READY)  ## style, import directions, types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/lint-imports
+	@$(BIN)/mypy
+
+.PHONY: types
+types: $(READY)  ## types alone
+	@$(BIN)/mypy
+
+.PHONY: fmt
+fmt: $(READY)  ## write the code as ruff wants it
+	@$(BIN)/ruff check --fix-only --quiet .
+	@$(BIN)/ruff format .
+
+.PHONY: demo
+demo: $(READY) servers  ## a release goes bad and is rolled back, on real servers
+	@$(BIN)/python examples/demo/run.py
+
+.PHONY: bench
+bench: $(READY) servers  ## the speeds that are promised, measured
+	@$(BIN)/python bench/run.py
+
+.PHONY: wheel
+wheel: $(READY)  ## dist/rollbackd-*.whl
+	@$(BIN)/python -m hatchling build -t wheel
+
+.PHONY: pins
+pins: $(READY)  ## write constraints.txt from what is installed now
+	@$(BIN)/python -m pip freeze --exclude-editable --exclude rollbackd --exclude pip > constraints.txt
+	@touch $(READY)
+
+.PHONY: clean
+clean:  ## forget the virtual environment, caches and what was built
+	@rm -rf .venv .cache .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .coverage dist

@@ -1,0 +1,1 @@
+"""The adapters that come with rollbackd. They know the contract, the spawner and the clock only."""

@@ -1,0 +1,307 @@
+"""Anything that has a command line: one argument vector for each question. `plan` is built in.
+
+It moves whatever the commands move, and saves nothing by itself: that is the business of `apply`. Each command gets
+ROLLBACKD_SERVICE and ROLLBACKD_LAYER in its environment; those about a change also ROLLBACKD_INCIDENT, _KEY, _BEFORE,
+_AFTER and _INTENDED (the time of the intent, RFC 3339). `apply` runs once for a change: when it has succeeded it never
+runs again for it, whatever was killed meanwhile. One that was cut off runs again, so it must be able to go on.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Annotated, Any, ClassVar, Self
+
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
+
+from rollbackd.adapter import AdapterError, Place, Settings
+from rollbackd.model import NO_RELEASE, Change, Problem, Progress, Release, Traits
+from rollbackd.process import Finished, Lock, Recorded, Spawner, one_line
+from rollbackd.units import Duration, show
+from rollbackd_adapters.failures import as_adapter_errors
+from rollbackd_adapters.then import environment
+from rollbackd_adapters.traces import Trace
+
+Vector = Annotated[tuple[str, ...], Field(min_length=1)]
+
+_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._:@+/~-]{0,254}")
+_TIME: TypeAdapter[datetime] = TypeAdapter(datetime)
+_OUTSIDE = 1
+
+
+class CommandSettings(Settings):
+    """A layer of adapter `command`. With `apply` it is a step, with `inside`, `enter` and `leave` a bracket."""
+
+    current: Vector | None = None
+    """Prints the present release: one line, or JSON `{"id":, "label":, "created":, "good":}`."""
+    releases: Vector | None = None
+    """Prints what can be gone back to, newest first: a line each, or a JSON list."""
+    apply: Vector | None = None
+    """Goes to ROLLBACKD_AFTER; for a layer without releases, does what it does (restarts, reloads)."""
+    progress: Vector | None = None
+    """Prints not_started, running, done or superseded. Without it `current` is compared."""
+    ready: Vector | None = None
+    """Exits 0 when a rollback would work; else each line it prints is a problem."""
+    inside: Vector | None = None
+    """Exits 0 when the bracket is entered, 1 when it is not."""
+    enter: Vector | None = None
+    """Goes into the bracket."""
+    leave_by: Vector | None = None
+    """Goes out of the bracket. `leave: [ARGV]` says the same; `leave: gate` says when."""
+    timeout: Duration = timedelta(minutes=5)
+    """For each command."""
+    resource: str = ""
+    """What this layer shares with others that must not move at the same time; by default it shares nothing."""
+    holds_data: bool = False
+    """A plan goes back in it only by name."""
+    irreversible: bool = False
+    """Going back cannot be undone."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _leave_is_a_command(cls, value: Any) -> Any:
+        if isinstance(value, dict) and isinstance(value.get("leave"), (list, tuple)):
+            rest = {key: item for key, item in value.items() if key != "leave"}
+            return {"leave_by": value["leave"]} | rest
+        return value
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        bracket = (self.inside, self.enter, self.leave_by)
+        if any(bracket) and not all(bracket):
+            raise ValueError("a bracket needs all of `inside`, `enter` and `leave`; give all three or none")
+        if (self.current is None) != (self.releases is None):
+            raise ValueError(
+                "`current` and `releases` belong together; give both, or none for a layer without releases"
+            )
+        if self.apply is None and not any(bracket):
+            raise ValueError("nothing can be done with this layer; give `apply`, or `inside`, `enter` and `leave`")
+        if self.apply is None and self.current is not None:
+            raise ValueError("releases that nothing can go back to; give `apply`")
+        if self.apply is not None and self.current is None and self.progress is None:
+            raise ValueError("nothing tells whether `apply` worked; give `progress`, or `current` and `releases`")
+        return self
+
+
+class Command:
+    """One layer behind a command line."""
+
+    settings_model: ClassVar[type[Settings]] = CommandSettings
+
+    def __init__(self, settings: CommandSettings, place: Place) -> None:
+        self._settings = settings
+        self._place = place
+        self._spawner: Spawner = place.spawner
+        self.resource = settings.resource or f"command:{place.service}/{place.layer}"
+        self.traits = Traits(
+            releases=settings.current is not None,
+            step=settings.apply is not None,
+            bracket=settings.enter is not None,
+            data=settings.holds_data,
+        )
+
+    async def current(self) -> Release:
+        said = await self._ask(_given(self._settings.current))
+        return self._release(self._parsed(said) if said.startswith("{") else said)
+
+    async def releases(self) -> Sequence[Release]:
+        said = await self._ask(_given(self._settings.releases))
+        items = self._parsed(said) if said.startswith("[") else said.splitlines()
+        return [self._release(item) for item in items if item]
+
+    async def plan(self, target: Release) -> Change:
+        reversible = not self._settings.irreversible
+        if not self.traits.releases:
+            return Change(self._place.layer, NO_RELEASE, NO_RELEASE, reversible=reversible)
+        _check_id(target)
+        known = {release.id: release for release in await self.releases()}
+        if target.id not in known:
+            raise AdapterError(
+                f"{one_line(target.name)} is not among the releases that `releases` prints", permanent=True
+            )
+        return Change(self._place.layer, await self.current(), known[target.id], reversible=reversible)
+
+    async def apply(self, change: Change) -> None:
+        self._check(change)
+        trace = Trace(self._place.scratch, change)
+        with as_adapter_errors():
+            async with self._spawner.hold(self.resource) as lock:
+                progress = await self._progress(change, trace)
+                if progress is Progress.DONE:
+                    return
+                if progress is Progress.RUNNING:
+                    raise AdapterError(f"{self._place.layer}: what was begun earlier still runs", permanent=False)
+                if progress is Progress.SUPERSEDED or (trace.begun is None and await self._elsewhere(change)):
+                    raise AdapterError(
+                        f"{self._place.layer} is not where this rollback began: somebody else moved it: it is theirs",
+                        permanent=True,
+                    )
+                if trace.begun is None:
+                    trace.begin(key=change.key, before=change.before.id, after=change.after.id)
+                argv = _given(self._settings.apply)
+                self._must(argv, await self._effect(argv, trace, "apply", change, lock))
+
+    async def progress(self, change: Change) -> Progress:
+        self._check(change)
+        trace = Trace(self._place.scratch, change)
+        if self._spawner.held(self.resource):
+            return Progress.RUNNING
+        with as_adapter_errors():
+            return await self._progress(change, trace)
+
+    async def _progress(self, change: Change, trace: Trace) -> Progress:
+        if self._settings.progress is not None:
+            said = await self._ask(self._settings.progress, change)
+            try:
+                return Progress(said.lower())
+            except ValueError:
+                words = ", ".join(Progress)
+                raise self._wrong(f"`progress` printed {show(one_line(said))}; it must print one of {words}") from None
+        present = (await self.current()).id
+        argv = _given(self._settings.apply)
+        finished = self._spawner.recorded(trace.record("apply"), argv)
+        if finished is not None and finished.ok:
+            if present == change.after.id:
+                return Progress.DONE
+            return Progress.NOT_STARTED if present == change.before.id else Progress.SUPERSEDED
+        if trace.begun is not None:
+            return Progress.NOT_STARTED if present in {change.before.id, change.after.id} else Progress.SUPERSEDED
+        if present == change.before.id:
+            return Progress.NOT_STARTED
+        return Progress.DONE if present == change.after.id else Progress.SUPERSEDED
+
+    async def ready(self) -> Sequence[Problem]:
+        settings = self._settings
+        vectors = (settings.current, settings.releases, settings.apply, settings.progress, settings.ready)
+        brackets = (settings.inside, settings.enter, settings.leave_by)
+        programs = {argv[0] for argv in (*vectors, *brackets) if argv}
+        texts = [
+            f"{program}: no such program, or not executable; install it, or correct the configuration"
+            for program in sorted(programs)
+            if self._spawner.which(program) is None
+        ]
+        if not texts and settings.ready is not None:
+            finished = await self._run(settings.ready)
+            if not finished.ok:
+                said = [
+                    self._spawner.clean(line)
+                    for line in finished.stdout.decode(errors="replace").splitlines()
+                    if line.strip()
+                ]
+                texts = said[:20] or [f"`{_shown(settings.ready)}`: {finished.ending}"]
+        return [Problem(self._place.layer, text) for text in texts]
+
+    # -- as a bracket ---------------------------------------------------------------------------
+    async def inside(self, key: str) -> bool:
+        argv = _given(self._settings.inside)
+        finished = await self._run(argv, self._bracketed(key))
+        if finished.ok or (finished.code == _OUTSIDE and not finished.timed_out):
+            return finished.ok
+        raise self._wrong(f"`{_shown(argv)}`: {finished.ending}, wants 0 for inside or 1 for outside", finished.tail)
+
+    async def enter(self, key: str) -> None:
+        await self._cross(key, "enter", _given(self._settings.enter), to_inside=True)
+
+    async def leave(self, key: str) -> None:
+        await self._cross(key, "leave", _given(self._settings.leave_by), to_inside=False)
+
+    async def _cross(self, key: str, name: str, argv: Sequence[str], *, to_inside: bool) -> None:
+        """Go in or out, waiting for what an earlier life began."""
+        change = self._bracketed(key)
+        trace = Trace(self._place.scratch, change)
+        with as_adapter_errors():
+            async with self._spawner.hold(self.resource, wait=self._settings.timeout) as lock:
+                if await self.inside(key) == to_inside:
+                    return
+                if trace.begun is None:
+                    trace.begin(key=key)
+                trace.record(name).unlink(missing_ok=True)  # it was crossed before, and somebody went back
+                self._must(argv, await self._effect(argv, trace, name, change, lock))
+
+    def _bracketed(self, key: str) -> Change:
+        return Change(self._place.layer, NO_RELEASE, NO_RELEASE, key=key)
+
+    # -- running --------------------------------------------------------------------------------
+    async def _effect(self, argv: Sequence[str], trace: Trace, name: str, change: Change, lock: Lock) -> Recorded:
+        return await self._spawner.run_recorded(
+            argv,
+            record=trace.record(name),
+            lock=lock,
+            timeout=self._settings.timeout,
+            env=environment(self._place, change),
+        )
+
+    async def _run(self, argv: Sequence[str], change: Change | None = None) -> Finished:
+        with as_adapter_errors():
+            return await self._spawner.run(argv, timeout=self._settings.timeout, env=environment(self._place, change))
+
+    async def _ask(self, argv: Sequence[str], change: Change | None = None) -> str:
+        """What a command prints, without white space around it. :raises AdapterError: it fails, or prints nothing."""
+        finished = await self._run(argv, change)
+        if not finished.ok:
+            raise self._wrong(f"`{_shown(argv)}`: {finished.ending}", finished.tail)
+        said = finished.stdout.decode(errors="replace").strip()
+        if not said or finished.truncated:
+            raise self._wrong(f"`{_shown(argv)}` printed {'too much' if said else 'nothing'}", finished.tail)
+        return said
+
+    def _must(self, argv: Sequence[str], finished: Recorded) -> None:
+        if not finished.ok:
+            raise self._wrong(f"`{_shown(argv)}`: {finished.ending}", finished.tail)
+
+    async def _elsewhere(self, change: Change) -> bool:
+        return self.traits.releases and (await self.current()).id != change.before.id
+
+    def _check(self, change: Change) -> None:
+        if self.traits.releases:
+            _check_id(change.before)
+            _check_id(change.after)
+        elif change.after != NO_RELEASE:
+            raise AdapterError(f"{self._place.layer} has no releases, so it cannot go to one", permanent=True)
+
+    def _parsed(self, said: str) -> Any:
+        try:
+            return json.loads(said)
+        except ValueError as error:
+            raise self._wrong(f"{show(one_line(said))} is not JSON: {error}") from None
+
+    def _release(self, item: Any) -> Release:
+        """A release as a command prints it."""
+        known = {"id": item} if isinstance(item, str) else item
+        if not isinstance(known, dict) or not isinstance(known.get("id"), str):
+            raise self._wrong(f"{show(one_line(str(item)))} is no release; print an id, or JSON with an `id`")
+        try:
+            created = None if known.get("created") is None else _TIME.validate_python(known["created"])
+        except ValidationError:
+            raise self._wrong(f"{show(one_line(str(known['created'])))} is not a time; print it as RFC 3339") from None
+        release = Release(
+            id=known["id"].strip(),
+            label=one_line(str(known.get("label") or "")),
+            created=created,
+            good=known.get("good") is True,
+        )
+        _check_id(release)
+        return release
+
+    def _wrong(self, text: str, evidence: str = "") -> AdapterError:
+        return AdapterError(f"{self._place.layer}: {text}", permanent=False, evidence=evidence)
+
+
+def _given(argv: Sequence[str] | None) -> Sequence[str]:
+    if argv is None:
+        raise AdapterError("this layer has no command for that; see its `traits`", permanent=True)
+    return argv
+
+
+def _shown(argv: Sequence[str]) -> str:
+    return one_line(" ".join(argv))
+
+
+def _check_id(release: Release) -> None:
+    """:raises AdapterError: permanent, for an id that a script could take for an option, a path or two words."""
+    if _ID.fullmatch(release.id) is None or ".." in release.id.split("/"):
+        raise AdapterError(
+            f"{one_line(release.id)!r} is not an acceptable id of a release: letters, digits and ._:@+/~- only, 255 at "
+            "most, beginning with a letter or digit",
+            permanent=True,
+        )

@@ -1,0 +1,65 @@
+"""Code in a git repository: a work tree is taken back to an earlier commit, or a branch gets its content back.
+
+Uses the `git` program, 2.36 or newer (https://git-scm.com/docs). Releases are trees, so that two commits with the same
+content are one release, and a commit that restores an old tree *is* that release.
+
+- `strategy: checkout` saves what is uncommitted under `refs/rollbackd/<key>/saved` (a stash: `git stash apply` brings
+  it back), then detaches HEAD at the newest commit that has the target's tree. Branches stay where they are.
+- `strategy: revert` puts one commit with the target's tree on top of the remote branch and pushes it. History is not
+  rewritten, nothing can conflict, and no work tree is touched.
+
+The repository's hooks do not run: they are part of what is rolled back, and nothing limits their time. Submodules are
+not followed; update them in `then`.
+"""
+
+from collections.abc import Sequence
+from typing import ClassVar, Protocol
+
+from rollbackd.adapter import Place, Settings
+from rollbackd.model import Change, Problem, Progress, Release, Traits
+from rollbackd_adapters.git.checkout import Checkout
+from rollbackd_adapters.git.repo import resource_of
+from rollbackd_adapters.git.revert import Revert
+from rollbackd_adapters.git.settings import GitSettings
+
+__all__ = ["Git", "GitSettings"]
+
+
+class Way(Protocol):
+    """How one strategy answers the contract."""
+
+    async def current(self) -> Release: ...
+    async def releases(self) -> Sequence[Release]: ...
+    async def plan(self, target: Release) -> Change: ...
+    async def apply(self, change: Change) -> None: ...
+    async def progress(self, change: Change) -> Progress: ...
+    async def ready(self) -> Sequence[Problem]: ...
+
+
+class Git:
+    """One repository as a layer."""
+
+    settings_model: ClassVar[type[Settings]] = GitSettings
+    traits = Traits()
+
+    def __init__(self, settings: GitSettings, place: Place) -> None:
+        self._way: Way = (Checkout if settings.strategy == "checkout" else Revert)(settings, place)
+        self.resource = resource_of(settings)
+
+    async def current(self) -> Release:
+        return await self._way.current()
+
+    async def releases(self) -> Sequence[Release]:
+        return await self._way.releases()
+
+    async def plan(self, target: Release) -> Change:
+        return await self._way.plan(target)
+
+    async def apply(self, change: Change) -> None:
+        await self._way.apply(change)
+
+    async def progress(self, change: Change) -> Progress:
+        return await self._way.progress(change)
+
+    async def ready(self) -> Sequence[Problem]:
+        return await self._way.ready()

@@ -1,0 +1,216 @@
+"""Every call of the `git` program, and what its answers mean. Nothing here decides."""
+
+import contextlib
+import fnmatch
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from rollbackd.adapter import AdapterError, Place
+from rollbackd.model import Release
+from rollbackd.process import Finished, Lock, Spawner, one_line
+from rollbackd_adapters.failures import as_adapter_errors
+from rollbackd_adapters.git.settings import GitSettings
+
+LOOK_TIMEOUT = timedelta(seconds=30)
+"""For calls that only read this host's disk."""
+
+_ID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+_FIELDS = ("%H", "%T", "%P", "%ct", "%s", "%D")
+_SETTINGS = {
+    "core.hooksPath": os.devnull,  # a hook is code of the release that is rolled back, without a limit
+    "core.fsmonitor": "false",  # starts a daemon that would keep our lock
+    "core.safecrlf": "false",
+    "gc.auto": "0",
+    "maintenance.auto": "false",
+    "log.showSignature": "false",
+    "advice.detachedHead": "false",
+    "protocol.ext.allow": "never",
+}
+_ENVIRONMENT = {"GIT_TERMINAL_PROMPT": "0", "GIT_OPTIONAL_LOCKS": "0", "GIT_LITERAL_PATHSPECS": "1", "LC_ALL": "C"}
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """A commit, as `git log` tells it."""
+
+    sha: str
+    tree: str
+    parents: tuple[str, ...]
+    at: datetime
+    subject: str
+    tags: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Where a repository stands."""
+
+    directory: Path
+    """Of this work tree: HEAD, index and their locks."""
+    common: Path
+    """Of all work trees of the repository: refs and objects."""
+    commit: str
+    tree: str
+
+
+def resource_of(settings: GitSettings) -> str:
+    """What two steps must never share: the repository, however it is reached."""
+    return f"git:{os.path.realpath(settings.repo)}"
+
+
+def check_id(release: Release) -> str:
+    """A tree's id, safe as an argument. :raises AdapterError: permanent, for anything else."""
+    if _ID.fullmatch(release.id) is None:
+        raise AdapterError(
+            f"{one_line(release.id)!r} is not the id of a tree; `rollbackd plan` lists them", permanent=True
+        )
+    return release.id
+
+
+class Repo:
+    """One repository."""
+
+    def __init__(self, settings: GitSettings, place: Place) -> None:
+        self.path = Path(os.path.realpath(settings.repo))
+        self._settings = settings
+        self._spawner: Spawner = place.spawner
+        given = {"safe.directory": str(self.path), **_SETTINGS}
+        options = [part for name, value in given.items() for part in ("-c", f"{name}={value}")]
+        self._git = ("git", *options)
+        self._environment = {**_ENVIRONMENT, "GIT_CEILING_DIRECTORIES": str(self.path.parent)}
+
+    async def ask(
+        self,
+        *arguments: str,
+        lock: Lock | None = None,
+        env: Mapping[str, str] | None = None,
+        stdin: bytes = b"",
+        timeout: timedelta = LOOK_TIMEOUT,
+    ) -> Finished:
+        """Call git; its answer, whatever it is. :raises AdapterError: when it cannot be called."""
+        with as_adapter_errors():
+            return await self._spawner.run(
+                (*self._git, *arguments),
+                cwd=self.path,
+                env={**self._environment, **(env or {})},
+                stdin=stdin,
+                lock=lock,
+                timeout=timeout,
+            )
+
+    async def call(
+        self,
+        *arguments: str,
+        lock: Lock | None = None,
+        env: Mapping[str, str] | None = None,
+        stdin: bytes = b"",
+        timeout: timedelta = LOOK_TIMEOUT,
+    ) -> str:
+        """Call git; what it printed. :raises AdapterError: not permanent, when it fails."""
+        finished = await self.ask(*arguments, lock=lock, env=env, stdin=stdin, timeout=timeout)
+        if not finished.ok or finished.truncated:
+            raise failure(self.path, finished)
+        return finished.stdout.decode(errors="replace")
+
+    async def look(self) -> Look:
+        """Where HEAD is. One call."""
+        answer = await self.call(
+            "rev-parse", "--path-format=absolute", "--absolute-git-dir", "--git-common-dir", "HEAD", "HEAD^{tree}"
+        )
+        directory, common, commit, tree = answer.splitlines()
+        return Look(Path(directory), Path(common), commit, tree)
+
+    async def history(self, *revisions: str, reflog: bool = False, count: int | None = None) -> list[Commit]:
+        """Commits reachable from there, newest first, as many as `keep_looking`; missing revisions do not matter.
+
+        With `reflog`, only those that the revisions' reflogs name.
+        """
+        answer = await self.ask(
+            "log",
+            *(["--walk-reflogs"] if reflog else ["--ignore-missing"]),
+            f"--max-count={count or self._settings.keep_looking}",
+            "-z",
+            "--encoding=UTF-8",
+            "--decorate=full",
+            "--decorate-refs=refs/tags/*",
+            "--format=tformat:" + "%x00".join(_FIELDS),
+            *revisions,
+            "--",
+        )
+        if not answer.ok or answer.truncated:
+            if reflog:  # a bare repository, or a new one, has none
+                return []
+            raise failure(self.path, answer)
+        texts = answer.stdout.decode(errors="replace").split("\0")
+        rows = zip(*[iter(texts)] * len(_FIELDS), strict=False)
+        return [_commit(*row) for row in rows]
+
+    async def one(self, revision: str) -> Commit | None:
+        """One commit, or None when it is not here."""
+        found = await self.history(revision, count=1)
+        return found[0] if found else None
+
+    def release(self, *commits: Commit) -> Release:
+        """The release that commits with one tree are, the newest first."""
+        tags = [tag for commit in commits for tag in commit.tags]
+        newest = commits[0]
+        good = self._settings.good
+        return Release(
+            id=newest.tree,
+            label=one_line(tags[0] if tags else f"{newest.sha[:10]} {newest.subject}"),
+            created=newest.at,
+            good=bool(good) and any(fnmatch.fnmatchcase(tag, good) for tag in tags),
+        )
+
+    def releases(self, commits: Sequence[Commit]) -> list[Release]:
+        """One release for each tree, newest first."""
+        by_tree: dict[str, list[Commit]] = {}
+        for commit in newest_first(commits):
+            by_tree.setdefault(commit.tree, []).append(commit)
+        return [self.release(*same) for same in by_tree.values()]
+
+
+def failure(path: Path, finished: Finished, *, permanent: bool = False) -> AdapterError:
+    """What git complained about, in one sentence."""
+    command = next((part for part in finished.argv[1:] if part != "-c" and "=" not in part), "git")
+    lines = [line for line in finished.stderr.splitlines() if line.startswith(("fatal:", "error:", "!"))]
+    said = lines[-1] if lines else (finished.stderr.splitlines() or [""])[-1]
+    why = f"{finished.ending}: {said}" if said else finished.ending
+    if finished.truncated:
+        why = "it printed more than can be read; make keep_looking smaller"
+    return AdapterError(f"git {command} in {path}: {why}", permanent=permanent, evidence=finished.tail)
+
+
+def users(path: Path) -> list[int]:
+    """The processes that have a file open; those of other users are seen only by root."""
+    found = []
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit():
+            with contextlib.suppress(OSError):
+                if any(fd.samefile(path) for fd in (process / "fd").iterdir() if fd.exists()):
+                    found.append(int(process.name))
+    return found
+
+
+def newest_first(commits: Sequence[Commit]) -> list[Commit]:
+    """By date, and those of the same second by descent."""
+    known = {commit.sha: commit for commit in commits}
+    height: dict[str, int] = {}
+    for root in known:
+        waiting = [root]
+        while waiting:
+            parents = [parent for parent in known[waiting[-1]].parents if parent in known]
+            if missing := [parent for parent in parents if parent not in height]:
+                waiting += missing
+            else:
+                height[waiting.pop()] = 1 + max((height[parent] for parent in parents), default=0)
+    return sorted(known.values(), key=lambda commit: (commit.at, height[commit.sha]), reverse=True)
+
+
+def _commit(sha: str, tree: str, parents: str, at: str, subject: str, refs: str) -> Commit:
+    tags = tuple(ref.removeprefix("tag: refs/tags/") for ref in refs.split(", ") if ref.startswith("tag: "))
+    return Commit(sha, tree, tuple(parents.split()), datetime.fromtimestamp(int(at), UTC), subject, tags)

@@ -1,0 +1,234 @@
+"""`strategy: revert`: one commit with the target's tree on top of the remote branch, pushed. No work tree is touched.
+
+The commit is the same whenever it is made (its dates are those of the intent), and its message ends with the change's
+key. So a push that was cut off is recognised, whether it arrived or not.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from rollbackd.adapter import AdapterError, Place
+from rollbackd.clock import Clock
+from rollbackd.model import Change, Problem, Progress, Release
+from rollbackd.process import Finished, Lock, Spawner, one_line
+from rollbackd_adapters.failures import as_adapter_errors
+from rollbackd_adapters.git import ready
+from rollbackd_adapters.git.repo import Commit, Repo, check_id, failure, newest_first, resource_of
+from rollbackd_adapters.git.settings import GitSettings
+from rollbackd_adapters.then import run_then
+from rollbackd_adapters.traces import Trace
+
+TRAILER = "Rollbackd-Change"
+_TRIES = 3
+"""Pushes, when somebody else pushes the same content at the same time."""
+_LOOK_BACK = 50
+"""Commits from the tip in which our own is looked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Branch:
+    """The remote branch, and whether this change has been pushed to it."""
+
+    tip: Commit
+    ours: str
+    """Our own commit for the change, or empty."""
+
+    def progress(self, change: Change) -> Progress:
+        """NOT_STARTED also when only `then` is missing."""
+        wanted = change.after if self.ours else change.before
+        return Progress.NOT_STARTED if self.tip.tree == wanted.id else Progress.SUPERSEDED
+
+
+class Revert:
+    """One branch of a remote repository."""
+
+    def __init__(self, settings: GitSettings, place: Place) -> None:
+        self._settings = settings
+        self._place = place
+        self._spawner: Spawner = place.spawner
+        self._clock: Clock = place.clock
+        self._repo = Repo(settings, place)
+        self._branch = f"refs/heads/{settings.branch}"
+        digest = hashlib.sha256(f"{settings.remote}\0{settings.branch}".encode()).hexdigest()[:12]
+        self._kept = f"refs/rollbackd/remote/{digest}"
+        """Where we keep the tip that we fetched; the clone's own refs are left alone."""
+
+    async def current(self) -> Release:
+        return self._repo.release(await self._tip())
+
+    async def releases(self) -> Sequence[Release]:
+        return self._repo.releases(await self._commits(await self._tip()))
+
+    async def _commits(self, tip: Commit) -> list[Commit]:
+        branch, remote = self._settings.branch, self._settings.remote
+        return await self._repo.history(tip.sha, f"refs/remotes/{remote}/{branch}", f"refs/heads/{branch}", "--tags")
+
+    async def plan(self, target: Release) -> Change:
+        check_id(target)
+        tip = await self._tip()
+        same = [commit for commit in newest_first(await self._commits(tip)) if commit.tree == target.id]
+        if not same:
+            raise AdapterError(
+                f"{one_line(target.name)} cannot be reached from {self._where} or a tag; tag a commit that has it",
+                permanent=True,
+            )
+        risks = (f"everybody who pulls {self._settings.branch} gets the content of {same[0].sha[:10]}",)
+        return Change(self._place.layer, self._repo.release(tip), self._repo.release(*same), risks=risks)
+
+    async def progress(self, change: Change) -> Progress:
+        trace = Trace(self._place.scratch, change)
+        if self._spawner.held(resource_of(self._settings)):
+            return Progress.RUNNING
+        if trace.done is not None:
+            return Progress.DONE if (await self._tip()).tree == change.after.id else Progress.SUPERSEDED
+        return (await self._look(change)).progress(change)
+
+    async def apply(self, change: Change) -> None:
+        check_id(change.after)
+        trace = Trace(self._place.scratch, change)
+        with as_adapter_errors():
+            async with self._spawner.hold(resource_of(self._settings)) as lock:
+                if trace.done is not None:
+                    return
+                await self._push(change, trace, lock)
+                await run_then(
+                    self._settings.then,
+                    place=self._place,
+                    change=change,
+                    trace=trace,
+                    lock=lock,
+                    cwd=self._repo.path,
+                    timeout=self._settings.timeout,
+                )
+                trace.finish(after=change.after.id)
+
+    async def _push(self, change: Change, trace: Trace, lock: Lock) -> None:
+        """Bring our commit to the remote branch, unless it is there."""
+        refused: AdapterError | None = None
+        for _ in range(_TRIES):
+            branch = await self._look(change, lock)
+            if branch.progress(change) is Progress.SUPERSEDED:
+                raise AdapterError(
+                    f"{self._where} is at {branch.tip.sha[:10]}, which is not where this rollback began: somebody else "
+                    "pushed, and it is left to them",
+                    permanent=True,
+                )
+            if branch.ours:
+                return
+            trace.begin(key=change.key, tip=branch.tip.sha)
+            commit = await self._commit(change, branch.tip, lock)
+            refused = await self._push_once(commit, branch.tip, lock)
+            if refused is None:
+                return
+        raise refused or AdapterError(f"{self._where}: not pushed", permanent=False)
+
+    async def _push_once(self, commit: str, tip: Commit, lock: Lock) -> AdapterError | None:
+        """None when it arrived; the error when somebody else was faster. :raises AdapterError: for everything else."""
+        finished = await self._repo.ask(
+            "push",
+            "--porcelain",
+            "--no-verify",
+            "--no-follow-tags",
+            "--recurse-submodules=no",
+            f"--force-with-lease={self._branch}:{tip.sha}",
+            self._settings.remote,
+            f"{commit}:{self._branch}",
+            lock=lock,
+            timeout=self._settings.timeout,
+        )
+        if finished.ok:
+            return None
+        said = finished.stdout.decode(errors="replace")
+        if "(stale info)" in said or "(fetch first)" in said or "(non-fast-forward)" in said:
+            return failure(self._repo.path, finished)
+        if "[remote rejected]" in said or "[rejected]" in said:
+            why = next((line for line in said.splitlines() if "rejected]" in line), "").partition("\t")[2]
+            raise AdapterError(
+                f"{self._where} refused our commit ({self._spawner.clean(why)}); let rollbackd's key push there",
+                permanent="failed to update ref" not in said and "lock" not in said,
+                evidence=finished.tail,
+            )
+        raise failure(self._repo.path, finished)
+
+    async def _commit(self, change: Change, tip: Commit, lock: Lock) -> str:
+        """The commit that restores the target; the same one however often it is made."""
+        at: datetime = change.intended or tip.at
+        name, _, address = self._settings.author.rstrip(">").partition(" <")
+        who = {
+            f"GIT_{role}_{what}": value
+            for role in ("AUTHOR", "COMMITTER")
+            for what, value in (("NAME", name), ("EMAIL", address), ("DATE", f"{int(at.timestamp())} +0000"))
+        }
+        message = (
+            f"Roll back to {one_line(change.after.label) or change.after.id[:10]}\n\n"
+            f"The content is that of tree {change.after.id}; before it was {change.before.id}.\n\n"
+            f"{TRAILER}: {one_line(change.key)}\n"
+        )
+        answer = await self._repo.call(
+            "commit-tree", "-p", tip.sha, "-F", "-", change.after.id, stdin=message.encode(), env=who, lock=lock
+        )
+        return answer.strip()
+
+    async def _look(self, change: Change, lock: Lock | None = None) -> _Branch:
+        tip = await self._tip(lock)
+        answer = await self._repo.call(
+            "log",
+            "-z",
+            f"--max-count={_LOOK_BACK}",
+            f"--format=tformat:%H %(trailers:key={TRAILER},valueonly)",
+            tip.sha,
+            "--",
+        )
+        wanted = one_line(change.key)
+        ours = (sha for sha, _, key in (row.partition(" ") for row in answer.split("\0")) if key.strip() == wanted)
+        return _Branch(tip, next(ours, ""))
+
+    async def _tip(self, lock: Lock | None = None) -> Commit:
+        """The remote branch's newest commit: asked for, and fetched when it is not here yet."""
+        answer = await self._network("ls-remote", "--exit-code", self._settings.remote, self._branch, lock=lock)
+        if answer.code == 2:
+            raise AdapterError(f"{self._where} does not exist; correct `branch`", permanent=True)
+        if not answer.ok:
+            raise failure(self._repo.path, answer)
+        sha = answer.stdout.decode().split()[0]
+        if (known := await self._known(sha)) is not None:
+            return known
+        fetched = await self._network(
+            "fetch",
+            "--quiet",
+            "--no-write-fetch-head",
+            "--no-recurse-submodules",
+            self._settings.remote,
+            f"+{self._branch}:{self._kept}",
+            lock=lock,
+        )
+        if not fetched.ok:
+            raise failure(self._repo.path, fetched)
+        if (known := await self._known(sha) or await self._repo.one(self._kept)) is None:
+            raise AdapterError(f"{self._where} moves while it is looked at", permanent=False)
+        return known
+
+    async def _known(self, sha: str) -> Commit | None:
+        return await self._repo.one(sha)
+
+    async def _network(self, *arguments: str, lock: Lock | None = None) -> Finished:
+        return await self._repo.ask(*arguments, lock=lock, timeout=self._settings.timeout)
+
+    @property
+    def _where(self) -> str:
+        return f"{self._settings.remote}/{self._settings.branch}"
+
+    async def ready(self) -> Sequence[Problem]:
+        texts = await ready.of_any(self._repo, self._settings, self._place)
+        if not texts:
+            try:
+                tip = await self._tip()
+                options = ("--dry-run", "--porcelain", "--no-verify")
+                answer = await self._network("push", *options, self._settings.remote, f"{tip.sha}:{self._branch}")
+                if not answer.ok:
+                    raise failure(self._repo.path, answer)
+            except AdapterError as error:
+                texts = [f"{self._where}: {error}; is it reachable, and may rollbackd push there?"]
+        return [Problem(self._place.layer, text) for text in texts]

@@ -1,0 +1,54 @@
+"""Runs a layer's `then` commands once each for a change, under the supervisor that outlives us."""
+
+import hashlib
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+
+from rollbackd.adapter import AdapterError, Place
+from rollbackd.model import Change
+from rollbackd.process import Lock, Spawner
+from rollbackd_adapters.failures import as_adapter_errors
+from rollbackd_adapters.traces import Trace
+
+
+def environment(place: Place, change: Change | None = None) -> dict[str, str]:
+    """What every command of a layer is told; the words are those of the journal, never those of an alert."""
+    known = {"ROLLBACKD_SERVICE": place.service, "ROLLBACKD_LAYER": place.layer}
+    if change is None:
+        return known
+    return known | {
+        "ROLLBACKD_INCIDENT": change.key.partition("/")[0],
+        "ROLLBACKD_KEY": change.key,
+        "ROLLBACKD_BEFORE": change.before.id,
+        "ROLLBACKD_AFTER": change.after.id,
+        "ROLLBACKD_INTENDED": change.intended.isoformat() if change.intended else "",
+    }
+
+
+async def run_then(
+    commands: Sequence[Sequence[str]],
+    *,
+    place: Place,
+    change: Change,
+    trace: Trace,
+    lock: Lock,
+    cwd: Path,
+    timeout: timedelta,
+) -> None:
+    """Run what has not succeeded yet, in order. :raises AdapterError: not permanent, when one fails."""
+    spawner: Spawner = place.spawner
+    for position, argv in enumerate(commands):
+        digest = hashlib.sha256("\0".join(argv).encode()).hexdigest()[:8]
+        with as_adapter_errors():
+            finished = await spawner.run_recorded(
+                argv,
+                record=trace.record(f"then-{position}-{digest}"),
+                lock=lock,
+                timeout=timeout,
+                cwd=cwd,
+                env=environment(place, change),
+            )
+        if not finished.ok:
+            command = spawner.clean(" ".join(argv))
+            raise AdapterError(f"`{command}` in {cwd}: {finished.ending}", permanent=False, evidence=finished.tail)

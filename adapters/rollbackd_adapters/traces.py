@@ -1,0 +1,92 @@
+"""What a change leaves behind in its layer's scratch directory, so that it is recognised after a crash.
+
+`<scratch>/changes/<key>/` has `begun.json` (the intent, written before anything is touched), a record for each command
+that ended, and `done.json` (the marker, written last). Every file appears by rename, whole or not at all.
+"""
+
+import hashlib
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from rollbackd.adapter import AdapterError
+from rollbackd.model import Change
+from rollbackd.process import sync_directory, write_durably
+
+KEPT = 20
+"""Changes of a layer whose traces are kept; an incident asks only about its own."""
+
+
+def safe_name(key: str) -> str:
+    """A change's key as a file name and a part of a git ref; different keys have different names."""
+    plain = re.sub(r"[^A-Za-z0-9_-]+", "-", key).strip("-")[:80]
+    return plain if plain == key else f"{plain}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
+
+
+class Trace:
+    """The traces of one change."""
+
+    def __init__(self, scratch: Path, change: Change) -> None:
+        if not change.key:
+            raise AdapterError(f"{change.layer}: a change without a key cannot be applied", permanent=True)
+        self.name = safe_name(change.key)
+        self._all = scratch / "changes"
+        self.directory = self._all / self.name
+
+    @property
+    def begun(self) -> dict[str, Any] | None:
+        """What was written when it began, or None: it never did."""
+        return self._read("begun.json")
+
+    @property
+    def done(self) -> dict[str, Any] | None:
+        """What was written when all of it was done."""
+        return self._read("done.json")
+
+    def begin(self, **facts: Any) -> None:
+        """Write the intent, or add to it."""
+        self.make()
+        self._write("begun.json", (self.begun or {}) | facts)
+
+    def make(self) -> None:
+        """Make its directory, which alone means nothing yet; forgets the oldest changes of the layer."""
+        if not self.directory.is_dir():
+            self._all.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._forget()
+            self.directory.mkdir(mode=0o700, exist_ok=True)
+            sync_directory(self._all)
+
+    def finish(self, **facts: Any) -> None:
+        """Write the marker."""
+        self._write("done.json", facts)
+
+    def record(self, name: str) -> Path:
+        """Where the result of one of its commands is kept."""
+        return self.directory / f"{name}.json"
+
+    def _write(self, name: str, facts: dict[str, Any]) -> None:
+        try:
+            write_durably(self.directory / name, json.dumps(facts).encode())
+        except OSError as error:
+            raise AdapterError(
+                f"{self.directory / name}: {error.strerror}; make room there", permanent=False
+            ) from error
+
+    def _read(self, name: str) -> dict[str, Any] | None:
+        path = self.directory / name
+        try:
+            data = json.loads(path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise AdapterError(
+                f"{path}: cannot be read ({error}); look at it, then remove it", permanent=True
+            ) from error
+        return data if isinstance(data, dict) else None
+
+    def _forget(self) -> None:
+        old = sorted(self._all.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)[KEPT:]
+        for path in old:
+            shutil.rmtree(path, ignore_errors=True)

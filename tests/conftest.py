@@ -1,0 +1,86 @@
+"""What all tests share: the marker for servers that a test needs, and a count of what was skipped for want of one.
+
+The only reason to skip a test here is that something it runs against is missing. With ROLLBACKD_CI=1 that is an error.
+"""
+
+import os
+import shutil
+from collections import Counter
+from collections.abc import Generator
+
+import pytest
+
+from rollbackd import boundary
+
+CI = os.environ.get("ROLLBACKD_CI", "") not in {"", "0"}
+_SEARCH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"))
+_skipped: Counter[str] = Counter()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers",
+        'needs(*programs): skipped where one of these programs is not installed; "root" stands for being root',
+    )
+
+
+def _missing(program: str) -> bool:
+    return os.geteuid() != 0 if program == "root" else shutil.which(program, path=_SEARCH) is None
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    needed = [program for marker in item.iter_markers("needs") for program in marker.args]
+    if missing := sorted({program for program in needed if _missing(program)}):
+        pytest.skip(f"missing: {', '.join(missing)} (make servers)")
+
+
+def _reason(longrepr: object) -> str:
+    text = str(longrepr[2]) if isinstance(longrepr, tuple) else str(longrepr)
+    return text.removeprefix("Skipped: ")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if CI and report.skipped and not hasattr(report, "wasxfail"):
+        report.outcome = "failed"
+        report.longrepr = f"{item.nodeid}: skipped where everything must run: {_reason(report.longrepr)}"
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    if CI and report.skipped:
+        report.outcome = "failed"
+        report.longrepr = f"{collector.nodeid}: skipped where everything must run: {_reason(report.longrepr)}"
+    return report
+
+
+def _count(report: pytest.TestReport | pytest.CollectReport) -> None:
+    if report.skipped and not hasattr(report, "wasxfail"):
+        _skipped[_reason(report.longrepr)] += 1
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    _count(report)
+
+
+def pytest_collectreport(report: pytest.CollectReport) -> None:
+    _count(report)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    terminalreporter.write_line(f"skipped for a missing server: {sum(_skipped.values())}")
+    for reason, times in _skipped.most_common():
+        terminalreporter.write_line(f"  {times} x {reason}")
+
+
+@pytest.fixture(autouse=True)
+def _no_boundary_left_behind() -> Generator[None]:
+    """A crash test's hook ends with its test."""
+    before = boundary.hook
+    yield
+    boundary.hook = before

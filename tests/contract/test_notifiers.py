@@ -1,0 +1,468 @@
+"""One suite for every notifier, each against a strict fake of its service."""
+
+import asyncio
+import json
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from pydantic import ValidationError
+from tests.fakes.clock import START
+from tests.fakes.pagerduty import ROUTING_KEY, PagerDutyFake
+from tests.fakes.receiving import Fault, Receiver, serving
+from tests.fakes.slack import SlackFake
+from tests.fakes.smtp import PASSWORD, USER, MailFake, make_certificate, serving_mail
+from tests.fakes.webhook import WebhookFake
+
+from rollbackd.adapter import DeliveryError, Message, Notifier
+from rollbackd.model import Priority
+from rollbackd.notify import wire
+from rollbackd.notify.email import Email, EmailSettings, mail
+from rollbackd.notify.pagerduty import PagerDuty, PagerDutySettings, dedup_key, event
+from rollbackd.notify.slack import Slack, SlackSettings, payload
+from rollbackd.notify.webhook import Webhook, WebhookSettings
+from rollbackd.notify.webhook import payload as webhook_payload
+from rollbackd.units import Secret
+
+HOSTILE = "$(reboot) <!channel> <https://evil.example|click> & \r\nBcc: all@example.com\x1b[31m\x00\ud800\u202e"
+SECRETS = {"KEY": ROUTING_KEY, "PASSWORD": PASSWORD, "TOKEN": "Bearer s3cr3t-token"}
+
+
+def a_message(**given: Any) -> Message:
+    usual = Message(
+        key="incident:checkout-3/1/room",
+        event="opened",
+        title="checkout-3: rolling back checkout (P1, high-error-rate)",
+        lines=(("Why", "errors = 34.2% (> 10% for 5m)"), ("Stop it", "`rollbackd abort checkout-3`")),
+        severity="critical",
+        thread="checkout-3",
+        at=START,
+        service="checkout",
+        incident="checkout-3",
+        priority=Priority.P1,
+    )
+    return replace(usual, **given)
+
+
+FORMS = {
+    "plain": a_message(),
+    "hostile": a_message(
+        title=HOSTILE,
+        thread=HOSTILE,
+        lines=tuple((f"{HOSTILE}{n}", HOSTILE) for n in range(3)),
+        labels={HOSTILE: HOSTILE},
+        key=f"{HOSTILE}/1",
+    ),
+    "huge": a_message(title="<" * 100_000, lines=(("Why", "&" * 1_048_576),) * 200, thread="t" * 5000),
+    "bare": a_message(lines=(), service="", incident="", priority=None, severity="info"),
+    "over": a_message(event="recovered", severity="info", resolves=True),
+    "seen": a_message(event="acknowledged", severity="info", acknowledged=True),
+}
+
+
+class Setting:
+    """A notifier of one kind on its fake."""
+
+    def __init__(self, notifier: Notifier, fake: Receiver, secrets: tuple[str, ...]) -> None:
+        self.notifier = notifier
+        self.fake = fake
+        self.secrets = secrets
+
+
+@asynccontextmanager
+async def on_a_fake(kind: str) -> AsyncIterator[Setting]:
+    fake: Receiver = {"slack": SlackFake, "pagerduty": PagerDutyFake, "webhook": WebhookFake}[kind]()
+    async with serving(fake) as base, aiohttp.ClientSession() as session:
+        secrets = {**SECRETS, "URL": f"{base}{fake.path}"}
+        given: tuple[Any, Any] = {
+            "slack": (Slack, SlackSettings(webhook_url=Secret(env="URL"))),
+            "pagerduty": (PagerDuty, PagerDutySettings(routing_key=Secret(env="KEY"), url=secrets["URL"])),
+            "webhook": (
+                Webhook,
+                WebhookSettings(url=Secret(env="URL"), headers={"Authorization": Secret(env="TOKEN"), "X-Fleet": "eu"}),
+            ),
+        }[kind]
+        notifier: Notifier = given[0](given[1], lambda secret: secrets[secret.env], lambda: session)
+        hidden = {
+            "slack": (secrets["URL"], fake.path),
+            "pagerduty": (ROUTING_KEY,),
+            "webhook": (secrets["URL"], "s3cr3t"),
+        }
+        yield Setting(notifier, fake, hidden[kind])
+
+
+@pytest.fixture(params=["slack", "pagerduty", "webhook"])
+async def setting(request: pytest.FixtureRequest) -> AsyncIterator[Setting]:
+    async with on_a_fake(request.param) as made:
+        yield made
+
+
+@pytest.mark.parametrize("form", FORMS)
+async def test_every_form_of_message_is_taken_by_a_strict_receiver(setting: Setting, form: str) -> None:
+    await setting.notifier.send(FORMS[form])
+    assert setting.fake.wrong == []
+    assert len(setting.fake.taken) == 1
+
+
+async def test_a_stumbling_server_is_asked_again_in_the_same_send(setting: Setting) -> None:
+    setting.fake.fail(Fault.SERVER_ERROR, 2)
+    await setting.notifier.send(a_message())
+    assert len(setting.fake.sent) == 3
+    assert len(setting.fake.taken) == 1
+
+
+async def test_a_broken_server_is_transient(setting: Setting) -> None:
+    setting.fake.fail(Fault.SERVER_ERROR, 9)
+    with pytest.raises(DeliveryError) as caught:
+        await setting.notifier.send(a_message())
+    assert not caught.value.permanent
+    assert len(setting.fake.sent) == 3
+
+
+async def test_what_a_full_receiver_asks_for_is_passed_on(setting: Setting) -> None:
+    setting.fake.retry_after = "77"
+    setting.fake.fail(Fault.TOO_MANY)
+    with pytest.raises(DeliveryError) as caught:
+        await setting.notifier.send(a_message())
+    assert (caught.value.permanent, caught.value.retry_after) == (False, timedelta(seconds=77))
+    assert len(setting.fake.sent) == 1
+
+
+async def test_a_refused_message_is_permanent_and_names_no_secret(setting: Setting) -> None:
+    setting.fake.fail(Fault.GONE)
+    with pytest.raises(DeliveryError, match="answered 404") as caught:
+        await setting.notifier.send(a_message())
+    assert caught.value.permanent
+    assert not any(secret in str(caught.value) for secret in setting.secrets)
+
+
+async def test_an_answer_that_never_comes_is_transient_and_asked_for_once(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wire, "_ONE_TRY", aiohttp.ClientTimeout(total=0.2))
+    setting.fake.fail(Fault.HANG)
+    with pytest.raises(DeliveryError, match="did not answer in time") as caught:
+        await setting.notifier.send(a_message())
+    assert not caught.value.permanent
+    assert len(setting.fake.sent) == 1
+
+
+async def test_a_connection_that_ends_after_taking_is_repeated_with_the_same_body(setting: Setting) -> None:
+    setting.fake.fail(Fault.DROP)
+    await setting.notifier.send(a_message())
+    first, second = setting.fake.taken
+    assert first == second
+
+
+@pytest.mark.parametrize("kind", ["slack", "pagerduty", "webhook"])
+async def test_a_dead_address_is_transient_and_not_named(kind: str) -> None:
+    async with on_a_fake(kind) as made:
+        notifier, secrets = made.notifier, made.secrets
+    async with aiohttp.ClientSession() as session:
+        notifier._http = lambda: session  # type: ignore[attr-defined]
+        with pytest.raises(DeliveryError, match="cannot be reached") as caught:
+            await notifier.send(a_message())
+    assert not caught.value.permanent
+    assert not any(secret in str(caught.value) for secret in secrets)
+    assert caught.value.__cause__ is None
+
+
+async def test_a_redirect_is_not_followed_with_the_secret() -> None:
+    async with on_a_fake("slack") as made, aiohttp.ClientSession() as session:
+        server = await asyncio.start_server(_redirecting(f"http://127.0.0.1{made.fake.path}"), "127.0.0.1", 0)
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/secret"
+        slack = Slack(SlackSettings(webhook_url=Secret(env="URL")), lambda _secret: url, lambda: session)
+        with pytest.raises(DeliveryError, match="answered 302") as caught:
+            await slack.send(a_message())
+        server.close()
+        await server.wait_closed()
+    assert caught.value.permanent
+    assert made.fake.sent == []
+
+
+def _redirecting(target: str) -> Any:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(f"HTTP/1.1 302 Found\r\nLocation: {target}\r\nContent-Length: 0\r\n\r\n".encode())
+        await writer.drain()
+        writer.close()
+
+    return answer
+
+
+async def test_a_secret_that_cannot_be_read_is_said_and_tried_again_later() -> None:
+    def missing(_secret: Secret) -> str:
+        raise ValueError("environment variable URL is not set")
+
+    async with aiohttp.ClientSession() as session:
+        slack = Slack(SlackSettings(webhook_url=Secret(env="URL")), missing, lambda: session)
+        with pytest.raises(DeliveryError, match="slack: environment variable URL is not set") as caught:
+            await slack.send(a_message())
+    assert not caught.value.permanent
+
+
+def test_a_date_in_retry_after_is_read_against_the_servers_own_date() -> None:
+    date = "Mon, 02 Mar 2026 10:00:00 GMT"
+    assert wire.retry_after({"Retry-After": "Mon, 02 Mar 2026 10:01:30 GMT", "Date": date}) == timedelta(seconds=90)
+    assert wire.retry_after({"Retry-After": "Mon, 02 Mar 2026 09:00:00 GMT", "Date": date}) == timedelta()
+    assert wire.retry_after({"Retry-After": "999999999999"}) == timedelta(hours=1)
+    for odd in ("soon", "-5", "²", ""):
+        assert wire.retry_after({"Retry-After": odd, "Date": date}) is None
+
+
+def test_slack_shows_what_it_cannot_be_made_to_do() -> None:
+    text = payload(a_message(lines=(("Why", HOSTILE),)))["blocks"][1]["text"]
+    assert "&lt;!channel&gt; &lt;https://evil.example|click&gt; &amp;" in text["text"]
+    assert text["verbatim"] is True
+
+
+async def test_pagerduty_resolves_only_what_is_over_and_by_its_thread() -> None:
+    async with on_a_fake("pagerduty") as made:
+        fake = made.fake
+        assert isinstance(fake, PagerDutyFake)
+        await made.notifier.send(a_message())
+        assert fake.open == {"checkout-3": "triggered"}
+        await made.notifier.send(FORMS["seen"])
+        assert fake.open == {"checkout-3": "acknowledged"}
+        await made.notifier.send(a_message(event="passed", severity="info"))
+        assert fake.open == {"checkout-3": "triggered"}
+        await made.notifier.send(FORMS["over"])
+        assert fake.open == {}
+
+
+def test_pagerduty_keys_of_long_threads_differ_and_stay() -> None:
+    one, other = dedup_key("t" * 5000 + "1"), dedup_key("t" * 5000 + "2")
+    assert one != other
+    assert dedup_key("t" * 5000 + "1") == one
+    assert len(one) <= 255
+
+
+def test_a_pagerduty_event_stays_under_its_limit() -> None:
+    lines = tuple((f"{n}", "\x01" * 10_000) for n in range(500))
+    assert len(json.dumps(event(a_message(lines=lines), ROUTING_KEY))) <= 512 * 1024
+
+
+async def test_the_webhook_sends_its_headers_and_a_key_that_stays() -> None:
+    async with on_a_fake("webhook") as made:
+        await made.notifier.send(a_message())
+        await made.notifier.send(a_message())
+        fake = made.fake
+        assert isinstance(fake, WebhookFake)
+        assert fake.sent[0].headers["Authorization"] == SECRETS["TOKEN"]
+        assert fake.sent[0].headers["X-Fleet"] == "eu"
+        assert len(fake.taken) == 2
+        assert len(fake.once) == 1
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("bot.example", "not an address"),
+        ("ftp://bot.example", "not an address"),
+        ("https://a:b@bot.example", "password"),
+    ],
+)
+def test_the_webhooks_address_is_checked(url: str, said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        WebhookSettings(url=url)
+
+
+@pytest.mark.parametrize("headers", [{"X Y": "1"}, {"X-Y": "1\r\nHost: evil"}, {"": "1"}])
+def test_headers_that_would_be_injected_are_errors(headers: dict[str, str]) -> None:
+    with pytest.raises(ValidationError):
+        WebhookSettings.model_validate({"url": "https://bot.example", "headers": headers})
+
+
+# -- mail ---------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    return make_certificate(tmp_path_factory.mktemp("tls"))
+
+
+def settings(smtp: str, **given: Any) -> EmailSettings:
+    usual = {
+        "to": ["a@example.com", "b@example.com"],
+        "from": "rollbackd@example.com",
+        "smtp": smtp,
+        "username": USER,
+        "password": {"env": "PASSWORD"},
+    }
+    return EmailSettings.model_validate({**usual, **given})
+
+
+def email(given: EmailSettings, password: str = PASSWORD) -> Email:
+    return Email(given, lambda _secret: password, lambda: None)
+
+
+@pytest.mark.needs("openssl")
+@pytest.mark.parametrize("security", ["starttls", "tls"])
+@pytest.mark.parametrize("form", FORMS)
+async def test_mail_goes_out_encrypted_with_a_password(
+    security: str, form: str, certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
+    fake = MailFake()
+    async with serving_mail(fake, certificate, tls=security == "tls") as smtp:
+        await email(settings(smtp, security=security)).send(FORMS[form])
+    assert fake.wrong == []
+    assert fake.users == [USER]
+    assert fake.encrypted == [True]
+    assert fake.recipients == [["a@example.com", "b@example.com"]]
+
+
+@pytest.mark.needs("openssl")
+async def test_a_wrong_password_is_permanent_and_not_repeated_in_the_error(
+    certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
+    async with serving_mail(MailFake(), certificate) as smtp:
+        with pytest.raises(DeliveryError, match="535") as caught:
+            await email(settings(smtp), "hunter2-hunter2").send(a_message())
+    assert caught.value.permanent
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.needs("openssl")
+async def test_an_unknown_certificate_gets_no_mail(certificate: tuple[Path, Path]) -> None:
+    fake = MailFake()
+    async with serving_mail(fake, certificate) as smtp:
+        with pytest.raises(DeliveryError) as caught:
+            await email(settings(smtp)).send(a_message())
+    assert not caught.value.permanent
+    assert fake.mails == []
+
+
+async def test_a_server_without_starttls_gets_no_mail() -> None:
+    fake = MailFake()
+    async with serving_mail(fake, None) as smtp:
+        with pytest.raises(DeliveryError):
+            await email(settings(smtp, username="", password=None)).send(a_message())
+    assert fake.mails == []
+
+
+def unencrypted(smtp: str) -> Email:
+    return email(settings(smtp, security="none", username="", password=None))
+
+
+@pytest.mark.parametrize(("answer", "permanent"), [("451 later", False), ("554 never", True)])
+async def test_the_answers_first_digit_says_whether_to_try_again(answer: str, permanent: bool) -> None:
+    fake = MailFake()
+    fake.answers.append(answer)
+    async with serving_mail(fake, None) as smtp:
+        with pytest.raises(DeliveryError, match=answer[:3]) as caught:
+            await unencrypted(smtp).send(a_message())
+    assert caught.value.permanent == permanent
+
+
+@pytest.mark.parametrize("refused", [["a@example.com"], ["a@example.com", "b@example.com"]])
+async def test_a_refused_recipient_is_named(refused: list[str]) -> None:
+    fake = MailFake(refused=dict.fromkeys(refused, "550 no such user"))
+    async with serving_mail(fake, None) as smtp:
+        with pytest.raises(DeliveryError, match=r"a@example\.com") as caught:
+            await unencrypted(smtp).send(a_message())
+    assert caught.value.permanent
+    assert len(fake.mails) == (1 if len(refused) == 1 else 0)
+
+
+async def test_a_mail_server_that_is_gone_is_transient() -> None:
+    async with serving_mail(MailFake(), None) as smtp:
+        pass
+    with pytest.raises(DeliveryError, match="cannot be reached") as caught:
+        await unencrypted(smtp).send(a_message())
+    assert not caught.value.permanent
+
+
+async def test_no_value_becomes_a_header_and_html_stays_text() -> None:
+    fake = MailFake()
+    async with serving_mail(fake, None) as smtp:
+        await unencrypted(smtp).send(a_message(title=HOSTILE, lines=(("Why", "<script>alert(1)</script>"),)))
+    (sent,) = fake.mails
+    assert sent["Bcc"] is None
+    assert sent["Subject"].startswith("[rollbackd] $(reboot) <!channel>")
+    html = sent.get_body(("html",))
+    assert html is not None
+    assert "&lt;script&gt;" in html.get_content()
+    assert "<script>" not in html.get_content()
+
+
+def test_mails_of_one_trouble_thread_and_a_repeated_one_keeps_its_id() -> None:
+    given = settings("mail.example.com:587")
+    first, again, other = mail(a_message(), given), mail(a_message(), given), mail(a_message(key="k2"), given)
+    assert first["Message-ID"] == again["Message-ID"] != other["Message-ID"]
+    assert first["References"] == other["References"]
+    assert mail(a_message(thread="checkout-4"), given)["References"] != first["References"]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"to": ["a@example.com\nBcc: x@example.com"]}, "is not an address"),
+        ({"to": []}, "at least 1"),
+        ({"from": "nobody"}, "is not an address"),
+        ({"smtp": "mail.example.com"}, "is not a mail server"),
+        ({"smtp": "mail.example.com:99999"}, "is not a mail server"),
+        ({"password": None}, "belong together"),
+        ({"security": "none"}, "unencrypted"),
+    ],
+)
+def test_settings_that_cannot_work_are_errors(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        settings("mail.example.com:587").model_validate(
+            {**settings("mail.example.com:587").model_dump(by_alias=True), **given}
+        )
+
+
+# -- the fakes themselves -----------------------------------------------------------------------
+def test_the_fakes_refuse_what_their_services_would() -> None:
+    good = {"Content-Type": "application/json", "Idempotency-Key": "k"}
+    slack, pager, hook = SlackFake(), PagerDutyFake(), WebhookFake()
+    section = {"type": "section", "text": {"type": "mrkdwn", "text": "hello <!channel>"}}
+    header = {"type": "header", "text": {"type": "plain_text", "text": "x" * 151}}
+    for wrong in ({"text": ""}, {"text": "a <@U1> b"}, {"text": "a", "blocks": [section]}, {"text": "a & b"}):
+        assert slack.problems(wrong, good)
+    assert slack.problems({"text": "a", "blocks": [header]}, good) == ["block 0: 151 characters, 1 to 150"]
+    assert slack.problems({"text": "a", "blocks": [{"type": "divider"}] * 51}, good) == ["51 blocks, at most 50"]
+    right = event(a_message(), ROUTING_KEY)
+    assert pager.problems(right, good) == []
+    for changed in ({"routing_key": "short"}, {"dedup_key": "x" * 256}, {"event_action": "open"}, {"extra": 1}):
+        assert pager.problems({**right, **changed}, good)
+    for part in ({"summary": ""}, {"source": ""}, {"severity": "P1"}, {"timestamp": "2026-03-02T10:00:00"}):
+        assert pager.problems({**right, "payload": {**right["payload"], **part}}, good)
+    sent = webhook_payload(a_message())
+    assert hook.problems(sent, good) == []
+    assert hook.problems(sent, {}) == ["no Idempotency-Key"]
+    assert hook.problems({**sent, "priority": 1}, good)
+
+
+async def test_the_fakes_run_as_a_program_that_prints_and_fails_on_command() -> None:
+    program = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tests.fakes.receivers", "--port", "0"),
+        stdout=asyncio.subprocess.PIPE,
+        cwd=Path(__file__).parents[2],
+    )
+    try:
+        assert program.stdout is not None
+        lines = [(await asyncio.wait_for(program.stdout.readline(), 30)).decode().split() for _ in range(3)]
+        urls = {name: url for _, name, url in lines}
+        async with aiohttp.ClientSession() as session:
+            slack = Slack(SlackSettings(webhook_url=Secret(env="URL")), lambda _secret: urls["slack"], lambda: session)
+            await slack.send(a_message())
+            said = (await asyncio.wait_for(program.stdout.readline(), 30)).decode()
+            assert said == "slack      🔴 checkout-3: rolling back checkout (P1, high-error-rate)\n"
+            base = urls["webhook"].removesuffix("/rollbackd")
+            async with session.post(f"{base}/control/slack", json={"fault": "404"}) as answer:
+                assert answer.status == 200
+            with pytest.raises(DeliveryError, match="no_service"):
+                await slack.send(a_message())
+            async with session.get(f"{base}/messages") as answer:
+                held = await answer.json()
+        assert (len(held["slack"]["taken"]), held["slack"]["requests"], held["slack"]["wrong"]) == (1, 2, [])
+    finally:
+        program.terminate()
+        assert await asyncio.wait_for(program.wait(), 30) == 0

@@ -1,0 +1,209 @@
+"""A desk in memory: what the two ways in are tested against. It records who ordered what."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter
+
+from rollbackd.desk import Invalid, NotFound, Refused
+from rollbackd.journal import JournalUnavailable
+from rollbackd.model import Alert, Request
+from rollbackd.sources.webhook import Webhook
+from rollbackd.views import (
+    DecisionView,
+    FindingView,
+    HoldView,
+    IncidentDetail,
+    IncidentView,
+    PlanView,
+    Readiness,
+    RecordView,
+    RuleView,
+    ServiceView,
+    StateView,
+    StepView,
+)
+
+NOON = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+V41 = StateView("9d1c0a33b7e2", {"code": "v41 (3f2a9c112233)"}, {"code": "3f2a9c112233aabb"}, NOON - timedelta(days=1))
+V40 = StateView(
+    "44aa55bb66cc",
+    {"code": "v40 (77d0e1f2a3b4)"},
+    {"code": "77d0e1f2a3b4ccdd"},
+    NOON - timedelta(days=3),
+    NOON - timedelta(days=1),
+    "ran 30m without a trigger",
+)
+CHECKOUT = ServiceView(
+    "checkout", "act", "P1", "bad", V41, V40, "", "", rules=(RuleView("high-error-rate", "bad", "34.2% > 10%", NOON),)
+)
+SEARCH = ServiceView("search", "shadow", "P2", "good", V40, None, "no good state to go back to", "", baked=0.4)
+STEPS = (StepView("code", "v41 (3f2a9c112233)", "v40 (77d0e1f2a3b4)", "waiting", risks=("loses 2 uploads",)),)
+OPENED = IncidentView(
+    "checkout-1", "checkout", "running", "", "bad release", "manual", "P1", "default", NOON, None, V41, V40, STEPS
+)
+DECIDED = DecisionView(
+    NOON, "checkout", "high-error-rate", "P1", "refuse", True, "", NOON - timedelta(minutes=5),
+    ("job:errors:ratio5m = 34.2%, > 10% for 5m",),
+    (FindingView("hold", "", "not held"), FindingView("cooldown", "refuse", "rolled back 3m ago, waits 10m", True)),
+    "code v41 (3f2a9c112233)", "code v40 (77d0e1f2a3b4)",
+)  # fmt: skip
+
+
+class FakeDesk:
+    """Two services: `checkout` is bad and can go back, `search` cannot."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        Counter("rollbackd_fake", "A metric.", registry=self.registry).inc()
+        self.orders: list[tuple[Any, ...]] = []
+        self.received: list[Alert] = []
+        self.completed: list[Webhook] = []
+        self.failing = False
+        self.ready = True
+        self.slow: asyncio.Event | None = None
+        """When set, `receive` waits for it."""
+        self.waiting = 0
+        self.services_ = {view.name: view for view in (CHECKOUT, SEARCH)}
+        self.incidents_: dict[str, IncidentView] = {}
+        self.records: dict[str, list[RecordView]] = {}
+        self.holds_: dict[str, HoldView] = {}
+        self._news = asyncio.Condition()
+
+    def _order(self, *order: Any) -> None:
+        if self.failing:
+            raise JournalUnavailable("disk full")
+        self.orders.append(order)
+
+    def _known(self, name: str) -> ServiceView:
+        if name not in self.services_:
+            raise NotFound(f'no service "{name}"; there are checkout and search')
+        return self.services_[name]
+
+    async def services(self) -> list[ServiceView]:
+        return [await self.service(name) for name in self.services_]
+
+    async def service(self, name: str) -> ServiceView:
+        view = self._known(name)
+        open_ = [one.id for one in self.incidents_.values() if one.service == name and one.status != "closed"]
+        held = tuple(hold for scope, hold in self.holds_.items() if scope in {name, "*"})
+        return replace(view, incident=open_[0] if open_ else "", holds=held)
+
+    async def states(self, service: str) -> list[StateView]:
+        self._known(service)
+        return [V41, V40]
+
+    async def incidents(self, service: str = "", open_only: bool = False, limit: int = 50) -> list[IncidentView]:
+        found = [one for one in self.incidents_.values() if service in {"", one.service}]
+        return [one for one in found if not (open_only and one.status == "closed")][::-1][:limit]
+
+    async def incident(self, id: str, after: int = 0, wait: timedelta = timedelta()) -> IncidentDetail:  # noqa: A002
+        if id not in self.incidents_:
+            raise NotFound(f'no incident "{id}"')
+
+        def news() -> tuple[RecordView, ...]:
+            return tuple(record for record in self.records[id] if record.n > after)
+
+        if wait and not news():
+            try:
+                async with asyncio.timeout(wait.total_seconds()), self._news:
+                    await self._news.wait_for(news)
+            except TimeoutError:
+                pass
+        return IncidentDetail(self.incidents_[id], DECIDED, news())
+
+    async def decisions(self, service: str = "", limit: int = 50) -> list[DecisionView]:
+        return [DECIDED][:limit] if service in {"", "checkout"} else []
+
+    async def plan(self, request: Request) -> PlanView:
+        self._known(request.service)
+        if request.to == "nowhere":
+            raise Invalid('no release "nowhere"; name one of v40, v41')
+        problems = () if request.service == "checkout" else ("no good state to go back to",)
+        return PlanView(
+            request.service, request.plan or "default", V41, V40, STEPS, ("traffic",), problems, "roll_back",
+            (FindingView("windows", "ask", "outside the allowed windows"),),
+        )  # fmt: skip
+
+    async def rollback(self, request: Request) -> str:
+        self._known(request.service)
+        if request.service == "search":
+            raise Refused("search is not rolled back", (FindingView("target", "ask", "no good state", True),))
+        self._order("rollback", request)
+        self.incidents_["checkout-1"] = OPENED
+        self.records["checkout-1"] = []
+        await self.note("checkout-1", "Opened", "rollback of checkout opened", request.actor)
+        return "checkout-1"
+
+    async def note(self, incident: str, kind: str, text: str, actor: str = "daemon") -> None:
+        """Add a record, as the runner does."""
+        records = self.records[incident]
+        at = NOON + timedelta(seconds=len(records))
+        records.append(RecordView(len(records) + 1, at, actor, kind, text))
+        async with self._news:
+            self._news.notify_all()
+
+    async def close(self, incident: str, outcome: str) -> None:
+        closed = replace(self.incidents_[incident], status="closed", outcome=outcome, closed=NOON)
+        self.incidents_[incident] = closed
+        await self.note(incident, "Closed", outcome)
+
+    async def abort(self, incident: str, actor: str, reason: str = "") -> None:
+        if incident not in self.incidents_ and incident not in self.services_:
+            raise NotFound(f'no incident "{incident}"')
+        self._order("abort", incident, actor, reason)
+
+    async def acknowledge(self, incident: str, actor: str, leave: bool = False) -> None:
+        self._order("acknowledge", incident, actor, leave)
+
+    async def holds(self) -> list[HoldView]:
+        return list(self.holds_.values())
+
+    async def hold(self, scope: str, actor: str, reason: str, until: datetime | None) -> None:
+        if scope != "*":
+            self._known(scope)
+        self._order("hold", scope, actor, reason, until)
+        self.holds_[scope] = HoldView(scope, actor, reason, "api", until)
+
+    async def unhold(self, scope: str, actor: str) -> None:
+        if scope not in self.holds_:
+            raise Refused(f"{scope} is held by a file; remove /var/lib/rollbackd/signals/HOLD.{scope}")
+        self._order("unhold", scope, actor)
+        del self.holds_[scope]
+
+    async def resume(self, actor: str, reason: str = "") -> None:
+        self._order("resume", actor, reason)
+
+    async def good(self, service: str, releases: Mapping[str, str], actor: str) -> StateView:
+        self._known(service)
+        self._order("good", service, dict(releases), actor)
+        return replace(V41, good=f"marked by {actor}")
+
+    async def quarantine(self, service: str, releases: Mapping[str, str], actor: str, lift: bool = False) -> None:
+        self._known(service)
+        self._order("quarantine", service, dict(releases), actor, lift)
+
+    async def readiness(self) -> Readiness:
+        return Readiness(
+            self.ready, () if self.ready else ("the journal cannot be written",), ("search: no good state",)
+        )
+
+    def wants(self, labels: Mapping[str, str]) -> bool:
+        return labels.get("service") == "checkout"
+
+    async def receive(self, alerts: Sequence[Alert], actor: str) -> tuple[int, int, int]:
+        if self.slow is not None:
+            self.waiting += 1
+            await self.slow.wait()
+        self._order("receive", len(alerts), actor)
+        known = {(one.fingerprint, one.starts_at) for one in self.received}
+        wanted = [alert for alert in alerts if self.wants(alert.labels)]
+        new = [alert for alert in wanted if (alert.fingerprint, alert.starts_at) not in known]
+        self.received += new
+        return len(new), len(wanted) - len(new), len(alerts) - len(wanted)
+
+    async def complete(self, webhook: Webhook) -> None:
+        self.completed.append(webhook)

@@ -1,0 +1,79 @@
+"""A fake of PagerDuty's Events API v2, strict about the documented fields.
+
+https://developer.pagerduty.com/docs/send-alert-event
+"""
+
+import json
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from aiohttp import web
+from tests.fakes.receiving import Receiver
+
+ROUTING_KEY = "0123456789abcdef0123456789abcdef"
+PATH = "/v2/enqueue"
+_EVENT = {"routing_key", "event_action", "dedup_key", "payload", "images", "links", "client", "client_url"}
+_PAYLOAD = {"summary", "source", "severity", "timestamp", "component", "group", "class", "custom_details"}
+
+
+class PagerDutyFake(Receiver):
+    """One integration. `open` holds the alerts that are triggered and not resolved, by dedup_key."""
+
+    def __init__(self, path: str = PATH) -> None:
+        super().__init__("pagerduty", path)
+        self.open: dict[str, str] = {}
+
+    def problems(self, body: Any, headers: dict[str, str]) -> list[str]:
+        if not isinstance(body, dict):
+            return ["the event is no object"]
+        found = [f"unknown key {key}" for key in body.keys() - _EVENT]
+        if len(json.dumps(body)) > 512 * 1024:
+            found.append("larger than 512 KB")
+        if len(str(body.get("routing_key", ""))) != 32:
+            found.append("routing_key is not 32 characters")
+        if not 1 <= len(body.get("dedup_key", "")) <= 255:
+            found.append("dedup_key is not 1 to 255 characters")
+        action = body.get("event_action")
+        if action not in ("trigger", "acknowledge", "resolve"):
+            found.append(f"event_action is {action}")
+        if action == "trigger":
+            found += _payload(body.get("payload"))
+        return found
+
+    def success(self, body: Any) -> web.Response:
+        key = body["dedup_key"]
+        match body["event_action"]:
+            case "trigger":
+                self.open[key] = "triggered"
+            case "acknowledge" if key in self.open:
+                self.open[key] = "acknowledged"
+            case "resolve":
+                self.open.pop(key, None)
+        answer = {"status": "success", "message": "Event processed", "dedup_key": key}
+        return web.json_response(answer, status=202)
+
+    def refusal(self, problems: Sequence[str]) -> web.Response:
+        answer = {"status": "invalid event", "message": "Event object is invalid", "errors": list(problems)}
+        return web.json_response(answer, status=400)
+
+
+def _payload(payload: Any) -> list[str]:
+    if not isinstance(payload, dict):
+        return ["no payload"]
+    found = [f"unknown payload key {key}" for key in payload.keys() - _PAYLOAD]
+    if not 1 <= len(payload.get("summary", "")) <= 1024:
+        found.append("summary is not 1 to 1024 characters")
+    if not isinstance(payload.get("source"), str) or not payload["source"]:
+        found.append("no source")
+    if payload.get("severity") not in ("critical", "warning", "error", "info"):
+        found.append(f"severity is {payload.get('severity')}")
+    try:
+        aware = datetime.fromisoformat(payload.get("timestamp", "")).tzinfo is not None
+    except ValueError:
+        aware = False
+    if not aware:
+        found.append(f"timestamp is {payload.get('timestamp')}")
+    if not isinstance(payload.get("custom_details", {}), dict):
+        found.append("custom_details is no object")
+    return found

@@ -1,0 +1,63 @@
+"""The real HTTP side on a desk in memory, on free ports and a socket of its own."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import aiohttp
+from tests.fakes.desk import FakeDesk
+
+from rollbackd.config.models import Daemon
+from rollbackd.desk import Desk
+from rollbackd.units import Secret
+from rollbackd.web import Server, build_app
+
+TOKENS = {"source": "secret-of-alertmanager", "viewer": "secret-of-grafana", "operator": "secret-of-desk"}
+NAMES = {"source": "alertmanager", "viewer": "grafana", "operator": "release-desk"}
+
+
+def daemon(socket: Path, **settings: Any) -> Daemon:
+    """Settings with a token of each role, unless others are given."""
+    tokens = [{"name": NAMES[role], "role": role, "token": {"env": role}} for role in TOKENS]
+    return Daemon.model_validate({"tokens": tokens, "listen": "127.0.0.1:0", "socket": str(socket), **settings})
+
+
+def reveal(secret: Secret) -> str:
+    return TOKENS[secret.env]
+
+
+@dataclass
+class Served:
+    """What is served, and clients for both ways in."""
+
+    desk: FakeDesk
+    server: Server
+    socket: Path
+    tcp: aiohttp.ClientSession
+    unix: aiohttp.ClientSession
+    url: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.url = f"http://127.0.0.1:{self.server.port}"
+
+    def bearer(self, role: str) -> dict[str, str]:
+        return {"Authorization": f"Bearer {TOKENS[role]}"}
+
+
+@asynccontextmanager
+async def serving(socket: Path, desk: FakeDesk | None = None, **settings: Any) -> AsyncIterator[Served]:
+    """Serve until the end of the block."""
+    desk = desk or FakeDesk()
+    configured = daemon(socket, **settings)
+    server = Server(build_app(cast("Desk", desk), configured, reveal), configured.listen, socket)
+    await server.start()
+    try:
+        async with (
+            aiohttp.ClientSession() as tcp,
+            aiohttp.ClientSession("http://rollbackd", connector=aiohttp.UnixConnector(str(socket))) as unix,
+        ):
+            yield Served(desk, server, socket, tcp, unix)
+    finally:
+        await server.stop()

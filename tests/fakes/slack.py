@@ -1,0 +1,86 @@
+"""A fake of Slack's incoming webhooks, strict about the documented limits.
+
+https://docs.slack.dev/reference/block-kit/blocks
+https://docs.slack.dev/messaging/sending-messages-using-incoming-webhooks
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from aiohttp import web
+from tests.fakes.receiving import Receiver
+
+PATH = "/services/T00000000/B00000000/XXXXXXXXXXXXXXXXXXXXXXXX"
+_KEYS = {"text", "blocks", "unfurl_links", "unfurl_media", "thread_ts", "response_type", "mrkdwn"}
+_MENTION = re.compile(r"<[^>]*>")
+_LOOSE = re.compile(r"&(?!amp;|lt;|gt;)")
+
+
+class SlackFake(Receiver):
+    """One webhook of a workspace."""
+
+    def __init__(self, path: str = PATH) -> None:
+        super().__init__("slack", path)
+
+    def problems(self, body: Any, headers: dict[str, str]) -> list[str]:
+        if not isinstance(body, dict):
+            return ["the payload is no object"]
+        found = [f"unknown key {key}" for key in body.keys() - _KEYS]
+        if not isinstance(body.get("text"), str) or not body["text"]:
+            found.append("no fallback text")
+        else:
+            found += _marked(body["text"], "text", 40_000)
+        blocks = body.get("blocks", [])
+        if len(blocks) > 50:
+            found.append(f"{len(blocks)} blocks, at most 50")
+        for place, block in enumerate(blocks):
+            found += [f"block {place}: {problem}" for problem in _block(block)]
+        if not headers.get("Content-Type", "").startswith("application/json"):
+            found.append("not sent as application/json")
+        return found
+
+    def success(self, body: Any) -> web.Response:
+        return web.Response(text="ok")
+
+    def refusal(self, problems: Sequence[str]) -> web.Response:
+        return web.Response(status=400, text="invalid_blocks")
+
+    def gone(self) -> web.Response:
+        return web.Response(status=404, text="no_service")
+
+
+def _block(block: Any) -> list[str]:
+    kind = block.get("type")
+    if kind == "header":
+        return _keys(block, {"type", "text", "block_id"}) + _text(block.get("text"), 150, ("plain_text",))
+    if kind == "section":
+        found = _keys(block, {"type", "text", "block_id", "fields", "accessory", "expand"})
+        return found + _text(block.get("text"), 3000, ("plain_text", "mrkdwn"))
+    if kind == "context":
+        elements = block.get("elements", [])
+        found = _keys(block, {"type", "elements", "block_id"})
+        if not 1 <= len(elements) <= 10:
+            found.append(f"{len(elements)} elements, 1 to 10")
+        return found + [problem for one in elements for problem in _text(one, 3000, ("plain_text", "mrkdwn"))]
+    return [] if kind == "divider" else [f"unknown type {kind}"]
+
+
+def _keys(thing: dict[str, Any], known: set[str]) -> list[str]:
+    return [f"unknown key {key}" for key in thing.keys() - known]
+
+
+def _text(text: Any, limit: int, kinds: tuple[str, ...]) -> list[str]:
+    if not isinstance(text, dict) or text.get("type") not in kinds:
+        return [f"text is not one of {kinds}: {text!r:.80}"]
+    if text["type"] == "plain_text":
+        found = _keys(text, {"type", "text", "emoji"})
+        return found + ([] if 1 <= len(text["text"]) <= limit else [f"{len(text['text'])} characters, 1 to {limit}"])
+    return _keys(text, {"type", "text", "verbatim"}) + _marked(text["text"], "mrkdwn", limit)
+
+
+def _marked(text: str, what: str, limit: int) -> list[str]:
+    """Slack would take a mention or a link; a message of ours never has one."""
+    found = [] if 1 <= len(text) <= limit else [f"{what} has {len(text)} characters, 1 to {limit}"]
+    found += [f"{what} holds markup: {markup[:60]}" for markup in _MENTION.findall(text)]
+    return found + ([f"{what} holds a loose &"] if _LOOSE.search(text) else [])

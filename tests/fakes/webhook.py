@@ -1,0 +1,63 @@
+"""A fake of any program that takes rollbackd's own JSON. It honours the Idempotency-Key, as the documentation asks."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from aiohttp import web
+from tests.fakes.receiving import Receiver
+
+PATH = "/rollbackd"
+_FIELDS: dict[str, type | tuple[type, ...]] = {
+    "version": str,
+    "key": str,
+    "event": str,
+    "severity": str,
+    "title": str,
+    "lines": list,
+    "thread": str,
+    "at": str,
+    "service": str,
+    "incident": str,
+    "priority": (str, type(None)),
+    "resolves": bool,
+    "acknowledged": bool,
+    "labels": dict,
+}
+
+
+class WebhookFake(Receiver):
+    """One program; `once` holds each message once, whatever was repeated."""
+
+    def __init__(self, path: str = PATH) -> None:
+        super().__init__("webhook", path)
+
+    @property
+    def once(self) -> list[Any]:
+        return list({one.headers["Idempotency-Key"]: one.body for one in self.sent if one.taken}.values())
+
+    def problems(self, body: Any, headers: dict[str, str]) -> list[str]:
+        if not isinstance(body, dict):
+            return ["the message is no object"]
+        found = [f"unknown field {name}" for name in body.keys() - _FIELDS.keys()]
+        for name, kind in _FIELDS.items():
+            if not isinstance(body.get(name, ...), kind):
+                found.append(f"{name} is {body.get(name, 'missing')!r:.60}")
+        if found:
+            return found
+        if not headers.get("Idempotency-Key"):
+            found.append("no Idempotency-Key")
+        if not body["title"] or "\n" in body["title"]:
+            found.append("the title is not one line")
+        for line in body["lines"]:
+            if line.keys() != {"heading", "text"} or not line["heading"] or not line["text"]:
+                found.append(f"a line is {line!r:.80}")
+        if datetime.fromisoformat(body["at"]).tzinfo is None:
+            found.append("a time without a zone")
+        return found
+
+    def success(self, body: Any) -> web.Response:
+        return web.json_response({"ok": True})
+
+    def refusal(self, problems: Sequence[str]) -> web.Response:
+        return web.json_response({"problems": list(problems)}, status=400)

@@ -1,0 +1,274 @@
+"""The Alertmanager client: a real one where there is one, and fakes for what a real one does not do."""
+
+import asyncio
+import json
+import urllib.request
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+from tests.servers import Server, alertmanager, free_port, wait_until
+
+from rollbackd.sources import alertmanager as module
+from rollbackd.sources.alertmanager import Alertmanager, Silence, Unreachable
+
+NOW = "2026-01-01T00:00:00.000Z"
+LATER = "2036-01-01T00:00:00.000Z"
+
+
+@asynccontextmanager
+async def client(url: str, timeout: timedelta = timedelta(seconds=5)) -> AsyncIterator[Alertmanager]:
+    async with aiohttp.ClientSession() as session:
+        yield Alertmanager(url, timeout, lambda: session)
+
+
+@asynccontextmanager
+async def answering(handler: Callable[[web.Request], Awaitable[web.StreamResponse]]) -> AsyncIterator[str]:
+    app = web.Application()
+    app.router.add_get("/{path:.*}", handler)
+    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=1)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+def saying(body: Any) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    async def handler(_: web.Request) -> web.StreamResponse:
+        return web.json_response(body)
+
+    return handler
+
+
+def silence(*matchers: dict[str, Any], state: str = "active") -> dict[str, Any]:
+    return {
+        "id": "s1",
+        "status": {"state": state},
+        "matchers": list(matchers),
+        "startsAt": NOW,
+        "endsAt": LATER,
+        "updatedAt": NOW,
+        "createdBy": "ann",
+        "comment": "deploying",
+    }
+
+
+def matcher(name: str, value: str, **more: bool) -> dict[str, Any]:
+    return {"name": name, "value": value, "isRegex": False, **more}
+
+
+async def the_silence(*matchers: dict[str, Any]) -> Silence:
+    async with answering(saying([silence(*matchers)])) as url, client(url) as it:
+        (found,) = await it.silences()
+        return found
+
+
+async def test_only_silences_in_force_count() -> None:
+    every = [silence(matcher("a", "b"), state=state) for state in ("active", "pending", "expired")]
+    async with answering(saying(every)) as url, client(url) as it:
+        found = await it.silences()
+    assert [(each.id, each.created_by, each.comment) for each in found] == [("s1", "ann", "deploying")]
+    assert found[0].ends_at == datetime(2036, 1, 1, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("matchers", "labels", "matches"),
+    [
+        ([matcher("service", "check.ut")], {"service": "check.ut"}, True),
+        ([matcher("service", "check.ut")], {"service": "checkout"}, False),
+        ([matcher("service", "check.*", isRegex=True)], {"service": "checkout"}, True),
+        ([matcher("service", "check", isRegex=True)], {"service": "checkout"}, False),
+        ([matcher("service", "checkout", isEqual=False)], {"service": "search"}, True),
+        ([matcher("service", "checkout", isEqual=False)], {"service": "checkout"}, False),
+        ([matcher("service", "c.*", isRegex=True, isEqual=False)], {"service": "checkout"}, False),
+        ([matcher("service", "checkout"), matcher("env", "prod")], {"service": "checkout"}, False),
+        ([matcher("service", "checkout"), matcher("env", "")], {"service": "checkout"}, True),
+    ],
+)
+async def test_a_silence_matches_as_in_alertmanager(
+    matchers: list[dict[str, Any]], labels: dict[str, str], matches: bool
+) -> None:
+    assert (await the_silence(*matchers)).matches(labels) is matches
+
+
+@pytest.mark.parametrize("expression", [r"\pL+", "[[:alpha:]]+", "a**", "(?P<x"])
+@pytest.mark.parametrize("equal", [True, False])
+async def test_an_expression_that_cannot_be_read_holds_rather_than_lets_go(expression: str, equal: bool) -> None:
+    found = await the_silence(matcher("a", expression, isRegex=True, isEqual=equal), matcher("service", "checkout"))
+    assert found.matches({"service": "checkout", "a": "anything\n"})
+    assert not found.matches({"service": "search"})
+
+
+async def hang(_: web.Request) -> web.StreamResponse:
+    await asyncio.Event().wait()
+    return web.Response()
+
+
+async def drip(request: web.Request) -> web.StreamResponse:
+    response = web.StreamResponse()
+    await response.prepare(request)
+    while True:
+        await response.write(b" ")
+        await asyncio.sleep(0.02)
+
+
+async def redirect(_: web.Request) -> web.StreamResponse:
+    return web.Response(status=302, headers={"Location": "/elsewhere"})
+
+
+async def broken(_: web.Request) -> web.StreamResponse:
+    return web.Response(status=503, text="starting")
+
+
+async def html(_: web.Request) -> web.StreamResponse:
+    return web.Response(text="<html>", content_type="text/html")
+
+
+async def cut_short(request: web.Request) -> web.StreamResponse:
+    response = web.StreamResponse(headers={"Content-Length": "100"})
+    await response.prepare(request)
+    await response.write(b"[")
+    assert request.transport is not None
+    request.transport.close()
+    return response
+
+
+@pytest.mark.parametrize(
+    ("handler", "said"),
+    [
+        (hang, "no answer within 300ms"),
+        (drip, "no answer within 300ms"),
+        (redirect, "answered 302 to /api/v2/silences"),
+        (broken, "answered 503 to /api/v2/silences"),
+        (html, "none of Alertmanager's"),
+        (cut_short, "Alertmanager at http://127.0.0.1"),
+        (saying({}), "none of Alertmanager's"),
+        (saying([{"id": 1}]), "none of Alertmanager's"),
+        (saying([silence()]), "none of Alertmanager's"),
+    ],
+)
+async def test_what_is_no_whole_answer_in_time_is_unreachable(
+    handler: Callable[[web.Request], Awaitable[web.StreamResponse]], said: str
+) -> None:
+    async with answering(handler) as url, client(url, timedelta(milliseconds=300)) as it:
+        with pytest.raises(Unreachable) as error:
+            await it.silences()
+    assert said in str(error.value)
+
+
+async def test_nobody_there_is_unreachable() -> None:
+    async with client(f"http://127.0.0.1:{free_port()}") as it:
+        with pytest.raises(Unreachable, match="Alertmanager at http"):
+            await it.firing()
+
+
+async def test_a_body_beyond_the_bound_is_unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LARGEST_ANSWER", 1000)
+    async with answering(saying(["x" * 2000])) as url, client(url) as it:
+        with pytest.raises(Unreachable, match="larger than"):
+            await it.silences()
+
+
+async def test_inhibited_alerts_are_not_asked_for_and_silenced_ones_are() -> None:
+    asked: list[Mapping[str, str]] = []
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        asked.append(dict(request.query))
+        return web.json_response([])
+
+    async with answering(handler) as url, client(url + "/") as it:
+        assert await it.firing() == []
+        assert await it.group("rollbackd", {}) == []
+    assert asked == [
+        {"active": "true", "silenced": "true", "inhibited": "false", "unprocessed": "false"},
+        {"active": "true", "silenced": "false", "inhibited": "false", "unprocessed": "false"},
+    ]
+
+
+# -- against a real one -------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    config = {
+        "route": {"receiver": "some.hook", "group_by": ["alertname"], "group_wait": "1s"},
+        "receivers": [{"name": "some.hook"}],
+        "inhibit_rules": [
+            {"source_matchers": ['alertname="Root"'], "target_matchers": ['alertname="Symptom"'], "equal": ["env"]}
+        ],
+    }
+    with alertmanager(tmp_path_factory.mktemp("alertmanager"), config) as server:
+        post(
+            server.url + "/api/v2/alerts",
+            [
+                {"labels": {"alertname": "Errors", "service": service, "env": "prod"}, "startsAt": NOW, "endsAt": LATER}
+                for service in ("checkout", "search", "quiet")
+            ]
+            + [{"labels": {"alertname": name, "env": "prod"}, "endsAt": LATER} for name in ("Root", "Symptom")],
+        )
+        post(
+            server.url + "/api/v2/silences",
+            {
+                "matchers": [{"name": "service", "value": "qui.t", "isRegex": True, "isEqual": True}],
+                "startsAt": NOW,
+                "endsAt": LATER,
+                "createdBy": "ann",
+                "comment": "deploying",
+            },
+        )
+        wait_until(lambda: len(symptoms(server)) == 1, "the inhibition counts")
+        yield server
+
+
+def symptoms(server: Server) -> list[Any]:
+    with urllib.request.urlopen(server.url + "/api/v2/alerts?active=false&silenced=false") as response:
+        found: list[Any] = json.load(response)
+        return found
+
+
+def post(url: str, body: Any) -> None:
+    request = urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=5) as response:
+        assert response.status == 200
+
+
+@pytest.mark.needs("prometheus-alertmanager")
+async def test_what_fires_is_read_from_a_real_one(real: Server) -> None:
+    async with client(real.url) as it:
+        alerts = {alert.labels.get("service", alert.labels["alertname"]): alert for alert in await it.firing()}
+    assert set(alerts) == {"checkout", "search", "quiet", "Root"}
+    assert all(alert.firing for alert in alerts.values())
+    assert alerts["checkout"].starts_at == datetime(2026, 1, 1, tzinfo=UTC)
+    assert len(alerts["checkout"].fingerprint) == 16
+
+
+@pytest.mark.needs("prometheus-alertmanager")
+async def test_silences_are_read_from_a_real_one(real: Server) -> None:
+    async with client(real.url) as it:
+        (found,) = await it.silences()
+    assert found.matches({"service": "quiet"})
+    assert not found.matches({"service": "checkout"})
+    assert (found.created_by, found.comment) == ("ann", "deploying")
+
+
+@pytest.mark.needs("prometheus-alertmanager")
+async def test_a_group_is_completed_from_a_real_one(real: Server) -> None:
+    async with client(real.url) as it:
+        found = await it.group("some.hook", {"alertname": "Errors"})
+        assert sorted(alert.labels["service"] for alert in found) == ["checkout", "search"]
+        assert await it.group("another", {"alertname": "Errors"}) == []
+        assert await it.group("some.hook", {"alertname": "Nothing"}) == []
+
+
+def test_the_recorded_truncated_group_names_what_the_api_is_asked_for() -> None:
+    from rollbackd.sources.webhook import parse_webhook
+
+    body = (Path(__file__).parent.parent / "data" / "alertmanager" / "group-truncated-0.33.json").read_bytes()
+    webhook = parse_webhook(body)
+    assert (webhook.receiver, webhook.group_labels) == ("truncated.hook", {"alertname": "HighErrorRate"})

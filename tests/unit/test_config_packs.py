@@ -1,0 +1,131 @@
+"""The shipped packs: what they become, and what Prometheus makes of their queries."""
+
+import json
+import subprocess
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from rollbackd.config.files import pack_names, packs, read
+from rollbackd.config.load import load
+from rollbackd.rules.spec import CheckWhen, QueryWhen, Rule
+from tests.unit.stand_ins import STAND_INS
+
+CONFIG = """\
+daemon: {mode: act, open_on_loopback: true}
+prometheus: {url: http://127.0.0.1:9090}
+rules: [RULES]
+services:
+  - name: checkout
+    match: {service: checkout}
+    layers: {code: {adapter: git, repo: /srv/checkout}}
+    checks: {smoke: {command: [/opt/test]}, quick: {command: [/opt/quick]}}
+    verify: {checks: [smoke]}
+"""
+
+
+def _rules(tmp_path: Path, entries: str) -> dict[str, Rule]:
+    path = tmp_path / "config.yaml"
+    path.write_text(CONFIG.replace("RULES", entries))
+    return {rule.name: rule for rule in load(path, STAND_INS).config.rules}
+
+
+def _query(rule: Rule) -> QueryWhen:
+    assert isinstance(rule.when, QueryWhen)
+    return rule.when
+
+
+def test_these_packs_are_shipped() -> None:
+    assert pack_names() == ["http", "smoke"]
+
+
+@pytest.mark.parametrize("name", pack_names())
+def test_a_pack_says_what_it_expects(name: str) -> None:
+    text = (packs() / f"{name}.yaml").read_text()
+    assert read(packs() / f"{name}.yaml").document.faults == []
+    assert "Expects" in text.partition("settings:")[0]
+
+
+def test_the_http_pack_has_the_thresholds_that_it_promises(tmp_path: Path) -> None:
+    rules = _rules(tmp_path, "{pack: http}")
+    assert list(rules) == ["high-error-rate", "slow", "unavailable"]
+    errors, slow, gone = (_query(rule) for rule in rules.values())
+    assert (errors.above, slow.above, gone.below) == (0.1, 2.0, 0.99)
+    assert {errors.for_, slow.for_, gone.for_} == {timedelta(minutes=5)}
+    assert errors.samples is not None
+    assert errors.samples.at_least == 50
+
+
+def test_a_pack_can_be_used_again_with_other_settings(tmp_path: Path) -> None:
+    rules = _rules(tmp_path, "{pack: http}, {pack: http, as: early, error_rate: 5%, requests: nginx_total, window: 1m}")
+    early = _query(rules["early-high-error-rate"])
+    assert early.above == 0.05
+    assert "nginx_total[1m]" in early.query
+    assert _query(rules["high-error-rate"]).above == 0.1
+
+
+def test_the_smoke_pack_asks_a_check_of_the_service(tmp_path: Path) -> None:
+    when = _rules(tmp_path, "{pack: smoke, check: quick, failures: 2}")["smoke-failed"].when
+    assert when == CheckWhen(check="quick", failures=2, every=timedelta(seconds=15), after_change=timedelta(minutes=10))
+
+
+SERIES = {
+    # 60 answers a minute; of `bad`, one in five fails.
+    'http_requests_total{service="bad", code="200", instance="a"}': "0+24x30",
+    'http_requests_total{service="bad", code="200", instance="b"}': "0+24x30",
+    'http_requests_total{service="bad", code="503", instance="a"}': "0+12x30",
+    'http_requests_total{service="fine", code="200"}': "0+60x30",
+    'http_requests_total{service="idle", code="200"}': "5+0x30",
+    'http_request_duration_seconds_bucket{service="bad", le="1"}': "0+30x30",
+    'http_request_duration_seconds_bucket{service="bad", le="3"}': "0+60x30",
+    'http_request_duration_seconds_bucket{service="bad", le="+Inf"}': "0+60x30",
+    'http_request_duration_seconds_bucket{service="fine", le="1"}': "0+60x30",
+    'http_request_duration_seconds_bucket{service="fine", le="+Inf"}': "0+60x30",
+    'up{service="bad", instance="a"}': "1x30",
+    'up{service="bad", instance="b"}': "0x30",
+    'up{service="fine", instance="a"}': "1x30",
+}
+
+
+def _promtool(tmp_path: Path, query: str, expected: dict[str, float]) -> None:
+    """Have Prometheus' own engine evaluate a query after 20 minutes of the series above."""
+    samples = [{"labels": f'{{service="{service}"}}', "value": value} for service, value in expected.items()]
+    test = {
+        "evaluation_interval": "1m",
+        "tests": [
+            {
+                "interval": "1m",
+                "input_series": [{"series": series, "values": values} for series, values in SERIES.items()],
+                "promql_expr_test": [{"expr": query, "eval_time": "20m", "exp_samples": samples}],
+            }
+        ],
+    }
+    path = tmp_path / "test.yaml"
+    path.write_text(json.dumps(test))
+    ran = subprocess.run(
+        ["promtool", "test", "rules", str(path)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+@pytest.mark.needs("promtool")
+def test_the_error_rate_is_zero_and_not_nothing_without_errors(tmp_path: Path) -> None:
+    """`idle` has 0 of 0, which is no number: inconclusive."""
+    query = _query(_rules(tmp_path, "{pack: http}")["high-error-rate"]).query
+    _promtool(tmp_path, f"({query}) >= 0", {"bad": 0.2, "fine": 0})
+    _promtool(tmp_path, f"count by (service) (({query}) != ({query}))", {"idle": 1})
+
+
+@pytest.mark.needs("promtool")
+def test_latency_and_availability_are_seen(tmp_path: Path) -> None:
+    rules = _rules(tmp_path, "{pack: http}")
+    _promtool(tmp_path, _query(rules["slow"]).query, {"bad": 2.8, "fine": 0.95})
+    _promtool(tmp_path, _query(rules["unavailable"]).query, {"bad": 0.5, "fine": 1})
+
+
+@pytest.mark.needs("promtool")
+def test_the_samples_are_the_answers_in_the_window(tmp_path: Path) -> None:
+    samples = _query(_rules(tmp_path, "{pack: http}")["high-error-rate"]).samples
+    assert samples is not None
+    _promtool(tmp_path, samples.query, {"bad": 300, "fine": 300, "idle": 0})

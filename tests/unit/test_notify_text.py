@@ -1,0 +1,272 @@
+"""What people are told, from facts alone."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.fakes.telling import EVIDENCE, at, decision, opened, planned, refused, round_of, trigger
+
+from rollbackd import facts
+from rollbackd.facts import Record
+from rollbackd.model import DAEMON, FLEET, Action, Evidence, Finding, Outcome, Priority, Request, Verdict
+from rollbackd.notify import clean, own, text
+from rollbackd.notify.envelope import Envelope, decode, encode, merge, plain
+from rollbackd.notify.story import story
+from rollbackd.notify.troubles import Troubles, fold
+
+SIGNALS = Path("/var/lib/rollbackd/signals")
+INCIDENT = "incident:checkout-3"
+
+
+def stream(*given: Any, name: str = INCIDENT) -> list[Record]:
+    return [
+        Record(n, name, n, at(n), DAEMON, fact) if not isinstance(fact, Record) else fact
+        for n, fact in enumerate(given, 1)
+    ]
+
+
+def last(*given: Any, troubles: Troubles | None = None) -> Sequence[Envelope]:
+    """What the last of an incident's facts is worth."""
+    records = stream(*given)
+    return text.envelopes(records[-1], records, troubles or Troubles(), SIGNALS)
+
+
+def only(*given: Any) -> Envelope:
+    (one,) = last(*given)
+    return one
+
+
+def of_service(fact: Any, troubles: Troubles | None = None) -> Sequence[Envelope]:
+    record = Record(9, "service:checkout", 4, at(0), DAEMON, fact)
+    return text.envelopes(record, [], troubles or Troubles(), SIGNALS)
+
+
+def said(one: Envelope) -> dict[str, str]:
+    return dict(one.message.lines)
+
+
+def test_an_opening_says_why_from_where_to_where_and_how_to_stop_it() -> None:
+    one = only(opened())
+    assert one.message.title == "checkout-3: rolling back checkout (P1, high-error-rate)"
+    assert one.message.thread == "checkout-3"
+    assert (one.message.service, one.message.incident, one.message.priority) == ("checkout", "checkout-3", Priority.P1)
+    lines = said(one)
+    assert lines["Why"] == "sum(rate(errors[5m])) = 34.2% (> 10% for 5m) at 2026-03-02 10:00:00 UTC"
+    assert "code v42 (424242424242)" in lines["From"]
+    assert "code v41 (414141414141)" in lines["To"]
+    assert lines["Stop it"] == "`rollbackd abort checkout-3`, or `touch /var/lib/rollbackd/signals/HOLD.checkout`"
+
+
+def test_a_persons_own_rollback_is_told_with_name_and_reason() -> None:
+    request = Request("checkout", "unix:ann", "prices are wrong")
+    lines = said(only(opened(trigger=trigger(request=request, evidence=(), rule="manual"))))
+    assert lines["What"] == "checkout is being taken back: unix:ann asked for it"
+    assert lines["Reason"] == "prices are wrong"
+
+
+def test_the_start_is_told_once_with_the_steps() -> None:
+    begun = (opened(), planned(), facts.Entering("traffic"))
+    one = only(*begun)
+    assert one.message.event == "started"
+    assert said(one)["Steps"] == "code: v42 (424242424242) → v41 (414141414141)"
+    assert last(*begun, facts.Entered("traffic"), facts.ApplyStarted("code")) == ()
+
+
+@pytest.mark.parametrize("outcome", list(Outcome))
+def test_every_outcome_has_words_and_only_recovery_resolves(outcome: Outcome) -> None:
+    one = only(opened(), planned(), round_of(Verdict.GOOD), facts.Closed(outcome, "3 good rounds in a row"))
+    assert one.message.event == outcome
+    assert one.message.resolves == (outcome is Outcome.RECOVERED)
+    assert "3 good rounds in a row" in said(one)["What"]
+    assert said(one)["Checks"] == "health: good, answered 500 in 1.2s, wants 2xx"
+
+
+def test_a_failure_names_what_is_still_entered_and_how_to_leave_it() -> None:
+    one = only(
+        opened(),
+        planned(),
+        facts.Entering("traffic"),
+        facts.Entered("traffic"),
+        facts.ApplyStarted("code"),
+        facts.ApplyFailed("code", "npm exited 1", permanent=True, evidence="ERR! missing script"),
+        facts.Closed(Outcome.FAILED, "apply code: npm exited 1"),
+    )
+    assert one.message.severity == "critical"
+    assert said(one)["Still entered"] == "traffic; when that can go, `rollbackd ack checkout-3 --leave` leaves it"
+    assert said(one)["Output"] == "ERR! missing script"
+    assert said(one)["Failed last"] == "code: npm exited 1"
+
+
+def test_a_relapse_is_told_as_ineffective() -> None:
+    one = only(opened(), facts.Closed(Outcome.RECOVERED, "well"), facts.Relapsed(trigger()))
+    assert (one.message.event, one.message.severity, one.message.resolves) == ("ineffective", "critical", False)
+
+
+def test_a_hold_a_parking_an_abort_and_the_next_plan_are_told() -> None:
+    begun = (replace(opened(), plans=("config", "default")), planned())
+    events = [
+        only(*begun, fact).message.event
+        for fact in (
+            facts.Paused("HOLD of unix:ann"),
+            facts.Parked("it killed its driver 3 times"),
+            facts.AbortRequested("wrong release"),
+            facts.PlanEnded("config", Outcome.INEFFECTIVE),
+        )
+    ]
+    assert events == ["paused", "parked", "abort_requested", "plan_ended"]
+    assert said(only(*begun, facts.PlanEnded("config", Outcome.INEFFECTIVE)))["Next"] == "plan default, on top of it"
+
+
+def test_an_acknowledgement_is_told_as_one() -> None:
+    assert only(opened(), facts.Acknowledged()).message.acknowledged
+    # After a recovery the alert is resolved already: an acknowledgement would say nothing.
+    assert not only(opened(), facts.Closed(Outcome.RECOVERED, ""), facts.Acknowledged()).message.acknowledged
+
+
+def test_facts_that_nobody_needs_to_hear_of_make_no_message() -> None:
+    for fact in (facts.Adopted("boot/1"), facts.Applied("code"), facts.Told("room", "opened", "k"), planned()):
+        assert last(opened(), fact) == ()
+
+
+def test_a_refusal_that_needs_a_person_says_what_stood_against_it() -> None:
+    (one,) = of_service(refused())
+    assert one.message.severity == "critical"
+    assert said(one)["Against it"] == "target: no good state"
+    assert said(one)["Seen it"] == "`rollbackd ack checkout`"
+    assert one.group == "refused/target"
+
+
+def test_a_refusal_by_a_persons_hold_and_a_join_are_not_told() -> None:
+    held = decision("checkout", Finding("hold", Action.REFUSE, "HOLD of unix:ann"), action=Action.REFUSE)
+    joined = refused(joins="checkout-2").decision
+    assert of_service(facts.Decided(held)) == of_service(facts.Decided(joined)) == ()
+
+
+def test_the_same_refusal_again_is_not_told_again_but_another_reason_is() -> None:
+    troubles = fold(Troubles(), Record(1, "service:checkout", 1, at(0), DAEMON, refused()))
+    assert of_service(refused(), troubles) == ()
+    assert len(of_service(refused(guard="breaker"), troubles)) == 1
+
+
+def test_shadow_mode_says_what_would_have_been_done() -> None:
+    finding = Finding("shadow", Action.OBSERVE, "mode is shadow: nothing is touched")
+    (one,) = of_service(facts.Decided(decision("checkout", finding, action=Action.OBSERVE)))
+    assert one.message.title == "checkout would have been rolled back (P1, high-error-rate)"
+    blocked = (finding, Finding("stale", Action.ASK, "too old"))
+    (one,) = of_service(facts.Decided(decision("checkout", *blocked, action=Action.OBSERVE)))
+    assert "was only observed" in one.message.title
+    assert "stale: too old" in said(one)["Against it"]
+
+
+def test_a_notice_is_its_own_event_and_its_end_resolves() -> None:
+    notice = facts.Notice("backend_unreachable", "prometheus does not answer", details={"url": "http://p:9090"})
+    begun = Record(1, FLEET, 1, at(0), DAEMON, notice)
+    over = Record(2, FLEET, 2, at(9), DAEMON, replace(notice, over=True))
+    (first,) = text.envelopes(begun, [], Troubles(), SIGNALS)
+    (second,) = text.envelopes(over, [], Troubles(), SIGNALS)
+    assert (first.message.event, first.message.severity) == ("backend_unreachable", "warning")
+    assert first.message.thread == second.message.thread
+    assert (first.message.resolves, second.message.resolves) == (False, True)
+    assert said(first)["url"] == "http://p:9090"
+
+
+def test_acknowledging_refusals_acknowledges_the_thread_of_each() -> None:
+    record = Record(1, "service:checkout", 1, at(0), DAEMON, refused())
+    (told,) = text.envelopes(record, [], Troubles(), SIGNALS)
+    (seen,) = of_service(facts.NoticeAcknowledged(), fold(Troubles(), record))
+    assert seen.message.thread == told.message.thread
+    assert seen.message.acknowledged
+
+
+HOSTILE = "$(reboot)\n*Next*\r\n\x1b[31m<!channel>\x00\u202e\ud800" + "A" * 1_048_576
+
+
+def test_evidence_may_hold_anything_and_is_shown_as_text_of_sane_length() -> None:
+    evidence = Evidence(HOSTILE, HOSTILE, HOSTILE, at(0), "javascript:alert(1)")
+    one = only(opened(trigger=trigger(evidence=(evidence,) * 30)))
+    shown = said(one)["Why"]
+    assert shown.startswith("$(reboot)␊*Next*␍␊␛[31m<!channel>␀��AAA")
+    assert f"… ({len(HOSTILE)} characters)" in shown
+    assert "\nand 25 more" not in said(one).get("See", "")
+    assert "See" not in said(one)
+    assert len(plain(one.message)) < 6000
+    assert decode(encode(one)) == one
+
+
+def test_many_pieces_of_evidence_are_counted() -> None:
+    one = only(opened(trigger=trigger(evidence=(EVIDENCE,) * 30)))
+    assert said(one)["Why"].endswith("\nand 25 more")
+
+
+@given(st.text(alphabet=st.characters(codec=None), max_size=400))
+def test_a_line_is_one_line_that_every_encoding_takes(value: str) -> None:
+    shown = clean.line(value)
+    shown.encode()
+    assert len(shown.splitlines()) <= 1
+    assert not any(ord(char) < 32 or 0x7F <= ord(char) < 0xA0 for char in shown)
+    assert clean.line(shown, 10_000) == shown
+    assert len(clean.fit(value, 20)) <= 20
+
+
+def test_several_alike_become_one_with_all_names() -> None:
+    made = [text.envelopes(Record(n, f"service:{name}", 1, at(n), DAEMON, refused(name)), [], Troubles(), SIGNALS)[0]
+            for n, name in enumerate(("checkout", "cart", "pay"))]  # fmt: skip
+    one = merge([envelope.message for envelope in made])
+    assert one.title == "3 × need a person, decided alike: checkout, cart, pay"
+    assert [heading for heading, _ in one.lines] == [envelope.message.title for envelope in made]
+    assert (one.severity, one.service) == ("critical", "")
+    assert merge([envelope.message for envelope in made]).key == one.key
+    assert merge([envelope.message for envelope in made[:2]]).key != one.key
+
+
+def test_of_several_reminders_of_one_trouble_only_the_newest_is_kept() -> None:
+    record = Record(1, "service:checkout", 1, at(0), DAEMON, refused())
+    (trouble,) = fold(Troubles(), record).open
+    made = [text.reminder(trouble, [], at(3600 * k), k) for k in (1, 2, 3)]
+    messages = [one.message for one in made if one is not None]
+    assert [message.key for message in messages] == [
+        f"refused/checkout/episode-checkout/reminder/1.{k}" for k in (1, 2, 3)
+    ]
+    assert merge(messages).at == at(3600 * 3)
+    assert merge(messages).lines == messages[-1].lines
+
+
+def test_a_reminder_names_what_is_still_entered() -> None:
+    records = stream(
+        opened(), planned(), facts.Entering("traffic"), facts.Entered("traffic"), facts.Closed(Outcome.FAILED, "no")
+    )
+    troubles = Troubles()
+    for record in records:
+        troubles = fold(troubles, record)
+    (trouble,) = troubles.open
+    one = text.reminder(trouble, records, at(1800), 1)
+    assert one is not None
+    assert one.message.title == "Reminder: checkout-3: failed"
+    assert said(one)["Still entered"].startswith("traffic;")
+
+
+def test_a_lost_message_is_repeated_word_for_word_to_the_others() -> None:
+    notice = own.undeliverable("room", only(opened()).message, "room answered 404")
+    (one,) = text.envelopes(Record(1, FLEET, 1, at(0), DAEMON, notice), [], Troubles(), SIGNALS)
+    assert one.avoid == "room"
+    assert "rolling back checkout" in said(one)["message"]
+    assert "34.2%" in said(one)["message"]
+
+
+def test_a_story_folds_as_far_as_it_is_told() -> None:
+    assert story([]).service == ""
+    told = story(
+        stream(
+            opened(),
+            planned(),
+            facts.ApplyStarted("code"),
+            facts.Applied("code"),
+            facts.Joined(trigger(priority=Priority.P0)),
+        )
+    )
+    assert told.applied == ("code",)
+    assert told.priority is Priority.P0

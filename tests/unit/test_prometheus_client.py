@@ -1,0 +1,451 @@
+"""The Prometheus client against servers that misbehave: every one of them is a problem in a sentence, in time."""
+
+import asyncio
+import gzip
+import json
+import math
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from tests.servers import free_port
+
+from rollbackd.clock import SystemClock
+from rollbackd.sources import line, prometheus
+from rollbackd.sources.answers import Unusable, instant_series, range_series, whole_data
+from rollbackd.sources.prometheus import Answer, Prometheus
+
+Handler = Callable[[str, asyncio.StreamWriter], Awaitable[None]]
+LIMIT = timedelta(milliseconds=400)
+SLACK = 3.0
+"""Seconds; a busy machine."""
+AT = 1_700_000_000.125
+
+
+def vector(*series: tuple[dict[str, str], str], **more: Any) -> bytes:
+    result = [{"metric": labels, "value": [AT, value]} for labels, value in series]
+    return json.dumps({"status": "success", "data": {"resultType": "vector", "result": result}, **more}).encode()
+
+
+def response(
+    body: bytes, status: str = "200 OK", kind: str = "application/json", more: Mapping[str, str] | None = None
+) -> bytes:
+    head = {"Content-Type": kind, "Content-Length": str(len(body)), **(more or {})}
+    lines = "".join(f"{name}: {value}\r\n" for name, value in head.items())
+    return f"HTTP/1.1 {status}\r\n{lines}\r\n".encode() + body
+
+
+class Fake:
+    """A server that answers each request as its handler says, and counts them."""
+
+    def __init__(self, handler: Handler) -> None:
+        self.handler = handler
+        self.requests: list[str] = []
+        self.connections = 0
+        self.open = 0
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        self.open += 1
+        try:
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                self.requests.append(head.split(b" ")[1].decode())
+                await self.handler(self.requests[-1], writer)
+                await writer.drain()
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            self.open -= 1
+            writer.close()
+
+
+@asynccontextmanager
+async def asking(handler: Handler, limit: timedelta = LIMIT) -> AsyncIterator[tuple[Prometheus, Fake]]:
+    fake = Fake(handler)
+    server = await asyncio.start_server(fake.serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    client = Prometheus(f"http://127.0.0.1:{port}/", limit, SystemClock())
+    try:
+        yield client, fake
+    finally:
+        await client.close()
+        server.close()
+        await until(lambda: fake.open == 0, "the connections end")
+
+
+async def until(condition: Callable[[], bool], what: str) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.005)
+    assert condition(), what
+
+
+def saying(answer: bytes) -> Handler:
+    async def handler(_: str, writer: asyncio.StreamWriter) -> None:
+        writer.write(answer)
+
+    return handler
+
+
+async def forever(_: str, __: asyncio.StreamWriter) -> None:
+    """Takes the request and says nothing; the connection stays until the other side ends it."""
+
+
+async def test_a_vector_becomes_series_with_labels_value_and_time() -> None:
+    async with asking(saying(response(vector(({"service": "checkout"}, "0.25"), ({}, "3"))))) as (client, fake):
+        answer = await client.instant('up{a="b c"}')
+    assert answer.problem == ""
+    assert [(series.labels, series.value) for series in answer.series] == [({"service": "checkout"}, 0.25), ({}, 3.0)]
+    assert answer.series[0].at == datetime.fromtimestamp(AT, UTC)
+    assert fake.requests[0].startswith("/api/v1/query?query=up%7Ba%3D%22b+c%22%7D")
+    assert "timeout=400ms" in fake.requests[0]
+
+
+async def test_a_time_is_passed_on_to_the_millisecond() -> None:
+    async with asking(saying(response(vector()))) as (client, fake):
+        await client.instant("up", datetime.fromtimestamp(AT, UTC))
+    assert f"time={AT!r}" in fake.requests[0]
+
+
+async def test_an_empty_vector_is_an_answer_without_series() -> None:
+    async with asking(saying(response(vector()))) as (client, _):
+        assert await client.instant("up") == Answer()
+
+
+async def test_a_scalar_is_one_series_without_labels() -> None:
+    body = {"status": "success", "data": {"resultType": "scalar", "result": [AT, "7"]}}
+    async with asking(saying(response(json.dumps(body).encode()))) as (client, _):
+        answer = await client.instant("scalar(x)")
+    assert [(series.labels, series.value) for series in answer.series] == [({}, 7.0)]
+
+
+async def test_what_is_no_finite_number_is_kept_for_the_rules_to_judge() -> None:
+    async with asking(saying(response(vector(({}, "NaN"), ({}, "+Inf"), ({}, "-Inf"))))) as (client, _):
+        values = [series.value for series in (await client.instant("x")).series]
+    assert math.isnan(values[0])
+    assert values[1:] == [math.inf, -math.inf]
+
+
+async def test_a_range_becomes_points_oldest_first() -> None:
+    matrix = {"resultType": "matrix", "result": [{"metric": {"a": "b"}, "values": [[AT, "1"], [AT + 15, "NaN"]]}]}
+    body = json.dumps({"status": "success", "data": matrix}).encode()
+    start = datetime.fromtimestamp(AT, UTC)
+    async with asking(saying(response(body))) as (client, fake):
+        answer = await client.range("x", start, start + timedelta(seconds=30), timedelta(seconds=15))
+    assert answer.problem == ""
+    assert answer.series[0].labels == {"a": "b"}
+    assert answer.series[0].points[0] == (start, 1.0)
+    assert math.isnan(answer.series[0].points[1][1])
+    assert "/api/v1/query_range?" in fake.requests[0]
+    assert "step=15.000" in fake.requests[0]
+
+
+async def test_infos_are_no_problem_and_a_packed_answer_is_read() -> None:
+    body = gzip.compress(vector(({}, "1"), infos=["PromQL info: metric might not be a counter"]))
+    async with asking(saying(response(body, more={"Content-Encoding": "gzip"}))) as (client, _):
+        assert (await client.instant("x")).series[0].value == 1.0
+
+
+REFUSED = {
+    "warnings with data": (
+        response(vector(({}, "1"), warnings=["store a is down"])),
+        "warnings, so it may be partial: store a",
+    ),
+    "marked as partial": (response(vector(({}, "1"), isPartial=True)), "the answer is partial"),
+    "an error with 200": (response(b'{"status":"error","data":{},"error":"x"}'), "status is error, not success"),
+    "a bad query": (
+        response(b'{"status":"error","errorType":"bad_data","error":"parse error: unexpected end"}', "400 Bad Request"),
+        "answered 400, bad_data: parse error: unexpected end",
+    ),
+    "unavailable": (response(b"try later", "503 Service Unavailable", "text/plain"), "answered 503"),
+    "a server error": (response(b"", "500 Internal Server Error"), "answered 500"),
+    "a login page": (response(b"<html>", kind="text/html"), "answered with text/html, not with JSON"),
+    "no type": (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", "answered with nothing, not with JSON"),
+    "a redirect": (response(b"", "302 Found", more={"Location": "/elsewhere"}), "answered 302, a redirect"),
+    "no content": (b"HTTP/1.1 204 No Content\r\n\r\n", "answered 204"),
+    "truncated JSON": (response(vector(({}, "1"))[:-20]), "the answer is no JSON"),
+    "a body cut short": (
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 9000\r\nConnection: close\r\n\r\n{",
+        "no answer",
+    ),
+    "a list": (response(b"[]"), "has no `data`"),
+    "a string result": (
+        response(b'{"status":"success","data":{"resultType":"string","result":[1,"a"]}}'),
+        "the query's result is a string, not a vector",
+    ),
+    "a matrix": (
+        response(b'{"status":"success","data":{"resultType":"matrix","result":[]}}'),
+        "the query's result is a matrix, not a vector",
+    ),
+    "a native histogram": (
+        response(b'{"status":"success","data":{"resultType":"vector","result":[{"metric":{},"histogram":[1,{}]}]}}'),
+        "something other than numbers (no 'value')",
+    ),
+    "no number": (response(vector(({}, "many"))), "something other than numbers"),
+    "labels that are no text": (
+        response(b'{"status":"success","data":{"resultType":"vector","result":[{"metric":{"a":1},"value":[1,"1"]}]}}'),
+        "labels that are no text",
+    ),
+    "a time out of range": (
+        response(b'{"status":"success","data":{"resultType":"vector","result":[{"metric":{},"value":[1e300,"1"]}]}}'),
+        "something other than numbers",
+    ),
+    "no HTTP": (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", "no answer"),
+    "broken gzip": (response(b"\x1f\x8bxxxx", more={"Content-Encoding": "gzip"}), "no answer"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+async def test_no_value_comes_of(name: str) -> None:
+    answer, said = REFUSED[name]
+
+    async def handler(_: str, writer: asyncio.StreamWriter) -> None:
+        writer.write(answer)
+        if b"Content-Length" not in answer or b"Connection: close" in answer:
+            await writer.drain()
+            writer.close()
+
+    async with asking(handler, timedelta(seconds=5)) as (client, fake):
+        got = await client.instant("x")
+    assert got.series == ()
+    assert said in got.problem
+    assert got.problem.startswith("Prometheus at http://127.0.0.1:")
+    assert len(fake.requests) == 1, "nothing is tried again, or followed"
+
+
+async def test_a_range_that_is_a_vector_is_a_problem() -> None:
+    async with asking(saying(response(vector()))) as (client, _):
+        now = datetime.now(UTC)
+        assert "is a vector, not a matrix" in (await client.range("x", now, now, timedelta(seconds=1))).problem
+
+
+async def test_a_body_beyond_the_bound_is_not_read_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(line, "LARGEST_ANSWER", 2**20)
+    written = 0
+
+    async def endless(_: str, writer: asyncio.StreamWriter) -> None:
+        nonlocal written
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n\r\n")
+        while True:
+            writer.write(b" " * 2**16)
+            await writer.drain()
+            written += 2**16
+
+    async with asking(endless, timedelta(seconds=10)) as (client, _):
+        answer = await client.instant("x")
+    assert "larger than 1024 KiB" in answer.problem
+    assert written < 64 * 2**20
+
+
+async def test_nobody_there_is_a_problem_that_names_the_cause() -> None:
+    client = Prometheus(f"http://user:hunter2@127.0.0.1:{free_port()}", LIMIT, SystemClock())
+    answer = await client.instant("x")
+    await client.close()
+    assert "Connection refused" in answer.problem
+    assert "hunter2" not in answer.problem
+
+
+async def test_a_name_that_does_not_resolve_is_a_problem() -> None:
+    client = Prometheus("http://nothing.invalid:9090", timedelta(seconds=20), SystemClock())
+    problem = (await client.instant("x")).problem
+    await client.close()
+    assert "no answer" in problem
+
+
+async def drip_head(_: str, writer: asyncio.StreamWriter) -> None:
+    for byte in b"HTTP/1.1 200 OK\r\n" + b"X-A: b\r\n" * 5000:
+        writer.write(bytes([byte]))
+        await writer.drain()
+        await asyncio.sleep(0.02)
+
+
+async def drip_body(_: str, writer: asyncio.StreamWriter) -> None:
+    writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 100000\r\n\r\n")
+    for _byte in range(100_000):
+        writer.write(b" ")
+        await writer.drain()
+        await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize("handler", [drip_head, drip_body, forever])
+async def test_the_time_limit_holds_for_the_whole_answer(handler: Handler) -> None:
+    async with asking(handler) as (client, fake):
+        began = time.monotonic()
+        answer = await client.instant("x")
+        took = time.monotonic() - began
+        assert "no answer within 400ms" in answer.problem
+        assert 0.3 < took < LIMIT.total_seconds() + SLACK
+        await until(lambda: fake.open == 0, "the connection is cut, so the thread ends")
+        await until(lambda: not asking_threads(), "the thread ends")
+
+
+def asking_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "prometheus"]
+
+
+async def test_after_a_hang_the_same_client_asks_again() -> None:
+    answers = [forever, saying(response(vector(({}, "5"))))]
+
+    async def handler(path: str, writer: asyncio.StreamWriter) -> None:
+        await answers.pop(0)(path, writer)
+
+    async with asking(handler) as (client, _):
+        assert (await client.instant("x")).problem
+        await until(lambda: not asking_threads(), "the thread ends")
+        await asyncio.sleep(0)
+        assert (await client.instant("x")).series[0].value == 5.0
+
+
+class Stuck:
+    """A line that cannot be cut, as in a name server that never answers."""
+
+    def __init__(self, url: str, timeout: timedelta) -> None:
+        self.release = RELEASE
+
+    def instant(self, query: str, at: datetime | None) -> Mapping[str, Any]:
+        self.release.wait(30)
+        raise Unusable("released")
+
+    def cut(self) -> None:
+        return
+
+    def close(self) -> None:
+        return
+
+
+RELEASE = threading.Event()
+
+
+@pytest.fixture
+def stuck(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    RELEASE.clear()
+    monkeypatch.setattr(prometheus, "Line", Stuck)
+    return RELEASE
+
+
+async def test_while_an_ask_hangs_the_same_query_is_answered_at_once(stuck: threading.Event) -> None:
+    client = Prometheus("http://x", LIMIT, SystemClock())
+    assert "no answer within" in (await client.instant("x")).problem
+    began = time.monotonic()
+    again = await client.instant("x")
+    assert "the previous ask still hangs" in again.problem
+    assert time.monotonic() - began < 0.2
+    assert "still hangs" in (await client.instant("x", datetime.now(UTC))).problem
+    stuck.set()
+    await until(lambda: not asking_threads(), "the thread ends")
+    await asyncio.sleep(0.01)
+    assert "released" in (await client.instant("x")).problem
+    await client.close()
+
+
+async def test_threads_are_bounded_and_a_question_that_gets_none_says_so(stuck: threading.Event) -> None:
+    client = Prometheus("http://x", LIMIT, SystemClock())
+    asks = [asyncio.create_task(client.instant(f"q{n}")) for n in range(prometheus.THREADS + 5)]
+    answers = await asyncio.gather(*asks)
+    assert all(answer.problem for answer in answers)
+    assert len(asking_threads()) == prometheus.THREADS
+    assert "none of 8 threads was free" in (await client.instant("one more")).problem
+    stuck.set()
+    await client.close()
+
+
+HANGING = """
+import asyncio, socket, sys
+from datetime import timedelta
+from rollbackd.clock import SystemClock
+from rollbackd.sources.prometheus import Prometheus
+
+server = socket.create_server(("127.0.0.1", 0))
+
+async def main():
+    client = Prometheus(f"http://127.0.0.1:{server.getsockname()[1]}", timedelta(seconds=100), SystemClock())
+    asking = asyncio.create_task(client.instant("x"))
+    connection = (await asyncio.to_thread(server.accept))[0]
+    print("asked", flush=True)
+    return connection
+
+connection = asyncio.run(main())
+"""
+
+
+def test_a_thread_that_hangs_does_not_keep_the_process_from_ending() -> None:
+    done = subprocess.run([sys.executable, "-c", HANGING], capture_output=True, timeout=30, check=False)
+    assert done.stdout == b"asked\n", done.stderr.decode()
+
+
+async def test_a_crowd_of_questions_is_asked_in_turn() -> None:
+    async with asking(saying(response(vector(({}, "1")))), timedelta(seconds=10)) as (client, fake):
+        answers = await asyncio.gather(*(client.instant(f"q{n}") for n in range(60)))
+    assert [answer.problem for answer in answers] == [""] * 60
+    assert fake.connections <= prometheus.THREADS, "connections are kept and used again"
+
+
+async def test_the_same_question_at_the_same_time_is_asked_once() -> None:
+    gate = asyncio.Event()
+
+    async def handler(_: str, writer: asyncio.StreamWriter) -> None:
+        await gate.wait()
+        writer.write(response(vector(({}, "1"))))
+
+    async with asking(handler, timedelta(seconds=10)) as (client, fake):
+        first = asyncio.create_task(client.instant("x"))
+        second = asyncio.create_task(client.instant("x"))
+        other = asyncio.create_task(client.instant("x", datetime.fromtimestamp(AT, UTC)))
+        await until(lambda: len(fake.requests) == 1, "one request")
+        first.cancel()
+        gate.set()
+        assert (await second).series[0].value == 1.0
+        assert (await other).series[0].value == 1.0
+        with pytest.raises(asyncio.CancelledError):
+            await first
+    assert len(fake.requests) == 2
+
+
+async def test_closing_answers_those_who_wait() -> None:
+    async with asking(forever, timedelta(seconds=30)) as (client, fake):
+        waiting = asyncio.create_task(client.instant("x"))
+        await until(lambda: len(fake.requests) == 1, "asked")
+        await client.close()
+        assert "closed" in (await waiting).problem
+        assert "closed" in (await client.instant("y")).problem
+        await until(lambda: not asking_threads(), "the thread ends")
+
+
+async def test_the_environment_decides_neither_proxy_nor_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{free_port()}")
+    async with asking(saying(response(vector()))) as (client, fake):
+        assert (await client.instant("x")).problem == ""
+    assert len(fake.requests) == 1
+
+
+async def test_a_connection_closed_in_between_costs_nothing() -> None:
+    async def handler(_: str, writer: asyncio.StreamWriter) -> None:
+        writer.write(response(vector(({}, "1"))))
+        await writer.drain()
+        writer.close()
+
+    async with asking(handler, timedelta(seconds=5)) as (client, fake):
+        assert (await client.instant("x")).problem == ""
+        await until(lambda: fake.open == 0, "closed")
+        assert (await client.instant("x")).problem == ""
+
+
+def test_ten_thousand_series_are_cheap() -> None:
+    body = vector(*(({"service": f"s{n}", "env": "prod"}, str(n / 7)) for n in range(10_000)))
+    best = math.inf
+    for _ in range(5):
+        began = time.process_time()
+        assert len(instant_series(whole_data(body))) == 10_000
+        best = min(best, time.process_time() - began)
+    assert best < 0.3, "of the half second that judging them may cost, a good part"
+
+
+def test_range_data_must_be_numbers() -> None:
+    with pytest.raises(Unusable, match="other than numbers"):
+        range_series({"resultType": "matrix", "result": [{"metric": {}, "values": [[1]]}]})

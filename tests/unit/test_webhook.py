@@ -1,0 +1,247 @@
+"""Alertmanager's webhook: what real ones sent, what nobody should send, and the way through the inbox."""
+
+import json
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rollbackd.model import Alert
+from rollbackd.sources.webhook import (
+    Webhook,
+    WebhookError,
+    alert_from_json,
+    alert_to_json,
+    fingerprint_of,
+    inbox_key,
+    parse_webhook,
+)
+
+DATA = Path(__file__).parent.parent / "data" / "alertmanager"
+RECORDED = sorted(path.stem for path in DATA.glob("*.json"))
+
+
+def recorded(name: str) -> dict[str, Any]:
+    body: dict[str, Any] = json.loads((DATA / f"{name}.json").read_text())
+    return body
+
+
+def parse(body: Any) -> Webhook:
+    return parse_webhook(json.dumps(body).encode())
+
+
+def sentence(body: bytes) -> str | None:
+    """Why it was refused; None when it was not."""
+    try:
+        parse_webhook(body)
+    except WebhookError as error:
+        return str(error)
+    return None
+
+
+def with_alert(**changed: Any) -> dict[str, Any]:
+    """A recorded notification of one firing alert, some fields of the alert changed; None takes one away."""
+    body = recorded("firing-0.33")
+    alert = {**body["alerts"][0], **changed}
+    body["alerts"] = [{name: value for name, value in alert.items() if value is not None}]
+    return body
+
+
+def test_there_are_recorded_bodies() -> None:
+    assert len(RECORDED) >= 7
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_every_recorded_alert_is_judged_by_its_own_status(name: str) -> None:
+    body = recorded(name)
+    webhook = parse_webhook((DATA / f"{name}.json").read_bytes())
+    assert [alert.firing for alert in webhook.alerts] == [each["status"] == "firing" for each in body["alerts"]]
+    assert [dict(alert.labels) for alert in webhook.alerts] == [each["labels"] for each in body["alerts"]]
+    assert [alert.fingerprint for alert in webhook.alerts] == [each["fingerprint"] for each in body["alerts"]]
+    assert webhook.group_key == body["groupKey"]
+    assert webhook.group_labels == body["groupLabels"]
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_a_computed_fingerprint_is_alertmanagers(name: str) -> None:
+    for alert in recorded(name)["alerts"]:
+        assert fingerprint_of(alert["labels"]) == alert["fingerprint"]
+
+
+def test_a_group_with_a_resolved_member_has_both() -> None:
+    webhook = parse_webhook((DATA / "group-mixed-0.33.json").read_bytes())
+    assert [alert.firing for alert in webhook.alerts].count(False) == 1
+
+
+def test_a_truncated_group_says_how_much_is_missing_and_its_receiver_is_unquoted() -> None:
+    webhook = parse_webhook((DATA / "group-truncated-0.33.json").read_bytes())
+    assert webhook.truncated == 1
+    assert webhook.receiver == "truncated.hook"
+
+
+@pytest.mark.parametrize(("quoted", "plain"), [(r"a\.b\-c", "a.b-c"), (r"back\\slash", "back\\slash"), ("x\\", "x")])
+def test_a_receiver_is_unquoted(quoted: str, plain: str) -> None:
+    assert parse({**recorded("firing-0.33"), "receiver": quoted}).receiver == plain
+
+
+def test_nanoseconds_are_cut_and_another_zone_becomes_utc() -> None:
+    alert = parse(with_alert(startsAt="2026-11-22T03:09:16.884123999+02:00")).alerts[0]
+    assert alert.starts_at == datetime(2026, 11, 22, 1, 9, 16, 884123, UTC)
+    assert alert.starts_at.isoformat().endswith("+00:00")
+
+
+@pytest.mark.parametrize("ends_at", [None, "0001-01-01T00:00:00Z", "2026-11-22T02:00:00Z"])
+def test_a_firing_alert_has_not_ended_whatever_its_end_says(ends_at: str | None) -> None:
+    assert parse(with_alert(endsAt=ends_at)).alerts[0].ends_at is None
+
+
+@pytest.mark.parametrize("ends_at", [None, "0001-01-01T00:00:00Z"])
+def test_a_resolved_alert_without_an_end_is_still_resolved(ends_at: str | None) -> None:
+    assert not parse(with_alert(status="resolved", endsAt=ends_at)).alerts[0].firing
+
+
+@pytest.mark.parametrize("fingerprint", [None, "", "../../etc/passwd", "06E3512AC1048DCA", "06e3512ac1048dca0"])
+def test_a_fingerprint_that_is_none_is_computed(fingerprint: str | None) -> None:
+    assert parse(with_alert(fingerprint=fingerprint)).alerts[0].fingerprint == "06e3512ac1048dca"
+
+
+def test_unknown_fields_are_ignored_and_missing_optional_ones_are_empty() -> None:
+    body = {
+        "version": "4",
+        "alerts": [{"status": "firing", "labels": {}, "startsAt": "2026-01-01T00:00:00Z", "new": 1}],
+    }
+    webhook = parse({**body, "new": {"a": []}})
+    assert webhook.truncated == 0
+    assert webhook.alerts[0].annotations == {}
+    assert webhook.alerts[0].fingerprint == "cbf29ce484222325"
+
+
+def test_a_group_of_nothing_is_a_webhook() -> None:
+    assert parse({"version": "4", "alerts": []}).alerts == ()
+
+
+REFUSED = {
+    "nothing": (b"", "the body is no JSON: EOF"),
+    "no JSON": (b"alerts=1", "the body is no JSON"),
+    "truncated": (b'{"version":"4","alerts":[', "the body is no JSON"),
+    "no UTF-8": (b'{"version":"4","alerts":[],"receiver":"\xff"}', "the body is no JSON"),
+    "escaped and truncated": (b'{"receiver":"\\ud800"', "the body is no JSON"),
+    "a list": (b"[]", "this has no payload version; rollbackd reads Alertmanager's webhook of version 4"),
+    "Grafana's": (b'{"version":"1","alerts":[]}', "this has payload version '1'"),
+    "a number's version": (b'{"version":4,"alerts":[]}', "this has no payload version"),
+    "no alerts": (b'{"version":"4"}', "alerts: Field required"),
+    "alerts of another type": (b'{"version":"4","alerts":{}}', "alerts: Input should be a valid array"),
+    "negative truncation": (b'{"version":"4","alerts":[],"truncatedAlerts":-1}', "truncatedAlerts: Input should be"),
+    "deep": (b'{"version":"4","a":' + b"[" * 100_000 + b'"\\u0000"', "the body is no JSON"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_it_refuses(name: str) -> None:
+    body, said = REFUSED[name]
+    with pytest.raises(WebhookError) as error:
+        parse_webhook(body)
+    assert str(error.value).startswith(said)
+
+
+ALERTS_REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "a label that is a number": ({"labels": {"a": 1}}, "alerts[0].labels.a: Input should be a valid string"),
+    "no labels": ({"labels": None}, "alerts[0].labels: Field required"),
+    "another status": ({"status": "pending"}, "alerts[0].status: Input should be 'firing' or 'resolved'"),
+    "no status": ({"status": None}, "alerts[0].status: Field required"),
+    "no start": ({"startsAt": None}, "alerts[0].startsAt: Field required"),
+    "a start in seconds": ({"startsAt": 1700000000}, "alerts[0].startsAt: Input should be a valid datetime"),
+    "a start without zone": ({"startsAt": "2026-01-01T00:00:00"}, "alerts[0].startsAt: Input should have timezone"),
+    "a start before all time": (
+        {"startsAt": "0001-01-01T00:00:00+02:00"},
+        "alerts[0].startsAt: Value error, out of range",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ALERTS_REFUSED)
+def test_it_refuses_an_alert_with(name: str) -> None:
+    changed, said = ALERTS_REFUSED[name]
+    with pytest.raises(WebhookError) as error:
+        parse(with_alert(**changed))
+    assert str(error.value).startswith(said)
+
+
+def test_nul_and_half_characters_are_replaced() -> None:
+    body = with_alert(labels={"a": "x\0y", "b": "\ud800z", "c": "\U0001f600", "d\0": "ok"}, fingerprint=None)
+    alert = parse(body).alerts[0]
+    assert dict(alert.labels) == {"a": "x\ufffdy", "b": "\ufffdz", "c": "\U0001f600", "d\ufffd": "ok"}
+    alert_to_json(alert).decode()
+
+
+def test_nul_alone_is_replaced_too() -> None:
+    assert parse(with_alert(annotations={"a": "x\0y"})).alerts[0].annotations == {"a": "x\ufffdy"}
+
+
+def test_what_looks_like_a_template_a_path_or_a_command_stays_text() -> None:
+    labels = {"a": "{{ .Labels }}", "b": "../../x", "c": "$(reboot)", "d": "%s\\u0000"}
+    assert dict(parse(with_alert(labels=labels)).alerts[0].labels) == labels
+
+
+TIMES = st.integers(0, 2**52).map(lambda micros: datetime(2000, 1, 1, tzinfo=UTC) + timedelta(microseconds=micros))
+TEXT = st.text(st.characters(exclude_categories=["Cs"]))
+
+
+@given(st.dictionaries(TEXT, TEXT), st.dictionaries(TEXT, TEXT), TIMES, st.none() | TIMES, TEXT)
+def test_an_alert_survives_the_inbox(
+    labels: dict[str, str], annotations: dict[str, str], start: datetime, end: datetime | None, url: str
+) -> None:
+    alert = Alert("00", labels, annotations, start, end, url)
+    assert alert_from_json(alert_to_json(alert)) == alert
+
+
+@pytest.mark.parametrize("body", [b"{}", b"[]", b"", b"null", b'{"fingerprint":""}'])
+def test_what_the_inbox_never_wrote_is_an_error(body: bytes) -> None:
+    with pytest.raises(ValueError):
+        alert_from_json(body)
+
+
+@given(st.dictionaries(st.text(), st.text()))
+def test_any_labels_whatever_are_read_and_written(labels: dict[str, str]) -> None:
+    alert = parse(with_alert(labels=labels, fingerprint=None)).alerts[0]
+    assert alert_from_json(alert_to_json(alert)) == alert
+    assert len(alert.fingerprint) == 16
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_a_webhook_or_a_sentence(body: bytes) -> None:
+    assert sentence(body) != ""
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+FIELDS = ["status", "labels", "annotations", "startsAt", "endsAt", "generatorURL", "fingerprint"]
+
+
+@given(st.sampled_from(FIELDS), JSON)
+def test_any_value_of_any_field_is_read_or_refused(name: str, value: Any) -> None:
+    assert sentence(json.dumps(with_alert(**{name: value})).encode()) != ""
+
+
+def test_the_same_news_has_the_same_key_and_the_end_has_another() -> None:
+    firing, resolved = (
+        parse_webhook((DATA / f"{name}-0.33.json").read_bytes()).alerts[0] for name in ("firing", "resolved")
+    )
+    assert inbox_key(firing) == "alert/06e3512ac1048dca/2026-11-22T01:09:16.884000+00:00/firing"
+    assert inbox_key(resolved) == inbox_key(firing).replace("/firing", "/resolved")
+
+
+def test_ten_thousand_alerts_are_read_quickly() -> None:
+    body = recorded("firing-0.33")
+    body["alerts"] = [{**body["alerts"][0], "fingerprint": f"{n:016x}"} for n in range(10_000)]
+    data = json.dumps(body).encode()
+    began = time.process_time()
+    assert len(parse_webhook(data).alerts) == 10_000
+    assert time.process_time() - began < 1.0, "of the second and a half that the whole intake may take, a part"
