@@ -14,7 +14,7 @@ from typing import Any
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
 from rollbackd import facts, log, sdnotify
-from rollbackd.clock import Clock, SystemClock
+from rollbackd.clock import Clock, SystemClock, boot_microseconds
 from rollbackd.config.load import ConfigErrors, load
 from rollbackd.config.models import Config
 from rollbackd.config.secrets import reveal
@@ -31,6 +31,8 @@ from rollbackd.web.server import CannotListenError, Server
 _AGAIN = timedelta(seconds=5)
 """Before a root task that failed is started again."""
 _HEARTBEAT = timedelta(minutes=1)
+_AT_ONCE = 8
+"""Services whose layers are looked at together at a start."""
 _DISK_LOOK = timedelta(seconds=2)
 
 StartFailed = (ConfigErrors, SignalsUnsafe, CannotListenError, JournalRefused, JournalDamaged, JournalUnavailable)
@@ -63,9 +65,11 @@ class Daemon:
             self._start_tasks()
             sdnotify.notify(sdnotify.READY, sdnotify.status(f"watching {len(self._config.services)} services"))
             self._log.info("ready", listen=self._config.daemon.listen, services=len(self._config.services))
-            return await self._ending
+            again = await self._ending
+            if not again:  # systemd takes it at its word, and would end the process that comes next
+                sdnotify.notify(sdnotify.STOPPING)
+            return again
         finally:
-            sdnotify.notify(sdnotify.STOPPING)
             await self._stop()
 
     def _watch_signals(self) -> None:
@@ -90,7 +94,7 @@ class Daemon:
             self._core.judge.run_soon(self._notice("configuration", text))
             return
         self._log.info("the configuration is fine; starting anew with it")
-        sdnotify.notify(sdnotify.reloading(int(self._clock.monotonic() * 1_000_000)))
+        sdnotify.notify(sdnotify.reloading(boot_microseconds()))
         self.stop(again=True)
 
     async def _notice(self, kind: str, text: str, service: str = "") -> None:
@@ -141,17 +145,27 @@ class Daemon:
 
     async def _resume(self) -> None:
         """What a crash or a stop cut off goes on; then what was received and not judged."""
-        for name in self._core.book.unfinished():
+        for name in self._core.book.open_incidents():
             self._core.runner.start(name)
         await self._core.intake.recover()
+        for name in self._core.book.last_incidents():
+            incident = await self._core.book.incident(name)
+            if incident is not None and incident.entered:
+                self._core.runner.start(name)
         await self._say_what_cannot_be_rolled_back()
 
     async def _say_what_cannot_be_rolled_back(self) -> None:
         """Once for each service and reason, after its layers were looked at."""
         told = {record.fact.service for record in await self._core.book.journal.latest(("Notice",), FLEET, 500)
                 if record.fact.kind == "cannot_roll_back"}  # fmt: skip
+        few = asyncio.Semaphore(_AT_ONCE)
+
+        async def look(name: str) -> None:
+            async with few:
+                await self._core.looker.look(name)
+
+        await asyncio.gather(*(look(service.name) for service in self._config.services))
         for service in self._config.services:
-            await self._core.looker.look(service.name)
             ledger = self._core.book.of(service.name)
             if not candidates(ledger, ledger.present) and service.name not in told and ledger.open is None:
                 text = f"cannot roll back {service.name} yet: {self._core.desk.cannot(service)}"
@@ -255,5 +269,5 @@ async def _follow(core: Core, name: str, on_record: Callable[[RecordView], None]
         for view in detail.records:
             on_record(view)
             after = view.n
-        if detail.incident.outcome:
-            return detail.incident.outcome
+        if detail.incident.outcome or detail.incident.status == "parked":
+            return detail.incident.outcome or "parked"

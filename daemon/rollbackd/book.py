@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import timedelta
 
 from rollbackd.facts import Ended, Record
@@ -59,7 +60,8 @@ class Book:
             self.trouble = str(error)
             raise
         self.trouble = ""
-        await self.refresh()
+        with suppress(JournalUnavailable):  # it is written; the next refresh takes it in
+            await self.refresh()
         return records
 
     async def receive(self, items: Sequence[Received]) -> Receipt:
@@ -80,8 +82,8 @@ class Book:
         """The ids of all open ones."""
         return [ledger.open.incident for ledger in self._services.values() if ledger.open is not None]
 
-    def unfinished(self) -> list[str]:
-        """The newest incident of each service: open, or closed with a bracket that a person's word may still leave."""
+    def last_incidents(self) -> list[str]:
+        """The newest incident of each service."""
         return [ledger.rollbacks[-1].incident for ledger in self._services.values() if ledger.rollbacks]
 
     def ended(self, service: str) -> Counter[str]:

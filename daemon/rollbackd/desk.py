@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 from prometheus_client import CollectorRegistry
 
-from rollbackd import facts
+from rollbackd import facts, log
 from rollbackd.book import Book
 from rollbackd.clock import Clock
 from rollbackd.config.models import Config, Service
@@ -55,6 +55,7 @@ from rollbackd.views import (
 )
 
 _GOOD = Standing.GOOD
+_MANY = 100_000
 
 
 class NotFound(Exception):  # noqa: N818  # an answer
@@ -100,6 +101,7 @@ class Desk:
         self._book = parts.book
         self._config = parts.config
         self.registry = parts.registry
+        self._log = log.get("desk")
 
     # -- asking ---------------------------------------------------------------------------------
     def _service(self, name: str) -> Service:
@@ -166,7 +168,7 @@ class Desk:
         """Newest first. :raises NotFound: for a service that there is not."""
         if service:
             self._service(service)
-        openings = await self._book.journal.latest(("Opening",), limit=0 if service or open_only else limit)
+        openings = await self._book.journal.latest(("Opening",), limit=_MANY if service or open_only else limit)
         names = [
             record.fact.incident
             for record in openings
@@ -238,9 +240,9 @@ class Desk:
             findings=tuple(finding_view(finding) for finding in trial.findings),
         )
 
-    def _trial(self, service: Service, request: Request) -> Trigger:
+    def _trial(self, service: Service, request: Request, episode: str = "") -> Trigger:
         now = self._parts.clock.now()
-        stamp = f"manual/{service.name}/{now.isoformat()}"
+        stamp = episode or f"manual/{service.name}/{now.isoformat()}"
         return Trigger(service.name, "manual", service.priority, stamp, now, now, request=request)
 
     def _check(self, request: Request) -> Service:
@@ -253,19 +255,22 @@ class Desk:
         return service
 
     # -- ordering -------------------------------------------------------------------------------
-    async def rollback(self, request: Request) -> str:
+    async def rollback(self, request: Request, episode: str = "", handled: Sequence[int] = ()) -> str:
         """A person's own rollback; the incident's id. One that is open already is joined, unless it is to go elsewhere.
+
+        `episode` names an order that may come twice, such as a file, and `handled` its row of the inbox.
 
         :raises NotFound: Invalid: Refused:
         """
         service = self._check(request)
         running = self._book.of(service.name).open
-        if running is not None and not (request.to or request.plan):
+        elsewhere = request.to or request.plan or request.irreversible or request.over_hold
+        if running is not None and not elsewhere and not (await self._incident(running.incident)).parked:
             joined = facts.Joined(self._trial(service, request))
             await self._book.append(Entry(incident_stream(running.incident), joined, request.actor))
             self._parts.runner.poke(running.incident)
             return running.incident
-        decision = await self._parts.judge.consider(self._trial(service, request))
+        decision = await self._parts.judge.consider(self._trial(service, request, episode), handled)
         if decision.action is not Action.ROLL_BACK:
             views = tuple(finding_view(finding) for finding in decision.findings)
             raise Refused(f"{service.name} is not rolled back: {_against(decision)}", views)
@@ -341,8 +346,13 @@ class Desk:
         :raises NotFound: Invalid: Refused:
         """
         found = self._service(service)
+        if self._book.of(service).open is not None:
+            raise Refused(f"{service} is being rolled back; mark it good when that is over")
+        present = await self._parts.looker.look(service)
+        if present is None:
+            problem = self._parts.looker.problems.get(service, "two looks differ, something is being deployed")
+            raise Invalid(f"the present state cannot be told: {problem}")
         try:
-            present = await self._parts.layers[service].look()
             resolved = await self._resolve(found, releases)
         except LookFailed as error:
             raise Invalid(str(error)) from error
@@ -393,9 +403,11 @@ class Desk:
         """Whether an alert with these labels belongs to a service and a rule."""
         return self._parts.live.wanted(labels) is not None
 
-    async def receive(self, alerts: Sequence[Alert], actor: str) -> tuple[int, int, int]:  # noqa: ARG002
+    async def receive(self, alerts: Sequence[Alert], actor: str) -> tuple[int, int, int]:
         """Accepted, duplicates, unmatched; on disk when it returns. :raises JournalUnavailable:"""
-        return await self._parts.intake.receive(alerts)
+        counts = await self._parts.intake.receive(alerts)
+        self._log.debug("alerts", actor=actor, accepted=counts[0], duplicates=counts[1], unmatched=counts[2])
+        return counts
 
     async def complete(self, webhook: Webhook) -> None:
         """A truncated group is completed from Alertmanager, when one is configured."""

@@ -1,5 +1,6 @@
 """Signal files that give orders: journaled once, carried out, moved away. The file's owner is the actor."""
 
+import asyncio
 import json
 from datetime import timedelta
 
@@ -16,7 +17,7 @@ EVERY = timedelta(seconds=1)
 
 
 class Orders:
-    """Scans the directory every second."""
+    """Scans the directory every second. An order whose layers hang holds up no other."""
 
     def __init__(self, config: Config, book: Book, clock: Clock, files: SignalFiles, desk: Desk) -> None:
         self._services = {service.name for service in config.services}
@@ -25,49 +26,69 @@ class Orders:
         self._files = files
         self._desk = desk
         self._announced: set[str] = set()
+        self._in_hand: dict[str, asyncio.Task[None]] = {}
         self._log = log.get("orders")
 
     async def run(self) -> None:
         """For ever."""
-        while True:
-            try:
+        try:
+            while True:
                 await self.scan()
-            except JournalUnavailable as error:
-                self._log.error("an order could not be written; it stays where it is", error=str(error))
-            await self._clock.sleep(EVERY)
+                await self._clock.sleep(EVERY)
+        finally:
+            for task in self._in_hand.values():
+                task.cancel()
 
     async def scan(self) -> None:
         """Take every command file that is ready; announce holds for services that there are not."""
         for command in self._files.commands(self._services):
-            await self._take(command)
+            if command.key not in self._in_hand:
+                self._in_hand[command.key] = asyncio.create_task(self._guarded(command), name=command.name)
         unknown = set(self._files.unknown_holds(self._services))
         for name in sorted(unknown - self._announced):
             await self._tell(f"{name} holds nothing: there is no service of that name")
         self._announced = unknown
 
+    async def settle(self) -> None:
+        """Until every order in hand is carried out."""
+        await asyncio.gather(*self._in_hand.values())
+
+    async def _guarded(self, command: Command) -> None:
+        try:
+            await self._take(command)
+        except JournalUnavailable as error:
+            self._log.error("an order could not be written; it stays where it is", file=command.name, error=str(error))
+        except Exception as error:  # noqa: BLE001  # one order must not end the others; it is put aside, and told
+            self._log.exception("an order failed", file=command.name)
+            self._files.finish(command, f"rollbackd itself failed: {type(error).__name__}: {error}")
+            await self._tell(f"{command.name} by {command.actor} failed: {error}")
+        finally:
+            self._in_hand.pop(command.key, None)
+
     async def _take(self, command: Command) -> None:
+        """Into the inbox first; what is there already and handled is only moved away."""
         body = json.dumps({"file": command.name, "actor": command.actor, "fields": command.fields})
-        receipt = await self._book.receive([Received(command.key, "file", body.encode())])
+        await self._book.receive([Received(command.key, "file", body.encode())])
+        waiting = {row.key: row.id for row in await self._book.journal.unhandled() if row.source == "file"}
         problem = command.problem
-        known = {row.key: row.id for row in await self._book.journal.unhandled() if row.source == "file"}
-        if command.key in known:
-            problem = problem or await self._carry_out(command)
-            await self._book.journal.handled([known[command.key]])
-        elif not receipt.new:
-            problem = ""
+        if command.key in waiting:
+            row = waiting[command.key]
+            problem = problem or await self._carry_out(command, row)
+            await self._book.journal.handled([row])
+            if problem:
+                await self._tell(f"{command.name} by {command.actor} was rejected: {problem}")
         trouble = self._files.finish(command, problem)
-        if problem:
-            await self._tell(f"{command.name} by {command.actor} was rejected: {problem}")
         if trouble:
             await self._tell(trouble)
 
-    async def _carry_out(self, command: Command) -> str:
+    async def _carry_out(self, command: Command, row: int) -> str:
         """What was wrong with it; empty when it was done."""
         reason = command.fields.get("reason", "")
         try:
             if command.verb == "ROLLBACK":
                 to, plan = command.fields.get("to", ""), command.fields.get("plan", "")
-                await self._desk.rollback(Request(command.service, command.actor, reason, to, plan))
+                request = Request(command.service, command.actor, reason, to, plan)
+                await self._desk.rollback(request, command.key, (row,))
             else:
                 await self._desk.abort(command.service, command.actor, reason)
         except (NotFound, Invalid, Refused) as error:
@@ -76,4 +97,7 @@ class Orders:
 
     async def _tell(self, text: str) -> None:
         self._log.warning(text)
-        await self._book.append(Entry(FLEET, facts.Notice("override", text)))
+        try:
+            await self._book.append(Entry(FLEET, facts.Notice("override", text)))
+        except JournalUnavailable as error:
+            self._log.error("a notice could not be written", notice=text, error=str(error))

@@ -31,7 +31,9 @@ from rollbackd.model import (
     Change,
     CheckResult,
     Outcome,
+    Plan,
     Progress,
+    State,
     Verdict,
     incident_stream,
     verdict_of,
@@ -42,6 +44,10 @@ _GLANCE = timedelta(seconds=1)
 _STILL_RUNNING = timedelta(milliseconds=200)
 _DISK = timedelta(seconds=2)
 """Between tries to write down what was done while the journal cannot be written."""
+_LOOKS = 3
+_LOOK_AGAIN = timedelta(seconds=5)
+"""Before the layers are looked at again when one could not be looked at, or was not ready."""
+_LONGEST_WAIT = timedelta(minutes=10)
 _LONGEST_STEP = timedelta(hours=1)
 """For an adapter without a time limit of its own."""
 
@@ -127,12 +133,20 @@ class Runner:
 
     async def _drive_guarded(self, name: str) -> None:
         try:
-            await Drive(self, name).run()
+            while not self._stopping.is_set():
+                try:
+                    return await Drive(self, name).run()
+                except JournalUnavailable as error:
+                    self._log.error("the journal cannot be used; trying again", incident=name, error=str(error))
+                    await self._clock.sleep(_DISK)
         except Exception as error:  # noqa: BLE001  # one incident must not end the daemon; it stays open, is told, and is tried again
             self._log.exception("incident stopped being driven", incident=name)
             await self._give_to_person(name, error)
         finally:
-            del self._tasks[name], self._wakes[name]
+            poked = self._wakes.pop(name).is_set()
+            del self._tasks[name]
+            if poked:
+                self.start(name)
 
     async def _give_to_person(self, name: str, error: Exception) -> None:
         with suppress(JournalUnavailable, Conflict):
@@ -157,6 +171,7 @@ class Drive:
         self._log = log.get("runner").bind(incident=name)
         self._layers: Layers
         self._has_slot = False
+        self._unprepared = 0
 
     async def run(self) -> None:
         incident = await self._read()
@@ -173,15 +188,17 @@ class Drive:
             held = await self._judgement.held(incident)
             step = steps.next_step(incident, self._verify(incident), held, self._clock.now())
             if isinstance(step, steps.Stop):
-                return
+                incident = await self._news(incident)
+                if not self._wake.is_set():
+                    return
+                continue
             if isinstance(step, steps.Wait) or not await self._slot(step):
-                if incident.paused or incident.parked:
+                if incident.paused or incident.parked or incident.outcome is not None:
                     self._free()
                 await self._wait(step.until if isinstance(step, steps.Wait) else None)
                 incident = await self._news(incident)
             elif not adopted:
-                incident = await self._intend(incident, facts.Adopted(process_name()))
-                adopted = True
+                incident, adopted = await self._intend(incident, facts.Adopted(process_name()))
             else:
                 incident = await self._do(incident, step)
 
@@ -230,11 +247,14 @@ class Drive:
             incident = evolve(incident, record)
         return incident
 
-    async def _intend(self, incident: Incident, fact: Any) -> Incident:
-        """Journal something that starts an effect. When another fact came first nothing starts: decide again."""
-        with suppress(Conflict):
+    async def _intend(self, incident: Incident, fact: Any) -> tuple[Incident, bool]:
+        """Journal something that starts an effect; False when another fact came first: decide again."""
+        won = True
+        try:
             await self._book.append(Entry(self._stream, fact, follows=incident.n), urgent=incident.acted)
-        return await self._news(incident)
+        except Conflict:
+            won = False
+        return await self._news(incident), won
 
     async def _report(self, incident: Incident, *entries: Entry) -> Incident:
         """Journal what happened. It did happen: when the disk is full this is tried until it is written."""
@@ -256,9 +276,10 @@ class Drive:
                 return await self._prepare(incident)
             case steps.Start(what, layer, attempt):
                 starts = {"enter": facts.Entering, "apply": facts.ApplyStarted, "leave": facts.Leaving}
-                return await self._intend(incident, starts[what](layer, attempt))
+                return (await self._intend(incident, starts[what](layer, attempt)))[0]
             case steps.Perform(flight):
-                return await self._fact(incident, await self._perform(incident, flight))
+                fact = await self._perform(incident, flight)
+                return await (self._news(incident) if fact is None else self._fact(incident, fact))
             case steps.LookAtGate():
                 results = await self._examiner.run(self._service, self._verify(incident).gate, incident.stepped)
                 return await self._fact(incident, facts.Gated(verdict_of(results), results))
@@ -301,38 +322,53 @@ class Drive:
         """Nothing is touched unless every layer planned its step and is ready, and the guards still agree."""
         try:
             present = await self._layers.look()
-        except LookFailed as error:
-            return await self._close(incident, Outcome.FAILED, f"nothing was touched: {error}")
-        if present.key != incident.present.key:
-            moved = ", ".join(present.differing(incident.present))
-            return await self._close(incident, Outcome.SUPERSEDED, f"somebody else changed {moved}")
-        if incident.tried == 0:
-            objection = await self._judgement.confirm(incident)
+            if present.key != incident.present.key:
+                moved = ", ".join(present.differing(incident.present))
+                return await self._close(incident, Outcome.SUPERSEDED, f"somebody else changed {moved}")
+            objection = await self._judgement.confirm(incident) if incident.tried == 0 else None
             if objection is not None:
                 return await self._close(incident, objection.outcome, objection.reason)
-        target = incident.decision.target
-        if target is None:
-            return await self._close(incident, Outcome.FAILED, "nothing was touched: there is no target")
-        try:
-            plan = await self._layers.plan(incident.running, present, target, incident.key)
+            plan = await self._planned(incident, present)
         except LookFailed as error:
-            return await self._close(incident, Outcome.FAILED, f"nothing was touched: {error}")
+            return await self._not_prepared(incident, str(error))
         if not plan.steps:
             return await self._nothing_to_do(incident, plan.name)
-        involved = [*(bracket.layer for bracket in plan.brackets), *(change.layer for change in plan.steps)]
-        problems = await self._layers.ready(involved)
-        if problems:
-            text = "; ".join(f"{problem.layer}: {problem.text}" for problem in problems)
-            return await self._close(incident, Outcome.FAILED, f"nothing was touched: {text}")
         final = self._irreversible(incident, plan.steps)
         if final:
-            return await self._close(incident, Outcome.DECLINED, f"cannot be taken back, and not allowed: {final}")
+            return await self._end_early(incident, Outcome.DECLINED, f"cannot be taken back, and not allowed: {final}")
         return await self._fact(incident, facts.Planned(plan, present))
+
+    async def _planned(self, incident: Incident, present: State) -> Plan:
+        """The plan with its steps. :raises LookFailed: when a layer cannot plan its step, or is not ready."""
+        target = incident.decision.target
+        if target is None:
+            raise LookFailed("there is no target")
+        plan = await self._layers.plan(incident.running, present, target, incident.key)
+        involved = [*(bracket.layer for bracket in plan.brackets), *(change.layer for change in plan.steps)]
+        problems = await self._layers.ready(involved) if plan.steps else ()
+        if problems:
+            raise LookFailed("; ".join(f"{problem.layer}: {problem.text}" for problem in problems))
+        return plan
+
+    async def _not_prepared(self, incident: Incident, why: str) -> Incident:
+        """What may be passing, such as a lock of somebody's git, is looked at again before the incident fails."""
+        self._unprepared += 1
+        if self._unprepared < _LOOKS:
+            self._log.warning("not ready; looking again", error=why)
+            await self._clock.sleep(_LOOK_AGAIN)
+            return await self._news(incident)
+        return await self._end_early(incident, Outcome.FAILED, why)
 
     async def _nothing_to_do(self, incident: Incident, name: str) -> Incident:
         if incident.tried + 1 < len(incident.plans):
             return await self._fact(incident, facts.PlanEnded(name, Outcome.PASSED))
-        return await self._close(incident, Outcome.FAILED, f"plan {name} has no step to take: nothing differs")
+        return await self._end_early(incident, Outcome.FAILED, f"plan {name} has no step to take: nothing differs")
+
+    async def _end_early(self, incident: Incident, outcome: Outcome, reason: str) -> Incident:
+        """Before the first step of a plan: nothing was touched, unless a plan before it did not help."""
+        if incident.moved:
+            return await self._close(incident, Outcome.INEFFECTIVE, f"{reason}; the plan before it did not help")
+        return await self._close(incident, outcome, f"nothing was touched: {reason}")
 
     def _irreversible(self, incident: Incident, changes: tuple[Change, ...]) -> str:
         request = incident.decision.trigger.request
@@ -341,7 +377,7 @@ class Drive:
 
     # -- effects --------------------------------------------------------------------------------
     async def _perform(self, incident: Incident, flight: Flight) -> Any:
-        """Do what is left of an effect, and say what became of it."""
+        """Do what is left of an effect, and say what became of it; None when it is to be begun again later."""
         adapter = self._layers.adapters[flight.layer]
         self._log.info("performing", step=flight.layer, what=flight.what, attempt=flight.attempt)
         boundary(f"runner.{flight.what}")
@@ -367,6 +403,8 @@ class Drive:
         deadline = self._clock.monotonic() + self._limit(flight.layer).total_seconds()
         progress = await _quickly(adapter.progress(change))
         if progress is Progress.NOT_STARTED:
+            if await self._judgement.held(incident):
+                return None
             async with asyncio.timeout(self._limit(flight.layer).total_seconds()):
                 await adapter.apply(change)
             progress = await _quickly(adapter.progress(change))
@@ -379,19 +417,26 @@ class Drive:
             return facts.StepSuperseded(flight.layer)
         if progress is Progress.NOT_STARTED:
             return _failed(flight, "it ended, and yet the layer says that nothing was done", permanent=False)
-        return await self._done_when(flight, deadline)
+        return await self._done_when(incident, flight)
 
-    async def _done_when(self, flight: Flight, deadline: float) -> Any:
-        """A step stays running until the check that its layer names passes."""
+    async def _done_when(self, incident: Incident, flight: Flight) -> Any:
+        """A step stays running until the check that its layer names passes; an abort ends the waiting."""
         name = self._service.layers[flight.layer].done_when
+        deadline = self._clock.monotonic() + self._own_limit(flight.layer).total_seconds()
         while name:
             result = await self._examiner.ask(self._service, name)
             if result.verdict is Verdict.GOOD:
                 break
-            if self._clock.monotonic() > deadline:
-                return _failed(flight, f"{name} does not pass: {result.reason}", permanent=False)
+            if self._stopping.is_set():
+                return None
+            if (await self._news(incident)).aborted or self._clock.monotonic() > deadline:
+                return _failed(flight, f"{name} does not pass: {result.reason}", permanent=True)
             await self._clock.sleep(_GLANCE)
         return facts.Applied(flight.layer)
+
+    def _own_limit(self, layer: str) -> timedelta:
+        own = getattr(self._service.layers[layer], "timeout", None)
+        return own if isinstance(own, timedelta) else _LONGEST_WAIT
 
     def _limit(self, layer: str) -> timedelta:
         """From outside, over all that a step does; its adapter limits each single command."""

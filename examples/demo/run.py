@@ -60,7 +60,7 @@ def until(condition: Callable[[], Any], what: str, limit: float) -> Any:
 
 
 @contextmanager
-def receivers(root: Path) -> Iterator[str]:
+def receivers() -> Iterator[str]:
     """A stand-in for Slack; each message it takes is a line of the story."""
     port = servers.free_port()
     argv = [sys.executable, "-m", "tests.fakes.receivers", "--port", str(port)]
@@ -209,7 +209,7 @@ def main() -> int:
     root.mkdir()
     code = 1
     try:
-        with receivers(root) as messages, shop_world(root, monitored=has_servers(), receivers=messages) as world:
+        with receivers() as messages, shop_world(root, monitored=has_servers(), receivers=messages) as world:
             try:
                 story(world)
                 code = 0

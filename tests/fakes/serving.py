@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import aiohttp
-from tests.fakes.desk import FakeDesk
 
 from rollbackd.config.models import Daemon
 from rollbackd.desk import Desk
 from rollbackd.units import Secret
 from rollbackd.web import Server, build_app
+from tests.fakes.desk import FakeDesk
 
 TOKENS = {"source": "secret-of-alertmanager", "viewer": "secret-of-grafana", "operator": "secret-of-desk"}
 NAMES = {"source": "alertmanager", "viewer": "grafana", "operator": "release-desk"}

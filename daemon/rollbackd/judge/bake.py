@@ -96,9 +96,12 @@ class Bakery:
         ledger = self._book.of(service.name)
         if ledger.open is not None or ledger.present is None or ledger.present.key != oven.key:
             return
+        now_good = self._live.standing(service.name, self._clock.now()) is Standing.GOOD
+        if not now_good or ledger.blocked(ledger.present) or self._holds(service.name, {}):
+            return
         if verdict_of(results) is Verdict.GOOD:
             why = f"ran {format_duration(service.bake)} without a trigger and passed its checks"
             await self._book.append(Entry(service_stream(service.name), facts.MarkedGood(ledger.present, why)))
             self._log.info("good", service=service.name, state=ledger.present.name)
-        elif verdict_of(results) is Verdict.BAD:
-            oven.baked = timedelta()
+        else:
+            oven.baked = timedelta() if verdict_of(results) is Verdict.BAD else service.bake / 2

@@ -22,6 +22,7 @@ from rollbackd.model import (
     Action,
     Decision,
     Outcome,
+    State,
     Trigger,
     incident_stream,
     service_stream,
@@ -30,11 +31,14 @@ from rollbackd.policy.decide import asks_again, decide
 from rollbackd.policy.guards import Situation
 from rollbackd.policy.ledger import ServiceLedger, Verdicted
 
-_AT_ONCE = 8
+_AT_ONCE = 32
 """Services that are looked at for a decision at the same time."""
 _AGAIN = timedelta(seconds=5)
 """How often refused episodes that go on are thought about again."""
 _RACES = 20
+_MANY = 10_000
+_GOODBYE = timedelta(seconds=10)
+"""How long a stop waits for what is under consideration; what is cut off stays unhandled, and is judged next time."""
 _PATIENCE = timedelta(seconds=60)
 """Before an episode whose full look changed nothing is looked at again."""
 
@@ -99,9 +103,12 @@ class Judge:
             self._thinking.discard(trigger.episode)
 
     async def settle(self) -> None:
-        """Until nothing is under consideration."""
-        while self._tasks:
-            await asyncio.wait(set(self._tasks))
+        """Until nothing is under consideration, or the time for that is over."""
+        if self._tasks:
+            _, left = await asyncio.wait(set(self._tasks), timeout=_GOODBYE.total_seconds())
+            for task in left:
+                task.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
 
     async def consider(self, trigger: Trigger, handled: Sequence[int] = ()) -> Decision:
         """Decide on a trigger and write it down; open the incident when it says so.
@@ -150,6 +157,8 @@ class Judge:
         elif (relapsed := _relapsed(decision, ledger)) and (incident := await self._book.incident(relapsed)):
             parts = relapse(incident, trigger, self._clock.now())
             entries += [Entry(where, fact) for where, fact in parts]
+        elif (blamed := _blamed(decision, ledger)) is not None:
+            entries.append(Entry(stream, facts.MarkTaken(blamed, f"{trigger.rule}, not rolled back")))
         await self._book.append(*entries, handled=handled)
         self._log.info(
             "decided",
@@ -191,10 +200,14 @@ class Judge:
 
     # -- episodes that go on --------------------------------------------------------------------
     async def run(self) -> None:
-        """Think again about refused episodes that go on, for ever."""
+        """Think again about refused episodes that go on, for ever; see that every open incident is driven."""
         while True:
             await self._clock.sleep(_AGAIN)
             await self._book.refresh()
+            for name in self._book.open_incidents():
+                self._opened(name)
+            if len(self._patience) > _MANY:
+                self._patience.clear()
             for service in self._config.services:
                 self._think_again(service.name)
 
@@ -221,6 +234,15 @@ def _worth_a_look(decision: Decision) -> bool:
     return {finding.guard for finding in decision.against} <= {"same_state", "target", "reach", "change", "ineffective"}
 
 
+def _blamed(decision: Decision, ledger: ServiceLedger) -> State | None:
+    """The good state that a trigger blames, though nothing is rolled back: it is good no more."""
+    innocent = {"same_state", "change", "common_cause", "clock", "stale"}
+    present = decision.present
+    if present is None or present.key not in ledger.good or decision.trigger.request is not None:
+        return None
+    return None if innocent & {finding.guard for finding in decision.against} else present
+
+
 def _not_asking(decision: Decision) -> Decision:
     """Nobody can be asked yet: what would ask is refused, and its findings tell a person."""
     return replace(decision, action=Action.REFUSE) if decision.action is Action.ASK else decision
@@ -244,6 +266,7 @@ def _relapsed(decision: Decision, ledger: ServiceLedger) -> str:
     last = ledger.rollbacks[-1] if ledger.rollbacks else None
     if last is None or last.outcome is not Outcome.RECOVERED or last.watch_until is None:
         return ""
-    ineffective = any(finding.guard == "ineffective" for finding in decision.against)
+    guards = {finding.guard for finding in decision.against}
+    ineffective = "ineffective" in guards and "same_state" not in guards
     same = bool(ledger.spells) and ledger.spells[-1].incident == last.incident
     return last.incident if ineffective and same and decision.trigger.reached <= last.watch_until else ""

@@ -23,13 +23,13 @@ class Holds:
         self._clock = clock
         self._silences = silences
 
-    def __call__(self, service: str, labels: Mapping[str, str]) -> tuple[str, ...]:
+    def __call__(self, service: str, labels: Mapping[str, str], *, silences: bool = True) -> tuple[str, ...]:
         found = [f"held: {hold.reason}" for hold in self._files.holds(service)]
         for scope, hold in (("all services", self._book.fleet.hold), (service, self._book.of(service).hold)):
             if hold is not None and hold.holds(self._clock.now()):
                 found.append(f"held: {scope} by {hold.actor}" + (f": {hold.reason}" if hold.reason else ""))
         own = self._config.service(service)
-        for silence in self._silences():
+        for silence in self._silences() if silences else ():
             if any(silence.matches({**match, **labels}) for match in (own.match if own is not None else ())):
                 found.append(f"silenced in Alertmanager by {silence.created_by}: {silence.comment}")
         return tuple(found)

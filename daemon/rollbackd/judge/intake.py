@@ -28,6 +28,8 @@ class Intake:
         self._clock = clock
         self._alertmanager = alertmanager
         self._silences: tuple[Silence, ...] = ()
+        self._named: set[str] = set()
+        """Fingerprints that Alertmanager named last: what it names no more was resolved, though we were not told."""
         self.unreachable = ""
         """Why Alertmanager did not answer last; empty when it did, or there is none."""
         self._log = log.get("intake")
@@ -88,9 +90,11 @@ class Intake:
 
     async def recover(self) -> None:
         """After a start: what Alertmanager says fires and is silenced, and what came but nobody judged yet."""
+        asked = self._clock.now()
         firing = await self.ask()
         if firing is not None:
-            self._live.forget_alerts_except(frozenset(alert.fingerprint for alert in firing))
+            names = {alert.fingerprint for alert in firing}
+            self._live.forget_alerts(lambda name, heard: name not in names and heard < asked)
         waiting = []
         for row in await self._book.journal.unhandled():
             if row.source != SOURCE:
@@ -116,6 +120,7 @@ class Intake:
         """What fires and what is silenced, from Alertmanager itself; None when none is configured or answers."""
         if self._alertmanager is None:
             return None
+        asked = self._clock.now()
         try:
             self._silences = tuple(await self._alertmanager.silences())
             firing = await self._alertmanager.firing()
@@ -125,6 +130,9 @@ class Intake:
             self.unreachable = str(error)
             return None
         self.unreachable = ""
+        names = {alert.fingerprint for alert in firing}
+        ended, self._named = self._named - names, names
+        self._live.forget_alerts(lambda name, heard: name in ended and heard < asked)
         await self.receive(firing)
         return firing
 

@@ -1,6 +1,6 @@
 """What every rule says of every service right now. Values in, triggers out; no I/O, memory rebuilt at a start."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
@@ -78,11 +78,11 @@ class Live:
         elif alert.fingerprint in alerts and alerts[alert.fingerprint][0].starts_at <= alert.starts_at:
             del alerts[alert.fingerprint]
 
-    def forget_alerts_except(self, fingerprints: frozenset[str]) -> None:
-        """Alertmanager was asked: what it does not name fires no more."""
+    def forget_alerts(self, gone: Callable[[str, datetime], bool]) -> None:
+        """Alerts that fire no more, by their fingerprint and when they were heard of last."""
         self._troubled = None
         for service, alerts in self._alerts.items():
-            self._alerts[service] = {name: alert for name, alert in alerts.items() if name in fingerprints}
+            self._alerts[service] = {name: entry for name, entry in alerts.items() if not gone(name, entry[1])}
 
     def observe(self, rule: Rule, position: int, service: str, verdict: Verdict, reason: str, at: datetime) -> None:
         """One observation of a query or a check."""
@@ -218,13 +218,14 @@ class Live:
         return self._troubled
 
     def _since(self) -> dict[str, datetime]:
+        """The newest trouble of each service: an old warning does not hide that it shares a new, common one."""
         sinces: dict[str, datetime] = {}
         for (_, _, service), track in self._tracks.items():
             if track.since is not None:
-                sinces[service] = min(track.since, sinces.get(service, track.since))
+                sinces[service] = max(track.since, sinces.get(service, track.since))
         for service, alerts in self._alerts.items():
             for alert, _ in alerts.values():
-                sinces[service] = min(alert.starts_at, sinces.get(service, alert.starts_at))
+                sinces[service] = max(alert.starts_at, sinces.get(service, alert.starts_at))
         return sinces
 
     def fires(self, rule: Rule, service: str) -> bool:

@@ -50,6 +50,7 @@ class Polls:
             for position, leaf in enumerate(rule.leaves)
             if isinstance(leaf, QueryWhen)
         ]
+        self._unbuilt = list(self._asked)
         self._failures = 0
         self._faults: dict[str, str] = {}
         self.problem = ""
@@ -57,9 +58,9 @@ class Polls:
         self._log = log.get("polls")
 
     async def run(self) -> None:
-        """Rebuild what was pending, then poll for ever."""
-        await self.rebuild()
+        """Rebuild what was pending as soon as Prometheus answers, and poll for ever."""
         while True:
+            await self.rebuild()
             await self.poll()
             await self._clock.sleep(self._every)
 
@@ -160,9 +161,10 @@ class Polls:
     async def rebuild(self) -> None:
         """What was pending before the restart goes on: nothing waits twice, and a known episode keeps its name."""
         now = self._clock.now()
-        await asyncio.gather(*(self._rebuild(rule, position, leaf, now) for rule, position, leaf in self._asked))
+        built = await asyncio.gather(*(self._rebuild(*asked, now) for asked in self._unbuilt))
+        self._unbuilt = [asked for asked, done in zip(self._unbuilt, built, strict=True) if not done]
 
-    async def _rebuild(self, rule: Rule, position: int, leaf: QueryWhen, now: datetime) -> None:
+    async def _rebuild(self, rule: Rule, position: int, leaf: QueryWhen, now: datetime) -> bool:
         known = self._known(rule, now)
         back = max([gap(rule, self._every), *(now - since + self._every for since in known.values())])
         pace = max(self._every, back / _POINTS)
@@ -170,10 +172,11 @@ class Polls:
             *(self._prometheus.range(query, now - back, now, pace) for query in queries(leaf))
         )
         if any(answer.problem for answer in answers):
-            return
+            return False
         tables = [self._table(rule, answer.series) for answer in answers]
         for service in {*tables[0], *known}:
             self._replay(rule, position, leaf, service, tables, known.get(service), pace)
+        return True
 
     def _known(self, rule: Rule, now: datetime) -> dict[str, datetime]:
         """The newest decided episode of each service under a rule, by when it began."""

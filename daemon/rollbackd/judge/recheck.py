@@ -23,7 +23,7 @@ from rollbackd.sources.prometheus import Prometheus
 from rollbackd.units import format_duration
 
 _ASKED_AGAIN = frozenset(
-    {"clock", "stale", "same_state", "breaker", "common_cause", "window", "irreversible", "ready", "reach"}
+    {"shadow", "clock", "stale", "same_state", "breaker", "common_cause", "window", "irreversible", "policy", "reach"}
 )
 """The guards whose answer can have changed since the decision; budgets and cooldown would count the incident itself."""
 
@@ -56,11 +56,17 @@ class Recheck:
         return Judgement(self.held, self.confirm, self.condition)
 
     async def held(self, incident: Incident) -> str:
-        """What holds its service right now; a person's own rollback may go over it."""
+        """What holds its service right now; a person's own rollback may go over what held when it was ordered.
+
+        A silence, often made by reflex, holds what has not begun, and stops nothing midway.
+        """
         trigger = incident.decision.trigger
+        silences = not incident.acted
+        found = self._holds(incident.service, trigger.labels, silences=silences)
         if trigger.request is not None and trigger.request.over_hold:
-            return ""
-        return "; ".join(self._holds(incident.service, trigger.labels))
+            known = next((one.reason for one in incident.decision.findings if one.guard == "hold"), "")
+            found = tuple(text for text in found if text not in known)
+        return "; ".join(found)
 
     async def confirm(self, incident: Incident) -> Objection | None:
         """Whether the trouble is still there and the guards still agree; not asked when a person wants it anyway."""
@@ -72,6 +78,9 @@ class Recheck:
             return gone
         if self._config.service(incident.service) is None:
             return Objection(Outcome.DECLINED, "the service is no longer in the configuration")
+        target = incident.decision.target
+        if target is not None and (blocked := self._book.of(incident.service).blocked(target)):
+            return Objection(Outcome.DECLINED, f"{', '.join(blocked)} of the target was quarantined meanwhile")
         given = self._situations.quick(trigger, incident.present)
         others = tuple(one for one in given.ledger.rollbacks if one.incident != incident.id)
         given = replace(given, ledger=replace(given.ledger, rollbacks=others))

@@ -1,7 +1,8 @@
 """Gathers all that a decision rests on. Reads the world, changes nothing."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Protocol
 
 from rollbackd.book import Book
 from rollbackd.clock import Clock, JumpWatch
@@ -15,8 +16,11 @@ from rollbackd.policy.target import Candidate, candidates, still_there
 from rollbackd.sources.states import Looker
 from rollbackd.units import format_duration
 
-Holds = Callable[[str, Mapping[str, str]], tuple[str, ...]]
-"""A sentence for each thing that holds a service; the labels are the trigger's."""
+
+class Holds(Protocol):
+    """A sentence for each thing that holds a service; the labels are the trigger's."""
+
+    def __call__(self, service: str, labels: Mapping[str, str], *, silences: bool = True) -> tuple[str, ...]: ...
 
 
 class Situations:

@@ -8,25 +8,36 @@ from datetime import timedelta
 
 from rollbackd.units import parse_duration
 
-_STRINGS = re.compile(r'"(?:[^"\\]|\\.)*"|\'(?:[^\'\\]|\\.)*\'|`[^`]*`')
-_RANGE = re.compile(r"\[\s*([0-9a-z]+)\s*(?::[^\]]*)?\]")
-_OFFSET = re.compile(r"\boffset\s+([0-9a-z]+)")
+_TEXT = re.compile(r'"(?:[^"\\]|\\.)*"|\'(?:[^\'\\]|\\.)*\'|`[^`]*`|#[^\n]*')
+"""Strings and comments: what stands in them is neither a range nor an offset."""
+_RANGE = re.compile(r"\[\s*([0-9a-z.]+)\s*(:[^\]]*)?\]")
+_OFFSET = re.compile(r"\boffset\s+([0-9a-z.]+)", re.IGNORECASE)
+_YEARS = re.compile(r"(?:(\d+)y)?(.*)")
+_NUMBER = re.compile(r"\d+(\.\d+)?")
 
 
 def reach(query: str) -> timedelta:
-    """The sum of the longest range, the longest subquery around it and the longest offset: never less than the truth.
+    """The longest range, all subqueries around it, and the longest offset, or all of them where they may be nested.
 
-    A selector in square brackets that is no duration counts as nothing: Prometheus refuses it anyway.
+    Never less than the truth. A selector in square brackets that is no duration counts as nothing: Prometheus refuses
+    it anyway.
     """
-    text = _STRINGS.sub('""', query)
-    ranges = [_length(found[1]) for found in _RANGE.finditer(text) if ":" not in found[0]]
-    subqueries = [_length(found[1]) for found in _RANGE.finditer(text) if ":" in found[0]]
+    text = _TEXT.sub('""', query)
+    ranges = [_length(found[1]) for found in _RANGE.finditer(text) if not found[2]]
+    subqueries = [_length(found[1]) for found in _RANGE.finditer(text) if found[2]]
     offsets = [_length(found[1]) for found in _OFFSET.finditer(text)]
-    return max(ranges, default=timedelta()) + sum(subqueries, timedelta()) + max(offsets, default=timedelta())
+    back = sum(offsets, timedelta()) if subqueries else max(offsets, default=timedelta())
+    return max(ranges, default=timedelta()) + sum(subqueries, back)
 
 
 def _length(text: str) -> timedelta:
+    """A duration, with years, or a number of seconds."""
+    if _NUMBER.fullmatch(text):
+        return timedelta(seconds=float(text))
+    found = _YEARS.fullmatch(text)
+    assert found is not None
+    years = timedelta(days=365 * int(found[1] or 0))
     try:
-        return parse_duration(text)
+        return years + (parse_duration(found[2]) if found[2] else timedelta())
     except ValueError:
         return timedelta()

@@ -13,6 +13,8 @@ from rollbackd.rules.spec import CheckWhen, QueryWhen
 
 LONGEST_GAP = timedelta(minutes=15)
 """For conditions that count polls: what was seen before such a gap says nothing about now."""
+_MISSED = 2
+"""So many times the pace is no gap yet, however short `for` is: one look may be missed."""
 
 
 class Standing(StrEnum):
@@ -48,33 +50,42 @@ class Track:
         return Standing.PENDING if self.since is not None else Standing.GOOD
 
 
-def step(track: Track, when: QueryWhen | CheckWhen, verdict: Verdict, reason: str, at: datetime) -> Track:
-    """The track after one more observation."""
+def step(
+    track: Track,
+    when: QueryWhen | CheckWhen,
+    verdict: Verdict,
+    reason: str,
+    at: datetime,
+    every: timedelta = timedelta(),
+) -> Track:
+    """The track after one more observation; `every` is how often a query is asked, so that its pace is no gap."""
     if verdict is Verdict.INCONCLUSIVE:
         return replace(track, verdict=verdict, reason=reason)
+    silent = at - track.conclusive if track.conclusive is not None else timedelta()
     if isinstance(when, CheckWhen):
-        return _count(track, verdict, reason, at, when.failures, when.failures, in_a_row=True)
+        gap = silent > max(LONGEST_GAP, when.every * _MISSED)
+        forgotten = gap or verdict is Verdict.GOOD
+        return _count(track, verdict, reason, at, when.failures, when.failures, forgotten=forgotten)
     if when.bad is not None:
-        return _count(track, verdict, reason, at, when.bad.times, when.bad.of, in_a_row=False)
-    return _last(track, verdict, reason, at, when.for_)
+        gap = silent > max(LONGEST_GAP, every * _MISSED)
+        return _count(track, verdict, reason, at, when.bad.times, when.bad.of, forgotten=gap)
+    return _last(track, verdict, reason, at, when.for_, forgotten=silent > max(when.for_, every * _MISSED))
 
 
-def _last(track: Track, verdict: Verdict, reason: str, at: datetime, lasting: timedelta) -> Track:
+def _last(track: Track, verdict: Verdict, reason: str, at: datetime, lasting: timedelta, *, forgotten: bool) -> Track:
+    """Bad for so long."""
     if verdict is Verdict.GOOD:
         return Track(None, at, met=False, verdict=verdict, reason=reason)
     since = track.since
-    forgotten = track.conclusive is not None and lasting and at - track.conclusive > lasting
     if since is None or (forgotten and not track.met):
         since = at
     return Track(since, at, met=at - since >= lasting, verdict=verdict, reason=reason)
 
 
-def _count(track: Track, verdict: Verdict, reason: str, at: datetime, times: int, of: int, *, in_a_row: bool) -> Track:
-    bad = verdict is Verdict.BAD
-    recent = track.recent
-    if (track.conclusive is not None and at - track.conclusive > LONGEST_GAP) or (in_a_row and not bad):
-        recent = ()
-    recent = (*recent, (at, bad))[-of:]
+def _count(track: Track, verdict: Verdict, reason: str, at: datetime, times: int, of: int, *, forgotten: bool) -> Track:
+    """Bad so many times of so many."""
+    before = () if forgotten else track.recent
+    recent = (*before, (at, verdict is Verdict.BAD))[-of:]
     bads = [when for when, was_bad in recent if was_bad]
     met = len(bads) >= times
     since = bads[0] if bads else None

@@ -72,9 +72,8 @@ class SignalFiles:
         try:
             found = self._path.lstat()
         except OSError as error:
-            raise SignalsUnsafe(
-                f"{self._path}: {error.strerror}; make it with `install -d -m 1770 -g rollbackd-operators`"
-            ) from error
+            make = f"install -d -m 1770 -o rollbackd -g rollbackd-operators {self._path}"
+            raise SignalsUnsafe(f"{self._path}: {error.strerror}; make it with `{make}`") from error
         if not stat.S_ISDIR(found.st_mode):
             raise SignalsUnsafe(f"{self._path}: is not a directory")
         if stat.S_IMODE(found.st_mode) & 0o007:
@@ -82,7 +81,9 @@ class SignalFiles:
                 f"{self._path}: mode {stat.S_IMODE(found.st_mode):04o} lets anybody give orders; chmod 1770"
             )
         if found.st_uid not in {0, os.geteuid()}:
-            raise SignalsUnsafe(f"{self._path}: belongs to {_user(found.st_uid)}; chown it to root")
+            raise SignalsUnsafe(
+                f"{self._path}: belongs to {_user(found.st_uid)}; chown it to {_user(os.geteuid())}, or root"
+            )
         return found.st_dev, found.st_ino
 
     # -- holds ----------------------------------------------------------------------------------

@@ -14,7 +14,8 @@ from rollbackd.clock import Clock
 from rollbackd.incident.plan import reached
 from rollbackd.journal import Entry, JournalUnavailable
 from rollbackd.layers import Layers, LookFailed
-from rollbackd.model import FLEET, State, service_stream
+from rollbackd.model import FLEET, Outcome, State, service_stream
+from rollbackd.policy.ledger import ServiceLedger
 
 _BETWEEN = timedelta(milliseconds=100)
 """Between the two looks that make a state."""
@@ -80,7 +81,7 @@ class Looker:
         ledger = self._book.of(service)
         if ledger.present is None or ledger.present.key != state.key:
             after = self._last.get(service) or (ledger.spells[-1].by if ledger.spells else now)
-            entries = [Entry(service_stream(service), facts.Changed(state, min(after, now), now))]
+            entries = [Entry(service_stream(service), facts.Changed(state, min(after, now), now, _left_by(ledger)))]
             blocked = ledger.blocked(state)
             if blocked:
                 names = ", ".join(f"{layer} {state.releases[layer].name}" for layer in blocked)
@@ -113,3 +114,11 @@ class Looker:
                 entries.append(Entry(service_stream(service), facts.MarkedGood(marked, f"ref {refs}")))
         if entries:
             await self._book.append(*entries)
+
+
+def _left_by(ledger: ServiceLedger) -> str:
+    """The incident that left the layers like this: one that acted and did not recover, at the first look since."""
+    last = ledger.rollbacks[-1] if ledger.rollbacks else None
+    if last is None or last.ended is None or not last.acted or last.outcome is Outcome.RECOVERED:
+        return ""
+    return last.incident if not ledger.spells or ledger.spells[-1].by <= last.ended else ""

@@ -1,0 +1,326 @@
+"""The HTTP side's routes, roles and errors, on a desk in memory."""
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, cast
+
+import aiohttp
+import pytest
+
+from rollbackd.desk import Desk
+from rollbackd.model import Request
+from rollbackd.web import CannotListenError, build_app
+from rollbackd.web.problems import ProblemError
+from rollbackd.web.waits import MOST_WAITS, Waits
+from tests.fakes.desk import FakeDesk
+from tests.fakes.serving import Served, daemon, reveal, serving
+
+ALERTS = b'{"version":"4","alerts":[]}'
+READS = (
+    ("GET", "/api/v1/services"), ("GET", "/api/v1/services/checkout"), ("GET", "/api/v1/incidents"),
+    ("GET", "/api/v1/decisions"), ("GET", "/api/v1/states?service=checkout"), ("GET", "/api/v1/holds"),
+    ("GET", "/api/v1/holds/*"), ("POST", "/api/v1/services/checkout/plan"), ("GET", "/readyz"), ("GET", "/metrics"),
+    ("GET", "/openapi.json"),
+)  # fmt: skip
+ORDERS = (
+    ("POST", "/api/v1/services/checkout/rollback", b"{}"),
+    ("POST", "/api/v1/services/checkout/good", b"{}"),
+    ("POST", "/api/v1/services/checkout/quarantine", b'{"releases":{"code":"v41"}}'),
+    ("POST", "/api/v1/incidents/checkout-1/acknowledge", b""),
+    ("POST", "/api/v1/incidents/checkout-1/abort", b""),
+    ("PUT", "/api/v1/holds/checkout", b'{"reason":"release day"}'),
+    ("DELETE", "/api/v1/holds/checkout", b""),
+    ("POST", "/api/v1/resume", b"{}"),
+)  # fmt: skip
+PROBLEM = "application/problem+json"
+
+
+@pytest.fixture
+async def served(tmp_path: Path) -> AsyncIterator[Served]:
+    async with serving(tmp_path / "s.sock") as served:
+        yield served
+
+
+async def ask(
+    served: Served,
+    method: str,
+    path: str,
+    role: str = "operator",
+    body: bytes = b"",
+    headers: dict[str, str] | None = None,
+) -> tuple[int, Any, aiohttp.ClientResponse]:
+    given = {"Content-Type": "application/json", **(served.bearer(role) if role else {}), **(headers or {})}
+    async with served.tcp.request(method, served.url + path, data=body or None, headers=given) as answer:
+        content = await answer.read()
+        is_json = "json" in answer.content_type
+        return answer.status, json.loads(content) if is_json else content, answer
+
+
+@pytest.mark.parametrize("role", ["source", "viewer", "operator", "", "wrong"])
+async def test_each_role_may_do_what_it_is_for_and_nothing_else(served: Served, role: str) -> None:
+    headers = {"Authorization": "Bearer wrong"} if role == "wrong" else {}
+    given = "" if role == "wrong" else role
+    alerts, _, _ = await ask(served, "POST", "/api/v1/alerts", given, ALERTS, headers=headers)
+    reads = {(await ask(served, method, path, given, headers=headers))[0] for method, path in READS}
+    orders = [(await ask(served, method, path, given, body, headers=headers))[0] for method, path, body in ORDERS]
+    expected = {
+        "source": (200, {403}, [403] * 8),
+        "viewer": (403, {200}, [403] * 8),
+        "operator": (200, {200}, [202, 200, 200, 200, 200, 200, 200, 200]),
+        "": (401, {401}, [401] * 8),
+        "wrong": (401, {401}, [401] * 8),
+    }
+    assert (alerts, reads, orders) == expected[role]
+
+
+async def test_orders_carry_the_actor_and_what_was_asked(served: Served) -> None:
+    body = {"to": "v40", "plan": "config", "reason": "bad", "irreversible": ["db"], "over_hold": True}
+    status, answer, _ = await ask(served, "POST", "/api/v1/services/checkout/rollback", body=json.dumps(body).encode())
+    assert (status, answer) == (202, {"incident": "checkout-1"})
+    hold = {"reason": "release day", "until": "2026-03-02T08:00:00+01:00"}
+    await ask(served, "PUT", "/api/v1/holds/*", body=json.dumps(hold).encode())
+    await ask(served, "POST", "/api/v1/services/checkout/quarantine", body=b'{"releases":{"":"v41"},"lift":true}')
+    actor = "token:release-desk"
+    assert served.desk.orders == [
+        ("rollback", Request("checkout", actor, "bad", "v40", "config", ("db",), True)),
+        ("hold", "*", actor, "release day", datetime(2026, 3, 2, 7, tzinfo=UTC)),
+        ("quarantine", "checkout", {"": "v41"}, actor, True),
+    ]
+
+
+async def test_health_is_open_and_says_nothing_else(served: Served) -> None:
+    status, answer, _ = await ask(served, "GET", "/healthz", role="")
+    assert (status, answer) == (200, {"status": "alive"})
+    async with served.tcp.head(served.url + "/healthz") as head:
+        assert head.status == 200
+
+
+async def test_readiness_is_503_with_its_reasons(served: Served) -> None:
+    served.desk.ready = False
+    status, answer, _ = await ask(served, "GET", "/readyz", "viewer")
+    assert status == 503
+    assert answer == {"ready": False, "problems": ["the journal cannot be written"], "notes": ["search: no good state"]}
+
+
+async def test_metrics_are_of_the_desks_own_registry(served: Served) -> None:
+    _, text, answer = await ask(served, "GET", "/metrics", "viewer")
+    assert b"rollbackd_fake_total 1.0" in text
+    assert answer.content_type == "text/plain"
+    _, text, answer = await ask(
+        served, "GET", "/metrics", "viewer", headers={"Accept": "application/openmetrics-text; version=1.0.0"}
+    )
+    assert answer.content_type == "application/openmetrics-text"
+    assert text.endswith(b"# EOF\n")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status", "detail"),
+    [
+        ("GET", "/nothing", b"", 404, 'there is nothing at "/nothing"; /openapi.json lists what there is'),
+        ("PATCH", "/api/v1/services", b"", 405, '"/api/v1/services" does not take "PATCH", only GET'),
+        ("GET", "/api/v1/services/chekout", b"", 404, 'no service "chekout"; there are checkout and search'),
+        ("GET", "/api/v1/incidents?limit=0", b"", 400, "limit: Input should be greater than or equal to 1"),
+        ("GET", "/api/v1/incidents?wat=1", b"", 400, 'unknown key "wat"'),
+        ("GET", "/api/v1/states", b"", 400, "service: Field required"),
+        ("GET", "/api/v1/incidents/checkout-1?wait=2m", b"", 400, "wait: at most 1m; ask again for more"),
+        ("GET", "/api/v1/incidents/checkout-1?wait=soon", b"", 400, 'wait: "soon" is not a duration; write it like 250ms, 30s, 5m, 1h30m or 1d'),
+        ("POST", "/api/v1/services/checkout/plan", b'{"to":"nowhere"}', 400, 'no release "nowhere"; name one of v40, v41'),
+        ("POST", "/api/v1/services/checkout/rollback", b'{"too":1,"reason":2}', 400, 'reason: Input should be a valid string; unknown key "too"'),
+        ("PUT", "/api/v1/holds/checkout", b'{"until":"2026-03-02T08:00:00"}', 400, "until: Input should have timezone info"),
+        ("POST", "/api/v1/services/checkout/rollback", b"[" * 60_000, 400, None),
+        ("POST", "/api/v1/services/checkout/rollback", b" " * 70_000, 413, None),
+        ("POST", "/api/v1/services/checkout/quarantine", b'{"releases":{}}', 400, None),
+        ("DELETE", "/api/v1/holds/checkout", b"", 409, "checkout is held by a file; remove /var/lib/rollbackd/signals/HOLD.checkout"),
+    ],
+)  # fmt: skip
+async def test_every_error_is_a_problem_with_a_sentence(
+    served: Served, method: str, path: str, body: bytes, status: int, detail: str | None
+) -> None:
+    got, answer, response = await ask(served, method, path, body=body)
+    assert (got, response.content_type) == (status, PROBLEM)
+    assert answer["status"] == status
+    assert answer["title"]
+    assert answer["detail"] == (detail or answer["detail"])
+
+
+async def test_a_refusal_lists_its_findings(served: Served) -> None:
+    status, answer, _ = await ask(served, "POST", "/api/v1/services/search/rollback", body=b"{}")
+    assert status == 409
+    assert answer["detail"] == "search is not rolled back"
+    assert answer["findings"] == [{"guard": "target", "against": "ask", "reason": "no good state", "escalate": True}]
+
+
+async def test_an_order_that_cannot_be_stored_may_be_sent_again(served: Served) -> None:
+    served.desk.failing = True
+    status, answer, response = await ask(served, "POST", "/api/v1/resume", body=b"{}")
+    assert status == 503
+    assert response.headers["Retry-After"] == "5"
+    assert "disk full" in answer["detail"]
+
+
+async def test_a_fault_of_our_own_is_told_without_its_inside(served: Served) -> None:
+    served.desk.services_ = cast("Any", None)
+    status, answer, response = await ask(served, "GET", "/api/v1/services")
+    assert (status, response.content_type) == (500, PROBLEM)
+    assert "NoneType" not in json.dumps(answer)
+
+
+async def test_unknown_comers_are_told_how_to_come_in(served: Served) -> None:
+    _, answer, response = await ask(served, "GET", "/api/v1/services", role="")
+    assert response.headers["WWW-Authenticate"] == 'Bearer realm="rollbackd"'
+    assert answer["detail"] == "send `Authorization: Bearer TOKEN`, or use the command line on the daemon's host"
+    _, _, response = await ask(served, "GET", "/api/v1/services", role="", headers={"Authorization": "Basic c2VjcmV0"})
+    assert 'error="invalid_token"' in response.headers["WWW-Authenticate"]
+    _, _, response = await ask(served, "POST", "/api/v1/resume", role="viewer")
+    assert 'error="insufficient_scope"' in response.headers["WWW-Authenticate"]
+
+
+async def test_other_schemes_do_not_carry_a_token(served: Served) -> None:
+    token = served.bearer("operator")["Authorization"].split()[1]
+    status, _, _ = await ask(served, "GET", "/api/v1/services", role="", headers={"Authorization": f"Basic {token}"})
+    assert status == 401
+
+
+async def test_loopback_without_tokens_posts_and_reads_but_never_orders(tmp_path: Path) -> None:
+    async with serving(tmp_path / "s.sock", tokens=[], open_on_loopback=True) as served:
+        assert (await ask(served, "POST", "/api/v1/alerts", "", ALERTS))[0] == 200
+        assert served.desk.orders == [("receive", 0, "open:loopback")]
+        assert {(await ask(served, method, path, ""))[0] for method, path in READS} == {200}
+        assert {(await ask(served, method, path, "", body))[0] for method, path, body in ORDERS} == {403}
+        assert (await ask(served, "GET", "/api/v1/services", "", headers={"Authorization": "Bearer x"}))[0] == 401
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"Host": "localhost:9099"}, 200),
+        ({"Host": "[::1]"}, 200),
+        ({"Host": "evil.example:9099"}, 403),
+        ({"Host": "127.0.0.1.evil.example"}, 403),
+        ({"Host": "[evil"}, 403),
+        ({"Host": ""}, 403),
+        ({"Host": "localhost:9099", "Origin": "http://localhost:9099"}, 200),
+        ({"Host": "localhost:9099", "Origin": "http://localhost:3000"}, 403),
+        ({"Host": "localhost:9099", "Origin": "null"}, 403),
+        ({"X-Forwarded-For": "203.0.113.7"}, 401),
+        ({"Forwarded": "for=203.0.113.7"}, 401),
+        ({"Content-Type": "text/plain"}, 415),
+    ],
+)
+async def test_a_web_page_in_a_browser_here_cannot_use_the_open_loopback(
+    tmp_path: Path, headers: dict[str, str], status: int
+) -> None:
+    async with serving(tmp_path / "s.sock", tokens=[], open_on_loopback=True) as served:
+        got, _, _ = await ask(served, "POST", "/api/v1/alerts", "", ALERTS, headers=headers)
+        assert got == status
+
+
+async def test_without_tokens_tcp_is_closed_and_says_how_to_open_it(tmp_path: Path) -> None:
+    async with serving(tmp_path / "s.sock", tokens=[]) as served:
+        status, answer, _ = await ask(served, "GET", "/api/v1/services", "")
+        assert status == 401
+        assert "no token is configured: add one to daemon.tokens" in answer["detail"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"tokens": [{"name": "a", "role": "viewer", "token": {"env": "empty"}}]}, "the secret of a is empty"),
+        (
+            {"tokens": [{"name": name, "role": "viewer", "token": {"env": "same"}} for name in ("a", "b")]},
+            "b and a have the same secret",
+        ),
+        ({"listen": "0.0.0.0:9099", "open_on_loopback": True}, "is no loopback address"),
+    ],
+)
+async def test_settings_that_let_the_wrong_people_in_are_errors(
+    tmp_path: Path, settings: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(CannotListenError, match=said):
+        build_app(
+            cast("Desk", FakeDesk()),
+            daemon(tmp_path / "s", **settings),
+            lambda secret: {"empty": " \n", "same": "x"}.get(secret.env) or reveal(secret),
+        )
+
+
+async def test_news_of_an_incident_arrive_while_one_waits(served: Served) -> None:
+    await ask(served, "POST", "/api/v1/services/checkout/rollback", body=b"{}")
+    path = "/api/v1/incidents/checkout-1"
+    _, seen, _ = await ask(served, "GET", path)
+    assert [record["n"] for record in seen["records"]] == [1]
+    waiting = asyncio.ensure_future(ask(served, "GET", f"{path}?after=1&wait=30s"))
+    await served.desk.note("checkout-1", "Applied", "code is at v40")
+    _, news, _ = await asyncio.wait_for(waiting, 10)
+    assert [record["text"] for record in news["records"]] == ["code is at v40"]
+
+
+async def test_who_waits_is_bounded_and_let_go_when_the_server_stops(tmp_path: Path) -> None:
+    async with serving(tmp_path / "s.sock") as served:
+        await ask(served, "POST", "/api/v1/services/checkout/rollback", body=b"{}")
+        path = "/api/v1/incidents/checkout-1?after=1&wait=1m"
+        connector = aiohttp.TCPConnector(limit=0)
+        async with aiohttp.ClientSession(connector=connector, headers=served.bearer("viewer")) as many:
+            waiting = [asyncio.ensure_future(many.get(served.url + path)) for _ in range(MOST_WAITS + 1)]
+            done, still = await asyncio.wait(waiting, timeout=30, return_when=asyncio.FIRST_COMPLETED)
+            assert [(await one).status for one in done] == [429]
+            await asyncio.wait_for(served.server.stop(), 5)
+            assert {(await one).status for one in still} == {503}
+
+
+async def test_the_description_is_openapi_and_lists_every_route(served: Served) -> None:
+    _, document, _ = await ask(served, "GET", "/openapi.json", "viewer")
+    assert document["openapi"] == "3.1.0"
+    app = build_app(cast("Desk", FakeDesk()), daemon(served.socket), reveal)
+    routes = {
+        (route.method.lower(), route.resource.canonical)
+        for route in app.router.routes()
+        if route.method != "HEAD" and route.resource is not None
+    }
+    operations = {(method, path): one for path, item in document["paths"].items() for method, one in item.items()}
+    assert set(operations) == routes
+    assert len({one["operationId"] for one in operations.values()}) == len(operations)
+    for (_, path), operation in operations.items():
+        assert operation["summary"]
+        assert all(answer["description"] for answer in operation["responses"].values())
+        in_path = {one["name"] for one in operation.get("parameters", ()) if one["in"] == "path"}
+        assert in_path == set(re.findall(r"\{(\w+)\}", path))
+    refs = set(re.findall(r'"#/components/schemas/([^"]+)"', json.dumps(document)))
+    assert refs == set(document["components"]["schemas"])
+
+
+async def test_answers_are_as_the_description_says(served: Served) -> None:
+    """The members that the description requires are there."""
+    _, document, _ = await ask(served, "GET", "/openapi.json", "viewer")
+    await ask(served, "POST", "/api/v1/services/checkout/rollback", body=b"{}")
+    paths = {
+        "/api/v1/services/{name}": "/api/v1/services/checkout",
+        "/api/v1/incidents/{name}": "/api/v1/incidents/checkout-1",
+    }
+    for template in (
+        "/api/v1/services",
+        "/api/v1/services/{name}",
+        "/api/v1/incidents",
+        "/api/v1/incidents/{name}",
+        "/api/v1/decisions",
+    ):
+        _, answer, _ = await ask(served, "GET", paths.get(template, template), "viewer")
+        schema = document["paths"][template]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
+        described = document["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
+        assert set(described["required"]) <= set(answer) <= set(described["properties"])
+
+
+async def test_who_comes_to_wait_while_the_server_stops_is_let_go_at_once() -> None:
+    async def news() -> str:
+        await asyncio.Event().wait()
+        return "never"
+
+    waits = Waits()
+    waits.end()
+    with pytest.raises(ProblemError, match="rollbackd stops now"):
+        await asyncio.wait_for(waits.run(news()), 5)
