@@ -4,6 +4,7 @@ import ipaddress
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from itertools import combinations_with_replacement
 from typing import Any
 
@@ -12,6 +13,8 @@ from rollbackd.config.packs import Placed
 from rollbackd.config.positions import Fault, Loc
 from rollbackd.config.sketch import NO_PROMETHEUS, Scene, Sketch, entries, mapping, names, quoted
 from rollbackd.plugins import unknown
+from rollbackd.policy.spec import Limits
+from rollbackd.units import format_duration, parse_duration
 
 MANUAL = "manual"
 """The rule's name in what a person asks for."""
@@ -225,9 +228,13 @@ def _rules(scene: Scene) -> Iterator[Fault]:
 
 def _conditions(scene: Scene, rule: Placed) -> Iterator[Complaint]:
     services = _scope(scene, rule)
+    stale_after = _duration(scene.section("limits").get("stale_after")) or Limits().stale_after
     for loc, leaf in _leaves(mapping(rule.raw).get("when")):
         if "query" in leaf and "prometheus" not in scene.main.data:
             yield (*loc, "query"), NO_PROMETHEUS
+        if _longer(leaf.get("for"), stale_after):
+            text = f"`for` is longer than limits.stale_after, {format_duration(stale_after)}: it would always be stale"
+            yield (*loc, "for"), f"{text}; make stale_after longer"
         check = leaf.get("check")
         if not isinstance(check, str):
             continue
@@ -244,3 +251,16 @@ def _leaves(when: Any) -> Iterator[tuple[Loc, Mapping[str, Any]]]:
             yield from entries(when[kind], ("when", kind))
             return
     yield ("when",), mapping(when)
+
+
+def _longer(text: Any, limit: timedelta) -> bool:
+    length = _duration(text)
+    return length is not None and length > limit
+
+
+def _duration(text: Any) -> timedelta | None:
+    """A duration, or None: what is wrong with it the models say."""
+    try:
+        return parse_duration(text)
+    except ValueError:
+        return None
