@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
 from rollbackd import facts, log, sdnotify
@@ -30,6 +31,8 @@ from rollbackd.web.server import CannotListenError, Server
 
 _AGAIN = timedelta(seconds=5)
 """Before a root task that failed is started again."""
+_QUIET = timedelta(hours=1)
+"""Between two notices about the same root task."""
 _HEARTBEAT = timedelta(minutes=1)
 _AT_ONCE = 8
 """Services whose layers are looked at together at a start."""
@@ -54,6 +57,8 @@ class Daemon:
         self._scheduler = AsyncIOScheduler(
             timezone="UTC", job_defaults={"coalesce": True, "misfire_grace_time": None, "max_instances": 1}
         )
+        self._quiet_until: dict[str, float] = {}
+        """When the next failure of a root task may be told."""
         self._log = log.get("daemon")
 
     async def run(self) -> bool:
@@ -136,9 +141,15 @@ class Daemon:
         while True:
             try:
                 await work()
+            except JournalUnavailable as error:
+                self._log.error("the journal cannot be used; trying again", task=name, error=str(error))
+                await self._clock.sleep(_AGAIN)
             except Exception as error:  # noqa: BLE001  # a root task must survive; it is started again, and people are told
                 self._log.exception("a part of the daemon failed and is started again", task=name)
-                await self._notice("internal", f"{name} failed and is started again: {type(error).__name__}: {error}")
+                if self._clock.monotonic() >= self._quiet_until.get(name, 0):
+                    self._quiet_until[name] = self._clock.monotonic() + _QUIET.total_seconds()
+                    text = f"{name} failed and is started again: {type(error).__name__}: {error}"
+                    await self._notice("internal", text)
                 await self._clock.sleep(_AGAIN)
             else:
                 return
@@ -183,7 +194,7 @@ class Daemon:
                 try:
                     async with self._core.web().get(self._config.daemon.heartbeat) as answer:
                         answer.raise_for_status()
-                except (OSError, TimeoutError, ValueError) as error:
+                except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
                     self._log.warning("the heartbeat could not be sent", error=str(error))
             await self._clock.sleep(_HEARTBEAT)
 
@@ -208,11 +219,11 @@ class Daemon:
             await self._notice("audit", f"the journal does not fit together: {'; '.join(report.broken[:5])}")
 
     async def _stop(self) -> None:
-        """No new work; an effect in hand is finished; then everything is closed."""
+        """An effect in hand is finished, and alerts are taken until then; then everything is closed."""
         if self._scheduler.running:
             self._scheduler.shutdown(wait=False)
-        await self._server.stop()
         await self._core.runner.stop()
+        await self._server.stop()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
