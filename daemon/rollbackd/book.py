@@ -61,8 +61,17 @@ class Book:
             raise
         self.trouble = ""
         with suppress(JournalUnavailable):  # it is written; the next refresh takes it in
-            await self.refresh()
+            await self._take_in(records)
         return records
+
+    async def _take_in(self, records: Sequence[Record]) -> None:
+        """Fold what was just written; it is read back only when something else was written before it."""
+        async with self._reading:
+            if records and records[0].seq == self._seq + 1:
+                self._fold(records)
+                self._seq = records[-1].seq
+        if records and records[-1].seq > self._seq:
+            await self.refresh()
 
     async def receive(self, items: Sequence[Received]) -> Receipt:
         """Put a delivery into the inbox. :raises JournalUnavailable: nothing was kept."""

@@ -324,15 +324,11 @@ class Desk:
         self._parts.runner.wake_all()
 
     async def unhold(self, scope: str, actor: str) -> None:
-        """Lift a hold made by `hold`. :raises Refused: when it is a file, says which."""
+        """Lift a hold made by `hold`. :raises Refused: when there is none; what else holds it, and what lifts that."""
         stream = self._hold_stream(scope)
         ledger = self._book.fleet if scope == "*" else self._book.of(scope)
         if ledger.hold is None or not ledger.hold.holds(self._parts.clock.now()):
-            name = self._parts.holds.file_for(scope)
-            if name:
-                path = self._config.daemon.signals / name
-                raise Refused(f"it is held by a file; lift it with `rm {path}`")
-            raise Refused(f"{'nothing holds all services' if scope == '*' else f'nothing holds {scope}'} by this way")
+            raise Refused(self._parts.holds.how_to_lift(scope))
         await self._book.append(Entry(stream, facts.Unheld(), actor))
         self._parts.runner.wake_all()
 

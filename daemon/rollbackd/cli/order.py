@@ -87,7 +87,7 @@ def _sure(service: str, yes: bool) -> bool:
 
 
 def abort(session: Session, target: _Target, reason: _Reason = "") -> None:
-    """Stop a rollback before its next step. What is entered (a maintenance page) stays entered."""
+    """Stop a rollback before its next step. What is entered (a maintenance page) is left."""
     _done(session, session.client.send("POST", "incidents", target, "abort", body={"reason": reason}))
 
 

@@ -3,7 +3,9 @@
 `load.py` derives from these a model whose plugin parts are unions of what is installed.
 """
 
+from collections.abc import Mapping
 from datetime import timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
@@ -236,8 +238,12 @@ class Config(Spec):
     services: tuple[Service, ...] = ()
     """What is watched and rolled back."""
 
+    @cached_property
+    def by_name(self) -> Mapping[str, Service]:
+        return {service.name: service for service in self.services}
+
     def service(self, name: str) -> Service | None:
-        return next((service for service in self.services if service.name == name), None)
+        return self.by_name.get(name)
 
     def mode(self, service: Service) -> Mode:
         """:raises ValueError: never after loading; one of the two is required."""

@@ -35,6 +35,8 @@ _AT_ONCE = 32
 """Services that are looked at for a decision at the same time."""
 _AGAIN = timedelta(seconds=5)
 """How often refused episodes that go on are thought about again."""
+_REST = 10
+"""At least so many times as long as that took it is left alone."""
 _RACES = 20
 _MANY = 10_000
 _GOODBYE = timedelta(seconds=10)
@@ -116,12 +118,11 @@ class Judge:
         :raises JournalUnavailable: nothing was written or started.
         """
         async with self._service_locks[trigger.service]:
-            first = decide(trigger, self._situations.quick(trigger), self._plan(trigger.service))
+            given = self._situations.quick(trigger)
+            first = decide(trigger, given, self._plan(trigger.service))
             if first.action is Action.ROLL_BACK or trigger.request is not None or _worth_a_look(first):
                 async with self._looking:
                     given = await self._situations.full(trigger)
-            else:
-                given = self._situations.quick(trigger)
             return await self._write(trigger, given, handled)
 
     def _plan(self, service: str) -> tuple[str, ...]:
@@ -129,24 +130,31 @@ class Judge:
         return found.plan if found is not None else ("default",)
 
     async def _write(self, trigger: Trigger, given: Situation, handled: Sequence[int]) -> Decision:
-        """Decide on the newest ledger, one at a time, until the journal agrees."""
+        """Decide on the newest ledger until the journal agrees; what would open an incident, one at a time."""
+        decision, ledger = self._decide(trigger, given)
+        if decision.action is not Action.ROLL_BACK:
+            return await self._append(decision, ledger, handled)
         async with self._deciding:
             for _ in range(_RACES):
-                quick = self._situations.quick(trigger, given.present)
-                now = replace(given, ledger=quick.ledger, fleet=quick.fleet, holds=quick.holds, troubled=quick.troubled)
-                decision = _not_asking(decide(trigger, now, self._plan(trigger.service)))
-                before = now.ledger.episodes.get(trigger.episode)
-                if before is not None and not asks_again(before.against, decision):
-                    await self._book.journal.handled(handled)
-                    return decision
+                decision, ledger = self._decide(trigger, given)
                 try:
-                    return await self._append(decision, now.ledger, handled)
+                    return await self._append(decision, ledger, handled)
                 except Conflict:
                     await self._book.refresh()
             raise JournalUnavailable(f"lost {_RACES} races for an opening in a row")
 
+    def _decide(self, trigger: Trigger, given: Situation) -> tuple[Decision, ServiceLedger]:
+        """On what the journal says now, the layers as they were looked at; with the service's ledger."""
+        quick = self._situations.quick(trigger, given.present)
+        now = replace(given, ledger=quick.ledger, fleet=quick.fleet, holds=quick.holds, troubled=quick.troubled)
+        return _not_asking(decide(trigger, now, self._plan(trigger.service))), now.ledger
+
     async def _append(self, decision: Decision, ledger: ServiceLedger, handled: Sequence[int]) -> Decision:
         trigger = decision.trigger
+        before = ledger.episodes.get(trigger.episode)
+        if before is not None and not asks_again(before.against, decision):
+            await self._book.journal.handled(handled)
+            return decision
         actor = trigger.request.actor if trigger.request is not None else DAEMON
         if decision.action is Action.ROLL_BACK:
             return await self._open(decision, ledger, handled, actor)
@@ -201,20 +209,28 @@ class Judge:
     # -- episodes that go on --------------------------------------------------------------------
     async def run(self) -> None:
         """Think again about refused episodes that go on, for ever; see that every open incident is driven."""
+        rest = _AGAIN
         while True:
-            await self._clock.sleep(_AGAIN)
+            await self._clock.sleep(rest)
+            begun = self._clock.monotonic()
             await self._book.refresh()
             for name in self._book.open_incidents():
                 self._opened(name)
             if len(self._patience) > _MANY:
                 self._patience.clear()
             for service in self._config.services:
-                self._think_again(service.name)
+                if self._think_again(service.name):
+                    await self._clock.sleep(timedelta())  # ten thousand alerts must not hold up what comes in
+            rest = max(_AGAIN, timedelta(seconds=_REST * (self._clock.monotonic() - begun)))
 
-    def _think_again(self, service: str) -> None:
-        """An episode is decided again when what stood against it is another set now: a hold lifted, a cooldown over."""
+    def _think_again(self, service: str) -> bool:
+        """An episode is decided again when what stood against it is another set now: a hold lifted, a cooldown over.
+
+        Whether there was anything to think about.
+        """
         episodes = self._book.of(service).episodes
-        for trigger in self._live.all_triggers(service, self._clock.now()):
+        triggers = self._live.all_triggers(service, self._clock.now())
+        for trigger in triggers:
             before = episodes.get(trigger.episode)
             if before is None:
                 self.consider_soon(trigger)
@@ -223,6 +239,7 @@ class Judge:
                 if asks_again(before.against, decision):
                     self._patience[trigger.episode] = self._clock.monotonic()
                     self.consider_soon(trigger, again=True)
+        return bool(triggers)
 
     def _patient(self, episode: str) -> bool:
         last = self._patience.get(episode)

@@ -25,9 +25,9 @@ class Holds:
 
     def __call__(self, service: str, labels: Mapping[str, str], *, silences: bool = True) -> tuple[str, ...]:
         found = [f"held: {hold.reason}" for hold in self._files.holds(service)]
-        for scope, hold in (("all services", self._book.fleet.hold), (service, self._book.of(service).hold)):
+        for held, hold in (("all services held", self._book.fleet.hold), ("held", self._book.of(service).hold)):
             if hold is not None and hold.holds(self._clock.now()):
-                found.append(f"held: {scope} by {hold.actor}" + (f": {hold.reason}" if hold.reason else ""))
+                found.append(f"{held} by {hold.actor}" + (f": {hold.reason}" if hold.reason else ""))
         own = self._config.service(service)
         for silence in self._silences() if silences else ():
             if any(silence.matches({**match, **labels}) for match in (own.match if own is not None else ())):
@@ -52,7 +52,16 @@ class Holds:
                     found.append(HoldView(one.name, silence.created_by, silence.comment, "silence", silence.ends_at))
         return found
 
-    def file_for(self, scope: str) -> str:
-        """The name of the hold file for a scope that stands now; empty when there is none."""
-        hold = self._files.all_holds().get(scope)
-        return hold.name if hold is not None else ""
+    def how_to_lift(self, scope: str) -> str:
+        """What else holds a scope than a hold of its own by API or command line, and what lifts that; a sentence."""
+        files = self._files.all_holds()
+        hold = files.get(scope) or files.get("*")
+        if hold is not None:
+            return f"it is held by a file; lift it with `rm {self._config.daemon.signals / hold.name}`"
+        if scope == "*":
+            return "nothing holds all services"
+        fleet = self._book.fleet.hold
+        if fleet is not None and fleet.holds(self._clock.now()):
+            return f"all services are held by {fleet.actor}; `rollbackd resume --all` lifts that"
+        others = self(scope, {})
+        return f"{'; '.join(others)}; lift that there" if others else f"nothing holds {scope}"

@@ -1,5 +1,6 @@
 """What every rule says of every service right now. Values in, triggers out; no I/O, memory rebuilt at a start."""
 
+from bisect import bisect_left, insort
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -42,7 +43,15 @@ class Live:
         self._alerts: dict[str, dict[str, tuple[Alert, datetime]]] = {}
         self._runs: dict[tuple[str, str], datetime] = {}
         """When a composed rule's present run of bad began, so that its episode keeps its name."""
-        self._troubled: tuple[datetime, ...] | None = ()
+        self._observed = [
+            (rule.name, position)
+            for rule in config.rules
+            for position, leaf in enumerate(rule.leaves)
+            if not isinstance(leaf, AlertWhen)
+        ]
+        self._changed: set[str] = set()
+        """Services whose trouble may be another than `_troubles` says."""
+        self._troubles = _Times()
         self._unasked: set[Place] = set()
         """Conditions that are not asked now, on purpose."""
 
@@ -71,7 +80,7 @@ class Live:
     # -- observations ---------------------------------------------------------------------------
     def hear(self, alert: Alert, service: str, seen: datetime) -> None:
         """An alert, firing or resolved; `seen` is when it was heard of last."""
-        self._troubled = None
+        self._changed.add(service)
         alerts = self._alerts.setdefault(service, {})
         if alert.firing:
             alerts[alert.fingerprint] = (alert, seen)
@@ -80,7 +89,7 @@ class Live:
 
     def forget_alerts(self, gone: Callable[[str, datetime], bool]) -> None:
         """Alerts that fire no more, by their fingerprint and when they were heard of last."""
-        self._troubled = None
+        self._changed |= self._alerts.keys()
         for service, alerts in self._alerts.items():
             self._alerts[service] = {name: entry for name, entry in alerts.items() if not gone(name, entry[1])}
 
@@ -93,7 +102,7 @@ class Live:
         before = self._tracks.get(place, _UNSEEN)
         after = self._tracks[place] = step(before, leaf, verdict, reason, at)
         if before.since != after.since:
-            self._troubled = None
+            self._changed.add(service)
 
     def track(self, rule: Rule, position: int, service: str) -> Track:
         return self._tracks.get((rule.name, position, service), _UNSEEN)
@@ -102,10 +111,11 @@ class Live:
         """The run that goes on is one that was known before a restart: it keeps its beginning, and so its name."""
         place = (rule.name, position, service)
         self._tracks[place] = replace(self._tracks[place], since=since)
+        self._changed.add(service)
 
     def clear(self, rule: Rule, position: int, service: str) -> None:
         """The condition is not asked now: a check outside `after_change`."""
-        self._troubled = None
+        self._changed.add(service)
         self._unasked.add((rule.name, position, service))
         self._tracks.pop((rule.name, position, service), None)
 
@@ -213,20 +223,16 @@ class Live:
 
     def troubled(self) -> tuple[datetime, ...]:
         """Since when each service in trouble is, bad or pending; one entry a service, sorted."""
-        if self._troubled is None:
-            self._troubled = tuple(sorted(self._since().values()))
-        return self._troubled
+        while self._changed:
+            service = self._changed.pop()
+            self._troubles.put(service, self._trouble_of(service))
+        return self._troubles.sorted()
 
-    def _since(self) -> dict[str, datetime]:
-        """The newest trouble of each service: an old warning does not hide that it shares a new, common one."""
-        sinces: dict[str, datetime] = {}
-        for (_, _, service), track in self._tracks.items():
-            if track.since is not None:
-                sinces[service] = max(track.since, sinces.get(service, track.since))
-        for service, alerts in self._alerts.items():
-            for alert, _ in alerts.values():
-                sinces[service] = max(alert.starts_at, sinces.get(service, alert.starts_at))
-        return sinces
+    def _trouble_of(self, service: str) -> datetime | None:
+        """The newest trouble of a service: an old warning does not hide that it shares a new, common one."""
+        tracks = [self._tracks.get((rule, position, service), _UNSEEN).since for rule, position in self._observed]
+        alerts = [alert.starts_at for alert, _ in self._alerts.get(service, {}).values()]
+        return max((since for since in (*tracks, *alerts) if since is not None), default=None)
 
     def fires(self, rule: Rule, service: str) -> bool:
         """Whether an alert that the rule asks for fires for the service."""
@@ -236,6 +242,33 @@ class Live:
         """The service of each series of an answer; without labels a rule for one service alone places them."""
         alone = rule.services[0] if len(rule.services) == 1 else None
         return [alone if alone is not None and not one else self._index.find(one) for one in labels]
+
+
+class _Times:
+    """One time a service, kept in order as they change: a storm of alerts asks for all of them again and again."""
+
+    def __init__(self) -> None:
+        self._by_service: dict[str, datetime] = {}
+        self._ordered: list[datetime] = []
+        self._given: tuple[datetime, ...] | None = ()
+
+    def put(self, service: str, time: datetime | None) -> None:
+        """The service's time from now on; None takes it away."""
+        before = self._by_service.pop(service, None)
+        if before != time:
+            self._given = None
+            if before is not None:
+                del self._ordered[bisect_left(self._ordered, before)]
+            if time is not None:
+                insort(self._ordered, time)
+        if time is not None:
+            self._by_service[service] = time
+
+    def sorted(self) -> tuple[datetime, ...]:
+        """All of them, oldest first."""
+        if self._given is None:
+            self._given = tuple(self._ordered)
+        return self._given
 
 
 def _fits(leaf: AlertWhen, alert: Alert) -> bool:

@@ -37,7 +37,7 @@ _STRENGTH = (Action.ROLL_BACK, Action.ASK, Action.OBSERVE, Action.REFUSE)
 
 def decide(trigger: Trigger, given: Situation, default_plans: tuple[str, ...] = ("default",)) -> Decision:
     """What is made of a trigger. `refuse` beats `observe` beats `ask` beats `roll_back`."""
-    findings = tuple(_bind(guard(trigger, given), trigger) for guard in GUARDS)
+    findings = tuple(_bind(guard(trigger, given), trigger, given) for guard in GUARDS)
     counted = [finding for finding in findings if finding.counted and finding.against is not None]
     action = max(
         (finding.against or Action.ROLL_BACK for finding in counted), key=_STRENGTH.index, default=_STRENGTH[0]
@@ -55,12 +55,14 @@ def decide(trigger: Trigger, given: Situation, default_plans: tuple[str, ...] = 
     )
 
 
-def _bind(finding: Finding, trigger: Trigger) -> Finding:
+def _bind(finding: Finding, trigger: Trigger, given: Situation) -> Finding:
+    """What of a finding counts against a person's own rollback; nobody can go back from a state that is not known."""
     if trigger.request is None or finding.against is None:
         return finding
     if finding.guard == "open_incident":
         return replace(finding, against=Action.REFUSE)
-    return finding if finding.guard in BINDING else replace(finding, counted=False)
+    unknown = finding.guard == "same_state" and given.present is None
+    return finding if unknown or finding.guard in BINDING else replace(finding, counted=False)
 
 
 def plans_for(trigger: Trigger, given: Situation, default: tuple[str, ...]) -> tuple[str, ...]:

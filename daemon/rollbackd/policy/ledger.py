@@ -12,7 +12,9 @@ from rollbackd.facts import Record
 from rollbackd.model import Action, Outcome, State
 
 KEPT = 100
-"""Spells, rollbacks and decided episodes that are remembered of a service."""
+"""Spells, marks and rollbacks that are remembered of a service."""
+KEPT_EPISODES = 10_000
+"""Decided episodes of a service: more than can go on at once, since one that is forgotten is decided and told again."""
 KEPT_OF_FLEET = 1000
 """Openings and ends that are remembered of all services together."""
 ONE_CHANGE = timedelta(minutes=5)
@@ -148,7 +150,7 @@ def evolve_service(ledger: ServiceLedger, record: Record) -> ServiceLedger:
         case facts.Decided(decision):
             guards = frozenset(finding.guard for finding in decision.against)
             verdicted = Verdicted(record.at, decision.action, guards, decision.joins)
-            return replace(ledger, episodes=_keep({**ledger.episodes, decision.trigger.episode: verdicted}))
+            return replace(ledger, episodes=_remember(ledger.episodes, decision.trigger.episode, verdicted))
         case facts.Opening(_, incident, manual):
             return replace(ledger, rollbacks=(*ledger.rollbacks, Rollback(incident, record.at, manual))[-KEPT:])
         case facts.Ended():
@@ -157,8 +159,12 @@ def evolve_service(ledger: ServiceLedger, record: Record) -> ServiceLedger:
             return ledger
 
 
-def _keep(episodes: dict[str, Verdicted]) -> dict[str, Verdicted]:
-    while len(episodes) > KEPT:
+def _remember(before: Mapping[str, Verdicted], episode: str, verdicted: Verdicted) -> dict[str, Verdicted]:
+    """With the one decided last at the end; the one decided longest ago is forgotten first."""
+    episodes = dict(before)
+    episodes.pop(episode, None)
+    episodes[episode] = verdicted
+    if len(episodes) > KEPT_EPISODES:
         del episodes[next(iter(episodes))]
     return episodes
 

@@ -22,7 +22,7 @@ class Condition:
 
 def of_track(when: QueryWhen | CheckWhen, track: Track, at: datetime) -> Condition:
     """A query's or a check's condition."""
-    source = when.query.strip() if isinstance(when, QueryWhen) else f"check {when.check}"
+    source = " ".join(when.query.split()) if isinstance(when, QueryWhen) else f"check {when.check}"
     evidence = (Evidence(source, track.reason, threshold(when), at),) if track.met else ()
     return Condition(track.standing, track.since, track.reason, evidence)
 

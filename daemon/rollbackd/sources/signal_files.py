@@ -10,6 +10,7 @@ import stat
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import lru_cache
 from pathlib import Path
 
 from rollbackd.clock import Clock
@@ -267,6 +268,7 @@ def _until(text: str) -> datetime | None:
     return until
 
 
+@lru_cache(maxsize=256)
 def _user(uid: int) -> str:
     try:
         return pwd.getpwuid(uid).pw_name

@@ -81,7 +81,9 @@ class Looker:
         ledger = self._book.of(service)
         if ledger.present is None or ledger.present.key != state.key:
             after = self._last.get(service) or (ledger.spells[-1].by if ledger.spells else now)
-            entries = [Entry(service_stream(service), facts.Changed(state, min(after, now), now, _left_by(ledger)))]
+            entries = [
+                Entry(service_stream(service), facts.Changed(state, min(after, now), now, _left_by(ledger, after)))
+            ]
             blocked = ledger.blocked(state)
             if blocked:
                 names = ", ".join(f"{layer} {state.releases[layer].name}" for layer in blocked)
@@ -116,9 +118,13 @@ class Looker:
             await self._book.append(*entries)
 
 
-def _left_by(ledger: ServiceLedger) -> str:
-    """The incident that left the layers like this: one that acted and did not recover, at the first look since."""
+def _left_by(ledger: ServiceLedger, looked: datetime) -> str:
+    """The incident that left the layers like this: one that acted and did not recover, at the first look since.
+
+    `looked` is the look before this one. After a look that found the layers as the incident said, a change is
+    somebody's own.
+    """
     last = ledger.rollbacks[-1] if ledger.rollbacks else None
     if last is None or last.ended is None or not last.acted or last.outcome is Outcome.RECOVERED:
         return ""
-    return last.incident if not ledger.spells or ledger.spells[-1].by <= last.ended else ""
+    return last.incident if looked <= last.ended else ""

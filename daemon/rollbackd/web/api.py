@@ -115,7 +115,7 @@ async def rollback(call: Call[bodies.NoQuery, bodies.RollbackBody]) -> bodies.Be
 async def abort(call: Call[bodies.NoQuery, bodies.ReasonBody]) -> bodies.Done:
     """Stop an incident, or a service's open one, at its next boundary."""
     await call.desk.abort(call.name, call.actor, call.body.reason)
-    return bodies.Done(f"{call.name} stops before its next step; what is entered stays entered", call.actor)
+    return bodies.Done(f"{call.name} stops before its next step; what is entered is left", call.actor)
 
 
 async def acknowledge(call: Call[bodies.NoQuery, bodies.AcknowledgeBody]) -> bodies.Done:

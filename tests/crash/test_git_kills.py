@@ -1,0 +1,171 @@
+"""A git checkout with a build of 3 s, killed 200 times at random: it ends right, builds once, loses nobody's work."""
+
+import asyncio
+import json
+import os
+import random
+import shutil
+import time
+import traceback
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from rollbackd.model import Change, Progress, Release
+from rollbackd.process import write_durably
+from rollbackd.process_supervisor import holders
+from rollbackd.testing import kill, perform, place, planned
+from rollbackd_adapters.git import Git, GitSettings
+from rollbackd_adapters.traces import safe_name
+from tests.contract.worlds import git, script, tree
+
+KILLS = 200
+AT_ONCE = 8
+BUILD = 3.0
+"""Seconds; long enough for many kills, and asleep, so that several worlds fit on one processor."""
+EARLY = 0.3
+"""Seconds in which saving and the checkout happen; half of the kills hit there."""
+FILES = 400
+KEY = "shop-1/0/code"
+
+TRACKED, UNTRACKED, IGNORED = "edited in place\n", "nobody has added this yet\n", "local, and in the way\n"
+
+
+@pytest.fixture
+def template(tmp_path: Path) -> Path:
+    """Two releases that differ in every file; somebody's work of three kinds lies in the tree."""
+    repo = tmp_path / "template"
+    repo.mkdir()
+    git(repo, "init", "--quiet", "--initial-branch=main")
+    for release in (1, 2):
+        for number in range(FILES):
+            (repo / f"file{number}").write_text(f"release {release}\n" * 200)
+        (repo / "only-before").write_text("x") if release == 1 else (repo / "only-before").unlink()
+        (repo / ".gitignore").write_text("only-before\n" if release == 2 else "")
+        git(repo, "add", "--all")
+        git(repo, "commit", "--quiet", "--message", f"release {release}")
+        git(repo, "tag", f"v{release}")
+    (repo / "file7").write_text(TRACKED)
+    (repo / "notes").write_text(UNTRACKED)
+    (repo / "only-before").write_text(IGNORED)
+    return repo
+
+
+@dataclass
+class _World:
+    """One repository through its lives."""
+
+    path: Path
+    kills: int = 0
+    unseen: int = 0
+    """Builds that ended right before everything was killed, so that nobody could write it down."""
+    child: int = 0
+    die_at: float = 0.0
+    descending: bool = False
+
+    @property
+    def repo(self) -> Path:
+        return self.path / "repo"
+
+    @property
+    def built(self) -> int:
+        log = self.path / "built"
+        return len(log.read_text().splitlines()) if log.exists() else 0
+
+    @property
+    def _recorded(self) -> bool:
+        return any(self.path.glob("scratch/changes/*/then-*.json"))
+
+    def adapter(self) -> Git:
+        settings = {"adapter": "git", "repo": self.repo, "then": [[str(self.path / "build")]], "timeout": "1m"}
+        return Git(GitSettings.model_validate(settings), place(self.path))
+
+    async def _life(self) -> Progress:
+        """What the daemon does: the intent on disk, then the step until it is done."""
+        intent = self.path / "intent.json"
+        adapter = self.adapter()
+        if not intent.exists():
+            change = await planned(adapter, Release(tree(self.repo, "v1")), KEY)
+            at = change.intended or datetime.now(UTC)
+            write_durably(intent, json.dumps([change.before.id, change.after.id, at.isoformat()]).encode())
+        before, after, at_text = json.loads(intent.read_bytes())
+        at = datetime.fromisoformat(at_text)
+        change = Change("code", Release(before), Release(after), key=KEY, intended=at)
+        async with asyncio.timeout(60):
+            return await perform(adapter, change, retries=0)
+
+    def live(self, chance: random.Random) -> None:
+        """Begin a life, and choose when and how it ends."""
+        self.die_at = time.monotonic() + chance.uniform(0, EARLY if chance.random() < 0.5 else BUILD + 2 * EARLY)
+        self.descending = chance.random() < 0.5
+        self.child = os.fork()
+        if self.child == 0:
+            status = 3
+            try:
+                status = 0 if asyncio.run(self._life()) is Progress.DONE else 4
+            except BaseException:  # noqa: BLE001  # the parent is told by the status
+                (self.path / "error").write_text(traceback.format_exc())
+            finally:
+                os._exit(status)
+
+    def end(self) -> None:
+        """The kill. What an earlier life left running is killed with the rest."""
+        survivors = [pid for lock in self.path.glob("locks/*.run") for pid in holders(lock)] if self.descending else []
+        kill(self.child, *survivors, descending=self.descending)
+        os.waitpid(self.child, 0)
+        if self.descending and not self._recorded:
+            self.unseen = self.built
+        self.kills += 1
+        self.child = 0
+
+    def check(self) -> None:
+        """What must be true once it has ended."""
+        assert tree(self.repo, "HEAD") == tree(self.repo, "v1")
+        assert git(self.repo, "status", "--porcelain") == "?? notes"
+        assert git(self.repo, "rev-parse", "main") == git(self.repo, "rev-parse", "v2")
+        done = json.loads((self.path / "scratch" / "changes" / safe_name(KEY) / "done.json").read_text())
+        assert done == {"after": tree(self.repo, "v1")}
+        saved = f"refs/rollbackd/{safe_name(KEY)}/saved"
+        found = {name: git(self.repo, "show", f"{saved}:{name}") + "\n" for name in ("file7", "notes", "only-before")}
+        assert found == {"file7": TRACKED, "notes": UNTRACKED, "only-before": IGNORED}
+        assert git(self.repo, "rev-parse", f"{saved}^1") == git(self.repo, "rev-parse", "v2")
+        assert self.built == 1 + self.unseen
+
+
+def _new_world(path: Path, template: Path) -> _World:
+    shutil.copytree(template, path / "repo", symlinks=True)
+    script(path / "build", f"sleep {BUILD}", f"echo built >> {path}/built")
+    return _World(path)
+
+
+@pytest.mark.needs("git")
+@pytest.mark.timeout(300)
+def test_killed_at_random_it_ends_right_and_builds_once(tmp_path: Path, template: Path) -> None:
+    seed = int(os.environ.get("ROLLBACKD_SEED", "0")) or random.randrange(1, 10**9)
+    print(f"seed: ROLLBACKD_SEED={seed}")
+    chance = random.Random(seed)
+    kills, done, running = 0, list[_World](), list[_World]()
+    until = time.monotonic() + timedelta(minutes=4).total_seconds()
+    while running or kills < KILLS:
+        while kills < KILLS and len(running) < AT_ONCE:
+            running.append(_new_world(tmp_path / f"world{len(done) + len(running)}", template))
+            running[-1].live(chance)
+        for world in tuple(running):
+            ended, status = os.waitpid(world.child, os.WNOHANG)
+            if ended:
+                assert os.waitstatus_to_exitcode(status) == 0, (world.path / "error").read_text()
+                world.check()
+                running.remove(world)
+                done.append(world)
+            elif kills < KILLS and time.monotonic() >= world.die_at:
+                world.end()
+                kills += 1
+                world.live(chance)
+        assert time.monotonic() < until, f"{len(running)} worlds do not end: {[str(world.path) for world in running]}"
+        time.sleep(0.005)
+    unseen = sum(world.unseen for world in done)
+    print(f"{kills} kills in {len(done)} worlds; {unseen} builds ended unseen right before everything was killed")
+    assert kills == KILLS
+    assert unseen <= KILLS // 20
