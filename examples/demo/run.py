@@ -1,6 +1,7 @@
 """A release goes bad, an alert fires, rollbackd rolls it back, verifies it and tells people. Watch it happen.
 
-Usage: run.py. Exit code 0 only if the service was rolled back and verified. KEEP=1 leaves everything running after it.
+Usage: run.py [DIRECTORY]. Exit code 0 only if the service was rolled back and verified. KEEP=1 leaves everything
+running after it. DIRECTORY must not be there yet; without it `.demo` in the checkout is used, and emptied first.
 """
 
 import json
@@ -12,7 +13,7 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -167,7 +168,7 @@ def story(world: World) -> None:
     world.deploy(BAD, "v2")
     say("deploy", f"the shop runs {world.running()}", "yellow")
     if not monitored:
-        until(lambda: len(world.get(f"{world.api}/api/v1/states?service=shop")) > 1, "the look at v2", 20)
+        until(lambda: len(world.get(f"{world.api}/api/v1/states?service=shop")["states"]) > 1, "the look at v2", 20)
         post_recorded_alert(world)
         say("alert", "posted the recorded webhook body")
     incident = watch_incident(world)
@@ -203,10 +204,14 @@ def more(world: World) -> None:
     console.print(Text(f"  touch {world.root / 'signals' / 'HOLD'}"), Text("   # stops every rollback", style="dim"))
 
 
-def main() -> int:
-    root = ROOT / ".demo"
-    shutil.rmtree(root, ignore_errors=True)
-    root.mkdir()
+def main(arguments: Sequence[str] = ()) -> int:
+    root = Path(arguments[0]).absolute() if arguments else ROOT / ".demo"
+    if not arguments:
+        shutil.rmtree(root, ignore_errors=True)
+    elif root.exists():
+        print(f"{root} is there already; name a directory that is not", file=sys.stderr)
+        return 2
+    root.mkdir(parents=True)
     code = 1
     try:
         with receivers() as messages, shop_world(root, monitored=has_servers(), receivers=messages) as world:
@@ -227,4 +232,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -194,7 +194,7 @@ class World:
 
     def incidents(self) -> list[dict[str, Any]]:
         found = self.get(f"{self.api}/api/v1/incidents")
-        return list(found["incidents"] if isinstance(found, dict) else found)
+        return list(found["incidents"])
 
 
 def alert_rules(lasting: str = "2s") -> dict[str, Any]:
