@@ -425,4 +425,5 @@ class Desk:
 
 
 def _against(decision: Decision) -> str:
-    return "; ".join(finding.reason for finding in decision.against)
+    over = f" (`rollbackd rollback {decision.trigger.service} --over-hold` goes over that)"
+    return "; ".join(finding.reason + (over if finding.guard == "hold" else "") for finding in decision.against)

@@ -6,12 +6,13 @@ from datetime import timedelta
 
 from rollbackd import facts, log
 from rollbackd.book import Book
+from rollbackd.boundary import boundary
 from rollbackd.clock import Clock
 from rollbackd.config.models import Config
 from rollbackd.desk import Desk, Invalid, NotFound, Refused
 from rollbackd.journal import Entry, JournalUnavailable, Received
 from rollbackd.model import FLEET, Request
-from rollbackd.sources.signal_files import Command, SignalFiles
+from rollbackd.sources.signal_files import Command, SignalFiles, readable
 
 EVERY = timedelta(seconds=1)
 
@@ -26,6 +27,8 @@ class Orders:
         self._files = files
         self._desk = desk
         self._announced: set[str] = set()
+        self._trouble = ""
+        """Why the directory cannot be trusted, as told last."""
         self._in_hand: dict[str, asyncio.Task[None]] = {}
         self._log = log.get("orders")
 
@@ -44,6 +47,10 @@ class Orders:
         for command in self._files.commands(self._services):
             if command.key not in self._in_hand:
                 self._in_hand[command.key] = asyncio.create_task(self._guarded(command), name=command.name)
+        trouble, before = self._files.trouble(), self._trouble
+        self._trouble = trouble
+        if trouble and trouble != before:
+            await self._tell(f"{trouble}. Until then everything is held, and no order by file is taken")
         unknown = set(self._files.unknown_holds(self._services))
         for name in sorted(unknown - self._announced):
             await self._tell(f"{name} holds nothing: there is no service of that name")
@@ -57,9 +64,11 @@ class Orders:
         try:
             await self._take(command)
         except JournalUnavailable as error:
-            self._log.error("an order could not be written; it stays where it is", file=command.name, error=str(error))
+            self._log.error(
+                "an order could not be written; it stays where it is", file=readable(command.name), error=str(error)
+            )
         except Exception as error:  # noqa: BLE001  # one order must not end the others; it is put aside, and told
-            self._log.exception("an order failed", file=command.name)
+            self._log.exception("an order failed", file=readable(command.name))
             self._files.finish(command, f"rollbackd itself failed: {type(error).__name__}: {error}")
             await self._tell(f"{command.name} by {command.actor} failed: {error}")
         finally:
@@ -67,8 +76,9 @@ class Orders:
 
     async def _take(self, command: Command) -> None:
         """Into the inbox first; what is there already and handled is only moved away."""
-        body = json.dumps({"file": command.name, "actor": command.actor, "fields": command.fields})
+        body = json.dumps({"file": readable(command.name), "actor": command.actor, "fields": command.fields})
         await self._book.receive([Received(command.key, "file", body.encode())])
+        boundary("orders.taken")
         waiting = {row.key: row.id for row in await self._book.journal.unhandled() if row.source == "file"}
         problem = command.problem
         if command.key in waiting:
@@ -77,6 +87,7 @@ class Orders:
             await self._book.journal.handled([row])
             if problem:
                 await self._tell(f"{command.name} by {command.actor} was rejected: {problem}")
+        boundary("orders.done")
         trouble = self._files.finish(command, problem)
         if trouble:
             await self._tell(trouble)
@@ -96,6 +107,7 @@ class Orders:
         return ""
 
     async def _tell(self, text: str) -> None:
+        text = readable(text)
         self._log.warning(text)
         try:
             await self._book.append(Entry(FLEET, facts.Notice("override", text)))

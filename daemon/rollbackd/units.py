@@ -3,6 +3,7 @@
 import math
 import re
 from datetime import timedelta
+from functools import lru_cache
 from typing import Annotated, Any, Self
 
 from pydantic import (
@@ -48,6 +49,7 @@ def parse_duration(text: object) -> timedelta:
     return timedelta(milliseconds=milliseconds)
 
 
+@lru_cache(maxsize=1024)
 def format_duration(value: timedelta) -> str:
     """Write a duration as Prometheus does, without weeks: `1h30m`; under a millisecond is `0s`."""
     rest = round(value.total_seconds() * 1000)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.servers import Server, prometheus, sample
 
 from rollbackd.adapter import CheckPlace
 from rollbackd.checks.command import Command, CommandSettings
@@ -21,6 +20,7 @@ from rollbackd.rules.samples import Observation, judge, own
 from rollbackd.rules.spec import CheckWhen, QueryWhen, Rule
 from rollbackd.rules.tracks import Standing, Track, step
 from rollbackd.sources.prometheus import Prometheus
+from tests.servers import Server, prometheus, sample
 
 pytestmark = pytest.mark.needs("prometheus", "promtool")
 

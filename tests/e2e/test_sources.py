@@ -8,13 +8,13 @@ from pathlib import Path
 import aiohttp
 import pytest
 from aiohttp import web
-from tests.servers import Exporter, alertmanager, prometheus
 
 from rollbackd.clock import SystemClock
 from rollbackd.model import Alert
 from rollbackd.sources.alertmanager import Alertmanager
 from rollbackd.sources.prometheus import Prometheus
 from rollbackd.sources.webhook import fingerprint_of, parse_webhook
+from tests.servers import Exporter, alertmanager, prometheus
 
 pytestmark = pytest.mark.needs("prometheus", "prometheus-alertmanager")
 

@@ -113,7 +113,7 @@ def _refused(session: Session, error: AnswerError) -> int:
         print(as_json(error.problem))
     complain(str(error))
     for finding in error.problem.get("findings") or ():
-        if finding.get("against"):
+        if finding.get("against") and finding.get("reason", "") not in str(error):
             print(f"  {safe(finding.get('guard', ''))}: {safe(finding.get('reason', ''))}", file=sys.stderr)
     return USAGE if error.status == 400 else NO
 

@@ -5,7 +5,7 @@ from datetime import datetime
 from rollbackd import facts
 from rollbackd.incident.life import Incident
 from rollbackd.incident.spec import VerifySpec
-from rollbackd.model import FLEET, Outcome, Trigger, incident_stream, service_stream
+from rollbackd.model import FLEET, Outcome, State, Trigger, incident_stream, service_stream
 
 Addressed = tuple[str, object]
 """A stream and a fact for it."""
@@ -29,14 +29,16 @@ def ending(incident: Incident, outcome: Outcome, reason: str, verify: VerifySpec
         return found
     if incident.present.key == target.key:
         found.append((stream, facts.MarkedGood(target, f"verified after {incident.id}")))
-    left = {
-        layer: release.id
-        for layer, release in incident.moved.items()
-        if incident.present.releases[layer] == target.releases.get(layer)
-    }
+    left = {layer: release.id for layer, release in incident.moved.items() if _left_behind(incident, layer, target)}
     if left:
         found.append((stream, facts.Quarantined(left, f"left behind by {incident.id}")))
     return found
+
+
+def _left_behind(incident: Incident, layer: str, target: State) -> bool:
+    """Whether it is at the target's release and was at another; a plan's own preset blames nobody."""
+    now = incident.present.releases[layer]
+    return now == target.releases.get(layer) and now != incident.moved[layer]
 
 
 def relapse(incident: Incident, trigger: Trigger, now: datetime) -> list[Addressed]:

@@ -58,6 +58,8 @@ class Incident:
     """How many plans of the list have ended."""
     plan: Plan | None = None
     """The one that runs, once it was prepared."""
+    brackets: Mapping[str, str] = field(default_factory=dict)
+    """When each bracket of any plan so far is left: a later plan need not name what an earlier one entered."""
     entered: tuple[str, ...] = ()
     done: tuple[str, ...] = ()
     """Layers of the running plan whose step is applied."""
@@ -204,7 +206,8 @@ def _other(incident: Incident, record: Record) -> Incident:
             adopted = replace(flight, adoptions=flight.adoptions + 1) if flight is not None else None
             return replace(incident, flight=adopted, resumed=record.at)
         case facts.Planned(plan, present):
-            return replace(incident, plan=plan, present=present)
+            brackets = {**incident.brackets, **{bracket.layer: bracket.leave for bracket in plan.brackets}}
+            return replace(incident, plan=plan, present=present, brackets=brackets)
         case facts.PlanEnded():
             return _next_plan(incident)
         case facts.Paused(reason):
@@ -214,9 +217,9 @@ def _other(incident: Incident, record: Record) -> Incident:
         case facts.AbortRequested(reason):
             return replace(incident, aborted=record.actor, abort_reason=reason)
         case facts.Acknowledged(leave):
-            return replace(incident, acknowledged=record.actor, leave_all=incident.leave_all or leave)
+            return _acknowledged(incident, record.actor, leave=leave)
         case facts.Parked(reason):
-            return replace(incident, parked=reason)
+            return _parked(incident, reason, record.at)
         case facts.Joined(trigger):
             return replace(incident, joined=(*incident.joined, trigger)[-20:])
         case facts.Closed(outcome, reason):
@@ -225,6 +228,22 @@ def _other(incident: Incident, record: Record) -> Incident:
             return replace(incident, outcome=Outcome.INEFFECTIVE, reason=f"in trouble again: {trigger.rule}")
         case _:
             return incident
+
+
+def _acknowledged(incident: Incident, actor: str, *, leave: bool) -> Incident:
+    """After the end a person's word is also worth new attempts to leave what could not be left."""
+    failure = incident.failure
+    if incident.outcome is not None and failure is not None and failure.what == "leave":
+        failure = None
+    return replace(incident, acknowledged=actor, leave_all=incident.leave_all or leave, failure=failure)
+
+
+def _parked(incident: Incident, reason: str, at: datetime) -> Incident:
+    """What was in flight is not tried again by itself, neither by an abort nor after the end."""
+    flight, failure = incident.flight, incident.failure
+    if flight is not None:
+        failure = Failure(flight.what, flight.layer, flight.attempt, reason, permanent=True, at=at)
+    return replace(incident, parked=reason, flight=None, failure=failure)
 
 
 def _next_plan(incident: Incident) -> Incident:

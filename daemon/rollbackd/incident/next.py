@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 
 from rollbackd.incident.life import Flight, Incident
 from rollbackd.incident.spec import VerifySpec
-from rollbackd.model import Bracketed, Outcome, Plan, Verdict
+from rollbackd.model import Outcome, Plan, Verdict
 from rollbackd.units import format_duration
 
 ATTEMPTS = 5
@@ -104,12 +104,12 @@ Step = Prepare | Start | Perform | LookAtGate | Look | EndPlan | Close | Park | 
 def next_step(incident: Incident, verify: VerifySpec, held: str, now: datetime) -> Step:
     """The next step; `verify` is that of the plan that runs, `held` says what holds the service, empty for nothing."""
     if incident.outcome is not None:
-        return _after_the_end(incident, held)
+        return _after_the_end(incident, held, now)
     if held:
         return Wait(None) if incident.paused else Pause(held)
     if incident.paused:
         return Unpause()
-    if incident.flight is not None and not incident.parked:
+    if incident.flight is not None:
         return _resume(incident.flight)
     if incident.aborted:
         return _abort(incident, now)
@@ -128,21 +128,23 @@ def _resume(flight: Flight) -> Step:
     return Perform(flight)
 
 
-def _after_the_end(incident: Incident, held: str) -> Step:
+def _after_the_end(incident: Incident, held: str, now: datetime) -> Step:
     """Brackets that a person's word leaves after the end; a hold stops these too."""
-    if incident.flight is not None and not held:
-        return _resume(incident.flight)
+    if incident.flight is not None:
+        return Wait(None) if held else _resume(incident.flight)
     leaves = _acknowledged(incident) if not incident.leave_all else incident.entered
-    if not leaves or held or incident.attempts("leave", leaves[-1]) >= ATTEMPTS:
+    if not leaves:
         return Stop()
-    return _start(incident, "leave", leaves[-1])
+    step = _effect(incident, "leave", leaves[-1], now)
+    if isinstance(step, Close):
+        return Stop()
+    return Wait(None) if held else step
 
 
 def _acknowledged(incident: Incident) -> tuple[str, ...]:
-    if not incident.acknowledged or incident.outcome is not Outcome.RECOVERED or incident.plan is None:
+    if not incident.acknowledged or incident.outcome is not Outcome.RECOVERED:
         return ()
-    named = {bracket.layer for bracket in incident.plan.brackets if bracket.leave == "acknowledged"}
-    return tuple(layer for layer in incident.entered if layer in named)
+    return tuple(layer for layer in incident.entered if incident.brackets.get(layer) == "acknowledged")
 
 
 def _abort(incident: Incident, now: datetime) -> Step:
@@ -163,14 +165,14 @@ def _carry_out(incident: Incident, plan: Plan, verify: VerifySpec, now: datetime
     for change in plan.steps:
         if change.layer not in incident.done:
             return _effect(incident, "apply", change.layer, now)
-    if (leaving := _leave(incident, plan, "steps", now)) is not None:
+    if (leaving := _leave(incident, "steps", now)) is not None:
         return leaving
     begun = max(at for at in (incident.stepped, incident.resumed, incident.opened) if at is not None)
-    if (gate := _gate(incident, plan, verify, begun, now)) is not None:
+    if (gate := _gate(incident, verify, begun, now)) is not None:
         return gate
     if (verified := _verify(incident, verify, begun, now)) is not None:
         return verified
-    if (leaving := _leave(incident, plan, "verified", now)) is not None:
+    if (leaving := _leave(incident, "verified", now)) is not None:
         return leaving
     return Close(Outcome.RECOVERED, f"{verify.passes} good rounds in a row")
 
@@ -190,20 +192,15 @@ def _effect(incident: Incident, what: str, layer: str, now: datetime) -> Step:
     return _start(incident, what, layer) if now >= failure.at + pause else Wait(failure.at + pause)
 
 
-def _leave(incident: Incident, plan: Plan, when: str, now: datetime) -> Step | None:
-    """Brackets are left in the reverse order of entering."""
-    due = {bracket.layer for bracket in plan.brackets if bracket.leave == when}
+def _leave(incident: Incident, when: str, now: datetime) -> Step | None:
+    """Brackets are left in the reverse order of entering, those of earlier plans too."""
     for layer in reversed(incident.entered):
-        if layer in due:
+        if incident.brackets.get(layer) == when:
             return _effect(incident, "leave", layer, now)
     return None
 
 
-def _gated(incident: Incident, plan: Plan) -> tuple[Bracketed, ...]:
-    return tuple(one for one in plan.brackets if one.leave == "gate" and one.layer in incident.entered)
-
-
-def _gate(incident: Incident, plan: Plan, verify: VerifySpec, begun: datetime, now: datetime) -> Step | None:
+def _gate(incident: Incident, verify: VerifySpec, begun: datetime, now: datetime) -> Step | None:
     if verify.gate and incident.gate is not Verdict.GOOD:
         if incident.gated is None:
             return LookAtGate()
@@ -211,7 +208,7 @@ def _gate(incident: Incident, plan: Plan, verify: VerifySpec, begun: datetime, n
             return _not_well(incident, "the gate checks", verify)
         again = incident.gated + min(verify.every, timedelta(seconds=5))
         return LookAtGate() if now >= again else Wait(again)
-    return _leave(incident, plan, "gate", now) if _gated(incident, plan) else None
+    return _leave(incident, "gate", now)
 
 
 def _verify(incident: Incident, verify: VerifySpec, begun: datetime, now: datetime) -> Step | None:

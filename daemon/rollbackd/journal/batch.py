@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, bindparam, select, update
 from sqlalchemy.dialects.sqlite import insert
 
 from rollbackd.facts import Record, encode
@@ -18,6 +18,19 @@ from rollbackd.journal.schema import facts, heads, inbox, sequences
 T = TypeVar("T")
 CHUNK = 500
 """Values in one `IN (…)`."""
+
+_LAST_NUMBER = select(sequences.c.seq).where(sequences.c.name == bindparam("table"))
+_HEADS = select(heads).where(heads.c.stream.in_(bindparam("streams", expanding=True)))
+_ADD_FACTS = facts.insert()
+_NEW_HEADS = insert(heads)
+_MOVE_HEADS = _NEW_HEADS.on_conflict_do_update(
+    index_elements=["stream"], set_={"n": _NEW_HEADS.excluded.n, "hash": _NEW_HEADS.excluded.hash}
+)
+_KNOWN = select(inbox.c.key, inbox.c.id).where(inbox.c.key.in_(bindparam("keys", expanding=True)))
+_ADD_ARRIVED = inbox.insert()
+_HANDLED = update(inbox).where(inbox.c.id.in_(bindparam("ids", expanding=True))).values(handled=1)
+_SEEN = update(inbox).where(inbox.c.id.in_(bindparam("ids", expanding=True))).values(seen=bindparam("now"))
+# Made once: to put a statement together takes longer than to carry it out.
 
 Answer = Any
 """A unit's result, or the exception that its caller gets."""
@@ -132,18 +145,16 @@ def _write_facts(connection: Connection, units: Sequence[Unit], now: datetime) -
     draft = _Draft(now, last_number(connection, "facts"), _heads_of(connection, streams))
     answers: list[Answer] = [draft.add(unit) for unit in units]
     if draft.rows:
-        connection.execute(facts.insert(), draft.rows)
-        statement = insert(heads)
-        replaced = {"n": statement.excluded.n, "hash": statement.excluded.hash}
+        connection.execute(_ADD_FACTS, draft.rows)
         moved = [{"stream": name, "n": draft.heads[name].n, "hash": draft.heads[name].hash} for name in draft.touched]
-        connection.execute(statement.on_conflict_do_update(index_elements=["stream"], set_=replaced), moved)
+        connection.execute(_MOVE_HEADS, moved)
     return Written(answers, draft.seq)
 
 
 def _heads_of(connection: Connection, streams: Iterable[str]) -> dict[str, _Head]:
     found: dict[str, _Head] = {}
     for chunk in chunks(list(streams)):
-        for stream, n, digest in connection.execute(select(heads).where(heads.c.stream.in_(chunk))):
+        for stream, n, digest in connection.execute(_HEADS, {"streams": chunk}):
             found[stream] = _Head(n, digest)
     return found
 
@@ -153,13 +164,13 @@ def last_number(connection: Connection, table: str) -> int:
 
     Numbers so given have no gaps: a number that is missing was deleted by hand, and `audit` says so.
     """
-    return connection.execute(select(sequences.c.seq).where(sequences.c.name == table)).scalar() or 0
+    return connection.execute(_LAST_NUMBER, {"table": table}).scalar() or 0
 
 
 # -- inbox --------------------------------------------------------------------------------------
 def mark_handled(connection: Connection, ids: Sequence[int]) -> None:
     for chunk in chunks(ids):
-        connection.execute(update(inbox).where(inbox.c.id.in_(chunk)).values(handled=1))
+        connection.execute(_HANDLED, {"ids": chunk})
 
 
 def _receive(connection: Connection, deliveries: Sequence[Sequence[Received]], now: datetime) -> list[Receipt]:
@@ -170,7 +181,7 @@ def _receive(connection: Connection, deliveries: Sequence[Sequence[Received]], n
     known: set[str] = set()
     seen_again: list[int] = []
     for chunk in chunks(list(keys)):
-        for key, number in connection.execute(select(inbox.c.key, inbox.c.id).where(inbox.c.key.in_(chunk))):
+        for key, number in connection.execute(_KNOWN, {"keys": chunk}):
             known.add(key)
             seen_again.append(number)
     last = last_number(connection, "inbox")
@@ -187,10 +198,9 @@ def _receive(connection: Connection, deliveries: Sequence[Sequence[Received]], n
         receipts.append(Receipt(tuple(arrived[before:]), tuple(again)))
     at = stamp(now)
     if arrived:
-        rows = [_row(item, at) for item in arrived]
-        connection.execute(inbox.insert(), rows)
+        connection.execute(_ADD_ARRIVED, [_row(item, at) for item in arrived])
     for ids in chunks(seen_again):
-        connection.execute(update(inbox).where(inbox.c.id.in_(ids)).values(seen=at))
+        connection.execute(_SEEN, {"ids": ids, "now": at})
     return receipts
 
 

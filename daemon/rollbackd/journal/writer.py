@@ -42,7 +42,9 @@ class Writer:
         self._connection: Connection | None = None
         self._inode = 0
         self._trouble = ""
-        self._queue: SimpleQueue[Unit | Errand | None] = SimpleQueue()
+        self._gathered: list[Unit | Errand] = []
+        """What the present turn of the loop wants to be done."""
+        self._queue: SimpleQueue[list[Unit | Errand] | None] = SimpleQueue()
         self._closed = False
         # A daemon thread: a process that ends without `close` is not kept alive; what was answered is on disk.
         self._thread = Thread(target=self._run, name="journal-writer", daemon=True)
@@ -56,8 +58,15 @@ class Writer:
         """
         if self._closed:
             raise JournalUnavailable(f"{self._path}: the journal is closed; rollbackd is stopping")
-        self._queue.put(work)
+        if not self._gathered:
+            self._loop.call_soon(self._hand_over)
+        self._gathered.append(work)
         return await work.future
+
+    def _hand_over(self) -> None:
+        """All that this turn of the loop brought at once: one commit for it, and one wake-up of the thread."""
+        work, self._gathered = self._gathered, []
+        self._queue.put(work)
 
     def future(self) -> asyncio.Future[Any]:
         return self._loop.create_future()
@@ -65,6 +74,7 @@ class Writer:
     async def close(self) -> None:
         """Write what waits, then end the thread."""
         self._closed = True
+        self._hand_over()
         self._queue.put(None)
         await asyncio.to_thread(self._thread.join)
 
@@ -87,7 +97,7 @@ class Writer:
         item = self._queue.get()
         with suppress(Empty):
             while item is not None:
-                work.append(item)
+                work += item
                 item = self._queue.get_nowait()
             return work, False
         return work, True

@@ -3,6 +3,7 @@
 import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -67,8 +68,10 @@ class Judge:
         self._deciding = asyncio.Lock()
         self._service_locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._tasks: set[asyncio.Task[Any]] = set()
-        self._thinking: set[str] = set()
-        """Episodes under consideration."""
+        self._thinking: dict[str, list[int]] = {}
+        """Episodes under consideration, with the inbox rows that the decision will have handled."""
+        self.behind = False
+        """Alerts wait to be brought here: what was never decided may be one of them."""
         self._patience: dict[str, float] = {}
         self._log = log.get("judge")
 
@@ -78,10 +81,11 @@ class Judge:
         An episode that is being thought about is left alone, and unless `again` one that was decided before.
         """
         known = trigger.episode in self._book.of(trigger.service).episodes
-        if trigger.episode in self._thinking or (known and not handled and not again):
-            return
-        self._thinking.add(trigger.episode)
-        self.run_soon(self._guarded(trigger, handled))
+        if trigger.episode in self._thinking:
+            self._thinking[trigger.episode] += handled
+        elif again or handled or not known:
+            self._thinking[trigger.episode] = list(handled)
+            self.run_soon(self._guarded(trigger))
 
     def run_soon(self, work: Coroutine[Any, Any, None]) -> None:
         """Let something short go on beside; `settle` waits for it."""
@@ -89,11 +93,16 @@ class Judge:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _guarded(self, trigger: Trigger, handled: Sequence[int]) -> None:
+    async def _guarded(self, trigger: Trigger) -> None:
+        rows = self._thinking[trigger.episode]
         try:
             while True:
                 try:
-                    await self.consider(trigger, handled)
+                    done = len(rows)
+                    await self.consider(trigger, tuple(rows))
+                    while late := rows[done:]:  # came while it was thought about
+                        done += len(late)
+                        await self._book.journal.handled(late)
                 except JournalUnavailable as error:
                     self._log.error("a decision could not be written; nothing was started", error=str(error))
                     await self._clock.sleep(timedelta(seconds=2))
@@ -102,15 +111,18 @@ class Judge:
         except Exception:  # noqa: BLE001  # one trigger must not end the daemon; its signal stays unhandled until the next start
             self._log.exception("a trigger could not be judged", service=trigger.service, rule=trigger.rule)
         finally:
-            self._thinking.discard(trigger.episode)
+            self._thinking.pop(trigger.episode, None)
 
     async def settle(self) -> None:
         """Until nothing is under consideration, or the time for that is over."""
-        if self._tasks:
-            _, left = await asyncio.wait(set(self._tasks), timeout=_GOODBYE.total_seconds())
-            for task in left:
-                task.cancel()
-            await asyncio.gather(*left, return_exceptions=True)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_GOODBYE.total_seconds()):
+                while self._tasks:
+                    await asyncio.wait(set(self._tasks))
+        left = set(self._tasks)
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
 
     async def consider(self, trigger: Trigger, handled: Sequence[int] = ()) -> Decision:
         """Decide on a trigger and write it down; open the incident when it says so.
@@ -120,9 +132,10 @@ class Judge:
         async with self._service_locks[trigger.service]:
             given = self._situations.quick(trigger)
             first = decide(trigger, given, self._plan(trigger.service))
-            if first.action is Action.ROLL_BACK or trigger.request is not None or _worth_a_look(first):
-                async with self._looking:
-                    given = await self._situations.full(trigger)
+            if first.action is not Action.ROLL_BACK and trigger.request is None and not _worth_a_look(first):
+                return await self._append(_not_asking(first), given.ledger, handled)
+            async with self._looking:
+                given = await self._situations.full(trigger)
             return await self._write(trigger, given, handled)
 
     def _plan(self, service: str) -> tuple[str, ...]:
@@ -232,9 +245,9 @@ class Judge:
         triggers = self._live.all_triggers(service, self._clock.now())
         for trigger in triggers:
             before = episodes.get(trigger.episode)
-            if before is None:
+            if before is None and not self.behind:
                 self.consider_soon(trigger)
-            elif _unspent(before, self._book.of(service)) and self._patient(trigger.episode):
+            elif before is not None and _unspent(before, self._book.of(service)) and self._patient(trigger.episode):
                 decision = decide(trigger, self._situations.quick(trigger), self._plan(service))
                 if asks_again(before.against, decision):
                     self._patience[trigger.episode] = self._clock.monotonic()

@@ -1,5 +1,6 @@
 """Alerts: into the inbox first, then to the rules. What was answered 200 is on disk and will be judged."""
 
+from collections import deque
 from collections.abc import Sequence
 from datetime import timedelta
 
@@ -16,6 +17,14 @@ from rollbackd.sources.webhook import Webhook, alert_from_json, alert_to_json, i
 SOURCE = "alert"
 _MEMORY = timedelta(days=1)
 """How far back the inbox is read at a start for alerts that may still fire."""
+_PORTION = 32
+"""Alerts that are judged before others have their turn."""
+_REST = 6
+"""So many times as long as a portion took nothing more is judged, when deliveries came meanwhile."""
+_LONGEST_REST = timedelta(seconds=1)
+
+Stored = tuple[Arrived, Alert, str]
+"""An alert on disk, with its service."""
 
 
 class Intake:
@@ -30,6 +39,10 @@ class Intake:
         self._silences: tuple[Silence, ...] = ()
         self._named: set[str] = set()
         """Fingerprints that Alertmanager named last: what it names no more was resolved, though we were not told."""
+        self._came = 0
+        self._waiting = 0
+        """Deliveries that came so far, and those that are not on disk yet."""
+        self._unjudged: deque[Stored] = deque()
         self.unreachable = ""
         """Why Alertmanager did not answer last; empty when it did, or there is none."""
         self._log = log.get("intake")
@@ -55,17 +68,41 @@ class Intake:
                 wanted[key] = (alert, service)
         if not wanted:
             return 0, duplicates, unmatched
-        receipt = await self._book.receive(
-            [Received(key, SOURCE, alert_to_json(alert)) for key, (alert, _) in wanted.items()]
-        )
+        self._came += 1
+        self._waiting += 1
+        try:
+            receipt = await self._book.receive(
+                [Received(key, SOURCE, alert_to_json(alert)) for key, (alert, _) in wanted.items()]
+            )
+        finally:
+            self._waiting -= 1
         now = self._clock.now()
         for alert, service in wanted.values():
             self._live.hear(alert, service, now)
-        await self._judge_new([(row, *wanted[row.key]) for row in receipt.new])
+        self._judge_soon([(row, *wanted[row.key]) for row in receipt.new])
         return len(receipt.new), duplicates + len(receipt.again), unmatched
 
-    async def _judge_new(self, rows: Sequence[tuple[Arrived, Alert, str]]) -> None:
+    def _judge_soon(self, rows: Sequence[Stored]) -> None:
         """All of a delivery is known to the rules before any of it is decided: a common cause shows at once."""
+        self._unjudged.extend(rows)
+        if self._unjudged and not self._judge.behind:
+            self._judge.behind = True
+            self._judge.run_soon(self._judge_all())
+
+    async def _judge_all(self) -> None:
+        """By portions; in a storm of deliveries this takes a small part of the time: to be stored is more urgent."""
+        try:
+            while self._unjudged:
+                begun, came = self._clock.monotonic(), self._came
+                await self._judge_some([self._unjudged.popleft() for _ in range(min(_PORTION, len(self._unjudged)))])
+                await self._clock.sleep(timedelta())
+                if self._waiting or self._came != came:
+                    took = timedelta(seconds=self._clock.monotonic() - begun)
+                    await self._clock.sleep(min(_REST * took, _LONGEST_REST))
+        finally:
+            self._judge.behind = False
+
+    async def _judge_some(self, rows: Sequence[Stored]) -> None:
         nothing = []
         for row, alert, service in rows:
             triggers = self._live.triggers_of(alert, service, self._clock.now()) if alert.firing else []
@@ -105,7 +142,7 @@ class Intake:
                 await self._book.journal.handled([row.id])
             else:
                 waiting.append((row, alert, service))
-        await self._judge_new(waiting)
+        self._judge_soon(waiting)
 
     async def run(self, every: timedelta) -> None:
         """Ask Alertmanager every so often: for its silences, and for alerts that a lost delivery kept from us."""

@@ -38,6 +38,7 @@ class Live:
         self._rules = config.rules
         self._by_name = {rule.name: rule for rule in config.rules}
         self._stale = config.limits.stale_after
+        self._pace = config.prometheus.poll_every if config.prometheus is not None else timedelta()
         self._index = ServiceIndex((one.name, match) for one in config.services for match in one.match)
         self._tracks: dict[Place, Track] = {}
         self._alerts: dict[str, dict[str, tuple[Alert, datetime]]] = {}
@@ -100,7 +101,7 @@ class Live:
         place = (rule.name, position, service)
         self._unasked.discard(place)
         before = self._tracks.get(place, _UNSEEN)
-        after = self._tracks[place] = step(before, leaf, verdict, reason, at)
+        after = self._tracks[place] = step(before, leaf, verdict, reason, at, self._pace)
         if before.since != after.since:
             self._changed.add(service)
 
@@ -149,7 +150,8 @@ class Live:
             return []
         condition = self.condition(rule, service, now)
         if condition.standing is not Standing.BAD or condition.since is None:
-            self._runs.pop((rule.name, service), None)
+            if condition.standing is not Standing.INCONCLUSIVE:  # knowing nothing ends no run
+                self._runs.pop((rule.name, service), None)
             return []
         since = condition.since
         if rule.when is not leaf:

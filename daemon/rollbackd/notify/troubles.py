@@ -72,10 +72,10 @@ class Troubles:
 
     def repeats(self, service: str, decision: Decision) -> bool:
         """Whether the same was decided on the same trouble before, for the same reasons, and still stands."""
-        return any(
-            isinstance(trouble.record, Record) and guards(trouble.record.fact.decision) == guards(decision)
-            for trouble in self.refused(service, decision.trigger.episode)
-        )
+        trouble = self.known.get(refusal_thread(service, decision.trigger.episode))
+        if trouble is None or trouble.record is None or trouble.what != "refused":
+            return False
+        return guards(trouble.record.fact.decision) == guards(decision)
 
 
 def guards(decision: Decision) -> tuple[str, ...]:
@@ -226,13 +226,11 @@ def _seen(troubles: Troubles, record: Record, fact: facts.NoticeAcknowledged) ->
 
 
 def _changed(troubles: Troubles, record: Record, fact: facts.Changed) -> Troubles:
-    service = record.stream.partition(":")[2]
-    return Troubles(
-        {
-            thread: replace(trouble, state=fact.state.key) if trouble.service == service else trouble
-            for thread, trouble in troubles.known.items()
-        }
-    )
+    service, state = record.stream.partition(":")[2], fact.state.key
+    own = {thread: trouble for thread, trouble in troubles.known.items() if trouble.service == service}
+    if not own:
+        return troubles
+    return Troubles({**troubles.known, **{thread: replace(trouble, state=state) for thread, trouble in own.items()}})
 
 
 def _marked(troubles: Troubles, record: Record, fact: facts.MarkedGood) -> Troubles:

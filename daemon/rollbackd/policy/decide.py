@@ -76,5 +76,9 @@ def plans_for(trigger: Trigger, given: Situation, default: tuple[str, ...]) -> t
 
 
 def asks_again(old: frozenset[str], decision: Decision) -> bool:
-    """Whether an episode that was refused is worth a new record: what stood against it is another set now."""
-    return old != frozenset(finding.guard for finding in decision.against)
+    """Whether an episode that was refused is worth a new record: something of what stood against it does no longer.
+
+    What comes on top, such as that it has meanwhile become stale, frees nothing and is no reason to page again.
+    """
+    now = frozenset(finding.guard for finding in decision.against)
+    return bool(old - now) if old else bool(now)

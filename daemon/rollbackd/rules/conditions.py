@@ -9,6 +9,9 @@ from rollbackd.rules.spec import AlertWhen, AllWhen, CheckWhen, QueryWhen, Rule
 from rollbackd.rules.tracks import Standing, Track
 from rollbackd.units import format_duration
 
+_QUOTED = 1000
+"""Characters of one label or annotation in evidence; a trigger keeps its labels whole."""
+
 
 @dataclass(frozen=True, slots=True)
 class Condition:
@@ -43,9 +46,14 @@ def of_alerts(alerts: Sequence[tuple[Alert, datetime]], now: datetime, stale_aft
 
 def alert_evidence(alert: Alert, at: datetime) -> Evidence:
     """What an alert says, as text."""
-    labels = ", ".join(f'{name}="{value}"' for name, value in sorted(alert.labels.items()))
+    labels = ", ".join(f'{_short(name)}="{_short(value)}"' for name, value in sorted(alert.labels.items()))
     said = alert.annotations.get("summary") or alert.annotations.get("description") or "firing"
-    return Evidence(f"alert {alert.labels.get('alertname', '?')} {{{labels}}}", said, "", at, alert.url)
+    source = f"alert {_short(alert.labels.get('alertname', '?'))} {{{labels}}}"
+    return Evidence(source, _short(said), "", at, _short(alert.url))
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _QUOTED else f"{text[:_QUOTED]}… ({len(text)} characters)"
 
 
 def combine(rule: Rule, parts: Sequence[Condition]) -> Condition:

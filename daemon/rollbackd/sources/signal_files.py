@@ -4,6 +4,7 @@ Holds are read, never moved. A command file that has not changed for a second is
 or `rejected/`.
 """
 
+import errno
 import os
 import pwd
 import stat
@@ -21,6 +22,10 @@ STILL = timedelta(seconds=1)
 """How long a command file must be unchanged: a shell's redirect is seen empty first."""
 LARGEST = 64 * 1024
 """Bytes; a signal file is a few lines."""
+_OTHERS = 0o007
+_NO_FILE = "not a regular file"
+_LONGEST = 240
+"""Bytes of a file's name in `done/`; file systems allow 255."""
 
 
 class SignalsUnsafe(Exception):  # noqa: N818  # read by people at the start
@@ -77,7 +82,7 @@ class SignalFiles:
             raise SignalsUnsafe(f"{self._path}: {error.strerror}; make it with `{make}`") from error
         if not stat.S_ISDIR(found.st_mode):
             raise SignalsUnsafe(f"{self._path}: is not a directory")
-        if stat.S_IMODE(found.st_mode) & 0o007:
+        if stat.S_IMODE(found.st_mode) & _OTHERS:
             raise SignalsUnsafe(
                 f"{self._path}: mode {stat.S_IMODE(found.st_mode):04o} lets anybody give orders; chmod 1770"
             )
@@ -87,15 +92,26 @@ class SignalFiles:
             )
         return found.st_dev, found.st_ino
 
-    # -- holds ----------------------------------------------------------------------------------
-    def holds(self, service: str) -> tuple[HoldFile, ...]:
-        """What holds a service right now. Anything but a clean "no such file" in the directory we know holds it."""
+    def trouble(self) -> str:
+        """Why the directory cannot be trusted now, as a sentence: everything is held then, and no order taken."""
         try:
             now = self._path.lstat()
         except OSError as error:
-            return (self._broken(f"cannot be read: {error.strerror}"),)
+            return f"the signals directory {self._path} cannot be read: {error.strerror}; put it back"
         if (now.st_dev, now.st_ino) != self._identity:
-            return (self._broken("was replaced since rollbackd started; look at both and restart rollbackd"),)
+            return (
+                f"the signals directory {self._path} was replaced since rollbackd started; look at what is in it, then "
+                "restart rollbackd"
+            )
+        if stat.S_IMODE(now.st_mode) & _OTHERS:
+            return f"the signals directory {self._path} is open to others; chmod 1770"
+        return ""
+
+    # -- holds ----------------------------------------------------------------------------------
+    def holds(self, service: str) -> tuple[HoldFile, ...]:
+        """What holds a service right now. Anything but a clean "no such file" in the directory we know holds it."""
+        if trouble := self.trouble():
+            return (HoldFile("HOLD", "daemon", trouble),)
         found = (self._hold("HOLD"), self._hold(f"HOLD.{service}"))
         return tuple(hold for hold in found if hold is not None)
 
@@ -106,11 +122,8 @@ class SignalFiles:
             if name == "HOLD" or name.startswith("HOLD."):
                 hold = self._hold(name)
                 if hold is not None:
-                    found[name.partition(".")[2] or "*"] = hold
+                    found[readable(name.partition(".")[2]) or "*"] = hold
         return found
-
-    def _broken(self, what: str) -> HoldFile:
-        return HoldFile("HOLD", "daemon", f"the signals directory {self._path} {what}")
 
     def _hold(self, name: str) -> HoldFile | None:
         path = self._path / name
@@ -119,7 +132,9 @@ class SignalFiles:
         except FileNotFoundError:
             return None
         except OSError as error:
+            name = readable(name)
             return HoldFile(name, "daemon", f"{name} cannot be looked at: {error.strerror}")
+        name = readable(name)
         actor = f"unix:{_user(found.st_uid)}"
         try:
             until, reason = _hold_text(_read(path))
@@ -137,7 +152,7 @@ class SignalFiles:
         """Command files that have been still long enough, and unknown ones as rejected."""
         found = []
         present = set()
-        for name in self._names():
+        for name in self._names() if not self.trouble() else ():
             if name == "HOLD" or name.startswith("HOLD."):
                 continue
             command = self._command(name, services)
@@ -150,16 +165,11 @@ class SignalFiles:
     def unknown_holds(self, services: Collection[str]) -> list[str]:
         """Hold files for services that there are not: a slip that somebody relies on."""
         names = [name for name in self._names() if name.startswith("HOLD.")]
-        return [name for name in names if name.partition(".")[2] not in services]
+        return [readable(name) for name in names if name.partition(".")[2] not in services]
 
     def _names(self) -> list[str]:
         try:
-            with os.scandir(self._path) as entries:
-                return sorted(
-                    entry.name
-                    for entry in entries
-                    if not entry.is_dir(follow_symlinks=False) and not entry.name.startswith(".")
-                )
+            return sorted(path.name for path in self._path.iterdir() if not path.name.startswith("."))
         except OSError:
             return []
 
@@ -169,14 +179,16 @@ class SignalFiles:
             found = path.lstat()
         except OSError:
             return None
-        key = f"file/{name}/{found.st_ino}/{found.st_ctime_ns}"
+        verb, _, service = name.partition(".")
+        if stat.S_ISDIR(found.st_mode) and verb not in COMMANDS:
+            return None  # `done/`, `rejected/`, a file system's lost+found
+        key = f"file/{readable(name)}/{found.st_ino}/{found.st_ctime_ns}"
         seen = self._seen.get(name)
         if seen is None or seen.key != key:
             self._seen[name] = _Seen(key, self._clock.monotonic())
             return None
         if self._clock.monotonic() - seen.since < STILL.total_seconds():
             return None
-        verb, _, service = name.partition(".")
         actor = f"unix:{_user(found.st_uid)}"
         try:
             fields = _fields(_read(path))
@@ -184,7 +196,7 @@ class SignalFiles:
         except OSError as error:
             return Command(name, verb, service, actor, key, {}, f"unreadable: {error.strerror}")
         except ValueError as error:
-            return Command(name, verb, service, actor, key, {}, str(error))
+            return Command(name, verb, service, actor, key, {}, readable(str(error)))
         return Command(name, verb, service, actor, key, fields)
 
     def finish(self, command: Command, problem: str = "") -> str:
@@ -196,15 +208,22 @@ class SignalFiles:
         stamp = self._clock.now().strftime("%Y%m%dT%H%M%S.%fZ")
         try:
             where.mkdir(mode=0o770, exist_ok=True)
-            (self._path / command.name).rename(where / f"{stamp}.{command.name}")
+            whole = f"{stamp}.{command.name}"
+            name = whole if len(os.fsencode(whole)) <= _LONGEST else stamp
+            (self._path / command.name).rename(where / name)
             if problem:
-                (where / f"{stamp}.{command.name}.reason").write_text(f"{problem}\n")
+                (where / f"{name}.reason").write_text(f"{readable(command.name)}: {problem}\n")
         except FileNotFoundError:
             return ""
         except OSError as error:
             self._unmovable.add(command.key)
-            return f"{command.name} cannot be moved to {where.name}/: {error.strerror}; remove it"
+            return f"{readable(command.name)} cannot be moved to {where.name}/: {error.strerror}; remove it"
         return ""
+
+
+def readable(name: str) -> str:
+    """A file's name as text that can be stored and shown; a name can be any bytes."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _check_command(verb: str, service: str, fields: dict[str, str], services: Collection[str]) -> None:
@@ -219,10 +238,18 @@ def _check_command(verb: str, service: str, fields: dict[str, str], services: Co
 
 def _read(path: Path) -> str:
     """A small regular file's text. :raises OSError: ValueError: when it is anything else."""
-    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise ValueError("not a regular file")
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise ValueError(_NO_FILE) from error
+        raise
+    try:
+        found = os.fstat(handle)
+        if not stat.S_ISREG(found.st_mode):
+            raise ValueError(_NO_FILE)
+        if found.st_nlink > 1:
+            raise ValueError("it has another name elsewhere, so its owner need not be who put it here")
         body = os.read(handle, LARGEST + 1)
     finally:
         os.close(handle)

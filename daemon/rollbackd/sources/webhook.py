@@ -46,13 +46,17 @@ class Webhook:
 
 def _utc(time: datetime) -> datetime:
     try:
-        return time.astimezone(UTC)
+        utc = time.astimezone(UTC)
     except OverflowError as error:  # year 1 or 9999, in another zone
         raise ValueError("out of range in UTC") from error
+    return utc.replace(microsecond=utc.microsecond // 1000 * 1000)
 
 
 Time = Annotated[AwareDatetime, AfterValidator(_utc)]
-"""A point of time with its zone, in UTC from here on; nanoseconds are cut off."""
+"""A point of time with its zone, in UTC from here on, cut to milliseconds.
+
+Alertmanager's webhook writes nanoseconds and its API milliseconds: an episode must have one name by both ways.
+"""
 
 
 class AlertBody(BaseModel):

@@ -1,0 +1,66 @@
+"""Durable intake: alerts a second that are on disk when they are answered, one a request.
+
+Compared with a bare aiohttp handler in a process of its own that only parses the same JSON, under the same load from a
+third process, in turns. A hold lies on all services, so nothing is rolled back; every alert is matched, stored, judged
+and its decision journaled, while the load goes on. The rate counts answers; before the other's turn all is judged.
+"""
+
+import json
+import subprocess
+import time
+from pathlib import Path
+
+from bench import past
+from bench.alerts import service_name
+from bench.host import Host, fixed_services, free_port, serves, started, wait_until
+from bench.measure import Row, Sizes, middle, span
+
+LEAST = 0.4
+
+
+def measure(root: Path, sizes: Sizes) -> Row:
+    """The row."""
+    host = Host(root)
+    host.hold()
+    host.write_config(fixed_services(sizes.services))
+    past.release_all(host.journal, [service_name(number) for number in range(sizes.services)])
+    port = free_port()
+    ratios, ours, bares, drains = [], [], [], []
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with (
+        host.daemon(),
+        started(["-m", "bench.bare", str(port)], root, "bare.log") as bare,
+        started(["-m", "bench.load"], root, "load.log", **pipes) as load,
+    ):
+        wait_until(lambda: serves(port, bare, root / "bare.log"), "the bare handler")
+        for number in range(-1, sizes.rounds):  # the first one warms up
+            first = (number + 1) * sizes.posts
+            daemon = _rate(load, host.port, first, sizes)
+            begun = time.monotonic()
+            host.wait_until_judged()
+            drains.append(time.monotonic() - begun)
+            plain = _rate(load, port, first, sizes)
+            if number >= 0:
+                ratios.append(daemon / plain)
+                ours.append(daemon)
+                bares.append(plain)
+        stored = host.count("SELECT count(*) FROM inbox")
+    lost = (sizes.rounds + 1) * sizes.posts - stored
+    ratio = middle(ratios)
+    compared = (
+        f"{middle(ours):.0f}/s to {middle(bares):.0f}/s of a bare handler; rounds {span(ratios, '.2f')}; "
+        f"{lost} lost; all judged {middle(drains):.1f} s later"
+    )
+    what = f"durable intake, one alert a request, {sizes.connections} connections"
+    return Row(what, f"{ratio:.2f}", compared, f">= {LEAST}", ratio >= LEAST and not lost)
+
+
+def _rate(load: subprocess.Popen[str], port: int, first: int, sizes: Sizes) -> float:
+    """Answers a second."""
+    assert load.stdin is not None
+    assert load.stdout is not None
+    asked = {"port": port, "first": first, "count": sizes.posts, "services": sizes.services}
+    load.stdin.write(json.dumps({**asked, "connections": sizes.connections}) + "\n")
+    load.stdin.flush()
+    answer = json.loads(load.stdout.readline())
+    return float(answer["accepted"] / answer["seconds"])

@@ -1,0 +1,71 @@
+"""Memory of an idle daemon with 1,000 services, each with a layer, a rule's check and checks of its verification.
+
+Resident memory of the daemon's one process, once it has not grown for some seconds.
+"""
+
+import time
+from pathlib import Path
+
+from bench import past
+from bench.alerts import service_name
+from bench.host import BenchError, Host, free_port, serves, service, started, wait_until
+from bench.measure import Row, Sizes, middle, span
+
+MOST = 150.0
+"""MiB."""
+_STILL = 0.5
+"""MiB that count as no growth."""
+_LIMIT = 60.0
+
+
+def measure(root: Path, sizes: Sizes) -> Row:
+    """The row."""
+    port = free_port()
+    readings = []
+    root.mkdir(parents=True, exist_ok=True)
+    with started(["-m", "bench.bare", str(port)], root, "health.log") as health:
+        wait_until(lambda: serves(port, health, root / "health.log"), "what the checks ask")
+        for number in range(sizes.rounds):
+            readings.append(_settled(_host(root / str(number), sizes, port), sizes.settle))
+    middling = middle(readings)
+    compared = f"resident, settled; rounds {span(readings, '.0f')} MiB"
+    what = f"memory, idle, {sizes.services:,} services with layers and checks"
+    return Row(what, f"{middling:.0f} MiB", compared, f"< {MOST:.0f} MiB", middling < MOST)
+
+
+def _host(root: Path, sizes: Sizes, port: int) -> Host:
+    host = Host(root)
+    checks = {
+        "health": {"http": f"http://127.0.0.1:{port}/healthz", "below": "500ms"},
+        "port": {"tcp": f"127.0.0.1:{port}"},
+    }
+    verify = {"every": "10s", "checks": ["health", "port"]}
+    layers = {"code": {"adapter": "fixed"}, "config": {"adapter": "fixed"}}
+    services = [service(number, layers, checks=checks, verify=verify) for number in range(sizes.services)]
+    smoke = {"name": "smoke", "when": {"check": "health", "failures": 3, "every": "1m"}}
+    alert = {"name": "errors", "when": {"alert": 'severity="critical"'}}
+    host.write_config(services, rules=[alert, smoke])
+    names = [service_name(number) for number in range(sizes.services)]
+    past.release_all(host.journal, names)
+    return host
+
+
+def _settled(host: Host, seconds: float) -> float:
+    """MiB, once it has stayed for so many seconds. :raises BenchError: it grows and grows."""
+    with host.daemon() as process:
+        status = Path(f"/proc/{process.pid}/status")
+        deadline = time.monotonic() + _LIMIT
+        highest, since = 0.0, time.monotonic()
+        while time.monotonic() - since < seconds:
+            now = _resident(status)
+            if now > highest + _STILL:
+                highest, since = now, time.monotonic()
+            if time.monotonic() > deadline:
+                raise BenchError(f"the daemon's memory still grows after {_LIMIT:.0f} s: {now:.0f} MiB")
+            time.sleep(0.1)
+        return max(highest, _resident(status))
+
+
+def _resident(status: Path) -> float:
+    line = next(line for line in status.read_text().splitlines() if line.startswith("VmRSS"))
+    return int(line.split()[1]) / 1024

@@ -1,0 +1,461 @@
+"""What the crash tests share: whole daemons that are started and killed, each in a directory of its own.
+
+The daemon is the real one, served on its Unix socket; only its start is short-cut (`tests.crash.zygote`).
+"""
+
+import asyncio
+import hashlib
+import json
+import os
+import signal
+import socket
+import sqlite3
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, closing, contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import yaml
+
+from rollbackd.clock import SystemClock
+from rollbackd.facts import Changed, MarkedGood, Record, Told
+from rollbackd.incident.life import Incident, fold
+from rollbackd.journal import Entry, Journal, open_journal
+from rollbackd.journal.reserve import RESERVE, Reserve
+from rollbackd.model import Release, State, incident_stream, service_stream
+from rollbackd.process_supervisor import holders
+from rollbackd.testing import kill
+from tests.contract.worlds import script
+from tests.fakes.slack import SlackFake
+
+LIMIT = 60.0
+"""Seconds that anything here may take on a busy machine before it counts as hanging."""
+LOOK = 0.02
+LAYERS = ("config", "code")
+NEVER = "1h"
+"""For what a crash test would rather not see: a look between two orders of its own."""
+
+
+async def until(condition: Callable[[], Awaitable[Any]], what: str, limit: float = LIMIT) -> Any:
+    """Ask again and again until the answer is true; the answer."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + limit
+    while not (found := await condition()):
+        assert loop.time() < deadline, f"{what}: not within {limit:g} s"
+        await asyncio.sleep(LOOK)
+    return found
+
+
+class Zygote:
+    """The process that daemons are forked from."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+        self._lock = asyncio.Lock()
+
+    async def ask(self, order: Mapping[str, Any]) -> dict[str, Any]:
+        """One order, one answer."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        async with self._lock:
+            self._process.stdin.write(json.dumps(order).encode() + b"\n")
+            line = await self._process.stdout.readline()
+        assert line, "the zygote ended"
+        return dict(json.loads(line))
+
+
+@asynccontextmanager
+async def zygote() -> AsyncIterator[Zygote]:
+    """One, until the end of the block; daemons that still run are killed then."""
+    paths = os.pathsep.join(path for path in sys.path if path)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tests.crash.zygote"),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": paths},
+    )
+    try:
+        assert process.stdout is not None
+        assert await process.stdout.readline()
+        yield Zygote(process)
+    finally:
+        assert process.stdin is not None
+        process.stdin.close()
+        await process.wait()
+
+
+class Life:
+    """One run of a daemon."""
+
+    def __init__(self, pid: int, mother: Zygote) -> None:
+        self.pid = pid
+        self._mother = mother
+        self._fd = os.pidfd_open(pid)  # our zygote reaps it only when it is asked to
+        self._gone = asyncio.Event()
+        self._code: int | None = None
+        asyncio.get_running_loop().add_reader(self._fd, self._over)
+
+    def _over(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._fd)
+        os.close(self._fd)
+        self._gone.set()
+
+    @property
+    def alive(self) -> bool:
+        return not self._gone.is_set()
+
+    async def ended(self) -> int:
+        """Its exit code, negative for a signal; waits for it."""
+        await asyncio.wait_for(self._gone.wait(), LIMIT)
+        if self._code is None:
+            self._code = int((await self._mother.ask({"reap": self.pid}))["code"])
+        return self._code
+
+    async def kill(self, *others: int, descending: bool = False) -> None:
+        """`kill -9`; `descending`: with all that it started."""
+        if self.alive:
+            kill(self.pid, *others, descending=descending)
+        await self.ended()
+
+    async def stop(self) -> int:
+        """An orderly end; the exit code. One that has just begun, and does not listen for it yet, ends all the same."""
+        if self.alive:
+            os.kill(self.pid, signal.SIGTERM)
+        code = await self.ended()
+        return 0 if code == -signal.SIGTERM else code
+
+
+@dataclass
+class World:
+    """A daemon's directory, through all its lives."""
+
+    root: Path
+    mother: Zygote
+    slack: SlackFake | None = None
+    slack_url: str = ""
+    life: Life | None = None
+    lives: int = 0
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.root.mkdir(parents=True, exist_ok=True)
+
+    # -- its configuration ----------------------------------------------------------------------
+    def configure(self, services: Sequence[Mapping[str, Any]], **others: Any) -> None:
+        """Write the configuration; the rule is an alert called Sick, about anything that is a service."""
+        signals = self.root / "signals"
+        signals.mkdir(exist_ok=True)
+        signals.chmod(0o1770)
+        config: dict[str, Any] = {
+            "daemon": {
+                "mode": "act",
+                "listen": "127.0.0.1:0",
+                "socket": str(self.way_in),
+                "journal": self.journal_url,
+                "signals": str(signals),
+                "scratch": str(self.root / "layers"),
+                "open_on_loopback": True,
+                "look_every": NEVER,
+            },
+            "rules": [{"name": "sick", "when": {"alert": 'alertname="Sick"'}}],
+            "limits": {"common_cause": False},
+            "services": list(services),
+        }
+        if self.slack_url:
+            secret = self.root / "slack"
+            secret.write_text(self.slack_url)
+            secret.chmod(0o600)
+            config["notify"] = {"receivers": [{"name": "room", "slack": {"webhook_url": {"file": str(secret)}}}]}
+        self.config.write_text(yaml.safe_dump(config | others, sort_keys=False))
+
+    @property
+    def config(self) -> Path:
+        return self.root / "config.yaml"
+
+    @property
+    def way_in(self) -> Path:
+        return self.root / "sock"
+
+    @property
+    def database(self) -> Path:
+        return self.root / "journal.db"
+
+    @property
+    def journal_url(self) -> str:
+        return f"sqlite:///{self.database}"
+
+    @property
+    def log(self) -> str:
+        path = self.root / "log"
+        return path.read_text() if path.exists() else ""
+
+    # -- its lives ------------------------------------------------------------------------------
+    async def start(self, **hook: Any) -> Life:
+        """A new life, which need not get as far as answering; `hook` is what `tests.crash.zygote` understands."""
+        assert self.dead
+        order = {"config": str(self.config), "log": str(self.root / "log"), "journal": str(self.database)}
+        self.life = Life((await self.mother.ask({**order, **self.settings, **hook}))["pid"], self.mother)
+        self.lives += 1
+        return self.life
+
+    @property
+    def dead(self) -> bool:
+        return self.life is None or not self.life.alive
+
+    async def serving(self) -> bool:
+        """Wait until it answers; False when it ended first."""
+
+        async def ready() -> bool:
+            if self.dead:
+                return True
+            with suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
+                probe.connect(str(self.way_in))
+                return True
+            return False
+
+        await until(ready, f"{self.root.name} answers; log: {self.log[-2000:]}")
+        return not self.dead
+
+    async def begin(self, **hook: Any) -> Life:
+        """A new life, once it answers."""
+        life = await self.start(**hook)
+        assert await self.serving(), f"{self.root.name} ended: {self.log[-2000:]}"
+        return life
+
+    # -- talking to it --------------------------------------------------------------------------
+    async def ask(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
+        """One request on the socket. :raises aiohttp.ClientError: OSError: nobody answers, or not to the end."""
+        connector = aiohttp.UnixConnector(str(self.way_in), force_close=True)
+        limit = aiohttp.ClientTimeout(total=LIMIT)
+        async with (
+            aiohttp.ClientSession("http://rollbackd", connector=connector, timeout=limit) as session,
+            session.request(method, path, json=body) as answer,
+        ):
+            return answer.status, await answer.json()
+
+    async def get(self, path: str) -> Any:
+        status, found = await self.ask("GET", path)
+        assert status == 200, found
+        return found
+
+    async def order(self, path: str, **body: Any) -> Any:
+        """A POST that must be taken."""
+        status, found = await self.ask("POST", path, body)
+        assert status == 200, found
+        return found
+
+    async def post(self, *alerts: Mapping[str, Any]) -> bool:
+        """Deliver alerts; whether it answered 200, that is whether Alertmanager would not send them again."""
+        try:
+            status, answer = await self.ask("POST", "/api/v1/alerts", delivery(alerts))
+        except (aiohttp.ClientError, OSError):
+            return False
+        assert status in {200, 503}, answer
+        return status == 200
+
+    async def has(self, kind: str, saying: str = "") -> bool:
+        """Wait until there is a fact of that kind, with `saying` in it; False when the daemon ended first."""
+        where = f"kind = '{kind}' AND instr(body, '{saying}')" if saying else f"kind = '{kind}'"
+
+        async def wanted() -> bool:
+            return self.dead or self.counted(f"SELECT count(*) FROM facts WHERE {where}") > 0
+
+        await until(wanted, f"{kind} {saying}; log: {self.log[-3000:]}")
+        return not self.dead or self.counted(f"SELECT count(*) FROM facts WHERE {where}") > 0
+
+    async def told(self, event: str) -> bool:
+        """Wait until people were told; False when the daemon ended first."""
+        return await self.has("Told", f'"event":"{event}"')
+
+    # -- what it left ---------------------------------------------------------------------------
+    @asynccontextmanager
+    async def journal(self) -> AsyncIterator[Journal]:
+        """Its journal, while it is dead."""
+        assert self.dead
+        journal = await open_journal(self.journal_url, SystemClock())
+        try:
+            yield journal
+        finally:
+            await journal.close()
+
+    async def deployed(self, histories: Mapping[str, Sequence[State]]) -> None:
+        """Write down what ran before, oldest first: all of it good but the last, which came a minute ago."""
+        now, minute = datetime.now(UTC), timedelta(minutes=1)
+        entries = []
+        for service, (*good, bad) in histories.items():
+            found: list[Any] = []
+            for age, state in zip(range(len(good), 0, -1), good, strict=True):
+                found.append(Changed(state, now - 60 * age * minute, now - 60 * age * minute))
+                found.append(MarkedGood(state, "ran 30m without a trigger"))
+            found.append(Changed(bad, now - 2 * minute, now - minute))
+            entries += [Entry(service_stream(service), fact) for fact in found]
+        Reserve(self.database).path.touch()
+        os.truncate(Reserve(self.database).path, RESERVE)  # as large as it must be, and costs nothing
+        async with self.journal() as journal:
+            await journal.append(*entries)
+
+    async def incident(self, name: str) -> Incident | None:
+        """An incident, read while the daemon is dead."""
+        async with self.journal() as journal:
+            return fold(await journal.read(incident_stream(name)))
+
+    def survivors(self) -> list[int]:
+        """What earlier lives started and still works."""
+        return [pid for lock in self.root.glob("layers/locks/*.run") for pid in holders(lock)]
+
+    def counted(self, query: str) -> int:
+        """One number from its database, also while it lives; read only, so that the next life finds what the last left.
+
+        0 when a kill has left it so that only a writer can read it.
+        """
+        with closing(sqlite3.connect(f"file:{self.database}?mode=ro", uri=True)) as connection:
+            try:
+                return int(connection.execute(query).fetchone()[0])
+            except sqlite3.OperationalError:
+                return 0
+
+    def heard(self, service: str) -> Counter[str]:
+        """What Slack took about a service, by text."""
+        assert self.slack is not None
+        return Counter(body["text"] for body in self.slack.taken if f"{service}" in body["text"])
+
+
+def of_kind(records: Sequence[Record], kind: type[Any]) -> list[Any]:
+    """The facts of a kind, in order."""
+    return [record.fact for record in records if isinstance(record.fact, kind)]
+
+
+async def check_journal(journal: Journal) -> list[Record]:
+    """What holds of every journal once all is quiet; its facts."""
+    assert (await journal.audit()).broken == ()
+    assert await journal.unhandled() == []
+    assert await journal.waiting() == []
+    records = await journal.since(0)
+    keys = Counter((told.receiver, told.key) for told in of_kind(records, Told))
+    assert set(keys.values()) <= {1}, f"delivered twice: {keys}"
+    return records
+
+
+def alert(service: str, number: int = 0, since: timedelta = timedelta(seconds=20)) -> dict[str, Any]:
+    """One alert, as Alertmanager writes it; different numbers are different alerts."""
+    labels = {"alertname": "Sick", "service": service, "instance": str(number)}
+    return {
+        "status": "firing",
+        "labels": labels,
+        "annotations": {"summary": f"{service} is sick"},
+        "startsAt": (datetime.now(UTC) - since).isoformat().replace("+00:00", "Z"),
+        "endsAt": "0001-01-01T00:00:00Z",
+        "generatorURL": "http://prometheus.example:9090/graph",
+        "fingerprint": f"{hash_of(labels):016x}",
+    }
+
+
+def hash_of(labels: Mapping[str, str]) -> int:
+    """64 bits that differ for different labels, the same in every process."""
+    text = json.dumps(labels, sort_keys=True).encode()
+    return int.from_bytes(hashlib.sha256(text).digest()[:8])
+
+
+def delivery(alerts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """A webhook's body."""
+    return {
+        "version": "4",
+        "groupKey": '{}:{alertname="Sick"}',
+        "truncatedAlerts": 0,
+        "status": "firing",
+        "receiver": "rollbackd",
+        "groupLabels": {"alertname": "Sick"},
+        "commonLabels": {"alertname": "Sick"},
+        "commonAnnotations": {},
+        "externalURL": "http://alertmanager.example:9093",
+        "alerts": list(alerts),
+    }
+
+
+# -- a service made of small programs -------------------------------------------------------------
+@dataclass
+class Shop:
+    """Two layers whose release is a file's content, a gate around them, and a log of all that was done."""
+
+    root: Path
+    name: str = "shop"
+    wait: bool = False
+    """`apply` of the first layer waits until it is let go."""
+
+    def __post_init__(self) -> None:
+        self.root.mkdir(parents=True, exist_ok=True)
+        for layer in ("config", "code"):
+            (self.root / layer).write_text("v2\n")
+
+    @property
+    def effects(self) -> list[str]:
+        """What was done, in order."""
+        log = self.root / "effects"
+        return log.read_text().splitlines() if log.exists() else []
+
+    @property
+    def applying(self) -> bool:
+        """Whether the first step's program is at work."""
+        return (self.root / "applying").exists()
+
+    def go(self) -> None:
+        """Let it end."""
+        (self.root / "go").touch()
+
+    @contextmanager
+    def unseen(self) -> Iterator[None]:
+        """Nobody can look at the layers: whoever does waits until the end of the block."""
+        (self.root / "unseen").touch()
+        yield
+        (self.root / "unseen").unlink()
+
+    def _layer(self, layer: str) -> dict[str, Any]:
+        at = self.root / layer
+        waits = [f"touch {self.root}/applying", f"until [ -e {self.root}/go ]; do sleep 0.02; done"]
+        blocked = f"while [ -e {self.root}/unseen ]; do sleep 0.02; done"
+        apply = [
+            *(waits if self.wait and layer == "config" else ()),
+            f'echo "$ROLLBACKD_AFTER" > {at}.new',
+            f"mv {at}.new {at}",
+            f'echo "{layer} $ROLLBACKD_AFTER" >> {self.root}/effects',
+        ]
+        return {
+            "adapter": "command",
+            "current": [script(self.root / f"bin/{layer}-current", blocked, f"read it < {at}", 'echo "$it"')],
+            "releases": [script(self.root / "bin/releases", "echo v2", "echo v1", "echo v0")],
+            "apply": [script(self.root / f"bin/{layer}-apply", *apply)],
+            "timeout": "30s",
+        }
+
+    def _gate(self) -> dict[str, Any]:
+        flag, log = self.root / "gate", self.root / "effects"
+        return {
+            "adapter": "command",
+            "inside": [script(self.root / "bin/inside", f"test -e {flag}")],
+            "enter": [script(self.root / "bin/enter", f": > {flag}", f"echo enter >> {log}")],
+            "leave": [script(self.root / "bin/leave", f"rm {flag}", f"echo leave >> {log}")],
+            "timeout": "30s",
+        }
+
+    def service(self) -> dict[str, Any]:
+        """Its part of the configuration."""
+        well = script(self.root / "bin/well", *(f'read it < {self.root / one} && [ "$it" = v1 ]' for one in LAYERS))
+        return {
+            "name": self.name,
+            "match": {"service": self.name},
+            "bake": "1h",
+            "layers": {"gate": self._gate(), **{layer: self._layer(layer) for layer in LAYERS}},
+            "plans": {"default": {"within": ["gate"], "steps": list(LAYERS)}},
+            "checks": {"well": {"command": [well]}},
+            "verify": {"gate": ["well"], "settle": "0s", "every": "100ms", "passes": 1, "checks": ["well"]},
+        }
+
+    @property
+    def history(self) -> list[State]:
+        """What ran here; after going back to v1 there is still something to go back to."""
+        return [State({layer: Release(release) for layer in LAYERS}) for release in ("v0", "v1", "v2")]

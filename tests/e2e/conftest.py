@@ -1,0 +1,37 @@
+"""Stories that mostly wait are told side by side: a module's begin together, and each test takes the end of its own."""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+Story = Callable[[Path], None]
+"""Gets a directory of its own, with a short path; its asserts are the test."""
+
+
+class Begun:
+    """The stories that are under way."""
+
+    def __init__(self, futures: dict[str, Future[None]]) -> None:
+        self._futures = futures
+
+    def end(self, test: str) -> None:
+        """Wait for a story's end, and fail as it failed."""
+        self._futures[test].result()
+
+
+@pytest.fixture(scope="module")
+def begun(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Begun]:
+    """All selected stories of the module, at most `TOGETHER` of them at once."""
+    wanted = {item.name for item in request.session.items if item.path == request.path}
+    stories: dict[str, Story] = {
+        name: getattr(function, "story")  # noqa: B009  # set by `told`
+        for name, function in vars(request.module).items()
+        if name in wanted and hasattr(function, "story")
+    }
+    with ThreadPoolExecutor(getattr(request.module, "TOGETHER", 4)) as pool:
+        futures = {name: pool.submit(tell, tmp_path_factory.mktemp("s")) for name, tell in stories.items()}
+        yield Begun(futures)
+        for future in futures.values():
+            future.cancel()
