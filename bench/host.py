@@ -40,11 +40,14 @@ def wait_until(condition: Callable[[], bool], what: str, limit: float = START_WI
         time.sleep(glance)
 
 
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
+def free_port(*taken: int) -> int:
+    """One that nobody listens on and that is none of these."""
+    while True:
+        with socket.socket() as sock:
+            sock.bind(("127.0.0.1", 0))
+            port: int = sock.getsockname()[1]
+        if port not in taken:
+            return port
 
 
 def environment(root: Path) -> dict[str, str]:

@@ -24,7 +24,7 @@ def measure(root: Path, sizes: Sizes) -> Row:
     host.hold()
     host.write_config(fixed_services(sizes.services))
     past.release_all(host.journal, [service_name(number) for number in range(sizes.services)])
-    port = free_port()
+    port = free_port(host.port)
     ratios, ours, bares, drains = [], [], [], []
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with (

@@ -28,7 +28,7 @@ _QUERY = "sum by (service, env) (rate(errors_total[5m])) / sum by (service, env)
 def measure(root: Path, sizes: Sizes) -> Row:
     """The row."""
     host = Host(root)
-    port = free_port()
+    port = free_port(host.port)
     with started(["-m", "bench.answers", str(port), str(sizes.series)], root, "answers.log") as answers:
         wait_until(lambda: serves(port, answers, root / "answers.log"), "the stand-in for Prometheus")
         argv = [sys.executable, "-m", "bench.judging", str(host.root), str(port), str(sizes.series), str(sizes.rounds)]

@@ -24,8 +24,10 @@ from rollbackd.core import Core, build, spread
 from rollbackd.journal import Entry, Exclusive, JournalDamaged, JournalRefused, JournalUnavailable, open_journal
 from rollbackd.model import FLEET, Request
 from rollbackd.notify import own
+from rollbackd.policy.guards import ago
 from rollbackd.policy.target import candidates
 from rollbackd.sources.signal_files import SignalsUnsafe
+from rollbackd.units import format_duration
 from rollbackd.views import RecordView
 from rollbackd.web.app import build_app
 from rollbackd.web.server import CannotListenError, Server
@@ -118,6 +120,7 @@ class Daemon:
         self._root("judge", core.judge.run)
         self._root("orders", core.orders.run)
         self._root("disk", self._watch_disk)
+        self._root("clock", partial(core.jumps.run, self._clock_jumped))
         if self._config.alertmanager is not None:
             self._root("alertmanager", lambda: core.intake.run(self._config.daemon.look_every))
         if core.polls is not None:
@@ -200,16 +203,30 @@ class Daemon:
                     self._log.warning("the heartbeat could not be sent", error=str(error))
             await self._clock.sleep(_HEARTBEAT)
 
+    async def _clock_jumped(self, length: timedelta) -> None:
+        """Wall time went another way than our own."""
+        how = f"set back by {ago(-length)}" if length < timedelta() else f"set forward by {ago(length)}, or we slept"
+        wait = format_duration(self._config.limits.stale_after)
+        self._log.warning("the clock jumped", seconds=length.total_seconds())
+        await self._notice(
+            "clock", f"our clock was {how}; for {wait} nothing is rolled back by itself, people are asked"
+        )
+
     async def _watch_disk(self) -> None:
-        """While the journal cannot be written people are told directly, and it is tried again."""
+        """While the journal cannot be written people are told directly, and it is tried until that is over."""
+        book, teller = self._core.book, self._core.teller
+        told = ""
         while True:
             await self._clock.sleep(_DISK_LOOK)
-            trouble = self._core.book.trouble
+            trouble = book.trouble or teller.trouble
             if trouble:
-                await self._core.teller.tell_directly(own.unrecorded(self._clock.now(), trouble))
+                told = trouble
+                await teller.tell_directly(own.unrecorded(self._clock.now(), trouble))
+            if told:
                 with suppress(JournalUnavailable):
-                    text = f"the journal can be written again; before: {trouble}"
-                    await self._core.book.append(Entry(FLEET, facts.Notice("journal", text, over=True)))
+                    text = f"the journal can be written again; before: {told}"
+                    await book.append(Entry(FLEET, facts.Notice("journal", text, over=True)))
+                    told = teller.trouble = ""
 
     async def _prune(self) -> None:
         with suppress(JournalUnavailable):

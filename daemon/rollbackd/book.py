@@ -59,7 +59,8 @@ class Book:
         except JournalUnavailable as error:
             self.trouble = str(error)
             raise
-        self.trouble = ""
+        if not urgent:  # what is urgent also goes into the reserve's room
+            self.trouble = ""
         with suppress(JournalUnavailable):  # it is written; the next refresh takes it in
             await self._take_in(records)
         return records

@@ -2,11 +2,13 @@
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 _SLICE = 1.0
 """Seconds; a wait for a point of wall time looks at the clock at least this often, since the clock may be set."""
+_LOOK = timedelta(seconds=15)
 
 
 class Clock(Protocol):
@@ -62,6 +64,7 @@ class JumpWatch:
         self._offset = self._now_offset()
         self.last_jump: datetime | None = None
         """In wall time as read after the jump; None when there was none since the start."""
+        self._length = timedelta()
 
     def _now_offset(self) -> timedelta:
         return timedelta(seconds=self._clock.now().timestamp() - self._clock.monotonic())
@@ -72,8 +75,18 @@ class JumpWatch:
         jump, self._offset = offset - self._offset, offset
         if abs(jump) <= self._tolerance:
             return None
-        self.last_jump = self._clock.now()
+        self.last_jump, self._length = self._clock.now(), jump
         return jump
+
+    async def run(self, jumped: Callable[[timedelta], Awaitable[None]]) -> None:
+        """Look every 15 s, for ever, so that a jump is known when it happens; say how far each went, whoever saw it."""
+        told = self.last_jump
+        while True:
+            await self._clock.sleep(_LOOK)
+            self.look()
+            if self.last_jump != told:
+                told = self.last_jump
+                await jumped(self._length)
 
 
 def boot_microseconds() -> int:

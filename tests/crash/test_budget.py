@@ -10,7 +10,8 @@ import pytest
 from rollbackd import facts
 from rollbackd.model import Outcome, Release, State
 from tests.contract.worlds import script
-from tests.crash.world import World, alert, check_journal, of_kind, until, zygote
+from tests.crash.lives import until, zygote
+from tests.crash.world import World, alert, check_journal, of_kind
 from tests.fakes.receiving import serving
 from tests.fakes.slack import SlackFake
 

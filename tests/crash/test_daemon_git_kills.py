@@ -13,8 +13,10 @@ import pytest
 from rollbackd import facts
 from rollbackd.model import Outcome, Release, State
 from tests.contract.worlds import script, tree
+from tests.crash.lives import Zygote, zygote
 from tests.crash.repository import check_repository, make_repository
-from tests.crash.world import Shop, World, Zygote, alert, check_journal, of_kind, zygote
+from tests.crash.shop import Shop
+from tests.crash.world import World, alert, check_journal, of_kind
 from tests.fakes.receiving import serving
 from tests.fakes.slack import SlackFake
 

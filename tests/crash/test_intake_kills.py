@@ -12,7 +12,9 @@ import pytest
 from rollbackd import facts
 from rollbackd.model import Action, Outcome
 from rollbackd.sources.webhook import alert_from_json
-from tests.crash.world import LIMIT, Shop, World, alert, check_journal, delivery, of_kind, until, zygote
+from tests.crash.lives import LIMIT, until, zygote
+from tests.crash.shop import Shop
+from tests.crash.world import World, alert, check_journal, delivery, of_kind
 
 ROUNDS = 5
 CONNECTIONS = 32

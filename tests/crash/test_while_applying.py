@@ -9,7 +9,9 @@ from aiohttp import web
 
 from rollbackd import facts
 from rollbackd.model import Outcome
-from tests.crash.world import Shop, World, alert, check_journal, of_kind, until, zygote
+from tests.crash.lives import until, zygote
+from tests.crash.shop import Shop
+from tests.crash.world import World, alert, check_journal, of_kind
 from tests.fakes.receiving import serving
 from tests.fakes.slack import SlackFake
 

@@ -3,17 +3,14 @@
 The daemon is the real one, served on its Unix socket; only its start is short-cut (`tests.crash.zygote`).
 """
 
-import asyncio
 import hashlib
 import json
 import os
-import signal
 import socket
 import sqlite3
-import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, closing, contextmanager, suppress
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -27,107 +24,13 @@ from rollbackd.facts import Changed, MarkedGood, Record, Told
 from rollbackd.incident.life import Incident, fold
 from rollbackd.journal import Entry, Journal, open_journal
 from rollbackd.journal.reserve import RESERVE, Reserve
-from rollbackd.model import Release, State, incident_stream, service_stream
+from rollbackd.model import State, incident_stream, service_stream
 from rollbackd.process_supervisor import holders
-from rollbackd.testing import kill
-from tests.contract.worlds import script
+from tests.crash.lives import LIMIT, Life, Zygote, until
 from tests.fakes.slack import SlackFake
 
-LIMIT = 60.0
-"""Seconds that anything here may take on a busy machine before it counts as hanging."""
-LOOK = 0.02
-LAYERS = ("config", "code")
 NEVER = "1h"
-"""For what a crash test would rather not see: a look between two orders of its own."""
-
-
-async def until(condition: Callable[[], Awaitable[Any]], what: str, limit: float = LIMIT) -> Any:
-    """Ask again and again until the answer is true; the answer."""
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + limit
-    while not (found := await condition()):
-        assert loop.time() < deadline, f"{what}: not within {limit:g} s"
-        await asyncio.sleep(LOOK)
-    return found
-
-
-class Zygote:
-    """The process that daemons are forked from."""
-
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self._process = process
-        self._lock = asyncio.Lock()
-
-    async def ask(self, order: Mapping[str, Any]) -> dict[str, Any]:
-        """One order, one answer."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        async with self._lock:
-            self._process.stdin.write(json.dumps(order).encode() + b"\n")
-            line = await self._process.stdout.readline()
-        assert line, "the zygote ended"
-        return dict(json.loads(line))
-
-
-@asynccontextmanager
-async def zygote() -> AsyncIterator[Zygote]:
-    """One, until the end of the block; daemons that still run are killed then."""
-    paths = os.pathsep.join(path for path in sys.path if path)
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tests.crash.zygote"),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": paths},
-    )
-    try:
-        assert process.stdout is not None
-        assert await process.stdout.readline()
-        yield Zygote(process)
-    finally:
-        assert process.stdin is not None
-        process.stdin.close()
-        await process.wait()
-
-
-class Life:
-    """One run of a daemon."""
-
-    def __init__(self, pid: int, mother: Zygote) -> None:
-        self.pid = pid
-        self._mother = mother
-        self._fd = os.pidfd_open(pid)  # our zygote reaps it only when it is asked to
-        self._gone = asyncio.Event()
-        self._code: int | None = None
-        asyncio.get_running_loop().add_reader(self._fd, self._over)
-
-    def _over(self) -> None:
-        asyncio.get_running_loop().remove_reader(self._fd)
-        os.close(self._fd)
-        self._gone.set()
-
-    @property
-    def alive(self) -> bool:
-        return not self._gone.is_set()
-
-    async def ended(self) -> int:
-        """Its exit code, negative for a signal; waits for it."""
-        await asyncio.wait_for(self._gone.wait(), LIMIT)
-        if self._code is None:
-            self._code = int((await self._mother.ask({"reap": self.pid}))["code"])
-        return self._code
-
-    async def kill(self, *others: int, descending: bool = False) -> None:
-        """`kill -9`; `descending`: with all that it started."""
-        if self.alive:
-            kill(self.pid, *others, descending=descending)
-        await self.ended()
-
-    async def stop(self) -> int:
-        """An orderly end; the exit code. One that has just begun, and does not listen for it yet, ends all the same."""
-        if self.alive:
-            os.kill(self.pid, signal.SIGTERM)
-        code = await self.ended()
-        return 0 if code == -signal.SIGTERM else code
+"""How often the layers are looked at for changes: not while a test counts what a rollback does."""
 
 
 @dataclass
@@ -139,8 +42,8 @@ class World:
     slack: SlackFake | None = None
     slack_url: str = ""
     life: Life | None = None
-    lives: int = 0
     settings: dict[str, Any] = field(default_factory=dict)
+    """What every life is started with: the clock's speed and origin."""
 
     def __post_init__(self) -> None:
         self.root.mkdir(parents=True, exist_ok=True)
@@ -200,7 +103,6 @@ class World:
         assert self.dead
         order = {"config": str(self.config), "log": str(self.root / "log"), "journal": str(self.database)}
         self.life = Life((await self.mother.ask({**order, **self.settings, **hook}))["pid"], self.mother)
-        self.lives += 1
         return self.life
 
     @property
@@ -375,87 +277,3 @@ def delivery(alerts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "externalURL": "http://alertmanager.example:9093",
         "alerts": list(alerts),
     }
-
-
-# -- a service made of small programs -------------------------------------------------------------
-@dataclass
-class Shop:
-    """Two layers whose release is a file's content, a gate around them, and a log of all that was done."""
-
-    root: Path
-    name: str = "shop"
-    wait: bool = False
-    """`apply` of the first layer waits until it is let go."""
-
-    def __post_init__(self) -> None:
-        self.root.mkdir(parents=True, exist_ok=True)
-        for layer in ("config", "code"):
-            (self.root / layer).write_text("v2\n")
-
-    @property
-    def effects(self) -> list[str]:
-        """What was done, in order."""
-        log = self.root / "effects"
-        return log.read_text().splitlines() if log.exists() else []
-
-    @property
-    def applying(self) -> bool:
-        """Whether the first step's program is at work."""
-        return (self.root / "applying").exists()
-
-    def go(self) -> None:
-        """Let it end."""
-        (self.root / "go").touch()
-
-    @contextmanager
-    def unseen(self) -> Iterator[None]:
-        """Nobody can look at the layers: whoever does waits until the end of the block."""
-        (self.root / "unseen").touch()
-        yield
-        (self.root / "unseen").unlink()
-
-    def _layer(self, layer: str) -> dict[str, Any]:
-        at = self.root / layer
-        waits = [f"touch {self.root}/applying", f"until [ -e {self.root}/go ]; do sleep 0.02; done"]
-        blocked = f"while [ -e {self.root}/unseen ]; do sleep 0.02; done"
-        apply = [
-            *(waits if self.wait and layer == "config" else ()),
-            f'echo "$ROLLBACKD_AFTER" > {at}.new',
-            f"mv {at}.new {at}",
-            f'echo "{layer} $ROLLBACKD_AFTER" >> {self.root}/effects',
-        ]
-        return {
-            "adapter": "command",
-            "current": [script(self.root / f"bin/{layer}-current", blocked, f"read it < {at}", 'echo "$it"')],
-            "releases": [script(self.root / "bin/releases", "echo v2", "echo v1", "echo v0")],
-            "apply": [script(self.root / f"bin/{layer}-apply", *apply)],
-            "timeout": "30s",
-        }
-
-    def _gate(self) -> dict[str, Any]:
-        flag, log = self.root / "gate", self.root / "effects"
-        return {
-            "adapter": "command",
-            "inside": [script(self.root / "bin/inside", f"test -e {flag}")],
-            "enter": [script(self.root / "bin/enter", f": > {flag}", f"echo enter >> {log}")],
-            "leave": [script(self.root / "bin/leave", f"rm {flag}", f"echo leave >> {log}")],
-            "timeout": "30s",
-        }
-
-    def service(self) -> dict[str, Any]:
-        """Its part of the configuration."""
-        well = script(self.root / "bin/well", *(f'read it < {self.root / one} && [ "$it" = v1 ]' for one in LAYERS))
-        return {
-            "name": self.name,
-            "match": {"service": self.name},
-            "bake": "1h",
-            "layers": {"gate": self._gate(), **{layer: self._layer(layer) for layer in LAYERS}},
-            "plans": {"default": {"within": ["gate"], "steps": list(LAYERS)}},
-            "checks": {"well": {"command": [well]}},
-            "verify": {"gate": ["well"], "settle": "0s", "every": "100ms", "passes": 1, "checks": ["well"]},
-        }
-
-    @property
-    def history(self) -> list[State]:
-        """What ran here; after going back to v1 there is still something to go back to."""
-        return [State({layer: Release(release) for layer in LAYERS}) for release in ("v0", "v1", "v2")]

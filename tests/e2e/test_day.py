@@ -326,20 +326,17 @@ def test_what_was_pending_when_the_clock_was_set_back_comes_due_all_the_same(tmp
 def test_the_time_of_a_suspended_machine_is_noticed_and_counts_for_nothing(tmp_path: Path, ear: Ear) -> None:
     with (
         oracle() as prometheus,
-        shifted(tmp_path / "shop", ear, prometheus, bake="20m", daemon={"look_every": "15s"}) as (shop, shift),
+        shifted(tmp_path / "shop", ear, prometheus, bake="20m") as (shop, shift),
     ):
 
         def baked() -> float:
             return float(shop.ask("GET", "services/shop")["baked"])
 
         wait_until(lambda: baked() > 0.2, "it bakes")
+        before = baked()
         shift.by(timedelta(hours=8))
         wait_until(lambda: bool(ear.heard("clock")), "it is noticed")
-        assert "8h" in json.dumps(ear.heard("clock"))
-        assert baked() < 0.9
-        states = shop.ask("GET", "states?service=shop")["states"]
-        assert [state["good"] for state in states] == [""]
+        assert "set forward by 8h, or we slept" in json.dumps(ear.heard("clock"))
+        assert baked() < before + 0.3
+        assert [state["good"] for state in shop.ask("GET", "states?service=shop")["states"]] == [""]
         until_good(shop, "co-v1")
-        shop.deploy("v2")
-        wait_until(lambda: len(shop.decisions()) > 0, "it is decided")
-        assert shop.decisions()[0]["action"] in {"refuse", "roll_back"}

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
@@ -115,13 +115,14 @@ class Toy:
     told: str = ""
     """The address of who is told."""
     journal: Path = field(default_factory=Path)
+    """By default in its own directory; another place may be given before `build`."""
     daemon: subprocess.Popen[bytes] | None = None
 
     # -- the service ----------------------------------------------------------------------------
     def build(self) -> None:
         """Its files; it runs v1."""
         self.root.mkdir(parents=True, exist_ok=True)
-        self.journal = self.root / "journal.db"
+        self.journal = self.journal if self.journal.is_absolute() else self.root / "journal.db"
         self.signals.mkdir(exist_ok=True)
         self.signals.chmod(0o1770)
         for name, text in (("apply", _APPLY), ("look", _LOOK), ("gate", _GATE)):
@@ -169,9 +170,11 @@ class Toy:
         (self.root / name).unlink()
 
     # -- the configuration ----------------------------------------------------------------------
-    def configure(self, *, daemon: Mapping[str, Any] | None = None, **changes: Any) -> Path:
-        """Write it; `changes` replace keys of the service, those that are its own top-level keys whole."""
-        top: dict[str, Any] = {key: changes.pop(key) for key in ("rules", "limits", "notify", "prometheus") if key in changes}
+    def configure(self, *, daemon: Mapping[str, Any] | None = None, others: Sequence[str] = (), **changes: Any) -> Path:
+        """Write it; `changes` replace keys of the service, or whole top-level keys. `others` are services like it."""
+        top: dict[str, Any] = {
+            key: changes.pop(key) for key in ("rules", "limits", "notify", "prometheus") if key in changes
+        }
         config: dict[str, Any] = {
             "daemon": {
                 "mode": "act",
@@ -188,7 +191,7 @@ class Toy:
             "limits": {"common_cause": False},
             "notify": {"receivers": [{"name": "room", "webhook": {"url": self.told}}]} if self.told else {},
             **top,
-            "services": [{**self.service(), **changes}],
+            "services": [{**self.service(), **changes}, *(self.service(name) for name in others)],
         }
         path = self.root / "config.yaml"
         path.write_text(yaml.safe_dump(config, sort_keys=False))
@@ -296,12 +299,13 @@ class Toy:
         self.start()
 
     # -- asking it ------------------------------------------------------------------------------
+    headers: ClassVar[dict[str, str]] = {"Content-Type": "application/json", "Authorization": f"Bearer {TOKEN}"}
+
     def ask(self, method: str, path: str, body: object = None) -> Any:
         """One call of the API. :raises urllib.error.HTTPError: for what is no success."""
         data = None if body is None else json.dumps(body).encode()
-        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {TOKEN}"}
         url = f"http://127.0.0.1:{self.port}/api/v1/{path}"
-        request = urllib.request.Request(url, data, headers, method=method)
+        request = urllib.request.Request(url, data, self.headers, method=method)
         with urllib.request.urlopen(request, timeout=60) as answer:
             return json.load(answer)
 
@@ -410,9 +414,9 @@ def webhook(name: str, service: str, at: datetime) -> dict[str, Any]:
 
 
 @contextmanager
-def toy(root: Path, told: str = "", **changes: Any) -> Iterator[Toy]:
+def toy(root: Path, told: str = "", journal: Path = Path(), **changes: Any) -> Iterator[Toy]:
     """The service with its configuration; whatever daemon is started for it is ended."""
-    one = Toy(root, told=told)
+    one = Toy(root, told=told, journal=journal)
     one.build()
     one.configure(**changes)
     try:

@@ -11,6 +11,7 @@ from rollbackd.incident.next import (
     ATTEMPTS,
     Close,
     Look,
+    LookAtGate,
     Park,
     Pause,
     Perform,
@@ -86,7 +87,7 @@ def test_the_deadline_begins_again_after_a_hold() -> None:
 IN_HAND = {"entering", "applying", "leaving"}
 
 
-@pytest.mark.parametrize("place", set(PLACES) - IN_HAND - {"aborted"})
+@pytest.mark.parametrize("place", sorted(set(PLACES) - IN_HAND - {"aborted"}))
 def test_an_abort_leaves_the_brackets_and_ends_it_at_every_place(place: str) -> None:
     story = PLACES[place]().tell(facts.AbortRequested("wrong release"), actor="unix:ann")
     while story.incident.entered:
@@ -185,6 +186,18 @@ def test_a_layer_that_somebody_else_moved_ends_it_and_keeps_the_brackets() -> No
     assert story.next() == Close(Outcome.SUPERSEDED, "somebody else changed config meanwhile")
     assert story.closed(Outcome.SUPERSEDED).next() == Stop()
     assert story.incident.entered == ("traffic",)
+
+
+# -- a clock set back --------------------------------------------------------------------------------
+def test_no_pause_lasts_longer_because_the_clock_was_set_back() -> None:
+    for story, step in (
+        (entered().failed("apply", "config"), start("apply", "config", 2)),
+        (stepped().gated(BAD), LookAtGate()),
+        (plain(), Look()),
+        (plain().round(BAD), Look()),
+    ):
+        assert isinstance(story.next(), Wait)
+        assert story.wait(-minutes(60)).next() == step
 
 
 # -- failures -----------------------------------------------------------------------------------------

@@ -140,6 +140,16 @@ def test_a_persons_own_rollback_needs_to_know_what_runs_now() -> None:
     assert guards_against(decision) == {"same_state"}
 
 
+def test_a_person_may_go_back_from_a_state_that_came_after_the_onset() -> None:
+    fresh = service_of(changed("v1", -600, -600), good("v1", -500), changed("v2", 2.1, 2.2))
+    decision = decide(manual(), situation(ledger=fresh, now=at(3), jumped=at(3)))
+    assert decision.action is Action.ROLL_BACK
+    shown = {finding.guard for finding in decision.findings if finding.against is not None}
+    assert {"same_state", "clock"} <= shown
+    unknown = decide(manual(), situation(ledger=fresh, now=at(3), jumped=at(3), present=None))
+    assert guards_against(unknown) == {"same_state"}
+
+
 def test_a_person_may_go_over_a_hold_by_saying_so() -> None:
     assert decide(manual(over_hold=True), situation(holds=("HOLD",), over_hold=True)).action is Action.ROLL_BACK
 

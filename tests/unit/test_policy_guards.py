@@ -180,6 +180,15 @@ def test_a_change_right_at_the_onset_is_the_cause_only_if_the_state_before_was_g
     assert against(guards.same_state(trigger(), situation(ledger=ledger))) == found
 
 
+@pytest.mark.parametrize(("before_the_onset", "found"), [(4.5, PASSED), (4.51, ASKS)])
+def test_a_change_that_nobody_looked_at_closely_may_be_the_fix(
+    before_the_onset: float, found: tuple[Action | None, bool]
+) -> None:
+    """The first look at the new state is half a minute after the onset; two looks are at most five minutes apart."""
+    ledger = service_of(changed("v1", -600, -600), good("v1", -500), changed("v2", -before_the_onset, 0.5))
+    assert against(guards.same_state(trigger(), situation(ledger=ledger))) == found
+
+
 @pytest.mark.parametrize(("after", "found"), [(0, PASSED), (0.01, ASKS)])
 def test_a_state_whose_predecessor_was_seen_after_the_onset_is_not_the_one_it_began_in(
     after: float, found: tuple[Action | None, bool]

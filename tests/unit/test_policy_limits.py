@@ -69,6 +69,14 @@ def test_a_service_has_a_budget(opened: tuple[float, ...], found: tuple[Action |
     assert against(guards.service_budget(trigger(), situation(ledger=ledger))) == found
 
 
+def test_what_touched_nothing_uses_up_no_budget() -> None:
+    assert against(guards.service_budget(trigger(), situation(ledger=rolled_back(-3, -2, -1, acted=False)))) == PASSED
+    openings = [(at(-n), Opening("a", f"a-{n}")) for n in range(6, 0, -1)]
+    ended = Ended("a", "a-6", Outcome.PASSED, acted=False)
+    fleet = fleet_of(*openings, (at(0), ended))
+    assert guards.fleet_budget(trigger(), situation(fleet=fleet)).reason.startswith("5 of 5 rollbacks")
+
+
 def test_a_persons_own_rollbacks_use_up_no_budget() -> None:
     assert against(guards.service_budget(trigger(), situation(ledger=rolled_back(-3, -2, -1, manual=True)))) == PASSED
     fleet = fleet_of(*((at(-n), Opening("a", f"a-{n}", manual=True)) for n in range(9)))

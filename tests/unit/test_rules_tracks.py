@@ -106,6 +106,13 @@ def test_a_for_shorter_than_the_time_between_polls_can_still_be_met() -> None:
     assert polled(short, "bb").standing is Standing.BAD
 
 
+def test_a_clock_set_back_begins_what_is_pending_anew_and_ends_nothing_that_is_met() -> None:
+    pending = seen(FOR_5M, (60, BAD), (63, BAD), (0, BAD))
+    assert (pending.standing, pending.since) == (Standing.PENDING, at(0))
+    met = seen(FOR_5M, (60, BAD), (65, BAD), (0, BAD))
+    assert (met.standing, met.since) == (Standing.BAD, at(60))
+
+
 def test_every_look_says_what_it_saw() -> None:
     assert seen(FOR_5M, (0, BAD), (1, UNKNOWN)).reason == "inconclusive at 1"
 
@@ -152,6 +159,12 @@ def test_what_was_seen_before_a_long_gap_says_nothing_about_now(gap: float, stan
     track = polled(THRICE, "bb")
     late = at(0) + POLL + LONGEST_GAP + seconds(gap)
     assert step(track, THRICE, BAD, "b", late, POLL).standing is standing
+
+
+@pytest.mark.parametrize(("gap", "standing"), [(0, Standing.BAD), (1, Standing.PENDING)])
+def test_polls_before_a_long_gap_do_not_count_either(gap: float, standing: Standing) -> None:
+    late = at(0) + POLL * 2 + LONGEST_GAP + seconds(gap)
+    assert step(polled(FOUR_OF_SIX, "bbb"), FOUR_OF_SIX, BAD, "b", late, POLL).standing is standing
 
 
 def test_a_check_asked_twice_an_hour_is_met_by_its_failures_too() -> None:

@@ -189,7 +189,7 @@ def _effect(incident: Incident, what: str, layer: str, now: datetime) -> Step:
     if failure.permanent or failure.attempt >= ATTEMPTS:
         return Close(Outcome.FAILED, f"{what} {layer}: {failure.reason}")
     pause = min(FIRST_PAUSE * 2 ** (failure.attempt - 1), LONGEST_PAUSE)
-    return _start(incident, what, layer) if now >= failure.at + pause else Wait(failure.at + pause)
+    return _start(incident, what, layer) if _over(failure.at, pause, now) else Wait(failure.at + pause)
 
 
 def _leave(incident: Incident, when: str, now: datetime) -> Step | None:
@@ -206,18 +206,23 @@ def _gate(incident: Incident, verify: VerifySpec, begun: datetime, now: datetime
             return LookAtGate()
         if now >= begun + verify.deadline:
             return _not_well(incident, "the gate checks", verify)
-        again = incident.gated + min(verify.every, timedelta(seconds=5))
-        return LookAtGate() if now >= again else Wait(again)
+        pause = min(verify.every, timedelta(seconds=5))
+        return LookAtGate() if _over(incident.gated, pause, now) else Wait(incident.gated + pause)
     return _leave(incident, "gate", now)
 
 
 def _verify(incident: Incident, verify: VerifySpec, begun: datetime, now: datetime) -> Step | None:
     if incident.rounds >= verify.passes:
         return None
-    due = begun + verify.settle if incident.looked is None else incident.looked + verify.every
+    since, pause = (begun, verify.settle) if incident.looked is None else (incident.looked, verify.every)
     if now >= begun + verify.deadline and incident.looked is not None:
         return _not_well(incident, "verification", verify)
-    return Look() if now >= due else Wait(due)
+    return Look() if _over(since, pause, now) else Wait(since + pause)
+
+
+def _over(since: datetime, pause: timedelta, now: datetime) -> bool:
+    """Whether a pause is over; also when the clock was set back to before it: else it would last that much longer."""
+    return now >= since + pause or now < since
 
 
 def _not_well(incident: Incident, what: str, verify: VerifySpec) -> Step:

@@ -1,37 +1,33 @@
 """What one transaction writes: the units that waited together, each kept whole or not at all."""
 
 import asyncio
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from itertools import chain
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, bindparam, select, update
-from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy import Connection, Table
 
 from rollbackd.facts import Record, encode
 from rollbackd.journal.chain import link
 from rollbackd.journal.contract import Arrived, Conflict, Entry, Receipt, Received
 from rollbackd.journal.engine import stamp
-from rollbackd.journal.schema import facts, heads, inbox, sequences
+from rollbackd.journal.schema import facts, heads, inbox
 
 T = TypeVar("T")
 CHUNK = 500
-"""Values in one `IN (…)`."""
+"""Values in one `IN (…)`, rows in one `INSERT`."""
 
-_LAST_NUMBER = select(sequences.c.seq).where(sequences.c.name == bindparam("table"))
-_HEADS = select(heads).where(heads.c.stream.in_(bindparam("streams", expanding=True)))
-_ADD_FACTS = facts.insert()
-_NEW_HEADS = insert(heads)
-_MOVE_HEADS = _NEW_HEADS.on_conflict_do_update(
-    index_elements=["stream"], set_={"n": _NEW_HEADS.excluded.n, "hash": _NEW_HEADS.excluded.hash}
-)
-_KNOWN = select(inbox.c.key, inbox.c.id).where(inbox.c.key.in_(bindparam("keys", expanding=True)))
-_ADD_ARRIVED = inbox.insert()
-_HANDLED = update(inbox).where(inbox.c.id.in_(bindparam("ids", expanding=True))).values(handled=1)
-_SEEN = update(inbox).where(inbox.c.id.in_(bindparam("ids", expanding=True))).values(seen=bindparam("now"))
-# Made once: to put a statement together takes longer than to carry it out.
+# As text, with lists as one JSON value: to put a statement together would take longer than to carry it out.
+_LAST_NUMBER = "SELECT seq FROM sqlite_sequence WHERE name = ?"
+_HEADS = "SELECT stream, n, hash FROM heads WHERE stream IN (SELECT value FROM json_each(?))"
+_KNOWN = "SELECT key, id FROM inbox WHERE key IN (SELECT value FROM json_each(?))"
+_HANDLED = "UPDATE inbox SET handled = 1 WHERE id IN (SELECT value FROM json_each(?))"
+_SEEN = "UPDATE inbox SET seen = ? WHERE id IN (SELECT value FROM json_each(?))"
 
+Row = tuple[Any, ...]
 Answer = Any
 """A unit's result, or the exception that its caller gets."""
 
@@ -107,7 +103,7 @@ class _Draft:
     at: datetime
     seq: int
     heads: dict[str, _Head]
-    rows: list[dict[str, Any]] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
     touched: set[str] = field(default_factory=set)
 
     def add(self, unit: Unit) -> tuple[Record, ...] | Conflict:
@@ -115,7 +111,7 @@ class _Draft:
         at = stamp(self.at)
         moved: dict[str, _Head] = {}
         records: list[Record] = []
-        rows: list[dict[str, Any]] = []
+        rows: list[Row] = []
         for line in unit.lines:
             entry = line.entry
             head = moved.get(entry.stream) or self.heads.get(entry.stream, _EMPTY)
@@ -124,8 +120,7 @@ class _Draft:
             n, seq = head.n + 1, self.seq + len(rows) + 1
             fields = (seq, entry.stream, n, at, entry.actor, line.kind, line.body)
             moved[entry.stream] = _Head(n, _link(head.hash, *fields))
-            row = dict(zip(("seq", "stream", "n", "at", "actor", "kind", "body"), fields, strict=True))
-            rows.append({**row, "hash": moved[entry.stream].hash})
+            rows.append((*fields, moved[entry.stream].hash))
             records.append(Record(seq, entry.stream, n, self.at, entry.actor, entry.fact))
         self.heads.update(moved)
         self.touched.update(moved)
@@ -145,17 +140,16 @@ def _write_facts(connection: Connection, units: Sequence[Unit], now: datetime) -
     draft = _Draft(now, last_number(connection, "facts"), _heads_of(connection, streams))
     answers: list[Answer] = [draft.add(unit) for unit in units]
     if draft.rows:
-        connection.execute(_ADD_FACTS, draft.rows)
-        moved = [{"stream": name, "n": draft.heads[name].n, "hash": draft.heads[name].hash} for name in draft.touched]
-        connection.execute(_MOVE_HEADS, moved)
+        _insert(connection, facts, draft.rows)
+        moved = [(name, draft.heads[name].n, draft.heads[name].hash) for name in draft.touched]
+        _insert(connection, heads, moved, "ON CONFLICT (stream) DO UPDATE SET n = excluded.n, hash = excluded.hash")
     return Written(answers, draft.seq)
 
 
 def _heads_of(connection: Connection, streams: Iterable[str]) -> dict[str, _Head]:
     found: dict[str, _Head] = {}
-    for chunk in chunks(list(streams)):
-        for stream, n, digest in connection.execute(_HEADS, {"streams": chunk}):
-            found[stream] = _Head(n, digest)
+    for stream, n, digest in connection.exec_driver_sql(_HEADS, (json.dumps(list(streams)),)):
+        found[stream] = _Head(n, digest)
     return found
 
 
@@ -164,13 +158,13 @@ def last_number(connection: Connection, table: str) -> int:
 
     Numbers so given have no gaps: a number that is missing was deleted by hand, and `audit` says so.
     """
-    return connection.execute(_LAST_NUMBER, {"table": table}).scalar() or 0
+    return connection.exec_driver_sql(_LAST_NUMBER, (table,)).scalar() or 0
 
 
 # -- inbox --------------------------------------------------------------------------------------
 def mark_handled(connection: Connection, ids: Sequence[int]) -> None:
-    for chunk in chunks(ids):
-        connection.execute(_HANDLED, {"ids": chunk})
+    if ids:
+        connection.exec_driver_sql(_HANDLED, (json.dumps(ids),))
 
 
 def _receive(connection: Connection, deliveries: Sequence[Sequence[Received]], now: datetime) -> list[Receipt]:
@@ -180,10 +174,9 @@ def _receive(connection: Connection, deliveries: Sequence[Sequence[Received]], n
         return [Receipt((), ()) for _ in deliveries]
     known: set[str] = set()
     seen_again: list[int] = []
-    for chunk in chunks(list(keys)):
-        for key, number in connection.execute(_KNOWN, {"keys": chunk}):
-            known.add(key)
-            seen_again.append(number)
+    for key, number in connection.exec_driver_sql(_KNOWN, (json.dumps(list(keys)),)):
+        known.add(key)
+        seen_again.append(number)
     last = last_number(connection, "inbox")
     receipts: list[Receipt] = []
     arrived: list[Arrived] = []
@@ -198,15 +191,19 @@ def _receive(connection: Connection, deliveries: Sequence[Sequence[Received]], n
         receipts.append(Receipt(tuple(arrived[before:]), tuple(again)))
     at = stamp(now)
     if arrived:
-        connection.execute(_ADD_ARRIVED, [_row(item, at) for item in arrived])
-    for ids in chunks(seen_again):
-        connection.execute(_SEEN, {"ids": ids, "now": at})
+        _insert(connection, inbox, [(one.id, one.key, one.source, at, at, one.body, 0) for one in arrived])
+    if seen_again:
+        connection.exec_driver_sql(_SEEN, (at, json.dumps(seen_again)))
     return receipts
 
 
-def _row(item: Arrived, at: str) -> dict[str, Any]:
-    columns = {"id": item.id, "key": item.key, "source": item.source, "body": item.body}
-    return {**columns, "at": at, "seen": at, "handled": 0}
+def _insert(connection: Connection, table: Table, rows: Sequence[Row], otherwise: str = "") -> None:
+    """Rows of all columns, in the table's order, by one statement: each one gives the interpreter away and waits."""
+    row = f"({', '.join('?' for _ in table.columns)})"
+    for chunk in chunks(rows):
+        several = ", ".join(row for _ in chunk)
+        statement = f"INSERT INTO {table.name} VALUES {several} {otherwise}"  # noqa: S608  # names of our own
+        connection.exec_driver_sql(statement, tuple(chain.from_iterable(chunk)))
 
 
 def chunks(values: Sequence[T], size: int = CHUNK) -> Iterator[Sequence[T]]:

@@ -67,9 +67,6 @@ cursors = Table(
     Column("seq", Integer, nullable=False),
 )
 
-sequences = Table("sqlite_sequence", MetaData(), Column("name", String), Column("seq", Integer))
-"""SQLite's own: the highest number ever given to a row of each AUTOINCREMENT table, also after it is gone."""
-
 TRIGGERS = ("facts_are_never_changed", "facts_are_never_deleted")
 
 

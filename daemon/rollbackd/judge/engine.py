@@ -36,8 +36,10 @@ _AT_ONCE = 32
 """Services that are looked at for a decision at the same time."""
 _AGAIN = timedelta(seconds=5)
 """How often refused episodes that go on are thought about again."""
-_REST = 10
-"""At least so many times as long as that took it is left alone."""
+_FEW = 5
+"""Episodes of one service that are thought about each time; the others have their turn the next times."""
+_REST = 15
+"""So many times as long as that took for a service the next one waits: a storm must not hold up what comes in."""
 _RACES = 20
 _MANY = 10_000
 _GOODBYE = timedelta(seconds=10)
@@ -73,6 +75,7 @@ class Judge:
         self.behind = False
         """Alerts wait to be brought here: what was never decided may be one of them."""
         self._patience: dict[str, float] = {}
+        self._turn = 0
         self._log = log.get("judge")
 
     def consider_soon(self, trigger: Trigger, handled: Sequence[int] = (), *, again: bool = False) -> None:
@@ -222,32 +225,34 @@ class Judge:
     # -- episodes that go on --------------------------------------------------------------------
     async def run(self) -> None:
         """Think again about refused episodes that go on, for ever; see that every open incident is driven."""
-        rest = _AGAIN
         while True:
-            await self._clock.sleep(rest)
-            begun = self._clock.monotonic()
+            await self._clock.sleep(_AGAIN)
             await self._book.refresh()
             for name in self._book.open_incidents():
                 self._opened(name)
             if len(self._patience) > _MANY:
                 self._patience.clear()
+            self._turn += _FEW
             for service in self._config.services:
+                begun = self._clock.monotonic()
                 if self._think_again(service.name):
-                    await self._clock.sleep(timedelta())  # ten thousand alerts must not hold up what comes in
-            rest = max(_AGAIN, timedelta(seconds=_REST * (self._clock.monotonic() - begun)))
+                    await self._clock.sleep(timedelta(seconds=_REST * (self._clock.monotonic() - begun)))
 
     def _think_again(self, service: str) -> bool:
         """An episode is decided again when what stood against it is another set now: a hold lifted, a cooldown over.
 
-        Whether there was anything to think about.
+        Whether there was anything to think about. Of many episodes of one service only a few have their turn.
         """
-        episodes = self._book.of(service).episodes
+        ledger = self._book.of(service)
         triggers = self._live.all_triggers(service, self._clock.now())
-        for trigger in triggers:
-            before = episodes.get(trigger.episode)
-            if before is None and not self.behind:
-                self.consider_soon(trigger)
-            elif before is not None and _unspent(before, self._book.of(service)) and self._patient(trigger.episode):
+        if not self.behind:
+            for trigger in triggers:
+                if trigger.episode not in ledger.episodes:
+                    self.consider_soon(trigger)
+        first = self._turn % len(triggers) if triggers else 0
+        for trigger in (*triggers[first:], *triggers[:first])[:_FEW]:
+            before = ledger.episodes.get(trigger.episode)
+            if before is not None and _unspent(before, ledger) and self._patient(trigger.episode):
                 decision = decide(trigger, self._situations.quick(trigger), self._plan(service))
                 if asks_again(before.against, decision):
                     self._patience[trigger.episode] = self._clock.monotonic()

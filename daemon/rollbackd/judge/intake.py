@@ -19,7 +19,7 @@ _MEMORY = timedelta(days=1)
 """How far back the inbox is read at a start for alerts that may still fire."""
 _PORTION = 32
 """Alerts that are judged before others have their turn."""
-_REST = 6
+_REST = 15
 """So many times as long as a portion took nothing more is judged, when deliveries came meanwhile."""
 _LONGEST_REST = timedelta(seconds=1)
 

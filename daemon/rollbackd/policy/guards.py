@@ -46,6 +46,9 @@ class Situation:
     """What the layers say would stop a rollback."""
 
 
+CLOSE_LOOK = timedelta(minutes=5)
+"""Two looks farther apart, over a restart of ours, cannot tell whether a change came before the onset or after it."""
+
 Guard = Callable[[Trigger, Situation], Finding]
 
 
@@ -142,6 +145,9 @@ def same_state(trigger: Trigger, given: Situation) -> Finding:
         return against("same_state", Action.ASK, f"changed {ago(now.after - trigger.onset)} after the onset: a fix?")
     if now.by > trigger.onset and len(spells) > 1 and spells[-2].state.key not in given.ledger.good:
         return against("same_state", Action.ASK, "changed right at the onset, from a state that was not good: a fix?")
+    if now.by > trigger.onset and len(spells) > 1 and now.by - now.after > CLOSE_LOOK:
+        unseen = ago(now.by - now.after)
+        return against("same_state", Action.ASK, f"changed some time in {unseen} around the onset, unseen: a fix?")
     return passed("same_state", "the trouble began in the state that runs now")
 
 
@@ -183,7 +189,8 @@ def cooldown(_trigger: Trigger, given: Situation) -> Finding:
 
 
 def service_budget(_trigger: Trigger, given: Situation) -> Finding:
-    times = [rollback.opened for rollback in given.ledger.rollbacks if not rollback.manual]
+    spent = [one for one in given.ledger.rollbacks if one.acted or one.ended is None]
+    times = [rollback.opened for rollback in spent if not rollback.manual]
     return _budget("service_budget", "this service", times, given.limits.per_service, given.now)
 
 

@@ -192,6 +192,8 @@ def evolve_fleet(ledger: FleetLedger, record: Record) -> FleetLedger:
             return replace(ledger, openings=(*ledger.openings, (record.at, incident, manual))[-KEPT_OF_FLEET:])
         case facts.Ended(_, incident, outcome, acted, _, manual):
             others = tuple(end for end in ledger.ends if end[1] != incident)
+            if not acted:  # what touched nothing spent nothing
+                ledger = replace(ledger, openings=tuple(one for one in ledger.openings if one[1] != incident))
             if not acted or manual:
                 return replace(ledger, ends=others)
             return replace(ledger, ends=(*others, (record.at, incident, outcome))[-KEPT_OF_FLEET:])

@@ -77,9 +77,10 @@ def _last(track: Track, verdict: Verdict, reason: str, at: datetime, lasting: ti
     if verdict is Verdict.GOOD:
         return Track(None, at, met=False, verdict=verdict, reason=reason)
     since = track.since
-    if since is None or (forgotten and not track.met):
+    set_back = since is not None and at < since  # our clock: what is pending would wait for all that time once more
+    if since is None or ((forgotten or set_back) and not track.met):
         since = at
-    return Track(since, at, met=at - since >= lasting, verdict=verdict, reason=reason)
+    return Track(since, at, met=track.met or at - since >= lasting, verdict=verdict, reason=reason)
 
 
 def _count(track: Track, verdict: Verdict, reason: str, at: datetime, times: int, of: int, *, forgotten: bool) -> Track:

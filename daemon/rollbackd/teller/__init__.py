@@ -74,6 +74,8 @@ class Teller:
         self._windows: dict[tuple[str, str], datetime] = {}
         self._told_many = False
         self._direct: dict[str, float] = {}
+        self.trouble = ""
+        """Why the outbox could not be written last; whoever finds that it can be again clears it."""
         self._log = log.get("teller")
 
     # -- the ways in ----------------------------------------------------------------------------
@@ -140,6 +142,7 @@ class Teller:
                 await self._clock.sleep(JOURNAL_PAUSE)
 
     async def _unrecorded(self, error: JournalUnavailable) -> None:
+        self.trouble = str(error)
         await self.tell_directly(own.unrecorded(self._clock.now(), str(error)))
 
     async def pump(self) -> int:
@@ -212,7 +215,8 @@ class Teller:
     def _rows(self, made: Sequence[Envelope]) -> list[Outgoing]:
         """A row for each message and receiver. What is alike and made together goes together."""
         now = self._clock.now()
-        self._windows = {key: end for key, end in self._windows.items() if end > now}
+        # An end farther ahead than any window is long is from before the clock was set back.
+        self._windows = {key: end for key, end in self._windows.items() if now < end <= now + TOGETHER}
         running = dict(self._windows)
         rows = []
         for one in made:

@@ -28,6 +28,9 @@ GIVE_UP = timedelta(hours=24)
 UNREACHABLE_AFTER = timedelta(minutes=10)
 """A receiver that takes nothing for so long is announced to the others."""
 JOURNAL_PAUSE = timedelta(seconds=5)
+_FARTHEST = timedelta(minutes=30)
+"""The longest that any message waits; a receiver that asks for more is tried again before that."""
+_LOOK_AGAIN = timedelta(minutes=1)
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 
 Sendable = Sequence[tuple[Outgoing, Envelope]]
@@ -70,7 +73,8 @@ class Postbox:
     async def _until_news(self, wake: datetime | None) -> None:
         waits: list[asyncio.Task[Any]] = [asyncio.create_task(self._news.wait(), name=f"{self.name}: news")]
         if wake is not None:
-            waits.append(asyncio.create_task(self._clock.sleep_until(wake), name=f"{self.name}: due"))
+            length = min(wake - self._clock.now(), _LOOK_AGAIN)  # the clock may be set meanwhile
+            waits.append(asyncio.create_task(self._clock.sleep(length), name=f"{self.name}: due"))
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -89,13 +93,13 @@ class Postbox:
                 rows = [row for row in await self._journal.waiting() if row.receiver == self.name]
                 self.waiting = len(rows)
                 now = self._clock.now()
-                if self._rest_until > now:
+                if _later(self._rest_until, now):
                     return self._rest_until if rows else None
-                due = [row for row in rows if row.not_before <= now or (early and not row.attempts)]
+                due = [row for row in rows if not _later(row.not_before, now) or (early and not row.attempts)]
                 if not due:
                     return min((row.not_before for row in rows), default=None)
                 for rows_together in batches(due):
-                    if self._rest_until > self._clock.now():
+                    if _later(self._rest_until, self._clock.now()):
                         break
                     await self._dispatch(rows_together)
                     self.waiting -= len(rows_together)
@@ -174,7 +178,7 @@ class Postbox:
         self._failures += 1
         tried = max(row.attempts for row in rows)
         wait = pause(rows[0].key, max(self._failures, tried + 1))
-        self._rest_until = now + max(wait, error.retry_after or timedelta())
+        self._rest_until = now + min(max(wait, error.retry_after or timedelta()), _FARTHEST)
         if self._failing_since is None:
             self._failing_since = min(row.created for row in rows) if tried else now
         if not self._announced and now - self._failing_since >= UNREACHABLE_AFTER:
@@ -194,6 +198,11 @@ class Postbox:
                 await self._clock.sleep(JOURNAL_PAUSE)
             else:
                 return
+
+
+def _later(when: datetime, now: datetime) -> bool:
+    """Whether to wait for then. What lies farther ahead than any wait is from before the clock was set back."""
+    return now < when <= now + _FARTHEST
 
 
 def batches(due: Sequence[Outgoing]) -> list[list[Outgoing]]:
