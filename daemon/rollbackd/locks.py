@@ -26,6 +26,7 @@ from rollbackd.clock import Clock
 from rollbackd.process_supervisor import holders
 
 _LOOK_AGAIN = timedelta(milliseconds=50)
+_KILLED_WITHIN = timedelta(seconds=5)
 _FLOCK = "hhqqi4x"
 """`struct flock` of Linux, 64 bit: type, whence, start, length, process."""
 
@@ -86,6 +87,7 @@ class Locks:
                     if self._clock.monotonic() >= until:
                         raise Busy(reason)
                     await self._clock.sleep(_LOOK_AGAIN)
+                await self._end_leftovers(resource)
                 yield Lock(resource, self._path(resource, "run"))
             finally:
                 with contextlib.suppress(OSError):
@@ -112,18 +114,19 @@ class Locks:
             return f"{resource}: another rollbackd works on it (process {os.pread(owner, 20, 0).decode().strip()})"
         os.ftruncate(owner, 0)
         os.pwrite(owner, str(os.getpid()).encode(), 0)
-        run = self._path(resource, "run")
         if self.held(resource):
             fcntl.flock(owner, fcntl.LOCK_UN)
-            return f"{resource}: what an earlier life started still runs ({_processes(run)}); it is waited for"
-        fd = _open(run)
-        try:
-            free = _try(fd)
-        finally:
-            os.close(fd)
-        if not free:
-            _kill(run)
+            still = _processes(self._path(resource, "run"))
+            return f"{resource}: what an earlier life started still runs ({still}); it is waited for"
         return None
+
+    async def _end_leftovers(self, resource: str) -> None:
+        """Kill what is overdue, and wait for its end: a killed process holds what it held until it is gone."""
+        run = self._path(resource, "run")
+        until = self._clock.monotonic() + _KILLED_WITHIN.total_seconds()
+        while not _is_free(run) and self._clock.monotonic() < until:
+            _kill(run)
+            await self._clock.sleep(_LOOK_AGAIN)
 
     def _path(self, resource: str, kind: str) -> Path:
         return self._directory / f"{hashlib.sha256(resource.encode()).hexdigest()[:20]}.{kind}"
@@ -139,6 +142,14 @@ def _try(fd: int) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def _is_free(run: Path) -> bool:
+    fd = _open(run)
+    try:
+        return _try(fd)
+    finally:
+        os.close(fd)
 
 
 def _supervised(fd: int) -> bool:

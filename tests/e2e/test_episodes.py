@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from tests.e2e.alerts import ALERT, alert, fire, posting, webhook
+from tests.e2e.shop import BAD
 from tests.e2e.telling import told
-from tests.e2e.town import BAD, Town, reason, receivers, send, stands
+from tests.e2e.town import Town, reason, receivers, send, stands
 from tests.servers import Server, alertmanager
 
 TOGETHER = 3

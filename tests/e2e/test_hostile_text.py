@@ -17,7 +17,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.e2e.alerts import ALERT, alert, webhook
-from tests.e2e.town import BAD, Town
+from tests.e2e.shop import BAD
+from tests.e2e.town import Town
 from tests.fakes.receiving import serving
 from tests.fakes.slack import PATH as SLACK
 from tests.fakes.slack import SlackFake

@@ -17,8 +17,9 @@ import pytest
 from tests.e2e import hostile
 from tests.e2e.alerts import ALERT, alert, query_rule, webhook
 from tests.e2e.hostile import Liar, by_turns, drips, half, hangs, says, warns
+from tests.e2e.shop import BAD, Shop
 from tests.e2e.telling import Begun, told
-from tests.e2e.town import BAD, Shop, Town, reason, receivers, stands
+from tests.e2e.town import Town, reason, receivers, stands
 from tests.servers import free_port, prometheus, wait_until
 
 TOGETHER = 4

@@ -23,7 +23,7 @@ CHUNK = 500
 # As text, with lists as one JSON value: to put a statement together would take longer than to carry it out.
 _LAST_NUMBER = "SELECT seq FROM sqlite_sequence WHERE name = ?"
 _HEADS = "SELECT stream, n, hash FROM heads WHERE stream IN (SELECT value FROM json_each(?))"
-_KNOWN = "SELECT key, id FROM inbox WHERE key IN (SELECT value FROM json_each(?))"
+_NUMBERS = "SELECT key, id FROM inbox WHERE key IN (SELECT value FROM json_each(?))"
 _HANDLED = "UPDATE inbox SET handled = 1 WHERE id IN (SELECT value FROM json_each(?))"
 _SEEN = "UPDATE inbox SET seen = ? WHERE id IN (SELECT value FROM json_each(?))"
 
@@ -168,42 +168,54 @@ def mark_handled(connection: Connection, ids: Sequence[int]) -> None:
 
 
 def _receive(connection: Connection, deliveries: Sequence[Sequence[Received]], now: datetime) -> list[Receipt]:
-    """All deliveries of a batch with one look and one insert; the earlier one has what the later one has again."""
-    keys = {item.key for items in deliveries for item in items}
-    if not keys:
-        return [Receipt((), ()) for _ in deliveries]
-    known: set[str] = set()
-    seen_again: list[int] = []
-    for key, number in connection.exec_driver_sql(_KNOWN, (json.dumps(list(keys)),)):
-        known.add(key)
-        seen_again.append(number)
-    last = last_number(connection, "inbox")
-    receipts: list[Receipt] = []
-    arrived: list[Arrived] = []
-    for items in deliveries:
-        before, again = len(arrived), []
-        for item in items:
-            if item.key in known:
-                again.append(item.key)
-                continue
-            known.add(item.key)
-            arrived.append(Arrived(last + len(arrived) + 1, item.key, item.source, now, now, item.body))
-        receipts.append(Receipt(tuple(arrived[before:]), tuple(again)))
+    """All deliveries of a batch by one insert; what was there, or came earlier in the batch, is only seen again."""
+    items = [item for items in deliveries for item in items]
     at = stamp(now)
-    if arrived:
-        _insert(connection, inbox, [(one.id, one.key, one.source, at, at, one.body, 0) for one in arrived])
-    if seen_again:
-        connection.exec_driver_sql(_SEEN, (at, json.dumps(seen_again)))
-    return receipts
+    rows = [(None, item.key, item.source, at, at, item.body, 0) for item in items]
+    added, last = _insert(connection, inbox, rows, "ON CONFLICT (key) DO NOTHING")
+    if added == len(items):
+        numbers = dict(zip((item.key for item in items), range(last - added + 1, last + 1), strict=True))
+    else:
+        numbers = _new_among(connection, items, added, at)
+    return [_receipt(delivery, numbers, now) for delivery in deliveries]
 
 
-def _insert(connection: Connection, table: Table, rows: Sequence[Row], otherwise: str = "") -> None:
-    """Rows of all columns, in the table's order, by one statement: each one gives the interpreter away and waits."""
+def _receipt(delivery: Sequence[Received], numbers: dict[str, int], now: datetime) -> Receipt:
+    """What became of a delivery; it takes the numbers of its new rows."""
+    new: list[Arrived] = []
+    again: list[str] = []
+    for one in delivery:
+        number = numbers.pop(one.key, None)
+        if number is None:
+            again.append(one.key)
+        else:
+            new.append(Arrived(number, one.key, one.source, now, now, one.body))
+    return Receipt(tuple(new), tuple(again))
+
+
+def _new_among(connection: Connection, items: Sequence[Received], added: int, at: str) -> dict[str, int]:
+    """The rows that were added, by key; those that were there before are seen now. New numbers are the highest."""
+    keys = json.dumps([item.key for item in items])
+    found = sorted(connection.exec_driver_sql(_NUMBERS, (keys,)), key=lambda row: row.id)
+    known, new = found[: len(found) - added], found[len(found) - added :]
+    if known:
+        connection.exec_driver_sql(_SEEN, (at, json.dumps([row.id for row in known])))
+    return {row.key: row.id for row in new}
+
+
+def _insert(connection: Connection, table: Table, rows: Sequence[Row], conflict: str = "") -> tuple[int, int]:
+    """Rows of all columns, in the table's order; how many were added, and the last one's number.
+
+    By one statement: each one gives the interpreter away, and waits to get it back.
+    """
+    added = last = 0
     row = f"({', '.join('?' for _ in table.columns)})"
     for chunk in chunks(rows):
         several = ", ".join(row for _ in chunk)
-        statement = f"INSERT INTO {table.name} VALUES {several} {otherwise}"  # noqa: S608  # names of our own
-        connection.exec_driver_sql(statement, tuple(chain.from_iterable(chunk)))
+        statement = f"INSERT INTO {table.name} VALUES {several} {conflict}"  # noqa: S608  # names of our own
+        result = connection.exec_driver_sql(statement, tuple(chain.from_iterable(chunk)))
+        added, last = added + result.rowcount, result.lastrowid
+    return added, last
 
 
 def chunks(values: Sequence[T], size: int = CHUNK) -> Iterator[Sequence[T]]:

@@ -19,8 +19,10 @@ _MEMORY = timedelta(days=1)
 """How far back the inbox is read at a start for alerts that may still fire."""
 _PORTION = 32
 """Alerts that are judged before others have their turn."""
-_REST = 15
-"""So many times as long as a portion took nothing more is judged, when deliveries came meanwhile."""
+_MANY = 8
+"""Deliveries that wait at the same time: a storm, in which what is not on disk is more urgent."""
+_REST = 25
+"""So many times as long as a portion took nothing more is judged then."""
 _LONGEST_REST = timedelta(seconds=1)
 
 Stored = tuple[Arrived, Alert, str]
@@ -39,9 +41,10 @@ class Intake:
         self._silences: tuple[Silence, ...] = ()
         self._named: set[str] = set()
         """Fingerprints that Alertmanager named last: what it names no more was resolved, though we were not told."""
-        self._came = 0
         self._waiting = 0
-        """Deliveries that came so far, and those that are not on disk yet."""
+        """Deliveries that are not on disk yet."""
+        self._pressure = 0
+        """The most of them since the last portion was begun."""
         self._unjudged: deque[Stored] = deque()
         self.unreachable = ""
         """Why Alertmanager did not answer last; empty when it did, or there is none."""
@@ -68,8 +71,8 @@ class Intake:
                 wanted[key] = (alert, service)
         if not wanted:
             return 0, duplicates, unmatched
-        self._came += 1
         self._waiting += 1
+        self._pressure = max(self._pressure, self._waiting)
         try:
             receipt = await self._book.receive(
                 [Received(key, SOURCE, alert_to_json(alert)) for key, (alert, _) in wanted.items()]
@@ -90,13 +93,13 @@ class Intake:
             self._judge.run_soon(self._judge_all())
 
     async def _judge_all(self) -> None:
-        """By portions; in a storm of deliveries this takes a small part of the time: to be stored is more urgent."""
+        """By portions; in a storm of deliveries this takes a small part of the time."""
         try:
             while self._unjudged:
-                begun, came = self._clock.monotonic(), self._came
+                begun, self._pressure = self._clock.monotonic(), self._waiting
                 await self._judge_some([self._unjudged.popleft() for _ in range(min(_PORTION, len(self._unjudged)))])
                 await self._clock.sleep(timedelta())
-                if self._waiting or self._came != came:
+                if self._pressure >= _MANY:
                     took = timedelta(seconds=self._clock.monotonic() - begun)
                     await self._clock.sleep(min(_REST * took, _LONGEST_REST))
         finally:
