@@ -207,13 +207,13 @@ class House:
         self.objection: Objection | None = None
         self.conditions: tuple[CheckResult, ...] = ()
         self.book = Book(cast("Journal", self.journal))
+        self.factory = cast("LayerFactory", FakeFactory(self.layers))
         self.runner = self.new_runner()
 
     def new_runner(self, concurrent: int = 2) -> Runner:
         """A runner that knows nothing but the journal: what a new life begins with."""
         judgement = Judgement(self._held, self._confirm, self._condition)
-        factory = cast("LayerFactory", FakeFactory(self.layers))
-        return Runner(self.book, self.clock, factory, cast("Examiner", self.examiner), judgement, concurrent)
+        return Runner(self.book, self.clock, self.factory, cast("Examiner", self.examiner), judgement, concurrent)
 
     async def _held(self, _incident: Incident) -> str:
         return self.held

@@ -1,0 +1,189 @@
+"""Right before the first step, and in verification: is the trouble that triggered still there?"""
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from rollbackd import facts
+from rollbackd.clock import JumpWatch
+from rollbackd.examine import Examiner
+from rollbackd.journal import Entry
+from rollbackd.judge.live import Live
+from rollbackd.judge.recheck import Recheck
+from rollbackd.judge.situation import Situations
+from rollbackd.model import Alert, Outcome, Release, Request, State, Verdict, incident_stream, service_stream
+from rollbackd.runner import Objection
+from rollbackd.sources.prometheus import Prometheus
+from rollbackd.sources.states import Looker
+from tests.fakes.clock import START
+from tests.unit.house import INCIDENT, House, trigger
+from tests.unit.test_judge_polls import DOWN, FakePrometheus
+
+MINUTE = timedelta(minutes=1)
+SICK = {"name": "sick", "when": {"alert": 'alertname="Sick"'}}
+SLOW = {"name": "slow", "when": {"query": "rate(latency[5m])", "above": 1}}
+SMOKE = {"name": "smoke", "when": {"check": "health", "failures": 1}}
+BOTH = {"name": "both", "when": {"all": [SICK["when"], SLOW["when"]]}}
+EITHER = {"name": "either", "when": {"any": [SMOKE["when"], SLOW["when"]]}}
+
+
+class Court(House):
+    """The house with an open incident, and who is asked about it."""
+
+    def __init__(self, directory: Path) -> None:
+        rules = [SICK, SLOW, SMOKE, BOTH, EITHER]
+        super().__init__(directory, rules=rules, prometheus={"url": "http://127.0.0.1:9090"})
+        self.live = Live(self.config)
+        self.prometheus = FakePrometheus()
+        self.stops: tuple[str, ...] = ()
+        self.silenced: tuple[str, ...] = ()
+        jumps = JumpWatch(self.clock)
+        layers = {"shop": self.factory.build(self.service)}
+        looker = Looker(self.book, layers, self.clock, MINUTE)
+        situations = Situations(self.config, self.book, self.live, self.clock, jumps, self._stops, layers, looker)
+        self.recheck = Recheck(
+            self.config,
+            self.book,
+            self.live,
+            self.clock,
+            situations,
+            self._stops,
+            cast("Examiner", self.examiner),
+            cast("Prometheus", self.prometheus),
+        )
+
+    def _stops(self, service: str, labels: Mapping[str, str], *, silences: bool = True) -> tuple[str, ...]:
+        return self.stops + (self.silenced if silences else ())
+
+    async def opened(self, rule: str = "sick", **more: Any) -> None:
+        """v1 was good, v2 came, the rule was met, the incident is open."""
+        stream = service_stream("shop")
+        good = State({"config": Release("v1"), "code": Release("v1")})
+        for state, minute in ((good, -60), (self.state, -5)):
+            when = START + minute * MINUTE
+            await self.book.append(Entry(stream, facts.Changed(state, when, when)))
+        await self.book.append(Entry(stream, facts.MarkedGood(good, "by unix:ann")))
+        self.fires()
+        await self.open(trigger=trigger(rule=rule, **more))
+
+    def fires(self, starts_at: datetime = START, ends_at: datetime | None = None) -> None:
+        alert = Alert("f1", {"alertname": "Sick", "service": "shop"}, {}, starts_at, ends_at)
+        self.live.hear(alert, "shop", self.clock.now())
+
+    def says(self, value: float) -> None:
+        self.prometheus.values["rate(latency[5m])"] = [({"service": "shop"}, value)]
+
+    async def confirm(self) -> Objection | None:
+        return await self.recheck.confirm(await self.incident())
+
+    async def verdicts(self, since: datetime | None = None) -> list[tuple[str, Verdict, bool]]:
+        results = await self.recheck.condition(await self.incident(), since)
+        return [(result.name, result.verdict, result.warn) for result in results]
+
+
+@pytest.fixture
+async def court(tmp_path: Path) -> Court:
+    one = Court(tmp_path)
+    await one.opened()
+    return one
+
+
+# -- before the first step ----------------------------------------------------------------------
+async def test_trouble_that_is_still_there_is_acted_on(court: Court) -> None:
+    assert await court.confirm() is None
+
+
+async def test_trouble_that_went_away_is_not(court: Court) -> None:
+    court.fires(ends_at=START + MINUTE)
+    assert await court.confirm() == Objection(Outcome.PASSED, "the trouble went away by itself: no such alert fires")
+
+
+async def test_a_person_who_wants_it_is_not_asked_whether_it_went_away(court: Court) -> None:
+    court.fires(ends_at=START + MINUTE)
+    joined = facts.Joined(trigger(rule="manual", request=Request("shop", "unix:ann")))
+    await court.book.append(Entry(incident_stream(INCIDENT), joined))
+    assert await court.confirm() is None
+
+
+async def test_a_rule_that_is_gone_and_trouble_that_cannot_be_seen_any_more_end_it(tmp_path: Path) -> None:
+    for rule, outcome in (("removed", Outcome.DECLINED), ("slow", Outcome.EXPIRED)):
+        court = Court(tmp_path)
+        await court.opened(rule)
+        court.clock.advance(16 * MINUTE)
+        objection = await court.confirm()
+        assert objection is not None
+        assert objection.outcome is outcome
+
+
+async def test_the_guards_are_asked_once_more(court: Court) -> None:
+    court.clock.advance(20 * MINUTE)
+    objection = await court.confirm()
+    assert objection == Objection(Outcome.DECLINED, "stale: the trouble began 20m ago, longer than 15m")
+
+
+async def test_a_target_that_was_quarantined_meanwhile_is_declined(court: Court) -> None:
+    await court.book.append(Entry(service_stream("shop"), facts.Quarantined({"code": "v1"}, "by unix:ann")))
+    assert await court.confirm() == Objection(Outcome.DECLINED, "code of the target was quarantined meanwhile")
+
+
+# -- holds --------------------------------------------------------------------------------------
+async def test_a_silence_holds_what_has_not_begun_and_a_hold_everything(court: Court) -> None:
+    court.silenced = ("silenced in Alertmanager by ann: calm down",)
+    assert await court.recheck.held(await court.incident()) == "silenced in Alertmanager by ann: calm down"
+    await court.book.append(Entry(incident_stream(INCIDENT), facts.Entering("page")))
+    assert await court.recheck.held(await court.incident()) == ""
+    court.stops = ("HOLD by unix:ann",)
+    assert await court.recheck.held(await court.incident()) == "HOLD by unix:ann"
+
+
+# -- in verification ----------------------------------------------------------------------------
+async def test_an_alert_is_named_and_decides_nothing(court: Court) -> None:
+    assert await court.verdicts() == [("alert of sick", Verdict.BAD, True)]
+    court.fires(ends_at=START + MINUTE)
+    assert await court.verdicts() == [("alert of sick", Verdict.GOOD, True)]
+
+
+async def test_the_query_that_triggered_is_asked_again_by_its_own_threshold(tmp_path: Path) -> None:
+    court = Court(tmp_path)
+    await court.opened("slow")
+    for value, verdict in ((2.0, Verdict.BAD), (0.5, Verdict.GOOD), (float("nan"), Verdict.INCONCLUSIVE)):
+        court.says(value)
+        assert await court.verdicts() == [("rule slow", verdict, False)]
+    court.prometheus.problem["rate(latency[5m])"] = DOWN
+    assert await court.verdicts() == [("rule slow", Verdict.INCONCLUSIVE, False)]
+
+
+async def test_a_sample_that_reaches_back_before_the_last_step_says_nothing(tmp_path: Path) -> None:
+    court = Court(tmp_path)
+    await court.opened("slow")
+    court.says(0.5)
+    assert await court.verdicts(since=court.clock.now() - 4 * MINUTE) == [("rule slow", Verdict.INCONCLUSIVE, False)]
+    assert await court.verdicts(since=court.clock.now() - 5 * MINUTE) == [("rule slow", Verdict.GOOD, False)]
+
+
+async def test_a_check_that_triggered_is_asked_again(tmp_path: Path) -> None:
+    court = Court(tmp_path)
+    await court.opened("smoke")
+    court.examiner.verdicts["health"] = Verdict.BAD
+    assert await court.verdicts() == [("rule smoke", Verdict.BAD, False)]
+
+
+async def test_what_joined_meanwhile_counts_too(court: Court) -> None:
+    court.says(2)
+    await court.book.append(Entry(incident_stream(INCIDENT), facts.Joined(trigger(rule="slow"))))
+    assert await court.verdicts() == [("alert of sick", Verdict.BAD, True), ("rule slow", Verdict.BAD, False)]
+
+
+async def test_of_a_rule_put_together_what_can_be_asked_decides(tmp_path: Path) -> None:
+    court = Court(tmp_path)
+    await court.opened("both")
+    court.says(0.5)
+    assert await court.verdicts() == [("alert of both", Verdict.BAD, True), ("rule both", Verdict.GOOD, False)]
+    either = Court(tmp_path)
+    await either.opened("either")
+    either.says(0.5)
+    either.examiner.verdicts["health"] = Verdict.BAD
+    assert await either.verdicts() == [("rule either", Verdict.BAD, False)]
