@@ -13,12 +13,6 @@ from typing import Any
 import aiohttp
 import pytest
 from pydantic import ValidationError
-from tests.fakes.clock import START
-from tests.fakes.pagerduty import ROUTING_KEY, PagerDutyFake
-from tests.fakes.receiving import Fault, Receiver, serving
-from tests.fakes.slack import SlackFake
-from tests.fakes.smtp import PASSWORD, USER, MailFake, make_certificate, serving_mail
-from tests.fakes.webhook import WebhookFake
 
 from rollbackd.adapter import DeliveryError, Message, Notifier
 from rollbackd.model import Priority
@@ -29,6 +23,12 @@ from rollbackd.notify.slack import Slack, SlackSettings, payload
 from rollbackd.notify.webhook import Webhook, WebhookSettings
 from rollbackd.notify.webhook import payload as webhook_payload
 from rollbackd.units import Secret
+from tests.fakes.clock import START
+from tests.fakes.pagerduty import ROUTING_KEY, PagerDutyFake
+from tests.fakes.receiving import Fault, Receiver, serving
+from tests.fakes.slack import SlackFake
+from tests.fakes.smtp import PASSWORD, USER, MailFake, make_certificate, serving_mail
+from tests.fakes.webhook import WebhookFake
 
 HOSTILE = "$(reboot) <!channel> <https://evil.example|click> & \r\nBcc: all@example.com\x1b[31m\x00\ud800\u202e"
 SECRETS = {"KEY": ROUTING_KEY, "PASSWORD": PASSWORD, "TOKEN": "Bearer s3cr3t-token"}

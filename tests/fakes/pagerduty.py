@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from aiohttp import web
+
 from tests.fakes.receiving import Receiver
 
 ROUTING_KEY = "0123456789abcdef0123456789abcdef"

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from aiohttp import web
+
 from tests.fakes.receiving import Receiver
 
 PATH = "/services/T00000000/B00000000/XXXXXXXXXXXXXXXXXXXXXXXX"

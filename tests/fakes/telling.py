@@ -7,8 +7,6 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, ClassVar
 
-from tests.fakes.clock import START
-
 from rollbackd import facts
 from rollbackd.adapter import DeliveryError, Message, NotifierSettings
 from rollbackd.model import (
@@ -26,6 +24,7 @@ from rollbackd.model import (
     Trigger,
     Verdict,
 )
+from tests.fakes.clock import START
 
 V41 = Release("41" * 20, "v41")
 V42 = Release("42" * 20, "v42")

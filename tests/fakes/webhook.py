@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import Any
 
 from aiohttp import web
+
 from tests.fakes.receiving import Receiver
 
 PATH = "/rollbackd"

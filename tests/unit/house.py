@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -37,11 +38,13 @@ from rollbackd.model import (
     service_stream,
 )
 from rollbackd.runner import Judgement, Objection, Runner
+from rollbackd.sources.prometheus import Answer, RangeAnswer, RangeSeries, Series
 from tests.fakes.clock import START, ManualClock
 from tests.fakes.journal import MemoryJournal
 
 INCIDENT = "shop-1"
 V1, V2 = Release("v1"), Release("v2")
+DOWN = "Prometheus at http://127.0.0.1:9090: no answer within 5s"
 
 _LAYER = {"adapter": "command", "current": ["current"], "releases": ["releases"], "apply": ["apply"]}
 _GATE = {"adapter": "command", "inside": ["inside"], "enter": ["enter"], "leave_by": ["leave"]}
@@ -170,6 +173,29 @@ class FakeFactory:
 
     def build(self, service: Service) -> Layers:
         return Layers(service, {name: cast("Adapter", layer) for name, layer in self.layers.items()})
+
+
+class FakePrometheus:
+    """Answers what the test says: series of each query, or a problem; a past of one series."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, Sequence[tuple[Mapping[str, str], float]]] = {}
+        self.problem: dict[str, str] = {}
+        self.past: dict[str, list[tuple[datetime, float]]] = {}
+        self.asked: Counter[str] = Counter()
+        self.ranges: list[tuple[datetime, datetime, timedelta]] = []
+
+    async def instant(self, query: str, at: datetime | None = None) -> Answer:
+        self.asked[query] += 1
+        series = tuple(Series(labels, value, START) for labels, value in self.values.get(query, ()))
+        return Answer(problem=self.problem[query]) if query in self.problem else Answer(series)
+
+    async def range(self, query: str, start: datetime, end: datetime, step: timedelta) -> RangeAnswer:
+        self.ranges.append((start, end, step))
+        if query in self.problem:
+            return RangeAnswer(problem=self.problem[query])
+        points = tuple(point for point in self.past.get(query, ()) if start <= point[0] <= end)
+        return RangeAnswer((RangeSeries({"service": "shop"}, points),) if points else ())
 
 
 class HookedJournal(MemoryJournal):

@@ -12,10 +12,10 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import web
-from tests.servers import Server, alertmanager, free_port, wait_until
 
 from rollbackd.sources import alertmanager as module
 from rollbackd.sources.alertmanager import Alertmanager, Silence, Unreachable
+from tests.servers import Server, alertmanager, free_port, wait_until
 
 NOW = "2026-01-01T00:00:00.000Z"
 LATER = "2036-01-01T00:00:00.000Z"

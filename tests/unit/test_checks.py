@@ -17,7 +17,6 @@ import aiohttp
 import pytest
 from aiohttp import web
 from pydantic import ValidationError
-from tests.servers import free_port
 
 from rollbackd.adapter import Check, CheckPlace
 from rollbackd.checks.command import Command, CommandSettings
@@ -28,6 +27,7 @@ from rollbackd.clock import SystemClock
 from rollbackd.model import CheckResult, Verdict
 from rollbackd.process import Spawner
 from rollbackd.units import Secret
+from tests.servers import free_port
 
 GOOD, BAD, UNKNOWN = Verdict.GOOD, Verdict.BAD, Verdict.INCONCLUSIVE
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]

@@ -40,7 +40,7 @@ def stops(tmp_path: Path) -> Stops:
 
 
 def silence(matchers: str) -> Silence:
-    return Silence("s1", parse_matchers(matchers), "ann", "calm down", START + HOUR)
+    return Silence("s1", parse_matchers(matchers), START + HOUR, "ann", "calm down")
 
 
 async def test_nothing_holds_it(stops: Stops) -> None:

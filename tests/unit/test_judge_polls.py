@@ -1,8 +1,7 @@
 """Queries: asked once for all, inconclusive when they say nothing, and known again after a restart."""
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,36 +14,12 @@ from rollbackd.judge.live import Live
 from rollbackd.judge.polls import Polls
 from rollbackd.model import Action, Trigger, service_stream
 from rollbackd.rules.tracks import Standing
-from rollbackd.sources.prometheus import Answer, Prometheus, RangeAnswer, RangeSeries, Series
+from rollbackd.sources.prometheus import Prometheus
 from tests.fakes.clock import START
 from tests.unit.builders import decided
-from tests.unit.house import House, trigger
+from tests.unit.house import DOWN, FakePrometheus, House, trigger
 
 MINUTE = timedelta(minutes=1)
-DOWN = "Prometheus at http://127.0.0.1:9090: no answer within 5s"
-
-
-class FakePrometheus:
-    """Answers what the test says: series of each query, or a problem; a past of one series."""
-
-    def __init__(self) -> None:
-        self.values: dict[str, Sequence[tuple[Mapping[str, str], float]]] = {}
-        self.problem: dict[str, str] = {}
-        self.past: dict[str, list[tuple[datetime, float]]] = {}
-        self.asked: Counter[str] = Counter()
-        self.ranges: list[tuple[datetime, datetime, timedelta]] = []
-
-    async def instant(self, query: str, at: datetime | None = None) -> Answer:
-        self.asked[query] += 1
-        series = tuple(Series(labels, value, START) for labels, value in self.values.get(query, ()))
-        return Answer(problem=self.problem[query]) if query in self.problem else Answer(series)
-
-    async def range(self, query: str, start: datetime, end: datetime, step: timedelta) -> RangeAnswer:
-        self.ranges.append((start, end, step))
-        if query in self.problem:
-            return RangeAnswer(problem=self.problem[query])
-        points = tuple(point for point in self.past.get(query, ()) if start <= point[0] <= end)
-        return RangeAnswer((RangeSeries({"service": "shop"}, points),) if points else ())
 
 
 class FakeJudge:

@@ -19,8 +19,7 @@ from rollbackd.runner import Objection
 from rollbackd.sources.prometheus import Prometheus
 from rollbackd.sources.states import Looker
 from tests.fakes.clock import START
-from tests.unit.house import INCIDENT, House, trigger
-from tests.unit.test_judge_polls import DOWN, FakePrometheus
+from tests.unit.house import DOWN, INCIDENT, FakePrometheus, House, trigger
 
 MINUTE = timedelta(minutes=1)
 SICK = {"name": "sick", "when": {"alert": 'alertname="Sick"'}}

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.fakes.telling import EVIDENCE, at, decision, opened, planned, refused, round_of, trigger
 
 from rollbackd import facts
 from rollbackd.facts import Record
@@ -17,6 +16,7 @@ from rollbackd.notify import clean, own, text
 from rollbackd.notify.envelope import Envelope, decode, encode, merge, plain
 from rollbackd.notify.story import story
 from rollbackd.notify.troubles import Troubles, fold
+from tests.fakes.telling import EVIDENCE, at, decision, opened, planned, refused, round_of, trigger
 
 SIGNALS = Path("/var/lib/rollbackd/signals")
 INCIDENT = "incident:checkout-3"

@@ -4,12 +4,12 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from tests.fakes.telling import BAD, GOOD, at, opened, refused, trigger
 
 from rollbackd import facts
 from rollbackd.facts import Record
 from rollbackd.model import DAEMON, FLEET, Outcome, Request
 from rollbackd.notify.troubles import Troubles, fold
+from tests.fakes.telling import BAD, GOOD, at, opened, refused, trigger
 
 INCIDENT = "incident:checkout-3"
 SERVICE = "service:checkout"

@@ -14,12 +14,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from tests.servers import free_port
 
 from rollbackd.clock import SystemClock
 from rollbackd.sources import line, prometheus
 from rollbackd.sources.answers import Unusable, instant_series, range_series, whole_data
 from rollbackd.sources.prometheus import Answer, Prometheus
+from tests.servers import free_port
 
 Handler = Callable[[str, asyncio.StreamWriter], Awaitable[None]]
 LIMIT = timedelta(milliseconds=400)

@@ -8,9 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.fakes.clock import START, ManualClock
-from tests.fakes.journal import MemoryJournal
-from tests.fakes.telling import Recorder, never, opened, planned, refused, soon, trigger
 
 from rollbackd import boundary, facts
 from rollbackd.config.models import Config, Notify, Route, RouteWhen
@@ -19,6 +16,9 @@ from rollbackd.model import FLEET, Outcome, Priority
 from rollbackd.notify import own, text
 from rollbackd.teller import Teller
 from rollbackd.teller.postbox import GIVE_UP, LONGEST_PAUSE, batches, pause
+from tests.fakes.clock import START, ManualClock
+from tests.fakes.journal import MemoryJournal
+from tests.fakes.telling import Recorder, never, opened, planned, refused, soon, trigger
 
 INCIDENT = "incident:checkout-3"
 MINUTE = timedelta(minutes=1)

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, RootModel
 
 from rollbackd.model import Alert
 from rollbackd.rules.matchers import Matcher, all_match
-from rollbackd.sources.webhook import AlertBody, Time, validate_json
+from rollbackd.sources.webhook import AlertBody, Time, alert_of, validate_json
 from rollbackd.units import format_duration
 
 LARGEST_ANSWER = 64 * 2**20
@@ -58,7 +58,7 @@ class Alertmanager:
     async def firing(self) -> list[Alert]:
         """All alerts that fire now, silenced ones too, inhibited ones not. :raises Unreachable:"""
         read = await self._get("/api/v2/alerts", _FIRING, _Alerts)
-        return [body.alert(firing=True) for body in read.root]
+        return [alert_of(body, firing=True) for body in read.root]
 
     async def silences(self) -> list[Silence]:
         """All silences in force now. :raises Unreachable:"""
@@ -77,7 +77,7 @@ class Alertmanager:
             alert.fingerprint: alert
             for group in read.root
             if group.receiver.name == receiver and group.labels == labels
-            for alert in (body.alert(firing=True) for body in group.alerts)
+            for alert in (alert_of(body, firing=True) for body in group.alerts)
         }
         return list(found.values())
 
@@ -91,7 +91,7 @@ class Alertmanager:
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise Unreachable(f"{where}: {str(error) or type(error).__name__}") from error
         try:
-            return validate_json(model, body)
+            return validate_json(model.model_validate_json, body)
         except (ValueError, RecursionError) as error:
             said = str(error).replace("\n", " ")[:300]
             raise Unreachable(f"{where}: the answer to {path} is none of Alertmanager's: {said}") from error

@@ -6,16 +6,18 @@ Alerts are taken one by one, each by its own `status`. What people wrote into la
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, NotRequired, TypeVar
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic_core import from_json, to_json
+from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
 from rollbackd.model import Alert
 
+T = TypeVar("T")
 VERSION = "4"
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _ZERO_YEAR = 1
@@ -59,27 +61,17 @@ Alertmanager's webhook writes nanoseconds and its API milliseconds: an episode m
 """
 
 
-class AlertBody(BaseModel):
-    """An alert as the webhook and the API write it."""
+class AlertBody(TypedDict):
+    """An alert as the webhook and the API write it. A dictionary, since a storm of them is read."""
 
-    model_config = ConfigDict(strict=True, frozen=True)
+    __pydantic_config__ = ConfigDict(strict=True)  # type: ignore[misc]  # where pydantic looks for it
 
     labels: dict[str, str]
-    annotations: dict[str, str] = {}
-    starts_at: Time = Field(alias="startsAt")
-    ends_at: Time | None = Field(default=None, alias="endsAt")
-    url: str = Field(default="", alias="generatorURL")
-    fingerprint: str = ""
-
-    def alert(self, *, firing: bool) -> Alert:
-        """As a value. One that has ended with no time of it ended when it began."""
-        fingerprint = self.fingerprint
-        if len(fingerprint) != _FINGERPRINT or not _HEX.issuperset(fingerprint):
-            fingerprint = fingerprint_of(self.labels)
-        ends_at = None if firing else self.starts_at
-        if not firing and self.ends_at is not None and self.ends_at.year > _ZERO_YEAR:
-            ends_at = self.ends_at
-        return Alert(fingerprint, self.labels, self.annotations, self.starts_at, ends_at, self.url)
+    annotations: NotRequired[dict[str, str]]
+    startsAt: Time
+    endsAt: NotRequired[Time | None]
+    generatorURL: NotRequired[str]
+    fingerprint: NotRequired[str]
 
 
 class _WebhookAlert(AlertBody):
@@ -92,19 +84,32 @@ class _Head(BaseModel):
     version: str = ""
 
 
-class _Body(BaseModel):
-    model_config = ConfigDict(strict=True, frozen=True)
+class _Body(TypedDict):
+    __pydantic_config__ = ConfigDict(strict=True)  # type: ignore[misc]  # as above
 
     alerts: list[_WebhookAlert]
-    truncated: int = Field(default=0, alias="truncatedAlerts", ge=0)
-    group_key: str = Field(default="", alias="groupKey")
-    group_labels: dict[str, str] = Field(default={}, alias="groupLabels")
-    receiver: str = ""
-    external_url: str = Field(default="", alias="externalURL")
+    truncatedAlerts: NotRequired[Annotated[int, Field(ge=0)]]
+    groupKey: NotRequired[str]
+    groupLabels: NotRequired[dict[str, str]]
+    receiver: NotRequired[str]
+    externalURL: NotRequired[str]
     version: Literal["4"]
 
 
-M = TypeVar("M", bound=BaseModel)
+_BODY = TypeAdapter(_Body)
+
+
+def alert_of(body: AlertBody, *, firing: bool) -> Alert:
+    """As a value. One that has ended with no time of it ended when it began."""
+    labels, starts_at = body["labels"], body["startsAt"]
+    fingerprint = body.get("fingerprint", "")
+    if len(fingerprint) != _FINGERPRINT or not _HEX.issuperset(fingerprint):
+        fingerprint = fingerprint_of(labels)
+    ends_at = None if firing else starts_at
+    ended = body.get("endsAt")
+    if not firing and ended is not None and ended.year > _ZERO_YEAR:
+        ends_at = ended
+    return Alert(fingerprint, labels, body.get("annotations", {}), starts_at, ends_at, body.get("generatorURL", ""))
 
 
 def parse_webhook(body: bytes) -> Webhook:
@@ -115,35 +120,35 @@ def parse_webhook(body: bytes) -> Webhook:
     :raises WebhookError: for anything else.
     """
     try:
-        read = validate_json(_Body, body)
+        read = validate_json(_BODY.validate_json, body)
     except ValidationError as error:
         raise WebhookError(_sentence(error, body)) from error
     except (ValueError, RecursionError) as error:
         raise WebhookError(f"the body is no JSON: {error}") from error
     return Webhook(
-        tuple([alert.alert(firing=alert.status == "firing") for alert in read.alerts]),
-        read.truncated,
-        read.group_key,
-        read.group_labels,
-        _unquoted(read.receiver),
-        read.external_url,
+        tuple([alert_of(alert, firing=alert["status"] == "firing") for alert in read["alerts"]]),
+        read.get("truncatedAlerts", 0),
+        read.get("groupKey", ""),
+        read.get("groupLabels", {}),
+        _unquoted(read.get("receiver", "")),
+        read.get("externalURL", ""),
     )
 
 
-def validate_json(model: type[M], body: bytes) -> M:
+def validate_json(read: Callable[[bytes | str], T], body: bytes) -> T:
     """Read JSON, mending what is JSON but no text that a database takes.
 
     :raises ValidationError: or ValueError, or RecursionError.
     """
     if b"\\u" not in body:
-        return model.model_validate_json(body)
+        return read(body)
     try:
         if b"\\u0000" not in body:
-            return model.model_validate_json(body)
+            return read(body)
     except ValidationError as error:
         if error.errors(include_url=False, include_input=False)[0]["type"] != "json_invalid":
             raise
-    return model.model_validate_json(json.dumps(_mended(json.loads(body))))
+    return read(json.dumps(_mended(json.loads(body))))
 
 
 def fingerprint_of(labels: Mapping[str, str]) -> str:
@@ -224,6 +229,8 @@ def _mended(value: Any) -> Any:
 
 def _unquoted(receiver: str) -> str:
     """Undo Go's `regexp.QuoteMeta`."""
+    if "\\" not in receiver:
+        return receiver
     plain, escaped = "", False
     for character in receiver:
         if character == "\\" and not escaped:

@@ -1,0 +1,154 @@
+"""The layers of a service: asked all at once, each in its own words when it does not answer."""
+
+import asyncio
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from rollbackd import layers as module
+from rollbackd.adapter import Adapter, AdapterError
+from rollbackd.incident.spec import PlanSpec
+from rollbackd.layers import LayerFactory, Layers, LookFailed, resolve
+from rollbackd.model import NO_RELEASE, Release, State, Traits
+from rollbackd.process import Spawner
+from tests.unit.house import V1, V2, House
+
+LONG = Release("0123456789abcdef0123456789abcdef01234567", "v41")
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> House:
+    return House(tmp_path)
+
+
+def of(house: House) -> Layers:
+    return house.factory.build(house.service)
+
+
+def broken(house: House, layer: str, method: str, error: BaseException) -> None:
+    async def raises(*_: Any) -> Any:
+        raise error
+
+    setattr(house.layers[layer], method, raises)
+
+
+# -- looking ------------------------------------------------------------------------------------
+async def test_a_look_is_the_releases_of_all_layers_that_have_them(house: House) -> None:
+    assert await of(house).look() == State({"config": V2, "code": V2})
+    assert await of(house).there() == {"config": (V2, V1), "code": (V2, V1)}
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (AdapterError("no such repository", permanent=True), "code: no such repository"),
+        (TimeoutError(), "code: no answer within 60 s"),
+        (KeyError("x"), "code: its adapter failed: KeyError: 'x'"),
+    ],
+)
+async def test_one_layer_that_does_not_answer_makes_it_no_look(house: House, error: Exception, said: str) -> None:
+    broken(house, "code", "current", error)
+    broken(house, "code", "releases", error)
+    for question in (of(house).look(), of(house).there()):
+        with pytest.raises(LookFailed) as caught:
+            await question
+        assert str(caught.value) == said
+
+
+async def test_a_layer_that_hangs_is_given_up(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def hangs() -> Release:
+        await asyncio.Event().wait()
+        return V1
+
+    setattr(house.layers["code"], "current", hangs)  # noqa: B010
+    monkeypatch.setattr(module, "ASKING", module.ASKING / 1000)
+    with pytest.raises(LookFailed, match=r"code: no answer within"):
+        await of(house).look()
+
+
+async def test_who_cancels_a_look_is_heard(house: House) -> None:
+    broken(house, "code", "current", asyncio.CancelledError())
+    with pytest.raises(asyncio.CancelledError):
+        await of(house).look()
+
+
+# -- readiness and plans ------------------------------------------------------------------------
+async def test_problems_are_those_of_the_layers_that_are_named_or_of_all(house: House) -> None:
+    house.layers["code"].problems = ("dirty",)
+    broken(house, "page", "ready", AdapterError("no nginx", permanent=False))
+    assert {(one.layer, one.text) for one in await of(house).ready()} == {("code", "dirty"), ("page", "page: no nginx")}
+    assert await of(house).ready(["config"]) == ()
+
+
+async def test_a_plan_has_a_step_for_each_layer_that_differs(house: House) -> None:
+    present, target = State({"config": V2, "code": V2}), State({"config": V2, "code": V1})
+    plan = await of(house).plan("default", present, target, "shop-1/0")
+    assert [(step.layer, step.before, step.after, step.key) for step in plan.steps] == [
+        ("code", V2, V1, "shop-1/0/code")
+    ]
+    assert [bracket.layer for bracket in plan.brackets] == ["page"]
+    assert (await of(house).plan("default", present, present)).steps == ()
+
+
+async def test_a_layer_without_releases_moves_when_something_before_it_did(house: House) -> None:
+    house.layers["code"].traits = Traits(releases=False)
+    both = State({"config": V2}), State({"config": V1})
+    plan = await of(house).plan("default", *both)
+    assert [(step.layer, step.after) for step in plan.steps] == [("config", V1), ("code", NO_RELEASE)]
+
+
+async def test_a_step_of_a_fixed_release_is_resolved_among_what_is_there(house: House) -> None:
+    present = State({"config": V2, "code": V2})
+    for text, after in (("v1", V1), ("v9", None)):
+        plans = {**house.service.plans, "fixed": PlanSpec.model_validate([{"code": text}])}
+        layers = Layers(house.service.model_copy(update={"plans": plans}), cast("dict[str, Adapter]", house.layers))
+        if after is None:
+            with pytest.raises(LookFailed, match='code: no release "v9"; the newest are: v2, v1'):
+                await layers.plan("fixed", present, present)
+        else:
+            assert [step.after for step in (await layers.plan("fixed", present, present)).steps] == [after]
+
+
+async def test_a_layer_that_cannot_plan_its_step_says_why(house: House) -> None:
+    broken(house, "code", "plan", AdapterError("v1 is gone", permanent=True))
+    with pytest.raises(LookFailed, match="code: v1 is gone"):
+        await of(house).plan("default", State({"code": V2}), State({"code": V1}))
+
+
+# -- names that people use ----------------------------------------------------------------------
+@pytest.mark.parametrize("text", [LONG.id, "v41", "0123", "0123456789abcdef"])
+def test_a_release_is_found_by_id_label_or_prefix(text: str) -> None:
+    assert resolve("code", text, [Release("f" * 40, "v40"), LONG]) is LONG
+
+
+def test_a_whole_name_wins_over_a_prefix() -> None:
+    short = Release("v4")
+    assert resolve("code", "v4", [Release("v41"), short]) is short
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("v9", 'code: no release "v9"; the newest are: v41 (0123456789ab), v40 (0123fffff)'),
+        ("", 'code: no release ""; the newest are:'),
+        ("0123", 'code: "0123" fits 2 releases; give more of the id'),
+    ],
+)
+def test_a_name_that_fits_none_or_two_says_so(text: str, said: str) -> None:
+    with pytest.raises(LookFailed) as caught:
+        resolve("code", text, [LONG, Release("0123fffff", "v40")])
+    assert said in str(caught.value)
+
+
+def test_without_releases_it_says_none() -> None:
+    with pytest.raises(LookFailed, match='no release "v1"; the newest are: none'):
+        resolve("code", "v1", [])
+
+
+def test_the_factory_builds_what_the_configuration_names(house: House, tmp_path: Path) -> None:
+    spawner = Spawner(tmp_path / "locks", house.clock)
+    built = LayerFactory(tmp_path / "scratch", spawner, house.clock).build(house.service)
+    assert list(built.adapters) == ["page", "config", "code"]
+    assert built.traits["page"] == Traits(releases=False, step=False, bracket=True)
+    assert built.traits["code"].step
