@@ -15,7 +15,7 @@ from rollbackd.config.load import dump_service, load_service
 
 MOST = 1.0
 """Seconds."""
-_SERVICES = 50
+_SERVICES = 200
 
 
 def measure(root: Path, sizes: Sizes) -> Row:

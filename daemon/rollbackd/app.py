@@ -251,12 +251,14 @@ class Daemon:
 
 def _spare_what_stays() -> None:
     """Thousands of services make a large heap that lives as long as we do: collections need not walk through it."""
+    gc.enable()
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 20, 20)
 
 
 async def _serve(path: Path, clock: Clock) -> bool:
+    gc.disable()  # until all is read: hardly anything of it is garbage
     loaded = load(path)
     log.configure(loaded.config.daemon.log_level)
     with Exclusive(loaded.config.daemon.journal):

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
+from functools import cached_property
 
 DAEMON = "daemon"
 """The actor of what rollbackd does by itself. Others: `unix:deploy`, `token:release-desk`."""
@@ -97,13 +98,13 @@ NO_RELEASE = Release("-")
 """Stands for before and after in the change of a layer without releases, such as a process to restart."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # without slots: a ledger of years asks for the same keys millions of times
 class State:
     """The releases of all layers that have them."""
 
     releases: Mapping[str, Release]
 
-    @property
+    @cached_property
     def key(self) -> str:
         """12 hex digits over layers and release ids; equal states have equal keys."""
         text = "\n".join(f"{layer}={release.id}" for layer, release in sorted(self.releases.items()))

@@ -127,12 +127,14 @@ def ear() -> Iterator[Ear]:
 # -- a day --------------------------------------------------------------------------------------
 def live_through_it(shop: Toy, prometheus: Oracle, speed: float) -> dict[str, Any]:
     """The script; what was decided, done and told."""
-    sick: set[str] = {"co-v2"}
+    sick: set[str] = set()
     prometheus.sickness = lambda: 0.5 if shop.runs in sick else 0.01
     shop.start("--speed", str(speed))
     until_good(shop, "co-v1")
 
     shop.deploy("v2")  # a bad release is rolled back
+    shop.until_seen("co-v2")
+    sick.add("co-v2")
     until_incidents(shop, 1)
     prometheus.until_more(15)
 
@@ -148,6 +150,7 @@ def live_through_it(shop: Toy, prometheus: Oracle, speed: float) -> dict[str, An
 
     shop.ask("PUT", "holds/shop", {"reason": "the night shift sleeps"})
     shop.deploy("v4")  # bad, and held
+    shop.until_seen("co-v4")
     sick.add("co-v4")
     until_decided(shop, "hold")
     prometheus.until_more(10)
@@ -173,7 +176,10 @@ def until_good(shop: Toy, code: str) -> None:
 
 
 def until_incidents(shop: Toy, count: int) -> None:
-    wait_until(lambda: len(shop.incidents()) == count, f"incident {count}", 60)
+    try:
+        wait_until(lambda: len(shop.incidents()) == count, f"incident {count}", 60)
+    except AssertionError as error:
+        raise AssertionError(f"{error}; {shop.command('decisions').stdout}") from error
     assert shop.until_closed(f"shop-{count}", 60)["outcome"] == "recovered"
 
 

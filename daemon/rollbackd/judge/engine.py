@@ -38,7 +38,7 @@ _AGAIN = timedelta(seconds=5)
 """How often refused episodes that go on are thought about again."""
 _FEW = 5
 """Episodes of one service that are thought about each time; the others have their turn the next times."""
-_REST = 20
+_REST = 40
 """So many times as long as that took for a service the next one waits: a storm must not hold up what comes in."""
 _RACES = 20
 _MANY = 10_000

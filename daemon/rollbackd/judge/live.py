@@ -44,6 +44,12 @@ class Live:
         self._alerts: dict[str, dict[str, tuple[Alert, datetime]]] = {}
         self._runs: dict[tuple[str, str], datetime] = {}
         """When a composed rule's present run of bad began, so that its episode keeps its name."""
+        self._asked = [
+            (rule, parse_matchers(leaf.alert))
+            for rule in config.rules
+            for leaf in rule.leaves
+            if isinstance(leaf, AlertWhen)
+        ]
         self._observed = [
             (rule.name, position)
             for rule in config.rules
@@ -69,13 +75,12 @@ class Live:
     def wanted(self, labels: Mapping[str, str]) -> str | None:
         """The service of an alert that some rule asks for; None when nobody does."""
         service = self._index.find(labels)
-        for rule in self._rules:
-            for leaf in rule.leaves:
-                if isinstance(leaf, AlertWhen) and all_match(parse_matchers(leaf.alert), labels):
-                    if service is not None and self.applies(rule, service):
-                        return service
-                    if service is None and len(rule.services) == 1:
-                        return rule.services[0]
+        for rule, matchers in self._asked:
+            if all_match(matchers, labels):
+                if service is not None and self.applies(rule, service):
+                    return service
+                if service is None and len(rule.services) == 1:
+                    return rule.services[0]
         return None
 
     # -- observations ---------------------------------------------------------------------------

@@ -32,6 +32,16 @@ _ENDS: Mapping[Outcome, tuple[Severity, str, str]] = {
     Outcome.PASSED: ("info", "trouble went away before the first step", ""),
     Outcome.SUPERSEDED: ("warning", "was changed by somebody else meanwhile", "Nothing more is done: it is theirs now"),
 }  # fmt: skip
+_TITLES: Mapping[str, str] = {
+    "audit": "the journal does not fit together",
+    "clock": "the clock jumped",
+    "configuration": "a new configuration was not taken over",
+    "internal": "a part of rollbackd failed",
+    "journal": "the journal cannot be written",
+    "override": "a signal file needs a look",
+    "rule_fault": "a rule cannot be judged",
+}
+"""For kinds whose own words say too little."""
 _CRITICAL_KINDS = frozenset({"journal", "not_ready", UNREACHABLE, UNDELIVERABLE})
 
 
@@ -288,10 +298,15 @@ def _notice_acknowledged(told: Told, fact: facts.NoticeAcknowledged) -> Sequence
     return made
 
 
+def _notice_title(kind: str) -> str:
+    """What a phone shows of it at night."""
+    return _TITLES.get(kind, kind.replace("_", " "))
+
+
 def _notice(told: Told, fact: facts.Notice) -> Sequence[Envelope]:
     severity: Severity = "info" if fact.over else "critical" if fact.kind in _CRITICAL_KINDS else "warning"
     about = f"{fact.service}: " if fact.service else ""
-    kind = fact.kind.replace("_", " ")
+    kind = _notice_title(fact.kind)
     shown = [
         (clean.line(name.replace("_", " "), 63), clean.paragraph(text))
         for name, text in fact.details.items()
@@ -316,7 +331,7 @@ def reminder(trouble: Trouble, stream: Sequence[Record], now: datetime, k: int) 
         first = _refused(begun, begun.fact.decision, "reminder", since)
     elif isinstance(begun.fact, facts.Notice):
         lines = (("What", f"{clean.line(begun.fact.text, 1000)}; unsolved{since}"),)
-        kind = begun.fact.kind.replace("_", " ")
+        kind = _notice_title(begun.fact.kind)
         thread = clean.line(notice_thread(begun.fact))
         first = Envelope(_message(begun, "reminder", f"{kind} goes on", "warning", lines, thread), begun.stream)
     else:

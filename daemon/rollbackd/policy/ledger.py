@@ -13,6 +13,8 @@ from rollbackd.model import Action, Outcome, State
 
 KEPT = 100
 """Spells, marks and rollbacks that are remembered of a service."""
+KEPT_MARKS = 2 * KEPT
+"""Reasons of marks that are remembered of a service: more than there are states that could still be a target."""
 KEPT_EPISODES = 10_000
 """Decided episodes of a service: more than can go on at once, since one that is forgotten is decided and told again."""
 KEPT_OF_FLEET = 1000
@@ -128,16 +130,13 @@ def evolve_service(ledger: ServiceLedger, record: Record) -> ServiceLedger:
         case facts.Changed(state, after, by, incident):
             return _changed(ledger, Spell(state, after, by, incident))
         case facts.MarkedGood(state, why):
-            marked = tuple(other for other in ledger.marked if other.key != state.key)
-            good = {**ledger.good, state.key: why}
-            return replace(ledger, good=good, marked=(*marked, state)[-KEPT:], taken=ledger.taken - {state.key})
+            before = _unmarked(ledger, state)
+            good = {**before.good, state.key: why}
+            if len(good) > KEPT_MARKS:
+                del good[next(iter(good))]
+            return replace(before, good=good, marked=(*before.marked, state)[-KEPT:], taken=ledger.taken - {state.key})
         case facts.MarkTaken(state, _):
-            return replace(
-                ledger,
-                good={key: why for key, why in ledger.good.items() if key != state.key},
-                marked=tuple(other for other in ledger.marked if other.key != state.key),
-                taken=ledger.taken | {state.key},
-            )
+            return replace(_unmarked(ledger, state), taken=ledger.taken | {state.key})
         case facts.Quarantined(releases, why):
             return replace(ledger, quarantined={**ledger.quarantined, **dict.fromkeys(releases.items(), why)})
         case facts.QuarantineLifted(releases, _):
@@ -159,6 +158,15 @@ def evolve_service(ledger: ServiceLedger, record: Record) -> ServiceLedger:
             return ledger
 
 
+def _unmarked(ledger: ServiceLedger, state: State) -> ServiceLedger:
+    """Without the state's mark; mostly there is none, and years of marks are folded at each start."""
+    if state.key not in ledger.good:
+        return ledger
+    good = dict(ledger.good)
+    del good[state.key]
+    return replace(ledger, good=good, marked=tuple(other for other in ledger.marked if other.key != state.key))
+
+
 def _remember(before: Mapping[str, Verdicted], episode: str, verdicted: Verdicted) -> dict[str, Verdicted]:
     """With the one decided last at the end; the one decided longest ago is forgotten first."""
     episodes = dict(before)
@@ -172,7 +180,9 @@ def _remember(before: Mapping[str, Verdicted], episode: str, verdicted: Verdicte
 def _changed(ledger: ServiceLedger, spell: Spell) -> ServiceLedger:
     if ledger.present == spell.state and ledger.present is not None:
         return ledger
-    before = tuple(replace(old, ended=spell.by) if old.ended is None else old for old in ledger.spells)
+    before = ledger.spells
+    if before and before[-1].ended is None:
+        before = (*before[:-1], replace(before[-1], ended=spell.by))
     return replace(ledger, spells=(*before, spell)[-KEPT:])
 
 
@@ -191,7 +201,7 @@ def evolve_fleet(ledger: FleetLedger, record: Record) -> FleetLedger:
         case facts.Opening(_, incident, manual):
             return replace(ledger, openings=(*ledger.openings, (record.at, incident, manual))[-KEPT_OF_FLEET:])
         case facts.Ended(_, incident, outcome, acted, _, manual):
-            others = tuple(end for end in ledger.ends if end[1] != incident)
+            others = tuple([end for end in ledger.ends if end[1] != incident])
             if not acted:  # what touched nothing spent nothing
                 ledger = replace(ledger, openings=tuple(one for one in ledger.openings if one[1] != incident))
             if not acted or manual:

@@ -127,7 +127,9 @@ class Gate:
 def socket_peer(request: web.Request) -> Peer | None:
     """The user at the other end, on the Unix socket; None on TCP, where SO_PEERCRED answers -1 without an error."""
     transport = request.transport
-    connection = None if transport is None else transport.get_extra_info("socket")
+    if transport is None or isinstance(transport.get_extra_info("sockname"), tuple):  # an address of IP
+        return None
+    connection = transport.get_extra_info("socket")
     if connection is None or connection.family != socket.AF_UNIX:
         return None
     _process, user, _group = _PEER.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
