@@ -251,15 +251,15 @@ class Daemon:
 
 def _spare_what_stays() -> None:
     """Thousands of services make a large heap that lives as long as we do: collections need not walk through it."""
-    gc.enable()
-    gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 20, 20)
+    gc.enable()
 
 
 async def _serve(path: Path, clock: Clock) -> bool:
-    gc.disable()  # until all is read: hardly anything of it is garbage
+    gc.disable()  # until all is read: of what is built now hardly anything is garbage
     loaded = load(path)
+    gc.collect()
     log.configure(loaded.config.daemon.log_level)
     with Exclusive(loaded.config.daemon.journal):
         core = await build(loaded.config, await open_journal(loaded.config.daemon.journal, clock), clock)

@@ -15,6 +15,7 @@ from rollbackd.policy.ledger import LEDGER_KINDS, FleetLedger, ServiceLedger, ev
 _DECISIONS = 2000
 """The newest decisions that are read at the start: what recognises an episode that goes on."""
 _UNKNOWN = ServiceLedger()
+_SERVICE = service_stream("")
 
 
 class Book:
@@ -112,6 +113,6 @@ class Book:
 
 
 def _service_of(record: Record) -> str:
-    if record.stream.startswith(service_stream("")):
-        return record.stream.removeprefix(service_stream(""))
+    if record.stream.startswith(_SERVICE):
+        return record.stream.removeprefix(_SERVICE)
     return str(getattr(record.fact, "service", "")) if record.stream == FLEET else ""
