@@ -12,7 +12,7 @@ class Sizes:
 
     rounds: int = 5
     services: int = 1000
-    posts: int = 3000
+    posts: int = 4000
     """Alerts a round, one a request."""
     connections: int = 32
     burst: int = 10_000
@@ -24,7 +24,7 @@ class Sizes:
     command: float = 1.0
     """Seconds that each of a rollback's two commands takes."""
     facts: int = 100_000
-    settle: float = 8.0
+    settle: float = 5.0
     """Seconds in which an idle daemon's memory must not grow, to count as settled."""
 
 

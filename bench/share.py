@@ -26,7 +26,8 @@ def measure(root: Path, sizes: Sizes) -> Row:
     host = Host(root)
     count = sizes.rounds + 1
     repos = [root / f"repo-{number}" for number in range(count)]
-    for repo in [*repos, root / "plain"]:
+    plains = [root / f"plain-{number}" for number in range(count)]
+    for repo in [*repos, *plains]:
         _make(repo)
     good, bad = _git(repos[0], "rev-parse", "HEAD~^{tree}", "HEAD^{tree}").split()
     then = [["sleep", f"{sizes.command}"], ["sleep", f"{sizes.command}"]]
@@ -38,7 +39,7 @@ def measure(root: Path, sizes: Sizes) -> Row:
     with host.daemon():
         for number in range(count):
             ours = _roll_back(host, number)
-            plain = _script(root / "plain", sizes.command)
+            plain = _script(plains[number], sizes.command)
             if number:  # the first one warms up
                 ratios.append(ours / plain)
                 extra.append(ours - plain)
@@ -81,7 +82,6 @@ def _roll_back(host: Host, number: int) -> float:
 
 def _script(repo: Path, seconds: float) -> float:
     """Seconds of the same by hand."""
-    _git(repo, "checkout", "-q", "main")
     script = f"set -e\ngit checkout --force --detach --quiet good\nsleep {seconds}\nsleep {seconds}\n"
     begun = time.perf_counter()
     subprocess.run(["/bin/sh", "-c", script], cwd=repo, check=True, timeout=60)

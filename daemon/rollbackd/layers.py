@@ -76,6 +76,22 @@ class Layers:
         brackets = tuple(Bracketed(layer, self.service.layers[layer].leave) for layer in spec.within)
         return Plan(name, tuple(steps), brackets)
 
+    async def prepare(
+        self, name: str, present: State, target: State, key: str = ""
+    ) -> tuple[Plan, tuple[Problem, ...]]:
+        """The plan, and what would stop a layer that it needs; all are asked at once, since a sick service waits.
+
+        :raises LookFailed: when a layer cannot plan its step.
+        """
+        spec = self.service.plans[name]
+        layers = list(dict.fromkeys([*spec.within, *spec.layers]))
+        plan, found = await asyncio.gather(
+            self.plan(name, present, target, key), asyncio.gather(*(self._problems(layer) for layer in layers))
+        )
+        needed = {*spec.within, *(change.layer for change in plan.steps)}
+        problems = [problem for layer, own in zip(layers, found, strict=True) if layer in needed for problem in own]
+        return plan, tuple(problems)
+
 
 async def _ask(layer: str, question: Any) -> Any:
     """Await a read-only answer, within `ASKING`."""

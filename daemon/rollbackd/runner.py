@@ -343,10 +343,8 @@ class Drive:
         target = incident.decision.target
         if target is None:
             raise LookFailed("there is no target")
-        plan = await self._layers.plan(incident.running, present, target, incident.key)
-        involved = [*(bracket.layer for bracket in plan.brackets), *(change.layer for change in plan.steps)]
-        problems = await self._layers.ready(involved) if plan.steps else ()
-        if problems:
+        plan, problems = await self._layers.prepare(incident.running, present, target, incident.key)
+        if plan.steps and problems:
             raise LookFailed("; ".join(f"{problem.layer}: {problem.text}" for problem in problems))
         return plan
 

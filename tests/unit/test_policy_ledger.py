@@ -13,6 +13,7 @@ from rollbackd.model import DAEMON, FLEET, Action, Outcome, Release, State, serv
 from rollbackd.policy.ledger import (
     KEPT,
     KEPT_EPISODES,
+    KEPT_MARKS,
     KEPT_OF_FLEET,
     LEDGER_KINDS,
     FleetLedger,
@@ -74,6 +75,13 @@ def test_a_release_is_its_content_and_not_its_label() -> None:
 def test_a_state_that_returns_is_a_spell_of_its_own() -> None:
     ledger = service_of(changed("v1", 0, 0), changed("v2", 10, 10), changed("v1", 20, 20, "checkout-1"))
     assert [(spell.state, spell.incident) for spell in ledger.spells] == [(V1, ""), (V2, ""), (V1, "checkout-1")]
+
+
+def test_the_oldest_marks_are_forgotten() -> None:
+    ledger = service_of(*(good(f"v{n}", n) for n in range(KEPT_MARKS + 3)))
+    assert len(ledger.good) == KEPT_MARKS
+    assert {state(f"v{n}").key for n in range(3)}.isdisjoint(ledger.good)
+    assert ledger.marked[-1] == state(f"v{KEPT_MARKS + 2}")
 
 
 def test_a_hundred_spells_are_remembered() -> None:

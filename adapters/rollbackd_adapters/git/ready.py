@@ -1,5 +1,6 @@
 """What would stop a rollback of a repository right now. Read only; every sentence says what to do."""
 
+import asyncio
 import os
 import shutil
 from pathlib import Path
@@ -43,13 +44,16 @@ async def of_any(repo: Repo, settings: GitSettings, place: Place) -> list[str]:
 async def of_work_tree(repo: Repo) -> list[str]:
     """What `checkout` needs: a work tree that may be written to and that nobody is in the middle of something in."""
     try:
-        answer = await repo.call("rev-parse", "--is-bare-repository", "--path-format=absolute", "--absolute-git-dir")
+        answer, head = await asyncio.gather(
+            repo.call("rev-parse", "--is-bare-repository", "--path-format=absolute", "--absolute-git-dir"),
+            repo.one("HEAD"),
+        )
         bare, directory = answer.splitlines()
     except AdapterError as error:
         return [f"{error}; is it a git repository?"]
     if bare == "true":
         return [f"{repo.path}: a bare repository has no work tree; use `strategy: revert`, or a clone with one"]
-    if await repo.one("HEAD") is None:
+    if head is None:
         return [f"{repo.path}: HEAD names no commit; check one out"]
     found = [
         f"{path}: rollbackd may not write there; give its user that right, or make the file system writable"

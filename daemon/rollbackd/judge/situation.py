@@ -108,15 +108,13 @@ class Situations:
         """The steps of the first plan that has any, and what would stop them."""
         try:
             for name in plans:
-                plan = await layers.plan(name, present, target)
+                plan, problems = await layers.prepare(name, present, target)
                 if plan.steps:
                     break
             else:
                 return (), (f"no plan of {', '.join(plans)} has a step to take",)
         except LookFailed as error:
             return (), (str(error),)
-        involved = [*(bracket.layer for bracket in plan.brackets), *(change.layer for change in plan.steps)]
-        problems = await layers.ready(involved)
         return plan.steps, tuple(f"{problem.layer}: {problem.text}" for problem in problems)
 
     def _target(self, trigger: Trigger, present: State, there: Mapping[str, tuple[Release, ...]]) -> Candidate | None:
