@@ -10,7 +10,7 @@ from rollbackd.facts import Ended, Record
 from rollbackd.incident.life import Incident, fold
 from rollbackd.journal import Entry, Journal, JournalUnavailable, Receipt, Received
 from rollbackd.model import FLEET, incident_stream, service_stream
-from rollbackd.policy.ledger import LEDGER_KINDS, FleetLedger, ServiceLedger, evolve_fleet, evolve_service
+from rollbackd.policy.ledger import LEDGER_KINDS, FleetLedger, ServiceLedger, fold_fleet, fold_service
 
 _DECISIONS = 2000
 """The newest decisions that are read at the start: what recognises an episode that goes on."""
@@ -102,14 +102,16 @@ class Book:
         return Counter(self._outcomes[service].values())
 
     def _fold(self, records: Sequence[Record]) -> None:
+        by_service: defaultdict[str, list[Record]] = defaultdict(list)
         for record in records:
-            if record.stream == FLEET:
-                self.fleet = evolve_fleet(self.fleet, record)
-                if isinstance(record.fact, Ended):
-                    self._outcomes[record.fact.service][record.fact.incident] = record.fact.outcome.value
+            if isinstance(record.fact, Ended):
+                self._outcomes[record.fact.service][record.fact.incident] = record.fact.outcome.value
             service = _service_of(record)
             if service:
-                self._services[service] = evolve_service(self.of(service), record)
+                by_service[service].append(record)
+        self.fleet = fold_fleet(self.fleet, (record for record in records if record.stream == FLEET))
+        for service, own in by_service.items():
+            self._services[service] = fold_service(self.of(service), own)
 
 
 def _service_of(record: Record) -> str:

@@ -1,15 +1,18 @@
 """What was: states, marks, quarantine, holds, rollbacks, decisions, folded from facts. No I/O.
 
-`evolve_service` and `evolve_fleet` take one record each; folding a stream from its start gives what was folded live.
+Folding a stream from its start, with `fold_service` and `fold_fleet`, gives what was folded live, one by one.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from typing import TypeVar
 
 from rollbackd import facts
 from rollbackd.facts import Record
 from rollbackd.model import Action, Outcome, State
+
+T = TypeVar("T")
 
 KEPT = 100
 """Spells, marks and rollbacks that are remembered of a service."""
@@ -126,120 +129,142 @@ class FleetLedger:
 
 def evolve_service(ledger: ServiceLedger, record: Record) -> ServiceLedger:
     """The ledger after one more fact of the service's stream, or an opening or end of its incidents."""
-    match record.fact:
-        case facts.Changed(state, after, by, incident):
-            return _changed(ledger, Spell(state, after, by, incident))
-        case facts.MarkedGood(state, why):
-            return _marked(_unmarked(ledger, state), state, why)
-        case facts.MarkTaken(state, _):
-            return _with(_unmarked(ledger, state), taken=ledger.taken | {state.key})
-        case facts.Quarantined(releases, why):
-            return replace(ledger, quarantined={**ledger.quarantined, **dict.fromkeys(releases.items(), why)})
-        case facts.QuarantineLifted(releases, _):
-            left = {pair: why for pair, why in ledger.quarantined.items() if pair not in releases.items()}
-            return replace(ledger, quarantined=left)
-        case facts.Held(reason, until):
-            return replace(ledger, hold=Hold(record.actor, reason, until))
-        case facts.Unheld():
-            return replace(ledger, hold=None)
-        case facts.Decided(decision):
-            guards = frozenset(finding.guard for finding in decision.against)
-            verdicted = Verdicted(record.at, decision.action, guards, decision.joins)
-            return replace(ledger, episodes=_remember(ledger.episodes, decision.trigger.episode, verdicted))
-        case facts.Opening(_, incident, manual):
-            return replace(ledger, rollbacks=(*ledger.rollbacks, Rollback(incident, record.at, manual))[-KEPT:])
-        case facts.Ended():
-            return replace(ledger, rollbacks=tuple(_ended(rollback, record) for rollback in ledger.rollbacks))
-        case _:
-            return ledger
+    return fold_service(ledger, (record,))
 
 
-def _with(
-    ledger: ServiceLedger,
-    spells: tuple[Spell, ...] | None = None,
-    good: Mapping[str, str] | None = None,
-    marked: tuple[State, ...] | None = None,
-    taken: frozenset[str] | None = None,
-) -> ServiceLedger:
-    """As `replace`, at a third of its price: states and marks of years are folded at each start."""
-    return ServiceLedger(
-        ledger.spells if spells is None else spells,
-        ledger.good if good is None else good,
-        ledger.marked if marked is None else marked,
-        ledger.taken if taken is None else taken,
-        ledger.quarantined,
-        ledger.hold,
-        ledger.rollbacks,
-        ledger.episodes,
-    )
-
-
-def _marked(ledger: ServiceLedger, state: State, why: str) -> ServiceLedger:
-    good = {**ledger.good, state.key: why}
-    if len(good) > KEPT_MARKS:
-        del good[next(iter(good))]
-    taken = ledger.taken - {state.key} if state.key in ledger.taken else ledger.taken
-    return _with(ledger, good=good, marked=(*ledger.marked, state)[-KEPT:], taken=taken)
-
-
-def _unmarked(ledger: ServiceLedger, state: State) -> ServiceLedger:
-    """Without the state's mark; mostly there is none."""
-    if state.key not in ledger.good:
-        return ledger
-    good = dict(ledger.good)
-    del good[state.key]
-    return _with(ledger, good=good, marked=tuple(other for other in ledger.marked if other.key != state.key))
-
-
-def _remember(before: Mapping[str, Verdicted], episode: str, verdicted: Verdicted) -> dict[str, Verdicted]:
-    """With the one decided last at the end; the one decided longest ago is forgotten first."""
-    episodes = dict(before)
-    episodes.pop(episode, None)
-    episodes[episode] = verdicted
-    if len(episodes) > KEPT_EPISODES:
-        del episodes[next(iter(episodes))]
-    return episodes
-
-
-def _changed(ledger: ServiceLedger, spell: Spell) -> ServiceLedger:
-    if ledger.present == spell.state and ledger.present is not None:
-        return ledger
-    before = ledger.spells
-    if before and before[-1].ended is None:
-        last = before[-1]
-        before = (*before[:-1], Spell(last.state, last.after, last.by, last.incident, spell.by))
-    return _with(ledger, spells=(*before, spell)[-KEPT:])
-
-
-def _ended(rollback: Rollback, record: Record) -> Rollback:
-    fact = record.fact
-    if rollback.incident != fact.incident:
-        return rollback
-    ended = rollback.ended or record.at
-    return replace(rollback, ended=ended, outcome=fact.outcome, acted=fact.acted, watch_until=fact.watch_until)
+def fold_service(ledger: ServiceLedger, records: Iterable[Record]) -> ServiceLedger:
+    """The ledger after many of them: the same as one by one, and years of them in a fraction of a second."""
+    draft = _ServiceDraft(ledger)
+    for record in records:
+        draft.take(record)
+    return draft.ledger()
 
 
 def evolve_fleet(ledger: FleetLedger, record: Record) -> FleetLedger:
     """The ledger after one more fact of the fleet's stream."""
-    ledger = replace(ledger, n=record.n)
-    match record.fact:
-        case facts.Opening(_, incident, manual):
-            return replace(ledger, openings=(*ledger.openings, (record.at, incident, manual))[-KEPT_OF_FLEET:])
-        case facts.Ended(_, incident, outcome, acted, _, manual):
-            others = tuple([end for end in ledger.ends if end[1] != incident])
-            if not acted:  # what touched nothing spent nothing
-                ledger = replace(ledger, openings=tuple(one for one in ledger.openings if one[1] != incident))
-            if not acted or manual:
-                return replace(ledger, ends=others)
-            return replace(ledger, ends=(*others, (record.at, incident, outcome))[-KEPT_OF_FLEET:])
-        case facts.BreakerReset():
-            return replace(ledger, ends=())
-        case facts.Held(reason, until):
-            return replace(ledger, hold=Hold(record.actor, reason, until))
-        case facts.Unheld():
-            return replace(ledger, hold=None)
-        case _:
-            return ledger
+    return fold_fleet(ledger, (record,))
+
+
+def fold_fleet(ledger: FleetLedger, records: Iterable[Record]) -> FleetLedger:
+    """The ledger after many of them: the same as one by one."""
+    draft = _FleetDraft(ledger)
+    for record in records:
+        draft.take(record)
+    return draft.ledger()
+
+
+class _ServiceDraft:
+    """A service's ledger while facts are taken in; what is kept in order is a dictionary."""
+
+    def __init__(self, ledger: ServiceLedger) -> None:
+        self._spells = list(ledger.spells)
+        self._good = dict(ledger.good)
+        self._marked = {state.key: state for state in ledger.marked}
+        self._taken = set(ledger.taken)
+        self._quarantined = dict(ledger.quarantined)
+        self._hold = ledger.hold
+        self._rollbacks = {rollback.incident: rollback for rollback in ledger.rollbacks}
+        self._episodes = dict(ledger.episodes)
+
+    def ledger(self) -> ServiceLedger:
+        return ServiceLedger(
+            tuple(self._spells),
+            self._good,
+            tuple(self._marked.values()),
+            frozenset(self._taken),
+            self._quarantined,
+            self._hold,
+            tuple(self._rollbacks.values()),
+            self._episodes,
+        )
+
+    def take(self, record: Record) -> None:
+        """One more fact."""
+        match record.fact:
+            case facts.Changed(state, after, by, incident):
+                self._change(Spell(state, after, by, incident))
+            case facts.MarkedGood(state, why):
+                self._taken.discard(state.key)
+                _keep(self._good, state.key, why, KEPT_MARKS)
+                _keep(self._marked, state.key, state, KEPT)
+            case facts.MarkTaken(state, _):
+                self._good.pop(state.key, None)
+                self._marked.pop(state.key, None)
+                self._taken.add(state.key)
+            case facts.Quarantined(releases, why):
+                self._quarantined.update(dict.fromkeys(releases.items(), why))
+            case facts.QuarantineLifted(releases, _):
+                for pair in releases.items():
+                    self._quarantined.pop(pair, None)
+            case facts.Held(reason, until):
+                self._hold = Hold(record.actor, reason, until)
+            case facts.Unheld():
+                self._hold = None
+            case facts.Decided(decision):
+                guards = frozenset(finding.guard for finding in decision.against)
+                verdicted = Verdicted(record.at, decision.action, guards, decision.joins)
+                _keep(self._episodes, decision.trigger.episode, verdicted, KEPT_EPISODES)
+            case facts.Opening(_, incident, manual):
+                _keep(self._rollbacks, incident, Rollback(incident, record.at, manual), KEPT)
+            case facts.Ended():
+                self._end(record.fact, record.at)
+
+    def _change(self, spell: Spell) -> None:
+        last = self._spells[-1] if self._spells else None
+        if last is not None:
+            if last.state == spell.state:
+                return
+            ended = last.ended or spell.by
+            self._spells[-1] = Spell(last.state, last.after, last.by, last.incident, ended)
+        self._spells.append(spell)
+        del self._spells[:-KEPT]
+
+    def _end(self, fact: facts.Ended, at: datetime) -> None:
+        before = self._rollbacks.get(fact.incident)
+        if before is not None:
+            self._rollbacks[fact.incident] = replace(
+                before, ended=before.ended or at, outcome=fact.outcome, acted=fact.acted, watch_until=fact.watch_until
+            )
+
+
+class _FleetDraft:
+    """The fleet's ledger while facts are taken in."""
+
+    def __init__(self, ledger: FleetLedger) -> None:
+        self._openings = {incident: (at, incident, manual) for at, incident, manual in ledger.openings}
+        self._ends = {incident: (at, incident, outcome) for at, incident, outcome in ledger.ends}
+        self._hold = ledger.hold
+        self._n = ledger.n
+
+    def ledger(self) -> FleetLedger:
+        return FleetLedger(tuple(self._openings.values()), tuple(self._ends.values()), self._hold, self._n)
+
+    def take(self, record: Record) -> None:
+        """One more fact."""
+        self._n = record.n
+        match record.fact:
+            case facts.Opening(_, incident, manual):
+                _keep(self._openings, incident, (record.at, incident, manual), KEPT_OF_FLEET)
+            case facts.Ended(_, incident, outcome, acted, _, manual):
+                self._ends.pop(incident, None)
+                if not acted:  # what touched nothing spent nothing
+                    self._openings.pop(incident, None)
+                elif not manual:
+                    _keep(self._ends, incident, (record.at, incident, outcome), KEPT_OF_FLEET)
+            case facts.BreakerReset():
+                self._ends.clear()
+            case facts.Held(reason, until):
+                self._hold = Hold(record.actor, reason, until)
+            case facts.Unheld():
+                self._hold = None
+
+
+def _keep(kept: dict[str, T], name: str, value: T, most: int) -> None:
+    """With the newest at the end; the oldest is forgotten first."""
+    kept.pop(name, None)
+    kept[name] = value
+    if len(kept) > most:
+        del kept[next(iter(kept))]
 
 
 def change_window(ledger: ServiceLedger) -> tuple[datetime, datetime] | None:
