@@ -38,9 +38,10 @@ class Book:
     async def open(self) -> None:
         """Fold what is there. Decisions only as far back as an episode can go on."""
         newest = await self.journal.changed(0, timedelta())
-        decisions = await self.journal.latest(("Decided",), limit=_DECISIONS)
         kinds = tuple(kind for kind in LEDGER_KINDS if kind != "Decided")
-        records = await self.journal.since(0, kinds)
+        records, decisions = await asyncio.gather(
+            self.journal.since(0, kinds), self.journal.latest(("Decided",), limit=_DECISIONS)
+        )
         self._fold(sorted([*records, *decisions], key=lambda record: record.seq))
         self._seq = max([newest, *(record.seq for record in records)])
 

@@ -1,5 +1,6 @@
 """The parts of the daemon, each built once and handed to the others. Nothing is started here."""
 
+import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -112,7 +113,8 @@ async def build(config: Config, journal: Journal, clock: Clock) -> Core:
     """
     files = SignalFiles(config.daemon.signals, clock)
     book = Book(journal)
-    await book.open()
+    reading = asyncio.create_task(book.open())  # on the journal's threads, while the rest is built
+    await clock.sleep(timedelta())
     web = Web()
     spawner = Spawner(config.daemon.scratch / "locks", clock, [reveal(secret) for secret in secrets_in(config)])
     asked, watched = config.prometheus, config.alertmanager
@@ -154,6 +156,7 @@ async def build(config: Config, journal: Journal, clock: Clock) -> Core:
         Metrics(config, book, live, clock, bakery, teller.waiting, lambda service: bool(holds(service, {})))
     )
     orders = Orders(config, book, clock, files, desk)
+    await reading
     return Core(
         config, clock, book, live, jumps, files, layers, looker, judge, intake, runner, bakery, smoke, polls, holds,
         teller, desk, orders, web, prometheus,
