@@ -29,7 +29,7 @@ from rollbackd.judge.smoke import Smoke
 from rollbackd.layers import LayerFactory, Layers
 from rollbackd.metrics import Metrics
 from rollbackd.orders import Orders
-from rollbackd.plugins import installed
+from rollbackd.plugins import build_notifier
 from rollbackd.process import Spawner
 from rollbackd.runner import Runner
 from rollbackd.sources.alertmanager import Alertmanager, Silence
@@ -145,9 +145,7 @@ async def build(config: Config, journal: Journal, clock: Clock) -> Core:
     bakery = Bakery(config, book, live, clock, jumps, holds, examiner)
     polls = Polls(config, book, live, judge, clock, prometheus) if prometheus is not None else None
     smoke = Smoke(config, book, live, judge, clock, examiner)
-    notifiers = {
-        one.name: installed().notifiers[one.kind](one.settings, reveal, web) for one in config.notify.receivers
-    }
+    notifiers = {one.name: build_notifier(one.kind, one.settings, reveal, web) for one in config.notify.receivers}
     teller = Teller(journal, config, notifiers, clock, goes_on=goes_on)
     registry = CollectorRegistry()
     parts = Parts(config, book, live, clock, judge, situations, intake, holds, bakery, looker, layers, runner, registry)

@@ -169,11 +169,11 @@ class Desk:
         if service:
             self._service(service)
         openings = await self._book.journal.latest(("Opening",), limit=_MANY if service or open_only else limit)
+        still_open = set(self._book.open_incidents())
         names = [
             record.fact.incident
             for record in openings
-            if (not service or record.fact.service == service)
-            and (not open_only or record.fact.incident in set(self._book.open_incidents()))
+            if (not service or record.fact.service == service) and (not open_only or record.fact.incident in still_open)
         ]
         found = [await self._incident(name) for name in names[:limit]]
         return [incident_view(one, self._book.of(one.service)) for one in found]

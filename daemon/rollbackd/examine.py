@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from rollbackd import plugins
-from rollbackd.adapter import Check, CheckPlace, CheckSettings
+from rollbackd.adapter import CheckPlace, CheckSettings
 from rollbackd.clock import Clock
 from rollbackd.config.models import Service
 from rollbackd.config.secrets import reveal
@@ -43,13 +43,12 @@ class Examiner:
     async def ask(self, service: Service, ref: CheckRef, since: datetime | None = None) -> CheckResult:
         """One check, by name or as written in place."""
         settings = service.checks[ref] if isinstance(ref, str) else ref
-        kind = _kind(settings)
-        name = ref if isinstance(ref, str) else f"{kind} {getattr(settings, kind)}"[:80]
+        name = ref if isinstance(ref, str) else _described(settings)
         around = self._around
         place = CheckPlace(
             name, service.name, service.match[0], around.spawner, around.clock, around.http, around.prometheus, reveal
         )
-        check: Check = plugins.checks()[kind](settings, place)
+        check = plugins.build_check(settings, place)
         started = around.clock.monotonic()
         try:
             async with asyncio.timeout((settings.timeout + SPARE).total_seconds()):
@@ -62,5 +61,6 @@ class Examiner:
         return replace(result, name=name, took=result.took or took, warn=settings.warn)
 
 
-def _kind(settings: CheckSettings) -> str:
-    return next(kind for kind, check in plugins.checks().items() if type(settings) is check.settings_model)
+def _described(settings: CheckSettings) -> str:
+    kind = plugins.check_kind(settings)
+    return f"{kind} {getattr(settings, kind)}"[:80]

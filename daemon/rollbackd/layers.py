@@ -134,5 +134,5 @@ class LayerFactory:
         adapters = {}
         for name, settings in service.layers.items():
             place = Place(service.name, name, self._scratch / service.name / name, self._spawner, self._clock)
-            adapters[name] = plugins.adapters()[settings.adapter](settings, place)
+            adapters[name] = plugins.build_adapter(settings, place)
         return Layers(service, adapters)

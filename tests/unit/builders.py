@@ -30,7 +30,9 @@ from rollbackd.model import (
     service_stream,
 )
 from rollbackd.policy.guards import Situation
-from rollbackd.policy.ledger import FleetLedger, ServiceLedger, evolve_fleet, evolve_service
+from rollbackd.policy.ledger import FleetLedger, ServiceLedger
+from rollbackd.policy.ledger import fold_fleet as fleet_after
+from rollbackd.policy.ledger import fold_service as ledger_after
 from rollbackd.policy.spec import Limits
 from rollbackd.policy.target import Candidate, candidates
 from tests.fakes.clock import START
@@ -102,7 +104,7 @@ def service_of(*told: tuple[datetime, Any] | tuple[datetime, Any, str]) -> Servi
 def fold_service(found: Iterable[Record], ledger: ServiceLedger | None = None) -> ServiceLedger:
     ledger = ledger or ServiceLedger()
     for record in found:
-        ledger = evolve_service(ledger, record)
+        ledger = ledger_after(ledger, (record,))
     return ledger
 
 
@@ -114,7 +116,7 @@ def fleet_of(*told: tuple[datetime, Any] | tuple[datetime, Any, str]) -> FleetLe
 def fold_fleet(found: Iterable[Record], ledger: FleetLedger | None = None) -> FleetLedger:
     ledger = ledger or FleetLedger()
     for record in found:
-        ledger = evolve_fleet(ledger, record)
+        ledger = fleet_after(ledger, (record,))
     return ledger
 
 

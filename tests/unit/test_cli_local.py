@@ -102,6 +102,7 @@ def test_check_of_a_file_that_is_not_there_is_a_sentence(tmp_path: Path, capsys:
 def test_the_schema_is_a_json_schema_of_the_whole_file(capsys: pytest.CaptureFixture[str]) -> None:
     local.schema(Session())
     schema = json.loads(capsys.readouterr().out)
+    assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
     assert {"daemon", "services", "rules", "notify"} <= set(schema["properties"])
 
 

@@ -23,9 +23,9 @@ from rollbackd.policy.ledger import (
     Spell,
     Verdicted,
     change_window,
-    evolve_fleet,
-    evolve_service,
 )
+from rollbackd.policy.ledger import fold_fleet as fleet_after
+from rollbackd.policy.ledger import fold_service as ledger_after
 from tests.fakes.clock import START
 from tests.unit.builders import (
     at,
@@ -333,10 +333,18 @@ def test_facts_that_were_stored_and_read_again_fold_to_the_same(told: list[Any])
 
 
 @given(st.lists(FACTS, max_size=60))
+def test_many_facts_at_once_fold_as_one_by_one(told: list[Any]) -> None:
+    """A start folds all of them together, the daemon then one after the other."""
+    found = _streamed(told)
+    assert ledger_after(ServiceLedger(), found) == fold_service(found)
+    assert fleet_after(FleetLedger(), found) == fold_fleet(found)
+
+
+@given(st.lists(FACTS, max_size=60))
 def test_whatever_happens_the_ledger_makes_sense(told: list[Any]) -> None:
     ledger, fleet = ServiceLedger(), FleetLedger()
     for record in _streamed(told):
-        ledger, fleet = evolve_service(ledger, record), evolve_fleet(fleet, record)
+        ledger, fleet = ledger_after(ledger, (record,)), fleet_after(fleet, (record,))
         assert all(spell.ended is not None for spell in ledger.spells[:-1])
         assert not ledger.spells or ledger.spells[-1].ended is None
         assert all(one.state != next_.state for one, next_ in zip(ledger.spells, ledger.spells[1:], strict=False))

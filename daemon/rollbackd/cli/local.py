@@ -44,12 +44,12 @@ def check(
 
 def schema(session: Session) -> None:
     """Print the configuration's JSON Schema, for editors."""
-    from rollbackd.config.shape import shape_of
-    from rollbackd.plugins import PluginError, installed
+    from rollbackd.config.schema import schema as whole
+    from rollbackd.plugins import PluginError
 
     del session
     try:
-        print(as_json(shape_of(installed()).file.model_json_schema(by_alias=True)))
+        print(as_json(whole()))
     except PluginError as error:
         raise StopError(str(error)) from error
 

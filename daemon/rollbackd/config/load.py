@@ -18,6 +18,7 @@ from rollbackd.config.positions import Fault
 from rollbackd.config.secrets import reveal
 from rollbackd.config.shape import Shape, receiver, shape_of
 from rollbackd.config.sketch import Scene, Sketch, draw
+from rollbackd.incident.plan import default_plan
 from rollbackd.plugins import PluginError, Plugins, installed
 from rollbackd.units import Secret
 
@@ -93,12 +94,11 @@ def _config(written: Config, scene: Scene, rules: Rules) -> Config:
 
 
 def _with_plans(service: Service, sketch: Sketch, shape: Shape) -> Service:
-    """`default` is every layer that can be a step, in order; one that holds data goes back only by name."""
+    """As written; none given: `default`."""
     if service.plans:
         return service
     traits = {name: adapter.traits for name, adapter in sketch.layers.items() if adapter is not None}
-    steps = tuple(name for name, each in traits.items() if each.step and not each.data)
-    return service.model_copy(update={"plans": {"default": shape.plan(steps=steps)}})
+    return service.model_copy(update={"plans": {"default": shape.plan(steps=default_plan(traits).steps)}})
 
 
 def _hash(sources: tuple[files.Source, ...]) -> str:

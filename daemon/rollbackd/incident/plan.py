@@ -16,7 +16,7 @@ class Move:
 
 
 def default_plan(traits: Mapping[str, Traits]) -> PlanSpec:
-    """All layers that can be a step, data aside."""
+    """All layers that can be a step, in order; one that holds data goes back only by name."""
     return PlanSpec(steps=tuple(layer for layer, trait in traits.items() if trait.step and not trait.data))
 
 

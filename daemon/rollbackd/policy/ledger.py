@@ -127,26 +127,19 @@ class FleetLedger:
     """The place of the last fact in the fleet's stream: what an opening follows."""
 
 
-def evolve_service(ledger: ServiceLedger, record: Record) -> ServiceLedger:
-    """The ledger after one more fact of the service's stream, or an opening or end of its incidents."""
-    return fold_service(ledger, (record,))
-
-
 def fold_service(ledger: ServiceLedger, records: Iterable[Record]) -> ServiceLedger:
-    """The ledger after many of them: the same as one by one, and years of them in a fraction of a second."""
+    """The ledger after more facts of the service's stream, or openings and ends of its incidents.
+
+    Many at once give the same as one by one, and years of them take a fraction of a second.
+    """
     draft = _ServiceDraft(ledger)
     for record in records:
         draft.take(record)
     return draft.ledger()
 
 
-def evolve_fleet(ledger: FleetLedger, record: Record) -> FleetLedger:
-    """The ledger after one more fact of the fleet's stream."""
-    return fold_fleet(ledger, (record,))
-
-
 def fold_fleet(ledger: FleetLedger, records: Iterable[Record]) -> FleetLedger:
-    """The ledger after many of them: the same as one by one."""
+    """The ledger after more facts of the fleet's stream."""
     draft = _FleetDraft(ledger)
     for record in records:
         draft.take(record)
