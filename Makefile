@@ -54,6 +54,10 @@ demo: $(READY) servers  ## a release goes bad and is rolled back, on real server
 bench: $(READY) servers  ## the speeds that are promised, measured
 	@$(BIN)/python bench/run.py
 
+.PHONY: judgement
+judgement: $(READY)  ## the table of hard cases: what is decided in each, and why
+	@$(BIN)/python -m tests.unit.judgement $(WORDS)
+
 .PHONY: wheel
 wheel: $(READY)  ## dist/rollbackd-*.whl
 	@$(BIN)/python -m hatchling build -t wheel

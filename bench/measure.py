@@ -24,12 +24,24 @@ class Sizes:
     command: float = 1.0
     """Seconds that each of a rollback's two commands takes."""
     facts: int = 100_000
+    files: int = 50_000
+    """Files of a tree that is kept."""
     settle: float = 5.0
     """Seconds in which an idle daemon's memory must not grow, to count as settled."""
 
 
 TINY = Sizes(
-    rounds=1, services=20, posts=200, connections=4, burst=200, tries=3, series=200, command=0.1, facts=2000, settle=0.5
+    rounds=1,
+    services=20,
+    posts=200,
+    connections=4,
+    burst=200,
+    tries=3,
+    series=200,
+    command=0.1,
+    facts=2000,
+    files=500,
+    settle=0.5,
 )
 """Says nothing about speed; says that the bench works."""
 

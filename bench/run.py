@@ -18,7 +18,7 @@ sys.path.insert(0, str(ROOT))
 from rich.console import Console  # the checkout's root must be importable first
 from rich.table import Table
 
-from bench import burst, intake, judging, memory, reaction, restart, share
+from bench import burst, intake, judging, memory, reaction, restart, share, snapshots
 from bench.host import BenchError
 from bench.measure import TINY, Row, Sizes
 
@@ -27,9 +27,11 @@ ROWS: dict[str, Callable[[Path, Sizes], Row]] = {
     "burst": burst.measure,
     "reaction": reaction.measure,
     "judging": judging.measure,
+    "comparing": judging.measure_compared,
     "share": share.measure,
     "restart": restart.measure,
     "memory": memory.measure,
+    "snapshots": snapshots.measure,
 }
 """In the order of the design's table."""
 

@@ -213,6 +213,28 @@ def webhook_config(url: str, token: str = "") -> dict[str, Any]:
     }
 
 
+@contextmanager
+def redis_server(directory: Path, *options: str) -> Iterator[int]:
+    """A Redis without persistence; yields its port. It is ready when it listens."""
+    directory.mkdir()
+    port = free_port()
+    log = directory / "log"
+    fixed = ["--bind", "127.0.0.1", "--save", "", "--dir", str(directory), "--logfile", str(log)]
+    fixed += ["--repl-diskless-sync-delay", "0"]
+    process = subprocess.Popen([program("redis-server"), "--port", str(port), *fixed, *options])
+
+    def ready() -> bool:
+        assert process.poll() is None, "it ended"
+        return log.exists() and "eady to accept connections" in log.read_text()
+
+    try:
+        wait_until(ready, "redis-server")
+        yield port
+    finally:
+        process.kill()
+        process.wait(timeout=10)
+
+
 class Exporter:
     """A service's metrics, as a test sets them; `with Exporter() as it: it.set("up_to_me", 1, service="checkout")`."""
 

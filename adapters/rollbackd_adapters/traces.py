@@ -4,6 +4,7 @@
 that ended, and `done.json` (the marker, written last). Every file appears by rename, whole or not at all.
 """
 
+import contextlib
 import hashlib
 import json
 import re
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rollbackd.adapter import AdapterError
-from rollbackd.model import Change
+from rollbackd.model import Change, Progress
 from rollbackd.process import sync_directory, write_durably
 
 KEPT = 20
@@ -90,3 +91,30 @@ class Trace:
         old = sorted(self._all.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True)[KEPT:]
         for path in old:
             shutil.rmtree(path, ignore_errors=True)
+
+
+def progress_of(trace: Trace, change: Change, present: str) -> Progress:
+    """What a layer's present release and our own traces say together, for a layer that moves at one instant.
+
+    `moved` in `begun.json` says that it has moved and that what comes after it, such as `then`, is not done yet.
+    """
+    if trace.done is not None:
+        return Progress.DONE if present == change.after.id else Progress.SUPERSEDED
+    begun = trace.begun
+    if begun is None:
+        expected = {change.before.id}
+    elif begun.get("moved"):
+        expected = {change.after.id}
+    else:
+        expected = {change.before.id, change.after.id}
+    return Progress.NOT_STARTED if present in expected else Progress.SUPERSEDED
+
+
+def named(scratch: Path) -> set[str]:
+    """The ids of all releases that the last changes of a layer, finished or not, went from or to."""
+    found: set[str] = set()
+    for path in (scratch / "changes").glob("*/begun.json"):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            begun = json.loads(path.read_bytes())
+            found |= {str(begun.get("before", "")), str(begun.get("after", ""))}
+    return found

@@ -1,6 +1,6 @@
 """The contracts of what is plugged in: adapters, brackets, checks, notifiers. The core imports no plugin."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -30,6 +30,10 @@ class Settings(Spec):
     """A check of the service; a step of this layer stays running until it passes."""
 
 
+def _no_secrets(_secret: Secret) -> str:
+    raise ValueError("secrets cannot be read here")
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """Where a layer stands, and what it may use."""
@@ -42,6 +46,20 @@ class Place:
     """The `rollbackd.process.Spawner`; adapters start programs with nothing else."""
     clock: Any
     """The `rollbackd.clock.Clock`."""
+    reveal: Callable[[Secret], str] = _no_secrets
+    """Reads a secret when it is used. :raises ValueError: with what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What a layer needs of the host that the shipped unit does not give. An adapter may have it as `needs`;
+    `rollbackd check` prints what grants it. Without it a layer whose resource is a path needs to write there.
+    """
+
+    writes: Sequence[Path] = ()
+    """Files and directories that it writes to."""
+    units: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Units of systemd, each with the verbs that are asked for."""
 
 
 @runtime_checkable
@@ -107,6 +125,122 @@ class Bracket(Protocol):
         ...
 
 
+# -- snapshots ----------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A layer's content as it was kept at one time."""
+
+    name: str
+    """Unique in its layer: `[A-Za-z0-9][A-Za-z0-9._-]*`, 120 characters at most. The release's label."""
+    release: str
+    """The id of the release whose content it is; several snapshots can have one."""
+    created: datetime
+    why: str = ""
+    """One word: `auto`, `manual`, `before`, `import`, `schedule`, …"""
+    size: int = 0
+    """Bytes of what it holds, not of what it takes: equal content is stored once."""
+    files: int = 0
+    restorable: bool = True
+    """All that it needs is there; whether it is unharmed says `verify` alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotProblem:
+    """What is wrong with a snapshot, or with one part of it."""
+
+    snapshot: str
+    path: str
+    """Which part; empty for all of it."""
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One thing that differs between two snapshots, or between a snapshot and what is there."""
+
+    path: str
+    """A file's path, or another name for a part that the layer has: `/srv/x/.env NAME`."""
+    kind: Literal["added", "removed", "changed"]
+    """From the older to the newer."""
+    lines: tuple[str, ...] = ()
+    """What differs, for people, with secrets masked: lines that begin with `+`, `-` or a word. Bounded."""
+
+
+@runtime_checkable
+class Snapshots(Protocol):
+    """A layer that keeps its own past. Values go through JSON as they are; all of it may be called again after a crash.
+
+    To restore the newest good one, verify from newest to oldest and take the first without problems.
+    """
+
+    async def take(self, name: str = "", why: str = "manual") -> Snapshot:
+        """Keep what is there now. Again with the same name: the same snapshot, when nothing changed since.
+
+        :param name: empty: `snapshot-<why>-<time in UTC>`.
+        :raises AdapterError: permanent for a name that cannot be one, or that other content has already.
+        """
+        ...
+
+    async def snapshots(self) -> Sequence[Snapshot]:
+        """All of them, newest first; those that cannot be restored too. Read only."""
+        ...
+
+    async def verify(self, name: str) -> Sequence[SnapshotProblem]:
+        """Read all of it and compare every hash; nothing is wrong when nothing is answered.
+
+        :raises AdapterError: permanent when there is no such snapshot.
+        """
+        ...
+
+    async def diff(self, older: str, newer: str = "") -> Sequence[Difference]:
+        """What changed from one to the other, or to what is there now when `newer` is empty. Read only."""
+        ...
+
+    async def restore(self, name: str, key: str, only: Sequence[str] = ()) -> Snapshot:
+        """Put it in place, or go on with what a crash cut off; the present state is saved first.
+
+        :param key: a name for this one restore, the same after a crash.
+        :param only: parts that the layer can restore separately (`files`, `variables`); empty: all.
+        :returns: the snapshot that saved what was there before.
+        :raises AdapterError: what was there before is there again, or the message says what is not.
+        """
+        ...
+
+    async def export_to(self, name: str, path: str) -> None:
+        """Write a snapshot as one file at an absolute path on the layer's host; it appears whole or not at all."""
+        ...
+
+    async def import_from(self, path: str) -> Snapshot:
+        """Take in what `export_to` wrote, here or elsewhere, once every hash agrees.
+
+        :raises AdapterError: permanent when it is damaged, or not such a file; nothing of it is kept.
+        """
+        ...
+
+    async def prune(self, spare: Collection[str] = (), last: int = 0) -> Sequence[str]:
+        """Drop what the layer's retention does not keep; the names of the dropped.
+
+        :param spare: ids of releases that are never dropped: good states, targets of open incidents.
+        :param last: how many of the newest are kept, instead of the number that the layer's settings say; 0: theirs.
+        """
+        ...
+
+
+@runtime_checkable
+class Rehearses(Snapshots, Protocol):
+    """A layer that can put a snapshot together in a place of its own, to see that it can be restored."""
+
+    async def rehearse(self, name: str) -> Sequence[SnapshotProblem]:
+        """Restore it into an empty scratch place, never over what is live, and compare that with what was saved.
+
+        The place is emptied again, and what a kill left of an earlier one too. Nothing is wrong when nothing is
+        answered.
+
+        :raises AdapterError: it could not be tried; permanent when there is no such snapshot.
+        """
+        ...
+
+
 # -- checks -------------------------------------------------------------------------------------
 class CheckSettings(Spec):
     """One check in the configuration; its kind is the key that names what is checked (`http`, `tcp`, …)."""
@@ -116,8 +250,12 @@ class CheckSettings(Spec):
     """Told, never fails."""
 
 
-def _no_secrets(_secret: Secret) -> str:
-    raise ValueError("secrets cannot be read here")
+async def _no_releases(layer: str) -> Sequence[Release]:
+    raise AdapterError(f"{layer}: layers cannot be asked here", permanent=True)
+
+
+async def _no_comparison(_when: Any, _since: datetime | None) -> None:
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +277,12 @@ class CheckPlace:
     """The `rollbackd.sources.prometheus.Prometheus`, or None when none is configured."""
     reveal: Callable[[Secret], str] = _no_secrets
     """Reads a secret when it is used. :raises ValueError: with what to do."""
+    releases: Callable[[str], Awaitable[Sequence[Release]]] = _no_releases
+    """Of a layer: what it has now, then what it can go back to. :raises AdapterError: it does not say."""
+    compare: Callable[[Any, datetime | None], Awaitable[Any]] = _no_comparison
+    """Judges a query condition that compares, for this service; None where there is nobody to do it."""
+    memory: MutableMapping[str, Any] = field(default_factory=dict)
+    """What this check keeps from one look to the next; gone when the daemon ends."""
 
 
 @runtime_checkable

@@ -28,7 +28,7 @@ from rollbackd.policy.guards import ago
 from rollbackd.policy.target import candidates
 from rollbackd.sources.signal_files import SignalsUnsafe
 from rollbackd.units import format_duration
-from rollbackd.views import RecordView
+from rollbackd.views import IncidentView, RecordView
 from rollbackd.web.app import build_app
 from rollbackd.web.server import CannotListenError, Server
 
@@ -118,7 +118,9 @@ class Daemon:
         self._root("teller", core.teller.run)
         self._root("resume", self._resume)
         self._root("judge", core.judge.run)
+        self._root("timekeeper", core.timekeeper.run)
         self._root("orders", core.orders.run)
+        self._root("drills", core.drills.run)
         self._root("disk", self._watch_disk)
         self._root("clock", partial(core.jumps.run, self._clock_jumped))
         if self._config.alertmanager is not None:
@@ -278,8 +280,8 @@ def run(path: Path, clock: Clock | None = None) -> int:
     return 0
 
 
-async def offline_rollback(path: Path, request: Request, on_record: Callable[[RecordView], None]) -> str:
-    """A person's rollback with the daemon stopped: the same journal, runner and messages. The outcome.
+async def offline_rollback(path: Path, request: Request, on_record: Callable[[RecordView], None]) -> IncidentView:
+    """A person's rollback with the daemon stopped: the same journal, runner and messages. How it ended.
 
     :raises ConfigErrors: JournalRefused: Refused: NotFound: Invalid: each with what to do.
     """
@@ -301,7 +303,7 @@ async def offline_rollback(path: Path, request: Request, on_record: Callable[[Re
             await core.close()
 
 
-async def _follow(core: Core, name: str, on_record: Callable[[RecordView], None]) -> str:
+async def _follow(core: Core, name: str, on_record: Callable[[RecordView], None]) -> IncidentView:
     after = 0
     while True:
         detail = await core.desk.incident(name, after, timedelta(seconds=5))
@@ -309,4 +311,4 @@ async def _follow(core: Core, name: str, on_record: Callable[[RecordView], None]
             on_record(view)
             after = view.n
         if detail.incident.outcome or detail.incident.status == "parked":
-            return detail.incident.outcome or "parked"
+            return detail.incident

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from datetime import timedelta
 
-from rollbackd.facts import Ended, Record
+from rollbackd.facts import Ended, Opening, Record, Rising
 from rollbackd.incident.life import Incident, fold
 from rollbackd.journal import Entry, Journal, JournalUnavailable, Receipt, Received
 from rollbackd.model import FLEET, incident_stream, service_stream
@@ -27,6 +27,8 @@ class Book:
         self.trouble = ""
         """Why the last write failed; empty when it did not."""
         self._services: dict[str, ServiceLedger] = {}
+        self._began = Counter[str]()
+        self._asked = Counter[str]()
         self._outcomes: defaultdict[str, dict[str, str]] = defaultdict(dict)
         self._seq = 0
         self._reading = asyncio.Lock()
@@ -94,6 +96,10 @@ class Book:
         """The ids of all open ones."""
         return [ledger.open.incident for ledger in self._services.values() if ledger.open is not None]
 
+    def drills(self) -> list[tuple[str, str]]:
+        """Executed drills under way: the service, and the incident that it began with."""
+        return [(name, ledger.drill) for name, ledger in self._services.items() if ledger.drill]
+
     def last_incidents(self) -> list[str]:
         """The newest incident of each service."""
         return [ledger.rollbacks[-1].incident for ledger in self._services.values() if ledger.rollbacks]
@@ -102,9 +108,20 @@ class Book:
         """How a service's incidents ended, by their last outcome; all that there ever were."""
         return Counter(self._outcomes[service].values())
 
+    def began(self, service: str) -> int:
+        """How many rollbacks of a service there ever were; a question is one from when it became one."""
+        return self._began[service]
+
+    def asked(self, service: str) -> int:
+        """How often people were asked about a service, ever."""
+        return self._asked[service]
+
     def _fold(self, records: Sequence[Record]) -> None:
         by_service: defaultdict[str, list[Record]] = defaultdict(list)
         for record in records:
+            if isinstance(record.fact, Opening | Rising):
+                waits = isinstance(record.fact, Opening) and record.fact.asks
+                (self._asked if waits else self._began)[record.fact.service] += 1
             if isinstance(record.fact, Ended):
                 self._outcomes[record.fact.service][record.fact.incident] = record.fact.outcome.value
             service = _service_of(record)

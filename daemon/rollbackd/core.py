@@ -1,7 +1,7 @@
 """The parts of the daemon, each built once and handed to the others. Nothing is started here."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -10,24 +10,34 @@ import aiohttp
 from prometheus_client import CollectorRegistry
 from pydantic import BaseModel
 
+from rollbackd.adapter import AdapterError
 from rollbackd.book import Book
 from rollbackd.clock import Clock, JumpWatch
-from rollbackd.config.models import Config
+from rollbackd.config.models import Config, Service
 from rollbackd.config.secrets import reveal
 from rollbackd.desk import Desk, Parts
+from rollbackd.drills import Drills
+from rollbackd.drills.exam import Exam
 from rollbackd.examine import Examiner, Surroundings
 from rollbackd.journal import Journal
+from rollbackd.judge.asking import Asking
 from rollbackd.judge.bake import Bakery
+from rollbackd.judge.before import Before
+from rollbackd.judge.deadlines import Deadlines
 from rollbackd.judge.engine import Judge
 from rollbackd.judge.holds import Holds
 from rollbackd.judge.intake import Intake
 from rollbackd.judge.live import Live
+from rollbackd.judge.past import Past
 from rollbackd.judge.polls import Polls
+from rollbackd.judge.queries import Comparison
 from rollbackd.judge.recheck import Recheck
 from rollbackd.judge.situation import Situations
 from rollbackd.judge.smoke import Smoke
-from rollbackd.layers import LayerFactory, Layers
+from rollbackd.judge.timekeeper import Timekeeper
+from rollbackd.layers import LayerFactory, Layers, LookFailed
 from rollbackd.metrics import Metrics
+from rollbackd.model import CheckResult, Release
 from rollbackd.orders import Orders
 from rollbackd.plugins import build_notifier
 from rollbackd.process import Spawner
@@ -74,6 +84,9 @@ class Core:
     bakery: Bakery
     smoke: Smoke
     polls: Polls | None
+    deadlines: Deadlines
+    drills: Drills
+    timekeeper: Timekeeper
     holds: Holds
     teller: Teller
     desk: Desk
@@ -120,10 +133,11 @@ async def build(config: Config, journal: Journal, clock: Clock) -> Core:
     asked, watched = config.prometheus, config.alertmanager
     prometheus = Prometheus(asked.url, asked.timeout, clock) if asked is not None else None
     alertmanager = Alertmanager(watched.url, watched.timeout, web) if watched is not None else None
-    examiner = Examiner(Surroundings(spawner, clock, web, prometheus))
     factory = LayerFactory(config.daemon.scratch, spawner, clock)
     layers = {service.name: factory.build(service) for service in config.services}
     live = Live(config)
+    compare = Comparison(config, book, live, clock, prometheus)
+    examiner = Examiner(Surroundings(spawner, clock, web, prometheus, _releases(layers, factory), compare))
     jumps = JumpWatch(clock)
     looker = Looker(book, layers, clock, config.daemon.look_every)
 
@@ -133,32 +147,63 @@ async def build(config: Config, journal: Journal, clock: Clock) -> Core:
     def opened(incident: str) -> None:
         runner.poke(incident)
 
+    def drive(incident: str) -> None:
+        runner.start(incident)
+
     def goes_on(service: str, episode: str) -> bool:
         return live.goes_on(service, episode, clock.now())
 
     holds = Holds(config, book, files, clock, silences)
-    situations = Situations(config, book, live, clock, jumps, holds, layers, looker)
-    judge = Judge(config, book, live, clock, situations, opened)
+    past = Past(live, Before(config, book, live, clock, prometheus), prometheus)
+    situations = Situations(config, book, live, clock, jumps, holds, layers, looker, past)
+    deadlines = Deadlines(config, book, clock)
+
+    async def examine(service: Service) -> tuple[CheckResult, ...]:
+        return await examiner.run(service, tuple(service.checks))
+
+    judge = Judge(config, book, live, clock, situations, opened, drive, examine, deadlines.due)
     intake = Intake(book, live, judge, clock, alertmanager)
+    asking = Asking(config, book, live, situations)
     recheck = Recheck(config, book, live, clock, situations, holds, examiner, prometheus)
-    runner = Runner(book, clock, factory, examiner, recheck.judgement(), config.limits.concurrent)
+    runner = Runner(book, clock, factory, examiner, recheck.judgement(asking), config.limits.concurrent)
     bakery = Bakery(config, book, live, clock, jumps, holds, examiner)
     polls = Polls(config, book, live, judge, clock, prometheus) if prometheus is not None else None
     smoke = Smoke(config, book, live, judge, clock, examiner)
+    timekeeper = Timekeeper(config, book, clock)
     notifiers = {one.name: build_notifier(one.kind, one.settings, reveal, web) for one in config.notify.receivers}
     teller = Teller(journal, config, notifiers, clock, goes_on=goes_on)
     registry = CollectorRegistry()
-    parts = Parts(config, book, live, clock, judge, situations, intake, holds, bakery, looker, layers, runner, registry)
+    exam = Exam(config, book, clock, situations, layers, examiner)
+    drills = Drills(config, book, clock, live, holds, judge, looker, runner, exam)
+    parts = Parts(
+        config, book, live, clock, judge, situations, intake, holds, bakery, looker, layers, runner, registry, drills
+    )
     desk = Desk(parts)
     registry.register(
-        Metrics(config, book, live, clock, bakery, teller.waiting, lambda service: bool(holds(service, {})))
+        Metrics(config, book, live, clock, bakery, timekeeper, teller.waiting, lambda name: bool(holds(name, {})))
     )
     orders = Orders(config, book, clock, files, desk)
     await reading
     return Core(
-        config, clock, book, live, jumps, files, layers, looker, judge, intake, runner, bakery, smoke, polls, holds,
-        teller, desk, orders, web, prometheus,
+        config, clock, book, live, jumps, files, layers, looker, judge, intake, runner, bakery, smoke, polls,
+        deadlines, drills, timekeeper, holds, teller, desk, orders, web, prometheus,
     )  # fmt: skip
+
+
+def _releases(
+    layers: Mapping[str, Layers], factory: LayerFactory
+) -> Callable[[Service, str], Awaitable[Sequence[Release]]]:
+    """Asks a layer of a service; of one in an older configuration too, which an incident finishes under."""
+
+    async def releases(service: Service, layer: str) -> Sequence[Release]:
+        known = layers.get(service.name)
+        asked = known if known is not None and known.service == service else factory.build(service)
+        try:
+            return await asked.releases(layer)
+        except LookFailed as error:
+            raise AdapterError(str(error), permanent=False) from error
+
+    return releases
 
 
 def spread(index: int, count: int, over: timedelta) -> timedelta:

@@ -1,21 +1,33 @@
 """Runs checks: for smoke rules, gates, verification, and a state's last exam before it counts as good."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 from rollbackd import plugins
-from rollbackd.adapter import CheckPlace, CheckSettings
+from rollbackd.adapter import AdapterError, CheckPlace, CheckSettings
 from rollbackd.clock import Clock
 from rollbackd.config.models import Service
 from rollbackd.config.secrets import reveal
 from rollbackd.incident.spec import CheckRef
-from rollbackd.model import CheckResult, Verdict
+from rollbackd.model import CheckResult, Release, Verdict
+from rollbackd.rules.samples import Observation
+from rollbackd.rules.spec import QueryWhen
 
 SPARE = timedelta(seconds=5)
 """A check that has not ended this long after its own time limit is given up from outside."""
+
+
+async def _no_layers(service: Service, layer: str) -> Sequence[Release]:
+    raise AdapterError(f"{service.name}/{layer}: layers cannot be asked here", permanent=True)
+
+
+async def _nothing_to_compare(_service: str, _when: QueryWhen, _since: datetime | None) -> None:
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +38,10 @@ class Surroundings:
     clock: Clock
     http: Callable[[], Any]
     prometheus: Any
+    releases: Callable[[Service, str], Awaitable[Sequence[Release]]] = _no_layers
+    """Of a layer: what it has now, then what it can go back to. :raises AdapterError: it does not say."""
+    compare: Callable[[str, QueryWhen, datetime | None], Awaitable[Observation | None]] = _nothing_to_compare
+    """Judges a query condition that compares, for a service."""
 
 
 class Examiner:
@@ -33,6 +49,7 @@ class Examiner:
 
     def __init__(self, around: Surroundings) -> None:
         self._around = around
+        self._memories: defaultdict[tuple[str, str], dict[str, Any]] = defaultdict(dict)
 
     async def run(
         self, service: Service, refs: Sequence[CheckRef], since: datetime | None = None
@@ -46,7 +63,17 @@ class Examiner:
         name = ref if isinstance(ref, str) else _described(settings)
         around = self._around
         place = CheckPlace(
-            name, service.name, service.match[0], around.spawner, around.clock, around.http, around.prometheus, reveal
+            name=name,
+            service=service.name,
+            labels=service.match[0],
+            spawner=around.spawner,
+            clock=around.clock,
+            http=around.http,
+            prometheus=around.prometheus,
+            reveal=reveal,
+            releases=partial(around.releases, service),
+            compare=partial(around.compare, service.name),
+            memory=self._memories[service.name, name],
         )
         check = plugins.build_check(settings, place)
         started = around.clock.monotonic()

@@ -6,13 +6,13 @@ Facts marked `Intent` name the position they follow and lose when another came f
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cache
 from typing import Any, get_args
 
 from pydantic import TypeAdapter
 
-from rollbackd.model import CheckResult, Decision, Outcome, Plan, State, Trigger, Verdict
+from rollbackd.model import CheckResult, Decision, Outcome, Plan, Priority, Request, State, Trigger, Verdict
 
 
 # -- of an incident -----------------------------------------------------------------------------
@@ -40,6 +40,65 @@ class Joined:
     """Another trigger of the same service while this incident is open: evidence."""
 
     trigger: Trigger
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """The service's checks, run once beside a decision that asks or acts: what people see with it."""
+
+    results: tuple[CheckResult, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Approved:
+    """A person says yes to what the incident asks."""
+
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Denied:
+    """A person says no."""
+
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AskedAgain:
+    """The world moved after it was asked: the question is another now, and the yeses so far are void."""
+
+    decision: Decision
+    changed: str
+    """What is different, a sentence."""
+
+
+@dataclass(frozen=True, slots=True)
+class Risen:
+    """Intent, with `Rising` in one unit. A question became a rollback."""
+
+    decision: Decision
+    why: str
+    """`approved by unix:ann, unix:bob`, `nobody answered within 10m`, `data-corruption came`."""
+    by_people: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ClockPassed:
+    """Something took longer than it may; each clock of an incident is passed once."""
+
+    clock: str
+    """`start_within`, `recover_within`, or a target: `target:code`."""
+    limit: timedelta
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Escalated:
+    """The next people are told."""
+
+    tier: int
+    """Its place in `notify.escalation`, from 0."""
+    why: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,6 +324,145 @@ class Decided:
 
 
 @dataclass(frozen=True, slots=True)
+class Announced:
+    """Somebody says that the service changes, or has just changed."""
+
+    id: str
+    """The announcer's idempotency key, or a name of our own."""
+    releases: Mapping[str, str] = field(default_factory=dict)
+    """Layer to release as the announcer names it: an id, a prefix of it or a label; empty: whatever changes now."""
+    kind: str = ""
+    priority: Priority | None = None
+    confirm_by: datetime | None = None
+    """When it goes back unless somebody confirms it before; None: never."""
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Confirmed:
+    """A person, or CI, says that an announced change is well."""
+
+    id: str
+    """The announcement's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Proposed:
+    """A plan that was printed; it can be run as shown."""
+
+    id: str
+    """A digest of all that it shows: the same plan has the same id."""
+    request: Request
+    present: State
+    target: State
+    plans: tuple[str, ...]
+    steps: tuple[str, ...]
+    """Layer and release ids of the first plan's steps."""
+
+
+@dataclass(frozen=True, slots=True)
+class Drilled:
+    """A drill was held: what a rollback would find, or what it did when one was executed and taken back."""
+
+    plans: tuple[str, ...]
+    result: str
+    """`ready`, `not_ready`, or `interrupted`, which says nothing either way."""
+    problems: tuple[str, ...] = ()
+    """Sentences, each with what to do."""
+    took: timedelta = timedelta()
+    """The asking, or the way there; of an executed drill without the return."""
+    expected: timedelta | None = None
+    """How long a rollback takes, from the past; None when a step never ran."""
+    target: timedelta | None = None
+    """How long it may take."""
+    incident: str = ""
+    """The one that went there; empty: nothing was touched."""
+    returned: str = ""
+    """The one that came back; empty when there was nothing to take back."""
+    slow: tuple[str, ...] = ()
+    """What takes longer than its target; a sentence each. It makes nothing unready."""
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotBegun:
+    """Work on a layer's snapshots begins; what cuts it off is found by it, and gone on with."""
+
+    layer: str
+    run: str
+    """Its own name: the facts that come of it have it, too."""
+    what: str
+    """`keep`: take, verify, send elsewhere, drop old ones; `test`: into a scratch place; `restore`."""
+    schedule: str = ""
+    """The entry of the calendar that wants it; empty: a person does."""
+    name: str = ""
+    """The snapshot that is restored, or how the one that is taken is to be called; empty: by its layer."""
+    only: tuple[str, ...] = ()
+    """The parts that are restored; empty: all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshotted:
+    """A snapshot was taken, or came back from elsewhere."""
+
+    layer: str
+    name: str
+    release: str
+    created: datetime
+    run: str = ""
+    why: str = ""
+    size: int = 0
+    files: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotVerified:
+    """All of a snapshot was read, or restored into a scratch place, and compared with what was saved."""
+
+    layer: str
+    name: str
+    created: datetime
+    """When it was taken."""
+    problems: tuple[str, ...] = ()
+    rehearsed: bool = False
+    run: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotCopied:
+    """A snapshot was sent elsewhere by a command."""
+
+    layer: str
+    name: str
+    copy: str
+    """What it is called there."""
+    run: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotRestored:
+    """A person took a layer to a snapshot."""
+
+    layer: str
+    name: str
+    release: str
+    saved: str
+    """The snapshot of what was there before."""
+    run: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotEnded:
+    """The work that `SnapshotBegun` began is over."""
+
+    layer: str
+    run: str
+    problems: tuple[str, ...] = ()
+    """Sentences; none: all of it was done."""
+    dropped: tuple[str, ...] = ()
+    """Snapshots that nothing keeps any more."""
+
+
+@dataclass(frozen=True, slots=True)
 class NoticeAcknowledged:
     """A person has seen what was refused; its reminders stop."""
 
@@ -280,6 +478,20 @@ class Opening:
     service: str
     incident: str
     manual: bool = False
+    asks: bool = False
+    """It waits for people: it spends nothing until `Rising`."""
+    drill: str = ""
+    """`there`: an executed drill begins, which lasts until `Drilled` names this incident; `back`: its return."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rising:
+    """Intent, with `Risen` in one unit: what waited for people acts from now on, and counts as opened now."""
+
+    service: str
+    incident: str
+    manual: bool = False
+    """People approved it: no budget is asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,6 +505,8 @@ class Ended:
     """Whether any step was begun."""
     watch_until: datetime | None = None
     manual: bool = False
+    denied: bool = False
+    """A person said no: the same episode is not asked or acted on again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,14 +530,17 @@ class Notice:
 
 
 IncidentFact = (
-    Opened | Adopted | Joined | Planned | Entering | Entered | EnterFailed | ApplyStarted | Applied | ApplyFailed
-    | StepSuperseded | Gated | Leaving | Left | LeaveFailed | Round | PlanEnded | Paused | Unpaused | AbortRequested
-    | Acknowledged | Parked | Closed | Relapsed | Told
+    Opened | Adopted | Joined | Examined | Approved | Denied | AskedAgain | Risen | ClockPassed | Escalated | Planned
+    | Entering | Entered | EnterFailed | ApplyStarted | Applied | ApplyFailed | StepSuperseded | Gated | Leaving | Left
+    | LeaveFailed | Round | PlanEnded | Paused | Unpaused | AbortRequested | Acknowledged | Parked | Closed | Relapsed
+    | Told
 )  # fmt: skip
 ServiceFact = (
     Changed | MarkedGood | MarkTaken | Quarantined | QuarantineLifted | Held | Unheld | Decided | NoticeAcknowledged
-)
-FleetFact = Opening | Ended | BreakerReset | Notice | Held | Unheld
+    | Announced | Confirmed | Proposed | Drilled | SnapshotBegun | Snapshotted | SnapshotVerified | SnapshotCopied
+    | SnapshotRestored | SnapshotEnded
+)  # fmt: skip
+FleetFact = Opening | Rising | Ended | BreakerReset | Notice | Held | Unheld
 Fact = IncidentFact | ServiceFact | FleetFact
 
 _KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in get_args(Fact)}

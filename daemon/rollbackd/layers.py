@@ -10,6 +10,7 @@ from rollbackd import plugins
 from rollbackd.adapter import Adapter, AdapterError, Place
 from rollbackd.clock import Clock
 from rollbackd.config.models import Service
+from rollbackd.config.secrets import reveal
 from rollbackd.incident.plan import moves
 from rollbackd.model import Bracketed, Change, Plan, Problem, Release, State, Traits
 
@@ -44,6 +45,14 @@ class Layers:
         found = await asyncio.gather(*(_ask(name, self.adapters[name].releases()) for name in names))
         return {name: tuple(releases) for name, releases in zip(names, found, strict=True)}
 
+    async def releases(self, layer: str) -> tuple[Release, ...]:
+        """What one layer has now, then what it can go back to. :raises LookFailed: it does not answer."""
+        adapter = self.adapters.get(layer)
+        if adapter is None or not adapter.traits.releases:
+            raise LookFailed(f"{layer}: {self.service.name} has no such layer with releases")
+        now, others = await asyncio.gather(_ask(layer, adapter.current()), _ask(layer, adapter.releases()))
+        return (now, *others)
+
     async def ready(self, names: Sequence[str] = ()) -> tuple[Problem, ...]:
         """What would stop a rollback; of all layers when none is named."""
         wanted = list(names or self.adapters)
@@ -56,12 +65,15 @@ class Layers:
         except LookFailed as error:
             return (Problem(name, str(error)),)
 
-    async def plan(self, name: str, present: State, target: State, key: str = "") -> Plan:
+    async def plan(self, name: str, present: State, target: State, key: str = "", *, returns: bool = False) -> Plan:
         """The plan of that name from here to there, each step as its adapter plans it; no steps when nothing differs.
 
+        :param returns: it takes back what the plan did: a release that the configuration fixes is where it comes from.
         :raises LookFailed: when a layer cannot plan its step.
         """
         spec = self.service.plans[name]
+        if returns:
+            spec = spec.model_copy(update={"steps": spec.layers})
         there = await self.there() if any(not isinstance(step, str) for step in spec.steps) else {}
         fixed = {
             layer: resolve(layer, text, there.get(layer, ()))
@@ -77,7 +89,7 @@ class Layers:
         return Plan(name, tuple(steps), brackets)
 
     async def prepare(
-        self, name: str, present: State, target: State, key: str = ""
+        self, name: str, present: State, target: State, key: str = "", *, returns: bool = False
     ) -> tuple[Plan, tuple[Problem, ...]]:
         """The plan, and what would stop a layer that it needs; all are asked at once, since a sick service waits.
 
@@ -86,7 +98,8 @@ class Layers:
         spec = self.service.plans[name]
         layers = list(dict.fromkeys([*spec.within, *spec.layers]))
         plan, found = await asyncio.gather(
-            self.plan(name, present, target, key), asyncio.gather(*(self._problems(layer) for layer in layers))
+            self.plan(name, present, target, key, returns=returns),
+            asyncio.gather(*(self._problems(layer) for layer in layers)),
         )
         needed = {*spec.within, *(change.layer for change in plan.steps)}
         problems = [problem for layer, own in zip(layers, found, strict=True) if layer in needed for problem in own]
@@ -107,18 +120,30 @@ async def _ask(layer: str, question: Any) -> Any:
 
 
 def resolve(layer: str, text: str, releases: Sequence[Release]) -> Release:
-    """The release that a person or a plan names by id, label, or a prefix of the id that only one has.
+    """The release that a person or a plan names: by id, label or another name, or by a prefix that only one has.
+
+    A prefix of a name counts from seven digits on, as of a commit; one of an id always.
 
     :raises LookFailed: when there is none, or more than one.
     """
-    for fits in (lambda release: text in {release.id, release.label}, lambda release: release.id.startswith(text)):
-        found = {release.id: release for release in releases if text and fits(release)}
+    for fits in (_called, _begins):
+        found = {release.id: release for release in releases if text and fits(release, text)}
         if len(found) == 1:
-            return next(iter(found.values()))
+            (one,) = found.values()
+            return replace(one, names=()) if one.names else one
         if found:
             raise LookFailed(f'{layer}: "{text}" fits {len(found)} releases; give more of the id')
     known = ", ".join(release.name for release in releases[:5]) or "none"
     raise LookFailed(f'{layer}: no release "{text}"; the newest are: {known}')
+
+
+def _called(release: Release, text: str) -> bool:
+    return text in {release.id, release.label, *release.names}
+
+
+def _begins(release: Release, text: str) -> bool:
+    commit_like = len(text) >= 7 and set(text) <= set("0123456789abcdef")
+    return release.id.startswith(text) or (commit_like and any(name.startswith(text) for name in release.names))
 
 
 class LayerFactory:
@@ -133,6 +158,6 @@ class LayerFactory:
         """:raises ValueError: when an adapter refuses its settings; loading has checked that before."""
         adapters = {}
         for name, settings in service.layers.items():
-            place = Place(service.name, name, self._scratch / service.name / name, self._spawner, self._clock)
+            place = Place(service.name, name, self._scratch / service.name / name, self._spawner, self._clock, reveal)
             adapters[name] = plugins.build_adapter(settings, place)
         return Layers(service, adapters)

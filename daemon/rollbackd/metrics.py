@@ -10,8 +10,10 @@ from rollbackd import __version__
 from rollbackd.book import Book
 from rollbackd.clock import Clock
 from rollbackd.config.models import Config
+from rollbackd.incident.clocks import RECOVER, START
 from rollbackd.judge.bake import Bakery
 from rollbackd.judge.live import Live
+from rollbackd.judge.timekeeper import Timekeeper
 from rollbackd.policy.target import candidates
 from rollbackd.rules.tracks import Standing
 
@@ -26,6 +28,7 @@ class Metrics(Collector):
         live: Live,
         clock: Clock,
         bakery: Bakery,
+        timekeeper: Timekeeper,
         waiting: Callable[[], Mapping[str, int]],
         held: Callable[[str], bool],
     ) -> None:
@@ -34,6 +37,7 @@ class Metrics(Collector):
         self._live = live
         self._clock = clock
         self._bakery = bakery
+        self._timekeeper = timekeeper
         self._waiting = waiting
         self._held = held
 
@@ -50,6 +54,7 @@ class Metrics(Collector):
         )
         yield from self._services()
         yield from self._rollbacks()
+        yield from self._times()
         outbox = GaugeMetricFamily("rollbackd_messages_waiting", "Messages not delivered yet.", labels=["receiver"])
         for receiver, count in self._waiting().items():
             outbox.add_metric([receiver], count)
@@ -59,6 +64,9 @@ class Metrics(Collector):
         labels = ["service"]
         ready = GaugeMetricFamily("rollbackd_service_has_target", "1 when there is a state to go to.", labels=labels)
         baked = GaugeMetricFamily("rollbackd_service_baked_ratio", "Share of the bake time behind it.", labels=labels)
+        drilled = GaugeMetricFamily(
+            "rollbackd_ready", "1 when the last drill said that a rollback would work.", labels=labels
+        )
         held = GaugeMetricFamily("rollbackd_service_held", "1 while something holds it.", labels=labels)
         health = GaugeMetricFamily(
             "rollbackd_service_rules", "Rules at the service by what they say.", labels=["service", "standing"]
@@ -68,11 +76,13 @@ class Metrics(Collector):
             ledger = self._book.of(service.name)
             ready.add_metric([service.name], float(bool(candidates(ledger, ledger.present))))
             baked.add_metric([service.name], self._bakery.share(service))
+            if ledger.ready is not None:
+                drilled.add_metric([service.name], float(ledger.ready))
             held.add_metric([service.name], float(self._held(service.name)))
             counts = Counter(seen.standing for seen in self._live.seen(service.name, now))
             for standing in Standing:
                 health.add_metric([service.name, standing.value], counts[standing])
-        yield from (ready, baked, held, health)
+        yield from (ready, drilled, baked, held, health)
 
     def _rollbacks(self) -> Iterable[Metric]:
         opened = CounterMetricFamily("rollbackd_rollbacks", "Rollbacks that were opened.", labels=["service"])
@@ -80,11 +90,25 @@ class Metrics(Collector):
             "rollbackd_rollbacks_ended", "Rollbacks by how they ended.", labels=["service", "outcome"]
         )
         running = GaugeMetricFamily("rollbackd_rollbacks_open", "Rollbacks that are open now.", labels=["service"])
+        asked = CounterMetricFamily("rollbackd_questions", "Questions that people were asked.", labels=["service"])
+        waiting = GaugeMetricFamily("rollbackd_questions_open", "Questions that wait now.", labels=["service"])
         for service in self._config.services:
-            rollbacks = self._book.of(service.name).rollbacks
-            newest = int(rollbacks[-1].incident.rpartition("-")[2]) if rollbacks else 0
-            opened.add_metric([service.name], newest)
-            running.add_metric([service.name], float(self._book.of(service.name).open is not None))
+            ledger = self._book.of(service.name)
+            opened.add_metric([service.name], self._book.began(service.name))
+            asked.add_metric([service.name], self._book.asked(service.name))
+            running.add_metric([service.name], float(ledger.acting is not None))
+            waiting.add_metric([service.name], float(ledger.open is not None and ledger.open.waits))
             for outcome, count in sorted(self._book.ended(service.name).items()):
                 ended.add_metric([service.name, outcome], count)
-        yield from (opened, ended, running)
+        yield from (opened, ended, running, asked, waiting)
+
+    def _times(self) -> Iterable[Metric]:
+        passed = CounterMetricFamily(
+            "rollbackd_clocks_passed", "Clocks and targets of incidents that were passed.", labels=["clock"]
+        )
+        for clock in sorted({START, RECOVER, *self._timekeeper.passed}):
+            passed.add_metric([clock], self._timekeeper.passed[clock])
+        told = CounterMetricFamily("rollbackd_escalations", "How often a tier of people was told.", labels=["tier"])
+        for tier in sorted({*range(len(self._config.notify.escalation)), *self._timekeeper.escalations}):
+            told.add_metric([str(tier)], self._timekeeper.escalations[tier])
+        yield from (passed, told)

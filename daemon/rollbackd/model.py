@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 from functools import cached_property
+from typing import Literal
 
 DAEMON = "daemon"
 """The actor of what rollbackd does by itself. Others: `unix:deploy`, `token:release-desk`."""
@@ -22,6 +23,12 @@ def service_stream(service: str) -> str:
 
 def incident_stream(incident: str) -> str:
     return f"incident:{incident}"
+
+
+def incident_service(stream: str) -> str:
+    """The service of an incident's stream; empty for any other stream."""
+    name = stream.removeprefix("incident:")
+    return name.rpartition("-")[0] if name != stream else ""
 
 
 class Priority(StrEnum):
@@ -86,6 +93,8 @@ class Release:
     created: datetime | None = field(default=None, compare=False)
     good: bool = field(default=False, compare=False)
     """Marked good by a ref that the layer names (`good: checkpoint-*`)."""
+    names: tuple[str, ...] = field(default=(), compare=False)
+    """What else a person may call it: all its tags and commits. Only `releases()` gives them; never journaled."""
 
     @property
     def name(self) -> str:
@@ -136,6 +145,12 @@ class Change:
     risks: tuple[str, ...] = ()
     """Sentences for people: what this may lose."""
 
+    @property
+    def name(self) -> str:
+        """For people: `code v42 (9c1b…) -> v41 (3f2a…)`, or the layer alone when it has no releases."""
+        moves = self.after != NO_RELEASE
+        return f"{self.layer} {self.before.name} -> {self.after.name}" if moves else self.layer
+
 
 @dataclass(frozen=True, slots=True)
 class Problem:
@@ -181,6 +196,23 @@ class Alert:
 
 
 @dataclass(frozen=True, slots=True)
+class Event:
+    """Something that CI, a scanner or a business system reported; all of it is text and never anything else."""
+
+    name: str
+    key: str
+    """The sender's own, or a hash of all that it sent: the same key again is the same event."""
+    at: datetime
+    firing: bool = True
+    """False: what was reported before is over."""
+    service: str = ""
+    """As the sender names it; empty: its labels say it."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    text: str = ""
+    url: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """A person's own rollback, by command line, API or signal file."""
 
@@ -193,6 +225,10 @@ class Request:
     irreversible: tuple[str, ...] = ()
     """Layers whose step may be irreversible, by name."""
     over_hold: bool = False
+    plan_id: str = ""
+    """A printed plan, to be run as shown or not at all."""
+    drill: Literal["", "there", "back"] = ""
+    """Which way of an executed drill it is; empty: it is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,9 +266,73 @@ class Trigger:
     without_change: Action = Action.ASK
     request: Request | None = None
     """Set for a person's own rollback."""
+    impact: str = ""
+    """How bad it is: `low`, `medium`, `high`, `critical`; empty when nobody said."""
+    scope: str = ""
+    """How far it reaches: `some`, `all`, or a word of the user's own."""
+    components: tuple[str, ...] = ()
+    """What is affected, in the user's own words."""
+    users: float | None = None
+    """The share of users that is affected, 0 to 1; None when it is not known."""
+    met: datetime | None = None
+    """When enough was seen, where that is later than the onset by the rule's own nature: an alert fired, the last event
+    came. How stale it is counts from then."""
+    missed: str = ""
+    """Why it comes too late to be acted on unasked; empty when it does not."""
 
 
 # -- decisions ----------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class Replaced:
+    """A change: a state that replaced another. What trouble is put down to."""
+
+    before: State
+    after: State
+    start: datetime
+    """The last look at the old state."""
+    end: datetime
+    """The first look at the new one."""
+    announced: str = ""
+    """The announcement's id; empty when the change was only seen."""
+    by: str = ""
+    """Who announced it."""
+    kind: str = ""
+    """`hotfix`, `deployment`, or a word of the announcer's own."""
+    old_since: datetime | None = None
+    """When the old state began to run; None when that was not written down."""
+
+    @property
+    def name(self) -> str:
+        """For people: `code v41 (3f2a…) -> v42 (9c1b…), hotfix announced by unix:ann`."""
+        moved = []
+        for layer in self.after.differing(self.before):
+            old, new = self.before.releases.get(layer), self.after.releases.get(layer)
+            moved.append(f"{layer} {old.name if old else 'new'} -> {new.name if new else 'gone'}")
+        text = ", ".join(moved) or self.after.name
+        return f"{text}, {self.kind or 'change'} announced by {self.by}" if self.by else text
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What people are asked before a rollback; it stands until somebody answers or it expires."""
+
+    why: tuple[str, ...]
+    """What stands against going back unasked, a sentence each."""
+    expires: datetime
+    approvals: int = 1
+    """How many different people must say yes."""
+    by: tuple[str, ...] = ()
+    """Groups of which each gives at least one of them; empty: anybody who may order a rollback."""
+    members: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """The actors of each group in `by`, as configured when it was asked."""
+    excluded: str = ""
+    """Who announced the change, when they may not approve going back."""
+    otherwise: Literal["escalate", "roll_back"] = "escalate"
+    """What happens when nobody answers in time."""
+    over: bool = False
+    """It was asked knowing that the trouble is over."""
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """What one guard found."""
@@ -261,6 +361,12 @@ class Decision:
     joins: str = ""
     """The open incident that this trigger is evidence for."""
     escalate: bool = False
+    change: Replaced | None = None
+    """The newest change before the trouble; None when none is known."""
+    question: Question | None = None
+    """What is asked, when the action is to ask."""
+    start_within: timedelta | None = None
+    """How soon a rollback must have begun, where the policy's row says so; else the priority's clock holds."""
 
     @property
     def against(self) -> tuple[Finding, ...]:

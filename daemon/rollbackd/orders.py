@@ -96,12 +96,17 @@ class Orders:
         """What was wrong with it; empty when it was done."""
         reason = command.fields.get("reason", "")
         try:
-            if command.verb == "ROLLBACK":
-                to, plan = command.fields.get("to", ""), command.fields.get("plan", "")
-                request = Request(command.service, command.actor, reason, to, plan)
-                await self._desk.rollback(request, command.key, (row,))
-            else:
-                await self._desk.abort(command.service, command.actor, reason)
+            match command.verb:
+                case "ROLLBACK":
+                    to, plan = command.fields.get("to", ""), command.fields.get("plan", "")
+                    request = Request(command.service, command.actor, reason, to, plan)
+                    await self._desk.rollback(request, command.key, (row,))
+                case "APPROVE":
+                    await self._desk.approve(command.service, command.actor, reason, command.seen)
+                case "DENY":
+                    await self._desk.deny(command.service, command.actor, reason, command.seen)
+                case _:
+                    await self._desk.abort(command.service, command.actor, reason)
         except (NotFound, Invalid, Refused) as error:
             return str(error)
         return ""

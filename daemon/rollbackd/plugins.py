@@ -57,6 +57,17 @@ def adapters() -> Mapping[str, type[Any]]:
     return _load(ADAPTERS)
 
 
+def adapter_names() -> frozenset[str]:
+    """All names of adapters; loads none of them."""
+    return frozenset(point.name for point in metadata.entry_points(group=ADAPTERS))
+
+
+@cache
+def some_adapters(names: frozenset[str]) -> Mapping[str, type[Any]]:
+    """Those of these names that are installed; no other is loaded. :raises PluginError: when one does not fit."""
+    return _load(ADAPTERS, names)
+
+
 @cache
 def checks() -> Mapping[str, type[Any]]:
     """Checks by kind; the kind is a key of the check and a field of its settings. :raises PluginError: as above."""
@@ -127,10 +138,12 @@ def unknown(word: str, name: str, known: Iterable[str]) -> str:
     return f'unknown {word} "{name}"; there is {", ".join(names[:8])}{more}'
 
 
-def _load(group: str) -> Mapping[str, type[Any]]:
+def _load(group: str, only: frozenset[str] | None = None) -> Mapping[str, type[Any]]:
     found: dict[str, type[Any]] = {}
     origin: dict[str, str] = {}
     for point in sorted(metadata.entry_points(group=group), key=lambda point: (point.name, point.value)):
+        if only is not None and point.name not in only:
+            continue
         if origin.setdefault(point.name, point.value) != point.value:
             both = f"{origin[point.name]} and {point.value}"
             raise PluginError(f'two {_WORDS[group]}s are called "{point.name}": {both}; uninstall one of them')

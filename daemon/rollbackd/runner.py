@@ -8,48 +8,44 @@ import asyncio
 import os
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, assert_never
 
 from rollbackd import facts, log
-from rollbackd.adapter import Adapter, AdapterError, Bracket
 from rollbackd.book import Book
-from rollbackd.boundary import boundary
 from rollbackd.clock import Clock
 from rollbackd.config.load import load_service
 from rollbackd.config.models import Service
+from rollbackd.effects import Effects
 from rollbackd.examine import Examiner
 from rollbackd.incident import next as steps
+from rollbackd.incident.approval import rising
 from rollbackd.incident.ending import ending
-from rollbackd.incident.life import Flight, Incident, evolve
+from rollbackd.incident.life import Incident, evolve
 from rollbackd.incident.spec import VerifySpec
 from rollbackd.journal import Conflict, Entry, JournalUnavailable
-from rollbackd.layers import ASKING, LayerFactory, Layers, LookFailed
+from rollbackd.layers import LayerFactory, Layers, LookFailed
 from rollbackd.model import (
     Change,
     CheckResult,
     Outcome,
     Plan,
-    Progress,
     State,
-    Verdict,
     incident_stream,
     verdict_of,
 )
 
 _GLANCE = timedelta(seconds=1)
 """How often a waiting incident looks whether a hold came or went."""
-_STILL_RUNNING = timedelta(milliseconds=200)
+_LONGEST_GLANCE = timedelta(seconds=30)
+"""The same for one that only asks: an answer pokes it."""
 _DISK = timedelta(seconds=2)
 """Between tries to write down what was done while the journal cannot be written."""
 _LOOKS = 3
 _LOOK_AGAIN = timedelta(seconds=5)
 """Before the layers are looked at again when one could not be looked at, or was not ready."""
-_LONGEST_WAIT = timedelta(minutes=10)
-_LONGEST_STEP = timedelta(hours=1)
-"""For an adapter without a time limit of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +66,8 @@ class Judgement:
     """The guards once more, right before the first step, and whether the trouble is still there."""
     condition: Callable[[Incident, datetime | None], Awaitable[tuple[CheckResult, ...]]]
     """The query or check that triggered, asked again; what reaches back before the last step is inconclusive."""
+    rise: Callable[[Incident, str, bool], Awaitable[facts.Risen | facts.AskedAgain | Objection]]
+    """What an answered or expired question becomes in the world of now; why, and whether people said yes."""
 
 
 def process_name() -> str:
@@ -170,12 +168,16 @@ class Drive:
         self._slots = runner._slots  # noqa: SLF001
         self._log = log.get("runner").bind(incident=name)
         self._layers: Layers
+        self._effects: Effects
         self._has_slot = False
         self._unprepared = 0
 
     async def run(self) -> None:
         incident = await self._read()
         self._layers = self._runner._factory.build(load_service(dict(incident.config)))  # noqa: SLF001
+        self._effects = Effects(
+            self._layers, self._clock, self._examiner, self._judgement.held, self._aborted, self._stopping, self._log
+        )
         try:
             await self._loop(incident)
         finally:
@@ -184,27 +186,38 @@ class Drive:
     async def _loop(self, incident: Incident) -> None:
         adopted = False
         while not self._stopping.is_set():
-            self._wake.clear()
-            held = await self._judgement.held(incident)
-            step = steps.next_step(incident, self._verify(incident), held, self._clock.now())
+            step = await self._next(incident)
             if isinstance(step, steps.Stop):
-                incident = await self._news(incident)
                 if not self._wake.is_set():
                     return
+                incident = await self._woken(incident)
                 continue
-            if isinstance(step, steps.Wait) or not await self._slot(step):
+            if isinstance(step, steps.Wait) or not (incident.drill or await self._slot(step)):
                 if incident.paused or incident.parked or incident.outcome is not None:
                     self._free()
-                await self._wait(step.until if isinstance(step, steps.Wait) else None)
-                incident = await self._news(incident)
+                until = step.until if isinstance(step, steps.Wait) else None
+                await self._wait(until, asking=incident.waits and until is not None)
+                incident = await self._woken(incident)
             elif not adopted:
                 incident, adopted = await self._intend(incident, facts.Adopted(process_name()))
             else:
                 incident = await self._do(incident, step)
 
+    async def _next(self, incident: Incident) -> steps.Step:
+        """A question that only waits asks nothing of what holds it: there may be thousands of them."""
+        for ask in (not incident.waits, True):
+            held = await self._judgement.held(incident) if ask else ""
+            step = steps.next_step(incident, self._verify(incident), held, self._clock.now())
+            if ask or not isinstance(step, steps.Rise):
+                break
+        return step
+
     async def _slot(self, step: steps.Step) -> bool:
-        """Whether this may act now: so many rollbacks at once, and one that waits for a person takes no place."""
-        if self._has_slot or isinstance(step, steps.Pause | steps.Park | steps.Close):
+        """Whether this may act now: so many rollbacks at once, and one that waits for a person takes no place.
+
+        A drill takes none either: no real rollback waits for it.
+        """
+        if self._has_slot or isinstance(step, steps.Pause | steps.Park | steps.Close | steps.Rise):
             return True
         if self._slots.locked():
             return False
@@ -229,10 +242,11 @@ class Drive:
         plan = service.plans.get(incident.running)
         return plan.verify if plan is not None and plan.verify is not None else service.verify
 
-    async def _wait(self, until: datetime | None) -> None:
+    async def _wait(self, until: datetime | None, *, asking: bool = False) -> None:
         """Until then, or until somebody pokes; a hold is looked for every second."""
         now = self._clock.now()
-        length = _GLANCE if until is None else min(until - now, _GLANCE)
+        glance = _LONGEST_GLANCE if asking else _GLANCE
+        length = glance if until is None else min(until - now, glance)
         sleeping = asyncio.ensure_future(self._clock.sleep(length))
         waking = asyncio.ensure_future(self._wake.wait())
         try:
@@ -241,11 +255,19 @@ class Drive:
             sleeping.cancel()
             waking.cancel()
 
+    async def _woken(self, incident: Incident) -> Incident:
+        """Its news. What is written while they are read wakes it again: an answer must not wait for the next glance."""
+        self._wake.clear()
+        return await self._news(incident)
+
     async def _news(self, incident: Incident) -> Incident:
         """The incident with what others wrote meanwhile: an abort, an acknowledgement, evidence, deliveries."""
         for record in await self._book.journal.read(self._stream, after=incident.n):
             incident = evolve(incident, record)
         return incident
+
+    async def _aborted(self, incident: Incident) -> bool:
+        return bool((await self._news(incident)).aborted)
 
     async def _intend(self, incident: Incident, fact: Any) -> tuple[Incident, bool]:
         """Journal something that starts an effect; False when another fact came first: decide again."""
@@ -272,13 +294,15 @@ class Drive:
 
     async def _do(self, incident: Incident, step: steps.Step) -> Incident:
         match step:
+            case steps.Rise(why, by_people):
+                return await self._rise(incident, await self._judgement.rise(incident, why, by_people))
             case steps.Prepare():
                 return await self._prepare(incident)
             case steps.Start(what, layer, attempt):
                 starts = {"enter": facts.Entering, "apply": facts.ApplyStarted, "leave": facts.Leaving}
                 return (await self._intend(incident, starts[what](layer, attempt)))[0]
             case steps.Perform(flight):
-                fact = await self._perform(incident, flight)
+                fact = await self._effects.perform(incident, flight)
                 return await (self._news(incident) if fact is None else self._fact(incident, fact))
             case steps.LookAtGate():
                 results = await self._examiner.run(self._service, self._verify(incident).gate, incident.stepped)
@@ -286,20 +310,42 @@ class Drive:
             case steps.Look():
                 results = await self._look(incident)
                 return await self._fact(incident, facts.Round(verdict_of(results), results))
-            case steps.EndPlan(name, outcome):
-                return await self._fact(incident, facts.PlanEnded(name, outcome))
             case steps.Close(outcome, reason):
                 return await self._close(incident, outcome, reason)
-            case steps.Park(reason):
-                return await self._fact(incident, facts.Parked(reason))
-            case steps.Pause(reason):
-                return await self._fact(incident, facts.Paused(reason))
-            case steps.Unpause():
-                return await self._fact(incident, facts.Unpaused())
-            case steps.Wait() | steps.Stop():
-                return incident
             case _:
-                assert_never(step)
+                return await self._fact(incident, _note(step))
+
+    async def _rise(self, incident: Incident, found: facts.Risen | facts.AskedAgain | Objection) -> Incident:
+        """Write down what the question became; whoever answers, or opens, at the same time comes first."""
+        if isinstance(found, Objection):
+            return await self._end_question(incident, found)
+        if isinstance(found, facts.AskedAgain):
+            self._log.info("asked again", changed=found.changed)
+            return (await self._intend(incident, found))[0]
+        (fleet, rising_), (stream, risen), *others = rising(
+            incident.id, found.decision, found.why, by_people=found.by_people
+        )
+        try:
+            await self._book.append(
+                Entry(fleet, rising_, follows=self._book.fleet.n),
+                Entry(stream, risen, follows=incident.n),
+                *(Entry(where, fact) for where, fact in others),
+            )
+        except Conflict:
+            await self._book.refresh()
+        return await self._news(incident)
+
+    async def _end_question(self, incident: Incident, found: Objection) -> Incident:
+        """Close it, unless an answer came while the world was looked at: no answer that was taken is lost."""
+        (stream, closed), *others = ending(
+            incident, found.outcome, found.reason, self._verify(incident), self._clock.now()
+        )
+        with suppress(Conflict):
+            await self._book.append(
+                Entry(stream, closed, follows=incident.n), *(Entry(where, fact) for where, fact in others)
+            )
+            self._log.info("closed", outcome=found.outcome, reason=found.reason)
+        return await self._news(incident)
 
     @property
     def _service(self) -> Service:
@@ -343,7 +389,9 @@ class Drive:
         target = incident.decision.target
         if target is None:
             raise LookFailed("there is no target")
-        plan, problems = await self._layers.prepare(incident.running, present, target, incident.key)
+        plan, problems = await self._layers.prepare(
+            incident.running, present, target, incident.key, returns=incident.drill == "back"
+        )
         if plan.steps and problems:
             raise LookFailed("; ".join(f"{problem.layer}: {problem.text}" for problem in problems))
         return plan
@@ -370,95 +418,24 @@ class Drive:
 
     def _irreversible(self, incident: Incident, changes: tuple[Change, ...]) -> str:
         request = incident.decision.trigger.request
+        if incident.by_people and any(one.guard == "irreversible" for one in incident.decision.against):
+            return ""  # it was asked by name, and people said yes
         allowed = {*self._service.plans[incident.running].irreversible, *(request.irreversible if request else ())}
         return ", ".join(change.layer for change in changes if not change.reversible and change.layer not in allowed)
 
-    # -- effects --------------------------------------------------------------------------------
-    async def _perform(self, incident: Incident, flight: Flight) -> Any:
-        """Do what is left of an effect, and say what became of it; None when it is to be begun again later."""
-        adapter = self._layers.adapters[flight.layer]
-        self._log.info("performing", step=flight.layer, what=flight.what, attempt=flight.attempt)
-        boundary(f"runner.{flight.what}")
-        try:
-            if flight.what == "apply":
-                fact = await self._apply(incident, flight, adapter)
-            else:
-                fact = await self._cross(incident, flight, adapter)
-        except AdapterError as error:
-            fact = _failed(flight, str(error), permanent=error.permanent, evidence=error.evidence)
-        except TimeoutError:
-            fact = _failed(flight, "did not end in its time", permanent=False)
-        except Exception as error:  # noqa: BLE001  # an adapter of somebody else's may raise anything; the incident goes on to its end
-            self._log.exception("adapter failed", step=flight.layer)
-            fact = _failed(flight, f"its adapter failed: {type(error).__name__}: {error}", permanent=False)
-        boundary(f"runner.{flight.what}.done")
-        return fact
 
-    async def _apply(self, incident: Incident, flight: Flight, adapter: Adapter) -> Any:
-        assert incident.plan is not None
-        planned = next(change for change in incident.plan.steps if change.layer == flight.layer)
-        change = replace(planned, intended=flight.since)
-        deadline = self._clock.monotonic() + self._limit(flight.layer).total_seconds()
-        progress = await _quickly(adapter.progress(change))
-        if progress is Progress.NOT_STARTED:
-            if await self._judgement.held(incident):
-                return None
-            async with asyncio.timeout(self._limit(flight.layer).total_seconds()):
-                await adapter.apply(change)
-            progress = await _quickly(adapter.progress(change))
-        while progress is Progress.RUNNING:
-            if self._clock.monotonic() > deadline:
-                return _failed(flight, "still running after its time limit", permanent=False)
-            await self._clock.sleep(_STILL_RUNNING)
-            progress = await _quickly(adapter.progress(change))
-        if progress is Progress.SUPERSEDED:
-            return facts.StepSuperseded(flight.layer)
-        if progress is Progress.NOT_STARTED:
-            return _failed(flight, "it ended, and yet the layer says that nothing was done", permanent=False)
-        return await self._done_when(incident, flight)
-
-    async def _done_when(self, incident: Incident, flight: Flight) -> Any:
-        """A step stays running until the check that its layer names passes; an abort ends the waiting."""
-        name = self._service.layers[flight.layer].done_when
-        deadline = self._clock.monotonic() + self._own_limit(flight.layer).total_seconds()
-        while name:
-            result = await self._examiner.ask(self._service, name)
-            if result.verdict is Verdict.GOOD:
-                break
-            if self._stopping.is_set():
-                return None
-            if (await self._news(incident)).aborted or self._clock.monotonic() > deadline:
-                return _failed(flight, f"{name} does not pass: {result.reason}", permanent=True)
-            await self._clock.sleep(_GLANCE)
-        return facts.Applied(flight.layer)
-
-    def _own_limit(self, layer: str) -> timedelta:
-        own = getattr(self._service.layers[layer], "timeout", None)
-        return own if isinstance(own, timedelta) else _LONGEST_WAIT
-
-    def _limit(self, layer: str) -> timedelta:
-        """From outside, over all that a step does; its adapter limits each single command."""
-        own = getattr(self._service.layers[layer], "timeout", None)
-        return own * 6 + ASKING if isinstance(own, timedelta) else _LONGEST_STEP
-
-    async def _cross(self, incident: Incident, flight: Flight, adapter: Adapter) -> Any:
-        if not isinstance(adapter, Bracket):
-            return _failed(flight, "it cannot be entered", permanent=True)
-        wanted = flight.what == "enter"
-        if await _quickly(adapter.inside(incident.id)) is not wanted:
-            async with asyncio.timeout(self._limit(flight.layer).total_seconds()):
-                await (adapter.enter(incident.id) if wanted else adapter.leave(incident.id))
-            if await _quickly(adapter.inside(incident.id)) is not wanted:
-                state = "outside" if wanted else "inside"
-                return _failed(flight, f"it ended, and yet the layer says it is {state}", permanent=False)
-        return facts.Entered(flight.layer) if wanted else facts.Left(flight.layer)
-
-
-def _failed(flight: Flight, reason: str, *, permanent: bool, evidence: str = "") -> Any:
-    kinds = {"enter": facts.EnterFailed, "apply": facts.ApplyFailed, "leave": facts.LeaveFailed}
-    return kinds[flight.what](flight.layer, reason, permanent, evidence)
-
-
-async def _quickly(question: Any) -> Any:
-    async with asyncio.timeout(ASKING.total_seconds()):
-        return await question
+def _note(step: steps.EndPlan | steps.Park | steps.Pause | steps.Unpause | steps.Wait | steps.Stop) -> Any:
+    """The fact of a step that does nothing but be known."""
+    match step:
+        case steps.EndPlan(name, outcome):
+            return facts.PlanEnded(name, outcome)
+        case steps.Park(reason):
+            return facts.Parked(reason)
+        case steps.Pause(reason):
+            return facts.Paused(reason)
+        case steps.Unpause():
+            return facts.Unpaused()
+        case steps.Wait() | steps.Stop():
+            raise AssertionError(f"{step} is not carried out")
+        case _:
+            assert_never(step)

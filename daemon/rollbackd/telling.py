@@ -7,10 +7,23 @@ from pydantic_core import from_json
 
 from rollbackd import facts
 from rollbackd.facts import Record
+from rollbackd.incident.approval import missing
 from rollbackd.incident.life import Incident
-from rollbackd.model import CheckResult, Decision, Evidence, Finding, State
-from rollbackd.policy.ledger import ServiceLedger, Spell
-from rollbackd.views import DecisionView, FindingView, IncidentView, RecordView, StateView, StepView
+from rollbackd.model import CheckResult, Decision, Evidence, Finding, Question, State, Trigger, Verdict
+from rollbackd.policy.changes import COMING, announcement, spell_of
+from rollbackd.policy.ledger import Announcement, ServiceLedger, Spell
+from rollbackd.views import (
+    ChangeView,
+    CheckView,
+    DecisionView,
+    DrillView,
+    FindingView,
+    IncidentView,
+    QuestionView,
+    RecordView,
+    StateView,
+    StepView,
+)
 
 
 def state_view(ledger: ServiceLedger, state: State, spell: Spell | None = None) -> StateView:
@@ -24,6 +37,101 @@ def state_view(ledger: ServiceLedger, state: State, spell: Spell | None = None) 
         good=ledger.good.get(state.key, ""),
         quarantined=ledger.blocked(state),
         via=spell.incident if spell is not None else "",
+        change=_announced(ledger, spell) if spell is not None else "",
+    )
+
+
+def _announced(ledger: ServiceLedger, spell: Spell) -> str:
+    found = announcement(ledger, spell)
+    return f"{found.kind or 'change'} by {found.by}" if found is not None else ""
+
+
+WAITING = frozenset({"waiting", "overdue"})
+"""The statuses of a change that somebody has to confirm."""
+
+
+def change_view(ledger: ServiceLedger, service: str, announced: Announcement, now: datetime) -> ChangeView:
+    """An announced change, with the state that it led to and what became of it."""
+    spell = spell_of(ledger, announced)
+    return ChangeView(
+        id=announced.id,
+        service=service,
+        at=announced.at,
+        by=announced.by,
+        kind=announced.kind,
+        priority=announced.priority.value if announced.priority is not None else "",
+        releases=announced.releases,
+        confirm_by=announced.confirm_by,
+        confirmed=announced.confirmed,
+        text=announced.text,
+        state=spell.state.key if spell is not None else "",
+        status=_became(ledger, announced, spell, now),
+    )
+
+
+def _became(ledger: ServiceLedger, announced: Announcement, spell: Spell | None, now: datetime) -> str:
+    if announced.confirmed:
+        return "confirmed"
+    if spell is None:
+        if now - announced.at > COMING:
+            return "unseen"
+        return "waiting" if announced.confirm_by is not None else "announced"
+    if spell != ledger.spells[-1]:
+        return "replaced"
+    if announced.confirm_by is None:
+        return "running"
+    return "waiting" if now < announced.confirm_by else "overdue"
+
+
+def waiting(ledger: ServiceLedger, service: str, now: datetime) -> tuple[ChangeView, ...]:
+    """The announced changes that wait to be confirmed, newest first."""
+    asked = [one for one in reversed(ledger.announced) if one.confirm_by is not None and not one.confirmed]
+    views = [change_view(ledger, service, one, now) for one in asked]
+    return tuple(view for view in views if view.status in WAITING)
+
+
+def question_view(incident: Incident) -> QuestionView | None:
+    """What an incident asks right now."""
+    question = incident.decision.question
+    if question is None or not incident.waits or incident.outcome is not None:
+        return None
+    people = tuple(dict.fromkeys(yes.actor for yes in incident.approvals))
+    return QuestionView(
+        question.why,
+        missing(question, people),
+        people,
+        question.expires,
+        question.otherwise,
+        asked_of(question),
+        question.excluded,
+        incident.asked,
+    )
+
+
+def asked_of(question: Question) -> str:
+    """Who may say yes: `one of tech (unix:ann, unix:bob) and one of product (token:desk)`."""
+    groups = [f"one of {group} ({', '.join(question.members.get(group, ()))})" for group in question.by]
+    more = question.approvals - len(groups)
+    if not groups:
+        return "anybody who may order a rollback" if more <= 1 else f"{more} people who may order a rollback"
+    return " and ".join([*groups, *([f"{more} more of them"] if more > 0 else [])])
+
+
+def drill_view(service: str, drilled: facts.Drilled, at: datetime, actor: str) -> DrillView:
+    """A drill that has ended."""
+    return DrillView(
+        service=service,
+        at=at,
+        actor=actor,
+        plans=drilled.plans,
+        result=drilled.result,
+        problems=drilled.problems,
+        slow=drilled.slow,
+        took=drilled.took,
+        expected=drilled.expected,
+        target=drilled.target,
+        incident=drilled.incident,
+        returned=drilled.returned,
     )
 
 
@@ -31,6 +139,14 @@ def evidence_text(evidence: Evidence) -> str:
     """`0.342, above 0.1 (> 0.1 for 5m): sum by …`."""
     threshold = f" ({evidence.threshold})" if evidence.threshold else ""
     return f"{evidence.value}{threshold}: {evidence.source}"
+
+
+def _evidence(trigger: Trigger) -> tuple[str, ...]:
+    seen = [evidence_text(one) for one in trigger.evidence]
+    if trigger.request is not None:
+        why = f": {trigger.request.reason}" if trigger.request.reason else ""
+        seen.append(f"ordered by {trigger.request.actor}{why}")
+    return tuple(seen)
 
 
 def finding_view(finding: Finding) -> FindingView:
@@ -42,10 +158,6 @@ def finding_view(finding: Finding) -> FindingView:
 def decision_view(decision: Decision, at: datetime) -> DecisionView:
     """A decision with its reasons."""
     trigger = decision.trigger
-    evidence = [evidence_text(one) for one in trigger.evidence]
-    if trigger.request is not None:
-        why = f": {trigger.request.reason}" if trigger.request.reason else ""
-        evidence.append(f"ordered by {trigger.request.actor}{why}")
     return DecisionView(
         at=at,
         service=trigger.service,
@@ -55,10 +167,11 @@ def decision_view(decision: Decision, at: datetime) -> DecisionView:
         escalate=decision.escalate,
         incident=decision.joins,
         onset=trigger.onset,
-        evidence=tuple(evidence),
+        evidence=_evidence(trigger),
         findings=tuple(finding_view(finding) for finding in decision.findings),
         present=decision.present.name if decision.present is not None else "",
         target=decision.target.name if decision.target is not None else "",
+        change=decision.change.name if decision.change is not None else "",
     )
 
 
@@ -68,6 +181,8 @@ def status(incident: Incident) -> str:
         return "closed"
     if incident.parked:
         return "parked"
+    if incident.waits:
+        return "asking"
     if incident.paused:
         return "paused"
     if incident.plan is None:
@@ -86,7 +201,7 @@ def incident_view(incident: Incident, ledger: ServiceLedger) -> IncidentView:
         outcome=incident.outcome.value if incident.outcome is not None else "",
         reason=incident.reason or incident.parked or incident.paused,
         rule=decision.trigger.rule,
-        priority=decision.trigger.priority.value,
+        priority=incident.priority.value,
         plan=incident.running,
         opened=incident.opened,
         closed=incident.closed,
@@ -95,6 +210,9 @@ def incident_view(incident: Incident, ledger: ServiceLedger) -> IncidentView:
         steps=_steps(incident),
         entered=incident.entered,
         acknowledged=incident.acknowledged,
+        change=decision.change.name if decision.change is not None else "",
+        question=question_view(incident),
+        checks=tuple(CheckView(one.name, one.verdict.value, one.reason) for one in incident.examined),
     )
 
 
@@ -130,19 +248,43 @@ def _checks(results: tuple[CheckResult, ...]) -> str:
     return "; ".join(f"{result.name} {result.verdict.value}: {result.reason}" for result in results)
 
 
+def _round(results: tuple[CheckResult, ...]) -> str:
+    """One of many rounds: what each check says only where it is not good."""
+    others = tuple(result for result in results if result.verdict is not Verdict.GOOD)
+    good = ", ".join(result.name for result in results if result.verdict is Verdict.GOOD)
+    return "; ".join(part for part in (_checks(others), f"{good} good" if good else "") if part)
+
+
 def sentence(fact: Any) -> str:  # noqa: C901, PLR0912  # one line a kind of fact
     """A fact, as people read it."""
     match fact:
         case facts.Opened(service, decision, _, plans):
             target = decision.target.name if decision.target is not None else "?"
             by = ", then ".join(plans)
+            if decision.question is not None:
+                why = "; ".join(decision.question.why)
+                return f"{decision.trigger.rule}: asks whether {service} goes back to {target}, by plan {by}: {why}"
             return f"opened for {decision.trigger.rule}: {service} goes back to {target}, by plan {by}"
         case facts.Adopted(process):
             return f"driven by process {process.rpartition('/')[2]}"
         case facts.Joined(trigger):
-            return f"{trigger.rule} joined: {'; '.join(evidence_text(one) for one in trigger.evidence)}"
+            return f"{trigger.rule} joined: {'; '.join(_evidence(trigger))}"
+        case facts.Examined(results):
+            return f"checked beside it: {_checks(results)}"
+        case facts.Approved(reason):
+            return "approved" + (f": {reason}" if reason else "")
+        case facts.Denied(reason):
+            return "denied" + (f": {reason}" if reason else "")
+        case facts.AskedAgain(_, changed):
+            return f"asked again: {changed}"
+        case facts.Risen(_, why, _):
+            return f"goes back: {why}"
+        case facts.ClockPassed(_, _, text):
+            return text
+        case facts.Escalated(tier, why):
+            return f"escalated to tier {tier + 1}: {why}"
         case facts.Planned(plan, _):
-            steps = ", ".join(f"{change.layer} {change.before.name} -> {change.after.name}" for change in plan.steps)
+            steps = ", ".join(change.name for change in plan.steps)
             within = f"within {', '.join(one.layer for one in plan.brackets)}: " if plan.brackets else ""
             return f"plan {plan.name}: {within}{steps}"
         case facts.Entering(layer, attempt) | facts.ApplyStarted(layer, attempt) | facts.Leaving(layer, attempt):
@@ -162,9 +304,9 @@ def sentence(fact: Any) -> str:  # noqa: C901, PLR0912  # one line a kind of fac
         case facts.StepSuperseded(layer):
             return f"somebody else changed {layer} meanwhile"
         case facts.Gated(verdict, results):
-            return f"gate {verdict.value}: {_checks(results)}"
+            return f"gate {verdict.value}: {_round(results)}"
         case facts.Round(verdict, results):
-            return f"verification {verdict.value}: {_checks(results)}"
+            return f"verification {verdict.value}: {_round(results)}"
         case facts.PlanEnded(name, outcome):
             return f"plan {name} ended {outcome.value}; the next one runs"
         case facts.Paused(reason):

@@ -25,6 +25,7 @@ _DIGITS = 20
 """More digits than that are too many in any unit, and numbers of thousands of digits cannot be read."""
 _LONGEST = 100 * 366 * 86_400_000
 _DURATION_NAMES = ("w", "d", "h", "m", "s", "ms")
+_SECOND = timedelta(seconds=1)
 _PERCENT = re.compile(r"(-?\d+(?:\.\d+)?)\s*%")
 _SIZE = re.compile(r"(\d{1,15})\s*(B|KiB|MiB|GiB)")
 _SIZE_UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
@@ -60,6 +61,11 @@ def format_duration(value: timedelta) -> str:
         number, rest = divmod(rest, unit)
         text += f"{number}{name}" if number else ""
     return text or "0s"
+
+
+def roughly(value: timedelta) -> str:
+    """A duration that somebody reads once: from a second on without fractions."""
+    return format_duration(timedelta(seconds=round(value.total_seconds())) if abs(value) >= _SECOND else value)
 
 
 def parse_ratio(text: object) -> float:

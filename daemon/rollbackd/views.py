@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 
@@ -24,6 +24,8 @@ class StateView:
     """Layers whose release is quarantined."""
     via: str = ""
     """The incident whose rollback led here."""
+    change: str = ""
+    """Who announced the change that led here, and of what kind: `hotfix by unix:ann`; empty when nobody did."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,30 @@ class RuleView:
 
 
 @dataclass(frozen=True, slots=True)
+class ChangeView:
+    """An announced change."""
+
+    id: str
+    service: str
+    at: datetime
+    by: str
+    kind: str
+    priority: str
+    """Empty when none was given."""
+    releases: Mapping[str, str]
+    confirm_by: datetime | None
+    """When it goes back unless it is confirmed."""
+    confirmed: str
+    """By whom; empty: nobody yet."""
+    text: str
+    state: str = ""
+    """The key of the state that it led to; empty when that was not seen yet."""
+    status: str = ""
+    """`announced` (not seen yet), `running`, `waiting` (to be confirmed), `overdue`, `confirmed`, `replaced` (it runs
+    no more), `unseen` (nothing came of it in time)."""
+
+
+@dataclass(frozen=True, slots=True)
 class ServiceView:
     """A service at a glance."""
 
@@ -71,6 +97,10 @@ class ServiceView:
     rules: tuple[RuleView, ...] = ()
     baked: float = 0.0
     """Share of the bake time that the present state has behind it, 0 to 1; 1 also when it is good."""
+    waiting: tuple[ChangeView, ...] = ()
+    """Announced changes that wait to be confirmed, newest first."""
+    asks: bool = False
+    """Its open incident waits for people."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +128,37 @@ class StepView:
     """`waiting`, `running`, `done`, `failed`."""
     reversible: bool = True
     risks: tuple[str, ...] = ()
+    expected: timedelta | None = None
+    """How long it took in the past; None when it never ran."""
+
+
+@dataclass(frozen=True, slots=True)
+class QuestionView:
+    """What an incident asks of people."""
+
+    why: tuple[str, ...]
+    """Sentences: what stands against going back unasked."""
+    missing: str
+    """What is still missing, such as `one of tech`."""
+    approvals: tuple[str, ...]
+    """Who said yes."""
+    expires: datetime
+    otherwise: str
+    """`escalate` or `roll_back`, when nobody answers."""
+    of: str = ""
+    """Who is asked, a sentence: `one of tech (unix:ann, unix:bob) and one of product (token:desk)`."""
+    excluded: str = ""
+    """Who announced the change and may not say yes; empty when everybody asked may."""
+    asked: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CheckView:
+    """One answer of one check."""
+
+    name: str
+    verdict: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +168,7 @@ class IncidentView:
     id: str
     service: str
     status: str
-    """`queued`, `running`, `paused`, `parked`, `verifying` or `closed`."""
+    """`asking`, `queued`, `running`, `paused`, `parked`, `verifying` or `closed`."""
     outcome: str
     """Empty while it is open."""
     reason: str
@@ -123,6 +184,12 @@ class IncidentView:
     """Brackets that are entered now."""
     acknowledged: str = ""
     """By whom."""
+    change: str = ""
+    """The change that the trouble is put down to, a sentence; empty when none is known."""
+    question: QuestionView | None = None
+    """What it asks, while it asks."""
+    checks: tuple[CheckView, ...] = ()
+    """What the service's checks said when it was opened."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +219,8 @@ class DecisionView:
     findings: tuple[FindingView, ...]
     present: str = ""
     target: str = ""
+    change: str = ""
+    """The newest change before the trouble, a sentence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +247,62 @@ class PlanView:
     action: str
     """What would be decided for an automatic trigger with a fresh onset."""
     findings: tuple[FindingView, ...]
+    id: str = ""
+    """Names this plan: `rollbackd rollback --plan-id` runs it as shown, or not at all; empty when there is none."""
+    verification: timedelta | None = None
+    """The shortest time that verification takes after the last step."""
+    expected: timedelta | None = None
+    """All steps, as long as they took in the past, and verification; None while a step was never run."""
+
+
+@dataclass(frozen=True, slots=True)
+class DrillLayerView:
+    """What a drill found of one layer."""
+
+    layer: str
+    part: str
+    """`step` or `bracket`."""
+    before: str
+    after: str
+    """Where it would go; empty when it would not move."""
+    problems: tuple[str, ...]
+    snapshot: str = ""
+    """What became of the snapshot of where it would go, in words; empty when the layer keeps none of it."""
+    expected: timedelta | None = None
+    """How long its step took in the past; None when it never ran."""
+    target: timedelta | None = None
+    """How long it may take."""
+
+
+@dataclass(frozen=True, slots=True)
+class DrillView:
+    """A drill: could a rollback work, or did one that was executed and taken back."""
+
+    service: str
+    at: datetime
+    actor: str
+    plans: tuple[str, ...]
+    result: str
+    """`ready`, `not_ready`, `interrupted`, or `running` while one that is executed has not ended."""
+    problems: tuple[str, ...] = ()
+    """Sentences, each with what to do."""
+    slow: tuple[str, ...] = ()
+    """What takes longer than its target."""
+    took: timedelta = timedelta()
+    """The asking, or the way there."""
+    expected: timedelta | None = None
+    """How long a rollback takes, from the past, verification included; None when a step never ran."""
+    target: timedelta | None = None
+    """How long it may take."""
+    incident: str = ""
+    """The one that went there; empty: nothing was touched."""
+    returned: str = ""
+    """The one that came back."""
+    layers: tuple[DrillLayerView, ...] = ()
+    """Only in the answer to the order; a list has them no more."""
+    checks: tuple[CheckView, ...] = ()
+    present: StateView | None = None
+    goes_to: StateView | None = None
 
 
 @dataclass(frozen=True, slots=True)

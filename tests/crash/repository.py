@@ -40,3 +40,17 @@ def check_repository(repo: Path, changes: Path) -> None:
     found = {name: git(repo, "show", f"{saved}:{name}") + "\n" for name in ("file7", "notes", "only-before")}
     assert found == {"file7": TRACKED, "notes": UNTRACKED, "only-before": IGNORED}
     assert git(repo, "rev-parse", f"{saved}^1") == git(repo, "rev-parse", "v2")
+
+
+def check_paths(repo: Path) -> None:
+    """Only the files are at v1; HEAD is where it was, and nobody's work is lost."""
+    assert git(repo, "rev-parse", "HEAD") == git(repo, "rev-parse", "v2")
+    wrong = [path.name for path in repo.glob("file*") if path.read_text() != "release 1\n" * 200]
+    assert wrong == []
+    assert len(list(repo.glob("file*"))) == FILES
+    assert (repo / ".gitignore").read_text() == ""
+    assert (repo / "only-before").read_text() == IGNORED
+    assert (repo / "notes").read_text() == UNTRACKED
+    saved = f"refs/rollbackd/{safe_name(KEY)}/saved"
+    found = {name: git(repo, "show", f"{saved}:{name}") + "\n" for name in ("file7", "notes")}
+    assert found == {"file7": TRACKED, "notes": UNTRACKED}

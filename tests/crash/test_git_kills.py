@@ -15,15 +15,17 @@ from pathlib import Path
 
 import pytest
 
+from rollbackd.layers import resolve
 from rollbackd.model import Change, Progress, Release
 from rollbackd.process import write_durably
 from rollbackd.process_supervisor import holders
 from rollbackd.testing import kill, perform, place, planned
 from rollbackd_adapters.git import Git, GitSettings
 from tests.contract.worlds import script, tree
-from tests.crash.repository import KEY, check_repository, make_repository
+from tests.crash.repository import FILES, KEY, check_paths, check_repository, make_repository
 
-KILLS = 40
+KILLS = {"whole": 40, "paths": 12}
+PATHS = (".gitignore", *(f"file{number}" for number in range(FILES)))
 AT_ONCE = 8
 BUILD = 3.0
 """Seconds; long enough for many kills, and asleep, so that several worlds fit on one processor."""
@@ -42,6 +44,7 @@ class _World:
     """One repository through its lives."""
 
     path: Path
+    only_paths: bool = False
     kills: int = 0
     unseen: int = 0
     """Builds that ended right before everything was killed, so that nobody could write it down."""
@@ -64,14 +67,20 @@ class _World:
 
     def adapter(self) -> Git:
         settings = {"adapter": "git", "repo": self.repo, "then": [[str(self.path / "build")]], "timeout": "1m"}
-        return Git(GitSettings.model_validate(settings), place(self.path))
+        paths = PATHS if self.only_paths else ()
+        return Git(GitSettings.model_validate({**settings, "paths": paths}), place(self.path))
+
+    async def _target(self, adapter: Git) -> Release:
+        if not self.only_paths:
+            return Release(tree(self.repo, "v1"))
+        return resolve("code", "v1", await adapter.releases())
 
     async def _life(self) -> Progress:
         """What the daemon does: the intent on disk, then the step until it is done."""
         intent = self.path / "intent.json"
         adapter = self.adapter()
         if not intent.exists():
-            change = await planned(adapter, Release(tree(self.repo, "v1")), KEY)
+            change = await planned(adapter, await self._target(adapter), KEY)
             at = change.intended or datetime.now(UTC)
             write_durably(intent, json.dumps([change.before.id, change.after.id, at.isoformat()]).encode())
         before, after, at_text = json.loads(intent.read_bytes())
@@ -106,27 +115,32 @@ class _World:
 
     def check(self) -> None:
         """What must be true once it has ended."""
-        check_repository(self.repo, self.path / "scratch" / "changes")
+        if self.only_paths:
+            check_paths(self.repo)
+        else:
+            check_repository(self.repo, self.path / "scratch" / "changes")
         assert self.built == 1 + self.unseen
 
 
-def _new_world(path: Path, template: Path) -> _World:
+def _new_world(path: Path, template: Path, scope: str) -> _World:
     shutil.copytree(template, path / "repo", symlinks=True)
     script(path / "build", f"sleep {BUILD}", f"echo built >> {path}/built")
-    return _World(path)
+    return _World(path, only_paths=scope == "paths")
 
 
 @pytest.mark.needs("git")
 @pytest.mark.timeout(300)
-def test_killed_at_random_it_ends_right_and_builds_once(tmp_path: Path, template: Path) -> None:
+@pytest.mark.parametrize("scope", list(KILLS))
+def test_killed_at_random_it_ends_right_and_builds_once(tmp_path: Path, template: Path, scope: str) -> None:
+    wanted = KILLS[scope]
     seed = int(os.environ.get("ROLLBACKD_SEED", "0")) or random.randrange(1, 10**9)
     print(f"seed: ROLLBACKD_SEED={seed}")
     chance = random.Random(seed)
     kills, done, running = 0, list[_World](), list[_World]()
     until = time.monotonic() + timedelta(minutes=4).total_seconds()
-    while running or kills < KILLS:
-        while kills < KILLS and len(running) < AT_ONCE:
-            running.append(_new_world(tmp_path / f"world{len(done) + len(running)}", template))
+    while running or kills < wanted:
+        while kills < wanted and len(running) < AT_ONCE:
+            running.append(_new_world(tmp_path / f"world{len(done) + len(running)}", template, scope))
             running[-1].live(chance)
         for world in tuple(running):
             ended, status = os.waitpid(world.child, os.WNOHANG)
@@ -135,7 +149,7 @@ def test_killed_at_random_it_ends_right_and_builds_once(tmp_path: Path, template
                 world.check()
                 running.remove(world)
                 done.append(world)
-            elif kills < KILLS and time.monotonic() >= world.die_at:
+            elif kills < wanted and time.monotonic() >= world.die_at:
                 world.end()
                 kills += 1
                 world.live(chance)
@@ -143,5 +157,5 @@ def test_killed_at_random_it_ends_right_and_builds_once(tmp_path: Path, template
         time.sleep(0.005)
     unseen = sum(world.unseen for world in done)
     print(f"{kills} kills in {len(done)} worlds; {unseen} builds ended unseen right before everything was killed")
-    assert kills == KILLS
-    assert unseen <= KILLS // 10
+    assert kills == wanted
+    assert unseen <= max(1, wanted // 10)

@@ -42,12 +42,12 @@ def _die() -> None:
         time.sleep(1)
 
 
-def _at(number: int) -> Callable[[str], None]:
-    """Dies at the `number`-th boundary."""
+def _at(number: int, of: str = "") -> Callable[[str], None]:
+    """Dies at the `number`-th boundary, of those whose name begins so."""
     passed = count(1)
 
-    def hook(_name: str) -> None:
-        if next(passed) == number:
+    def hook(name: str) -> None:
+        if name.startswith(of) and next(passed) == number:
             _die()
 
     return hook
@@ -90,7 +90,7 @@ def hook_of(order: dict[str, Any]) -> Callable[[str], None] | None:
     """What an order wants to happen at the boundaries."""
     match order:
         case {"at": number}:
-            return _at(number)
+            return _at(number, order.get("of", ""))
         case {"named": name}:
             return _named(name)
         case {"names": path}:

@@ -103,6 +103,7 @@ def town(root: Path, ear: Ear, prometheus: Oracle, unit: float, **changes: Any) 
             "per_service": many,
             "fleet": many,
         },
+        "asking": {"expires": seconds(90 * unit)},
         "bake": seconds(30 * unit),
         "verify": {
             "settle": seconds(unit),
@@ -142,9 +143,10 @@ def live_through_it(shop: Toy, prometheus: Oracle, speed: float) -> dict[str, An
     until_good(shop, "co-v3")
     prometheus.until_more(40)
 
-    sick.add("co-v3")  # it falls sick, long after the last change: a person is asked, and reminded
-    until_decided(shop, "refuse")
+    sick.add("co-v3")  # it falls sick, long after the last change: a person is asked, and reminded, and says nothing
+    until_decided(shop, "ask")
     prometheus.until_more(110)
+    assert shop.until_closed("shop-2", 60)["outcome"] == "expired"
     sick.discard("co-v3")
     prometheus.until_more(10)
 
@@ -155,7 +157,7 @@ def live_through_it(shop: Toy, prometheus: Oracle, speed: float) -> dict[str, An
     until_decided(shop, "hold")
     prometheus.until_more(10)
     shop.ask("DELETE", "holds/shop", {})
-    until_incidents(shop, 2)
+    until_incidents(shop, 3)
     prometheus.until_more(15)
 
     prometheus.down = True
@@ -217,11 +219,15 @@ V1, V3 = "code co-v1, config co-v1", "code co-v3, config co-v3"
 EXPECTED = {
     "decisions": [
         ("roll_back", V1),
-        ("refuse", "change", V1),
+        ("ask", "change", V1),
         ("refuse", "hold", V3),
         ("roll_back", V3),
     ],
-    "incidents": [("shop-1", "recovered", "sick"), ("shop-2", "recovered", "sick")],
+    "incidents": [
+        ("shop-1", "recovered", "sick"),
+        ("shop-2", "expired", "sick"),
+        ("shop-3", "recovered", "sick"),
+    ],
     "states": ["co-v1", "co-v2", "co-v1", "co-v3", "co-v4", "co-v3"],
     "good": ["co-v1", "co-v3"],
     "quarantined": ["co-v2", "co-v4"],
@@ -241,7 +247,9 @@ def test_a_day_and_75_minutes_of_the_same_script_come_to_the_same_decisions(tmp_
             found[name] = live_through_it(shop, prometheus, speed)
             wait_until(lambda: len(ear.heard("backend_unreachable")) == 2, "Prometheus answers again", 90)
             events = Counter(event for event, _ in ear.events)
-            found[f"{name} told"] = {event: events[event] for event in ("opened", "recovered", "refused", "reminder")}
+            heard = ("opened", "recovered", "asks", "expired")
+            found[f"{name} told"] = {event: events[event] for event in heard}
+            found[f"{name} reminded"] = [title for event, title in ear.events if event == "reminder"]
             found[f"{name} hours"] = hours(shop)
             found[f"{name} polls"] = prometheus.polls
             found[f"{name} audit"] = shop.command("audit").returncode
@@ -260,8 +268,12 @@ def test_a_day_and_75_minutes_of_the_same_script_come_to_the_same_decisions(tmp_
     assert found.get("day") == EXPECTED
     for name in ("75 minutes", "day"):
         told = found[f"{name} told"]
-        assert (told["opened"], told["recovered"], told["refused"]) == (2, 2, 1)
-        assert 2 <= told["reminder"] <= 5
+        assert (told["opened"], told["recovered"], told["asks"], told["expired"]) == (2, 2, 1, 1)
+        reminded = found[f"{name} reminded"]
+        asked = [title for title in reminded if "may shop go back?" in title]
+        assert 2 <= len(asked) <= 3, "of the question after 30 and 60 polls, and once when little time is left"
+        assert "are left" in asked[-1]
+        assert 1 <= len(reminded) - len(asked) <= 4, "of its end, until shop is well again"
         assert found[f"{name} polls"] > 250
         assert found[f"{name} audit"] == 0
     assert found["75 minutes hours"] > 0.5
@@ -309,8 +321,8 @@ def test_a_clock_set_back_an_hour_stops_no_poll_and_asks_and_loses_nothing(tmp_p
         assert "set back by 1h" in json.dumps(ear.heard("clock"))
         shop.deploy("v2")
         wait_until(lambda: "clock" in against(shop), "a person is asked")
-        assert shop.incidents() == []
-        wait_until(lambda: bool(ear.heard("refused")), "that is told at once, not an hour later")
+        assert [one["status"] for one in shop.incidents()] == ["asking"]
+        wait_until(lambda: bool(ear.heard("asks")), "that is told at once, not an hour later")
         until_incidents(shop, 1)
         assert shop.runs == "co-v1"
 
@@ -324,7 +336,7 @@ def test_what_was_pending_when_the_clock_was_set_back_comes_due_all_the_same(tmp
         shift.by(timedelta(hours=-1))
         prometheus.until_more(1)
         before = prometheus.polls
-        wait_until(lambda: bool(ear.heard("refused")), "a person is asked")
+        wait_until(lambda: bool(ear.heard("asks")), "a person is asked")
         assert prometheus.polls - before < 60
         assert "clock" in against(shop)
 

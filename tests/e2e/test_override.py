@@ -250,7 +250,7 @@ def test_an_order_that_is_refused_is_put_aside_with_the_reason_and_told(quick: T
         ("ROLLBACK.shop", "too: v1\n", 'unknown line "too:"; it takes plan, reason, to'),
         ("ROLLBACK.shp", "", 'there is no service "shp"'),
         ("RESTART.shop", "", '"RESTART" is no command'),
-        ("rollback.shop", "", "write HOLD, ROLLBACK.<service> or ABORT.<service>"),
+        ("rollback.shop", "", '"rollback" is no command; there are HOLD, HOLD.<service>, ROLLBACK.<service>, APPROVE'),
     ):
         (quick.root / "order").write_text(text)
         (quick.root / "order").rename(quick.signals / name)

@@ -2,8 +2,7 @@
 
 import sys
 from collections.abc import AsyncIterator, Iterator, Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,84 +13,23 @@ from rollbackd.checks.command import Command, CommandSettings
 from rollbackd.clock import SystemClock
 from rollbackd.config import files
 from rollbackd.config.packs import read_rules
-from rollbackd.model import Verdict
+from rollbackd.judge.queries import by_shift, by_threshold
+from rollbackd.model import Event, Verdict
 from rollbackd.process import Spawner
-from rollbackd.rules.samples import Observation, judge, own
-from rollbackd.rules.spec import CheckWhen, QueryWhen, Rule
+from rollbackd.rules.compare import Base
+from rollbackd.rules.events import Run
+from rollbackd.rules.events import step as step_events
+from rollbackd.rules.matchers import all_match, parse_matchers
+from rollbackd.rules.samples import Observation, own
+from rollbackd.rules.spec import AlertWhen, CheckWhen, EventWhen, QueryWhen, Rule
 from rollbackd.rules.tracks import Standing, Track, step
 from rollbackd.sources.prometheus import Prometheus
-from tests.servers import Server, prometheus, sample
+from tests.e2e.pack_data import END, START, TURN, history
+from tests.servers import Server, prometheus
 
 pytestmark = pytest.mark.needs("prometheus", "promtool")
 
 GOOD, BAD, UNKNOWN = Verdict.GOOD, Verdict.BAD, Verdict.INCONCLUSIVE
-START = datetime(2025, 6, 1, 12, tzinfo=UTC)
-SPAN, STEP = timedelta(minutes=30), timedelta(seconds=15)
-END = START + SPAN
-TURN = START + timedelta(minutes=15)
-"""When `turning` goes bad."""
-BUCKETS = (0.1, 0.5, 2.0, 5.0)
-
-
-@dataclass(frozen=True)
-class Health:
-    """How a service fares, per second; None: it has no such series at all."""
-
-    answers: float | None = 20.0
-    errors: float | None = 0.0
-    seconds: float = 0.3
-    """How long each answer takes."""
-    up: float | None = 1.0
-
-
-SERVICES = {
-    "healthy": Health(errors=0.2),
-    "flawless": Health(errors=None),
-    "failing": Health(errors=15.0),
-    "at-the-limit": Health(answers=18.0, errors=2.0),
-    "slow": Health(seconds=3.0),
-    "idle": Health(answers=0.0),
-    "idle-flawless": Health(answers=0.0, errors=None),
-    "rare": Health(answers=0.05, errors=0.05),
-    "gone": Health(answers=None, errors=None, up=0.0),
-    "half-up": Health(up=0.5),
-    "unknown": Health(answers=None, errors=None, up=None),
-    "turning": Health(),
-}
-
-
-def history() -> str:
-    """Half an hour of them all, in the OpenMetrics text format."""
-    lines: dict[str, list[str]] = {}
-    steps = int(SPAN / STEP) + 1
-    totals: dict[tuple[str, str], float] = {}
-
-    def say(name: str, value: float, at: datetime, **labels: str) -> None:
-        lines.setdefault(name, []).append(f"{sample(name, labels)} {value!r} {at.timestamp()}")
-
-    def count(key: tuple[str, str], more: float) -> float:
-        totals[key] = totals.get(key, 0.0) + more
-        return totals[key]
-
-    for number in range(steps):
-        at = START + number * STEP
-        for service, health in SERVICES.items():
-            errors = 10.0 if service == "turning" and at > TURN else health.errors
-            if health.answers is not None:
-                total = count((service, "200"), health.answers * STEP.total_seconds())
-                say("http_requests_total", total, at, service=service, code="200")
-                for limit in (*BUCKETS, float("inf")):
-                    inside = total if health.seconds <= limit else 0.0
-                    le = "+Inf" if limit == float("inf") else str(limit)
-                    say("http_request_duration_seconds_bucket", inside, at, service=service, le=le)
-            if errors is not None:
-                more = count((service, "503"), errors * STEP.total_seconds())
-                say("http_requests_total", more, at, service=service, code="503")
-            if health.up is not None:
-                for instance in ("a", "b"):
-                    is_up = 1.0 if health.up == 1.0 or (health.up == 0.5 and instance == "a") else 0.0
-                    say("up", is_up, at, service=service, instance=instance)
-    return "\n".join(line for each in lines.values() for line in each) + "\n"
 
 
 @pytest.fixture(scope="module")
@@ -122,61 +60,85 @@ def query_of(rule: Rule) -> QueryWhen:
     return rule.when
 
 
-async def look(client: Prometheus, when: QueryWhen, service: str, at: datetime = END) -> Observation:
+async def look(
+    client: Prometheus, when: QueryWhen, service: str, at: datetime = END, match: Mapping[str, str] | None = None
+) -> Observation:
     """One poll of one condition for one service."""
 
-    async def values(query: str) -> list[float]:
-        answer = await client.instant(query, at)
+    async def values(query: str, then: datetime) -> list[float]:
+        answer = await client.instant(query, then)
         assert answer.problem == ""
-        return own(((series.labels, series.value) for series in answer.series), {"service": service})
+        return own(((series.labels, series.value) for series in answer.series), match or {"service": service})
 
-    count = None
-    if when.samples is not None:
-        counts = await values(when.samples.query)
-        count = counts[0] if counts else None
-    at_least = None if when.samples is None else when.samples.at_least
-    return judge(await values(when.query), when.above, when.below, when.aggregate, count, at_least)
+    counted = None if when.samples is None else await values(when.samples.query, at)
+    if when.against is None:
+        return by_threshold(when, await values(when.query, at), counted)
+    assert when.against.offset is not None
+    past = await values(when.query, at - when.against.offset)
+    base = Base(tuple(past), f" {when.other}") if past else Base(missing=f"there is no data of {when.other}")
+    return by_shift(when, await values(when.query, at), counted, base)
 
 
-EXPECTED = {
-    "high-error-rate": {
-        "healthy": GOOD,
-        "flawless": GOOD,
-        "failing": BAD,
-        "at-the-limit": GOOD,
-        "slow": GOOD,
-        "idle": UNKNOWN,
-        "idle-flawless": UNKNOWN,
-        "rare": UNKNOWN,
-        "gone": UNKNOWN,
-        "unknown": UNKNOWN,
+PAST = "15m"
+"""What packs that compare with the past compare with here, where it is short."""
+SETTINGS = {"auth": {"past": PAST}, "business": {"past": PAST, "window": "5m"}}
+EXPECTED: dict[str, dict[str, dict[Verdict, str]]] = {
+    "http": {
+        "high-error-rate": {
+            GOOD: "healthy flawless at-the-limit slow",
+            BAD: "failing",
+            UNKNOWN: "idle idle-flawless rare gone unknown",
+        },
+        "slow": {GOOD: "healthy", BAD: "slow", UNKNOWN: "idle rare gone unknown"},
+        "unavailable": {GOOD: "healthy idle", BAD: "gone half-up", UNKNOWN: "unknown"},
     },
-    "slow": {
-        "healthy": GOOD,
-        "slow": BAD,
-        "idle": UNKNOWN,
-        "rare": UNKNOWN,
-        "gone": UNKNOWN,
-        "unknown": UNKNOWN,
+    "saturation": {
+        "processor": {GOOD: "roomy leaking unlimited", BAD: "full boxed", UNKNOWN: "unknown"},
+        "memory": {GOOD: "roomy leaking unlimited", BAD: "full boxed", UNKNOWN: "unknown"},
+        "disk-full": {GOOD: "roomy leaking", BAD: "full", UNKNOWN: "unknown"},
+        "disk-filling": {GOOD: "roomy full", BAD: "leaking", UNKNOWN: "young unknown"},
     },
-    "unavailable": {"healthy": GOOD, "idle": GOOD, "gone": BAD, "half-up": BAD, "unknown": UNKNOWN},
+    "auth": {
+        "refused": {GOOD: "calm peaking flawless", BAD: "locked", UNKNOWN: "asleep idle unknown"},
+        "refused-peak": {GOOD: "calm locked flawless", BAD: "peaking", UNKNOWN: "asleep idle unknown"},
+        "login-failures": {GOOD: "calm", BAD: "locked", UNKNOWN: "asleep unknown"},
+        "session-refresh-failures": {GOOD: "calm", BAD: "locked", UNKNOWN: "asleep unknown"},
+    },
+    "database": {
+        "connection-failures": {GOOD: "steady", BAD: "strained", UNKNOWN: "resting unknown"},
+        "database-down": {GOOD: "steady resting", BAD: "strained", UNKNOWN: "unknown"},
+        "connections-used": {GOOD: "steady resting", BAD: "strained", UNKNOWN: "unknown"},
+        "replication-lag": {GOOD: "steady resting", BAD: "strained", UNKNOWN: "unknown"},
+        "deadlocks": {GOOD: "steady resting", BAD: "strained", UNKNOWN: "unknown"},
+    },
+    "kubernetes": {
+        "crash-looping": {GOOD: "web starting pulling batch", BAD: "crashing", UNKNOWN: "unknown"},
+        "not-ready": {GOOD: "web starting batch", BAD: "crashing pulling", UNKNOWN: "unknown"},
+        "no-image": {GOOD: "web starting crashing batch", BAD: "pulling", UNKNOWN: "unknown"},
+    },
+    "business": {
+        "activation-drop": {GOOD: "thriving", BAD: "dropping lost", UNKNOWN: "tiny newborn unknown"},
+        "key-flow-drop": {GOOD: "thriving", BAD: "dropping", UNKNOWN: "tiny newborn unknown"},
+    },
 }
 
 
-@pytest.mark.parametrize(
-    ("rule", "service", "verdict"),
-    [(rule, service, verdict) for rule, table in EXPECTED.items() for service, verdict in table.items()],
-)
-async def test_each_rule_of_the_http_pack_judges(
-    asked: Prometheus, tmp_path: Path, rule: str, service: str, verdict: Verdict
-) -> None:
-    seen = await look(asked, query_of(pack(tmp_path, "http")[rule]), service)
-    assert seen.verdict is verdict, seen.reason
-    assert not seen.fault
+@pytest.mark.parametrize(("name", "rule"), [(name, rule) for name, rules in EXPECTED.items() for rule in rules])
+async def test_each_rule_of_a_pack_judges(asked: Prometheus, tmp_path: Path, name: str, rule: str) -> None:
+    when = query_of(pack(tmp_path, name, **SETTINGS.get(name, {}))[rule])
+    for verdict, services in EXPECTED[name][rule].items():
+        for service in services.split():
+            seen = await look(asked, when, service)
+            assert seen.verdict is verdict, f"{service}: {seen.reason}"
+            assert not seen.fault
 
 
-def test_every_rule_of_the_http_pack_is_tried(tmp_path: Path) -> None:
-    assert set(pack(tmp_path, "http")) == set(EXPECTED)
+@pytest.mark.parametrize("name", [name for name in files.pack_names() if name != "smoke"])
+def test_every_query_of_a_pack_is_tried_in_each_kind_of_health(tmp_path: Path, name: str) -> None:
+    asking = {rule.name for rule in pack(tmp_path, name).values() if isinstance(rule.when, QueryWhen)}
+    assert asking == EXPECTED.get(name, {}).keys()
+    for rule, verdicts in EXPECTED.get(name, {}).items():
+        assert verdicts.keys() == {GOOD, BAD, UNKNOWN}, rule
 
 
 async def test_no_error_at_all_is_a_rate_of_zero(asked: Prometheus, tmp_path: Path) -> None:
@@ -225,6 +187,74 @@ async def test_without_any_such_metric_nothing_is_ever_concluded(asked: Promethe
     rules = pack(tmp_path, "http", requests="no_such_total", durations="no_such_bucket", up="no_such")
     for rule in rules.values():
         assert (await look(asked, query_of(rule), "healthy")).reason == "no data"
+
+
+# -- settings of the other packs ----------------------------------------------------------------
+async def test_pods_are_placed_by_the_label_and_the_namespace(asked: Prometheus, tmp_path: Path) -> None:
+    rules = pack(tmp_path, "kubernetes", as_label="app", service='"app, namespace"')
+    for service, verdict in (("web", GOOD), ("crashing", BAD)):
+        here, elsewhere = ({"app": service, "namespace": namespace} for namespace in ("shop", "other"))
+        assert (await look(asked, query_of(rules["crash-looping"]), "", match=here)).verdict is verdict
+        assert (await look(asked, query_of(rules["crash-looping"]), "", match=elsewhere)).verdict is UNKNOWN
+
+
+async def test_shares_are_told_as_they_are(asked: Prometheus, tmp_path: Path) -> None:
+    async def value(name: str, rule: str, service: str) -> float | None:
+        return (await look(asked, query_of(pack(tmp_path, name, **SETTINGS.get(name, {}))[rule]), service)).value
+
+    assert await value("saturation", "processor", "boxed") == pytest.approx(0.95, abs=0.001)
+    assert await value("saturation", "disk-filling", "leaking") == pytest.approx(1.5, abs=0.01)
+    assert await value("auth", "refused", "flawless") == 0.0
+    assert await value("database", "connections-used", "steady") == pytest.approx(0.6)
+    assert await value("kubernetes", "not-ready", "crashing") == pytest.approx(0.5)
+    assert await value("business", "key-flow-drop", "dropping") == 0.0
+
+
+async def test_a_pack_can_be_for_some_services_and_of_some_rules(tmp_path: Path) -> None:
+    rules = pack(tmp_path, "auth", **{"as": "door", "only": "[refused, login-failures]", "services": "[login, web]"})
+    assert {name: rule.services for name, rule in rules.items()} == {
+        "door-refused": ("login", "web"),
+        "door-login-failures": ("login", "web"),
+    }
+
+
+# -- events and alerts --------------------------------------------------------------------------
+def reported(rule: Rule, *minutes: float, **labels: str) -> bool:
+    """Whether a rule is met when its event was reported so long after the start."""
+    when = rule.when
+    assert isinstance(when, EventWhen)
+    run: Run | None = None
+    events: list[Event] = []
+    for number, each in enumerate(minutes):
+        events.append(Event(when.event, str(number), START + timedelta(minutes=each), labels=labels))
+        run = step_events(run, when, events, events[-1], events[-1].at)
+    return run is not None
+
+
+def test_the_security_pack_takes_findings_and_alerts_that_are_bad_enough(tmp_path: Path) -> None:
+    rules = pack(tmp_path, "security")
+    assert {rule.impact for rule in rules.values()} == {"critical"}
+    assert reported(rules["security-finding"], 0, severity="high")
+    assert not reported(rules["security-finding"], 0, severity="low")
+    assert not reported(rules["security-finding"], 0)
+    assert reported(rules["data-loss"], 0)
+    when = rules["security-alert"].when
+    assert isinstance(when, AlertWhen)
+    for severity, category, asked in (
+        ("critical", "security", True),
+        ("critical", "", False),
+        ("low", "security", False),
+    ):
+        assert all_match(parse_matchers(when.alert), {"severity": severity, "category": category}) is asked
+
+
+def test_the_business_pack_counts_complaints_and_broken_runs(tmp_path: Path) -> None:
+    rules = pack(tmp_path, "business")
+    assert not reported(rules["complaints"], 0, 5, 10, 15)
+    assert reported(rules["complaints"], 0, 5, 10, 15, 20)
+    assert not reported(rules["complaints"], 0, 10, 20, 30, 40), "five, but never within half an hour"
+    assert not reported(rules["key-flow-broken"], 0)
+    assert reported(rules["key-flow-broken"], 0, 10)
 
 
 # -- smoke --------------------------------------------------------------------------------------

@@ -173,7 +173,9 @@ class Toy:
     def configure(self, *, daemon: Mapping[str, Any] | None = None, others: Sequence[str] = (), **changes: Any) -> Path:
         """Write it; `changes` replace keys of the service, or whole top-level keys. `others` are services like it."""
         top: dict[str, Any] = {
-            key: changes.pop(key) for key in ("rules", "limits", "notify", "prometheus") if key in changes
+            key: changes.pop(key)
+            for key in ("rules", "limits", "notify", "prometheus", "asking", "policy", "priorities", "targets")
+            if key in changes
         }
         config: dict[str, Any] = {
             "daemon": {
@@ -301,11 +303,12 @@ class Toy:
     # -- asking it ------------------------------------------------------------------------------
     headers: ClassVar[dict[str, str]] = {"Content-Type": "application/json", "Authorization": f"Bearer {TOKEN}"}
 
-    def ask(self, method: str, path: str, body: object = None) -> Any:
+    def ask(self, method: str, path: str, body: object = None, token: str = TOKEN) -> Any:
         """One call of the API. :raises urllib.error.HTTPError: for what is no success."""
         data = None if body is None else json.dumps(body).encode()
         url = f"http://127.0.0.1:{self.port}/api/v1/{path}"
-        request = urllib.request.Request(url, data, self.headers, method=method)
+        headers = self.headers | {"Authorization": f"Bearer {token}"}
+        request = urllib.request.Request(url, data, headers, method=method)
         with urllib.request.urlopen(request, timeout=60) as answer:
             return json.load(answer)
 

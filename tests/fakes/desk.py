@@ -8,17 +8,22 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter
 
-from rollbackd.desk import Invalid, NotFound, Refused
+from rollbackd.desk import Announce, Answer, Invalid, NotFound, Refused
 from rollbackd.journal import JournalUnavailable
-from rollbackd.model import Alert, Request
+from rollbackd.judge.intake import Taken
+from rollbackd.model import Alert, Event, Request
+from rollbackd.sources.events import Posted, event_of
 from rollbackd.sources.webhook import Webhook
 from rollbackd.views import (
+    ChangeView,
+    CheckView,
     DecisionView,
     FindingView,
     HoldView,
     IncidentDetail,
     IncidentView,
     PlanView,
+    QuestionView,
     Readiness,
     RecordView,
     RuleView,
@@ -41,7 +46,11 @@ CHECKOUT = ServiceView(
     "checkout", "act", "P1", "bad", V41, V40, "", "", rules=(RuleView("high-error-rate", "bad", "34.2% > 10%", NOON),)
 )
 SEARCH = ServiceView("search", "shadow", "P2", "good", V40, None, "no good state to go back to", "", baked=0.4)
-STEPS = (StepView("code", "v41 (3f2a9c112233)", "v40 (77d0e1f2a3b4)", "waiting", risks=("loses 2 uploads",)),)
+STEPS = (
+    StepView(
+        "code", "v41 (3f2a9c112233)", "v40 (77d0e1f2a3b4)", "waiting", True, ("loses 2 uploads",), timedelta(seconds=40)
+    ),
+)
 OPENED = IncidentView(
     "checkout-1", "checkout", "running", "", "bad release", "manual", "P1", "default", NOON, None, V41, V40, STEPS
 )
@@ -50,6 +59,20 @@ DECIDED = DecisionView(
     ("job:errors:ratio5m = 34.2%, > 10% for 5m",),
     (FindingView("hold", "", "not held"), FindingView("cooldown", "refuse", "rolled back 3m ago, waits 10m", True)),
     "code v41 (3f2a9c112233)", "code v40 (77d0e1f2a3b4)",
+)  # fmt: skip
+ASKING = IncidentView(
+    "checkout-2", "checkout", "asking", "", "", "high-error-rate", "P1", "default", NOON, None, V41, V40,
+    change="code v40 (77d0e1f2a3b4) -> v41 (3f2a9c112233), hotfix announced by unix:dave",
+    question=QuestionView(
+        ("outside the allowed windows", "it ran 2d ago last, longer than 1d"), "one of product", ("unix:ann",),
+        NOON + timedelta(minutes=15), "roll_back", "one of tech (unix:ann, unix:bob) and one of product (token:desk)",
+        "unix:dave", NOON,
+    ),
+    checks=(CheckView("health", "bad", "answered 500 in 1.2s, wants 2xx"), CheckView("smoke", "good", "exit 0")),
+)  # fmt: skip
+HOTFIX = ChangeView(
+    "build-17", "checkout", NOON, "unix:dave", "hotfix", "P0", {"code": "v41"}, NOON + timedelta(minutes=15), "",
+    "login is broken", V41.key, "waiting",
 )  # fmt: skip
 
 
@@ -61,6 +84,7 @@ class FakeDesk:
         Counter("rollbackd_fake", "A metric.", registry=self.registry).inc()
         self.orders: list[tuple[Any, ...]] = []
         self.received: list[Alert] = []
+        self.reported: list[Event] = []
         self.completed: list[Webhook] = []
         self.failing = False
         self.ready = True
@@ -71,6 +95,10 @@ class FakeDesk:
         self.incidents_: dict[str, IncidentView] = {}
         self.records: dict[str, list[RecordView]] = {}
         self.holds_: dict[str, HoldView] = {}
+        self.changes_: dict[str, ChangeView] = {}
+        self.history = [V41, V40]
+        self.missing = "one of product"
+        """What is missing after a yes of somebody on this host."""
         self._news = asyncio.Condition()
 
     def _order(self, *order: Any) -> None:
@@ -94,7 +122,7 @@ class FakeDesk:
 
     async def states(self, service: str) -> list[StateView]:
         self._known(service)
-        return [V41, V40]
+        return self.history
 
     async def incidents(self, service: str = "", open_only: bool = False, limit: int = 50) -> list[IncidentView]:
         found = [one for one in self.incidents_.values() if service in {"", one.service}]
@@ -124,8 +152,9 @@ class FakeDesk:
             raise Invalid('no release "nowhere"; name one of v40, v41')
         problems = () if request.service == "checkout" else ("no good state to go back to",)
         return PlanView(
-            request.service, request.plan or "default", V41, V40, STEPS, ("traffic",), problems, "roll_back",
-            (FindingView("windows", "ask", "outside the allowed windows"),),
+            request.service, request.plan or "default", V41, V40, STEPS, ("traffic",), problems, "ask",
+            (FindingView("hold", "", "nothing holds it"), FindingView("windows", "ask", "outside the allowed windows")),
+            "1a2b3c4d5e6f", timedelta(seconds=75), timedelta(seconds=115),
         )  # fmt: skip
 
     async def rollback(self, request: Request) -> str:
@@ -142,7 +171,8 @@ class FakeDesk:
         """Add a record, as the runner does."""
         records = self.records[incident]
         at = NOON + timedelta(seconds=len(records))
-        records.append(RecordView(len(records) + 1, at, actor, kind, text))
+        fact = {"layer": "code"} if kind.startswith("Appl") else {}
+        records.append(RecordView(len(records) + 1, at, actor, kind, text, fact))
         async with self._news:
             self._news.notify_all()
 
@@ -156,8 +186,50 @@ class FakeDesk:
             raise NotFound(f'no incident "{incident}"')
         self._order("abort", incident, actor, reason)
 
-    async def acknowledge(self, incident: str, actor: str, leave: bool = False) -> None:
+    def ask(self) -> None:
+        """Let an incident wait for people."""
+        self.incidents_["checkout-2"] = ASKING
+        self.records["checkout-2"] = []
+
+    async def approve(self, incident: str, actor: str, reason: str = "", seen: datetime | None = None) -> Answer:
+        if incident not in {"checkout", "checkout-2"}:
+            raise NotFound(f'no incident "{incident}"')
+        if "checkout-2" not in self.incidents_:
+            raise Refused("checkout-1 does not ask, it acts; `rollbackd abort checkout-1` stops it")
+        self._order("approve", incident, actor, reason, seen)
+        return Answer("checkout-2", "" if actor.startswith("token:") else self.missing)
+
+    async def deny(self, incident: str, actor: str, reason: str = "", seen: datetime | None = None) -> Answer:
+        await self.approve(incident, actor, reason, seen)
+        self.orders[-1] = ("deny", *self.orders[-1][1:])
+        return Answer("checkout-2")
+
+    async def changed(self, change: Announce, actor: str) -> ChangeView:
+        self._known(change.service)
+        self._order("changed", change, actor)
+        key = change.key or "checkout@20260301T120000Z"
+        within = timedelta(minutes=15) if change.priority is not None else change.confirm_within
+        self.changes_[key] = replace(
+            HOTFIX, id=key, by=actor, kind=change.kind, releases=change.releases, text=change.text,
+            priority=change.priority.value if change.priority is not None else "",
+            confirm_by=NOON + within if within else None, state="", status="waiting" if within else "announced",
+        )  # fmt: skip
+        return self.changes_[key]
+
+    async def changes(self, service: str) -> list[ChangeView]:
+        self._known(service)
+        return [one for one in self.changes_.values() if one.service == service]
+
+    async def confirm(self, change: str, actor: str) -> ChangeView:
+        found = [one for one in self.changes_.values() if change in {one.service, one.id}]
+        if not found:
+            raise NotFound(f'nobody announced a change "{change}"')
+        self._order("confirm", change, actor)
+        return replace(found[-1], confirmed=actor, status="confirmed")
+
+    async def acknowledge(self, incident: str, actor: str, leave: bool = False) -> tuple[str, ...]:
         self._order("acknowledge", incident, actor, leave)
+        return ("page",) if leave else ()
 
     async def holds(self) -> list[HoldView]:
         return list(self.holds_.values())
@@ -204,6 +276,19 @@ class FakeDesk:
         new = [alert for alert in wanted if (alert.fingerprint, alert.starts_at) not in known]
         self.received += new
         return len(new), len(wanted) - len(new), len(alerts) - len(wanted)
+
+    async def report(self, posted: Sequence[Posted], actor: str) -> Taken:
+        """Rules ask for `e2e_failed` of checkout; a key is known after it came once."""
+        events = [event_of(one, NOON) for one in posted]
+        self._order("report", len(events), actor)
+        asked = [one.name == "e2e_failed" and one.service in {"", "checkout"} for one in events]
+        wanted = [one for one, is_asked in zip(events, asked, strict=True) if is_asked]
+        known = {one.key for one in self.reported}
+        new = {one.key: one for one in wanted if one.key not in known}
+        self.reported += new.values()
+        others = [one for one, is_asked in zip(events, asked, strict=True) if not is_asked]
+        unmatched = tuple(f"no rule asks for the event {one.name}" for one in others)
+        return Taken(len(new), len(wanted) - len(new), unmatched)
 
     async def complete(self, webhook: Webhook) -> None:
         self.completed.append(webhook)

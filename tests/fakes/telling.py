@@ -19,6 +19,7 @@ from rollbackd.model import (
     Finding,
     Plan,
     Priority,
+    Question,
     Release,
     State,
     Trigger,
@@ -56,6 +57,18 @@ def refused(
 
 def opened(service: str = "checkout", **given: Any) -> facts.Opened:
     return facts.Opened(service, decision(service, **given), {}, ("default",))
+
+
+def question(**given: Any) -> Question:
+    usual = Question(("no change is known",), START + timedelta(minutes=30))
+    return replace(usual, **given)
+
+
+def asked(service: str = "checkout", **given: Any) -> facts.Opened:
+    """An incident that asks: `given` replaces parts of its decision."""
+    finding = Finding("change", Action.ASK, "no change is known")
+    usual: dict[str, Any] = {"action": Action.ASK, "question": question(), "joins": f"{service}-3"}
+    return facts.Opened(service, decision(service, finding, **{**usual, **given}), {}, ("default",))
 
 
 def planned() -> facts.Planned:

@@ -231,6 +231,7 @@ class House:
         self.examiner = FakeExaminer()
         self.held = ""
         self.objection: Objection | None = None
+        self.rise: facts.AskedAgain | Objection | None = None
         self.conditions: tuple[CheckResult, ...] = ()
         self.book = Book(cast("Journal", self.journal))
         self.factory = cast("LayerFactory", FakeFactory(self.layers))
@@ -238,7 +239,7 @@ class House:
 
     def new_runner(self, concurrent: int = 2) -> Runner:
         """A runner that knows nothing but the journal: what a new life begins with."""
-        judgement = Judgement(self._held, self._confirm, self._condition)
+        judgement = Judgement(self._held, self._confirm, self._condition, self._rise)
         return Runner(self.book, self.clock, self.factory, cast("Examiner", self.examiner), judgement, concurrent)
 
     async def _held(self, _incident: Incident) -> str:
@@ -246,6 +247,12 @@ class House:
 
     async def _confirm(self, _incident: Incident) -> Objection | None:
         return self.objection
+
+    async def _rise(
+        self, incident: Incident, why: str, by_people: bool
+    ) -> facts.Risen | facts.AskedAgain | Objection:
+        """As the test says; else the decision that was asked about acts."""
+        return self.rise or facts.Risen(replace(incident.decision, action=Action.ROLL_BACK), why, by_people)
 
     async def _condition(self, _incident: Incident, _since: datetime | None) -> tuple[CheckResult, ...]:
         return self.conditions

@@ -18,9 +18,11 @@ PROMISES = (
     "one request with",
     "POST to the first adapter call",
     "one query's answer",
+    "one query's two answers",
     "the engine's share",
     "restart with",
     "memory, idle",
+    "a snapshot of",
 )
 
 

@@ -6,8 +6,7 @@ import os
 import socket
 import ssl
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -27,10 +26,10 @@ from rollbackd.clock import SystemClock
 from rollbackd.model import CheckResult, Verdict
 from rollbackd.process import Spawner
 from rollbackd.units import Secret
+from tests.fakes.pages import saying, serving
 from tests.servers import free_port
 
 GOOD, BAD, UNKNOWN = Verdict.GOOD, Verdict.BAD, Verdict.INCONCLUSIVE
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @dataclass
@@ -57,21 +56,8 @@ class SteppingClock:
 def place(
     http: Callable[[], Any] = lambda: None, clock: Any = None, reveal: Callable[[Secret], str] | None = None
 ) -> CheckPlace:
-    more = {} if reveal is None else {"reveal": reveal}
+    more: dict[str, Any] = {} if reveal is None else {"reveal": reveal}
     return CheckPlace("health", "checkout", {}, Spawner(), clock or SystemClock(), http, None, **more)
-
-
-@asynccontextmanager
-async def serving(handler: Handler) -> AsyncIterator[str]:
-    app = web.Application()
-    app.router.add_route("*", "/{path:.*}", handler)
-    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=1)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    try:
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
-    finally:
-        await runner.cleanup()
 
 
 async def ask(
@@ -80,13 +66,6 @@ async def ask(
     async with aiohttp.ClientSession() as session:
         check = Http(HttpSettings(http=url, **settings), place(lambda: session, clock, reveal))
         return await check.run()
-
-
-def saying(status: int = 200, text: str = "all is well", **headers: str) -> Handler:
-    async def handler(_: web.Request) -> web.StreamResponse:
-        return web.Response(status=status, text=text, headers=headers)
-
-    return handler
 
 
 # -- http ---------------------------------------------------------------------------------------
@@ -274,6 +253,9 @@ async def test_a_warning_is_marked_as_one() -> None:
         ({"http": "http://x/", "status": []}, "no status is wanted"),
         ({"http": "http://x/", "method": "DELETE"}, "GET"),
         ({"http": "http://x/", "method": "HEAD", "contains": "x"}, "no body to search"),
+        ({"http": "http://x/", "method": "HEAD", "json": {"a": 1}}, "to search for `json`"),
+        ({"http": "http://x/", "json": {"a..b": 1}}, "is not a path in JSON"),
+        ({"http": "http://x/", "json": {"a": [1]}}, "json"),
         ({"http": "http://x/", "follow": True, "headers": {"A": {"env": "B"}}}, "to another host"),
         ({"http": "http://x/", "below": "20s"}, "`below` is longer than `timeout`"),
         ({"http": "http://x/", "verify": False}, "Extra inputs"),
@@ -283,6 +265,58 @@ def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any], said:
     with pytest.raises(ValidationError) as error:
         HttpSettings(**settings)
     assert said in str(error.value)
+
+
+# -- values of a JSON document ------------------------------------------------------------------
+STATUS = '{"status": "ok", "checks": {"db": "up", "lag": 1.0, "ready": true}, "nodes": [{"id": 1}, {"id": null}]}'
+
+
+@pytest.mark.parametrize(
+    ("wanted", "other"),
+    [
+        ({"status": "ok", "checks.db": "up", "checks.ready": True, "nodes[1].id": None, "checks.lag": 1}, ""),
+        ({"status": "ok", "checks.db": "down"}, 'checks.db is "up", wants "down"'),
+        ({"checks.queue": "up"}, '"checks" has no "queue"'),
+        ({"nodes[2].id": 1}, '"nodes" has no [2]: it has 2 items'),
+        ({"checks.ready": 1}, "checks.ready is true, wants 1"),
+        ({"nodes[0].id": True}, "nodes[0].id is 1, wants true"),
+        ({"nodes[0].id": "1"}, 'nodes[0].id is 1, wants "1"'),
+        ({"nodes": "x"}, 'nodes is [{"id": 1}, {"id": null}], wants "x"'),
+    ],
+)
+async def test_values_of_a_json_document_decide(wanted: dict[str, Any], other: str) -> None:
+    async with serving(saying(text=STATUS)) as url:
+        result = await ask(url, json=wanted)
+    assert result.verdict is (BAD if other else GOOD)
+    assert result.reason == f"answered 200, but {other}" if other else result.reason.startswith("answered 200 in ")
+
+
+@pytest.mark.parametrize("text", ["<html>all is well</html>", "", '{"status": "ok"', "[" * 100_000])
+async def test_a_body_that_is_not_json_is_bad(text: str) -> None:
+    async with serving(saying(text=text)) as url:
+        result = await ask(url, json={"status": "ok"})
+    assert (result.verdict, result.reason) == (BAD, "answered 200 with a body that is not JSON")
+
+
+async def test_json_that_is_too_long_to_be_read_is_inconclusive() -> None:
+    async with serving(saying(text=f'{{"status": "ok", "rest": "{"x" * (2**20 + 2**18)}"}}')) as url:
+        assert (await ask(url, json={"status": "ok"})).verdict is UNKNOWN
+
+
+async def test_what_is_found_in_json_is_shown_cut_and_without_secrets() -> None:
+    async with serving(saying(text='{"a": "' + "x" * 500 + '", "b": "password=hunter2\u001b[2J"}')) as url:
+        long = await ask(url, json={"a": "y"})
+        secret = await ask(url, json={"b": "y"})
+    assert len(long.reason) < 120
+    assert "hunter2" not in secret.reason
+    assert "\x1b" not in secret.reason
+
+
+def test_json_is_written_as_json_also_into_an_incident() -> None:
+    settings = HttpSettings.model_validate({"http": "http://x/", "json": {"a.b": True}})
+    written = settings.model_dump(mode="json", by_alias=True)
+    assert written["json"] == {"a.b": True}
+    assert HttpSettings.model_validate(written) == settings
 
 
 # -- tcp ----------------------------------------------------------------------------------------

@@ -11,6 +11,8 @@ from pydantic import ValidationError
 from rollbackd.adapter import CheckPlace
 from rollbackd.checks.query import Query, QuerySettings
 from rollbackd.model import CheckResult, Verdict
+from rollbackd.rules.samples import Observation
+from rollbackd.rules.spec import QueryWhen
 from rollbackd.sources.answers import Answer, Series
 
 GOOD, BAD, UNKNOWN = Verdict.GOOD, Verdict.BAD, Verdict.INCONCLUSIVE
@@ -164,3 +166,44 @@ async def test_the_samples_range_counts_as_well() -> None:
 def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         QuerySettings(**({"query": "q"} | settings))
+
+
+# -- comparisons --------------------------------------------------------------------------------
+DROP: dict[str, Any] = {"query": "rate(x[5m])", "drops_by": "50%", "against": {"before_change": "30m"}}
+
+
+async def compared(since: datetime | None = None, **settings: Any) -> tuple[CheckResult, list[tuple[QueryWhen, Any]]]:
+    asked: list[tuple[QueryWhen, Any]] = []
+
+    async def compare(when: QueryWhen, since: datetime | None) -> Observation:
+        asked.append((when, since))
+        return Observation(BAD, 1.0, "1, 80% below 5")
+
+    place = CheckPlace("errors", "checkout", LABELS, None, StillClock(), lambda: None, None, compare=compare)
+    return await Query(QuerySettings(**(DROP | settings)), place).run(since), asked
+
+
+async def test_a_comparison_is_asked_of_who_knows_the_changes_and_says_what_is_bad() -> None:
+    samples = {"query": "n", "at_least": 5}
+    result, asked = await compared(samples=samples)
+    assert (result.verdict, result.reason) == (BAD, "1, 80% below 5")
+    assert asked == [(QueryWhen.model_validate(DROP | {"samples": samples}), None)]
+
+
+async def test_what_the_text_hides_of_its_reach_counts_after_the_last_step() -> None:
+    since = NOW - timedelta(minutes=10)
+    assert (await compared(since))[1][0][1] == since
+    assert (await compared(since, range="8m"))[1][0][1] == since + timedelta(minutes=3)
+    result, asked = await compared(since, range="11m")
+    assert (result.verdict, asked) == (UNKNOWN, [])
+
+
+async def test_without_anybody_to_compare_it_is_inconclusive() -> None:
+    result = await ask(None, **DROP)
+    assert (result.verdict, result.reason) == (UNKNOWN, "no Prometheus to ask; give `prometheus: {url: …}`")
+
+
+@pytest.mark.parametrize("settings", [{"against": None}, {"below": 1}, {"aggregate": "any"}])
+def test_comparisons_that_make_no_sense_are_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        QuerySettings(**(DROP | settings))

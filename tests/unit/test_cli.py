@@ -8,19 +8,23 @@ import pty
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from pydantic import TypeAdapter
 
+from rollbackd.cli.change import deadline
 from rollbackd.cli.place import SIGNALS, SOCKET, daemon_paths
-from rollbackd.desk import Desk
-from rollbackd.model import Request
+from rollbackd.cli.text import length
+from rollbackd.desk import Announce, Desk
+from rollbackd.model import Priority, Request
+from rollbackd.units import format_duration
 from rollbackd.views import HoldView
 from rollbackd.web import Server, build_app
-from tests.fakes.desk import CHECKOUT, NOON, FakeDesk
+from tests.fakes.desk import CHECKOUT, HOTFIX, NOON, V40, V41, FakeDesk
 from tests.fakes.serving import Served, daemon, reveal, serving
 
 ME = f"unix:{getpass.getuser()}"
@@ -109,12 +113,186 @@ checkout: bad, P1, mode act
 RULE             VERDICT  SINCE                 WHY
 high-error-rate  bad      2026-03-01 12:00:00Z  34.2% > 10%
 
-STATE         SINCE                 RELEASES              GOOD
-9d1c0a33b7e2  2026-02-28 12:00:00Z  code v41              -
-                                    (3f2a9c112233)
-44aa55bb66cc  2026-02-26 12:00:00Z  code v40              ran 30m without a
-                                    (77d0e1f2a3b4)        trigger
+states, newest first, with what each changed:
+  2026-02-28 12:00:00Z  RUNS NOW, unknown
+  9d1c0a33b7e2          code v41 (3f2a9c112233)
+  2026-02-26 12:00:00Z  GOES BACK TO THIS, good: ran 30m without a trigger
+  44aa55bb66cc          code v40 (77d0e1f2a3b4)
 """  # fmt: skip
+
+
+async def test_a_history_shows_every_mark_and_what_changed_in_80_columns(served: Served) -> None:
+    ids = {"code": "3f2a9c112233aabb", "config": "c7"}
+    releases = {"code": "v41 (3f2a9c112233)", "config": "c7"}
+    back = replace(V40, via="checkout-3", ids={**V40.ids, "config": "c7"}, releases={**V40.releases, "config": "c7"})
+    served.desk.history = [
+        replace(V41, change="hotfix by unix:dave", ids=ids, releases=releases),
+        back,
+        replace(V41, quarantined=("code",), ids={**ids, "config": "c6"}, releases={**releases, "config": "c6"}),
+        replace(back, key="77aa55bb66cc", via="", since=None, good="marked by unix:ann"),
+    ]
+    out = (await ask(served, "status", "checkout")).out.partition("changed:\n")[2]
+    assert max(map(len, out.splitlines())) <= 80
+    assert out == """\
+  2026-02-28 12:00:00Z  RUNS NOW, unknown, announced: hotfix by unix:dave
+  9d1c0a33b7e2          code v41 (3f2a9c112233)
+  2026-02-26 12:00:00Z  GOES BACK TO THIS, good: ran 30m without a trigger,
+                        rolled back to by checkout-3
+  44aa55bb66cc          code v40 (77d0e1f2a3b4), config c7
+  2026-02-28 12:00:00Z  QUARANTINED: code
+  9d1c0a33b7e2          code v41 (3f2a9c112233), config c6
+  never ran here        good: marked by unix:ann
+  77aa55bb66cc          code v40 (77d0e1f2a3b4), config c7
+"""  # fmt: skip
+
+
+async def test_what_waits_for_people_is_in_every_list(served: Served) -> None:
+    served.desk.ask()
+    served.desk.services_ = {"checkout": replace(CHECKOUT, asks=True, waiting=(HOTFIX,))}
+    confirm = """\
+checkout: hotfix build-17 (code v41)
+  goes back unless it is confirmed until 2026-03-01 12:15:00Z:
+  rollbackd confirm build-17
+"""
+    out = (await ask(served, "status")).out
+    assert out.endswith(f"checkout asks whether it goes back: rollbackd incidents checkout-2\n{confirm}")
+    out = (await ask(served, "status", "checkout")).out
+    assert "  incident      checkout-2 (asks whether it goes back: rollbackd incidents checkout-2)\n" in out
+    assert "  announced     hotfix build-17 (code v41)\n                goes back unless" in out
+    assert (await ask(served, "incidents")).out.endswith("""
+checkout-2 asks until 2026-03-01 12:15:00Z; still missing: one of product
+  rollbackd approve checkout-2, or deny; why: rollbackd incidents checkout-2
+""")
+
+
+async def test_an_incident_that_asks_says_what_of_whom_until_when_and_how_to_answer(served: Served) -> None:
+    served.desk.ask()
+    out = (await ask(served, "incidents", "checkout-2")).out
+    assert out.startswith("""\
+checkout-2: asking, P1, rule high-error-rate, plan default
+  opened  2026-03-01 12:00:00Z
+  from    code v41 (3f2a9c112233)
+  to      code v40 (77d0e1f2a3b4)
+  blamed  code v40 (77d0e1f2a3b4) -> v41 (3f2a9c112233), hotfix announced by unix:dave
+  checks  health bad: answered 500 in 1.2s, wants 2xx
+          smoke good: exit 0
+
+checkout-2 asks whether to go back
+  because   outside the allowed windows
+            it ran 2d ago last, longer than 1d
+  of        one of tech (unix:ann, unix:bob) and one of product (token:desk)
+  not of    unix:dave, who announced the change
+  said yes  unix:ann
+  missing   one of product
+  until     2026-03-01 12:15:00Z, then it goes back by itself
+  answer    rollbackd approve checkout-2
+            rollbackd deny checkout-2 --reason WHY
+""")
+
+
+async def test_a_plan_shows_its_time_each_guard_and_the_command_that_runs_it(served: Served) -> None:
+    ran = await ask(served, "plan", "checkout")
+    assert ran.code == 0
+    assert ran.out == """\
+checkout: plan default
+  runs       code v41 (3f2a9c112233)
+  target     code v40 (77d0e1f2a3b4)
+  within     traffic
+  takes      about 1m55s, of that at least 1m15s of verification
+  by itself  ask
+
+STEP  FROM                TO                  TOOK BEFORE  RISKS
+code  v41 (3f2a9c112233)  v40 (77d0e1f2a3b4)  40s          loses 2 uploads
+
+GUARD    SAYS    WHY
+hold     passed  nothing holds it
+windows  ask     outside the allowed windows
+
+as shown, or not at all: rollbackd rollback checkout --plan-id 1a2b3c4d5e6f
+"""  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("written", "shown"),
+    [
+        (None, ""), ("PT0S", "0s"), ("PT0.25S", "250ms"), ("PT1.7S", "2s"), ("PT1M30.4S", "1m30s"), ("P2DT3H", "2d3h"),
+        ("P1Y35D", "400d"), ("soon", "soon"),
+    ],
+)  # fmt: skip
+def test_a_duration_of_the_api_is_shown_as_it_is_written_in_the_configuration(written: str | None, shown: str) -> None:
+    assert length(written) == shown
+
+
+def test_whatever_duration_the_api_writes_can_be_read() -> None:
+    writes = TypeAdapter(timedelta)
+    for days, seconds in ((0, 0), (0, 90), (0, 3600), (3, 1), (800, 59), (0, 0.25)):
+        value = timedelta(days=days, seconds=seconds)
+        assert length(writes.dump_python(value, mode="json")) == format_duration(value)
+
+
+async def test_answers_say_what_came_of_them(served: Served) -> None:
+    served.desk.ask()
+    ran = await ask(served, "approve", "checkout", "--reason", "go")
+    assert ran.out == f"checkout-2 is approved; still missing: one of product (as {ME})\n"
+    assert (await ask(served, "deny", "checkout-2", "--reason", "a fix comes")).out == (
+        f"checkout-2 is denied: nothing goes back, and the same trouble is not asked about again (as {ME})\n"
+    )
+    assert served.desk.orders == [
+        ("approve", "checkout", ME, "go", None), ("deny", "checkout-2", ME, "a fix comes", None),
+    ]  # fmt: skip
+    served.desk.missing = ""
+    assert (await ask(served, "approve", "checkout")).out == (
+        f"checkout-2 is approved; it is looked at once more, then goes back (as {ME})\n"
+        "  follow: rollbackd incidents checkout-2 --watch\n"
+    )
+
+
+async def test_a_change_is_announced_and_confirmed_in_a_line_each(served: Served) -> None:
+    ran = await ask(
+        served, "changed", "checkout", "code=v41", "--kind", "hotfix", "--priority", "P0", "--confirm-within", "20m",
+        "--key", "build 17", "--text", "login is broken",
+    )  # fmt: skip
+    assert (ran.code, ran.error) == (0, "")
+    assert (
+        ran.out
+        == f"""\
+checkout: hotfix build 17 (code v41) is announced (as {ME})
+  goes back unless it is confirmed until 2026-03-01 12:15:00Z:
+  rollbackd confirm 'build 17'
+"""
+    )
+    ran = await ask(served, "confirm", "build 17")
+    assert ran.out == f"build 17 of checkout is confirmed, it does not go back (as {ME})\n"
+    assert (await ask(served, "changed", "checkout", "v42")).out == (
+        f"checkout: change checkout@20260301T120000Z (v42) is announced (as {ME})\n  it need not be confirmed\n"
+    )
+    hotfix = Announce(
+        "checkout", {"code": "v41"}, "hotfix", Priority.P0, timedelta(minutes=20), "build 17", "login is broken"
+    )
+    assert served.desk.orders == [
+        ("changed", hotfix, ME), ("confirm", "build 17", ME), ("changed", Announce("checkout", {"": "v42"}), ME),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("status", "confirmed", "by", "said"),
+    [
+        ("confirmed", "unix:ann", NOON, ["confirmed by unix:ann"]),
+        ("replaced", "", NOON, ["it runs no more"]),
+        ("unseen", "", NOON, ["nothing came of it"]),
+        ("running", "", None, ["it need not be confirmed"]),
+        ("waiting", "", NOON, ["goes back unless it is confirmed until 2026-03-01 12:00:00Z:", "rollbackd confirm build-17"]),
+        ("overdue", "", NOON, ["should have been confirmed until 2026-03-01 12:00:00Z; if it is well:", "rollbackd confirm build-17"]),
+    ],
+)  # fmt: skip
+def test_a_change_says_what_became_of_it(status: str, confirmed: str, by: datetime | None, said: list[str]) -> None:
+    assert deadline(asdict(replace(HOTFIX, status=status, confirmed=confirmed, confirm_by=by))) == said
+
+
+async def test_a_printed_plan_is_run_by_its_id(served: Served) -> None:
+    ran = await ask(served, "rollback", "checkout", "--plan-id", "1a2b3c4d5e6f", "--irreversible", "db")
+    assert ran.out.startswith("checkout-1 has begun\n"), "what was printed is not printed again"
+    assert served.desk.orders == [("rollback", Request("checkout", ME, irreversible=("db",), plan_id="1a2b3c4d5e6f"))]
 
 
 async def test_an_incident_with_its_decision_and_timeline(served: Served) -> None:
@@ -173,12 +351,15 @@ async def test_text_from_outside_can_do_nothing_to_a_terminal(served: Served) ->
     [
         ("status",), ("status", "checkout"), ("incidents",), ("incidents", "checkout-1"), ("decisions",),
         ("plan", "checkout"), ("hold", "checkout"), ("abort", "checkout"), ("ack", "checkout-1"), ("resume", "--breaker"),
-        ("good", "checkout"), ("quarantine", "checkout", "v41"), ("schema",),
+        ("good", "checkout"), ("quarantine", "checkout", "v41"), ("schema",), ("approve", "checkout"),
+        ("deny", "checkout-2"), ("changed", "checkout"), ("confirm", "build-17"),
     ],
     ids=" ".join,
 )  # fmt: skip
 async def test_every_answer_can_be_had_as_json(served: Served, arguments: tuple[str, ...]) -> None:
     await served.desk.rollback(Request("checkout", ME))
+    served.desk.ask()
+    await served.desk.changed(Announce("checkout", key="build-17"), ME)
     ran = await ask(served, *arguments, "--json")
     assert (ran.code, ran.error) == (0, "")
     assert isinstance(ran.json, dict)
@@ -243,6 +424,14 @@ async def test_a_hold_for_a_time_ends_that_long_from_now(served: Served) -> None
         (("hold", "checkout", "--until", "soon"), 2, 'rollbackd: --until: "soon" is no time; write 2h, or 2026-03-02T08:00:00+01:00\n'),
         (("resume", "checkout", "--breaker"), 2, "rollbackd: --breaker is for all services and lifts no hold; give it alone\n"),
         (("incidents", "--watch"), 2, "rollbackd: --watch follows one incident: rollbackd incidents INCIDENT --watch\n"),
+        (("approve", "nothing-1"), 1, 'rollbackd: no incident "nothing-1"\n'),
+        (("deny", "checkout"), 1, "rollbackd: checkout-1 does not ask, it acts; `rollbackd abort checkout-1` stops it\n"),
+        (("changed", "chekout"), 1, 'rollbackd: no service "chekout"; there are checkout and search\n'),
+        (("changed", "checkout", "--priority", "high"), 2, "rollbackd: priority: Input should be 'P0', 'P1', 'P2' or 'P3'\n"),
+        (("changed", "checkout", "--confirm-within", "soon"), 2, 'rollbackd: confirm_within: "soon" is not a duration; write it like 250ms, 30s, 5m, 1h30m or 1d\n'),
+        (("changed", "checkout", "v1", "v2"), 2, 'rollbackd: "v2": write each layer once, as LAYER=RELEASE\n'),
+        (("confirm", "build-9"), 1, 'rollbackd: nobody announced a change "build-9"\n'),
+        (("rollback", "checkout", "--plan-id", "1", "--to", "v1"), 2, "rollbackd: --plan-id says where to and by which plan; leave --to and --plan out\n"),
         (("good", "checkout", "code="), 2, 'rollbackd: "code=": write each layer once, as LAYER=RELEASE\n'),
         (("status", "--limit"), 2, None),
         (("nonsense",), 2, None),
@@ -269,7 +458,7 @@ async def test_a_plan_with_problems_is_a_no(served: Served) -> None:
     ran = await ask(served, "plan", "search")
     assert ran.code == 1
     assert "  problems   no good state to go back to\n" in ran.out
-    assert "  against    windows: outside the allowed windows (ask)\n" in ran.out
+    assert "windows  ask     outside the allowed windows\n" in ran.out
 
 
 async def test_an_unreachable_daemon_is_3_and_says_what_to_do(tmp_path: Path) -> None:
@@ -397,19 +586,19 @@ async def on_a_terminal(served: Served, answer: str, *arguments: str) -> Ran:
 async def test_on_a_terminal_the_plan_is_shown_and_a_no_does_nothing(served: Served) -> None:
     ran = await on_a_terminal(served, "n\n", "rollback", "checkout")
     assert ran.code == 1
-    assert "STEP  FROM                TO                  RISKS\n" in ran.out
+    assert "STEP  FROM                TO                  TOOK BEFORE  RISKS\n" in ran.out
     assert "nothing was done" in ran.error
     assert served.desk.orders == []
 
 
-async def test_on_a_terminal_a_yes_is_to_the_state_that_was_shown(served: Served) -> None:
+async def test_on_a_terminal_a_yes_is_to_the_plan_that_was_shown(served: Served) -> None:
     ran = await on_a_terminal(served, "y\n", "rollback", "checkout")
     assert ran.code == 0
-    assert served.desk.orders == [("rollback", Request("checkout", ME, to="44aa55bb66cc"))]
+    assert served.desk.orders == [("rollback", Request("checkout", ME, plan_id="1a2b3c4d5e6f"))]
 
 
 async def test_on_a_terminal_yes_can_be_said_before(served: Served) -> None:
-    assert (await on_a_terminal(served, "", "rollback", "checkout", "--yes")).code == 0
+    assert (await on_a_terminal(served, "", "rollback", "checkout", "--yes", "--no-watch")).code == 0
     assert served.desk.orders == [("rollback", Request("checkout", ME))]
 
 
@@ -425,7 +614,10 @@ async def test_help_is_there_well_within_a_second() -> None:
         took.append(time.monotonic() - started)
         assert ran.code == 0
     assert min(took) < 1
-    commands = "run check schema status incidents decisions plan rollback abort ack hold resume good quarantine audit"
+    commands = (
+        "run check schema status incidents decisions plan rollback approve deny abort ack hold resume changed confirm "
+        "good quarantine event audit layer drill"
+    )
     assert [line.split()[0] for line in ran.out.partition("Commands:\n")[2].splitlines()] == commands.split()
     assert "..." not in ran.out.partition("Commands:\n")[2]
 

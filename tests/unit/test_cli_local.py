@@ -5,6 +5,7 @@ import json
 import sqlite3
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,8 @@ from rollbackd.desk import Refused
 from rollbackd.facts import BreakerReset
 from rollbackd.journal import Entry, open_journal
 from rollbackd.model import FLEET, Request
-from rollbackd.views import FindingView, RecordView
-from tests.fakes.desk import NOON
+from rollbackd.views import FindingView, IncidentView, RecordView
+from tests.fakes.desk import NOON, OPENED
 
 CONFIG = """
 daemon:
@@ -146,7 +147,7 @@ def test_run_is_the_daemon_with_this_configuration(monkeypatch: pytest.MonkeyPat
     assert given == [tmp_path / "c.yaml"]
 
 
-WANTED = {"to": "v40", "plan": "", "reason": "all is down", "irreversible": ["db"], "over_hold": False}
+WANTED = {"to": "v40", "plan": "", "plan_id": "", "reason": "all is down", "irreversible": ["db"], "over_hold": False}
 
 
 @pytest.mark.parametrize(("outcome", "code"), [("recovered", 0), ("unverified", 1), ("failed", 1)])
@@ -155,11 +156,11 @@ def test_a_rollback_offline_shows_its_steps_and_its_outcome(
 ) -> None:
     asked: list[Request] = []
 
-    async def roll_back(path: Path, request: Request, on_record: Callable[[RecordView], None]) -> str:
+    async def roll_back(path: Path, request: Request, on_record: Callable[[RecordView], None]) -> IncidentView:
         asked.append(request)
         on_record(RecordView(1, NOON, "unix:ann", "Opened", "opened"))
         on_record(RecordView(2, NOON + timedelta(days=1), "daemon", "Applied", "code \x1b is at v40"))
-        return outcome
+        return replace(OPENED, status="closed", outcome=outcome, reason="so it ended")
 
     monkeypatch.setattr(offline, "offline_rollback", roll_back)
     assert offline.roll_back(Session(config=tmp_path), "checkout", WANTED, lambda: True) == code

@@ -31,7 +31,7 @@ def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Loaded:
     """The example with the secrets that it names."""
     for name in ("RELEASE_DESK_TOKEN", "SLACK_WEBHOOK_URL", "DESK_AUTHORIZATION"):
         monkeypatch.setenv(name, "hunter2")
-    for name in ("alertmanager-token", "pagerduty", "smtp-password"):
+    for name in ("alertmanager-token", "pagerduty", "smtp-password", "redis-password"):
         (tmp_path / name).write_text("hunter2\n")
         (tmp_path / name).chmod(0o600)
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
@@ -41,7 +41,7 @@ def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Loaded:
 
 
 def test_the_example_loads_when_its_secrets_are_there(example: Loaded) -> None:
-    assert [service.name for service in example.config.services] == ["checkout", "basket"]
+    assert [service.name for service in example.config.services] == ["checkout", "basket", "search"]
     assert {receiver.kind for receiver in example.config.notify.receivers} == set(installed().notifiers)
     assert example.notes == ()
 
@@ -52,13 +52,14 @@ def test_its_services_survive_the_journal(example: Loaded) -> None:
     assert "hunter2" not in example.config.model_dump_json()
 
 
-def _models(annotation: Any) -> Iterator[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+def _models(annotation: Any, above: tuple[type[BaseModel], ...] = ()) -> Iterator[type[BaseModel]]:
+    """The models of a type; one that holds itself is looked into once."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel) and annotation not in above:
         yield annotation
         for field in annotation.model_fields.values():
-            yield from _models(field.annotation)
+            yield from _models(field.annotation, (*above, annotation))
     for part in get_args(annotation):
-        yield from _models(part)
+        yield from _models(part, above)
 
 
 def _owner(model: type[BaseModel], name: str) -> type[BaseModel]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rollbackd.config.files import pack_names, packs, read
-from rollbackd.config.load import load
+from rollbackd.config.load import ConfigErrors, load
 from rollbackd.rules.spec import CheckWhen, QueryWhen, Rule
 from tests.unit.stand_ins import STAND_INS
 
@@ -37,7 +37,26 @@ def _query(rule: Rule) -> QueryWhen:
 
 
 def test_these_packs_are_shipped() -> None:
-    assert pack_names() == ["http", "smoke"]
+    assert pack_names() == ["auth", "business", "database", "http", "kubernetes", "saturation", "security", "smoke"]
+
+
+def test_all_packs_can_be_used_at_once_by_their_names_alone(tmp_path: Path) -> None:
+    rules = _rules(tmp_path, ", ".join(f"{{pack: {name}}}" for name in pack_names()))
+    assert len(rules) >= 20
+
+
+def test_a_pack_can_be_for_some_services_and_of_some_rules(tmp_path: Path) -> None:
+    rules = _rules(tmp_path, "{pack: http, as: early, services: checkout, only: [slow]}, {pack: http, only: slow}")
+    assert {name: rule.services for name, rule in rules.items()} == {"early-slow": ("checkout",), "slow": ()}
+
+
+def test_a_pack_for_an_unknown_service_or_of_an_unknown_rule_is_refused_at_the_entry(tmp_path: Path) -> None:
+    with pytest.raises(ConfigErrors) as caught:
+        _rules(tmp_path, "{pack: http, services: [checkout, chekout], only: [slow, slower]}")
+    assert str(caught.value).splitlines() == [
+        f'{tmp_path}/config.yaml:3:43: unknown service "chekout"; did you mean "checkout"?',
+        f'{tmp_path}/config.yaml:3:66: unknown rule "slower"; did you mean "slow"?',
+    ]
 
 
 @pytest.mark.parametrize("name", pack_names())

@@ -11,8 +11,21 @@ from pydantic import TypeAdapter, ValidationError
 
 from rollbackd.incident.spec import PlanSpec, VerifySpec
 from rollbackd.model import Action, Priority
-from rollbackd.policy.spec import DAYS, CommonCause, Limits, PolicyRow, Window, minutes, weekdays
-from rollbackd.rules.spec import AlertWhen, AllWhen, AnyWhen, CheckWhen, QueryWhen, Rule
+from rollbackd.policy.spec import (
+    DAYS,
+    PRIORITIES,
+    Among,
+    CommonCause,
+    Limits,
+    PolicyRow,
+    PolicyWhen,
+    Share,
+    Window,
+    minutes,
+    weekdays,
+)
+from rollbackd.rules.spec import AlertWhen, AllWhen, AnyWhen, CheckWhen, EventWhen, QueryWhen, Rule
+from rollbackd.units import parse_duration
 
 QUERY = {"query": "up", "below": 1}
 ALERT = {"alert": "a=b"}
@@ -31,6 +44,8 @@ def _rule(when: Any, **more: Any) -> Rule:
         ({"check": "smoke"}, CheckWhen),
         ({"all": [ALERT, QUERY]}, AllWhen),
         ({"any": [{"check": "smoke"}]}, AnyWhen),
+        ({"event": "e2e_failed"}, EventWhen),
+        ({"all": [ALERT, {"any": [QUERY, {"all": [{"event": "e"}]}]}]}, AllWhen),
     ],
 )
 def test_a_condition_is_known_by_its_key_and_survives_json(when: Any, kind: type[Any]) -> None:
@@ -45,18 +60,35 @@ def test_a_rules_conditions_are_flat() -> None:
     assert [type(leaf) for leaf in _rule({"all": [ALERT, QUERY]}).leaves] == [AlertWhen, QueryWhen]
     assert [type(leaf) for leaf in _rule({"any": [QUERY]}).leaves] == [QueryWhen]
     assert [type(leaf) for leaf in _rule(ALERT).leaves] == [AlertWhen]
+    deep = {"any": [{"all": [QUERY, {"any": [{"event": "e"}]}]}, ALERT]}
+    assert [type(leaf) for leaf in _rule(deep).leaves] == [QueryWhen, EventWhen, AlertWhen]
+
+
+def test_groups_are_nested_five_deep_and_no_deeper() -> None:
+    when: Any = ALERT
+    for _ in range(5):
+        when = {"all": [when]}
+    assert _rule(when).leaves == (AlertWhen(alert="a=b"),)
+    with pytest.raises(ValidationError, match="nested deeper than 5 levels; make it flatter"):
+        _rule({"any": [when]})
 
 
 @pytest.mark.parametrize(
     ("when", "words"),
     [
-        ({"allert": "a=b"}, "no kind of condition here; write one of alert, query, check, all or any"),
-        ({"all": [{"all": [ALERT]}]}, "no kind of condition here; write one of alert, query or check"),
+        ({"allert": "a=b"}, "no kind of condition here; write one of alert, query, check, event, all or any"),
+        ({"all": [{"al": [ALERT]}]}, "no kind of condition here; write one of alert, query, check, event, all or any"),
+        ({"event": "e2e failed"}, "should match pattern"),
+        ({"event": "e", "times": 0}, "greater than or equal to 1"),
+        ({"event": "e", "times": 101}, "less than or equal to 100"),
+        ({"event": "e", "within": "500ms"}, "`within` is between 1s and 1d"),
+        ({"event": "e", "within": "25h"}, "`within` is between 1s and 1d"),
+        ({"event": "e", "where": "="}, "cannot read the matcher"),
         ("a=b", "no kind of condition here"),
         ({"all": []}, "at least 1 item"),
         ({"alert": "=b"}, "cannot read the matcher"),
-        ({"query": "up"}, "give either `above` or `below`"),
-        ({"query": "up", "above": 1, "below": 2}, "give either `above` or `below`"),
+        ({"query": "up"}, "give above, below, drops_by, rises_by or differs"),
+        ({"query": "up", "above": 1, "below": 2}, "give above, below, drops_by, rises_by or differs"),
         (QUERY | {"for": "5m", "bad": {"times": 1, "of": 2}}, "give one of them"),
         (QUERY | {"bad": {"times": 3, "of": 2}}, "make `times` at most `of`"),
         ({"check": "smoke", "every": "99ms"}, "`every` is at least 100ms"),
@@ -81,11 +113,59 @@ def test_a_plan_and_a_service_may_be_one_or_several() -> None:
 
 
 # -- policy ------------------------------------------------------------------------------------------
-def test_policy_cannot_ask_yet() -> None:
-    with pytest.raises(ValidationError, match="asking people is not there yet"):
-        PolicyRow(action=Action.ASK)
+def test_what_may_be_one_or_a_list_is_a_list() -> None:
     row = PolicyRow.model_validate({"when": {"priority": "P0", "labels": {"a": "b"}}, "action": "observe"})
     assert row.when.priority == (Priority.P0,)
+
+
+@pytest.mark.parametrize(
+    ("written", "names", "holds"),
+    [
+        ({}, (), True),
+        ({}, ("code",), True),
+        (["config", "code"], ("code", "other"), True),
+        ("code", ("code",), True),
+        (["config"], ("code",), False),
+        (["config"], (), False),
+        ({"only": ["config", "code"]}, ("code",), True),
+        ({"only": ["config"]}, ("code", "config"), False),
+        ({"only": ["config"]}, (), False),
+        ({"at_least": 2}, ("code", "config"), True),
+        ({"at_least": 2}, ("code", "code"), False),
+        ({"at_most": 1}, ("code",), True),
+        ({"at_most": 1}, ("code", "config"), False),
+        ({"any": ["code"], "at_least": 2}, ("code",), False),
+    ],
+)
+def test_a_set_of_names_is_described_by_what_is_in_it(written: object, names: tuple[str, ...], holds: bool) -> None:
+    assert Among.model_validate(written).holds(names) is holds
+
+
+def test_a_share_lies_strictly_between_its_limits() -> None:
+    share = Share.model_validate({"above": "10%", "below": "50%"})
+    assert [share.holds(value) for value in (0.1, 0.11, 0.49, 0.5)] == [False, True, True, False]
+    assert Share(above=0.5).holds(1)
+    assert Share(below=0.5).holds(0)
+    with pytest.raises(ValidationError, match="give `above`, `below` or both"):
+        Share()
+
+
+def test_a_row_needs_a_look_when_only_the_layers_or_a_query_can_tell() -> None:
+    def row(**when: object) -> PolicyWhen:
+        return PolicyWhen.model_validate(when)
+
+    assert not row(priority="P0", components=["code"]).needs_a_look
+    assert row(layers=["code"]).needs_a_look
+    assert row(users={"above": "10%"}).needs_a_look
+
+
+def test_the_clocks_of_the_priorities_are_those_of_the_runbooks() -> None:
+    starts = [PRIORITIES[one].start_within for one in Priority]
+    recoveries = [PRIORITIES[one].recover_within for one in Priority]
+    confirmations = [PRIORITIES[one].confirm_within for one in Priority]
+    assert starts == [parse_duration("5m"), parse_duration("15m"), parse_duration("30m"), parse_duration("60m")]
+    assert recoveries == [parse_duration("30m"), parse_duration("2h"), parse_duration("8h"), parse_duration("24h")]
+    assert confirmations == [parse_duration("15m"), parse_duration("30m"), parse_duration("1h"), None]
 
 
 @pytest.mark.parametrize("share", ["101%", -0.1, 5])

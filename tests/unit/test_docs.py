@@ -11,6 +11,7 @@ import yaml
 
 from rollbackd.config.load import load
 from rollbackd.config.shape import shape_of
+from rollbackd.layer_server import load as load_layers
 from rollbackd.plugins import installed
 
 PROJECT = Path(__file__).parents[2]
@@ -40,7 +41,8 @@ def _blocks(language: str) -> list[Any]:
 
 
 def _configurations() -> list[Any]:
-    return [block for block in _blocks("yaml") if not str(block.values[0]).startswith("# alertmanager.yml")]
+    others = ("# alertmanager.yml", "# layers.yaml")
+    return [block for block in _blocks("yaml") if not str(block.values[0]).startswith(others)]
 
 
 def _commands() -> set[str]:
@@ -67,6 +69,12 @@ def test_alertmanagers_part_is_understood_by_its_own_tool(tmp_path: Path) -> Non
     argv = ["amtool", "check-config", str(tmp_path / "alertmanager.yml")]
     done = subprocess.run(argv, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_what_another_host_serves_loads(tmp_path: Path) -> None:
+    (block,) = (block for block in _blocks("yaml") if str(block.values[0]).startswith("# layers.yaml"))
+    (tmp_path / "layers.yaml").write_text(str(block.values[0]))
+    assert list(load_layers(tmp_path / "layers.yaml").layers) == ["code"]
 
 
 def test_the_example_configuration_loads() -> None:

@@ -136,6 +136,16 @@ async def test_an_answer_that_cannot_be_told_apart_is_a_fault_of_the_rule_and_to
     assert len(watch.notices) == 2
 
 
+async def test_a_rule_that_is_at_fault_is_not_mended_by_no_answer(watch: Watch) -> None:
+    watch.prometheus.values["latency"] = [({"service": "shop", "pod": pod}, 5.0) for pod in "ab"]
+    await watch.poll()
+    watch.prometheus.problem["latency"] = DOWN
+    await watch.poll()
+    watch.prometheus.problem.clear()
+    await watch.poll()
+    assert len(watch.notices) == 1
+
+
 async def test_prometheus_failing_is_told_after_five_polls_and_again_when_it_is_over(watch: Watch) -> None:
     watch.says(2)
     await watch.poll(3)

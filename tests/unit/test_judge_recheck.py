@@ -14,7 +14,7 @@ from rollbackd.journal import Entry
 from rollbackd.judge.live import Live
 from rollbackd.judge.recheck import Recheck
 from rollbackd.judge.situation import Situations
-from rollbackd.model import Alert, Outcome, Release, Request, State, Verdict, incident_stream, service_stream
+from rollbackd.model import Alert, Event, Outcome, Release, Request, State, Verdict, incident_stream, service_stream
 from rollbackd.runner import Objection
 from rollbackd.sources.prometheus import Prometheus
 from rollbackd.sources.states import Looker
@@ -26,14 +26,19 @@ SICK = {"name": "sick", "when": {"alert": 'alertname="Sick"'}}
 SLOW = {"name": "slow", "when": {"query": "rate(latency[5m])", "above": 1}}
 SMOKE = {"name": "smoke", "when": {"check": "health", "failures": 1}}
 BOTH = {"name": "both", "when": {"all": [SICK["when"], SLOW["when"]]}}
+ROSE = {"name": "rose", "when": {"query": "latency", "rises_by": "50%", "against": {"before_change": "30m"}}}
 EITHER = {"name": "either", "when": {"any": [SMOKE["when"], SLOW["when"]]}}
+
+
+E2E = {"name": "e2e", "when": {"event": "e2e_failed"}}
+DEEP = {"name": "deep", "when": {"all": [SICK["when"], {"any": [SLOW["when"], E2E["when"], SMOKE["when"]]}]}}
 
 
 class Court(House):
     """The house with an open incident, and who is asked about it."""
 
     def __init__(self, directory: Path) -> None:
-        rules = [SICK, SLOW, SMOKE, BOTH, EITHER]
+        rules = [SICK, SLOW, SMOKE, BOTH, EITHER, E2E, DEEP, ROSE]
         super().__init__(directory, rules=rules, prometheus={"url": "http://127.0.0.1:9090"})
         self.live = Live(self.config)
         self.prometheus = FakePrometheus()
@@ -186,3 +191,72 @@ async def test_of_a_rule_put_together_what_can_be_asked_decides(tmp_path: Path) 
     either.says(0.5)
     either.examiner.verdicts["health"] = Verdict.BAD
     assert await either.verdicts() == [("rule either", Verdict.BAD, False)]
+
+
+async def test_an_event_decides_nothing_and_warns_of_what_came_since(court: Court) -> None:
+    def report(key: str) -> None:
+        now = court.clock.now()
+        court.live.report(Event("e2e_failed", key, now), "shop", now)
+
+    await court.book.append(Entry(incident_stream(INCIDENT), facts.Joined(trigger(rule="e2e"))))
+    report("1")
+    court.clock.advance(MINUTE)
+    since = court.clock.now()
+    assert ("events of e2e", Verdict.GOOD, True) in await court.verdicts(since)
+    court.clock.advance(MINUTE)
+    report("2")
+    assert ("events of e2e", Verdict.BAD, True) in await court.verdicts(since)
+    found = await court.recheck.condition(await court.incident(), since)
+    assert [one.reason for one in found if one.name.startswith("events")] == ["1 came since the last step"]
+    unknown = await court.recheck.condition(await court.incident(), None)
+    assert [one.reason for one in unknown if one.name.startswith("events")] == ["1 came since the incident was opened"]
+
+
+async def test_events_that_are_too_old_to_count_are_trouble_that_went_away(tmp_path: Path) -> None:
+    court = Court(tmp_path)
+    await court.opened("e2e")
+    now = court.clock.now()
+    court.live.report(Event("e2e_failed", "1", now), "shop", now)
+    assert await court.confirm() is None
+    court.clock.advance(31 * MINUTE)
+    assert await court.confirm() == Objection(
+        Outcome.PASSED, "the trouble went away by itself: no such event within 30m"
+    )
+
+
+async def test_of_nested_groups_what_can_be_asked_decides(tmp_path: Path) -> None:
+    court = Court(tmp_path)
+    await court.opened("deep")
+    court.says(0.5)
+    said = await court.verdicts()
+    assert said == [
+        ("alert of deep", Verdict.BAD, True),
+        ("events of deep", Verdict.GOOD, True),
+        ("rule deep", Verdict.GOOD, False),
+    ]
+    court.examiner.verdicts["health"] = Verdict.BAD
+    assert (await court.verdicts())[-1] == ("rule deep", Verdict.BAD, False)
+
+
+async def test_a_comparison_that_triggered_is_made_again_with_what_was_before_the_change(tmp_path: Path) -> None:
+    court = Court(tmp_path)
+    await court.opened("rose")
+    court.clock.advance(10 * MINUTE)
+    now = court.clock.now()
+    for value, verdict in ((2.0, Verdict.BAD), (0.6, Verdict.GOOD)):
+        court.prometheus.values["latency"] = [({"service": "shop"}, value)]
+        court.prometheus.past["latency"] = [(START - n * MINUTE, 0.5 if n > 5 else 9.0) for n in range(40)]
+        (result,) = await court.recheck.condition(await court.incident(), now - MINUTE)
+        assert result.verdict is verdict
+        assert "0.5, the median of 30m before the change" in result.reason
+
+
+async def test_a_comparison_whose_change_is_too_old_to_blame_says_nothing(tmp_path: Path) -> None:
+    court = Court(tmp_path)
+    await court.opened("rose")
+    court.clock.advance(180 * MINUTE)
+    (result,) = await court.recheck.condition(await court.incident(), None)
+    assert (result.verdict, result.reason) == (
+        Verdict.INCONCLUSIVE,
+        "there is no change any more to compare with",
+    )

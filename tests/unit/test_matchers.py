@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rollbackd.rules.matchers import all_match, parse_matchers
+from rollbackd.rules.matchers import all_match, parse_matchers, selector
 
 NAMES = st.from_regex(r"[a-zA-Z_][a-zA-Z0-9_]{0,8}", fullmatch=True)
 LABELS = st.dictionaries(NAMES, st.text(max_size=8), max_size=4)
@@ -100,3 +100,17 @@ def test_any_text_is_read_or_refused(text: str) -> None:
     except ValueError:
         return
     assert matchers
+
+
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        ('alertname="HighErrorRate"', 'ALERTS{alertname="HighErrorRate",alertstate="firing"}'),
+        ('severity=~"critical|page", team!="web"', 'ALERTS{severity=~"critical|page",team!="web",alertstate="firing"}'),
+        ("a=b,c!~d.*", 'ALERTS{a="b",c!~"d.*",alertstate="firing"}'),
+        ('a="say \\"x\\"}, up{b=\\"", c="\\\\"', 'ALERTS{a="say \\"x\\"}, up{b=\\"",c="\\\\",alertstate="firing"}'),
+        ('a="two\\nlines é"', 'ALERTS{a="two\\nlines é",alertstate="firing"}'),
+    ],
+)
+def test_matchers_are_written_as_promql_and_their_values_stay_text(text: str, written: str) -> None:
+    assert selector("ALERTS", parse_matchers(text), alertstate="firing") == written

@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 from rollbackd import facts
 from rollbackd.facts import Record
 from rollbackd.model import DAEMON, FLEET, Action, Evidence, Finding, Outcome, Priority, Request, Verdict
-from rollbackd.notify import clean, own, text
+from rollbackd.notify import again, clean, own, text
 from rollbackd.notify.envelope import Envelope, decode, encode, merge, plain
-from rollbackd.notify.story import story
 from rollbackd.notify.troubles import Troubles, fold
 from tests.fakes.telling import EVIDENCE, at, decision, opened, planned, refused, round_of, trigger
 
@@ -77,10 +76,10 @@ def test_the_start_is_told_once_with_the_steps() -> None:
 
 
 @pytest.mark.parametrize("outcome", list(Outcome))
-def test_every_outcome_has_words_and_only_recovery_resolves(outcome: Outcome) -> None:
+def test_every_outcome_has_words_and_only_trouble_that_is_over_resolves(outcome: Outcome) -> None:
     one = only(opened(), planned(), round_of(Verdict.GOOD), facts.Closed(outcome, "3 good rounds in a row"))
     assert one.message.event == outcome
-    assert one.message.resolves == (outcome is Outcome.RECOVERED)
+    assert one.message.resolves == (outcome in {Outcome.RECOVERED, Outcome.PASSED})
     assert "3 good rounds in a row" in said(one)["What"]
     assert said(one)["Checks"] == "health: good, answered 500 in 1.2s, wants 2xx"
 
@@ -226,7 +225,7 @@ def test_several_alike_become_one_with_all_names() -> None:
 def test_of_several_reminders_of_one_trouble_only_the_newest_is_kept() -> None:
     record = Record(1, "service:checkout", 1, at(0), DAEMON, refused())
     (trouble,) = fold(Troubles(), record).open
-    made = [text.reminder(trouble, [], at(3600 * k), k) for k in (1, 2, 3)]
+    made = [again.reminder(trouble, [], at(3600 * k), str(k), SIGNALS) for k in (1, 2, 3)]
     messages = [one.message for one in made if one is not None]
     assert [message.key for message in messages] == [
         f"refused/checkout/episode-checkout/reminder/1.{k}" for k in (1, 2, 3)
@@ -243,7 +242,7 @@ def test_a_reminder_names_what_is_still_entered() -> None:
     for record in records:
         troubles = fold(troubles, record)
     (trouble,) = troubles.open
-    one = text.reminder(trouble, records, at(1800), 1)
+    one = again.reminder(trouble, records, at(1800), "1", SIGNALS)
     assert one is not None
     assert one.message.title == "Reminder: checkout-3: failed"
     assert said(one)["Still entered"].startswith("traffic;")
@@ -255,18 +254,3 @@ def test_a_lost_message_is_repeated_word_for_word_to_the_others() -> None:
     assert one.avoid == "room"
     assert "rolling back checkout" in said(one)["message"]
     assert "34.2%" in said(one)["message"]
-
-
-def test_a_story_folds_as_far_as_it_is_told() -> None:
-    assert story([]).service == ""
-    told = story(
-        stream(
-            opened(),
-            planned(),
-            facts.ApplyStarted("code"),
-            facts.Applied("code"),
-            facts.Joined(trigger(priority=Priority.P0)),
-        )
-    )
-    assert told.applied == ("code",)
-    assert told.priority is Priority.P0

@@ -30,7 +30,7 @@ OPENED = (INCIDENT, opened())
 REFUSED = (SERVICE, refused())
 
 
-@pytest.mark.parametrize("outcome", [Outcome.INEFFECTIVE, Outcome.UNVERIFIED, Outcome.FAILED])
+@pytest.mark.parametrize("outcome", [Outcome.INEFFECTIVE, Outcome.UNVERIFIED, Outcome.FAILED, Outcome.EXPIRED])
 def test_a_bad_end_stays_until_it_is_acknowledged(outcome: Outcome) -> None:
     closed = (INCIDENT, facts.Closed(outcome, ""))
     assert whats(OPENED, closed) == [outcome]
@@ -121,7 +121,7 @@ def test_a_lasting_notice_stays_until_it_is_over_and_others_never_begin() -> Non
 def test_periods_are_counted_from_where_it_began() -> None:
     (trouble,) = after(REFUSED).open
     half_an_hour = timedelta(minutes=30)
-    assert [trouble.due(at(1) + timedelta(minutes=m), half_an_hour) for m in (0, 29, 30, 61)] == [0, 0, 1, 2]
+    assert [trouble.mark(at(1) + timedelta(minutes=m), half_an_hour) for m in (0, 29, 30, 61)] == ["", "", "1", "2"]
 
 
 def test_the_fold_may_start_at_the_oldest_open_trouble() -> None:

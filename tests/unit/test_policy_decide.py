@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 
-from rollbackd.facts import Ended, MarkedGood, MarkTaken, Opening, Quarantined
+from rollbackd.facts import Announced, Ended, MarkedGood, MarkTaken, Opening, Quarantined, Rising
 from rollbackd.model import Action, Decision, Outcome, Priority, Request, Trigger
 from rollbackd.policy.decide import BINDING, GUARDS, asks_again, decide
 from rollbackd.policy.guards import Situation
 from rollbackd.policy.ledger import Rollback, ServiceLedger
-from rollbackd.policy.spec import Limits, PolicyRow
+from rollbackd.policy.spec import Asking, Budget, Limits, PolicyRow
 from tests.fakes.clock import START
 from tests.unit.builders import (
     at,
@@ -136,7 +136,7 @@ def test_all_other_findings_are_shown_to_a_person_and_do_not_bind() -> None:
 
 def test_a_persons_own_rollback_needs_to_know_what_runs_now() -> None:
     decision = decide(manual(), situation(present=None))
-    assert decision.action is Action.ASK
+    assert decision.action is Action.REFUSE
     assert guards_against(decision) == {"same_state"}
 
 
@@ -196,6 +196,77 @@ def test_an_episode_is_decided_again_when_something_that_stood_against_it_does_n
     before: set[str], now: dict[str, Action], again: bool
 ) -> None:
     assert asks_again(frozenset(before), decided(against=now)) is again
+
+
+# -- asking -------------------------------------------------------------------------------------------
+QUIET = service_of(changed("v1", -6000, -6000), good("v1", -5900), changed("v2", -600, -600))
+"""The last change was ten hours before the trouble: people are asked."""
+
+
+def test_what_is_asked_says_why_and_how_long_it_stands() -> None:
+    decision = decide(trigger(), situation(ledger=QUIET))
+    assert decision.action is Action.ASK
+    question = decision.question
+    assert question is not None
+    assert question.why == tuple(finding.reason for finding in decision.against)
+    assert "not within 2h before" in question.why[0]
+    assert question.expires == at(2) + minutes(30)
+    assert (question.approvals, question.by, question.otherwise, question.over) == (1, (), "escalate", False)
+
+
+def test_the_row_says_how_it_is_asked_and_the_configuration_the_rest() -> None:
+    row = PolicyRow.model_validate({"action": "ask", "by": ["tech", "product"], "expires": "10m"})
+    asking = Asking.model_validate({"approvals": 1, "otherwise": "roll_back", "expires": "1h"})
+    groups = {"tech": ("unix:ann",), "product": ("unix:bob",), "other": ("unix:eve",)}
+    question = decide(trigger(), situation(policy=(row,), asking=asking, groups=groups)).question
+    assert question is not None
+    assert (question.approvals, question.by, question.otherwise) == (2, ("tech", "product"), "roll_back")
+    assert question.members == {"tech": ("unix:ann",), "product": ("unix:bob",)}
+    assert question.expires == at(2) + minutes(10)
+
+
+def test_a_row_says_how_it_is_asked_also_when_a_guard_asks() -> None:
+    row = PolicyRow.model_validate(
+        {"action": "roll_back", "approvals": 3, "otherwise": "escalate", "start_within": "7m"}
+    )
+    decision = decide(trigger(), situation(ledger=QUIET, policy=(row,), asking=Asking(otherwise="roll_back")))
+    assert decision.question is not None
+    assert (decision.question.approvals, decision.question.otherwise) == (3, "escalate")
+    assert decision.start_within == minutes(7)
+
+
+def test_who_announced_the_change_may_be_left_out() -> None:
+    told = (at(-9.9), Announced("a", kind="hotfix"), "unix:ann")
+    ledger = fold_service(records("service:checkout", told, after=10), released())
+    row = PolicyRow(action=Action.ASK)
+    free = decide(trigger(), situation(ledger=ledger, policy=(row,)))
+    bound = decide(trigger(), situation(ledger=ledger, policy=(row,), asking=Asking(announcer_approves=False)))
+    assert free.change is not None
+    assert free.change.by == "unix:ann"
+    assert free.question is not None
+    assert bound.question is not None
+    assert (free.question.excluded, bound.question.excluded) == ("", "unix:ann")
+
+
+def test_nothing_is_asked_while_there_is_nothing_to_say_yes_to() -> None:
+    for given in (situation(ledger=QUIET, present=None), situation(ledger=QUIET, target=None)):
+        decision = decide(trigger(), given)
+        assert (decision.action, decision.question) == (Action.REFUSE, None)
+    assert decide(trigger(), situation()).question is None
+
+
+def test_what_waits_is_decided_as_if_nothing_was_open_and_spends_no_budget() -> None:
+    waiting = fold_service(
+        records("fleet", *((at(n - 3), Opening("checkout", f"checkout-{n}", asks=True)) for n in (1, 2))), released()
+    )
+    decision = decide(
+        trigger(), situation(ledger=waiting, limits=Limits(per_service=Budget(rollbacks=1, per=minutes(60))))
+    )
+    assert (decision.action, decision.joins) == (Action.ROLL_BACK, "checkout-2")
+    risen = fold_service(records("fleet", (at(1), Rising("checkout", "checkout-2")), after=5), waiting)
+    assert risen.acting == risen.open == Rollback("checkout-2", at(1))
+    assert waiting.acting is None
+    assert released().acting is None
 
 
 # -- stories ------------------------------------------------------------------------------------------

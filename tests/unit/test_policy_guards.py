@@ -1,11 +1,12 @@
 """Every guard: what passes it, what stands against, where exactly the line is."""
 
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 
-from rollbackd.model import Action, Finding, Priority
+from rollbackd.model import Action, Finding, Priority, Verdict
 from rollbackd.policy import guards
 from rollbackd.policy.ledger import Rollback, ServiceLedger
 from rollbackd.policy.spec import PolicyRow
@@ -57,6 +58,12 @@ def test_an_open_incident_is_joined() -> None:
     assert finding == guards.against("open_incident", Action.OBSERVE, "joined checkout-1, which is open")
 
 
+def test_an_incident_that_only_asks_is_decided_again() -> None:
+    waiting = ServiceLedger(rollbacks=(Rollback("checkout-1", START, waits=True),))
+    finding = guards.open_incident(trigger(), situation(ledger=waiting))
+    assert finding == guards.passed("open_incident", "checkout-1 waits for people; decided again")
+
+
 def test_a_closed_incident_is_not_in_the_way() -> None:
     over = ServiceLedger(rollbacks=(Rollback("checkout-1", START, ended=at(1)),))
     assert against(guards.open_incident(trigger(), situation(ledger=over))) == PASSED
@@ -96,10 +103,24 @@ def test_old_trouble_asks(age: int, found: tuple[Action | None, bool]) -> None:
     assert against(guards.stale(trigger(), situation(now=START + seconds(age)))) == found
 
 
+def test_how_stale_trouble_is_counts_from_when_enough_was_seen_of_it() -> None:
+    known = trigger(met=at(20))
+    assert against(guards.stale(known, situation(now=at(35)))) == PASSED
+    late = guards.stale(known, situation(now=at(35) + seconds(1)))
+    assert late.reason == "the trouble began 35m1s ago, and was known 15m1s ago, longer than 15m"
+    assert against(late) == ASKS
+
+
+def test_what_passed_while_nobody_watched_asks() -> None:
+    finding = guards.stale(trigger(missed="nobody confirmed it, and rollbackd was down then"), situation())
+    assert finding == guards.against("stale", Action.ASK, "nobody confirmed it, and rollbackd was down then")
+
+
 # -- the change ---------------------------------------------------------------------------------------
 def test_a_change_shortly_before_the_trouble_is_likely_its_cause() -> None:
     finding = guards.change(trigger(), situation())
-    assert finding == guards.passed("change", "changed 10m before the onset")
+    seen = "changed: code v1 -> v2, 10m before the onset; what was before it is not known: not asked"
+    assert finding == guards.passed("change", seen)
 
 
 @pytest.mark.parametrize(
@@ -122,15 +143,31 @@ def test_the_change_must_have_come_within_the_window_before_the_onset(
 @pytest.mark.parametrize(
     ("onset", "words"),
     [
-        (-10.5, "changed right at the onset"),
-        (-10.2, "changed right at the onset"),
-        (-10, "changed 0s before the onset"),
-        (-20.5, "the last change was 10m after the onset, not within 2h before the onset"),
-        (130, "the last change was 2h20m before the onset, not within 2h before the onset"),
+        (-10.5, "changed: code v1 -> v2, right at the onset"),
+        (-10.2, "changed: code v1 -> v2, right at the onset"),
+        (-10, "changed: code v1 -> v2, 0s before the onset"),
+        (-20.5, "the last change was code v1 -> v2, 10m after the onset, not within 2h before"),
+        (130, "the last change was code v1 -> v2, 2h20m before the onset, not within 2h before"),
     ],
 )
 def test_it_is_said_when_the_change_was(onset: float, words: str) -> None:
     assert words in guards.change(trigger(onset=at(onset)), situation()).reason
+
+
+@pytest.mark.parametrize(
+    ("verdict", "found", "words"),
+    [
+        (Verdict.BAD, ASKS, "already bad before the change: 34%, above 10%; the change was code v1 -> v2, 10m before"),
+        (Verdict.GOOD, PASSED, "; well before it: 34%, above 10%"),
+        (Verdict.INCONCLUSIVE, PASSED, "; what was before it is not known: 34%, above 10%"),
+    ],
+)
+def test_trouble_that_was_there_before_the_change_is_not_its_fault(
+    verdict: Verdict, found: tuple[Action | None, bool], words: str
+) -> None:
+    finding = guards.change(trigger(), situation(earlier=(verdict, "34%, above 10%")))
+    assert against(finding) == found
+    assert words in finding.reason
 
 
 @pytest.mark.parametrize(
@@ -278,21 +315,44 @@ def row(action: str, **when: Any) -> PolicyRow:
         ({"rule": "latency"}, False),
         ({"labels": {"severity": "page"}}, True),
         ({"labels": {"severity": "page", "team": "x"}}, False),
+        ({"impact": ["high", "critical"], "scope": "all"}, True),
+        ({"impact": "low"}, False),
+        ({"scope": "some"}, False),
+        ({"components": ["api"]}, True),
+        ({"components": {"only": ["api"]}}, False),
+        ({"layers": {"only": ["code"]}}, True),
+        ({"layers": ["config"]}, False),
+        ({"users": {"above": "20%"}}, True),
+        ({"users": {"below": "20%"}}, False),
+        ({"windows": {"from": "00:00", "to": "23:59"}}, True),
+        ({"windows": [{"days": "sun"}]}, False),
     ],
 )
 def test_a_row_matches_when_all_that_it_names_does(when: dict[str, Any], matches: bool) -> None:
     given = situation(policy=(row("observe", **when),))
-    finding = guards.policy(trigger(labels={"severity": "page"}), given)
+    told = {"impact": "high", "scope": "all", "components": ("api", "web"), "users": 0.3}
+    finding = guards.policy(trigger(labels={"severity": "page"}, **told), given)
     assert (finding.against is Action.OBSERVE) is matches
+
+
+def test_a_row_about_what_is_not_known_never_matches() -> None:
+    users = situation(policy=(row("observe", users={"above": "1%"}),))
+    assert against(guards.policy(trigger(), users)) == PASSED
+    assert against(guards.policy(trigger(), replace(users, users=0.02))) == OBSERVES
+    assert against(guards.policy(trigger(users=0.5), replace(users, users=0.0))) == PASSED  # a query says it now
+    layers = situation(policy=(row("observe", layers=["code"]),))
+    assert against(guards.policy(trigger(), layers)) == OBSERVES
+    assert against(guards.policy(trigger(), replace(layers, target=None))) == PASSED
+    assert against(guards.policy(trigger(), replace(layers, present=None))) == PASSED
 
 
 def test_the_first_row_that_matches_wins() -> None:
     table = (row("refuse", priority="P0"), row("roll_back", rule="errors"), row("observe"))
-    assert guards.policy(trigger(), situation(policy=table)) == guards.passed("policy", "row 2 says roll_back")
+    assert guards.policy(trigger(), situation(policy=table)) == guards.passed("policy", "row 2 of the policy says roll_back")
     observed = guards.policy(trigger(rule="latency"), situation(policy=table))
-    assert observed == guards.against("policy", Action.OBSERVE, "row 3 says observe")
+    assert observed == guards.against("policy", Action.OBSERVE, "row 3 of the policy says observe")
     refused = guards.policy(trigger(priority=Priority.P0), situation(policy=table))
-    assert refused == guards.against("policy", Action.REFUSE, "row 1 says refuse")
+    assert refused == guards.against("policy", Action.REFUSE, "row 1 of the policy says refuse")
 
 
 def test_no_row_is_roll_back() -> None:

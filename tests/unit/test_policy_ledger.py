@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from rollbackd import facts
 from rollbackd.facts import KINDS, Record
 from rollbackd.model import DAEMON, FLEET, Action, Outcome, Release, State, service_stream
+from rollbackd.policy.changes import newest
 from rollbackd.policy.ledger import (
     KEPT,
     KEPT_EPISODES,
@@ -22,7 +23,6 @@ from rollbackd.policy.ledger import (
     ServiceLedger,
     Spell,
     Verdicted,
-    change_window,
 )
 from rollbackd.policy.ledger import fold_fleet as fleet_after
 from rollbackd.policy.ledger import fold_service as ledger_after
@@ -248,11 +248,12 @@ def test_the_episodes_that_are_forgotten_are_those_decided_longest_ago() -> None
 def window(*spells: tuple[float, float] | tuple[float, float, str]) -> tuple[datetime, datetime] | None:
     """Of a first state long ago and these changes: last look, first look, incident."""
     told = [changed(f"v{n}", *one) for n, one in enumerate(spells, 1)]
-    return change_window(service_of(changed("v0", -600, -600), *told))
+    found = newest(service_of(changed("v0", -600, -600), *told))
+    return None if found is None else (found.start, found.end)
 
 
 def test_the_first_state_is_no_change() -> None:
-    assert change_window(ServiceLedger()) is None
+    assert newest(ServiceLedger()) is None
     assert window() is None
 
 

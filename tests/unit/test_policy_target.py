@@ -48,6 +48,21 @@ def test_a_state_counts_as_it_ran_last() -> None:
     )
 
 
+def test_a_state_that_still_ran_when_the_trouble_began_is_no_target_for_it() -> None:
+    told = [changed("v1", 0, 0), good("v1", 5), changed("v2", 10, 10), good("v2", 15), changed("v3", 19, 20)]
+    ledger = service_of(*told)
+
+    def left(onset: float) -> list[str]:
+        found = candidates(ledger, ledger.present, at(onset))
+        return [one.state.releases["code"].id for one in found]
+
+    assert left(18) == ["v1"]  # v2 was seen at 19
+    assert left(19) == ["v2", "v1"]  # it may have been gone by then
+    assert left(9) == []
+    again = service_of(*told, changed("v1", 30, 30), changed("v4", 40, 40))
+    assert candidates(again, again.present, at(35)) == (Candidate(state("v2"), 3, at(20)),)
+
+
 def test_our_own_rollbacks_are_no_changes_on_the_way_back() -> None:
     told = [changed("v1", 0, 0), good("v1", 5), changed("v2", 10, 10), changed("v1", 12, 12, "checkout-1")]
     ledger = service_of(*told, changed("v3", 30, 30), changed("v2", 31, 31, "checkout-2"))

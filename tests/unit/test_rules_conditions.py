@@ -10,10 +10,11 @@ from rollbackd.rules.conditions import (
     Condition,
     alert_evidence,
     combine,
-    needs_news,
+    needing_news,
     of_alerts,
     of_track,
     threshold,
+    together,
     worst,
 )
 from rollbackd.rules.spec import BadOf, CheckWhen, QueryWhen, Rule
@@ -115,16 +116,22 @@ def test_an_alert_without_a_name_is_evidence_too() -> None:
 
 
 @pytest.mark.parametrize(
-    ("when", "needs"),
+    ("when", "needing"),
     [
-        (ALERT, False),
-        ({"any": [ALERT, QUERY]}, False),
-        ({"all": [QUERY, CHECK]}, False),
-        ({"all": [QUERY, ALERT]}, True),
+        (ALERT, set()),
+        ({"any": [ALERT, QUERY]}, set()),
+        ({"all": [QUERY, CHECK]}, set()),
+        ({"all": [QUERY, ALERT]}, {1}),
+        ({"any": [ALERT, {"all": [CHECK, ALERT]}]}, {2}),
+        ({"all": [QUERY, {"any": [CHECK, {"any": [ALERT]}]}, ALERT]}, {2, 3}),
     ],
 )
-def test_only_an_alert_inside_all_goes_stale(when: dict[str, Any], needs: bool) -> None:
-    assert needs_news(rule(when)) is needs
+def test_only_an_alert_anywhere_inside_all_goes_stale(when: dict[str, Any], needing: set[int]) -> None:
+    assert needing_news(rule(when)) == needing
+
+
+def test_an_alert_began_before_it_fired_by_how_long_its_rule_waits() -> None:
+    assert of_alerts([(alert(at(3)), at(3))], at(4), None, minutes(5)).since == at(-2)
 
 
 # -- several --------------------------------------------------------------------------------------
@@ -190,3 +197,65 @@ def test_what_is_not_bad_has_neither_a_beginning_nor_evidence() -> None:
 def test_the_worst_of_nothing_is_good() -> None:
     assert worst([]) is GOOD
     assert worst([GOOD, PENDING, UNKNOWN]) is PENDING
+
+
+# -- groups in groups -----------------------------------------------------------------------------
+DEEP = {"all": [ALERT, {"any": [QUERY, {"all": [CHECK, {"event": "e2e_failed"}]}]}]}
+
+
+@pytest.mark.parametrize(
+    ("standings", "standing"),
+    [
+        ((BAD, BAD, GOOD, GOOD), BAD),
+        ((BAD, GOOD, BAD, BAD), BAD),
+        ((BAD, GOOD, BAD, PENDING), PENDING),
+        ((BAD, GOOD, BAD, GOOD), GOOD),
+        ((GOOD, BAD, BAD, BAD), GOOD),
+        ((BAD, UNKNOWN, BAD, GOOD), UNKNOWN),
+    ],
+)
+def test_groups_are_nested_to_any_depth(standings: tuple[Standing, ...], standing: Standing) -> None:
+    parts = [saying(one, n) for n, one in enumerate(standings)]
+    assert combine(rule(DEEP), parts).standing is standing
+
+
+def test_a_nested_group_has_its_own_beginning_evidence_and_brackets() -> None:
+    parts = [saying(BAD, 1, "a"), saying(GOOD, reason="b"), saying(BAD, 3, "c"), saying(BAD, 2, "d")]
+    found = combine(rule(DEEP), parts)
+    assert (found.since, found.reason) == (at(3), "a; (b; (c; d))")
+    assert found.evidence == (*parts[0].evidence, *parts[2].evidence, *parts[3].evidence)
+
+
+def test_what_is_good_in_a_nested_group_is_no_evidence() -> None:
+    parts = [saying(BAD, 1), saying(BAD, 2), saying(BAD, 3), saying(GOOD)]
+    assert combine(rule(DEEP), parts).evidence == (*parts[0].evidence, *parts[1].evidence)
+
+
+def test_the_labels_of_what_is_bad_are_kept() -> None:
+    first, second = Condition(BAD, at(1), "a", (), ({"a": "1"},)), Condition(BAD, at(2), "b", (), ({"b": "2"},))
+    assert combine(rule({"all": [ALERT, QUERY]}), [first, second]).labels == ({"a": "1"}, {"b": "2"})
+    assert of_alerts([(alert(at(3)), at(3))], at(4), None).labels == (alert(at(3)).labels,)
+
+
+GOOD_, BAD_, UNKNOWN_ = Verdict.GOOD, Verdict.BAD, Verdict.INCONCLUSIVE
+
+
+@pytest.mark.parametrize(
+    ("when", "verdicts", "verdict"),
+    [
+        (QUERY, [BAD_], BAD_),
+        (ALERT, [None], None),
+        ({"all": [QUERY, CHECK]}, [BAD_, GOOD_], GOOD_),
+        ({"all": [QUERY, CHECK]}, [BAD_, UNKNOWN_], UNKNOWN_),
+        ({"all": [QUERY, ALERT]}, [BAD_, None], BAD_),
+        ({"any": [QUERY, CHECK]}, [BAD_, GOOD_], BAD_),
+        ({"any": [QUERY, CHECK]}, [UNKNOWN_, GOOD_], UNKNOWN_),
+        ({"any": [ALERT, ALERT]}, [None, None], None),
+        (DEEP, [None, GOOD_, BAD_, None], BAD_),
+        (DEEP, [None, GOOD_, GOOD_, None], GOOD_),
+    ],
+)
+def test_what_was_looked_at_again_decides_together(
+    when: dict[str, Any], verdicts: list[Verdict | None], verdict: Verdict | None
+) -> None:
+    assert together(rule(when), verdicts) is verdict

@@ -227,6 +227,15 @@ def test_an_order_has_all_its_lines_and_its_owner(path: Path, files: SignalFiles
     assert rollback.actor.startswith("unix:")
 
 
+def test_an_answer_has_the_time_at_which_it_was_seen_first(path: Path, files: SignalFiles, clock: ManualClock) -> None:
+    (path / "APPROVE.shop").write_text("reason: go\n")
+    (path / "DENY.desk").touch()
+    first = clock.now()
+    approve, deny = taken(files, clock)
+    assert (approve.verb, approve.service, approve.fields, approve.seen) == ("APPROVE", "shop", {"reason": "go"}, first)
+    assert (deny.verb, deny.service, deny.fields, deny.problem) == ("DENY", "desk", {}, "")
+
+
 @pytest.mark.needs("root")
 def test_the_owner_of_a_file_is_the_actor(path: Path, files: SignalFiles, clock: ManualClock) -> None:
     (path / "ROLLBACK.shop").touch()
@@ -243,7 +252,13 @@ def test_the_owner_of_a_file_is_the_actor(path: Path, files: SignalFiles, clock:
         ("ROLLBACK", "", 'there is no service ""'),
         ("ROLLBACK...", "", 'there is no service ".."'),
         ("ROLLBACK.shop\nHOLD", "", "there is no service"),
-        ("rollback.shop", "", '"rollback" is no command; write HOLD, ROLLBACK.<service> or ABORT.<service>'),
+        (
+            "rollback.shop",
+            "",
+            '"rollback" is no command; there are HOLD, HOLD.<service>, ROLLBACK.<service>, APPROVE.<service>, DENY',
+        ),
+        ("APPROVE.shop", "to: v1", 'unknown line "to:"; it takes reason'),
+        ("DENY", "", 'there is no service ""'),
         ("HOLDS", "", "is no command"),
         ("ROLLBACK.shop", "too: v1", 'unknown line "too:"; it takes plan, reason, to'),
         ("ABORT.shop", "to: v1", 'unknown line "to:"; it takes reason'),

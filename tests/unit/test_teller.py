@@ -552,7 +552,7 @@ def test_a_group_is_sent_whole_but_not_without_end() -> None:
         [row(2)],
         [row(4, "h")],
     ]
-    assert [len(one) for one in batches([row(n, "g") for n in range(100)])] == [40, 40, 20]
+    assert [len(one) for one in batches([row(n, "g") for n in range(4100)])] == [2000, 2000, 100]
 
 
 def test_pauses_grow_to_ten_minutes_and_differ_by_key() -> None:

@@ -1,11 +1,13 @@
 """Facts and ledgers in words."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, get_args
 
 import pytest
 
 from rollbackd import facts
+from rollbackd.incident.life import Incident, Yes
 from rollbackd.model import (
     Action,
     Decision,
@@ -14,6 +16,7 @@ from rollbackd.model import (
     Outcome,
     Plan,
     Priority,
+    Question,
     Release,
     Request,
     State,
@@ -21,6 +24,7 @@ from rollbackd.model import (
     Verdict,
 )
 from rollbackd.telling import (
+    asked_of,
     decision_view,
     evidence_text,
     finding_view,
@@ -30,7 +34,7 @@ from rollbackd.telling import (
     state_view,
     status,
 )
-from rollbackd.views import FindingView, StateView, StepView
+from rollbackd.views import FindingView, QuestionView, StateView, StepView
 from tests.unit.builders import (
     PRESENT,
     TARGET,
@@ -169,6 +173,30 @@ def test_each_step_says_how_far_it_is() -> None:
     assert [step.status for step in incident_view(entered().incident, service_of()).steps] == ["waiting"] * 2
 
 
+def asking(question: Question) -> Incident:
+    decision = replace(decided(present=PRESENT, target=TARGET), action=Action.ASK, question=question)
+    return replace(Story(target=None).incident, decision=decision, asked=at(0))
+
+
+def test_an_incident_that_asks_shows_of_whom_and_what_is_missing() -> None:
+    said = replace(asking(QUESTION), approvals=(Yes("unix:ann", at(1)), Yes("unix:ann", at(2))))
+    assert status(said) == "asking"
+    shown = incident_view(said, service_of()).question
+    assert shown == QuestionView(
+        ("it is night", "it is far"), "one of product", ("unix:ann",), at(15), "escalate",
+        "one of tech (unix:ann, unix:bob) and one of product (token:desk) and 1 more of them", "unix:dave", at(0),
+    )  # fmt: skip
+    assert incident_view(replace(said, outcome=Outcome.EXPIRED), service_of()).question is None
+
+
+@pytest.mark.parametrize(
+    ("approvals", "of"),
+    [(1, "anybody who may order a rollback"), (2, "2 people who may order a rollback")],
+)
+def test_without_groups_anybody_is_asked(approvals: int, of: str) -> None:
+    assert asked_of(Question(("why",), at(15), approvals)) == of
+
+
 def test_an_incident_that_waits_shows_why() -> None:
     shown = incident_view(Story(target=None).tell(facts.Paused("HOLD by unix:ann")).incident, service_of())
     assert (shown.outcome, shown.reason, shown.target, shown.steps) == ("", "HOLD by unix:ann", None, ())
@@ -182,12 +210,37 @@ def opening(target: State | None) -> facts.Opened:
     return facts.Opened("checkout", decision, {}, ("config", "default"))
 
 
+QUESTION = Question(
+    ("it is night", "it is far"), at(15), 3, ("tech", "product"),
+    {"tech": ("unix:ann", "unix:bob"), "product": ("token:desk",)}, "unix:dave",
+)  # fmt: skip
 AGAIN: Trigger = trigger("latency", evidence=(SEEN, FIRING))
 SENTENCES: list[tuple[Any, str]] = [
     (opening(state("v1")), "opened for errors: checkout goes back to code v1, by plan config, then default"),
     (opening(None), "opened for errors: checkout goes back to ?, by plan config, then default"),
     (facts.Adopted("b00t/4711"), "driven by process 4711"),
     (facts.Joined(AGAIN), f"latency joined: {evidence_text(SEEN)}; {evidence_text(FIRING)}"),
+    (
+        facts.Joined(replace(AGAIN, rule="manual", evidence=(), request=Request("checkout", "unix:ann", "now"))),
+        "manual joined: ordered by unix:ann: now",
+    ),
+    (
+        replace(
+            opening(state("v1")), decision=replace(decided(present=PRESENT, target=state("v1")), question=QUESTION)
+        ),
+        "errors: asks whether checkout goes back to code v1, by plan config, then default: it is night; it is far",
+    ),
+    (
+        facts.Examined(checked(Verdict.GOOD) + checked(Verdict.BAD, "log")),
+        "checked beside it: health good: it is good; log bad: it is bad",
+    ),
+    (facts.Approved(), "approved"),
+    (facts.Approved("go"), "approved: go"),
+    (facts.Denied("a fix comes"), "denied: a fix comes"),
+    (facts.AskedAgain(decided(), "now code v3 runs"), "asked again: now code v3 runs"),
+    (facts.Risen(decided(), "approved by unix:ann", by_people=True), "goes back: approved by unix:ann"),
+    (facts.ClockPassed("start_within", minutes(5), "not begun within 5m"), "not begun within 5m"),
+    (facts.Escalated(1, "nobody answered"), "escalated to tier 2: nobody answered"),
     (facts.Planned(plan("config", "code"), PRESENT), "plan default: config c2 -> c1, code v2 -> v1"),
     (
         facts.Planned(plan("code", freeze="steps", traffic="gate"), PRESENT),
@@ -206,7 +259,7 @@ SENTENCES: list[tuple[Any, str]] = [
     (facts.Gated(Verdict.BAD, checked(Verdict.BAD)), "gate bad: health bad: it is bad"),
     (
         facts.Round(Verdict.GOOD, checked(Verdict.GOOD) + checked(Verdict.BAD, "log")),
-        "verification good: health good: it is good; log bad: it is bad",
+        "verification good: log bad: it is bad; health good",
     ),
     (facts.PlanEnded("config", Outcome.INEFFECTIVE), "plan config ended ineffective; the next one runs"),
     (facts.Paused("HOLD by unix:ann"), "paused: HOLD by unix:ann"),

@@ -4,15 +4,15 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
 
 import aiohttp
 import pytest
 
-from rollbackd.desk import Desk
-from rollbackd.model import Request
+from rollbackd.desk import Announce, Desk
+from rollbackd.model import Priority, Request
 from rollbackd.web import CannotListenError, build_app
 from rollbackd.web.problems import ProblemError
 from rollbackd.web.waits import MOST_WAITS, Waits
@@ -24,7 +24,7 @@ READS = (
     ("GET", "/api/v1/services"), ("GET", "/api/v1/services/checkout"), ("GET", "/api/v1/incidents"),
     ("GET", "/api/v1/decisions"), ("GET", "/api/v1/states?service=checkout"), ("GET", "/api/v1/holds"),
     ("GET", "/api/v1/holds/*"), ("POST", "/api/v1/services/checkout/plan"), ("GET", "/readyz"), ("GET", "/metrics"),
-    ("GET", "/openapi.json"),
+    ("GET", "/openapi.json"), ("GET", "/api/v1/changes?service=checkout"),
 )  # fmt: skip
 ORDERS = (
     ("POST", "/api/v1/services/checkout/rollback", b"{}"),
@@ -32,10 +32,18 @@ ORDERS = (
     ("POST", "/api/v1/services/checkout/quarantine", b'{"releases":{"code":"v41"}}'),
     ("POST", "/api/v1/incidents/checkout-1/acknowledge", b""),
     ("POST", "/api/v1/incidents/checkout-1/abort", b""),
+    ("POST", "/api/v1/incidents/checkout-2/approve", b""),
+    ("POST", "/api/v1/incidents/checkout/deny", b'{"reason":"mended"}'),
+    ("POST", "/api/v1/changes/build-17/confirm", b""),
     ("PUT", "/api/v1/holds/checkout", b'{"reason":"release day"}'),
     ("DELETE", "/api/v1/holds/checkout", b""),
     ("POST", "/api/v1/resume", b"{}"),
 )  # fmt: skip
+SENDS = (
+    ("/api/v1/alerts", ALERTS),
+    ("/api/v1/signals", b'{"event":"e2e_failed","service":"checkout"}'),
+    ("/api/v1/changes", b'{"service":"checkout","key":"build-18"}'),
+)
 PROBLEM = "application/problem+json"
 
 
@@ -62,19 +70,21 @@ async def ask(
 
 @pytest.mark.parametrize("role", ["source", "viewer", "operator", "", "wrong"])
 async def test_each_role_may_do_what_it_is_for_and_nothing_else(served: Served, role: str) -> None:
+    served.desk.ask()
+    await served.desk.changed(Announce("checkout", key="build-17"), "unix:dave")
     headers = {"Authorization": "Bearer wrong"} if role == "wrong" else {}
     given = "" if role == "wrong" else role
-    alerts, _, _ = await ask(served, "POST", "/api/v1/alerts", given, ALERTS, headers=headers)
+    sent = {(await ask(served, "POST", path, given, body, headers=headers))[0] for path, body in SENDS}
     reads = {(await ask(served, method, path, given, headers=headers))[0] for method, path in READS}
     orders = [(await ask(served, method, path, given, body, headers=headers))[0] for method, path, body in ORDERS]
     expected = {
-        "source": (200, {403}, [403] * 8),
-        "viewer": (403, {200}, [403] * 8),
-        "operator": (200, {200}, [202, 200, 200, 200, 200, 200, 200, 200]),
-        "": (401, {401}, [401] * 8),
-        "wrong": (401, {401}, [401] * 8),
+        "source": ({200}, {403}, [403] * 11),
+        "viewer": ({403}, {200}, [403] * 11),
+        "operator": ({200}, {200}, [202, *[200] * 10]),
+        "": ({401}, {401}, [401] * 11),
+        "wrong": ({401}, {401}, [401] * 11),
     }
-    assert (alerts, reads, orders) == expected[role]
+    assert (sent, reads, orders) == expected[role]
 
 
 async def test_orders_carry_the_actor_and_what_was_asked(served: Served) -> None:
@@ -90,6 +100,63 @@ async def test_orders_carry_the_actor_and_what_was_asked(served: Served) -> None
         ("hold", "*", actor, "release day", datetime(2026, 3, 2, 7, tzinfo=UTC)),
         ("quarantine", "checkout", {"": "v41"}, actor, True),
     ]
+
+
+async def test_what_is_asked_is_answered_by_whom_the_token_says(served: Served) -> None:
+    served.desk.ask()
+    path, actor = "/api/v1/incidents/checkout", "token:release-desk"
+    status, answer, _ = await ask(served, "POST", f"{path}/approve", body=b'{"reason":"yes, back"}')
+    done = "checkout-2 is approved; it is looked at once more, then goes back"
+    assert (status, answer) == (200, {"done": done, "actor": actor, "incident": "checkout-2", "missing": ""})
+    _, answer, _ = await ask(served, "POST", f"{path}-2/deny", body=b'{"reason":"a fix comes"}')
+    assert answer["done"] == "checkout-2 is denied: nothing goes back, and the same trouble is not asked about again"
+    assert served.desk.orders == [
+        ("approve", "checkout", actor, "yes, back", None), ("deny", "checkout-2", actor, "a fix comes", None),
+    ]  # fmt: skip
+    async with served.unix.post(f"{path}/approve", json={}) as response:
+        answer = await response.json()
+    assert answer["done"] == "checkout-2 is approved; still missing: one of product"
+    assert answer["missing"] == "one of product"
+    del served.desk.incidents_["checkout-2"]
+    status, answer, _ = await ask(served, "POST", f"{path}/approve")
+    assert (status, answer["detail"]) == (
+        409,
+        "checkout-1 does not ask, it acts; `rollbackd abort checkout-1` stops it",
+    )
+
+
+async def test_a_change_is_announced_listed_and_confirmed(served: Served) -> None:
+    body = {
+        "service": "checkout", "releases": {"code": "v41"}, "kind": "hotfix", "priority": "P0", "confirm_within": "20m",
+        "key": "ci/build 17", "text": "login",
+    }  # fmt: skip
+    status, answer, _ = await ask(served, "POST", "/api/v1/changes", "source", json.dumps(body).encode())
+    assert (status, answer["id"], answer["by"], answer["status"]) == (
+        200,
+        "ci/build 17",
+        "token:alertmanager",
+        "waiting",
+    )
+    _, listed, _ = await ask(served, "GET", "/api/v1/changes?service=checkout", "viewer")
+    assert [one["id"] for one in listed["changes"]] == ["ci/build 17"]
+    status, answer, _ = await ask(served, "POST", "/api/v1/changes/ci%2Fbuild%2017/confirm")
+    assert (status, answer["confirmed"]) == (200, "token:release-desk")
+    announced = Announce(
+        "checkout", {"code": "v41"}, "hotfix", Priority.P0, timedelta(minutes=20), "ci/build 17", "login"
+    )
+    assert served.desk.orders == [
+        ("changed", announced, "token:alertmanager"), ("confirm", "ci/build 17", "token:release-desk"),
+    ]  # fmt: skip
+
+
+async def test_a_printed_plan_is_ordered_by_its_id(served: Served) -> None:
+    path = "/api/v1/services/checkout/rollback"
+    status, _, _ = await ask(served, "POST", path, body=b'{"plan_id":"1a2b3c","irreversible":["db"]}')
+    assert status == 202
+    order = Request("checkout", "token:release-desk", irreversible=("db",), plan_id="1a2b3c")
+    assert served.desk.orders == [("rollback", order)]
+    status, answer, _ = await ask(served, "POST", path, body=b'{"plan_id":"1a2b3c","to":"v40"}')
+    assert (status, answer["detail"]) == (400, "plan_id says all of a plan; leave out to and plan")
 
 
 async def test_health_is_open_and_says_nothing_else(served: Served) -> None:
@@ -131,6 +198,10 @@ async def test_metrics_are_of_the_desks_own_registry(served: Served) -> None:
         ("POST", "/api/v1/services/checkout/plan", b'{"to":"nowhere"}', 400, 'no release "nowhere"; name one of v40, v41'),
         ("POST", "/api/v1/services/checkout/rollback", b'{"too":1,"reason":2}', 400, 'reason: Input should be a valid string; unknown key "too"'),
         ("PUT", "/api/v1/holds/checkout", b'{"until":"2026-03-02T08:00:00"}', 400, "until: Input should have timezone info"),
+        ("POST", "/api/v1/changes", b'{"service":"checkout","priority":"high"}', 400, "priority: Input should be 'P0', 'P1', 'P2' or 'P3'"),
+        ("POST", "/api/v1/changes", b'{"service":"chekout"}', 404, 'no service "chekout"; there are checkout and search'),
+        ("POST", "/api/v1/changes/build-99/confirm", b"", 404, 'nobody announced a change "build-99"'),
+        ("GET", "/api/v1/changes", b"", 400, "service: Field required"),
         ("POST", "/api/v1/services/checkout/rollback", b"[" * 60_000, 400, None),
         ("POST", "/api/v1/services/checkout/rollback", b" " * 70_000, 413, None),
         ("POST", "/api/v1/services/checkout/quarantine", b'{"releases":{}}', 400, None),
@@ -300,6 +371,7 @@ async def test_answers_are_as_the_description_says(served: Served) -> None:
     await ask(served, "POST", "/api/v1/services/checkout/rollback", body=b"{}")
     paths = {
         "/api/v1/services/{name}": "/api/v1/services/checkout",
+        "/api/v1/changes": "/api/v1/changes?service=checkout",
         "/api/v1/incidents/{name}": "/api/v1/incidents/checkout-1",
     }
     for template in (
@@ -308,6 +380,7 @@ async def test_answers_are_as_the_description_says(served: Served) -> None:
         "/api/v1/incidents",
         "/api/v1/incidents/{name}",
         "/api/v1/decisions",
+        "/api/v1/changes",
     ):
         _, answer, _ = await ask(served, "GET", paths.get(template, template), "viewer")
         schema = document["paths"][template]["get"]["responses"]["200"]["content"]["application/json"]["schema"]

@@ -198,7 +198,7 @@ def bare(
     app = web.Application(middlewares=[as_problems])
 
     async def alerts(request: web.Request) -> web.Response:
-        return await intake.post(request, "token:a")
+        return await intake.alerts(request, "token:a")
 
     app.router.add_post("/", alerts)
     return intake, TestClient(TestServer(app))

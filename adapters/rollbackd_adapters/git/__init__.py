@@ -4,47 +4,46 @@ Uses the `git` program, 2.36 or newer (https://git-scm.com/docs). Releases are t
 content are one release, and a commit that restores an old tree *is* that release.
 
 - `strategy: checkout` saves what is uncommitted under `refs/rollbackd/<key>/saved` (a stash: `git stash apply` brings
-  it back), then detaches HEAD at the newest commit that has the target's tree. Branches stay where they are.
+  it back), then detaches HEAD at the newest commit that has the target's tree. Branches stay where they are. With
+  `paths` only those go back, and HEAD stays. With `restore_from` a repository that is damaged is cloned anew.
 - `strategy: revert` puts one commit with the target's tree on top of the remote branch and pushes it. History is not
   rewritten, nothing can conflict, and no work tree is touched.
 
 The repository's hooks do not run: they are part of what is rolled back, and nothing limits their time. Submodules are
-not followed; update them in `then`.
+not followed, and files of LFS are what git's filters make of them; update them in `then`. Nobody is ever asked for a
+password: credentials come from git's own helpers and from ssh's agent and keys.
 """
 
+import os
 from collections.abc import Sequence
-from typing import ClassVar, Protocol
+from pathlib import Path
+from typing import ClassVar
 
-from rollbackd.adapter import Place, Settings
+from rollbackd.adapter import Needs, Place, Settings
 from rollbackd.model import Change, Problem, Progress, Release, Traits
 from rollbackd_adapters.git.checkout import Checkout
 from rollbackd_adapters.git.repo import resource_of
 from rollbackd_adapters.git.revert import Revert
 from rollbackd_adapters.git.settings import GitSettings
+from rollbackd_adapters.git.snapshots import TagSnapshots
+from rollbackd_adapters.git.way import Way
 
 __all__ = ["Git", "GitSettings"]
 
 
-class Way(Protocol):
-    """How one strategy answers the contract."""
-
-    async def current(self) -> Release: ...
-    async def releases(self) -> Sequence[Release]: ...
-    async def plan(self, target: Release) -> Change: ...
-    async def apply(self, change: Change) -> None: ...
-    async def progress(self, change: Change) -> Progress: ...
-    async def ready(self) -> Sequence[Problem]: ...
-
-
-class Git:
-    """One repository as a layer."""
+class Git(TagSnapshots):
+    """One repository as a layer, with its snapshots."""
 
     settings_model: ClassVar[type[Settings]] = GitSettings
     traits = Traits()
 
     def __init__(self, settings: GitSettings, place: Place) -> None:
-        self._way: Way = (Checkout if settings.strategy == "checkout" else Revert)(settings, place)
-        self.resource = resource_of(settings)
+        way: Way = (Checkout if settings.strategy == "checkout" else Revert)(settings, place)
+        super().__init__(settings, place, way)
+        self.resource = " ".join((resource_of(settings), *settings.paths))
+        """With `paths`, another layer may have the rest; the lock is the repository's all the same."""
+        repo = Path(os.path.realpath(settings.repo))
+        self.needs = Needs(writes=(repo.parent if settings.restore_from else repo,))
 
     async def current(self) -> Release:
         return await self._way.current()

@@ -2,21 +2,26 @@
 
 import asyncio
 import os
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 
+from rollbackd import log
 from rollbackd.adapter import AdapterError, Place
 from rollbackd.clock import Clock
 from rollbackd.model import Change, Problem, Progress, Release
 from rollbackd.process import Lock, Spawner, one_line
 from rollbackd_adapters.failures import as_adapter_errors
-from rollbackd_adapters.git import ready
+from rollbackd_adapters.git import branches, ready
+from rollbackd_adapters.git.damage import DAMAGED, damage_of, damaged, unreadable
+from rollbackd_adapters.git.pruning import prune_saved
 from rollbackd_adapters.git.repo import Commit, Look, Repo, check_id, newest_first, resource_of, users
+from rollbackd_adapters.git.restore import Memory, Restoring
 from rollbackd_adapters.git.saving import dirty, save
+from rollbackd_adapters.git.scope import Paths, Scope, Whole
 from rollbackd_adapters.git.settings import GitSettings
 from rollbackd_adapters.then import run_then
-from rollbackd_adapters.traces import Trace
+from rollbackd_adapters.traces import Trace, progress_of
 
 _STALE = timedelta(minutes=1)
 """A lock file that no visible process has open counts as left behind after this."""
@@ -31,76 +36,144 @@ class Checkout:
         self._spawner: Spawner = place.spawner
         self._clock: Clock = place.clock
         self._repo = Repo(settings, place)
+        self._scope: Scope = (Paths if settings.paths else Whole)(self._repo, settings, place)
+        self._memory = Memory(settings, place)
+        self._restoring = Restoring(self._repo, settings, place, self._memory)
 
     async def current(self) -> Release:
-        head = await self._repo.one("HEAD")
-        if head is None:
-            raise AdapterError(f"{self._repo.path}: HEAD names no commit; check one out", permanent=False)
-        return self._repo.release(head)
+        try:
+            return await self._scope.current()
+        except AdapterError:
+            if why := await self._damage():
+                return damaged(why)
+            raise
 
     async def releases(self) -> Sequence[Release]:
-        return self._repo.releases(await self._commits())
+        commits = await self._commits()
+        return self._repo.releases(commits, await self._contents(commits))
+
+    async def standing(self) -> str:
+        return (await self._repo.look()).commit
+
+    async def _damage(self) -> str:
+        """What is damaged, where that can be restored; "" where it cannot, so that it is an error like any other."""
+        return await damage_of(self._repo) if self._settings.restore_from else ""
 
     async def _commits(self) -> list[Commit]:
-        branch, remote = self._settings.branch, self._settings.remote
-        refs = ("HEAD", f"refs/heads/{branch}", f"refs/remotes/{remote}/{branch}", "--tags")
-        reached, visited, head = await asyncio.gather(
-            self._repo.history(*refs), self._repo.history("HEAD", reflog=True), self._repo.one("HEAD")
-        )
-        by_sha = {commit.sha: commit for commit in (*reached, *visited, *([head] if head else []))}
-        return list(by_sha.values())
+        try:
+            commits = await self._repo.known()
+        except AdapterError:
+            if await self._damage():
+                return await self._memory.commits()
+            raise
+        if not commits and await self._damage():  # git passes over refs whose objects are gone
+            return await self._memory.commits()
+        await self._memory.keep(self._repo, commits)
+        return commits
+
+    async def _contents(self, commits: Sequence[Commit]) -> dict[str, str]:
+        contents = await self._scope.contents(commits)
+        return {commit.sha: contents[commit.sha] for commit in commits}
+
+    async def _having(self, content: str) -> list[Commit]:
+        """The commits that are that release, newest first."""
+        commits = await self._commits()
+        contents = await self._contents(commits)
+        return [commit for commit in newest_first(commits) if contents[commit.sha] == content]
 
     async def plan(self, target: Release) -> Change:
-        check_id(target)
-        before, commits = await asyncio.gather(self.current(), self._commits())
-        same = [commit for commit in newest_first(commits) if commit.tree == target.id]
+        wanted = check_id(target)
+        before, same = await asyncio.gather(self.current(), self._having(wanted))
         if not same:
             raise _gone(target, self._repo.path)
-        risks = []
-        if count := await dirty(self._repo):
-            risks.append(
-                f"{count} uncommitted change(s) in {self._repo.path} leave it; they are saved under refs/rollbackd/"
+        return Change(
+            self._place.layer,
+            before,
+            self._repo.release(*same, content=wanted),
+            risks=tuple([text async for text in self._risks(before)]),
+        )
+
+    async def _risks(self, before: Release) -> AsyncIterator[str]:
+        path = self._repo.path
+        if before.id == DAMAGED or await self._damage():
+            yield (
+                f"{path} is cloned anew from {self._settings.restore_from}; the damaged one, with what is uncommitted "
+                f"in it, stays as {path.name}.damaged-…"
             )
-        return Change(self._place.layer, before, self._repo.release(*same), risks=tuple(risks))
+        elif count := await dirty(self._repo, self._settings.paths):
+            yield f"{count} uncommitted change(s) in {path} leave it; they are saved under refs/rollbackd/"
 
     async def progress(self, change: Change) -> Progress:
         trace = Trace(self._place.scratch, change)
         if self._spawner.held(resource_of(self._settings)):
             return Progress.RUNNING
-        return _progress(change, trace, (await self._repo.look()).tree)
+        return _progress(change, trace, await self._present(), self._settings)
+
+    async def _present(self) -> str:
+        """The id of the release that is there."""
+        try:
+            return await self._scope.present(await self._repo.look())
+        except AdapterError:
+            if await self._damage():
+                return DAMAGED
+            raise
 
     async def apply(self, change: Change) -> None:
         target = check_id(change.after)
         trace = Trace(self._place.scratch, change)
         with as_adapter_errors():
             async with self._spawner.hold(resource_of(self._settings)) as lock:
-                look = await self._repo.look()
-                progress = _progress(change, trace, look.tree)
+                present = await self._present()
+                progress = _progress(change, trace, present, self._settings)
                 if progress is Progress.DONE:
                     return
                 if progress is Progress.SUPERSEDED:
                     raise AdapterError(
-                        f"{self._repo.path} is at {look.commit[:10]}, which is neither where this rollback began nor "
+                        f"{self._repo.path} is at {present[:10]}, which is neither where this rollback began nor "
                         "where it goes: somebody else moved it, and it is left to them",
                         permanent=True,
                     )
                 if not (trace.begun or {}).get("moved"):
-                    await self._move(change, target, trace, look, lock)
-                await run_then(
-                    self._settings.then,
-                    place=self._place,
-                    change=change,
-                    trace=trace,
-                    lock=lock,
-                    cwd=self._repo.path,
-                    timeout=self._settings.timeout,
-                )
-                trace.finish(after=target)
+                    await self._go(change, target, trace, lock)
+                await self._finish(change, target, trace, lock)
 
-    async def _move(self, change: Change, target: str, trace: Trace, look: Look, lock: Lock) -> None:
+    async def _go(self, change: Change, target: str, trace: Trace, lock: Lock) -> None:
+        """To the target: by a checkout, or by a new clone when what is there is damaged."""
+        begun = trace.begun or {}
+        commit = str(begun["commit"]) if begun else await self._commit_of(change.after, target)
+        if begun.get("aside") or await self._damage():
+            await self._restoring.run(change, commit, trace, lock)
+            return
+        try:
+            await self._move(change, commit, trace, lock)
+        except AdapterError:
+            if not self._settings.restore_from or not await unreadable(self._repo, commit):
+                raise
+            await self._restoring.run(change, commit, trace, lock)
+
+    async def _finish(self, change: Change, target: str, trace: Trace, lock: Lock) -> None:
+        await run_then(
+            self._settings.then,
+            place=self._place,
+            change=change,
+            trace=trace,
+            lock=lock,
+            cwd=self._repo.path,
+            timeout=self._settings.timeout,
+        )
+        if self._settings.paths and self._settings.then and await self._present() != target:
+            raise AdapterError(
+                f"{self._repo.path}: `then` changed what lies at `paths`, so that it is no release any more; let it "
+                "write elsewhere, or into files that git ignores",
+                permanent=True,
+            )
+        await prune_saved(self._repo, self._settings, self._clock, lock)
+        trace.finish(after=target)
+
+    async def _move(self, change: Change, commit: str, trace: Trace, lock: Lock) -> None:
         """Save what is uncommitted and check the target out; or go on with what a crash cut off."""
         begun = trace.begun
-        commit = str(begun["commit"]) if begun else await self._commit_of(change.after, target)
+        look = await self._repo.look()
         await asyncio.to_thread(self._clear_locks, look, trace, cut_off=begun is not None)
         again = int(begun["again"]) + 1 if begun else 0
         saved = await self._save(trace, look, commit, again, lock)
@@ -108,7 +181,7 @@ class Checkout:
             trace.begin(
                 key=change.key,
                 before=change.before.id,
-                after=target,
+                after=change.after.id,
                 commit=commit,
                 head=look.commit,
                 saved=saved,
@@ -116,20 +189,28 @@ class Checkout:
             )
         else:
             trace.begin(again=again)
-        await self._repo.call(
-            "checkout",
-            "--force",
-            "--detach",
-            "--quiet",
-            "--no-recurse-submodules",
-            commit,
-            "--",
-            lock=lock,
-            env={"GIT_REFLOG_ACTION": f"rollbackd {one_line(change.key)}"},
-            timeout=self._settings.timeout,
-        )
+        await self._leave_branch(change, str((begun or {}).get("head", look.commit)), lock)
+        await self._scope.check_out(commit, look, change.key, trace.directory, lock)
+        await self._be_on_branch(change, commit, lock)
         if self._settings.then:  # what they make of the tree must not be checked out over
             trace.begin(moved=True)
+
+    async def _leave_branch(self, change: Change, commit: str, lock: Lock) -> None:
+        """The branch to mend it on. It is a help: that it cannot be made must not stop a rollback."""
+        if not (name := branches.name_of(self._settings.emergency, branches.EMERGENCY, change)):
+            return
+        try:
+            branch = await branches.at(self._repo, name, commit, lock)
+            log.get("git").info("left a branch", repo=str(self._repo.path), branch=branch, commit=commit)
+        except AdapterError as error:
+            log.get("git").warning("no branch could be left", repo=str(self._repo.path), error=str(error))
+
+    async def _be_on_branch(self, change: Change, commit: str, lock: Lock) -> None:
+        """HEAD is at the commit already; now it says so by a branch's name."""
+        if name := branches.name_of(self._settings.on_branch, branches.ROLLBACK, change):
+            branch = await branches.at(self._repo, name, commit, lock)
+            reason = f"rollbackd {one_line(change.key)}"
+            await self._repo.call("symbolic-ref", "-m", reason, "HEAD", f"refs/heads/{branch}", lock=lock)
 
     async def _save(self, trace: Trace, look: Look, commit: str, again: int, lock: Lock) -> str:
         """Save what was there at first, before the intent: until then nothing is touched.
@@ -141,11 +222,11 @@ class Checkout:
         ref = f"refs/rollbackd/{trace.name}/saved" + (f"-{again + 1}" if again else "")
         return await save(self._repo, self._settings, look, commit, ref, trace.directory, lock)
 
-    async def _commit_of(self, release: Release, tree: str) -> str:
-        for commit in newest_first(await self._commits()):
-            if commit.tree == tree:
-                return commit.sha
-        raise _gone(release, self._repo.path)
+    async def _commit_of(self, release: Release, content: str) -> str:
+        same = await self._having(content)
+        if not same:
+            raise _gone(release, self._repo.path)
+        return same[0].sha
 
     def _clear_locks(self, look: Look, trace: Trace, *, cut_off: bool) -> None:
         """Remove the lock files that a killed git left. We hold the resource; a git of somebody else is left alone."""
@@ -159,28 +240,31 @@ class Checkout:
             path.unlink(missing_ok=True)
 
     async def ready(self) -> Sequence[Problem]:
-        texts = await ready.of_any(self._repo, self._settings, self._place)
+        return [Problem(self._place.layer, text) for text in await self._problems()]
+
+    async def _problems(self) -> list[str]:
+        broken = await self._damage()
+        texts = await ready.of_any(self._repo, self._settings, self._place, cloned_anew=bool(broken))
+        if broken:
+            return texts + await ready.of_restoring(self._repo, await self._memory.address())
         if not texts:
-            texts = await ready.of_work_tree(self._repo)
+            texts = await ready.of_work_tree(self._repo, self._settings)
         if not texts:
             look = await self._repo.look()
             lock = await asyncio.to_thread(blocked_by, look.directory / "index.lock", self._clock, cut_off=False)
             texts = [lock] if lock else []
-        return [Problem(self._place.layer, text) for text in texts]
+        return texts
 
 
-def _progress(change: Change, trace: Trace, tree: str) -> Progress:
-    """What the work tree's HEAD and our own traces say together."""
-    if trace.done is not None:
-        return Progress.DONE if tree == change.after.id else Progress.SUPERSEDED
-    begun = trace.begun
-    if begun is None:
-        expected = {change.before.id}
-    elif begun.get("moved"):
-        expected = {change.after.id}
-    else:
-        expected = {change.before.id, change.after.id}
-    return Progress.NOT_STARTED if tree in expected else Progress.SUPERSEDED
+def _progress(change: Change, trace: Trace, present: str, settings: GitSettings) -> Progress:
+    """What the work tree and our own traces say together.
+
+    Damage is nobody's release: it can always be restored. What `paths` have when it was cut off may be any mixture;
+    whatever is in it is saved before it goes on.
+    """
+    if trace.done is None and (present == DAMAGED or (settings.paths and trace.begun is not None)):
+        return Progress.NOT_STARTED
+    return progress_of(trace, change, present)
 
 
 def blocked_by(path: Path, clock: Clock, *, cut_off: bool) -> str:

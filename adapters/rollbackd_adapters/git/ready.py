@@ -7,8 +7,8 @@ from pathlib import Path
 
 from rollbackd.adapter import AdapterError, Place
 from rollbackd.process import Spawner
-from rollbackd_adapters.git.repo import Repo
-from rollbackd_adapters.git.settings import GitSettings
+from rollbackd_adapters.git.repo import Repo, failure
+from rollbackd_adapters.git.settings import GitSettings, is_address
 
 _UNFINISHED = {
     "MERGE_HEAD": "a merge is unfinished; commit it or run `git merge --abort`",
@@ -19,9 +19,9 @@ _UNFINISHED = {
 }
 
 
-async def of_any(repo: Repo, settings: GitSettings, place: Place) -> list[str]:
-    """What both strategies need: the repository, room, and the programs of `then`."""
-    if not repo.path.is_dir():
+async def of_any(repo: Repo, settings: GitSettings, place: Place, *, cloned_anew: bool = False) -> list[str]:
+    """What both strategies need: the repository, unless it is cloned anew, room, and the programs of `then`."""
+    if not repo.path.is_dir() and not cloned_anew:
         return [f"{repo.path}: no such directory; correct `repo`, or clone it there"]
     if settings.repo.is_symlink() and not settings.repo.exists():
         return [f"{settings.repo}: a link that leads nowhere"]
@@ -33,7 +33,7 @@ async def of_any(repo: Repo, settings: GitSettings, place: Place) -> list[str]:
     ]
     found += [
         f"{path}: {free // 2**20} MiB free, wants {settings.room // 2**20} MiB (`room`); make room"
-        for path in sorted({repo.path, _existing(place.scratch)})
+        for path in sorted({_existing(repo.path), _existing(place.scratch)})
         if (free := shutil.disk_usage(path).free) < settings.room
     ]
     if not os.access(_existing(place.scratch), os.W_OK | os.X_OK):
@@ -41,7 +41,25 @@ async def of_any(repo: Repo, settings: GitSettings, place: Place) -> list[str]:
     return found
 
 
-async def of_work_tree(repo: Repo) -> list[str]:
+async def of_restoring(repo: Repo, address: str) -> list[str]:
+    """What a new clone needs: a place beside the old one, and the remote."""
+    if found := await asyncio.to_thread(_beside, repo.path):
+        return found
+    answer = await repo.reach("ls-remote", "--quiet", "--", address, "HEAD", cwd=repo.path.parent)
+    return [] if answer.ok else [f"{address}: cannot be reached to clone {repo.path}: {answer.ending}; mend that"]
+
+
+def _beside(path: Path) -> list[str]:
+    """Whether a directory can be swapped for another."""
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        return [f"{path.parent}: rollbackd may not write there, where {path.name} is cloned anew; give it that right"]
+    if path.is_mount():
+        remedy = f"leave out `restore_from`, or give the unit ReadWritePaths={path.parent} instead"
+        return [f"{path} is a mount point, which cannot be swapped for a new clone; {remedy}"]
+    return []
+
+
+async def of_work_tree(repo: Repo, settings: GitSettings) -> list[str]:
     """What `checkout` needs: a work tree that may be written to and that nobody is in the middle of something in."""
     try:
         answer, head = await asyncio.gather(
@@ -60,7 +78,36 @@ async def of_work_tree(repo: Repo) -> list[str]:
         for path in (repo.path, Path(directory), Path(directory) / "objects")
         if path.exists() and not os.access(path, os.W_OK | os.X_OK)
     ]
-    return found + [f"{repo.path}: {text}" for name, text in _UNFINISHED.items() if (Path(directory) / name).exists()]
+    found += [f"{repo.path}: {text}" for name, text in _UNFINISHED.items() if (Path(directory) / name).exists()]
+    return found + await _of_paths(repo, settings) + await _of_restore_from(repo, settings)
+
+
+async def _of_paths(repo: Repo, settings: GitSettings) -> list[str]:
+    if not settings.paths:
+        return []
+    staged = await repo.call("ls-files", "--stage", "-z", "--", *settings.paths)
+    inside = [row.partition("\t")[2] for row in staged.split("\0") if row.startswith("160000 ")]
+    found = [f"{repo.path / path} is a submodule, which git leaves alone; name `paths` without it" for path in inside]
+    names = "\0".join(settings.paths).encode()
+    literal = {"GIT_LITERAL_PATHSPECS": "0"}  # it knows no other, and stops when told so
+    answer = await repo.ask("check-ignore", "-z", "--stdin", stdin=names, env=literal)
+    if answer.code not in {0, 1}:
+        raise failure(repo.path, answer)
+    ignored = answer.stdout.decode(errors="replace")
+    return found + [
+        f"{repo.path / path} is ignored by git, so it has no releases; name `paths` without it"
+        for path in ignored.split("\0")
+        if path
+    ]
+
+
+async def _of_restore_from(repo: Repo, settings: GitSettings) -> list[str]:
+    name = settings.restore_from
+    if not name:
+        return []
+    if not is_address(name) and not (await repo.ask("remote", "get-url", name)).ok:
+        return [f"{repo.path} has no remote {name}, which `restore_from` names; add it, or write an address"]
+    return await asyncio.to_thread(_beside, repo.path)
 
 
 def _existing(path: Path) -> Path:

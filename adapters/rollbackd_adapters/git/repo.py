@@ -1,11 +1,13 @@
 """Every call of the `git` program, and what its answers mean. Nothing here decides."""
 
+import asyncio
 import contextlib
 import fnmatch
+import hashlib
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -29,8 +31,17 @@ _SETTINGS = {
     "log.showSignature": "false",
     "advice.detachedHead": "false",
     "protocol.ext.allow": "never",
+    "credential.interactive": "false",
 }
-_ENVIRONMENT = {"GIT_TERMINAL_PROMPT": "0", "GIT_OPTIONAL_LOCKS": "0", "GIT_LITERAL_PATHSPECS": "1", "LC_ALL": "C"}
+_ENVIRONMENT = {
+    "GIT_TERMINAL_PROMPT": "0",
+    "GIT_ASKPASS": "false",  # nobody is there to be asked; credentials come from git's own helpers
+    "SSH_ASKPASS": "false",
+    "GIT_OPTIONAL_LOCKS": "0",
+    "GIT_LITERAL_PATHSPECS": "1",
+    "LC_ALL": "C",
+}
+_SSH = "ssh -oBatchMode=yes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +69,7 @@ class Look:
 
 
 def resource_of(settings: GitSettings) -> str:
-    """What two steps must never share: the repository, however it is reached."""
+    """What is locked, so that two steps never share it: the repository, however it is reached."""
     return f"git:{os.path.realpath(settings.repo)}"
 
 
@@ -74,8 +85,9 @@ def check_id(release: Release) -> str:
 class Repo:
     """One repository."""
 
-    def __init__(self, settings: GitSettings, place: Place) -> None:
-        self.path = Path(os.path.realpath(settings.repo))
+    def __init__(self, settings: GitSettings, place: Place, path: Path | None = None) -> None:
+        self.path = Path(os.path.realpath(path or settings.repo))
+        self.timeout = settings.timeout
         self._settings = settings
         self._spawner: Spawner = place.spawner
         given = {"safe.directory": str(self.path), **_SETTINGS}
@@ -90,12 +102,13 @@ class Repo:
         env: Mapping[str, str] | None = None,
         stdin: bytes = b"",
         timeout: timedelta = LOOK_TIMEOUT,
+        cwd: Path | None = None,
     ) -> Finished:
         """Call git; its answer, whatever it is. :raises AdapterError: when it cannot be called."""
         with as_adapter_errors():
             return await self._spawner.run(
                 (*self._git, *arguments),
-                cwd=self.path,
+                cwd=cwd or self.path,
                 env={**self._environment, **(env or {})},
                 stdin=stdin,
                 lock=lock,
@@ -116,6 +129,14 @@ class Repo:
             raise failure(self.path, finished)
         return finished.stdout.decode(errors="replace")
 
+    async def reach(
+        self, *arguments: str, lock: Lock | None = None, timeout: timedelta = LOOK_TIMEOUT, cwd: Path | None = None
+    ) -> Finished:
+        """Call git for something that may ask another host: no prompt, whichever way it goes there."""
+        own = await self.ask("config", "--get", "core.sshCommand", cwd=cwd)
+        env = {} if own.ok else {"GIT_SSH_COMMAND": _SSH}
+        return await self.ask(*arguments, env=env, lock=lock, timeout=timeout, cwd=cwd)
+
     async def look(self) -> Look:
         """Where HEAD is. One call."""
         answer = await self.call(
@@ -124,14 +145,17 @@ class Repo:
         directory, common, commit, tree = answer.splitlines()
         return Look(Path(directory), Path(common), commit, tree)
 
-    async def history(self, *revisions: str, reflog: bool = False, count: int | None = None) -> list[Commit]:
+    async def history(
+        self, *revisions: str, reflog: bool = False, count: int | None = None, paths: Sequence[str] = ()
+    ) -> list[Commit]:
         """Commits reachable from there, newest first, as many as `keep_looking`; missing revisions do not matter.
 
-        With `reflog`, only those that the revisions' reflogs name.
+        With `reflog`, only those that the revisions' reflogs name; with `paths`, only those that changed them.
         """
         answer = await self.ask(
             "log",
             *(["--walk-reflogs"] if reflog else ["--ignore-missing"]),
+            *(["--full-history"] if paths else []),
             f"--max-count={count or self._settings.keep_looking}",
             "-z",
             "--encoding=UTF-8",
@@ -140,6 +164,7 @@ class Repo:
             "--format=tformat:" + "%x00".join(_FIELDS),
             *revisions,
             "--",
+            *paths,
         )
         if not answer.ok or answer.truncated:
             if reflog:  # a bare repository, or a new one, has none
@@ -154,24 +179,62 @@ class Repo:
         found = await self.history(revision, count=1)
         return found[0] if found else None
 
-    def release(self, *commits: Commit) -> Release:
-        """The release that commits with one tree are, the newest first."""
+    async def known(self) -> list[Commit]:
+        """All that a work tree can be taken to: what branch, remote branch, tags, HEAD and where HEAD was lead to."""
+        branch, remote = self._settings.branch, self._settings.remote
+        refs = ("HEAD", f"refs/heads/{branch}", f"refs/remotes/{remote}/{branch}", "--tags")
+        paths = self._settings.paths
+        found = await asyncio.gather(
+            self.history(*refs),
+            self.history("HEAD", reflog=True),
+            self.history("HEAD", count=1),
+            *([self.history(*refs, paths=paths)] if paths else []),
+        )
+        return list({commit.sha: commit for commits in found for commit in commits}.values())
+
+    async def contents(self, revisions: Sequence[str], env: Mapping[str, str] | None = None) -> list[str]:
+        """What each revision has at `paths`, as a hash over the ids that git has for it; "" where it has nothing there.
+
+        Of a file that is named itself the content counts, not the mode.
+        """
+        paths = self._settings.paths
+        names = "".join(f"{revision}:{path}\n" for revision in revisions for path in paths)
+        answer = await self.call("cat-file", "--batch-check=%(objectname) %(objecttype)", stdin=names.encode(), env=env)
+        lines = ["" if line.endswith(" missing") else line for line in answer.splitlines()]
+        return [_content(lines[at : at + len(paths)], paths) for at in range(0, len(lines), len(paths))]
+
+    def release(self, *commits: Commit, content: str = "") -> Release:
+        """The release that commits with one content are, the newest first; the content is their tree if not given."""
         tags = [tag for commit in commits for tag in commit.tags]
         newest = commits[0]
         good = self._settings.good
         return Release(
-            id=newest.tree,
+            id=content or newest.tree,
             label=one_line(tags[0] if tags else f"{newest.sha[:10]} {newest.subject}"),
             created=newest.at,
             good=bool(good) and any(fnmatch.fnmatchcase(tag, good) for tag in tags),
         )
 
-    def releases(self, commits: Sequence[Commit]) -> list[Release]:
-        """One release for each tree, newest first."""
-        by_tree: dict[str, list[Commit]] = {}
+    def releases(self, commits: Sequence[Commit], contents: Mapping[str, str] | None = None) -> list[Release]:
+        """One release for each content, newest first; it can be asked for by all its tags and commits."""
+        groups: dict[str, list[Commit]] = {}
         for commit in newest_first(commits):
-            by_tree.setdefault(commit.tree, []).append(commit)
-        return [self.release(*same) for same in by_tree.values()]
+            if content := commit.tree if contents is None else contents[commit.sha]:
+                groups.setdefault(content, []).append(commit)
+        return [
+            replace(
+                self.release(*same, content=content),
+                names=tuple(name for commit in same for name in (*commit.tags, commit.sha)),
+            )
+            for content, same in groups.items()
+        ]
+
+
+def _content(lines: Sequence[str], paths: Sequence[str]) -> str:
+    if not any(lines):
+        return ""
+    text = "".join(f"{path}\0{line}\n" for path, line in zip(paths, lines, strict=True))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def failure(path: Path, finished: Finished, *, permanent: bool = False) -> AdapterError:

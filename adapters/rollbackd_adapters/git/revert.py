@@ -9,12 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from rollbackd import log
 from rollbackd.adapter import AdapterError, Place
 from rollbackd.clock import Clock
 from rollbackd.model import Change, Problem, Progress, Release
 from rollbackd.process import Finished, Lock, Spawner, one_line
 from rollbackd_adapters.failures import as_adapter_errors
-from rollbackd_adapters.git import ready
+from rollbackd_adapters.git import branches, ready
+from rollbackd_adapters.git.pruning import prune_saved
 from rollbackd_adapters.git.repo import Commit, Repo, check_id, failure, newest_first, resource_of
 from rollbackd_adapters.git.settings import GitSettings
 from rollbackd_adapters.then import run_then
@@ -23,6 +25,7 @@ from rollbackd_adapters.traces import Trace
 TRAILER = "Rollbackd-Change"
 _TRIES = 3
 """Pushes, when somebody else pushes the same content at the same time."""
+_PUSH = ("push", "--porcelain", "--no-verify", "--no-follow-tags", "--recurse-submodules=no")
 _LOOK_BACK = 50
 """Commits from the tip in which our own is looked for."""
 
@@ -61,6 +64,9 @@ class Revert:
     async def releases(self) -> Sequence[Release]:
         return self._repo.releases(await self._commits(await self._tip()))
 
+    async def standing(self) -> str:
+        return (await self._tip()).sha
+
     async def _commits(self, tip: Commit) -> list[Commit]:
         branch, remote = self._settings.branch, self._settings.remote
         return await self._repo.history(tip.sha, f"refs/remotes/{remote}/{branch}", f"refs/heads/{branch}", "--tags")
@@ -93,6 +99,7 @@ class Revert:
                 if trace.done is not None:
                     return
                 await self._push(change, trace, lock)
+                await self._leave_branch(change, trace, lock)
                 await run_then(
                     self._settings.then,
                     place=self._place,
@@ -102,7 +109,27 @@ class Revert:
                     cwd=self._repo.path,
                     timeout=self._settings.timeout,
                 )
+                await prune_saved(self._repo, self._settings, self._clock, lock)
                 trace.finish(after=change.after.id)
+
+    async def _leave_branch(self, change: Change, trace: Trace, lock: Lock) -> None:
+        """The branch to mend it on, at the tip that was left. It is a help: a rollback does not fail for want of it."""
+        tip = str((trace.begun or {}).get("tip", ""))
+        name = branches.name_of(self._settings.emergency, branches.EMERGENCY, change)
+        if not name or not tip:
+            return
+        ref = f"refs/heads/{name}"
+        options = (
+            *_PUSH,
+            f"--force-with-lease={ref}:",
+            self._settings.remote,
+            f"{tip}:{ref}",
+        )  # only if it is not there
+        answer = await self._network(*options, lock=lock)
+        if not answer.ok:
+            there = await self._network("ls-remote", self._settings.remote, ref, lock=lock)
+            if there.stdout.decode(errors="replace").partition("\t")[0] != tip:
+                log.get("git").warning("no branch could be left", branch=name, commit=tip, said=answer.tail)
 
     async def _push(self, change: Change, trace: Trace, lock: Lock) -> None:
         """Bring our commit to the remote branch, unless it is there."""
@@ -126,17 +153,12 @@ class Revert:
 
     async def _push_once(self, commit: str, tip: Commit, lock: Lock) -> AdapterError | None:
         """None when it arrived; the error when somebody else was faster. :raises AdapterError: for everything else."""
-        finished = await self._repo.ask(
-            "push",
-            "--porcelain",
-            "--no-verify",
-            "--no-follow-tags",
-            "--recurse-submodules=no",
+        finished = await self._network(
+            *_PUSH,
             f"--force-with-lease={self._branch}:{tip.sha}",
             self._settings.remote,
             f"{commit}:{self._branch}",
             lock=lock,
-            timeout=self._settings.timeout,
         )
         if finished.ok:
             return None
@@ -214,7 +236,7 @@ class Revert:
         return await self._repo.one(sha)
 
     async def _network(self, *arguments: str, lock: Lock | None = None) -> Finished:
-        return await self._repo.ask(*arguments, lock=lock, timeout=self._settings.timeout)
+        return await self._repo.reach(*arguments, lock=lock, timeout=self._settings.timeout)
 
     @property
     def _where(self) -> str:

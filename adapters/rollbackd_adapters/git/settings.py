@@ -1,16 +1,26 @@
 """What the configuration says about a layer of adapter `git`. No I/O."""
 
+import re
 from datetime import timedelta
-from pathlib import Path
-from typing import Annotated, Literal
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from rollbackd.adapter import Settings
 from rollbackd.units import Duration, Size, show
 
 Command = Annotated[tuple[str, ...], Field(min_length=1)]
 _REF = r"^[A-Za-z0-9][A-Za-z0-9._/-]*$"
+_BRANCH_OF = r"^[A-Za-z0-9][A-Za-z0-9._/-]*\{incident\}[A-Za-z0-9._/-]*$"
+_REMOTE = re.compile(_REF)
+_ADDRESS = re.compile(r"/[^\s]+|[A-Za-z][A-Za-z0-9+.-]*://[^\s]+|[A-Za-z0-9_][^\s/:]*:[^\s]+")
+"""What git takes for a place: a path, a URL, or `user@host:path`."""
+
+
+def is_address(place: str) -> bool:
+    """Whether `restore_from` says where; else it is the name of a remote."""
+    return place.startswith("/") or ":" in place
 
 
 class GitSettings(Settings):
@@ -35,6 +45,18 @@ class GitSettings(Settings):
     """Free space, in bytes, below which a rollback is not begun."""
     author: str = Field(default="rollbackd <rollbackd@localhost>", pattern=r"^[^<>\n]+ <[^<>\s]+>$")
     """Who commits for `revert`."""
+    paths: tuple[str, ...] = ()
+    """For `checkout`: only these files and directories, relative to `repo`, go back; HEAD and the rest stay."""
+    emergency: bool | Annotated[str, Field(pattern=_BRANCH_OF)] = False
+    """Leave a branch at the commit that is left, to mend it on: true for `emergency/{incident}`, or a name like it."""
+    on_branch: bool | Annotated[str, Field(pattern=_BRANCH_OF)] = False
+    """For `checkout`: be on a new branch at the target, not on a detached HEAD: true for `rollback/{incident}`."""
+    restore_from: str = ""
+    """For `checkout`: where a work tree that is damaged or gone is cloned from: a remote's name, or an address."""
+    keep_snapshots: int = Field(default=30, ge=1)
+    """How many snapshots, that is tags that rollbackd made, are kept; the present and good releases' always."""
+    keep_saved: Duration = timedelta(days=30)
+    """How long saved uncommitted work is kept under `refs/rollbackd/`; the newest five stay for ever."""
 
     @field_validator("repo")
     @classmethod
@@ -43,9 +65,46 @@ class GitSettings(Settings):
             raise ValueError(f"{show(str(path))} depends on where the daemon was started; write the whole path")
         return path
 
-    @field_validator("remote", "branch")
+    @field_validator("remote", "branch", "emergency", "on_branch")
     @classmethod
-    def _a_ref(cls, name: str) -> str:
-        if ".." in name or "//" in name or name.endswith(("/", ".", ".lock")):
-            raise ValueError(f"{show(name)} cannot be the name of a branch or a remote")
+    def _a_ref(cls, name: str | bool) -> str | bool:
+        parts = [] if isinstance(name, bool) else name.split("/")
+        if any(not part or ".." in part or part.startswith(".") or part.endswith((".", ".lock")) for part in parts):
+            raise ValueError(f"{show(name)} cannot be the name of a branch or a remote; write it like main")
         return name
+
+    @field_validator("paths")
+    @classmethod
+    def _inside(cls, paths: tuple[str, ...]) -> tuple[str, ...]:
+        """As git names them: without a slash at the end."""
+        named = [PurePosixPath(path) for path in paths]
+        for text, path in zip(paths, named, strict=True):
+            if not text.isprintable() or path.is_absolute() or not path.parts or {"..", ".git"} & set(path.parts):
+                raise ValueError(
+                    f"{show(text)} is not a path inside the repository; write it like config/ or app/x.yml"
+                )
+        for path in named:
+            if any(other != path and path.is_relative_to(other) for other in named) or named.count(path) > 1:
+                raise ValueError(f"{show(str(path))} is named twice in `paths`; once is enough")
+        return tuple(str(path) for path in named)
+
+    @field_validator("restore_from")
+    @classmethod
+    def _a_place(cls, text: str) -> str:
+        if text and _REMOTE.fullmatch(text) is None and _ADDRESS.fullmatch(text) is None:
+            raise ValueError(f"{show(text)} is neither a remote's name nor an address; write it like origin")
+        if re.match(r"\w+://[^/@]*:[^/@]*@", text):
+            raise ValueError("an address with a password in it is shown in messages; use a credential helper of git")
+        return text
+
+    @model_validator(mode="after")
+    def _for_its_strategy(self) -> Self:
+        if self.strategy == "revert":
+            for name in ("paths", "on_branch", "restore_from"):
+                if getattr(self, name):
+                    raise ValueError(f"`{name}` is for a work tree; leave it out, or use `strategy: checkout`")
+        if self.paths:
+            for name in ("on_branch", "emergency", "restore_from"):
+                if getattr(self, name):
+                    raise ValueError(f"`{name}` moves HEAD, which `paths` leaves where it is; leave one of them out")
+        return self

@@ -1,39 +1,25 @@
-"""Whether a URL answers as it should.
+"""Whether a URL answers as it should: its status, in time, with a text or values of a JSON document in it."""
 
-A refused connection, a broken or late answer and an unwanted status are bad: that is what users see. What never
-reached the service (its name does not resolve, no route, no descriptor) is inconclusive.
-"""
-
-import asyncio
+import json
 import re
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Annotated, Any, ClassVar, Literal, Self
-from urllib.parse import urlsplit
 
-import aiohttp
-from pydantic import AfterValidator, BeforeValidator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from rollbackd.adapter import CheckPlace, CheckSettings
-from rollbackd.checks.unanswered import unanswered
+from rollbackd.checks import asking
+from rollbackd.checks.asking import Answer, NoAnswer, Request
+from rollbackd.jsonpath import JsonPath, at
 from rollbackd.model import CheckResult, Verdict
+from rollbackd.redact import one_line
 from rollbackd.units import Duration, Secret, format_duration, show
 
+Scalar = str | bool | int | float | None
+_SHOWN = 60
+"""Characters of a value that is not as wanted."""
 _STATUS = re.compile(r"[1-5](?:xx|[0-9]{2})")
-_LARGEST = 2**20
-"""Bytes of a body that are searched."""
-_PIECE = 2**16
-
-
-def _url(text: str) -> str:
-    try:
-        parts = urlsplit(text)
-        known = parts.scheme in {"http", "https"} and bool(parts.hostname) and (parts.port is None or parts.port > 0)
-    except ValueError:
-        known = False
-    if not known or any(character.isspace() for character in text):
-        raise ValueError(f"{show(text)} is not a URL that can be asked; write it like http://127.0.0.1:3000/health")
-    return text
 
 
 def _statuses(value: Any) -> tuple[str, ...]:
@@ -50,7 +36,7 @@ def _statuses(value: Any) -> tuple[str, ...]:
 class HttpSettings(CheckSettings):
     """A request is answered as wanted. Certificates are always verified."""
 
-    http: Annotated[str, AfterValidator(_url)]
+    http: Annotated[str, AfterValidator(asking.url)]
     method: Literal["GET", "HEAD", "OPTIONS", "POST"] = "GET"
     status: Annotated[tuple[str, ...], BeforeValidator(_statuses)] = ("2xx",)
     """What is wanted: `2xx`, `204`, or a list of such."""
@@ -58,6 +44,8 @@ class HttpSettings(CheckSettings):
     """The whole answer takes less than this."""
     contains: str = ""
     """Text that is in the first MiB of the body, in UTF-8."""
+    json_: dict[JsonPath, Scalar] = Field(default={}, alias="json")
+    """Values that a JSON document in the body has, by path: `{status: ok, "checks.db": up, "nodes[0].ready": true}`."""
     headers: dict[str, str | Secret] = {}
     follow: bool = False
     """Follow redirects; the last answer counts."""
@@ -66,11 +54,15 @@ class HttpSettings(CheckSettings):
     def _sound(self) -> Self:
         if self.follow and any(isinstance(value, Secret) for value in self.headers.values()):
             raise ValueError("`follow` could carry a secret header to another host; check the final URL instead")
-        if self.contains and self.method == "HEAD":
-            raise ValueError("the answer to HEAD has no body to search for `contains`; use GET")
+        if (self.contains or self.json_) and self.method == "HEAD":
+            raise ValueError(f"the answer to HEAD has no body to search for `{self._searched}`; use GET")
         if self.below is not None and self.below > self.timeout:
             raise ValueError("`below` is longer than `timeout`; make `timeout` longer")
         return self
+
+    @property
+    def _searched(self) -> str:
+        return "contains" if self.contains else "json"
 
 
 class Http:
@@ -95,64 +87,42 @@ class Http:
         return CheckResult(self._place.name, verdict, reason, took, self._settings.warn)
 
     async def _asked(self) -> tuple[Verdict, str]:
-        settings = self._settings
+        asked = self._settings
+        request = Request(asked.http, asked.headers, asked.timeout, asked.method, asked.status, asked.follow)
         try:
-            headers = self._headers()
+            return self._judged(await request.answered(self._place))
+        except NoAnswer as found:
+            return found.verdict, found.reason
+
+    def _judged(self, answer: Answer) -> tuple[Verdict, str]:
+        contains, wanted = self._settings.contains, self._settings.json_
+        if contains.encode() not in answer.body:
+            if answer.whole:
+                return Verdict.BAD, f"{answer.said} without {show(contains)}"
+            return Verdict.INCONCLUSIVE, f"{answer.said}, but {show(contains)} is not in the first MiB"
+        other = _other(answer.document(), wanted) if wanted else ""
+        if other:
+            return Verdict.BAD, f"{answer.said}, but {one_line(self._place.spawner.clean(other))}"
+        return Verdict.GOOD, answer.said
+
+
+def _other(document: Any, wanted: Mapping[str, Scalar]) -> str:
+    """The first value that is not as wanted, in words; empty when there is none."""
+    for path, value in wanted.items():
+        try:
+            found = at(document, path)
         except ValueError as error:
-            return Verdict.INCONCLUSIVE, f"could not ask: {error}"
-        try:
-            async with asyncio.timeout(settings.timeout.total_seconds()):
-                return await self._answer(headers)
-        except TimeoutError:
-            return Verdict.BAD, f"no answer within {format_duration(settings.timeout)}"
-        except (aiohttp.ClientConnectorCertificateError, aiohttp.ClientSSLError) as error:
-            return Verdict.BAD, f"TLS failed: {error}"
-        except aiohttp.InvalidURL as error:
-            return Verdict.INCONCLUSIVE, f"could not ask: {error}"
-        except aiohttp.ClientConnectorError as error:
-            return unanswered(error.os_error)
-        except OSError as error:
-            return unanswered(error)
-        except aiohttp.ClientError as error:
-            return Verdict.BAD, f"broken answer: {str(error) or type(error).__name__}"
-
-    def _headers(self) -> Mapping[str, str]:
-        """`Connection: close`, since a connection kept from before a release ends with the old process."""
-        plain = {
-            name: self._place.reveal(value) if isinstance(value, Secret) else value
-            for name, value in self._settings.headers.items()
-        }
-        if any("\r" in value or "\n" in value or "\0" in value for value in plain.values()):
-            raise ValueError("a header's value has a line break in it; write it on one line")
-        return {"Connection": "close", "User-Agent": "rollbackd", **plain}
-
-    async def _answer(self, headers: Mapping[str, str]) -> tuple[Verdict, str]:
-        settings = self._settings
-        session: aiohttp.ClientSession = self._place.http()
-        request = session.request(
-            settings.method, settings.http, headers=headers, allow_redirects=settings.follow, max_redirects=5
-        )
-        async with request as response:
-            said = f"answered {response.status}"
-            if not _wanted(response.status, settings.status):
-                return Verdict.BAD, f"{said}, wants {' or '.join(settings.status)}"
-            body, whole = await _read(response.content)
-        if settings.contains.encode() in body:
-            return Verdict.GOOD, said
-        if not whole:
-            return Verdict.INCONCLUSIVE, f"{said}, but {show(settings.contains)} is not in the first MiB"
-        return Verdict.BAD, f"{said} without {show(settings.contains)}"
+            return str(error)
+        if not _same(found, value):
+            return f"{path or 'the document'} is {_shown(found)}, wants {_shown(value)}"
+    return ""
 
 
-def _wanted(status: int, wanted: tuple[str, ...]) -> bool:
-    return str(status) in wanted or f"{status // 100}xx" in wanted
+def _same(found: Any, wanted: Scalar) -> bool:
+    """Equal as JSON is: true is not 1."""
+    return isinstance(found, bool) is isinstance(wanted, bool) and bool(found == wanted)
 
 
-async def _read(content: aiohttp.StreamReader) -> tuple[bytes, bool]:
-    """The body's beginning, and whether that is all of it."""
-    body = bytearray()
-    async for piece in content.iter_chunked(_PIECE):
-        body += piece
-        if len(body) > _LARGEST:
-            return bytes(body), False
-    return bytes(body), True
+def _shown(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"

@@ -2,20 +2,23 @@
 
 import asyncio
 from datetime import datetime, timedelta
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from rollbackd.adapter import CheckPlace, CheckSettings
 from rollbackd.model import CheckResult, Verdict
+from rollbackd.rules.compared import Compared
 from rollbackd.rules.reach import reach
 from rollbackd.rules.samples import Observation, judge, opposite, own
-from rollbackd.rules.spec import Samples
-from rollbackd.units import Duration, Ratio, format_duration
+from rollbackd.rules.spec import QueryWhen, Samples
+from rollbackd.units import Duration, Ratio, format_duration, roughly
+
+_NOBODY = "no Prometheus to ask; give `prometheus: {url: …}`"
 
 
-class QuerySettings(CheckSettings):
-    """A value of Prometheus is good while it is `below`, or `above`, a threshold."""
+class QuerySettings(Compared, CheckSettings):
+    """A value of Prometheus is good while it is `below`, or `above`, a threshold, or does not move from another."""
 
     query: str = Field(min_length=1)
     above: Ratio | None = None
@@ -27,12 +30,6 @@ class QuerySettings(CheckSettings):
     samples: Samples | None = None
     aggregate: Literal["any", "all", "max", "min", "sum"] | None = None
     """When the service has several series: good when `any` or `all` are, or by their `max`, `min` or `sum`."""
-
-    @model_validator(mode="after")
-    def _one_threshold(self) -> Self:
-        if (self.above is None) == (self.below is None):
-            raise ValueError("a query needs one threshold, of what is good; give either `above` or `below`")
-        return self
 
 
 class Query:
@@ -50,7 +47,7 @@ class Query:
     async def run(self, since: datetime | None = None) -> CheckResult:
         clock = self._place.clock
         began = clock.monotonic()
-        seen = self._too_early(since, clock.now()) or await self._in_time()
+        seen = self._too_early(since, clock.now()) or await self._in_time(since)
         took = timedelta(seconds=clock.monotonic() - began)
         return CheckResult(self._place.name, seen.verdict, seen.reason, took, self._settings.warn)
 
@@ -58,20 +55,28 @@ class Query:
         """A value made of samples from before the last step says nothing of what came after it."""
         if since is None or (missing := since - (now - self._reach)) <= timedelta():
             return None
-        back, left = format_duration(self._reach), format_duration(missing)
+        back, left = format_duration(self._reach), roughly(missing)
         return _unknown(f"looks {back} back, to before the last step; conclusive in {left}")
 
-    async def _in_time(self) -> Observation:
+    async def _in_time(self, since: datetime | None) -> Observation:
         try:
             async with asyncio.timeout(self._settings.timeout.total_seconds()):
-                return await self._observed()
+                return await (self._observed() if self._settings.against is None else self._compared(since))
         except TimeoutError:
             return _unknown(f"no answer within {format_duration(self._settings.timeout)}")
+
+    async def _compared(self, since: datetime | None) -> Observation:
+        """Against another time, the time before the change, or peers; what the text hides of its reach comes on top."""
+        shared = {*Compared.model_fields, "query", "samples"}
+        when = QueryWhen(**{name: getattr(self._settings, name) for name in shared})
+        hidden = self._reach - reach(self._settings.query)
+        seen: Observation | None = await self._place.compare(when, since + hidden if since is not None else None)
+        return seen or _unknown(_NOBODY)
 
     async def _observed(self) -> Observation:
         settings, prometheus = self._settings, self._place.prometheus
         if prometheus is None:
-            return _unknown("no Prometheus to ask; give `prometheus: {url: …}`")
+            return _unknown(_NOBODY)
         answer = await prometheus.instant(settings.query)
         if answer.problem:
             return _unknown(answer.problem)

@@ -1,10 +1,12 @@
 """What `rollbackd check` says of a configuration without faults."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from rollbackd.adapter import Adapter, Needs
+from rollbackd.cli import polkit
 from rollbackd.cli.text import safe, table
 from rollbackd.clock import SystemClock
 from rollbackd.config.load import Loaded
@@ -18,8 +20,9 @@ _UNITS_OWN = (Path("/var/lib/rollbackd"), Path("/run/rollbackd"))
 
 
 def summary(loaded: Loaded) -> dict[str, Any]:
-    """As JSON values; `read_write_paths` is what the unit needs beyond its own directories."""
+    """As JSON values; `read_write_paths` is what the unit needs beyond its own directories, `units` what it manages."""
     config = loaded.config
+    layers = list(_layers(config))
     return {
         "valid": True,
         "files": [str(path) for path in loaded.files],
@@ -27,7 +30,8 @@ def summary(loaded: Loaded) -> dict[str, Any]:
         "rules": [{"name": rule.name, "services": list(rule.services)} for rule in config.rules],
         "receivers": [{"name": one.name, "kind": one.kind} for one in config.notify.receivers],
         "notes": list(loaded.notes),
-        "read_write_paths": sorted({str(path) for path in _written(config) if not _is_units_own(path)}),
+        "read_write_paths": sorted({str(path) for path in _written(config, layers) if not _is_units_own(path)}),
+        "units": _managed(layers),
     }
 
 
@@ -42,15 +46,31 @@ def _service(config: Config, service: Service) -> dict[str, Any]:
     }
 
 
-def _written(config: Config) -> Iterator[Path]:
-    """Directories that the daemon, or a step of it, writes to."""
+def _layers(config: Config) -> Iterator[Adapter]:
+    factory = LayerFactory(config.daemon.scratch, None, SystemClock())
+    for service in config.services:
+        yield from factory.build(service).adapters.values()
+
+
+def _written(config: Config, layers: Iterable[Adapter]) -> Iterator[Path]:
+    """Files and directories that the daemon, or a step of it, writes to."""
     daemon = config.daemon
     yield from (Path(daemon.journal.removeprefix(JOURNAL)).parent, daemon.signals, daemon.scratch, daemon.socket.parent)
-    factory = LayerFactory(daemon.scratch, None, SystemClock())
-    for service in config.services:
-        for adapter in factory.build(service).adapters.values():
-            if found := _PATH.fullmatch(adapter.resource):
-                yield Path(found[1])
+    for adapter in layers:
+        if isinstance(needs := getattr(adapter, "needs", None), Needs):
+            yield from needs.writes
+        elif found := _PATH.fullmatch(adapter.resource):
+            yield Path(found[1])
+
+
+def _managed(layers: Iterable[Adapter]) -> dict[str, list[str]]:
+    """Units of systemd that layers manage, with the verbs."""
+    found: dict[str, set[str]] = {}
+    for adapter in layers:
+        if isinstance(needs := getattr(adapter, "needs", None), Needs):
+            for unit, verbs in needs.units.items():
+                found.setdefault(unit, set()).update(verbs)
+    return {unit: sorted(verbs) for unit, verbs in sorted(found.items())}
 
 
 def _is_units_own(path: Path) -> bool:
@@ -85,6 +105,8 @@ def show(found: dict[str, Any]) -> None:
         print("\n# systemctl edit rollbackd\n[Service]")
         for path in found["read_write_paths"]:
             print(f"ReadWritePaths={_unit_text(path)}")
+    if found["units"]:
+        print(f"\n// {polkit.PLACE}\n{polkit.rule(found['units'])}", end="")
     print(f"\nok: {', '.join(safe(path) for path in found['files'])}")
 
 

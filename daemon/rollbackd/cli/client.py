@@ -61,9 +61,9 @@ class Client:
         asked = {key: str(value).lower() if isinstance(value, bool) else str(value) for key, value in query.items()}
         return self._ask("GET", parts, None, patience, f"?{urlencode(asked)}" if asked else "")
 
-    def send(self, method: str, *parts: str, body: Mapping[str, Any] | None = None) -> Any:
+    def send(self, method: str, *parts: str, body: Mapping[str, Any] | None = None, patience: float = PATIENCE) -> Any:
         """Give an order; raises like `get`."""
-        return self._ask(method, parts, json.dumps(body or {}).encode(), PATIENCE, "")
+        return self._ask(method, parts, json.dumps(body or {}).encode(), patience, "")
 
     def _ask(self, method: str, parts: tuple[str, ...], body: bytes | None, patience: float, query: str) -> Any:
         target = "/api/v1/" + "/".join(quote(part, safe="") for part in parts) + query

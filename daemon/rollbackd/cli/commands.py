@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from rollbackd import __version__
-from rollbackd.cli import local, look, order
+from rollbackd.cli import answer, change, drill, event, layer, local, look, order
 from rollbackd.cli.frame import AsJson, ConfigFile, Session, SocketFile, command
 
 app = typer.Typer(
@@ -46,6 +46,7 @@ def general(
 
 for _run in (
     local.run, local.check, local.schema, look.status, look.incidents, look.decisions, look.plan, order.rollback,
-    order.abort, order.ack, order.hold, order.resume, order.good, order.quarantine, local.audit,
+    answer.approve, answer.deny, order.abort, order.ack, order.hold, order.resume, change.changed, change.confirm,
+    order.good, order.quarantine, event.event, local.audit, layer.layer, drill.drill,
 ):  # fmt: skip
     command(app, _run.__name__)(_run)

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from rollbackd.cli import show
+from rollbackd.cli import past, planned, show
 from rollbackd.cli.frame import Session, UsageError
 
 _Limit = Annotated[int, typer.Option("--limit", min=1, max=1000, help="At most so many, newest first.")]
@@ -21,7 +21,7 @@ def status(
         return
     one = session.client.get("services", service)
     states = session.client.get("states", service=service)["states"]
-    session.show({**one, "states": states}, lambda: show.service(one, states))
+    session.show({**one, "states": states}, lambda: past.service(one, states))
 
 
 def incidents(
@@ -63,10 +63,10 @@ def plan(
     to: Annotated[str, typer.Option("--to", help="A release (id, prefix or label) or a state's key.")] = "",
     plan: Annotated[str, typer.Option("--plan", help="One of the service's plans.")] = "",
 ) -> int | None:
-    """What a rollback would do now. Touches nothing.
+    """What a rollback would do now. How long it would take, and what would be decided. Touches nothing.
 
-    Exit code 1 when something would stop it.
+    Exit code 1 when something would stop it. `rollbackd rollback SERVICE --plan-id ID` runs it as shown.
     """
     found = session.client.send("POST", "services", service, "plan", body={"to": to, "plan": plan})
-    session.show(found, lambda: show.plan(found))
+    session.show(found, lambda: planned.show(found))
     return 1 if found["problems"] else None

@@ -10,12 +10,18 @@ from typing import Any
 
 from rollbackd.app import StartFailed, offline_rollback
 from rollbackd.cli.frame import NO, Session, StopError
+from rollbackd.cli.report import report
 from rollbackd.cli.show import Timeline
 from rollbackd.cli.text import safe
 from rollbackd.cli.watch import conclude
 from rollbackd.desk import Invalid, NotFound, Refused
+from rollbackd.journal import JournalInUse
 from rollbackd.model import Request
 from rollbackd.views import RecordView
+
+
+class BusyError(StopError):
+    """Another process drives the journal."""
 
 
 def roll_back(session: Session, service: str, wanted: Mapping[str, Any], ask: Callable[[], bool]) -> int:
@@ -27,27 +33,32 @@ def roll_back(session: Session, service: str, wanted: Mapping[str, Any], ask: Ca
         return NO
     request = Request(
         service, _actor(), wanted["reason"], wanted["to"], wanted["plan"], tuple(wanted["irreversible"]),
-        wanted["over_hold"],
+        wanted["over_hold"], wanted["plan_id"],
     )  # fmt: skip
-    timeline = Timeline()
+    timeline, records = Timeline(), list[dict[str, Any]]()
 
     def on_record(record: RecordView) -> None:
         view = dataclasses.asdict(record)
+        records.append(view)
         if session.json:
             print(json.dumps(view, default=str), flush=True)
         else:
             timeline.add([view])
 
     try:
-        outcome = asyncio.run(offline_rollback(session.config_path, request, on_record))
+        ended = asyncio.run(offline_rollback(session.config_path, request, on_record))
     except Refused as error:
         against = [f"  {finding.guard}: {finding.reason}" for finding in error.findings if finding.against]
         raise StopError("\n".join([str(error), *against])) from error
+    except JournalInUse as error:
+        raise BusyError(str(error)) from error
     except (*StartFailed, NotFound, Invalid) as error:
         raise StopError(str(error)) from error
     if session.json:
-        print(json.dumps({"service": service, "outcome": outcome}))
-    return conclude(safe(service), outcome, "", quiet=session.json)
+        print(json.dumps({"service": service, "outcome": ended.outcome or ended.status}))
+    else:
+        report(dataclasses.asdict(ended), records)
+    return conclude(safe(service), ended.outcome, ended.status, quiet=session.json)
 
 
 def _actor() -> str:

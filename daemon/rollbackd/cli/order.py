@@ -6,8 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
-from rollbackd.cli import show
+from rollbackd.cli import emergency, planned, show
 from rollbackd.cli.frame import NO, Session, UsageError, complain
+from rollbackd.cli.references import releases as by_layer
 from rollbackd.cli.text import safe
 
 _Reason = Annotated[str, typer.Option("--reason", help="Why; people will read it.")]
@@ -23,41 +24,60 @@ def rollback(
         str, typer.Option("--to", help="A release (id, prefix or label) or a state's key; else the newest good state.")
     ] = "",
     plan: Annotated[str, typer.Option("--plan", help="One of the service's plans.")] = "",
+    plan_id: Annotated[
+        str,
+        typer.Option("--plan-id", metavar="ID", help="The plan that `rollbackd plan` printed, as shown or not at all."),
+    ] = "",
     reason: _Reason = "",
     irreversible: Annotated[
         list[str] | None, typer.Option("--irreversible", metavar="LAYER", help="This layer's step may be irreversible.")
     ] = None,
     over_hold: Annotated[bool, typer.Option("--over-hold", help="Also while the service is held.")] = False,
-    watch: Annotated[bool, typer.Option("--watch", help="Follow it; exit code 0 only when it recovered.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask, also on a terminal.")] = False,
+    watch: Annotated[
+        bool | None,
+        typer.Option(
+            "--watch/--no-watch", help="Follow it to its end; exit code 0 only when it recovered. So does --yes."
+        ),
+    ] = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Do not ask; when the daemon does not answer, go on without it.")
+    ] = False,
     offline: Annotated[
         bool, typer.Option("--offline", help="Here and now, without the daemon, which must be stopped.")
     ] = False,
 ) -> int | None:
     """Roll a service back. On a terminal the plan is shown and you are asked."""
+    if plan_id and (to or plan):
+        raise UsageError("--plan-id says where to and by which plan; leave --to and --plan out")
     wanted: dict[str, Any] = {
-        "to": to, "plan": plan, "reason": reason, "irreversible": irreversible or [], "over_hold": over_hold,
+        "to": to, "plan": plan, "plan_id": plan_id, "reason": reason, "irreversible": irreversible or [],
+        "over_hold": over_hold,
     }  # fmt: skip
     if offline:
         from rollbackd.cli.offline import roll_back
 
         return roll_back(session, service, wanted, ask=lambda: _sure(service, yes))
-    planned = session.client.send("POST", "services", service, "plan", body={"to": to, "plan": plan})
-    if not session.json:
-        show.plan(planned)
+    if yes and not emergency.answers(session):
+        return emergency.without_it(session, service, wanted)
+    if not plan_id:
+        shown = session.client.send("POST", "services", service, "plan", body={"to": to, "plan": plan})
+        if not session.json:
+            planned.show(shown, how=False)
     if _asks(yes):
         if not _sure(service, yes):
             return NO
-        if not to and planned["target"] is not None:
-            wanted["to"] = planned["target"]["key"]  # what was agreed to, also when another state became good meanwhile
+        if not plan_id and shown["id"]:  # what was agreed to, also when another release came meanwhile
+            wanted.update(to="", plan="", plan_id=shown["id"])
     begun = session.client.send("POST", "services", service, "rollback", body=wanted)
     incident = begun["incident"]
-    if watch:
+    if watch or (watch is None and yes):
         from rollbackd.cli.watch import watch as follow
 
         if not session.json:
             print()
-        return follow(session, incident)
+        return follow(session, incident, reported=True)
+    if not (plan_id or session.json):
+        print()
     session.show(begun, lambda: print(_begun(safe(incident))))
     return None
 
@@ -65,7 +85,7 @@ def rollback(
 def _begun(incident: str) -> str:
     return "\n".join(
         (
-            f"\n{incident} has begun",
+            f"{incident} has begun",
             f"  follow: rollbackd incidents {incident} --watch",
             f"  stop:   rollbackd abort {incident}",
         )
@@ -182,7 +202,7 @@ def good(
     ] = None,
 ) -> None:
     """Mark a state as known to be good."""
-    releases = _releases(references or [])
+    releases = by_layer(references or [])
     state = session.client.send("POST", "services", service, "good", body={"releases": releases})
     session.show(state, lambda: print(f"{safe(service)}: {safe(show.releases(state))} is good: {safe(state['good'])}"))
 
@@ -197,21 +217,8 @@ def quarantine(
 
     It is announced when one is deployed again.
     """
-    body = {"releases": _releases(references), "lift": lift}
+    body = {"releases": by_layer(references), "lift": lift}
     _done(session, session.client.send("POST", "services", service, "quarantine", body=body))
-
-
-def _releases(references: list[str]) -> dict[str, str]:
-    """`code=v41` by layer; a release alone is of the only layer, whose key is empty."""
-    found: dict[str, str] = {}
-    for reference in references:
-        layer, separator, release = reference.partition("=")
-        if not separator:
-            layer, release = "", reference
-        if not release or layer in found:
-            raise UsageError(f'"{reference}": write each layer once, as LAYER=RELEASE')
-        found[layer] = release
-    return found
 
 
 def _done(session: Session, answer: dict[str, Any]) -> None:

@@ -3,7 +3,9 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from rollbackd.cli.text import fields, moment, safe, table
+from rollbackd.cli.change import deadline, title
+from rollbackd.cli.report import last_round
+from rollbackd.cli.text import fields, length, moment, safe, table
 
 View = Mapping[str, Any]
 
@@ -42,7 +44,12 @@ def _notes(service: View) -> Iterable[str]:
         yield f"{name} is in shadow mode: decides and tells, touches nothing"
     if service["cannot"]:
         yield f"{name} cannot be rolled back: {safe(service['cannot'])}"
+    if service["asks"]:
+        yield f"{name} asks whether it goes back: rollbackd incidents {safe(service['incident'])}"
     yield from (hold(one) for one in service["holds"])
+    for one in service["waiting"]:
+        until, *how = deadline(one)
+        yield "\n  ".join([f"{name}: {title(one)}", until, *how])
 
 
 def hold(one: View) -> str:
@@ -55,47 +62,27 @@ def hold(one: View) -> str:
     return f"{scope} held by {safe(one['actor'])} ({safe(one['source'])}){until}{reason}"
 
 
-def service(one: View, states: Sequence[View]) -> None:
-    """All about one service."""
-    present, incident = one["present"], one["incident"]
-    print(f"{safe(one['name'])}: {safe(one['health'])}, {safe(one['priority'])}, mode {safe(one['mode'])}")
-    fields(
-        (
-            ("runs", releases(present) or "in transition, or not looked at yet"),
-            ("since", moment(present["since"]) if present else ""),
-            ("good", (present["good"] if present else "") or f"not yet: {one['baked']:.0%} of its bake time"),
-            ("goes back to", releases(one["target"])),
-            ("cannot go back", one["cannot"]),
-            ("incident", f"{incident} (rollbackd incidents {incident})" if incident else ""),
-            ("held", "\n".join(hold(each) for each in one["holds"])),
-        )
-    )
-    if one["rules"]:
-        print()
-        rules = [(rule["rule"], rule["verdict"], moment(rule["since"]), rule["reason"]) for rule in one["rules"]]
-        table(("RULE", "VERDICT", "SINCE", "WHY"), rules)
-    if states:
-        print()
-        rows = [(state["key"], moment(state["since"]), releases(state), _mark(state)) for state in states]
-        table(("STATE", "SINCE", "RELEASES", "GOOD"), rows)
-
-
-def _mark(state: View) -> str:
-    quarantined = f"quarantined: {', '.join(state['quarantined'])}" if state["quarantined"] else ""
-    via = f"by {state['via']}" if state["via"] else ""
-    return "; ".join(part for part in (state["good"], quarantined, via) if part)
-
-
 def incidents(found: Sequence[View]) -> None:
-    """A line an incident."""
+    """A line an incident, and below how those that ask are answered."""
     if not found:
         print("no incidents")
         return
     rows = [
-        (one["id"], one["outcome"] or one["status"], one["priority"], one["rule"], moment(one["opened"]), one["reason"])
+        (one["id"], one["outcome"] or one["status"], one["priority"], one["rule"], moment(one["opened"]), _reason(one))
         for one in found
     ]
     table(("INCIDENT", "STATUS", "PRIO", "RULE", "OPENED", "REASON"), rows)
+    asking = [one for one in found if one["question"]]
+    if asking:
+        print()
+    for one in asking:
+        until = moment(one["question"]["expires"])
+        print(f"{safe(one['id'])} asks until {until}; still missing: {safe(one['question']['missing']) or 'nothing'}")
+        print(f"  rollbackd approve {safe(one['id'])}, or deny; why: rollbackd incidents {safe(one['id'])}")
+
+
+def _reason(one: View) -> str:
+    return one["reason"] or ("; ".join(one["question"]["why"]) if one["question"] else "")
 
 
 def incident(detail: View) -> None:
@@ -112,10 +99,15 @@ def incident(detail: View) -> None:
             ("closed", moment(one["closed"])),
             ("from", releases(one["before"])),
             ("to", releases(one["target"])),
+            ("blamed", one["change"]),
+            _checks(one, detail["records"]),
             ("entered", ", ".join(one["entered"])),
             ("acknowledged", one["acknowledged"]),
         )
     )
+    if one["question"]:
+        print()
+        question(one["id"], one["question"])
     if one["steps"]:
         print()
         steps(one["steps"])
@@ -126,13 +118,37 @@ def incident(detail: View) -> None:
     Timeline().add(detail["records"])
 
 
-def steps(found: Sequence[View], *, status: bool = True) -> None:
-    """A line a step; a plan's steps have no status yet."""
-    head = ["STEP", "FROM", "TO", *(["STATUS"] if status else []), "RISKS"]
+def _checks(one: View, records: Sequence[View]) -> tuple[str, str]:
+    """What its checks said last: in the last round, else when it was opened."""
+    found = last_round(records)
+    said = "\n".join(f"{each['name']} {each['verdict']}: {each['reason']}" for each in found or one["checks"])
+    return ("last round" if found else "checks"), said
+
+
+def question(incident: str, one: View) -> None:
+    """What is asked, of whom, who said yes, what is missing, until when, and how to answer."""
+    print(f"{safe(incident)} asks whether to go back")
+    without = "it goes back by itself" if one["otherwise"] == "roll_back" else "nothing goes back, people are called"
+    fields(
+        (
+            ("because", "\n".join(one["why"])),
+            ("of", one["of"]),
+            ("not of", f"{one['excluded']}, who announced the change" if one["excluded"] else ""),
+            ("said yes", ", ".join(one["approvals"])),
+            ("missing", one["missing"]),
+            ("until", f"{moment(one['expires'])}, then {without}"),
+            ("answer", f"rollbackd approve {incident}\nrollbackd deny {incident} --reason WHY"),
+        )
+    )
+
+
+def steps(found: Sequence[View], *, planned: bool = False) -> None:
+    """A line a step; a plan's steps have no status yet, but a time that they took before."""
     rows = [
-        [one["layer"], one["before"], one["after"], *([one["status"]] if status else []), _risks(one)] for one in found
+        [one["layer"], one["before"], one["after"], length(one["expected"]) if planned else one["status"], _risks(one)]
+        for one in found
     ]
-    table(head, rows)
+    table(["STEP", "FROM", "TO", "TOOK BEFORE" if planned else "STATUS", "RISKS"], rows)
 
 
 def _risks(step: View) -> str:
@@ -151,6 +167,7 @@ def decision(one: View) -> None:
             ("evidence", "\n".join(one["evidence"])),
             ("runs", one["present"]),
             ("target", one["target"]),
+            ("change", one["change"]),
             ("against", "\n".join(_against(one["findings"]))),
             ("passed", ", ".join(passed)),
             ("incident", one["incident"]),
@@ -174,24 +191,6 @@ def decisions(found: Sequence[View]) -> None:
         if number:
             print()
         decision(one)
-
-
-def plan(one: View) -> None:
-    """What a rollback would be."""
-    print(f"{safe(one['service'])}: plan {safe(one['plan'])}")
-    fields(
-        (
-            ("runs", releases(one["present"])),
-            ("target", releases(one["target"]) or "none"),
-            ("within", ", ".join(one["brackets"])),
-            ("problems", "\n".join(one["problems"])),
-            ("by itself", f"{one['action']}"),
-            ("against", "\n".join(_against(one["findings"]))),
-        )
-    )
-    if one["steps"]:
-        print()
-        steps(one["steps"], status=False)
 
 
 class Timeline:

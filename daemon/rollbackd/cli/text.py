@@ -1,9 +1,10 @@
 """Everything from outside is text: no control character, no invisible one and no markup of it reaches a terminal."""
 
 import json
+import re
 import unicodedata
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 _HARMFUL = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})
@@ -11,8 +12,10 @@ _HARMFUL = frozenset({"Cc", "Cf", "Cs", "Co", "Zl", "Zp"})
 _STYLES = {
     "bad": "red", "good": "green", "pending": "yellow", "inconclusive": "yellow",
     "recovered": "green", "ineffective": "red", "failed": "red", "unverified": "yellow", "parked": "red",
-    "roll_back": "green", "refuse": "red",
+    "roll_back": "green", "refuse": "red", "asking": "yellow", "ask": "yellow", "observe": "yellow",
 }  # fmt: skip
+_LENGTH = re.compile(r"P(?:(\d+)Y)?(?:(\d+)D)?(?:T(?:(\d+)H)?(?:(\d+)M)?(?:(\d+(?:\.\d+)?)S)?)?")
+"""A duration as the API writes it (ISO 8601); a year is 365 days."""
 _Cell = str | None
 
 
@@ -46,6 +49,31 @@ def moment(at: str | datetime | None) -> str:
     except ValueError:
         return safe(at)
     return f"{when.astimezone(UTC):%Y-%m-%d %H:%M:%S}Z"
+
+
+def length(written: str | None) -> str:
+    """`PT1M30S` as `1m30s`; empty for none."""
+    found = _LENGTH.fullmatch(written or "")
+    if not written or found is None:
+        return safe(written or "")
+    from rollbackd.units import roughly
+
+    years, days, hours, minutes, seconds = (float(part or 0) for part in found.groups())
+    whole = timedelta(days=365 * years + days, hours=hours, minutes=minutes, seconds=seconds)
+    return roughly(whole)
+
+
+def below(text: str, indent: int) -> str:
+    """Text in as many lines as the terminal needs, the first one without its indent; a long word is never cut."""
+    import textwrap
+    from shutil import get_terminal_size
+
+    width = max(get_terminal_size().columns, indent + 20)
+    blank = " " * indent
+    wrapped = textwrap.wrap(
+        safe(text), width, initial_indent=blank, subsequent_indent=blank, break_long_words=False, break_on_hyphens=False
+    )
+    return "\n".join(wrapped).lstrip(" ")
 
 
 def as_json(value: object) -> str:

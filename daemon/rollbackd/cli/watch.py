@@ -8,6 +8,7 @@ from typing import Any
 
 from rollbackd.cli.client import AnswerError, UnreachableError
 from rollbackd.cli.frame import DONE, NO, Session, complain
+from rollbackd.cli.report import report
 from rollbackd.cli.show import Timeline
 from rollbackd.cli.text import safe
 from rollbackd.clock import SystemClock
@@ -20,14 +21,15 @@ _PATIENCE = timedelta(minutes=10)
 _INTERRUPTED = 130
 
 
-def watch(session: Session, incident: str) -> int:
-    """Show records as they come; 0 when it recovered.
+def watch(session: Session, incident: str, *, reported: bool = False) -> int:
+    """Show records as they come; 0 when it recovered. `reported`: with a report at the end.
 
     :raises UnreachableError: the daemon is away for too long, or was never there.
     """
-    timeline = Timeline()
+    timeline, records = Timeline(), list[dict[str, Any]]()
 
     def show(record: dict[str, Any]) -> None:
+        records.append(record)
         if session.json:
             _print_line(record)
         else:
@@ -40,6 +42,8 @@ def watch(session: Session, incident: str) -> int:
         return _INTERRUPTED
     if session.json:
         _print_line(ended)
+    elif reported:
+        report(ended, records)
     return conclude(ended["id"], ended["outcome"], ended["status"], quiet=session.json)
 
 

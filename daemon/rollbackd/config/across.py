@@ -8,6 +8,7 @@ from datetime import timedelta
 from itertools import combinations_with_replacement
 from typing import Any
 
+from rollbackd.config import alike, planned, told
 from rollbackd.config.models import Daemon, listening
 from rollbackd.config.packs import Placed
 from rollbackd.config.positions import Fault, Loc
@@ -16,13 +17,18 @@ from rollbackd.plugins import unknown
 from rollbackd.policy.spec import Limits
 from rollbackd.units import format_duration, parse_duration
 
-MANUAL = "manual"
+RESERVED = {
+    "manual": "that is what people ask for",
+    "unconfirmed": "that is a change which nobody confirmed",
+    "drill": "that is a rollback for practice",
+}
+"""Names of triggers that no rule makes."""
 """The rule's name in what a person asks for."""
 
 
 def faults_across(scene: Scene) -> Iterator[Fault]:
     """Everything that refers to something which the file does not have, or has twice."""
-    for part in (_services, _access, _twice, _ties, _resources, _policy, _routes):
+    for part in (_services, _access, _twice, _ties, _resources, _policy, told.faults, alike.groups, planned.faults):
         for loc, text in part(scene):
             yield scene.main.fault(loc, text)
     yield from _rules(scene)
@@ -156,17 +162,6 @@ def _resources(scene: Scene) -> Iterator[Complaint]:
                 yield (*service.loc, "layers", layer), text
 
 
-def _routes(scene: Scene) -> Iterator[Complaint]:
-    notify = scene.section("notify")
-    receivers = [entry.get("name") for _, entry in entries(notify.get("receivers"), ())]
-    known = [name for name in receivers if isinstance(name, str)]
-    for loc, route in entries(notify.get("routes"), ("notify", "routes")):
-        for place, name in names(route.get("to"), (*loc, "to")):
-            if name not in known:
-                yield place, unknown("receiver", name, known)
-        yield from _unknown_services(scene, mapping(route.get("when")).get("service"), (*loc, "when", "service"))
-
-
 def _unknown_services(scene: Scene, value: Any, loc: Loc) -> Iterator[Complaint]:
     known = {service.name for service in scene.services}
     for place, name in names(value, loc):
@@ -176,6 +171,7 @@ def _unknown_services(scene: Scene, value: Any, loc: Loc) -> Iterator[Complaint]
 
 def _policy(scene: Scene) -> Iterator[Complaint]:
     rules = {rule.name: rule for rule in scene.rules}
+    yield from _unknown_groups(scene, scene.section("asking"), ("asking",))
     for loc, row in entries(scene.main.data.get("policy"), ("policy",)):
         when = mapping(row.get("when"))
         for place, name in names(when.get("rule"), (*loc, "when", "rule")):
@@ -188,6 +184,22 @@ def _policy(scene: Scene) -> Iterator[Complaint]:
                 named |= {service.name for service in _scope(scene, rules[name])}
         services = [each for each in scene.services if each.name in named or not named]
         yield from _plans_in(services, row.get("plan"), (*loc, "plan"))
+        yield from _unknown_groups(scene, row, loc)
+        yield from _for_nothing(row, loc)
+
+
+def _unknown_groups(scene: Scene, row: Mapping[str, Any], loc: Loc) -> Iterator[Complaint]:
+    groups = mapping(scene.main.data.get("groups"))
+    for place, name in names(row.get("by"), (*loc, "by")):
+        if name not in groups:
+            yield place, unknown("group", name, groups)
+
+
+def _for_nothing(row: Mapping[str, Any], loc: Loc) -> Iterator[Complaint]:
+    """Nobody is ever asked by a row that observes or refuses."""
+    for key in ("approvals", "by", "expires", "otherwise"):
+        if key in row and row.get("action") in ("observe", "refuse"):
+            yield (*loc, key), f"nobody is asked where the action is {row['action']}; leave `{key}` out"
 
 
 def _plans_in(services: list[Sketch], value: Any, loc: Loc) -> Iterator[Complaint]:
@@ -212,8 +224,8 @@ def _rules(scene: Scene) -> Iterator[Fault]:
     for rule in scene.rules:
         if rule.name in seen:
             yield rule.point(("name",), f'two rules are called "{rule.name}"; rename one, or give its pack an `as`')
-        elif rule.name == MANUAL:
-            yield rule.point(("name",), f'a rule cannot be called "{MANUAL}": that is what people ask for; rename it')
+        elif rule.name in RESERVED:
+            yield rule.point(("name",), f'a rule cannot be called "{rule.name}": {RESERVED[rule.name]}; rename it')
         if rule.name:
             seen.add(rule.name)
         raw = mapping(rule.raw)
@@ -228,13 +240,20 @@ def _rules(scene: Scene) -> Iterator[Fault]:
 
 def _conditions(scene: Scene, rule: Placed) -> Iterator[Complaint]:
     services = _scope(scene, rule)
+    if "query" in mapping(mapping(rule.raw).get("users")) and "prometheus" not in scene.main.data:
+        yield ("users", "query"), NO_PROMETHEUS
     stale_after = _duration(scene.section("limits").get("stale_after")) or Limits().stale_after
+    keep = _duration(scene.section("daemon").get("keep")) or Daemon().keep
     for loc, leaf in _leaves(mapping(rule.raw).get("when")):
         if "query" in leaf and "prometheus" not in scene.main.data:
             yield (*loc, "query"), NO_PROMETHEUS
+        yield from alike.compared(scene, leaf, [service.name for service in services], loc)
         if _longer(leaf.get("for"), stale_after):
             text = f"`for` is longer than limits.stale_after, {format_duration(stale_after)}: it would always be stale"
             yield (*loc, "for"), f"{text}; make stale_after longer"
+        if "event" in leaf and _longer(leaf.get("within"), keep):
+            text = f"`within` is longer than daemon.keep, {format_duration(keep)}: a start would have forgotten some"
+            yield (*loc, "within"), f"{text}; keep them longer"
         check = leaf.get("check")
         if not isinstance(check, str):
             continue
@@ -245,12 +264,13 @@ def _conditions(scene: Scene, rule: Placed) -> Iterator[Complaint]:
             yield (*loc, "check"), f'check "{check}" is not in {quoted(lacking)}; add it there'
 
 
-def _leaves(when: Any) -> Iterator[tuple[Loc, Mapping[str, Any]]]:
+def _leaves(when: Any, loc: Loc = ("when",)) -> Iterator[tuple[Loc, Mapping[str, Any]]]:
     for kind in ("all", "any"):
         if isinstance(when, dict) and kind in when:
-            yield from entries(when[kind], ("when", kind))
+            for place, part in entries(when[kind], (*loc, kind)):
+                yield from _leaves(part, place)
             return
-    yield ("when",), mapping(when)
+    yield loc, mapping(when)
 
 
 def _longer(text: Any, limit: timedelta) -> bool:

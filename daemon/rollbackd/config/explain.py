@@ -9,10 +9,12 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from pydantic import BaseModel, Tag, ValidationError
 from pydantic_core import ErrorDetails
 
-from rollbackd.config.models import LABEL, NAME
+from rollbackd.config.models import NAME
 from rollbackd.config.positions import Document, Fault, Loc
 from rollbackd.plugins import unknown
+from rollbackd.rules.spec import EVENT
 from rollbackd.rules.spec import NAME as RULE_NAME
+from rollbackd.rules.weight import LABEL
 from rollbackd.units import show
 
 _QUOTED = re.compile(r"'([^']*)'")
@@ -140,6 +142,8 @@ def _not_one_of(shown: str, expected: str) -> str:
 def _not_a_name(given: Any, pattern: str) -> str:
     if pattern == LABEL:
         return f"{show(given)} is not a label's name; write letters, digits and _, no digit first"
+    if pattern == EVENT:
+        return f"{show(given)} is not an event's name; write letters, digits and . _ : -"
     if pattern in {NAME, RULE_NAME}:
         return f"{show(given)} is not a name; write a-z, 0-9 and . _ - in it, a letter or a digit first"
     return f"{show(given)} does not fit; write what matches {pattern}"

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from rollbackd.config import alike
 from rollbackd.config.positions import Fault, Loc
 from rollbackd.config.sketch import NO_PROMETHEUS, Scene, Sketch, mapping, names
 from rollbackd.plugins import unknown
@@ -98,7 +99,7 @@ _REMEDIES = {
 
 def _checks(scene: Scene, service: Sketch) -> Iterator[Complaint]:
     for name, check in service.checks.items():
-        yield from _query(scene, check, ("checks", name))
+        yield from _check(scene, service, check, ("checks", name))
     yield from _verify(scene, service, service.raw.get("verify"), ("verify",))
 
 
@@ -109,9 +110,16 @@ def _verify(scene: Scene, service: Sketch, verify: Any, loc: Loc) -> Iterator[Co
             if name not in service.checks:
                 yield place, unknown("check", name, service.checks)
         for n, check in enumerate(listed if isinstance(listed, list) else []):
-            yield from _query(scene, check, (*loc, key, n))
+            yield from _check(scene, service, check, (*loc, key, n))
 
 
-def _query(scene: Scene, check: Any, loc: Loc) -> Iterator[Complaint]:
+def _check(scene: Scene, service: Sketch, check: Any, loc: Loc) -> Iterator[Complaint]:
+    """What a check, written in place, needs: a Prometheus to ask, the layer that it names."""
     if "prometheus" not in scene.main.data and isinstance(check, Mapping) and scene.asks_prometheus(check):
         yield (*loc, "query"), NO_PROMETHEUS
+    yield from alike.compared(scene, mapping(check), [service.name], loc)
+    layer = mapping(check).get("layer")
+    if isinstance(layer, str) and layer not in service.layers:
+        yield (*loc, "layer"), unknown("layer", layer, service.layers)
+    elif isinstance(layer, str) and (adapter := service.layers[layer]) is not None and not adapter.traits.releases:
+        yield (*loc, "layer"), f'layer "{layer}" has no releases to compare with; name the layer of what is served'

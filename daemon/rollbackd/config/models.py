@@ -13,18 +13,25 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, SerializeAsAny, field_validator
 
 from rollbackd.adapter import CheckSettings, NotifierSettings, Settings
+from rollbackd.config.schedules import Schedule
+from rollbackd.incident.clocks import Terms
 from rollbackd.incident.spec import PlanSpec, VerifySpec
 from rollbackd.model import Priority
-from rollbackd.policy.spec import Limits, PolicyRow, Window
+from rollbackd.policy.spec import PRIORITIES, Asking, Clocks, Limits, PolicyRow, Window
 from rollbackd.rules.spec import Rule
+from rollbackd.rules.weight import LABEL
 from rollbackd.units import Duration, OneOrMany, Secret, Size, Spec, show
 
 Mode = Literal["act", "shadow"]
 Role = Literal["source", "viewer", "operator"]
 NAME = r"^[a-z0-9][a-z0-9._-]{0,62}$"
 """Names of services, layers, plans, checks: what is safe as a file name, a git ref and a metric's label."""
-LABEL = r"^[a-zA-Z_][a-zA-Z0-9_]*$"
-"""What Prometheus allows as a label's name."""
+STEP_TARGETS: Mapping[str, timedelta] = {
+    "files": timedelta(minutes=1),
+    "env": timedelta(minutes=1),
+    "git": timedelta(minutes=2),
+}
+"""The targets of steps that the configuration does not name, by adapter."""
 JOURNAL = "sqlite:///"
 """What a journal's address begins with, before its absolute path."""
 
@@ -50,6 +57,27 @@ def _absolute(path: Path) -> Path:
     return path
 
 
+def _actor(text: str) -> str:
+    kind, colon, name = text.partition(":")
+    if kind not in {"unix", "token"} or not colon or not name or any(letter.isspace() for letter in text):
+        raise ValueError(f"{show(text)} is nobody; write a user of this host as unix:ann, a token as token:NAME")
+    return text
+
+
+def _all_steps(given: dict[str, timedelta]) -> dict[str, timedelta]:
+    return {**STEP_TARGETS, **given}
+
+
+def _all_priorities(given: dict[Priority, Clocks]) -> dict[Priority, Clocks]:
+    return {**PRIORITIES, **given}
+
+
+def _enough_peers(services: tuple[str, ...]) -> tuple[str, ...]:
+    if len(services) < 3:
+        raise ValueError("two services cannot tell which of them is the sick one; name at least three")
+    return services
+
+
 def _some_time(length: timedelta) -> timedelta:
     if length < timedelta(milliseconds=100):
         raise ValueError("this is at least 100ms; write it like 30s")
@@ -57,6 +85,8 @@ def _some_time(length: timedelta) -> timedelta:
 
 
 Name = Annotated[str, Field(pattern=NAME)]
+Actor = Annotated[str, AfterValidator(_actor)]
+"""Who does something: `unix:ann`, `token:release-desk`."""
 Label = Annotated[str, Field(pattern=LABEL)]
 Labels = Annotated[dict[Label, Annotated[str, Field(min_length=1)]], Field(min_length=1)]
 Url = Annotated[str, AfterValidator(_url)]
@@ -82,7 +112,7 @@ class Token(Spec):
     name: Name
     """The actor is `token:` and this."""
     role: Role
-    """`source` sends alerts, `viewer` reads, `operator` may do everything."""
+    """`source` sends alerts and events and announces changes, `viewer` reads, `operator` may do everything."""
     token: Secret
 
 
@@ -160,6 +190,9 @@ class Receiver(Spec):
     kind: str
     """The notifier's entry point; `load.py` takes it from the key."""
     settings: SerializeAsAny[NotifierSettings]
+    says: dict[str, str] = {}
+    """Words of its own, by event: it hears nothing but these events, and nothing but these words. For users, a status
+    page."""
 
 
 class RouteWhen(Spec):
@@ -170,7 +203,7 @@ class RouteWhen(Spec):
     service: Annotated[tuple[str, ...], OneOrMany()] = ()
     """Services by name."""
     event: Annotated[tuple[str, ...], OneOrMany()] = ()
-    """What is told: `opened`, `recovered`, `refused`, …"""
+    """What is told: `opened`, `asks`, `recovered`, `refused`, …"""
 
 
 class Route(Spec):
@@ -182,6 +215,16 @@ class Route(Spec):
     """What is told to them; without it everything."""
 
 
+class Tier(Spec):
+    """The next people, when nobody acknowledges an incident."""
+
+    after: Duration = timedelta()
+    """How long after the opening. What failed, did not help, could not be verified or was not answered waits for no
+    tier: the next one is told at once."""
+    to: Annotated[tuple[str, ...], OneOrMany()] = Field(min_length=1)
+    """Receivers by name; they hear of it besides the routes, and of all that comes after."""
+
+
 class Notify(Spec):
     """How people are told."""
 
@@ -189,6 +232,19 @@ class Notify(Spec):
     """Who can be told."""
     routes: tuple[Route, ...] = ()
     """Every match is used; without routes every receiver hears everything."""
+    escalation: tuple[Tier, ...] = ()
+    """Who is told next, in order, until somebody acknowledges it."""
+
+
+class Targets(Spec):
+    """How long the work itself should take; people are told of what takes far longer."""
+
+    steps: Annotated[dict[str, Interval], AfterValidator(_all_steps)] = dict(STEP_TARGETS)
+    """Of a step, by its layer's adapter; told at half as much again. One that is not named keeps its own."""
+    hotfix: Interval = timedelta(minutes=3)
+    """Of all steps of a rollback that takes back a change announced as `hotfix`; told at half as much again."""
+    recovery: Interval = timedelta(minutes=10)
+    """From the first step to the end; told at twice as much."""
 
 
 class Service(Spec):
@@ -210,6 +266,8 @@ class Service(Spec):
     """Names, least impact first; the next one runs when the one before did not help."""
     bake: Duration = timedelta(minutes=30)
     """How long a state runs without trouble before it is good."""
+    drill: bool = False
+    """An executed drill may take it back for real, and return."""
     checks: dict[Name, SerializeAsAny[CheckSettings]] = {}
     """Named questions about its health, for rules and verification."""
     verify: VerifySpec
@@ -227,14 +285,26 @@ class Config(Spec):
     """Asked what fires at the start; its silences count as holds."""
     rules: tuple[Rule, ...] = ()
     """What makes a trigger."""
+    peers: dict[Name, Annotated[tuple[str, ...], AfterValidator(_enough_peers)]] = {}
+    """Services that do alike work, by group: what `against: {peers: NAME}` compares with; three at least."""
     windows: tuple[Window, ...] = ()
     """When automatic rollbacks are allowed; none given: always."""
     limits: Limits = Limits()
     """What keeps automatic rollbacks from doing harm."""
     policy: tuple[PolicyRow, ...] = ()
     """What is made of a trigger; the first row that matches wins, no match is roll_back."""
+    asking: Asking = Asking()
+    """What holds when people are asked and the policy's row says nothing else."""
+    groups: dict[Name, Annotated[tuple[Actor, ...], OneOrMany()]] = {}
+    """Who may say yes, by group: actors as `unix:ann` or `token:release-desk`."""
+    priorities: Annotated[dict[Priority, Clocks], AfterValidator(_all_priorities)] = dict(PRIORITIES)
+    """The clocks of each priority; one that is not named keeps its own."""
+    targets: Targets = Targets()
+    """How long the work itself should take."""
     notify: Notify = Notify()
     """How people are told."""
+    schedules: tuple[Schedule, ...] = ()
+    """What is done on a calendar: snapshots, drills."""
     services: tuple[Service, ...] = ()
     """What is watched and rolled back."""
 
@@ -244,6 +314,13 @@ class Config(Spec):
 
     def service(self, name: str) -> Service | None:
         return self.by_name.get(name)
+
+    @property
+    def terms(self) -> Terms:
+        """The clocks, targets and tiers of every incident."""
+        tiers = tuple(tier.after for tier in self.notify.escalation)
+        targets = self.targets
+        return Terms(self.priorities, targets.steps, targets.hotfix, targets.recovery, tiers)
 
     def mode(self, service: Service) -> Mode:
         """:raises ValueError: never after loading; one of the two is required."""

@@ -20,6 +20,8 @@ from rollbackd.plugins import unknown
 from rollbackd.rules.spec import Rule
 from rollbackd.units import parse_duration, parse_ratio, show
 
+_OWN = frozenset({"pack", "as", "services", "only"})
+"""Keys of a pack's entry that are no settings of the pack."""
 _SETTING = re.compile(r"\$([a-z_]+)")
 """A `$` before anything else, as at the end of a regular expression, stays what it is."""
 
@@ -110,7 +112,7 @@ def _from_pack(rules: Rules, main: Document, loc: Loc, entry: Mapping[str, Any])
     rules.faults += source.document.faults
     if source.document.root is None:
         return
-    given = {key: value for key, value in entry.items() if key not in {"pack", "as"}}
+    given = {key: value for key, value in entry.items() if key not in _OWN}
 
     def at_setting(knob: Loc, text: str) -> Fault:
         return main.fault((*loc, *knob), text)
@@ -119,9 +121,29 @@ def _from_pack(rules: Rules, main: Document, loc: Loc, entry: Mapping[str, Any])
     rules.faults += filled.faults
     if not filled.faults:
         rules.faults += _shape_faults(filled, source.document, given, at_setting)
+    known = [str(raw.get("name")) for _, raw in _rules_in(filled.data)]
+    only = _listed(entry.get("only"))
+    for n, each in enumerate(only):
+        if each not in known:
+            rules.faults.append(main.fault((*loc, "only", n), unknown("rule", each, known)))
     for _, raw in _rules_in(filled.data):
-        named = raw | {"name": f"{prefix}-{raw.get('name')}"} if isinstance(prefix, str) else raw
-        rules.placed.append(Placed(named, _valid(named), lambda _, text: main.fault((*loc, "pack"), text)))
+        if only and raw.get("name") not in only:
+            continue
+        named = raw | ({"name": f"{prefix}-{raw.get('name')}"} if isinstance(prefix, str) else {})
+        if services := _listed(entry.get("services")):
+            named["services"] = services
+        rules.placed.append(Placed(named, _valid(named), _pointing_at_entry(main, loc)))
+
+
+def _pointing_at_entry(main: Document, loc: Loc) -> Callable[[Loc, str], Fault]:
+    """What a pack's rule says is not the reader's to mend, but for the services that the entry names."""
+    return lambda inside, text: main.fault((*loc, *(inside if inside[:1] == ("services",) else ("pack",))), text)
+
+
+def _listed(value: Any) -> list[str]:
+    """One text or a list of them; of anything else the model tells."""
+    many = value if isinstance(value, list) else [value]
+    return [each for each in many if isinstance(each, str)]
 
 
 def _rules_in(data: Any) -> Iterator[tuple[int, dict[str, Any]]]:

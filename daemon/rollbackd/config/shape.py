@@ -29,7 +29,7 @@ from rollbackd.incident.spec import PlanSpec, VerifySpec
 from rollbackd.plugins import Plugins
 from rollbackd.rules.spec import NAME as RULE_NAME
 from rollbackd.rules.spec import Rule
-from rollbackd.units import Spec
+from rollbackd.units import OneOrMany, Spec
 
 # The types below are made while the program runs, which a static checker cannot follow.
 _TUPLE: Any = tuple
@@ -47,6 +47,10 @@ class PackUse(Spec):
     """The pack's name."""
     as_: Annotated[str, Field(pattern=RULE_NAME)] | None = Field(default=None, alias="as")
     """Put before its rules' names, with a dash: the same pack twice."""
+    services: Annotated[tuple[str, ...], OneOrMany()] = ()
+    """Only for these; a service without a pack's metrics is never conclusive, and so never good."""
+    only: Annotated[tuple[str, ...], OneOrMany()] = ()
+    """Only these of its rules, by their names in the pack."""
 
 
 Scalar = bool | int | float | str
@@ -95,7 +99,7 @@ class Shape:
 @lru_cache(maxsize=8)
 def shape_of(plugins: Plugins) -> Shape:
     """The models for these plugins; made once."""
-    layer = _layers(plugins)
+    layer = layer_union(plugins)
     check = _checks(plugins)
     ref = _refs(plugins)
     verify = _again(VerifySpec, gate=_TUPLE[ref, ...], checks=_TUPLE[ref, ...])
@@ -110,8 +114,8 @@ def shape_of(plugins: Plugins) -> Shape:
 
 def receiver(written: Any) -> Receiver:
     """A receiver as the core knows it, of one as the file writes it."""
-    kind = next(name for name in type(written).model_fields if name != "name")
-    return Receiver(name=written.name, kind=kind, settings=getattr(written, kind))
+    kind = next(name for name in type(written).model_fields if name not in {"name", "says"})
+    return Receiver(name=written.name, kind=kind, settings=getattr(written, kind), says=written.says)
 
 
 def kind_among(value: Any, models: Mapping[str, type[Any]]) -> str | None:
@@ -159,7 +163,9 @@ def _union(word: str, members: Mapping[str, Any], tag_of: Callable[[Any], str | 
     return Annotated[reduce(or_, parts), told]
 
 
-def _layers(plugins: Plugins) -> Any:
+def layer_union(plugins: Plugins) -> Any:
+    """The type of a layer's settings: a union over the adapters, told apart by `adapter`."""
+
     def tag(value: Any) -> str | None:
         name = value.adapter if isinstance(value, Settings) else value.get("adapter") if _is_dict(value) else None
         return f"<{name}>" if isinstance(name, str) and name in plugins.adapters else None
@@ -203,13 +209,19 @@ def _refs(plugins: Plugins) -> Any:
     return _union("check", members, lambda value: "<name>" if isinstance(value, str) else tag(value))
 
 
+class _Worded(Spec):
+    """What every receiver may have, whatever its kind."""
+
+    says: dict[str, str] = Field(default={}, description=Receiver.model_fields["says"].description)
+
+
 def _receivers(plugins: Plugins) -> Any:
     models: dict[str, Any] = {}
     for kind, notifier in plugins.notifiers.items():
         settings: type[NotifierSettings] = notifier.settings_model
         models[kind] = create_model(
             f"{kind.title()}Receiver",
-            __base__=Spec,
+            __base__=_Worded,
             __doc__=f"Somebody who is told by {kind}.",
             name=(Name, Field(description="What routes call it.")),
             **{kind: (_AS_ANY[settings], Field(description=(settings.__doc__ or "").strip()))},

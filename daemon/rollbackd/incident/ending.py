@@ -12,16 +12,20 @@ Addressed = tuple[str, object]
 
 
 def ending(incident: Incident, outcome: Outcome, reason: str, verify: VerifySpec, now: datetime) -> list[Addressed]:
-    """All facts of the end, for one unit: the close, the budget's end, the state reached, its mark, the quarantine."""
+    """All facts of the end, for one unit: the close, the budget's end, the state reached, its mark, the quarantine.
+
+    A drill leaves no trace beside its own end: what it moved it takes back.
+    """
     stream = service_stream(incident.service)
     recovered = outcome is Outcome.RECOVERED
-    manual = incident.decision.trigger.request is not None
-    watch = now + verify.watch if recovered else None
+    manual = incident.decision.trigger.request is not None or incident.by_people
+    watch = now + verify.watch if recovered and not incident.drill else None
+    denied = bool(incident.denied) and outcome is Outcome.DECLINED
     found: list[Addressed] = [
         (incident_stream(incident.id), facts.Closed(outcome, reason)),
-        (FLEET, facts.Ended(incident.service, incident.id, outcome, incident.acted, watch, manual)),
+        (FLEET, facts.Ended(incident.service, incident.id, outcome, incident.acted, watch, manual, denied)),
     ]
-    if not incident.moved:
+    if incident.drill or not incident.moved:
         return found
     found.append((stream, facts.Changed(incident.present, now, now, incident.id)))
     target = incident.decision.target
@@ -43,7 +47,7 @@ def _left_behind(incident: Incident, layer: str, target: State) -> bool:
 
 def relapse(incident: Incident, trigger: Trigger, now: datetime) -> list[Addressed]:
     """Trouble of the same state in the watch time: ineffective after all."""
-    manual = incident.decision.trigger.request is not None
+    manual = incident.decision.trigger.request is not None or incident.by_people
     return [
         (incident_stream(incident.id), facts.Relapsed(trigger)),
         (FLEET, facts.Ended(incident.service, incident.id, Outcome.INEFFECTIVE, incident.acted, now, manual)),

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import assert_never
 
 from rollbackd import facts
 from rollbackd.facts import Record
 from rollbackd.incident.plan import reached
-from rollbackd.model import Decision, Outcome, Plan, Release, State, Trigger, Verdict
+from rollbackd.model import Action, CheckResult, Decision, Outcome, Plan, Priority, Release, State, Trigger, Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +39,22 @@ class Failure:
     reason: str
     permanent: bool
     at: datetime
+    evidence: str = ""
+    """The last output of what failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Yes:
+    """A person's approval."""
+
+    actor: str
+    at: datetime
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Incident:
-    """One episode of one service that acts."""
+    """One episode of one service that acts or asks."""
 
     id: str
     n: int
@@ -61,6 +73,8 @@ class Incident:
     brackets: Mapping[str, str] = field(default_factory=dict)
     """When each bracket of any plan so far is left: a later plan need not name what an earlier one entered."""
     entered: tuple[str, ...] = ()
+    inside: tuple[str, ...] = ()
+    """Brackets that are entered, or may be because entering them was begun."""
     done: tuple[str, ...] = ()
     """Layers of the running plan whose step is applied."""
     moved: Mapping[str, Release] = field(default_factory=dict)
@@ -80,6 +94,8 @@ class Incident:
     """Good rounds in a row, inconclusive ones aside."""
     looked: datetime | None = None
     """The last round of verification."""
+    results: tuple[CheckResult, ...] = ()
+    """Of the last round of gate or verification, in this plan."""
     superseded: str = ""
     """The layer that somebody else moved."""
     paused: str = ""
@@ -94,9 +110,58 @@ class Incident:
     """A person wants every bracket left."""
     parked: str = ""
     joined: tuple[Trigger, ...] = ()
+    asked: datetime | None = None
+    """When the question that stands was asked; None: it never asked."""
+    approvals: tuple[Yes, ...] = ()
+    """Of the question that stands, oldest first."""
+    denied: str = ""
+    """Who said no."""
+    deny_reason: str = ""
+    ordered: str = ""
+    """Who ordered a rollback while it asked."""
+    risen: str = ""
+    """Why the question became a rollback."""
+    by_people: bool = False
+    """People said yes: the guards do not bind it any more."""
+    begun: datetime | None = None
+    """When the first step or bracket was begun."""
+    held_since: datetime | None = None
+    """When the hold that stops it came; None while nothing does."""
+    working: datetime | None = None
+    """`begun`, later by as long as holds have stopped it since."""
+    stepping: Mapping[str, datetime] = field(default_factory=dict)
+    """Layers whose step was begun and is not done, with when: at the first attempt, holds not counted."""
+    took: Mapping[str, timedelta] = field(default_factory=dict)
+    """How long each layer's step took, from its first attempt on; the longest when several plans had it."""
+    examined: tuple[CheckResult, ...] = ()
+    """The service's checks, once, beside the decision."""
+    clocks: frozenset[str] = frozenset()
+    """The clocks that were passed and told."""
+    tier: int = -1
+    """The last tier of people that it was escalated to."""
+    whys: frozenset[str] = frozenset()
+    """Why it was escalated so far."""
     outcome: Outcome | None = None
     reason: str = ""
     closed: datetime | None = None
+
+    @property
+    def waits(self) -> bool:
+        """It asks people, and nothing was begun."""
+        return self.decision.action is Action.ASK
+
+    @property
+    def drill(self) -> str:
+        """`there` or `back`, of an executed drill; empty: it is none."""
+        request = self.decision.trigger.request
+        return request.drill if request is not None else ""
+
+    @property
+    def priority(self) -> Priority:
+        """The most urgent of its triggers', one level higher for each plan that did not help."""
+        order = list(Priority)
+        urgent = min(order.index(one.priority) for one in (self.decision.trigger, *self.joined))
+        return order[max(0, urgent - self.tried)]
 
     @property
     def running(self) -> str:
@@ -128,6 +193,7 @@ def opened(record: Record) -> Incident:
         config=fact.config,
         plans=fact.plans,
         present=fact.decision.present,
+        asked=record.at if fact.decision.action is Action.ASK else None,
     )
 
 
@@ -145,27 +211,61 @@ def evolve(incident: Incident, record: Record) -> Incident:
     fact = record.fact
     match fact:
         case facts.Entering() | facts.ApplyStarted() | facts.Leaving():
-            flight = Flight(_WHAT[type(fact)], fact.layer, fact.attempt, record.at)
-            return replace(incident, flight=flight, acted=True)
+            return _started(incident, Flight(_WHAT[type(fact)], fact.layer, fact.attempt, record.at))
         case facts.EnterFailed() | facts.ApplyFailed() | facts.LeaveFailed():
             what = _WHAT[type(fact)]
             attempt = incident.flight.attempt if incident.flight is not None else 1
-            failure = Failure(what, fact.layer, attempt, fact.reason, fact.permanent, record.at)
+            failure = Failure(what, fact.layer, attempt, fact.reason, fact.permanent, record.at, fact.evidence)
             return replace(incident, flight=None, failure=failure)
         case facts.Entered(layer):
             entered = (*(other for other in incident.entered if other != layer), layer)
             return replace(incident, flight=None, failure=None, entered=entered)
         case facts.Left(layer):
             entered = tuple(other for other in incident.entered if other != layer)
-            return replace(incident, flight=None, failure=None, entered=entered)
+            inside = tuple(other for other in incident.inside if other != layer)
+            return replace(incident, flight=None, failure=None, entered=entered, inside=inside)
         case facts.Applied(layer):
             return _applied(incident, layer, record.at)
         case facts.StepSuperseded(layer):
             return replace(incident, flight=None, superseded=layer)
         case facts.Gated() | facts.Round():
             return _looked(incident, fact, record.at)
+        case facts.Approved() | facts.Denied() | facts.AskedAgain() | facts.Risen():
+            return _answered(incident, record, fact)
         case _:
             return _other(incident, record)
+
+
+def _answered(
+    incident: Incident, record: Record, fact: facts.Approved | facts.Denied | facts.AskedAgain | facts.Risen
+) -> Incident:
+    """What people, time or a worse trigger made of a question."""
+    match fact:
+        case facts.Approved(reason):
+            given = Yes(record.actor, record.at, reason)
+            return replace(incident, approvals=(*incident.approvals, given))
+        case facts.Denied(reason):
+            return replace(incident, denied=record.actor, deny_reason=reason)
+        case facts.AskedAgain(decision, _):
+            return _decided(replace(incident, approvals=(), asked=record.at), decision)
+        case facts.Risen(decision, why, by_people):
+            return _decided(replace(incident, risen=why, by_people=by_people, parked=""), decision)
+        case _:
+            assert_never(fact)
+
+
+def _decided(incident: Incident, decision: Decision) -> Incident:
+    """Another decision holds from now on; nothing was touched yet.
+
+    The trouble of the one before stays evidence. A plan that the incident's own configuration does not have, since the
+    file was edited meanwhile, cannot be run by it.
+    """
+    before = incident.decision.trigger
+    joined = incident.joined if before.episode == decision.trigger.episode else (*incident.joined, before)[-20:]
+    present = decision.present if decision.present is not None else incident.present
+    known = incident.config.get("plans")
+    plans = tuple(name for name in decision.plans if not isinstance(known, Mapping) or name in known)
+    return replace(incident, decision=decision, plans=plans or incident.plans, present=present, joined=joined)
 
 
 _WHAT: Mapping[type, str] = {
@@ -178,6 +278,31 @@ _WHAT: Mapping[type, str] = {
 }
 
 
+def _started(incident: Incident, flight: Flight) -> Incident:
+    stepping = incident.stepping
+    if flight.what == "apply":
+        stepping = {flight.layer: flight.since, **stepping}
+    elif flight.what == "enter":
+        incident = replace(incident, inside=(*(one for one in incident.inside if one != flight.layer), flight.layer))
+    begun, working = incident.begun or flight.since, incident.working or flight.since
+    return replace(incident, flight=flight, acted=True, begun=begun, working=working, stepping=stepping)
+
+
+def _unpaused(incident: Incident, at: datetime) -> Incident:
+    """What waited for the hold did not take that long."""
+    held = max(at - incident.held_since, timedelta()) if incident.held_since is not None else timedelta()
+    return replace(
+        incident,
+        paused="",
+        held_since=None,
+        working=incident.working + held if incident.working is not None else None,
+        stepping={layer: since + held for layer, since in incident.stepping.items()},
+        resumed=at,
+        rounds=0,
+        looked=None,
+    )
+
+
 def _applied(incident: Incident, layer: str, at: datetime) -> Incident:
     changes = incident.plan.steps if incident.plan is not None else ()
     change = next((change for change in changes if change.layer == layer), None)
@@ -185,18 +310,28 @@ def _applied(incident: Incident, layer: str, at: datetime) -> Incident:
     if change is not None and layer in present.releases:
         moved = {layer: present.releases[layer], **moved}
         present = reached(present, {layer: change.after})
-    done = (*incident.done, layer)
+    length = max(at - incident.stepping.get(layer, at), incident.took.get(layer, timedelta()))
     return replace(
-        incident, flight=None, failure=None, done=done, moved=moved, present=present, stepped=at, rounds=0, looked=None
+        incident,
+        flight=None,
+        failure=None,
+        done=(*incident.done, layer),
+        moved=moved,
+        present=present,
+        stepped=at,
+        rounds=0,
+        looked=None,
+        stepping={other: since for other, since in incident.stepping.items() if other != layer},
+        took={**incident.took, layer: length},
     )
 
 
 def _looked(incident: Incident, fact: facts.Gated | facts.Round, at: datetime) -> Incident:
     conclusive = incident.conclusive if fact.verdict is Verdict.INCONCLUSIVE else fact.verdict
     if isinstance(fact, facts.Gated):
-        return replace(incident, gate=fact.verdict, gated=at, conclusive=conclusive)
+        return replace(incident, gate=fact.verdict, gated=at, conclusive=conclusive, results=fact.results)
     counts = {Verdict.GOOD: incident.rounds + 1, Verdict.BAD: 0, Verdict.INCONCLUSIVE: incident.rounds}
-    return replace(incident, rounds=counts[fact.verdict], looked=at, conclusive=conclusive)
+    return replace(incident, rounds=counts[fact.verdict], looked=at, conclusive=conclusive, results=fact.results)
 
 
 def _other(incident: Incident, record: Record) -> Incident:
@@ -207,25 +342,39 @@ def _other(incident: Incident, record: Record) -> Incident:
             return replace(incident, flight=adopted, resumed=record.at)
         case facts.Planned(plan, present):
             brackets = {**incident.brackets, **{bracket.layer: bracket.leave for bracket in plan.brackets}}
-            return replace(incident, plan=plan, present=present, brackets=brackets)
+            return replace(incident, plan=plan, present=present, brackets=brackets, results=())
         case facts.PlanEnded():
             return _next_plan(incident)
         case facts.Paused(reason):
-            return replace(incident, paused=reason)
+            return replace(incident, paused=reason, held_since=incident.held_since or record.at)
         case facts.Unpaused():
-            return replace(incident, paused="", resumed=record.at, rounds=0, looked=None)
+            return _unpaused(incident, record.at)
         case facts.AbortRequested(reason):
             return replace(incident, aborted=record.actor, abort_reason=reason)
         case facts.Acknowledged(leave):
             return _acknowledged(incident, record.actor, leave=leave)
         case facts.Parked(reason):
             return _parked(incident, reason, record.at)
-        case facts.Joined(trigger):
-            return replace(incident, joined=(*incident.joined, trigger)[-20:])
         case facts.Closed(outcome, reason):
             return replace(incident, outcome=outcome, reason=reason, closed=record.at, flight=None)
         case facts.Relapsed(trigger):
             return replace(incident, outcome=Outcome.INEFFECTIVE, reason=f"in trouble again: {trigger.rule}")
+        case _:
+            return _noted(incident, record.fact)
+
+
+def _noted(incident: Incident, fact: object) -> Incident:
+    """What came beside its own course."""
+    match fact:
+        case facts.Joined(trigger):
+            ordered = trigger.request.actor if trigger.request is not None else incident.ordered
+            return replace(incident, joined=(*incident.joined, trigger)[-20:], ordered=ordered)
+        case facts.Examined(results):
+            return replace(incident, examined=results)
+        case facts.ClockPassed(clock):
+            return replace(incident, clocks=incident.clocks | {clock})
+        case facts.Escalated(tier, why):
+            return replace(incident, tier=max(incident.tier, tier), whys=incident.whys | {why})
         case _:
             return incident
 
@@ -259,4 +408,5 @@ def _next_plan(incident: Incident) -> Incident:
         rounds=0,
         looked=None,
         failure=None,
+        stepping={},
     )

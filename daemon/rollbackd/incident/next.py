@@ -7,6 +7,7 @@ steps and leaves the brackets; a failure keeps them and says so.
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from rollbackd.incident.approval import missing
 from rollbackd.incident.life import Flight, Incident
 from rollbackd.incident.spec import VerifySpec
 from rollbackd.model import Outcome, Plan, Verdict
@@ -23,6 +24,14 @@ LONGEST_PAUSE = timedelta(seconds=60)
 @dataclass(frozen=True, slots=True)
 class Prepare:
     """Look at the layers, ask each for its plan and whether it is ready, ask the guards once more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rise:
+    """The question is answered, or its time is over: see what the world says of it now."""
+
+    why: str
+    by_people: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,13 +107,18 @@ class Stop:
     """There is nothing left to do."""
 
 
-Step = Prepare | Start | Perform | LookAtGate | Look | EndPlan | Close | Park | Pause | Unpause | Wait | Stop
+Step = Rise | Prepare | Start | Perform | LookAtGate | Look | EndPlan | Close | Park | Pause | Unpause | Wait | Stop
 
 
 def next_step(incident: Incident, verify: VerifySpec, held: str, now: datetime) -> Step:
     """The next step; `verify` is that of the plan that runs, `held` says what holds the service, empty for nothing."""
     if incident.outcome is not None:
         return _after_the_end(incident, held, now)
+    if incident.denied and not incident.acted:
+        reason = f": {incident.deny_reason}" if incident.deny_reason else ""
+        return Close(Outcome.DECLINED, f"denied by {incident.denied}{reason}")
+    if incident.waits:
+        return _ask(incident, held, now)
     if held:
         return Wait(None) if incident.paused else Pause(held)
     if incident.paused:
@@ -122,6 +136,30 @@ def next_step(incident: Incident, verify: VerifySpec, held: str, now: datetime) 
     return _carry_out(incident, incident.plan, verify, now)
 
 
+def _ask(incident: Incident, held: str, now: datetime) -> Step:
+    """It waits for people; a hold lets no answer through, and no answer is lost by it."""
+    if incident.aborted:
+        return _abort(incident, now)
+    if incident.parked:
+        return Wait(None)
+    question = incident.decision.question
+    people = ", ".join(dict.fromkeys(yes.actor for yes in incident.approvals))
+    if incident.ordered:
+        rise = Rise(f"ordered by {incident.ordered}", by_people=True)
+    elif question is None:
+        return Park("it asks nothing: its question is missing")
+    elif not (more := missing(question, (yes.actor for yes in incident.approvals))):
+        rise = Rise(f"approved by {people}", by_people=True)
+    elif now < question.expires:
+        return Wait(question.expires)
+    else:
+        asked = incident.asked or incident.opened
+        length = format_duration(timedelta(seconds=round((question.expires - asked).total_seconds())))
+        why = f"only {people} said yes in {length}, not {more}" if people else f"nobody answered in {length}"
+        rise = Rise(why, by_people=False)
+    return Wait(None) if held else rise
+
+
 def _resume(flight: Flight) -> Step:
     if flight.adoptions >= ADOPTIONS:
         return Park(f"{flight.what} {flight.layer} was cut off {flight.adoptions} times: it may kill whoever runs it")
@@ -132,7 +170,7 @@ def _after_the_end(incident: Incident, held: str, now: datetime) -> Step:
     """Brackets that a person's word leaves after the end; a hold stops these too."""
     if incident.flight is not None:
         return Wait(None) if held else _resume(incident.flight)
-    leaves = _acknowledged(incident) if not incident.leave_all else incident.entered
+    leaves = leaving(incident)
     if not leaves:
         return Stop()
     step = _effect(incident, "leave", leaves[-1], now)
@@ -141,7 +179,10 @@ def _after_the_end(incident: Incident, held: str, now: datetime) -> Step:
     return Wait(None) if held else step
 
 
-def _acknowledged(incident: Incident) -> tuple[str, ...]:
+def leaving(incident: Incident) -> tuple[str, ...]:
+    """The brackets that a person's word leaves after the end: all, or those that waited for it."""
+    if incident.leave_all:
+        return incident.entered
     if not incident.acknowledged or incident.outcome is not Outcome.RECOVERED:
         return ()
     return tuple(layer for layer in incident.entered if incident.brackets.get(layer) == "acknowledged")

@@ -33,6 +33,10 @@ class JournalRefused(Exception):  # noqa: N818  # a sentence for a person
     """It is not opened at all: no such directory, not a journal, written by a newer version, in use by another."""
 
 
+class JournalInUse(JournalRefused):
+    """Another process drives it, whether it answers or hangs."""
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """One fact to append."""
@@ -51,7 +55,7 @@ class Received:
     key: str
     """Unique over all ways in; the same key again is the same thing."""
     source: str
-    """`alert`, `file`."""
+    """`alert`, `event`, `file`."""
     body: bytes
     """JSON."""
 

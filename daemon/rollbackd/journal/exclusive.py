@@ -6,7 +6,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from rollbackd.journal.contract import JournalRefused
+from rollbackd.journal.contract import JournalInUse, JournalRefused
 from rollbackd.journal.place import path_of
 
 
@@ -39,7 +39,7 @@ class Exclusive:
             if not isinstance(error, BlockingIOError):
                 raise JournalRefused(f"{self.path}: cannot be locked: {error.strerror}") from error
             who = f"process {holder}" if holder else "another process"
-            raise JournalRefused(
+            raise JournalInUse(
                 f"{self._journal}: journal is in use by {who}; ask that one, or end it first (systemctl stop rollbackd)"
             ) from error
         self._fd = fd

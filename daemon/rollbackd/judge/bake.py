@@ -72,6 +72,8 @@ class Bakery:
         ledger = self._book.of(service.name)
         state = ledger.present
         now = self._clock.monotonic()
+        if ledger.drill:
+            return
         if state is None or ledger.open is not None or state.key in ledger.good or ledger.blocked(state):
             self._ovens.pop(service.name, None)
             return

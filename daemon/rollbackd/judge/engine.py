@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
@@ -12,7 +12,8 @@ from rollbackd import facts, log
 from rollbackd.book import Book
 from rollbackd.clock import Clock
 from rollbackd.config.load import dump_service
-from rollbackd.config.models import Config
+from rollbackd.config.models import Config, Service
+from rollbackd.incident.approval import rising
 from rollbackd.incident.ending import relapse
 from rollbackd.journal import Conflict, Entry, JournalUnavailable
 from rollbackd.judge.live import Live
@@ -21,6 +22,7 @@ from rollbackd.model import (
     DAEMON,
     FLEET,
     Action,
+    CheckResult,
     Decision,
     Outcome,
     State,
@@ -34,6 +36,8 @@ from rollbackd.policy.ledger import ServiceLedger, Verdicted
 
 _AT_ONCE = 32
 """Services that are looked at for a decision at the same time."""
+_SHOWN_AT_ONCE = 8
+"""Services whose checks are run for people at the same time: a storm must not start a thousand programs."""
 _AGAIN = timedelta(seconds=5)
 """How often refused episodes that go on are thought about again."""
 _FEW = 5
@@ -59,6 +63,9 @@ class Judge:
         clock: Clock,
         situations: Situations,
         opened: Callable[[str], None],
+        drive: Callable[[str], None],
+        examine: Callable[[Service], Awaitable[tuple[CheckResult, ...]]],
+        due: Callable[[str], Sequence[Trigger]] = lambda _: (),
     ) -> None:
         self._config = config
         self._book = book
@@ -66,7 +73,12 @@ class Judge:
         self._clock = clock
         self._situations = situations
         self._opened = opened
+        self._drive = drive
+        self._examine = examine
+        self._due = due
+        """Triggers of a service that no rule makes: changes that nobody confirmed in time."""
         self._looking = asyncio.Semaphore(_AT_ONCE)
+        self._showing = asyncio.Semaphore(_SHOWN_AT_ONCE)
         self._deciding = asyncio.Lock()
         self._service_locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -135,21 +147,49 @@ class Judge:
         async with self._service_locks[trigger.service]:
             given = self._situations.quick(trigger)
             first = decide(trigger, given, self._plan(trigger.service))
-            if first.action is not Action.ROLL_BACK and trigger.request is None and not _worth_a_look(first):
-                return await self._append(_not_asking(first), given.ledger, handled)
+            if trigger.request is None and not self._worth_a_look(first):
+                return await self._append(first, given.ledger, handled)
             async with self._looking:
                 given = await self._situations.full(trigger)
             return await self._write(trigger, given, handled)
+
+    def _worth_a_look(self, first: Decision) -> bool:
+        """Whether only a fresh look can say: what it rests on may be the state, the target or the rows of policy.
+
+        What stands refused or observed for another reason is not looked at; a storm of it costs next to nothing. Nor is
+        what would ask anyway where people are asked already: a look could not make that question act.
+        """
+        enough = {Action.REFUSE, Action.OBSERVE, *([Action.ASK] if first.joins else [])}
+        firm = {one.guard for one in first.against if one.against in enough}
+        looked_at = {"same_state", "target", "reach", "change", "ineffective"}
+        if any(row.when.needs_a_look for row in self._config.policy):
+            looked_at.add("policy")
+        return firm <= looked_at
 
     def _plan(self, service: str) -> tuple[str, ...]:
         found = self._config.service(service)
         return found.plan if found is not None else ("default",)
 
     async def _write(self, trigger: Trigger, given: Situation, handled: Sequence[int]) -> Decision:
-        """Decide on the newest ledger until the journal agrees; what would open an incident, one at a time."""
-        decision, ledger = self._decide(trigger, given)
-        if decision.action is not Action.ROLL_BACK:
-            return await self._append(decision, ledger, handled)
+        """Decide on the newest ledger until the journal agrees; what acts, one at a time: each spends a budget.
+
+        A question spends none. Those of a storm are written together, and wait only for what is about to act.
+        """
+        for _ in range(_RACES):
+            decision, ledger = self._decide(trigger, given)
+            if decision.action is Action.ASK and _opens(decision, ledger):
+                async with self._deciding:
+                    decision, ledger = self._decide(trigger, given)
+            if decision.action is Action.ROLL_BACK:
+                return await self._act(trigger, given, handled)
+            try:
+                return await self._append(decision, ledger, handled)
+            except Conflict:
+                await self._book.refresh()
+        raise JournalUnavailable(f"lost {_RACES} races for an opening in a row")
+
+    async def _act(self, trigger: Trigger, given: Situation, handled: Sequence[int]) -> Decision:
+        """Decide once more, and write it before anybody else decides to act."""
         async with self._deciding:
             for _ in range(_RACES):
                 decision, ledger = self._decide(trigger, given)
@@ -157,13 +197,15 @@ class Judge:
                     return await self._append(decision, ledger, handled)
                 except Conflict:
                     await self._book.refresh()
-            raise JournalUnavailable(f"lost {_RACES} races for an opening in a row")
+        raise JournalUnavailable(f"lost {_RACES} races for an opening in a row")
 
     def _decide(self, trigger: Trigger, given: Situation) -> tuple[Decision, ServiceLedger]:
         """On what the journal says now, the layers as they were looked at; with the service's ledger."""
         quick = self._situations.quick(trigger, given.present)
-        now = replace(given, ledger=quick.ledger, fleet=quick.fleet, holds=quick.holds, troubled=quick.troubled)
-        return _not_asking(decide(trigger, now, self._plan(trigger.service))), now.ledger
+        now = replace(
+            given, now=quick.now, ledger=quick.ledger, fleet=quick.fleet, holds=quick.holds, troubled=quick.troubled
+        )
+        return decide(trigger, now, self._plan(trigger.service)), now.ledger
 
     async def _append(self, decision: Decision, ledger: ServiceLedger, handled: Sequence[int]) -> Decision:
         trigger = decision.trigger
@@ -172,12 +214,13 @@ class Judge:
             await self._book.journal.handled(handled)
             return decision
         actor = trigger.request.actor if trigger.request is not None else DAEMON
-        if decision.action is Action.ROLL_BACK:
+        if _opens(decision, ledger):
             return await self._open(decision, ledger, handled, actor)
         stream = service_stream(trigger.service)
         entries = [Entry(stream, facts.Decided(decision), actor)]
         if decision.joins and trigger.request is None:
             entries.append(Entry(incident_stream(decision.joins), facts.Joined(trigger)))
+            entries += _ends_a_drill(decision, ledger)
         elif (relapsed := _relapsed(decision, ledger)) and (incident := await self._book.incident(relapsed)):
             parts = relapse(incident, trigger, self._clock.now())
             entries += [Entry(where, fact) for where, fact in parts]
@@ -191,8 +234,8 @@ class Judge:
             action=decision.action,
             against=[finding.reason for finding in decision.against],
         )
-        if decision.joins:
-            self._opened(decision.joins)
+        if ledger.open is not None and not ledger.open.waits:
+            self._opened(ledger.open.incident)
         return decision
 
     async def _open(self, decision: Decision, ledger: ServiceLedger, handled: Sequence[int], actor: str) -> Decision:
@@ -200,13 +243,16 @@ class Judge:
         service = self._config.service(trigger.service)
         assert service is not None
         assert decision.present is not None
+        if ledger.open is not None:
+            return await self._rise(decision, ledger.open.incident, handled, actor)
         name = f"{trigger.service}-{_number(ledger)}"
-        present = decision.present
+        asks = decision.action is Action.ASK
         decision = replace(decision, joins=name)
         stream = service_stream(trigger.service)
-        opening = facts.Opening(trigger.service, name, trigger.request is not None)
+        drill = trigger.request.drill if trigger.request is not None else ""
+        opening = facts.Opening(trigger.service, name, trigger.request is not None, asks, drill)
         entries = [
-            Entry(FLEET, opening, actor, follows=self._book.fleet.n),
+            Entry(FLEET, opening, actor, follows=None if asks else self._book.fleet.n),
             Entry(
                 incident_stream(name),
                 facts.Opened(trigger.service, decision, dump_service(service), decision.plans),
@@ -215,12 +261,44 @@ class Judge:
             ),
             Entry(stream, facts.Decided(decision), actor),
         ]
-        if trigger.request is None:
-            entries.append(Entry(stream, facts.MarkTaken(present, f"{trigger.rule} ({name})")))
+        blamed = _blamed(decision, ledger) if asks else decision.present
+        if trigger.request is None and blamed is not None:
+            entries.append(Entry(stream, facts.MarkTaken(blamed, f"{trigger.rule} ({name})")))
         await self._book.append(*entries, handled=handled)
-        self._log.info("opened", incident=name, rule=trigger.rule, target=decision.target and decision.target.name)
+        self._log.info("opened", incident=name, rule=trigger.rule, action=decision.action, target=_target(decision))
+        self._opened(name)
+        self.run_soon(self._show_checks(name, service))
+        return decision
+
+    async def _rise(self, decision: Decision, name: str, handled: Sequence[int], actor: str) -> Decision:
+        """The incident that waits for people acts from now on: something worse came, or a person ordered it."""
+        trigger = decision.trigger
+        decision = replace(decision, joins=name)
+        fleet = self._book.fleet.n
+        incident = await self._book.incident(name)
+        if incident is None or not incident.waits or incident.denied or incident.aborted:
+            raise Conflict(incident_stream(name))  # it is about to end; what was denied is not this
+        ordered = trigger.request is not None
+        why = f"ordered by {actor}" if ordered else f"{trigger.rule} came"
+        first, risen, *others = rising(name, decision, why, by_people=ordered)
+        entries = [Entry(*first, actor, follows=fleet), Entry(*risen, actor, follows=incident.n)]
+        entries += [Entry(stream, fact, actor) for stream, fact in others]
+        entries.append(Entry(service_stream(trigger.service), facts.Decided(decision), actor))
+        await self._book.append(*entries, handled=handled)
+        self._log.info("rose", incident=name, rule=trigger.rule, why=why, target=_target(decision))
         self._opened(name)
         return decision
+
+    async def _show_checks(self, name: str, service: Service) -> None:
+        """The service's checks, once, beside a decision that asks or acts; a rollback does not wait for them."""
+        if not service.checks:
+            return
+        async with self._showing:
+            results = await self._examine(service)
+        try:
+            await self._book.append(Entry(incident_stream(name), facts.Examined(results)))
+        except JournalUnavailable as error:
+            self._log.warning("what the checks say could not be written", incident=name, error=str(error))
 
     # -- episodes that go on --------------------------------------------------------------------
     async def run(self) -> None:
@@ -229,7 +307,7 @@ class Judge:
             await self._clock.sleep(_AGAIN)
             await self._book.refresh()
             for name in self._book.open_incidents():
-                self._opened(name)
+                self._drive(name)
             if len(self._patience) > _MANY:
                 self._patience.clear()
             self._turn += _FEW
@@ -244,7 +322,7 @@ class Judge:
         Whether there was anything to think about. Of many episodes of one service only a few have their turn.
         """
         ledger = self._book.of(service)
-        triggers = self._live.all_triggers(service, self._clock.now())
+        triggers = [*self._live.all_triggers(service, self._clock.now()), *self._due(service)]
         if not self.behind:
             for trigger in triggers:
                 if trigger.episode not in ledger.episodes:
@@ -264,9 +342,22 @@ class Judge:
         return last is None or self._clock.monotonic() - last >= _PATIENCE.total_seconds()
 
 
-def _worth_a_look(decision: Decision) -> bool:
-    """Whether only a fresh look can say: all that stands against it is about the state and the target."""
-    return {finding.guard for finding in decision.against} <= {"same_state", "target", "reach", "change", "ineffective"}
+def _opens(decision: Decision, ledger: ServiceLedger) -> bool:
+    """Whether it opens an incident, or makes one that waits act; a question while one is asked already is evidence."""
+    return decision.action is Action.ROLL_BACK or (decision.action is Action.ASK and ledger.open is None)
+
+
+def _ends_a_drill(decision: Decision, ledger: ServiceLedger) -> list[Entry]:
+    """Real trouble ends a drill's way there; it is decided on as soon as the drill has returned."""
+    running = ledger.open
+    if running is None or running.drill != "there":
+        return []
+    why = facts.AbortRequested(f"{decision.trigger.rule} came during the drill")
+    return [Entry(incident_stream(running.incident), why)]
+
+
+def _target(decision: Decision) -> str:
+    return decision.target.name if decision.target is not None else ""
 
 
 def _blamed(decision: Decision, ledger: ServiceLedger) -> State | None:
@@ -278,17 +369,19 @@ def _blamed(decision: Decision, ledger: ServiceLedger) -> State | None:
     return None if innocent & {finding.guard for finding in decision.against} else present
 
 
-def _not_asking(decision: Decision) -> Decision:
-    """Nobody can be asked yet: what would ask is refused, and its findings tell a person."""
-    return replace(decision, action=Action.REFUSE) if decision.action is Action.ASK else decision
-
-
 def _unspent(before: Verdicted, ledger: ServiceLedger) -> bool:
-    """Whether an episode may be decided again: it was refused, or its incident ended before it touched anything."""
+    """Whether an episode may be decided again: it was refused, its incident waits, or ended before it touched anything.
+
+    What a person denied stays denied. What came during a drill is decided on after it.
+    """
     if not before.incident:
         return before.action is not Action.ROLL_BACK
     its = next((one for one in ledger.rollbacks if one.incident == before.incident), None)
-    return its is not None and its.ended is not None and not its.acted
+    if its is None or its.denied:
+        return False
+    if its.drill:
+        return its.ended is not None
+    return its.waits or (its.ended is not None and not its.acted)
 
 
 def _number(ledger: ServiceLedger) -> int:

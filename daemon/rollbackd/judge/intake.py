@@ -1,20 +1,24 @@
-"""Alerts: into the inbox first, then to the rules. What was answered 200 is on disk and will be judged."""
+"""Alerts and events: into the inbox first, then to the rules. What was answered 200 is on disk and will be judged."""
 
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 
 from rollbackd import log
 from rollbackd.book import Book
 from rollbackd.clock import Clock
-from rollbackd.journal import Arrived, JournalUnavailable, Received
+from rollbackd.journal import Arrived, JournalUnavailable, Receipt, Received
 from rollbackd.judge.engine import Judge
 from rollbackd.judge.live import Live
-from rollbackd.model import Alert
+from rollbackd.model import Alert, Event, Trigger
+from rollbackd.rules.spec import LONGEST_WITHIN
 from rollbackd.sources.alertmanager import Alertmanager, Silence, Unreachable
+from rollbackd.sources.events import Posted, event_from_json, event_key, event_of, event_to_json
 from rollbackd.sources.webhook import Webhook, alert_from_json, alert_to_json, inbox_key
 
 SOURCE = "alert"
+EVENTS = "event"
 _MEMORY = timedelta(days=1)
 """How far back the inbox is read at a start for alerts that may still fire."""
 _PORTION = 32
@@ -25,12 +29,22 @@ _REST = 25
 """So many times as long as a portion took nothing more is judged then."""
 _LONGEST_REST = timedelta(seconds=1)
 
-Stored = tuple[Arrived, Alert, str]
-"""An alert on disk, with its service."""
+Stored = tuple[Arrived, Alert | Event, str]
+"""An alert or an event on disk, with its service."""
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What became of a delivery of events; what was accepted is on disk."""
+
+    accepted: int
+    duplicates: int
+    unmatched: tuple[str, ...]
+    """A sentence each: why nobody asks for it."""
 
 
 class Intake:
-    """Takes alerts by every way there is: the webhook, the inbox after a restart, Alertmanager's own list."""
+    """Takes what comes by every way there is: posted, from the inbox after a restart, from Alertmanager's own list."""
 
     def __init__(self, book: Book, live: Live, judge: Judge, clock: Clock, alertmanager: Alertmanager | None) -> None:
         self._book = book
@@ -71,19 +85,50 @@ class Intake:
                 wanted[key] = (alert, service)
         if not wanted:
             return 0, duplicates, unmatched
-        self._waiting += 1
-        self._pressure = max(self._pressure, self._waiting)
-        try:
-            receipt = await self._book.receive(
-                [Received(key, SOURCE, alert_to_json(alert)) for key, (alert, _) in wanted.items()]
-            )
-        finally:
-            self._waiting -= 1
+        receipt = await self._store([Received(key, SOURCE, alert_to_json(alert)) for key, (alert, _) in wanted.items()])
         now = self._clock.now()
         for alert, service in wanted.values():
             self._live.hear(alert, service, now)
         self._judge_soon([(row, *wanted[row.key]) for row in receipt.new])
         return len(receipt.new), duplicates + len(receipt.again), unmatched
+
+    async def report(self, posted: Sequence[Posted]) -> Taken:
+        """Take events; on disk when it returns.
+
+        :raises EventError: one has a time that cannot be; nothing was kept.
+        :raises JournalUnavailable: nothing was kept.
+        """
+        now = self._clock.now()
+        wanted: dict[str, tuple[Event, str]] = {}
+        unmatched = []
+        duplicates = 0
+        for event in [event_of(one, now) for one in posted]:
+            service, why = self._live.placed(event)
+            if service is None:
+                unmatched.append(why)
+                continue
+            duplicates += event_key(event, service) in wanted
+            wanted.setdefault(event_key(event, service), (event, service))
+        if not wanted:
+            return Taken(0, duplicates, tuple(unmatched))
+        receipt = await self._store([Received(key, EVENTS, event_to_json(event)) for key, (event, _) in wanted.items()])
+        for row in receipt.new:
+            self._hear(row, *wanted[row.key])
+        self._judge_soon([(row, *wanted[row.key]) for row in receipt.new])
+        return Taken(len(receipt.new), duplicates + len(receipt.again), tuple(unmatched))
+
+    def _hear(self, row: Arrived, event: Event, service: str) -> None:
+        real = (one for one in self._book.of(service).rollbacks if one.acted and not one.drill)
+        ends = (one.ended for one in real if one.ended is not None)
+        self._live.report(event, service, row.at, max((end for end in ends if end <= row.at), default=None))
+
+    async def _store(self, items: Sequence[Received]) -> Receipt:
+        self._waiting += 1
+        self._pressure = max(self._pressure, self._waiting)
+        try:
+            return await self._book.receive(items)
+        finally:
+            self._waiting -= 1
 
     def _judge_soon(self, rows: Sequence[Stored]) -> None:
         """All of a delivery is known to the rules before any of it is decided: a common cause shows at once."""
@@ -107,8 +152,8 @@ class Intake:
 
     async def _judge_some(self, rows: Sequence[Stored]) -> None:
         nothing = []
-        for row, alert, service in rows:
-            triggers = self._live.triggers_of(alert, service, self._clock.now()) if alert.firing else []
+        for row, signal, service in rows:
+            triggers = self._met(row, signal, service)
             for trigger in triggers:
                 self._judge.consider_soon(trigger, handled=(row.id,))
             if not triggers:
@@ -117,16 +162,35 @@ class Intake:
             try:
                 await self._book.journal.handled(nothing)
             except JournalUnavailable as error:
-                self._log.warning("could not note that alerts led to nothing", error=str(error))
+                self._log.warning("could not note that signals led to nothing", error=str(error))
+
+    def _met(self, row: Arrived, signal: Alert | Event, service: str) -> list[Trigger]:
+        """The triggers of a signal.
+
+        An event counts as of when it came, though nobody was there to judge it then; one more of an episode that was
+        decided is no news.
+        """
+        if not signal.firing:
+            return []
+        if isinstance(signal, Event):
+            known = self._book.of(service).episodes
+            met = self._live.triggers_of_event(signal, service, row.at)
+            return [trigger for trigger in met if trigger.episode not in known]
+        return self._live.triggers_of(signal, service, self._clock.now())
 
     async def recall(self) -> None:
-        """At a start, before anything else: what fired when we ended."""
-        since = self._clock.now() - _MEMORY
-        for row in await self._book.journal.arrived(SOURCE, since):
+        """At a start, before anything else: what fired when we ended, and what was reported that may still count."""
+        now = self._clock.now()
+        for row in await self._book.journal.arrived(SOURCE, now - _MEMORY):
             alert = alert_from_json(row.body)
             service = self._live.wanted(alert.labels)
             if service is not None:
                 self._live.hear(alert, service, row.seen)
+        for row in await self._book.journal.arrived(EVENTS, now - LONGEST_WITHIN):
+            event = event_from_json(row.body)
+            service, _ = self._live.placed(event)
+            if service is not None:
+                self._hear(row, event, service)
 
     async def recover(self) -> None:
         """After a start: what Alertmanager says fires and is silenced, and what came but nobody judged yet."""
@@ -135,17 +199,23 @@ class Intake:
         if firing is not None:
             names = {alert.fingerprint for alert in firing}
             self._live.forget_alerts(lambda name, heard: name not in names and heard < asked)
-        waiting = []
+        waiting: list[Stored] = []
         for row in await self._book.journal.unhandled():
-            if row.source != SOURCE:
+            if row.source not in {SOURCE, EVENTS}:
                 continue
-            alert = alert_from_json(row.body)
-            service = self._live.wanted(alert.labels)
+            signal, service = self._placed(row)
             if service is None:
                 await self._book.journal.handled([row.id])
             else:
-                waiting.append((row, alert, service))
+                waiting.append((row, signal, service))
         self._judge_soon(waiting)
+
+    def _placed(self, row: Arrived) -> tuple[Alert | Event, str | None]:
+        if row.source == EVENTS:
+            event = event_from_json(row.body)
+            return event, self._live.placed(event)[0]
+        alert = alert_from_json(row.body)
+        return alert, self._live.wanted(alert.labels)
 
     async def run(self, every: timedelta) -> None:
         """Ask Alertmanager every so often: for its silences, and for alerts that a lost delivery kept from us."""

@@ -6,16 +6,20 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from rollbackd.config.models import Config, Service
-from rollbackd.model import Alert, Trigger, Verdict
-from rollbackd.rules.conditions import Condition, combine, needs_news, of_alerts, of_track, worst
+from rollbackd.judge.reported import Reported
+from rollbackd.model import Alert, Event, Trigger, Verdict
+from rollbackd.rules.conditions import Condition, combine, needing_news, of_alerts, of_track, worst
 from rollbackd.rules.conditions import alert_evidence as evidence_of
 from rollbackd.rules.matchers import all_match, parse_matchers
 from rollbackd.rules.matching import ServiceIndex
-from rollbackd.rules.spec import AlertWhen, CheckWhen, QueryWhen, Rule
+from rollbackd.rules.spec import AlertWhen, CheckWhen, EventWhen, Leaf, QueryWhen, Rule
 from rollbackd.rules.tracks import Standing, Track, step
+from rollbackd.rules.weight import components_of, impact_of, scope_of, users_of
 
 _UNSEEN = Track()
+_FEW = 20
 _UNASKED = Condition(Standing.GOOD, None, "asked only after a change")
+_OBSERVED = (QueryWhen, CheckWhen)
 Place = tuple[str, int, str]
 """Rule, position of the condition in it, service."""
 
@@ -44,18 +48,13 @@ class Live:
         self._alerts: dict[str, dict[str, tuple[Alert, datetime]]] = {}
         self._runs: dict[tuple[str, str], datetime] = {}
         """When a composed rule's present run of bad began, so that its episode keeps its name."""
-        self._asked = [
-            (rule, parse_matchers(leaf.alert))
-            for rule in config.rules
-            for leaf in rule.leaves
-            if isinstance(leaf, AlertWhen)
-        ]
-        self._observed = [
-            (rule.name, position)
-            for rule in config.rules
-            for position, leaf in enumerate(rule.leaves)
-            if not isinstance(leaf, AlertWhen)
-        ]
+        leaves = [(rule, position, leaf) for rule in config.rules for position, leaf in enumerate(rule.leaves)]
+        self._asked = [(rule, parse_matchers(leaf.alert)) for rule, _, leaf in leaves if isinstance(leaf, AlertWhen)]
+        self._observed = [(one.name, position) for one, position, leaf in leaves if isinstance(leaf, _OBSERVED)]
+        self._counted = [(one, position, leaf) for one, position, leaf in leaves if isinstance(leaf, EventWhen)]
+        self._waiting = [leaf for _, _, leaf in leaves if isinstance(leaf, AlertWhen) and leaf.for_]
+        self._needing_news = {rule.name: needing_news(rule) for rule in config.rules}
+        self._reported = Reported(config.rules)
         self._changed: set[str] = set()
         """Services whose trouble may be another than `_troubles` says."""
         self._troubles = _Times()
@@ -83,6 +82,23 @@ class Live:
                     return rule.services[0]
         return None
 
+    def placed(self, event: Event) -> tuple[str | None, str]:
+        """The service of an event that some rule asks for, or None with the reason in a sentence."""
+        asking = list(self._reported.asking(event))
+        if not asking:
+            known = ", ".join(self._reported.names[:_FEW]) or "none"
+            return None, f"no rule asks for the event {event.name} with such labels; rules ask for: {known}"
+        if event.service and event.service not in self._services:
+            return None, f"{event.name}: there is no service {event.service} in the configuration"
+        service = event.service or self._index.find(event.labels)
+        if service is None:
+            alone = next((rule.services[0] for rule in asking if len(rule.services) == 1), None)
+            said = f"{event.name}: its labels are of no service; name one, or send the labels that its `match` has"
+            return alone, "" if alone is not None else said
+        if not any(self.applies(rule, service) for rule in asking):
+            return None, f"{event.name}: the rules that ask for it are not for {service}"
+        return service, ""
+
     # -- observations ---------------------------------------------------------------------------
     def hear(self, alert: Alert, service: str, seen: datetime) -> None:
         """An alert, firing or resolved; `seen` is when it was heard of last."""
@@ -98,6 +114,10 @@ class Live:
         self._changed |= self._alerts.keys()
         for service, alerts in self._alerts.items():
             self._alerts[service] = {name: entry for name, entry in alerts.items() if not gone(name, entry[1])}
+
+    def report(self, event: Event, service: str, now: datetime, rolled_back: datetime | None = None) -> None:
+        """An event, each once; `now` is when it came, and `rolled_back` when the service was last taken back before."""
+        self._changed |= self._reported.hear(event, service, now, rolled_back)
 
     def observe(self, rule: Rule, position: int, service: str, verdict: Verdict, reason: str, at: datetime) -> None:
         """One observation of a query or a check."""
@@ -128,17 +148,19 @@ class Live:
     # -- what follows ---------------------------------------------------------------------------
     def condition(self, rule: Rule, service: str, now: datetime) -> Condition:
         """What the rule says of the service."""
-        stale = self._stale if needs_news(rule) else None
-        parts = []
-        for position, leaf in enumerate(rule.leaves):
-            if isinstance(leaf, AlertWhen):
-                parts.append(of_alerts(self._matching(leaf, service), now, stale))
-            elif isinstance(leaf, CheckWhen) and leaf.after_change is not None:
-                unasked = (rule.name, position, service) in self._unasked
-                parts.append(_UNASKED if unasked else of_track(leaf, self.track(rule, position, service), now))
-            else:
-                parts.append(of_track(leaf, self.track(rule, position, service), now))
-        return combine(rule, parts)
+        return combine(
+            rule, [self._leaf(rule, position, leaf, service, now) for position, leaf in enumerate(rule.leaves)]
+        )
+
+    def _leaf(self, rule: Rule, position: int, leaf: Leaf, service: str, now: datetime) -> Condition:
+        if isinstance(leaf, AlertWhen):
+            stale = self._stale if position in self._needing_news[rule.name] else None
+            return of_alerts(self._matching(leaf, service), now, stale, leaf.for_)
+        if isinstance(leaf, EventWhen):
+            return self._reported.condition(rule, position, leaf, service, now)
+        if (rule.name, position, service) in self._unasked:
+            return _UNASKED
+        return of_track(leaf, self.track(rule, position, service), now)
 
     def _matching(self, leaf: AlertWhen, service: str) -> list[tuple[Alert, datetime]]:
         matchers = parse_matchers(leaf.alert)
@@ -150,8 +172,8 @@ class Live:
             return []
         leaf = rule.leaves[0]
         if rule.when is leaf and isinstance(leaf, AlertWhen):
-            return [self._of_alert(rule, service, alert, now) for alert, _ in self._matching(leaf, service)]
-        if rule.when is leaf and not self.track(rule, 0, service).met:
+            return [self._of_alert(rule, leaf, service, alert, now) for alert, _ in self._matching(leaf, service)]
+        if rule.when is leaf and isinstance(leaf, _OBSERVED) and not self.track(rule, 0, service).met:
             return []
         condition = self.condition(rule, service, now)
         if condition.standing is not Standing.BAD or condition.since is None:
@@ -162,12 +184,17 @@ class Live:
         if rule.when is not leaf:
             since = self._runs.setdefault((rule.name, service), since)
         episode = f"{rule.name}/{service}/{since.isoformat()}"
-        return [self._trigger(rule, service, episode, since, now, condition)]
+        if not isinstance(rule.when, EventWhen):
+            return [self._trigger(rule, service, episode, since, now, condition)]
+        labels = condition.labels[0] if condition.labels else None
+        trigger = self._trigger(rule, service, episode, since, now, condition, labels)
+        return [replace(trigger, met=max((one.at for one in condition.evidence), default=since))]
 
-    def _of_alert(self, rule: Rule, service: str, alert: Alert, now: datetime) -> Trigger:
-        condition = Condition(Standing.BAD, alert.starts_at, "firing", (evidence_of(alert, now),))
+    def _of_alert(self, rule: Rule, leaf: AlertWhen, service: str, alert: Alert, now: datetime) -> Trigger:
+        onset = alert.starts_at - leaf.for_
+        condition = Condition(Standing.BAD, onset, "firing", (evidence_of(alert, now),), (alert.labels,))
         episode = f"{rule.name}/{alert.episode}"
-        return self._trigger(rule, service, episode, alert.starts_at, now, condition, alert.labels)
+        return replace(self._trigger(rule, service, episode, onset, now, condition, alert.labels), met=alert.starts_at)
 
     def _trigger(
         self,
@@ -190,6 +217,10 @@ class Live:
             labels=labels or {},
             plan=rule.plan,
             without_change=rule.without_change,
+            impact=impact_of(rule.impact, condition.labels),
+            scope=scope_of(rule.scope, condition.labels),
+            components=components_of(rule.components, condition.labels),
+            users=users_of(rule.users, condition.labels),
         )
 
     def all_triggers(self, service: str, now: datetime) -> list[Trigger]:
@@ -210,10 +241,14 @@ class Live:
                 continue
             if isinstance(rule.when, AlertWhen):
                 if self.applies(rule, service):
-                    found.append(self._of_alert(rule, service, alert, now))
+                    found.append(self._of_alert(rule, rule.when, service, alert, now))
             else:
                 found += self.triggers(rule, service, now)
         return found
+
+    def triggers_of_event(self, event: Event, service: str, at: datetime) -> list[Trigger]:
+        """What an event that came then, together with what was seen before, meets."""
+        return [trigger for rule in self._reported.asking(event) for trigger in self.triggers(rule, service, at)]
 
     def seen(self, service: str, now: datetime) -> list[Seen]:
         """What each rule says of a service."""
@@ -238,12 +273,23 @@ class Live:
     def _trouble_of(self, service: str) -> datetime | None:
         """The newest trouble of a service: an old warning does not hide that it shares a new, common one."""
         tracks = [self._tracks.get((rule, position, service), _UNSEEN).since for rule, position in self._observed]
-        alerts = [alert.starts_at for alert, _ in self._alerts.get(service, {}).values()]
-        return max((since for since in (*tracks, *alerts) if since is not None), default=None)
+        alerts = [self._onset(alert) for alert, _ in self._alerts.get(service, {}).values()]
+        events = [self._reported.since(*counted, service) for counted in self._counted]
+        return max((since for since in (*tracks, *alerts, *events) if since is not None), default=None)
+
+    def _onset(self, alert: Alert) -> datetime:
+        """As the triggers of the alert have it, so that the guard against common causes compares like with like."""
+        if not self._waiting:
+            return alert.starts_at
+        return alert.starts_at - max((leaf.for_ for leaf in self._waiting if _fits(leaf, alert)), default=timedelta())
 
     def fires(self, rule: Rule, service: str) -> bool:
         """Whether an alert that the rule asks for fires for the service."""
         return any(self._matching(leaf, service) for leaf in rule.leaves if isinstance(leaf, AlertWhen))
+
+    def reported(self, rule: Rule, service: str, since: datetime) -> int:
+        """How many events that the rule asks for came after then, and were not resolved."""
+        return self._reported.after(rule, service, since)
 
     def spread(self, labels: Sequence[Mapping[str, str]], rule: Rule) -> list[str | None]:
         """The service of each series of an answer; without labels a rule for one service alone places them."""

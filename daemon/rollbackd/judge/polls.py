@@ -1,10 +1,8 @@
 """Asks Prometheus what the query rules want to know. One query is asked once for all services and all rules."""
 
 import asyncio
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any
 
 from rollbackd import facts, log
 from rollbackd.book import Book
@@ -13,10 +11,11 @@ from rollbackd.config.models import Config
 from rollbackd.journal import Entry, JournalUnavailable
 from rollbackd.judge.engine import Judge
 from rollbackd.judge.live import Live, gap
+from rollbackd.judge.queries import Queries
+from rollbackd.judge.replays import Past, can_be_replayed, replay
 from rollbackd.model import FLEET, Verdict
-from rollbackd.rules.samples import judge
+from rollbackd.rules.samples import Observation
 from rollbackd.rules.spec import QueryWhen, Rule
-from rollbackd.sources.answers import Answer
 from rollbackd.sources.prometheus import Prometheus
 
 _FAILURES = 5
@@ -25,9 +24,6 @@ _LONGEST_MEMORY = timedelta(hours=6)
 """How far back a restart looks for the beginning of a run that was known."""
 _POINTS = 5000
 """Of one series in one range query; Prometheus refuses more than 11,000."""
-
-Values = Mapping[str, list[float]]
-"""By service."""
 
 
 class Polls:
@@ -43,7 +39,9 @@ class Polls:
         self._live = live
         self._judge = judge_
         self._clock = clock
-        self._prometheus = prometheus
+        self._queries = Queries(config, book, live, prometheus)
+        self._unasked: set[tuple[str, int, str]] = set()
+        """Conditions that compare with before a change, of services without one to blame."""
         self._asked: list[tuple[Rule, int, QueryWhen]] = [
             (rule, position, leaf)
             for rule in config.rules
@@ -66,57 +64,37 @@ class Polls:
 
     async def poll(self) -> None:
         """Ask each query once, and let the rules see the answers."""
-        asked = dict.fromkeys(query for _, _, leaf in self._asked for query in queries(leaf))
-        answers = dict(
-            zip(asked, await asyncio.gather(*(self._prometheus.instant(query) for query in asked)), strict=True)
-        )
+        answers = await self._queries.ask(leaf for _, _, leaf in self._asked)
         now = self._clock.now()
+        found = await asyncio.gather(
+            *(self._queries.observe(rule, leaf, answers, self._about(rule), now) for rule, _, leaf in self._asked)
+        )
         problems = []
-        for rule, position, leaf in self._asked:
-            used = [answers[query] for query in queries(leaf)]
-            problem = next((answer.problem for answer in used if answer.problem), "")
-            if problem:
-                problems.append(problem)
-            self._feed(rule, position, leaf, used, problem, now)
+        for (rule, position, _), seen in zip(self._asked, found, strict=True):
+            problems += [one.reason for one in seen.values() if one.unanswered][:1]
+            self._feed(rule, position, seen, now)
         await self._report(problems, len(self._asked))
         for name in dict.fromkeys(rule.name for rule, _, _ in self._asked):
             self._trigger(name)
 
-    def _feed(
-        self, rule: Rule, position: int, leaf: QueryWhen, used: list[Answer], problem: str, now: datetime
-    ) -> None:
+    def _feed(self, rule: Rule, position: int, found: Mapping[str, Observation], now: datetime) -> None:
         """One condition of one rule, for every service that it is about."""
-        if problem:
-            for service in self._about(rule):
-                self._live.observe(rule, position, service, Verdict.INCONCLUSIVE, problem, now)
-            return
-        values = self._by_service(rule, ((one.labels, one.value) for one in used[0].series))
-        samples = self._by_service(rule, ((one.labels, one.value) for one in used[1].series)) if leaf.samples else {}
         fault = ""
         for service in self._about(rule):
-            counted = samples.get(service)
-            seen = judge(
-                values.get(service, ()),
-                leaf.above,
-                leaf.below,
-                leaf.aggregate,
-                sum(counted) if counted else None,
-                leaf.samples.at_least if leaf.samples else None,
-            )
-            fault = f"{service}: {seen.reason}" if seen.fault else fault
-            self._live.observe(rule, position, service, seen.verdict, seen.reason, now)
-        self._note_fault(rule, fault)
+            place = (rule.name, position, service)
+            seen = found.get(service)
+            if seen is not None:
+                fault = f"{service}: {seen.reason}" if seen.fault else fault
+                self._live.observe(rule, position, service, seen.verdict, seen.reason, now)
+                self._unasked.discard(place)
+            elif place not in self._unasked:
+                self._unasked.add(place)
+                self._live.clear(rule, position, service)
+        if not any(seen.unanswered for seen in found.values()):  # no answer mends no rule
+            self._note_fault(rule, fault)
 
-    def _about(self, rule: Rule) -> Iterable[str]:
+    def _about(self, rule: Rule) -> Sequence[str]:
         return rule.services or self._services
-
-    def _by_service(self, rule: Rule, series: Iterable[tuple[Mapping[str, str], float]]) -> Values:
-        listed = list(series)
-        found: defaultdict[str, list[float]] = defaultdict(list)
-        for service, (_, value) in zip(self._live.spread([one for one, _ in listed], rule), listed, strict=True):
-            if service is not None:
-                found[service].append(value)
-        return found
 
     def _note_fault(self, rule: Rule, fault: str) -> None:
         """A rule whose answer cannot be told apart is told once, and again when it was mended between."""
@@ -166,16 +144,31 @@ class Polls:
 
     async def _rebuild(self, rule: Rule, position: int, leaf: QueryWhen, now: datetime) -> bool:
         known = self._known(rule, now)
+        if not can_be_replayed(leaf):
+            return await self._begin_again(rule, position, leaf, known, now)
         back = max([gap(rule, self._every), *(now - since + self._every for since in known.values())])
         pace = max(self._every, back / _POINTS)
-        answers = await asyncio.gather(
-            *(self._prometheus.range(query, now - back, now, pace) for query in queries(leaf))
-        )
-        if any(answer.problem for answer in answers):
+        of = {one for one in self._about(rule) if self._queries.is_asked(leaf, one, now) or one in known}
+        found = await replay(self._queries.bases, rule, leaf, (now - back, now), pace, of) if of else {}
+        if isinstance(found, str):
             return False
-        tables = [self._table(rule, answer.series) for answer in answers]
-        for service in {*tables[0], *known}:
-            self._replay(rule, position, leaf, service, tables, known.get(service), pace)
+        for service, past in found.items():
+            self._replay(rule, position, service, past, known.get(service), pace)
+        return True
+
+    async def _begin_again(
+        self, rule: Rule, position: int, leaf: QueryWhen, known: Mapping[str, datetime], now: datetime
+    ) -> bool:
+        """A test is not replayed: it is asked once, so that an episode that goes on keeps its name."""
+        if not known:
+            return True
+        answers = await self._queries.ask([leaf])
+        if any(answer.problem for answer in answers.values()):
+            return False
+        for service, seen in (await self._queries.observe(rule, leaf, answers, list(known), now)).items():
+            self._live.observe(rule, position, service, seen.verdict, seen.reason, now)
+            if seen.verdict is Verdict.BAD:
+                self._live.begin_at(rule, position, service, known[service])
         return True
 
     def _known(self, rule: Rule, now: datetime) -> dict[str, datetime]:
@@ -190,38 +183,13 @@ class Polls:
                         found[service] = since
         return found
 
-    def _table(self, rule: Rule, series: Iterable[Any]) -> dict[str, dict[datetime, list[float]]]:
-        listed = list(series)
-        found: dict[str, dict[datetime, list[float]]] = {}
-        for service, one in zip(self._live.spread([one.labels for one in listed], rule), listed, strict=True):
-            if service is not None:
-                for at, value in one.points:
-                    found.setdefault(service, {}).setdefault(at, []).append(value)
-        return found
-
     def _replay(
-        self,
-        rule: Rule,
-        position: int,
-        leaf: QueryWhen,
-        service: str,
-        tables: list[dict[str, dict[datetime, list[float]]]],
-        known: datetime | None,
-        pace: timedelta,
+        self, rule: Rule, position: int, service: str, past: Past, known: datetime | None, pace: timedelta
     ) -> None:
         goes_on = known is not None
-        for at, values in sorted(tables[0].get(service, {}).items()):
-            counted = tables[1].get(service, {}).get(at) if leaf.samples else None
-            at_least = leaf.samples.at_least if leaf.samples else None
-            samples = sum(counted) if counted else None
-            seen = judge(values, leaf.above, leaf.below, leaf.aggregate, samples, at_least)
+        for at, seen in past:
             self._live.observe(rule, position, service, seen.verdict, seen.reason, at)
             if known is not None and at >= known + pace and seen.verdict is Verdict.GOOD:
                 goes_on = False
         if goes_on and known is not None and self._live.track(rule, position, service).since is not None:
             self._live.begin_at(rule, position, service, known)
-
-
-def queries(leaf: QueryWhen) -> list[str]:
-    """What a condition asks: its query, and how many samples that rests on."""
-    return [leaf.query, leaf.samples.query] if leaf.samples is not None else [leaf.query]

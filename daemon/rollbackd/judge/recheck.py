@@ -8,17 +8,20 @@ from rollbackd.clock import Clock
 from rollbackd.config.models import Config
 from rollbackd.examine import Examiner
 from rollbackd.incident.life import Incident
+from rollbackd.judge.asking import Asking
+from rollbackd.judge.deadlines import UNCONFIRMED
 from rollbackd.judge.live import Live
-from rollbackd.judge.polls import queries
+from rollbackd.judge.queries import Queries
 from rollbackd.judge.situation import Holds, Situations
 from rollbackd.model import CheckResult, Outcome, Trigger, Verdict
+from rollbackd.policy.changes import unconfirmed
 from rollbackd.policy.decide import decide
+from rollbackd.rules.conditions import together
 from rollbackd.rules.reach import reach
-from rollbackd.rules.samples import judge
-from rollbackd.rules.spec import AllWhen, CheckWhen, QueryWhen, Rule
+from rollbackd.rules.samples import inconclusive
+from rollbackd.rules.spec import AlertWhen, CheckWhen, EventWhen, QueryWhen, Rule
 from rollbackd.rules.tracks import Standing
 from rollbackd.runner import Judgement, Objection
-from rollbackd.sources.answers import Answer
 from rollbackd.sources.prometheus import Prometheus
 from rollbackd.units import format_duration
 
@@ -49,11 +52,11 @@ class Recheck:
         self._situations = situations
         self._holds = holds
         self._examiner = examiner
-        self._prometheus = prometheus
+        self._queries = Queries(config, book, live, prometheus) if prometheus is not None else None
 
-    def judgement(self) -> Judgement:
+    def judgement(self, asking: Asking) -> Judgement:
         """As the runner takes it."""
-        return Judgement(self.held, self.confirm, self.condition)
+        return Judgement(self.held, self.confirm, self.condition, asking.rise)
 
     async def held(self, incident: Incident) -> str:
         """What holds its service right now; a person's own rollback may go over what held when it was ordered.
@@ -71,7 +74,7 @@ class Recheck:
     async def confirm(self, incident: Incident) -> Objection | None:
         """Whether the trouble is still there and the guards still agree; not asked when a person wants it anyway."""
         trigger = incident.decision.trigger
-        if any(one.request is not None for one in (trigger, *incident.joined)):
+        if incident.by_people or any(one.request is not None for one in (trigger, *incident.joined)):
             return None
         gone = self._gone(trigger)
         if gone is not None:
@@ -85,13 +88,17 @@ class Recheck:
         others = tuple(one for one in given.ledger.rollbacks if one.incident != incident.id)
         given = replace(given, ledger=replace(given.ledger, rollbacks=others))
         decision = decide(trigger, given)
-        stands = [finding for finding in decision.against if finding.guard in _ASKED_AGAIN]
+        asked = {finding.guard for finding in incident.decision.against} | ({"stale"} if incident.risen else set())
+        stands = [one for one in decision.against if one.guard in _ASKED_AGAIN and one.guard not in asked]
         if not stands:
             return None
         return Objection(Outcome.DECLINED, "; ".join(f"{finding.guard}: {finding.reason}" for finding in stands))
 
     def _gone(self, trigger: Trigger) -> Objection | None:
         rule = self._live.rule(trigger.rule)
+        if trigger.rule == UNCONFIRMED:
+            due = unconfirmed(self._book.of(trigger.service), self._clock.now())
+            return None if due is not None else Objection(Outcome.PASSED, "it was confirmed, or runs no more")
         if rule is None:
             return Objection(Outcome.DECLINED, f"rule {trigger.rule} is no longer in the configuration")
         now = self._clock.now()
@@ -106,7 +113,7 @@ class Recheck:
     async def condition(self, incident: Incident, since: datetime | None) -> tuple[CheckResult, ...]:
         """What the rules that triggered or joined say now, one result each.
 
-        An alert decides nothing, also inside a composed rule: a warning names one that still fires.
+        An alert or an event decides nothing, also inside a composed rule: a warning names what still fires or came.
         """
         names = dict.fromkeys([incident.decision.trigger.rule, *(trigger.rule for trigger in incident.joined)])
         results: list[CheckResult] = []
@@ -116,56 +123,48 @@ class Recheck:
         return tuple(results)
 
     async def _rule(self, rule: Rule, incident: Incident, since: datetime | None) -> list[CheckResult]:
-        asked = []
-        results = []
+        asked: list[CheckResult | None] = []
+        told = []
         for leaf in rule.leaves:
+            result = None
             if isinstance(leaf, QueryWhen):
-                asked.append(await self._query(rule, leaf, incident, since))
+                result = await self._query(rule, leaf, incident, since)
             elif isinstance(leaf, CheckWhen):
                 service = self._config.service(incident.service)
                 if service is not None and leaf.check in service.checks:
                     result = await self._examiner.ask(service, leaf.check, since)
-                    asked.append(replace(result, name=f"rule {rule.name}"))
-            else:
-                results.append(self._alert(rule, incident.service))
-        return [*results, together(rule, asked)] if asked else results
+            asked.append(result)
+        if any(isinstance(leaf, AlertWhen) for leaf in rule.leaves):
+            told.append(self._alert(rule, incident.service))
+        if any(isinstance(leaf, EventWhen) for leaf in rule.leaves):
+            told.append(self._events(rule, incident, since))
+        verdict = together(rule, [result.verdict if result is not None else None for result in asked])
+        if verdict is None:
+            return told
+        reason = "; ".join(result.reason for result in asked if result is not None)
+        return [*told, CheckResult(f"rule {rule.name}", verdict, reason)]
 
     def _alert(self, rule: Rule, service: str) -> CheckResult:
         firing = self._live.fires(rule, service)
         said = "still fires" if firing else "fires no more"
         return CheckResult(f"alert of {rule.name}", Verdict.BAD if firing else Verdict.GOOD, f"it {said}", warn=True)
 
+    def _events(self, rule: Rule, incident: Incident, since: datetime | None) -> CheckResult:
+        count = self._live.reported(rule, incident.service, since or incident.opened)
+        words = "the last step" if since is not None else "the incident was opened"
+        said = f"{count or 'none'} came since {words}"
+        return CheckResult(f"events of {rule.name}", Verdict.BAD if count else Verdict.GOOD, said, warn=True)
+
     async def _query(self, rule: Rule, leaf: QueryWhen, incident: Incident, since: datetime | None) -> CheckResult:
         name = f"rule {rule.name}"
-        if self._prometheus is None:
+        if self._queries is None:
             return CheckResult(name, Verdict.INCONCLUSIVE, "no Prometheus is configured any more")
         back = reach(leaf.query)
         now = self._clock.now()
         if since is not None and now - back < since:
             text = f"looks back {format_duration(back)}, to before the last step"
             return CheckResult(name, Verdict.INCONCLUSIVE, text)
-        answers = [await self._prometheus.instant(query) for query in queries(leaf)]
-        problem = next((answer.problem for answer in answers if answer.problem), "")
-        if problem:
-            return CheckResult(name, Verdict.INCONCLUSIVE, problem)
-        values, *samples = [self._own(rule, answer, incident.service) for answer in answers]
-        at_least = leaf.samples.at_least if leaf.samples is not None else None
-        counted = sum(samples[0]) if samples and samples[0] else None
-        seen = judge(values, leaf.above, leaf.below, leaf.aggregate, counted, at_least)
+        answers = await self._queries.ask([leaf])
+        found = await self._queries.observe(rule, leaf, answers, [incident.service], now, since)
+        seen = found.get(incident.service, inconclusive("there is no change any more to compare with"))
         return CheckResult(name, seen.verdict, seen.reason)
-
-    def _own(self, rule: Rule, answer: Answer, service: str) -> list[float]:
-        where = self._live.spread([one.labels for one in answer.series], rule)
-        return [one.value for one, owner in zip(answer.series, where, strict=True) if owner == service]
-
-
-def together(rule: Rule, results: list[CheckResult]) -> CheckResult:
-    """One result of a rule's conditions: of `all` one that is good suffices, else the worst counts."""
-    reason = "; ".join(result.reason for result in results)
-    verdicts = {result.verdict for result in results}
-    if isinstance(rule.when, AllWhen):
-        order = (Verdict.GOOD, Verdict.INCONCLUSIVE, Verdict.BAD)
-    else:
-        order = (Verdict.BAD, Verdict.INCONCLUSIVE, Verdict.GOOD)
-    verdict = next(one for one in order if one in verdicts)
-    return CheckResult(f"rule {rule.name}", verdict, reason)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import datetime, timedelta
 from typing import Protocol
 
 from rollbackd.book import Book
@@ -9,10 +10,12 @@ from rollbackd.clock import Clock, JumpWatch
 from rollbackd.config.models import Config, Service
 from rollbackd.judge.live import Live
 from rollbackd.layers import Layers, LookFailed, resolve
-from rollbackd.model import Change, Release, State, Trigger
+from rollbackd.model import Change, Release, Replaced, State, Trigger, Verdict
+from rollbackd.policy.changes import newest
 from rollbackd.policy.decide import plans_for
 from rollbackd.policy.guards import Situation
 from rollbackd.policy.target import Candidate, candidates, still_there
+from rollbackd.rules.spec import Rule
 from rollbackd.sources.states import Looker
 from rollbackd.units import format_duration
 
@@ -21,6 +24,20 @@ class Holds(Protocol):
     """A sentence for each thing that holds a service; the labels are the trigger's."""
 
     def __call__(self, service: str, labels: Mapping[str, str], *, silences: bool = True) -> tuple[str, ...]: ...
+
+
+class Past(Protocol):
+    """What Prometheus knows of a rule at a service."""
+
+    async def before(
+        self, rule: Rule, service: str, change: Replaced, length: timedelta, labels: Mapping[str, str]
+    ) -> tuple[Verdict, str]:
+        """What the rule said of the old state in the time before a change; never raises."""
+        ...
+
+    async def users(self, rule: Rule, service: str) -> float | None:
+        """The share of users that the rule's own query says is affected, 0 to 1; None when it says nothing."""
+        ...
 
 
 class Situations:
@@ -36,6 +53,7 @@ class Situations:
         holds: Holds,
         layers: Mapping[str, Layers],
         looker: Looker,
+        past: Past | None = None,
     ) -> None:
         self._config = config
         self._book = book
@@ -45,6 +63,7 @@ class Situations:
         self._holds = holds
         self._layers = layers
         self._looker = looker
+        self._past = past
 
     def quick(self, trigger: Trigger, present: State | None = None) -> Situation:
         """From what is known: the layers are not asked."""
@@ -52,9 +71,9 @@ class Situations:
         ledger = self._book.of(trigger.service)
         now = self._clock.now()
         here = present or ledger.present
-        found = candidates(ledger, here)
-        request = trigger.request
         self._jumps.look()
+        found = candidates(ledger, here, self._began(trigger))
+        request = trigger.request
         return Situation(
             ledger=ledger,
             fleet=self._book.fleet,
@@ -62,7 +81,7 @@ class Situations:
             now=now,
             present=here,
             target=found[0] if found else None,
-            no_target=self._no_target(service),
+            no_target=self._no_target(service, trigger),
             mode=self._config.mode(service),
             holds=self._holds(trigger.service, trigger.labels),
             jumped=self._jumps.last_jump,
@@ -72,16 +91,21 @@ class Situations:
             policy=self._config.policy,
             irreversible=request.irreversible if request is not None else (),
             over_hold=request.over_hold if request is not None else False,
+            asking=self._config.asking,
+            groups=self._config.groups,
         )
 
     async def full(self, trigger: Trigger) -> Situation:
         """With a fresh look at the layers, what they can go back to, the plan and whether they are ready."""
         service = self._service(trigger)
         layers = self._layers[trigger.service]
-        if self._book.of(trigger.service).open is not None:
+        returns = trigger.request is not None and trigger.request.drill == "back"
+        if self._book.of(trigger.service).acting is not None and not returns:
             return self.quick(trigger)
-        present = await self._looker.look(trigger.service)
+        look = self._looker.peek if returns else self._looker.look
+        present = await look(trigger.service)
         given = replace(self.quick(trigger, present), present=present)
+        given = replace(given, earlier=await self._earlier(trigger), users=await self._users(trigger))
         if present is None:
             why = self._looker.problems.get(trigger.service, "")
             return replace(given, problems=(why,) if why else ())
@@ -91,11 +115,32 @@ class Situations:
         except LookFailed as error:
             return replace(given, target=None, no_target=str(error))
         if target is None:
-            return replace(given, target=None, no_target=self._no_target(service))
-        plans = plans_for(trigger, given, service.plan)
-        changes, problems = await self._planned(layers, plans, present, target.state)
+            return replace(given, target=None, no_target=self._no_target(service, trigger))
+        wanted = plans_for(trigger, replace(given, target=target), service.plan)
+        plans = tuple(name for name in wanted if name in service.plans) or service.plan  # the file may have changed
+        changes, problems = await self._planned(layers, plans, present, target.state, returns=returns)
         allowed = {*given.irreversible, *(layer for name in plans for layer in service.plans[name].irreversible)}
         return replace(given, target=target, changes=changes, problems=problems, irreversible=allowed)
+
+    async def _earlier(self, trigger: Trigger) -> tuple[Verdict, str] | None:
+        """What the trigger's own rule said right before the newest change; None where it makes no difference."""
+        rule = self._live.rule(trigger.rule)
+        change = newest(self._book.of(trigger.service))
+        if rule is None or change is None or self._past is None or not self._in_question(change, trigger):
+            return None
+        length = self._config.limits.before_change
+        return await self._past.before(rule, trigger.service, change, length, trigger.labels)
+
+    def _in_question(self, change: Replaced, trigger: Trigger) -> bool:
+        within = trigger.onset - change.end <= self._config.limits.change_window
+        return trigger.request is None and within and change.start <= trigger.onset
+
+    async def _users(self, trigger: Trigger) -> float | None:
+        """The share of users that is affected, where the rule asks a query for it."""
+        rule = self._live.rule(trigger.rule)
+        if rule is None or self._past is None or trigger.request is not None:
+            return None
+        return await self._past.users(rule, trigger.service)
 
     def _service(self, trigger: Trigger) -> Service:
         service = self._config.service(trigger.service)
@@ -103,12 +148,12 @@ class Situations:
         return service
 
     async def _planned(
-        self, layers: Layers, plans: tuple[str, ...], present: State, target: State
+        self, layers: Layers, plans: tuple[str, ...], present: State, target: State, *, returns: bool
     ) -> tuple[tuple[Change, ...], tuple[str, ...]]:
         """The steps of the first plan that has any, and what would stop them."""
         try:
             for name in plans:
-                plan, problems = await layers.prepare(name, present, target)
+                plan, problems = await layers.prepare(name, present, target, returns=returns)
                 if plan.steps:
                     break
             else:
@@ -122,7 +167,7 @@ class Situations:
         request = trigger.request
         if request is not None and request.to not in {"", "last-stable"}:
             return self._wanted(trigger.service, request.to, present, there)
-        found = candidates(self._book.of(trigger.service), present)
+        found = candidates(self._book.of(trigger.service), present, self._began(trigger))
         return next((one for one in found if not still_there(one.state, present, ids)), None)
 
     def _wanted(
@@ -149,8 +194,17 @@ class Situations:
             raise LookFailed("; ".join(errors) or f"{service} has no layer with releases")
         return Candidate(State({**present.releases, found[0][0]: found[0][1]}), 0, None)
 
-    def _no_target(self, service: Service) -> str:
+    def _began(self, trigger: Trigger) -> datetime | None:
+        """When the trouble began; None where that says nothing of what ran then: an order, a clock that just jumped."""
+        jumped = self._jumps.last_jump
+        unsure = jumped is not None and abs(self._clock.now() - jumped) < self._config.limits.stale_after
+        return None if unsure or trigger.request is not None else trigger.onset
+
+    def _no_target(self, service: Service, trigger: Trigger) -> str:
         ledger = self._book.of(service.name)
+        sick = candidates(ledger, ledger.present)
+        if sick and not candidates(ledger, ledger.present, self._began(trigger)):
+            return f"no good state to go back to: {sick[0].state.name} ran when the trouble began; name one with --to"
         count = len({spell.state.key for spell in ledger.spells})
         bake = format_duration(service.bake)
         return (

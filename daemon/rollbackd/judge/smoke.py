@@ -37,7 +37,7 @@ class Smoke:
         """Ask for ever; while a rollback of the service runs its own verification looks instead."""
         rule, position, leaf, service = watched
         while True:
-            if self._book.of(service.name).open is None:
+            if self._book.of(service.name).acting is None:
                 await self.ask(rule, position, leaf, service)
             await self._clock.sleep(leaf.every)
 

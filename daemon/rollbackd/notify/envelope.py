@@ -3,15 +3,19 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 
 from pydantic import TypeAdapter
 
 from rollbackd.adapter import Message
 from rollbackd.notify import clean
+from rollbackd.notify.phrases import Lines
 
 SEVERITIES = ("info", "warning", "critical")
 _SHORT = 600
 """Characters of each message's own lines in a list of several."""
+_SHOWN = 20
+"""Messages of a list that are shown with their lines; of the others there are the names alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +29,12 @@ class Envelope:
     """What is alike may go as one message; empty: always alone."""
     avoid: str = ""
     """A receiver that must not get it, because it is about that receiver's own failure."""
+    tier: int = -1
+    """The last tier of people that hears of it besides the routes, and so those before it."""
+    only_tier: bool = False
+    """It goes to nobody else, and not to whom routes have told the same already."""
+    since: datetime | None = None
+    """Instead of `tier`: when it began to go to more people, the first at once."""
 
 
 _ADAPTER = TypeAdapter(Envelope)
@@ -59,21 +69,48 @@ def merge(messages: Sequence[Message]) -> Message:
     if len(kept) == 1:
         return replace(kept[0], key=key)
     priorities = [message.priority for message in kept if message.priority is not None]
-    first = kept[0]
+    first, over = kept[0], all(message.resolves for message in kept)
     return Message(
         key=key,
         event=first.event,
-        title=_title(kept),
-        lines=tuple((clean.line(message.title, 200), clean.paragraph(plain(message), _SHORT)) for message in kept),
+        title=_title(kept) if any(message.lines for message in kept) else _sentences(kept),
+        lines=_listed(kept),
         severity=max((message.severity for message in kept), key=SEVERITIES.index),
-        thread=first.thread,
+        thread=key if first.incident and first.event != "reminder" and not over else first.thread,
         at=max(message.at for message in kept),
         service=first.service if len({message.service for message in kept}) == 1 else "",
         incident=first.incident if len({message.incident for message in kept}) == 1 else "",
         priority=min(priorities, default=None),
-        resolves=all(message.resolves for message in kept),
+        resolves=over,
         acknowledged=all(message.acknowledged for message in kept),
     )
+
+
+def _listed(messages: Sequence[Message]) -> Lines:
+    """None for messages without lines, such as those in a receiver's own words."""
+    if not any(message.lines for message in messages):
+        return ()
+    shown = [(clean.line(message.title, 200), clean.paragraph(plain(message), _SHORT)) for message in messages[:_SHOWN]]
+    return (*shown, *(("Also", text) for text in _paragraphs([_subject(message) for message in messages[_SHOWN:]])))
+
+
+def _subject(message: Message) -> str:
+    return clean.line(message.incident or message.service or message.title, 100)
+
+
+def _paragraphs(names: Sequence[str]) -> list[str]:
+    """The names with commas, in texts of a sane length."""
+    texts: list[str] = []
+    for name in names:
+        if texts and len(texts[-1]) + len(name) < clean.PARAGRAPH - 2:
+            texts[-1] += f", {name}"
+        else:
+            texts.append(name)
+    return texts
+
+
+def _sentences(messages: Sequence[Message]) -> str:
+    return clean.line("; ".join(dict.fromkeys(message.title for message in messages)), 1000)
 
 
 def _title(messages: Sequence[Message]) -> str:
@@ -82,5 +119,11 @@ def _title(messages: Sequence[Message]) -> str:
         "refused": "need a person, decided alike",
         "observed": "would have been rolled back",
         "reminder": "troubles that nobody has acknowledged",
+        "asks": "people are asked, alike",
+        "checked": "were checked",
+        "expired": "nobody said in time whether they go back",
+        "passed": "the trouble went away",
+        "clock_passed": "out of time",
+        "escalated": "need people",
     }.get(messages[0].event, messages[0].event.replace("_", " "))
     return clean.line(f"{len(messages)} × {said}: {names}")

@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from rollbackd.adapter import DeliveryError, Message, NotifierSettings
-from rollbackd.notify import clean, wire
+from rollbackd.notify import clean, phrases, wire
 from rollbackd.units import Secret
 
 _BLOCKS = 50
@@ -71,7 +71,8 @@ def payload(message: Message) -> dict[str, Any]:
     """The webhook's JSON, within Slack's limits."""
     title = f"{_MARKS[message.severity]} {clean.line(message.title)}"
     header = {"type": "header", "text": {"type": "plain_text", "text": clean.fit(title, _HEADER), "emoji": True}}
-    about = [str(part) for part in (message.priority, message.event, message.service, message.thread) if part]
+    time = phrases.moment(message.at)
+    about = [str(part) for part in (message.priority, message.event, message.service, message.thread, time) if part]
     context = {"type": "plain_text", "text": clean.fit(" · ".join(dict.fromkeys(about)), 500), "emoji": False}
     footer = {"type": "context", "elements": [context]}
     sections = list(_sections(message))

@@ -10,11 +10,13 @@ from typing import Any
 
 from rollbackd import facts
 from rollbackd.facts import Record
+from rollbackd.incident.clocks import BAD_ENDS
 from rollbackd.model import DAEMON, Action, Decision, Outcome
 
-LASTING = frozenset({"backend_unreachable", "journal", "messages_waiting", "receiver_unreachable"})
+LASTING = frozenset({"backend_unreachable", "drill_stuck", "journal", "messages_waiting", "receiver_unreachable"})
 """Kinds of notices that somebody says to be over: reminded of until then."""
-_BAD_ENDS = frozenset({Outcome.INEFFECTIVE, Outcome.UNVERIFIED, Outcome.FAILED})
+LAST = "last"
+"""The mark of a question's last reminder: a fifth of its time is left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +29,7 @@ class Trouble:
     first: int
     """The seq that the fold must start at to know it."""
     what: str = ""
-    """`failed`, `paused`, `refused`, a notice's kind, …; empty: nothing to be reminded of now."""
+    """`asks`, `failed`, `paused`, `refused`, a notice's kind, …; empty: nothing to be reminded of now."""
     record: Record | None = None
     """The fact that began it."""
     episode: str = ""
@@ -36,9 +38,23 @@ class Trouble:
     state: str = ""
     """The key of the state that runs, as far as it is known; empty: not known."""
 
-    def due(self, now: datetime, every: timedelta) -> int:
-        """How many whole periods have passed since it began; 0: nothing to say yet."""
-        return int((now - self.record.at) / every) if self.what and self.record is not None else 0
+    expires: datetime | None = None
+    """When the question that it is ends."""
+
+    @property
+    def escalates(self) -> datetime | None:
+        """Since when a refusal goes to more and more people; None: it does not, or an incident's own facts say it."""
+        record = self.record if self.what == "refused" else None
+        return record.at if record is not None and record.fact.decision.escalate else None
+
+    def mark(self, now: datetime, every: timedelta) -> str:
+        """Which reminder is the newest due: the whole periods since it began, or `LAST`; empty: nothing to say yet."""
+        if not self.what or self.record is None:
+            return ""
+        if self.expires is not None and self.expires - (self.expires - self.record.at) / 5 <= now < self.expires:
+            return LAST
+        periods = int((now - self.record.at) / every)
+        return str(periods) if periods > 0 else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +148,26 @@ def _settle(troubles: Troubles, trouble: Trouble) -> Troubles:
 def _opened(troubles: Troubles, record: Record, fact: facts.Opened) -> Troubles:
     thread = record.stream.partition(":")[2]
     same = refusal_thread(fact.service, fact.decision.trigger.episode)
-    return _with(_without(troubles, [same]), Trouble(thread, record.stream, fact.service, record.seq))
+    begun = Trouble(thread, record.stream, fact.service, record.seq)
+    return _with(_without(troubles, [same]), _asking(begun, record, fact.decision))
+
+
+def _asking(trouble: Trouble, record: Record, decision: Decision) -> Trouble:
+    """A question is a trouble until it is answered or over."""
+    question = decision.question if decision.action is Action.ASK else None
+    if question is None:
+        return trouble
+    return replace(trouble, what="asks", record=record, expires=question.expires)
+
+
+def _asked_again(troubles: Troubles, record: Record, fact: facts.AskedAgain) -> Troubles:
+    trouble = _of(troubles, record)
+    return troubles if trouble is None else _with(troubles, _asking(trouble, record, fact.decision))
+
+
+def _risen(troubles: Troubles, record: Record, _fact: facts.Risen) -> Troubles:
+    trouble = _of(troubles, record)
+    return troubles if trouble is None else _with(troubles, replace(trouble, what="", record=None, expires=None))
 
 
 def _entering(troubles: Troubles, record: Record, fact: facts.Entering) -> Troubles:
@@ -178,8 +213,9 @@ def _closed(troubles: Troubles, record: Record, fact: facts.Closed) -> Troubles:
     trouble = _of(troubles, record)
     if trouble is None:
         return troubles
-    what = str(fact.outcome) if fact.outcome in _BAD_ENDS else "still_entered" if trouble.entered else ""
-    after = _settle(troubles, replace(trouble, what=what, record=record if what else None, closed=True))
+    what = str(fact.outcome) if fact.outcome in BAD_ENDS else "still_entered" if trouble.entered else ""
+    ended = replace(trouble, what=what, record=record if what else None, expires=None, closed=True)
+    after = _settle(troubles, ended)
     return _well(after, trouble.service) if fact.outcome is Outcome.RECOVERED else after
 
 
@@ -255,6 +291,8 @@ def _noticed(troubles: Troubles, record: Record, fact: facts.Notice) -> Troubles
 
 _FOLDS: dict[type[Any], Callable[[Troubles, Record, Any], Troubles]] = {
     facts.Opened: _opened,
+    facts.AskedAgain: _asked_again,
+    facts.Risen: _risen,
     facts.Entering: _entering,
     facts.Left: _left,
     facts.Paused: _stopped,

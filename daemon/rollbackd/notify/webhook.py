@@ -37,7 +37,7 @@ class WebhookSettings(NotifierSettings):
     def _fit(cls, headers: dict[str, Secret | str]) -> dict[str, Secret | str]:
         for name, value in headers.items():
             if not name.isascii() or not name.replace("-", "").replace("_", "").isalnum():
-                raise ValueError(f'"{clean.line(name, 50)}" is not a header\'s name')
+                raise ValueError(f'"{clean.line(name, 50)}" is not a header\'s name; write it like Authorization')
             if isinstance(value, str) and not value.isprintable():
                 raise ValueError(f'the value of header "{name}" holds a control character; write it on one line')
         return headers

@@ -1,9 +1,11 @@
 """From a trigger to a decision: every guard is asked, every finding is kept. No I/O."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
-from rollbackd.model import Action, Decision, Finding, Trigger
+from rollbackd.model import Action, Decision, Finding, Question, Replaced, Trigger
 from rollbackd.policy import guards
+from rollbackd.policy.changes import newest
 from rollbackd.policy.guards import Situation
 
 GUARDS: tuple[guards.Guard, ...] = (
@@ -43,6 +45,14 @@ def decide(trigger: Trigger, given: Situation, default_plans: tuple[str, ...] = 
         (finding.against or Action.ROLL_BACK for finding in counted), key=_STRENGTH.index, default=_STRENGTH[0]
     )
     running = given.ledger.open
+    row = guards.row_for(trigger, given)
+    change = newest(given.ledger)
+    question = None
+    if action is Action.ASK:
+        if given.present is None or given.target is None or _drills(trigger):
+            action = Action.REFUSE  # there is nothing yet that people could say yes to
+        else:
+            question = question_of(trigger, given, counted, change)
     return Decision(
         trigger=trigger,
         action=action,
@@ -51,7 +61,33 @@ def decide(trigger: Trigger, given: Situation, default_plans: tuple[str, ...] = 
         target=given.target.state if given.target is not None else None,
         plans=plans_for(trigger, given, default_plans),
         joins=running.incident if running is not None else "",
-        escalate=any(finding.escalate for finding in counted) and running is None,
+        escalate=any(finding.escalate for finding in counted) and (running is None or running.waits),
+        change=change,
+        question=question,
+        start_within=row.start_within if row is not None else None,
+    )
+
+
+def _drills(trigger: Trigger) -> bool:
+    """Nobody is asked whether a drill may do what cannot be taken back."""
+    return trigger.request is not None and bool(trigger.request.drill)
+
+
+def question_of(trigger: Trigger, given: Situation, counted: Sequence[Finding], change: Replaced | None) -> Question:
+    """What the policy's row says of asking, and the configuration's own words where it says nothing."""
+    row, asking = guards.row_for(trigger, given), given.asking
+    by = row.by if row is not None and row.by else asking.by
+    approvals = row.approvals if row is not None and row.approvals is not None else asking.approvals
+    expires = row.expires if row is not None and row.expires is not None else asking.expires
+    announcer = change.by if change is not None else ""
+    return Question(
+        why=tuple(finding.reason for finding in counted),
+        expires=given.now + expires,
+        approvals=max(approvals, len(by)),
+        by=by,
+        members={group: tuple(given.groups.get(group, ())) for group in by},
+        excluded="" if asking.announcer_approves else announcer,
+        otherwise=row.otherwise if row is not None and row.otherwise is not None else asking.otherwise,
     )
 
 
@@ -69,7 +105,7 @@ def plans_for(trigger: Trigger, given: Situation, default: tuple[str, ...]) -> t
     """The plans to try, least impact first: a person's, the policy row's, the rule's, the service's."""
     if trigger.request is not None and trigger.request.plan:
         return (trigger.request.plan,)
-    row = guards.row_for(trigger, given.policy)
+    row = guards.row_for(trigger, given)
     if row is not None and row.plan:
         return row.plan
     return trigger.plan or default

@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
-from rollbackd.model import Action, Change, Finding, Outcome, Priority, State, Trigger
-from rollbackd.policy.ledger import FleetLedger, ServiceLedger, change_window
-from rollbackd.policy.spec import Budget, Limits, PolicyRow, Window, minutes, weekdays
+from rollbackd.model import Action, Change, Finding, Outcome, Priority, State, Trigger, Verdict
+from rollbackd.policy.changes import newest
+from rollbackd.policy.ledger import FleetLedger, ServiceLedger
+from rollbackd.policy.spec import Asking, Budget, Limits, PolicyRow, PolicyWhen, Window, minutes, weekdays
 from rollbackd.policy.target import Candidate
 from rollbackd.units import format_duration
 
@@ -44,6 +45,13 @@ class Situation:
     over_hold: bool = False
     problems: tuple[str, ...] = field(default=())
     """What the layers say would stop a rollback."""
+    earlier: tuple[Verdict, str] | None = None
+    """What the trigger's own condition said right before the change, in words too; None: nobody asked."""
+    users: float | None = None
+    """The share of users that is affected, as a query says it; None when none was asked or it did not answer."""
+    asking: Asking = field(default_factory=Asking)
+    groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Who may say yes, by group."""
 
 
 CLOSE_LOOK = timedelta(minutes=5)
@@ -84,12 +92,21 @@ def hold(_trigger: Trigger, given: Situation) -> Finding:
     return against("hold", Action.REFUSE, "; ".join(given.holds))
 
 
-def open_incident(_trigger: Trigger, given: Situation) -> Finding:
+def open_incident(trigger: Trigger, given: Situation) -> Finding:
     """Never two rollbacks of one service at once."""
     running = given.ledger.open
+    if running is None and given.ledger.drill and not _returns(trigger):
+        text = f"{given.ledger.drill}, a drill, has not returned yet; decided again when it has"
+        return against("open_incident", Action.OBSERVE, text)
     if running is None:
         return passed("open_incident", "no incident is open")
+    if running.waits:
+        return passed("open_incident", f"{running.incident} waits for people; decided again")
     return against("open_incident", Action.OBSERVE, f"joined {running.incident}, which is open")
+
+
+def _returns(trigger: Trigger) -> bool:
+    return trigger.request is not None and trigger.request.drill == "back"
 
 
 def shadow(_trigger: Trigger, given: Situation) -> Finding:
@@ -108,23 +125,38 @@ def clock(trigger: Trigger, given: Situation) -> Finding:
 
 
 def stale(trigger: Trigger, given: Situation) -> Finding:
-    age = given.now - trigger.onset
+    if trigger.missed:
+        return against("stale", Action.ASK, trigger.missed)
+    age = given.now - (trigger.met or trigger.onset)
+    text = f"the trouble began {ago(given.now - trigger.onset)} ago"
     if age > given.limits.stale_after:
         limit = format_duration(given.limits.stale_after)
-        return against("stale", Action.ASK, f"the trouble began {ago(age)} ago, longer than {limit}")
-    return passed("stale", f"the trouble began {ago(age)} ago")
+        seen = f", and was known {ago(age)} ago" if trigger.met is not None and trigger.met != trigger.onset else ""
+        return against("stale", Action.ASK, f"{text}{seen}, longer than {limit}")
+    return passed("stale", text)
 
 
 def change(trigger: Trigger, given: Situation) -> Finding:
     """Without a change shortly before the trouble, going back is not likely to help."""
-    window = change_window(given.ledger)
-    limit = format_duration(given.limits.change_window)
-    if window is not None and window[0] <= trigger.onset and trigger.onset - window[1] <= given.limits.change_window:
-        return passed("change", f"changed {_when(window, trigger.onset)}")
-    seen = "no change is known" if window is None else f"the last change was {_when(window, trigger.onset)}"
+    found = newest(given.ledger)
+    if found is None:
+        return _without_change(trigger, "no change is known")
+    window = (found.start, found.end)
+    text = f"{found.name}, {_when(window, trigger.onset)}"
+    limit = given.limits.change_window
+    if not (found.start <= trigger.onset and trigger.onset - found.end <= limit):
+        return _without_change(trigger, f"the last change was {text}, not within {format_duration(limit)} before")
+    verdict, seen = given.earlier or (Verdict.INCONCLUSIVE, "not asked")
+    if verdict is Verdict.BAD:
+        return _without_change(trigger, f"already bad before the change: {seen}; the change was {text}")
+    before = f"well before it: {seen}" if verdict is Verdict.GOOD else f"what was before it is not known: {seen}"
+    return passed("change", f"changed: {text}; {before}")
+
+
+def _without_change(trigger: Trigger, seen: str) -> Finding:
     if trigger.without_change is Action.ROLL_BACK:
         return passed("change", f"{seen}; the rule goes back without one")
-    return against("change", trigger.without_change, f"{seen}, not within {limit} before the onset")
+    return against("change", trigger.without_change, seen)
 
 
 def _when(window: tuple[datetime, datetime], onset: datetime) -> str:
@@ -181,7 +213,8 @@ def not_a_rollback(_trigger: Trigger, given: Situation) -> Finding:
 
 def cooldown(_trigger: Trigger, given: Situation) -> Finding:
     """A service that was just rolled back is left alone, so that two causes cannot chase each other."""
-    ends = [rollback.ended for rollback in given.ledger.rollbacks if rollback.ended is not None and rollback.acted]
+    real = (rollback for rollback in given.ledger.rollbacks if rollback.acted and not rollback.drill)
+    ends = [rollback.ended for rollback in real if rollback.ended is not None]
     waits = given.limits.cooldown
     if not ends or given.now - ends[-1] >= waits:
         return passed("cooldown", "not rolled back lately")
@@ -189,7 +222,7 @@ def cooldown(_trigger: Trigger, given: Situation) -> Finding:
 
 
 def service_budget(_trigger: Trigger, given: Situation) -> Finding:
-    spent = [one for one in given.ledger.rollbacks if one.acted or one.ended is None]
+    spent = [one for one in given.ledger.rollbacks if one.acted or (one.ended is None and not one.waits)]
     times = [rollback.opened for rollback in spent if not rollback.manual]
     return _budget("service_budget", "this service", times, given.limits.per_service, given.now)
 
@@ -264,30 +297,48 @@ def ready(_trigger: Trigger, given: Situation) -> Finding:
     return passed("ready", "the layers are ready")
 
 
-def row_for(trigger: Trigger, policy: tuple[PolicyRow, ...]) -> PolicyRow | None:
+def row_for(trigger: Trigger, given: Situation) -> PolicyRow | None:
     """The first row that matches."""
-    return next((row for row in policy if _matches(row, trigger)), None)
+    return next((row for row in given.policy if _matches(row.when, trigger, given)), None)
 
 
-def _matches(row: PolicyRow, trigger: Trigger) -> bool:
-    when = row.when
+def _matches(when: PolicyWhen, trigger: Trigger, given: Situation) -> bool:
     named = (
         (when.priority, trigger.priority),
         (when.rule, trigger.rule),
         (when.service, trigger.service),
+        (when.impact, trigger.impact),
+        (when.scope, trigger.scope),
     )
-    return all(not wanted or has in wanted for wanted, has in named) and _subset(when.labels, trigger.labels)
+    return (
+        all(not wanted or has in wanted for wanted, has in named)
+        and all(trigger.labels.get(name) == value for name, value in when.labels.items())
+        and when.components.holds(trigger.components)
+        and when.layers.holds(_differing(given))
+        and _share_fits(when, trigger, given)
+        and (not when.windows or any(_inside(one, given.now) for one in when.windows))
+    )
 
 
-def _subset(wanted: Mapping[str, str], labels: Mapping[str, str]) -> bool:
-    return all(labels.get(name) == value for name, value in wanted.items())
+def _differing(given: Situation) -> tuple[str, ...]:
+    """The layers that a rollback would move."""
+    if given.present is None or given.target is None:
+        return ()
+    return given.present.differing(given.target.state)
+
+
+def _share_fits(when: PolicyWhen, trigger: Trigger, given: Situation) -> bool:
+    if when.users is None:
+        return True
+    share = given.users if given.users is not None else trigger.users
+    return share is not None and when.users.holds(share)
 
 
 def policy(trigger: Trigger, given: Situation) -> Finding:
-    row = row_for(trigger, given.policy)
+    row = row_for(trigger, given)
     if row is None:
         return passed("policy", "no row matches: roll_back")
     place = given.policy.index(row) + 1
     if row.action is Action.ROLL_BACK:
-        return passed("policy", f"row {place} says roll_back")
-    return against("policy", row.action, f"row {place} says {row.action}")
+        return passed("policy", f"row {place} of the policy says roll_back")
+    return against("policy", row.action, f"row {place} of the policy says {row.action}")

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from rollbackd import facts
 from rollbackd.facts import Record
-from rollbackd.model import Action, Outcome, State
+from rollbackd.model import Action, Outcome, Priority, State
 
 T = TypeVar("T")
 
@@ -20,13 +20,15 @@ KEPT_MARKS = 2 * KEPT
 """Reasons of marks that are remembered of a service: more than there are states that could still be a target."""
 KEPT_EPISODES = 10_000
 """Decided episodes of a service: more than can go on at once, since one that is forgotten is decided and told again."""
+KEPT_ANNOUNCEMENTS = 50
+"""Announced changes that are remembered of a service."""
 KEPT_OF_FLEET = 1000
 """Openings and ends that are remembered of all services together."""
 ONE_CHANGE = timedelta(minutes=5)
 """Layers that change within this are one change."""
 LEDGER_KINDS = (
     "Changed", "MarkedGood", "MarkTaken", "Quarantined", "QuarantineLifted", "Held", "Unheld", "Decided",
-    "NoticeAcknowledged", "Opening", "Ended", "BreakerReset", "Notice",
+    "NoticeAcknowledged", "Announced", "Confirmed", "Drilled", "Opening", "Rising", "Ended", "BreakerReset", "Notice",
 )  # fmt: skip
 """The kinds of facts that make the ledger; all kinds of the fleet's stream, since an opening names its last place."""
 
@@ -56,6 +58,29 @@ class Rollback:
     outcome: Outcome | None = None
     acted: bool = False
     watch_until: datetime | None = None
+    waits: bool = False
+    """It asks people: nothing was begun, and nothing is spent."""
+    denied: bool = False
+    """A person said no."""
+    drill: str = ""
+    """`there` or `back`, of an executed drill; empty: it is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Announcement:
+    """A change that somebody announced."""
+
+    id: str
+    at: datetime
+    by: str
+    releases: Mapping[str, str]
+    """Layer to release as it was named: an id, a prefix of it or a label; empty: whatever changes next."""
+    kind: str = ""
+    priority: Priority | None = None
+    confirm_by: datetime | None = None
+    text: str = ""
+    confirmed: str = ""
+    """By whom; empty: nobody yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +123,13 @@ class ServiceLedger:
     hold: Hold | None = None
     rollbacks: tuple[Rollback, ...] = ()
     episodes: Mapping[str, Verdicted] = field(default_factory=dict)
+    announced: tuple[Announcement, ...] = ()
+    """Oldest first."""
+    drill: str = ""
+    """The incident that an executed drill under way began with; empty: there is none. What the layers run then is the
+    drill's doing, and no state of the service."""
+    ready: bool | None = None
+    """What the last drill that said anything said; None: there was none."""
 
     @property
     def present(self) -> State | None:
@@ -108,6 +140,15 @@ class ServiceLedger:
         """The open incident."""
         last = self.rollbacks[-1] if self.rollbacks else None
         return last if last is not None and last.ended is None else None
+
+    @property
+    def acting(self) -> Rollback | None:
+        """The open incident, unless it only asks: while it acts, what the layers run is its own doing.
+
+        Of an executed drill the last one, also between the way there and the return.
+        """
+        running = self.rollbacks[-1] if self.drill and self.rollbacks else self.open
+        return None if running is None or running.waits else running
 
     def blocked(self, state: State) -> tuple[str, ...]:
         """The layers whose release in this state is quarantined."""
@@ -158,6 +199,9 @@ class _ServiceDraft:
         self._hold = ledger.hold
         self._rollbacks = {rollback.incident: rollback for rollback in ledger.rollbacks}
         self._episodes = dict(ledger.episodes)
+        self._announced = {one.id: one for one in ledger.announced}
+        self._drill = ledger.drill
+        self._ready = ledger.ready
 
     def ledger(self) -> ServiceLedger:
         return ServiceLedger(
@@ -169,6 +213,9 @@ class _ServiceDraft:
             self._hold,
             tuple(self._rollbacks.values()),
             self._episodes,
+            tuple(self._announced.values()),
+            self._drill,
+            self._ready,
         )
 
     def take(self, record: Record) -> None:
@@ -197,10 +244,42 @@ class _ServiceDraft:
                 guards = frozenset(finding.guard for finding in decision.against)
                 verdicted = Verdicted(record.at, decision.action, guards, decision.joins)
                 _keep(self._episodes, decision.trigger.episode, verdicted, KEPT_EPISODES)
-            case facts.Opening(_, incident, manual):
+            case facts.Announced() | facts.Confirmed():
+                self._announce(record)
+            case facts.Drilled():
+                self._drilled(record.fact)
+            case _:
+                self._take_incident(record)
+
+    def _take_incident(self, record: Record) -> None:
+        match record.fact:
+            case facts.Opening(_, incident, manual, asks, drill):
+                found = Rollback(incident, record.at, manual, waits=asks, drill=drill)
+                _keep(self._rollbacks, incident, found, KEPT)
+                self._drill = incident if drill == "there" else self._drill
+            case facts.Rising(_, incident, manual):
                 _keep(self._rollbacks, incident, Rollback(incident, record.at, manual), KEPT)
             case facts.Ended():
                 self._end(record.fact, record.at)
+
+    def _announce(self, record: Record) -> None:
+        fact = record.fact
+        if isinstance(fact, facts.Confirmed):
+            before = self._announced.get(fact.id)
+            if before is not None:
+                self._announced[fact.id] = replace(before, confirmed=before.confirmed or record.actor)
+            return
+        found = Announcement(
+            fact.id, record.at, record.actor, fact.releases, fact.kind, fact.priority, fact.confirm_by, fact.text
+        )
+        if fact.id not in self._announced:
+            _keep(self._announced, fact.id, found, KEPT_ANNOUNCEMENTS)
+
+    def _drilled(self, fact: facts.Drilled) -> None:
+        if fact.incident == self._drill:
+            self._drill = ""
+        if fact.result != "interrupted":
+            self._ready = fact.result == "ready"
 
     def _change(self, spell: Spell) -> None:
         last = self._spells[-1] if self._spells else None
@@ -216,7 +295,13 @@ class _ServiceDraft:
         before = self._rollbacks.get(fact.incident)
         if before is not None:
             self._rollbacks[fact.incident] = replace(
-                before, ended=before.ended or at, outcome=fact.outcome, acted=fact.acted, watch_until=fact.watch_until
+                before,
+                ended=before.ended or at,
+                outcome=fact.outcome,
+                acted=fact.acted,
+                watch_until=fact.watch_until,
+                waits=False,
+                denied=fact.denied,
             )
 
 
@@ -236,9 +321,9 @@ class _FleetDraft:
         """One more fact."""
         self._n = record.n
         match record.fact:
-            case facts.Opening(_, incident, manual):
+            case facts.Opening(_, incident, manual, False) | facts.Rising(_, incident, manual):
                 _keep(self._openings, incident, (record.at, incident, manual), KEPT_OF_FLEET)
-            case facts.Ended(_, incident, outcome, acted, _, manual):
+            case facts.Ended(_, incident, outcome, acted, _, manual, _):
                 self._ends.pop(incident, None)
                 if not acted:  # what touched nothing spent nothing
                     self._openings.pop(incident, None)
@@ -258,17 +343,3 @@ def _keep(kept: dict[str, T], name: str, value: T, most: int) -> None:
     kept[name] = value
     if len(kept) > most:
         del kept[next(iter(kept))]
-
-
-def change_window(ledger: ServiceLedger) -> tuple[datetime, datetime] | None:
-    """When the last change was: from the last look at the old state to the first at the new.
-
-    Changes that follow each other within `ONE_CHANGE` are one.
-    """
-    start: datetime | None = None
-    end: datetime | None = None
-    for spell in reversed(ledger.spells[1:]):
-        if spell.incident or (start is not None and start - spell.by > ONE_CHANGE):
-            break
-        start, end = spell.after, end or spell.by
-    return None if start is None or end is None else (start, end)

@@ -1,14 +1,17 @@
 """Policy as the configuration writes it. No I/O."""
 
+from collections.abc import Collection, Mapping
 from datetime import time, timedelta
 from typing import Annotated, Any, Literal, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import Discriminator, Field, GetJsonSchemaHandler, Tag, field_validator, model_validator
+from pydantic_core import CoreSchema
 
 from rollbackd.model import Action, Priority
 from rollbackd.units import Duration, OneOrMany, Ratio, Spec, show
 
+Otherwise = Literal["escalate", "roll_back"]
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 
 
@@ -66,33 +69,11 @@ class Limits(Spec):
     common_cause: CommonCauseOrOff = CommonCause()
     """`off` switches the guard off."""
     change_window: Duration = timedelta(hours=2)
+    before_change: Duration = timedelta(minutes=30)
+    """How long before a change it is looked whether the trouble was there already."""
     reach: Reach = Reach()
     stale_after: Duration = timedelta(minutes=15)
     breaker: Breaker = Breaker()
-
-
-class PolicyWhen(Spec):
-    """All that are given must hold; a list is any of them."""
-
-    priority: Annotated[tuple[Priority, ...], OneOrMany()] = ()
-    rule: Annotated[tuple[str, ...], OneOrMany()] = ()
-    service: Annotated[tuple[str, ...], OneOrMany()] = ()
-    labels: dict[str, str] = {}
-
-
-class PolicyRow(Spec):
-    """One row of the table; the first that matches wins."""
-
-    when: PolicyWhen = PolicyWhen()
-    action: Action
-    plan: Annotated[tuple[str, ...], OneOrMany()] = ()
-
-    @field_validator("action")
-    @classmethod
-    def _known(cls, value: Action) -> Action:
-        if value is Action.ASK:
-            raise ValueError("asking people is not there yet; write roll_back, observe or refuse")
-        return value
 
 
 class Window(Spec):
@@ -130,6 +111,145 @@ class Window(Spec):
         if minutes(self.from_) == minutes(self.to):
             raise ValueError("a window from and to the same time is empty; for the whole day write 00:00 to 24:00")
         return self
+
+
+class Share(Spec):
+    """A share of users, with a limit on one side or both."""
+
+    above: Ratio | None = None
+    below: Ratio | None = None
+
+    @model_validator(mode="after")
+    def _some_limit(self) -> Self:
+        if self.above is None and self.below is None:
+            raise ValueError("a share needs a limit; give `above`, `below` or both")
+        return self
+
+    def holds(self, share: float) -> bool:
+        """Whether the share lies inside; one equal to a limit lies outside."""
+        return (self.above is None or share > self.above) and (self.below is None or share < self.below)
+
+
+class Among(Spec):
+    """What a set of names must be like; all that are given must hold."""
+
+    any: tuple[str, ...] = ()
+    """At least one of these is in it; a plain list in the configuration means this."""
+    only: tuple[str, ...] = ()
+    """Something is in it, and nothing but these."""
+    at_least: int | None = Field(default=None, ge=1)
+    """So many are in it."""
+    at_most: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return {"any": (value,)}
+        return {"any": value} if isinstance(value, (list, tuple)) else value
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        written = handler.resolve_ref_schema(handler(schema))
+        return {"anyOf": [{"type": "string"}, written["properties"]["any"], written]}
+
+    def holds(self, names: Collection[str]) -> bool:
+        """Whether a set of names is like that; an empty set never is, unless nothing is wanted."""
+        found = set(names)
+        if not (self.any or self.only or self.at_least is not None or self.at_most is not None):
+            return True
+        return (
+            bool(found)
+            and (not self.any or bool(found & set(self.any)))
+            and (not self.only or found <= set(self.only))
+            and (self.at_least is None or len(found) >= self.at_least)
+            and (self.at_most is None or len(found) <= self.at_most)
+        )
+
+
+class PolicyWhen(Spec):
+    """All that are given must hold; a list is any of them."""
+
+    priority: Annotated[tuple[Priority, ...], OneOrMany()] = ()
+    rule: Annotated[tuple[str, ...], OneOrMany()] = ()
+    service: Annotated[tuple[str, ...], OneOrMany()] = ()
+    labels: dict[str, str] = {}
+    impact: Annotated[tuple[str, ...], OneOrMany()] = ()
+    """How bad the rule says it is: `low`, `medium`, `high`, `critical`."""
+    scope: Annotated[tuple[str, ...], OneOrMany()] = ()
+    """How far the rule says it reaches: `some`, `all`."""
+    components: Among = Among()
+    """What the rule says is affected."""
+    layers: Among = Among()
+    """The layers in which the present state differs from the target."""
+    users: Share | None = None
+    """The share of users that is affected; a row that asks never matches while that is not known."""
+    windows: Annotated[tuple[Window, ...], OneOrMany()] = ()
+    """Times of the week, any of which holds now."""
+
+    @property
+    def needs_a_look(self) -> bool:
+        """Whether it can only be told after the layers, or a query, were asked."""
+        return self.users is not None or self.layers != Among()
+
+
+class PolicyRow(Spec):
+    """One row of the table; the first that matches wins."""
+
+    when: PolicyWhen = PolicyWhen()
+    action: Action
+    plan: Annotated[tuple[str, ...], OneOrMany()] = ()
+    approvals: int | None = Field(default=None, ge=1)
+    """How many different people must say yes, whenever a trigger of this row asks."""
+    by: Annotated[tuple[str, ...], OneOrMany()] = ()
+    """Groups that each give one of them."""
+    expires: Duration | None = None
+    """How long it waits for them."""
+    otherwise: Otherwise | None = None
+    """When nobody answered: `escalate`, or `roll_back`."""
+    start_within: Duration | None = None
+    """Instead of the priority's clock."""
+
+
+class Asking(Spec):
+    """What holds where a policy's row says nothing else."""
+
+    approvals: int = Field(default=1, ge=1)
+    """How many different people must say yes; where `by` names more groups, so many."""
+    by: Annotated[tuple[str, ...], OneOrMany()] = ()
+    """Groups that each give one of them; none: anybody who may order a rollback."""
+    expires: Duration = timedelta(minutes=30)
+    """How long a question waits for an answer."""
+    otherwise: Otherwise = "escalate"
+    """When nobody answered: `escalate` ends the incident and tells the next people, `roll_back` goes back."""
+    announcer_approves: bool = True
+    """Whether who announced the change may approve going back from it."""
+
+
+class Clocks(Spec):
+    """How long trouble of one priority may take."""
+
+    start_within: Duration
+    """From the opening to the first step, waiting for people included."""
+    recover_within: Duration
+    """From the opening to the end."""
+    confirm_within: Duration | None = None
+    """A change announced with this priority goes back unless it is confirmed in this time; none: it stays."""
+
+
+PRIORITIES: Mapping[Priority, Clocks] = {
+    Priority.P0: Clocks(
+        start_within=timedelta(minutes=5), recover_within=timedelta(minutes=30), confirm_within=timedelta(minutes=15)
+    ),
+    Priority.P1: Clocks(
+        start_within=timedelta(minutes=15), recover_within=timedelta(hours=2), confirm_within=timedelta(minutes=30)
+    ),
+    Priority.P2: Clocks(
+        start_within=timedelta(minutes=30), recover_within=timedelta(hours=8), confirm_within=timedelta(hours=1)
+    ),
+    Priority.P3: Clocks(start_within=timedelta(hours=1), recover_within=timedelta(hours=24)),
+}
+"""The clocks of a priority that the configuration does not name."""
 
 
 def weekdays(text: str) -> frozenset[int]:

@@ -19,19 +19,30 @@ class Candidate:
     """When it ran last; None when it never did here."""
 
 
-def candidates(ledger: ServiceLedger, present: State | None) -> tuple[Candidate, ...]:
-    """Good states other than the present one, newest first, nothing quarantined in them."""
+def candidates(ledger: ServiceLedger, present: State | None, onset: datetime | None = None) -> tuple[Candidate, ...]:
+    """Good states other than the present one, newest first, nothing quarantined in them.
+
+    With the onset of trouble none that still ran then: the trouble was in it already, to go back there mends nothing.
+    """
     found: dict[str, Candidate] = {}
+    troubled: set[str] = set()
     changes = 0
+    seen: datetime | None = None  # the last look at the state before the one that came next
     for spell in reversed(ledger.spells):
         found.setdefault(spell.state.key, Candidate(spell.state, changes, spell.ended))
+        if onset is not None and seen is not None and seen > onset:
+            troubled.add(spell.state.key)
+        seen = spell.after
         changes += not spell.incident
     for state in reversed(ledger.marked):
         found.setdefault(state.key, Candidate(state, 0, None))
     return tuple(
         candidate
         for key, candidate in found.items()
-        if key in ledger.good and (present is None or key != present.key) and not ledger.blocked(candidate.state)
+        if key in ledger.good
+        and key not in troubled
+        and (present is None or key != present.key)
+        and not ledger.blocked(candidate.state)
     )
 
 

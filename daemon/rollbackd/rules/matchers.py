@@ -3,9 +3,10 @@
 https://prometheus.io/docs/alerting/latest/configuration/#matcher
 """
 
+import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 _MATCHER = re.compile(
@@ -22,6 +23,8 @@ class Matcher:
     negated: bool
     pattern: re.Pattern[str]
     """Anchored at both ends, as Prometheus does."""
+    written: str = field(default="", compare=False)
+    """As PromQL writes it: the operator, and the value in quotes; empty for one that was not parsed here."""
 
     def matches(self, labels: Mapping[str, str]) -> bool:
         """A label that is not there counts as empty."""
@@ -63,11 +66,21 @@ def _matcher(found: re.Match[str]) -> Matcher:
         pattern = re.compile(value if operator.endswith("~") else re.escape(value), re.DOTALL)
     except re.error as error:
         raise ValueError(f'"{value}" is not a regular expression, {error}; mend it') from error
-    return Matcher(found["name"], operator.startswith("!"), pattern)
+    written = f"{operator}{json.dumps(value, ensure_ascii=False)}"
+    return Matcher(found["name"], operator.startswith("!"), pattern, written)
 
 
 def _unescape(found: re.Match[str]) -> str:
     return {"n": "\n", '"': '"', "\\": "\\"}.get(found[1], found[0])
+
+
+def selector(metric: str, matchers: tuple[Matcher, ...], **more: str) -> str:
+    """The series of a metric that have such labels, in PromQL: `ALERTS{severity=~"critical|page",alertstate="firing"}`.
+
+    A JSON string is one of PromQL's too, so whatever a value holds stays text.
+    """
+    own = [f"{matcher.name}{matcher.written}" for matcher in matchers]
+    return f"{metric}{{{','.join([*own, *(f'{name}={json.dumps(value)}' for name, value in more.items())])}}}"
 
 
 def all_match(matchers: tuple[Matcher, ...], labels: Mapping[str, str]) -> bool:

@@ -21,6 +21,8 @@ class Observation:
     """`0.342, above 0.1`; always says what was seen."""
     fault: bool = False
     """The rule itself is to blame: its answer cannot be told apart."""
+    unanswered: bool = False
+    """Nobody is to blame but the server: it gave no answer that could be used."""
 
 
 def judge(
@@ -37,18 +39,31 @@ def judge(
     `sum`. One value that is no finite number spoils them all, since it stands for a series nobody knows. `samples` is
     how many observations the values rest on, None when that is not known, and `at_least` how many it takes.
     """
+    value = settle(values, aggregate, samples, at_least, highest_is_worst=above is not None)
+    return value if isinstance(value, Observation) else _compare(value, above, below)
+
+
+def settle(
+    values: Sequence[float],
+    aggregate: str | None,
+    samples: float | None = None,
+    at_least: float | None = None,
+    *,
+    highest_is_worst: bool = True,
+) -> float | Observation:
+    """The one number that a service's values come to, or why there is none; the arguments are those of `judge`."""
     if not values:
-        return _inconclusive("no data")
+        return inconclusive("no data")
     if len(values) > 1 and aggregate is None:
         reason = f"ambiguous: {len(values)} series for one service; give the query an `aggregate` or make it one series"
         return Observation(Verdict.INCONCLUSIVE, None, reason, fault=True)
     unknown = [value for value in values if not isfinite(value)]
     if unknown:
-        return _inconclusive(_no_number(unknown[0], len(unknown), len(values)))
-    value = _reduce(values, aggregate, highest_is_worst=above is not None)
-    if at_least is not None and (few := _too_few(samples, at_least)):
+        return inconclusive(_no_number(unknown[0], len(unknown), len(values)))
+    value = _reduce(values, aggregate, highest_is_worst=highest_is_worst)
+    if at_least is not None and (few := too_few(samples, at_least)):
         return Observation(Verdict.INCONCLUSIVE, value, f"{value:g}, {few}")
-    return _compare(value, above, below)
+    return value
 
 
 def opposite(seen: Observation) -> Observation:
@@ -76,6 +91,8 @@ def own(series: Iterable[tuple[Mapping[str, str], float]], match: Mapping[str, s
 
 def _reduce(values: Sequence[float], aggregate: str | None, *, highest_is_worst: bool) -> float:
     """One value for many: `any` is as bad as the worst of them, `all` as bad as the best."""
+    if len(values) == 1:
+        return values[0]
     worst, best = (max, min) if highest_is_worst else (min, max)
     reducers: dict[str | None, Callable[[Sequence[float]], float]] = {
         None: max,
@@ -99,7 +116,7 @@ def _compare(value: float, above: float | None, below: float | None) -> Observat
     return Observation(Verdict.BAD if beyond else Verdict.GOOD, value, said)
 
 
-def _too_few(samples: float | None, at_least: float) -> str:
+def too_few(samples: float | None, at_least: float) -> str:
     """Why the samples do not carry a judgement; empty when they do."""
     if samples is None:
         return f"but it is not known on how many samples it rests, wants {at_least:g}"
@@ -113,5 +130,6 @@ def _no_number(value: float, how_many: int, of: int) -> str:
     return f"no number: {name}" if of == 1 else f"no number: {name} in {how_many} of {of} series"
 
 
-def _inconclusive(reason: str) -> Observation:
+def inconclusive(reason: str) -> Observation:
+    """Nothing may be concluded; the reason says why."""
     return Observation(Verdict.INCONCLUSIVE, None, reason)

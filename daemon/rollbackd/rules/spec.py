@@ -1,16 +1,28 @@
 """Rules as the configuration writes them. No I/O."""
 
+from collections.abc import Iterator
 from datetime import timedelta
-from typing import Annotated, Any, Literal, Self
+from functools import cached_property
+from typing import Annotated, Any, Self
 
-from pydantic import Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import AfterValidator, Discriminator, Field, Tag, field_validator, model_validator
 
 from rollbackd.model import Action, Priority
+from rollbackd.rules.compared import Compared
 from rollbackd.rules.matchers import parse_matchers
+from rollbackd.rules.weight import Components, Impact, Scope, Users
 from rollbackd.units import Duration, OneOrMany, Ratio, Spec
 
 NAME = r"^[a-z0-9][a-z0-9._-]*$"
 """A rule's name."""
+EVENT = r"^[a-zA-Z0-9_][a-zA-Z0-9_.:-]{0,99}$"
+"""An event's name."""
+DEEPEST = 5
+"""Groups within groups of conditions."""
+MOST_EVENTS = 100
+"""Of one name and service that are remembered, so that no more can be counted."""
+LONGEST_WITHIN = timedelta(days=1)
+"""How long an event can count: a start reads no more of the past."""
 
 
 class Samples(Spec):
@@ -33,38 +45,43 @@ class BadOf(Spec):
         return self
 
 
+def _parses(text: str) -> str:
+    parse_matchers(text)
+    return text
+
+
+def _parses_or_empty(text: str) -> str:
+    return _parses(text) if text else text
+
+
+Matchers = Annotated[str, AfterValidator(_parses)]
+
+
 class AlertWhen(Spec):
     """An alert of Alertmanager fires."""
 
-    alert: str
+    alert: Matchers
     """Alertmanager's matcher syntax: `alertname="HighErrorRate", severity=~"critical|page"`."""
-
-    @field_validator("alert")
-    @classmethod
-    def _parses(cls, text: str) -> str:
-        parse_matchers(text)
-        return text
+    for_: Duration = Field(default=timedelta(), alias="for")
+    """How long the alerting rule itself waits before it fires: the trouble began so much earlier."""
 
 
-class QueryWhen(Spec):
-    """A query's value is beyond a threshold for a time."""
+class QueryWhen(Compared):
+    """A query's value is beyond a threshold, or far from what it is compared with, for a time."""
 
     query: str
-    above: Ratio | None = None
-    below: Ratio | None = None
     for_: Duration = Field(default=timedelta(), alias="for")
     bad: BadOf | None = None
     """Instead of `for`."""
     samples: Samples | None = None
-    aggregate: Literal["any", "all", "max", "min", "sum"] | None = None
-    """When one service has several series; without it they are ambiguous."""
 
     @model_validator(mode="after")
-    def _one_threshold(self) -> Self:
-        if (self.above is None) == (self.below is None):
-            raise ValueError("a query needs one threshold; give either `above` or `below`")
+    def _one_length(self) -> Self:
         if self.bad is not None and self.for_:
             raise ValueError("`for` and `bad` are two ways to say how long; give one of them")
+        offset = self.against.offset if self.against is not None else None
+        if offset is not None and self.for_ >= offset:
+            raise ValueError("`for` is not shorter than `offset`: trouble is compared with itself; make it shorter")
         return self
 
 
@@ -85,60 +102,98 @@ class CheckWhen(Spec):
         return every
 
 
-def _leaf_kind(value: Any) -> str | None:
-    if isinstance(value, Spec):
-        return {AlertWhen: "<alert>", QueryWhen: "<query>", CheckWhen: "<check>"}.get(type(value), "<group>")
-    if isinstance(value, dict):
-        for kind in ("alert", "query", "check"):
-            if kind in value:
-                return f"<{kind}>"
-    return None
+class EventWhen(Spec):
+    """Events of one name are reported so often: by CI, a scanner, a business system."""
+
+    event: str = Field(pattern=EVENT)
+    """The event's name, as `POST /api/v1/signals` brings it."""
+    times: int = Field(default=1, ge=1, le=MOST_EVENTS)
+    """So many of them."""
+    within: Duration = timedelta(minutes=30)
+    """In so long a time, and for so long each of them counts."""
+    where: Annotated[str, AfterValidator(_parses_or_empty)] = ""
+    """Only those with such labels, in Alertmanager's matcher syntax."""
+
+    @field_validator("within")
+    @classmethod
+    def _some_time(cls, within: timedelta) -> timedelta:
+        if not timedelta(seconds=1) <= within <= LONGEST_WITHIN:
+            raise ValueError("`within` is between 1s and 1d; write it like 30m")
+        return within
 
 
 def _kind(value: Any) -> str | None:
+    if isinstance(value, Spec):
+        return next((tag for tag, kind in _KINDS.items() if isinstance(value, kind)), None)
     if isinstance(value, dict):
-        for kind in ("all", "any"):
-            if kind in value:
-                return f"<{kind}>"
-    if isinstance(value, AllWhen | AnyWhen):
-        return "<all>" if isinstance(value, AllWhen) else "<any>"
-    return _leaf_kind(value)
+        return next((tag for tag in _KINDS if tag.strip("<>") in value), None)
+    return None
 
 
-Leaf = Annotated[
-    Annotated[AlertWhen, Tag("<alert>")] | Annotated[QueryWhen, Tag("<query>")] | Annotated[CheckWhen, Tag("<check>")],
-    Discriminator(
-        _leaf_kind,
-        custom_error_type="kind",
-        custom_error_message="no kind of condition here; write one of alert, query or check",
-    ),
-]
+class _Group(Spec):
+    @model_validator(mode="after")
+    def _not_too_deep(self) -> Self:
+        if _depth(self) > DEEPEST:
+            raise ValueError(f"`all` and `any` are nested deeper than {DEEPEST} levels; make it flatter, or two rules")
+        return self
 
 
-class AllWhen(Spec):
+class AllWhen(_Group):
     """All of them are bad at once."""
 
-    all: tuple[Leaf, ...] = Field(min_length=1)
+    all: tuple["When", ...] = Field(min_length=1)
 
 
-class AnyWhen(Spec):
+class AnyWhen(_Group):
     """At least one of them is bad."""
 
-    any: tuple[Leaf, ...] = Field(min_length=1)
+    any: tuple["When", ...] = Field(min_length=1)
 
 
 When = Annotated[
-    Annotated[AlertWhen, Tag("<alert>")]
+    Annotated[AllWhen, Tag("<all>")]
+    | Annotated[AnyWhen, Tag("<any>")]
+    | Annotated[AlertWhen, Tag("<alert>")]
     | Annotated[QueryWhen, Tag("<query>")]
     | Annotated[CheckWhen, Tag("<check>")]
-    | Annotated[AllWhen, Tag("<all>")]
-    | Annotated[AnyWhen, Tag("<any>")],
+    | Annotated[EventWhen, Tag("<event>")],
     Discriminator(
         _kind,
         custom_error_type="kind",
-        custom_error_message="no kind of condition here; write one of alert, query, check, all or any",
+        custom_error_message="no kind of condition here; write one of alert, query, check, event, all or any",
     ),
 ]
+AllWhen.model_rebuild()
+AnyWhen.model_rebuild()
+Leaf = AlertWhen | QueryWhen | CheckWhen | EventWhen
+_KINDS: dict[str, type[Spec]] = {
+    "<all>": AllWhen,
+    "<any>": AnyWhen,
+    "<alert>": AlertWhen,
+    "<query>": QueryWhen,
+    "<check>": CheckWhen,
+    "<event>": EventWhen,
+}
+"""By tag; of what has several of the keys the first is taken, and the others are told as unknown."""
+
+
+def parts_of(when: Spec) -> tuple[When, ...]:
+    """The conditions in a group; none in what is no group."""
+    if isinstance(when, AllWhen):
+        return when.all
+    return when.any if isinstance(when, AnyWhen) else ()
+
+
+def _depth(when: Spec) -> int:
+    return 1 + max(map(_depth, parts), default=0) if (parts := parts_of(when)) else 0
+
+
+def _leaves(when: When) -> Iterator[Leaf]:
+    if not isinstance(when, AllWhen | AnyWhen):
+        yield when
+        return
+    for part in parts_of(when):
+        yield from _leaves(part)
 
 
 class Rule(Spec):
@@ -154,6 +209,14 @@ class Rule(Spec):
     """Only for these; also places signals without labels."""
     without_change: Action = Action.ASK
     """What to do when no change is to blame: `roll_back`, `ask` or `observe`."""
+    impact: Impact | None = None
+    """How bad it is, for policy: `low`, `medium`, `high` or `critical`, or a label that says so."""
+    scope: Scope | None = None
+    """How far it reaches, for policy: `some`, `all`, a word of your own, or a label that says so."""
+    components: Components = ()
+    """What is affected, for policy: words of your own, or a label that lists them with commas."""
+    users: Users | None = None
+    """The share of users that is affected, for policy: `25%`, or a label or a query that says so."""
 
     @field_validator("without_change")
     @classmethod
@@ -162,11 +225,7 @@ class Rule(Spec):
             raise ValueError("nothing is refused for want of a change; write roll_back, ask or observe")
         return value
 
-    @property
-    def leaves(self) -> tuple[AlertWhen | QueryWhen | CheckWhen, ...]:
-        """Its conditions, flat."""
-        if isinstance(self.when, AllWhen):
-            return self.when.all
-        if isinstance(self.when, AnyWhen):
-            return self.when.any
-        return (self.when,)
+    @cached_property
+    def leaves(self) -> tuple[Leaf, ...]:
+        """Its conditions, flat, in the order in which they are written."""
+        return tuple(_leaves(self.when))

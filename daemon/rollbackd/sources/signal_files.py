@@ -17,7 +17,7 @@ from pathlib import Path
 from rollbackd.clock import Clock
 from rollbackd.units import show
 
-COMMANDS = ("ROLLBACK", "ABORT")
+COMMANDS = ("ROLLBACK", "APPROVE", "DENY", "ABORT")
 STILL = timedelta(seconds=1)
 """How long a command file must be unchanged: a shell's redirect is seen empty first."""
 LARGEST = 64 * 1024
@@ -53,6 +53,8 @@ class Command:
     key: str
     """Name, inode and change time: the same file is taken once."""
     fields: dict[str, str]
+    seen: datetime
+    """When this file was seen first: what it answers was asked before that."""
     problem: str = ""
     """Why it is rejected; empty when it is fine."""
 
@@ -61,6 +63,7 @@ class Command:
 class _Seen:
     key: str
     since: float
+    at: datetime
 
 
 class SignalFiles:
@@ -185,7 +188,7 @@ class SignalFiles:
         key = f"file/{readable(name)}/{found.st_ino}/{found.st_ctime_ns}"
         seen = self._seen.get(name)
         if seen is None or seen.key != key:
-            self._seen[name] = _Seen(key, self._clock.monotonic())
+            self._seen[name] = _Seen(key, self._clock.monotonic(), self._clock.now())
             return None
         if self._clock.monotonic() - seen.since < STILL.total_seconds():
             return None
@@ -194,10 +197,10 @@ class SignalFiles:
             fields = _fields(_read(path))
             _check_command(verb, service, fields, services)
         except OSError as error:
-            return Command(name, verb, service, actor, key, {}, f"unreadable: {error.strerror}")
+            return Command(name, verb, service, actor, key, {}, seen.at, f"unreadable: {error.strerror}")
         except ValueError as error:
-            return Command(name, verb, service, actor, key, {}, readable(str(error)))
-        return Command(name, verb, service, actor, key, fields)
+            return Command(name, verb, service, actor, key, {}, seen.at, readable(str(error)))
+        return Command(name, verb, service, actor, key, fields, seen.at)
 
     def finish(self, command: Command, problem: str = "") -> str:
         """Move a file away once it is journaled, with the reason beside it when it was rejected.
@@ -228,7 +231,8 @@ def readable(name: str) -> str:
 
 def _check_command(verb: str, service: str, fields: dict[str, str], services: Collection[str]) -> None:
     if verb not in COMMANDS:
-        raise ValueError(f"{show(verb)} is no command; write HOLD, ROLLBACK.<service> or ABORT.<service>")
+        commands = ", ".join(f"{known}.<service>" for known in COMMANDS)
+        raise ValueError(f"{show(verb)} is no command; there are HOLD, HOLD.<service>, {commands}")
     if service not in services:
         raise ValueError(f"there is no service {show(service)}")
     known = {"to", "plan", "reason"} if verb == "ROLLBACK" else {"reason"}

@@ -1,6 +1,6 @@
 """Looks at the layers' present releases and writes down when a state replaced another. Read only, but for the journal.
 
-A state is what two looks one after the other agree on. While an incident is open the layers are the runner's.
+A state is what two looks one after the other agree on. While an incident acts the layers are the runner's.
 """
 
 import asyncio
@@ -48,10 +48,13 @@ class Looker:
             await self._clock.sleep(self._every)
 
     async def look(self, service: str) -> State | None:
-        """The present state, written down when it is new; None in transition, after a failed look, in an incident."""
+        """The present state, written down when it is new.
+
+        None in transition, after a failed look, while an incident acts.
+        """
         async with self._locks[service]:
             before = self._book.of(service)
-            if before.open is not None:
+            if before.acting is not None:
                 return None
             try:
                 state = await self._twice(service)
@@ -65,6 +68,18 @@ class Looker:
                 await self._take_in(service, state)
                 return state
             return None
+
+    async def peek(self, service: str) -> State | None:
+        """What runs right now, whoever's doing it is; nothing is written down.
+
+        None in transition, or after a failed look.
+        """
+        async with self._locks[service]:
+            try:
+                return await self._twice(service)
+            except LookFailed as error:
+                self.problems[service] = str(error)
+                return None
 
     async def _twice(self, service: str) -> State | None:
         layers = self._layers[service]
@@ -124,7 +139,9 @@ def _left_by(ledger: ServiceLedger, looked: datetime) -> str:
     `looked` is the look before this one. After a look that found the layers as the incident said, a change is
     somebody's own.
     """
-    last = ledger.rollbacks[-1] if ledger.rollbacks else None
-    if last is None or last.ended is None or not last.acted or last.outcome is Outcome.RECOVERED:
+    last = next((one for one in reversed(ledger.rollbacks) if one.acted or not one.drill), None)
+    if last is None or last.ended is None or not last.acted:
+        return ""
+    if last.outcome is Outcome.RECOVERED and last.drill != "there":  # a drill that was ended there never came back
         return ""
     return last.incident if looked <= last.ended else ""

@@ -16,12 +16,12 @@ from rollbackd.config.models import Config
 from rollbackd.facts import Notice, Record
 from rollbackd.journal import Entry, Journal, JournalUnavailable, Outgoing
 from rollbackd.model import FLEET
+from rollbackd.notify import again, own, text
 from rollbackd.notify import envelope as outbox
-from rollbackd.notify import own, text
 from rollbackd.notify.envelope import Envelope
-from rollbackd.notify.troubles import Troubles, fold
+from rollbackd.notify.troubles import Trouble, Troubles, fold
 from rollbackd.teller.postbox import JOURNAL_PAUSE, Postbox
-from rollbackd.teller.routes import receivers
+from rollbackd.teller.routes import addressed, reached, worded
 
 CURSOR = "teller"
 TROUBLES_CURSOR = "teller.troubles"
@@ -57,7 +57,8 @@ class Teller:
         patience: timedelta = timedelta(seconds=35),
     ) -> None:
         self._journal = journal
-        self._routes = config.notify.routes
+        self._notify = config.notify
+        self._by_name = {receiver.name: receiver for receiver in config.notify.receivers}
         self._signals = config.daemon.signals
         self._every = config.daemon.remind_every
         self._clock = clock
@@ -71,6 +72,9 @@ class Teller:
         self._stored_troubles = 0
         self._troubles = Troubles()
         self._reminded: dict[str, str] = {}
+        """The newest reminder of each trouble that was put into the outbox."""
+        self._reached: dict[str, tuple[int, int]] = {}
+        """The last tier that hears of a refusal, with the place of what began it."""
         self._windows: dict[tuple[str, str], datetime] = {}
         self._told_many = False
         self._direct: dict[str, float] = {}
@@ -221,18 +225,21 @@ class Teller:
         rows = []
         for one in made:
             for name in self._receivers(one):
+                message = worded(self._by_name.get(name), one.message)
+                if message is None:
+                    continue
                 not_before = now
                 if one.group:
                     not_before = running.get((name, one.group), now)
                     self._windows.setdefault((name, one.group), now + TOGETHER)
                 key = f"{one.message.key}/{name}"
-                sent = replace(one, message=replace(one.message, key=key))
+                sent = replace(one, message=replace(message, key=key))
                 rows.append(Outgoing(key, name, one.group, outbox.encode(sent), not_before, now))
         return rows
 
     def _receivers(self, one: Envelope) -> tuple[str, ...]:
-        """All that its routes name; what is about rollbackd itself goes to everybody when no route takes it."""
-        names = receivers(self._routes, one.message, tuple(self._boxes))
+        """Whom routes and tiers name; what is about rollbackd itself goes to everybody when no route takes it."""
+        names = addressed(self._notify, one, tuple(self._boxes))
         about_itself = one.stream == FLEET and not one.message.service
         if not set(names) - {one.avoid} and (about_itself or one.avoid):
             names = tuple(self._boxes)
@@ -262,18 +269,12 @@ class Teller:
             if not self._begun:
                 await self._begin()
             now, made = self._clock.now(), list[Envelope]()
-            self._reminded = {thread: k for thread, k in self._reminded.items() if thread in self._troubles.known}
+            known = self._troubles.known
+            self._reminded = {thread: mark for thread, mark in self._reminded.items() if thread in known}
+            self._reached = {thread: tier for thread, tier in self._reached.items() if thread in known}
             for trouble in self._troubles.open:
-                k = trouble.due(now, self._every)
-                going_on = trouble.what != "refused" or self._goes_on(trouble.service, trouble.episode)
-                if k < 1 or not going_on or trouble.record is None:
-                    continue
-                mark = f"{trouble.record.n}.{k}"
-                if self._reminded.get(trouble.thread) == mark:
-                    continue
-                stream = await self._journal.read(trouble.stream) if trouble.stream.startswith("incident:") else []
-                made += filter(None, [text.reminder(trouble, stream, now, k)])
-                self._reminded[trouble.thread] = mark
+                if trouble.what != "refused" or self._goes_on(trouble.service, trouble.episode):
+                    made += [*self._next_people(trouble, now), *await self._reminder(trouble, now)]
             if not made:
                 return 0
             rows = self._rows(made)
@@ -281,9 +282,34 @@ class Teller:
                 await self._journal.enqueue(rows, CURSOR, self._stored)
             except JournalUnavailable:
                 self._reminded.clear()
+                self._reached.clear()
                 raise
             self._wake(rows)
             return len(rows)
+
+    async def _reminder(self, trouble: Trouble, now: datetime) -> list[Envelope]:
+        due = trouble.mark(now, self._every)
+        if not due or trouble.record is None:
+            return []
+        mark = f"{trouble.record.n}.{due}"
+        if self._reminded.get(trouble.thread) == mark:
+            return []
+        self._reminded[trouble.thread] = mark
+        stream = await self._journal.read(trouble.stream) if trouble.stream.startswith("incident:") else []
+        made = again.reminder(trouble, stream, now, due, self._signals)
+        return [made] if made is not None else []
+
+    def _next_people(self, trouble: Trouble, now: datetime) -> list[Envelope]:
+        """A refusal that escalates goes from tier to tier; after a restart their keys keep it from being told twice."""
+        if trouble.escalates is None or trouble.record is None:
+            return []
+        known = self._reached.get(trouble.thread, (0, 0))
+        before = known[0] if known[1] == trouble.record.n else 0
+        tier = reached(self._notify, now - trouble.escalates)
+        self._reached[trouble.thread] = (max(before, tier), trouble.record.n)
+        tiers = self._notify.escalation
+        made = [again.escalation(trouble, now, one, tiers[one].after) for one in range(before + 1, tier + 1)]
+        return [one for one in made if one is not None]
 
     async def _recount(self, *, drop_unknown: bool = False) -> None:
         rows = await self._journal.waiting()

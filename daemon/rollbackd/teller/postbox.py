@@ -21,7 +21,8 @@ from rollbackd.notify import envelope as outbox
 from rollbackd.notify import own
 from rollbackd.notify.envelope import Envelope
 
-MOST_TOGETHER = 40
+MOST_TOGETHER = 2000
+"""Messages that go as one at most: a list of names has room for them."""
 FIRST_PAUSE = timedelta(seconds=5)
 LONGEST_PAUSE = timedelta(minutes=10)
 GIVE_UP = timedelta(hours=24)

@@ -6,10 +6,10 @@ from datetime import timedelta
 from typing import Any, Generic, Literal, TypeVar
 
 from rollbackd.config.models import Role
-from rollbackd.desk import Desk
+from rollbackd.desk import Announce, Desk
 from rollbackd.model import Request
 from rollbackd.units import Spec
-from rollbackd.views import IncidentDetail, PlanView, ServiceView, StateView
+from rollbackd.views import ChangeView, DrillView, IncidentDetail, PlanView, ServiceView, StateView
 from rollbackd.web import bodies
 from rollbackd.web.waits import Waits
 
@@ -108,8 +108,24 @@ async def plan(call: Call[bodies.NoQuery, bodies.PlanBody]) -> PlanView:
 async def rollback(call: Call[bodies.NoQuery, bodies.RollbackBody]) -> bodies.Begun:
     """Roll a service back, or join and start its open incident."""
     body = call.body
-    request = Request(call.name, call.actor, body.reason, body.to, body.plan, body.irreversible, body.over_hold)
+    request = Request(
+        call.name, call.actor, body.reason, body.to, body.plan, body.irreversible, body.over_hold, body.plan_id
+    )
     return bodies.Begun(await call.desk.rollback(request))
+
+
+async def approve(call: Call[bodies.NoQuery, bodies.ReasonBody]) -> bodies.Answered:
+    """Say yes to what an incident, or a service's open one, asks."""
+    taken = await call.desk.approve(call.name, call.actor, call.body.reason)
+    then = f"still missing: {taken.missing}" if taken.missing else "it is looked at once more, then goes back"
+    return bodies.Answered(f"{taken.incident} is approved; {then}", call.actor, taken.incident, taken.missing)
+
+
+async def deny(call: Call[bodies.NoQuery, bodies.ReasonBody]) -> bodies.Answered:
+    """Say no to what an incident, or a service's open one, asks."""
+    taken = await call.desk.deny(call.name, call.actor, call.body.reason)
+    done = f"{taken.incident} is denied: nothing goes back, and the same trouble is not asked about again"
+    return bodies.Answered(done, call.actor, taken.incident)
 
 
 async def abort(call: Call[bodies.NoQuery, bodies.ReasonBody]) -> bodies.Done:
@@ -120,8 +136,8 @@ async def abort(call: Call[bodies.NoQuery, bodies.ReasonBody]) -> bodies.Done:
 
 async def acknowledge(call: Call[bodies.NoQuery, bodies.AcknowledgeBody]) -> bodies.Done:
     """Say that a person has seen it: an incident, or a service's last one and what was refused for it."""
-    await call.desk.acknowledge(call.name, call.actor, call.body.leave)
-    leaves = ", and what is entered is left" if call.body.leave else ""
+    left = await call.desk.acknowledge(call.name, call.actor, call.body.leave)
+    leaves = f", and {' and '.join(left)} {'are' if len(left) > 1 else 'is'} left" if left else ""
     return bodies.Done(f"{call.name} is acknowledged: its reminders stop{leaves}", call.actor)
 
 
@@ -157,6 +173,35 @@ async def quarantine(call: Call[bodies.NoQuery, bodies.QuarantineBody]) -> bodie
     return bodies.Done(f"{call.name}: {named} {'may be gone to again' if lift else 'is never gone to'}", call.actor)
 
 
+async def changed(call: Call[bodies.NoQuery, bodies.ChangeBody]) -> ChangeView:
+    """Announce a change, before it is made or right after; the same key again is the same change."""
+    body = call.body
+    announced = Announce(
+        body.service, body.releases, body.kind, body.priority, body.confirm_within, body.key, body.text
+    )
+    return await call.desk.changed(announced, call.actor)
+
+
+async def changes(call: Call[bodies.ServiceQuery, bodies.NoBody]) -> bodies.Changes:
+    """What was announced of a service, newest first."""
+    return bodies.Changes(tuple(await call.desk.changes(call.query.service)))
+
+
+async def confirm(call: Call[bodies.NoQuery, bodies.NoBody]) -> ChangeView:
+    """Say that an announced change, or a service's newest that waits for it, is well: it does not go back."""
+    return await call.desk.confirm(call.name, call.actor)
+
+
+async def drill(call: Call[bodies.NoQuery, bodies.DrillBody]) -> DrillView:
+    """Ask all that a rollback rests on, touching nothing; with `execute` go back for real and return."""
+    return await call.desk.drill(call.name, call.body.plan, call.actor, execute=call.body.execute)
+
+
+async def drills(call: Call[bodies.DrillsQuery, bodies.NoBody]) -> bodies.Drills:
+    """Drills and what they found, newest first; one that is under way before them."""
+    return bodies.Drills(tuple(await call.desk.drills(call.query.service, call.query.limit)))
+
+
 def _scope(name: str) -> str:
     return "all services are" if name == "*" else f"{name} is"
 
@@ -173,14 +218,21 @@ ROUTES = (
     Route(
         "POST", "/api/v1/services/{name}/quarantine", "operator", quarantine, bodies.Done, body=bodies.QuarantineBody
     ),
+    Route("POST", "/api/v1/services/{name}/drill", "operator", drill, DrillView, body=bodies.DrillBody),
+    Route("GET", "/api/v1/drills", "viewer", drills, bodies.Drills, bodies.DrillsQuery),
     Route("GET", "/api/v1/states", "viewer", states, bodies.States, bodies.ServiceQuery),
     Route("GET", "/api/v1/incidents", "viewer", incidents, bodies.Incidents, bodies.IncidentsQuery),
     Route("GET", "/api/v1/incidents/{name}", "viewer", incident, IncidentDetail, bodies.NewsQuery),
+    Route("POST", "/api/v1/incidents/{name}/approve", "operator", approve, bodies.Answered, body=bodies.ReasonBody),
+    Route("POST", "/api/v1/incidents/{name}/deny", "operator", deny, bodies.Answered, body=bodies.ReasonBody),
     Route("POST", "/api/v1/incidents/{name}/abort", "operator", abort, bodies.Done, body=bodies.ReasonBody),
     Route(
         "POST", "/api/v1/incidents/{name}/acknowledge", "operator", acknowledge, bodies.Done,
         body=bodies.AcknowledgeBody,
     ),
+    Route("POST", "/api/v1/changes", "source", changed, ChangeView, body=bodies.ChangeBody),
+    Route("GET", "/api/v1/changes", "viewer", changes, bodies.Changes, bodies.ServiceQuery),
+    Route("POST", "/api/v1/changes/{name}/confirm", "operator", confirm, ChangeView),
     Route("GET", "/api/v1/decisions", "viewer", decisions, bodies.Decisions, bodies.DecisionsQuery),
     Route("GET", "/api/v1/holds", "viewer", holds, bodies.Holds),
     Route("GET", "/api/v1/holds/{name}", "viewer", holds_of, bodies.Holds),

@@ -23,7 +23,7 @@ from rollbackd.web.reading import JSON, read_json
 from rollbackd.web.waits import Waits
 
 _SMALL_BODY = 64 * 1024
-"""Bytes of an order; only alerts are larger."""
+"""Bytes of an order; only alerts and events are larger."""
 _HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 _READINESS = TypeAdapter(Readiness)
 
@@ -71,9 +71,13 @@ def _answerer(route: Route, desk: Desk, waits: Waits, gate: Gate) -> Answerer:
 
 def _add_intake(app: web.Application, intake: Intake, gate: Gate) -> None:
     async def alerts(request: web.Request) -> web.StreamResponse:
-        return await intake.post(request, gate.admit(request, "source").actor)
+        return await intake.alerts(request, gate.admit(request, "source").actor)
+
+    async def signals(request: web.Request) -> web.StreamResponse:
+        return await intake.signals(request, gate.admit(request, "source").actor)
 
     app.router.add_post("/api/v1/alerts", alerts)
+    app.router.add_post("/api/v1/signals", signals)
 
 
 @cache

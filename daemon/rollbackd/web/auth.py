@@ -1,6 +1,7 @@
 """Who is asking, and what they may: nobody does anything without a token, a peer of the socket, or a stated exception.
 
-Roles: `source` posts alerts and nothing else, `viewer` reads and nothing else, `operator` does everything.
+Roles: `source` posts alerts and events, announces changes, and nothing else; `viewer` reads and nothing else;
+`operator` does everything.
 
 The Unix socket's mode says who may connect; whoever does is an operator, named by the kernel (SO_PEERCRED).
 `open_on_loopback` lets this host post alerts and read without a token, and never give orders: a web page that runs in

@@ -5,12 +5,13 @@ An answer is always an object, so that it can grow without breaking who reads it
 
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import AwareDatetime, ConfigDict, Field, field_validator
+from pydantic import AwareDatetime, ConfigDict, Field, field_validator, model_validator
 
+from rollbackd.model import Priority
 from rollbackd.units import Duration, Spec, format_duration
-from rollbackd.views import DecisionView, HoldView, IncidentView, ServiceView, StateView
+from rollbackd.views import ChangeView, DecisionView, DrillView, HoldView, IncidentView, ServiceView, StateView
 
 LONGEST_WAIT = timedelta(seconds=60)
 Reason = Annotated[str, Field(max_length=2000)]
@@ -34,7 +35,13 @@ class NoQuery(Asked):
 
 class ServiceQuery(Asked):
     service: str
-    """Whose states; newest first."""
+    """Whose; newest first."""
+
+
+class DrillsQuery(Asked):
+    service: str = ""
+    """Only of this service."""
+    limit: int = Field(default=50, ge=1, le=1000)
 
 
 class DecisionsQuery(Asked):
@@ -80,6 +87,21 @@ class RollbackBody(PlanBody):
     """Layers whose step may be irreversible, by name."""
     over_hold: bool = False
     """Also while the service is held."""
+    plan_id: Reference = ""
+    """The id of a printed plan: that one is run as it was shown, or none; it says `to` and `plan` itself."""
+
+    @model_validator(mode="after")
+    def _as_shown(self) -> Self:
+        if self.plan_id and (self.to or self.plan):
+            raise ValueError("plan_id says all of a plan; leave out to and plan")
+        return self
+
+
+class DrillBody(Asked):
+    plan: Reference = ""
+    """One of the service's plans; empty: its own list, or with `execute` the first of it."""
+    execute: bool = False
+    """Go back for real, and return; only where the service's configuration says `drill: true`."""
 
 
 class ReasonBody(Asked):
@@ -106,6 +128,22 @@ class QuarantineBody(Asked):
     lift: bool = False
 
 
+class ChangeBody(Asked):
+    service: Reference
+    releases: Releases = {}
+    """What it brings: layer to release; empty: whatever changes now."""
+    kind: Annotated[str, Field(max_length=100)] = ""
+    """`deployment`, `hotfix`, or a word of your own."""
+    priority: Priority | None = None
+    """Sets how soon it must be confirmed."""
+    confirm_within: Duration | None = None
+    """Instead of the priority's time; `0s`: it need not be confirmed."""
+    key: Reference = ""
+    """The same key of a service is the same change: a job's number, so that a retry is safe."""
+    text: Reason = ""
+    """What people will read beside it."""
+
+
 # -- answers ------------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
 class Accepted:
@@ -114,6 +152,17 @@ class Accepted:
     accepted: int
     duplicates: int
     unmatched: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """What became of events; what was accepted is on disk."""
+
+    accepted: int
+    duplicates: int
+    unmatched: int
+    why: tuple[str, ...] = ()
+    """Why nobody asks for what is unmatched, a sentence each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +191,16 @@ class Holds:
 
 
 @dataclass(frozen=True, slots=True)
+class Changes:
+    changes: tuple[ChangeView, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Drills:
+    drills: tuple[DrillView, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Begun:
     """A rollback that was begun, or that joined the open incident."""
 
@@ -156,6 +215,15 @@ class Done:
     """A sentence."""
     actor: str
     """Who it was recorded as."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answered(Done):
+    """An answer to what an incident asks was taken."""
+
+    incident: str
+    missing: str = ""
+    """What is still missing, such as `one of tech`; empty when nothing is, or somebody said no."""
 
 
 @dataclass(frozen=True, slots=True)

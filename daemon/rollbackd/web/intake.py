@@ -1,15 +1,21 @@
-"""Alerts come in: an alert that was answered 200 is on disk; what cannot be taken now is refused, never forgotten.
+"""Signals come in: one that was answered 200 is on disk; what cannot be taken now is refused, never forgotten.
 
 Alertmanager sends again after a 5xx, and after a 4xx only with its next group interval: so what passes by itself (busy,
 disk full) is a 503, and only a body that will never be right is a 400.
 """
 
 import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict
+from typing import TypeVar
 
 from aiohttp import web
+from pydantic_core import to_json
 
 from rollbackd.desk import Desk
+from rollbackd.sources.events import EventError, Posted, parse_events
 from rollbackd.sources.webhook import Webhook, WebhookError, parse_webhook
+from rollbackd.web.bodies import Reported
 from rollbackd.web.problems import ProblemError
 from rollbackd.web.reading import JSON, READ_WITHIN, read_json
 
@@ -19,10 +25,14 @@ MOST_REQUESTS = 512
 """In flight at once; more are told to come again."""
 BUSY_RETRY = "1"
 """Seconds."""
+_SAID = 10
+"""Reasons in one answer."""
+
+_P = TypeVar("_P")
 
 
 class Intake:
-    """`POST /api/v1/alerts`.
+    """`POST /api/v1/alerts` and `POST /api/v1/signals`.
 
     :param max_body: bytes that one body may have, after decompression; twice that may be in flight at once.
     :param read_within: seconds that a client has to send its body.
@@ -41,8 +51,17 @@ class Intake:
         """Requests, and the bytes of their bodies so far."""
         return self._requests, self._bytes
 
-    async def post(self, request: web.Request, actor: str) -> web.Response:
-        """Take one delivery. :raises ProblemError: nothing of it was taken."""
+    async def alerts(self, request: web.Request, actor: str) -> web.Response:
+        """Take one notification of Alertmanager's. :raises ProblemError: nothing of it was taken."""
+        return await self._post(request, _webhook, lambda webhook: self._receive(webhook, actor))
+
+    async def signals(self, request: web.Request, actor: str) -> web.Response:
+        """Take one event, or a list of them. :raises ProblemError: nothing of it was taken."""
+        return await self._post(request, _events, lambda posted: self._report(posted, actor))
+
+    async def _post(
+        self, request: web.Request, parse: Callable[[bytes], _P], take: Callable[[_P], Awaitable[bytes]]
+    ) -> web.Response:
         if self._requests >= MOST_REQUESTS:
             raise _busy()
         held = 0
@@ -57,32 +76,46 @@ class Intake:
         self._requests += 1
         try:
             body = await read_json(request, self._max_body, self._read_within, count)
-            accepted, duplicates, unmatched = await self._take(body, actor)
+            answer = await self._take(body, parse, take)
         finally:
             self._requests -= 1
             self._bytes -= held
-        text = f'{{"accepted":{accepted},"duplicates":{duplicates},"unmatched":{unmatched}}}'
-        return web.Response(body=text.encode(), content_type=JSON)
+        return web.Response(body=answer, content_type=JSON)
 
-    async def _take(self, body: bytes, actor: str) -> tuple[int, int, int]:
+    async def _take(self, body: bytes, parse: Callable[[bytes], _P], take: Callable[[_P], Awaitable[bytes]]) -> bytes:
         if len(body) <= BIG:
-            return await self._receive(_parse(body), actor)
-        async with self._big:  # parsed alerts take several times the memory of their bytes
-            return await self._receive(await asyncio.to_thread(_parse, body), actor)
+            return await take(parse(body))
+        async with self._big:  # what was parsed takes several times the memory of its bytes
+            return await take(await asyncio.to_thread(parse, body))
 
-    async def _receive(self, webhook: Webhook, actor: str) -> tuple[int, int, int]:
-        counts = await self._desk.receive(webhook.alerts, actor)
+    async def _receive(self, webhook: Webhook, actor: str) -> bytes:
+        accepted, duplicates, unmatched = await self._desk.receive(webhook.alerts, actor)
         if webhook.truncated:
             await self._desk.complete(webhook)
-        return counts
+        return f'{{"accepted":{accepted},"duplicates":{duplicates},"unmatched":{unmatched}}}'.encode()
+
+    async def _report(self, posted: tuple[Posted, ...], actor: str) -> bytes:
+        try:
+            taken = await self._desk.report(posted, actor)
+        except EventError as error:
+            raise ProblemError(400, str(error)) from error
+        why = tuple(dict.fromkeys(taken.unmatched))[:_SAID]
+        return to_json(asdict(Reported(taken.accepted, taken.duplicates, len(taken.unmatched), why)))
 
 
-def _parse(body: bytes) -> Webhook:
+def _webhook(body: bytes) -> Webhook:
     try:
         return parse_webhook(body)
     except WebhookError as error:
         raise ProblemError(400, str(error)) from error
 
 
+def _events(body: bytes) -> tuple[Posted, ...]:
+    try:
+        return parse_events(body)
+    except EventError as error:
+        raise ProblemError(400, str(error)) from error
+
+
 def _busy() -> ProblemError:
-    return ProblemError(503, "too many alerts are on their way in; send this again", {"Retry-After": BUSY_RETRY})
+    return ProblemError(503, "too many signals are on their way in; send this again", {"Retry-After": BUSY_RETRY})

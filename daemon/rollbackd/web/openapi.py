@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from rollbackd import __version__
+from rollbackd.sources.events import Posted
 from rollbackd.units import Spec
 from rollbackd.views import Readiness
 from rollbackd.web import bodies
@@ -111,6 +112,13 @@ def _plain(schemas: _Schemas) -> list[tuple[str, str, dict[str, Any]]]:
         "requestBody": {"required": True, "content": _json({"type": "object"})},
         "responses": {"200": taken, **_failed(schemas)},
     }
+    event = schemas.ref(Posted, answer=False)
+    several = {"anyOf": [event, {"type": "array", "items": event}]}
+    reported = {"description": "on disk", "content": _json(schemas.ref(bodies.Reported, answer=True))}
+    signals = _base("signals", "Events of CI, of scanners, of business systems: one, or a list.", "source") | {
+        "requestBody": {"required": True, "content": _json(several)},
+        "responses": {"200": reported, **_failed(schemas)},
+    }
     readiness = _json(schemas.ref(Readiness, answer=True))
     ready = _base("readyz", "Whether it can do its work, and why not.", "viewer") | {
         "responses": {
@@ -134,6 +142,7 @@ def _plain(schemas: _Schemas) -> list[tuple[str, str, dict[str, Any]]]:
     }
     return [
         ("/api/v1/alerts", "post", alerts),
+        ("/api/v1/signals", "post", signals),
         ("/healthz", "get", alive),
         ("/readyz", "get", ready),
         ("/metrics", "get", metrics),

@@ -1,0 +1,42 @@
+"""What a layer answers that is only ever entered and left: it has no releases, and it is no step. No I/O."""
+
+from collections.abc import Sequence
+from typing import NoReturn
+
+from rollbackd.adapter import AdapterError, Place
+from rollbackd.model import NO_RELEASE, Change, Progress, Release, Traits
+from rollbackd_adapters.traces import Trace
+
+
+class BracketOnly:
+    """The half of the contract that is about steps."""
+
+    traits = Traits(releases=False, step=False, bracket=True)
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+
+    async def current(self) -> Release:
+        self._no_step()
+
+    async def releases(self) -> Sequence[Release]:
+        self._no_step()
+
+    async def plan(self, _target: Release) -> Change:
+        self._no_step()
+
+    async def apply(self, _change: Change) -> None:
+        self._no_step()
+
+    async def progress(self, _change: Change) -> Progress:
+        self._no_step()
+
+    def _trace(self, key: str) -> Trace:
+        """What was written about this bracket for an incident."""
+        return Trace(self._place.scratch, Change(self._place.layer, NO_RELEASE, NO_RELEASE, key=key))
+
+    def _no_step(self) -> NoReturn:
+        raise AdapterError(
+            f"{self._place.layer} can only be entered and left; name it under `within`, not under `steps`",
+            permanent=True,
+        )

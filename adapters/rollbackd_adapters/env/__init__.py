@@ -1,0 +1,197 @@
+"""Switches in a file of environment variables: features degraded or switched back, versions of an index, modes.
+
+It moves the values of the `names` in one file, which a shell, dotenv or systemd reads; what reads it is restarted by
+another layer. A release is what those names are set to: two files that set the same are one release, however they are
+written. Each content that is seen is remembered in the layer's scratch, so that it can be gone back to; a preset is a
+release too, made of what is there now. The file is replaced by rename, and only the lines concerned differ.
+"""
+
+import asyncio
+import contextlib
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
+
+from rollbackd.adapter import AdapterError, Place, Settings
+from rollbackd.boundary import boundary
+from rollbackd.clock import Clock
+from rollbackd.model import Change, Problem, Progress, Release, Traits
+from rollbackd.process import Spawner, one_line
+from rollbackd_adapters.env import file
+from rollbackd_adapters.env.memory import Memory, content_id, dumped, loaded
+from rollbackd_adapters.env.settings import EnvSettings
+from rollbackd_adapters.env.text import Content, EnvText, Unreadable, Value
+from rollbackd_adapters.failures import as_adapter_errors
+from rollbackd_adapters.threads import in_thread
+from rollbackd_adapters.traces import Trace, progress_of
+
+__all__ = ["Env", "EnvSettings"]
+
+_ID = re.compile(r"[0-9a-f]{16}")
+_PRIVATE = re.compile(r"(?:^|_)(?:KEY|PASS|PWD|DSN|AUTH|SALT)$|PASSW|SECRET|TOKEN|CREDENTIAL", re.IGNORECASE)
+
+
+class Env:
+    """Some variables of one file, as a layer."""
+
+    settings_model: ClassVar[type[Settings]] = EnvSettings
+    traits = Traits()
+
+    def __init__(self, settings: EnvSettings, place: Place) -> None:
+        self._settings = settings
+        self._place = place
+        self._path = settings.file
+        self._clock: Clock = place.clock
+        self._memory = Memory(place.scratch / "contents", settings.keep)
+
+    @property
+    def resource(self) -> str:
+        return f"env:{os.path.realpath(self._path)}"
+
+    async def current(self) -> Release:
+        return self._release(await asyncio.to_thread(self._seen))
+
+    async def releases(self) -> Sequence[Release]:
+        return [release for release, _ in await asyncio.to_thread(self._known)]
+
+    async def plan(self, target: Release) -> Change:
+        _check_id(target)
+        known = {release.id: release for release, _ in await asyncio.to_thread(self._known)}
+        if target.id not in known:
+            raise AdapterError(
+                f"{one_line(target.name)}: what it set is not known here any more; use a preset", permanent=True
+            )
+        return Change(self._place.layer, await self.current(), known[target.id])
+
+    async def apply(self, change: Change) -> None:
+        _check_id(change.before)
+        _check_id(change.after)
+        trace = Trace(self._place.scratch, change)
+        spawner: Spawner = self._place.spawner
+        with as_adapter_errors():
+            async with spawner.hold(self.resource):
+                await in_thread(self._apply, change, trace)
+
+    def _apply(self, change: Change, trace: Trace) -> None:
+        seen, text = self._read()
+        present = text.content
+        progress = progress_of(trace, change, content_id(present))
+        if progress is Progress.DONE:
+            return
+        if progress is Progress.SUPERSEDED:
+            raise AdapterError(
+                f"{self._path} is neither where this rollback began nor where it goes: somebody else changed it, and "
+                "it is left to them",
+                permanent=True,
+            )
+        begun = trace.begun
+        target = loaded(begun["target"]) if begun else self._target(change.after)
+        if begun is None:
+            self._remember(present)
+            trace.begin(key=change.key, before=change.before.id, after=change.after.id, target=dumped(target))
+        boundary("env.begun")
+        try:
+            changed = text.changed(target)
+        except Unreadable as error:
+            raise AdapterError(f"{self._path}: {error}", permanent=True) from error
+        if content_id(present) != change.after.id:
+            file.replace(self._path, changed, seen)
+        boundary("env.replaced")
+        trace.finish(after=change.after.id)
+
+    async def progress(self, change: Change) -> Progress:
+        trace = Trace(self._place.scratch, change)
+        content = (await asyncio.to_thread(self._read))[1].content
+        return progress_of(trace, change, content_id(content))
+
+    async def ready(self) -> Sequence[Problem]:
+        return [Problem(self._place.layer, text) for text in await asyncio.to_thread(self._problems)]
+
+    def _problems(self) -> list[str]:
+        try:
+            self._read()
+            found = file.blocked(self._path)
+        except AdapterError as error:
+            return [str(error)]
+        contents = self._memory.directory
+        scratch = _existing(contents)
+        if not os.access(scratch, os.W_OK | os.X_OK):
+            found.append(f"{scratch}: rollbackd may not write there; give its user that right")
+        elif contents.exists() and not contents.is_dir():
+            found.append(f"{contents} is in the way of the directory where contents are remembered; remove it")
+        return found
+
+    # -- what there is --------------------------------------------------------------------------
+    def _read(self) -> tuple[file.Seen, EnvText]:
+        seen = file.read(self._path)
+        try:
+            return seen, EnvText(seen.text, self._settings.syntax, self._settings.names)
+        except Unreadable as error:
+            raise AdapterError(f"{self._path}: {error}", permanent=False) from error
+
+    def _seen(self) -> Content:
+        """What the file sets now, remembered."""
+        content = self._read()[1].content
+        self._remember(content)
+        return content
+
+    def _remember(self, content: Content) -> None:
+        # A look must not fail for want of room in the scratch: `ready` tells of that, and this is tried at each look.
+        with contextlib.suppress(OSError):
+            self._memory.remember(content, self._clock.now())
+
+    def _known(self) -> list[tuple[Release, Content]]:
+        """What can be gone back to: what is there, the presets on top of it, and what was there, newest first."""
+        present = self._read()[1].content
+        found = {content_id(present): (self._release(present), present)}
+        for preset in self._settings.presets:
+            content = self._with(preset, present)
+            name = content_id(content)
+            names = (*(found[name][0].names if name in found else ()), preset)
+            found[name] = (Release(name, names[0], names=names), content)
+        for content, seen in self._memory.recall(self._settings.names):
+            name = content_id(content)
+            found.setdefault(name, (Release(name, self._pairs(content), created=seen), content))
+        return list(found.values())
+
+    def _target(self, release: Release) -> Content:
+        for known, content in self._known():
+            if known.id == release.id:
+                return content
+        raise AdapterError(f"{one_line(release.name)}: what it set is not known here any more", permanent=True)
+
+    def _with(self, preset: str, content: Content) -> Content:
+        values = self._settings.presets[preset]
+        return {**content, **{name: None if text is None else Value(text) for name, text in values.items()}}
+
+    def _release(self, content: Content) -> Release:
+        """A content as a release, called after a preset that it agrees with."""
+        name = content_id(content)
+        preset = next((each for each in self._settings.presets if content_id(self._with(each, content)) == name), "")
+        return Release(name, preset or self._pairs(content))
+
+    def _pairs(self, content: Content) -> str:
+        """`NAME=value NAME=value` for people, without what looks like a secret."""
+        spawner: Spawner = self._place.spawner
+        pairs = [f"{name}={_shown(name, value)}" for name, value in content.items() if value is not None]
+        return one_line(spawner.clean(" ".join(pairs))) or "none of them set"
+
+
+def _shown(name: str, value: Value) -> str:
+    return "[secret]" if _PRIVATE.search(name) and value.text else value.text
+
+
+def _check_id(release: Release) -> None:
+    if _ID.fullmatch(release.id) is None:
+        raise AdapterError(
+            f"{one_line(release.id)!r} is not the id of a content; `rollbackd plan` lists them", permanent=True
+        )
+
+
+def _existing(path: Path) -> Path:
+    """The directory itself, or the nearest one above it that is there."""
+    while not path.is_dir():
+        path = path.parent
+    return path

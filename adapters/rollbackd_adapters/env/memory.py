@@ -1,0 +1,110 @@
+"""The contents that a file of variables has had, one file each in the layer's scratch, to go back to.
+
+Values may be secrets: the directory and its files are for the daemon's user alone.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rollbackd.process import sync_directory
+from rollbackd_adapters.env.text import Content, Value
+
+_ABANDONED = 3600
+"""Seconds after which a temporary file is nobody's any more."""
+
+
+def content_id(content: Content) -> str:
+    """16 hex digits over names and values, however they are written."""
+    plain = {name: None if value is None else [value.text, value.expands] for name, value in content.items()}
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def dumped(content: Content) -> dict[str, Any]:
+    """As JSON."""
+    return {
+        name: None if value is None else {"text": value.text, "expands": value.expands, "written": value.written}
+        for name, value in content.items()
+    }
+
+
+def loaded(data: Mapping[str, Any]) -> Content:
+    """From JSON. :raises ValueError: it is no content."""
+    try:
+        return {
+            name: None
+            if value is None
+            else Value(str(value["text"]), bool(value["expands"]), None if (w := value["written"]) is None else str(w))
+            for name, value in data.items()
+        }
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f"no content: {error}") from error
+
+
+class Memory:
+    """The contents of one layer, newest first by when each was last new."""
+
+    def __init__(self, directory: Path, keep: int) -> None:
+        self.directory = directory
+        self._keep = keep
+        self._last = ""
+
+    def remember(self, content: Content, now: datetime) -> None:
+        """Keep it, as the newest; does nothing when it was the last already.
+
+        :raises OSError: it could not be written.
+        """
+        name = content_id(content)
+        if name == self._last:
+            return
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Another task, or the command line, may remember the same right now: each writes a file of its own.
+        fd, temporary = tempfile.mkstemp(dir=self.directory, prefix=".")
+        try:
+            with os.fdopen(fd, "wb") as file:
+                file.write(json.dumps({"content": dumped(content), "seen": now.timestamp()}).encode())
+                file.flush()
+                os.fsync(file.fileno())
+            Path(temporary).replace(self.directory / f"{name}.json")
+        except BaseException:
+            with contextlib.suppress(OSError):
+                Path(temporary).unlink()
+            raise
+        sync_directory(self.directory)
+        self._last = name
+        for old in (*self._files()[self._keep :], *self._abandoned(now)):
+            old.unlink(missing_ok=True)
+
+    def recall(self, names: tuple[str, ...]) -> list[tuple[Content, datetime]]:
+        """What there was of exactly these names, newest first. What cannot be read is left out: it is not there."""
+        found = []
+        for path in self._files():
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+                data = json.loads(path.read_bytes())
+                content = loaded(data["content"])
+                if set(content) == set(names):
+                    found.append((content, datetime.fromtimestamp(float(data["seen"]), UTC)))
+        return found
+
+    def _files(self) -> list[Path]:
+        def seen(path: Path) -> float:
+            with contextlib.suppress(OSError):
+                return path.stat().st_mtime
+            return 0.0
+
+        return sorted(self.directory.glob("[0-9a-f]*.json"), key=seen, reverse=True)
+
+    def _abandoned(self, now: datetime) -> list[Path]:
+        """What a life that was killed while it wrote has left."""
+        found = []
+        for path in self.directory.glob(".*"):
+            with contextlib.suppress(OSError):
+                if now.timestamp() - path.stat().st_mtime > _ABANDONED:
+                    found.append(path)
+        return found

@@ -1,0 +1,222 @@
+r"""Files of environment variables as text: what they set, and the least edit to set something else. No I/O.
+
+Two readers are known, and they do not agree:
+
+- `shell`: `NAME=value` or `export NAME=value`; a value ends at white space, ` #` begins a comment, quotes may begin
+  anywhere, and `$NAME`, `$(…)` and backquotes outside of single quotes are expanded by the shell, never here.
+- `systemd`: as `EnvironmentFile=` (systemd.exec(5)): a value goes on to the end of its line without the white space
+  around it, quotes count only where a value or a part of it begins, nothing is expanded, `#` and `;` begin a comment
+  only at the beginning of a line.
+
+For both, a backslash takes the meaning of the next character, or joins the next line; in double quotes only before
+`"`, `\`, `$` and a backquote. A value that was not in the file before is written so that both read the same.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+Syntax = Literal["shell", "systemd"]
+
+_ASSIGNMENT = {
+    "shell": re.compile(r"[ \t]*(?:export[ \t]+)?([A-Za-z_][A-Za-z0-9_]*)="),
+    "systemd": re.compile(r"[ \t]*(?![#; \t])([^=\r\n]*)=[ \t]*"),
+}
+_COMMENT = {"shell": re.compile(r"[ \t]*#"), "systemd": re.compile(r"[ \t]*[#;]")}
+_BARE = {
+    "shell": re.compile(r"(?:\\[\s\S]|[^ \t\r\n'\"\\;&|<>()])+"),
+    "systemd": re.compile(r"(?:\\[\s\S]|[^\r\n\\])+"),
+}
+_BLANK = re.compile(r"[ \t]*")
+_SINGLE = re.compile(r"'([^']*)'")
+_DOUBLE = re.compile(r'"((?:\\[\s\S]|[^"\\])*)"')
+_ESCAPED = re.compile(r"\\([\s\S])")
+_ESCAPED_IN_QUOTES = re.compile(r'\\([\n"\\`$])')
+_EXPANDS = re.compile(r"`|\$[A-Za-z0-9_{(@*#?$!'\"-]")
+_HOME = re.compile(r"(?:\A|:)~")
+_AFTER = re.compile(r"[ \t]*(?:(?<=[ \t])#[^\n]*)?\r?(?:\n|\Z)")
+_PLAIN = re.compile(r"[A-Za-z0-9_./:@%+,=-]*")
+
+
+class Unreadable(ValueError):  # noqa: N818  # it is what the file is
+    """The file cannot be understood; the text says at which line, and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """What a variable is set to."""
+
+    text: str
+    """What a program finds in it; when a shell would expand it, as it is written."""
+    expands: bool = False
+    written: str | None = field(default=None, compare=False)
+    """As it stands in the file, quotes and all; None when it has not stood in one yet."""
+
+
+Content = Mapping[str, Value | None]
+"""Values by name; None: the file does not set it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Assignment:
+    name: str
+    value: Value
+    line: tuple[int, int]
+    """From the beginning of its first line to behind the end of its last."""
+    written: tuple[int, int]
+
+
+class EnvText:
+    """One file's text."""
+
+    def __init__(self, text: str, syntax: Syntax, names: Iterable[str]) -> None:
+        """:raises Unreadable: a line that sets one of `names` cannot be understood, or a quote is never closed."""
+        self._text = text
+        self._syntax: Syntax = syntax
+        self._names = tuple(names)
+        self._assignments = self._parsed()
+
+    @property
+    def content(self) -> Content:
+        """What it sets each of the names to; the last line that does so counts."""
+        last = {each.name: each.value for each in self._assignments}
+        return {name: last.get(name) for name in self._names}
+
+    def changed(self, target: Content) -> str:
+        """The text that sets what `target` says, with nothing else changed; of a name set twice, both lines.
+
+        :raises Unreadable: it cannot be said in this syntax.
+        """
+        text, present = self._text, self.content
+        edits = [
+            self._edit(each, target[each.name])
+            for each in self._assignments
+            if each.name in target and each.value != target[each.name]
+        ]
+        for start, end, new in reversed(edits):
+            text = text[:start] + new + text[end:]
+        last = [(len(self._text), "")] == [(end, new) for _, end, new in edits[-1:]]
+        if last and not self._text.endswith("\n"):
+            text = re.sub(r"\r?\n\Z", "", text)  # the line that was last is gone, and its end was missing
+        for name, value in target.items():
+            if value is not None and present.get(name) is None:
+                text = self._appended(text, f"{name}={_as_written(value)}")
+        if EnvText(text, self._syntax, self._names).content != {**present, **target}:
+            raise Unreadable("what it should set cannot be written in this syntax; edit it by hand")
+        return text
+
+    def _edit(self, each: _Assignment, value: Value | None) -> tuple[int, int, str]:
+        if value is None:
+            return (*each.line, "")
+        return (*each.written, _as_written(value, like=each.value.written or ""))
+
+    def _appended(self, text: str, line: str) -> str:
+        """The text with one more line; a missing end of the last line stays missing."""
+        end = "\r\n" if "\r\n" in self._text else "\n"
+        if self._text.endswith("\n") or not self._text:
+            return f"{text}{line}{end}"
+        return f"{text}{end}{line}" if text else line
+
+    # -- reading --------------------------------------------------------------------------------
+    def _parsed(self) -> list[_Assignment]:
+        found = []
+        at = 1 if self._text.startswith("\ufeff") else 0
+        while at < len(self._text):
+            match = _ASSIGNMENT[self._syntax].match(self._text, at)
+            if match is None:
+                at = self._skipped(at)
+                continue
+            name = match[1].rstrip(" \t")
+            value, ends = self._value(match.end(), name)
+            after = self._behind(ends, name)
+            if name in self._names:
+                found.append(_Assignment(name, value, (at, after), (match.end(), ends)))
+            at = after
+        return found
+
+    def _skipped(self, at: int) -> int:
+        """Behind a line that sets nothing, in a shell with those that it is joined to."""
+        comment = _COMMENT[self._syntax].match(self._text, at) is not None
+        while True:
+            end = self._text.find("\n", at)
+            if end < 0:
+                return len(self._text)
+            joined = self._text[at:end].rstrip("\r").endswith("\\")
+            if joined and comment and self._syntax == "systemd":
+                raise self._wrong(at, "versions of systemd disagree on a comment that ends in a backslash; remove it")
+            at = end + 1
+            if comment or not joined or self._syntax == "systemd":
+                return at
+
+    def _value(self, at: int, name: str) -> tuple[Value, int]:
+        """A value from `at` on, and where it ends."""
+        start, ends, text, expands = at, at, "", False
+        while (found := self._part(at, name)) is not None:
+            quote = found[0][0] if found.re in {_SINGLE, _DOUBLE} else ""
+            written = found[1] if quote else _trimmed(found[0]) if self._syntax == "systemd" else found[0]
+            text += written if quote == "'" else (_ESCAPED_IN_QUOTES if quote else _ESCAPED).sub(_meant, written)
+            following = "" if quote else self._text[found.end() : found.end() + 1]  # a quote after `$` is bash's own
+            expands = expands or (quote != "'" and self._expands(written + following, quoted=bool(quote)))
+            ends = found.end() if quote else found.start() + len(written)
+            at = found.end() if self._syntax == "shell" else _skip_blank(self._text, found.end())
+        whole = self._text[start:ends]
+        return Value(whole if expands else text, expands, whole), ends
+
+    def _part(self, at: int, name: str) -> re.Match[str] | None:
+        """The next quoted or bare part of a value; None when it has ended."""
+        quotes = {"'": _SINGLE, '"': _DOUBLE}.get(self._text[at : at + 1])
+        if quotes is None:
+            return _BARE[self._syntax].match(self._text, at)
+        found = quotes.match(self._text, at)
+        if found is None:
+            raise self._wrong(at, f"the quote in the value of {name} is never closed; close it")
+        return found
+
+    def _expands(self, written: str, *, quoted: bool) -> bool:
+        if self._syntax == "systemd":
+            return False
+        bare = _ESCAPED.sub("", written)
+        return _EXPANDS.search(bare) is not None or (not quoted and _HOME.search(bare) is not None)
+
+    def _behind(self, at: int, name: str) -> int:
+        """Behind the line that a value ends in. :raises Unreadable: something of meaning follows a value of ours."""
+        if (found := _AFTER.match(self._text, at)) is not None:
+            return found.end()
+        if name in self._names:
+            raise self._wrong(at, f"more than a value follows {name}=; put the value in quotes, one variable a line")
+        return self._skipped(at)
+
+    def _wrong(self, at: int, text: str) -> Unreadable:
+        return Unreadable(f"line {self._text.count(chr(10), 0, at) + 1}: {text}")
+
+
+def _as_written(value: Value, like: str = "") -> str:
+    return quoted(value.text, like) if value.written is None else value.written
+
+
+def quoted(text: str, like: str = "") -> str:
+    """The value as both readers understand it, in quotes like those of `like` where that can be."""
+    plain = _PLAIN.fullmatch(text) is not None
+    if plain and like[:1] not in {"'", '"'}:
+        return text
+    if "'" not in text and (like[:1] == "'" or not plain) and like[:1] != '"':
+        return f"'{text}'"
+    return '"' + re.sub(r'(["\\`$])', r"\\\1", text) + '"'
+
+
+def _skip_blank(text: str, at: int) -> int:
+    found = _BLANK.match(text, at)
+    return found.end() if found is not None else at
+
+
+def _trimmed(written: str) -> str:
+    """Without the white space at its end, but with one that a backslash stands before."""
+    short = written.rstrip(" \t")
+    escaped = (len(short) - len(short.rstrip("\\"))) % 2 == 1
+    return written[: len(short) + 1] if escaped else short
+
+
+def _meant(found: re.Match[str]) -> str:
+    """What an escaped character stands for: itself, and nothing for a line's end."""
+    return found[1].strip("\r\n")

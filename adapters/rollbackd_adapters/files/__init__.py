@@ -1,0 +1,182 @@
+"""Configuration files, and variables of environment files: snapshots of a watch list, and the way back to one of them.
+
+A release is what the watch list holds, named by its hash; times, owners and what is volatile do not count. Each content
+that was seen twice is kept as a snapshot in a store of the layer's own, so that it can be gone back to. A restore keeps
+what is there first, then puts each file in place by rename, and removes what the snapshot does not have. Links are
+never followed below a watched directory. Access control lists and extended attributes are not kept.
+"""
+
+import fnmatch
+import re
+from collections.abc import Sequence
+from functools import partial
+from typing import ClassVar
+
+from rollbackd.adapter import AdapterError, Place, Settings
+from rollbackd.model import Change, Problem, Progress, Release, Traits
+from rollbackd.process import Lock, Spawner, one_line
+from rollbackd_adapters.failures import as_adapter_errors
+from rollbackd_adapters.files import ready
+from rollbackd_adapters.files.jobs import Jobs, Stop
+from rollbackd_adapters.files.moving import Mover
+from rollbackd_adapters.files.present import Present
+from rollbackd_adapters.files.settings import FilesSettings
+from rollbackd_adapters.files.snapshots import Keeper, Kept
+from rollbackd_adapters.files.store import Head
+from rollbackd_adapters.files.tree import Moves, Tree, foreign
+from rollbackd_adapters.traces import Trace
+
+__all__ = ["Files", "FilesSettings"]
+
+_ID = re.compile(r"[0-9a-f]{64}")
+
+
+class Files(Kept):
+    """One watch list as a layer."""
+
+    settings_model: ClassVar[type[Settings]] = FilesSettings
+    traits = Traits()
+
+    def __init__(self, settings: FilesSettings, place: Place) -> None:
+        self.resource = "files:" + ",".join(sorted([*settings.paths, *(str(one.file) for one in settings.variables)]))
+        self._settings = settings
+        self._place = place
+        self._spawner: Spawner = place.spawner
+        self._jobs = Jobs(place.layer)
+        self._present = Present(settings, place)
+        self._mover = Mover(self._present, self._jobs)
+        self._keeper = Keeper(self._present, self._mover, self._jobs, self.resource)
+        self._seen = ""
+        """The release of the last look."""
+        self._unsaved = ""
+        """Why what is there now could not be kept."""
+
+    async def current(self) -> Release:
+        release, is_kept = await self._jobs.run(self._look)
+        # While an import goes on, looking does not wait for it: the next look keeps it.
+        if self._settings.auto and not is_kept and release.id == self._seen and not self._mover.is_storing:
+            release = await self._keep(release)
+        self._seen = release.id
+        return release
+
+    def _look(self, stop: Stop) -> tuple[Release, bool]:
+        tree = self._present.look(stop)
+        head = self._present.head_of(tree.release)
+        return (self._release(head) if head is not None else Release(tree.release)), head is not None
+
+    async def _keep(self, release: Release) -> Release:
+        """Keep what was seen twice. That it cannot be kept is no failure of looking; `ready` says so."""
+        try:
+            head, _ = await self._mover.storing(lambda stop: self._present.take("", "auto", stop))
+        except AdapterError as error:
+            self._unsaved = str(error)
+            return release
+        self._unsaved = ""
+        return self._release(head) if head.release == release.id else release
+
+    def _release(self, head: Head) -> Release:
+        good = self._settings.good
+        return Release(head.release, head.name, head.created, good=bool(good) and fnmatch.fnmatchcase(head.name, good))
+
+    async def releases(self) -> Sequence[Release]:
+        heads = await self._jobs.run(lambda _stop: self._present.matching())
+        return [self._release(head) for head in heads]
+
+    async def plan(self, target: Release) -> Change:
+        _check_id(target)
+        head = await self._head(target)
+        aim = await self._mover.aim(head.name)
+        now = await self._mover.look()
+        moves = await self._mover.possible(now, aim)
+        before = await self._jobs.run(partial(self._named, now))
+        return Change(self._place.layer, before, self._release(head), risks=_risks(moves, now, aim.tree))
+
+    def _named(self, tree: Tree, _stop: Stop) -> Release:
+        head = self._present.head_of(tree.release)
+        return self._release(head) if head is not None else Release(tree.release)
+
+    async def _head(self, release: Release) -> Head:
+        head = await self._jobs.run(lambda _stop: self._present.head_of(release.id))
+        if head is None:
+            raise AdapterError(
+                f"{one_line(release.name)}: no snapshot of it can be restored; see `rollbackd snapshot list`",
+                permanent=True,
+            )
+        return head
+
+    async def apply(self, change: Change) -> None:
+        _check_id(change.after)
+        trace = Trace(self._place.scratch, change)
+        with as_adapter_errors():
+            async with self._spawner.hold(self.resource) as lock:
+                now = await self._mover.look()
+                progress = await self._jobs.run(partial(self._progress, change, trace, now))
+                if progress is Progress.DONE:
+                    return
+                if progress is Progress.SUPERSEDED:
+                    raise AdapterError(
+                        f"{self._place.layer} holds neither what this rollback began with nor what it goes to: "
+                        "somebody else changed it, and it is left to them",
+                        permanent=True,
+                    )
+                await self._move(change, trace, lock)
+                trace.finish(after=change.after.id)
+
+    async def _move(self, change: Change, trace: Trace, lock: Lock) -> None:
+        """Go to the target, or go on with what a crash cut off."""
+        begun = trace.begun
+        if begun is None:
+            aim = await self._mover.aim((await self._head(change.after)).name)
+            saved = await self._mover.begin(change, trace, aim, lock)
+            if saved.release != change.before.id:
+                raise AdapterError(
+                    f"{self._place.layer} was changed while it was saved; nothing was touched", permanent=False
+                )
+            begun = {"snapshot": aim.head.name, "saved": saved.name}
+            trace.begin(key=change.key, before=change.before.id, after=change.after.id, **begun)
+        await self._mover.put(await self._mover.aim(str(begun["snapshot"])), str(begun["saved"]))
+
+    async def progress(self, change: Change) -> Progress:
+        trace = Trace(self._place.scratch, change)
+        if self._spawner.held(self.resource):
+            return Progress.RUNNING
+        now = await self._mover.look()
+        return await self._jobs.run(partial(self._progress, change, trace, now))
+
+    def _progress(self, change: Change, trace: Trace, now: Tree, _stop: Stop) -> Progress:
+        """What is there and our own traces say together."""
+        begun = trace.begun
+        if begun is None or trace.done is not None:
+            if now.release == change.after.id:
+                return Progress.DONE
+            started = begun is not None or now.release != change.before.id
+            return Progress.SUPERSEDED if started else Progress.NOT_STARTED
+        if now.release in {change.before.id, change.after.id}:
+            return Progress.NOT_STARTED
+        before, after = (self._present.store.load(str(begun[name]))[1] for name in ("saved", "snapshot"))
+        return Progress.SUPERSEDED if foreign(now, before, after) else Progress.NOT_STARTED
+
+    async def ready(self) -> Sequence[Problem]:
+        texts = await self._jobs.run(partial(ready.problems, self._present, self._spawner))
+        if self._unsaved:
+            texts.append(f"what is there now could not be kept: {self._unsaved}")
+        return [Problem(self._place.layer, text) for text in texts]
+
+
+def _check_id(release: Release) -> None:
+    """:raises AdapterError: permanent, for anything but a hash."""
+    if _ID.fullmatch(release.id) is None:
+        raise AdapterError(f"{one_line(release.id)!r} is not the id of a snapshot's content", permanent=True)
+
+
+def _risks(moves: Moves, now: Tree, target: Tree) -> tuple[str, ...]:
+    """How much a restore would do, for people."""
+    modes = [path for path in moves.touch if now.entries[path].mode != target.entries[path].mode]
+    changed = sum(path in now.entries for path in moves.put) + len(modes)
+    added = len(moves.put) + len(moves.make) - sum(path in now.entries for path in (*moves.put, *moves.make))
+    removed = len(moves.drop) + sum(path not in target.entries for path in moves.clear)
+    if not changed + added + removed:
+        return ()
+    first = next(iter((*moves.drop, *moves.put, *moves.make, *modes, *moves.clear)))
+    text = f"{changed} file(s) changed, {added} added, {removed} removed, such as {first}; what is there is saved first"
+    return (text,)

@@ -1,0 +1,65 @@
+"""Environment files: `NAME=value` lines, with `export` before them or not. No I/O; the rest of a file stays as it is.
+
+A value is kept as it is written, quotes and all; one in quotes may go on over several lines. Of several assignments
+the last one counts, as it does for those who read such files.
+"""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+_BEGIN = re.compile(r"[ \t]*(?:export[ \t]+)?([A-Za-z_][A-Za-z0-9_]*)[ \t]*=")
+_CLOSED = {'"': re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL), "'": re.compile(r"'[^']*'")}
+
+
+class Assignment(NamedTuple):
+    """Where a value stands in the text."""
+
+    name: str
+    begin: int
+    """Of the value."""
+    end: int
+    """Of the value, before the line's end."""
+    line: int
+    """Where its first line begins."""
+
+
+def assignments(text: str) -> Iterator[Assignment]:
+    """All of them, in their order."""
+    line = 0
+    while line < len(text):
+        end = _line_end(text, line)
+        found = _BEGIN.match(text, line, end)
+        if found is not None:
+            begin = found.end()
+            quoted = _CLOSED.get(text[begin : begin + 1])
+            if quoted is not None and (closed := quoted.match(text, begin)) is not None:
+                end = _line_end(text, closed.end())
+            yield Assignment(found.group(1), begin, end, line)
+        line = end + 1
+
+
+def values(text: str, names: Sequence[str]) -> dict[str, str | None]:
+    """What is assigned to names; None: nothing."""
+    found = {one.name: text[one.begin : one.end].removesuffix("\r") for one in assignments(text)}
+    return {name: found.get(name) for name in names}
+
+
+def with_values(text: str, wanted: Mapping[str, str | None]) -> str:
+    """The text with these values. What is not assigned yet comes last; what must not be goes, with its line."""
+    for name, value in wanted.items():
+        same = [one for one in assignments(text) if one.name == name]
+        if value is None:
+            for one in reversed(same):
+                text = text[: one.line] + text[one.end + 1 :]
+        elif same:
+            end = same[-1].end - (text[same[-1].begin : same[-1].end].endswith("\r"))
+            text = text[: same[-1].begin] + value + text[end:]
+        else:
+            text += ("" if not text or text.endswith("\n") else "\n") + f"{name}={value}\n"
+    return text
+
+
+def _line_end(text: str, start: int) -> int:
+    end = text.find("\n", start)
+    return len(text) if end < 0 else end

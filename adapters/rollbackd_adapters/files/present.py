@@ -1,0 +1,135 @@
+"""What is there now, and keeping it: where looking and the store come together. Blocking, so it is run on threads."""
+
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from rollbackd.adapter import AdapterError, Place
+from rollbackd.clock import Clock
+from rollbackd.process import one_line
+from rollbackd_adapters.files.batch import Batch
+from rollbackd_adapters.files.beneath import READ, Beneath
+from rollbackd_adapters.files.jobs import Stop
+from rollbackd_adapters.files.scan import Hashing, Rules, Scan, Sink
+from rollbackd_adapters.files.settings import FilesSettings
+from rollbackd_adapters.files.store import NAME, Head, Store, body_of
+from rollbackd_adapters.files.tree import Entry, Tree
+
+
+@dataclass
+class Present:
+    """A layer's watch list, its store, and what was seen last."""
+
+    settings: FilesSettings
+    place: Place
+
+    def __post_init__(self) -> None:
+        root = self.place.scratch / "store"
+        if self.settings.store is not None:
+            root = self.settings.store / self.place.service / self.place.layer
+        self.store = Store(root)
+        self.rules = Rules.of(self.settings)
+        self.clock: Clock = self.place.clock
+        self._known: Mapping[str, Entry] | None = None
+
+    def look(self, stop: Stop) -> Tree:
+        """Read what is there; unchanged files are not opened. :raises AdapterError: it cannot be read."""
+        return self._scan(Hashing(stop), stop)
+
+    def take(self, name: str, why: str, stop: Stop, *, again: bool = False) -> tuple[Head, Tree]:
+        """Keep what is there. Under the store's lock.
+
+        :param again: a snapshot of that name is replaced, whatever is in it.
+        :raises AdapterError: it cannot be kept; a snapshot of that name holds something else.
+        """
+        self.store.prepare()
+        batch = Batch(self.store, stop)
+        tree = self._scan(batch, stop)
+        body = body_of(tree)
+        heads = {head.name: head for head in self.store.heads()}
+        head = Head(
+            name=name or self._free_name(why, heads),
+            release=tree.release,
+            created=self.clock.now(),
+            why=why,
+            files=tree.files,
+            size=tree.size,
+            rules=self.rules.fingerprint,
+            paths=self.settings.paths,
+            digest=hashlib.sha256(body).hexdigest(),
+        )
+        old = heads.get(head.name)
+        if old is not None and not again:
+            if (old.release, old.rules) == (head.release, head.rules):
+                return old, tree
+            raise AdapterError(
+                f"a snapshot {head.name} is there already, of other content; give another name", permanent=True
+            )
+        batch.settle()
+        self.store.save(head, body)
+        return head, tree
+
+    def content(self, path: str, limit: int) -> bytes | None:
+        """What a watched file has now, without following a link; None when it cannot be read or is longer."""
+        base = self.rules.watch.base_of(path)
+        if base is None:
+            return None
+        try:
+            with Beneath(base) as beneath:
+                directory, name = beneath.parent(path)
+                with os.fdopen(os.open(name, READ, dir_fd=directory), "rb") as file:
+                    data = file.read(limit + 1)
+        except OSError:
+            return None
+        return data if len(data) <= limit else None
+
+    def matching(self, release: str = "") -> list[Head]:
+        """Snapshots of this watch list that can be restored, newest first, one for each release, or for that one."""
+        found: dict[str, Head] = {}
+        for head in self.store.heads():
+            if head.rules != self.rules.fingerprint or release not in {"", head.release}:
+                continue
+            if head.release not in found and self.store.is_whole(head):
+                found[head.release] = head
+        return list(found.values())
+
+    def head_of(self, release: str) -> Head | None:
+        """The newest snapshot that has a release and can be restored."""
+        return next(iter(self.matching(release)), None)
+
+    def _scan(self, sink: Sink, stop: Stop) -> Tree:
+        if self._known is None:
+            self._known = self._remembered()
+        stamp = self.store.stamp()
+        tree = Scan(self.rules, sink, self._known, stamp, stop).run()
+        self._known = tree.entries
+        return tree
+
+    def _remembered(self) -> Mapping[str, Entry]:
+        """After a start, what the newest readable snapshot knows."""
+        for head in self.store.heads()[:1]:
+            try:
+                return self.store.load(head.name)[1].entries
+            except AdapterError:
+                break
+        return {}
+
+    def _free_name(self, why: str, heads: Mapping[str, Head]) -> str:
+        base = f"snapshot-{why}-{self.clock.now():%Y%m%dT%H%M%SZ}"
+        name, number = base, 1
+        while name in heads:
+            number += 1
+            name = f"{base}-{number}"
+        return name
+
+
+def check_name(name: str) -> str:
+    """A snapshot's name, safe as a file's. :raises AdapterError: permanent, for anything else."""
+    if NAME.fullmatch(name) is None:
+        raise AdapterError(
+            f"{one_line(name)!r} cannot be the name of a snapshot: letters, digits and ._- only, 120 at most, no "
+            "mark first",
+            permanent=True,
+        )
+    return name

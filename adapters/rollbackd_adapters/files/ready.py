@@ -1,0 +1,86 @@
+"""What would stop a restore right now. Writes nothing but the store's own stamp; every sentence says what to do."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from rollbackd.adapter import AdapterError
+from rollbackd.process import Spawner
+from rollbackd_adapters.files.jobs import Stop
+from rollbackd_adapters.files.present import Present
+from rollbackd_adapters.files.tree import Tree
+
+
+def problems(present: Present, spawner: Spawner, stop: Stop) -> list[str]:
+    """All of them. Blocking."""
+    found = [*_store(present), *_room(present)]
+    found += [
+        f"{syntax.command[0]}: no such program, or not executable; `syntax` needs it"
+        for syntax in present.settings.syntax
+        if spawner.which(syntax.command[0]) is None
+    ]
+    try:
+        tree = present.look(stop)
+    except AdapterError as error:
+        return [*found, str(error)]
+    return [*found, *_places(present, tree), *_snapshots(present)]
+
+
+def _store(present: Present) -> Iterator[str]:
+    root = present.store.root
+    existing = _existing(root)
+    if not os.access(existing, os.W_OK | os.X_OK) or (root.exists() and present.store.stamp() is None):
+        yield f"{existing}: snapshots cannot be written there; give rollbackd's user that right, and look at its disk"
+    for watched in present.settings.paths:
+        if _inside(root, watched):
+            yield f"{root}: the store lies in {watched}, which is watched; set `store` to a place elsewhere"
+
+
+def _room(present: Present) -> Iterator[str]:
+    wanted = present.settings.room
+    places = {_existing(present.store.root), *(_existing(Path(base)) for base, _ in present.rules.watch.by_base())}
+    for path in sorted(places):
+        if (free := shutil.disk_usage(path).free) < wanted:
+            yield f"{path}: {free // 2**20} MiB free, wants {wanted // 2**20} MiB (`room`); make room"
+
+
+def _places(present: Present, tree: Tree) -> Iterator[str]:
+    """Where files are put."""
+    for base, patterns in present.rules.watch.by_base():
+        if not Path(base).is_dir():
+            yield f"{base}: no such directory; make it, or correct `paths`"
+            continue
+        above = {path.rpartition("/")[0] or "/" for path in tree.entries if any(one.selects(path) for one in patterns)}
+        for directory in sorted(above)[:1000]:
+            if not os.access(directory, os.W_OK | os.X_OK):
+                yield f"{directory}: rollbackd may not write there; give its user and its unit that right"
+                break
+    for file, _ in present.rules.variables:
+        directory = file.rpartition("/")[0]
+        if not os.access(directory, os.W_OK | os.X_OK):
+            yield f"{directory}: rollbackd may not write there, or there is no such directory; `variables` needs it"
+
+
+def _snapshots(present: Present) -> Iterator[str]:
+    heads = present.store.heads()
+    unreadable = present.store.unreadable()
+    if present.matching():
+        return
+    if heads or unreadable:
+        count = len(heads) + len(unreadable)
+        why = "contents are missing, or they are of another watch list"
+        yield f"none of {count} snapshot(s) can be restored: {why}; take one, or import one"
+    elif not present.settings.auto:
+        yield "there is no snapshot yet, and `auto` is off; take one with `rollbackd snapshot take`"
+
+
+def _inside(root: Path, watched: str) -> bool:
+    return os.path.realpath(root).startswith(os.path.realpath(watched).rstrip("/") + "/")
+
+
+def _existing(path: Path) -> Path:
+    """The directory itself, or the nearest one above it that is there."""
+    while not path.is_dir():
+        path = path.parent
+    return path

@@ -1,0 +1,266 @@
+"""Puts a snapshot's entries in place, one by one: each is the old one or the new one at any instant, never half of it.
+
+A file is written beside its place, put on disk, and renamed. Right before that the place is looked at again: what
+somebody changed since it was saved is not overwritten.
+"""
+
+import contextlib
+import hashlib
+import os
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from rollbackd.adapter import AdapterError
+from rollbackd.boundary import boundary
+from rollbackd_adapters.files import envfile
+from rollbackd_adapters.files.batch import write_all
+from rollbackd_adapters.files.beneath import READ, Beneath, temporary, told
+from rollbackd_adapters.files.scan import CHUNK, Rules, read_text
+from rollbackd_adapters.files.store import Store
+from rollbackd_adapters.files.tree import Entry, Moves, Tree
+
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+@dataclass
+class Restorer:
+    """Takes what is watched from one tree to another."""
+
+    rules: Rules
+    store: Store
+    present: Tree
+    target: Tree
+    owners: bool
+    stop: Callable[[], None]
+    _open: dict[str, Beneath] = field(default_factory=dict)
+    _touched: set[str] = field(default_factory=set)
+    """Paths whose directories must be put on disk."""
+
+    def check(self, moves: Moves) -> None:
+        """What can be known to fail before anything is touched. :raises AdapterError: permanent."""
+        for path in (*moves.make, *moves.put):
+            self._base(path)
+        self.contents(moves)
+        going = {*moves.clear, *moves.drop}
+        for path in self.present.specials:
+            above = path.rpartition("/")[0]
+            if path in self.target.entries or above in going:
+                raise AdapterError(f"{path}: a socket, pipe or device is in the way; remove it", permanent=True)
+
+    def contents(self, moves: Moves) -> None:
+        """Read all that is to be put. :raises AdapterError: permanent, when some of it is damaged."""
+        for path in moves.put:
+            entry = self.target.entries[path]
+            if entry.kind == "file" and (harm := self.store.harm(entry.content, entry.size, self.stop)):
+                raise AdapterError(f"{path}: {harm}; use another snapshot", permanent=True)
+
+    def files(self, moves: Moves) -> None:
+        """Do it all. :raises AdapterError: it cannot go on; what was done is done."""
+        try:
+            for path in self.present.strays:
+                self._remove(path, directory=False)
+            for path in moves.clear:
+                self._drop(path)
+            for path in moves.make:
+                self._make(path)
+            for path in moves.put:
+                self._put(path)
+            for path in moves.drop:
+                self._drop(path)
+            for path in sorted((*moves.touch, *moves.make), key=lambda path: path.count("/"), reverse=True):
+                self._dress(path)
+            self._sync()
+        finally:
+            for beneath in self._open.values():
+                beneath.__exit__(None, None, None)
+            self._open.clear()
+
+    def variables(self) -> None:
+        """Set those that differ; each file changes at once."""
+        for file, values in self.target.variables.items():
+            self.stop()
+            text = read_text(file)
+            changed = {name: value for name, value in values.items() if envfile.values(text, [name])[name] != value}
+            if changed:
+                write_text(file, envfile.with_values(text, changed))
+
+    # -- one by one -----------------------------------------------------------------------------
+    def _put(self, path: str) -> None:
+        entry = self.target.entries[path]
+        boundary("files.before_put")
+        with told(path):
+            directory, name = self._parent(path)
+            beside = temporary(path)
+            _unlink(directory, beside)
+            if entry.kind == "link":
+                os.symlink(entry.content, beside, dir_fd=directory)
+                self._dress_link(directory, beside, entry)
+            else:
+                self._write(directory, beside, path, entry)
+            self._unmoved(directory, name, path)
+            boundary("files.beside")
+            os.rename(beside, name, src_dir_fd=directory, dst_dir_fd=directory)
+        self._touched.add(path)
+        boundary("files.put")
+
+    def _write(self, directory: int, name: str, path: str, entry: Entry) -> None:
+        with self.store.open_blob(entry.content) as blob:
+            file = os.open(name, _NEW, 0o600, dir_fd=directory)
+            try:
+                hashed = hashlib.sha256()
+                while data := blob.read(CHUNK):
+                    self.stop()
+                    hashed.update(data)
+                    write_all(file, data)
+                _must_be(hashed.hexdigest(), entry, path)
+                self._dress_open(file, entry)
+                os.fsync(file)
+            except BaseException:
+                _unlink(directory, name)
+                raise
+            finally:
+                os.close(file)
+
+    def _unmoved(self, directory: int, name: str, path: str) -> None:
+        """What is there is what was saved, or nothing."""
+        known = self.present.entries.get(path)
+        try:
+            status = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        except FileNotFoundError:
+            return
+        if known is None or known.kind == "link":
+            same = known is not None and stat.S_ISLNK(status.st_mode)
+        else:
+            same = (status.st_size, status.st_mtime_ns) == (known.size, known.mtime_ns)
+        if not same:
+            raise AdapterError(f"{path} was changed while it was restored, so it is left as it is", permanent=False)
+
+    def _make(self, path: str) -> None:
+        self.stop()
+        with told(path):
+            directory, name = self._parent(path)
+            os.mkdir(name, 0o700, dir_fd=directory)  # its own mode comes last: it may forbid to write
+        self._touched.add(path)
+        boundary("files.made")
+
+    def _drop(self, path: str) -> None:
+        self.stop()
+        self._remove(path, directory=self.present.entries[path].kind in {"dir", "way"})
+
+    def _remove(self, path: str, *, directory: bool) -> None:
+        with told(path):
+            at, name = self._parent(path)
+            try:
+                if directory:
+                    os.rmdir(name, dir_fd=at)
+                else:
+                    if path in self.present.entries:
+                        self._unmoved(at, name, path)
+                    os.unlink(name, dir_fd=at)
+            except FileNotFoundError:
+                return
+        self._touched.add(path)
+        boundary("files.dropped")
+
+    def _dress(self, path: str) -> None:
+        """Mode, owner and times of something whose content is right."""
+        entry = self.target.entries[path]
+        with told(path):
+            directory, name = self._parent(path)
+            if entry.kind == "link":
+                self._dress_link(directory, name, entry)
+                return
+            file = os.open(name, READ, dir_fd=directory)
+            try:
+                if stat.S_ISDIR(os.fstat(file).st_mode) != (entry.kind != "file"):
+                    raise AdapterError(f"{path} was changed while it was restored", permanent=False)
+                self._dress_open(file, entry)
+            finally:
+                os.close(file)
+        boundary("files.dressed")
+
+    def _dress_open(self, file: int, entry: Entry) -> None:
+        status = os.fstat(file)
+        if self.owners and (status.st_uid, status.st_gid) != (entry.uid, entry.gid):
+            os.fchown(file, entry.uid, entry.gid)  # before the mode: it takes setuid away
+        if stat.S_IMODE(os.fstat(file).st_mode) != entry.mode:
+            os.fchmod(file, entry.mode)
+        if entry.kind == "file":
+            with contextlib.suppress(PermissionError):  # somebody else's file; times are no part of a release
+                os.utime(file, ns=(entry.mtime_ns, entry.mtime_ns))
+
+    def _dress_link(self, directory: int, name: str, entry: Entry) -> None:
+        status = os.stat(name, dir_fd=directory, follow_symlinks=False)
+        if self.owners and (status.st_uid, status.st_gid) != (entry.uid, entry.gid):
+            os.chown(name, entry.uid, entry.gid, dir_fd=directory, follow_symlinks=False)
+        with contextlib.suppress(PermissionError):
+            os.utime(name, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=directory, follow_symlinks=False)
+
+    # -- where ----------------------------------------------------------------------------------
+    def _base(self, path: str) -> str:
+        base = self.rules.watch.base_of(path)
+        if base is None:
+            raise AdapterError(
+                f"{path} is not on the watch list now, so it is not written; see `paths`", permanent=True
+            )
+        return base
+
+    def _parent(self, path: str) -> tuple[int, str]:
+        base = self._base(path)
+        if base not in self._open:
+            self._open[base] = Beneath(base)
+        return self._open[base].parent(path)
+
+    def _sync(self) -> None:
+        """The names in all directories that something changed in."""
+        done = set[str]()
+        for path in sorted(self._touched):
+            above = path.rpartition("/")[0]
+            if above not in done:
+                done.add(above)
+                with told(above):
+                    try:
+                        directory, _ = self._parent(path)
+                    except (FileNotFoundError, NotADirectoryError):
+                        continue  # it went too, or something else is in its place
+                    os.fsync(directory)
+
+
+def write_text(path: str, text: str) -> None:
+    """Replace an environment file by one with the same mode and owner. :raises AdapterError: it cannot be."""
+    above, _, name = path.rpartition("/")
+    with told(path), Beneath(above or "/") as beneath:
+        directory, _ = beneath.parent(path)
+        beside = temporary(path)
+        _unlink(directory, beside)
+        file = os.open(beside, _NEW, 0o600, dir_fd=directory)
+        try:
+            write_all(file, text.encode("utf-8", "surrogateescape"))
+            try:
+                old = os.stat(name, dir_fd=directory, follow_symlinks=False)
+            except FileNotFoundError:
+                old = None
+            if old is not None:
+                if os.geteuid() == 0:
+                    os.fchown(file, old.st_uid, old.st_gid)
+                os.fchmod(file, stat.S_IMODE(old.st_mode))
+            os.fsync(file)
+        finally:
+            os.close(file)
+        boundary("files.beside")
+        os.rename(beside, name, src_dir_fd=directory, dst_dir_fd=directory)
+        os.fsync(directory)
+    boundary("files.variables")
+
+
+def _must_be(found: str, entry: Entry, path: str) -> None:
+    if found != entry.content:
+        raise AdapterError(f"{path}: its content was damaged in the store just now", permanent=False)
+
+
+def _unlink(directory: int, name: str) -> None:
+    try:
+        os.unlink(name, dir_fd=directory)
+    except FileNotFoundError:
+        return

@@ -1,0 +1,275 @@
+"""Reads what a watch list holds. It changes nothing, follows no link, and reads no unchanged file again."""
+
+import hashlib
+import os
+import stat
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from rollbackd.adapter import AdapterError
+from rollbackd_adapters.files import envfile
+from rollbackd_adapters.files.beneath import DIRECTORY, READ, is_temporary, told
+from rollbackd_adapters.files.globs import Pattern, Positions, Watch, any_matches, matches
+from rollbackd_adapters.files.settings import FilesSettings
+from rollbackd_adapters.files.tree import Entry, Kind, Tree
+
+DEEPEST = 100
+"""Directories below a base; more is a loop of mounts."""
+SLACK_NS = 2 * 10**9
+"""A file changed less than this before it was read could change again unseen, since times are as coarse as that."""
+CHUNK = 2**20
+_TRIES = 3
+_ENV_LIMIT = 2**20
+
+
+class Sink(Protocol):
+    """What becomes of contents."""
+
+    def accepts(self, content: str) -> bool:
+        """It is known by this hash already, so the file need not be read again."""
+        ...
+
+    def digest(self, fd: int, size: int) -> tuple[str, int]:
+        """Read all of a file; its sha256 in hex and how many bytes there were."""
+        ...
+
+
+class Hashing:
+    """Only the hashes are wanted."""
+
+    def __init__(self, stop: Callable[[], None]) -> None:
+        self._stop = stop
+
+    def accepts(self, content: str) -> bool:  # noqa: ARG002  # every hash will do
+        return True
+
+    def digest(self, fd: int, size: int) -> tuple[str, int]:  # noqa: ARG002  # read to the end, wherever that is
+        hashed, length = hashlib.sha256(), 0
+        while data := os.read(fd, CHUNK):
+            self._stop()
+            hashed.update(data)
+            length += len(data)
+        return hashed.hexdigest(), length
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What the configuration says about entries."""
+
+    watch: Watch
+    volatile: tuple[str, ...]
+    modes: tuple[tuple[str, int], ...]
+    variables: tuple[tuple[str, tuple[str, ...]], ...]
+
+    @classmethod
+    def of(cls, settings: FilesSettings) -> "Rules":
+        variables: dict[str, list[str]] = {}
+        for given in settings.variables:
+            variables.setdefault(str(given.file), []).extend(given.names)
+        return cls(
+            watch=Watch(settings.paths),
+            volatile=settings.volatile,
+            modes=tuple((pattern, int(mode, 8)) for pattern, mode in settings.modes.items()),
+            variables=tuple((file, tuple(dict.fromkeys(names))) for file, names in variables.items()),
+        )
+
+    @property
+    def fingerprint(self) -> str:
+        """Two snapshots with the same one can be compared by their releases."""
+        text = repr((sorted(self.watch.patterns), sorted(self.volatile), sorted(self.modes), sorted(self.variables)))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def mode(self, path: str, mode: int) -> int:
+        """The mode that a file must have, or else the one that it has."""
+        return next((wanted for pattern, wanted in self.modes if matches(pattern, path)), mode)
+
+
+@dataclass
+class Scan:
+    """One look at all of it."""
+
+    rules: Rules
+    sink: Sink
+    known: Mapping[str, Entry]
+    """What an earlier look found; read again is only what changed since."""
+    stamp: int | None
+    """The file system's own time when this began, in ns; None: nothing can be trusted to be unchanged."""
+    stop: Callable[[], None]
+    """Raises when nobody waits for the answer any more."""
+    _entries: dict[str, Entry] = field(default_factory=dict)
+    _ways: dict[str, os.stat_result] = field(default_factory=dict)
+    _strays: list[str] = field(default_factory=list)
+    _specials: list[str] = field(default_factory=list)
+
+    def run(self) -> Tree:
+        """:raises AdapterError: something cannot be read, or changes all the time."""
+        for base, patterns in self.rules.watch.by_base():
+            with told(base):
+                try:
+                    fd = os.open(base, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                except FileNotFoundError:
+                    continue
+                try:
+                    states = [(pattern, pattern.start) for pattern in patterns]
+                    self._walk(fd, base.rstrip("/"), states, selected=False, volatile=False, depth=0)
+                finally:
+                    os.close(fd)
+        for path in list(self._entries):
+            self._add_ways(path)
+        return Tree(self._entries, dict(self._variables()), tuple(self._strays), tuple(self._specials))
+
+    def _walk(
+        self,
+        fd: int,
+        prefix: str,
+        states: Sequence[tuple[Pattern, Positions]],
+        *,
+        selected: bool,
+        volatile: bool,
+        depth: int,
+    ) -> None:
+        """One directory, and those below it."""
+        self.stop()
+        if depth > DEEPEST:
+            raise AdapterError(f"{prefix}: more than {DEEPEST} directories deep; take it off `paths`", permanent=True)
+        with told(prefix or "/"), os.scandir(fd) as found:
+            names = [one.name for one in found]
+        for name in names:
+            below = states if selected else _advanced(states, name)
+            taken = selected or any(pattern.ended(positions) for pattern, positions in below)
+            if not taken and not below:
+                continue
+            path = f"{prefix}/{name}"
+            if is_temporary(name):
+                self._strays.append(path)
+                continue
+            with told(path):
+                try:
+                    status = os.stat(name, dir_fd=fd, follow_symlinks=False)
+                    fleeting = volatile or bool(self.rules.volatile and any_matches(self.rules.volatile, path))
+                    if stat.S_ISDIR(status.st_mode):
+                        self._directory(fd, name, path, status, below, taken=taken, volatile=fleeting, depth=depth)
+                    elif taken:
+                        self._leaf(fd, name, path, status, volatile=fleeting)
+                except FileNotFoundError:
+                    continue  # gone since the directory was read
+
+    def _directory(
+        self,
+        fd: int,
+        name: str,
+        path: str,
+        status: os.stat_result,
+        states: Sequence[tuple[Pattern, Positions]],
+        *,
+        taken: bool,
+        volatile: bool,
+        depth: int,
+    ) -> None:
+        opened = os.open(name, DIRECTORY, dir_fd=fd)
+        try:
+            if taken:
+                self._entries[path] = _directory_entry("dir", status, volatile=volatile, mode=status.st_mode)
+            else:
+                self._ways[path] = status
+            self._walk(opened, path, states, selected=taken, volatile=volatile, depth=depth + 1)
+        finally:
+            os.close(opened)
+
+    def _leaf(self, fd: int, name: str, path: str, status: os.stat_result, *, volatile: bool) -> None:
+        if stat.S_ISLNK(status.st_mode):
+            target = os.readlink(name, dir_fd=fd)
+            self._entries[path] = Entry(
+                "link", 0o777, status.st_uid, status.st_gid, status.st_mtime_ns, 0, target, volatile
+            )
+        elif stat.S_ISREG(status.st_mode):
+            known = self.known.get(path)
+            if known is not None and _unchanged(known, status) and self.sink.accepts(known.content):
+                self._entries[path] = self._file(path, status, known.content, volatile=volatile)
+            else:
+                self._entries[path] = self._read(fd, name, path, volatile=volatile)
+        else:
+            self._specials.append(path)
+
+    def _read(self, fd: int, name: str, path: str, *, volatile: bool) -> Entry:
+        """Read a file that may be written to meanwhile."""
+        for attempt in range(_TRIES):
+            file = os.open(name, READ, dir_fd=fd)
+            try:
+                before = os.fstat(file)
+                content, length = self.sink.digest(file, before.st_size)
+                after = os.fstat(file)
+            finally:
+                os.close(file)
+            same = _identity(before) == _identity(after) and length == after.st_size
+            if same or (volatile and attempt == _TRIES - 1):
+                entry = self._file(path, after, content, volatile=volatile)
+                return entry._replace(size=length, seen=entry.seen if same else None)
+        raise AdapterError(
+            f"{path} is written to all the time; name it under `volatile`, or take it off `paths`", permanent=False
+        )
+
+    def _file(self, path: str, status: os.stat_result, content: str, *, volatile: bool) -> Entry:
+        settled = self.stamp is not None and status.st_ctime_ns < self.stamp - SLACK_NS
+        return Entry(
+            "file",
+            self.rules.mode(path, stat.S_IMODE(status.st_mode)),
+            status.st_uid,
+            status.st_gid,
+            status.st_mtime_ns,
+            status.st_size,
+            content,
+            volatile,
+            (status.st_dev, status.st_ino, status.st_ctime_ns) if settled else None,
+        )
+
+    def _add_ways(self, path: str) -> None:
+        """The directories that lead to what was found."""
+        above = path.rpartition("/")[0]
+        while above and above not in self._entries and (status := self._ways.get(above)) is not None:
+            self._entries[above] = _directory_entry("way", status, volatile=False, mode=status.st_mode)
+            above = above.rpartition("/")[0]
+
+    def _variables(self) -> Iterator[tuple[str, dict[str, str | None]]]:
+        for file, names in self.rules.variables:
+            self.stop()
+            text = read_text(file)
+            yield file, envfile.values(text, names)
+
+
+def read_text(path: str) -> str:
+    """An environment file, whatever its bytes; "" when there is none. :raises AdapterError: it cannot be read."""
+    with told(path):
+        try:
+            fd = os.open(path, READ)
+        except FileNotFoundError:
+            return ""
+        with os.fdopen(fd, "rb") as file:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise AdapterError(f"{path}: not a file; correct `variables`", permanent=True)
+            data = file.read(_ENV_LIMIT + 1)
+    if len(data) > _ENV_LIMIT:
+        raise AdapterError(f"{path}: longer than {_ENV_LIMIT // 2**20} MiB; no environment file is", permanent=True)
+    return data.decode("utf-8", "surrogateescape")
+
+
+def _advanced(states: Sequence[tuple[Pattern, Positions]], name: str) -> list[tuple[Pattern, Positions]]:
+    return [(pattern, further) for pattern, at in states if (further := pattern.advance(at, name))]
+
+
+def _directory_entry(kind: Kind, status: os.stat_result, *, volatile: bool, mode: int) -> Entry:
+    return Entry(kind, stat.S_IMODE(mode), status.st_uid, status.st_gid, status.st_mtime_ns, volatile=volatile)
+
+
+def _unchanged(known: Entry, status: os.stat_result) -> bool:
+    return (
+        known.kind == "file"
+        and known.seen == (status.st_dev, status.st_ino, status.st_ctime_ns)
+        and known.size == status.st_size
+        and known.mtime_ns == status.st_mtime_ns
+    )
+
+
+def _identity(status: os.stat_result) -> tuple[int, ...]:
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns

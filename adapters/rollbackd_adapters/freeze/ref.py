@@ -1,0 +1,100 @@
+"""A ref that CI looks at. It is made only where there is none, and deleted only while it is what we made.
+
+Its commit is an empty tree that says in words who froze and for which incident.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+
+from rollbackd.adapter import AdapterError, Place
+from rollbackd.clock import Clock
+from rollbackd.process import Lock, one_line
+from rollbackd_adapters.freeze.barrier import Whose
+from rollbackd_adapters.freeze.settings import FreezeRef, FreezeSettings
+from rollbackd_adapters.git.repo import Repo, failure
+from rollbackd_adapters.git.settings import GitSettings
+from rollbackd_adapters.traces import Trace
+
+_PUSH = ("push", "--porcelain", "--no-verify", "--no-follow-tags", "--recurse-submodules=no")
+_WHO = {
+    f"GIT_{role}_{what}": value
+    for role in ("AUTHOR", "COMMITTER")
+    for what, value in (("NAME", "rollbackd"), ("EMAIL", "rollbackd@localhost"))
+}
+
+
+class FrozenRef:
+    """One ref of a remote repository."""
+
+    def __init__(self, ref: FreezeRef, settings: FreezeSettings, place: Place) -> None:
+        self._ref = ref
+        self._settings = settings
+        self._place = place
+        self._clock: Clock = place.clock
+        self._own: Path = place.scratch / "freeze.git"
+        """A repository of ours, for the commit that is pushed."""
+        known = {"adapter": "git", "repo": self._own, "strategy": "revert", "timeout": settings.timeout}
+        self._repo = Repo(GitSettings.model_validate(known), place)
+
+    async def whose(self, _key: str, trace: Trace) -> Whose:
+        found = await self._there()
+        if not found:
+            return Whose.NOBODY
+        return Whose.OURS if found == (trace.begun or {}).get("commit") else Whose.THEIRS
+
+    async def _there(self) -> str:
+        """The ref's commit, or "" when there is none."""
+        await asyncio.to_thread(self._own.mkdir, mode=0o700, parents=True, exist_ok=True)
+        asked = ("ls-remote", "--quiet", "--", self._ref.remote, self._ref.ref)
+        answer = await self._repo.reach(*asked, timeout=self._settings.timeout)
+        if not answer.ok:
+            raise failure(Path(self._ref.remote), answer)
+        rows = [line.split("\t") for line in answer.stdout.decode(errors="replace").splitlines()]
+        return next((row[0] for row in rows if row[1:] == [self._ref.ref]), "")
+
+    async def close(self, key: str, trace: Trace, lock: Lock) -> bool:
+        commit = await self._commit(key, lock)
+        trace.begin(commit=commit)  # before it is pushed, so that it is known as ours in the next life
+        return await self._push(f"--force-with-lease={self._ref.ref}:", f"{commit}:{self._ref.ref}", lock)
+
+    async def lift(self, _key: str, trace: Trace, lock: Lock) -> None:
+        commit = str((trace.begun or {})["commit"])
+        await self._push(f"--force-with-lease={self._ref.ref}:{commit}", f":{self._ref.ref}", lock)
+
+    async def _push(self, lease: str, what: str, lock: Lock) -> bool:
+        """False when somebody else was faster. :raises AdapterError: for everything else."""
+        answer = await self._repo.reach(
+            *_PUSH, lease, self._ref.remote, what, lock=lock, timeout=self._settings.timeout
+        )
+        said = answer.stdout.decode(errors="replace")
+        if answer.ok or "(stale info)" in said:
+            return answer.ok
+        if "[remote rejected]" in said:
+            why = next((line for line in said.splitlines() if "rejected]" in line), "").partition("\t")[2]
+            raise AdapterError(
+                f"{self._ref.remote} refused {self._ref.ref} ({one_line(why)}); let rollbackd's key push there",
+                permanent="failed to update ref" not in said and "lock" not in said,
+                evidence=answer.tail,
+            )
+        raise failure(Path(self._ref.remote), answer)
+
+    async def _commit(self, key: str, lock: Lock) -> str:
+        await self._repo.call("init", "--quiet", "--bare", str(self._own), lock=lock)
+        tree = (await self._repo.call("mktree", lock=lock)).strip()
+        message = (
+            f"Frozen by rollbackd\n\n{self._place.service} is being rolled back; do not deploy.\n\nIncident: {key}\n"
+        )
+        when = f"{int(self._clock.now().timestamp())} +0000"
+        dates = {"GIT_AUTHOR_DATE": when, "GIT_COMMITTER_DATE": when}
+        made = await self._repo.call(
+            "commit-tree", "-F", "-", tree, stdin=message.encode(), env=_WHO | dates, lock=lock
+        )
+        return made.strip()
+
+    async def problems(self) -> Sequence[str]:
+        try:
+            await self._there()
+        except AdapterError as error:
+            return [f"{error}; is it reachable, and may rollbackd push there?"]
+        return []

@@ -1,0 +1,31 @@
+"""Drops saved uncommitted work that is older than `keep_saved`. The newest five are never dropped."""
+
+from datetime import UTC, datetime
+
+from rollbackd import log
+from rollbackd.adapter import AdapterError
+from rollbackd.clock import Clock
+from rollbackd.process import Lock
+from rollbackd_adapters.git.repo import Repo
+from rollbackd_adapters.git.settings import GitSettings
+
+SPARED = 5
+_SAVED = "refs/rollbackd/*/saved*"
+
+
+async def prune_saved(repo: Repo, settings: GitSettings, clock: Clock, lock: Lock) -> None:
+    """Called when a step is done; what fails here is logged and tried again after the next one."""
+    try:
+        answer = await repo.call(
+            "for-each-ref",
+            "--sort=-committerdate",
+            "--format=%(objectname) %(committerdate:unix) %(refname)",
+            _SAVED,
+        )
+        oldest = clock.now() - settings.keep_saved
+        for row in answer.splitlines()[SPARED:]:
+            commit, at, ref = row.split(" ", 2)
+            if datetime.fromtimestamp(int(at), UTC) < oldest:
+                await repo.call("update-ref", "-d", ref, commit, lock=lock)
+    except AdapterError as error:
+        log.get("git").warning("old saved work could not be dropped", repo=str(repo.path), error=str(error))

@@ -1,0 +1,218 @@
+"""A work tree that is damaged or gone is cloned anew beside its place, then swapped in by two renames.
+
+Nothing of the old one is lost: it stays beside as `<repo>.damaged-<utc>`. What git ignores in it (local settings,
+installed packages, data) is linked into the new one, since a service that runs there may need it; uncommitted work
+that git does not ignore is only in the old one.
+"""
+
+import asyncio
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from rollbackd import log
+from rollbackd.adapter import AdapterError, Place
+from rollbackd.boundary import boundary
+from rollbackd.clock import Clock
+from rollbackd.model import Change
+from rollbackd.process import Lock, sync_directory, write_durably
+from rollbackd_adapters.git.repo import Commit, Repo, failure
+from rollbackd_adapters.git.settings import GitSettings, is_address
+from rollbackd_adapters.threads import in_thread
+from rollbackd_adapters.traces import Trace
+
+
+class Memory:
+    """What was known while the repository was well: its commits and where its remote is. Kept in scratch."""
+
+    def __init__(self, settings: GitSettings, place: Place) -> None:
+        self._settings = settings
+        self._path: Path = place.scratch / "known.json"
+        self._written: dict[str, Any] = {}
+
+    async def keep(self, repo: Repo, commits: Sequence[Commit]) -> None:
+        """Remember them; only for `restore_from`, and nothing is written when nothing changed."""
+        if not self._settings.restore_from:
+            return
+        answer = await repo.ask("remote", "get-url", self._settings.restore_from)
+        address = answer.stdout.decode().strip() if answer.ok else self._settings.restore_from
+        facts = {"address": address, "commits": [asdict(one) | {"at": one.at.isoformat()} for one in commits]}
+        if facts != self._written:
+            await asyncio.to_thread(self._write, facts)
+            self._written = facts
+
+    def _write(self, facts: dict[str, Any]) -> None:
+        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_durably(self._path, json.dumps(facts).encode())
+
+    async def commits(self) -> list[Commit]:
+        """The commits that were known; none when it never was well."""
+        facts = await asyncio.to_thread(self._read)
+        found = []
+        for row in facts.get("commits", ()):
+            lists = {name: tuple(row[name]) for name in ("parents", "tags")}
+            found.append(Commit(**{**row, **lists, "at": datetime.fromisoformat(row["at"])}))
+        return found
+
+    async def address(self) -> str:
+        """Where to clone from. :raises AdapterError: permanent, for a remote's name that was never looked up."""
+        facts = await asyncio.to_thread(self._read)
+        address = str(facts.get("address") or self._settings.restore_from)
+        if not is_address(address):
+            raise AdapterError(
+                f"remote {address} of {self._settings.repo} was not known before the damage; write its address into "
+                "`restore_from`",
+                permanent=True,
+            )
+        return address
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            facts = json.loads(self._path.read_bytes())
+        except (FileNotFoundError, ValueError):
+            return {}
+        return facts if isinstance(facts, dict) else {}
+
+
+class Restoring:
+    """Makes the repository anew, for one change."""
+
+    def __init__(self, repo: Repo, settings: GitSettings, place: Place, memory: Memory) -> None:
+        self._repo = repo
+        self._settings = settings
+        self._place = place
+        self._clock: Clock = place.clock
+        self._memory = memory
+
+    async def run(self, change: Change, commit: str, trace: Trace, lock: Lock) -> None:
+        """Bring the place to the commit, or go on with what a crash cut off. `trace` has `moved` afterwards.
+
+        :raises AdapterError: it cannot be cloned; then nothing was touched.
+        """
+        path = self._repo.path
+        begun = trace.begun or {}
+        if "aside" not in begun:
+            known = {"key": change.key, "before": change.before.id, "after": change.after.id, "commit": commit}
+            stamp = self._clock.now().astimezone(UTC).strftime("%Y%m%dT%H%M%SZ")
+            trace.begin(**{"again": 0, "saved": "", **known, **begun}, aside=f"{path}.damaged-{stamp}")
+        beside = path.with_name(f"{path.name}.new-{trace.name}")
+        if not begun.get("cloned"):
+            await self._clone(beside, commit, lock)
+            trace.begin(cloned=True)
+        await in_thread(_swap, path, beside, Path(str((trace.begun or {})["aside"])))
+        trace.begin(moved=True)
+
+    async def _clone(self, beside: Path, commit: str, lock: Lock) -> None:
+        address = await self._memory.address()
+        await in_thread(_remove, beside)
+        origin = self._settings.remote if is_address(self._settings.restore_from) else self._settings.restore_from
+        timeout = self._settings.timeout
+        cloned = await self._repo.reach(
+            # not a local copy: what is read over git's own transport is verified
+            *("clone", "--quiet", "--no-local", "--no-checkout", "--no-recurse-submodules", f"--origin={origin}"),
+            *("--", address, str(beside)),
+            lock=lock,
+            timeout=timeout,
+            cwd=beside.parent,
+        )
+        if not cloned.ok:
+            await in_thread(_remove, beside)
+            raise failure(beside.parent, cloned)
+        new = Repo(self._settings, self._place, beside)
+        known = ("cat-file", "-e", f"{commit}^{{commit}}")
+        if not (await new.ask(*known)).ok:
+            await new.reach("fetch", "--quiet", origin, commit, lock=lock, timeout=timeout)
+        if not (await new.ask(*known)).ok:
+            await in_thread(_remove, beside)
+            raise AdapterError(
+                f"{address} does not have {commit[:10]}, or not any more; go to a release that was pushed there",
+                permanent=True,
+            )
+        checkout = ("checkout", "--force", "--detach", "--quiet", "--no-recurse-submodules", commit, "--")
+        finished = await new.ask(*checkout, lock=lock, timeout=timeout)
+        if not finished.ok:
+            raise failure(beside, finished)
+        ignored = await self._ignored(beside)
+        await in_thread(self._as_it_was, beside, ignored)
+
+    async def _ignored(self, beside: Path) -> list[str]:
+        """What lies in the old work tree that git ignores; whole directories as one."""
+        if not self._repo.path.is_dir():
+            return []
+        answer = await self._repo.ask(
+            *(f"--git-dir={beside / '.git'}", f"--work-tree={self._repo.path}", "ls-files", "-z"),
+            *("--others", "--ignored", "--exclude-standard", "--directory"),
+            timeout=self._settings.timeout,
+        )
+        if not answer.ok or answer.truncated:
+            raise failure(self._repo.path, answer)
+        return [os.fsdecode(name) for name in answer.stdout.split(b"\0") if name]
+
+    def _as_it_was(self, beside: Path, ignored: Sequence[str]) -> None:
+        """Owner and mode of the old one, and what git ignored in it."""
+        old = self._repo.path
+        model = (old if old.is_dir() else old.parent).stat()
+        if os.geteuid() == 0:
+            for top, directories, files in os.walk(beside):
+                for name in (*directories, *files):
+                    os.lchown(os.path.join(top, name), model.st_uid, model.st_gid)  # noqa: PTH118  # a million times
+            os.lchown(beside, model.st_uid, model.st_gid)
+        if old.is_dir():
+            beside.chmod(model.st_mode & 0o7777)
+        lost: list[str] = []
+        for name in ignored:
+            _carry(old / name, beside / name, lost)
+        if lost:
+            log.get("git").warning("ignored files could not be carried over", repo=str(old), files=lost[:20])
+        os.sync()
+
+
+def _remove(directory: Path) -> None:
+    """A clone of ours that is not whole."""
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+def _carry(old: Path, new: Path, lost: list[str]) -> None:
+    """Link a file, or all in a directory, to the same place in the new tree, where nothing is yet."""
+    try:
+        if old.is_dir() and not old.is_symlink():
+            status = old.stat()
+            new.mkdir(exist_ok=True, parents=True)
+            if os.geteuid() == 0:
+                os.lchown(new, status.st_uid, status.st_gid)
+            new.chmod(status.st_mode & 0o7777)
+            for child in old.iterdir():
+                _carry(child, new / child.name, lost)
+        elif not os.path.lexists(new):
+            new.parent.mkdir(exist_ok=True, parents=True)
+            os.link(old, new, follow_symlinks=False)
+    except OSError:
+        lost.append(str(old))
+
+
+def _swap(path: Path, beside: Path, aside: Path) -> None:
+    """Two renames; called again after a crash between them it does the second."""
+    try:
+        if os.path.lexists(beside):
+            if os.path.lexists(path):
+                if os.path.lexists(aside):
+                    raise AdapterError(
+                        f"{path} came back while it was replaced; look at it and at {aside} and {beside}, then move "
+                        "one of them to its place",
+                        permanent=True,
+                    )
+                path.rename(aside)
+                boundary("git.aside")
+            beside.rename(path)
+            boundary("git.swapped")
+        sync_directory(path.parent)
+    except OSError as error:
+        raise AdapterError(
+            f"{path}: cannot be replaced ({error.strerror}); is it a mount point, may rollbackd write to its parent?",
+            permanent=False,
+        ) from error

@@ -1,0 +1,169 @@
+"""What of a work tree goes back: all of it, and HEAD with it, or only `paths`. Knows nothing of changes and traces.
+
+For `paths` a release is what a commit has there, named by a hash of git's own ids. The present one is what lies in the
+work tree, committed or not, without what is ignored. HEAD and the index stay as they are, so that `git status` and
+`git diff` show what went back.
+"""
+
+import asyncio
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Protocol
+
+from rollbackd.adapter import AdapterError, Place
+from rollbackd.model import Release
+from rollbackd.process import Lock, one_line
+from rollbackd_adapters.git.repo import Commit, Look, Repo, newest_first
+from rollbackd_adapters.git.saving import copy_index, dirty
+from rollbackd_adapters.git.settings import GitSettings
+
+NOTHING = "0" * 64
+"""Stands for a work tree that has nothing at `paths`. No commit is ever that release."""
+
+
+class Scope(Protocol):
+    """One of the two."""
+
+    async def current(self) -> Release:
+        """The release that is there."""
+        ...
+
+    async def present(self, look: Look) -> str:
+        """Its id alone."""
+        ...
+
+    async def contents(self, commits: Sequence[Commit]) -> Mapping[str, str]:
+        """Commit to release id; empty where it has none."""
+        ...
+
+    async def check_out(self, commit: str, look: Look, key: str, scratch: Path, lock: Lock) -> None:
+        """Go there, over whatever is there. Killed anywhere, it can be called again."""
+        ...
+
+
+class Whole:
+    """The whole work tree: HEAD moves, last."""
+
+    def __init__(self, repo: Repo, settings: GitSettings, _place: Place) -> None:
+        self._repo = repo
+        self._settings = settings
+
+    async def current(self) -> Release:
+        head = await self._repo.one("HEAD")
+        if head is None:
+            raise AdapterError(f"{self._repo.path}: HEAD names no commit; check one out", permanent=False)
+        return self._repo.release(head)
+
+    async def present(self, look: Look) -> str:
+        return look.tree
+
+    async def contents(self, commits: Sequence[Commit]) -> Mapping[str, str]:
+        return {commit.sha: commit.tree for commit in commits}
+
+    async def check_out(self, commit: str, _look: Look, key: str, _scratch: Path, lock: Lock) -> None:
+        await self._repo.call(
+            *("checkout", "--force", "--detach", "--quiet", "--no-recurse-submodules", commit, "--"),
+            lock=lock,
+            env={"GIT_REFLOG_ACTION": f"rollbackd {one_line(key)}"},
+            timeout=self._settings.timeout,
+        )
+
+
+class Paths:
+    """Only what lies at `paths`."""
+
+    def __init__(self, repo: Repo, settings: GitSettings, place: Place) -> None:
+        self._repo = repo
+        self._settings = settings
+        self._scratch: Path = place.scratch
+        self._known: dict[str, str] = {}
+        """Commit to content: a commit never changes."""
+        self._looking = asyncio.Lock()
+        """The directory of a look is one."""
+
+    async def current(self) -> Release:
+        look, commits = await asyncio.gather(self._repo.look(), self._repo.known())
+        present, contents = await self.present(look), await self.contents(commits)
+        same = [commit for commit in newest_first(commits) if contents[commit.sha] == present]
+        return self._repo.release(*same, content=present) if same else Release(present, "uncommitted")
+
+    async def present(self, look: Look) -> str:
+        if not await dirty(self._repo, self._settings.paths):
+            (content,) = await self._repo.contents([look.commit])
+        else:
+            content = await self._uncommitted(look)
+        return content or NOTHING
+
+    async def _uncommitted(self, look: Look) -> str:
+        """What lies there, found with an index and objects of our own: a look writes nothing into the repository."""
+        async with self._looking:
+            directory = self._scratch / "look"
+            await asyncio.to_thread(_fresh, directory)
+            env = {
+                "GIT_INDEX_FILE": str(directory / "index"),
+                "GIT_OBJECT_DIRECTORY": str(directory / "objects"),
+                "GIT_ALTERNATE_OBJECT_DIRECTORIES": _quoted(look.common / "objects"),
+            }
+            try:
+                await self._stage(look, directory / "index", env)
+                tree = (await self._repo.call("write-tree", env=env)).strip()
+                (content,) = await self._repo.contents([tree], env)
+            finally:
+                await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
+            return content
+
+    async def _stage(self, look: Look, index: Path, env: Mapping[str, str], lock: Lock | None = None) -> None:
+        """Make an index that knows all that lies at `paths`, beside what the real one knows."""
+        await asyncio.to_thread(copy_index, look, index)
+        there = await asyncio.to_thread(self._on_disk)
+        gone = [path for path in self._settings.paths if path not in there]
+        if there:
+            await self._repo.call("add", "--all", "--", *there, env=env, lock=lock, timeout=self._settings.timeout)
+        if gone:
+            await self._repo.call(
+                "rm", "-r", "--cached", "--quiet", "--force", "--ignore-unmatch", "--", *gone, env=env, lock=lock
+            )
+
+    def _on_disk(self) -> list[str]:
+        """Those of `paths` that are there; git stops at others."""
+        return [path for path in self._settings.paths if os.path.lexists(self._repo.path / path)]
+
+    async def contents(self, commits: Sequence[Commit]) -> Mapping[str, str]:
+        wanted = [commit.sha for commit in commits]
+        missing = [sha for sha in wanted if sha not in self._known]
+        if missing:
+            found = dict(zip(missing, await self._repo.contents(missing), strict=True))
+            self._known = {sha: self._known[sha] for sha in wanted if sha in self._known} | found
+        return self._known
+
+    async def check_out(self, commit: str, look: Look, _key: str, scratch: Path, lock: Lock) -> None:
+        """With an index of our own that knows all that lies there, so that what the target has not is removed."""
+        index = scratch / "index"
+        env = {"GIT_INDEX_FILE": str(index)}
+        await self._stage(look, index, env, lock)
+        paths = self._settings.paths
+        wanted = await self._repo.call("ls-tree", "-z", "--name-only", commit, "--", *paths)
+        lying = await self._repo.call("ls-files", "-z", "--", *paths, env=env)
+        names = [PurePosixPath(name) for name in f"{wanted}{lying}".split("\0") if name]
+        known = [path for path in paths if any(name.is_relative_to(path) for name in names)]  # git stops at others
+        if known:
+            await self._repo.call(
+                *("checkout", "--force", "--quiet", "--no-overlay", "--no-recurse-submodules", commit, "--", *known),
+                lock=lock,
+                env=env,
+                timeout=self._settings.timeout,
+            )
+        index.unlink(missing_ok=True)
+
+
+def _fresh(directory: Path) -> None:
+    shutil.rmtree(directory, ignore_errors=True)
+    (directory / "objects").mkdir(mode=0o700, parents=True)
+
+
+def _quoted(path: Path) -> str:
+    """As git reads a list of directories that are separated by colons."""
+    text = str(path).replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{text}"'

@@ -1,0 +1,202 @@
+"""The past of a repository, kept as tags: made, listed, verified, compared, restored, dropped.
+
+A snapshot is an annotated tag at the commit that is there. Uncommitted work is kept beside it as a stash, under
+`refs/rollbackd/snapshots/<name>/work`. With `paths` the tag is at that stash, so that what was there can be gone back
+to, committed or not. Only names and sizes are ever shown of what differs, never contents.
+"""
+
+import asyncio
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from itertools import count
+
+from rollbackd.adapter import AdapterError, Difference, Place, Snapshot, SnapshotProblem
+from rollbackd.clock import Clock
+from rollbackd.model import Release
+from rollbackd.process import Lock, Spawner
+from rollbackd_adapters.failures import as_adapter_errors
+from rollbackd_adapters.git import bundles, rehearsal
+from rollbackd_adapters.git.damage import unreadable
+from rollbackd_adapters.git.repo import Repo, resource_of
+from rollbackd_adapters.git.saving import stash
+from rollbackd_adapters.git.settings import GitSettings
+from rollbackd_adapters.git.tags import Tag, built_name, check_name, make, saved_ref, tags
+from rollbackd_adapters.git.way import Way
+from rollbackd_adapters.traces import Trace, safe_name
+
+_SHOWN = 10_000
+"""Differences that are told."""
+_KINDS = {"A": "added", "D": "removed"}
+
+
+class TagSnapshots:
+    """What a repository keeps of its own past."""
+
+    def __init__(self, settings: GitSettings, place: Place, way: Way) -> None:
+        self._settings = settings
+        self._place = place
+        self._way = way
+        self._repo = Repo(settings, place)
+        self._spawner: Spawner = place.spawner
+        self._clock: Clock = place.clock
+        self._held = resource_of(settings)
+
+    async def take(self, name: str = "", why: str = "manual") -> Snapshot:
+        if name:
+            check_name(name)
+        with as_adapter_errors():
+            async with self._spawner.hold(self._held, wait=self._settings.timeout) as lock:
+                head = await self._way.standing()
+                work = await self._work(lock)
+                known = {tag.name: tag for tag in await tags(self._repo)}
+                wanted = name or self._free_name(why, known)
+                commit = work if work and self._settings.paths else head
+                if (found := known.get(wanted)) is not None:
+                    if await self._differs(found, commit, work):
+                        raise AdapterError(f"{wanted} is another snapshot already; give another name", permanent=True)
+                else:
+                    if work:
+                        await self._repo.call("update-ref", saved_ref(wanted), work, lock=lock)
+                    await make(self._repo, self._settings, wanted, commit, why, lock)
+        return await self._snapshot(wanted)
+
+    def _free_name(self, why: str, known: Collection[str]) -> str:
+        base = built_name(self._place.layer, why, self._clock.now())
+        return next(name for n in count(1) if (name := base if n == 1 else f"{base}-{n}") not in known)
+
+    async def _work(self, lock: Lock) -> str:
+        """What is uncommitted, as a commit that nothing names yet; "" for nothing, or without a work tree."""
+        if self._settings.strategy == "revert":
+            return ""
+        scratch = self._place.scratch / "take"
+        await asyncio.to_thread(scratch.mkdir, mode=0o700, parents=True, exist_ok=True)
+        return await stash(self._repo, self._settings, await self._repo.look(), "", scratch, lock)
+
+    async def _differs(self, tag: Tag, commit: str, work: str) -> bool:
+        """Whether a tag of that name keeps anything else than what is there now."""
+        kept = await self._tree_of(saved_ref(tag.name))
+        there = await self._tree_of(work) if work else ""
+        return kept != there or (not (work and self._settings.paths) and tag.commit != commit)
+
+    async def _tree_of(self, revision: str) -> str:
+        answer = await self._repo.ask("rev-parse", "--verify", "--quiet", f"{revision}^{{tree}}")
+        return answer.stdout.decode().strip() if answer.ok else ""
+
+    async def snapshots(self) -> Sequence[Snapshot]:
+        found = await tags(self._repo)
+        releases = await self._releases(found)
+        return [tag.snapshot(release) for tag, release in zip(found, releases, strict=True)]
+
+    async def _releases(self, found: Sequence[Tag]) -> list[str]:
+        if not self._settings.paths or not found:
+            return [tag.tree for tag in found]
+        return await self._repo.contents([tag.commit for tag in found])
+
+    async def _snapshot(self, name: str) -> Snapshot:
+        for snapshot in await self.snapshots():
+            if snapshot.name == name:
+                return snapshot
+        raise AdapterError(f"there is no snapshot {check_name(name)} in {self._repo.path}", permanent=True)
+
+    async def _tag(self, name: str) -> Tag:
+        for tag in await tags(self._repo):
+            if tag.name == name:
+                return tag
+        raise AdapterError(f"there is no snapshot {check_name(name)} in {self._repo.path}", permanent=True)
+
+    async def verify(self, name: str) -> Sequence[SnapshotProblem]:
+        tag = await self._tag(name)
+        answer = await self._repo.ask(
+            *("fsck", "--connectivity-only", "--no-dangling", "--no-progress", "--no-reflogs", tag.object),
+            timeout=self._settings.timeout,
+        )
+        if answer.timed_out or answer.truncated:
+            raise AdapterError(f"{name}: reading all of it took too long; make `timeout` longer", permanent=False)
+        said = f"{answer.stdout.decode(errors='replace')}\n{answer.stderr}".split("\n")
+        problems = [] if answer.ok else [line for line in said if line][:20] or [f"git fsck: {answer.ending}"]
+        if broken := await unreadable(self._repo, tag.commit):
+            problems.append(broken)
+        return [SnapshotProblem(name, "", self._spawner.clean(text)) for text in problems]
+
+    async def diff(self, older: str, newer: str = "") -> Sequence[Difference]:
+        revisions = [(await self._tag(name)).commit for name in (older, newer) if name]
+        if not newer and self._settings.strategy == "revert":
+            revisions.append(await self._way.standing())
+        base = ("diff", "--no-renames", "--no-ext-diff", "--no-textconv", "--ignore-submodules=dirty", "-z")
+        rest = (*revisions, "--", *self._settings.paths)
+        limit = self._settings.timeout
+        names, stats = await asyncio.gather(
+            self._repo.call(*base, "--name-status", *rest, timeout=limit),
+            self._repo.call(*base, "--numstat", *rest, timeout=limit),
+        )
+        sizes = {path: f"+{plus} -{minus}" for plus, minus, path in map(_numbers, filter(None, stats.split("\0")))}
+        parts = iter(names.split("\0"))
+        found = [
+            Difference(path, _KINDS.get(kind[:1], "changed"), (f"{sizes.get(path, '+- -')} lines",))  # type: ignore[arg-type]
+            for kind, path in zip(parts, parts, strict=False)
+            if kind
+        ]
+        if len(revisions) == 1:
+            found += [Difference(path, "added", ("not known to git",)) for path in await self._untracked()]
+        return sorted(found, key=lambda one: one.path)[:_SHOWN]
+
+    async def _untracked(self) -> list[str]:
+        options = ("ls-files", "-z", "--others", "--exclude-standard", "--directory")
+        answer = await self._repo.call(*options, "--", *self._settings.paths)
+        return [path for path in answer.split("\0") if path]
+
+    async def restore(self, name: str, key: str, only: Sequence[str] = ()) -> Snapshot:
+        if only:
+            raise AdapterError(
+                "a repository is restored as a whole; `paths` in a layer of its own for a part", permanent=True
+            )
+        target = await self._snapshot(name)
+        before = check_name(f"rollback-before-{safe_name(key)}"[:120])
+        known = [tag.name for tag in await tags(self._repo)]
+        kept = await (self._snapshot(before) if before in known else self.take(before, "before"))
+        change = replace(await self._way.plan(Release(target.release)), key=key)
+        begun = Trace(self._place.scratch, change).begun
+        if begun is not None:
+            change = replace(change, before=Release(str(begun["before"])))
+        await self._way.apply(change)
+        return kept
+
+    async def export_to(self, name: str, path: str) -> None:
+        tag = await self._tag(name)
+        with as_adapter_errors():
+            async with self._spawner.hold(self._held, wait=self._settings.timeout) as lock:
+                await bundles.write(self._repo, tag, path, lock)
+
+    async def import_from(self, path: str) -> Snapshot:
+        with as_adapter_errors():
+            async with self._spawner.hold(self._held, wait=self._settings.timeout) as lock:
+                name = await bundles.read(self._repo, path, lock)
+        return await self._snapshot(name)
+
+    async def rehearse(self, name: str) -> Sequence[SnapshotProblem]:
+        tag = await self._tag(name)
+        with as_adapter_errors():
+            async with self._spawner.hold(self._held, wait=self._settings.timeout) as lock:
+                problems = await rehearsal.problems(self._repo, self._settings, self._place, tag, lock)
+        return [SnapshotProblem(name, "", self._spawner.clean(text)) for text in problems]
+
+    async def prune(self, spare: Collection[str] = (), last: int = 0) -> Sequence[str]:
+        with as_adapter_errors():
+            async with self._spawner.hold(self._held, wait=self._settings.timeout) as lock:
+                ours = [tag for tag in await tags(self._repo) if tag.ours]
+                releases = dict(zip((tag.name for tag in ours), await self._releases(ours), strict=True))
+                kept = {*spare, (await self._way.current()).id}
+                old = [tag for tag in ours[last or self._settings.keep_snapshots :] if releases[tag.name] not in kept]
+                for tag in old:
+                    await self._drop(tag, lock)
+        return [tag.name for tag in old]
+
+    async def _drop(self, tag: Tag, lock: Lock) -> None:
+        """The tag last: what is cut off between the two is found again by its tag."""
+        await self._repo.call("update-ref", "-d", saved_ref(tag.name), lock=lock)
+        await self._repo.call("update-ref", "-d", f"refs/tags/{tag.name}", tag.object, lock=lock)
+
+
+def _numbers(row: str) -> tuple[str, str, str]:
+    plus, minus, path = row.split("\t", 2)
+    return plus, minus, path

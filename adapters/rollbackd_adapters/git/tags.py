@@ -1,0 +1,113 @@
+"""Snapshots as annotated tags: their names, how they are written, how they are read back. Nothing here decides.
+
+A tag that rollbackd made says so by trailers in its message; those alone it ever deletes.
+"""
+
+import fnmatch
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from rollbackd.adapter import AdapterError, Snapshot
+from rollbackd.process import Lock, one_line
+from rollbackd_adapters.git.repo import Repo
+from rollbackd_adapters.git.settings import GitSettings
+
+WHY, FILES, SIZE = "Rollbackd-Why", "Rollbackd-Files", "Rollbackd-Size"
+LOOKED_FOR = ("checkpoint-*", "rollback-*", "snapshot-*")
+"""Tags of these names are snapshots whoever made them."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
+_FIELDS = (
+    *("refname:strip=2", "objectname", "objecttype", "*objecttype", "*objectname", "*tree", "tree", "creatordate:unix"),
+    "contents:trailers:only,unfold",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Tag:
+    """A tag that leads to a commit."""
+
+    name: str
+    object: str
+    """What the ref names: the tag itself, or the commit of a light one."""
+    commit: str
+    tree: str
+    at: datetime
+    why: str
+    files: int
+    size: int
+
+    @property
+    def ours(self) -> bool:
+        return bool(self.why)
+
+    def snapshot(self, release: str) -> Snapshot:
+        return Snapshot(self.name, release, self.at, self.why or "manual", self.size, self.files)
+
+
+def check_name(name: str) -> str:
+    """:raises AdapterError: permanent, for a name that cannot be a tag's."""
+    if _NAME.fullmatch(name) is None or ".." in name or name.endswith((".", ".lock")):
+        raise AdapterError(
+            f"{one_line(name)!r} cannot be the name of a tag: letters, digits and ._- only, 120 at most", permanent=True
+        )
+    return name
+
+
+def built_name(layer: str, why: str, now: datetime) -> str:
+    """`checkpoint-<layer>-<why>-<utc>`, or `rollback-<why>-<utc>` for what is kept before a rollback."""
+    utc = now.astimezone(UTC).strftime("%Y%m%dT%H%M%SZ")
+    word = re.sub(r"[^A-Za-z0-9_-]+", "-", why)[:40].strip("-") or "manual"
+    return f"rollback-{word}-{utc}" if word == "before" else check_name(f"checkpoint-{layer}-{word}-{utc}")
+
+
+def saved_ref(name: str) -> str:
+    """Where a snapshot's uncommitted work is: a stash, kept as long as its tag. Pruning by age does not see it."""
+    return f"refs/rollbackd/snapshots/{name}/work"
+
+
+async def tags(repo: Repo) -> list[Tag]:
+    """All snapshots, newest first."""
+    form = "".join(f"%({field})%00" for field in _FIELDS)
+    answer = await repo.call("for-each-ref", "--sort=-refname", "--sort=-creatordate", f"--format={form}", "refs/tags")
+    texts = [text.strip() for text in answer.split("\0")]
+    rows = zip(*[iter(texts)] * len(_FIELDS), strict=False)
+    found = [tag for row in rows if (tag := _tag(*row)) is not None]
+    return [tag for tag in found if tag.ours or any(fnmatch.fnmatchcase(tag.name, glob) for glob in LOOKED_FOR)]
+
+
+def _tag(
+    name: str,
+    own: str,
+    kind: str,
+    leads_to: str,
+    commit: str,
+    its_tree: str,
+    tree: str,
+    at: str,
+    trailers: str,
+) -> Tag | None:
+    if kind == "commit":
+        commit, its_tree, leads_to = own, tree, "commit"
+    if leads_to != "commit" or _NAME.fullmatch(name) is None:
+        return None
+    said = dict(line.split(": ", 1) for line in trailers.splitlines() if ": " in line)
+    files, size = (int(text) if (text := said.get(key, "")).isdecimal() else 0 for key in (FILES, SIZE))
+    why = one_line(said.get(WHY, ""))
+    return Tag(name, own, commit, its_tree, datetime.fromtimestamp(int(at or 0), UTC), why, files, size)
+
+
+async def make(repo: Repo, settings: GitSettings, name: str, commit: str, why: str, lock: Lock) -> None:
+    """Write an annotated tag, which must not be there yet."""
+    listed = await repo.call("ls-tree", "-r", "-l", "-z", commit, timeout=settings.timeout)
+    sizes = [row.split("\t")[0].split()[3] for row in listed.split("\0") if row]
+    total = sum(int(size) for size in sizes if size.isdigit())
+    who, _, address = settings.author.rstrip(">").partition(" <")
+    message = f"Snapshot by rollbackd\n\n{WHY}: {one_line(why) or 'manual'}\n{FILES}: {len(sizes)}\n{SIZE}: {total}\n"
+    await repo.call(
+        *("tag", "--annotate", "--no-sign", "--cleanup=verbatim", "--file=-", name, commit),
+        stdin=message.encode(),
+        env={"GIT_COMMITTER_NAME": who, "GIT_COMMITTER_EMAIL": address},
+        lock=lock,
+    )

@@ -1,0 +1,241 @@
+"""Any service that can be rolled back by URL: a CI's jobs, a server of feature flags, a deployment API.
+
+It moves whatever the service behind the URLs moves, and saves nothing by itself. `apply` is sent once and its work
+waited for; when no answer came, `progress` or `current` is asked before it is sent again, with the same key in the
+`Idempotency-Key` header (https://datatracker.ietf.org/doc/draft-ietf-httpapi-idempotency-key-header/). Only when the
+service itself said that the work failed is it begun anew, with a new key.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, ClassVar
+from urllib.parse import urlsplit
+
+from rollbackd import jsonpath
+from rollbackd.adapter import AdapterError, Place, Settings
+from rollbackd.boundary import boundary
+from rollbackd.clock import Clock
+from rollbackd.model import NO_RELEASE, Change, Problem, Progress, Release, Traits
+from rollbackd.process import Spawner, one_line
+from rollbackd.units import Secret, format_duration, show
+from rollbackd_adapters import web
+from rollbackd_adapters.failures import as_adapter_errors
+from rollbackd_adapters.http.reading import check_id, release_of
+from rollbackd_adapters.http.settings import HttpSettings, Reading
+from rollbackd_adapters.traces import Trace
+
+__all__ = ["Http", "HttpSettings"]
+
+_NOT_THERE = 404
+
+
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """How far the work is, and in which words."""
+
+    progress: Progress
+    words: str = ""
+    failed: bool = False
+    """The service said that it ended without success."""
+
+
+class Http:
+    """One layer behind URLs."""
+
+    settings_model: ClassVar[type[Settings]] = HttpSettings
+
+    def __init__(self, settings: HttpSettings, place: Place) -> None:
+        self._settings = settings
+        self._place = place
+        self._clock: Clock = place.clock
+        self._running: tuple[str, float] = ("", 0.0)
+        self.resource = settings.resource or f"http:{place.service}/{place.layer}"
+        self.traits = Traits(releases=settings.current is not None, data=settings.holds_data)
+
+    async def current(self) -> Release:
+        return release_of(*await self._read(self._settings.current))
+
+    async def releases(self) -> Sequence[Release]:
+        found, reading, where = await self._read(self._settings.releases)
+        if not isinstance(found, list):
+            raise AdapterError(f"{where}: there is no list of releases; correct `json`", permanent=False)
+        return [release_of(item, reading, where) for item in found]
+
+    async def plan(self, target: Release) -> Change:
+        reversible = not self._settings.irreversible
+        if not self.traits.releases:
+            return Change(self._place.layer, NO_RELEASE, NO_RELEASE, reversible=reversible)
+        check_id(target)
+        known = {release.id: release for release in await self.releases()}
+        if target.id not in known:
+            raise AdapterError(f"{one_line(target.name)} is not among the releases that are told", permanent=True)
+        return Change(self._place.layer, await self.current(), known[target.id], reversible=reversible)
+
+    async def apply(self, change: Change) -> None:
+        self._check(change)
+        trace = Trace(self._place.scratch, change)
+        spawner: Spawner = self._place.spawner
+        with as_adapter_errors():
+            async with spawner.hold(self.resource):
+                said = await self._ask(change, trace)
+                if said.progress is Progress.NOT_STARTED:
+                    await self._send(change, trace, again=said.failed)
+                    said = await self._ask(change, trace)
+                await self._until_done(change, trace, said)
+                trace.finish(after=change.after.id)
+
+    async def _send(self, change: Change, trace: Trace, *, again: bool) -> None:
+        begun = trace.begun or {"attempt": 1}
+        attempt = int(begun["attempt"]) + (1 if again else 0)
+        trace.begin(key=change.key, before=change.before.id, after=change.after.id, attempt=attempt, accepted=0)
+        boundary("http.begun")
+        words = self._words(change, attempt)
+        key = {self._settings.idempotency_header: words["key"]}
+        answer = await web.call(self._settings.apply, self._place, words, self._settings.request_timeout, headers=key)
+        boundary("http.sent")
+        web.accepted(answer, self._place)
+        trace.begin(accepted=self._clock.now().timestamp())
+        boundary("http.accepted")
+
+    async def _until_done(self, change: Change, trace: Trace, said: _Said) -> None:
+        deadline = self._clock.monotonic() + self._settings.timeout.total_seconds()
+        while said.progress is not Progress.DONE:
+            if said.progress is Progress.SUPERSEDED:
+                raise AdapterError(
+                    f"{self._place.layer} is not where this rollback began nor where it goes: somebody else moved it, "
+                    "and it is left to them",
+                    permanent=True,
+                )
+            if said.progress is Progress.NOT_STARTED or self._clock.monotonic() > deadline:
+                late = "" if said.failed else f" after {format_duration(self._settings.timeout)}"
+                raise AdapterError(f"{self._place.layer} is not done{late}: {said.words}", permanent=False)
+            await self._clock.sleep(self._settings.every)
+            said = await self._ask(change, trace)
+
+    async def progress(self, change: Change) -> Progress:
+        self._check(change)
+        key, asked = self._running
+        now = self._clock.monotonic()
+        if key == change.key and now - asked < self._settings.every.total_seconds():
+            return Progress.RUNNING  # somebody asks us more often than the service should be asked
+        with as_adapter_errors():
+            said = await self._ask(change, Trace(self._place.scratch, change))
+        self._running = (change.key, now) if said.progress is Progress.RUNNING else ("", 0.0)
+        return said.progress
+
+    # -- how far it is --------------------------------------------------------------------------
+    async def _ask(self, change: Change, trace: Trace) -> _Said:
+        """What the service, its present release and our own traces say together."""
+        begun = trace.begun
+        told = _Said(Progress.DONE) if trace.done is not None else await self._told(change, begun)
+        if told.progress is Progress.RUNNING:
+            return told
+        # Asked second: work that ended between the two shows its effect, and not the state from before it.
+        present = (await self.current()).id if self.traits.releases else change.after.id
+        if trace.done is not None:
+            return _Said(Progress.DONE if present == change.after.id else Progress.SUPERSEDED)
+        if self.traits.releases and present not in {change.before.id, change.after.id}:
+            return _Said(Progress.SUPERSEDED)
+        if self.traits.releases and present == change.after.id and not told.failed:
+            return _Said(Progress.DONE)
+        if told.failed or begun is None or (told.progress is Progress.DONE and not self.traits.releases):
+            return told
+        if self._is_fresh(begun):
+            return _Said(Progress.RUNNING, told.words or f"{one_line(change.before.name)} still runs")
+        return _Said(Progress.NOT_STARTED, told.words or f"{one_line(change.before.name)} still runs")
+
+    async def _told(self, change: Change, begun: dict[str, Any] | None) -> _Said:
+        """What the progress URL says of our own work. Before that is begun it could only speak of somebody else's."""
+        question = self._settings.progress
+        if question is None or begun is None:
+            return _Said(Progress.NOT_STARTED)
+        words = self._words(change, int(begun["attempt"]))
+        answer = await web.ask(question, self._place, words, self._settings.request_timeout)
+        if answer.status == _NOT_THERE:
+            return _Said(Progress.NOT_STARTED, f"{answer.where} answered 404")
+        document = web.accepted(answer, self._place).json()
+        word = _word(_found(document, question.json_at, answer.where))
+        said = f"{answer.where} says {show(one_line(word))}"
+        if word in question.done:
+            return _Said(Progress.DONE, said)
+        if word in question.running:
+            return _Said(Progress.RUNNING, said)
+        if word in question.failed:
+            return _Said(Progress.NOT_STARTED, said, failed=True)
+        raise AdapterError(f"{said}, which is none of `done`, `running` and `failed`; add it", permanent=False)
+
+    def _is_fresh(self, begun: dict[str, Any]) -> bool:
+        """Whether the service took it so short a time ago that it may still be on its way."""
+        age = self._clock.now().timestamp() - float(begun["accepted"])
+        return timedelta(seconds=age) < self._settings.timeout
+
+    def _words(self, change: Change, attempt: int) -> dict[str, str]:
+        """What `{…}` stands for; an attempt after one that failed has a key of its own."""
+        words = web.words_of(self._place, change=change)
+        return words | {"key": change.key if attempt == 1 else f"{change.key}/{attempt}"}
+
+    # -- could it work now? ---------------------------------------------------------------------
+    async def ready(self) -> Sequence[Problem]:
+        try:
+            if self.traits.releases:
+                await asyncio.gather(self.current(), self.releases())
+            self._look_for_secrets()
+            await self._reach()
+        except AdapterError as error:
+            return [Problem(self._place.layer, str(error))]
+        return []
+
+    def _look_for_secrets(self) -> None:
+        for question in (self._settings.apply, self._settings.progress):
+            for name, value in question.headers.items() if question is not None else ():
+                try:
+                    _ = self._place.reveal(value) if isinstance(value, Secret) else value
+                except (ValueError, OSError) as error:
+                    raise AdapterError(f"header {name}: {error}", permanent=False) from None
+
+    async def _reach(self) -> None:
+        """Whether somebody listens where `apply` goes; no request is sent."""
+        parts = urlsplit(self._settings.apply.url)
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        try:
+            async with asyncio.timeout(self._settings.request_timeout.total_seconds()):
+                _, writer = await asyncio.open_connection(parts.hostname, port)
+        except OSError as error:
+            reason = (error.strerror or str(error) or type(error).__name__).lower()
+            raise AdapterError(
+                f"{parts.hostname}:{port}, where `apply` goes, cannot be reached: {reason}", permanent=False
+            ) from None
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+
+    # -- asking ---------------------------------------------------------------------------------
+    async def _read(self, reading: Reading | None) -> tuple[Any, Reading, str]:
+        """What is there, the settings that say how to read it, and where it was read."""
+        if reading is None:
+            raise AdapterError("this layer has no releases; see its `traits`", permanent=True)
+        words = web.words_of(self._place)
+        answer = web.accepted(await web.ask(reading, self._place, words, self._settings.request_timeout), self._place)
+        return _found(answer.json(), reading.json_at, answer.where), reading, answer.where
+
+    def _check(self, change: Change) -> None:
+        if self.traits.releases:
+            check_id(change.before)
+            check_id(change.after)
+        elif change.after != NO_RELEASE:
+            raise AdapterError(f"{self._place.layer} has no releases, so it cannot go to one", permanent=True)
+
+
+def _found(document: Any, path: str, where: str) -> Any:
+    try:
+        return jsonpath.at(document, path)
+    except ValueError as error:
+        raise AdapterError(f"{where}: {error}", permanent=False) from None
+
+
+def _word(value: Any) -> str:
+    """A text as it is; anything else as JSON writes it, so that `true` and `200` can be named."""
+    return value if isinstance(value, str) else str(value).lower()

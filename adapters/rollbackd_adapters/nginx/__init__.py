@@ -1,0 +1,82 @@
+"""nginx: a maintenance page that is switched on and off, or traffic that is led to another upstream.
+
+Uses the `nginx` program, or whatever `test` and `reload` name (https://nginx.org/en/docs/control.html). What is
+switched is a link that nginx's configuration includes. It is led elsewhere by rename, all of the configuration is
+tested, nginx reloads, and the switch is done when new workers serve: old ones finish their connections meanwhile.
+Whatever nginx does not take is put back at once. Nothing is saved first, since nothing but the link changes.
+"""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from rollbackd.adapter import AdapterError, Needs, Place, Settings
+from rollbackd.model import Change, Problem, Progress, Release, Traits
+from rollbackd_adapters.nginx.maintenance import Maintenance
+from rollbackd_adapters.nginx.settings import NginxSettings
+from rollbackd_adapters.nginx.switch import unit_of
+from rollbackd_adapters.nginx.upstream import BlueGreen
+
+__all__ = ["Nginx", "NginxSettings"]
+
+
+class Nginx:
+    """One link of one nginx."""
+
+    settings_model: ClassVar[type[Settings]] = NginxSettings
+
+    def __init__(self, settings: NginxSettings, place: Place) -> None:
+        self._settings = settings
+        self._place = place
+        self._link = settings.upstream.link if settings.upstream is not None else settings.link
+        self.resource = f"nginx:{self._link}"
+        self._upstream = BlueGreen(settings, place, self.resource) if settings.upstream is not None else None
+        self._page = Maintenance(settings, place, self.resource) if settings.upstream is None else None
+        serves = self._upstream is not None
+        self.traits = Traits(releases=serves, step=serves, bracket=not serves)
+
+    @property
+    def needs(self) -> Needs:
+        """The link's directory, and the unit when systemd is asked to reload it."""
+        assert self._link is not None
+        unit = unit_of(self._settings.reload)
+        return Needs(writes=(self._link.parent,), units={unit: (self._settings.reload[1],)} if unit else {})
+
+    async def current(self) -> Release:
+        return await self._as_step.current()
+
+    async def releases(self) -> Sequence[Release]:
+        return await self._as_step.releases()
+
+    async def plan(self, target: Release) -> Change:
+        return await self._as_step.plan(target)
+
+    async def apply(self, change: Change) -> None:
+        await self._as_step.apply(change)
+
+    async def progress(self, change: Change) -> Progress:
+        return await self._as_step.progress(change)
+
+    async def ready(self) -> Sequence[Problem]:
+        one = self._upstream or self._as_bracket
+        return [Problem(self._place.layer, text) for text in await one.problems()]
+
+    async def inside(self, key: str) -> bool:  # noqa: ARG002  # a page is on or off, whoever switched it
+        return await self._as_bracket.inside()
+
+    async def enter(self, key: str) -> None:  # noqa: ARG002
+        await self._as_bracket.enter()
+
+    async def leave(self, key: str) -> None:  # noqa: ARG002
+        await self._as_bracket.leave()
+
+    @property
+    def _as_step(self) -> BlueGreen:
+        if self._upstream is None:
+            raise AdapterError(f"{self._place.layer} is a maintenance page: it has no releases", permanent=True)
+        return self._upstream
+
+    @property
+    def _as_bracket(self) -> Maintenance:
+        if self._page is None:
+            raise AdapterError(f"{self._place.layer} is an upstream: it cannot be entered", permanent=True)
+        return self._page

@@ -1,0 +1,130 @@
+"""Which of several upstreams serves: blue or green. The releases are the names of the choices."""
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+from rollbackd.adapter import AdapterError, Place
+from rollbackd.clock import Clock
+from rollbackd.model import Change, Progress, Release
+from rollbackd.process import Lock, Spawner, one_line
+from rollbackd_adapters.failures import as_adapter_errors
+from rollbackd_adapters.nginx.settings import NginxSettings
+from rollbackd_adapters.nginx.switch import Switch, text_shown
+from rollbackd_adapters.traces import Trace
+from rollbackd_adapters.web import Question, accepted, ask, words_of
+
+_ASK = timedelta(seconds=10)
+
+
+class BlueGreen:
+    """One link that says where the traffic goes."""
+
+    def __init__(self, settings: NginxSettings, place: Place, resource: str) -> None:
+        assert settings.upstream is not None
+        self._settings = settings
+        self._upstream = settings.upstream
+        self._place = place
+        self._spawner: Spawner = place.spawner
+        self._clock: Clock = place.clock
+        self._resource = resource
+        self._switch = Switch(settings, place, settings.upstream.link)
+
+    async def current(self) -> Release:
+        return self._present()
+
+    def _present(self) -> Release:
+        for name, path in self._upstream.choices.items():
+            if self._switch.leads_to(path):
+                return _release(name)
+        where = self._switch.where()
+        leads = "is not there" if where is None else f"leads to {where}"
+        raise AdapterError(
+            f"{self._upstream.link} {leads}, which is none of `choices`; lead it to one of them", permanent=False
+        )
+
+    async def releases(self) -> Sequence[Release]:
+        return [_release(name) for name in self._upstream.choices]
+
+    async def plan(self, target: Release) -> Change:
+        return Change(self._place.layer, self._present(), self._known(target))
+
+    async def progress(self, change: Change) -> Progress:
+        self._check(change)
+        trace = Trace(self._place.scratch, change)
+        if self._spawner.held(self._resource):
+            return Progress.RUNNING
+        return self._progress(change, trace)
+
+    def _progress(self, change: Change, trace: Trace) -> Progress:
+        present = self._present()
+        if trace.done is not None or trace.begun is None:
+            if present == change.after:
+                return Progress.DONE
+            untouched = trace.done is None and present == change.before
+            return Progress.NOT_STARTED if untouched else Progress.SUPERSEDED
+        return Progress.NOT_STARTED if present in {change.before, change.after} else Progress.SUPERSEDED
+
+    async def apply(self, change: Change) -> None:
+        self._check(change)
+        trace = Trace(self._place.scratch, change)
+        with as_adapter_errors():
+            async with self._spawner.hold(self._resource, wait=self._settings.timeout) as lock:
+                progress = self._progress(change, trace)
+                if progress is Progress.SUPERSEDED:
+                    raise AdapterError(
+                        f"{self._upstream.link} leads to {self._present().id}, which is neither where this rollback "
+                        "began nor where it goes: somebody else moved it, and it is left to them",
+                        permanent=True,
+                    )
+                if progress is Progress.NOT_STARTED:
+                    await self._go(change, trace, lock)
+
+    async def _go(self, change: Change, trace: Trace, lock: Lock) -> None:
+        """Switch; after a crash between the link and the reload, reload once more."""
+        if self._present() != change.after:
+            await self._must_be_healthy(change.after.id)
+        trace.begin(key=change.key, before=change.before.id, after=change.after.id)
+        choices = self._upstream.choices
+        shown = text_shown(self._upstream.says.get(change.after.id, ""))
+        await self._switch.to(choices[change.after.id], choices[change.before.id], shown, lock)
+        trace.finish(after=change.after.id)
+
+    async def _must_be_healthy(self, name: str) -> None:
+        """:raises AdapterError: one answer in a row was not good; nothing was touched."""
+        url = self._upstream.healthy.get(name)
+        if url is None:
+            return
+        limit = min(_ASK, self._settings.timeout)
+        for number in range(1, self._upstream.times + 1):
+            if number > 1:
+                await self._clock.sleep(self._upstream.every)
+            try:
+                accepted(await ask(Question(url=url), self._place, words_of(self._place), limit), self._place)
+            except AdapterError as error:
+                raise AdapterError(
+                    f"{name} is not healthy, so the traffic stays where it is ({number} of {self._upstream.times}): "
+                    f"{error}",
+                    permanent=False,
+                    evidence=error.evidence,
+                ) from error
+
+    async def problems(self) -> list[str]:
+        try:
+            self._present()
+        except AdapterError as error:
+            return [str(error)]
+        return await self._switch.problems(list(self._upstream.choices.values()))
+
+    def _check(self, change: Change) -> None:
+        self._known(change.before)
+        self._known(change.after)
+
+    def _known(self, release: Release) -> Release:
+        if release.id not in self._upstream.choices:
+            known = ", ".join(self._upstream.choices)
+            raise AdapterError(f"{one_line(release.name)} is not among `choices` ({known})", permanent=True)
+        return _release(release.id)
+
+
+def _release(name: str) -> Release:
+    return Release(name, label=name)

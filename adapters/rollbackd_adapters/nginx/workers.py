@@ -1,0 +1,62 @@
+"""Which workers a running nginx has, as the kernel shows them. Read only.
+
+https://nginx.org/en/docs/control.html: after a reload the master starts new workers and asks the old ones to finish.
+"""
+
+import contextlib
+import os
+from pathlib import Path
+
+from rollbackd.adapter import AdapterError
+
+_PROC = Path("/proc")
+
+
+def master(pid: Path) -> int:
+    """The first process of nginx. :raises AdapterError: not permanent; it does not run, or cannot be known."""
+    try:
+        number = int(pid.read_text())
+        os.kill(number, 0)  # only asks
+    except PermissionError:
+        return _readable(pid)
+    except (FileNotFoundError, ProcessLookupError, ValueError, OverflowError):
+        raise AdapterError(f"nginx does not run ({pid}); start it, or correct `pid`", permanent=False) from None
+    except OSError as error:
+        raise AdapterError(f"{pid}: {error.strerror}; correct `pid`", permanent=False) from error
+    return number
+
+
+def _readable(pid: Path) -> int:
+    """It runs as somebody else, or its file is closed to us."""
+    try:
+        return int(pid.read_text())
+    except (OSError, ValueError):
+        raise AdapterError(f"{pid}: rollbackd may not read it; open it, or give `confirm`", permanent=False) from None
+
+
+def workers(pid: Path) -> frozenset[int]:
+    """The workers that take new connections, not those that finish old ones.
+
+    :raises AdapterError: not permanent; nginx does not run, or its processes are hidden from us.
+    """
+    number = master(pid)
+    if not (_PROC / str(number)).exists():
+        raise AdapterError(
+            f"process {number} of nginx is hidden from rollbackd, so a reload could not be seen; give `confirm`, or "
+            "ProtectProc=default in a drop-in of rollbackd.service",
+            permanent=False,
+        )
+    found = set()
+    for entry in _PROC.iterdir():
+        if not entry.name.isdigit():
+            continue
+        with contextlib.suppress(OSError, ValueError, IndexError):  # it ended meanwhile
+            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            if parent == number and _works(entry):
+                found.add(int(entry.name))
+    return frozenset(found)
+
+
+def _works(entry: Path) -> bool:
+    title = (entry / "cmdline").read_bytes()
+    return b"worker process" in title and b"shutting down" not in title

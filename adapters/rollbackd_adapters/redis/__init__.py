@@ -1,0 +1,172 @@
+"""A database of Redis that is emptied, or of which the keys that match a pattern go: a cache after a rollback.
+
+It has no releases, and what it removes is gone: for a cache that is the purpose, with `holds_data` a person must allow
+it by name. It speaks Redis' protocol by redis-py (https://redis.readthedocs.io/) and removes once for each change:
+
+- `flush` empties the database and leaves a key `rollbackd:flushed:…`, for a day, in one transaction: whatever is killed
+  in the middle, that key says whether it was done, so that what came in since is never removed too.
+- `pattern` goes through the database by SCAN and removes by UNLINK, in batches, and keeps where it is on disk. Killed,
+  it goes on there; when Redis itself was started again meanwhile, from the beginning.
+"""
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any, ClassVar
+
+from rollbackd import log
+from rollbackd.adapter import AdapterError, Place, Settings
+from rollbackd.boundary import boundary
+from rollbackd.clock import Clock
+from rollbackd.model import NO_RELEASE, Change, Problem, Progress, Release, Traits
+from rollbackd.process import Spawner
+from rollbackd.units import format_duration
+from rollbackd_adapters.failures import as_adapter_errors
+from rollbackd_adapters.redis.connection import Connection, Refused, connected
+from rollbackd_adapters.redis.ready import problems
+from rollbackd_adapters.redis.settings import RedisSettings
+from rollbackd_adapters.traces import Trace
+
+__all__ = ["Redis", "RedisSettings"]
+
+_MARKED = timedelta(days=1)
+_NOTED = timedelta(seconds=1)
+"""How often the place in the database is written to disk."""
+
+
+class Redis:
+    """One database as a layer without releases."""
+
+    settings_model: ClassVar[type[Settings]] = RedisSettings
+
+    def __init__(self, settings: RedisSettings, place: Place) -> None:
+        self._settings = settings
+        self._place = place
+        self._clock: Clock = place.clock
+        self.resource = f"redis:{settings.where}"
+        self.traits = Traits(releases=False, data=settings.holds_data)
+        self._log = log.get("redis").bind(service=place.service, layer=place.layer)
+
+    async def current(self) -> Release:
+        raise AdapterError(f"{self._place.layer} has no releases; see its `traits`", permanent=True)
+
+    async def releases(self) -> Sequence[Release]:
+        return []
+
+    async def plan(self, target: Release) -> Change:  # noqa: ARG002  # there is only one thing to do
+        settings = self._settings
+        if settings.flush:
+            async with connected(settings, self._place) as redis:
+                risk = f"removes all {await redis.ask('DBSIZE')} keys of {settings.where}"
+        else:
+            risk = f"removes all keys that match {settings.pattern} in {settings.where}"
+        reversible = not settings.holds_data
+        return Change(self._place.layer, NO_RELEASE, NO_RELEASE, reversible=reversible, risks=(risk,))
+
+    async def apply(self, change: Change) -> None:
+        self._check(change)
+        trace = Trace(self._place.scratch, change)
+        spawner: Spawner = self._place.spawner
+        with as_adapter_errors():
+            async with spawner.hold(self.resource), connected(self._settings, self._place) as redis:
+                if trace.done is not None:
+                    return
+                removed = await (self._flush(redis, trace) if self._settings.flush else self._sweep(redis, trace))
+                boundary("redis.removed")
+                trace.finish(removed=removed)
+                self._log.info("removed keys", keys=removed, where=self._settings.where)
+
+    async def progress(self, change: Change) -> Progress:
+        self._check(change)
+        trace = Trace(self._place.scratch, change)
+        if trace.done is not None:
+            return Progress.DONE
+        if self._settings.flush:
+            async with connected(self._settings, self._place) as redis:
+                if await redis.ask("EXISTS", _marker(trace)):
+                    return Progress.DONE
+        return Progress.NOT_STARTED
+
+    async def ready(self) -> Sequence[Problem]:
+        try:
+            async with connected(self._settings, self._place) as redis:
+                texts = await problems(redis, self._settings)
+        except AdapterError as error:
+            texts = [str(error)]
+        return [Problem(self._place.layer, text) for text in texts]
+
+    # -- removing -------------------------------------------------------------------------------
+    async def _flush(self, redis: Connection, trace: Trace) -> int:
+        """Empty the database, once. How many keys it had."""
+        marker = _marker(trace)
+        if await redis.ask("EXISTS", marker):
+            return int((trace.begun or {}).get("keys", 0))
+        keys = int(await redis.ask("DBSIZE"))
+        trace.begin(key=trace.name, keys=keys)
+        boundary("redis.begun")
+        mark = ("SET", marker, "1", "EX", int(_MARKED.total_seconds()))
+        try:
+            await redis.transaction(("FLUSHDB", "ASYNC"), mark)
+        except Refused as error:
+            if "OOM" not in str(error):
+                raise
+            # Full, so that nothing may be added, not even the mark: from here on our own trace alone says it was done.
+            await redis.ask("FLUSHDB", "ASYNC")
+        return keys
+
+    async def _sweep(self, redis: Connection, trace: Trace) -> int:
+        """Remove what matches, going on where an earlier life was. How many keys were removed, by all lives.
+
+        What a life removed in its last second before it was killed is not counted.
+        """
+        run = await _run_of(redis)
+        begun: dict[str, Any] = trace.begun or {}
+        cursor = int(begun["cursor"]) if run and begun.get("run") == run else 0
+        removed = int(begun.get("removed", 0))
+        trace.begin(key=trace.name, run=run, cursor=cursor, removed=removed)
+        boundary("redis.begun")
+        match = ("MATCH", self._settings.pattern, "COUNT", self._settings.batch)
+        began = noted = self._clock.monotonic()
+        while True:
+            found, keys = await redis.ask("SCAN", cursor, *match)
+            removed += await self._unlink(redis, keys)
+            boundary("redis.batch")
+            cursor = int(found)
+            if cursor == 0:
+                return removed
+            now = self._clock.monotonic()
+            late = now - began > self._settings.timeout.total_seconds()
+            if late or now - noted >= _NOTED.total_seconds():
+                trace.begin(cursor=cursor, removed=removed)
+                noted = now
+            if late:
+                raise AdapterError(
+                    f"{self._settings.where}: not through after {format_duration(self._settings.timeout)}, {removed} "
+                    "keys removed so far; tried again it goes on there",
+                    permanent=False,
+                )
+            if keys:
+                await self._clock.sleep(self._settings.pause)
+
+    async def _unlink(self, redis: Connection, keys: Sequence[bytes]) -> int:
+        """One SCAN may give more keys than it was asked for."""
+        removed = 0
+        for start in range(0, len(keys), self._settings.batch):
+            removed += int(await redis.ask("UNLINK", *keys[start : start + self._settings.batch]))
+        return removed
+
+    def _check(self, change: Change) -> None:
+        if change.after != NO_RELEASE:
+            raise AdapterError(f"{self._place.layer} has no releases, so it cannot go to one", permanent=True)
+
+
+def _marker(trace: Trace) -> str:
+    return f"rollbackd:flushed:{trace.name}"
+
+
+async def _run_of(redis: Connection) -> str:
+    """This run of the server: cursors mean something only within one. Empty when we may not know."""
+    try:
+        info: dict[str, Any] = await redis.ask("INFO", "server")
+    except Refused:
+        return ""
+    return str(info.get("run_id", ""))

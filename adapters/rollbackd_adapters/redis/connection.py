@@ -1,0 +1,136 @@
+"""One connection to Redis, and what its errors mean. Nothing is ever repeated by the library.
+
+https://redis.io/docs/latest/commands/
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any
+
+from rollbackd.adapter import AdapterError, Place
+from rollbackd.process import one_line
+from rollbackd.units import format_duration
+from rollbackd_adapters.redis.settings import RedisSettings
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis as Client
+
+_FINAL = (
+    "READONLY",
+    "NOPERM",
+    "NOAUTH",
+    "WRONGPASS",
+    "ERR DB index",
+    "ERR invalid DB",
+    "ERR AUTH",
+    "MOVED",
+    "ERR unknown",
+)
+"""What Redis begins an error with that the same command will get again."""
+
+
+class Refused(AdapterError):  # noqa: N818  # it is an answer too
+    """Redis answered with an error; the connection is well."""
+
+
+class Connection:
+    """Sends one command at a time."""
+
+    def __init__(self, client: "Client", settings: RedisSettings) -> None:
+        self._client = client
+        self._settings = settings
+
+    async def ask(self, *command: str | bytes | int) -> Any:
+        """The answer: bytes, a number, a list, or None.
+
+        :raises Refused: Redis refused it; permanent when it will again.
+        :raises AdapterError: not permanent, when no answer came; it may have been done all the same.
+        """
+        from redis.exceptions import RedisError, ResponseError
+
+        try:
+            async with asyncio.timeout(self._settings.request_timeout.total_seconds()):
+                return await self._client.execute_command(*command)  # type: ignore[no-untyped-call]
+        except TimeoutError:
+            raise self._silent() from None
+        except ResponseError as error:
+            raise _refused(error, self._settings.where) from None
+        except (RedisError, OSError) as error:
+            raise _broken(error, self._settings.where) from None
+
+    async def transaction(self, *commands: tuple[str | bytes | int, ...]) -> list[Any]:
+        """All of them at one instant or none, and their answers. :raises AdapterError: as `ask`."""
+        from redis.exceptions import RedisError, ResponseError
+
+        try:
+            async with asyncio.timeout(self._settings.request_timeout.total_seconds()):
+                async with self._client.pipeline(transaction=True) as pipe:
+                    for command in commands:
+                        pipe.execute_command(*command)
+                    return list(await pipe.execute())
+        except TimeoutError:
+            raise self._silent() from None
+        except ResponseError as error:
+            raise _refused(error, self._settings.where) from None
+        except (RedisError, OSError) as error:
+            raise _broken(error, self._settings.where) from None
+
+    def _silent(self) -> AdapterError:
+        limit = format_duration(self._settings.request_timeout)
+        return AdapterError(f"{self._settings.where}: no answer within {limit}", permanent=False)
+
+
+@contextlib.asynccontextmanager
+async def connected(settings: RedisSettings, place: Place) -> AsyncIterator[Connection]:
+    """A connection, closed in the end. It is made with the first command.
+
+    :raises AdapterError: not permanent, when the password cannot be read.
+    """
+    from redis.asyncio import Redis as Client
+    from redis.asyncio.retry import Retry
+    from redis.backoff import NoBackoff
+
+    try:
+        password = None if settings.password is None else place.reveal(settings.password)
+    except (ValueError, OSError) as error:
+        raise AdapterError(f"{settings.where}: {error}", permanent=False) from None
+    tls: dict[str, Any] = {} if settings.ca is None else {"ssl_ca_certs": str(settings.ca)}
+    client = Client.from_url(
+        settings.url,
+        db=settings.number,
+        username=settings.username or None,
+        password=password,
+        retry=Retry(NoBackoff(), 0),
+        single_connection_client=True,
+        socket_timeout=None,  # the limits are ours
+        socket_connect_timeout=None,
+        **tls,
+    )
+    try:
+        yield Connection(client, settings)
+    finally:
+        await client.aclose()
+
+
+def _refused(error: Exception, where: str) -> Refused:
+    words = one_line(str(error)) or type(error).__name__
+    kind = type(error).__name__  # the library takes the code off some of them
+    final = words.startswith(_FINAL) or kind in {"ReadOnlyError", "NoPermissionError", "MovedError"}
+    hint = ""
+    if kind == "ReadOnlyError" or words.startswith("READONLY"):
+        hint = "; this is a replica: name its master"
+    elif kind == "NoPermissionError" or words.startswith("NOPERM"):
+        hint = "; give the user that right"
+    elif kind == "OutOfMemoryError":
+        words = f"OOM {words}" if not words.startswith("OOM") else words
+    return Refused(f"{where}: {words}{hint}", permanent=final)
+
+
+def _broken(error: Exception, where: str) -> AdapterError:
+    from redis.exceptions import AuthenticationError, AuthorizationError
+
+    words = one_line(str(error)) or type(error).__name__
+    if isinstance(error, (AuthenticationError, AuthorizationError)):
+        return AdapterError(f"{where}: {words}; look at `username` and `password`", permanent=True)
+    return AdapterError(f"{where}: {words}", permanent=False)

@@ -1,0 +1,84 @@
+"""What the configuration says about a layer of adapter `redis`. No I/O."""
+
+from datetime import timedelta
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Self
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field, model_validator
+
+from rollbackd.adapter import Settings
+from rollbackd.units import Duration, Secret, show
+
+
+def _url(text: str) -> str:
+    try:
+        parts = urlsplit(text)
+        known = parts.scheme in {"redis", "rediss"} and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+        known = known or (parts.scheme == "unix" and parts.path.startswith("/") and not parts.netloc)
+    except ValueError:
+        known = False
+    if not known or any(character.isspace() for character in text):
+        raise ValueError(
+            "this is no Redis; write it like redis://127.0.0.1:6379/0, rediss://… or unix:///run/redis.sock"
+        )
+    if "@" in parts.netloc or parts.query or parts.fragment:
+        raise ValueError("a user or password in the URL would be shown; give `username` and `password: {env: NAME}`")
+    if parts.scheme != "unix" and not (parts.path in {"", "/"} or parts.path[1:].isdecimal()):
+        raise ValueError(f"{show(parts.path)} is not a database's number; write it like redis://127.0.0.1:6379/0")
+    return text
+
+
+class RedisSettings(Settings):
+    """A layer of adapter `redis`: one database, of which all keys or some are removed."""
+
+    url: Annotated[str, AfterValidator(_url)]
+    """`redis://HOST:PORT/DATABASE`, `rediss://` with TLS, or `unix:///PATH`."""
+    db: int = Field(default=0, ge=0)
+    """The database's number, where the URL has none."""
+    username: str = ""
+    password: Secret | None = None
+    ca: Path | None = None
+    """Certificates that sign the server's, for `rediss://`; by default those of the system."""
+    flush: bool = False
+    """Remove all keys of the database, at one instant."""
+    pattern: str = Field(default="", max_length=1000)
+    """Remove the keys that match, as in Redis' KEYS: `session:*`."""
+    batch: int = Field(default=500, ge=1, le=10_000)
+    """How many keys are looked at, and removed, at once."""
+    pause: Duration = timedelta(milliseconds=10)
+    """Between two batches, for everybody else."""
+    request_timeout: Duration = timedelta(seconds=5)
+    """For connecting, and for each answer."""
+    timeout: Duration = timedelta(minutes=10)
+    """For all of it; tried again, it goes on where it was."""
+    holds_data: bool = False
+    """What is removed cannot be computed again: a plan does this only by name, and it cannot be taken back."""
+
+    @property
+    def number(self) -> int:
+        """The database's."""
+        parts = urlsplit(self.url)
+        return int(parts.path[1:]) if parts.scheme != "unix" and parts.path[1:] else self.db
+
+    @property
+    def where(self) -> str:
+        """For people."""
+        parts = urlsplit(self.url)
+        address = parts.path if parts.scheme == "unix" else parts.netloc
+        return f"database {self.number} of {parts.scheme}://{address}"
+
+    @model_validator(mode="after")
+    def _sound(self) -> Self:
+        if self.flush == bool(self.pattern):
+            raise ValueError("it is not said what is to be removed; give either `flush: true` or a `pattern`")
+        if self.db and self.number != self.db:
+            raise ValueError("`db` is another database than the URL's; write it in one place")
+        if self.username and self.password is None:
+            raise ValueError("`username` alone says nothing; give `password: {env: NAME}` as well")
+        if self.ca is not None and not self.url.startswith("rediss:"):
+            raise ValueError("`ca` is for TLS; write the URL with rediss://")
+        if find_spec("redis") is None:
+            raise ValueError("this needs the Python package redis; install rollbackd with its extra: rollbackd[redis]")
+        return self

@@ -1,0 +1,176 @@
+"""The releases as they are on disk: which there are, what tells them apart, and the link to one. It alone moves it."""
+
+import contextlib
+import errno
+import fcntl
+import fnmatch
+import hashlib
+import os
+import re
+import struct
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from rollbackd.adapter import AdapterError
+from rollbackd.boundary import boundary
+from rollbackd.model import Release
+from rollbackd.process import one_line, sync_directory
+from rollbackd_adapters.releases.settings import ReleasesSettings
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+~@:-]{0,199}")
+_GENERATION = 0x80087601
+"""FS_IOC_GETVERSION of Linux: a number that differs when an inode is used again. ext4, XFS, btrfs and ZFS have it."""
+_REVISION = 4096
+"""Bytes of a revision file that count."""
+_REMOVED = ".removed."
+"""In front of the name of what is being removed, so that no half of it is ever a release."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A release on disk."""
+
+    name: str
+    path: Path
+    release: Release
+    changed: float
+
+
+class Disk:
+    """One directory of releases and its link."""
+
+    def __init__(self, settings: ReleasesSettings) -> None:
+        self._settings = settings
+        self._directory = settings.directory
+        self._link = settings.link
+
+    def current(self) -> Found:
+        """Where the link leads. :raises AdapterError: not permanent, when that is no release."""
+        try:
+            self._link.readlink()
+        except OSError as error:
+            hint = "is not a link; make it one" if error.errno == errno.EINVAL else _hint(error)
+            raise AdapterError(f"{self._link}: {hint}", permanent=False) from error
+        path = _real(self._link)
+        if path.parent != _real(self._directory) or not self._may_be(path.name):
+            raise AdapterError(
+                f"{self._link} leads to {one_line(str(path))}, which is no release in {self._directory}; correct it",
+                permanent=False,
+            )
+        found = self._look(path.name)
+        if found is None:
+            raise AdapterError(
+                f"{self._link} leads to {path}, which is not a directory that is there; link it to a release",
+                permanent=False,
+            )
+        return found
+
+    def all(self) -> list[Found]:
+        """Every release, newest first."""
+        try:
+            names = [path.name for path in self._directory.iterdir()]
+        except OSError as error:
+            raise AdapterError(f"{self._directory}: {_hint(error)}", permanent=False) from error
+        found = [found for name in names if (found := self._look(name)) is not None]
+        return sorted(found, key=self._age, reverse=True)
+
+    def find(self, release: Release) -> Found:
+        """:raises AdapterError: permanent, when it is no longer there."""
+        for found in self.all():
+            if found.release == release:
+                return found
+        raise AdapterError(
+            f"{one_line(release.name)} is no longer in {self._directory}; go to one that is", permanent=True
+        )
+
+    def point(self, target: Found) -> None:
+        """Put a new link in the old one's place; relative when that was. On disk when this returns."""
+        temporary = self._link.with_name(f".{self._link.name}.rollbackd")
+        try:
+            relative = not self._link.readlink().is_absolute()
+            to = os.path.relpath(target.path, _real(self._link.parent)) if relative else str(target.path)
+            temporary.unlink(missing_ok=True)  # of a life that was killed
+            temporary.symlink_to(to)
+            boundary("releases.linked")
+            temporary.replace(self._link)
+            sync_directory(self._link.parent)
+        except OSError as error:
+            raise AdapterError(f"{self._link} cannot be moved: {_hint(error)}", permanent=False) from error
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+    def surplus(self, keep: int, spare: set[str]) -> list[Path]:
+        """What may be removed: beyond the newest `keep`, not marked as good, and not among the ids to spare.
+
+        It has got another name when this returns. What an earlier life was still removing is there again.
+        """
+        for found in self.all()[keep:]:
+            aside = found.path.with_name(f"{_REMOVED}{found.name}")
+            if found.release.id not in spare and not found.release.good and not os.path.lexists(aside):
+                found.path.rename(aside)
+        return sorted(_real(self._directory).glob(f"{_REMOVED}*"))
+
+    def _may_be(self, name: str) -> bool:
+        return _NAME.fullmatch(name) is not None and fnmatch.fnmatchcase(name, self._settings.names)
+
+    def _age(self, found: Found) -> tuple[object, ...]:
+        parts = re.split(r"(\d+)", found.name)
+        natural = tuple((int(part), "") if part.isdecimal() else (-1, part) for part in parts)
+        return (found.changed, natural) if self._settings.order == "mtime" else (natural,)
+
+    def _look(self, name: str) -> Found | None:
+        """A release, or None when that is none."""
+        path = _real(self._directory) / name
+        if not self._may_be(name):
+            return None
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError as error:
+            if error.errno in {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}:
+                return None
+            raise AdapterError(f"{path}: {_hint(error)}", permanent=False) from error
+        try:
+            stat = os.fstat(fd)
+            parts = (name, str(stat.st_ino), str(_generation(fd)), _first(fd, self._settings.revision))
+            good = bool(self._settings.good) and os.path.lexists(path / self._settings.good)
+        finally:
+            os.close(fd)
+        key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+        created = datetime.fromtimestamp(int(stat.st_mtime), UTC)
+        return Found(name, path, Release(key, name, created, good), stat.st_mtime)
+
+
+def _real(path: Path) -> Path:
+    return Path(os.path.realpath(path))
+
+
+def _generation(fd: int) -> int:
+    """The inode's generation; 0 where the file system has none to tell."""
+    with contextlib.suppress(OSError):
+        return int(struct.unpack("q", fcntl.ioctl(fd, _GENERATION, bytes(8)))[0])
+    return 0
+
+
+def _first(directory: int, name: str) -> str:
+    """The beginning of a file in a release, or nothing."""
+    try:
+        fd = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
+    except OSError:
+        return ""
+    with os.fdopen(fd, "rb") as file, contextlib.suppress(OSError):
+        return file.read(_REVISION).decode(errors="replace").strip()
+    return ""
+
+
+def _hint(error: OSError) -> str:
+    hints = {
+        errno.ENOENT: "nothing is there; correct the configuration, or deploy first",
+        errno.ENOTDIR: "not a directory; correct the configuration",
+        errno.EACCES: "rollbackd's user may not do that; give it the right",
+        errno.EPERM: "rollbackd's user may not do that; give it the right",
+        errno.ENOSPC: "no space left; make room there",
+        errno.EROFS: "the file system is read-only; add its directory to ReadWritePaths=",
+    }
+    return hints.get(error.errno or 0, (error.strerror or str(error)).lower())

@@ -1,0 +1,47 @@
+"""A layer over there that keeps its own past."""
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from rollbackd.adapter import AdapterError, Difference, Snapshot, SnapshotProblem
+from rollbackd_adapters.remote.layer import Remote
+
+
+class RemoteKeeping(Remote):
+    """`Snapshots`, asked of the one host. Files stay there: a path is nothing that one host chooses for another."""
+
+    async def take(self, name: str = "", why: str = "manual") -> Snapshot:
+        return await self._ordered("take", name=name, why=why)  # type: ignore[no-any-return]
+
+    async def snapshots(self) -> Sequence[Snapshot]:
+        return await self._hosts[0].ask("snapshots")  # type: ignore[no-any-return]
+
+    async def verify(self, name: str) -> Sequence[SnapshotProblem]:
+        return await self._hosts[0].ask("verify", self._settings.timeout, name=name)  # type: ignore[no-any-return]
+
+    async def diff(self, older: str, newer: str = "") -> Sequence[Difference]:
+        return await self._hosts[0].ask("diff", older=older, newer=newer)  # type: ignore[no-any-return]
+
+    async def restore(self, name: str, key: str, only: Sequence[str] = ()) -> Snapshot:
+        return await self._ordered("restore", name=name, key=key, only=only)  # type: ignore[no-any-return]
+
+    async def export_to(self, name: str, path: str) -> None:
+        raise self._there(f"write {name} to {path}")
+
+    async def import_from(self, path: str) -> Snapshot:
+        raise self._there(f"read {path}")
+
+    async def prune(self, spare: Collection[str] = (), last: int = 0) -> Sequence[str]:
+        own = {"last": last} if last else {}
+        return await self._ordered("prune", spare=list(spare), **own)  # type: ignore[no-any-return]
+
+    async def rehearse(self, name: str) -> Sequence[SnapshotProblem]:
+        return await self._ordered("rehearse", name=name)  # type: ignore[no-any-return]
+
+    async def _ordered(self, method: str, /, **params: Any) -> Any:
+        return (await self._hosts[0].order((method, params)))[0]
+
+    def _there(self, what: str) -> AdapterError:
+        return AdapterError(
+            f"{self._hosts[0].name} does not {what} for another host; do it there, on the layer itself", permanent=True
+        )

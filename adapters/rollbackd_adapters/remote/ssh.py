@@ -1,0 +1,104 @@
+"""How OpenSSH is called, and what its failures mean. No I/O.
+
+https://man.openbsd.org/ssh_config
+"""
+
+from datetime import timedelta
+
+from rollbackd.adapter import AdapterError
+from rollbackd.process import Finished, one_line
+from rollbackd_adapters.remote.settings import RemoteSettings
+
+COMMAND = "rollbackd layer --stdio"
+"""What is asked for over there; a forced command of authorized_keys takes its place."""
+
+_ALIVE = 5
+"""Seconds between two signs of life; after three without an answer the connection counts as lost."""
+_CANNOT_CONNECT = 255
+_NO_PROGRAM = 127
+_NOT_TRUSTED = (
+    ("host identification has changed", "its host key is not the one that is known: it may be another machine; {keys}"),
+    ("host key verification failed", "its host key is not known; {keys}"),
+    ("permission denied", "it does not let us in; add our public key to authorized_keys there"),
+    ("too many authentication failures", "it does not let us in; give `identity`"),
+)
+
+
+class UnreachableError(AdapterError):
+    """The host did not answer at all."""
+
+
+class LostError(AdapterError):
+    """The connection ended before the answer came: whether anything was done must be asked."""
+
+
+def argv(destination: str, settings: RemoteSettings) -> list[str]:
+    """One call of ssh. Options that are given here win over those in a file."""
+    options = {
+        "BatchMode": "yes",
+        "StrictHostKeyChecking": "yes",
+        "UpdateHostKeys": "no",
+        "VerifyHostKeyDNS": "no",
+        "ClearAllForwardings": "yes",
+        "ControlMaster": "no",
+        "ControlPath": "none",  # shared connections do not tell keys apart, and a key decides what is served
+        "ForwardAgent": "no",
+        "ForwardX11": "no",
+        "PermitLocalCommand": "no",
+        "RequestTTY": "no",
+        "LogLevel": "ERROR",
+        "ConnectionAttempts": "1",
+        "ConnectTimeout": str(max(1, int(settings.connect_within.total_seconds()))),
+        "ServerAliveInterval": str(_ALIVE),
+        "ServerAliveCountMax": "3",
+    }
+    if settings.known_hosts is not None:
+        options |= {"UserKnownHostsFile": f'"{settings.known_hosts}"', "GlobalKnownHostsFile": "none"}
+    if settings.identity is not None:
+        options |= {"IdentitiesOnly": "yes", "IdentityAgent": "none"}
+    called = ["ssh", "-T", "-F", str(settings.ssh_config or "none")]
+    called += [part for name, value in options.items() for part in ("-o", f"{name}={value}")]
+    if settings.identity is not None:
+        called += ["-i", str(settings.identity)]
+    if settings.port is not None:
+        called += ["-p", str(settings.port)]
+    return [*called, "--", destination, COMMAND]
+
+
+def limited(limit: timedelta) -> list[str]:
+    """Put before a call that must be seen when we are gone: ssh closes the lock that it inherits, `timeout` keeps it.
+
+    It also ends an ssh that nobody waits for any more.
+    """
+    return ["timeout", "--kill-after=5", f"{limit.total_seconds() + 5:.0f}"]
+
+
+def no_hello(destination: str, finished: Finished, settings: RemoteSettings) -> AdapterError:
+    """Why the other side said nothing that we understand."""
+    said = finished.stderr.lower()
+    last = one_line(finished.stderr.strip().rpartition("\n")[2])
+    if finished.timed_out:
+        return UnreachableError(f"{destination}: no answer in its time", permanent=False, evidence=finished.tail)
+    if finished.code == _CANNOT_CONNECT:
+        for text, meaning in _NOT_TRUSTED:
+            if text in said:
+                keys = f"compare it, then put it into {settings.known_hosts or 'known_hosts'}"
+                return AdapterError(
+                    f"{destination}: {meaning.format(keys=keys)}", permanent=True, evidence=finished.tail
+                )
+        return UnreachableError(
+            f"{destination} cannot be reached: {last or 'the connection was closed'}",
+            permanent=False,
+            evidence=finished.tail,
+        )
+    if finished.code == _NO_PROGRAM:
+        return AdapterError(
+            f"{destination}: no rollbackd there in the login's PATH ({last}); install it, or give a forced command",
+            permanent=True,
+            evidence=finished.tail,
+        )
+    return AdapterError(
+        f"{destination}: `{COMMAND}` there said nothing ({finished.ending}): {last or 'and not why'}",
+        permanent=False,
+        evidence=finished.tail,
+    )

@@ -1,0 +1,235 @@
+"""Units of systemd: restarted or reloaded after what they run has changed; as a bracket, stopped and started again.
+
+Uses the `systemctl` and `journalctl` programs (https://www.freedesktop.org/software/systemd/man/systemctl.html). It
+saves nothing but which units it stopped, before it stops them: those, and no others, are started again.
+
+A restart is recognised after a crash by the unit's invocation id, which is new for every start, and a reload by the
+time of the unit's last change of state; both are written down before systemd is asked. What is already asked for goes
+on without us, so it is waited for and not asked for twice.
+"""
+
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any, ClassVar
+
+from rollbackd.adapter import AdapterError, Needs, Place, Settings
+from rollbackd.clock import Clock
+from rollbackd.model import NO_RELEASE, Change, Problem, Progress, Release, Traits
+from rollbackd.process import Lock, Spawner
+from rollbackd_adapters.failures import as_adapter_errors
+from rollbackd_adapters.systemd.manager import ENGLISH, SYSTEMCTL, Manager, Unit, vector
+from rollbackd_adapters.systemd.settings import SystemdSettings
+from rollbackd_adapters.systemd.watching import Watch
+from rollbackd_adapters.traces import Trace
+
+__all__ = ["Systemd", "SystemdSettings"]
+
+
+class Systemd:
+    """Some units, as a layer without releases."""
+
+    settings_model: ClassVar[type[Settings]] = SystemdSettings
+    traits = Traits(releases=False, step=True, bracket=True)
+
+    def __init__(self, settings: SystemdSettings, place: Place) -> None:
+        self._settings = settings
+        self._place = place
+        self._spawner: Spawner = place.spawner
+        self._clock: Clock = place.clock
+        self._manager = Manager(place.spawner)
+        self._watch = Watch(settings, self._manager, place.clock)
+        self.resource = settings.resource or f"systemd:{','.join(sorted(settings.units))}"
+
+    @property
+    def needs(self) -> Needs:
+        """The verbs of its action, and those of a bracket."""
+        verbs = (self._settings.action, "start", "stop", "reset-failed")
+        return Needs(units=dict.fromkeys(self._settings.units, verbs))
+
+    async def current(self) -> Release:
+        raise self._no_releases()
+
+    async def releases(self) -> Sequence[Release]:
+        raise self._no_releases()
+
+    async def plan(self, target: Release) -> Change:  # noqa: ARG002  # there is only one thing to do with a unit
+        return Change(self._place.layer, NO_RELEASE, NO_RELEASE)
+
+    async def apply(self, change: Change) -> None:
+        self._check(change)
+        trace = Trace(self._place.scratch, change)
+        with as_adapter_errors():
+            async with self._spawner.hold(self.resource) as lock:
+                if trace.done is not None:
+                    return
+                for position, name in enumerate(self._settings.units):
+                    await self._move(position, name, trace, lock)
+                if failed := await self._watch.unsettled(self._settings.units):
+                    self._forget(trace, [unit.name for unit in failed])
+                    raise await self._watch.failure(self._settings.action, failed)
+                trace.finish(units=list(self._settings.units))
+
+    async def progress(self, change: Change) -> Progress:
+        self._check(change)
+        trace = Trace(self._place.scratch, change)
+        if self._spawner.held(self.resource):
+            return Progress.RUNNING
+        return Progress.NOT_STARTED if trace.done is None else Progress.DONE
+
+    async def ready(self) -> Sequence[Problem]:
+        if self._spawner.which(SYSTEMCTL) is None:
+            text = f"{SYSTEMCTL}: no such program; this adapter is for hosts that run systemd"
+            return [Problem(self._place.layer, text)]
+        texts = []
+        for unit in await self._manager.look(self._settings.units):
+            texts += [unit.trouble] if unit.trouble else await self._objections(unit)
+        return [Problem(self._place.layer, text) for text in texts]
+
+    async def _objections(self, unit: Unit) -> list[str]:
+        """Why a loaded unit could not be moved."""
+        action = self._settings.action
+        if action == "reload" and unit["CanReload"] != "yes":
+            return [f"{unit.name} cannot be reloaded; give it ExecReload=, or use `action: restart`"]
+        if action != "reload" and "no" in {unit["CanStart"], unit["CanStop"]}:
+            return [f"{unit.name} refuses to be started or stopped by hand; name another unit in `units`"]
+        denied = "" if os.geteuid() == 0 else await self._manager.may(action, unit.name)
+        return [denied] if denied else []
+
+    # -- as a step ------------------------------------------------------------------------------
+    async def _move(self, position: int, name: str, trace: Trace, lock: Lock) -> None:
+        """Have one unit restarted or reloaded, unless this change did it already; wait until it is active."""
+        action = self._settings.action
+        (unit,) = await self._manager.look([name])
+        self._usable(unit)
+        began = (trace.begun or {}).get("before", {}).get(name)
+        if began is not None:
+            unit = await self._watch.arrived(unit)
+        if began is None or self._mark(unit) in {"", began}:
+            if began is None:
+                self._note(trace, name, self._mark(unit))
+            if action != "reload":
+                await self._manager.forgive(name, lock)
+            await self._ask(position, name, trace, lock)
+            (unit,) = await self._manager.look([name])
+        unit = await self._watch.arrived(unit)
+        if not unit.well or unit["ReloadResult"] not in {"", "success"}:
+            self._forget(trace, [name])
+            raise await self._watch.failure(action, [unit])
+
+    async def _ask(self, position: int, name: str, trace: Trace, lock: Lock) -> None:
+        """Ask systemd, once: the answer is found on disk by the next life."""
+        action = self._settings.action
+        attempt = (trace.begun or {}).get("attempt", 0)
+        finished = await self._spawner.run_recorded(
+            vector(action, name),
+            record=trace.record(f"{action}-{position}-{attempt}"),
+            lock=lock,
+            timeout=self._settings.timeout,
+            env=ENGLISH,
+        )
+        if not finished.ok:
+            self._forget(trace, [name])
+            raise await self._manager.failure(f"{action} {name}", finished.ending, finished.tail, [name])
+
+    def _mark(self, unit: Unit) -> str:
+        """What differs once the unit was restarted, or for a reload also once it was reloaded."""
+        if self._settings.action == "restart":
+            return unit["InvocationID"]
+        return f"{unit['InvocationID']}/{unit['StateChangeTimestampMonotonic']}"
+
+    def _note(self, trace: Trace, name: str, mark: str) -> None:
+        trace.begin(before={**(trace.begun or {}).get("before", {}), name: mark})
+
+    def _forget(self, trace: Trace, names: Sequence[str]) -> None:
+        """What failed is asked for anew by the next attempt."""
+        begun = trace.begun or {}
+        before = {name: mark for name, mark in begun.get("before", {}).items() if name not in names}
+        trace.begin(before=before, attempt=begun.get("attempt", 0) + 1)
+
+    # -- as a bracket ---------------------------------------------------------------------------
+    async def inside(self, key: str) -> bool:
+        return await self._inside(self._crossing(key))
+
+    async def _inside(self, trace: Trace) -> bool:
+        """Entered and not left. Somebody who started all that was stopped has taken it out."""
+        begun = trace.begun or {}
+        if not begun.get("entered"):
+            return False
+        stopped = begun["stopped"]
+        return not stopped or any(not unit.well for unit in await self._manager.look(stopped))
+
+    async def enter(self, key: str) -> None:
+        trace = self._crossing(key)
+        with as_adapter_errors():
+            async with self._spawner.hold(self.resource, wait=self._settings.timeout) as lock:
+                begun, inside = trace.begun or {}, await self._inside(trace)
+                units = await self._manager.look(self._settings.units)
+                for unit in units:
+                    self._usable(unit)
+                running = [unit for unit in units if not unit.down]
+                if inside and not running:
+                    return
+                await self._no_triggers(running)
+                known = begun.get("stopped", []) if inside or not begun.get("entered") else []
+                stopped = [unit.name for unit in units if unit in running or unit.name in known]
+                trace.begin(stopped=stopped, entered=False)
+                try:
+                    await self._stop([unit.name for unit in reversed(running)], lock)
+                except AdapterError:
+                    await self._undo(trace, stopped, lock)
+                    raise
+                trace.begin(entered=True)
+
+    async def leave(self, key: str) -> None:
+        trace = self._crossing(key)
+        with as_adapter_errors():
+            async with self._spawner.hold(self.resource, wait=self._settings.timeout) as lock:
+                stopped = (trace.begun or {}).get("stopped", [])
+                for name in stopped:
+                    await self._manager.forgive(name, lock)
+                    await self._manager.do("start", name, lock, self._settings.timeout)
+                if failed := await self._watch.unsettled(stopped):
+                    raise await self._watch.failure("start", failed)
+                if trace.begun is not None:
+                    trace.begin(stopped=[], entered=False)
+
+    async def _stop(self, names: Sequence[str], lock: Lock) -> None:
+        for name in names:
+            await self._manager.do("stop", name, lock, self._settings.timeout)
+        if up := [unit for unit in await self._manager.look(names) if not unit.down] if names else []:
+            raise await self._watch.failure("stop", up)
+
+    async def _undo(self, trace: Trace, stopped: Sequence[str], lock: Lock) -> None:
+        """What cannot be stopped as a whole is not left stopped in part. A failure here is told by that of the stop."""
+        for name in stopped:
+            with suppress(AdapterError):
+                await self._manager.do("start", name, lock, self._settings.timeout)
+        trace.begin(stopped=[], entered=False)
+
+    async def _no_triggers(self, running: Sequence[Unit]) -> None:
+        """:raises AdapterError: permanent, when something outside of the layer would start a stopped unit again."""
+        ours = set(self._settings.units)
+        for unit in running:
+            others = [name for name in unit["TriggeredBy"].split() if name not in ours]
+            if armed := [each.name for each in await self._manager.look(others) if not each.down] if others else []:
+                raise AdapterError(
+                    f"{unit.name} would be started again by {', '.join(armed)}; add that to `units`, before it",
+                    permanent=True,
+                )
+
+    def _crossing(self, key: str) -> Trace:
+        """The traces of a bracket, apart from those of a step of the same layer."""
+        return Trace(self._place.scratch, Change(self._place.layer, NO_RELEASE, NO_RELEASE, key=f"{key}/bracket"))
+
+    # -- errors ---------------------------------------------------------------------------------
+    def _usable(self, unit: Unit) -> None:
+        if unit.trouble:
+            raise AdapterError(unit.trouble, permanent=True)
+
+    def _check(self, change: Change) -> None:
+        if change.after != NO_RELEASE:
+            raise self._no_releases()
+
+    def _no_releases(self) -> Any:
+        return AdapterError(f"{self._place.layer} has no releases, so it cannot go to one", permanent=True)

@@ -1,0 +1,187 @@
+"""What is said to systemd, and what it answers: `systemctl` and `journalctl`, each within a limit.
+
+https://www.freedesktop.org/software/systemd/man/systemctl.html
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from rollbackd.adapter import AdapterError
+from rollbackd.process import Finished, Lock, Spawner
+from rollbackd_adapters.failures import as_adapter_errors
+
+SYSTEMCTL = "systemctl"
+ENGLISH = {"LC_ALL": "C.UTF-8", "SYSTEMD_COLORS": "0"}
+_ASK = timedelta(seconds=10)
+"""A look takes milliseconds; longer, and the bus or systemd hangs."""
+_LINES = "20"
+_FIXED = ("--no-ask-password", "--no-pager")
+_PROPERTIES = (
+    "ActiveState",
+    "CanReload",
+    "CanStart",
+    "CanStop",
+    "InvocationID",
+    "Job",
+    "LoadError",
+    "LoadState",
+    "NRestarts",
+    "ReloadResult",
+    "Result",
+    "StateChangeTimestampMonotonic",
+    "SubState",
+    "TriggeredBy",
+    "Type",
+)
+_REFUSALS = ("access denied", "authentication required", "permission denied", "not authorized", "authorization")
+_HOPELESS = (*_REFUSALS, "is masked", "not found", "bad unit file setting", "refusing")
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """A unit as systemd describes it."""
+
+    name: str
+    said: Mapping[str, str]
+    """Properties by systemd's own names."""
+
+    def __getitem__(self, name: str) -> str:
+        return self.said.get(name, "")
+
+    @property
+    def busy(self) -> bool:
+        """A job for it waits or runs."""
+        return self["Job"] not in {"", "0"}
+
+    @property
+    def loops(self) -> bool:
+        """It ended by itself and waits to be started again."""
+        return self["SubState"] == "auto-restart"
+
+    @property
+    def down(self) -> bool:
+        """Nothing of it runs."""
+        return self["ActiveState"] in {"inactive", "failed"}
+
+    @property
+    def well(self) -> bool:
+        """Active; or, for what only runs to its end, ended well."""
+        if self["ActiveState"] == "active":
+            return True
+        return self["Type"] == "oneshot" and self["ActiveState"] == "inactive" and self["Result"] == "success"
+
+    @property
+    def moving(self) -> bool:
+        """On its way to another state, so worth waiting for."""
+        if self.busy:
+            return True
+        return self["ActiveState"] in {"activating", "deactivating", "reloading"} and not self.loops
+
+    @property
+    def state(self) -> str:
+        """For people: `failed (exit-code)`, `activating (auto-restart)`."""
+        if self["ActiveState"] == "failed":
+            return f"failed ({self['Result'] or 'no reason given'})"
+        return f"{self['ActiveState'] or 'unknown'} ({self['SubState']})"
+
+    @property
+    def trouble(self) -> str:
+        """Why nothing can be done with it, or nothing."""
+        match self["LoadState"]:
+            case "loaded":
+                return ""
+            case "masked":
+                return f"{self.name} is masked; `systemctl unmask {self.name}`, or take it out of `units`"
+            case "not-found":
+                return f"{self.name}: systemd knows no such unit; install it, or correct `units`"
+            case other:
+                why = self["LoadError"].partition(" ")[2].strip('" ') or "see `systemctl status`"
+                return f"{self.name} cannot be loaded ({other or 'no answer'}): {why}"
+
+
+class Manager:
+    """systemd, as this host's process 1."""
+
+    def __init__(self, spawner: Spawner) -> None:
+        self._spawner = spawner
+
+    async def look(self, names: Sequence[str]) -> list[Unit]:
+        """The units in the order of their names. Read only. :raises AdapterError: systemd does not answer."""
+        properties = f"--property={','.join(_PROPERTIES)}"
+        finished = await self._run(("show", properties, "--", *names))
+        blocks = finished.stdout.decode(errors="replace").strip("\n").split("\n\n")
+        if not finished.ok or len(blocks) != len(names):
+            hint = "; does the system bus answer?" if finished.timed_out else ""
+            raise AdapterError(f"systemctl show: {_why(finished)}{hint}", permanent=False, evidence=finished.tail)
+        return [Unit(name, _properties(block)) for name, block in zip(names, blocks, strict=True)]
+
+    async def do(self, verb: str, name: str, lock: Lock, timeout: timedelta) -> None:
+        """Ask for a job, and wait for its end. Only for what may be asked twice. :raises AdapterError: it failed."""
+        finished = await self._run((verb, "--", name), lock, timeout)
+        if not finished.ok:
+            raise await self.failure(f"{verb} {name}", finished.ending, finished.tail, [name])
+
+    async def forgive(self, name: str, lock: Lock) -> None:
+        """Forget earlier failures: what crashed too often would not be started once more. As far as we may."""
+        await self._run(("reset-failed", "--", name), lock)
+
+    async def failure(self, what: str, ending: str, said: str, names: Sequence[str]) -> AdapterError:
+        """The error, with what the units wrote to the journal last. Permanent when nothing but a person can help."""
+        text = said.lower()
+        hint = "; `rollbackd check` prints the polkit rule that allows it" if _any(text, _REFUSALS) else ""
+        reason = next((line for line in said.splitlines() if line.strip()), "").strip()
+        words = f"{ending}: {reason}" if reason else ending
+        evidence = "\n".join([said, *[await self._journal(name) for name in names]]).strip("\n")
+        return AdapterError(f"systemctl {what}: {words}{hint}", permanent=_any(text, _HOPELESS), evidence=evidence)
+
+    async def may(self, verb: str, name: str) -> str:
+        """Why we may not do this, or nothing. Read only.
+
+        There is no question for that: polkit lets nobody but root ask about a unit. A mode that systemd knows, but not
+        for this verb, does: it asks polkit first and then refuses the mode. Not for `stop`, which this mode is for.
+        """
+        if verb == "stop":
+            raise ValueError("stop would be done")
+        finished = await self._run((verb, "--job-mode=triggering", "--no-block", "--", name))
+        if finished.timed_out:
+            return f"systemctl {verb} {name}: {finished.ending}; does polkit answer?"
+        if _any(finished.stderr.lower(), _REFUSALS):
+            return (
+                f"rollbackd may not {verb} {name}; `rollbackd check` prints the polkit rule that allows it, for "
+                "/etc/polkit-1/rules.d (package polkitd)"
+            )
+        return ""
+
+    async def _journal(self, name: str) -> str:
+        with as_adapter_errors():
+            finished = await self._spawner.run(
+                ("journalctl", f"--unit={name}", f"--lines={_LINES}", "--no-pager", "--quiet", "--output=short-iso"),
+                timeout=_ASK,
+                env=ENGLISH,
+            )
+        return finished.tail if finished.ok else ""
+
+    async def _run(self, words: Sequence[str], lock: Lock | None = None, timeout: timedelta | None = None) -> Finished:
+        argv = (SYSTEMCTL, *_FIXED, *words)
+        with as_adapter_errors():
+            return await self._spawner.run(argv, timeout=timeout or _ASK, lock=lock, env=ENGLISH)
+
+
+def vector(verb: str, name: str) -> tuple[str, ...]:
+    """The command line that asks for a job."""
+    return (SYSTEMCTL, *_FIXED, verb, "--", name)
+
+
+def _properties(block: str) -> dict[str, str]:
+    pairs = (line.partition("=") for line in block.splitlines())
+    return {name: value for name, _, value in pairs}
+
+
+def _why(finished: Finished) -> str:
+    said = finished.stderr.strip().splitlines()
+    return f"{finished.ending}: {said[-1]}" if said else finished.ending
+
+
+def _any(text: str, words: Sequence[str]) -> bool:
+    return any(word in text for word in words)

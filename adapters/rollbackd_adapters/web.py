@@ -1,0 +1,300 @@
+"""One HTTP request of an adapter: bounded in time and size, never led to another host, secrets in headers alone.
+
+A connection is made for each request and closed after it: one kept from before a release ends with the old process.
+Certificates are always verified, and the environment's proxies are not used.
+"""
+
+import asyncio
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import quote, urljoin, urlsplit
+
+import aiohttp
+from pydantic import AfterValidator, model_validator
+
+from rollbackd.adapter import AdapterError, Place
+from rollbackd.boundary import boundary
+from rollbackd.model import Change
+from rollbackd.process import one_line
+from rollbackd.units import Secret, Spec, format_duration, show
+
+LARGEST = 2**20
+"""Bytes of an answer; a longer one is an error, since half of a document says nothing."""
+WORDS = frozenset({"service", "layer", "incident", "key", "before", "after"})
+"""What `{…}` in a URL, a body or a header may name. All come from the journal, none from an alert."""
+
+_PIECE = 2**16
+_QUOTED = 2048
+"""Bytes of a refusal that are kept as evidence."""
+_REDIRECTS = 3
+_MOVED = frozenset({301, 302, 303, 307, 308})
+_TRANSIENT = frozenset({408, 409, 423, 425, 429})
+"""Refusals that pass: a time limit, a conflict with what runs just now, a lock, a rate limit."""
+_WORD = re.compile(r"\{([A-Za-z_]+)\}")
+_HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+
+
+def _url(text: str) -> str:
+    try:
+        parts = urlsplit(text)
+        known = parts.scheme in {"http", "https"} and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+    except ValueError:
+        known = False
+    if not known or any(character.isspace() or not character.isprintable() for character in text):
+        raise ValueError(f"{show(text)} is not a URL that can be asked; write it like https://ci.example/api/rollback")
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("a URL with a user or password in it is shown in messages; send a header from a secret")
+    if _WORD.search(parts.netloc):
+        raise ValueError(f"{show(text)}: the host is fixed by the configuration; only what follows it may have {{…}}")
+    return text
+
+
+Url = Annotated[str, AfterValidator(_url)]
+"""Where a request goes; its path and query may have `{service}` and the other words."""
+
+
+class Question(Spec):
+    """A request that only reads."""
+
+    url: Url
+    headers: dict[str, str | Secret] = {}
+    """Beside the usual ones; a token is a secret: `{Authorization: {credential: NAME}}`, with its `Bearer `."""
+
+    @model_validator(mode="after")
+    def _sound(self) -> Self:
+        for name, value in self.headers.items():
+            if _HEADER.fullmatch(name) is None:
+                raise ValueError(f"{show(name)} is not the name of a header; write it like X-Api-Key")
+            if isinstance(value, str) and _breaks(value):
+                raise ValueError(f"header {name} has a line break in it; write it on one line")
+        plain = [value for value in self.headers.values() if isinstance(value, str)]
+        for word in sorted(set(_words([self.url, plain, getattr(self, "body", None)])) - WORDS):
+            raise ValueError(f"{{{word}}} is not known here; there is {', '.join(sorted(WORDS))}")
+        return self
+
+
+class Call(Question):
+    """A request that does something."""
+
+    method: Literal["GET", "POST", "PUT", "PATCH", "DELETE"] = "POST"
+    body: Any = None
+    """Sent as JSON, as it stands here; `{service}` and the other words in its texts are filled in. None: no body."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back, whatever its status."""
+
+    status: int
+    body: bytes
+    where: str
+    """Method and address, without the query: for messages."""
+
+    @property
+    def ok(self) -> bool:
+        return 200 <= self.status < 300
+
+    def json(self) -> Any:
+        """The body as JSON. :raises AdapterError: not permanent, when it is none."""
+        try:
+            return json.loads(self.body)
+        except ValueError:
+            start = one_line(self.body[:100].decode(errors="replace"))
+            raise AdapterError(f"{self.where}: the answer is not JSON: {show(start)}", permanent=False) from None
+
+
+def words_of(place: Place, key: str = "", change: Change | None = None) -> dict[str, str]:
+    """What `{…}` stands for; `before` and `after` only for a change, `incident` and `key` empty for a look."""
+    key = change.key if change is not None else key
+    known = {"service": place.service, "layer": place.layer, "incident": key.partition("/")[0], "key": key}
+    given = {"before": "", "after": ""} if change is None else {"before": change.before.id, "after": change.after.id}
+    return known | given
+
+
+async def ask(question: Question, place: Place, words: Mapping[str, str], timeout: timedelta) -> Answer:
+    """Read; redirects are followed while they stay on the host. Any answer of at most `LARGEST` bytes is given back.
+
+    :raises AdapterError: nothing or too much was answered; permanent only when the same cannot be asked.
+    """
+    return await _send("GET", question, place, words, timeout, data=None, extra={})
+
+
+async def call(
+    call: Call,
+    place: Place,
+    words: Mapping[str, str],
+    timeout: timedelta,
+    *,
+    headers: Mapping[str, str] | None = None,
+) -> Answer:
+    """Do it, once: no redirect is followed, nothing is repeated. What was not answered may have been done all the same.
+
+    :param headers: more of them, such as an idempotency key.
+    :raises AdapterError: as `ask`.
+    """
+    data = None if call.body is None else json.dumps(_filled(call.body, words)).encode()
+    extra = {"Content-Type": "application/json"} if data is not None else {}
+    boundary("web.call")
+    answer = await _send(call.method, call, place, words, timeout, data=data, extra=extra | dict(headers or {}))
+    boundary("web.called")
+    return answer
+
+
+def accepted(answer: Answer, place: Place) -> Answer:
+    """The answer when it is a 2xx.
+
+    :raises AdapterError: for any other; permanent when the same request will be refused again.
+    """
+    if answer.ok:
+        return answer
+    said = answer.body[:_QUOTED].decode(errors="replace")
+    permanent = answer.status < 500 and answer.status not in _TRANSIENT
+    hint = "; a redirect is not followed, write the URL that it leads to" if answer.status in _MOVED else ""
+    raise AdapterError(
+        f"{answer.where} answered {answer.status}{hint}", permanent=permanent, evidence=place.spawner.clean(said)
+    )
+
+
+async def _send(
+    method: str,
+    question: Question,
+    place: Place,
+    words: Mapping[str, str],
+    timeout: timedelta,
+    *,
+    data: bytes | None,
+    extra: Mapping[str, str],
+) -> Answer:
+    url = _in_url(question.url, words)
+    where = _where(method, url)
+    headers = _headers(question, place, words, where) | dict(extra)
+    try:
+        async with asyncio.timeout(timeout.total_seconds()):
+            return await _answer(method, url, headers, data)
+    except TimeoutError:
+        raise AdapterError(f"{where}: no answer within {format_duration(timeout)}", permanent=False) from None
+    except (aiohttp.ClientConnectorCertificateError, aiohttp.ClientSSLError):
+        raise AdapterError(f"{where}: TLS failed; is its certificate valid for this name?", permanent=False) from None
+    except (aiohttp.InvalidURL, ValueError):
+        raise AdapterError(f"{where}: cannot be asked; correct the URL and its headers", permanent=True) from None
+    except (aiohttp.ClientError, OSError) as error:
+        raise AdapterError(f"{where}: {_reason(error)}", permanent=False) from None
+
+
+async def _answer(method: str, url: str, headers: Mapping[str, str], data: bytes | None) -> Answer:
+    where = _where(method, url)
+    connector, jar = aiohttp.TCPConnector(force_close=True), aiohttp.DummyCookieJar()
+    async with aiohttp.ClientSession(connector=connector, cookie_jar=jar, middlewares=(_once,)) as session:
+        for _ in range(_REDIRECTS + 1):
+            async with session.request(method, url, headers=headers, data=data, allow_redirects=False) as response:
+                body = await _whole(response.content, where)
+                onward = urljoin(url, response.headers.get("Location", ""))
+            if method != "GET" or response.status not in _MOVED or _origin(onward) != _origin(url):
+                return Answer(response.status, body, where)
+            url = onward
+    raise AdapterError(f"{where}: more than {_REDIRECTS} redirects; write the URL that answers", permanent=True)
+
+
+class _BrokenOff(aiohttp.ClientError):
+    """The connection ended before the answer did."""
+
+
+async def _once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+    """Keep aiohttp from sending a PUT or DELETE again by itself: the first one may have been done."""
+    try:
+        return await handler(request)
+    except aiohttp.ClientConnectorError:
+        raise  # never sent
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+        words = error.strerror if isinstance(error, OSError) else ""
+        raise _BrokenOff((words or "the server closed the connection").lower()) from error
+
+
+async def _whole(content: aiohttp.StreamReader, where: str) -> bytes:
+    body = bytearray()
+    async for piece in content.iter_chunked(_PIECE):
+        body += piece
+        if len(body) > LARGEST:
+            raise AdapterError(f"{where}: the answer is longer than {LARGEST // 2**20} MiB", permanent=False)
+    return bytes(body)
+
+
+def _headers(question: Question, place: Place, words: Mapping[str, str], where: str) -> dict[str, str]:
+    """:raises AdapterError: a secret cannot be read; not permanent, since it may be put right."""
+    made = {"User-Agent": "rollbackd"}
+    for name, value in question.headers.items():
+        try:
+            text = place.reveal(value) if isinstance(value, Secret) else _filled(value, words)
+        except (ValueError, OSError) as error:
+            raise AdapterError(f"{where}: header {name}: {error}", permanent=False) from None
+        if _breaks(text):
+            raise AdapterError(f"{where}: header {name} has a line break in it; write it on one line", permanent=True)
+        made[name] = text
+    return made
+
+
+def _words(value: Any) -> Iterator[str]:
+    """The names in `{…}` of all texts in a structure; a mapping's keys are texts too."""
+    match value:
+        case str():
+            yield from _WORD.findall(value)
+        case Mapping():
+            for key, item in value.items():
+                yield from (*_words(key), *_words(item))
+        case list() | tuple():
+            for item in value:
+                yield from _words(item)
+        case _:
+            return
+
+
+def _filled(value: Any, words: Mapping[str, str]) -> Any:
+    """The structure with its words filled in; as values, so that no word can add to the structure."""
+    match value:
+        case str():
+            return _WORD.sub(lambda found: words.get(found[1], ""), value)
+        case Mapping():
+            return {_filled(key, words): _filled(item, words) for key, item in value.items()}
+        case list() | tuple():
+            return [_filled(item, words) for item in value]
+        case _:
+            return value
+
+
+def _in_url(url: str, words: Mapping[str, str]) -> str:
+    """Each word percent-encoded, slashes too, so that none can reach another path.
+
+    :raises AdapterError: permanent, for a word of only dots: encoded or not, it leads a path upwards.
+    """
+    for name in _words(url):
+        if (word := words.get(name, "")) and not word.strip("."):
+            raise AdapterError(f"{{{name}}} is {show(word)}, which cannot be part of a URL", permanent=True)
+    return _WORD.sub(lambda found: quote(words.get(found[1], ""), safe=""), url)
+
+
+def _origin(url: str) -> tuple[str, str | None, int | None]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port
+
+
+def _where(method: str, url: str) -> str:
+    parts = urlsplit(url)
+    return one_line(f"{method} {parts.scheme}://{parts.netloc}{parts.path}")
+
+
+def _breaks(text: str) -> bool:
+    return any(character in text for character in "\r\n\0")
+
+
+def _reason(error: Exception) -> str:
+    """What failed, in words; aiohttp's own texts carry the whole address."""
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return "its name does not resolve"
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return f"cannot be reached: {(error.os_error.strerror or str(error.os_error)).lower()}"
+    words = str(error) if isinstance(error, _BrokenOff) else type(error).__name__
+    return f"the answer broke off: {words}"

@@ -1,0 +1,165 @@
+"""Whether a Redis answers PING, in time and in the role it should have.
+
+Asked on a connection of its own, once: the library's own retries would hide what users see. A password that Redis does
+not take is our trouble, not the service's: inconclusive.
+
+https://redis.io/docs/latest/commands/role/
+"""
+
+import asyncio
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, model_validator
+
+from rollbackd.adapter import CheckPlace, CheckSettings
+from rollbackd.checks.unanswered import unanswered
+from rollbackd.model import CheckResult, Verdict
+from rollbackd.redact import one_line
+from rollbackd.units import Duration, Secret, format_duration, show
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis as Client
+
+_OURS = ("NOAUTH", "WRONGPASS", "NOPERM", "ERR AUTH")
+"""What Redis begins an error with that is about who we are."""
+_ROLES = {"master": "master", "slave": "replica", "sentinel": "sentinel"}
+
+
+def _url(text: str) -> str:
+    try:
+        parts = urlsplit(text)
+        known = parts.scheme in {"redis", "rediss"} and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+        known = known or (parts.scheme == "unix" and parts.path.startswith("/") and not parts.netloc)
+    except ValueError:
+        known = False
+    if not known or any(character.isspace() for character in text):
+        raise ValueError(
+            "this is no Redis; write it like redis://127.0.0.1:6379/0, rediss://… or unix:///run/redis.sock"
+        )
+    if "@" in parts.netloc or parts.query:
+        raise ValueError("a user or password in the URL would be shown; give `username` and `password: {env: NAME}`")
+    if parts.scheme != "unix" and not (parts.path in {"", "/"} or parts.path[1:].isdigit()):
+        raise ValueError(f"{show(parts.path)} is not a database's number; write it like redis://127.0.0.1:6379/0")
+    return text
+
+
+class RedisSettings(CheckSettings):
+    """A Redis answers PING. Certificates of `rediss://` are verified."""
+
+    redis: Annotated[str, AfterValidator(_url)]
+    """`redis://HOST:PORT/DATABASE`, `rediss://` with TLS, or `unix:///PATH`."""
+    username: str = ""
+    password: Secret | None = None
+    role: Literal["master", "replica"] | None = None
+    """What it must be; a replica must also be connected to its master."""
+    below: Duration | None = None
+    """Connecting and the answer to PING take less than this."""
+
+    @model_validator(mode="after")
+    def _sound(self) -> Self:
+        if self.below is not None and self.below > self.timeout:
+            raise ValueError("`below` is longer than `timeout`; make `timeout` longer")
+        if self.username and self.password is None:
+            raise ValueError("`username` alone says nothing; give `password: {env: NAME}` as well")
+        if find_spec("redis") is None:
+            raise ValueError("this needs the Python package redis; install rollbackd with its extra: rollbackd[redis]")
+        return self
+
+
+class Redis:
+    """Connects, asks, and closes."""
+
+    settings_model: ClassVar[type[CheckSettings]] = RedisSettings
+
+    def __init__(self, settings: RedisSettings, place: CheckPlace) -> None:
+        self._settings = settings
+        self._place = place
+
+    async def run(self, since: datetime | None = None) -> CheckResult:  # noqa: ARG002  # it sees only the present
+        began = self._place.clock.monotonic()
+        verdict, reason, answered = await self._asked()
+        took = timedelta(seconds=(answered or self._place.clock.monotonic()) - began)
+        below = self._settings.below
+        if verdict is Verdict.GOOD:
+            reason = f"{reason} in {format_duration(took)}"
+            if below is not None and took >= below:
+                verdict, reason = Verdict.BAD, f"{reason}, wants less than {format_duration(below)}"
+        return CheckResult(self._place.name, verdict, reason, took, self._settings.warn)
+
+    async def _asked(self) -> tuple[Verdict, str, float]:
+        """Verdict, reason, and when PING was answered by the monotonic clock; 0 when it was not."""
+        from redis.exceptions import RedisError
+
+        answered = 0.0
+        try:
+            client = self._client()
+        except ValueError as error:
+            return Verdict.INCONCLUSIVE, f"could not ask: {error}", answered
+        try:
+            async with asyncio.timeout(self._settings.timeout.total_seconds()), client:
+                await client.execute_command("PING")  # type: ignore[no-untyped-call]
+                answered = self._place.clock.monotonic()
+                return *await self._role_of(client), answered
+        except TimeoutError:
+            return Verdict.BAD, f"no answer within {format_duration(self._settings.timeout)}", answered
+        except RedisError as error:
+            return *_failed(error), answered
+        except OSError as error:
+            return *unanswered(error), answered
+
+    def _client(self) -> "Client":
+        """:raises ValueError: the password cannot be read."""
+        from redis.asyncio import Redis as Client
+        from redis.asyncio.retry import Retry
+        from redis.backoff import NoBackoff
+
+        settings = self._settings
+        password = None if settings.password is None else self._place.reveal(settings.password)
+        return Client.from_url(
+            settings.redis,
+            username=settings.username or None,
+            password=password,
+            retry=Retry(NoBackoff(), 0),
+            single_connection_client=True,
+            socket_timeout=None,  # one limit over all of it is ours
+            socket_connect_timeout=None,
+        )
+
+    async def _role_of(self, client: "Client") -> tuple[Verdict, str]:
+        wanted = self._settings.role
+        if wanted is None:
+            return Verdict.GOOD, "answered PING"
+        told: Sequence[Any] = await client.execute_command("ROLE")  # type: ignore[no-untyped-call]
+        word, *rest = (one.decode(errors="replace") if isinstance(one, bytes) else one for one in told)
+        role = _ROLES.get(str(word), one_line(str(word)))
+        if role != wanted:
+            return Verdict.BAD, f"answered PING, is a {role}, wants a {wanted}"
+        link = str(rest[2]) if role == "replica" and len(rest) > 2 else ""
+        if role == "replica" and link != "connected":
+            return (
+                Verdict.BAD,
+                f"answered PING, is a replica and its link to the master is: {one_line(link) or '?'}",
+            )
+        return Verdict.GOOD, f"answered PING as a {role}"
+
+
+def _failed(error: Exception) -> tuple[Verdict, str]:
+    """What an error of the library says: of the connection, or Redis' own answer."""
+    from redis import exceptions as redis
+
+    words = one_line(str(error)) or type(error).__name__
+    ours = isinstance(error, (redis.AuthenticationError, redis.AuthorizationError)) or words.upper().startswith(_OURS)
+    if ours:
+        return Verdict.INCONCLUSIVE, f"could not ask: {words}; look at `username` and `password`"
+    if isinstance(error, redis.ResponseError):
+        return Verdict.BAD, f"answered PING with an error: {words}"
+    cause = next((each for each in (error.__cause__, error.__context__) if isinstance(each, OSError)), None)
+    if cause is not None:
+        return unanswered(cause)
+    if isinstance(error, redis.DataError):
+        return Verdict.INCONCLUSIVE, f"could not ask: {words}"
+    return Verdict.BAD, f"broken answer: {words}"

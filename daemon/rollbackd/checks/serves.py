@@ -1,0 +1,121 @@
+"""Whether what answers is the release that its layer has: a step can be done while an old process goes on serving.
+
+An answer that does not name a release says nothing, and is inconclusive: older releases may not have learned to.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Annotated, ClassVar, Self
+
+from pydantic import AfterValidator, Field, model_validator
+
+from rollbackd.adapter import AdapterError, CheckPlace, CheckSettings
+from rollbackd.checks import asking
+from rollbackd.checks.asking import Answer, NoAnswer, Request
+from rollbackd.jsonpath import JsonPath, at
+from rollbackd.model import CheckResult, Release, Verdict
+from rollbackd.redact import one_line
+from rollbackd.units import Secret, show
+
+_SHORTEST = 7
+"""Characters of a release's id that are enough to name it: git's own habit."""
+
+
+class ServesSettings(CheckSettings):
+    """What answers names the release that the layer has, by its id, at least 7 characters of it, or its label."""
+
+    serves: Annotated[str, AfterValidator(asking.url)]
+    layer: str = Field(min_length=1)
+    """Of the service; one that has releases."""
+    json_: JsonPath | None = Field(default=None, alias="json")
+    """Where the release is in the JSON document that is answered; `version`, `build.commit`."""
+    header: str = ""
+    """Or the header that has it."""
+    text: bool = False
+    """Or it is all of the body, but for white space around it."""
+    headers: dict[str, str | Secret] = {}
+    """Sent with the request."""
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        if (self.json_ is not None) + bool(self.header) + self.text != 1:
+            raise ValueError(
+                "nothing says where the answer names its release; give one of json: PATH, header: NAME or text: true"
+            )
+        return self
+
+
+class Serves:
+    """Asks the service and the layer, once each."""
+
+    settings_model: ClassVar[type[CheckSettings]] = ServesSettings
+
+    def __init__(self, settings: ServesSettings, place: CheckPlace) -> None:
+        self._settings = settings
+        self._place = place
+
+    async def run(self, since: datetime | None = None) -> CheckResult:  # noqa: ARG002  # it sees only the present
+        clock = self._place.clock
+        began = clock.monotonic()
+        try:
+            verdict, reason = await self._asked()
+        except NoAnswer as found:
+            verdict, reason = found.verdict, found.reason
+        took = timedelta(seconds=clock.monotonic() - began)
+        return CheckResult(self._place.name, verdict, reason, took, self._settings.warn)
+
+    async def _asked(self) -> tuple[Verdict, str]:
+        settings = self._settings
+        answer = await Request(settings.serves, settings.headers, settings.timeout).answered(self._place)
+        served = self._named(answer)
+        try:
+            releases = await self._place.releases(settings.layer)
+        except AdapterError as error:
+            return Verdict.INCONCLUSIVE, f"serves {_shown(served)}; what {settings.layer} has is not known: {error}"
+        return _compared(served, releases, settings.layer)
+
+    def _named(self, answer: Answer) -> str:
+        """What the answer calls its release. :raises NoAnswer: nothing."""
+        settings = self._settings
+        if settings.header:
+            found, where = answer.headers.get(settings.header, ""), f"in a header {settings.header}"
+        elif settings.json_ is not None:
+            found, where = _at(answer, settings.json_), f"at {show(settings.json_)}"
+        else:
+            found, where = answer.body.decode(errors="replace"), "in its body"
+        if not found.strip():
+            raise NoAnswer(Verdict.INCONCLUSIVE, f"{answer.said} and names no release {where}")
+        return found.strip()
+
+
+def _at(answer: Answer, path: str) -> str:
+    try:
+        found = at(answer.document(), path)
+    except ValueError as error:
+        raise NoAnswer(Verdict.INCONCLUSIVE, f"{answer.said} and names no release: {error}") from error
+    if isinstance(found, bool) or not isinstance(found, (str, int, float)):
+        raise NoAnswer(Verdict.INCONCLUSIVE, f"{answer.said} and names no release: {show(path)} is no text")
+    return str(found)
+
+
+def _compared(served: str, releases: Sequence[Release], layer: str) -> tuple[Verdict, str]:
+    """`releases` has the one that the layer has now first, and may have it once more with other names."""
+    now = releases[0]
+    said = f"serves {_shown(served)}"
+    meant = {release.id for release in releases if _fits(served, release)}
+    if now.id not in meant:
+        return Verdict.BAD, f"{said}, and {layer} has {one_line(now.name)}"
+    if len(meant) > 1 and served != now.id:
+        many = f"{len(meant)} releases of {layer} are called so"
+        return Verdict.INCONCLUSIVE, f"{said}, and {many}; have it say the whole id"
+    return Verdict.GOOD, f"{said}, as {layer} has"
+
+
+def _fits(served: str, release: Release) -> bool:
+    if served in {release.id, release.label, *release.names}:
+        return True
+    return len(served) >= _SHORTEST and any(name.startswith(served) for name in (release.id, *release.names))
+
+
+def _shown(served: str) -> str:
+    return one_line(show(served))

@@ -1,0 +1,72 @@
+"""How a service and its history look to people. Values are the API's JSON."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rollbackd.cli.change import deadline, title
+from rollbackd.cli.show import hold, releases
+from rollbackd.cli.text import below, fields, moment, safe, table
+
+View = Mapping[str, Any]
+_INDENT = 24
+"""Columns before a state's marks: two, its time, two more."""
+
+
+def service(one: View, states: Sequence[View]) -> None:
+    """All about one service."""
+    present, incident = one["present"], one["incident"]
+    print(f"{safe(one['name'])}: {safe(one['health'])}, {safe(one['priority'])}, mode {safe(one['mode'])}")
+    asks = "asks whether it goes back: " if one["asks"] else ""
+    fields(
+        (
+            ("runs", releases(present) or "in transition, or not looked at yet"),
+            ("since", moment(present["since"]) if present else ""),
+            ("good", (present["good"] if present else "") or f"not yet: {one['baked']:.0%} of its bake time"),
+            ("goes back to", releases(one["target"])),
+            ("cannot go back", one["cannot"]),
+            ("incident", f"{incident} ({asks}rollbackd incidents {incident})" if incident else ""),
+            ("held", "\n".join(hold(each) for each in one["holds"])),
+            ("announced", "\n".join("\n".join([title(each), *deadline(each)]) for each in one["waiting"])),
+        )
+    )
+    if one["rules"]:
+        print()
+        rules = [(rule["rule"], rule["verdict"], moment(rule["since"]), rule["reason"]) for rule in one["rules"]]
+        table(("RULE", "VERDICT", "SINCE", "WHY"), rules)
+    if states:
+        print("\nstates, newest first, with what each changed:")
+        _history(one, states)
+
+
+def _history(one: View, states: Sequence[View]) -> None:
+    target = one["target"]["key"] if one["target"] else ""
+    present = one["present"]["key"] if one["present"] else ""
+    for number, state in enumerate(states):
+        older = states[number + 1] if number + 1 < len(states) and states[number + 1]["since"] else None
+        since = moment(state["since"]) or "never ran here"
+        marks = ", ".join(_marks(state, runs=number == 0 and state["key"] == present, target=state["key"] == target))
+        print(f"  {since:<20}  {below(marks, _INDENT)}")
+        print(f"  {safe(state['key']):<20}  {below(_changed(state, older), _INDENT)}")
+
+
+def _marks(state: View, *, runs: bool, target: bool) -> list[str]:
+    """What is known of a state, the most telling first."""
+    quarantined = ", ".join(state["quarantined"])
+    known = f"good: {state['good']}" if state["good"] else "unknown"
+    marks = [
+        "RUNS NOW" if runs else "",
+        "GOES BACK TO THIS" if target else "",
+        f"QUARANTINED: {quarantined}" if quarantined else known,
+        f"rolled back to by {state['via']}" if state["via"] else "",
+        f"announced: {state['change']}" if state["change"] else "",
+    ]
+    return [mark for mark in marks if mark]
+
+
+def _changed(state: View, older: View | None) -> str:
+    """The layers that are another release than before; all of them for the oldest, and where none is."""
+    before = older["ids"] if older is not None else {}
+    moved = {layer: name for layer, name in state["releases"].items() if before.get(layer) != state["ids"].get(layer)}
+    gone = [f"{layer} gone" for layer in before if layer not in state["releases"]]
+    shown = moved if moved or gone else state["releases"]
+    return ", ".join([*(f"{layer} {name}" for layer, name in sorted(shown.items())), *gone])

@@ -1,0 +1,96 @@
+"""What became of a rollback, on one screen: what, from, to, each step with its time, the checks, what is left, next."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from rollbackd.cli.text import fields, table
+
+View = Mapping[str, Any]
+_NEXT = {
+    "recovered": "nothing: it is watched on; trouble of the same state is told",
+    "ineffective": "look for another cause; `rollbackd plan {service}` says what else it could go back to",
+    "unverified": "look at it yourself: no check said whether it is well",
+    "failed": "mend what the step says, then the same order again; `rollbackd incidents {id}` has its output",
+    "aborted": "it stays as the last step left it",
+    "superseded": "nothing more is done: what runs now is somebody else's",
+}
+_OTHERS = "`rollbackd incidents {id}` says why"
+
+
+def report(incident: View, records: Sequence[View]) -> None:
+    """Print it. `records` are all of the incident, as the API gives them."""
+    one = incident
+    entered = ", ".join(one["entered"])
+    left = f"{entered} still entered; `rollbackd ack {one['id']} --leave` leaves it" if entered else "nothing"
+    begun, ended = _at(one["opened"]), _at(one["closed"])
+    print()
+    fields(
+        (
+            ("what", f"{one['service']}: {one['outcome'] or one['status']}, {one['reason']}"),
+            ("from", _releases(one["before"])),
+            ("to", _releases(one["target"])),
+            ("plan", one["plan"]),
+            ("took", _length(ended - begun) if begun is not None and ended is not None else ""),
+            ("left over", left),
+            ("next", _NEXT.get(one["outcome"], _OTHERS).format_map({"service": one["service"], "id": one["id"]})),
+        )
+    )
+    steps = list(_steps(one, records))
+    if steps:
+        print()
+        table(("STEP", "FROM", "TO", "STATUS", "TOOK"), steps)
+    checks = last_round(records)
+    if checks:
+        print()
+        table(("CHECK", "VERDICT", "SAYS"), ((c["name"], c["verdict"], c["reason"]) for c in checks))
+
+
+def _steps(one: View, records: Sequence[View]) -> Iterator[tuple[str, ...]]:
+    """Brackets and steps in order, each from its first attempt to its end."""
+    took = _durations(records)
+    for (began, layer), length in took.items():
+        if began == "Entering":
+            yield layer, "", "", "entered" if layer in one["entered"] else "left", _length(length)
+    for step in one["steps"]:
+        length = took.get(("ApplyStarted", step["layer"]))
+        yield step["layer"], step["before"], step["after"], step["status"], _length(length)
+
+
+def _durations(records: Sequence[View]) -> dict[tuple[str, str], timedelta | None]:
+    """How long what was begun took, by what began it and its layer; None: it has not ended."""
+    ends = {"Entered": "Entering", "Applied": "ApplyStarted"}
+    began: dict[tuple[str, str], datetime] = {}
+    took: dict[tuple[str, str], timedelta | None] = {}
+    for record in records:
+        kind, at = record["kind"], _at(record["at"])
+        if at is None:
+            continue
+        if kind in ends.values():
+            place = (kind, record["fact"]["layer"])
+            began.setdefault(place, at)
+            took.setdefault(place, None)
+        elif kind in ends:
+            place = (ends[kind], record["fact"]["layer"])
+            if place in began:
+                took[place] = at - began.pop(place)
+    return took
+
+
+def last_round(records: Sequence[View]) -> list[View]:
+    """What the checks said in the last round of the gate or of verification; empty when there was none."""
+    rounds = [record for record in records if record["kind"] in {"Gated", "Round"}]
+    return list(rounds[-1]["fact"]["results"]) if rounds else []
+
+
+def _releases(state: View | None) -> str:
+    return ", ".join(f"{layer} {release}" for layer, release in state["releases"].items()) if state else ""
+
+
+def _at(time: str | datetime | None) -> datetime | None:
+    """A time of the API, or as it was before it became JSON."""
+    return datetime.fromisoformat(time) if isinstance(time, str) else time
+
+
+def _length(length: timedelta | None) -> str:
+    return f"{length.total_seconds():.1f}s" if length is not None else ""

@@ -1,0 +1,119 @@
+"""What is done on a calendar, as the configuration writes it. Each kind of entry is told by a key of its own."""
+
+from datetime import timedelta
+from typing import Annotated, Any, Self
+
+from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
+
+from rollbackd.cron import Times, check_cron, check_zone
+from rollbackd.units import Duration, Spec
+
+FILE, NAME, DIRECTORY = "{file}", "{name}", "{directory}"
+Vector = Annotated[tuple[str, ...], Field(min_length=1)]
+
+
+def _often_enough(length: timedelta) -> timedelta:
+    if length < timedelta(minutes=1):
+        raise ValueError("this is at least 1m; write it like 6h")
+    return length
+
+
+def _has_file(command: tuple[str, ...]) -> tuple[str, ...]:
+    if not any(FILE in part for part in command[1:]):
+        raise ValueError(f"nothing of it is {FILE}; write that where the path of the file to send goes")
+    return command
+
+
+def _has_directory(command: tuple[str, ...]) -> tuple[str, ...]:
+    for placeholder, what in ((NAME, "the name of the file to fetch"), (DIRECTORY, "the directory to put it into")):
+        if not any(placeholder in part for part in command[1:]):
+            raise ValueError(f"nothing of it is {placeholder}; write that where {what} goes")
+    return command
+
+
+class OnCalendar(Spec):
+    """When: a cron line, or a distance."""
+
+    cron: Annotated[str, AfterValidator(check_cron)] = ""
+    """Minute, hour, day of the month, month, day of the week, as crontab(5) has them."""
+    every: Annotated[Duration, AfterValidator(_often_enough)] | None = None
+    """Instead of `cron`: so long after the one before."""
+    zone: Annotated[str, AfterValidator(check_zone)] = "UTC"
+    """The time zone of `cron`."""
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> Self:
+        if bool(self.cron) == (self.every is not None):
+            raise ValueError('it says when by one of both; write cron: "0 2 * * *", or every: 6h')
+        return self
+
+    @property
+    def times(self) -> Times:
+        return Times(self.cron, self.every, self.zone)
+
+
+class Offsite(Spec):
+    """Copies elsewhere, by commands: argument vectors in which `{file}`, `{name}` and `{directory}` are filled in."""
+
+    push: Annotated[Vector, AfterValidator(_has_file)]
+    """Sends `{file}`, a path whose last part is the copy's name."""
+    list: tuple[str, ...] = ()
+    """Prints what is there, a name a line; what is before the last slash of a line does not count."""
+    pull: Annotated[Vector, AfterValidator(_has_directory)] | None = None
+    """Fetches the copy `{name}` into `{directory}`, under that name."""
+    timeout: Annotated[Duration, AfterValidator(_often_enough)] = timedelta(minutes=30)
+    """For each command."""
+
+    @model_validator(mode="after")
+    def _both_ways(self) -> Self:
+        if bool(self.list) != (self.pull is not None):
+            raise ValueError("`list` and `pull` go together: what is there, and how one of it is fetched; give both")
+        return self
+
+
+class SnapshotSchedule(OnCalendar):
+    """Snapshots of a layer: taken, verified, sent elsewhere; old ones are dropped."""
+
+    snapshot: str = Field(min_length=1)
+    """SERVICE/LAYER, or SERVICE for all of its layers that keep snapshots."""
+    keep: int = Field(default=0, ge=0)
+    """How many of the newest are kept, instead of the number in the layer's own settings; 0: that number."""
+    verify: bool = True
+    """Read and hash each one once it is taken."""
+    restore_test: Annotated[str, AfterValidator(check_cron)] | None = None
+    """A cron line: when the newest one, and the one that a rollback would go to, are restored into a scratch place and
+    compared."""
+    offsite: Offsite | None = None
+    """Copies on another disk or host."""
+
+
+class DrillSchedule(OnCalendar):
+    """Drills of a service."""
+
+    drill: str = Field(min_length=1)
+    """The service."""
+    plan: str = ""
+    """One of its plans; empty: its own list."""
+    execute: bool = False
+    """Go back for real and return; only where the service says `drill: true`."""
+
+
+_KINDS: dict[str, type[OnCalendar]] = {"snapshot": SnapshotSchedule, "drill": DrillSchedule}
+
+
+def _kind(value: Any) -> str | None:
+    if isinstance(value, OnCalendar):
+        return next(f"<{key}>" for key, model in _KINDS.items() if isinstance(value, model))
+    return next((f"<{key}>" for key in _KINDS if isinstance(value, dict) and key in value), None)
+
+
+Schedule = Annotated[
+    Annotated[SnapshotSchedule, Tag("<snapshot>")] | Annotated[DrillSchedule, Tag("<drill>")],
+    Discriminator(
+        _kind,
+        custom_error_type="unknown_kind",
+        custom_error_message=f"no kind of schedule here; write one of {', '.join(sorted(_KINDS))}",
+        custom_error_context={"word": "schedule", "kinds": ", ".join(sorted(_KINDS))},
+    ),
+]
+"""One entry of `schedules`; the key `snapshot` or `drill` says of which kind."""

@@ -1,0 +1,5 @@
+"""Drills: could a rollback work right now, and, where the configuration allows it, one for real and back again."""
+
+from rollbackd.drills.driver import Drills, Unfit
+
+__all__ = ["Drills", "Unfit"]

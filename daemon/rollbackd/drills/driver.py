@@ -1,0 +1,386 @@
+"""Holds drills, and brings executed ones to their end. The way there and the return are ordinary incidents.
+
+That an executed drill goes on is a fact (its opening), so that no start forgets the return.
+"""
+
+import asyncio
+from collections import defaultdict
+from datetime import timedelta
+
+from rollbackd import facts, log
+from rollbackd.book import Book
+from rollbackd.clock import Clock
+from rollbackd.config.models import Config, Service
+from rollbackd.drills.exam import Exam, Found
+from rollbackd.incident import drill as steps
+from rollbackd.incident.life import Incident
+from rollbackd.journal import Entry, JournalUnavailable
+from rollbackd.judge.engine import Judge
+from rollbackd.judge.holds import Holds
+from rollbackd.judge.live import Live
+from rollbackd.model import (
+    DAEMON,
+    FLEET,
+    Action,
+    Priority,
+    Request,
+    Trigger,
+    incident_stream,
+    service_stream,
+)
+from rollbackd.rules.tracks import Standing
+from rollbackd.runner import Runner
+from rollbackd.sources.states import Looker
+from rollbackd.telling import drill_view, state_view
+from rollbackd.views import CheckView, DrillView
+
+DRILL = "drill"
+"""The name that stands for a rule in what a drill opens; no rule of the configuration may have it."""
+STUCK = "drill_stuck"
+LOST = "readiness"
+_EVERY = timedelta(seconds=1)
+_AGAIN = timedelta(seconds=30)
+"""Before a return that could not begin is tried again."""
+_GLANCE = timedelta(milliseconds=200)
+_GIVES_WAY = timedelta(seconds=60)
+"""How long a person's order waits until a drill has ended the step in hand."""
+
+
+class Unfit(Exception):  # noqa: N818  # an answer
+    """A drill is not held now; the sentence says why, and what to do."""
+
+
+class Drills:
+    """The root task `drills`, and the orders."""
+
+    def __init__(
+        self,
+        config: Config,
+        book: Book,
+        clock: Clock,
+        live: Live,
+        holds: Holds,
+        judge: Judge,
+        looker: Looker,
+        runner: Runner,
+        exam: Exam,
+    ) -> None:
+        self._config = config
+        self._book = book
+        self._clock = clock
+        self._live = live
+        self._holds = holds
+        self._judge = judge
+        self._looker = looker
+        self._runner = runner
+        self._exam = exam
+        self._examining: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._stepping: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._beginning = asyncio.Lock()
+        self._in_hand: dict[str, asyncio.Task[None]] = {}
+        self._rest: dict[str, float] = {}
+        """Until when a return that could not begin is left alone, by service."""
+        self._stuck: dict[str, str] = {}
+        """Why a drill cannot return, as told last."""
+        self._log = log.get("drills")
+
+    # -- orders ---------------------------------------------------------------------------------
+    async def hold(self, service: Service, plan: str, actor: str) -> DrillView:
+        """Ask everything that a rollback rests on; nothing is touched, the result is a fact.
+
+        :param plan: empty: all plans of the service's list.
+        :raises Unfit: a rollback of it is under way.
+        """
+        async with self._examining[service.name]:
+            self._check_idle(service)
+            began = self._clock.monotonic()
+            found = await self._exam.hold(service, (plan,) if plan else service.plan, self._trial(service, actor))
+            return await self._found(service, found, began, actor)
+
+    async def execute(self, service: Service, plan: str, actor: str) -> DrillView:
+        """Go back for real and return, when all that `hold` asks is ready; `incident` is empty when it was not.
+
+        :param plan: empty: the first of the service's list.
+        :raises Unfit: it may not be drilled, or not now.
+        """
+        plan = plan or service.plan[0]
+        async with self._examining[service.name]:
+            self._check_fit(service)
+            began = self._clock.monotonic()
+            found = await self._exam.hold(service, (plan,), self._trial(service, actor, plan))
+            if found.irreversible:
+                cannot = ", ".join(found.irreversible)
+                raise Unfit(f"a drill does nothing that cannot be taken back: {cannot}; name another plan with --plan")
+            if found.problems or found.target is None:
+                return await self._found(service, found, began, actor)
+            async with self._beginning:
+                self._check_fit(service)
+                incident = await self._begin(service, plan, found.target.key, actor)
+            return self._view(service, found, "running", actor, incident)
+
+    async def scheduled(self, service: Service, plan: str, *, execute: bool) -> DrillView:
+        """A drill on the calendar: one that is not held is noted, too. :raises JournalUnavailable:"""
+        try:
+            return await (self.execute if execute else self.hold)(service, plan, DAEMON)
+        except Unfit as error:
+            plans = (plan,) if plan else service.plan
+            return await self._note(service.name, facts.Drilled(plans, steps.INTERRUPTED, (str(error),)), DAEMON)
+
+    async def listed(self, service: str, limit: int) -> list[DrillView]:
+        """Drills, newest first; one that is under way before them. Of all services when none is named."""
+        stream = service_stream(service) if service else ""
+        records = await self._book.journal.latest(("Drilled",), stream, limit)
+        ended = [drill_view(one.stream.partition(":")[2], one.fact, one.at, one.actor) for one in records]
+        running = []
+        for name, incident in self._book.drills():
+            there = await self._book.incident(incident)
+            if service in {"", name} and there is not None:
+                running.append(_under_way(there))
+        return [*running, *ended][:limit]
+
+    async def give_way(self, service: str, actor: str) -> str:
+        """A person wins: an executed drill of the service ends where it is. The state it went to; empty: there is none.
+
+        :raises Unfit: its step in hand goes on; order again when it has ended.
+        """
+        async with self._stepping[service]:
+            ledger = self._book.of(service)
+            running = ledger.open if ledger.open is not None and ledger.open.drill else None
+            name = ledger.drill or (running.incident if running is not None else "")
+            if not name:
+                return ""
+            if running is not None:
+                stop = facts.AbortRequested(f"a rollback was ordered by {actor}")
+                await self._book.append(Entry(incident_stream(running.incident), stop, actor))
+            there = await self._book.incident(name)
+            if ledger.drill and there is not None:
+                why = f"{actor} ordered a rollback: it did not return"
+                await self._note(service, facts.Drilled(there.plans, steps.INTERRUPTED, (why,), incident=name), actor)
+        if running is not None:
+            await self._until_ended(running.incident)
+        target = there.decision.target if there is not None and there.drill == "there" else None
+        return target.key if target is not None else ""
+
+    async def _until_ended(self, incident: str) -> None:
+        self._runner.poke(incident)
+        end = self._clock.monotonic() + _GIVES_WAY.total_seconds()
+        while (found := await self._book.incident(incident)) and found.outcome is None:
+            if self._clock.monotonic() < end:
+                await self._clock.sleep(_GLANCE)
+                continue
+            held = f" ({found.paused})" if found.paused else ""
+            see = f"`rollbackd incidents {incident}`"
+            raise Unfit(f"{incident}, a drill, is being ended{held}; order again when it has: {see}")
+
+    def _trial(self, service: Service, actor: str, plan: str = "") -> Trigger:
+        now = self._clock.now()
+        episode = f"{DRILL}/{service.name}/{now.isoformat()}"
+        request = Request(service.name, actor, plan=plan)
+        return Trigger(service.name, DRILL, Priority.P3, episode, now, now, request=request)
+
+    def _check_idle(self, service: Service) -> None:
+        running = self._book.of(service.name).acting or self._book.of(service.name).open
+        if running is not None:
+            raise Unfit(f"{service.name} is not drilled: {running.incident} is open; again when it has ended")
+
+    def _check_fit(self, service: Service) -> None:
+        """What a drill that touches the world must never come on top of."""
+        name, now = service.name, self._clock.now()
+        if not service.drill:
+            raise Unfit(f"{name} is not drilled for real: its configuration does not say `drill: true`")
+        if self._config.mode(service) != "act":
+            raise Unfit(f"{name} is not drilled for real: its mode is shadow, nothing is touched")
+        self._check_idle(service)
+        if others := [other for other, _ in self._book.drills()]:
+            raise Unfit(f"{name} is not drilled: {others[0]} is, and one is drilled at a time; again when it has ended")
+        if held := self._holds(name, {}):
+            raise Unfit(f"{name} is not drilled: {'; '.join(held)}")
+        bad = [one for one in self._live.seen(name, now) if one.standing is not Standing.GOOD]
+        if bad:
+            said = ", ".join(f"{one.rule} is {one.standing.value} ({one.reason})" for one in bad)
+            raise Unfit(f"{name} is not drilled while it may be in trouble: {said}")
+        last = self._book.of(name).rollbacks[-1:]
+        if last and last[0].watch_until is not None and now < last[0].watch_until:
+            raise Unfit(f"{name} is not drilled: it is watched after {last[0].incident} until {last[0].watch_until}")
+
+    async def _begin(self, service: Service, plan: str, target: str, actor: str) -> str:
+        """Open the way there; its incident. :raises Unfit: something stands against it."""
+        trial = self._trial(service, actor, plan)
+        reason = "a drill: it goes there and comes back"
+        request = Request(service.name, actor, reason, to=target, plan=plan, drill="there")
+        trigger = Trigger(service.name, DRILL, Priority.P3, trial.episode, trial.onset, trial.reached, request=request)
+        decision = await self._judge.consider(trigger)
+        if decision.action is not Action.ROLL_BACK:
+            reasons = "; ".join(finding.reason for finding in decision.against)
+            raise Unfit(f"{service.name} is not drilled: {reasons}")
+        return decision.joins
+
+    # -- to the end -----------------------------------------------------------------------------
+    async def run(self) -> None:
+        """See every executed drill to its end, for ever."""
+        try:
+            while True:
+                for service, incident in self._book.drills():
+                    if service not in self._in_hand:
+                        work = self._guarded(service, incident)
+                        self._in_hand[service] = asyncio.create_task(work, name=f"drill of {service}")
+                await self._clock.sleep(_EVERY)
+        finally:
+            tasks = list(self._in_hand.values())
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _guarded(self, service: str, incident: str) -> None:
+        try:
+            async with self._stepping[service]:
+                if self._book.of(service).drill == incident:
+                    await self.step(service, incident)
+        except JournalUnavailable as error:
+            self._log.error("a drill waits for the journal", service=service, error=str(error))
+        except Exception:  # noqa: BLE001  # one drill must not end the others; it is tried again, and stays under way
+            self._log.exception("a drill could not go on", service=service)
+            self._rest[service] = self._clock.monotonic() + _AGAIN.total_seconds()
+        finally:
+            self._in_hand.pop(service, None)
+
+    async def step(self, service: str, incident: str) -> None:
+        """One step of an executed drill that is under way."""
+        there = await self._book.incident(incident)
+        if there is None or self._clock.monotonic() < self._rest.get(service, 0):
+            return
+        if self._config.service(service) is None:
+            text = f"{service} is no longer in the configuration: it was not brought back"
+            await self._end(service, there, None, steps.End(steps.INTERRUPTED, (text,)))
+            return
+        back = await self._back(service, incident)
+        look = there.outcome is not None and there.acted and back is None
+        present = await self._looker.peek(service) if look else None
+        trouble = self._live.standing(service, self._clock.now()) is Standing.BAD
+        match steps.next_of_drill(there, back, present, trouble=trouble):
+            case steps.Return():
+                await self._return(service, there)
+            case steps.Cut():
+                assert back is not None
+                why = facts.AbortRequested("it is back, and in real trouble")
+                await self._book.append(Entry(incident_stream(back.id), why))
+                self._runner.poke(back.id)
+            case steps.Leave():
+                seen = facts.Acknowledged(leave=True)
+                await self._book.append(Entry(incident_stream(incident), seen))
+                self._runner.poke(incident)
+            case steps.End() as end:
+                await self._end(service, there, back, end)
+            case steps.Wait():
+                pass
+
+    async def _back(self, service: str, there: str) -> Incident | None:
+        """The return of a drill, once it was opened."""
+        last = self._book.of(service).rollbacks[-1]
+        found = last.drill == "back" and last.incident != there
+        return await self._book.incident(last.incident) if found else None
+
+    async def _return(self, service: str, there: Incident) -> None:
+        """Open the return; what stands against it is told once, and it is tried again."""
+        before, now = there.decision.present, self._clock.now()
+        own = self._config.service(service)
+        assert before is not None
+        assert own is not None
+        plan = there.plans[0]
+        request = Request(
+            service,
+            there.decision.trigger.request.actor if there.decision.trigger.request is not None else DAEMON,
+            f"the return of {there.id}, a drill",
+            to=before.key,
+            plan=plan,
+            irreversible=own.plans[plan].layers if plan in own.plans else (),
+            drill="back",
+        )
+        trigger = Trigger(service, DRILL, own.priority, f"{DRILL}/{there.id}/back", now, now, request=request)
+        if plan not in own.plans:
+            problem = f"there is no plan {plan} any more"
+        else:
+            decision = await self._judge.consider(trigger)
+            problem = "; ".join(finding.reason for finding in decision.against)
+        if problem:
+            self._rest[service] = self._clock.monotonic() + _AGAIN.total_seconds()
+        await self._tell_stuck(service, there.id, problem)
+
+    async def _tell_stuck(self, service: str, incident: str, problem: str) -> None:
+        """Once for each reason, and once that it is over."""
+        if problem == self._stuck.get(service, ""):
+            return
+        text = f"{incident}, a drill of {service}, cannot return: {problem}; it is tried again" if problem else ""
+        over = f"{incident}, a drill of {service}, returns"
+        await self._book.append(Entry(FLEET, facts.Notice(STUCK, text or over, service, over=not problem)))
+        self._stuck[service] = problem
+
+    async def _end(self, service: str, there: Incident, back: Incident | None, end: steps.End) -> None:
+        took = there.closed - there.begun if there.closed is not None and there.begun is not None else timedelta()
+        limit = self._config.targets.recovery
+        slow = (f"it took {round(took.total_seconds())}s, its target is {round(limit.total_seconds())}s",)
+        fact = facts.Drilled(
+            there.plans,
+            end.result,
+            end.problems,
+            took,
+            target=limit,
+            incident=there.id,
+            returned=back.id if back is not None else "",
+            slow=slow if took > limit else (),
+        )
+        actor = there.decision.trigger.request.actor if there.decision.trigger.request is not None else DAEMON
+        await self._tell_stuck(service, there.id, "")
+        await self._note(service, fact, actor)
+        self._log.info("drilled", service=service, incident=there.id, result=end.result, problems=end.problems)
+        if self._config.service(service) is not None:
+            await self._looker.look(service)
+
+    # -- results --------------------------------------------------------------------------------
+    async def _found(self, service: Service, found: Found, began: float, actor: str) -> DrillView:
+        result = steps.NOT_READY if found.problems else steps.READY
+        took = timedelta(seconds=self._clock.monotonic() - began)
+        fact = facts.Drilled(found.plans, result, found.problems, took, found.expected, found.limit, slow=found.slow)
+        await self._note(service.name, fact, actor)
+        return self._view(service, found, result, actor, took=took)
+
+    async def _note(self, service: str, fact: facts.Drilled, actor: str) -> DrillView:
+        """Write it down; and that readiness was lost, or is back."""
+        entries = [Entry(service_stream(service), fact, actor)]
+        before = self._book.of(service).ready
+        if fact.result == steps.NOT_READY and before is not False:
+            text = f"a rollback of {service} would not work: {'; '.join(fact.problems)}"
+            entries.append(Entry(FLEET, facts.Notice(LOST, text, service)))
+        elif fact.result == steps.READY and before is False:
+            text = f"a rollback of {service} would work again"
+            entries.append(Entry(FLEET, facts.Notice(LOST, text, service, over=True)))
+        written = await self._book.append(*entries)
+        return drill_view(service, fact, written[0].at, actor)
+
+    def _view(
+        self, service: Service, found: Found, result: str, actor: str, incident: str = "", took: timedelta = timedelta()
+    ) -> DrillView:
+        ledger = self._book.of(service.name)
+        return DrillView(
+            service=service.name,
+            at=self._clock.now(),
+            actor=actor,
+            plans=found.plans,
+            result=result,
+            problems=found.problems,
+            slow=found.slow,
+            took=took,
+            expected=found.expected,
+            target=found.limit,
+            incident=incident,
+            layers=found.layers,
+            checks=tuple(CheckView(one.name, one.verdict.value, one.reason) for one in found.checks),
+            present=state_view(ledger, found.present) if found.present is not None else None,
+            goes_to=state_view(ledger, found.target) if found.target is not None else None,
+        )
+
+
+def _under_way(there: Incident) -> DrillView:
+    request = there.decision.trigger.request
+    actor = request.actor if request is not None else DAEMON
+    return DrillView(there.service, there.opened, actor, there.plans, "running", incident=there.id)

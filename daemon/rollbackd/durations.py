@@ -1,0 +1,29 @@
+"""How long steps took, read off the journal. Reads, and nothing else."""
+
+from collections import defaultdict
+from datetime import datetime, timedelta
+from statistics import median_low
+
+from rollbackd import facts
+from rollbackd.journal import Journal
+from rollbackd.model import incident_service
+
+_STEPS = 2000
+"""Facts of steps, of all services, that are looked at."""
+_NEWEST = 20
+
+
+async def of_steps(journal: Journal, service: str) -> dict[str, timedelta]:
+    """How long each layer's step of a service took in the past, from its first attempt on: the median of the newest."""
+    began: dict[tuple[str, str], datetime] = {}
+    took: defaultdict[str, list[timedelta]] = defaultdict(list)
+    records = await journal.latest(("ApplyStarted", "Applied"), limit=_STEPS)
+    for record in reversed(records):
+        if incident_service(record.stream) != service:
+            continue
+        place = (record.stream, record.fact.layer)
+        if isinstance(record.fact, facts.ApplyStarted):
+            began.setdefault(place, record.at)
+        elif place in began:
+            took[record.fact.layer].append(record.at - began.pop(place))
+    return {layer: median_low(lengths[-_NEWEST:]) for layer, lengths in took.items()}

@@ -1,0 +1,205 @@
+"""What an incident's clocks, targets and people are due, and when next. No I/O; each is due once, as the facts say."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from rollbackd.facts import ClockPassed, Escalated
+from rollbackd.incident.life import Incident
+from rollbackd.model import Outcome, Priority
+from rollbackd.policy.ledger import Rollback
+from rollbackd.policy.spec import Clocks
+from rollbackd.units import format_duration
+
+START = "start_within"
+RECOVER = "recover_within"
+STEP_TARGET = "target:"
+"""Before the layer's name in the clock of a step's target."""
+HOTFIX_TARGET = "hotfix_target"
+RECOVERY_TARGET = "recovery_target"
+STEP_SLACK = 1.5
+"""A step so many times as long as its target is told."""
+RECOVERY_SLACK = 2
+AGAIN = timedelta(hours=1)
+"""A second rollback of a service within this escalates."""
+HOTFIX = "hotfix"
+"""The kind of an announced change that has a target of its own."""
+AT_ONCE = "it was opened"
+"""Why the first tier is told when it need not wait."""
+_BAD = {
+    Outcome.FAILED: "it failed",
+    Outcome.INEFFECTIVE: "it did not help",
+    Outcome.UNVERIFIED: "nothing says whether it helped",
+    Outcome.EXPIRED: "nobody answered in time",
+}
+BAD_ENDS = frozenset(_BAD)
+"""Ends that people must look at."""
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """How long things may take, as configured."""
+
+    clocks: Mapping[Priority, Clocks]
+    steps: Mapping[str, timedelta]
+    """Of a step, by its layer's adapter; an adapter that is not named has no target."""
+    hotfix: timedelta
+    """All steps together of a rollback that takes back a hotfix."""
+    recovery: timedelta
+    """From the first step to the end."""
+    tiers: tuple[timedelta, ...] = ()
+    """How long after the opening each tier of people is told, ascending."""
+
+
+def due(
+    incident: Incident, terms: Terms, earlier: Rollback | None, now: datetime
+) -> tuple[ClockPassed | Escalated, ...]:
+    """What has come due and is not in the incident's facts yet, for one unit.
+
+    `earlier` is the service's last rollback before this one that touched anything.
+    """
+    passed = tuple(clock for at, clock in _clocks(incident, terms) if at <= now)
+    return (*passed, *_escalations(incident, terms, earlier, passed, now))
+
+
+def next_due(incident: Incident, terms: Terms, now: datetime) -> datetime | None:
+    """When something comes due next if nothing happens before; None: never."""
+    times = [at for at, _ in _clocks(incident, terms)]
+    if _escalates(incident):
+        times += [incident.opened + after for after in terms.tiers[incident.tier + 1 :]]
+    return min((at for at in times if at > now), default=None)
+
+
+# -- clocks and targets ---------------------------------------------------------------------------
+def _clocks(incident: Incident, terms: Terms) -> Iterator[tuple[datetime, ClockPassed]]:
+    """Each that was not passed before and can still be, or was without anybody looking; with when."""
+    found = (
+        *_limits(incident, terms),
+        *_steps(incident, terms),
+        *_hotfix(incident, terms),
+        *_recovery(incident, terms),
+    )
+    return ((at, clock) for at, clock in found if clock.clock not in incident.clocks)
+
+
+def _limits(incident: Incident, terms: Terms) -> Iterator[tuple[datetime, ClockPassed]]:
+    """From the opening on, at the priority of now; waiting for people counts. Nobody waits for a drill."""
+    if incident.drill:
+        return
+    clocks, name = terms.clocks[incident.priority], incident.service
+    limit = incident.decision.start_within or clocks.start_within
+    at = incident.opened + limit
+    if _late(incident.begun, at, going_on=incident.outcome is None):
+        waits = ", it waits for people" if incident.waits else ""
+        text = f"the rollback of {name} did not start within {format_duration(limit)}{waits}"
+        yield at, ClockPassed(START, limit, text)
+    limit = clocks.recover_within
+    at = incident.opened + limit
+    if _late(incident.closed, at, going_on=True) and (incident.acted or incident.outcome is None):
+        text = f"{name} did not recover within {format_duration(limit)}"
+        yield at, ClockPassed(RECOVER, limit, text)
+
+
+def _steps(incident: Incident, terms: Terms) -> Iterator[tuple[datetime, ClockPassed]]:
+    for layer, length in incident.took.items():
+        target = _target(incident, layer, terms)
+        if target is not None and length > target * STEP_SLACK:
+            text = f"the step of {layer} took {_shown(length)}; its target is {format_duration(target)}"
+            yield incident.opened, ClockPassed(STEP_TARGET + layer, target, text)
+    for layer, since in incident.stepping.items() if _works(incident) else ():
+        target = _target(incident, layer, terms)
+        if target is not None:
+            over = target * STEP_SLACK
+            text = f"the step of {layer} takes longer than {_shown(over)}; its target is {format_duration(target)}"
+            yield since + over, ClockPassed(STEP_TARGET + layer, target, text)
+
+
+def _hotfix(incident: Incident, terms: Terms) -> Iterator[tuple[datetime, ClockPassed]]:
+    change = incident.decision.change
+    if change is None or change.kind != HOTFIX or incident.drill:
+        return
+    spent, over = sum(incident.took.values(), timedelta()), terms.hotfix * STEP_SLACK
+    target = format_duration(terms.hotfix)
+    text = f"the steps back from a hotfix take longer than {_shown(over)}; their target is {target}"
+    clock = ClockPassed(HOTFIX_TARGET, terms.hotfix, text)
+    if spent > over:
+        yield incident.opened, clock
+    elif incident.stepping and _works(incident):
+        yield min(incident.stepping.values()) + over - spent, clock
+
+
+def _recovery(incident: Incident, terms: Terms) -> Iterator[tuple[datetime, ClockPassed]]:
+    if incident.working is None:
+        return
+    over = terms.recovery * RECOVERY_SLACK
+    at = incident.working + over
+    target = format_duration(terms.recovery)
+    text = f"the recovery of {incident.service} takes longer than {_shown(over)}; its target is {target}"
+    if _late(incident.closed, at, going_on=_works(incident)):
+        yield at, ClockPassed(RECOVERY_TARGET, terms.recovery, text)
+
+
+def _late(ended: datetime | None, limit: datetime, *, going_on: bool) -> bool:
+    """Whether something ended too late, or has not ended and may yet."""
+    return going_on if ended is None else ended > limit
+
+
+def _works(incident: Incident) -> bool:
+    """Whether time that passes now is its own: not that of a hold, or of a person who must look."""
+    return incident.outcome is None and not incident.paused and not incident.parked
+
+
+def _target(incident: Incident, layer: str, terms: Terms) -> timedelta | None:
+    layers = incident.config.get("layers")
+    settings = layers.get(layer) if isinstance(layers, Mapping) else None
+    return terms.steps.get(settings.get("adapter", "")) if isinstance(settings, Mapping) else None
+
+
+def _shown(length: timedelta) -> str:
+    return format_duration(timedelta(seconds=max(1, round(length.total_seconds()))))
+
+
+# -- people ---------------------------------------------------------------------------------------
+def _escalates(incident: Incident) -> bool:
+    """Whether more people are to hear of it: it is open, or ended badly, and nobody has seen it.
+
+    Of a drill only that it could not come back.
+    """
+    if incident.drill:
+        return incident.drill == "back" and incident.outcome in _BAD and not incident.acknowledged
+    return not incident.acknowledged and (incident.outcome is None or incident.outcome in _BAD)
+
+
+def _escalations(
+    incident: Incident, terms: Terms, earlier: Rollback | None, passed: tuple[ClockPassed, ...], now: datetime
+) -> Iterator[Escalated]:
+    """The tiers whose time has come, then one more for each thing that makes it worse."""
+    tier = incident.tier
+    if not _escalates(incident):
+        return
+    while tier + 1 < len(terms.tiers) and now >= incident.opened + terms.tiers[tier + 1]:
+        tier += 1
+        after = terms.tiers[tier]
+        yield Escalated(tier, f"nobody acknowledged it in {format_duration(after)}" if after else AT_ONCE)
+    for why in _worse(incident, earlier, passed):
+        if why not in incident.whys and tier + 1 < len(terms.tiers):
+            tier += 1
+            yield Escalated(tier, why)
+
+
+def _worse(incident: Incident, earlier: Rollback | None, passed: tuple[ClockPassed, ...]) -> Iterator[str]:
+    """Why the next people are told without waiting; the same thing always in the same words."""
+    for clock in passed:
+        if clock.clock in {START, RECOVER}:
+            yield clock.text
+    if earlier is not None and incident.begun is not None and incident.begun - _end(earlier) < AGAIN:
+        limit = format_duration(AGAIN)
+        yield f"it is the second rollback of {incident.service} within {limit}, after {earlier.incident}"
+    if incident.outcome in _BAD:
+        yield _BAD[incident.outcome]
+    elif incident.parked:
+        yield "it needs a person to go on"
+
+
+def _end(rollback: Rollback) -> datetime:
+    return rollback.ended or rollback.opened

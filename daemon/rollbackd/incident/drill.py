@@ -1,0 +1,136 @@
+"""What comes next in an executed drill: the way there, the return, what it showed. No I/O.
+
+Each way is an incident of its own; what somebody else changed meanwhile is never taken back.
+"""
+
+from dataclasses import dataclass
+
+from rollbackd.incident.life import Incident
+from rollbackd.incident.next import ATTEMPTS
+from rollbackd.model import DAEMON, Outcome, State
+
+READY, NOT_READY, INTERRUPTED = "ready", "not_ready", "interrupted"
+"""What a drill shows; one that was interrupted says nothing of a rollback."""
+_TELLING = frozenset({Outcome.FAILED, Outcome.INEFFECTIVE, Outcome.UNVERIFIED})
+"""Ends of the way there that say a real rollback would have ended so."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """One of its incidents is at work, or the layers cannot be told right now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Return:
+    """The layers go back to where they were."""
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """The way there left brackets entered, and the service is back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """The service is back, in real trouble, and its rollback need not wait until the return is verified."""
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """It is over."""
+
+    result: str
+    problems: tuple[str, ...] = ()
+
+
+Step = Wait | Return | Leave | Cut | End
+
+
+def next_of_drill(
+    there: Incident, back: Incident | None, present: State | None, *, trouble: bool = False
+) -> Step:
+    """What an executed drill does next.
+
+    :param back: the return, once it was opened.
+    :param trouble: a rule is bad for the service right now.
+    :param present: what the layers run now; None: they are being changed, or cannot be looked at.
+    """
+    if there.outcome is None:
+        return Wait()
+    if back is not None:
+        return _returned(there, back, trouble=trouble)
+    if not there.acted:
+        return _end(there)
+    if there.outcome is Outcome.SUPERSEDED:
+        return _left(there, there.reason)
+    if present is None:
+        return Wait()
+    foreign = _foreign(there, present)
+    if foreign:
+        return _left(there, f"somebody else changed {', '.join(foreign)} meanwhile")
+    if there.decision.present is not None and present.key == there.decision.present.key:
+        return _leave(there) or _end(there)
+    return Return()
+
+
+def _returned(there: Incident, back: Incident, *, trouble: bool) -> Step:
+    if back.outcome is None:
+        return Cut() if trouble and not back.aborted and _stepped(back) else Wait()
+    if back.outcome is Outcome.RECOVERED or (back.aborted == DAEMON and _stepped(back)):
+        return _leave(there) or _end(there)
+    text = f"it did not return: {back.id} ended {back.outcome.value} ({back.reason}); now {back.present.name} runs"
+    lost = _shown(there) or back.outcome in _TELLING
+    return End(NOT_READY if lost else INTERRUPTED, (*_shown(there), text))
+
+
+def _stepped(back: Incident) -> bool:
+    return back.plan is not None and back.flight is None and len(back.done) == len(back.plan.steps)
+
+
+def _leave(there: Incident) -> Step | None:
+    """What it left entered is left; None when there is nothing, or it cannot be."""
+    if not there.entered:
+        return None
+    if not there.leave_all:
+        return Leave()
+    failure = there.failure
+    given_up = failure is not None and failure.what == "leave" and (failure.permanent or failure.attempt >= ATTEMPTS)
+    return None if given_up else Wait()
+
+
+def _left(there: Incident, why: str) -> End:
+    """What is somebody else's now is not touched, and what the drill moved stays with it."""
+    moved = f"; the drill had moved {', '.join(there.moved)}, and that stays" if there.moved else ""
+    return End(INTERRUPTED, (f"{why}{moved}",))
+
+
+def _end(there: Incident) -> End:
+    """The service is where it was."""
+    entered = f"{', '.join(there.entered)} could not be left; `rollbackd ack {there.id} --leave` tries again"
+    problems = (*_shown(there), *((entered,) if there.entered else ()))
+    if there.outcome is Outcome.RECOVERED or there.outcome in _TELLING:
+        return End(NOT_READY if problems else READY, problems)
+    return End(INTERRUPTED, (f"{there.id} ended {there.outcome}: {there.reason}",))
+
+
+def _shown(there: Incident) -> tuple[str, ...]:
+    """What a real rollback would have run into."""
+    if there.outcome not in _TELLING:
+        return ()
+    return (f"{there.id} ended {there.outcome}: {there.reason}",)
+
+
+def _foreign(there: Incident, present: State) -> tuple[str, ...]:
+    """Layers that run neither what they ran before nor what the drill took them to.
+
+    What a step that failed left behind is the drill's, whatever it is.
+    """
+    before = there.decision.present
+    failed = there.failure.layer if there.failure is not None else ""
+    return tuple(
+        layer
+        for layer, release in present.releases.items()
+        if layer != failed
+        and release != there.present.releases.get(layer)
+        and (before is None or release != before.releases.get(layer))
+    )

@@ -1,0 +1,51 @@
+"""Changes that nobody confirmed in time: a trigger each, while they run. Deadlines are facts, no start forgets one."""
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+from rollbackd.book import Book
+from rollbackd.clock import Clock
+from rollbackd.config.models import Config, Service
+from rollbackd.model import Action, Evidence, Trigger
+from rollbackd.policy.changes import unconfirmed
+from rollbackd.policy.ledger import Announcement
+from rollbackd.units import format_duration
+
+UNCONFIRMED = "unconfirmed"
+"""The name that stands for a rule in its triggers; no rule of the configuration may have it."""
+
+
+class Deadlines:
+    """Knows which are due. What passed before this process began is asked about: nobody watched the change."""
+
+    def __init__(self, config: Config, book: Book, clock: Clock) -> None:
+        self._config = config
+        self._book = book
+        self._clock = clock
+        self._awake = clock.now()
+        """Since when this process watches."""
+
+    def due(self, service: str) -> Sequence[Trigger]:
+        """The trigger of a service whose present change should have been confirmed by now."""
+        found = self._config.service(service)
+        announced = unconfirmed(self._book.of(service), self._clock.now()) if found is not None else None
+        return [] if found is None or announced is None else [self._trigger(found, announced)]
+
+    def _trigger(self, service: Service, announced: Announcement) -> Trigger:
+        deadline = announced.confirm_by
+        assert deadline is not None
+        waited = format_duration(timedelta(seconds=round((deadline - announced.at).total_seconds())))
+        missed = f"nobody confirmed it until {deadline:%H:%M:%S}, and rollbackd was down then"
+        said = f": {announced.text}" if announced.text else ""
+        source = f"{announced.kind or 'change'} announced by {announced.by}{said}"
+        return Trigger(
+            service=service.name,
+            rule=UNCONFIRMED,
+            priority=announced.priority or service.priority,
+            episode=f"{UNCONFIRMED}/{service.name}/{announced.id}",
+            onset=deadline,
+            reached=self._clock.now(),
+            evidence=(Evidence(source, f"not confirmed in {waited}", "", deadline),),
+            without_change=Action.ROLL_BACK,  # the change itself is the trouble, however long ago it was made
+            missed=missed if deadline < self._awake else "",
+        )

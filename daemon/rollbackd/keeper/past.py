@@ -1,0 +1,83 @@
+"""What was done about snapshots, folded from facts: the calendar's memory, and what a crash cut off. No I/O."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from rollbackd import facts
+from rollbackd.facts import Record
+
+RUN_KINDS = ("SnapshotBegun", "SnapshotEnded")
+FINDING_KINDS = ("SnapshotVerified",)
+RUNS_READ = 2000
+"""Facts of runs of a service that a start reads: what is on the calendar once a month is among them."""
+FINDINGS_READ = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Work that was begun."""
+
+    at: datetime
+    actor: str
+    fact: facts.SnapshotBegun
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """What was found about one snapshot."""
+
+    at: datetime
+    fact: facts.SnapshotVerified
+
+
+@dataclass(slots=True)
+class Past:
+    """Of one layer."""
+
+    open: dict[str, Run] = field(default_factory=dict)
+    """Begun and not ended, by run."""
+    scheduled: dict[str, datetime] = field(default_factory=dict)
+    """Entry of the calendar, to when it began last."""
+    verified: dict[str, Verified] = field(default_factory=dict)
+    """By snapshot, the newest finding; oldest first."""
+    ended: datetime | None = None
+    """When the last run on the calendar did."""
+    results: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Entry of the calendar, to the problems of its last run."""
+
+    def take(self, record: Record) -> None:
+        """One more fact of the layer."""
+        match record.fact:
+            case facts.SnapshotBegun():
+                self.open[record.fact.run] = Run(record.at, record.actor, record.fact)
+                if record.fact.schedule:
+                    self.scheduled[record.fact.schedule] = record.at
+            case facts.SnapshotEnded():
+                begun = self.open.pop(record.fact.run, None)
+                if begun is not None and begun.fact.schedule:
+                    self.ended = record.at
+                    self.results[begun.fact.schedule] = record.fact.problems
+            case facts.SnapshotVerified(_, name, _, _, _, _):
+                self.verified.pop(name, None)
+                self.verified[name] = Verified(record.at, record.fact)
+                if len(self.verified) > FINDINGS_READ:
+                    del self.verified[next(iter(self.verified))]
+
+    def problems(self, schedules: Iterable[str]) -> tuple[str, ...]:
+        """Of the last runs of these entries of the calendar."""
+        return tuple(dict.fromkeys(text for name in schedules for text in self.results.get(name, ())))
+
+    @property
+    def newest(self) -> datetime | None:
+        """When the newest snapshot that was found whole was taken."""
+        whole = [one.fact.created for one in self.verified.values() if not one.fact.problems]
+        return max(whole, default=None)
+
+
+def folded(records: list[Record]) -> dict[str, Past]:
+    """A service's facts, oldest first, by layer."""
+    pasts: dict[str, Past] = {}
+    for record in records:
+        pasts.setdefault(record.fact.layer, Past()).take(record)
+    return pasts

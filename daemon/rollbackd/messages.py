@@ -1,0 +1,66 @@
+"""What people can be told, by the name that routes know it by. Imports nothing of ours."""
+
+from collections.abc import Mapping
+
+EVENTS: Mapping[str, str] = {
+    # of an incident
+    "asks": "people are asked whether a service goes back",
+    "asked_again": "the world moved after it was asked: the question is another now",
+    "checked": "what the service's checks say, beside a question that stands",
+    "approved": "somebody said yes, and more people must",
+    "risen": "a question became a rollback",
+    "opened": "a rollback begins",
+    "started": "its first step",
+    "plan_ended": "a plan did not help, the next one runs; the priority rises",
+    "paused": "a hold stopped it",
+    "parked": "it needs a person to go on",
+    "abort_requested": "a person wants it stopped",
+    "acknowledged": "a person has seen it",
+    "clock_passed": "it did not start, or recover, in the time that its priority has",
+    "over_target": "a step, or all of it, took far longer than it should",
+    "escalated": "more people are told: a tier of `notify.escalation`",
+    "recovered": "it ended, and the service is well",
+    "ineffective": "it ended, and the service is still sick",
+    "unverified": "it ended, and nothing says whether the service is well",
+    "failed": "it could not be done",
+    "aborted": "a person stopped it",
+    "declined": "a person said no",
+    "expired": "nobody answered in time",
+    "passed": "the trouble went away before the first step",
+    "superseded": "somebody else changed the layers meanwhile",
+    # of a decision without one
+    "refused": "a service is in trouble and needs a person",
+    "observed": "what would have been done, in shadow mode or by a row that observes",
+    # again
+    "reminder": "what nobody has acknowledged yet",
+    # of rollbackd itself
+    "audit": "the journal does not fit together",
+    "backend_unreachable": "Prometheus or Alertmanager does not answer",
+    "cannot_roll_back": "a service has nothing to go back to yet",
+    "clock": "our clock jumped",
+    "configuration": "a new configuration was not taken over",
+    "drill_stuck": "a drill cannot bring a service back",
+    "drilled": "a drill that was executed has ended",
+    "internal": "a part of rollbackd failed",
+    "journal": "the journal cannot be written",
+    "messages_waiting": "too many messages wait",
+    "not_ready": "rollbackd is not ready",
+    "override": "a signal file needs a look",
+    "quarantined_release": "a release that was left behind is back",
+    "readiness": "a drill found that a rollback would not work, or that it would again",
+    "receiver_unreachable": "a receiver takes no messages",
+    "rule_fault": "a rule cannot be judged",
+    "undeliverable": "a receiver will never get a message",
+    "unreadable": "a fact that could not be put into words",
+}
+"""Event to what it means."""
+
+PLACEHOLDERS: Mapping[str, str] = {
+    "service": "the service",
+    "incident": "the incident's name; empty when there is none",
+    "priority": "P0 to P3; empty when there is none",
+    "event": "the event",
+    "title": "what the team is told, in a line",
+    "time": "when it happened",
+}
+"""What a receiver's own words may have in them, each as `$name`."""

@@ -1,0 +1,121 @@
+"""What people are told of services and of rollbackd itself: decisions without an incident, and notices. No I/O."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from rollbackd import facts
+from rollbackd.facts import Record
+from rollbackd.model import Decision, Priority
+from rollbackd.notify import clean, phrases
+from rollbackd.notify.envelope import Envelope
+from rollbackd.notify.making import Severity, Told, message_of
+from rollbackd.notify.own import OWN_KINDS, UNDELIVERABLE, UNREACHABLE
+from rollbackd.notify.troubles import guards, needs_person, notice_thread, refusal_thread
+
+_TITLES: Mapping[str, str] = {
+    "audit": "the journal does not fit together",
+    "clock": "the clock jumped",
+    "configuration": "a new configuration was not taken over",
+    "drill_stuck": "a drill cannot return",
+    "internal": "a part of rollbackd failed",
+    "journal": "the journal cannot be written",
+    "override": "a signal file needs a look",
+    "readiness": "a rollback would not work",
+    "rule_fault": "a rule cannot be judged",
+}
+"""For kinds whose own words say too little."""
+_CRITICAL_KINDS = frozenset({"drill_stuck", "journal", "not_ready", UNREACHABLE, UNDELIVERABLE})
+
+
+def decided(told: Told, fact: facts.Decided) -> Sequence[Envelope]:
+    decision = fact.decision
+    if decision.joins:
+        return []
+    if decision.action == "observe":
+        return [_observed(told, decision)]
+    if not needs_person(decision) or told.troubles.repeats(decision.trigger.service, decision):
+        return []
+    return [refused(told.record, decision, "refused", "")]
+
+
+def refused(record: Record, decision: Decision, event: str, since: str) -> Envelope:
+    """A service in trouble that needs a person; one that escalates goes to the tiers, too."""
+    trigger = decision.trigger
+    service = trigger.service
+    severity: Severity = "critical" if decision.escalate or trigger.priority is Priority.P0 else "warning"
+    lines = phrases.filled(
+        ("What", f"{service} is in trouble (rule {clean.line(trigger.rule, 100)}) and was not rolled back{since}"),
+        ("Against it", phrases.findings(decision.against)),
+        *phrases.change(decision),
+        *phrases.why(trigger.evidence, trigger.onset),
+        *phrases.target(decision),
+        ("Next", "nothing, unless what stands against it changes"),
+        ("Roll back anyway", f"`rollbackd plan {service}`, then `rollbackd rollback {service}`"),
+        ("Seen it", f"`rollbackd ack {service}`"),
+        ("More", f"`rollbackd decisions {service}`"),
+    )
+    title = f"{service} needs a person ({trigger.priority}, {clean.line(trigger.rule, 100)})"
+    thread = refusal_thread(service, clean.line(trigger.episode))
+    message = message_of(record, event, title, severity, lines, thread)
+    placed = replace(message, service=service, priority=trigger.priority)
+    group = f"{event}/{','.join(guards(decision))}"
+    return Envelope(placed, record.stream, group, since=record.at if decision.escalate else None)
+
+
+def _observed(told: Told, decision: Decision) -> Envelope:
+    trigger, service = decision.trigger, decision.trigger.service
+    others = [finding for finding in decision.against if finding.guard != "shadow"]
+    shadow = len(others) < len(decision.against)
+    said = "would have been rolled back" if shadow and not others else "was only observed"
+    lines = phrases.filled(
+        ("What", f"{service} {said}: rule {clean.line(trigger.rule, 100)} is met"),
+        ("Against it", phrases.findings(decision.against)),
+        *phrases.change(decision),
+        *phrases.why(trigger.evidence, trigger.onset),
+        *phrases.target(decision),
+        ("Plan", ", then ".join(decision.plans)),
+        ("Roll back", f"`rollbackd plan {service}`, then `rollbackd rollback {service}`"),
+        ("More", f"`rollbackd decisions {service}`"),
+    )
+    thread = f"observed/{service}/{clean.line(trigger.episode)}"
+    title = f"{service} {said} ({trigger.priority}, {clean.line(trigger.rule, 100)})"
+    message = message_of(told.record, "observed", title, "info", lines, thread)
+    placed = replace(message, service=service, priority=trigger.priority)
+    return Envelope(placed, told.record.stream, group=f"observed/{','.join(guards(decision))}")
+
+
+def notice_acknowledged(told: Told, fact: facts.NoticeAcknowledged) -> Sequence[Envelope]:
+    actor = clean.line(told.record.actor, 100)
+    service = told.record.stream.partition(":")[2]
+    made = []
+    for place, trouble in enumerate(told.troubles.refused(service, fact.episode), 1):
+        begun = trouble.record
+        priority = begun.fact.decision.trigger.priority if begun is not None else None
+        thread = refusal_thread(service, clean.line(trouble.episode))
+        lines = (("What", f"{actor} has seen that {service} needs a person"),)
+        title = f"{service}: acknowledged by {actor}"
+        message = message_of(told.record, "acknowledged", title, "info", lines, thread, f"/{place}")
+        placed = replace(message, service=service, priority=priority, acknowledged=True)
+        made.append(Envelope(placed, told.record.stream, since=trouble.escalates))
+    return made
+
+
+def notice_title(kind: str) -> str:
+    """What a phone shows of it at night."""
+    return _TITLES.get(kind, kind.replace("_", " "))
+
+
+def notice(told: Told, fact: facts.Notice) -> Sequence[Envelope]:
+    severity: Severity = "info" if fact.over else "critical" if fact.kind in _CRITICAL_KINDS else "warning"
+    about = f"{fact.service}: " if fact.service else ""
+    shown = [
+        (clean.line(name.replace("_", " "), 63), clean.paragraph(text))
+        for name, text in fact.details.items()
+        if name not in ("subject", "receiver")
+    ]
+    lines = phrases.filled(("What", clean.line(fact.text, 1000)), *shown)
+    title = f"{about}{notice_title(fact.kind)}{' is over' if fact.over else ''}"
+    message = message_of(told.record, fact.kind, title, severity, lines, clean.line(notice_thread(fact)))
+    placed = replace(message, service=fact.service, resolves=fact.over)
+    avoid = fact.details.get("receiver", "") if fact.kind in OWN_KINDS else ""
+    return [Envelope(placed, told.record.stream, f"notice/{fact.kind}/{fact.over}", avoid)]

@@ -1,0 +1,222 @@
+"""The examples of an ops host, as they are shipped, from the trouble to the acknowledgement, on real components.
+
+Only systemd is stood in for, and waits are shorter; what else is in a `config.yaml` there is used here as it is.
+"""
+
+import json
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from examples.demo.world import Traffic
+from tests.e2e.ops_host import PYTHON, Host, Units, body, ending
+from tests.e2e.telling import told
+from tests.e2e.toy import Ear, listening
+from tests.servers import free_port, program, prometheus, redis_server, running, wait_until
+
+TOGETHER = 2
+pytestmark = [pytest.mark.timeout(240)]
+
+NGINX = """
+daemon off;
+worker_processes 1;
+pid {root}/nginx.pid;
+events {{}}
+http {{
+    access_log off;
+    client_body_temp_path {root}/tmp;
+    proxy_temp_path {root}/tmp;
+    fastcgi_temp_path {root}/tmp;
+    uwsgi_temp_path {root}/tmp;
+    scgi_temp_path {root}/tmp;
+    include {root}/nginx/smartalk.conf;
+}}
+"""
+
+
+# -- smartalk -----------------------------------------------------------------------------------
+class Smartalk(Host):
+    """One host: git, files, nginx, Redis."""
+
+    front: str = ""
+    """What visitors ask, through nginx."""
+
+    @property
+    def head(self) -> str:
+        return self.git(self.app, "rev-parse", "HEAD")
+
+    @property
+    def app(self) -> Path:
+        return self.root / "srv/smartalk/app"
+
+    @property
+    def settings(self) -> Path:
+        return self.root / "srv/smartalk/config/smartalk.json"
+
+    @property
+    def frozen(self) -> Path:
+        return self.root / "srv/deploy/FROZEN"
+
+    def lay_out(self, port: int, front: int, redis: int, prometheus: str) -> None:
+        """The example's files in their places, and release v1."""
+        root = str(self.root)
+        self.front = f"http://127.0.0.1:{front}/talk?name=ann"
+        self.moves = {
+            "listen 80;": f"listen 127.0.0.1:{front};",
+            "127.0.0.1:3000": f"127.0.0.1:{port}",
+            '"port": 3000': f'"port": {port}',
+            "127.0.0.1:6379": f"127.0.0.1:{redis}",
+            "http://127.0.0.1:9090": prometheus,
+            "http://127.0.0.1/": f"http://127.0.0.1:{front}/",
+            "/etc/nginx": f"{root}/nginx",
+            "/etc/rollbackd": root,
+            "/srv": f"{root}/srv",
+            "/var/log/smartalk": root,
+            "[python3,": f"[{PYTHON},",
+        }
+        self.url = f"http://127.0.0.1:{port}/health"
+        self.program = [PYTHON, str(self.app / "smartalk.py"), str(self.settings)]
+        for name in ("smartalk.py", "build.py", "release.json", ".gitignore"):
+            self.moved(f"app/{name}", self.app / name)
+        self.moved("config/smartalk.json", self.settings)
+        self.moved("nginx/smartalk.conf", self.root / "nginx/smartalk.conf")
+        self.moved("nginx/maintenance.conf", self.root / "nginx/smartalk-maintenance.conf")
+        (self.root / "nginx/smartalk.d").mkdir()
+        self.frozen.parent.mkdir()
+        self.git(self.app, "init", "-q", "-b", "main")
+        self.commit(self.app, "v1")
+
+    def build_and_restart(self) -> None:
+        """What CI does after a checkout."""
+        subprocess.run([PYTHON, "build.py"], cwd=self.app, check=True, timeout=30)
+        self.restart()
+
+
+@contextmanager
+def smartalk(root: Path, ear: Ear) -> Iterator[Smartalk]:
+    host = Smartalk(root, told=ear.url, example="smartalk")
+    host.prepare()
+    port, front = free_port(), free_port()
+    nginx = [program("nginx"), "-p", str(root), "-c", str(root / "nginx.conf"), "-e", str(root / "nginx.log")]
+    (root / "nginx.conf").write_text(NGINX.format(root=root))
+    (root / "tmp").mkdir()
+    scraped = prometheus(root / "prometheus", targets=[f"127.0.0.1:{port}"], labels={"service": "smartalk"})
+    with redis_server(root / "redis") as redis, scraped as metrics:
+        host.lay_out(port, front, redis, metrics.url)
+        host.build_and_restart()
+        (root / "web").mkdir()
+        with running(nginx, f"http://127.0.0.1:{front}", "/health", root / "web") as web:
+            units = Units(root / "units", {"smartalk": host.restart, "nginx": web.reload})
+            config = host.loaded()
+            sooner(config, units, nginx, root)
+            for name in ("tech-desk", "product-desk", "support"):
+                host.secret(name)
+            host.write(config)
+            visitors = Traffic(host.front, visitors=2)
+            visitors.start()
+            try:
+                with ending(host, units):
+                    host.start()
+                    yield host
+            finally:
+                visitors.stop()
+
+
+def sooner(config: dict[str, Any], units: Units, nginx: list[str], root: Path) -> None:
+    """The same configuration with shorter waits, and systemd's part taken over."""
+    (service,) = config["services"]
+    config["daemon"]["look_every"] = "500ms"
+    config["prometheus"]["poll_every"] = "500ms"
+    errors, key_function = config["rules"][0]["when"], config["rules"][1]["when"]
+    errors["query"] = errors["query"].replace("[5m]", "[3s]")
+    errors["for"] = "1s"
+    errors["samples"] = {"query": errors["samples"]["query"].replace("[5m]", "[3s]"), "at_least": 5}
+    key_function["every"] = "500ms"
+    service["verify"] |= {"settle": "500ms", "every": "500ms", "deadline": "30s"}
+    layers = service["layers"]
+    layers["page"] |= {"test": [*nginx, "-t"], "reload": [*nginx, "-s", "reload"], "pid": str(root / "nginx.pid")}
+    layers["process"], layers["proxy"] = units.layer("smartalk"), units.layer("nginx")
+
+
+@pytest.mark.needs("git", "nginx", "redis-server", "prometheus")
+@told
+def test_smartalk(root: Path) -> None:
+    with listening() as ear, smartalk(root, ear) as host:
+        wait_until(lambda: set(host.present("smartalk")) == {"config", "code"}, "both layers are seen")
+        assert "is good: marked by" in host.said("good", "smartalk")
+        only_its_configuration_goes_back(host, ear)
+        one_command_takes_all_of_it_back(host, ear)
+
+
+def only_its_configuration_goes_back(host: Smartalk, ear: Ear) -> None:
+    """C2, C5: both leads are asked; then the file is back, the code is where it was, and visitors saw no page."""
+    before, commit = host.settings.read_text(), host.head
+    host.settings.write_text(before.replace("friendly", "whimsical"))
+    host.restart()
+    wait_until(lambda: bool(ear.heard("asks")), "both leads are asked")
+    assert body(host.front)[0] == 500
+    assert host.ask("GET", "incidents/smartalk-1")["incident"]["plan"] == "config"
+    missing = [
+        host.ask("POST", "incidents/smartalk-1/approve", {}, f"the token {who}")["missing"]
+        for who in ("tech-desk", "product-desk")
+    ]
+    assert missing == ["one of product", ""]
+    assert host.until_closed("smartalk-1", 60)["outcome"] == "recovered"
+    assert (host.settings.read_text(), host.head) == (before, commit)
+    assert body(host.front) == (200, "Hello, ann! How are you?\n")
+    assert "entered page" not in host.said("incidents", "smartalk-1")
+    assert json.loads(host.frozen.read_text())["holders"][0]["incident"] == "smartalk-1"
+    acknowledged(host)
+
+
+def one_command_takes_all_of_it_back(host: Smartalk, ear: Ear) -> None:
+    """C6, C9: a bad release poisons the cache; one command puts up the page and takes it down when all is well."""
+    good = host.head
+    (host.app / "release.json").write_text('{"release": "v2", "cache": 2}\n')
+    host.commit(host.app, "v2")
+    host.build_and_restart()
+    (host.app / "notes.txt").write_text("not committed\n")
+    wait_until(lambda: host.incidents()[0]["id"] == "smartalk-2", "people are asked")
+    assert "errors" in host.said("decisions", "smartalk")
+    with watching(host.front) as seen:
+        report = host.said("rollback", "smartalk", "--to", "last-stable", "--plan", "full", "--yes", "--reason", "C6")
+    assert "recovered" in report
+    assert host.ask("GET", "incidents/smartalk-2")["incident"]["steps"][-1]["layer"] == "cache"
+    assert (host.head, host.git(host.app, "branch", "--show-current")) == (good, "rollback/smartalk-2")
+    assert (host.app / "notes.txt").exists() == bool(host.git(host.app, "status", "--porcelain"))
+    first, last = seen.index((503, "We are back soon\n")), len(seen) - seen[::-1].index((503, "We are back soon\n"))
+    assert {status for status, _ in seen[:first]} <= {500}
+    assert {status for status, _ in seen[last:]} == {200}, "the page went away before it was well"
+    assert host.frozen.exists()
+    acknowledged(host)
+
+
+def acknowledged(host: Smartalk) -> None:
+    """Deployments are frozen until somebody has looked."""
+    assert host.frozen.exists()
+    assert "acknowledged" in host.said("ack", "smartalk")
+    wait_until(lambda: not host.frozen.exists(), "deployments go on")
+
+
+@contextmanager
+def watching(url: str) -> Iterator[list[tuple[int, str]]]:
+    """What a visitor sees all the while, from before it until it is well."""
+    seen: list[tuple[int, str]] = []
+    ended = threading.Event()
+
+    def visit() -> None:
+        while not ended.wait(0.05):
+            seen.append(body(url))
+
+    thread = threading.Thread(target=visit, daemon=True)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        ended.set()
+        thread.join(timeout=10)

@@ -1,0 +1,234 @@
+"""What is outside of the daemon: what the services run, and what Prometheus, Alertmanager and the checks say of them."""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from itertools import cycle
+from typing import Any, cast
+
+from rollbackd.adapter import Adapter, AdapterError
+from rollbackd.config.models import Service
+from rollbackd.layers import Layers
+from rollbackd.model import Alert, Change, CheckResult, Release, Traits, Verdict
+from rollbackd.rules.matchers import parse_matchers
+from rollbackd.sources.alertmanager import Silence, Unreachable
+from rollbackd.sources.prometheus import Answer, RangeAnswer, RangeSeries, Series
+from tests.unit.house import FakeLayer
+from tests.unit.judgement.clock import LeapingClock
+
+DOWN = "Prometheus at http://127.0.0.1:9090: no answer within 5s"
+LONG_AGO = timedelta(days=30)
+FOR_EVER = timedelta(days=365)
+
+
+@dataclass
+class WorldLayer(FakeLayer):
+    """A layer that the world feels."""
+
+    world: "World | None" = None
+    stuck: bool = False
+    moving: Iterator[Release] | None = None
+
+    async def current(self) -> Release:
+        if self.stuck:
+            raise AdapterError("the repository is locked", permanent=False)
+        return self.present if self.moving is None else next(self.moving)
+
+    async def apply(self, change: Change) -> None:
+        await super().apply(change)
+        assert self.world is not None
+        self.world.moved()
+
+
+@dataclass
+class Reading:
+    """What one query says of one service over time."""
+
+    usual: float | None
+    now: float | None
+    """What it says while nothing below holds."""
+    sick: dict[tuple[str, str], float | None] = field(default_factory=dict)
+    """What it says while a layer runs a release."""
+    course: list[tuple[datetime, float | None]] = field(default_factory=list)
+
+
+class World:
+    """Changed by the script and by rollbacks; asked by the daemon through its own interfaces."""
+
+    def __init__(self, clock: LeapingClock, layers: Mapping[str, Sequence[str]]) -> None:
+        self.clock = clock
+        self.calls: list[str] = []
+        self.layers = {
+            service: {name: WorldLayer(name, self.calls, Traits(), Release(""), (), world=self) for name in names}
+            for service, names in layers.items()
+        }
+        self.readings: defaultdict[str, dict[str, Reading]] = defaultdict(dict)
+        self.prometheus = WorldPrometheus(self)
+        self.alertmanager = WorldAlertmanager(self)
+        self.checks: dict[tuple[str, str], tuple[Verdict, str]] = {}
+        self.alerts: dict[str, Alert] = {}
+        self.cures: dict[str, tuple[str, str]] = {}
+        """Alerts by fingerprint, with the layer and the release that make them fire."""
+        self.past_alerts: list[Alert] = []
+        self.silences: dict[str, Silence] = {}
+
+    # -- what runs ------------------------------------------------------------------------------
+    def build(self, service: Service) -> Layers:
+        """The layers in memory, whatever the configuration says of their adapters."""
+        own = self.layers.get(service.name, {})
+        return Layers(service, {name: cast("Adapter", layer) for name, layer in own.items()})
+
+    def run(self, service: str, layer: str, release: str) -> None:
+        """Somebody deploys."""
+        one, made = self.layers[service][layer], Release(release)
+        one.present = made
+        one.moving = None
+        if made not in one.known:
+            one.known = (made, *one.known)
+        self.moved()
+
+    def runs(self, service: str, layer: str, release: str) -> bool:
+        return self.layers[service][layer].present.id == release
+
+    # -- what is measured -----------------------------------------------------------------------
+    def measure(self, query: str, service: str, value: float | None, sick: tuple[str, str] | None = None) -> None:
+        """What a query says from now on; with `sick` only while that layer runs that release."""
+        reading = self.readings[query].get(service)
+        if reading is None:
+            reading = self.readings[query][service] = Reading(value, value)
+            reading.course.append((self.clock.true - LONG_AGO, value))
+        elif sick is None:
+            reading.now = value
+        else:
+            reading.sick[sick] = value
+        self._read(service, reading)
+
+    def _read(self, service: str, reading: Reading) -> None:
+        holds = [value for (layer, release), value in reading.sick.items() if self.runs(service, layer, release)]
+        value = holds[-1] if holds else reading.now
+        if value != reading.course[-1][1]:
+            reading.course.append((self.clock.true, value))
+
+    def moved(self) -> None:
+        """Another release runs: what is measured may be another now, alerts may be over."""
+        for by_service in self.readings.values():
+            for service, reading in by_service.items():
+                self._read(service, reading)
+        for name, (layer, release) in list(self.cures.items()):
+            if not self.runs(self.alerts[name].labels["service"], layer, release):
+                self.resolve(name)
+
+    def verdict(self, service: str, name: str) -> CheckResult:
+        verdict, sick = self.checks.get((service, name), (Verdict.GOOD, ""))
+        layer, _, release = sick.partition("=")
+        over = bool(sick) and not self.runs(service, layer, release)
+        said = {Verdict.GOOD: "answers", Verdict.BAD: "answered 500", Verdict.INCONCLUSIVE: "could not be asked"}
+        found = Verdict.GOOD if over else verdict
+        return CheckResult(name, found, said[found])
+
+    # -- alerts ---------------------------------------------------------------------------------
+    def fire(self, name: str, labels: Mapping[str, str], since: datetime, sick: tuple[str, str] | None) -> Alert:
+        """An alert fires; what comes of it is the script's, or Alertmanager's."""
+        named = {"alertname": name, **labels}
+        fingerprint = hashlib.sha256(repr(sorted(named.items())).encode()).hexdigest()[:16]
+        alert = self.alerts[fingerprint] = Alert(fingerprint, named, {}, since, None)
+        if sick is not None:
+            self.cures[fingerprint] = sick
+        return alert
+
+    def resolve(self, fingerprint: str) -> Alert:
+        alert = replace(self.alerts.pop(fingerprint), ends_at=self.clock.true)
+        self.cures.pop(fingerprint, None)
+        self.past_alerts.append(alert)
+        return alert
+
+    def firing(self, name: str, service: str) -> str:
+        """Its fingerprint."""
+        return next(
+            key
+            for key, one in self.alerts.items()
+            if one.labels["alertname"] == name and one.labels["service"] == service
+        )
+
+    def silence(self, matchers: str, by: str) -> None:
+        ends = self.clock.true + FOR_EVER
+        self.silences[by] = Silence(f"by {by}", parse_matchers(matchers), ends, by, "looking at it")
+
+
+@dataclass
+class WorldPrometheus:
+    """Answers from what the world measured; queries are mere names."""
+
+    world: World
+    down: bool = False
+
+    async def instant(self, query: str, at: datetime | None = None) -> Answer:
+        if self.down:
+            return Answer(problem=DOWN)
+        time = at or self.world.clock.true
+        found = [(service, _at(reading, time)) for service, reading in self.world.readings[query].items()]
+        return Answer(tuple(Series({"service": one}, value, time) for one, value in found if value is not None))
+
+    async def range(self, query: str, start: datetime, end: datetime, step: timedelta) -> RangeAnswer:
+        if self.down:
+            return RangeAnswer(problem=DOWN)
+        times = [start + step * n for n in range(int((end - start) / step) + 1)]
+        if query.startswith("ALERTS"):
+            return RangeAnswer(tuple(self._alerts(times)))
+        found = []
+        for service, reading in self.world.readings[query].items():
+            points = tuple((time, value) for time in times if (value := _at(reading, time)) is not None)
+            found.append(RangeSeries({"service": service}, points))
+        return RangeAnswer(tuple(one for one in found if one.points))
+
+    def _alerts(self, times: Sequence[datetime]) -> Iterator[RangeSeries]:
+        for alert in (*self.world.past_alerts, *self.world.alerts.values()):
+            ends = alert.ends_at or self.world.clock.true
+            points = tuple((time, 1.0) for time in times if alert.starts_at <= time <= ends)
+            if points:
+                yield RangeSeries(alert.labels, points)
+
+    async def close(self) -> None:
+        return
+
+
+def _at(reading: Reading, time: datetime) -> float | None:
+    return next((value for since, value in reversed(reading.course) if since <= time), None)
+
+
+@dataclass
+class WorldAlertmanager:
+    """What fires, and what is silenced."""
+
+    world: World
+    down: bool = False
+
+    async def firing(self) -> list[Alert]:
+        if self.down:
+            raise Unreachable("Alertmanager at http://127.0.0.1:9093: no answer within 5s")
+        return list(self.world.alerts.values())
+
+    async def silences(self) -> list[Silence]:
+        return list(self.world.silences.values())
+
+
+class WorldExaminer:
+    """Checks answer what the world says."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    async def run(
+        self, service: Service, refs: Sequence[Any], since: datetime | None = None
+    ) -> tuple[CheckResult, ...]:
+        return tuple([await self.ask(service, ref, since) for ref in refs])
+
+    async def ask(self, service: Service, ref: Any, since: datetime | None = None) -> CheckResult:
+        return self._world.verdict(service.name, str(ref))
+
+
+def moving(*releases: str) -> Iterator[Release]:
+    """A layer that says something else at each look."""
+    return cycle(Release(release) for release in releases)

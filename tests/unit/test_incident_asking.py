@@ -1,0 +1,240 @@
+"""An incident that asks: who may say yes, what becomes of it, what a person's no does."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from rollbackd import facts
+from rollbackd.incident import next as steps
+from rollbackd.incident.approval import may_answer, missing, rising
+from rollbackd.incident.ending import ending
+from rollbackd.incident.life import Yes
+from rollbackd.model import (
+    FLEET,
+    Action,
+    Outcome,
+    Priority,
+    Question,
+    Request,
+    Verdict,
+    incident_stream,
+    service_stream,
+)
+from tests.unit.builders import PRESENT, TARGET, VERIFY, Story, at, checked, decided, minutes, plan, seconds, trigger
+
+ANN, BOB, CAT = "unix:ann", "unix:bob", "unix:cat"
+MEMBERS = {"tech": (ANN, BOB), "product": (BOB, CAT)}
+
+
+def question(**more: Any) -> Question:
+    return Question(**{"why": ("no change is known",), "expires": at(15), **more})
+
+
+BOTH = question(by=("tech", "product"), members=MEMBERS, approvals=2)
+
+
+# -- who may say yes ---------------------------------------------------------------------------------------
+def test_anybody_may_say_yes_when_nobody_is_named() -> None:
+    assert may_answer(question(), ANN) == ""
+    assert missing(question(), []) == "1 more person"
+    assert missing(question(), [ANN]) == ""
+
+
+def test_two_yeses_of_one_person_are_one() -> None:
+    two = question(approvals=2)
+    assert missing(two, [ANN, ANN]) == "1 more person"
+    assert missing(two, [ANN, BOB]) == ""
+    assert missing(question(approvals=3), [ANN]) == "2 more people"
+
+
+def test_each_group_gives_one_person_of_its_own() -> None:
+    assert missing(BOTH, []) == "one of tech and one of product"
+    assert missing(BOTH, [ANN]) == "one of product"
+    assert missing(BOTH, [CAT]) == "one of tech"
+    assert missing(BOTH, [ANN, CAT]) == ""
+
+
+def test_who_is_in_two_groups_speaks_for_one_whichever_helps() -> None:
+    assert missing(BOTH, [BOB]) == "one of product"
+    assert missing(BOTH, [BOB, ANN]) == ""
+    assert missing(BOTH, [BOB, CAT]) == ""
+    assert missing(BOTH, [ANN, BOB]) == ""
+
+
+def test_more_people_than_groups_may_be_wanted() -> None:
+    three = replace(BOTH, approvals=3)
+    assert missing(three, [ANN, CAT]) == "1 more person"
+    assert missing(three, [ANN, BOB, CAT]) == ""
+
+
+def test_who_is_in_no_group_and_who_announced_the_change_may_not() -> None:
+    assert may_answer(BOTH, "unix:eve") == "unix:eve is in none of the groups that are asked: tech, product"
+    assert missing(BOTH, ["unix:eve", ANN]) == "one of product"
+    deployer = replace(BOTH, excluded=ANN)
+    assert may_answer(deployer, ANN) == f"{ANN} announced the change; somebody else must approve going back from it"
+    assert missing(deployer, [ANN, CAT]) == "one of tech"
+
+
+# -- what becomes of it ---------------------------------------------------------------------------------------
+def asking(asks: Question | None = None, **more: Any) -> Story:
+    """An incident that was opened to ask."""
+    story = Story(**more)
+    asked = replace(story.incident.decision, action=Action.ASK, question=asks or question())
+    opened = facts.Opened("checkout", asked, {}, ("default",))
+    story.told, story.incident = [], story.incident
+    from rollbackd.facts import Record
+    from rollbackd.incident.life import opened as first
+
+    record = Record(1, story.stream, 1, story.now, "daemon", opened)
+    story.told.append(record)
+    story.incident = first(record)
+    return story
+
+
+def test_it_waits_until_it_expires() -> None:
+    story = asking()
+    assert story.incident.waits
+    assert story.incident.asked == at(0)
+    assert story.next() == steps.Wait(at(15))
+    assert story.wait(minutes(15)).next() == steps.Rise("nobody answered in 15m", by_people=False)
+
+
+def test_enough_yeses_make_it_rise() -> None:
+    story = asking(question(approvals=2)).tell(facts.Approved("looks bad"), actor=ANN)
+    assert story.next() == steps.Wait(at(15))
+    assert story.incident.approvals == (Yes(ANN, at(0), "looks bad"),)
+    story.tell(facts.Approved(), actor=BOB)
+    assert story.next() == steps.Rise("approved by unix:ann, unix:bob", by_people=True)
+
+
+def test_an_answer_in_time_counts_also_when_it_is_seen_late() -> None:
+    story = asking().tell(facts.Approved(), actor=ANN).wait(minutes(30))
+    assert story.next() == steps.Rise("approved by unix:ann", by_people=True)
+
+
+def test_a_persons_own_order_needs_no_yes() -> None:
+    order = replace(trigger("manual"), request=Request("checkout", ANN))
+    story = asking(BOTH).tell(facts.Joined(order), actor=ANN)
+    assert story.next() == steps.Rise("ordered by unix:ann", by_people=True)
+    assert asking(BOTH).tell(facts.Joined(trigger("other"))).next() == steps.Wait(at(15))
+
+
+def test_a_no_ends_it_whatever_else_was_said() -> None:
+    story = asking().tell(facts.Approved(), actor=ANN).tell(facts.Denied("it is the load test"), actor=BOB)
+    assert story.next("held") == steps.Close(Outcome.DECLINED, "denied by unix:bob: it is the load test")
+    assert asking().tell(facts.Denied(), actor=BOB).next() == steps.Close(Outcome.DECLINED, "denied by unix:bob")
+
+
+def test_a_no_that_came_as_something_worse_made_it_rise_still_counts_before_the_first_step() -> None:
+    story = asking().tell(facts.Denied(), actor=BOB).tell(facts.Risen(decided(present=PRESENT), "worse came"))
+    assert isinstance(story.next(), steps.Close)
+    acted = story.tell(facts.Planned(plan("code"), PRESENT)).did("apply", "code")
+    assert not isinstance(acted.next(), steps.Close)
+
+
+def test_a_hold_lets_no_answer_through_and_loses_none() -> None:
+    story = asking().tell(facts.Approved(), actor=ANN)
+    assert story.next("held by unix:bob") == steps.Wait(None)
+    assert isinstance(story.next(), steps.Rise)
+
+
+def test_an_abort_ends_it() -> None:
+    assert asking().tell(facts.AbortRequested("no"), actor=ANN).next() == steps.Close(
+        Outcome.ABORTED, "by unix:ann: no"
+    )
+
+
+def test_a_question_that_is_missing_is_given_to_a_person() -> None:
+    story = asking()
+    story.incident = replace(story.incident, decision=replace(story.incident.decision, question=None))
+    assert isinstance(story.next(), steps.Park)
+
+
+def test_when_too_few_said_yes_in_time_it_says_who_did_and_who_is_missing() -> None:
+    story = asking(BOTH).tell(facts.Approved(), actor=ANN)
+    why = "only unix:ann said yes in 15m, not one of product"
+    assert story.wait(minutes(15)).next() == steps.Rise(why, by_people=False)
+
+
+def test_it_is_asked_again_from_the_start() -> None:
+    moved = replace(decided(Action.ASK, present=TARGET, target=PRESENT), question=question(expires=at(40)))
+    story = asking().tell(facts.Approved(), actor=ANN).tell(facts.AskedAgain(moved, "another runs"), took=minutes(10))
+    assert story.incident.approvals == ()
+    assert story.incident.asked == at(10)
+    assert story.incident.present == TARGET
+    assert story.next() == steps.Wait(at(40))
+    assert story.wait(minutes(30)).next() == steps.Rise("nobody answered in 30m", by_people=False)
+
+
+def test_what_rose_goes_on_like_any_rollback() -> None:
+    acts = replace(decided(present=PRESENT, target=TARGET), plans=("config",))
+    story = asking().tell(facts.Risen(acts, "approved by unix:ann", by_people=True))
+    assert not story.incident.waits
+    assert (story.incident.risen, story.incident.by_people) == ("approved by unix:ann", True)
+    assert story.incident.plans == ("config",)
+    assert story.next() == steps.Prepare()
+
+
+def test_a_decision_without_a_present_state_leaves_what_was_known() -> None:
+    assert asking().tell(facts.Risen(decided(), "x")).incident.present == PRESENT
+
+
+# -- beside it ---------------------------------------------------------------------------------------------
+def test_its_priority_is_the_most_urgent_of_its_triggers_and_rises_with_each_plan_that_failed() -> None:
+    story = asking(by=trigger(priority=Priority.P3), plans=("config", "default"))
+    assert story.incident.priority is Priority.P3
+    assert story.tell(facts.Joined(trigger("b", priority=Priority.P2))).incident.priority is Priority.P2
+    assert story.tell(facts.PlanEnded("config", Outcome.INEFFECTIVE)).incident.priority is Priority.P1
+    urgent = asking(by=trigger(priority=Priority.P0)).tell(facts.PlanEnded("config", Outcome.INEFFECTIVE))
+    assert urgent.incident.priority is Priority.P0
+
+
+def test_what_came_beside_it_is_kept() -> None:
+    story = asking().tell(facts.Examined(checked(Verdict.BAD)))
+    story.tell(
+        facts.ClockPassed("start_within", minutes(5), "late"), facts.Escalated(1, "late"), facts.Escalated(0, "x")
+    )
+    assert story.incident.examined == checked(Verdict.BAD)
+    assert story.incident.clocks == {"start_within"}
+    assert story.incident.tier == 1
+
+
+def test_it_began_with_its_first_effect() -> None:
+    story = Story().planned("code").tell(facts.ApplyStarted("code"), took=seconds(3)).tell(facts.Applied("code"))
+    assert story.incident.begun == at(0) + seconds(3)
+
+
+# -- the facts of its turns -----------------------------------------------------------------------------------
+def test_rising_spends_the_budget_now_and_blames_the_state() -> None:
+    acts = decided(present=PRESENT, target=TARGET)
+    found = rising("checkout-1", acts, "approved", by_people=True)
+    assert found == [
+        (FLEET, facts.Rising("checkout", "checkout-1", True)),
+        (incident_stream("checkout-1"), facts.Risen(acts, "approved", True)),
+        (service_stream("checkout"), facts.MarkTaken(PRESENT, "errors (checkout-1)")),
+    ]
+
+
+def test_an_order_blames_nothing() -> None:
+    order = decided(by=replace(trigger("manual"), request=Request("checkout", ANN)), present=PRESENT)
+    assert len(rising("checkout-1", order, "ordered", by_people=True)) == 2
+    assert len(rising("checkout-1", decided(), "x", by_people=False)) == 2
+
+
+def test_the_end_says_whether_a_person_denied_it() -> None:
+    denied = asking().tell(facts.Denied(), actor=BOB).incident
+    for outcome, said in ((Outcome.DECLINED, True), (Outcome.ABORTED, False)):
+        ended = next(fact for _, fact in ending(denied, outcome, "x", VERIFY, at(1)) if isinstance(fact, facts.Ended))
+        assert ended.denied is said
+    approved = asking().tell(facts.Risen(decided(present=PRESENT), "x", by_people=True)).incident
+    ended = next(
+        fact for _, fact in ending(approved, Outcome.FAILED, "x", VERIFY, at(1)) if isinstance(fact, facts.Ended)
+    )
+    assert (ended.manual, ended.denied) == (True, False)
+
+
+@pytest.mark.parametrize("text", ["escalate", "roll_back"])
+def test_what_happens_without_an_answer_is_for_the_side_that_decides(text: Any) -> None:
+    """The world is asked first: trouble that is over is nobody's silence."""
+    assert isinstance(asking(question(otherwise=text)).wait(minutes(15)).next(), steps.Rise)

@@ -1,0 +1,314 @@
+"""What people are told of questions, clocks and escalation."""
+
+import ast
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+
+from rollbackd import facts
+from rollbackd.facts import Record
+from rollbackd.incident.clocks import AT_ONCE
+from rollbackd.messages import EVENTS
+from rollbackd.model import DAEMON, Action, CheckResult, Finding, Outcome, Priority, Replaced, Request, Verdict
+from rollbackd.notify import again, own, text
+from rollbackd.notify.envelope import Envelope, merge
+from rollbackd.notify.pagerduty import event as page
+from rollbackd.notify.slack import payload
+from rollbackd.notify.troubles import LAST, Troubles, fold
+from tests.fakes.clock import START
+from tests.fakes.slack import SlackFake
+from tests.fakes.telling import BAD, GOOD, asked, at, decision, opened, planned, question, round_of, trigger
+
+SIGNALS = Path("/var/lib/rollbackd/signals")
+ANN, BOB = "unix:ann", "unix:bob"
+CHANGE = Replaced(GOOD, BAD, at(-60), at(-30), "job-7", ANN, "hotfix")
+RESULTS = (CheckResult("health", Verdict.BAD, "answered 500"), CheckResult("smoke", Verdict.GOOD, "exit 0"))
+BOTH = question(
+    by=("tech", "product"), approvals=2, members={"tech": (ANN,), "product": ("token:desk",)}, excluded="unix:cat"
+)
+
+
+def records(*given: Any, incident: str = "checkout-3") -> list[Record]:
+    found = []
+    for n, one in enumerate(given, 1):
+        fact, actor = one if isinstance(one, tuple) else (one, DAEMON)
+        found.append(Record(n, f"incident:{incident}", n, at(n), actor, fact))
+    return found
+
+
+def last(*given: Any) -> tuple[Envelope, ...]:
+    """What the last of an incident's facts is worth; each may stand with its actor."""
+    stream = records(*given)
+    return text.envelopes(stream[-1], stream, Troubles(), SIGNALS)
+
+
+def only(*given: Any) -> Envelope:
+    (one,) = last(*given)
+    return one
+
+
+def said(one: Envelope) -> dict[str, str]:
+    return dict(one.message.lines)
+
+
+# -- asked --------------------------------------------------------------------------------------
+def test_a_question_says_what_why_how_to_answer_until_when_and_what_then() -> None:
+    one = only(asked(change=CHANGE))
+    lines = said(one)
+    assert (one.message.event, one.message.severity) == ("asks", "critical")
+    assert one.message.title == "checkout-3: may checkout go back? (P1, high-error-rate)"
+    assert lines["What"].endswith("nothing is touched until people say yes")
+    assert lines["Asked because"] == "no change is known"
+    assert lines["Say yes"] == "`rollbackd approve checkout-3`, or `touch /var/lib/rollbackd/signals/APPROVE.checkout`"
+    assert lines["Say no"] == "`rollbackd deny checkout-3`, or `touch /var/lib/rollbackd/signals/DENY.checkout`"
+    until = "2026-03-02 10:30:00 UTC; when nobody answers it ends, and the next people are told"
+    assert lines["Until"] == until
+    assert (lines["Asked of"], lines["Missing"]) == ("one person who may order a rollback", "1 more person")
+    assert "code v41" in lines["To"]
+    assert "hotfix announced by unix:ann" in lines["Last change"], "a change that is not to blame is only the last one"
+
+
+def test_a_change_that_is_to_blame_is_named_as_such_in_every_message() -> None:
+    begun = (opened(change=CHANGE), planned(), facts.ApplyStarted("code"))
+    for facts_so_far in (begun[:1], begun, (*begun, facts.Paused("HOLD")), (*begun, facts.Parked("poison")),
+                         (*begun, facts.Closed(Outcome.FAILED, "no"))):  # fmt: skip
+        assert "code v41 (414141414141) -> v42 (424242424242)" in said(only(*facts_so_far))["Change"]
+
+
+def test_whom_it_asks_is_said_by_group_with_who_may_not() -> None:
+    assert said(only(asked(question=BOTH)))["Asked of"] == (
+        "one of tech (unix:ann) and one of product (token:desk); not unix:cat, who announced the change"
+    )
+    three = replace(BOTH, approvals=3, excluded="", members={"tech": tuple(f"unix:u{n}" for n in range(7))})
+    assert said(only(asked(question=three)))["Asked of"] == (
+        "3 different people, one of tech (unix:u0, unix:u1, unix:u2, unix:u3, unix:u4, 2 more) "
+        "and one of product (nobody)"
+    )
+    two = question(approvals=2, otherwise="roll_back")
+    lines = said(only(asked(question=two)))
+    assert lines["Asked of"] == "2 different people who may order a rollback"
+    assert lines["Until"].endswith("it goes back, unless something new stands against it")
+
+
+def test_checks_that_came_beside_a_question_are_told_at_once_and_beside_a_rollback_with_its_next_message() -> None:
+    one = only(asked(), facts.Examined(RESULTS))
+    assert one.message.event == "checked"
+    assert said(one)["Checks"] == "health: bad, answered 500\nsmoke: good, exit 0"
+    assert "Say yes" in said(one)
+    assert last(opened(), facts.Examined(RESULTS)) == ()
+    started = only(opened(), facts.Examined(RESULTS), planned(), facts.ApplyStarted("code"))
+    assert said(started)["Checks"].startswith("health: bad")
+    assert last(asked(), facts.Closed(Outcome.EXPIRED, ""), facts.Examined(RESULTS)) == ()
+
+
+def test_a_yes_that_is_not_enough_says_who_is_missing_and_the_last_one_is_told_as_what_it_leads_to() -> None:
+    first = (asked(question=BOTH), (facts.Approved("errors are ours"), ANN))
+    one = only(*first)
+    assert one.message.title == "checkout-3: unix:ann says yes"
+    assert (said(one)["Missing"], said(one)["Said yes"]) == ("one of product", ANN)
+    assert said(one)["Reason"] == "errors are ours"
+    assert last(*first, (facts.Approved(), "token:desk")) == ()
+    risen = only(*first, facts.Risen(decision(), "approved by unix:ann, token:desk", by_people=True))
+    assert risen.message.event == "risen"
+    assert said(risen)["What"] == "checkout is being taken back: approved by unix:ann, token:desk"
+    assert "Stop it" in said(risen)
+
+
+def test_asked_again_says_what_changed() -> None:
+    again_asked = facts.AskedAgain(asked().decision, "approved by unix:ann, but now code v43 runs")
+    one = only(asked(), (facts.Approved(), ANN), again_asked)
+    assert one.message.event == "asked_again"
+    assert said(one)["Changed"] == "approved by unix:ann, but now code v43 runs"
+    assert "Said yes" not in said(one)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "before", "resolves"),
+    [
+        (Outcome.DECLINED, (facts.Denied("it is the load test"), BOB), True),
+        (Outcome.DECLINED, facts.Adopted("boot/1"), False),
+        (Outcome.PASSED, facts.Adopted("boot/1"), True),
+        (Outcome.EXPIRED, facts.Adopted("boot/1"), False),
+        (Outcome.SUPERSEDED, facts.Adopted("boot/1"), False),
+    ],
+)
+def test_a_page_of_a_question_is_resolved_when_denied_or_passed(outcome: Outcome, before: Any, resolves: bool) -> None:
+    first = page(only(asked()).message, "k" * 32)
+    assert (first["event_action"], first["payload"]["severity"]) == ("trigger", "critical")
+    one = only(asked(), before, facts.Closed(outcome, "denied by unix:bob: it is the load test"))
+    end = page(one.message, "k" * 32)
+    assert end["event_action"] == ("resolve" if resolves else "trigger")
+    assert end["dedup_key"] == first["dedup_key"]
+    if outcome is Outcome.EXPIRED:
+        assert (one.message.severity, "Seen it" in said(one)) == ("critical", True)
+
+
+def test_a_mild_question_is_a_warning() -> None:
+    assert only(asked(trigger=trigger(priority=Priority.P2))).message.severity == "warning"
+
+
+# -- reminded -----------------------------------------------------------------------------------
+def troubles(*given: Any) -> Troubles:
+    found = Troubles()
+    for record in records(*given):
+        found = fold(found, record)
+    return found
+
+
+def test_a_question_is_reminded_of_each_period_and_once_when_a_fifth_of_its_time_is_left() -> None:
+    every = timedelta(minutes=10)
+    (one,) = troubles(asked()).open
+    marks = [one.mark(START + timedelta(minutes=minute), every) for minute in range(0, 31, 3)]
+    # 0 3 6 9 12 15 18 21 24 27 30
+    assert marks == ["", "", "", "", "1", "1", "1", "2", "2", LAST, "2"]
+    stream = records(asked(question=BOTH), facts.Examined(RESULTS), (facts.Approved(), ANN))
+    made = again.reminder(one, stream, START + timedelta(minutes=25), LAST, SIGNALS)
+    assert made is not None
+    assert made.message.title == "Reminder: checkout-3: may checkout go back? only 5m are left"
+    assert (said(made)["Missing"], made.message.severity) == ("one of product", "critical")
+    usual = again.reminder(one, stream, START + timedelta(minutes=11), "1", SIGNALS)
+    assert usual is not None
+    assert usual.message.title == "Reminder: checkout-3: may checkout go back?"
+    assert again.reminder(one, [], START, "1", SIGNALS) is None
+
+
+def test_what_answers_a_question_ends_its_reminders_and_asking_again_begins_anew() -> None:
+    assert troubles(asked(), facts.Risen(decision(), "approved")).open == ()
+    assert troubles(asked(), (facts.Acknowledged(), ANN)).open == ()
+    assert troubles(asked(), facts.Denied(), facts.Closed(Outcome.DECLINED, "")).known == {}
+    later = question(expires=START + timedelta(hours=2))
+    (one,) = troubles(asked(), facts.AskedAgain(asked(question=later).decision, "moved")).open
+    assert (one.what, one.expires) == ("asks", later.expires)
+    (expired,) = troubles(asked(), facts.Closed(Outcome.EXPIRED, "nobody answered in 30m")).open
+    made = again.reminder(
+        expired, records(asked(), facts.Closed(Outcome.EXPIRED, "nobody answered")), START, "1", SIGNALS
+    )
+    assert made is not None
+    assert made.message.title == "Reminder: checkout-3: expired"
+    unknown = Record(1, "incident:checkout-9", 4, at(1), DAEMON, facts.Risen(decision(), "approved"))
+    assert fold(Troubles(), unknown) == Troubles()
+    assert fold(Troubles(), replace(unknown, fact=facts.AskedAgain(asked().decision, ""))) == Troubles()
+
+
+# -- clocks and people --------------------------------------------------------------------------
+def test_a_passed_clock_says_where_it_is_and_a_target_is_another_event() -> None:
+    late = facts.ClockPassed("start_within", timedelta(minutes=15), "the rollback of checkout did not start within 15m")
+    one = only(asked(), late)
+    assert (one.message.event, one.message.severity) == ("clock_passed", "critical")
+    assert said(one)["Now"] == "it asks people, nothing was touched"
+    assert "Say yes" in said(one)
+    slow = facts.ClockPassed("target:code", timedelta(minutes=2), "the step of code takes longer than 3m")
+    one = only(opened(), planned(), facts.ApplyStarted("code"), slow)
+    assert (one.message.event, one.message.severity) == ("over_target", "warning")
+    assert said(one)["Now"] == "apply code since 2026-03-02 10:00:03 UTC"
+
+
+STANDS = [
+    ((opened(),), "nothing was touched yet"),
+    (
+        (opened(), planned(), facts.ApplyStarted("code"), facts.ApplyFailed("code", "no", permanent=False)),
+        "between two",
+    ),
+    ((opened(), planned(), facts.ApplyStarted("code"), facts.Applied("code")), "the checks are asked"),
+    ((opened(), facts.Paused("HOLD of unix:ann")), "held: HOLD of unix:ann"),
+    ((opened(), facts.Parked("poison")), "it waits for a person: poison"),
+    ((opened(), facts.Closed(Outcome.FAILED, "npm exited 1")), "failed: npm exited 1"),
+]
+
+
+@pytest.mark.parametrize(("given", "words"), STANDS)
+def test_whom_it_is_escalated_to_hears_all_that_matters(given: tuple[Any, ...], words: str) -> None:
+    one = only(*given, facts.Escalated(1, "nobody acknowledged it in 30m"))
+    assert one.message.title == "checkout-3: checkout: nobody acknowledged it in 30m (P1)"
+    assert (one.message.event, one.message.severity, one.tier) == ("escalated", "critical", 1)
+    assert said(one)["Now"].startswith(words)
+    assert {"Why", "Since", "From", "To", "Seen it", "More"} <= said(one).keys()
+    assert ("Stop it" in said(one)) == (given[-1] != STANDS[-1][0][-1])
+
+
+def test_the_first_people_hear_the_opening_itself_and_all_that_follows() -> None:
+    for first, event in ((opened(), "opened"), (asked(), "asks")):
+        one = only(first, facts.Escalated(0, AT_ONCE))
+        assert (one.message.event, one.only_tier, one.tier) == (event, True, 0)
+        assert said(one) == said(only(first))
+    assert only(opened(), facts.Escalated(0, AT_ONCE), facts.Paused("HOLD")).tier == 0
+    assert only(opened(), facts.Paused("HOLD")).tier == -1
+
+
+def test_a_plan_that_did_not_help_raises_the_priority_and_says_so() -> None:
+    two = replace(opened(), plans=("config", "default"))
+    ended = (two, planned(), round_of(Verdict.BAD), facts.PlanEnded("config", Outcome.INEFFECTIVE))
+    one = only(*ended)
+    assert said(one)["Priority"] == "raised from P1 to P0"
+    assert (one.message.priority, one.message.severity) == (Priority.P0, "critical")
+    assert one.message.title == "checkout-3: plan config did not help checkout, now P0"
+    highest = replace(two, decision=replace(two.decision, trigger=trigger(priority=Priority.P0)))
+    assert "Priority" not in said(only(highest, *ended[1:]))
+
+
+# -- many ---------------------------------------------------------------------------------------
+def test_a_thousand_questions_are_one_message_with_all_names_that_every_receiver_takes() -> None:
+    made = []
+    for n in range(1000):
+        stream = records(asked(f"service-{n}"), incident=f"service-{n}-1")
+        (one,) = text.envelopes(stream[0], stream, Troubles(), SIGNALS)
+        made.append(one)
+    assert {one.group for one in made} == {"asks/change"}
+    message = merge([one.message for one in made])
+    assert message.title.startswith("1000 × people are asked, alike: service-0, service-1")
+    told = " ".join(text_ for _, text_ in message.lines)
+    assert all(f"service-{n}-1" in told or f"service-{n} " in told for n in range(1000))
+    assert "`rollbackd approve service-0-1`" in told
+    assert message.thread == message.key, "one answer must not resolve the page of all the others"
+    assert SlackFake().problems(payload(message), {"Content-Type": "application/json"}) == []
+    assert page(message, "k" * 32)["event_action"] == "trigger"
+
+
+def test_questions_asked_for_other_reasons_are_not_alike() -> None:
+    other = replace(asked("cart").decision, findings=(Finding("stale", Action.ASK, "too old"),))
+    assert only(replace(asked("cart"), decision=other)).group != only(asked()).group
+
+
+def test_merged_ends_resolve_the_first_and_words_of_ones_own_stay_sentences() -> None:
+    over = [only(asked(), facts.Closed(Outcome.PASSED, "the trouble is over")).message for _ in range(2)]
+    both = merge([over[0], replace(over[1], key="another")])
+    assert (both.resolves, both.thread) == (True, "checkout-3")
+    bare = replace(only(asked()).message, lines=(), title="We look into it.")
+    several = merge([bare, replace(bare, key="b"), replace(bare, key="c", title="We look into cart.")])
+    assert (several.title, several.lines) == ("We look into it.; We look into cart.", ())
+
+
+# -- names of events ----------------------------------------------------------------------------
+def test_every_message_has_an_event_that_routes_can_name() -> None:
+    request = trigger(request=Request("checkout", ANN))
+    made: list[Envelope] = []
+    examples: dict[str, Any] = {
+        "Opened": opened(), "Examined": facts.Examined(RESULTS), "Approved": facts.Approved(),
+        "AskedAgain": facts.AskedAgain(asked().decision, ""), "Risen": facts.Risen(decision(), "approved"),
+        "ClockPassed": facts.ClockPassed("x", timedelta(), ""), "Escalated": facts.Escalated(1, "late"),
+        "Entering": facts.Entering("traffic"), "ApplyStarted": facts.ApplyStarted("code"),
+        "PlanEnded": facts.PlanEnded("default", Outcome.INEFFECTIVE), "Paused": facts.Paused(""),
+        "AbortRequested": facts.AbortRequested(), "Acknowledged": facts.Acknowledged(), "Parked": facts.Parked(""),
+        "Closed": facts.Closed(Outcome.FAILED, ""), "Relapsed": facts.Relapsed(request),
+    }  # fmt: skip
+    for name, fact in examples.items():
+        made += last(fact) if name == "Opened" else last(asked(question=BOTH), fact)
+    assert {one.message.event for one in made} <= EVENTS.keys()
+    assert {type(fact) for fact in examples.values()} == text._MAKERS.keys() & set(get_args(facts.IncidentFact))
+    assert set(Outcome) <= EVENTS.keys()
+    assert {"refused", "observed", "reminder", "unreadable"} <= EVENTS.keys()
+
+
+def test_every_notice_that_is_ever_written_has_a_name_that_routes_know() -> None:
+    kinds = {own.UNDELIVERABLE, own.UNREACHABLE, own.WAITING}
+    for path in (Path(__file__).parents[2] / "daemon").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            name = getattr(node.func, "attr", getattr(node.func, "id", "")) if isinstance(node, ast.Call) else ""
+            if isinstance(node, ast.Call) and name in {"Notice", "_notice"} and node.args:
+                first = node.args[0]
+                kinds |= {first.value} if isinstance(first, ast.Constant) and isinstance(first.value, str) else set()
+    assert "cannot_roll_back" in kinds
+    assert kinds <= EVENTS.keys()
