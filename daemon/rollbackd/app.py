@@ -120,6 +120,8 @@ class Daemon:
         self._root("judge", core.judge.run)
         self._root("timekeeper", core.timekeeper.run)
         self._root("orders", core.orders.run)
+        self._root("snapshots", core.keeper.run)
+        self._root("timetable", self._keep_to_the_calendar)
         self._root("drills", core.drills.run)
         self._root("disk", self._watch_disk)
         self._root("clock", partial(core.jumps.run, self._clock_jumped))
@@ -188,6 +190,10 @@ class Daemon:
             if not candidates(ledger, ledger.present) and service.name not in told and ledger.open is None:
                 text = f"cannot roll back {service.name} yet: {self._core.desk.cannot(service)}"
                 await self._notice("cannot_roll_back", text, service.name)
+
+    async def _keep_to_the_calendar(self) -> None:
+        await self._core.keeper.open()
+        await self._core.timetable.run()
 
     async def _feed_watchdog(self, every: timedelta) -> None:
         while True:

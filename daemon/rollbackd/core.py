@@ -35,6 +35,8 @@ from rollbackd.judge.recheck import Recheck
 from rollbackd.judge.situation import Situations
 from rollbackd.judge.smoke import Smoke
 from rollbackd.judge.timekeeper import Timekeeper
+from rollbackd.keeper import Keeper
+from rollbackd.keeper.metrics import SnapshotMetrics
 from rollbackd.layers import LayerFactory, Layers, LookFailed
 from rollbackd.metrics import Metrics
 from rollbackd.model import CheckResult, Release
@@ -47,6 +49,7 @@ from rollbackd.sources.prometheus import Prometheus
 from rollbackd.sources.signal_files import SignalFiles
 from rollbackd.sources.states import Looker
 from rollbackd.teller import Teller
+from rollbackd.timetable import Timetable
 from rollbackd.units import Secret
 
 
@@ -86,6 +89,8 @@ class Core:
     polls: Polls | None
     deadlines: Deadlines
     drills: Drills
+    keeper: Keeper
+    timetable: Timetable
     timekeeper: Timekeeper
     holds: Holds
     teller: Teller
@@ -98,6 +103,7 @@ class Core:
         """End what has connections or threads; the journal last."""
         await self.runner.stop()
         await self.judge.settle()
+        await self.keeper.stop()
         if self.prometheus is not None:
             await self.prometheus.close()
         await self.web.close()
@@ -155,7 +161,8 @@ async def build(config: Config, journal: Journal, clock: Clock) -> Core:
 
     holds = Holds(config, book, files, clock, silences)
     past = Past(live, Before(config, book, live, clock, prometheus), prometheus)
-    situations = Situations(config, book, live, clock, jumps, holds, layers, looker, past)
+    keeper = Keeper(config, book, clock, layers, spawner)
+    situations = Situations(config, book, live, clock, jumps, holds, layers, looker, past, keeper.poke)
     deadlines = Deadlines(config, book, clock)
 
     async def examine(service: Service) -> tuple[CheckResult, ...]:
@@ -176,17 +183,33 @@ async def build(config: Config, journal: Journal, clock: Clock) -> Core:
     exam = Exam(config, book, clock, situations, layers, examiner)
     drills = Drills(config, book, clock, live, holds, judge, looker, runner, exam)
     parts = Parts(
-        config, book, live, clock, judge, situations, intake, holds, bakery, looker, layers, runner, registry, drills
+        config,
+        book,
+        live,
+        clock,
+        judge,
+        situations,
+        intake,
+        holds,
+        bakery,
+        looker,
+        layers,
+        runner,
+        registry,
+        drills,
+        keeper,
     )
     desk = Desk(parts)
     registry.register(
         Metrics(config, book, live, clock, bakery, timekeeper, teller.waiting, lambda name: bool(holds(name, {})))
     )
+    registry.register(SnapshotMetrics(keeper, clock))
+    timetable = Timetable(keeper.planned(), clock)
     orders = Orders(config, book, clock, files, desk)
     await reading
     return Core(
         config, clock, book, live, jumps, files, layers, looker, judge, intake, runner, bakery, smoke, polls,
-        deadlines, drills, timekeeper, holds, teller, desk, orders, web, prometheus,
+        deadlines, drills, keeper, timetable, timekeeper, holds, teller, desk, orders, web, prometheus,
     )  # fmt: skip
 
 

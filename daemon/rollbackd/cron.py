@@ -1,6 +1,6 @@
 """When something on a calendar comes next: cron's five fields in a time zone, or every so often. No I/O, no clock.
 
-https://man7.org/linux/man-pages/man5/crontab.5.html; APScheduler's trigger does the arithmetic, clocks set back included.
+https://man7.org/linux/man-pages/man5/crontab.5.html; APScheduler's trigger does the arithmetic.
 """
 
 import re

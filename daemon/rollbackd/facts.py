@@ -381,6 +381,8 @@ class Drilled:
     """The one that came back; empty when there was nothing to take back."""
     slow: tuple[str, ...] = ()
     """What takes longer than its target; a sentence each. It makes nothing unready."""
+    execute: bool = False
+    """It was to be executed, whether it came to that or not."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,7 @@ EVENTS: Mapping[str, str] = {
     "reminder": "what nobody has acknowledged yet",
     # of rollbackd itself
     "audit": "the journal does not fit together",
+    "backup_failed": "a snapshot could not be taken, read, sent elsewhere or restored",
     "backend_unreachable": "Prometheus or Alertmanager does not answer",
     "cannot_roll_back": "a service has nothing to go back to yet",
     "clock": "our clock jumped",

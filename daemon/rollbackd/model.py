@@ -295,11 +295,13 @@ class Replaced:
     announced: str = ""
     """The announcement's id; empty when the change was only seen."""
     by: str = ""
-    """Who announced it."""
+    """Who announced it last."""
     kind: str = ""
     """`hotfix`, `deployment`, or a word of the announcer's own."""
     old_since: datetime | None = None
     """When the old state began to run; None when that was not written down."""
+    announcers: tuple[str, ...] = ()
+    """Everybody who announced it."""
 
     @property
     def name(self) -> str:
@@ -325,7 +327,7 @@ class Question:
     """Groups of which each gives at least one of them; empty: anybody who may order a rollback."""
     members: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """The actors of each group in `by`, as configured when it was asked."""
-    excluded: str = ""
+    excluded: tuple[str, ...] = ()
     """Who announced the change, when they may not approve going back."""
     otherwise: Literal["escalate", "roll_back"] = "escalate"
     """What happens when nobody answers in time."""

@@ -103,7 +103,7 @@ def question_view(incident: Incident) -> QuestionView | None:
         question.expires,
         question.otherwise,
         asked_of(question),
-        question.excluded,
+        ", ".join(question.excluded),
         incident.asked,
     )
 
@@ -307,6 +307,8 @@ def sentence(fact: Any) -> str:  # noqa: C901, PLR0912  # one line a kind of fac
             return f"gate {verdict.value}: {_round(results)}"
         case facts.Round(verdict, results):
             return f"verification {verdict.value}: {_round(results)}"
+        case facts.PlanEnded(name, Outcome.PASSED):
+            return f"plan {name} has no step to take; the next one runs"
         case facts.PlanEnded(name, outcome):
             return f"plan {name} ended {outcome.value}; the next one runs"
         case facts.Paused(reason):

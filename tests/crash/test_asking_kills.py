@@ -218,7 +218,7 @@ async def test_a_question_that_nobody_answers_ends_once_whenever_it_is_killed(tm
 
 
 @pytest.mark.timeout(300)
-async def test_a_no_and_another_question_outlive_a_kill(tmp_path: Path) -> None:
+async def test_a_no_another_question_and_a_service_that_left_outlive_a_kill(tmp_path: Path) -> None:
     async with AsyncExitStack() as stack:
         slack, url, mother = await _world(stack)
 
@@ -242,7 +242,19 @@ async def test_a_no_and_another_question_outlive_a_kill(tmp_path: Path) -> None:
             assert await story.live(*BOTH, told="recovered")
             await story.check(Outcome.RECOVERED, *(("token:ann", _me()) * 2), asked=2)
 
+        async def leave() -> None:
+            """The service is taken out of the configuration while it is asked about."""
+            story = _Story(tmp_path / "left", "left", mother, slack, url)
+            await story.begin(expires="1s", otherwise="roll_back")
+            assert not await story.live(told="declined", once=WRITTEN.format(1, "Opened"))
+            config = yaml.safe_load(story.world.config.read_text())
+            config["services"][0] |= {"name": "another", "match": {"service": "another"}}
+            story.world.config.write_text(yaml.safe_dump(config, sort_keys=False))
+            assert await story.live(told="declined")
+            await story.check(Outcome.DECLINED, rises=0)
+
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(deny())
             tasks.create_task(ask_again())
+            tasks.create_task(leave())
         assert slack.wrong == []

@@ -220,3 +220,99 @@ def watching(url: str) -> Iterator[list[tuple[int, str]]]:
     finally:
         ended.set()
         thread.join(timeout=10)
+
+
+# -- career-hero --------------------------------------------------------------------------------
+class Career(Host):
+    """A back end in git, a front end in releases, switches in an env file; the daemon's clock runs fast."""
+
+    @property
+    def place(self) -> Path:
+        return self.root / "srv/career-hero"
+
+    @property
+    def backend(self) -> Path:
+        return self.place / "backend"
+
+    @property
+    def env(self) -> Path:
+        return self.place / ".env"
+
+    @property
+    def frozen(self) -> Path:
+        return self.root / "srv/deploy/FROZEN"
+
+    def lay_out(self, port: int) -> None:
+        """The example's files in their places, release v1, and two versions of the index."""
+        root = str(self.root)
+        self.moves = {"127.0.0.1:8080": f"127.0.0.1:{port}", "/etc/rollbackd": root, "/srv": f"{root}/srv"}
+        self.moves["[python3,"] = f"[{PYTHON},"
+        self.url = f"http://127.0.0.1:{port}/health"
+        self.program = [PYTHON, str(self.backend / "career.py"), str(port), str(self.env), str(self.place / "index")]
+        for name in ("career.py", "release.json", ".gitignore"):
+            self.moved(f"backend/{name}", self.backend / name)
+        self.moved("scripts/contract.py", self.place / "scripts/contract.py")
+        self.moved("env.example", self.env)
+        for version in ("2024-05", "2024-06"):
+            self.index(version, '{"engineer": [{"title": "Bridges", "checked": true}]}')
+        self.frozen.parent.mkdir()
+        self.git_init()
+        self.publish("20240501", 3)
+
+    def git_init(self) -> None:
+        self.git(self.backend, "init", "-q", "-b", "main")
+        self.commit(self.backend, "v1")
+
+    def index(self, version: str, text: str) -> None:
+        path = self.place / "index" / f"{version}.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+
+    def publish(self, name: str, contract: int) -> None:
+        """A build of the front end, switched to."""
+        front = self.place / "frontend"
+        (front / "releases" / name).mkdir(parents=True)
+        (front / "releases" / name / "contract.json").write_text(json.dumps({"contract": contract}))
+        (front / "new").symlink_to(Path("releases") / name)
+        (front / "new").rename(front / "current")
+
+    def switch(self, old: str, new: str) -> None:
+        """By hand, in the env file; then a restart."""
+        self.env.write_text(self.env.read_text().replace(old, new))
+        self.restart()
+
+    def e2e_fails(self, run: str) -> None:
+        """CI says so three times."""
+        for n in range(3):
+            event = {"event": "e2e_failed", "service": "career-hero", "key": f"{run}/{n}", "text": "advice failed"}
+            self.ask("POST", "signals", event, token="the token ci")
+
+    def advice(self) -> tuple[int, Any]:
+        status, text = body(self.url.replace("/health", "/advice"))
+        return status, json.loads(text)
+
+
+@contextmanager
+def career(root: Path, ear: Ear) -> Iterator[Career]:
+    host = Career(root, told=ear.url, example="career-hero")
+    host.prepare()
+    host.lay_out(free_port())
+    host.restart()
+    units = Units(root / "units", {"career-hero": host.restart})
+    config = host.loaded()
+    config["services"][0]["layers"]["process"] = units.layer("career-hero")
+    config["services"][0]["checks"]["health"].pop("below")
+    host.secret("ci")
+    host.write(config)
+    with ending(host, units):
+        host.start("--speed", "60")
+        yield host
+
+
+@pytest.mark.needs("git")
+@told
+def test_career_hero(root: Path) -> None:
+    with listening() as ear, career(root, ear) as host:
+        wait_until(lambda: len(host.present("career-hero")) == 3, "its layers are seen")
+        assert "is good: marked by" in host.said("good", "career-hero")
+        degraded_when_no_index_helps(host, ear)

@@ -18,6 +18,8 @@ from rollbackd.views import (
     ChangeView,
     CheckView,
     DecisionView,
+    DrillLayerView,
+    DrillView,
     FindingView,
     HoldView,
     IncidentDetail,
@@ -95,6 +97,7 @@ class FakeDesk:
         self.incidents_: dict[str, IncidentView] = {}
         self.records: dict[str, list[RecordView]] = {}
         self.holds_: dict[str, HoldView] = {}
+        self.drills_: list[DrillView] = []
         self.changes_: dict[str, ChangeView] = {}
         self.history = [V41, V40]
         self.missing = "one of product"
@@ -257,6 +260,24 @@ class FakeDesk:
     async def quarantine(self, service: str, releases: Mapping[str, str], actor: str, lift: bool = False) -> None:
         self._known(service)
         self._order("quarantine", service, dict(releases), actor, lift)
+
+    async def drill(self, service: str, plan: str, actor: str, *, execute: bool = False) -> DrillView:
+        """Of checkout it is ready; of search not."""
+        self._known(service)
+        self._order("drill", service, plan, actor, execute)
+        layers = (DrillLayerView("code", "step", "v41", "v40", (), "s1 verified", timedelta(seconds=95)),)
+        found = DrillView(
+            service, NOON, actor, (plan or "default",), "ready", took=timedelta(milliseconds=300),
+            expected=timedelta(seconds=155), target=timedelta(minutes=10), layers=layers,
+            checks=(CheckView("health", "good", "200"),), present=V41, goes_to=V40,
+        )  # fmt: skip
+        if service == "search":
+            found = replace(found, result="not_ready", problems=("code: no space left",), expected=None)
+        self.drills_.insert(0, found)
+        return found
+
+    async def drills(self, service: str = "", limit: int = 50) -> list[DrillView]:
+        return [one for one in self.drills_ if service in {"", one.service}][:limit]
 
     async def readiness(self) -> Readiness:
         return Readiness(

@@ -12,12 +12,15 @@ import pytest
 
 from rollbackd import facts
 from rollbackd.adapter import AdapterError, Difference, Snapshot, SnapshotProblem
+from rollbackd.config.schedules import DrillSchedule
 from rollbackd.core import Core
 from rollbackd.desk import Invalid, NotFound, Refused
+from rollbackd.drills.calendar import DrillCalendar
 from rollbackd.journal import JournalUnavailable
 from rollbackd.model import DAEMON, Outcome, Release, Request, Verdict
 from rollbackd.policy.ledger import ServiceLedger
 from rollbackd.sources.events import Posted
+from rollbackd.timetable import Timetable
 from rollbackd.views import DrillView
 from tests.fakes.clock import START
 from tests.unit.judgement.clock import idle
@@ -247,6 +250,10 @@ class Keeper(WorldLayer):
     kept: tuple[Snapshot, ...] = ()
     wrong: tuple[SnapshotProblem, ...] = ()
     breaks: Exception | None = None
+    comes_out_wrong: tuple[SnapshotProblem, ...] = ()
+
+    async def rehearse(self, name: str) -> Sequence[SnapshotProblem]:
+        return self.comes_out_wrong
 
     async def snapshots(self) -> Sequence[Snapshot]:
         return self.kept
@@ -271,7 +278,7 @@ class Keeper(WorldLayer):
     async def import_from(self, path: str) -> Snapshot:
         raise NotImplementedError
 
-    async def prune(self, spare: Collection[str] = ()) -> Sequence[str]:
+    async def prune(self, spare: Collection[str] = (), last: int = 0) -> Sequence[str]:
         raise NotImplementedError
 
 
@@ -283,12 +290,14 @@ async def test_the_snapshot_of_where_it_would_go_is_read(tmp_path: Path) -> None
     adapters["code"] = keeper  # type: ignore[index]
     assert (await shop.drill()).layers[0].snapshot == ""
     keeper.kept = (Snapshot("s3", "v3", START), Snapshot("s1", "v1", START), Snapshot("s0", "v1", START))
-    assert (await shop.drill()).layers[0].snapshot.startswith("s1 verified")
+    assert (await shop.drill()).layers[0].snapshot == "s1 verified, restored into scratch"
+    keeper.comes_out_wrong = (SnapshotProblem("s1", "", "not what was saved"),)
+    assert (await shop.drill()).problems == ("code: snapshot s1: not what was saved",)
     keeper.wrong = (SnapshotProblem("", "etc/app.conf", "its hash differs"), SnapshotProblem("", "", "it is short"))
     damaged = await shop.drill()
     assert damaged.layers[0].snapshot == "damaged"
     assert damaged.problems == ("code: snapshot s1: etc/app.conf: its hash differs", "code: snapshot s1: it is short")
-    said = []
+    said = list[str]()
     for error in (AdapterError("no such store", permanent=True), TimeoutError(), ValueError("odd")):
         keeper.breaks = error
         said += (await shop.drill()).problems
@@ -586,17 +595,66 @@ async def _of(task: "asyncio.Task[T]") -> T:
 
 
 # -- on the calendar ------------------------------------------------------------------------------
-async def test_a_scheduled_one_that_is_not_held_is_noted(tmp_path: Path) -> None:
-    shop = await begun(tmp_path, desk={})
-    desk = shop.stage.config.by_name["desk"]
-    await shop.get(shop.core.drills.scheduled(desk, "", execute=True))
-    (drilled,) = shop.written(facts.Drilled)
-    assert (drilled.result, drilled.incident) == ("interrupted", "")
-    assert "does not say `drill: true`" in drilled.problems[0]
-    await shop.get(shop.core.drills.scheduled(desk, "", execute=False))
-    (one, _) = await shop.get(shop.core.desk.drills("desk"))
-    assert (one.result, one.actor) == ("ready", DAEMON)
+def calendar(shop: Practice, *entries: dict[str, Any]) -> Timetable:
+    config = shop.stage.config
+    named = tuple(DrillSchedule.model_validate(entry) for entry in entries)
+    planned = config.model_copy(update={"schedules": named})
+    drills = DrillCalendar(planned, shop.core.book, shop.stage.clock, shop.core.drills)
+    return Timetable(drills.planned(), shop.stage.clock)
+
+
+async def keeps(shop: Practice, table: Timetable) -> None:
+    shop.tasks.append(asyncio.create_task(table.run()))
+    await idle()
+
+
+def results(shop: Practice) -> list[tuple[str, bool]]:
+    return [(one.result, bool(one.incident)) for one in shop.written(facts.Drilled)]
+
+
+async def test_the_calendar_holds_them_at_their_times(shop: Practice) -> None:
+    asked, executed = {"drill": "shop", "cron": "0 4 * * *"}, {"drill": "shop", "cron": "0 5 * * *", "execute": True}
+    await keeps(shop, calendar(shop, asked, executed))
+    assert results(shop) == []
+    await shop.until(lambda: shop.stage.clock.true.hour == 4, timedelta(hours=9))
+    await shop.pass_(MINUTE)
+    assert results(shop) == [("ready", False)]
+    await shop.pass_(timedelta(hours=1, minutes=30))
+    assert results(shop) == [("ready", False), ("ready", True)]
+    assert shop.runs["code"] == "v2"
+    (one, _) = await shop.get(shop.core.desk.drills("shop"))
+    assert one.actor == DAEMON
+
+
+async def test_one_that_was_missed_is_made_up_for_once_and_one_that_was_cut_off_is_not_repeated(shop: Practice) -> None:
+    await shop.stage.write("service:shop", facts.Drilled(("default",), "ready", incident="shop-0", execute=True))
     await shop.down()
+    await shop.stage.clock.go(shop.stage.clock.true + timedelta(days=40))
+    await shop.up()
+    entry = {"drill": "shop", "cron": "0 4 1 * *", "execute": True}
+    await keeps(shop, calendar(shop, entry))
+    await shop.until(lambda: bool(shop.outcomes()))
+    await shop.restart()
+    await keeps(shop, calendar(shop, entry))
+    await shop.pass_(timedelta(hours=2))
+    assert results(shop) == [("ready", True), ("ready", True)]
+
+
+async def test_one_that_cannot_be_held_now_is_tried_again_and_in_the_end_noted(
+    shop: Practice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("rollbackd.drills.calendar._GIVEN_UP", timedelta(minutes=50))
+    await shop.get(shop.core.desk.hold("shop", ANN, "holidays", None))
+    await keeps(shop, calendar(shop, {"drill": "shop", "every": "1h", "execute": True}))
+    await shop.pass_(timedelta(minutes=30))
+    assert results(shop) == []
+    await shop.get(shop.core.desk.unhold("shop", ANN))
+    await shop.pass_(timedelta(minutes=20))
+    assert results(shop) == [("ready", True)]
+    await shop.get(shop.core.desk.hold("shop", ANN, "holidays", None))
+    await shop.pass_(timedelta(hours=2))
+    assert results(shop) == [("ready", True), ("interrupted", False)]
+    assert shop.written(facts.Drilled)[-1].problems == ("shop is not drilled: held by unix:ann: holidays",)
 
 
 async def test_a_service_that_left_the_configuration_meanwhile_is_said_to_be_where_it_is(shop: Practice) -> None:
@@ -608,7 +666,8 @@ async def test_a_service_that_left_the_configuration_meanwhile_is_said_to_be_whe
     shop.stage.config.__dict__.pop("by_name")  # remembered of the other one
     del shop.stage.world.layers["shop"]
     await shop.up()
-    drilled = await shop.over()
+    await shop.until(lambda: bool(shop.written(facts.Drilled)))
+    (drilled,) = shop.written(facts.Drilled)
     assert drilled.problems == ("shop is no longer in the configuration: it was not brought back",)
 
 

@@ -71,7 +71,7 @@ def test_more_people_than_groups_may_be_wanted() -> None:
 def test_who_is_in_no_group_and_who_announced_the_change_may_not() -> None:
     assert may_answer(BOTH, "unix:eve") == "unix:eve is in none of the groups that are asked: tech, product"
     assert missing(BOTH, ["unix:eve", ANN]) == "one of product"
-    deployer = replace(BOTH, excluded=ANN)
+    deployer = replace(BOTH, excluded=(ANN,))
     assert may_answer(deployer, ANN) == f"{ANN} announced the change; somebody else must approve going back from it"
     assert missing(deployer, [ANN, CAT]) == "one of tech"
 

@@ -9,7 +9,7 @@ from rollbackd.incident.clocks import due
 from rollbackd.incident.drill import INTERRUPTED, NOT_READY, READY, Cut, End, Leave, Return, Wait, next_of_drill
 from rollbackd.incident.ending import ending
 from rollbackd.incident.life import Incident
-from rollbackd.model import DAEMON, Action, Outcome, Priority, Request, State
+from rollbackd.model import DAEMON, Action, Change, Outcome, Priority, Request, State
 from rollbackd.policy.decide import decide
 from rollbackd.policy.guards import cooldown, open_incident
 from rollbackd.policy.ledger import Rollback, fold_fleet
@@ -44,7 +44,7 @@ def way(drill: str, **more: str) -> Story:
     return story.tell(facts.Planned(replace(plan(), steps=_home()), story.incident.present))
 
 
-def _home() -> tuple[object, ...]:
+def _home() -> tuple[Change, ...]:
     return tuple(change(layer, f"{letter}1", f"{letter}2") for layer, letter in (("config", "c"), ("code", "v")))
 
 
@@ -56,9 +56,7 @@ def recovered(drill: str, **more: str) -> Story:
     return stepped(drill, **more).verified().closed()
 
 
-def step(
-    there: Story, back: Story | None = None, present: State | None = TARGET, *, trouble: bool = False
-) -> object:
+def step(there: Story, back: Story | None = None, present: State | None = TARGET, *, trouble: bool = False) -> object:
     return next_of_drill(there.incident, back.incident if back is not None else None, present, trouble=trouble)
 
 

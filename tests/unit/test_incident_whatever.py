@@ -114,7 +114,8 @@ class World:
         if isinstance(step, Start):
             assert incident.flight is None
             assert step.what != "apply" or (incident.tried, step.layer) not in self.applied
-            assert (step.layer in incident.entered) is (step.what == "leave")
+            assert step.what == "leave" or step.layer not in incident.entered
+            assert step.what != "leave" or step.layer in incident.inside, "it was never begun to be entered"
         if isinstance(step, Perform):
             assert step.flight == incident.flight
         if isinstance(step, Close):

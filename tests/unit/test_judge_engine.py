@@ -1,5 +1,6 @@
 """The shell around decisions: races for the journal, a disk that is full, storms, slow services, a stop."""
 
+import asyncio
 from collections.abc import Sequence
 from datetime import timedelta
 from itertools import pairwise
@@ -9,9 +10,10 @@ from typing import Any
 import pytest
 
 from rollbackd import facts
+from rollbackd.config.models import Service
 from rollbackd.journal import Entry, JournalUnavailable
 from rollbackd.judge import engine
-from rollbackd.model import FLEET, Action, Release, Trigger, incident_stream, service_stream
+from rollbackd.model import FLEET, Action, CheckResult, Release, Trigger, incident_stream, service_stream
 from tests.fakes.journal import MemoryJournal
 from tests.unit.judgement.clock import idle
 from tests.unit.judgement.shop import PAGE, Shop
@@ -49,6 +51,8 @@ class Rival:
                 await MemoryJournal.append(self._shop.journal, *self._entries)
 
 
+NIGHT = {"days": "mon-sun", "from": "22:00", "to": "06:00", "zone": "UTC"}
+"""A window outside of which people are asked, all day long."""
 NEWS = Entry(FLEET, facts.Notice("internal", "something else"))
 
 
@@ -192,6 +196,35 @@ async def test_what_only_a_look_can_tell_is_looked_at(shop: Shop) -> None:
     assert looks
 
 
+async def test_more_of_what_would_ask_anyway_is_not_looked_at_while_people_are_asked(tmp_path: Path) -> None:
+    """A storm under one cause: the first alert of a service is looked at, since people are shown what runs."""
+    shop = Shop(tmp_path, windows=[NIGHT])
+    await shop.open()
+    looks = count_looks(shop.world.layers[SHOP]["code"])
+    await shop.daemon.judge.consider(shop.trigger())
+    seen = len(looks)
+    assert seen
+    assert (await shop.daemon.judge.consider(shop.trigger("other"))).joins == "shop-1"
+    assert shop.words == ["asks", "joins"]
+    assert [one.rule for one in (await shop.incident()).joined] == ["other"]
+    assert len(looks) == seen
+    await shop.down()
+
+
+async def test_what_was_not_looked_at_makes_the_question_act_when_nothing_stands_against_it_any_more(
+    tmp_path: Path,
+) -> None:
+    shop = Shop(tmp_path, windows=[{**NIGHT, "from": "10:10"}])
+    await shop.open()
+    await shop.let("10:03 alert Sick fires")
+    await shop.daemon.judge.consider(shop.trigger("other"))
+    assert shop.words == ["asks", "joins"]
+    await shop.let("10:10 nothing more happens")
+    await shop.wait(seconds=30)
+    assert "rises" in shop.words
+    await shop.down()
+
+
 async def test_a_service_whose_layers_hang_holds_up_no_other(shop: Shop) -> None:
     slow_down(shop.world.layers["bank"]["code"], shop)
     judge = shop.daemon.judge
@@ -231,6 +264,90 @@ async def test_of_many_refused_episodes_each_has_its_turn(tmp_path: Path) -> Non
     await shop.wait(seconds=30)
     assert shop.words.count("rolls back") == 1
     assert shop.words.count("joins") == 11
+    await shop.down()
+
+
+# -- questions of a storm -------------------------------------------------------------------------
+async def test_questions_are_written_together_and_news_of_the_fleet_costs_them_no_race(tmp_path: Path) -> None:
+    shop = Shop(tmp_path, windows=[NIGHT])
+    await shop.open()
+    blocked, tried = asyncio.Event(), list[str]()
+
+    async def slow(written: Sequence[Any]) -> None:
+        tried.extend(fact.service for fact in written if isinstance(fact, facts.Opening))
+        if opens(written) and tried == ["bank"]:
+            await blocked.wait()
+            await MemoryJournal.append(shop.journal, NEWS)
+
+    shop.journal.before = slow
+    judge = shop.daemon.judge
+    judge.consider_soon(shop.trigger(service="bank"))
+    judge.consider_soon(shop.trigger())
+    await idle()
+    assert [(one.service, one.what) for one in shop.told] == [(SHOP, "asks")]
+    blocked.set()
+    await judge.settle()
+    assert tried == ["bank", SHOP]
+    assert ("bank", "asks") in [(one.service, one.what) for one in shop.told]
+    await shop.down()
+
+
+async def test_a_question_that_somebody_else_asked_first_is_asked_once(tmp_path: Path) -> None:
+    shop = Shop(tmp_path, windows=[NIGHT])
+    await shop.open()
+    streams = {facts.Opening: FLEET, facts.Opened: incident_stream("shop-1"), facts.Decided: service_stream(SHOP)}
+
+    async def first(written: Sequence[Any]) -> None:
+        shop.journal.before = None
+        await MemoryJournal.append(shop.journal, *(Entry(streams[type(fact)], fact) for fact in written))
+
+    shop.journal.before = first
+    await shop.daemon.judge.consider(shop.trigger())
+    assert sum(isinstance(one.fact, facts.Opening) for one in shop.journal.records) == 1
+    assert [ledger.incident for ledger in shop.daemon.book.of(SHOP).rollbacks] == ["shop-1"]
+    await shop.down()
+
+
+async def test_only_so_many_services_are_checked_for_people_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "_SHOWN_AT_ONCE", 1)
+    shop = Shop(tmp_path, windows=[NIGHT])
+    await shop.open()
+    judge = shop.daemon.judge
+    running, most = 0, 0
+
+    async def examine(_service: Service) -> tuple[CheckResult, ...]:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await idle()
+        running -= 1
+        return ()
+
+    monkeypatch.setattr(judge, "_examine", examine)
+    for service in (SHOP, "bank"):
+        judge.consider_soon(shop.trigger(service=service))
+    await judge.settle()
+    assert sum(isinstance(one.fact, facts.Examined) for one in shop.journal.records) == 2
+    assert most == 1
+    await shop.down()
+
+
+async def test_evidence_wakes_what_acts_and_leaves_a_question_asleep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop = Shop(tmp_path, windows=[NIGHT])
+    await shop.open()
+    woken: list[str] = []
+    judge = shop.daemon.judge
+    monkeypatch.setattr(judge, "_opened", woken.append)
+    await judge.consider(shop.trigger())
+    await judge.consider(shop.trigger("other"))
+    assert woken == ["shop-1"]
+    await judge.consider(shop.order())
+    await judge.consider(shop.trigger("third"))
+    assert woken == ["shop-1"] * 3
     await shop.down()
 
 

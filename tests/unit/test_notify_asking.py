@@ -27,7 +27,7 @@ ANN, BOB = "unix:ann", "unix:bob"
 CHANGE = Replaced(GOOD, BAD, at(-60), at(-30), "job-7", ANN, "hotfix")
 RESULTS = (CheckResult("health", Verdict.BAD, "answered 500"), CheckResult("smoke", Verdict.GOOD, "exit 0"))
 BOTH = question(
-    by=("tech", "product"), approvals=2, members={"tech": (ANN,), "product": ("token:desk",)}, excluded="unix:cat"
+    by=("tech", "product"), approvals=2, members={"tech": (ANN,), "product": ("token:desk",)}, excluded=("unix:cat",)
 )
 
 
@@ -82,7 +82,7 @@ def test_whom_it_asks_is_said_by_group_with_who_may_not() -> None:
     assert said(only(asked(question=BOTH)))["Asked of"] == (
         "one of tech (unix:ann) and one of product (token:desk); not unix:cat, who announced the change"
     )
-    three = replace(BOTH, approvals=3, excluded="", members={"tech": tuple(f"unix:u{n}" for n in range(7))})
+    three = replace(BOTH, approvals=3, excluded=(), members={"tech": tuple(f"unix:u{n}" for n in range(7))})
     assert said(only(asked(question=three)))["Asked of"] == (
         "3 different people, one of tech (unix:u0, unix:u1, unix:u2, unix:u3, unix:u4, 2 more) "
         "and one of product (nobody)"

@@ -236,16 +236,16 @@ def test_a_row_says_how_it_is_asked_also_when_a_guard_asks() -> None:
 
 
 def test_who_announced_the_change_may_be_left_out() -> None:
-    told = (at(-9.9), Announced("a", kind="hotfix"), "unix:ann")
-    ledger = fold_service(records("service:checkout", told, after=10), released())
+    told = ((at(-9.9), Announced("a", kind="hotfix"), "unix:ann"), (at(-9.8), Announced("b"), "unix:bob"))
+    ledger = fold_service(records("service:checkout", *told, after=10), released())
     row = PolicyRow(action=Action.ASK)
     free = decide(trigger(), situation(ledger=ledger, policy=(row,)))
     bound = decide(trigger(), situation(ledger=ledger, policy=(row,), asking=Asking(announcer_approves=False)))
     assert free.change is not None
-    assert free.change.by == "unix:ann"
+    assert free.change.by == "unix:bob"
     assert free.question is not None
     assert bound.question is not None
-    assert (free.question.excluded, bound.question.excluded) == ("", "unix:ann")
+    assert (free.question.excluded, bound.question.excluded) == ((), ("unix:bob", "unix:ann"))
 
 
 def test_nothing_is_asked_while_there_is_nothing_to_say_yes_to() -> None:

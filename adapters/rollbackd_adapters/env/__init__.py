@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from rollbackd.adapter import AdapterError, Place, Settings
+from rollbackd.adapter import AdapterError, Needs, Place, Settings
 from rollbackd.boundary import boundary
 from rollbackd.clock import Clock
 from rollbackd.model import Change, Problem, Progress, Release, Traits
@@ -49,6 +49,11 @@ class Env:
     @property
     def resource(self) -> str:
         return f"env:{os.path.realpath(self._path)}"
+
+    @property
+    def needs(self) -> Needs:
+        """The directory: a file that is replaced by rename cannot be mounted writable by itself."""
+        return Needs(writes=(self._path.parent,))
 
     async def current(self) -> Release:
         return self._release(await asyncio.to_thread(self._seen))

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import ClassVar
 
-from rollbackd.adapter import AdapterError, Place, Settings
+from rollbackd.adapter import AdapterError, Needs, Place, Settings
 from rollbackd.model import Change, Problem, Progress, Release, Traits
 from rollbackd.process import Lock, Spawner, one_line
 from rollbackd_adapters.failures import as_adapter_errors
@@ -39,6 +39,7 @@ class Files(Kept):
 
     def __init__(self, settings: FilesSettings, place: Place) -> None:
         self.resource = "files:" + ",".join(sorted([*settings.paths, *(str(one.file) for one in settings.variables)]))
+        self.needs = Needs(writes=settings.written)
         self._settings = settings
         self._place = place
         self._spawner: Spawner = place.spawner

@@ -34,6 +34,12 @@ def check_pattern(text: str) -> str:
     return text
 
 
+def path_above(pattern: str) -> str:
+    """The directory that everything a pattern can match is in."""
+    parts = pattern.removeprefix("/").split("/")
+    return "/" + "/".join(takewhile(lambda part: _MAGIC.search(part) is None, parts[:-1]))
+
+
 def matches(pattern: str, path: str) -> bool:
     """Whether a path fits: a pattern with a slash is for whole paths, any other for the name alone."""
     if "/" in pattern:

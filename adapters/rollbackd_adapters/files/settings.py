@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from rollbackd.adapter import Settings
 from rollbackd.units import Duration, OneOrMany, Size, Spec, show
-from rollbackd_adapters.files.globs import Watch, check_pattern
+from rollbackd_adapters.files.globs import Watch, check_pattern, path_above
 
 FILE = "{file}"
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -105,6 +105,13 @@ class FilesSettings(Settings):
     """Free space that must be left, in the store and where files are put."""
     largest: Size = 10 * 2**30
     """What an imported snapshot may hold at most, unpacked."""
+
+    @property
+    def written(self) -> tuple[Path, ...]:
+        """Directories that a restore writes to: files, and whole directories that are gone, come back by rename."""
+        watched = (Path(path_above(pattern)) for pattern in self.paths)
+        files = (one.file.parent for one in self.variables)
+        return (*watched, *files, *((self.store,) if self.store is not None else ()))
 
     @field_validator("paths")
     @classmethod

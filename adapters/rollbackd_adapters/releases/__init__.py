@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from rollbackd import log
-from rollbackd.adapter import AdapterError, Place, Settings
+from rollbackd.adapter import AdapterError, Needs, Place, Settings
 from rollbackd.boundary import boundary
 from rollbackd.model import Change, Problem, Progress, Release, Traits
 from rollbackd.process import Busy, Lock, Spawner, SpawnError, one_line
@@ -50,6 +50,11 @@ class Releases:
     @property
     def resource(self) -> str:
         return f"releases:{os.path.realpath(self._link.parent)}/{self._link.name}"
+
+    @property
+    def needs(self) -> Needs:
+        """Where the link is replaced, and the releases: `then` runs in one, and old ones are removed."""
+        return Needs(writes=(self._link.parent, self._settings.directory))
 
     async def current(self) -> Release:
         return (await asyncio.to_thread(self._disk.current)).release

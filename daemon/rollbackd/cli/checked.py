@@ -30,7 +30,7 @@ def summary(loaded: Loaded) -> dict[str, Any]:
         "rules": [{"name": rule.name, "services": list(rule.services)} for rule in config.rules],
         "receivers": [{"name": one.name, "kind": one.kind} for one in config.notify.receivers],
         "notes": list(loaded.notes),
-        "read_write_paths": sorted({str(path) for path in _written(config, layers) if not _is_units_own(path)}),
+        "read_write_paths": [str(path) for path in _outermost(_written(config, layers)) if not _is_units_own(path)],
         "units": _managed(layers),
     }
 
@@ -61,6 +61,15 @@ def _written(config: Config, layers: Iterable[Adapter]) -> Iterator[Path]:
             yield from needs.writes
         elif found := _PATH.fullmatch(adapter.resource):
             yield Path(found[1])
+
+
+def _outermost(paths: Iterable[Path]) -> Iterator[Path]:
+    """In order, without what is in another one of them."""
+    last: Path | None = None
+    for path in sorted(set(paths)):
+        if last is None or not path.is_relative_to(last):
+            last = path
+            yield path
 
 
 def _managed(layers: Iterable[Adapter]) -> dict[str, list[str]]:

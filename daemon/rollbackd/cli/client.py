@@ -3,12 +3,15 @@
 import errno
 import http.client
 import json
+import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import quote, urlencode
 
+_CHUNK = 2**20
 PATIENCE = 120.0
 """Seconds; a plan asks every layer, each of which may take its time."""
 
@@ -58,15 +61,49 @@ class Client:
         :raises UnreachableError: no answer.
         :raises AnswerError: another answer than the one that was asked for.
         """
-        asked = {key: str(value).lower() if isinstance(value, bool) else str(value) for key, value in query.items()}
-        return self._ask("GET", parts, None, patience, f"?{urlencode(asked)}" if asked else "")
+        return self._ask("GET", _target(parts, query), None, patience)
 
     def send(self, method: str, *parts: str, body: Mapping[str, Any] | None = None, patience: float = PATIENCE) -> Any:
         """Give an order; raises like `get`."""
-        return self._ask(method, parts, json.dumps(body or {}).encode(), patience, "")
+        return self._ask(method, _target(parts, {}), json.dumps(body or {}).encode(), patience)
 
-    def _ask(self, method: str, parts: tuple[str, ...], body: bytes | None, patience: float, query: str) -> Any:
-        target = "/api/v1/" + "/".join(quote(part, safe="") for part in parts) + query
+    def download(self, *parts: str, sink: Callable[[bytes], object], patience: float, **query: object) -> int:
+        """Read a file in pieces; how many bytes. Raises like `get`."""
+        with self._asked("GET", _target(parts, query), None, {}, patience) as answer:
+            if answer.status != 200:
+                _understood(self.path, answer.status, answer.read())
+            size = 0
+            while chunk := answer.read(_CHUNK):
+                sink(chunk)
+                size += len(chunk)
+            if answer.length:
+                raise UnreachableError(self.path, f"it was cut off, {answer.length} bytes before its end")
+        return size
+
+    def upload(self, *parts: str, source: BinaryIO, patience: float, **query: object) -> Any:
+        """Send a file; raises like `get`."""
+        size = os.fstat(source.fileno()).st_size
+        headers = {"Content-Type": "application/octet-stream", "Content-Length": str(size)}
+        with self._asked("PUT", _target(parts, query), source, headers, patience) as answer:
+            return _understood(self.path, answer.status, answer.read())
+
+    @contextmanager
+    def _asked(
+        self, method: str, target: str, body: BinaryIO | None, headers: Mapping[str, str], patience: float
+    ) -> Iterator[http.client.HTTPResponse]:
+        connection = _Connection(self.path, patience)
+        try:
+            self._connect(connection)
+            try:
+                with suppress(BrokenPipeError, ConnectionResetError):  # it may refuse before it has read all
+                    connection.request(method, target, body, dict(headers))
+                yield connection.getresponse()
+            except (ConnectionError, TimeoutError, http.client.HTTPException) as error:
+                raise UnreachableError(self.path, _why(error), sent=body is not None) from error
+        finally:
+            connection.close()
+
+    def _ask(self, method: str, target: str, body: bytes | None, patience: float) -> Any:
         headers = {"Content-Type": "application/json"} if body is not None else {}
         connection = _Connection(self.path, patience)
         try:
@@ -87,6 +124,11 @@ class Client:
         except OSError as error:
             forbidden = error.errno in {errno.EACCES, errno.EPERM}
             raise UnreachableError(self.path, _why(error), forbidden=forbidden) from error
+
+
+def _target(parts: tuple[str, ...], query: Mapping[str, object]) -> str:
+    asked = {key: str(value).lower() if isinstance(value, bool) else str(value) for key, value in query.items()}
+    return "/api/v1/" + "/".join(quote(part, safe="") for part in parts) + (f"?{urlencode(asked)}" if asked else "")
 
 
 def _why(error: Exception) -> str:

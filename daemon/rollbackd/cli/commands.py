@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from rollbackd import __version__
-from rollbackd.cli import answer, change, drill, event, layer, local, look, order
+from rollbackd.cli import answer, change, drill, event, layer, local, look, order, snapshot
 from rollbackd.cli.frame import AsJson, ConfigFile, Session, SocketFile, command
 
 app = typer.Typer(
@@ -50,3 +50,4 @@ for _run in (
     order.good, order.quarantine, event.event, local.audit, layer.layer, drill.drill,
 ):  # fmt: skip
     command(app, _run.__name__)(_run)
+app.add_typer(snapshot.app)

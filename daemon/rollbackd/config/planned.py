@@ -54,4 +54,7 @@ def _drill(services: Mapping[str, Sketch], entry: Mapping[str, Any], loc: Loc) -
         if plan and plan not in service.plan_names:
             yield place, unknown("plan", plan, service.plan_names)
     if entry.get("execute") is True and service.raw.get("drill") is not True:
-        yield (*loc, "execute"), f'"{service.name}" may not be drilled for real; say drill: true there, or leave this out'
+        yield (
+            (*loc, "execute"),
+            f'"{service.name}" may not be drilled for real; say drill: true there, or leave this out',
+        )

@@ -11,6 +11,7 @@ from rollbackd.desk.holds import Stops
 from rollbackd.desk.marks import Announce, Marks
 from rollbackd.desk.plans import Plans
 from rollbackd.desk.reading import Reading
+from rollbackd.desk.snapshots import Snapshotting
 from rollbackd.judge.intake import Taken
 from rollbackd.model import Alert
 from rollbackd.sources.events import Posted
@@ -19,7 +20,7 @@ from rollbackd.sources.webhook import Webhook
 __all__ = ["Announce", "Answer", "Desk", "Invalid", "NotFound", "Parts", "Refused"]
 
 
-class Desk(Reading, Plans, Answers, Marks, Stops):
+class Desk(Reading, Plans, Answers, Marks, Stops, Snapshotting):
     """The one way in for people, and for what is sent to the daemon."""
 
     def wants(self, labels: Mapping[str, str]) -> bool:

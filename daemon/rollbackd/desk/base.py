@@ -19,6 +19,7 @@ from rollbackd.judge.holds import Holds
 from rollbackd.judge.intake import Intake
 from rollbackd.judge.live import Live
 from rollbackd.judge.situation import Situations
+from rollbackd.keeper import Keeper
 from rollbackd.layers import Layers, resolve
 from rollbackd.model import Release, Request, Trigger, incident_service, incident_stream
 from rollbackd.runner import Runner
@@ -62,6 +63,7 @@ class Parts:
     runner: Runner
     registry: CollectorRegistry
     drills: Drills
+    keeper: Keeper
 
 
 class Base:

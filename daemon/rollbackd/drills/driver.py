@@ -112,19 +112,11 @@ class Drills:
                 cannot = ", ".join(found.irreversible)
                 raise Unfit(f"a drill does nothing that cannot be taken back: {cannot}; name another plan with --plan")
             if found.problems or found.target is None:
-                return await self._found(service, found, began, actor)
+                return await self._found(service, found, began, actor, execute=True)
             async with self._beginning:
                 self._check_fit(service)
                 incident = await self._begin(service, plan, found.target.key, actor)
             return self._view(service, found, "running", actor, incident)
-
-    async def scheduled(self, service: Service, plan: str, *, execute: bool) -> DrillView:
-        """A drill on the calendar: one that is not held is noted, too. :raises JournalUnavailable:"""
-        try:
-            return await (self.execute if execute else self.hold)(service, plan, DAEMON)
-        except Unfit as error:
-            plans = (plan,) if plan else service.plan
-            return await self._note(service.name, facts.Drilled(plans, steps.INTERRUPTED, (str(error),)), DAEMON)
 
     async def listed(self, service: str, limit: int) -> list[DrillView]:
         """Drills, newest first; one that is under way before them. Of all services when none is named."""
@@ -155,7 +147,9 @@ class Drills:
             there = await self._book.incident(name)
             if ledger.drill and there is not None:
                 why = f"{actor} ordered a rollback: it did not return"
-                await self._note(service, facts.Drilled(there.plans, steps.INTERRUPTED, (why,), incident=name), actor)
+                await self.note(
+                    service, facts.Drilled(there.plans, steps.INTERRUPTED, (why,), incident=name, execute=True), actor
+                )
         if running is not None:
             await self._until_ended(running.incident)
         target = there.decision.target if there is not None and there.drill == "there" else None
@@ -328,23 +322,28 @@ class Drills:
             incident=there.id,
             returned=back.id if back is not None else "",
             slow=slow if took > limit else (),
+            execute=True,
         )
         actor = there.decision.trigger.request.actor if there.decision.trigger.request is not None else DAEMON
         await self._tell_stuck(service, there.id, "")
-        await self._note(service, fact, actor)
+        await self.note(service, fact, actor)
         self._log.info("drilled", service=service, incident=there.id, result=end.result, problems=end.problems)
         if self._config.service(service) is not None:
             await self._looker.look(service)
 
     # -- results --------------------------------------------------------------------------------
-    async def _found(self, service: Service, found: Found, began: float, actor: str) -> DrillView:
+    async def _found(
+        self, service: Service, found: Found, began: float, actor: str, *, execute: bool = False
+    ) -> DrillView:
         result = steps.NOT_READY if found.problems else steps.READY
         took = timedelta(seconds=self._clock.monotonic() - began)
-        fact = facts.Drilled(found.plans, result, found.problems, took, found.expected, found.limit, slow=found.slow)
-        await self._note(service.name, fact, actor)
+        fact = facts.Drilled(
+            found.plans, result, found.problems, took, found.expected, found.limit, slow=found.slow, execute=execute
+        )
+        await self.note(service.name, fact, actor)
         return self._view(service, found, result, actor, took=took)
 
-    async def _note(self, service: str, fact: facts.Drilled, actor: str) -> DrillView:
+    async def note(self, service: str, fact: facts.Drilled, actor: str) -> DrillView:
         """Write it down; and that readiness was lost, or is back."""
         entries = [Entry(service_stream(service), fact, actor)]
         before = self._book.of(service).ready

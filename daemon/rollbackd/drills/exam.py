@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 
 from rollbackd import durations
-from rollbackd.adapter import Adapter, AdapterError, Snapshots
+from rollbackd.adapter import Adapter, AdapterError, Rehearses, Snapshots
 from rollbackd.book import Book
 from rollbackd.clock import Clock
 from rollbackd.config.models import Config, Service
@@ -190,9 +190,11 @@ async def _rehearsed(adapter: Snapshots, release: Release) -> tuple[str, list[st
     if not kept:
         return "", []
     newest = kept[0]
-    wrong = await adapter.verify(newest.name)
+    said, wrong = "verified", await adapter.verify(newest.name)
+    if not wrong and isinstance(adapter, Rehearses):
+        said, wrong = "verified, restored into scratch", await adapter.rehearse(newest.name)
     texts = [f"snapshot {one.snapshot}: {f'{one.path}: ' if one.path else ''}{one.text}" for one in wrong]
-    return ("damaged" if texts else f"{newest.name} verified"), texts
+    return ("damaged" if texts else f"{newest.name} {said}"), texts
 
 
 def _unique(refs: Sequence[CheckRef]) -> list[CheckRef]:

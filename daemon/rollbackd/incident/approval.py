@@ -9,7 +9,7 @@ from rollbackd.model import FLEET, Decision, Question, incident_stream, service_
 
 def may_answer(question: Question, actor: str) -> str:
     """Why an actor's yes does not count; empty when it does."""
-    if actor == question.excluded:
+    if actor in question.excluded:
         return f"{actor} announced the change; somebody else must approve going back from it"
     if question.by and not any(actor in question.members.get(group, ()) for group in question.by):
         return f"{actor} is in none of the groups that are asked: {', '.join(question.by)}"

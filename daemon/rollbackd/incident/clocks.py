@@ -86,18 +86,26 @@ def _limits(incident: Incident, terms: Terms) -> Iterator[tuple[datetime, ClockP
     """From the opening on, at the priority of now; waiting for people counts. Nobody waits for a drill."""
     if incident.drill:
         return
-    clocks, name = terms.clocks[incident.priority], incident.service
-    limit = incident.decision.start_within or clocks.start_within
+    name = incident.service
+    limit = incident.decision.start_within or terms.clocks[_to_start(incident)].start_within
     at = incident.opened + limit
     if _late(incident.begun, at, going_on=incident.outcome is None):
         waits = ", it waits for people" if incident.waits else ""
         text = f"the rollback of {name} did not start within {format_duration(limit)}{waits}"
         yield at, ClockPassed(START, limit, text)
-    limit = clocks.recover_within
+    limit = terms.clocks[incident.priority].recover_within
     at = incident.opened + limit
     if _late(incident.closed, at, going_on=True) and (incident.acted or incident.outcome is None):
         text = f"{name} did not recover within {format_duration(limit)}"
         yield at, ClockPassed(RECOVER, limit, text)
+
+
+def _to_start(incident: Incident) -> Priority:
+    """How urgent it was to start: what made it worse after the first step could not make that one earlier."""
+    if incident.begun is None:
+        return incident.priority
+    first, begun = incident.decision.trigger, incident.begun
+    return min(first.priority, *(one.priority for one in incident.joined if one.reached <= begun))
 
 
 def _steps(incident: Incident, terms: Terms) -> Iterator[tuple[datetime, ClockPassed]]:

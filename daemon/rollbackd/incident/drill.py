@@ -46,9 +46,7 @@ class End:
 Step = Wait | Return | Leave | Cut | End
 
 
-def next_of_drill(
-    there: Incident, back: Incident | None, present: State | None, *, trouble: bool = False
-) -> Step:
+def next_of_drill(there: Incident, back: Incident | None, present: State | None, *, trouble: bool = False) -> Step:
     """What an executed drill does next.
 
     :param back: the return, once it was opened.

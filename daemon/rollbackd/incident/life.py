@@ -68,6 +68,8 @@ class Incident:
     """The state of the layers now, as far as its own steps have moved them."""
     tried: int = 0
     """How many plans of the list have ended."""
+    unhelpful: int = 0
+    """How many of these ran; one that had no step to take made nothing worse."""
     plan: Plan | None = None
     """The one that runs, once it was prepared."""
     brackets: Mapping[str, str] = field(default_factory=dict)
@@ -161,7 +163,7 @@ class Incident:
         """The most urgent of its triggers', one level higher for each plan that did not help."""
         order = list(Priority)
         urgent = min(order.index(one.priority) for one in (self.decision.trigger, *self.joined))
-        return order[max(0, urgent - self.tried)]
+        return order[max(0, urgent - self.unhelpful)]
 
     @property
     def running(self) -> str:
@@ -343,8 +345,8 @@ def _other(incident: Incident, record: Record) -> Incident:
         case facts.Planned(plan, present):
             brackets = {**incident.brackets, **{bracket.layer: bracket.leave for bracket in plan.brackets}}
             return replace(incident, plan=plan, present=present, brackets=brackets, results=())
-        case facts.PlanEnded():
-            return _next_plan(incident)
+        case facts.PlanEnded(_, outcome):
+            return _next_plan(incident, outcome)
         case facts.Paused(reason):
             return replace(incident, paused=reason, held_since=incident.held_since or record.at)
         case facts.Unpaused():
@@ -395,10 +397,11 @@ def _parked(incident: Incident, reason: str, at: datetime) -> Incident:
     return replace(incident, parked=reason, flight=None, failure=failure)
 
 
-def _next_plan(incident: Incident) -> Incident:
+def _next_plan(incident: Incident, outcome: Outcome) -> Incident:
     return replace(
         incident,
         tried=incident.tried + 1,
+        unhelpful=incident.unhelpful + (outcome is not Outcome.PASSED),
         plan=None,
         done=(),
         stepped=None,

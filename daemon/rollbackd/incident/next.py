@@ -182,7 +182,7 @@ def _after_the_end(incident: Incident, held: str, now: datetime) -> Step:
 def leaving(incident: Incident) -> tuple[str, ...]:
     """The brackets that a person's word leaves after the end: all, or those that waited for it."""
     if incident.leave_all:
-        return incident.entered
+        return incident.inside
     if not incident.acknowledged or incident.outcome is not Outcome.RECOVERED:
         return ()
     return tuple(layer for layer in incident.entered if incident.brackets.get(layer) == "acknowledged")
@@ -190,8 +190,8 @@ def leaving(incident: Incident) -> tuple[str, ...]:
 
 def _abort(incident: Incident, now: datetime) -> Step:
     by = f"by {incident.aborted}" + (f": {incident.abort_reason}" if incident.abort_reason else "")
-    if incident.entered:
-        layer = incident.entered[-1]
+    if incident.inside:
+        layer = incident.inside[-1]
         step = _effect(incident, "leave", layer, now)
         if isinstance(step, Close):
             return Close(Outcome.ABORTED, f"{by}; {layer} could not be left: {step.reason}")

@@ -156,8 +156,8 @@ class Judge:
     def _worth_a_look(self, first: Decision) -> bool:
         """Whether only a fresh look can say: what it rests on may be the state, the target or the rows of policy.
 
-        What stands refused or observed for another reason is not looked at; a storm of it costs next to nothing. Nor is
-        what would ask anyway where people are asked already: a look could not make that question act.
+        What stands refused or observed for another reason is not looked at, nor what would ask anyway where people are
+        asked already: a storm of it costs next to nothing.
         """
         enough = {Action.REFUSE, Action.OBSERVE, *([Action.ASK] if first.joins else [])}
         firm = {one.guard for one in first.against if one.against in enough}
@@ -227,13 +227,8 @@ class Judge:
         elif (blamed := _blamed(decision, ledger)) is not None:
             entries.append(Entry(stream, facts.MarkTaken(blamed, f"{trigger.rule}, not rolled back")))
         await self._book.append(*entries, handled=handled)
-        self._log.info(
-            "decided",
-            service=trigger.service,
-            rule=trigger.rule,
-            action=decision.action,
-            against=[finding.reason for finding in decision.against],
-        )
+        against = [finding.reason for finding in decision.against]
+        self._log.info("decided", service=trigger.service, rule=trigger.rule, action=decision.action, against=against)
         if ledger.open is not None and not ledger.open.waits:
             self._opened(ledger.open.incident)
         return decision
@@ -361,12 +356,18 @@ def _target(decision: Decision) -> str:
 
 
 def _blamed(decision: Decision, ledger: ServiceLedger) -> State | None:
-    """The good state that a trigger blames, though nothing is rolled back: it is good no more."""
-    innocent = {"same_state", "change", "common_cause", "clock", "stale"}
-    present = decision.present
-    if present is None or present.key not in ledger.good or decision.trigger.request is not None:
+    """The good state that a trigger blames, though nothing is rolled back: it is good no more.
+
+    It is the one that the trouble began in, also when another, perhaps a fix, runs by now.
+    """
+    innocent = {"change", "common_cause", "clock", "stale"}
+    stands = {finding.guard for finding in decision.against}
+    onset = decision.trigger.onset
+    began = next((spell.state for spell in reversed(ledger.spells) if spell.by <= onset), None)
+    blamed = began if "same_state" in stands else decision.present
+    if blamed is None or blamed.key not in ledger.good or decision.trigger.request is not None:
         return None
-    return None if innocent & {finding.guard for finding in decision.against} else present
+    return None if innocent & stands else blamed
 
 
 def _unspent(before: Verdicted, ledger: ServiceLedger) -> bool:

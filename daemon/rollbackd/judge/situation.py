@@ -1,6 +1,6 @@
 """Gathers all that a decision rests on. Reads the world, changes nothing."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -18,6 +18,9 @@ from rollbackd.policy.target import Candidate, candidates, still_there
 from rollbackd.rules.spec import Rule
 from rollbackd.sources.states import Looker
 from rollbackd.units import format_duration
+
+_TARGETS = 10
+"""Good states that are tried, the newest first, when what they need turns out damaged."""
 
 
 class Holds(Protocol):
@@ -54,6 +57,7 @@ class Situations:
         layers: Mapping[str, Layers],
         looker: Looker,
         past: Past | None = None,
+        missing: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._config = config
         self._book = book
@@ -64,6 +68,8 @@ class Situations:
         self._layers = layers
         self._looker = looker
         self._past = past
+        self._missing = missing
+        """Told of a service whose newest good state cannot be gone back to."""
 
     def quick(self, trigger: Trigger, present: State | None = None) -> Situation:
         """From what is known: the layers are not asked."""
@@ -114,13 +120,25 @@ class Situations:
             target = self._target(trigger, present, there)
         except LookFailed as error:
             return replace(given, target=None, no_target=str(error))
-        if target is None:
-            return replace(given, target=None, no_target=self._no_target(service, trigger))
-        wanted = plans_for(trigger, replace(given, target=target), service.plan)
-        plans = tuple(name for name in wanted if name in service.plans) or service.plan  # the file may have changed
-        changes, problems = await self._planned(layers, plans, present, target.state, returns=returns)
+        for _ in range(_TARGETS):
+            if target is None:
+                return replace(given, target=None, no_target=self._no_target(service, trigger))
+            wanted = plans_for(trigger, replace(given, target=target), service.plan)
+            plans = tuple(name for name in wanted if name in service.plans) or service.plan  # the file may have changed
+            changes, problems = await self._planned(layers, plans, present, target.state, returns=returns)
+            other = await self._instead(trigger, present, target, layers) if problems else target
+            if other == target:
+                break
+            target = other
         allowed = {*given.irreversible, *(layer for name in plans for layer in service.plans[name].irreversible)}
         return replace(given, target=target, changes=changes, problems=problems, irreversible=allowed)
+
+    async def _instead(self, trigger: Trigger, present: State, target: Candidate, layers: Layers) -> Candidate | None:
+        """The target after one could not be planned: what was found damaged is not there to go back to any more."""
+        try:
+            return self._target(trigger, present, await layers.there())
+        except LookFailed:
+            return target
 
     async def _earlier(self, trigger: Trigger) -> tuple[Verdict, str] | None:
         """What the trigger's own rule said right before the newest change; None where it makes no difference."""
@@ -168,6 +186,8 @@ class Situations:
         if request is not None and request.to not in {"", "last-stable"}:
             return self._wanted(trigger.service, request.to, present, there)
         found = candidates(self._book.of(trigger.service), present, self._began(trigger))
+        if found and still_there(found[0].state, present, ids):
+            self._missing(trigger.service)
         return next((one for one in found if not still_there(one.state, present, ids)), None)
 
     def _wanted(

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from rollbackd.adapter import AdapterError, Snapshot, Snapshots
 from rollbackd.config.schedules import DIRECTORY, FILE, NAME, Offsite
-from rollbackd.process import Finished, SpawnError, Spawner, one_line
+from rollbackd.process import Finished, Spawner, SpawnError, one_line
 
 _COPY = re.compile(r"[a-z0-9][a-z0-9._-]*@[a-z0-9][a-z0-9._-]*@(\d{8}T\d{6}Z)@([0-9a-f]{12})\.snapshot")
 

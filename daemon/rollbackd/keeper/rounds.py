@@ -15,7 +15,7 @@ from rollbackd.adapter import AdapterError, Snapshot
 from rollbackd.clock import Clock
 from rollbackd.config.schedules import SnapshotSchedule
 from rollbackd.cron import Times
-from rollbackd.journal import Entry
+from rollbackd.journal import Entry, JournalUnavailable
 from rollbackd.keeper.past import Run
 from rollbackd.keeper.shelf import SCHEDULE, Shelf
 from rollbackd.model import FLEET
@@ -28,6 +28,8 @@ KEEP, TEST = "keep", "test"
 _TOGETHER = 2
 """Runs at once, of all services together."""
 _GLANCE = timedelta(seconds=1)
+_DISK = timedelta(seconds=30)
+"""Before a run that could not be written down goes on."""
 _TRIES = (timedelta(seconds=10), timedelta(minutes=1))
 """Before what may have been passing is tried again."""
 
@@ -56,29 +58,35 @@ class Rounds:
     def planned(self) -> list[Planned]:
         """All of it, as the timetable takes it."""
         return [
-            Planned(f"snapshot {name}", _times(entry, what), partial(_last, shelf, entry, what), partial(self.run, name))
+            Planned(
+                f"snapshot {name}", _times(entry, what), partial(_last, shelf, entry, what), partial(self.run, name)
+            )
             for name, (shelf, entry, what) in self._entries.items()
         ]
 
     def next(self, shelf: Shelf) -> datetime | None:
         """When the calendar has the layer's next snapshot; None: never."""
         own = [entry for each, entry, what in self._entries.values() if each is shelf and what == KEEP]
-        return min((entry.times.after(self._clock.now()) for entry in own), default=None)
+        now = self._clock.now()
+        return min((entry.times.after(_last(shelf, entry, KEEP) or now) for entry in own), default=None)
 
     # -- one run --------------------------------------------------------------------------------
     async def run(self, name: str, run: Run | None = None) -> None:
-        """One run of an entry, or what is left of it. :raises JournalUnavailable: it is begun again."""
+        """One run of an entry, or what is left of it; comes back when it is written down how it ended."""
         shelf, entry, what = self._entries[name]
         while True:
             while _disturbed(shelf):
                 await self._clock.sleep(_GLANCE)
-            async with self._few, shelf.for_calendar():
-                if _disturbed(shelf):
-                    continue
-                if run is None:
-                    run = await shelf.begin(what, schedule=_calendar_name_of(entry, what))
-                if await self._unless_disturbed(shelf, entry, run):
-                    return
+            try:
+                async with self._few, shelf.for_calendar():
+                    if _disturbed(shelf):
+                        continue
+                    run = run or await shelf.begin(what, schedule=_calendar_name_of(entry, what))
+                    if await self._unless_disturbed(shelf, entry, run):
+                        return
+            except JournalUnavailable as error:
+                self._log.error("a run waits for the journal", layer=shelf.name, error=str(error))
+                await self._clock.sleep(_DISK)
 
     async def _unless_disturbed(self, shelf: Shelf, entry: SnapshotSchedule, run: Run) -> bool:
         """Whether it came to its end; else it was stopped, and makes way."""
@@ -160,8 +168,9 @@ class Rounds:
                     self._resumed.add(task)
                     task.add_done_callback(self._resumed.discard)
                 elif run.fact.what in {KEEP, TEST}:
-                    cut = (f"it was cut off, and {'the calendar has it no more' if run.fact.schedule else 'not ordered again'}",)
-                    await shelf.note(run.actor, facts.SnapshotEnded(shelf.layer, run.fact.run, cut))
+                    why = "the calendar has it no more" if run.fact.schedule else "who ordered it heard so"
+                    cut_off = facts.SnapshotEnded(shelf.layer, run.fact.run, (f"it was cut off, and {why}",))
+                    await shelf.note(run.actor, cut_off)
 
     async def _gone_on_with(self, name: str, run: Run) -> None:
         try:

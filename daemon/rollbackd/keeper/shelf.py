@@ -1,4 +1,4 @@
-"""One layer's snapshots: each thing that is done about them, and the fact that says so. Whoever calls holds its lock."""
+"""One layer's snapshots: each thing that is done about them, and the fact that says so. Whoever calls has its lock."""
 
 import asyncio
 import secrets
@@ -96,10 +96,15 @@ class Shelf:
             self.past.take(record)
         return records[0].at
 
-    async def begin(self, what: str, actor: str = DAEMON, more: tuple[Entry, ...] = (), **given: Any) -> Run:
+    def new_run(self) -> str:
+        """A name for work that is about to begin."""
+        return f"{self._clock.now():%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
+
+    async def begin(
+        self, what: str, actor: str = DAEMON, more: tuple[Entry, ...] = (), *, run: str = "", **given: Any
+    ) -> Run:
         """The intent. :raises JournalUnavailable:"""
-        run = f"{self._clock.now():%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
-        fact = facts.SnapshotBegun(self.layer, run, what, **given)
+        fact = facts.SnapshotBegun(self.layer, run or self.new_run(), what, **given)
         begun = Run(await self.note(actor, fact, more=more), actor, fact)
         boundary("keeper.begun")
         return begun
@@ -137,7 +142,9 @@ class Shelf:
 
     async def take(self, run: Run, why: str) -> Snapshot:
         """Take one, or find the one that a life before took in this run. :raises AdapterError:"""
-        taken = await self._taken(run, why) or await self.ask(self.adapter.take(run.fact.name, why))
+        taken = await self._taken(run, why)
+        if taken is None:
+            taken = await self.ask(self.adapter.take(run.fact.name, why))
         fact = facts.Snapshotted(
             self.layer, taken.name, taken.release, taken.created, run.fact.run, taken.why, taken.size, taken.files
         )
@@ -168,11 +175,12 @@ class Shelf:
         boundary("keeper.verified")
         return shown
 
-    async def send(self, one: Snapshot, place: Elsewhere, run: Run) -> None:
-        """Copy it elsewhere. :raises AdapterError: it is not there."""
+    async def send(self, one: Snapshot, place: Elsewhere, run: Run) -> str:
+        """Copy it elsewhere; the copy's name. :raises AdapterError: it is not there."""
         copy = await self.ask(place.send(self.adapter, one))
         await self.note(run.actor, facts.SnapshotCopied(self.layer, one.name, copy, run.fact.run))
         boundary("keeper.copied")
+        return copy
 
     async def prune(self, keep: int = 0) -> tuple[str, ...]:
         """Drop what nothing keeps; nothing that a rollback may need. :raises AdapterError:"""

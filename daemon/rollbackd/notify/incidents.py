@@ -72,6 +72,8 @@ def started(told: Told, fact: facts.Entering | facts.ApplyStarted) -> Sequence[E
 
 def plan_ended(told: Told, fact: facts.PlanEnded) -> Sequence[Envelope]:
     about, before = told.about, told.before
+    if fact.outcome is Outcome.PASSED:  # it had no step to take: nothing happened
+        return []
     raised = before is not None and before.priority is not about.priority
     lines = phrases.filled(
         ("What", f"plan {fact.name} did not help ({fact.outcome})"),

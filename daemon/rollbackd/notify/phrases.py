@@ -192,7 +192,7 @@ def whom(asked: Question) -> str:
     text = " and ".join(f"one of {group}" for group in groups) or f"{count} who may order a rollback"
     if asked.by and asked.approvals > len(asked.by):
         text = f"{count}, {text}"
-    announcer = clean.line(asked.excluded, 100)
+    announcer = clean.line(", ".join(asked.excluded), 100)
     return f"{text}; not {announcer}, who announced the change" if announcer else text
 
 

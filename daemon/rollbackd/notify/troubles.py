@@ -13,7 +13,9 @@ from rollbackd.facts import Record
 from rollbackd.incident.clocks import BAD_ENDS
 from rollbackd.model import DAEMON, Action, Decision, Outcome
 
-LASTING = frozenset({"backend_unreachable", "drill_stuck", "journal", "messages_waiting", "receiver_unreachable"})
+LASTING = frozenset(
+    {"backend_unreachable", "backup_failed", "drill_stuck", "journal", "messages_waiting", "receiver_unreachable"}
+)
 """Kinds of notices that somebody says to be over: reminded of until then."""
 LAST = "last"
 """The mark of a question's last reminder: a fifth of its time is left."""

@@ -1,5 +1,6 @@
 """Which change trouble is put down to, and who announced it. No I/O."""
 
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 
 from rollbackd.model import Replaced, State
@@ -24,25 +25,30 @@ def newest(ledger: ServiceLedger) -> Replaced | None:
     group = spells[first:]
     if not group:
         return None
-    announced = next((found for one in reversed(group) if (found := announcement(ledger, one)) is not None), None)
+    announced = [one for spell in reversed(group) for one in _announcements(ledger, spell)]
     return Replaced(
-        spells[first - 1].state,
-        group[-1].state,
-        group[0].after,
-        group[-1].by,
-        announced.id if announced is not None else "",
-        announced.by if announced is not None else "",
-        announced.kind if announced is not None else "",
-        spells[first - 1].by,
+        before=spells[first - 1].state,
+        after=group[-1].state,
+        start=group[0].after,
+        end=group[-1].by,
+        announced=announced[0].id if announced else "",
+        by=announced[0].by if announced else "",
+        kind=announced[0].kind if announced else "",
+        old_since=spells[first - 1].by,
+        announcers=tuple(dict.fromkeys(one.by for one in announced)),
     )
 
 
 def announcement(ledger: ServiceLedger, spell: Spell) -> Announcement | None:
     """The newest announcement of the change that led to a state; None when nobody announced it."""
+    return next(_announcements(ledger, spell), None)
+
+
+def _announcements(ledger: ServiceLedger, spell: Spell) -> Iterator[Announcement]:
+    """Newest first."""
     for one in reversed(ledger.announced):
         if abs(one.at - spell.by) <= COMING and spell_of(ledger, one) == spell:
-            return one
-    return None
+            yield one
 
 
 def spell_of(ledger: ServiceLedger, announced: Announcement) -> Spell | None:

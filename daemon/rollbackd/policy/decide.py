@@ -79,14 +79,14 @@ def question_of(trigger: Trigger, given: Situation, counted: Sequence[Finding], 
     by = row.by if row is not None and row.by else asking.by
     approvals = row.approvals if row is not None and row.approvals is not None else asking.approvals
     expires = row.expires if row is not None and row.expires is not None else asking.expires
-    announcer = change.by if change is not None else ""
+    announcers = change.announcers if change is not None else ()
     return Question(
         why=tuple(finding.reason for finding in counted),
         expires=given.now + expires,
         approvals=max(approvals, len(by)),
         by=by,
         members={group: tuple(given.groups.get(group, ())) for group in by},
-        excluded="" if asking.announcer_approves else announcer,
+        excluded=() if asking.announcer_approves else announcers,
         otherwise=row.otherwise if row is not None and row.otherwise is not None else asking.otherwise,
     )
 

@@ -130,6 +130,8 @@ class ServiceLedger:
     drill's doing, and no state of the service."""
     ready: bool | None = None
     """What the last drill that said anything said; None: there was none."""
+    drilled: Mapping[tuple[tuple[str, ...], bool], datetime] = field(default_factory=dict)
+    """When the last drill of these plans ended, and of those that were to be executed."""
 
     @property
     def present(self) -> State | None:
@@ -202,6 +204,7 @@ class _ServiceDraft:
         self._announced = {one.id: one for one in ledger.announced}
         self._drill = ledger.drill
         self._ready = ledger.ready
+        self._drilled = dict(ledger.drilled)
 
     def ledger(self) -> ServiceLedger:
         return ServiceLedger(
@@ -216,6 +219,7 @@ class _ServiceDraft:
             tuple(self._announced.values()),
             self._drill,
             self._ready,
+            self._drilled,
         )
 
     def take(self, record: Record) -> None:
@@ -247,7 +251,7 @@ class _ServiceDraft:
             case facts.Announced() | facts.Confirmed():
                 self._announce(record)
             case facts.Drilled():
-                self._drilled(record.fact)
+                self._end_drill(record.fact, record.at)
             case _:
                 self._take_incident(record)
 
@@ -275,7 +279,8 @@ class _ServiceDraft:
         if fact.id not in self._announced:
             _keep(self._announced, fact.id, found, KEPT_ANNOUNCEMENTS)
 
-    def _drilled(self, fact: facts.Drilled) -> None:
+    def _end_drill(self, fact: facts.Drilled, at: datetime) -> None:
+        self._drilled[fact.plans, fact.execute] = at
         if fact.incident == self._drill:
             self._drill = ""
         if fact.result != "interrupted":

@@ -20,6 +20,7 @@ from rollbackd.web.intake import Intake
 from rollbackd.web.openapi import document
 from rollbackd.web.problems import as_problems, invalid
 from rollbackd.web.reading import JSON, read_json
+from rollbackd.web.snapshots import SNAPSHOT_ROUTES, add_files
 from rollbackd.web.waits import Waits
 
 _SMALL_BODY = 64 * 1024
@@ -39,9 +40,10 @@ def build_app(desk: Desk, daemon: Daemon, reveal: Callable[[Secret], str]) -> we
     gate = Gate(daemon, reveal)
     waits = Waits()
     app = web.Application(middlewares=[as_problems], client_max_size=daemon.max_body)
-    for route in ROUTES:
+    for route in (*ROUTES, *SNAPSHOT_ROUTES):
         app.router.add_route(route.method, route.path, _answerer(route, desk, waits, gate))
     _add_intake(app, Intake(desk, daemon.max_body), gate)
+    add_files(app, desk, gate)
     _add_health(app, desk, gate)
 
     async def end_waits(_app: web.Application) -> None:

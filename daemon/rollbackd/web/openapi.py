@@ -9,11 +9,13 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from rollbackd import __version__
+from rollbackd.keeper.views import TakenView
 from rollbackd.sources.events import Posted
 from rollbackd.units import Spec
 from rollbackd.views import Readiness
 from rollbackd.web import bodies
 from rollbackd.web.api import ROUTES, Route
+from rollbackd.web.snapshots import SNAPSHOT_ROUTES, FileQuery, described
 
 _REF = "#/components/schemas/{model}"
 _PROBLEM = "application/problem+json"
@@ -24,9 +26,9 @@ def document() -> dict[str, Any]:
     """An OpenAPI 3.1 document as JSON values."""
     schemas = _Schemas()
     paths: dict[str, dict[str, Any]] = {}
-    for route in ROUTES:
+    for route in (*ROUTES, *SNAPSHOT_ROUTES):
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, schemas)
-    for path, method, operation in _plain(schemas):
+    for path, method, operation in (*_plain(schemas), *_files(schemas)):
         paths.setdefault(path, {})[method] = operation
     return {
         "openapi": "3.1.0",
@@ -103,6 +105,16 @@ def _query_parameters(query: type[Spec]) -> list[dict[str, Any]]:
         {"name": name, "in": "query", "required": name in required, "schema": field}
         for name, field in schema.get("properties", {}).items()
     ]
+
+
+def _files(schemas: _Schemas) -> list[tuple[str, str, dict[str, Any]]]:
+    """The routes of `snapshots.py` that carry a file."""
+    given = {"parameters": [_path_parameter("name"), *_query_parameters(FileQuery)]}
+    found = described(given, _json(schemas.ref(TakenView, answer=True)))
+    for _, _, operation in found:
+        operation["description"] = "Needs the role `operator`."
+        operation["responses"] |= _failed(schemas)
+    return found
 
 
 def _plain(schemas: _Schemas) -> list[tuple[str, str, dict[str, Any]]]:

@@ -61,6 +61,8 @@ class Chapter(Spec):
     """Situations of one kind."""
 
     title: str
+    settings: dict[str, Any] = {}
+    """Parts of the configuration of all its situations; where both have a mapping, both count."""
     situations: tuple[Situation, ...] = Field(min_length=1)
 
 
@@ -71,7 +73,20 @@ class _File(RootModel[Chapter]):
 def chapters() -> tuple[Chapter, ...]:
     """All of them, in the order of their files' names."""
     paths = sorted((_HERE / "situations").glob("*.yaml"))
-    return tuple(_File.model_validate(yaml.safe_load(path.read_text())).root for path in paths)
+    return tuple(_shared(_File.model_validate(yaml.safe_load(path.read_text())).root) for path in paths)
+
+
+def _shared(chapter: Chapter) -> Chapter:
+    """With its settings in each of its situations."""
+    situations = tuple(
+        one.model_copy(update={"settings": _merged(chapter.settings, one.settings)}) for one in chapter.situations
+    )
+    return chapter.model_copy(update={"situations": situations})
+
+
+def _merged(common: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    both = {key: {**common[key], **own[key]} for key in common.keys() & own.keys()}
+    return {**common, **own, **both}
 
 
 @dataclass(frozen=True, slots=True)

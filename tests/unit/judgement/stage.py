@@ -100,7 +100,8 @@ class Stage:
         await made.intake.recall()
         self._begin(self._resume(made))
         self._begin(made.judge.run())
-        self._begin(made.drills.run())
+        if any(service.drill for service in self.config.services):
+            self._begin(made.drills.run())
         self._begin(made.jumps.run(_jumped))
         self._begin(made.intake.run(self.config.daemon.look_every))
         if made.polls is not None:

@@ -1,0 +1,321 @@
+"""The one way in to snapshots: what people ask and order, and the root task that keeps at it."""
+
+import asyncio
+import secrets
+import shutil
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+from rollbackd import facts, log
+from rollbackd.adapter import AdapterError, Difference, Snapshot, Snapshots
+from rollbackd.book import Book
+from rollbackd.clock import Clock
+from rollbackd.config.models import Config
+from rollbackd.config.schedules import SnapshotSchedule
+from rollbackd.keeper.choosing import good_releases
+from rollbackd.keeper.offsite import Elsewhere
+from rollbackd.keeper.past import FINDING_KINDS, FINDINGS_READ, RUN_KINDS, RUNS_READ, Run, folded
+from rollbackd.keeper.restoring import Restoring
+from rollbackd.keeper.rounds import KEEP, Rounds, calendar_name
+from rollbackd.keeper.shelf import Shelf, Unkept
+from rollbackd.keeper.views import KeptView, RestoredView, SnapshotView, TakenView
+from rollbackd.layers import Layers
+from rollbackd.model import service_stream
+from rollbackd.process import Spawner
+from rollbackd.timetable import Planned
+
+_LOOK = timedelta(minutes=5)
+"""How often it is seen to that good states can be gone back to."""
+_ANEW = timedelta(hours=1)
+"""How often copies that were not found are looked for again."""
+_MANUAL = "manual"
+
+T = TypeVar("T")
+
+
+class Keeper:
+    """All layers that keep snapshots."""
+
+    def __init__(
+        self, config: Config, book: Book, clock: Clock, layers: Mapping[str, Layers], spawner: Spawner
+    ) -> None:
+        self._book = book
+        self._clock = clock
+        self._scratch = config.daemon.scratch / ".keeper"
+        self._adapters = {
+            (service.name, layer): settings.adapter
+            for service in config.services
+            for layer, settings in service.layers.items()
+        }
+        entries = [one for one in config.schedules if isinstance(one, SnapshotSchedule)]
+        self._shelves: dict[tuple[str, str], Shelf] = {}
+        self._rounds = Rounds(self._shelves, clock)
+        self._restoring = Restoring()
+        for name, found in layers.items():
+            for layer, adapter in found.adapters.items():
+                if isinstance(adapter, Snapshots):
+                    own = [entry for entry in entries if entry.snapshot in {name, f"{name}/{layer}"}]
+                    places = {
+                        calendar_name(entry): Elsewhere(entry.offsite, name, layer, spawner, self._scratch)
+                        for entry in own
+                        if entry.offsite is not None
+                    }
+                    shelf = self._shelves[name, layer] = Shelf(name, layer, adapter, book, clock, places)
+                    for entry in own:
+                        self._rounds.add(shelf, entry)
+        self._opened = asyncio.Event()
+        self._poked = asyncio.Event()
+        self._orders: set[asyncio.Task[Any]] = set()
+        self._log = log.get("keeper")
+
+    # -- its life -------------------------------------------------------------------------------
+    def planned(self) -> list[Planned]:
+        """What the calendar has."""
+        return self._rounds.planned()
+
+    async def open(self) -> None:
+        """Know what was, and finish the restores that were cut off. :raises JournalUnavailable:"""
+        if self._opened.is_set():
+            return
+        await asyncio.to_thread(shutil.rmtree, self._scratch, ignore_errors=True)
+        for service in dict.fromkeys(service for service, _ in self._shelves):
+            stream = service_stream(service)
+            runs = await self._book.journal.latest(RUN_KINDS, stream, RUNS_READ)
+            findings = await self._book.journal.latest(FINDING_KINDS, stream, FINDINGS_READ)
+            pasts = folded(sorted([*runs, *findings], key=lambda record: record.seq))
+            for layer, past in pasts.items():
+                if (shelf := self._shelves.get((service, layer))) is not None:
+                    shelf.past = past
+        for shelf in self._shelves.values():
+            if shelf.past.open:
+                async with shelf.for_order():
+                    await self._restoring.finish_cut_off(shelf)
+        self._opened.set()
+
+    async def run(self) -> None:
+        """Go on with what was cut off, then see to it that good states can be gone back to, for ever."""
+        await self.open()
+        await self._rounds.resume()
+        anew = self._clock.monotonic() + _ANEW.total_seconds()
+        while True:
+            for shelf in self._shelves.values():
+                if shelf.elsewhere and shelf.ledger.acting is None:
+                    await self._restoring.fetch_target(shelf)
+            await self._until_poked(_LOOK)
+            if self._clock.monotonic() >= anew:
+                anew = self._clock.monotonic() + _ANEW.total_seconds()
+                self._restoring.look_anew()
+
+    def poke(self, service: str) -> None:
+        """A good state of a service cannot be gone back to: look for a copy now."""
+        if any(shelf.elsewhere for (name, _), shelf in self._shelves.items() if name == service):
+            self._poked.set()
+
+    async def _until_poked(self, length: timedelta) -> None:
+        poked = asyncio.ensure_future(self._poked.wait())
+        sleep = asyncio.ensure_future(self._clock.sleep(length))
+        try:
+            await asyncio.wait({poked, sleep}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            poked.cancel()
+            sleep.cancel()
+        self._poked.clear()
+
+    async def stop(self) -> None:
+        """What a person ordered is finished; what was on the calendar is gone on with by the next life."""
+        await self._rounds.stop()
+        if self._orders:
+            await asyncio.wait(set(self._orders))
+
+    # -- reading --------------------------------------------------------------------------------
+    def kept(self, service: str = "", layer: str = "") -> list[tuple[str, str]]:
+        """Services and layers that keep snapshots; of one service, or one layer, when it is named."""
+        return [key for key in self._shelves if service in {"", key[0]} and layer in {"", key[1]}]
+
+    def shelves(self) -> list[Shelf]:
+        return list(self._shelves.values())
+
+    async def view(self, service: str, layer: str) -> KeptView:
+        """A layer with all its snapshots. One that cannot be asked says why."""
+        shelf = self._shelf(service, layer)
+        problem = ""
+        found: list[Snapshot] = []
+        try:
+            found = await shelf.snapshots()
+        except AdapterError as error:
+            problem = str(error)
+        present = await shelf.present() if found else ""
+        good = good_releases(shelf.ledger, layer)
+        return KeptView(
+            service,
+            layer,
+            self._adapters[service, layer],
+            tuple(_view(shelf, one, present, good) for one in found),
+            problem,
+            shelf.past.ended,
+            shelf.past.problems(shelf.schedules),
+            self._rounds.next(shelf),
+            shelf.at_work,
+        )
+
+    async def diff(self, service: str, layer: str, older: str, newer: str) -> Sequence[Difference]:
+        """What differs, with secrets masked. :raises Unkept:"""
+        shelf = self._shelf(service, layer)
+        return await _answered(shelf, shelf.ask(shelf.adapter.diff(older, newer)))
+
+    # -- orders ---------------------------------------------------------------------------------
+    async def take(self, service: str, layer: str, name: str, actor: str) -> TakenView:
+        """Take a snapshot, and read it. :raises Unkept: JournalUnavailable:"""
+        return await self._to_the_end(self._take(self._shelf(service, layer), name, actor))
+
+    async def _take(self, shelf: Shelf, name: str, actor: str) -> TakenView:
+        async with shelf.for_order():
+            run = await shelf.begin(KEEP, actor, name=name)
+            copies: list[str] = []
+            try:
+                one = await shelf.take(run, _MANUAL)
+                problems = await shelf.verify(one, actor, run.fact.run)
+            except AdapterError as error:
+                await shelf.note(actor, facts.SnapshotEnded(shelf.layer, run.fact.run, (str(error),)))
+                raise Unkept(f"no snapshot of {shelf.name} was taken: {error}") from error
+            if not problems:
+                copies, problems = await self._send(shelf, one, run)
+            await shelf.note(actor, facts.SnapshotEnded(shelf.layer, run.fact.run, tuple(problems)))
+        return self._taken(shelf, one, problems, copies)
+
+    async def verify(self, service: str, layer: str, name: str, actor: str, *, rehearse: bool) -> TakenView:
+        """Read all of a snapshot, and restore it into a scratch place if that is wanted. :raises Unkept:"""
+        shelf = self._shelf(service, layer)
+        found = await _answered(shelf, shelf.snapshots())
+        one = next((each for each in found if each.name == name), None)
+        if one is None:
+            raise Unkept(f'{shelf.name} has no snapshot "{name}"; `rollbackd snapshot list` has their names')
+        problems = await _answered(shelf, shelf.verify(one, actor, rehearse=rehearse))
+        return self._taken(shelf, one, problems)
+
+    async def restore(self, service: str, layer: str, name: str, only: Sequence[str], actor: str) -> RestoredView:
+        """Take a layer to a snapshot; what is there is saved first. :raises Unkept: JournalUnavailable:"""
+        shelf = self._shelf(service, layer)
+
+        async def work() -> RestoredView:
+            async with shelf.for_order():
+                if (acting := shelf.ledger.acting) is not None:
+                    raise Unkept(f"{shelf.name} is not restored: {acting.incident} is at work; again when it has ended")
+                return await self._restoring.restore(shelf, name, only, actor)
+
+        return await self._to_the_end(work())
+
+    async def prune(self, service: str, layer: str, actor: str) -> tuple[str, ...]:
+        """Drop what nothing keeps; the names. :raises Unkept:"""
+        shelf = self._shelf(service, layer)
+
+        async def work() -> tuple[str, ...]:
+            async with shelf.for_order():
+                dropped = await _answered(shelf, shelf.prune())
+                await shelf.note(actor, facts.SnapshotEnded(shelf.layer, "prune", dropped=dropped))
+            return dropped
+
+        return await self._to_the_end(work())
+
+    @asynccontextmanager
+    async def exported(self, service: str, layer: str, name: str) -> AsyncIterator[Path]:
+        """A snapshot as one file, until the end of the block. :raises Unkept:"""
+        shelf = self._shelf(service, layer)
+        async with self.place_for_file() as file:
+            await _answered(shelf, shelf.ask(shelf.adapter.export_to(name, str(file))))
+            yield file
+
+    async def take_in(self, service: str, layer: str, file: Path, actor: str) -> TakenView:
+        """Take in what `exported` gave, here or elsewhere, and read it. :raises Unkept:"""
+        shelf = self._shelf(service, layer)
+
+        async def work() -> TakenView:
+            async with shelf.for_order():
+                one = await _answered(shelf, shelf.ask(shelf.adapter.import_from(str(file))))
+                fact = facts.Snapshotted(
+                    layer, one.name, one.release, one.created, why="import", size=one.size, files=one.files
+                )
+                await shelf.note(actor, fact)
+                problems = await _answered(shelf, shelf.verify(one, actor))
+                return self._taken(shelf, one, problems)
+
+        return await self._to_the_end(work())
+
+    @asynccontextmanager
+    async def place_for_file(self) -> AsyncIterator[Path]:
+        """Where a file may lie until the end of the block; nobody else reads there."""
+        directory = self._scratch / f"file-{secrets.token_hex(8)}"
+        await asyncio.to_thread(directory.mkdir, mode=0o700, parents=True)
+        try:
+            yield directory / "snapshot"
+        finally:
+            await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
+
+    # -- what they share ------------------------------------------------------------------------
+    def _shelf(self, service: str, layer: str) -> Shelf:
+        shelf = self._shelves.get((service, layer))
+        if shelf is None:
+            raise Unkept(f"{service}/{layer} keeps no snapshots")
+        return shelf
+
+    async def _send(self, shelf: Shelf, one: Snapshot, run: Run) -> tuple[list[str], list[str]]:
+        """To every place that the calendar has for the layer; the copies, and what went wrong."""
+        copies, problems = [], []
+        for place in shelf.elsewhere.values():
+            try:
+                copies.append(await shelf.send(one, place, run))
+            except AdapterError as error:
+                problems.append(str(error))
+        return copies, problems
+
+    def _taken(self, shelf: Shelf, one: Snapshot, problems: Sequence[str], copies: Sequence[str] = ()) -> TakenView:
+        good = good_releases(shelf.ledger, shelf.layer)
+        return TakenView(shelf.service, shelf.layer, _view(shelf, one, "", good), tuple(problems), tuple(copies))
+
+    async def _to_the_end(self, work: Coroutine[Any, Any, T]) -> T:
+        """Whoever ordered it may go away: it is done to its end all the same."""
+        task = asyncio.create_task(self._once_opened(work))
+        self._orders.add(task)
+        task.add_done_callback(self._ended)
+        return await asyncio.shield(task)
+
+    async def _once_opened(self, work: Coroutine[Any, Any, T]) -> T:
+        try:
+            await self._opened.wait()
+        except asyncio.CancelledError:
+            work.close()
+            raise
+        return await work
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._orders.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._log.info("an order ended", error=str(error))  # whoever still waits hears it, too
+
+
+async def _answered(shelf: Shelf, question: Coroutine[Any, Any, T]) -> T:
+    try:
+        return await question
+    except AdapterError as error:
+        raise Unkept(f"{shelf.name}: {error}") from error
+
+
+def _view(shelf: Shelf, one: Snapshot, present: str, good: frozenset[str]) -> SnapshotView:
+    seen = shelf.past.verified.get(one.name)
+    return SnapshotView(
+        one.name,
+        one.release,
+        one.created,
+        one.why,
+        one.size,
+        one.files,
+        one.restorable,
+        present=bool(present) and one.release == present,
+        good=one.release in good,
+        verified=seen.at if seen is not None else None,
+        rehearsed=seen.fact.rehearsed if seen is not None else False,
+        problems=seen.fact.problems if seen is not None else (),
+    )
