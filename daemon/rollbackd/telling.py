@@ -9,7 +9,7 @@ from rollbackd import facts
 from rollbackd.facts import Record
 from rollbackd.incident.approval import missing
 from rollbackd.incident.life import Incident
-from rollbackd.model import CheckResult, Decision, Evidence, Finding, Question, State, Trigger, Verdict
+from rollbackd.model import CheckResult, Decision, Evidence, Finding, Outcome, Question, State, Trigger, Verdict
 from rollbackd.policy.changes import COMING, announcement, spell_of
 from rollbackd.policy.ledger import Announcement, ServiceLedger, Spell
 from rollbackd.views import (

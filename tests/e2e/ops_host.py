@@ -169,6 +169,11 @@ class Host(Toy):
         found = self.ask("GET", f"services/{service}")["present"]
         return bool(found and found["good"])
 
+    def until_recovered(self, incident: str) -> None:
+        """Wait until it is opened, and then closed: its service is well."""
+        wait_until(lambda: incident in {one["id"] for one in self.incidents()}, f"{incident} is opened")
+        assert self.until_closed(incident, 90)["outcome"] == "recovered", self.said("incidents", incident)
+
     def secret(self, name: str) -> Path:
         """A token's file; its text is its name."""
         path = self.root / f"{name}.token"

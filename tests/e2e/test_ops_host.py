@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from examples.demo.world import Traffic
-from tests.e2e.ops_host import PYTHON, Host, Units, body, ending
+from tests.e2e.ops_host import EXAMPLES, PYTHON, Host, Units, body, ending
 from tests.e2e.telling import told
 from tests.e2e.toy import Ear, listening
 from tests.servers import free_port, program, prometheus, redis_server, running, wait_until
@@ -166,7 +166,7 @@ def only_its_configuration_goes_back(host: Smartalk, ear: Ear) -> None:
         for who in ("tech-desk", "product-desk")
     ]
     assert missing == ["one of product", ""]
-    assert host.until_closed("smartalk-1", 60)["outcome"] == "recovered"
+    host.until_recovered("smartalk-1")
     assert (host.settings.read_text(), host.head) == (before, commit)
     assert body(host.front) == (200, "Hello, ann! How are you?\n")
     assert "entered page" not in host.said("incidents", "smartalk-1")
@@ -316,3 +316,56 @@ def test_career_hero(root: Path) -> None:
         wait_until(lambda: len(host.present("career-hero")) == 3, "its layers are seen")
         assert "is good: marked by" in host.said("good", "career-hero")
         degraded_when_no_index_helps(host, ear)
+        all_of_it_goes_back_when_degrading_does_not_help(host, ear)
+
+
+def degraded_when_no_index_helps(host: Career, ear: Ear) -> None:
+    """D1-D4, D7, D11: nobody says no for 10 minutes; the stable index fails its sample; without retrieval it works."""
+    assert host.advice()[1]["degraded"] is False
+    host.switch("2024-05", "2024-06")
+    for version in ("2024-05", "2024-06"):
+        host.index(version, "damaged")
+    wait_until(lambda: "2024-06" in host.said("status", "career-hero"), "the new index is seen")
+    host.e2e_fails("night")
+    host.until_recovered("career-hero-1")
+    assert host.advice() == (200, {"profession": "engineer", "sources": [], "degraded": True})
+    assert host.env.read_text().splitlines()[1:] == [
+        "AUTH_MODE=session", "RAG_ENABLED=false", "RAG_INDEX_VERSION=2024-05", "KB_WRITE_MODE=readonly",
+        "MODEL_REGION=eu",
+    ]  # fmt: skip
+    told = host.said("incidents", "career-hero-1")
+    assert "goes back: nobody answered in" in told
+    assert told.index("entered frozen") < told.index("applying flags"), "deployments are frozen first"
+    assert "plan stable-index ended ineffective; the next one runs" in told
+    assert "did not start within" not in told, "what came later made its start late"
+    assert "degraded good" in told
+    assert not host.good("career-hero"), "what is switched off is not good by itself"
+    assert host.frozen.exists()
+    assert "acknowledged: its reminders stop, and frozen is left" in host.said("ack", "career-hero")
+    wait_until(lambda: not host.frozen.exists(), "deployments go on")
+
+
+def all_of_it_goes_back_when_degrading_does_not_help(host: Career, ear: Ear) -> None:
+    """D4, D10: a back end whose main flow is gone, and its front end; switching off does not help, going back does."""
+    for version in ("2024-05", "2024-06"):
+        host.index(version, '{"engineer": [{"title": "Bridges", "checked": true}]}')
+    host.env.write_text((EXAMPLES / "career-hero/env.example").read_text())
+    good = host.git(host.backend, "rev-parse", "HEAD")
+    (host.backend / "release.json").write_text('{"release": "v2", "contract": 4, "matches": []}\n')
+    host.commit(host.backend, "v2")
+    host.publish("20240502", 4)
+    host.restart()
+    assert host.advice()[0] == 500
+    wait_until(lambda: "v2" in host.said("status", "career-hero"), "the release is seen")
+    host.e2e_fails("morning")
+    host.until_recovered("career-hero-2")
+    told = host.said("incidents", "career-hero-2")
+    assert "plan stable-index has no step to take; the next one runs" in told
+    assert "plan no-retrieval ended ineffective; the next one runs" in told
+    assert host.git(host.backend, "rev-parse", "HEAD") == good
+    assert (host.place / "frontend/current").readlink() == Path("releases/20240501")
+    assert host.env.read_text() == (EXAMPLES / "career-hero/env.example").read_text()
+    assert host.advice()[1]["degraded"] is False
+    assert host.good("career-hero")
+    titles = [title for event, title in ear.events if event == "plan_ended"]
+    assert titles == [f"career-hero-{n}: plan {plan} did not help career-hero, now P0" for n, plan in ((1, "stable-index"), (2, "no-retrieval"))]  # fmt: skip

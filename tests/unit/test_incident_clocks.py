@@ -75,6 +75,14 @@ def test_one_that_started_in_time_passes_nothing_and_one_too_late_does_even_unse
     assert "start_within" in found(late, at(33))
 
 
+def test_what_makes_it_worse_later_does_not_make_its_start_late() -> None:
+    told = story().planned("code").wait(minutes(10)).did("apply", "code")
+    told.tell(facts.PlanEnded("default", Outcome.INEFFECTIVE)).wait(minutes(1))
+    told.tell(facts.Joined(replace(trigger(priority=Priority.P0), reached=told.now)))
+    assert told.incident.priority is Priority.P0
+    assert "start_within" not in found(told, told.now)
+
+
 def test_one_that_ended_without_a_step_did_not_start_late() -> None:
     ended = story().wait(minutes(40)).closed(Outcome.PASSED)
     assert found(ended, at(300), PEOPLE) == []

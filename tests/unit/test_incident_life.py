@@ -206,6 +206,15 @@ def test_after_the_last_plan_the_last_is_the_one_that_ran() -> None:
     assert story.incident.running == "default"
 
 
+def test_a_plan_without_a_step_to_take_makes_nothing_more_urgent() -> None:
+    story = Story(plans=("config", "default"))
+    before = story.incident.priority
+    story.tell(facts.PlanEnded("config", Outcome.PASSED))
+    assert (story.incident.tried, story.incident.priority) == (1, before)
+    story.tell(facts.PlanEnded("default", Outcome.INEFFECTIVE))
+    assert story.incident.priority < before
+
+
 def test_words_of_people_are_kept_with_their_names() -> None:
     story = Story().tell(facts.AbortRequested("wrong release"), actor="unix:ann")
     assert (story.incident.aborted, story.incident.abort_reason) == ("unix:ann", "wrong release")

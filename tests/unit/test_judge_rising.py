@@ -13,8 +13,9 @@ from rollbackd import facts
 from rollbackd.config.models import Config
 from rollbackd.journal import Entry
 from rollbackd.judge.asking import Asking
-from rollbackd.model import FLEET, Action, Outcome, Request, State, incident_stream
+from rollbackd.model import FLEET, Action, Outcome, Release, Request, State, incident_stream
 from rollbackd.runner import Objection
+from tests.unit.judgement.script import SHOP
 from tests.unit.judgement.shop import PAGE, Shop
 
 SLOW = {"name": "slow", "when": {"query": "latency", "above": "2s"}}
@@ -169,6 +170,18 @@ async def test_a_yes_goes_nowhere_without_a_good_state(court: Court) -> None:
     assert isinstance(found, Objection)
     assert found.outcome is Outcome.FAILED
     assert found.reason.startswith(f"{YES}, but nothing was touched: no good state")
+
+
+async def test_a_yes_while_a_layer_does_not_say_what_it_can_go_back_to_is_asked_again(court: Court) -> None:
+    """It may be passing; an approval that ended the incident would have to be found and given anew."""
+    layer = court.world.layers[SHOP]["code"]
+    layer.forgets = True
+    found = await court.answered()
+    assert isinstance(found, facts.AskedAgain)
+    assert found.changed == f"{YES}, but code: cannot be listed"
+    assert found.decision.target == State({"code": Release("v1")})
+    layer.forgets = False
+    assert isinstance(await court.answered(), facts.Risen)
 
 
 # -- nobody answered ------------------------------------------------------------------------------

@@ -118,6 +118,7 @@ def test_a_hold_a_parking_an_abort_and_the_next_plan_are_told() -> None:
     ]
     assert events == ["paused", "parked", "abort_requested", "plan_ended"]
     assert said(only(*begun, facts.PlanEnded("config", Outcome.INEFFECTIVE)))["Next"] == "plan default, on top of it"
+    assert list(last(*begun, facts.PlanEnded("config", Outcome.PASSED))) == [], "a plan without a step is no news"
 
 
 def test_an_acknowledgement_is_told_as_one() -> None:

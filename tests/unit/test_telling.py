@@ -262,6 +262,7 @@ SENTENCES: list[tuple[Any, str]] = [
         "verification good: log bad: it is bad; health good",
     ),
     (facts.PlanEnded("config", Outcome.INEFFECTIVE), "plan config ended ineffective; the next one runs"),
+    (facts.PlanEnded("config", Outcome.PASSED), "plan config has no step to take; the next one runs"),
     (facts.Paused("HOLD by unix:ann"), "paused: HOLD by unix:ann"),
     (facts.Unpaused(), "goes on: nothing holds it any more"),
     (facts.AbortRequested(), "abort requested"),

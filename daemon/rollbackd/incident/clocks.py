@@ -105,7 +105,7 @@ def _to_start(incident: Incident) -> Priority:
     if incident.begun is None:
         return incident.priority
     first, begun = incident.decision.trigger, incident.begun
-    return min(first.priority, *(one.priority for one in incident.joined if one.reached <= begun))
+    return min((first.priority, *(one.priority for one in incident.joined if one.reached <= begun)))
 
 
 def _steps(incident: Incident, terms: Terms) -> Iterator[tuple[datetime, ClockPassed]]:

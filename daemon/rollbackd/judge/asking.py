@@ -100,22 +100,21 @@ class Asking:
     ) -> facts.Risen | facts.AskedAgain | Objection:
         """People said yes to what they were shown; to anything else they are asked."""
         before, question = incident.decision, incident.decision.question
-        if now.target is None:
-            return Objection(Outcome.FAILED, f"{why}, but nothing was touched: {given.no_target}")
+        nowhere = now.target is None and not given.problems  # else it may be passing: they are asked once more
+        if nowhere or (incident.ordered and (now.target is None or now.present is None)):
+            cannot = given.no_target if now.target is None else _unseen(given)
+            return Objection(Outcome.FAILED, f"{why}, but nothing was touched: {cannot}")
         moved = _moved(before, now, given)
         if over and not (question is not None and question.over) and not incident.ordered:
             moved.append(over)
         if incident.ordered or not moved:
-            if now.present is None:
-                return Objection(Outcome.FAILED, f"{why}, but nothing was touched: {_unseen(given)}")
             return facts.Risen(_acts(now), why, by_people=True)
         again = self._again(before, now, given, over=bool(over))
         return facts.AskedAgain(again, f"{why}, but {'; '.join(moved)}")
 
     def _again(self, before: Decision, now: Decision, given: Situation, *, over: bool) -> Decision:
-        """The question of now; where the layers cannot be told right now, the one of before once more."""
-        if now.present is None:
-            now = replace(now, present=before.present, target=now.target or before.target)
+        """The question of now; where the layers or the target cannot be told right now, as before once more."""
+        now = replace(now, present=now.present or before.present, target=now.target or before.target)
         findings = tuple(one for one in now.against if one.against is Action.ASK)
         question: Question = question_of(now.trigger, given, findings, now.change)
         return replace(now, action=Action.ASK, question=replace(question, over=over))
@@ -135,7 +134,9 @@ def _moved(before: Decision, now: Decision, given: Situation) -> list[str]:
         moved.append(_unseen(given))
     elif before.present is None or now.present.key != before.present.key:
         moved.append(f"now {now.present.name} runs")
-    if now.target is not None and (before.target is None or now.target.key != before.target.key):
+    if now.target is None:
+        moved.append(given.no_target)
+    elif before.target is None or now.target.key != before.target.key:
         moved.append(f"it would go back to {now.target.name} now")
     return moved
 

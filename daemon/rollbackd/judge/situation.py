@@ -119,7 +119,7 @@ class Situations:
             there = await layers.there()
             target = self._target(trigger, present, there)
         except LookFailed as error:
-            return replace(given, target=None, no_target=str(error))
+            return replace(given, target=None, no_target=str(error), problems=(str(error),))
         for _ in range(_TARGETS):
             if target is None:
                 return replace(given, target=None, no_target=self._no_target(service, trigger))

@@ -29,12 +29,19 @@ class WorldLayer(FakeLayer):
 
     world: "World | None" = None
     stuck: bool = False
+    forgets: bool = False
+    """It does not say what it can go back to."""
     moving: Iterator[Release] | None = None
 
     async def current(self) -> Release:
         if self.stuck:
             raise AdapterError("the repository is locked", permanent=False)
         return self.present if self.moving is None else next(self.moving)
+
+    async def releases(self) -> Sequence[Release]:
+        if self.forgets:
+            raise AdapterError("cannot be listed", permanent=False)
+        return await super().releases()
 
     async def apply(self, change: Change) -> None:
         await super().apply(change)
