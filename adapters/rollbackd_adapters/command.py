@@ -7,7 +7,6 @@ runs again for it, whatever was killed meanwhile. One that was cut off runs agai
 """
 
 import json
-import re
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Annotated, Any, ClassVar, Self
@@ -19,12 +18,13 @@ from rollbackd.model import NO_RELEASE, Change, Problem, Progress, Release, Trai
 from rollbackd.process import Finished, Lock, Recorded, Spawner, one_line
 from rollbackd.units import Duration, show
 from rollbackd_adapters.failures import as_adapter_errors
+from rollbackd_adapters.ids import check_id
+from rollbackd_adapters.lacks import missing_programs
 from rollbackd_adapters.then import environment
 from rollbackd_adapters.traces import Trace
 
 Vector = Annotated[tuple[str, ...], Field(min_length=1)]
 
-_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._:@+/~-]{0,254}")
 _TIME: TypeAdapter[datetime] = TypeAdapter(datetime)
 _OUTSIDE = 1
 
@@ -113,7 +113,7 @@ class Command:
         reversible = not self._settings.irreversible
         if not self.traits.releases:
             return Change(self._place.layer, NO_RELEASE, NO_RELEASE, reversible=reversible)
-        _check_id(target)
+        check_id(target)
         known = {release.id: release for release in await self.releases()}
         if target.id not in known:
             raise AdapterError(
@@ -175,11 +175,7 @@ class Command:
         vectors = (settings.current, settings.releases, settings.apply, settings.progress, settings.ready)
         brackets = (settings.inside, settings.enter, settings.leave_by)
         programs = {argv[0] for argv in (*vectors, *brackets) if argv}
-        texts = [
-            f"{program}: no such program, or not executable; install it, or correct the configuration"
-            for program in sorted(programs)
-            if self._spawner.which(program) is None
-        ]
+        texts = missing_programs(self._spawner, sorted(programs))
         if not texts and settings.ready is not None:
             finished = await self._run(settings.ready)
             if not finished.ok:
@@ -254,8 +250,8 @@ class Command:
 
     def _check(self, change: Change) -> None:
         if self.traits.releases:
-            _check_id(change.before)
-            _check_id(change.after)
+            check_id(change.before)
+            check_id(change.after)
         elif change.after != NO_RELEASE:
             raise AdapterError(f"{self._place.layer} has no releases, so it cannot go to one", permanent=True)
 
@@ -280,7 +276,7 @@ class Command:
             created=created,
             good=known.get("good") is True,
         )
-        _check_id(release)
+        check_id(release)
         return release
 
     def _wrong(self, text: str, evidence: str = "") -> AdapterError:
@@ -295,13 +291,3 @@ def _given(argv: Sequence[str] | None) -> Sequence[str]:
 
 def _shown(argv: Sequence[str]) -> str:
     return one_line(" ".join(argv))
-
-
-def _check_id(release: Release) -> None:
-    """:raises AdapterError: permanent, for an id that a script could take for an option, a path or two words."""
-    if _ID.fullmatch(release.id) is None or ".." in release.id.split("/"):
-        raise AdapterError(
-            f"{one_line(release.id)!r} is not an acceptable id of a release: letters, digits and ._:@+/~- only, 255 at "
-            "most, beginning with a letter or digit",
-            permanent=True,
-        )

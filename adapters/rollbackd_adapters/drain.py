@@ -25,6 +25,7 @@ from rollbackd.units import Duration, Spec, format_duration, show
 from rollbackd_adapters import web
 from rollbackd_adapters.brackets import BracketOnly
 from rollbackd_adapters.failures import as_adapter_errors
+from rollbackd_adapters.lacks import missing_programs
 from rollbackd_adapters.then import environment
 from rollbackd_adapters.traces import Trace
 
@@ -233,11 +234,7 @@ class Drain(BracketOnly):
         command = self._settings.command
         vectors = () if command is None else (command.enter, command.leave, command.sessions)
         programs = {argv[0] for argv in vectors if argv} | ({"docker"} if self._settings.docker else set())
-        texts = [
-            f"{program}: no such program, or not executable; install it, or correct the configuration"
-            for program in sorted(programs)
-            if self._spawner.which(program) is None
-        ]
+        texts = missing_programs(self._spawner, sorted(programs))
         return [Problem(self._place.layer, text) for text in texts]
 
 

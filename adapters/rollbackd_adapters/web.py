@@ -17,6 +17,7 @@ import aiohttp
 from pydantic import AfterValidator, model_validator
 
 from rollbackd.adapter import AdapterError, Place
+from rollbackd.addresses import is_url
 from rollbackd.boundary import boundary
 from rollbackd.model import Change
 from rollbackd.process import one_line
@@ -39,13 +40,9 @@ _HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 
 
 def _url(text: str) -> str:
-    try:
-        parts = urlsplit(text)
-        known = parts.scheme in {"http", "https"} and bool(parts.hostname) and (parts.port is None or parts.port > 0)
-    except ValueError:
-        known = False
-    if not known or any(character.isspace() or not character.isprintable() for character in text):
+    if not is_url(text) or not text.isprintable():
         raise ValueError(f"{show(text)} is not a URL that can be asked; write it like https://ci.example/api/rollback")
+    parts = urlsplit(text)
     if parts.username is not None or parts.password is not None:
         raise ValueError("a URL with a user or password in it is shown in messages; send a header from a secret")
     if _WORD.search(parts.netloc):

@@ -17,7 +17,9 @@ from rollbackd.config.models import Config, Service
 from rollbackd.config.secrets import reveal
 from rollbackd.desk import Desk, Parts
 from rollbackd.drills import Drills
+from rollbackd.drills.calendar import DrillCalendar
 from rollbackd.drills.exam import Exam
+from rollbackd.drills.fitness import Fitness
 from rollbackd.examine import Examiner, Surroundings
 from rollbackd.journal import Journal
 from rollbackd.judge.asking import Asking
@@ -181,7 +183,7 @@ async def build(config: Config, journal: Journal, clock: Clock) -> Core:
     teller = Teller(journal, config, notifiers, clock, goes_on=goes_on)
     registry = CollectorRegistry()
     exam = Exam(config, book, clock, situations, layers, examiner)
-    drills = Drills(config, book, clock, live, holds, judge, looker, runner, exam)
+    drills = Drills(config, book, clock, live, Fitness(config, book, clock, live, holds), judge, looker, runner, exam)
     parts = Parts(
         config,
         book,
@@ -204,7 +206,7 @@ async def build(config: Config, journal: Journal, clock: Clock) -> Core:
         Metrics(config, book, live, clock, bakery, timekeeper, teller.waiting, lambda name: bool(holds(name, {})))
     )
     registry.register(SnapshotMetrics(keeper, clock))
-    timetable = Timetable(keeper.planned(), clock)
+    timetable = Timetable([*keeper.planned(), *DrillCalendar(config, book, clock, drills).planned()], clock)
     orders = Orders(config, book, clock, files, desk)
     await reading
     return Core(

@@ -44,6 +44,7 @@ class Timetable:
         self._entries = tuple(entries)
         self._clock = clock
         self._since = clock.now()
+        """When it began to look, by the clock as it is now."""
         self._offsets = _offsets(entries)
         self._running: dict[str, asyncio.Task[None]] = {}
         self._rest: dict[str, float] = {}
@@ -65,6 +66,7 @@ class Timetable:
     def look(self) -> None:
         """Begin what is due."""
         now = self._clock.now()
+        self._since = min(self._since, now)
         due = [entry for entry in self._entries if entry.name not in self._running and self.next(entry) <= now]
         for entry in sorted(due, key=self.next):
             if self._clock.monotonic() >= self._rest.get(entry.name, 0):
@@ -75,7 +77,7 @@ class Timetable:
         last, offset = entry.last(), self._offsets[entry.name]
         if last is None and entry.times.every is not None:
             return self._since + offset
-        known = self._since if last is None else min(last, self._clock.now())  # a clock that was ahead stops nothing
+        known = last if last is not None and last <= self._clock.now() else self._since  # the clock may have been ahead
         return entry.times.after(known) + offset
 
     def _until_next(self) -> timedelta:

@@ -155,6 +155,15 @@ def test_each_preset_that_is_in_force_is_still_found_by_its_name(world: EnvWorld
     assert resolve("flags", "legacy-auth", releases) != present
 
 
+def test_a_content_is_called_after_all_presets_that_it_agrees_with_the_one_that_says_most_first(tmp_path: Path) -> None:
+    presets = {"stable-index": {"INDEX": "5"}, "no-retrieval": {"RAG": "false", "WRITES": "readonly"}}
+    world = EnvWorld(
+        tmp_path, "INDEX=5\nRAG=false\nWRITES=readonly\n", names=["INDEX", "RAG", "WRITES"], presets=presets
+    )
+    assert finish(world.adapter().current()).label == "no-retrieval, stable-index"
+    assert resolve("flags", "stable-index", finish(world.adapter().releases())) == finish(world.adapter().current())
+
+
 def test_labels_say_the_values_but_no_secret(tmp_path: Path) -> None:
     text = "MODE=fast\nSTRIPE_KEY=abcdef\nDB_PASSWORD=hunter2\nURL=https://u:pw99@h/\n"
     world = EnvWorld(tmp_path, text, names=["MODE", "STRIPE_KEY", "DB_PASSWORD", "URL"], presets={})

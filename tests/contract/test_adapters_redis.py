@@ -342,7 +342,7 @@ def test_only_what_holds_data_counts_as_data_and_cannot_be_taken_back(flush: Red
         ({"flush": True, "url": "redis://u:p@h"}, "would be shown"),
         ({"flush": True, "url": "redis://h/x"}, "not a database's number"),
         ({"flush": True, "url": "redis://h/1", "db": 2}, "another database than the URL's"),
-        ({"flush": True, "username": "u"}, "needs a `password"),
+        ({"flush": True, "username": "u"}, "give `password"),
         ({"flush": True, "ca": "/x"}, "write the URL with rediss://"),
         ({"flush": True, "batch": 0}, "greater than or equal"),
     ],

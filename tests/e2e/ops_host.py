@@ -169,9 +169,13 @@ class Host(Toy):
         found = self.ask("GET", f"services/{service}")["present"]
         return bool(found and found["good"])
 
+    def until_opened(self, incident: str) -> None:
+        """Wait until there is one of this name."""
+        wait_until(lambda: incident in {one["id"] for one in self.incidents()}, f"{incident} is opened")
+
     def until_recovered(self, incident: str) -> None:
         """Wait until it is opened, and then closed: its service is well."""
-        wait_until(lambda: incident in {one["id"] for one in self.incidents()}, f"{incident} is opened")
+        self.until_opened(incident)
         assert self.until_closed(incident, 90)["outcome"] == "recovered", self.said("incidents", incident)
 
     def secret(self, name: str) -> Path:

@@ -55,9 +55,9 @@ class Shop:
         """A directory of this host, as a remote by commands."""
         there = str(self.remote)
         return {
-            "push": ["cp", "{file}", there],
+            "push": ["cp", "-t", there, "{file}"],
             "list": ["ls", there],
-            "pull": ["cp", f"{there}/{{name}}", "{directory}"],
+            "pull": ["cp", "-t", "{directory}", f"{there}/{{name}}"],
         }
 
     def kept(self, layer: str = "config") -> dict[str, Any]:
@@ -155,7 +155,7 @@ def test_the_newest_whole_one_is_used_and_copies_elsewhere_when_none_is_left(sho
         shop.run("take", "shop", "config", "--name", version)
     shop.write("broken")
     shop.damage('"v3"')
-    assert "passed over: snapshot v3" in shop.run("restore", "shop")
+    assert "passed over: snapshot v3" in shop.run("restore", "shop", "config")
     assert '"v2"' in (shop.conf / "app.json").read_text()
 
     shutil.rmtree(shop.toy.root / "layers/shop/config/store")
@@ -200,7 +200,7 @@ def test_a_rollback_goes_to_the_next_good_state_when_the_newest_is_damaged(shop:
         shop.write(version)
         _good(shop, version)
     shop.write("v4")
-    shop.until(lambda: shop.kept()["snapshots"][0]["present"], "what is sick is seen")
+    _seen(shop, "v4")
     shop.damage('"v3"')
     shop.toy.touch("sick")
     shop.toy.alert()
@@ -209,8 +209,8 @@ def test_a_rollback_goes_to_the_next_good_state_when_the_newest_is_damaged(shop:
     assert shop.toy.until_closed("shop-1")["outcome"] == "recovered"
 
 
-def _good(shop: Shop, version: str) -> None:
-    """What runs is seen, kept by itself, and marked good."""
+def _seen(shop: Shop, version: str) -> None:
+    """What runs is a state that the daemon knows, and a snapshot."""
 
     def present() -> Any:
         kept = shop.kept()["snapshots"]
@@ -218,6 +218,10 @@ def _good(shop: Shop, version: str) -> None:
         return kept and state and kept[0]["present"] and state["ids"]["config"] == kept[0]["release"]
 
     shop.until(present, f"{version} is seen")
+
+
+def _good(shop: Shop, version: str) -> None:
+    _seen(shop, version)
     shop.toy.ask("POST", "services/shop/good", {})
 
 
@@ -227,7 +231,7 @@ def test_what_is_elsewhere_comes_back_by_itself_for_a_rollback_by_itself(shop: S
     _good(shop, "v1")
     shop.run("take", "shop", "config", "--name", "checkpoint-1")
     shop.write("v2")
-    shop.until(lambda: shop.kept()["snapshots"][0]["present"], "v2 is seen")
+    _seen(shop, "v2")
     shutil.rmtree(shop.toy.root / "layers/shop/config/store")
     shop.toy.touch("sick")
     shop.toy.alert()
@@ -235,41 +239,6 @@ def test_what_is_elsewhere_comes_back_by_itself_for_a_rollback_by_itself(shop: S
     shop.toy.remove("sick")
     assert shop.toy.until_closed("shop-1")["outcome"] == "recovered"
     assert [one["why"] for one in _facts(shop, "Snapshotted")][-1] == "offsite"
-
-
-@pytest.mark.parametrize("place", ["keeper.begun", "keeper.taken", "keeper.verified", "keeper.copied", "keeper.pruned"])
-def test_a_run_that_was_killed_is_gone_on_with_and_takes_no_second_snapshot(shop: Shop, place: str) -> None:
-    shop.configure([{"snapshot": "shop/config", "every": "1d", "offsite": shop.offsite}])
-    shop.toy.start("--kill-at", place)
-    daemon = shop.toy.daemon
-    assert daemon is not None
-    assert daemon.wait(30) == -9
-    shop.toy.start()
-    shop.until(lambda: _facts(shop, "SnapshotEnded"), "it is gone on with")
-    (begun,) = _facts(shop, "SnapshotBegun")
-    (ended,) = _facts(shop, "SnapshotEnded")
-    assert (ended["run"], ended["problems"]) == (begun["run"], [])
-    assert len([name for name in shop.names() if name.startswith("snapshot-schedule-")]) == 1
-    assert len(list(shop.remote.iterdir())) == 1
-
-
-def test_a_restore_that_was_killed_is_finished_by_the_next_life(shop: Shop) -> None:
-    shop.configure([])
-    shop.toy.start()
-    shop.run("take", "shop", "config", "--name", "v1")
-    shop.write("v2")
-    shop.toy.stop()
-    shop.toy.start("--kill-at", "files.put")
-    shop.run("restore", "shop", "config", "v1", code=3)
-    daemon = shop.toy.daemon
-    assert daemon is not None
-    assert daemon.wait(30) == -9
-    shop.toy.start()
-    shop.until(lambda: _facts(shop, "SnapshotRestored"), "it is finished")
-    assert '"v1"' in (shop.conf / "app.json").read_text()
-    assert "secret-v1" in (shop.conf / ".env").read_text()
-    (ended,) = [one for one in _facts(shop, "SnapshotEnded") if one["run"] == _facts(shop, "SnapshotBegun")[-1]["run"]]
-    assert ended["problems"] == []
 
 
 def test_a_hold_stops_a_restore_and_a_rollback_at_work_does_too(shop: Shop) -> None:
@@ -281,12 +250,10 @@ def test_a_hold_stops_a_restore_and_a_rollback_at_work_does_too(shop: Shop) -> N
     assert "--over-hold" in shop.run("restore", "shop", "config", code=1)
     shop.toy.remove("signals/HOLD.shop")
     shop.write("v2")
-    shop.until(lambda: shop.kept()["snapshots"][0]["present"], "v2 is seen")
+    _seen(shop, "v2")
     shop.toy.touch("wait.it")
     shop.toy.alert()
-    shop.until(lambda: shop.toy.incidents(), "it is at work")
+    shop.until(shop.toy.incidents, "it is at work")
     assert "shop-1 is at work" in shop.run("restore", "shop", "config", code=1)
     shop.toy.remove("wait.it")
     shop.toy.until_closed("shop-1")
-
-

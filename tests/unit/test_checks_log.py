@@ -449,8 +449,8 @@ async def test_the_real_journalctl_takes_what_it_is_asked() -> None:
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"log": {}}, "a log is one of"),
-        ({"log": {"unit": "a.service", "file": "/x"}}, "a log is one of"),
+        ({"log": {}}, "a log is of one place"),
+        ({"log": {"unit": "a.service", "file": "/x"}}, "a log is of one place"),
         ({"log": {"file": "x.log"}}, "is not an absolute path"),
         ({"log": {"unit": "--root=/"}}, "unit"),
         ({"log": {"unit": "a b"}}, "unit"),

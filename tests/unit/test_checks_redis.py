@@ -160,7 +160,7 @@ async def test_ping_is_what_is_asked_last() -> None:
         ({"redis": "redis://x/cache"}, "is not a database's number"),
         ({"redis": "redis://:hunter2@x"}, "would be shown"),
         ({"redis": "redis://x?password=hunter2"}, "would be shown"),
-        ({"redis": "redis://x", "username": "me"}, "needs a `password"),
+        ({"redis": "redis://x", "username": "me"}, "`username` alone says nothing; give `password"),
         ({"redis": "redis://x", "below": "20s"}, "`below` is longer than `timeout`"),
         ({"redis": "redis://x", "role": "sentinel"}, "master"),
     ],

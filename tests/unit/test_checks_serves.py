@@ -143,8 +143,8 @@ async def test_a_layer_that_does_not_say_what_it_has_says_nothing() -> None:
     ("settings", "said"),
     [
         ({"serves": "x", "text": True}, "is not a URL that can be asked"),
-        ({"serves": "http://x"}, "is one of json: PATH, header: NAME or text: true"),
-        ({"serves": "http://x", "text": True, "json": "v"}, "is one of json: PATH"),
+        ({"serves": "http://x"}, "give one of json: PATH, header: NAME or text: true"),
+        ({"serves": "http://x", "text": True, "json": "v"}, "give one of json: PATH"),
         ({"serves": "http://x", "json": "a..b"}, "is not a path in JSON"),
         ({"serves": "http://x", "text": True, "layer": ""}, "layer"),
     ],

@@ -16,7 +16,7 @@ from rollbackd.cli.drill import drill
 from rollbackd.cli.frame import Session, UsageError
 from rollbackd.cli.report import report
 from rollbackd.journal import Exclusive
-from rollbackd.views import DrillView, RecordView
+from rollbackd.views import DrillView, IncidentDetail, RecordView
 from tests.fakes.desk import NOON, OPENED, FakeDesk
 from tests.fakes.serving import Served, serving
 
@@ -27,9 +27,11 @@ async def served(tmp_path: Path) -> AsyncIterator[Served]:
         yield served
 
 
-async def drilled(served: Served, service: str | None = None, *, as_json: bool = False, **given: bool) -> int | None:
+async def drilled(
+    served: Served, service: str | None = None, *, as_json: bool = False, execute: bool = False, listed: bool = False
+) -> int | None:
     session = Session(json=as_json, socket=served.socket)
-    return await asyncio.to_thread(lambda: drill(session, service, **given))
+    return await asyncio.to_thread(lambda: drill(session, service, execute=execute, listed=listed))
 
 
 # -- drill ----------------------------------------------------------------------------------------
@@ -67,11 +69,9 @@ async def test_what_drills_found_is_a_list(served: Served, capsys: pytest.Captur
     assert capsys.readouterr().out == "no drills\n"
     await served.desk.drill("search", "full", "unix:ann")
     await drilled(served, listed=True)
-    assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
-        ["WHEN", "SERVICE", "PLAN", "EXECUTED", "TOOK", "RESULT", "PROBLEMS"],
-        ["2026-03-01", "search", "full", "asked", "only", "300ms", "not_ready", "code:", "no"],
-        ["12:00:00Z", "space", "left"],
-    ]
+    said = " ".join(capsys.readouterr().out.split())
+    assert said.startswith("WHEN SERVICE PLAN EXECUTED TOOK RESULT PROBLEMS 2026-03-01")
+    assert "search full asked only 300ms not_ready code: no space" in said
 
 
 async def test_a_drill_is_of_a_service(served: Served) -> None:
@@ -94,16 +94,16 @@ class _Executing(FakeDesk):
         await self.note(name, "Applied", f"{name} went its way")
 
     async def drills(self, service: str = "", limit: int = 50) -> list[DrillView]:
-        found = await super().drills(service, limit)
-        if "checkout-2" in self.incidents_ and self.incidents_["checkout-2"].status == "closed":
-            ended = replace(found[0], result="ready", returned="checkout-2", took=timedelta(seconds=4))
-            self.drills_ = [ended]
-        elif "checkout-2" not in self.incidents_:
+        if "checkout-2" not in self.incidents_:
             await self.goes("checkout-2")
             self.incidents_["checkout-2"] = replace(self.incidents_["checkout-2"], status="running", outcome="")
-        else:
-            await self.goes("checkout-2")
-        return found
+        elif self.incidents_["checkout-2"].outcome:
+            self.drills_ = [replace(self.drills_[0], result="ready", returned="checkout-2", took=timedelta(seconds=4))]
+        return await super().drills(service, limit)
+
+    async def incident(self, id: str, after: int = 0, wait: timedelta = timedelta()) -> IncidentDetail:  # noqa: A002
+        self.incidents_[id] = replace(self.incidents_[id], status="closed", outcome="recovered")
+        return await super().incident(id, after, wait)
 
 
 async def test_an_executed_drill_is_followed_there_and_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -112,7 +112,8 @@ async def test_an_executed_drill_is_followed_there_and_back(tmp_path: Path, caps
         assert await drilled(served, "checkout", execute=True) is None
     out = capsys.readouterr().out
     assert out.index("drill begins") < out.index("checkout-1 went its way") < out.index("drill ready")
-    assert out.endswith("  went there  checkout-1\n  came back   checkout-2\n  took        4s\n")
+    assert "  went there  checkout-1\n  came back   checkout-2\n" in out
+    assert out.endswith("  took        4s\n")
 
 
 # -- the report -----------------------------------------------------------------------------------

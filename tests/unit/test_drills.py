@@ -309,6 +309,26 @@ async def test_the_snapshot_of_where_it_would_go_is_read(tmp_path: Path) -> None
     await shop.down()
 
 
+async def test_a_rollback_goes_before_what_a_drill_still_reads(shop: Practice) -> None:
+    planned, asked = shop.layer().plan, 0
+
+    async def plan(target: Release) -> Any:
+        nonlocal asked
+        asked += 1
+        if asked == 2:  # the exam's own; the first was to see where it would go
+            await asyncio.Event().wait()
+        return await planned(target)
+
+    shop.layer().plan = plan  # type: ignore[method-assign]
+    drill = asyncio.create_task(shop.core.desk.drill("shop", "", ANN))
+    await shop.pass_(SECOND)
+    assert asked == 2
+    await shop.trouble()
+    with pytest.raises(Refused, match="the drill of shop was broken off: shop-1 goes first"):
+        await shop.get(_of(drill))
+    await shop.until(lambda: shop.outcomes() == [("shop-1", Outcome.RECOVERED)])
+
+
 # -- for real -------------------------------------------------------------------------------------
 async def test_it_goes_there_and_comes_back_and_leaves_no_trace(shop: Practice) -> None:
     before = shop.ledger
@@ -412,10 +432,12 @@ async def test_not_while_a_rollback_is_still_watched(shop: Practice) -> None:
 
 async def test_a_drill_waits_for_no_place_and_takes_none(tmp_path: Path) -> None:
     shop = await begun(tmp_path, limits={"concurrent": 1})
+    hold_up = shop.layer().hold_up = asyncio.Event()
     await shop.drill(execute=True)
     await shop.get(shop.core.desk.rollback(Request("desk", ANN)))
-    await shop.until(lambda: ("desk-1", Outcome.RECOVERED) in shop.outcomes())
-    assert shop.ledger.drill == "shop-1"
+    await shop.until(lambda: shop.outcomes() == [("desk-1", Outcome.RECOVERED)])
+    hold_up.set()
+    assert (await shop.over()).result == "ready"
     await shop.down()
 
 
@@ -574,8 +596,9 @@ async def test_a_persons_rollback_elsewhere_goes_there_from_wherever_the_drill_i
     await shop.until(lambda: bool(shop.outcomes()))
     incident = await shop.get(shop.core.desk.rollback(Request("shop", "unix:bob", to="code=v0")))
     await shop.until(lambda: (incident, Outcome.RECOVERED) in shop.outcomes())
-    assert shop.runs["code"] == "v0"
     assert shop.ledger.drill == ""
+    ran = [(spell.state.releases["code"].id, spell.incident) for spell in shop.ledger.spells]
+    assert ran == [("v0", ""), ("v1", ""), ("v2", ""), ("v1", "shop-1"), ("v0", incident)]
 
 
 async def test_while_the_drills_step_goes_on_the_order_is_refused_with_what_to_do(shop: Practice) -> None:

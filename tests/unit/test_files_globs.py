@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from rollbackd_adapters.files.globs import Watch, check_pattern, matches
+from rollbackd_adapters.files.globs import Watch, check_pattern, matches, path_above
 from rollbackd_adapters.files.scan import Rules
 from rollbackd_adapters.files.settings import FilesSettings
 
@@ -113,3 +113,17 @@ def test_what_changes_the_meaning_of_a_release_changes_the_fingerprint() -> None
         settings(variables={"file": "/e", "names": ["A"]}),
     ]
     assert len({base, *(Rules.of(other).fingerprint for other in others)}) == 5
+
+
+@pytest.mark.parametrize(
+    ("pattern", "above"),
+    [
+        ("/srv/shop/config", "/srv/shop"),
+        ("/srv/shop/.env*", "/srv/shop"),
+        ("/srv/*/max", "/srv"),
+        ("/srv/**/x", "/srv"),
+        ("/shop", "/"),
+    ],
+)
+def test_a_restore_writes_to_the_directory_above_what_a_pattern_can_match(pattern: str, above: str) -> None:
+    assert path_above(pattern) == above

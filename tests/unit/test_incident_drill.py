@@ -6,7 +6,18 @@ import pytest
 
 from rollbackd import facts
 from rollbackd.incident.clocks import due
-from rollbackd.incident.drill import INTERRUPTED, NOT_READY, READY, Cut, End, Leave, Return, Wait, next_of_drill
+from rollbackd.incident.drill import (
+    INTERRUPTED,
+    NOT_READY,
+    READY,
+    Cut,
+    End,
+    Leave,
+    Return,
+    Wait,
+    broken_off,
+    next_of_drill,
+)
 from rollbackd.incident.ending import ending
 from rollbackd.incident.life import Incident
 from rollbackd.model import DAEMON, Action, Change, Outcome, Priority, Request, State
@@ -178,6 +189,13 @@ def test_a_return_in_real_trouble_is_cut_short_once_it_is_back() -> None:
     assert step(there, back.closed(Outcome.ABORTED), trouble=True) == End(READY)
 
 
+def test_it_breaks_off_the_way_there_and_nothing_else() -> None:
+    stop = [("incident:checkout-1", facts.AbortRequested("errors came during the drill"))]
+    assert broken_off(Rollback("checkout-1", at(0), drill="there"), trigger()) == stop
+    for other in (None, Rollback("checkout-1", at(0)), Rollback("checkout-1", at(0), drill="back")):
+        assert broken_off(other, trigger()) == []
+
+
 # -- no trace -------------------------------------------------------------------------------------
 @pytest.mark.parametrize("drill", ["there", "back"])
 def test_its_end_marks_quarantines_and_moves_nothing(drill: str) -> None:
@@ -210,6 +228,8 @@ def test_it_is_under_way_until_its_result_is_written() -> None:
     assert between.open is None
     assert between.acting == between.rollbacks[-1]
     assert (between.present, between.drill) == (state("v2"), "checkout-1")
+    asked = service_of(*_drilled((at(-4), facts.Drilled(("default",), NOT_READY))))  # type: ignore[arg-type]
+    assert (asked.drill, asked.ready) == ("checkout-1", False)
     over = service_of(
         *_drilled((at(-3), facts.Drilled(("default",), READY, incident="checkout-1")))  # type: ignore[arg-type]
     )

@@ -330,7 +330,7 @@ def row(action: str, **when: Any) -> PolicyRow:
 )
 def test_a_row_matches_when_all_that_it_names_does(when: dict[str, Any], matches: bool) -> None:
     given = situation(policy=(row("observe", **when),))
-    told = {"impact": "high", "scope": "all", "components": ("api", "web"), "users": 0.3}
+    told: dict[str, Any] = {"impact": "high", "scope": "all", "components": ("api", "web"), "users": 0.3}
     finding = guards.policy(trigger(labels={"severity": "page"}, **told), given)
     assert (finding.against is Action.OBSERVE) is matches
 

@@ -212,7 +212,7 @@ def opening(target: State | None) -> facts.Opened:
 
 QUESTION = Question(
     ("it is night", "it is far"), at(15), 3, ("tech", "product"),
-    {"tech": ("unix:ann", "unix:bob"), "product": ("token:desk",)}, "unix:dave",
+    {"tech": ("unix:ann", "unix:bob"), "product": ("token:desk",)}, ("unix:dave",),
 )  # fmt: skip
 AGAIN: Trigger = trigger("latency", evidence=(SEEN, FIRING))
 SENTENCES: list[tuple[Any, str]] = [

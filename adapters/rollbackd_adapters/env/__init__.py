@@ -11,7 +11,6 @@ import contextlib
 import os
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import ClassVar
 
 from rollbackd.adapter import AdapterError, Needs, Place, Settings
@@ -24,6 +23,7 @@ from rollbackd_adapters.env.memory import Memory, content_id, dumped, loaded
 from rollbackd_adapters.env.settings import EnvSettings
 from rollbackd_adapters.env.text import Content, EnvText, Unreadable, Value
 from rollbackd_adapters.failures import as_adapter_errors
+from rollbackd_adapters.lacks import existing
 from rollbackd_adapters.threads import in_thread
 from rollbackd_adapters.traces import Trace, progress_of
 
@@ -121,7 +121,7 @@ class Env:
         except AdapterError as error:
             return [str(error)]
         contents = self._memory.directory
-        scratch = _existing(contents)
+        scratch = existing(contents)
         if not os.access(scratch, os.W_OK | os.X_OK):
             found.append(f"{scratch}: rollbackd may not write there; give its user that right")
         elif contents.exists() and not contents.is_dir():
@@ -155,7 +155,7 @@ class Env:
             content = self._with(preset, present)
             name = content_id(content)
             names = (*(found[name][0].names if name in found else ()), preset)
-            found[name] = (Release(name, names[0], names=names), content)
+            found[name] = (Release(name, self._label(content), names=names), content)
         for content, seen in self._memory.recall(self._settings.names):
             name = content_id(content)
             found.setdefault(name, (Release(name, self._pairs(content), created=seen), content))
@@ -172,10 +172,14 @@ class Env:
         return {**content, **{name: None if text is None else Value(text) for name, text in values.items()}}
 
     def _release(self, content: Content) -> Release:
-        """A content as a release, called after a preset that it agrees with."""
-        name = content_id(content)
-        preset = next((each for each in self._settings.presets if content_id(self._with(each, content)) == name), "")
-        return Release(name, preset or self._pairs(content))
+        """A content as a release."""
+        return Release(content_id(content), self._label(content))
+
+    def _label(self, content: Content) -> str:
+        """The presets that a content agrees with, the one that says most first; without any, what it sets."""
+        name, presets = content_id(content), self._settings.presets
+        agreeing = [each for each in presets if content_id(self._with(each, content)) == name]
+        return ", ".join(sorted(agreeing, key=lambda each: -len(presets[each]))) or self._pairs(content)
 
     def _pairs(self, content: Content) -> str:
         """`NAME=value NAME=value` for people, without what looks like a secret."""
@@ -193,10 +197,3 @@ def _check_id(release: Release) -> None:
         raise AdapterError(
             f"{one_line(release.id)!r} is not the id of a content; `rollbackd plan` lists them", permanent=True
         )
-
-
-def _existing(path: Path) -> Path:
-    """The directory itself, or the nearest one above it that is there."""
-    while not path.is_dir():
-        path = path.parent
-    return path

@@ -10,6 +10,7 @@ from pathlib import Path
 from rollbackd.adapter import AdapterError
 from rollbackd.boundary import boundary
 from rollbackd.process import sync_directory
+from rollbackd_adapters.lacks import hint
 
 _LARGEST = 2**20
 """Bytes; a longer file is another one named by mistake."""
@@ -117,13 +118,10 @@ def _mounts() -> set[str]:
 
 
 def _hint(error: OSError) -> str:
-    hints = {
-        errno.ENOENT: "no such file; create it, or correct `file`",
-        errno.ELOOP: "is a symbolic link; name the file that it leads to",
-        errno.EACCES: "rollbackd's user may not do that; give it the right",
-        errno.EPERM: "rollbackd's user may not do that; give it the right, or run as the file's owner",
-        errno.EBUSY: "it is mounted by itself; mount its directory",
-        errno.ENOSPC: "no space left; make room there",
-        errno.EROFS: "the file system is read-only; add its directory to ReadWritePaths=",
-    }
-    return hints.get(error.errno or 0, (error.strerror or str(error)).lower())
+    return hint(
+        error,
+        ENOENT="no such file; create it, or correct `file`",
+        ELOOP="is a symbolic link; name the file that it leads to",
+        EPERM="rollbackd's user may not do that; give it the right, or run as the file's owner",
+        EBUSY="it is mounted by itself; mount its directory",
+    )

@@ -10,16 +10,13 @@ from rollbackd.process import Spawner
 from rollbackd_adapters.files.jobs import Stop
 from rollbackd_adapters.files.present import Present
 from rollbackd_adapters.files.tree import Tree
+from rollbackd_adapters.lacks import existing, missing_programs
 
 
 def problems(present: Present, spawner: Spawner, stop: Stop) -> list[str]:
     """All of them. Blocking."""
     found = [*_store(present), *_room(present)]
-    found += [
-        f"{syntax.command[0]}: no such program, or not executable; `syntax` needs it"
-        for syntax in present.settings.syntax
-        if spawner.which(syntax.command[0]) is None
-    ]
+    found += missing_programs(spawner, (one.command[0] for one in present.settings.syntax), "`syntax` needs it")
     try:
         tree = present.look(stop)
     except AdapterError as error:
@@ -29,9 +26,9 @@ def problems(present: Present, spawner: Spawner, stop: Stop) -> list[str]:
 
 def _store(present: Present) -> Iterator[str]:
     root = present.store.root
-    existing = _existing(root)
-    if not os.access(existing, os.W_OK | os.X_OK) or (root.exists() and present.store.stamp() is None):
-        yield f"{existing}: snapshots cannot be written there; give rollbackd's user that right, and look at its disk"
+    there = existing(root)
+    if not os.access(there, os.W_OK | os.X_OK) or (root.exists() and present.store.stamp() is None):
+        yield f"{there}: snapshots cannot be written there; give rollbackd's user that right, and look at its disk"
     for watched in present.settings.paths:
         if _inside(root, watched):
             yield f"{root}: the store lies in {watched}, which is watched; set `store` to a place elsewhere"
@@ -39,7 +36,7 @@ def _store(present: Present) -> Iterator[str]:
 
 def _room(present: Present) -> Iterator[str]:
     wanted = present.settings.room
-    places = {_existing(present.store.root), *(_existing(Path(base)) for base, _ in present.rules.watch.by_base())}
+    places = {existing(present.store.root), *(existing(Path(base)) for base, _ in present.rules.watch.by_base())}
     for path in sorted(places):
         if (free := shutil.disk_usage(path).free) < wanted:
             yield f"{path}: {free // 2**20} MiB free, wants {wanted // 2**20} MiB (`room`); make room"
@@ -77,10 +74,3 @@ def _snapshots(present: Present) -> Iterator[str]:
 
 def _inside(root: Path, watched: str) -> bool:
     return os.path.realpath(root).startswith(os.path.realpath(watched).rstrip("/") + "/")
-
-
-def _existing(path: Path) -> Path:
-    """The directory itself, or the nearest one above it that is there."""
-    while not path.is_dir():
-        path = path.parent
-    return path

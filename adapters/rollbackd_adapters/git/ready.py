@@ -9,6 +9,7 @@ from rollbackd.adapter import AdapterError, Place
 from rollbackd.process import Spawner
 from rollbackd_adapters.git.repo import Repo, failure
 from rollbackd_adapters.git.settings import GitSettings, is_address
+from rollbackd_adapters.lacks import existing, missing_of_then
 
 _UNFINISHED = {
     "MERGE_HEAD": "a merge is unfinished; commit it or run `git merge --abort`",
@@ -26,17 +27,13 @@ async def of_any(repo: Repo, settings: GitSettings, place: Place, *, cloned_anew
     if settings.repo.is_symlink() and not settings.repo.exists():
         return [f"{settings.repo}: a link that leads nowhere"]
     spawner: Spawner = place.spawner
-    found = [
-        f"{argv[0]}: no such program, or not executable; `then` needs it"
-        for argv in settings.then
-        if (argv[0].startswith("/") or "/" not in argv[0]) and spawner.which(argv[0]) is None
-    ]
+    found = missing_of_then(spawner, settings.then)
     found += [
         f"{path}: {free // 2**20} MiB free, wants {settings.room // 2**20} MiB (`room`); make room"
-        for path in sorted({_existing(repo.path), _existing(place.scratch)})
+        for path in sorted({existing(repo.path), existing(place.scratch)})
         if (free := shutil.disk_usage(path).free) < settings.room
     ]
-    if not os.access(_existing(place.scratch), os.W_OK | os.X_OK):
+    if not os.access(existing(place.scratch), os.W_OK | os.X_OK):
         found.append(f"{place.scratch}: rollbackd may not write there; give its user that right")
     return found
 
@@ -108,10 +105,3 @@ async def _of_restore_from(repo: Repo, settings: GitSettings) -> list[str]:
     if not is_address(name) and not (await repo.ask("remote", "get-url", name)).ok:
         return [f"{repo.path} has no remote {name}, which `restore_from` names; add it, or write an address"]
     return await asyncio.to_thread(_beside, repo.path)
-
-
-def _existing(path: Path) -> Path:
-    """The directory itself, or the nearest one above it that is there."""
-    while not path.is_dir():
-        path = path.parent
-    return path

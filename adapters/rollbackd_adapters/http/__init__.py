@@ -23,8 +23,9 @@ from rollbackd.process import Spawner, one_line
 from rollbackd.units import Secret, format_duration, show
 from rollbackd_adapters import web
 from rollbackd_adapters.failures import as_adapter_errors
-from rollbackd_adapters.http.reading import check_id, release_of
+from rollbackd_adapters.http.reading import release_of
 from rollbackd_adapters.http.settings import HttpSettings, Reading
+from rollbackd_adapters.ids import check_id
 from rollbackd_adapters.traces import Trace
 
 __all__ = ["Http", "HttpSettings"]

@@ -1,6 +1,5 @@
-"""Releases as a service tells them, and which ids may be sent to one. No I/O."""
+"""Releases as a service tells them. No I/O."""
 
-import re
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,8 +11,8 @@ from rollbackd.model import Release
 from rollbackd.process import one_line
 from rollbackd.units import show
 from rollbackd_adapters.http.settings import Reading
+from rollbackd_adapters.ids import check_id
 
-_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._:@+/~-]{0,254}")
 _TIME: TypeAdapter[datetime] = TypeAdapter(datetime)
 
 
@@ -31,16 +30,6 @@ def release_of(item: Any, reading: Reading, where: str) -> Release:
         raise AdapterError(f"{where}: a release has no id: {error}; correct `fields`", permanent=False) from None
     label = _there(item, fields.label)
     return _checked(found, "" if label is None else one_line(str(label)), _there(item, fields.created), where)
-
-
-def check_id(release: Release) -> None:
-    """:raises AdapterError: permanent, for an id that a service could take for a path, an option or two words."""
-    if _ID.fullmatch(release.id) is None or {".", ".."} & set(release.id.split("/")):
-        raise AdapterError(
-            f"{one_line(release.id)!r} is not an acceptable id of a release: letters, digits and ._:@+/~- only, 255 at "
-            "most, beginning with a letter or digit",
-            permanent=True,
-        )
 
 
 def _checked(found: Any, label: str, created: Any, where: str) -> Release:

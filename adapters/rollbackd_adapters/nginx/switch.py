@@ -12,6 +12,7 @@ from rollbackd.clock import Clock
 from rollbackd.process import Finished, Lock, Spawner, one_line, sync_directory
 from rollbackd.units import format_duration
 from rollbackd_adapters.failures import as_adapter_errors
+from rollbackd_adapters.lacks import missing_programs
 from rollbackd_adapters.nginx.settings import NginxSettings
 from rollbackd_adapters.nginx.workers import master, workers
 from rollbackd_adapters.systemd.manager import Manager
@@ -161,11 +162,9 @@ class Switch:
     # -- before anything is touched -------------------------------------------------------------
     async def problems(self, files: Sequence[Path]) -> list[str]:
         """Why a switch to one of these files could not work now. Read only."""
-        found = [
-            f"{argv[0]}: no such program, or not executable; install it, or correct the configuration"
-            for argv in (self._settings.test, self._settings.reload)
-            if argv and self._spawner.which(argv[0]) is None
-        ]
+        found = missing_programs(
+            self._spawner, (argv[0] for argv in (self._settings.test, self._settings.reload) if argv)
+        )
         found += [f"{path}: no such file; write it, or correct the path" for path in files if not path.is_file()]
         directory = self._link.parent
         if not os.access(directory, os.W_OK | os.X_OK):

@@ -3,37 +3,20 @@
 from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from rollbackd.adapter import Settings
-from rollbackd.units import Duration, Secret, show
-
-
-def _url(text: str) -> str:
-    try:
-        parts = urlsplit(text)
-        known = parts.scheme in {"redis", "rediss"} and bool(parts.hostname) and (parts.port is None or parts.port > 0)
-        known = known or (parts.scheme == "unix" and parts.path.startswith("/") and not parts.netloc)
-    except ValueError:
-        known = False
-    if not known or any(character.isspace() for character in text):
-        raise ValueError(
-            "this is no Redis; write it like redis://127.0.0.1:6379/0, rediss://… or unix:///run/redis.sock"
-        )
-    if "@" in parts.netloc or parts.query or parts.fragment:
-        raise ValueError("a user or password in the URL would be shown; give `username` and `password: {env: NAME}`")
-    if parts.scheme != "unix" and not (parts.path in {"", "/"} or parts.path[1:].isdecimal()):
-        raise ValueError(f"{show(parts.path)} is not a database's number; write it like redis://127.0.0.1:6379/0")
-    return text
+from rollbackd.addresses import RedisUrl
+from rollbackd.units import Duration, Secret
 
 
 class RedisSettings(Settings):
     """A layer of adapter `redis`: one database, of which all keys or some are removed."""
 
-    url: Annotated[str, AfterValidator(_url)]
+    url: RedisUrl
     """`redis://HOST:PORT/DATABASE`, `rediss://` with TLS, or `unix:///PATH`."""
     db: int = Field(default=0, ge=0)
     """The database's number, where the URL has none."""

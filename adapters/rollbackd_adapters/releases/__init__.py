@@ -20,6 +20,7 @@ from rollbackd.boundary import boundary
 from rollbackd.model import Change, Problem, Progress, Release, Traits
 from rollbackd.process import Busy, Lock, Spawner, SpawnError, one_line
 from rollbackd_adapters.failures import as_adapter_errors
+from rollbackd_adapters.lacks import missing_of_then
 from rollbackd_adapters.releases.disk import Disk, Found
 from rollbackd_adapters.releases.settings import ReleasesSettings
 from rollbackd_adapters.then import run_then
@@ -134,11 +135,7 @@ class Releases:
             for path in needed
             if not os.access(path, os.W_OK | os.X_OK)
         ]
-        return found + [
-            f"{argv[0]}: no such program, or not executable; `then` needs it"
-            for argv in self._settings.then
-            if (argv[0].startswith("/") or "/" not in argv[0]) and spawner.which(argv[0]) is None
-        ]
+        return found + missing_of_then(spawner, self._settings.then)
 
     async def _prune(self, lock: Lock) -> None:
         """Remove the oldest. The change is done whatever becomes of it, so a failure is logged and tried next time."""

@@ -16,6 +16,7 @@ from rollbackd.adapter import AdapterError
 from rollbackd.boundary import boundary
 from rollbackd.model import Release
 from rollbackd.process import one_line, sync_directory
+from rollbackd_adapters.lacks import hint
 from rollbackd_adapters.releases.settings import ReleasesSettings
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+~@:-]{0,199}")
@@ -165,12 +166,8 @@ def _first(directory: int, name: str) -> str:
 
 
 def _hint(error: OSError) -> str:
-    hints = {
-        errno.ENOENT: "nothing is there; correct the configuration, or deploy first",
-        errno.ENOTDIR: "not a directory; correct the configuration",
-        errno.EACCES: "rollbackd's user may not do that; give it the right",
-        errno.EPERM: "rollbackd's user may not do that; give it the right",
-        errno.ENOSPC: "no space left; make room there",
-        errno.EROFS: "the file system is read-only; add its directory to ReadWritePaths=",
-    }
-    return hints.get(error.errno or 0, (error.strerror or str(error)).lower())
+    return hint(
+        error,
+        ENOENT="nothing is there; correct the configuration, or deploy first",
+        ENOTDIR="not a directory; correct the configuration",
+    )

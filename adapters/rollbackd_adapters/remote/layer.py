@@ -8,9 +8,10 @@ from typing import ClassVar, TypeVar
 from rollbackd.adapter import AdapterError, Place, Settings
 from rollbackd.model import NO_RELEASE, Change, Problem, Progress, Release
 from rollbackd.process import Spawner, one_line
+from rollbackd_adapters.ids import check_id
 from rollbackd_adapters.remote.fleet import Fleet
 from rollbackd_adapters.remote.host import Host
-from rollbackd_adapters.remote.releases import agreed, as_one, check_id, common, harmless
+from rollbackd_adapters.remote.releases import agreed, as_one, common, harmless
 from rollbackd_adapters.remote.settings import RemoteSettings
 from rollbackd_adapters.remote.ssh import UnreachableError
 

@@ -1,25 +1,12 @@
 """Releases as several hosts tell them. No I/O."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from rollbackd.adapter import AdapterError
 from rollbackd.model import NO_RELEASE, Change, Release
 from rollbackd.process import one_line
-
-_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._:@+/~-]{0,254}")
-
-
-def check_id(release: Release) -> Release:
-    """The release, when its id may cross to another host. :raises AdapterError: permanent, when it may not."""
-    if _ID.fullmatch(release.id) is None or ".." in release.id.split("/"):
-        raise AdapterError(
-            f"{one_line(release.id)!r} is not an acceptable id of a release: letters, digits and ._:@+/~- only, 255 at "
-            "most, beginning with a letter or digit",
-            permanent=True,
-        )
-    return release
+from rollbackd_adapters.ids import check_id
 
 
 def harmless(release: Release) -> Release:

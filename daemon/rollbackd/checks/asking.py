@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
-from urllib.parse import urlsplit
 
 import aiohttp
 
 from rollbackd.adapter import CheckPlace
+from rollbackd.addresses import is_url
 from rollbackd.checks.unanswered import unanswered
 from rollbackd.model import Verdict
 from rollbackd.units import Secret, format_duration, show
@@ -101,12 +101,7 @@ class Request:
 
 def url(text: str) -> str:
     """A URL that can be asked. :raises ValueError: for anything else, with what to write."""
-    try:
-        parts = urlsplit(text)
-        known = parts.scheme in {"http", "https"} and bool(parts.hostname) and (parts.port is None or parts.port > 0)
-    except ValueError:
-        known = False
-    if not known or any(character.isspace() for character in text):
+    if not is_url(text):
         raise ValueError(f"{show(text)} is not a URL that can be asked; write it like http://127.0.0.1:3000/health")
     return text
 

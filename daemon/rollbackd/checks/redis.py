@@ -10,16 +10,16 @@ import asyncio
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, model_validator
+from pydantic import model_validator
 
 from rollbackd.adapter import CheckPlace, CheckSettings
+from rollbackd.addresses import RedisUrl
 from rollbackd.checks.unanswered import unanswered
 from rollbackd.model import CheckResult, Verdict
 from rollbackd.redact import one_line
-from rollbackd.units import Duration, Secret, format_duration, show
+from rollbackd.units import Duration, Secret, format_duration
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis as Client
@@ -29,28 +29,10 @@ _OURS = ("NOAUTH", "WRONGPASS", "NOPERM", "ERR AUTH")
 _ROLES = {"master": "master", "slave": "replica", "sentinel": "sentinel"}
 
 
-def _url(text: str) -> str:
-    try:
-        parts = urlsplit(text)
-        known = parts.scheme in {"redis", "rediss"} and bool(parts.hostname) and (parts.port is None or parts.port > 0)
-        known = known or (parts.scheme == "unix" and parts.path.startswith("/") and not parts.netloc)
-    except ValueError:
-        known = False
-    if not known or any(character.isspace() for character in text):
-        raise ValueError(
-            "this is no Redis; write it like redis://127.0.0.1:6379/0, rediss://… or unix:///run/redis.sock"
-        )
-    if "@" in parts.netloc or parts.query:
-        raise ValueError("a user or password in the URL would be shown; give `username` and `password: {env: NAME}`")
-    if parts.scheme != "unix" and not (parts.path in {"", "/"} or parts.path[1:].isdigit()):
-        raise ValueError(f"{show(parts.path)} is not a database's number; write it like redis://127.0.0.1:6379/0")
-    return text
-
-
 class RedisSettings(CheckSettings):
     """A Redis answers PING. Certificates of `rediss://` are verified."""
 
-    redis: Annotated[str, AfterValidator(_url)]
+    redis: RedisUrl
     """`redis://HOST:PORT/DATABASE`, `rediss://` with TLS, or `unix:///PATH`."""
     username: str = ""
     password: Secret | None = None

@@ -59,21 +59,19 @@ def _steps(one: View, records: Sequence[View]) -> Iterator[tuple[str, ...]]:
 
 def _durations(records: Sequence[View]) -> dict[tuple[str, str], timedelta | None]:
     """How long what was begun took, by what began it and its layer; None: it has not ended."""
-    ends = {"Entered": "Entering", "Applied": "ApplyStarted"}
+    ends: dict[str, str] = {"Entered": "Entering", "Applied": "ApplyStarted"}
     began: dict[tuple[str, str], datetime] = {}
     took: dict[tuple[str, str], timedelta | None] = {}
     for record in records:
-        kind, at = record["kind"], _at(record["at"])
+        kind, layer, at = str(record["kind"]), str(record["fact"].get("layer", "")), _at(record["at"])
+        place = (ends.get(kind, kind), layer)
         if at is None:
             continue
         if kind in ends.values():
-            place = (kind, record["fact"]["layer"])
             began.setdefault(place, at)
             took.setdefault(place, None)
-        elif kind in ends:
-            place = (ends[kind], record["fact"]["layer"])
-            if place in began:
-                took[place] = at - began.pop(place)
+        elif kind in ends and place in began:
+            took[place] = at - began.pop(place)
     return took
 
 

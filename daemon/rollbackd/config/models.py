@@ -8,11 +8,11 @@ from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SerializeAsAny, field_validator
 
 from rollbackd.adapter import CheckSettings, NotifierSettings, Settings
+from rollbackd.addresses import is_url
 from rollbackd.config.schedules import Schedule
 from rollbackd.incident.clocks import Terms
 from rollbackd.incident.spec import PlanSpec, VerifySpec
@@ -37,12 +37,7 @@ JOURNAL = "sqlite:///"
 
 
 def _url(text: str) -> str:
-    try:
-        parts = urlsplit(text)
-        fits = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        fits = False
-    if not fits or any(letter.isspace() for letter in text):
+    if not is_url(text):
         raise ValueError(f"{show(text)} is not a URL; write it like http://127.0.0.1:9090")
     return text
 

@@ -14,12 +14,12 @@ Complaint = tuple[Loc, str]
 def faults(scene: Scene) -> Iterator[Complaint]:
     """All that is wrong with `schedules` beyond the shape of each entry."""
     services = {service.name: service for service in scene.services}
-    seen: set[tuple[Any, ...]] = set()
+    seen: set[tuple[str, ...]] = set()
     for loc, entry in entries(scene.main.data.get("schedules"), ("schedules",)):
         kind = next((key for key in ("snapshot", "drill") if isinstance(entry.get(key), str)), None)
         if kind is None:
             continue
-        same = (kind, entry[kind], str(entry.get("cron")), str(entry.get("every")), entry.get("plan"))
+        same = (kind, entry[kind], str(entry.get("cron")), str(entry.get("every")), str(entry.get("plan")))
         if same in seen:
             yield (*loc, kind), "this is on the calendar at these times already; take one away"
         seen.add(same)

@@ -59,6 +59,8 @@ def draw(main: Document, shape: Shape, rules: Sequence[Placed]) -> Scene:
     scene = Scene(main, shape, rules)
     scratch = scene.section("daemon").get("scratch")
     root = Path(scratch) if isinstance(scratch, str) else Daemon().scratch
+    if not root.is_absolute():  # which is told by itself
+        root = Daemon().scratch
     for loc, raw in entries(main.data.get("services"), ("services",)):
         name = raw.get("name") if isinstance(raw.get("name"), str) else ""
         layers = {

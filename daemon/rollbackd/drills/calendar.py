@@ -9,7 +9,8 @@ from rollbackd.book import Book
 from rollbackd.clock import Clock
 from rollbackd.config.models import Config, Service
 from rollbackd.config.schedules import DrillSchedule
-from rollbackd.drills.driver import Drills, Unfit
+from rollbackd.drills.driver import Drills
+from rollbackd.drills.fitness import Unfit
 from rollbackd.incident.drill import INTERRUPTED
 from rollbackd.model import DAEMON
 from rollbackd.timetable import Planned

@@ -5,18 +5,20 @@ That an executed drill goes on is a fact (its opening), so that no start forgets
 
 import asyncio
 from collections import defaultdict
+from collections.abc import Coroutine
 from datetime import timedelta
+from typing import Any
 
 from rollbackd import facts, log
 from rollbackd.book import Book
 from rollbackd.clock import Clock
 from rollbackd.config.models import Config, Service
 from rollbackd.drills.exam import Exam, Found
+from rollbackd.drills.fitness import Fitness, Unfit
 from rollbackd.incident import drill as steps
 from rollbackd.incident.life import Incident
 from rollbackd.journal import Entry, JournalUnavailable
 from rollbackd.judge.engine import Judge
-from rollbackd.judge.holds import Holds
 from rollbackd.judge.live import Live
 from rollbackd.model import (
     DAEMON,
@@ -46,10 +48,6 @@ _GIVES_WAY = timedelta(seconds=60)
 """How long a person's order waits until a drill has ended the step in hand."""
 
 
-class Unfit(Exception):  # noqa: N818  # an answer
-    """A drill is not held now; the sentence says why, and what to do."""
-
-
 class Drills:
     """The root task `drills`, and the orders."""
 
@@ -59,7 +57,7 @@ class Drills:
         book: Book,
         clock: Clock,
         live: Live,
-        holds: Holds,
+        fitness: Fitness,
         judge: Judge,
         looker: Looker,
         runner: Runner,
@@ -69,7 +67,7 @@ class Drills:
         self._book = book
         self._clock = clock
         self._live = live
-        self._holds = holds
+        self._fitness = fitness
         self._judge = judge
         self._looker = looker
         self._runner = runner
@@ -92,9 +90,11 @@ class Drills:
         :raises Unfit: a rollback of it is under way.
         """
         async with self._examining[service.name]:
-            self._check_idle(service)
+            self._fitness.check_idle(service.name)
             began = self._clock.monotonic()
-            found = await self._exam.hold(service, (plan,) if plan else service.plan, self._trial(service, actor))
+            found = await self._undisturbed(
+                service.name, self._exam.hold(service, (plan,) if plan else service.plan, self._trial(service, actor))
+            )
             return await self._found(service, found, began, actor)
 
     async def execute(self, service: Service, plan: str, actor: str) -> DrillView:
@@ -105,16 +105,18 @@ class Drills:
         """
         plan = plan or service.plan[0]
         async with self._examining[service.name]:
-            self._check_fit(service)
+            self._fitness.check(service)
             began = self._clock.monotonic()
-            found = await self._exam.hold(service, (plan,), self._trial(service, actor, plan))
+            found = await self._undisturbed(
+                service.name, self._exam.hold(service, (plan,), self._trial(service, actor, plan))
+            )
             if found.irreversible:
                 cannot = ", ".join(found.irreversible)
                 raise Unfit(f"a drill does nothing that cannot be taken back: {cannot}; name another plan with --plan")
             if found.problems or found.target is None:
                 return await self._found(service, found, began, actor, execute=True)
             async with self._beginning:
-                self._check_fit(service)
+                self._fitness.check(service)
                 incident = await self._begin(service, plan, found.target.key, actor)
             return self._view(service, found, "running", actor, incident)
 
@@ -171,31 +173,6 @@ class Drills:
         episode = f"{DRILL}/{service.name}/{now.isoformat()}"
         request = Request(service.name, actor, plan=plan)
         return Trigger(service.name, DRILL, Priority.P3, episode, now, now, request=request)
-
-    def _check_idle(self, service: Service) -> None:
-        running = self._book.of(service.name).acting or self._book.of(service.name).open
-        if running is not None:
-            raise Unfit(f"{service.name} is not drilled: {running.incident} is open; again when it has ended")
-
-    def _check_fit(self, service: Service) -> None:
-        """What a drill that touches the world must never come on top of."""
-        name, now = service.name, self._clock.now()
-        if not service.drill:
-            raise Unfit(f"{name} is not drilled for real: its configuration does not say `drill: true`")
-        if self._config.mode(service) != "act":
-            raise Unfit(f"{name} is not drilled for real: its mode is shadow, nothing is touched")
-        self._check_idle(service)
-        if others := [other for other, _ in self._book.drills()]:
-            raise Unfit(f"{name} is not drilled: {others[0]} is, and one is drilled at a time; again when it has ended")
-        if held := self._holds(name, {}):
-            raise Unfit(f"{name} is not drilled: {'; '.join(held)}")
-        bad = [one for one in self._live.seen(name, now) if one.standing is not Standing.GOOD]
-        if bad:
-            said = ", ".join(f"{one.rule} is {one.standing.value} ({one.reason})" for one in bad)
-            raise Unfit(f"{name} is not drilled while it may be in trouble: {said}")
-        last = self._book.of(name).rollbacks[-1:]
-        if last and last[0].watch_until is not None and now < last[0].watch_until:
-            raise Unfit(f"{name} is not drilled: it is watched after {last[0].incident} until {last[0].watch_until}")
 
     async def _begin(self, service: Service, plan: str, target: str, actor: str) -> str:
         """Open the way there; its incident. :raises Unfit: something stands against it."""
@@ -330,6 +307,25 @@ class Drills:
         self._log.info("drilled", service=service, incident=there.id, result=end.result, problems=end.problems)
         if self._config.service(service) is not None:
             await self._looker.look(service)
+
+    async def _undisturbed(self, service: str, exam: Coroutine[Any, Any, Found]) -> Found:
+        """What an exam found. A rollback goes first: its steps must not wait for what the exam reads."""
+        asking, watching = asyncio.create_task(exam), asyncio.create_task(self._until_opened(service))
+        try:
+            await asyncio.wait({asking, watching}, return_when=asyncio.FIRST_COMPLETED)
+            if asking.done():
+                return asking.result()
+            raise Unfit(f"the drill of {service} was broken off: {watching.result()} goes first")
+        finally:
+            asking.cancel()
+            watching.cancel()
+            await asyncio.gather(asking, watching, return_exceptions=True)
+
+    async def _until_opened(self, service: str) -> str:
+        """The incident that was opened meanwhile."""
+        while (running := self._book.of(service).open) is None:
+            await self._clock.sleep(_GLANCE)
+        return running.incident
 
     # -- results --------------------------------------------------------------------------------
     async def _found(

@@ -5,9 +5,12 @@ Each way is an incident of its own; what somebody else changed meanwhile is neve
 
 from dataclasses import dataclass
 
+from rollbackd.facts import AbortRequested
+from rollbackd.incident.ending import Addressed
 from rollbackd.incident.life import Incident
 from rollbackd.incident.next import ATTEMPTS
-from rollbackd.model import DAEMON, Outcome, State
+from rollbackd.model import DAEMON, Outcome, State, Trigger, incident_stream
+from rollbackd.policy.ledger import Rollback
 
 READY, NOT_READY, INTERRUPTED = "ready", "not_ready", "interrupted"
 """What a drill shows; one that was interrupted says nothing of a rollback."""
@@ -69,6 +72,13 @@ def next_of_drill(there: Incident, back: Incident | None, present: State | None,
     if there.decision.present is not None and present.key == there.decision.present.key:
         return _leave(there) or _end(there)
     return Return()
+
+
+def broken_off(running: Rollback | None, trigger: Trigger) -> list[Addressed]:
+    """Real trouble ends a drill's way there; it is decided on as soon as the drill has returned."""
+    if running is None or running.drill != "there":
+        return []
+    return [(incident_stream(running.incident), AbortRequested(f"{trigger.rule} came during the drill"))]
 
 
 def _returned(there: Incident, back: Incident, *, trouble: bool) -> Step:

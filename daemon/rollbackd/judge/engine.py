@@ -14,6 +14,7 @@ from rollbackd.clock import Clock
 from rollbackd.config.load import dump_service
 from rollbackd.config.models import Config, Service
 from rollbackd.incident.approval import rising
+from rollbackd.incident.drill import broken_off
 from rollbackd.incident.ending import relapse
 from rollbackd.journal import Conflict, Entry, JournalUnavailable
 from rollbackd.judge.live import Live
@@ -220,7 +221,7 @@ class Judge:
         entries = [Entry(stream, facts.Decided(decision), actor)]
         if decision.joins and trigger.request is None:
             entries.append(Entry(incident_stream(decision.joins), facts.Joined(trigger)))
-            entries += _ends_a_drill(decision, ledger)
+            entries += [Entry(where, fact) for where, fact in broken_off(ledger.open, trigger)]
         elif (relapsed := _relapsed(decision, ledger)) and (incident := await self._book.incident(relapsed)):
             parts = relapse(incident, trigger, self._clock.now())
             entries += [Entry(where, fact) for where, fact in parts]
@@ -340,15 +341,6 @@ class Judge:
 def _opens(decision: Decision, ledger: ServiceLedger) -> bool:
     """Whether it opens an incident, or makes one that waits act; a question while one is asked already is evidence."""
     return decision.action is Action.ROLL_BACK or (decision.action is Action.ASK and ledger.open is None)
-
-
-def _ends_a_drill(decision: Decision, ledger: ServiceLedger) -> list[Entry]:
-    """Real trouble ends a drill's way there; it is decided on as soon as the drill has returned."""
-    running = ledger.open
-    if running is None or running.drill != "there":
-        return []
-    why = facts.AbortRequested(f"{decision.trigger.rule} came during the drill")
-    return [Entry(incident_stream(running.incident), why)]
 
 
 def _target(decision: Decision) -> str:

@@ -7,7 +7,7 @@ from datetime import datetime
 from rollbackd import facts
 from rollbackd.facts import Record
 
-RUN_KINDS = ("SnapshotBegun", "SnapshotEnded")
+RUN_KINDS = ("SnapshotBegun", "Snapshotted", "SnapshotEnded")
 FINDING_KINDS = ("SnapshotVerified",)
 RUNS_READ = 2000
 """Facts of runs of a service that a start reads: what is on the calendar once a month is among them."""
@@ -37,6 +37,8 @@ class Past:
 
     open: dict[str, Run] = field(default_factory=dict)
     """Begun and not ended, by run."""
+    taken: dict[str, str] = field(default_factory=dict)
+    """Open run, to the snapshot that was taken in it."""
     scheduled: dict[str, datetime] = field(default_factory=dict)
     """Entry of the calendar, to when it began last."""
     verified: dict[str, Verified] = field(default_factory=dict)
@@ -53,7 +55,10 @@ class Past:
                 self.open[record.fact.run] = Run(record.at, record.actor, record.fact)
                 if record.fact.schedule:
                     self.scheduled[record.fact.schedule] = record.at
+            case facts.Snapshotted(_, name, _, _, run) if run in self.open:
+                self.taken[run] = name
             case facts.SnapshotEnded():
+                self.taken.pop(record.fact.run, None)
                 begun = self.open.pop(record.fact.run, None)
                 if begun is not None and begun.fact.schedule:
                     self.ended = record.at

@@ -141,7 +141,11 @@ class Shelf:
         return {release.id for release in await self.ask(self._releases.releases())}
 
     async def take(self, run: Run, why: str) -> Snapshot:
-        """Take one, or find the one that a life before took in this run. :raises AdapterError:"""
+        """Take one, or find the one that was taken in this run before. :raises AdapterError:"""
+        if (name := self.past.taken.get(run.fact.run)) is not None:
+            for one in await self.snapshots():
+                if one.name == name:
+                    return one
         taken = await self._taken(run, why)
         if taken is None:
             taken = await self.ask(self.adapter.take(run.fact.name, why))

@@ -1,0 +1,44 @@
+"""What a host lacks for a layer, and why the system refused, in words that say what to do. Reads only."""
+
+import errno
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from rollbackd.process import Spawner
+
+INSTALL = "install it, or correct the configuration"
+
+
+def missing_programs(spawner: Spawner, programs: Iterable[str], what_then: str = INSTALL) -> list[str]:
+    """A sentence for each program that is not there, in order."""
+    return [
+        f"{program}: no such program, or not executable; {what_then}"
+        for program in dict.fromkeys(programs)
+        if spawner.which(program) is None
+    ]
+
+
+def missing_of_then(spawner: Spawner, commands: Iterable[Sequence[str]]) -> list[str]:
+    """The same for `then`; a program within the release is there only when that is."""
+    programs = (argv[0] for argv in commands)
+    found_now = (program for program in programs if program.startswith("/") or "/" not in program)
+    return missing_programs(spawner, found_now, "`then` needs it")
+
+
+def existing(path: Path) -> Path:
+    """The directory itself, or the nearest one above it that is there."""
+    while not path.is_dir():
+        path = path.parent
+    return path
+
+
+def hint(error: OSError, **own: str) -> str:
+    """Why the system refused, and what to do; `own` are the layer's words by the error's name (`ENOENT="…"`)."""
+    hints = {
+        "EACCES": "rollbackd's user may not do that; give it the right",
+        "EPERM": "rollbackd's user may not do that; give it the right",
+        "ENOSPC": "no space left; make room there",
+        "EROFS": "the file system is read-only; add its directory to ReadWritePaths=",
+    } | own
+    name = errno.errorcode.get(error.errno or 0, "")
+    return hints.get(name, (error.strerror or str(error)).lower())
