@@ -174,7 +174,17 @@ class Toy:
         """Write it; `changes` replace keys of the service, or whole top-level keys. `others` are services like it."""
         top: dict[str, Any] = {
             key: changes.pop(key)
-            for key in ("rules", "limits", "notify", "prometheus", "asking", "policy", "priorities", "targets", "schedules")
+            for key in (
+                "rules",
+                "limits",
+                "notify",
+                "prometheus",
+                "asking",
+                "policy",
+                "priorities",
+                "targets",
+                "schedules",
+            )
             if key in changes
         }
         config: dict[str, Any] = {

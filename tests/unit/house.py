@@ -248,9 +248,7 @@ class House:
     async def _confirm(self, _incident: Incident) -> Objection | None:
         return self.objection
 
-    async def _rise(
-        self, incident: Incident, why: str, by_people: bool
-    ) -> facts.Risen | facts.AskedAgain | Objection:
+    async def _rise(self, incident: Incident, why: str, by_people: bool) -> facts.Risen | facts.AskedAgain | Objection:
         """As the test says; else the decision that was asked about acts."""
         return self.rise or facts.Risen(replace(incident.decision, action=Action.ROLL_BACK), why, by_people)
 

@@ -348,7 +348,9 @@ def test_a_row_about_what_is_not_known_never_matches() -> None:
 
 def test_the_first_row_that_matches_wins() -> None:
     table = (row("refuse", priority="P0"), row("roll_back", rule="errors"), row("observe"))
-    assert guards.policy(trigger(), situation(policy=table)) == guards.passed("policy", "row 2 of the policy says roll_back")
+    assert guards.policy(trigger(), situation(policy=table)) == guards.passed(
+        "policy", "row 2 of the policy says roll_back"
+    )
     observed = guards.policy(trigger(rule="latency"), situation(policy=table))
     assert observed == guards.against("policy", Action.OBSERVE, "row 3 of the policy says observe")
     refused = guards.policy(trigger(priority=Priority.P0), situation(policy=table))
