@@ -233,8 +233,8 @@ class Rehearses(Snapshots, Protocol):
     async def rehearse(self, name: str) -> Sequence[SnapshotProblem]:
         """Restore it into an empty scratch place, never over what is live, and compare that with what was saved.
 
-        The place is emptied again, and what a kill left of an earlier one too. Nothing is wrong when nothing is
-        answered.
+        The place is emptied again, and what a kill left of an earlier one too. It may take long, and a rollback of the
+        layer does not wait for it. Nothing is wrong when nothing is answered.
 
         :raises AdapterError: it could not be tried; permanent when there is no such snapshot.
         """

@@ -336,6 +336,8 @@ class Announced:
     confirm_by: datetime | None = None
     """When it goes back unless somebody confirms it before; None: never."""
     text: str = ""
+    by: str = ""
+    """Who makes it, where the announcer, such as a CI job, says so; empty: the announcer."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,7 @@ _READING: tuple[Callable[..., Any], ...] = (
     Snapshots.snapshots,
     Snapshots.verify,
     Snapshots.diff,
+    Rehearses.rehearse,
 )
 _EFFECTS: tuple[Callable[..., Any], ...] = (
     Adapter.apply,
@@ -44,7 +45,6 @@ _EFFECTS: tuple[Callable[..., Any], ...] = (
     Snapshots.take,
     Snapshots.restore,
     Snapshots.prune,
-    Rehearses.rehearse,
 )
 """`export_to` and `import_from` are not here: they take a path, and whoever connects chooses none."""
 

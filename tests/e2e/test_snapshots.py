@@ -207,6 +207,7 @@ def test_a_rollback_goes_to_the_next_good_state_when_the_newest_is_damaged(shop:
     shop.until(lambda: '"v2"' in (shop.conf / "app.json").read_text(), "it goes back to the one before")
     shop.toy.remove("sick")
     assert shop.toy.until_closed("shop-1")["outcome"] == "recovered"
+    assert [decision["action"] for decision in shop.toy.decisions()][:1] == ["roll_back"], "at once, without asking"
 
 
 def _seen(shop: Shop, version: str) -> None:

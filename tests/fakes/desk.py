@@ -33,6 +33,7 @@ from rollbackd.views import (
     StateView,
     StepView,
 )
+from tests.fakes.keeping import FakeKeeping
 
 NOON = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 V41 = StateView("9d1c0a33b7e2", {"code": "v41 (3f2a9c112233)"}, {"code": "3f2a9c112233aabb"}, NOON - timedelta(days=1))
@@ -78,7 +79,7 @@ HOTFIX = ChangeView(
 )  # fmt: skip
 
 
-class FakeDesk:
+class FakeDesk(FakeKeeping):
     """Two services: `checkout` is bad and can go back, `search` cannot."""
 
     def __init__(self) -> None:

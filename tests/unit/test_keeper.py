@@ -202,7 +202,7 @@ async def test_a_person_comes_before_the_calendar(made: Any, tmp_path: Path) -> 
     await house.to(2)
     restore = asyncio.create_task(house.keeper.restore("shop", "config", "good", (), ANN))
     await house.pass_time(timedelta(seconds=3), timedelta(seconds=1))
-    assert (await restore).release == "r0"
+    assert (await asyncio.wait_for(restore, 10)).release == "r0"
     house.layer.hold_up.set()
     await house.pass_time(MINUTE, timedelta(seconds=10))
     assert [fact.what for fact in house.of(facts.SnapshotBegun)] == ["keep", "restore"]
@@ -526,3 +526,11 @@ async def test_metrics_say_how_old_the_newest_whole_one_is(made: Any, tmp_path: 
     await house.pass_time(DAY)
     assert values()["rollbackd_snapshot_ok"] == 0.0
     assert values()["rollbackd_snapshot_verified_age_seconds"] == 25 * 3600
+
+
+async def test_it_stops_also_when_the_journal_could_never_be_read(made: Any, tmp_path: Path) -> None:
+    house = made(tmp_path)
+    order = asyncio.create_task(house.keeper.take("shop", "config", "", ANN))
+    await house.settle()
+    await asyncio.wait_for(house.keeper.stop(), 10)
+    assert (await asyncio.gather(order, return_exceptions=True))[0].__class__ is asyncio.CancelledError

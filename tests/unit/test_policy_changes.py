@@ -85,6 +85,15 @@ def test_an_announcement_of_another_release_is_not_of_this_change() -> None:
     assert found(ledger(announced(0.2, releases={"code": "v3"}), changed("v2", 0, 0.5))) == ""
 
 
+def test_a_job_may_say_for_whom_it_announces_and_both_are_known() -> None:
+    change = newest(ledger(announced(0.2, by="token:ci"), changed("v2", 0, 0.5)))
+    assert change is not None
+    assert (change.by, change.announcers) == ("token:ci", ("token:ci",))
+    named = newest(ledger((at(0.2), facts.Announced("a", by=ANN), "token:ci"), changed("v2", 0, 0.5)))
+    assert named is not None
+    assert (named.by, named.announcers) == (ANN, (ANN, "token:ci"))
+
+
 def test_of_two_announcements_the_newest_counts() -> None:
     assert found(ledger(announced(0.2, "a"), announced(0.3, "b", "unix:bob"), changed("v2", 0, 0.5))) == "b"
 

@@ -175,8 +175,9 @@ class TagSnapshots:
 
     async def rehearse(self, name: str) -> Sequence[SnapshotProblem]:
         tag = await self._tag(name)
+        apart = f"git-rehearsal:{self._place.scratch}"  # not the repository's lock: a rollback must not wait for it
         with as_adapter_errors():
-            async with self._spawner.hold(self._held, wait=self._settings.timeout) as lock:
+            async with self._spawner.hold(apart, wait=self._settings.timeout) as lock:
                 problems = await rehearsal.problems(self._repo, self._settings, self._place, tag, lock)
         return [SnapshotProblem(name, "", self._spawner.clean(text)) for text in problems]
 

@@ -36,7 +36,7 @@ class RemoteKeeping(Remote):
         return await self._ordered("prune", spare=list(spare), **own)  # type: ignore[no-any-return]
 
     async def rehearse(self, name: str) -> Sequence[SnapshotProblem]:
-        return await self._ordered("rehearse", name=name)  # type: ignore[no-any-return]
+        return await self._hosts[0].ask("rehearse", self._settings.timeout, name=name)  # type: ignore[no-any-return]
 
     async def _ordered(self, method: str, /, **params: Any) -> Any:
         return (await self._hosts[0].order((method, params)))[0]

@@ -28,13 +28,14 @@ def changed(
         str, typer.Option("--key", help="The same key again is the same change: a job's number, so a retry is safe.")
     ] = "",
     text: Annotated[str, typer.Option("--text", help="What people will read beside it.")] = "",
+    by: Annotated[str, typer.Option("--by", help="Who makes it, when a job announces it: unix:ann.")] = "",
 ) -> None:
     """Announce a change, before it is made or right after.
 
     One that must be confirmed goes back by itself when nobody does: see `rollbackd confirm`.
     """
     body: dict[str, Any] = {"service": service, "releases": releases(references or [])}
-    given = {"kind": kind, "priority": priority, "confirm_within": confirm_within, "key": key, "text": text}
+    given = {"kind": kind, "priority": priority, "confirm_within": confirm_within, "key": key, "text": text, "by": by}
     change = session.client.send("POST", "changes", body=body | {name: said for name, said in given.items() if said})
     session.show(change, lambda: _announced(change))
 

@@ -23,7 +23,7 @@ _All = Annotated[bool, typer.Option("--all", help="Of all services.")]
 
 app = typer.Typer(
     name="snapshot",
-    help="Snapshots of layers: taken, listed, read, compared, restored, carried elsewhere, dropped.",
+    help="Keep, compare, verify and restore what layers hold.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )

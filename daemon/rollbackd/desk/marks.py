@@ -13,7 +13,7 @@ from rollbackd.judge.deadlines import UNCONFIRMED
 from rollbackd.layers import LookFailed
 from rollbackd.model import Priority, State, service_stream
 from rollbackd.policy.changes import spell_of
-from rollbackd.policy.ledger import Announcement
+from rollbackd.policy.ledger import Announcement, announced
 from rollbackd.telling import WAITING, change_view, state_view
 from rollbackd.views import ChangeView, StateView
 
@@ -34,6 +34,8 @@ class Announce:
     key: str = ""
     """Idempotency: the same key is the same change."""
     text: str = ""
+    by: str = ""
+    """Who makes it; empty: who announces it."""
 
 
 class Marks(Base):
@@ -71,12 +73,11 @@ class Marks(Base):
         if (known := self._announced(service, name)) is not None:
             return known
         fact = facts.Announced(
-            name, change.releases, change.kind, change.priority, self._confirm_by(change, now), change.text
+            name, change.releases, change.kind, change.priority, self._confirm_by(change, now), change.text, change.by
         )
         records = await self._book.append(Entry(service_stream(service), fact, actor))
         self._parts.judge.run_soon(self._look(service))
-        given = (fact.releases, fact.kind, fact.priority, fact.confirm_by, fact.text)
-        return self._announced(service, name) or Announcement(name, records[0].at, actor, *given)
+        return self._announced(service, name) or announced(fact, records[0].at, actor)
 
     def _name(self, service: str, now: datetime) -> str:
         """One of our own for a change without a key, that can be typed: `checkout@20260301T120000Z`."""

@@ -127,6 +127,9 @@ class Keeper:
     async def stop(self) -> None:
         """What a person ordered is finished; what was on the calendar is gone on with by the next life."""
         await self._rounds.stop()
+        if not self._opened.is_set():
+            for order in self._orders:
+                order.cancel()
         if self._orders:
             await asyncio.wait(set(self._orders))
 

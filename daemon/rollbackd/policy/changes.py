@@ -35,7 +35,7 @@ def newest(ledger: ServiceLedger) -> Replaced | None:
         by=announced[0].by if announced else "",
         kind=announced[0].kind if announced else "",
         old_since=spells[first - 1].by,
-        announcers=tuple(dict.fromkeys(one.by for one in announced)),
+        announcers=tuple(dict.fromkeys(who for one in announced for who in (one.by, one.told_by) if who)),
     )
 
 

@@ -73,6 +73,7 @@ class Announcement:
     id: str
     at: datetime
     by: str
+    """Who makes it, as the announcer says."""
     releases: Mapping[str, str]
     """Layer to release as it was named: an id, a prefix of it or a label; empty: whatever changes next."""
     kind: str = ""
@@ -81,6 +82,8 @@ class Announcement:
     text: str = ""
     confirmed: str = ""
     """By whom; empty: nobody yet."""
+    told_by: str = ""
+    """Who announced it, when that is somebody else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,11 +276,8 @@ class _ServiceDraft:
             if before is not None:
                 self._announced[fact.id] = replace(before, confirmed=before.confirmed or record.actor)
             return
-        found = Announcement(
-            fact.id, record.at, record.actor, fact.releases, fact.kind, fact.priority, fact.confirm_by, fact.text
-        )
         if fact.id not in self._announced:
-            _keep(self._announced, fact.id, found, KEPT_ANNOUNCEMENTS)
+            _keep(self._announced, fact.id, announced(fact, record.at, record.actor), KEPT_ANNOUNCEMENTS)
 
     def _end_drill(self, fact: facts.Drilled, at: datetime) -> None:
         self._drilled[fact.plans, fact.execute] = at
@@ -308,6 +308,13 @@ class _ServiceDraft:
                 waits=False,
                 denied=fact.denied,
             )
+
+
+def announced(fact: facts.Announced, at: datetime, actor: str) -> Announcement:
+    """An announcement, of the fact that says so."""
+    by = fact.by or actor
+    given = (fact.releases, fact.kind, fact.priority, fact.confirm_by, fact.text)
+    return Announcement(fact.id, at, by, *given, told_by=actor if by != actor else "")
 
 
 class _FleetDraft:

@@ -177,7 +177,7 @@ async def changed(call: Call[bodies.NoQuery, bodies.ChangeBody]) -> ChangeView:
     """Announce a change, before it is made or right after; the same key again is the same change."""
     body = call.body
     announced = Announce(
-        body.service, body.releases, body.kind, body.priority, body.confirm_within, body.key, body.text
+        body.service, body.releases, body.kind, body.priority, body.confirm_within, body.key, body.text, body.by
     )
     return await call.desk.changed(announced, call.actor)
 

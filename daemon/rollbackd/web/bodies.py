@@ -142,6 +142,8 @@ class ChangeBody(Asked):
     """The same key of a service is the same change: a job's number, so that a retry is safe."""
     text: Reason = ""
     """What people will read beside it."""
+    by: Annotated[str, Field(max_length=100)] = ""
+    """Who makes it, when that is not who announces it: `unix:ann` as actors are written, or words of your own."""
 
 
 # -- answers ------------------------------------------------------------------------------------
