@@ -14,7 +14,7 @@ from tests.fakes.serving import Served, serving
 from tests.unit.test_cli import run
 
 OF = "/api/v1/services/checkout/snapshots"
-ORDERS = (
+ORDERS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("POST", OF, {}),
     ("POST", f"{OF}/verify", {"snapshot": "checkpoint-1"}),
     ("POST", f"{OF}/diff", {"older": "checkpoint-1"}),
