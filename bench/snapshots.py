@@ -49,7 +49,7 @@ def measure(root: Path, sizes: Sizes) -> Row:
             shutil.rmtree(path)
     theirs, ours, more = (middle([row[column] for row in seconds]) for column in range(3))
     return Row(
-        what=f"a snapshot of {sizes.files:,} files, {sizes.files * _BYTES / 2**20:.0f} MiB; then with nothing changed",
+        what=f"a snapshot of {sizes.files:,} files, {sizes.files * _BYTES / 2**20:.0f} MiB; then with no change",
         measured=f"{middle(ratios):.2f}, {middle(again):.2f}",
         compared=f"{ours:.1f} s to {theirs:.1f} s of rsync -a --checksum ({span(ratios, '.2f')}); again {more:.1f} s",
         must=f"<= {MOST} of rsync, again < {MOST_AGAIN} of the first",

@@ -204,7 +204,7 @@ async def test_a_question_is_reminded_of_and_a_last_time_shortly_before_its_end(
             teller = world.teller()
     titles = [one.title for one in world.heard["room"].messages if one.event == "reminder"]
     usual = "Reminder: checkout-3: may checkout go back?"
-    assert titles == [usual, usual, f"{usual} only 20m are left", usual]
+    assert titles == [usual, usual, f"{usual} only 20m are left"]
 
 
 # -- a receiver's own words ---------------------------------------------------------------------

@@ -55,6 +55,8 @@ class Trouble:
             return ""
         if self.expires is not None and self.expires - (self.expires - self.record.at) / 5 <= now < self.expires:
             return LAST
+        if self.expires is not None and self.expires <= now < self.expires + every:
+            return ""  # its end is told at once; only a hold keeps a question open for longer
         periods = int((now - self.record.at) / every)
         return str(periods) if periods > 0 else ""
 
