@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Generator
 
 import pytest
+import structlog
 
 from rollbackd import boundary
 
@@ -84,3 +85,10 @@ def _no_boundary_left_behind() -> Generator[None]:
     before = boundary.hook
     yield
     boundary.hook = before
+
+
+@pytest.fixture(autouse=True)
+def logs_go_where_each_test_looks() -> Generator[None]:
+    """What a test configured, such as an order that runs here, must not outlive the output that it was given."""
+    yield
+    structlog.reset_defaults()

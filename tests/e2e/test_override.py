@@ -110,7 +110,7 @@ def test_a_hold_between_entering_and_the_step_stops_it_there_also_over_a_reboot(
     shop.reboot()
     last = shop.records(incident)[-1]["n"]
     news = shop.ask("GET", f"incidents/{incident}?after={last}&wait=3s")["records"]
-    assert [record["kind"] for record in news] == []
+    assert [record["kind"] for record in news if record["kind"] != "Told"] == []  # a message may arrive only now
     assert shop.until_status(incident, "paused")["entered"] == ["page"]
     assert shop.calls == ["enter"]
     assert (shop.root / "entered").exists()

@@ -17,7 +17,7 @@ from rollbackd.adapter import AdapterError, Snapshot, Snapshots
 from rollbackd.config.schedules import DIRECTORY, FILE, NAME, Offsite
 from rollbackd.process import Finished, Spawner, SpawnError, one_line
 
-_COPY = re.compile(r"[a-z0-9][a-z0-9._-]*@[a-z0-9][a-z0-9._-]*@(\d{8}T\d{6}Z)@([0-9a-f]{12})\.snapshot")
+_COPY = re.compile(r"[a-z0-9][a-z0-9._-]*@[a-z0-9][a-z0-9._-]*@(\d{8}T\d{6}(?:\.\d{6})?Z)@([0-9a-f]{12})\.snapshot")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,8 @@ def digest_of(release: str) -> str:
 
 def copy_name(service: str, layer: str, snapshot: Snapshot) -> str:
     """What its copy is called."""
-    stamp = snapshot.created.astimezone(UTC).strftime("%Y%m%dT%H%M%SZ")
+    at = snapshot.created.astimezone(UTC)
+    stamp = at.strftime("%Y%m%dT%H%M%S.%fZ" if at.microsecond else "%Y%m%dT%H%M%SZ")  # two may be of one second
     return f"{service}@{layer}@{stamp}@{digest_of(snapshot.release)}.snapshot"
 
 
@@ -49,7 +50,8 @@ def understood(lines: Sequence[str], service: str, layer: str) -> list[Copy]:
         fits = _COPY.fullmatch(name)
         if fits is not None and name.startswith(f"{service}@{layer}@"):
             try:
-                at = datetime.strptime(fits[1], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+                form = "%Y%m%dT%H%M%S.%fZ" if "." in fits[1] else "%Y%m%dT%H%M%SZ"
+                at = datetime.strptime(fits[1], form).replace(tzinfo=UTC)
             except ValueError:
                 continue
             found[name] = Copy(name, at, fits[2])
