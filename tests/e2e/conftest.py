@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.toy import Ear, Toy, listening, toy
+
 Story = Callable[[Path], None]
 """Gets a directory of its own, with a short path; its asserts are the test."""
 
@@ -35,3 +37,18 @@ def begun(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         yield Begun(futures)
         for future in futures.values():
             future.cancel()
+
+
+@pytest.fixture
+def ear() -> Iterator[Ear]:
+    """A receiver that hears everything."""
+    with listening() as one:
+        yield one
+
+
+@pytest.fixture
+def shop(tmp_path: Path, ear: Ear) -> Iterator[Toy]:
+    """v1 is good, v2 runs, the daemon too."""
+    with toy(tmp_path / "shop", told=ear.url) as one:
+        one.start_with_two_states()
+        yield one

@@ -119,12 +119,6 @@ def town(root: Path, ear: Ear, prometheus: Oracle, unit: float, **changes: Any) 
         yield one
 
 
-@pytest.fixture
-def ear() -> Iterator[Ear]:
-    with listening() as one:
-        yield one
-
-
 # -- a day --------------------------------------------------------------------------------------
 def live_through_it(shop: Toy, prometheus: Oracle, speed: float) -> dict[str, Any]:
     """The script; what was decided, done and told."""

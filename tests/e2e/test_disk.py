@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.toy import Ear, Toy, listening, toy, webhook
+from tests.e2e.toy import Ear, Toy, toy, webhook
 from tests.servers import get_json, wait_until
 
 pytestmark = pytest.mark.needs("root", "mount")
@@ -62,12 +62,6 @@ def until_refused(shop: Toy, service: str) -> None:
             return
         assert status == 200
     raise AssertionError("the disk was never full")
-
-
-@pytest.fixture
-def ear() -> Iterator[Ear]:
-    with listening() as one:
-        yield one
 
 
 @pytest.fixture

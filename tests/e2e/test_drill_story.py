@@ -6,14 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.toy import Ear, Toy, listening, toy
+from tests.e2e.toy import Ear, Toy, toy
 from tests.servers import wait_until
-
-
-@pytest.fixture
-def ear() -> Iterator[Ear]:
-    with listening() as one:
-        yield one
 
 
 @pytest.fixture

@@ -11,22 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.toy import Ear, Toy, listening, toy
+from tests.e2e.toy import Ear, Toy, toy
 from tests.servers import wait_until
-
-
-@pytest.fixture
-def ear() -> Iterator[Ear]:
-    with listening() as one:
-        yield one
-
-
-@pytest.fixture
-def shop(tmp_path: Path, ear: Ear) -> Iterator[Toy]:
-    """v1 is good, v2 runs, the daemon too."""
-    with toy(tmp_path / "shop", told=ear.url) as one:
-        one.start_with_two_states()
-        yield one
 
 
 @pytest.fixture

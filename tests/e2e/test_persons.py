@@ -4,32 +4,17 @@ import json
 import os
 import signal
 import sqlite3
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.e2e.toy import Ear, Toy, json_lines, listening, toy
+from tests.e2e.toy import Ear, Toy, json_lines, toy
 from tests.servers import wait_until
 
 SHORT = {"gate": [], "settle": "0s", "every": "200ms", "passes": 2, "deadline": "1s", "watch": "1m"}
 """Verification that gives up after a second."""
-
-
-@pytest.fixture
-def ear() -> Iterator[Ear]:
-    with listening() as one:
-        yield one
-
-
-@pytest.fixture
-def shop(tmp_path: Path, ear: Ear) -> Iterator[Toy]:
-    """v1 is good, v2 runs, the daemon too."""
-    with toy(tmp_path / "shop", told=ear.url) as one:
-        one.start_with_two_states()
-        yield one
 
 
 def verify(**changes: Any) -> dict[str, Any]:

@@ -9,16 +9,10 @@ from typing import Any
 import pytest
 
 from tests.contract.worlds import commit, git, script
-from tests.e2e.toy import Ear, Toy, listening, toy
+from tests.e2e.toy import Ear, Toy, toy
 from tests.servers import wait_until
 
 pytestmark = pytest.mark.needs("git")
-
-
-@pytest.fixture
-def ear() -> Iterator[Ear]:
-    with listening() as one:
-        yield one
 
 
 class Shop:

@@ -47,28 +47,24 @@ class Connection:
         :raises Refused: Redis refused it; permanent when it will again.
         :raises AdapterError: not permanent, when no answer came; it may have been done all the same.
         """
-        from redis.exceptions import RedisError, ResponseError
-
-        try:
-            async with asyncio.timeout(self._settings.request_timeout.total_seconds()):
-                return await self._client.execute_command(*command)  # type: ignore[no-untyped-call]
-        except TimeoutError:
-            raise self._silent() from None
-        except ResponseError as error:
-            raise _refused(error, self._settings.where) from None
-        except (RedisError, OSError) as error:
-            raise _broken(error, self._settings.where) from None
+        async with self._answered():
+            return await self._client.execute_command(*command)  # type: ignore[no-untyped-call]
 
     async def transaction(self, *commands: tuple[str | bytes | int, ...]) -> list[Any]:
         """All of them at one instant or none, and their answers. :raises AdapterError: as `ask`."""
+        async with self._answered(), self._client.pipeline(transaction=True) as pipe:
+            for command in commands:
+                pipe.execute_command(*command)
+            return list(await pipe.execute())
+
+    @contextlib.asynccontextmanager
+    async def _answered(self) -> AsyncIterator[None]:
+        """Within the time limit; what Redis, or its silence, says becomes an error of ours."""
         from redis.exceptions import RedisError, ResponseError
 
         try:
             async with asyncio.timeout(self._settings.request_timeout.total_seconds()):
-                async with self._client.pipeline(transaction=True) as pipe:
-                    for command in commands:
-                        pipe.execute_command(*command)
-                    return list(await pipe.execute())
+                yield
         except TimeoutError:
             raise self._silent() from None
         except ResponseError as error:
