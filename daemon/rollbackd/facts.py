@@ -402,11 +402,13 @@ class SnapshotBegun:
     """The snapshot that is restored, or how the one that is taken is to be called; empty: by its layer."""
     only: tuple[str, ...] = ()
     """The parts that are restored; empty: all."""
+    release: str = ""
+    """What became good, and is kept for that; empty: whatever is there."""
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshotted:
-    """A snapshot was taken, or came back from elsewhere."""
+    """A snapshot was taken, came back from elsewhere, or was there already when it was to be taken."""
 
     layer: str
     name: str

@@ -30,11 +30,14 @@ class Planned:
 
     name: str
     """Unique: `snapshot checkout/config 0 2 * * *`."""
-    times: Times
+    times: Times | None
+    """None: whenever `due` says so."""
     last: Callable[[], datetime | None]
     """When it began last, as the journal says; None: never."""
     work: Callable[[], Awaitable[None]]
     """Journals that it began, once what it waits for is over; how many work at once is its own business."""
+    due: Callable[[], bool] = lambda: False
+    """Whether it is to begin, of one that has no times."""
 
 
 class Timetable:
@@ -74,6 +77,8 @@ class Timetable:
 
     def next(self, entry: Planned) -> datetime:
         """When it is to begin; a time that is over when it was missed."""
+        if entry.times is None:
+            return self._since if entry.due() else self._clock.now() + _GLANCE
         last, offset = entry.last(), self._offsets[entry.name]
         if last is None and entry.times.every is not None:
             return self._since + offset
@@ -105,6 +110,8 @@ def _offsets(entries: Sequence[Planned]) -> dict[str, timedelta]:
     """So that entries of the same times do not all begin at once; the first of them is on time."""
     groups: dict[Times, list[str]] = {}
     for entry in entries:
+        if entry.times is None:
+            continue
         groups.setdefault(entry.times, []).append(entry.name)
     apart = {times: min(_APART, _FARTHEST / len(names)) for times, names in groups.items()}
     return {name: n * apart[times] for times, names in groups.items() for n, name in enumerate(names)}

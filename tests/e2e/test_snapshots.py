@@ -169,13 +169,16 @@ def test_the_newest_whole_one_is_used_and_copies_elsewhere_when_none_is_left(sho
 
 def test_a_calendar_takes_reads_copies_drops_and_tells(shop: Shop, ear: Ear) -> None:
     entry = {"snapshot": "shop/config", "every": "1m", "keep": 2, "restore_test": "*/2 * * * *"}
-    shop.configure([{**entry, "offsite": shop.offsite}, {"snapshot": "shop/code", "every": "1m"}])
+    shop.configure([{**entry, "offsite": shop.offsite}, {"snapshot": "shop/code", "when": "good"}], bake="2m")
     shop.toy.start("--speed", "60")
     shop.until(lambda: _facts(shop, "SnapshotCopied"), "a copy is there")
     shop.until(lambda: [one for one in _facts(shop, "SnapshotVerified") if one["rehearsed"]], "it was tried out")
     shop.until(lambda: _facts(shop, "SnapshotEnded"), "a run ended")
     assert [path.name for path in shop.remote.iterdir() if not path.name.startswith("shop@config@")] == []
-    shop.until(lambda: shop.names("code"), "the repository, too")
+    shop.until(lambda: shop.names("code"), "the repository has a checkpoint of what ran long enough")
+    assert shop.names("code")[0].startswith("checkpoint-code-good-")
+    assert shop.kept("code")["snapshots"][0]["good"]
+    assert git(shop.code, "tag", "--list").splitlines() == shop.names("code")
     assert [one["problems"] for one in _facts(shop, "SnapshotEnded") if one["problems"]] == []
     assert "rollbackd_snapshot_ok{" in shop.metrics()
 

@@ -27,6 +27,11 @@ schedules:
   - {snapshot: checkout/code, every: 12h, offsite: {push: [cp, "{file}", /mnt], list: [ls, /mnt]}}
   - {snapshot: checkout/code, every: 12h, keep: 3}
   - {snapshot: checkout/code, cron: 0 3 * * *, offsite: {push: [cp, "{file}", /mnt], list: [ls, /mnt], pull: [cp, "{name}"]}}
+  - {snapshot: checkout/code, when: good, every: 12h}
+  - {snapshot: checkout/code, when: bad}
+  - {drill: checkout}
+  - {snapshot: checkout, when: good}
+  - {snapshot: checkout, when: good, keep: 9}
 services:
   - name: checkout
     match: {service: checkout}
@@ -47,13 +52,17 @@ SAID = """\
 9:6: unknown kind of schedule "dril"; did you mean "drill"?
 10:6: "snapshot" and "drill" are two kinds of one thing; write each by itself
 10:23: unknown service "x"; there is checkout
-11:5: it says when by one of both; write cron: "0 2 * * *", or every: 6h
+11:5: it says when in one way; write cron: "0 2 * * *", every: 6h or when: good
 12:26: unknown key "kep"; did you mean "keep"?
 13:6: this must be text, and YAML reads it as a number; put it in quotes
 14:5: no kind of schedule here; write one of drill, snapshot
 15:43: `list` and `pull` go together: what is there, and how one of it is fetched; give both
 16:6: this is on the calendar at these times already; take one away
 17:104: nothing of it is {directory}; write that where the directory to put it into goes
+18:5: it says when in one way; write cron: "0 2 * * *", every: 6h or when: good
+19:31: "bad" does not fit; write one of good
+20:5: it says when in one way; write cron: "0 2 * * *" or every: 6h
+22:6: this is on the calendar at these times already; take one away
 """
 
 

@@ -277,6 +277,91 @@ async def test_now_and_then_the_newest_and_the_target_are_tried_out(made: Any, t
     assert house.told[-1][1]
 
 
+# -- when something has become good -------------------------------------------------------------
+WHEN_GOOD = {"snapshot": "shop/config", "when": "good"}
+GLANCE = timedelta(seconds=15)
+
+
+def runs(release: str) -> facts.Changed:
+    return facts.Changed(state(release), START, START)
+
+
+def is_good(release: str) -> facts.MarkedGood:
+    return facts.MarkedGood(state(release), "ran 30m without a trigger and passed its checks")
+
+
+async def test_what_becomes_good_is_kept_once(made: Any, tmp_path: Path) -> None:
+    house = made(tmp_path, {**WHEN_GOOD, "offsite": OFFSITE})
+    house.layer.present = "r1"
+    await house.live()
+    await house.say(runs("r1"))
+    await house.pass_time(HOUR)
+    assert house.of(facts.SnapshotBegun) == [], "it is not good yet"
+    await house.say(is_good("r1"))
+    await house.pass_time(GLANCE, GLANCE)
+    (begun,), (taken,) = house.of(facts.SnapshotBegun), house.of(facts.Snapshotted)
+    assert (begun.schedule, begun.release) == ("when good", "r1")
+    assert (taken.why, taken.release) == ("good", "r1")
+    assert len(house.of(facts.SnapshotVerified)) == len(house.remote.files) == 1
+    await house.pass_time(DAY, HOUR)
+    await house.end()
+    await house.live()
+    await house.pass_time(DAY, HOUR)
+    assert len(house.of(facts.SnapshotBegun)) == 1, "and nothing forgets that, a restart neither"
+
+
+async def test_what_becomes_good_again_is_read_and_not_taken_again(made: Any, tmp_path: Path) -> None:
+    house = made(tmp_path, WHEN_GOOD)
+    await house.live()
+    for release in ("r1", "r2", "r1"):
+        house.layer.present = release
+        await house.say(runs(release), is_good(release))
+        await house.pass_time(MINUTE, GLANCE)
+    assert [fact.release for fact in house.of(facts.Snapshotted)] == ["r1", "r2", "r1"]
+    assert [call for call in house.layer.calls if call.startswith("take")] == ["take good", "take good"]
+    assert [call for call in house.layer.calls if call.startswith("verify")] == ["verify s1", "verify s2", "verify s1"]
+
+
+async def test_nothing_is_kept_as_good_when_something_else_is_there_by_then(made: Any, tmp_path: Path) -> None:
+    house = made(tmp_path, WHEN_GOOD)
+    house.layer.present = "r2"
+    await house.live()
+    await house.say(runs("r1"), is_good("r1"))
+    await house.pass_time(MINUTE, GLANCE)
+    assert house.layer.kept == []
+    assert house.told == []
+    house.layer.present = "r1"
+    await house.pass_time(HOUR)
+    assert [one.release for one in house.layer.kept] == ["r1"], "it is tried again"
+
+
+async def test_what_is_good_and_cannot_be_kept_is_told_and_tried_again_every_hour(made: Any, tmp_path: Path) -> None:
+    house = made(tmp_path, WHEN_GOOD)
+    house.layer.present = "r1"
+    house.layer.errors["take"] = [refused("no room"), refused("no room")]
+    await house.live()
+    await house.say(runs("r1"), is_good("r1"))
+    await house.pass_time(30 * MINUTE, MINUTE)
+    assert len(house.of(facts.SnapshotBegun)) == 1
+    await house.pass_time(2 * HOUR, MINUTE)
+    assert [fact.problems for fact in house.of(facts.SnapshotEnded)] == [("no room",), ("no room",), ()]
+    assert [over for _, over in house.told] == [False, True]
+
+
+async def test_a_kill_between_snapshot_and_note_leaves_one_snapshot_of_what_became_good(
+    made: Any, tmp_path: Path
+) -> None:
+    house = made(tmp_path, WHEN_GOOD)
+    house.layer.present = "r1"
+    await house.say(runs("r1"), is_good("r1"))
+    await house.say(facts.SnapshotBegun("config", "run-1", "keep", "when good", release="r1"))
+    house.layer.add("taken", "r1", why="good")
+    await house.live()
+    await house.pass_time(DAY, HOUR)
+    assert [one.name for one in house.layer.kept] == ["taken"]
+    assert house.of(facts.SnapshotEnded) == [facts.SnapshotEnded("config", "run-1")]
+
+
 # -- after a kill -------------------------------------------------------------------------------
 async def test_what_was_cut_off_is_gone_on_with_and_takes_no_second_snapshot(made: Any, tmp_path: Path) -> None:
     house = made(tmp_path, NIGHTLY)

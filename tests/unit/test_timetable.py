@@ -13,6 +13,22 @@ from tests.fakes.clock import START, ManualClock
 MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
 
 
+class Wish:
+    """Work without times, wanted now and then."""
+
+    def __init__(self) -> None:
+        self.wanted = False
+        self.begun = 0
+
+    @property
+    def planned(self) -> Planned:
+        return Planned("wish", None, lambda: None, self.work, lambda: self.wanted)
+
+    async def work(self) -> None:
+        self.begun += 1
+        self.wanted = False
+
+
 class Job:
     """Work that remembers when it began."""
 
@@ -43,7 +59,7 @@ class Job:
 
 
 @asynccontextmanager
-async def running(clock: ManualClock, *jobs: Job) -> AsyncIterator[Timetable]:
+async def running(clock: ManualClock, *jobs: Job | Wish) -> AsyncIterator[Timetable]:
     table = Timetable([job.planned for job in jobs], clock)
     task = asyncio.create_task(table.run())
     await settle()
@@ -146,3 +162,23 @@ async def test_one_that_fails_is_begun_again_a_minute_later_and_ends_nothing() -
         assert len(failing.errors) == 1
         await pass_time(clock, 5 * MINUTE, timedelta(seconds=10))
     assert len(failing.begun) == 1
+
+
+class RestlessClock(ManualClock):
+    """It goes on a little whenever it is looked at, as a real one does."""
+
+    def now(self) -> datetime:
+        self._now += timedelta(microseconds=1)
+        return super().now()
+
+
+async def test_what_has_no_times_begins_soon_after_it_is_wanted_and_once() -> None:
+    clock, wish = RestlessClock(), Wish()
+    async with running(clock, wish, Job(clock, "other", Times(every=HOUR))):
+        await pass_time(clock, 3 * HOUR)
+        assert wish.begun == 0
+        wish.wanted = True
+        await pass_time(clock, timedelta(seconds=15), timedelta(seconds=15))
+        assert wish.begun == 1
+        await pass_time(clock, 3 * HOUR)
+        assert wish.begun == 1

@@ -19,7 +19,7 @@ def faults(scene: Scene) -> Iterator[Complaint]:
         kind = next((key for key in ("snapshot", "drill") if isinstance(entry.get(key), str)), None)
         if kind is None:
             continue
-        same = (kind, entry[kind], str(entry.get("cron")), str(entry.get("every")), str(entry.get("plan")))
+        same = (kind, entry[kind], *(str(entry.get(key)) for key in ("cron", "every", "when", "plan")))
         if same in seen:
             yield (*loc, kind), "this is on the calendar at these times already; take one away"
         seen.add(same)

@@ -1,7 +1,7 @@
 """What is done on a calendar, as the configuration writes it. Each kind of entry is told by a key of its own."""
 
 from datetime import timedelta
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
@@ -42,14 +42,22 @@ class OnCalendar(Spec):
     """The time zone of `cron`."""
 
     @model_validator(mode="after")
-    def _one_of_both(self) -> Self:
-        if bool(self.cron) == (self.every is not None):
-            raise ValueError('it says when by one of both; write cron: "0 2 * * *", or every: 6h')
+    def _one_of_them(self) -> Self:
+        ways = [bool(self.cron), self.every is not None, *self.other_ways.values()]
+        if ways.count(True) != 1:
+            known = ['cron: "0 2 * * *"', "every: 6h", *self.other_ways]
+            raise ValueError(f"it says when in one way; write {', '.join(known[:-1])} or {known[-1]}")
         return self
 
     @property
-    def times(self) -> Times:
-        return Times(self.cron, self.every, self.zone)
+    def other_ways(self) -> dict[str, bool]:
+        """What says when and is no calendar, as it is written; and whether this entry does."""
+        return {}
+
+    @property
+    def times(self) -> Times | None:
+        """None: the calendar does not say."""
+        return Times(self.cron, self.every, self.zone) if self.cron or self.every is not None else None
 
 
 class Offsite(Spec):
@@ -76,6 +84,8 @@ class SnapshotSchedule(OnCalendar):
 
     snapshot: str = Field(min_length=1)
     """SERVICE/LAYER, or SERVICE for all of its layers that keep snapshots."""
+    when: Literal["good"] | None = None
+    """Instead of `cron` and `every`: each time that the state which runs has become good."""
     keep: int = Field(default=0, ge=0)
     """How many of the newest are kept, instead of the number in the layer's own settings; 0: that number."""
     verify: bool = True
@@ -85,6 +95,10 @@ class SnapshotSchedule(OnCalendar):
     compared."""
     offsite: Offsite | None = None
     """Copies on another disk or host."""
+
+    @property
+    def other_ways(self) -> dict[str, bool]:
+        return {"when: good": self.when is not None}
 
 
 class DrillSchedule(OnCalendar):

@@ -39,8 +39,10 @@ class Past:
     """Begun and not ended, by run."""
     taken: dict[str, str] = field(default_factory=dict)
     """Open run, to the snapshot that was taken in it."""
-    scheduled: dict[str, datetime] = field(default_factory=dict)
-    """Entry of the calendar, to when it began last."""
+    scheduled: dict[str, Run] = field(default_factory=dict)
+    """Entry of the calendar, to its last run."""
+    kept: dict[str, str] = field(default_factory=dict)
+    """Entry of the calendar, to the release that was kept by it last, because that became good."""
     verified: dict[str, Verified] = field(default_factory=dict)
     """By snapshot, the newest finding; oldest first."""
     ended: datetime | None = None
@@ -52,22 +54,28 @@ class Past:
         """One more fact of the layer."""
         match record.fact:
             case facts.SnapshotBegun():
-                self.open[record.fact.run] = Run(record.at, record.actor, record.fact)
+                begun = self.open[record.fact.run] = Run(record.at, record.actor, record.fact)
                 if record.fact.schedule:
-                    self.scheduled[record.fact.schedule] = record.at
+                    self.scheduled[record.fact.schedule] = begun
             case facts.Snapshotted(_, name, _, _, run) if run in self.open:
                 self.taken[run] = name
             case facts.SnapshotEnded():
-                self.taken.pop(record.fact.run, None)
-                begun = self.open.pop(record.fact.run, None)
-                if begun is not None and begun.fact.schedule:
-                    self.ended = record.at
-                    self.results[begun.fact.schedule] = record.fact.problems
+                self._end(record.fact, record.at)
             case facts.SnapshotVerified(_, name, _, _, _, _):
                 self.verified.pop(name, None)
                 self.verified[name] = Verified(record.at, record.fact)
                 if len(self.verified) > FINDINGS_READ:
                     del self.verified[next(iter(self.verified))]
+
+    def _end(self, fact: facts.SnapshotEnded, at: datetime) -> None:
+        taken = self.taken.pop(fact.run, None)
+        begun = self.open.pop(fact.run, None)
+        if begun is None or not begun.fact.schedule:
+            return
+        self.ended = at
+        self.results[begun.fact.schedule] = fact.problems
+        if taken is not None and begun.fact.release and not fact.problems:
+            self.kept[begun.fact.schedule] = begun.fact.release
 
     def problems(self, schedules: Iterable[str]) -> tuple[str, ...]:
         """Of the last runs of these entries of the calendar."""

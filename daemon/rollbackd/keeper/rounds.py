@@ -17,7 +17,7 @@ from rollbackd.config.schedules import SnapshotSchedule
 from rollbackd.cron import Times
 from rollbackd.journal import Entry, JournalUnavailable
 from rollbackd.keeper.past import Run
-from rollbackd.keeper.shelf import SCHEDULE, Shelf
+from rollbackd.keeper.shelf import GOOD, SCHEDULE, Shelf
 from rollbackd.model import FLEET
 from rollbackd.policy.target import candidates
 from rollbackd.timetable import Planned
@@ -25,6 +25,10 @@ from rollbackd.units import format_duration
 
 BACKUP_FAILED = "backup_failed"
 KEEP, TEST = "keep", "test"
+WHEN_GOOD = "when good"
+"""What the entry `when: good` is called in facts."""
+_ANEW = timedelta(hours=1)
+"""Before what became good, and could not be kept, is tried again."""
 _TOGETHER = 2
 """Runs at once, of all services together."""
 _GLANCE = timedelta(seconds=1)
@@ -59,16 +63,37 @@ class Rounds:
         """All of it, as the timetable takes it."""
         return [
             Planned(
-                f"snapshot {name}", _times(entry, what), partial(_last, shelf, entry, what), partial(self.run, name)
+                f"snapshot {name}",
+                _times(entry, what),
+                partial(_last, shelf, entry, what),
+                partial(self.run, name),
+                lambda shelf=shelf: bool(self._to_keep(shelf)),  # type: ignore[misc]  # a default, bound here
             )
             for name, (shelf, entry, what) in self._entries.items()
         ]
+
+    def _to_keep(self, shelf: Shelf) -> str:
+        """The release that runs, when its state is good and it was not kept for that yet; else empty.
+
+        When that failed, or something else was there by then, it is tried again after an hour.
+        """
+        ledger, past = shelf.ledger, shelf.past
+        state = ledger.present
+        if state is None or state.key not in ledger.good or ledger.drill or _disturbed(shelf):
+            return ""
+        release = state.releases.get(shelf.layer)
+        if release is None or past.kept.get(WHEN_GOOD) == release.id:
+            return ""
+        last = past.scheduled.get(WHEN_GOOD)
+        tried = last is not None and last.fact.release == release.id and self._clock.now() - last.at < _ANEW
+        return "" if tried else release.id
 
     def next(self, shelf: Shelf) -> datetime | None:
         """When the calendar has the layer's next snapshot; None: never."""
         own = [entry for each, entry, what in self._entries.values() if each is shelf and what == KEEP]
         now = self._clock.now()
-        return min((entry.times.after(_last(shelf, entry, KEEP) or now) for entry in own), default=None)
+        timed = [(entry.times, _last(shelf, entry, KEEP)) for entry in own]
+        return min((times.after(last or now) for times, last in timed if times is not None), default=None)
 
     # -- one run --------------------------------------------------------------------------------
     async def run(self, name: str, run: Run | None = None) -> None:
@@ -81,12 +106,22 @@ class Rounds:
                 async with self._few, shelf.for_calendar():
                     if _disturbed(shelf):
                         continue
-                    run = run or await shelf.begin(what, schedule=_calendar_name_of(entry, what))
+                    run = run or await self._begin(shelf, entry, what)
+                    if run is None:
+                        return
                     if await self._unless_disturbed(shelf, entry, run):
                         return
             except JournalUnavailable as error:
                 self._log.error("a run waits for the journal", layer=shelf.name, error=str(error))
                 await self._clock.sleep(_DISK)
+
+    async def _begin(self, shelf: Shelf, entry: SnapshotSchedule, what: str) -> Run | None:
+        """None: what was good when it was to begin is so no more. :raises JournalUnavailable:"""
+        at_times = _times(entry, what) is not None
+        release = "" if at_times else self._to_keep(shelf)
+        if not at_times and not release:
+            return None
+        return await shelf.begin(what, schedule=_calendar_name_of(entry, what), release=release)
 
     async def _unless_disturbed(self, shelf: Shelf, entry: SnapshotSchedule, run: Run) -> bool:
         """Whether it came to its end; else it was stopped, and makes way."""
@@ -121,7 +156,9 @@ class Rounds:
         await self._end(shelf, run, tuple(problems), dropped)
 
     async def _keep(self, shelf: Shelf, entry: SnapshotSchedule, run: Run) -> tuple[list[str], tuple[str, ...]]:
-        one = await shelf.take(run, SCHEDULE)
+        if run.fact.release and await shelf.present() != run.fact.release:
+            return [], ()
+        one = await shelf.take(run, GOOD if run.fact.release else SCHEDULE)
         problems = await shelf.verify(one, run=run.fact.run) if entry.verify else []
         if problems:  # what was taken before is all there is, so nothing of it is dropped
             return problems, ()
@@ -188,6 +225,8 @@ class Rounds:
 
 def calendar_name(entry: SnapshotSchedule) -> str:
     """What an entry is called in facts; another time makes it another one."""
+    if entry.when is not None:
+        return WHEN_GOOD
     return entry.cron or f"every {format_duration(entry.every or timedelta())}"
 
 
@@ -195,12 +234,13 @@ def _calendar_name_of(entry: SnapshotSchedule, what: str) -> str:
     return f"{calendar_name(entry)} {TEST}" if what == TEST else calendar_name(entry)
 
 
-def _times(entry: SnapshotSchedule, what: str) -> Times:
+def _times(entry: SnapshotSchedule, what: str) -> Times | None:
     return Times(cron=entry.restore_test or "", zone=entry.zone) if what == TEST else entry.times
 
 
 def _last(shelf: Shelf, entry: SnapshotSchedule, what: str) -> datetime | None:
-    return shelf.past.scheduled.get(_calendar_name_of(entry, what))
+    run = shelf.past.scheduled.get(_calendar_name_of(entry, what))
+    return run.at if run is not None else None
 
 
 def _disturbed(shelf: Shelf) -> bool:

@@ -25,6 +25,8 @@ _SHOWN = 20
 """Problems of one snapshot that are written down."""
 SCHEDULE = "schedule"
 """Why a snapshot on the calendar is taken."""
+GOOD = "good"
+"""Why one is taken of what became good."""
 
 T = TypeVar("T")
 
@@ -159,6 +161,9 @@ class Shelf:
     async def _taken(self, run: Run, why: str) -> Snapshot | None:
         if run.fact.name:  # the adapter takes the same name again
             return None
+        if run.fact.release:  # it may have become good before, too
+            same = (one for one in await self.snapshots() if (one.why, one.release) == (why, run.fact.release))
+            return next((one for one in same if one.restorable), None)
         begun = run.at.replace(microsecond=0)  # what git says of a tag's time has whole seconds
         found = [one for one in await self.snapshots() if one.why == why and one.created >= begun]
         return found[-1] if found else None
