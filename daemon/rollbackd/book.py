@@ -5,6 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import timedelta
+from typing import Any
 
 from rollbackd.facts import Ended, Opening, Record, Rising
 from rollbackd.incident.life import Incident, fold
@@ -30,6 +31,8 @@ class Book:
         self._began = Counter[str]()
         self._asked = Counter[str]()
         self._outcomes: defaultdict[str, dict[str, str]] = defaultdict(dict)
+        self._of_drills: set[str] = set()
+        """Incidents that nobody counts as rollbacks."""
         self._seq = 0
         self._reading = asyncio.Lock()
 
@@ -105,11 +108,11 @@ class Book:
         return [ledger.rollbacks[-1].incident for ledger in self._services.values() if ledger.rollbacks]
 
     def ended(self, service: str) -> Counter[str]:
-        """How a service's incidents ended, by their last outcome; all that there ever were."""
+        """How a service's incidents ended, by their last outcome; all that there ever were, without drills."""
         return Counter(self._outcomes[service].values())
 
     def began(self, service: str) -> int:
-        """How many rollbacks of a service there ever were; a question is one from when it became one."""
+        """How many rollbacks of a service there ever were, no drills; a question is one from when it became one."""
         return self._began[service]
 
     def asked(self, service: str) -> int:
@@ -119,17 +122,23 @@ class Book:
     def _fold(self, records: Sequence[Record]) -> None:
         by_service: defaultdict[str, list[Record]] = defaultdict(list)
         for record in records:
-            if isinstance(record.fact, Opening | Rising):
-                waits = isinstance(record.fact, Opening) and record.fact.asks
-                (self._asked if waits else self._began)[record.fact.service] += 1
-            if isinstance(record.fact, Ended):
-                self._outcomes[record.fact.service][record.fact.incident] = record.fact.outcome.value
+            self._count(record.fact)
             service = _service_of(record)
             if service:
                 by_service[service].append(record)
         self.fleet = fold_fleet(self.fleet, (record for record in records if record.stream == FLEET))
         for service, own in by_service.items():
             self._services[service] = fold_service(self.of(service), own)
+
+    def _count(self, fact: Any) -> None:
+        match fact:
+            case Opening() if fact.drill:
+                self._of_drills.add(fact.incident)
+            case Opening() | Rising():
+                waits = isinstance(fact, Opening) and fact.asks
+                (self._asked if waits else self._began)[fact.service] += 1
+            case Ended() if fact.incident not in self._of_drills:
+                self._outcomes[fact.service][fact.incident] = fact.outcome.value
 
 
 def _service_of(record: Record) -> str:
