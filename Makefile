@@ -28,7 +28,7 @@ servers:  ## Debian's packages that the tests run against
 
 .PHONY: test
 test: $(READY) servers  ## all tests, and full coverage of the pure core
-	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --cov --cov-report=term-missing:skip-covered
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --cov --cov-report=term-missing:skip-covered
 
 .PHONY: lint
 lint: $(READY)  ## style, import directions, types

@@ -6,12 +6,13 @@ The only reason to skip a test here is that something it runs against is missing
 import os
 import shutil
 from collections import Counter
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 
 import pytest
 import structlog
 
 from rollbackd import boundary
+from tests.dockerd import Dockerd, dockerd
 
 CI = os.environ.get("ROLLBACKD_CI", "") not in {"", "0"}
 _SEARCH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"))
@@ -77,6 +78,13 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     terminalreporter.write_line(f"skipped for a missing server: {sum(_skipped.values())}")
     for reason, times in _skipped.most_common():
         terminalreporter.write_line(f"  {times} x {reason}")
+
+
+@pytest.fixture(scope="session")
+def docker() -> Iterator[Dockerd]:
+    """A real dockerd; a test that asks for it needs `tests.dockerd.PROGRAMS`, and removes its own containers."""
+    with dockerd() as server:
+        yield server
 
 
 @pytest.fixture(autouse=True)

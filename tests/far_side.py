@@ -84,8 +84,8 @@ def main() -> None:
     """Until it is killed."""
     for name in method_names():
         method(name)
-    settings._shape(frozenset({"git"}))
-    settings._shape(frozenset({"command"}))
+    for adapter in ("git", "command", "files"):
+        settings._shape(frozenset({adapter}))
     gc.freeze()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     with socket.socket(socket.AF_UNIX) as listener:

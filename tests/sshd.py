@@ -15,7 +15,7 @@ import yaml
 from tests.servers import free_port, program, wait_until
 
 PROJECT = Path(__file__).parents[1]
-_HAND_OVER = PROJECT / "tests" / "hand_over.py"
+HAND_OVER = PROJECT / "tests" / "hand_over.py"
 
 
 def _key(path: Path) -> str:
@@ -55,7 +55,7 @@ class Sshd:
         if key is None and identity.exists():
             return self.reach(identity)
         public = _key(identity) if key is None else key.with_suffix(".pub").read_text().strip()
-        forced = command or shlex.join([sys.executable, "-I", "-S", str(_HAND_OVER), str(self.far_side), str(config)])
+        forced = command or shlex.join([sys.executable, "-I", "-S", str(HAND_OVER), str(self.far_side), str(config)])
         assert '"' not in forced
         with (self.directory / f"authorized_keys.{host}").open("a") as keys:
             keys.write(f'command="{forced}",restrict {public}\n')
@@ -77,7 +77,8 @@ class Sshd:
 
 
 @contextmanager
-def _far_side(directory: Path) -> Iterator[Path]:
+def far_side(directory: Path) -> Iterator[Path]:
+    """The process that far sides are forked from, until the end of the block; where it is asked for one."""
     path = directory / "far-side"
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.far_side", str(path)],
@@ -125,9 +126,9 @@ def sshd(directory: Path) -> Iterator[Sshd]:
     if os.geteuid() == 0:
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # it wants that as root
     argv = [_sshd_program(), "-D", "-e", "-f", str(directory / "sshd_config")]
-    with _far_side(directory) as far_side, (directory / "log").open("wb") as log:
+    with far_side(directory) as socket, (directory / "log").open("wb") as log:
         process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        server = Sshd(directory, port, process, far_side)
+        server = Sshd(directory, port, process, socket)
         try:
             wait_until(lambda: b"listening" in (directory / "log").read_bytes(), "sshd")
             yield server

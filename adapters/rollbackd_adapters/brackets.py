@@ -8,6 +8,17 @@ from rollbackd.model import NO_RELEASE, Change, Progress, Release, Traits
 from rollbackd_adapters.traces import Trace
 
 
+def crossing(trace: Trace) -> int:
+    """How often the bracket is entered with this one; `crossing` is noted as one more when it was left."""
+    return int((trace.begun or {}).get("crossing", 1))
+
+
+def sent_once(place: Place, key: str, way: str, trace: Trace) -> dict[str, str]:
+    """The header for a call that may be repeated for want of an answer; a later crossing is no repetition."""
+    text, number = f"{place.service}/{key}/{way}", crossing(trace)
+    return {"Idempotency-Key": text if number == 1 else f"{text}/{number}"}
+
+
 class BracketOnly:
     """The half of the contract that is about steps."""
 

@@ -156,7 +156,7 @@ class Command:
                 return Progress(said.lower())
             except ValueError:
                 words = ", ".join(Progress)
-                raise self._wrong(f"`progress` printed {show(one_line(said))}; it must print one of {words}") from None
+                raise self._wrong(f"`progress` printed {self._quoted(said)}; it must print one of {words}") from None
         present = (await self.current()).id
         argv = _given(self._settings.apply)
         finished = self._spawner.recorded(trace.record("apply"), argv)
@@ -259,17 +259,17 @@ class Command:
         try:
             return json.loads(said)
         except ValueError as error:
-            raise self._wrong(f"{show(one_line(said))} is not JSON: {error}") from None
+            raise self._wrong(f"{self._quoted(said)} is not JSON: {error}") from None
 
     def _release(self, item: Any) -> Release:
         """A release as a command prints it."""
         known = {"id": item} if isinstance(item, str) else item
         if not isinstance(known, dict) or not isinstance(known.get("id"), str):
-            raise self._wrong(f"{show(one_line(str(item)))} is no release; print an id, or JSON with an `id`")
+            raise self._wrong(f"{self._quoted(str(item))} is no release; print an id, or JSON with an `id`")
         try:
             created = None if known.get("created") is None else _TIME.validate_python(known["created"])
         except ValidationError:
-            raise self._wrong(f"{show(one_line(str(known['created'])))} is not a time; print it as RFC 3339") from None
+            raise self._wrong(f"{self._quoted(str(known['created']))} is not a time; print it as RFC 3339") from None
         release = Release(
             id=known["id"].strip(),
             label=one_line(str(known.get("label") or "")),
@@ -278,6 +278,9 @@ class Command:
         )
         check_id(release)
         return release
+
+    def _quoted(self, text: str) -> str:
+        return show(one_line(self._spawner.clean(text)))
 
     def _wrong(self, text: str, evidence: str = "") -> AdapterError:
         return AdapterError(f"{self._place.layer}: {text}", permanent=False, evidence=evidence)

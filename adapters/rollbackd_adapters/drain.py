@@ -1,14 +1,16 @@
 """Lets running sessions end before a service is touched: no new ones are taken, then the present ones are waited for.
 
-A bracket, never a step. It asks by HTTP or by commands; running containers with a label count as sessions too. The
-waiting has a limit that a crash does not restart: the time of entering is on disk. When the limit is over the rollback
-goes on, or fails, as `at_limit` says; a count that nobody answers is waited for as well. An abort is heeded when the
-waiting is over.
+A bracket, never a step. It asks by HTTP or by commands; running containers with a label count as sessions too, as the
+`docker` program (https://docs.docker.com/reference/cli/docker/) tells them to the daemon's user, in the context that is
+that user's. The waiting has a limit that a crash does not restart: the time of entering is on disk. When the limit is
+over the rollback goes on, or fails, as `at_limit` says; a count that nobody answers is waited for as well. An abort is
+heeded when the waiting is over.
 """
 
 import math
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -23,7 +25,7 @@ from rollbackd.model import NO_RELEASE, Change, Problem
 from rollbackd.process import Finished, Lock, Spawner, one_line
 from rollbackd.units import Duration, Spec, format_duration, show
 from rollbackd_adapters import web
-from rollbackd_adapters.brackets import BracketOnly
+from rollbackd_adapters.brackets import BracketOnly, crossing, sent_once
 from rollbackd_adapters.failures import as_adapter_errors
 from rollbackd_adapters.lacks import missing_programs
 from rollbackd_adapters.then import environment
@@ -31,8 +33,13 @@ from rollbackd_adapters.traces import Trace
 
 Vector = Annotated[tuple[str, ...], Field(min_length=1)]
 
+_UNCOUNTED = "sessions cannot be counted"
+_NO_RIGHT = "permission denied while trying to connect"
+"""What `docker` says in all its versions to a user who may not."""
 _TOLD = timedelta(minutes=1)
 """How often the same count is logged again."""
+_SHUT = timedelta(minutes=1)
+"""How long stopping new sessions is tried: a service that is down must not keep a rollback from mending it."""
 _LONGEST = timedelta(minutes=50)
 """The runner gives up after an hour."""
 
@@ -120,20 +127,55 @@ class Drain(BracketOnly):
                     return
                 if not begun.get("since") or begun.get("leaving"):
                     trace.begin(since=self._clock.now().isoformat(), drained=False, leaving=False)
-                await self._switch("enter", key, lock)  # again after a crash: nobody knows whether it arrived
+                until = self._until(datetime.fromisoformat(str((trace.begun or {})["since"])))
+                shut = await self._shut(key, trace, lock)  # again after a crash: nobody knows whether it arrived
                 boundary("drain.entered")
-                left = await self._wait(datetime.fromisoformat(str((trace.begun or {})["since"])))
+                left = await self._wait(until) if shut else ""
                 if left and self._settings.at_limit == "fail":
                     await self._give_up(key, trace, lock, left)
                 trace.begin(drained=True)
 
+    def _until(self, since: datetime) -> float:
+        """When the limit is over, by the monotonic clock."""
+        spent = min(max(self._clock.now() - since, timedelta()), self._settings.limit)
+        return self._clock.monotonic() + (self._settings.limit - spent).total_seconds()
+
+    async def _shut(self, key: str, trace: Trace, lock: Lock) -> bool:
+        """Have no new sessions taken; False when they still are, and the rollback goes on all the same.
+
+        :raises AdapterError: it was refused for good; or failed, and `at_limit` says to fail.
+        """
+        until = self._clock.monotonic() + min(_SHUT, self._settings.limit).total_seconds()
+        while True:
+            try:
+                await self._switch("enter", key, trace, lock)
+            except AdapterError as error:
+                if error.permanent:
+                    raise
+                if self._settings.at_limit == "fail":
+                    with suppress(AdapterError):  # the first failure is told
+                        await self._reopen(key, trace, lock)
+                    raise
+                over = self._clock.monotonic() >= until
+                then = "the rollback goes on" if over else "trying again"
+                self._log.warning("new sessions could not be stopped", then=then, error=str(error))
+                if over:
+                    return False
+                await self._clock.sleep(self._settings.every)
+            else:
+                return True
+
+    async def _reopen(self, key: str, trace: Trace, lock: Lock) -> None:
+        await self._switch("leave", key, trace, lock)
+        trace.begin(since="", drained=False, leaving=False, crossing=crossing(trace) + 1)
+
     async def _give_up(self, key: str, trace: Trace, lock: Lock, left: str) -> None:
         """The core leaves only what was entered, so new sessions are let in again here."""
-        await self._switch("leave", key, lock)
-        trace.begin(since="")
+        await self._reopen(key, trace, lock)
         limit = format_duration(self._settings.limit)
+        remedy = "Mend that" if left.startswith(_UNCOUNTED) else "End them, or make `limit` longer"
         raise AdapterError(
-            f"{self._place.layer}: {left} after {limit}; new ones are taken again. End them, or make `limit` longer",
+            f"{self._place.layer}: {left} after {limit}; new ones are taken again. {remedy}",
             permanent=True,
         )
 
@@ -144,14 +186,11 @@ class Drain(BracketOnly):
                 if not (trace.begun or {}).get("since"):
                     return
                 trace.begin(leaving=True)
-                await self._switch("leave", key, lock)
-                trace.begin(since="", drained=False, leaving=False)
+                await self._reopen(key, trace, lock)
 
     # -- waiting --------------------------------------------------------------------------------
-    async def _wait(self, since: datetime) -> str:
+    async def _wait(self, until: float) -> str:
         """Until they have ended; what is left at the limit, in words, or ""."""
-        spent = min(max(self._clock.now() - since, timedelta()), self._settings.limit)
-        until = self._clock.monotonic() + (self._settings.limit - spent).total_seconds()
         said, told = "", -math.inf
         while True:
             left = await self._left()
@@ -172,14 +211,15 @@ class Drain(BracketOnly):
         try:
             number = await self._count()
         except AdapterError as error:
-            return f"sessions cannot be counted ({error})"
-        return "" if number <= self._settings.at_most else f"{number:g} sessions are left"
+            return f"{_UNCOUNTED} ({error})"
+        if number <= self._settings.at_most:
+            return ""
+        return "1 session is left" if number == 1 else f"{number:g} sessions are left"
 
     async def _count(self) -> float:
         """:raises AdapterError: nobody says."""
         if self._settings.docker:
-            argv = ("docker", "ps", "--quiet", "--no-trunc", "--filter", f"label={self._settings.docker}")
-            return len((await self._output(argv)).split())
+            return await self._containers()
         if self._settings.http is not None:
             assert self._settings.http.sessions is not None
             return await self._counted(self._settings.http.sessions)
@@ -187,8 +227,19 @@ class Drain(BracketOnly):
         assert self._settings.command.sessions is not None
         said = (await self._output(self._settings.command.sessions)).strip()
         if re.fullmatch(r"\d{1,12}", said) is None:
-            raise AdapterError(f"{show(one_line(said))} is not a number of sessions", permanent=False)
+            raise AdapterError(
+                f"{show(one_line(self._spawner.clean(said)))} is not a number of sessions", permanent=False
+            )
         return int(said)
+
+    async def _containers(self) -> int:
+        argv = ("docker", "ps", "--quiet", "--no-trunc", "--filter", f"label={self._settings.docker}")
+        finished = await self._run(argv)
+        if not finished.ok:
+            may_not = _NO_RIGHT in finished.stderr
+            remedy = "add rollbackd's user to the group docker" if may_not else "does dockerd run?"
+            raise AdapterError(f"{_failed(finished)}; {remedy}", permanent=may_not, evidence=finished.tail)
+        return len(finished.stdout.split())
 
     async def _counted(self, counted: Counted) -> float:
         words = web.words_of(self._place)
@@ -200,15 +251,15 @@ class Drain(BracketOnly):
         if isinstance(found, list):
             return len(found)
         if isinstance(found, bool) or not isinstance(found, (int, float)) or not 0 <= found < math.inf:
-            raise AdapterError(f"{answer.where}: {show(one_line(str(found)))} is not a number", permanent=False)
+            raise AdapterError(f"{answer.where}: {answer.quoted(str(found))} is not a number", permanent=False)
         return found
 
     # -- asking ---------------------------------------------------------------------------------
-    async def _switch(self, way: Literal["enter", "leave"], key: str, lock: Lock) -> None:
+    async def _switch(self, way: Literal["enter", "leave"], key: str, trace: Trace, lock: Lock) -> None:
         if self._settings.http is not None:
             call: web.Call = getattr(self._settings.http, way)
             words = web.words_of(self._place, key)
-            sent = {"Idempotency-Key": f"{self._place.service}/{key}/{way}"}
+            sent = sent_once(self._place, key, way, trace)
             done = await web.call(call, self._place, words, self._settings.answer_within, headers=sent)
             web.accepted(done, self._place)
             return
@@ -216,12 +267,12 @@ class Drain(BracketOnly):
         change = Change(self._place.layer, NO_RELEASE, NO_RELEASE, key=key)
         finished = await self._run(argv, change, lock)
         if not finished.ok:
-            raise AdapterError(f"`{_shown(argv)}`: {finished.ending}", permanent=False, evidence=finished.tail)
+            raise AdapterError(_failed(finished), permanent=False, evidence=finished.tail)
 
     async def _output(self, argv: Sequence[str]) -> str:
         finished = await self._run(argv)
         if not finished.ok:
-            raise AdapterError(f"`{_shown(argv)}`: {finished.ending}", permanent=False, evidence=finished.tail)
+            raise AdapterError(_failed(finished), permanent=False, evidence=finished.tail)
         return finished.stdout.decode(errors="replace")
 
     async def _run(self, argv: Sequence[str], change: Change | None = None, lock: Lock | None = None) -> Finished:
@@ -235,8 +286,22 @@ class Drain(BracketOnly):
         vectors = () if command is None else (command.enter, command.leave, command.sessions)
         programs = {argv[0] for argv in vectors if argv} | ({"docker"} if self._settings.docker else set())
         texts = missing_programs(self._spawner, sorted(programs))
+        if self._settings.docker and not texts:
+            texts += await self._docker_does_not_answer()
         return [Problem(self._place.layer, text) for text in texts]
 
+    async def _docker_does_not_answer(self) -> list[str]:
+        """That it is away for now stops only who wants to fail then; `go_on` goes on at the limit."""
+        try:
+            await self._containers()
+        except AdapterError as error:
+            if error.permanent or self._settings.at_limit == "fail":
+                return [f"{_UNCOUNTED}: {error}"]
+        return []
 
-def _shown(argv: Sequence[str]) -> str:
-    return one_line(" ".join(argv))
+
+def _failed(finished: Finished) -> str:
+    """The command, how it ended, and what it complained about last."""
+    lines = [line for line in finished.stderr.splitlines() if line.strip()]
+    said = f": {one_line(lines[-1])}" if lines else ""
+    return f"`{one_line(' '.join(finished.argv))}`: {finished.ending}{said}"

@@ -18,3 +18,8 @@ def check_id(release: Release) -> Release:
             permanent=True,
         )
     return release
+
+
+def incident_of(key: str) -> str:
+    """The incident of a change's key, or of a bracket's."""
+    return key.partition("/")[0]

@@ -9,6 +9,7 @@ from rollbackd.adapter import AdapterError, Place
 from rollbackd.model import Change
 from rollbackd.process import Lock, Spawner
 from rollbackd_adapters.failures import as_adapter_errors
+from rollbackd_adapters.ids import incident_of
 from rollbackd_adapters.traces import Trace
 
 
@@ -18,7 +19,7 @@ def environment(place: Place, change: Change | None = None) -> dict[str, str]:
     if change is None:
         return known
     return known | {
-        "ROLLBACKD_INCIDENT": change.key.partition("/")[0],
+        "ROLLBACKD_INCIDENT": incident_of(change.key),
         "ROLLBACKD_KEY": change.key,
         "ROLLBACKD_BEFORE": change.before.id,
         "ROLLBACKD_AFTER": change.after.id,

@@ -110,6 +110,16 @@ def progress_of(trace: Trace, change: Change, present: str) -> Progress:
     return Progress.NOT_STARTED if present in expected else Progress.SUPERSEDED
 
 
+def last_done(scratch: Path) -> dict[str, Any]:
+    """What was written at the beginning of the change of a layer that was finished last; empty: there is none."""
+    found: dict[str, Any] = {}
+    with contextlib.suppress(OSError, ValueError):
+        markers = sorted((scratch / "changes").glob("*/done.json"), key=lambda path: path.stat().st_mtime_ns)
+        data = json.loads(markers[-1].with_name("begun.json").read_bytes()) if markers else {}
+        found = data if isinstance(data, dict) else {}
+    return found
+
+
 def named(scratch: Path) -> set[str]:
     """The ids of all releases that the last changes of a layer, finished or not, went from or to."""
     found: set[str] = set()

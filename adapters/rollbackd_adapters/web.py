@@ -7,8 +7,8 @@ Certificates are always verified, and the environment's proxies are not used.
 import asyncio
 import json
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import quote, urljoin, urlsplit
@@ -22,9 +22,10 @@ from rollbackd.boundary import boundary
 from rollbackd.model import Change
 from rollbackd.process import one_line
 from rollbackd.units import Secret, Spec, format_duration, show
+from rollbackd_adapters.ids import incident_of
 
 LARGEST = 2**20
-"""Bytes of an answer; a longer one is an error, since half of a document says nothing."""
+"""Bytes of an answer to a question; a longer one is an error, since half of a document says nothing."""
 WORDS = frozenset({"service", "layer", "incident", "key", "before", "after"})
 """What `{…}` in a URL, a body or a header may name. All come from the journal, none from an alert."""
 
@@ -90,6 +91,8 @@ class Answer:
     body: bytes
     where: str
     """Method and address, without the query: for messages."""
+    clean: Callable[[str], str] = str
+    """Takes secrets out: whoever answers may send back what they were sent."""
 
     @property
     def ok(self) -> bool:
@@ -99,15 +102,19 @@ class Answer:
         """The body as JSON. :raises AdapterError: not permanent, when it is none."""
         try:
             return json.loads(self.body)
-        except ValueError:
-            start = one_line(self.body[:100].decode(errors="replace"))
-            raise AdapterError(f"{self.where}: the answer is not JSON: {show(start)}", permanent=False) from None
+        except (ValueError, RecursionError):
+            start = self.quoted(self.body[:_QUOTED].decode(errors="replace"))
+            raise AdapterError(f"{self.where}: the answer is not JSON: {start}", permanent=False) from None
+
+    def quoted(self, text: str) -> str:
+        """A part of it, for a message: cut off only when no secret is in it any more."""
+        return show(one_line(self.clean(text)))
 
 
 def words_of(place: Place, key: str = "", change: Change | None = None) -> dict[str, str]:
     """What `{…}` stands for; `before` and `after` only for a change, `incident` and `key` empty for a look."""
     key = change.key if change is not None else key
-    known = {"service": place.service, "layer": place.layer, "incident": key.partition("/")[0], "key": key}
+    known = {"service": place.service, "layer": place.layer, "incident": incident_of(key), "key": key}
     given = {"before": "", "after": ""} if change is None else {"before": change.before.id, "after": change.after.id}
     return known | given
 
@@ -148,12 +155,10 @@ def accepted(answer: Answer, place: Place) -> Answer:
     """
     if answer.ok:
         return answer
-    said = answer.body[:_QUOTED].decode(errors="replace")
+    said = place.spawner.clean(answer.body[: 2 * _QUOTED].decode(errors="replace"))[:_QUOTED]
     permanent = answer.status < 500 and answer.status not in _TRANSIENT
     hint = "; a redirect is not followed, write the URL that it leads to" if answer.status in _MOVED else ""
-    raise AdapterError(
-        f"{answer.where} answered {answer.status}{hint}", permanent=permanent, evidence=place.spawner.clean(said)
-    )
+    raise AdapterError(f"{answer.where} answered {answer.status}{hint}", permanent=permanent, evidence=said)
 
 
 async def _send(
@@ -171,7 +176,8 @@ async def _send(
     headers = _headers(question, place, words, where) | dict(extra)
     try:
         async with asyncio.timeout(timeout.total_seconds()):
-            return await _answer(method, url, headers, data)
+            answer = await _answer(method, url, headers, data, asked=not isinstance(question, Call))
+            return replace(answer, clean=place.spawner.clean)
     except TimeoutError:
         raise AdapterError(f"{where}: no answer within {format_duration(timeout)}", permanent=False) from None
     except (aiohttp.ClientConnectorCertificateError, aiohttp.ClientSSLError):
@@ -182,15 +188,15 @@ async def _send(
         raise AdapterError(f"{where}: {_reason(error)}", permanent=False) from None
 
 
-async def _answer(method: str, url: str, headers: Mapping[str, str], data: bytes | None) -> Answer:
+async def _answer(method: str, url: str, headers: Mapping[str, str], data: bytes | None, *, asked: bool) -> Answer:
     where = _where(method, url)
     connector, jar = aiohttp.TCPConnector(force_close=True), aiohttp.DummyCookieJar()
     async with aiohttp.ClientSession(connector=connector, cookie_jar=jar, middlewares=(_once,)) as session:
         for _ in range(_REDIRECTS + 1):
             async with session.request(method, url, headers=headers, data=data, allow_redirects=False) as response:
-                body = await _whole(response.content, where)
-                onward = urljoin(url, response.headers.get("Location", ""))
-            if method != "GET" or response.status not in _MOVED or _origin(onward) != _origin(url):
+                body = await (_whole(response.content, where) if asked else _beginning(response.content))
+            onward = _onward(url, response.headers.get("Location", ""))
+            if not asked or response.status not in _MOVED or not onward:
                 return Answer(response.status, body, where)
             url = onward
     raise AdapterError(f"{where}: more than {_REDIRECTS} redirects; write the URL that answers", permanent=True)
@@ -218,6 +224,23 @@ async def _whole(content: aiohttp.StreamReader, where: str) -> bytes:
         if len(body) > LARGEST:
             raise AdapterError(f"{where}: the answer is longer than {LARGEST // 2**20} MiB", permanent=False)
     return bytes(body)
+
+
+async def _beginning(content: aiohttp.StreamReader) -> bytes:
+    """All of it is awaited, and not kept: what was done says the status, whatever is told about it at length."""
+    body = b""
+    async for piece in content.iter_chunked(_PIECE):
+        body = (body + piece)[:LARGEST]
+    return body
+
+
+def _onward(url: str, location: str) -> str:
+    """Where a redirect leads on the same host; empty when it leads elsewhere, or nowhere."""
+    try:
+        onward = urljoin(url, location)
+        return onward if _origin(onward) == _origin(url) else ""
+    except ValueError:
+        return ""
 
 
 def _headers(question: Question, place: Place, words: Mapping[str, str], where: str) -> dict[str, str]:
@@ -293,5 +316,7 @@ def _reason(error: Exception) -> str:
         return "its name does not resolve"
     if isinstance(error, aiohttp.ClientConnectorError):
         return f"cannot be reached: {(error.os_error.strerror or str(error.os_error)).lower()}"
-    words = str(error) if isinstance(error, _BrokenOff) else type(error).__name__
+    if isinstance(error, aiohttp.ClientResponseError):
+        return "the answer is not HTTP"
+    words = str(error) if isinstance(error, _BrokenOff) else "less came than was announced"
     return f"the answer broke off: {words}"

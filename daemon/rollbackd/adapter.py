@@ -7,17 +7,26 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from rollbackd.model import Change, CheckResult, Priority, Problem, Progress, Release, Traits
-from rollbackd.units import Duration, Secret, Spec
+from rollbackd.units import Duration, Secret, Spec, writable
 
 
 class AdapterError(Exception):
     """An adapter's failure; whoever raises it says whether trying again helps."""
 
     def __init__(self, message: str, *, permanent: bool, evidence: str = "") -> None:
-        super().__init__(message)
+        super().__init__(writable(message))
         self.permanent = permanent
         self.evidence = evidence
         """The last output of what failed, with secrets removed."""
+
+
+class MixedError(AdapterError):
+    """The parts of a layer, such as its hosts, have different releases, so the layer has none."""
+
+    def __init__(self, message: str, mixture: Release) -> None:
+        super().__init__(message, permanent=False)
+        self.mixture = mixture
+        """Names what each has, by `parts`: where a person's own rollback begins, and what `plan` has as `before`."""
 
 
 class Settings(Spec):
@@ -60,6 +69,8 @@ class Needs:
     """Files and directories that it writes to."""
     units: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Units of systemd, each with the verbs that are asked for."""
+    bracket_units: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """The same, of what is asked for only where a plan enters the layer as a bracket."""
 
 
 @runtime_checkable
@@ -77,11 +88,17 @@ class Adapter(Protocol):
 
     @property
     def resource(self) -> str:
-        """What two steps must never share: a repository's path, a unit. Equal texts exclude each other."""
+        """What two steps must never share: a repository's path, a unit. Equal texts exclude each other.
+
+        A part of what another layer moves is that text, a space, and which part.
+        """
         ...
 
     async def current(self) -> Release:
-        """The release that is there now. Read only. Not called when it has no releases."""
+        """The release that is there now. Read only. Not called when it has no releases.
+
+        :raises MixedError: its parts have different ones.
+        """
         ...
 
     async def releases(self) -> Sequence[Release]:
@@ -226,6 +243,13 @@ class Snapshots(Protocol):
         ...
 
 
+def is_exported(adapter: object) -> bool:
+    """Whether its snapshots can be written to a file of this host, and read from one. An adapter whose cannot, since
+    they are elsewhere, says so with `exported = False`.
+    """
+    return bool(getattr(adapter, "exported", True))
+
+
 @runtime_checkable
 class Rehearses(Snapshots, Protocol):
     """A layer that can put a snapshot together in a place of its own, to see that it can be restored."""
@@ -329,6 +353,8 @@ class Message:
     priority: Priority | None = None
     resolves: bool = False
     """The trouble is over, verified."""
+    settles: tuple[str, ...] = ()
+    """Other threads whose trouble is over with this."""
     acknowledged: bool = False
     labels: Mapping[str, str] = field(default_factory=dict)
 
@@ -339,7 +365,9 @@ class NotifierSettings(Spec):
 
 @runtime_checkable
 class Notifier(Protocol):
-    """A way to tell people."""
+    """A way to tell people. One that keeps what it is told open, by its thread, until that is resolved has
+    `keeps_open = True`: what told of several troubles at once is resolved there when the last of them has ended.
+    """
 
     settings_model: ClassVar[type[NotifierSettings]]
 

@@ -115,6 +115,7 @@ class Daemon:
     # -- root tasks -----------------------------------------------------------------------------
     def _start_tasks(self) -> None:
         core, services = self._core, self._config.services
+        core.keeper.expect()
         self._root("teller", core.teller.run)
         self._root("resume", self._resume)
         self._root("judge", core.judge.run)
@@ -289,10 +290,12 @@ def run(path: Path, clock: Clock | None = None) -> int:
 async def offline_rollback(path: Path, request: Request, on_record: Callable[[RecordView], None]) -> IncidentView:
     """A person's rollback with the daemon stopped: the same journal, runner and messages. How it ended.
 
+    Secrets that only the daemon has stop nothing that does not ask for them.
+
     :raises ConfigErrors: JournalRefused: Refused: NotFound: Invalid: each with what to do.
     """
     clock = SystemClock()
-    config = load(path).config
+    config = load(path, look_for=None).config
     log.configure("error")
     with Exclusive(config.daemon.journal):
         core = await build(config, await open_journal(config.daemon.journal, clock), clock)

@@ -7,11 +7,12 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
-from rollbackd.facts import Ended, Opening, Record, Rising
+from rollbackd.facts import Ended, Opening, Record, Risen, Rising
+from rollbackd.incident.approval import rising
 from rollbackd.incident.life import Incident, fold
 from rollbackd.journal import Entry, Journal, JournalUnavailable, Receipt, Received
-from rollbackd.model import FLEET, incident_stream, service_stream
-from rollbackd.policy.ledger import LEDGER_KINDS, FleetLedger, ServiceLedger, fold_fleet, fold_service
+from rollbackd.model import DAEMON, FLEET, incident_stream, service_stream
+from rollbackd.policy.ledger import LEDGER_KINDS, FleetLedger, Rollback, ServiceLedger, fold_fleet, fold_service
 
 _DECISIONS = 2000
 """The newest decisions that are read at the start: what recognises an episode that goes on."""
@@ -39,6 +40,10 @@ class Book:
     def of(self, service: str) -> ServiceLedger:
         """A service's ledger; an empty one when nothing was ever written of it."""
         return self._services.get(service, _UNKNOWN)
+
+    def undone(self, service: str) -> Rollback | None:
+        """A service's newest rollback that has ended."""
+        return self.of(service).undone
 
     async def open(self) -> None:
         """Fold what is there. Decisions only as far back as an episode can go on."""
@@ -71,6 +76,28 @@ class Book:
         with suppress(JournalUnavailable):  # it is written; the next refresh takes it in
             await self._take_in(records)
         return records
+
+    async def rise(
+        self,
+        incident: Incident,
+        risen: Risen,
+        *beside: Entry,
+        fleet: int,
+        actor: str = DAEMON,
+        handled: Sequence[int] = (),
+    ) -> None:
+        """Write a question that becomes a rollback, as a unit; `fleet`: the place of the last opening decided on.
+
+        :raises Conflict: another incident opened, or something was written of this one, meanwhile. Else as `append`.
+        """
+        opening, rises, *others = rising(incident.id, risen.decision, risen.why, by_people=risen.by_people)
+        await self.append(
+            Entry(*opening, actor, follows=fleet),
+            Entry(*rises, actor, follows=incident.n),
+            *(Entry(stream, fact, actor) for stream, fact in others),
+            *beside,
+            handled=handled,
+        )
 
     async def _take_in(self, records: Sequence[Record]) -> None:
         """Fold what was just written; it is read back only when something else was written before it."""

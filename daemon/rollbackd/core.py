@@ -14,7 +14,7 @@ from rollbackd.adapter import AdapterError
 from rollbackd.book import Book
 from rollbackd.clock import Clock, JumpWatch
 from rollbackd.config.models import Config, Service
-from rollbackd.config.secrets import reveal
+from rollbackd.config.secrets import reveal, those_there
 from rollbackd.desk import Desk, Parts
 from rollbackd.drills import Drills
 from rollbackd.drills.calendar import DrillCalendar
@@ -127,6 +127,37 @@ def secrets_in(value: Any) -> Iterator[Secret]:
             yield from secrets_in(part)
 
 
+@dataclass(frozen=True, slots=True)
+class _Reach:
+    """What asks the world, and touches it."""
+
+    web: Web
+    spawner: Spawner
+    prometheus: Prometheus | None
+    alertmanager: Alertmanager | None
+    factory: LayerFactory
+    layers: dict[str, Layers]
+
+
+@dataclass(frozen=True, slots=True)
+class _Judging:
+    """What sees trouble, decides on it and drives incidents."""
+
+    live: Live
+    jumps: JumpWatch
+    examiner: Examiner
+    looker: Looker
+    holds: Holds
+    situations: Situations
+    deadlines: Deadlines
+    judge: Judge
+    intake: Intake
+    runner: Runner
+    bakery: Bakery
+    polls: Polls | None
+    smoke: Smoke
+
+
 async def build(config: Config, journal: Journal, clock: Clock) -> Core:
     """Build every part and read the journal.
 
@@ -136,18 +167,54 @@ async def build(config: Config, journal: Journal, clock: Clock) -> Core:
     book = Book(journal)
     reading = asyncio.create_task(book.open())  # on the journal's threads, while the rest is built
     await clock.sleep(timedelta())
+    reach = _reach(config, clock)
+    layers = reach.layers
+    keeper = Keeper(config, book, clock, layers, reach.spawner)
+    of = _judging(config, book, clock, files, reach, keeper)
+    live, judge, intake, runner, holds, looker = of.live, of.judge, of.intake, of.runner, of.holds, of.looker
+    keeper.heed(lambda name: holds(name, {}, silences=False))
+
+    def goes_on(service: str, episode: str) -> bool:
+        return live.goes_on(service, episode, clock.now())
+
+    timekeeper = Timekeeper(config, book, clock)
+    notifiers = {one.name: build_notifier(one.kind, one.settings, reveal, reach.web) for one in config.notify.receivers}
+    teller = Teller(journal, config, notifiers, clock, goes_on=goes_on)
+    registry = CollectorRegistry()
+    exam = Exam(config, book, clock, of.situations, layers, of.examiner)
+    drills = Drills(config, book, clock, live, Fitness(config, book, clock, live, holds), judge, looker, runner, exam)
+    parts = Parts(
+        config, book, live, clock, judge, of.situations, intake, holds, of.bakery, looker, layers, runner, registry,
+        drills, keeper,
+    )  # fmt: skip
+    desk = Desk(parts)
+    registry.register(
+        Metrics(config, book, live, clock, of.bakery, timekeeper, teller.waiting, lambda name: bool(holds(name, {})))
+    )
+    registry.register(SnapshotMetrics(keeper, clock))
+    timetable = Timetable([*keeper.planned(), *DrillCalendar(config, book, clock, drills).planned()], clock)
+    orders = Orders(config, book, clock, files, desk)
+    await reading
+    return Core(
+        config, clock, book, live, of.jumps, files, layers, looker, judge, intake, runner, of.bakery, of.smoke,
+        of.polls, of.deadlines, drills, keeper, timetable, timekeeper, holds, teller, desk, orders, reach.web,
+        reach.prometheus,
+    )  # fmt: skip
+
+
+def _reach(config: Config, clock: Clock) -> _Reach:
     web = Web()
-    spawner = Spawner(config.daemon.scratch / "locks", clock, [reveal(secret) for secret in secrets_in(config)])
+    spawner = Spawner(config.daemon.scratch / "locks", clock, those_there(secrets_in(config)))
     asked, watched = config.prometheus, config.alertmanager
     prometheus = Prometheus(asked.url, asked.timeout, clock) if asked is not None else None
     alertmanager = Alertmanager(watched.url, watched.timeout, web) if watched is not None else None
     factory = LayerFactory(config.daemon.scratch, spawner, clock)
     layers = {service.name: factory.build(service) for service in config.services}
-    live = Live(config)
-    compare = Comparison(config, book, live, clock, prometheus)
-    examiner = Examiner(Surroundings(spawner, clock, web, prometheus, _releases(layers, factory), compare))
-    jumps = JumpWatch(clock)
-    looker = Looker(book, layers, clock, config.daemon.look_every)
+    return _Reach(web, spawner, prometheus, alertmanager, factory, layers)
+
+
+def _judging(config: Config, book: Book, clock: Clock, files: SignalFiles, reach: _Reach, keeper: Keeper) -> _Judging:
+    """They need each other in a circle: what is built later is asked for by a function that looks it up when called."""
 
     def silences() -> tuple[Silence, ...]:
         return intake.silences
@@ -158,61 +225,31 @@ async def build(config: Config, journal: Journal, clock: Clock) -> Core:
     def drive(incident: str) -> None:
         runner.start(incident)
 
-    def goes_on(service: str, episode: str) -> bool:
-        return live.goes_on(service, episode, clock.now())
-
-    holds = Holds(config, book, files, clock, silences)
-    past = Past(live, Before(config, book, live, clock, prometheus), prometheus)
-    keeper = Keeper(config, book, clock, layers, spawner)
-    situations = Situations(config, book, live, clock, jumps, holds, layers, looker, past, keeper.poke)
-    deadlines = Deadlines(config, book, clock)
-
     async def examine(service: Service) -> tuple[CheckResult, ...]:
         return await examiner.run(service, tuple(service.checks))
 
+    prometheus, layers, factory = reach.prometheus, reach.layers, reach.factory
+    live = Live(config, book.undone)
+    compare = Comparison(config, book, live, clock, prometheus)
+    releases = _releases(layers, factory)
+    examiner = Examiner(Surroundings(reach.spawner, clock, reach.web, prometheus, releases, compare))
+    jumps = JumpWatch(clock)
+    looker = Looker(book, layers, clock, config.daemon.look_every, keeper.being_restored)
+    holds = Holds(config, book, files, clock, silences)
+    past = Past(live, Before(config, book, live, clock, prometheus), prometheus)
+    situations = Situations(config, book, live, clock, jumps, holds, layers, looker, past, keeper.poke)
+    deadlines = Deadlines(config, book, clock)
     judge = Judge(config, book, live, clock, situations, opened, drive, examine, deadlines.due)
-    intake = Intake(book, live, judge, clock, alertmanager)
+    intake = Intake(book, live, judge, clock, reach.alertmanager)
     asking = Asking(config, book, live, situations)
     recheck = Recheck(config, book, live, clock, situations, holds, examiner, prometheus)
     runner = Runner(book, clock, factory, examiner, recheck.judgement(asking), config.limits.concurrent)
-    bakery = Bakery(config, book, live, clock, jumps, holds, examiner)
+    bakery = Bakery(config, book, live, clock, jumps, holds, examiner, looker.problems)
     polls = Polls(config, book, live, judge, clock, prometheus) if prometheus is not None else None
     smoke = Smoke(config, book, live, judge, clock, examiner)
-    timekeeper = Timekeeper(config, book, clock)
-    notifiers = {one.name: build_notifier(one.kind, one.settings, reveal, web) for one in config.notify.receivers}
-    teller = Teller(journal, config, notifiers, clock, goes_on=goes_on)
-    registry = CollectorRegistry()
-    exam = Exam(config, book, clock, situations, layers, examiner)
-    drills = Drills(config, book, clock, live, Fitness(config, book, clock, live, holds), judge, looker, runner, exam)
-    parts = Parts(
-        config,
-        book,
-        live,
-        clock,
-        judge,
-        situations,
-        intake,
-        holds,
-        bakery,
-        looker,
-        layers,
-        runner,
-        registry,
-        drills,
-        keeper,
+    return _Judging(
+        live, jumps, examiner, looker, holds, situations, deadlines, judge, intake, runner, bakery, polls, smoke
     )
-    desk = Desk(parts)
-    registry.register(
-        Metrics(config, book, live, clock, bakery, timekeeper, teller.waiting, lambda name: bool(holds(name, {})))
-    )
-    registry.register(SnapshotMetrics(keeper, clock))
-    timetable = Timetable([*keeper.planned(), *DrillCalendar(config, book, clock, drills).planned()], clock)
-    orders = Orders(config, book, clock, files, desk)
-    await reading
-    return Core(
-        config, clock, book, live, jumps, files, layers, looker, judge, intake, runner, bakery, smoke, polls,
-        deadlines, drills, keeper, timetable, timekeeper, holds, teller, desk, orders, web, prometheus,
-    )  # fmt: skip
 
 
 def _releases(

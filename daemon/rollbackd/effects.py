@@ -57,12 +57,14 @@ class Effects:
             else:
                 fact = await self._cross(incident, flight, adapter)
         except AdapterError as error:
-            fact = _failed(flight, str(error), permanent=error.permanent, evidence=error.evidence)
+            said = self._layers.clean(str(error))
+            fact = _failed(flight, said, permanent=error.permanent, evidence=error.evidence)
         except TimeoutError:
             fact = _failed(flight, "did not end in its time", permanent=False)
         except Exception as error:  # noqa: BLE001  # an adapter of somebody else's may raise anything; the incident goes on to its end
             self._log.exception("adapter failed", step=flight.layer)
-            fact = _failed(flight, f"its adapter failed: {type(error).__name__}: {error}", permanent=False)
+            said = self._layers.clean(f"{type(error).__name__}: {error}")
+            fact = _failed(flight, f"its adapter failed: {said}", permanent=False)
         boundary(f"runner.{flight.what}.done")
         return fact
 
@@ -117,10 +119,10 @@ class Effects:
         if not isinstance(adapter, Bracket):
             return _failed(flight, "it cannot be entered", permanent=True)
         wanted = flight.what == "enter"
-        if await _quickly(adapter.inside(incident.id)) is not wanted:
+        if await _quickly(adapter.inside(incident.mark)) is not wanted:
             async with asyncio.timeout(self._limit(flight.layer).total_seconds()):
-                await (adapter.enter(incident.id) if wanted else adapter.leave(incident.id))
-            if await _quickly(adapter.inside(incident.id)) is not wanted:
+                await (adapter.enter(incident.mark) if wanted else adapter.leave(incident.mark))
+            if await _quickly(adapter.inside(incident.mark)) is not wanted:
                 state = "outside" if wanted else "inside"
                 return _failed(flight, f"it ended, and yet the layer says it is {state}", permanent=False)
         return facts.Entered(flight.layer) if wanted else facts.Left(flight.layer)

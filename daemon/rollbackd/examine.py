@@ -85,7 +85,8 @@ class Examiner:
         except Exception as error:  # noqa: BLE001  # a check of somebody else's may raise anything; it says nothing then
             result = CheckResult(name, Verdict.INCONCLUSIVE, f"could not be asked: {type(error).__name__}: {error}")
         took = timedelta(seconds=around.clock.monotonic() - started)
-        return replace(result, name=name, took=result.took or took, warn=settings.warn)
+        reason = around.spawner.clean(result.reason)
+        return replace(result, name=name, reason=reason, took=result.took or took, warn=settings.warn)
 
 
 def _described(settings: CheckSettings) -> str:

@@ -271,6 +271,10 @@ class Changed:
     """The first look at the new one."""
     incident: str = ""
     """The incident whose rollback led here; empty when it was a change of somebody's."""
+    fixed: tuple[str, ...] = ()
+    """Layers that its plan took to a release of the configuration's own: it is never good by itself."""
+    unasked: tuple[str, ...] = ()
+    """Rules that ask what is switched off in it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -513,6 +517,12 @@ class Ended:
     manual: bool = False
     denied: bool = False
     """A person said no: the same episode is not asked or acted on again."""
+    stepped: datetime | None = None
+    """When the last step ended of one that recovered: what is reported from then on is of the state that it led to."""
+    unfinished: tuple[str, ...] = ()
+    """Layers of the plan in which it broke off: whatever release they show, their steps are still to be done."""
+    toward: str = ""
+    """The key of the state that it was to reach."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -520,6 +530,16 @@ class BreakerReset:
     """A person lets automatic rollbacks go on."""
 
     reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Paged:
+    """A receiver that keeps open what it is told got one message about several incidents, in a thread of its own."""
+
+    receiver: str
+    thread: str
+    incidents: tuple[str, ...]
+    """With the end of the last of them the thread is resolved."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -546,7 +566,7 @@ ServiceFact = (
     | Announced | Confirmed | Proposed | Drilled | SnapshotBegun | Snapshotted | SnapshotVerified | SnapshotCopied
     | SnapshotRestored | SnapshotEnded
 )  # fmt: skip
-FleetFact = Opening | Rising | Ended | BreakerReset | Notice | Held | Unheld
+FleetFact = Opening | Rising | Ended | BreakerReset | Paged | Notice | Held | Unheld
 Fact = IncidentFact | ServiceFact | FleetFact
 
 _KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in get_args(Fact)}

@@ -198,16 +198,17 @@ def answer(said: Answer) -> bytes:
 
 
 def hear(said: bytes) -> Heard:
-    """What a whole conversation said; what comes before the hello (a login's greeting) is passed over.
+    """What a whole conversation said; what comes before the hello (a login's greeting) is passed over, on its line too.
 
     :raises WireError: something in it is no line of this protocol.
     """
-    *lines, _cut_off = said.split(b"\n")
-    start = next((n for n, line in enumerate(lines) if line.startswith(b'{"hello"')), None)
-    if start is None:
+    start = said.find(b'{"hello"')
+    whole, _, _cut_off = said[start:].rpartition(b"\n")
+    if start < 0 or not whole:
         return Heard()
-    greeting: Hello = _fitting(_HELLO, _object(lines[start]).get("hello"), "the hello")
-    answers: list[Answer] = [_fitting(_ANSWER, _object(line), "an answer") for line in lines[start + 1 :]]
+    first, *lines = whole.split(b"\n")
+    greeting: Hello = _fitting(_HELLO, _object(first).get("hello"), "the hello")
+    answers: list[Answer] = [_fitting(_ANSWER, _object(line), "an answer") for line in lines]
     return Heard(greeting, {each.id: each for each in answers})
 
 

@@ -1,13 +1,13 @@
 """The layers of a service as live adapters: looked at, planned, asked. It changes nothing."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
 from rollbackd import plugins
-from rollbackd.adapter import Adapter, AdapterError, Place
+from rollbackd.adapter import Adapter, AdapterError, MixedError, Place
 from rollbackd.clock import Clock
 from rollbackd.config.models import Service
 from rollbackd.config.secrets import reveal
@@ -22,27 +22,36 @@ class LookFailed(Exception):  # noqa: N818  # an answer: there is no look
     """A layer could not be looked at; the sentence says which and why."""
 
 
+_AGAIN = "its last step broke off: it is done again"
+
+
 @dataclass(frozen=True, slots=True)
 class Layers:
     """A service's layers."""
 
     service: Service
     adapters: Mapping[str, Adapter]
+    clean: Callable[[str], str] = str
+    """Takes secrets out of what an adapter says: it may quote what somebody answered."""
 
     @property
     def traits(self) -> dict[str, Traits]:
         return {name: adapter.traits for name, adapter in self.adapters.items()}
 
-    async def look(self) -> State:
-        """The releases that are there now. :raises LookFailed: when any layer does not answer."""
+    async def look(self, *, mixed: bool = False) -> State:
+        """The releases that are there now.
+
+        :param mixed: also while the parts of a layer differ: for what a person orders, and for nothing else.
+        :raises LookFailed: when any layer does not answer.
+        """
         names = [name for name, adapter in self.adapters.items() if adapter.traits.releases]
-        found = await asyncio.gather(*(_ask(name, self.adapters[name].current()) for name in names))
+        found = await asyncio.gather(*(self._ask(name, _present(self.adapters[name], mixed=mixed)) for name in names))
         return State(dict(zip(names, found, strict=True)))
 
     async def there(self) -> dict[str, tuple[Release, ...]]:
         """What each layer can go back to, newest first. :raises LookFailed: when any layer does not answer."""
         names = [name for name, adapter in self.adapters.items() if adapter.traits.releases]
-        found = await asyncio.gather(*(_ask(name, self.adapters[name].releases()) for name in names))
+        found = await asyncio.gather(*(self._ask(name, self.adapters[name].releases()) for name in names))
         return {name: tuple(releases) for name, releases in zip(names, found, strict=True)}
 
     async def releases(self, layer: str) -> tuple[Release, ...]:
@@ -50,7 +59,7 @@ class Layers:
         adapter = self.adapters.get(layer)
         if adapter is None or not adapter.traits.releases:
             raise LookFailed(f"{layer}: {self.service.name} has no such layer with releases")
-        now, others = await asyncio.gather(_ask(layer, adapter.current()), _ask(layer, adapter.releases()))
+        now, others = await asyncio.gather(self._ask(layer, adapter.current()), self._ask(layer, adapter.releases()))
         return (now, *others)
 
     async def ready(self, names: Sequence[str] = ()) -> tuple[Problem, ...]:
@@ -61,13 +70,24 @@ class Layers:
 
     async def _problems(self, name: str) -> Sequence[Problem]:
         try:
-            return tuple(await _ask(name, self.adapters[name].ready()))
+            found: Sequence[Problem] = await self._ask(name, self.adapters[name].ready())
+            return tuple(replace(problem, text=self.clean(problem.text)) for problem in found)
         except LookFailed as error:
             return (Problem(name, str(error)),)
 
-    async def plan(self, name: str, present: State, target: State, key: str = "", *, returns: bool = False) -> Plan:
+    async def plan(
+        self,
+        name: str,
+        present: State,
+        target: State,
+        key: str = "",
+        *,
+        returns: bool = False,
+        unfinished: Collection[str] = (),
+    ) -> Plan:
         """The plan of that name from here to there, each step as its adapter plans it; no steps when nothing differs.
 
+        :param unfinished: layers whose last step broke off: they have one whatever they show.
         :param returns: it takes back what the plan did: a release that the configuration fixes is where it comes from.
         :raises LookFailed: when a layer cannot plan its step.
         """
@@ -82,14 +102,28 @@ class Layers:
             for layer, text in step.items()
         }
         steps = []
-        for move in moves(spec, present, target, self.traits, fixed):
-            change: Change = await _ask(move.layer, self.adapters[move.layer].plan(move.to))
-            steps.append(replace(change, key=f"{key}/{move.layer}" if key else ""))
+        for move in moves(spec, present, target, self.traits, fixed, unfinished):
+            change: Change = await self._ask(move.layer, self.adapters[move.layer].plan(move.to))
+            if change.before.parts and change.before != present.releases.get(move.layer):
+                raise LookFailed(f"{move.layer}: its parts differ since it was looked at: {change.before.label}")
+            again = (_AGAIN,) if move.layer in unfinished else ()
+            steps.append(replace(change, key=f"{key}/{move.layer}" if key else "", risks=(*change.risks, *again)))
+        moved = {change.layer for change in steps}
+        if left := next((layer for layer in present.mixed if layer not in moved), ""):
+            text = f"its parts differ ({present.releases[left].label}), and plan {name} does not bring them together"
+            raise LookFailed(f"{left}: {text}; give --plan, one that has a step for it")
         brackets = tuple(Bracketed(layer, self.service.layers[layer].leave) for layer in spec.within)
-        return Plan(name, tuple(steps), brackets)
+        return Plan(name, tuple(steps), brackets, () if returns else spec.unasked)
 
     async def prepare(
-        self, name: str, present: State, target: State, key: str = "", *, returns: bool = False
+        self,
+        name: str,
+        present: State,
+        target: State,
+        key: str = "",
+        *,
+        returns: bool = False,
+        unfinished: Collection[str] = (),
     ) -> tuple[Plan, tuple[Problem, ...]]:
         """The plan, and what would stop a layer that it needs; all are asked at once, since a sick service waits.
 
@@ -98,25 +132,34 @@ class Layers:
         spec = self.service.plans[name]
         layers = list(dict.fromkeys([*spec.within, *spec.layers]))
         plan, found = await asyncio.gather(
-            self.plan(name, present, target, key, returns=returns),
+            self.plan(name, present, target, key, returns=returns, unfinished=unfinished),
             asyncio.gather(*(self._problems(layer) for layer in layers)),
         )
         needed = {*spec.within, *(change.layer for change in plan.steps)}
         problems = [problem for layer, own in zip(layers, found, strict=True) if layer in needed for problem in own]
         return plan, tuple(problems)
 
+    async def _ask(self, layer: str, question: Any) -> Any:
+        """Await a read-only answer, within `ASKING`."""
+        try:
+            async with asyncio.timeout(ASKING.total_seconds()):
+                return await question
+        except AdapterError as error:
+            raise LookFailed(f"{layer}: {self.clean(str(error))}") from error
+        except TimeoutError as error:
+            raise LookFailed(f"{layer}: no answer within {ASKING.total_seconds():.0f} s") from error
+        except Exception as error:  # somebody else's adapter may raise anything; one layer must not end the daemon
+            said = self.clean(f"{type(error).__name__}: {error}")
+            raise LookFailed(f"{layer}: its adapter failed: {said}") from error
 
-async def _ask(layer: str, question: Any) -> Any:
-    """Await a read-only answer, within `ASKING`."""
+
+async def _present(adapter: Adapter, *, mixed: bool) -> Release:
     try:
-        async with asyncio.timeout(ASKING.total_seconds()):
-            return await question
-    except AdapterError as error:
-        raise LookFailed(f"{layer}: {error}") from error
-    except TimeoutError as error:
-        raise LookFailed(f"{layer}: no answer within {ASKING.total_seconds():.0f} s") from error
-    except Exception as error:  # an adapter of somebody else's may raise anything; one layer must not end the daemon
-        raise LookFailed(f"{layer}: its adapter failed: {type(error).__name__}: {error}") from error
+        return await adapter.current()
+    except MixedError as error:
+        if not mixed:
+            raise
+        return error.mixture
 
 
 def resolve(layer: str, text: str, releases: Sequence[Release]) -> Release:
@@ -160,4 +203,5 @@ class LayerFactory:
         for name, settings in service.layers.items():
             place = Place(service.name, name, self._scratch / service.name / name, self._spawner, self._clock, reveal)
             adapters[name] = plugins.build_adapter(settings, place)
-        return Layers(service, adapters)
+        clean = self._spawner.clean if self._spawner is not None else str  # `check` builds them, and asks nothing
+        return Layers(service, adapters, clean)

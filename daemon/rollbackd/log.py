@@ -27,4 +27,5 @@ def configure(level: str = "info", *, readable: bool | None = None) -> None:
 
 def get(name: str) -> Any:
     """A logger; `incident`, `service` and `step` are bound by who works on them."""
-    return structlog.get_logger().bind(part=name)
+    # Not bound here: a module's logger would have structlog's defaults for ever, which print locals, secrets and all.
+    return structlog.get_logger(part=name)

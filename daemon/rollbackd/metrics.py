@@ -85,7 +85,7 @@ class Metrics(Collector):
         yield from (ready, drilled, baked, held, health)
 
     def _rollbacks(self) -> Iterable[Metric]:
-        opened = CounterMetricFamily("rollbackd_rollbacks", "Rollbacks that were opened; drills do not count.", labels=["service"])
+        opened = CounterMetricFamily("rollbackd_rollbacks", "Rollbacks opened, without drills.", labels=["service"])
         ended = CounterMetricFamily(
             "rollbackd_rollbacks_ended", "Rollbacks by how they ended.", labels=["service", "outcome"]
         )

@@ -95,6 +95,9 @@ class Release:
     """Marked good by a ref that the layer names (`good: checkpoint-*`)."""
     names: tuple[str, ...] = field(default=(), compare=False)
     """What else a person may call it: all its tags and commits. Only `releases()` gives them; never journaled."""
+    parts: tuple[tuple[str, str], ...] = field(default=(), compare=False)
+    """Parts of the layer, such as hosts, and the id of the release that each has, while they differ: this only names
+    them all, and is no release to go back to."""
 
     @property
     def name(self) -> str:
@@ -124,6 +127,11 @@ class State:
         """For people: `code v41 (3f2a…), config …`."""
         return ", ".join(f"{layer} {release.name}" for layer, release in sorted(self.releases.items()))
 
+    @property
+    def mixed(self) -> tuple[str, ...]:
+        """The layers whose parts differ: with any it is no state that ran or could be good."""
+        return tuple(layer for layer, release in sorted(self.releases.items()) if release.parts)
+
     def differing(self, other: State) -> tuple[str, ...]:
         """The layers whose releases differ between the two."""
         layers = sorted({*self.releases, *other.releases})
@@ -144,6 +152,8 @@ class Change:
     reversible: bool = True
     risks: tuple[str, ...] = ()
     """Sentences for people: what this may lose."""
+    aside: str = ""
+    """What it keeps, but going back to `before` would not bring again, and what to do; a drill does not touch it."""
 
     @property
     def name(self) -> str:
@@ -369,6 +379,8 @@ class Decision:
     """What is asked, when the action is to ask."""
     start_within: timedelta | None = None
     """How soon a rollback must have begun, where the policy's row says so; else the priority's clock holds."""
+    unfinished: tuple[str, ...] = ()
+    """Layers whose step broke off in the rollback before: it is done again, whatever they show."""
 
     @property
     def against(self) -> tuple[Finding, ...]:
@@ -400,6 +412,8 @@ class Plan:
     name: str
     steps: tuple[Change, ...]
     brackets: tuple[Bracketed, ...] = ()
+    unasked: tuple[str, ...] = ()
+    """Rules that ask what its steps switch off; nobody asks them while it is off."""
 
     @property
     def risks(self) -> tuple[str, ...]:

@@ -21,21 +21,13 @@ from rollbackd.config.models import Service
 from rollbackd.effects import Effects
 from rollbackd.examine import Examiner
 from rollbackd.incident import next as steps
-from rollbackd.incident.approval import rising
 from rollbackd.incident.ending import ending
 from rollbackd.incident.life import Incident, evolve
 from rollbackd.incident.spec import VerifySpec
 from rollbackd.journal import Conflict, Entry, JournalUnavailable
 from rollbackd.layers import LayerFactory, Layers, LookFailed
-from rollbackd.model import (
-    Change,
-    CheckResult,
-    Outcome,
-    Plan,
-    State,
-    incident_stream,
-    verdict_of,
-)
+from rollbackd.model import CheckResult, Outcome, incident_stream, verdict_of
+from rollbackd.preparation import Confirm, Objection, Preparation, untouched
 
 _GLANCE = timedelta(seconds=1)
 """How often a waiting incident looks whether a hold came or went."""
@@ -49,20 +41,12 @@ _LOOK_AGAIN = timedelta(seconds=5)
 
 
 @dataclass(frozen=True, slots=True)
-class Objection:
-    """Why an incident ends before its first step."""
-
-    outcome: Outcome
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
 class Judgement:
     """What the runner asks of the side that decides; it knows nothing else of it."""
 
     held: Callable[[Incident], Awaitable[str]]
     """What holds the service right now, read afresh; empty for nothing."""
-    confirm: Callable[[Incident], Awaitable[Objection | None]]
+    confirm: Confirm
     """The guards once more, right before the first step, and whether the trouble is still there."""
     condition: Callable[[Incident, datetime | None], Awaitable[tuple[CheckResult, ...]]]
     """The query or check that triggered, asked again; what reaches back before the last step is inconclusive."""
@@ -169,6 +153,7 @@ class Drive:
         self._log = log.get("runner").bind(incident=name)
         self._layers: Layers
         self._effects: Effects
+        self._preparation: Preparation
         self._has_slot = False
         self._unprepared = 0
 
@@ -178,6 +163,7 @@ class Drive:
         self._effects = Effects(
             self._layers, self._clock, self._examiner, self._judgement.held, self._aborted, self._stopping, self._log
         )
+        self._preparation = Preparation(self._layers, self._judgement.confirm)
         try:
             await self._loop(incident)
         finally:
@@ -322,15 +308,8 @@ class Drive:
         if isinstance(found, facts.AskedAgain):
             self._log.info("asked again", changed=found.changed)
             return (await self._intend(incident, found))[0]
-        (fleet, rising_), (stream, risen), *others = rising(
-            incident.id, found.decision, found.why, by_people=found.by_people
-        )
         try:
-            await self._book.append(
-                Entry(fleet, rising_, follows=self._book.fleet.n),
-                Entry(stream, risen, follows=incident.n),
-                *(Entry(where, fact) for where, fact in others),
-            )
+            await self._book.rise(incident, found, fleet=self._book.fleet.n)
         except Conflict:
             await self._book.refresh()
         return await self._news(incident)
@@ -365,36 +344,13 @@ class Drive:
 
     # -- before the first step ------------------------------------------------------------------
     async def _prepare(self, incident: Incident) -> Incident:
-        """Nothing is touched unless every layer planned its step and is ready, and the guards still agree."""
         try:
-            present = await self._layers.look()
-            if present.key != incident.present.key:
-                moved = ", ".join(present.differing(incident.present))
-                return await self._close(incident, Outcome.SUPERSEDED, f"somebody else changed {moved}")
-            objection = await self._judgement.confirm(incident) if incident.tried == 0 else None
-            if objection is not None:
-                return await self._close(incident, objection.outcome, objection.reason)
-            plan = await self._planned(incident, present)
+            found = await self._preparation.of(incident)
         except LookFailed as error:
             return await self._not_prepared(incident, str(error))
-        if not plan.steps:
-            return await self._nothing_to_do(incident, plan.name)
-        final = self._irreversible(incident, plan.steps)
-        if final:
-            return await self._end_early(incident, Outcome.DECLINED, f"cannot be taken back, and not allowed: {final}")
-        return await self._fact(incident, facts.Planned(plan, present))
-
-    async def _planned(self, incident: Incident, present: State) -> Plan:
-        """The plan with its steps. :raises LookFailed: when a layer cannot plan its step, or is not ready."""
-        target = incident.decision.target
-        if target is None:
-            raise LookFailed("there is no target")
-        plan, problems = await self._layers.prepare(
-            incident.running, present, target, incident.key, returns=incident.drill == "back"
-        )
-        if plan.steps and problems:
-            raise LookFailed("; ".join(f"{problem.layer}: {problem.text}" for problem in problems))
-        return plan
+        if isinstance(found, Objection):
+            return await self._close(incident, found.outcome, found.reason)
+        return await self._fact(incident, found)
 
     async def _not_prepared(self, incident: Incident, why: str) -> Incident:
         """What may be passing, such as a lock of somebody's git, is looked at again before the incident fails."""
@@ -403,25 +359,8 @@ class Drive:
             self._log.warning("not ready; looking again", error=why)
             await self._clock.sleep(_LOOK_AGAIN)
             return await self._news(incident)
-        return await self._end_early(incident, Outcome.FAILED, why)
-
-    async def _nothing_to_do(self, incident: Incident, name: str) -> Incident:
-        if incident.tried + 1 < len(incident.plans):
-            return await self._fact(incident, facts.PlanEnded(name, Outcome.PASSED))
-        return await self._end_early(incident, Outcome.FAILED, f"plan {name} has no step to take: nothing differs")
-
-    async def _end_early(self, incident: Incident, outcome: Outcome, reason: str) -> Incident:
-        """Before the first step of a plan: nothing was touched, unless a plan before it did not help."""
-        if incident.moved:
-            return await self._close(incident, Outcome.INEFFECTIVE, f"{reason}; the plan before it did not help")
-        return await self._close(incident, outcome, f"nothing was touched: {reason}")
-
-    def _irreversible(self, incident: Incident, changes: tuple[Change, ...]) -> str:
-        request = incident.decision.trigger.request
-        if incident.by_people and any(one.guard == "irreversible" for one in incident.decision.against):
-            return ""  # it was asked by name, and people said yes
-        allowed = {*self._service.plans[incident.running].irreversible, *(request.irreversible if request else ())}
-        return ", ".join(change.layer for change in changes if not change.reversible and change.layer not in allowed)
+        failed = untouched(incident, Outcome.FAILED, why)
+        return await self._close(incident, failed.outcome, failed.reason)
 
 
 def _note(step: steps.EndPlan | steps.Park | steps.Pause | steps.Unpause | steps.Wait | steps.Stop) -> Any:

@@ -286,7 +286,8 @@ def sentence(fact: Any) -> str:  # noqa: C901, PLR0912  # one line a kind of fac
         case facts.Planned(plan, _):
             steps = ", ".join(change.name for change in plan.steps)
             within = f"within {', '.join(one.layer for one in plan.brackets)}: " if plan.brackets else ""
-            return f"plan {plan.name}: {within}{steps}"
+            unasked = f"; rules not asked after it: {', '.join(plan.unasked)}" if plan.unasked else ""
+            return f"plan {plan.name}: {within}{steps}{unasked}"
         case facts.Entering(layer, attempt) | facts.ApplyStarted(layer, attempt) | facts.Leaving(layer, attempt):
             verb = {facts.Entering: "entering", facts.ApplyStarted: "applying", facts.Leaving: "leaving"}[type(fact)]
             return f"{verb} {layer}" + (f", attempt {attempt}" if attempt > 1 else "")

@@ -28,6 +28,7 @@ _DURATION_NAMES = ("w", "d", "h", "m", "s", "ms")
 _SECOND = timedelta(seconds=1)
 _PERCENT = re.compile(r"(-?\d+(?:\.\d+)?)\s*%")
 _SIZE = re.compile(r"(\d{1,15})\s*(B|KiB|MiB|GiB)")
+_NO_UTF8 = re.compile("[\ud800-\udfff]")
 _SIZE_UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
 
@@ -101,6 +102,19 @@ def show(value: object) -> str:
     """A value as an error message quotes it: JSON-like and short."""
     text = f'"{value}"' if isinstance(value, str) else str(value)
     return text if len(text) <= 60 else text[:57] + "…"
+
+
+def writable(text: str) -> str:
+    r"""The text with what no UTF-8 can hold written out: a file's name may be any bytes, such as `caf\xe9`.
+
+    Journal, API and messages are UTF-8; whatever has such a name must not keep a rollback from being written down.
+    """
+    return _NO_UTF8.sub(_written_out, text)
+
+
+def _written_out(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else f"\\u{code:04x}"
 
 
 def _schema(pattern: str, example: str) -> WithJsonSchema:

@@ -70,6 +70,9 @@ def reached(path: Path) -> Iterator[Machine]:
         machine.write("/run/systemd/system/loops@.service", LOOPS)
         machine.write("/run/systemd/system/once@.service", ONCE)
         machine.write("/run/systemd/system/stays@.service", ONCE + "RemainAfterExit=yes\n")
+        machine.write(
+            "/run/systemd/system/skipped@.service", f"[Unit]\nConditionPathExists=/nowhere\n{ONCE}RemainAfterExit=yes\n"
+        )
         machine.write("/run/systemd/system/woken@.service", "[Service]\nExecStart=sleep infinity\n")
         machine.write("/run/systemd/system/woken@.socket", "[Socket]\nListenStream=/run/woken-%i\n")
         machine.write("/run/worlds/0", "")

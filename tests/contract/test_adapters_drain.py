@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -18,7 +17,7 @@ from rollbackd.process import Spawner
 from rollbackd.testing import KEY, BracketContract, BracketWorld, finish, place
 from rollbackd_adapters.drain import Drain, DrainSettings
 from tests.contract.worlds import script
-from tests.fakes.gatehouse import TOKEN, Gatehouse
+from tests.fakes.gatehouse import TOKEN, AtTheGate, Gatehouse
 
 HEADERS = {"Authorization": {"env": "GATE"}}
 
@@ -39,13 +38,6 @@ class Virtual(SystemClock):
     async def sleep(self, length: timedelta) -> None:
         self.slept += length
         await asyncio.sleep(0)
-
-
-@pytest.fixture
-def gate() -> Iterator[Gatehouse]:
-    made = Gatehouse()
-    yield made
-    made.close()
 
 
 def drain(path: Path, gate: Gatehouse, clock: SystemClock | None = None, **settings: Any) -> Drain:
@@ -73,8 +65,9 @@ class CallsWorld(BracketWorld):
 
 
 class CommandWorld(BracketWorld):
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, **more: Any) -> None:
         self.path = path
+        self._more = more
         self.flag = path / "draining"
         self.log = path / "log"
         self._command = {
@@ -86,7 +79,7 @@ class CommandWorld(BracketWorld):
         }
 
     def adapter(self) -> Drain:
-        known = {"adapter": "drain", "command": self._command, "every": "100ms"}
+        known = {"adapter": "drain", "command": self._command, "every": "100ms", **self._more}
         return Drain(DrainSettings.model_validate(known), place(self.path))
 
     def inside(self) -> bool:
@@ -96,13 +89,7 @@ class CommandWorld(BracketWorld):
         return len(self.log.read_text().splitlines()) if self.log.exists() else 0
 
 
-class TestDrainByHttp(BracketContract):
-    gate: Gatehouse
-
-    @pytest.fixture(autouse=True)
-    def _gate(self, gate: Gatehouse) -> None:
-        self.gate = gate
-
+class TestDrainByHttp(AtTheGate, BracketContract):
     def make_world(self, path: Path) -> BracketWorld:
         return CallsWorld(path, self.gate)
 
@@ -200,6 +187,30 @@ def test_a_count_that_nobody_answers_is_waited_for_until_the_limit(tmp_path: Pat
     assert problem == "/sessions"
 
 
+def test_a_service_that_is_down_does_not_keep_a_rollback_from_mending_it(tmp_path: Path, gate: Gatehouse) -> None:
+    gate.status = 503
+    clock = Virtual()
+    layer = drain(tmp_path, gate, clock, every="10s")
+    finish(layer.enter(KEY))
+    assert clock.slept == timedelta(minutes=1)
+    assert finish(layer.inside(KEY))
+    gate.status = 0
+    finish(layer.leave(KEY))
+    gate.status = 403
+    with pytest.raises(AdapterError, match="answered 403") as refused:
+        finish(drain(tmp_path / "other", gate, clock).enter(KEY))
+    assert refused.value.permanent, "nobody looked whether it may be asked"
+
+
+def test_a_later_crossing_is_no_repetition_of_the_first(tmp_path: Path, gate: Gatehouse) -> None:
+    layer = drain(tmp_path, gate)
+    for _ in range(2):
+        finish(layer.enter("shop-7"))
+        finish(layer.leave("shop-7"))
+    keys = [key for method, *_, key in gate.requests if method == "POST"]
+    assert keys == [f"contract/shop-7/{way}" for way in ("enter", "leave", "enter/2", "leave/2")]
+
+
 @pytest.mark.parametrize("answer", ['"many"', "true", "-1", "null"])
 def test_what_is_no_number_is_no_answer(tmp_path: Path, gate: Gatehouse, answer: str) -> None:
     import json
@@ -242,12 +253,13 @@ def test_running_containers_with_a_label_are_sessions(tmp_path: Path) -> None:
 
 
 def test_a_command_that_fails_is_quoted(tmp_path: Path) -> None:
-    world = CommandWorld(tmp_path)
-    script(tmp_path / "bin/enter", "echo no such pool >&2", "exit 3")
+    world = CommandWorld(tmp_path, at_limit="fail")
+    script(tmp_path / "bin/enter", f"touch {world.flag}", "echo no such pool >&2", "exit 3")
     with pytest.raises(AdapterError, match="bin/enter`: exit 3") as failed:
         finish(world.adapter().enter(KEY))
     assert not failed.value.permanent
     assert "no such pool" in failed.value.evidence
+    assert not world.inside(), "what it had done is undone: nobody would leave it"
     (tmp_path / "bin/leave").unlink()
     (problem,) = finish(world.adapter().ready())
     assert "bin/leave: no such program" in problem.text

@@ -1,7 +1,6 @@
 """Adapter `freeze`: deployments stand still, whoever froze them first keeps their freeze."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -15,7 +14,7 @@ from rollbackd.adapter import AdapterError, Place
 from rollbackd.testing import KEY, BracketContract, BracketWorld, finish, killed_at, place
 from rollbackd_adapters.freeze import Freeze, FreezeSettings
 from tests.contract.worlds import git, new_repository, script
-from tests.fakes.gatehouse import TOKEN, Gatehouse
+from tests.fakes.gatehouse import TOKEN, AtTheGate, Gatehouse
 
 HEADERS = {"Authorization": {"env": "GATE"}}
 
@@ -23,13 +22,6 @@ HEADERS = {"Authorization": {"env": "GATE"}}
 def freeze(where: Place, **settings: Any) -> Freeze:
     known = FreezeSettings.model_validate({"adapter": "freeze", "timeout": "5s", **settings})
     return Freeze(known, replace(where, reveal=lambda secret: {"GATE": TOKEN}[secret.env]))
-
-
-@pytest.fixture
-def gate() -> Iterator[Gatehouse]:
-    made = Gatehouse()
-    yield made
-    made.close()
 
 
 def by_http(gate: Gatehouse, **more: Any) -> dict[str, Any]:
@@ -107,13 +99,7 @@ class TestFreezeRef(BracketContract):
         super().test_killed_at_each_boundary_the_next_life_gets_in_and_out(tmp_path, descending)
 
 
-class TestFreezeCalls(BracketContract):
-    gate: Gatehouse
-
-    @pytest.fixture(autouse=True)
-    def _gate(self, gate: Gatehouse) -> None:
-        self.gate = gate
-
+class TestFreezeCalls(AtTheGate, BracketContract):
     def make_world(self, path: Path) -> BracketWorld:
         return CallsWorld(path, self.gate)
 
@@ -298,6 +284,36 @@ def test_a_call_that_was_done_but_not_answered_is_found_done(tmp_path: Path, gat
     assert gate.crossings() == 1
     finish(world.adapter().leave(KEY))
     assert not gate.frozen, "it is ours: our intent was written before the call"
+
+
+def test_a_later_crossing_is_no_repetition_of_the_first(tmp_path: Path, gate: Gatehouse) -> None:
+    world = CallsWorld(tmp_path, gate)
+    for _ in range(2):
+        finish(world.adapter().enter("shop-7"))
+        finish(world.adapter().leave("shop-7"))
+    keys = [key for method, *_, key in gate.requests if method != "GET"]
+    assert keys == [f"contract/shop-7/{way}" for way in ("enter", "leave", "enter/2", "leave/2")]
+
+
+def test_what_may_be_frozen_and_cannot_be_asked_is_lifted_at_once(tmp_path: Path, gate: Gatehouse) -> None:
+    world = CallsWorld(tmp_path, gate, inside=None)
+    gate.drop_after = True
+    with pytest.raises(AdapterError, match=r"the answer broke off: the server closed the connection$"):
+        finish(world.adapter().enter(KEY))
+    assert not world.inside()
+    finish(world.adapter().enter(KEY))
+    assert world.inside(), "with a key of its own, so that it is done"
+    gate.status = 500
+    with pytest.raises(AdapterError, match=r"Deployments may be frozen all the same; .*DELETE .* answered 500"):
+        finish(world.adapter().enter("other-1"))
+
+
+def test_what_is_gone_already_is_lifted(tmp_path: Path, gate: Gatehouse) -> None:
+    world = CallsWorld(tmp_path, gate, inside=None)
+    finish(world.adapter().enter(KEY))
+    gate.status = 404
+    finish(world.adapter().leave(KEY))
+    assert not finish(world.adapter().inside(KEY))
 
 
 def test_killed_after_the_call_it_is_still_ours(tmp_path: Path, gate: Gatehouse) -> None:

@@ -10,13 +10,12 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from rollbackd import boundary
 from rollbackd.adapter import AdapterError
 from rollbackd.model import Progress, Release
 from rollbackd.testing import KEY, AdapterContract, World, finish, perform, place, planned
 from rollbackd_adapters.git import Git, GitSettings
 from rollbackd_adapters.traces import safe_name
-from tests.contract.worlds import git, script, tree
+from tests.contract.worlds import cut_off_before_the_checkout, git, script, tree
 
 pytestmark = pytest.mark.needs("git")
 
@@ -189,16 +188,7 @@ def test_a_directory_where_the_target_has_a_file_gives_way(world: PathsWorld) ->
 def test_a_mixture_that_a_kill_left_is_finished_and_the_first_work_is_kept(world: PathsWorld) -> None:
     (world.repo / "limits").write_text("the original work\n")
     change = finish(planned(world.adapter(), world.target()))
-
-    def hook(name: str) -> None:
-        """All is saved, and the checkout is about to begin."""
-        if name == "process.before" and (world.path / "scratch" / "changes" / safe_name(KEY) / "begun.json").exists():
-            raise KeyboardInterrupt
-
-    boundary.hook = hook
-    with pytest.raises(KeyboardInterrupt):
-        finish(world.adapter().apply(change))
-    boundary.hook = lambda _name: None
+    cut_off_before_the_checkout(world.adapter().apply(change), world.path)
     (world.repo / "config" / "sub" / "only3").write_text("half of it\n")
     (world.repo / "config" / "app.yml").unlink()
     assert finish(world.adapter().progress(change)) is Progress.NOT_STARTED

@@ -169,16 +169,19 @@ def test_a_job_that_takes_long_is_waited_for(jobs: HttpWorld) -> None:
     assert jobs.desk.done == [KEY]
 
 
-def test_a_job_that_takes_too_long_fails_and_is_joined_when_tried_again(jobs: HttpWorld) -> None:
+def test_a_job_that_takes_too_long_fails_and_no_attempt_waits_for_it_once_more(jobs: HttpWorld) -> None:
     jobs.settings["timeout"] = "100ms"
     jobs.desk.slow = 1_000
     change = finish(planned(jobs.adapter(), jobs.target()))
     with pytest.raises(AdapterError, match=r'is not done after 100ms: .* says "queued"') as failed:
         finish(jobs.adapter().apply(change))
     assert not failed.value.permanent
-    assert finish(jobs.adapter().progress(change)) is Progress.RUNNING
+    with pytest.raises(AdapterError, match=r'is not done after 100ms: .* says "queued"') as failed:
+        finish(jobs.adapter().progress(change))
+    assert not failed.value.permanent
     jobs.desk.slow = 1
     finish(jobs.adapter().apply(change))
+    assert finish(jobs.adapter().progress(change)) is Progress.DONE, "what ends in between counts"
     assert jobs.desk.asked == jobs.desk.done == [KEY]
 
 
@@ -218,7 +221,7 @@ def test_the_service_is_not_asked_as_often_as_we_are(jobs: HttpWorld) -> None:
     change = finish(planned(jobs.adapter(), jobs.target()))
     with pytest.raises(AdapterError):
         finish(jobs.adapter().apply(change))
-    jobs.settings["every"] = "1h"
+    jobs.settings |= {"every": "1h", "timeout": "1h"}
     adapter = jobs.adapter()
     looks = jobs.desk.looks
     assert [finish(adapter.progress(change)) for _ in range(5)] == [Progress.RUNNING] * 5
@@ -276,6 +279,13 @@ def test_a_secret_that_is_missing_is_told_before_anything_is_touched(jobs: HttpW
     jobs.settings["apply"]["headers"] = {"Authorization": {"env": "OTHER"}}
     (problem,) = finish(jobs.adapter().ready())
     assert "header Authorization: environment variable OTHER is not set" in problem.text
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:1", f"{'a' * 70}.example"])
+def test_who_cannot_be_reached_is_told_before_anything_is_touched(jobs: HttpWorld, host: str) -> None:
+    jobs.settings["apply"]["url"] = f"http://{host}/{{after}}"
+    (problem,) = finish(jobs.adapter().ready())
+    assert "where `apply` goes, cannot be reached" in problem.text
 
 
 def test_a_key_is_one_part_of_a_path(jobs: HttpWorld) -> None:

@@ -1,5 +1,6 @@
 """nginx: the contract on a real one, and what the contract does not ask."""
 
+import os
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -16,6 +17,7 @@ from rollbackd.adapter import AdapterError
 from rollbackd.model import Progress, Release
 from rollbackd.testing import KEY, AdapterContract, BracketContract, BracketWorld, World, finish, place, planned
 from rollbackd_adapters.nginx import Nginx, NginxSettings, workers
+from rollbackd_adapters.nginx.included import includes
 from tests.contract.nginx_worlds import ColourWorld, PageWorld, Running, running
 
 pytestmark = pytest.mark.needs("nginx")
@@ -139,6 +141,44 @@ def test_what_is_not_a_link_is_not_touched(nginx: Running) -> None:
     assert world.link.read_text() == "# somebody's own\n"
 
 
+def test_a_link_of_somebody_else_is_neither_led_elsewhere_nor_taken_away(nginx: Running) -> None:
+    world = PageWorld(nginx)
+    theirs = nginx.path / "theirs.conf"
+    theirs.write_text("# their page\n")
+    world.link.symlink_to(theirs)
+    with pytest.raises(
+        AdapterError, match=r"leads to .*theirs\.conf, not to .*maintenance\.conf; take it away"
+    ) as refused:
+        finish(world.adapter().enter(KEY))
+    assert refused.value.permanent
+    finish(world.adapter().leave(KEY))
+    assert world.link.readlink() == theirs
+
+
+def test_choices_between_which_nothing_would_move_are_told_before(nginx: Running) -> None:
+    world = ColourWorld(nginx)
+    world.choices["blue"].unlink()
+    world.choices["blue"].symlink_to(world.choices["green"])
+    (problem,) = finish(world.adapter().ready())
+    assert "blue.conf and " in problem.text
+    assert "green.conf are the same, so nothing would move between them" in problem.text
+
+
+@pytest.mark.parametrize(
+    ("text", "included"),
+    [
+        ("include conf.d/*.conf;", True),
+        ('  include "/etc/nginx/conf.d/page.conf";', True),
+        ("http { include /etc/nginx/*.conf; include other.d/*; }", False),
+        ("# include /etc/nginx/conf.d/*.conf;", False),
+    ],
+)
+def test_whether_nginx_includes_a_file_is_read_from_its_configuration(text: str, included: bool) -> None:
+    dump = f"# configuration file /etc/nginx/nginx.conf:\n{text}\n"
+    assert includes(dump, Path("/etc/nginx/conf.d/page.conf")) is included
+    assert includes(text, Path("/etc/nginx/conf.d/page.conf")), "it is not nginx that speaks: nobody knows"
+
+
 # -- a reload is seen ---------------------------------------------------------------------------
 def test_connections_of_old_workers_are_not_cut_and_not_waited_for(nginx: Running) -> None:
     world = PageWorld(nginx)
@@ -183,10 +223,19 @@ def test_where_nothing_would_tell_nothing_is_switched(nginx: Running) -> None:
 
 def test_an_answer_that_never_shows_the_switch_takes_it_back(nginx: Running) -> None:
     world = PageWorld(nginx, confirm=True)
-    with pytest.raises(AdapterError, match=r"http://127\.0\.0\.1:\d+ did not show it within 500ms"):
-        finish(world.adapter(page="another text", timeout="500ms").enter(KEY))
+    with pytest.raises(AdapterError, match=r"http://127\.0\.0\.1:\d+ did not show it within 1s; .* put back$"):
+        finish(world.adapter(page="another text", timeout="1s").enter(KEY))
     assert not world.inside()
     assert not finish(world.adapter().inside(KEY))
+
+
+def test_where_nothing_shows_that_the_old_is_loaded_again_that_is_said(nginx: Running) -> None:
+    world = PageWorld(nginx)
+    with pytest.raises(AdapterError, match="put back, and nginx was not seen to load that either") as failed:
+        finish(world.adapter(reload=["true"], timeout="300ms").enter(KEY))
+    assert not failed.value.permanent
+    finish(world.adapter().enter(KEY))
+    assert world.inside(), "the next try does all of it"
 
 
 # -- the other colour is healthy first ----------------------------------------------------------
@@ -262,10 +311,12 @@ def test_ready_says_what_to_do(nginx: Running, tmp_path: Path) -> None:
     world = PageWorld(nginx)
     assert first(maintenance=tmp_path / "none.conf").endswith("none.conf: no such file; write it, or correct the path")
     assert first(reload=["no-such-program"]).startswith("no-such-program: no such program")
-    assert first(link=tmp_path / "none" / "x.conf").endswith(
-        "rollbackd may not make links there; give its user that right"
-    )
+    assert first(link=tmp_path / "none" / "x.conf").endswith("no such directory; make it, or correct `link`")
+    assert first(link=tmp_path / "x.conf").startswith(f"nginx includes no {tmp_path}/x.conf; have its configuration")
     assert first(pid=tmp_path / "none.pid").startswith("nginx does not run")
+    for number in (os.getpid(), 0, -1):
+        (tmp_path / "other.pid").write_text(str(number))
+        assert first(pid=tmp_path / "other.pid").startswith("nginx does not run"), "nobody else gets a signal"
     (nginx.path / "conf.d" / "broken.conf").write_text("nonsense;\n")
     assert "its configuration is broken already, or not readable" in first()
     world.link.symlink_to(tmp_path)
@@ -290,8 +341,11 @@ ASK = {"confirm": {"url": "http://127.0.0.1/"}}
         ({**PAGE, "page": "soon"}, "`confirm` and `page` belong together"),
         ({"upstream": COLOURS, **ASK}, "`confirm` and `upstream.says` belong together"),
         ({"upstream": {**COLOURS, "says": {"blue": "b"}}, **ASK}, '`says` lacks "green"'),
-        ({"upstream": {**COLOURS, "says": {"blue": "b", "green": "b"}}, **ASK}, "have the same text in `says`"),
+        ({"upstream": {**COLOURS, "says": {"blue": "b", "green": "b"}}, **ASK}, "is in two texts of `says`"),
         ({"upstream": {**COLOURS, "healthy": {"red": "http://x/"}}}, '`healthy` has "red", which is not among'),
+        ({"upstream": {**COLOURS, "says": {"blue": "v1", "green": "v10"}}, **ASK}, '"v1" is in two texts of `says`'),
+        ({"upstream": {**COLOURS, "choices": {"blue": "/a/b", "green": "/a/./b"}}}, 'two `choices` are "/a/b"'),
+        ({"upstream": {**COLOURS, "healthy": {"blue": "http://x/", "green": "http://x/"}}}, "two in `healthy` ask"),
         ({"upstream": {**COLOURS, "link": "/a/blue.conf"}}, "`link` is one of its own `choices`"),
         ({"upstream": {**COLOURS, "choices": {"-t": "/a/b", "x": "/a/c"}}}, "String should match pattern"),
         ({**PAGE, "reload": []}, "at least 1 item"),

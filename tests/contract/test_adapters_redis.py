@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from rollbackd import boundary
 from rollbackd.adapter import AdapterError
 from rollbackd.model import NO_RELEASE, Change, Progress, Release
 from rollbackd.testing import StepContract, World, finish, killed_at, perform, place, planned
@@ -205,6 +206,25 @@ def test_a_sweep_that_takes_too_long_is_given_up_for_now_and_goes_on(pattern: Pa
     assert pattern.finished() == 1
 
 
+def test_a_connection_that_is_lost_in_the_middle_loses_neither_the_place_nor_the_count(pattern: PatternWorld) -> None:
+    pattern.server.fill(pattern.db, session=300)
+    change = finish(planned(pattern.adapter(), NO_RELEASE))
+    batches = itertools.count(1)
+
+    def hook(name: str) -> None:
+        if name == "redis.batch" and next(batches) == 10:
+            pattern.server.ask("CLIENT", "KILL", "USER", pattern.user)
+
+    boundary.hook = hook
+    with pytest.raises(AdapterError, match=r"onnection") as failed:
+        finish(pattern.adapter().apply(change))
+    assert not failed.value.permanent
+    assert finish(perform(pattern.adapter(), change)) is Progress.DONE
+    assert pattern.finished() == 1
+    (done,) = (pattern.path / "scratch").rglob("done.json")
+    assert json.loads(done.read_text())["removed"] == 300
+
+
 def test_after_the_server_was_started_anew_a_sweep_begins_anew(tmp_path: Path) -> None:
     with redis_server(tmp_path / "first") as port:
         world = PatternWorld(Server(port), tmp_path / "world")
@@ -242,13 +262,46 @@ def test_a_replica_is_refused_and_its_master_named(server: Server, tmp_path: Pat
         assert refused.value.permanent
 
 
+def test_a_flush_that_another_journal_called_the_same_is_not_taken_for_ours(server: Server, tmp_path: Path) -> None:
+    world = RedisWorld(server, tmp_path)
+    change = finish(planned(world.adapter(), NO_RELEASE))
+    finish(world.adapter().apply(change))
+    world.path = tmp_path / "of another journal"
+    server.fill(world.db, page=3)
+    assert finish(world.adapter().progress(change)) is Progress.NOT_STARTED
+    finish(world.adapter().apply(change))
+    assert server.keys(world.db) == []
+
+
+def test_what_the_same_command_will_get_again_is_final_and_says_what_to_do(tmp_path: Path) -> None:
+    renamed = ("--rename-command", "FLUSHDB", "", "--rename-command", "UNLINK", "")
+    with redis_server(tmp_path / "server", *renamed) as port:
+        server = Server(port)
+        server.fill(0, session=1)
+        for settings, words in (
+            ({"flush": True}, "unknown command 'FLUSHDB'.*; it is renamed or switched off there"),
+            ({"pattern": "session:*"}, "unknown command 'UNLINK'.*; it is renamed or switched off there"),
+            ({"pattern": "a*", "db": 99}, "DB index is out of range; correct the database's number"),
+        ):
+            known = {"adapter": "redis", "url": f"redis://127.0.0.1:{port}", **settings}
+            adapter = Redis(RedisSettings.model_validate(known), place(tmp_path))
+            assert finish(adapter.ready()), "it is told before"
+            with pytest.raises(AdapterError, match=words) as refused:
+                finish(adapter.apply(Change("layer", NO_RELEASE, NO_RELEASE, key="shop-1/0/cache")))
+            assert refused.value.permanent
+        assert server.keys(0) == ["session:0"]
+
+
 def test_a_cluster_is_refused(tmp_path: Path) -> None:
     with redis_server(tmp_path / "server", "--cluster-enabled", "yes", "--cluster-port", str(free_port())) as port:
         settings = RedisSettings.model_validate(
             {"adapter": "redis", "url": f"redis://127.0.0.1:{port}", "pattern": "a*"}
         )
-        (problem,) = finish(Redis(settings, place(tmp_path)).ready())
+        adapter = Redis(settings, place(tmp_path))
+        (problem,) = finish(adapter.ready())
         assert "node of a cluster" in problem.text
+        with pytest.raises(AdapterError, match="node of a cluster"):  # else the keys of the other nodes stay
+            finish(adapter.apply(Change("layer", NO_RELEASE, NO_RELEASE, key="shop-1/0/cache")))
 
 
 def test_a_right_that_is_missing_is_told_before_and_final_after(flush: RedisWorld) -> None:
@@ -318,7 +371,9 @@ def test_it_is_reached_by_tls_whose_certificate_is_verified(tmp_path: Path) -> N
         Server(port).fill(0, page=3)
         plain = {"adapter": "redis", "flush": True, "url": f"rediss://127.0.0.1:{tls}"}
         (problem,) = finish(Redis(RedisSettings.model_validate(plain), place(tmp_path)).ready())
-        assert "certificate" in problem.text.lower()
+        assert "give `ca`, the certificates that sign it" in problem.text
+        missing = RedisSettings.model_validate({**plain, "ca": tmp_path / "none"})
+        assert finish(Redis(missing, place(tmp_path)).ready())[0].text.endswith("none: no such file; correct `ca`")
         trusted = Redis(RedisSettings.model_validate({**plain, "ca": tmp_path / "crt"}), place(tmp_path))
         change = finish(planned(trusted, NO_RELEASE))
         assert finish(perform(trusted, change)) is Progress.DONE
@@ -354,6 +409,6 @@ def test_wrong_settings_are_told(settings: dict[str, Any], words: str) -> None:
 
 
 def test_without_the_library_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rollbackd_adapters.redis.settings.find_spec", lambda _name: None)
+    monkeypatch.setattr("rollbackd.redis_client.find_spec", lambda _name: None)
     with pytest.raises(ValidationError, match=r"rollbackd\[redis\]"):
         RedisSettings.model_validate({"adapter": "redis", "url": "redis://127.0.0.1", "flush": True})

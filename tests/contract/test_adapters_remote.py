@@ -219,7 +219,7 @@ def pretending(path: Path, monkeypatch: pytest.MonkeyPatch, *lines: str) -> Remo
     """A `ssh` that prints lines of sh in place of the real one."""
     script(path / "bin" / "ssh", *lines)
     monkeypatch.setenv("PATH", f"{path / 'bin'}:/usr/bin:/bin")
-    return Remote(RemoteSettings.model_validate({"adapter": "remote", "ssh": HERE}), place(path))
+    return Remote(RemoteSettings.model_validate({"adapter": "remote", "ssh": HERE, "timeout": "2s"}), place(path))
 
 
 HELLO = (
@@ -239,11 +239,22 @@ def said(line: str) -> str:
             [said(HELLO.replace('protocol":1', 'protocol":2'))], True, "speaks protocol 2 and not 1", id="new"
         ),
         pytest.param(["echo bash: rollbackd: command not found >&2; exit 127"], True, "no rollbackd there", id="none"),
-        pytest.param(["echo Usage: rollbackd >&2; exit 2"], False, "said nothing (exit 2): Usage", id="old"),
-        pytest.param(["exit 0"], False, "said nothing (exit 0)", id="silent"),
+        pytest.param(
+            ["echo Usage: rollbackd >&2; exit 2"],
+            False,
+            "did not answer there (exit 2): Usage: rollbackd; `roll",
+            id="old",
+        ),
+        pytest.param(["exit 0"], False, "did not answer there (exit 0): it does not say why; `", id="silent"),
+        pytest.param(["exit 126"], True, "cannot be run", id="not executable"),
+        pytest.param(["sleep 60"], False, "not a word within 2s; that host hangs, or", id="hangs"),
+        pytest.param([said(HELLO), "sleep 60"], False, "no answer within 2s while it was asked to current", id="stuck"),
+        pytest.param(
+            [said(HELLO), "head -c 17000000 /dev/zero | tr '\\0' y"], False, "MiB came while it was asked", id="endless"
+        ),
         pytest.param([said(HELLO)], False, "the connection was lost (exit 0) while it was asked to current", id="cut"),
         pytest.param([said(HELLO), 'printf \'{"id":1,"resu\''], False, "the connection was lost", id="half a line"),
-        pytest.param([said(HELLO), "echo hm"], False, "not understood: this is not JSON", id="garbage"),
+        pytest.param([said(HELLO), "echo hm"], False, 'this is not JSON: "hm"; have rollbackd', id="garbage"),
         pytest.param([said(HELLO), 'echo \'{"id":1,"result":7}\''], False, "not understood", id="another type"),
         pytest.param(
             [said(HELLO), said('{"id":1,"result":{"id":"-rf /"}}')], True, "not an acceptable id", id="hostile"
@@ -266,7 +277,12 @@ def test_a_strange_answer_is_never_taken_for_a_right_one(
 
 
 def test_a_logins_greeting_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    lines = ["echo Welcome", said(HELLO), said('{"id":1,"result":{"id":"v1","label":"one\\nline"}}')]
+    lines = [
+        "echo Welcome",
+        "printf 'no mail today. '",
+        said(HELLO),
+        said('{"id":1,"result":{"id":"v1","label":"one\\nline"}}'),
+    ]
     release = finish(pretending(tmp_path, monkeypatch, *lines).current())
     assert (release.id, release.label) == ("v1", "one line")
 

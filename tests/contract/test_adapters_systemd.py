@@ -118,7 +118,9 @@ def test_what_systemd_goes_on_with_when_all_of_ours_is_killed_is_not_asked_for_t
     wait_for(lambda: world.finished() == 1, "systemd has begun")
     kill(life, descending=True)
     os.waitpid(life, 0)
-    assert finish(world.adapter().progress(change)) is Progress.NOT_STARTED
+    wait_for(
+        lambda: finish(world.adapter().progress(change)) is Progress.NOT_STARTED, "the last that was killed is gone"
+    )
     looks = count(1)
 
     def hook(name: str) -> None:
@@ -160,6 +162,25 @@ def test_a_unit_that_flaps_has_failed(machine: Machine, tmp_path: Path) -> None:
         layer(tmp_path, unit, settle="1s"),
         rf"{unit.name} is .*(auto-restart|did not stay up|start-limit-hit|exit-code)",
     )
+
+
+def test_one_whose_start_outlasts_the_limit_is_waited_for_by_the_next_attempt(machine: Machine, tmp_path: Path) -> None:
+    (unit,) = instances(machine, 1)
+    unit.say("waits")
+    change = finish(planned(layer(tmp_path, unit), NO_RELEASE))
+    with pytest.raises(AdapterError, match=r"took longer than its limit, 300ms") as failed:
+        finish(layer(tmp_path, unit, timeout="300ms").apply(change))
+    assert not failed.value.permanent
+    unit.unsay("waits")
+    finish(layer(tmp_path, unit).apply(change))
+    assert unit.is_active()
+    assert unit.logged("start") == 2, "once before and once for the change"
+
+
+def test_one_that_systemd_skips_for_its_conditions_was_not_restarted(machine: Machine, tmp_path: Path) -> None:
+    unit = Instance(machine, "skipped")
+    assert "unmet condition" in fails(layer(tmp_path, unit), f"{unit.name} is inactive").evidence
+    assert unit.logged("start") == 0
 
 
 @pytest.mark.parametrize("template", ["once", "stays"])
@@ -222,6 +243,37 @@ def test_exactly_what_was_stopped_is_started_again(machine: Machine, tmp_path: P
     finish(layer(tmp_path, runs, rests).leave(KEY))
     assert runs.is_active()
     assert rests.logged("start") == 0
+
+
+def test_one_that_crashed_by_itself_is_started_too_since_the_release_did_that(machine: Machine, tmp_path: Path) -> None:
+    unit = Instance(machine, "loops")
+    unit.say("fails")
+    unit.start()
+    wait_for(lambda: unit.property("ActiveState") == "failed", "systemd gave up")
+    finish(layer(tmp_path, unit).enter(KEY))
+    assert finish(layer(tmp_path, unit).inside(KEY))
+    unit.unsay("fails")
+    finish(layer(tmp_path, unit).leave(KEY))
+    assert unit.is_active()
+    assert not finish(layer(tmp_path, unit).inside(KEY))
+
+
+def test_what_stays_active_after_its_end_is_stopped_and_started_like_any_other(
+    machine: Machine, tmp_path: Path
+) -> None:
+    unit = Instance(machine, "stays")
+    unit.say("good")
+    unit.start()
+    finish(layer(tmp_path, unit).enter(KEY))
+    assert not unit.is_active()
+    assert finish(layer(tmp_path, unit).inside(KEY))
+    finish(layer(tmp_path, unit).leave(KEY))
+    assert unit.is_active()
+    assert not finish(layer(tmp_path, unit).inside(KEY))
+
+
+def test_units_are_up_again_before_the_gate_asks_them() -> None:
+    assert SystemdSettings.model_validate({"adapter": "systemd", "units": ["a.service"]}).leave == "steps"
 
 
 def test_a_bracket_over_nothing_that_runs_is_entered_all_the_same(machine: Machine, tmp_path: Path) -> None:

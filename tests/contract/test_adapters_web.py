@@ -31,8 +31,9 @@ class _Handler(BaseHTTPRequestHandler):
         name = self.path.partition("?")[0]
         if name == "/hangs":
             threading.Event().wait(2)
-        self.send_response(302 if name in {"/moved", "/round"} else 200)
-        self.send_header("Location", {"/moved": "/here?x=1", "/round": "/round"}.get(name, ""))
+        onward = {"/moved": "/here?x=1", "/round": "/round", "/nowhere": "http://[no"}
+        self.send_response(302 if name in onward else 200)
+        self.send_header("Location", onward.get(name, ""))
         said = b"x" * (web.LARGEST + 1) if name == "/endless" else b"no json"
         self.send_header("Content-Length", str(len(said)))
         self.end_headers()
@@ -81,6 +82,27 @@ def test_an_answer_without_end_and_one_that_never_comes_are_ended(tmp_path: Path
     assert not failed.value.permanent
     with pytest.raises(AdapterError, match="is not JSON"):
         asked(tmp_path, url).json()
+
+
+def test_what_a_call_is_told_at_length_does_not_hide_that_it_was_done(tmp_path: Path, url: str) -> None:
+    answer = finish(web.call(web.Call(url=f"{url}/endless"), place(tmp_path), {}, LIMIT))
+    assert (answer.status, len(answer.body)) == (200, web.LARGEST)
+
+
+def test_a_redirect_to_nowhere_is_an_answer_that_is_refused(tmp_path: Path, url: str) -> None:
+    assert asked(tmp_path, f"{url}/nowhere").status == 302
+
+
+def test_what_comes_back_is_quoted_without_our_secrets_and_only_then_cut(tmp_path: Path) -> None:
+    there = place(tmp_path)
+    there.spawner.redact(["s3cret-of-the-web"])
+    for padding in range(0, 80, 7):
+        body = b"x" * padding + b"s3cret-of-the-web and so on, and on and on"
+        with pytest.raises(AdapterError, match="is not JSON") as failed:
+            web.Answer(200, body, "GET http://h/", there.spawner.clean).json()
+        assert "s3cret" not in str(failed.value)
+    with pytest.raises(AdapterError, match="is not JSON"):
+        web.Answer(200, b"[" * 100_000, "GET http://h/").json()
 
 
 def test_words_are_values_and_nothing_else(tmp_path: Path, url: str) -> None:

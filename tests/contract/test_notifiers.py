@@ -236,6 +236,34 @@ async def test_pagerduty_resolves_only_what_is_over_and_by_its_thread() -> None:
         assert fake.open == {}
 
 
+async def test_pagerduty_resolves_all_that_is_settled_and_goes_on_where_a_try_ended() -> None:
+    async with on_a_fake("pagerduty") as made:
+        fake = made.fake
+        assert isinstance(fake, PagerDutyFake)
+        threads = [f"shop-{n}" for n in range(20)]
+        for thread in (*threads, "other"):
+            await made.notifier.send(a_message(thread=thread))
+        over = a_message(event="passed", thread=threads[0], resolves=True, settles=tuple(threads[1:]))
+        heard: list[str] = []
+
+        def hear(_name: str, body: Any) -> None:
+            heard.append(body["dedup_key"])
+            if len(heard) == 10:
+                fake.fail(Fault.GONE)
+
+        fake.heard = hear
+        with pytest.raises(DeliveryError):
+            await made.notifier.send(over)
+        assert len(heard) == 1 + 8 + 7, "eight at once; one of the second eight was refused"
+        await made.notifier.send(over)
+        assert heard[16] == threads[0]
+        assert sorted(heard[:16] + heard[17:]) == sorted(threads), "the others were not asked for twice"
+        assert set(fake.open) == {"other"}
+        await made.notifier.send(a_message(thread=threads[1]))
+        await made.notifier.send(over)
+        assert set(fake.open) == {"other"}
+
+
 def test_pagerduty_keys_of_long_threads_differ_and_stay() -> None:
     one, other = dedup_key("t" * 5000 + "1"), dedup_key("t" * 5000 + "2")
     assert one != other

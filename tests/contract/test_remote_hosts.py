@@ -1,40 +1,45 @@
 """The same layer on several hosts is one layer: what a part of them does is never taken for all."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import TypeAdapter
 
-from rollbackd.adapter import AdapterError
-from rollbackd.model import Progress, Release
-from rollbackd.testing import finish, perform, place, planned
+from rollbackd.adapter import AdapterError, MixedError
+from rollbackd.model import Change, Progress, Release
+from rollbackd.testing import finish, killed_at, perform, place, planned
 from rollbackd_adapters.remote import Remote, RemoteSettings
-from tests.contract.over import HERE, NOWHERE, THERE, served
+from tests.contract.over import served
 from tests.contract.worlds import CommandWorld, script
-from tests.sshd import Sshd, sshd
+from tests.direct import Direct, direct
 
-pytestmark = pytest.mark.needs("sshd", "ssh", "ssh-keygen")
+HERE, THERE, NOWHERE = "deploy@web1", "deploy@web2", "deploy@web3"
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
-    with sshd(tmp_path_factory.mktemp("sshd")) as running:
+def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Direct]:
+    with direct(tmp_path_factory.mktemp("hosts")) as running:
         yield running
 
 
 class Pair:
-    """The same layer on 127.0.0.1 and on 127.0.0.2."""
+    """The same layer on web1 and on web2; web3 is down."""
 
-    def __init__(self, path: Path, server: Sshd) -> None:
+    def __init__(self, path: Path, hosts: Direct) -> None:
         self.path = path
         self.one, self.two = CommandWorld(path / "one"), CommandWorld(path / "two")
-        self._reach = server.serve(path / "far-one", {"layer": served(self.one)})
-        server.serve(path / "far-two", {"layer": served(self.two)}, host=2, key=Path(self._reach["identity"]))
+        hosts.serve("web1", path / "far-one", {"layer": served(self.one)})
+        hosts.serve("web2", path / "far-two", {"layer": served(self.two)})
 
     def adapter(self, *hosts: str, **settings: Any) -> Remote:
-        given = {**self._reach, "hosts": list(hosts or (HERE, THERE)), "timeout": "20s", **settings}
+        given = {"adapter": "remote", "hosts": list(hosts or (HERE, THERE)), "timeout": "20s", **settings}
         return Remote(RemoteSettings.model_validate(given), place(self.path / "near"))
+
+    def moves(self, host: str, release: str) -> None:
+        """Somebody takes host `one` or `two` there."""
+        (self.path / host / "present").write_text(f"{release}\n")
 
     @property
     def present(self) -> tuple[str, str]:
@@ -46,8 +51,8 @@ class Pair:
 
 
 @pytest.fixture
-def pair(tmp_path: Path, server: Sshd) -> Pair:
-    return Pair(tmp_path, server)
+def pair(tmp_path: Path, hosts: Direct) -> Pair:
+    return Pair(tmp_path, hosts)
 
 
 def test_all_hosts_go_to_one_release(pair: Pair) -> None:
@@ -61,13 +66,106 @@ def test_all_hosts_go_to_one_release(pair: Pair) -> None:
     assert pair.finished == (1, 1)
 
 
-def test_hosts_that_differ_have_no_release(pair: Pair) -> None:
-    (pair.path / "two" / "present").write_text("v1\n")
-    for question in (pair.adapter().current(), pair.adapter().plan(Release("v2"))):
-        with pytest.raises(AdapterError) as differ:
-            finish(question)
-        assert str(differ.value) == "the hosts differ: 127.0.0.1 has v3, 127.0.0.2 has v1; bring them to one release"
-        assert not differ.value.permanent
+def mixture(pair: Pair) -> Release:
+    """What is told of hosts that differ."""
+    with pytest.raises(MixedError) as differ:
+        finish(pair.adapter().current())
+    assert not differ.value.permanent
+    assert str(differ.value).startswith("the hosts differ: ")
+    assert "`rollbackd rollback contract --to layer=RELEASE`" in str(differ.value)
+    return differ.value.mixture
+
+
+def test_hosts_that_differ_have_no_release_and_one_order_brings_them_together(pair: Pair) -> None:
+    pair.moves("two", "v1")
+    found = mixture(pair)
+    assert found.label == "web1 v3, web2 v1"
+    assert found.parts == (("web1", "v3"), ("web2", "v1"))
+    adapter = pair.adapter()
+    change = finish(planned(adapter, Release("v2")))
+    assert (change.before, change.after) == (found, Release("v2"))
+    assert finish(adapter.progress(change)) is Progress.NOT_STARTED
+    assert finish(perform(adapter, change)) is Progress.DONE
+    assert pair.present == ("v2", "v2")
+    assert finish(pair.adapter().current()) == Release("v2")
+    assert finish(perform(pair.adapter(), change)) is Progress.DONE
+    assert pair.finished == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("places", "descending"), [(range(7, 13), False), ((8, 11), True)], ids=["alone", "with all it started"]
+)
+def test_killed_on_the_way_from_a_mixture_the_next_life_ends_it(
+    tmp_path: Path, hosts: Direct, places: Sequence[int], descending: bool
+) -> None:
+    """At each boundary of the two orders: the first six are of the question how far it is."""
+    for n in places:
+        pair = Pair(tmp_path / str(n), hosts)
+        pair.moves("two", "v1")
+        change = finish(planned(pair.adapter(), Release("v2")))
+        assert killed_at(n, lambda p=pair, c=change: perform(p.adapter(), c), descending=descending)  # type: ignore[misc]
+        assert finish(perform(pair.adapter(), change)) is Progress.DONE, f"killed at boundary {n}"
+        assert pair.present == ("v2", "v2"), f"killed at boundary {n}"
+        assert pair.finished == (1, 1), f"killed at boundary {n}"
+        assert finish(pair.adapter().current()) == Release("v2"), f"killed at boundary {n}"
+
+
+def test_a_host_that_is_at_the_target_already_is_left_alone(pair: Pair) -> None:
+    pair.moves("one", "v2")
+    change = finish(planned(pair.adapter(), Release("v2")))
+    assert finish(perform(pair.adapter(), change)) is Progress.DONE
+    assert pair.present == ("v2", "v2")
+    assert pair.finished == (0, 1)
+    pair.moves("one", "v3")
+    assert finish(pair.adapter().progress(change)) is Progress.SUPERSEDED, "somebody took it away again"
+
+
+@pytest.mark.parametrize("host", ["one", "two"])
+def test_a_host_that_somebody_moves_before_it_is_its_turn_is_theirs(pair: Pair, host: str) -> None:
+    pair.moves("two", "v1")
+    change = finish(planned(pair.adapter(), Release("v2")))
+    pair.moves(host, "v4")
+    assert finish(pair.adapter().progress(change)) is Progress.SUPERSEDED
+    with pytest.raises(AdapterError, match="somebody else moved it"):
+        finish(pair.adapter().apply(change))
+    assert "v4" in pair.present
+
+
+def test_a_host_that_did_not_get_through_counts_as_missing_until_it_did(pair: Pair) -> None:
+    """It has the target's content, and what belongs to it, such as a build, has failed."""
+    apply = Path(pair.two.programs["apply"])
+    works = apply.read_text()
+    script(apply, f"echo v2 > {pair.path}/two/present; echo no build >&2; exit 1")
+    change = finish(planned(pair.adapter(), Release("v2")))
+    with pytest.raises(AdapterError) as failed:
+        finish(pair.adapter().apply(change))
+    assert "`rollbackd rollback contract --to layer=v2`" in str(failed.value)
+    assert mixture(pair).label == "web1 v2, web2 v2 unfinished"
+
+    again = finish(planned(pair.adapter(), Release("v2"), key="contract-2/0/layer"))
+    with pytest.raises(AdapterError, match="done on web1, not on web2"):
+        finish(pair.adapter().apply(again))
+    assert finish(pair.adapter().progress(again)) is Progress.NOT_STARTED
+    apply.write_text(works)
+    assert finish(perform(pair.adapter(), again)) is Progress.DONE
+    assert pair.finished == (1, 1)
+    assert finish(pair.adapter().current()) == Release("v2")
+
+
+def test_a_host_that_got_through_after_we_gave_up_is_not_missing(pair: Pair) -> None:
+    change = finish(planned(pair.adapter(), Release("v2")))
+    note = pair.path / "near" / "scratch" / "unfinished" / "web2.json"
+    note.parent.mkdir()
+    note.write_bytes(TypeAdapter(Change).dump_json(change))
+    assert finish(pair.adapter().current()) == Release("v3"), "it went nowhere, or is back again"
+    finish(pair.adapter().apply(change))
+    assert not note.exists()
+    note.write_bytes(TypeAdapter(Change).dump_json(change))
+    assert finish(pair.adapter().current()) == Release("v2")
+    assert not note.exists(), "it is not asked about once more"
+    note.write_text("{")
+    with pytest.raises(AdapterError, match="look whether that host is well, then remove it"):
+        finish(pair.adapter().current())
 
 
 def test_only_what_all_hosts_have_can_be_gone_back_to(pair: Pair) -> None:
@@ -80,7 +178,7 @@ def test_a_host_that_fails_stops_the_others_and_is_named(pair: Pair) -> None:
     script(Path(pair.one.programs["apply"]), "echo no room; exit 1")
     with pytest.raises(AdapterError) as failed:
         finish(pair.adapter().apply(change))
-    assert "done on none, not on 127.0.0.1, 127.0.0.2" in str(failed.value)
+    assert "done on none, not on web1, web2" in str(failed.value)
     assert "no room" in failed.value.evidence
     assert pair.present == ("v3", "v3")
 
@@ -93,7 +191,10 @@ def test_a_change_that_is_done_on_one_host_is_not_done(pair: Pair) -> None:
     script(apply, "exit 1")
     with pytest.raises(AdapterError) as failed:
         finish(adapter.apply(change))
-    assert "done on 127.0.0.1, not on 127.0.0.2: the hosts differ now" in str(failed.value)
+    assert str(failed.value).endswith(
+        "done on web1, not on web2: the hosts differ now; `rollbackd rollback contract --to layer=v2`, once "
+        "all of them answer, takes the rest there"
+    )
     assert finish(adapter.progress(change)) is Progress.NOT_STARTED
     apply.write_text(works)
     assert finish(perform(pair.adapter(), change)) is Progress.DONE
@@ -119,10 +220,22 @@ def test_skipping_a_host_that_is_down_is_never_done(pair: Pair) -> None:
     with pytest.raises(AdapterError) as partial:
         finish(adapter.apply(change))
     assert partial.value.permanent
-    assert "done on 127.0.0.1, 127.0.0.2, not on 127.0.0.3: the hosts differ now" in str(partial.value)
+    assert "done on web1, web2, not on web3: the hosts differ now" in str(partial.value)
     assert pair.present == ("v2", "v2")
     with pytest.raises(AdapterError):
         finish(adapter.progress(change))
+
+
+def test_a_host_that_was_down_when_a_mixture_was_planned_is_sent_nothing(pair: Pair) -> None:
+    pair.moves("one", "v1")
+    adapter = pair.adapter(NOWHERE, HERE, THERE, unreachable="skip")
+    change = finish(planned(adapter, Release("v2")))
+    assert [host for host, _ in change.before.parts] == ["web1", "web2"]
+    with pytest.raises(AdapterError) as partial:
+        finish(adapter.apply(change))
+    assert f"{NOWHERE} did not answer when this was planned" in str(partial.value)
+    assert partial.value.permanent
+    assert pair.present == ("v2", "v2")
 
 
 def test_between_hosts_the_first_must_get_well(pair: Pair) -> None:
@@ -131,11 +244,11 @@ def test_between_hosts_the_first_must_get_well(pair: Pair) -> None:
     change = finish(planned(adapter, Release("v2")))
     with pytest.raises(AdapterError) as stopped:
         finish(adapter.apply(change))
-    assert "127.0.0.1 does not get well" in str(stopped.value)
-    assert "done on 127.0.0.1, not on 127.0.0.2" in str(stopped.value)
+    assert "web1 does not get well" in str(stopped.value)
+    assert "done on web1, not on web2" in str(stopped.value)
     assert pair.present == ("v2", "v3")
     looks = (pair.path / "looks").read_text().splitlines()
-    assert set(looks) == {"looked at 127.0.0.1"}
+    assert set(looks) == {"looked at web1"}
     assert len(looks) >= 2
 
     script(pair.path / "look", "exit 0")

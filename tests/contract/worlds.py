@@ -2,12 +2,18 @@
 
 import os
 import subprocess
+from collections.abc import Coroutine
 from pathlib import Path
+from typing import Any
 
+import pytest
+
+from rollbackd import boundary
 from rollbackd.model import NO_RELEASE, Release
-from rollbackd.testing import BracketWorld, World, place
+from rollbackd.testing import KEY, BracketWorld, World, finish, place
 from rollbackd_adapters.command import Command, CommandSettings
 from rollbackd_adapters.git import Git, GitSettings
+from rollbackd_adapters.traces import safe_name
 
 _IDENTITY = {
     "GIT_AUTHOR_NAME": "Ann",
@@ -46,6 +52,22 @@ def commit(repo: Path, subject: str, at: int, **files: str) -> str:
         env={**os.environ, **_IDENTITY, "GIT_AUTHOR_DATE": date, "GIT_COMMITTER_DATE": date},
     )
     return git(repo, "rev-parse", "HEAD")
+
+
+def cut_off_before_the_checkout(work: Coroutine[Any, Any, None], path: Path) -> None:
+    """Do an `apply` of git until all is saved and the checkout is about to begin, and no further."""
+    begun = path / "scratch" / "changes" / safe_name(KEY) / "begun.json"
+
+    def hook(name: str) -> None:
+        if name == "process.before" and begun.exists():
+            raise KeyboardInterrupt
+
+    boundary.hook = hook
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            finish(work)
+    finally:
+        boundary.hook = lambda _name: None
 
 
 def new_repository(path: Path) -> Path:

@@ -287,6 +287,11 @@ class Career(Host):
             event = {"event": "e2e_failed", "service": "career-hero", "key": f"{run}/{n}", "text": "advice failed"}
             self.ask("POST", "signals", event, token="the token ci")
 
+    def e2e_passes(self) -> None:
+        """CI says that what it reported is over."""
+        event = {"event": "e2e_failed", "service": "career-hero", "state": "resolved"}
+        self.ask("POST", "signals", event, token="the token ci")
+
     def advice(self) -> tuple[int, Any]:
         status, text = body(self.url.replace("/health", "/advice"))
         return status, json.loads(text)
@@ -341,6 +346,11 @@ def degraded_when_no_index_helps(host: Career, ear: Ear) -> None:
     assert "plan stable-index ended ineffective; the next one runs" in told
     assert "did not start within" not in told, "what came later made its start late"
     assert "degraded good" in told
+    assert "not asked again, since that is switched off: e2e-failing, retrieval-failing" in told
+    host.e2e_fails("still, since retrieval is off")
+    wait_until(lambda: "it asks what career-hero-1 switched off" in host.said("decisions", "career-hero"), "only noted")
+    assert [one["outcome"] for one in host.incidents()] == ["recovered"]
+    host.e2e_passes()
     assert not host.good("career-hero"), "what is switched off is not good by itself"
     assert host.frozen.exists()
     assert "acknowledged: its reminders stop, and frozen is left" in host.said("ack", "career-hero")

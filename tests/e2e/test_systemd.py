@@ -277,44 +277,52 @@ def test_a_layer_that_the_unit_does_not_open_is_a_problem_before_anything_is_tou
 # -- units as a layer ---------------------------------------------------------------------------
 RULES = "/etc/polkit-1/rules.d/50-rollbackd.rules"
 APP = "[Service]\nExecStart=sleep infinity\n"
+UNITS = """\
+      process: {adapter: systemd, units: [app.service], settle: 100ms}
+      worker: {adapter: systemd, units: [worker.service], settle: 100ms}
+    plans: {default: {within: [worker], steps: [code, process]}}
+"""
 
 
 @pytest.fixture
 def app(machine: Machine) -> Iterator[Machine]:
-    """The service's process is a unit that the daemon restarts after a step; nothing allows it to yet."""
-    process = "process: {adapter: systemd, units: [app.service], settle: 100ms}"
-    machine.write("/etc/rollbackd/config.yaml", CONFIG.replace("    verify:", f"      {process}\n    verify:"))
-    for name in ("app", "other"):
+    """A unit that the daemon stops around the steps and one that it restarts after them; nothing allows it to yet."""
+    machine.write("/etc/rollbackd/config.yaml", CONFIG.replace("    verify:", f"{UNITS}    verify:"))
+    for name in ("app", "worker", "other"):
         machine.write(f"/etc/systemd/system/{name}.service", APP)
     machine.run("systemctl", "daemon-reload")
-    machine.run("systemctl", "start", "rollbackd", "app", "other")
+    machine.run("systemctl", "start", "rollbackd", "app", "worker", "other")
     yield machine
     (machine.files / RULES.lstrip("/")).unlink(missing_ok=True)
-    machine.run("systemctl", "stop", "rollbackd", "app", "other")
+    machine.run("systemctl", "stop", "rollbackd", "app", "worker", "other")
     machine.write("/etc/rollbackd/config.yaml", CONFIG)
 
 
-def _rolled_back(machine: Machine) -> tuple[int, bool, bool, str]:
-    """Roll back to the other release: the exit code, whether the page changed and the unit was restarted, all said."""
+def _rolled_back(machine: Machine) -> tuple[int, bool, bool, bool, str]:
+    """Roll back to the other release: the exit code, whether the page, and each unit's life, is another, all said."""
 
-    def seen() -> tuple[str, str]:
-        life = machine.run("systemctl", "show", "app", "-p", "InvocationID", "--value").stdout
-        return (machine.files / "srv/checkout/page").read_text(), life
+    def seen() -> tuple[str, str, str]:
+        def life(unit: str) -> str:
+            return machine.run("systemctl", "show", unit, "-p", "InvocationID", "--value").stdout
 
-    page, life = seen()
-    other = {"one": "two", "two": "one"}[page]
+        return (machine.files / "srv/checkout/page").read_text(), life("app"), life("worker")
+
+    before = seen()
+    other = {"one": "two", "two": "one"}[before[0]]
     done = machine.run("rollbackd", "rollback", "checkout", "--to", other, "--watch", user="ann", check=False)
-    now = seen()
-    return done.returncode, now[0] != page, now[1] != life, done.stdout + done.stderr + machine.log()
+    page, app, worker = (now != was for now, was in zip(seen(), before, strict=True))
+    return done.returncode, page, app, worker, done.stdout + done.stderr + machine.log()
 
 
 def test_without_a_polkit_rule_nothing_is_touched_and_it_says_what_is_lacking(app: Machine) -> None:
-    code, changed, restarted, said = _rolled_back(app)
-    assert (code, changed, restarted) == (1, False, False), said
+    *found, said = _rolled_back(app)
+    assert found == [1, False, False, False], said
     assert "rollbackd may not restart app.service; `rollbackd check` prints the polkit rule" in said
 
 
-def test_with_the_rule_that_check_prints_the_unit_is_restarted_and_nothing_else_is_allowed(app: Machine) -> None:
+def test_with_the_rule_that_check_prints_units_are_restarted_and_stopped_and_nothing_else_is_allowed(
+    app: Machine,
+) -> None:
     credentials = "CREDENTIALS_DIRECTORY=/etc/rollbackd/credentials"
     printed = app.run("env", credentials, "rollbackd", "check").stdout.partition(f"// {RULES}\n")[2]
     app.write(RULES, printed[: printed.index("});\n") + 4])
@@ -324,8 +332,10 @@ def test_with_the_rule_that_check_prints_the_unit_is_restarted_and_nothing_else_
         return app.run(*ask, verb, unit, user=user, check=False).returncode == 0
 
     wait_for(lambda: may("restart", "app.service"), "polkit read its rules again")
-    assert _rolled_back(app)[:3] == (0, True, True)
+    *found, said = _rolled_back(app)
+    assert found == [0, True, True, True], said
     assert not may("restart", "other.service")
     assert not may("stop", "rollbackd.service")
-    assert not any(may(verb, "app.service") for verb in ("kill", "mask", "freeze"))
+    assert not any(may(verb, "app.service") for verb in ("start", "stop", "kill", "mask", "freeze"))
+    assert not any(may(verb, "worker.service") for verb in ("reload", "kill", "mask", "freeze"))
     assert not may("restart", "app.service", user="mallory")

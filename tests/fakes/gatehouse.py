@@ -5,7 +5,19 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import pytest
+
 TOKEN = "Bearer of-the-gate"
+
+
+class AtTheGate:
+    """Its tests get the gate."""
+
+    gate: "Gatehouse"
+
+    @pytest.fixture(autouse=True)
+    def _with_gate(self, gate: "Gatehouse") -> None:
+        self.gate = gate
 
 
 class Gatehouse:

@@ -92,6 +92,7 @@ class Recorder:
     hang: bool = False
     during: Callable[[], None] = lambda: None
     """Called while it is sending."""
+    keeps_open: bool = False
 
     def __post_init__(self) -> None:
         self.news = asyncio.Condition()

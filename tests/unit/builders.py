@@ -153,6 +153,18 @@ def situation(**more: Any) -> Situation:
     return replace(given, **more)
 
 
+PASSED = (None, False)
+ASKS = (Action.ASK, False)
+REFUSES = (Action.REFUSE, False)
+ESCALATES = (Action.REFUSE, True)
+OBSERVES = (Action.OBSERVE, False)
+
+
+def against(finding: Finding) -> tuple[Action | None, bool]:
+    """What stands against, and whether it pages: one of these."""
+    return finding.against, finding.escalate
+
+
 def candidate(code: str = "v1", changes: int = 1, left: datetime | None = None) -> Candidate:
     return Candidate(state(code), changes, left)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar, cast
 
 from rollbackd import facts
-from rollbackd.adapter import Adapter, AdapterError, Settings
+from rollbackd.adapter import Adapter, AdapterError, MixedError, Settings
 from rollbackd.book import Book
 from rollbackd.config.load import dump_service, load
 from rollbackd.config.models import Config, Service
@@ -37,7 +37,8 @@ from rollbackd.model import (
     incident_stream,
     service_stream,
 )
-from rollbackd.runner import Judgement, Objection, Runner
+from rollbackd.preparation import Objection
+from rollbackd.runner import Judgement, Runner
 from rollbackd.sources.prometheus import Answer, RangeAnswer, RangeSeries, Series
 from tests.fakes.clock import START, ManualClock
 from tests.fakes.journal import MemoryJournal
@@ -87,6 +88,7 @@ class FakeLayer:
     known: tuple[Release, ...] = (V2, V1)
     is_inside: bool = False
     reversible: bool = True
+    aside: str = ""
     errors: list[Exception] = field(default_factory=list)
     """Raised by the next effects, one each."""
     problems: tuple[str, ...] = ()
@@ -104,6 +106,8 @@ class FakeLayer:
     async def current(self) -> Release:
         if self.errors and self.errors[0].args == ("look",):
             raise AdapterError("cannot be seen", permanent=False)
+        if self.present.parts:
+            raise MixedError(f"the hosts differ: {self.present.label}", self.present)
         return self.present
 
     async def releases(self) -> Sequence[Release]:
@@ -111,7 +115,7 @@ class FakeLayer:
 
     async def plan(self, target: Release) -> Change:
         before = self.present if self.traits.releases else NO_RELEASE
-        return Change(self.name, before, target, reversible=self.reversible)
+        return Change(self.name, before, target, reversible=self.reversible, aside=self.aside)
 
     async def apply(self, change: Change) -> None:
         await self._effect(f"apply {self.name} {change.after.id}")
@@ -170,9 +174,10 @@ class FakeFactory:
 
     def __init__(self, layers: Mapping[str, FakeLayer]) -> None:
         self.layers = layers
+        self.clean: Callable[[str], str] = str
 
     def build(self, service: Service) -> Layers:
-        return Layers(service, {name: cast("Adapter", layer) for name, layer in self.layers.items()})
+        return Layers(service, {name: cast("Adapter", layer) for name, layer in self.layers.items()}, self.clean)
 
 
 class FakePrometheus:

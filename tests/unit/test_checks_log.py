@@ -337,11 +337,13 @@ async def test_lines_may_hold_anything(tmp_path: Path) -> None:
 JOURNALCTL = """\
 #!{python}
 import json, sys
-fixed = ["--output=json", "--output-fields=MESSAGE", "--all", "--no-pager", "--quiet"]
-unit, rest = sys.argv[1], sys.argv[2:]
-assert unit == "--unit=checkout.service", sys.argv
-assert rest[:5] == fixed, rest
-assert rest[5:] in (["--since=@{since}", "--lines=20000"], ["--lines=1"]), rest
+assert sys.argv[1:4] == ["--output=json", "--no-pager", "--quiet"], sys.argv
+rest = sys.argv[4:]
+if rest == ["_UID=0", "--until=@{since}", "--reverse", "--lines=1"]:
+    sys.stdout.write({earlier!r})
+    sys.exit()
+assert rest[:3] == ["--unit=checkout.service", "--output-fields=MESSAGE,MESSAGE_ID,N_DROPPED", "--all"], rest
+assert rest[3:] in (["--since=@{since}", "--lines=20000"], ["--lines=1"]), rest
 {body}
 sys.stdout.write(open({entries!r}).read())
 """
@@ -355,17 +357,31 @@ class Journal:
         monkeypatch.setenv("PATH", f"{directory}:{os.environ['PATH']}")
         self.say()
 
-    def say(self, entries: Iterable[tuple[float, Any]] = (), body: str = "", cut: str = "", since: float = -5) -> None:
-        """Entries, and what it is asked since, by minutes after noon; `body` is what it does before it prints them."""
+    def say(
+        self,
+        entries: Iterable[tuple[float, Any]] = (),
+        body: str = "",
+        cut: str = "",
+        since: float = -5,
+        earlier: str = '{"MESSAGE": "of root"}\n',
+    ) -> None:
+        """Entries, and what it is asked since, by minutes after noon; `body` is what it does before it prints them.
+
+        An entry is its message, or all its fields; `earlier` is what root has from before.
+        """
         lines = [
-            json.dumps({"__REALTIME_TIMESTAMP": str(round((NOON + at * MINUTE).timestamp() * 1e6)), "MESSAGE": message})
-            for at, message in entries
+            json.dumps(
+                {"__REALTIME_TIMESTAMP": str(round((NOON + at * MINUTE).timestamp() * 1e6))}
+                | (said if isinstance(said, dict) else {"MESSAGE": said})
+            )
+            for at, said in entries
         ]
         path = self.directory / "entries"
         path.write_text("".join(f"{line}\n" for line in lines) + cut)
         script = self.directory / "journalctl"
         asked = int((NOON + since * MINUTE).timestamp())
-        script.write_text(JOURNALCTL.format(python=sys.executable, body=body, entries=str(path), since=asked))
+        known = {"python": sys.executable, "entries": str(path), "since": asked, "earlier": earlier}
+        script.write_text(JOURNALCTL.format(body=body, **known))
         script.chmod(0o755)
 
     async def look(self, since: datetime | None = None, **settings: Any) -> CheckResult:
@@ -413,6 +429,47 @@ async def test_more_entries_than_are_read_say_nothing_unless_they_are_bad(journa
     result = await journal.look()
     assert result.verdict is UNKNOWN
     assert result.reason.endswith("there are more than 20000 entries")
+
+
+async def test_an_entry_counts_once_whichever_of_its_lines_matches(journal: Journal) -> None:
+    lines = "begin\n" + "x" * 2**16 + "\nERROR at last\nERROR again"
+    journal.say(
+        [(-1, lines), (-1, ["ERROR in one field", "ERROR in another"]), (-1, [list(b"\xff"), " ERROR"]), (-1, [])]
+    )
+    result = await journal.look(matching="^ERROR")
+    assert (result.verdict, result.reason.partition(",")[0]) == (GOOD, '2 lines match "^ERROR" in 5m')
+    result = await journal.look()
+    assert result.verdict is BAD
+    assert result.reason.endswith("; the last: ERROR at last | ERROR in one field ERROR in another | \ufffd ERROR")
+
+
+async def test_silence_says_nothing_where_the_journal_does_not_reach_back(journal: Journal) -> None:
+    journal.say([(-1, "ERROR")], earlier="")
+    result = await journal.look()
+    assert result.verdict is UNKNOWN
+    assert result.reason.endswith(
+        "the journal begins later, or this user may not read all of it (group systemd-journal)"
+    )
+    journal.say([(-1, "ERROR")] * 3, earlier="")
+    assert (await journal.look()).verdict is BAD
+
+
+@pytest.mark.parametrize(("number", "said"), [("184", "184"), ("many", "1"), ("9" * 5000, "1"), (None, "1")])
+async def test_lines_that_journald_dropped_may_have_matched(journal: Journal, number: str | None, said: str) -> None:
+    dropped = {"MESSAGE": "Suppressed", "MESSAGE_ID": "a596d6fe7bfa4994828e72309e95d61e", "N_DROPPED": number}
+    journal.say([(-1, "ERROR"), (-1, dropped)])
+    result = await journal.look()
+    assert result.verdict is UNKNOWN
+    assert f"journald dropped {said} more, written too fast (LogRateLimitBurst= of the unit)" in result.reason
+    journal.say([(-5.001, dropped)])
+    assert (await journal.look()).verdict is GOOD
+
+
+async def test_a_user_without_rights_is_told_what_to_do(journal: Journal) -> None:
+    journal.say(body='sys.exit("No journal files were opened due to insufficient permissions.")')
+    result = await journal.look()
+    assert result.verdict is UNKNOWN
+    assert result.reason.endswith("insufficient permissions; its user has to be in the group systemd-journal")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The redis check against real servers: master, replica, with a password, gone, and ones that only pretend."""
 
 import asyncio
+import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
@@ -96,6 +97,31 @@ async def test_a_password_that_is_not_taken_is_our_own_trouble(tmp_path: Path) -
     assert "wrong-one" not in wrong.reason
 
 
+async def test_a_database_that_is_not_there_is_our_own_trouble(master: int) -> None:
+    result = await ask(f"redis://127.0.0.1:{master}/99")
+    assert result.verdict is UNKNOWN
+    assert result.reason == "could not ask: DB index is out of range; correct the database's number"
+
+
+@pytest.mark.needs("openssl")
+async def test_a_certificate_is_verified_and_one_that_nobody_trusts_says_nothing(tmp_path: Path) -> None:
+    key, certificate, port = tmp_path / "key", tmp_path / "crt", free_port()
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", certificate, "-days", "2",
+         "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"], check=True, capture_output=True,
+    )  # fmt: skip
+    files = ("--tls-cert-file", str(certificate), "--tls-key-file", str(key), "--tls-ca-cert-file", str(certificate))
+    with redis_server(tmp_path / "s", "--tls-port", str(port), "--tls-auth-clients", "no", *files):
+        url = f"rediss://127.0.0.1:{port}"
+        doubted = await ask(url)
+        assert doubted.verdict is UNKNOWN
+        assert doubted.reason.endswith("self-signed certificate; give `ca`, the certificates that sign it")
+        assert (await ask(url, ca=certificate)).verdict is GOOD
+        missing = await ask(url, ca=tmp_path / "none")
+        assert missing.verdict is UNKNOWN
+        assert missing.reason.endswith("none: no such file; correct `ca`")
+
+
 async def test_nobody_listening_is_bad_and_an_unknown_host_says_nothing() -> None:
     gone = await ask(f"redis://127.0.0.1:{free_port()}")
     assert (gone.verdict, gone.reason) == (BAD, "connection refused")
@@ -163,6 +189,7 @@ async def test_ping_is_what_is_asked_last() -> None:
         ({"redis": "redis://x", "username": "me"}, "`username` alone says nothing; give `password"),
         ({"redis": "redis://x", "below": "20s"}, "`below` is longer than `timeout`"),
         ({"redis": "redis://x", "role": "sentinel"}, "master"),
+        ({"redis": "redis://x", "ca": "/x"}, "write the URL with rediss://"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any], said: str) -> None:
@@ -172,6 +199,6 @@ def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any], said:
 
 
 def test_without_the_library_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rollbackd.checks.redis.find_spec", lambda _: None)
+    monkeypatch.setattr("rollbackd.redis_client.find_spec", lambda _: None)
     with pytest.raises(ValidationError, match=r"rollbackd\[redis\]"):
         RedisSettings(redis="redis://x")

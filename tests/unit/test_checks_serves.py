@@ -41,12 +41,15 @@ def layers(*releases: Release) -> Any:
     return told
 
 
+SECRET = "s3cret-that-comes-back"
+
+
 async def ask(url: str, *releases: Release, **settings: Any) -> CheckResult:
     where = {} if {"json", "header", "text"} & settings.keys() else {"text": True}
     written = {"serves": url, "layer": "code"} | where | settings
     async with aiohttp.ClientSession() as session:
         place = CheckPlace(
-            "version", "shop", {}, None, SystemClock(), lambda: session, None, lambda secret: secret.env,
+            "version", "shop", {}, Spawner(secrets=[SECRET]), SystemClock(), lambda: session, None, lambda secret: secret.env,
             releases=layers(*(releases or (NOW, OLD))),
         )  # fmt: skip
         return await Serves(ServesSettings(**written), place).run()
@@ -55,6 +58,12 @@ async def ask(url: str, *releases: Release, **settings: Any) -> CheckResult:
 def test_it_follows_the_contract() -> None:
     place = CheckPlace("version", "shop", {}, None, SystemClock(), lambda: None, None)
     assert isinstance(Serves(ServesSettings(serves="http://x", layer="code", text=True), place), Check)
+
+
+async def test_what_comes_back_is_shown_without_our_secrets() -> None:
+    async with serving(saying(text=f"you sent {SECRET}")) as url:
+        result = await ask(url)
+    assert (result.verdict, result.reason) == (BAD, 'serves "you sent [secret]", and code has v41 (3f2a9c1d4e5b)')
 
 
 @pytest.mark.parametrize(
@@ -189,18 +198,28 @@ def service(directory: Path) -> Service:
     return configured(directory).services[0]
 
 
+async def test_the_examiner_shows_what_a_check_says_without_secrets(tmp_path: Path) -> None:
+    async def releases(*_: Any) -> Any:
+        raise AdapterError(f"it answered {SECRET}", permanent=False)
+
+    async with aiohttp.ClientSession() as session, serving(saying(text="v1")) as url:
+        examiner = Examiner(Surroundings(Spawner(secrets=[SECRET]), SystemClock(), lambda: session, None, releases))
+        result = await examiner.ask(service(tmp_path), ServesSettings(serves=url, layer="code", text=True))
+    assert result.reason.endswith("what code has is not known: it answered [secret]")
+
+
 async def test_the_examiner_asks_the_layer_of_the_service(tmp_path: Path) -> None:
     shop, factory = service(tmp_path), Factory()
     releases = _releases({"shop": factory.build(shop)}, cast("LayerFactory", factory))
     async with aiohttp.ClientSession() as session, serving(saying(text="stable")) as url:
-        examiner = Examiner(Surroundings(None, SystemClock(), lambda: session, None, releases))
+        examiner = Examiner(Surroundings(Spawner(), SystemClock(), lambda: session, None, releases))
         right = await examiner.ask(shop, ServesSettings(serves=url, layer="code", text=True))
         wrong = await examiner.ask(shop, ServesSettings(serves=url, layer="process", text=True))
         assert factory.built == 1
         older = shop.model_copy(update={"bake": timedelta(minutes=1)})
         under_an_older_configuration = await examiner.ask(older, ServesSettings(serves=url, layer="code", text=True))
         assert factory.built == 2
-        without_layers = Examiner(Surroundings(None, SystemClock(), lambda: session, None))
+        without_layers = Examiner(Surroundings(Spawner(), SystemClock(), lambda: session, None))
         alone = await without_layers.ask(shop, ServesSettings(serves=url, layer="code", text=True))
     assert (right.verdict, right.reason) == (GOOD, 'serves "stable", as code has')
     assert under_an_older_configuration.verdict is GOOD

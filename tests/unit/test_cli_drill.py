@@ -152,6 +152,7 @@ def test_a_report_says_what_was_done_how_long_it_took_and_what_is_next(capsys: p
   plan       default
   took       72.0s
   left over  nothing
+  mind       code: loses 2 uploads
   next       nothing: it is watched on; trouble of the same state is told
 
 STEP  FROM                TO                  STATUS  TOOK

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import pwd
 import sqlite3
 import subprocess
 from collections.abc import Callable
@@ -13,7 +15,7 @@ from typing import Any
 import pytest
 
 import rollbackd.app
-from rollbackd.cli import local, offline
+from rollbackd.cli import local, offline, owner
 from rollbackd.cli.frame import Session, StopError
 from rollbackd.cli.text import moment, safe, table
 from rollbackd.clock import SystemClock
@@ -193,6 +195,53 @@ def test_a_rollback_offline_that_is_refused_says_why(monkeypatch: pytest.MonkeyP
 def test_a_rollback_offline_without_a_configuration_is_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(StopError, match=r"none\.yaml"):
         offline.roll_back(Session(config=tmp_path / "none.yaml"), "checkout", WANTED, lambda: True)
+
+
+def test_root_acts_offline_as_the_user_whose_journal_it_is(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    became: list[tuple[str, object]] = []
+    for call in ("setgroups", "setgid", "setuid", "umask"):
+        monkeypatch.setattr(os, call, lambda given, call=call: became.append((call, given)))
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(owner, "_owner", lambda _: os.stat_result((0, 0, 0, 0, 65534, 65534, 0, 0, 0, 0)))
+    monkeypatch.setenv("HOME", "/root")
+    (tmp_path / "signals").mkdir()
+    config = tmp_path / "c.yaml"
+    config.write_text(f"daemon: {{signals: {tmp_path}/signals}}")
+    with pytest.raises(StopError):
+        offline.roll_back(Session(config=config), "checkout", WANTED, lambda: True)
+    groups = sorted({65534, (tmp_path / "signals").stat().st_gid})
+    assert became == [("setgroups", groups), ("setgid", 65534), ("setuid", 65534), ("umask", 0o022)]
+    assert "rollbackd: going on as nobody, whose journal it is" in capsys.readouterr().err
+    assert os.environ["HOME"] == pwd.getpwuid(65534).pw_dir
+
+
+def test_whose_journal_it_is_is_asked_of_its_directory_while_there_is_none(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(owner, "_turn_into", lambda found, _: f"user {found.st_uid}")
+    config = tmp_path / "c.yaml"
+    config.write_text(f"daemon: {{journal: 'sqlite:///{tmp_path}/journal.db'}}")
+    own = tmp_path.stat().st_uid
+    assert owner.become(config) == ([f"going on as user {own}, whose journal it is"] if own else [])
+    config.write_text("daemon: {journal: 'sqlite:////no/such/place/journal.db'}")
+    assert owner.become(config) == []
+
+
+def test_secrets_that_only_the_daemon_has_are_named_once(tmp_path: Path) -> None:
+    config = tmp_path / "c.yaml"
+    names = ("one", "two", "three", "four")
+    config.write_text(
+        f"daemon: {{mode: act, signals: {tmp_path}, journal: 'sqlite:///{tmp_path}/journal.db', tokens: ["
+        + ", ".join(f"{{name: {name}, role: source, token: {{credential: {name}}}}}" for name in names)
+        + "]}\n"
+    )
+    *_, lacking, what = owner.become(config)
+    assert lacking.startswith("without secrets of the daemon: credential one: systemd gave this process none;")
+    assert lacking.endswith(" and 1 more")
+    assert what == "what asks for one of them fails, and messages that need one go out when the daemon runs again"
 
 
 def test_a_no_begins_nothing_offline(tmp_path: Path) -> None:

@@ -32,10 +32,13 @@ schedules:
   - {drill: checkout}
   - {snapshot: checkout, when: good}
   - {snapshot: checkout, when: good, keep: 9}
+  - {snapshot: checkout, every: 2h, offsite: {push: [cp, "{file}", /mnt]}}
+  - {snapshot: checkout/far, every: 2h, offsite: {push: [cp, "{file}", /mnt]}}
+  - {snapshot: checkout/far, every: 3h}
 services:
   - name: checkout
     match: {service: checkout}
-    layers: {code: {adapter: git, repo: /srv/checkout}, page: {adapter: command, apply: [x], current: [y], releases: [z]}}
+    layers: {code: {adapter: git, repo: /srv/checkout}, page: {adapter: command, apply: [x], current: [y], releases: [z]}, far: {adapter: remote, ssh: web1, traits: [step, snapshots]}}
     verify: {checks: [{tcp: "127.0.0.1:3000"}]}
 """
 SAID = """\
@@ -44,7 +47,7 @@ SAID = """\
 5:6: unknown service "checkot"; did you mean "checkout"?
 5:25: this is at least 1m; write it like 6h
 6:37: "Mars" is no time zone; write one like Europe/Berlin or UTC
-7:6: layer "page" keeps no snapshots; those that do are code
+7:6: layer "page" keeps no snapshots; those that do are code, far
 7:52: nothing of it is {file}; write that where the path of the file to send goes
 8:23: "0 0 31 2 *" never comes; write it like "0 2 * * *" (minute, hour, day, month, day of the week)
 8:43: unknown plan "full"; there is default
@@ -63,6 +66,8 @@ SAID = """\
 19:31: "bad" does not fit; write one of good
 20:5: it says when in one way; write cron: "0 2 * * *" or every: 6h
 22:6: this is on the calendar at these times already; take one away
+23:37: snapshots of layer "far" are on another host and cannot be sent from here; take `offsite` away and copy them over there, and give the other layers an entry for each
+24:41: snapshots of layer "far" are on another host and cannot be sent from here; take `offsite` away and copy them over there
 """
 
 
@@ -91,7 +96,8 @@ def test_each_kind_is_told_by_its_own_key(tmp_path: Path) -> None:
 
 def test_a_service_without_a_layer_that_keeps_any_is_refused(tmp_path: Path) -> None:
     document = yaml.safe_load(BROKEN) | {"schedules": [{"snapshot": "checkout", "every": "1d"}]}
-    del document["services"][0]["layers"]["code"]
+    for layer in ("code", "far"):
+        del document["services"][0]["layers"][layer]
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(document))
     with pytest.raises(ConfigErrors, match='no layer of "checkout" keeps snapshots'):
         load(tmp_path / "config.yaml", look_for=None)

@@ -278,3 +278,12 @@ def test_verification_takes_a_breath_between_two_rounds(every: str) -> None:
 def test_the_schema_knows_both_ways_to_write_a_plan() -> None:
     written = PlanSpec.model_json_schema()
     assert [part.get("type") for part in written["anyOf"]] == ["array", "object"]
+
+
+def test_only_a_plans_verification_leaves_rules_out() -> None:
+    written = {"steps": [{"flags": "off"}], "verify": {"skip_rules": "search", "checks": ["health"]}}
+    assert PlanSpec.model_validate(written).unasked == ("search",)
+    assert PlanSpec.model_validate({"steps": ["code"], "verify": {"checks": ["health"]}}).unasked == ()
+    assert PlanSpec.model_validate(["code"]).unasked == ()
+    with pytest.raises(ValidationError):
+        VerifySpec.model_validate({"skip_rules": "search", "checks": ["health"]})

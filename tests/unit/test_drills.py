@@ -402,6 +402,17 @@ async def test_what_it_must_not_come_on_top_of(tmp_path: Path) -> None:
     await shop.down()
 
 
+async def test_what_would_not_come_back_as_it_is_is_not_drilled_for_real(shop: Practice) -> None:
+    layer = shop.layer()
+    layer.aside = "2 uncommitted changes; commit them first"
+    said = "shop is not drilled, it would not come back as it is: code: "
+    assert await shop.refused() == f"{said}2 uncommitted changes; commit them first"
+    layer.aside, layer.known = "", tuple(one for one in layer.known if one != layer.present)
+    assert await shop.refused() == f"{said}v2 is not among what it can go back to"
+    assert shop.runs == {"code": "v2", "config": "c1"}
+    assert (await shop.drill()).result == "ready", "a rollback would work all the same"
+
+
 async def test_one_is_drilled_at_a_time_and_not_during_a_rollback(shop: Practice) -> None:
     await shop.drill(execute=True)
     assert await shop.refused(service="desk") == (
@@ -486,6 +497,9 @@ async def test_a_layer_that_is_not_ready_to_return_is_told_and_tried_again(shop:
     await shop.drill(execute=True)
     await shop.until(lambda: bool(shop.notices("drill_stuck")))
     assert "code: no space left" in shop.notices("drill_stuck")[0][0]
+    (under_way, *_) = await shop.core.desk.drills("shop")
+    assert under_way.problems == ("cannot return: code: no space left",)
+    assert (await shop.core.desk.service("shop")).incident == "shop-1"
     shop.stage.journal.after = None
     shop.layer().problems = ()
     assert (await shop.over()).result == "ready"

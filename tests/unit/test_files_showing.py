@@ -3,8 +3,9 @@
 import pytest
 
 from rollbackd.redact import MASK, Redactor
+from rollbackd_adapters.files.masking import Masks
 from rollbackd_adapters.files.settings import FilesSettings
-from rollbackd_adapters.files.showing import LINES, TEXT_LIMIT, Masks, differences
+from rollbackd_adapters.files.showing import LINES, TEXT_LIMIT, differences
 from rollbackd_adapters.files.tree import Entry, Tree
 
 SECRETS = FilesSettings(adapter="files", paths=("/c",)).secret

@@ -113,11 +113,12 @@ def test_an_answer_in_time_counts_also_when_it_is_seen_late() -> None:
     assert story.next() == steps.Rise("approved by unix:ann", by_people=True)
 
 
-def test_a_persons_own_order_needs_no_yes() -> None:
+def test_what_joins_a_question_answers_nothing() -> None:
+    """An order neither: a person's order to a question makes it rise, and is not written as evidence."""
     order = replace(trigger("manual"), request=Request("checkout", ANN))
-    story = asking(BOTH).tell(facts.Joined(order), actor=ANN)
-    assert story.next() == steps.Rise("ordered by unix:ann", by_people=True)
-    assert asking(BOTH).tell(facts.Joined(trigger("other"))).next() == steps.Wait(at(15))
+    for joins in (trigger("other"), order):
+        story = asking(BOTH).tell(facts.Joined(joins), actor=ANN)
+        assert (story.next(), story.incident.joined) == (steps.Wait(at(15)), (joins,))
 
 
 def test_a_no_ends_it_whatever_else_was_said() -> None:

@@ -5,7 +5,7 @@ import pytest
 from rollbackd import facts
 from rollbackd.facts import Record
 from rollbackd.incident.life import Failure, Flight, evolve, fold, opened
-from rollbackd.model import Decision, Outcome, Release, Verdict
+from rollbackd.model import NO_RELEASE, Change, Decision, Outcome, Plan, Release, Verdict
 from tests.unit.builders import (
     PRESENT,
     TARGET,
@@ -21,6 +21,8 @@ from tests.unit.builders import (
     trigger,
 )
 
+RESTART = Change("process", NO_RELEASE, NO_RELEASE)
+
 
 def record(fact: object, stream: str = "incident:checkout-7") -> Record:
     return Record(41, stream, 1, at(3), "daemon", fact)
@@ -35,7 +37,7 @@ def test_an_incident_begins_with_all_that_it_needs() -> None:
     found = opened(record(opening(decision)))
     assert (found.id, found.service, found.opened, found.n) == ("checkout-7", "checkout", at(3), 1)
     assert (found.decision, found.present) == (decision, PRESENT)
-    assert (found.plans, found.running, found.key) == (("config", "default"), "config", "checkout-7/0")
+    assert (found.plans, found.running, found.key) == (("config", "default"), "config", "checkout-7/20260302T100300.0")
     assert found.config == {"name": "checkout"}
 
 
@@ -194,7 +196,7 @@ def test_a_plan_that_ended_leaves_brackets_and_moves_to_the_next() -> None:
     story.did("enter", "traffic").did("apply", "config").gated().round(Verdict.BAD)
     story.tell(facts.PlanEnded("config", Outcome.INEFFECTIVE))
     found = story.incident
-    assert (found.running, found.key, found.tried) == ("default", "checkout-1/1", 1)
+    assert (found.running, found.key, found.tried) == ("default", "checkout-1/20260302T100000.1", 1)
     assert (found.plan, found.done, found.gate, found.gated, found.conclusive) == (None, (), None, None, None)
     assert (found.stepped, found.looked, found.rounds, found.failure) == (None, None, 0, None)
     assert (found.entered, found.moved) == (("traffic",), {"config": Release("c2")})
@@ -256,3 +258,24 @@ def test_what_was_told_changes_nothing_but_its_place() -> None:
     after = evolve(before, Record(9, story.stream, 2, at(1) + seconds(1), "daemon", facts.Told("room", "opened", "k")))
     assert after.n == 2
     assert fold(records(story.stream, (at(0), story.told[0].fact))) == before
+
+
+def off(story: Story) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The rules that are not asked, and the layers that its plans fixed."""
+    return story.incident.unasked, story.incident.fixed
+
+
+def test_rules_are_not_asked_while_what_they_ask_is_switched_off() -> None:
+    """From the step that does it until a later plan of the list takes that back."""
+    story = Story(plans=("degrade", "code", "whole"), present=state("v2", flags="f1"), target=state("v1", flags="f1"))
+    degrade = Plan("degrade", (change("flags", "f1", "off"), RESTART), unasked=("search", "page"))
+    story.tell(facts.Planned(degrade, story.incident.present))
+    assert off(story) == ((), ())
+    story.did("apply", "flags")
+    assert off(story) == (("search", "page"), ("flags",))
+    story.tell(facts.PlanEnded("degrade", Outcome.INEFFECTIVE)).planned("code").did("apply", "code")
+    assert off(story) == (("search", "page"), ("flags",))
+    story.tell(facts.PlanEnded("code", Outcome.INEFFECTIVE))
+    whole = Plan("whole", (change("flags", "off", "f1"),))
+    story.tell(facts.Planned(whole, story.incident.present)).did("apply", "flags")
+    assert off(story) == ((), ())

@@ -16,17 +16,19 @@ from rollbackd.incident.next import (
     Stop,
     Wait,
 )
-from rollbackd.model import Outcome, Verdict
+from rollbackd.model import Outcome, Plan, Verdict
 from tests.unit.builders import (
     GATED,
     VERIFY,
     Story,
     at,
+    change,
     entered,
     minutes,
     plain,
     seconds,
     start,
+    state,
     stepped,
 )
 
@@ -148,6 +150,14 @@ def test_a_bracket_of_an_earlier_plan_waits_for_an_acknowledgement_if_it_said_so
     story.planned("code").did("apply", "code").verified()
     assert story.next() == WELL
     assert story.closed().tell(facts.Acknowledged()).next() == start("leave", "traffic")
+
+
+def test_recovered_with_something_switched_off_says_what_and_which_rules_were_not_asked() -> None:
+    story = Story(present=state("v2", flags="f1"), target=state("v1", flags="f1"))
+    off = Plan("degrade", (change("flags", "f1", "off"),), unasked=("search", "page"))
+    story.tell(facts.Planned(off, story.incident.present)).did("apply", "flags").verified()
+    said = "3 good rounds in a row, with flags at off; not asked again, since that is switched off: search, page"
+    assert story.next() == Close(Outcome.RECOVERED, said)
 
 
 # -- after the end ------------------------------------------------------------------------------------

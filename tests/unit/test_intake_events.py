@@ -14,7 +14,7 @@ from rollbackd.judge.engine import Judge
 from rollbackd.judge.intake import Intake, Taken
 from rollbackd.judge.live import Live
 from rollbackd.model import Action, Decision, Outcome, Trigger, service_stream
-from rollbackd.runner import Objection
+from rollbackd.preparation import Objection
 from rollbackd.sources.events import EventError, Posted
 from tests.unit.house import House
 
@@ -46,7 +46,7 @@ class Desk(House):
 
     def start(self) -> None:
         """A new life: what is in memory is gone."""
-        self.live = Live(self.config)
+        self.live = Live(self.config, self.book.undone)
         self.judge = Bench()
         self.intake = Intake(self.book, self.live, cast("Judge", self.judge), self.clock, None)
 

@@ -24,7 +24,8 @@ from rollbackd.model import (
     Release,
     incident_stream,
 )
-from rollbackd.runner import Judgement, Objection, Runner
+from rollbackd.preparation import Objection
+from rollbackd.runner import Judgement, Runner
 from tests.unit.builders import PRESENT, TARGET, Story, at, decided
 from tests.unit.builders import trigger as trouble
 from tests.unit.house import INCIDENT, House

@@ -79,6 +79,16 @@ async def test_a_state_that_ran_well_for_the_bake_time_and_passes_its_checks_is_
     assert len(kitchen.good) == 1
 
 
+async def test_a_state_in_which_something_is_switched_off_is_never_good_by_itself(kitchen: Kitchen) -> None:
+    state, now = State({"code": Release("v2")}), kitchen.clock.now()
+    await kitchen.book.append(Entry(STREAM, facts.Changed(state, now, now, "shop-1", fixed=("code",))))
+    await kitchen.pass_(timedelta(minutes=30))
+    assert (kitchen.good, kitchen.share) == ([], 0.0)
+    await kitchen.runs("v3")
+    await kitchen.pass_(timedelta(minutes=11))
+    assert len(kitchen.good) == 1
+
+
 async def test_trouble_begins_again_already_while_it_is_pending(kitchen: Kitchen) -> None:
     await kitchen.pass_(timedelta(minutes=9))
     kitchen.verdict = Verdict.BAD

@@ -19,6 +19,7 @@ from rollbackd.judge.live import Live
 from rollbackd.judge.polls import Polls
 from rollbackd.judge.queries import Comparison, Queries
 from rollbackd.model import FLEET, Action, Trigger, Verdict, service_stream
+from rollbackd.process import Spawner
 from rollbackd.rules.samples import Observation
 from rollbackd.rules.spec import QueryWhen
 from rollbackd.rules.tracks import Standing
@@ -654,7 +655,7 @@ async def test_an_episode_of_a_test_that_goes_on_keeps_its_name(street: Built) -
 async def test_a_check_compares_as_a_rule_does(street: Built) -> None:
     town = street(rises_by="50%", against=BEFORE)
     compare = Comparison(town.config, town.book, town.live, town.clock, cast("Prometheus", town.prometheus))
-    examiner = Examiner(Surroundings(None, town.clock, lambda: None, town.prometheus, compare=compare))
+    examiner = Examiner(Surroundings(Spawner(), town.clock, lambda: None, town.prometheus, compare=compare))
     shop = town.config.services[0]
     town.prometheus.tell("q", turning(-60, 5, 1), service="shop")
     result = await examiner.ask(shop, "same")

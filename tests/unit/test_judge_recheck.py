@@ -14,8 +14,20 @@ from rollbackd.journal import Entry
 from rollbackd.judge.live import Live
 from rollbackd.judge.recheck import Recheck
 from rollbackd.judge.situation import Situations
-from rollbackd.model import Alert, Event, Outcome, Release, Request, State, Verdict, incident_stream, service_stream
-from rollbackd.runner import Objection
+from rollbackd.model import (
+    Alert,
+    Change,
+    Event,
+    Outcome,
+    Plan,
+    Release,
+    Request,
+    State,
+    Verdict,
+    incident_stream,
+    service_stream,
+)
+from rollbackd.preparation import Objection
 from rollbackd.sources.prometheus import Prometheus
 from rollbackd.sources.states import Looker
 from tests.fakes.clock import START
@@ -30,7 +42,9 @@ ROSE = {"name": "rose", "when": {"query": "latency", "rises_by": "50%", "against
 EITHER = {"name": "either", "when": {"any": [SMOKE["when"], SLOW["when"]]}}
 
 
+GONE = "the trouble went away by itself: no such alert fires"
 E2E = {"name": "e2e", "when": {"event": "e2e_failed"}}
+CRASHES = {"name": "crashes", "when": {"event": "crashed", "times": 2}}
 DEEP = {"name": "deep", "when": {"all": [SICK["when"], {"any": [SLOW["when"], E2E["when"], SMOKE["when"]]}]}}
 
 
@@ -38,9 +52,9 @@ class Court(House):
     """The house with an open incident, and who is asked about it."""
 
     def __init__(self, directory: Path) -> None:
-        rules = [SICK, SLOW, SMOKE, BOTH, EITHER, E2E, DEEP, ROSE]
+        rules = [SICK, SLOW, SMOKE, BOTH, EITHER, E2E, DEEP, ROSE, CRASHES]
         super().__init__(directory, rules=rules, prometheus={"url": "http://127.0.0.1:9090"})
-        self.live = Live(self.config)
+        self.live = Live(self.config, self.book.undone)
         self.prometheus = FakePrometheus()
         self.stops: tuple[str, ...] = ()
         self.silenced: tuple[str, ...] = ()
@@ -102,7 +116,7 @@ async def test_trouble_that_is_still_there_is_acted_on(court: Court) -> None:
 
 async def test_trouble_that_went_away_is_not(court: Court) -> None:
     court.fires(ends_at=START + MINUTE)
-    assert await court.confirm() == Objection(Outcome.PASSED, "the trouble went away by itself: no such alert fires")
+    assert await court.confirm() == Objection(Outcome.PASSED, GONE)
 
 
 async def test_a_person_who_wants_it_is_not_asked_whether_it_went_away(court: Court) -> None:
@@ -131,6 +145,51 @@ async def test_the_guards_are_asked_once_more(court: Court) -> None:
 async def test_a_target_that_was_quarantined_meanwhile_is_declined(court: Court) -> None:
     await court.book.append(Entry(service_stream("shop"), facts.Quarantined({"code": "v1"}, "by unix:ann")))
     assert await court.confirm() == Objection(Outcome.DECLINED, "code of the target was quarantined meanwhile")
+
+
+async def joined(court: Court, rule: str, **more: Any) -> None:
+    """Other trouble joins, and that which triggered goes away."""
+    await court.book.append(Entry(incident_stream(INCIDENT), facts.Joined(trigger(rule=rule, **more))))
+    court.fires(ends_at=court.clock.now())
+
+
+def met(court: Court, rule: str) -> None:
+    found = court.live.rule(rule)
+    assert found is not None
+    court.live.observe(found, 0, "shop", Verdict.BAD, "2, above 1", court.clock.now())
+
+
+async def test_trouble_that_joined_keeps_it_going_when_what_triggered_went_away(court: Court) -> None:
+    met(court, "slow")
+    await joined(court, "slow")
+    assert await court.confirm() is None
+    court.clock.advance(16 * MINUTE)
+    assert await court.confirm() == Objection(Outcome.PASSED, GONE)
+
+
+async def test_trouble_that_joined_and_is_over_too_keeps_nothing_going(court: Court) -> None:
+    court.live.observe(court.config.rules[1], 0, "shop", Verdict.GOOD, "0.5", court.clock.now())
+    await joined(court, "slow")
+    assert await court.confirm() == Objection(Outcome.PASSED, GONE)
+
+
+@pytest.mark.parametrize("more", [{"plan": ("other",)}, {"onset": START - 10 * MINUTE}])
+async def test_trouble_that_joined_and_would_not_go_back_by_itself_is_decided_on_anew(
+    court: Court, more: dict[str, Any]
+) -> None:
+    """Another plan is its own, or it is older than the change."""
+    met(court, "slow")
+    await joined(court, "slow", **more)
+    assert await court.confirm() == Objection(Outcome.PASSED, GONE)
+
+
+async def test_trouble_that_joined_long_after_the_change_is_decided_on_anew(court: Court) -> None:
+    """No change is to blame for it, as there is for what triggered."""
+    court.clock.advance(130 * MINUTE)
+    met(court, "slow")
+    now = court.clock.now()
+    await joined(court, "slow", onset=now, reached=now)
+    assert await court.confirm() == Objection(Outcome.PASSED, GONE)
 
 
 # -- holds --------------------------------------------------------------------------------------
@@ -193,23 +252,47 @@ async def test_of_a_rule_put_together_what_can_be_asked_decides(tmp_path: Path) 
     assert await either.verdicts() == [("rule either", Verdict.BAD, False)]
 
 
-async def test_an_event_decides_nothing_and_warns_of_what_came_since(court: Court) -> None:
+async def test_what_was_reported_before_the_last_step_says_nothing_and_enough_after_it_is_bad(court: Court) -> None:
     def report(key: str) -> None:
         now = court.clock.now()
-        court.live.report(Event("e2e_failed", key, now), "shop", now)
+        court.live.report(Event("crashed", key, now), "shop", now)
 
-    await court.book.append(Entry(incident_stream(INCIDENT), facts.Joined(trigger(rule="e2e"))))
+    await court.book.append(Entry(incident_stream(INCIDENT), facts.Joined(trigger(rule="crashes"))))
+    alert = ("alert of sick", Verdict.BAD, True)
     report("1")
+    report("2")
     court.clock.advance(MINUTE)
     since = court.clock.now()
-    assert ("events of e2e", Verdict.GOOD, True) in await court.verdicts(since)
+    assert await court.verdicts(since) == [alert, ("events of crashes", Verdict.GOOD, True)]
     court.clock.advance(MINUTE)
-    report("2")
-    assert ("events of e2e", Verdict.BAD, True) in await court.verdicts(since)
+    report("3")
+    assert await court.verdicts(since) == [alert, ("events of crashes", Verdict.BAD, True)]
     found = await court.recheck.condition(await court.incident(), since)
-    assert [one.reason for one in found if one.name.startswith("events")] == ["1 came since the last step"]
+    assert found[1].reason == "1 came since the last step"
+    report("4")
+    *_, again = found = await court.recheck.condition(await court.incident(), since)
+    assert (again.name, again.verdict, again.warn) == ("rule crashes", Verdict.BAD, False)
+    assert again.reason == "crashed was reported again, 2 times within 30m"
     unknown = await court.recheck.condition(await court.incident(), None)
-    assert [one.reason for one in unknown if one.name.startswith("events")] == ["1 came since the incident was opened"]
+    assert [one.reason for one in unknown[1:]] == ["2 came since the incident was opened"]
+    now = court.clock.now()
+    court.live.report(Event("crashed", "5", now, firing=False), "shop", now)
+    assert await court.verdicts(since) == [alert, ("events of crashes", Verdict.GOOD, True)]
+
+
+async def test_a_rule_that_asks_what_is_switched_off_is_not_asked(tmp_path: Path) -> None:
+    court = Court(tmp_path)
+    await court.opened("smoke")
+    court.examiner.verdicts["health"] = Verdict.BAD
+    plan = Plan("degrade", (Change("config", Release("v2"), Release("no-search")),), unasked=("smoke",))
+    stream = incident_stream(INCIDENT)
+    await court.book.append(Entry(stream, facts.Joined(trigger(rule="sick"))))
+    await court.book.append(Entry(stream, facts.Planned(plan, court.state)))
+    assert ("rule smoke", Verdict.BAD, False) in await court.verdicts()
+    await court.book.append(Entry(stream, facts.ApplyStarted("config")), Entry(stream, facts.Applied("config")))
+    court.examiner.asked.clear()
+    assert await court.verdicts() == [("rule smoke", Verdict.INCONCLUSIVE, True), ("alert of sick", Verdict.BAD, True)]
+    assert court.examiner.asked == []
 
 
 async def test_events_that_are_too_old_to_count_are_trouble_that_went_away(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from rollbackd.config.models import Config
 from rollbackd.journal import Entry
 from rollbackd.judge.asking import Asking
 from rollbackd.model import FLEET, Action, Outcome, Release, Request, State, incident_stream
-from rollbackd.runner import Objection
+from rollbackd.preparation import Objection
 from tests.unit.judgement.script import SHOP
 from tests.unit.judgement.shop import PAGE, Shop
 
@@ -57,7 +57,7 @@ class Court(Shop):
         return await rising
 
     async def joined(self, **more: Any) -> None:
-        """Another trigger, or an order, came while it asks."""
+        """Another trigger came while it asks."""
         await self.daemon.book.append(Entry(incident_stream("shop-1"), facts.Joined(self.trigger(**more))))
 
 
@@ -109,6 +109,17 @@ async def test_everything_that_moved_is_named(court: Court) -> None:
     assert found.decision.question.over
 
 
+async def test_a_yes_is_none_to_what_cannot_be_taken_back_unless_it_was_asked_by_name(court: Court) -> None:
+    await court.let("10:30 code cannot be taken back")
+    again = await court.answered()
+    assert isinstance(again, facts.AskedAgain)
+    assert again.changed == f"{YES}, but cannot be taken back: code"
+    assert again.decision.question is not None
+    assert "cannot be taken back: code" in again.decision.question.why
+    await court.daemon.book.append(Entry(incident_stream("shop-1"), again))
+    assert isinstance(await court.answered(), facts.Risen)
+
+
 async def test_a_yes_to_a_question_that_was_asked_after_the_trouble_is_meant(court: Court) -> None:
     await court.let("10:31 alert Sick resolves")
     again = await court.answered()
@@ -147,21 +158,13 @@ async def test_a_yes_while_the_layers_move_is_asked_again_about_what_was_asked(c
     assert "the layers are being changed right now" in found.changed
 
 
-async def test_an_order_is_not_asked_again_whatever_moved(court: Court) -> None:
+async def test_an_order_that_a_journal_has_as_evidence_lets_nothing_through_that_moved(court: Court) -> None:
+    """Nothing writes it any more; a stored one gives the yes of others no more weight than it has."""
     await court.let("10:30 deploys v3", "10:31 alert Sick resolves")
     await court.joined(rule="manual", request=Request("shop", "unix:ann"))
     found = await court.answered()
-    assert isinstance(found, facts.Risen)
-    assert name(found.decision.present) == "v3"
-
-
-async def test_an_order_touches_nothing_while_the_layers_move(court: Court) -> None:
-    await court.let("10:30 code changes at each look")
-    await court.joined(rule="manual", request=Request("shop", "unix:ann"))
-    found = await court.answered()
-    assert isinstance(found, Objection)
-    assert found.outcome is Outcome.FAILED
-    assert "nothing was touched" in found.reason
+    assert isinstance(found, facts.AskedAgain)
+    assert found.decision.trigger.request is None
 
 
 async def test_a_yes_goes_nowhere_without_a_good_state(court: Court) -> None:

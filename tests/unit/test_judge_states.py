@@ -131,6 +131,18 @@ async def test_a_quarantined_release_that_runs_again_is_announced(watch: Watch) 
     assert (notice.kind, notice.text) == ("quarantined_release", "shop: a quarantined release runs again: code v2")
 
 
+async def test_no_ref_marks_a_state_good_in_which_something_is_switched_off(watch: Watch) -> None:
+    watch.deploy(Release("v2", good=True))
+    stream, state = service_stream("shop"), watch.state
+    fact = facts.Changed(state, START, START, INCIDENT, fixed=("config",))
+    await watch.book.append(Entry(stream, fact))
+    await watch.look()
+    assert watch.book.of("shop").good == {}
+    watch.layers["config"].present = V1
+    await watch.look()
+    assert len(watch.book.of("shop").good) == 1
+
+
 # -- after an incident that did not help --------------------------------------------------------
 async def acted(watch: Watch) -> None:
     """v2 came, the incident began, and its first step was cut short: config is v1, code still v2."""

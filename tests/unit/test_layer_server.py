@@ -13,7 +13,7 @@ import pytest
 
 from rollbackd import layer_wire
 from rollbackd.adapter import AdapterError
-from rollbackd.layer_server import LayerServer, ServedErrors, converse, load
+from rollbackd.layer_server import LayerServer, ServedErrors, converse, load, serve
 from rollbackd.model import Change, Problem, Progress, Release, Traits
 from tests.contract.worlds import script
 
@@ -158,6 +158,7 @@ def test_only_the_layers_that_are_named_are_served(server: LayerServer) -> None:
         (AdapterError("no room", permanent=True, evidence="df"), "no room", True),
         (AdapterError("busy", permanent=False), "busy", False),
         (ZeroDivisionError("oops"), "its adapter failed: ZeroDivisionError: oops", False),
+        (OSError(28, "No space left on device"), "No space left on device; make room on this host, at ", False),
         (
             PermissionError(13, "Permission denied", "/srv/x"),
             "/srv/x: Permission denied; it is asked for as user",
@@ -230,5 +231,17 @@ def test_every_fault_of_the_file_is_told_with_its_place(tmp_path: Path, text: st
 
 
 def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
-    with pytest.raises(ServedErrors, match="there is no such file"):
+    with pytest.raises(ServedErrors, match=r"there is no such file; write it as docs/adapters.md shows for `remote`"):
         load(tmp_path / "layers.yaml")
+    (tmp_path / "file").touch()
+    with pytest.raises(ServedErrors, match="it cannot be read"):
+        load(tmp_path / "file" / "layers.yaml")
+
+
+def test_a_full_disk_is_a_problem_before_anything_is_begun(
+    server: LayerServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert ask(server, "ready").result == []
+    monkeypatch.setattr(serve, "_ROOM", 2**80)
+    (problem,) = ask(server, "ready").result
+    assert problem["text"].endswith("MiB free; make room there")

@@ -1,6 +1,7 @@
 """The layers of a service: asked all at once, each in its own words when it does not answer."""
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -67,6 +68,16 @@ async def test_a_layer_that_hangs_is_given_up(house: House, monkeypatch: pytest.
         await of(house).look()
 
 
+async def test_what_a_layer_quotes_is_told_without_secrets(house: House) -> None:
+    layers = replace(of(house), clean=Spawner(secrets=["hush-hush"]).clean)
+    house.layers["page"].problems = ("it answered hush-hush",)
+    assert [one.text for one in await layers.ready(["page"])] == ["it answered [secret]"]
+    for error in (AdapterError("it answered hush-hush", permanent=False), KeyError("hush-hush")):
+        broken(house, "code", "current", error)
+        with pytest.raises(LookFailed, match=r"\[secret\]"):
+            await layers.look()
+
+
 async def test_who_cancels_a_look_is_heard(house: House) -> None:
     broken(house, "code", "current", asyncio.CancelledError())
     with pytest.raises(asyncio.CancelledError):
@@ -117,6 +128,14 @@ async def test_a_layer_that_cannot_plan_its_step_says_why(house: House) -> None:
 
 
 # -- names that people use ----------------------------------------------------------------------
+async def test_a_plan_says_which_rules_ask_what_it_switches_off_and_its_return_none(house: House) -> None:
+    spec = {"steps": [{"code": "v1"}], "verify": {"skip_rules": "search", "checks": ["health"]}}
+    service = house.service.model_copy(update={"plans": {"degrade": PlanSpec.model_validate(spec)}})
+    layers, target = house.factory.build(service), State({"config": V2, "code": V2})
+    assert (await layers.plan("degrade", house.state, target)).unasked == ("search",)
+    assert (await layers.plan("degrade", house.state, target, returns=True)).unasked == ()
+
+
 @pytest.mark.parametrize("text", [LONG.id, "v41", "0123", "0123456789abcdef"])
 def test_a_release_is_found_by_id_label_or_prefix(text: str) -> None:
     assert resolve("code", text, [Release("f" * 40, "v40"), LONG]) is LONG

@@ -1,6 +1,6 @@
 """What the rules say of each service right now, and the triggers that follow."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -10,6 +10,7 @@ from rollbackd.adapter import CheckSettings, Settings
 from rollbackd.config.models import Config, PrometheusSettings, Service
 from rollbackd.judge.live import Live, Seen, gap
 from rollbackd.model import Action, Alert, Priority, Verdict
+from rollbackd.policy.ledger import Rollback
 from rollbackd.policy.spec import Limits
 from rollbackd.rules.spec import Rule
 from rollbackd.rules.tracks import Standing
@@ -38,14 +39,15 @@ def service(name: str, **more: Any) -> Service:
     return Service(**values | more)
 
 
-def live(*rules: Rule, poll_every: timedelta = POLL) -> Live:
+def live(*rules: Rule, poll_every: timedelta = POLL, undone: Callable[[str], Rollback | None] = lambda _: None) -> Live:
     return Live(
         Config(
             rules=rules,
             services=(service("checkout", priority=Priority.P1), service("search")),
             prometheus=PrometheusSettings(url="http://127.0.0.1:9090", poll_every=poll_every),
             limits=Limits(stale_after=minutes(15)),
-        )
+        ),
+        undone,
     )
 
 

@@ -3,7 +3,8 @@
 import pytest
 
 from rollbackd.judge.live import Live
-from rollbackd.model import Alert, Event, Verdict
+from rollbackd.model import Alert, Event, Outcome, Verdict
+from rollbackd.policy.ledger import Rollback
 from rollbackd.rules.spec import MOST_EVENTS, Rule
 from rollbackd.rules.tracks import Standing
 from tests.unit.builders import at
@@ -108,20 +109,55 @@ def test_what_is_resolved_ends_the_run_and_is_another_when_it_begins_again() -> 
     assert episodes(one, now=2) != before
 
 
-def test_what_was_reported_before_a_rollback_does_not_count_with_what_comes_after_it() -> None:
-    """It was of another state: what fails after it is trouble of its own."""
-    one = live(rule(E2E))
+def after(outcome: Outcome, stepped: float | None, ended: float) -> Rollback:
+    at_step = at(stepped) if stepped is not None else None
+    return Rollback("checkout-1", at(0), ended=at(ended), outcome=outcome, acted=True, stepped=at_step)
+
+
+def test_what_was_reported_before_a_rollback_that_recovered_is_over_with_it() -> None:
+    """It was of another state: what fails after the last step is trouble of its own."""
+    rollbacks: list[Rollback] = []
+    one = live(rule(E2E), undone=lambda name: rollbacks[-1] if rollbacks and name == "checkout" else None)
+    report(one, event(0), event(5), event(8, key="during"))
+    report(one, event(1), event(2), service="search")
+    before = episodes(one, now=9)
+    assert (len(before), one.standing("checkout", at(9))) == (1, Standing.BAD)
+    rollbacks.append(after(Outcome.RECOVERED, stepped=7, ended=9))
+    assert (episodes(one, now=9), one.standing("checkout", at(9))) == ([], Standing.PENDING)
+    assert one.troubled() == since(1, 8)
+    assert len(episodes(one, now=9, of="search")) == 1
+    report(one, event(6, key="late"))
+    assert one.standing("checkout", at(10)) is Standing.PENDING
+    report(one, event(11))
+    found = episodes(one, now=11)
+    assert found == [f"errors/checkout/{at(8).isoformat()}"] != before
+    report(one, event(13))
+    assert episodes(one, now=13) == found
+
+
+def test_trouble_that_goes_on_over_the_end_of_a_rollback_is_another_from_its_last_step_on() -> None:
+    rollbacks: list[Rollback] = []
+    one = live(rule(ONCE), rule(E2E, "twice"), undone=lambda _: rollbacks[-1] if rollbacks else None)
+    report(one, event(0), event(8), event(9))
+    rollbacks.append(after(Outcome.RECOVERED, stepped=7, ended=10))
+    assert episodes(one, now=10) == [f"{name}/checkout/{at(8).isoformat()}" for name in ("errors", "twice")]
+    rollbacks.append(after(Outcome.RECOVERED, stepped=7.5, ended=11))
+    assert episodes(one, now=10) == [f"{name}/checkout/{at(8).isoformat()}" for name in ("errors", "twice")]
+
+
+def test_what_a_rollback_did_not_mend_stays_until_something_is_reported_again() -> None:
+    rollbacks: list[Rollback] = []
+    one = live(rule(E2E), undone=lambda _: rollbacks[-1] if rollbacks else None)
     report(one, event(0), event(5))
     before = episodes(one, now=5)
-    one.report(event(6), "checkout", at(10), rolled_back=at(9))
+    rollbacks.append(after(Outcome.INEFFECTIVE, stepped=None, ended=9))
+    assert episodes(one, now=9) == before
+    one.report(event(6), "checkout", at(10))
     assert (episodes(one, now=10), one.standing("checkout", at(10))) == ([], Standing.GOOD)
-    one.report(event(11), "checkout", at(11), rolled_back=at(9))
-    assert (episodes(one, now=11), one.standing("checkout", at(11))) == ([], Standing.PENDING)
-    one.report(event(12), "checkout", at(12), rolled_back=at(9))
-    after = episodes(one, now=12)
-    assert after == [f"errors/checkout/{at(11).isoformat()}"] != before
-    one.report(event(13), "checkout", at(13), rolled_back=at(9))
-    assert episodes(one, now=13) == after
+    report(one, event(11))
+    assert one.standing("checkout", at(11)) is Standing.PENDING
+    report(one, event(12))
+    assert episodes(one, now=12) == [f"errors/checkout/{at(11).isoformat()}"] != before
 
 
 def test_no_more_than_a_bounded_number_is_kept_of_a_service() -> None:

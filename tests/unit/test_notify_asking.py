@@ -262,7 +262,9 @@ def test_a_thousand_questions_are_one_message_with_all_names_that_every_receiver
     told = " ".join(text_ for _, text_ in message.lines)
     assert all(f"service-{n}-1" in told or f"service-{n} " in told for n in range(1000))
     assert "`rollbackd approve service-0-1`" in told
-    assert message.thread == message.key, "one answer must not resolve the page of all the others"
+    threads = {one.message.thread for one in made}
+    assert message.thread not in threads, "one answer must not resolve the page of all the others"
+    assert merge([one.message for one in made[:2]]).thread == message.thread, "sent again with more it is the same page"
     assert SlackFake().problems(payload(message), {"Content-Type": "application/json"}) == []
     assert page(message, "k" * 32)["event_action"] == "trigger"
 
@@ -272,10 +274,25 @@ def test_questions_asked_for_other_reasons_are_not_alike() -> None:
     assert only(replace(asked("cart"), decision=other)).group != only(asked()).group
 
 
-def test_merged_ends_resolve_the_first_and_words_of_ones_own_stay_sentences() -> None:
-    over = [only(asked(), facts.Closed(Outcome.PASSED, "the trouble is over")).message for _ in range(2)]
-    both = merge([over[0], replace(over[1], key="another")])
-    assert (both.resolves, both.thread) == (True, "checkout-3")
+def test_merged_ends_resolve_what_each_of_them_is_about() -> None:
+    over = only(asked(), facts.Closed(Outcome.PASSED, "the trouble is over")).message
+    ends = [replace(over, key=one, thread=one, settles=settles) for one, settles in (("a", ("x",)), ("b", ("y", "a")))]
+    both = merge(ends)
+    assert (both.resolves, both.thread, both.settles) == (True, "a", ("x", "b", "y"))
+    goes_on = merge([replace(one, resolves=False) for one in ends])
+    assert (goes_on.resolves, goes_on.settles) == (False, ())
+
+
+def test_a_recovery_ends_the_pages_of_what_was_refused_before() -> None:
+    stream = records(opened(), facts.Closed(Outcome.RECOVERED, "well"))
+    held = replace(opened().decision, action=Action.REFUSE, joins="", escalate=True, trigger=trigger(episode="other"))
+    troubles = fold(Troubles(), Record(1, "service:checkout", 1, at(0), DAEMON, facts.Decided(held)))
+    (one,) = text.envelopes(stream[-1], stream, troubles, SIGNALS)
+    mine = opened().decision.trigger.episode
+    assert one.message.settles == ("refused/checkout/other", f"refused/checkout/{mine}")
+
+
+def test_words_of_ones_own_stay_sentences() -> None:
     bare = replace(only(asked()).message, lines=(), title="We look into it.")
     several = merge([bare, replace(bare, key="b"), replace(bare, key="c", title="We look into cart.")])
     assert (several.title, several.lines) == ("We look into it.; We look into cart.", ())
@@ -292,6 +309,7 @@ def test_every_message_has_an_event_that_routes_can_name() -> None:
         "Entering": facts.Entering("traffic"), "ApplyStarted": facts.ApplyStarted("code"),
         "PlanEnded": facts.PlanEnded("default", Outcome.INEFFECTIVE), "Paused": facts.Paused(""),
         "AbortRequested": facts.AbortRequested(), "Acknowledged": facts.Acknowledged(), "Parked": facts.Parked(""),
+        "LeaveFailed": facts.LeaveFailed("traffic", "", permanent=True),
         "Closed": facts.Closed(Outcome.FAILED, ""), "Relapsed": facts.Relapsed(request),
     }  # fmt: skip
     for name, fact in examples.items():

@@ -84,6 +84,15 @@ def test_every_outcome_has_words_and_only_trouble_that_is_over_resolves(outcome:
     assert said(one)["Checks"] == "health: good, answered 500 in 1.2s, wants 2xx"
 
 
+def test_recovered_with_something_switched_off_says_that_it_stays_off() -> None:
+    degrade = replace(planned().plan, unasked=("search",))
+    steps = (facts.Planned(degrade, planned().present), facts.ApplyStarted("code"), facts.Applied("code"))
+    one = only(opened(), *steps, facts.Closed(Outcome.RECOVERED, "3 good rounds in a row, with code at v41"))
+    assert one.message.title == "checkout-3: checkout recovered, with something switched off"
+    assert one.message.resolves
+    assert said(one)["Next"].startswith("Mend the cause, then switch it on again")
+
+
 def test_a_failure_names_what_is_still_entered_and_how_to_leave_it() -> None:
     one = only(
         opened(),
@@ -160,6 +169,11 @@ def test_shadow_mode_says_what_would_have_been_done() -> None:
     (one,) = of_service(facts.Decided(decision("checkout", *blocked, action=Action.OBSERVE)))
     assert "was only observed" in one.message.title
     assert "stale: too old" in said(one)["Against it"]
+
+
+def test_trouble_with_what_is_switched_off_is_not_told_again() -> None:
+    off = Finding("switched_off", Action.OBSERVE, "it asks what checkout-1 switched off: flags at no-search")
+    assert of_service(facts.Decided(decision("checkout", off, action=Action.OBSERVE))) == ()
 
 
 def test_a_notice_is_its_own_event_and_its_end_resolves() -> None:
@@ -247,6 +261,26 @@ def test_a_reminder_names_what_is_still_entered() -> None:
     assert one is not None
     assert one.message.title == "Reminder: checkout-3: failed"
     assert said(one)["Still entered"].startswith("traffic;")
+
+
+def test_what_cannot_be_left_after_the_end_is_told_when_nothing_more_is_tried_and_again() -> None:
+    failed = facts.LeaveFailed("traffic", "answered 500", permanent=False)
+    recovered = (opened(), planned(), facts.Entering("traffic"), facts.Closed(Outcome.RECOVERED, ""))
+    tries = [fact for n in range(1, 6) for fact in (facts.Leaving("traffic", n), failed)]
+    acknowledged = (*recovered, facts.Acknowledged(leave=True))
+    assert last(*acknowledged, *tries[:-2]) == ()
+    one = only(*acknowledged, *tries)
+    assert (one.message.event, one.message.title) == ("not_left", "checkout-3: traffic could not be left")
+    assert said(one)["What"] == "traffic of checkout is still entered: leaving it failed: answered 500"
+    assert said(one)["Still entered"].startswith("traffic; ")
+    assert "`rollbackd ack checkout-3" in said(one)["Still entered"]
+    assert only(*acknowledged, tries[0], replace(failed, permanent=True)).message.event == "not_left"
+    assert last(opened(), planned(), facts.Entering("traffic"), *tries) == (), "its end tells it"
+    records = stream(*acknowledged, *tries)
+    (trouble,) = fold(Troubles(), records[-1]).open
+    reminder = again.reminder(trouble, records, at(1800), "1", SIGNALS)
+    assert reminder is not None
+    assert said(reminder)["What"].endswith("leaving traffic failed: answered 500")
 
 
 def test_a_lost_message_is_repeated_word_for_word_to_the_others() -> None:

@@ -49,6 +49,18 @@ def test_a_bracket_still_entered_is_a_trouble_whatever_the_outcome() -> None:
     assert after(*entered, (INCIDENT, facts.Left("traffic"))).known == {}
 
 
+def test_what_could_not_be_left_after_its_end_was_acknowledged_is_a_trouble_until_it_is() -> None:
+    entered = (OPENED, (INCIDENT, facts.Entering("traffic")), (INCIDENT, facts.Closed(Outcome.RECOVERED, "")))
+    failed = (INCIDENT, facts.LeaveFailed("traffic", "answered 500", permanent=False))
+    seen = (*entered, (INCIDENT, facts.Acknowledged()))
+    assert after(*seen).known == {}
+    (trouble,) = after(*seen, failed).open
+    assert (trouble.what, trouble.service, trouble.entered) == ("still_entered", "checkout", ("traffic",))
+    assert after(*seen, failed, (INCIDENT, facts.Left("traffic"))).known == {}
+    assert whats(*seen, failed, (INCIDENT, facts.Acknowledged())) == []
+    assert whats(OPENED, failed) == [], "it goes on: its end tells that"
+
+
 def test_paused_is_over_with_the_hold_parked_is_not() -> None:
     assert whats(OPENED, (INCIDENT, facts.Paused("hold"))) == ["paused"]
     assert whats(OPENED, (INCIDENT, facts.Paused("hold")), (INCIDENT, facts.Unpaused())) == []

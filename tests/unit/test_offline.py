@@ -115,3 +115,16 @@ async def test_an_order_offline_rises_what_asks_and_what_was_said_stays(
     assert [record.kind for record in shown if record.kind in {"Opened", "Approved", "Risen"}] == [
         "Opened", *["Approved"] * len(approvals), "Risen",
     ]  # fmt: skip
+
+
+async def test_secrets_that_only_the_daemon_has_stop_no_emergency(config: Path, tmp_path: Path) -> None:
+    await asked(config, timedelta(hours=1))
+    written = json.loads(config.read_text())
+    written["daemon"]["tokens"] = [{"name": "am", "role": "source", "token": {"credential": "alertmanager-token"}}]
+    written["notify"] = {"receivers": [{"name": "room", "slack": {"webhook_url": {"env": "NO_SUCH_SECRET"}}}]}
+    config.write_text(json.dumps(written))
+    began = SystemClock().monotonic()
+    ended: Any = await offline_rollback(config, Request("shop", "unix:root"), lambda _: None)
+    assert ended.outcome == "recovered"
+    assert SystemClock().monotonic() - began < 20, "what waits for the daemon is not waited for here"
+    assert (tmp_path / "present").read_text() == "v1"

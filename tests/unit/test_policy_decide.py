@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from rollbackd import facts
 from rollbackd.facts import Announced, Ended, MarkedGood, MarkTaken, Opening, Quarantined, Rising
 from rollbackd.model import Action, Decision, Outcome, Priority, Request, Trigger
 from rollbackd.policy.decide import BINDING, GUARDS, asks_again, decide
@@ -75,6 +76,26 @@ def test_refuse_beats_observe_beats_ask_beats_roll_back(names: tuple[str, ...]) 
 def test_a_refusal_that_pages_escalates_the_decision() -> None:
     assert decide(trigger(), situation(target=None)).escalate
     assert not decide(trigger(), situation(**REFUSE)).escalate
+
+
+def test_no_limit_pages_for_trouble_with_what_is_switched_off() -> None:
+    """It was rolled back three minutes ago, no target is left, and it is held: nothing would be done anyway."""
+    after = facts.Changed(state("v2"), at(-3), at(-3), "checkout-1", fixed=("code",), unasked=("errors",))
+    ended = Ended("checkout", "checkout-1", Outcome.RECOVERED, acted=True)
+    ledger = fold_service(
+        [
+            *records("fleet", (at(-9), Opening("checkout", "checkout-1")), (at(-3), ended)),
+            *records("service:checkout", (at(-3), after)),
+        ]
+    )
+    given = situation(ledger=ledger, target=None, holds=("HOLD by unix:ann",), mode="shadow")
+    decision = decide(trigger(), given)
+    assert (decision.action, decision.escalate, decision.needs_person) == (Action.OBSERVE, False, False)
+    assert guards_against(decision) == {"switched_off"}
+    silenced = {finding.guard for finding in decision.findings if finding.against is not None and not finding.counted}
+    assert silenced >= {"hold", "target", "ineffective", "cooldown", "shadow"}
+    other = decide(trigger("latency"), given)
+    assert (other.action, other.escalate) == (Action.REFUSE, True)
 
 
 def test_trouble_during_an_incident_joins_it_and_pages_nobody_again() -> None:

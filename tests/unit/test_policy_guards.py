@@ -6,12 +6,18 @@ from typing import Any
 
 import pytest
 
-from rollbackd.model import Action, Finding, Priority, Verdict
+from rollbackd.facts import Changed
+from rollbackd.model import Action, Priority, Release, Request, State, Verdict
 from rollbackd.policy import guards
 from rollbackd.policy.ledger import Rollback, ServiceLedger
 from rollbackd.policy.spec import PolicyRow
 from tests.fakes.clock import START
 from tests.unit.builders import (
+    ASKS,
+    ESCALATES,
+    OBSERVES,
+    PASSED,
+    against,
     at,
     candidate,
     changed,
@@ -23,18 +29,6 @@ from tests.unit.builders import (
     state,
     trigger,
 )
-
-
-def against(finding: Finding) -> tuple[Action | None, bool]:
-    """What stands against, and whether it pages."""
-    return finding.against, finding.escalate
-
-
-PASSED = (None, False)
-ASKS = (Action.ASK, False)
-REFUSES = (Action.REFUSE, False)
-ESCALATES = (Action.REFUSE, True)
-OBSERVES = (Action.OBSERVE, False)
 
 
 # -- a person, and what runs already ----------------------------------------------------------------
@@ -197,6 +191,13 @@ def test_in_transition_it_asks() -> None:
     assert "in transition" in finding.reason
 
 
+def test_from_parts_that_differ_only_a_person_goes_back() -> None:
+    mixed = State({"code": Release("mixed-1", "web1 v2, web2 v1", parts=(("web1", "v2"), ("web2", "v1")))})
+    finding = guards.same_state(trigger(), situation(present=mixed))
+    assert against(finding) == (Action.REFUSE, False)
+    assert finding.reason == "the parts of code differ: only a person's own order brings them together"
+
+
 def test_a_state_that_nobody_wrote_down_was_not_there_at_the_onset() -> None:
     assert against(guards.same_state(trigger(), situation(present=state("v3")))) == ASKS
     assert against(guards.same_state(trigger(), situation(ledger=ServiceLedger(), present=state("v3")))) == ASKS
@@ -296,6 +297,33 @@ def test_a_state_that_came_after_the_rollback_is_somebody_elses(present: Any) ->
 def test_a_state_that_somebody_deployed_was_not_reached_by_a_rollback() -> None:
     assert against(guards.not_a_rollback(trigger(), situation())) == PASSED
     assert against(guards.not_a_rollback(trigger(), situation(ledger=ServiceLedger(), present=state("v1")))) == PASSED
+
+
+def degraded(incident: str = "checkout-1") -> ServiceLedger:
+    """Search was switched off by a rollback, after which its rule is not asked."""
+    after = state("v2", flags="no-search")
+    fact = Changed(after, at(-5), at(-5), incident, fixed=("flags",), unasked=("errors",))
+    return service_of(changed(state("v2", flags="f1"), -90, -90), (at(-5), fact))
+
+
+@pytest.mark.parametrize("present", [state("v2", flags="no-search"), None])
+def test_trouble_with_what_is_switched_off_is_observed(present: Any) -> None:
+    finding = guards.switched_off(trigger(), situation(ledger=degraded(), present=present))
+    assert against(finding) == OBSERVES
+    assert finding.reason == "it asks what checkout-1 switched off: flags at no-search"
+
+
+@pytest.mark.parametrize(
+    ("by", "ledger", "present"),
+    [
+        (trigger("latency"), degraded(), state("v2", flags="no-search")),
+        (trigger(request=Request("checkout", "unix:ann")), degraded(), state("v2", flags="no-search")),
+        (trigger(), degraded(), state("v2", flags="f1")),
+        (trigger(), ServiceLedger(), state("v2")),
+    ],
+)
+def test_another_rule_a_person_and_another_state_are_not_switched_off(by: Any, ledger: Any, present: Any) -> None:
+    assert against(guards.switched_off(by, situation(ledger=ledger, present=present))) == PASSED
 
 
 # -- the table ----------------------------------------------------------------------------------------

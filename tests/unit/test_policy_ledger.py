@@ -45,6 +45,42 @@ from tests.unit.builders import (
 V1, V2 = state("v1"), state("v2")
 
 
+# -- what a rollback leaves --------------------------------------------------------------------------
+def test_a_state_with_something_switched_off_is_known_as_that_while_it_runs() -> None:
+    told = at(5), facts.Changed(V2, at(5), at(5), "checkout-1", fixed=("flags",), unasked=("search",))
+    ledger = service_of(changed("v1", 0, 0), told)
+    assert ledger.spells[-1] == Spell(V2, at(5), at(5), "checkout-1", fixed=("flags",), unasked=("search",))
+    assert (ledger.switched(V2), ledger.switched(V1), ServiceLedger().switched(V1)) == (True, False, False)
+    after = fold_service(records(service_stream("checkout"), changed("v1", 9, 10)), ledger)
+    assert not after.switched(V2)
+    assert after.spells[-2] == Spell(V2, at(5), at(5), "checkout-1", at(10), ("flags",), ("search",))
+
+
+def test_the_newest_rollback_that_touched_anything_is_the_one_that_counts() -> None:
+    def ended(name: str, when: float, *, acted: bool = True, stepped: float | None = None) -> Any:
+        step = at(stepped) if stepped is not None else None
+        outcome = Outcome.RECOVERED if stepped is not None else Outcome.FAILED
+        return at(when), facts.Ended("checkout", name, outcome, acted, stepped=step)
+
+    def undone(*told: Any) -> tuple[str, datetime | None] | None:
+        found = fold_service(records(FLEET, *told)).undone
+        return (found.incident, found.stepped) if found is not None else None
+
+    first = (at(0), facts.Opening("checkout", "checkout-1"))
+    second = (at(10), facts.Opening("checkout", "checkout-2"))
+    drill = (at(10), facts.Opening("checkout", "checkout-2", drill="there"))
+    recovered = ended("checkout-1", 5, stepped=3)
+    assert undone() is None
+    assert undone(first) is None
+    assert undone(first, recovered) == ("checkout-1", at(3))
+    assert undone(first, recovered, second) == ("checkout-1", at(3))
+    assert undone(first, recovered, second, ended("checkout-2", 15, acted=False)) == ("checkout-1", at(3))
+    assert undone(first, recovered, second, ended("checkout-2", 15)) == ("checkout-2", None)
+    assert undone(first, recovered, drill, ended("checkout-2", 15)) == ("checkout-1", at(3))
+    relapsed = (at(6), facts.Ended("checkout", "checkout-1", Outcome.INEFFECTIVE, acted=True))
+    assert undone(first, recovered, relapsed) == ("checkout-1", at(3))
+
+
 # -- states -------------------------------------------------------------------------------------------
 def test_of_what_was_never_written_nothing_is_known() -> None:
     empty = ServiceLedger()

@@ -6,12 +6,16 @@ from typing import Any
 import pytest
 
 from rollbackd.facts import BreakerReset, Ended, Opening
-from rollbackd.model import Action, Change, Finding, Outcome, Priority, Release
+from rollbackd.model import Action, Change, Outcome, Priority, Release
 from rollbackd.policy import guards
 from rollbackd.policy.ledger import Rollback, ServiceLedger
 from rollbackd.policy.spec import Breaker, Budget, CommonCause, Limits, Reach, Window
 from tests.fakes.clock import START
 from tests.unit.builders import (
+    ASKS,
+    ESCALATES,
+    PASSED,
+    against,
     at,
     fleet_of,
     minutes,
@@ -19,18 +23,6 @@ from tests.unit.builders import (
     situation,
     trigger,
 )
-
-
-def against(finding: Finding) -> tuple[Action | None, bool]:
-    """What stands against, and whether it pages."""
-    return finding.against, finding.escalate
-
-
-PASSED = (None, False)
-ASKS = (Action.ASK, False)
-REFUSES = (Action.REFUSE, False)
-ESCALATES = (Action.REFUSE, True)
-OBSERVES = (Action.OBSERVE, False)
 
 
 # -- how often ----------------------------------------------------------------------------------------

@@ -23,13 +23,16 @@ services:
         reload: [systemctl, reload, nginx.service]
       process: {adapter: systemd, units: [checkout.service]}
       proxy: {adapter: systemd, units: [nginx.service], action: reload, resource: nginx}
-    plans: {default: {within: [page], steps: [process, proxy]}}
+      worker: {adapter: systemd, units: [worker.service]}
+    plans: {default: {within: [page, worker], steps: [process, proxy]}}
     verify: {checks: [{tcp: 127.0.0.1:3000}]}
 """
 UNITS = {
-    "checkout.service": ["reset-failed", "restart", "start", "stop"],
-    "nginx.service": ["reload", "reset-failed", "start", "stop"],
+    "checkout.service": ["reset-failed", "restart"],
+    "nginx.service": ["reload"],
+    "worker.service": ["reset-failed", "restart", "start", "stop"],
 }
+"""Start and stop only of what a plan stops; what is only a step is restarted or reloaded."""
 
 
 @pytest.fixture
@@ -52,5 +55,5 @@ def test_check_gives_the_units_and_their_verbs_to_programs(config: str) -> None:
 
 def test_the_shipped_example_is_the_rule_for_the_units_that_it_names() -> None:
     comment, _, rule = SHIPPED.read_text().partition("\n\n")
-    assert rule == polkit.rule({"checkout.service": UNITS["checkout.service"], "nginx.service": ["reload"]})
+    assert rule == polkit.rule(UNITS)
     assert polkit.PLACE in comment

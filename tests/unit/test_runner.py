@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -14,8 +14,10 @@ from rollbackd.adapter import AdapterError
 from rollbackd.incident.next import ADOPTIONS, ATTEMPTS
 from rollbackd.journal import Entry, JournalUnavailable
 from rollbackd.model import CheckResult, Outcome, Progress, Request, Verdict, incident_stream
-from rollbackd.runner import Objection, process_name
-from tests.unit.house import INCIDENT, V1, House, trigger
+from rollbackd.preparation import Objection
+from rollbackd.process import Spawner
+from rollbackd.runner import process_name
+from tests.unit.house import INCIDENT, V1, FakeFactory, House, trigger
 
 WHOLE = ["enter page", "apply config v1", "apply code v1", "leave page"]
 
@@ -125,6 +127,12 @@ async def test_a_failure_that_stays_ends_it_and_keeps_the_page(house: House) -> 
     assert (incident.entered, house.layers["page"].is_inside) == (("page",), True)
     (failed,) = [one.fact for one in house.journal.records if isinstance(one.fact, facts.ApplyFailed)]
     assert failed.evidence == "the last line"
+
+
+async def test_a_failure_that_quotes_a_secret_is_written_down_without_it(house: House) -> None:
+    cast("FakeFactory", house.factory).clean = Spawner(secrets=["hush-hush"]).clean
+    house.layers["code"].errors = failing("it answered hush-hush", permanent=True)
+    assert (await house.run()).reason == "apply code: it answered [secret]"
 
 
 async def test_after_five_tries_it_is_given_up(house: House) -> None:

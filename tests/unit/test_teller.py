@@ -18,7 +18,7 @@ from rollbackd.teller import Teller
 from rollbackd.teller.postbox import GIVE_UP, LONGEST_PAUSE, batches, pause
 from tests.fakes.clock import START, ManualClock
 from tests.fakes.journal import MemoryJournal
-from tests.fakes.telling import Recorder, never, opened, planned, refused, soon, trigger
+from tests.fakes.telling import Recorder, asked, never, opened, planned, refused, soon, trigger
 
 INCIDENT = "incident:checkout-3"
 MINUTE = timedelta(minutes=1)
@@ -354,6 +354,55 @@ async def test_those_decided_at_once_go_as_one_at_once(world: World) -> None:
     await round_of(world.teller({"room": world.room}))
     assert [message.service for message in world.room.messages] == ["", "ads"]
     assert world.room.messages[0].title.startswith("3 × need a person")
+
+
+SHOPS = ("checkout", "cart", "pay")
+ALL = tuple(f"{name}-3" for name in SHOPS)
+
+
+async def ask(world: World) -> Teller:
+    """Three questions at once; whoever is on call keeps open what it is told."""
+    world.oncall.keeps_open = True
+    for name in SHOPS:
+        await world.write(asked(name), stream=f"incident:{name}-3")
+    teller = world.teller()
+    await round_of(teller)
+    return teller
+
+
+def resolved(recorder: Recorder) -> list[str]:
+    return [one.thread for one in recorder.messages if one.resolves]
+
+
+async def test_a_page_about_several_is_resolved_with_the_end_of_the_last_of_them(world: World) -> None:
+    await ask(world)
+    (page,) = world.oncall.messages
+    assert await world.facts(facts.Paged, FLEET) == [facts.Paged("oncall", page.thread, ALL)]
+    for name, outcome in zip(SHOPS, (Outcome.RECOVERED, Outcome.FAILED, Outcome.DECLINED), strict=True):
+        assert page.thread not in resolved(world.oncall)
+        await world.write(facts.Closed(outcome, "so it is"), stream=f"incident:{name}-3")
+        await round_of(world.teller())  # a new process each time
+    assert resolved(world.oncall) == ["checkout-3", page.thread]
+    assert resolved(world.room) == ["checkout-3"], "it keeps nothing open"
+    await world.write(facts.Acknowledged(), stream="incident:cart-3")
+    await round_of(world.teller())
+    assert resolved(world.oncall).count(page.thread) == 1
+
+
+@pytest.mark.parametrize(("ended", "over"), [(2, False), (3, True)])
+async def test_a_page_that_goes_out_when_all_of_it_is_over_is_resolved_at_once(
+    world: World, ended: int, over: bool
+) -> None:
+    world.oncall.always = soon()
+    teller = await ask(world)
+    for name in SHOPS[:ended]:
+        await world.write(facts.Closed(Outcome.DECLINED, "no"), stream=f"incident:{name}-3")
+    await round_of(teller)
+    world.oncall.always = None
+    await world.wait(teller, MINUTE)
+    page = world.oncall.messages[0]
+    assert (page.event, world.oncall.events.count("declined")) == ("asks", ended)
+    assert resolved(world.oncall) == [page.thread] * over
 
 
 async def test_a_flush_tells_at_once_what_waits_for_others_and_says_what_is_left(world: World) -> None:

@@ -243,6 +243,10 @@ SENTENCES: list[tuple[Any, str]] = [
     (facts.Escalated(1, "nobody answered"), "escalated to tier 2: nobody answered"),
     (facts.Planned(plan("config", "code"), PRESENT), "plan default: config c2 -> c1, code v2 -> v1"),
     (
+        facts.Planned(replace(plan("code"), unasked=("search", "page")), PRESENT),
+        "plan default: code v2 -> v1; rules not asked after it: search, page",
+    ),
+    (
         facts.Planned(plan("code", freeze="steps", traffic="gate"), PRESENT),
         "plan default: within freeze, traffic: code v2 -> v1",
     ),

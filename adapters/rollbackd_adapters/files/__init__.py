@@ -15,9 +15,11 @@ from typing import ClassVar
 from rollbackd.adapter import AdapterError, Needs, Place, Settings
 from rollbackd.model import Change, Problem, Progress, Release, Traits
 from rollbackd.process import Lock, Spawner, one_line
+from rollbackd.units import writable
 from rollbackd_adapters.failures import as_adapter_errors
 from rollbackd_adapters.files import ready
 from rollbackd_adapters.files.jobs import Jobs, Stop
+from rollbackd_adapters.files.looks import LastLook
 from rollbackd_adapters.files.moving import Mover
 from rollbackd_adapters.files.present import Present
 from rollbackd_adapters.files.settings import FilesSettings
@@ -47,33 +49,32 @@ class Files(Kept):
         self._present = Present(settings, place)
         self._mover = Mover(self._present, self._jobs)
         self._keeper = Keeper(self._present, self._mover, self._jobs, self.resource)
-        self._seen = ""
-        """The release of the last look."""
-        self._unsaved = ""
-        """Why what is there now could not be kept."""
+        self._last = LastLook(place.scratch)
 
     async def current(self) -> Release:
-        release, is_kept = await self._jobs.run(self._look)
+        release, is_kept, unsaved = await self._jobs.run(self._look)
         # While an import goes on, looking does not wait for it: the next look keeps it.
-        if self._settings.auto and not is_kept and release.id == self._seen and not self._mover.is_storing:
-            release = await self._keep(release)
-        self._seen = release.id
+        seen_before = self._last.release == release.id
+        if self._settings.auto and not is_kept and seen_before and not self._mover.is_storing:
+            release, unsaved = await self._keep(release)
+        await self._jobs.run(lambda _stop: self._last.note(release.id, unsaved))
         return release
 
-    def _look(self, stop: Stop) -> tuple[Release, bool]:
+    def _look(self, stop: Stop) -> tuple[Release, bool, str]:
+        """What is there, whether it is kept, and why it could not be when that was tried last."""
         tree = self._present.look(stop)
         head = self._present.head_of(tree.release)
-        return (self._release(head) if head is not None else Release(tree.release)), head is not None
+        is_kept = tree.is_empty or head is not None
+        unsaved = self._last.unsaved if not is_kept and self._last.release == tree.release else ""
+        return (self._release(head) if head is not None else Release(tree.release)), is_kept, unsaved
 
-    async def _keep(self, release: Release) -> Release:
+    async def _keep(self, release: Release) -> tuple[Release, str]:
         """Keep what was seen twice. That it cannot be kept is no failure of looking; `ready` says so."""
         try:
             head, _ = await self._mover.storing(lambda stop: self._present.take("", "auto", stop))
         except AdapterError as error:
-            self._unsaved = str(error)
-            return release
-        self._unsaved = ""
-        return self._release(head) if head.release == release.id else release
+            return release, str(error)
+        return (self._release(head) if head.release == release.id else release), ""
 
     def _release(self, head: Head) -> Release:
         good = self._settings.good
@@ -81,7 +82,8 @@ class Files(Kept):
 
     async def releases(self) -> Sequence[Release]:
         heads = await self._jobs.run(lambda _stop: self._present.matching())
-        return [self._release(head) for head in heads]
+        # All of it gone is a state to go back from, and never one to go to by itself.
+        return [self._release(head) for head in heads if head.release != self._present.nothing]
 
     async def plan(self, target: Release) -> Change:
         _check_id(target)
@@ -159,9 +161,9 @@ class Files(Kept):
 
     async def ready(self) -> Sequence[Problem]:
         texts = await self._jobs.run(partial(ready.problems, self._present, self._spawner))
-        if self._unsaved:
-            texts.append(f"what is there now could not be kept: {self._unsaved}")
-        return [Problem(self._place.layer, text) for text in texts]
+        if unsaved := await self._jobs.run(lambda _stop: self._last.unsaved):
+            texts.append(f"what is there now could not be kept: {unsaved}")
+        return [Problem(self._place.layer, writable(text)) for text in texts]
 
 
 def _check_id(release: Release) -> None:
@@ -172,7 +174,7 @@ def _check_id(release: Release) -> None:
 
 def _risks(moves: Moves, now: Tree, target: Tree) -> tuple[str, ...]:
     """How much a restore would do, for people."""
-    modes = [path for path in moves.touch if now.entries[path].mode != target.entries[path].mode]
+    modes = [path for path in moves.touch if path in now.loose or now.entries[path].mode != target.entries[path].mode]
     changed = sum(path in now.entries for path in moves.put) + len(modes)
     added = len(moves.put) + len(moves.make) - sum(path in now.entries for path in (*moves.put, *moves.make))
     removed = len(moves.drop) + sum(path not in target.entries for path in moves.clear)
@@ -180,4 +182,4 @@ def _risks(moves: Moves, now: Tree, target: Tree) -> tuple[str, ...]:
         return ()
     first = next(iter((*moves.drop, *moves.put, *moves.make, *modes, *moves.clear)))
     text = f"{changed} file(s) changed, {added} added, {removed} removed, such as {first}; what is there is saved first"
-    return (text,)
+    return (writable(text),)

@@ -77,10 +77,11 @@ def _member(name: str, size: int) -> tarfile.TarInfo:
     return member
 
 
-def read(store: Store, path: str, largest: int, stop: Stop) -> Head:
+def read(store: Store, path: str, largest: int, room: int, stop: Stop) -> Head:
     """Take in a snapshot; the same one again is harmless. Under the store's lock.
 
     :param largest: bytes that it may hold at most, unpacked.
+    :param room: bytes that must be left on the store's disk.
     :raises AdapterError: permanent, when it is not one, is damaged or too large; no snapshot is made of it then.
     """
     source = _absolute(path)
@@ -90,12 +91,12 @@ def read(store: Store, path: str, largest: int, stop: Stop) -> Head:
         head, tree = _manifest(packed, largest)
         if (known := _known(store, head)) is not None:
             return known
-        batch = Batch(store, stop)
-        _contents(packed, tree, batch, stop)
-        missing = [content for content in tree.blobs() if not batch.accepts(content)]
-        if missing:
-            raise ValueError(f"{len(missing)} of its contents are missing")
-    batch.settle()
+        with Batch(store, stop, room) as batch:
+            _contents(packed, tree, batch, stop)
+            missing = [content for content in tree.blobs() if not batch.accepts(content)]
+            if missing:
+                raise ValueError(f"{len(missing)} of its contents are missing")
+            batch.settle()
     tree = _elsewhere(tree)
     body = body_of(tree)
     kept = replace(head, why="import", digest=hashlib.sha256(body).hexdigest())

@@ -1,12 +1,17 @@
 """Contents on their way into the store: none has its name before its bytes are on disk."""
 
+import contextlib
 import ctypes
 import errno
 import hashlib
 import os
+import shutil
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
+from rollbackd.adapter import AdapterError
 from rollbackd.boundary import boundary
 from rollbackd_adapters.files.beneath import told
 from rollbackd_adapters.files.scan import CHUNK
@@ -15,21 +20,37 @@ from rollbackd_adapters.files.store import Store
 _SETTLE_FILES = 4096
 _SETTLE_BYTES = 256 * 2**20
 """So much is put on disk at once: a snapshot that was cut off goes on from there."""
+_LOOK_AGAIN = 16 * 2**20
+"""Bytes that are written between two looks at what is left of the disk."""
 _FEW = 16
 """So many files are put on disk one by one; more of them together."""
 
 
 class Batch:
-    """Contents on their way into the store, as the sink of a scan. Under the lock; `settle` at the end."""
+    """Contents on their way into the store, as the sink of a scan. Under the lock; `settle` at the end of the block."""
 
-    def __init__(self, store: Store, stop: Callable[[], None]) -> None:
+    def __init__(self, store: Store, stop: Callable[[], None], room: int = 0) -> None:
+        """:param room: bytes that must be left on the store's disk."""
         self._store = store
         self._stop = stop
+        self._room = room
+        self._granted = 0
+        """Bytes that may be written before the disk is looked at again."""
         self._there = store.contents()
         self._waiting: dict[str, str] = {}
         self._bytes = 0
         self._count = 0
         self._fans: set[str] = set()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:  # a disk that was filled is not left full
+            with contextlib.suppress(OSError):
+                self._store.sweep()
 
     def accepts(self, content: str) -> bool:
         return content in self._there or content in self._waiting
@@ -43,6 +64,7 @@ class Batch:
         content = hashlib.sha256(data).hexdigest()
         if not self.accepts(content):
             path = self._next()
+            self._spend(len(data))
             with told(path):
                 file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
                 try:
@@ -62,6 +84,7 @@ class Batch:
         with told(path), Path(path).open("xb") as file:
             for data in chunks:
                 self._stop()
+                self._spend(len(data))
                 hashed.update(data)
                 file.write(data)
                 length += len(data)
@@ -71,6 +94,23 @@ class Batch:
         else:
             self._wait(content, path, length)
         return content, length
+
+    def _spend(self, count: int) -> None:
+        """What a file takes is known only once it was read, so room is looked at as it is used."""
+        self._granted -= count
+        if self._granted >= 0 or not self._room:
+            return
+        root = self._store.root
+        with told(str(root)):
+            left = shutil.disk_usage(root).free - self._room - count
+        if left < 0:
+            wanted = (self._room + count) // 2**20 + 1
+            raise AdapterError(
+                f"{root}: no room for another snapshot: wants {wanted} MiB free, so that `room` is left; make room, "
+                "or drop old ones with `rollbackd snapshot prune`",
+                permanent=False,
+            )
+        self._granted = min(left, _LOOK_AGAIN)
 
     def _next(self) -> str:
         self._count += 1

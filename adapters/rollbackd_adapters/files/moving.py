@@ -7,7 +7,7 @@ there now is a snapshot of its own. What is begun is on disk before the first fi
 import asyncio
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,7 @@ from rollbackd_adapters.files.present import Present
 from rollbackd_adapters.files.restore import Restorer
 from rollbackd_adapters.files.settings import FILE, Syntax
 from rollbackd_adapters.files.store import Head
-from rollbackd_adapters.files.tree import Moves, Tree, moves
+from rollbackd_adapters.files.tree import Moves, Tree, foreign, moves
 from rollbackd_adapters.then import environment
 from rollbackd_adapters.traces import Trace
 
@@ -32,6 +32,7 @@ FILES, VARIABLES = "files", "variables"
 PARTS = (FILES, VARIABLES)
 
 T = TypeVar("T")
+Variables = Mapping[str, Mapping[str, str | None]]
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ class Mover:
     def _put(self, aim: Aim, stop: Stop) -> None:
         now = self._seen(self._present.look(stop), aim)
         way = self._way(now, aim)
-        restorer = self._restorer(now, aim.tree, stop)
+        restorer = self._restorer(now, self._part(aim.tree, aim), stop)
         restorer.check(way)
         restorer.files(way)
         if VARIABLES in aim.only:
@@ -113,8 +114,7 @@ class Mover:
         reached = self._seen(self._present.look(stop), aim)
         left = self._way(reached, aim)
         wrong = (*left.clear, *left.make, *left.put, *left.drop)
-        if VARIABLES in aim.only:
-            wrong += tuple(file for file, values in aim.tree.variables.items() if reached.variables.get(file) != values)
+        wrong += _other(reached.variables, self._part(aim.tree, aim).variables)
         if wrong:
             raise AdapterError(f"{wrong[0]} is not as it was put: somebody else writes to it", permanent=False)
 
@@ -138,10 +138,11 @@ class Mover:
         back = Moves(*(tuple(filter(ours, part)) for part in (back.clear, back.make, back.put, back.drop, back.touch)))
         restorer = self._restorer(now, before, stop)
         restorer.files(back)
-        restorer.variables()
+        restorer.variables(self._part(aim.tree, aim).variables)
         now = self._present.look(stop)
         left = moves(now, before, owners=False)
-        others = (*left.clear, *left.make, *left.put, *left.drop)
+        wanted = self._part(before, aim).variables
+        others = (*left.clear, *left.make, *left.put, *left.drop, *_other(now.variables, wanted))
         return f"put back but for {others[0]}, which somebody else changed" if others else ""
 
     def _restorer(self, now: Tree, target: Tree, stop: Stop) -> Restorer:
@@ -153,11 +154,26 @@ class Mover:
         return moves(now, aim.tree, owners=self._owners)
 
     async def possible(self, now: Tree, aim: Aim) -> Moves:
-        """What a restore would do. :raises AdapterError: permanent, when a content that it needs is damaged."""
+        """What a restore would do. :raises AdapterError: it cannot be done, such as when a content is damaged."""
         seen = self._seen(now, aim)
         way = self._way(seen, aim)
-        await self._jobs.run(lambda stop: self._restorer(seen, aim.tree, stop).contents(way))
+        await self._jobs.run(lambda stop: self._restorer(seen, self._part(aim.tree, aim), stop).check(way))
         return way
+
+    def theirs(self, aim: Aim, saved: str, stop: Stop) -> str:
+        """What somebody else changed since a restore of ours was cut off; "" for nothing. Ours left all old or new."""
+        trees = (self._present.look(stop), self._present.store.load(saved)[1])
+        now, before = (self._part(self._seen(tree, aim), aim) for tree in trees)
+        return foreign(now, before, self._part(aim.tree, aim))
+
+    @staticmethod
+    def _part(tree: Tree, aim: Aim) -> Tree:
+        """What is restored of it."""
+        return replace(
+            tree,
+            entries=tree.entries if FILES in aim.only else {},
+            variables=tree.variables if VARIABLES in aim.only else {},
+        )
 
     def _seen(self, now: Tree, aim: Aim) -> Tree:
         """What of it the target's own watch list knew: what that did not watch is not extra."""
@@ -169,7 +185,7 @@ class Mover:
 
     def _check(self, now: Tree, aim: Aim, way: Moves, stop: Stop) -> None:
         try:
-            self._restorer(now, aim.tree, stop).check(way)
+            self._restorer(now, self._part(aim.tree, aim), stop).check(way)
             need = sum(aim.tree.entries[path].size for path in way.put)
             for base, _ in self._present.rules.watch.by_base():
                 _need_room(Path(base), need)
@@ -209,6 +225,16 @@ class Mover:
                 permanent=not finished.timed_out,
                 evidence=finished.tail,
             )
+
+
+def _other(there: Variables, wanted: Variables) -> tuple[str, ...]:
+    """What is not set as it should be."""
+    return tuple(
+        f"{file} {name}"
+        for file, values in wanted.items()
+        for name, value in values.items()
+        if there.get(file, {}).get(name) != value
+    )
 
 
 def _need_room(base: Path, need: int) -> None:

@@ -11,6 +11,7 @@ from rollbackd.process import one_line
 from rollbackd_adapters.files.batch import Batch
 from rollbackd_adapters.files.beneath import READ, Beneath
 from rollbackd_adapters.files.jobs import Stop
+from rollbackd_adapters.files.keeping import BEFORE
 from rollbackd_adapters.files.scan import Hashing, Rules, Scan, Sink
 from rollbackd_adapters.files.settings import FilesSettings
 from rollbackd_adapters.files.store import NAME, Head, Store, body_of
@@ -31,6 +32,8 @@ class Present:
         self.store = Store(root)
         self.rules = Rules.of(self.settings)
         self.clock: Clock = self.place.clock
+        self.nothing = Tree({}, {file: dict.fromkeys(names) for file, names in self.rules.variables}).release
+        """The release of a watch list of which nothing is there."""
         self._known: Mapping[str, Entry] | None = None
 
     def look(self, stop: Stop) -> Tree:
@@ -41,11 +44,21 @@ class Present:
         """Keep what is there. Under the store's lock.
 
         :param again: a snapshot of that name is replaced, whatever is in it.
-        :raises AdapterError: it cannot be kept; a snapshot of that name holds something else.
+        :raises AdapterError: it cannot be kept; nothing is there; a snapshot of that name holds something else.
         """
         self.store.prepare()
-        batch = Batch(self.store, stop)
+        # What a restore replaces is kept whatever it takes; else there is no way back from it.
+        with Batch(self.store, stop, 0 if why == BEFORE else self.settings.room) as batch:
+            return self._kept(batch, name, why, stop, again=again)
+
+    def _kept(self, batch: Batch, name: str, why: str, stop: Stop, *, again: bool) -> tuple[Head, Tree]:
         tree = self._scan(batch, stop)
+        if tree.is_empty and why != BEFORE:
+            raise AdapterError(
+                f"{self._first_watched()}: nothing of what is watched is there, and a snapshot of nothing is none; "
+                "correct `paths`, or put back what is missing",
+                permanent=False,
+            )
         body = body_of(tree)
         heads = {head.name: head for head in self.store.heads()}
         head = Head(
@@ -114,6 +127,9 @@ class Present:
             except AdapterError:
                 break
         return {}
+
+    def _first_watched(self) -> str:
+        return next(iter((*self.settings.paths, *(str(one.file) for one in self.settings.variables))))
 
     def _free_name(self, why: str, heads: Mapping[str, Head]) -> str:
         base = f"snapshot-{why}-{self.clock.now():%Y%m%dT%H%M%SZ}"

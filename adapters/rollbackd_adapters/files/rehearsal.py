@@ -11,6 +11,7 @@ from pathlib import Path
 
 from rollbackd.adapter import AdapterError, SnapshotProblem
 from rollbackd.boundary import boundary
+from rollbackd.units import writable
 from rollbackd_adapters.files.beneath import told
 from rollbackd_adapters.files.globs import Watch
 from rollbackd_adapters.files.jobs import Stop
@@ -55,7 +56,7 @@ def _put_together(present: Present, tree: Tree, name: str, root: Path, stop: Sto
     left = moves(found, target, owners=owners)
     wrong = dict.fromkeys((*left.clear, *left.make, *left.put, *left.drop, *left.touch))
     for path in list(wrong)[:_SHOWN]:
-        yield SnapshotProblem(name, path.removeprefix(str(root)), "put together, it is not what was saved")
+        yield SnapshotProblem(name, writable(path.removeprefix(str(root))), "put together, it is not what was saved")
 
 
 def _below(tree: Tree, root: Path) -> Tree:

@@ -7,8 +7,9 @@ somebody changed since it was saved is not overwritten.
 import contextlib
 import hashlib
 import os
+import pathlib
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from rollbackd.adapter import AdapterError
@@ -39,14 +40,30 @@ class Restorer:
 
     def check(self, moves: Moves) -> None:
         """What can be known to fail before anything is touched. :raises AdapterError: permanent."""
-        for path in (*moves.make, *moves.put):
-            self._base(path)
+        for base in dict.fromkeys(self._base(path) for path in (*moves.make, *moves.put)):
+            if base not in moves.make and not pathlib.Path(base).is_dir():
+                text = f"{base}: no such directory; make it, with the owner and the mode that it had"
+                raise AdapterError(text, permanent=False)
+        self._variables_known()
         self.contents(moves)
         going = {*moves.clear, *moves.drop}
         for path in self.present.specials:
             above = path.rpartition("/")[0]
             if path in self.target.entries or above in going:
                 raise AdapterError(f"{path}: a socket, pipe or device is in the way; remove it", permanent=True)
+
+    def _variables_known(self) -> None:
+        """A snapshot from elsewhere may name any file, and have any text for a value."""
+        known = dict(self.rules.variables)
+        for file, values in self.target.variables.items():
+            for name, value in values.items():
+                if name not in known.get(file, ()):
+                    raise AdapterError(
+                        f"{file} {name} is not on the watch list now, so it is not written; see `variables`",
+                        permanent=True,
+                    )
+                if value is not None and envfile.values(f"{name}={value}\n", [name])[name] != value:
+                    raise AdapterError(f"{file} {name}: what the snapshot has is no value; use another", permanent=True)
 
     def contents(self, moves: Moves) -> None:
         """Read all that is to be put. :raises AdapterError: permanent, when some of it is damaged."""
@@ -76,12 +93,19 @@ class Restorer:
                 beneath.__exit__(None, None, None)
             self._open.clear()
 
-    def variables(self) -> None:
-        """Set those that differ; each file changes at once."""
+    def variables(self, only: Mapping[str, Mapping[str, str | None]] | None = None) -> None:
+        """Set those that differ; each file changes at once.
+
+        :param only: just those that have these values now: all others are somebody else's by now.
+        """
         for file, values in self.target.variables.items():
             self.stop()
             text = read_text(file)
-            changed = {name: value for name, value in values.items() if envfile.values(text, [name])[name] != value}
+            there = envfile.values(text, list(values))
+            changed = {name: value for name, value in values.items() if there[name] != value}
+            if only is not None:
+                put = only.get(file, {})
+                changed = {name: value for name, value in changed.items() if name in put and there[name] == put[name]}
             if changed:
                 write_text(file, envfile.with_values(text, changed))
 

@@ -101,6 +101,7 @@ class Scan:
     _ways: dict[str, os.stat_result] = field(default_factory=dict)
     _strays: list[str] = field(default_factory=list)
     _specials: list[str] = field(default_factory=list)
+    _loose: set[str] = field(default_factory=set)
 
     def run(self) -> Tree:
         """:raises AdapterError: something cannot be read, or changes all the time."""
@@ -117,7 +118,8 @@ class Scan:
                     os.close(fd)
         for path in list(self._entries):
             self._add_ways(path)
-        return Tree(self._entries, dict(self._variables()), tuple(self._strays), tuple(self._specials))
+        variables = dict(self._variables())
+        return Tree(self._entries, variables, tuple(self._strays), tuple(self._specials), frozenset(self._loose))
 
     def _walk(
         self,
@@ -212,9 +214,12 @@ class Scan:
 
     def _file(self, path: str, status: os.stat_result, content: str, *, volatile: bool) -> Entry:
         settled = self.stamp is not None and status.st_ctime_ns < self.stamp - SLACK_NS
+        mode = self.rules.mode(path, stat.S_IMODE(status.st_mode))
+        if mode != stat.S_IMODE(status.st_mode):
+            self._loose.add(path)
         return Entry(
             "file",
-            self.rules.mode(path, stat.S_IMODE(status.st_mode)),
+            mode,
             status.st_uid,
             status.st_gid,
             status.st_mtime_ns,

@@ -93,7 +93,7 @@ class FilesSettings(Settings):
     """Commands that must accept files before the first is put in place."""
     modes: dict[str, str] = Field(default_factory=dict)
     """Patterns of files and the mode that a restore gives them whatever was saved: `{".env*": "600"}`."""
-    secret: tuple[str, ...] = ("*KEY*", "*TOKEN*", "*SECRET*", "*PASS*", "*CREDENTIAL*", "*_DSN")
+    secret: tuple[str, ...] = ("*KEY*", "*TOKEN*", "*SECRET*", "*PASS*", "*CREDENTIAL*", "*AUTHORIZATION*", "*_DSN")
     """Names, with wildcards and in any case, whose values are never shown."""
     good: str = ""
     """Names of snapshots that mark a release as good, with wildcards: `checkpoint-*`."""

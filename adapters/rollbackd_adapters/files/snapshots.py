@@ -8,14 +8,16 @@ from functools import partial
 from rollbackd.adapter import AdapterError, Difference, Snapshot, SnapshotProblem
 from rollbackd.model import NO_RELEASE, Change, Release
 from rollbackd.process import Lock, Spawner, one_line
+from rollbackd.units import writable
 from rollbackd_adapters.failures import as_adapter_errors
 from rollbackd_adapters.files import archive
 from rollbackd_adapters.files.jobs import Jobs, Stop
 from rollbackd_adapters.files.keeping import dropped
+from rollbackd_adapters.files.masking import Masks
 from rollbackd_adapters.files.moving import PARTS, Aim, Mover
 from rollbackd_adapters.files.present import Present, check_name
 from rollbackd_adapters.files.rehearsal import rehearse
-from rollbackd_adapters.files.showing import TEXT_LIMIT, Contents, Masks, differences
+from rollbackd_adapters.files.showing import TEXT_LIMIT, Contents, differences
 from rollbackd_adapters.files.tree import Entry, Tree
 from rollbackd_adapters.traces import Trace
 
@@ -65,7 +67,7 @@ class Keeper:
             if harm := self._store.harm(content, size, stop):
                 harms[content] = harm
         return [
-            SnapshotProblem(name, path, harms[entry.content])
+            SnapshotProblem(name, writable(path), harms[entry.content])
             for path, entry in tree.entries.items()
             if entry.kind == "file" and entry.content in harms
         ]
@@ -122,6 +124,12 @@ class Keeper:
             trace.begin(key=change.key, after=aim.head.release, **begun)
         elif (begun["snapshot"], begun["only"]) != (aim.head.name, list(aim.only)):
             raise AdapterError(f"{change.key} began to restore something else; give another key", permanent=True)
+        elif theirs := await self._jobs.run(partial(self._mover.theirs, aim, str(begun["saved"]))):
+            raise AdapterError(
+                f"{theirs} was changed by somebody else since it was cut off, so it is left as it is; some files are "
+                f"old and some new: restore {aim.head.name}, or {begun['saved']} for what was there before",
+                permanent=True,
+            )
         await self._mover.put(aim, str(begun["saved"]))
         trace.finish(after=aim.head.release)
 
@@ -130,8 +138,10 @@ class Keeper:
         await self._jobs.run(lambda stop: archive.write(self._store, check_name(name), path, stop))
 
     async def import_from(self, path: str) -> Snapshot:
-        largest = self._present.settings.largest
-        head = await self._mover.storing(lambda stop: archive.read(self._store, path, largest, stop))
+        settings = self._present.settings
+        head = await self._mover.storing(
+            lambda stop: archive.read(self._store, path, settings.largest, settings.room, stop)
+        )
         return head.snapshot(restorable=True)
 
     async def rehearse(self, name: str) -> Sequence[SnapshotProblem]:

@@ -14,7 +14,7 @@ import os
 import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -63,9 +63,9 @@ class Head:
             data = json.loads(line)
             if data.pop("format") != _FORMAT:
                 raise ValueError("of another format; a newer rollbackd wrote it")
-            data |= {"created": datetime.fromisoformat(data["created"]), "paths": tuple(data["paths"])}
+            data |= {"created": _moment(data["created"]), "paths": tuple(data["paths"])}
             head = cls(**data)
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise ValueError(f"not a snapshot's head ({error})") from error
         texts = (head.name, head.release, head.why, head.rules, head.digest, *head.paths)
         numbers = (head.files, head.size)
@@ -91,10 +91,14 @@ class Store:
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
             for directory in (self.blobs, self.manifests, self.temporary):
                 directory.mkdir(mode=0o700, exist_ok=True)
-            for directory in (self.temporary, self.manifests):
-                for leftover in directory.iterdir():
-                    if directory == self.temporary or leftover.name.startswith("."):
-                        leftover.unlink(missing_ok=True)
+            self.sweep()
+            for leftover in self.manifests.glob(".*"):
+                leftover.unlink(missing_ok=True)
+
+    def sweep(self) -> None:
+        """Take away contents that have no name yet: a disk that they filled is not left full. Under the lock."""
+        for leftover in self.temporary.iterdir():
+            leftover.unlink(missing_ok=True)
 
     def stamp(self) -> int | None:
         """The file system's time, in ns: what a file that is written now would have. None when it cannot be told."""
@@ -263,6 +267,14 @@ def parse_body(head: Head, body: bytes) -> Tree:
     if tree.release != head.release:
         raise ValueError("damaged: its list of files is of another release")
     return tree
+
+
+def _moment(text: str) -> datetime:
+    """In UTC: one without a zone cannot be told from others by age, and would end every listing."""
+    at = datetime.fromisoformat(text)
+    if at.tzinfo is None:
+        raise ValueError("its time has no zone")
+    return at.astimezone(UTC)
 
 
 def _loads(body: bytes) -> Any:

@@ -11,6 +11,10 @@ Kind = Literal["file", "link", "dir", "way"]
 """`way`: a directory that only leads to what is watched; it is made when it is missing, and otherwise no matter."""
 
 
+_LARGEST_OWNER = 2**32 - 2
+"""The one after it says "leave it" to chown(2)."""
+
+
 class Entry(NamedTuple):
     """One file, link or directory."""
 
@@ -50,6 +54,8 @@ class Tree:
     """Files of ours that a kill left behind; no part of it."""
     specials: tuple[str, ...] = ()
     """Sockets, devices and pipes; never kept, never touched."""
+    loose: frozenset[str] = frozenset()
+    """Files that have another mode than `modes` gives them."""
 
     @cached_property
     def release(self) -> str:
@@ -66,6 +72,12 @@ class Tree:
             for name, value in sorted(values.items())
         ]
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+    @property
+    def is_empty(self) -> bool:
+        """Nothing of what is watched is there."""
+        values = (value for file in self.variables.values() for value in file.values())
+        return not any(entry.counts for entry in self.entries.values()) and all(value is None for value in values)
 
     @property
     def size(self) -> int:
@@ -118,7 +130,8 @@ def moves(present: Tree, target: Tree, *, owners: bool) -> Moves:
     for path, entry in there.items():
         old = None if path in clear else here.get(path)
         if old is not None and (entry.volatile or old.what == entry.what):
-            if not entry.volatile and entry.kind != "way" and _dress(old, owners) != _dress(entry, owners):
+            same = _dress(old, owners) == _dress(entry, owners) and path not in present.loose
+            if not entry.volatile and entry.kind != "way" and not same:
                 touch.append(path)
         elif _is_directory(entry):
             make.append(path)
@@ -170,6 +183,7 @@ def read(data: Any) -> Tree:
         raise ValueError(f"not a list of files ({error})") from error
     for path in (*entries, *variables):
         parts = path.split("/")[1:]
+        os.fsencode(path)
         if not path.startswith("/") or "\0" in path or any(part in {"", ".", ".."} for part in parts):
             raise ValueError(f"{path!r} is no absolute path")
         for above in _above(path):
@@ -185,10 +199,13 @@ def _entry(values: Any) -> Entry:
         raise ValueError(f"not an entry: {values!r:.80}")
     if not 0 <= mode <= 0o7777 or min(uid, gid, size) < 0 or (seen is not None and len(seen) != 3):
         raise ValueError(f"not an entry: {values!r:.80}")
+    if max(uid, gid) > _LARGEST_OWNER or max(abs(mtime_ns), size) >= 2**63:
+        raise ValueError(f"not an entry: {values!r:.80}")
     if kind == "file" and (len(content) != 64 or not set(content) <= set("0123456789abcdef")):
         raise ValueError(f"not a sha256: {content!r:.80}")
     if kind == "link" and (not content or "\0" in content):
         raise ValueError(f"leads nowhere: {content!r:.80}")
+    os.fsencode(content)
     return Entry(kind, mode, uid, gid, mtime_ns, size, content, bool(volatile), None if seen is None else tuple(seen))
 
 

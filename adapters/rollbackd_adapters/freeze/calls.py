@@ -8,11 +8,14 @@ from rollbackd.adapter import AdapterError, Place
 from rollbackd.process import Lock
 from rollbackd.units import show
 from rollbackd_adapters import web
+from rollbackd_adapters.brackets import crossing, sent_once
 from rollbackd_adapters.freeze.barrier import Whose
 from rollbackd_adapters.freeze.settings import Asked, FreezeCalls, FreezeSettings
 from rollbackd_adapters.traces import Trace
 
 _NOT_THERE = 404
+_GONE = frozenset({404, 410})
+"""What a DELETE is answered when there is nothing to delete: an earlier one did it, or somebody else."""
 
 
 class FrozenByCalls:
@@ -41,30 +44,42 @@ class FrozenByCalls:
             raise AdapterError(f"{answer.where}: {error}", permanent=False) from None
         if type(found) is not type(asked.equals):
             raise AdapterError(
-                f"{answer.where}: {asked.json_at} is {show(json.dumps(found))}, which is not of the kind of "
+                f"{answer.where}: {asked.json_at} is {answer.quoted(json.dumps(found))}, which is not of the kind of "
                 f"{show(json.dumps(asked.equals))}; correct `equals`",
                 permanent=False,
             )
         return bool(found == asked.equals)
 
-    async def close(self, key: str, trace: Trace, _lock: Lock) -> bool:
+    async def close(self, key: str, trace: Trace, lock: Lock) -> bool:
         trace.begin(called="begun")
-        words = web.words_of(self._place, key)
-        sent = {"Idempotency-Key": f"{self._place.service}/{key}/enter"}
-        web.accepted(
-            await web.call(self._calls.enter, self._place, words, self._settings.timeout, headers=sent), self._place
-        )
+        try:
+            web.accepted(await self._call(self._calls.enter, key, "enter", trace), self._place)
+        except AdapterError as error:
+            if self._calls.inside is None and not error.permanent:
+                await self._take_back(error, key, trace, lock)
+            raise
         trace.begin(called="done")
         return True
 
+    async def _take_back(self, why: AdapterError, key: str, trace: Trace, lock: Lock) -> None:
+        """It may have been done, and nothing can be asked: else nobody would ever lift it."""
+        try:
+            await self.lift(key, trace, lock)
+        except AdapterError as error:
+            trace.begin(called="begun")
+            text = f"{why}. Deployments may be frozen all the same; lifting that failed too: {error}"
+            raise AdapterError(text, permanent=False, evidence=why.evidence) from error
+
     async def lift(self, key: str, trace: Trace, _lock: Lock) -> None:
         trace.begin(called="leaving")
-        words = web.words_of(self._place, key)
-        sent = {"Idempotency-Key": f"{self._place.service}/{key}/leave"}
-        web.accepted(
-            await web.call(self._calls.leave, self._place, words, self._settings.timeout, headers=sent), self._place
-        )
-        trace.begin(called="")
+        answer = await self._call(self._calls.leave, key, "leave", trace)
+        if self._calls.leave.method != "DELETE" or answer.status not in _GONE:
+            web.accepted(answer, self._place)
+        trace.begin(called="", crossing=crossing(trace) + 1)
+
+    async def _call(self, call: web.Call, key: str, way: str, trace: Trace) -> web.Answer:
+        words, sent = web.words_of(self._place, key), sent_once(self._place, key, way, trace)
+        return await web.call(call, self._place, words, self._settings.timeout, headers=sent)
 
     async def problems(self) -> Sequence[str]:
         if self._calls.inside is None:

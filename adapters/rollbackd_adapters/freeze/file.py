@@ -16,6 +16,7 @@ from rollbackd.adapter import AdapterError, Place
 from rollbackd.clock import Clock
 from rollbackd.process import Lock, sync_directory, write_durably
 from rollbackd_adapters.freeze.barrier import Whose
+from rollbackd_adapters.ids import incident_of
 from rollbackd_adapters.threads import in_thread
 from rollbackd_adapters.traces import Trace, safe_name
 
@@ -50,7 +51,8 @@ class FrozenFile:
         if holders is None:
             return False
         mine = {
-            "incident": key,
+            "incident": incident_of(key),
+            "key": key,
             "service": self._place.service,
             "since": self._clock.now().isoformat(timespec="seconds"),
             "why": f"{self._place.service} is being rolled back; do not deploy until this file is gone",
@@ -75,7 +77,7 @@ class FrozenFile:
             raise self._failure(error) from error
 
     def _mine(self, holder: dict[str, Any], key: str) -> bool:
-        return holder.get("incident") == key and holder.get("service") == self._place.service
+        return holder.get("key") == key and holder.get("service") == self._place.service
 
     def _holders(self) -> list[dict[str, Any]] | None:
         """Who of us holds it; none when there is no file; None when it is somebody else's."""

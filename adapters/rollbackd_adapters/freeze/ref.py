@@ -14,6 +14,7 @@ from rollbackd_adapters.freeze.barrier import Whose
 from rollbackd_adapters.freeze.settings import FreezeRef, FreezeSettings
 from rollbackd_adapters.git.repo import Repo, failure
 from rollbackd_adapters.git.settings import GitSettings
+from rollbackd_adapters.ids import incident_of
 from rollbackd_adapters.traces import Trace
 
 _PUSH = ("push", "--porcelain", "--no-verify", "--no-follow-tags", "--recurse-submodules=no")
@@ -82,9 +83,8 @@ class FrozenRef:
     async def _commit(self, key: str, lock: Lock) -> str:
         await self._repo.call("init", "--quiet", "--bare", str(self._own), lock=lock)
         tree = (await self._repo.call("mktree", lock=lock)).strip()
-        message = (
-            f"Frozen by rollbackd\n\n{self._place.service} is being rolled back; do not deploy.\n\nIncident: {key}\n"
-        )
+        why = f"{self._place.service} is being rolled back; do not deploy."
+        message = f"Frozen by rollbackd\n\n{why}\n\nIncident: {incident_of(key)}\n"
         when = f"{int(self._clock.now().timestamp())} +0000"
         dates = {"GIT_AUTHOR_DATE": when, "GIT_COMMITTER_DATE": when}
         made = await self._repo.call(

@@ -4,14 +4,16 @@ Uses the `git` program, 2.36 or newer (https://git-scm.com/docs). Releases are t
 content are one release, and a commit that restores an old tree *is* that release.
 
 - `strategy: checkout` saves what is uncommitted under `refs/rollbackd/<key>/saved` (a stash: `git stash apply` brings
-  it back), then detaches HEAD at the newest commit that has the target's tree. Branches stay where they are. With
-  `paths` only those go back, and HEAD stays. With `restore_from` a repository that is damaged is cloned anew.
+  it back), then detaches HEAD at the newest commit that has the target's tree. Branches stay where they are; whoever
+  comes back to where a branch was left is on it again. With `paths` only those go back, and HEAD stays. With
+  `restore_from` a repository that is damaged is cloned anew.
 - `strategy: revert` puts one commit with the target's tree on top of the remote branch and pushes it. History is not
   rewritten, nothing can conflict, and no work tree is touched.
 
-The repository's hooks do not run: they are part of what is rolled back, and nothing limits their time. Submodules are
-not followed, and files of LFS are what git's filters make of them; update them in `then`. Nobody is ever asked for a
-password: credentials come from git's own helpers and from ssh's agent and keys.
+The repository's hooks do not run: they are part of what is rolled back, and nothing limits their time. Filters of git's
+own configuration do, so that files in Git LFS are fetched before a work tree moves and lie in it afterwards. Submodules
+are not followed; update them in `then`. Nobody is ever asked for a password: credentials come from git's own helpers
+and from ssh's agent and keys.
 """
 
 import os
@@ -40,7 +42,9 @@ class Git(TagSnapshots):
     def __init__(self, settings: GitSettings, place: Place) -> None:
         way: Way = (Checkout if settings.strategy == "checkout" else Revert)(settings, place)
         super().__init__(settings, place, way)
-        self.resource = " ".join((resource_of(settings), *settings.paths))
+        branch = f"git-branch:{settings.remote}/{settings.branch} {os.path.realpath(settings.repo)}"
+        whole = resource_of(settings) if settings.strategy == "checkout" else branch
+        self.resource = " ".join((whole, *settings.paths))
         """With `paths`, another layer may have the rest; the lock is the repository's all the same."""
         repo = Path(os.path.realpath(settings.repo))
         self.needs = Needs(writes=(repo.parent if settings.restore_from else repo,))

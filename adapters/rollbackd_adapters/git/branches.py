@@ -1,21 +1,82 @@
-"""Branches that a rollback leaves behind. One that is there already is never moved: the next free name is taken."""
+"""Branches that a rollback leaves behind, and the one that HEAD is on afterwards. All of them are a help.
 
+One that is there already is never moved: the next free name is taken. That one cannot be made stops no rollback.
+"""
+
+import asyncio
 from itertools import count
+from pathlib import Path
 
+from rollbackd import log
+from rollbackd.adapter import AdapterError, Place
 from rollbackd.model import Change
-from rollbackd.process import Lock
-from rollbackd_adapters.git.repo import Repo, failure
-from rollbackd_adapters.traces import safe_name
+from rollbackd.process import Lock, one_line
+from rollbackd_adapters.git.repo import Look, Repo, failure
+from rollbackd_adapters.git.settings import GitSettings
+from rollbackd_adapters.ids import incident_of
+from rollbackd_adapters.traces import last_done, safe_name
 
 EMERGENCY = "emergency/{incident}"
 ROLLBACK = "rollback/{incident}"
 _LONGEST_SEARCH = 100
 
 
+class Branches:
+    """Those of one work tree."""
+
+    def __init__(self, repo: Repo, settings: GitSettings, place: Place) -> None:
+        self._repo = repo
+        self._settings = settings
+        self._scratch: Path = place.scratch
+
+    def locks(self, look: Look, change: Change) -> list[Path]:
+        """What a git that was killed may have left of the branches of this change, which are nobody else's."""
+        names = (self._emergency(change), self._rollback(change))
+        return [look.common / "refs" / "heads" / f"{name}.lock" for name in names if name]
+
+    def _emergency(self, change: Change) -> str:
+        return name_of(self._settings.emergency, EMERGENCY, change)
+
+    def _rollback(self, change: Change) -> str:
+        return name_of(self._settings.on_branch, ROLLBACK, change)
+
+    async def left(self, look: Look) -> tuple[str, str]:
+        """The branch that the last change took HEAD from, and the commit it was at; nothing if HEAD moved since."""
+        last = await asyncio.to_thread(last_done, self._scratch)
+        if self._settings.paths or last.get("commit") != look.commit:
+            return "", ""
+        return str(last.get("on", "")), str(last.get("head", ""))
+
+    async def leave(self, change: Change, commit: str, lock: Lock) -> None:
+        """The one to mend it on, at what was left."""
+        if name := self._emergency(change):
+            try:
+                branch = await at(self._repo, name, commit, lock)
+                log.get("git").info("left a branch", repo=str(self._repo.path), branch=branch, commit=commit)
+            except AdapterError as error:
+                log.get("git").warning("no branch could be left", repo=str(self._repo.path), error=str(error))
+
+    async def take_up(self, change: Change, commit: str, known: str, lock: Lock) -> None:
+        """HEAD is at the commit already; now it says so by a branch's name.
+
+        :param known: the branch it was on when it was there before; it must not have moved.
+        """
+        try:
+            tip = await self._repo.ask("rev-parse", "--verify", "--quiet", known) if known else None
+            ref = known if tip is not None and tip.stdout.decode().strip() == commit else ""
+            if not ref and (name := self._rollback(change)):
+                ref = f"refs/heads/{await at(self._repo, name, commit, lock)}"
+            if ref:
+                reason = f"rollbackd {one_line(change.key)}"
+                await self._repo.call("symbolic-ref", "-m", reason, "HEAD", ref, lock=lock)
+        except AdapterError as error:
+            log.get("git").warning("HEAD stays on no branch", repo=str(self._repo.path), error=str(error))
+
+
 def name_of(setting: bool | str, default: str, change: Change) -> str:
     """The branch that a setting asks for, or "" for none."""
     pattern = setting if isinstance(setting, str) else default if setting else ""
-    return pattern.replace("{incident}", safe_name(change.key.partition("/")[0]))
+    return pattern.replace("{incident}", safe_name(incident_of(change.key)))
 
 
 async def at(repo: Repo, name: str, commit: str, lock: Lock) -> str:

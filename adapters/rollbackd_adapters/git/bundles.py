@@ -19,6 +19,9 @@ async def write(repo: Repo, tag: Tag, path: str, lock: Lock) -> None:
     goal = _absolute(path)
     if not await asyncio.to_thread(goal.parent.is_dir):
         raise AdapterError(f"{goal.parent}: no such directory; make it first", permanent=True)
+    if await is_shallow(repo):
+        text = f"{repo.path}: a shallow clone has not all of its history; run `git fetch --unshallow` in it first"
+        raise AdapterError(text, permanent=True)
     half = goal.with_name(f".{goal.name}.{tag.object[:12]}.half")
     refs = [f"{_TAG}{tag.name}"]
     if (await repo.ask("rev-parse", "--verify", "--quiet", saved_ref(tag.name))).ok:
@@ -30,6 +33,11 @@ async def write(repo: Repo, tag: Tag, path: str, lock: Lock) -> None:
         raise AdapterError(f"{goal}: cannot be written: {error.strerror}; make room there", permanent=False) from error
     finally:
         await asyncio.to_thread(half.unlink, missing_ok=True)
+
+
+async def is_shallow(repo: Repo) -> bool:
+    """Whether older commits were left out when it was cloned."""
+    return (await repo.call("rev-parse", "--is-shallow-repository")).strip() == "true"
 
 
 def _put(half: Path, goal: Path) -> None:

@@ -6,22 +6,24 @@ from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 
-from rollbackd import log
 from rollbackd.adapter import AdapterError, Place
 from rollbackd.clock import Clock
 from rollbackd.model import Change, Problem, Progress, Release
 from rollbackd.process import Lock, Spawner, one_line
 from rollbackd_adapters.failures import as_adapter_errors
-from rollbackd_adapters.git import branches, ready
-from rollbackd_adapters.git.damage import DAMAGED, damage_of, damaged, unreadable
+from rollbackd_adapters.git import lfs, ready, submodules
+from rollbackd_adapters.git.branches import Branches
+from rollbackd_adapters.git.damage import DAMAGED, damage_of, damaged, missing, unreadable
+from rollbackd_adapters.git.overlooked import Beside, beside
+from rollbackd_adapters.git.ownership import give_back
 from rollbackd_adapters.git.pruning import prune_saved
 from rollbackd_adapters.git.repo import Commit, Look, Repo, check_id, newest_first, resource_of, users
 from rollbackd_adapters.git.restore import Memory, Restoring
-from rollbackd_adapters.git.saving import dirty, save
+from rollbackd_adapters.git.saving import dirty, stash
 from rollbackd_adapters.git.scope import Paths, Scope, Whole
 from rollbackd_adapters.git.settings import GitSettings
 from rollbackd_adapters.then import run_then
-from rollbackd_adapters.traces import Trace, progress_of
+from rollbackd_adapters.traces import Trace, last_done, progress_of
 
 _STALE = timedelta(minutes=1)
 """A lock file that no visible process has open counts as left behind after this."""
@@ -37,6 +39,7 @@ class Checkout:
         self._clock: Clock = place.clock
         self._repo = Repo(settings, place)
         self._scope: Scope = (Paths if settings.paths else Whole)(self._repo, settings, place)
+        self._branches = Branches(self._repo, settings, place)
         self._memory = Memory(settings, place)
         self._restoring = Restoring(self._repo, settings, place, self._memory)
 
@@ -85,23 +88,34 @@ class Checkout:
         wanted = check_id(target)
         before, same = await asyncio.gather(self.current(), self._having(wanted))
         if not same:
-            raise _gone(target, self._repo.path)
+            raise self._gone(target)
+        damage = before.id == DAMAGED or bool(await self._damage())
+        if not self._settings.restore_from and (lost := await missing(self._repo, same[0].sha)):
+            text = f"{self._repo.path}: {lost}; fetch them again, or go to another release"
+            raise AdapterError(text, permanent=True)
+        count = 0 if damage else await dirty(self._repo, self._settings.paths)
+        aside = f"{count} uncommitted change(s) in {self._repo.path} would not come back by themselves"
         return Change(
             self._place.layer,
             before,
             self._repo.release(*same, content=wanted),
-            risks=tuple([text async for text in self._risks(before)]),
+            risks=tuple([text async for text in self._risks(before, same[0], count, damage=damage)]),
+            aside=f"{aside}; commit or remove them first" if count and not self._settings.paths else "",
         )
 
-    async def _risks(self, before: Release) -> AsyncIterator[str]:
+    async def _risks(self, before: Release, target: Commit, uncommitted: int, *, damage: bool) -> AsyncIterator[str]:
         path = self._repo.path
-        if before.id == DAMAGED or await self._damage():
+        if damage:
             yield (
                 f"{path} is cloned anew from {self._settings.restore_from}; the damaged one, with what is uncommitted "
                 f"in it, stays as {path.name}.damaged-…"
             )
-        elif count := await dirty(self._repo, self._settings.paths):
-            yield f"{count} uncommitted change(s) in {path} leave it; they are saved under refs/rollbackd/"
+            return
+        if uncommitted:
+            yield f"{uncommitted} uncommitted change(s) in {path} leave it; they are saved under refs/rollbackd/"
+        if not self._settings.paths:
+            async for text in submodules.risks(self._repo, before.id, target.tree):
+                yield text
 
     async def progress(self, change: Change) -> Progress:
         trace = Trace(self._place.scratch, change)
@@ -161,6 +175,8 @@ class Checkout:
             cwd=self._repo.path,
             timeout=self._settings.timeout,
         )
+        if (trace.begun or {}).get("lfs"):
+            await lfs.check(self._repo, self._settings)
         if self._settings.paths and self._settings.then and await self._present() != target:
             raise AdapterError(
                 f"{self._repo.path}: `then` changed what lies at `paths`, so that it is no release any more; let it "
@@ -174,9 +190,16 @@ class Checkout:
         """Save what is uncommitted and check the target out; or go on with what a crash cut off."""
         begun = trace.begun
         look = await self._repo.look()
-        await asyncio.to_thread(self._clear_locks, look, trace, cut_off=begun is not None)
+        ours = self._branches.locks(look, change)
+        await asyncio.to_thread(self._clear_locks, look, trace, ours, cut_off=begun is not None)
         again = int(begun["again"]) + 1 if begun else 0
-        saved = await self._save(trace, look, commit, again, lock)
+        in_lfs = bool(begun.get("lfs")) if begun else await lfs.expected(self._repo, self._settings)
+        if in_lfs:
+            trace.make()
+            since = "" if self._settings.paths else look.tree  # with them HEAD does not say what lies there
+            await lfs.fetch(self._repo, self._settings, look, commit, trace.directory, lock, since=since)
+        lies = await beside(self._repo)
+        saved = await self._save(trace, look, lies, commit, again, lock)
         if begun is None:
             trace.begin(
                 key=change.key,
@@ -186,33 +209,21 @@ class Checkout:
                 head=look.commit,
                 saved=saved,
                 again=0,
+                lfs=in_lfs,
+                on=look.on,
+                known=(await self._branches.left(look))[0],
             )
         else:
             trace.begin(again=again)
-        await self._leave_branch(change, str((begun or {}).get("head", look.commit)), lock)
-        await self._scope.check_out(commit, look, change.key, trace.directory, lock)
-        await self._be_on_branch(change, commit, lock)
+        known = trace.begun or {}
+        await self._branches.leave(change, str(known["head"]), lock)
+        await self._scope.check_out(commit, look, change.key, trace.directory, lock, lies.marked)
+        await self._branches.take_up(change, commit, str(known.get("known", "")), lock)
+        await give_back(self._repo, lock)
         if self._settings.then:  # what they make of the tree must not be checked out over
             trace.begin(moved=True)
 
-    async def _leave_branch(self, change: Change, commit: str, lock: Lock) -> None:
-        """The branch to mend it on. It is a help: that it cannot be made must not stop a rollback."""
-        if not (name := branches.name_of(self._settings.emergency, branches.EMERGENCY, change)):
-            return
-        try:
-            branch = await branches.at(self._repo, name, commit, lock)
-            log.get("git").info("left a branch", repo=str(self._repo.path), branch=branch, commit=commit)
-        except AdapterError as error:
-            log.get("git").warning("no branch could be left", repo=str(self._repo.path), error=str(error))
-
-    async def _be_on_branch(self, change: Change, commit: str, lock: Lock) -> None:
-        """HEAD is at the commit already; now it says so by a branch's name."""
-        if name := branches.name_of(self._settings.on_branch, branches.ROLLBACK, change):
-            branch = await branches.at(self._repo, name, commit, lock)
-            reason = f"rollbackd {one_line(change.key)}"
-            await self._repo.call("symbolic-ref", "-m", reason, "HEAD", f"refs/heads/{branch}", lock=lock)
-
-    async def _save(self, trace: Trace, look: Look, commit: str, again: int, lock: Lock) -> str:
+    async def _save(self, trace: Trace, look: Look, lies: Beside, commit: str, again: int, lock: Lock) -> str:
         """Save what was there at first, before the intent: until then nothing is touched.
 
         A tree that a checkout was cut off in is a mixture. It is saved too, since somebody may have mended something in
@@ -220,24 +231,36 @@ class Checkout:
         """
         trace.make()
         ref = f"refs/rollbackd/{trace.name}/saved" + (f"-{again + 1}" if again else "")
-        return await save(self._repo, self._settings, look, commit, ref, trace.directory, lock)
+        saved = await stash(self._repo, self._settings, look, commit, trace.directory, lock, lies)
+        if saved:
+            await self._repo.call("update-ref", ref, saved, lock=lock)
+        return saved
 
     async def _commit_of(self, release: Release, content: str) -> str:
-        same = await self._having(content)
+        """The newest that is this release, or the one that the last change left."""
+        same = [commit.sha for commit in await self._having(content)]
         if not same:
-            raise _gone(release, self._repo.path)
-        return same[0].sha
+            raise self._gone(release)
+        last = await asyncio.to_thread(last_done, self._place.scratch)
+        return str(last["head"]) if last.get("head") in same else same[0]
 
-    def _clear_locks(self, look: Look, trace: Trace, *, cut_off: bool) -> None:
+    def _clear_locks(self, look: Look, trace: Trace, branches: Sequence[Path], *, cut_off: bool) -> None:
         """Remove the lock files that a killed git left. We hold the resource; a git of somebody else is left alone."""
         refs = look.common / "refs" / "rollbackd" / trace.name
-        ours = list(refs.glob("*.lock"))
+        ours = [*refs.glob("*.lock"), *branches]
         for path in (look.directory / "index.lock", look.directory / "HEAD.lock", *ours):
             if not os.path.lexists(path):
                 continue
             if blocker := blocked_by(path, self._clock, cut_off=cut_off or path in ours):
                 raise AdapterError(blocker, permanent=False)
             path.unlink(missing_ok=True)
+
+    def _gone(self, release: Release) -> AdapterError:
+        return AdapterError(
+            f"{one_line(release.name)} is not among the newest {self._settings.keep_looking} commits, and no tag or "
+            f"earlier HEAD has it in {self._repo.path}; tag it",
+            permanent=True,
+        )
 
     async def ready(self) -> Sequence[Problem]:
         return [Problem(self._place.layer, text) for text in await self._problems()]
@@ -249,6 +272,8 @@ class Checkout:
             return texts + await ready.of_restoring(self._repo, await self._memory.address())
         if not texts:
             texts = await ready.of_work_tree(self._repo, self._settings)
+        if not texts:
+            texts = await lfs.problems(self._repo, self._settings, self._spawner)
         if not texts:
             look = await self._repo.look()
             lock = await asyncio.to_thread(blocked_by, look.directory / "index.lock", self._clock, cut_off=False)
@@ -278,10 +303,3 @@ def blocked_by(path: Path, clock: Clock, *, cut_off: bool) -> str:
     if cut_off or age >= _STALE.total_seconds():
         return ""
     return f"{path}: somebody's git works in there, or was killed in the last minute; if none runs, remove the file"
-
-
-def _gone(release: Release, path: Path) -> AdapterError:
-    return AdapterError(
-        f"{one_line(release.name)} cannot be reached in {path}: no branch, tag or earlier HEAD has it; tag it",
-        permanent=True,
-    )

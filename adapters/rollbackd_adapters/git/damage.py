@@ -7,6 +7,7 @@ from pathlib import Path
 from rollbackd.adapter import AdapterError
 from rollbackd.model import Release
 from rollbackd.process import Finished
+from rollbackd_adapters.git.lfs import SKIP
 from rollbackd_adapters.git.repo import Repo, failure
 
 DAMAGED = "0" * 40
@@ -40,12 +41,21 @@ async def damage_of(repo: Repo, commit: str = "HEAD") -> str:
     questions = (
         ("HEAD cannot be read", ("rev-parse", "--verify", "--quiet", "HEAD^{tree}"), {0}),
         ("the index cannot be read", ("diff-index", "--cached", "--quiet", "HEAD", "--"), {0, 1}),
-        (f"objects of {commit[:10]} are missing", ("rev-list", "--objects", "--no-walk", "--quiet", commit), {0}),
     )
     for what, arguments, fine in questions:
         if said := await _fails(repo, arguments, fine):
             return f"{what}{said}"
-    return ""
+    return await missing(repo, commit)
+
+
+async def missing(repo: Repo, commit: str) -> str:
+    """What a commit's own trees and files lack, or "". What a partial clone fetches when it is wanted counts as there.
+
+    :raises AdapterError: it cannot be told.
+    """
+    arguments = ("rev-list", "--objects", "--no-walk", "--quiet", "--missing=allow-promisor", commit)
+    said = await _fails(repo, arguments, {0})
+    return f"objects of {commit[:10]} are missing{said}" if said else ""
 
 
 def _on_disk(path: Path) -> str:
@@ -64,7 +74,8 @@ def _on_disk(path: Path) -> str:
 
 async def unreadable(repo: Repo, commit: str) -> str:
     """What is damaged in a commit's own files, read to the last byte, or ""."""
-    answer = await repo.ask("archive", "--format=tar", f"--output={os.devnull}", commit, timeout=repo.timeout)
+    archive = ("archive", "--format=tar", f"--output={os.devnull}", commit)
+    answer = await repo.ask(*archive, env=SKIP, timeout=repo.timeout)
     return f"files of {commit[:10]} cannot be read{_why(repo, answer)}" if not answer.ok else ""
 
 

@@ -6,11 +6,10 @@ from rollbackd import log
 from rollbackd.adapter import AdapterError
 from rollbackd.clock import Clock
 from rollbackd.process import Lock
-from rollbackd_adapters.git.repo import Repo
+from rollbackd_adapters.git.repo import SAVED, Repo
 from rollbackd_adapters.git.settings import GitSettings
 
 SPARED = 5
-_SAVED = "refs/rollbackd/*/saved*"
 
 
 async def prune_saved(repo: Repo, settings: GitSettings, clock: Clock, lock: Lock) -> None:
@@ -20,7 +19,7 @@ async def prune_saved(repo: Repo, settings: GitSettings, clock: Clock, lock: Loc
             "for-each-ref",
             "--sort=-committerdate",
             "--format=%(objectname) %(committerdate:unix) %(refname)",
-            _SAVED,
+            SAVED,
         )
         oldest = clock.now() - settings.keep_saved
         for row in answer.splitlines()[SPARED:]:

@@ -3,14 +3,18 @@
 import asyncio
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from rollbackd.adapter import AdapterError, Place
-from rollbackd.process import Spawner
+from rollbackd.process import Spawner, one_line
+from rollbackd_adapters.git.overlooked import beside
 from rollbackd_adapters.git.repo import Repo, failure
 from rollbackd_adapters.git.settings import GitSettings, is_address
 from rollbackd_adapters.lacks import existing, missing_of_then
 
+_SHOWN = 5
+"""Of one kind of problem."""
 _UNFINISHED = {
     "MERGE_HEAD": "a merge is unfinished; commit it or run `git merge --abort`",
     "rebase-merge": "a rebase is unfinished; finish it or run `git rebase --abort`",
@@ -60,23 +64,39 @@ async def of_work_tree(repo: Repo, settings: GitSettings) -> list[str]:
     """What `checkout` needs: a work tree that may be written to and that nobody is in the middle of something in."""
     try:
         answer, head = await asyncio.gather(
-            repo.call("rev-parse", "--is-bare-repository", "--path-format=absolute", "--absolute-git-dir"),
+            repo.call(
+                *("rev-parse", "--is-bare-repository", "--path-format=absolute", "--absolute-git-dir"),
+                "--git-common-dir",
+            ),
             repo.one("HEAD"),
         )
-        bare, directory = answer.splitlines()
+        bare, directory, common = answer.splitlines()
     except AdapterError as error:
         return [f"{error}; is it a git repository?"]
     if bare == "true":
         return [f"{repo.path}: a bare repository has no work tree; use `strategy: revert`, or a clone with one"]
     if head is None:
         return [f"{repo.path}: HEAD names no commit; check one out"]
+    needed = (repo.path, Path(directory), Path(common), Path(common) / "objects", Path(common) / "refs")
     found = [
         f"{path}: rollbackd may not write there; give its user that right, or make the file system writable"
-        for path in (repo.path, Path(directory), Path(directory) / "objects")
-        if path.exists() and not os.access(path, os.W_OK | os.X_OK)
+        for path in await asyncio.to_thread(_closed, (*needed, *await _directories(repo, settings)))
     ]
     found += [f"{repo.path}: {text}" for name, text in _UNFINISHED.items() if (Path(directory) / name).exists()]
     return found + await _of_paths(repo, settings) + await _of_restore_from(repo, settings)
+
+
+async def _directories(repo: Repo, settings: GitSettings) -> list[Path]:
+    """Those that HEAD has files in: a checkout that may not write to one leaves a mixture."""
+    listed = await repo.ask("ls-tree", "-r", "-d", "-z", "HEAD", "--", *settings.paths)
+    rows = [row.partition(b"\t") for row in listed.stdout.split(b"\0") if row]
+    return [repo.path / os.fsdecode(name) for about, _, name in rows if b" tree " in about]
+
+
+def _closed(paths: Sequence[Path]) -> list[Path]:
+    """Those of the paths that may not be written to, a few of them."""
+    found = [path for path in dict.fromkeys(paths) if path.exists() and not os.access(path, os.W_OK | os.X_OK)]
+    return found[:_SHOWN]
 
 
 async def _of_paths(repo: Repo, settings: GitSettings) -> list[str]:
@@ -85,6 +105,9 @@ async def _of_paths(repo: Repo, settings: GitSettings) -> list[str]:
     staged = await repo.call("ls-files", "--stage", "-z", "--", *settings.paths)
     inside = [row.partition("\t")[2] for row in staged.split("\0") if row.startswith("160000 ")]
     found = [f"{repo.path / path} is a submodule, which git leaves alone; name `paths` without it" for path in inside]
+    for name in map(os.fsdecode, (await beside(repo, settings.paths)).marked[:_SHOWN]):
+        remedy = f"`git update-index --no-assume-unchanged --no-skip-worktree {one_line(name)}` takes that away"
+        found.append(f"{one_line(str(repo.path / name))} is marked so that git overlooks its edits; {remedy}")
     names = "\0".join(settings.paths).encode()
     literal = {"GIT_LITERAL_PATHSPECS": "0"}  # it knows no other, and stops when told so
     answer = await repo.ask("check-ignore", "-z", "--stdin", stdin=names, env=literal)

@@ -20,11 +20,15 @@ from rollbackd_adapters.git.settings import GitSettings
 LOOK_TIMEOUT = timedelta(seconds=30)
 """For calls that only read this host's disk."""
 
+SAVED = "refs/rollbackd/*/saved*"
+"""What was uncommitted before a change, by its key. Under a name of its own so that it can be dropped by age."""
 _ID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _FIELDS = ("%H", "%T", "%P", "%ct", "%s", "%D")
 _SETTINGS = {
     "core.hooksPath": os.devnull,  # a hook is code of the release that is rolled back, without a limit
     "core.fsmonitor": "false",  # starts a daemon that would keep our lock
+    "core.fsync": "committed,reference",  # saved work must be on the disk before what it saves is overwritten
+    "core.fsyncMethod": "batch",
     "core.safecrlf": "false",
     "gc.auto": "0",
     "maintenance.auto": "false",
@@ -42,6 +46,15 @@ _ENVIRONMENT = {
     "LC_ALL": "C",
 }
 _SSH = "ssh -oBatchMode=yes"
+_SAY_NOTHING = (
+    "could not read from remote repository",
+    "please make sure you have the correct access rights",
+    "and the repository exists",
+    "the remote end hung up unexpectedly",
+    "adding files failed",
+    "failed to push some refs to",
+)
+"""Sentences of git that follow the one that says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +79,8 @@ class Look:
     """Of all work trees of the repository: refs and objects."""
     commit: str
     tree: str
+    on: str
+    """The branch that HEAD is on, as a ref; "" when it is on none."""
 
 
 def resource_of(settings: GitSettings) -> str:
@@ -130,20 +145,27 @@ class Repo:
         return finished.stdout.decode(errors="replace")
 
     async def reach(
-        self, *arguments: str, lock: Lock | None = None, timeout: timedelta = LOOK_TIMEOUT, cwd: Path | None = None
+        self,
+        *arguments: str,
+        lock: Lock | None = None,
+        env: Mapping[str, str] | None = None,
+        stdin: bytes = b"",
+        timeout: timedelta = LOOK_TIMEOUT,
+        cwd: Path | None = None,
     ) -> Finished:
         """Call git for something that may ask another host: no prompt, whichever way it goes there."""
         own = await self.ask("config", "--get", "core.sshCommand", cwd=cwd)
-        env = {} if own.ok else {"GIT_SSH_COMMAND": _SSH}
-        return await self.ask(*arguments, env=env, lock=lock, timeout=timeout, cwd=cwd)
+        ssh = {} if own.ok else {"GIT_SSH_COMMAND": _SSH}
+        return await self.ask(*arguments, env={**ssh, **(env or {})}, stdin=stdin, lock=lock, timeout=timeout, cwd=cwd)
 
     async def look(self) -> Look:
         """Where HEAD is. One call."""
         answer = await self.call(
-            "rev-parse", "--path-format=absolute", "--absolute-git-dir", "--git-common-dir", "HEAD", "HEAD^{tree}"
+            *("rev-parse", "--path-format=absolute", "--absolute-git-dir", "--git-common-dir", "HEAD", "HEAD^{tree}"),
+            *("--symbolic-full-name", "HEAD"),
         )
-        directory, common, commit, tree = answer.splitlines()
-        return Look(Path(directory), Path(common), commit, tree)
+        directory, common, commit, tree, on = answer.splitlines()
+        return Look(Path(directory), Path(common), commit, tree, "" if on == "HEAD" else on)
 
     async def history(
         self, *revisions: str, reflog: bool = False, count: int | None = None, paths: Sequence[str] = ()
@@ -180,17 +202,27 @@ class Repo:
         return found[0] if found else None
 
     async def known(self) -> list[Commit]:
-        """All that a work tree can be taken to: what branch, remote branch, tags, HEAD and where HEAD was lead to."""
+        """All that a work tree can be taken to: what branch, remote branch, tags, HEAD and where HEAD was lead to.
+
+        With `paths` also what was uncommitted there and is saved: it is all of its release.
+        """
         branch, remote = self._settings.branch, self._settings.remote
-        refs = ("HEAD", f"refs/heads/{branch}", f"refs/remotes/{remote}/{branch}", "--tags")
+        refs = ("HEAD", f"refs/heads/{branch}", f"refs/remotes/{remote}/{branch}")
         paths = self._settings.paths
         found = await asyncio.gather(
-            self.history(*refs),
+            self.walked(*refs),
             self.history("HEAD", reflog=True),
-            self.history("HEAD", count=1),
-            *([self.history(*refs, paths=paths)] if paths else []),
+            self.history("--no-walk=unsorted", "HEAD", *([f"--glob={SAVED}"] if paths else [])),
+            *([self.history(*refs, "--tags", paths=paths)] if paths else []),
         )
         return list({commit.sha: commit for commits in found for commit in commits}.values())
+
+    async def walked(self, *revisions: str) -> list[Commit]:
+        """The newest commits that are reachable from there and from tags; tags however many came after them."""
+        found = await self.history(*revisions, "--tags")
+        if len(found) >= self._settings.keep_looking:
+            found += await self.history("--no-walk", "--tags")
+        return list({commit.sha: commit for commit in found}.values())
 
     async def contents(self, revisions: Sequence[str], env: Mapping[str, str] | None = None) -> list[str]:
         """What each revision has at `paths`, as a hash over the ids that git has for it; "" where it has nothing there.
@@ -240,12 +272,18 @@ def _content(lines: Sequence[str], paths: Sequence[str]) -> str:
 def failure(path: Path, finished: Finished, *, permanent: bool = False) -> AdapterError:
     """What git complained about, in one sentence."""
     command = next((part for part in finished.argv[1:] if part != "-c" and "=" not in part), "git")
-    lines = [line for line in finished.stderr.splitlines() if line.startswith(("fatal:", "error:", "!"))]
-    said = lines[-1] if lines else (finished.stderr.splitlines() or [""])[-1]
+    said = _why(finished.stderr.splitlines())
     why = f"{finished.ending}: {said}" if said else finished.ending
     if finished.truncated:
         why = "it printed more than can be read; make keep_looking smaller"
     return AdapterError(f"git {command} in {path}: {why}", permanent=permanent, evidence=finished.tail)
+
+
+def _why(lines: Sequence[str]) -> str:
+    """The line that says why: git's own last one, unless that only says that something went wrong."""
+    telling = [line for line in lines if line.strip() and not any(text in line.lower() for text in _SAY_NOTHING)]
+    own = [line for line in telling if line.startswith(("fatal:", "error:", "!"))]
+    return (own or telling or list(lines) or [""])[-1]
 
 
 def users(path: Path) -> list[int]:
@@ -257,6 +295,12 @@ def users(path: Path) -> list[int]:
                 if any(fd.samefile(path) for fd in (process / "fd").iterdir() if fd.exists()):
                     found.append(int(process.name))
     return found
+
+
+def quoted(path: Path) -> str:
+    """As git reads a list of directories."""
+    text = str(path).replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{text}"'
 
 
 def newest_first(commits: Sequence[Commit]) -> list[Commit]:

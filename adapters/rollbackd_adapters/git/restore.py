@@ -21,6 +21,7 @@ from rollbackd.boundary import boundary
 from rollbackd.clock import Clock
 from rollbackd.model import Change
 from rollbackd.process import Lock, sync_directory, write_durably
+from rollbackd_adapters.git import lfs
 from rollbackd_adapters.git.repo import Commit, Repo, failure
 from rollbackd_adapters.git.settings import GitSettings, is_address
 from rollbackd_adapters.threads import in_thread
@@ -103,9 +104,16 @@ class Restoring:
         beside = path.with_name(f"{path.name}.new-{trace.name}")
         if not begun.get("cloned"):
             await self._clone(beside, commit, lock)
-            trace.begin(cloned=True)
+            trace.begin(cloned=True, lfs=await self._lay_in_lfs(beside))
         await in_thread(_swap, path, beside, Path(str((trace.begun or {})["aside"])))
         trace.begin(moved=True)
+
+    async def _lay_in_lfs(self, beside: Path) -> bool:
+        """Whether the old one had the content of a file of which the new one has only LFS's pointer."""
+        if not await in_thread(lfs.may_be_used, beside):
+            return False
+        left = await lfs.pointers(Repo(self._settings, self._place, beside), self._settings)
+        return await in_thread(lfs.lay_there, left, self._repo.path)
 
     async def _clone(self, beside: Path, commit: str, lock: Lock) -> None:
         address = await self._memory.address()

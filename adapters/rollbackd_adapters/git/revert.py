@@ -16,6 +16,7 @@ from rollbackd.model import Change, Problem, Progress, Release
 from rollbackd.process import Finished, Lock, Spawner, one_line
 from rollbackd_adapters.failures import as_adapter_errors
 from rollbackd_adapters.git import branches, ready
+from rollbackd_adapters.git.ownership import give_back
 from rollbackd_adapters.git.pruning import prune_saved
 from rollbackd_adapters.git.repo import Commit, Repo, check_id, failure, newest_first, resource_of
 from rollbackd_adapters.git.settings import GitSettings
@@ -25,7 +26,9 @@ from rollbackd_adapters.traces import Trace
 TRAILER = "Rollbackd-Change"
 _TRIES = 3
 """Pushes, when somebody else pushes the same content at the same time."""
-_PUSH = ("push", "--porcelain", "--no-verify", "--no-follow-tags", "--recurse-submodules=no")
+_PUSH = ("--porcelain", "--no-verify", "--no-follow-tags", "--recurse-submodules=no")
+_WORDS = 3
+"""Lines of what a remote says about a refusal."""
 _LOOK_BACK = 50
 """Commits from the tip in which our own is looked for."""
 
@@ -69,7 +72,7 @@ class Revert:
 
     async def _commits(self, tip: Commit) -> list[Commit]:
         branch, remote = self._settings.branch, self._settings.remote
-        return await self._repo.history(tip.sha, f"refs/remotes/{remote}/{branch}", f"refs/heads/{branch}", "--tags")
+        return await self._repo.walked(tip.sha, f"refs/remotes/{remote}/{branch}", f"refs/heads/{branch}")
 
     async def plan(self, target: Release) -> Change:
         check_id(target)
@@ -110,6 +113,7 @@ class Revert:
                     timeout=self._settings.timeout,
                 )
                 await prune_saved(self._repo, self._settings, self._clock, lock)
+                await give_back(self._repo, lock)
                 trace.finish(after=change.after.id)
 
     async def _leave_branch(self, change: Change, trace: Trace, lock: Lock) -> None:
@@ -119,13 +123,7 @@ class Revert:
         if not name or not tip:
             return
         ref = f"refs/heads/{name}"
-        options = (
-            *_PUSH,
-            f"--force-with-lease={ref}:",
-            self._settings.remote,
-            f"{tip}:{ref}",
-        )  # only if it is not there
-        answer = await self._network(*options, lock=lock)
+        answer = await self._network(*self._push_of(f"{tip}:{ref}", f"--force-with-lease={ref}:"), lock=lock)  # if new
         if not answer.ok:
             there = await self._network("ls-remote", self._settings.remote, ref, lock=lock)
             if there.stdout.decode(errors="replace").partition("\t")[0] != tip:
@@ -153,22 +151,20 @@ class Revert:
 
     async def _push_once(self, commit: str, tip: Commit, lock: Lock) -> AdapterError | None:
         """None when it arrived; the error when somebody else was faster. :raises AdapterError: for everything else."""
-        finished = await self._network(
-            *_PUSH,
-            f"--force-with-lease={self._branch}:{tip.sha}",
-            self._settings.remote,
-            f"{commit}:{self._branch}",
-            lock=lock,
-        )
+        options = self._push_of(f"{commit}:{self._branch}", f"--force-with-lease={self._branch}:{tip.sha}")
+        finished = await self._network(*options, lock=lock)
         if finished.ok:
             return None
         said = finished.stdout.decode(errors="replace")
         if "(stale info)" in said or "(fetch first)" in said or "(non-fast-forward)" in said:
             return failure(self._repo.path, finished)
         if "[remote rejected]" in said or "[rejected]" in said:
-            why = next((line for line in said.splitlines() if "rejected]" in line), "").partition("\t")[2]
+            why = next((line for line in said.splitlines() if "rejected]" in line), "").rpartition("\t")[2]
+            told = [line.removeprefix("remote:").strip() for line in finished.stderr.splitlines() if "remote:" in line]
+            words = ": ".join((why, " ".join([line for line in told if line][:_WORDS])))
             raise AdapterError(
-                f"{self._where} refused our commit ({self._spawner.clean(why)}); let rollbackd's key push there",
+                f"{self._where} refused our commit: {one_line(self._spawner.clean(words))}; let rollbackd's key push "
+                "there",
                 permanent="failed to update ref" not in said and "lock" not in said,
                 evidence=finished.tail,
             )
@@ -232,6 +228,11 @@ class Revert:
             raise AdapterError(f"{self._where} moves while it is looked at", permanent=False)
         return known
 
+    def _push_of(self, what: str, *options: str) -> tuple[str, ...]:
+        """A clone that was made with --mirror would else push all that it has."""
+        remote = self._settings.remote
+        return ("-c", f"remote.{remote}.mirror=false", "push", *_PUSH, *options, remote, what)
+
     async def _known(self, sha: str) -> Commit | None:
         return await self._repo.one(sha)
 
@@ -247,8 +248,7 @@ class Revert:
         if not texts:
             try:
                 tip = await self._tip()
-                options = ("--dry-run", "--porcelain", "--no-verify")
-                answer = await self._network("push", *options, self._settings.remote, f"{tip.sha}:{self._branch}")
+                answer = await self._network(*self._push_of(f"{tip.sha}:{self._branch}", "--dry-run"))
                 if not answer.ok:
                     raise failure(self._repo.path, answer)
             except AdapterError as error:

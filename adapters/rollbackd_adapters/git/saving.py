@@ -1,17 +1,23 @@
 """Saves what is uncommitted in a work tree, before it is overwritten. Touches neither index, HEAD nor work tree.
 
 The result is a commit like those of `git stash`: its tree is the work tree with all files that are not ignored, and
-those ignored ones that the target would overwrite; its first parent is HEAD and its second the index as it was.
+those ignored ones that the target would overwrite; its first parent is HEAD and its second the index as it was. Left
+out is what nobody overwrites and git cannot take in: repositories that lie in the tree, and files that rollbackd may
+not read.
 """
 
 import asyncio
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from rollbackd import log
 from rollbackd.adapter import AdapterError
-from rollbackd.process import Lock
+from rollbackd.process import Lock, one_line
+from rollbackd_adapters.git import submodules
+from rollbackd_adapters.git.overlooked import Beside, beside, look_again
 from rollbackd_adapters.git.repo import Look, Repo, failure
 from rollbackd_adapters.git.settings import GitSettings
 
@@ -42,47 +48,65 @@ def copy_index(look: Look, index: Path) -> None:
         shutil.copystat(look.directory / "index", index)
 
 
-async def save(repo: Repo, settings: GitSettings, look: Look, target: str, ref: str, scratch: Path, lock: Lock) -> str:
-    """Put all that moving to commit `target` could destroy under `ref`; its commit, or "" when there is nothing.
-
-    :raises AdapterError: it cannot be saved; nothing was touched.
-    """
-    if commit := await stash(repo, settings, look, target, scratch, lock):
-        await repo.call("update-ref", ref, commit, lock=lock)
-    return commit
-
-
-async def stash(repo: Repo, settings: GitSettings, look: Look, target: str, scratch: Path, lock: Lock) -> str:
+async def stash(
+    repo: Repo, settings: GitSettings, look: Look, target: str, scratch: Path, lock: Lock, lies: Beside | None = None
+) -> str:
     """Make a commit of all that is uncommitted, which no ref names yet; "" when there is nothing.
 
+    :param lies: what lies beside what git looks at, where that is known.
     :param target: the commit it makes room for; empty when nothing is moved: then no ignored file is in the way.
     :param scratch: a directory for a temporary index.
     :raises AdapterError: it cannot be saved; nothing was touched.
     """
-    in_the_way = await _ignored_in_the_way(repo, look, target, settings.paths) if target else []
-    if not in_the_way and not await dirty(repo, settings.paths):
+    in_the_way = await _in_the_way(repo, target, settings.paths) if target else []
+    lies = lies or await beside(repo)
+    if not in_the_way and not lies.marked and not await dirty(repo, settings.paths):
         return ""
     index = scratch / "index"
     await asyncio.to_thread(copy_index, look, index)
     env = {"GIT_INDEX_FILE": str(index)}
+    await look_again(repo, lies.marked, lock, env)
     staged = await repo.ask("write-tree", env=env, lock=lock)  # fails in the middle of a merge: then it has no tree
     staged_tree = staged.stdout.decode().strip() if staged.ok else look.tree
-    await _add(repo, settings, env, lock, "--all")  # the whole tree also for `paths`: a stash is of one moment
+    await _add_all(repo, settings, lies, env, lock)  # the whole tree also for `paths`: a stash is of one moment
     if in_the_way:
-        paths = b"\0".join(map(os.fsencode, in_the_way))
-        await _add(repo, settings, env, lock, "--force", "--pathspec-from-file=-", "--pathspec-file-nul", stdin=paths)
+        await _add(repo, settings, env, lock, "--force", names=in_the_way)
     tree = (await repo.call("write-tree", env=env, lock=lock, timeout=settings.timeout)).strip()
     index.unlink(missing_ok=True)
+    if tree == staged_tree == look.tree:
+        return ""
     message = f"uncommitted work in {repo.path}, saved by rollbackd".encode()
     base = ("commit-tree", "-p", look.commit, "-F", "-")
     second = (await repo.call(*base, staged_tree, stdin=b"index: " + message, env=_WHO, lock=lock)).strip()
     return (await repo.call(*base, "-p", second, tree, stdin=message, env=_WHO, lock=lock)).strip()
 
 
+async def _add_all(repo: Repo, settings: GitSettings, lies: Beside, env: Mapping[str, str], lock: Lock) -> None:
+    """All but what git cannot take in, which stays where it lies."""
+    names = list(map(os.fsdecode, lies.unknown))
+    left_out = await asyncio.to_thread(lambda: [name for name in names if not _can_be_added(repo.path, name)])
+    if not left_out:
+        await _add(repo, settings, env, lock, "--all")
+        return
+    log.get("git").warning("left where it is, and not saved", repo=str(repo.path), files=left_out[:20])
+    magic = {**env, "GIT_LITERAL_PATHSPECS": "0"}
+    await _add(repo, settings, magic, lock, "--all", names=[".", *(f":(exclude,top,literal){one}" for one in left_out)])
+
+
+def _can_be_added(root: Path, name: str) -> bool:
+    """Git tells a repository that lies in the tree by a slash at the end."""
+    path = root / name
+    return not name.endswith("/") and (path.is_symlink() or os.access(path, os.R_OK))
+
+
 async def _add(
-    repo: Repo, settings: GitSettings, env: dict[str, str], lock: Lock, *options: str, stdin: bytes = b""
+    repo: Repo, settings: GitSettings, env: Mapping[str, str], lock: Lock, *options: str, names: Sequence[str] = ()
 ) -> None:
-    finished = await repo.ask("add", *options, env=env, stdin=stdin, lock=lock, timeout=settings.timeout)
+    stdin = b"\0".join(map(os.fsencode, names))
+    given = ("--pathspec-from-file=-", "--pathspec-file-nul") if names else ()
+    finished = await repo.ask(
+        "add", "--sparse", *options, *given, env=env, stdin=stdin, lock=lock, timeout=settings.timeout
+    )
     if not finished.ok:
         error = failure(repo.path, finished)
         raise AdapterError(
@@ -92,26 +116,61 @@ async def _add(
         )
 
 
-async def _ignored_in_the_way(repo: Repo, look: Look, target: str, paths: Sequence[str]) -> list[str]:
-    """Paths on disk that HEAD does not have and the target would put a file in place of."""
+async def _in_the_way(repo: Repo, target: str, paths: Sequence[str]) -> list[str]:
+    """Paths on disk that git does not know, and that the target would put a file in place of.
+
+    :raises AdapterError: permanent, for the work of another repository there, which cannot be saved.
+    """
     finished = await repo.ask(
-        "diff-tree", "-r", "-z", "--name-only", "--no-renames", "--diff-filter=A", look.tree, target, "--", *paths
+        *("diff-index", "--cached", "-z", "--name-only", "--no-renames", "--diff-filter=D"),
+        *("--ignore-submodules=all", target, "--", *paths),
     )
     if not finished.ok or finished.truncated:
         raise failure(repo.path, finished)
-    added = [Path(os.fsdecode(raw)) for raw in finished.stdout.split(b"\0") if raw]
-    return await asyncio.to_thread(_on_disk, repo.path, added)
+    wanted = [Path(os.fsdecode(raw)) for raw in finished.stdout.split(b"\0") if raw]
+    found = await asyncio.to_thread(_on_disk, repo.path, wanted)
+    if found.replaced:
+        raise AdapterError(
+            f"{one_line(str(repo.path / found.replaced))} is a repository of its own where the target has a file, so "
+            "nothing was touched; move it away",
+            permanent=True,
+        )
+    await submodules.check_unharmed(repo, found.inside)
+    return found.names
 
 
-def _on_disk(root: Path, paths: Sequence[Path]) -> list[str]:
-    """Those of the paths that exist, or the file that stands where a directory above them must be."""
-    found = set()
+@dataclass(slots=True)
+class _Found:
+    """What lies where the target has files."""
+
+    names: list[str] = field(default_factory=list)
+    """Of this repository: the file itself, or what stands where a directory above it must be."""
+    inside: dict[Path, list[Path]] = field(default_factory=dict)
+    """Of other repositories, each relative to the one that it lies in."""
+    replaced: str = ""
+    """Another repository, or a directory with one in it, that a file would take the place of."""
+
+
+def _on_disk(root: Path, paths: Sequence[Path]) -> _Found:
+    found, names = _Found(), set()
     for path in paths:
         for part in (*reversed(path.parents[:-1]), path):
             on_disk = root / part
             if not os.path.lexists(on_disk):
                 break
             if part == path or on_disk.is_symlink() or not on_disk.is_dir():
-                found.add(str(part))
+                names.add(part)
                 break
-    return sorted(found)
+            if os.path.lexists(on_disk / ".git"):
+                if os.path.lexists(root / path):
+                    found.inside.setdefault(part, []).append(path.relative_to(part))
+                break
+    found.names = sorted(map(str, names))
+    found.replaced = next((name for name in found.names if _has_a_repository(root / name)), "")
+    return found
+
+
+def _has_a_repository(path: Path) -> bool:
+    if path.is_symlink() or not path.is_dir():
+        return False
+    return any(".git" in directories or ".git" in files for _, directories, files in os.walk(path))

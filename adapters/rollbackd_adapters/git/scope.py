@@ -12,10 +12,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
+from rollbackd import log
 from rollbackd.adapter import AdapterError, Place
 from rollbackd.model import Release
 from rollbackd.process import Lock, one_line
-from rollbackd_adapters.git.repo import Commit, Look, Repo, newest_first
+from rollbackd_adapters.git.overlooked import make_way
+from rollbackd_adapters.git.repo import Commit, Look, Repo, newest_first, quoted
 from rollbackd_adapters.git.saving import copy_index, dirty
 from rollbackd_adapters.git.settings import GitSettings
 
@@ -38,8 +40,13 @@ class Scope(Protocol):
         """Commit to release id; empty where it has none."""
         ...
 
-    async def check_out(self, commit: str, look: Look, key: str, scratch: Path, lock: Lock) -> None:
-        """Go there, over whatever is there. Killed anywhere, it can be called again."""
+    async def check_out(
+        self, commit: str, look: Look, key: str, scratch: Path, lock: Lock, marked: Sequence[bytes]
+    ) -> None:
+        """Go there, over whatever is there. Killed anywhere, it can be called again.
+
+        :param marked: files that git was told to overlook, which have to give way.
+        """
         ...
 
 
@@ -62,7 +69,12 @@ class Whole:
     async def contents(self, commits: Sequence[Commit]) -> Mapping[str, str]:
         return {commit.sha: commit.tree for commit in commits}
 
-    async def check_out(self, commit: str, _look: Look, key: str, _scratch: Path, lock: Lock) -> None:
+    async def check_out(
+        self, commit: str, _look: Look, key: str, _scratch: Path, lock: Lock, marked: Sequence[bytes]
+    ) -> None:
+        if given_up := await make_way(self._repo, marked, commit, lock):
+            names = [os.fsdecode(name) for name in given_up[:20]]
+            log.get("git").warning("marks of the index were taken away", repo=str(self._repo.path), files=names)
         await self._repo.call(
             *("checkout", "--force", "--detach", "--quiet", "--no-recurse-submodules", commit, "--"),
             lock=lock,
@@ -104,7 +116,7 @@ class Paths:
             env = {
                 "GIT_INDEX_FILE": str(directory / "index"),
                 "GIT_OBJECT_DIRECTORY": str(directory / "objects"),
-                "GIT_ALTERNATE_OBJECT_DIRECTORIES": _quoted(look.common / "objects"),
+                "GIT_ALTERNATE_OBJECT_DIRECTORIES": quoted(look.common / "objects"),
             }
             try:
                 await self._stage(look, directory / "index", env)
@@ -138,7 +150,9 @@ class Paths:
             self._known = {sha: self._known[sha] for sha in wanted if sha in self._known} | found
         return self._known
 
-    async def check_out(self, commit: str, look: Look, _key: str, scratch: Path, lock: Lock) -> None:
+    async def check_out(
+        self, commit: str, look: Look, _key: str, scratch: Path, lock: Lock, _marked: Sequence[bytes]
+    ) -> None:
         """With an index of our own that knows all that lies there, so that what the target has not is removed."""
         index = scratch / "index"
         env = {"GIT_INDEX_FILE": str(index)}
@@ -161,9 +175,3 @@ class Paths:
 def _fresh(directory: Path) -> None:
     shutil.rmtree(directory, ignore_errors=True)
     (directory / "objects").mkdir(mode=0o700, parents=True)
-
-
-def _quoted(path: Path) -> str:
-    """As git reads a list of directories that are separated by colons."""
-    text = str(path).replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{text}"'

@@ -17,6 +17,7 @@ from rollbackd.process import Lock, Spawner
 from rollbackd_adapters.failures import as_adapter_errors
 from rollbackd_adapters.git import bundles, rehearsal
 from rollbackd_adapters.git.damage import unreadable
+from rollbackd_adapters.git.ownership import give_back
 from rollbackd_adapters.git.repo import Repo, resource_of
 from rollbackd_adapters.git.saving import stash
 from rollbackd_adapters.git.settings import GitSettings
@@ -58,6 +59,7 @@ class TagSnapshots:
                     if work:
                         await self._repo.call("update-ref", saved_ref(wanted), work, lock=lock)
                     await make(self._repo, self._settings, wanted, commit, why, lock)
+                    await give_back(self._repo, lock)
         return await self._snapshot(wanted)
 
     def _free_name(self, why: str, known: Collection[str]) -> str:

@@ -20,7 +20,7 @@ from rollbackd.boundary import boundary
 from rollbackd.clock import Clock
 from rollbackd.model import NO_RELEASE, Change, Problem, Progress, Release, Traits
 from rollbackd.process import Spawner, one_line
-from rollbackd.units import Secret, format_duration, show
+from rollbackd.units import Secret, format_duration
 from rollbackd_adapters import web
 from rollbackd_adapters.failures import as_adapter_errors
 from rollbackd_adapters.http.reading import release_of
@@ -60,10 +60,10 @@ class Http:
         return release_of(*await self._read(self._settings.current))
 
     async def releases(self) -> Sequence[Release]:
-        found, reading, where = await self._read(self._settings.releases)
+        found, reading, answer = await self._read(self._settings.releases)
         if not isinstance(found, list):
-            raise AdapterError(f"{where}: there is no list of releases; correct `json`", permanent=False)
-        return [release_of(item, reading, where) for item in found]
+            raise AdapterError(f"{answer.where}: there is no list of releases; correct `json`", permanent=False)
+        return [release_of(item, reading, answer) for item in found]
 
     async def plan(self, target: Release) -> Change:
         reversible = not self._settings.irreversible
@@ -91,7 +91,8 @@ class Http:
     async def _send(self, change: Change, trace: Trace, *, again: bool) -> None:
         begun = trace.begun or {"attempt": 1}
         attempt = int(begun["attempt"]) + (1 if again else 0)
-        trace.begin(key=change.key, before=change.before.id, after=change.after.id, attempt=attempt, accepted=0)
+        known = {"key": change.key, "before": change.before.id, "after": change.after.id}
+        trace.begin(**known, attempt=attempt, sent=self._clock.now().timestamp(), accepted=0)
         boundary("http.begun")
         words = self._words(change, attempt)
         key = {self._settings.idempotency_header: words["key"]}
@@ -111,10 +112,13 @@ class Http:
                     permanent=True,
                 )
             if said.progress is Progress.NOT_STARTED or self._clock.monotonic() > deadline:
-                late = "" if said.failed else f" after {format_duration(self._settings.timeout)}"
-                raise AdapterError(f"{self._place.layer} is not done{late}: {said.words}", permanent=False)
+                raise self._not_done(said)
             await self._clock.sleep(self._settings.every)
             said = await self._ask(change, trace)
+
+    def _not_done(self, said: _Said) -> AdapterError:
+        late = "" if said.failed else f" after {format_duration(self._settings.timeout)}"
+        return AdapterError(f"{self._place.layer} is not done{late}: {said.words}", permanent=False)
 
     async def progress(self, change: Change) -> Progress:
         self._check(change)
@@ -122,8 +126,11 @@ class Http:
         now = self._clock.monotonic()
         if key == change.key and now - asked < self._settings.every.total_seconds():
             return Progress.RUNNING  # somebody asks us more often than the service should be asked
+        trace = Trace(self._place.scratch, change)
         with as_adapter_errors():
-            said = await self._ask(change, Trace(self._place.scratch, change))
+            said = await self._ask(change, trace)
+        if said.progress is Progress.RUNNING and self._is_late(trace.begun or {}):
+            raise self._not_done(said)
         self._running = (change.key, now) if said.progress is Progress.RUNNING else ("", 0.0)
         return said.progress
 
@@ -159,7 +166,7 @@ class Http:
             return _Said(Progress.NOT_STARTED, f"{answer.where} answered 404")
         document = web.accepted(answer, self._place).json()
         word = _word(_found(document, question.json_at, answer.where))
-        said = f"{answer.where} says {show(one_line(word))}"
+        said = f"{answer.where} says {answer.quoted(word)}"
         if word in question.done:
             return _Said(Progress.DONE, said)
         if word in question.running:
@@ -172,6 +179,11 @@ class Http:
         """Whether the service took it so short a time ago that it may still be on its way."""
         age = self._clock.now().timestamp() - float(begun["accepted"])
         return timedelta(seconds=age) < self._settings.timeout
+
+    def _is_late(self, begun: dict[str, Any]) -> bool:
+        """Whether it should have been done by now: work that never ends is not waited for by the next attempt too."""
+        since = max(float(begun.get("sent", 0)), float(begun.get("accepted", 0)))
+        return bool(since) and timedelta(seconds=self._clock.now().timestamp() - since) > self._settings.timeout
 
     def _words(self, change: Change, attempt: int) -> dict[str, str]:
         """What `{…}` stands for; an attempt after one that failed has a key of its own."""
@@ -204,8 +216,10 @@ class Http:
         try:
             async with asyncio.timeout(self._settings.request_timeout.total_seconds()):
                 _, writer = await asyncio.open_connection(parts.hostname, port)
-        except OSError as error:
-            reason = (error.strerror or str(error) or type(error).__name__).lower()
+        except (OSError, ValueError) as error:  # a ValueError: no name that could be looked up
+            late = f"no answer within {format_duration(self._settings.request_timeout)}"
+            words = (getattr(error, "strerror", None) or str(error)).lower()
+            reason = late if isinstance(error, TimeoutError) else words
             raise AdapterError(
                 f"{parts.hostname}:{port}, where `apply` goes, cannot be reached: {reason}", permanent=False
             ) from None
@@ -214,13 +228,13 @@ class Http:
             await writer.wait_closed()
 
     # -- asking ---------------------------------------------------------------------------------
-    async def _read(self, reading: Reading | None) -> tuple[Any, Reading, str]:
-        """What is there, the settings that say how to read it, and where it was read."""
+    async def _read(self, reading: Reading | None) -> tuple[Any, Reading, web.Answer]:
+        """What is there, the settings that say how to read it, and the answer that it was read in."""
         if reading is None:
             raise AdapterError("this layer has no releases; see its `traits`", permanent=True)
         words = web.words_of(self._place)
         answer = web.accepted(await web.ask(reading, self._place, words, self._settings.request_timeout), self._place)
-        return _found(answer.json(), reading.json_at, answer.where), reading, answer.where
+        return _found(answer.json(), reading.json_at, answer.where), reading, answer
 
     def _check(self, change: Change) -> None:
         if self.traits.releases:

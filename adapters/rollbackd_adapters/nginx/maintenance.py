@@ -11,7 +11,7 @@ from rollbackd.adapter import AdapterError, Place
 from rollbackd.process import Spawner, write_durably
 from rollbackd_adapters.failures import as_adapter_errors
 from rollbackd_adapters.nginx.settings import NginxSettings
-from rollbackd_adapters.nginx.switch import Switch, text_shown
+from rollbackd_adapters.nginx.switch import Switch, Unsettled, text_shown
 
 
 class Maintenance:
@@ -46,12 +46,16 @@ class Maintenance:
                 _, settled = self._known()
                 if settled and await self.inside() is wanted:
                     return
+                if wanted and (where := self._switch.where()) is not None and not self._switch.leads_to(self._file):
+                    raise AdapterError(self._elsewhere(where), permanent=True)
                 shown = text_shown(self._settings.page, wanted=wanted)
                 there, away = (self._file, None) if wanted else (None, self._file)
                 back = self._switch.where() if settled else away  # what a crash cut off has moved the link already
                 self._note(wanted=wanted, loaded=False)
                 try:
                     await self._switch.to(there, back, shown, lock)
+                except Unsettled:
+                    raise  # as after a crash: the next try, or leaving, does all of it again
                 except AdapterError:
                     self._note(wanted=not wanted, loaded=True)
                     raise
@@ -83,5 +87,8 @@ class Maintenance:
         except AdapterError as error:
             return [str(error)]
         if where is not None and not self._switch.leads_to(self._file):
-            return [f"{self._settings.link} leads to {where}, not to {self._file}; take it away, or correct `link`"]
+            return [self._elsewhere(where)]
         return await self._switch.problems([self._file])
+
+    def _elsewhere(self, where: Path) -> str:
+        return f"{self._settings.link} leads to {where}, not to {self._file}; take it away, or correct `link`"

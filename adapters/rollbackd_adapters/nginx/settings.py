@@ -1,6 +1,9 @@
 """What the configuration says about a layer of adapter `nginx`. No I/O."""
 
+import os
+from collections.abc import Sequence
 from datetime import timedelta
+from itertools import permutations
 from pathlib import Path
 from typing import Annotated, Self
 
@@ -17,6 +20,12 @@ def _absolute(path: Path) -> Path:
     if not path.is_absolute():
         raise ValueError(f"{show(str(path))} depends on where the daemon was started; write the whole path")
     return path
+
+
+def _double(texts: Sequence[str]) -> str:
+    """A text that is another one too, or a part of it: `release 1` is found in `release 10`."""
+    pairs = permutations(texts, 2)
+    return next((one for one, other in pairs if one in other), "")
 
 
 Vector = Annotated[tuple[str, ...], Field(min_length=1)]
@@ -44,6 +53,11 @@ class Upstream(Spec):
         for key, names in (("healthy", self.healthy), ("says", self.says)):
             if strange := sorted(set(names) - set(self.choices)):
                 raise ValueError(f"`{key}` has {show(strange[0])}, which is not among `choices`; name one of them")
+        files = [os.path.normpath(path) for path in self.choices.values()]
+        if twice := next((path for path in files if files.count(path) > 1), ""):
+            raise ValueError(f"two `choices` are {show(twice)}, so nothing would move; give each a file of its own")
+        if twice := next((url for url in self.healthy.values() if [*self.healthy.values()].count(url) > 1), ""):
+            raise ValueError(f"two in `healthy` ask {show(twice)}, which tells nothing of one; give each its own")
         if self.link in self.choices.values():
             raise ValueError("`link` is one of its own `choices`; give it a path of its own")
         return self
@@ -89,6 +103,6 @@ class NginxSettings(Settings):
         if self.upstream is not None and self.confirm is not None:
             if lacking := sorted(set(self.upstream.choices) - set(self.upstream.says)):
                 raise ValueError(f"`says` lacks {show(lacking[0])}; give a text for each of `choices`")
-            if len(set(self.upstream.says.values())) < len(self.upstream.says):
-                raise ValueError("two choices have the same text in `says`, so it tells nothing; give each its own")
+            if double := _double(list(self.upstream.says.values())):
+                raise ValueError(f"{show(double)} is in two texts of `says`, so it tells nothing; give each its own")
         return self

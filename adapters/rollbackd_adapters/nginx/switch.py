@@ -3,7 +3,6 @@
 import asyncio
 import os
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -13,8 +12,9 @@ from rollbackd.process import Finished, Lock, Spawner, one_line, sync_directory
 from rollbackd.units import format_duration
 from rollbackd_adapters.failures import as_adapter_errors
 from rollbackd_adapters.lacks import missing_programs
+from rollbackd_adapters.nginx.included import includes
 from rollbackd_adapters.nginx.settings import NginxSettings
-from rollbackd_adapters.nginx.workers import master, workers
+from rollbackd_adapters.nginx.workers import master, signalled, workers
 from rollbackd_adapters.systemd.manager import Manager
 from rollbackd_adapters.web import ask, words_of
 
@@ -22,11 +22,25 @@ _LOOK_AGAIN = timedelta(milliseconds=100)
 _ASK = timedelta(seconds=5)
 _IN_A_ROW = 5
 """Answers of `confirm`: for a tenth of a second nginx lets old workers take connections beside the new ones."""
-_PASSING = ("host not found", "could not be resolved", "address already in use")
-"""What nginx may take the next time without anybody's doing."""
+_PASSING = (
+    "host not found",
+    "could not be resolved",
+    "address already in use",
+    "connect to bus",
+    "connection timed out",
+)
+"""What nginx may take the next time without anybody's doing, or systemd hear."""
 
 Shown = Callable[[str], bool]
 """Whether the body that `confirm` answers says that the wanted configuration is loaded."""
+
+
+class _NotSeen(AdapterError):  # noqa: N818  # an answer too
+    """It was told to reload, and nothing showed that it did."""
+
+
+class Unsettled(AdapterError):  # noqa: N818  # a state of the world
+    """The link is back, and nginx may serve what it led to in between all the same."""
 
 
 class Switch:
@@ -70,11 +84,21 @@ class Switch:
                 raise
             try:
                 await self._load(shown, lock)
-            except AdapterError:
+            except AdapterError as error:
                 self._lead(back)
-                with suppress(AdapterError):  # the first failure is told; a later try must not meet this reload
-                    await self._load(text_shown(""), lock)
-                raise
+                again = await self._loads_again(lock)
+                if again or not isinstance(error, _NotSeen):
+                    raise
+                text = f"{error}, and nginx was not seen to load that either: look what it serves"
+                raise Unsettled(text, permanent=False) from error
+
+    async def _loads_again(self, lock: Lock) -> bool:
+        """What serves must be what the link says, also for a later try, which must not meet the reload before."""
+        try:
+            await self._load(text_shown(""), lock)
+        except AdapterError:
+            return False  # the first failure is told
+        return True
 
     def _lead(self, target: Path | None) -> None:
         """By rename, under a name that no `*.conf` includes; on disk when this returns."""
@@ -134,11 +158,11 @@ class Switch:
                 raise
             return frozenset()
 
-    def _not_seen(self) -> AdapterError:
+    def _not_seen(self) -> _NotSeen:
         confirm = self._settings.confirm
         wanted = "no new workers" if confirm is None else f"{confirm.url} did not show it"
         limit = format_duration(self._settings.timeout)
-        return AdapterError(
+        return _NotSeen(
             f"nginx was told to reload, but {wanted} within {limit}; its error log says why. The link is put back",
             permanent=False,
         )
@@ -167,14 +191,24 @@ class Switch:
         )
         found += [f"{path}: no such file; write it, or correct the path" for path in files if not path.is_file()]
         directory = self._link.parent
-        if not os.access(directory, os.W_OK | os.X_OK):
+        if not directory.is_dir():
+            found.append(f"{directory}: no such directory; make it, or correct `link`")
+        elif not os.access(directory, os.W_OK | os.X_OK):
             found.append(f"{directory}: rollbackd may not make links there; give its user that right")
-        for question in (self.where, self._runs):
+        for question in (self.where, self._runs, self._signalled):
             try:
                 question()
             except AdapterError as error:
                 found.append(str(error))
-        return found or await self._refusals()
+        return list(dict.fromkeys(found)) or await self._refusals()
+
+    def _signalled(self) -> None:
+        """:raises AdapterError: a signal reloads it, and it runs as somebody to whom we may send none."""
+        if Path(self._settings.reload[0]).name == "nginx" and not signalled(self._settings.pid):
+            raise AdapterError(
+                "rollbackd's user may send no signal to nginx; use `reload: [systemctl, reload, nginx.service]`",
+                permanent=False,
+            )
 
     def _runs(self) -> None:
         if self._settings.confirm is None:
@@ -186,12 +220,21 @@ class Switch:
         """Why nginx would not take even what it has now, and whether we may tell it to."""
         try:
             await self._test(None)
+            if not await self._included():
+                return [f"nginx includes no {self._link}; have its configuration include it, or correct `link`"]
         except AdapterError as error:
             return [str(error).partition("; nothing was")[0] + "; its configuration is broken already, or not readable"]
         if (unit := unit_of(self._settings.reload)) and os.geteuid() != 0:
             denied = await Manager(self._spawner).may(self._settings.reload[1], unit)
             return [denied] if denied else []
         return []
+
+    async def _included(self) -> bool:
+        """Whether nginx would load the link; True where it does not tell: `nginx -T` prints what it loads."""
+        if not self._settings.test or self._settings.test[-1] != "-t":
+            return True
+        finished = await self._run([*self._settings.test[:-1], "-T"])
+        return not finished.ok or finished.truncated or includes(finished.stdout.decode(errors="replace"), self._link)
 
 
 def unit_of(reload: Sequence[str]) -> str:

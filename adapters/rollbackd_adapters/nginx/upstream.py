@@ -1,6 +1,8 @@
 """Which of several upstreams serves: blue or green. The releases are the names of the choices."""
 
+import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import timedelta
 
 from rollbackd.adapter import AdapterError, Place
@@ -113,7 +115,20 @@ class BlueGreen:
             self._present()
         except AdapterError as error:
             return [str(error)]
-        return await self._switch.problems(list(self._upstream.choices.values()))
+        found = await self._switch.problems(list(self._upstream.choices.values()))
+        return found or await asyncio.to_thread(self._alike)
+
+    def _alike(self) -> list[str]:
+        """Choices between which nothing would move: one copied from the other, or a link to it."""
+        names: dict[bytes, str] = {}
+        found = []
+        for name, path in self._upstream.choices.items():
+            with suppress(OSError):  # only nginx may read it
+                other = names.setdefault(path.read_bytes(), name)
+                if other != name:
+                    text = "are the same, so nothing would move between them; give each its own upstream"
+                    found.append(f"{self._upstream.choices[other]} and {path} {text}")
+        return found
 
     def _check(self, change: Change) -> None:
         self._known(change.before)

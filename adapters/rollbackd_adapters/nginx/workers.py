@@ -15,7 +15,7 @@ _PROC = Path("/proc")
 def master(pid: Path) -> int:
     """The first process of nginx. :raises AdapterError: not permanent; it does not run, or cannot be known."""
     try:
-        number = int(pid.read_text())
+        number = _number(pid)
         os.kill(number, 0)  # only asks
     except PermissionError:
         return _readable(pid)
@@ -29,9 +29,26 @@ def master(pid: Path) -> int:
 def _readable(pid: Path) -> int:
     """It runs as somebody else, or its file is closed to us."""
     try:
-        return int(pid.read_text())
+        return _number(pid)
     except (OSError, ValueError):
         raise AdapterError(f"{pid}: rollbackd may not read it; open it, or give `confirm`", permanent=False) from None
+
+
+def _number(pid: Path) -> int:
+    """:raises ValueError: there is no number of a process in it."""
+    number = int(pid.read_text())
+    if number <= 0:  # for `kill` these are groups of processes
+        raise ValueError(number)
+    return number
+
+
+def signalled(pid: Path) -> bool:
+    """Whether we may send it a signal. :raises AdapterError: as `master`."""
+    try:
+        os.kill(master(pid), 0)
+    except OSError:
+        return False
+    return True
 
 
 def workers(pid: Path) -> frozenset[int]:
@@ -46,6 +63,9 @@ def workers(pid: Path) -> frozenset[int]:
             "ProtectProc=default in a drop-in of rollbackd.service",
             permanent=False,
         )
+    if b"master process" not in _title(_PROC / str(number)):  # a signal would reach an innocent
+        text = f"nginx does not run: {pid} names process {number}, which is another program; start nginx"
+        raise AdapterError(text, permanent=False)
     found = set()
     for entry in _PROC.iterdir():
         if not entry.name.isdigit():
@@ -57,6 +77,14 @@ def workers(pid: Path) -> frozenset[int]:
     return frozenset(found)
 
 
+def _title(entry: Path) -> bytes:
+    """What a process calls itself; empty when it has ended."""
+    try:
+        return (entry / "cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
 def _works(entry: Path) -> bool:
-    title = (entry / "cmdline").read_bytes()
+    title = _title(entry)
     return b"worker process" in title and b"shutting down" not in title

@@ -11,6 +11,7 @@ it by name. It speaks Redis' protocol by redis-py (https://redis.readthedocs.io/
 
 from collections.abc import Sequence
 from datetime import timedelta
+from secrets import token_hex
 from typing import Any, ClassVar
 
 from rollbackd import log
@@ -22,7 +23,7 @@ from rollbackd.process import Spawner
 from rollbackd.units import format_duration
 from rollbackd_adapters.failures import as_adapter_errors
 from rollbackd_adapters.redis.connection import Connection, Refused, connected
-from rollbackd_adapters.redis.ready import problems
+from rollbackd_adapters.redis.ready import problems, unfit
 from rollbackd_adapters.redis.settings import RedisSettings
 from rollbackd_adapters.traces import Trace
 
@@ -70,6 +71,8 @@ class Redis:
             async with spawner.hold(self.resource), connected(self._settings, self._place) as redis:
                 if trace.done is not None:
                     return
+                if text := await unfit(redis, self._settings):
+                    raise AdapterError(text, permanent=True)
                 removed = await (self._flush(redis, trace) if self._settings.flush else self._sweep(redis, trace))
                 boundary("redis.removed")
                 trace.finish(removed=removed)
@@ -80,9 +83,9 @@ class Redis:
         trace = Trace(self._place.scratch, change)
         if trace.done is not None:
             return Progress.DONE
-        if self._settings.flush:
+        if self._settings.flush and (marker := _marker(trace)):
             async with connected(self._settings, self._place) as redis:
-                if await redis.ask("EXISTS", _marker(trace)):
+                if await redis.ask("EXISTS", marker):
                     return Progress.DONE
         return Progress.NOT_STARTED
 
@@ -98,10 +101,11 @@ class Redis:
     async def _flush(self, redis: Connection, trace: Trace) -> int:
         """Empty the database, once. How many keys it had."""
         marker = _marker(trace)
-        if await redis.ask("EXISTS", marker):
+        if marker and await redis.ask("EXISTS", marker):
             return int((trace.begun or {}).get("keys", 0))
         keys = int(await redis.ask("DBSIZE"))
-        trace.begin(key=trace.name, keys=keys)
+        trace.begin(key=trace.name, keys=keys, token=(trace.begun or {}).get("token") or token_hex(8))
+        marker = _marker(trace)
         boundary("redis.begun")
         mark = ("SET", marker, "1", "EX", int(_MARKED.total_seconds()))
         try:
@@ -127,8 +131,12 @@ class Redis:
         match = ("MATCH", self._settings.pattern, "COUNT", self._settings.batch)
         began = noted = self._clock.monotonic()
         while True:
-            found, keys = await redis.ask("SCAN", cursor, *match)
-            removed += await self._unlink(redis, keys)
+            try:
+                found, keys = await redis.ask("SCAN", cursor, *match)
+                removed += await self._unlink(redis, keys)
+            except AdapterError:  # such as a connection that is lost: the next attempt goes on here
+                trace.begin(cursor=cursor, removed=removed)
+                raise
             boundary("redis.batch")
             cursor = int(found)
             if cursor == 0:
@@ -160,7 +168,9 @@ class Redis:
 
 
 def _marker(trace: Trace) -> str:
-    return f"rollbackd:flushed:{trace.name}"
+    """The key that says that we did it; empty before we began. A change of another journal may be called the same."""
+    token = (trace.begun or {}).get("token", "")
+    return f"rollbackd:flushed:{trace.name}:{token}" if token else ""
 
 
 async def _run_of(redis: Connection) -> str:

@@ -5,29 +5,35 @@ https://redis.io/docs/latest/commands/
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
 from rollbackd.adapter import AdapterError, Place
 from rollbackd.process import one_line
+from rollbackd.redis_client import redis_client
 from rollbackd.units import format_duration
 from rollbackd_adapters.redis.settings import RedisSettings
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis as Client
 
-_FINAL = (
-    "READONLY",
-    "NOPERM",
-    "NOAUTH",
-    "WRONGPASS",
-    "ERR DB index",
-    "ERR invalid DB",
-    "ERR AUTH",
-    "MOVED",
-    "ERR unknown",
-)
-"""What Redis begins an error with that the same command will get again."""
+_FINAL = ("READONLY", "NOPERM", "NOAUTH", "WRONGPASS", "AUTH", "MOVED", "DB index", "invalid DB", "unknown")
+"""What Redis begins an error with, after `ERR`, that the same command will get again."""
+_CODES = {
+    "MovedError": "MOVED",
+    "NoPermissionError": "NOPERM",
+    "OutOfMemoryError": "OOM",
+    "ReadOnlyError": "READONLY",
+}
+_QUEUED = re.compile(r"Command # \d+ \(.*?\) of pipeline caused error: (?:\(['\"])?(.*?)(?:['\"],\))?$", re.DOTALL)
+"""What the library puts around an error in a transaction."""
+_HINTS = {
+    "READONLY": "this is a replica: name its master",
+    "NOPERM": "give the user that right",
+    "DB index": "correct the database's number",
+    "unknown": "it is renamed or switched off there: allow it, or use `command`",
+}
 
 
 class Refused(AdapterError):  # noqa: N818  # it is an answer too
@@ -81,28 +87,15 @@ class Connection:
 async def connected(settings: RedisSettings, place: Place) -> AsyncIterator[Connection]:
     """A connection, closed in the end. It is made with the first command.
 
-    :raises AdapterError: not permanent, when the password cannot be read.
+    :raises AdapterError: not permanent, when the password or `ca` cannot be read.
     """
-    from redis.asyncio import Redis as Client
-    from redis.asyncio.retry import Retry
-    from redis.backoff import NoBackoff
-
     try:
         password = None if settings.password is None else place.reveal(settings.password)
+        client = redis_client(
+            settings.url, username=settings.username, password=password, db=settings.number, ca=settings.ca
+        )
     except (ValueError, OSError) as error:
         raise AdapterError(f"{settings.where}: {error}", permanent=False) from None
-    tls: dict[str, Any] = {} if settings.ca is None else {"ssl_ca_certs": str(settings.ca)}
-    client = Client.from_url(
-        settings.url,
-        db=settings.number,
-        username=settings.username or None,
-        password=password,
-        retry=Retry(NoBackoff(), 0),
-        single_connection_client=True,
-        socket_timeout=None,  # the limits are ours
-        socket_connect_timeout=None,
-        **tls,
-    )
     try:
         yield Connection(client, settings)
     finally:
@@ -110,17 +103,13 @@ async def connected(settings: RedisSettings, place: Place) -> AsyncIterator[Conn
 
 
 def _refused(error: Exception, where: str) -> Refused:
-    words = one_line(str(error)) or type(error).__name__
-    kind = type(error).__name__  # the library takes the code off some of them
-    final = words.startswith(_FINAL) or kind in {"ReadOnlyError", "NoPermissionError", "MovedError"}
-    hint = ""
-    if kind == "ReadOnlyError" or words.startswith("READONLY"):
-        hint = "; this is a replica: name its master"
-    elif kind == "NoPermissionError" or words.startswith("NOPERM"):
-        hint = "; give the user that right"
-    elif kind == "OutOfMemoryError":
-        words = f"OOM {words}" if not words.startswith("OOM") else words
-    return Refused(f"{where}: {words}{hint}", permanent=final)
+    said = _QUEUED.sub(r"\1", str(error))
+    words = one_line(said).removeprefix("ERR ") or type(error).__name__
+    code = _CODES.get(type(error).__name__, "")  # the library takes the code off some of them
+    if code and not words.startswith(code):
+        words = f"{code} {words}"
+    hint = next((f"; {text}" for beginning, text in _HINTS.items() if words.startswith(beginning)), "")
+    return Refused(f"{where}: {words}{hint}", permanent=words.startswith(_FINAL))
 
 
 def _broken(error: Exception, where: str) -> AdapterError:
@@ -129,4 +118,5 @@ def _broken(error: Exception, where: str) -> AdapterError:
     words = one_line(str(error)) or type(error).__name__
     if isinstance(error, (AuthenticationError, AuthorizationError)):
         return AdapterError(f"{where}: {words}; look at `username` and `password`", permanent=True)
-    return AdapterError(f"{where}: {words}", permanent=False)
+    hint = "; give `ca`, the certificates that sign it" if "CERTIFICATE_VERIFY_FAILED" in words else ""
+    return AdapterError(f"{where}: {words}{hint}", permanent=False)

@@ -1,7 +1,6 @@
 """What the configuration says about a layer of adapter `redis`. No I/O."""
 
 from datetime import timedelta
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Self
 from urllib.parse import urlsplit
@@ -10,6 +9,7 @@ from pydantic import Field, model_validator
 
 from rollbackd.adapter import Settings
 from rollbackd.addresses import RedisUrl
+from rollbackd.redis_client import check_access, check_ca
 from rollbackd.units import Duration, Secret
 
 
@@ -58,10 +58,6 @@ class RedisSettings(Settings):
             raise ValueError("it is not said what is to be removed; give either `flush: true` or a `pattern`")
         if self.db and self.number != self.db:
             raise ValueError("`db` is another database than the URL's; write it in one place")
-        if self.username and self.password is None:
-            raise ValueError("`username` alone says nothing; give `password: {env: NAME}` as well")
-        if self.ca is not None and not self.url.startswith("rediss:"):
-            raise ValueError("`ca` is for TLS; write the URL with rediss://")
-        if find_spec("redis") is None:
-            raise ValueError("this needs the Python package redis; install rollbackd with its extra: rollbackd[redis]")
+        check_ca(self.url, self.ca)
+        check_access(self.username, self.password)
         return self

@@ -10,6 +10,7 @@ from rollbackd.model import Change
 from rollbackd.process import Finished, Spawner, one_line
 from rollbackd_adapters.failures import as_adapter_errors
 from rollbackd_adapters.remote.host import Host
+from rollbackd_adapters.remote.releases import order, typed
 from rollbackd_adapters.remote.settings import RemoteSettings
 from rollbackd_adapters.remote.ssh import UnreachableError
 from rollbackd_adapters.then import environment
@@ -49,12 +50,12 @@ class Fleet:
                 failed[fresh[-1]] = error
                 break
         if failed:
-            raise self._partial(done, failed)
+            raise self._partial(change, done, failed)
 
     def _may_skip(self, error: AdapterError) -> bool:
         return self._settings.unreachable == "skip" and isinstance(error, UnreachableError)
 
-    def _partial(self, done: Sequence[Host], failed: dict[Host, AdapterError]) -> AdapterError:
+    def _partial(self, change: Change, done: Sequence[Host], failed: dict[Host, AdapterError]) -> AdapterError:
         """What happened, with every host in it. A fleet that is short of one host is not done."""
         errors = list(failed.values())
         if len(self._hosts) == 1:
@@ -63,9 +64,11 @@ class Fleet:
         names = ", ".join(host.name for host in missing) or "none"
         text = "; ".join(map(str, errors))
         skipped = bool(done) and not missing[len(failed) :] and all(map(self._may_skip, errors))
+        helps = f"{order(self._place.service, self._place.layer)}={typed(change.after)}"
+        differ = f"the hosts differ now; `{helps}`, once all of them answer, takes the rest there"
         return AdapterError(
             f"{text}; done on {', '.join(host.name for host in done) or 'none'}, not on {names}: "
-            f"{'the hosts differ now' if done and missing else 'they are as they were, or not known'}",
+            f"{differ if done and missing else 'they are as they were, or not known'}",
             permanent=skipped or any(error.permanent for error in errors),
             evidence="\n".join(error.evidence for error in errors if error.evidence)[-(2**14) :],
         )

@@ -10,19 +10,23 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
-from rollbackd import layer_wire
+from rollbackd import __version__, layer_wire
 from rollbackd.adapter import AdapterError, Place
 from rollbackd.clock import Clock
 from rollbackd.layer_wire import PROTOCOL, Answer, Heard, Hello, Offer, WireError
-from rollbackd.model import Change, Problem, Progress
-from rollbackd.process import Finished, Lock, Spawner, one_line
+from rollbackd.model import Change, Problem, Progress, Release
+from rollbackd.process import READ_LIMIT, Finished, Lock, Spawner, one_line
 from rollbackd_adapters.failures import as_adapter_errors
+from rollbackd_adapters.remote.releases import share
 from rollbackd_adapters.remote.settings import RemoteSettings, host_of
 from rollbackd_adapters.remote.ssh import LostError, UnreachableError, argv, limited, no_hello
+from rollbackd_adapters.remote.unfinished import Unfinished
 
 _QUESTION = timedelta(seconds=45)
 """For a question that changes nothing; the core waits a minute for it."""
 _LOOK_AGAIN = timedelta(seconds=1)
+
+_STRANGE = f"have rollbackd {__version__} there as here, and let nothing else print where it answers"
 
 Asked = tuple[str, Mapping[str, Any]]
 
@@ -41,6 +45,7 @@ class Host:
         self._spawner: Spawner = place.spawner
         self._clock: Clock = place.clock
         self._argv = argv(destination, settings)
+        self._unfinished = Unfinished(place.scratch, self.name) if settings.hosts else None
 
     # -- asking ---------------------------------------------------------------------------------
     async def ask(self, name: str, /, limit: timedelta = _QUESTION, **params: Any) -> Any:
@@ -103,8 +108,7 @@ class Host:
         if answer is None and (refused := heard.answers.get(0)) is not None:
             answer = refused
         if answer is None:
-            why = "no answer in its time" if finished.timed_out else f"the connection was lost ({finished.ending})"
-            raise LostError(f"{self.destination}: {why} while it was asked to {name}", permanent=False)
+            raise LostError(f"{self.destination}: {_lost(finished)} while it was asked to {name}", permanent=False)
         if answer.error is not None:
             message = self._spawner.clean(answer.error.message)[:2000]
             raise AdapterError(
@@ -119,38 +123,93 @@ class Host:
 
     def _not_understood(self, error: WireError, finished: Finished) -> AdapterError:
         return LostError(
-            f"{self.destination}: its answer is not understood: {self._spawner.clean(str(error))}",
+            f"{self.destination}: its answer is not understood: {self._spawner.clean(str(error))}; {_STRANGE}",
             permanent=False,
             evidence=finished.tail,
         )
 
     # -- a change -------------------------------------------------------------------------------
     async def progress(self, change: Change) -> Progress:
-        """How far the change is there."""
+        """How far the change is there.
+
+        :raises UnreachableError: the host does not answer, or did not when this was planned from a mixture.
+        """
+        return await self._progress(self._share(change), stays=await self._stays(change))
+
+    async def _progress(self, own: Change, *, stays: bool = False) -> Progress:
         if self._spawner.held(self.resource):  # what an earlier life sent may still be on its way
             return Progress.RUNNING
-        answer: Progress = await self.ask("progress", change=replace(change, layer=self.layer))
+        if stays:
+            return Progress.DONE if await self.ask("current") == own.after else Progress.SUPERSEDED
+        answer: Progress = await self.ask("progress", change=own)
         return answer
+
+    def _share(self, change: Change) -> Change:
+        """The change from what this host had, as it is called there."""
+        own = share(change, self.name)
+        if own is None:
+            raise UnreachableError(f"{self.destination} did not answer when this was planned", permanent=False)
+        return replace(own, layer=self.layer)
+
+    async def _stays(self, change: Change) -> bool:
+        """Whether it was there already while others were not: it is left alone, unless it did not get through then."""
+        at_target = bool(change.before.parts) and self._share(change).before == change.after
+        return at_target and await self._sent_to(change.after) is None
+
+    async def _sent_to(self, release: Release) -> Change | None:
+        """The last change that it was sent, if that goes there and the host has not said that it is done."""
+        sent = await self._unfinished.change() if self._unfinished is not None else None
+        return sent if sent is not None and sent.after == release else None
+
+    async def finished(self, present: Release) -> bool:
+        """Whether all of what took it to what it has now was done, as far as we sent it there."""
+        if self._unfinished is None or (sent := await self._sent_to(present)) is None:
+            return True
+        if await self._progress(sent) in {Progress.NOT_STARTED, Progress.RUNNING}:
+            return False
+        await self._unfinished.end()  # it arrived after we had given up, or it is somebody else's now
+        return True
 
     async def take_to(self, change: Change) -> None:
         """Apply the change there, and come back when all of it is done.
 
-        :raises UnreachableError: the host does not answer (any more).
+        :raises UnreachableError: the host does not answer (any more), or did not when this was planned.
         """
+        own = self._share(change)
+        if stays := await self._stays(change):
+            progress = await self._progress(own, stays=stays)
+        else:
+            if self._unfinished is not None:
+                await self._unfinished.begin(own)
+            progress = await self._applied(own)
+        if progress is Progress.SUPERSEDED:
+            raise AdapterError(f"{self.destination}: somebody else moved it: it is theirs", permanent=True)
+        if progress is not Progress.DONE:
+            raise AdapterError(f"{self.destination}: it ended, and yet nothing was done", permanent=False)
+        if self._unfinished is not None:
+            await self._unfinished.end()
+
+    async def _applied(self, own: Change) -> Progress:
+        """How far it is once nothing of it runs any more."""
         deadline = self._clock.monotonic() + self._settings.timeout.total_seconds()
-        there = replace(change, layer=self.layer)
         try:
-            _, progress = await self.order(("apply", {"change": there}), ("progress", {"change": there}))
+            _, progress = await self.order(("apply", {"change": own}), ("progress", {"change": own}))
         except (LostError, UnreachableError):
-            progress = await self.progress(change)
+            progress = await self._progress(own)
             if progress is Progress.NOT_STARTED:
                 raise
         while progress is Progress.RUNNING:
             if self._clock.monotonic() >= deadline:
                 raise AdapterError(f"{self.destination}: still at work after its time limit", permanent=False)
             await self._clock.sleep(_LOOK_AGAIN)
-            progress = await self.progress(change)
-        if progress is Progress.SUPERSEDED:
-            raise AdapterError(f"{self.destination}: somebody else moved it: it is theirs", permanent=True)
-        if progress is Progress.NOT_STARTED:
-            raise AdapterError(f"{self.destination}: it ended, and yet nothing was done", permanent=False)
+            progress = await self._progress(own)
+        return Progress(progress)
+
+
+def _lost(finished: Finished) -> str:
+    """Why the answer to a question did not come."""
+    if finished.timed_out:
+        return f"no answer within {finished.took.total_seconds():.0f}s"
+    if finished.truncated:
+        return f"more than {READ_LIMIT // 2**20} MiB came"
+    return f"the connection was lost ({finished.ending})"

@@ -1,7 +1,7 @@
 """A layer over there that keeps its own past."""
 
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from rollbackd.adapter import AdapterError, Difference, Snapshot, SnapshotProblem
 from rollbackd_adapters.remote.layer import Remote
@@ -9,6 +9,8 @@ from rollbackd_adapters.remote.layer import Remote
 
 class RemoteKeeping(Remote):
     """`Snapshots`, asked of the one host. Files stay there: a path is nothing that one host chooses for another."""
+
+    exported: ClassVar[bool] = False
 
     async def take(self, name: str = "", why: str = "manual") -> Snapshot:
         return await self._ordered("take", name=name, why=why)  # type: ignore[no-any-return]

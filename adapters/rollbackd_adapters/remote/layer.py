@@ -11,7 +11,7 @@ from rollbackd.process import Spawner, one_line
 from rollbackd_adapters.ids import check_id
 from rollbackd_adapters.remote.fleet import Fleet
 from rollbackd_adapters.remote.host import Host
-from rollbackd_adapters.remote.releases import agreed, as_one, common, harmless
+from rollbackd_adapters.remote.releases import agreed, as_one, common, harmless, order, together
 from rollbackd_adapters.remote.settings import RemoteSettings
 from rollbackd_adapters.remote.ssh import UnreachableError
 
@@ -40,7 +40,14 @@ class Remote:
 
     async def current(self) -> Release:
         found = await self._all(lambda host: host.ask("current"))
-        return agreed({host: harmless(release) for host, release in found.items()})
+        present = {host: harmless(release) for host, release in found.items()}
+        return agreed(together(present, await self._unfinished(present)), order(self._place.service, self._place.layer))
+
+    async def _unfinished(self, present: Mapping[str, Release]) -> list[str]:
+        """The hosts that did not get through when they were taken to what they have now."""
+        asked = [host for host in self._hosts if host.name in present]
+        found = await asyncio.gather(*(host.finished(present[host.name]) for host in asked))
+        return [host.name for host, finished in zip(asked, found, strict=True) if not finished]
 
     async def releases(self) -> Sequence[Release]:
         found = await self._all(lambda host: host.ask("releases"))
@@ -49,7 +56,8 @@ class Remote:
     async def plan(self, target: Release) -> Change:
         target = check_id(target) if self.traits.releases else NO_RELEASE
         found: Mapping[str, Change] = await self._all(lambda host: host.ask("plan", target=target))
-        return as_one(self._place.layer, target, found)
+        unfinished = await self._unfinished({host: change.before for host, change in found.items()})
+        return as_one(self._place.layer, target, found, unfinished)
 
     async def apply(self, change: Change) -> None:
         self._check(change)

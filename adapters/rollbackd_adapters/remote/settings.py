@@ -78,8 +78,8 @@ class RemoteSettings(Settings):
             raise ValueError(
                 "nothing says where this layer is; give ssh: deploy@web1, or hosts: [deploy@web1, deploy@web2]"
             )
-        if len(set(self.hosts)) < len(self.hosts):
-            raise ValueError("a host is named twice in `hosts`; name it once")
+        if len(set(map(host_of, self.hosts))) < len(self.hosts):
+            raise ValueError("a host is named twice in `hosts`; name it once, or write one layer for each user there")
         if "step" not in self.traits and "bracket" not in self.traits:
             raise ValueError("nothing can be done with this layer; give `traits` step, or bracket")
         for trait in ("bracket", "snapshots"):

@@ -16,6 +16,7 @@ _ALIVE = 5
 """Seconds between two signs of life; after three without an answer the connection counts as lost."""
 _CANNOT_CONNECT = 255
 _NO_PROGRAM = 127
+_NOT_EXECUTABLE = 126
 _NOT_TRUSTED = (
     ("host identification has changed", "its host key is not the one that is known: it may be another machine; {keys}"),
     ("host key verification failed", "its host key is not known; {keys}"),
@@ -78,7 +79,12 @@ def no_hello(destination: str, finished: Finished, settings: RemoteSettings) -> 
     said = finished.stderr.lower()
     last = one_line(finished.stderr.strip().rpartition("\n")[2])
     if finished.timed_out:
-        return UnreachableError(f"{destination}: no answer in its time", permanent=False, evidence=finished.tail)
+        limit = f"{finished.took.total_seconds():.0f}s"
+        return UnreachableError(
+            f"{destination}: not a word within {limit}; that host hangs, or what it runs for our key does: look there",
+            permanent=False,
+            evidence=finished.tail,
+        )
     if finished.code == _CANNOT_CONNECT:
         for text, meaning in _NOT_TRUSTED:
             if text in said:
@@ -97,8 +103,15 @@ def no_hello(destination: str, finished: Finished, settings: RemoteSettings) -> 
             permanent=True,
             evidence=finished.tail,
         )
+    if finished.code == _NOT_EXECUTABLE:
+        return AdapterError(
+            f"{destination}: what is to answer there cannot be run ({last}); correct the forced command",
+            permanent=True,
+            evidence=finished.tail,
+        )
     return AdapterError(
-        f"{destination}: `{COMMAND}` there said nothing ({finished.ending}): {last or 'and not why'}",
+        f"{destination}: `{COMMAND}` did not answer there ({finished.ending}): {last or 'it does not say why'}; "
+        "`rollbackd layer --list` on that host says what is wrong",
         permanent=False,
         evidence=finished.tail,
     )

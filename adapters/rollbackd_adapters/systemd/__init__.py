@@ -1,7 +1,8 @@
 """Units of systemd: restarted or reloaded after what they run has changed; as a bracket, stopped and started again.
 
 Uses the `systemctl` and `journalctl` programs (https://www.freedesktop.org/software/systemd/man/systemctl.html). It
-saves nothing but which units it stopped, before it stops them: those, and no others, are started again.
+saves nothing but which units it stopped, before it stops them: those are started again, and those that had failed by
+themselves, since a release that crashes is what one goes back from. No others are.
 
 A restart is recognised after a crash by the unit's invocation id, which is new for every start, and a reload by the
 time of the unit's last change of state; both are written down before systemd is asked. What is already asked for goes
@@ -18,7 +19,7 @@ from rollbackd.clock import Clock
 from rollbackd.model import NO_RELEASE, Change, Problem, Progress, Release, Traits
 from rollbackd.process import Lock, Spawner
 from rollbackd_adapters.failures import as_adapter_errors
-from rollbackd_adapters.systemd.manager import ENGLISH, SYSTEMCTL, Manager, Unit, vector
+from rollbackd_adapters.systemd.manager import ENGLISH, SYSTEMCTL, Manager, Unit, ending_of, vector
 from rollbackd_adapters.systemd.settings import SystemdSettings
 from rollbackd_adapters.systemd.watching import Watch
 from rollbackd_adapters.traces import Trace
@@ -43,9 +44,11 @@ class Systemd:
 
     @property
     def needs(self) -> Needs:
-        """The verbs of its action, and those of a bracket."""
-        verbs = (self._settings.action, "start", "stop", "reset-failed")
-        return Needs(units=dict.fromkeys(self._settings.units, verbs))
+        """The verb of its action, which `ready` asks about in any case, and what goes with it."""
+        units, action = self._settings.units, self._settings.action
+        step = (action,) if action == "reload" else (action, "reset-failed")
+        bracket = ("start", "stop", "reset-failed")
+        return Needs(units=dict.fromkeys(units, step), bracket_units=dict.fromkeys(units, bracket))
 
     async def current(self) -> Release:
         raise self._no_releases()
@@ -129,8 +132,10 @@ class Systemd:
             env=ENGLISH,
         )
         if not finished.ok:
-            self._forget(trace, [name])
-            raise await self._manager.failure(f"{action} {name}", finished.ending, finished.tail, [name])
+            if not finished.timed_out:  # systemd goes on with that, so the next attempt waits for it
+                self._forget(trace, [name])
+            ending = ending_of(finished, self._settings.timeout)
+            raise await self._manager.failure(f"{action} {name}", ending, finished.tail, [name])
 
     def _mark(self, unit: Unit) -> str:
         """What differs once the unit was restarted, or for a reload also once it was reloaded."""
@@ -157,7 +162,7 @@ class Systemd:
         if not begun.get("entered"):
             return False
         stopped = begun["stopped"]
-        return not stopped or any(not unit.well for unit in await self._manager.look(stopped))
+        return not stopped or any(unit.down or not unit.well for unit in await self._manager.look(stopped))
 
     async def enter(self, key: str) -> None:
         trace = self._crossing(key)
@@ -170,14 +175,17 @@ class Systemd:
                 running = [unit for unit in units if not unit.down]
                 if inside and not running:
                     return
-                await self._no_triggers(running)
+                broke = [unit for unit in units if unit.broke]  # a crash loop that ended has nothing left to stop
+                await self._no_triggers([*running, *broke])
                 known = begun.get("stopped", []) if inside or not begun.get("entered") else []
-                stopped = [unit.name for unit in units if unit in running or unit.name in known]
+                stopped = [unit.name for unit in units if unit in running or unit in broke or unit.name in known]
                 trace.begin(stopped=stopped, entered=False)
                 try:
                     await self._stop([unit.name for unit in reversed(running)], lock)
                 except AdapterError:
-                    await self._undo(trace, stopped, lock)
+                    await self._undo(
+                        trace, [unit.name for unit in units if unit.name in stopped and unit not in broke], lock
+                    )
                     raise
                 trace.begin(entered=True)
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from rollbackd.adapter import AdapterError
-from rollbackd.process import Finished, Lock, Spawner
+from rollbackd.process import Finished, Lock, Recorded, Spawner
+from rollbackd.units import format_duration
 from rollbackd_adapters.failures import as_adapter_errors
 
 SYSTEMCTL = "systemctl"
@@ -28,6 +29,7 @@ _PROPERTIES = (
     "LoadState",
     "NRestarts",
     "ReloadResult",
+    "RemainAfterExit",
     "Result",
     "StateChangeTimestampMonotonic",
     "SubState",
@@ -65,11 +67,20 @@ class Unit:
         return self["ActiveState"] in {"inactive", "failed"}
 
     @property
+    def broke(self) -> bool:
+        """It should run, and does not: nobody stopped it. What only runs to its end has just ended badly."""
+        return self["ActiveState"] == "failed" and self["Type"] != "oneshot"
+
+    @property
     def well(self) -> bool:
         """Active; or, for what only runs to its end, ended well."""
         if self["ActiveState"] == "active":
             return True
-        return self["Type"] == "oneshot" and self["ActiveState"] == "inactive" and self["Result"] == "success"
+        if (
+            self["Type"] != "oneshot" or self["RemainAfterExit"] == "yes"
+        ):  # inactive, it was skipped: see its conditions
+            return False
+        return self["ActiveState"] == "inactive" and self["Result"] == "success"
 
     @property
     def moving(self) -> bool:
@@ -112,7 +123,7 @@ class Manager:
         finished = await self._run(("show", properties, "--", *names))
         blocks = finished.stdout.decode(errors="replace").strip("\n").split("\n\n")
         if not finished.ok or len(blocks) != len(names):
-            hint = "; does the system bus answer?" if finished.timed_out else ""
+            hint = "; does the system bus answer?" if finished.timed_out or "bus" in finished.stderr else ""
             raise AdapterError(f"systemctl show: {_why(finished)}{hint}", permanent=False, evidence=finished.tail)
         return [Unit(name, _properties(block)) for name, block in zip(names, blocks, strict=True)]
 
@@ -120,7 +131,7 @@ class Manager:
         """Ask for a job, and wait for its end. Only for what may be asked twice. :raises AdapterError: it failed."""
         finished = await self._run((verb, "--", name), lock, timeout)
         if not finished.ok:
-            raise await self.failure(f"{verb} {name}", finished.ending, finished.tail, [name])
+            raise await self.failure(f"{verb} {name}", ending_of(finished, timeout), finished.tail, [name])
 
     async def forgive(self, name: str, lock: Lock) -> None:
         """Forget earlier failures: what crashed too often would not be started once more. As far as we may."""
@@ -171,6 +182,11 @@ class Manager:
 def vector(verb: str, name: str) -> tuple[str, ...]:
     """The command line that asks for a job."""
     return (SYSTEMCTL, *_FIXED, verb, "--", name)
+
+
+def ending_of(finished: Finished | Recorded, limit: timedelta) -> str:
+    """How a command ended that asked for a job, with its limit when that was over."""
+    return f"{finished.ending}, {format_duration(limit)}" if finished.timed_out else finished.ending
 
 
 def _properties(block: str) -> dict[str, str]:

@@ -33,6 +33,8 @@ def _some(names: tuple[str, ...]) -> tuple[str, ...]:
 class SystemdSettings(Settings):
     """A layer of adapter `systemd`."""
 
+    leave: Literal["steps", "gate", "verified", "acknowledged"] = "steps"
+    """As a bracket: after what the units are started again. The gate would ask something that is stopped."""
     units: Annotated[tuple[Annotated[str, AfterValidator(unit_name)], ...], AfterValidator(_some)]
     """Whole names, in the order in which they are started; they are stopped in the other order."""
     action: Literal["restart", "reload", "reload-or-restart"] = "restart"

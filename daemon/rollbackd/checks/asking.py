@@ -17,6 +17,7 @@ from rollbackd.adapter import CheckPlace
 from rollbackd.addresses import is_url
 from rollbackd.checks.unanswered import unanswered
 from rollbackd.model import Verdict
+from rollbackd.redact import one_line
 from rollbackd.units import Secret, format_duration, show
 
 _LARGEST = 2**20
@@ -87,7 +88,7 @@ class Request:
         except OSError as error:
             raise NoAnswer(*unanswered(error)) from error
         except aiohttp.ClientError as error:
-            raise NoAnswer(Verdict.BAD, f"broken answer: {str(error) or type(error).__name__}") from error
+            raise NoAnswer(Verdict.BAD, f"broken answer: {one_line(str(error)) or type(error).__name__}") from error
 
     async def _answer(self, headers: Mapping[str, str], session: aiohttp.ClientSession) -> Answer:
         request = session.request(self.method, self.url, headers=headers, allow_redirects=self.follow, max_redirects=5)

@@ -11,10 +11,11 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from rollbackd.adapter import CheckPlace, CheckSettings
 from rollbackd.checks import asking
 from rollbackd.checks.asking import Answer, NoAnswer, Request
+from rollbackd.checks.timed import check_below, in_time
 from rollbackd.jsonpath import JsonPath, at
 from rollbackd.model import CheckResult, Verdict
 from rollbackd.redact import one_line
-from rollbackd.units import Duration, Secret, format_duration, show
+from rollbackd.units import Duration, Secret, show
 
 Scalar = str | bool | int | float | None
 _SHOWN = 60
@@ -56,8 +57,7 @@ class HttpSettings(CheckSettings):
             raise ValueError("`follow` could carry a secret header to another host; check the final URL instead")
         if (self.contains or self.json_) and self.method == "HEAD":
             raise ValueError(f"the answer to HEAD has no body to search for `{self._searched}`; use GET")
-        if self.below is not None and self.below > self.timeout:
-            raise ValueError("`below` is longer than `timeout`; make `timeout` longer")
+        check_below(self.below, self.timeout)
         return self
 
     @property
@@ -79,11 +79,7 @@ class Http:
         began = clock.monotonic()
         verdict, reason = await self._asked()
         took = timedelta(seconds=clock.monotonic() - began)
-        below = self._settings.below
-        if verdict is Verdict.GOOD:
-            reason = f"{reason} in {format_duration(took)}"
-            if below is not None and took >= below:
-                verdict, reason = Verdict.BAD, f"{reason}, wants less than {format_duration(below)}"
+        verdict, reason = in_time(verdict, reason, took, self._settings.below)
         return CheckResult(self._place.name, verdict, reason, took, self._settings.warn)
 
     async def _asked(self) -> tuple[Verdict, str]:

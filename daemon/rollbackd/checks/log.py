@@ -25,7 +25,7 @@ from rollbackd.units import Duration, Spec, format_duration, roughly, show
 
 _UNIT = r"^[A-Za-z0-9@_:.*\\][A-Za-z0-9@_:.*\\-]*$"
 _ENTRIES = 20_000
-"""Entries of the journal that are looked through, the newest."""
+"""Entries of the journal that are looked through; where there are more, only enough of them that match say anything."""
 _JOURNAL = 64 * 2**20
 """Bytes of journalctl's output that are read."""
 _MARKS = 64
@@ -205,24 +205,43 @@ class Log:
     # -- the journal ----------------------------------------------------------------------------
     async def _in_journal(self, since: datetime, deadline: float) -> _Counted:
         begin = since.timestamp()
-        finished = await self._journalctl([f"--since=@{int(begin)}", f"--lines={_ENTRIES}"], deadline)
+        finished = await self._of_unit([f"--since=@{int(begin)}", f"--lines={_ENTRIES}"], deadline)
         request = {"matching": self._settings.matching, "since": begin}
         answer = await self._ask_counter(request, finished.stdout, deadline)
-        if answer["seen"] == 0 and not (await self._journalctl(["--lines=1"], deadline)).stdout.strip():
+        if answer["seen"] == 0 and not (await self._of_unit(["--lines=1"], deadline)).stdout.strip():
             raise _Unread(
                 "the journal has nothing of it at all; is that its name, and may this user read the journal"
                 f" (group systemd-journal)? {one_line(finished.stderr)}".rstrip()
             )
-        more = finished.truncated or answer["seen"] >= _ENTRIES
-        gap = f"there are more than {answer['seen']} entries" if more else ""
+        gap = ""
+        if finished.truncated or answer["seen"] >= _ENTRIES:
+            gap = f"there are more than {answer['seen']} entries"
+        elif answer["dropped"]:
+            gap = f"journald dropped {answer['dropped']} more, written too fast (LogRateLimitBurst= of the unit)"
+        elif answer["sure"] < self._settings.fewer_than and not await self._reaches(begin, deadline):
+            gap = "the journal begins later, or this user may not read all of it (group systemd-journal)"
         return _Counted(answer["sure"], answer["maybe"], gap, answer["last"])
 
-    async def _journalctl(self, options: Sequence[str], deadline: float) -> Finished:
+    async def _reaches(self, begin: float, deadline: float) -> bool:
+        """Whether the journal was kept then: after a reboot or when it was cleared, silence says nothing.
+
+        Something of root's lies before; a user without rights has at most a journal of its own, without that. Only
+        with `--reverse` does `--lines` begin at `--until` and not at the end (systemd 252).
+        """
+        options = ["_UID=0", f"--until=@{int(begin)}", "--reverse", "--lines=1"]
+        return bool((await self._journalctl(options, deadline)).stdout.strip())
+
+    async def _of_unit(self, options: Sequence[str], deadline: float) -> Finished:
         """`--all`, since longer messages come as null without it."""
-        fixed = ["--output=json", "--output-fields=MESSAGE", "--all", "--no-pager", "--quiet"]
-        finished = await self._spawned(["journalctl", f"--unit={self._settings.log.unit}", *fixed, *options], deadline)
+        fields = "--output-fields=MESSAGE,MESSAGE_ID,N_DROPPED"
+        return await self._journalctl([f"--unit={self._settings.log.unit}", fields, "--all", *options], deadline)
+
+    async def _journalctl(self, options: Sequence[str], deadline: float) -> Finished:
+        finished = await self._spawned(["journalctl", "--output=json", "--no-pager", "--quiet", *options], deadline)
         if not finished.ok:
-            raise _Unread(f"journalctl: {finished.ending}: {one_line(finished.stderr)}")
+            said = one_line(finished.stderr).rstrip(".")
+            help_ = "; its user has to be in the group systemd-journal" if "permission" in said.lower() else ""
+            raise _Unread(f"journalctl: {finished.ending}: {said}{help_}")
         return finished
 
 

@@ -17,8 +17,8 @@ from typing import Any
 
 LARGEST = 64 * 2**20
 """Bytes of a file that are looked through, from its end."""
-LONGEST = 4096
-"""Bytes of a line that are looked at."""
+LONGEST = 2**16
+"""Bytes of a line that are looked at; journald takes no longer one (`LineMax=48K`) from what a unit prints."""
 LAST = 3
 """Lines that are shown."""
 
@@ -33,6 +33,8 @@ _DIRECTIVES = {
     "a": "[A-Za-z]{3}", "A": "[A-Za-z]{6,9}", "z": r"(?:Z|[+-]\d{2}:?\d{2})", "%": "%",
 }  # fmt: skip
 """What `datetime.strptime` reads, in the C locale."""
+_DROPPED = "a596d6fe7bfa4994828e72309e95d61e"
+"""journald's own message (SD_MESSAGE_JOURNAL_DROPPED) that it dropped some of a unit that wrote too fast."""
 _NANOSECONDS = re.compile(r"(\d[.,]\d{6})\d{1,3}(?!\d)")
 
 
@@ -52,6 +54,12 @@ class Tally:
         self.number += 1
         self.last.append(line)
         return True
+
+    def add_message(self, message: str) -> None:
+        """Count a journal's entry once, also when it has several lines: it matches as a whole, or one of them does."""
+        for text in (message, *message.split("\n")[1:]):
+            if self.add(text):
+                return
 
 
 class Times:
@@ -213,8 +221,11 @@ def _lines(fd: int, begin: int, end: int, *, whole: bool = False) -> Iterator[tu
 
 # -- the journal --------------------------------------------------------------------------------
 def of_journal(entries: Iterable[bytes], request: Mapping[str, Any]) -> dict[str, Any]:
-    """Count the entries of `journalctl --output=json`; `seen` is how many there are. One that was cut off is none."""
-    tally, seen = Tally(request["matching"]), 0
+    """Count the entries of `journalctl --output=json`; one that was cut off is none.
+
+    `seen` is how many there are, `dropped` how many lines since then journald says that it did not take.
+    """
+    tally, seen, dropped = Tally(request["matching"]), 0, 0
     for entry in entries:
         try:
             found = json.loads(entry)
@@ -223,14 +234,24 @@ def of_journal(entries: Iterable[bytes], request: Mapping[str, Any]) -> dict[str
             continue
         seen += 1
         if at >= request["since"]:
-            tally.add(_message(found.get("MESSAGE")))
-    return {"sure": tally.number, "maybe": tally.number, "gap": "", "last": list(tally.last), "seen": seen}
+            tally.add_message(_message(found.get("MESSAGE")))
+            if found.get("MESSAGE_ID") == _DROPPED:
+                dropped += _number(found.get("N_DROPPED"))
+    told = {"last": list(tally.last), "seen": seen, "dropped": dropped}
+    return {"sure": tally.number, "maybe": tally.number, "gap": "", **told}
+
+
+def _number(value: Any) -> int:
+    """A unit may write what it likes into such a field."""
+    return int(value) if isinstance(value, str) and re.fullmatch("[0-9]{1,9}", value) else 1
 
 
 def _message(value: Any) -> str:
-    """Bytes that are no UTF-8 come as a list of numbers."""
-    if isinstance(value, list) and all(isinstance(each, int) and 0 <= each < 256 for each in value):
-        return bytes(value).decode(errors="replace")
+    """Bytes that are no UTF-8 come as a list of numbers, and a field that an entry has twice as a list of both."""
+    if isinstance(value, list):
+        if all(isinstance(each, int) and 0 <= each < 256 for each in value):
+            return bytes(value).decode(errors="replace")
+        return "\n".join(map(_message, value))
     return value if isinstance(value, str) else ""
 
 

@@ -7,18 +7,21 @@ https://redis.io/docs/latest/commands/role/
 """
 
 import asyncio
+import ssl
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import model_validator
 
 from rollbackd.adapter import CheckPlace, CheckSettings
 from rollbackd.addresses import RedisUrl
+from rollbackd.checks.timed import check_below, in_time
 from rollbackd.checks.unanswered import unanswered
 from rollbackd.model import CheckResult, Verdict
 from rollbackd.redact import one_line
+from rollbackd.redis_client import check_access, check_ca, redis_client
 from rollbackd.units import Duration, Secret, format_duration
 
 if TYPE_CHECKING:
@@ -36,6 +39,8 @@ class RedisSettings(CheckSettings):
     """`redis://HOST:PORT/DATABASE`, `rediss://` with TLS, or `unix:///PATH`."""
     username: str = ""
     password: Secret | None = None
+    ca: Path | None = None
+    """Certificates that sign the server's, for `rediss://`; by default those of the system."""
     role: Literal["master", "replica"] | None = None
     """What it must be; a replica must also be connected to its master."""
     below: Duration | None = None
@@ -43,12 +48,9 @@ class RedisSettings(CheckSettings):
 
     @model_validator(mode="after")
     def _sound(self) -> Self:
-        if self.below is not None and self.below > self.timeout:
-            raise ValueError("`below` is longer than `timeout`; make `timeout` longer")
-        if self.username and self.password is None:
-            raise ValueError("`username` alone says nothing; give `password: {env: NAME}` as well")
-        if find_spec("redis") is None:
-            raise ValueError("this needs the Python package redis; install rollbackd with its extra: rollbackd[redis]")
+        check_below(self.below, self.timeout)
+        check_access(self.username, self.password)
+        check_ca(self.redis, self.ca)
         return self
 
 
@@ -65,11 +67,7 @@ class Redis:
         began = self._place.clock.monotonic()
         verdict, reason, answered = await self._asked()
         took = timedelta(seconds=(answered or self._place.clock.monotonic()) - began)
-        below = self._settings.below
-        if verdict is Verdict.GOOD:
-            reason = f"{reason} in {format_duration(took)}"
-            if below is not None and took >= below:
-                verdict, reason = Verdict.BAD, f"{reason}, wants less than {format_duration(below)}"
+        verdict, reason = in_time(verdict, reason, took, self._settings.below)
         return CheckResult(self._place.name, verdict, reason, took, self._settings.warn)
 
     async def _asked(self) -> tuple[Verdict, str, float]:
@@ -94,22 +92,10 @@ class Redis:
             return *unanswered(error), answered
 
     def _client(self) -> "Client":
-        """:raises ValueError: the password cannot be read."""
-        from redis.asyncio import Redis as Client
-        from redis.asyncio.retry import Retry
-        from redis.backoff import NoBackoff
-
+        """:raises ValueError: the password or `ca` cannot be read."""
         settings = self._settings
         password = None if settings.password is None else self._place.reveal(settings.password)
-        return Client.from_url(
-            settings.redis,
-            username=settings.username or None,
-            password=password,
-            retry=Retry(NoBackoff(), 0),
-            single_connection_client=True,
-            socket_timeout=None,  # one limit over all of it is ours
-            socket_connect_timeout=None,
-        )
+        return redis_client(settings.redis, username=settings.username, password=password, ca=settings.ca)
 
     async def _role_of(self, client: "Client") -> tuple[Verdict, str]:
         wanted = self._settings.role
@@ -129,6 +115,10 @@ class Redis:
         return Verdict.GOOD, f"answered PING as a {role}"
 
 
+def _of_tls(error: ssl.SSLError) -> str:
+    return one_line(getattr(error, "verify_message", "") or error.reason or str(error)).lower()
+
+
 def _failed(error: Exception) -> tuple[Verdict, str]:
     """What an error of the library says: of the connection, or Redis' own answer."""
     from redis import exceptions as redis
@@ -137,9 +127,14 @@ def _failed(error: Exception) -> tuple[Verdict, str]:
     ours = isinstance(error, (redis.AuthenticationError, redis.AuthorizationError)) or words.upper().startswith(_OURS)
     if ours:
         return Verdict.INCONCLUSIVE, f"could not ask: {words}; look at `username` and `password`"
+    if words.removeprefix("ERR ").startswith("DB index"):
+        return Verdict.INCONCLUSIVE, f"could not ask: {words}; correct the database's number"
     if isinstance(error, redis.ResponseError):
         return Verdict.BAD, f"answered PING with an error: {words}"
     cause = next((each for each in (error.__cause__, error.__context__) if isinstance(each, OSError)), None)
+    if isinstance(cause, ssl.SSLError):  # its certificate, or our trust in it: nobody can say
+        hint = "; give `ca`, the certificates that sign it" if isinstance(cause, ssl.SSLCertVerificationError) else ""
+        return Verdict.INCONCLUSIVE, f"could not ask: {_of_tls(cause)}{hint}"
     if cause is not None:
         return unanswered(cause)
     if isinstance(error, redis.DataError):

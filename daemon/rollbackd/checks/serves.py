@@ -68,11 +68,13 @@ class Serves:
         settings = self._settings
         answer = await Request(settings.serves, settings.headers, settings.timeout).answered(self._place)
         served = self._named(answer)
+        said = f"serves {one_line(show(self._place.spawner.clean(served)))}"
         try:
             releases = await self._place.releases(settings.layer)
         except AdapterError as error:
-            return Verdict.INCONCLUSIVE, f"serves {_shown(served)}; what {settings.layer} has is not known: {error}"
-        return _compared(served, releases, settings.layer)
+            return Verdict.INCONCLUSIVE, f"{said}; what {settings.layer} has is not known: {error}"
+        verdict, rest = _compared(served, releases, settings.layer)
+        return verdict, f"{said}, {rest}"
 
     def _named(self, answer: Answer) -> str:
         """What the answer calls its release. :raises NoAnswer: nothing."""
@@ -101,21 +103,16 @@ def _at(answer: Answer, path: str) -> str:
 def _compared(served: str, releases: Sequence[Release], layer: str) -> tuple[Verdict, str]:
     """`releases` has the one that the layer has now first, and may have it once more with other names."""
     now = releases[0]
-    said = f"serves {_shown(served)}"
     meant = {release.id for release in releases if _fits(served, release)}
     if now.id not in meant:
-        return Verdict.BAD, f"{said}, and {layer} has {one_line(now.name)}"
+        return Verdict.BAD, f"and {layer} has {one_line(now.name)}"
     if len(meant) > 1 and served != now.id:
         many = f"{len(meant)} releases of {layer} are called so"
-        return Verdict.INCONCLUSIVE, f"{said}, and {many}; have it say the whole id"
-    return Verdict.GOOD, f"{said}, as {layer} has"
+        return Verdict.INCONCLUSIVE, f"and {many}; have it say the whole id"
+    return Verdict.GOOD, f"as {layer} has"
 
 
 def _fits(served: str, release: Release) -> bool:
     if served in {release.id, release.label, *release.names}:
         return True
     return len(served) >= _SHORTEST and any(name.startswith(served) for name in (release.id, *release.names))
-
-
-def _shown(served: str) -> str:
-    return one_line(show(served))

@@ -23,6 +23,7 @@ def summary(loaded: Loaded) -> dict[str, Any]:
     """As JSON values; `read_write_paths` is what the unit needs beyond its own directories, `units` what it manages."""
     config = loaded.config
     layers = list(_layers(config))
+    adapters = [adapter for adapter, _ in layers]
     return {
         "valid": True,
         "files": [str(path) for path in loaded.files],
@@ -30,7 +31,7 @@ def summary(loaded: Loaded) -> dict[str, Any]:
         "rules": [{"name": rule.name, "services": list(rule.services)} for rule in config.rules],
         "receivers": [{"name": one.name, "kind": one.kind} for one in config.notify.receivers],
         "notes": list(loaded.notes),
-        "read_write_paths": [str(path) for path in _outermost(_written(config, layers)) if not _is_units_own(path)],
+        "read_write_paths": [str(path) for path in _outermost(_written(config, adapters)) if not _is_units_own(path)],
         "units": _managed(layers),
     }
 
@@ -46,17 +47,20 @@ def _service(config: Config, service: Service) -> dict[str, Any]:
     }
 
 
-def _layers(config: Config) -> Iterator[Adapter]:
+def _layers(config: Config) -> Iterator[tuple[Adapter, bool]]:
+    """Every layer, and whether a plan enters it as a bracket."""
     factory = LayerFactory(config.daemon.scratch, None, SystemClock())
     for service in config.services:
-        yield from factory.build(service).adapters.values()
+        entered = {name for plan in service.plans.values() for name in plan.within}
+        for name, adapter in factory.build(service).adapters.items():
+            yield adapter, name in entered
 
 
-def _written(config: Config, layers: Iterable[Adapter]) -> Iterator[Path]:
+def _written(config: Config, adapters: Iterable[Adapter]) -> Iterator[Path]:
     """Files and directories that the daemon, or a step of it, writes to."""
     daemon = config.daemon
     yield from (Path(daemon.journal.removeprefix(JOURNAL)).parent, daemon.signals, daemon.scratch, daemon.socket.parent)
-    for adapter in layers:
+    for adapter in adapters:
         if isinstance(needs := getattr(adapter, "needs", None), Needs):
             yield from needs.writes
         elif found := _PATH.fullmatch(adapter.resource):
@@ -72,12 +76,12 @@ def _outermost(paths: Iterable[Path]) -> Iterator[Path]:
             yield path
 
 
-def _managed(layers: Iterable[Adapter]) -> dict[str, list[str]]:
-    """Units of systemd that layers manage, with the verbs."""
+def _managed(layers: Iterable[tuple[Adapter, bool]]) -> dict[str, list[str]]:
+    """Units of systemd that layers manage, with the verbs that their use in the plans asks for."""
     found: dict[str, set[str]] = {}
-    for adapter in layers:
+    for adapter, entered in layers:
         if isinstance(needs := getattr(adapter, "needs", None), Needs):
-            for unit, verbs in needs.units.items():
+            for unit, verbs in (*needs.units.items(), *(needs.bracket_units.items() if entered else ())):
                 found.setdefault(unit, set()).update(verbs)
     return {unit: sorted(verbs) for unit, verbs in sorted(found.items())}
 

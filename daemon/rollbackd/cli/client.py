@@ -12,8 +12,8 @@ from typing import Any, BinaryIO
 from urllib.parse import quote, urlencode
 
 _CHUNK = 2**20
-PATIENCE = 120.0
-"""Seconds; a plan asks every layer, each of which may take its time."""
+PATIENCE = 300.0
+"""Seconds; a plan asks every layer several times, each of which may take a minute not to answer."""
 
 
 class UnreachableError(Exception):

@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from rollbackd.app import StartFailed, offline_rollback
-from rollbackd.cli.frame import NO, Session, StopError
+from rollbackd.cli import owner
+from rollbackd.cli.frame import NO, Session, StopError, complain
 from rollbackd.cli.report import report
 from rollbackd.cli.show import Timeline
 from rollbackd.cli.text import safe
@@ -35,6 +36,8 @@ def roll_back(session: Session, service: str, wanted: Mapping[str, Any], ask: Ca
         service, _actor(), wanted["reason"], wanted["to"], wanted["plan"], tuple(wanted["irreversible"]),
         wanted["over_hold"], wanted["plan_id"],
     )  # fmt: skip
+    for sentence in owner.become(session.config_path):
+        complain(sentence)
     timeline, records = Timeline(), list[dict[str, Any]]()
 
     def on_record(record: RecordView) -> None:

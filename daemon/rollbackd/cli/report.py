@@ -12,7 +12,7 @@ _NEXT = {
     "ineffective": "look for another cause; `rollbackd plan {service}` says what else it could go back to",
     "unverified": "look at it yourself: no check said whether it is well",
     "failed": "mend what the step says, then the same order again; `rollbackd incidents {id}` has its output",
-    "aborted": "it stays as the last step left it",
+    "aborted": "it stays as the last step left it; the same order again does what is left",
     "superseded": "nothing more is done: what runs now is somebody else's",
 }
 _OTHERS = "`rollbackd incidents {id}` says why"
@@ -33,6 +33,7 @@ def report(incident: View, records: Sequence[View]) -> None:
             ("plan", one["plan"]),
             ("took", _length(ended - begun) if begun is not None and ended is not None else ""),
             ("left over", left),
+            ("mind", "\n".join(f"{step['layer']}: {risk}" for step in one["steps"] for risk in step["risks"])),
             ("next", _NEXT.get(one["outcome"], _OTHERS).format_map({"service": one["service"], "id": one["id"]})),
         )
     )

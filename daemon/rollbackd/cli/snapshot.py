@@ -13,6 +13,8 @@ from rollbackd.cli.client import AnswerError
 from rollbackd.cli.frame import NO, Command, Session, StopError, UsageError, command, complain
 from rollbackd.cli.text import moment, safe, table
 
+UNREADABLE = "unreadable"
+"""Why a snapshot was taken of which nothing is known."""
 PATIENCE = 6 * 3600.0
 """Seconds; reading, restoring and sending a large snapshot takes its time."""
 View = dict[str, Any]
@@ -42,7 +44,8 @@ def take(
 
     def one(where: View) -> View:
         body = {"layer": where["layer"], "name": name}
-        return _order(session, where["service"], "", body)
+        with _goes_on(session, f"{_place(where)}: a snapshot is taken, read, and sent where the calendar sends it"):
+            return _order(session, where["service"], "", body)
 
     return _each(session, _meant(session, service, layer, everything, "take"), one, _taken)
 
@@ -50,18 +53,18 @@ def take(
 def listed(session: Session, service: _Service = None, layer: _EachLayer = None) -> int | None:
     """List snapshots, newest first: when they were taken, whether they were read, and what they are good for.
 
-    Exit code 1 when a layer cannot say, or its last run on the calendar had a problem.
+    Exit code 1 when one is damaged, a layer cannot say, or its last run on the calendar had a problem.
     """
     found = session.client.get("snapshots", service=service or "", layer=layer or "", patience=PATIENCE)
     session.show(found, lambda: _list(found["layers"]))
-    return NO if any(one["problem"] or one["problems"] for one in found["layers"]) else None
+    return NO if any(_is_amiss(one) for one in found["layers"]) else None
 
 
 def verify(
     session: Session,
     service: _Service = None,
     layer: _EachLayer = None,
-    name: Annotated[str, typer.Option("--name", help="Only this one; else all that can be restored.")] = "",
+    name: Annotated[str, typer.Option("--name", help="Only this one; else all of them.")] = "",
     rehearse: Annotated[
         bool, typer.Option("--rehearse", help="Also restore it into a scratch place, and compare.")
     ] = False,
@@ -77,17 +80,18 @@ def verify(
         {"service": kept["service"], "layer": kept["layer"], "snapshot": one["name"]}
         for kept in layers
         for one in kept["snapshots"]
-        if (one["name"] == name if name else one["restorable"])
+        if name in {"", one["name"]}
     ]
     problems = [f"{kept['service']}/{kept['layer']}: {kept['problem']}" for kept in layers if kept["problem"]]
     for problem in problems:
         complain(problem)
     if not wanted and not problems:
-        raise StopError(f'there is no snapshot "{name}"' if name else "there is no snapshot that can be restored")
+        raise StopError(f'there is no snapshot "{name}"' if name else "there is no snapshot")
 
     def one(where: View) -> View:
         body = {"layer": where["layer"], "snapshot": where["snapshot"], "rehearse": rehearse}
-        return _order(session, where["service"], "verify", body)
+        with _tells(session, f"{_place(where)}: {safe(where['snapshot'])} is read"):
+            return _order(session, where["service"], "verify", body)
 
     return _each(session, wanted, one, _verified) or (NO if problems else None)
 
@@ -126,7 +130,8 @@ def restore(
             complain("nothing was done")
             return NO
     body = {"layer": layer or "", "snapshot": name or "", "only": only or [], "over_hold": over_hold}
-    done = _order(session, service, "restore", body)
+    with _goes_on(session, f"{safe(service)}: snapshots are read, what is there is saved, then restored"):
+        done = _order(session, service, "restore", body)
     session.show(done, lambda: _restored(done))
     return None
 
@@ -155,7 +160,7 @@ def import_(
 ) -> int | None:
     """Take in a snapshot from a file, once every hash agrees."""
     try:
-        with file.open("rb") as source:
+        with file.open("rb") as source, _goes_on(session, f"{safe(file)} is sent and read"):
             taken = session.client.upload(
                 "services", service, "snapshots", "file", source=source, patience=PATIENCE, layer=layer
             )
@@ -228,6 +233,24 @@ def _each(
 
 
 @contextmanager
+def _tells(session: Session, text: str) -> Iterator[None]:
+    """Say what is done to somebody who waits before a terminal: it may take minutes."""
+    if not session.json and sys.stderr.isatty():
+        print(f"{text} …", file=sys.stderr, flush=True)
+    yield
+
+
+@contextmanager
+def _goes_on(session: Session, text: str) -> Iterator[None]:
+    """The same for what the daemon does to its end, also when nobody waits for it any more."""
+    try:
+        with _tells(session, text):
+            yield
+    except KeyboardInterrupt:
+        raise StopError("rollbackd goes on with it; `rollbackd snapshot list` shows what came of it") from None
+
+
+@contextmanager
 def _written(file: Path) -> Iterator[BinaryIO]:
     """A file that appears when the block ends well."""
     beside = file.with_name(f".{file.name}.part")
@@ -284,6 +307,11 @@ def _restored(one: View) -> None:
     )
 
 
+def _is_amiss(one: View) -> bool:
+    damaged = (each for each in one["snapshots"] if each["problems"] or not each["restorable"])
+    return bool(one["problem"] or one["problems"] or any(damaged))
+
+
 def _list(layers: list[View]) -> None:
     if not layers:
         print("no layer keeps snapshots")
@@ -297,7 +325,7 @@ def _list(layers: list[View]) -> None:
             rows = (
                 (
                     each["name"],
-                    moment(each["created"]),
+                    moment(each["created"]) if each["why"] != UNREADABLE else "",
                     each["why"],
                     str(each["files"]),
                     _size(each["size"]),
@@ -324,6 +352,8 @@ def _calendar(one: View) -> str:
 def _note(one: View) -> str:
     if one["problems"]:
         return f"damaged: {one['problems'][0]}"
+    if one["why"] == UNREADABLE:
+        return "damaged: `rollbackd snapshot verify` says how"
     if not one["restorable"]:
         return "not restorable: contents are missing"
     words = [word for word, given in (("there now", one["present"]), ("good", one["good"])) if given]

@@ -28,7 +28,10 @@ RESERVED = {
 
 def faults_across(scene: Scene) -> Iterator[Fault]:
     """Everything that refers to something which the file does not have, or has twice."""
-    for part in (_services, _access, _twice, _ties, _resources, _policy, told.faults, alike.groups, planned.faults):
+    for part in (
+        _services, _access, _twice, _ties, _resources, _parts, _policy, _skipped, told.faults, alike.groups,
+        planned.faults,
+    ):  # fmt: skip
         for loc, text in part(scene):
             yield scene.main.fault(loc, text)
     yield from _rules(scene)
@@ -162,6 +165,25 @@ def _resources(scene: Scene) -> Iterator[Complaint]:
                 yield (*service.loc, "layers", layer), text
 
 
+def _parts(scene: Scene) -> Iterator[Complaint]:
+    """What moves a whole thing moves its parts too: those that are layers of their own go before it."""
+    for service in scene.services:
+        resources = {layer: adapter.resource for layer, adapter in service.layers.items() if adapter is not None}
+        plans = service.plans or {"": {"steps": list(service.layers)}}
+        for plan, written in plans.items():
+            loc = (*service.loc, "plans", plan) if plan else (*service.loc, "layers")
+            steps = [step if isinstance(step, str) else next(iter(mapping(step)), "") for step in _steps(written)]
+            for n, whole in enumerate(steps):
+                for part, resource in resources.items():
+                    if part not in steps[:n] and resource.startswith(f"{resources.get(whole, resource)} "):
+                        yield loc, f'"{whole}" moves all of {resources[whole]}, also "{part}"; name "{part}" before it'
+
+
+def _steps(written: Mapping[str, Any]) -> list[Any]:
+    steps = written.get("steps")
+    return steps if isinstance(steps, list) else []
+
+
 def _unknown_services(scene: Scene, value: Any, loc: Loc) -> Iterator[Complaint]:
     known = {service.name for service in scene.services}
     for place, name in names(value, loc):
@@ -210,6 +232,19 @@ def _plans_in(services: list[Sketch], value: Any, loc: Loc) -> Iterator[Complain
             yield place, unknown("plan", name, {plan for service in services for plan in service.plan_names})
         elif lacking:
             yield place, f'plan "{name}" is not in {quoted(lacking)}; add it there, or name the services this is for'
+
+
+def _skipped(scene: Scene) -> Iterator[Complaint]:
+    """The rules that a plan's verification leaves out."""
+    rules = {rule.name: rule for rule in scene.rules}
+    for service in scene.services:
+        for plan, written in service.plans.items():
+            loc: Loc = (*service.loc, "plans", plan, "verify", "skip_rules")
+            for place, name in names(mapping(written.get("verify")).get("skip_rules"), loc):
+                if name not in rules:
+                    yield place, unknown("rule", name, rules)
+                elif service not in _scope(scene, rules[name]):
+                    yield place, f'rule "{name}" is not for "{service.name}"; leave it out here'
 
 
 # -- rules -------------------------------------------------------------------------------------------

@@ -46,6 +46,14 @@ _NEEDED = {
 }
 
 
+_ELSEWHERE = {
+    ("verify", "skip_rules"): (
+        "only a plan that switches something off leaves rules out; move it to that plan's `verify`"
+    )
+}
+"""Keys that belong to a place like this one, and what to do; by the place's own key."""
+
+
 def faults_of(error: ValidationError, model: Any, document: Document) -> Iterator[Fault]:
     """Each error at its key, once for each place."""
     told: set[Loc] = set()
@@ -151,6 +159,8 @@ def _not_a_name(given: Any, pattern: str) -> str:
 
 def _unknown_key(loc: Loc, model: Any) -> str:
     key = str(loc[-1])
+    if tuple(loc[-2:]) in _ELSEWHERE:
+        return _ELSEWHERE[str(loc[-2]), key]
     if _two_kinds(loc, model):
         return f'"{_bare(loc[-2])}" and "{key}" are two kinds of one thing; write each by itself'
     return unknown("key", key, keys_at(model, loc[:-1]))

@@ -66,7 +66,21 @@ def _plans(scene: Scene, service: Sketch) -> Iterator[Complaint]:
         for place, layer in names(plan.get("irreversible"), (*loc, "irreversible")):
             if layer not in {each for _, each, _ in steps}:
                 yield place, unknown("step of this plan", layer, {each for _, each, _ in steps})
-        yield from _verify(scene, service, plan.get("verify"), (*loc, "verify"))
+        verify = mapping(plan.get("verify"))
+        yield from _verify(scene, service, verify, (*loc, "verify"))
+        if verify.get("skip_rules") and not any(fixed for _, _, fixed in steps):
+            text = f'no step of "{name}" is {{LAYER: RELEASE}}, so it switches nothing off; leave `skip_rules` out'
+            yield (*loc, "verify", "skip_rules"), text
+        if verify.get("skip_rules") and _only_warns(service, verify.get("checks")):
+            text = "these checks only warn, and the rules are left out: nothing could say that it is well"
+            yield (*loc, "verify", "checks"), f"{text}; let one of them count"
+
+
+def _only_warns(service: Sketch, checks: Any) -> bool:
+    """Whether there are checks, and none of them counts."""
+    listed = checks if isinstance(checks, list) else []
+    written = [service.checks.get(each) if isinstance(each, str) else each for each in listed]
+    return bool(written) and all(mapping(each).get("warn") is True for each in written)
 
 
 def _steps(value: Any, loc: Loc) -> Iterator[tuple[Loc, str, bool]]:

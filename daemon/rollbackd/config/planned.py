@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from rollbackd.adapter import Snapshots
+from rollbackd.adapter import Snapshots, is_exported
 from rollbackd.config.positions import Loc
 from rollbackd.config.sketch import Scene, Sketch, entries, names
 from rollbackd.plugins import unknown
@@ -25,6 +25,8 @@ def faults(scene: Scene) -> Iterator[Complaint]:
         seen.add(same)
         if kind == "snapshot":
             yield from _snapshot(services, entry[kind], (*loc, kind))
+            if entry.get("offsite") is not None:
+                yield from _offsite(services, entry[kind], (*loc, "offsite"))
         else:
             yield from _drill(services, entry, loc)
 
@@ -43,6 +45,17 @@ def _snapshot(services: Mapping[str, Sketch], written: str, loc: Loc) -> Iterato
         yield loc, f'layer "{layer}" keeps no snapshots; {kept}'
     elif not slash and not keeping:
         yield loc, f'no layer of "{name}" keeps snapshots; take this entry away, or add a layer that does'
+
+
+def _offsite(services: Mapping[str, Sketch], written: str, loc: Loc) -> Iterator[Complaint]:
+    """A copy is made of a file on this host: a layer that writes none cannot be sent from here."""
+    name, slash, layer = written.partition("/")
+    layers = services[name].layers if name in services else {}
+    for each, adapter in layers.items():
+        if (each == layer or not slash) and not is_exported(adapter):
+            others = "" if slash else ", and give the other layers an entry for each"
+            text = f'snapshots of layer "{each}" are on another host and cannot be sent from here'
+            yield loc, f"{text}; take `offsite` away and copy them over there{others}"
 
 
 def _drill(services: Mapping[str, Sketch], entry: Mapping[str, Any], loc: Loc) -> Iterator[Complaint]:

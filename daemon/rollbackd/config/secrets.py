@@ -2,7 +2,8 @@
 
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from rollbackd.units import Secret
@@ -26,6 +27,15 @@ def reveal(secret: Secret, environ: Mapping[str, str] | None = None) -> str:
     if secret.file:
         return _from_file(Path(secret.file), "keep it in a file that only the daemon's user may read", private=True)
     return _from_credential(secret.credential, environ)
+
+
+def those_there(secrets: Iterable[Secret]) -> list[str]:
+    """The secrets that can be read here: a person's shell has none of those that systemd gives the daemon."""
+    found = []
+    for secret in secrets:
+        with suppress(SecretError):
+            found.append(reveal(secret))
+    return found
 
 
 def _from_environment(name: str, environ: Mapping[str, str]) -> str:

@@ -25,7 +25,7 @@ from pydantic_core import CoreSchema
 
 from rollbackd.adapter import CheckSettings, NotifierSettings, Settings
 from rollbackd.config.models import Config, Name, Notify, Receiver, Service
-from rollbackd.incident.spec import PlanSpec, VerifySpec
+from rollbackd.incident.spec import PlanSpec, PlanVerifySpec, VerifySpec
 from rollbackd.plugins import Plugins
 from rollbackd.rules.spec import NAME as RULE_NAME
 from rollbackd.rules.spec import Rule
@@ -102,8 +102,9 @@ def shape_of(plugins: Plugins) -> Shape:
     layer = layer_union(plugins)
     check = _checks(plugins)
     ref = _refs(plugins)
-    verify = _again(VerifySpec, gate=_TUPLE[ref, ...], checks=_TUPLE[ref, ...])
-    plan = _again(PlanSpec, verify=verify | None)
+    checks = {"gate": _TUPLE[ref, ...], "checks": _TUPLE[ref, ...]}
+    verify = _again(VerifySpec, **checks)
+    plan = _again(PlanSpec, verify=_again(PlanVerifySpec, **checks) | None)
     service = _again(
         Service, layers=_DICT[Name, layer], checks=_DICT[Name, check], plans=_DICT[Name, plan], verify=verify
     )

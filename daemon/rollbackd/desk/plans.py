@@ -62,7 +62,7 @@ class Plans(Practice):
             target=state_view(ledger, target) if target is not None else None,
             steps=tuple(_step(change, took) for change in given.changes),
             brackets=spec.within,
-            problems=tuple(finding.reason for finding in ordered.against),
+            problems=tuple(dict.fromkeys(finding.reason for finding in ordered.against)),
             action=trial.action.value,
             findings=tuple(finding_view(finding) for finding in trial.findings),
             id=proposed.id if proposed is not None else "",
@@ -218,4 +218,5 @@ def _moved(shown: facts.Proposed, now: facts.Proposed | None) -> str:
 
 def _against(decision: Decision) -> str:
     over = f" (`rollbackd rollback {decision.trigger.service} --over-hold` goes over that)"
-    return "; ".join(finding.reason + (over if finding.guard == "hold" else "") for finding in decision.against)
+    texts = (finding.reason + (over if finding.guard == "hold" else "") for finding in decision.against)
+    return "; ".join(dict.fromkeys(texts))  # two guards may stand against it for one reason

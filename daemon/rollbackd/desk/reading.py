@@ -61,7 +61,7 @@ class Reading(Base):
             present=state_view(ledger, present, spell) if present is not None else None,
             target=state_view(ledger, found[0].state) if found else None,
             cannot=cannot,
-            incident=ledger.open.incident if ledger.open is not None else "",
+            incident=ledger.open.incident if ledger.open is not None else ledger.drill,
             holds=listed or self._brief_holds(service.name),
             rules=tuple(RuleView(one.rule, one.standing.value, one.reason, one.since) for one in seen),
             baked=parts.bakery.share(service),

@@ -113,6 +113,10 @@ class Drills:
             if found.irreversible:
                 cannot = ", ".join(found.irreversible)
                 raise Unfit(f"a drill does nothing that cannot be taken back: {cannot}; name another plan with --plan")
+            if found.no_return:
+                raise Unfit(
+                    f"{service.name} is not drilled, it would not come back as it is: {'; '.join(found.no_return)}"
+                )
             if found.problems or found.target is None:
                 return await self._found(service, found, began, actor, execute=True)
             async with self._beginning:
@@ -129,7 +133,7 @@ class Drills:
         for name, incident in self._book.drills():
             there = await self._book.incident(incident)
             if service in {"", name} and there is not None:
-                running.append(_under_way(there))
+                running.append(_under_way(there, self._stuck.get(name, "")))
         return [*running, *ended][:limit]
 
     async def give_way(self, service: str, actor: str) -> str:
@@ -375,7 +379,8 @@ class Drills:
         )
 
 
-def _under_way(there: Incident) -> DrillView:
+def _under_way(there: Incident, stuck: str) -> DrillView:
     request = there.decision.trigger.request
     actor = request.actor if request is not None else DAEMON
-    return DrillView(there.service, there.opened, actor, there.plans, "running", incident=there.id)
+    problems = (f"cannot return: {stuck}",) if stuck else ()
+    return DrillView(there.service, there.opened, actor, there.plans, "running", problems, incident=there.id)

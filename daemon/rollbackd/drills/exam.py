@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -37,6 +38,8 @@ class Found:
     limit: timedelta | None = None
     irreversible: tuple[str, ...] = ()
     """Layers whose step cannot be taken back, and no plan allows it by name."""
+    no_return: tuple[str, ...] = ()
+    """Why going there and back would not leave all as it is now."""
 
 
 @dataclass(slots=True)
@@ -84,7 +87,8 @@ class Exam:
         elif target is None:
             problems.append(given.no_target)
         else:
-            planned = await self._ask_plans(layers, plans, asked, (given.present, target), problems)
+            left = given.ledger.unfinished.layers if given.ledger.unfinished is not None else ()
+            planned = await self._ask_plans(layers, plans, asked, (given.present, target), left, problems)
             await asyncio.gather(*(self._rehearse(layers.adapters[one.name], one) for one in asked.values()))
         checks = await self._run_checks(service, plans, problems)
         took = await durations.of_steps(self._book.journal, service.name)
@@ -107,6 +111,7 @@ class Exam:
                 for one in asked.values()
                 if one.change is not None and not one.change.reversible and one.name not in allowed
             ),
+            no_return=await _no_return(layers, [one.change for one in asked.values() if one.change is not None]),
         )
 
     async def _ask_plans(
@@ -115,13 +120,14 @@ class Exam:
         plans: Sequence[str],
         asked: Mapping[str, _Layer],
         way: tuple[State, State],
+        unfinished: Sequence[str],
         problems: list[str],
     ) -> list[Plan]:
         """The steps of each plan, as the layers plan them from where the service is now."""
         planned = []
         for name in plans:
             try:
-                planned.append(await layers.plan(name, *way))
+                planned.append(await layers.plan(name, *way, unfinished=unfinished))
             except LookFailed as error:
                 problems.append(str(error))
         for plan in planned:
@@ -182,6 +188,21 @@ def _asked(service: Service, plans: Sequence[str]) -> dict[str, _Layer]:
         for layer in spec.layers:
             found.setdefault(layer, _Layer(layer, step=True))
     return found
+
+
+async def _no_return(layers: Layers, changes: Sequence[Change]) -> tuple[str, ...]:
+    """What stands against a return. A layer that keeps snapshots keeps what it leaves, and knows what it cannot."""
+    found = [f"{change.layer}: {change.aside}" for change in changes if change.aside]
+    with suppress(LookFailed):  # whoever cannot be asked is not ready, which is told
+        there = await layers.there()
+        found += [
+            f"{change.layer}: {change.before.name} is not among what it can go back to"
+            for change in changes
+            if change.layer in there
+            and not isinstance(layers.adapters[change.layer], Snapshots)
+            and change.before.id not in {release.id for release in there[change.layer]}
+        ]
+    return tuple(found)
 
 
 async def _rehearsed(adapter: Snapshots, release: Release) -> tuple[str, list[str]]:

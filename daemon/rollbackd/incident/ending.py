@@ -1,6 +1,7 @@
 """What the end of an incident means for the service and the fleet. No I/O."""
 
 from datetime import datetime
+from itertools import zip_longest
 
 from rollbackd import facts
 from rollbackd.incident.life import Incident
@@ -21,28 +22,43 @@ def ending(incident: Incident, outcome: Outcome, reason: str, verify: VerifySpec
     manual = incident.decision.trigger.request is not None or incident.by_people
     watch = now + verify.watch if recovered and not incident.drill else None
     denied = bool(incident.denied) and outcome is Outcome.DECLINED
-    found: list[Addressed] = [
-        (incident_stream(incident.id), facts.Closed(outcome, reason)),
-        (FLEET, facts.Ended(incident.service, incident.id, outcome, incident.acted, watch, manual, denied)),
-    ]
+    stepped = incident.stepped if recovered else None
+    unfinished, target = _unfinished(incident, outcome), incident.decision.target
+    over = facts.Ended(
+        incident.service, incident.id, outcome, incident.acted, watch, manual, denied, stepped,
+        unfinished=unfinished, toward=target.key if unfinished and target is not None else "",
+    )  # fmt: skip
+    found: list[Addressed] = [(incident_stream(incident.id), facts.Closed(outcome, reason)), (FLEET, over)]
     if incident.drill or not incident.moved:
         return found
-    found.append((stream, facts.Changed(incident.present, now, now, incident.id)))
-    target = incident.decision.target
+    if not incident.present.mixed:
+        found.append((stream, facts.Changed(incident.present, now, now, incident.id, incident.fixed, incident.unasked)))
     if not recovered or target is None:
         return found
     if incident.present.key == target.key:
         found.append((stream, facts.MarkedGood(target, f"verified after {incident.id}")))
-    left = {layer: release.id for layer, release in incident.moved.items() if _left_behind(incident, layer, target)}
-    if left:
-        found.append((stream, facts.Quarantined(left, f"left behind by {incident.id}")))
+    left = {layer: behind for layer in incident.moved if (behind := _left_behind(incident, layer, target))}
+    for ids in zip_longest(*left.values()):  # a layer whose parts differed leaves several
+        releases = {layer: each for layer, each in zip(left, ids, strict=True) if each is not None}
+        found.append((stream, facts.Quarantined(releases, f"left behind by {incident.id}")))
     return found
 
 
-def _left_behind(incident: Incident, layer: str, target: State) -> bool:
-    """Whether it is at the target's release and was at another; a plan's own preset blames nobody."""
-    now = incident.present.releases[layer]
-    return now == target.releases.get(layer) and now != incident.moved[layer]
+def _unfinished(incident: Incident, outcome: Outcome) -> tuple[str, ...]:
+    """The layers whose steps it did not come to the end of. A drill that breaks off on its way there returns."""
+    begun = incident.done or incident.stepping
+    broke_off = outcome in {Outcome.FAILED, Outcome.ABORTED} and incident.drill != "there"
+    if not begun or not broke_off or incident.plan is None:
+        return ()
+    return tuple(step.layer for step in incident.plan.steps if step.layer not in incident.done)
+
+
+def _left_behind(incident: Incident, layer: str, target: State) -> list[str]:
+    """The releases that it is taken away from, if it is at the target's; a plan's own preset blames nobody."""
+    now, before = incident.present.releases[layer], incident.moved[layer]
+    if now != target.releases.get(layer):
+        return []
+    return [each for each in dict.fromkeys([*dict(before.parts).values()] or [before.id]) if each != now.id]
 
 
 def relapse(incident: Incident, trigger: Trigger, now: datetime) -> list[Addressed]:

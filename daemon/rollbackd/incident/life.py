@@ -13,7 +13,19 @@ from typing import assert_never
 from rollbackd import facts
 from rollbackd.facts import Record
 from rollbackd.incident.plan import reached
-from rollbackd.model import Action, CheckResult, Decision, Outcome, Plan, Priority, Release, State, Trigger, Verdict
+from rollbackd.model import (
+    NO_RELEASE,
+    Action,
+    CheckResult,
+    Decision,
+    Outcome,
+    Plan,
+    Priority,
+    Release,
+    State,
+    Trigger,
+    Verdict,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +91,8 @@ class Incident:
     """Brackets that are entered, or may be because entering them was begun."""
     done: tuple[str, ...] = ()
     """Layers of the running plan whose step is applied."""
+    off: Mapping[str, Mapping[str, Release]] = field(default_factory=dict)
+    """Rules that a plan so far says ask what it switches off, each with the releases of the steps that do."""
     moved: Mapping[str, Release] = field(default_factory=dict)
     """All layers that a step of any plan reached, with the release they were left at before the first."""
     acted: bool = False
@@ -119,8 +133,6 @@ class Incident:
     denied: str = ""
     """Who said no."""
     deny_reason: str = ""
-    ordered: str = ""
-    """Who ordered a rollback while it asked."""
     risen: str = ""
     """Why the question became a rollback."""
     by_people: bool = False
@@ -171,9 +183,25 @@ class Incident:
         return self.plans[min(self.tried, len(self.plans) - 1)]
 
     @property
+    def mark(self) -> str:
+        """What its traces are found by. With a new journal, or an old one put back, its name may come twice."""
+        return f"{self.id}/{self.opened:%Y%m%dT%H%M%S}"
+
+    @property
     def key(self) -> str:
         """What its changes' keys begin with: the incident and the place of the plan in the list."""
-        return f"{self.id}/{self.tried}"
+        return f"{self.mark}.{self.tried}"
+
+    @property
+    def unasked(self) -> tuple[str, ...]:
+        """Rules that ask what is switched off right now; one that a later plan switched on again is asked."""
+        return tuple(rule for rule, off in self.off.items() if off.items() <= self.present.releases.items())
+
+    @property
+    def fixed(self) -> tuple[str, ...]:
+        """Layers that a plan took to a release of the configuration's own, and not to the target's."""
+        target = self.decision.target.releases if self.decision.target is not None else {}
+        return tuple(layer for layer in self.moved if self.present.releases[layer] != target.get(layer))
 
     def attempts(self, what: str, layer: str) -> int:
         """How often this failed in a row."""
@@ -290,6 +318,12 @@ def _started(incident: Incident, flight: Flight) -> Incident:
     return replace(incident, flight=flight, acted=True, begun=begun, working=working, stepping=stepping)
 
 
+def _switched(plan: Plan, target: State | None) -> dict[str, Release]:
+    """The releases that a plan goes to though the target has others: those that its configuration fixes."""
+    found = {step.layer: step.after for step in plan.steps if step.after != NO_RELEASE}
+    return {layer: to for layer, to in found.items() if target is None or target.releases.get(layer) != to}
+
+
 def _unpaused(incident: Incident, at: datetime) -> Incident:
     """What waited for the hold did not take that long."""
     held = max(at - incident.held_since, timedelta()) if incident.held_since is not None else timedelta()
@@ -344,7 +378,8 @@ def _other(incident: Incident, record: Record) -> Incident:
             return replace(incident, flight=adopted, resumed=record.at)
         case facts.Planned(plan, present):
             brackets = {**incident.brackets, **{bracket.layer: bracket.leave for bracket in plan.brackets}}
-            return replace(incident, plan=plan, present=present, brackets=brackets, results=())
+            off = {**incident.off, **dict.fromkeys(plan.unasked, _switched(plan, incident.decision.target))}
+            return replace(incident, plan=plan, present=present, brackets=brackets, off=off, results=())
         case facts.PlanEnded(_, outcome):
             return _next_plan(incident, outcome)
         case facts.Paused(reason):
@@ -369,8 +404,7 @@ def _noted(incident: Incident, fact: object) -> Incident:
     """What came beside its own course."""
     match fact:
         case facts.Joined(trigger):
-            ordered = trigger.request.actor if trigger.request is not None else incident.ordered
-            return replace(incident, joined=(*incident.joined, trigger)[-20:], ordered=ordered)
+            return replace(incident, joined=(*incident.joined, trigger)[-20:])
         case facts.Examined(results):
             return replace(incident, examined=results)
         case facts.ClockPassed(clock):

@@ -144,11 +144,9 @@ def _ask(incident: Incident, held: str, now: datetime) -> Step:
         return Wait(None)
     question = incident.decision.question
     people = ", ".join(dict.fromkeys(yes.actor for yes in incident.approvals))
-    if incident.ordered:
-        rise = Rise(f"ordered by {incident.ordered}", by_people=True)
-    elif question is None:
+    if question is None:
         return Park("it asks nothing: its question is missing")
-    elif not (more := missing(question, (yes.actor for yes in incident.approvals))):
+    if not (more := missing(question, (yes.actor for yes in incident.approvals))):
         rise = Rise(f"approved by {people}", by_people=True)
     elif now < question.expires:
         return Wait(question.expires)
@@ -215,7 +213,16 @@ def _carry_out(incident: Incident, plan: Plan, verify: VerifySpec, now: datetime
         return verified
     if (leaving := _leave(incident, "verified", now)) is not None:
         return leaving
-    return Close(Outcome.RECOVERED, f"{verify.passes} good rounds in a row")
+    return Close(Outcome.RECOVERED, _well(incident, verify))
+
+
+def _well(incident: Incident, verify: VerifySpec) -> str:
+    """What recovered says; with a feature switched off it is not all well, and people must know."""
+    said = f"{verify.passes} good rounds in a row"
+    if not incident.unasked:
+        return said
+    switched = ", ".join(f"{layer} at {incident.present.releases[layer].name}" for layer in incident.fixed)
+    return f"{said}, with {switched}; not asked again, since that is switched off: {', '.join(incident.unasked)}"
 
 
 def _start(incident: Incident, what: str, layer: str) -> Start:

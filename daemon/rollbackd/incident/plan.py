@@ -1,6 +1,6 @@
 """Which layers a plan moves, and to what. No I/O; how each gets there its adapter says."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from rollbackd.incident.spec import PlanSpec
@@ -21,22 +21,30 @@ def default_plan(traits: Mapping[str, Traits]) -> PlanSpec:
 
 
 def moves(
-    spec: PlanSpec, present: State, target: State, traits: Mapping[str, Traits], fixed: Mapping[str, Release]
+    spec: PlanSpec,
+    present: State,
+    target: State,
+    traits: Mapping[str, Traits],
+    fixed: Mapping[str, Release],
+    unfinished: Collection[str] = (),
 ) -> tuple[Move, ...]:
     """The steps of a plan: a layer that differs, and one without releases when something before it moved.
 
-    `fixed` are the releases that the plan's `{LAYER: RELEASE}` steps name, resolved.
+    `fixed` are the releases that the plan's `{LAYER: RELEASE}` steps name, resolved; `unfinished` are layers whose last
+    step broke off, whatever they have.
     """
     found: list[Move] = []
     for step in spec.steps:
         layer = step if isinstance(step, str) else next(iter(step))
         if not isinstance(step, str):
-            if present.releases.get(layer) != fixed[layer]:
+            if layer in unfinished or present.releases.get(layer) != fixed[layer]:
                 found.append(Move(layer, fixed[layer]))
         elif not traits[layer].releases:
-            if found:
+            if found or layer in unfinished:
                 found.append(Move(layer, NO_RELEASE))
-        elif layer in target.releases and present.releases.get(layer) != target.releases[layer]:
+        elif layer in target.releases and (
+            layer in unfinished or present.releases.get(layer) != target.releases[layer]
+        ):
             found.append(Move(layer, target.releases[layer]))
     return tuple(found)
 

@@ -15,7 +15,7 @@ from pydantic import (
 from pydantic_core import CoreSchema
 
 from rollbackd.adapter import CheckSettings
-from rollbackd.units import Duration, Spec
+from rollbackd.units import Duration, OneOrMany, Spec
 
 CheckRef = str | SerializeAsAny[CheckSettings]
 """A check of the service by name, or one written in place."""
@@ -60,6 +60,14 @@ class VerifySpec(Spec):
         return self
 
 
+class PlanVerifySpec(VerifySpec):
+    """How it is seen after this plan, instead of the service's."""
+
+    skip_rules: Annotated[tuple[str, ...], OneOrMany()] = ()
+    """Rules that ask what a `{LAYER: RELEASE}` step of this plan switches off: while it is off they are not asked
+    again, and their trouble is only written down."""
+
+
 class PlanSpec(Spec):
     """An ordered way back."""
 
@@ -69,7 +77,7 @@ class PlanSpec(Spec):
     """In order; a layer's name, or `{LAYER: RELEASE}` for a release that the configuration fixes."""
     irreversible: tuple[str, ...] = ()
     """Layers whose step may be irreversible."""
-    verify: VerifySpec | None = None
+    verify: PlanVerifySpec | None = None
     """Instead of the service's."""
 
     @model_validator(mode="before")
@@ -89,6 +97,11 @@ class PlanSpec(Spec):
             if isinstance(step, dict) and len(step) != 1:
                 raise ValueError("a step with a fixed release is {LAYER: RELEASE}; write one layer a step")
         return steps
+
+    @property
+    def unasked(self) -> tuple[str, ...]:
+        """Rules that ask what the plan switches off."""
+        return self.verify.skip_rules if self.verify is not None else ()
 
     @property
     def layers(self) -> tuple[str, ...]:

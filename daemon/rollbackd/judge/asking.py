@@ -14,8 +14,8 @@ from rollbackd.model import Action, Decision, Outcome, Question, Trigger
 from rollbackd.policy.changes import unconfirmed
 from rollbackd.policy.decide import decide, question_of
 from rollbackd.policy.guards import Situation
+from rollbackd.preparation import Objection
 from rollbackd.rules.tracks import Standing
-from rollbackd.runner import Objection
 
 _AGES = frozenset({"stale"})
 """Guards that waiting itself turns against going back."""
@@ -100,14 +100,12 @@ class Asking:
     ) -> facts.Risen | facts.AskedAgain | Objection:
         """People said yes to what they were shown; to anything else they are asked."""
         before, question = incident.decision, incident.decision.question
-        nowhere = now.target is None and not given.problems  # else it may be passing: they are asked once more
-        if nowhere or (incident.ordered and (now.target is None or now.present is None)):
-            cannot = given.no_target if now.target is None else _unseen(given)
-            return Objection(Outcome.FAILED, f"{why}, but nothing was touched: {cannot}")
+        if now.target is None and not given.problems:  # else it may be passing: they are asked once more
+            return Objection(Outcome.FAILED, f"{why}, but nothing was touched: {given.no_target}")
         moved = _moved(before, now, given)
-        if over and not (question is not None and question.over) and not incident.ordered:
+        if over and not (question is not None and question.over):
             moved.append(over)
-        if incident.ordered or not moved:
+        if not moved:
             return facts.Risen(_acts(now), why, by_people=True)
         again = self._again(before, now, given, over=bool(over))
         return facts.AskedAgain(again, f"{why}, but {'; '.join(moved)}")
@@ -138,7 +136,13 @@ def _moved(before: Decision, now: Decision, given: Situation) -> list[str]:
         moved.append(given.no_target)
     elif before.target is None or now.target.key != before.target.key:
         moved.append(f"it would go back to {now.target.name} now")
-    return moved
+    shown = _irreversible(before)
+    return [*moved, *(reason for reason in _irreversible(now) if reason not in shown)]
+
+
+def _irreversible(decision: Decision) -> list[str]:
+    """What cannot be taken back: a yes is one to these steps only when it was asked about them."""
+    return [one.reason for one in decision.against if one.guard == "irreversible"]
 
 
 def _acts(decision: Decision) -> Decision:

@@ -1,5 +1,6 @@
 """When a state has run long enough without trouble, and then passes its checks, it is good."""
 
+from collections.abc import Container
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -11,7 +12,8 @@ from rollbackd.examine import Examiner
 from rollbackd.journal import Entry, JournalUnavailable
 from rollbackd.judge.live import Live
 from rollbackd.judge.situation import Holds
-from rollbackd.model import Verdict, service_stream, verdict_of
+from rollbackd.model import State, Verdict, service_stream, verdict_of
+from rollbackd.policy.ledger import ServiceLedger
 from rollbackd.rules.tracks import Standing
 from rollbackd.units import format_duration
 
@@ -31,11 +33,20 @@ class Oven:
 class Bakery:
     """Counts, for each service, the time that its present state ran well.
 
-    Trouble, bad or pending, begins again; what is inconclusive, held, or passed while we were not awake does not count.
+    Trouble, bad or pending, begins again; what is inconclusive, held, or passed while we were not awake does not count,
+    nor does what passed while a look at the layers failed: perhaps another state runs, or none.
     """
 
     def __init__(
-        self, config: Config, book: Book, live: Live, clock: Clock, jumps: JumpWatch, holds: Holds, examiner: Examiner
+        self,
+        config: Config,
+        book: Book,
+        live: Live,
+        clock: Clock,
+        jumps: JumpWatch,
+        holds: Holds,
+        examiner: Examiner,
+        unseen: Container[str] = (),
     ) -> None:
         self._config = config
         self._book = book
@@ -44,6 +55,8 @@ class Bakery:
         self._jumps = jumps
         self._holds = holds
         self._examiner = examiner
+        self._unseen = unseen
+        """Services whose layers do not say what runs now."""
         self._ovens: dict[str, Oven] = {}
         self._log = log.get("bake")
 
@@ -74,7 +87,7 @@ class Bakery:
         now = self._clock.monotonic()
         if ledger.drill:
             return
-        if state is None or ledger.open is not None or state.key in ledger.good or ledger.blocked(state):
+        if state is None or ledger.open is not None or _decided(ledger, state):
             self._ovens.pop(service.name, None)
             return
         oven = self._ovens.get(service.name)
@@ -87,11 +100,15 @@ class Bakery:
             oven.baked = timedelta()
             return
         asleep = self._jumps.look() is not None or passed > length * 3 + timedelta(seconds=5)
-        if asleep or standing is Standing.INCONCLUSIVE or self._holds(service.name, {}):
+        if asleep or standing is Standing.INCONCLUSIVE or self._stands_still(service.name):
             return
         oven.baked += min(passed, length * 2)
         if oven.baked >= service.bake:
             await self._exam(service, oven)
+
+    def _stands_still(self, service: str) -> bool:
+        """A person holds it, or nobody knows whether it is this state that runs."""
+        return service in self._unseen or bool(self._holds(service, {}))
 
     async def _exam(self, service: Service, oven: Oven) -> None:
         results = await self._examiner.run(service, service.verify.checks)
@@ -99,7 +116,7 @@ class Bakery:
         if ledger.open is not None or ledger.present is None or ledger.present.key != oven.key:
             return
         now_good = self._live.standing(service.name, self._clock.now()) is Standing.GOOD
-        if not now_good or ledger.blocked(ledger.present) or self._holds(service.name, {}):
+        if not now_good or ledger.blocked(ledger.present) or self._stands_still(service.name):
             return
         if verdict_of(results) is Verdict.GOOD:
             why = f"ran {format_duration(service.bake)} without a trigger and passed its checks"
@@ -107,3 +124,8 @@ class Bakery:
             self._log.info("good", service=service.name, state=ledger.present.name)
         else:
             oven.baked = timedelta() if verdict_of(results) is Verdict.BAD else service.bake / 2
+
+
+def _decided(ledger: ServiceLedger, state: State) -> bool:
+    """Whether time makes no difference: it is good, or is not to be."""
+    return state.key in ledger.good or ledger.switched(state) or bool(ledger.blocked(state))

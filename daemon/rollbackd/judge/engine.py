@@ -13,7 +13,6 @@ from rollbackd.book import Book
 from rollbackd.clock import Clock
 from rollbackd.config.load import dump_service
 from rollbackd.config.models import Config, Service
-from rollbackd.incident.approval import rising
 from rollbackd.incident.drill import broken_off
 from rollbackd.incident.ending import relapse
 from rollbackd.journal import Conflict, Entry, JournalUnavailable
@@ -276,11 +275,9 @@ class Judge:
             raise Conflict(incident_stream(name))  # it is about to end; what was denied is not this
         ordered = trigger.request is not None
         why = f"ordered by {actor}" if ordered else f"{trigger.rule} came"
-        first, risen, *others = rising(name, decision, why, by_people=ordered)
-        entries = [Entry(*first, actor, follows=fleet), Entry(*risen, actor, follows=incident.n)]
-        entries += [Entry(stream, fact, actor) for stream, fact in others]
-        entries.append(Entry(service_stream(trigger.service), facts.Decided(decision), actor))
-        await self._book.append(*entries, handled=handled)
+        risen = facts.Risen(decision, why, by_people=ordered)
+        decided = Entry(service_stream(trigger.service), facts.Decided(decision), actor)
+        await self._book.rise(incident, risen, decided, fleet=fleet, actor=actor, handled=handled)
         self._log.info("rose", incident=name, rule=trigger.rule, why=why, target=_target(decision))
         self._opened(name)
         return decision
@@ -352,7 +349,7 @@ def _blamed(decision: Decision, ledger: ServiceLedger) -> State | None:
 
     It is the one that the trouble began in, also when another, perhaps a fix, runs by now.
     """
-    innocent = {"change", "common_cause", "clock", "stale"}
+    innocent = {"change", "common_cause", "clock", "stale", "switched_off"}
     stands = {finding.guard for finding in decision.against}
     onset = decision.trigger.onset
     began = next((spell.state for spell in reversed(ledger.spells) if spell.by <= onset), None)

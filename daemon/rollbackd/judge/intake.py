@@ -113,14 +113,9 @@ class Intake:
             return Taken(0, duplicates, tuple(unmatched))
         receipt = await self._store([Received(key, EVENTS, event_to_json(event)) for key, (event, _) in wanted.items()])
         for row in receipt.new:
-            self._hear(row, *wanted[row.key])
+            self._live.report(*wanted[row.key], row.at)
         self._judge_soon([(row, *wanted[row.key]) for row in receipt.new])
         return Taken(len(receipt.new), duplicates + len(receipt.again), tuple(unmatched))
-
-    def _hear(self, row: Arrived, event: Event, service: str) -> None:
-        real = (one for one in self._book.of(service).rollbacks if one.acted and not one.drill)
-        ends = (one.ended for one in real if one.ended is not None)
-        self._live.report(event, service, row.at, max((end for end in ends if end <= row.at), default=None))
 
     async def _store(self, items: Sequence[Received]) -> Receipt:
         self._waiting += 1
@@ -190,7 +185,7 @@ class Intake:
             event = event_from_json(row.body)
             service, _ = self._live.placed(event)
             if service is not None:
-                self._hear(row, event, service)
+                self._live.report(event, service, row.at)
 
     async def recover(self) -> None:
         """After a start: what Alertmanager says fires and is silenced, and what came but nobody judged yet."""

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from rollbackd.config.models import Config, Service
 from rollbackd.judge.reported import Reported
 from rollbackd.model import Alert, Event, Trigger, Verdict
+from rollbackd.policy.ledger import Rollback
 from rollbackd.rules.conditions import Condition, combine, needing_news, of_alerts, of_track, worst
 from rollbackd.rules.conditions import alert_evidence as evidence_of
 from rollbackd.rules.matchers import all_match, parse_matchers
@@ -37,7 +38,8 @@ class Seen:
 class Live:
     """The trackers of all rules at all services."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, undone: Callable[[str], Rollback | None] = lambda _: None) -> None:
+        """:param undone: a service's newest rollback that has ended."""
         self._services: Mapping[str, Service] = {service.name: service for service in config.services}
         self._rules = config.rules
         self._by_name = {rule.name: rule for rule in config.rules}
@@ -54,7 +56,7 @@ class Live:
         self._counted = [(one, position, leaf) for one, position, leaf in leaves if isinstance(leaf, EventWhen)]
         self._waiting = [leaf for _, _, leaf in leaves if isinstance(leaf, AlertWhen) and leaf.for_]
         self._needing_news = {rule.name: needing_news(rule) for rule in config.rules}
-        self._reported = Reported(config.rules)
+        self._reported = Reported(config.rules, undone)
         self._changed: set[str] = set()
         """Services whose trouble may be another than `_troubles` says."""
         self._troubles = _Times()
@@ -115,9 +117,9 @@ class Live:
         for service, alerts in self._alerts.items():
             self._alerts[service] = {name: entry for name, entry in alerts.items() if not gone(name, entry[1])}
 
-    def report(self, event: Event, service: str, now: datetime, rolled_back: datetime | None = None) -> None:
-        """An event, each once; `now` is when it came, and `rolled_back` when the service was last taken back before."""
-        self._changed |= self._reported.hear(event, service, now, rolled_back)
+    def report(self, event: Event, service: str, now: datetime) -> None:
+        """An event, each once; `now` is when it came."""
+        self._changed |= self._reported.hear(event, service, now)
 
     def observe(self, rule: Rule, position: int, service: str, verdict: Verdict, reason: str, at: datetime) -> None:
         """One observation of a query or a check."""
@@ -157,6 +159,8 @@ class Live:
             stale = self._stale if position in self._needing_news[rule.name] else None
             return of_alerts(self._matching(leaf, service), now, stale, leaf.for_)
         if isinstance(leaf, EventWhen):
+            if self._reported.look_back(service, now):
+                self._changed.add(service)
             return self._reported.condition(rule, position, leaf, service, now)
         if (rule.name, position, service) in self._unasked:
             return _UNASKED
@@ -290,6 +294,10 @@ class Live:
     def reported(self, rule: Rule, service: str, since: datetime) -> int:
         """How many events that the rule asks for came after then, and were not resolved."""
         return self._reported.after(rule, service, since)
+
+    def reported_anew(self, leaf: EventWhen, service: str, since: datetime, now: datetime) -> bool:
+        """Whether the events that came after then meet the condition by themselves."""
+        return self._reported.met_after(leaf, service, since, now)
 
     def spread(self, labels: Sequence[Mapping[str, str]], rule: Rule) -> list[str | None]:
         """The service of each series of an answer; without labels a rule for one service alone places them."""

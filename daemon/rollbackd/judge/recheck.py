@@ -16,12 +16,13 @@ from rollbackd.judge.situation import Holds, Situations
 from rollbackd.model import CheckResult, Outcome, Trigger, Verdict
 from rollbackd.policy.changes import unconfirmed
 from rollbackd.policy.decide import decide
-from rollbackd.rules.conditions import together
+from rollbackd.preparation import Objection
+from rollbackd.rules.conditions import threshold, together
 from rollbackd.rules.reach import reach
 from rollbackd.rules.samples import inconclusive
 from rollbackd.rules.spec import AlertWhen, CheckWhen, EventWhen, QueryWhen, Rule
 from rollbackd.rules.tracks import Standing
-from rollbackd.runner import Judgement, Objection
+from rollbackd.runner import Judgement
 from rollbackd.sources.prometheus import Prometheus
 from rollbackd.units import format_duration
 
@@ -29,6 +30,8 @@ _ASKED_AGAIN = frozenset(
     {"shadow", "clock", "stale", "same_state", "breaker", "common_cause", "window", "irreversible", "policy", "reach"}
 )
 """The guards whose answer can have changed since the decision; budgets and cooldown would count the incident itself."""
+_OF_ITS_OWN = frozenset({"change", "switched_off"})
+"""What is asked, besides, of trouble that only joined: nothing was decided by it yet."""
 
 
 class Recheck:
@@ -72,24 +75,33 @@ class Recheck:
         return "; ".join(found)
 
     async def confirm(self, incident: Incident) -> Objection | None:
-        """Whether the trouble is still there and the guards still agree; not asked when a person wants it anyway."""
+        """Whether the trouble is still there and the guards still agree; not asked when a person wants it anyway.
+
+        Trouble that joined keeps it going alone, if it would go back by the same plans; else it is decided on anew.
+        """
         trigger = incident.decision.trigger
         if incident.by_people or any(one.request is not None for one in (trigger, *incident.joined)):
             return None
-        gone = self._gone(trigger)
-        if gone is not None:
-            return gone
-        if self._config.service(incident.service) is None:
+        service = self._config.service(incident.service)
+        if service is None:
             return Objection(Outcome.DECLINED, "the service is no longer in the configuration")
+        gone, guards = self._gone(trigger), _ASKED_AGAIN
+        if gone is not None:
+            guards |= _OF_ITS_OWN
+            trigger = next((one for one in incident.joined if self._gone(one) is None), trigger)
+            if trigger is incident.decision.trigger:
+                return gone
         target = incident.decision.target
         if target is not None and (blocked := self._book.of(incident.service).blocked(target)):
             return Objection(Outcome.DECLINED, f"{', '.join(blocked)} of the target was quarantined meanwhile")
         given = self._situations.quick(trigger, incident.present)
         others = tuple(one for one in given.ledger.rollbacks if one.incident != incident.id)
         given = replace(given, ledger=replace(given.ledger, rollbacks=others))
-        decision = decide(trigger, given)
+        decision = decide(trigger, given, service.plan)
         asked = {finding.guard for finding in incident.decision.against} | ({"stale"} if incident.risen else set())
-        stands = [one for one in decision.against if one.guard in _ASKED_AGAIN and one.guard not in asked]
+        stands = [one for one in decision.against if one.guard in guards and one.guard not in asked]
+        if gone is not None and (stands or decision.plans != incident.plans):
+            return gone
         if not stands:
             return None
         return Objection(Outcome.DECLINED, "; ".join(f"{finding.guard}: {finding.reason}" for finding in stands))
@@ -113,12 +125,16 @@ class Recheck:
     async def condition(self, incident: Incident, since: datetime | None) -> tuple[CheckResult, ...]:
         """What the rules that triggered or joined say now, one result each.
 
-        An alert or an event decides nothing, also inside a composed rule: a warning names what still fires or came.
+        An alert decides nothing, also inside a composed rule: a warning names what still fires. Events decide when
+        enough of them came since. A rule that asks what is switched off is not asked.
         """
         names = dict.fromkeys([incident.decision.trigger.rule, *(trigger.rule for trigger in incident.joined)])
         results: list[CheckResult] = []
         for rule in (self._live.rule(name) for name in names):
-            if rule is not None:
+            if rule is not None and rule.name in incident.unasked:
+                off = "not asked: what it looks at is switched off"
+                results.append(CheckResult(f"rule {rule.name}", Verdict.INCONCLUSIVE, off, warn=True))
+            elif rule is not None:
                 results += await self._rule(rule, incident, since)
         return tuple(results)
 
@@ -133,6 +149,8 @@ class Recheck:
                 service = self._config.service(incident.service)
                 if service is not None and leaf.check in service.checks:
                     result = await self._examiner.ask(service, leaf.check, since)
+            elif isinstance(leaf, EventWhen):
+                result = self._reported(rule, leaf, incident, since)
             asked.append(result)
         if any(isinstance(leaf, AlertWhen) for leaf in rule.leaves):
             told.append(self._alert(rule, incident.service))
@@ -154,6 +172,13 @@ class Recheck:
         words = "the last step" if since is not None else "the incident was opened"
         said = f"{count or 'none'} came since {words}"
         return CheckResult(f"events of {rule.name}", Verdict.BAD if count else Verdict.GOOD, said, warn=True)
+
+    def _reported(self, rule: Rule, leaf: EventWhen, incident: Incident, since: datetime | None) -> CheckResult | None:
+        """Bad when enough came since the last step; that nothing came says nothing."""
+        if since is None or not self._live.reported_anew(leaf, incident.service, since, self._clock.now()):
+            return None
+        said = ", ".join(filter(None, (f"{leaf.event} was reported again", threshold(leaf))))
+        return CheckResult(f"rule {rule.name}", Verdict.BAD, said)
 
     async def _query(self, rule: Rule, leaf: QueryWhen, incident: Incident, since: datetime | None) -> CheckResult:
         name = f"rule {rule.name}"

@@ -2,12 +2,13 @@
 
 from bisect import insort
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta
 
 from rollbackd.model import Event
+from rollbackd.policy.ledger import Rollback
 from rollbackd.rules.conditions import Condition, of_events
-from rollbackd.rules.events import Run, counting, fits, step
+from rollbackd.rules.events import Run, counting, fits, met, step
 from rollbackd.rules.spec import MOST_EVENTS, EventWhen, Rule
 
 Asked = tuple[Rule, int, EventWhen]
@@ -19,9 +20,12 @@ class Reported:
 
     What an event changes is worked out when it is heard, so that looking at it costs the same for one as for many, and
     a start that hears the inbox again in its order comes to the same runs.
+
+    What was reported until the last step of a rollback that recovered is of another state, and is forgotten. After one
+    that did not, it stays until something is reported again: then that is trouble of its own.
     """
 
-    def __init__(self, rules: Sequence[Rule]) -> None:
+    def __init__(self, rules: Sequence[Rule], undone: Callable[[str], Rollback | None]) -> None:
         self._asked: dict[str, list[Asked]] = {}
         for rule in rules:
             for position, leaf in enumerate(rule.leaves):
@@ -33,6 +37,10 @@ class Reported:
         """By service and name, in the order of their times; who was heard of last stands last."""
         self._runs: dict[tuple[str, int, str], Run] = {}
         """By rule, position of the condition and service."""
+        self._undone = undone
+        """A service's newest rollback that has ended."""
+        self._since: dict[str, datetime] = {}
+        """What was reported until then is forgotten, by service."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -44,35 +52,43 @@ class Reported:
         found = {rule.name: rule for rule, _, leaf in self._asked.get(event.name, ()) if fits(leaf, event)}
         return iter(found.values())
 
-    def hear(self, event: Event, service: str, now: datetime, rolled_back: datetime | None = None) -> set[str]:
-        """One more event of a service. The services whose trouble may be another than before.
-
-        What was reported until the service was rolled back is of another state, and no longer counts with this one.
-        """
-        place = (service, event.name)
-        if rolled_back is not None:
-            self._begin_anew(place, rolled_back)
-            if event.at <= rolled_back:
-                return {service}
-        events = self._events.setdefault(place, [])
+    def hear(self, event: Event, service: str, now: datetime) -> set[str]:
+        """One more event of a service. The services whose trouble may be another than before."""
+        undone = self._undone(service)
+        self._begin_anew(service, (undone.stepped or undone.ended) if undone is not None else None, now)
+        since = self._since.get(service)
+        if since is not None and event.at <= since:
+            return {service}
+        events = self._events.setdefault((service, event.name), [])
         insort(events, event, key=lambda one: (one.at, one.key))
         oldest = now - self._longest[event.name]
         events[:] = [one for one in events if one.at > oldest][-MOST_EVENTS:]
-        self._events.move_to_end(place)
+        self._events.move_to_end((service, event.name))
         for rule, position, leaf in self._asked[event.name]:
             run = step(self._runs.pop((rule.name, position, service), None), leaf, events, event, now)
             if run is not None:
                 self._runs[rule.name, position, service] = run
         return {service, *self._forget(now)}
 
-    def _begin_anew(self, place: tuple[str, str], since: datetime) -> None:
-        service, name = place
-        events = self._events.get(place, [])
-        events[:] = [one for one in events if one.at > since]
-        for rule, position, _ in self._asked[name]:
-            run = self._runs.get((rule.name, position, service))
-            if run is not None and run.first.at <= since:
-                del self._runs[rule.name, position, service]
+    def look_back(self, service: str, now: datetime) -> bool:
+        """Forget what a rollback that recovered meanwhile took back; whether there was one."""
+        undone = self._undone(service)
+        return self._begin_anew(service, undone.stepped if undone is not None else None, now)
+
+    def _begin_anew(self, service: str, since: datetime | None, now: datetime) -> bool:
+        """Forget what was reported until then; a run that goes on after it is another one."""
+        if since is None or since == self._since.get(service):
+            return False
+        self._since[service] = since
+        for name, asked in self._asked.items():
+            events = self._events.get((service, name), [])
+            events[:] = [one for one in events if one.at > since]
+            for rule, position, leaf in asked:
+                before = self._runs.pop((rule.name, position, service), None)
+                run = before if before is not None and before.first.at > since else met(leaf, events, now)
+                if run is not None:
+                    self._runs[rule.name, position, service] = run
+        return True
 
     def _forget(self, now: datetime) -> Iterator[str]:
         """What nobody reported for longer than any rule counts."""
@@ -108,3 +124,8 @@ class Reported:
             if event.at > since
         }
         return len(found)
+
+    def met_after(self, leaf: EventWhen, service: str, since: datetime, now: datetime) -> bool:
+        """Whether enough came since then to meet the condition by themselves."""
+        events = [event for event in self._events.get((service, leaf.event), ()) if event.at > since]
+        return met(leaf, events, now) is not None

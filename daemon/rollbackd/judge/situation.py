@@ -1,8 +1,9 @@
 """Gathers all that a decision rests on. Reads the world, changes nothing."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Protocol
 
 from rollbackd.book import Book
@@ -108,7 +109,8 @@ class Situations:
         returns = trigger.request is not None and trigger.request.drill == "back"
         if self._book.of(trigger.service).acting is not None and not returns:
             return self.quick(trigger)
-        look = self._looker.peek if returns else self._looker.look
+        ordered = trigger.request is not None and not trigger.request.drill
+        look = self._looker.peek if returns else partial(self._looker.look, mixed=ordered)
         present = await look(trigger.service)
         given = replace(self.quick(trigger, present), present=present)
         given = replace(given, earlier=await self._earlier(trigger), users=await self._users(trigger))
@@ -125,7 +127,9 @@ class Situations:
                 return replace(given, target=None, no_target=self._no_target(service, trigger))
             wanted = plans_for(trigger, replace(given, target=target), service.plan)
             plans = tuple(name for name in wanted if name in service.plans) or service.plan  # the file may have changed
-            changes, problems = await self._planned(layers, plans, present, target.state, returns=returns)
+            left = self._book.of(trigger.service).unfinished
+            again = left.layers if left is not None else ()
+            changes, problems = await self._planned(layers, plans, (present, target.state), again, returns=returns)
             other = await self._instead(trigger, present, target, layers) if problems else target
             if other == target:
                 break
@@ -166,12 +170,12 @@ class Situations:
         return service
 
     async def _planned(
-        self, layers: Layers, plans: tuple[str, ...], present: State, target: State, *, returns: bool
+        self, layers: Layers, plans: tuple[str, ...], way: tuple[State, State], again: Sequence[str], *, returns: bool
     ) -> tuple[tuple[Change, ...], tuple[str, ...]]:
         """The steps of the first plan that has any, and what would stop them."""
         try:
             for name in plans:
-                plan, problems = await layers.prepare(name, present, target, returns=returns)
+                plan, problems = await layers.prepare(name, *way, returns=returns, unfinished=again)
                 if plan.steps:
                     break
             else:
@@ -184,15 +188,17 @@ class Situations:
         ids = {layer: {release.id for release in releases} for layer, releases in there.items()}
         request = trigger.request
         if request is not None and request.to not in {"", "last-stable"}:
-            return self._wanted(trigger.service, request.to, present, there)
+            wanted = self._wanted(trigger.service, request.to, present, there)
+            if mixed := wanted.state.mixed:
+                text = f"the parts of {' and of '.join(mixed)} differ, and {request.to} does not say where they go"
+                raise LookFailed(f"{text}; name a state's key, or last-stable, which says it for all layers")
+            return wanted
         found = candidates(self._book.of(trigger.service), present, self._began(trigger))
         if found and still_there(found[0].state, present, ids):
             self._missing(trigger.service)
         return next((one for one in found if not still_there(one.state, present, ids)), None)
 
-    def _wanted(
-        self, service: str, text: str, present: State, there: Mapping[str, tuple[Release, ...]]
-    ) -> Candidate | None:
+    def _wanted(self, service: str, text: str, present: State, there: Mapping[str, tuple[Release, ...]]) -> Candidate:
         """What a person names: a state's key, LAYER=RELEASE, or a release that only one layer has."""
         ledger = self._book.of(service)
         known = {state.key: state for state in (*(spell.state for spell in ledger.spells), *ledger.marked)}

@@ -3,7 +3,7 @@
 import asyncio
 import secrets
 import shutil
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -18,7 +18,7 @@ from rollbackd.config.schedules import SnapshotSchedule
 from rollbackd.keeper.choosing import good_releases
 from rollbackd.keeper.offsite import Elsewhere
 from rollbackd.keeper.past import FINDING_KINDS, FINDINGS_READ, RUN_KINDS, RUNS_READ, Run, folded
-from rollbackd.keeper.restoring import Restoring
+from rollbackd.keeper.restoring import RESTORE, Restoring
 from rollbackd.keeper.rounds import KEEP, Rounds, calendar_name
 from rollbackd.keeper.shelf import Shelf, Unkept
 from rollbackd.keeper.views import KeptView, RestoredView, SnapshotView, TakenView
@@ -31,6 +31,8 @@ _LOOK = timedelta(minutes=5)
 """How often it is seen to that good states can be gone back to."""
 _ANEW = timedelta(hours=1)
 """How often copies that were not found are looked for again."""
+_READ_WITHIN = timedelta(seconds=10)
+"""How long a look waits for what the journal says of restores."""
 _MANUAL = "manual"
 
 T = TypeVar("T")
@@ -66,6 +68,10 @@ class Keeper:
                     shelf = self._shelves[name, layer] = Shelf(name, layer, adapter, book, clock, places)
                     for entry in own:
                         self._rounds.add(shelf, entry)
+        self._held: Callable[[str], Collection[str]] = lambda _service: ()
+        self._expected = False
+        self._read = asyncio.Event()
+        """It is known which restores an earlier life began."""
         self._opened = asyncio.Event()
         self._poked = asyncio.Event()
         self._orders: set[asyncio.Task[Any]] = set()
@@ -75,6 +81,31 @@ class Keeper:
     def planned(self) -> list[Planned]:
         """What the calendar has."""
         return self._rounds.planned()
+
+    def heed(self, held: Callable[[str], Collection[str]]) -> None:
+        """:param held: the sentences that hold a service."""
+        self._held = held
+
+    def expect(self) -> None:
+        """It is about to run, so `being_restored` waits until the journal was read."""
+        self._expected = True
+
+    async def being_restored(self, service: str) -> str:
+        """Why what a service's layers hold right now is no state: one is in the middle of a restore. Empty: none is."""
+        own = [shelf for (name, _), shelf in self._shelves.items() if name == service]
+        if own and self._expected:
+            try:
+                async with asyncio.timeout(_READ_WITHIN.total_seconds()):
+                    await self._read.wait()
+            except TimeoutError:
+                return "it is not known yet whether a restore was cut off: the journal does not answer"
+        for shelf in own:
+            for run in (one for one in shelf.past.open.values() if one.fact.what == RESTORE):
+                waits = (
+                    "" if shelf.at_work or not self._held(service) else ", was cut off, and waits while that is held"
+                )
+                return f"{shelf.layer}: snapshot {run.fact.name} is being restored{waits}"
+        return ""
 
     async def open(self) -> None:
         """Know what was, and finish the restores that were cut off. :raises JournalUnavailable:"""
@@ -89,10 +120,8 @@ class Keeper:
             for layer, past in pasts.items():
                 if (shelf := self._shelves.get((service, layer))) is not None:
                     shelf.past = past
-        for shelf in self._shelves.values():
-            if shelf.past.open:
-                async with shelf.for_order():
-                    await self._restoring.finish_cut_off(shelf)
+        self._read.set()
+        await self._finish_cut_off()
         self._opened.set()
 
     async def run(self) -> None:
@@ -101,6 +130,7 @@ class Keeper:
         await self._rounds.resume()
         anew = self._clock.monotonic() + _ANEW.total_seconds()
         while True:
+            await self._finish_cut_off()
             for shelf in self._shelves.values():
                 if shelf.elsewhere and shelf.ledger.acting is None:
                     await self._restoring.fetch_target(shelf)
@@ -108,6 +138,14 @@ class Keeper:
             if self._clock.monotonic() >= anew:
                 anew = self._clock.monotonic() + _ANEW.total_seconds()
                 self._restoring.look_anew()
+
+    async def _finish_cut_off(self) -> None:
+        """Also what was put in place and could not be written down. A hold stops it, and a rollback at work."""
+        for shelf in self._shelves.values():
+            is_open = any(run.fact.what == RESTORE for run in shelf.past.open.values())
+            if is_open and shelf.ledger.acting is None and not self._held(shelf.service):
+                async with shelf.for_order():
+                    await self._restoring.finish_cut_off(shelf)
 
     def poke(self, service: str) -> None:
         """A good state of a service cannot be gone back to: look for a copy now."""
@@ -237,7 +275,10 @@ class Keeper:
 
         async def work() -> TakenView:
             async with shelf.for_order():
-                one = await _answered(shelf, shelf.ask(shelf.adapter.import_from(str(file))))
+                try:
+                    one = await shelf.ask(shelf.adapter.import_from(str(file)))
+                except AdapterError as error:  # whoever sent it knows the file by another name
+                    raise Unkept(f"{shelf.name}: {str(error).replace(str(file), 'the file')}") from error
                 fact = facts.Snapshotted(
                     layer, one.name, one.release, one.created, why="import", size=one.size, files=one.files
                 )

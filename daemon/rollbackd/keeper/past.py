@@ -39,6 +39,8 @@ class Past:
     """Begun and not ended, by run."""
     taken: dict[str, str] = field(default_factory=dict)
     """Open run, to the snapshot that was taken in it."""
+    names: dict[str, None] = field(default_factory=dict)
+    """Snapshots that were taken or came, so that none of them is taken for that of another run; oldest first."""
     scheduled: dict[str, Run] = field(default_factory=dict)
     """Entry of the calendar, to its last run."""
     kept: dict[str, str] = field(default_factory=dict)
@@ -57,8 +59,12 @@ class Past:
                 begun = self.open[record.fact.run] = Run(record.at, record.actor, record.fact)
                 if record.fact.schedule:
                     self.scheduled[record.fact.schedule] = begun
-            case facts.Snapshotted(_, name, _, _, run) if run in self.open:
-                self.taken[run] = name
+            case facts.Snapshotted(_, name, _, _, run):
+                self.names[name] = None
+                if len(self.names) > RUNS_READ:
+                    del self.names[next(iter(self.names))]
+                if run in self.open:
+                    self.taken[run] = name
             case facts.SnapshotEnded():
                 self._end(record.fact, record.at)
             case facts.SnapshotVerified(_, name, _, _, _, _):

@@ -36,6 +36,8 @@ class _Search:
     actor: str
     passed_over: list[str] = field(default_factory=list)
     fetched: str = ""
+    refused: set[str] = field(default_factory=set)
+    """Releases that were whole, and yet cannot be put in place."""
 
     async def is_whole(self, one: Snapshot) -> bool:
         """Read and hash all of it."""
@@ -111,12 +113,20 @@ class Restoring:
         :raises Unkept: nothing was touched, or what was there is there again; the sentence says which.
         """
         search = _Search(shelf, actor)
-        try:
-            chosen = await (self._named(search, name) if name else self._best(search))
-        except AdapterError as error:
-            raise Unkept(f"{shelf.name} was not restored, nothing was touched: {error}") from error
-        begun = await self._begin(shelf, chosen, tuple(only), actor)
-        done = await self.finish(shelf, begun, chosen.release)
+        while True:
+            try:
+                chosen = await (self._named(search, name) if name else self._best(search))
+            except AdapterError as error:
+                raise Unkept(f"{shelf.name} was not restored, nothing was touched: {error}") from error
+            begun = await self._begin(shelf, chosen, tuple(only), actor)
+            try:
+                done = await self.finish(shelf, begun, chosen.release)
+                break
+            except Unkept as error:
+                if name or only or not (isinstance(error.__cause__, AdapterError) and error.__cause__.permanent):
+                    raise
+                search.refused.add(chosen.release)
+                search.passed_over.append(f"snapshot {chosen.name}: {error.__cause__}")
         return RestoredView(
             shelf.service,
             shelf.layer,
@@ -157,10 +167,11 @@ class Restoring:
         except AdapterError as error:  # all of it may be gone: copies elsewhere are for that
             search.passed_over.append(str(error))
             kept = []
-        for one in to_restore(kept, present, good, quarantined):
+        left_out = quarantined | search.refused
+        for one in to_restore(kept, present, good, left_out):
             if await search.is_whole(one):
                 return one
-        but = {digest_of(release) for release in (present, *quarantined)}
+        but = {digest_of(release) for release in (present, *left_out)}
         for digests in ({digest_of(release) for release in good}, None):
             if found := await search.from_elsewhere(digests, but):
                 return found
@@ -205,6 +216,13 @@ class Restoring:
     async def finish_cut_off(self, shelf: Shelf) -> None:
         """Restores that an earlier life began. What cannot be finished is told: nobody waits for an answer any more."""
         for run in [one for one in shelf.past.open.values() if one.fact.what == RESTORE]:
+            since = next((one for one in shelf.ledger.rollbacks if one.acted and one.opened >= run.at), None)
+            if since is not None:  # it took the service where somebody wanted it later than this
+                text = f"{shelf.name} was being restored to {run.fact.name}, was cut off, and is left as "
+                text += f"{since.incident} left it; restore it again if that is still wanted"
+                ended = facts.SnapshotEnded(shelf.layer, run.fact.run, (text,))
+                await shelf.note(run.actor, ended, more=(notice(shelf, text),))
+                continue
             with suppress(Unkept):
                 await self.finish(shelf, run, tell=True)
 

@@ -93,7 +93,8 @@ class Rounds:
         own = [entry for each, entry, what in self._entries.values() if each is shelf and what == KEEP]
         now = self._clock.now()
         timed = [(entry.times, _last(shelf, entry, KEEP)) for entry in own]
-        return min((times.after(last or now) for times, last in timed if times is not None), default=None)
+        known = [(times, last if last is not None and last <= now else now) for times, last in timed]
+        return min((times.after(last) for times, last in known if times is not None), default=None)
 
     # -- one run --------------------------------------------------------------------------------
     async def run(self, name: str, run: Run | None = None) -> None:

@@ -165,7 +165,8 @@ class Shelf:
             same = (one for one in await self.snapshots() if (one.why, one.release) == (why, run.fact.release))
             return next((one for one in same if one.restorable), None)
         begun = run.at.replace(microsecond=0)  # what git says of a tag's time has whole seconds
-        found = [one for one in await self.snapshots() if one.why == why and one.created >= begun]
+        new = [one for one in await self.snapshots() if one.why == why and one.name not in self.past.names]
+        found = [one for one in new if one.created >= begun]  # known ones may be of later: clocks are set back
         return found[-1] if found else None
 
     async def verify(self, one: Snapshot, actor: str = DAEMON, run: str = "", *, rehearse: bool = False) -> list[str]:

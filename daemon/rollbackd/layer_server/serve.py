@@ -6,6 +6,7 @@ asks again, and hears that it still runs. Requests are acted upon whole or not a
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import os
 import signal
@@ -13,6 +14,7 @@ import sys
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from io import RawIOBase
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from rollbackd import __version__, layer_wire
@@ -27,6 +29,9 @@ from rollbackd.process import Busy, Spawner
 
 _TURN = timedelta(seconds=30)
 """How long an effect waits for an earlier one of the same layer: one whose connection was lost, and that goes on."""
+_ROOM = 2**20
+"""Bytes in `scratch` without which no change is begun: markers and locks are small."""
+_FULL = {errno.ENOSPC, errno.EDQUOT}
 _LONGEST_EFFECT = timedelta(days=30)
 """The commands of an effect have limits of their own; the lock's is only to be longer."""
 
@@ -67,12 +72,17 @@ class LayerServer:
         except Busy as error:
             return Answer(number, error=Refusal(str(error), permanent=False))
         except OSError as error:
-            where = f"{error.filename}: " if error.filename else ""
-            text = f"{where}{error.strerror or error}; it is asked for as user {os.geteuid()}"
-            return Answer(number, error=Refusal(text, permanent=False))
+            return Answer(number, error=Refusal(self._refused(error), permanent=False))
         except Exception as error:  # noqa: BLE001  # an adapter of somebody else's may raise anything; who asked must hear it
             text = f"its adapter failed: {type(error).__name__}: {error}"
             return Answer(number, error=Refusal(text, permanent=False))
+
+    def _refused(self, error: OSError) -> str:
+        """What the system refused, and what to do about it."""
+        where = f"{error.filename}: " if error.filename else ""
+        if error.errno in _FULL:
+            return f"{where}{error.strerror}; make room on this host, at {self._served.scratch} and where the layer is"
+        return f"{where}{error.strerror or error}; it is asked for as user {os.geteuid()}"
 
     async def _do(self, request: Request) -> Any:
         if request.protocol != PROTOCOL:
@@ -115,9 +125,19 @@ class LayerServer:
     def _own_problems(self, layer: str) -> list[Problem]:
         scratch = self._served.scratch
         there = next(path for path in (scratch, *scratch.parents) if path.exists())
-        if os.access(there, os.W_OK | os.X_OK):
+        if not os.access(there, os.W_OK | os.X_OK):
+            text = f"{there} cannot be written by user {os.geteuid()}; give scratch: {scratch} to them"
+        elif _free(there) < _ROOM:
+            text = f"{there} has less than {_ROOM // 2**20} MiB free; make room there"
+        else:
             return []
-        return [Problem(layer, f"{there} cannot be written by user {os.geteuid()}; give scratch: {scratch} to them")]
+        return [Problem(layer, text)]
+
+
+def _free(path: Path) -> int:
+    """Bytes that we may still write; root's reserve does not count."""
+    found = os.statvfs(path)
+    return found.f_bavail * found.f_frsize
 
 
 def _effects_of(layer: str) -> str:

@@ -49,6 +49,9 @@ def load(path: Path) -> Served:
     :raises ServedErrors: with all faults.
     """
     document = files.read(path).document
+    if _is_missing(path):
+        text = "there is no such file; write it as docs/adapters.md shows for `remote`, or name another with --config"
+        raise ServedErrors([Fault(str(path), 1, 1, text)])
     if document.root is None:
         raise ServedErrors(document.faults)
     faults = list(document.faults)
@@ -75,6 +78,14 @@ def load(path: Path) -> Served:
     if faults := _unbuildable(served, document):
         raise ServedErrors(faults)
     return served
+
+
+def _is_missing(path: Path) -> bool:
+    try:
+        path.stat()
+    except OSError as error:
+        return isinstance(error, FileNotFoundError)
+    return False
 
 
 @cache

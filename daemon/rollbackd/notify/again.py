@@ -42,7 +42,7 @@ def reminder(trouble: Trouble, stream: Sequence[Record], now: datetime, mark: st
 def _of_incident(trouble: Trouble, begun: Record, about: Incident, since: str) -> Envelope:
     what = trouble.what.replace("_", " ")
     lines = phrases.filled(
-        ("What", f"{about.service}: {what}{since}, and nobody has acknowledged it"),
+        ("What", f"{about.service}: {what}{since}, and {_open(begun)}"),
         ("Reason", clean.line(about.reason or about.parked or about.paused)),
         *phrases.change(about.decision),
         *phrases.still_entered(about),
@@ -53,6 +53,12 @@ def _of_incident(trouble: Trouble, begun: Record, about: Incident, since: str) -
     severity: Severity = "warning" if trouble.what in ("paused", "still_entered") else "critical"
     title = f"{about.service} is {what}" if trouble.what not in ("failed", "expired") else what
     return of_incident(begun, about, "reminder", title, severity, lines)
+
+
+def _open(begun: Record) -> str:
+    if isinstance(begun.fact, facts.LeaveFailed):
+        return f"leaving {clean.line(begun.fact.layer, 63)} failed: {clean.line(begun.fact.reason)}"
+    return "nobody has acknowledged it"
 
 
 def _of_question(begun: Record, about: Incident, now: datetime, mark: str, signals: Path) -> Envelope:

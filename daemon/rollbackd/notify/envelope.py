@@ -33,6 +33,8 @@ class Envelope:
     """The last tier of people that hears of it besides the routes, and so those before it."""
     only_tier: bool = False
     """It goes to nobody else, and not to whom routes have told the same already."""
+    only: str = ""
+    """The one receiver that it is for, whatever the routes say."""
     since: datetime | None = None
     """Instead of `tier`: when it began to go to more people, the first at once."""
 
@@ -59,7 +61,7 @@ def merge(messages: Sequence[Message]) -> Message:
     """One message out of several alike; a single one stays as it is.
 
     Of several reminders of one trouble only the newest is kept. The key is made of all keys: were it that of the
-    first, a receiver that has seen the first alone would drop what came to it since.
+    first, a receiver that has seen the first alone would drop what came to it since. Several ends settle all threads.
     """
     newest = {(message.thread if message.event == "reminder" else message.key): message for message in messages}
     kept = tuple(newest.values())
@@ -70,20 +72,33 @@ def merge(messages: Sequence[Message]) -> Message:
         return replace(kept[0], key=key)
     priorities = [message.priority for message in kept if message.priority is not None]
     first, over = kept[0], all(message.resolves for message in kept)
+    apart = first.incident and first.event != "reminder" and not over
     return Message(
         key=key,
         event=first.event,
         title=_title(kept) if any(message.lines for message in kept) else _sentences(kept),
         lines=_listed(kept),
         severity=max((message.severity for message in kept), key=SEVERITIES.index),
-        thread=key if first.incident and first.event != "reminder" and not over else first.thread,
+        thread=_thread(first) if apart else first.thread,
         at=max(message.at for message in kept),
         service=first.service if len({message.service for message in kept}) == 1 else "",
         incident=first.incident if len({message.incident for message in kept}) == 1 else "",
         priority=min(priorities, default=None),
         resolves=over,
+        settles=_settled(kept, first.thread) if over else (),
         acknowledged=all(message.acknowledged for message in kept),
     )
+
+
+def _thread(first: Message) -> str:
+    """For several incidents: one answer must not resolve the page of all. The same when it is sent again with more."""
+    return "several/" + hashlib.sha256(first.key.encode()).hexdigest()[:32]
+
+
+def _settled(messages: Sequence[Message], own: str) -> tuple[str, ...]:
+    """All other threads that are over with these: each may have been told, and be open, by itself."""
+    threads = dict.fromkeys(thread for message in messages for thread in (message.thread, *message.settles))
+    return tuple(thread for thread in threads if thread != own)
 
 
 def _listed(messages: Sequence[Message]) -> Lines:

@@ -5,10 +5,12 @@ from dataclasses import replace
 
 from rollbackd import facts
 from rollbackd.incident.clocks import BAD_ENDS
-from rollbackd.model import Outcome
+from rollbackd.incident.next import ATTEMPTS
+from rollbackd.model import FLEET, Outcome
 from rollbackd.notify import asking, clean, phrases
 from rollbackd.notify.envelope import Envelope
-from rollbackd.notify.making import Severity, Told, loud, of_incident
+from rollbackd.notify.making import Severity, Told, loud, message_of, of_incident, urgent
+from rollbackd.notify.troubles import refusal_thread
 
 _ENDS: Mapping[Outcome, tuple[Severity, str, str]] = {
     Outcome.RECOVERED: ("info", "recovered", ""),
@@ -21,6 +23,13 @@ _ENDS: Mapping[Outcome, tuple[Severity, str, str]] = {
     Outcome.PASSED: ("info", "trouble went away before the first step", ""),
     Outcome.SUPERSEDED: ("warning", "was changed by somebody else meanwhile", "Nothing more is done: it is theirs now"),
 }  # fmt: skip
+
+
+_DEGRADED = (
+    "recovered, with something switched off",
+    "Mend the cause, then switch it on again; until then what asks it is only written down",
+)
+"""What is said, and advised, where recovered is not all well."""
 
 
 def opening(told: Told) -> Envelope:
@@ -136,9 +145,27 @@ def parked(told: Told, fact: facts.Parked) -> Sequence[Envelope]:
     return [of_incident(told.record, about, "parked", title, "critical", lines)]
 
 
+def not_left(told: Told, fact: facts.LeaveFailed) -> Sequence[Envelope]:
+    """After the end nothing else would say that a person's word did not help."""
+    about = told.about
+    attempt = about.failure.attempt if about.failure is not None else 1
+    if about.outcome is None or not (fact.permanent or attempt >= ATTEMPTS):
+        return []
+    layer = clean.line(fact.layer, 63)
+    lines = phrases.filled(
+        ("What", f"{layer} of {about.service} is still entered: leaving it failed: {clean.line(fact.reason)}"),
+        *phrases.still_entered(about),
+        ("Next", "nothing by itself: mend that, then say it again"),
+        ("More", phrases.more(about)),
+    )
+    return [of_incident(told.record, about, "not_left", f"{layer} could not be left", urgent(about.priority), lines)]
+
+
 def closed(told: Told, fact: facts.Closed) -> Sequence[Envelope]:
     about = told.about
     severity, said, advice = _ENDS[fact.outcome]
+    if fact.outcome is Outcome.RECOVERED and about.unasked:
+        said, advice = _DEGRADED
     failed = about.failure.evidence if about.failure is not None else ""
     lines = phrases.filled(
         ("What", f"{about.service} {said}: {clean.line(fact.reason)}"),
@@ -157,7 +184,32 @@ def closed(told: Told, fact: facts.Closed) -> Sequence[Envelope]:
     )
     group = f"{fact.outcome}/asked" if fact.outcome in {Outcome.EXPIRED, Outcome.PASSED} and not about.acted else ""
     one = of_incident(told.record, about, str(fact.outcome), f"{about.service} {said}", severity, lines, group)
-    return [replace(one, message=replace(one.message, resolves=_over(told)))]
+    settles = _refusals(told) if fact.outcome is Outcome.RECOVERED else ()
+    ended = replace(one, message=replace(one.message, resolves=_over(told), settles=settles))
+    pages = told.troubles.last_of(about.id).items()
+    return [ended, *(_page_over(told, thread, page.receiver) for thread, page in pages)]
+
+
+def _refusals(told: Told) -> tuple[str, ...]:
+    """The threads of what was refused before: the service is well. Opening it took its own episode's from the fold."""
+    about = told.about
+    known = [trouble.episode for trouble in told.troubles.refused(about.service)]
+    own = [trigger.episode for trigger in (about.decision.trigger, *about.joined)]
+    return tuple(dict.fromkeys(refusal_thread(about.service, clean.line(one)) for one in (*known, *own)))
+
+
+def paged(told: Told, fact: facts.Paged) -> Sequence[Envelope]:
+    """It went out when all that it told of had ended already."""
+    over = not any(told.troubles.goes_on(incident) for incident in fact.incidents)
+    return [_page_over(told, fact.thread, fact.receiver)] if over else []
+
+
+def _page_over(told: Told, thread: str, receiver: str) -> Envelope:
+    """For a receiver that keeps open what told of several: each of them has told its own end."""
+    lines = (("What", "all incidents that were told together have ended"),)
+    suffix = f"/{thread}"
+    message = message_of(told.record, "passed", "what was told together is over", "info", lines, thread, suffix)
+    return Envelope(replace(message, resolves=True), FLEET, only=receiver)
 
 
 def _over(told: Told) -> bool:

@@ -4,6 +4,7 @@ https://developer.pagerduty.com/docs/events-api-v2-overview
 It is resolved only by a message that says the trouble is over.
 """
 
+import asyncio
 import hashlib
 import json
 from collections.abc import Callable
@@ -19,6 +20,8 @@ _SUMMARY = 1024
 _DEDUP = 255
 _BODY = 512 * 1024 - 4096
 """Bytes; the API's limit is 512 KB."""
+_AT_ONCE = 8
+"""Resolves that are under way at the same time."""
 
 
 class PagerDutySettings(NotifierSettings):
@@ -41,15 +44,33 @@ class PagerDuty:
     """Whoever is on call."""
 
     settings_model = PagerDutySettings
+    keeps_open = True
 
     def __init__(self, settings: PagerDutySettings, reveal: Callable[[Secret], str], http: Callable[[], Any]) -> None:
         self._settings = settings
         self._reveal = reveal
         self._http = http
+        self._settled: set[str] = set()
+        """What was resolved beside a message that is not through yet: another try goes on behind it."""
 
     async def send(self, message: Message) -> None:
         key = wire.revealed(self._reveal, self._settings.routing_key, "pagerduty").strip()
-        body = json.dumps(event(message, key)).encode()
+        self._settled.discard(message.thread)
+        await self._post(event(message, key), key)
+        left = [thread for thread in message.settles if thread not in self._settled]
+        for begin in range(0, len(left), _AT_ONCE):
+            tries = (self._settle(thread, key) for thread in left[begin : begin + _AT_ONCE])
+            for failed in await asyncio.gather(*tries, return_exceptions=True):
+                if isinstance(failed, BaseException):
+                    raise failed
+        self._settled.clear()
+
+    async def _settle(self, thread: str, key: str) -> None:
+        await self._post(_addressed("resolve", thread, key), key)
+        self._settled.add(thread)
+
+    async def _post(self, sent: dict[str, Any], key: str) -> None:
+        body = json.dumps(sent).encode()
         await wire.post(self._http, self._settings.url, body, {}, who="pagerduty", secrets=(key,))
 
 
@@ -68,16 +89,16 @@ def event(message: Message, routing_key: str) -> dict[str, Any]:
         action = "resolve"
     elif message.acknowledged:
         action = "acknowledge"
-    sent: dict[str, Any] = {
-        "routing_key": routing_key,
-        "event_action": action,
-        "dedup_key": dedup_key(message.thread),
-    }
+    sent = _addressed(action, message.thread, routing_key)
     if action == "trigger":
         sent |= {"client": "rollbackd", "payload": _payload(message, 5000)}
         if len(json.dumps(sent)) > _BODY:
             sent["payload"] = _payload(message, 200)
     return sent
+
+
+def _addressed(action: str, thread: str, routing_key: str) -> dict[str, Any]:
+    return {"routing_key": routing_key, "event_action": action, "dedup_key": dedup_key(thread)}
 
 
 def _payload(message: Message, limit: int) -> dict[str, Any]:

@@ -31,6 +31,8 @@ def decided(told: Told, fact: facts.Decided) -> Sequence[Envelope]:
     decision = fact.decision
     if decision.joins:
         return []
+    if "switched_off" in guards(decision):  # people heard of it when it was switched off
+        return []
     if decision.action == "observe":
         return [_observed(told, decision)]
     if not needs_person(decision) or told.troubles.repeats(decision.trigger.service, decision):

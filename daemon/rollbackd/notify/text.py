@@ -65,10 +65,12 @@ _MAKERS: Mapping[type[Any], Callable[[Told, Any], Sequence[Envelope]]] = {
     facts.AbortRequested: incidents.abort_requested,
     facts.Acknowledged: incidents.acknowledged,
     facts.Parked: incidents.parked,
+    facts.LeaveFailed: incidents.not_left,
     facts.Closed: incidents.closed,
     facts.Relapsed: incidents.relapsed,
     facts.Decided: services.decided,
     facts.Drilled: practice.drilled,
     facts.NoticeAcknowledged: services.notice_acknowledged,
+    facts.Paged: incidents.paged,
     facts.Notice: services.notice,
 }

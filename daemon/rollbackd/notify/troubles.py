@@ -11,7 +11,7 @@ from typing import Any
 from rollbackd import facts
 from rollbackd.facts import Record
 from rollbackd.incident.clocks import BAD_ENDS
-from rollbackd.model import DAEMON, Action, Decision, Outcome
+from rollbackd.model import DAEMON, Action, Decision, Outcome, incident_service
 
 LASTING = frozenset(
     {"backend_unreachable", "backup_failed", "drill_stuck", "journal", "messages_waiting", "receiver_unreachable"}
@@ -62,10 +62,21 @@ class Trouble:
 
 
 @dataclass(frozen=True, slots=True)
+class Page:
+    """What a receiver was told of several incidents at once, and keeps open."""
+
+    receiver: str
+    incidents: frozenset[str]
+    """Those that have not ended."""
+
+
+@dataclass(frozen=True, slots=True)
 class Troubles:
     """All of them by thread."""
 
     known: Mapping[str, Trouble] = field(default_factory=dict)
+    pages: Mapping[str, Page] = field(default_factory=dict)
+    """The pages about incidents that go on, by their own threads."""
 
     @property
     def open(self) -> tuple[Trouble, ...]:
@@ -81,6 +92,15 @@ class Troubles:
     def oldest(self) -> int | None:
         """The seq to start the fold at next time; None: nothing is open."""
         return min((trouble.first for trouble in self.known.values()), default=None)
+
+    def goes_on(self, incident: str) -> bool:
+        """Whether an incident was opened and has not ended."""
+        trouble = self.known.get(incident)
+        return trouble is not None and _is_incident(trouble) and not trouble.closed
+
+    def last_of(self, incident: str) -> Mapping[str, Page]:
+        """The pages that are over with this incident's end."""
+        return {thread: page for thread, page in self.pages.items() if page.incidents == {incident}}
 
     def refused(self, service: str, episode: str = "") -> tuple[Trouble, ...]:
         """The refusals of a service that still stand; of one episode when it is given."""
@@ -129,12 +149,13 @@ def _is_incident(trouble: Trouble) -> bool:
 
 
 def _with(troubles: Troubles, trouble: Trouble) -> Troubles:
-    return Troubles({**troubles.known, trouble.thread: trouble})
+    return replace(troubles, known={**troubles.known, trouble.thread: trouble})
 
 
 def _without(troubles: Troubles, threads: Iterable[str]) -> Troubles:
     gone = set(threads)
-    return Troubles({thread: trouble for thread, trouble in troubles.known.items() if thread not in gone})
+    kept = {thread: trouble for thread, trouble in troubles.known.items() if thread not in gone}
+    return replace(troubles, known=kept)
 
 
 def _of(troubles: Troubles, record: Record) -> Trouble | None:
@@ -190,6 +211,15 @@ def _left(troubles: Troubles, record: Record, fact: facts.Left) -> Troubles:
     return _settle(troubles, replace(trouble, entered=entered, what=what))
 
 
+def _not_left(troubles: Troubles, record: Record, fact: facts.LeaveFailed) -> Troubles:
+    """Its end was acknowledged, and with that forgotten; but what a person wanted left is still entered."""
+    if _of(troubles, record) is not None:
+        return troubles
+    thread, service = record.stream.partition(":")[2], incident_service(record.stream)
+    trouble = Trouble(thread, record.stream, service, record.seq, "still_entered", record)
+    return _with(troubles, replace(trouble, entered=(fact.layer,), closed=True))
+
+
 def _stopped(troubles: Troubles, record: Record, fact: facts.Paused | facts.Parked) -> Troubles:
     trouble = _of(troubles, record)
     if trouble is None:
@@ -219,8 +249,15 @@ def _closed(troubles: Troubles, record: Record, fact: facts.Closed) -> Troubles:
         return troubles
     what = str(fact.outcome) if fact.outcome in BAD_ENDS else "still_entered" if trouble.entered else ""
     ended = replace(trouble, what=what, record=record if what else None, expires=None, closed=True)
-    after = _settle(troubles, ended)
+    after = _unpaged(_settle(troubles, ended), trouble.thread)
     return _well(after, trouble.service) if fact.outcome is Outcome.RECOVERED else after
+
+
+def _unpaged(troubles: Troubles, incident: str) -> Troubles:
+    if not any(incident in page.incidents for page in troubles.pages.values()):
+        return troubles
+    left = {thread: replace(page, incidents=page.incidents - {incident}) for thread, page in troubles.pages.items()}
+    return replace(troubles, pages={thread: page for thread, page in left.items() if page.incidents})
 
 
 def _relapsed(troubles: Troubles, record: Record, fact: facts.Relapsed) -> Troubles:
@@ -270,7 +307,8 @@ def _changed(troubles: Troubles, record: Record, fact: facts.Changed) -> Trouble
     own = {thread: trouble for thread, trouble in troubles.known.items() if trouble.service == service}
     if not own:
         return troubles
-    return Troubles({**troubles.known, **{thread: replace(trouble, state=state) for thread, trouble in own.items()}})
+    moved = {thread: replace(trouble, state=state) for thread, trouble in own.items()}
+    return replace(troubles, known={**troubles.known, **moved})
 
 
 def _marked(troubles: Troubles, record: Record, fact: facts.MarkedGood) -> Troubles:
@@ -293,12 +331,20 @@ def _noticed(troubles: Troubles, record: Record, fact: facts.Notice) -> Troubles
     return _with(troubles, Trouble(thread, record.stream, fact.service, record.seq, fact.kind, record))
 
 
+def _paged(troubles: Troubles, _record: Record, fact: facts.Paged) -> Troubles:
+    going_on = frozenset(incident for incident in fact.incidents if troubles.goes_on(incident))
+    if not going_on:
+        return troubles
+    return replace(troubles, pages={**troubles.pages, fact.thread: Page(fact.receiver, going_on)})
+
+
 _FOLDS: dict[type[Any], Callable[[Troubles, Record, Any], Troubles]] = {
     facts.Opened: _opened,
     facts.AskedAgain: _asked_again,
     facts.Risen: _risen,
     facts.Entering: _entering,
     facts.Left: _left,
+    facts.LeaveFailed: _not_left,
     facts.Paused: _stopped,
     facts.Parked: _stopped,
     facts.Unpaused: _unpaused,
@@ -309,5 +355,6 @@ _FOLDS: dict[type[Any], Callable[[Troubles, Record, Any], Troubles]] = {
     facts.NoticeAcknowledged: _seen,
     facts.Changed: _changed,
     facts.MarkedGood: _marked,
+    facts.Paged: _paged,
     facts.Notice: _noticed,
 }

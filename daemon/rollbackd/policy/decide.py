@@ -1,6 +1,6 @@
 """From a trigger to a decision: every guard is asked, every finding is kept. No I/O."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from rollbackd.model import Action, Decision, Finding, Question, Replaced, Trigger
@@ -19,6 +19,7 @@ GUARDS: tuple[guards.Guard, ...] = (
     guards.target,
     guards.within_reach,
     guards.not_a_rollback,
+    guards.switched_off,
     guards.cooldown,
     guards.service_budget,
     guards.fleet_budget,
@@ -34,12 +35,15 @@ GUARDS: tuple[guards.Guard, ...] = (
 BINDING = frozenset({"hold", "open_incident", "target", "irreversible", "ready"})
 """What binds a person's own rollback, too; the other findings are shown and recorded."""
 
+_OFF = frozenset({"switched_off", "open_incident"})
+"""What counts of the findings on trouble with a feature that is switched off."""
+
 _STRENGTH = (Action.ROLL_BACK, Action.ASK, Action.OBSERVE, Action.REFUSE)
 
 
 def decide(trigger: Trigger, given: Situation, default_plans: tuple[str, ...] = ("default",)) -> Decision:
     """What is made of a trigger. `refuse` beats `observe` beats `ask` beats `roll_back`."""
-    findings = tuple(_bind(guard(trigger, given), trigger, given) for guard in GUARDS)
+    findings = tuple(_bind(finding, trigger, given) for finding in _found(trigger, given))
     counted = [finding for finding in findings if finding.counted and finding.against is not None]
     action = max(
         (finding.against or Action.ROLL_BACK for finding in counted), key=_STRENGTH.index, default=_STRENGTH[0]
@@ -65,7 +69,16 @@ def decide(trigger: Trigger, given: Situation, default_plans: tuple[str, ...] = 
         change=change,
         question=question,
         start_within=row.start_within if row is not None else None,
+        unfinished=given.ledger.unfinished.layers if given.ledger.unfinished is not None else (),
     )
+
+
+def _found(trigger: Trigger, given: Situation) -> Iterator[Finding]:
+    """What each guard says. Of what asks a feature that is off nothing comes, so no limit stands against that."""
+    off = guards.switched_off(trigger, given).against is not None
+    for guard in GUARDS:
+        finding = guard(trigger, given)
+        yield replace(finding, counted=False) if off and finding.guard not in _OFF else finding
 
 
 def _drills(trigger: Trigger) -> bool:

@@ -169,6 +169,9 @@ def same_state(trigger: Trigger, given: Situation) -> Finding:
     """The state that runs now is the one the trouble began in; else somebody may be mending it."""
     if given.present is None:
         return against("same_state", Action.ASK, "the layers are in transition: two looks differ, or a look failed")
+    if mixed := given.present.mixed:
+        text = f"the parts of {' and of '.join(mixed)} differ: only a person's own order brings them together"
+        return against("same_state", Action.REFUSE, text)
     spells = given.ledger.spells
     if not spells or spells[-1].state.key != given.present.key:
         return against("same_state", Action.ASK, "the present state was not seen before the onset")
@@ -209,6 +212,17 @@ def not_a_rollback(_trigger: Trigger, given: Situation) -> Finding:
     if here is None or not here.incident or given.present is None or here.state.key != given.present.key:
         return passed("ineffective", "the present state was not reached by a rollback")
     return escalate("ineffective", f"the present state was reached by {here.incident}: going back did not help")
+
+
+def switched_off(trigger: Trigger, given: Situation) -> Finding:
+    """A rule that asks what a rollback switched off says nothing that people were not told when that recovered."""
+    spells = given.ledger.spells
+    here = spells[-1] if spells else None
+    other = here is None or (given.present is not None and here.state.key != given.present.key)
+    if here is None or other or trigger.request is not None or trigger.rule not in here.unasked:
+        return passed("switched_off", "it asks nothing that a rollback switched off")
+    off = ", ".join(f"{layer} at {here.state.releases[layer].name}" for layer in here.fixed)
+    return against("switched_off", Action.OBSERVE, f"it asks what {here.incident} switched off: {off}")
 
 
 def cooldown(_trigger: Trigger, given: Situation) -> Finding:

@@ -45,6 +45,10 @@ class Spell:
     incident: str = ""
     """The incident whose rollback led here."""
     ended: datetime | None = None
+    fixed: tuple[str, ...] = ()
+    """Layers that the rollback took to a release of the configuration's own."""
+    unasked: tuple[str, ...] = ()
+    """Rules that ask what the rollback switched off."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +68,18 @@ class Rollback:
     """A person said no."""
     drill: str = ""
     """`there` or `back`, of an executed drill; empty: it is none."""
+    stepped: datetime | None = None
+    """When its last step ended; None: it did not recover."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """What a rollback that broke off in the middle left to be done, until somebody changes something."""
+
+    layers: tuple[str, ...]
+    """Their steps are still to be done, whatever release they show."""
+    target: str
+    """The key of the state that it was to reach."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +151,7 @@ class ServiceLedger:
     """What the last drill that said anything said; None: there was none."""
     drilled: Mapping[tuple[tuple[str, ...], bool], datetime] = field(default_factory=dict)
     """When the last drill of these plans ended, and of those that were to be executed."""
+    unfinished: Unfinished | None = None
 
     @property
     def present(self) -> State | None:
@@ -154,6 +171,16 @@ class ServiceLedger:
         """
         running = self.rollbacks[-1] if self.drill and self.rollbacks else self.open
         return None if running is None or running.waits else running
+
+    @property
+    def undone(self) -> Rollback | None:
+        """The newest rollback that has ended; one that touched nothing, or was a drill, is none."""
+        real = (one for one in reversed(self.rollbacks) if one.acted and not one.drill and one.ended is not None)
+        return next(real, None)
+
+    def switched(self, state: State) -> bool:
+        """Whether it runs, with a release that a plan fixed in it: then only a person calls it good."""
+        return bool(self.spells and self.spells[-1].fixed and self.spells[-1].state.key == state.key)
 
     def blocked(self, state: State) -> tuple[str, ...]:
         """The layers whose release in this state is quarantined."""
@@ -208,6 +235,7 @@ class _ServiceDraft:
         self._drill = ledger.drill
         self._ready = ledger.ready
         self._drilled = dict(ledger.drilled)
+        self._unfinished = ledger.unfinished
 
     def ledger(self) -> ServiceLedger:
         return ServiceLedger(
@@ -223,17 +251,16 @@ class _ServiceDraft:
             self._drill,
             self._ready,
             self._drilled,
+            self._unfinished,
         )
 
     def take(self, record: Record) -> None:
         """One more fact."""
         match record.fact:
-            case facts.Changed(state, after, by, incident):
-                self._change(Spell(state, after, by, incident))
+            case facts.Changed(state, after, by, incident, fixed, unasked):
+                self._change(Spell(state, after, by, incident, None, fixed, unasked))
             case facts.MarkedGood(state, why):
-                self._taken.discard(state.key)
-                _keep(self._good, state.key, why, KEPT_MARKS)
-                _keep(self._marked, state.key, state, KEPT)
+                self._mark(state, why)
             case facts.MarkTaken(state, _):
                 self._good.pop(state.key, None)
                 self._marked.pop(state.key, None)
@@ -257,6 +284,13 @@ class _ServiceDraft:
                 self._end_drill(record.fact, record.at)
             case _:
                 self._take_incident(record)
+
+    def _mark(self, state: State, why: str) -> None:
+        self._taken.discard(state.key)
+        _keep(self._good, state.key, why, KEPT_MARKS)
+        _keep(self._marked, state.key, state, KEPT)
+        if self._spells and self._spells[-1].state.key == state.key:
+            self._unfinished = None
 
     def _take_incident(self, record: Record) -> None:
         match record.fact:
@@ -292,12 +326,15 @@ class _ServiceDraft:
             if last.state == spell.state:
                 return
             ended = last.ended or spell.by
-            self._spells[-1] = Spell(last.state, last.after, last.by, last.incident, ended)
+            self._spells[-1] = replace(last, ended=ended)
+            self._unfinished = self._unfinished if spell.incident else None
         self._spells.append(spell)
         del self._spells[:-KEPT]
 
     def _end(self, fact: facts.Ended, at: datetime) -> None:
         before = self._rollbacks.get(fact.incident)
+        if fact.acted and (before is None or before.drill != "there"):
+            self._unfinished = Unfinished(fact.unfinished, fact.toward) if fact.unfinished else None
         if before is not None:
             self._rollbacks[fact.incident] = replace(
                 before,
@@ -307,6 +344,7 @@ class _ServiceDraft:
                 watch_until=fact.watch_until,
                 waits=False,
                 denied=fact.denied,
+                stepped=fact.stepped or before.stepped,
             )
 
 

@@ -22,8 +22,10 @@ class Candidate:
 def candidates(ledger: ServiceLedger, present: State | None, onset: datetime | None = None) -> tuple[Candidate, ...]:
     """Good states other than the present one, newest first, nothing quarantined in them.
 
+    The present one too, where a rollback to it broke off in the middle.
     With the onset of trouble none that still ran then: the trouble was in it already, to go back there mends nothing.
     """
+    unfinished = ledger.unfinished.target if ledger.unfinished is not None else ""
     found: dict[str, Candidate] = {}
     troubled: set[str] = set()
     changes = 0
@@ -41,7 +43,7 @@ def candidates(ledger: ServiceLedger, present: State | None, onset: datetime | N
         for key, candidate in found.items()
         if key in ledger.good
         and key not in troubled
-        and (present is None or key != present.key)
+        and (present is None or key != present.key or key == unfinished)
         and not ledger.blocked(candidate.state)
     )
 

@@ -59,6 +59,12 @@ def step(run: Run | None, when: EventWhen, events: Sequence[Event], heard: Event
     return Run(first, until) if now < until else None
 
 
+def met(when: EventWhen, events: Sequence[Event], now: datetime) -> Run | None:
+    """The run that these events make by themselves, whatever came before them."""
+    latest = _latest(when, counting(when, events))
+    return Run(latest[1], latest[2]) if latest is not None and now < latest[2] else None
+
+
 def _latest(when: EventWhen, counted: Sequence[Event]) -> tuple[datetime, Event, datetime] | None:
     """Of the last run of these events: when it began, its first event, and when it ends."""
     latest: tuple[datetime, Event, datetime] | None = None

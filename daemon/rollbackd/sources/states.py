@@ -5,7 +5,7 @@ A state is what two looks one after the other agree on. While an incident acts t
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime, timedelta
 
 from rollbackd import facts, log
@@ -21,11 +21,24 @@ _BETWEEN = timedelta(milliseconds=100)
 """Between the two looks that make a state."""
 
 
+async def _settled(_service: str) -> str:
+    return ""
+
+
 class Looker:
     """One look at a time for each service."""
 
-    def __init__(self, book: Book, layers: Mapping[str, Layers], clock: Clock, every: timedelta) -> None:
+    def __init__(
+        self,
+        book: Book,
+        layers: Mapping[str, Layers],
+        clock: Clock,
+        every: timedelta,
+        between: Callable[[str], Awaitable[str]] = _settled,
+    ) -> None:
+        """:param between: why what a service's layers hold right now is no state; empty when they do."""
         self._book = book
+        self._between = between
         self._layers = layers
         self._clock = clock
         self._every = every
@@ -47,22 +60,28 @@ class Looker:
                 self._log.warning("a change could not be written; looking again", service=service, error=str(error))
             await self._clock.sleep(self._every)
 
-    async def look(self, service: str) -> State | None:
+    async def look(self, service: str, *, mixed: bool = False) -> State | None:
         """The present state, written down when it is new.
 
         None in transition, after a failed look, while an incident acts.
+
+        :param mixed: also what is none since the parts of a layer differ; that is never written down.
         """
         async with self._locks[service]:
             before = self._book.of(service)
             if before.acting is not None:
                 return None
             try:
-                state = await self._twice(service)
+                await self._check_settled(service)
+                state = await self._twice(service, mixed=mixed)
+                await self._check_settled(service)
             except LookFailed as error:
                 if self.problems.get(service) != str(error):
                     self._log.warning("a look failed", service=service, error=str(error))
                 self.problems[service] = str(error)
                 return None
+            if state is not None and state.mixed:
+                return state
             self.problems.pop(service, None)
             if state is not None and self._book.of(service).rollbacks == before.rollbacks:
                 await self._take_in(service, state)
@@ -81,14 +100,18 @@ class Looker:
                 self.problems[service] = str(error)
                 return None
 
-    async def _twice(self, service: str) -> State | None:
+    async def _check_settled(self, service: str) -> None:
+        if why := await self._between(service):
+            raise LookFailed(why)
+
+    async def _twice(self, service: str, *, mixed: bool = False) -> State | None:
         layers = self._layers[service]
-        first = await layers.look()
+        first = await layers.look(mixed=mixed)
         known = self._book.of(service).present
         if known is not None and known.key == first.key:
             return first
         await self._clock.sleep(_BETWEEN)
-        second = await layers.look()
+        second = await layers.look(mixed=mixed)
         return second if second.key == first.key else None
 
     async def _take_in(self, service: str, state: State) -> None:
@@ -125,8 +148,8 @@ class Looker:
         ledger = self._book.of(service)
         entries = []
         for marked in marks:
-            refused = marked.key in ledger.good or marked.key in ledger.taken or ledger.blocked(marked)
-            if not refused:
+            known = marked.key in ledger.good or marked.key in ledger.taken
+            if not (known or ledger.switched(marked) or ledger.blocked(marked)):
                 refs = ", ".join(release.label for release in marked.releases.values() if release.good)
                 entries.append(Entry(service_stream(service), facts.MarkedGood(marked, f"ref {refs}")))
         if entries:

@@ -225,7 +225,7 @@ class Teller:
         rows = []
         for one in made:
             for name in self._receivers(one):
-                message = worded(self._by_name.get(name), one.message)
+                message = one.message if one.only else worded(self._by_name.get(name), one.message)
                 if message is None:
                     continue
                 not_before = now
@@ -239,6 +239,8 @@ class Teller:
 
     def _receivers(self, one: Envelope) -> tuple[str, ...]:
         """Whom routes and tiers name; what is about rollbackd itself goes to everybody when no route takes it."""
+        if one.only:
+            return tuple(name for name in self._boxes if name == one.only)
         names = addressed(self._notify, one, tuple(self._boxes))
         about_itself = one.stream == FLEET and not one.message.service
         if not set(names) - {one.avoid} and (about_itself or one.avoid):

@@ -14,7 +14,7 @@ from rollbackd import log
 from rollbackd.adapter import DeliveryError, Message, Notifier
 from rollbackd.boundary import boundary
 from rollbackd.clock import Clock
-from rollbackd.facts import Notice, Told
+from rollbackd.facts import Notice, Paged, Told
 from rollbackd.journal import Entry, Journal, JournalUnavailable, Outgoing
 from rollbackd.model import FLEET
 from rollbackd.notify import envelope as outbox
@@ -45,6 +45,7 @@ class Postbox:
         self.waiting = 0
         """How many messages wait for it, as of the last look."""
         self._notifier = notifier
+        self._keeps_open = bool(getattr(notifier, "keeps_open", False))
         self._journal = journal
         self._clock = clock
         self._patience = patience
@@ -136,16 +137,19 @@ class Postbox:
         error = await self.send(message)
         if error is None:
             boundary("notify.sent")
-            await self._sent(readable)
+            await self._sent(readable, message)
         else:
             await self._failed(readable, error)
 
-    async def _sent(self, sent: Sendable) -> None:
+    async def _sent(self, sent: Sendable, message: Message) -> None:
         facts = [
             Entry(one.stream, Told(self.name, one.message.event, row.key))
             for row, one in sent
             if one.stream.startswith("incident:")
         ]
+        if self._keeps_open and message.thread not in {one.message.thread for _, one in sent}:
+            incidents = tuple(dict.fromkeys(one.message.incident for _, one in sent))
+            facts.append(Entry(FLEET, Paged(self.name, message.thread, incidents)))
         ids = [row.id for row, _ in sent]
         await self._surely(partial(self._journal.delivered, ids, self._clock.now(), *facts))
         self._failures, self._rest_until, self._failing_since = 0, _LONG_AGO, None

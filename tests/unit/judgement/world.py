@@ -36,7 +36,7 @@ class WorldLayer(FakeLayer):
     async def current(self) -> Release:
         if self.stuck:
             raise AdapterError("the repository is locked", permanent=False)
-        return self.present if self.moving is None else next(self.moving)
+        return await super().current() if self.moving is None else next(self.moving)
 
     async def releases(self) -> Sequence[Release]:
         if self.forgets:

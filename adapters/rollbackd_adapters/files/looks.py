@@ -1,0 +1,43 @@
+"""What the last look saw, and why that could not be kept; also when another process had that look, as on another host.
+
+`<scratch>/look`: the release's id, then the reason. Blocking, so it is run on threads.
+"""
+
+from contextlib import suppress
+from pathlib import Path
+
+
+class LastLook:
+    """Kept in memory; the file is for the next process. Where it cannot be written `ready` says so by itself."""
+
+    def __init__(self, scratch: Path) -> None:
+        self._path = scratch / "look"
+        self._known: tuple[str, str] | None = None
+
+    @property
+    def release(self) -> str:
+        """Empty: there was none."""
+        return self._read()[0]
+
+    @property
+    def unsaved(self) -> str:
+        """Why it could not be kept; empty: it could, or nobody tried."""
+        return self._read()[1]
+
+    def _read(self) -> tuple[str, str]:
+        if self._known is None:
+            text = ""
+            with suppress(OSError):
+                text = self._path.read_text(errors="replace")
+            release, _, unsaved = text.partition("\n")
+            self._known = (release, unsaved)
+        return self._known
+
+    def note(self, release: str, unsaved: str) -> None:
+        """This look was the last."""
+        if self._read() == (release, unsaved):
+            return
+        self._known = (release, unsaved)
+        with suppress(OSError):
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._path.write_text(f"{release}\n{unsaved}")
