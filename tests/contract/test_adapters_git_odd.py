@@ -16,6 +16,7 @@ from rollbackd.config.load import ConfigErrors, load
 from rollbackd.model import Progress, Release
 from rollbackd.testing import KEY, finish, place, planned
 from rollbackd_adapters.git import Git, GitSettings
+from rollbackd_adapters.remote.releases import as_one
 from rollbackd_adapters.traces import safe_name
 from tests.contract.worlds import commit, git, new_repository, script, tree
 
@@ -132,7 +133,9 @@ def test_what_cannot_come_back_by_itself_is_said_in_the_plan(repo: Path) -> None
     adapter = layer(repo)
     assert finish(adapter.plan(Release(tree(repo, "v2")))).aside == ""
     (repo / "app").write_text("edited\n")
-    aside = finish(adapter.plan(Release(tree(repo, "v2")))).aside
+    change = finish(adapter.plan(Release(tree(repo, "v2"))))
+    aside = change.aside
+    assert as_one("code", change.after, {"web1": change}, ()).aside == f"web1: {aside}", "of another host too"
     assert aside == f"1 uncommitted change(s) in {repo} would not come back by themselves; commit or remove them first"
 
 

@@ -79,7 +79,7 @@ def as_one(layer: str, target: Release, found: Mapping[str, Change], unfinished:
     )
     before = together({host: harmless(change.before) for host, change in found.items()}, unfinished)
     after = harmless(next(iter(found.values())).after)
-    aside = "; ".join(f"{host}: {each.aside}" for host, each in found.items() if each.aside)
+    aside = "; ".join(one_line(f"{host}: {each.aside}") for host, each in found.items() if each.aside)
     reversible = all(each.reversible for each in found.values())
     return Change(layer, before, after, reversible=reversible, risks=risks, aside=aside)
 
