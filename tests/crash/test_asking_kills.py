@@ -102,10 +102,21 @@ class _Story:
             self._taken.add(word)
 
     async def _by_token(self, path: str) -> tuple[int, Any]:
+        await until(self._listens, "it listens, or is dead")  # its socket, which others ask, may be there first
         headers = {"Authorization": "Bearer the secret of ann"}
         url = f"http://127.0.0.1:{self._port}{path}"
         async with aiohttp.ClientSession(headers=headers) as session, session.post(url, json={}) as answer:
             return answer.status, await answer.json()
+
+    async def _listens(self) -> bool:
+        if self.world.dead:
+            return True
+        try:
+            _, writer = await asyncio.open_connection("127.0.0.1", self._port)
+        except OSError:
+            return False
+        writer.close()
+        return True
 
     async def _dead(self) -> bool:
         return self.world.dead

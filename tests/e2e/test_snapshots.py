@@ -67,6 +67,12 @@ class Shop:
         assert done.returncode == code, f"{done.stdout}{done.stderr}{self.toy.log[-2000:]}"
         return done.stdout + done.stderr
 
+    def lose(self) -> None:
+        """All that was kept is gone, at once: a look may be writing there."""
+        gone = self.toy.root / "gone"
+        (self.toy.root / "layers/shop/config/store").rename(gone)
+        shutil.rmtree(gone)
+
     def damage(self, text: str) -> None:
         """Harm a content in the store, so that nothing but reading it tells."""
         blobs = [path for path in (self.toy.root / "layers/shop/config/store/blobs").rglob("*") if path.is_file()]
@@ -115,7 +121,7 @@ def test_by_hand_from_the_first_snapshot_to_another_host_and_back(shop: Shop, tm
     file = tmp_path / "config.tar.gz"
     shop.run("export", "shop", "config", "checkpoint-7", str(file))
     assert file.stat().st_mode & 0o777 == 0o600
-    shutil.rmtree(shop.toy.root / "layers/shop/config/store")
+    shop.lose()
     assert "checkpoint-7" in shop.run("import", "shop", "config", str(file))
     assert "checkpoint-7" in shop.names()
     file.write_bytes(b"nothing of ours")
@@ -152,13 +158,13 @@ def test_the_newest_whole_one_is_used_and_copies_elsewhere_when_none_is_left(sho
     assert "passed over: snapshot v3" in shop.run("restore", "shop", "config")
     assert '"v2"' in (shop.conf / "app.json").read_text()
 
-    shutil.rmtree(shop.toy.root / "layers/shop/config/store")
+    shop.lose()
     (shop.conf / "app.json").write_text("broken")
     said = shop.run("restore", "shop", "config")
     assert "fetched from shop@config@" in said
     assert '"v3"' in (shop.conf / "app.json").read_text()
 
-    shutil.rmtree(shop.toy.root / "layers/shop/config/store")
+    shop.lose()
     shutil.rmtree(shop.remote)
     (shop.conf / "app.json").write_text("broken")
     said = shop.run("restore", "shop", "config", code=1)
@@ -230,7 +236,7 @@ def test_what_is_elsewhere_comes_back_by_itself_for_a_rollback_by_itself(shop: S
     shop.run("take", "shop", "config", "--name", "checkpoint-1")
     shop.write("v2")
     _seen(shop, "v2")
-    shutil.rmtree(shop.toy.root / "layers/shop/config/store")
+    shop.lose()
     shop.toy.touch("sick")
     shop.toy.alert()
     shop.until(lambda: '"v1"' in (shop.conf / "app.json").read_text(), "the copy came, and it went back")
