@@ -378,6 +378,20 @@ async def test_what_was_cut_off_is_gone_on_with_and_takes_no_second_snapshot(mad
     assert ended == facts.SnapshotEnded("config", "run-1")
 
 
+async def test_what_this_life_began_is_not_taken_for_cut_off(made: Any, tmp_path: Path) -> None:
+    house = made(tmp_path, {"snapshot": "shop/config", "every": "1d"})
+    house.layer.hold_up = asyncio.Event()
+    await asyncio.gather(house.keeper.open(), house.keeper.open())
+    house.tasks = [asyncio.create_task(Timetable(house.keeper.planned(), house.clock).run())]
+    await house.settle()
+    house.tasks.append(asyncio.create_task(house.keeper.run()))
+    await house.settle()
+    house.layer.hold_up.set()
+    await house.pass_time(HOUR)
+    assert house.layer.calls.count("take schedule") == 1
+    assert len(house.of(facts.SnapshotBegun)) == len(house.of(facts.SnapshotEnded)) == 1
+
+
 async def test_what_nothing_asks_for_any_more_is_ended(made: Any, tmp_path: Path) -> None:
     house = made(tmp_path, NIGHTLY)
     await house.say(

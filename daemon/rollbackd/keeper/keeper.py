@@ -72,6 +72,7 @@ class Keeper:
         self._expected = False
         self._read = asyncio.Event()
         """It is known which restores an earlier life began."""
+        self._opening = asyncio.Lock()
         self._opened = asyncio.Event()
         self._poked = asyncio.Event()
         self._orders: set[asyncio.Task[Any]] = set()
@@ -108,9 +109,12 @@ class Keeper:
         return ""
 
     async def open(self) -> None:
-        """Know what was, and finish the restores that were cut off. :raises JournalUnavailable:"""
-        if self._opened.is_set():
-            return
+        """Know what was, and finish the restores that were cut off; once. :raises JournalUnavailable:"""
+        async with self._opening:
+            if not self._opened.is_set():
+                await self._open()
+
+    async def _open(self) -> None:
         await asyncio.to_thread(shutil.rmtree, self._scratch, ignore_errors=True)
         for service in dict.fromkeys(service for service, _ in self._shelves):
             stream = service_stream(service)
@@ -120,6 +124,7 @@ class Keeper:
             for layer, past in pasts.items():
                 if (shelf := self._shelves.get((service, layer))) is not None:
                     shelf.past = past
+        self._rounds.note_cut_off()
         self._read.set()
         await self._finish_cut_off()
         self._opened.set()

@@ -47,6 +47,7 @@ class Rounds:
         self._few = asyncio.Semaphore(_TOGETHER)
         self._entries: dict[str, tuple[Shelf, SnapshotSchedule, str]] = {}
         """By its name on the calendar: the layer, what the configuration says, and what is done."""
+        self._cut_off: list[tuple[Shelf, Run]] = []
         self._resumed: set[asyncio.Task[None]] = set()
         self._log = log.get("keeper")
 
@@ -196,19 +197,24 @@ class Rounds:
         self._log.info("snapshots", layer=shelf.name, what=run.fact.what, problems=problems, dropped=dropped)
 
     # -- after a crash --------------------------------------------------------------------------
+    def note_cut_off(self) -> None:
+        """Before anything is begun: what is open then is of an earlier life."""
+        self._cut_off = [(shelf, run) for shelf in self._shelves.values() for run in shelf.past.open.values()]
+
     async def resume(self) -> None:
         """Go on with what was cut off; what nothing asks for any more is ended. :raises JournalUnavailable:"""
-        for shelf in self._shelves.values():
-            for run in list(shelf.past.open.values()):
-                name = f"{shelf.name} {run.fact.schedule}"
-                if run.fact.what in {KEEP, TEST} and run.fact.schedule and name in self._entries:
-                    task = asyncio.create_task(self._gone_on_with(name, run), name=f"snapshot {name}")
-                    self._resumed.add(task)
-                    task.add_done_callback(self._resumed.discard)
-                elif run.fact.what in {KEEP, TEST}:
-                    why = "the calendar has it no more" if run.fact.schedule else "who ordered it heard so"
-                    cut_off = facts.SnapshotEnded(shelf.layer, run.fact.run, (f"it was cut off, and {why}",))
-                    await shelf.note(run.actor, cut_off)
+        while self._cut_off:
+            shelf, run = self._cut_off[0]
+            name = f"{shelf.name} {run.fact.schedule}"
+            if run.fact.what in {KEEP, TEST} and run.fact.schedule and name in self._entries:
+                task = asyncio.create_task(self._gone_on_with(name, run), name=f"snapshot {name}")
+                self._resumed.add(task)
+                task.add_done_callback(self._resumed.discard)
+            elif run.fact.what in {KEEP, TEST}:
+                why = "the calendar has it no more" if run.fact.schedule else "who ordered it heard so"
+                cut_off = facts.SnapshotEnded(shelf.layer, run.fact.run, (f"it was cut off, and {why}",))
+                await shelf.note(run.actor, cut_off)
+            del self._cut_off[0]
 
     async def _gone_on_with(self, name: str, run: Run) -> None:
         try:
