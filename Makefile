@@ -9,8 +9,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
-# How many tests run at once; they start real servers, so not more than there are processors.
-WORKERS ?= 2
+# How many tests run at once. They start real servers and wait for them a third of the time: one more than processors.
+WORKERS ?= 3
 
 .PHONY: help
 help:  ## what there is
