@@ -36,8 +36,8 @@ class Planned:
     """When it began last, as the journal says; None: never."""
     work: Callable[[], Awaitable[None]]
     """Journals that it began, once what it waits for is over; how many work at once is its own business."""
-    due: Callable[[], bool] = lambda: False
-    """Whether it is to begin, of one that has no times."""
+    due: Callable[[], object] = lambda: None
+    """Something when it is to begin, of one that has no times."""
 
 
 class Timetable:

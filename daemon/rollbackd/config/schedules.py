@@ -1,7 +1,8 @@
 """What is done on a calendar, as the configuration writes it. Each kind of entry is told by a key of its own."""
 
+from collections.abc import Mapping
 from datetime import timedelta
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
@@ -34,6 +35,8 @@ def _has_directory(command: tuple[str, ...]) -> tuple[str, ...]:
 class OnCalendar(Spec):
     """When: a cron line, or a distance."""
 
+    ways: ClassVar[Mapping[str, str]] = {"cron": 'cron: "0 2 * * *"', "every": "every: 6h"}
+    """The keys that say when, each as it is written."""
     cron: Annotated[str, AfterValidator(check_cron)] = ""
     """Minute, hour, day of the month, month, day of the week, as crontab(5) has them."""
     every: Annotated[Duration, AfterValidator(_often_enough)] | None = None
@@ -43,16 +46,10 @@ class OnCalendar(Spec):
 
     @model_validator(mode="after")
     def _one_of_them(self) -> Self:
-        ways = [bool(self.cron), self.every is not None, *self.other_ways.values()]
-        if ways.count(True) != 1:
-            known = ['cron: "0 2 * * *"', "every: 6h", *self.other_ways]
-            raise ValueError(f"it says when in one way; write {', '.join(known[:-1])} or {known[-1]}")
+        if len([name for name in self.ways if getattr(self, name)]) != 1:
+            *others, last = self.ways.values()
+            raise ValueError(f"it says when in one way; write {', '.join(others)} or {last}")
         return self
-
-    @property
-    def other_ways(self) -> dict[str, bool]:
-        """What says when and is no calendar, as it is written; and whether this entry does."""
-        return {}
 
     @property
     def times(self) -> Times | None:
@@ -82,6 +79,7 @@ class Offsite(Spec):
 class SnapshotSchedule(OnCalendar):
     """Snapshots of a layer: taken, verified, sent elsewhere; old ones are dropped."""
 
+    ways: ClassVar[Mapping[str, str]] = {**OnCalendar.ways, "when": "when: good"}
     snapshot: str = Field(min_length=1)
     """SERVICE/LAYER, or SERVICE for all of its layers that keep snapshots."""
     when: Literal["good"] | None = None
@@ -95,10 +93,6 @@ class SnapshotSchedule(OnCalendar):
     compared."""
     offsite: Offsite | None = None
     """Copies on another disk or host."""
-
-    @property
-    def other_ways(self) -> dict[str, bool]:
-        return {"when: good": self.when is not None}
 
 
 class DrillSchedule(OnCalendar):

@@ -68,7 +68,7 @@ class Rounds:
                 _times(entry, what),
                 partial(_last, shelf, entry, what),
                 partial(self.run, name),
-                lambda shelf=shelf: bool(self._to_keep(shelf)),  # type: ignore[misc]  # a default, bound here
+                partial(self._to_keep, shelf),
             )
             for name, (shelf, entry, what) in self._entries.items()
         ]
@@ -119,9 +119,8 @@ class Rounds:
 
     async def _begin(self, shelf: Shelf, entry: SnapshotSchedule, what: str) -> Run | None:
         """None: what was good when it was to begin is so no more. :raises JournalUnavailable:"""
-        at_times = _times(entry, what) is not None
-        release = "" if at_times else self._to_keep(shelf)
-        if not at_times and not release:
+        release = ""
+        if _times(entry, what) is None and not (release := self._to_keep(shelf)):
             return None
         return await shelf.begin(what, schedule=_calendar_name_of(entry, what), release=release)
 

@@ -9,12 +9,12 @@ import contextlib
 import errno
 import fcntl
 import os
+import shutil
 import signal
 import sys
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from io import RawIOBase
-from pathlib import Path
 from typing import Any, BinaryIO
 
 from rollbackd import __version__, layer_wire
@@ -127,17 +127,11 @@ class LayerServer:
         there = next(path for path in (scratch, *scratch.parents) if path.exists())
         if not os.access(there, os.W_OK | os.X_OK):
             text = f"{there} cannot be written by user {os.geteuid()}; give scratch: {scratch} to them"
-        elif _free(there) < _ROOM:
+        elif shutil.disk_usage(there).free < _ROOM:
             text = f"{there} has less than {_ROOM // 2**20} MiB free; make room there"
         else:
             return []
         return [Problem(layer, text)]
-
-
-def _free(path: Path) -> int:
-    """Bytes that we may still write; root's reserve does not count."""
-    found = os.statvfs(path)
-    return found.f_bavail * found.f_frsize
 
 
 def _effects_of(layer: str) -> str:

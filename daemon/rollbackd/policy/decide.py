@@ -1,6 +1,6 @@
 """From a trigger to a decision: every guard is asked, every finding is kept. No I/O."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from rollbackd.model import Action, Decision, Finding, Question, Replaced, Trigger
@@ -43,7 +43,8 @@ _STRENGTH = (Action.ROLL_BACK, Action.ASK, Action.OBSERVE, Action.REFUSE)
 
 def decide(trigger: Trigger, given: Situation, default_plans: tuple[str, ...] = ("default",)) -> Decision:
     """What is made of a trigger. `refuse` beats `observe` beats `ask` beats `roll_back`."""
-    findings = tuple(_bind(finding, trigger, given) for finding in _found(trigger, given))
+    found = _of_what_is_on([guard(trigger, given) for guard in GUARDS])
+    findings = tuple(_bind(finding, trigger, given) for finding in found)
     counted = [finding for finding in findings if finding.counted and finding.against is not None]
     action = max(
         (finding.against or Action.ROLL_BACK for finding in counted), key=_STRENGTH.index, default=_STRENGTH[0]
@@ -73,12 +74,11 @@ def decide(trigger: Trigger, given: Situation, default_plans: tuple[str, ...] = 
     )
 
 
-def _found(trigger: Trigger, given: Situation) -> Iterator[Finding]:
-    """What each guard says. Of what asks a feature that is off nothing comes, so no limit stands against that."""
-    off = guards.switched_off(trigger, given).against is not None
-    for guard in GUARDS:
-        finding = guard(trigger, given)
-        yield replace(finding, counted=False) if off and finding.guard not in _OFF else finding
+def _of_what_is_on(findings: Sequence[Finding]) -> Sequence[Finding]:
+    """Of what asks a feature that is off nothing comes, so no limit stands against that."""
+    if not any(one.guard == "switched_off" and one.against is not None for one in findings):
+        return findings
+    return [one if one.guard in _OFF else replace(one, counted=False) for one in findings]
 
 
 def _drills(trigger: Trigger) -> bool:
