@@ -90,8 +90,7 @@ def test_a_hold_between_entering_and_the_step_stops_it_there_also_over_a_reboot(
     incident = shop.ask("POST", "services/shop/rollback", {})["incident"]
     shop.until_status(incident, "paused")
     assert shop.calls == ["enter"]
-    wait_until(lambda: bool(ear.heard("paused")), "it is told")
-    (told,) = ear.heard("paused")
+    (told,) = ear.until_heard("paused")
     assert ["Still entered" in line["heading"] or "page" in line["text"] for line in told["lines"]].count(True)
     shop.reboot()
     last = shop.records(incident)[-1]["n"]

@@ -327,7 +327,7 @@ def test_a_page_that_waits_for_a_person_is_left_when_they_have_seen_it(tmp_path:
         assert shop.command("rollback", "shop", "--watch").returncode == 0
         assert (shop.root / "entered").exists()
         assert shop.ask("GET", "incidents/shop-1")["incident"]["entered"] == ["page"]
-        (told,) = ear.heard("recovered")
+        (told,) = ear.until_heard("recovered")
         assert "page" in json.dumps(told["lines"])
         assert "rollbackd ack shop-1" in json.dumps(told["lines"])
         shop.reboot()
@@ -342,8 +342,7 @@ def test_what_a_failure_kept_closed_is_left_by_the_command_that_the_message_name
         shop.start_with_two_states()
         closed = ineffective(shop)
         assert closed["entered"] == ["page"]
-        wait_until(lambda: bool(ear.heard("ineffective")), "it is told")
-        (told,) = ear.heard("ineffective")
+        (told,) = ear.until_heard("ineffective")
         assert "rollbackd ack shop-1 --leave" in json.dumps(told["lines"])
         assert (shop.root / "entered").exists()
         assert shop.command("ack", "shop-1", "--leave").returncode == 0
@@ -424,8 +423,7 @@ def test_in_shadow_mode_it_is_said_what_would_have_been_done_and_nothing_is_touc
     with toy(tmp_path / "shop", told=ear.url, mode="shadow") as shop:
         shop.start_with_two_states()
         shop.alert()
-        wait_until(lambda: bool(ear.heard("observed")), "it is told")
-        (said,) = ear.heard("observed")
+        (said,) = ear.until_heard("observed")
         assert said["title"] == "shop would have been rolled back (P1, sick)"
         (decision,) = shop.decisions()
         assert decision["action"] == "observe"

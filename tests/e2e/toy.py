@@ -76,6 +76,11 @@ class Ear:
         """The messages of one event."""
         return [one for one in self.fake.once if one["event"] == event]
 
+    def until_heard(self, event: str) -> list[Any]:
+        """Wait for a message of an event, for they come after what they speak of; all of that event."""
+        wait_until(lambda: bool(self.heard(event)), f"{event} is told")
+        return self.heard(event)
+
     def text(self) -> str:
         """All that was said, titles and lines, for searching."""
         return json.dumps(self.fake.once, ensure_ascii=False)
