@@ -56,8 +56,11 @@ RULES: list[dict[str, Any]] = [
 
 
 def history(now: datetime) -> str:
-    """An hour of today and one of yesterday, in the OpenMetrics text format; all is well until the change."""
-    random = Random(7)
+    """An hour of today and one of yesterday, in the OpenMetrics text format; all is well until the change.
+
+    Both go on for five minutes, so that a poll which comes later sees the same.
+    """
+    random = Random(11)
     lines: dict[str, list[str]] = {}
     orders = dict.fromkeys(SERVICES, 0.0)
 
@@ -65,7 +68,7 @@ def history(now: datetime) -> str:
         lines.setdefault(name, []).append(f"{sample(name, labels)} {value!r} {at.timestamp()}")
 
     for back in (timedelta(days=1), timedelta()):
-        for number in range(240, -1, -1):
+        for number in range(240, -20, -1):
             at = now - back - number * EVERY
             after = at >= now - AGO + EVERY
             for service in SERVICES:
