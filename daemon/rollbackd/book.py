@@ -149,7 +149,8 @@ class Book:
     def _fold(self, records: Sequence[Record]) -> None:
         by_service: defaultdict[str, list[Record]] = defaultdict(list)
         for record in records:
-            self._count(record.fact)
+            if record.stream == FLEET:
+                self._count(record.fact)
             service = _service_of(record)
             if service:
                 by_service[service].append(record)
