@@ -9,21 +9,20 @@ runs again for it, whatever was killed meanwhile. One that was cut off runs agai
 import json
 from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import Annotated, Any, ClassVar, Self
+from typing import Any, ClassVar, Self
 
-from pydantic import Field, TypeAdapter, ValidationError, model_validator
+from pydantic import GetJsonSchemaHandler, TypeAdapter, ValidationError, model_validator
+from pydantic_core import CoreSchema
 
 from rollbackd.adapter import AdapterError, Place, Settings
 from rollbackd.model import NO_RELEASE, Change, Problem, Progress, Release, Traits
 from rollbackd.process import Finished, Lock, Recorded, Spawner, one_line
-from rollbackd.units import Duration, show
+from rollbackd.units import Duration, Vector, show
 from rollbackd_adapters.failures import as_adapter_errors
-from rollbackd_adapters.ids import check_id
+from rollbackd_adapters.ids import check_change, check_id
 from rollbackd_adapters.lacks import missing_programs
 from rollbackd_adapters.then import environment
 from rollbackd_adapters.traces import Trace
-
-Vector = Annotated[tuple[str, ...], Field(min_length=1)]
 
 _TIME: TypeAdapter[datetime] = TypeAdapter(datetime)
 _OUTSIDE = 1
@@ -64,6 +63,15 @@ class CommandSettings(Settings):
             rest = {key: item for key, item in value.items() if key != "leave"}
             return {"leave_by": value["leave"]} | rest
         return value
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """`leave` in both its ways, for editors."""
+        made = handler(core)
+        keys = handler.resolve_ref_schema(made)["properties"]
+        when, command = keys["leave"], keys["leave_by"]["anyOf"][0]
+        keys["leave"] = {"anyOf": [{key: when.pop(key) for key in ("enum", "type")}, command], **when}
+        return made
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
@@ -122,7 +130,7 @@ class Command:
         return Change(self._place.layer, await self.current(), known[target.id], reversible=reversible)
 
     async def apply(self, change: Change) -> None:
-        self._check(change)
+        check_change(change, releases=self.traits.releases)
         trace = Trace(self._place.scratch, change)
         with as_adapter_errors():
             async with self._spawner.hold(self.resource) as lock:
@@ -142,7 +150,7 @@ class Command:
                 self._must(argv, await self._effect(argv, trace, "apply", change, lock))
 
     async def progress(self, change: Change) -> Progress:
-        self._check(change)
+        check_change(change, releases=self.traits.releases)
         trace = Trace(self._place.scratch, change)
         if self._spawner.held(self.resource):
             return Progress.RUNNING
@@ -247,13 +255,6 @@ class Command:
 
     async def _elsewhere(self, change: Change) -> bool:
         return self.traits.releases and (await self.current()).id != change.before.id
-
-    def _check(self, change: Change) -> None:
-        if self.traits.releases:
-            check_id(change.before)
-            check_id(change.after)
-        elif change.after != NO_RELEASE:
-            raise AdapterError(f"{self._place.layer} has no releases, so it cannot go to one", permanent=True)
 
     def _parsed(self, said: str) -> Any:
         try:

@@ -12,26 +12,24 @@ import re
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from rollbackd import jsonpath, log
+from rollbackd import log
 from rollbackd.adapter import AdapterError, Place, Settings
 from rollbackd.boundary import boundary
 from rollbackd.clock import Clock
 from rollbackd.jsonpath import JsonPath
 from rollbackd.model import NO_RELEASE, Change, Problem
 from rollbackd.process import Finished, Lock, Spawner, one_line
-from rollbackd.units import Duration, Spec, format_duration, show
+from rollbackd.units import Duration, Spec, Vector, format_duration, show
 from rollbackd_adapters import web
 from rollbackd_adapters.brackets import BracketOnly, crossing, sent_once
 from rollbackd_adapters.failures import as_adapter_errors
 from rollbackd_adapters.lacks import missing_programs
 from rollbackd_adapters.then import environment
 from rollbackd_adapters.traces import Trace
-
-Vector = Annotated[tuple[str, ...], Field(min_length=1)]
 
 _UNCOUNTED = "sessions cannot be counted"
 _NO_RIGHT = "permission denied while trying to connect"
@@ -128,20 +126,31 @@ class Drain(BracketOnly):
                 if not begun.get("since") or begun.get("leaving"):
                     trace.begin(since=self._clock.now().isoformat(), drained=False, leaving=False)
                 until = self._until(datetime.fromisoformat(str((trace.begun or {})["since"])))
-                shut = await self._shut(key, trace, lock)  # again after a crash: nobody knows whether it arrived
+                refused = await self._shut(key, trace, lock)  # again after a crash: nobody knows whether it arrived
                 boundary("drain.entered")
-                left = await self._wait(until) if shut else ""
+                left = "" if refused else await self._wait(until)
                 if left and self._settings.at_limit == "fail":
                     await self._give_up(key, trace, lock, left)
-                trace.begin(drained=True)
+                trace.begin(drained=True, note=self._ended(refused, left))
+
+    async def note(self, key: str) -> str:
+        """That it went on although sessions may run, since the rollback ends those."""
+        begun = self._trace(key).begun or {}
+        return str(begun.get("note", "")) if begun.get("drained") and not begun.get("leaving") else ""
+
+    def _ended(self, refused: str, left: str) -> str:
+        if refused:
+            return f"new sessions could not be stopped, and none was waited for: {refused}"
+        limit = format_duration(self._settings.limit)
+        return f"{left} after {limit}, and the rollback went on" if left else ""
 
     def _until(self, since: datetime) -> float:
         """When the limit is over, by the monotonic clock."""
         spent = min(max(self._clock.now() - since, timedelta()), self._settings.limit)
         return self._clock.monotonic() + (self._settings.limit - spent).total_seconds()
 
-    async def _shut(self, key: str, trace: Trace, lock: Lock) -> bool:
-        """Have no new sessions taken; False when they still are, and the rollback goes on all the same.
+    async def _shut(self, key: str, trace: Trace, lock: Lock) -> str:
+        """Have no new sessions taken; why they still are when they are, and the rollback goes on all the same.
 
         :raises AdapterError: it was refused for good; or failed, and `at_limit` says to fail.
         """
@@ -160,10 +169,10 @@ class Drain(BracketOnly):
                 then = "the rollback goes on" if over else "trying again"
                 self._log.warning("new sessions could not be stopped", then=then, error=str(error))
                 if over:
-                    return False
+                    return str(error)
                 await self._clock.sleep(self._settings.every)
             else:
-                return True
+                return ""
 
     async def _reopen(self, key: str, trace: Trace, lock: Lock) -> None:
         await self._switch("leave", key, trace, lock)
@@ -244,10 +253,7 @@ class Drain(BracketOnly):
     async def _counted(self, counted: Counted) -> float:
         words = web.words_of(self._place)
         answer = web.accepted(await web.ask(counted, self._place, words, self._settings.answer_within), self._place)
-        try:
-            found: Any = jsonpath.at(answer.json(), counted.json_at)
-        except ValueError as error:
-            raise AdapterError(f"{answer.where}: {error}", permanent=False) from None
+        found = answer.at(counted.json_at)
         if isinstance(found, list):
             return len(found)
         if isinstance(found, bool) or not isinstance(found, (int, float)) or not 0 <= found < math.inf:

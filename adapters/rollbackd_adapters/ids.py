@@ -3,9 +3,11 @@
 import re
 
 from rollbackd.adapter import AdapterError
-from rollbackd.model import Release
+from rollbackd.model import NO_RELEASE, Change, Release
 from rollbackd.process import one_line
 
+SNAPSHOT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
+"""The name of a snapshot, as the contract has it."""
 _ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._:@+/~-]{0,254}")
 
 
@@ -18,6 +20,25 @@ def check_id(release: Release) -> Release:
             permanent=True,
         )
     return release
+
+
+def check_change(change: Change, *, releases: bool) -> None:
+    """:raises AdapterError: permanent, for a change whose ids are none, or of a layer that has no releases to one."""
+    if releases:
+        check_id(change.before)
+        check_id(change.after)
+    elif change.after != NO_RELEASE:
+        raise AdapterError(f"{change.layer} has no releases, so it cannot go to one", permanent=True)
+
+
+def check_own(release: Release, pattern: re.Pattern[str], what: str) -> str:
+    """The id of a release that a layer names itself, safe as an argument.
+
+    :raises AdapterError: permanent, when it is not `what`.
+    """
+    if pattern.fullmatch(release.id) is None:
+        raise AdapterError(f"{one_line(release.id)!r} is not the id of {what}", permanent=True)
+    return release.id
 
 
 def incident_of(key: str) -> str:

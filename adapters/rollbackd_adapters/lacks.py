@@ -1,9 +1,11 @@
 """What a host lacks for a layer, and why the system refused, in words that say what to do. Reads only."""
 
 import errno
+import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from rollbackd.adapter import AdapterError
 from rollbackd.process import Spawner
 
 INSTALL = "install it, or correct the configuration"
@@ -30,6 +32,22 @@ def existing(path: Path) -> Path:
     while not path.is_dir():
         path = path.parent
     return path
+
+
+def lacking_room(paths: Iterable[Path], wanted: int) -> list[str]:
+    """A sentence for each place with fewer free bytes than the setting `room` wants."""
+    return [
+        f"{path}: {free // 2**20} MiB free, wants {wanted // 2**20} MiB (`room`); make room"
+        for path in sorted(set(paths))
+        if (free := shutil.disk_usage(path).free) < wanted
+    ]
+
+
+def need_room(path: Path, need: int, who: str = "") -> None:
+    """:raises AdapterError: not permanent, when so many bytes are not free there; `who` wants them."""
+    if (free := shutil.disk_usage(path).free) < need:
+        text = f"{path}: {free // 2**20} MiB free, {who}wants {need // 2**20 + 1} MiB; make room"
+        raise AdapterError(text, permanent=False)
 
 
 def hint(error: OSError, **own: str) -> str:

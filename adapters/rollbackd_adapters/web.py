@@ -16,6 +16,7 @@ from urllib.parse import quote, urljoin, urlsplit
 import aiohttp
 from pydantic import AfterValidator, model_validator
 
+from rollbackd import jsonpath
 from rollbackd.adapter import AdapterError, Place
 from rollbackd.addresses import is_url
 from rollbackd.boundary import boundary
@@ -105,6 +106,13 @@ class Answer:
         except (ValueError, RecursionError):
             start = self.quoted(self.body[:_QUOTED].decode(errors="replace"))
             raise AdapterError(f"{self.where}: the answer is not JSON: {start}", permanent=False) from None
+
+    def at(self, path: str) -> Any:
+        """What its JSON document has at a path. :raises AdapterError: not permanent, when nothing is there."""
+        try:
+            return jsonpath.at(self.json(), path)
+        except ValueError as error:
+            raise AdapterError(f"{self.where}: {error}", permanent=False) from None
 
     def quoted(self, text: str) -> str:
         """A part of it, for a message: cut off only when no secret is in it any more."""

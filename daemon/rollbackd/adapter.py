@@ -71,6 +71,8 @@ class Needs:
     """Units of systemd, each with the verbs that are asked for."""
     bracket_units: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """The same, of what is asked for only where a plan enters the layer as a bracket."""
+    alone: Sequence[Path] = ()
+    """Files and directories that it moves as a whole: nothing in them may be moved by another such layer."""
 
 
 @runtime_checkable
@@ -139,6 +141,15 @@ class Bracket(Protocol):
 
     async def leave(self, key: str) -> None:
         """Go out. Harmless when outside."""
+        ...
+
+
+@runtime_checkable
+class Noting(Bracket, Protocol):
+    """A bracket that has something to tell people of a crossing that is done, and yet not as they would expect."""
+
+    async def note(self, key: str) -> str:
+        """A sentence or two, or nothing. Read only; asked after each crossing, once more where a crash came between."""
         ...
 
 

@@ -27,6 +27,7 @@ from rollbackd.notify import own
 from rollbackd.policy.guards import ago
 from rollbackd.policy.target import candidates
 from rollbackd.sources.signal_files import SignalsUnsafe
+from rollbackd.tasks import end
 from rollbackd.units import format_duration
 from rollbackd.views import IncidentView, RecordView
 from rollbackd.web.app import build_app
@@ -100,17 +101,11 @@ class Daemon:
             self._log.error("the configuration has errors; nothing changes", errors=str(error).splitlines())
             sdnotify.notify(sdnotify.status("the new configuration has errors, the old one stays"))
             text = f"the configuration was not taken over, the old one stays: {error}"
-            self._core.judge.run_soon(self._notice("configuration", text))
+            self._core.judge.run_soon(self._core.book.tell(facts.Notice("configuration", text)))
             return
         self._log.info("the configuration is fine; starting anew with it")
         sdnotify.notify(sdnotify.reloading(boot_microseconds()))
         self.stop(again=True)
-
-    async def _notice(self, kind: str, text: str, service: str = "") -> None:
-        try:
-            await self._core.book.append(Entry(FLEET, facts.Notice(kind, text, service)))
-        except JournalUnavailable as error:
-            self._log.error("a notice could not be written", notice=text, error=str(error))
 
     # -- root tasks -----------------------------------------------------------------------------
     def _start_tasks(self) -> None:
@@ -159,7 +154,7 @@ class Daemon:
                 if self._clock.monotonic() >= self._quiet_until.get(name, 0):
                     self._quiet_until[name] = self._clock.monotonic() + _QUIET.total_seconds()
                     text = f"{name} failed and is started again: {type(error).__name__}: {error}"
-                    await self._notice("internal", text)
+                    await self._core.book.tell(facts.Notice("internal", text))
                 await self._clock.sleep(_AGAIN)
             else:
                 return
@@ -190,7 +185,7 @@ class Daemon:
             ledger = self._core.book.of(service.name)
             if not candidates(ledger, ledger.present) and service.name not in told and ledger.open is None:
                 text = f"cannot roll back {service.name} yet: {self._core.desk.cannot(service)}"
-                await self._notice("cannot_roll_back", text, service.name)
+                await self._core.book.tell(facts.Notice("cannot_roll_back", text, service.name))
 
     async def _keep_to_the_calendar(self) -> None:
         await self._core.keeper.open()
@@ -217,9 +212,8 @@ class Daemon:
         how = f"set back by {ago(-length)}" if length < timedelta() else f"set forward by {ago(length)}, or we slept"
         wait = format_duration(self._config.limits.stale_after)
         self._log.warning("the clock jumped", seconds=length.total_seconds())
-        await self._notice(
-            "clock", f"our clock was {how}; for {wait} nothing is rolled back by itself, people are asked"
-        )
+        text = f"our clock was {how}; for {wait} nothing is rolled back by itself, people are asked"
+        await self._core.book.tell(facts.Notice("clock", text))
 
     async def _watch_disk(self) -> None:
         """While the journal cannot be written people are told directly, and it is tried until that is over."""
@@ -244,7 +238,8 @@ class Daemon:
     async def _audit(self) -> None:
         report = await self._core.book.journal.audit()
         if report.broken:
-            await self._notice("audit", f"the journal does not fit together: {'; '.join(report.broken[:5])}")
+            text = f"the journal does not fit together: {'; '.join(report.broken[:5])}"
+            await self._core.book.tell(facts.Notice("audit", text))
 
     async def _stop(self) -> None:
         """An effect in hand is finished, and alerts are taken until then; then everything is closed."""
@@ -252,9 +247,7 @@ class Daemon:
             self._scheduler.shutdown(wait=False)
         await self._core.runner.stop()
         await self._server.stop()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end(self._tasks)
         await self._core.close()
 
 
@@ -307,8 +300,7 @@ async def offline_rollback(path: Path, request: Request, on_record: Callable[[Re
         finally:
             with suppress(TimeoutError):
                 await core.teller.flush(timedelta(seconds=30))
-            telling.cancel()
-            await asyncio.gather(telling, return_exceptions=True)
+            await end((telling,))
             await core.close()
 
 

@@ -7,9 +7,11 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
-from rollbackd.facts import Ended, Opening, Record, Risen, Rising
+from rollbackd import log
+from rollbackd.facts import Ended, Notice, Opening, Record, Risen, Rising
 from rollbackd.incident.approval import rising
-from rollbackd.incident.life import Incident, fold
+from rollbackd.incident.fold import fold
+from rollbackd.incident.life import Incident
 from rollbackd.journal import Entry, Journal, JournalUnavailable, Receipt, Received
 from rollbackd.model import DAEMON, FLEET, incident_stream, service_stream
 from rollbackd.policy.ledger import LEDGER_KINDS, FleetLedger, Rollback, ServiceLedger, fold_fleet, fold_service
@@ -36,6 +38,7 @@ class Book:
         """Incidents that nobody counts as rollbacks."""
         self._seq = 0
         self._reading = asyncio.Lock()
+        self._log = log.get("book")
 
     def of(self, service: str) -> ServiceLedger:
         """A service's ledger; an empty one when nothing was ever written of it."""
@@ -76,6 +79,13 @@ class Book:
         with suppress(JournalUnavailable):  # it is written; the next refresh takes it in
             await self._take_in(records)
         return records
+
+    async def tell(self, notice: Notice) -> None:
+        """Tell people of something; while nothing can be written it is in the log."""
+        try:
+            await self.append(Entry(FLEET, notice))
+        except JournalUnavailable as error:
+            self._log.error("a notice could not be written", notice=notice.text, error=str(error))
 
     async def rise(
         self,

@@ -1,4 +1,4 @@
-"""The only place that reads the time, sleeps, or starts a task in the background."""
+"""The only place that reads the time or sleeps."""
 
 import asyncio
 import time

@@ -25,7 +25,7 @@ from rollbackd.journal import Journal
 from rollbackd.judge.asking import Asking
 from rollbackd.judge.bake import Bakery
 from rollbackd.judge.before import Before
-from rollbackd.judge.deadlines import Deadlines
+from rollbackd.judge.deadlines import UNCONFIRMED, Deadlines
 from rollbackd.judge.engine import Judge
 from rollbackd.judge.holds import Holds
 from rollbackd.judge.intake import Intake
@@ -71,16 +71,15 @@ class Web:
             await self._session.close()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Core:
-    """All of it."""
+    """What is started, stopped or asked of it from outside."""
 
     config: Config
     clock: Clock
     book: Book
     live: Live
     jumps: JumpWatch
-    files: SignalFiles
     layers: dict[str, Layers]
     looker: Looker
     judge: Judge
@@ -94,7 +93,6 @@ class Core:
     keeper: Keeper
     timetable: Timetable
     timekeeper: Timekeeper
-    holds: Holds
     teller: Teller
     desk: Desk
     orders: Orders
@@ -127,7 +125,7 @@ def secrets_in(value: Any) -> Iterator[Secret]:
             yield from secrets_in(part)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Reach:
     """What asks the world, and touches it."""
 
@@ -139,7 +137,7 @@ class _Reach:
     layers: dict[str, Layers]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Judging:
     """What sees trouble, decides on it and drives incidents."""
 
@@ -177,17 +175,22 @@ async def build(config: Config, journal: Journal, clock: Clock) -> Core:
     def goes_on(service: str, episode: str) -> bool:
         return live.goes_on(service, episode, clock.now())
 
+    def over(service: str, episode: str) -> str:
+        if episode.startswith(f"{UNCONFIRMED}/"):
+            return of.deadlines.over(service, episode)
+        return live.over(service, episode, clock.now())
+
     timekeeper = Timekeeper(config, book, clock)
     notifiers = {one.name: build_notifier(one.kind, one.settings, reveal, reach.web) for one in config.notify.receivers}
-    teller = Teller(journal, config, notifiers, clock, goes_on=goes_on)
+    teller = Teller(journal, config, notifiers, clock, goes_on=goes_on, over=over)
     registry = CollectorRegistry()
     exam = Exam(config, book, clock, of.situations, layers, of.examiner)
     drills = Drills(config, book, clock, live, Fitness(config, book, clock, live, holds), judge, looker, runner, exam)
-    parts = Parts(
-        config, book, live, clock, judge, of.situations, intake, holds, of.bakery, looker, layers, runner, registry,
-        drills, keeper,
-    )  # fmt: skip
-    desk = Desk(parts)
+    desk = Desk(Parts(
+        config=config, book=book, clock=clock, live=live, judge=judge, situations=of.situations, examiner=of.examiner,
+        intake=intake, holds=holds, bakery=of.bakery, looker=looker, layers=layers, runner=runner, registry=registry,
+        drills=drills, keeper=keeper,
+    ))  # fmt: skip
     registry.register(
         Metrics(config, book, live, clock, of.bakery, timekeeper, teller.waiting, lambda name: bool(holds(name, {})))
     )
@@ -196,9 +199,10 @@ async def build(config: Config, journal: Journal, clock: Clock) -> Core:
     orders = Orders(config, book, clock, files, desk)
     await reading
     return Core(
-        config, clock, book, live, of.jumps, files, layers, looker, judge, intake, runner, of.bakery, of.smoke,
-        of.polls, of.deadlines, drills, keeper, timetable, timekeeper, holds, teller, desk, orders, reach.web,
-        reach.prometheus,
+        config=config, clock=clock, book=book, live=live, jumps=of.jumps, layers=layers, looker=looker, judge=judge,
+        intake=intake, runner=runner, bakery=of.bakery, smoke=of.smoke, polls=of.polls, deadlines=of.deadlines,
+        drills=drills, keeper=keeper, timetable=timetable, timekeeper=timekeeper, teller=teller, desk=desk,
+        orders=orders, web=reach.web, prometheus=reach.prometheus,
     )  # fmt: skip
 
 
@@ -210,7 +214,9 @@ def _reach(config: Config, clock: Clock) -> _Reach:
     alertmanager = Alertmanager(watched.url, watched.timeout, web) if watched is not None else None
     factory = LayerFactory(config.daemon.scratch, spawner, clock)
     layers = {service.name: factory.build(service) for service in config.services}
-    return _Reach(web, spawner, prometheus, alertmanager, factory, layers)
+    return _Reach(
+        web=web, spawner=spawner, prometheus=prometheus, alertmanager=alertmanager, factory=factory, layers=layers
+    )
 
 
 def _judging(config: Config, book: Book, clock: Clock, files: SignalFiles, reach: _Reach, keeper: Keeper) -> _Judging:
@@ -248,8 +254,9 @@ def _judging(config: Config, book: Book, clock: Clock, files: SignalFiles, reach
     polls = Polls(config, book, live, judge, clock, prometheus) if prometheus is not None else None
     smoke = Smoke(config, book, live, judge, clock, examiner)
     return _Judging(
-        live, jumps, examiner, looker, holds, situations, deadlines, judge, intake, runner, bakery, polls, smoke
-    )
+        live=live, jumps=jumps, examiner=examiner, looker=looker, holds=holds, situations=situations,
+        deadlines=deadlines, judge=judge, intake=intake, runner=runner, bakery=bakery, polls=polls, smoke=smoke,
+    )  # fmt: skip
 
 
 def _releases(

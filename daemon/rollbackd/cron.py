@@ -42,6 +42,13 @@ class Times:
                 return first.astimezone(UTC)
             time = first.astimezone(UTC)
 
+    def after_last(self, last: datetime | None, now: datetime, begun: datetime) -> datetime:
+        """The first time after the last run, or after `begun` where none is known.
+
+        One that lies ahead is none: the clock was set back since.
+        """
+        return self.after(last if last is not None and last <= now else begun)
+
 
 def check_cron(text: str) -> str:
     """A cron line, as written. :raises ValueError: with what to write instead."""

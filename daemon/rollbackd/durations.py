@@ -1,12 +1,13 @@
 """How long steps took, read off the journal. Reads, and nothing else."""
 
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from statistics import median_low
 
 from rollbackd import facts
 from rollbackd.journal import Journal
-from rollbackd.model import incident_service
+from rollbackd.model import Change, incident_service
 
 _STEPS = 2000
 """Facts of steps, of all services, that are looked at."""
@@ -27,3 +28,9 @@ async def of_steps(journal: Journal, service: str) -> dict[str, timedelta]:
         elif place in began:
             took[record.fact.layer].append(record.at - began.pop(place))
     return {layer: median_low(lengths[-_NEWEST:]) for layer, lengths in took.items()}
+
+
+def expected(steps: Sequence[Change], took: Mapping[str, timedelta], verification: timedelta) -> timedelta | None:
+    """All steps, as long as they took in the past, and verification; None while one never ran, or there is none."""
+    known = [took[change.layer] for change in steps if change.layer in took]
+    return sum(known, verification) if known and len(known) == len(steps) else None

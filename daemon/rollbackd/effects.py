@@ -10,17 +10,20 @@ from datetime import timedelta
 from typing import Any
 
 from rollbackd import facts
-from rollbackd.adapter import Adapter, AdapterError, Bracket
+from rollbackd.adapter import Adapter, AdapterError, Bracket, Noting
 from rollbackd.boundary import boundary
 from rollbackd.clock import Clock
 from rollbackd.examine import Examiner
 from rollbackd.incident.life import Flight, Incident
 from rollbackd.layers import ASKING, Layers
 from rollbackd.model import Progress, Verdict
+from rollbackd.process import one_line
 
 _STILL_RUNNING = timedelta(milliseconds=200)
 _LOOK_AGAIN = timedelta(seconds=1)
 _LONGEST_WAIT = timedelta(minutes=10)
+_NOTE = 1000
+"""Characters of what a bracket says of its crossing."""
 _LONGEST_STEP = timedelta(hours=1)
 """For an adapter without a time limit of its own."""
 
@@ -125,7 +128,19 @@ class Effects:
             if await _quickly(adapter.inside(incident.mark)) is not wanted:
                 state = "outside" if wanted else "inside"
                 return _failed(flight, f"it ended, and yet the layer says it is {state}", permanent=False)
-        return facts.Entered(flight.layer) if wanted else facts.Left(flight.layer)
+        crossed = facts.Entered if wanted else facts.Left
+        return crossed(flight.layer, await self._note(incident, flight, adapter))
+
+    async def _note(self, incident: Incident, flight: Flight, adapter: Bracket) -> str:
+        """What the bracket says of it. That it cannot say anything fails nothing: it is crossed."""
+        if not isinstance(adapter, Noting):
+            return ""
+        try:
+            said = await _quickly(adapter.note(incident.mark))
+        except Exception as error:  # noqa: BLE001  # an adapter of somebody else's may raise anything
+            self._log.info("a bracket has no note", step=flight.layer, error=self._layers.clean(str(error)))
+            return ""
+        return one_line(self._layers.clean(said)[:_NOTE])
 
 
 def _failed(flight: Flight, reason: str, *, permanent: bool, evidence: str = "") -> Any:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -13,7 +13,7 @@ from rollbackd.adapter import AdapterError, CheckPlace, CheckSettings
 from rollbackd.clock import Clock
 from rollbackd.config.models import Service
 from rollbackd.config.secrets import reveal
-from rollbackd.incident.spec import CheckRef
+from rollbackd.incident.spec import CheckRef, VerifySpec
 from rollbackd.model import CheckResult, Release, Verdict
 from rollbackd.rules.samples import Observation
 from rollbackd.rules.spec import QueryWhen
@@ -87,6 +87,15 @@ class Examiner:
         took = timedelta(seconds=around.clock.monotonic() - started)
         reason = around.spawner.clean(result.reason)
         return replace(result, name=name, reason=reason, took=result.took or took, warn=settings.warn)
+
+
+def asked_by(specs: Iterable[VerifySpec]) -> list[CheckRef]:
+    """All that these verifications ask, gates first, each check once."""
+    found: list[CheckRef] = []
+    for ref in (ref for spec in specs for ref in (*spec.gate, *spec.checks)):
+        if ref not in found:
+            found.append(ref)
+    return found
 
 
 def _described(settings: CheckSettings) -> str:

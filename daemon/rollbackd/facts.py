@@ -120,6 +120,8 @@ class Entering:
 @dataclass(frozen=True, slots=True)
 class Entered:
     layer: str
+    note: str = ""
+    """What people should know of how; empty: as always."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +179,7 @@ class Leaving:
 @dataclass(frozen=True, slots=True)
 class Left:
     layer: str
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -480,6 +483,14 @@ class NoticeAcknowledged:
     """Empty: everything refused so far."""
 
 
+@dataclass(frozen=True, slots=True)
+class Subsided:
+    """Trouble that was refused, and that people heard of, has ended by itself."""
+
+    episode: str
+    why: str
+
+
 # -- of the fleet -------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
 class Opening:
@@ -534,12 +545,13 @@ class BreakerReset:
 
 @dataclass(frozen=True, slots=True)
 class Paged:
-    """A receiver that keeps open what it is told got one message about several incidents, in a thread of its own."""
+    """A receiver that keeps open what it is told got one message about several troubles, in a thread of its own."""
 
     receiver: str
     thread: str
     incidents: tuple[str, ...]
-    """With the end of the last of them the thread is resolved."""
+    """The threads of those: incidents, or refusals. Once all are acknowledged the page is, and with the end of the last
+    it is resolved."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -564,7 +576,7 @@ IncidentFact = (
 ServiceFact = (
     Changed | MarkedGood | MarkTaken | Quarantined | QuarantineLifted | Held | Unheld | Decided | NoticeAcknowledged
     | Announced | Confirmed | Proposed | Drilled | SnapshotBegun | Snapshotted | SnapshotVerified | SnapshotCopied
-    | SnapshotRestored | SnapshotEnded
+    | SnapshotRestored | SnapshotEnded | Subsided
 )  # fmt: skip
 FleetFact = Opening | Rising | Ended | BreakerReset | Paged | Notice | Held | Unheld
 Fact = IncidentFact | ServiceFact | FleetFact

@@ -16,7 +16,7 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
-from rollbackd.adapter import Adapter, Bracket, Rehearses, Snapshots
+from rollbackd.adapter import Adapter, Bracket, Noting, Rehearses, Snapshots
 from rollbackd.model import Traits
 from rollbackd.units import show
 
@@ -33,6 +33,7 @@ _READING: tuple[Callable[..., Any], ...] = (
     Adapter.progress,
     Adapter.ready,
     Bracket.inside,
+    Noting.note,
     Snapshots.snapshots,
     Snapshots.verify,
     Snapshots.diff,

@@ -11,7 +11,8 @@ from rollbackd.adapter import Adapter, AdapterError, MixedError, Place
 from rollbackd.clock import Clock
 from rollbackd.config.models import Service
 from rollbackd.config.secrets import reveal
-from rollbackd.incident.plan import moves
+from rollbackd.incident.plan import Move, moves
+from rollbackd.incident.spec import PlanSpec
 from rollbackd.model import Bracketed, Change, Plan, Problem, Release, State, Traits
 
 ASKING = timedelta(seconds=60)
@@ -23,6 +24,20 @@ class LookFailed(Exception):  # noqa: N818  # an answer: there is no look
 
 
 _AGAIN = "its last step broke off: it is done again"
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """From where a plan takes a service to where, and what it begins with."""
+
+    present: State
+    target: State
+    key: str = ""
+    """What the keys of its changes begin with; empty: nothing is to be done by it."""
+    returns: bool = False
+    """It takes back what the plan did: a release that the configuration fixes is where it comes from."""
+    unfinished: Collection[str] = ()
+    """Layers whose last step broke off: they have one whatever they show."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,58 +88,43 @@ class Layers:
             found: Sequence[Problem] = await self._ask(name, self.adapters[name].ready())
             return tuple(replace(problem, text=self.clean(problem.text)) for problem in found)
         except LookFailed as error:
-            return (Problem(name, str(error)),)
+            return (Problem(name, str(error).removeprefix(f"{name}: ")),)
 
-    async def plan(
-        self,
-        name: str,
-        present: State,
-        target: State,
-        key: str = "",
-        *,
-        returns: bool = False,
-        unfinished: Collection[str] = (),
-    ) -> Plan:
-        """The plan of that name from here to there, each step as its adapter plans it; no steps when nothing differs.
+    async def plan(self, name: str, way: Way) -> Plan:
+        """The plan of that name, each step as its adapter plans it; no steps when nothing differs.
 
-        :param unfinished: layers whose last step broke off: they have one whatever they show.
-        :param returns: it takes back what the plan did: a release that the configuration fixes is where it comes from.
         :raises LookFailed: when a layer cannot plan its step.
         """
         spec = self.service.plans[name]
-        if returns:
+        if way.returns:
             spec = spec.model_copy(update={"steps": spec.layers})
-        there = await self.there() if any(not isinstance(step, str) for step in spec.steps) else {}
-        fixed = {
-            layer: resolve(layer, text, there.get(layer, ()))
-            for step in spec.steps
-            if not isinstance(step, str)
-            for layer, text in step.items()
-        }
-        steps = []
-        for move in moves(spec, present, target, self.traits, fixed, unfinished):
-            change: Change = await self._ask(move.layer, self.adapters[move.layer].plan(move.to))
-            if change.before.parts and change.before != present.releases.get(move.layer):
-                raise LookFailed(f"{move.layer}: its parts differ since it was looked at: {change.before.label}")
-            again = (_AGAIN,) if move.layer in unfinished else ()
-            steps.append(replace(change, key=f"{key}/{move.layer}" if key else "", risks=(*change.risks, *again)))
+        fixed = await self._fixed(spec)
+        steps = [
+            await self._step(move, way)
+            for move in moves(spec, way.present, way.target, self.traits, fixed, way.unfinished)
+        ]
         moved = {change.layer for change in steps}
-        if left := next((layer for layer in present.mixed if layer not in moved), ""):
-            text = f"its parts differ ({present.releases[left].label}), and plan {name} does not bring them together"
+        if left := next((layer for layer in way.present.mixed if layer not in moved), ""):
+            differ = f"its parts differ ({way.present.releases[left].label})"
+            text = f"{differ}, and plan {name} does not bring them together"
             raise LookFailed(f"{left}: {text}; give --plan, one that has a step for it")
         brackets = tuple(Bracketed(layer, self.service.layers[layer].leave) for layer in spec.within)
-        return Plan(name, tuple(steps), brackets, () if returns else spec.unasked)
+        return Plan(name, tuple(steps), brackets, () if way.returns else spec.unasked)
 
-    async def prepare(
-        self,
-        name: str,
-        present: State,
-        target: State,
-        key: str = "",
-        *,
-        returns: bool = False,
-        unfinished: Collection[str] = (),
-    ) -> tuple[Plan, tuple[Problem, ...]]:
+    async def _fixed(self, spec: PlanSpec) -> dict[str, Release]:
+        """The releases that the configuration fixes for steps of a plan."""
+        named = {layer: text for step in spec.steps if not isinstance(step, str) for layer, text in step.items()}
+        there = await self.there() if named else {}
+        return {layer: resolve(layer, text, there.get(layer, ())) for layer, text in named.items()}
+
+    async def _step(self, move: Move, way: Way) -> Change:
+        change: Change = await self._ask(move.layer, self.adapters[move.layer].plan(move.to))
+        if change.before.parts and change.before != way.present.releases.get(move.layer):
+            raise LookFailed(f"{move.layer}: its parts differ since it was looked at: {change.before.label}")
+        again = (_AGAIN,) if move.layer in way.unfinished else ()
+        return replace(change, key=f"{way.key}/{move.layer}" if way.key else "", risks=(*change.risks, *again))
+
+    async def prepare(self, name: str, way: Way) -> tuple[Plan, tuple[Problem, ...]]:
         """The plan, and what would stop a layer that it needs; all are asked at once, since a sick service waits.
 
         :raises LookFailed: when a layer cannot plan its step.
@@ -132,7 +132,7 @@ class Layers:
         spec = self.service.plans[name]
         layers = list(dict.fromkeys([*spec.within, *spec.layers]))
         plan, found = await asyncio.gather(
-            self.plan(name, present, target, key, returns=returns, unfinished=unfinished),
+            self.plan(name, way),
             asyncio.gather(*(self._problems(layer) for layer in layers)),
         )
         needed = {*spec.within, *(change.layer for change in plan.steps)}
@@ -169,7 +169,7 @@ def resolve(layer: str, text: str, releases: Sequence[Release]) -> Release:
 
     :raises LookFailed: when there is none, or more than one.
     """
-    for fits in (_called, _begins):
+    for fits in (Release.is_called, _begins):
         found = {release.id: release for release in releases if text and fits(release, text)}
         if len(found) == 1:
             (one,) = found.values()
@@ -178,10 +178,6 @@ def resolve(layer: str, text: str, releases: Sequence[Release]) -> Release:
             raise LookFailed(f'{layer}: "{text}" fits {len(found)} releases; give more of the id')
     known = ", ".join(release.name for release in releases[:5]) or "none"
     raise LookFailed(f'{layer}: no release "{text}"; the newest are: {known}')
-
-
-def _called(release: Release, text: str) -> bool:
-    return text in {release.id, release.label, *release.names}
 
 
 def _begins(release: Release, text: str) -> bool:

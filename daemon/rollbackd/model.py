@@ -25,10 +25,15 @@ def incident_stream(incident: str) -> str:
     return f"incident:{incident}"
 
 
+def name_in(stream: str) -> str:
+    """The service's name, or the incident's id, that a stream is of; empty for the fleet's."""
+    return stream.partition(":")[2]
+
+
 def incident_service(stream: str) -> str:
     """The service of an incident's stream; empty for any other stream."""
-    name = stream.removeprefix("incident:")
-    return name.rpartition("-")[0] if name != stream else ""
+    name = name_in(stream)
+    return name.rpartition("-")[0] if stream == incident_stream(name) else ""
 
 
 class Priority(StrEnum):
@@ -49,7 +54,7 @@ class Verdict(StrEnum):
 
 
 class Action(StrEnum):
-    """What is made of a trigger; the order of `STRENGTH` says which wins."""
+    """What is made of a trigger; `decide` says which wins when guards differ."""
 
     ROLL_BACK = "roll_back"
     ASK = "ask"
@@ -104,6 +109,10 @@ class Release:
         """Label and short id, for people."""
         short = self.id[:12]
         return f"{self.label} ({short})" if self.label and self.label != short else short
+
+    def is_called(self, text: str) -> bool:
+        """Whether that is its id, its label or another name of it, all of it."""
+        return text in {self.id, self.label, *self.names}
 
 
 NO_RELEASE = Release("-")
@@ -289,6 +298,16 @@ class Trigger:
     came. How stale it is counts from then."""
     missed: str = ""
     """Why it comes too late to be acted on unasked; empty when it does not."""
+
+    @property
+    def actor(self) -> str:
+        """Who wants it: a person by his order, or the daemon by itself."""
+        return self.request.actor if self.request is not None else DAEMON
+
+    @property
+    def drill(self) -> str:
+        """`there` or `back`, of an executed drill; empty: it is none."""
+        return self.request.drill if self.request is not None else ""
 
 
 # -- decisions ----------------------------------------------------------------------------------

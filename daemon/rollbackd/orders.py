@@ -10,9 +10,10 @@ from rollbackd.boundary import boundary
 from rollbackd.clock import Clock
 from rollbackd.config.models import Config
 from rollbackd.desk import Desk, Invalid, NotFound, Refused
-from rollbackd.journal import Entry, JournalUnavailable, Received
-from rollbackd.model import FLEET, Request
+from rollbackd.journal import JournalUnavailable, Received
+from rollbackd.model import Request
 from rollbackd.sources.signal_files import Command, SignalFiles, readable
+from rollbackd.tasks import end
 
 EVERY = timedelta(seconds=1)
 
@@ -39,8 +40,7 @@ class Orders:
                 await self.scan()
                 await self._clock.sleep(EVERY)
         finally:
-            for task in self._in_hand.values():
-                task.cancel()
+            await end(self._in_hand.values())
 
     async def scan(self) -> None:
         """Take every command file that is ready; announce holds for services that there are not."""
@@ -114,7 +114,4 @@ class Orders:
     async def _tell(self, text: str) -> None:
         text = readable(text)
         self._log.warning(text)
-        try:
-            await self._book.append(Entry(FLEET, facts.Notice("override", text)))
-        except JournalUnavailable as error:
-            self._log.error("a notice could not be written", notice=text, error=str(error))
+        await self._book.tell(facts.Notice("override", text))

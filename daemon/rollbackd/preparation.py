@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from rollbackd import facts
 from rollbackd.incident.life import Incident
-from rollbackd.layers import Layers, LookFailed
+from rollbackd.layers import Layers, LookFailed, Way
 from rollbackd.model import Change, Outcome, Plan, State
 
 
@@ -53,14 +53,9 @@ class Preparation:
         target = incident.decision.target
         if target is None:
             raise LookFailed("there is no target")
-        plan, problems = await self._layers.prepare(
-            incident.running,
-            present,
-            target,
-            incident.key,
-            returns=incident.drill == "back",
-            unfinished=incident.decision.unfinished if incident.tried == 0 else (),
-        )
+        unfinished = incident.decision.unfinished if incident.tried == 0 else ()
+        way = Way(present, target, incident.key, returns=incident.drill == "back", unfinished=unfinished)
+        plan, problems = await self._layers.prepare(incident.running, way)
         if plan.steps and problems:
             raise LookFailed("; ".join(f"{problem.layer}: {problem.text}" for problem in problems))
         return plan

@@ -64,23 +64,13 @@ class SpawnError(Exception):
         """Trying the same again cannot help."""
 
 
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """What became of a quick command."""
+class _Ended:
+    """How a command ended."""
 
-    argv: tuple[str, ...]
+    __slots__ = ()
     code: int
     """Exit status; negative for a signal."""
-    stdout: bytes
-    """As printed, up to the limit, with whatever secrets it has: for reading, not for showing."""
-    truncated: bool
-    """There was more of it."""
-    stderr: str
-    """The last 16 KiB, without secrets."""
-    tail: str
-    """The last 16 KiB of both together, without secrets: evidence."""
-    took: timedelta
-    timed_out: bool = False
+    timed_out: bool
 
     @property
     def ok(self) -> bool:
@@ -93,7 +83,25 @@ class Finished:
 
 
 @dataclass(frozen=True, slots=True)
-class Recorded:
+class Finished(_Ended):
+    """What became of a quick command."""
+
+    argv: tuple[str, ...]
+    code: int
+    stdout: bytes
+    """As printed, up to the limit, with whatever secrets it has: for reading, not for showing."""
+    truncated: bool
+    """There was more of it."""
+    stderr: str
+    """The last 16 KiB, without secrets."""
+    tail: str
+    """The last 16 KiB of both together, without secrets: evidence."""
+    took: timedelta
+    timed_out: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded(_Ended):
     """What became of a command that outlives us."""
 
     code: int
@@ -102,14 +110,6 @@ class Recorded:
     started: datetime
     ended: datetime
     timed_out: bool = False
-
-    @property
-    def ok(self) -> bool:
-        return self.code == 0 and not self.timed_out
-
-    @property
-    def ending(self) -> str:
-        return _ending(self.code, self.timed_out)
 
 
 class Spawner:
@@ -125,10 +125,6 @@ class Spawner:
         self._locks = None if locks is None else Locks(locks, self._clock)
         self._redactor = Redactor(secrets)
         self._left: set[subprocess.Popen[bytes]] = set()
-
-    def redact(self, secrets: Iterable[str]) -> None:
-        """Mask these too from now on."""
-        self._redactor.add(secrets)
 
     def clean(self, text: str) -> str:
         """A text without secrets and control characters."""

@@ -52,15 +52,10 @@ def one_line(text: str) -> str:
 
 
 class Redactor:
-    """Knows the daemon's secrets, and what secrets look like."""
+    """Knows the daemon's secrets, also URL-quoted, JSON-quoted and line by line, and what secrets look like."""
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
-        self._secrets: tuple[str, ...] = ()
-        self.add(secrets)
-
-    def add(self, secrets: Iterable[str]) -> None:
-        """From now on these are masked too, also URL-quoted, JSON-quoted and line by line."""
-        known = set(self._secrets)
+        known: set[str] = set()
         for secret in secrets:
             for part in {secret, secret.strip(), *(line.strip() for line in secret.splitlines() if len(line) >= 8)}:
                 known |= {part, quote(part, safe=""), json.dumps(part)[1:-1]}

@@ -22,12 +22,14 @@ from rollbackd.effects import Effects
 from rollbackd.examine import Examiner
 from rollbackd.incident import next as steps
 from rollbackd.incident.ending import ending
-from rollbackd.incident.life import Incident, evolve
+from rollbackd.incident.fold import evolve
+from rollbackd.incident.life import Incident
 from rollbackd.incident.spec import VerifySpec
 from rollbackd.journal import Conflict, Entry, JournalUnavailable
 from rollbackd.layers import LayerFactory, Layers, LookFailed
 from rollbackd.model import CheckResult, Outcome, incident_stream, verdict_of
 from rollbackd.preparation import Confirm, Objection, Preparation, untouched
+from rollbackd.tasks import until_first
 
 _GLANCE = timedelta(seconds=1)
 """How often a waiting incident looks whether a hold came or went."""
@@ -233,13 +235,7 @@ class Drive:
         now = self._clock.now()
         glance = _LONGEST_GLANCE if asking else _GLANCE
         length = glance if until is None else min(until - now, glance)
-        sleeping = asyncio.ensure_future(self._clock.sleep(length))
-        waking = asyncio.ensure_future(self._wake.wait())
-        try:
-            await asyncio.wait({sleeping, waking}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            sleeping.cancel()
-            waking.cancel()
+        await until_first(self._clock.sleep(length), self._wake.wait())
 
     async def _woken(self, incident: Incident) -> Incident:
         """Its news. What is written while they are read wakes it again: an answer must not wait for the next glance."""

@@ -149,6 +149,10 @@ def _evidence(trigger: Trigger) -> tuple[str, ...]:
     return tuple(seen)
 
 
+def check_view(result: CheckResult) -> CheckView:
+    return CheckView(result.name, result.verdict.value, result.reason)
+
+
 def finding_view(finding: Finding) -> FindingView:
     against = finding.against.value if finding.against is not None and finding.counted else ""
     reason = finding.reason if finding.counted or finding.against is None else f"(not counted) {finding.reason}"
@@ -212,7 +216,8 @@ def incident_view(incident: Incident, ledger: ServiceLedger) -> IncidentView:
         acknowledged=incident.acknowledged,
         change=decision.change.name if decision.change is not None else "",
         question=question_view(incident),
-        checks=tuple(CheckView(one.name, one.verdict.value, one.reason) for one in incident.examined),
+        checks=tuple(check_view(one) for one in incident.examined),
+        notes=incident.notes,
     )
 
 
@@ -291,12 +296,12 @@ def sentence(fact: Any) -> str:  # noqa: C901, PLR0912  # one line a kind of fac
         case facts.Entering(layer, attempt) | facts.ApplyStarted(layer, attempt) | facts.Leaving(layer, attempt):
             verb = {facts.Entering: "entering", facts.ApplyStarted: "applying", facts.Leaving: "leaving"}[type(fact)]
             return f"{verb} {layer}" + (f", attempt {attempt}" if attempt > 1 else "")
-        case facts.Entered(layer):
-            return f"entered {layer}"
+        case facts.Entered(layer, note):
+            return f"entered {layer}" + (f": {note}" if note else "")
         case facts.Applied(layer):
             return f"applied {layer}"
-        case facts.Left(layer):
-            return f"left {layer}"
+        case facts.Left(layer, note):
+            return f"left {layer}" + (f": {note}" if note else "")
         case facts.EnterFailed() | facts.ApplyFailed() | facts.LeaveFailed():
             verbs = {facts.EnterFailed: "entering", facts.ApplyFailed: "applying", facts.LeaveFailed: "leaving"}
             verb = verbs[type(fact)]

@@ -13,6 +13,7 @@ from rollbackd import log
 from rollbackd.clock import Clock
 from rollbackd.cron import Times
 from rollbackd.journal import JournalUnavailable
+from rollbackd.tasks import end
 
 _GLANCE = timedelta(seconds=15)
 """The longest sleep: wall time may be set meanwhile."""
@@ -61,10 +62,7 @@ class Timetable:
                 self.look()
                 await self._clock.sleep(self._until_next())
         finally:
-            tasks = list(self._running.values())
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await end(self._running.values())
 
     def look(self) -> None:
         """Begin what is due."""
@@ -82,8 +80,7 @@ class Timetable:
         last, offset = entry.last(), self._offsets[entry.name]
         if last is None and entry.times.every is not None:
             return self._since + offset
-        known = last if last is not None and last <= self._clock.now() else self._since  # the clock may have been ahead
-        return entry.times.after(known) + offset
+        return entry.times.after_last(last, self._clock.now(), self._since) + offset
 
     def _until_next(self) -> timedelta:
         waiting = [self.next(entry) for entry in self._entries if entry.name not in self._running]

@@ -7,9 +7,11 @@ from functools import lru_cache
 from typing import Annotated, Any, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Field,
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
     PlainSerializer,
@@ -17,6 +19,7 @@ from pydantic import (
     WithJsonSchema,
     model_validator,
 )
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
 _DURATION = re.compile(r"(?:(\d+)w)?(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?(?:(\d+)ms)?")
@@ -64,9 +67,14 @@ def format_duration(value: timedelta) -> str:
     return text or "0s"
 
 
+def whole_seconds(value: timedelta) -> timedelta:
+    """The nearest length without fractions of a second."""
+    return timedelta(seconds=round(value.total_seconds()))
+
+
 def roughly(value: timedelta) -> str:
     """A duration that somebody reads once: from a second on without fractions."""
-    return format_duration(timedelta(seconds=round(value.total_seconds())) if abs(value) >= _SECOND else value)
+    return format_duration(whole_seconds(value) if abs(value) >= _SECOND else value)
 
 
 def parse_ratio(text: object) -> float:
@@ -98,10 +106,21 @@ def parse_size(text: object) -> int:
     return int(found.group(1)) * _SIZE_UNITS[found.group(2)]
 
 
+def format_size(value: int) -> str:
+    """Write bytes as `parse_size` reads them, in the largest unit that leaves a whole number."""
+    unit, size = next(part for part in reversed(_SIZE_UNITS.items()) if value % part[1] == 0)
+    return f"{value // size}{unit}"
+
+
 def show(value: object) -> str:
     """A value as an error message quotes it: JSON-like and short."""
     text = f'"{value}"' if isinstance(value, str) else str(value)
     return text if len(text) <= 60 else text[:57] + "…"
+
+
+def shortened(text: str, most: int) -> str:
+    """A text of so many characters at most; of a longer one the beginning, and how long it is."""
+    return text if len(text) <= most else f"{text[:most]}… ({len(text)} characters)"
 
 
 def writable(text: str) -> str:
@@ -140,10 +159,37 @@ Duration = Annotated[
 Ratio = Annotated[float, BeforeValidator(parse_ratio), PlainSerializer(_as_given), _number_schema("10%")]
 """A number; a percentage is divided by 100, a duration becomes seconds, so that a threshold reads like its metric."""
 
-Size = Annotated[
-    int, BeforeValidator(parse_size), PlainSerializer(_as_given), _schema(r"^\d+\s*(B|KiB|MiB|GiB)$", "64MiB")
-]
+_SIZE_TEXT = r"^\d+\s*(B|KiB|MiB|GiB)$"
+Size = Annotated[int, BeforeValidator(parse_size), PlainSerializer(_as_given), _schema(_SIZE_TEXT, "64MiB")]
 """Bytes."""
+
+
+class Written(GenerateJsonSchema):
+    """A schema whose defaults are as people write them, `30m` and `64MiB`: editors put them into the file."""
+
+    def encode_default(self, dft: Any) -> Any:
+        if isinstance(dft, dict):
+            return {key: self.encode_default(value) for key, value in dft.items()}
+        return format_duration(dft) if isinstance(dft, timedelta) else super().encode_default(dft)
+
+    def default_schema(self, schema: core_schema.WithDefaultSchema) -> JsonSchemaValue:
+        found = super().default_schema(schema)
+        if found.get("pattern") == _SIZE_TEXT and isinstance(found.get("default"), int):
+            found["default"] = format_size(found["default"])
+        if "$ref" in found:  # a section that is left out: its own keys say their defaults
+            found.pop("default", None)
+        return found
+
+
+def in_words(argv: tuple[str, ...]) -> tuple[str, ...]:
+    """A whole command line in one argument would be looked for as a program of that name, at the first rollback."""
+    if len(argv) == 1 and len(words := argv[0].split()) > 1 and not argv[0].startswith("/"):
+        raise ValueError(f"{show(argv[0])} is one argument; write each word by itself, like [{', '.join(words)}]")
+    return argv
+
+
+Vector = Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(in_words)]
+"""A program and its arguments; there is no shell."""
 
 
 class OneOrMany:

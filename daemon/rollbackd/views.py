@@ -162,6 +162,19 @@ class CheckView:
 
 
 @dataclass(frozen=True, slots=True)
+class HealthView:
+    """What a service's checks say right now."""
+
+    service: str
+    healthy: bool
+    """Every check that verification counts is good."""
+    checks: tuple[CheckView, ...]
+    """Those, in the configuration's order."""
+    others: tuple[CheckView, ...] = ()
+    """Those that only warn, and those that verification does not ask."""
+
+
+@dataclass(frozen=True, slots=True)
 class IncidentView:
     """An incident at a glance."""
 
@@ -190,6 +203,8 @@ class IncidentView:
     """What it asks, while it asks."""
     checks: tuple[CheckView, ...] = ()
     """What the service's checks said when it was opened."""
+    notes: tuple[str, ...] = ()
+    """What its brackets said of how they were entered or left, where that is not as one would expect."""
 
 
 @dataclass(frozen=True, slots=True)

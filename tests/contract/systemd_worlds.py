@@ -37,6 +37,14 @@ ONCE = """
 Type=oneshot
 ExecStart=/opt/world %i
 """
+UNLESS = """
+[Unit]
+ConditionPathExists=!/run/worlds/unless
+[Service]
+Type=oneshot
+ExecStart=/bin/true
+"""
+"""Runs to its end, unless there is that file."""
 # What a unit does is said by files beside its log, so that no test has to have systemd read its units again.
 PROGRAM = """#!/bin/sh
 set -eu
@@ -73,6 +81,8 @@ def reached(path: Path) -> Iterator[Machine]:
         machine.write(
             "/run/systemd/system/skipped@.service", f"[Unit]\nConditionPathExists=/nowhere\n{ONCE}RemainAfterExit=yes\n"
         )
+        machine.write("/run/systemd/system/unless.service", UNLESS)
+        machine.write("/run/systemd/system/wants-unless.target", "[Unit]\nWants=unless.service\n")
         machine.write("/run/systemd/system/woken@.service", "[Service]\nExecStart=sleep infinity\n")
         machine.write("/run/systemd/system/woken@.socket", "[Socket]\nListenStream=/run/woken-%i\n")
         machine.write("/run/worlds/0", "")

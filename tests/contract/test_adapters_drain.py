@@ -107,6 +107,7 @@ def test_sessions_are_waited_for_until_the_last_has_ended(tmp_path: Path, gate: 
     finish(layer.enter("shop-7"))
     assert clock.slept == timedelta(minutes=2)
     assert finish(layer.inside("shop-7"))
+    assert finish(layer.note("shop-7")) == "", "there is nothing to tell"
     assert gate.requests[0] == ("POST", "/drain", {"incident": "shop-7"}, "contract/shop-7/enter")
     assert gate.crossings() == 1
 
@@ -126,6 +127,10 @@ def test_at_the_limit_it_goes_on(tmp_path: Path, gate: Gatehouse) -> None:
     assert timedelta(minutes=9, seconds=59) < clock.slept <= timedelta(minutes=10)
     assert finish(layer.inside(KEY))
     assert gate.draining
+    again = drain(tmp_path, gate, clock)
+    assert finish(again.note(KEY)) == "1 session is left after 10m, and the rollback went on", "also after a crash"
+    finish(again.leave(KEY))
+    assert finish(again.note(KEY)) == ""
 
 
 def test_at_the_limit_it_fails_and_takes_new_sessions_again(tmp_path: Path, gate: Gatehouse) -> None:
@@ -194,6 +199,9 @@ def test_a_service_that_is_down_does_not_keep_a_rollback_from_mending_it(tmp_pat
     finish(layer.enter(KEY))
     assert clock.slept == timedelta(minutes=1)
     assert finish(layer.inside(KEY))
+    said = finish(layer.note(KEY))
+    assert said.startswith("new sessions could not be stopped, and none was waited for: ")
+    assert said.endswith("answered 503")
     gate.status = 0
     finish(layer.leave(KEY))
     gate.status = 403

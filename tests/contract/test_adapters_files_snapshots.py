@@ -15,6 +15,7 @@ from pydantic import TypeAdapter
 
 from rollbackd import boundary
 from rollbackd.adapter import Difference, SnapshotProblem, Snapshots
+from rollbackd.layers import resolve
 from rollbackd.model import Progress, Release
 from rollbackd.testing import finish, perform, planned
 from tests.contract.files_worlds import at, content, failure, fill, layer
@@ -140,6 +141,18 @@ def test_taking_again_under_one_name_is_harmless_until_something_changed(tmp_pat
     assert one.name != two.name
     assert failure(ours.take("../x")).permanent
     assert failure(ours.take(why="a/b")).permanent
+
+
+def test_a_release_goes_by_the_names_of_all_its_snapshots(tmp_path: Path, conf: Path) -> None:
+    ours = layer(tmp_path)
+    finish(ours.take("before-the-summer"))
+    finish(ours.take("hourly"))
+    fill(conf, 2)
+    finish(ours.take("after-it"))
+    releases = finish(ours.releases())
+    assert [release.names for release in releases] == [("after-it",), ("hourly", "before-the-summer")]
+    summer = resolve("config", "before-the-summer", releases)
+    assert (summer.id, summer.label) == (releases[1].id, "hourly")
 
 
 def test_pruning_keeps_what_is_spared_and_takes_away_what_nothing_names(tmp_path: Path, conf: Path) -> None:

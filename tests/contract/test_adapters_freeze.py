@@ -130,6 +130,7 @@ def test_somebody_elses_file_is_kept_and_leaving_does_not_lift_it(tmp_path: Path
     assert not finish(world.adapter().inside(KEY)), "not entered yet"
     finish(world.adapter().enter(KEY))
     assert finish(world.adapter().inside(KEY)), "as a guest"
+    assert "frozen by somebody else" in finish(world.adapter().note(KEY))
     assert not finish(world.adapter().inside("other-1"))
     finish(world.adapter().leave(KEY))
     assert world.file.read_text() == theirs
@@ -193,6 +194,17 @@ def test_the_ref_says_who_froze(tmp_path: Path) -> None:
     message = git(world.origin, "log", "-1", "--format=%an%n%B", "frozen")
     assert message.startswith("rollbackd\nFrozen by rollbackd\n\ncontract is being rolled back; do not deploy.")
     assert message.endswith("Incident: shop-7")
+
+
+@pytest.mark.needs("git")
+@pytest.mark.parametrize("left", ["config.lock", "HEAD.lock"])
+def test_what_a_git_that_was_killed_has_left_keeps_nobody_from_freezing(tmp_path: Path, left: str) -> None:
+    world = RefWorld(tmp_path)
+    finish(world.adapter().ready())  # makes the directory, as every look does
+    (own,) = tmp_path.rglob("freeze.git")
+    (own / left).touch()
+    finish(world.adapter().enter(KEY))
+    assert world.inside()
 
 
 @pytest.mark.needs("git")

@@ -238,6 +238,46 @@ def test_where_nothing_shows_that_the_old_is_loaded_again_that_is_said(nginx: Ru
     assert world.inside(), "the next try does all of it"
 
 
+# -- what serves --------------------------------------------------------------------------------
+def led_by_hand(world: ColourWorld, name: str) -> None:
+    """Somebody switches the link, and forgets the reload."""
+    world.link.unlink()
+    world.link.symlink_to(world.choices[name])
+
+
+def test_a_link_that_was_switched_without_a_reload_is_not_what_serves(nginx: Running) -> None:
+    world = ColourWorld(nginx, confirm=True)
+    led_by_hand(world, "blue")
+    assert finish(world.adapter().current()) == Release("green", label="green")
+    change = finish(planned(world.adapter(), world.target()))
+    assert change.before.id == "green"
+    assert finish(world.adapter().progress(change)) is Progress.NOT_STARTED
+    finish(world.adapter().apply(change))
+    assert (world.present(), nginx.reloads()) == ("blue", 1)
+    assert finish(world.adapter().progress(change)) is Progress.DONE
+
+
+def test_a_link_that_somebody_led_to_a_third_one_is_left_to_them_also_before_they_reload(nginx: Running) -> None:
+    world = ColourWorld(nginx, confirm=True)
+    led_by_hand(world, "grey")
+    change = finish(planned(world.adapter(), world.target()))
+    assert finish(world.adapter().progress(change)) is Progress.SUPERSEDED
+    with pytest.raises(AdapterError, match="leads to grey, which is neither where") as failed:
+        finish(world.adapter().apply(change))
+    assert failed.value.permanent
+    assert nginx.reloads() == 0
+
+
+@pytest.mark.parametrize("answer", ["nothing of that", "blue serves, and green serves"])
+def test_an_answer_that_names_no_choice_leaves_it_to_the_link(nginx: Running, answer: str) -> None:
+    world = ColourWorld(nginx, confirm=True)
+    world.choices["green"].write_text(f'location = /colour {{ return 200 "{answer}"; }}\n')
+    nginx.reload()
+    assert finish(world.adapter().current()) == Release("green", label="green")
+    nginx.stop()
+    assert finish(world.adapter().current()) == Release("green", label="green"), "nor does one that does not run"
+
+
 # -- the other colour is healthy first ----------------------------------------------------------
 class Colour:
     """A backend that answers as it is told, then with 200."""

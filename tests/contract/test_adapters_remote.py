@@ -23,6 +23,7 @@ from rollbackd.testing import (
     planned,
     starts,
 )
+from rollbackd_adapters.freeze import Freeze, FreezeSettings
 from rollbackd_adapters.remote import Remote, RemoteSettings
 from tests.contract.over import HERE, NOWHERE, THERE, Over, RemoteBracketWorld, RemoteWorld
 from tests.contract.worlds import CommandWorld, GitCheckoutWorld, MaintenanceWorld, RestartWorld, script
@@ -187,6 +188,28 @@ def test_a_broken_file_over_there_is_told_with_its_place(world: RemoteWorld, ser
     (world._far / "layers.yaml").write_text("scratch: /tmp\nlayers:\n  layer: {adapter: gti}\n")
     refused = failure(world)
     assert f"{world._far}/layers.yaml:3:11: unknown adapter" in str(refused)
+
+
+class _Frozen:
+    """A freeze over there, that somebody else holds."""
+
+    def __init__(self, path: Path) -> None:
+        path.mkdir()
+        self.file = path / "FROZEN"
+        self.file.write_text("frozen by Ann until Monday\n")
+        self._place = place(path)
+
+    def adapter(self) -> Freeze:
+        return Freeze(FreezeSettings.model_validate({"adapter": "freeze", "file": self.file}), self._place)
+
+
+def test_what_a_bracket_over_there_says_of_its_crossing_is_heard_here(tmp_path: Path, server: Sshd) -> None:
+    frozen = RemoteBracketWorld(tmp_path, server, _Frozen(tmp_path / "world"), ["bracket"]).adapter()
+    finish(frozen.enter(KEY))
+    assert "frozen by somebody else" in finish(frozen.note(KEY))
+    page = RemoteBracketWorld(tmp_path / "page", server, MaintenanceWorld(tmp_path / "other"), ["bracket"]).adapter()
+    with pytest.raises(AdapterError, match='unknown method "note"'):
+        finish(page.note(KEY))
 
 
 def test_traits_that_do_not_fit_are_a_problem(world: RemoteWorld) -> None:

@@ -183,6 +183,22 @@ def test_one_that_systemd_skips_for_its_conditions_was_not_restarted(machine: Ma
     assert unit.logged("start") == 0
 
 
+def test_one_that_runs_to_its_end_and_is_skipped_was_not_restarted(machine: Machine, tmp_path: Path) -> None:
+    settings = {"adapter": "systemd", "units": ["unless.service"], "settle": "0s"}
+    machine.run("systemctl", "start", "wants-unless.target")  # what nothing wants is unloaded at once, and forgotten
+    for n, skipped in enumerate((False, True, False)):
+        adapter = Systemd(SystemdSettings.model_validate(settings), place(tmp_path / f"{n}"))
+        change = finish(planned(adapter, NO_RELEASE, KEY))
+        if skipped:
+            machine.write("/run/worlds/unless", "")
+            with pytest.raises(AdapterError, match=r"unless.service is inactive .*, skipped: it has a condition that"):
+                finish(adapter.apply(change))
+            assert finish(adapter.progress(change)) is Progress.NOT_STARTED
+            machine.run("rm", "/run/worlds/unless")
+        finish(adapter.apply(change))
+        assert finish(adapter.progress(change)) is Progress.DONE
+
+
 @pytest.mark.parametrize("template", ["once", "stays"])
 def test_what_only_runs_to_its_end_has_to_end_well(machine: Machine, tmp_path: Path, template: str) -> None:
     unit = Instance(machine, template)

@@ -21,7 +21,8 @@ import yaml
 
 from rollbackd.clock import SystemClock
 from rollbackd.facts import Changed, MarkedGood, Record, Told
-from rollbackd.incident.life import Incident, fold
+from rollbackd.incident.fold import fold
+from rollbackd.incident.life import Incident
 from rollbackd.journal import Entry, Journal, open_journal
 from rollbackd.journal.reserve import RESERVE, Reserve
 from rollbackd.model import State, incident_stream, service_stream

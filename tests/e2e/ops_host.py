@@ -115,7 +115,7 @@ class Host(Toy):
             ],
         }
         config["limits"] = {"common_cause": False, "cooldown": "1s", **config.get("limits", {})}
-        config["notify"] = {"receivers": [{"name": "room", "webhook": {"url": self.told}}]}
+        config.setdefault("notify", {"receivers": [{"name": "room", "webhook": {"url": self.told}}]})
         (self.root / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
 
     def loaded(self) -> dict[str, Any]:

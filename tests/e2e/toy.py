@@ -14,11 +14,11 @@ import urllib.error
 import urllib.request
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import yaml
 
@@ -28,6 +28,7 @@ from tests.servers import answers, free_port, wait_until
 
 REPO = Path(__file__).parents[2]
 TOKEN = "the-token-of-the-desk"
+Given = TypeVar("Given")
 
 _APPLY = """\
 #!/bin/sh
@@ -87,15 +88,16 @@ class Ear:
 
 
 @contextmanager
-def listening() -> Iterator[Ear]:
-    """Hear all that is told, until the end of the block."""
-    ear, up = Ear(), threading.Event()
+def served(server: AbstractAsyncContextManager[Given]) -> Iterator[Given]:
+    """What an asynchronous server gives; it is served in a thread until the end of the block."""
+    given: list[Given] = []
+    up = threading.Event()
     loop = asyncio.new_event_loop()
     ended = asyncio.Event()
 
     async def serve() -> None:
-        async with serving(ear.fake) as base:
-            ear.url = base + ear.fake.path
+        async with server as one:
+            given.append(one)
             up.set()
             await ended.wait()
 
@@ -103,11 +105,20 @@ def listening() -> Iterator[Ear]:
     thread.start()
     assert up.wait(10)
     try:
-        yield ear
+        yield given[0]
     finally:
         loop.call_soon_threadsafe(ended.set)
         thread.join(timeout=10)
         loop.close()
+
+
+@contextmanager
+def listening() -> Iterator[Ear]:
+    """Hear all that is told, until the end of the block."""
+    ear = Ear()
+    with served(serving(ear.fake)) as base:
+        ear.url = base + ear.fake.path
+        yield ear
     assert ear.fake.wrong == []
 
 

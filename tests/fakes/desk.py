@@ -21,6 +21,7 @@ from rollbackd.views import (
     DrillLayerView,
     DrillView,
     FindingView,
+    HealthView,
     HoldView,
     IncidentDetail,
     IncidentView,
@@ -261,6 +262,12 @@ class FakeDesk(FakeKeeping):
     async def quarantine(self, service: str, releases: Mapping[str, str], actor: str, lift: bool = False) -> None:
         self._known(service)
         self._order("quarantine", service, dict(releases), actor, lift)
+
+    async def checks(self, name: str) -> HealthView:
+        """Checkout has a bad one, search only a warning."""
+        self._known(name)
+        health = CheckView("health", "bad" if name == "checkout" else "good", "answered 500, wants 2xx")
+        return HealthView(name, name != "checkout", (health,), (CheckView("log", "bad", "3 lines match"),))
 
     async def drill(self, service: str, plan: str, actor: str, *, execute: bool = False) -> DrillView:
         """Of checkout it is ready; of search not."""

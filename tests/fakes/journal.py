@@ -32,7 +32,6 @@ class MemoryJournal:
     inbox: dict[str, Arrived] = field(default_factory=dict)
     done: set[int] = field(default_factory=set)
     broken: bool = False
-    reserve: bool = True
 
     def __post_init__(self) -> None:
         self.news = asyncio.Event()
@@ -140,14 +139,6 @@ class MemoryJournal:
 
     async def audit(self) -> AuditReport:
         return AuditReport(len({record.stream for record in self.records}), len(self.records))
-
-    async def release_reserve(self) -> bool:
-        was, self.reserve = self.reserve, False
-        return was
-
-    async def restore_reserve(self) -> bool:
-        self.reserve = True
-        return True
 
     async def close(self) -> None:
         self.broken = True

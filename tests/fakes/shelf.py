@@ -1,7 +1,7 @@
 """A layer that keeps snapshots in memory, and commands that carry them, for the keeper's tests."""
 
 import asyncio
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
@@ -121,11 +121,21 @@ class FakeRemote:
     """The program that exits 1."""
     loses: bool = False
     """What is sent does not arrive."""
+    hangs: Callable[[Sequence[str]], bool] = lambda _argv: False
+    """Which commands do nothing until their time is over."""
+    clock: ManualClock | None = None
+    """For those."""
+    limits: dict[str, timedelta] = field(default_factory=dict)
+    """By program, how long it was given last."""
     ran: list[tuple[str, ...]] = field(default_factory=list)
 
     async def run(self, argv: Sequence[str], *, timeout: timedelta, env: Mapping[str, str] | None = None) -> Finished:
         self.ran.append(tuple(argv))
+        self.limits[argv[0]] = timeout
         done = Finished(tuple(argv), 0, b"", False, "", "", timedelta())
+        if self.hangs(argv) and self.clock is not None:
+            await self.clock.sleep(timeout)
+            return replace(done, code=-9, timed_out=True)
         if argv[0] == self.fails:
             return replace(done, code=1, tail=f"{argv[0]}: no route to host\n")
         if argv[0] == "send" and not self.loses:

@@ -7,7 +7,8 @@ from typing import Any, Self
 
 from rollbackd import facts
 from rollbackd.facts import Record
-from rollbackd.incident.life import Incident, evolve, opened
+from rollbackd.incident.fold import evolve, opened
+from rollbackd.incident.life import Incident
 from rollbackd.incident.next import Start, Step, next_step
 from rollbackd.incident.spec import VerifySpec
 from rollbackd.model import (

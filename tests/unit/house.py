@@ -96,6 +96,8 @@ class FakeLayer:
     """What `progress` answers first, before it looks."""
     lies: bool = False
     """Effects end well and do nothing."""
+    said: str | Exception = ""
+    """What it has to tell of a crossing."""
     hold_up: asyncio.Event | None = None
     """Effects wait for it, or that one alone which `hold_at` begins."""
     hold_at: str = ""
@@ -138,6 +140,11 @@ class FakeLayer:
     async def enter(self, key: str) -> None:
         await self._effect(f"enter {self.name}")
         self.is_inside = not self.lies
+
+    async def note(self, key: str) -> str:
+        if isinstance(self.said, Exception):
+            raise self.said
+        return self.said
 
     async def leave(self, key: str) -> None:
         await self._effect(f"leave {self.name}")

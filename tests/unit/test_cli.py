@@ -101,6 +101,27 @@ search cannot be rolled back: no good state to go back to
 """  # fmt: skip
 
 
+async def test_the_checks_of_a_service_now(served: Served) -> None:
+    ran = await ask(served, "status", "checkout", "--checks")
+    assert (ran.code, ran.error) == (1, "")
+    assert (
+        ran.out
+        == """\
+checkout: not healthy
+
+CHECK   VERDICT  SAYS
+health  bad      answered 500, wants 2xx
+(log)   bad      3 lines match
+
+(in brackets: only told)
+"""
+    )
+    ran = await ask(served, "status", "search", "--checks", "--json")
+    assert (ran.code, ran.json["healthy"]) == (0, True)
+    ran = await ask(served, "status", "--checks")
+    assert (ran.code, ran.error.splitlines()[-1].endswith("rollbackd status SERVICE --checks")) == (2, True)
+
+
 async def test_a_services_details(served: Served) -> None:
     ran = await ask(served, "status", "checkout")
     assert ran.out == """\

@@ -171,9 +171,11 @@ def test_a_report_of_what_failed_says_what_is_left_and_how_to_leave_it(capsys: p
     assert "  left over  page still entered; `rollbackd ack checkout-1 --leave` leaves it\n" in out
     assert "  next       mend what the step says, then the same order again" in out
     assert "entered" in next(line for line in out.splitlines() if line.startswith("page"))
-    parked = replace(OPENED, status="parked", closed=None)
+    parked = replace(OPENED, status="parked", closed=None, notes=("page: 3 sessions are left",))
     report(json.loads(json.dumps(asdict(parked), default=str)), [])
-    assert "  next       `rollbackd incidents checkout-1` says why\n" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "  mind       code: loses 2 uploads\n             page: 3 sessions are left\n" in out
+    assert "  next       `rollbackd incidents checkout-1` says why\n" in out
 
 
 # -- whatever the daemon does ---------------------------------------------------------------------

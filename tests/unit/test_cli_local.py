@@ -97,6 +97,18 @@ def test_check_looks_for_secrets_unless_told_not_to(config: Path, capsys: pytest
     assert "NOT_SET_ANYWHERE" in found["errors"][0]
 
 
+def test_check_says_when_only_what_the_service_is_given_is_missing(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A person's shell has no credentials of systemd's, and the file is well."""
+    hint = "rollbackd: nothing but secrets is missing here; what only the service is given: --without-secrets\n"
+    assert local.check(Session(), config) == 1
+    assert capsys.readouterr().err == hint
+    config.write_text(config.read_text().replace("services:", "servces:"))
+    assert local.check(Session(), config) == 1
+    assert capsys.readouterr().err == ""
+
+
 def test_check_of_a_file_that_is_not_there_is_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert local.check(Session(config=tmp_path / "none.yaml")) == 1
     assert "none.yaml" in capsys.readouterr().out
@@ -181,6 +193,17 @@ def test_a_rollback_offline_shows_its_steps_and_its_outcome(
     offline.roll_back(Session(json=True, config=tmp_path), "checkout", WANTED, lambda: True)
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert lines[-1] == {"service": "checkout", "outcome": outcome}
+
+
+def test_a_rollback_offline_that_is_interrupted_says_how_it_goes_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def interrupt(*_: Any) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(offline, "offline_rollback", interrupt)
+    assert offline.roll_back(Session(config=tmp_path), "checkout", WANTED, lambda: True) == 130
+    assert capsys.readouterr().err.endswith("goes on by the same command, or when the daemon starts\n")
 
 
 def test_a_rollback_offline_that_is_refused_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -96,6 +96,29 @@ def test_the_schema_is_valid_and_the_example_fits_it() -> None:
     assert [f"{error.json_path}: {error.message}" for error in Draft202012Validator(made).iter_errors(data)] == []
 
 
+def test_editors_complete_defaults_that_fit() -> None:
+    """A default as `PT30M` would be put into the file and refused."""
+    made = schema()
+    wrong = [
+        f"{place}: {error.message}"
+        for place, part in _parts(made)
+        if "default" in part
+        for error in Draft202012Validator({"$defs": made["$defs"], **part}).iter_errors(part["default"])
+    ]
+    assert wrong == []
+    assert made["$defs"]["Daemon"]["properties"]["keep"]["default"] == "30d"
+    assert made["$defs"]["Daemon"]["properties"]["max_body"]["default"] == "32MiB"
+
+
+def _parts(value: Any, place: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every mapping in a schema, with where it is."""
+    if isinstance(value, dict):
+        yield place, value
+    for key, each in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        if key != "default":
+            yield from _parts(each, f"{place}/{key}")
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [

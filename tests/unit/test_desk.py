@@ -14,7 +14,7 @@ from rollbackd import facts
 from rollbackd.desk import Announce, Desk, Invalid, NotFound, Refused
 from rollbackd.incident.life import Incident
 from rollbackd.journal import Entry
-from rollbackd.model import Action, Priority, Release, Request, incident_stream
+from rollbackd.model import Action, CheckResult, Priority, Release, Request, Verdict, incident_stream
 from rollbackd.sources.events import Posted
 from rollbackd.views import ServiceView
 from tests.unit.judgement.clock import idle
@@ -276,6 +276,19 @@ async def test_an_order_for_what_acts_already_joins_it(asking: House) -> None:
     assert [joined.trigger.request.actor for joined in asking.written(facts.Joined) if joined.trigger.request] == [BOB]
 
 
+async def test_the_same_order_again_goes_on_with_what_it_began(house: House) -> None:
+    """It was cut off, by Ctrl-C or with its host: the one who gave it gives it again."""
+    order = Request("shop", ANN, to="code=v1")
+    assert await house.get(house.desk.rollback(order)) == "shop-1"
+    assert await house.get(house.desk.rollback(replace(order, actor=BOB, reason="again"))) == "shop-1"
+    with pytest.raises(Refused) as caught:
+        await house.get(house.desk.rollback(replace(order, over_hold=True)))
+    assert str(caught.value) == (
+        "shop is not rolled back: joined shop-1, which is open "
+        "(`rollbackd rollback shop` alone goes on with it, `rollbackd abort shop` stops it)"
+    )
+
+
 async def test_while_it_asks_a_state_can_be_marked_good(asking: House) -> None:
     await asking.deploy("v3")
     view = await asking.get(asking.desk.good("shop", {"code": "v2"}, ANN))
@@ -327,6 +340,27 @@ async def test_a_file_where_nothing_asks_is_rejected_with_the_reason(house: Hous
     await house.get(house.desk.rollback(Request("shop", ANN)))
     said = "DENY.shop: shop-1 does not ask, it acts; `rollbackd abort shop-1` stops it"
     assert await drop(house, "DENY.shop") == said
+
+
+async def test_a_stop_waits_until_an_order_in_hand_has_ended(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, ended = asyncio.Event(), []
+
+    async def hangs(*_: Any) -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await moment()
+            ended.append("abort")
+
+    monkeypatch.setattr(house.desk, "abort", hangs)
+    (house.stage.config.daemon.signals / "ABORT.shop").touch()
+    running = asyncio.create_task(house.stage.daemon.orders.run())
+    await house.pass_(5 * SECOND)
+    assert begun.is_set()
+    running.cancel()
+    await asyncio.wait({running})
+    assert ended == ["abort"]
 
 
 async def test_a_file_from_before_the_question_answers_nothing(house: House) -> None:
@@ -556,6 +590,30 @@ async def test_an_incident_that_asks_shows_its_question_its_change_and_the_check
     )
     assert question.asked == (await asking.incident()).asked
     assert (await asking.incident()).decision.action is Action.ASK
+
+
+async def test_the_checks_that_verification_counts_say_whether_a_service_is_well(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, sick = house.stage.config, {"log": Verdict.BAD, "smoke": Verdict.BAD}
+    shop = config.by_name["shop"]
+    verify = shop.verify.model_copy(update={"gate": ("ready", "health"), "checks": ("health", "log")})
+    checks = dict.fromkeys(("smoke", "log", "health", "ready"), shop.checks["health"])
+    named = {"shop": shop.model_copy(update={"verify": verify, "checks": checks})}
+    monkeypatch.setitem(config.__dict__, "by_name", named)
+
+    def verdict(_service: str, name: str) -> CheckResult:
+        return CheckResult(name, sick.get(name, Verdict.GOOD), "", warn=name == "log")
+
+    monkeypatch.setattr(house.stage.world, "verdict", verdict)
+    found = await house.desk.checks("shop")
+    names = [[one.name for one in part] for part in (found.checks, found.others)]
+    assert (found.healthy, names) == (True, [["ready", "health"], ["log", "smoke"]])
+    for said in (Verdict.INCONCLUSIVE, Verdict.BAD):
+        sick["ready"] = said
+        assert not (await house.desk.checks("shop")).healthy
+    with pytest.raises(NotFound):
+        await house.desk.checks("shp")
 
 
 async def test_a_history_says_who_announced_what_and_what_waits(house: House) -> None:

@@ -8,15 +8,20 @@ from typing import Any
 
 import pytest
 import yaml
+from jsonschema import Draft202012Validator
 
 from rollbackd.config.load import load
+from rollbackd.config.schema import schema
 from rollbackd.config.shape import shape_of
 from rollbackd.layer_server import load as load_layers
+from rollbackd.messages import EVENTS
 from rollbackd.plugins import installed
 
 PROJECT = Path(__file__).parents[2]
 PAGES = (PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md")))
 EXAMPLE = PROJECT / "config.example.yaml"
+SCHEMA = schema()
+"""What underlines mistakes in an editor: it must not do that in what we show."""
 REST: dict[str, Any] = {
     "daemon": {"mode": "act", "open_on_loopback": True},
     "services": [
@@ -47,11 +52,15 @@ def _configurations() -> list[Any]:
 
 def _commands() -> set[str]:
     """What the command line knows."""
+    return set(_program().commands)
+
+
+def _program() -> Any:
     import typer.main
 
     from rollbackd.cli.commands import app
 
-    return set(getattr(typer.main.get_command(app), "commands", {}))
+    return typer.main.get_command(app)
 
 
 @pytest.mark.parametrize("text", _configurations())
@@ -60,6 +69,8 @@ def test_a_configuration_in_the_documentation_loads(text: str, tmp_path: Path) -
     rest = {key: value for key, value in REST.items() if key not in yaml.safe_load(text)}
     (tmp_path / "config.yaml").write_text(text + (yaml.safe_dump(rest) if rest else ""))
     load(tmp_path / "config.yaml", look_for=None)
+    faults = Draft202012Validator(SCHEMA).iter_errors(yaml.safe_load(text) | rest)
+    assert [f"{error.json_path}: {error.message}" for error in faults] == []
 
 
 @pytest.mark.needs("amtool")
@@ -119,6 +130,26 @@ def test_every_command_that_is_named_exists() -> None:
 def test_every_command_is_documented() -> None:
     text = (PROJECT / "docs/commands.md").read_text()
     assert sorted(command for command in _commands() if f"`rollbackd {command}" not in text) == []
+
+
+def test_every_event_that_a_route_can_name_is_documented() -> None:
+    table = re.search(
+        r"^\| event \| \|\n.*?\n\n", (PROJECT / "docs/configuration.md").read_text(), re.MULTILINE | re.DOTALL
+    )
+    assert table is not None
+    assert set(re.findall(r"`([a-z_]+)`", table.group())) == set(EVENTS)
+
+
+def test_every_option_of_a_command_is_documented() -> None:
+    text = "\n".join(page.read_text() for page in PAGES)
+    assert sorted(option for option in _options(_program()) if option not in text) == []
+
+
+def _options(command: Any) -> Iterator[str]:
+    for parameter in command.params:
+        yield from (name for name in parameter.opts if name.startswith("--"))
+    for inner in getattr(command, "commands", {}).values():
+        yield from _options(inner)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from rollbackd.model import Event
+from rollbackd.rules.conditions import event_evidence
+from rollbackd.rules.spec import EventWhen
 from rollbackd.sources.events import (
     EventError,
     Posted,
@@ -113,6 +115,12 @@ def test_a_long_text_is_cut_and_differs_all_the_same() -> None:
     one, other = posted(at=when, text="x" * 5000), posted(at=when, text="x" * 4999 + "y")
     assert event_of(one, at(0)).text == "x" * 1000 + "… (5000 characters)"
     assert event_of(one, at(0)).key != event_of(other, at(0)).key
+
+
+def test_evidence_says_how_long_the_text_was_and_not_how_long_it_is_now() -> None:
+    taken = event_of(posted(text="x" * 5000), at(0))
+    shown = event_evidence(EventWhen(event=taken.name), taken)
+    assert shown.value == "x" * 1000 + "… (5000 characters)"
 
 
 def test_the_inbox_gives_back_what_was_put_in() -> None:

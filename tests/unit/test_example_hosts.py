@@ -13,9 +13,16 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 WRITES = {
     "smartalk": ["/etc/nginx/smartalk.d", "/srv/deploy", "/srv/smartalk"],
     "career-hero": ["/srv/career-hero", "/srv/deploy"],
+    "layered-recovery": ["/etc/default", "/srv/platform"],
+    "ai-workstation": ["/home/studio", "/srv/workstation"],
 }
 """A file that is replaced by rename needs its directory, and a directory that may be gone the one above it."""
-UNITS = {"smartalk": {"nginx.service", "smartalk.service"}, "career-hero": {"career-hero.service"}}
+UNITS = {
+    "smartalk": {"nginx.service", "smartalk.service"},
+    "career-hero": {"career-hero.service"},
+    "layered-recovery": {"platform.service"},
+    "ai-workstation": {"workstation.service"},
+}
 
 
 @pytest.mark.parametrize("name", WRITES)

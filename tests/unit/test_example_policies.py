@@ -11,6 +11,7 @@ import pytest
 
 from rollbackd.config.load import load
 from rollbackd.config.models import Config
+from rollbackd.judge.deadlines import UNCONFIRMED
 from rollbackd.model import Action, Decision, Priority, Release, Request, State, Trigger
 from rollbackd.policy.decide import decide
 from rollbackd.policy.guards import Situation
@@ -120,7 +121,7 @@ def _by_name(path: Path) -> set[str]:
 # -- A8: from the affected components and the severity to a plan -----------------------------------------
 CRITICAL = ("hotfix", "component")
 A8: dict[tuple[tuple[str, ...], str], Cell] = {
-    **{(("config",), severity): Cell(ACT, ("config",)) for severity in ("low", "medium", "high")},
+    **{(("config",), severity): Cell(ACT, ("config", "component")) for severity in ("low", "medium", "high")},
     **{(("database",), severity): Cell(ACT, ("migration", "database")) for severity in ("low", "medium", "high")},
     **{(("api",), severity): Cell(ACT, ("component",)) for severity in ("low", "medium")},
     (("api", "config"), "high"): Cell(ACT, ("several",)),
@@ -146,6 +147,12 @@ def test_components_and_severity_choose_the_plan(components: tuple[str, ...], se
 def test_what_the_table_leaves_open_is_asked(components: tuple[str, ...], severity: str) -> None:
     decision = decided("layered-recovery", "platform-trouble", components=components, impact=severity)
     assert said(decision) == Cell(ASK, ("several",), 1, (), minutes(30), "escalate")
+
+
+def test_a_hotfix_that_nobody_confirmed_goes_back_though_the_rest_is_asked() -> None:
+    config = runbook("layered-recovery")
+    late = Trigger("platform", UNCONFIRMED, Priority.P0, "unconfirmed/platform/job-7", at(2), at(2))
+    assert said(decide(late, moved(config, "code"), config.services[0].plan)) == Cell(ACT, ("component",))
 
 
 def test_the_steps_of_each_plan_are_in_the_runbooks_order() -> None:
@@ -291,10 +298,10 @@ def test_deployments_are_frozen_first_whatever_goes_back() -> None:
 
 # -- E1: nobody is asked -------------------------------------------------------------------------------
 E = {
-    "e2e-failed": Cell(ACT, ("config", "whole"), start_within=minutes(5)),
-    "errors": Cell(ACT, ("config", "whole"), start_within=minutes(5)),
+    "e2e-failed": Cell(ACT, ("config", "whole", "everything"), start_within=minutes(5)),
+    "errors": Cell(ACT, ("config", "whole", "everything"), start_within=minutes(5)),
     "data-corruption": Cell(ACT, ("everything",), start_within=minutes(10)),
-    "smoke-failed": Cell(ACT, ("config", "whole"), start_within=minutes(2)),
+    "smoke-failed": Cell(ACT, ("config", "whole", "everything"), start_within=minutes(2)),
 }
 
 

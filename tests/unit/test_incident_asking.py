@@ -84,7 +84,7 @@ def asking(asks: Question | None = None, **more: Any) -> Story:
     opened = facts.Opened("checkout", asked, {}, ("default",))
     story.told, story.incident = [], story.incident
     from rollbackd.facts import Record
-    from rollbackd.incident.life import opened as first
+    from rollbackd.incident.fold import opened as first
 
     record = Record(1, story.stream, 1, story.now, "daemon", opened)
     story.told.append(record)

@@ -4,7 +4,8 @@ import pytest
 
 from rollbackd import facts
 from rollbackd.facts import Record
-from rollbackd.incident.life import Failure, Flight, evolve, fold, opened
+from rollbackd.incident.fold import evolve, fold, opened
+from rollbackd.incident.life import Failure, Flight
 from rollbackd.model import NO_RELEASE, Change, Decision, Outcome, Plan, Release, Verdict
 from tests.unit.builders import (
     PRESENT,

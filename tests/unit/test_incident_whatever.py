@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rollbackd import facts
-from rollbackd.incident.life import fold
+from rollbackd.incident.fold import fold
 from rollbackd.incident.next import (
     Close,
     EndPlan,

@@ -13,9 +13,9 @@ from rollbackd.journal import Entry, JournalUnavailable, Receipt, Received
 from rollbackd.judge.engine import Judge
 from rollbackd.judge.intake import Intake, Taken
 from rollbackd.judge.live import Live
-from rollbackd.model import Action, Decision, Outcome, Trigger, service_stream
+from rollbackd.model import Action, Decision, Event, Outcome, Trigger, service_stream
 from rollbackd.preparation import Objection
-from rollbackd.sources.events import EventError, Posted
+from rollbackd.sources.events import EventError, Posted, event_to_json
 from tests.unit.house import House
 
 MINUTE = timedelta(minutes=1)
@@ -162,6 +162,23 @@ async def test_what_was_resolved_before_a_start_leads_to_nothing(desk: Desk) -> 
     await desk.report("2", state="resolved")
     await desk.restart()
     assert (desk.judge.considered, await desk.waiting()) == ([], [])
+
+
+async def test_what_nobody_asks_for_any_more_is_put_aside_by_one_write_at_a_start(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = desk.clock.now()
+    reported = [Event("of_a_rule_that_is_gone", f"{n}", now, service="shop") for n in range(5)]
+    await desk.journal.receive([Received(event.key, "event", event_to_json(event)) for event in reported])
+    handled, writes = desk.journal.handled, []
+
+    async def counted(ids: Sequence[int]) -> None:
+        writes.append(len(ids))
+        await handled(ids)
+
+    monkeypatch.setattr(desk.journal, "handled", counted)
+    await desk.restart()
+    assert (writes, await desk.waiting()) == ([5], [])
 
 
 async def test_one_more_of_an_episode_that_was_decided_is_no_news(desk: Desk) -> None:

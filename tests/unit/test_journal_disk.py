@@ -16,6 +16,7 @@ from sqlalchemy import Engine, event
 from rollbackd.clock import SystemClock
 from rollbackd.facts import Applied, Notice
 from rollbackd.journal import Entry, Journal, JournalDamaged, JournalUnavailable, Outgoing, Received, open_journal
+from rollbackd.journal.reserve import Reserve
 from rollbackd.journal.store import SqliteJournal
 
 MIB = 2**20
@@ -135,7 +136,7 @@ async def test_on_a_full_disk_what_is_urgent_is_written_in_the_room_of_the_reser
             await journal.append(Entry("urgent", BIG), urgent=True)
         with pytest.raises(JournalUnavailable, match="the rest is kept so that a running rollback can finish; free at"):
             await journal.receive([Received("a", "alert", b"")])
-        assert not await journal.restore_reserve()
+        assert not Reserve(path, MIB).restore()
         assert len(await journal.read("urgent")) == 10
         assert await journal.read("plain") == []
 
@@ -164,14 +165,16 @@ async def test_a_journal_opens_on_a_full_disk(tmp_path: Path, closed: bool) -> N
         await first.close()
 
 
-async def test_the_reserve_holds_real_bytes_and_comes_and_goes(path: Path, journal: Journal) -> None:
+@pytest.mark.usefixtures("journal")
+async def test_the_reserve_holds_real_bytes_and_comes_and_goes(path: Path) -> None:
     reserve = path.with_name("journal.db.reserve")
     assert reserve.stat().st_size == MIB
     assert len(set(reserve.read_bytes())) == 256
-    assert await journal.release_reserve()
+    own = Reserve(path, MIB)
+    assert own.release()
     assert not reserve.exists()
-    assert not await journal.release_reserve()
-    assert await journal.restore_reserve()
+    assert not own.release()
+    assert own.restore()
     assert reserve.stat().st_size == MIB
     assert sorted(file.name for file in path.parent.iterdir() if "reserve" in file.name) == [reserve.name]
 

@@ -270,7 +270,7 @@ def asked(config: Mapping[str, Any] | None = None, plans: Sequence[str] = ("defa
     decision = replace(decided(Action.ASK, present=PRESENT, target=TARGET, **more), question=question)
     opened = facts.Opened("checkout", decision, config or {}, tuple(plans))
     story.told = [Record(1, story.stream, 1, story.now, DAEMON, opened)]
-    from rollbackd.incident.life import opened as begin
+    from rollbackd.incident.fold import opened as begin
 
     story.incident = begin(story.told[0])
     return story

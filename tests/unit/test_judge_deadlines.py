@@ -63,6 +63,14 @@ async def test_what_is_due_says_who_announced_it_and_how_long_it_waited(hall: Ha
     assert (evidence.value, evidence.at) == ("not confirmed in 10m", deadline)
 
 
+async def test_it_is_over_once_it_is_confirmed(hall: Hall) -> None:
+    await hall.announce()
+    await hall.wait(minutes=10)
+    assert hall.deadlines.over("shop", "unconfirmed/shop/deploy-7") == ""
+    await hall.daemon.book.append(Entry(service_stream("shop"), facts.Confirmed("deploy-7"), ANN))
+    assert hall.deadlines.over("shop", "unconfirmed/shop/deploy-7") == "it was confirmed, or runs no more"
+
+
 async def test_without_a_priority_of_its_own_it_has_the_services(hall: Hall) -> None:
     await hall.announce()
     await hall.wait(minutes=10)

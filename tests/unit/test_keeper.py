@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
@@ -34,13 +34,13 @@ NIGHTLY = {"snapshot": "shop/config", "cron": "0 2 * * *"}
 
 
 class House:
-    """One service with one layer that keeps snapshots; several lives of the keeper on one journal."""
+    """One service with a layer that keeps snapshots, or some; several lives of the keeper on one journal."""
 
-    def __init__(self, directory: Path, *schedules: dict[str, Any]) -> None:
+    def __init__(self, directory: Path, *schedules: dict[str, Any], layers: Sequence[str] = ("config",)) -> None:
         service = {
             "name": "shop",
             "match": {"service": "shop"},
-            "layers": {"config": {"adapter": "files", "paths": [str(directory / "conf")]}},
+            "layers": {name: {"adapter": "files", "paths": [str(directory / f"{name}.conf")]} for name in layers},
             "verify": {"checks": [{"tcp": "127.0.0.1:1"}]},
         }
         daemon = {"mode": "act", "open_on_loopback": True, "scratch": str(directory / "layers")}
@@ -50,13 +50,15 @@ class House:
         self.clock = ManualClock()
         self.journal = MemoryJournal(self.clock)
         self.book = Book(cast("Journal", self.journal))
-        self.layer = FakeKept(self.clock)
-        self.remote = FakeRemote()
+        self.layers = {name: FakeKept(self.clock) for name in layers}
+        self.layer = self.layers[layers[0]]
+        self.remote = FakeRemote(clock=self.clock)
         self.tasks: list[asyncio.Task[None]] = []
         self.keeper = self.new_keeper()
 
     def new_keeper(self) -> Keeper:
-        layers = {"shop": Layers(self.config.services[0], {"config": cast("Adapter", self.layer)})}
+        kept = {name: cast("Adapter", layer) for name, layer in self.layers.items()}
+        layers = {"shop": Layers(self.config.services[0], kept)}
         return Keeper(self.config, self.book, self.clock, layers, cast("Spawner", self.remote))
 
     async def live(self) -> None:
@@ -120,8 +122,8 @@ async def made(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr(asyncio, "to_thread", at_once)
     houses: list[House] = []
 
-    def make(directory: Path, *schedules: dict[str, Any]) -> House:
-        houses.append(House(directory, *schedules))
+    def make(directory: Path, *schedules: dict[str, Any], **more: Any) -> House:
+        houses.append(House(directory, *schedules, **more))
         return houses[-1]
 
     yield make

@@ -330,6 +330,41 @@ def test_what_goes_on_is_known_by_its_episode() -> None:
     assert not one.goes_on("checkout", episode, at(1))
 
 
+def test_that_an_episode_is_over_is_said_only_where_it_is_known() -> None:
+    asked = rule(QUERY)
+    one = live(asked)
+    look(one, asked, BAD)
+    (episode,) = episodes(one)
+    assert one.over("checkout", episode, at(1)) == ""
+    look(one, asked, UNKNOWN, begin=1)
+    assert one.over("checkout", episode, at(2)) == "", "no evidence ends nothing"
+    assert live(asked).over("checkout", episode, at(2)) == "", "a start has seen nothing yet"
+    look(one, asked, GOOD, begin=3)
+    assert one.over("checkout", episode, at(3)) == f"{GOOD}"
+    look(one, asked, BAD, begin=4)
+    assert "another trouble" in one.over("checkout", episode, at(4))
+    assert one.over("checkout", "gone/checkout/x", at(4)) == "rule gone is no longer in the configuration"
+
+
+def test_one_alert_of_several_is_over_by_itself() -> None:
+    one = live(rule(ALERT))
+    for fingerprint in ("f1", "f2"):
+        one.hear(alert(fingerprint=fingerprint), "checkout", at(0))
+    first, second = episodes(one)
+    one.hear(alert(ends=1), "checkout", at(1))
+    assert one.over("checkout", first, at(1)) != ""
+    assert one.over("checkout", second, at(1)) == ""
+
+
+def test_a_check_that_is_not_asked_any_more_has_not_got_well() -> None:
+    asked = rule(AFTER_CHANGE)
+    one = live(asked)
+    look(one, asked, BAD, BAD)
+    (episode,) = episodes(one, 2)
+    one.clear(asked, 0, "checkout")
+    assert one.over("checkout", episode, at(3)) == ""
+
+
 def test_what_each_rule_says_is_shown_with_its_reason() -> None:
     asked = rule(QUERY)
     one = live(asked, rule(ALERT, "alerts"))

@@ -280,7 +280,7 @@ def test_merged_ends_resolve_what_each_of_them_is_about() -> None:
     both = merge(ends)
     assert (both.resolves, both.thread, both.settles) == (True, "a", ("x", "b", "y"))
     goes_on = merge([replace(one, resolves=False) for one in ends])
-    assert (goes_on.resolves, goes_on.settles) == (False, ())
+    assert (goes_on.resolves, goes_on.settles) == (False, ("x", "y", "a")), "what became of it is another page"
 
 
 def test_a_recovery_ends_the_pages_of_what_was_refused_before() -> None:

@@ -93,6 +93,14 @@ def test_recovered_with_something_switched_off_says_that_it_stays_off() -> None:
     assert said(one)["Next"].startswith("Mend the cause, then switch it on again")
 
 
+def test_what_a_bracket_said_of_its_crossing_is_in_what_follows() -> None:
+    said_so = "3 sessions are left after 10m, and the rollback went on"
+    begun = (opened(), planned(), facts.Entering("traffic"), facts.Entered("traffic", said_so))
+    recovered = (facts.Leaving("traffic"), facts.Left("traffic"), facts.Closed(Outcome.RECOVERED, "well"))
+    for end in ((facts.Closed(Outcome.FAILED, "no"),), recovered, (facts.Paused("HOLD"),)):
+        assert said(only(*begun, *end))["Mind"] == f"traffic: {said_so}"
+
+
 def test_a_failure_names_what_is_still_entered_and_how_to_leave_it() -> None:
     one = only(
         opened(),

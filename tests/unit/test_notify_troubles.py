@@ -137,10 +137,12 @@ def test_periods_are_counted_from_where_it_began() -> None:
 
 
 def test_the_fold_may_start_at_the_oldest_open_trouble() -> None:
-    given = (("service:cart", refused("cart")), REFUSED, ("service:cart", facts.NoticeAcknowledged()), OPENED)
+    cart = "service:cart"
+    ended = (cart, facts.Subsided("episode-cart", "gone"))
+    given = ((cart, refused("cart")), REFUSED, (cart, facts.NoticeAcknowledged()), ended, OPENED)
     whole = after(*given)
     start = whole.oldest
-    assert start == 4
+    assert start == 5
     part = Troubles()
     for seq, (stream, fact) in enumerate(given, 1):
         if seq >= start:

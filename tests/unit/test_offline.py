@@ -14,7 +14,8 @@ from rollbackd.app import offline_rollback
 from rollbackd.clock import SystemClock
 from rollbackd.config.load import dump_service, load
 from rollbackd.facts import Record
-from rollbackd.incident.life import Incident, fold
+from rollbackd.incident.fold import fold
+from rollbackd.incident.life import Incident
 from rollbackd.journal import Entry, open_journal
 from rollbackd.model import (
     FLEET,

@@ -47,6 +47,24 @@ async def test_brackets_in_steps_gate_brackets_out_verification_close(house: Hou
     }  # fmt: skip
 
 
+async def test_what_a_bracket_says_of_its_crossing_is_in_the_incident(house: House) -> None:
+    house.layers["page"].said = "3 sessions are left after 10m,\nand the rollback went on"
+    incident = await house.run()
+    assert incident.outcome is Outcome.RECOVERED
+    assert incident.notes == ("page: 3 sessions are left after 10m, and the rollback went on",), "once"
+    facts_ = [record.fact for record in await house.journal.read(f"incident:{INCIDENT}")]
+    assert [fact.note for fact in facts_ if isinstance(fact, facts.Entered | facts.Left)] == [
+        "3 sessions are left after 10m, and the rollback went on"
+    ] * 2
+
+
+@pytest.mark.parametrize("error", [AdapterError("cannot be seen", permanent=True), RuntimeError("boom")])
+async def test_a_bracket_that_cannot_say_anything_is_crossed_all_the_same(house: House, error: Exception) -> None:
+    house.layers["page"].said = error
+    incident = await house.run()
+    assert (incident.outcome, house.calls, incident.notes) == (Outcome.RECOVERED, WHOLE, ())
+
+
 async def test_driving_it_again_after_its_end_does_nothing(house: House) -> None:
     await house.run()
     before = len(house.journal.records)
@@ -132,7 +150,10 @@ async def test_a_failure_that_stays_ends_it_and_keeps_the_page(house: House) -> 
 async def test_a_failure_that_quotes_a_secret_is_written_down_without_it(house: House) -> None:
     cast("FakeFactory", house.factory).clean = Spawner(secrets=["hush-hush"]).clean
     house.layers["code"].errors = failing("it answered hush-hush", permanent=True)
-    assert (await house.run()).reason == "apply code: it answered [secret]"
+    house.layers["page"].said = "somebody else has it, by hush-hush"
+    incident = await house.run()
+    assert incident.reason == "apply code: it answered [secret]"
+    assert incident.notes == ("page: somebody else has it, by [secret]",)
 
 
 async def test_after_five_tries_it_is_given_up(house: House) -> None:
@@ -208,10 +229,12 @@ async def test_an_effect_that_was_cut_off_is_asked_about_first(house: House, eff
     await house.until(lambda: WHOLE[effect] in house.calls)
     await crash(house)
     layer.hold_up = None
+    layer.said = "it was so"
     if finished:
         layer.present, layer.is_inside = V1, effect == 0
     incident = await house.run()
     assert incident.outcome is Outcome.RECOVERED
+    assert incident.notes == (("page: it was so",) if WHOLE[effect].endswith("page") else ())
     assert house.calls.count(WHOLE[effect]) == (1 if finished else 2)
     assert list(dict.fromkeys(house.calls)) == WHOLE
     assert house.kinds().count("Adopted") == 2

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from rollbackd import boundary, facts
+from rollbackd.adapter import Message
 from rollbackd.config.models import Config, Notify, Route, RouteWhen
 from rollbackd.journal import Entry, Journal, Outgoing, open_journal
 from rollbackd.model import FLEET, Outcome, Priority
@@ -203,6 +204,26 @@ async def test_a_receiver_that_hangs_holds_up_nobody_else(world: World) -> None:
     with suppress(asyncio.CancelledError):
         await running
     assert len(world.room.tried) == 1
+
+
+async def test_a_stop_is_heeded_though_a_library_swallows_it(world: World) -> None:
+    class Deaf(Recorder):
+        """As `asyncio.wait_for` of Python 3.11: the answer comes at the instant of the cancelling, and wins."""
+
+        async def send(self, message: Message) -> None:
+            reached.set()
+            with suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+            await super().send(message)
+
+    reached = asyncio.Event()
+    await world.write(opened())
+    running = asyncio.create_task(world.teller({"room": Deaf()}).run())
+    await reached.wait()
+    running.cancel()
+    _, left = await asyncio.wait({running}, timeout=10)
+    assert not left
+    assert [one.receiver for one in await world.facts(facts.Told)] == ["room"], "and what was sent is known as sent"
 
 
 async def test_a_receiver_that_does_not_answer_is_left_after_a_while(world: World) -> None:

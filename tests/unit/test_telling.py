@@ -254,6 +254,8 @@ SENTENCES: list[tuple[Any, str]] = [
     (facts.ApplyStarted("code", 2), "applying code, attempt 2"),
     (facts.Leaving("traffic"), "leaving traffic"),
     (facts.Entered("traffic"), "entered traffic"),
+    (facts.Entered("traffic", "1 session is left"), "entered traffic: 1 session is left"),
+    (facts.Left("traffic", "somebody else keeps it"), "left traffic: somebody else keeps it"),
     (facts.Applied("code"), "applied code"),
     (facts.Left("traffic"), "left traffic"),
     (facts.EnterFailed("traffic", "no", permanent=True), "entering traffic failed: no"),

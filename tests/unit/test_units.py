@@ -16,7 +16,9 @@ from rollbackd.units import (
     Secret,
     Size,
     Spec,
+    Vector,
     format_duration,
+    format_size,
     parse_duration,
     parse_ratio,
     parse_size,
@@ -176,3 +178,22 @@ def test_whoever_validates_can_have_secrets_looked_for() -> None:
     TypeAdapter(list[Secret]).validate_python([{"env": "A"}, {"file": "/b"}], context={"look_for": seen.append})
     assert seen == [Secret(env="A"), Secret(file="/b")]
     assert TypeAdapter(Secret).validate_python({"env": "A"}, context={}) == Secret(env="A")
+
+
+@pytest.mark.parametrize("argv", [["make", "build"], ["/opt/our tools/build"], ["make build", "now"], ["make"]])
+def test_an_argument_vector_is_words(argv: list[str]) -> None:
+    assert TypeAdapter[tuple[str, ...]](Vector).validate_python(argv) == tuple(argv)
+
+
+def test_a_command_line_in_one_argument_is_refused() -> None:
+    with pytest.raises(ValidationError, match=r'"make build" is one argument; write each word .* like \[make, build\]'):
+        TypeAdapter[tuple[str, ...]](Vector).validate_python(["make build"])
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [(0, "0GiB"), (1, "1B"), (1025, "1025B"), (2048, "2KiB"), (33554432, "32MiB"), (3 * 2**30, "3GiB")],
+)
+def test_a_size_is_written_as_it_is_read(size: int, text: str) -> None:
+    assert format_size(size) == text
+    assert parse_size(text) == size

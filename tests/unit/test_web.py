@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import aiohttp
 import pytest
+from jsonschema import Draft202012Validator
 
 from rollbackd.desk import Announce, Desk
 from rollbackd.model import Priority, Request
@@ -361,6 +362,9 @@ async def test_the_description_is_openapi_and_lists_every_route(served: Served) 
         assert all(answer["description"] for answer in operation["responses"].values())
         in_path = {one["name"] for one in operation.get("parameters", ()) if one["in"] == "path"}
         assert in_path == set(re.findall(r"\{(\w+)\}", path))
+        for one in operation.get("parameters", ()):
+            if "default" in one["schema"]:
+                Draft202012Validator(one["schema"]).validate(one["schema"]["default"])
     refs = set(re.findall(r'"#/components/schemas/([^"]+)"', json.dumps(document)))
     assert refs == set(document["components"]["schemas"])
 

@@ -111,8 +111,9 @@ async def test_a_socket_that_somebody_replaced_is_left_to_them(tmp_path: Path) -
     assert path.read_text() == "theirs"
 
 
-@pytest.mark.parametrize("path", ["missing/s.sock", "x" * 120])
+@pytest.mark.parametrize("path", ["missing/s.sock", "file/s.sock"])
 async def test_a_socket_that_cannot_be_made_is_a_sentence(tmp_path: Path, path: str) -> None:
+    (tmp_path / "file").touch()
     with pytest.raises(CannotListenError, match=r"daemon\.socket: cannot listen on .*: .+"):
         await server(tmp_path / path).start()
 

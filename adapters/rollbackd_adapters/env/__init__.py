@@ -23,6 +23,7 @@ from rollbackd_adapters.env.memory import Memory, content_id, dumped, loaded
 from rollbackd_adapters.env.settings import EnvSettings
 from rollbackd_adapters.env.text import Content, EnvText, Unreadable, Value
 from rollbackd_adapters.failures import as_adapter_errors
+from rollbackd_adapters.ids import check_own
 from rollbackd_adapters.lacks import existing
 from rollbackd_adapters.threads import in_thread
 from rollbackd_adapters.traces import Trace, progress_of
@@ -193,7 +194,4 @@ def _shown(name: str, value: Value) -> str:
 
 
 def _check_id(release: Release) -> None:
-    if _ID.fullmatch(release.id) is None:
-        raise AdapterError(
-            f"{one_line(release.id)!r} is not the id of a content; `rollbackd plan` lists them", permanent=True
-        )
+    check_own(release, _ID, "a content; `rollbackd plan` lists them")

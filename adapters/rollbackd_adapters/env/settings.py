@@ -1,13 +1,13 @@
 """What the configuration says about a layer of adapter `env`. No I/O."""
 
 import re
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from rollbackd.adapter import Settings
 from rollbackd.units import show
+from rollbackd_adapters.paths import WholePath
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _PRESET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -24,7 +24,7 @@ def _text(value: Any) -> Any:
 class EnvSettings(Settings):
     """A layer of adapter `env`."""
 
-    file: Path
+    file: WholePath
     """The file; not a link. A bare `NAME=value` a line, or what the `syntax` allows."""
     names: tuple[str, ...] = Field(min_length=1)
     """The variables that are this layer; all others in the file are left alone."""
@@ -35,13 +35,6 @@ class EnvSettings(Settings):
     """Who reads the file: a shell (`. FILE`, dotenv, docker), or systemd (`EnvironmentFile=`)."""
     keep: int = Field(default=100, ge=2, le=10_000)
     """How many contents are remembered, to go back to."""
-
-    @field_validator("file")
-    @classmethod
-    def _absolute(cls, path: Path) -> Path:
-        if not path.is_absolute():
-            raise ValueError(f"{show(str(path))} depends on where the daemon was started; write the whole path")
-        return path
 
     @model_validator(mode="after")
     def _sound(self) -> Self:

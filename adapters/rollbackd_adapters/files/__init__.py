@@ -9,6 +9,7 @@ never followed below a watched directory. Access control lists and extended attr
 import fnmatch
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import ClassVar
 
@@ -26,6 +27,7 @@ from rollbackd_adapters.files.settings import FilesSettings
 from rollbackd_adapters.files.snapshots import Keeper, Kept
 from rollbackd_adapters.files.store import Head
 from rollbackd_adapters.files.tree import Moves, Tree, foreign
+from rollbackd_adapters.ids import check_own
 from rollbackd_adapters.traces import Trace
 
 __all__ = ["Files", "FilesSettings"]
@@ -41,7 +43,7 @@ class Files(Kept):
 
     def __init__(self, settings: FilesSettings, place: Place) -> None:
         self.resource = "files:" + ",".join(sorted([*settings.paths, *(str(one.file) for one in settings.variables)]))
-        self.needs = Needs(writes=settings.written)
+        self.needs = Needs(writes=settings.written, alone=settings.whole)
         self._settings = settings
         self._place = place
         self._spawner: Spawner = place.spawner
@@ -81,9 +83,13 @@ class Files(Kept):
         return Release(head.release, head.name, head.created, good=bool(good) and fnmatch.fnmatchcase(head.name, good))
 
     async def releases(self) -> Sequence[Release]:
-        heads = await self._jobs.run(lambda _stop: self._present.matching())
-        # All of it gone is a state to go back from, and never one to go to by itself.
-        return [self._release(head) for head in heads if head.release != self._present.nothing]
+        return await self._jobs.run(self._known)
+
+    def _known(self, _stop: Stop) -> list[Release]:
+        """All of it gone is a state to go back from, and never one to go to by itself."""
+        names = self._present.names()
+        heads = [head for head in self._present.matching() if head.release != self._present.nothing]
+        return [replace(self._release(head), names=names.get(head.release, ())) for head in heads]
 
     async def plan(self, target: Release) -> Change:
         _check_id(target)
@@ -168,8 +174,7 @@ class Files(Kept):
 
 def _check_id(release: Release) -> None:
     """:raises AdapterError: permanent, for anything but a hash."""
-    if _ID.fullmatch(release.id) is None:
-        raise AdapterError(f"{one_line(release.id)!r} is not the id of a snapshot's content", permanent=True)
+    check_own(release, _ID, "a snapshot's content")
 
 
 def _risks(moves: Moves, now: Tree, target: Tree) -> tuple[str, ...]:

@@ -22,8 +22,9 @@ from rollbackd_adapters.files.batch import Batch
 from rollbackd_adapters.files.beneath import told
 from rollbackd_adapters.files.jobs import Stop
 from rollbackd_adapters.files.scan import CHUNK
-from rollbackd_adapters.files.store import HEAD_LIMIT, NAME, Head, Store, body_of, parse_body
+from rollbackd_adapters.files.store import HEAD_LIMIT, Head, Store, body_of, parse_body
 from rollbackd_adapters.files.tree import Tree
+from rollbackd_adapters.ids import SNAPSHOT
 
 MANIFEST = "rollbackd/manifest.json"
 _BLOBS = "rollbackd/blobs/"
@@ -115,7 +116,7 @@ def _manifest(packed: gzip.GzipFile, largest: int) -> tuple[Head, Tree]:
     data = b"".join(_chunks(packed, member.size))
     line, _, body = data.partition(b"\n")
     head = Head.parse(line)
-    if len(line) > HEAD_LIMIT or NAME.fullmatch(head.name) is None:
+    if len(line) > HEAD_LIMIT or SNAPSHOT.fullmatch(head.name) is None:
         raise ValueError("its name cannot be one")
     tree = parse_body(head, body)
     if sum(tree.blobs().values()) > largest:

@@ -34,6 +34,11 @@ def check_pattern(text: str) -> str:
     return text
 
 
+def is_plain(pattern: str) -> bool:
+    """Whether it has no wildcards."""
+    return _MAGIC.search(pattern) is None
+
+
 def path_above(pattern: str) -> str:
     """The directory that everything a pattern can match is in."""
     parts = pattern.removeprefix("/").split("/")

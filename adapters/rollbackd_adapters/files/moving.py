@@ -25,6 +25,7 @@ from rollbackd_adapters.files.restore import Restorer
 from rollbackd_adapters.files.settings import FILE, Syntax
 from rollbackd_adapters.files.store import Head
 from rollbackd_adapters.files.tree import Moves, Tree, foreign, moves
+from rollbackd_adapters.lacks import need_room
 from rollbackd_adapters.then import environment
 from rollbackd_adapters.traces import Trace
 
@@ -188,7 +189,8 @@ class Mover:
             self._restorer(now, self._part(aim.tree, aim), stop).check(way)
             need = sum(aim.tree.entries[path].size for path in way.put)
             for base, _ in self._present.rules.watch.by_base():
-                _need_room(Path(base), need)
+                if Path(base).is_dir():
+                    need_room(Path(base), need)
         except AdapterError as error:
             raise AdapterError(f"{error}; nothing was touched", permanent=error.permanent) from error
 
@@ -235,13 +237,6 @@ def _other(there: Variables, wanted: Variables) -> tuple[str, ...]:
         for name, value in values.items()
         if there.get(file, {}).get(name) != value
     )
-
-
-def _need_room(base: Path, need: int) -> None:
-    if base.is_dir() and (free := shutil.disk_usage(base).free) < need:
-        raise AdapterError(
-            f"{base}: {free // 2**20} MiB free, wants {need // 2**20 + 1} MiB; make room", permanent=False
-        )
 
 
 def _copy(blob: Path, copy: Path) -> None:

@@ -14,8 +14,9 @@ from rollbackd_adapters.files.jobs import Stop
 from rollbackd_adapters.files.keeping import BEFORE
 from rollbackd_adapters.files.scan import Hashing, Rules, Scan, Sink
 from rollbackd_adapters.files.settings import FilesSettings
-from rollbackd_adapters.files.store import NAME, Head, Store, body_of
+from rollbackd_adapters.files.store import Head, Store, body_of
 from rollbackd_adapters.files.tree import Entry, Tree
+from rollbackd_adapters.ids import SNAPSHOT
 
 
 @dataclass
@@ -107,6 +108,14 @@ class Present:
                 found[head.release] = head
         return list(found.values())
 
+    def names(self) -> dict[str, tuple[str, ...]]:
+        """The names of all snapshots of this watch list, newest first, by release: one may have been taken often."""
+        found: dict[str, tuple[str, ...]] = {}
+        for head in self.store.heads():
+            if head.rules == self.rules.fingerprint:
+                found[head.release] = (*found.get(head.release, ()), head.name)
+        return found
+
     def head_of(self, release: str) -> Head | None:
         """The newest snapshot that has a release and can be restored."""
         return next(iter(self.matching(release)), None)
@@ -142,7 +151,7 @@ class Present:
 
 def check_name(name: str) -> str:
     """A snapshot's name, safe as a file's. :raises AdapterError: permanent, for anything else."""
-    if NAME.fullmatch(name) is None:
+    if SNAPSHOT.fullmatch(name) is None:
         raise AdapterError(
             f"{one_line(name)!r} cannot be the name of a snapshot: letters, digits and ._- only, 120 at most, no "
             "mark first",

@@ -1,7 +1,6 @@
 """What would stop a restore right now. Writes nothing but the store's own stamp; every sentence says what to do."""
 
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from rollbackd.process import Spawner
 from rollbackd_adapters.files.jobs import Stop
 from rollbackd_adapters.files.present import Present
 from rollbackd_adapters.files.tree import Tree
-from rollbackd_adapters.lacks import existing, missing_programs
+from rollbackd_adapters.lacks import existing, lacking_room, missing_programs
 
 
 def problems(present: Present, spawner: Spawner, stop: Stop) -> list[str]:
@@ -34,12 +33,9 @@ def _store(present: Present) -> Iterator[str]:
             yield f"{root}: the store lies in {watched}, which is watched; set `store` to a place elsewhere"
 
 
-def _room(present: Present) -> Iterator[str]:
-    wanted = present.settings.room
-    places = {existing(present.store.root), *(existing(Path(base)) for base, _ in present.rules.watch.by_base())}
-    for path in sorted(places):
-        if (free := shutil.disk_usage(path).free) < wanted:
-            yield f"{path}: {free // 2**20} MiB free, wants {wanted // 2**20} MiB (`room`); make room"
+def _room(present: Present) -> list[str]:
+    bases = (Path(base) for base, _ in present.rules.watch.by_base())
+    return lacking_room(map(existing, (present.store.root, *bases)), present.settings.room)
 
 
 def _places(present: Present, tree: Tree) -> Iterator[str]:

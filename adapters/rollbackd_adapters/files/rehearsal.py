@@ -19,6 +19,7 @@ from rollbackd_adapters.files.present import Present
 from rollbackd_adapters.files.restore import Restorer
 from rollbackd_adapters.files.scan import Hashing, Rules, Scan
 from rollbackd_adapters.files.tree import Entry, Tree, moves
+from rollbackd_adapters.lacks import existing, need_room
 
 _SHOWN = 20
 """Problems that are told."""
@@ -33,7 +34,7 @@ def rehearse(present: Present, name: str, stop: Stop) -> list[SnapshotProblem]:
     root = present.place.scratch / "rehearsal"
     _empty(root)
     try:
-        _need_room(root, tree.size + present.settings.room)
+        need_room(existing(root), tree.size + present.settings.room, "a rehearsal ")
         with told(str(root)):
             root.mkdir(mode=0o700, parents=True)
         return list(_put_together(present, tree, name, root, stop))
@@ -68,13 +69,6 @@ def _below(tree: Tree, root: Path) -> Tree:
         kind = "dir" if entry.kind == "way" else entry.kind
         entries[f"{root}{path}"] = entry._replace(kind=kind, volatile=False, seen=None)
     return replace(tree, entries=entries, variables={}, strays=(), specials=())
-
-
-def _need_room(root: Path, need: int) -> None:
-    existing = next(path for path in root.parents if path.is_dir())
-    if (free := shutil.disk_usage(existing).free) < need:
-        text = f"{existing}: {free // 2**20} MiB free, a rehearsal wants {need // 2**20 + 1} MiB; make room"
-        raise AdapterError(text, permanent=False)
 
 
 def _empty(root: Path) -> None:

@@ -8,14 +8,12 @@ from typing import Annotated, Self
 from pydantic import Field, field_validator, model_validator
 
 from rollbackd.adapter import Settings
-from rollbackd.units import Duration, OneOrMany, Size, Spec, show
-from rollbackd_adapters.files.globs import Watch, check_pattern, path_above
+from rollbackd.units import Duration, OneOrMany, Size, Spec, Vector, show
+from rollbackd_adapters.files.globs import Watch, check_pattern, is_plain, path_above
 
 FILE = "{file}"
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _MODE = re.compile(r"0?[0-7]{3}|[0-7]{4}")
-
-Vector = Annotated[tuple[str, ...], Field(min_length=1)]
 
 
 class Variables(Spec):
@@ -112,6 +110,11 @@ class FilesSettings(Settings):
         watched = (Path(path_above(pattern)) for pattern in self.paths)
         files = (one.file.parent for one in self.variables)
         return (*watched, *files, *((self.store,) if self.store is not None else ()))
+
+    @property
+    def whole(self) -> tuple[Path, ...]:
+        """What is watched and named without wildcards."""
+        return tuple(Path(path) for path in self.paths if is_plain(path))
 
     @field_validator("paths")
     @classmethod

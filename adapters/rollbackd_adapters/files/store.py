@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import json
 import os
-import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -25,11 +24,11 @@ from rollbackd_adapters.files import tree as trees
 from rollbackd_adapters.files.beneath import told
 from rollbackd_adapters.files.scan import CHUNK
 from rollbackd_adapters.files.tree import Tree
+from rollbackd_adapters.ids import SNAPSHOT
 
 _FORMAT = 1
 HEAD_LIMIT = 64 * 2**10
 """Bytes."""
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +134,7 @@ class Store:
 
     def load(self, name: str) -> tuple[Head, Tree]:
         """One snapshot. :raises AdapterError: permanent, when there is none, or its manifest is damaged."""
-        if NAME.fullmatch(name) is None:
+        if SNAPSHOT.fullmatch(name) is None:
             raise _no_snapshot(name)
         path = self.manifests / f"{name}.json"
         try:

@@ -72,6 +72,11 @@ class Freeze(BracketOnly):
             f"{self._place.layer}: others freeze and lift at the same time; trying again", permanent=False
         )
 
+    async def note(self, key: str) -> str:
+        """While somebody else's freeze is respected: it is theirs to lift."""
+        guest = bool((self._trace(key).begun or {}).get("guest"))
+        return "deployments are frozen by somebody else, who can lift that at any time" if guest else ""
+
     async def leave(self, key: str) -> None:
         trace = self._trace(key)
         with as_adapter_errors():

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Sequence
 
-from rollbackd import jsonpath
 from rollbackd.adapter import AdapterError, Place
 from rollbackd.process import Lock
 from rollbackd.units import show
@@ -38,10 +37,7 @@ class FrozenByCalls:
         answer = await web.ask(asked, self._place, web.words_of(self._place, key), self._settings.timeout)
         if not asked.json_at:
             return answer.status != _NOT_THERE and web.accepted(answer, self._place).ok
-        try:
-            found = jsonpath.at(web.accepted(answer, self._place).json(), asked.json_at)
-        except ValueError as error:
-            raise AdapterError(f"{answer.where}: {error}", permanent=False) from None
+        found = web.accepted(answer, self._place).at(asked.json_at)
         if type(found) is not type(asked.equals):
             raise AdapterError(
                 f"{answer.where}: {asked.json_at} is {answer.quoted(json.dumps(found))}, which is not of the kind of "

@@ -12,12 +12,12 @@ from rollbackd.clock import Clock
 from rollbackd.process import Lock, one_line
 from rollbackd_adapters.freeze.barrier import Whose
 from rollbackd_adapters.freeze.settings import FreezeRef, FreezeSettings
+from rollbackd_adapters.git.pushing import PUSH, rejection
 from rollbackd_adapters.git.repo import Repo, failure
 from rollbackd_adapters.git.settings import GitSettings
 from rollbackd_adapters.ids import incident_of
 from rollbackd_adapters.traces import Trace
 
-_PUSH = ("push", "--porcelain", "--no-verify", "--no-follow-tags", "--recurse-submodules=no")
 _WHO = {
     f"GIT_{role}_{what}": value
     for role in ("AUTHOR", "COMMITTER")
@@ -65,22 +65,24 @@ class FrozenRef:
 
     async def _push(self, lease: str, what: str, lock: Lock) -> bool:
         """False when somebody else was faster. :raises AdapterError: for everything else."""
-        answer = await self._repo.reach(
-            *_PUSH, lease, self._ref.remote, what, lock=lock, timeout=self._settings.timeout
-        )
-        said = answer.stdout.decode(errors="replace")
-        if answer.ok or "(stale info)" in said:
+        answer = await self._repo.reach(*PUSH, lease, self._ref.remote, what, lock=lock, timeout=self._settings.timeout)
+        if answer.ok or b"(stale info)" in answer.stdout:
             return answer.ok
-        if "[remote rejected]" in said:
-            why = next((line for line in said.splitlines() if "rejected]" in line), "").partition("\t")[2]
+        if (no := rejection(answer)) is not None:
             raise AdapterError(
-                f"{self._ref.remote} refused {self._ref.ref} ({one_line(why)}); let rollbackd's key push there",
-                permanent="failed to update ref" not in said and "lock" not in said,
+                f"{self._ref.remote} refused {self._ref.ref} ({one_line(no.why)}); let rollbackd's key push there",
+                permanent=no.permanent,
                 evidence=answer.tail,
             )
         raise failure(Path(self._ref.remote), answer)
 
+    def _clear_locks(self) -> None:
+        """What a git that was killed has left. The repository is ours alone, and we hold the layer."""
+        for leftover in self._own.glob("*.lock"):
+            leftover.unlink(missing_ok=True)
+
     async def _commit(self, key: str, lock: Lock) -> str:
+        await asyncio.to_thread(self._clear_locks)
         await self._repo.call("init", "--quiet", "--bare", str(self._own), lock=lock)
         tree = (await self._repo.call("mktree", lock=lock)).strip()
         why = f"{self._place.service} is being rolled back; do not deploy."

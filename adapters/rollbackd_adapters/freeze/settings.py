@@ -1,7 +1,6 @@
 """What the configuration says about a layer of adapter `freeze`. No I/O."""
 
 from datetime import timedelta
-from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -9,6 +8,8 @@ from pydantic import Field, field_validator, model_validator
 from rollbackd.adapter import Settings
 from rollbackd.jsonpath import JsonPath
 from rollbackd.units import Duration, Spec, show
+from rollbackd_adapters.git.settings import can_be_ref, check_address
+from rollbackd_adapters.paths import WholePath
 from rollbackd_adapters.web import Call, Question
 
 
@@ -40,15 +41,12 @@ class FreezeRef(Spec):
     @field_validator("remote")
     @classmethod
     def _no_password(cls, text: str) -> str:
-        host = text.partition("://")[2].partition("/")[0]
-        if "@" in host and ":" in host.rpartition("@")[0]:
-            raise ValueError("an address with a password in it is shown in messages; use a credential helper of git")
-        return text
+        return check_address(text)
 
     @field_validator("ref")
     @classmethod
     def _a_ref(cls, ref: str) -> str:
-        if any(not part or ".." in part or part[0] == "." or part.endswith((".", ".lock")) for part in ref.split("/")):
+        if not can_be_ref(ref):
             raise ValueError(f"{show(ref)} cannot be the name of a ref; write it like refs/heads/frozen")
         return ref
 
@@ -58,19 +56,12 @@ class FreezeSettings(Settings):
 
     leave: Literal["steps", "gate", "verified", "acknowledged"] = "verified"
     """After what deployments go on; `acknowledged`: after a person has looked."""
-    file: Path | None = None
+    file: WholePath | None = None
     """A lock file that deployments look for; it says who froze, for which incident, since when."""
     git: FreezeRef | None = None
     http: FreezeCalls | None = None
     timeout: Duration = timedelta(seconds=30)
     """For each request and each call of git."""
-
-    @field_validator("file")
-    @classmethod
-    def _absolute(cls, path: Path | None) -> Path | None:
-        if path is not None and not path.is_absolute():
-            raise ValueError(f"{show(str(path))} depends on where the daemon was started; write the whole path")
-        return path
 
     @model_validator(mode="after")
     def _one(self) -> Self:

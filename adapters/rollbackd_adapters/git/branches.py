@@ -3,18 +3,19 @@
 One that is there already is never moved: the next free name is taken. That one cannot be made stops no rollback.
 """
 
-import asyncio
+from collections.abc import Mapping
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 from rollbackd import log
-from rollbackd.adapter import AdapterError, Place
+from rollbackd.adapter import AdapterError
 from rollbackd.model import Change
 from rollbackd.process import Lock, one_line
 from rollbackd_adapters.git.repo import Look, Repo, failure
 from rollbackd_adapters.git.settings import GitSettings
 from rollbackd_adapters.ids import incident_of
-from rollbackd_adapters.traces import last_done, safe_name
+from rollbackd_adapters.traces import safe_name
 
 EMERGENCY = "emergency/{incident}"
 ROLLBACK = "rollback/{incident}"
@@ -24,10 +25,9 @@ _LONGEST_SEARCH = 100
 class Branches:
     """Those of one work tree."""
 
-    def __init__(self, repo: Repo, settings: GitSettings, place: Place) -> None:
+    def __init__(self, repo: Repo, settings: GitSettings) -> None:
         self._repo = repo
         self._settings = settings
-        self._scratch: Path = place.scratch
 
     def locks(self, look: Look, change: Change) -> list[Path]:
         """What a git that was killed may have left of the branches of this change, which are nobody else's."""
@@ -40,12 +40,12 @@ class Branches:
     def _rollback(self, change: Change) -> str:
         return name_of(self._settings.on_branch, ROLLBACK, change)
 
-    async def left(self, look: Look) -> tuple[str, str]:
-        """The branch that the last change took HEAD from, and the commit it was at; nothing if HEAD moved since."""
-        last = await asyncio.to_thread(last_done, self._scratch)
-        if self._settings.paths or last.get("commit") != look.commit:
-            return "", ""
-        return str(last.get("on", "")), str(last.get("head", ""))
+    def left(self, look: Look, last: Mapping[str, Any]) -> str:
+        """The branch that the last change took HEAD from; none if HEAD moved since.
+
+        :param last: what was written at its beginning.
+        """
+        return "" if self._settings.paths or last.get("commit") != look.commit else str(last.get("on", ""))
 
     async def leave(self, change: Change, commit: str, lock: Lock) -> None:
         """The one to mend it on, at what was left."""

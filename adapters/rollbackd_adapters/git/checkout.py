@@ -2,9 +2,10 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 from rollbackd.adapter import AdapterError, Place
 from rollbackd.clock import Clock
@@ -39,7 +40,7 @@ class Checkout:
         self._clock: Clock = place.clock
         self._repo = Repo(settings, place)
         self._scope: Scope = (Paths if settings.paths else Whole)(self._repo, settings, place)
-        self._branches = Branches(self._repo, settings, place)
+        self._branches = Branches(self._repo, settings)
         self._memory = Memory(settings, place)
         self._restoring = Restoring(self._repo, settings, place, self._memory)
 
@@ -154,12 +155,13 @@ class Checkout:
     async def _go(self, change: Change, target: str, trace: Trace, lock: Lock) -> None:
         """To the target: by a checkout, or by a new clone when what is there is damaged."""
         begun = trace.begun or {}
-        commit = str(begun["commit"]) if begun else await self._commit_of(change.after, target)
+        last = {} if begun else await asyncio.to_thread(last_done, self._place.scratch)
+        commit = str(begun["commit"]) if begun else await self._commit_of(change.after, target, last)
         if begun.get("aside") or await self._damage():
             await self._restoring.run(change, commit, trace, lock)
             return
         try:
-            await self._move(change, commit, trace, lock)
+            await self._move(change, commit, last, trace, lock)
         except AdapterError:
             if not self._settings.restore_from or not await unreadable(self._repo, commit):
                 raise
@@ -186,7 +188,7 @@ class Checkout:
         await prune_saved(self._repo, self._settings, self._clock, lock)
         trace.finish(after=target)
 
-    async def _move(self, change: Change, commit: str, trace: Trace, lock: Lock) -> None:
+    async def _move(self, change: Change, commit: str, last: Mapping[str, Any], trace: Trace, lock: Lock) -> None:
         """Save what is uncommitted and check the target out; or go on with what a crash cut off."""
         begun = trace.begun
         look = await self._repo.look()
@@ -211,7 +213,7 @@ class Checkout:
                 again=0,
                 lfs=in_lfs,
                 on=look.on,
-                known=(await self._branches.left(look))[0],
+                known=self._branches.left(look, last),
             )
         else:
             trace.begin(again=again)
@@ -236,12 +238,11 @@ class Checkout:
             await self._repo.call("update-ref", ref, saved, lock=lock)
         return saved
 
-    async def _commit_of(self, release: Release, content: str) -> str:
+    async def _commit_of(self, release: Release, content: str, last: Mapping[str, Any]) -> str:
         """The newest that is this release, or the one that the last change left."""
         same = [commit.sha for commit in await self._having(content)]
         if not same:
             raise self._gone(release)
-        last = await asyncio.to_thread(last_done, self._place.scratch)
         return str(last["head"]) if last.get("head") in same else same[0]
 
     def _clear_locks(self, look: Look, trace: Trace, branches: Sequence[Path], *, cut_off: bool) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from rollbackd.process import Spawner, one_line
 from rollbackd_adapters.git.overlooked import beside
 from rollbackd_adapters.git.repo import Repo, failure
 from rollbackd_adapters.git.settings import GitSettings, is_address
-from rollbackd_adapters.lacks import existing, missing_of_then
+from rollbackd_adapters.lacks import existing, lacking_room, missing_of_then
 
 _SHOWN = 5
 """Of one kind of problem."""
@@ -32,11 +31,7 @@ async def of_any(repo: Repo, settings: GitSettings, place: Place, *, cloned_anew
         return [f"{settings.repo}: a link that leads nowhere"]
     spawner: Spawner = place.spawner
     found = missing_of_then(spawner, settings.then)
-    found += [
-        f"{path}: {free // 2**20} MiB free, wants {settings.room // 2**20} MiB (`room`); make room"
-        for path in sorted({existing(repo.path), existing(place.scratch)})
-        if (free := shutil.disk_usage(path).free) < settings.room
-    ]
+    found += lacking_room((existing(repo.path), existing(place.scratch)), settings.room)
     if not os.access(existing(place.scratch), os.W_OK | os.X_OK):
         found.append(f"{place.scratch}: rollbackd may not write there; give its user that right")
     return found

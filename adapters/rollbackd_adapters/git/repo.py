@@ -10,12 +10,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 from rollbackd.adapter import AdapterError, Place
 from rollbackd.model import Release
 from rollbackd.process import Finished, Lock, Spawner, one_line
 from rollbackd_adapters.failures import as_adapter_errors
 from rollbackd_adapters.git.settings import GitSettings
+from rollbackd_adapters.ids import check_own
 
 LOOK_TIMEOUT = timedelta(seconds=30)
 """For calls that only read this host's disk."""
@@ -90,11 +92,17 @@ def resource_of(settings: GitSettings) -> str:
 
 def check_id(release: Release) -> str:
     """A tree's id, safe as an argument. :raises AdapterError: permanent, for anything else."""
-    if _ID.fullmatch(release.id) is None:
-        raise AdapterError(
-            f"{one_line(release.id)!r} is not the id of a tree; `rollbackd plan` lists them", permanent=True
-        )
-    return release.id
+    return check_own(release, _ID, "a tree; `rollbackd plan` lists them")
+
+
+class How(TypedDict, total=False):
+    """How git is called; what is not given is as `Repo.ask` has it."""
+
+    lock: Lock | None
+    env: Mapping[str, str] | None
+    stdin: bytes
+    timeout: timedelta
+    cwd: Path | None
 
 
 class Repo:
@@ -130,33 +138,19 @@ class Repo:
                 timeout=timeout,
             )
 
-    async def call(
-        self,
-        *arguments: str,
-        lock: Lock | None = None,
-        env: Mapping[str, str] | None = None,
-        stdin: bytes = b"",
-        timeout: timedelta = LOOK_TIMEOUT,
-    ) -> str:
+    async def call(self, *arguments: str, **how: Unpack[How]) -> str:
         """Call git; what it printed. :raises AdapterError: not permanent, when it fails."""
-        finished = await self.ask(*arguments, lock=lock, env=env, stdin=stdin, timeout=timeout)
+        finished = await self.ask(*arguments, **how)
         if not finished.ok or finished.truncated:
             raise failure(self.path, finished)
         return finished.stdout.decode(errors="replace")
 
-    async def reach(
-        self,
-        *arguments: str,
-        lock: Lock | None = None,
-        env: Mapping[str, str] | None = None,
-        stdin: bytes = b"",
-        timeout: timedelta = LOOK_TIMEOUT,
-        cwd: Path | None = None,
-    ) -> Finished:
+    async def reach(self, *arguments: str, **how: Unpack[How]) -> Finished:
         """Call git for something that may ask another host: no prompt, whichever way it goes there."""
-        own = await self.ask("config", "--get", "core.sshCommand", cwd=cwd)
-        ssh = {} if own.ok else {"GIT_SSH_COMMAND": _SSH}
-        return await self.ask(*arguments, env={**ssh, **(env or {})}, stdin=stdin, lock=lock, timeout=timeout, cwd=cwd)
+        own = await self.ask("config", "--get", "core.sshCommand", cwd=how.get("cwd"))
+        if not own.ok:
+            how["env"] = {"GIT_SSH_COMMAND": _SSH, **(how.get("env") or {})}
+        return await self.ask(*arguments, **how)
 
     async def look(self) -> Look:
         """Where HEAD is. One call."""

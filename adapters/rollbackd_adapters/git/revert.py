@@ -18,6 +18,7 @@ from rollbackd_adapters.failures import as_adapter_errors
 from rollbackd_adapters.git import branches, ready
 from rollbackd_adapters.git.ownership import give_back
 from rollbackd_adapters.git.pruning import prune_saved
+from rollbackd_adapters.git.pushing import PUSH, rejection
 from rollbackd_adapters.git.repo import Commit, Repo, check_id, failure, newest_first, resource_of
 from rollbackd_adapters.git.settings import GitSettings
 from rollbackd_adapters.then import run_then
@@ -26,7 +27,6 @@ from rollbackd_adapters.traces import Trace
 TRAILER = "Rollbackd-Change"
 _TRIES = 3
 """Pushes, when somebody else pushes the same content at the same time."""
-_PUSH = ("--porcelain", "--no-verify", "--no-follow-tags", "--recurse-submodules=no")
 _WORDS = 3
 """Lines of what a remote says about a refusal."""
 _LOOK_BACK = 50
@@ -158,14 +158,13 @@ class Revert:
         said = finished.stdout.decode(errors="replace")
         if "(stale info)" in said or "(fetch first)" in said or "(non-fast-forward)" in said:
             return failure(self._repo.path, finished)
-        if "[remote rejected]" in said or "[rejected]" in said:
-            why = next((line for line in said.splitlines() if "rejected]" in line), "").rpartition("\t")[2]
+        if (no := rejection(finished)) is not None:
             told = [line.removeprefix("remote:").strip() for line in finished.stderr.splitlines() if "remote:" in line]
-            words = ": ".join((why, " ".join([line for line in told if line][:_WORDS])))
+            words = ": ".join((no.why, " ".join([line for line in told if line][:_WORDS])))
             raise AdapterError(
                 f"{self._where} refused our commit: {one_line(self._spawner.clean(words))}; let rollbackd's key push "
                 "there",
-                permanent="failed to update ref" not in said and "lock" not in said,
+                permanent=no.permanent,
                 evidence=finished.tail,
             )
         raise failure(self._repo.path, finished)
@@ -231,7 +230,7 @@ class Revert:
     def _push_of(self, what: str, *options: str) -> tuple[str, ...]:
         """A clone that was made with --mirror would else push all that it has."""
         remote = self._settings.remote
-        return ("-c", f"remote.{remote}.mirror=false", "push", *_PUSH, *options, remote, what)
+        return ("-c", f"remote.{remote}.mirror=false", *PUSH, *options, remote, what)
 
     async def _known(self, sha: str) -> Commit | None:
         return await self._repo.one(sha)

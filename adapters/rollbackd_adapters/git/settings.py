@@ -2,20 +2,35 @@
 
 import re
 from datetime import timedelta
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from rollbackd.adapter import Settings
-from rollbackd.units import Duration, Size, show
+from rollbackd.units import Duration, Size, Vector, show
+from rollbackd_adapters.paths import WholePath
 
-Command = Annotated[tuple[str, ...], Field(min_length=1)]
 _REF = r"^[A-Za-z0-9][A-Za-z0-9._/-]*$"
 _BRANCH_OF = r"^[A-Za-z0-9][A-Za-z0-9._/-]*\{incident\}[A-Za-z0-9._/-]*$"
 _REMOTE = re.compile(_REF)
 _ADDRESS = re.compile(r"/[^\s]+|[A-Za-z][A-Za-z0-9+.-]*://[^\s]+|[A-Za-z0-9_][^\s/:]*:[^\s]+")
 """What git takes for a place: a path, a URL, or `user@host:path`."""
+
+
+def can_be_ref(name: str) -> bool:
+    """Whether git takes it as a ref's name, as far as the pattern of a setting does not tell."""
+    return not any(
+        not part or ".." in part or part[0] == "." or part.endswith((".", ".lock")) for part in name.split("/")
+    )
+
+
+def check_address(text: str) -> str:
+    """:raises ValueError: an address with a password in it, with what to do instead."""
+    host = text.partition("://")[2].partition("/")[0]
+    if "@" in host and ":" in host.rpartition("@")[0]:
+        raise ValueError("an address with a password in it is shown in messages; use a credential helper of git")
+    return text
 
 
 def is_address(place: str) -> bool:
@@ -26,14 +41,14 @@ def is_address(place: str) -> bool:
 class GitSettings(Settings):
     """A layer of adapter `git`."""
 
-    repo: Path
+    repo: WholePath
     """The repository: for `checkout` a work tree that rollbackd may change; for `revert` any clone, bare too."""
     strategy: Literal["checkout", "revert"] = "checkout"
     remote: str = Field(default="origin", pattern=_REF)
     """For `revert`, where the branch is pushed."""
     branch: str = Field(default="main", pattern=_REF)
     """For `revert`, what is taken back; for both, where releases are looked for."""
-    then: tuple[Command, ...] = ()
+    then: tuple[Vector, ...] = ()
     """Argument vectors that run in `repo` afterwards, in order; all must exit 0."""
     timeout: Duration = timedelta(minutes=10)
     """For each git call and for each command of `then`."""
@@ -58,18 +73,10 @@ class GitSettings(Settings):
     keep_saved: Duration = timedelta(days=30)
     """How long saved uncommitted work is kept under `refs/rollbackd/`; the newest five stay for ever."""
 
-    @field_validator("repo")
-    @classmethod
-    def _absolute(cls, path: Path) -> Path:
-        if not path.is_absolute():
-            raise ValueError(f"{show(str(path))} depends on where the daemon was started; write the whole path")
-        return path
-
     @field_validator("remote", "branch", "emergency", "on_branch")
     @classmethod
     def _a_ref(cls, name: str | bool) -> str | bool:
-        parts = [] if isinstance(name, bool) else name.split("/")
-        if any(not part or ".." in part or part.startswith(".") or part.endswith((".", ".lock")) for part in parts):
+        if isinstance(name, str) and not can_be_ref(name):
             raise ValueError(f"{show(name)} cannot be the name of a branch or a remote; write it like main")
         return name
 
@@ -93,9 +100,7 @@ class GitSettings(Settings):
     def _a_place(cls, text: str) -> str:
         if text and _REMOTE.fullmatch(text) is None and _ADDRESS.fullmatch(text) is None:
             raise ValueError(f"{show(text)} is neither a remote's name nor an address; write it like origin")
-        if re.match(r"\w+://[^/@]*:[^/@]*@", text):
-            raise ValueError("an address with a password in it is shown in messages; use a credential helper of git")
-        return text
+        return check_address(text)
 
     @model_validator(mode="after")
     def _for_its_strategy(self) -> Self:

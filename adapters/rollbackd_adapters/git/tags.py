@@ -12,12 +12,12 @@ from rollbackd.adapter import AdapterError, Snapshot
 from rollbackd.process import Lock, one_line
 from rollbackd_adapters.git.repo import Repo
 from rollbackd_adapters.git.settings import GitSettings
+from rollbackd_adapters.ids import SNAPSHOT
 
 WHY, FILES, SIZE = "Rollbackd-Why", "Rollbackd-Files", "Rollbackd-Size"
 LOOKED_FOR = ("checkpoint-*", "rollback-*", "snapshot-*")
 """Tags of these names are snapshots whoever made them."""
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
 _FIELDS = (
     *("refname:strip=2", "objectname", "objecttype", "*objecttype", "*objectname", "*tree", "tree", "creatordate:unix"),
     "contents:trailers:only,unfold",
@@ -48,7 +48,7 @@ class Tag:
 
 def check_name(name: str) -> str:
     """:raises AdapterError: permanent, for a name that cannot be a tag's."""
-    if _NAME.fullmatch(name) is None or ".." in name or name.endswith((".", ".lock")):
+    if SNAPSHOT.fullmatch(name) is None or ".." in name or name.endswith((".", ".lock")):
         raise AdapterError(
             f"{one_line(name)!r} cannot be the name of a tag: letters, digits and ._- only, 120 at most", permanent=True
         )
@@ -90,7 +90,7 @@ def _tag(
 ) -> Tag | None:
     if kind == "commit":
         commit, its_tree, leads_to = own, tree, "commit"
-    if leads_to != "commit" or _NAME.fullmatch(name) is None:
+    if leads_to != "commit" or SNAPSHOT.fullmatch(name) is None:
         return None
     said = dict(line.split(": ", 1) for line in trailers.splitlines() if ": " in line)
     files, size = (int(text) if (text := said.get(key, "")).isdecimal() else 0 for key in (FILES, SIZE))

@@ -14,7 +14,6 @@ from datetime import timedelta
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
-from rollbackd import jsonpath
 from rollbackd.adapter import AdapterError, Place, Settings
 from rollbackd.boundary import boundary
 from rollbackd.clock import Clock
@@ -25,7 +24,7 @@ from rollbackd_adapters import web
 from rollbackd_adapters.failures import as_adapter_errors
 from rollbackd_adapters.http.reading import release_of
 from rollbackd_adapters.http.settings import HttpSettings, Reading
-from rollbackd_adapters.ids import check_id
+from rollbackd_adapters.ids import check_change, check_id
 from rollbackd_adapters.traces import Trace
 
 __all__ = ["Http", "HttpSettings"]
@@ -76,7 +75,7 @@ class Http:
         return Change(self._place.layer, await self.current(), known[target.id], reversible=reversible)
 
     async def apply(self, change: Change) -> None:
-        self._check(change)
+        check_change(change, releases=self.traits.releases)
         trace = Trace(self._place.scratch, change)
         spawner: Spawner = self._place.spawner
         with as_adapter_errors():
@@ -121,7 +120,7 @@ class Http:
         return AdapterError(f"{self._place.layer} is not done{late}: {said.words}", permanent=False)
 
     async def progress(self, change: Change) -> Progress:
-        self._check(change)
+        check_change(change, releases=self.traits.releases)
         key, asked = self._running
         now = self._clock.monotonic()
         if key == change.key and now - asked < self._settings.every.total_seconds():
@@ -164,8 +163,7 @@ class Http:
         answer = await web.ask(question, self._place, words, self._settings.request_timeout)
         if answer.status == _NOT_THERE:
             return _Said(Progress.NOT_STARTED, f"{answer.where} answered 404")
-        document = web.accepted(answer, self._place).json()
-        word = _word(_found(document, question.json_at, answer.where))
+        word = _word(web.accepted(answer, self._place).at(question.json_at))
         said = f"{answer.where} says {answer.quoted(word)}"
         if word in question.done:
             return _Said(Progress.DONE, said)
@@ -234,21 +232,7 @@ class Http:
             raise AdapterError("this layer has no releases; see its `traits`", permanent=True)
         words = web.words_of(self._place)
         answer = web.accepted(await web.ask(reading, self._place, words, self._settings.request_timeout), self._place)
-        return _found(answer.json(), reading.json_at, answer.where), reading, answer
-
-    def _check(self, change: Change) -> None:
-        if self.traits.releases:
-            check_id(change.before)
-            check_id(change.after)
-        elif change.after != NO_RELEASE:
-            raise AdapterError(f"{self._place.layer} has no releases, so it cannot go to one", permanent=True)
-
-
-def _found(document: Any, path: str, where: str) -> Any:
-    try:
-        return jsonpath.at(document, path)
-    except ValueError as error:
-        raise AdapterError(f"{where}: {error}", permanent=False) from None
+        return answer.at(reading.json_at), reading, answer
 
 
 def _word(value: Any) -> str:

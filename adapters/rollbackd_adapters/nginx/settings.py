@@ -7,19 +7,14 @@ from itertools import permutations
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from rollbackd.adapter import Settings
-from rollbackd.units import Duration, Spec, show
+from rollbackd.units import Duration, Spec, Vector, show
+from rollbackd_adapters.paths import WholePath
 from rollbackd_adapters.web import Question, Url
 
 _CHOICE = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
-
-
-def _absolute(path: Path) -> Path:
-    if not path.is_absolute():
-        raise ValueError(f"{show(str(path))} depends on where the daemon was started; write the whole path")
-    return path
 
 
 def _double(texts: Sequence[str]) -> str:
@@ -28,8 +23,6 @@ def _double(texts: Sequence[str]) -> str:
     return next((one for one, other in pairs if one in other), "")
 
 
-Vector = Annotated[tuple[str, ...], Field(min_length=1)]
-WholePath = Annotated[Path, AfterValidator(_absolute)]
 Choice = Annotated[str, Field(pattern=_CHOICE)]
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -67,6 +68,12 @@ class Switch:
         """Whether the link leads there, written in whichever way."""
         where = self.where()
         return where is not None and (where == target or os.path.realpath(where) == os.path.realpath(target))
+
+    async def answer(self) -> str:
+        """What `confirm` is answered now; empty where there is none, and when nobody answers."""
+        with suppress(AdapterError):
+            return await self._confirmed() if self._settings.confirm is not None else ""
+        return ""
 
     async def to(self, target: Path | None, back: Path | None, shown: Shown, lock: Lock) -> None:
         """Lead the link there, None for away; test, reload, and see that it took. All of it may be done again.
@@ -141,13 +148,17 @@ class Switch:
                 return False
             if self._settings.confirm is None:
                 return True
-            limit = min(_ASK, self._settings.timeout)
-            answer = await ask(self._settings.confirm, self._place, words_of(self._place), limit)
-            return shown(answer.body.decode(errors="replace"))
+            return shown(await self._confirmed())
         except AdapterError as error:
             if error.permanent:
                 raise
             return False  # between two generations of workers nothing may answer
+
+    async def _confirmed(self) -> str:
+        assert self._settings.confirm is not None
+        limit = min(_ASK, self._settings.timeout)
+        answer = await ask(self._settings.confirm, self._place, words_of(self._place), limit)
+        return answer.body.decode(errors="replace")
 
     async def _workers(self) -> frozenset[int]:
         """None when they are hidden and `confirm` answers for them."""

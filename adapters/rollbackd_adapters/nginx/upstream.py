@@ -32,9 +32,16 @@ class BlueGreen:
         self._switch = Switch(settings, place, settings.upstream.link)
 
     async def current(self) -> Release:
-        return self._present()
+        return await self._present()
 
-    def _present(self) -> Release:
+    async def _present(self) -> Release:
+        """What serves, where an answer tells: a link that somebody led elsewhere without a reload is not loaded yet."""
+        linked = self._linked()
+        answer = await self._switch.answer()
+        serving = [name for name, text in self._upstream.says.items() if text in answer]
+        return _release(serving[0]) if len(serving) == 1 else linked
+
+    def _linked(self) -> Release:
         for name, path in self._upstream.choices.items():
             if self._switch.leads_to(path):
                 return _release(name)
@@ -48,17 +55,18 @@ class BlueGreen:
         return [_release(name) for name in self._upstream.choices]
 
     async def plan(self, target: Release) -> Change:
-        return Change(self._place.layer, self._present(), self._known(target))
+        return Change(self._place.layer, await self._present(), self._known(target))
 
     async def progress(self, change: Change) -> Progress:
         self._check(change)
         trace = Trace(self._place.scratch, change)
         if self._spawner.held(self._resource):
             return Progress.RUNNING
-        return self._progress(change, trace)
+        return self._progress(change, trace, await self._present())
 
-    def _progress(self, change: Change, trace: Trace) -> Progress:
-        present = self._present()
+    def _progress(self, change: Change, trace: Trace, present: Release) -> Progress:
+        if self._linked() not in {change.before, change.after}:  # somebody is on his way with it
+            return Progress.SUPERSEDED
         if trace.done is not None or trace.begun is None:
             if present == change.after:
                 return Progress.DONE
@@ -71,19 +79,20 @@ class BlueGreen:
         trace = Trace(self._place.scratch, change)
         with as_adapter_errors():
             async with self._spawner.hold(self._resource, wait=self._settings.timeout) as lock:
-                progress = self._progress(change, trace)
+                present = await self._present()
+                progress = self._progress(change, trace, present)
                 if progress is Progress.SUPERSEDED:
                     raise AdapterError(
-                        f"{self._upstream.link} leads to {self._present().id}, which is neither where this rollback "
+                        f"{self._upstream.link} leads to {self._linked().id}, which is neither where this rollback "
                         "began nor where it goes: somebody else moved it, and it is left to them",
                         permanent=True,
                     )
                 if progress is Progress.NOT_STARTED:
-                    await self._go(change, trace, lock)
+                    await self._go(change, present, trace, lock)
 
-    async def _go(self, change: Change, trace: Trace, lock: Lock) -> None:
+    async def _go(self, change: Change, present: Release, trace: Trace, lock: Lock) -> None:
         """Switch; after a crash between the link and the reload, reload once more."""
-        if self._present() != change.after:
+        if present != change.after:
             await self._must_be_healthy(change.after.id)
         trace.begin(key=change.key, before=change.before.id, after=change.after.id)
         choices = self._upstream.choices
@@ -112,7 +121,7 @@ class BlueGreen:
 
     async def problems(self) -> list[str]:
         try:
-            self._present()
+            self._linked()
         except AdapterError as error:
             return [str(error)]
         found = await self._switch.problems(list(self._upstream.choices.values()))

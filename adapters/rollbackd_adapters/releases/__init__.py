@@ -18,8 +18,9 @@ from rollbackd import log
 from rollbackd.adapter import AdapterError, Needs, Place, Settings
 from rollbackd.boundary import boundary
 from rollbackd.model import Change, Problem, Progress, Release, Traits
-from rollbackd.process import Busy, Lock, Spawner, SpawnError, one_line
+from rollbackd.process import Busy, Lock, Spawner, SpawnError
 from rollbackd_adapters.failures import as_adapter_errors
+from rollbackd_adapters.ids import check_own
 from rollbackd_adapters.lacks import missing_of_then
 from rollbackd_adapters.releases.disk import Disk, Found
 from rollbackd_adapters.releases.settings import ReleasesSettings
@@ -158,7 +159,4 @@ class Releases:
 
 
 def _check_id(release: Release) -> None:
-    if _ID.fullmatch(release.id) is None:
-        raise AdapterError(
-            f"{one_line(release.id)!r} is not the id of a release; `rollbackd plan` lists them", permanent=True
-        )
+    check_own(release, _ID, "a release; `rollbackd plan` lists them")

@@ -2,14 +2,12 @@
 
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from rollbackd.adapter import Settings
-from rollbackd.units import Duration, show
-
-Vector = Annotated[tuple[str, ...], Field(min_length=1)]
+from rollbackd.units import Duration, Vector, show
 
 
 class ReleasesSettings(Settings):

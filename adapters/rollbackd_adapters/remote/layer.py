@@ -96,6 +96,11 @@ class Remote:
     async def enter(self, key: str) -> None:
         await self._hosts[0].order(("enter", {"key": key}))
 
+    async def note(self, key: str) -> str:
+        """:raises AdapterError: also when what is there has nothing to tell, ever."""
+        said: str = await self._hosts[0].ask("note", key=key)
+        return said
+
     async def leave(self, key: str) -> None:
         await self._hosts[0].order(("leave", {"key": key}))
 

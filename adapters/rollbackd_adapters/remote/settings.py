@@ -2,7 +2,6 @@
 
 import re
 from datetime import timedelta
-from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
@@ -10,6 +9,7 @@ from pydantic import AfterValidator, Field, model_validator
 from rollbackd.adapter import Settings
 from rollbackd.model import Traits
 from rollbackd.units import Duration, OneOrMany, show
+from rollbackd_adapters.paths import WholePath
 
 Trait = Literal["releases", "step", "bracket", "data", "snapshots"]
 
@@ -24,14 +24,7 @@ def _destination(text: str) -> str:
     return text
 
 
-def _absolute(path: Path) -> Path:
-    if not path.is_absolute():
-        raise ValueError(f"{show(str(path))} depends on where the daemon was started; write the whole path")
-    return path
-
-
 Destination = Annotated[str, AfterValidator(_destination)]
-AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
 
 
 def host_of(destination: str) -> str:
@@ -52,11 +45,11 @@ class RemoteSettings(Settings):
     """What it can be used for, as `rollbackd layer --list` says there."""
     port: int | None = Field(default=None, ge=1, le=65535)
     """For ssh; by default 22, or what `ssh_config` says."""
-    identity: AbsolutePath | None = None
+    identity: WholePath | None = None
     """The private key's file; by default the daemon's user's own."""
-    known_hosts: AbsolutePath | None = None
+    known_hosts: WholePath | None = None
     """Where the hosts' keys are; by default ssh's own files. A key that is not there, or another, is refused always."""
-    ssh_config: AbsolutePath | None = None
+    ssh_config: WholePath | None = None
     """A file for ssh (ssh_config(5)), for jump hosts and the like; by default none is read."""
     connect_within: Duration = timedelta(seconds=5)
     """How long a host may take to be reached; whole seconds."""

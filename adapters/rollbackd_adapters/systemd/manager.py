@@ -23,6 +23,8 @@ _PROPERTIES = (
     "CanReload",
     "CanStart",
     "CanStop",
+    "ConditionResult",
+    "ConditionTimestampMonotonic",
     "InvocationID",
     "Job",
     "LoadError",
@@ -76,11 +78,17 @@ class Unit:
         """Active; or, for what only runs to its end, ended well."""
         if self["ActiveState"] == "active":
             return True
-        if (
-            self["Type"] != "oneshot" or self["RemainAfterExit"] == "yes"
-        ):  # inactive, it was skipped: see its conditions
+        if self["Type"] != "oneshot" or self["RemainAfterExit"] == "yes":
             return False
-        return self["ActiveState"] == "inactive" and self["Result"] == "success"
+        return self["ActiveState"] == "inactive" and self["Result"] == "success" and not self.skipped
+
+    @property
+    def skipped(self) -> bool:
+        """Its last start came to nothing, since a condition was not met. One that systemd has unloaded since does not
+        say, and what nothing wants is unloaded at once.
+        """
+        looked = self["ConditionTimestampMonotonic"] not in {"", "0"}
+        return self.down and looked and self["ConditionResult"] == "no"
 
     @property
     def moving(self) -> bool:

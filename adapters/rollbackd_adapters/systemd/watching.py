@@ -55,4 +55,6 @@ def _life(unit: Unit) -> tuple[str, str]:
 def _why(unit: Unit) -> str:
     if unit.well and unit["ReloadResult"] in {"", "success"}:
         return ", but did not stay up"
+    if unit.skipped:
+        return ", skipped: it has a condition that is not met"
     return f", its reload failed ({unit['ReloadResult']})" if unit.well else ""

@@ -14,7 +14,7 @@ from pydantic import AfterValidator
 from rollbackd.adapter import CheckPlace, CheckSettings
 from rollbackd.model import CheckResult, Verdict
 from rollbackd.process import Finished, Spawner, SpawnError
-from rollbackd.units import format_duration
+from rollbackd.units import format_duration, in_words
 
 _NOT_EXECUTABLE, _NOT_FOUND = 126, 127
 """What env, npm and the like exit with when it is they who cannot start the program."""
@@ -31,7 +31,7 @@ def _argv(argv: tuple[str, ...]) -> tuple[str, ...]:
 class CommandSettings(CheckSettings):
     """A program exits with 0."""
 
-    command: Annotated[tuple[str, ...], AfterValidator(_argv)]
+    command: Annotated[tuple[str, ...], AfterValidator(_argv), AfterValidator(in_words)]
     """Its argument vector; there is no shell."""
     cwd: Path | None = None
     timed_out: Literal["inconclusive", "bad"] = "inconclusive"

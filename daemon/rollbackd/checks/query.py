@@ -7,10 +7,10 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from rollbackd.adapter import CheckPlace, CheckSettings
-from rollbackd.model import CheckResult, Verdict
+from rollbackd.model import CheckResult
 from rollbackd.rules.compared import Compared
 from rollbackd.rules.reach import reach
-from rollbackd.rules.samples import Observation, judge, opposite, own
+from rollbackd.rules.samples import Observation, inconclusive, judge, opposite, own
 from rollbackd.rules.spec import QueryWhen, Samples
 from rollbackd.units import Duration, Ratio, format_duration, roughly
 
@@ -56,14 +56,14 @@ class Query:
         if since is None or (missing := since - (now - self._reach)) <= timedelta():
             return None
         back, left = format_duration(self._reach), roughly(missing)
-        return _unknown(f"looks {back} back, to before the last step; conclusive in {left}")
+        return inconclusive(f"looks {back} back, to before the last step; conclusive in {left}")
 
     async def _in_time(self, since: datetime | None) -> Observation:
         try:
             async with asyncio.timeout(self._settings.timeout.total_seconds()):
                 return await (self._observed() if self._settings.against is None else self._compared(since))
         except TimeoutError:
-            return _unknown(f"no answer within {format_duration(self._settings.timeout)}")
+            return inconclusive(f"no answer within {format_duration(self._settings.timeout)}")
 
     async def _compared(self, since: datetime | None) -> Observation:
         """Against another time, the time before the change, or peers; what the text hides of its reach comes on top."""
@@ -71,30 +71,26 @@ class Query:
         when = QueryWhen(**{name: getattr(self._settings, name) for name in shared})
         hidden = self._reach - reach(self._settings.query)
         seen: Observation | None = await self._place.compare(when, since + hidden if since is not None else None)
-        return seen or _unknown(_NOBODY)
+        return seen or inconclusive(_NOBODY)
 
     async def _observed(self) -> Observation:
         settings, prometheus = self._settings, self._place.prometheus
         if prometheus is None:
-            return _unknown(_NOBODY)
+            return inconclusive(_NOBODY)
         answer = await prometheus.instant(settings.query)
         if answer.problem:
-            return _unknown(answer.problem)
+            return inconclusive(answer.problem)
         count = None
         if settings.samples is not None:
             counted = await prometheus.instant(settings.samples.query)
             if counted.problem:
-                return _unknown(counted.problem)
+                return inconclusive(counted.problem)
             counts = self._own(counted)
             if len(counts) > 1:
-                return _unknown(f"ambiguous: {len(counts)} series of samples for one service")
+                return inconclusive(f"ambiguous: {len(counts)} series of samples for one service")
             count = counts[0] if counts else None
         at_least = None if settings.samples is None else settings.samples.at_least
         return opposite(judge(self._own(answer), settings.above, settings.below, settings.aggregate, count, at_least))
 
     def _own(self, answer: Any) -> list[float]:
         return own(((series.labels, series.value) for series in answer.series), self._place.labels)
-
-
-def _unknown(reason: str) -> Observation:
-    return Observation(Verdict.INCONCLUSIVE, None, reason)

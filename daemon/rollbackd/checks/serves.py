@@ -113,6 +113,5 @@ def _compared(served: str, releases: Sequence[Release], layer: str) -> tuple[Ver
 
 
 def _fits(served: str, release: Release) -> bool:
-    if served in {release.id, release.label, *release.names}:
-        return True
-    return len(served) >= _SHORTEST and any(name.startswith(served) for name in (release.id, *release.names))
+    begins = len(served) >= _SHORTEST and any(name.startswith(served) for name in (release.id, *release.names))
+    return begins or release.is_called(served)

@@ -6,6 +6,7 @@ Exit codes: 0 yes or done, 1 no, not recovered or errors found, 2 wrong usage, 3
 
 def main() -> None:
     """The `rollbackd` program."""
+    import os
     import sys
 
     from rollbackd.cli.commands import app
@@ -13,4 +14,15 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # a terminal without UTF-8 must not stop an order
-    app(prog_name="rollbackd")
+    try:
+        try:
+            app(prog_name="rollbackd")
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except OSError as error:
+        if not isinstance(error, BrokenPipeError):  # whoever read it has seen enough
+            where = error.filename or "what it says cannot be written"
+            print(f"rollbackd: {where}: {(error.strerror or str(error)).lower()}", file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is still kept for it is tried again at the exit
+        sys.exit(1)

@@ -17,7 +17,7 @@ def changed(
     service: str,
     references: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[RELEASE | LAYER=RELEASE...]", help="What it brings; else whatever changes now."),
+        typer.Argument(metavar="RELEASE|LAYER=RELEASE", help="What it brings; else whatever changes now."),
     ] = None,
     kind: Annotated[str, typer.Option("--kind", help="deployment, hotfix, or a word of your own.")] = "",
     priority: Annotated[str, typer.Option("--priority", metavar="P0..P3", help="Sets how soon to confirm it.")] = "",

@@ -14,6 +14,8 @@ from urllib.parse import quote, urlencode
 _CHUNK = 2**20
 PATIENCE = 300.0
 """Seconds; a plan asks every layer several times, each of which may take a minute not to answer."""
+QUICK = 30.0
+"""Seconds for what asks no layer: whoever wants a hold while the daemon hangs must hear of the file soon."""
 
 
 class UnreachableError(Exception):
@@ -54,8 +56,10 @@ class Client:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.unanswered = False
+        """An order has gone out, and no answer has come back."""
 
-    def get(self, *parts: str, patience: float = PATIENCE, **query: object) -> Any:
+    def get(self, *parts: str, patience: float = QUICK, **query: object) -> Any:
         """Read something: `get("incidents", "checkout-1", after=3)`.
 
         :raises UnreachableError: no answer.
@@ -108,10 +112,12 @@ class Client:
         connection = _Connection(self.path, patience)
         try:
             self._connect(connection)
+            self.unanswered = body is not None
             try:
                 connection.request(method, target, body, headers)
                 answer = connection.getresponse()
                 status, content = answer.status, answer.read()
+                self.unanswered = False
             except (OSError, http.client.HTTPException) as error:
                 raise UnreachableError(self.path, _why(error), sent=body is not None) from error
         finally:

@@ -11,7 +11,7 @@ from rollbackd.cli.frame import AsJson, ConfigFile, Session, SocketFile, command
 app = typer.Typer(
     name="rollbackd",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},

@@ -17,13 +17,23 @@ from rollbackd.cli.text import as_json, safe
 
 DONE, NO, USAGE, UNREACHABLE = 0, 1, 2, 3
 """Exit codes."""
+INTERRUPTED = 130
+"""By Ctrl-C, as shells have it."""
+_TITLES = {NO: "Not done", USAGE: "Wrong usage", UNREACHABLE: "Unreachable"}
+"""What scripts get in the place of an answer's own problem."""
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, as the API answers.")]
 ConfigFile = Annotated[
     Path | None,
-    typer.Option("--config", metavar="FILE", help="$ROLLBACKD_CONFIG, else /etc/rollbackd/config.yaml."),
+    typer.Option(
+        "--config", metavar="FILE", readable=False, help="$ROLLBACKD_CONFIG, else /etc/rollbackd/config.yaml."
+    ),
 ]
-SocketFile = Annotated[Path | None, typer.Option("--socket", metavar="FILE", help="The daemon's socket.")]
+SocketFile = Annotated[
+    Path | None,
+    typer.Option("--socket", metavar="FILE", readable=False, help="Else daemon.socket of the configuration."),
+]
+"""`readable`: an operator need not be able to read either; what cannot be used is told by who uses it."""
 
 
 class UsageError(Exception):
@@ -51,11 +61,18 @@ class Session:
         return Client(self.socket or daemon_paths(self.config_path)[0])
 
     def show(self, value: object, people: Callable[[], None]) -> None:
-        """Print a value as JSON, or in the way for people."""
+        """Print a value as JSON, or in the way for people.
+
+        :raises StopError: a daemon that was not started again after an update answers without what is newer.
+        """
         if self.json:
             print(as_json(value))
-        else:
+            return
+        try:
             people()
+        except KeyError as error:
+            sentence = f"the daemon is of another version, its answer has no {error}; restart it, or ask with --json"
+            raise StopError(sentence) from error
 
 
 Command = Callable[..., int | None]
@@ -92,15 +109,24 @@ def _guarded(session: Session, run: Callable[[], int | None]) -> int:
     try:
         return run() or DONE
     except UsageError as error:
-        complain(str(error))
-        return USAGE
+        return _stopped(session, str(error), USAGE)
     except StopError as error:
-        complain(str(error))
-        return NO
+        return _stopped(session, str(error), NO)
     except AnswerError as error:
         return _refused(session, error)
     except UnreachableError as error:
         return _unreachable(session, error)
+    except KeyboardInterrupt:
+        ordered = "client" in vars(session) and session.client.unanswered
+        complain("interrupted" + ("; the order may have been taken: rollbackd incidents; rollbackd status" * ordered))
+        return INTERRUPTED
+
+
+def _stopped(session: Session, sentence: str, code: int) -> int:
+    complain(sentence)
+    if session.json:
+        print(as_json({"title": _TITLES[code], "detail": sentence}))
+    return code
 
 
 def complain(sentence: str) -> None:
@@ -119,15 +145,15 @@ def _refused(session: Session, error: AnswerError) -> int:
 
 
 def _unreachable(session: Session, error: UnreachableError) -> int:
-    path = safe(error.path)
+    path = error.path
     if error.forbidden:
-        complain(f"you may not use {path}: {error}; become a member of rollbackd-operators, or use sudo")
-        return UNREACHABLE
+        sentence = f"you may not use {path}: {error}; become a member of rollbackd-operators, or use sudo"
+        return _stopped(session, sentence, UNREACHABLE)
     if error.sent:
-        complain(f"the answer on {path} was lost: {error}; the order may have been taken")
+        _stopped(session, f"the answer on {path} was lost: {error}; the order may have been taken", UNREACHABLE)
         print("  what happened since:     rollbackd incidents; rollbackd status", file=sys.stderr)
     else:
-        complain(f"the daemon does not answer on {path}: {error}")
+        _stopped(session, f"the daemon does not answer on {path}: {error}", UNREACHABLE)
     signals = safe(daemon_paths(session.config_path)[1])
     print("  is it running?           systemctl status rollbackd", file=sys.stderr)
     print(f"  stop all rollbacks:      touch {signals}/HOLD", file=sys.stderr)

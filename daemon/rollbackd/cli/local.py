@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from rollbackd.cli.frame import NO, Session, StopError
+from rollbackd.cli.frame import NO, Session, StopError, complain
 from rollbackd.cli.text import as_json, safe
 
 
@@ -18,9 +18,10 @@ def run(session: Session) -> int:
 
 def check(
     session: Session,
-    file: Annotated[Path | None, typer.Argument(help="Else the configuration in use.")] = None,
+    file: Annotated[Path | None, typer.Argument(readable=False, help="Else the configuration in use.")] = None,
     without_secrets: Annotated[
-        bool, typer.Option("--without-secrets", help="Do not look whether secrets are there, as on another machine.")
+        bool,
+        typer.Option("--without-secrets", help="Do not look for secrets, as on another machine or in a shell."),
     ] = False,
 ) -> int | None:
     """Check the configuration; every error at once.
@@ -36,10 +37,22 @@ def check(
     except ConfigErrors as error:
         faults = [str(fault) for fault in error.faults]
         session.show({"valid": False, "errors": faults}, lambda: print("\n".join(map(safe, faults))))
+        if not without_secrets and _loads(path):
+            complain("nothing but secrets is missing here; what only the service is given: --without-secrets")
         return NO
     summary = checked.summary(loaded)
     session.show(summary, lambda: checked.show(summary))
     return None
+
+
+def _loads(path: Path) -> bool:
+    from rollbackd.config.load import ConfigErrors, load
+
+    try:
+        load(path, look_for=None)
+    except ConfigErrors:
+        return False
+    return True
 
 
 def schema(session: Session) -> None:

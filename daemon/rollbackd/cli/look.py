@@ -1,27 +1,48 @@
 """Commands that look: they change nothing."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from rollbackd.cli import past, planned, show
-from rollbackd.cli.frame import Session, UsageError
+from rollbackd.cli.frame import NO, Session, UsageError
 
+PATIENCE = 600.0
+"""Seconds; checks take as long as their own limits let them."""
 _Limit = Annotated[int, typer.Option("--limit", min=1, max=1000, help="At most so many, newest first.")]
+_LOOKED_AT = 20
+"""Incidents that `status` looks through for what is still entered; reminders name older ones."""
 
 
 def status(
     session: Session,
     service: Annotated[str | None, typer.Argument(help="All about this one: rules, states, holds.")] = None,
-) -> None:
-    """How services are, what runs, what they would go back to."""
+    checks: Annotated[bool, typer.Option("--checks", help="Ask the checks of this service now.")] = False,
+) -> int | None:
+    """How services are, what runs, what they would go back to.
+
+    With --checks the exit code is 0 only when every check that verification counts is good.
+    """
+    if checks:
+        if service is None:
+            raise UsageError("--checks asks those of one service: rollbackd status SERVICE --checks")
+        health = session.client.send("POST", "services", service, "checks", patience=PATIENCE)
+        session.show(health, lambda: show.health(health))
+        return None if health["healthy"] else NO
     if service is None:
         found = session.client.get("services")
-        session.show(found, lambda: show.services(found["services"]))
-        return
+        session.show(found, lambda: show.services(found["services"], _ended(session)))
+        return None
     one = session.client.get("services", service)
     states = session.client.get("states", service=service)["states"]
-    session.show({**one, "states": states}, lambda: past.service(one, states))
+    session.show({**one, "states": states}, lambda: past.service(one, states, _ended(session, service)))
+    return None
+
+
+def _ended(session: Session, service: str = "") -> list[dict[str, Any]]:
+    """The newest incidents that have ended: what one of them left closed, such as a maintenance page, is not over."""
+    found = session.client.get("incidents", service=service, limit=_LOOKED_AT)["incidents"]
+    return [one for one in found if one["outcome"]]
 
 
 def incidents(

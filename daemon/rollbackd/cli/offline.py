@@ -10,7 +10,7 @@ from typing import Any
 
 from rollbackd.app import StartFailed, offline_rollback
 from rollbackd.cli import owner
-from rollbackd.cli.frame import NO, Session, StopError, complain
+from rollbackd.cli.frame import INTERRUPTED, NO, Session, StopError, complain
 from rollbackd.cli.report import report
 from rollbackd.cli.show import Timeline
 from rollbackd.cli.text import safe
@@ -57,6 +57,9 @@ def roll_back(session: Session, service: str, wanted: Mapping[str, Any], ask: Ca
         raise BusyError(str(error)) from error
     except (*StartFailed, NotFound, Invalid) as error:
         raise StopError(str(error)) from error
+    except KeyboardInterrupt:
+        complain(f"interrupted; what was begun of {service} goes on by the same command, or when the daemon starts")
+        return INTERRUPTED
     if session.json:
         print(json.dumps({"service": service, "outcome": ended.outcome or ended.status}))
     else:

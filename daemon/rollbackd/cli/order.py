@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from rollbackd.cli import emergency, planned, show
+from rollbackd.cli.client import QUICK
 from rollbackd.cli.frame import NO, Session, UsageError, complain
 from rollbackd.cli.references import releases as by_layer
 from rollbackd.cli.text import safe
@@ -108,7 +109,7 @@ def _sure(service: str, yes: bool) -> bool:
 
 def abort(session: Session, target: _Target, reason: _Reason = "") -> None:
     """Stop a rollback before its next step. What is entered (a maintenance page) is left."""
-    _done(session, session.client.send("POST", "incidents", target, "abort", body={"reason": reason}))
+    _done(session, session.client.send("POST", "incidents", target, "abort", body={"reason": reason}, patience=QUICK))
 
 
 def ack(
@@ -122,7 +123,9 @@ def ack(
 
     A service stands for its last incident and for what was refused for it.
     """
-    _done(session, session.client.send("POST", "incidents", target, "acknowledge", body={"leave": leave}))
+    _done(
+        session, session.client.send("POST", "incidents", target, "acknowledge", body={"leave": leave}, patience=QUICK)
+    )
 
 
 def hold(
@@ -141,10 +144,10 @@ def hold(
     """
     scope = _scope(service, everything, "hold")
     if lift:
-        _done(session, session.client.send("DELETE", "holds", scope))
+        _done(session, session.client.send("DELETE", "holds", scope, patience=QUICK))
         return
     body = {"reason": reason, "until": _until(until)}
-    _done(session, session.client.send("PUT", "holds", scope, body=body))
+    _done(session, session.client.send("PUT", "holds", scope, body=body, patience=QUICK))
 
 
 def resume(
@@ -163,9 +166,9 @@ def resume(
     if breaker:
         if service is not None or everything:
             raise UsageError("--breaker is for all services and lifts no hold; give it alone")
-        _done(session, session.client.send("POST", "resume", body={"reason": reason}))
+        _done(session, session.client.send("POST", "resume", body={"reason": reason}, patience=QUICK))
         return
-    _done(session, session.client.send("DELETE", "holds", _scope(service, everything, "resume")))
+    _done(session, session.client.send("DELETE", "holds", _scope(service, everything, "resume"), patience=QUICK))
 
 
 def _scope(service: str | None, everything: bool, command: str) -> str:
@@ -198,7 +201,7 @@ def good(
     session: Session,
     service: str,
     references: Annotated[
-        list[str] | None, typer.Argument(metavar="[RELEASE | LAYER=RELEASE...]", help="Else what runs now.")
+        list[str] | None, typer.Argument(metavar="RELEASE|LAYER=RELEASE", help="Else what runs now.")
     ] = None,
 ) -> None:
     """Mark a state as known to be good."""
@@ -210,7 +213,7 @@ def good(
 def quarantine(
     session: Session,
     service: str,
-    references: Annotated[list[str], typer.Argument(metavar="RELEASE | LAYER=RELEASE...")],
+    references: Annotated[list[str], typer.Argument(metavar="RELEASE|LAYER=RELEASE")],
     lift: Annotated[bool, typer.Option("--lift", help="They may be gone to again.")] = False,
 ) -> None:
     """Never go to these releases.

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rollbackd.cli.change import deadline, title
-from rollbackd.cli.show import hold, releases
+from rollbackd.cli.show import hold, releases, still_entered
 from rollbackd.cli.text import below, fields, moment, safe, table
 
 View = Mapping[str, Any]
@@ -12,8 +12,8 @@ _INDENT = 24
 """Columns before a state's marks: two, its time, two more."""
 
 
-def service(one: View, states: Sequence[View]) -> None:
-    """All about one service."""
+def service(one: View, states: Sequence[View], ended: Sequence[View] = ()) -> None:
+    """All about one service; `ended`: incidents of it that may have left something entered."""
     present, incident = one["present"], one["incident"]
     print(f"{safe(one['name'])}: {safe(one['health'])}, {safe(one['priority'])}, mode {safe(one['mode'])}")
     asks = "asks whether it goes back: " if one["asks"] else ""
@@ -25,6 +25,7 @@ def service(one: View, states: Sequence[View]) -> None:
             ("goes back to", releases(one["target"])),
             ("cannot go back", one["cannot"]),
             ("incident", f"{incident} ({asks}rollbackd incidents {incident})" if incident else ""),
+            ("entered", "\n".join(filter(None, map(still_entered, ended)))),
             ("held", "\n".join(hold(each) for each in one["holds"])),
             ("announced", "\n".join("\n".join([title(each), *deadline(each)]) for each in one["waiting"])),
         )

@@ -24,6 +24,7 @@ def report(incident: View, records: Sequence[View]) -> None:
     entered = ", ".join(one["entered"])
     left = f"{entered} still entered; `rollbackd ack {one['id']} --leave` leaves it" if entered else "nothing"
     begun, ended = _at(one["opened"]), _at(one["closed"])
+    risks = [f"{step['layer']}: {risk}" for step in one["steps"] for risk in step["risks"]]
     print()
     fields(
         (
@@ -33,7 +34,7 @@ def report(incident: View, records: Sequence[View]) -> None:
             ("plan", one["plan"]),
             ("took", _length(ended - begun) if begun is not None and ended is not None else ""),
             ("left over", left),
-            ("mind", "\n".join(f"{step['layer']}: {risk}" for step in one["steps"] for risk in step["risks"])),
+            ("mind", "\n".join([*risks, *one["notes"]])),
             ("next", _NEXT.get(one["outcome"], _OTHERS).format_map({"service": one["service"], "id": one["id"]})),
         )
     )

@@ -5,9 +5,12 @@ from typing import Any
 
 from rollbackd.cli.change import deadline, title
 from rollbackd.cli.report import last_round
-from rollbackd.cli.text import fields, length, moment, safe, table
+from rollbackd.cli.text import fields, length, moment, safe, safe_lines, table
 
 View = Mapping[str, Any]
+_FAILED = frozenset({"EnterFailed", "ApplyFailed", "LeaveFailed"})
+_OUTPUT = 20
+"""Lines of a failed program's output."""
 
 
 def releases(state: View | None) -> str:
@@ -17,14 +20,14 @@ def releases(state: View | None) -> str:
     return ", ".join(f"{layer} {release}" for layer, release in sorted(state["releases"].items()))
 
 
-def services(found: Sequence[View]) -> None:
-    """A line a service, and below what needs more words."""
+def services(found: Sequence[View], ended: Sequence[View] = ()) -> None:
+    """A line a service, and below what needs more words; `ended`: incidents that may have left something entered."""
     rows = [
         (one["name"], one["health"], releases(one["present"]), _goodness(one), releases(one["target"]), one["incident"])
         for one in found
     ]
     table(("SERVICE", "HEALTH", "RUNS", "GOOD", "GOES BACK TO", "INCIDENT"), rows)
-    notes = [note for one in found for note in _notes(one)]
+    notes = [*(note for one in found for note in _notes(one)), *map(still_entered, filter(_keeps_entered, ended))]
     if notes:
         print()
     for note in dict.fromkeys(notes):
@@ -60,6 +63,29 @@ def hold(one: View) -> str:
     until = f" until {moment(one['until'])}" if one["until"] else ""
     reason = f": {safe(one['reason'])}" if one["reason"] else ""
     return f"{scope} held by {safe(one['actor'])} ({safe(one['source'])}){until}{reason}"
+
+
+def _keeps_entered(incident: View) -> bool:
+    return bool(incident["outcome"] and incident["entered"])
+
+
+def still_entered(incident: View) -> str:
+    """What an incident that has ended keeps closed, and how to open that; empty: nothing."""
+    if not _keeps_entered(incident):
+        return ""
+    name, layers = safe(incident["id"]), safe(", ".join(incident["entered"]))
+    return f"{layers} is still entered since {name}; when it can be left: rollbackd ack {name} --leave"
+
+
+def health(one: View) -> None:
+    """What the checks say, those first that count."""
+    print(f"{safe(one['service'])}: {'healthy' if one['healthy'] else 'not healthy'}")
+    print()
+    rows = [(check["name"], check["verdict"], check["reason"]) for check in one["checks"]]
+    rows += [(f"({check['name']})", check["verdict"], check["reason"]) for check in one["others"]]
+    table(("CHECK", "VERDICT", "SAYS"), rows)
+    if one["others"]:
+        print("\n(in brackets: only told)")
 
 
 def incidents(found: Sequence[View]) -> None:
@@ -101,7 +127,8 @@ def incident(detail: View) -> None:
             ("to", releases(one["target"])),
             ("blamed", one["change"]),
             _checks(one, detail["records"]),
-            ("entered", ", ".join(one["entered"])),
+            ("entered", still_entered(one) or ", ".join(one["entered"])),
+            ("mind", "\n".join(one["notes"])),
             ("acknowledged", one["acknowledged"]),
         )
     )
@@ -208,3 +235,11 @@ class Timeline:
                 self._day = day
                 print(day)
             print(f"  {clock}  {safe(record['actor']):<{self._width}}  {safe(record['text'])}", flush=True)
+            for line in _output(record):
+                print(f"  {'':{self._width + 9}}    | {line}".rstrip(), flush=True)
+
+
+def _output(record: View) -> list[str]:
+    """The last lines of what a step's program said when it failed; `--json` has all that is kept."""
+    said = str(record["fact"].get("evidence") or "") if record["kind"] in _FAILED else ""
+    return safe_lines(said)[-_OUTPUT:] if said else []

@@ -101,7 +101,7 @@ def diff(
     service: str,
     layer: str,
     older: Annotated[str, typer.Argument(metavar="SNAPSHOT")],
-    newer: Annotated[str, typer.Argument(metavar="[NEWER]", help="Else what is there now.")] = "",
+    newer: Annotated[str, typer.Argument(metavar="NEWER", help="Else what is there now.")] = "",
 ) -> None:
     """Show what differs from a snapshot to a newer one, or to what is there now. Secrets are masked."""
     found = _order(session, service, "diff", {"layer": layer, "older": older, "newer": newer})

@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 from rollbackd.cli.client import AnswerError, UnreachableError
-from rollbackd.cli.frame import DONE, NO, Session, complain
+from rollbackd.cli.frame import DONE, INTERRUPTED, NO, Session, complain
 from rollbackd.cli.report import report
 from rollbackd.cli.show import Timeline
 from rollbackd.cli.text import safe
@@ -18,7 +18,6 @@ _NEWS = 25
 _AGAIN = timedelta(seconds=1)
 _PATIENCE = timedelta(minutes=10)
 """How long a daemon may be away before it is given up."""
-_INTERRUPTED = 130
 
 
 def watch(session: Session, incident: str, *, reported: bool = False) -> int:
@@ -39,7 +38,7 @@ def watch(session: Session, incident: str, *, reported: bool = False) -> int:
         ended = _follow(session, incident, show)
     except KeyboardInterrupt:
         print(f"\n{safe(incident)} goes on; stop it with: rollbackd abort {safe(incident)}", file=sys.stderr)
-        return _INTERRUPTED
+        return INTERRUPTED
     if session.json:
         _print_line(ended)
     elif reported:

@@ -6,8 +6,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import combinations_with_replacement
+from pathlib import Path
 from typing import Any
 
+from rollbackd.adapter import Needs
 from rollbackd.config import alike, planned, told
 from rollbackd.config.models import Daemon, listening
 from rollbackd.config.packs import Placed
@@ -23,13 +25,14 @@ RESERVED = {
     "drill": "that is a rollback for practice",
 }
 """Names of triggers that no rule makes."""
-"""The rule's name in what a person asks for."""
+UNCONFIRMED = "unconfirmed"
+"""The one of them that policy decides on: a table that asks about all it does not name would ask about it, too."""
 
 
 def faults_across(scene: Scene) -> Iterator[Fault]:
     """Everything that refers to something which the file does not have, or has twice."""
     for part in (
-        _services, _access, _twice, _ties, _resources, _parts, _policy, _skipped, told.faults, alike.groups,
+        _services, _access, _twice, _ties, _resources, _nested, _parts, _policy, _skipped, told.faults, alike.groups,
         planned.faults,
     ):  # fmt: skip
         for loc, text in part(scene):
@@ -165,6 +168,26 @@ def _resources(scene: Scene) -> Iterator[Complaint]:
                 yield (*service.loc, "layers", layer), text
 
 
+def _nested(scene: Scene) -> Iterator[Complaint]:
+    """A path that one layer moves as a whole and that is, or lies in, what another one moves."""
+    owners: defaultdict[Path, dict[str, None]] = defaultdict(dict)
+    within: defaultdict[Path, dict[str, None]] = defaultdict(dict)
+    told = set[str]()
+    for service in scene.services:
+        for layer, adapter in service.layers.items():
+            here, resource = f"{service.name}/{layer}", getattr(adapter, "resource", "")
+            for path in getattr(adapter, "needs", Needs()).alone if resource not in told else ():
+                others = [*(one for place in (path, *path.parents) for one in owners.get(place, ())), *within[path]]
+                if other := next((one for one in others if one != here), ""):
+                    text = f'{path} is also moved by layer "{other}"; a path belongs to one layer, so take one away'
+                    yield (*service.loc, "layers", layer), text
+                    break
+                owners[path][here] = None
+                for place in path.parents:
+                    within[place][here] = None
+            told.add(resource)
+
+
 def _parts(scene: Scene) -> Iterator[Complaint]:
     """What moves a whole thing moves its parts too: those that are layers of their own go before it."""
     for service in scene.services:
@@ -193,12 +216,13 @@ def _unknown_services(scene: Scene, value: Any, loc: Loc) -> Iterator[Complaint]
 
 def _policy(scene: Scene) -> Iterator[Complaint]:
     rules = {rule.name: rule for rule in scene.rules}
+    decided = {*rules, UNCONFIRMED}
     yield from _unknown_groups(scene, scene.section("asking"), ("asking",))
     for loc, row in entries(scene.main.data.get("policy"), ("policy",)):
         when = mapping(row.get("when"))
         for place, name in names(when.get("rule"), (*loc, "when", "rule")):
-            if name not in rules:
-                yield place, unknown("rule", name, rules)
+            if name not in decided:
+                yield place, unknown("rule", name, decided)
         yield from _unknown_services(scene, when.get("service"), (*loc, "when", "service"))
         named = {name for _, name in names(when.get("service"), ())}
         for _, name in names(when.get("rule"), ()):

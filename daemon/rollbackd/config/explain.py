@@ -182,7 +182,8 @@ def _unknown_kind(loc: Loc, given: Any, context: dict[str, Any]) -> tuple[Loc, s
         if isinstance(given, dict) and isinstance(given.get("adapter"), str):
             return (*loc, "adapter"), unknown("adapter", given["adapter"], kinds)
         if isinstance(given, dict):
-            return loc, _NEEDED["adapter"]
+            near = difflib.get_close_matches("adapter", [str(key) for key in given], n=1, cutoff=0.6)
+            return ((*loc, near[0]), unknown("key", near[0], ["adapter"])) if near else (loc, _NEEDED["adapter"])
         return loc, f"a layer is a mapping; write it like {{adapter: {kinds[0]}}}"
     if isinstance(given, dict):
         for key in given:

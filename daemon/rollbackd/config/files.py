@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rollbackd.config.positions import Document, Fault
+from rollbackd.units import show
 
 _LONGEST = 32 * 2**20
 """Bytes; 10,000 services are about 8 MiB."""
@@ -73,10 +74,8 @@ def pack_names() -> list[str]:
 
 def matching(pattern: str, base: Path) -> list[Path]:
     """Files that a pattern matches, relative to a directory, by name. :raises ValueError: it is no pattern."""
-    if Path(pattern).is_absolute():
-        root = Path(Path(pattern).anchor)
-        return sorted(root.glob(str(Path(pattern).relative_to(root))))
+    root = Path(Path(pattern).anchor) if Path(pattern).is_absolute() else base
     try:
-        return sorted(base.glob(pattern))
-    except (ValueError, NotImplementedError, IndexError) as error:
-        raise ValueError(f'"{pattern}" is not a file\'s name or pattern; write it like rules.d/*.yaml') from error
+        return sorted(root.glob(str(Path(pattern).relative_to(root)) if root != base else pattern))
+    except (ValueError, NotImplementedError, IndexError, OSError) as error:
+        raise ValueError(f"{show(pattern)} is not a file's name or pattern; write it like rules.d/*.yaml") from error

@@ -32,6 +32,8 @@ STEP_TARGETS: Mapping[str, timedelta] = {
     "git": timedelta(minutes=2),
 }
 """The targets of steps that the configuration does not name, by adapter."""
+LONGEST_SOCKET = 107
+"""Bytes of a Unix socket's path."""
 JOURNAL = "sqlite:///"
 """What a journal's address begins with, before its absolute path."""
 
@@ -49,6 +51,13 @@ def _url_or_none(text: str) -> str:
 def _absolute(path: Path) -> Path:
     if not path.is_absolute():
         raise ValueError(f'{show(str(path))} depends on where the daemon is started; write a path that begins with "/"')
+    return path
+
+
+def _fits_a_socket(path: Path) -> Path:
+    """unix(7): `sun_path` has 108 bytes, a zero at its end among them."""
+    if len(str(path).encode()) > LONGEST_SOCKET:
+        raise ValueError(f"a socket's path has at most {LONGEST_SOCKET} bytes; write a shorter one")
     return path
 
 
@@ -118,7 +127,7 @@ class Daemon(Spec):
     """`act`, or `shadow`: decide, record, tell, touch nothing. Required here or for each service."""
     listen: str = "127.0.0.1:9099"
     """Host and port of the webhook, the API, the page and the metrics; port 0 takes any that is free."""
-    socket: AbsolutePath = Path("/run/rollbackd/rollbackd.sock")
+    socket: Annotated[AbsolutePath, AfterValidator(_fits_a_socket)] = Path("/run/rollbackd/rollbackd.sock")
     """The command line's way in; the peer's user is the actor."""
     journal: str = "sqlite:////var/lib/rollbackd/journal.db"
     """Where everything is remembered: `sqlite:///` and an absolute path."""

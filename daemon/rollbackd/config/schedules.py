@@ -7,10 +7,9 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
 from rollbackd.cron import Times, check_cron, check_zone
-from rollbackd.units import Duration, Spec
+from rollbackd.units import Duration, Spec, Vector
 
 FILE, NAME, DIRECTORY = "{file}", "{name}", "{directory}"
-Vector = Annotated[tuple[str, ...], Field(min_length=1)]
 
 
 def _often_enough(length: timedelta) -> timedelta:
@@ -67,7 +66,9 @@ class Offsite(Spec):
     pull: Annotated[Vector, AfterValidator(_has_directory)] | None = None
     """Fetches the copy `{name}` into `{directory}`, under that name."""
     timeout: Annotated[Duration, AfterValidator(_often_enough)] = timedelta(minutes=30)
-    """For each command."""
+    """For each of `push` and `pull`."""
+    list_timeout: Annotated[Duration, Field(ge=timedelta(seconds=1))] = timedelta(minutes=1)
+    """For `list`."""
 
     @model_validator(mode="after")
     def _both_ways(self) -> Self:

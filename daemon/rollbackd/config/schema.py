@@ -4,6 +4,7 @@ from typing import Any
 
 from rollbackd.config.shape import shape_of
 from rollbackd.plugins import Plugins, installed
+from rollbackd.units import Written
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -16,7 +17,7 @@ def schema(plugins: Plugins | None = None) -> dict[str, Any]:
     :raises rollbackd.plugins.PluginError: a plugin does not fit.
     """
     shape = shape_of(installed() if plugins is None else plugins)
-    made = shape.file.model_json_schema(by_alias=True)
+    made = shape.file.model_json_schema(by_alias=True, schema_generator=Written)
     made["title"] = "rollbackd's configuration"
     made["description"] = "One file; rollbackd check says what is wrong with it."
     return {"$schema": DIALECT, **made}

@@ -1,6 +1,6 @@
 """What every part of the desk needs: the daemon's parts, a service or an incident by name, the three kinds of no."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,9 @@ from rollbackd.book import Book
 from rollbackd.clock import Clock
 from rollbackd.config.models import Config, Service
 from rollbackd.drills import Drills
-from rollbackd.incident.life import Incident, evolve
+from rollbackd.examine import Examiner
+from rollbackd.incident.fold import evolve
+from rollbackd.incident.life import Incident
 from rollbackd.journal import Conflict, Entry, JournalUnavailable
 from rollbackd.judge.bake import Bakery
 from rollbackd.judge.engine import Judge
@@ -45,9 +47,9 @@ class Refused(Exception):  # noqa: N818  # an answer
         self.findings = findings
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """What the desk speaks for; built once, in `app.py`."""
+    """What the desk speaks for; built once, in `core.py`."""
 
     config: Config
     book: Book
@@ -55,6 +57,7 @@ class Parts:
     clock: Clock
     judge: Judge
     situations: Situations
+    examiner: Examiner
     intake: Intake
     holds: Holds
     bakery: Bakery
@@ -133,13 +136,21 @@ class Base:
         return Trigger(service.name, "manual", service.priority, stamp, now, now, request=request)
 
     def _check(self, request: Request) -> Service:
-        service = self._service(request.service)
-        if request.plan and request.plan not in service.plans:
-            raise Invalid(f'{service.name} has no plan "{request.plan}"; it has: {", ".join(service.plans)}')
-        unknown = set(request.irreversible) - set(service.layers)
-        if unknown:
-            raise Invalid(f'{service.name} has no layer "{min(unknown)}"; it has: {", ".join(service.layers)}')
+        service = self._with_plan(request.service, request.plan)
+        self._check_layers(service, request.irreversible)
         return service
+
+    def _with_plan(self, name: str, plan: str) -> Service:
+        """A service that has this plan, where one is named. :raises NotFound: Invalid:"""
+        service = self._service(name)
+        if plan and plan not in service.plans:
+            raise Invalid(f'{service.name} has no plan "{plan}"; it has: {", ".join(service.plans)}')
+        return service
+
+    def _check_layers(self, service: Service, named: Iterable[str]) -> None:
+        """:raises Invalid: the service has not all of them."""
+        if unknown := set(named) - set(service.layers):
+            raise Invalid(f'{service.name} has no layer "{min(unknown)}"; it has: {", ".join(service.layers)}')
 
     async def _resolve(self, service: Service, named: Mapping[str, str]) -> dict[str, Release]:
         """Releases by layer; the key "" is the only layer that has any. :raises Invalid: LookFailed:"""

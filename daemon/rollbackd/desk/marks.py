@@ -54,12 +54,10 @@ class Marks(Base):
         service = self._service(change.service)
         if "" in change.releases and len(service.layers) == 1:
             change = replace(change, releases={next(iter(service.layers)): change.releases[""]})
-        unknown = sorted(set(change.releases) - set(service.layers))
-        if unknown == [""]:
+        if set(change.releases) - set(service.layers) == {""}:
             layers = ", ".join(service.layers)
             raise Invalid(f"say LAYER={change.releases['']}; {service.name} has the layers {layers}")
-        if unknown:
-            raise Invalid(f'{service.name} has no layer "{unknown[0]}"; it has: {", ".join(service.layers)}')
+        self._check_layers(service, change.releases)
         async with self._one_at_a_time:
             known = await self._announce(service.name, change, actor)
         if (known.releases, known.kind, known.priority) != (change.releases, change.kind, change.priority):

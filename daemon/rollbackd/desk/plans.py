@@ -51,10 +51,9 @@ class Plans(Practice):
         ledger = self._book.of(service.name)
         target = given.target.state if given.target is not None else None
         proposed = await self._propose(request, ordered, given)
-        took = await self._took(service.name)
+        took = await durations.of_steps(self._book.journal, service.name)
         spec = _in_use(service, ordered, given)
-        verify = spec.verify or service.verify
-        verification = verify.settle + verify.every * (verify.passes - 1)
+        verification = (spec.verify or service.verify).shortest
         return PlanView(
             service=service.name,
             plan=", then ".join(ordered.plans),
@@ -67,7 +66,7 @@ class Plans(Practice):
             findings=tuple(finding_view(finding) for finding in trial.findings),
             id=proposed.id if proposed is not None else "",
             verification=verification,
-            expected=_in_all([took.get(change.layer) for change in given.changes], verification),
+            expected=durations.expected(given.changes, took, verification),
         )
 
     async def _propose(self, request: Request, ordered: Decision, given: Situation) -> facts.Proposed | None:
@@ -94,10 +93,6 @@ class Plans(Practice):
         records = await self._book.journal.latest(("Proposed",), service_stream(service), _PRINTED)
         return next((record.fact for record in records if record.fact.id == plan_id), None)
 
-    async def _took(self, service: str) -> dict[str, timedelta]:
-        """How long each layer's step took in the past, the median of the newest."""
-        return await durations.of_steps(self._book.journal, service)
-
     async def _as_shown(self, request: Request) -> tuple[Request, facts.Proposed]:
         """The order of a printed plan, and the plan.
 
@@ -122,7 +117,7 @@ class Plans(Practice):
         return replace(order, to=order.to or shown.target.key), shown
 
     async def rollback(self, request: Request, episode: str = "", handled: Sequence[int] = ()) -> str:
-        """A person's own rollback; the incident's id. One that acts already is joined, unless it is to go elsewhere.
+        """A person's own rollback; the incident's id. One that acts already is joined, unless this may go elsewhere.
 
         One that asks is answered by it.
 
@@ -152,9 +147,15 @@ class Plans(Practice):
         return decision.joins
 
     async def _join(self, service: Service, request: Request) -> str:
-        """The incident that acts already, with this order in it; empty when there is none, or it goes elsewhere."""
+        """The incident that acts already, with this order in it; empty when there is none, or this may go elsewhere.
+
+        The same order again goes nowhere else: whoever saw it cut off gives it once more, also with the daemon stopped.
+        """
         running = self._book.of(service.name).acting
-        if running is None or request.to or request.plan or request.irreversible or request.over_hold:
+        if running is None:
+            return ""
+        first = (await self._incident(running.incident)).decision.trigger.request
+        if _aims(request) not in {_aims(Request(service.name, request.actor)), _aims(first) if first else None}:
             return ""
 
         def word(found: Incident) -> facts.Joined | None:
@@ -163,6 +164,11 @@ class Plans(Practice):
 
         found = await self._say(running.incident, request.actor, word)
         return found.id if found.outcome is None and not found.parked else ""
+
+
+def _aims(request: Request) -> tuple[object, ...]:
+    """What an order asks for, whoever gives it and why."""
+    return request.to, request.plan, frozenset(request.irreversible), request.over_hold
 
 
 def _in_use(service: Service, ordered: Decision, given: Situation) -> PlanSpec:
@@ -182,11 +188,6 @@ def _step(change: Change, took: Mapping[str, timedelta]) -> StepView:
         change.risks,
         took.get(change.layer),
     )
-
-
-def _in_all(steps: Sequence[timedelta | None], verification: timedelta) -> timedelta | None:
-    known = [step for step in steps if step is not None]
-    return sum(known, verification) if known and len(known) == len(steps) else None
 
 
 def _proposed(request: Request, ordered: Decision, given: Situation) -> facts.Proposed | None:
@@ -217,6 +218,10 @@ def _moved(shown: facts.Proposed, now: facts.Proposed | None) -> str:
 
 
 def _against(decision: Decision) -> str:
-    over = f" (`rollbackd rollback {decision.trigger.service} --over-hold` goes over that)"
-    texts = (finding.reason + (over if finding.guard == "hold" else "") for finding in decision.against)
+    name = decision.trigger.service
+    ways = {
+        "hold": f" (`rollbackd rollback {name} --over-hold` goes over that)",
+        "open_incident": f" (`rollbackd rollback {name}` alone goes on with it, `rollbackd abort {name}` stops it)",
+    }
+    texts = (finding.reason + ways.get(finding.guard, "") for finding in decision.against)
     return "; ".join(dict.fromkeys(texts))  # two guards may stand against it for one reason

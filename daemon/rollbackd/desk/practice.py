@@ -1,6 +1,6 @@
 """Drills by order, and what they found."""
 
-from rollbackd.desk.base import Base, Invalid, Refused
+from rollbackd.desk.base import Base, Refused
 from rollbackd.drills import Unfit
 from rollbackd.views import DrillView
 
@@ -13,9 +13,7 @@ class Practice(Base):
 
         :raises NotFound: Invalid: Refused: it may not be drilled, or not now.
         """
-        found = self._service(service)
-        if plan and plan not in found.plans:
-            raise Invalid(f'{found.name} has no plan "{plan}"; it has: {", ".join(found.plans)}')
+        found = self._with_plan(service, plan)
         drills = self._parts.drills
         try:
             return await (drills.execute if execute else drills.hold)(found, plan, actor)

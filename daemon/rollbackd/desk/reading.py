@@ -4,19 +4,22 @@ from datetime import timedelta
 
 from rollbackd.config.models import Service
 from rollbackd.desk.base import Base, NotFound
-from rollbackd.incident.life import fold
+from rollbackd.examine import asked_by
+from rollbackd.incident.fold import fold
 from rollbackd.model import (
     DAEMON,
     Request,
+    Verdict,
     incident_stream,
     service_stream,
 )
 from rollbackd.policy.target import candidates
 from rollbackd.rules.conditions import worst
 from rollbackd.rules.tracks import Standing
-from rollbackd.telling import decision_view, incident_view, record_view, state_view, waiting
+from rollbackd.telling import check_view, decision_view, incident_view, record_view, state_view, waiting
 from rollbackd.views import (
     DecisionView,
+    HealthView,
     HoldView,
     IncidentDetail,
     IncidentView,
@@ -40,6 +43,22 @@ class Reading(Base):
     async def service(self, name: str) -> ServiceView:
         """One, with what each rule says of it. :raises NotFound:"""
         return self._view(self._service(name), detailed=True)
+
+    async def checks(self, name: str) -> HealthView:
+        """What its checks say right now; nothing comes of it. :raises NotFound:"""
+        service = self._service(name)
+        needed = asked_by([service.verify])
+        others = [check for check in service.checks if check not in needed]
+        results = await self._parts.examiner.run(service, [*needed, *others])
+        asked = results[: len(needed)]
+        counted = [one for one in asked if not one.warn]
+        told = [*(one for one in asked if one.warn), *results[len(needed) :]]
+        return HealthView(
+            service=name,
+            healthy=all(one.verdict is Verdict.GOOD for one in counted),
+            checks=tuple(check_view(one) for one in counted),
+            others=tuple(check_view(one) for one in told),
+        )
 
     def _view(self, service: Service, *, detailed: bool) -> ServiceView:
         parts = self._parts

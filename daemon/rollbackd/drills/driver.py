@@ -20,21 +20,13 @@ from rollbackd.incident.life import Incident
 from rollbackd.journal import Entry, JournalUnavailable
 from rollbackd.judge.engine import Judge
 from rollbackd.judge.live import Live
-from rollbackd.model import (
-    DAEMON,
-    FLEET,
-    Action,
-    Priority,
-    Request,
-    Trigger,
-    incident_stream,
-    service_stream,
-)
+from rollbackd.model import FLEET, Action, Priority, Request, Trigger, incident_stream, name_in, service_stream
 from rollbackd.rules.tracks import Standing
 from rollbackd.runner import Runner
 from rollbackd.sources.states import Looker
-from rollbackd.telling import drill_view, state_view
-from rollbackd.views import CheckView, DrillView
+from rollbackd.tasks import end
+from rollbackd.telling import check_view, drill_view, state_view
+from rollbackd.views import DrillView
 
 DRILL = "drill"
 """The name that stands for a rule in what a drill opens; no rule of the configuration may have it."""
@@ -128,7 +120,7 @@ class Drills:
         """Drills, newest first; one that is under way before them. Of all services when none is named."""
         stream = service_stream(service) if service else ""
         records = await self._book.journal.latest(("Drilled",), stream, limit)
-        ended = [drill_view(one.stream.partition(":")[2], one.fact, one.at, one.actor) for one in records]
+        ended = [drill_view(name_in(one.stream), one.fact, one.at, one.actor) for one in records]
         running = []
         for name, incident in self._book.drills():
             there = await self._book.incident(incident)
@@ -201,10 +193,7 @@ class Drills:
                         self._in_hand[service] = asyncio.create_task(work, name=f"drill of {service}")
                 await self._clock.sleep(_EVERY)
         finally:
-            tasks = list(self._in_hand.values())
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await end(self._in_hand.values())
 
     async def _guarded(self, service: str, incident: str) -> None:
         try:
@@ -264,7 +253,7 @@ class Drills:
         plan = there.plans[0]
         request = Request(
             service,
-            there.decision.trigger.request.actor if there.decision.trigger.request is not None else DAEMON,
+            there.decision.trigger.actor,
             f"the return of {there.id}, a drill",
             to=before.key,
             plan=plan,
@@ -305,9 +294,8 @@ class Drills:
             slow=slow if took > limit else (),
             execute=True,
         )
-        actor = there.decision.trigger.request.actor if there.decision.trigger.request is not None else DAEMON
         await self._tell_stuck(service, there.id, "")
-        await self.note(service, fact, actor)
+        await self.note(service, fact, there.decision.trigger.actor)
         self._log.info("drilled", service=service, incident=there.id, result=end.result, problems=end.problems)
         if self._config.service(service) is not None:
             await self._looker.look(service)
@@ -321,9 +309,7 @@ class Drills:
                 return asking.result()
             raise Unfit(f"the drill of {service} was broken off: {watching.result()} goes first")
         finally:
-            asking.cancel()
-            watching.cancel()
-            await asyncio.gather(asking, watching, return_exceptions=True)
+            await end((asking, watching))
 
     async def _until_opened(self, service: str) -> str:
         """The incident that was opened meanwhile."""
@@ -373,14 +359,12 @@ class Drills:
             target=found.limit,
             incident=incident,
             layers=found.layers,
-            checks=tuple(CheckView(one.name, one.verdict.value, one.reason) for one in found.checks),
+            checks=tuple(check_view(one) for one in found.checks),
             present=state_view(ledger, found.present) if found.present is not None else None,
             goes_to=state_view(ledger, found.target) if found.target is not None else None,
         )
 
 
 def _under_way(there: Incident, stuck: str) -> DrillView:
-    request = there.decision.trigger.request
-    actor = request.actor if request is not None else DAEMON
-    problems = (f"cannot return: {stuck}",) if stuck else ()
+    actor, problems = there.decision.trigger.actor, (f"cannot return: {stuck}",) if stuck else ()
     return DrillView(there.service, there.opened, actor, there.plans, "running", problems, incident=there.id)

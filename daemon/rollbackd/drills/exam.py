@@ -11,12 +11,12 @@ from rollbackd.adapter import Adapter, AdapterError, Rehearses, Snapshots
 from rollbackd.book import Book
 from rollbackd.clock import Clock
 from rollbackd.config.models import Config, Service
-from rollbackd.examine import Examiner
-from rollbackd.incident.spec import CheckRef, VerifySpec
+from rollbackd.examine import Examiner, asked_by
+from rollbackd.incident.spec import VerifySpec
 from rollbackd.judge.situation import Situations
-from rollbackd.layers import Layers, LookFailed
+from rollbackd.layers import Layers, LookFailed, Way
 from rollbackd.model import Change, CheckResult, Plan, Release, State, Trigger, Verdict
-from rollbackd.units import format_duration
+from rollbackd.units import format_duration, whole_seconds
 from rollbackd.views import DrillLayerView
 
 _REHEARSAL = timedelta(minutes=30)
@@ -88,7 +88,8 @@ class Exam:
             problems.append(given.no_target)
         else:
             left = given.ledger.unfinished.layers if given.ledger.unfinished is not None else ()
-            planned = await self._ask_plans(layers, plans, asked, (given.present, target), left, problems)
+            way = Way(given.present, target, unfinished=left)
+            planned = await self._ask_plans(layers, plans, asked, way, problems)
             await asyncio.gather(*(self._rehearse(layers.adapters[one.name], one) for one in asked.values()))
         checks = await self._run_checks(service, plans, problems)
         took = await durations.of_steps(self._book.journal, service.name)
@@ -119,15 +120,14 @@ class Exam:
         layers: Layers,
         plans: Sequence[str],
         asked: Mapping[str, _Layer],
-        way: tuple[State, State],
-        unfinished: Sequence[str],
+        way: Way,
         problems: list[str],
     ) -> list[Plan]:
         """The steps of each plan, as the layers plan them from where the service is now."""
         planned = []
         for name in plans:
             try:
-                planned.append(await layers.plan(name, *way, unfinished=unfinished))
+                planned.append(await layers.plan(name, way))
             except LookFailed as error:
                 problems.append(str(error))
         for plan in planned:
@@ -155,7 +155,7 @@ class Exam:
     async def _run_checks(self, service: Service, plans: Sequence[str], problems: list[str]) -> tuple[CheckResult, ...]:
         """All that verification would ask, then the service's other checks, which are only told."""
         specs = [service.plans[name].verify or service.verify for name in plans]
-        needed = _unique([ref for spec in specs for ref in (*spec.gate, *spec.checks)])
+        needed = asked_by(specs)
         others = [name for name in service.checks if name not in needed]
         results = await self._examiner.run(service, [*needed, *others])
         for result in results[: len(needed)]:
@@ -218,33 +218,19 @@ async def _rehearsed(adapter: Snapshots, release: Release) -> tuple[str, list[st
     return ("damaged" if texts else f"{newest.name} {said}"), texts
 
 
-def _unique(refs: Sequence[CheckRef]) -> list[CheckRef]:
-    found: list[CheckRef] = []
-    for ref in refs:
-        if ref not in found:
-            found.append(ref)
-    return found
-
-
 def _total(service: Service, plan: Plan, took: Mapping[str, timedelta]) -> timedelta | None:
     """All steps and the shortest verification; None while a step never ran."""
-    known = [took[change.layer] for change in plan.steps if change.layer in took]
-    if len(known) < len(plan.steps):
-        return None
     verify: VerifySpec = service.plans[plan.name].verify or service.verify
-    return sum(known, verify.settle + verify.every * (verify.passes - 1))
+    return durations.expected(plan.steps, took, verify.shortest)
 
 
 def _slow(views: Sequence[DrillLayerView], expected: timedelta | None, limit: timedelta) -> list[str]:
     found = [
-        f"{one.layer} takes {format_duration(_seconds(one.expected))}, its target is {format_duration(one.target)}"
+        f"{one.layer} takes {format_duration(whole_seconds(one.expected))}, its target is {format_duration(one.target)}"
         for one in views
         if one.expected is not None and one.target is not None and one.expected > one.target
     ]
     if expected is not None and expected > limit:
-        found.append(f"all of it takes {format_duration(_seconds(expected))}, its target is {format_duration(limit)}")
+        length = format_duration(whole_seconds(expected))
+        found.append(f"all of it takes {length}, its target is {format_duration(limit)}")
     return found
-
-
-def _seconds(length: timedelta) -> timedelta:
-    return timedelta(seconds=round(length.total_seconds()))

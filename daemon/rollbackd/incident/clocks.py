@@ -9,7 +9,7 @@ from rollbackd.incident.life import Incident
 from rollbackd.model import Outcome, Priority
 from rollbackd.policy.ledger import Rollback
 from rollbackd.policy.spec import Clocks
-from rollbackd.units import format_duration
+from rollbackd.units import format_duration, whole_seconds
 
 START = "start_within"
 RECOVER = "recover_within"
@@ -164,7 +164,7 @@ def _target(incident: Incident, layer: str, terms: Terms) -> timedelta | None:
 
 
 def _shown(length: timedelta) -> str:
-    return format_duration(timedelta(seconds=max(1, round(length.total_seconds()))))
+    return format_duration(max(whole_seconds(length), timedelta(seconds=1)))
 
 
 # -- people ---------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from rollbackd.incident.approval import missing
 from rollbackd.incident.life import Flight, Incident
 from rollbackd.incident.spec import VerifySpec
 from rollbackd.model import Outcome, Plan, Verdict
-from rollbackd.units import format_duration
+from rollbackd.units import format_duration, whole_seconds
 
 ATTEMPTS = 5
 """How often a step that may be tried again is tried."""
@@ -152,7 +152,7 @@ def _ask(incident: Incident, held: str, now: datetime) -> Step:
         return Wait(question.expires)
     else:
         asked = incident.asked or incident.opened
-        length = format_duration(timedelta(seconds=round((question.expires - asked).total_seconds())))
+        length = format_duration(whole_seconds(question.expires - asked))
         why = f"only {people} said yes in {length}, not {more}" if people else f"nobody answered in {length}"
         rise = Rise(why, by_people=False)
     return Wait(None) if held else rise

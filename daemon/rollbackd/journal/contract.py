@@ -193,14 +193,6 @@ class Journal(Protocol):
         """Recompute every chain."""
         ...
 
-    async def release_reserve(self) -> bool:
-        """Free the reserved file beside the journal, so that a running incident can finish; whether there was one."""
-        ...
-
-    async def restore_reserve(self) -> bool:
-        """Make the reserved file again if there is room for it twice; whether it is there now."""
-        ...
-
     async def close(self) -> None:
         """Write what waits, and close. Whoever calls anything afterwards gets `JournalUnavailable`."""
         ...

@@ -158,12 +158,6 @@ class SqliteJournal:
         """On a thread of its own: it takes as long as the journal is big."""
         return await asyncio.to_thread(self._look, audit)
 
-    async def release_reserve(self) -> bool:
-        return await self._errand(self._reserve.release)
-
-    async def restore_reserve(self) -> bool:
-        return await self._errand(self._reserve.restore)
-
     async def close(self) -> None:
         if self._closed:
             return

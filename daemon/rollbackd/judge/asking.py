@@ -58,12 +58,7 @@ class Asking:
 
         From here on nothing is awaited until it is written: two questions that end at once do not spend one budget.
         """
-        newest = self._situations.quick(trigger, given.present)
-        others = tuple(one for one in newest.ledger.rollbacks if one.incident != incident.id)
-        ledger = replace(newest.ledger, rollbacks=others)
-        return replace(
-            given, now=newest.now, ledger=ledger, fleet=newest.fleet, holds=newest.holds, troubled=newest.troubled
-        )
+        return given.renewed(self._situations.quick(trigger, given.present)).without(incident.id)
 
     def _over(self, incident: Incident, given: Situation) -> str:
         """Why all of the trouble counts as over; empty while any of it goes on, or nobody can say."""

@@ -132,7 +132,8 @@ class Baselines:
             words = leaf.other if at == now - leaf.against.offset else BEFORE_UNDONE
             values = self.values(rule, answer.series)
             for service in of:
-                found[service] = Base(missing=answer.problem) if answer.problem else _base(leaf, values, service, words)
+                own = values.get(service, ())
+                found[service] = Base(missing=answer.problem) if answer.problem else base_of(leaf, own, words)
         return found
 
     def well(self, leaf: QueryWhen, service: str, at: datetime, since: datetime | None) -> datetime:
@@ -313,8 +314,9 @@ def within(points: Sequence[Point], window: Span) -> list[Point]:
     return [point for point in points if window[0] <= point[0] <= window[1]]
 
 
-def _base(leaf: QueryWhen, values: Mapping[str, Sequence[float]], service: str, words: str) -> Base:
-    value = settle(values.get(service, ()), leaf.aggregate)
+def base_of(leaf: QueryWhen, values: Sequence[float], words: str) -> Base:
+    """One service's values at another time, as what to compare with; `words` say when: `1d ago`."""
+    value = settle(values, leaf.aggregate)
     if isinstance(value, Observation):
         return Base(missing=f"{words} there is {value.reason}")
     return Base((value,), f" {words}")

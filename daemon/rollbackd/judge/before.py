@@ -16,7 +16,7 @@ from rollbackd.rules.reach import reach
 from rollbackd.rules.spec import AlertWhen, Leaf, QueryWhen, Rule
 from rollbackd.rules.tracks import Standing, Track, step
 from rollbackd.sources.prometheus import Prometheus
-from rollbackd.units import format_duration
+from rollbackd.units import format_duration, whole_seconds
 
 _POINTS = 2000
 """Of one series in one range."""
@@ -66,7 +66,7 @@ class Before:
             begin = until - length if since is None else max(until - length, since + _echo(leaf))
             parts.append(await self._leaf(rule, leaf, service, begin, until, labels or {}))
         found = combine(rule, parts)
-        began = f"since {_ago(until - found.since)} before the change: " if found.since is not None else ""
+        began = f"since {_shown(until - found.since)} before the change: " if found.since is not None else ""
         return _VERDICTS[found.standing], f"{began}{found.reason}"
 
     async def _leaf(
@@ -107,7 +107,7 @@ class Before:
         if track.conclusive is None:
             return _unknown(track.reason if past.get(service) else "no data before the change")
         if until - track.conclusive > pace * _MISSED:
-            return _unknown(f"nothing is known of the last {_ago(until - track.conclusive)} before the change")
+            return _unknown(f"nothing is known of the last {_shown(until - track.conclusive)} before the change")
         return Condition(Standing.GOOD if track.since is None else Standing.PENDING, track.since, track.reason)
 
     async def _test(self, queries: Queries, rule: Rule, leaf: QueryWhen, service: str, until: datetime) -> Condition:
@@ -148,7 +148,8 @@ class Before:
             return Condition(Standing.BAD, _run(before, pace), "the alert fired")
         if not times:
             return _unknown("this Prometheus knows no such alert")
-        return Condition(Standing.GOOD, None, f"the alert did not fire in the {_ago(until - begin)} before the change")
+        before_it = f"in the {_shown(until - begin)} before the change"
+        return Condition(Standing.GOOD, None, f"the alert did not fire {before_it}")
 
     def _owner(self, rule: Rule, labels: Mapping[str, str]) -> str | None:
         found = self._live.service_of(labels)
@@ -174,5 +175,5 @@ def _unknown(reason: str) -> Condition:
     return Condition(Standing.INCONCLUSIVE, None, reason)
 
 
-def _ago(length: timedelta) -> str:
-    return format_duration(timedelta(seconds=round(length.total_seconds())))
+def _shown(length: timedelta) -> str:
+    return format_duration(whole_seconds(length))

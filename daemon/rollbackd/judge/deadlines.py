@@ -1,7 +1,6 @@
 """Changes that nobody confirmed in time: a trigger each, while they run. Deadlines are facts, no start forgets one."""
 
 from collections.abc import Sequence
-from datetime import timedelta
 
 from rollbackd.book import Book
 from rollbackd.clock import Clock
@@ -9,7 +8,7 @@ from rollbackd.config.models import Config, Service
 from rollbackd.model import Action, Evidence, Trigger
 from rollbackd.policy.changes import unconfirmed
 from rollbackd.policy.ledger import Announcement
-from rollbackd.units import format_duration
+from rollbackd.units import format_duration, whole_seconds
 
 UNCONFIRMED = "unconfirmed"
 """The name that stands for a rule in its triggers; no rule of the configuration may have it."""
@@ -31,10 +30,15 @@ class Deadlines:
         announced = unconfirmed(self._book.of(service), self._clock.now()) if found is not None else None
         return [] if found is None or announced is None else [self._trigger(found, announced)]
 
+    def over(self, service: str, episode: str) -> str:
+        """Why such an episode has ended; empty while it goes on."""
+        goes_on = any(trigger.episode == episode for trigger in self.due(service))
+        return "" if goes_on else "it was confirmed, or runs no more"
+
     def _trigger(self, service: Service, announced: Announcement) -> Trigger:
         deadline = announced.confirm_by
         assert deadline is not None
-        waited = format_duration(timedelta(seconds=round((deadline - announced.at).total_seconds())))
+        waited = format_duration(whole_seconds(deadline - announced.at))
         missed = f"nobody confirmed it until {deadline:%H:%M:%S}, and rollbackd was down then"
         said = f": {announced.text}" if announced.text else ""
         source = f"{announced.kind or 'change'} announced by {announced.by}{said}"

@@ -19,7 +19,6 @@ from rollbackd.journal import Conflict, Entry, JournalUnavailable
 from rollbackd.judge.live import Live
 from rollbackd.judge.situation import Situations
 from rollbackd.model import (
-    DAEMON,
     FLEET,
     Action,
     CheckResult,
@@ -33,6 +32,7 @@ from rollbackd.model import (
 from rollbackd.policy.decide import asks_again, decide
 from rollbackd.policy.guards import Situation
 from rollbackd.policy.ledger import ServiceLedger, Verdicted
+from rollbackd.tasks import end
 
 _AT_ONCE = 32
 """Services that are looked at for a decision at the same time."""
@@ -134,10 +134,7 @@ class Judge:
             async with asyncio.timeout(_GOODBYE.total_seconds()):
                 while self._tasks:
                     await asyncio.wait(set(self._tasks))
-        left = set(self._tasks)
-        for task in left:
-            task.cancel()
-        await asyncio.gather(*left, return_exceptions=True)
+        await end(self._tasks)
 
     async def consider(self, trigger: Trigger, handled: Sequence[int] = ()) -> Decision:
         """Decide on a trigger and write it down; open the incident when it says so.
@@ -201,10 +198,7 @@ class Judge:
 
     def _decide(self, trigger: Trigger, given: Situation) -> tuple[Decision, ServiceLedger]:
         """On what the journal says now, the layers as they were looked at; with the service's ledger."""
-        quick = self._situations.quick(trigger, given.present)
-        now = replace(
-            given, now=quick.now, ledger=quick.ledger, fleet=quick.fleet, holds=quick.holds, troubled=quick.troubled
-        )
+        now = given.renewed(self._situations.quick(trigger, given.present))
         return decide(trigger, now, self._plan(trigger.service)), now.ledger
 
     async def _append(self, decision: Decision, ledger: ServiceLedger, handled: Sequence[int]) -> Decision:
@@ -213,7 +207,7 @@ class Judge:
         if before is not None and not asks_again(before.against, decision):
             await self._book.journal.handled(handled)
             return decision
-        actor = trigger.request.actor if trigger.request is not None else DAEMON
+        actor = trigger.actor
         if _opens(decision, ledger):
             return await self._open(decision, ledger, handled, actor)
         stream = service_stream(trigger.service)
@@ -244,8 +238,7 @@ class Judge:
         asks = decision.action is Action.ASK
         decision = replace(decision, joins=name)
         stream = service_stream(trigger.service)
-        drill = trigger.request.drill if trigger.request is not None else ""
-        opening = facts.Opening(trigger.service, name, trigger.request is not None, asks, drill)
+        opening = facts.Opening(trigger.service, name, trigger.request is not None, asks, trigger.drill)
         entries = [
             Entry(FLEET, opening, actor, follows=None if asks else self._book.fleet.n),
             Entry(

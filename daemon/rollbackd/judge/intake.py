@@ -195,14 +195,17 @@ class Intake:
             names = {alert.fingerprint for alert in firing}
             self._live.forget_alerts(lambda name, heard: name not in names and heard < asked)
         waiting: list[Stored] = []
+        nobodys: list[int] = []
         for row in await self._book.journal.unhandled():
             if row.source not in {SOURCE, EVENTS}:
                 continue
             signal, service = self._placed(row)
             if service is None:
-                await self._book.journal.handled([row.id])
+                nobodys.append(row.id)
             else:
                 waiting.append((row, signal, service))
+        if nobodys:
+            await self._book.journal.handled(nobodys)
         self._judge_soon(waiting)
 
     def _placed(self, row: Arrived) -> tuple[Alert | Event, str | None]:

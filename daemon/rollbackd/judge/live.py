@@ -237,6 +237,24 @@ class Live:
         found = self.triggers(rule, service, now) if rule is not None else []
         return any(trigger.episode == episode for trigger in found)
 
+    def over(self, service: str, episode: str, now: datetime) -> str:
+        """Why an episode is known to have ended; empty while it may go on, or nothing is known.
+
+        A rule that is not asked now says nothing, and one that is met again has ended the episode before.
+        """
+        name = episode.partition("/")[0]
+        rule = self._by_name.get(name)
+        if rule is None:
+            return f"rule {name} is no longer in the configuration"
+        if any((name, position, service) in self._unasked for position in range(len(rule.leaves))):
+            return ""
+        found = self.triggers(rule, service, now)
+        if found:
+            again = all(trigger.episode != episode for trigger in found)
+            return "it ended, and what is reported now is another trouble" if again else ""
+        condition = self.condition(rule, service, now)
+        return condition.reason if condition.standing is Standing.GOOD else ""
+
     def triggers_of(self, alert: Alert, service: str, now: datetime) -> list[Trigger]:
         """What an alert by itself, or together with what was seen before, meets."""
         found = []

@@ -4,16 +4,15 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
-from rollbackd import facts, log
+from rollbackd import facts
 from rollbackd.book import Book
 from rollbackd.clock import Clock
 from rollbackd.config.models import Config
-from rollbackd.journal import Entry, JournalUnavailable
 from rollbackd.judge.engine import Judge
 from rollbackd.judge.live import Live, gap
 from rollbackd.judge.queries import Queries
 from rollbackd.judge.replays import Past, can_be_replayed, replay
-from rollbackd.model import FLEET, Verdict
+from rollbackd.model import Verdict
 from rollbackd.rules.samples import Observation
 from rollbackd.rules.spec import QueryWhen, Rule
 from rollbackd.sources.prometheus import Prometheus
@@ -53,7 +52,6 @@ class Polls:
         self._faults: dict[str, str] = {}
         self.problem = ""
         """Why the last poll had no answer; empty when it had one."""
-        self._log = log.get("polls")
 
     async def run(self) -> None:
         """Rebuild what was pending as soon as Prometheus answers, and poll for ever."""
@@ -127,13 +125,7 @@ class Polls:
             self._tell(facts.Notice("backend_unreachable", text))
 
     def _tell(self, notice: facts.Notice) -> None:
-        self._judge.run_soon(self._append(notice))
-
-    async def _append(self, notice: facts.Notice) -> None:
-        try:
-            await self._book.append(Entry(FLEET, notice))
-        except JournalUnavailable as error:
-            self._log.error("a notice could not be written", notice=notice.text, error=str(error))
+        self._judge.run_soon(self._book.tell(notice))
 
     # -- after a restart ------------------------------------------------------------------------
     async def rebuild(self) -> None:

@@ -1,6 +1,5 @@
 """What the runner asks back: is it held, do the guards still agree, is the condition that triggered still there."""
 
-from dataclasses import replace
 from datetime import datetime
 
 from rollbackd.book import Book
@@ -94,9 +93,7 @@ class Recheck:
         target = incident.decision.target
         if target is not None and (blocked := self._book.of(incident.service).blocked(target)):
             return Objection(Outcome.DECLINED, f"{', '.join(blocked)} of the target was quarantined meanwhile")
-        given = self._situations.quick(trigger, incident.present)
-        others = tuple(one for one in given.ledger.rollbacks if one.incident != incident.id)
-        given = replace(given, ledger=replace(given.ledger, rollbacks=others))
+        given = self._situations.quick(trigger, incident.present).without(incident.id)
         decision = decide(trigger, given, service.plan)
         asked = {finding.guard for finding in incident.decision.against} | ({"stale"} if incident.risen else set())
         stands = [one for one in decision.against if one.guard in guards and one.guard not in asked]

@@ -4,10 +4,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from rollbackd.judge.baselines import Baselines, Lines, by_time
+from rollbackd.judge.baselines import Baselines, Lines, base_of, by_time
 from rollbackd.judge.queries import by_shift, by_threshold
 from rollbackd.rules.compare import Base, Span
-from rollbackd.rules.samples import Observation, settle
+from rollbackd.rules.samples import Observation
 from rollbackd.rules.spec import QueryWhen, Rule
 
 Past = Sequence[tuple[datetime, Observation]]
@@ -77,10 +77,7 @@ def _base(bases: Baselines, leaf: QueryWhen, service: str, tables: _Tables, at: 
     """What one service's value at one time is compared with."""
     assert leaf.against is not None
     if leaf.against.offset is not None:
-        value = settle(tables.earlier.get(service, {}).get(at - leaf.against.offset, ()), leaf.aggregate)
-        if isinstance(value, Observation):
-            return Base(missing=f"{leaf.other} there is {value.reason}")
-        return Base((value,), f" {leaf.other}")
+        return base_of(leaf, tables.earlier.get(service, {}).get(at - leaf.against.offset, ()), leaf.other)
     if leaf.against.before_change is not None:
         return tables.bases[service]
     values = {peer: table[at] for peer in bases.group(leaf) if at in (table := tables.own.get(peer, {}))}

@@ -1,6 +1,6 @@
 """Gathers all that a decision rests on. Reads the world, changes nothing."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -10,7 +10,7 @@ from rollbackd.book import Book
 from rollbackd.clock import Clock, JumpWatch
 from rollbackd.config.models import Config, Service
 from rollbackd.judge.live import Live
-from rollbackd.layers import Layers, LookFailed, resolve
+from rollbackd.layers import Layers, LookFailed, Way, resolve
 from rollbackd.model import Change, Release, Replaced, State, Trigger, Verdict
 from rollbackd.policy.changes import newest
 from rollbackd.policy.decide import plans_for
@@ -88,7 +88,7 @@ class Situations:
             now=now,
             present=here,
             target=found[0] if found else None,
-            no_target=self._no_target(service, trigger),
+            no_target="" if found else self._no_target(service, trigger),
             mode=self._config.mode(service),
             holds=self._holds(trigger.service, trigger.labels),
             jumped=self._jumps.last_jump,
@@ -106,10 +106,10 @@ class Situations:
         """With a fresh look at the layers, what they can go back to, the plan and whether they are ready."""
         service = self._service(trigger)
         layers = self._layers[trigger.service]
-        returns = trigger.request is not None and trigger.request.drill == "back"
+        returns = trigger.drill == "back"
         if self._book.of(trigger.service).acting is not None and not returns:
             return self.quick(trigger)
-        ordered = trigger.request is not None and not trigger.request.drill
+        ordered = trigger.request is not None and not trigger.drill
         look = self._looker.peek if returns else partial(self._looker.look, mixed=ordered)
         present = await look(trigger.service)
         given = replace(self.quick(trigger, present), present=present)
@@ -128,8 +128,9 @@ class Situations:
             wanted = plans_for(trigger, replace(given, target=target), service.plan)
             plans = tuple(name for name in wanted if name in service.plans) or service.plan  # the file may have changed
             left = self._book.of(trigger.service).unfinished
-            again = left.layers if left is not None else ()
-            changes, problems = await self._planned(layers, plans, (present, target.state), again, returns=returns)
+            unfinished = left.layers if left is not None else ()
+            way = Way(present, target.state, returns=returns, unfinished=unfinished)
+            changes, problems = await self._planned(layers, plans, way)
             other = await self._instead(trigger, present, target, layers) if problems else target
             if other == target:
                 break
@@ -170,12 +171,12 @@ class Situations:
         return service
 
     async def _planned(
-        self, layers: Layers, plans: tuple[str, ...], way: tuple[State, State], again: Sequence[str], *, returns: bool
+        self, layers: Layers, plans: tuple[str, ...], way: Way
     ) -> tuple[tuple[Change, ...], tuple[str, ...]]:
         """The steps of the first plan that has any, and what would stop them."""
         try:
             for name in plans:
-                plan, problems = await layers.prepare(name, *way, returns=returns, unfinished=again)
+                plan, problems = await layers.prepare(name, way)
                 if plan.steps:
                     break
             else:

@@ -14,9 +14,10 @@ from rollbackd.clock import Clock
 from rollbackd.config.models import Config
 from rollbackd.facts import Record
 from rollbackd.incident.clocks import BAD_ENDS, due, next_due
-from rollbackd.incident.life import Incident, evolve, opened
+from rollbackd.incident.fold import evolve, opened
+from rollbackd.incident.life import Incident
 from rollbackd.journal import Entry, JournalUnavailable
-from rollbackd.model import DAEMON, incident_stream
+from rollbackd.model import DAEMON, incident_stream, name_in
 from rollbackd.policy.ledger import Rollback
 
 _PACE = timedelta(seconds=1)
@@ -154,7 +155,7 @@ class Timekeeper:
         if isinstance(record.fact, facts.MarkedGood):
             self._well(record)
             return
-        name = record.stream.partition(":")[2]
+        name = name_in(record.stream)
         known = self._known.get(name)
         if isinstance(record.fact, facts.Opened):
             begun = opened(record)
@@ -175,7 +176,7 @@ class Timekeeper:
 
     def _well(self, record: Record) -> None:
         """The state that runs is good, or somebody says so of another: only the first ends what ended badly."""
-        service = record.stream.partition(":")[2]
+        service = name_in(record.stream)
         present = self._book.of(service).present
         if record.actor == DAEMON and present is not None and present.key == record.fact.state.key:
             self._forget_ended(service)

@@ -15,6 +15,7 @@ from rollbackd.book import Book
 from rollbackd.clock import Clock
 from rollbackd.config.models import Config
 from rollbackd.config.schedules import SnapshotSchedule
+from rollbackd.journal import JournalUnavailable
 from rollbackd.keeper.choosing import good_releases
 from rollbackd.keeper.offsite import Elsewhere
 from rollbackd.keeper.past import FINDING_KINDS, FINDINGS_READ, RUN_KINDS, RUNS_READ, Run, folded
@@ -25,12 +26,15 @@ from rollbackd.keeper.views import KeptView, RestoredView, SnapshotView, TakenVi
 from rollbackd.layers import Layers
 from rollbackd.model import service_stream
 from rollbackd.process import Spawner
+from rollbackd.tasks import end, until_first
 from rollbackd.timetable import Planned
 
 _LOOK = timedelta(minutes=5)
 """How often it is seen to that good states can be gone back to."""
 _ANEW = timedelta(hours=1)
 """How often copies that were not found are looked for again."""
+_FETCHED_TOGETHER = 8
+"""Layers whose copies are looked for at once."""
 _READ_WITHIN = timedelta(seconds=10)
 """How long a look waits for what the journal says of restores."""
 _MANUAL = "manual"
@@ -56,6 +60,9 @@ class Keeper:
         self._shelves: dict[tuple[str, str], Shelf] = {}
         self._rounds = Rounds(self._shelves, clock)
         self._restoring = Restoring()
+        self._few = asyncio.Semaphore(_FETCHED_TOGETHER)
+        self._fetching: dict[tuple[str, str], asyncio.Task[None]] = {}
+        """Layers of which a copy is on its way, or is looked for."""
         for name, found in layers.items():
             for layer, adapter in found.adapters.items():
                 if isinstance(adapter, Snapshots):
@@ -134,15 +141,38 @@ class Keeper:
         await self.open()
         await self._rounds.resume()
         anew = self._clock.monotonic() + _ANEW.total_seconds()
-        while True:
-            await self._finish_cut_off()
-            for shelf in self._shelves.values():
-                if shelf.elsewhere and shelf.ledger.acting is None:
-                    await self._restoring.fetch_target(shelf)
-            await self._until_poked(_LOOK)
-            if self._clock.monotonic() >= anew:
-                anew = self._clock.monotonic() + _ANEW.total_seconds()
-                self._restoring.look_anew()
+        try:
+            while True:
+                await self._finish_cut_off()
+                await self._see_to_targets()
+                await self._until_poked(_LOOK)
+                if self._clock.monotonic() >= anew:
+                    anew = self._clock.monotonic() + _ANEW.total_seconds()
+                    self._restoring.look_anew()
+        finally:
+            await end(self._fetching.values())
+
+    async def _see_to_targets(self) -> None:
+        """Whether a good state of each layer can be gone back to. What comes from elsewhere may take its time, and is
+        waited for by nobody: another layer's need not come from there.
+        """
+        for name, shelf in self._shelves.items():
+            if shelf.elsewhere and shelf.ledger.acting is None and name not in self._fetching:
+                releases = await self._restoring.missing(shelf)
+                if releases:
+                    work = self._fetch(shelf, releases)
+                    self._fetching[name] = asyncio.create_task(work, name=f"copies of {shelf.name}")
+
+    async def _fetch(self, shelf: Shelf, releases: Sequence[str]) -> None:
+        try:
+            async with self._few:
+                await self._restoring.fetch_one(shelf, releases)
+        except JournalUnavailable as error:
+            self._log.error("a copy waits for the journal", layer=shelf.name, error=str(error))
+        except Exception:  # noqa: BLE001  # one layer's must not end the others; the next look does it again
+            self._log.exception("copies could not be looked for", layer=shelf.name)
+        finally:
+            del self._fetching[shelf.service, shelf.layer]
 
     async def _finish_cut_off(self) -> None:
         """Also what was put in place and could not be written down. A hold stops it, and a rollback at work."""
@@ -158,13 +188,7 @@ class Keeper:
             self._poked.set()
 
     async def _until_poked(self, length: timedelta) -> None:
-        poked = asyncio.ensure_future(self._poked.wait())
-        sleep = asyncio.ensure_future(self._clock.sleep(length))
-        try:
-            await asyncio.wait({poked, sleep}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            poked.cancel()
-            sleep.cancel()
+        await until_first(self._poked.wait(), self._clock.sleep(length))
         self._poked.clear()
 
     async def stop(self) -> None:

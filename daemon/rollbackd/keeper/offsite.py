@@ -10,7 +10,7 @@ import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from rollbackd.adapter import AdapterError, Snapshot, Snapshots
@@ -84,7 +84,7 @@ class Elsewhere:
             try:
                 file = await self._make_room() / name
                 await adapter.export_to(snapshot.name, str(file))
-                await self._run(self._settings.push, file)
+                await self._run(self._settings.push, file, self._settings.timeout)
             finally:
                 await asyncio.to_thread(shutil.rmtree, self._scratch, ignore_errors=True)
         if self.gives_back and name not in {copy.name for copy in await self.copies()}:
@@ -94,7 +94,7 @@ class Elsewhere:
 
     async def copies(self) -> list[Copy]:
         """What is there, newest first. :raises AdapterError: it cannot be listed."""
-        finished = await self._run(self._settings.list, Path(self._scratch / "-"))
+        finished = await self._run(self._settings.list, Path(self._scratch / "-"), self._settings.list_timeout)
         if finished.truncated:
             raise AdapterError(f"`{self._settings.list[0]}` lists more than can be read", permanent=True)
         return understood(finished.stdout.decode(errors="replace").splitlines(), self._service, self._layer)
@@ -105,7 +105,7 @@ class Elsewhere:
         async with self._alone:
             try:
                 file = await self._make_room() / copy.name
-                await self._run(self._settings.pull, file)
+                await self._run(self._settings.pull, file, self._settings.timeout)
                 if not await asyncio.to_thread(file.is_file):
                     text = f"`{self._settings.pull[0]}` ended well, and yet there is no {copy.name} in {file.parent}"
                     raise AdapterError(text, permanent=True)
@@ -121,11 +121,11 @@ class Elsewhere:
             raise AdapterError(f"{self._scratch}: {error.strerror}; look at its disk", permanent=False) from error
         return self._scratch
 
-    async def _run(self, command: Sequence[str], file: Path) -> Finished:
+    async def _run(self, command: Sequence[str], file: Path, limit: timedelta) -> Finished:
         filled = {FILE: str(file), NAME: file.name, DIRECTORY: str(file.parent)}
         argv = [_with(part, filled) for part in command]
         try:
-            finished = await self._spawner.run(argv, timeout=self._settings.timeout)
+            finished = await self._spawner.run(argv, timeout=limit)
         except SpawnError as error:
             raise AdapterError(f"off-site: {error}", permanent=error.permanent) from error
         if not finished.ok:

@@ -7,6 +7,7 @@ own before anything is touched. What a crash cut off is finished at the next sta
 from collections.abc import Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import takewhile
 
 from rollbackd import facts, log
 from rollbackd.adapter import AdapterError, Snapshot
@@ -227,33 +228,35 @@ class Restoring:
                 await self.finish(shelf, run, tell=True)
 
     # -- what a rollback by itself will need ----------------------------------------------------
-    async def fetch_target(self, shelf: Shelf) -> bool:
-        """See that the newest good state of which anything is left can be gone back to; whether a copy was fetched.
+    async def missing(self, shelf: Shelf) -> list[str]:
+        """The releases of good states, newest first, that are not here and may be elsewhere; none where a newer one is.
 
-        What is here already is the rule, and costs a look. Without its lock: a person's order need not wait for it.
+        What is here already is the rule, and costs a look.
         """
         if not any(place.gives_back for place in shelf.elsewhere.values()):
-            return False
+            return []
         goals = candidates(shelf.ledger, shelf.ledger.present)[:_CANDIDATES]
         releases = [each.state.releases[shelf.layer].id for each in goals if shelf.layer in each.state.releases]
         try:
             there = await shelf.restorable()
         except AdapterError as error:
             self._log.warning("cannot be looked at", layer=shelf.name, error=str(error))
-            return False
+            return []
+        wanted = takewhile(lambda release: release not in there, releases)
+        return [release for release in wanted if (shelf.name, release) not in self._not_there]
+
+    async def fetch_one(self, shelf: Shelf, releases: Sequence[str]) -> None:
+        """Take in a copy of the first of these releases that has one; without the shelf's lock: a person's order need
+        not wait for it.
+        """
         for release in releases:
-            if release in there:
-                return False
-            if (shelf.name, release) in self._not_there:
-                continue
             search = _Search(shelf, DAEMON)
             found = await search.from_elsewhere({digest_of(release)})
             if found is not None:
                 self._log.info("fetched", layer=shelf.name, snapshot=found.name, copy=search.fetched)
-                return True
+                return
             self._not_there.add((shelf.name, release))
             self._log.warning("no copy of a good state", layer=shelf.name, problems=search.passed_over)
-        return False
 
     def look_anew(self) -> None:
         """Copies may have come since."""

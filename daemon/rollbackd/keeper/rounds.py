@@ -6,7 +6,6 @@ gone on with later. What a crash cut off is gone on with at the next start.
 
 import asyncio
 from collections.abc import Mapping
-from contextlib import suppress
 from datetime import datetime, timedelta
 from functools import partial
 
@@ -20,6 +19,7 @@ from rollbackd.keeper.past import Run
 from rollbackd.keeper.shelf import GOOD, SCHEDULE, Shelf
 from rollbackd.model import FLEET
 from rollbackd.policy.target import candidates
+from rollbackd.tasks import end
 from rollbackd.timetable import Planned
 from rollbackd.units import format_duration
 
@@ -30,7 +30,9 @@ WHEN_GOOD = "when good"
 _ANEW = timedelta(hours=1)
 """Before what became good, and could not be kept, is tried again."""
 _TOGETHER = 2
-"""Runs at once, of all services together."""
+"""Layers that are read or written at once, of all services together."""
+_SENT_TOGETHER = 8
+"""Copies that are under way at once. They wait for others more than they work, and one that hangs stops no snapshot."""
 _GLANCE = timedelta(seconds=1)
 _DISK = timedelta(seconds=30)
 """Before a run that could not be written down goes on."""
@@ -45,6 +47,7 @@ class Rounds:
         self._shelves = shelves
         self._clock = clock
         self._few = asyncio.Semaphore(_TOGETHER)
+        self._sending = asyncio.Semaphore(_SENT_TOGETHER)
         self._entries: dict[str, tuple[Shelf, SnapshotSchedule, str]] = {}
         """By its name on the calendar: the layer, what the configuration says, and what is done."""
         self._cut_off: list[tuple[Shelf, Run]] = []
@@ -94,8 +97,7 @@ class Rounds:
         own = [entry for each, entry, what in self._entries.values() if each is shelf and what == KEEP]
         now = self._clock.now()
         timed = [(entry.times, _last(shelf, entry, KEEP)) for entry in own]
-        known = [(times, last if last is not None and last <= now else now) for times, last in timed]
-        return min((times.after(last) for times, last in known if times is not None), default=None)
+        return min((times.after_last(last, now, now) for times, last in timed if times is not None), default=None)
 
     # -- one run --------------------------------------------------------------------------------
     async def run(self, name: str, run: Run | None = None) -> None:
@@ -105,7 +107,7 @@ class Rounds:
             while _disturbed(shelf):
                 await self._clock.sleep(_GLANCE)
             try:
-                async with self._few, shelf.for_calendar():
+                async with shelf.for_calendar():
                     if _disturbed(shelf):
                         continue
                     run = run or await self._begin(shelf, entry, what)
@@ -159,20 +161,24 @@ class Rounds:
     async def _keep(self, shelf: Shelf, entry: SnapshotSchedule, run: Run) -> tuple[list[str], tuple[str, ...]]:
         if run.fact.release and await shelf.present() != run.fact.release:
             return [], ()
-        one = await shelf.take(run, GOOD if run.fact.release else SCHEDULE)
-        problems = await shelf.verify(one, run=run.fact.run) if entry.verify else []
+        async with self._few:
+            one = await shelf.take(run, GOOD if run.fact.release else SCHEDULE)
+            problems = await shelf.verify(one, run=run.fact.run) if entry.verify else []
         if problems:  # what was taken before is all there is, so nothing of it is dropped
             return problems, ()
         place = shelf.elsewhere.get(calendar_name(entry))
         if place is not None:
-            await shelf.send(one, place, run)
-        return [], await shelf.prune(entry.keep)
+            async with self._sending:
+                await shelf.send(one, place, run)
+        async with self._few:
+            return [], await shelf.prune(entry.keep)
 
     async def _test(self, shelf: Shelf, _entry: SnapshotSchedule, run: Run) -> tuple[list[str], tuple[str, ...]]:
         problems: list[str] = []
-        found = await self._to_test(shelf)
-        for one in found:
-            problems += await shelf.verify(one, run=run.fact.run, rehearse=True)
+        async with self._few:
+            found = await self._to_test(shelf)
+            for one in found:
+                problems += await shelf.verify(one, run=run.fact.run, rehearse=True)
         return problems or ([] if found else ["there is no snapshot that could be restored"]), ()
 
     async def _to_test(self, shelf: Shelf) -> list[Snapshot]:
@@ -223,10 +229,7 @@ class Rounds:
 
     async def stop(self) -> None:
         """End what `resume` began; the next start goes on with it."""
-        for task in self._resumed:
-            task.cancel()
-        with suppress(ValueError):
-            await asyncio.wait(set(self._resumed))
+        await end(self._resumed)
 
 
 def calendar_name(entry: SnapshotSchedule) -> str:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from rollbackd import facts
 from rollbackd.facts import Record
-from rollbackd.incident.life import Incident, fold
+from rollbackd.incident.fold import fold
+from rollbackd.incident.life import Incident
 from rollbackd.notify import clean, phrases
 from rollbackd.notify.envelope import Envelope
 from rollbackd.notify.making import Severity, message_of, of_incident, urgent

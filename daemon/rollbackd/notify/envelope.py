@@ -12,6 +12,8 @@ from rollbackd.notify import clean
 from rollbackd.notify.phrases import Lines
 
 SEVERITIES = ("info", "warning", "critical")
+REFUSED = "refused/"
+"""What the threads of refusals begin with."""
 _SHORT = 600
 """Characters of each message's own lines in a list of several."""
 _SHOWN = 20
@@ -72,32 +74,41 @@ def merge(messages: Sequence[Message]) -> Message:
         return replace(kept[0], key=key)
     priorities = [message.priority for message in kept if message.priority is not None]
     first, over = kept[0], all(message.resolves for message in kept)
-    apart = first.incident and first.event != "reminder" and not over
+    threads = {message.thread for message in kept}
+    apart = len(threads) > 1 and first.event != "reminder" and not over and _ends_alone(first)
+    own = _thread(first) if apart else first.thread
     return Message(
         key=key,
         event=first.event,
         title=_title(kept) if any(message.lines for message in kept) else _sentences(kept),
         lines=_listed(kept),
         severity=max((message.severity for message in kept), key=SEVERITIES.index),
-        thread=_thread(first) if apart else first.thread,
+        thread=own,
         at=max(message.at for message in kept),
         service=first.service if len({message.service for message in kept}) == 1 else "",
         incident=first.incident if len({message.incident for message in kept}) == 1 else "",
         priority=min(priorities, default=None),
         resolves=over,
-        settles=_settled(kept, first.thread) if over else (),
+        settles=_settled(kept, own, over=over),
         acknowledged=all(message.acknowledged for message in kept),
     )
 
 
+def _ends_alone(message: Message) -> bool:
+    """An incident, or a refusal: what ends it ends no other."""
+    return bool(message.incident) or message.thread.startswith(REFUSED)
+
+
 def _thread(first: Message) -> str:
-    """For several incidents: one answer must not resolve the page of all. The same when it is sent again with more."""
+    """For several troubles: one answer must not resolve the page of all. The same when it is sent again with more."""
     return "several/" + hashlib.sha256(first.key.encode()).hexdigest()[:32]
 
 
-def _settled(messages: Sequence[Message], own: str) -> tuple[str, ...]:
+def _settled(messages: Sequence[Message], own: str, *, over: bool) -> tuple[str, ...]:
     """All other threads that are over with these: each may have been told, and be open, by itself."""
-    threads = dict.fromkeys(thread for message in messages for thread in (message.thread, *message.settles))
+    threads = dict.fromkeys(
+        thread for message in messages for thread in (*((message.thread,) if over else ()), *message.settles)
+    )
     return tuple(thread for thread in threads if thread != own)
 
 

@@ -6,10 +6,10 @@ from dataclasses import replace
 from rollbackd import facts
 from rollbackd.incident.clocks import BAD_ENDS
 from rollbackd.incident.next import ATTEMPTS
-from rollbackd.model import FLEET, Outcome
+from rollbackd.model import Outcome
 from rollbackd.notify import asking, clean, phrases
 from rollbackd.notify.envelope import Envelope
-from rollbackd.notify.making import Severity, Told, loud, message_of, of_incident, urgent
+from rollbackd.notify.making import Severity, Told, loud, of_incident, urgent
 from rollbackd.notify.troubles import refusal_thread
 
 _ENDS: Mapping[Outcome, tuple[Severity, str, str]] = {
@@ -184,32 +184,18 @@ def closed(told: Told, fact: facts.Closed) -> Sequence[Envelope]:
     )
     group = f"{fact.outcome}/asked" if fact.outcome in {Outcome.EXPIRED, Outcome.PASSED} and not about.acted else ""
     one = of_incident(told.record, about, str(fact.outcome), f"{about.service} {said}", severity, lines, group)
-    settles = _refusals(told) if fact.outcome is Outcome.RECOVERED else ()
-    ended = replace(one, message=replace(one.message, resolves=_over(told), settles=settles))
-    pages = told.troubles.last_of(about.id).items()
-    return [ended, *(_page_over(told, thread, page.receiver) for thread, page in pages)]
+    return [replace(one, message=replace(one.message, resolves=_over(told), settles=_refusals(told)))]
 
 
 def _refusals(told: Told) -> tuple[str, ...]:
-    """The threads of what was refused before: the service is well. Opening it took its own episode's from the fold."""
+    """The threads of what was refused before: its own became this incident, which says how it is, and where the service
+    is well all are over. Opening it took its own episode's from the fold.
+    """
     about = told.about
-    known = [trouble.episode for trouble in told.troubles.refused(about.service)]
+    well = about.outcome is Outcome.RECOVERED
+    known = [trouble.episode for trouble in told.troubles.refusals(about.service)] if well else []
     own = [trigger.episode for trigger in (about.decision.trigger, *about.joined)]
-    return tuple(dict.fromkeys(refusal_thread(about.service, clean.line(one)) for one in (*known, *own)))
-
-
-def paged(told: Told, fact: facts.Paged) -> Sequence[Envelope]:
-    """It went out when all that it told of had ended already."""
-    over = not any(told.troubles.goes_on(incident) for incident in fact.incidents)
-    return [_page_over(told, fact.thread, fact.receiver)] if over else []
-
-
-def _page_over(told: Told, thread: str, receiver: str) -> Envelope:
-    """For a receiver that keeps open what told of several: each of them has told its own end."""
-    lines = (("What", "all incidents that were told together have ended"),)
-    suffix = f"/{thread}"
-    message = message_of(told.record, "passed", "what was told together is over", "info", lines, thread, suffix)
-    return Envelope(replace(message, resolves=True), FLEET, only=receiver)
+    return tuple(dict.fromkeys(refusal_thread(about.service, one) for one in (*known, *own)))
 
 
 def _over(told: Told) -> bool:

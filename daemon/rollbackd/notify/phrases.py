@@ -138,7 +138,12 @@ def took(about: Incident, at: datetime) -> str:
 
 
 def still_entered(about: Incident) -> Lines:
-    """What is kept closed, and how to open it."""
+    """What is to be minded about its brackets, and which are kept closed, and how to open those."""
+    said = several([clean.line(one, 500) for one in about.notes], 10)
+    return filled(("Mind", said), *_kept_closed(about))
+
+
+def _kept_closed(about: Incident) -> Lines:
     if not about.inside:
         return ()
     names = ", ".join(clean.line(layer, 63) for layer in about.inside)

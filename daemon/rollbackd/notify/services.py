@@ -10,7 +10,7 @@ from rollbackd.notify import clean, phrases
 from rollbackd.notify.envelope import Envelope
 from rollbackd.notify.making import Severity, Told, message_of
 from rollbackd.notify.own import OWN_KINDS, UNDELIVERABLE, UNREACHABLE
-from rollbackd.notify.troubles import guards, needs_person, notice_thread, refusal_thread
+from rollbackd.notify.troubles import Trouble, fold, guards, needs_person, notice_thread, refusal_thread
 
 _TITLES: Mapping[str, str] = {
     "audit": "the journal does not fit together",
@@ -57,7 +57,7 @@ def refused(record: Record, decision: Decision, event: str, since: str) -> Envel
         ("More", f"`rollbackd decisions {service}`"),
     )
     title = f"{service} needs a person ({trigger.priority}, {clean.line(trigger.rule, 100)})"
-    thread = refusal_thread(service, clean.line(trigger.episode))
+    thread = refusal_thread(service, trigger.episode)
     message = message_of(record, event, title, severity, lines, thread)
     placed = replace(message, service=service, priority=trigger.priority)
     group = f"{event}/{','.join(guards(decision))}"
@@ -93,13 +93,42 @@ def notice_acknowledged(told: Told, fact: facts.NoticeAcknowledged) -> Sequence[
     for place, trouble in enumerate(told.troubles.refused(service, fact.episode), 1):
         begun = trouble.record
         priority = begun.fact.decision.trigger.priority if begun is not None else None
-        thread = refusal_thread(service, clean.line(trouble.episode))
         lines = (("What", f"{actor} has seen that {service} needs a person"),)
         title = f"{service}: acknowledged by {actor}"
-        message = message_of(told.record, "acknowledged", title, "info", lines, thread, f"/{place}")
+        message = message_of(told.record, "acknowledged", title, "info", lines, trouble.thread, f"/{place}")
         placed = replace(message, service=service, priority=priority, acknowledged=True)
         made.append(Envelope(placed, told.record.stream, since=trouble.escalates))
     return made
+
+
+def subsided(told: Told, fact: facts.Subsided) -> Sequence[Envelope]:
+    """Nobody need come any more."""
+    service = told.record.stream.partition(":")[2]
+    return [_ended(told, one, fact.why, "") for one in told.troubles.refusals(service, fact.episode)]
+
+
+def found_well(told: Told, fact: facts.MarkedGood) -> Sequence[Envelope]:
+    """The state that runs is good: what was refused about it is over."""
+    left = fold(told.troubles, told.record).known
+    ended = [one for one in told.troubles.refusals() if one.thread not in left]
+    why = f"its state is good: {clean.line(fact.why)}"
+    return [_ended(told, one, why, f"/{place}") for place, one in enumerate(ended, 1)]
+
+
+def _ended(told: Told, trouble: Trouble, why: str, suffix: str) -> Envelope:
+    """To all who heard of it."""
+    service, begun = trouble.service, trouble.record
+    trigger = begun.fact.decision.trigger if begun is not None else None
+    lines = phrases.filled(
+        ("What", f"the trouble of {service} that needed a person has ended: {clean.line(why)}"),
+        ("Rule", clean.line(trigger.rule, 100) if trigger is not None else ""),
+        ("More", f"`rollbackd decisions {service}`"),
+    )
+    title = f"{service} needs nobody any more: its trouble has ended by itself"
+    message = message_of(told.record, "passed", title, "info", lines, trouble.thread, suffix)
+    priority = trigger.priority if trigger is not None else None
+    placed = replace(message, service=service, priority=priority, resolves=True)
+    return Envelope(placed, told.record.stream, "passed/refused", since=trouble.heard_since(told.record.at))
 
 
 def notice_title(kind: str) -> str:

@@ -9,8 +9,9 @@ from typing import Any
 
 from rollbackd import facts
 from rollbackd.facts import Record
-from rollbackd.incident.life import Incident, evolve, fold, opened
-from rollbackd.notify import asking, clean, incidents, late, practice, services
+from rollbackd.incident.fold import evolve, fold, opened
+from rollbackd.incident.life import Incident
+from rollbackd.notify import asking, clean, incidents, late, pages, practice, services
 from rollbackd.notify.envelope import Envelope
 from rollbackd.notify.making import Told, message_of
 from rollbackd.notify.troubles import Troubles
@@ -25,8 +26,11 @@ def envelopes(record: Record, stream: Sequence[Record], troubles: Troubles, sign
     if make is None:
         return ()
     before, after = _told(stream)
-    made = make(Told(record, before, after, troubles, signals), record.fact)
-    return practice.of_drill(after, made) if after is not None and after.drill else tuple(made)
+    told = Told(record, before, after, troubles, signals)
+    made = make(told, record.fact)
+    if after is not None and after.drill:
+        made = practice.of_drill(after, made)
+    return (*made, *pages.turned(told))
 
 
 def _told(stream: Sequence[Record]) -> tuple[Incident | None, Incident | None]:
@@ -50,6 +54,10 @@ def wordless(record: Record) -> Envelope:
     return Envelope(message, record.stream)
 
 
+def _of_pages_alone(_told: Told, _fact: facts.Paged) -> Sequence[Envelope]:
+    return ()
+
+
 _MAKERS: Mapping[type[Any], Callable[[Told, Any], Sequence[Envelope]]] = {
     facts.Opened: incidents.opened,
     facts.Examined: asking.examined,
@@ -71,6 +79,8 @@ _MAKERS: Mapping[type[Any], Callable[[Told, Any], Sequence[Envelope]]] = {
     facts.Decided: services.decided,
     facts.Drilled: practice.drilled,
     facts.NoticeAcknowledged: services.notice_acknowledged,
-    facts.Paged: incidents.paged,
+    facts.MarkedGood: services.found_well,
+    facts.Subsided: services.subsided,
+    facts.Paged: _of_pages_alone,
     facts.Notice: services.notice,
 }

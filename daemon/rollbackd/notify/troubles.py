@@ -12,6 +12,8 @@ from rollbackd import facts
 from rollbackd.facts import Record
 from rollbackd.incident.clocks import BAD_ENDS
 from rollbackd.model import DAEMON, Action, Decision, Outcome, incident_service
+from rollbackd.notify import clean
+from rollbackd.notify.envelope import REFUSED
 
 LASTING = frozenset(
     {"backend_unreachable", "backup_failed", "drill_stuck", "journal", "messages_waiting", "receiver_unreachable"}
@@ -42,12 +44,24 @@ class Trouble:
 
     expires: datetime | None = None
     """When the question that it is ends."""
+    seen: datetime | None = None
+    """When somebody acknowledged it; None: nobody did, or more was told since."""
+
+    @property
+    def is_refusal(self) -> bool:
+        """It has no incident. One that was acknowledged is known until it ends, since pages about it stay open."""
+        return bool(self.episode)
 
     @property
     def escalates(self) -> datetime | None:
         """Since when a refusal goes to more and more people; None: it does not, or an incident's own facts say it."""
-        record = self.record if self.what == "refused" else None
+        record = self.record if self.is_refusal else None
         return record.at if record is not None and record.fact.decision.escalate else None
+
+    def heard_since(self, now: datetime) -> datetime | None:
+        """As `escalates`, for what comes after: nobody else came to hear of it once it was acknowledged."""
+        began = self.escalates
+        return now - (self.seen - began) if began is not None and self.seen is not None else began
 
     def mark(self, now: datetime, every: timedelta) -> str:
         """Which reminder is the newest due: the whole periods since it began, or `LAST`; empty: nothing to say yet."""
@@ -63,11 +77,13 @@ class Trouble:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """What a receiver was told of several incidents at once, and keeps open."""
+    """What a receiver was told of several troubles at once, and keeps open."""
 
     receiver: str
-    incidents: frozenset[str]
-    """Those that have not ended."""
+    threads: frozenset[str]
+    """Of those that have not ended."""
+    unseen: frozenset[str]
+    """Of those that nobody has acknowledged since."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +92,12 @@ class Troubles:
 
     known: Mapping[str, Trouble] = field(default_factory=dict)
     pages: Mapping[str, Page] = field(default_factory=dict)
-    """The pages about incidents that go on, by their own threads."""
+    """The pages about what goes on, by their own threads."""
 
     @property
     def open(self) -> tuple[Trouble, ...]:
         """What people are to be reminded of, but no refusal while an incident of its service is at work."""
-        busy = {trouble.service for trouble in self.known.values() if _is_incident(trouble) and not trouble.closed}
+        busy = self.busy
         return tuple(
             trouble
             for trouble in self.known.values()
@@ -93,22 +109,22 @@ class Troubles:
         """The seq to start the fold at next time; None: nothing is open."""
         return min((trouble.first for trouble in self.known.values()), default=None)
 
-    def goes_on(self, incident: str) -> bool:
-        """Whether an incident was opened and has not ended."""
-        trouble = self.known.get(incident)
-        return trouble is not None and _is_incident(trouble) and not trouble.closed
-
-    def last_of(self, incident: str) -> Mapping[str, Page]:
-        """The pages that are over with this incident's end."""
-        return {thread: page for thread, page in self.pages.items() if page.incidents == {incident}}
-
     def refused(self, service: str, episode: str = "") -> tuple[Trouble, ...]:
-        """The refusals of a service that still stand; of one episode when it is given."""
+        """The refusals of a service that nobody has acknowledged; of one episode when it is given."""
+        return tuple(one for one in self.refusals(service, episode) if one.what == "refused")
+
+    def refusals(self, service: str = "", episode: str = "") -> tuple[Trouble, ...]:
+        """The refusals that have not ended, acknowledged or not; of one service and episode when they are given."""
         return tuple(
             trouble
             for trouble in self.known.values()
-            if trouble.what == "refused" and trouble.service == service and episode in ("", trouble.episode)
+            if trouble.is_refusal and service in ("", trouble.service) and episode in ("", trouble.episode)
         )
+
+    @property
+    def busy(self) -> frozenset[str]:
+        """The services of which an incident is at work."""
+        return frozenset(one.service for one in self.known.values() if _is_incident(one) and not one.closed)
 
     def repeats(self, service: str, decision: Decision) -> bool:
         """Whether the same was decided on the same trouble before, for the same reasons, and still stands."""
@@ -130,7 +146,8 @@ def needs_person(decision: Decision) -> bool:
 
 
 def refusal_thread(service: str, episode: str) -> str:
-    return f"refused/{service}/{episode}"
+    """As receivers see it: what an episode's name has from outside is made fit to be shown."""
+    return f"{REFUSED}{service}/{clean.line(episode)}"
 
 
 def notice_thread(notice: facts.Notice) -> str:
@@ -141,7 +158,20 @@ def notice_thread(notice: facts.Notice) -> str:
 def fold(troubles: Troubles, record: Record) -> Troubles:
     """The troubles after one more fact, of whatever stream."""
     change = _FOLDS.get(type(record.fact))
-    return change(troubles, record, record.fact) if change else troubles
+    after = change(troubles, record, record.fact) if change else troubles
+    return _turned(after) if after.pages and after is not troubles else after
+
+
+def _turned(troubles: Troubles) -> Troubles:
+    """The pages, without what has ended, and without those of which all has."""
+    known = troubles.known
+    pages = {}
+    for thread, page in troubles.pages.items():
+        left = frozenset(one for one in page.threads if one in known and not known[one].closed)
+        if left:
+            unseen = frozenset(one for one in page.unseen & left if known[one].seen is None)
+            pages[thread] = Page(page.receiver, left, unseen)
+    return replace(troubles, pages=pages)
 
 
 def _is_incident(trouble: Trouble) -> bool:
@@ -182,7 +212,7 @@ def _asking(trouble: Trouble, record: Record, decision: Decision) -> Trouble:
     question = decision.question if decision.action is Action.ASK else None
     if question is None:
         return trouble
-    return replace(trouble, what="asks", record=record, expires=question.expires)
+    return replace(trouble, what="asks", record=record, expires=question.expires, seen=None)
 
 
 def _asked_again(troubles: Troubles, record: Record, fact: facts.AskedAgain) -> Troubles:
@@ -239,7 +269,7 @@ def _acknowledged(troubles: Troubles, record: Record, _fact: facts.Acknowledged)
     trouble = _of(troubles, record)
     if trouble is None:
         return troubles
-    seen = replace(trouble, what="", record=None)
+    seen = replace(trouble, what="", record=None, seen=record.at)
     return _without(troubles, [trouble.thread]) if trouble.closed else _with(troubles, seen)
 
 
@@ -249,15 +279,8 @@ def _closed(troubles: Troubles, record: Record, fact: facts.Closed) -> Troubles:
         return troubles
     what = str(fact.outcome) if fact.outcome in BAD_ENDS else "still_entered" if trouble.entered else ""
     ended = replace(trouble, what=what, record=record if what else None, expires=None, closed=True)
-    after = _unpaged(_settle(troubles, ended), trouble.thread)
+    after = _settle(troubles, ended)
     return _well(after, trouble.service) if fact.outcome is Outcome.RECOVERED else after
-
-
-def _unpaged(troubles: Troubles, incident: str) -> Troubles:
-    if not any(incident in page.incidents for page in troubles.pages.values()):
-        return troubles
-    left = {thread: replace(page, incidents=page.incidents - {incident}) for thread, page in troubles.pages.items()}
-    return replace(troubles, pages={thread: page for thread, page in left.items() if page.incidents})
 
 
 def _relapsed(troubles: Troubles, record: Record, fact: facts.Relapsed) -> Troubles:
@@ -274,7 +297,7 @@ def _well(troubles: Troubles, service: str, state: str = "") -> Troubles:
         trouble.thread
         for trouble in troubles.known.values()
         if trouble.service == service
-        and (trouble.what == "refused" or (trouble.closed and not trouble.entered))
+        and (trouble.is_refusal or (trouble.closed and not trouble.entered))
         and state in ("", trouble.state)
     ]
     return _without(troubles, over)
@@ -295,11 +318,25 @@ def _decided(troubles: Troubles, record: Record, fact: facts.Decided) -> Trouble
 def _seen(troubles: Troubles, record: Record, fact: facts.NoticeAcknowledged) -> Troubles:
     """On a service's stream: its refusals; on the fleet's: the notices."""
     seen = [
-        trouble.thread
+        trouble
         for trouble in troubles.known.values()
         if trouble.stream == record.stream and fact.episode in ("", trouble.episode)
     ]
-    return _without(troubles, seen)
+    kept = {one.thread: replace(one, what="", seen=one.seen or record.at) for one in seen if one.is_refusal}
+    after = _without(troubles, [one.thread for one in seen])
+    return replace(after, known={**after.known, **kept})
+
+
+def _subsided(troubles: Troubles, record: Record, fact: facts.Subsided) -> Troubles:
+    return _without(troubles, [refusal_thread(record.stream.partition(":")[2], fact.episode)])
+
+
+def _told_more(troubles: Troubles, record: Record, _fact: facts.ClockPassed | facts.Escalated) -> Troubles:
+    """What was acknowledged before does not answer this."""
+    trouble = _of(troubles, record)
+    if trouble is None or trouble.seen is None:
+        return troubles
+    return _with(troubles, replace(trouble, seen=None))
 
 
 def _changed(troubles: Troubles, record: Record, fact: facts.Changed) -> Troubles:
@@ -319,7 +356,7 @@ def _marked(troubles: Troubles, record: Record, fact: facts.MarkedGood) -> Troub
         return after
     unknown = [trouble for trouble in after.known.values() if trouble.service == service and not trouble.state]
     ended = [trouble.thread for trouble in unknown if trouble.closed and not trouble.entered]
-    return _without(after, [*ended, *(trouble.thread for trouble in unknown if trouble.what == "refused")])
+    return _without(after, [*ended, *(trouble.thread for trouble in unknown if trouble.is_refusal)])
 
 
 def _noticed(troubles: Troubles, record: Record, fact: facts.Notice) -> Troubles:
@@ -332,16 +369,16 @@ def _noticed(troubles: Troubles, record: Record, fact: facts.Notice) -> Troubles
 
 
 def _paged(troubles: Troubles, _record: Record, fact: facts.Paged) -> Troubles:
-    going_on = frozenset(incident for incident in fact.incidents if troubles.goes_on(incident))
-    if not going_on:
-        return troubles
-    return replace(troubles, pages={**troubles.pages, fact.thread: Page(fact.receiver, going_on)})
+    threads = frozenset(fact.incidents)
+    return replace(troubles, pages={**troubles.pages, fact.thread: Page(fact.receiver, threads, threads)})
 
 
 _FOLDS: dict[type[Any], Callable[[Troubles, Record, Any], Troubles]] = {
     facts.Opened: _opened,
     facts.AskedAgain: _asked_again,
     facts.Risen: _risen,
+    facts.ClockPassed: _told_more,
+    facts.Escalated: _told_more,
     facts.Entering: _entering,
     facts.Left: _left,
     facts.LeaveFailed: _not_left,
@@ -353,6 +390,7 @@ _FOLDS: dict[type[Any], Callable[[Troubles, Record, Any], Troubles]] = {
     facts.Relapsed: _relapsed,
     facts.Decided: _decided,
     facts.NoticeAcknowledged: _seen,
+    facts.Subsided: _subsided,
     facts.Changed: _changed,
     facts.MarkedGood: _marked,
     facts.Paged: _paged,

@@ -76,7 +76,7 @@ def names(announced: Announcement, state: State) -> bool:
         if release is None:
             return False
         prefix = len(text) >= _PREFIX and release.id.startswith(text)
-        if text not in {release.id, release.label} and not prefix:
+        if not (prefix or release.is_called(text)):
             return False
     return True
 

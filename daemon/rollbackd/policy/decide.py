@@ -54,8 +54,9 @@ def decide(trigger: Trigger, given: Situation, default_plans: tuple[str, ...] = 
     change = newest(given.ledger)
     question = None
     if action is Action.ASK:
-        if given.present is None or given.target is None or _drills(trigger):
-            action = Action.REFUSE  # there is nothing yet that people could say yes to
+        if given.present is None or given.target is None or trigger.drill:
+            # There is nothing yet that people could say yes to, or nobody is asked whether a drill may do it.
+            action = Action.REFUSE
         else:
             question = question_of(trigger, given, counted, change)
     return Decision(
@@ -79,11 +80,6 @@ def _of_what_is_on(findings: Sequence[Finding]) -> Sequence[Finding]:
     if not any(one.guard == "switched_off" and one.against is not None for one in findings):
         return findings
     return [one if one.guard in _OFF else replace(one, counted=False) for one in findings]
-
-
-def _drills(trigger: Trigger) -> bool:
-    """Nobody is asked whether a drill may do what cannot be taken back."""
-    return trigger.request is not None and bool(trigger.request.drill)
 
 
 def question_of(trigger: Trigger, given: Situation, counted: Sequence[Finding], change: Replaced | None) -> Question:

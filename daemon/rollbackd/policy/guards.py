@@ -2,8 +2,9 @@
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from typing import Self
 from zoneinfo import ZoneInfo
 
 from rollbackd.model import Action, Change, Finding, Outcome, Priority, State, Trigger, Verdict
@@ -53,6 +54,17 @@ class Situation:
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Who may say yes, by group."""
 
+    def renewed(self, quick: Self) -> Self:
+        """It after a look that took a while: what needs no look, from one that was made of memory just now."""
+        return replace(
+            self, now=quick.now, ledger=quick.ledger, fleet=quick.fleet, holds=quick.holds, troubled=quick.troubled
+        )
+
+    def without(self, incident: str) -> Self:
+        """It as if that incident were not there, which is not to count against itself."""
+        others = tuple(one for one in self.ledger.rollbacks if one.incident != incident)
+        return replace(self, ledger=replace(self.ledger, rollbacks=others))
+
 
 CLOSE_LOOK = timedelta(minutes=5)
 """Two looks farther apart, over a restart of ours, cannot tell whether a change came before the onset or after it."""
@@ -95,7 +107,7 @@ def hold(_trigger: Trigger, given: Situation) -> Finding:
 def open_incident(trigger: Trigger, given: Situation) -> Finding:
     """Never two rollbacks of one service at once."""
     running = given.ledger.open
-    if running is None and given.ledger.drill and not _returns(trigger):
+    if running is None and given.ledger.drill and trigger.drill != "back":
         text = f"{given.ledger.drill}, a drill, has not returned yet; decided again when it has"
         return against("open_incident", Action.OBSERVE, text)
     if running is None:
@@ -103,10 +115,6 @@ def open_incident(trigger: Trigger, given: Situation) -> Finding:
     if running.waits:
         return passed("open_incident", f"{running.incident} waits for people; decided again")
     return against("open_incident", Action.OBSERVE, f"joined {running.incident}, which is open")
-
-
-def _returns(trigger: Trigger) -> bool:
-    return trigger.request is not None and trigger.request.drill == "back"
 
 
 def shadow(_trigger: Trigger, given: Situation) -> Finding:

@@ -5,7 +5,7 @@ Folding a stream from its start, with `fold_service` and `fold_fleet`, gives wha
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import TypeVar
 
 from rollbackd import facts
@@ -24,8 +24,6 @@ KEPT_ANNOUNCEMENTS = 50
 """Announced changes that are remembered of a service."""
 KEPT_OF_FLEET = 1000
 """Openings and ends that are remembered of all services together."""
-ONE_CHANGE = timedelta(minutes=5)
-"""Layers that change within this are one change."""
 LEDGER_KINDS = (
     "Changed", "MarkedGood", "MarkTaken", "Quarantined", "QuarantineLifted", "Held", "Unheld", "Decided",
     "NoticeAcknowledged", "Announced", "Confirmed", "Drilled", "Opening", "Rising", "Ended", "BreakerReset", "Notice",

@@ -8,7 +8,7 @@ from rollbackd.model import Alert, Event, Evidence, Verdict
 from rollbackd.rules.events import Run, counting, young
 from rollbackd.rules.spec import AlertWhen, AllWhen, AnyWhen, CheckWhen, EventWhen, QueryWhen, Rule, When, parts_of
 from rollbackd.rules.tracks import Standing, Track
-from rollbackd.units import format_duration
+from rollbackd.units import format_duration, shortened
 
 _QUOTED = 1000
 """Characters of one label or annotation in evidence; a trigger keeps its labels whole."""
@@ -75,7 +75,8 @@ def of_events(when: EventWhen, run: Run | None, events: Sequence[Event], now: da
 def event_evidence(when: EventWhen, event: Event) -> Evidence:
     """What an event says, as text."""
     source = f"event {event.name} {{{_written(event.labels)}}}" if event.labels else f"event {event.name}"
-    return Evidence(source, _short(event.text or "reported"), threshold(when), event.at, _short(event.url))
+    text = event.text or "reported"  # bounded when it came; cut again it would say that it was as long as the cut
+    return Evidence(source, text, threshold(when), event.at, _short(event.url))
 
 
 def alert_evidence(alert: Alert, at: datetime) -> Evidence:
@@ -90,7 +91,7 @@ def _written(labels: Mapping[str, str]) -> str:
 
 
 def _short(text: str) -> str:
-    return text if len(text) <= _QUOTED else f"{text[:_QUOTED]}… ({len(text)} characters)"
+    return shortened(text, _QUOTED)
 
 
 def combine(rule: Rule, parts: Iterable[Condition]) -> Condition:

@@ -5,14 +5,14 @@ from datetime import datetime, timedelta
 from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
-from pydantic_core import from_json, to_json
+from pydantic_core import ErrorDetails, from_json, to_json
 
 from rollbackd.model import Event
 from rollbackd.plugins import unknown
 from rollbackd.rules.spec import EVENT, LONGEST_WITHIN
 from rollbackd.rules.weight import LABEL
-from rollbackd.sources.webhook import Time, validate_json
-from rollbackd.units import Spec, format_duration
+from rollbackd.sources.webhook import Time, sentence_of, validate_json
+from rollbackd.units import Spec, format_duration, shortened, whole_seconds
 
 AHEAD = timedelta(minutes=1)
 """How far a sender's clock may be ahead of ours; what lies in the future counts from now."""
@@ -67,7 +67,7 @@ def parse_events(body: bytes) -> tuple[Posted, ...]:
             return validate_json(_MANY.validate_json, body)
         return (validate_json(_ONE.validate_json, body),)
     except ValidationError as error:
-        raise EventError(_sentence(error)) from error
+        raise EventError(sentence_of(error, _said)) from error
     except (ValueError, RecursionError) as error:
         raise EventError(f"the body is no JSON: {error}") from error
 
@@ -76,7 +76,7 @@ def event_of(posted: Posted, now: datetime) -> Event:
     """As a value that came now. :raises EventError: its time is too far from ours."""
     at = posted.at or now
     if at - now > AHEAD:
-        ahead = format_duration(timedelta(seconds=round((at - now).total_seconds())))
+        ahead = format_duration(whole_seconds(at - now))
         raise EventError(f"{posted.event}: `at` lies {ahead} in the future; set the sender's clock, or leave `at` away")
     if now - at > LONGEST_WITHIN:
         said = f"{posted.event}: `at` is {posted.at}, longer ago than any rule counts"
@@ -88,7 +88,7 @@ def event_of(posted: Posted, now: datetime) -> Event:
         posted.state == "firing",
         posted.service,
         posted.labels,
-        _cut(posted.text),
+        shortened(posted.text, _TEXT),
         posted.url,
     )
 
@@ -97,10 +97,6 @@ def _hash(posted: Posted, at: datetime) -> str:
     """32 hex digits over all that was sent; the same content at the same time is the same event."""
     said = [posted.service, sorted(posted.labels.items()), at.isoformat(), posted.text, posted.url]
     return hashlib.sha256(to_json(said)).hexdigest()[:32]
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= _TEXT else f"{text[:_TEXT]}… ({len(text)} characters)"
 
 
 def event_key(event: Event, service: str) -> str:
@@ -134,16 +130,10 @@ def event_from_json(body: bytes) -> Event:
         raise ValueError(f"not an event of the inbox: {error}") from error
 
 
-def _sentence(error: ValidationError) -> str:
-    first = error.errors(include_url=False, include_input=False)[0]
-    if first["type"] == "json_invalid":
-        return f"the body is no JSON: {first['msg'].removeprefix('Invalid JSON: ')}"
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")
-    if first["type"] == "extra_forbidden":
-        said = unknown("key", str(first["loc"][-1]), Posted.model_fields)
-    elif first["type"] == "string_pattern_mismatch":
-        said = f"no name; write {_NAMES[first['ctx']['pattern']]}"
-    else:
-        said = first["msg"][:1].lower() + first["msg"][1:]
-    return f"{place[:200] or 'the body'}: {said}{more}"
+def _said(fault: ErrorDetails) -> str:
+    """What is wrong with one value, and what to write."""
+    if fault["type"] == "extra_forbidden":
+        return unknown("key", str(fault["loc"][-1]), Posted.model_fields)
+    if fault["type"] == "string_pattern_mismatch":
+        return f"no name; write {_NAMES[fault['ctx']['pattern']]}"
+    return fault["msg"][:1].lower() + fault["msg"][1:]

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, NotRequired, TypeVar
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
-from pydantic_core import from_json, to_json
+from pydantic_core import ErrorDetails, from_json, to_json
 from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
 from rollbackd.model import Alert
@@ -43,7 +43,6 @@ class Webhook:
     group_labels: Mapping[str, str] = field(default_factory=dict)
     receiver: str = ""
     """Its plain name; Alertmanager sends it quoted as a regular expression."""
-    external_url: str = ""
 
 
 def _utc(time: datetime) -> datetime:
@@ -92,7 +91,6 @@ class _Body(TypedDict):
     groupKey: NotRequired[str]
     groupLabels: NotRequired[dict[str, str]]
     receiver: NotRequired[str]
-    externalURL: NotRequired[str]
     version: Literal["4"]
 
 
@@ -131,7 +129,6 @@ def parse_webhook(body: bytes) -> Webhook:
         read.get("groupKey", ""),
         read.get("groupLabels", {}),
         _unquoted(read.get("receiver", "")),
-        read.get("externalURL", ""),
     )
 
 
@@ -146,7 +143,7 @@ def validate_json(read: Callable[[bytes | str], T], body: bytes) -> T:
         if b"\\u0000" not in body:
             return read(body)
     except ValidationError as error:
-        if error.errors(include_url=False, include_input=False)[0]["type"] != "json_invalid":
+        if _first(error)["type"] != "json_invalid":
             raise
     return read(json.dumps(_mended(json.loads(body))))
 
@@ -199,10 +196,27 @@ def alert_from_json(body: bytes) -> Alert:
         raise ValueError(f"not an alert of the inbox: {error}") from error
 
 
-def _sentence(error: ValidationError, body: bytes) -> str:
-    first = error.errors(include_url=False, include_input=False)[0]
+def _message(fault: ErrorDetails) -> str:
+    return fault["msg"]
+
+
+def sentence_of(error: ValidationError, said: Callable[[ErrorDetails], str] = _message) -> str:
+    """What is wrong with a body, and where: the first fault of it, as `said` puts it."""
+    first = _first(error)
     if first["type"] == "json_invalid":
         return f"the body is no JSON: {first['msg'].removeprefix('Invalid JSON: ')}"
+    place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    return f"{place[:200] or 'the body'}: {said(first)}{more}"
+
+
+def _first(error: ValidationError) -> ErrorDetails:
+    return error.errors(include_url=False, include_input=False)[0]
+
+
+def _sentence(error: ValidationError, body: bytes) -> str:
+    if _first(error)["type"] == "json_invalid":
+        return sentence_of(error)
     try:
         version = _Head.model_validate_json(body).version
     except ValidationError:
@@ -210,9 +224,7 @@ def _sentence(error: ValidationError, body: bytes) -> str:
     if version != VERSION:
         said = f"has payload version {version[:20]!r}" if version else "has no payload version"
         return f"this {said}; rollbackd reads Alertmanager's webhook of version {VERSION}"
-    place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    return f"{place[:200] or 'the body'}: {first['msg']}{more}"
+    return sentence_of(error)
 
 
 def _mended(value: Any) -> Any:

@@ -13,7 +13,7 @@ from rollbackd import log
 from rollbackd.adapter import Message, Notifier
 from rollbackd.clock import Clock
 from rollbackd.config.models import Config
-from rollbackd.facts import Notice, Record
+from rollbackd.facts import Notice, Record, Subsided
 from rollbackd.journal import Entry, Journal, JournalUnavailable, Outgoing
 from rollbackd.model import FLEET
 from rollbackd.notify import again, own, text
@@ -35,14 +35,23 @@ DIRECT_AGAIN = timedelta(minutes=10)
 DIRECT_RETRY = timedelta(seconds=30)
 
 
+CALM = timedelta(minutes=5)
+"""A refused trouble ends when it was gone at every look for so long: a start knows nothing yet, and trouble flaps."""
+
+
 def _always(_service: str, _episode: str) -> bool:
     return True
+
+
+def _never(_service: str, _episode: str) -> str:
+    return ""
 
 
 class Teller:
     """The root task `teller`; also what sends directly when the journal cannot be written.
 
     `goes_on(service, episode)` says whether a refused trouble still goes on; a no skips a reminder, and ends nothing.
+    `over(service, episode)` is a reason when it is known to have ended; one that lasts ends it, by a fact.
     """
 
     def __init__(
@@ -53,6 +62,7 @@ class Teller:
         clock: Clock,
         *,
         goes_on: Callable[[str, str], bool] = _always,
+        over: Callable[[str, str], str] = _never,
         many: int = 100,
         patience: timedelta = timedelta(seconds=35),
     ) -> None:
@@ -63,6 +73,9 @@ class Teller:
         self._every = config.daemon.remind_every
         self._clock = clock
         self._goes_on = goes_on
+        self._over = over
+        self._calm: dict[str, float] = {}
+        """Since when a refused trouble is gone, by the monotonic clock."""
         self._many = many
         self._boxes = {name: Postbox(name, notifier, journal, clock, patience) for name, notifier in notifiers.items()}
         self._pumping = asyncio.Lock()
@@ -256,6 +269,7 @@ class Teller:
         while True:
             await self._clock.sleep(min(TICK, self._every / 4))
             try:
+                await self.settle()
                 await self.remind()
                 await self._recount()
                 await self._watch_the_queue()
@@ -288,6 +302,29 @@ class Teller:
                 raise
             self._wake(rows)
             return len(rows)
+
+    async def settle(self) -> int:
+        """Write down which refused troubles have ended by themselves; how many. The end of an incident settles its own.
+
+        :raises JournalUnavailable: none was; the next look does it.
+        """
+        async with self._pumping:
+            if not self._begun:
+                await self._begin()
+            now, busy = self._clock.monotonic(), self._troubles.busy
+            calm, ended = dict[str, float](), list[Entry]()
+            for one in self._troubles.refusals():
+                why = "" if one.service in busy else self._over(one.service, one.episode)
+                if not why:
+                    continue
+                calm[one.thread] = self._calm.get(one.thread, now)
+                if now - calm[one.thread] >= CALM.total_seconds():
+                    ended.append(Entry(one.stream, Subsided(one.episode, why)))
+            self._calm = calm
+            if ended:
+                await self._journal.append(*ended)
+                self._calm.clear()  # the facts are read, and end them, before anybody looks again
+            return len(ended)
 
     async def _reminder(self, trouble: Trouble, now: datetime) -> list[Envelope]:
         due = trouble.mark(now, self._every)

@@ -20,6 +20,7 @@ from rollbackd.model import FLEET
 from rollbackd.notify import envelope as outbox
 from rollbackd.notify import own
 from rollbackd.notify.envelope import Envelope
+from rollbackd.tasks import until_first
 
 MOST_TOGETHER = 2000
 """Messages that go as one at most: a list of names has room for them."""
@@ -73,15 +74,11 @@ class Postbox:
             await self._until_news(wake)
 
     async def _until_news(self, wake: datetime | None) -> None:
-        waits: list[asyncio.Task[Any]] = [asyncio.create_task(self._news.wait(), name=f"{self.name}: news")]
-        if wake is not None:
-            length = min(wake - self._clock.now(), _LOOK_AGAIN)  # the clock may be set meanwhile
-            waits.append(asyncio.create_task(self._clock.sleep(length), name=f"{self.name}: due"))
-        try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for wait in waits:
-                wait.cancel()
+        if wake is None:
+            await self._news.wait()
+            return
+        length = min(wake - self._clock.now(), _LOOK_AGAIN)  # the clock may be set meanwhile
+        await until_first(self._news.wait(), self._clock.sleep(length))
 
     async def deliver(self, *, early: bool = False) -> datetime | None:
         """Send what is due; when to look again, None: when there is news.
@@ -140,6 +137,7 @@ class Postbox:
             await self._sent(readable, message)
         else:
             await self._failed(readable, error)
+        _heed_a_stop()
 
     async def _sent(self, sent: Sendable, message: Message) -> None:
         facts = [
@@ -148,8 +146,8 @@ class Postbox:
             if one.stream.startswith("incident:")
         ]
         if self._keeps_open and message.thread not in {one.message.thread for _, one in sent}:
-            incidents = tuple(dict.fromkeys(one.message.incident for _, one in sent))
-            facts.append(Entry(FLEET, Paged(self.name, message.thread, incidents)))
+            threads = tuple(dict.fromkeys(one.message.thread for _, one in sent))
+            facts.append(Entry(FLEET, Paged(self.name, message.thread, threads)))
         ids = [row.id for row, _ in sent]
         await self._surely(partial(self._journal.delivered, ids, self._clock.now(), *facts))
         self._failures, self._rest_until, self._failing_since = 0, _LONG_AGO, None
@@ -227,3 +225,15 @@ def pause(key: str, times: int) -> timedelta:
     """How long to wait after so many failures: 5 s doubled up to 10 min, less up to a quarter, by the key."""
     full = min(FIRST_PAUSE * 2.0 ** min(times - 1, 10), LONGEST_PAUSE)
     return full * (1 - (zlib.crc32(f"{key}/{times}".encode()) % 1000) / 4000)
+
+
+def _heed_a_stop() -> None:
+    """A stop that came at the same instant as a receiver's answer may have been swallowed on the way.
+
+    `asyncio.wait_for` of Python 3.11 does that, and so aiosmtplib; waiting for news would then never end.
+
+    :raises asyncio.CancelledError: this task is being cancelled.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError

@@ -9,7 +9,7 @@ from rollbackd.config.models import Role
 from rollbackd.desk import Announce, Desk
 from rollbackd.model import Request
 from rollbackd.units import Spec
-from rollbackd.views import ChangeView, DrillView, IncidentDetail, PlanView, ServiceView, StateView
+from rollbackd.views import ChangeView, DrillView, HealthView, IncidentDetail, PlanView, ServiceView, StateView
 from rollbackd.web import bodies
 from rollbackd.web.waits import Waits
 
@@ -102,6 +102,11 @@ async def holds_of(call: Call[bodies.NoQuery, bodies.NoBody]) -> bodies.Holds:
 async def plan(call: Call[bodies.NoQuery, bodies.PlanBody]) -> PlanView:
     """What a rollback would be and what would be decided now; touches nothing."""
     return await call.desk.plan(Request(call.name, call.actor, to=call.body.to, plan=call.body.plan))
+
+
+async def checks(call: Call[bodies.NoQuery, bodies.NoBody]) -> HealthView:
+    """Ask a service's checks, and say what each says right now."""
+    return await call.desk.checks(call.name)
 
 
 # -- orders -------------------------------------------------------------------------------------
@@ -218,6 +223,7 @@ ROUTES = (
     Route(
         "POST", "/api/v1/services/{name}/quarantine", "operator", quarantine, bodies.Done, body=bodies.QuarantineBody
     ),
+    Route("POST", "/api/v1/services/{name}/checks", "operator", checks, HealthView),
     Route("POST", "/api/v1/services/{name}/drill", "operator", drill, DrillView, body=bodies.DrillBody),
     Route("GET", "/api/v1/drills", "viewer", drills, bodies.Drills, bodies.DrillsQuery),
     Route("GET", "/api/v1/states", "viewer", states, bodies.States, bodies.ServiceQuery),

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 from rollbackd import __version__
 from rollbackd.keeper.views import TakenView
 from rollbackd.sources.events import Posted
-from rollbackd.units import Spec
+from rollbackd.units import Spec, Written
 from rollbackd.views import Readiness
 from rollbackd.web import bodies
 from rollbackd.web.api import ROUTES, Route
@@ -57,7 +57,7 @@ class _Schemas:
         inputs: list[tuple[str, Any, TypeAdapter[Any]]] = [
             (name, mode, adapter) for (name, mode), adapter in self._adapters.items()
         ]
-        _refs, described = TypeAdapter.json_schemas(inputs, ref_template=_REF)
+        _refs, described = TypeAdapter.json_schemas(inputs, ref_template=_REF, schema_generator=Written)
         found: dict[str, Any] = described["$defs"]
         return found
 
@@ -99,7 +99,7 @@ def _path_parameter(name: str) -> dict[str, Any]:
 
 
 def _query_parameters(query: type[Spec]) -> list[dict[str, Any]]:
-    schema = query.model_json_schema()
+    schema = query.model_json_schema(schema_generator=Written)
     required = schema.get("required", ())
     return [
         {"name": name, "in": "query", "required": name in required, "schema": field}

@@ -1,0 +1,398 @@
+"""The example with layered recovery, as it is shipped, from the alert to everybody who is told, on real components.
+
+One story has short waits, since its alerts carry times; the other one, of months and quarters of an hour, a fast clock.
+Only systemd is stood in for.
+"""
+
+import json
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.everybody import People, reachable
+from tests.e2e.ops_host import PYTHON, Host, Units, ending
+from tests.e2e.telling import told
+from tests.e2e.toy import webhook
+from tests.fakes.pagerduty import ROUTING_KEY
+from tests.servers import free_port, wait_until
+
+TOGETHER = 2
+pytestmark = [pytest.mark.timeout(240), pytest.mark.needs("git")]
+
+
+# -- the host -----------------------------------------------------------------------------------
+class Platform(Host):
+    """Configuration, code and a unit."""
+
+    @property
+    def place(self) -> Path:
+        return self.root / "srv/platform"
+
+    @property
+    def app(self) -> Path:
+        return self.place / "app"
+
+    @property
+    def env(self) -> Path:
+        return self.place / ".env"
+
+    @property
+    def head(self) -> str:
+        return self.git(self.app, "rev-parse", "HEAD")
+
+    def lay_out(self, port: int, people: People) -> None:
+        """The example's files in their places, release v1, and the secrets."""
+        root = str(self.root)
+        self.moves = {
+            "http://127.0.0.1:8000": f"http://127.0.0.1:{port}",
+            "PORT=8000": f"PORT={port}",
+            "/etc/rollbackd": root,
+            "/etc/default": f"{root}/default",
+            "/srv": f"{root}/srv",
+            "/var/log/platform": root,
+            "[python3,": f"[{PYTHON},",
+            "mail.example.com:587": people.server,
+            "https://sms.example": people.base,
+        }
+        self.url = f"http://127.0.0.1:{port}/health"
+        defaults = self.root / "default/platform"
+        self.program = [PYTHON, str(self.app / "app.py"), str(self.place), str(defaults)]
+        for name in ("app.py", "build.py", "release.json", ".gitignore"):
+            self.moved(f"app/{name}", self.app / name)
+        self.moved("checks/probe.py", self.place / "checks/probe.py")
+        self.moved("config/env.example", self.env)
+        self.moved("config/defaults", defaults)
+        for name in (".limits/api/max", "docker-compose.yml"):
+            self.moved(f"config/{name}", self.place / name)
+        (self.place / "data").mkdir()
+        self.git(self.app, "init", "-q", "-b", "main")
+        self.commit(self.app, "v1")
+        for name in ("alertmanager", "ci"):
+            self.secret(name)
+        self.hide("slack-webhook", people.base + people.slack.path)
+        self.hide("pagerduty-key", ROUTING_KEY)
+        self.hide("sms-token", "Bearer the gateway's")
+
+    def hide(self, name: str, text: str) -> None:
+        """A secret's file."""
+        (self.root / name).write_text(text)
+        (self.root / name).chmod(0o600)
+
+    def build_and_restart(self) -> None:
+        """What CI does after a checkout."""
+        subprocess.run([PYTHON, "build.py"], cwd=self.app, check=True, timeout=30)
+        self.restart()
+
+    def log_in(self) -> None:
+        """A session from before everything, that must stay valid."""
+        argv = [PYTHON, str(self.place / "checks/probe.py"), "session", self.url.removesuffix("/health"), str(self.env)]
+        done = subprocess.run(argv, capture_output=True, text=True, check=True, timeout=30)
+        self.hide("probe-session", done.stdout.strip())
+
+    def release(self, tag: str, **changes: Any) -> str:
+        """CI deploys a release; its commit."""
+        path = self.app / "release.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "release": tag, **changes}))
+        commit = self.commit(self.app, tag)
+        self.build_and_restart()
+        return commit
+
+    def until_runs(self, tag: str) -> None:
+        """Wait until the daemon has seen that this release runs."""
+
+        def seen() -> bool:
+            present = self.ask("GET", "services/platform")["present"]
+            return bool(present) and present["releases"]["code"].split()[0] == tag
+
+        wait_until(seen, f"{tag} is seen")
+
+    def until_changed(self, edit: Callable[[], object]) -> None:
+        """Somebody edits the configuration, and the daemon has seen it."""
+        before = self.present("platform")["config"]
+        edit()
+        wait_until(lambda: self.present("platform").get("config", before) != before, "the change is seen")
+
+    def trouble(self, components: str, severity: str) -> None:
+        """Alertmanager says what is affected, and how badly."""
+        body = webhook("PlatformTrouble", "platform", datetime.now(UTC))
+        body["alerts"][0]["labels"] |= {"components": components, "severity": severity}
+        self.ask("POST", "alerts", body, token="the token alertmanager")
+
+
+@contextmanager
+def platform(
+    root: Path, people: People, change: Callable[[dict[str, Any]], None], *launcher: str
+) -> Iterator[Platform]:
+    """Runs v1, which is good; `change` moves waits in the configuration."""
+    host = Platform(root, example="layered-recovery")
+    host.prepare()
+    host.lay_out(free_port(), people)
+    host.build_and_restart()
+    host.log_in()
+    units = Units(root / "units", {"platform": host.restart})
+    config = host.loaded()
+    (service,) = config["services"]
+    service["layers"]["process"] = units.layer("platform")
+    service["checks"]["health"].pop("below")
+    config["limits"] = {
+        "cooldown": "0s",
+        "per_service": {"rollbacks": 9, "per": "1h"},
+        "fleet": {"rollbacks": 9, "per": "1h"},
+    }
+    for receiver in config["notify"]["receivers"]:
+        if "email" in receiver:
+            receiver["email"]["security"] = "none"
+        if "pagerduty" in receiver:
+            receiver["pagerduty"]["url"] = people.base + people.pager.path
+    change(config)
+    host.write(config)
+    with ending(host, units):
+        host.start(*launcher)
+        wait_until(lambda: set(host.present("platform")) == {"config", "code"}, "both layers are seen")
+        assert "is good: marked by" in host.said("good", "platform")
+        yield host
+
+
+# -- what is affected says what goes back ---------------------------------------------------------
+def sooner(config: dict[str, Any]) -> None:
+    """Seconds for minutes; and the build waits while there is a file."""
+    (service,) = config["services"]
+    config["daemon"]["look_every"] = "300ms"
+    config["rules"][-1]["when"]["every"] = "1s"
+    config["targets"]["steps"]["git"] = "1s"
+    service["verify"] |= {"settle": "200ms", "every": "200ms", "deadline": "3s"}
+    service["layers"]["code"]["then"].append([PYTHON, "-c", _SLOWLY])
+
+
+_SLOWLY = "import os, time\nwhile os.path.exists('../../../slow'): time.sleep(0.05)"
+
+
+@told
+def test_what_is_affected_says_what_goes_back(root: Path) -> None:
+    with reachable() as people, platform(root, people, sooner) as host:
+        only_its_configuration_goes_back(host, people)
+        one_plan_further_when_that_does_not_help(host, people)
+        the_emergency_build_comes_first_when_it_is_critical(host, people)
+        a_printed_plan_runs_as_shown_or_not_at_all(host)
+        nothing_helps_and_everybody_hears(host, people)
+        assert "Traceback" not in host.log
+
+
+def only_its_configuration_goes_back(host: Platform, people: People) -> None:
+    """A2, A6, A8, A11, A14: the key that signs sessions was changed; the file is back, and nothing else moved."""
+    before, commit = host.env.read_text(), host.head
+    (host.app / "notes.txt").write_text("not committed\n")
+    assert "platform: healthy" in host.said("status", "platform", "--checks")
+    host.until_changed(lambda: host.env.write_text(before.replace("SESSION_KEY=change-me", "SESSION_KEY=rotated")))
+    host.restart()
+    host.trouble("config", "high")
+    host.until_recovered("platform-1")
+    assert (host.env.read_text(), host.env.stat().st_mode & 0o777, host.head) == (before, 0o600, commit)
+    assert (host.app / "notes.txt").exists()
+    report = host.said("incidents", "platform-1")
+    assert "P1, rule platform-trouble, plan config" in report
+    assert "sessions bad" in report
+    assert "to-something-long" not in report + people.said
+    wait_until(lambda: len(people.texts) == 2, "both are sent as SMS")
+    assert people.texts == ["P1: platform goes back, platform-1", "platform-1: platform is well again"]
+    wait_until(lambda: any("recovered" in one for one in people.mailed("platform")), "the group is mailed")
+    assert people.mailed("lead") == []
+    assert people.paged == []
+
+
+def one_plan_further_when_that_does_not_help(host: Platform, people: People) -> None:
+    """A3, A9, A12, A13, A17: it was the code after all; what was not committed is kept, and a branch to mend it on."""
+    good, defaults = host.head, host.root / "default/platform"
+    host.until_changed(lambda: defaults.write_text(defaults.read_text().replace("WORKERS=4", "WORKERS=8")))
+    bad = host.release("v2", digest="none")
+    (host.app / ".gitignore").write_text("build.json\n*.tmp\n")
+    host.until_runs("v2")
+    slow = host.root / "slow"
+    slow.touch()
+    host.trouble("config", "high")
+    host.until_opened("platform-2")
+    wait_until(lambda: "now P0" in people.said, "the plan for the configuration did not help")
+    wait_until(lambda: "its target is 1s" in people.said, "a slow step is told")
+    slow.unlink()
+    host.until_recovered("platform-2")
+    report = host.said("incidents", "platform-2")
+    assert "plan config ended ineffective; the next one runs" in report
+    assert host.head == good
+    assert "WORKERS=4" in defaults.read_text()
+    assert host.git(host.app, "rev-parse", "emergency/platform-2") == bad
+    saved = host.git(host.app, "for-each-ref", "--format=%(refname)", "refs/rollbackd").split()
+    assert any("*.tmp" in host.git(host.app, "show", f"{ref}:.gitignore") for ref in saved)
+    assert "ERROR /login" in people.said
+    wait_until(lambda: any("second rollback" in one for one in people.mailed("lead")), "the next line hears at once")
+    wait_until(lambda: ("resolve", "platform-2") in people.paged, "the page is resolved")
+    assert people.paged[0] == ("trigger", "platform-2")
+
+
+def the_emergency_build_comes_first_when_it_is_critical(host: Platform, people: People) -> None:
+    """A7, A8: what CI keeps prepared is put in place; that is no state to go back to later."""
+    host.git(host.app, "checkout", "-q", "-b", "hotfix", "v1")
+    ready = host.release("v1.1")
+    host.git(host.app, "tag", "hotfix-ready")
+    host.git(host.app, "checkout", "-q", "-f", "main")
+    host.release("v3")
+    host.until_runs("v3")
+    host.trouble("api,config", "critical")
+    host.until_recovered("platform-3")
+    assert host.head == ready
+    assert "P0, rule platform-critical, plan hotfix" in host.said("incidents", "platform-3")
+    wait_until(lambda: ("resolve", "platform-3") in people.paged, "the page is resolved")
+    assert not host.good("platform")
+
+
+def a_printed_plan_runs_as_shown_or_not_at_all(host: Platform) -> None:
+    """A8: refused when the world moved, and with what moved."""
+    host.git(host.app, "checkout", "-q", "-f", "main")
+    host.release("v4")
+    host.until_runs("v4")
+    shown = json.loads(host.said("plan", "platform", "--plan", "component", "--json"))
+    assert [step["layer"] for step in shown["steps"]] == ["code", "process"]
+    host.release("v5")
+    host.until_runs("v5")
+    refused = host.command("rollback", "platform", "--plan-id", shown["id"], "--yes")
+    assert refused.returncode == 1
+    assert "code" in refused.stderr
+    shown = json.loads(host.said("plan", "platform", "--plan", "component", "--json"))
+    assert "recovered" in host.said("rollback", "platform", "--plan-id", shown["id"], "--yes")
+    assert host.head == host.git(host.app, "rev-parse", "v1")
+
+
+def nothing_helps_and_everybody_hears(host: Platform, people: People) -> None:
+    """A1, A16, A17: the data itself is damaged, so both plans fail, and all lines are told; the record has all of it."""
+    host.git(host.app, "checkout", "-q", "-f", "main")
+    host.release("v6")
+    host.until_runs("v6")
+    database = host.place / "data/platform.db"
+    database.write_bytes(b"no database" * 1000)
+    host.ask("POST", "alerts", webhook("DataAtRisk", "platform", datetime.now(UTC)), token="the token alertmanager")
+    host.until_opened("platform-5")
+    assert host.until_closed("platform-5", 60)["outcome"] == "ineffective"
+    wait_until(lambda: bool(people.mailed("head")), "the last line hears")
+    asked = host.command("status", "platform", "--checks")
+    assert (asked.returncode, "database.connection is" in asked.stdout) == (1, True)
+    assert "P0: platform is still sick, platform-5 did not help" in people.texts
+    assert ("trigger", "platform-5") in people.paged
+    report = host.said("incidents", "platform-5")
+    for text in (
+        "P0, rule data-at-risk",
+        "plan hotfix ended ineffective",
+        "applied code",
+        "database bad",
+        "did not help",
+    ):
+        assert text in report, report
+
+
+# -- checkpoints, drills, hotfixes ------------------------------------------------------------------
+def faster(config: dict[str, Any]) -> None:
+    """A minute is a second, so what is limited to seconds gets minutes; half a year is over soon."""
+    (service,) = config["services"]
+    config["rules"][-1]["when"]["every"] = "2m"
+    for check in service["checks"].values():
+        check["timeout"] = "5m"
+    service["layers"]["config"]["timeout"] = "5m"
+    service["verify"] |= {"deadline": "6m", "watch": "1m"}
+    soon = datetime.now(UTC) + timedelta(minutes=15)
+    half_yearly = next(one for one in config["schedules"] if one.get("execute"))
+    half_yearly["cron"] = f"{soon.minute} {soon.hour} {soon.day} {soon.month} *"
+
+
+@told
+def test_checkpoints_drills_and_hotfixes(root: Path) -> None:
+    with reachable() as people, platform(root, people, faster, "--speed", "60") as host:
+        a_drill_on_the_calendar_goes_there_and_returns(host)
+        a_hotfix_that_nobody_confirms_goes_back(host, people)
+        what_was_configured_is_compared_restored_and_carried_elsewhere(host)
+        a_person_goes_back_to_a_checkpoint(host)
+        assert "Traceback" not in host.log
+
+
+def a_drill_on_the_calendar_goes_there_and_returns(host: Platform) -> None:
+    """A10: the half-yearly one, for real; a rollback from v2, and back to it."""
+    wait_until(lambda: "checkpoint-code-good-" in host.git(host.app, "tag"), "what is good is kept")
+    bad = host.release("v2")
+    host.until_runs("v2")
+
+    def held() -> list[dict[str, Any]]:
+        """Those that were executed and have ended."""
+        found = host.ask("GET", "drills?service=platform")["drills"]
+        return [one for one in found if one["incident"] and one["result"] != "running"]
+
+    wait_until(lambda: bool(held()), "it is held", 90)
+    (one,) = held()
+    assert (one["result"], one["plans"], one["actor"]) == ("ready", ["component"], "daemon"), one
+    assert [one["outcome"] for one in host.incidents()] == ["recovered", "recovered"]
+    assert host.head == bad
+
+
+def a_hotfix_that_nobody_confirms_goes_back(host: Platform, people: People) -> None:
+    """A7: a quarter of an hour for P0, with its checks asked meanwhile."""
+    host.said("changed", "platform", "--kind", "hotfix", "--priority", "P0", "--key", "job-7")
+    host.release("v3")
+    host.until_runs("v3")
+    assert "job-7" in host.said("status", "platform")
+    one_command_each_for_snapshots(host)
+    wait_until(lambda: bool(host.incidents()[0]["rule"] == "unconfirmed"), "nobody confirms it", 40)
+    incident = host.incidents()[0]["id"]
+    host.until_recovered(incident)
+    assert host.head == host.git(host.app, "rev-parse", "v1")
+    assert "hotfix announced by" in host.said("incidents", incident)
+    wait_until(lambda: ("resolve", incident) in people.paged, "P0 pages, and is resolved")
+
+
+def one_command_each_for_snapshots(host: Platform) -> None:
+    """A3, A14: everything is kept, checkpoints by a name of their own, and all of it is read."""
+    assert len(host.said("snapshot", "take", "--all").splitlines()) == 2
+    host.said("snapshot", "take", "platform", "code", "--name", "checkpoint-beta-login-20260305T020000Z")
+    assert "checkpoint-beta-login-20260305T020000Z" in host.said("snapshot", "list", "platform", "code", "--json")
+    assert "whole" in host.said("snapshot", "verify", "--all")
+
+
+def what_was_configured_is_compared_restored_and_carried_elsewhere(host: Platform) -> None:
+    """A6, A14: values that are secret are never shown; variables alone; a file that is not accepted stays out."""
+    layer, defaults = ("platform", "config"), host.root / "default/platform"
+    limit = host.place / ".limits/api/max"
+    host.said("snapshot", "take", *layer, "--name", "calm")
+    before = host.env.read_text()
+    host.env.write_text(before.replace("SESSION_KEY=change-me", "SESSION_KEY=rotated"))
+    limit.write_text("9\n")
+    defaults.write_text(defaults.read_text().replace("WORKERS=4", "WORKERS=8"))
+    shown = host.said("snapshot", "diff", *layer, "calm")
+    assert "SESSION_KEY" in shown
+    assert ".limits/api/max" in shown
+    assert "to-something-long" not in shown
+    host.said("snapshot", "restore", *layer, "calm", "--only", "variables", "--yes")
+    assert ("WORKERS=4" in defaults.read_text(), limit.read_text()) == (True, "9\n")
+    file = host.root / "calm.tar.gz"
+    host.said("snapshot", "export", *layer, "calm", str(file))
+    host.said("snapshot", "import", *layer, str(file))
+    limit.write_text("many\n")
+    host.said("snapshot", "take", *layer, "--name", "wrong")
+    limit.write_text("9\n")
+    refused = host.command("snapshot", "restore", *layer, "wrong", "--yes")
+    assert (refused.returncode, limit.read_text()) == (1, "9\n"), refused.stdout
+    assert ".limits/api/max" in refused.stderr
+    host.said("snapshot", "restore", *layer, "--yes")
+    assert (host.env.read_text(), limit.read_text()) == (before, "50\n")
+    assert host.env.stat().st_mode & 0o777 == 0o600
+
+
+def a_person_goes_back_to_a_checkpoint(host: Platform) -> None:
+    """A3: by the tag's name; and the branch for emergencies is where it was left."""
+    host.git(host.app, "checkout", "-q", "-f", "main")
+    bad = host.release("v4")
+    host.until_runs("v4")
+    to = host.git(host.app, "tag", "--list", "checkpoint-code-good-*").splitlines()[0]
+    said = host.said("rollback", "platform", "--to", f"code={to}", "--plan", "component", "--yes", "--reason", "slow")
+    assert "recovered" in said
+    assert host.head == host.git(host.app, "rev-parse", "v1")
+    assert host.git(host.app, "rev-parse", f"emergency/{host.incidents()[0]['id']}") == bad
