@@ -111,10 +111,10 @@ async def test_a_socket_that_somebody_replaced_is_left_to_them(tmp_path: Path) -
     assert path.read_text() == "theirs"
 
 
-@pytest.mark.parametrize("path", ["missing/s.sock", "file/s.sock"])
-async def test_a_socket_that_cannot_be_made_is_a_sentence(tmp_path: Path, path: str) -> None:
+@pytest.mark.parametrize(("path", "what"), [("missing/s.sock", "listen on"), ("file/s.sock", "look at")])
+async def test_a_socket_that_cannot_be_made_is_a_sentence(tmp_path: Path, path: str, what: str) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(CannotListenError, match=r"daemon\.socket: cannot listen on .*: .+"):
+    with pytest.raises(CannotListenError, match=rf"daemon\.socket: cannot {what} .*: .+"):
         await server(tmp_path / path).start()
 
 
