@@ -190,9 +190,14 @@ def test_a_restore_killed_at_random_instants_never_leaves_half_a_file(tmp_path: 
     chance = random.Random(seed)
     path = tmp_path / "world"
     old, new, change = make(path, LARGE // 4)
-    begun = time.monotonic()
-    assert finish(perform(layer(path), change)) is Progress.DONE
-    whole = time.monotonic() - begun
+    lengths = []
+    for key in ("shop-a/0/layer", "shop-b/0/layer", "shop-c/0/layer"):  # the disk may stall in one of them
+        fill(path, "old", LARGE // 4)
+        change = finish(planned(layer(path), change.after, key))
+        begun = time.monotonic()
+        assert finish(perform(layer(path), change)) is Progress.DONE
+        lengths.append(time.monotonic() - begun)
+    whole = min(lengths)
     kills = 0
     for round_ in count(1):
         if kills >= KILLS:
