@@ -25,7 +25,7 @@ from rollbackd.journal import Journal
 from rollbackd.judge.asking import Asking
 from rollbackd.judge.bake import Bakery
 from rollbackd.judge.before import Before
-from rollbackd.judge.deadlines import UNCONFIRMED, Deadlines
+from rollbackd.judge.deadlines import Deadlines
 from rollbackd.judge.engine import Judge
 from rollbackd.judge.holds import Holds
 from rollbackd.judge.intake import Intake
@@ -44,6 +44,7 @@ from rollbackd.metrics import Metrics
 from rollbackd.model import CheckResult, Release
 from rollbackd.orders import Orders
 from rollbackd.plugins import build_notifier
+from rollbackd.policy.changes import UNCONFIRMED
 from rollbackd.process import Spawner
 from rollbackd.runner import Runner
 from rollbackd.sources.alertmanager import Alertmanager, Silence

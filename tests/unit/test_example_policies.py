@@ -11,8 +11,8 @@ import pytest
 
 from rollbackd.config.load import load
 from rollbackd.config.models import Config
-from rollbackd.judge.deadlines import UNCONFIRMED
 from rollbackd.model import Action, Decision, Priority, Release, Request, State, Trigger
+from rollbackd.policy.changes import UNCONFIRMED
 from rollbackd.policy.decide import decide
 from rollbackd.policy.guards import Situation
 from rollbackd.policy.target import Candidate

@@ -8,8 +8,9 @@ import pytest
 
 from rollbackd import facts
 from rollbackd.journal import Entry
-from rollbackd.judge.deadlines import UNCONFIRMED, Deadlines
+from rollbackd.judge.deadlines import Deadlines
 from rollbackd.model import Priority, Trigger, service_stream
+from rollbackd.policy.changes import UNCONFIRMED
 from tests.unit.judgement.shop import Shop
 
 ANN = "unix:ann"

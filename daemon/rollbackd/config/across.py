@@ -16,17 +16,16 @@ from rollbackd.config.packs import Placed
 from rollbackd.config.positions import Fault, Loc
 from rollbackd.config.sketch import NO_PROMETHEUS, Scene, Sketch, entries, mapping, names, quoted
 from rollbackd.plugins import unknown
+from rollbackd.policy.changes import UNCONFIRMED
 from rollbackd.policy.spec import Limits
 from rollbackd.units import format_duration, parse_duration
 
 RESERVED = {
     "manual": "that is what people ask for",
-    "unconfirmed": "that is a change which nobody confirmed",
+    UNCONFIRMED: "that is a change which nobody confirmed",
     "drill": "that is a rollback for practice",
 }
 """Names of triggers that no rule makes."""
-UNCONFIRMED = "unconfirmed"
-"""The one of them that policy decides on: a table that asks about all it does not name would ask about it, too."""
 
 
 def faults_across(scene: Scene) -> Iterator[Fault]:
@@ -216,7 +215,7 @@ def _unknown_services(scene: Scene, value: Any, loc: Loc) -> Iterator[Complaint]
 
 def _policy(scene: Scene) -> Iterator[Complaint]:
     rules = {rule.name: rule for rule in scene.rules}
-    decided = {*rules, UNCONFIRMED}
+    decided = {*rules, UNCONFIRMED}  # a table that asks about all it does not name would ask about it, too
     yield from _unknown_groups(scene, scene.section("asking"), ("asking",))
     for loc, row in entries(scene.main.data.get("policy"), ("policy",)):
         when = mapping(row.get("when"))

@@ -9,10 +9,9 @@ from rollbackd import facts
 from rollbackd.desk.base import Base, Invalid, NotFound, Parts, Refused
 from rollbackd.incident.life import Incident
 from rollbackd.journal import Entry, JournalUnavailable
-from rollbackd.judge.deadlines import UNCONFIRMED
 from rollbackd.layers import LookFailed
 from rollbackd.model import Priority, State, service_stream
-from rollbackd.policy.changes import spell_of
+from rollbackd.policy.changes import UNCONFIRMED, spell_of
 from rollbackd.policy.ledger import Announcement, announced
 from rollbackd.telling import WAITING, change_view, state_view
 from rollbackd.views import ChangeView, StateView

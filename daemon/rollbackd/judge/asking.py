@@ -7,11 +7,10 @@ from rollbackd import facts
 from rollbackd.book import Book
 from rollbackd.config.models import Config
 from rollbackd.incident.life import Incident
-from rollbackd.judge.deadlines import UNCONFIRMED
 from rollbackd.judge.live import Live
 from rollbackd.judge.situation import Situations
 from rollbackd.model import Action, Decision, Outcome, Question, Trigger
-from rollbackd.policy.changes import unconfirmed
+from rollbackd.policy.changes import UNCONFIRMED, unconfirmed
 from rollbackd.policy.decide import decide, question_of
 from rollbackd.policy.guards import Situation
 from rollbackd.preparation import Objection

@@ -6,12 +6,9 @@ from rollbackd.book import Book
 from rollbackd.clock import Clock
 from rollbackd.config.models import Config, Service
 from rollbackd.model import Action, Evidence, Trigger
-from rollbackd.policy.changes import unconfirmed
+from rollbackd.policy.changes import UNCONFIRMED, unconfirmed
 from rollbackd.policy.ledger import Announcement
 from rollbackd.units import format_duration, whole_seconds
-
-UNCONFIRMED = "unconfirmed"
-"""The name that stands for a rule in its triggers; no rule of the configuration may have it."""
 
 
 class Deadlines:

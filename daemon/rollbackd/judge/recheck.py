@@ -8,12 +8,11 @@ from rollbackd.config.models import Config
 from rollbackd.examine import Examiner
 from rollbackd.incident.life import Incident
 from rollbackd.judge.asking import Asking
-from rollbackd.judge.deadlines import UNCONFIRMED
 from rollbackd.judge.live import Live
 from rollbackd.judge.queries import Queries
 from rollbackd.judge.situation import Holds, Situations
 from rollbackd.model import CheckResult, Outcome, Trigger, Verdict
-from rollbackd.policy.changes import unconfirmed
+from rollbackd.policy.changes import UNCONFIRMED, unconfirmed
 from rollbackd.policy.decide import decide
 from rollbackd.preparation import Objection
 from rollbackd.rules.conditions import threshold, together

@@ -13,6 +13,9 @@ COMING = timedelta(hours=1)
 _PREFIX = 7
 """A release may be announced by so many first characters of its id."""
 
+UNCONFIRMED = "unconfirmed"
+"""Stands for a rule in the trigger of a change that nobody confirmed; no rule of the configuration may have it."""
+
 
 def newest(ledger: ServiceLedger) -> Replaced | None:
     """The newest change that was somebody's own; those that follow each other within `ONE_CHANGE` are one."""
