@@ -14,12 +14,12 @@ from typing import Any
 from bench.alerts import service_name
 from bench.host import Host, environment, free_port, serves, service, started, wait_until
 from bench.measure import Row, Sizes, middle, span
-from rollbackd.clock import SystemClock
 from rollbackd.config.models import Config, PrometheusSettings, Service
 from rollbackd.core import build
 from rollbackd.journal import open_journal
 from rollbackd.rules.spec import QueryWhen, Rule
 from rollbackd.rules.tracks import Standing
+from rollbackd.system.clock import SystemClock
 
 MOST = 0.5
 """Seconds, for each answer."""
@@ -73,7 +73,10 @@ async def _poll(host: Host, kind: str, port: int, series: int, rounds: int) -> l
             await core.polls.poll()
             if number:  # the first one warms up
                 took.append(time.process_time() - begun)
-        seen = core.live.standing(service_name(0), clock.now()), core.live.standing(service_name(1), clock.now())
+        seen = (
+            core.rule_states.standing(service_name(0), clock.now()),
+            core.rule_states.standing(service_name(1), clock.now()),
+        )
         sick = Standing.PENDING if kind == "threshold" else Standing.GOOD  # the stand-in answers alike for all times
         if core.polls.problem or seen != (sick, Standing.GOOD):
             raise SystemExit(f"the answer was not judged: {core.polls.problem or seen}")

@@ -9,7 +9,6 @@ from typing import Any
 from bench.alerts import ALERT, service_name
 from bench.fixed import BAD, GOOD
 from rollbackd import facts
-from rollbackd.clock import SystemClock
 from rollbackd.journal import Entry, open_journal
 from rollbackd.model import (
     FLEET,
@@ -30,6 +29,7 @@ from rollbackd.model import (
     service_stream,
 )
 from rollbackd.policy.decide import GUARDS
+from rollbackd.system.clock import SystemClock
 
 _UNIT = 2000
 """Facts in one unit."""

@@ -11,7 +11,7 @@ from collections.abc import Generator, Iterator
 import pytest
 import structlog
 
-from rollbackd import boundary
+from rollbackd.system import boundary
 from tests.dockerd import Dockerd, dockerd
 
 CI = os.environ.get("ROLLBACKD_CI", "") not in {"", "0"}

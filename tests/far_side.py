@@ -16,10 +16,10 @@ import socket
 import sys
 from pathlib import Path
 
-from rollbackd import boundary
 from rollbackd.cli.commands import app
-from rollbackd.layer_server import settings
-from rollbackd.layer_wire import method, method_names
+from rollbackd.remote import settings
+from rollbackd.remote.wire import method, method_names
+from rollbackd.system import boundary
 
 
 def _parent(process: int) -> int:

@@ -16,8 +16,8 @@ from pydantic_core import CoreSchema
 
 from rollbackd.adapter import AdapterError, Place, Settings
 from rollbackd.model import NO_RELEASE, Change, Problem, Progress, Release, Traits
-from rollbackd.process import Finished, Lock, Recorded, Spawner, one_line
-from rollbackd.units import Duration, Vector, show
+from rollbackd.syntax.units import Duration, Vector, show
+from rollbackd.system.spawner import Finished, Lock, Recorded, Spawner, one_line
 from rollbackd_adapters.failures import as_adapter_errors
 from rollbackd_adapters.ids import check_change, check_id
 from rollbackd_adapters.lacks import missing_programs

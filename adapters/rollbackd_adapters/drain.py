@@ -16,14 +16,14 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from rollbackd import log
 from rollbackd.adapter import AdapterError, Place, Settings
-from rollbackd.boundary import boundary
-from rollbackd.clock import Clock
-from rollbackd.jsonpath import JsonPath
 from rollbackd.model import NO_RELEASE, Change, Problem
-from rollbackd.process import Finished, Lock, Spawner, one_line
-from rollbackd.units import Duration, Spec, Vector, format_duration, show
+from rollbackd.syntax.json_path import JsonPath
+from rollbackd.syntax.units import Duration, Spec, Vector, format_duration, show
+from rollbackd.system import log
+from rollbackd.system.boundary import boundary
+from rollbackd.system.clock import Clock
+from rollbackd.system.spawner import Finished, Lock, Spawner, one_line
 from rollbackd_adapters import web
 from rollbackd_adapters.brackets import BracketOnly, crossing, sent_once
 from rollbackd_adapters.failures import as_adapter_errors

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Iterator
 
 from rollbackd.adapter import AdapterError
-from rollbackd.process import Busy, SpawnError
+from rollbackd.system.spawner import Busy, SpawnError
 
 
 @contextlib.contextmanager

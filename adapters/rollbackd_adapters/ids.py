@@ -4,7 +4,7 @@ import re
 
 from rollbackd.adapter import AdapterError
 from rollbackd.model import NO_RELEASE, Change, Release
-from rollbackd.process import one_line
+from rollbackd.system.spawner import one_line
 
 SNAPSHOT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
 """The name of a snapshot, as the contract has it."""

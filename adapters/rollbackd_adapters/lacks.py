@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from rollbackd.adapter import AdapterError
-from rollbackd.process import Spawner
+from rollbackd.system.spawner import Spawner
 
 INSTALL = "install it, or correct the configuration"
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator
 
-from rollbackd.units import show
+from rollbackd.syntax.units import show
 
 
 def _whole(path: Path) -> Path:

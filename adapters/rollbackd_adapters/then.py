@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rollbackd.adapter import AdapterError, Place
 from rollbackd.model import Change
-from rollbackd.process import Lock, Spawner
+from rollbackd.system.spawner import Lock, Spawner
 from rollbackd_adapters.failures import as_adapter_errors
 from rollbackd_adapters.ids import incident_of
 from rollbackd_adapters.traces import Trace

@@ -14,7 +14,7 @@ from typing import Any
 
 from rollbackd.adapter import AdapterError
 from rollbackd.model import Change, Progress
-from rollbackd.process import sync_directory, write_durably
+from rollbackd.system.spawner import sync_directory, write_durably
 
 KEPT = 20
 """Changes of a layer whose traces are kept; an incident asks only about its own."""

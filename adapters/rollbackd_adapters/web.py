@@ -16,13 +16,13 @@ from urllib.parse import quote, urljoin, urlsplit
 import aiohttp
 from pydantic import AfterValidator, model_validator
 
-from rollbackd import jsonpath
 from rollbackd.adapter import AdapterError, Place
-from rollbackd.addresses import is_url
-from rollbackd.boundary import boundary
 from rollbackd.model import Change
-from rollbackd.process import one_line
-from rollbackd.units import Secret, Spec, format_duration, show
+from rollbackd.syntax import json_path
+from rollbackd.syntax.addresses import is_url
+from rollbackd.syntax.units import Secret, Spec, format_duration, show
+from rollbackd.system.boundary import boundary
+from rollbackd.system.spawner import one_line
 from rollbackd_adapters.ids import incident_of
 
 LARGEST = 2**20
@@ -110,7 +110,7 @@ class Answer:
     def at(self, path: str) -> Any:
         """What its JSON document has at a path. :raises AdapterError: not permanent, when nothing is there."""
         try:
-            return jsonpath.at(self.json(), path)
+            return json_path.at(self.json(), path)
         except ValueError as error:
             raise AdapterError(f"{self.where}: {error}", permanent=False) from None
 

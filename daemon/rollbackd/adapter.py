@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from rollbackd.model import Change, CheckResult, Priority, Problem, Progress, Release, Traits
-from rollbackd.units import Duration, Secret, Spec, writable
+from rollbackd.syntax.units import Duration, Secret, Spec, writable
 
 
 class AdapterError(Exception):
@@ -52,9 +52,9 @@ class Place:
     scratch: Path
     """A directory of this layer's own that survives a reboot: locks, records of finished commands, markers."""
     spawner: Any
-    """The `rollbackd.process.Spawner`; adapters start programs with nothing else."""
+    """The `rollbackd.system.spawner.Spawner`; adapters start programs with nothing else."""
     clock: Any
-    """The `rollbackd.clock.Clock`."""
+    """The `rollbackd.system.clock.Clock`."""
     reveal: Callable[[Secret], str] = _no_secrets
     """Reads a secret when it is used. :raises ValueError: with what to do."""
 
@@ -303,13 +303,13 @@ class CheckPlace:
     labels: Mapping[str, str]
     """The service's first `match`: what a query's answer is narrowed to."""
     spawner: Any
-    """The `rollbackd.process.Spawner`."""
+    """The `rollbackd.system.spawner.Spawner`."""
     clock: Any
-    """The `rollbackd.clock.Clock`."""
+    """The `rollbackd.system.clock.Clock`."""
     http: Callable[[], Any]
     """Gives the daemon's `aiohttp.ClientSession`."""
     prometheus: Any
-    """The `rollbackd.sources.prometheus.Prometheus`, or None when none is configured."""
+    """The `rollbackd.signals.prometheus.Prometheus`, or None when none is configured."""
     reveal: Callable[[Secret], str] = _no_secrets
     """Reads a secret when it is used. :raises ValueError: with what to do."""
     releases: Callable[[str], Awaitable[Sequence[Release]]] = _no_releases

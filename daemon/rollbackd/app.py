@@ -15,23 +15,24 @@ from typing import Any
 import aiohttp
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
-from rollbackd import facts, log, sdnotify
-from rollbackd.clock import Clock, SystemClock, boot_microseconds
+from rollbackd import facts
+from rollbackd.api.application import build_app
+from rollbackd.api.server import CannotListenError, Server
 from rollbackd.config.load import ConfigErrors, load
 from rollbackd.config.models import Config
 from rollbackd.config.secrets import reveal
 from rollbackd.core import Core, build, spread
 from rollbackd.journal import Entry, Exclusive, JournalDamaged, JournalRefused, JournalUnavailable, open_journal
 from rollbackd.model import FLEET, Request
-from rollbackd.notify import own
+from rollbackd.notify.messages import self_notices
 from rollbackd.policy.guards import ago
 from rollbackd.policy.target import candidates
-from rollbackd.sources.signal_files import SignalsUnsafe
-from rollbackd.tasks import end
-from rollbackd.units import format_duration
-from rollbackd.views import IncidentView, RecordView
-from rollbackd.web.app import build_app
-from rollbackd.web.server import CannotListenError, Server
+from rollbackd.signals.signal_files import SignalsUnsafe
+from rollbackd.syntax.units import format_duration
+from rollbackd.system import log, sd_notify
+from rollbackd.system.clock import Clock, SystemClock, boot_microseconds
+from rollbackd.system.tasks import end
+from rollbackd.views.shapes import IncidentView, RecordView
 
 _AGAIN = timedelta(seconds=5)
 """Before a root task that failed is started again."""
@@ -46,7 +47,7 @@ StartFailed = (ConfigErrors, SignalsUnsafe, CannotListenError, JournalRefused, J
 """What a user can cause at a start; each is a sentence."""
 
 
-class Daemon:
+class DaemonProcess:
     """One run, from start to stop."""
 
     def __init__(self, path: Path, config: Config, core: Core) -> None:
@@ -54,7 +55,9 @@ class Daemon:
         self._config = config
         self._core = core
         self._clock = core.clock
-        self._server = Server(build_app(core.desk, config.daemon, reveal), config.daemon.listen, config.daemon.socket)
+        self._server = Server(
+            build_app(core.operations, config.daemon, reveal), config.daemon.listen, config.daemon.socket
+        )
         self._tasks: list[asyncio.Task[None]] = []
         self._ending: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         """True: execute anew."""
@@ -73,11 +76,11 @@ class Daemon:
             self._watch_signals()
             self._start_tasks()
             _spare_what_stays()
-            sdnotify.notify(sdnotify.READY, sdnotify.status(f"watching {len(self._config.services)} services"))
+            sd_notify.notify(sd_notify.READY, sd_notify.status(f"watching {len(self._config.services)} services"))
             self._log.info("ready", listen=self._config.daemon.listen, services=len(self._config.services))
             again = await self._ending
             if not again:  # systemd takes it at its word, and would end the process that comes next
-                sdnotify.notify(sdnotify.STOPPING)
+                sd_notify.notify(sd_notify.STOPPING)
             return again
         finally:
             await self._stop()
@@ -99,24 +102,24 @@ class Daemon:
             load(self._path)
         except ConfigErrors as error:
             self._log.error("the configuration has errors; nothing changes", errors=str(error).splitlines())
-            sdnotify.notify(sdnotify.status("the new configuration has errors, the old one stays"))
+            sd_notify.notify(sd_notify.status("the new configuration has errors, the old one stays"))
             text = f"the configuration was not taken over, the old one stays: {error}"
-            self._core.judge.run_soon(self._core.book.tell(facts.Notice("configuration", text)))
+            self._core.decision_engine.run_soon(self._core.read_model.tell(facts.Notice("configuration", text)))
             return
         self._log.info("the configuration is fine; starting anew with it")
-        sdnotify.notify(sdnotify.reloading(boot_microseconds()))
+        sd_notify.notify(sd_notify.reloading(boot_microseconds()))
         self.stop(again=True)
 
     # -- root tasks -----------------------------------------------------------------------------
     def _start_tasks(self) -> None:
         core, services = self._core, self._config.services
-        core.keeper.expect()
-        self._root("teller", core.teller.run)
+        core.snapshot_manager.expect()
+        self._root("teller", core.dispatcher.run)
         self._root("resume", self._resume)
-        self._root("judge", core.judge.run)
-        self._root("timekeeper", core.timekeeper.run)
+        self._root("judge", core.decision_engine.run)
+        self._root("timekeeper", core.incident_clocks.run)
         self._root("orders", core.orders.run)
-        self._root("snapshots", core.keeper.run)
+        self._root("snapshots", core.snapshot_manager.run)
         self._root("timetable", self._keep_to_the_calendar)
         self._root("drills", core.drills.run)
         self._root("disk", self._watch_disk)
@@ -127,11 +130,11 @@ class Daemon:
             self._root("polls", core.polls.run)
         for index, service in enumerate(services):
             offset = spread(index, len(services), self._config.daemon.look_every)
-            self._root(f"states {service.name}", partial(core.looker.run, service.name, offset))
-            self._root(f"bake {service.name}", partial(core.bakery.run, service))
+            self._root(f"states {service.name}", partial(core.state_watcher.run, service.name, offset))
+            self._root(f"bake {service.name}", partial(core.bake_timer.run, service))
         for watched in core.smoke.watched:
             self._root(f"check {watched[2].check} {watched[3].name}", partial(core.smoke.run, watched))
-        if (interval := sdnotify.watchdog_interval()) is not None:
+        if (interval := sd_notify.watchdog_interval()) is not None:
             self._root("watchdog", lambda: self._feed_watchdog(interval / 2))
         if self._config.daemon.heartbeat:
             self._root("heartbeat", self._heartbeat)
@@ -154,51 +157,51 @@ class Daemon:
                 if self._clock.monotonic() >= self._quiet_until.get(name, 0):
                     self._quiet_until[name] = self._clock.monotonic() + _QUIET.total_seconds()
                     text = f"{name} failed and is started again: {type(error).__name__}: {error}"
-                    await self._core.book.tell(facts.Notice("internal", text))
+                    await self._core.read_model.tell(facts.Notice("internal", text))
                 await self._clock.sleep(_AGAIN)
             else:
                 return
 
     async def _resume(self) -> None:
         """What a crash or a stop cut off goes on; then what was received and not judged."""
-        for name in self._core.book.open_incidents():
+        for name in self._core.read_model.open_incidents():
             self._core.runner.start(name)
         await self._core.intake.recover()
-        for name in self._core.book.last_incidents():
-            incident = await self._core.book.incident(name)
+        for name in self._core.read_model.last_incidents():
+            incident = await self._core.read_model.incident(name)
             if incident is not None and incident.entered:
                 self._core.runner.start(name)
         await self._say_what_cannot_be_rolled_back()
 
     async def _say_what_cannot_be_rolled_back(self) -> None:
         """Once for each service and reason, after its layers were looked at."""
-        told = {record.fact.service for record in await self._core.book.journal.latest(("Notice",), FLEET, 500)
+        told = {record.fact.service for record in await self._core.read_model.journal.latest(("Notice",), FLEET, 500)
                 if record.fact.kind == "cannot_roll_back"}  # fmt: skip
         few = asyncio.Semaphore(_AT_ONCE)
 
         async def look(name: str) -> None:
             async with few:
-                await self._core.looker.look(name)
+                await self._core.state_watcher.look(name)
 
         await asyncio.gather(*(look(service.name) for service in self._config.services))
         for service in self._config.services:
-            ledger = self._core.book.of(service.name)
+            ledger = self._core.read_model.of(service.name)
             if not candidates(ledger, ledger.present) and service.name not in told and ledger.open is None:
-                text = f"cannot roll back {service.name} yet: {self._core.desk.cannot(service)}"
-                await self._core.book.tell(facts.Notice("cannot_roll_back", text, service.name))
+                text = f"cannot roll back {service.name} yet: {self._core.operations.cannot(service)}"
+                await self._core.read_model.tell(facts.Notice("cannot_roll_back", text, service.name))
 
     async def _keep_to_the_calendar(self) -> None:
-        await self._core.keeper.open()
+        await self._core.snapshot_manager.open()
         await self._core.timetable.run()
 
     async def _feed_watchdog(self, every: timedelta) -> None:
         while True:
-            sdnotify.notify(sdnotify.WATCHDOG)
+            sd_notify.notify(sd_notify.WATCHDOG)
             await self._clock.sleep(every)
 
     async def _heartbeat(self) -> None:
         while True:
-            readiness = await self._core.desk.readiness()
+            readiness = await self._core.operations.readiness()
             if readiness.ready:
                 try:
                     async with self._core.web().get(self._config.daemon.heartbeat) as answer:
@@ -213,33 +216,33 @@ class Daemon:
         wait = format_duration(self._config.limits.stale_after)
         self._log.warning("the clock jumped", seconds=length.total_seconds())
         text = f"our clock was {how}; for {wait} nothing is rolled back by itself, people are asked"
-        await self._core.book.tell(facts.Notice("clock", text))
+        await self._core.read_model.tell(facts.Notice("clock", text))
 
     async def _watch_disk(self) -> None:
         """While the journal cannot be written people are told directly, and it is tried until that is over."""
-        book, teller = self._core.book, self._core.teller
+        read_model, dispatcher = self._core.read_model, self._core.dispatcher
         told = ""
         while True:
             await self._clock.sleep(_DISK_LOOK)
-            trouble = book.trouble or teller.trouble
+            trouble = read_model.trouble or dispatcher.trouble
             if trouble:
                 told = trouble
-                await teller.tell_directly(own.unrecorded(self._clock.now(), trouble))
+                await dispatcher.tell_directly(self_notices.unrecorded(self._clock.now(), trouble))
             if told:
                 with suppress(JournalUnavailable):
                     text = f"the journal can be written again; before: {told}"
-                    await book.append(Entry(FLEET, facts.Notice("journal", text, over=True)))
-                    told = teller.trouble = ""
+                    await read_model.append(Entry(FLEET, facts.Notice("journal", text, over=True)))
+                    told = dispatcher.trouble = ""
 
     async def _prune(self) -> None:
         with suppress(JournalUnavailable):
-            await self._core.book.journal.prune(self._clock.now() - self._config.daemon.keep)
+            await self._core.read_model.journal.prune(self._clock.now() - self._config.daemon.keep)
 
     async def _audit(self) -> None:
-        report = await self._core.book.journal.audit()
+        report = await self._core.read_model.journal.audit()
         if report.broken:
             text = f"the journal does not fit together: {'; '.join(report.broken[:5])}"
-            await self._core.book.tell(facts.Notice("audit", text))
+            await self._core.read_model.tell(facts.Notice("audit", text))
 
     async def _stop(self) -> None:
         """An effect in hand is finished, and alerts are taken until then; then everything is closed."""
@@ -265,7 +268,7 @@ async def _serve(path: Path, clock: Clock) -> bool:
     log.configure(loaded.config.daemon.log_level)
     with Exclusive(loaded.config.daemon.journal):
         core = await build(loaded.config, await open_journal(loaded.config.daemon.journal, clock), clock)
-        return await Daemon(path, loaded.config, core).run()
+        return await DaemonProcess(path, loaded.config, core).run()
 
 
 def run(path: Path, clock: Clock | None = None) -> int:
@@ -292,14 +295,14 @@ async def offline_rollback(path: Path, request: Request, on_record: Callable[[Re
     log.configure("error")
     with Exclusive(config.daemon.journal):
         core = await build(config, await open_journal(config.daemon.journal, clock), clock)
-        telling = asyncio.create_task(core.teller.run())
+        telling = asyncio.create_task(core.dispatcher.run())
         try:
             await core.intake.recall()
-            name = await core.desk.rollback(request)
+            name = await core.operations.rollback(request)
             return await _follow(core, name, on_record)
         finally:
             with suppress(TimeoutError):
-                await core.teller.flush(timedelta(seconds=30))
+                await core.dispatcher.flush(timedelta(seconds=30))
             await end((telling,))
             await core.close()
 
@@ -307,7 +310,7 @@ async def offline_rollback(path: Path, request: Request, on_record: Callable[[Re
 async def _follow(core: Core, name: str, on_record: Callable[[RecordView], None]) -> IncidentView:
     after = 0
     while True:
-        detail = await core.desk.incident(name, after, timedelta(seconds=5))
+        detail = await core.operations.incident(name, after, timedelta(seconds=5))
         for view in detail.records:
             on_record(view)
             after = view.n

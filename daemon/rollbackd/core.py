@@ -11,52 +11,52 @@ from prometheus_client import CollectorRegistry
 from pydantic import BaseModel
 
 from rollbackd.adapter import AdapterError
-from rollbackd.book import Book
-from rollbackd.clock import Clock, JumpWatch
+from rollbackd.calendar import Calendar
 from rollbackd.config.models import Config, Service
 from rollbackd.config.secrets import reveal, those_there
-from rollbackd.desk import Desk, Parts
-from rollbackd.drills import Drills
-from rollbackd.drills.calendar import DrillCalendar
-from rollbackd.drills.exam import Exam
-from rollbackd.drills.fitness import Fitness
-from rollbackd.examine import Examiner, Surroundings
+from rollbackd.decision.approvals import Approvals
+from rollbackd.decision.bake_timer import BakeTimer
+from rollbackd.decision.blame import Blame
+from rollbackd.decision.confirmation_deadlines import ConfirmationDeadlines
+from rollbackd.decision.engine import DecisionEngine
+from rollbackd.decision.holds import ActiveHolds
+from rollbackd.decision.preflight_guards import PreflightGuards
+from rollbackd.decision.rule_history import RuleHistory
+from rollbackd.decision.situation import SituationReader
+from rollbackd.drills import DrillRunner
+from rollbackd.drills.preconditions import DrillPreconditions
+from rollbackd.drills.readiness import ReadinessExam
+from rollbackd.drills.schedule import DrillTimetable
+from rollbackd.execution.check_runner import CheckRunner, CheckSurroundings
+from rollbackd.execution.incident_clocks import IncidentClocks
+from rollbackd.execution.layers import LayerFactory, Layers, LookFailed
+from rollbackd.execution.runner import Runner
 from rollbackd.journal import Journal
-from rollbackd.judge.asking import Asking
-from rollbackd.judge.bake import Bakery
-from rollbackd.judge.before import Before
-from rollbackd.judge.deadlines import Deadlines
-from rollbackd.judge.engine import Judge
-from rollbackd.judge.holds import Holds
-from rollbackd.judge.intake import Intake
-from rollbackd.judge.live import Live
-from rollbackd.judge.past import Past
-from rollbackd.judge.polls import Polls
-from rollbackd.judge.queries import Comparison
-from rollbackd.judge.recheck import Recheck
-from rollbackd.judge.situation import Situations
-from rollbackd.judge.smoke import Smoke
-from rollbackd.judge.timekeeper import Timekeeper
-from rollbackd.keeper import Keeper
-from rollbackd.keeper.metrics import SnapshotMetrics
-from rollbackd.layers import LayerFactory, Layers, LookFailed
 from rollbackd.metrics import Metrics
 from rollbackd.model import CheckResult, Release
-from rollbackd.orders import Orders
+from rollbackd.notify.dispatcher import NotificationDispatcher
+from rollbackd.operations import Operations, Parts
+from rollbackd.operations.signal_commands import SignalCommands
 from rollbackd.plugins import build_notifier
 from rollbackd.policy.changes import UNCONFIRMED
-from rollbackd.process import Spawner
-from rollbackd.runner import Runner
-from rollbackd.sources.alertmanager import Alertmanager, Silence
-from rollbackd.sources.prometheus import Prometheus
-from rollbackd.sources.signal_files import SignalFiles
-from rollbackd.sources.states import Looker
-from rollbackd.teller import Teller
-from rollbackd.timetable import Timetable
-from rollbackd.units import Secret
+from rollbackd.signals.alertmanager import Alertmanager, Silence
+from rollbackd.signals.intake import SignalIntake
+from rollbackd.signals.polls import PrometheusPolls
+from rollbackd.signals.prometheus import Prometheus
+from rollbackd.signals.query_conditions import ComparisonQueries
+from rollbackd.signals.rule_state import RuleStates
+from rollbackd.signals.signal_files import SignalFiles
+from rollbackd.signals.smoke_checks import SmokeChecks
+from rollbackd.signals.state_watcher import StateWatcher
+from rollbackd.snapshots import SnapshotManager
+from rollbackd.snapshots.metrics import SnapshotMetrics
+from rollbackd.state.read_model import ReadModel
+from rollbackd.syntax.units import Secret
+from rollbackd.system.clock import Clock, JumpWatch
+from rollbackd.system.spawner import Spawner
 
 
-class Web:
+class HttpSession:
     """The daemon's one HTTP client session, made when it is first needed."""
 
     def __init__(self) -> None:
@@ -78,37 +78,37 @@ class Core:
 
     config: Config
     clock: Clock
-    book: Book
-    live: Live
+    read_model: ReadModel
+    rule_states: RuleStates
     jumps: JumpWatch
     layers: dict[str, Layers]
-    looker: Looker
-    judge: Judge
-    intake: Intake
+    state_watcher: StateWatcher
+    decision_engine: DecisionEngine
+    intake: SignalIntake
     runner: Runner
-    bakery: Bakery
-    smoke: Smoke
-    polls: Polls | None
-    deadlines: Deadlines
-    drills: Drills
-    keeper: Keeper
-    timetable: Timetable
-    timekeeper: Timekeeper
-    teller: Teller
-    desk: Desk
-    orders: Orders
-    web: Web
+    bake_timer: BakeTimer
+    smoke: SmokeChecks
+    polls: PrometheusPolls | None
+    deadlines: ConfirmationDeadlines
+    drills: DrillRunner
+    snapshot_manager: SnapshotManager
+    timetable: Calendar
+    incident_clocks: IncidentClocks
+    dispatcher: NotificationDispatcher
+    operations: Operations
+    orders: SignalCommands
+    web: HttpSession
     prometheus: Prometheus | None
 
     async def close(self) -> None:
         """End what has connections or threads; the journal last."""
         await self.runner.stop()
-        await self.judge.settle()
-        await self.keeper.stop()
+        await self.decision_engine.settle()
+        await self.snapshot_manager.stop()
         if self.prometheus is not None:
             await self.prometheus.close()
         await self.web.close()
-        await self.book.journal.close()
+        await self.read_model.journal.close()
 
 
 def secrets_in(value: Any) -> Iterator[Secret]:
@@ -130,7 +130,7 @@ def secrets_in(value: Any) -> Iterator[Secret]:
 class _Reach:
     """What asks the world, and touches it."""
 
-    web: Web
+    web: HttpSession
     spawner: Spawner
     prometheus: Prometheus | None
     alertmanager: Alertmanager | None
@@ -142,19 +142,19 @@ class _Reach:
 class _Judging:
     """What sees trouble, decides on it and drives incidents."""
 
-    live: Live
+    rule_states: RuleStates
     jumps: JumpWatch
-    examiner: Examiner
-    looker: Looker
-    holds: Holds
-    situations: Situations
-    deadlines: Deadlines
-    judge: Judge
-    intake: Intake
+    check_runner: CheckRunner
+    state_watcher: StateWatcher
+    holds: ActiveHolds
+    situations: SituationReader
+    deadlines: ConfirmationDeadlines
+    decision_engine: DecisionEngine
+    intake: SignalIntake
     runner: Runner
-    bakery: Bakery
-    polls: Polls | None
-    smoke: Smoke
+    bake_timer: BakeTimer
+    polls: PrometheusPolls | None
+    smoke: SmokeChecks
 
 
 async def build(config: Config, journal: Journal, clock: Clock) -> Core:
@@ -163,52 +163,114 @@ async def build(config: Config, journal: Journal, clock: Clock) -> Core:
     :raises SignalsUnsafe: the signals directory is not safe.
     """
     files = SignalFiles(config.daemon.signals, clock)
-    book = Book(journal)
-    reading = asyncio.create_task(book.open())  # on the journal's threads, while the rest is built
+    read_model = ReadModel(journal)
+    reading = asyncio.create_task(read_model.open())  # on the journal's threads, while the rest is built
     await clock.sleep(timedelta())
     reach = _reach(config, clock)
     layers = reach.layers
-    keeper = Keeper(config, book, clock, layers, reach.spawner)
-    of = _judging(config, book, clock, files, reach, keeper)
-    live, judge, intake, runner, holds, looker = of.live, of.judge, of.intake, of.runner, of.holds, of.looker
-    keeper.heed(lambda name: holds(name, {}, silences=False))
+    snapshot_manager = SnapshotManager(config, read_model, clock, layers, reach.spawner)
+    of = _judging(config, read_model, clock, files, reach, snapshot_manager)
+    rule_states, decision_engine, intake, runner, holds, state_watcher = (
+        of.rule_states,
+        of.decision_engine,
+        of.intake,
+        of.runner,
+        of.holds,
+        of.state_watcher,
+    )
+    snapshot_manager.heed(lambda name: holds(name, {}, silences=False))
 
     def goes_on(service: str, episode: str) -> bool:
-        return live.goes_on(service, episode, clock.now())
+        return rule_states.goes_on(service, episode, clock.now())
 
     def over(service: str, episode: str) -> str:
         if episode.startswith(f"{UNCONFIRMED}/"):
             return of.deadlines.over(service, episode)
-        return live.over(service, episode, clock.now())
+        return rule_states.over(service, episode, clock.now())
 
-    timekeeper = Timekeeper(config, book, clock)
+    incident_clocks = IncidentClocks(config, read_model, clock)
     notifiers = {one.name: build_notifier(one.kind, one.settings, reveal, reach.web) for one in config.notify.receivers}
-    teller = Teller(journal, config, notifiers, clock, goes_on=goes_on, over=over)
+    dispatcher = NotificationDispatcher(journal, config, notifiers, clock, goes_on=goes_on, over=over)
     registry = CollectorRegistry()
-    exam = Exam(config, book, clock, of.situations, layers, of.examiner)
-    drills = Drills(config, book, clock, live, Fitness(config, book, clock, live, holds), judge, looker, runner, exam)
-    desk = Desk(Parts(
-        config=config, book=book, clock=clock, live=live, judge=judge, situations=of.situations, examiner=of.examiner,
-        intake=intake, holds=holds, bakery=of.bakery, looker=looker, layers=layers, runner=runner, registry=registry,
-        drills=drills, keeper=keeper,
-    ))  # fmt: skip
-    registry.register(
-        Metrics(config, book, live, clock, of.bakery, timekeeper, teller.waiting, lambda name: bool(holds(name, {})))
+    readiness_exam = ReadinessExam(config, read_model, clock, of.situations, layers, of.check_runner)
+    drills = DrillRunner(
+        config,
+        read_model,
+        clock,
+        rule_states,
+        DrillPreconditions(config, read_model, clock, rule_states, holds),
+        decision_engine,
+        state_watcher,
+        runner,
+        readiness_exam,
     )
-    registry.register(SnapshotMetrics(keeper, clock))
-    timetable = Timetable([*keeper.planned(), *DrillCalendar(config, book, clock, drills).planned()], clock)
-    orders = Orders(config, book, clock, files, desk)
+    operations = Operations(
+        Parts(
+            config=config,
+            read_model=read_model,
+            clock=clock,
+            rule_states=rule_states,
+            decision_engine=decision_engine,
+            situations=of.situations,
+            check_runner=of.check_runner,
+            intake=intake,
+            holds=holds,
+            bake_timer=of.bake_timer,
+            state_watcher=state_watcher,
+            layers=layers,
+            runner=runner,
+            registry=registry,
+            drills=drills,
+            snapshot_manager=snapshot_manager,
+        )
+    )
+    registry.register(
+        Metrics(
+            config,
+            read_model,
+            rule_states,
+            clock,
+            of.bake_timer,
+            incident_clocks,
+            dispatcher.waiting,
+            lambda name: bool(holds(name, {})),
+        )
+    )
+    registry.register(SnapshotMetrics(snapshot_manager, clock))
+    timetable = Calendar(
+        [*snapshot_manager.planned(), *DrillTimetable(config, read_model, clock, drills).planned()], clock
+    )
+    orders = SignalCommands(config, read_model, clock, files, operations)
     await reading
     return Core(
-        config=config, clock=clock, book=book, live=live, jumps=of.jumps, layers=layers, looker=looker, judge=judge,
-        intake=intake, runner=runner, bakery=of.bakery, smoke=of.smoke, polls=of.polls, deadlines=of.deadlines,
-        drills=drills, keeper=keeper, timetable=timetable, timekeeper=timekeeper, teller=teller, desk=desk,
-        orders=orders, web=reach.web, prometheus=reach.prometheus,
-    )  # fmt: skip
+        config=config,
+        clock=clock,
+        read_model=read_model,
+        rule_states=rule_states,
+        jumps=of.jumps,
+        layers=layers,
+        state_watcher=state_watcher,
+        decision_engine=decision_engine,
+        intake=intake,
+        runner=runner,
+        bake_timer=of.bake_timer,
+        smoke=of.smoke,
+        polls=of.polls,
+        deadlines=of.deadlines,
+        drills=drills,
+        snapshot_manager=snapshot_manager,
+        timetable=timetable,
+        incident_clocks=incident_clocks,
+        dispatcher=dispatcher,
+        operations=operations,
+        orders=orders,
+        web=reach.web,
+        prometheus=reach.prometheus,
+    )
 
 
 def _reach(config: Config, clock: Clock) -> _Reach:
-    web = Web()
+    web = HttpSession()
     spawner = Spawner(config.daemon.scratch / "locks", clock, those_there(secrets_in(config)))
     asked, watched = config.prometheus, config.alertmanager
     prometheus = Prometheus(asked.url, asked.timeout, clock) if asked is not None else None
@@ -220,7 +282,14 @@ def _reach(config: Config, clock: Clock) -> _Reach:
     )
 
 
-def _judging(config: Config, book: Book, clock: Clock, files: SignalFiles, reach: _Reach, keeper: Keeper) -> _Judging:
+def _judging(
+    config: Config,
+    read_model: ReadModel,
+    clock: Clock,
+    files: SignalFiles,
+    reach: _Reach,
+    snapshot_manager: SnapshotManager,
+) -> _Judging:
     """They need each other in a circle: what is built later is asked for by a function that looks it up when called."""
 
     def silences() -> tuple[Silence, ...]:
@@ -233,31 +302,50 @@ def _judging(config: Config, book: Book, clock: Clock, files: SignalFiles, reach
         runner.start(incident)
 
     async def examine(service: Service) -> tuple[CheckResult, ...]:
-        return await examiner.run(service, tuple(service.checks))
+        return await check_runner.run(service, tuple(service.checks))
 
     prometheus, layers, factory = reach.prometheus, reach.layers, reach.factory
-    live = Live(config, book.undone)
-    compare = Comparison(config, book, live, clock, prometheus)
+    rule_states = RuleStates(config, read_model.undone)
+    compare = ComparisonQueries(config, read_model, rule_states, clock, prometheus)
     releases = _releases(layers, factory)
-    examiner = Examiner(Surroundings(reach.spawner, clock, reach.web, prometheus, releases, compare))
+    check_runner = CheckRunner(CheckSurroundings(reach.spawner, clock, reach.web, prometheus, releases, compare))
     jumps = JumpWatch(clock)
-    looker = Looker(book, layers, clock, config.daemon.look_every, keeper.being_restored)
-    holds = Holds(config, book, files, clock, silences)
-    past = Past(live, Before(config, book, live, clock, prometheus), prometheus)
-    situations = Situations(config, book, live, clock, jumps, holds, layers, looker, past, keeper.poke)
-    deadlines = Deadlines(config, book, clock)
-    judge = Judge(config, book, live, clock, situations, opened, drive, examine, deadlines.due)
-    intake = Intake(book, live, judge, clock, reach.alertmanager)
-    asking = Asking(config, book, live, situations)
-    recheck = Recheck(config, book, live, clock, situations, holds, examiner, prometheus)
-    runner = Runner(book, clock, factory, examiner, recheck.judgement(asking), config.limits.concurrent)
-    bakery = Bakery(config, book, live, clock, jumps, holds, examiner, looker.problems)
-    polls = Polls(config, book, live, judge, clock, prometheus) if prometheus is not None else None
-    smoke = Smoke(config, book, live, judge, clock, examiner)
+    state_watcher = StateWatcher(read_model, layers, clock, config.daemon.look_every, snapshot_manager.being_restored)
+    holds = ActiveHolds(config, read_model, files, clock, silences)
+    past = RuleHistory(rule_states, Blame(config, read_model, rule_states, clock, prometheus), prometheus)
+    situations = SituationReader(
+        config, read_model, rule_states, clock, jumps, holds, layers, state_watcher, past, snapshot_manager.poke
+    )
+    deadlines = ConfirmationDeadlines(config, read_model, clock)
+    decision_engine = DecisionEngine(
+        config, read_model, rule_states, clock, situations, opened, drive, examine, deadlines.due
+    )
+    intake = SignalIntake(read_model, rule_states, decision_engine, clock, reach.alertmanager)
+    asking = Approvals(config, read_model, rule_states, situations)
+    recheck = PreflightGuards(config, read_model, rule_states, clock, situations, holds, check_runner, prometheus)
+    runner = Runner(read_model, clock, factory, check_runner, recheck.judgement(asking), config.limits.concurrent)
+    bake_timer = BakeTimer(config, read_model, rule_states, clock, jumps, holds, check_runner, state_watcher.problems)
+    polls = (
+        PrometheusPolls(config, read_model, rule_states, decision_engine, clock, prometheus)
+        if prometheus is not None
+        else None
+    )
+    smoke = SmokeChecks(config, read_model, rule_states, decision_engine, clock, check_runner)
     return _Judging(
-        live=live, jumps=jumps, examiner=examiner, looker=looker, holds=holds, situations=situations,
-        deadlines=deadlines, judge=judge, intake=intake, runner=runner, bakery=bakery, polls=polls, smoke=smoke,
-    )  # fmt: skip
+        rule_states=rule_states,
+        jumps=jumps,
+        check_runner=check_runner,
+        state_watcher=state_watcher,
+        holds=holds,
+        situations=situations,
+        deadlines=deadlines,
+        decision_engine=decision_engine,
+        intake=intake,
+        runner=runner,
+        bake_timer=bake_timer,
+        polls=polls,
+        smoke=smoke,
+    )
 
 
 def _releases(

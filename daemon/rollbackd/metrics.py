@@ -7,15 +7,15 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from rollbackd import __version__
-from rollbackd.book import Book
-from rollbackd.clock import Clock
 from rollbackd.config.models import Config
+from rollbackd.decision.bake_timer import BakeTimer
+from rollbackd.execution.incident_clocks import IncidentClocks
 from rollbackd.incident.clocks import RECOVER, START
-from rollbackd.judge.bake import Bakery
-from rollbackd.judge.live import Live
-from rollbackd.judge.timekeeper import Timekeeper
 from rollbackd.policy.target import candidates
 from rollbackd.rules.tracks import Standing
+from rollbackd.signals.rule_state import RuleStates
+from rollbackd.state.read_model import ReadModel
+from rollbackd.system.clock import Clock
 
 
 class Metrics(Collector):
@@ -24,20 +24,20 @@ class Metrics(Collector):
     def __init__(
         self,
         config: Config,
-        book: Book,
-        live: Live,
+        read_model: ReadModel,
+        rule_states: RuleStates,
         clock: Clock,
-        bakery: Bakery,
-        timekeeper: Timekeeper,
+        bake_timer: BakeTimer,
+        incident_clocks: IncidentClocks,
         waiting: Callable[[], Mapping[str, int]],
         held: Callable[[str], bool],
     ) -> None:
         self._config = config
-        self._book = book
-        self._live = live
+        self._read_model = read_model
+        self._rule_states = rule_states
         self._clock = clock
-        self._bakery = bakery
-        self._timekeeper = timekeeper
+        self._bake_timer = bake_timer
+        self._incident_clocks = incident_clocks
         self._waiting = waiting
         self._held = held
 
@@ -50,7 +50,7 @@ class Metrics(Collector):
         info.add_metric([__version__], 1)
         yield info
         yield GaugeMetricFamily(
-            "rollbackd_journal_writable", "1 while the journal can be written.", value=not self._book.trouble
+            "rollbackd_journal_writable", "1 while the journal can be written.", value=not self._read_model.trouble
         )
         yield from self._services()
         yield from self._rollbacks()
@@ -73,13 +73,13 @@ class Metrics(Collector):
         )
         now = self._clock.now()
         for service in self._config.services:
-            ledger = self._book.of(service.name)
+            ledger = self._read_model.of(service.name)
             ready.add_metric([service.name], float(bool(candidates(ledger, ledger.present))))
-            baked.add_metric([service.name], self._bakery.share(service))
+            baked.add_metric([service.name], self._bake_timer.share(service))
             if ledger.ready is not None:
                 drilled.add_metric([service.name], float(ledger.ready))
             held.add_metric([service.name], float(self._held(service.name)))
-            counts = Counter(seen.standing for seen in self._live.seen(service.name, now))
+            counts = Counter(seen.standing for seen in self._rule_states.seen(service.name, now))
             for standing in Standing:
                 health.add_metric([service.name, standing.value], counts[standing])
         yield from (ready, drilled, baked, held, health)
@@ -93,12 +93,12 @@ class Metrics(Collector):
         asked = CounterMetricFamily("rollbackd_questions", "Questions that people were asked.", labels=["service"])
         waiting = GaugeMetricFamily("rollbackd_questions_open", "Questions that wait now.", labels=["service"])
         for service in self._config.services:
-            ledger = self._book.of(service.name)
-            opened.add_metric([service.name], self._book.began(service.name))
-            asked.add_metric([service.name], self._book.asked(service.name))
+            ledger = self._read_model.of(service.name)
+            opened.add_metric([service.name], self._read_model.began(service.name))
+            asked.add_metric([service.name], self._read_model.asked(service.name))
             running.add_metric([service.name], float(ledger.acting is not None))
             waiting.add_metric([service.name], float(ledger.open is not None and ledger.open.waits))
-            for outcome, count in sorted(self._book.ended(service.name).items()):
+            for outcome, count in sorted(self._read_model.ended(service.name).items()):
                 ended.add_metric([service.name, outcome], count)
         yield from (opened, ended, running, asked, waiting)
 
@@ -106,9 +106,9 @@ class Metrics(Collector):
         passed = CounterMetricFamily(
             "rollbackd_clocks_passed", "Clocks and targets of incidents that were passed.", labels=["clock"]
         )
-        for clock in sorted({START, RECOVER, *self._timekeeper.passed}):
-            passed.add_metric([clock], self._timekeeper.passed[clock])
+        for clock in sorted({START, RECOVER, *self._incident_clocks.passed}):
+            passed.add_metric([clock], self._incident_clocks.passed[clock])
         told = CounterMetricFamily("rollbackd_escalations", "How often a tier of people was told.", labels=["tier"])
-        for tier in sorted({*range(len(self._config.notify.escalation)), *self._timekeeper.escalations}):
-            told.add_metric([str(tier)], self._timekeeper.escalations[tier])
+        for tier in sorted({*range(len(self._config.notify.escalation)), *self._incident_clocks.escalations}):
+            told.add_metric([str(tier)], self._incident_clocks.escalations[tier])
         yield from (passed, told)

@@ -22,7 +22,7 @@ from rollbackd.adapter import (
     Place,
     Settings,
 )
-from rollbackd.units import Secret, Spec
+from rollbackd.syntax.units import Secret, Spec
 
 ADAPTERS = "rollbackd.adapters"
 CHECKS = "rollbackd.checks"

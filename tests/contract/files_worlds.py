@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from rollbackd import boundary
 from rollbackd.adapter import AdapterError
 from rollbackd.model import Progress, Release
+from rollbackd.system import boundary
 from rollbackd.testing import KEY, World, finish, place, planned
 from rollbackd_adapters.files import Files, FilesSettings
 from rollbackd_adapters.traces import safe_name

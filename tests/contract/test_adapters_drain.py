@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from rollbackd import boundary
 from rollbackd.adapter import AdapterError
-from rollbackd.clock import SystemClock
-from rollbackd.process import Spawner
+from rollbackd.system import boundary
+from rollbackd.system.clock import SystemClock
+from rollbackd.system.spawner import Spawner
 from rollbackd.testing import KEY, BracketContract, BracketWorld, finish, place
 from rollbackd_adapters.drain import Drain, DrainSettings
 from tests.contract.worlds import script

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from rollbackd.adapter import AdapterError
-from rollbackd.layers import resolve
+from rollbackd.execution.layers import resolve
 from rollbackd.model import Progress, Release
 from rollbackd.testing import AdapterContract, World, finish, perform, place, planned
 from rollbackd_adapters.env import Env, EnvSettings
@@ -236,7 +236,7 @@ def test_ready_says_what_is_wrong_with_the_file(world: EnvWorld, spoil: Callable
 
 
 def test_a_file_that_somebody_writes_meanwhile_keeps_what_they_wrote(world: EnvWorld) -> None:
-    from rollbackd import boundary
+    from rollbackd.system import boundary
 
     adapter = world.adapter()
     change = finish(planned(adapter, world.target()))

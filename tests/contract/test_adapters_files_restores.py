@@ -5,8 +5,8 @@ import shutil
 import stat
 from pathlib import Path
 
-from rollbackd import boundary
 from rollbackd.model import Progress, Release
+from rollbackd.system import boundary
 from rollbackd.testing import finish, planned
 from tests.contract.files_worlds import SAVED, at, content, failure, fill, layer, roll_back
 from tests.contract.worlds import script

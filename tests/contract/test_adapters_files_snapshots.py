@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
-from rollbackd import boundary
 from rollbackd.adapter import Difference, SnapshotProblem, Snapshots
-from rollbackd.layers import resolve
+from rollbackd.execution.layers import resolve
 from rollbackd.model import Progress, Release
+from rollbackd.system import boundary
 from rollbackd.testing import finish, perform, planned
 from tests.contract.files_worlds import at, content, failure, fill, layer
 

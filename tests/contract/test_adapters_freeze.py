@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from rollbackd import boundary
 from rollbackd.adapter import AdapterError, Place
+from rollbackd.system import boundary
 from rollbackd.testing import KEY, BracketContract, BracketWorld, finish, killed_at, place
 from rollbackd_adapters.freeze import Freeze, FreezeSettings
 from tests.contract.worlds import git, new_repository, script

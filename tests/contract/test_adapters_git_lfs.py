@@ -12,7 +12,7 @@ import pytest
 
 from rollbackd.adapter import AdapterError
 from rollbackd.model import Progress, Release
-from rollbackd.process import Spawner
+from rollbackd.system.spawner import Spawner
 from rollbackd.testing import KEY, finish, perform, place, planned
 from rollbackd_adapters.git import Git, GitSettings
 from rollbackd_adapters.traces import safe_name

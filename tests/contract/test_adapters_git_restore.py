@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from rollbackd import boundary
 from rollbackd.adapter import AdapterError
 from rollbackd.model import Progress, Release
-from rollbackd.process import Spawner
+from rollbackd.system import boundary
+from rollbackd.system.spawner import Spawner
 from rollbackd.testing import KEY, finish, killed_at, perform, place, planned
 from rollbackd_adapters.git import Git, GitSettings
 from rollbackd_adapters.git.damage import DAMAGED

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from rollbackd.adapter import AdapterError, Place, Snapshots
-from rollbackd.layers import resolve
+from rollbackd.execution.layers import resolve
 from rollbackd.model import Release
 from rollbackd.testing import finish, place
 from rollbackd_adapters.git import Git, GitSettings

@@ -12,9 +12,9 @@ from typing import Any, Self
 import pytest
 from pydantic import ValidationError
 
-from rollbackd import boundary
 from rollbackd.adapter import AdapterError
 from rollbackd.model import Progress, Release
+from rollbackd.system import boundary
 from rollbackd.testing import KEY, AdapterContract, BracketContract, BracketWorld, World, finish, place, planned
 from rollbackd_adapters.nginx import Nginx, NginxSettings, workers
 from rollbackd_adapters.nginx.included import includes

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from rollbackd import boundary
 from rollbackd.adapter import AdapterError
 from rollbackd.model import NO_RELEASE, Change, Progress, Release
+from rollbackd.syntax.units import Secret
+from rollbackd.system import boundary
 from rollbackd.testing import StepContract, World, finish, killed_at, perform, place, planned
-from rollbackd.units import Secret
 from rollbackd_adapters.redis import Redis, RedisSettings
 from tests.servers import free_port, redis_server
 
@@ -409,6 +409,6 @@ def test_wrong_settings_are_told(settings: dict[str, Any], words: str) -> None:
 
 
 def test_without_the_library_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rollbackd.redis_client.find_spec", lambda _name: None)
+    monkeypatch.setattr("rollbackd.system.redis_client.find_spec", lambda _name: None)
     with pytest.raises(ValidationError, match=r"rollbackd\[redis\]"):
         RedisSettings.model_validate({"adapter": "redis", "url": "redis://127.0.0.1", "flush": True})

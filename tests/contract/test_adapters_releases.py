@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from rollbackd import boundary
 from rollbackd.adapter import AdapterError
-from rollbackd.layers import resolve
+from rollbackd.execution.layers import resolve
 from rollbackd.model import Progress, Release
+from rollbackd.system import boundary
 from rollbackd.testing import AdapterContract, World, finish, perform, place, planned
 from rollbackd_adapters.releases import Releases, ReleasesSettings
 from rollbackd_adapters.releases.disk import Disk

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from rollbackd import boundary
 from rollbackd.adapter import AdapterError
 from rollbackd.model import NO_RELEASE, Progress
+from rollbackd.system import boundary
 from rollbackd.testing import (
     KEY,
     BracketContract,

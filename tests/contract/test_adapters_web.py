@@ -13,7 +13,7 @@ import pytest
 
 from rollbackd.adapter import AdapterError
 from rollbackd.model import Change, Release
-from rollbackd.process import Spawner
+from rollbackd.system.spawner import Spawner
 from rollbackd.testing import finish, place
 from rollbackd_adapters import web
 

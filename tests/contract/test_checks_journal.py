@@ -12,9 +12,9 @@ import pytest
 
 from rollbackd.adapter import CheckPlace
 from rollbackd.checks.log import Log, LogSettings
-from rollbackd.clock import SystemClock
 from rollbackd.model import CheckResult, Verdict
-from rollbackd.process import Spawner
+from rollbackd.system.clock import SystemClock
+from rollbackd.system.spawner import Spawner
 from tests.contract.worlds import script
 from tests.e2e.debian import PROGRAMS, Machine, booted, wait_for
 

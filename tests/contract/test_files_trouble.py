@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 
-from rollbackd import boundary, facts
+from rollbackd import facts
 from rollbackd.adapter import AdapterError
 from rollbackd.model import Change, Release
+from rollbackd.system import boundary
 from rollbackd.testing import finish, place, planned
 from rollbackd_adapters.files import Files, FilesSettings, tree
 

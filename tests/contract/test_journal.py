@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from rollbackd.clock import SystemClock
 from rollbackd.facts import Adopted, Applied, ApplyStarted, Notice, Record, Told
 from rollbackd.journal import Conflict, Entry, Journal, JournalUnavailable, Outgoing, Received, open_journal
+from rollbackd.system.clock import SystemClock
 
 STREAM = "incident:checkout-1"
 NOON = datetime(2031, 5, 4, 12, tzinfo=UTC)

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from rollbackd import boundary
 from rollbackd.model import NO_RELEASE, Release
+from rollbackd.system import boundary
 from rollbackd.testing import KEY, BracketWorld, World, finish, place
 from rollbackd_adapters.command import Command, CommandSettings
 from rollbackd_adapters.git import Git, GitSettings

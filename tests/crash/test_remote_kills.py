@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from rollbackd.adapter import AdapterError
-from rollbackd.clock import SystemClock
 from rollbackd.model import Change, Progress, Release
+from rollbackd.system.clock import SystemClock
 from rollbackd.testing import finish, place, planned
 from rollbackd_adapters.remote import Remote, RemoteSettings
 from tests.contract.worlds import CommandWorld

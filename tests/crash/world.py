@@ -19,14 +19,14 @@ from typing import Any
 import aiohttp
 import yaml
 
-from rollbackd.clock import SystemClock
 from rollbackd.facts import Changed, MarkedGood, Record, Told
 from rollbackd.incident.fold import fold
 from rollbackd.incident.life import Incident
 from rollbackd.journal import Entry, Journal, open_journal
 from rollbackd.journal.reserve import RESERVE, Reserve
 from rollbackd.model import State, incident_stream, service_stream
-from rollbackd.process_supervisor import holders
+from rollbackd.system.clock import SystemClock
+from rollbackd.system.supervisor import holders
 from tests.crash.lives import LIMIT, Life, Zygote, until
 from tests.fakes.slack import SlackFake
 

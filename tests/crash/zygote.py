@@ -19,10 +19,11 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from rollbackd import app, boundary, facts
-from rollbackd.clock import SystemClock
+from rollbackd import app, facts
 from rollbackd.config.shape import shape_of
 from rollbackd.plugins import installed
+from rollbackd.system import boundary
+from rollbackd.system.clock import SystemClock
 
 
 class SharedClock(SystemClock):
@@ -100,7 +101,7 @@ def hook_of(order: dict[str, Any]) -> Callable[[str], None] | None:
     return None
 
 
-def _live(order: dict[str, Any]) -> int:
+def _rule_states(order: dict[str, Any]) -> int:
     """One daemon's whole life, in the fork; its exit code."""
     log = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     nothing = os.open(os.devnull, os.O_RDONLY)
@@ -119,7 +120,7 @@ def _start(order: dict[str, Any]) -> int:
     if pid == 0:
         status = 70
         try:
-            status = _live(order)
+            status = _rule_states(order)
         finally:
             sys.stderr.flush()
             os._exit(status)

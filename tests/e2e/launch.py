@@ -11,9 +11,9 @@ import signal
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from rollbackd import boundary
 from rollbackd.app import run
-from rollbackd.clock import SystemClock
+from rollbackd.system import boundary
+from rollbackd.system.clock import SystemClock
 
 
 class ShiftedClock(SystemClock):

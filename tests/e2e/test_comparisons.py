@@ -11,17 +11,17 @@ from typing import Any, cast
 import pytest
 
 from rollbackd import facts
-from rollbackd.book import Book
-from rollbackd.clock import SystemClock
 from rollbackd.config.load import load
+from rollbackd.decision.blame import Blame
+from rollbackd.decision.engine import DecisionEngine
 from rollbackd.journal import Entry, Journal
-from rollbackd.judge.before import Before
-from rollbackd.judge.engine import Judge
-from rollbackd.judge.live import Live
-from rollbackd.judge.polls import Polls
 from rollbackd.model import Release, State, Verdict, service_stream
 from rollbackd.rules.tracks import Standing
-from rollbackd.sources.prometheus import Prometheus
+from rollbackd.signals.polls import PrometheusPolls
+from rollbackd.signals.prometheus import Prometheus
+from rollbackd.signals.rule_state import RuleStates
+from rollbackd.state.read_model import ReadModel
+from rollbackd.system.clock import SystemClock
 from tests.fakes.journal import MemoryJournal
 from tests.servers import Server, prometheus, sample
 
@@ -98,17 +98,17 @@ class NoJudge:
 class Seen:
     """What one poll, and the start before it, saw."""
 
-    live: Live
-    polls: Polls
-    before: Before
+    rule_states: RuleStates
+    polls: PrometheusPolls
+    before: Blame
     change: datetime
 
     def says(self, rule: str, service: str) -> tuple[Standing, str]:
         now = SystemClock().now()
-        return next((one.standing, one.reason) for one in self.live.seen(service, now) if one.rule == rule)
+        return next((one.standing, one.reason) for one in self.rule_states.seen(service, now) if one.rule == rule)
 
     async def earlier(self, rule: str, service: str) -> tuple[Verdict, str]:
-        found = self.live.rule(rule)
+        found = self.rule_states.rule(rule)
         assert found is not None
         return await self.before.before(found, service, self.change, timedelta(minutes=20), {"alertname": "Paged"})
 
@@ -137,20 +137,20 @@ async def seen(now: datetime, server: Server, tmp_path: Path) -> AsyncIterator[S
     (tmp_path / "config.yaml").write_text(json.dumps(document | {"services": services}))
     config = load(tmp_path / "config.yaml").config
     clock = SystemClock()
-    book = Book(cast("Journal", MemoryJournal(cast("Any", clock))))
+    read_model = ReadModel(cast("Journal", MemoryJournal(cast("Any", clock))))
     old, new = (State({"code": Release(name)}) for name in ("v1", "v2"))
     for name in SERVICES:
         if name in {"steady", "fell"}:
             continue
         at = now - AGO
         for state, after, by in ((old, at, at - timedelta(hours=9)), (new, at - EVERY, at)):
-            await book.append(Entry(service_stream(name), facts.Changed(state, min(after, by), by)))
-    live = Live(config)
+            await read_model.append(Entry(service_stream(name), facts.Changed(state, min(after, by), by)))
+    rule_states = RuleStates(config)
     client = Prometheus(server.url, timedelta(seconds=20), clock)
-    polls = Polls(config, book, live, cast("Judge", NoJudge()), clock, client)
+    polls = PrometheusPolls(config, read_model, rule_states, cast("DecisionEngine", NoJudge()), clock, client)
     await polls.rebuild()
     await polls.poll()
-    yield Seen(live, polls, Before(config, book, live, clock, client), now - AGO - EVERY)
+    yield Seen(rule_states, polls, Blame(config, read_model, rule_states, clock, client), now - AGO - EVERY)
     await client.close()
 
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from rollbackd import facts
-from rollbackd.clock import SystemClock
 from rollbackd.journal import Entry, open_journal
 from rollbackd.model import Release, State, service_stream
+from rollbackd.system.clock import SystemClock
 from tests.e2e.alerts import ALERT, fire, posting, query_rule
 from tests.e2e.people import Person, here, tokens
 from tests.e2e.shop import BAD, GOOD

@@ -10,12 +10,9 @@ import pytest
 
 from rollbackd.adapter import CheckPlace
 from rollbackd.checks.command import Command, CommandSettings
-from rollbackd.clock import SystemClock
 from rollbackd.config import files
 from rollbackd.config.packs import read_rules
-from rollbackd.judge.queries import by_shift, by_threshold
 from rollbackd.model import Event, Verdict
-from rollbackd.process import Spawner
 from rollbackd.rules.compare import Base
 from rollbackd.rules.events import Run
 from rollbackd.rules.events import step as step_events
@@ -23,7 +20,10 @@ from rollbackd.rules.matchers import all_match, parse_matchers
 from rollbackd.rules.samples import Observation, own
 from rollbackd.rules.spec import AlertWhen, CheckWhen, EventWhen, QueryWhen, Rule
 from rollbackd.rules.tracks import Standing, Track, step
-from rollbackd.sources.prometheus import Prometheus
+from rollbackd.signals.prometheus import Prometheus
+from rollbackd.signals.query_conditions import by_shift, by_threshold
+from rollbackd.system.clock import SystemClock
+from rollbackd.system.spawner import Spawner
 from tests.e2e.pack_data import END, START, TURN, history
 from tests.servers import Server, prometheus
 

@@ -9,12 +9,12 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from rollbackd.clock import SystemClock
 from rollbackd.model import Alert
-from rollbackd.sources.alertmanager import Alertmanager
-from rollbackd.sources.answers import RangeAnswer
-from rollbackd.sources.prometheus import Prometheus
-from rollbackd.sources.webhook import fingerprint_of, parse_webhook
+from rollbackd.signals.alertmanager import Alertmanager
+from rollbackd.signals.prometheus import Prometheus
+from rollbackd.signals.query_answers import RangeAnswer
+from rollbackd.signals.webhook import fingerprint_of, parse_webhook
+from rollbackd.system.clock import SystemClock
 from tests.servers import Exporter, alertmanager, prometheus
 
 pytestmark = pytest.mark.needs("prometheus", "prometheus-alertmanager")

@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from rollbackd.units import parse_duration
+from rollbackd.syntax.units import parse_duration
 from tests.dockerd import Dockerd
 from tests.e2e.ops_host import EXAMPLES, PYTHON, Host, Units, body
 from tests.servers import wait_until

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
-from rollbackd.clock import Clock
 from rollbackd.facts import Record
 from rollbackd.journal import (
     Arrived,
@@ -17,6 +16,7 @@ from rollbackd.journal import (
     Receipt,
     Received,
 )
+from rollbackd.system.clock import Clock
 
 
 @dataclass

@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from rollbackd.clock import Clock
-from rollbackd.sources.prometheus import Answer, RangeAnswer, RangeSeries, Series
+from rollbackd.signals.prometheus import QueryAnswer, RangeAnswer, RangeSeries, Series
+from rollbackd.system.clock import Clock
 
 Course = Callable[[datetime], float | None]
 """A series' value at each time; None where it has none."""
@@ -29,13 +29,13 @@ class TimedPrometheus:
         kept = [one for one in self.courses.get(query, []) if one[0] != labels]
         self.courses[query] = [*kept, (labels, steady)]
 
-    async def instant(self, query: str, at: datetime | None = None) -> Answer:
+    async def instant(self, query: str, at: datetime | None = None) -> QueryAnswer:
         self.instants.append((query, at))
         if query in self.problems:
-            return Answer(problem=self.problems[query])
+            return QueryAnswer(problem=self.problems[query])
         time = at or self.clock.now()
         found = [(labels, course(time)) for labels, course in self.courses.get(query, [])]
-        return Answer(tuple(Series(labels, value, time) for labels, value in found if value is not None))
+        return QueryAnswer(tuple(Series(labels, value, time) for labels, value in found if value is not None))
 
     async def range(self, query: str, start: datetime, end: datetime, step: timedelta) -> RangeAnswer:
         self.ranges.append((query, start, end, step))

@@ -8,11 +8,11 @@ from typing import Any, cast
 
 import aiohttp
 
+from rollbackd.api import Server, build_app
 from rollbackd.config.models import Daemon
-from rollbackd.desk import Desk
-from rollbackd.units import Secret
-from rollbackd.web import Server, build_app
-from tests.fakes.desk import FakeDesk
+from rollbackd.operations import Operations
+from rollbackd.syntax.units import Secret
+from tests.fakes.operations import FakeOperations
 
 TOKENS = {"source": "secret-of-alertmanager", "viewer": "secret-of-grafana", "operator": "secret-of-desk"}
 NAMES = {"source": "alertmanager", "viewer": "grafana", "operator": "release-desk"}
@@ -32,7 +32,7 @@ def reveal(secret: Secret) -> str:
 class Served:
     """What is served, and clients for both ways in."""
 
-    desk: FakeDesk
+    operations: FakeOperations
     server: Server
     socket: Path
     tcp: aiohttp.ClientSession
@@ -47,17 +47,17 @@ class Served:
 
 
 @asynccontextmanager
-async def serving(socket: Path, desk: FakeDesk | None = None, **settings: Any) -> AsyncIterator[Served]:
+async def serving(socket: Path, operations: FakeOperations | None = None, **settings: Any) -> AsyncIterator[Served]:
     """Serve until the end of the block."""
-    desk = desk or FakeDesk()
+    operations = operations or FakeOperations()
     configured = daemon(socket, **settings)
-    server = Server(build_app(cast("Desk", desk), configured, reveal), configured.listen, socket)
+    server = Server(build_app(cast("Operations", operations), configured, reveal), configured.listen, socket)
     await server.start()
     try:
         async with (
             aiohttp.ClientSession() as tcp,
             aiohttp.ClientSession("http://rollbackd", connector=aiohttp.UnixConnector(str(socket))) as unix,
         ):
-            yield Served(desk, server, socket, tcp, unix)
+            yield Served(operations, server, socket, tcp, unix)
     finally:
         await server.stop()

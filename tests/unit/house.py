@@ -11,14 +11,15 @@ from typing import Any, ClassVar, cast
 
 from rollbackd import facts
 from rollbackd.adapter import Adapter, AdapterError, MixedError, Settings
-from rollbackd.book import Book
 from rollbackd.config.load import dump_service, load
 from rollbackd.config.models import Config, Service
-from rollbackd.examine import Examiner
+from rollbackd.execution.check_runner import CheckRunner
+from rollbackd.execution.layers import LayerFactory, Layers
+from rollbackd.execution.preflight import Objection
+from rollbackd.execution.runner import Judgement, Runner
 from rollbackd.facts import Record
 from rollbackd.incident.life import Incident
 from rollbackd.journal import Entry, Journal
-from rollbackd.layers import LayerFactory, Layers
 from rollbackd.model import (
     FLEET,
     NO_RELEASE,
@@ -37,9 +38,8 @@ from rollbackd.model import (
     incident_stream,
     service_stream,
 )
-from rollbackd.preparation import Objection
-from rollbackd.runner import Judgement, Runner
-from rollbackd.sources.prometheus import Answer, RangeAnswer, RangeSeries, Series
+from rollbackd.signals.prometheus import QueryAnswer, RangeAnswer, RangeSeries, Series
+from rollbackd.state.read_model import ReadModel
 from tests.fakes.clock import START, ManualClock
 from tests.fakes.journal import MemoryJournal
 
@@ -159,7 +159,7 @@ class FakeLayer:
             raise self.errors.pop(0)
 
 
-class FakeExaminer:
+class FakeCheckRunner:
     """Checks answer what `verdicts` says by name; good when it says nothing."""
 
     def __init__(self) -> None:
@@ -197,10 +197,10 @@ class FakePrometheus:
         self.asked: Counter[str] = Counter()
         self.ranges: list[tuple[datetime, datetime, timedelta]] = []
 
-    async def instant(self, query: str, at: datetime | None = None) -> Answer:
+    async def instant(self, query: str, at: datetime | None = None) -> QueryAnswer:
         self.asked[query] += 1
         series = tuple(Series(labels, value, START) for labels, value in self.values.get(query, ()))
-        return Answer(problem=self.problem[query]) if query in self.problem else Answer(series)
+        return QueryAnswer(problem=self.problem[query]) if query in self.problem else QueryAnswer(series)
 
     async def range(self, query: str, start: datetime, end: datetime, step: timedelta) -> RangeAnswer:
         self.ranges.append((start, end, step))
@@ -240,19 +240,21 @@ class House:
             "config": FakeLayer("config", self.calls),
             "code": FakeLayer("code", self.calls),
         }
-        self.examiner = FakeExaminer()
+        self.check_runner = FakeCheckRunner()
         self.held = ""
         self.objection: Objection | None = None
         self.rise: facts.AskedAgain | Objection | None = None
         self.conditions: tuple[CheckResult, ...] = ()
-        self.book = Book(cast("Journal", self.journal))
+        self.read_model = ReadModel(cast("Journal", self.journal))
         self.factory = cast("LayerFactory", FakeFactory(self.layers))
         self.runner = self.new_runner()
 
     def new_runner(self, concurrent: int = 2) -> Runner:
         """A runner that knows nothing but the journal: what a new life begins with."""
         judgement = Judgement(self._held, self._confirm, self._condition, self._rise)
-        return Runner(self.book, self.clock, self.factory, cast("Examiner", self.examiner), judgement, concurrent)
+        return Runner(
+            self.read_model, self.clock, self.factory, cast("CheckRunner", self.check_runner), judgement, concurrent
+        )
 
     async def _held(self, _incident: Incident) -> str:
         return self.held
@@ -282,7 +284,7 @@ class House:
         target = State(dict.fromkeys(("config", "code"), V1))
         decision = Decision(trigger(), Action.ROLL_BACK, (), self.state, target, ("default",), name)
         opened = facts.Opened("shop", replace(decision, **more), dump_service(self.service), ("default",))
-        await self.book.append(
+        await self.read_model.append(
             Entry(FLEET, facts.Opening("shop", name)),
             Entry(incident_stream(name), opened),
             Entry(service_stream("shop"), facts.Decided(decision)),
@@ -295,7 +297,7 @@ class House:
         return await self.incident(name)
 
     async def incident(self, name: str = INCIDENT) -> Incident:
-        found = await self.book.incident(name)
+        found = await self.read_model.incident(name)
         assert found is not None
         return found
 

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator
 from rollbackd.adapter import CheckPlace, CheckSettings, Message, NotifierSettings, Place, Settings
 from rollbackd.model import Change, CheckResult, Problem, Progress, Release, Traits, Verdict
 from rollbackd.plugins import Plugins
-from rollbackd.units import Duration, Ratio, Secret
+from rollbackd.syntax.units import Duration, Ratio, Secret
 
 
 class GitSettings(Settings):

@@ -13,8 +13,8 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from rollbackd.sources import alertmanager as module
-from rollbackd.sources.alertmanager import Alertmanager, Silence, Unreachable
+from rollbackd.signals import alertmanager as module
+from rollbackd.signals.alertmanager import Alertmanager, Silence, Unreachable
 from tests.servers import Server, alertmanager, free_port, wait_until
 
 NOW = "2026-01-01T00:00:00.000Z"
@@ -267,7 +267,7 @@ async def test_a_group_is_completed_from_a_real_one(real: Server) -> None:
 
 
 def test_the_recorded_truncated_group_names_what_the_api_is_asked_for() -> None:
-    from rollbackd.sources.webhook import parse_webhook
+    from rollbackd.signals.webhook import parse_webhook
 
     body = (Path(__file__).parent.parent / "data" / "alertmanager" / "group-truncated-0.33.json").read_bytes()
     webhook = parse_webhook(body)

@@ -22,10 +22,10 @@ from rollbackd.checks.command import Command, CommandSettings
 from rollbackd.checks.http import Http, HttpSettings
 from rollbackd.checks.tcp import Tcp, TcpSettings
 from rollbackd.checks.unanswered import unanswered
-from rollbackd.clock import SystemClock
 from rollbackd.model import CheckResult, Verdict
-from rollbackd.process import Spawner
-from rollbackd.units import Secret
+from rollbackd.syntax.units import Secret
+from rollbackd.system.clock import SystemClock
+from rollbackd.system.spawner import Spawner
 from tests.fakes.pages import saying, serving
 from tests.servers import free_port
 

@@ -7,9 +7,9 @@ import pytest
 
 from rollbackd.adapter import CheckPlace
 from rollbackd.checks.http import Http, HttpSettings
-from rollbackd.clock import SystemClock
 from rollbackd.model import Outcome, Release, Verdict
-from rollbackd.process import Spawner
+from rollbackd.system.clock import SystemClock
+from rollbackd.system.spawner import Spawner
 from tests.fakes.pages import saying, serving
 from tests.unit.house import House
 
@@ -31,11 +31,11 @@ async def test_a_plan_that_switches_off_is_verified_by_its_own_checks(tmp_path: 
         verify={"every": "30s", "passes": 2, "deadline": "5m", "checks": ["search"]},
     )
     house.layers["config"].known = (SWITCHED_OFF, *house.layers["config"].known)
-    house.examiner.verdicts["search"] = Verdict.BAD
+    house.check_runner.verdicts["search"] = Verdict.BAD
     await house.open()
     incident = await house.run()
     assert house.calls == ["apply config no-search"]
-    assert set(house.examiner.asked) == {"no-search" if plan_has_its_own else "search"}
+    assert set(house.check_runner.asked) == {"no-search" if plan_has_its_own else "search"}
     assert incident.outcome is (Outcome.RECOVERED if plan_has_its_own else Outcome.INEFFECTIVE)
 
 

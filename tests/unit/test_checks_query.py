@@ -13,7 +13,7 @@ from rollbackd.checks.query import Query, QuerySettings
 from rollbackd.model import CheckResult, Verdict
 from rollbackd.rules.samples import Observation
 from rollbackd.rules.spec import QueryWhen
-from rollbackd.sources.answers import Answer, Series
+from rollbackd.signals.query_answers import QueryAnswer, Series
 
 GOOD, BAD, UNKNOWN = Verdict.GOOD, Verdict.BAD, Verdict.INCONCLUSIVE
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -40,23 +40,23 @@ class StillClock:
 class FakePrometheus:
     """Answers each query from a table, and refuses any other."""
 
-    answers: dict[str, Answer]
+    answers: dict[str, QueryAnswer]
     asked: list[str] = field(default_factory=list)
 
-    async def instant(self, query: str, at: datetime | None = None) -> Answer:
+    async def instant(self, query: str, at: datetime | None = None) -> QueryAnswer:
         assert at is None
         self.asked.append(query)
         return self.answers[query]
 
 
-def answer(*series: tuple[dict[str, str], float]) -> Answer:
-    return Answer(tuple(Series(labels, value, NOW) for labels, value in series))
+def answer(*series: tuple[dict[str, str], float]) -> QueryAnswer:
+    return QueryAnswer(tuple(Series(labels, value, NOW) for labels, value in series))
 
 
 async def ask(
-    prometheus: FakePrometheus | Answer | None, since: datetime | None = None, **settings: Any
+    prometheus: FakePrometheus | QueryAnswer | None, since: datetime | None = None, **settings: Any
 ) -> CheckResult:
-    fake = FakePrometheus({"q": prometheus}) if isinstance(prometheus, Answer) else prometheus
+    fake = FakePrometheus({"q": prometheus}) if isinstance(prometheus, QueryAnswer) else prometheus
     place = CheckPlace("errors", "checkout", LABELS, None, StillClock(), lambda: None, fake)
     return await Query(QuerySettings(**({"query": "q"} | settings)), place).run(since)
 
@@ -81,14 +81,14 @@ async def test_a_threshold_says_what_is_good(
 @pytest.mark.parametrize(
     ("got", "said"),
     [
-        (Answer(), "no data"),
-        (Answer(problem="Prometheus at x: no answer within 5s"), "Prometheus at x: no answer within 5s"),
+        (QueryAnswer(), "no data"),
+        (QueryAnswer(problem="Prometheus at x: no answer within 5s"), "Prometheus at x: no answer within 5s"),
         (answer((LABELS, math.nan)), "no number: NaN"),
         (answer((LABELS, 0.0), (LABELS, 0.0)), "ambiguous: 2 series"),
         (answer(({"service": "search"}, 0.0)), "no data"),
     ],
 )
-async def test_what_is_no_evidence_is_inconclusive(got: Answer, said: str) -> None:
+async def test_what_is_no_evidence_is_inconclusive(got: QueryAnswer, said: str) -> None:
     result = await ask(got, below=1)
     assert result.verdict is UNKNOWN
     assert result.reason.startswith(said)
@@ -144,10 +144,10 @@ async def test_it_says_when_it_will_be_conclusive() -> None:
         (answer((LABELS, 49)), UNKNOWN, "0, but on 49 samples only, wants 50"),
         (answer(({"service": "search"}, 90)), UNKNOWN, "0, but it is not known on how many samples"),
         (answer((LABELS, 50), (LABELS, 50)), UNKNOWN, "ambiguous: 2 series of samples"),
-        (Answer(problem="down"), UNKNOWN, "down"),
+        (QueryAnswer(problem="down"), UNKNOWN, "down"),
     ],
 )
-async def test_a_value_on_too_few_samples_says_nothing(samples: Answer, verdict: Verdict, said: str) -> None:
+async def test_a_value_on_too_few_samples_says_nothing(samples: QueryAnswer, verdict: Verdict, said: str) -> None:
     fake = FakePrometheus({"q": answer((LABELS, 0.0)), "n": samples})
     result = await ask(fake, below=1, samples={"query": "n", "at_least": 50})
     assert result.verdict is verdict

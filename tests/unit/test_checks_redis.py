@@ -13,9 +13,9 @@ from pydantic import ValidationError
 
 from rollbackd.adapter import Check, CheckPlace
 from rollbackd.checks.redis import Redis, RedisSettings
-from rollbackd.clock import SystemClock
 from rollbackd.model import CheckResult, Verdict
-from rollbackd.units import Secret
+from rollbackd.syntax.units import Secret
+from rollbackd.system.clock import SystemClock
 from tests.servers import free_port, redis_server
 
 GOOD, BAD, UNKNOWN = Verdict.GOOD, Verdict.BAD, Verdict.INCONCLUSIVE
@@ -199,6 +199,6 @@ def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any], said:
 
 
 def test_without_the_library_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rollbackd.redis_client.find_spec", lambda _: None)
+    monkeypatch.setattr("rollbackd.system.redis_client.find_spec", lambda _: None)
     with pytest.raises(ValidationError, match=r"rollbackd\[redis\]"):
         RedisSettings(redis="redis://x")

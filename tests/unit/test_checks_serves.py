@@ -13,14 +13,14 @@ from pydantic import ValidationError
 from rollbackd.adapter import Adapter, AdapterError, Check, CheckPlace
 from rollbackd.checks.log import LogSettings
 from rollbackd.checks.serves import Serves, ServesSettings
-from rollbackd.clock import SystemClock
 from rollbackd.config.load import ConfigErrors, load
 from rollbackd.config.models import Service
 from rollbackd.core import _releases
-from rollbackd.examine import Examiner, Surroundings
-from rollbackd.layers import LayerFactory, Layers
+from rollbackd.execution.check_runner import CheckRunner, CheckSurroundings
+from rollbackd.execution.layers import LayerFactory, Layers
 from rollbackd.model import CheckResult, Release, Traits, Verdict
-from rollbackd.process import Spawner
+from rollbackd.system.clock import SystemClock
+from rollbackd.system.spawner import Spawner
 from tests.fakes.pages import saying, serving
 from tests.servers import free_port
 from tests.unit.house import configured
@@ -203,8 +203,10 @@ async def test_the_examiner_shows_what_a_check_says_without_secrets(tmp_path: Pa
         raise AdapterError(f"it answered {SECRET}", permanent=False)
 
     async with aiohttp.ClientSession() as session, serving(saying(text="v1")) as url:
-        examiner = Examiner(Surroundings(Spawner(secrets=[SECRET]), SystemClock(), lambda: session, None, releases))
-        result = await examiner.ask(service(tmp_path), ServesSettings(serves=url, layer="code", text=True))
+        check_runner = CheckRunner(
+            CheckSurroundings(Spawner(secrets=[SECRET]), SystemClock(), lambda: session, None, releases)
+        )
+        result = await check_runner.ask(service(tmp_path), ServesSettings(serves=url, layer="code", text=True))
     assert result.reason.endswith("what code has is not known: it answered [secret]")
 
 
@@ -212,14 +214,16 @@ async def test_the_examiner_asks_the_layer_of_the_service(tmp_path: Path) -> Non
     shop, factory = service(tmp_path), Factory()
     releases = _releases({"shop": factory.build(shop)}, cast("LayerFactory", factory))
     async with aiohttp.ClientSession() as session, serving(saying(text="stable")) as url:
-        examiner = Examiner(Surroundings(Spawner(), SystemClock(), lambda: session, None, releases))
-        right = await examiner.ask(shop, ServesSettings(serves=url, layer="code", text=True))
-        wrong = await examiner.ask(shop, ServesSettings(serves=url, layer="process", text=True))
+        check_runner = CheckRunner(CheckSurroundings(Spawner(), SystemClock(), lambda: session, None, releases))
+        right = await check_runner.ask(shop, ServesSettings(serves=url, layer="code", text=True))
+        wrong = await check_runner.ask(shop, ServesSettings(serves=url, layer="process", text=True))
         assert factory.built == 1
         older = shop.model_copy(update={"bake": timedelta(minutes=1)})
-        under_an_older_configuration = await examiner.ask(older, ServesSettings(serves=url, layer="code", text=True))
+        under_an_older_configuration = await check_runner.ask(
+            older, ServesSettings(serves=url, layer="code", text=True)
+        )
         assert factory.built == 2
-        without_layers = Examiner(Surroundings(Spawner(), SystemClock(), lambda: session, None))
+        without_layers = CheckRunner(CheckSurroundings(Spawner(), SystemClock(), lambda: session, None))
         alone = await without_layers.ask(shop, ServesSettings(serves=url, layer="code", text=True))
     assert (right.verdict, right.reason) == (GOOD, 'serves "stable", as code has')
     assert under_an_older_configuration.verdict is GOOD
@@ -231,11 +235,11 @@ async def test_the_examiner_asks_the_layer_of_the_service(tmp_path: Path) -> Non
 async def test_a_check_remembers_from_one_look_to_the_next(tmp_path: Path) -> None:
     log = tmp_path / "shop.log"
     log.write_text("begin\n")
-    shop, examiner = service(tmp_path), Examiner(Surroundings(Spawner(), SystemClock(), lambda: None, None))
+    shop, check_runner = service(tmp_path), CheckRunner(CheckSurroundings(Spawner(), SystemClock(), lambda: None, None))
     check = LogSettings.model_validate({"log": {"file": log}, "matching": "ERROR"})
-    assert (await examiner.ask(shop, check)).verdict is UNKNOWN
+    assert (await check_runner.ask(shop, check)).verdict is UNKNOWN
     log.write_text("begin\nERROR\n")
-    assert (await examiner.ask(shop, check)).verdict is BAD
+    assert (await check_runner.ask(shop, check)).verdict is BAD
 
 
 # -- in a configuration -------------------------------------------------------------------------

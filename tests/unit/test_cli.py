@@ -16,15 +16,15 @@ from typing import Any, cast
 import pytest
 from pydantic import TypeAdapter
 
+from rollbackd.api import Server, build_app
 from rollbackd.cli.change import deadline
 from rollbackd.cli.place import SIGNALS, SOCKET, daemon_paths
 from rollbackd.cli.text import length
-from rollbackd.desk import Announce, Desk
 from rollbackd.model import Priority, Request
-from rollbackd.units import format_duration
-from rollbackd.views import HoldView
-from rollbackd.web import Server, build_app
-from tests.fakes.desk import CHECKOUT, HOTFIX, NOON, V40, V41, FakeDesk
+from rollbackd.operations import Announce, Operations
+from rollbackd.syntax.units import format_duration
+from rollbackd.views.shapes import HoldView
+from tests.fakes.operations import CHECKOUT, HOTFIX, NOON, V40, V41, FakeOperations
 from tests.fakes.serving import Served, daemon, reveal, serving
 
 ME = f"unix:{getpass.getuser()}"
@@ -85,7 +85,7 @@ async def ask(served: Served, *arguments: str, **more: str) -> Ran:
 
 
 async def test_the_status_table(served: Served) -> None:
-    served.desk.holds_["checkout"] = HoldView("checkout", "unix:ann", "release day", "api", NOON)
+    served.operations.holds_["checkout"] = HoldView("checkout", "unix:ann", "release day", "api", NOON)
     ran = await ask(served, "status")
     assert (ran.code, ran.error) == (0, "")
     assert ran.out == """\
@@ -146,7 +146,7 @@ async def test_a_history_shows_every_mark_and_what_changed_in_80_columns(served:
     ids = {"code": "3f2a9c112233aabb", "config": "c7"}
     releases = {"code": "v41 (3f2a9c112233)", "config": "c7"}
     back = replace(V40, via="checkout-3", ids={**V40.ids, "config": "c7"}, releases={**V40.releases, "config": "c7"})
-    served.desk.history = [
+    served.operations.history = [
         replace(V41, change="hotfix by unix:dave", ids=ids, releases=releases),
         back,
         replace(V41, quarantined=("code",), ids={**ids, "config": "c6"}, releases={**releases, "config": "c6"}),
@@ -168,8 +168,8 @@ async def test_a_history_shows_every_mark_and_what_changed_in_80_columns(served:
 
 
 async def test_what_waits_for_people_is_in_every_list(served: Served) -> None:
-    served.desk.ask()
-    served.desk.services_ = {"checkout": replace(CHECKOUT, asks=True, waiting=(HOTFIX,))}
+    served.operations.ask()
+    served.operations.services_ = {"checkout": replace(CHECKOUT, asks=True, waiting=(HOTFIX,))}
     confirm = """\
 checkout: hotfix build-17 (code v41)
   goes back unless it is confirmed until 2026-03-01 12:15:00Z:
@@ -187,7 +187,7 @@ checkout-2 asks until 2026-03-01 12:15:00Z; still missing: one of product
 
 
 async def test_an_incident_that_asks_says_what_of_whom_until_when_and_how_to_answer(served: Served) -> None:
-    served.desk.ask()
+    served.operations.ask()
     out = (await ask(served, "incidents", "checkout-2")).out
     assert out.startswith("""\
 checkout-2: asking, P1, rule high-error-rate, plan default
@@ -252,16 +252,16 @@ def test_whatever_duration_the_api_writes_can_be_read() -> None:
 
 
 async def test_answers_say_what_came_of_them(served: Served) -> None:
-    served.desk.ask()
+    served.operations.ask()
     ran = await ask(served, "approve", "checkout", "--reason", "go")
     assert ran.out == f"checkout-2 is approved; still missing: one of product (as {ME})\n"
     assert (await ask(served, "deny", "checkout-2", "--reason", "a fix comes")).out == (
         f"checkout-2 is denied: nothing goes back, and the same trouble is not asked about again (as {ME})\n"
     )
-    assert served.desk.orders == [
+    assert served.operations.orders == [
         ("approve", "checkout", ME, "go", None), ("deny", "checkout-2", ME, "a fix comes", None),
     ]  # fmt: skip
-    served.desk.missing = ""
+    served.operations.missing = ""
     assert (await ask(served, "approve", "checkout")).out == (
         f"checkout-2 is approved; it is looked at once more, then goes back (as {ME})\n"
         "  follow: rollbackd incidents checkout-2 --watch\n"
@@ -290,7 +290,7 @@ checkout: hotfix build 17 (code v41) is announced (as {ME})
     hotfix = Announce(
         "checkout", {"code": "v41"}, "hotfix", Priority.P0, timedelta(minutes=20), "build 17", "login is broken"
     )
-    assert served.desk.orders == [
+    assert served.operations.orders == [
         ("changed", hotfix, ME), ("confirm", "build 17", ME), ("changed", Announce("checkout", {"": "v42"}), ME),
     ]  # fmt: skip
 
@@ -313,12 +313,14 @@ def test_a_change_says_what_became_of_it(status: str, confirmed: str, by: dateti
 async def test_a_printed_plan_is_run_by_its_id(served: Served) -> None:
     ran = await ask(served, "rollback", "checkout", "--plan-id", "1a2b3c4d5e6f", "--irreversible", "db")
     assert ran.out.startswith("checkout-1 has begun\n"), "what was printed is not printed again"
-    assert served.desk.orders == [("rollback", Request("checkout", ME, irreversible=("db",), plan_id="1a2b3c4d5e6f"))]
+    assert served.operations.orders == [
+        ("rollback", Request("checkout", ME, irreversible=("db",), plan_id="1a2b3c4d5e6f"))
+    ]
 
 
 async def test_an_incident_with_its_decision_and_timeline(served: Served) -> None:
     await ask(served, "rollback", "checkout", "--reason", "bad release")
-    await served.desk.note("checkout-1", "Applied", "code is at v40")
+    await served.operations.note("checkout-1", "Applied", "code is at v40")
     ran = await ask(served, "incidents", "checkout-1")
     assert (
         ran.out
@@ -349,7 +351,7 @@ code  v41 (3f2a9c112233)  v40 (77d0e1f2a3b4)  waiting  loses 2 uploads
 
 async def test_ids_are_never_cut_off_however_narrow_the_terminal(served: Served) -> None:
     name = "a-service-with-a-name-as-long-as-a-service-may-have-it-63-chars"
-    served.desk.services_ = {name: replace(CHECKOUT, name=name)}
+    served.operations.services_ = {name: replace(CHECKOUT, name=name)}
     for columns in ("80", "40"):
         out = (await ask(served, "status", COLUMNS=columns)).out
         assert max(map(len, out.splitlines())) <= int(columns)
@@ -359,8 +361,8 @@ async def test_ids_are_never_cut_off_however_narrow_the_terminal(served: Served)
 
 async def test_text_from_outside_can_do_nothing_to_a_terminal(served: Served) -> None:
     nasty = "\x1b[2J\x9b31m[red]x[/red]\r\n\u202ereversed\x00"
-    served.desk.services_ = {"checkout": replace(CHECKOUT, cannot=nasty, health=nasty)}
-    served.desk.holds_["checkout"] = HoldView("checkout", "unix:ann", nasty, "api")
+    served.operations.services_ = {"checkout": replace(CHECKOUT, cannot=nasty, health=nasty)}
+    served.operations.holds_["checkout"] = HoldView("checkout", "unix:ann", nasty, "api")
     for arguments in (("status",), ("status", "checkout"), ("status", "--json")):
         out = (await ask(served, *arguments, COLUMNS="400")).out
         assert set(out) & set("\x1b\x9b\r\u202e\x00") == set()
@@ -378,9 +380,9 @@ async def test_text_from_outside_can_do_nothing_to_a_terminal(served: Served) ->
     ids=" ".join,
 )  # fmt: skip
 async def test_every_answer_can_be_had_as_json(served: Served, arguments: tuple[str, ...]) -> None:
-    await served.desk.rollback(Request("checkout", ME))
-    served.desk.ask()
-    await served.desk.changed(Announce("checkout", key="build-17"), ME)
+    await served.operations.rollback(Request("checkout", ME))
+    served.operations.ask()
+    await served.operations.changed(Announce("checkout", key="build-17"), ME)
     ran = await ask(served, *arguments, "--json")
     assert (ran.code, ran.error) == (0, "")
     assert isinstance(ran.json, dict)
@@ -408,7 +410,7 @@ async def test_orders_say_who_gave_them(served: Served) -> None:
     await ask(served, "abort", "checkout-1")
     await ask(served, "ack", "checkout")
     await ask(served, "ack", "checkout-1", "--leave")
-    assert served.desk.orders == [
+    assert served.operations.orders == [
         ("hold", "checkout", ME, "sale", None),
         ("hold", "*", ME, "", datetime(2026, 3, 2, 7, tzinfo=UTC)),
         ("unhold", "*", ME),
@@ -427,7 +429,7 @@ async def test_orders_say_who_gave_them(served: Served) -> None:
 
 async def test_a_hold_for_a_time_ends_that_long_from_now(served: Served) -> None:
     await ask(served, "hold", "checkout", "--until", "2h")
-    until = served.desk.holds_["checkout"].until
+    until = served.operations.holds_["checkout"].until
     assert until is not None
     assert timedelta(minutes=119) < until - datetime.now(UTC) <= timedelta(hours=2)
 
@@ -539,9 +541,9 @@ async def test_something_else_on_the_socket_is_told_from_the_daemon(tmp_path: Pa
 
 async def test_watching_shows_the_steps_and_ends_with_the_outcome(served: Served) -> None:
     process = await start("--socket", str(served.socket), "rollback", "checkout", "--watch")
-    await until(lambda: "checkout-1" in served.desk.records)
-    await served.desk.note("checkout-1", "Applied", "code is at v40")
-    await served.desk.close("checkout-1", "recovered")
+    await until(lambda: "checkout-1" in served.operations.records)
+    await served.operations.note("checkout-1", "Applied", "code is at v40")
+    await served.operations.close("checkout-1", "recovered")
     out, error = await asyncio.wait_for(process.communicate(), 30)
     assert (process.returncode, error) == (0, b"")
     shown = [line.split(None, 2)[2] for line in out.decode().splitlines() if line.startswith("  12:")]
@@ -550,8 +552,8 @@ async def test_watching_shows_the_steps_and_ends_with_the_outcome(served: Served
 
 
 async def test_watching_a_rollback_that_does_not_recover_is_a_no(served: Served) -> None:
-    await served.desk.rollback(Request("checkout", ME))
-    await served.desk.close("checkout-1", "ineffective")
+    await served.operations.rollback(Request("checkout", ME))
+    await served.operations.close("checkout-1", "ineffective")
     ran = await ask(served, "incidents", "checkout-1", "--watch", "--json")
     assert ran.code == 1
     lines = [json.loads(line) for line in ran.out.splitlines()]
@@ -560,23 +562,23 @@ async def test_watching_a_rollback_that_does_not_recover_is_a_no(served: Served)
 
 
 async def test_watching_ends_when_the_incident_is_parked_for_a_person(served: Served) -> None:
-    await served.desk.rollback(Request("checkout", ME))
-    served.desk.incidents_["checkout-1"] = replace(served.desk.incidents_["checkout-1"], status="parked")
+    await served.operations.rollback(Request("checkout", ME))
+    served.operations.incidents_["checkout-1"] = replace(served.operations.incidents_["checkout-1"], status="parked")
     ran = await ask(served, "incidents", "checkout-1", "--watch")
     assert (ran.code, "needs a person" in ran.error) == (1, True)
 
 
 async def test_watching_survives_a_restart_of_the_daemon(tmp_path: Path) -> None:
-    desk, path = FakeDesk(), tmp_path / "s.sock"
+    operations, path = FakeOperations(), tmp_path / "s.sock"
     configured = daemon(path)
 
     async def serve() -> Server:
-        server = Server(build_app(cast("Desk", desk), configured, reveal), configured.listen, path)
+        server = Server(build_app(cast("Operations", operations), configured, reveal), configured.listen, path)
         await server.start()
         return server
 
     first = await serve()
-    await desk.rollback(Request("checkout", ME))
+    await operations.rollback(Request("checkout", ME))
     process = await start("--socket", str(path), "incidents", "checkout-1", "--watch")
     assert process.stdout is not None
     assert process.stderr is not None
@@ -584,7 +586,7 @@ async def test_watching_survives_a_restart_of_the_daemon(tmp_path: Path) -> None
     await first.stop()
     assert b"trying again" in await asyncio.wait_for(process.stderr.readline(), 30)
     second = await serve()
-    await desk.close("checkout-1", "recovered")
+    await operations.close("checkout-1", "recovered")
     out, _ = await asyncio.wait_for(process.communicate(), 30)
     assert process.returncode == 0
     assert out.decode().splitlines()[-1] == "checkout-1: recovered"
@@ -609,18 +611,18 @@ async def test_on_a_terminal_the_plan_is_shown_and_a_no_does_nothing(served: Ser
     assert ran.code == 1
     assert "STEP  FROM                TO                  TOOK BEFORE  RISKS\n" in ran.out
     assert "nothing was done" in ran.error
-    assert served.desk.orders == []
+    assert served.operations.orders == []
 
 
 async def test_on_a_terminal_a_yes_is_to_the_plan_that_was_shown(served: Served) -> None:
     ran = await on_a_terminal(served, "y\n", "rollback", "checkout")
     assert ran.code == 0
-    assert served.desk.orders == [("rollback", Request("checkout", ME, plan_id="1a2b3c4d5e6f"))]
+    assert served.operations.orders == [("rollback", Request("checkout", ME, plan_id="1a2b3c4d5e6f"))]
 
 
 async def test_on_a_terminal_yes_can_be_said_before(served: Served) -> None:
     assert (await on_a_terminal(served, "", "rollback", "checkout", "--yes", "--no-watch")).code == 0
-    assert served.desk.orders == [("rollback", Request("checkout", ME))]
+    assert served.operations.orders == [("rollback", Request("checkout", ME))]
 
 
 async def test_there_are_no_colours_where_nobody_sees_them(served: Served) -> None:

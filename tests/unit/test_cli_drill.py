@@ -16,8 +16,8 @@ from rollbackd.cli.drill import drill
 from rollbackd.cli.frame import Session, UsageError
 from rollbackd.cli.report import report
 from rollbackd.journal import Exclusive
-from rollbackd.views import DrillView, IncidentDetail, RecordView
-from tests.fakes.desk import NOON, OPENED, FakeDesk
+from rollbackd.views.shapes import DrillView, IncidentDetail, RecordView
+from tests.fakes.operations import NOON, OPENED, FakeOperations
 from tests.fakes.serving import Served, serving
 
 
@@ -50,7 +50,7 @@ code   step  v41   v40  s1 verified  1m35s     -       yes
 CHECK   VERDICT  SAYS
 health  good     200
 """  # fmt: skip
-    assert [one[:3] for one in served.desk.orders] == [("drill", "checkout", "")]
+    assert [one[:3] for one in served.operations.orders] == [("drill", "checkout", "")]
 
 
 async def test_what_is_not_ready_ends_with_code_1_and_says_why(
@@ -67,7 +67,7 @@ async def test_what_is_not_ready_ends_with_code_1_and_says_why(
 async def test_what_drills_found_is_a_list(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
     assert await drilled(served, listed=True) is None
     assert capsys.readouterr().out == "no drills\n"
-    await served.desk.drill("search", "full", "unix:ann")
+    await served.operations.drill("search", "full", "unix:ann")
     await drilled(served, listed=True)
     said = " ".join(capsys.readouterr().out.split())
     assert said.startswith("WHEN SERVICE PLAN EXECUTED TOOK RESULT PROBLEMS 2026-03-01")
@@ -79,7 +79,7 @@ async def test_a_drill_is_of_a_service(served: Served) -> None:
         await drilled(served)
 
 
-class _Executing(FakeDesk):
+class _Executing(FakeOperations):
     """Goes there by checkout-1 and comes back by checkout-2, each as soon as somebody follows it."""
 
     async def drill(self, service: str, plan: str, actor: str, *, execute: bool = False) -> DrillView:
@@ -108,7 +108,7 @@ class _Executing(FakeDesk):
 
 async def test_an_executed_drill_is_followed_there_and_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     async with serving(tmp_path / "s.sock", _Executing()) as served:
-        served.desk.services_["checkout"] = replace(served.desk.services_["checkout"], incident="")
+        served.operations.services_["checkout"] = replace(served.operations.services_["checkout"], incident="")
         assert await drilled(served, "checkout", execute=True) is None
     out = capsys.readouterr().out
     assert out.index("drill begins") < out.index("checkout-1 went its way") < out.index("drill ready")
@@ -234,5 +234,5 @@ def test_who_may_not_use_the_socket_does_not_go_round_it(session: Session, monke
 async def test_a_daemon_that_answers_with_a_problem_answers(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     session = Session(socket=served.socket)
     assert await asyncio.to_thread(emergency.answers, session)
-    monkeypatch.setattr(served.desk, "holds", served.desk.incident)
+    monkeypatch.setattr(served.operations, "holds", served.operations.incident)
     assert await asyncio.to_thread(emergency.answers, session)

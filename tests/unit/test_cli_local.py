@@ -18,13 +18,13 @@ import rollbackd.app
 from rollbackd.cli import local, offline, owner
 from rollbackd.cli.frame import Session, StopError
 from rollbackd.cli.text import moment, safe, table
-from rollbackd.clock import SystemClock
-from rollbackd.desk import Refused
 from rollbackd.facts import BreakerReset
 from rollbackd.journal import Entry, open_journal
 from rollbackd.model import FLEET, Request
-from rollbackd.views import FindingView, IncidentView, RecordView
-from tests.fakes.desk import NOON, OPENED
+from rollbackd.operations import Refused
+from rollbackd.system.clock import SystemClock
+from rollbackd.views.shapes import FindingView, IncidentView, RecordView
+from tests.fakes.operations import NOON, OPENED
 
 CONFIG = """
 daemon:

@@ -19,8 +19,8 @@ from rollbackd.cli import order, show
 from rollbackd.cli.client import UnreachableError
 from rollbackd.cli.commands import app
 from rollbackd.cli.frame import Session, StopError
-from rollbackd.views import RecordView
-from tests.fakes.desk import NOON, OPENED
+from rollbackd.views.shapes import RecordView
+from tests.fakes.operations import NOON, OPENED
 from tests.fakes.serving import serving
 
 CLOSED = asdict(replace(OPENED, status="closed", outcome="failed", entered=("page",)))
@@ -60,7 +60,9 @@ def test_what_an_ended_incident_left_closed_is_in_the_status_with_the_command_th
 
 async def test_the_status_looks_for_it_itself(tmp_path: Path) -> None:
     async with serving(tmp_path / "s.sock") as served:
-        served.desk.incidents_["checkout-1"] = replace(OPENED, status="closed", outcome="failed", entered=("page",))
+        served.operations.incidents_["checkout-1"] = replace(
+            OPENED, status="closed", outcome="failed", entered=("page",)
+        )
         for arguments in ((), ("checkout",)):
             code, out, _ = await rollbackd("--socket", str(served.socket), "status", *arguments)
             assert code == 0

@@ -21,7 +21,7 @@ from rollbackd.config.load import ConfigErrors, Loaded, dump_service, load, load
 from rollbackd.config.schema import schema
 from rollbackd.config.shape import shape_of
 from rollbackd.plugins import installed
-from rollbackd.units import Secret
+from rollbackd.syntax.units import Secret
 
 EXAMPLE = Path(__file__).parents[2] / "config.example.yaml"
 

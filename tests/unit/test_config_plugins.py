@@ -8,9 +8,9 @@ import pytest
 
 from rollbackd import plugins
 from rollbackd.adapter import Check, CheckPlace, CheckSettings, Notifier, Place, Settings
-from rollbackd.clock import SystemClock
 from rollbackd.config.load import ConfigErrors, load
 from rollbackd.plugins import ADAPTERS, CHECKS, NOTIFIERS, PluginError, Plugins
+from rollbackd.system.clock import SystemClock
 from tests.unit.stand_ins import (
     STAND_INS,
     CheckCommand,

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from rollbackd.config.secrets import SecretError, reveal
-from rollbackd.units import Secret
+from rollbackd.syntax.units import Secret
 
 
 def _secret_file(tmp_path: Path, body: bytes = b"hunter2\n", mode: int = 0o600) -> Path:

@@ -25,7 +25,7 @@ from rollbackd.policy.spec import (
     weekdays,
 )
 from rollbackd.rules.spec import AlertWhen, AllWhen, AnyWhen, CheckWhen, EventWhen, QueryWhen, Rule
-from rollbackd.units import parse_duration
+from rollbackd.syntax.units import parse_duration
 
 QUERY = {"query": "up", "below": 1}
 ALERT = {"alert": "a=b"}

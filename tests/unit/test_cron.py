@@ -4,12 +4,12 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from rollbackd.cron import Times, check_cron, check_zone
+from rollbackd.syntax.cron import CronTimes, check_cron, check_zone
 
 MONDAY = datetime(2026, 3, 2, 10, tzinfo=UTC)
 
 
-def nexts(times: Times, start: datetime, count: int) -> list[str]:
+def nexts(times: CronTimes, start: datetime, count: int) -> list[str]:
     found = []
     for _ in range(count):
         start = times.after(start)
@@ -32,22 +32,22 @@ def nexts(times: Times, start: datetime, count: int) -> list[str]:
     ],
 )
 def test_a_line_means_what_crontab_says(line: str, comes: str) -> None:
-    assert nexts(Times(check_cron(line)), MONDAY, 1) == [comes]
+    assert nexts(CronTimes(check_cron(line)), MONDAY, 1) == [comes]
 
 
 def test_a_day_by_date_or_by_name_when_both_are_given() -> None:
-    assert nexts(Times("0 0 13 * 5"), MONDAY, 3) == ["06 00:00", "13 00:00", "20 00:00"]
+    assert nexts(CronTimes("0 0 13 * 5"), MONDAY, 3) == ["06 00:00", "13 00:00", "20 00:00"]
 
 
 def test_a_distance_counts_from_the_time_before() -> None:
-    assert Times(every=timedelta(hours=6)).after(MONDAY) == MONDAY + timedelta(hours=6)
+    assert CronTimes(every=timedelta(hours=6)).after(MONDAY) == MONDAY + timedelta(hours=6)
 
 
 def test_an_hour_that_comes_twice_counts_once_and_one_that_does_not_come_is_made_up_for() -> None:
-    nightly = Times("30 2 * * *", zone="Europe/Berlin")
+    nightly = CronTimes("30 2 * * *", zone="Europe/Berlin")
     assert nexts(nightly, datetime(2026, 10, 23, 12, tzinfo=UTC), 3) == ["24 00:30", "25 00:30", "26 01:30"]
     assert nexts(nightly, datetime(2026, 3, 27, 12, tzinfo=UTC), 3) == ["28 01:30", "29 01:30", "30 00:30"]
-    half_hourly = Times("*/30 * * * *", zone="Europe/Berlin")
+    half_hourly = CronTimes("*/30 * * * *", zone="Europe/Berlin")
     assert nexts(half_hourly, datetime(2026, 10, 25, 0, tzinfo=UTC), 3) == ["25 00:30", "25 01:00", "25 01:30"]
 
 

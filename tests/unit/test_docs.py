@@ -13,9 +13,9 @@ from jsonschema import Draft202012Validator
 from rollbackd.config.load import load
 from rollbackd.config.schema import schema
 from rollbackd.config.shape import shape_of
-from rollbackd.layer_server import load as load_layers
-from rollbackd.messages import EVENTS
+from rollbackd.notification_events import EVENTS
 from rollbackd.plugins import installed
+from rollbackd.remote.settings import load as load_layers
 
 PROJECT = Path(__file__).parents[2]
 PAGES = (PROJECT / "README.md", *sorted((PROJECT / "docs").glob("*.md")))
@@ -173,7 +173,7 @@ def _defaults() -> dict[str, str]:
     from rollbackd.config.models import Daemon, Service
     from rollbackd.incident.spec import VerifySpec
     from rollbackd.policy.spec import Limits
-    from rollbackd.units import Spec
+    from rollbackd.syntax.units import Spec
 
     found: dict[str, str] = {}
     models: tuple[type[Spec], ...] = (Daemon, VerifySpec, Limits, Service)

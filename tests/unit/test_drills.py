@@ -12,16 +12,16 @@ import pytest
 
 from rollbackd import facts
 from rollbackd.adapter import AdapterError, Difference, Snapshot, SnapshotProblem
+from rollbackd.calendar import Calendar
 from rollbackd.config.schedules import DrillSchedule
 from rollbackd.core import Core
-from rollbackd.desk import Invalid, NotFound, Refused
-from rollbackd.drills.calendar import DrillCalendar
+from rollbackd.drills.schedule import DrillTimetable
 from rollbackd.journal import JournalUnavailable
 from rollbackd.model import DAEMON, Outcome, Release, Request, Verdict
+from rollbackd.operations import Invalid, NotFound, Refused
 from rollbackd.policy.ledger import ServiceLedger
-from rollbackd.sources.events import Posted
-from rollbackd.timetable import Timetable
-from rollbackd.views import DrillView
+from rollbackd.signals.events import Posted
+from rollbackd.views.shapes import DrillView
 from tests.fakes.clock import START
 from tests.unit.judgement.clock import idle
 from tests.unit.judgement.stage import Stage
@@ -50,7 +50,7 @@ class Practice:
 
     @property
     def ledger(self) -> ServiceLedger:
-        return self.core.book.of("shop")
+        return self.core.read_model.of("shop")
 
     @property
     def runs(self) -> dict[str, str]:
@@ -95,7 +95,7 @@ class Practice:
             await self.pass_(SECOND)
 
     async def drill(self, plan: str = "", *, execute: bool = False, service: str = "shop") -> DrillView:
-        return await self.get(self.core.desk.drill(service, plan, ANN, execute=execute))
+        return await self.get(self.core.operations.drill(service, plan, ANN, execute=execute))
 
     async def refused(self, plan: str = "", *, service: str = "shop") -> str:
         with pytest.raises(Refused) as refusal:
@@ -110,7 +110,7 @@ class Practice:
         return self.written(facts.Drilled)[-1]
 
     async def trouble(self, key: str = "1") -> None:
-        await self.get(self.core.desk.report([Posted(event="broken", service="shop", key=key)], "token:ci"))
+        await self.get(self.core.operations.report([Posted(event="broken", service="shop", key=key)], "token:ci"))
 
     def written(self, kind: type[T]) -> list[T]:
         return [record.fact for record in self.stage.journal.records if isinstance(record.fact, kind)]
@@ -151,9 +151,9 @@ async def test_a_drill_touches_nothing_and_is_a_fact(shop: Practice) -> None:
     assert [(one.name, one.verdict) for one in found.checks] == [("health", "good")]
     assert (found.present and found.present.ids["code"], found.goes_to and found.goes_to.ids["code"]) == ("v2", "v1")
     assert shop.stage.world.calls == []
-    assert shop.core.book.open_incidents() == []
-    assert [one.result for one in await shop.get(shop.core.desk.drills("shop"))] == ["ready"]
-    assert await shop.get(shop.core.desk.drills("desk")) == []
+    assert shop.core.read_model.open_incidents() == []
+    assert [one.result for one in await shop.get(shop.core.operations.drills("shop"))] == ["ready"]
+    assert await shop.get(shop.core.operations.drills("desk")) == []
 
 
 async def test_each_thing_that_would_stop_a_rollback_is_a_problem(shop: Practice) -> None:
@@ -212,7 +212,7 @@ async def test_lost_readiness_is_told_once_and_once_that_it_is_back(shop: Practi
 
 
 def ready_metric(shop: Practice) -> float | None:
-    return shop.core.desk.registry.get_sample_value("rollbackd_ready", {"service": "shop"})
+    return shop.core.operations.registry.get_sample_value("rollbackd_ready", {"service": "shop"})
 
 
 async def test_a_service_that_was_never_drilled_has_no_readiness(shop: Practice) -> None:
@@ -237,7 +237,7 @@ async def test_unknown_names_are_answered_with_what_there_is(shop: Practice) -> 
     with pytest.raises(NotFound, match="there are: shop, desk"):
         await shop.drill(service="nowhere")
     with pytest.raises(NotFound):
-        await shop.get(shop.core.desk.drills("nowhere"))
+        await shop.get(shop.core.operations.drills("nowhere"))
     with pytest.raises(Invalid, match="it has: default, degrade"):
         await shop.drill("everything")
 
@@ -285,21 +285,26 @@ class Keeper(WorldLayer):
 async def test_the_snapshot_of_where_it_would_go_is_read(tmp_path: Path) -> None:
     shop = await begun(tmp_path)
     old = shop.layer()
-    keeper = Keeper("code", shop.stage.world.calls, present=old.present, known=old.known, world=shop.stage.world)
+    snapshot_manager = Keeper(
+        "code", shop.stage.world.calls, present=old.present, known=old.known, world=shop.stage.world
+    )
     adapters = shop.core.layers["shop"].adapters
-    adapters["code"] = keeper  # type: ignore[index]
+    adapters["code"] = snapshot_manager  # type: ignore[index]
     assert (await shop.drill()).layers[0].snapshot == ""
-    keeper.kept = (Snapshot("s3", "v3", START), Snapshot("s1", "v1", START), Snapshot("s0", "v1", START))
+    snapshot_manager.kept = (Snapshot("s3", "v3", START), Snapshot("s1", "v1", START), Snapshot("s0", "v1", START))
     assert (await shop.drill()).layers[0].snapshot == "s1 verified, restored into scratch"
-    keeper.comes_out_wrong = (SnapshotProblem("s1", "", "not what was saved"),)
+    snapshot_manager.comes_out_wrong = (SnapshotProblem("s1", "", "not what was saved"),)
     assert (await shop.drill()).problems == ("code: snapshot s1: not what was saved",)
-    keeper.wrong = (SnapshotProblem("", "etc/app.conf", "its hash differs"), SnapshotProblem("", "", "it is short"))
+    snapshot_manager.wrong = (
+        SnapshotProblem("", "etc/app.conf", "its hash differs"),
+        SnapshotProblem("", "", "it is short"),
+    )
     damaged = await shop.drill()
     assert damaged.layers[0].snapshot == "damaged"
     assert damaged.problems == ("code: snapshot s1: etc/app.conf: its hash differs", "code: snapshot s1: it is short")
     said = list[str]()
     for error in (AdapterError("no such store", permanent=True), TimeoutError(), ValueError("odd")):
-        keeper.breaks = error
+        snapshot_manager.breaks = error
         said += (await shop.drill()).problems
     assert said == [
         "code: no such store",
@@ -320,7 +325,7 @@ async def test_a_rollback_goes_before_what_a_drill_still_reads(shop: Practice) -
         return await planned(target)
 
     shop.layer().plan = plan  # type: ignore[method-assign]
-    drill = asyncio.create_task(shop.core.desk.drill("shop", "", ANN))
+    drill = asyncio.create_task(shop.core.operations.drill("shop", "", ANN))
     await shop.pass_(SECOND)
     assert asked == 2
     await shop.trouble()
@@ -334,7 +339,7 @@ async def test_it_goes_there_and_comes_back_and_leaves_no_trace(shop: Practice) 
     before = shop.ledger
     view = await shop.drill(execute=True)
     assert (view.result, view.incident) == ("running", "shop-1")
-    listed = await shop.get(shop.core.desk.drills())
+    listed = await shop.get(shop.core.operations.drills())
     assert [(one.result, one.incident) for one in listed] == [("running", "shop-1")]
     drilled = await shop.over()
     assert (drilled.result, drilled.problems) == ("ready", ())
@@ -349,18 +354,18 @@ async def test_it_goes_there_and_comes_back_and_leaves_no_trace(shop: Practice) 
     )
     for kind in (facts.MarkTaken, facts.Quarantined):
         assert shop.written(kind) == []
-    (one,) = await shop.get(shop.core.desk.drills("shop"))
+    (one,) = await shop.get(shop.core.operations.drills("shop"))
     assert (one.result, one.incident, one.returned, one.actor) == ("ready", "shop-1", "shop-2", ANN)
 
 
 async def test_the_time_that_the_present_state_has_baked_is_kept(shop: Practice) -> None:
     service = shop.stage.config.services[0]
     await shop.pass_(10 * MINUTE)
-    baked = shop.core.bakery.share(service)
+    baked = shop.core.bake_timer.share(service)
     await shop.drill(execute=True)
     await shop.over()
     assert baked > 0.2
-    assert shop.core.bakery.share(service) >= baked
+    assert shop.core.bake_timer.share(service) >= baked
 
 
 async def test_real_trouble_right_after_it_is_rolled_back_at_once(shop: Practice) -> None:
@@ -389,9 +394,9 @@ async def test_what_it_must_not_come_on_top_of(tmp_path: Path) -> None:
     assert await shop.refused(service="desk") == (
         "desk is not drilled for real: its configuration does not say `drill: true`"
     )
-    await shop.get(shop.core.desk.hold("shop", ANN, "the database moves", None))
+    await shop.get(shop.core.operations.hold("shop", ANN, "the database moves", None))
     assert await shop.refused() == "shop is not drilled: held by unix:ann: the database moves"
-    await shop.get(shop.core.desk.unhold("shop", ANN))
+    await shop.get(shop.core.operations.unhold("shop", ANN))
     shop.layer().reversible = False
     assert "cannot be taken back: code" in await shop.refused()
     shop.layer().reversible = True
@@ -435,7 +440,9 @@ async def test_nothing_is_drilled_for_real_in_shadow(tmp_path: Path) -> None:
 async def test_not_while_a_rollback_is_still_watched(shop: Practice) -> None:
     await shop.trouble()
     await shop.until(lambda: bool(shop.outcomes()))
-    await shop.get(shop.core.desk.report([Posted(event="broken", service="shop", key="2", state="resolved")], "x"))
+    await shop.get(
+        shop.core.operations.report([Posted(event="broken", service="shop", key="2", state="resolved")], "x")
+    )
     await shop.pass_(SECOND)
     refusal = await shop.refused()
     assert "it is watched after shop-1" in refusal
@@ -445,7 +452,7 @@ async def test_a_drill_waits_for_no_place_and_takes_none(tmp_path: Path) -> None
     shop = await begun(tmp_path, limits={"concurrent": 1})
     hold_up = shop.layer().hold_up = asyncio.Event()
     await shop.drill(execute=True)
-    await shop.get(shop.core.desk.rollback(Request("desk", ANN)))
+    await shop.get(shop.core.operations.rollback(Request("desk", ANN)))
     await shop.until(lambda: shop.outcomes() == [("desk-1", Outcome.RECOVERED)])
     hold_up.set()
     assert (await shop.over()).result == "ready"
@@ -473,7 +480,7 @@ async def test_a_restart_forgets_neither_the_way_nor_the_return(shop: Practice, 
 async def test_a_hold_delays_the_return_which_is_told_once_and_made_up_for(shop: Practice) -> None:
     await shop.drill(execute=True)
     await shop.until(lambda: bool(shop.outcomes()))
-    await shop.get(shop.core.desk.hold("shop", ANN, "look first", None))
+    await shop.get(shop.core.operations.hold("shop", ANN, "look first", None))
     await shop.pass_(10 * MINUTE)
     stuck = "shop-1, a drill of shop, cannot return: held by unix:ann: look first; it is tried again"
     if not shop.notices("drill_stuck"):  # the return was open already, and is paused
@@ -482,7 +489,7 @@ async def test_a_hold_delays_the_return_which_is_told_once_and_made_up_for(shop:
         assert shop.notices("drill_stuck") == [(stuck, False)]
     assert shop.runs["code"] == "v1"
     assert shop.ledger.drill == "shop-1"
-    await shop.get(shop.core.desk.unhold("shop", ANN))
+    await shop.get(shop.core.operations.unhold("shop", ANN))
     await shop.over()
     assert shop.runs["code"] == "v2"
     assert [over for _, over in shop.notices("drill_stuck")] in ([], [False, True])
@@ -497,9 +504,9 @@ async def test_a_layer_that_is_not_ready_to_return_is_told_and_tried_again(shop:
     await shop.drill(execute=True)
     await shop.until(lambda: bool(shop.notices("drill_stuck")))
     assert "code: no space left" in shop.notices("drill_stuck")[0][0]
-    (under_way, *_) = await shop.core.desk.drills("shop")
+    (under_way, *_) = await shop.core.operations.drills("shop")
     assert under_way.problems == ("cannot return: code: no space left",)
-    assert (await shop.core.desk.service("shop")).incident == "shop-1"
+    assert (await shop.core.operations.service("shop")).incident == "shop-1"
     shop.stage.journal.after = None
     shop.layer().problems = ()
     assert (await shop.over()).result == "ready"
@@ -509,7 +516,7 @@ async def test_a_layer_that_is_not_ready_to_return_is_told_and_tried_again(shop:
 async def test_an_abort_ends_the_way_there_and_it_returns(shop: Practice) -> None:
     await shop.drill(execute=True)
     await shop.until(lambda: "apply code v1" in shop.stage.world.calls)
-    await shop.get(shop.core.desk.abort("shop", ANN, "enough"))
+    await shop.get(shop.core.operations.abort("shop", ANN, "enough"))
     drilled = await shop.over()
     assert drilled.result == "interrupted"
     assert "by unix:ann: enough" in drilled.problems[0]
@@ -592,7 +599,7 @@ async def test_a_persons_rollback_ends_the_drill_and_goes_where_it_went(shop: Pr
     hold_up = shop.layer().hold_up = asyncio.Event()
     await shop.drill(execute=True)
     await shop.until(lambda: "apply code v1" in shop.stage.world.calls)
-    order = asyncio.create_task(shop.core.desk.rollback(Request("shop", "unix:bob")))
+    order = asyncio.create_task(shop.core.operations.rollback(Request("shop", "unix:bob")))
     await shop.pass_(SECOND)
     hold_up.set()
     with pytest.raises(Refused, match="no plan of default has a step to take"):
@@ -608,7 +615,7 @@ async def test_a_persons_rollback_ends_the_drill_and_goes_where_it_went(shop: Pr
 async def test_a_persons_rollback_elsewhere_goes_there_from_wherever_the_drill_is(shop: Practice) -> None:
     await shop.drill(execute=True)
     await shop.until(lambda: bool(shop.outcomes()))
-    incident = await shop.get(shop.core.desk.rollback(Request("shop", "unix:bob", to="code=v0")))
+    incident = await shop.get(shop.core.operations.rollback(Request("shop", "unix:bob", to="code=v0")))
     await shop.until(lambda: (incident, Outcome.RECOVERED) in shop.outcomes())
     assert shop.ledger.drill == ""
     ran = [(spell.state.releases["code"].id, spell.incident) for spell in shop.ledger.spells]
@@ -619,7 +626,7 @@ async def test_while_the_drills_step_goes_on_the_order_is_refused_with_what_to_d
     hold_up = shop.layer().hold_up = asyncio.Event()
     await shop.drill(execute=True)
     await shop.until(lambda: "apply code v1" in shop.stage.world.calls)
-    order = asyncio.create_task(shop.core.desk.rollback(Request("shop", "unix:bob")))
+    order = asyncio.create_task(shop.core.operations.rollback(Request("shop", "unix:bob")))
     with pytest.raises(Refused, match="shop-1, a drill, is being ended; order again when it has"):
         await shop.get(_of(order))
     hold_up.set()
@@ -632,15 +639,15 @@ async def _of(task: "asyncio.Task[T]") -> T:
 
 
 # -- on the calendar ------------------------------------------------------------------------------
-def calendar(shop: Practice, *entries: dict[str, Any]) -> Timetable:
+def calendar(shop: Practice, *entries: dict[str, Any]) -> Calendar:
     config = shop.stage.config
     named = tuple(DrillSchedule.model_validate(entry) for entry in entries)
     planned = config.model_copy(update={"schedules": named})
-    drills = DrillCalendar(planned, shop.core.book, shop.stage.clock, shop.core.drills)
-    return Timetable(drills.planned(), shop.stage.clock)
+    drills = DrillTimetable(planned, shop.core.read_model, shop.stage.clock, shop.core.drills)
+    return Calendar(drills.planned(), shop.stage.clock)
 
 
-async def keeps(shop: Practice, table: Timetable) -> None:
+async def keeps(shop: Practice, table: Calendar) -> None:
     shop.tasks.append(asyncio.create_task(table.run()))
     await idle()
 
@@ -659,7 +666,7 @@ async def test_the_calendar_holds_them_at_their_times(shop: Practice) -> None:
     await shop.pass_(timedelta(hours=1, minutes=30))
     assert results(shop) == [("ready", False), ("ready", True)]
     assert shop.runs["code"] == "v2"
-    (one, _) = await shop.get(shop.core.desk.drills("shop"))
+    (one, _) = await shop.get(shop.core.operations.drills("shop"))
     assert one.actor == DAEMON
 
 
@@ -680,15 +687,15 @@ async def test_one_that_was_missed_is_made_up_for_once_and_one_that_was_cut_off_
 async def test_one_that_cannot_be_held_now_is_tried_again_and_in_the_end_noted(
     shop: Practice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rollbackd.drills.calendar._GIVEN_UP", timedelta(minutes=50))
-    await shop.get(shop.core.desk.hold("shop", ANN, "holidays", None))
+    monkeypatch.setattr("rollbackd.drills.schedule._GIVEN_UP", timedelta(minutes=50))
+    await shop.get(shop.core.operations.hold("shop", ANN, "holidays", None))
     await keeps(shop, calendar(shop, {"drill": "shop", "every": "1h", "execute": True}))
     await shop.pass_(timedelta(minutes=30))
     assert results(shop) == []
-    await shop.get(shop.core.desk.unhold("shop", ANN))
+    await shop.get(shop.core.operations.unhold("shop", ANN))
     await shop.pass_(timedelta(minutes=20))
     assert results(shop) == [("ready", True)]
-    await shop.get(shop.core.desk.hold("shop", ANN, "holidays", None))
+    await shop.get(shop.core.operations.hold("shop", ANN, "holidays", None))
     await shop.pass_(timedelta(hours=2))
     assert results(shop) == [("ready", True), ("interrupted", False)]
     assert shop.written(facts.Drilled)[-1].problems == ("shop is not drilled: held by unix:ann: holidays",)

@@ -9,7 +9,7 @@ import pytest
 from rollbackd.model import Event
 from rollbackd.rules.conditions import event_evidence
 from rollbackd.rules.spec import EventWhen
-from rollbackd.sources.events import (
+from rollbackd.signals.events import (
     EventError,
     Posted,
     event_from_json,

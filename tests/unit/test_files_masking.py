@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from rollbackd.redact import MASK, Redactor
+from rollbackd.system.redaction import MASK, Redactor
 from rollbackd_adapters.files.masking import Masks
 from rollbackd_adapters.files.settings import FilesSettings
 from rollbackd_adapters.files.showing import differences

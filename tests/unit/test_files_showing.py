@@ -2,7 +2,7 @@
 
 import pytest
 
-from rollbackd.redact import MASK, Redactor
+from rollbackd.system.redaction import MASK, Redactor
 from rollbackd_adapters.files.masking import Masks
 from rollbackd_adapters.files.settings import FilesSettings
 from rollbackd_adapters.files.showing import LINES, TEXT_LIMIT, differences

@@ -11,10 +11,10 @@ from rollbackd.incident.drill import (
     NOT_READY,
     READY,
     Cut,
+    DrillWait,
     End,
     Leave,
     Return,
-    Wait,
     broken_off,
     next_of_drill,
 )
@@ -73,15 +73,15 @@ def step(there: Story, back: Story | None = None, present: State | None = TARGET
 
 # -- there and back -------------------------------------------------------------------------------
 def test_it_goes_there_then_back_and_is_over_when_both_are_verified() -> None:
-    assert step(way("there")) == Wait()
-    assert step(stepped("there")) == Wait()
+    assert step(way("there")) == DrillWait()
+    assert step(stepped("there")) == DrillWait()
     assert step(recovered("there")) == Return()
-    assert step(recovered("there"), way("back")) == Wait()
+    assert step(recovered("there"), way("back")) == DrillWait()
     assert step(recovered("there"), recovered("back")) == End(READY)
 
 
 def test_while_the_layers_cannot_be_told_it_waits() -> None:
-    assert step(recovered("there"), present=None) == Wait()
+    assert step(recovered("there"), present=None) == DrillWait()
 
 
 def test_what_touched_nothing_need_not_return() -> None:
@@ -158,9 +158,9 @@ def test_what_the_way_there_left_entered_is_left_once_the_service_is_back() -> N
     there = way("there", traffic="gate").did("enter", "traffic").failed("apply", "config").closed(Outcome.FAILED)
     assert step(there, present=PRESENT) == Leave()
     there.tell(facts.Acknowledged(leave=True))
-    assert step(there, present=PRESENT) == Wait()
+    assert step(there, present=PRESENT) == DrillWait()
     there.failed("leave", "traffic", 1)
-    assert step(there, present=PRESENT) == Wait()
+    assert step(there, present=PRESENT) == DrillWait()
     there.failed("leave", "traffic", 2, permanent=True)
     assert step(there, present=PRESENT) == End(
         NOT_READY,
@@ -179,13 +179,13 @@ def test_a_return_that_failed_keeps_what_is_entered() -> None:
 # -- real trouble ---------------------------------------------------------------------------------
 def test_a_return_in_real_trouble_is_cut_short_once_it_is_back() -> None:
     there = recovered("there")
-    assert step(there, way("back"), trouble=True) == Wait()
-    assert step(there, way("back").tell(facts.ApplyStarted("config")), trouble=True) == Wait()
+    assert step(there, way("back"), trouble=True) == DrillWait()
+    assert step(there, way("back").tell(facts.ApplyStarted("config")), trouble=True) == DrillWait()
     back = stepped("back")
-    assert step(there, back) == Wait()
+    assert step(there, back) == DrillWait()
     assert step(there, back, trouble=True) == Cut()
     back.tell(facts.AbortRequested("in real trouble"), actor=DAEMON)
-    assert step(there, back, trouble=True) == Wait()
+    assert step(there, back, trouble=True) == DrillWait()
     assert step(there, back.closed(Outcome.ABORTED), trouble=True) == End(READY)
 
 

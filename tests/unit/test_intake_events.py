@@ -9,13 +9,13 @@ from typing import Any, cast
 import pytest
 
 from rollbackd import facts
+from rollbackd.decision.engine import DecisionEngine
+from rollbackd.execution.preflight import Objection
 from rollbackd.journal import Entry, JournalUnavailable, Receipt, Received
-from rollbackd.judge.engine import Judge
-from rollbackd.judge.intake import Intake, Taken
-from rollbackd.judge.live import Live
 from rollbackd.model import Action, Decision, Event, Outcome, Trigger, service_stream
-from rollbackd.preparation import Objection
-from rollbackd.sources.events import EventError, Posted, event_to_json
+from rollbackd.signals.events import EventError, Posted, event_to_json
+from rollbackd.signals.intake import EventReceipt, SignalIntake
+from rollbackd.signals.rule_state import RuleStates
 from tests.unit.house import House
 
 MINUTE = timedelta(minutes=1)
@@ -46,9 +46,11 @@ class Desk(House):
 
     def start(self) -> None:
         """A new life: what is in memory is gone."""
-        self.live = Live(self.config, self.book.undone)
-        self.judge = Bench()
-        self.intake = Intake(self.book, self.live, cast("Judge", self.judge), self.clock, None)
+        self.rule_states = RuleStates(self.config, self.read_model.undone)
+        self.decision_engine = Bench()
+        self.intake = SignalIntake(
+            self.read_model, self.rule_states, cast("DecisionEngine", self.decision_engine), self.clock, None
+        )
 
     async def restart(self) -> None:
         self.start()
@@ -56,7 +58,7 @@ class Desk(House):
         await self.intake.recover()
         await self.judged()
 
-    async def report(self, key: str = "", **more: Any) -> Taken:
+    async def report(self, key: str = "", **more: Any) -> EventReceipt:
         given = {"event": "e2e_failed", "service": "shop", "key": key} | more
         taken = await self.intake.report([Posted.model_validate(given)])
         await self.judged()
@@ -64,177 +66,177 @@ class Desk(House):
 
     async def judged(self) -> None:
         await self.settle()
-        assert all(task.done() for task in self.judge.tasks)
+        assert all(task.done() for task in self.decision_engine.tasks)
 
     async def waiting(self) -> list[str]:
         return [row.key.rpartition("/")[2] for row in await self.journal.unhandled()]
 
 
 @pytest.fixture
-async def desk(tmp_path: Path) -> Desk:
+async def operations(tmp_path: Path) -> Desk:
     return Desk(tmp_path)
 
 
-async def test_the_event_that_makes_enough_of_them_is_considered_with_its_row(desk: Desk) -> None:
-    assert await desk.report("1") == Taken(1, 0, ())
-    assert (desk.judge.considered, await desk.waiting()) == ([], [])
-    desk.clock.advance(5 * MINUTE)
-    assert await desk.report("2") == Taken(1, 0, ())
-    ((trigger, rows),) = desk.judge.considered
-    (row,) = await desk.journal.unhandled()
+async def test_the_event_that_makes_enough_of_them_is_considered_with_its_row(operations: Desk) -> None:
+    assert await operations.report("1") == EventReceipt(1, 0, ())
+    assert (operations.decision_engine.considered, await operations.waiting()) == ([], [])
+    operations.clock.advance(5 * MINUTE)
+    assert await operations.report("2") == EventReceipt(1, 0, ())
+    ((trigger, rows),) = operations.decision_engine.considered
+    (row,) = await operations.journal.unhandled()
     assert rows == (row.id,)
-    assert (trigger.rule, trigger.onset) == ("e2e", desk.clock.now() - 5 * MINUTE)
+    assert (trigger.rule, trigger.onset) == ("e2e", operations.clock.now() - 5 * MINUTE)
 
 
-async def test_the_same_key_again_is_a_duplicate_and_counts_once(desk: Desk) -> None:
-    await desk.report("1")
-    assert await desk.report("1", text="again") == Taken(0, 1, ())
-    assert desk.judge.considered == []
+async def test_the_same_key_again_is_a_duplicate_and_counts_once(operations: Desk) -> None:
+    await operations.report("1")
+    assert await operations.report("1", text="again") == EventReceipt(0, 1, ())
+    assert operations.decision_engine.considered == []
     both = [Posted(event="e2e_failed", service="shop", key=key) for key in ("2", "2", "1")]
-    assert await desk.intake.report(both) == Taken(1, 2, ())
+    assert await operations.intake.report(both) == EventReceipt(1, 2, ())
 
 
-async def test_what_nobody_asks_for_is_not_kept_and_said_why(desk: Desk) -> None:
-    assert await desk.report("1", service="basket") == Taken(
+async def test_what_nobody_asks_for_is_not_kept_and_said_why(operations: Desk) -> None:
+    assert await operations.report("1", service="basket") == EventReceipt(
         0, 0, ("e2e_failed: there is no service basket in the configuration",)
     )
-    assert await desk.waiting() == []
+    assert await operations.waiting() == []
 
 
-async def test_what_cannot_be_is_refused_whole(desk: Desk) -> None:
+async def test_what_cannot_be_is_refused_whole(operations: Desk) -> None:
     good = Posted(event="e2e_failed", service="shop", key="1")
-    bad = Posted(event="e2e_failed", service="shop", at=desk.clock.now() + 2 * MINUTE)
+    bad = Posted(event="e2e_failed", service="shop", at=operations.clock.now() + 2 * MINUTE)
     with pytest.raises(EventError, match="in the future"):
-        await desk.intake.report([good, bad])
-    assert await desk.report("1") == Taken(1, 0, ())
+        await operations.intake.report([good, bad])
+    assert await operations.report("1") == EventReceipt(1, 0, ())
 
 
-async def test_what_could_not_be_stored_is_not_heard(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_could_not_be_stored_is_not_heard(operations: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     async def full(_items: Sequence[Received]) -> Receipt:
         raise JournalUnavailable("disk full")
 
     with monkeypatch.context() as patched:
-        patched.setattr(desk.journal, "receive", full)
+        patched.setattr(operations.journal, "receive", full)
         with pytest.raises(JournalUnavailable):
-            await desk.report("1")
-    await desk.report("2")
-    assert desk.judge.considered == []
-    assert await desk.report("1") == Taken(1, 0, ())
-    assert len(desk.judge.considered) == 1
+            await operations.report("1")
+    await operations.report("2")
+    assert operations.decision_engine.considered == []
+    assert await operations.report("1") == EventReceipt(1, 0, ())
+    assert len(operations.decision_engine.considered) == 1
 
 
-async def test_a_start_hears_again_what_may_still_count(desk: Desk) -> None:
-    await desk.report("1")
-    await desk.restart()
-    assert desk.judge.considered == []
-    await desk.report("2")
-    assert len(desk.judge.considered) == 1
+async def test_a_start_hears_again_what_may_still_count(operations: Desk) -> None:
+    await operations.report("1")
+    await operations.restart()
+    assert operations.decision_engine.considered == []
+    await operations.report("2")
+    assert len(operations.decision_engine.considered) == 1
 
 
-async def test_what_was_stored_and_not_judged_is_judged_after_a_start(desk: Desk) -> None:
-    await desk.report("1")
-    await desk.report("2")
-    ((before, _),) = desk.judge.considered
-    await desk.restart()
-    ((after, rows),) = desk.judge.considered
-    (row,) = await desk.journal.unhandled()
+async def test_what_was_stored_and_not_judged_is_judged_after_a_start(operations: Desk) -> None:
+    await operations.report("1")
+    await operations.report("2")
+    ((before, _),) = operations.decision_engine.considered
+    await operations.restart()
+    ((after, rows),) = operations.decision_engine.considered
+    (row,) = await operations.journal.unhandled()
     assert (after.episode, rows) == (before.episode, (row.id,))
-    await desk.journal.handled(rows)
-    await desk.restart()
-    assert desk.judge.considered == []
+    await operations.journal.handled(rows)
+    await operations.restart()
+    assert operations.decision_engine.considered == []
 
 
-async def test_what_came_before_a_long_absence_is_judged_as_of_then(desk: Desk) -> None:
+async def test_what_came_before_a_long_absence_is_judged_as_of_then(operations: Desk) -> None:
     """It was answered 200: it is judged, and how late that is is for the decision to say."""
-    await desk.report("1")
-    await desk.report("2")
-    ((before, _),) = desk.judge.considered
-    desk.clock.advance(60 * MINUTE)
-    await desk.restart()
-    ((after, _),) = desk.judge.considered
+    await operations.report("1")
+    await operations.report("2")
+    ((before, _),) = operations.decision_engine.considered
+    operations.clock.advance(60 * MINUTE)
+    await operations.restart()
+    ((after, _),) = operations.decision_engine.considered
     assert (after.episode, after.onset) == (before.episode, before.onset)
 
 
-async def test_what_was_resolved_before_a_start_leads_to_nothing(desk: Desk) -> None:
-    await desk.report("1")
-    await desk.report("2")
-    desk.clock.advance(MINUTE)
-    await desk.report("2", state="resolved")
-    await desk.restart()
-    assert (desk.judge.considered, await desk.waiting()) == ([], [])
+async def test_what_was_resolved_before_a_start_leads_to_nothing(operations: Desk) -> None:
+    await operations.report("1")
+    await operations.report("2")
+    operations.clock.advance(MINUTE)
+    await operations.report("2", state="resolved")
+    await operations.restart()
+    assert (operations.decision_engine.considered, await operations.waiting()) == ([], [])
 
 
 async def test_what_nobody_asks_for_any_more_is_put_aside_by_one_write_at_a_start(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
+    operations: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    now = desk.clock.now()
+    now = operations.clock.now()
     reported = [Event("of_a_rule_that_is_gone", f"{n}", now, service="shop") for n in range(5)]
-    await desk.journal.receive([Received(event.key, "event", event_to_json(event)) for event in reported])
-    handled, writes = desk.journal.handled, []
+    await operations.journal.receive([Received(event.key, "event", event_to_json(event)) for event in reported])
+    handled, writes = operations.journal.handled, []
 
     async def counted(ids: Sequence[int]) -> None:
         writes.append(len(ids))
         await handled(ids)
 
-    monkeypatch.setattr(desk.journal, "handled", counted)
-    await desk.restart()
-    assert (writes, await desk.waiting()) == ([5], [])
+    monkeypatch.setattr(operations.journal, "handled", counted)
+    await operations.restart()
+    assert (writes, await operations.waiting()) == ([5], [])
 
 
-async def test_one_more_of_an_episode_that_was_decided_is_no_news(desk: Desk) -> None:
-    await desk.report("1")
-    await desk.report("2")
-    ((met, _),) = desk.judge.considered
+async def test_one_more_of_an_episode_that_was_decided_is_no_news(operations: Desk) -> None:
+    await operations.report("1")
+    await operations.report("2")
+    ((met, _),) = operations.decision_engine.considered
     decided = facts.Decided(Decision(met, Action.OBSERVE, (), None, None))
-    await desk.book.append(Entry(service_stream("shop"), decided))
-    await desk.journal.handled([row.id for row in await desk.journal.unhandled()])
-    await desk.report("3")
-    assert (len(desk.judge.considered), await desk.waiting()) == (1, [])
+    await operations.read_model.append(Entry(service_stream("shop"), decided))
+    await operations.journal.handled([row.id for row in await operations.journal.unhandled()])
+    await operations.report("3")
+    assert (len(operations.decision_engine.considered), await operations.waiting()) == (1, [])
 
 
-async def test_what_fails_after_a_rollback_is_news_also_for_the_next_life(desk: Desk) -> None:
-    await desk.report("1")
-    await desk.report("2")
-    ((met, _),) = desk.judge.considered
-    await desk.open(trigger=met)
-    await desk.journal.handled([row.id for row in await desk.journal.unhandled()])
-    desk.clock.advance(MINUTE)
-    assert (await desk.run()).outcome is Outcome.RECOVERED
-    desk.clock.advance(MINUTE)
-    await desk.report("3")
-    assert len(desk.judge.considered) == 1
-    await desk.report("4")
-    again = desk.judge.considered[-1][0]
-    assert again.onset == desk.clock.now()
-    await desk.restart()
-    assert [trigger.episode for trigger, _ in desk.judge.considered] == [again.episode]
+async def test_what_fails_after_a_rollback_is_news_also_for_the_next_life(operations: Desk) -> None:
+    await operations.report("1")
+    await operations.report("2")
+    ((met, _),) = operations.decision_engine.considered
+    await operations.open(trigger=met)
+    await operations.journal.handled([row.id for row in await operations.journal.unhandled()])
+    operations.clock.advance(MINUTE)
+    assert (await operations.run()).outcome is Outcome.RECOVERED
+    operations.clock.advance(MINUTE)
+    await operations.report("3")
+    assert len(operations.decision_engine.considered) == 1
+    await operations.report("4")
+    again = operations.decision_engine.considered[-1][0]
+    assert again.onset == operations.clock.now()
+    await operations.restart()
+    assert [trigger.episode for trigger, _ in operations.decision_engine.considered] == [again.episode]
 
 
-async def test_an_incident_that_touched_nothing_leaves_what_was_reported_as_it_is(desk: Desk) -> None:
-    await desk.report("1")
-    desk.objection = Objection(Outcome.DECLINED, "not now")
-    await desk.open()
-    desk.clock.advance(MINUTE)
-    assert (await desk.run()).outcome is Outcome.DECLINED
-    desk.clock.advance(MINUTE)
-    await desk.report("2")
-    assert len(desk.judge.considered) == 1
+async def test_an_incident_that_touched_nothing_leaves_what_was_reported_as_it_is(operations: Desk) -> None:
+    await operations.report("1")
+    operations.objection = Objection(Outcome.DECLINED, "not now")
+    await operations.open()
+    operations.clock.advance(MINUTE)
+    assert (await operations.run()).outcome is Outcome.DECLINED
+    operations.clock.advance(MINUTE)
+    await operations.report("2")
+    assert len(operations.decision_engine.considered) == 1
 
 
 async def test_what_the_configuration_no_longer_asks_for_leads_to_nothing(tmp_path: Path) -> None:
-    desk = Desk(tmp_path)
-    await desk.report("1")
-    await desk.report("2")
-    desk.config = desk.config.model_copy(update={"rules": ()})
-    await desk.restart()
-    assert (desk.judge.considered, await desk.waiting()) == ([], [])
+    operations = Desk(tmp_path)
+    await operations.report("1")
+    await operations.report("2")
+    operations.config = operations.config.model_copy(update={"rules": ()})
+    await operations.restart()
+    assert (operations.decision_engine.considered, await operations.waiting()) == ([], [])
 
 
 async def test_an_event_meets_a_composed_rule(tmp_path: Path) -> None:
     either = {"name": "either", "when": {"any": [{"all": [E2E["when"], {"alert": "a=b"}]}, {"event": "lost"}]}}
-    desk = Desk(tmp_path, either)
-    await desk.report("1")
-    await desk.report("2")
-    assert desk.judge.considered == []
-    await desk.report("3", event="lost")
-    assert [trigger.rule for trigger, _ in desk.judge.considered] == ["either"]
+    operations = Desk(tmp_path, either)
+    await operations.report("1")
+    await operations.report("2")
+    assert operations.decision_engine.considered == []
+    await operations.report("3", event="lost")
+    assert [trigger.rule for trigger, _ in operations.decision_engine.considered] == ["either"]

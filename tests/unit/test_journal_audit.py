@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from rollbackd.clock import SystemClock
 from rollbackd.facts import Applied
 from rollbackd.journal import Entry, open_journal
 from rollbackd.journal.chain import link
+from rollbackd.system.clock import SystemClock
 
 TRIGGERS = "DROP TRIGGER facts_are_never_changed; DROP TRIGGER facts_are_never_deleted;"
 NO_TRIGGERS = (

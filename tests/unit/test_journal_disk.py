@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, event
 
-from rollbackd.clock import SystemClock
 from rollbackd.facts import Applied, Notice
 from rollbackd.journal import Entry, Journal, JournalDamaged, JournalUnavailable, Outgoing, Received, open_journal
 from rollbackd.journal.reserve import Reserve
 from rollbackd.journal.store import SqliteJournal
+from rollbackd.system.clock import SystemClock
 
 MIB = 2**20
 BIG = Notice("rule_fault", "x" * 20_000)

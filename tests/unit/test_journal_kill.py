@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from rollbackd import boundary
-from rollbackd.clock import SystemClock
 from rollbackd.facts import Applied, ApplyStarted
 from rollbackd.journal import Entry, Journal, Received, open_journal
+from rollbackd.system import boundary
+from rollbackd.system.clock import SystemClock
 
 WRITERS = 8
 FIRST = "a"

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Connection, inspect
 
-from rollbackd.clock import SystemClock
 from rollbackd.facts import Applied
 from rollbackd.journal import Entry, JournalRefused, Received, engine, open_journal, schema
 from rollbackd.journal.store import SqliteJournal
+from rollbackd.system.clock import SystemClock
 
 VERSION_1 = """
 CREATE TABLE facts (seq INTEGER PRIMARY KEY AUTOINCREMENT, stream TEXT NOT NULL, n INTEGER NOT NULL, at TEXT NOT NULL,

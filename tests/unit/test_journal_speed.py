@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from rollbackd.clock import SystemClock
 from rollbackd.facts import Applied, Ended, Notice, Told
 from rollbackd.journal import Entry, open_journal
 from rollbackd.model import Outcome
+from rollbackd.system.clock import SystemClock
 
 FACTS = (
     Notice("rule_fault", "several series for one service and no `aggregate`", "checkout"),

@@ -7,12 +7,12 @@ from typing import Any, cast
 
 import pytest
 
-from rollbackd import layers as module
 from rollbackd.adapter import Adapter, AdapterError
+from rollbackd.execution import layers as module
+from rollbackd.execution.layers import LayerFactory, Layers, LookFailed, PlanRequest, resolve
 from rollbackd.incident.spec import PlanSpec
-from rollbackd.layers import LayerFactory, Layers, LookFailed, Way, resolve
 from rollbackd.model import NO_RELEASE, Release, State, Traits
-from rollbackd.process import Spawner
+from rollbackd.system.spawner import Spawner
 from tests.unit.house import V1, V2, House
 
 LONG = Release("0123456789abcdef0123456789abcdef01234567", "v41")
@@ -94,18 +94,18 @@ async def test_problems_are_those_of_the_layers_that_are_named_or_of_all(house: 
 
 async def test_a_plan_has_a_step_for_each_layer_that_differs(house: House) -> None:
     present, target = State({"config": V2, "code": V2}), State({"config": V2, "code": V1})
-    plan = await of(house).plan("default", Way(present, target, "shop-1/0"))
+    plan = await of(house).plan("default", PlanRequest(present, target, "shop-1/0"))
     assert [(step.layer, step.before, step.after, step.key) for step in plan.steps] == [
         ("code", V2, V1, "shop-1/0/code")
     ]
     assert [bracket.layer for bracket in plan.brackets] == ["page"]
-    assert (await of(house).plan("default", Way(present, present))).steps == ()
+    assert (await of(house).plan("default", PlanRequest(present, present))).steps == ()
 
 
 async def test_a_layer_without_releases_moves_when_something_before_it_did(house: House) -> None:
     house.layers["code"].traits = Traits(releases=False)
     both = State({"config": V2}), State({"config": V1})
-    plan = await of(house).plan("default", Way(*both))
+    plan = await of(house).plan("default", PlanRequest(*both))
     assert [(step.layer, step.after) for step in plan.steps] == [("config", V1), ("code", NO_RELEASE)]
 
 
@@ -116,15 +116,15 @@ async def test_a_step_of_a_fixed_release_is_resolved_among_what_is_there(house: 
         layers = Layers(house.service.model_copy(update={"plans": plans}), cast("dict[str, Adapter]", house.layers))
         if after is None:
             with pytest.raises(LookFailed, match='code: no release "v9"; the newest are: v2, v1'):
-                await layers.plan("fixed", Way(present, present))
+                await layers.plan("fixed", PlanRequest(present, present))
         else:
-            assert [step.after for step in (await layers.plan("fixed", Way(present, present))).steps] == [after]
+            assert [step.after for step in (await layers.plan("fixed", PlanRequest(present, present))).steps] == [after]
 
 
 async def test_a_layer_that_cannot_plan_its_step_says_why(house: House) -> None:
     broken(house, "code", "plan", AdapterError("v1 is gone", permanent=True))
     with pytest.raises(LookFailed, match="code: v1 is gone"):
-        await of(house).plan("default", Way(State({"code": V2}), State({"code": V1})))
+        await of(house).plan("default", PlanRequest(State({"code": V2}), State({"code": V1})))
 
 
 # -- names that people use ----------------------------------------------------------------------
@@ -132,8 +132,8 @@ async def test_a_plan_says_which_rules_ask_what_it_switches_off_and_its_return_n
     spec = {"steps": [{"code": "v1"}], "verify": {"skip_rules": "search", "checks": ["health"]}}
     service = house.service.model_copy(update={"plans": {"degrade": PlanSpec.model_validate(spec)}})
     layers, target = house.factory.build(service), State({"config": V2, "code": V2})
-    assert (await layers.plan("degrade", Way(house.state, target))).unasked == ("search",)
-    assert (await layers.plan("degrade", Way(house.state, target, returns=True))).unasked == ()
+    assert (await layers.plan("degrade", PlanRequest(house.state, target))).unasked == ("search",)
+    assert (await layers.plan("degrade", PlanRequest(house.state, target, returns=True))).unasked == ()
 
 
 @pytest.mark.parametrize("text", [LONG.id, "v41", "0123", "0123456789abcdef"])

@@ -5,7 +5,7 @@ import json
 import pytest
 import structlog
 
-from rollbackd import log
+from rollbackd.system import log
 
 
 def test_a_module_s_logger_that_was_made_before_logs_were_set_up_follows_them(

@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 import pytest
 
 from rollbackd import facts
-from rollbackd.desk import Invalid, Refused
 from rollbackd.model import Action, Outcome, Release, Request
-from rollbackd.sources.events import Posted
+from rollbackd.operations import Invalid, Refused
+from rollbackd.signals.events import Posted
 from tests.unit.house import V1, House
 from tests.unit.judgement.stage import Stage
 
@@ -48,39 +48,39 @@ async def answer(stage: Stage, work: Coroutine[Any, Any, T]) -> T:
 
 
 async def test_nothing_goes_back_unasked_and_nothing_becomes_good(stage: Stage) -> None:
-    view = await stage.daemon.desk.service("shop")
+    view = await stage.daemon.operations.service("shop")
     assert view.cannot == "its layers cannot be looked at: code: the hosts differ: web1 v2, web2 v1"
     assert view.present is not None
     await stage.clock.go(stage.clock.true + 60 * MINUTE)
-    assert set(stage.daemon.book.of("shop").good.values()) == {"ran 30m without a trigger"}, "v1 alone is good"
-    await stage.daemon.desk.report([Posted(event="broken", service="shop", key="1")], "token:ci")
+    assert set(stage.daemon.read_model.of("shop").good.values()) == {"ran 30m without a trigger"}, "v1 alone is good"
+    await stage.daemon.operations.report([Posted(event="broken", service="shop", key="1")], "token:ci")
     await stage.clock.go(stage.clock.true + MINUTE)
     decided = [record.fact.decision for record in stage.journal.records if isinstance(record.fact, facts.Decided)]
     assert [(decision.action, decision.present) for decision in decided] == [(Action.REFUSE, None)]
     assert stage.world.calls == []
     with pytest.raises(Invalid, match="cannot be told: code: the hosts differ"):
-        await answer(stage, stage.daemon.desk.good("shop", {}, "unix:ann"))
+        await answer(stage, stage.daemon.operations.good("shop", {}, "unix:ann"))
 
 
 @pytest.mark.parametrize("to", ["code=v1", "last-stable", ""])
 async def test_an_order_brings_them_together(stage: Stage, to: str) -> None:
     stage.world.layers["shop"]["config"].present = Release("c1")
-    plan = await answer(stage, stage.daemon.desk.plan(replace(ANN, to=to)))
+    plan = await answer(stage, stage.daemon.operations.plan(replace(ANN, to=to)))
     assert (plan.action, plan.problems) == ("refuse", ())
     assert [(step.layer, step.before, step.after) for step in plan.steps] == [
         ("code", "web1 v2, web2 v1 (mixed-12)", "v1")
     ]
-    name = await answer(stage, stage.daemon.desk.rollback(replace(ANN, to=to)))
+    name = await answer(stage, stage.daemon.operations.rollback(replace(ANN, to=to)))
     await stage.clock.go(stage.clock.true + 5 * MINUTE)
-    incident = await stage.daemon.book.incident(name)
+    incident = await stage.daemon.read_model.incident(name)
     assert incident is not None
     assert incident.outcome is Outcome.RECOVERED
-    ledger = stage.daemon.book.of("shop")
+    ledger = stage.daemon.read_model.of("shop")
     assert ledger.present is not None
     assert (ledger.present.name, ledger.present.key in ledger.good) == ("code v1, config c1", True)
     assert ledger.quarantined == {("code", "v2"): "left behind by shop-1"}
     assert not any(spell.state.mixed for spell in ledger.spells), "what they had was never a state"
-    assert stage.daemon.looker.problems == {}
+    assert stage.daemon.state_watcher.problems == {}
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ async def test_an_order_that_would_leave_them_apart_is_refused(stage: Stage, req
     stage.world.layers["shop"]["config"].present = Release("c2")
     stage.world.layers["shop"]["config"].known += (Release("c1"), Release("c2"))
     with pytest.raises(Refused, match=said):
-        await answer(stage, stage.daemon.desk.rollback(request_))
+        await answer(stage, stage.daemon.operations.rollback(request_))
     assert stage.world.calls == []
 
 

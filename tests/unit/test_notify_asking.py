@@ -11,16 +11,16 @@ import pytest
 from rollbackd import facts
 from rollbackd.facts import Record
 from rollbackd.incident.clocks import AT_ONCE
-from rollbackd.messages import EVENTS
 from rollbackd.model import DAEMON, Action, CheckResult, Finding, Outcome, Priority, Replaced, Request, Verdict
-from rollbackd.notify import again, own, text
-from rollbackd.notify.envelope import Envelope, merge
-from rollbackd.notify.pagerduty import event as page
-from rollbackd.notify.slack import payload
-from rollbackd.notify.troubles import LAST, Troubles, fold
+from rollbackd.notification_events import EVENTS
+from rollbackd.notify.messages import presenter, reminders, self_notices
+from rollbackd.notify.messages.envelope import Envelope, merge
+from rollbackd.notify.messages.troubles import LAST, Troubles, fold
+from rollbackd.notify.receivers.pagerduty import event as page
+from rollbackd.notify.receivers.slack import payload
 from tests.fakes.clock import START
+from tests.fakes.notifications import BAD, GOOD, asked, at, decision, opened, planned, question, round_of, trigger
 from tests.fakes.slack import SlackFake
-from tests.fakes.telling import BAD, GOOD, asked, at, decision, opened, planned, question, round_of, trigger
 
 SIGNALS = Path("/var/lib/rollbackd/signals")
 ANN, BOB = "unix:ann", "unix:bob"
@@ -42,7 +42,7 @@ def records(*given: Any, incident: str = "checkout-3") -> list[Record]:
 def last(*given: Any) -> tuple[Envelope, ...]:
     """What the last of an incident's facts is worth; each may stand with its actor."""
     stream = records(*given)
-    return text.envelopes(stream[-1], stream, Troubles(), SIGNALS)
+    return presenter.envelopes(stream[-1], stream, Troubles(), SIGNALS)
 
 
 def only(*given: Any) -> Envelope:
@@ -165,14 +165,14 @@ def test_a_question_is_reminded_of_each_period_and_once_when_a_fifth_of_its_time
     # 0 3 6 9 12 15 18 21 24 27 30
     assert marks == ["", "", "", "", "1", "1", "1", "2", "2", LAST, ""]
     stream = records(asked(question=BOTH), facts.Examined(RESULTS), (facts.Approved(), ANN))
-    made = again.reminder(one, stream, START + timedelta(minutes=25), LAST, SIGNALS)
+    made = reminders.reminder(one, stream, START + timedelta(minutes=25), LAST, SIGNALS)
     assert made is not None
     assert made.message.title == "Reminder: checkout-3: may checkout go back? only 5m are left"
     assert (said(made)["Missing"], made.message.severity) == ("one of product", "critical")
-    usual = again.reminder(one, stream, START + timedelta(minutes=11), "1", SIGNALS)
+    usual = reminders.reminder(one, stream, START + timedelta(minutes=11), "1", SIGNALS)
     assert usual is not None
     assert usual.message.title == "Reminder: checkout-3: may checkout go back?"
-    assert again.reminder(one, [], START, "1", SIGNALS) is None
+    assert reminders.reminder(one, [], START, "1", SIGNALS) is None
 
 
 def test_what_answers_a_question_ends_its_reminders_and_asking_again_begins_anew() -> None:
@@ -183,7 +183,7 @@ def test_what_answers_a_question_ends_its_reminders_and_asking_again_begins_anew
     (one,) = troubles(asked(), facts.AskedAgain(asked(question=later).decision, "moved")).open
     assert (one.what, one.expires) == ("asks", later.expires)
     (expired,) = troubles(asked(), facts.Closed(Outcome.EXPIRED, "nobody answered in 30m")).open
-    made = again.reminder(
+    made = reminders.reminder(
         expired, records(asked(), facts.Closed(Outcome.EXPIRED, "nobody answered")), START, "1", SIGNALS
     )
     assert made is not None
@@ -254,7 +254,7 @@ def test_a_thousand_questions_are_one_message_with_all_names_that_every_receiver
     made = []
     for n in range(1000):
         stream = records(asked(f"service-{n}"), incident=f"service-{n}-1")
-        (one,) = text.envelopes(stream[0], stream, Troubles(), SIGNALS)
+        (one,) = presenter.envelopes(stream[0], stream, Troubles(), SIGNALS)
         made.append(one)
     assert {one.group for one in made} == {"asks/change"}
     message = merge([one.message for one in made])
@@ -287,7 +287,7 @@ def test_a_recovery_ends_the_pages_of_what_was_refused_before() -> None:
     stream = records(opened(), facts.Closed(Outcome.RECOVERED, "well"))
     held = replace(opened().decision, action=Action.REFUSE, joins="", escalate=True, trigger=trigger(episode="other"))
     troubles = fold(Troubles(), Record(1, "service:checkout", 1, at(0), DAEMON, facts.Decided(held)))
-    (one,) = text.envelopes(stream[-1], stream, troubles, SIGNALS)
+    (one,) = presenter.envelopes(stream[-1], stream, troubles, SIGNALS)
     mine = opened().decision.trigger.episode
     assert one.message.settles == ("refused/checkout/other", f"refused/checkout/{mine}")
 
@@ -315,13 +315,13 @@ def test_every_message_has_an_event_that_routes_can_name() -> None:
     for name, fact in examples.items():
         made += last(fact) if name == "Opened" else last(asked(question=BOTH), fact)
     assert {one.message.event for one in made} <= EVENTS.keys()
-    assert {type(fact) for fact in examples.values()} == text._MAKERS.keys() & set(get_args(facts.IncidentFact))
+    assert {type(fact) for fact in examples.values()} == presenter._MAKERS.keys() & set(get_args(facts.IncidentFact))
     assert set(Outcome) <= EVENTS.keys()
     assert {"refused", "observed", "reminder", "unreadable"} <= EVENTS.keys()
 
 
 def test_every_notice_that_is_ever_written_has_a_name_that_routes_know() -> None:
-    kinds = {own.UNDELIVERABLE, own.UNREACHABLE, own.WAITING}
+    kinds = {self_notices.UNDELIVERABLE, self_notices.UNREACHABLE, self_notices.WAITING}
     for path in (Path(__file__).parents[2] / "daemon").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             name = getattr(node.func, "attr", getattr(node.func, "id", "")) if isinstance(node, ast.Call) else ""

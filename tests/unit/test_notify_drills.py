@@ -6,10 +6,10 @@ import pytest
 
 from rollbackd import facts
 from rollbackd.facts import Record
-from rollbackd.messages import EVENTS
 from rollbackd.model import Outcome, service_stream
-from rollbackd.notify.text import envelopes
-from rollbackd.notify.troubles import Troubles
+from rollbackd.notification_events import EVENTS
+from rollbackd.notify.messages.presenter import envelopes
+from rollbackd.notify.messages.troubles import Troubles
 from tests.unit.builders import SERVICE, Story, at
 from tests.unit.test_incident_drill import recovered, stepped, way
 

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from rollbackd import facts
 from rollbackd.facts import Record
 from rollbackd.model import DAEMON, FLEET, Action, Evidence, Finding, Outcome, Priority, Request, Verdict
-from rollbackd.notify import again, clean, own, text
-from rollbackd.notify.envelope import Envelope, decode, encode, merge, plain
-from rollbackd.notify.troubles import Troubles, fold
-from tests.fakes.telling import EVIDENCE, at, decision, opened, planned, refused, round_of, trigger
+from rollbackd.notify.messages import plain_text, presenter, reminders, self_notices
+from rollbackd.notify.messages.envelope import Envelope, decode, encode, merge, plain
+from rollbackd.notify.messages.troubles import Troubles, fold
+from tests.fakes.notifications import EVIDENCE, at, decision, opened, planned, refused, round_of, trigger
 
 SIGNALS = Path("/var/lib/rollbackd/signals")
 INCIDENT = "incident:checkout-3"
@@ -31,7 +31,7 @@ def stream(*given: Any, name: str = INCIDENT) -> list[Record]:
 def last(*given: Any, troubles: Troubles | None = None) -> Sequence[Envelope]:
     """What the last of an incident's facts is worth."""
     records = stream(*given)
-    return text.envelopes(records[-1], records, troubles or Troubles(), SIGNALS)
+    return presenter.envelopes(records[-1], records, troubles or Troubles(), SIGNALS)
 
 
 def only(*given: Any) -> Envelope:
@@ -41,7 +41,7 @@ def only(*given: Any) -> Envelope:
 
 def of_service(fact: Any, troubles: Troubles | None = None) -> Sequence[Envelope]:
     record = Record(9, "service:checkout", 4, at(0), DAEMON, fact)
-    return text.envelopes(record, [], troubles or Troubles(), SIGNALS)
+    return presenter.envelopes(record, [], troubles or Troubles(), SIGNALS)
 
 
 def said(one: Envelope) -> dict[str, str]:
@@ -188,8 +188,8 @@ def test_a_notice_is_its_own_event_and_its_end_resolves() -> None:
     notice = facts.Notice("backend_unreachable", "prometheus does not answer", details={"url": "http://p:9090"})
     begun = Record(1, FLEET, 1, at(0), DAEMON, notice)
     over = Record(2, FLEET, 2, at(9), DAEMON, replace(notice, over=True))
-    (first,) = text.envelopes(begun, [], Troubles(), SIGNALS)
-    (second,) = text.envelopes(over, [], Troubles(), SIGNALS)
+    (first,) = presenter.envelopes(begun, [], Troubles(), SIGNALS)
+    (second,) = presenter.envelopes(over, [], Troubles(), SIGNALS)
     assert (first.message.event, first.message.severity) == ("backend_unreachable", "warning")
     assert first.message.thread == second.message.thread
     assert (first.message.resolves, second.message.resolves) == (False, True)
@@ -198,7 +198,7 @@ def test_a_notice_is_its_own_event_and_its_end_resolves() -> None:
 
 def test_acknowledging_refusals_acknowledges_the_thread_of_each() -> None:
     record = Record(1, "service:checkout", 1, at(0), DAEMON, refused())
-    (told,) = text.envelopes(record, [], Troubles(), SIGNALS)
+    (told,) = presenter.envelopes(record, [], Troubles(), SIGNALS)
     (seen,) = of_service(facts.NoticeAcknowledged(), fold(Troubles(), record))
     assert seen.message.thread == told.message.thread
     assert seen.message.acknowledged
@@ -226,16 +226,16 @@ def test_many_pieces_of_evidence_are_counted() -> None:
 
 @given(st.text(alphabet=st.characters(codec=None), max_size=400))
 def test_a_line_is_one_line_that_every_encoding_takes(value: str) -> None:
-    shown = clean.line(value)
+    shown = plain_text.line(value)
     shown.encode()
     assert len(shown.splitlines()) <= 1
     assert not any(ord(char) < 32 or 0x7F <= ord(char) < 0xA0 for char in shown)
-    assert clean.line(shown, 10_000) == shown
-    assert len(clean.fit(value, 20)) <= 20
+    assert plain_text.line(shown, 10_000) == shown
+    assert len(plain_text.fit(value, 20)) <= 20
 
 
 def test_several_alike_become_one_with_all_names() -> None:
-    made = [text.envelopes(Record(n, f"service:{name}", 1, at(n), DAEMON, refused(name)), [], Troubles(), SIGNALS)[0]
+    made = [presenter.envelopes(Record(n, f"service:{name}", 1, at(n), DAEMON, refused(name)), [], Troubles(), SIGNALS)[0]
             for n, name in enumerate(("checkout", "cart", "pay"))]  # fmt: skip
     one = merge([envelope.message for envelope in made])
     assert one.title == "3 × need a person, decided alike: checkout, cart, pay"
@@ -248,7 +248,7 @@ def test_several_alike_become_one_with_all_names() -> None:
 def test_of_several_reminders_of_one_trouble_only_the_newest_is_kept() -> None:
     record = Record(1, "service:checkout", 1, at(0), DAEMON, refused())
     (trouble,) = fold(Troubles(), record).open
-    made = [again.reminder(trouble, [], at(3600 * k), str(k), SIGNALS) for k in (1, 2, 3)]
+    made = [reminders.reminder(trouble, [], at(3600 * k), str(k), SIGNALS) for k in (1, 2, 3)]
     messages = [one.message for one in made if one is not None]
     assert [message.key for message in messages] == [
         f"refused/checkout/episode-checkout/reminder/1.{k}" for k in (1, 2, 3)
@@ -265,7 +265,7 @@ def test_a_reminder_names_what_is_still_entered() -> None:
     for record in records:
         troubles = fold(troubles, record)
     (trouble,) = troubles.open
-    one = again.reminder(trouble, records, at(1800), "1", SIGNALS)
+    one = reminders.reminder(trouble, records, at(1800), "1", SIGNALS)
     assert one is not None
     assert one.message.title == "Reminder: checkout-3: failed"
     assert said(one)["Still entered"].startswith("traffic;")
@@ -286,14 +286,14 @@ def test_what_cannot_be_left_after_the_end_is_told_when_nothing_more_is_tried_an
     assert last(opened(), planned(), facts.Entering("traffic"), *tries) == (), "its end tells it"
     records = stream(*acknowledged, *tries)
     (trouble,) = fold(Troubles(), records[-1]).open
-    reminder = again.reminder(trouble, records, at(1800), "1", SIGNALS)
+    reminder = reminders.reminder(trouble, records, at(1800), "1", SIGNALS)
     assert reminder is not None
     assert said(reminder)["What"].endswith("leaving traffic failed: answered 500")
 
 
 def test_a_lost_message_is_repeated_word_for_word_to_the_others() -> None:
-    notice = own.undeliverable("room", only(opened()).message, "room answered 404")
-    (one,) = text.envelopes(Record(1, FLEET, 1, at(0), DAEMON, notice), [], Troubles(), SIGNALS)
+    notice = self_notices.undeliverable("room", only(opened()).message, "room answered 404")
+    (one,) = presenter.envelopes(Record(1, FLEET, 1, at(0), DAEMON, notice), [], Troubles(), SIGNALS)
     assert one.avoid == "room"
     assert "rolling back checkout" in said(one)["message"]
     assert "34.2%" in said(one)["message"]

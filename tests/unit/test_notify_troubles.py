@@ -8,8 +8,8 @@ import pytest
 from rollbackd import facts
 from rollbackd.facts import Record
 from rollbackd.model import DAEMON, FLEET, Outcome, Request
-from rollbackd.notify.troubles import Troubles, fold
-from tests.fakes.telling import BAD, GOOD, at, opened, refused, trigger
+from rollbackd.notify.messages.troubles import Troubles, fold
+from tests.fakes.notifications import BAD, GOOD, at, opened, refused, trigger
 
 INCIDENT = "incident:checkout-3"
 SERVICE = "service:checkout"

@@ -11,7 +11,6 @@ import pytest
 
 from rollbackd import facts
 from rollbackd.app import offline_rollback
-from rollbackd.clock import SystemClock
 from rollbackd.config.load import dump_service, load
 from rollbackd.facts import Record
 from rollbackd.incident.fold import fold
@@ -31,7 +30,8 @@ from rollbackd.model import (
     incident_stream,
     service_stream,
 )
-from rollbackd.views import RecordView
+from rollbackd.system.clock import SystemClock
+from rollbackd.views.shapes import RecordView
 
 ANN, BOB = "unix:ann", "unix:bob"
 APPLY = "import os, pathlib; pathlib.Path(os.sys.argv[1]).write_text(os.environ['ROLLBACKD_AFTER'])"

@@ -19,10 +19,10 @@ from rollbackd.policy.ledger import (
     LEDGER_KINDS,
     FleetLedger,
     Hold,
+    LastDecision,
     Rollback,
     ServiceLedger,
     Spell,
-    Verdicted,
 )
 from rollbackd.policy.ledger import fold_fleet as fleet_after
 from rollbackd.policy.ledger import fold_service as ledger_after
@@ -252,14 +252,14 @@ def test_the_fleet_remembers_a_thousand() -> None:
 def test_a_decision_is_remembered_by_its_episode() -> None:
     decision = decided(Action.REFUSE, trigger(), against={"hold": Action.REFUSE, "stale": Action.ASK})
     ledger = service_of((at(3), facts.Decided(decision)))
-    assert ledger.episodes == {trigger().episode: Verdicted(at(3), Action.REFUSE, frozenset({"hold", "stale"}), "")}
+    assert ledger.episodes == {trigger().episode: LastDecision(at(3), Action.REFUSE, frozenset({"hold", "stale"}), "")}
 
 
 def test_an_episode_decided_again_is_what_was_decided_last() -> None:
     refused = facts.Decided(decided(Action.REFUSE, against={"hold": Action.REFUSE}))
     opened = facts.Decided(decided(joins="checkout-1"))
     ledger = service_of((at(3), refused), (at(4), opened))
-    assert list(ledger.episodes.values()) == [Verdicted(at(4), Action.ROLL_BACK, frozenset(), "checkout-1")]
+    assert list(ledger.episodes.values()) == [LastDecision(at(4), Action.ROLL_BACK, frozenset(), "checkout-1")]
 
 
 def episode(n: int) -> facts.Decided:
@@ -273,7 +273,9 @@ def test_an_alert_for_each_of_many_pods_is_remembered() -> None:
 
 
 def test_the_episodes_that_are_forgotten_are_those_decided_longest_ago() -> None:
-    full = ServiceLedger(episodes={f"e{n}": Verdicted(at(0), Action.REFUSE, frozenset()) for n in range(KEPT_EPISODES)})
+    full = ServiceLedger(
+        episodes={f"e{n}": LastDecision(at(0), Action.REFUSE, frozenset()) for n in range(KEPT_EPISODES)}
+    )
     ledger = fold_service(records("s", (at(1), episode(0)), (at(2), episode(KEPT_EPISODES))), full)
     assert len(ledger.episodes) == KEPT_EPISODES
     assert "e0" in ledger.episodes
@@ -353,8 +355,8 @@ def _streamed(told: list[Any]) -> list[Record]:
 @given(st.lists(FACTS, max_size=40), st.integers(0, 40))
 def test_a_fold_that_goes_on_live_is_the_fold_from_the_start(told: list[Any], cut: int) -> None:
     found = _streamed(told)
-    live = fold_service(found[cut:], fold_service(found[:cut]))
-    assert live == fold_service(found)
+    rule_states = fold_service(found[cut:], fold_service(found[:cut]))
+    assert rule_states == fold_service(found)
     fleet = fold_fleet(found[cut:], fold_fleet(found[:cut]))
     assert fleet == fold_fleet(found)
 

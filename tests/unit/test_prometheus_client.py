@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from rollbackd.clock import SystemClock
-from rollbackd.sources import line, prometheus
-from rollbackd.sources.answers import Unusable, instant_series, range_series, whole_data
-from rollbackd.sources.prometheus import Answer, Prometheus
+from rollbackd.signals import prometheus, query_threads
+from rollbackd.signals.prometheus import Prometheus, QueryAnswer
+from rollbackd.signals.query_answers import Unusable, instant_series, range_series, whole_data
+from rollbackd.system.clock import SystemClock
 from tests.servers import free_port
 
 Handler = Callable[[str, asyncio.StreamWriter], Awaitable[None]]
@@ -115,7 +115,7 @@ async def test_a_time_is_passed_on_to_the_millisecond() -> None:
 
 async def test_an_empty_vector_is_an_answer_without_series() -> None:
     async with asking(saying(response(vector()))) as (client, _):
-        assert await client.instant("up") == Answer()
+        assert await client.instant("up") == QueryAnswer()
 
 
 async def test_a_scalar_is_one_series_without_labels() -> None:
@@ -226,7 +226,7 @@ async def test_a_range_that_is_a_vector_is_a_problem() -> None:
 
 
 async def test_a_body_beyond_the_bound_is_not_read_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(line, "LARGEST_ANSWER", 2**20)
+    monkeypatch.setattr(query_threads, "LARGEST_ANSWER", 2**20)
     written = 0
 
     async def endless(_: str, writer: asyncio.StreamWriter) -> None:
@@ -325,7 +325,7 @@ RELEASE = threading.Event()
 @pytest.fixture
 def stuck(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     RELEASE.clear()
-    monkeypatch.setattr(prometheus, "Line", Stuck)
+    monkeypatch.setattr(prometheus, "QueryThread", Stuck)
     return RELEASE
 
 

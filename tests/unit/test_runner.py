@@ -11,12 +11,12 @@ import pytest
 
 from rollbackd import facts
 from rollbackd.adapter import AdapterError
+from rollbackd.execution.preflight import Objection
+from rollbackd.execution.runner import process_name
 from rollbackd.incident.next import ADOPTIONS, ATTEMPTS
 from rollbackd.journal import Entry, JournalUnavailable
 from rollbackd.model import CheckResult, Outcome, Progress, Request, Verdict, incident_stream
-from rollbackd.preparation import Objection
-from rollbackd.process import Spawner
-from rollbackd.runner import process_name
+from rollbackd.system.spawner import Spawner
 from tests.unit.house import INCIDENT, V1, FakeFactory, House, trigger
 
 WHOLE = ["enter page", "apply config v1", "apply code v1", "leave page"]
@@ -41,8 +41,8 @@ async def test_brackets_in_steps_gate_brackets_out_verification_close(house: Hou
         "Opened", "Adopted", "Planned", "Entering", "Entered", "ApplyStarted", "Applied", "ApplyStarted", "Applied",
         "Gated", "Leaving", "Left", "Round", "Round", "Closed",
     ]  # fmt: skip
-    assert house.book.of("shop").present == house.state
-    assert house.book.of("shop").quarantined == {
+    assert house.read_model.of("shop").present == house.state
+    assert house.read_model.of("shop").quarantined == {
         ("config", "v2"): "left behind by shop-1", ("code", "v2"): "left behind by shop-1",
     }  # fmt: skip
 
@@ -200,12 +200,12 @@ async def test_a_step_stays_running_until_the_check_that_it_names_passes(tmp_pat
     layers = {"page": {}, "config": {}, "code": {"done_when": "health"}}
     given = {name: {**one, **layers[name]} for name, one in House.config_layers().items()}
     house = House(tmp_path, layers=given)
-    house.examiner.verdicts["health"] = Verdict.BAD
+    house.check_runner.verdicts["health"] = Verdict.BAD
     await house.open()
     house.runner.start(INCIDENT)
-    await house.until(lambda: house.examiner.asked.count("health") >= 3)
+    await house.until(lambda: house.check_runner.asked.count("health") >= 3)
     assert house.kinds()[-1] == "ApplyStarted"
-    house.examiner.verdicts.clear()
+    house.check_runner.verdicts.clear()
     assert (await house.run()).outcome is Outcome.RECOVERED
 
 
@@ -267,7 +267,7 @@ async def test_a_step_that_kills_its_driver_again_and_again_is_parked_for_a_pers
     assert house.calls.count("apply code v1") == ADOPTIONS
     incident = await house.incident()
     assert "it may kill whoever runs it" in incident.parked
-    await house.book.append(Entry(incident_stream(INCIDENT), facts.AbortRequested(), "unix:ann"))
+    await house.read_model.append(Entry(incident_stream(INCIDENT), facts.AbortRequested(), "unix:ann"))
     house.runner.poke(INCIDENT)
     await house.until(lambda: not house.runner.driving)
     assert (await house.incident()).outcome is Outcome.ABORTED
@@ -304,7 +304,7 @@ async def test_a_hold_stops_it_after_each_effect_and_an_abort_there_leaves_the_p
     house.runner.start(INCIDENT)
     await house.until(lambda: house.kinds()[-1] == "Paused")
     assert house.calls == WHOLE[: after + 1]
-    await house.book.append(Entry(incident_stream(INCIDENT), facts.AbortRequested("no"), "unix:ann"))
+    await house.read_model.append(Entry(incident_stream(INCIDENT), facts.AbortRequested("no"), "unix:ann"))
     house.layers[name].entered = lambda: None
     house.held = ""
     incident = await house.run()
@@ -375,7 +375,7 @@ async def test_what_was_done_is_written_when_the_disk_has_room_again_and_not_don
     house.clock.advance(timedelta(minutes=5))
     await house.settle()
     assert house.kinds()[-1] == "ApplyStarted"
-    assert house.book.trouble
+    assert house.read_model.trouble
     house.layers["config"].entered = lambda: None
     house.journal.broken = False
     assert (await house.run()).outcome is Outcome.RECOVERED
@@ -399,13 +399,13 @@ async def test_nothing_begins_while_its_intent_cannot_be_written(house: House) -
 async def test_the_book_says_why_it_cannot_be_written_until_it_is(house: House) -> None:
     house.journal.broken = True
     with pytest.raises(JournalUnavailable):
-        await house.book.append(Entry("x", facts.Applied("code")))
-    assert house.book.trouble == "no space left on device"
+        await house.read_model.append(Entry("x", facts.Applied("code")))
+    assert house.read_model.trouble == "no space left on device"
     house.journal.broken = False
-    await house.book.append(Entry("x", facts.Applied("code")), urgent=True)
-    assert house.book.trouble, "what is urgent also goes into the room of the reserve"
-    await house.book.append(Entry("x", facts.Applied("code")))
-    assert house.book.trouble == ""
+    await house.read_model.append(Entry("x", facts.Applied("code")), urgent=True)
+    assert house.read_model.trouble, "what is urgent also goes into the room of the reserve"
+    await house.read_model.append(Entry("x", facts.Applied("code")))
+    assert house.read_model.trouble == ""
 
 
 def test_two_processes_never_have_the_same_name() -> None:

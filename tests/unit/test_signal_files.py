@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from rollbackd.sources.signal_files import LARGEST, Command, SignalFiles, SignalsUnsafe
+from rollbackd.signals.signal_files import LARGEST, SignalCommand, SignalFiles, SignalsUnsafe
 from tests.fakes.clock import START, ManualClock
 
 SERVICES = {"shop", "desk"}
@@ -39,7 +39,7 @@ def reason(files: SignalFiles, service: str = "shop") -> str:
     return "; ".join(hold.reason for hold in files.holds(service))
 
 
-def taken(files: SignalFiles, clock: ManualClock) -> list[Command]:
+def taken(files: SignalFiles, clock: ManualClock) -> list[SignalCommand]:
     """What is handed over once all has been still for a second."""
     files.commands(SERVICES)
     clock.advance(SECOND)

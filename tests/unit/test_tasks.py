@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from rollbackd.tasks import end, until_first
+from rollbackd.system.tasks import end, until_first
 
 
 class Trail:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from rollbackd.adapter import AdapterError
-from rollbackd.desk import Refused
 from rollbackd.model import Change, Outcome, Progress, Release, Request, Traits
+from rollbackd.operations import Refused
 from rollbackd.policy.ledger import ServiceLedger
 from tests.unit.judgement.clock import idle
 from tests.unit.judgement.stage import Stage
@@ -46,7 +46,7 @@ class Shop:
 
     @property
     def ledger(self) -> ServiceLedger:
-        return self.stage.daemon.book.of("shop")
+        return self.stage.daemon.read_model.of("shop")
 
     def layer(self, name: str) -> Marked:
         found = self.stage.world.layers["shop"][name]
@@ -63,7 +63,7 @@ class Shop:
     async def order(self, to: str = "") -> list[str]:
         """What is done for it until the incident has ended."""
         before = len(self.stage.world.calls)
-        task = asyncio.create_task(self.stage.daemon.desk.rollback(Request("shop", ANN, to=to)))
+        task = asyncio.create_task(self.stage.daemon.operations.rollback(Request("shop", ANN, to=to)))
         await idle()
         await self.until(task.done)
         await task
@@ -97,7 +97,7 @@ async def test_a_step_that_moved_its_layer_and_then_failed_is_done_again(shop: S
     shop.layer("code").breaks = False
     assert shop.ended(Outcome.FAILED)
     assert shop.layer("code").present.id == "v1", "so it says"
-    plan = await shop.stage.daemon.desk.plan(Request("shop", ANN))
+    plan = await shop.stage.daemon.operations.plan(Request("shop", ANN))
     assert plan.steps[0].risks[-1] == "its last step broke off: it is done again"
     assert await shop.order() == ["apply code v1", "apply process -"]
     assert shop.ended(Outcome.RECOVERED)
@@ -129,6 +129,6 @@ async def test_whoever_deploys_or_says_that_it_is_good_has_finished_it(shop: Sho
         assert shop.ledger.unfinished is not None
         assert shop.ledger.unfinished.layers == ("process",)
         if end == "good":
-            await shop.stage.daemon.desk.good("shop", {}, ANN)
+            await shop.stage.daemon.operations.good("shop", {}, ANN)
         shop.stage.world.run("shop", "code", "v3" if end == "deployed" else "v1")
         await shop.until(lambda: shop.ledger.unfinished is None)

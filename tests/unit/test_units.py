@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field, TypeAdapter, ValidationError
 
-from rollbackd.units import (
+from rollbackd.syntax.units import (
     Duration,
     OneOrMany,
     Ratio,

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rollbackd.model import Alert
-from rollbackd.sources.webhook import (
-    Webhook,
+from rollbackd.signals.webhook import (
     WebhookError,
+    WebhookPayload,
     alert_from_json,
     alert_to_json,
     fingerprint_of,
@@ -30,7 +30,7 @@ def recorded(name: str) -> dict[str, Any]:
     return body
 
 
-def parse(body: Any) -> Webhook:
+def parse(body: Any) -> WebhookPayload:
     return parse_webhook(json.dumps(body).encode())
 
 

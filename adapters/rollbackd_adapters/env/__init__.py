@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from rollbackd.adapter import AdapterError, Needs, Place, Settings
-from rollbackd.boundary import boundary
-from rollbackd.clock import Clock
 from rollbackd.model import Change, Problem, Progress, Release, Traits
-from rollbackd.process import Spawner, one_line
+from rollbackd.system.boundary import boundary
+from rollbackd.system.clock import Clock
+from rollbackd.system.spawner import Spawner, one_line
 from rollbackd_adapters.env import file
 from rollbackd_adapters.env.memory import Memory, content_id, dumped, loaded
 from rollbackd_adapters.env.settings import EnvSettings

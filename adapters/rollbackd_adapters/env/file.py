@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rollbackd.adapter import AdapterError
-from rollbackd.boundary import boundary
-from rollbackd.process import sync_directory
+from rollbackd.system.boundary import boundary
+from rollbackd.system.spawner import sync_directory
 from rollbackd_adapters.lacks import hint
 
 _LARGEST = 2**20

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from rollbackd.process import sync_directory
+from rollbackd.system.spawner import sync_directory
 from rollbackd_adapters.env.text import Content, Value
 
 _ABANDONED = 3600

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from rollbackd.adapter import Settings
-from rollbackd.units import show
+from rollbackd.syntax.units import show
 from rollbackd_adapters.paths import WholePath
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")

@@ -15,8 +15,8 @@ from typing import ClassVar
 
 from rollbackd.adapter import AdapterError, Needs, Place, Settings
 from rollbackd.model import Change, Problem, Progress, Release, Traits
-from rollbackd.process import Lock, Spawner, one_line
-from rollbackd.units import writable
+from rollbackd.syntax.units import writable
+from rollbackd.system.spawner import Lock, Spawner, one_line
 from rollbackd_adapters.failures import as_adapter_errors
 from rollbackd_adapters.files import ready
 from rollbackd_adapters.files.jobs import Jobs, Stop
@@ -50,7 +50,7 @@ class Files(Kept):
         self._jobs = Jobs(place.layer)
         self._present = Present(settings, place)
         self._mover = Mover(self._present, self._jobs)
-        self._keeper = Keeper(self._present, self._mover, self._jobs, self.resource)
+        self._snapshot_manager = Keeper(self._present, self._mover, self._jobs, self.resource)
         self._last = LastLook(place.scratch)
 
     async def current(self) -> Release:

@@ -16,8 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from rollbackd.adapter import AdapterError
-from rollbackd.boundary import boundary
-from rollbackd.process import sync_directory
+from rollbackd.system.boundary import boundary
+from rollbackd.system.spawner import sync_directory
 from rollbackd_adapters.files.batch import Batch
 from rollbackd_adapters.files.beneath import told
 from rollbackd_adapters.files.jobs import Stop

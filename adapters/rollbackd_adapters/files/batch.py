@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Self
 
 from rollbackd.adapter import AdapterError
-from rollbackd.boundary import boundary
+from rollbackd.system.boundary import boundary
 from rollbackd_adapters.files.beneath import told
 from rollbackd_adapters.files.scan import CHUNK
 from rollbackd_adapters.files.store import Store

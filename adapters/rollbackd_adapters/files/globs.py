@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from itertools import takewhile
 
-from rollbackd.units import show
+from rollbackd.syntax.units import show
 
 _MAGIC = re.compile(r"[*?\[]")
 _ANY = "**"

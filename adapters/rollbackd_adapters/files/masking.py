@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from rollbackd.redact import MASK
+from rollbackd.system.redaction import MASK
 
 _WORD = re.compile(r"[A-Za-z_][\w.\-]*")
 _GIVES = re.compile(r"[\"']?\]?[ \t]*(?:=>|:=|[:=])[ \t]*")

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from rollbackd.adapter import AdapterError
 from rollbackd.model import Change
-from rollbackd.process import Lock, Spawner
+from rollbackd.system.spawner import Lock, Spawner
 from rollbackd_adapters.failures import as_adapter_errors
 from rollbackd_adapters.files.globs import Watch, matches
 from rollbackd_adapters.files.jobs import Jobs, Stop

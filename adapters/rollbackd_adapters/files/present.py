@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from rollbackd.adapter import AdapterError, Place
-from rollbackd.clock import Clock
-from rollbackd.process import one_line
+from rollbackd.system.clock import Clock
+from rollbackd.system.spawner import one_line
 from rollbackd_adapters.files.batch import Batch
 from rollbackd_adapters.files.beneath import READ, Beneath
 from rollbackd_adapters.files.jobs import Stop

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from rollbackd.adapter import AdapterError
-from rollbackd.process import Spawner
+from rollbackd.system.spawner import Spawner
 from rollbackd_adapters.files.jobs import Stop
 from rollbackd_adapters.files.present import Present
 from rollbackd_adapters.files.tree import Tree

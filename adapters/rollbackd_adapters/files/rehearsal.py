@@ -10,8 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from rollbackd.adapter import AdapterError, SnapshotProblem
-from rollbackd.boundary import boundary
-from rollbackd.units import writable
+from rollbackd.syntax.units import writable
+from rollbackd.system.boundary import boundary
 from rollbackd_adapters.files.beneath import told
 from rollbackd_adapters.files.globs import Watch
 from rollbackd_adapters.files.jobs import Stop

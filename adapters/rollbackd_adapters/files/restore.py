@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from rollbackd.adapter import AdapterError
-from rollbackd.boundary import boundary
+from rollbackd.system.boundary import boundary
 from rollbackd_adapters.files import envfile
 from rollbackd_adapters.files.batch import write_all
 from rollbackd_adapters.files.beneath import READ, Beneath, temporary, told

@@ -8,7 +8,7 @@ from typing import Annotated, Self
 from pydantic import Field, field_validator, model_validator
 
 from rollbackd.adapter import Settings
-from rollbackd.units import Duration, OneOrMany, Size, Spec, Vector, show
+from rollbackd.syntax.units import Duration, OneOrMany, Size, Spec, Vector, show
 from rollbackd_adapters.files.globs import Watch, check_pattern, is_plain, path_above
 
 FILE = "{file}"

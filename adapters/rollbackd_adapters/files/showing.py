@@ -5,8 +5,8 @@ from collections.abc import Callable
 from typing import Literal
 
 from rollbackd.adapter import Difference
-from rollbackd.redact import MASK
-from rollbackd.units import writable
+from rollbackd.syntax.units import writable
+from rollbackd.system.redaction import MASK
 from rollbackd_adapters.files.masking import Masks
 from rollbackd_adapters.files.tree import Entry, Tree
 

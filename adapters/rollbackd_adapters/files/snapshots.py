@@ -7,8 +7,8 @@ from functools import partial
 
 from rollbackd.adapter import AdapterError, Difference, Snapshot, SnapshotProblem
 from rollbackd.model import NO_RELEASE, Change, Release
-from rollbackd.process import Lock, Spawner, one_line
-from rollbackd.units import writable
+from rollbackd.syntax.units import writable
+from rollbackd.system.spawner import Lock, Spawner, one_line
 from rollbackd_adapters.failures import as_adapter_errors
 from rollbackd_adapters.files import archive
 from rollbackd_adapters.files.jobs import Jobs, Stop
@@ -177,31 +177,31 @@ class Keeper:
 class Kept:
     """The capability, for a class that has a keeper."""
 
-    _keeper: Keeper
+    _snapshot_manager: Keeper
 
     async def take(self, name: str = "", why: str = "manual") -> Snapshot:
-        return await self._keeper.take(name, why)
+        return await self._snapshot_manager.take(name, why)
 
     async def snapshots(self) -> Sequence[Snapshot]:
-        return await self._keeper.snapshots()
+        return await self._snapshot_manager.snapshots()
 
     async def verify(self, name: str) -> Sequence[SnapshotProblem]:
-        return await self._keeper.verify(name)
+        return await self._snapshot_manager.verify(name)
 
     async def diff(self, older: str, newer: str = "") -> Sequence[Difference]:
-        return await self._keeper.diff(older, newer)
+        return await self._snapshot_manager.diff(older, newer)
 
     async def restore(self, name: str, key: str, only: Sequence[str] = ()) -> Snapshot:
-        return await self._keeper.restore(name, key, only)
+        return await self._snapshot_manager.restore(name, key, only)
 
     async def export_to(self, name: str, path: str) -> None:
-        await self._keeper.export_to(name, path)
+        await self._snapshot_manager.export_to(name, path)
 
     async def import_from(self, path: str) -> Snapshot:
-        return await self._keeper.import_from(path)
+        return await self._snapshot_manager.import_from(path)
 
     async def prune(self, spare: Collection[str] = (), last: int = 0) -> Sequence[str]:
-        return await self._keeper.prune(spare, last)
+        return await self._snapshot_manager.prune(spare, last)
 
     async def rehearse(self, name: str) -> Sequence[SnapshotProblem]:
-        return await self._keeper.rehearse(name)
+        return await self._snapshot_manager.rehearse(name)

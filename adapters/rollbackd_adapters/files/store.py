@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from rollbackd.adapter import AdapterError, Snapshot
-from rollbackd.boundary import boundary
-from rollbackd.process import one_line, sync_directory, write_durably
+from rollbackd.system.boundary import boundary
+from rollbackd.system.spawner import one_line, sync_directory, write_durably
 from rollbackd_adapters.files import tree as trees
 from rollbackd_adapters.files.beneath import told
 from rollbackd_adapters.files.scan import CHUNK

@@ -8,10 +8,10 @@ found another's freeze is inside as long as that lasts, and outside once it has 
 from collections.abc import Sequence
 from typing import ClassVar
 
-from rollbackd import log
 from rollbackd.adapter import AdapterError, Needs, Place, Settings
 from rollbackd.model import Problem
-from rollbackd.process import Spawner
+from rollbackd.system import log
+from rollbackd.system.spawner import Spawner
 from rollbackd_adapters.brackets import BracketOnly
 from rollbackd_adapters.failures import as_adapter_errors
 from rollbackd_adapters.freeze.barrier import Barrier, Whose

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import Protocol
 
-from rollbackd.process import Lock
+from rollbackd.system.spawner import Lock
 from rollbackd_adapters.traces import Trace
 
 

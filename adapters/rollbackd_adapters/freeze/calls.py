@@ -4,8 +4,8 @@ import json
 from collections.abc import Sequence
 
 from rollbackd.adapter import AdapterError, Place
-from rollbackd.process import Lock
-from rollbackd.units import show
+from rollbackd.syntax.units import show
+from rollbackd.system.spawner import Lock
 from rollbackd_adapters import web
 from rollbackd_adapters.brackets import crossing, sent_once
 from rollbackd_adapters.freeze.barrier import Whose

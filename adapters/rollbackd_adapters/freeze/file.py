@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from rollbackd.adapter import AdapterError, Place
-from rollbackd.clock import Clock
-from rollbackd.process import Lock, sync_directory, write_durably
+from rollbackd.system.clock import Clock
+from rollbackd.system.spawner import Lock, sync_directory, write_durably
 from rollbackd_adapters.freeze.barrier import Whose
 from rollbackd_adapters.ids import incident_of
 from rollbackd_adapters.threads import in_thread

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rollbackd.adapter import AdapterError, Place
-from rollbackd.clock import Clock
-from rollbackd.process import Lock, one_line
+from rollbackd.system.clock import Clock
+from rollbackd.system.spawner import Lock, one_line
 from rollbackd_adapters.freeze.barrier import Whose
 from rollbackd_adapters.freeze.settings import FreezeRef, FreezeSettings
 from rollbackd_adapters.git.pushing import PUSH, rejection

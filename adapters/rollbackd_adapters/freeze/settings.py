@@ -6,8 +6,8 @@ from typing import Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from rollbackd.adapter import Settings
-from rollbackd.jsonpath import JsonPath
-from rollbackd.units import Duration, Spec, show
+from rollbackd.syntax.json_path import JsonPath
+from rollbackd.syntax.units import Duration, Spec, show
 from rollbackd_adapters.git.settings import can_be_ref, check_address
 from rollbackd_adapters.paths import WholePath
 from rollbackd_adapters.web import Call, Question

@@ -8,10 +8,10 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from rollbackd import log
 from rollbackd.adapter import AdapterError
 from rollbackd.model import Change
-from rollbackd.process import Lock, one_line
+from rollbackd.system import log
+from rollbackd.system.spawner import Lock, one_line
 from rollbackd_adapters.git.repo import Look, Repo, failure
 from rollbackd_adapters.git.settings import GitSettings
 from rollbackd_adapters.ids import incident_of

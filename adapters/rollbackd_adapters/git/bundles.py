@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from rollbackd.adapter import AdapterError
-from rollbackd.process import Lock, one_line, sync_directory
+from rollbackd.system.spawner import Lock, one_line, sync_directory
 from rollbackd_adapters.git.repo import Repo, failure
 from rollbackd_adapters.git.tags import Tag, check_name, saved_ref
 

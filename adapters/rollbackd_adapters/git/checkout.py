@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from rollbackd.adapter import AdapterError, Place
-from rollbackd.clock import Clock
 from rollbackd.model import Change, Problem, Progress, Release
-from rollbackd.process import Lock, Spawner, one_line
+from rollbackd.system.clock import Clock
+from rollbackd.system.spawner import Lock, Spawner, one_line
 from rollbackd_adapters.failures import as_adapter_errors
 from rollbackd_adapters.git import lfs, ready, submodules
 from rollbackd_adapters.git.branches import Branches

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rollbackd.adapter import AdapterError
 from rollbackd.model import Release
-from rollbackd.process import Finished
+from rollbackd.system.spawner import Finished
 from rollbackd_adapters.git.lfs import SKIP
 from rollbackd_adapters.git.repo import Repo, failure
 

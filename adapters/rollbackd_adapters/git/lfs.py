@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from rollbackd.adapter import AdapterError
-from rollbackd.process import Lock, Spawner, one_line
+from rollbackd.system.spawner import Lock, Spawner, one_line
 from rollbackd_adapters.git.repo import Look, Repo, failure
 from rollbackd_adapters.git.settings import GitSettings
 from rollbackd_adapters.lacks import missing_programs

@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from rollbackd.process import Lock
+from rollbackd.system.spawner import Lock
 from rollbackd_adapters.git.repo import Repo, failure
 
 

@@ -4,8 +4,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from rollbackd import log
-from rollbackd.process import Lock
+from rollbackd.system import log
+from rollbackd.system.spawner import Lock
 from rollbackd_adapters.git.repo import Look, Repo
 from rollbackd_adapters.threads import in_thread
 

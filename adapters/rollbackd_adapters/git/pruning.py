@@ -2,10 +2,10 @@
 
 from datetime import UTC, datetime
 
-from rollbackd import log
 from rollbackd.adapter import AdapterError
-from rollbackd.clock import Clock
-from rollbackd.process import Lock
+from rollbackd.system import log
+from rollbackd.system.clock import Clock
+from rollbackd.system.spawner import Lock
 from rollbackd_adapters.git.repo import SAVED, Repo
 from rollbackd_adapters.git.settings import GitSettings
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from rollbackd.process import Finished
+from rollbackd.system.spawner import Finished
 
 PUSH = ("push", "--porcelain", "--no-verify", "--no-follow-tags", "--recurse-submodules=no")
 

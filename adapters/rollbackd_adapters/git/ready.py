@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rollbackd.adapter import AdapterError, Place
-from rollbackd.process import Spawner, one_line
+from rollbackd.system.spawner import Spawner, one_line
 from rollbackd_adapters.git.overlooked import beside
 from rollbackd_adapters.git.repo import Repo, failure
 from rollbackd_adapters.git.settings import GitSettings, is_address

@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 
 from rollbackd.adapter import AdapterError, Place
-from rollbackd.process import Lock
+from rollbackd.system.spawner import Lock
 from rollbackd_adapters.git import bundles, lfs
 from rollbackd_adapters.git.repo import Repo, failure, quoted
 from rollbackd_adapters.git.settings import GitSettings

@@ -14,7 +14,7 @@ from typing import TypedDict, Unpack
 
 from rollbackd.adapter import AdapterError, Place
 from rollbackd.model import Release
-from rollbackd.process import Finished, Lock, Spawner, one_line
+from rollbackd.system.spawner import Finished, Lock, Spawner, one_line
 from rollbackd_adapters.failures import as_adapter_errors
 from rollbackd_adapters.git.settings import GitSettings
 from rollbackd_adapters.ids import check_own

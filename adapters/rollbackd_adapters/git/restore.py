@@ -15,12 +15,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from rollbackd import log
 from rollbackd.adapter import AdapterError, Place
-from rollbackd.boundary import boundary
-from rollbackd.clock import Clock
 from rollbackd.model import Change
-from rollbackd.process import Lock, sync_directory, write_durably
+from rollbackd.system import log
+from rollbackd.system.boundary import boundary
+from rollbackd.system.clock import Clock
+from rollbackd.system.spawner import Lock, sync_directory, write_durably
 from rollbackd_adapters.git import lfs
 from rollbackd_adapters.git.repo import Commit, Repo, failure
 from rollbackd_adapters.git.settings import GitSettings, is_address

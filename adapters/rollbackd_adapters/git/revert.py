@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from rollbackd import log
 from rollbackd.adapter import AdapterError, Place
-from rollbackd.clock import Clock
 from rollbackd.model import Change, Problem, Progress, Release
-from rollbackd.process import Finished, Lock, Spawner, one_line
+from rollbackd.system import log
+from rollbackd.system.clock import Clock
+from rollbackd.system.spawner import Finished, Lock, Spawner, one_line
 from rollbackd_adapters.failures import as_adapter_errors
 from rollbackd_adapters.git import branches, ready
 from rollbackd_adapters.git.ownership import give_back

@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rollbackd import log
 from rollbackd.adapter import AdapterError
-from rollbackd.process import Lock, one_line
+from rollbackd.system import log
+from rollbackd.system.spawner import Lock, one_line
 from rollbackd_adapters.git import submodules
 from rollbackd_adapters.git.overlooked import Beside, beside, look_again
 from rollbackd_adapters.git.repo import Look, Repo, failure

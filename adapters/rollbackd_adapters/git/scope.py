@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
-from rollbackd import log
 from rollbackd.adapter import AdapterError, Place
 from rollbackd.model import Release
-from rollbackd.process import Lock, one_line
+from rollbackd.system import log
+from rollbackd.system.spawner import Lock, one_line
 from rollbackd_adapters.git.overlooked import make_way
 from rollbackd_adapters.git.repo import Commit, Look, Repo, newest_first, quoted
 from rollbackd_adapters.git.saving import copy_index, dirty

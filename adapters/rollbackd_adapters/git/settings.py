@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from rollbackd.adapter import Settings
-from rollbackd.units import Duration, Size, Vector, show
+from rollbackd.syntax.units import Duration, Size, Vector, show
 from rollbackd_adapters.paths import WholePath
 
 _REF = r"^[A-Za-z0-9][A-Za-z0-9._/-]*$"

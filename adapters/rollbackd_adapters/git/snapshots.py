@@ -11,9 +11,9 @@ from dataclasses import replace
 from itertools import count
 
 from rollbackd.adapter import AdapterError, Difference, Place, Snapshot, SnapshotProblem
-from rollbackd.clock import Clock
 from rollbackd.model import Release
-from rollbackd.process import Lock, Spawner
+from rollbackd.system.clock import Clock
+from rollbackd.system.spawner import Lock, Spawner
 from rollbackd_adapters.failures import as_adapter_errors
 from rollbackd_adapters.git import bundles, rehearsal
 from rollbackd_adapters.git.damage import unreadable

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from rollbackd.adapter import AdapterError, Snapshot
-from rollbackd.process import Lock, one_line
+from rollbackd.system.spawner import Lock, one_line
 from rollbackd_adapters.git.repo import Repo
 from rollbackd_adapters.git.settings import GitSettings
 from rollbackd_adapters.ids import SNAPSHOT

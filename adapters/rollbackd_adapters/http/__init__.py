@@ -15,11 +15,11 @@ from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 from rollbackd.adapter import AdapterError, Place, Settings
-from rollbackd.boundary import boundary
-from rollbackd.clock import Clock
 from rollbackd.model import NO_RELEASE, Change, Problem, Progress, Release, Traits
-from rollbackd.process import Spawner, one_line
-from rollbackd.units import Secret, format_duration
+from rollbackd.syntax.units import Secret, format_duration
+from rollbackd.system.boundary import boundary
+from rollbackd.system.clock import Clock
+from rollbackd.system.spawner import Spawner, one_line
 from rollbackd_adapters import web
 from rollbackd_adapters.failures import as_adapter_errors
 from rollbackd_adapters.http.reading import release_of

@@ -5,10 +5,10 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from rollbackd import jsonpath
 from rollbackd.adapter import AdapterError
 from rollbackd.model import Release
-from rollbackd.process import one_line
+from rollbackd.syntax import json_path
+from rollbackd.system.spawner import one_line
 from rollbackd_adapters.http.settings import Reading
 from rollbackd_adapters.ids import check_id
 from rollbackd_adapters.web import Answer
@@ -25,7 +25,7 @@ def release_of(item: Any, reading: Reading, answer: Answer) -> Release:
         return _checked(item, "", None, answer)
     fields = reading.fields
     try:
-        found = jsonpath.at(item, fields.id)
+        found = json_path.at(item, fields.id)
     except ValueError as error:
         text = f"{answer.where}: a release has no id: {error}; correct `fields`"
         raise AdapterError(text, permanent=False) from None
@@ -48,7 +48,7 @@ def _checked(found: Any, label: str, created: Any, answer: Answer) -> Release:
 def _there(item: Any, path: str) -> Any:
     """What need not be there."""
     try:
-        return jsonpath.at(item, path)
+        return json_path.at(item, path)
     except ValueError:
         return None
 

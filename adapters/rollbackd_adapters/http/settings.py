@@ -7,8 +7,8 @@ from typing import Annotated, Any, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from rollbackd.adapter import Settings
-from rollbackd.jsonpath import JsonPath
-from rollbackd.units import Duration, Spec, show
+from rollbackd.syntax.json_path import JsonPath
+from rollbackd.syntax.units import Duration, Spec, show
 from rollbackd_adapters import web
 
 _OF_A_CHANGE = re.compile(r"\{(?:before|after|key|incident)\}")

@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 
 from rollbackd.adapter import AdapterError, Place
-from rollbackd.process import Spawner, write_durably
+from rollbackd.system.spawner import Spawner, write_durably
 from rollbackd_adapters.failures import as_adapter_errors
 from rollbackd_adapters.nginx.settings import NginxSettings
 from rollbackd_adapters.nginx.switch import Switch, Unsettled, text_shown

@@ -10,7 +10,7 @@ from typing import Annotated, Self
 from pydantic import Field, model_validator
 
 from rollbackd.adapter import Settings
-from rollbackd.units import Duration, Spec, Vector, show
+from rollbackd.syntax.units import Duration, Spec, Vector, show
 from rollbackd_adapters.paths import WholePath
 from rollbackd_adapters.web import Question, Url
 

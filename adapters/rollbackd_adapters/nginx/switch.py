@@ -8,9 +8,9 @@ from datetime import timedelta
 from pathlib import Path
 
 from rollbackd.adapter import AdapterError, Place
-from rollbackd.clock import Clock
-from rollbackd.process import Finished, Lock, Spawner, one_line, sync_directory
-from rollbackd.units import format_duration
+from rollbackd.syntax.units import format_duration
+from rollbackd.system.clock import Clock
+from rollbackd.system.spawner import Finished, Lock, Spawner, one_line, sync_directory
 from rollbackd_adapters.failures import as_adapter_errors
 from rollbackd_adapters.lacks import missing_programs
 from rollbackd_adapters.nginx.included import includes

@@ -6,9 +6,9 @@ from contextlib import suppress
 from datetime import timedelta
 
 from rollbackd.adapter import AdapterError, Place
-from rollbackd.clock import Clock
 from rollbackd.model import Change, Progress, Release
-from rollbackd.process import Lock, Spawner, one_line
+from rollbackd.system.clock import Clock
+from rollbackd.system.spawner import Lock, Spawner, one_line
 from rollbackd_adapters.failures import as_adapter_errors
 from rollbackd_adapters.nginx.settings import NginxSettings
 from rollbackd_adapters.nginx.switch import Switch, text_shown

@@ -14,13 +14,13 @@ from datetime import timedelta
 from secrets import token_hex
 from typing import Any, ClassVar
 
-from rollbackd import log
 from rollbackd.adapter import AdapterError, Place, Settings
-from rollbackd.boundary import boundary
-from rollbackd.clock import Clock
 from rollbackd.model import NO_RELEASE, Change, Problem, Progress, Release, Traits
-from rollbackd.process import Spawner
-from rollbackd.units import format_duration
+from rollbackd.syntax.units import format_duration
+from rollbackd.system import log
+from rollbackd.system.boundary import boundary
+from rollbackd.system.clock import Clock
+from rollbackd.system.spawner import Spawner
 from rollbackd_adapters.failures import as_adapter_errors
 from rollbackd_adapters.redis.connection import Connection, Refused, connected
 from rollbackd_adapters.redis.ready import problems, unfit

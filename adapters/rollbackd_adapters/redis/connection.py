@@ -10,9 +10,9 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any
 
 from rollbackd.adapter import AdapterError, Place
-from rollbackd.process import one_line
-from rollbackd.redis_client import redis_client
-from rollbackd.units import format_duration
+from rollbackd.syntax.units import format_duration
+from rollbackd.system.redis_client import redis_client
+from rollbackd.system.spawner import one_line
 from rollbackd_adapters.redis.settings import RedisSettings
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from rollbackd.process import one_line
+from rollbackd.system.spawner import one_line
 from rollbackd_adapters.redis.connection import Connection, Refused
 from rollbackd_adapters.redis.settings import RedisSettings
 

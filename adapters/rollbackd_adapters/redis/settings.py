@@ -8,9 +8,9 @@ from urllib.parse import urlsplit
 from pydantic import Field, model_validator
 
 from rollbackd.adapter import Settings
-from rollbackd.addresses import RedisUrl
-from rollbackd.redis_client import check_access, check_ca
-from rollbackd.units import Duration, Secret
+from rollbackd.syntax.addresses import RedisUrl
+from rollbackd.syntax.units import Duration, Secret
+from rollbackd.system.redis_client import check_access, check_ca
 
 
 class RedisSettings(Settings):

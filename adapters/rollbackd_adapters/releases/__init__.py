@@ -14,11 +14,11 @@ from datetime import timedelta
 from pathlib import Path
 from typing import ClassVar
 
-from rollbackd import log
 from rollbackd.adapter import AdapterError, Needs, Place, Settings
-from rollbackd.boundary import boundary
 from rollbackd.model import Change, Problem, Progress, Release, Traits
-from rollbackd.process import Busy, Lock, Spawner, SpawnError
+from rollbackd.system import log
+from rollbackd.system.boundary import boundary
+from rollbackd.system.spawner import Busy, Lock, Spawner, SpawnError
 from rollbackd_adapters.failures import as_adapter_errors
 from rollbackd_adapters.ids import check_own
 from rollbackd_adapters.lacks import missing_of_then

@@ -13,9 +13,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from rollbackd.adapter import AdapterError
-from rollbackd.boundary import boundary
 from rollbackd.model import Release
-from rollbackd.process import one_line, sync_directory
+from rollbackd.system.boundary import boundary
+from rollbackd.system.spawner import one_line, sync_directory
 from rollbackd_adapters.lacks import hint
 from rollbackd_adapters.releases.settings import ReleasesSettings
 

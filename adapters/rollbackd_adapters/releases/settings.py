@@ -7,7 +7,7 @@ from typing import Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from rollbackd.adapter import Settings
-from rollbackd.units import Duration, Vector, show
+from rollbackd.syntax.units import Duration, Vector, show
 
 
 class ReleasesSettings(Settings):

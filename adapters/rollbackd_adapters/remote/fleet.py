@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 from rollbackd.adapter import AdapterError, Place
-from rollbackd.clock import Clock
 from rollbackd.model import Change
-from rollbackd.process import Finished, Spawner, one_line
+from rollbackd.system.clock import Clock
+from rollbackd.system.spawner import Finished, Spawner, one_line
 from rollbackd_adapters.failures import as_adapter_errors
 from rollbackd_adapters.remote.host import Host
 from rollbackd_adapters.remote.releases import order, typed

@@ -10,12 +10,13 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
-from rollbackd import __version__, layer_wire
+from rollbackd import __version__
 from rollbackd.adapter import AdapterError, Place
-from rollbackd.clock import Clock
-from rollbackd.layer_wire import PROTOCOL, Answer, Heard, Hello, Offer, WireError
 from rollbackd.model import Change, Problem, Progress, Release
-from rollbackd.process import READ_LIMIT, Finished, Lock, Spawner, one_line
+from rollbackd.remote import wire
+from rollbackd.remote.wire import PROTOCOL, Heard, Hello, Offer, WireAnswer, WireError
+from rollbackd.system.clock import Clock
+from rollbackd.system.spawner import READ_LIMIT, Finished, Lock, Spawner, one_line
 from rollbackd_adapters.failures import as_adapter_errors
 from rollbackd_adapters.remote.releases import share
 from rollbackd_adapters.remote.settings import RemoteSettings, host_of
@@ -71,7 +72,7 @@ class Host:
     async def _converse(
         self, asked: Sequence[Asked], timeout: timedelta, lock: Lock | None = None
     ) -> tuple[Hello, list[Any]]:
-        lines = [layer_wire.request(number, self.layer, name, params) for number, (name, params) in enumerate(asked, 1)]
+        lines = [wire.request(number, self.layer, name, params) for number, (name, params) in enumerate(asked, 1)]
         with as_adapter_errors():
             called = self._argv if lock is None else [*limited(timeout), *self._argv]
             finished = await self._spawner.run(called, timeout=timeout, stdin=b"".join(lines), lock=lock)
@@ -81,7 +82,7 @@ class Host:
 
     def _heard(self, finished: Finished) -> Heard:
         try:
-            return layer_wire.hear(finished.stdout)
+            return wire.hear(finished.stdout)
         except WireError as error:
             raise self._not_understood(error, finished) from error
 
@@ -104,7 +105,7 @@ class Host:
         return hello
 
     def _answer(self, heard: Heard, finished: Finished, number: int, name: str) -> Any:
-        answer: Answer | None = heard.answers.get(number)
+        answer: WireAnswer | None = heard.answers.get(number)
         if answer is None and (refused := heard.answers.get(0)) is not None:
             answer = refused
         if answer is None:
@@ -117,7 +118,7 @@ class Host:
                 evidence=self._spawner.clean(answer.error.evidence)[-(2**14) :],
             )
         try:
-            return layer_wire.method(name).read_result(answer.result)
+            return wire.method(name).read_result(answer.result)
         except WireError as error:
             raise self._not_understood(error, finished) from error
 

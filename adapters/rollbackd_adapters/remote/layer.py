@@ -7,7 +7,7 @@ from typing import ClassVar, TypeVar
 
 from rollbackd.adapter import AdapterError, Place, Settings
 from rollbackd.model import NO_RELEASE, Change, Problem, Progress, Release
-from rollbackd.process import Spawner, one_line
+from rollbackd.system.spawner import Spawner, one_line
 from rollbackd_adapters.ids import check_id
 from rollbackd_adapters.remote.fleet import Fleet
 from rollbackd_adapters.remote.host import Host

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from rollbackd.adapter import AdapterError, MixedError
 from rollbackd.model import NO_RELEASE, Change, Release
-from rollbackd.process import one_line
+from rollbackd.system.spawner import one_line
 from rollbackd_adapters.ids import check_id
 
 _DIGEST = re.compile(r"[0-9a-f]{16,}")

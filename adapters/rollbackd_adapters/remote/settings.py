@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from rollbackd.adapter import Settings
 from rollbackd.model import Traits
-from rollbackd.units import Duration, OneOrMany, show
+from rollbackd.syntax.units import Duration, OneOrMany, show
 from rollbackd_adapters.paths import WholePath
 
 Trait = Literal["releases", "step", "bracket", "data", "snapshots"]

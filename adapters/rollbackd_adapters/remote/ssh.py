@@ -6,7 +6,7 @@ https://man.openbsd.org/ssh_config
 from datetime import timedelta
 
 from rollbackd.adapter import AdapterError
-from rollbackd.process import Finished, one_line
+from rollbackd.system.spawner import Finished, one_line
 from rollbackd_adapters.remote.settings import RemoteSettings
 
 COMMAND = "rollbackd layer --stdio"

@@ -10,7 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from rollbackd.adapter import AdapterError
 from rollbackd.model import Change
-from rollbackd.process import write_durably
+from rollbackd.system.spawner import write_durably
 
 _CHANGE: TypeAdapter[Change] = TypeAdapter(Change)
 

@@ -15,9 +15,9 @@ from contextlib import suppress
 from typing import Any, ClassVar
 
 from rollbackd.adapter import AdapterError, Needs, Place, Settings
-from rollbackd.clock import Clock
 from rollbackd.model import NO_RELEASE, Change, Problem, Progress, Release, Traits
-from rollbackd.process import Lock, Spawner
+from rollbackd.system.clock import Clock
+from rollbackd.system.spawner import Lock, Spawner
 from rollbackd_adapters.failures import as_adapter_errors
 from rollbackd_adapters.systemd.manager import ENGLISH, SYSTEMCTL, Manager, Unit, ending_of, vector
 from rollbackd_adapters.systemd.settings import SystemdSettings

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from rollbackd.adapter import AdapterError
-from rollbackd.process import Finished, Lock, Recorded, Spawner
-from rollbackd.units import format_duration
+from rollbackd.syntax.units import format_duration
+from rollbackd.system.spawner import Finished, Lock, Recorded, Spawner
 from rollbackd_adapters.failures import as_adapter_errors
 
 SYSTEMCTL = "systemctl"

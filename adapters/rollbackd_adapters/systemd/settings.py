@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator
 
 from rollbackd.adapter import Settings
-from rollbackd.units import Duration, show
+from rollbackd.syntax.units import Duration, show
 
 _UNIT = re.compile(r"[A-Za-z0-9_:][A-Za-z0-9_:.\\-]*(?:@[A-Za-z0-9_:.\\-]+)?\.(?:service|socket|timer|path|target)")
 _LONGEST = 255

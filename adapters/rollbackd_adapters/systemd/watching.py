@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 from rollbackd.adapter import AdapterError
-from rollbackd.clock import Clock
-from rollbackd.units import format_duration
+from rollbackd.syntax.units import format_duration
+from rollbackd.system.clock import Clock
 from rollbackd_adapters.systemd.manager import Manager, Unit
 from rollbackd_adapters.systemd.settings import SystemdSettings
 

@@ -14,11 +14,11 @@ from typing import Any
 import aiohttp
 
 from rollbackd.adapter import CheckPlace
-from rollbackd.addresses import is_url
 from rollbackd.checks.unanswered import unanswered
 from rollbackd.model import Verdict
-from rollbackd.redact import one_line
-from rollbackd.units import Secret, format_duration, show
+from rollbackd.syntax.addresses import is_url
+from rollbackd.syntax.units import Secret, format_duration, show
+from rollbackd.system.redaction import one_line
 
 _LARGEST = 2**20
 """Bytes of a body that are read."""

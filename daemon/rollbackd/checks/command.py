@@ -13,8 +13,8 @@ from pydantic import AfterValidator
 
 from rollbackd.adapter import CheckPlace, CheckSettings
 from rollbackd.model import CheckResult, Verdict
-from rollbackd.process import Finished, Spawner, SpawnError
-from rollbackd.units import format_duration, in_words
+from rollbackd.syntax.units import format_duration, in_words
+from rollbackd.system.spawner import Finished, Spawner, SpawnError
 
 _NOT_EXECUTABLE, _NOT_FOUND = 126, 127
 """What env, npm and the like exit with when it is they who cannot start the program."""

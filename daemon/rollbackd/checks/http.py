@@ -12,10 +12,10 @@ from rollbackd.adapter import CheckPlace, CheckSettings
 from rollbackd.checks import asking
 from rollbackd.checks.asking import Answer, NoAnswer, Request
 from rollbackd.checks.timed import check_below, in_time
-from rollbackd.jsonpath import JsonPath, at
 from rollbackd.model import CheckResult, Verdict
-from rollbackd.redact import one_line
-from rollbackd.units import Duration, Secret, show
+from rollbackd.syntax.json_path import JsonPath, at
+from rollbackd.syntax.units import Duration, Secret, show
+from rollbackd.system.redaction import one_line
 
 Scalar = str | bool | int | float | None
 _SHOWN = 60

@@ -19,9 +19,9 @@ from pydantic import AfterValidator, Field, model_validator
 from rollbackd.adapter import CheckPlace, CheckSettings
 from rollbackd.checks import log_lines
 from rollbackd.model import CheckResult, Verdict
-from rollbackd.process import Finished, Spawner, SpawnError
-from rollbackd.redact import one_line
-from rollbackd.units import Duration, Spec, format_duration, roughly, show
+from rollbackd.syntax.units import Duration, Spec, format_duration, roughly, show
+from rollbackd.system.redaction import one_line
+from rollbackd.system.spawner import Finished, Spawner, SpawnError
 
 _UNIT = r"^[A-Za-z0-9@_:.*\\][A-Za-z0-9@_:.*\\-]*$"
 _ENTRIES = 20_000

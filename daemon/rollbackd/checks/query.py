@@ -10,9 +10,9 @@ from rollbackd.adapter import CheckPlace, CheckSettings
 from rollbackd.model import CheckResult
 from rollbackd.rules.compared import Compared
 from rollbackd.rules.reach import reach
-from rollbackd.rules.samples import Observation, inconclusive, judge, opposite, own
+from rollbackd.rules.samples import Observation, decision_engine, inconclusive, opposite, own
 from rollbackd.rules.spec import QueryWhen, Samples
-from rollbackd.units import Duration, Ratio, format_duration, roughly
+from rollbackd.syntax.units import Duration, Ratio, format_duration, roughly
 
 _NOBODY = "no Prometheus to ask; give `prometheus: {url: …}`"
 
@@ -90,7 +90,9 @@ class Query:
                 return inconclusive(f"ambiguous: {len(counts)} series of samples for one service")
             count = counts[0] if counts else None
         at_least = None if settings.samples is None else settings.samples.at_least
-        return opposite(judge(self._own(answer), settings.above, settings.below, settings.aggregate, count, at_least))
+        return opposite(
+            decision_engine(self._own(answer), settings.above, settings.below, settings.aggregate, count, at_least)
+        )
 
     def _own(self, answer: Any) -> list[float]:
         return own(((series.labels, series.value) for series in answer.series), self._place.labels)

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from pydantic import model_validator
 
 from rollbackd.adapter import CheckPlace, CheckSettings
-from rollbackd.addresses import RedisUrl
 from rollbackd.checks.timed import check_below, in_time
 from rollbackd.checks.unanswered import unanswered
 from rollbackd.model import CheckResult, Verdict
-from rollbackd.redact import one_line
-from rollbackd.redis_client import check_access, check_ca, redis_client
-from rollbackd.units import Duration, Secret, format_duration
+from rollbackd.syntax.addresses import RedisUrl
+from rollbackd.syntax.units import Duration, Secret, format_duration
+from rollbackd.system.redaction import one_line
+from rollbackd.system.redis_client import check_access, check_ca, redis_client
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis as Client

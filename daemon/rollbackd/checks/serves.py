@@ -12,10 +12,10 @@ from pydantic import AfterValidator, Field, model_validator
 from rollbackd.adapter import AdapterError, CheckPlace, CheckSettings
 from rollbackd.checks import asking
 from rollbackd.checks.asking import Answer, NoAnswer, Request
-from rollbackd.jsonpath import JsonPath, at
 from rollbackd.model import CheckResult, Release, Verdict
-from rollbackd.redact import one_line
-from rollbackd.units import Secret, show
+from rollbackd.syntax.json_path import JsonPath, at
+from rollbackd.syntax.units import Secret, show
+from rollbackd.system.redaction import one_line
 
 _SHORTEST = 7
 """Characters of a release's id that are enough to name it: git's own habit."""

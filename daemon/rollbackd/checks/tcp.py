@@ -11,7 +11,7 @@ from pydantic import AfterValidator
 from rollbackd.adapter import CheckPlace, CheckSettings
 from rollbackd.checks.unanswered import unanswered
 from rollbackd.model import CheckResult, Verdict
-from rollbackd.units import format_duration, show
+from rollbackd.syntax.units import format_duration, show
 
 _ADDRESS = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.%a-z]+)\]|(?P<host>[^\s:\[\]/@]+)):(?P<port>[0-9]{1,5})")
 

@@ -3,7 +3,7 @@
 from datetime import timedelta
 
 from rollbackd.model import Verdict
-from rollbackd.units import format_duration
+from rollbackd.syntax.units import format_duration
 
 
 def check_below(below: timedelta | None, timeout: timedelta) -> None:

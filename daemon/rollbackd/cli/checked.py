@@ -8,10 +8,10 @@ from typing import Any
 from rollbackd.adapter import Adapter, Needs
 from rollbackd.cli import polkit
 from rollbackd.cli.text import safe, table
-from rollbackd.clock import SystemClock
 from rollbackd.config.load import Loaded
 from rollbackd.config.models import JOURNAL, Config, Service
-from rollbackd.layers import LayerFactory
+from rollbackd.execution.layers import LayerFactory
+from rollbackd.system.clock import SystemClock
 
 _PATH = re.compile(r"(?:[a-z_]+:)?(/.*)", re.DOTALL)
 """A resource that is a place on this host: `git:/srv/checkout`."""

@@ -46,7 +46,7 @@ def drill(
 def _followed(session: Session, begun: View) -> View:
     """Show what is done, there and back, until the drill has ended; what it found."""
     from rollbackd.cli.watch import watch
-    from rollbackd.clock import SystemClock
+    from rollbackd.system.clock import SystemClock
 
     if not session.json:
         _show(begun)
@@ -112,7 +112,7 @@ def _length(text: str | None) -> str:
         return ""
     from pydantic import TypeAdapter
 
-    from rollbackd.units import format_duration
+    from rollbackd.syntax.units import format_duration
 
     length = TypeAdapter(timedelta).validate_python(text)
     return format_duration(timedelta(milliseconds=round(length.total_seconds(), 0 if length >= _AGAIN else 3) * 1000))

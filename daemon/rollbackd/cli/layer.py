@@ -17,8 +17,8 @@ def layer(
 
     Made for a forced command: command="rollbackd layer --stdio",restrict in authorized_keys.
     """
-    from rollbackd.layer_server import LayerServer, ServedErrors, load, serve_stdio
-    from rollbackd.layer_server.settings import PATH
+    from rollbackd.remote.server import LayerServer, serve_stdio
+    from rollbackd.remote.settings import PATH, ServedErrors, load
 
     if stdio == listed:
         raise UsageError("what to do with the layers? rollbackd layer --stdio, or rollbackd layer --list")

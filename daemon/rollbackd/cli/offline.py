@@ -15,10 +15,10 @@ from rollbackd.cli.report import report
 from rollbackd.cli.show import Timeline
 from rollbackd.cli.text import safe
 from rollbackd.cli.watch import conclude
-from rollbackd.desk import Invalid, NotFound, Refused
 from rollbackd.journal import JournalInUse
 from rollbackd.model import Request
-from rollbackd.views import RecordView
+from rollbackd.operations import Invalid, NotFound, Refused
+from rollbackd.views.shapes import RecordView
 
 
 class BusyError(StopError):

@@ -179,8 +179,8 @@ def _scope(service: str | None, everything: bool, command: str) -> str:
 
 
 def _until(text: str) -> str | None:
-    from rollbackd.clock import SystemClock
-    from rollbackd.units import parse_duration
+    from rollbackd.syntax.units import parse_duration
+    from rollbackd.system.clock import SystemClock
 
     if not text:
         return None

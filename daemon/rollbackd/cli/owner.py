@@ -13,7 +13,7 @@ from rollbackd.config.load import ConfigErrors, load
 from rollbackd.config.secrets import SecretError, reveal
 from rollbackd.journal import JournalRefused
 from rollbackd.journal.place import path_of
-from rollbackd.units import Secret
+from rollbackd.syntax.units import Secret
 
 _SHOWN = 3
 """Secrets that are named."""

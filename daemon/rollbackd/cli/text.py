@@ -56,7 +56,7 @@ def length(written: str | None) -> str:
     found = _LENGTH.fullmatch(written or "")
     if not written or found is None:
         return safe(written or "")
-    from rollbackd.units import roughly
+    from rollbackd.syntax.units import roughly
 
     years, days, hours, minutes, seconds = (float(part or 0) for part in found.groups())
     whole = timedelta(days=365 * years + days, hours=hours, minutes=minutes, seconds=seconds)

@@ -11,7 +11,7 @@ from rollbackd.cli.frame import DONE, INTERRUPTED, NO, Session, complain
 from rollbackd.cli.report import report
 from rollbackd.cli.show import Timeline
 from rollbackd.cli.text import safe
-from rollbackd.clock import SystemClock
+from rollbackd.system.clock import SystemClock
 
 _NEWS = 25
 """Seconds that one request waits for news."""

@@ -18,7 +18,7 @@ from rollbackd.config.sketch import NO_PROMETHEUS, Scene, Sketch, entries, mappi
 from rollbackd.plugins import unknown
 from rollbackd.policy.changes import UNCONFIRMED
 from rollbackd.policy.spec import Limits
-from rollbackd.units import format_duration, parse_duration
+from rollbackd.syntax.units import format_duration, parse_duration
 
 RESERVED = {
     "manual": "that is what people ask for",

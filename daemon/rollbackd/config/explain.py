@@ -15,7 +15,7 @@ from rollbackd.plugins import unknown
 from rollbackd.rules.spec import EVENT
 from rollbackd.rules.spec import NAME as RULE_NAME
 from rollbackd.rules.weight import LABEL
-from rollbackd.units import show
+from rollbackd.syntax.units import show
 
 _QUOTED = re.compile(r"'([^']*)'")
 _BOUNDS = {

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rollbackd.config.positions import Document, Fault
-from rollbackd.units import show
+from rollbackd.syntax.units import show
 
 _LONGEST = 32 * 2**20
 """Bytes; 10,000 services are about 8 MiB."""

@@ -20,7 +20,7 @@ from rollbackd.config.shape import Shape, receiver, shape_of
 from rollbackd.config.sketch import Scene, Sketch, draw
 from rollbackd.incident.plan import default_plan
 from rollbackd.plugins import PluginError, Plugins, installed
-from rollbackd.units import Secret
+from rollbackd.syntax.units import Secret
 
 
 class ConfigErrors(Exception):  # noqa: N818  # it is many

@@ -12,7 +12,6 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, SerializeAsAny, field_validator
 
 from rollbackd.adapter import CheckSettings, NotifierSettings, Settings
-from rollbackd.addresses import is_url
 from rollbackd.config.schedules import Schedule
 from rollbackd.incident.clocks import Terms
 from rollbackd.incident.spec import PlanSpec, VerifySpec
@@ -20,7 +19,8 @@ from rollbackd.model import Priority
 from rollbackd.policy.spec import PRIORITIES, Asking, Clocks, Limits, PolicyRow, Window
 from rollbackd.rules.spec import Rule
 from rollbackd.rules.weight import LABEL
-from rollbackd.units import Duration, OneOrMany, Secret, Size, Spec, show
+from rollbackd.syntax.addresses import is_url
+from rollbackd.syntax.units import Duration, OneOrMany, Secret, Size, Spec, show
 
 Mode = Literal["act", "shadow"]
 Role = Literal["source", "viewer", "operator"]

@@ -18,7 +18,7 @@ from rollbackd.config.positions import Document, Fault, Loc
 from rollbackd.config.shape import RuleFile
 from rollbackd.plugins import unknown
 from rollbackd.rules.spec import Rule
-from rollbackd.units import parse_duration, parse_ratio, show
+from rollbackd.syntax.units import parse_duration, parse_ratio, show
 
 _OWN = frozenset({"pack", "as", "services", "only"})
 """Keys of a pack's entry that are no settings of the pack."""

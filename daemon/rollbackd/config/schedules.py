@@ -6,8 +6,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
-from rollbackd.cron import Times, check_cron, check_zone
-from rollbackd.units import Duration, Spec, Vector
+from rollbackd.syntax.cron import CronTimes, check_cron, check_zone
+from rollbackd.syntax.units import Duration, Spec, Vector
 
 FILE, NAME, DIRECTORY = "{file}", "{name}", "{directory}"
 
@@ -51,9 +51,9 @@ class OnCalendar(Spec):
         return self
 
     @property
-    def times(self) -> Times | None:
+    def times(self) -> CronTimes | None:
         """None: the calendar does not say."""
-        return Times(self.cron, self.every, self.zone) if self.cron or self.every is not None else None
+        return CronTimes(self.cron, self.every, self.zone) if self.cron or self.every is not None else None
 
 
 class Offsite(Spec):

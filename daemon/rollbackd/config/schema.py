@@ -4,7 +4,7 @@ from typing import Any
 
 from rollbackd.config.shape import shape_of
 from rollbackd.plugins import Plugins, installed
-from rollbackd.units import Written
+from rollbackd.syntax.units import Written
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from rollbackd.units import Secret
+from rollbackd.syntax.units import Secret
 
 _LONGEST = 64 * 1024
 """Bytes; a secret that is longer is another file named by mistake."""

@@ -29,7 +29,7 @@ from rollbackd.incident.spec import PlanSpec, PlanVerifySpec, VerifySpec
 from rollbackd.plugins import Plugins
 from rollbackd.rules.spec import NAME as RULE_NAME
 from rollbackd.rules.spec import Rule
-from rollbackd.units import OneOrMany, Spec
+from rollbackd.syntax.units import OneOrMany, Spec
 
 # The types below are made while the program runs, which a static checker cannot follow.
 _TUPLE: Any = tuple

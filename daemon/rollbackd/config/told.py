@@ -7,9 +7,9 @@ from typing import Any
 
 from rollbackd.config.positions import Loc
 from rollbackd.config.sketch import Scene, entries, mapping, names
-from rollbackd.messages import EVENTS, PLACEHOLDERS
+from rollbackd.notification_events import EVENTS, PLACEHOLDERS
 from rollbackd.plugins import unknown
-from rollbackd.units import parse_duration
+from rollbackd.syntax.units import parse_duration
 
 Complaint = tuple[Loc, str]
 

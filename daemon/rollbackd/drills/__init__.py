@@ -1,6 +1,6 @@
 """Drills: could a rollback work right now, and, where the configuration allows it, one for real and back again."""
 
-from rollbackd.drills.driver import Drills
-from rollbackd.drills.fitness import Unfit
+from rollbackd.drills.driver import DrillRunner
+from rollbackd.drills.preconditions import DrillNotAllowed
 
-__all__ = ["Drills", "Unfit"]
+__all__ = ["DrillNotAllowed", "DrillRunner"]

@@ -9,24 +9,25 @@ from collections.abc import Coroutine
 from datetime import timedelta
 from typing import Any
 
-from rollbackd import facts, log
-from rollbackd.book import Book
-from rollbackd.clock import Clock
+from rollbackd import facts
 from rollbackd.config.models import Config, Service
-from rollbackd.drills.exam import Exam, Found
-from rollbackd.drills.fitness import Fitness, Unfit
+from rollbackd.decision.engine import DecisionEngine
+from rollbackd.drills.preconditions import DrillNotAllowed, DrillPreconditions
+from rollbackd.drills.readiness import ReadinessExam, ReadinessFindings
+from rollbackd.execution.runner import Runner
 from rollbackd.incident import drill as steps
 from rollbackd.incident.life import Incident
 from rollbackd.journal import Entry, JournalUnavailable
-from rollbackd.judge.engine import Judge
-from rollbackd.judge.live import Live
 from rollbackd.model import FLEET, Action, Priority, Request, Trigger, incident_stream, name_in, service_stream
 from rollbackd.rules.tracks import Standing
-from rollbackd.runner import Runner
-from rollbackd.sources.states import Looker
-from rollbackd.tasks import end
-from rollbackd.telling import check_view, drill_view, state_view
-from rollbackd.views import DrillView
+from rollbackd.signals.rule_state import RuleStates
+from rollbackd.signals.state_watcher import StateWatcher
+from rollbackd.state.read_model import ReadModel
+from rollbackd.system import log
+from rollbackd.system.clock import Clock
+from rollbackd.system.tasks import end
+from rollbackd.views.presenters import check_view, drill_view, state_view
+from rollbackd.views.shapes import DrillView
 
 DRILL = "drill"
 """The name that stands for a rule in what a drill opens; no rule of the configuration may have it."""
@@ -40,30 +41,30 @@ _GIVES_WAY = timedelta(seconds=60)
 """How long a person's order waits until a drill has ended the step in hand."""
 
 
-class Drills:
+class DrillRunner:
     """The root task `drills`, and the orders."""
 
     def __init__(
         self,
         config: Config,
-        book: Book,
+        read_model: ReadModel,
         clock: Clock,
-        live: Live,
-        fitness: Fitness,
-        judge: Judge,
-        looker: Looker,
+        rule_states: RuleStates,
+        preconditions: DrillPreconditions,
+        decision_engine: DecisionEngine,
+        state_watcher: StateWatcher,
         runner: Runner,
-        exam: Exam,
+        readiness_exam: ReadinessExam,
     ) -> None:
         self._config = config
-        self._book = book
+        self._read_model = read_model
         self._clock = clock
-        self._live = live
-        self._fitness = fitness
-        self._judge = judge
-        self._looker = looker
+        self._rule_states = rule_states
+        self._preconditions = preconditions
+        self._decision_engine = decision_engine
+        self._state_watcher = state_watcher
         self._runner = runner
-        self._exam = exam
+        self._readiness_exam = readiness_exam
         self._examining: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._stepping: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._beginning = asyncio.Lock()
@@ -82,10 +83,11 @@ class Drills:
         :raises Unfit: a rollback of it is under way.
         """
         async with self._examining[service.name]:
-            self._fitness.check_idle(service.name)
+            self._preconditions.check_idle(service.name)
             began = self._clock.monotonic()
             found = await self._undisturbed(
-                service.name, self._exam.hold(service, (plan,) if plan else service.plan, self._trial(service, actor))
+                service.name,
+                self._readiness_exam.hold(service, (plan,) if plan else service.plan, self._trial(service, actor)),
             )
             return await self._found(service, found, began, actor)
 
@@ -97,33 +99,35 @@ class Drills:
         """
         plan = plan or service.plan[0]
         async with self._examining[service.name]:
-            self._fitness.check(service)
+            self._preconditions.check(service)
             began = self._clock.monotonic()
             found = await self._undisturbed(
-                service.name, self._exam.hold(service, (plan,), self._trial(service, actor, plan))
+                service.name, self._readiness_exam.hold(service, (plan,), self._trial(service, actor, plan))
             )
             if found.irreversible:
                 cannot = ", ".join(found.irreversible)
-                raise Unfit(f"a drill does nothing that cannot be taken back: {cannot}; name another plan with --plan")
+                raise DrillNotAllowed(
+                    f"a drill does nothing that cannot be taken back: {cannot}; name another plan with --plan"
+                )
             if found.no_return:
-                raise Unfit(
+                raise DrillNotAllowed(
                     f"{service.name} is not drilled, it would not come back as it is: {'; '.join(found.no_return)}"
                 )
             if found.problems or found.target is None:
                 return await self._found(service, found, began, actor, execute=True)
             async with self._beginning:
-                self._fitness.check(service)
+                self._preconditions.check(service)
                 incident = await self._begin(service, plan, found.target.key, actor)
             return self._view(service, found, "running", actor, incident)
 
     async def listed(self, service: str, limit: int) -> list[DrillView]:
         """Drills, newest first; one that is under way before them. Of all services when none is named."""
         stream = service_stream(service) if service else ""
-        records = await self._book.journal.latest(("Drilled",), stream, limit)
+        records = await self._read_model.journal.latest(("Drilled",), stream, limit)
         ended = [drill_view(name_in(one.stream), one.fact, one.at, one.actor) for one in records]
         running = []
-        for name, incident in self._book.drills():
-            there = await self._book.incident(incident)
+        for name, incident in self._read_model.drills():
+            there = await self._read_model.incident(incident)
             if service in {"", name} and there is not None:
                 running.append(_under_way(there, self._stuck.get(name, "")))
         return [*running, *ended][:limit]
@@ -134,15 +138,15 @@ class Drills:
         :raises Unfit: its step in hand goes on; order again when it has ended.
         """
         async with self._stepping[service]:
-            ledger = self._book.of(service)
+            ledger = self._read_model.of(service)
             running = ledger.open if ledger.open is not None and ledger.open.drill else None
             name = ledger.drill or (running.incident if running is not None else "")
             if not name:
                 return ""
             if running is not None:
                 stop = facts.AbortRequested(f"a rollback was ordered by {actor}")
-                await self._book.append(Entry(incident_stream(running.incident), stop, actor))
-            there = await self._book.incident(name)
+                await self._read_model.append(Entry(incident_stream(running.incident), stop, actor))
+            there = await self._read_model.incident(name)
             if ledger.drill and there is not None:
                 why = f"{actor} ordered a rollback: it did not return"
                 await self.note(
@@ -156,13 +160,13 @@ class Drills:
     async def _until_ended(self, incident: str) -> None:
         self._runner.poke(incident)
         end = self._clock.monotonic() + _GIVES_WAY.total_seconds()
-        while (found := await self._book.incident(incident)) and found.outcome is None:
+        while (found := await self._read_model.incident(incident)) and found.outcome is None:
             if self._clock.monotonic() < end:
                 await self._clock.sleep(_GLANCE)
                 continue
             held = f" ({found.paused})" if found.paused else ""
             see = f"`rollbackd incidents {incident}`"
-            raise Unfit(f"{incident}, a drill, is being ended{held}; order again when it has: {see}")
+            raise DrillNotAllowed(f"{incident}, a drill, is being ended{held}; order again when it has: {see}")
 
     def _trial(self, service: Service, actor: str, plan: str = "") -> Trigger:
         now = self._clock.now()
@@ -176,10 +180,10 @@ class Drills:
         reason = "a drill: it goes there and comes back"
         request = Request(service.name, actor, reason, to=target, plan=plan, drill="there")
         trigger = Trigger(service.name, DRILL, Priority.P3, trial.episode, trial.onset, trial.reached, request=request)
-        decision = await self._judge.consider(trigger)
+        decision = await self._decision_engine.consider(trigger)
         if decision.action is not Action.ROLL_BACK:
             reasons = "; ".join(finding.reason for finding in decision.against)
-            raise Unfit(f"{service.name} is not drilled: {reasons}")
+            raise DrillNotAllowed(f"{service.name} is not drilled: {reasons}")
         return decision.joins
 
     # -- to the end -----------------------------------------------------------------------------
@@ -187,7 +191,7 @@ class Drills:
         """See every executed drill to its end, for ever."""
         try:
             while True:
-                for service, incident in self._book.drills():
+                for service, incident in self._read_model.drills():
                     if service not in self._in_hand:
                         work = self._guarded(service, incident)
                         self._in_hand[service] = asyncio.create_task(work, name=f"drill of {service}")
@@ -198,7 +202,7 @@ class Drills:
     async def _guarded(self, service: str, incident: str) -> None:
         try:
             async with self._stepping[service]:
-                if self._book.of(service).drill == incident:
+                if self._read_model.of(service).drill == incident:
                     await self.step(service, incident)
         except JournalUnavailable as error:
             self._log.error("a drill waits for the journal", service=service, error=str(error))
@@ -210,7 +214,7 @@ class Drills:
 
     async def step(self, service: str, incident: str) -> None:
         """One step of an executed drill that is under way."""
-        there = await self._book.incident(incident)
+        there = await self._read_model.incident(incident)
         if there is None or self._clock.monotonic() < self._rest.get(service, 0):
             return
         if self._config.service(service) is None:
@@ -219,30 +223,30 @@ class Drills:
             return
         back = await self._back(service, incident)
         look = there.outcome is not None and there.acted and back is None
-        present = await self._looker.peek(service) if look else None
-        trouble = self._live.standing(service, self._clock.now()) is Standing.BAD
+        present = await self._state_watcher.peek(service) if look else None
+        trouble = self._rule_states.standing(service, self._clock.now()) is Standing.BAD
         match steps.next_of_drill(there, back, present, trouble=trouble):
             case steps.Return():
                 await self._return(service, there)
             case steps.Cut():
                 assert back is not None
                 why = facts.AbortRequested("it is back, and in real trouble")
-                await self._book.append(Entry(incident_stream(back.id), why))
+                await self._read_model.append(Entry(incident_stream(back.id), why))
                 self._runner.poke(back.id)
             case steps.Leave():
                 seen = facts.Acknowledged(leave=True)
-                await self._book.append(Entry(incident_stream(incident), seen))
+                await self._read_model.append(Entry(incident_stream(incident), seen))
                 self._runner.poke(incident)
             case steps.End() as end:
                 await self._end(service, there, back, end)
-            case steps.Wait():
+            case steps.DrillWait():
                 pass
 
     async def _back(self, service: str, there: str) -> Incident | None:
         """The return of a drill, once it was opened."""
-        last = self._book.of(service).rollbacks[-1]
+        last = self._read_model.of(service).rollbacks[-1]
         found = last.drill == "back" and last.incident != there
-        return await self._book.incident(last.incident) if found else None
+        return await self._read_model.incident(last.incident) if found else None
 
     async def _return(self, service: str, there: Incident) -> None:
         """Open the return; what stands against it is told once, and it is tried again."""
@@ -264,7 +268,7 @@ class Drills:
         if plan not in own.plans:
             problem = f"there is no plan {plan} any more"
         else:
-            decision = await self._judge.consider(trigger)
+            decision = await self._decision_engine.consider(trigger)
             problem = "; ".join(finding.reason for finding in decision.against)
         if problem:
             self._rest[service] = self._clock.monotonic() + _AGAIN.total_seconds()
@@ -276,7 +280,7 @@ class Drills:
             return
         text = f"{incident}, a drill of {service}, cannot return: {problem}; it is tried again" if problem else ""
         over = f"{incident}, a drill of {service}, returns"
-        await self._book.append(Entry(FLEET, facts.Notice(STUCK, text or over, service, over=not problem)))
+        await self._read_model.append(Entry(FLEET, facts.Notice(STUCK, text or over, service, over=not problem)))
         self._stuck[service] = problem
 
     async def _end(self, service: str, there: Incident, back: Incident | None, end: steps.End) -> None:
@@ -298,28 +302,30 @@ class Drills:
         await self.note(service, fact, there.decision.trigger.actor)
         self._log.info("drilled", service=service, incident=there.id, result=end.result, problems=end.problems)
         if self._config.service(service) is not None:
-            await self._looker.look(service)
+            await self._state_watcher.look(service)
 
-    async def _undisturbed(self, service: str, exam: Coroutine[Any, Any, Found]) -> Found:
+    async def _undisturbed(
+        self, service: str, readiness_exam: Coroutine[Any, Any, ReadinessFindings]
+    ) -> ReadinessFindings:
         """What an exam found. A rollback goes first: its steps must not wait for what the exam reads."""
-        asking, watching = asyncio.create_task(exam), asyncio.create_task(self._until_opened(service))
+        asking, watching = asyncio.create_task(readiness_exam), asyncio.create_task(self._until_opened(service))
         try:
             await asyncio.wait({asking, watching}, return_when=asyncio.FIRST_COMPLETED)
             if asking.done():
                 return asking.result()
-            raise Unfit(f"the drill of {service} was broken off: {watching.result()} goes first")
+            raise DrillNotAllowed(f"the drill of {service} was broken off: {watching.result()} goes first")
         finally:
             await end((asking, watching))
 
     async def _until_opened(self, service: str) -> str:
         """The incident that was opened meanwhile."""
-        while (running := self._book.of(service).open) is None:
+        while (running := self._read_model.of(service).open) is None:
             await self._clock.sleep(_GLANCE)
         return running.incident
 
     # -- results --------------------------------------------------------------------------------
     async def _found(
-        self, service: Service, found: Found, began: float, actor: str, *, execute: bool = False
+        self, service: Service, found: ReadinessFindings, began: float, actor: str, *, execute: bool = False
     ) -> DrillView:
         result = steps.NOT_READY if found.problems else steps.READY
         took = timedelta(seconds=self._clock.monotonic() - began)
@@ -332,20 +338,26 @@ class Drills:
     async def note(self, service: str, fact: facts.Drilled, actor: str) -> DrillView:
         """Write it down; and that readiness was lost, or is back."""
         entries = [Entry(service_stream(service), fact, actor)]
-        before = self._book.of(service).ready
+        before = self._read_model.of(service).ready
         if fact.result == steps.NOT_READY and before is not False:
             text = f"a rollback of {service} would not work: {'; '.join(fact.problems)}"
             entries.append(Entry(FLEET, facts.Notice(LOST, text, service)))
         elif fact.result == steps.READY and before is False:
             text = f"a rollback of {service} would work again"
             entries.append(Entry(FLEET, facts.Notice(LOST, text, service, over=True)))
-        written = await self._book.append(*entries)
+        written = await self._read_model.append(*entries)
         return drill_view(service, fact, written[0].at, actor)
 
     def _view(
-        self, service: Service, found: Found, result: str, actor: str, incident: str = "", took: timedelta = timedelta()
+        self,
+        service: Service,
+        found: ReadinessFindings,
+        result: str,
+        actor: str,
+        incident: str = "",
+        took: timedelta = timedelta(),
     ) -> DrillView:
-        ledger = self._book.of(service.name)
+        ledger = self._read_model.of(service.name)
         return DrillView(
             service=service.name,
             at=self._clock.now(),

@@ -9,7 +9,7 @@ from rollbackd.incident.life import Incident
 from rollbackd.model import Outcome, Priority
 from rollbackd.policy.ledger import Rollback
 from rollbackd.policy.spec import Clocks
-from rollbackd.units import format_duration, whole_seconds
+from rollbackd.syntax.units import format_duration, whole_seconds
 
 START = "start_within"
 RECOVER = "recover_within"

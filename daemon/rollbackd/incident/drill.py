@@ -19,7 +19,7 @@ _TELLING = frozenset({Outcome.FAILED, Outcome.INEFFECTIVE, Outcome.UNVERIFIED})
 
 
 @dataclass(frozen=True, slots=True)
-class Wait:
+class DrillWait:
     """One of its incidents is at work, or the layers cannot be told right now."""
 
 
@@ -46,7 +46,7 @@ class End:
     problems: tuple[str, ...] = ()
 
 
-Step = Wait | Return | Leave | Cut | End
+Step = DrillWait | Return | Leave | Cut | End
 
 
 def next_of_drill(there: Incident, back: Incident | None, present: State | None, *, trouble: bool = False) -> Step:
@@ -57,7 +57,7 @@ def next_of_drill(there: Incident, back: Incident | None, present: State | None,
     :param present: what the layers run now; None: they are being changed, or cannot be looked at.
     """
     if there.outcome is None:
-        return Wait()
+        return DrillWait()
     if back is not None:
         return _returned(there, back, trouble=trouble)
     if not there.acted:
@@ -65,7 +65,7 @@ def next_of_drill(there: Incident, back: Incident | None, present: State | None,
     if there.outcome is Outcome.SUPERSEDED:
         return _left(there, there.reason)
     if present is None:
-        return Wait()
+        return DrillWait()
     foreign = _foreign(there, present)
     if foreign:
         return _left(there, f"somebody else changed {', '.join(foreign)} meanwhile")
@@ -83,7 +83,7 @@ def broken_off(running: Rollback | None, trigger: Trigger) -> list[Addressed]:
 
 def _returned(there: Incident, back: Incident, *, trouble: bool) -> Step:
     if back.outcome is None:
-        return Cut() if trouble and not back.aborted and _stepped(back) else Wait()
+        return Cut() if trouble and not back.aborted and _stepped(back) else DrillWait()
     if back.outcome is Outcome.RECOVERED or (back.aborted == DAEMON and _stepped(back)):
         return _leave(there) or _end(there)
     text = f"it did not return: {back.id} ended {back.outcome.value} ({back.reason}); now {back.present.name} runs"
@@ -103,7 +103,7 @@ def _leave(there: Incident) -> Step | None:
         return Leave()
     failure = there.failure
     given_up = failure is not None and failure.what == "leave" and (failure.permanent or failure.attempt >= ATTEMPTS)
-    return None if given_up else Wait()
+    return None if given_up else DrillWait()
 
 
 def _left(there: Incident, why: str) -> End:

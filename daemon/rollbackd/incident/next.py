@@ -11,7 +11,7 @@ from rollbackd.incident.approval import missing
 from rollbackd.incident.life import Flight, Incident
 from rollbackd.incident.spec import VerifySpec
 from rollbackd.model import Outcome, Plan, Verdict
-from rollbackd.units import format_duration, whole_seconds
+from rollbackd.syntax.units import format_duration, whole_seconds
 
 ATTEMPTS = 5
 """How often a step that may be tried again is tried."""

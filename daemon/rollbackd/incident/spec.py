@@ -15,7 +15,7 @@ from pydantic import (
 from pydantic_core import CoreSchema
 
 from rollbackd.adapter import CheckSettings
-from rollbackd.units import Duration, OneOrMany, Spec
+from rollbackd.syntax.units import Duration, OneOrMany, Spec
 
 CheckRef = str | SerializeAsAny[CheckSettings]
 """A check of the service by name, or one written in place."""

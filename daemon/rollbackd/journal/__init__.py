@@ -1,6 +1,5 @@
 """The journal: facts, inbox and outbox. The only SQL is in this package; nothing outside relies on SQLite."""
 
-from rollbackd.clock import Clock
 from rollbackd.journal.contract import (
     Arrived,
     AuditReport,
@@ -16,6 +15,7 @@ from rollbackd.journal.contract import (
     Received,
 )
 from rollbackd.journal.exclusive import Exclusive
+from rollbackd.system.clock import Clock
 
 __all__ = [
     "Arrived",

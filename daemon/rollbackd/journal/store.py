@@ -10,7 +10,6 @@ from typing import Any, Self, TypeVar
 
 from sqlalchemy import Connection
 
-from rollbackd.clock import Clock
 from rollbackd.facts import Record
 from rollbackd.journal import engine, outbox, reading
 from rollbackd.journal.audit import audit
@@ -20,6 +19,7 @@ from rollbackd.journal.place import create, path_of
 from rollbackd.journal.reserve import RESERVE, Reserve
 from rollbackd.journal.schema import migrate
 from rollbackd.journal.writer import Errand, Writer
+from rollbackd.system.clock import Clock
 
 T = TypeVar("T")
 

@@ -11,13 +11,13 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from rollbackd import log
-from rollbackd.boundary import boundary
-from rollbackd.clock import Clock
 from rollbackd.journal import engine
 from rollbackd.journal.batch import Answer, Unit, last_number, write
 from rollbackd.journal.contract import JournalUnavailable
 from rollbackd.journal.reserve import Reserve
+from rollbackd.system import log
+from rollbackd.system.boundary import boundary
+from rollbackd.system.clock import Clock
 
 
 @dataclass(slots=True, eq=False)

@@ -1,1 +1,1 @@
-"""Telling people: the words (pure) and one file for each way to send them. Nothing here reads or writes the journal."""
+"""Telling people: what is told to whom, its words, the queue of each receiver, and one file for each way to send."""

@@ -12,7 +12,7 @@ from rollbackd.policy.changes import newest
 from rollbackd.policy.ledger import FleetLedger, ServiceLedger
 from rollbackd.policy.spec import Asking, Budget, Limits, PolicyRow, PolicyWhen, Window, minutes, weekdays
 from rollbackd.policy.target import Candidate
-from rollbackd.units import format_duration
+from rollbackd.syntax.units import format_duration
 
 
 @dataclass(frozen=True, slots=True)

@@ -105,7 +105,7 @@ class Announcement:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdicted:
+class LastDecision:
     """The last decision on an episode."""
 
     at: datetime
@@ -143,7 +143,7 @@ class ServiceLedger:
     """Layer and release id, to why."""
     hold: Hold | None = None
     rollbacks: tuple[Rollback, ...] = ()
-    episodes: Mapping[str, Verdicted] = field(default_factory=dict)
+    episodes: Mapping[str, LastDecision] = field(default_factory=dict)
     announced: tuple[Announcement, ...] = ()
     """Oldest first."""
     drill: str = ""
@@ -278,7 +278,7 @@ class _ServiceDraft:
                 self._hold = None
             case facts.Decided(decision):
                 guards = frozenset(finding.guard for finding in decision.against)
-                verdicted = Verdicted(record.at, decision.action, guards, decision.joins)
+                verdicted = LastDecision(record.at, decision.action, guards, decision.joins)
                 _keep(self._episodes, decision.trigger.episode, verdicted, KEPT_EPISODES)
             case facts.Announced() | facts.Confirmed():
                 self._announce(record)

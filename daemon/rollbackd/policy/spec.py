@@ -9,7 +9,7 @@ from pydantic import Discriminator, Field, GetJsonSchemaHandler, Tag, field_vali
 from pydantic_core import CoreSchema
 
 from rollbackd.model import Action, Priority
-from rollbackd.units import Duration, OneOrMany, Ratio, Spec, show
+from rollbackd.syntax.units import Duration, OneOrMany, Ratio, Spec, show
 
 Otherwise = Literal["escalate", "roll_back"]
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from rollbackd.rules.weight import LABEL
-from rollbackd.units import Duration, Ratio, Spec, format_duration, show
+from rollbackd.syntax.units import Duration, Ratio, Spec, format_duration, show
 
 KINDS = ("above", "below", "drops_by", "rises_by", "differs")
 """Exactly one of them judges a query."""

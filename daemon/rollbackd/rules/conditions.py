@@ -8,7 +8,7 @@ from rollbackd.model import Alert, Event, Evidence, Verdict
 from rollbackd.rules.events import Run, counting, young
 from rollbackd.rules.spec import AlertWhen, AllWhen, AnyWhen, CheckWhen, EventWhen, QueryWhen, Rule, When, parts_of
 from rollbackd.rules.tracks import Standing, Track
-from rollbackd.units import format_duration, shortened
+from rollbackd.syntax.units import format_duration, shortened
 
 _QUOTED = 1000
 """Characters of one label or annotation in evidence; a trigger keeps its labels whole."""

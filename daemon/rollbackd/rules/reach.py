@@ -6,7 +6,7 @@ https://prometheus.io/docs/prometheus/latest/querying/basics/
 import re
 from datetime import timedelta
 
-from rollbackd.units import parse_duration
+from rollbackd.syntax.units import parse_duration
 
 _TEXT = re.compile(r'"(?:[^"\\]|\\.)*"|\'(?:[^\'\\]|\\.)*\'|`[^`]*`|#[^\n]*')
 """Strings and comments: what stands in them is neither a range nor an offset."""

@@ -11,7 +11,7 @@ from rollbackd.model import Action, Priority
 from rollbackd.rules.compared import Compared
 from rollbackd.rules.matchers import parse_matchers
 from rollbackd.rules.weight import Components, Impact, Scope, Users
-from rollbackd.units import Duration, OneOrMany, Ratio, Spec
+from rollbackd.syntax.units import Duration, OneOrMany, Ratio, Spec
 
 NAME = r"^[a-z0-9][a-z0-9._-]*$"
 """A rule's name."""

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, Discriminator, Field, Tag
 
-from rollbackd.units import OneOrMany, Ratio, Spec, parse_ratio
+from rollbackd.syntax.units import OneOrMany, Ratio, Spec, parse_ratio
 
 LABEL = r"^[a-zA-Z_][a-zA-Z0-9_]*$"
 """What Prometheus allows as a label's name."""

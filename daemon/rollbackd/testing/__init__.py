@@ -19,9 +19,9 @@ from typing import Any, TypeVar
 import pytest
 
 from rollbackd.adapter import Adapter, AdapterError, Bracket, Place
-from rollbackd.clock import SystemClock
 from rollbackd.model import NO_RELEASE, Change, Progress, Release
-from rollbackd.process import Spawner
+from rollbackd.system.clock import SystemClock
+from rollbackd.system.spawner import Spawner
 from rollbackd.testing.lives import PATIENCE, descendants, kill, killed_at, starts
 
 __all__ = [

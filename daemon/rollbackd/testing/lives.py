@@ -9,7 +9,7 @@ from datetime import timedelta
 from itertools import count
 from pathlib import Path
 
-from rollbackd import boundary as boundaries
+from rollbackd.system import boundary as boundaries
 
 PATIENCE = timedelta(seconds=30)
 """How long anything here may take before it counts as hanging."""
@@ -60,13 +60,13 @@ def _die_at(n: int, life: Callable[[], Awaitable[object]], *, descending: bool) 
         if next(passed) == n:
             _kill_myself(descending=descending)
 
-    async def live() -> None:
+    async def rule_states() -> None:
         async with asyncio.timeout(PATIENCE.total_seconds()):
             await life()
 
     boundaries.hook = hook
     try:
-        asyncio.run(live())
+        asyncio.run(rule_states())
     except BaseException:  # noqa: BLE001  # the parent is told by the status; pytest must not run on in here
         import traceback
 

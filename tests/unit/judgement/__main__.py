@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from rollbackd import log
+from rollbackd.system import log
 from tests.unit.judgement.cases import Chapter, Played, Situation, chapters, play
 from tests.unit.judgement.told import Told
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import yaml
 from pydantic import AfterValidator, Field, RootModel
 
-from rollbackd.units import Duration, OneOrMany, Spec
+from rollbackd.syntax.units import Duration, OneOrMany, Spec
 from tests.unit.judgement import script, told
 from tests.unit.judgement.script import SHOP
 from tests.unit.judgement.stage import Stage
@@ -130,7 +130,7 @@ def _differences(situation: Situation, made: tuple[Told, ...]) -> list[str]:
 
 
 def _ends(situation: Situation, stage: Stage) -> list[str]:
-    ledger = stage.daemon.book.of(SHOP)
+    ledger = stage.daemon.read_model.of(SHOP)
     faults = []
     known = {name_of(spell.state): spell.state.key for spell in ledger.spells}
     for what, text in situation.ends.items():

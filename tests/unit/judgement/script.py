@@ -7,11 +7,11 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from rollbackd import facts
-from rollbackd.desk import Announce, Refused
 from rollbackd.model import Outcome, Priority, Request, Verdict, service_stream
+from rollbackd.operations import Announce, Refused
 from rollbackd.policy.ledger import KEPT
-from rollbackd.sources.events import Posted
-from rollbackd.units import parse_duration, parse_ratio
+from rollbackd.signals.events import Posted
+from rollbackd.syntax.units import parse_duration, parse_ratio
 from tests.unit.judgement.clock import idle
 from tests.unit.judgement.stage import BEGIN, Stage, releases_of
 from tests.unit.judgement.world import moving
@@ -177,26 +177,26 @@ async def alert_fires(
     labels = {"service": service, **({"severity": level} if level else {})}
     alert = stage.world.fire(name, labels, begun, _sick(sick))
     if stage.core is not None and not lost:
-        await stage.core.desk.receive([alert], "token:alertmanager")
+        await stage.core.operations.receive([alert], "token:alertmanager")
 
 
 @verb(r"alert (?P<name>\w+) comes again from another Alertmanager")
 async def alert_comes_again(stage: Stage, service: str, name: str) -> None:
     alert = stage.world.alerts[stage.world.firing(name, service)]
-    await stage.daemon.desk.receive([alert], "token:other-alertmanager")
+    await stage.daemon.operations.receive([alert], "token:other-alertmanager")
 
 
 @verb(r"alert (?P<name>\w+) resolves")
 async def alert_resolves(stage: Stage, service: str, name: str) -> None:
     alert = stage.world.resolve(stage.world.firing(name, service))
     if stage.core is not None:
-        await stage.core.desk.receive([alert], "token:alertmanager")
+        await stage.core.operations.receive([alert], "token:alertmanager")
 
 
 @verb(r"event (?P<event>\w+)(?: with key (?P<key>\S+))?(?P<over>, resolved)?")
 async def event_comes(stage: Stage, service: str, event: str, key: str | None, over: str | None) -> None:
     posted = Posted(event=event, service=service, key=key or "", state="resolved" if over else "firing")
-    await stage.daemon.desk.report([posted], "token:ci")
+    await stage.daemon.operations.report([posted], "token:ci")
 
 
 @verb(r"check (?P<name>\w+) (?P<how>fails|passes|says nothing)" + _WHILE)
@@ -221,12 +221,12 @@ async def announces(
         Priority(priority) if priority else None,
         parse_duration(within) if within else None,
     )
-    await stage.daemon.desk.changed(change, by)
+    await stage.daemon.operations.changed(change, by)
 
 
 @verb(rf"{_BY} confirms")
 async def confirms(stage: Stage, service: str, by: str) -> None:
-    await stage.daemon.desk.confirm(service, by)
+    await stage.daemon.operations.confirm(service, by)
 
 
 @verb(rf"{_BY} (?P<how>holds|resumes)(?P<everything> all services)?(?: until (?P<until>\d\d:\d\d))?(?:, (?P<why>.+))?")
@@ -241,10 +241,10 @@ async def holds(
 ) -> None:
     scope = "*" if everything else service
     if how == "resumes":
-        await stage.daemon.desk.unhold(scope, by)
+        await stage.daemon.operations.unhold(scope, by)
     else:
         end = parse_time(None, until[:2], until[3:]) if until else None
-        await stage.daemon.desk.hold(scope, by, why or "", end)
+        await stage.daemon.operations.hold(scope, by, why or "", end)
 
 
 @verb(r"(?P<name>\w+) silences (?P<matchers>.+)")
@@ -261,22 +261,22 @@ async def silence_ends(stage: Stage, service: str, name: str) -> None:
 
 @verb(rf"{_BY} approves")
 async def approves(stage: Stage, service: str, by: str) -> None:
-    await stage.daemon.desk.approve(service, by)
+    await stage.daemon.operations.approve(service, by)
 
 
 @verb(rf"{_BY} denies(?:, (?P<why>.+))?")
 async def denies(stage: Stage, service: str, by: str, why: str | None) -> None:
-    await stage.daemon.desk.deny(service, by, why or "")
+    await stage.daemon.operations.deny(service, by, why or "")
 
 
 @verb(rf"{_BY} aborts")
 async def aborts(stage: Stage, service: str, by: str) -> None:
-    await stage.daemon.desk.abort(service, by)
+    await stage.daemon.operations.abort(service, by)
 
 
 @verb(rf"{_BY} orders a rollback(?: to (?P<to>\S+))?(?P<over> over the hold)?")
 async def orders(stage: Stage, service: str, by: str, to: str | None, over: str | None) -> None:
-    await stage.daemon.desk.rollback(Request(service, by, to=to or "", over_hold=over is not None))
+    await stage.daemon.operations.rollback(Request(service, by, to=to or "", over_hold=over is not None))
 
 
 @verb(rf"{_BY} (?P<how>quarantines|lifts the quarantine of) (?P<release>\S+)")
@@ -286,22 +286,22 @@ async def quarantines(stage: Stage, service: str, by: str, how: str, release: st
         fact: Any = facts.QuarantineLifted if lift else facts.Quarantined
         await stage.write(service_stream(service), fact(releases_of(release), f"by {by}"))
         return
-    await stage.core.desk.quarantine(service, releases_of(release), by, lift)
+    await stage.core.operations.quarantine(service, releases_of(release), by, lift)
 
 
 @verb(rf"{_BY} marks (?P<release>\S+) good")
 async def marks_good(stage: Stage, service: str, by: str, release: str) -> None:
-    await stage.daemon.desk.good(service, releases_of(release), by)
+    await stage.daemon.operations.good(service, releases_of(release), by)
 
 
 @verb(rf"{_BY} drills it for real")
 async def drills(stage: Stage, service: str, by: str) -> None:
-    await stage.daemon.desk.drill(service, "", by, execute=True)
+    await stage.daemon.operations.drill(service, "", by, execute=True)
 
 
 @verb(rf"{_BY} resets the breaker")
 async def resets_the_breaker(stage: Stage, service: str, by: str) -> None:
-    await stage.daemon.desk.resume(by)
+    await stage.daemon.operations.resume(by)
 
 
 # -- the daemon itself --------------------------------------------------------------------------

@@ -51,7 +51,7 @@ class Shop(Stage):
         return [one.what for one in self.told]
 
     async def incident(self, name: str = "shop-1") -> Incident:
-        found = await self.daemon.book.incident(name)
+        found = await self.daemon.read_model.incident(name)
         assert found is not None
         return found
 

@@ -17,7 +17,7 @@ from rollbackd.journal import Entry, Journal
 from rollbackd.model import FLEET, Outcome, Release, State, service_stream
 from tests.unit.house import HookedJournal
 from tests.unit.judgement.clock import LeapingClock, idle
-from tests.unit.judgement.world import World, WorldExaminer
+from tests.unit.judgement.world import World, WorldCheckRunner
 
 BEGIN = datetime.fromisoformat("2026-03-01T00:00:00+00:00")
 """A Sunday; what happens without a day's name happens on the Monday after it."""
@@ -94,12 +94,12 @@ class Stage:
             LayerFactory=lambda *_: self.world,
             Prometheus=lambda *_: self.world.prometheus,
             Alertmanager=lambda *_: self.world.alertmanager,
-            Examiner=lambda _: WorldExaminer(self.world),
+            CheckRunner=lambda _: WorldCheckRunner(self.world),
         ):
             made = self.core = await core.build(self.config, cast("Journal", self.journal), self.clock)
         await made.intake.recall()
         self._begin(self._resume(made))
-        self._begin(made.judge.run())
+        self._begin(made.decision_engine.run())
         if any(service.drill for service in self.config.services):
             self._begin(made.drills.run())
         self._begin(made.jumps.run(_jumped))
@@ -107,8 +107,8 @@ class Stage:
         if made.polls is not None:
             self._begin(made.polls.run())
         for name in self.world.layers:
-            self._begin(made.looker.run(name, timedelta()))
-            self._begin(made.bakery.run(self.config.by_name[name]))
+            self._begin(made.state_watcher.run(name, timedelta()))
+            self._begin(made.bake_timer.run(self.config.by_name[name]))
         for watched in made.smoke.watched:
             self._begin(made.smoke.run(watched))
         await idle()
@@ -118,7 +118,7 @@ class Stage:
 
     @staticmethod
     async def _resume(made: Core) -> None:
-        for name in made.book.open_incidents():
+        for name in made.read_model.open_incidents():
             made.runner.start(name)
         await made.intake.recover()
 

@@ -10,11 +10,11 @@ from typing import Any, cast
 
 from rollbackd.adapter import Adapter, AdapterError
 from rollbackd.config.models import Service
-from rollbackd.layers import Layers
+from rollbackd.execution.layers import Layers
 from rollbackd.model import Alert, Change, CheckResult, Release, Traits, Verdict
 from rollbackd.rules.matchers import parse_matchers
-from rollbackd.sources.alertmanager import Silence, Unreachable
-from rollbackd.sources.prometheus import Answer, RangeAnswer, RangeSeries, Series
+from rollbackd.signals.alertmanager import Silence, Unreachable
+from rollbackd.signals.prometheus import QueryAnswer, RangeAnswer, RangeSeries, Series
 from tests.unit.house import FakeLayer
 from tests.unit.judgement.clock import LeapingClock
 
@@ -171,12 +171,12 @@ class WorldPrometheus:
     world: World
     down: bool = False
 
-    async def instant(self, query: str, at: datetime | None = None) -> Answer:
+    async def instant(self, query: str, at: datetime | None = None) -> QueryAnswer:
         if self.down:
-            return Answer(problem=DOWN)
+            return QueryAnswer(problem=DOWN)
         time = at or self.world.clock.true
         found = [(service, _at(reading, time)) for service, reading in self.world.readings[query].items()]
-        return Answer(tuple(Series({"service": one}, value, time) for one, value in found if value is not None))
+        return QueryAnswer(tuple(Series({"service": one}, value, time) for one, value in found if value is not None))
 
     async def range(self, query: str, start: datetime, end: datetime, step: timedelta) -> RangeAnswer:
         if self.down:
@@ -221,7 +221,7 @@ class WorldAlertmanager:
         return list(self.world.silences.values())
 
 
-class WorldExaminer:
+class WorldCheckRunner:
     """Checks answer what the world says."""
 
     def __init__(self, world: World) -> None:

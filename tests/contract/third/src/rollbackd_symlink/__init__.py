@@ -14,8 +14,8 @@ from pydantic import Field
 
 from rollbackd.adapter import AdapterError, Place, Settings
 from rollbackd.model import Change, Problem, Progress, Release, Traits
-from rollbackd.process import Busy, Spawner, SpawnError, sync_directory, write_durably
-from rollbackd.units import Duration
+from rollbackd.syntax.units import Duration
+from rollbackd.system.spawner import Busy, Spawner, SpawnError, sync_directory, write_durably
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 

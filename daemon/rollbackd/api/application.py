@@ -1,0 +1,119 @@
+"""The HTTP application: every route is behind the gate, every error is a problem."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from functools import cache
+from typing import Any
+
+from aiohttp import hdrs, web
+from prometheus_client import exposition
+from pydantic import TypeAdapter, ValidationError
+
+from rollbackd.api.authorization import Gate
+from rollbackd.api.intake import IntakeHandlers
+from rollbackd.api.long_poll import Waits
+from rollbackd.api.openapi import document
+from rollbackd.api.problems import as_problems, invalid
+from rollbackd.api.request_body import JSON, read_json
+from rollbackd.api.routes import ROUTES, ApiCall, ApiRoute
+from rollbackd.api.snapshot_routes import SNAPSHOT_ROUTES, add_files
+from rollbackd.config.models import Daemon, Role
+from rollbackd.operations import Operations
+from rollbackd.syntax.units import Secret
+from rollbackd.views.shapes import Readiness
+
+_SMALL_BODY = 64 * 1024
+"""Bytes of an order; only alerts and events are larger."""
+_HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+_READINESS = TypeAdapter(Readiness)
+
+Answerer = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def build_app(operations: Operations, daemon: Daemon, reveal: Callable[[Secret], str]) -> web.Application:
+    """All routes of the HTTP side and of the socket, on one desk.
+
+    :param reveal: reads a secret; called once for each of `daemon.tokens`.
+    :raises CannotListenError: tokens or `open_on_loopback` that would let the wrong people in.
+    """
+    gate = Gate(daemon, reveal)
+    waits = Waits()
+    app = web.Application(middlewares=[as_problems], client_max_size=daemon.max_body)
+    for route in (*ROUTES, *SNAPSHOT_ROUTES):
+        app.router.add_route(route.method, route.path, _answerer(route, operations, waits, gate))
+    _add_intake(app, IntakeHandlers(operations, daemon.max_body), gate)
+    add_files(app, operations, gate)
+    _add_health(app, operations, gate)
+
+    async def end_waits(_app: web.Application) -> None:
+        waits.end()
+
+    app.on_shutdown.append(end_waits)
+    return app
+
+
+def _answerer(route: ApiRoute, operations: Operations, waits: Waits, gate: Gate) -> Answerer:
+    answers: TypeAdapter[Any] = TypeAdapter(route.answer)
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        peer = gate.admit(request, route.role)
+        try:
+            query = route.query.model_validate(dict(request.query))
+            content = await read_json(request, _SMALL_BODY) if request.can_read_body else b"{}"
+            body = route.body.model_validate_json(content)
+        except ValidationError as error:
+            raise invalid(error) from error
+        name = request.match_info.get("name", "")
+        value = await route.handler(ApiCall(operations, waits, peer.actor, name, query, body))
+        return web.Response(status=route.status, body=answers.dump_json(value), content_type=JSON, headers=_HEADERS)
+
+    return answer
+
+
+def _add_intake(app: web.Application, intake: IntakeHandlers, gate: Gate) -> None:
+    async def alerts(request: web.Request) -> web.StreamResponse:
+        return await intake.alerts(request, gate.admit(request, "source").actor)
+
+    async def signals(request: web.Request) -> web.StreamResponse:
+        return await intake.signals(request, gate.admit(request, "source").actor)
+
+    app.router.add_post("/api/v1/alerts", alerts)
+    app.router.add_post("/api/v1/signals", signals)
+
+
+@cache
+def _described() -> bytes:
+    """Made when it is first asked for: it takes longer than the rest of a start."""
+    return json.dumps(document()).encode()
+
+
+def _add_health(app: web.Application, operations: Operations, gate: Gate) -> None:
+    async def healthz(_request: web.Request) -> web.StreamResponse:
+        return web.Response(body=b'{"status":"alive"}', content_type=JSON, headers=_HEADERS)
+
+    async def readyz(_request: web.Request) -> web.StreamResponse:
+        readiness = await operations.readiness()
+        body, status = _READINESS.dump_json(readiness), 200 if readiness.ready else 503
+        return web.Response(status=status, body=body, content_type=JSON, headers=_HEADERS)
+
+    async def metrics(request: web.Request) -> web.StreamResponse:
+        encode, content_type = exposition.choose_encoder(request.headers.get(hdrs.ACCEPT, ""))
+        return web.Response(body=encode(operations.registry), headers={**_HEADERS, hdrs.CONTENT_TYPE: content_type})
+
+    async def openapi(_request: web.Request) -> web.StreamResponse:
+        body = await asyncio.to_thread(_described)
+        return web.Response(body=body, content_type=JSON, headers=_HEADERS)
+
+    app.router.add_get("/healthz", healthz)
+    app.router.add_get("/readyz", _behind(gate, "viewer", readyz))
+    app.router.add_get("/metrics", _behind(gate, "viewer", metrics))
+    app.router.add_get("/openapi.json", _behind(gate, "viewer", openapi))
+
+
+def _behind(gate: Gate, role: Role, handler: Answerer) -> Answerer:
+    async def answer(request: web.Request) -> web.StreamResponse:
+        gate.admit(request, role)
+        return await handler(request)
+
+    return answer

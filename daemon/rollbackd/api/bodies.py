@@ -1,0 +1,243 @@
+"""What requests carry and what answers are wrapped in. Values only.
+
+An answer is always an object, so that it can grow without breaking who reads it.
+"""
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Annotated, Self
+
+from pydantic import AwareDatetime, ConfigDict, Field, field_validator, model_validator
+
+from rollbackd.model import Priority
+from rollbackd.syntax.units import Duration, Spec, format_duration
+from rollbackd.views.shapes import ChangeView, DecisionView, DrillView, HoldView, IncidentView, ServiceView, StateView
+
+LONGEST_WAIT = timedelta(seconds=60)
+Reason = Annotated[str, Field(max_length=2000)]
+"""Free text for people."""
+Reference = Annotated[str, Field(max_length=500)]
+"""A release, a state's key, the name of a plan or a layer."""
+Releases = Annotated[dict[Reference, Reference], Field(max_length=100)]
+"""Layer to release: an id, a unique prefix or a label; the key `""` is the only layer."""
+
+
+class Asked(Spec):
+    """What comes in; its fields' sentences are in /openapi.json."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+
+# -- queries ------------------------------------------------------------------------------------
+class NoQuery(Asked):
+    """Nothing may be asked."""
+
+
+class ServiceQuery(Asked):
+    service: str
+    """Whose; newest first."""
+
+
+class DrillsQuery(Asked):
+    service: str = ""
+    """Only of this service."""
+    limit: int = Field(default=50, ge=1, le=1000)
+
+
+class DecisionsQuery(Asked):
+    service: str = ""
+    """Only of this service."""
+    limit: int = Field(default=50, ge=1, le=1000)
+
+
+class IncidentsQuery(DecisionsQuery):
+    open: bool = False
+    """Only those that are not closed."""
+
+
+class NewsQuery(Asked):
+    after: int = Field(default=0, ge=0)
+    """Only records with n above this."""
+    wait: Duration = timedelta()
+    """When there are none, wait for news so long, at most 1m."""
+
+    @field_validator("wait")
+    @classmethod
+    def _bounded(cls, wait: timedelta) -> timedelta:
+        if wait > LONGEST_WAIT:
+            raise ValueError(f"at most {format_duration(LONGEST_WAIT)}; ask again for more")
+        return wait
+
+
+# -- bodies -------------------------------------------------------------------------------------
+class NoBody(Asked):
+    """Nothing has to be said; `{}` or an empty body."""
+
+
+class PlanBody(Asked):
+    to: Reference = ""
+    """A release (id, unique prefix or label), a state's key, or empty for the newest good state."""
+    plan: Reference = ""
+    """One of the service's plans; empty: the service's own."""
+
+
+class RollbackBody(PlanBody):
+    reason: Reason = ""
+    irreversible: tuple[Reference, ...] = Field(default=(), max_length=100)
+    """Layers whose step may be irreversible, by name."""
+    over_hold: bool = False
+    """Also while the service is held."""
+    plan_id: Reference = ""
+    """The id of a printed plan: that one is run as it was shown, or none; it says `to` and `plan` itself."""
+
+    @model_validator(mode="after")
+    def _as_shown(self) -> Self:
+        if self.plan_id and (self.to or self.plan):
+            raise ValueError("plan_id says all of a plan; leave out to and plan")
+        return self
+
+
+class DrillBody(Asked):
+    plan: Reference = ""
+    """One of the service's plans; empty: its own list, or with `execute` the first of it."""
+    execute: bool = False
+    """Go back for real, and return; only where the service's configuration says `drill: true`."""
+
+
+class ReasonBody(Asked):
+    reason: Reason = ""
+
+
+class AcknowledgeBody(Asked):
+    leave: bool = False
+    """Leave every bracket that is still entered."""
+
+
+class HoldBody(ReasonBody):
+    until: AwareDatetime | None = None
+    """RFC 3339 with an offset; without it the hold stays until it is lifted."""
+
+
+class GoodBody(Asked):
+    releases: Releases = {}
+    """Empty: the present state."""
+
+
+class QuarantineBody(Asked):
+    releases: Releases = Field(min_length=1)
+    lift: bool = False
+
+
+class ChangeBody(Asked):
+    service: Reference
+    releases: Releases = {}
+    """What it brings: layer to release; empty: whatever changes now."""
+    kind: Annotated[str, Field(max_length=100)] = ""
+    """`deployment`, `hotfix`, or a word of your own."""
+    priority: Priority | None = None
+    """Sets how soon it must be confirmed."""
+    confirm_within: Duration | None = None
+    """Instead of the priority's time; `0s`: it need not be confirmed."""
+    key: Reference = ""
+    """The same key of a service is the same change: a job's number, so that a retry is safe."""
+    text: Reason = ""
+    """What people will read beside it."""
+    by: Annotated[str, Field(max_length=100)] = ""
+    """Who makes it, when that is not who announces it: `unix:ann` as actors are written, or words of your own."""
+
+
+# -- answers ------------------------------------------------------------------------------------
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """What became of a delivery; all of it is on disk."""
+
+    accepted: int
+    duplicates: int
+    unmatched: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """What became of events; what was accepted is on disk."""
+
+    accepted: int
+    duplicates: int
+    unmatched: int
+    why: tuple[str, ...] = ()
+    """Why nobody asks for what is unmatched, a sentence each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    services: tuple[ServiceView, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class States:
+    states: tuple[StateView, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Incidents:
+    incidents: tuple[IncidentView, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Decisions:
+    decisions: tuple[DecisionView, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Holds:
+    holds: tuple[HoldView, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    changes: tuple[ChangeView, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Drills:
+    drills: tuple[DrillView, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A rollback that was begun, or that joined the open incident."""
+
+    incident: str
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """An order was carried out."""
+
+    done: str
+    """A sentence."""
+    actor: str
+    """Who it was recorded as."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answered(Done):
+    """An answer to what an incident asks was taken."""
+
+    incident: str
+    missing: str = ""
+    """What is still missing, such as `one of tech`; empty when nothing is, or somebody said no."""
+
+
+@dataclass(frozen=True, slots=True)
+class Alive:
+    status: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """An RFC 9457 problem. A refusal also has `findings`, a bad body `errors`."""
+
+    type: str
+    title: str
+    status: int
+    detail: str

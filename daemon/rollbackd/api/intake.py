@@ -1,0 +1,121 @@
+"""Signals come in: one that was answered 200 is on disk; what cannot be taken now is refused, never forgotten.
+
+Alertmanager sends again after a 5xx, and after a 4xx only with its next group interval: so what passes by itself (busy,
+disk full) is a 503, and only a body that will never be right is a 400.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict
+from typing import TypeVar
+
+from aiohttp import web
+from pydantic_core import to_json
+
+from rollbackd.api.bodies import Reported
+from rollbackd.api.problems import ProblemError
+from rollbackd.api.request_body import JSON, READ_WITHIN, read_json
+from rollbackd.operations import Operations
+from rollbackd.signals.events import EventError, Posted, parse_events
+from rollbackd.signals.webhook import WebhookError, WebhookPayload, parse_webhook
+
+BIG = 256 * 1024
+"""Bytes; a body above this is parsed on a thread, so that health answers go on meanwhile."""
+MOST_REQUESTS = 512
+"""In flight at once; more are told to come again."""
+BUSY_RETRY = "1"
+"""Seconds."""
+_SAID = 10
+"""Reasons in one answer."""
+
+_P = TypeVar("_P")
+
+
+class IntakeHandlers:
+    """`POST /api/v1/alerts` and `POST /api/v1/signals`.
+
+    :param max_body: bytes that one body may have, after decompression; twice that may be in flight at once.
+    :param read_within: seconds that a client has to send its body.
+    """
+
+    def __init__(self, operations: Operations, max_body: int, read_within: float = READ_WITHIN) -> None:
+        self._operations = operations
+        self._max_body = max_body
+        self._read_within = read_within
+        self._requests = 0
+        self._bytes = 0
+        self._big = asyncio.Semaphore(2)
+
+    @property
+    def in_flight(self) -> tuple[int, int]:
+        """Requests, and the bytes of their bodies so far."""
+        return self._requests, self._bytes
+
+    async def alerts(self, request: web.Request, actor: str) -> web.Response:
+        """Take one notification of Alertmanager's. :raises ProblemError: nothing of it was taken."""
+        return await self._post(request, _webhook, lambda webhook: self._receive(webhook, actor))
+
+    async def signals(self, request: web.Request, actor: str) -> web.Response:
+        """Take one event, or a list of them. :raises ProblemError: nothing of it was taken."""
+        return await self._post(request, _events, lambda posted: self._report(posted, actor))
+
+    async def _post(
+        self, request: web.Request, parse: Callable[[bytes], _P], take: Callable[[_P], Awaitable[bytes]]
+    ) -> web.Response:
+        if self._requests >= MOST_REQUESTS:
+            raise _busy()
+        held = 0
+
+        def count(size: int) -> None:
+            nonlocal held
+            if self._bytes + size > 2 * self._max_body:
+                raise _busy()
+            held += size
+            self._bytes += size
+
+        self._requests += 1
+        try:
+            body = await read_json(request, self._max_body, self._read_within, count)
+            answer = await self._take(body, parse, take)
+        finally:
+            self._requests -= 1
+            self._bytes -= held
+        return web.Response(body=answer, content_type=JSON)
+
+    async def _take(self, body: bytes, parse: Callable[[bytes], _P], take: Callable[[_P], Awaitable[bytes]]) -> bytes:
+        if len(body) <= BIG:
+            return await take(parse(body))
+        async with self._big:  # what was parsed takes several times the memory of its bytes
+            return await take(await asyncio.to_thread(parse, body))
+
+    async def _receive(self, webhook: WebhookPayload, actor: str) -> bytes:
+        accepted, duplicates, unmatched = await self._operations.receive(webhook.alerts, actor)
+        if webhook.truncated:
+            await self._operations.complete(webhook)
+        return f'{{"accepted":{accepted},"duplicates":{duplicates},"unmatched":{unmatched}}}'.encode()
+
+    async def _report(self, posted: tuple[Posted, ...], actor: str) -> bytes:
+        try:
+            taken = await self._operations.report(posted, actor)
+        except EventError as error:
+            raise ProblemError(400, str(error)) from error
+        why = tuple(dict.fromkeys(taken.unmatched))[:_SAID]
+        return to_json(asdict(Reported(taken.accepted, taken.duplicates, len(taken.unmatched), why)))
+
+
+def _webhook(body: bytes) -> WebhookPayload:
+    try:
+        return parse_webhook(body)
+    except WebhookError as error:
+        raise ProblemError(400, str(error)) from error
+
+
+def _events(body: bytes) -> tuple[Posted, ...]:
+    try:
+        return parse_events(body)
+    except EventError as error:
+        raise ProblemError(400, str(error)) from error
+
+
+def _busy() -> ProblemError:
+    return ProblemError(503, "too many signals are on their way in; send this again", {"Retry-After": BUSY_RETRY})

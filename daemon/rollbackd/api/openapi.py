@@ -1,0 +1,162 @@
+"""The API's description, generated from the routes and the views themselves, so that it cannot disagree with them.
+
+https://spec.openapis.org/oas/v3.1.0
+"""
+
+import re
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from rollbackd import __version__
+from rollbackd.api import bodies
+from rollbackd.api.routes import ROUTES, ApiRoute
+from rollbackd.api.snapshot_routes import SNAPSHOT_ROUTES, FileQuery, described
+from rollbackd.signals.events import Posted
+from rollbackd.snapshots.views import TakenView
+from rollbackd.syntax.units import Spec, Written
+from rollbackd.views.shapes import Readiness
+
+_REF = "#/components/schemas/{model}"
+_PROBLEM = "application/problem+json"
+_PATH_PART = re.compile(r"\{(\w+)\}")
+
+
+def document() -> dict[str, Any]:
+    """An OpenAPI 3.1 document as JSON values."""
+    schemas = _Schemas()
+    paths: dict[str, dict[str, Any]] = {}
+    for route in (*ROUTES, *SNAPSHOT_ROUTES):
+        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, schemas)
+    for path, method, operation in (*_plain(schemas), *_files(schemas)):
+        paths.setdefault(path, {})[method] = operation
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "rollbackd", "version": __version__, "license": {"name": "Apache-2.0"}},
+        "paths": paths,
+        "components": {
+            "schemas": schemas.all(),
+            "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer"}},
+        },
+        "security": [{"bearer": []}],
+    }
+
+
+class _Schemas:
+    """Collects types, so that each is described once."""
+
+    def __init__(self) -> None:
+        self._adapters: dict[tuple[str, str], TypeAdapter[Any]] = {}
+
+    def ref(self, kind: Any, *, answer: bool) -> dict[str, Any]:
+        mode = "serialization" if answer else "validation"
+        self._adapters[kind.__name__, mode] = TypeAdapter(kind)
+        return {"$ref": _REF.format(model=kind.__name__)}
+
+    def all(self) -> dict[str, Any]:
+        inputs: list[tuple[str, Any, TypeAdapter[Any]]] = [
+            (name, mode, adapter) for (name, mode), adapter in self._adapters.items()
+        ]
+        _refs, described = TypeAdapter.json_schemas(inputs, ref_template=_REF, schema_generator=Written)
+        found: dict[str, Any] = described["$defs"]
+        return found
+
+
+def _operation(route: ApiRoute, schemas: _Schemas) -> dict[str, Any]:
+    operation = _base(f"{route.handler.__name__}", route.summary, route.role)
+    parameters = [_path_parameter(name) for name in _PATH_PART.findall(route.path)] + _query_parameters(route.query)
+    if parameters:
+        operation["parameters"] = parameters
+    if route.body.model_fields:
+        required = any(field.is_required() for field in route.body.model_fields.values())
+        operation["requestBody"] = {"required": required, "content": _json(schemas.ref(route.body, answer=False))}
+    operation["responses"] = {
+        str(route.status): {"description": "done", "content": _json(schemas.ref(route.answer, answer=True))},
+        **_failed(schemas),
+    }
+    return operation
+
+
+def _base(name: str, summary: str, role: str) -> dict[str, Any]:
+    return {"operationId": name, "summary": summary, "description": f"Needs the role `{role}`."}
+
+
+def _json(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"application/json": {"schema": schema}}
+
+
+def _failed(schemas: _Schemas) -> dict[str, Any]:
+    return {
+        "default": {
+            "description": "not done",
+            "content": {_PROBLEM: {"schema": schemas.ref(bodies.Fault, answer=True)}},
+        }
+    }
+
+
+def _path_parameter(name: str) -> dict[str, Any]:
+    return {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+
+
+def _query_parameters(query: type[Spec]) -> list[dict[str, Any]]:
+    schema = query.model_json_schema(schema_generator=Written)
+    required = schema.get("required", ())
+    return [
+        {"name": name, "in": "query", "required": name in required, "schema": field}
+        for name, field in schema.get("properties", {}).items()
+    ]
+
+
+def _files(schemas: _Schemas) -> list[tuple[str, str, dict[str, Any]]]:
+    """The routes of `snapshots.py` that carry a file."""
+    given = {"parameters": [_path_parameter("name"), *_query_parameters(FileQuery)]}
+    found = described(given, _json(schemas.ref(TakenView, answer=True)))
+    for _, _, operation in found:
+        operation["description"] = "Needs the role `operator`."
+        operation["responses"] |= _failed(schemas)
+    return found
+
+
+def _plain(schemas: _Schemas) -> list[tuple[str, str, dict[str, Any]]]:
+    """The routes of `app.py`."""
+    taken = {"description": "on disk", "content": _json(schemas.ref(bodies.Accepted, answer=True))}
+    alerts = _base("alerts", "Alertmanager's webhook, payload version 4.", "source") | {
+        "requestBody": {"required": True, "content": _json({"type": "object"})},
+        "responses": {"200": taken, **_failed(schemas)},
+    }
+    event = schemas.ref(Posted, answer=False)
+    several = {"anyOf": [event, {"type": "array", "items": event}]}
+    reported = {"description": "on disk", "content": _json(schemas.ref(bodies.Reported, answer=True))}
+    signals = _base("signals", "Events of CI, of scanners, of business systems: one, or a list.", "source") | {
+        "requestBody": {"required": True, "content": _json(several)},
+        "responses": {"200": reported, **_failed(schemas)},
+    }
+    readiness = _json(schemas.ref(Readiness, answer=True))
+    ready = _base("readyz", "Whether it can do its work, and why not.", "viewer") | {
+        "responses": {
+            "200": {"description": "ready", "content": readiness},
+            "503": {"description": "not ready", "content": readiness},
+            **_failed(schemas),
+        }
+    }
+    alive = {
+        "operationId": "healthz",
+        "summary": "The process answers.",
+        "security": [],
+        "responses": {"200": {"description": "alive", "content": _json(schemas.ref(bodies.Alive, answer=True))}},
+    }
+    text = {"text/plain": {"schema": {"type": "string"}}}
+    metrics = _base("metrics", "Prometheus metrics of rollbackd itself.", "viewer") | {
+        "responses": {"200": {"description": "metrics", "content": text}, **_failed(schemas)}
+    }
+    this = _base("openapi", "This description.", "viewer") | {
+        "responses": {"200": {"description": "OpenAPI 3.1", "content": _json({"type": "object"})}, **_failed(schemas)}
+    }
+    return [
+        ("/api/v1/alerts", "post", alerts),
+        ("/api/v1/signals", "post", signals),
+        ("/healthz", "get", alive),
+        ("/readyz", "get", ready),
+        ("/metrics", "get", metrics),
+        ("/openapi.json", "get", this),
+    ]

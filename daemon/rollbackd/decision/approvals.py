@@ -1,0 +1,145 @@
+"""What becomes of a question whose answer, or end, has come: the world may have moved since it was asked."""
+
+import asyncio
+from dataclasses import replace
+
+from rollbackd import facts
+from rollbackd.config.models import Config
+from rollbackd.decision.situation import SituationReader
+from rollbackd.execution.preflight import Objection
+from rollbackd.incident.life import Incident
+from rollbackd.model import Action, Decision, Outcome, Question, Trigger
+from rollbackd.policy.changes import UNCONFIRMED, unconfirmed
+from rollbackd.policy.decide import decide, question_of
+from rollbackd.policy.guards import Situation
+from rollbackd.rules.tracks import Standing
+from rollbackd.signals.rule_state import RuleStates
+from rollbackd.state.read_model import ReadModel
+
+_AGES = frozenset({"stale"})
+"""Guards that waiting itself turns against going back."""
+_AT_ONCE = 32
+"""Questions whose world is looked at again at the same time."""
+
+
+class Approvals:
+    """Looks at the layers, the trouble and the guards once more."""
+
+    def __init__(
+        self, config: Config, read_model: ReadModel, rule_states: RuleStates, situations: SituationReader
+    ) -> None:
+        self._config = config
+        self._read_model = read_model
+        self._rule_states = rule_states
+        self._situations = situations
+        self._looking = asyncio.Semaphore(_AT_ONCE)
+
+    async def rise(self, incident: Incident, why: str, by_people: bool) -> facts.Risen | facts.AskedAgain | Objection:
+        """What the incident becomes: a rollback, another question, or its end."""
+        if self._config.service(incident.service) is None:
+            return Objection(Outcome.DECLINED, f"{why}, but the service is no longer in the configuration")
+        trigger = self._standing(incident)
+        async with self._looking:
+            given = await self._situations.full(trigger)
+        given = self._as_of_now(incident, trigger, given)
+        service = self._config.service(incident.service)
+        now = replace(decide(trigger, given, service.plan if service else ()), joins=incident.id)
+        over = self._over(incident, given)
+        return self._answered(incident, now, given, why, over) if by_people else self._late(incident, now, why, over)
+
+    def _standing(self, incident: Incident) -> Trigger:
+        """The trouble that it is about now: of several the first that goes on, else the one that it began with."""
+        first = incident.decision.trigger
+        quick = self._situations.quick(first)
+        others = (one for one in incident.joined if one.request is None)
+        return next((one for one in (first, *others) if not self._is_over(one, quick)), first)
+
+    def _as_of_now(self, incident: Incident, trigger: Trigger, given: Situation) -> Situation:
+        """What the journal says after the look, without the incident itself.
+
+        From here on nothing is awaited until it is written: two questions that end at once do not spend one budget.
+        """
+        return given.renewed(self._situations.quick(trigger, given.present)).without(incident.id)
+
+    def _over(self, incident: Incident, given: Situation) -> str:
+        """Why all of the trouble counts as over; empty while any of it goes on, or nobody can say."""
+        said = [self._is_over(trigger, given) for trigger in (incident.decision.trigger, *incident.joined)]
+        return "; ".join(dict.fromkeys(said)) if all(said) else ""
+
+    def _is_over(self, trigger: Trigger, given: Situation) -> str:
+        """The same for one trigger."""
+        if trigger.rule == UNCONFIRMED and unconfirmed(given.ledger, given.now) is None:
+            return "it was confirmed, or runs no more"
+        rule = self._rule_states.rule(trigger.rule)
+        if rule is None:
+            return ""
+        condition = self._rule_states.condition(rule, trigger.service, given.now)
+        return f"the trouble is over: {condition.reason}" if condition.standing is Standing.GOOD else ""
+
+    def _late(self, incident: Incident, now: Decision, why: str, over: str) -> facts.Risen | Objection:
+        """Nobody answered: what was asked about alone does not stand against going back, all else does."""
+        before, question = incident.decision, incident.decision.question
+        if over:
+            return Objection(Outcome.PASSED, over)
+        if question is None or question.otherwise == "escalate":
+            return Objection(Outcome.EXPIRED, why)
+        if now.present is None or before.present is None or now.present.key != before.present.key:
+            return Objection(Outcome.SUPERSEDED, f"{why}, and somebody else changed the layers meanwhile")
+        asked = {one.guard for one in before.against if one.against is Action.ASK} | _AGES
+        stands = [one for one in now.against if one.against is not Action.ASK or one.guard not in asked]
+        if stands or now.target is None:
+            return Objection(Outcome.EXPIRED, f"{why}, and {'; '.join(one.reason for one in stands)}")
+        return facts.Risen(_acts(now), why)
+
+    def _answered(
+        self, incident: Incident, now: Decision, given: Situation, why: str, over: str
+    ) -> facts.Risen | facts.AskedAgain | Objection:
+        """People said yes to what they were shown; to anything else they are asked."""
+        before, question = incident.decision, incident.decision.question
+        if now.target is None and not given.problems:  # else it may be passing: they are asked once more
+            return Objection(Outcome.FAILED, f"{why}, but nothing was touched: {given.no_target}")
+        moved = _moved(before, now, given)
+        if over and not (question is not None and question.over):
+            moved.append(over)
+        if not moved:
+            return facts.Risen(_acts(now), why, by_people=True)
+        again = self._again(before, now, given, over=bool(over))
+        return facts.AskedAgain(again, f"{why}, but {'; '.join(moved)}")
+
+    def _again(self, before: Decision, now: Decision, given: Situation, *, over: bool) -> Decision:
+        """The question of now; where the layers or the target cannot be told right now, as before once more."""
+        now = replace(now, present=now.present or before.present, target=now.target or before.target)
+        findings = tuple(one for one in now.against if one.against is Action.ASK)
+        question: Question = question_of(now.trigger, given, findings, now.change)
+        return replace(now, action=Action.ASK, question=replace(question, over=over))
+
+
+def _unseen(given: Situation) -> str:
+    """Why it cannot be told what runs."""
+    if given.problems:
+        return f"it cannot be seen what runs: {'; '.join(given.problems)}"
+    return "the layers are being changed right now"
+
+
+def _moved(before: Decision, now: Decision, given: Situation) -> list[str]:
+    """What is not as it was when it was asked."""
+    moved = []
+    if now.present is None:
+        moved.append(_unseen(given))
+    elif before.present is None or now.present.key != before.present.key:
+        moved.append(f"now {now.present.name} runs")
+    if now.target is None:
+        moved.append(given.no_target)
+    elif before.target is None or now.target.key != before.target.key:
+        moved.append(f"it would go back to {now.target.name} now")
+    shown = _irreversible(before)
+    return [*moved, *(reason for reason in _irreversible(now) if reason not in shown)]
+
+
+def _irreversible(decision: Decision) -> list[str]:
+    """What cannot be taken back: a yes is one to these steps only when it was asked about them."""
+    return [one.reason for one in decision.against if one.guard == "irreversible"]
+
+
+def _acts(decision: Decision) -> Decision:
+    return replace(decision, action=Action.ROLL_BACK)

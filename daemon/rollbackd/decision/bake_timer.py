@@ -1,0 +1,132 @@
+"""When a state has run long enough without trouble, and then passes its checks, it is good."""
+
+from collections.abc import Container
+from dataclasses import dataclass
+from datetime import timedelta
+
+from rollbackd import facts
+from rollbackd.config.models import Config, Service
+from rollbackd.decision.situation import HoldSource
+from rollbackd.execution.check_runner import CheckRunner
+from rollbackd.journal import Entry, JournalUnavailable
+from rollbackd.model import State, Verdict, service_stream, verdict_of
+from rollbackd.policy.ledger import ServiceLedger
+from rollbackd.rules.tracks import Standing
+from rollbackd.signals.rule_state import RuleStates
+from rollbackd.state.read_model import ReadModel
+from rollbackd.syntax.units import format_duration
+from rollbackd.system import log
+from rollbackd.system.clock import Clock, JumpWatch
+
+_LONGEST_TICK = timedelta(seconds=15)
+
+
+@dataclass(slots=True)
+class Baking:
+    """How far a state is."""
+
+    key: str
+    baked: timedelta
+    looked: float
+    """Monotonic time of the last tick."""
+
+
+class BakeTimer:
+    """Counts, for each service, the time that its present state ran well.
+
+    Trouble, bad or pending, begins again; what is inconclusive, held, or passed while we were not awake does not count,
+    nor does what passed while a look at the layers failed: perhaps another state runs, or none.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        read_model: ReadModel,
+        rule_states: RuleStates,
+        clock: Clock,
+        jumps: JumpWatch,
+        holds: HoldSource,
+        check_runner: CheckRunner,
+        unseen: Container[str] = (),
+    ) -> None:
+        self._config = config
+        self._read_model = read_model
+        self._rule_states = rule_states
+        self._clock = clock
+        self._jumps = jumps
+        self._holds = holds
+        self._check_runner = check_runner
+        self._unseen = unseen
+        """Services whose layers do not say what runs now."""
+        self._ovens: dict[str, Baking] = {}
+        self._log = log.get("bake")
+
+    def share(self, service: Service) -> float:
+        """How much of the bake time the present state has behind it, 0 to 1."""
+        ledger = self._read_model.of(service.name)
+        if ledger.present is not None and ledger.present.key in ledger.good:
+            return 1.0
+        oven = self._ovens.get(service.name)
+        if oven is None or ledger.present is None or oven.key != ledger.present.key or not service.bake:
+            return 0.0
+        return min(1.0, oven.baked / service.bake)
+
+    async def run(self, service: Service) -> None:
+        """Tick for ever."""
+        tick = min(_LONGEST_TICK, max(service.bake / 20, timedelta(milliseconds=100)))
+        while True:
+            await self._clock.sleep(tick)
+            try:
+                await self.tick(service, tick)
+            except JournalUnavailable as error:
+                self._log.warning("a mark could not be written", service=service.name, error=str(error))
+
+    async def tick(self, service: Service, length: timedelta) -> None:
+        """One tick of that length: count it or not, and at the end of the time hold the exam."""
+        ledger = self._read_model.of(service.name)
+        state = ledger.present
+        now = self._clock.monotonic()
+        if ledger.drill:
+            return
+        if state is None or ledger.open is not None or _decided(ledger, state):
+            self._ovens.pop(service.name, None)
+            return
+        oven = self._ovens.get(service.name)
+        if oven is None or oven.key != state.key:
+            self._ovens[service.name] = Baking(state.key, timedelta(), now)
+            return
+        passed, oven.looked = timedelta(seconds=now - oven.looked), now
+        standing = self._rule_states.standing(service.name, self._clock.now())
+        if standing in {Standing.BAD, Standing.PENDING}:
+            oven.baked = timedelta()
+            return
+        asleep = self._jumps.look() is not None or passed > length * 3 + timedelta(seconds=5)
+        if asleep or standing is Standing.INCONCLUSIVE or self._stands_still(service.name):
+            return
+        oven.baked += min(passed, length * 2)
+        if oven.baked >= service.bake:
+            await self._readiness_exam(service, oven)
+
+    def _stands_still(self, service: str) -> bool:
+        """A person holds it, or nobody knows whether it is this state that runs."""
+        return service in self._unseen or bool(self._holds(service, {}))
+
+    async def _readiness_exam(self, service: Service, oven: Baking) -> None:
+        results = await self._check_runner.run(service, service.verify.checks)
+        ledger = self._read_model.of(service.name)
+        if ledger.open is not None or ledger.present is None or ledger.present.key != oven.key:
+            return
+        now_good = self._rule_states.standing(service.name, self._clock.now()) is Standing.GOOD
+        if not now_good or ledger.blocked(ledger.present) or self._stands_still(service.name):
+            return
+        if verdict_of(results) is Verdict.GOOD:
+            why = f"ran {format_duration(service.bake)} without a trigger and passed its checks"
+            await self._read_model.append(Entry(service_stream(service.name), facts.MarkedGood(ledger.present, why)))
+            self._log.info("good", service=service.name, state=ledger.present.name)
+        else:
+            oven.baked = timedelta() if verdict_of(results) is Verdict.BAD else service.bake / 2
+
+
+def _decided(ledger: ServiceLedger, state: State) -> bool:
+    """Whether time makes no difference: it is good, or is not to be."""
+    return state.key in ledger.good or ledger.switched(state) or bool(ledger.blocked(state))

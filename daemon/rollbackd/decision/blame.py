@@ -1,0 +1,188 @@
+"""Whether a rule was met already before a change: then that change is not to blame. Only asks Prometheus."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+
+from rollbackd.config.models import Config
+from rollbackd.model import Verdict
+from rollbackd.rules.conditions import Condition, combine
+from rollbackd.rules.matchers import parse_matchers, selector
+from rollbackd.rules.reach import reach
+from rollbackd.rules.spec import AlertWhen, Leaf, QueryWhen, Rule
+from rollbackd.rules.tracks import Standing, Track, step
+from rollbackd.signals.prometheus import Prometheus
+from rollbackd.signals.query_conditions import QueryConditions
+from rollbackd.signals.replays import can_be_replayed, replay
+from rollbackd.signals.rule_state import RuleStates, gap
+from rollbackd.state.read_model import ReadModel
+from rollbackd.syntax.units import format_duration, whole_seconds
+from rollbackd.system.clock import Clock
+
+_POINTS = 2000
+"""Of one series in one range."""
+_RESOLVES = timedelta(minutes=10)
+"""An alert of a state may fire so long after it ran."""
+_MISSED = 3
+"""So many points without an answer right before the change are too many to say what was there."""
+_VERDICTS = {
+    Standing.GOOD: Verdict.GOOD,
+    Standing.PENDING: Verdict.GOOD,  # bad, but not for as long as the rule wants
+    Standing.INCONCLUSIVE: Verdict.INCONCLUSIVE,
+    Standing.BAD: Verdict.BAD,
+}
+
+
+class Blame:
+    """Asks the past of a rule's conditions."""
+
+    def __init__(
+        self,
+        config: Config,
+        read_model: ReadModel,
+        rule_states: RuleStates,
+        clock: Clock,
+        prometheus: Prometheus | None,
+    ) -> None:
+        self._every = config.prometheus.poll_every if config.prometheus is not None else timedelta(seconds=15)
+        self._rule_states = rule_states
+        self._clock = clock
+        self._prometheus = prometheus
+        self._queries = QueryConditions(config, read_model, rule_states, prometheus) if prometheus is not None else None
+
+    async def before(
+        self,
+        rule: Rule,
+        service: str,
+        until: datetime,
+        length: timedelta,
+        labels: Mapping[str, str] | None = None,
+        since: datetime | None = None,
+    ) -> tuple[Verdict, str]:
+        """What the rule said of a service before a change, with the reason in words; never raises for an answer.
+
+        Bad: it was met in that time, at the change or earlier: the old state has the same trouble. Good: it was not.
+        Inconclusive: nobody can say.
+
+        :param until: the last look at the old state.
+        :param length: how long before that is looked at; what the rule's `for` takes comes on top.
+        :param since: when the old state began: trouble of a state before it is not its own.
+        :param labels: the trigger's; of a plain alert rule only alerts of the same `alertname` count.
+        """
+        parts = []
+        for leaf in rule.leaves:
+            begin = until - length if since is None else max(until - length, since + _echo(leaf))
+            parts.append(await self._leaf(rule, leaf, service, begin, until, labels or {}))
+        found = combine(rule, parts)
+        began = f"since {_shown(until - found.since)} before the change: " if found.since is not None else ""
+        return _VERDICTS[found.standing], f"{began}{found.reason}"
+
+    async def _leaf(
+        self, rule: Rule, leaf: Leaf, service: str, begin: datetime, until: datetime, labels: Mapping[str, str]
+    ) -> Condition:
+        if not isinstance(leaf, AlertWhen | QueryWhen):
+            return _unknown("nobody keeps what a check or an event said")
+        if self._queries is None:
+            return _unknown("no Prometheus to ask")
+        if begin >= until:
+            return _unknown("the old state did not run long enough")
+        if isinstance(leaf, AlertWhen):
+            name = labels.get("alertname", "") if rule.when is leaf else ""
+            return await self._alert(rule, leaf, service, (begin, until), name)
+        if leaf.of_change:
+            return Condition(Standing.GOOD, None, "it compares with the time before the change")
+        if can_be_replayed(leaf):
+            return await self._query(self._queries, rule, leaf, service, (begin, until))
+        return await self._test(self._queries, rule, leaf, service, until)
+
+    # -- queries --------------------------------------------------------------------------------
+    async def _query(
+        self, queries: QueryConditions, rule: Rule, leaf: QueryWhen, service: str, span: tuple[datetime, datetime]
+    ) -> Condition:
+        begin, until = span[0] - gap(rule, self._every), span[1]
+        pace = max(self._every, (until - begin) / _POINTS)
+        past = await replay(queries.bases, rule, leaf, (begin, until), pace, [service])
+        if isinstance(past, str):
+            return _unknown(past)
+        track = Track()
+        met: Track | None = None
+        for at, seen in past.get(service, ()):
+            track = step(track, leaf, seen.verdict, seen.reason, at, pace)
+            if track.met and seen.verdict is Verdict.BAD and at >= span[0]:
+                met = track
+        if met is not None:
+            return Condition(Standing.BAD, met.since, met.reason)
+        if track.conclusive is None:
+            return _unknown(track.reason if past.get(service) else "no data before the change")
+        if until - track.conclusive > pace * _MISSED:
+            return _unknown(f"nothing is known of the last {_shown(until - track.conclusive)} before the change")
+        return Condition(Standing.GOOD if track.since is None else Standing.PENDING, track.since, track.reason)
+
+    async def _test(
+        self, queries: QueryConditions, rule: Rule, leaf: QueryWhen, service: str, until: datetime
+    ) -> Condition:
+        """A test of samples, once, at the change."""
+        answers = {}
+        if leaf.samples is not None and self._prometheus is not None:
+            answers[leaf.samples.query] = await self._prometheus.instant(leaf.samples.query, until)
+        seen = (await queries.observe(rule, leaf, answers, [service], until))[service]
+        standings = {Verdict.GOOD: Standing.GOOD, Verdict.BAD: Standing.BAD}
+        standing = standings.get(seen.verdict, Standing.INCONCLUSIVE)
+        return Condition(standing, until if standing is Standing.BAD else None, seen.reason)
+
+    # -- alerts ---------------------------------------------------------------------------------
+    async def _alert(
+        self, rule: Rule, leaf: AlertWhen, service: str, span: tuple[datetime, datetime], name: str
+    ) -> Condition:
+        """Whether an alert fired before the change, as Prometheus's own `ALERTS` has it.
+
+        The query is made of the rule's matchers alone; what an alert says of itself only picks among the answer. An
+        alert that this Prometheus does not know now either may have been there before just as well.
+        """
+        assert self._prometheus is not None
+        query = selector("ALERTS", parse_matchers(leaf.alert), alertstate="firing")
+        begin, until = span
+        now = max(self._clock.now(), until)
+        pace = max(self._every, (now - begin) / _POINTS)
+        answer = await self._prometheus.range(query, begin, now, pace)
+        if answer.problem:
+            return _unknown(answer.problem)
+        times = sorted(
+            at
+            for one in answer.series
+            if self._owner(rule, one.labels) == service and (not name or one.labels.get("alertname") == name)
+            for at, _ in one.points
+        )
+        before = [at for at in times if at <= until]
+        if before:
+            return Condition(Standing.BAD, _run(before, pace), "the alert fired")
+        if not times:
+            return _unknown("this Prometheus knows no such alert")
+        before_it = f"in the {_shown(until - begin)} before the change"
+        return Condition(Standing.GOOD, None, f"the alert did not fire {before_it}")
+
+    def _owner(self, rule: Rule, labels: Mapping[str, str]) -> str | None:
+        found = self._rule_states.service_of(labels)
+        return found if found is not None or len(rule.services) != 1 else rule.services[0]
+
+
+def _echo(leaf: Leaf) -> timedelta:
+    """How long a condition still sees an older state: what its query looks back over, or an alert takes to resolve."""
+    return reach(leaf.query) if isinstance(leaf, QueryWhen) else _RESOLVES
+
+
+def _run(times: Sequence[datetime], pace: timedelta) -> datetime:
+    """When the last unbroken run of points began."""
+    begin = times[-1]
+    for at in reversed(times):
+        if begin - at > pace * 2:
+            break
+        begin = at
+    return begin
+
+
+def _unknown(reason: str) -> Condition:
+    return Condition(Standing.INCONCLUSIVE, None, reason)
+
+
+def _shown(length: timedelta) -> str:
+    return format_duration(whole_seconds(length))

@@ -1,0 +1,384 @@
+"""From triggers to decisions to opened incidents. One decision at a time; who loses a race decides again."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+from rollbackd import facts
+from rollbackd.config.load import dump_service
+from rollbackd.config.models import Config, Service
+from rollbackd.decision.situation import SituationReader
+from rollbackd.incident.drill import broken_off
+from rollbackd.incident.ending import relapse
+from rollbackd.journal import Conflict, Entry, JournalUnavailable
+from rollbackd.model import (
+    FLEET,
+    Action,
+    CheckResult,
+    Decision,
+    Outcome,
+    State,
+    Trigger,
+    incident_stream,
+    service_stream,
+)
+from rollbackd.policy.decide import asks_again, decide
+from rollbackd.policy.guards import Situation
+from rollbackd.policy.ledger import LastDecision, ServiceLedger
+from rollbackd.signals.rule_state import RuleStates
+from rollbackd.state.read_model import ReadModel
+from rollbackd.system import log
+from rollbackd.system.clock import Clock
+from rollbackd.system.tasks import end
+
+_AT_ONCE = 32
+"""Services that are looked at for a decision at the same time."""
+_SHOWN_AT_ONCE = 8
+"""Services whose checks are run for people at the same time: a storm must not start a thousand programs."""
+_AGAIN = timedelta(seconds=5)
+"""How often refused episodes that go on are thought about again."""
+_FEW = 5
+"""Episodes of one service that are thought about each time; the others have their turn the next times."""
+_REST = 40
+"""So many times as long as that took for a service the next one waits: a storm must not hold up what comes in."""
+_RACES = 20
+_MANY = 10_000
+_GOODBYE = timedelta(seconds=10)
+"""How long a stop waits for what is under consideration; what is cut off stays unhandled, and is judged next time."""
+_PATIENCE = timedelta(seconds=60)
+"""Before an episode whose full look changed nothing is looked at again."""
+
+
+class DecisionEngine:
+    """Decides, and opens."""
+
+    def __init__(
+        self,
+        config: Config,
+        read_model: ReadModel,
+        rule_states: RuleStates,
+        clock: Clock,
+        situations: SituationReader,
+        opened: Callable[[str], None],
+        drive: Callable[[str], None],
+        examine: Callable[[Service], Awaitable[tuple[CheckResult, ...]]],
+        due: Callable[[str], Sequence[Trigger]] = lambda _: (),
+    ) -> None:
+        self._config = config
+        self._read_model = read_model
+        self._rule_states = rule_states
+        self._clock = clock
+        self._situations = situations
+        self._opened = opened
+        self._drive = drive
+        self._examine = examine
+        self._due = due
+        """Triggers of a service that no rule makes: changes that nobody confirmed in time."""
+        self._looking = asyncio.Semaphore(_AT_ONCE)
+        self._showing = asyncio.Semaphore(_SHOWN_AT_ONCE)
+        self._deciding = asyncio.Lock()
+        self._service_locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._thinking: dict[str, list[int]] = {}
+        """Episodes under consideration, with the inbox rows that the decision will have handled."""
+        self.behind = False
+        """Alerts wait to be brought here: what was never decided may be one of them."""
+        self._patience: dict[str, float] = {}
+        self._turn = 0
+        self._log = log.get("judge")
+
+    def consider_soon(self, trigger: Trigger, handled: Sequence[int] = (), *, again: bool = False) -> None:
+        """Consider it in a task of its own, so that one slow service delays no other.
+
+        An episode that is being thought about is left alone, and unless `again` one that was decided before.
+        """
+        known = trigger.episode in self._read_model.of(trigger.service).episodes
+        if trigger.episode in self._thinking:
+            self._thinking[trigger.episode] += handled
+        elif again or handled or not known:
+            self._thinking[trigger.episode] = list(handled)
+            self.run_soon(self._guarded(trigger))
+
+    def run_soon(self, work: Coroutine[Any, Any, None]) -> None:
+        """Let something short go on beside; `settle` waits for it."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _guarded(self, trigger: Trigger) -> None:
+        rows = self._thinking[trigger.episode]
+        try:
+            while True:
+                try:
+                    done = len(rows)
+                    await self.consider(trigger, tuple(rows))
+                    while late := rows[done:]:  # came while it was thought about
+                        done += len(late)
+                        await self._read_model.journal.handled(late)
+                except JournalUnavailable as error:
+                    self._log.error("a decision could not be written; nothing was started", error=str(error))
+                    await self._clock.sleep(timedelta(seconds=2))
+                else:
+                    return
+        except Exception:  # noqa: BLE001  # one trigger must not end the daemon; its signal stays unhandled until the next start
+            self._log.exception("a trigger could not be judged", service=trigger.service, rule=trigger.rule)
+        finally:
+            self._thinking.pop(trigger.episode, None)
+
+    async def settle(self) -> None:
+        """Until nothing is under consideration, or the time for that is over."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_GOODBYE.total_seconds()):
+                while self._tasks:
+                    await asyncio.wait(set(self._tasks))
+        await end(self._tasks)
+
+    async def consider(self, trigger: Trigger, handled: Sequence[int] = ()) -> Decision:
+        """Decide on a trigger and write it down; open the incident when it says so.
+
+        :raises JournalUnavailable: nothing was written or started.
+        """
+        async with self._service_locks[trigger.service]:
+            given = self._situations.quick(trigger)
+            first = decide(trigger, given, self._plan(trigger.service))
+            if trigger.request is None and not self._worth_a_look(first):
+                return await self._append(first, given.ledger, handled)
+            async with self._looking:
+                given = await self._situations.full(trigger)
+            return await self._write(trigger, given, handled)
+
+    def _worth_a_look(self, first: Decision) -> bool:
+        """Whether only a fresh look can say: what it rests on may be the state, the target or the rows of policy.
+
+        What stands refused or observed for another reason is not looked at, nor what would ask anyway where people are
+        asked already: a storm of it costs next to nothing.
+        """
+        enough = {Action.REFUSE, Action.OBSERVE, *([Action.ASK] if first.joins else [])}
+        firm = {one.guard for one in first.against if one.against in enough}
+        looked_at = {"same_state", "target", "reach", "change", "ineffective"}
+        if any(row.when.needs_a_look for row in self._config.policy):
+            looked_at.add("policy")
+        return firm <= looked_at
+
+    def _plan(self, service: str) -> tuple[str, ...]:
+        found = self._config.service(service)
+        return found.plan if found is not None else ("default",)
+
+    async def _write(self, trigger: Trigger, given: Situation, handled: Sequence[int]) -> Decision:
+        """Decide on the newest ledger until the journal agrees; what acts, one at a time: each spends a budget.
+
+        A question spends none. Those of a storm are written together, and wait only for what is about to act.
+        """
+        for _ in range(_RACES):
+            decision, ledger = self._decide(trigger, given)
+            if decision.action is Action.ASK and _opens(decision, ledger):
+                async with self._deciding:
+                    decision, ledger = self._decide(trigger, given)
+            if decision.action is Action.ROLL_BACK:
+                return await self._act(trigger, given, handled)
+            try:
+                return await self._append(decision, ledger, handled)
+            except Conflict:
+                await self._read_model.refresh()
+        raise JournalUnavailable(f"lost {_RACES} races for an opening in a row")
+
+    async def _act(self, trigger: Trigger, given: Situation, handled: Sequence[int]) -> Decision:
+        """Decide once more, and write it before anybody else decides to act."""
+        async with self._deciding:
+            for _ in range(_RACES):
+                decision, ledger = self._decide(trigger, given)
+                try:
+                    return await self._append(decision, ledger, handled)
+                except Conflict:
+                    await self._read_model.refresh()
+        raise JournalUnavailable(f"lost {_RACES} races for an opening in a row")
+
+    def _decide(self, trigger: Trigger, given: Situation) -> tuple[Decision, ServiceLedger]:
+        """On what the journal says now, the layers as they were looked at; with the service's ledger."""
+        now = given.renewed(self._situations.quick(trigger, given.present))
+        return decide(trigger, now, self._plan(trigger.service)), now.ledger
+
+    async def _append(self, decision: Decision, ledger: ServiceLedger, handled: Sequence[int]) -> Decision:
+        trigger = decision.trigger
+        before = ledger.episodes.get(trigger.episode)
+        if before is not None and not asks_again(before.against, decision):
+            await self._read_model.journal.handled(handled)
+            return decision
+        actor = trigger.actor
+        if _opens(decision, ledger):
+            return await self._open(decision, ledger, handled, actor)
+        stream = service_stream(trigger.service)
+        entries = [Entry(stream, facts.Decided(decision), actor)]
+        if decision.joins and trigger.request is None:
+            entries.append(Entry(incident_stream(decision.joins), facts.Joined(trigger)))
+            entries += [Entry(where, fact) for where, fact in broken_off(ledger.open, trigger)]
+        elif (relapsed := _relapsed(decision, ledger)) and (incident := await self._read_model.incident(relapsed)):
+            parts = relapse(incident, trigger, self._clock.now())
+            entries += [Entry(where, fact) for where, fact in parts]
+        elif (blamed := _blamed(decision, ledger)) is not None:
+            entries.append(Entry(stream, facts.MarkTaken(blamed, f"{trigger.rule}, not rolled back")))
+        await self._read_model.append(*entries, handled=handled)
+        against = [finding.reason for finding in decision.against]
+        self._log.info("decided", service=trigger.service, rule=trigger.rule, action=decision.action, against=against)
+        if ledger.open is not None and not ledger.open.waits:
+            self._opened(ledger.open.incident)
+        return decision
+
+    async def _open(self, decision: Decision, ledger: ServiceLedger, handled: Sequence[int], actor: str) -> Decision:
+        trigger = decision.trigger
+        service = self._config.service(trigger.service)
+        assert service is not None
+        assert decision.present is not None
+        if ledger.open is not None:
+            return await self._rise(decision, ledger.open.incident, handled, actor)
+        name = f"{trigger.service}-{_number(ledger)}"
+        asks = decision.action is Action.ASK
+        decision = replace(decision, joins=name)
+        stream = service_stream(trigger.service)
+        opening = facts.Opening(trigger.service, name, trigger.request is not None, asks, trigger.drill)
+        entries = [
+            Entry(FLEET, opening, actor, follows=None if asks else self._read_model.fleet.n),
+            Entry(
+                incident_stream(name),
+                facts.Opened(trigger.service, decision, dump_service(service), decision.plans),
+                actor,
+                follows=0,
+            ),
+            Entry(stream, facts.Decided(decision), actor),
+        ]
+        blamed = _blamed(decision, ledger) if asks else decision.present
+        if trigger.request is None and blamed is not None:
+            entries.append(Entry(stream, facts.MarkTaken(blamed, f"{trigger.rule} ({name})")))
+        await self._read_model.append(*entries, handled=handled)
+        self._log.info("opened", incident=name, rule=trigger.rule, action=decision.action, target=_target(decision))
+        self._opened(name)
+        self.run_soon(self._show_checks(name, service))
+        return decision
+
+    async def _rise(self, decision: Decision, name: str, handled: Sequence[int], actor: str) -> Decision:
+        """The incident that waits for people acts from now on: something worse came, or a person ordered it."""
+        trigger = decision.trigger
+        decision = replace(decision, joins=name)
+        fleet = self._read_model.fleet.n
+        incident = await self._read_model.incident(name)
+        if incident is None or not incident.waits or incident.denied or incident.aborted:
+            raise Conflict(incident_stream(name))  # it is about to end; what was denied is not this
+        ordered = trigger.request is not None
+        why = f"ordered by {actor}" if ordered else f"{trigger.rule} came"
+        risen = facts.Risen(decision, why, by_people=ordered)
+        decided = Entry(service_stream(trigger.service), facts.Decided(decision), actor)
+        await self._read_model.rise(incident, risen, decided, fleet=fleet, actor=actor, handled=handled)
+        self._log.info("rose", incident=name, rule=trigger.rule, why=why, target=_target(decision))
+        self._opened(name)
+        return decision
+
+    async def _show_checks(self, name: str, service: Service) -> None:
+        """The service's checks, once, beside a decision that asks or acts; a rollback does not wait for them."""
+        if not service.checks:
+            return
+        async with self._showing:
+            results = await self._examine(service)
+        try:
+            await self._read_model.append(Entry(incident_stream(name), facts.Examined(results)))
+        except JournalUnavailable as error:
+            self._log.warning("what the checks say could not be written", incident=name, error=str(error))
+
+    # -- episodes that go on --------------------------------------------------------------------
+    async def run(self) -> None:
+        """Think again about refused episodes that go on, for ever; see that every open incident is driven."""
+        while True:
+            await self._clock.sleep(_AGAIN)
+            await self._read_model.refresh()
+            for name in self._read_model.open_incidents():
+                self._drive(name)
+            if len(self._patience) > _MANY:
+                self._patience.clear()
+            self._turn += _FEW
+            for service in self._config.services:
+                begun = self._clock.monotonic()
+                if self._think_again(service.name):
+                    await self._clock.sleep(timedelta(seconds=_REST * (self._clock.monotonic() - begun)))
+
+    def _think_again(self, service: str) -> bool:
+        """An episode is decided again when what stood against it is another set now: a hold lifted, a cooldown over.
+
+        Whether there was anything to think about. Of many episodes of one service only a few have their turn.
+        """
+        ledger = self._read_model.of(service)
+        triggers = [*self._rule_states.all_triggers(service, self._clock.now()), *self._due(service)]
+        if not self.behind:
+            for trigger in triggers:
+                if trigger.episode not in ledger.episodes:
+                    self.consider_soon(trigger)
+        first = self._turn % len(triggers) if triggers else 0
+        for trigger in (*triggers[first:], *triggers[:first])[:_FEW]:
+            before = ledger.episodes.get(trigger.episode)
+            if before is not None and _unspent(before, ledger) and self._patient(trigger.episode):
+                decision = decide(trigger, self._situations.quick(trigger), self._plan(service))
+                if asks_again(before.against, decision):
+                    self._patience[trigger.episode] = self._clock.monotonic()
+                    self.consider_soon(trigger, again=True)
+        return bool(triggers)
+
+    def _patient(self, episode: str) -> bool:
+        last = self._patience.get(episode)
+        return last is None or self._clock.monotonic() - last >= _PATIENCE.total_seconds()
+
+
+def _opens(decision: Decision, ledger: ServiceLedger) -> bool:
+    """Whether it opens an incident, or makes one that waits act; a question while one is asked already is evidence."""
+    return decision.action is Action.ROLL_BACK or (decision.action is Action.ASK and ledger.open is None)
+
+
+def _target(decision: Decision) -> str:
+    return decision.target.name if decision.target is not None else ""
+
+
+def _blamed(decision: Decision, ledger: ServiceLedger) -> State | None:
+    """The good state that a trigger blames, though nothing is rolled back: it is good no more.
+
+    It is the one that the trouble began in, also when another, perhaps a fix, runs by now.
+    """
+    innocent = {"change", "common_cause", "clock", "stale", "switched_off"}
+    stands = {finding.guard for finding in decision.against}
+    onset = decision.trigger.onset
+    began = next((spell.state for spell in reversed(ledger.spells) if spell.by <= onset), None)
+    blamed = began if "same_state" in stands else decision.present
+    if blamed is None or blamed.key not in ledger.good or decision.trigger.request is not None:
+        return None
+    return None if innocent & stands else blamed
+
+
+def _unspent(before: LastDecision, ledger: ServiceLedger) -> bool:
+    """Whether an episode may be decided again: it was refused, its incident waits, or ended before it touched anything.
+
+    What a person denied stays denied. What came during a drill is decided on after it.
+    """
+    if not before.incident:
+        return before.action is not Action.ROLL_BACK
+    its = next((one for one in ledger.rollbacks if one.incident == before.incident), None)
+    if its is None or its.denied:
+        return False
+    if its.drill:
+        return its.ended is not None
+    return its.waits or (its.ended is not None and not its.acted)
+
+
+def _number(ledger: ServiceLedger) -> int:
+    """The next number of the service's incidents."""
+    return int(ledger.rollbacks[-1].incident.rpartition("-")[2]) + 1 if ledger.rollbacks else 1
+
+
+def _relapsed(decision: Decision, ledger: ServiceLedger) -> str:
+    """The incident whose watch time this trouble falls into; empty when there is none."""
+    last = ledger.rollbacks[-1] if ledger.rollbacks else None
+    if last is None or last.outcome is not Outcome.RECOVERED or last.watch_until is None:
+        return ""
+    guards = {finding.guard for finding in decision.against}
+    ineffective = "ineffective" in guards and "same_state" not in guards
+    same = bool(ledger.spells) and ledger.spells[-1].incident == last.incident
+    return last.incident if ineffective and same and decision.trigger.reached <= last.watch_until else ""

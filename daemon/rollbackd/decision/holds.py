@@ -1,0 +1,75 @@
+"""What holds a service: signal files, read afresh each time; holds by API; Alertmanager's silences."""
+
+from collections.abc import Callable, Mapping
+
+from rollbackd.config.models import Config
+from rollbackd.policy.ledger import Hold
+from rollbackd.signals.alertmanager import Silence
+from rollbackd.signals.signal_files import SignalFiles
+from rollbackd.state.read_model import ReadModel
+from rollbackd.system.clock import Clock
+from rollbackd.views.shapes import HoldView
+
+
+class ActiveHolds:
+    """Called with a service and a trigger's labels it gives a sentence for each thing that holds it."""
+
+    def __init__(
+        self,
+        config: Config,
+        read_model: ReadModel,
+        files: SignalFiles,
+        clock: Clock,
+        silences: Callable[[], tuple[Silence, ...]],
+    ) -> None:
+        self._config = config
+        self._read_model = read_model
+        self._files = files
+        self._clock = clock
+        self._silences = silences
+
+    def __call__(self, service: str, labels: Mapping[str, str], *, silences: bool = True) -> tuple[str, ...]:
+        found = [f"held: {hold.reason}" for hold in self._files.holds(service)]
+        for held, hold in (
+            ("all services held", self._read_model.fleet.hold),
+            ("held", self._read_model.of(service).hold),
+        ):
+            if hold is not None and hold.holds(self._clock.now()):
+                found.append(f"{held} by {hold.actor}" + (f": {hold.reason}" if hold.reason else ""))
+        own = self._config.service(service)
+        for silence in self._silences() if silences else ():
+            if any(silence.matches({**match, **labels}) for match in (own.match if own is not None else ())):
+                found.append(f"silenced in Alertmanager by {silence.created_by}: {silence.comment}")
+        return tuple(found)
+
+    def listed(self) -> list[HoldView]:
+        """Everything that holds anything, for people."""
+        found = [
+            HoldView(scope, hold.actor, hold.reason, "file", hold.until)
+            for scope, hold in sorted(self._files.all_holds().items())
+        ]
+        api: list[tuple[str, Hold | None]] = [("*", self._read_model.fleet.hold)]
+        api += [(one.name, self._read_model.of(one.name).hold) for one in self._config.services]
+        now = self._clock.now()
+        for scope, hold in api:
+            if hold is not None and hold.holds(now):
+                found.append(HoldView(scope, hold.actor, hold.reason, "api", hold.until))
+        for silence in self._silences():
+            for one in self._config.services:
+                if any(silence.matches(match) for match in one.match):
+                    found.append(HoldView(one.name, silence.created_by, silence.comment, "silence", silence.ends_at))
+        return found
+
+    def how_to_lift(self, scope: str) -> str:
+        """What else holds a scope than a hold of its own by API or command line, and what lifts that; a sentence."""
+        files = self._files.all_holds()
+        hold = files.get(scope) or files.get("*")
+        if hold is not None:
+            return f"it is held by a file; lift it with `rm {self._config.daemon.signals / hold.name}`"
+        if scope == "*":
+            return "nothing holds all services"
+        fleet = self._read_model.fleet.hold
+        if fleet is not None and fleet.holds(self._clock.now()):
+            return f"all services are held by {fleet.actor}; `rollbackd resume --all` lifts that"
+        others = self(scope, {})
+        return f"{'; '.join(others)}; lift that there" if others else f"nothing holds {scope}"

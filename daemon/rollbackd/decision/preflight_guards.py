@@ -1,0 +1,191 @@
+"""What the runner asks back: is it held, do the guards still agree, is the condition that triggered still there."""
+
+from datetime import datetime
+
+from rollbackd.config.models import Config
+from rollbackd.decision.approvals import Approvals
+from rollbackd.decision.situation import HoldSource, SituationReader
+from rollbackd.execution.check_runner import CheckRunner
+from rollbackd.execution.preflight import Objection
+from rollbackd.execution.runner import Judgement
+from rollbackd.incident.life import Incident
+from rollbackd.model import CheckResult, Outcome, Trigger, Verdict
+from rollbackd.policy.changes import UNCONFIRMED, unconfirmed
+from rollbackd.policy.decide import decide
+from rollbackd.rules.conditions import threshold, together
+from rollbackd.rules.reach import reach
+from rollbackd.rules.samples import inconclusive
+from rollbackd.rules.spec import AlertWhen, CheckWhen, EventWhen, QueryWhen, Rule
+from rollbackd.rules.tracks import Standing
+from rollbackd.signals.prometheus import Prometheus
+from rollbackd.signals.query_conditions import QueryConditions
+from rollbackd.signals.rule_state import RuleStates
+from rollbackd.state.read_model import ReadModel
+from rollbackd.syntax.units import format_duration
+from rollbackd.system.clock import Clock
+
+_ASKED_AGAIN = frozenset(
+    {"shadow", "clock", "stale", "same_state", "breaker", "common_cause", "window", "irreversible", "policy", "reach"}
+)
+"""The guards whose answer can have changed since the decision; budgets and cooldown would count the incident itself."""
+_OF_ITS_OWN = frozenset({"change", "switched_off"})
+"""What is asked, besides, of trouble that only joined: nothing was decided by it yet."""
+
+
+class PreflightGuards:
+    """Everything right before the first step, and the trigger's own part of each verification."""
+
+    def __init__(
+        self,
+        config: Config,
+        read_model: ReadModel,
+        rule_states: RuleStates,
+        clock: Clock,
+        situations: SituationReader,
+        holds: HoldSource,
+        check_runner: CheckRunner,
+        prometheus: Prometheus | None,
+    ) -> None:
+        self._config = config
+        self._read_model = read_model
+        self._rule_states = rule_states
+        self._clock = clock
+        self._situations = situations
+        self._holds = holds
+        self._check_runner = check_runner
+        self._queries = QueryConditions(config, read_model, rule_states, prometheus) if prometheus is not None else None
+
+    def judgement(self, asking: Approvals) -> Judgement:
+        """As the runner takes it."""
+        return Judgement(self.held, self.confirm, self.condition, asking.rise)
+
+    async def held(self, incident: Incident) -> str:
+        """What holds its service right now; a person's own rollback may go over what held when it was ordered.
+
+        A silence, often made by reflex, holds what has not begun, and stops nothing midway.
+        """
+        trigger = incident.decision.trigger
+        silences = not incident.acted
+        found = self._holds(incident.service, trigger.labels, silences=silences)
+        if trigger.request is not None and trigger.request.over_hold:
+            known = next((one.reason for one in incident.decision.findings if one.guard == "hold"), "")
+            found = tuple(text for text in found if text not in known)
+        return "; ".join(found)
+
+    async def confirm(self, incident: Incident) -> Objection | None:
+        """Whether the trouble is still there and the guards still agree; not asked when a person wants it anyway.
+
+        Trouble that joined keeps it going alone, if it would go back by the same plans; else it is decided on anew.
+        """
+        trigger = incident.decision.trigger
+        if incident.by_people or any(one.request is not None for one in (trigger, *incident.joined)):
+            return None
+        service = self._config.service(incident.service)
+        if service is None:
+            return Objection(Outcome.DECLINED, "the service is no longer in the configuration")
+        gone, guards = self._gone(trigger), _ASKED_AGAIN
+        if gone is not None:
+            guards |= _OF_ITS_OWN
+            trigger = next((one for one in incident.joined if self._gone(one) is None), trigger)
+            if trigger is incident.decision.trigger:
+                return gone
+        target = incident.decision.target
+        if target is not None and (blocked := self._read_model.of(incident.service).blocked(target)):
+            return Objection(Outcome.DECLINED, f"{', '.join(blocked)} of the target was quarantined meanwhile")
+        given = self._situations.quick(trigger, incident.present).without(incident.id)
+        decision = decide(trigger, given, service.plan)
+        asked = {finding.guard for finding in incident.decision.against} | ({"stale"} if incident.risen else set())
+        stands = [one for one in decision.against if one.guard in guards and one.guard not in asked]
+        if gone is not None and (stands or decision.plans != incident.plans):
+            return gone
+        if not stands:
+            return None
+        return Objection(Outcome.DECLINED, "; ".join(f"{finding.guard}: {finding.reason}" for finding in stands))
+
+    def _gone(self, trigger: Trigger) -> Objection | None:
+        rule = self._rule_states.rule(trigger.rule)
+        if trigger.rule == UNCONFIRMED:
+            due = unconfirmed(self._read_model.of(trigger.service), self._clock.now())
+            return None if due is not None else Objection(Outcome.PASSED, "it was confirmed, or runs no more")
+        if rule is None:
+            return Objection(Outcome.DECLINED, f"rule {trigger.rule} is no longer in the configuration")
+        now = self._clock.now()
+        condition = self._rule_states.condition(rule, trigger.service, now)
+        if condition.standing is Standing.GOOD:
+            return Objection(Outcome.PASSED, f"the trouble went away by itself: {condition.reason}")
+        late = now - trigger.reached > self._config.limits.stale_after
+        if condition.standing is not Standing.BAD and late:
+            return Objection(Outcome.EXPIRED, f"the trouble cannot be confirmed any more: {condition.reason}")
+        return None
+
+    async def condition(self, incident: Incident, since: datetime | None) -> tuple[CheckResult, ...]:
+        """What the rules that triggered or joined say now, one result each.
+
+        An alert decides nothing, also inside a composed rule: a warning names what still fires. Events decide when
+        enough of them came since. A rule that asks what is switched off is not asked.
+        """
+        names = dict.fromkeys([incident.decision.trigger.rule, *(trigger.rule for trigger in incident.joined)])
+        results: list[CheckResult] = []
+        for rule in (self._rule_states.rule(name) for name in names):
+            if rule is not None and rule.name in incident.unasked:
+                off = "not asked: what it looks at is switched off"
+                results.append(CheckResult(f"rule {rule.name}", Verdict.INCONCLUSIVE, off, warn=True))
+            elif rule is not None:
+                results += await self._rule(rule, incident, since)
+        return tuple(results)
+
+    async def _rule(self, rule: Rule, incident: Incident, since: datetime | None) -> list[CheckResult]:
+        asked: list[CheckResult | None] = []
+        told = []
+        for leaf in rule.leaves:
+            result = None
+            if isinstance(leaf, QueryWhen):
+                result = await self._query(rule, leaf, incident, since)
+            elif isinstance(leaf, CheckWhen):
+                service = self._config.service(incident.service)
+                if service is not None and leaf.check in service.checks:
+                    result = await self._check_runner.ask(service, leaf.check, since)
+            elif isinstance(leaf, EventWhen):
+                result = self._reported(rule, leaf, incident, since)
+            asked.append(result)
+        if any(isinstance(leaf, AlertWhen) for leaf in rule.leaves):
+            told.append(self._alert(rule, incident.service))
+        if any(isinstance(leaf, EventWhen) for leaf in rule.leaves):
+            told.append(self._events(rule, incident, since))
+        verdict = together(rule, [result.verdict if result is not None else None for result in asked])
+        if verdict is None:
+            return told
+        reason = "; ".join(result.reason for result in asked if result is not None)
+        return [*told, CheckResult(f"rule {rule.name}", verdict, reason)]
+
+    def _alert(self, rule: Rule, service: str) -> CheckResult:
+        firing = self._rule_states.fires(rule, service)
+        said = "still fires" if firing else "fires no more"
+        return CheckResult(f"alert of {rule.name}", Verdict.BAD if firing else Verdict.GOOD, f"it {said}", warn=True)
+
+    def _events(self, rule: Rule, incident: Incident, since: datetime | None) -> CheckResult:
+        count = self._rule_states.reported(rule, incident.service, since or incident.opened)
+        words = "the last step" if since is not None else "the incident was opened"
+        said = f"{count or 'none'} came since {words}"
+        return CheckResult(f"events of {rule.name}", Verdict.BAD if count else Verdict.GOOD, said, warn=True)
+
+    def _reported(self, rule: Rule, leaf: EventWhen, incident: Incident, since: datetime | None) -> CheckResult | None:
+        """Bad when enough came since the last step; that nothing came says nothing."""
+        if since is None or not self._rule_states.reported_anew(leaf, incident.service, since, self._clock.now()):
+            return None
+        said = ", ".join(filter(None, (f"{leaf.event} was reported again", threshold(leaf))))
+        return CheckResult(f"rule {rule.name}", Verdict.BAD, said)
+
+    async def _query(self, rule: Rule, leaf: QueryWhen, incident: Incident, since: datetime | None) -> CheckResult:
+        name = f"rule {rule.name}"
+        if self._queries is None:
+            return CheckResult(name, Verdict.INCONCLUSIVE, "no Prometheus is configured any more")
+        back = reach(leaf.query)
+        now = self._clock.now()
+        if since is not None and now - back < since:
+            text = f"looks back {format_duration(back)}, to before the last step"
+            return CheckResult(name, Verdict.INCONCLUSIVE, text)
+        answers = await self._queries.ask([leaf])
+        found = await self._queries.observe(rule, leaf, answers, [incident.service], now, since)
+        seen = found.get(incident.service, inconclusive("there is no change any more to compare with"))
+        return CheckResult(name, seen.verdict, seen.reason)

@@ -1,0 +1,240 @@
+"""Gathers all that a decision rests on. Reads the world, changes nothing."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Protocol
+
+from rollbackd.config.models import Config, Service
+from rollbackd.execution.layers import Layers, LookFailed, PlanRequest, resolve
+from rollbackd.model import Change, Release, Replaced, State, Trigger, Verdict
+from rollbackd.policy.changes import newest
+from rollbackd.policy.decide import plans_for
+from rollbackd.policy.guards import Situation
+from rollbackd.policy.target import Candidate, candidates, still_there
+from rollbackd.rules.spec import Rule
+from rollbackd.signals.rule_state import RuleStates
+from rollbackd.signals.state_watcher import StateWatcher
+from rollbackd.state.read_model import ReadModel
+from rollbackd.syntax.units import format_duration
+from rollbackd.system.clock import Clock, JumpWatch
+
+_TARGETS = 10
+"""Good states that are tried, the newest first, when what they need turns out damaged."""
+
+
+class HoldSource(Protocol):
+    """A sentence for each thing that holds a service; the labels are the trigger's."""
+
+    def __call__(self, service: str, labels: Mapping[str, str], *, silences: bool = True) -> tuple[str, ...]: ...
+
+
+class HistorySource(Protocol):
+    """What Prometheus knows of a rule at a service."""
+
+    async def before(
+        self, rule: Rule, service: str, change: Replaced, length: timedelta, labels: Mapping[str, str]
+    ) -> tuple[Verdict, str]:
+        """What the rule said of the old state in the time before a change; never raises."""
+        ...
+
+    async def users(self, rule: Rule, service: str) -> float | None:
+        """The share of users that the rule's own query says is affected, 0 to 1; None when it says nothing."""
+        ...
+
+
+class SituationReader:
+    """Makes situations, from memory or with a fresh look."""
+
+    def __init__(
+        self,
+        config: Config,
+        read_model: ReadModel,
+        rule_states: RuleStates,
+        clock: Clock,
+        jumps: JumpWatch,
+        holds: HoldSource,
+        layers: Mapping[str, Layers],
+        state_watcher: StateWatcher,
+        past: HistorySource | None = None,
+        missing: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._config = config
+        self._read_model = read_model
+        self._rule_states = rule_states
+        self._clock = clock
+        self._jumps = jumps
+        self._holds = holds
+        self._layers = layers
+        self._state_watcher = state_watcher
+        self._past = past
+        self._missing = missing
+        """Told of a service whose newest good state cannot be gone back to."""
+
+    def quick(self, trigger: Trigger, present: State | None = None) -> Situation:
+        """From what is known: the layers are not asked."""
+        service = self._service(trigger)
+        ledger = self._read_model.of(trigger.service)
+        now = self._clock.now()
+        here = present or ledger.present
+        self._jumps.look()
+        found = candidates(ledger, here, self._began(trigger))
+        request = trigger.request
+        return Situation(
+            ledger=ledger,
+            fleet=self._read_model.fleet,
+            limits=self._config.limits,
+            now=now,
+            present=here,
+            target=found[0] if found else None,
+            no_target="" if found else self._no_target(service, trigger),
+            mode=self._config.mode(service),
+            holds=self._holds(trigger.service, trigger.labels),
+            jumped=self._jumps.last_jump,
+            troubled=self._rule_states.troubled(),
+            services=len(self._config.services),
+            windows=self._config.windows,
+            policy=self._config.policy,
+            irreversible=request.irreversible if request is not None else (),
+            over_hold=request.over_hold if request is not None else False,
+            asking=self._config.asking,
+            groups=self._config.groups,
+        )
+
+    async def full(self, trigger: Trigger) -> Situation:
+        """With a fresh look at the layers, what they can go back to, the plan and whether they are ready."""
+        service = self._service(trigger)
+        layers = self._layers[trigger.service]
+        returns = trigger.drill == "back"
+        if self._read_model.of(trigger.service).acting is not None and not returns:
+            return self.quick(trigger)
+        ordered = trigger.request is not None and not trigger.drill
+        look = self._state_watcher.peek if returns else partial(self._state_watcher.look, mixed=ordered)
+        present = await look(trigger.service)
+        given = replace(self.quick(trigger, present), present=present)
+        given = replace(given, earlier=await self._earlier(trigger), users=await self._users(trigger))
+        if present is None:
+            why = self._state_watcher.problems.get(trigger.service, "")
+            return replace(given, problems=(why,) if why else ())
+        try:
+            there = await layers.there()
+            target = self._target(trigger, present, there)
+        except LookFailed as error:
+            return replace(given, target=None, no_target=str(error), problems=(str(error),))
+        for _ in range(_TARGETS):
+            if target is None:
+                return replace(given, target=None, no_target=self._no_target(service, trigger))
+            wanted = plans_for(trigger, replace(given, target=target), service.plan)
+            plans = tuple(name for name in wanted if name in service.plans) or service.plan  # the file may have changed
+            left = self._read_model.of(trigger.service).unfinished
+            unfinished = left.layers if left is not None else ()
+            way = PlanRequest(present, target.state, returns=returns, unfinished=unfinished)
+            changes, problems = await self._planned(layers, plans, way)
+            other = await self._instead(trigger, present, target, layers) if problems else target
+            if other == target:
+                break
+            target = other
+        allowed = {*given.irreversible, *(layer for name in plans for layer in service.plans[name].irreversible)}
+        return replace(given, target=target, changes=changes, problems=problems, irreversible=allowed)
+
+    async def _instead(self, trigger: Trigger, present: State, target: Candidate, layers: Layers) -> Candidate | None:
+        """The target after one could not be planned: what was found damaged is not there to go back to any more."""
+        try:
+            return self._target(trigger, present, await layers.there())
+        except LookFailed:
+            return target
+
+    async def _earlier(self, trigger: Trigger) -> tuple[Verdict, str] | None:
+        """What the trigger's own rule said right before the newest change; None where it makes no difference."""
+        rule = self._rule_states.rule(trigger.rule)
+        change = newest(self._read_model.of(trigger.service))
+        if rule is None or change is None or self._past is None or not self._in_question(change, trigger):
+            return None
+        length = self._config.limits.before_change
+        return await self._past.before(rule, trigger.service, change, length, trigger.labels)
+
+    def _in_question(self, change: Replaced, trigger: Trigger) -> bool:
+        within = trigger.onset - change.end <= self._config.limits.change_window
+        return trigger.request is None and within and change.start <= trigger.onset
+
+    async def _users(self, trigger: Trigger) -> float | None:
+        """The share of users that is affected, where the rule asks a query for it."""
+        rule = self._rule_states.rule(trigger.rule)
+        if rule is None or self._past is None or trigger.request is not None:
+            return None
+        return await self._past.users(rule, trigger.service)
+
+    def _service(self, trigger: Trigger) -> Service:
+        service = self._config.service(trigger.service)
+        assert service is not None
+        return service
+
+    async def _planned(
+        self, layers: Layers, plans: tuple[str, ...], way: PlanRequest
+    ) -> tuple[tuple[Change, ...], tuple[str, ...]]:
+        """The steps of the first plan that has any, and what would stop them."""
+        try:
+            for name in plans:
+                plan, problems = await layers.prepare(name, way)
+                if plan.steps:
+                    break
+            else:
+                return (), (f"no plan of {', '.join(plans)} has a step to take",)
+        except LookFailed as error:
+            return (), (str(error),)
+        return plan.steps, tuple(f"{problem.layer}: {problem.text}" for problem in problems)
+
+    def _target(self, trigger: Trigger, present: State, there: Mapping[str, tuple[Release, ...]]) -> Candidate | None:
+        ids = {layer: {release.id for release in releases} for layer, releases in there.items()}
+        request = trigger.request
+        if request is not None and request.to not in {"", "last-stable"}:
+            wanted = self._wanted(trigger.service, request.to, present, there)
+            if mixed := wanted.state.mixed:
+                text = f"the parts of {' and of '.join(mixed)} differ, and {request.to} does not say where they go"
+                raise LookFailed(f"{text}; name a state's key, or last-stable, which says it for all layers")
+            return wanted
+        found = candidates(self._read_model.of(trigger.service), present, self._began(trigger))
+        if found and still_there(found[0].state, present, ids):
+            self._missing(trigger.service)
+        return next((one for one in found if not still_there(one.state, present, ids)), None)
+
+    def _wanted(self, service: str, text: str, present: State, there: Mapping[str, tuple[Release, ...]]) -> Candidate:
+        """What a person names: a state's key, LAYER=RELEASE, or a release that only one layer has."""
+        ledger = self._read_model.of(service)
+        known = {state.key: state for state in (*(spell.state for spell in ledger.spells), *ledger.marked)}
+        if text in known:
+            return Candidate(known[text], 0, None)
+        layer, equals, name = text.partition("=")
+        if equals and layer in there:
+            return Candidate(State({**present.releases, layer: resolve(layer, name, there[layer])}), 0, None)
+        errors = []
+        found = []
+        for layer, releases in there.items():
+            try:
+                found.append((layer, resolve(layer, text, releases)))
+            except LookFailed as error:
+                errors.append(str(error))
+        if len(found) > 1:
+            raise LookFailed(f'"{text}" is a release of {" and ".join(layer for layer, _ in found)}; say LAYER={text}')
+        if not found:
+            raise LookFailed("; ".join(errors) or f"{service} has no layer with releases")
+        return Candidate(State({**present.releases, found[0][0]: found[0][1]}), 0, None)
+
+    def _began(self, trigger: Trigger) -> datetime | None:
+        """When the trouble began; None where that says nothing of what ran then: an order, a clock that just jumped."""
+        jumped = self._jumps.last_jump
+        unsure = jumped is not None and abs(self._clock.now() - jumped) < self._config.limits.stale_after
+        return None if unsure or trigger.request is not None else trigger.onset
+
+    def _no_target(self, service: Service, trigger: Trigger) -> str:
+        ledger = self._read_model.of(service.name)
+        sick = candidates(ledger, ledger.present)
+        if sick and not candidates(ledger, ledger.present, self._began(trigger)):
+            return f"no good state to go back to: {sick[0].state.name} ran when the trouble began; name one with --to"
+        count = len({spell.state.key for spell in ledger.spells})
+        bake = format_duration(service.bake)
+        return (
+            f"no good state to go back to: none of the {count} known ones, other than the present one, ran for {bake} "
+            f"without a trigger; name one with --to, or mark one with `rollbackd good {service.name} REF`"
+        )

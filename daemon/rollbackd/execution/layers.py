@@ -1,0 +1,203 @@
+"""The layers of a service as live adapters: looked at, planned, asked. It changes nothing."""
+
+import asyncio
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any
+
+from rollbackd import plugins
+from rollbackd.adapter import Adapter, AdapterError, MixedError, Place
+from rollbackd.config.models import Service
+from rollbackd.config.secrets import reveal
+from rollbackd.incident.plan import Move, moves
+from rollbackd.incident.spec import PlanSpec
+from rollbackd.model import Bracketed, Change, Plan, Problem, Release, State, Traits
+from rollbackd.system.clock import Clock
+
+ASKING = timedelta(seconds=60)
+"""How long a read-only question to an adapter may take."""
+
+
+class LookFailed(Exception):  # noqa: N818  # an answer: there is no look
+    """A layer could not be looked at; the sentence says which and why."""
+
+
+_AGAIN = "its last step broke off: it is done again"
+
+
+@dataclass(frozen=True, slots=True)
+class PlanRequest:
+    """From where a plan takes a service to where, and what it begins with."""
+
+    present: State
+    target: State
+    key: str = ""
+    """What the keys of its changes begin with; empty: nothing is to be done by it."""
+    returns: bool = False
+    """It takes back what the plan did: a release that the configuration fixes is where it comes from."""
+    unfinished: Collection[str] = ()
+    """Layers whose last step broke off: they have one whatever they show."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layers:
+    """A service's layers."""
+
+    service: Service
+    adapters: Mapping[str, Adapter]
+    clean: Callable[[str], str] = str
+    """Takes secrets out of what an adapter says: it may quote what somebody answered."""
+
+    @property
+    def traits(self) -> dict[str, Traits]:
+        return {name: adapter.traits for name, adapter in self.adapters.items()}
+
+    async def look(self, *, mixed: bool = False) -> State:
+        """The releases that are there now.
+
+        :param mixed: also while the parts of a layer differ: for what a person orders, and for nothing else.
+        :raises LookFailed: when any layer does not answer.
+        """
+        names = [name for name, adapter in self.adapters.items() if adapter.traits.releases]
+        found = await asyncio.gather(*(self._ask(name, _present(self.adapters[name], mixed=mixed)) for name in names))
+        return State(dict(zip(names, found, strict=True)))
+
+    async def there(self) -> dict[str, tuple[Release, ...]]:
+        """What each layer can go back to, newest first. :raises LookFailed: when any layer does not answer."""
+        names = [name for name, adapter in self.adapters.items() if adapter.traits.releases]
+        found = await asyncio.gather(*(self._ask(name, self.adapters[name].releases()) for name in names))
+        return {name: tuple(releases) for name, releases in zip(names, found, strict=True)}
+
+    async def releases(self, layer: str) -> tuple[Release, ...]:
+        """What one layer has now, then what it can go back to. :raises LookFailed: it does not answer."""
+        adapter = self.adapters.get(layer)
+        if adapter is None or not adapter.traits.releases:
+            raise LookFailed(f"{layer}: {self.service.name} has no such layer with releases")
+        now, others = await asyncio.gather(self._ask(layer, adapter.current()), self._ask(layer, adapter.releases()))
+        return (now, *others)
+
+    async def ready(self, names: Sequence[str] = ()) -> tuple[Problem, ...]:
+        """What would stop a rollback; of all layers when none is named."""
+        wanted = list(names or self.adapters)
+        found = await asyncio.gather(*(self._problems(name) for name in wanted))
+        return tuple(problem for problems in found for problem in problems)
+
+    async def _problems(self, name: str) -> Sequence[Problem]:
+        try:
+            found: Sequence[Problem] = await self._ask(name, self.adapters[name].ready())
+            return tuple(replace(problem, text=self.clean(problem.text)) for problem in found)
+        except LookFailed as error:
+            return (Problem(name, str(error).removeprefix(f"{name}: ")),)
+
+    async def plan(self, name: str, way: PlanRequest) -> Plan:
+        """The plan of that name, each step as its adapter plans it; no steps when nothing differs.
+
+        :raises LookFailed: when a layer cannot plan its step.
+        """
+        spec = self.service.plans[name]
+        if way.returns:
+            spec = spec.model_copy(update={"steps": spec.layers})
+        fixed = await self._fixed(spec)
+        steps = [
+            await self._step(move, way)
+            for move in moves(spec, way.present, way.target, self.traits, fixed, way.unfinished)
+        ]
+        moved = {change.layer for change in steps}
+        if left := next((layer for layer in way.present.mixed if layer not in moved), ""):
+            differ = f"its parts differ ({way.present.releases[left].label})"
+            text = f"{differ}, and plan {name} does not bring them together"
+            raise LookFailed(f"{left}: {text}; give --plan, one that has a step for it")
+        brackets = tuple(Bracketed(layer, self.service.layers[layer].leave) for layer in spec.within)
+        return Plan(name, tuple(steps), brackets, () if way.returns else spec.unasked)
+
+    async def _fixed(self, spec: PlanSpec) -> dict[str, Release]:
+        """The releases that the configuration fixes for steps of a plan."""
+        named = {layer: text for step in spec.steps if not isinstance(step, str) for layer, text in step.items()}
+        there = await self.there() if named else {}
+        return {layer: resolve(layer, text, there.get(layer, ())) for layer, text in named.items()}
+
+    async def _step(self, move: Move, way: PlanRequest) -> Change:
+        change: Change = await self._ask(move.layer, self.adapters[move.layer].plan(move.to))
+        if change.before.parts and change.before != way.present.releases.get(move.layer):
+            raise LookFailed(f"{move.layer}: its parts differ since it was looked at: {change.before.label}")
+        again = (_AGAIN,) if move.layer in way.unfinished else ()
+        return replace(change, key=f"{way.key}/{move.layer}" if way.key else "", risks=(*change.risks, *again))
+
+    async def prepare(self, name: str, way: PlanRequest) -> tuple[Plan, tuple[Problem, ...]]:
+        """The plan, and what would stop a layer that it needs; all are asked at once, since a sick service waits.
+
+        :raises LookFailed: when a layer cannot plan its step.
+        """
+        spec = self.service.plans[name]
+        layers = list(dict.fromkeys([*spec.within, *spec.layers]))
+        plan, found = await asyncio.gather(
+            self.plan(name, way),
+            asyncio.gather(*(self._problems(layer) for layer in layers)),
+        )
+        needed = {*spec.within, *(change.layer for change in plan.steps)}
+        problems = [problem for layer, own in zip(layers, found, strict=True) if layer in needed for problem in own]
+        return plan, tuple(problems)
+
+    async def _ask(self, layer: str, question: Any) -> Any:
+        """Await a read-only answer, within `ASKING`."""
+        try:
+            async with asyncio.timeout(ASKING.total_seconds()):
+                return await question
+        except AdapterError as error:
+            raise LookFailed(f"{layer}: {self.clean(str(error))}") from error
+        except TimeoutError as error:
+            raise LookFailed(f"{layer}: no answer within {ASKING.total_seconds():.0f} s") from error
+        except Exception as error:  # somebody else's adapter may raise anything; one layer must not end the daemon
+            said = self.clean(f"{type(error).__name__}: {error}")
+            raise LookFailed(f"{layer}: its adapter failed: {said}") from error
+
+
+async def _present(adapter: Adapter, *, mixed: bool) -> Release:
+    try:
+        return await adapter.current()
+    except MixedError as error:
+        if not mixed:
+            raise
+        return error.mixture
+
+
+def resolve(layer: str, text: str, releases: Sequence[Release]) -> Release:
+    """The release that a person or a plan names: by id, label or another name, or by a prefix that only one has.
+
+    A prefix of a name counts from seven digits on, as of a commit; one of an id always.
+
+    :raises LookFailed: when there is none, or more than one.
+    """
+    for fits in (Release.is_called, _begins):
+        found = {release.id: release for release in releases if text and fits(release, text)}
+        if len(found) == 1:
+            (one,) = found.values()
+            return replace(one, names=()) if one.names else one
+        if found:
+            raise LookFailed(f'{layer}: "{text}" fits {len(found)} releases; give more of the id')
+    known = ", ".join(release.name for release in releases[:5]) or "none"
+    raise LookFailed(f'{layer}: no release "{text}"; the newest are: {known}')
+
+
+def _begins(release: Release, text: str) -> bool:
+    commit_like = len(text) >= 7 and set(text) <= set("0123456789abcdef")
+    return release.id.startswith(text) or (commit_like and any(name.startswith(text) for name in release.names))
+
+
+class LayerFactory:
+    """Builds the layers of a service, once for each configuration of it."""
+
+    def __init__(self, scratch: Any, spawner: Any, clock: Clock) -> None:
+        self._scratch = scratch
+        self._spawner = spawner
+        self._clock = clock
+
+    def build(self, service: Service) -> Layers:
+        """:raises ValueError: when an adapter refuses its settings; loading has checked that before."""
+        adapters = {}
+        for name, settings in service.layers.items():
+            place = Place(service.name, name, self._scratch / service.name / name, self._spawner, self._clock, reveal)
+            adapters[name] = plugins.build_adapter(settings, place)
+        clean = self._spawner.clean if self._spawner is not None else str  # `check` builds them, and asks nothing
+        return Layers(service, adapters, clean)

@@ -1,0 +1,76 @@
+"""What is asked right before the first step of a plan. It only reads: nothing is touched unless all of it agrees."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from rollbackd import facts
+from rollbackd.execution.layers import Layers, LookFailed, PlanRequest
+from rollbackd.incident.life import Incident
+from rollbackd.model import Change, Outcome, Plan, State
+
+
+@dataclass(frozen=True, slots=True)
+class Objection:
+    """Why an incident ends before its first step."""
+
+    outcome: Outcome
+    reason: str
+
+
+Confirm = Callable[[Incident], Awaitable[Objection | None]]
+"""The guards once more, right before the first step, and whether the trouble is still there."""
+
+
+class Preflight:
+    """Of one incident: the layers are looked at, each plans its step and is asked whether it is ready."""
+
+    def __init__(self, layers: Layers, confirm: Confirm) -> None:
+        self._layers = layers
+        self._confirm = confirm
+
+    async def of(self, incident: Incident) -> facts.Planned | facts.PlanEnded | Objection:
+        """The plan that runs next, that it has nothing to do, or why the incident ends here.
+
+        :raises LookFailed: a layer cannot be looked at, cannot plan its step, or is not ready; it may be passing.
+        """
+        present = await self._layers.look(mixed=bool(incident.present.mixed))
+        if present.key != incident.present.key:
+            moved = ", ".join(present.differing(incident.present))
+            return Objection(Outcome.SUPERSEDED, f"somebody else changed {moved}")
+        objection = await self._confirm(incident) if incident.tried == 0 else None
+        if objection is not None:
+            return objection
+        plan = await self._planned(incident, present)
+        if not plan.steps and incident.tried + 1 < len(incident.plans):
+            return facts.PlanEnded(plan.name, Outcome.PASSED)
+        if not plan.steps:
+            return untouched(incident, Outcome.FAILED, f"plan {plan.name} has no step to take: nothing differs")
+        if final := self._irreversible(incident, plan.steps):
+            return untouched(incident, Outcome.DECLINED, f"cannot be taken back, and not allowed: {final}")
+        return facts.Planned(plan, present)
+
+    async def _planned(self, incident: Incident, present: State) -> Plan:
+        target = incident.decision.target
+        if target is None:
+            raise LookFailed("there is no target")
+        unfinished = incident.decision.unfinished if incident.tried == 0 else ()
+        way = PlanRequest(present, target, incident.key, returns=incident.drill == "back", unfinished=unfinished)
+        plan, problems = await self._layers.prepare(incident.running, way)
+        if plan.steps and problems:
+            raise LookFailed("; ".join(f"{problem.layer}: {problem.text}" for problem in problems))
+        return plan
+
+    def _irreversible(self, incident: Incident, changes: tuple[Change, ...]) -> str:
+        """Layers whose step cannot be taken back, and which nobody allowed."""
+        request, plan = incident.decision.trigger.request, self._layers.service.plans[incident.running]
+        if incident.by_people and any(one.guard == "irreversible" for one in incident.decision.against):
+            return ""  # it was asked by name, and people said yes
+        allowed = {*plan.irreversible, *(request.irreversible if request else ())}
+        return ", ".join(change.layer for change in changes if not change.reversible and change.layer not in allowed)
+
+
+def untouched(incident: Incident, outcome: Outcome, reason: str) -> Objection:
+    """The end before the first step of a plan: nothing was touched, unless a plan before it did not help."""
+    if incident.moved:
+        return Objection(Outcome.INEFFECTIVE, f"{reason}; the plan before it did not help")
+    return Objection(outcome, f"nothing was touched: {reason}")

@@ -1,0 +1,383 @@
+"""Tells people what the journal says, at least once and durably: facts become messages in an outbox, then are sent.
+
+What is told comes from facts alone, with keys made of their places, so a restart repeats nothing and loses nothing.
+One worker a receiver: one that is dead holds up nobody else's messages.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from rollbackd.adapter import Message, Notifier
+from rollbackd.config.models import Config
+from rollbackd.facts import Notice, Record, Subsided
+from rollbackd.journal import Entry, Journal, JournalUnavailable, Outgoing
+from rollbackd.model import FLEET
+from rollbackd.notify.messages import envelope as outbox
+from rollbackd.notify.messages import presenter, reminders, self_notices
+from rollbackd.notify.messages.envelope import Envelope
+from rollbackd.notify.messages.troubles import Trouble, Troubles, fold
+from rollbackd.notify.receiver_queue import JOURNAL_PAUSE, ReceiverQueue
+from rollbackd.notify.routes import addressed, reached, worded
+from rollbackd.system import log
+from rollbackd.system.clock import Clock
+
+CURSOR = "teller"
+TROUBLES_CURSOR = "teller.troubles"
+"""Where the fold of the troubles may start: at or before the oldest one that is open."""
+BATCH = 500
+"""Facts read at once."""
+TOGETHER = timedelta(seconds=60)
+"""After the first of a group the others wait until this is over, and go as one."""
+TICK = timedelta(seconds=15)
+DIRECT_AGAIN = timedelta(minutes=10)
+DIRECT_RETRY = timedelta(seconds=30)
+
+
+CALM = timedelta(minutes=5)
+"""A refused trouble ends when it was gone at every look for so long: a start knows nothing yet, and trouble flaps."""
+
+
+def _always(_service: str, _episode: str) -> bool:
+    return True
+
+
+def _never(_service: str, _episode: str) -> str:
+    return ""
+
+
+class NotificationDispatcher:
+    """The root task `teller`; also what sends directly when the journal cannot be written.
+
+    `goes_on(service, episode)` says whether a refused trouble still goes on; a no skips a reminder, and ends nothing.
+    `over(service, episode)` is a reason when it is known to have ended; one that lasts ends it, by a fact.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        config: Config,
+        notifiers: Mapping[str, Notifier],
+        clock: Clock,
+        *,
+        goes_on: Callable[[str, str], bool] = _always,
+        over: Callable[[str, str], str] = _never,
+        many: int = 100,
+        patience: timedelta = timedelta(seconds=35),
+    ) -> None:
+        self._journal = journal
+        self._notify = config.notify
+        self._by_name = {receiver.name: receiver for receiver in config.notify.receivers}
+        self._signals = config.daemon.signals
+        self._every = config.daemon.remind_every
+        self._clock = clock
+        self._goes_on = goes_on
+        self._over = over
+        self._calm: dict[str, float] = {}
+        """Since when a refused trouble is gone, by the monotonic clock."""
+        self._many = many
+        self._boxes = {
+            name: ReceiverQueue(name, notifier, journal, clock, patience) for name, notifier in notifiers.items()
+        }
+        self._pumping = asyncio.Lock()
+        self._begun = False
+        self._seq = 0
+        self._stored = 0
+        self._stored_troubles = 0
+        self._troubles = Troubles()
+        self._reminded: dict[str, str] = {}
+        """The newest reminder of each trouble that was put into the outbox."""
+        self._reached: dict[str, tuple[int, int]] = {}
+        """The last tier that hears of a refusal, with the place of what began it."""
+        self._windows: dict[tuple[str, str], datetime] = {}
+        self._told_many = False
+        self._direct: dict[str, float] = {}
+        self.trouble = ""
+        """Why the outbox could not be written last; whoever finds that it can be again clears it."""
+        self._log = log.get("teller")
+
+    # -- the ways in ----------------------------------------------------------------------------
+    async def run(self) -> None:
+        """Read facts, remind and send, until it is cancelled; what is under way then is sent again next time."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._follow(), name="teller: facts")
+            tasks.create_task(self._tick(), name="teller: reminders")
+            for box in self._boxes.values():
+                tasks.create_task(box.serve(), name=f"teller: {box.name}")
+
+    def waiting(self) -> Mapping[str, int]:
+        """How many messages wait for each receiver, as of the last look."""
+        return {name: box.waiting for name, box in self._boxes.items()}
+
+    async def flush(self, timeout: timedelta) -> int:
+        """Tell all that can be told now, also what waits for others alike; how many messages are left waiting.
+
+        Works with or without `run`. A receiver that rests after a failure is left alone.
+        """
+        try:
+            async with asyncio.timeout(timeout.total_seconds()):
+                await self.pump()
+                await self.deliver(early=True)
+        except TimeoutError:
+            self._log.warning("not everything was told in time", waiting=dict(self.waiting()))
+        except JournalUnavailable as error:
+            self._log.error("the journal cannot be written", error=str(error))
+        return sum(self.waiting().values())
+
+    async def deliver(self, *, early: bool = False) -> None:
+        """Send what is due now; `early`: also what waits for others alike. :raises JournalUnavailable: not now."""
+        for result in await asyncio.gather(
+            *(box.deliver(early=early) for box in self._boxes.values()), return_exceptions=True
+        ):
+            if isinstance(result, BaseException):
+                raise result
+
+    async def tell_directly(self, message: Message) -> tuple[str, ...]:
+        """Send to every receiver at once, past the journal; the names of those that took it.
+
+        The same event is sent once in ten minutes, or again after 30 s when nobody took it.
+        """
+        now = self._clock.monotonic()
+        if now < self._direct.get(message.event, now):
+            return ()
+        self._direct[message.event] = now + DIRECT_RETRY.total_seconds()
+        boxes = list(self._boxes.values())
+        errors = await asyncio.gather(*(box.send(message) for box in boxes))
+        took = tuple(box.name for box, error in zip(boxes, errors, strict=True) if error is None)
+        if took:
+            self._direct[message.event] = now + DIRECT_AGAIN.total_seconds()
+        self._log.warning("told directly", event_told=message.event, took=took, errors=[str(e) for e in errors if e])
+        return took
+
+    # -- from facts to the outbox ---------------------------------------------------------------
+    async def _follow(self) -> None:
+        while True:
+            try:
+                await self.pump()
+                await self._journal.changed(self._seq, TICK)
+            except JournalUnavailable as error:
+                await self._unrecorded(error)
+                await self._clock.sleep(JOURNAL_PAUSE)
+
+    async def _unrecorded(self, error: JournalUnavailable) -> None:
+        self.trouble = str(error)
+        await self.tell_directly(self_notices.unrecorded(self._clock.now(), str(error)))
+
+    async def pump(self) -> int:
+        """Make messages of the facts since the last time; how many were put into the outbox.
+
+        :raises JournalUnavailable: nothing of the last batch was put; the next call does it again.
+        """
+        async with self._pumping:
+            if not self._begun:
+                await self._begin()
+            count = 0
+            while records := await self._journal.since(self._seq, limit=BATCH):
+                count += await self._pump(records)
+            return count
+
+    async def _begin(self) -> None:
+        """Know again what was open when the cursor was stored, and drop what waits for receivers that are gone."""
+        self._stored = await self._journal.cursor(CURSOR)
+        self._stored_troubles = seq = min(await self._journal.cursor(TROUBLES_CURSOR), self._stored)
+        troubles = Troubles()
+        while seq < self._stored and (records := await self._journal.since(seq, limit=BATCH)):
+            for record in records:
+                if record.seq <= self._stored:
+                    troubles = fold(troubles, record)
+            seq = records[-1].seq
+        self._troubles, self._seq, self._begun = troubles, self._stored, True
+        await self._recount(drop_unknown=True)
+
+    async def _pump(self, records: Sequence[Record]) -> int:
+        troubles, made = self._troubles, list[Envelope]()
+        streams: dict[str, list[Record]] = {}
+        for record in records:
+            made += await self._words(record, troubles, streams)
+            troubles = fold(troubles, record)
+        rows = self._rows(made)
+        seq = records[-1].seq
+        if rows or seq >= self._stored + 2 * BATCH:
+            await self._journal.enqueue(rows, CURSOR, seq)
+            self._stored = seq
+        self._troubles, self._seq = troubles, seq
+        self._wake(rows)
+        await self._store_troubles()
+        return len(rows)
+
+    async def _store_troubles(self) -> None:
+        """Move the fold's start now and then, so that a restart need not read the whole journal."""
+        oldest = self._troubles.oldest
+        start = min(self._stored, oldest - 1 if oldest is not None else self._stored)
+        if start >= self._stored_troubles + 2 * BATCH:
+            await self._journal.enqueue([], TROUBLES_CURSOR, start)
+            self._stored_troubles = start
+
+    async def _words(
+        self, record: Record, troubles: Troubles, streams: dict[str, list[Record]]
+    ) -> tuple[Envelope, ...]:
+        if not presenter.is_told(record):
+            return ()
+        stream: list[Record] = []
+        if record.stream.startswith("incident:"):
+            known = streams.get(record.stream)
+            if known is None or known[-1].n < record.n:
+                known = streams[record.stream] = await self._journal.read(record.stream)
+            stream = [one for one in known if one.n <= record.n]
+        try:
+            return presenter.envelopes(record, stream, troubles, self._signals)
+        except Exception as error:  # noqa: BLE001  # a fact that has no words must not silence all that come after it
+            self._log.error("no words for a fact", stream=record.stream, n=record.n, error=type(error).__name__)
+            return (presenter.wordless(record),)
+
+    def _rows(self, made: Sequence[Envelope]) -> list[Outgoing]:
+        """A row for each message and receiver. What is alike and made together goes together."""
+        now = self._clock.now()
+        # An end farther ahead than any window is long is from before the clock was set back.
+        self._windows = {key: end for key, end in self._windows.items() if now < end <= now + TOGETHER}
+        running = dict(self._windows)
+        rows = []
+        for one in made:
+            for name in self._receivers(one):
+                message = one.message if one.only else worded(self._by_name.get(name), one.message)
+                if message is None:
+                    continue
+                not_before = now
+                if one.group:
+                    not_before = running.get((name, one.group), now)
+                    self._windows.setdefault((name, one.group), now + TOGETHER)
+                key = f"{one.message.key}/{name}"
+                sent = replace(one, message=replace(message, key=key))
+                rows.append(Outgoing(key, name, one.group, outbox.encode(sent), not_before, now))
+        return rows
+
+    def _receivers(self, one: Envelope) -> tuple[str, ...]:
+        """Whom routes and tiers name; what is about rollbackd itself goes to everybody when no route takes it."""
+        if one.only:
+            return tuple(name for name in self._boxes if name == one.only)
+        names = addressed(self._notify, one, tuple(self._boxes))
+        about_itself = one.stream == FLEET and not one.message.service
+        if not set(names) - {one.avoid} and (about_itself or one.avoid):
+            names = tuple(self._boxes)
+        return tuple(name for name in names if name != one.avoid)
+
+    def _wake(self, rows: Sequence[Outgoing]) -> None:
+        for name in {row.receiver for row in rows}:
+            self._boxes[name].wake()
+
+    # -- again and again ------------------------------------------------------------------------
+    async def _tick(self) -> None:
+        while True:
+            await self._clock.sleep(min(TICK, self._every / 4))
+            try:
+                await self.settle()
+                await self.remind()
+                await self._recount()
+                await self._watch_the_queue()
+            except JournalUnavailable as error:
+                await self._unrecorded(error)
+
+    async def remind(self) -> int:
+        """Put the reminders that are due into the outbox; how many. The same period's has the same key.
+
+        :raises JournalUnavailable: none was put.
+        """
+        async with self._pumping:
+            if not self._begun:
+                await self._begin()
+            now, made = self._clock.now(), list[Envelope]()
+            known = self._troubles.known
+            self._reminded = {thread: mark for thread, mark in self._reminded.items() if thread in known}
+            self._reached = {thread: tier for thread, tier in self._reached.items() if thread in known}
+            for trouble in self._troubles.open:
+                if trouble.what != "refused" or self._goes_on(trouble.service, trouble.episode):
+                    made += [*self._next_people(trouble, now), *await self._reminder(trouble, now)]
+            if not made:
+                return 0
+            rows = self._rows(made)
+            try:
+                await self._journal.enqueue(rows, CURSOR, self._stored)
+            except JournalUnavailable:
+                self._reminded.clear()
+                self._reached.clear()
+                raise
+            self._wake(rows)
+            return len(rows)
+
+    async def settle(self) -> int:
+        """Write down which refused troubles have ended by themselves; how many. The end of an incident settles its own.
+
+        :raises JournalUnavailable: none was; the next look does it.
+        """
+        async with self._pumping:
+            if not self._begun:
+                await self._begin()
+            now, busy = self._clock.monotonic(), self._troubles.busy
+            calm, ended = dict[str, float](), list[Entry]()
+            for one in self._troubles.refusals():
+                why = "" if one.service in busy else self._over(one.service, one.episode)
+                if not why:
+                    continue
+                calm[one.thread] = self._calm.get(one.thread, now)
+                if now - calm[one.thread] >= CALM.total_seconds():
+                    ended.append(Entry(one.stream, Subsided(one.episode, why)))
+            self._calm = calm
+            if ended:
+                await self._journal.append(*ended)
+                self._calm.clear()  # the facts are read, and end them, before anybody looks again
+            return len(ended)
+
+    async def _reminder(self, trouble: Trouble, now: datetime) -> list[Envelope]:
+        due = trouble.mark(now, self._every)
+        if not due or trouble.record is None:
+            return []
+        mark = f"{trouble.record.n}.{due}"
+        if self._reminded.get(trouble.thread) == mark:
+            return []
+        self._reminded[trouble.thread] = mark
+        stream = await self._journal.read(trouble.stream) if trouble.stream.startswith("incident:") else []
+        made = reminders.reminder(trouble, stream, now, due, self._signals)
+        return [made] if made is not None else []
+
+    def _next_people(self, trouble: Trouble, now: datetime) -> list[Envelope]:
+        """A refusal that escalates goes from tier to tier; after a restart their keys keep it from being told twice."""
+        if trouble.escalates is None or trouble.record is None:
+            return []
+        known = self._reached.get(trouble.thread, (0, 0))
+        before = known[0] if known[1] == trouble.record.n else 0
+        tier = reached(self._notify, now - trouble.escalates)
+        self._reached[trouble.thread] = (max(before, tier), trouble.record.n)
+        tiers = self._notify.escalation
+        made = [reminders.escalation(trouble, now, one, tiers[one].after) for one in range(before + 1, tier + 1)]
+        return [one for one in made if one is not None]
+
+    async def _recount(self, *, drop_unknown: bool = False) -> None:
+        rows = await self._journal.waiting()
+        for box in self._boxes.values():
+            box.waiting = sum(1 for row in rows if row.receiver == box.name)
+        gone = [row for row in rows if row.receiver not in self._boxes]
+        if drop_unknown and gone:
+            names = ", ".join(sorted({row.receiver for row in gone}))
+            self._log.warning("messages wait for receivers that are not configured any more", receivers=names)
+            for row in gone:
+                await self._journal.append(Entry(FLEET, self._lost(row)))
+                await self._journal.postponed([row.id], "not configured any more", None)
+
+    def _lost(self, row: Outgoing) -> Notice:
+        error = "it is not configured any more"
+        try:
+            return self_notices.undeliverable(row.receiver, outbox.decode(row.body).message, error)
+        except ValueError:
+            return Notice(self_notices.UNDELIVERABLE, f"{row.receiver} did not get {row.key}: {error}")
+
+    async def _watch_the_queue(self) -> None:
+        """Say once that too many messages wait, and once that they do no longer."""
+        counts = self.waiting()
+        total = sum(counts.values())
+        if total > self._many and not self._told_many:
+            self._told_many = True
+            await self._journal.append(Entry(FLEET, self_notices.waiting(counts)))
+        elif total <= self._many // 2 and self._told_many:
+            self._told_many = False
+            await self._journal.append(Entry(FLEET, self_notices.waiting(counts, over=True)))

@@ -1,0 +1,158 @@
+"""What waits in the outbox: a message with where it belongs, as JSON; and several of them made into one. No I/O."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from pydantic import TypeAdapter
+
+from rollbackd.adapter import Message
+from rollbackd.notify.messages import plain_text
+from rollbackd.notify.messages.phrases import Lines
+
+SEVERITIES = ("info", "warning", "critical")
+REFUSED = "refused/"
+"""What the threads of refusals begin with."""
+_SHORT = 600
+"""Characters of each message's own lines in a list of several."""
+_SHOWN = 20
+"""Messages of a list that are shown with their lines; of the others there are the names alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """A message on its way."""
+
+    message: Message
+    stream: str
+    """The stream of the fact that it tells."""
+    group: str = ""
+    """What is alike may go as one message; empty: always alone."""
+    avoid: str = ""
+    """A receiver that must not get it, because it is about that receiver's own failure."""
+    tier: int = -1
+    """The last tier of people that hears of it besides the routes, and so those before it."""
+    only_tier: bool = False
+    """It goes to nobody else, and not to whom routes have told the same already."""
+    only: str = ""
+    """The one receiver that it is for, whatever the routes say."""
+    since: datetime | None = None
+    """Instead of `tier`: when it began to go to more people, the first at once."""
+
+
+_ADAPTER = TypeAdapter(Envelope)
+
+
+def encode(envelope: Envelope) -> bytes:
+    return _ADAPTER.dump_json(envelope)
+
+
+def decode(body: bytes) -> Envelope:
+    """:raises ValueError: for what another version wrote and this one cannot read."""
+    read = _ADAPTER.validate_json(body)
+    return replace(read, message=replace(read.message, lines=tuple(read.message.lines)))
+
+
+def plain(message: Message) -> str:
+    """Its lines as plain text, `Heading: text` each."""
+    return "\n".join(f"{heading}: {text}" for heading, text in message.lines)
+
+
+def merge(messages: Sequence[Message]) -> Message:
+    """One message out of several alike; a single one stays as it is.
+
+    Of several reminders of one trouble only the newest is kept. The key is made of all keys: were it that of the
+    first, a receiver that has seen the first alone would drop what came to it since. Several ends settle all threads.
+    """
+    newest = {(message.thread if message.event == "reminder" else message.key): message for message in messages}
+    kept = tuple(newest.values())
+    if len(messages) == 1:
+        return kept[0]
+    key = "several/" + hashlib.sha256("\n".join(message.key for message in messages).encode()).hexdigest()[:32]
+    if len(kept) == 1:
+        return replace(kept[0], key=key)
+    priorities = [message.priority for message in kept if message.priority is not None]
+    first, over = kept[0], all(message.resolves for message in kept)
+    threads = {message.thread for message in kept}
+    apart = len(threads) > 1 and first.event != "reminder" and not over and _ends_alone(first)
+    own = _thread(first) if apart else first.thread
+    return Message(
+        key=key,
+        event=first.event,
+        title=_title(kept) if any(message.lines for message in kept) else _sentences(kept),
+        lines=_listed(kept),
+        severity=max((message.severity for message in kept), key=SEVERITIES.index),
+        thread=own,
+        at=max(message.at for message in kept),
+        service=first.service if len({message.service for message in kept}) == 1 else "",
+        incident=first.incident if len({message.incident for message in kept}) == 1 else "",
+        priority=min(priorities, default=None),
+        resolves=over,
+        settles=_settled(kept, own, over=over),
+        acknowledged=all(message.acknowledged for message in kept),
+    )
+
+
+def _ends_alone(message: Message) -> bool:
+    """An incident, or a refusal: what ends it ends no other."""
+    return bool(message.incident) or message.thread.startswith(REFUSED)
+
+
+def _thread(first: Message) -> str:
+    """For several troubles: one answer must not resolve the page of all. The same when it is sent again with more."""
+    return "several/" + hashlib.sha256(first.key.encode()).hexdigest()[:32]
+
+
+def _settled(messages: Sequence[Message], own: str, *, over: bool) -> tuple[str, ...]:
+    """All other threads that are over with these: each may have been told, and be open, by itself."""
+    threads = dict.fromkeys(
+        thread for message in messages for thread in (*((message.thread,) if over else ()), *message.settles)
+    )
+    return tuple(thread for thread in threads if thread != own)
+
+
+def _listed(messages: Sequence[Message]) -> Lines:
+    """None for messages without lines, such as those in a receiver's own words."""
+    if not any(message.lines for message in messages):
+        return ()
+    shown = [
+        (plain_text.line(message.title, 200), plain_text.paragraph(plain(message), _SHORT))
+        for message in messages[:_SHOWN]
+    ]
+    return (*shown, *(("Also", text) for text in _paragraphs([_subject(message) for message in messages[_SHOWN:]])))
+
+
+def _subject(message: Message) -> str:
+    return plain_text.line(message.incident or message.service or message.title, 100)
+
+
+def _paragraphs(names: Sequence[str]) -> list[str]:
+    """The names with commas, in texts of a sane length."""
+    texts: list[str] = []
+    for name in names:
+        if texts and len(texts[-1]) + len(name) < plain_text.PARAGRAPH - 2:
+            texts[-1] += f", {name}"
+        else:
+            texts.append(name)
+    return texts
+
+
+def _sentences(messages: Sequence[Message]) -> str:
+    return plain_text.line("; ".join(dict.fromkeys(message.title for message in messages)), 1000)
+
+
+def _title(messages: Sequence[Message]) -> str:
+    names = ", ".join(dict.fromkeys(message.service or "rollbackd" for message in messages))
+    said = {
+        "refused": "need a person, decided alike",
+        "observed": "would have been rolled back",
+        "reminder": "troubles that nobody has acknowledged",
+        "asks": "people are asked, alike",
+        "checked": "were checked",
+        "expired": "nobody said in time whether they go back",
+        "passed": "the trouble went away",
+        "clock_passed": "out of time",
+        "escalated": "need people",
+    }.get(messages[0].event, messages[0].event.replace("_", " "))
+    return plain_text.line(f"{len(messages)} × {said}: {names}")

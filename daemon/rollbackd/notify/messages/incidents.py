@@ -1,0 +1,220 @@
+"""What people are told of a rollback, from its opening to its end. No I/O."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from rollbackd import facts
+from rollbackd.incident.clocks import BAD_ENDS
+from rollbackd.incident.next import ATTEMPTS
+from rollbackd.model import Outcome
+from rollbackd.notify.messages import approvals, phrases, plain_text
+from rollbackd.notify.messages.context import MessageContext, Severity, loud, of_incident, urgent
+from rollbackd.notify.messages.envelope import Envelope
+from rollbackd.notify.messages.troubles import refusal_thread
+
+_ENDS: Mapping[Outcome, tuple[Severity, str, str]] = {
+    Outcome.RECOVERED: ("info", "recovered", ""),
+    Outcome.INEFFECTIVE: ("critical", "was rolled back and is still sick", "Look for another cause"),
+    Outcome.UNVERIFIED: ("critical", "was rolled back, but nothing says whether it is well", "Look at it yourself"),
+    Outcome.FAILED: ("critical", "could not be rolled back", "Finish it by hand, or roll back again"),
+    Outcome.ABORTED: ("warning", "rollback was aborted", "It is as the last step left it"),
+    Outcome.DECLINED: ("info", "rollback was declined", ""),
+    Outcome.EXPIRED: ("critical", "is in trouble, and nobody said in time whether it goes back", "Look at it yourself"),
+    Outcome.PASSED: ("info", "trouble went away before the first step", ""),
+    Outcome.SUPERSEDED: ("warning", "was changed by somebody else meanwhile", "Nothing more is done: it is theirs now"),
+}  # fmt: skip
+
+
+_DEGRADED = (
+    "recovered, with something switched off",
+    "Mend the cause, then switch it on again; until then what asks it is only written down",
+)
+"""What is said, and advised, where recovered is not all well."""
+
+
+def opening(told: MessageContext) -> Envelope:
+    """Of a question, or of a rollback."""
+    about = told.about
+    if about.waits:
+        return approvals.asks(told)
+    decision = about.decision
+    request = decision.trigger.request
+    rule = plain_text.line(decision.trigger.rule, 100)
+    by = f"{plain_text.line(request.actor, 100)} asked for it" if request is not None else f"rule {rule} is met"
+    lines = phrases.filled(
+        ("What", f"{about.service} is being taken back: {by}"),
+        ("Reason", plain_text.line(request.reason) if request is not None else ""),
+        *phrases.change(decision),
+        *phrases.trouble(about),
+        *phrases.target(decision),
+        ("Checks", phrases.checks(about.examined)),
+        ("Next", f"every layer is looked at once more, then plan {', then '.join(about.plans)}"),
+        ("Stop it", phrases.stop(about, told.signals)),
+        ("More", phrases.more(about)),
+    )
+    title = f"rolling back {about.service} ({about.priority}, {rule})"
+    return of_incident(told.record, about, "opened", title, loud(about.priority), lines)
+
+
+def opened(told: MessageContext, _fact: facts.Opened) -> Sequence[Envelope]:
+    return [opening(told)]
+
+
+def started(told: MessageContext, fact: facts.Entering | facts.ApplyStarted) -> Sequence[Envelope]:
+    """The first that touches the world."""
+    about = told.about
+    if told.before is None or told.before.begun is not None:
+        return []
+    lines = phrases.filled(
+        ("What", f"plan {about.running} has begun with {plain_text.line(fact.layer, 63)}"),
+        *phrases.change(about.decision),
+        ("Steps", phrases.steps(about)),
+        ("From", phrases.state(about.present)),
+        ("To", phrases.state(about.decision.target)),
+        ("Checks", phrases.checks(about.examined)),
+        ("Next", "the checks decide whether it got well"),
+        ("Stop it", phrases.stop(about, told.signals)),
+    )
+    title = f"the rollback of {about.service} has started"
+    return [of_incident(told.record, about, "started", title, loud(about.priority), lines)]
+
+
+def plan_ended(told: MessageContext, fact: facts.PlanEnded) -> Sequence[Envelope]:
+    about, before = told.about, told.before
+    if fact.outcome is Outcome.PASSED:  # it had no step to take: nothing happened
+        return []
+    raised = before is not None and before.priority is not about.priority
+    lines = phrases.filled(
+        ("What", f"plan {fact.name} did not help ({fact.outcome})"),
+        ("Priority", f"raised from {before.priority} to {about.priority}" if raised and before is not None else ""),
+        *phrases.change(about.decision),
+        ("Checks", phrases.checks(about.results)),
+        ("Next", f"plan {about.running}, on top of it"),
+        ("Stop it", phrases.stop(about, told.signals)),
+    )
+    title = f"plan {fact.name} did not help {about.service}" + (f", now {about.priority}" if raised else "")
+    return [of_incident(told.record, about, "plan_ended", title, loud(about.priority), lines)]
+
+
+def paused(told: MessageContext, fact: facts.Paused) -> Sequence[Envelope]:
+    about = told.about
+    lines = phrases.filled(
+        ("What", f"a hold stopped it: {plain_text.line(fact.reason)}"),
+        *phrases.change(about.decision),
+        ("Steps", phrases.steps(about)),
+        *phrases.still_entered(about),
+        ("Next", "nothing until the hold is gone, then it goes on where it stopped"),
+        ("Go on", f"`rollbackd resume {about.service}`, or remove the HOLD file from {told.signals}"),
+        ("End it", f"`rollbackd abort {about.id}`"),
+    )
+    return [of_incident(told.record, about, "paused", f"the rollback of {about.service} is held", "warning", lines)]
+
+
+def abort_requested(told: MessageContext, fact: facts.AbortRequested) -> Sequence[Envelope]:
+    about = told.about
+    lines = phrases.filled(
+        ("What", f"{plain_text.line(told.record.actor, 100)} wants it stopped"),
+        ("Reason", plain_text.line(fact.reason)),
+        *phrases.change(about.decision),
+        ("Next", "the step in hand ends, no other begins, the brackets are left"),
+    )
+    title = f"the rollback of {about.service} is being aborted"
+    return [of_incident(told.record, about, "abort_requested", title, "warning", lines)]
+
+
+def acknowledged(told: MessageContext, _fact: facts.Acknowledged) -> Sequence[Envelope]:
+    about, actor = told.about, plain_text.line(told.record.actor, 100)
+    lines = phrases.filled(("What", f"{actor} has seen it"), ("Now", phrases.standing(about)))
+    one = of_incident(told.record, about, "acknowledged", f"acknowledged by {actor}", "info", lines)
+    return [replace(one, message=replace(one.message, acknowledged=not _over(told)))]
+
+
+def parked(told: MessageContext, fact: facts.Parked) -> Sequence[Envelope]:
+    about = told.about
+    lines = phrases.filled(
+        ("What", f"it was stopped for a person to look at: {plain_text.line(fact.reason)}"),
+        *phrases.change(about.decision),
+        ("Steps", phrases.steps(about)),
+        ("Failed last", phrases.failure(about)),
+        *phrases.still_entered(about),
+        ("Next", "nothing happens by itself any more"),
+        ("End it", f"`rollbackd abort {about.id}`; seen: `rollbackd ack {about.id}`"),
+        ("More", phrases.more(about)),
+    )
+    title = f"the rollback of {about.service} needs a person"
+    return [of_incident(told.record, about, "parked", title, "critical", lines)]
+
+
+def not_left(told: MessageContext, fact: facts.LeaveFailed) -> Sequence[Envelope]:
+    """After the end nothing else would say that a person's word did not help."""
+    about = told.about
+    attempt = about.failure.attempt if about.failure is not None else 1
+    if about.outcome is None or not (fact.permanent or attempt >= ATTEMPTS):
+        return []
+    layer = plain_text.line(fact.layer, 63)
+    lines = phrases.filled(
+        ("What", f"{layer} of {about.service} is still entered: leaving it failed: {plain_text.line(fact.reason)}"),
+        *phrases.still_entered(about),
+        ("Next", "nothing by itself: mend that, then say it again"),
+        ("More", phrases.more(about)),
+    )
+    return [of_incident(told.record, about, "not_left", f"{layer} could not be left", urgent(about.priority), lines)]
+
+
+def closed(told: MessageContext, fact: facts.Closed) -> Sequence[Envelope]:
+    about = told.about
+    severity, said, advice = _ENDS[fact.outcome]
+    if fact.outcome is Outcome.RECOVERED and about.unasked:
+        said, advice = _DEGRADED
+    failed = about.failure.evidence if about.failure is not None else ""
+    lines = phrases.filled(
+        ("What", f"{about.service} {said}: {plain_text.line(fact.reason)}"),
+        ("Took", phrases.took(about, told.record.at)),
+        *phrases.change(about.decision),
+        *phrases.trouble(about),
+        *phrases.target(about.decision),
+        ("Steps", phrases.steps(about)),
+        ("Failed last", phrases.failure(about) if fact.outcome is not Outcome.RECOVERED else ""),
+        ("Output", plain_text.line(failed[-400:], 400) if fact.outcome is Outcome.FAILED else ""),
+        ("Checks", phrases.checks(about.results or about.examined)),
+        *phrases.still_entered(about),
+        ("Next", advice),
+        ("Seen it", f"`rollbackd ack {about.id}`" if fact.outcome in BAD_ENDS else ""),
+        ("More", phrases.more(about)),
+    )
+    group = f"{fact.outcome}/asked" if fact.outcome in {Outcome.EXPIRED, Outcome.PASSED} and not about.acted else ""
+    one = of_incident(told.record, about, str(fact.outcome), f"{about.service} {said}", severity, lines, group)
+    return [replace(one, message=replace(one.message, resolves=_over(told), settles=_refusals(told)))]
+
+
+def _refusals(told: MessageContext) -> tuple[str, ...]:
+    """The threads of what was refused before: its own became this incident, which says how it is, and where the service
+    is well all are over. Opening it took its own episode's from the fold.
+    """
+    about = told.about
+    well = about.outcome is Outcome.RECOVERED
+    known = [trouble.episode for trouble in told.troubles.refusals(about.service)] if well else []
+    own = [trigger.episode for trigger in (about.decision.trigger, *about.joined)]
+    return tuple(dict.fromkeys(refusal_thread(about.service, one) for one in (*known, *own)))
+
+
+def _over(told: MessageContext) -> bool:
+    """Whether nobody need come any more: it is well, by itself or by us, or a person decided that it stays."""
+    about = told.about
+    denied = about.outcome is Outcome.DECLINED and bool(about.denied)
+    return denied or about.outcome in {Outcome.RECOVERED, Outcome.PASSED}
+
+
+def relapsed(told: MessageContext, fact: facts.Relapsed) -> Sequence[Envelope]:
+    about = told.about
+    lines = phrases.filled(
+        ("What", f"{about.service} had recovered, and is in trouble again: {plain_text.line(fact.trigger.rule)}"),
+        *phrases.change(about.decision),
+        *phrases.why(fact.trigger.evidence, fact.trigger.onset),
+        *phrases.still_entered(about),
+        ("Next", "Look for another cause"),
+        ("Seen it", f"`rollbackd ack {about.id}`"),
+        ("More", phrases.more(about)),
+    )
+    title = f"{about.service} is sick again after its rollback"
+    return [of_incident(told.record, about, "ineffective", title, "critical", lines)]

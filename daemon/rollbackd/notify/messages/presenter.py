@@ -1,0 +1,86 @@
+"""What people are told: from a fact, and what is known besides, to messages. No I/O.
+
+A message says what happened, why, from where to where, what is next, and the command that stops it or goes on.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rollbackd import facts
+from rollbackd.facts import Record
+from rollbackd.incident.fold import evolve, fold, opened
+from rollbackd.incident.life import Incident
+from rollbackd.notify.messages import approvals, deadlines, drills, incidents, page_threads, plain_text, services
+from rollbackd.notify.messages.context import MessageContext, message_of
+from rollbackd.notify.messages.envelope import Envelope
+from rollbackd.notify.messages.troubles import Troubles
+
+
+def envelopes(record: Record, stream: Sequence[Record], troubles: Troubles, signals: Path) -> tuple[Envelope, ...]:
+    """The messages that a fact is worth; most facts are worth none.
+
+    `stream` holds the facts of the same incident up to this one, and is empty for a fact of another stream.
+    """
+    make = _MAKERS.get(type(record.fact))
+    if make is None:
+        return ()
+    before, after = _told(stream)
+    told = MessageContext(record, before, after, troubles, signals)
+    made = make(told, record.fact)
+    if after is not None and after.drill:
+        made = drills.of_drill(after, made)
+    return (*made, *page_threads.turned(told))
+
+
+def _told(stream: Sequence[Record]) -> tuple[Incident | None, Incident | None]:
+    """The incident before and after the last of its facts."""
+    if not stream:
+        return None, None
+    before = fold(stream[:-1])
+    return before, evolve(before, stream[-1]) if before is not None else opened(stream[-1])
+
+
+def is_told(record: Record) -> bool:
+    """Whether facts of its kind are ever worth a message."""
+    return type(record.fact) in _MAKERS
+
+
+def wordless(record: Record) -> Envelope:
+    """For a fact that could not be put into words: better a poor message than none."""
+    kind = type(record.fact).__name__
+    lines = (("What", f"{kind} in {plain_text.line(record.stream)}, place {record.n}; see `rollbackd incidents`"),)
+    message = message_of(record, "unreadable", f"{kind} could not be put into words", "warning", lines, "unreadable")
+    return Envelope(message, record.stream)
+
+
+def _of_pages_alone(_told: MessageContext, _fact: facts.Paged) -> Sequence[Envelope]:
+    return ()
+
+
+_MAKERS: Mapping[type[Any], Callable[[MessageContext, Any], Sequence[Envelope]]] = {
+    facts.Opened: incidents.opened,
+    facts.Examined: approvals.examined,
+    facts.Approved: approvals.approved,
+    facts.AskedAgain: approvals.asked_again,
+    facts.Risen: approvals.risen,
+    facts.ClockPassed: deadlines.clock_passed,
+    facts.Escalated: deadlines.escalated,
+    facts.Entering: incidents.started,
+    facts.ApplyStarted: incidents.started,
+    facts.PlanEnded: incidents.plan_ended,
+    facts.Paused: incidents.paused,
+    facts.AbortRequested: incidents.abort_requested,
+    facts.Acknowledged: incidents.acknowledged,
+    facts.Parked: incidents.parked,
+    facts.LeaveFailed: incidents.not_left,
+    facts.Closed: incidents.closed,
+    facts.Relapsed: incidents.relapsed,
+    facts.Decided: services.decided,
+    facts.Drilled: drills.drilled,
+    facts.NoticeAcknowledged: services.notice_acknowledged,
+    facts.MarkedGood: services.found_well,
+    facts.Subsided: services.subsided,
+    facts.Paged: _of_pages_alone,
+    facts.Notice: services.notice,
+}

@@ -1,0 +1,62 @@
+"""What is told about the telling itself: a receiver that fails, messages that wait, a journal that is full. No I/O."""
+
+from collections.abc import Mapping
+from datetime import datetime
+
+from rollbackd.adapter import Message
+from rollbackd.facts import Notice
+from rollbackd.notify.messages import phrases, plain_text
+from rollbackd.notify.messages.envelope import plain
+
+UNDELIVERABLE = "undeliverable"
+UNREACHABLE = "receiver_unreachable"
+WAITING = "messages_waiting"
+OWN_KINDS = frozenset({UNDELIVERABLE, UNREACHABLE, WAITING})
+"""When a message of one of these fails, no other is made of it."""
+
+
+def undeliverable(receiver: str, message: Message, error: str) -> Notice:
+    """A receiver will never get this message; its words go to the others."""
+    return Notice(
+        UNDELIVERABLE,
+        f"{receiver} did not get the message below, and it is not tried again: {plain_text.line(error)}",
+        service=message.service,
+        details={
+            "receiver": receiver,
+            "subject": f"{receiver}/{plain_text.line(message.key, 100)}",
+            "message": plain_text.cut(f"{message.title}\n{plain(message)}", 2000),
+        },
+    )
+
+
+def unreachable(receiver: str, since: datetime, error: str) -> Notice:
+    text = f"{receiver} has taken no message since {phrases.moment(since)}: {plain_text.line(error)}; it is tried on"
+    return Notice(UNREACHABLE, text, details={"receiver": receiver, "subject": receiver})
+
+
+def reachable(receiver: str) -> Notice:
+    text = f"{receiver} takes messages again"
+    return Notice(UNREACHABLE, text, over=True, details={"receiver": receiver, "subject": receiver})
+
+
+def waiting(counts: Mapping[str, int], *, over: bool = False) -> Notice:
+    """Too many messages wait, or no longer."""
+    shares = ", ".join(f"{name} {count}" for name, count in counts.items() if count)
+    text = "the messages that waited are delivered" if over else f"{sum(counts.values())} messages wait: {shares}"
+    return Notice(WAITING, text, over=over)
+
+
+def unrecorded(at: datetime, error: str) -> Message:
+    """When the journal cannot be written: sent directly."""
+    return Message(
+        key=f"journal/{at.isoformat()}",
+        event="journal",
+        title="rollbackd cannot write its journal",
+        lines=phrases.filled(
+            ("What", f"nothing new is started until it can: {plain_text.line(error)}"),
+            ("Look at", "space and health of the disk under the journal"),
+        ),
+        severity="critical",
+        thread="notice/journal",
+        at=at,
+    )

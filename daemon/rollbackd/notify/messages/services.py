@@ -1,0 +1,152 @@
+"""What people are told of services and of rollbackd itself: decisions without an incident, and notices. No I/O."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from rollbackd import facts
+from rollbackd.facts import Record
+from rollbackd.model import Decision, Priority
+from rollbackd.notify.messages import phrases, plain_text
+from rollbackd.notify.messages.context import MessageContext, Severity, message_of
+from rollbackd.notify.messages.envelope import Envelope
+from rollbackd.notify.messages.self_notices import OWN_KINDS, UNDELIVERABLE, UNREACHABLE
+from rollbackd.notify.messages.troubles import Trouble, fold, guards, needs_person, notice_thread, refusal_thread
+
+_TITLES: Mapping[str, str] = {
+    "audit": "the journal does not fit together",
+    "clock": "the clock jumped",
+    "configuration": "a new configuration was not taken over",
+    "drill_stuck": "a drill cannot return",
+    "internal": "a part of rollbackd failed",
+    "journal": "the journal cannot be written",
+    "override": "a signal file needs a look",
+    "readiness": "a rollback would not work",
+    "rule_fault": "a rule cannot be judged",
+}
+"""For kinds whose own words say too little."""
+_CRITICAL_KINDS = frozenset({"drill_stuck", "journal", "not_ready", UNREACHABLE, UNDELIVERABLE})
+
+
+def decided(told: MessageContext, fact: facts.Decided) -> Sequence[Envelope]:
+    decision = fact.decision
+    if decision.joins:
+        return []
+    if "switched_off" in guards(decision):  # people heard of it when it was switched off
+        return []
+    if decision.action == "observe":
+        return [_observed(told, decision)]
+    if not needs_person(decision) or told.troubles.repeats(decision.trigger.service, decision):
+        return []
+    return [refused(told.record, decision, "refused", "")]
+
+
+def refused(record: Record, decision: Decision, event: str, since: str) -> Envelope:
+    """A service in trouble that needs a person; one that escalates goes to the tiers, too."""
+    trigger = decision.trigger
+    service = trigger.service
+    severity: Severity = "critical" if decision.escalate or trigger.priority is Priority.P0 else "warning"
+    lines = phrases.filled(
+        ("What", f"{service} is in trouble (rule {plain_text.line(trigger.rule, 100)}) and was not rolled back{since}"),
+        ("Against it", phrases.findings(decision.against)),
+        *phrases.change(decision),
+        *phrases.why(trigger.evidence, trigger.onset),
+        *phrases.target(decision),
+        ("Next", "nothing, unless what stands against it changes"),
+        ("Roll back anyway", f"`rollbackd plan {service}`, then `rollbackd rollback {service}`"),
+        ("Seen it", f"`rollbackd ack {service}`"),
+        ("More", f"`rollbackd decisions {service}`"),
+    )
+    title = f"{service} needs a person ({trigger.priority}, {plain_text.line(trigger.rule, 100)})"
+    thread = refusal_thread(service, trigger.episode)
+    message = message_of(record, event, title, severity, lines, thread)
+    placed = replace(message, service=service, priority=trigger.priority)
+    group = f"{event}/{','.join(guards(decision))}"
+    return Envelope(placed, record.stream, group, since=record.at if decision.escalate else None)
+
+
+def _observed(told: MessageContext, decision: Decision) -> Envelope:
+    trigger, service = decision.trigger, decision.trigger.service
+    others = [finding for finding in decision.against if finding.guard != "shadow"]
+    shadow = len(others) < len(decision.against)
+    said = "would have been rolled back" if shadow and not others else "was only observed"
+    lines = phrases.filled(
+        ("What", f"{service} {said}: rule {plain_text.line(trigger.rule, 100)} is met"),
+        ("Against it", phrases.findings(decision.against)),
+        *phrases.change(decision),
+        *phrases.why(trigger.evidence, trigger.onset),
+        *phrases.target(decision),
+        ("Plan", ", then ".join(decision.plans)),
+        ("Roll back", f"`rollbackd plan {service}`, then `rollbackd rollback {service}`"),
+        ("More", f"`rollbackd decisions {service}`"),
+    )
+    thread = f"observed/{service}/{plain_text.line(trigger.episode)}"
+    title = f"{service} {said} ({trigger.priority}, {plain_text.line(trigger.rule, 100)})"
+    message = message_of(told.record, "observed", title, "info", lines, thread)
+    placed = replace(message, service=service, priority=trigger.priority)
+    return Envelope(placed, told.record.stream, group=f"observed/{','.join(guards(decision))}")
+
+
+def notice_acknowledged(told: MessageContext, fact: facts.NoticeAcknowledged) -> Sequence[Envelope]:
+    actor = plain_text.line(told.record.actor, 100)
+    service = told.record.stream.partition(":")[2]
+    made = []
+    for place, trouble in enumerate(told.troubles.refused(service, fact.episode), 1):
+        begun = trouble.record
+        priority = begun.fact.decision.trigger.priority if begun is not None else None
+        lines = (("What", f"{actor} has seen that {service} needs a person"),)
+        title = f"{service}: acknowledged by {actor}"
+        message = message_of(told.record, "acknowledged", title, "info", lines, trouble.thread, f"/{place}")
+        placed = replace(message, service=service, priority=priority, acknowledged=True)
+        made.append(Envelope(placed, told.record.stream, since=trouble.escalates))
+    return made
+
+
+def subsided(told: MessageContext, fact: facts.Subsided) -> Sequence[Envelope]:
+    """Nobody need come any more."""
+    service = told.record.stream.partition(":")[2]
+    return [_ended(told, one, fact.why, "") for one in told.troubles.refusals(service, fact.episode)]
+
+
+def found_well(told: MessageContext, fact: facts.MarkedGood) -> Sequence[Envelope]:
+    """The state that runs is good: what was refused about it is over."""
+    left = fold(told.troubles, told.record).known
+    ended = [one for one in told.troubles.refusals() if one.thread not in left]
+    why = f"its state is good: {plain_text.line(fact.why)}"
+    return [_ended(told, one, why, f"/{place}") for place, one in enumerate(ended, 1)]
+
+
+def _ended(told: MessageContext, trouble: Trouble, why: str, suffix: str) -> Envelope:
+    """To all who heard of it."""
+    service, begun = trouble.service, trouble.record
+    trigger = begun.fact.decision.trigger if begun is not None else None
+    lines = phrases.filled(
+        ("What", f"the trouble of {service} that needed a person has ended: {plain_text.line(why)}"),
+        ("Rule", plain_text.line(trigger.rule, 100) if trigger is not None else ""),
+        ("More", f"`rollbackd decisions {service}`"),
+    )
+    title = f"{service} needs nobody any more: its trouble has ended by itself"
+    message = message_of(told.record, "passed", title, "info", lines, trouble.thread, suffix)
+    priority = trigger.priority if trigger is not None else None
+    placed = replace(message, service=service, priority=priority, resolves=True)
+    return Envelope(placed, told.record.stream, "passed/refused", since=trouble.heard_since(told.record.at))
+
+
+def notice_title(kind: str) -> str:
+    """What a phone shows of it at night."""
+    return _TITLES.get(kind, kind.replace("_", " "))
+
+
+def notice(told: MessageContext, fact: facts.Notice) -> Sequence[Envelope]:
+    severity: Severity = "info" if fact.over else "critical" if fact.kind in _CRITICAL_KINDS else "warning"
+    about = f"{fact.service}: " if fact.service else ""
+    shown = [
+        (plain_text.line(name.replace("_", " "), 63), plain_text.paragraph(text))
+        for name, text in fact.details.items()
+        if name not in ("subject", "receiver")
+    ]
+    lines = phrases.filled(("What", plain_text.line(fact.text, 1000)), *shown)
+    title = f"{about}{notice_title(fact.kind)}{' is over' if fact.over else ''}"
+    message = message_of(told.record, fact.kind, title, severity, lines, plain_text.line(notice_thread(fact)))
+    placed = replace(message, service=fact.service, resolves=fact.over)
+    avoid = fact.details.get("receiver", "") if fact.kind in OWN_KINDS else ""
+    return [Envelope(placed, told.record.stream, f"notice/{fact.kind}/{fact.over}", avoid)]

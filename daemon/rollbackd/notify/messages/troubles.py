@@ -1,0 +1,398 @@
+"""What people have not acknowledged yet, folded from the facts of all streams. No I/O, no clock.
+
+An incident is here from its opening on, so that the fold may start at the oldest one that matters (`Troubles.oldest`).
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from rollbackd import facts
+from rollbackd.facts import Record
+from rollbackd.incident.clocks import BAD_ENDS
+from rollbackd.model import DAEMON, Action, Decision, Outcome, incident_service
+from rollbackd.notify.messages import plain_text
+from rollbackd.notify.messages.envelope import REFUSED
+
+LASTING = frozenset(
+    {"backend_unreachable", "backup_failed", "drill_stuck", "journal", "messages_waiting", "receiver_unreachable"}
+)
+"""Kinds of notices that somebody says to be over: reminded of until then."""
+LAST = "last"
+"""The mark of a question's last reminder: a fifth of its time is left."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """One thing that people are reminded of, or an incident that may become one."""
+
+    thread: str
+    stream: str
+    service: str
+    first: int
+    """The seq that the fold must start at to know it."""
+    what: str = ""
+    """`asks`, `failed`, `paused`, `refused`, a notice's kind, …; empty: nothing to be reminded of now."""
+    record: Record | None = None
+    """The fact that began it."""
+    episode: str = ""
+    entered: tuple[str, ...] = ()
+    closed: bool = False
+    state: str = ""
+    """The key of the state that runs, as far as it is known; empty: not known."""
+
+    expires: datetime | None = None
+    """When the question that it is ends."""
+    seen: datetime | None = None
+    """When somebody acknowledged it; None: nobody did, or more was told since."""
+
+    @property
+    def is_refusal(self) -> bool:
+        """It has no incident. One that was acknowledged is known until it ends, since pages about it stay open."""
+        return bool(self.episode)
+
+    @property
+    def escalates(self) -> datetime | None:
+        """Since when a refusal goes to more and more people; None: it does not, or an incident's own facts say it."""
+        record = self.record if self.is_refusal else None
+        return record.at if record is not None and record.fact.decision.escalate else None
+
+    def heard_since(self, now: datetime) -> datetime | None:
+        """As `escalates`, for what comes after: nobody else came to hear of it once it was acknowledged."""
+        began = self.escalates
+        return now - (self.seen - began) if began is not None and self.seen is not None else began
+
+    def mark(self, now: datetime, every: timedelta) -> str:
+        """Which reminder is the newest due: the whole periods since it began, or `LAST`; empty: nothing to say yet."""
+        if not self.what or self.record is None:
+            return ""
+        if self.expires is not None and self.expires - (self.expires - self.record.at) / 5 <= now < self.expires:
+            return LAST
+        if self.expires is not None and self.expires <= now < self.expires + every:
+            return ""  # its end is told at once; only a hold keeps a question open for longer
+        periods = int((now - self.record.at) / every)
+        return str(periods) if periods > 0 else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """What a receiver was told of several troubles at once, and keeps open."""
+
+    receiver: str
+    threads: frozenset[str]
+    """Of those that have not ended."""
+    unseen: frozenset[str]
+    """Of those that nobody has acknowledged since."""
+
+
+@dataclass(frozen=True, slots=True)
+class Troubles:
+    """All of them by thread."""
+
+    known: Mapping[str, Trouble] = field(default_factory=dict)
+    pages: Mapping[str, Page] = field(default_factory=dict)
+    """The pages about what goes on, by their own threads."""
+
+    @property
+    def open(self) -> tuple[Trouble, ...]:
+        """What people are to be reminded of, but no refusal while an incident of its service is at work."""
+        busy = self.busy
+        return tuple(
+            trouble
+            for trouble in self.known.values()
+            if trouble.what and not (trouble.what == "refused" and trouble.service in busy)
+        )
+
+    @property
+    def oldest(self) -> int | None:
+        """The seq to start the fold at next time; None: nothing is open."""
+        return min((trouble.first for trouble in self.known.values()), default=None)
+
+    def refused(self, service: str, episode: str = "") -> tuple[Trouble, ...]:
+        """The refusals of a service that nobody has acknowledged; of one episode when it is given."""
+        return tuple(one for one in self.refusals(service, episode) if one.what == "refused")
+
+    def refusals(self, service: str = "", episode: str = "") -> tuple[Trouble, ...]:
+        """The refusals that have not ended, acknowledged or not; of one service and episode when they are given."""
+        return tuple(
+            trouble
+            for trouble in self.known.values()
+            if trouble.is_refusal and service in ("", trouble.service) and episode in ("", trouble.episode)
+        )
+
+    @property
+    def busy(self) -> frozenset[str]:
+        """The services of which an incident is at work."""
+        return frozenset(one.service for one in self.known.values() if _is_incident(one) and not one.closed)
+
+    def repeats(self, service: str, decision: Decision) -> bool:
+        """Whether the same was decided on the same trouble before, for the same reasons, and still stands."""
+        trouble = self.known.get(refusal_thread(service, decision.trigger.episode))
+        if trouble is None or trouble.record is None or trouble.what != "refused":
+            return False
+        return guards(trouble.record.fact.decision) == guards(decision)
+
+
+def guards(decision: Decision) -> tuple[str, ...]:
+    """The guards that stand against rolling back, which makes two decisions alike."""
+    return tuple(sorted({finding.guard for finding in decision.against}))
+
+
+def needs_person(decision: Decision) -> bool:
+    """Whether it was refused for what only a person can mend, and people must hear of it."""
+    refused = decision.action in (Action.ASK, Action.REFUSE)
+    return refused and not decision.joins and (decision.needs_person or decision.escalate)
+
+
+def refusal_thread(service: str, episode: str) -> str:
+    """As receivers see it: what an episode's name has from outside is made fit to be shown."""
+    return f"{REFUSED}{service}/{plain_text.line(episode)}"
+
+
+def notice_thread(notice: facts.Notice) -> str:
+    subject = notice.details.get("subject", "")
+    return "/".join(part for part in ("notice", notice.kind, notice.service, subject) if part)
+
+
+def fold(troubles: Troubles, record: Record) -> Troubles:
+    """The troubles after one more fact, of whatever stream."""
+    change = _FOLDS.get(type(record.fact))
+    after = change(troubles, record, record.fact) if change else troubles
+    return _turned(after) if after.pages and after is not troubles else after
+
+
+def _turned(troubles: Troubles) -> Troubles:
+    """The pages, without what has ended, and without those of which all has."""
+    known = troubles.known
+    pages = {}
+    for thread, page in troubles.pages.items():
+        left = frozenset(one for one in page.threads if one in known and not known[one].closed)
+        if left:
+            unseen = frozenset(one for one in page.unseen & left if known[one].seen is None)
+            pages[thread] = Page(page.receiver, left, unseen)
+    return replace(troubles, pages=pages)
+
+
+def _is_incident(trouble: Trouble) -> bool:
+    return trouble.stream.startswith("incident:")
+
+
+def _with(troubles: Troubles, trouble: Trouble) -> Troubles:
+    return replace(troubles, known={**troubles.known, trouble.thread: trouble})
+
+
+def _without(troubles: Troubles, threads: Iterable[str]) -> Troubles:
+    gone = set(threads)
+    kept = {thread: trouble for thread, trouble in troubles.known.items() if thread not in gone}
+    return replace(troubles, known=kept)
+
+
+def _of(troubles: Troubles, record: Record) -> Trouble | None:
+    return troubles.known.get(record.stream.partition(":")[2])
+
+
+def _settle(troubles: Troubles, trouble: Trouble) -> Troubles:
+    """Keep it, unless it is closed and nothing of it is left to be reminded of."""
+    if trouble.closed and not trouble.what and not trouble.entered:
+        return _without(troubles, [trouble.thread])
+    return _with(troubles, trouble)
+
+
+# -- of incidents -------------------------------------------------------------------------------
+def _opened(troubles: Troubles, record: Record, fact: facts.Opened) -> Troubles:
+    thread = record.stream.partition(":")[2]
+    same = refusal_thread(fact.service, fact.decision.trigger.episode)
+    begun = Trouble(thread, record.stream, fact.service, record.seq)
+    return _with(_without(troubles, [same]), _asking(begun, record, fact.decision))
+
+
+def _asking(trouble: Trouble, record: Record, decision: Decision) -> Trouble:
+    """A question is a trouble until it is answered or over."""
+    question = decision.question if decision.action is Action.ASK else None
+    if question is None:
+        return trouble
+    return replace(trouble, what="asks", record=record, expires=question.expires, seen=None)
+
+
+def _asked_again(troubles: Troubles, record: Record, fact: facts.AskedAgain) -> Troubles:
+    trouble = _of(troubles, record)
+    return troubles if trouble is None else _with(troubles, _asking(trouble, record, fact.decision))
+
+
+def _risen(troubles: Troubles, record: Record, _fact: facts.Risen) -> Troubles:
+    trouble = _of(troubles, record)
+    return troubles if trouble is None else _with(troubles, replace(trouble, what="", record=None, expires=None))
+
+
+def _entering(troubles: Troubles, record: Record, fact: facts.Entering) -> Troubles:
+    trouble = _of(troubles, record)
+    if trouble is None or fact.layer in trouble.entered:
+        return troubles
+    return _with(troubles, replace(trouble, entered=(*trouble.entered, fact.layer)))
+
+
+def _left(troubles: Troubles, record: Record, fact: facts.Left) -> Troubles:
+    trouble = _of(troubles, record)
+    if trouble is None:
+        return troubles
+    entered = tuple(layer for layer in trouble.entered if layer != fact.layer)
+    what = "" if trouble.what == "still_entered" and not entered else trouble.what
+    return _settle(troubles, replace(trouble, entered=entered, what=what))
+
+
+def _not_left(troubles: Troubles, record: Record, fact: facts.LeaveFailed) -> Troubles:
+    """Its end was acknowledged, and with that forgotten; but what a person wanted left is still entered."""
+    if _of(troubles, record) is not None:
+        return troubles
+    thread, service = record.stream.partition(":")[2], incident_service(record.stream)
+    trouble = Trouble(thread, record.stream, service, record.seq, "still_entered", record)
+    return _with(troubles, replace(trouble, entered=(fact.layer,), closed=True))
+
+
+def _stopped(troubles: Troubles, record: Record, fact: facts.Paused | facts.Parked) -> Troubles:
+    trouble = _of(troubles, record)
+    if trouble is None:
+        return troubles
+    what = "paused" if isinstance(fact, facts.Paused) else "parked"
+    return _with(troubles, replace(trouble, what=what, record=record))
+
+
+def _unpaused(troubles: Troubles, record: Record, _fact: facts.Unpaused) -> Troubles:
+    trouble = _of(troubles, record)
+    if trouble is None or trouble.what != "paused":
+        return troubles
+    return _with(troubles, replace(trouble, what="", record=None))
+
+
+def _acknowledged(troubles: Troubles, record: Record, _fact: facts.Acknowledged) -> Troubles:
+    trouble = _of(troubles, record)
+    if trouble is None:
+        return troubles
+    seen = replace(trouble, what="", record=None, seen=record.at)
+    return _without(troubles, [trouble.thread]) if trouble.closed else _with(troubles, seen)
+
+
+def _closed(troubles: Troubles, record: Record, fact: facts.Closed) -> Troubles:
+    trouble = _of(troubles, record)
+    if trouble is None:
+        return troubles
+    what = str(fact.outcome) if fact.outcome in BAD_ENDS else "still_entered" if trouble.entered else ""
+    ended = replace(trouble, what=what, record=record if what else None, expires=None, closed=True)
+    after = _settle(troubles, ended)
+    return _well(after, trouble.service) if fact.outcome is Outcome.RECOVERED else after
+
+
+def _relapsed(troubles: Troubles, record: Record, fact: facts.Relapsed) -> Troubles:
+    thread = record.stream.partition(":")[2]
+    before = troubles.known.get(thread)
+    entered = before.entered if before else ()
+    trouble = Trouble(thread, record.stream, fact.trigger.service, before.first if before else record.seq)
+    return _with(troubles, replace(trouble, what="ineffective", record=record, entered=entered, closed=True))
+
+
+def _well(troubles: Troubles, service: str, state: str = "") -> Troubles:
+    """A service got well: what it was in trouble with before is over, but not a bracket that is still entered."""
+    over = [
+        trouble.thread
+        for trouble in troubles.known.values()
+        if trouble.service == service
+        and (trouble.is_refusal or (trouble.closed and not trouble.entered))
+        and state in ("", trouble.state)
+    ]
+    return _without(troubles, over)
+
+
+# -- of services and the fleet ------------------------------------------------------------------
+def _decided(troubles: Troubles, record: Record, fact: facts.Decided) -> Troubles:
+    decision = fact.decision
+    trigger = decision.trigger
+    if trigger.request is not None or not needs_person(decision) or troubles.repeats(trigger.service, decision):
+        return troubles
+    thread = refusal_thread(trigger.service, trigger.episode)
+    state = decision.present.key if decision.present else ""
+    trouble = Trouble(thread, record.stream, trigger.service, record.seq, "refused", record, trigger.episode)
+    return _with(troubles, replace(trouble, state=state))
+
+
+def _seen(troubles: Troubles, record: Record, fact: facts.NoticeAcknowledged) -> Troubles:
+    """On a service's stream: its refusals; on the fleet's: the notices."""
+    seen = [
+        trouble
+        for trouble in troubles.known.values()
+        if trouble.stream == record.stream and fact.episode in ("", trouble.episode)
+    ]
+    kept = {one.thread: replace(one, what="", seen=one.seen or record.at) for one in seen if one.is_refusal}
+    after = _without(troubles, [one.thread for one in seen])
+    return replace(after, known={**after.known, **kept})
+
+
+def _subsided(troubles: Troubles, record: Record, fact: facts.Subsided) -> Troubles:
+    return _without(troubles, [refusal_thread(record.stream.partition(":")[2], fact.episode)])
+
+
+def _told_more(troubles: Troubles, record: Record, _fact: facts.ClockPassed | facts.Escalated) -> Troubles:
+    """What was acknowledged before does not answer this."""
+    trouble = _of(troubles, record)
+    if trouble is None or trouble.seen is None:
+        return troubles
+    return _with(troubles, replace(trouble, seen=None))
+
+
+def _changed(troubles: Troubles, record: Record, fact: facts.Changed) -> Troubles:
+    service, state = record.stream.partition(":")[2], fact.state.key
+    own = {thread: trouble for thread, trouble in troubles.known.items() if trouble.service == service}
+    if not own:
+        return troubles
+    moved = {thread: replace(trouble, state=state) for thread, trouble in own.items()}
+    return replace(troubles, known={**troubles.known, **moved})
+
+
+def _marked(troubles: Troubles, record: Record, fact: facts.MarkedGood) -> Troubles:
+    """The state that runs turned out good. A mark on another one (to have a way back) ends nothing."""
+    service = record.stream.partition(":")[2]
+    after = _well(troubles, service, fact.state.key)
+    if record.actor != DAEMON:
+        return after
+    unknown = [trouble for trouble in after.known.values() if trouble.service == service and not trouble.state]
+    ended = [trouble.thread for trouble in unknown if trouble.closed and not trouble.entered]
+    return _without(after, [*ended, *(trouble.thread for trouble in unknown if trouble.is_refusal)])
+
+
+def _noticed(troubles: Troubles, record: Record, fact: facts.Notice) -> Troubles:
+    thread = notice_thread(fact)
+    if fact.over:
+        return _without(troubles, [thread])
+    if fact.kind not in LASTING or thread in troubles.known:
+        return troubles
+    return _with(troubles, Trouble(thread, record.stream, fact.service, record.seq, fact.kind, record))
+
+
+def _paged(troubles: Troubles, _record: Record, fact: facts.Paged) -> Troubles:
+    threads = frozenset(fact.incidents)
+    return replace(troubles, pages={**troubles.pages, fact.thread: Page(fact.receiver, threads, threads)})
+
+
+_FOLDS: dict[type[Any], Callable[[Troubles, Record, Any], Troubles]] = {
+    facts.Opened: _opened,
+    facts.AskedAgain: _asked_again,
+    facts.Risen: _risen,
+    facts.ClockPassed: _told_more,
+    facts.Escalated: _told_more,
+    facts.Entering: _entering,
+    facts.Left: _left,
+    facts.LeaveFailed: _not_left,
+    facts.Paused: _stopped,
+    facts.Parked: _stopped,
+    facts.Unpaused: _unpaused,
+    facts.Acknowledged: _acknowledged,
+    facts.Closed: _closed,
+    facts.Relapsed: _relapsed,
+    facts.Decided: _decided,
+    facts.NoticeAcknowledged: _seen,
+    facts.Subsided: _subsided,
+    facts.Changed: _changed,
+    facts.MarkedGood: _marked,
+    facts.Paged: _paged,
+    facts.Notice: _noticed,
+}

@@ -1,0 +1,239 @@
+"""One receiver: its messages in the outbox are sent here, in order, again after failures, and given up at last.
+
+What was sent is journaled as delivered right after; a kill between the two sends it once more, with the same key.
+"""
+
+import asyncio
+import zlib
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any
+
+from rollbackd.adapter import DeliveryError, Message, Notifier
+from rollbackd.facts import Notice, Paged, Told
+from rollbackd.journal import Entry, Journal, JournalUnavailable, Outgoing
+from rollbackd.model import FLEET
+from rollbackd.notify.messages import envelope as outbox
+from rollbackd.notify.messages import self_notices
+from rollbackd.notify.messages.envelope import Envelope
+from rollbackd.system import log
+from rollbackd.system.boundary import boundary
+from rollbackd.system.clock import Clock
+from rollbackd.system.tasks import until_first
+
+MOST_TOGETHER = 2000
+"""Messages that go as one at most: a list of names has room for them."""
+FIRST_PAUSE = timedelta(seconds=5)
+LONGEST_PAUSE = timedelta(minutes=10)
+GIVE_UP = timedelta(hours=24)
+UNREACHABLE_AFTER = timedelta(minutes=10)
+"""A receiver that takes nothing for so long is announced to the others."""
+JOURNAL_PAUSE = timedelta(seconds=5)
+_FARTHEST = timedelta(minutes=30)
+"""The longest that any message waits; a receiver that asks for more is tried again before that."""
+_LOOK_AGAIN = timedelta(minutes=1)
+_LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
+
+Sendable = Sequence[tuple[Outgoing, Envelope]]
+
+
+class ReceiverQueue:
+    """One receiver: its way out, and how it has been doing."""
+
+    def __init__(self, name: str, notifier: Notifier, journal: Journal, clock: Clock, patience: timedelta) -> None:
+        self.name = name
+        self.waiting = 0
+        """How many messages wait for it, as of the last look."""
+        self._notifier = notifier
+        self._keeps_open = bool(getattr(notifier, "keeps_open", False))
+        self._journal = journal
+        self._clock = clock
+        self._patience = patience
+        self._lock = asyncio.Lock()
+        self._news = asyncio.Event()
+        self._failures = 0
+        self._rest_until = _LONG_AGO
+        self._failing_since: datetime | None = None
+        self._announced = False
+        self._log = log.get("teller").bind(receiver=name)
+
+    def wake(self) -> None:
+        """There is something new for it."""
+        self._news.set()
+
+    async def serve(self) -> None:
+        """Send what is due, until it is cancelled."""
+        while True:
+            self._news.clear()
+            try:
+                wake = await self.deliver()
+            except JournalUnavailable as error:
+                self._log.error("the outbox cannot be read", error=str(error))
+                wake = self._clock.now() + JOURNAL_PAUSE
+            await self._until_news(wake)
+
+    async def _until_news(self, wake: datetime | None) -> None:
+        if wake is None:
+            await self._news.wait()
+            return
+        length = min(wake - self._clock.now(), _LOOK_AGAIN)  # the clock may be set meanwhile
+        await until_first(self._news.wait(), self._clock.sleep(length))
+
+    async def deliver(self, *, early: bool = False) -> datetime | None:
+        """Send what is due; when to look again, None: when there is news.
+
+        `early`: also what waits for others alike, but not what failed before and rests.
+
+        :raises JournalUnavailable: the outbox cannot be read.
+        """
+        async with self._lock:
+            while True:
+                rows = [row for row in await self._journal.waiting() if row.receiver == self.name]
+                self.waiting = len(rows)
+                now = self._clock.now()
+                if _later(self._rest_until, now):
+                    return self._rest_until if rows else None
+                due = [row for row in rows if not _later(row.not_before, now) or (early and not row.attempts)]
+                if not due:
+                    return min((row.not_before for row in rows), default=None)
+                for rows_together in batches(due):
+                    if _later(self._rest_until, self._clock.now()):
+                        break
+                    await self._dispatch(rows_together)
+                    self.waiting -= len(rows_together)
+
+    async def send(self, message: Message) -> DeliveryError | None:
+        """Hand it to the receiver; the reason when it did not take it."""
+        try:
+            async with asyncio.timeout(self._patience.total_seconds()):
+                await self._notifier.send(message)
+        except DeliveryError as error:
+            return error
+        except TimeoutError:
+            return DeliveryError(f"{self.name} did not answer in time", permanent=False)
+        except Exception as error:  # noqa: BLE001  # a notifier's fault must not silence the other messages
+            # Only the type is named: the text of an unknown error may hold an address that is a secret.
+            return DeliveryError(f"{self.name} failed with {type(error).__name__}", permanent=False)
+        return None
+
+    async def _dispatch(self, rows: Sequence[Outgoing]) -> None:
+        readable: list[tuple[Outgoing, Envelope]] = []
+        for row in rows:
+            try:
+                readable.append((row, outbox.decode(row.body)))
+            except ValueError:
+                self._log.error("a message cannot be read and is given up", key=row.key)
+                await self._give_up(
+                    row, Notice(self_notices.UNDELIVERABLE, f"{self.name}: {row.key} cannot be read"), "unreadable"
+                )
+        if not readable:
+            return
+        message = outbox.merge([one.message for _, one in readable])
+        boundary("notify.before")
+        error = await self.send(message)
+        if error is None:
+            boundary("notify.sent")
+            await self._sent(readable, message)
+        else:
+            await self._failed(readable, error)
+        _heed_a_stop()
+
+    async def _sent(self, sent: Sendable, message: Message) -> None:
+        facts = [
+            Entry(one.stream, Told(self.name, one.message.event, row.key))
+            for row, one in sent
+            if one.stream.startswith("incident:")
+        ]
+        if self._keeps_open and message.thread not in {one.message.thread for _, one in sent}:
+            threads = tuple(dict.fromkeys(one.message.thread for _, one in sent))
+            facts.append(Entry(FLEET, Paged(self.name, message.thread, threads)))
+        ids = [row.id for row, _ in sent]
+        await self._surely(partial(self._journal.delivered, ids, self._clock.now(), *facts))
+        self._failures, self._rest_until, self._failing_since = 0, _LONG_AGO, None
+        if self._announced:
+            self._announced = False
+            await self._notice(self_notices.reachable(self.name))
+
+    async def _failed(self, rows: Sendable, error: DeliveryError) -> None:
+        now = self._clock.now()
+        self._log.warning("a message was not delivered", error=str(error), permanent=error.permanent, rows=len(rows))
+        lost = [(row, one) for row, one in rows if error.permanent or now - row.created >= GIVE_UP]
+        kept = [row.id for row, _ in rows if not error.permanent and now - row.created < GIVE_UP]
+        if not error.permanent:
+            await self._rest([row for row, _ in rows], error, now)
+        if kept:
+            await self._surely(partial(self._journal.postponed, kept, str(error), self._rest_until))
+        for row, one in lost:
+            told = one.message.event not in self_notices.OWN_KINDS
+            await self._give_up(
+                row, self_notices.undeliverable(self.name, one.message, str(error)) if told else None, str(error)
+            )
+
+    async def _give_up(self, row: Outgoing, notice: Notice | None, error: str) -> None:
+        """The notice first: a kill between the two repeats it; the other way round would lose the message's words."""
+        if notice is not None:
+            await self._notice(notice)
+        await self._surely(partial(self._journal.postponed, [row.id], error, None))
+
+    async def _rest(self, rows: Sequence[Outgoing], error: DeliveryError, now: datetime) -> None:
+        """Leave the receiver alone for a while, longer each time, and tell the others when that goes on."""
+        self._failures += 1
+        tried = max(row.attempts for row in rows)
+        wait = pause(rows[0].key, max(self._failures, tried + 1))
+        self._rest_until = now + min(max(wait, error.retry_after or timedelta()), _FARTHEST)
+        if self._failing_since is None:
+            self._failing_since = min(row.created for row in rows) if tried else now
+        if not self._announced and now - self._failing_since >= UNREACHABLE_AFTER:
+            self._announced = True
+            await self._notice(self_notices.unreachable(self.name, self._failing_since, str(error)))
+
+    async def _notice(self, notice: Notice) -> None:
+        await self._surely(partial(self._journal.append, Entry(FLEET, notice)))
+
+    async def _surely(self, write: Callable[[], Awaitable[Any]]) -> None:
+        """Write it even if the journal cannot be written for a while: what was sent must not be sent again for that."""
+        while True:
+            try:
+                await write()
+            except JournalUnavailable as error:
+                self._log.error("the journal cannot be written", error=str(error))
+                await self._clock.sleep(JOURNAL_PAUSE)
+            else:
+                return
+
+
+def _later(when: datetime, now: datetime) -> bool:
+    """Whether to wait for then. What lies farther ahead than any wait is from before the clock was set back."""
+    return now < when <= now + _FARTHEST
+
+
+def batches(due: Sequence[Outgoing]) -> list[list[Outgoing]]:
+    """What is sent as one, in order: the oldest first, with its group; one that failed often lets the others by."""
+    made: list[list[Outgoing]] = []
+    growing: dict[str, list[Outgoing]] = {}
+    for row in sorted(due, key=lambda row: (row.attempts > 3, row.id)):
+        together = growing.get(row.group, []) if row.group else []
+        if not together or len(together) >= MOST_TOGETHER:
+            together = growing[row.group] = []
+            made.append(together)
+        together.append(row)
+    return made
+
+
+def pause(key: str, times: int) -> timedelta:
+    """How long to wait after so many failures: 5 s doubled up to 10 min, less up to a quarter, by the key."""
+    full = min(FIRST_PAUSE * 2.0 ** min(times - 1, 10), LONGEST_PAUSE)
+    return full * (1 - (zlib.crc32(f"{key}/{times}".encode()) % 1000) / 4000)
+
+
+def _heed_a_stop() -> None:
+    """A stop that came at the same instant as a receiver's answer may have been swallowed on the way.
+
+    `asyncio.wait_for` of Python 3.11 does that, and so aiosmtplib; waiting for news would then never end.
+
+    :raises asyncio.CancelledError: this task is being cancelled.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError

@@ -1,0 +1,119 @@
+"""PagerDuty, by its Events API v2: one alert a trouble, acknowledged and resolved by its dedup_key.
+
+https://developer.pagerduty.com/docs/events-api-v2-overview
+It is resolved only by a message that says the trouble is over.
+"""
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Callable
+from typing import Any, Literal
+
+from pydantic import field_validator
+
+from rollbackd.adapter import Message, NotifierSettings
+from rollbackd.notify.messages import plain_text
+from rollbackd.notify.receivers import http_post
+from rollbackd.syntax.units import Secret
+
+_SUMMARY = 1024
+_DEDUP = 255
+_BODY = 512 * 1024 - 4096
+"""Bytes; the API's limit is 512 KB."""
+_AT_ONCE = 8
+"""Resolves that are under way at the same time."""
+
+
+class PagerDutySettings(NotifierSettings):
+    """`{name: oncall, pagerduty: {routing_key: {credential: pagerduty}}}`."""
+
+    routing_key: Secret
+    """The integration key of a service's Events API v2 integration, 32 characters."""
+    url: str = "https://events.pagerduty.com/v2/enqueue"
+    """Europe: https://events.eu.pagerduty.com/v2/enqueue."""
+
+    @field_validator("url")
+    @classmethod
+    def _http(cls, url: str) -> str:
+        if not url.startswith(("https://", "http://")):
+            raise ValueError("`url` is not an address; write it like https://events.pagerduty.com/v2/enqueue")
+        return url
+
+
+class PagerDuty:
+    """Whoever is on call."""
+
+    settings_model = PagerDutySettings
+    keeps_open = True
+
+    def __init__(self, settings: PagerDutySettings, reveal: Callable[[Secret], str], http: Callable[[], Any]) -> None:
+        self._settings = settings
+        self._reveal = reveal
+        self._http = http
+        self._settled: set[str] = set()
+        """What was resolved beside a message that is not through yet: another try goes on behind it."""
+
+    async def send(self, message: Message) -> None:
+        key = http_post.revealed(self._reveal, self._settings.routing_key, "pagerduty").strip()
+        self._settled.discard(message.thread)
+        await self._post(event(message, key), key)
+        left = [thread for thread in message.settles if thread not in self._settled]
+        for begin in range(0, len(left), _AT_ONCE):
+            tries = (self._settle(thread, key) for thread in left[begin : begin + _AT_ONCE])
+            for failed in await asyncio.gather(*tries, return_exceptions=True):
+                if isinstance(failed, BaseException):
+                    raise failed
+        self._settled.clear()
+
+    async def _settle(self, thread: str, key: str) -> None:
+        await self._post(_addressed("resolve", thread, key), key)
+        self._settled.add(thread)
+
+    async def _post(self, sent: dict[str, Any], key: str) -> None:
+        body = json.dumps(sent).encode()
+        await http_post.post(self._http, self._settings.url, body, {}, who="pagerduty", secrets=(key,))
+
+
+def dedup_key(thread: str) -> str:
+    """The thread itself when it fits, else its beginning and a hash."""
+    shown = plain_text.line(thread, 10_000) or "rollbackd"
+    if len(shown) <= _DEDUP:
+        return shown
+    return f"{shown[: _DEDUP - 33]}/{hashlib.sha256(thread.encode(errors='replace')).hexdigest()[:32]}"
+
+
+def event(message: Message, routing_key: str) -> dict[str, Any]:
+    """The event's JSON, within the API's limits."""
+    action: Literal["trigger", "acknowledge", "resolve"] = "trigger"
+    if message.resolves:
+        action = "resolve"
+    elif message.acknowledged:
+        action = "acknowledge"
+    sent = _addressed(action, message.thread, routing_key)
+    if action == "trigger":
+        sent |= {"client": "rollbackd", "payload": _payload(message, 5000)}
+        if len(json.dumps(sent)) > _BODY:
+            sent["payload"] = _payload(message, 200)
+    return sent
+
+
+def _addressed(action: str, thread: str, routing_key: str) -> dict[str, Any]:
+    return {"routing_key": routing_key, "event_action": action, "dedup_key": dedup_key(thread)}
+
+
+def _payload(message: Message, limit: int) -> dict[str, Any]:
+    details: dict[str, str] = {"key": plain_text.line(message.key)}
+    for heading, text in message.lines[:100]:
+        name, shown = plain_text.line(heading, 100), plain_text.paragraph(text, limit)
+        details[name] = f"{details[name]}\n{shown}" if name in details else shown
+    details |= {plain_text.line(name, 100): plain_text.line(text) for name, text in list(message.labels.items())[:50]}
+    return {
+        "summary": plain_text.fit(message.title, _SUMMARY) or "rollbackd",
+        "source": plain_text.fit(message.service, 255) or "rollbackd",
+        "severity": message.severity,
+        "timestamp": message.at.isoformat(),
+        "component": plain_text.fit(message.service, 255) or "rollbackd",
+        "class": plain_text.fit(message.event, 255),
+        "custom_details": details,
+    }

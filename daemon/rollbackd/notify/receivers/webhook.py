@@ -1,0 +1,94 @@
+"""Anything that takes JSON by HTTP POST. The key goes along as `Idempotency-Key`: the same key, the same message."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlsplit
+
+from pydantic import Field, field_validator
+
+from rollbackd.adapter import DeliveryError, Message, NotifierSettings
+from rollbackd.notify.messages import plain_text
+from rollbackd.notify.receivers import http_post
+from rollbackd.syntax.units import Secret
+
+VERSION = "1"
+
+
+class WebhookSettings(NotifierSettings):
+    """`{name: bot, webhook: {url: https://bot.example/rollbackd, headers: {Authorization: {env: BOT}}}}`."""
+
+    url: Secret | str
+    """Where to post; a secret when the address itself lets one in."""
+    headers: dict[str, Secret | str] = Field(default={})
+
+    @field_validator("url")
+    @classmethod
+    def _http(cls, url: Secret | str) -> Secret | str:
+        if isinstance(url, str):
+            parts = urlsplit(url)
+            if parts.scheme not in ("http", "https") or not parts.hostname:
+                raise ValueError("`url` is not an address; write it like https://bot.example/rollbackd, or as a secret")
+            if parts.password:
+                raise ValueError("`url` holds a password; give the address as a secret: {env: NAME}")
+        return url
+
+    @field_validator("headers")
+    @classmethod
+    def _fit(cls, headers: dict[str, Secret | str]) -> dict[str, Secret | str]:
+        for name, value in headers.items():
+            if not name.isascii() or not name.replace("-", "").replace("_", "").isalnum():
+                raise ValueError(f'"{plain_text.line(name, 50)}" is not a header\'s name; write it like Authorization')
+            if isinstance(value, str) and not value.isprintable():
+                raise ValueError(f'the value of header "{name}" holds a control character; write it on one line')
+        return headers
+
+
+class Webhook:
+    """Another program."""
+
+    settings_model = WebhookSettings
+
+    def __init__(self, settings: WebhookSettings, reveal: Callable[[Secret], str], http: Callable[[], Any]) -> None:
+        self._settings = settings
+        self._reveal = reveal
+        self._http = http
+
+    def _value(self, value: Secret | str) -> str:
+        return http_post.revealed(self._reveal, value, "webhook") if isinstance(value, Secret) else value
+
+    async def send(self, message: Message) -> None:
+        url = self._value(self._settings.url).strip()
+        if urlsplit(url).scheme not in ("http", "https"):
+            raise DeliveryError("webhook: url is not an address; write it like https://bot.example/", permanent=True)
+        headers = {name: self._value(value) for name, value in self._settings.headers.items()}
+        if not all(value.isprintable() for value in headers.values()):
+            raise DeliveryError("webhook: a header's secret holds a control character", permanent=True)
+        secrets = [self._value(value) for value in self._settings.headers.values() if isinstance(value, Secret)]
+        key = plain_text.fit(message.key, 255).encode("ascii", "replace").decode()
+        body = json.dumps(payload(message)).encode()
+        sent = {**headers, "Idempotency-Key": key}
+        await http_post.post(self._http, url, body, sent, who="webhook", secrets=(url, *secrets))
+
+
+def payload(message: Message) -> dict[str, Any]:
+    """The JSON: every field is there always; times are RFC 3339 in UTC."""
+    return {
+        "version": VERSION,
+        "key": plain_text.line(message.key, 1000),
+        "event": message.event,
+        "severity": message.severity,
+        "title": plain_text.line(message.title),
+        "lines": [
+            {"heading": plain_text.line(heading), "text": plain_text.paragraph(text, 4000)}
+            for heading, text in message.lines[:100]
+        ],
+        "thread": plain_text.line(message.thread, 1000),
+        "at": message.at.isoformat(),
+        "service": message.service,
+        "incident": message.incident,
+        "priority": message.priority,
+        "resolves": message.resolves,
+        "acknowledged": message.acknowledged,
+        "labels": {plain_text.line(name): plain_text.line(text, 1000) for name, text in message.labels.items()},
+    }

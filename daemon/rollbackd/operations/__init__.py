@@ -1,0 +1,44 @@
+"""All that people can ask or order, whichever way they come: socket, HTTP, command line, signal files.
+
+Every order is journaled with its actor before anything happens.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from rollbackd.model import Alert
+from rollbackd.operations.base import Invalid, NotFound, Parts, Refused
+from rollbackd.operations.holds import HoldOperations
+from rollbackd.operations.incident_answers import IncidentAnswer, IncidentAnswers
+from rollbackd.operations.marks import Announce, MarkOperations
+from rollbackd.operations.queries import StateQueries
+from rollbackd.operations.rollbacks import RollbackOperations
+from rollbackd.operations.snapshots import SnapshotOperations
+from rollbackd.signals.events import Posted
+from rollbackd.signals.intake import EventReceipt
+from rollbackd.signals.webhook import WebhookPayload
+
+__all__ = ["Announce", "IncidentAnswer", "Invalid", "NotFound", "Operations", "Parts", "Refused"]
+
+
+class Operations(StateQueries, RollbackOperations, IncidentAnswers, MarkOperations, HoldOperations, SnapshotOperations):
+    """The one way in for people, and for what is sent to the daemon."""
+
+    def wants(self, labels: Mapping[str, str]) -> bool:
+        """Whether an alert with these labels belongs to a service and a rule."""
+        return self._parts.rule_states.wanted(labels) is not None
+
+    async def receive(self, alerts: Sequence[Alert], actor: str) -> tuple[int, int, int]:
+        """Accepted, duplicates, unmatched; on disk when it returns. :raises JournalUnavailable:"""
+        counts = await self._parts.intake.receive(alerts)
+        self._log.debug("alerts", actor=actor, accepted=counts[0], duplicates=counts[1], unmatched=counts[2])
+        return counts
+
+    async def report(self, posted: Sequence[Posted], actor: str) -> EventReceipt:
+        """Take events; on disk when it returns. :raises EventError: JournalUnavailable: nothing was kept."""
+        taken = await self._parts.intake.report(posted)
+        self._log.debug("events", actor=actor, accepted=taken.accepted, unmatched=taken.unmatched)
+        return taken
+
+    async def complete(self, webhook: WebhookPayload) -> None:
+        """A truncated group is completed from Alertmanager, when one is configured."""
+        await self._parts.intake.complete(webhook)

@@ -1,0 +1,166 @@
+"""What people can ask. Nothing is touched."""
+
+from datetime import timedelta
+
+from rollbackd.config.models import Service
+from rollbackd.execution.check_runner import asked_by
+from rollbackd.incident.fold import fold
+from rollbackd.model import (
+    DAEMON,
+    Request,
+    Verdict,
+    incident_stream,
+    service_stream,
+)
+from rollbackd.operations.base import NotFound, OperationsBase
+from rollbackd.policy.target import candidates
+from rollbackd.rules.conditions import worst
+from rollbackd.rules.tracks import Standing
+from rollbackd.views.presenters import check_view, decision_view, incident_view, record_view, state_view, waiting
+from rollbackd.views.shapes import (
+    DecisionView,
+    HealthView,
+    HoldView,
+    IncidentDetail,
+    IncidentView,
+    Readiness,
+    RuleView,
+    ServiceView,
+    StateView,
+)
+
+_GOOD = Standing.GOOD
+_MANY = 100_000
+
+
+class StateQueries(OperationsBase):
+    """Services, their states, incidents and decisions, from the journal and the rules."""
+
+    async def services(self) -> list[ServiceView]:
+        """All of them, at a glance."""
+        return [self._view(service, detailed=False) for service in self._config.services]
+
+    async def service(self, name: str) -> ServiceView:
+        """One, with what each rule says of it. :raises NotFound:"""
+        return self._view(self._service(name), detailed=True)
+
+    async def checks(self, name: str) -> HealthView:
+        """What its checks say right now; nothing comes of it. :raises NotFound:"""
+        service = self._service(name)
+        needed = asked_by([service.verify])
+        others = [check for check in service.checks if check not in needed]
+        results = await self._parts.check_runner.run(service, [*needed, *others])
+        asked = results[: len(needed)]
+        counted = [one for one in asked if not one.warn]
+        told = [*(one for one in asked if one.warn), *results[len(needed) :]]
+        return HealthView(
+            service=name,
+            healthy=all(one.verdict is Verdict.GOOD for one in counted),
+            checks=tuple(check_view(one) for one in counted),
+            others=tuple(check_view(one) for one in told),
+        )
+
+    def _view(self, service: Service, *, detailed: bool) -> ServiceView:
+        parts = self._parts
+        ledger = self._read_model.of(service.name)
+        present = ledger.present
+        found = candidates(ledger, present)
+        seen = parts.rule_states.seen(service.name, parts.clock.now())
+        listed = tuple(hold for hold in parts.holds.listed() if hold.scope in {"*", service.name}) if detailed else ()
+        problem = parts.state_watcher.problems.get(service.name, "")
+        cannot = f"its layers cannot be looked at: {problem}" if problem else ""
+        if not cannot and not found:
+            cannot = self.cannot(service)
+        spell = ledger.spells[-1] if ledger.spells else None
+        return ServiceView(
+            name=service.name,
+            mode=self._config.mode(service),
+            priority=service.priority.value,
+            health=worst([one.standing for one in seen]).value,
+            present=state_view(ledger, present, spell) if present is not None else None,
+            target=state_view(ledger, found[0].state) if found else None,
+            cannot=cannot,
+            incident=ledger.open.incident if ledger.open is not None else ledger.drill,
+            holds=listed or self._brief_holds(service.name),
+            rules=tuple(RuleView(one.rule, one.standing.value, one.reason, one.since) for one in seen),
+            baked=parts.bake_timer.share(service),
+            waiting=waiting(ledger, service.name, parts.clock.now()),
+            asks=ledger.open is not None and ledger.open.waits,
+        )
+
+    def _brief_holds(self, service: str) -> tuple[HoldView, ...]:
+        return tuple(HoldView(service, "", text, "") for text in self._parts.holds(service, {}))
+
+    def cannot(self, service: Service) -> str:
+        """Why there is nothing to go back to, and what would make it so."""
+        trigger = self._trial(service, Request(service.name, DAEMON))
+        text = self._parts.situations.quick(trigger).no_target
+        seen = self._parts.rule_states.seen(service.name, self._parts.clock.now())
+        waits = [f"{one.rule} is {one.standing.value} ({one.reason})" for one in seen if one.standing is not _GOOD]
+        return f"{text}; the present state does not bake while {', '.join(waits)}" if waits else text
+
+    async def states(self, service: str) -> list[StateView]:
+        """A service's history, newest first; then states marked good that never ran here. :raises NotFound:"""
+        self._service(service)
+        ledger = self._read_model.of(service)
+        ran = {spell.state.key for spell in ledger.spells}
+        views = [state_view(ledger, spell.state, spell) for spell in reversed(ledger.spells)]
+        return views + [state_view(ledger, state) for state in reversed(ledger.marked) if state.key not in ran]
+
+    async def incidents(self, service: str = "", open_only: bool = False, limit: int = 50) -> list[IncidentView]:
+        """Newest first. :raises NotFound: for a service that there is not."""
+        if service:
+            self._service(service)
+        openings = await self._read_model.journal.latest(("Opening",), limit=_MANY if service or open_only else limit)
+        still_open = set(self._read_model.open_incidents())
+        names = [
+            record.fact.incident
+            for record in openings
+            if (not service or record.fact.service == service) and (not open_only or record.fact.incident in still_open)
+        ]
+        found = [await self._incident(name) for name in names[:limit]]
+        return [incident_view(one, self._read_model.of(one.service)) for one in found]
+
+    async def incident(self, id: str, after: int = 0, wait: timedelta = timedelta()) -> IncidentDetail:  # noqa: A002
+        """One, with its facts after a place; waits so long for news when there are none yet. :raises NotFound:"""
+        stream = incident_stream(id)
+        journal = self._read_model.journal
+        deadline = self._parts.clock.monotonic() + wait.total_seconds()
+        newest = await journal.changed(0, timedelta())
+        records = await journal.read(stream)
+        while records and records[-1].n <= after:
+            left = deadline - self._parts.clock.monotonic()
+            if left <= 0:
+                break
+            newest = await journal.changed(newest, timedelta(seconds=left))
+            records = await journal.read(stream)
+        incident = fold(records)
+        if incident is None:
+            raise NotFound(f'there is no incident "{id}"; `rollbackd incidents` lists them')
+        return IncidentDetail(
+            incident=incident_view(incident, self._read_model.of(incident.service)),
+            decision=decision_view(incident.decision, incident.opened),
+            records=tuple(record_view(record) for record in records if record.n > after),
+        )
+
+    async def decisions(self, service: str = "", limit: int = 50) -> list[DecisionView]:
+        """Newest first. :raises NotFound:"""
+        if service:
+            self._service(service)
+        stream = service_stream(service) if service else ""
+        records = await self._read_model.journal.latest(("Decided",), stream, limit)
+        return [decision_view(record.fact.decision, record.at) for record in records]
+
+    async def readiness(self) -> Readiness:
+        """Whether it could do its work right now. A service that has no target yet is a note, not a problem."""
+        problems = [f"{name}: {text}" for name, text in sorted(self._parts.state_watcher.problems.items())]
+        if self._read_model.trouble:
+            problems.append(f"the journal cannot be written: {self._read_model.trouble}")
+        if self._parts.intake.unreachable:
+            problems.append(self._parts.intake.unreachable)
+        notes = []
+        for service in self._config.services:
+            ledger = self._read_model.of(service.name)
+            if not candidates(ledger, ledger.present):
+                notes.append(f"cannot roll back {service.name} yet: {self.cannot(service)}")
+        return Readiness(not problems, tuple(problems), tuple(notes))

@@ -1,0 +1,120 @@
+"""Signal files that give orders: journaled once, carried out, moved away. The file's owner is the actor."""
+
+import asyncio
+import json
+from datetime import timedelta
+
+from rollbackd import facts
+from rollbackd.config.models import Config
+from rollbackd.journal import JournalUnavailable, Received
+from rollbackd.model import Request
+from rollbackd.operations import Invalid, NotFound, Operations, Refused
+from rollbackd.signals.signal_files import SignalCommand, SignalFiles, readable
+from rollbackd.state.read_model import ReadModel
+from rollbackd.system import log
+from rollbackd.system.boundary import boundary
+from rollbackd.system.clock import Clock
+from rollbackd.system.tasks import end
+
+EVERY = timedelta(seconds=1)
+
+
+class SignalCommands:
+    """Scans the directory every second. An order whose layers hang holds up no other."""
+
+    def __init__(
+        self, config: Config, read_model: ReadModel, clock: Clock, files: SignalFiles, operations: Operations
+    ) -> None:
+        self._services = {service.name for service in config.services}
+        self._read_model = read_model
+        self._clock = clock
+        self._files = files
+        self._operations = operations
+        self._announced: set[str] = set()
+        self._trouble = ""
+        """Why the directory cannot be trusted, as told last."""
+        self._in_hand: dict[str, asyncio.Task[None]] = {}
+        self._log = log.get("orders")
+
+    async def run(self) -> None:
+        """For ever."""
+        try:
+            while True:
+                await self.scan()
+                await self._clock.sleep(EVERY)
+        finally:
+            await end(self._in_hand.values())
+
+    async def scan(self) -> None:
+        """Take every command file that is ready; announce holds for services that there are not."""
+        for command in self._files.commands(self._services):
+            if command.key not in self._in_hand:
+                self._in_hand[command.key] = asyncio.create_task(self._guarded(command), name=command.name)
+        trouble, before = self._files.trouble(), self._trouble
+        self._trouble = trouble
+        if trouble and trouble != before:
+            await self._tell(f"{trouble}. Until then everything is held, and no order by file is taken")
+        unknown = set(self._files.unknown_holds(self._services))
+        for name in sorted(unknown - self._announced):
+            await self._tell(f"{name} holds nothing: there is no service of that name")
+        self._announced = unknown
+
+    async def settle(self) -> None:
+        """Until every order in hand is carried out."""
+        await asyncio.gather(*self._in_hand.values())
+
+    async def _guarded(self, command: SignalCommand) -> None:
+        try:
+            await self._take(command)
+        except JournalUnavailable as error:
+            self._log.error(
+                "an order could not be written; it stays where it is", file=readable(command.name), error=str(error)
+            )
+        except Exception as error:  # noqa: BLE001  # one order must not end the others; it is put aside, and told
+            self._log.exception("an order failed", file=readable(command.name))
+            self._files.finish(command, f"rollbackd itself failed: {type(error).__name__}: {error}")
+            await self._tell(f"{command.name} by {command.actor} failed: {error}")
+        finally:
+            self._in_hand.pop(command.key, None)
+
+    async def _take(self, command: SignalCommand) -> None:
+        """Into the inbox first; what is there already and handled is only moved away."""
+        body = json.dumps({"file": readable(command.name), "actor": command.actor, "fields": command.fields})
+        await self._read_model.receive([Received(command.key, "file", body.encode())])
+        boundary("orders.taken")
+        waiting = {row.key: row.id for row in await self._read_model.journal.unhandled() if row.source == "file"}
+        problem = command.problem
+        if command.key in waiting:
+            row = waiting[command.key]
+            problem = problem or await self._carry_out(command, row)
+            await self._read_model.journal.handled([row])
+            if problem:
+                await self._tell(f"{command.name} by {command.actor} was rejected: {problem}")
+        boundary("orders.done")
+        trouble = self._files.finish(command, problem)
+        if trouble:
+            await self._tell(trouble)
+
+    async def _carry_out(self, command: SignalCommand, row: int) -> str:
+        """What was wrong with it; empty when it was done."""
+        reason = command.fields.get("reason", "")
+        try:
+            match command.verb:
+                case "ROLLBACK":
+                    to, plan = command.fields.get("to", ""), command.fields.get("plan", "")
+                    request = Request(command.service, command.actor, reason, to, plan)
+                    await self._operations.rollback(request, command.key, (row,))
+                case "APPROVE":
+                    await self._operations.approve(command.service, command.actor, reason, command.seen)
+                case "DENY":
+                    await self._operations.deny(command.service, command.actor, reason, command.seen)
+                case _:
+                    await self._operations.abort(command.service, command.actor, reason)
+        except (NotFound, Invalid, Refused) as error:
+            return str(error)
+        return ""
+
+    async def _tell(self, text: str) -> None:
+        text = readable(text)
+        self._log.warning(text)
+        await self._read_model.tell(facts.Notice("override", text))

@@ -1,0 +1,261 @@
+"""Alerts and events: into the inbox first, then to the rules. What was answered 200 is on disk and will be judged."""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from rollbackd.journal import Arrived, JournalUnavailable, Receipt, Received
+from rollbackd.model import Alert, Event, Trigger
+from rollbackd.rules.spec import LONGEST_WITHIN
+from rollbackd.signals.alertmanager import Alertmanager, Silence, Unreachable
+from rollbackd.signals.events import Posted, event_from_json, event_key, event_of, event_to_json
+from rollbackd.signals.rule_state import RuleStates
+from rollbackd.signals.triggers import TriggerSink
+from rollbackd.signals.webhook import WebhookPayload, alert_from_json, alert_to_json, inbox_key
+from rollbackd.state.read_model import ReadModel
+from rollbackd.system import log
+from rollbackd.system.clock import Clock
+
+SOURCE = "alert"
+EVENTS = "event"
+_MEMORY = timedelta(days=1)
+"""How far back the inbox is read at a start for alerts that may still fire."""
+_PORTION = 32
+"""Alerts that are judged before others have their turn."""
+_MANY = 8
+"""Deliveries that wait at the same time: a storm, in which what is not on disk is more urgent."""
+_REST = 25
+"""So many times as long as a portion took nothing more is judged then."""
+_LONGEST_REST = timedelta(seconds=1)
+
+Stored = tuple[Arrived, Alert | Event, str]
+"""An alert or an event on disk, with its service."""
+
+
+@dataclass(frozen=True, slots=True)
+class EventReceipt:
+    """What became of a delivery of events; what was accepted is on disk."""
+
+    accepted: int
+    duplicates: int
+    unmatched: tuple[str, ...]
+    """A sentence each: why nobody asks for it."""
+
+
+class SignalIntake:
+    """Takes what comes by every way there is: posted, from the inbox after a restart, from Alertmanager's own list."""
+
+    def __init__(
+        self,
+        read_model: ReadModel,
+        rule_states: RuleStates,
+        triggers: TriggerSink,
+        clock: Clock,
+        alertmanager: Alertmanager | None,
+    ) -> None:
+        self._read_model = read_model
+        self._rule_states = rule_states
+        self._triggers = triggers
+        self._clock = clock
+        self._alertmanager = alertmanager
+        self._silences: tuple[Silence, ...] = ()
+        self._named: set[str] = set()
+        """Fingerprints that Alertmanager named last: what it names no more was resolved, though we were not told."""
+        self._waiting = 0
+        """Deliveries that are not on disk yet."""
+        self._pressure = 0
+        """The most of them since the last portion was begun."""
+        self._unjudged: deque[Stored] = deque()
+        self.unreachable = ""
+        """Why Alertmanager did not answer last; empty when it did, or there is none."""
+        self._log = log.get("intake")
+
+    @property
+    def silences(self) -> tuple[Silence, ...]:
+        """Those that were active at the last ask."""
+        return self._silences
+
+    async def receive(self, alerts: Sequence[Alert]) -> tuple[int, int, int]:
+        """Accepted, duplicates, unmatched. On disk when it returns. :raises JournalUnavailable: nothing was kept."""
+        wanted: dict[str, tuple[Alert, str]] = {}
+        unmatched = 0
+        duplicates = 0
+        for alert in alerts:
+            service = self._rule_states.wanted(alert.labels)
+            key = inbox_key(alert)
+            if service is None:
+                unmatched += 1
+            elif key in wanted:
+                duplicates += 1
+            else:
+                wanted[key] = (alert, service)
+        if not wanted:
+            return 0, duplicates, unmatched
+        receipt = await self._store([Received(key, SOURCE, alert_to_json(alert)) for key, (alert, _) in wanted.items()])
+        now = self._clock.now()
+        for alert, service in wanted.values():
+            self._rule_states.hear(alert, service, now)
+        self._judge_soon([(row, *wanted[row.key]) for row in receipt.new])
+        return len(receipt.new), duplicates + len(receipt.again), unmatched
+
+    async def report(self, posted: Sequence[Posted]) -> EventReceipt:
+        """Take events; on disk when it returns.
+
+        :raises EventError: one has a time that cannot be; nothing was kept.
+        :raises JournalUnavailable: nothing was kept.
+        """
+        now = self._clock.now()
+        wanted: dict[str, tuple[Event, str]] = {}
+        unmatched = []
+        duplicates = 0
+        for event in [event_of(one, now) for one in posted]:
+            service, why = self._rule_states.placed(event)
+            if service is None:
+                unmatched.append(why)
+                continue
+            duplicates += event_key(event, service) in wanted
+            wanted.setdefault(event_key(event, service), (event, service))
+        if not wanted:
+            return EventReceipt(0, duplicates, tuple(unmatched))
+        receipt = await self._store([Received(key, EVENTS, event_to_json(event)) for key, (event, _) in wanted.items()])
+        for row in receipt.new:
+            self._rule_states.report(*wanted[row.key], row.at)
+        self._judge_soon([(row, *wanted[row.key]) for row in receipt.new])
+        return EventReceipt(len(receipt.new), duplicates + len(receipt.again), tuple(unmatched))
+
+    async def _store(self, items: Sequence[Received]) -> Receipt:
+        self._waiting += 1
+        self._pressure = max(self._pressure, self._waiting)
+        try:
+            return await self._read_model.receive(items)
+        finally:
+            self._waiting -= 1
+
+    def _judge_soon(self, rows: Sequence[Stored]) -> None:
+        """All of a delivery is known to the rules before any of it is decided: a common cause shows at once."""
+        self._unjudged.extend(rows)
+        if self._unjudged and not self._triggers.behind:
+            self._triggers.behind = True
+            self._triggers.run_soon(self._judge_all())
+
+    async def _judge_all(self) -> None:
+        """By portions; in a storm of deliveries this takes a small part of the time."""
+        try:
+            while self._unjudged:
+                begun, self._pressure = self._clock.monotonic(), self._waiting
+                await self._judge_some([self._unjudged.popleft() for _ in range(min(_PORTION, len(self._unjudged)))])
+                await self._clock.sleep(timedelta())
+                if self._pressure >= _MANY:
+                    took = timedelta(seconds=self._clock.monotonic() - begun)
+                    await self._clock.sleep(min(_REST * took, _LONGEST_REST))
+        finally:
+            self._triggers.behind = False
+
+    async def _judge_some(self, rows: Sequence[Stored]) -> None:
+        nothing = []
+        for row, signal, service in rows:
+            triggers = self._met(row, signal, service)
+            for trigger in triggers:
+                self._triggers.consider_soon(trigger, handled=(row.id,))
+            if not triggers:
+                nothing.append(row.id)
+        if nothing:
+            try:
+                await self._read_model.journal.handled(nothing)
+            except JournalUnavailable as error:
+                self._log.warning("could not note that signals led to nothing", error=str(error))
+
+    def _met(self, row: Arrived, signal: Alert | Event, service: str) -> list[Trigger]:
+        """The triggers of a signal.
+
+        An event counts as of when it came, though nobody was there to judge it then; one more of an episode that was
+        decided is no news.
+        """
+        if not signal.firing:
+            return []
+        if isinstance(signal, Event):
+            known = self._read_model.of(service).episodes
+            met = self._rule_states.triggers_of_event(signal, service, row.at)
+            return [trigger for trigger in met if trigger.episode not in known]
+        return self._rule_states.triggers_of(signal, service, self._clock.now())
+
+    async def recall(self) -> None:
+        """At a start, before anything else: what fired when we ended, and what was reported that may still count."""
+        now = self._clock.now()
+        for row in await self._read_model.journal.arrived(SOURCE, now - _MEMORY):
+            alert = alert_from_json(row.body)
+            service = self._rule_states.wanted(alert.labels)
+            if service is not None:
+                self._rule_states.hear(alert, service, row.seen)
+        for row in await self._read_model.journal.arrived(EVENTS, now - LONGEST_WITHIN):
+            event = event_from_json(row.body)
+            service, _ = self._rule_states.placed(event)
+            if service is not None:
+                self._rule_states.report(event, service, row.at)
+
+    async def recover(self) -> None:
+        """After a start: what Alertmanager says fires and is silenced, and what came but nobody judged yet."""
+        asked = self._clock.now()
+        firing = await self.ask()
+        if firing is not None:
+            names = {alert.fingerprint for alert in firing}
+            self._rule_states.forget_alerts(lambda name, heard: name not in names and heard < asked)
+        waiting: list[Stored] = []
+        nobodys: list[int] = []
+        for row in await self._read_model.journal.unhandled():
+            if row.source not in {SOURCE, EVENTS}:
+                continue
+            signal, service = self._placed(row)
+            if service is None:
+                nobodys.append(row.id)
+            else:
+                waiting.append((row, signal, service))
+        if nobodys:
+            await self._read_model.journal.handled(nobodys)
+        self._judge_soon(waiting)
+
+    def _placed(self, row: Arrived) -> tuple[Alert | Event, str | None]:
+        if row.source == EVENTS:
+            event = event_from_json(row.body)
+            return event, self._rule_states.placed(event)[0]
+        alert = alert_from_json(row.body)
+        return alert, self._rule_states.wanted(alert.labels)
+
+    async def run(self, every: timedelta) -> None:
+        """Ask Alertmanager every so often: for its silences, and for alerts that a lost delivery kept from us."""
+        while True:
+            await self._clock.sleep(every)
+            try:
+                await self.ask()
+            except JournalUnavailable as error:
+                self._log.warning("what Alertmanager says could not be stored", error=str(error))
+
+    async def ask(self) -> list[Alert] | None:
+        """What fires and what is silenced, from Alertmanager itself; None when none is configured or answers."""
+        if self._alertmanager is None:
+            return None
+        asked = self._clock.now()
+        try:
+            self._silences = tuple(await self._alertmanager.silences())
+            firing = await self._alertmanager.firing()
+        except Unreachable as error:
+            if self.unreachable != str(error):
+                self._log.warning("Alertmanager does not answer", error=str(error))
+            self.unreachable = str(error)
+            return None
+        self.unreachable = ""
+        names = {alert.fingerprint for alert in firing}
+        ended, self._named = self._named - names, names
+        self._rule_states.forget_alerts(lambda name, heard: name in ended and heard < asked)
+        await self.receive(firing)
+        return firing
+
+    async def complete(self, webhook: WebhookPayload) -> None:
+        """A truncated group is completed from Alertmanager's API, when it can be."""
+        if not webhook.truncated or self._alertmanager is None:
+            return
+        try:
+            await self.receive(await self._alertmanager.group(webhook.receiver, webhook.group_labels))
+        except (Unreachable, JournalUnavailable) as error:
+            self._log.warning("a truncated group could not be completed", group=webhook.group_key, error=str(error))

@@ -1,0 +1,193 @@
+"""Asks Prometheus what the query rules want to know. One query is asked once for all services and all rules."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+
+from rollbackd import facts
+from rollbackd.config.models import Config
+from rollbackd.model import Verdict
+from rollbackd.rules.samples import Observation
+from rollbackd.rules.spec import QueryWhen, Rule
+from rollbackd.signals.prometheus import Prometheus
+from rollbackd.signals.query_conditions import QueryConditions
+from rollbackd.signals.replays import Past, can_be_replayed, replay
+from rollbackd.signals.rule_state import RuleStates, gap
+from rollbackd.signals.triggers import TriggerSink
+from rollbackd.state.read_model import ReadModel
+from rollbackd.system.clock import Clock
+
+_FAILURES = 5
+"""Polls in a row without an answer, then people are told."""
+_LONGEST_MEMORY = timedelta(hours=6)
+"""How far back a restart looks for the beginning of a run that was known."""
+_POINTS = 5000
+"""Of one series in one range query; Prometheus refuses more than 11,000."""
+
+
+class PrometheusPolls:
+    """The poll loop."""
+
+    def __init__(
+        self,
+        config: Config,
+        read_model: ReadModel,
+        rule_states: RuleStates,
+        triggers: TriggerSink,
+        clock: Clock,
+        prometheus: Prometheus,
+    ) -> None:
+        assert config.prometheus is not None
+        self._every = config.prometheus.poll_every
+        self._services = [service.name for service in config.services]
+        self._read_model = read_model
+        self._rule_states = rule_states
+        self._triggers = triggers
+        self._clock = clock
+        self._queries = QueryConditions(config, read_model, rule_states, prometheus)
+        self._unasked: set[tuple[str, int, str]] = set()
+        """Conditions that compare with before a change, of services without one to blame."""
+        self._asked: list[tuple[Rule, int, QueryWhen]] = [
+            (rule, position, leaf)
+            for rule in config.rules
+            for position, leaf in enumerate(rule.leaves)
+            if isinstance(leaf, QueryWhen)
+        ]
+        self._unbuilt = list(self._asked)
+        self._failures = 0
+        self._faults: dict[str, str] = {}
+        self.problem = ""
+        """Why the last poll had no answer; empty when it had one."""
+
+    async def run(self) -> None:
+        """Rebuild what was pending as soon as Prometheus answers, and poll for ever."""
+        while True:
+            await self.rebuild()
+            await self.poll()
+            await self._clock.sleep(self._every)
+
+    async def poll(self) -> None:
+        """Ask each query once, and let the rules see the answers."""
+        answers = await self._queries.ask(leaf for _, _, leaf in self._asked)
+        now = self._clock.now()
+        found = await asyncio.gather(
+            *(self._queries.observe(rule, leaf, answers, self._about(rule), now) for rule, _, leaf in self._asked)
+        )
+        problems = []
+        for (rule, position, _), seen in zip(self._asked, found, strict=True):
+            problems += [one.reason for one in seen.values() if one.unanswered][:1]
+            self._feed(rule, position, seen, now)
+        await self._report(problems, len(self._asked))
+        for name in dict.fromkeys(rule.name for rule, _, _ in self._asked):
+            self._trigger(name)
+
+    def _feed(self, rule: Rule, position: int, found: Mapping[str, Observation], now: datetime) -> None:
+        """One condition of one rule, for every service that it is about."""
+        fault = ""
+        for service in self._about(rule):
+            place = (rule.name, position, service)
+            seen = found.get(service)
+            if seen is not None:
+                fault = f"{service}: {seen.reason}" if seen.fault else fault
+                self._rule_states.observe(rule, position, service, seen.verdict, seen.reason, now)
+                self._unasked.discard(place)
+            elif place not in self._unasked:
+                self._unasked.add(place)
+                self._rule_states.clear(rule, position, service)
+        if not any(seen.unanswered for seen in found.values()):  # no answer mends no rule
+            self._note_fault(rule, fault)
+
+    def _about(self, rule: Rule) -> Sequence[str]:
+        return rule.services or self._services
+
+    def _note_fault(self, rule: Rule, fault: str) -> None:
+        """A rule whose answer cannot be told apart is told once, and again when it was mended between."""
+        if not fault:
+            self._faults.pop(rule.name, None)
+        elif rule.name not in self._faults:
+            self._faults[rule.name] = fault
+            text = f"rule {rule.name} cannot be judged: {fault}"
+            self._tell(facts.Notice("rule_fault", text))
+
+    def _trigger(self, name: str) -> None:
+        rule = self._rule_states.rule(name)
+        assert rule is not None
+        now = self._clock.now()
+        for service in self._about(rule):
+            for trigger in self._rule_states.triggers(rule, service, now):
+                self._triggers.consider_soon(trigger)
+
+    async def _report(self, problems: list[str], asked: int) -> None:
+        """Prometheus failing is a notice after some polls in a row, never a trigger."""
+        self.problem = problems[0] if problems else ""
+        if len(problems) < asked or not asked:
+            if self._failures >= _FAILURES:
+                self._tell(facts.Notice("backend_unreachable", "Prometheus answers again", over=True))
+            self._failures = 0
+            return
+        self._failures += 1
+        if self._failures == _FAILURES:
+            text = f"Prometheus did not answer {_FAILURES} polls in a row: {problems[0]}; nothing is judged by it"
+            self._tell(facts.Notice("backend_unreachable", text))
+
+    def _tell(self, notice: facts.Notice) -> None:
+        self._triggers.run_soon(self._read_model.tell(notice))
+
+    # -- after a restart ------------------------------------------------------------------------
+    async def rebuild(self) -> None:
+        """What was pending before the restart goes on: nothing waits twice, and a known episode keeps its name."""
+        now = self._clock.now()
+        built = await asyncio.gather(*(self._rebuild(*asked, now) for asked in self._unbuilt))
+        self._unbuilt = [asked for asked, done in zip(self._unbuilt, built, strict=True) if not done]
+
+    async def _rebuild(self, rule: Rule, position: int, leaf: QueryWhen, now: datetime) -> bool:
+        known = self._known(rule, now)
+        if not can_be_replayed(leaf):
+            return await self._begin_again(rule, position, leaf, known, now)
+        back = max([gap(rule, self._every), *(now - since + self._every for since in known.values())])
+        pace = max(self._every, back / _POINTS)
+        of = {one for one in self._about(rule) if self._queries.is_asked(leaf, one, now) or one in known}
+        found = await replay(self._queries.bases, rule, leaf, (now - back, now), pace, of) if of else {}
+        if isinstance(found, str):
+            return False
+        for service, past in found.items():
+            self._replay(rule, position, service, past, known.get(service), pace)
+        return True
+
+    async def _begin_again(
+        self, rule: Rule, position: int, leaf: QueryWhen, known: Mapping[str, datetime], now: datetime
+    ) -> bool:
+        """A test is not replayed: it is asked once, so that an episode that goes on keeps its name."""
+        if not known:
+            return True
+        answers = await self._queries.ask([leaf])
+        if any(answer.problem for answer in answers.values()):
+            return False
+        for service, seen in (await self._queries.observe(rule, leaf, answers, list(known), now)).items():
+            self._rule_states.observe(rule, position, service, seen.verdict, seen.reason, now)
+            if seen.verdict is Verdict.BAD:
+                self._rule_states.begin_at(rule, position, service, known[service])
+        return True
+
+    def _known(self, rule: Rule, now: datetime) -> dict[str, datetime]:
+        """The newest decided episode of each service under a rule, by when it began."""
+        found: dict[str, datetime] = {}
+        for service in self._about(rule):
+            start = f"{rule.name}/{service}/"
+            for episode in self._read_model.of(service).episodes:
+                if episode.startswith(start):
+                    since = datetime.fromisoformat(episode.removeprefix(start))
+                    if now - since < _LONGEST_MEMORY:
+                        found[service] = since
+        return found
+
+    def _replay(
+        self, rule: Rule, position: int, service: str, past: Past, known: datetime | None, pace: timedelta
+    ) -> None:
+        goes_on = known is not None
+        for at, seen in past:
+            self._rule_states.observe(rule, position, service, seen.verdict, seen.reason, at)
+            if known is not None and at >= known + pace and seen.verdict is Verdict.GOOD:
+                goes_on = False
+        if goes_on and known is not None and self._rule_states.track(rule, position, service).since is not None:
+            self._rule_states.begin_at(rule, position, service, known)

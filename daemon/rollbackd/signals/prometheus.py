@@ -1,0 +1,203 @@
+"""Asks Prometheus. A problem is an answer too: nothing here raises for what a server, or its absence, does.
+
+Questions run on daemon threads of our own, a bounded number of them, and never longer than the time limit: a server
+that keeps a thread busy with a byte a second has its connection cut. The same query is never under way twice.
+"""
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Generic, TypeVar
+
+from rollbackd.signals.query_answers import (
+    QueryAnswer,
+    RangeAnswer,
+    RangeSeries,
+    Series,
+    Unusable,
+    instant_series,
+    range_series,
+)
+from rollbackd.signals.query_threads import QueryThread, readable, without_password
+from rollbackd.syntax.units import format_duration
+from rollbackd.system.clock import Clock
+
+__all__ = ["Prometheus", "QueryAnswer", "RangeAnswer", "RangeSeries", "Series"]
+
+THREADS = 8
+"""Questions under way at once; more of them wait their turn, within their own time limit."""
+_GOODBYE = 1.0
+"""Seconds that `close` gives the threads whose connections it cut."""
+
+A = TypeVar("A", QueryAnswer, RangeAnswer)
+
+
+@dataclass(eq=False, slots=True)
+class _Ask(Generic[A]):
+    """A question under way, or waiting for a thread."""
+
+    query: str
+    subject: tuple[object, ...]
+    """What else makes it the same question: now, or which time."""
+    kind: type[A]
+    fetch: Callable[[QueryThread], A]
+    answer: asyncio.Future[A]
+    ended: asyncio.Future[None]
+    """Done when no thread works on it any more."""
+    line: QueryThread | None = None
+    given_up: float | None = None
+    """When, in the clock's monotonic seconds."""
+
+
+class Prometheus:
+    """One Prometheus server, or what speaks its API. Used from one event loop."""
+
+    def __init__(self, url: str, timeout: timedelta, clock: Clock) -> None:
+        self._url = url.rstrip("/")
+        self._name = without_password(self._url)
+        self._timeout = timeout
+        self._clock = clock
+        self._under_way: dict[str, _Ask[Any]] = {}
+        self._queue: deque[_Ask[Any]] = deque()
+        self._idle: list[QueryThread] = []
+        self._threads = 0
+        self._closed = False
+
+    async def instant(self, query: str, at: datetime | None = None) -> QueryAnswer:
+        """The series of a query now, or at a time; ends within the time limit.
+
+        While an ask of the same query hangs beyond its own limit, there is a problem at once.
+        """
+
+        def fetch(line: QueryThread) -> QueryAnswer:
+            return QueryAnswer(instant_series(line.instant(query, at)))
+
+        return await self._ask(query, (at,), QueryAnswer, fetch)
+
+    async def range(self, query: str, start: datetime, end: datetime, step: timedelta) -> RangeAnswer:
+        """The series of a query over a time, start and end rounded to the second; otherwise like `instant`."""
+
+        def fetch(line: QueryThread) -> RangeAnswer:
+            return RangeAnswer(range_series(line.range(query, start, end, step)))
+
+        return await self._ask(query, (start, end, step), RangeAnswer, fetch)
+
+    async def close(self) -> None:
+        """Cut what is under way; whoever waits for it gets a problem."""
+        self._closed = True
+        asks = list(self._under_way.values())
+        for ask in asks:
+            self._give_up(ask, "this client was closed")
+        if asks:
+            await asyncio.wait([ask.ended for ask in asks], timeout=_GOODBYE)
+        while self._idle:
+            self._idle.pop().close()
+
+    async def _ask(
+        self, query: str, subject: tuple[object, ...], kind: type[A], fetch: Callable[[QueryThread], A]
+    ) -> A:
+        """Join the same question, let another of the same query end first, or ask."""
+        try:
+            async with asyncio.timeout(self._timeout.total_seconds()) as limit:
+                while (other := self._under_way.get(query)) is not None:
+                    if other.given_up is not None:
+                        return kind(problem=self._problem(f"the previous ask still hangs, {self._age(other)}"))
+                    if other.subject == subject:
+                        joined: A = await asyncio.shield(other.answer)
+                        return joined
+                    await asyncio.shield(other.ended)
+        except TimeoutError:
+            return kind(problem=self._no_answer())
+        if self._closed:
+            return kind(problem=self._problem("this client was closed"))
+        ask = self._begin(query, subject, kind, fetch, limit.when())
+        return await asyncio.shield(ask.answer)
+
+    def _begin(
+        self,
+        query: str,
+        subject: tuple[object, ...],
+        kind: type[A],
+        fetch: Callable[[QueryThread], A],
+        limit: float | None,
+    ) -> _Ask[A]:
+        loop = asyncio.get_running_loop()
+        ask = _Ask(query, subject, kind, fetch, loop.create_future(), loop.create_future())
+        self._under_way[query] = ask
+        timer = loop.call_at(limit or loop.time(), self._expire, ask)
+        ask.ended.add_done_callback(lambda _: timer.cancel())
+        self._queue.append(ask)
+        self._next()
+        return ask
+
+    def _next(self) -> None:
+        """Give threads to those that wait for one."""
+        while self._queue and self._threads < THREADS:
+            ask = self._queue.popleft()
+            ask.line = self._idle.pop() if self._idle else QueryThread(self._url, self._timeout)
+            loop = asyncio.get_running_loop()
+            thread = threading.Thread(target=self._work, args=(loop, ask, ask.line), name="prometheus", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:  # the system's limit of threads
+                ask.line.close()
+                self._settle(ask, ask.kind(problem=self._problem(str(error))))
+                continue
+            self._threads += 1
+
+    def _work(self, loop: asyncio.AbstractEventLoop, ask: _Ask[A], line: QueryThread) -> None:
+        """On the thread."""
+        try:
+            answer = ask.fetch(line)
+        except Unusable as error:
+            answer = ask.kind(problem=self._problem(str(error)))
+        except Exception as error:  # noqa: BLE001  # the thread's root: whatever the libraries raise, the asker must hear
+            answer = ask.kind(problem=self._problem(f"no answer: {readable(error)}"))
+        with suppress(RuntimeError):  # the loop is gone, and with it everybody who would want to know
+            loop.call_soon_threadsafe(self._end, ask, line, answer)
+
+    def _end(self, ask: _Ask[A], line: QueryThread, answer: A) -> None:
+        """The thread has ended."""
+        self._threads -= 1
+        self._settle(ask, answer)
+        if ask.given_up is None and not self._closed:
+            self._idle.append(line)
+        else:
+            line.close()
+        self._next()
+
+    def _settle(self, ask: _Ask[A], answer: A) -> None:
+        self._under_way.pop(ask.query, None)
+        if not ask.answer.done():
+            ask.answer.set_result(answer)
+        ask.ended.set_result(None)
+
+    def _expire(self, ask: _Ask[Any]) -> None:
+        self._give_up(ask, f"none of {THREADS} threads was free" if ask.line is None else "")
+
+    def _give_up(self, ask: _Ask[Any], why: str) -> None:
+        """Answer with a problem now; the query stays under way until its thread has ended too."""
+        if ask.answer.done():
+            return
+        problem = ask.kind(problem=self._problem(why) if why else self._no_answer())
+        if ask.line is None:
+            self._queue.remove(ask)
+            self._settle(ask, problem)
+            return
+        ask.given_up = self._clock.monotonic()
+        ask.answer.set_result(problem)
+        ask.line.cut()
+
+    def _age(self, ask: _Ask[Any]) -> str:
+        since = self._clock.monotonic() - (ask.given_up or 0.0)
+        return f"given up {format_duration(timedelta(seconds=since))} ago"
+
+    def _no_answer(self) -> str:
+        return self._problem(f"no answer within {format_duration(self._timeout)}")
+
+    def _problem(self, text: str) -> str:
+        return f"Prometheus at {self._name}: {text}"

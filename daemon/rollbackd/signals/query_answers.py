@@ -1,0 +1,148 @@
+"""Prometheus's answers as values. No I/O; an answer is whole and well formed, or a problem with a sentence.
+
+https://prometheus.io/docs/prometheus/latest/querying/api/#format-overview
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from pydantic_core import from_json
+
+_INSTANT = ("vector", "scalar")
+_SAID = 300
+"""Characters of a server's own words that are passed on."""
+
+
+class Unusable(Exception):  # noqa: N818  # an answer, not an error: it becomes a problem
+    """Nothing may be concluded from what came back; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """One series of an instant query; the value may be NaN or infinite."""
+
+    labels: Mapping[str, str]
+    value: float
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class QueryAnswer:
+    """What an instant query came to: all series, or the problem."""
+
+    series: tuple[Series, ...] = ()
+    problem: str = ""
+    """A sentence; empty when all is well."""
+
+
+@dataclass(frozen=True, slots=True)
+class RangeSeries:
+    """One series of a range query, oldest point first; values may be NaN or infinite."""
+
+    labels: Mapping[str, str]
+    points: tuple[tuple[datetime, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RangeAnswer:
+    """What a range query came to: all series, or the problem."""
+
+    series: tuple[RangeSeries, ...] = ()
+    problem: str = ""
+    """A sentence; empty when all is well."""
+
+
+def whole_data(body: bytes) -> dict[str, Any]:
+    """The `data` of a 200's body, `{"resultType": …, "result": …}`.
+
+    :raises Unusable: for anything that is not whole: an error, warnings, a partial response, broken JSON.
+    """
+    try:
+        document = from_json(body)
+    except ValueError as error:
+        raise Unusable(f"the answer is no JSON: {error}") from error
+    if not isinstance(document, dict) or not isinstance(document.get("data"), dict):
+        raise Unusable("the answer is none of Prometheus's: it has no `data`")
+    if document.get("status") != "success":
+        raise Unusable(f"the answer's status is {_short(document.get('status'))}, not success")
+    if document.get("warnings"):
+        raise Unusable(f"the answer came with warnings, so it may be partial: {_short(document['warnings'])}")
+    if document.get("isPartial") or document.get("partial"):
+        raise Unusable("the answer is partial")
+    data: dict[str, Any] = document["data"]
+    return data
+
+
+def refusal(status: int, body: bytes) -> str:
+    """What an answer other than 200 says, in one line."""
+    try:
+        document = from_json(body)
+    except ValueError:
+        document = None
+    if isinstance(document, dict) and document.get("error"):
+        kind = document.get("errorType") or "error"
+        return f"answered {status}, {_short(kind)}: {_short(document['error'])}"
+    return f"answered {status}"
+
+
+def instant_series(data: Mapping[str, Any]) -> tuple[Series, ...]:
+    """The series of an instant query's data. :raises Unusable: when it is not a vector or scalar of numbers."""
+    kind, result = data.get("resultType"), data.get("result")
+    if kind not in _INSTANT or not isinstance(result, list):
+        raise Unusable(f"the query's result is a {_short(kind)}, not a vector or a scalar")
+    try:
+        if kind == "scalar":
+            at, text = result
+            return (Series({}, float(text), _time(at)),)
+        return _vector(result)
+    except (KeyError, TypeError, ValueError, OverflowError, OSError) as error:
+        raise Unusable(_malformed(error)) from error
+
+
+def range_series(data: Mapping[str, Any]) -> tuple[RangeSeries, ...]:
+    """The series of a range query's data. :raises Unusable: when it is not a matrix of numbers."""
+    kind, result = data.get("resultType"), data.get("result")
+    if kind != "matrix" or not isinstance(result, list):
+        raise Unusable(f"the query's result is a {_short(kind)}, not a matrix")
+    try:
+        return tuple(
+            RangeSeries(_labels(item["metric"]), tuple((_time(at), float(text)) for at, text in item["values"]))
+            for item in result
+        )
+    except (KeyError, TypeError, ValueError, OverflowError, OSError) as error:
+        raise Unusable(_malformed(error)) from error
+
+
+def _vector(result: list[Any]) -> tuple[Series, ...]:
+    series: list[Series] = []
+    last, at = None, datetime.min.replace(tzinfo=UTC)
+    for item in result:
+        stamp, text = item["value"]
+        if stamp != last:  # nearly always the same for all: the time the query was evaluated at
+            last, at = stamp, _time(stamp)
+        series.append(Series(_labels(item["metric"]), float(text), at))
+    return tuple(series)
+
+
+def _labels(metric: Any) -> dict[str, str]:
+    if type(metric) is not dict or not all(type(value) is str for value in metric.values()):
+        raise TypeError("labels that are no text")
+    return metric
+
+
+def _time(stamp: float) -> datetime:
+    return datetime.fromtimestamp(stamp, UTC)
+
+
+def _malformed(error: Exception) -> str:
+    """A KeyError's text is the missing key; a native histogram has `histogram` instead of `value`."""
+    what = f"no {error}" if isinstance(error, KeyError) else str(error)
+    return f"the answer holds something other than numbers ({what})"
+
+
+def _short(value: object) -> str:
+    text = "; ".join(map(str, value)) if isinstance(value, list) else str(value)
+    text = " ".join(text.split())
+    return text if len(text) <= _SAID else text[: _SAID - 1] + "…"

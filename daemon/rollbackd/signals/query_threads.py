@@ -1,0 +1,201 @@
+"""One line to Prometheus: a blocking client for one thread at a time, which any other can cut off at any moment.
+
+prometheus-api-client alone would follow redirects, drop `warnings`, read any length of body, and wait for as long as a
+byte comes now and then (the time limit of requests is one for each read). Its session is ours, so it does none of that.
+"""
+
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from datetime import datetime, timedelta
+from functools import cache
+from typing import Any
+from urllib.parse import urlsplit
+
+import requests
+from prometheus_api_client import PrometheusConnect
+from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.util.retry import Retry
+
+from rollbackd.signals.query_answers import Unusable, refusal, whole_data
+
+LARGEST_ANSWER = 64 * 2**20
+"""Bytes, unpacked; 10,000 series are about two million."""
+_LARGEST_REFUSAL = 64 * 2**10
+_PIECE = 2**16
+
+
+class QueryThread:
+    """Asks one question at a time."""
+
+    def __init__(self, url: str, timeout: timedelta) -> None:
+        self._cut = _Cut()
+        session = requests.Session()
+        session.trust_env = False  # a proxy or .netrc of the environment would decide who answers
+        session.stream = True
+        session.hooks["response"].append(_checked)
+        limit = timeout.total_seconds()
+        self._connect = PrometheusConnect(url=url, session=session, retry=Retry(0), timeout=limit)
+        session.mount(url, _Adapter(self._cut))
+        self._params = {"timeout": f"{max(1, round(limit * 1000))}ms"}
+
+    def instant(self, query: str, at: datetime | None) -> Mapping[str, Any]:
+        """The `data` of an instant query's answer.
+
+        :raises Unusable: and whatever requests and urllib3 raise.
+        """
+        params = self._params if at is None else {**self._params, "time": repr(at.timestamp())}
+        data: Mapping[str, Any] = self._connect.custom_query(query, params=params)
+        return data
+
+    def range(self, query: str, start: datetime, end: datetime, step: timedelta) -> Mapping[str, Any]:
+        """The `data` of a range query's answer; start and end are rounded to the second.
+
+        :raises Unusable: and whatever requests and urllib3 raise.
+        """
+        data: Mapping[str, Any] = self._connect.custom_query_range(
+            query, start, end, f"{step.total_seconds():.3f}", params=self._params
+        )
+        return data
+
+    def cut(self) -> None:
+        """End the request that is under way, from any thread; the line is of no use afterwards."""
+        self._cut.cut()
+
+    def close(self) -> None:
+        self._connect.close()
+        self._cut.forget()
+
+
+class _Document(requests.Response):
+    """Stands in for a response that was read and checked."""
+
+    def __init__(self, data: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.status_code = requests.codes.ok
+        self._data = data
+
+    def json(self, **_: Any) -> Any:
+        return {"data": {"result": self._data}}
+
+
+def _checked(response: requests.Response, *_: Any, **__: Any) -> requests.Response:
+    """See all that prometheus-api-client does not look at: status, type, size, warnings."""
+    try:
+        if response.is_redirect:
+            raise Unusable(f"answered {response.status_code}, a redirect; give its own address in `prometheus: url`")
+        if response.status_code != requests.codes.ok:
+            raise Unusable(refusal(response.status_code, _body(response, _LARGEST_REFUSAL)))
+        kind = response.headers.get("Content-Type", "nothing")
+        if kind.partition(";")[0].strip().lower() != "application/json":
+            raise Unusable(f"answered with {kind[:80]}, not with JSON; is this Prometheus's address?")
+        return _Document(whole_data(_body(response, LARGEST_ANSWER)))
+    finally:
+        response.close()
+
+
+def _body(response: requests.Response, largest: int) -> bytes:
+    body = bytearray()
+    for piece in response.iter_content(_PIECE):
+        body += piece
+        if len(body) > largest:
+            raise Unusable(f"the answer ({response.status_code}) is larger than {largest // 2**10} KiB")
+    return bytes(body)
+
+
+class _Cut:
+    """Holds on to the newest connection's socket, to end it under whoever reads from it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._handle: socket.socket | None = None
+        self._done = False
+
+    def opened(self, sock: socket.socket) -> socket.socket:
+        """A duplicate is kept, since TLS takes the descriptor away from the socket it is given."""
+        handle = sock.dup()
+        with self._lock:
+            previous, self._handle = self._handle, handle
+            if self._done:
+                _shut(handle)
+        if previous is not None:
+            previous.close()
+        return sock
+
+    def cut(self) -> None:
+        with self._lock:
+            self._done = True
+            if self._handle is not None:
+                _shut(self._handle)
+
+    def forget(self) -> None:
+        with self._lock:
+            if self._handle is not None:
+                self._handle.close()
+            self._handle = None
+
+
+def _shut(sock: socket.socket) -> None:
+    with suppress(OSError):  # it may be closed already
+        sock.shutdown(socket.SHUT_RDWR)
+
+
+class _Adapter(HTTPAdapter):
+    """Connections whose sockets are known to the cut; certificates are checked against the system's store as well."""
+
+    def __init__(self, cut: _Cut) -> None:
+        self._cut = cut
+        super().__init__(pool_connections=1, pool_maxsize=1, max_retries=Retry(0))
+
+    def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **pool_kwargs: Any) -> None:
+        super().init_poolmanager(connections, maxsize, block, ssl_context=_trust(), **pool_kwargs)
+        self.poolmanager.pool_classes_by_scheme = _pools(self._cut.opened)
+
+
+@cache
+def _trust() -> ssl.SSLContext:
+    """One for all lines: reading the system's certificates takes longer than a question."""
+    return ssl.create_default_context()
+
+
+def _pools(opened: Callable[[socket.socket], socket.socket]) -> dict[str, type[HTTPConnectionPool]]:
+    class Plain(HTTPConnection):
+        def _new_conn(self) -> socket.socket:
+            return opened(super()._new_conn())
+
+    class Encrypted(HTTPSConnection):
+        def _new_conn(self) -> socket.socket:
+            return opened(super()._new_conn())
+
+    class PlainPool(HTTPConnectionPool):
+        ConnectionCls = Plain
+
+    class EncryptedPool(HTTPSConnectionPool):
+        ConnectionCls = Encrypted
+
+    return {"http": PlainPool, "https": EncryptedPool}
+
+
+def readable(error: BaseException) -> str:
+    """The innermost cause that has words: `Connection refused`, not three layers of wrapping."""
+    said, seen = "", error
+    for _ in range(10):
+        if isinstance(seen, OSError) and seen.strerror:
+            said = seen.strerror
+        inner = getattr(seen, "reason", None) or (seen.args[0] if seen.args else None) or seen.__cause__
+        if not isinstance(inner, BaseException):
+            inner = seen.__cause__ or seen.__context__
+        if inner is None or inner is seen:
+            break
+        seen = inner
+    return said or f"{type(error).__name__}: {str(error)[:200]}"
+
+
+def without_password(url: str) -> str:
+    """The address as messages show it."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()

@@ -1,0 +1,364 @@
+"""What every rule says of every service right now. Values in, triggers out; no I/O, memory rebuilt at a start."""
+
+from bisect import bisect_left, insort
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from rollbackd.config.models import Config, Service
+from rollbackd.model import Alert, Event, Trigger, Verdict
+from rollbackd.policy.ledger import Rollback
+from rollbackd.rules.conditions import Condition, combine, needing_news, of_alerts, of_track, worst
+from rollbackd.rules.conditions import alert_evidence as evidence_of
+from rollbackd.rules.matchers import all_match, parse_matchers
+from rollbackd.rules.matching import ServiceIndex
+from rollbackd.rules.spec import AlertWhen, CheckWhen, EventWhen, Leaf, QueryWhen, Rule
+from rollbackd.rules.tracks import Standing, Track, step
+from rollbackd.rules.weight import components_of, impact_of, scope_of, users_of
+from rollbackd.signals.reported_events import ReportedEvents
+
+_UNSEEN = Track()
+_FEW = 20
+_UNASKED = Condition(Standing.GOOD, None, "asked only after a change")
+_OBSERVED = (QueryWhen, CheckWhen)
+Place = tuple[str, int, str]
+"""Rule, position of the condition in it, service."""
+
+
+@dataclass(frozen=True, slots=True)
+class AlertSeen:
+    """What a rule says of a service, for people."""
+
+    rule: str
+    standing: Standing
+    reason: str
+    since: datetime | None
+
+
+class RuleStates:
+    """The trackers of all rules at all services."""
+
+    def __init__(self, config: Config, undone: Callable[[str], Rollback | None] = lambda _: None) -> None:
+        """:param undone: a service's newest rollback that has ended."""
+        self._services: Mapping[str, Service] = {service.name: service for service in config.services}
+        self._rules = config.rules
+        self._by_name = {rule.name: rule for rule in config.rules}
+        self._stale = config.limits.stale_after
+        self._pace = config.prometheus.poll_every if config.prometheus is not None else timedelta()
+        self._index = ServiceIndex((one.name, match) for one in config.services for match in one.match)
+        self._tracks: dict[Place, Track] = {}
+        self._alerts: dict[str, dict[str, tuple[Alert, datetime]]] = {}
+        self._runs: dict[tuple[str, str], datetime] = {}
+        """When a composed rule's present run of bad began, so that its episode keeps its name."""
+        leaves = [(rule, position, leaf) for rule in config.rules for position, leaf in enumerate(rule.leaves)]
+        self._asked = [(rule, parse_matchers(leaf.alert)) for rule, _, leaf in leaves if isinstance(leaf, AlertWhen)]
+        self._observed = [(one.name, position) for one, position, leaf in leaves if isinstance(leaf, _OBSERVED)]
+        self._counted = [(one, position, leaf) for one, position, leaf in leaves if isinstance(leaf, EventWhen)]
+        self._waiting = [leaf for _, _, leaf in leaves if isinstance(leaf, AlertWhen) and leaf.for_]
+        self._needing_news = {rule.name: needing_news(rule) for rule in config.rules}
+        self._reported = ReportedEvents(config.rules, undone)
+        self._changed: set[str] = set()
+        """Services whose trouble may be another than `_troubles` says."""
+        self._troubles = _Times()
+        self._unasked: set[Place] = set()
+        """Conditions that are not asked now, on purpose."""
+
+    def rule(self, name: str) -> Rule | None:
+        return self._by_name.get(name)
+
+    def applies(self, rule: Rule, service: str) -> bool:
+        return not rule.services or service in rule.services
+
+    def service_of(self, labels: Mapping[str, str]) -> str | None:
+        """The service that labels belong to; a rule for one service alone also places signals without labels."""
+        return self._index.find(labels)
+
+    def wanted(self, labels: Mapping[str, str]) -> str | None:
+        """The service of an alert that some rule asks for; None when nobody does."""
+        service = self._index.find(labels)
+        for rule, matchers in self._asked:
+            if all_match(matchers, labels):
+                if service is not None and self.applies(rule, service):
+                    return service
+                if service is None and len(rule.services) == 1:
+                    return rule.services[0]
+        return None
+
+    def placed(self, event: Event) -> tuple[str | None, str]:
+        """The service of an event that some rule asks for, or None with the reason in a sentence."""
+        asking = list(self._reported.asking(event))
+        if not asking:
+            known = ", ".join(self._reported.names[:_FEW]) or "none"
+            return None, f"no rule asks for the event {event.name} with such labels; rules ask for: {known}"
+        if event.service and event.service not in self._services:
+            return None, f"{event.name}: there is no service {event.service} in the configuration"
+        service = event.service or self._index.find(event.labels)
+        if service is None:
+            alone = next((rule.services[0] for rule in asking if len(rule.services) == 1), None)
+            said = f"{event.name}: its labels are of no service; name one, or send the labels that its `match` has"
+            return alone, "" if alone is not None else said
+        if not any(self.applies(rule, service) for rule in asking):
+            return None, f"{event.name}: the rules that ask for it are not for {service}"
+        return service, ""
+
+    # -- observations ---------------------------------------------------------------------------
+    def hear(self, alert: Alert, service: str, seen: datetime) -> None:
+        """An alert, firing or resolved; `seen` is when it was heard of last."""
+        self._changed.add(service)
+        alerts = self._alerts.setdefault(service, {})
+        if alert.firing:
+            alerts[alert.fingerprint] = (alert, seen)
+        elif alert.fingerprint in alerts and alerts[alert.fingerprint][0].starts_at <= alert.starts_at:
+            del alerts[alert.fingerprint]
+
+    def forget_alerts(self, gone: Callable[[str, datetime], bool]) -> None:
+        """Alerts that fire no more, by their fingerprint and when they were heard of last."""
+        self._changed |= self._alerts.keys()
+        for service, alerts in self._alerts.items():
+            self._alerts[service] = {name: entry for name, entry in alerts.items() if not gone(name, entry[1])}
+
+    def report(self, event: Event, service: str, now: datetime) -> None:
+        """An event, each once; `now` is when it came."""
+        self._changed |= self._reported.hear(event, service, now)
+
+    def observe(self, rule: Rule, position: int, service: str, verdict: Verdict, reason: str, at: datetime) -> None:
+        """One observation of a query or a check."""
+        leaf = rule.leaves[position]
+        assert isinstance(leaf, QueryWhen | CheckWhen)
+        place = (rule.name, position, service)
+        self._unasked.discard(place)
+        before = self._tracks.get(place, _UNSEEN)
+        after = self._tracks[place] = step(before, leaf, verdict, reason, at, self._pace)
+        if before.since != after.since:
+            self._changed.add(service)
+
+    def track(self, rule: Rule, position: int, service: str) -> Track:
+        return self._tracks.get((rule.name, position, service), _UNSEEN)
+
+    def begin_at(self, rule: Rule, position: int, service: str, since: datetime) -> None:
+        """The run that goes on is one that was known before a restart: it keeps its beginning, and so its name."""
+        place = (rule.name, position, service)
+        self._tracks[place] = replace(self._tracks[place], since=since)
+        self._changed.add(service)
+
+    def clear(self, rule: Rule, position: int, service: str) -> None:
+        """The condition is not asked now: a check outside `after_change`."""
+        self._changed.add(service)
+        self._unasked.add((rule.name, position, service))
+        self._tracks.pop((rule.name, position, service), None)
+
+    # -- what follows ---------------------------------------------------------------------------
+    def condition(self, rule: Rule, service: str, now: datetime) -> Condition:
+        """What the rule says of the service."""
+        return combine(
+            rule, [self._leaf(rule, position, leaf, service, now) for position, leaf in enumerate(rule.leaves)]
+        )
+
+    def _leaf(self, rule: Rule, position: int, leaf: Leaf, service: str, now: datetime) -> Condition:
+        if isinstance(leaf, AlertWhen):
+            stale = self._stale if position in self._needing_news[rule.name] else None
+            return of_alerts(self._matching(leaf, service), now, stale, leaf.for_)
+        if isinstance(leaf, EventWhen):
+            if self._reported.look_back(service, now):
+                self._changed.add(service)
+            return self._reported.condition(rule, position, leaf, service, now)
+        if (rule.name, position, service) in self._unasked:
+            return _UNASKED
+        return of_track(leaf, self.track(rule, position, service), now)
+
+    def _matching(self, leaf: AlertWhen, service: str) -> list[tuple[Alert, datetime]]:
+        matchers = parse_matchers(leaf.alert)
+        return [entry for entry in self._alerts.get(service, {}).values() if all_match(matchers, entry[0].labels)]
+
+    def triggers(self, rule: Rule, service: str, now: datetime) -> list[Trigger]:
+        """The rule's triggers for the service, if it is met: one an alert for a plain alert rule, else one."""
+        if not self.applies(rule, service):
+            return []
+        leaf = rule.leaves[0]
+        if rule.when is leaf and isinstance(leaf, AlertWhen):
+            return [self._of_alert(rule, leaf, service, alert, now) for alert, _ in self._matching(leaf, service)]
+        if rule.when is leaf and isinstance(leaf, _OBSERVED) and not self.track(rule, 0, service).met:
+            return []
+        condition = self.condition(rule, service, now)
+        if condition.standing is not Standing.BAD or condition.since is None:
+            if condition.standing is not Standing.INCONCLUSIVE:  # knowing nothing ends no run
+                self._runs.pop((rule.name, service), None)
+            return []
+        since = condition.since
+        if rule.when is not leaf:
+            since = self._runs.setdefault((rule.name, service), since)
+        episode = f"{rule.name}/{service}/{since.isoformat()}"
+        if not isinstance(rule.when, EventWhen):
+            return [self._trigger(rule, service, episode, since, now, condition)]
+        labels = condition.labels[0] if condition.labels else None
+        trigger = self._trigger(rule, service, episode, since, now, condition, labels)
+        return [replace(trigger, met=max((one.at for one in condition.evidence), default=since))]
+
+    def _of_alert(self, rule: Rule, leaf: AlertWhen, service: str, alert: Alert, now: datetime) -> Trigger:
+        onset = alert.starts_at - leaf.for_
+        condition = Condition(Standing.BAD, onset, "firing", (evidence_of(alert, now),), (alert.labels,))
+        episode = f"{rule.name}/{alert.episode}"
+        return replace(self._trigger(rule, service, episode, onset, now, condition, alert.labels), met=alert.starts_at)
+
+    def _trigger(
+        self,
+        rule: Rule,
+        service: str,
+        episode: str,
+        onset: datetime,
+        now: datetime,
+        condition: Condition,
+        labels: Mapping[str, str] | None = None,
+    ) -> Trigger:
+        return Trigger(
+            service=service,
+            rule=rule.name,
+            priority=rule.priority or self._services[service].priority,
+            episode=episode,
+            onset=onset,
+            reached=now,
+            evidence=condition.evidence,
+            labels=labels or {},
+            plan=rule.plan,
+            without_change=rule.without_change,
+            impact=impact_of(rule.impact, condition.labels),
+            scope=scope_of(rule.scope, condition.labels),
+            components=components_of(rule.components, condition.labels),
+            users=users_of(rule.users, condition.labels),
+        )
+
+    def all_triggers(self, service: str, now: datetime) -> list[Trigger]:
+        """Everything that is met for a service."""
+        return [trigger for rule in self._rules for trigger in self.triggers(rule, service, now)]
+
+    def goes_on(self, service: str, episode: str, now: datetime) -> bool:
+        """Whether an episode is still met."""
+        rule = self._by_name.get(episode.partition("/")[0])
+        found = self.triggers(rule, service, now) if rule is not None else []
+        return any(trigger.episode == episode for trigger in found)
+
+    def over(self, service: str, episode: str, now: datetime) -> str:
+        """Why an episode is known to have ended; empty while it may go on, or nothing is known.
+
+        A rule that is not asked now says nothing, and one that is met again has ended the episode before.
+        """
+        name = episode.partition("/")[0]
+        rule = self._by_name.get(name)
+        if rule is None:
+            return f"rule {name} is no longer in the configuration"
+        if any((name, position, service) in self._unasked for position in range(len(rule.leaves))):
+            return ""
+        found = self.triggers(rule, service, now)
+        if found:
+            again = all(trigger.episode != episode for trigger in found)
+            return "it ended, and what is reported now is another trouble" if again else ""
+        condition = self.condition(rule, service, now)
+        return condition.reason if condition.standing is Standing.GOOD else ""
+
+    def triggers_of(self, alert: Alert, service: str, now: datetime) -> list[Trigger]:
+        """What an alert by itself, or together with what was seen before, meets."""
+        found = []
+        for rule in self._rules:
+            if not any(isinstance(leaf, AlertWhen) and _fits(leaf, alert) for leaf in rule.leaves):
+                continue
+            if isinstance(rule.when, AlertWhen):
+                if self.applies(rule, service):
+                    found.append(self._of_alert(rule, rule.when, service, alert, now))
+            else:
+                found += self.triggers(rule, service, now)
+        return found
+
+    def triggers_of_event(self, event: Event, service: str, at: datetime) -> list[Trigger]:
+        """What an event that came then, together with what was seen before, meets."""
+        return [trigger for rule in self._reported.asking(event) for trigger in self.triggers(rule, service, at)]
+
+    def seen(self, service: str, now: datetime) -> list[AlertSeen]:
+        """What each rule says of a service."""
+        found = []
+        for rule in self._rules:
+            if self.applies(rule, service):
+                condition = self.condition(rule, service, now)
+                found.append(AlertSeen(rule.name, condition.standing, condition.reason, condition.since))
+        return found
+
+    def standing(self, service: str, now: datetime) -> Standing:
+        """The worst that any rule says of a service."""
+        return worst([seen.standing for seen in self.seen(service, now)])
+
+    def troubled(self) -> tuple[datetime, ...]:
+        """Since when each service in trouble is, bad or pending; one entry a service, sorted."""
+        while self._changed:
+            service = self._changed.pop()
+            self._troubles.put(service, self._trouble_of(service))
+        return self._troubles.sorted()
+
+    def _trouble_of(self, service: str) -> datetime | None:
+        """The newest trouble of a service: an old warning does not hide that it shares a new, common one."""
+        tracks = [self._tracks.get((rule, position, service), _UNSEEN).since for rule, position in self._observed]
+        alerts = [self._onset(alert) for alert, _ in self._alerts.get(service, {}).values()]
+        events = [self._reported.since(*counted, service) for counted in self._counted]
+        return max((since for since in (*tracks, *alerts, *events) if since is not None), default=None)
+
+    def _onset(self, alert: Alert) -> datetime:
+        """As the triggers of the alert have it, so that the guard against common causes compares like with like."""
+        if not self._waiting:
+            return alert.starts_at
+        return alert.starts_at - max((leaf.for_ for leaf in self._waiting if _fits(leaf, alert)), default=timedelta())
+
+    def fires(self, rule: Rule, service: str) -> bool:
+        """Whether an alert that the rule asks for fires for the service."""
+        return any(self._matching(leaf, service) for leaf in rule.leaves if isinstance(leaf, AlertWhen))
+
+    def reported(self, rule: Rule, service: str, since: datetime) -> int:
+        """How many events that the rule asks for came after then, and were not resolved."""
+        return self._reported.after(rule, service, since)
+
+    def reported_anew(self, leaf: EventWhen, service: str, since: datetime, now: datetime) -> bool:
+        """Whether the events that came after then meet the condition by themselves."""
+        return self._reported.met_after(leaf, service, since, now)
+
+    def spread(self, labels: Sequence[Mapping[str, str]], rule: Rule) -> list[str | None]:
+        """The service of each series of an answer; without labels a rule for one service alone places them."""
+        alone = rule.services[0] if len(rule.services) == 1 else None
+        return [alone if alone is not None and not one else self._index.find(one) for one in labels]
+
+
+class _Times:
+    """One time a service, kept in order as they change: a storm of alerts asks for all of them again and again."""
+
+    def __init__(self) -> None:
+        self._by_service: dict[str, datetime] = {}
+        self._ordered: list[datetime] = []
+        self._given: tuple[datetime, ...] | None = ()
+
+    def put(self, service: str, time: datetime | None) -> None:
+        """The service's time from now on; None takes it away."""
+        before = self._by_service.pop(service, None)
+        if before != time:
+            self._given = None
+            if before is not None:
+                del self._ordered[bisect_left(self._ordered, before)]
+            if time is not None:
+                insort(self._ordered, time)
+        if time is not None:
+            self._by_service[service] = time
+
+    def sorted(self) -> tuple[datetime, ...]:
+        """All of them, oldest first."""
+        if self._given is None:
+            self._given = tuple(self._ordered)
+        return self._given
+
+
+def _fits(leaf: AlertWhen, alert: Alert) -> bool:
+    return all_match(parse_matchers(leaf.alert), alert.labels)
+
+
+def gap(rule: Rule, poll_every: timedelta) -> timedelta:
+    """How far back a restart must look to rebuild what is pending."""
+    longest = poll_every * 2
+    for leaf in rule.leaves:
+        if isinstance(leaf, QueryWhen):
+            counted = poll_every * leaf.bad.of if leaf.bad is not None else timedelta()
+            longest = max(longest, leaf.for_ * 2 + poll_every, counted + poll_every)
+    return longest

@@ -1,0 +1,66 @@
+"""Asks the checks that rules name, for each service that has them."""
+
+from datetime import timedelta
+
+from rollbackd.config.models import Config, Service
+from rollbackd.execution.check_runner import CheckRunner
+from rollbackd.rules.spec import CheckWhen, Rule
+from rollbackd.signals.rule_state import RuleStates
+from rollbackd.signals.triggers import TriggerSink
+from rollbackd.state.read_model import ReadModel
+from rollbackd.system import log
+from rollbackd.system.clock import Clock
+
+Watched = tuple[Rule, int, CheckWhen, Service]
+
+
+class SmokeChecks:
+    """One loop for each rule's check at each service."""
+
+    def __init__(
+        self,
+        config: Config,
+        read_model: ReadModel,
+        rule_states: RuleStates,
+        triggers: TriggerSink,
+        clock: Clock,
+        check_runner: CheckRunner,
+    ) -> None:
+        self._read_model = read_model
+        self._rule_states = rule_states
+        self._triggers = triggers
+        self._clock = clock
+        self._check_runner = check_runner
+        self.watched: tuple[Watched, ...] = tuple(
+            (rule, position, leaf, service)
+            for rule in config.rules
+            for position, leaf in enumerate(rule.leaves)
+            if isinstance(leaf, CheckWhen)
+            for service in config.services
+            if leaf.check in service.checks and rule_states.applies(rule, service.name)
+        )
+        self._log = log.get("smoke")
+
+    async def run(self, watched: Watched) -> None:
+        """Ask for ever; while a rollback of the service runs its own verification looks instead."""
+        rule, position, leaf, service = watched
+        while True:
+            if self._read_model.of(service.name).acting is None:
+                await self.ask(rule, position, leaf, service)
+            await self._clock.sleep(leaf.every)
+
+    async def ask(self, rule: Rule, position: int, leaf: CheckWhen, service: Service) -> None:
+        """Once, when it is time for it."""
+        if leaf.after_change is not None and not self._just_changed(service.name, leaf.after_change):
+            self._rule_states.clear(rule, position, service.name)
+            return
+        result = await self._check_runner.ask(service, leaf.check)
+        now = self._clock.now()
+        self._rule_states.observe(rule, position, service.name, result.verdict, result.reason, now)
+        for trigger in self._rule_states.triggers(rule, service.name, now):
+            self._triggers.consider_soon(trigger)
+
+    def _just_changed(self, service: str, within: timedelta) -> bool:
+        spells = self._read_model.of(service).spells
+        last = spells[-1] if len(spells) > 1 else None
+        return last is not None and not last.incident and self._clock.now() - last.by <= within

@@ -1,0 +1,171 @@
+"""Looks at the layers' present releases and writes down when a state replaced another. Read only, but for the journal.
+
+A state is what two looks one after the other agree on. While an incident acts the layers are the runner's.
+"""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import datetime, timedelta
+
+from rollbackd import facts
+from rollbackd.execution.layers import Layers, LookFailed
+from rollbackd.incident.plan import reached
+from rollbackd.journal import Entry, JournalUnavailable
+from rollbackd.model import FLEET, Outcome, State, service_stream
+from rollbackd.policy.ledger import ServiceLedger
+from rollbackd.state.read_model import ReadModel
+from rollbackd.system import log
+from rollbackd.system.clock import Clock
+
+_BETWEEN = timedelta(milliseconds=100)
+"""Between the two looks that make a state."""
+
+
+async def _settled(_service: str) -> str:
+    return ""
+
+
+class StateWatcher:
+    """One look at a time for each service."""
+
+    def __init__(
+        self,
+        read_model: ReadModel,
+        layers: Mapping[str, Layers],
+        clock: Clock,
+        every: timedelta,
+        between: Callable[[str], Awaitable[str]] = _settled,
+    ) -> None:
+        """:param between: why what a service's layers hold right now is no state; empty when they do."""
+        self._read_model = read_model
+        self._between = between
+        self._layers = layers
+        self._clock = clock
+        self._every = every
+        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._last: dict[str, datetime] = {}
+        """When the present state was seen last."""
+        self._refs_read: set[str] = set()
+        self.problems: dict[str, str] = {}
+        """Services whose last look failed, and why."""
+        self._log = log.get("states")
+
+    async def run(self, service: str, offset: timedelta) -> None:
+        """Look every so often, for ever; `offset` spreads the services over the time."""
+        await self._clock.sleep(offset)
+        while True:
+            try:
+                await self.look(service)
+            except JournalUnavailable as error:
+                self._log.warning("a change could not be written; looking again", service=service, error=str(error))
+            await self._clock.sleep(self._every)
+
+    async def look(self, service: str, *, mixed: bool = False) -> State | None:
+        """The present state, written down when it is new.
+
+        None in transition, after a failed look, while an incident acts.
+
+        :param mixed: also what is none since the parts of a layer differ; that is never written down.
+        """
+        async with self._locks[service]:
+            before = self._read_model.of(service)
+            if before.acting is not None:
+                return None
+            try:
+                await self._check_settled(service)
+                state = await self._twice(service, mixed=mixed)
+                await self._check_settled(service)
+            except LookFailed as error:
+                if self.problems.get(service) != str(error):
+                    self._log.warning("a look failed", service=service, error=str(error))
+                self.problems[service] = str(error)
+                return None
+            if state is not None and state.mixed:
+                return state
+            self.problems.pop(service, None)
+            if state is not None and self._read_model.of(service).rollbacks == before.rollbacks:
+                await self._take_in(service, state)
+                return state
+            return None
+
+    async def peek(self, service: str) -> State | None:
+        """What runs right now, whoever's doing it is; nothing is written down.
+
+        None in transition, or after a failed look.
+        """
+        async with self._locks[service]:
+            try:
+                return await self._twice(service)
+            except LookFailed as error:
+                self.problems[service] = str(error)
+                return None
+
+    async def _check_settled(self, service: str) -> None:
+        if why := await self._between(service):
+            raise LookFailed(why)
+
+    async def _twice(self, service: str, *, mixed: bool = False) -> State | None:
+        layers = self._layers[service]
+        first = await layers.look(mixed=mixed)
+        known = self._read_model.of(service).present
+        if known is not None and known.key == first.key:
+            return first
+        await self._clock.sleep(_BETWEEN)
+        second = await layers.look(mixed=mixed)
+        return second if second.key == first.key else None
+
+    async def _take_in(self, service: str, state: State) -> None:
+        now = self._clock.now()
+        ledger = self._read_model.of(service)
+        if ledger.present is None or ledger.present.key != state.key:
+            after = self._last.get(service) or (ledger.spells[-1].by if ledger.spells else now)
+            entries = [
+                Entry(service_stream(service), facts.Changed(state, min(after, now), now, _left_by(ledger, after)))
+            ]
+            blocked = ledger.blocked(state)
+            if blocked:
+                names = ", ".join(f"{layer} {state.releases[layer].name}" for layer in blocked)
+                text = f"{service}: a quarantined release runs again: {names}"
+                entries.append(Entry(FLEET, facts.Notice("quarantined_release", text, service)))
+            await self._read_model.append(*entries)
+            self._log.info("state", service=service, state=state.name, key=state.key)
+        self._last[service] = now
+        await self._mark_by_refs(service, state)
+
+    async def _mark_by_refs(self, service: str, state: State) -> None:
+        """States that a ref of a layer marks good; those that never ran here only where one layer makes the state."""
+        marks = []
+        if state.releases and any(release.good for release in state.releases.values()):
+            marks.append(state)
+        if service not in self._refs_read and len(state.releases) == 1:
+            self._refs_read.add(service)
+            try:
+                there = await self._layers[service].there()
+            except LookFailed:
+                there = {}
+            for layer, releases in there.items():
+                marks += [reached(state, {layer: release}) for release in reversed(releases) if release.good]
+        ledger = self._read_model.of(service)
+        entries = []
+        for marked in marks:
+            known = marked.key in ledger.good or marked.key in ledger.taken
+            if not (known or ledger.switched(marked) or ledger.blocked(marked)):
+                refs = ", ".join(release.label for release in marked.releases.values() if release.good)
+                entries.append(Entry(service_stream(service), facts.MarkedGood(marked, f"ref {refs}")))
+        if entries:
+            await self._read_model.append(*entries)
+
+
+def _left_by(ledger: ServiceLedger, looked: datetime) -> str:
+    """The incident that left the layers like this: one that acted and did not recover, at the first look since.
+
+    `looked` is the look before this one. After a look that found the layers as the incident said, a change is
+    somebody's own.
+    """
+    last = next((one for one in reversed(ledger.rollbacks) if one.acted or not one.drill), None)
+    if last is None or last.ended is None or not last.acted:
+        return ""
+    if last.outcome is Outcome.RECOVERED and last.drill != "there":  # a drill that was ended there never came back
+        return ""
+    return last.incident if looked <= last.ended else ""

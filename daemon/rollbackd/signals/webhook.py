@@ -1,0 +1,252 @@
+"""Alertmanager's webhook as values. No I/O; what cannot be read is refused with a sentence that says where.
+
+https://prometheus.io/docs/alerting/latest/configuration/#webhook_config
+
+Alerts are taken one by one, each by its own `status`. What people wrote into labels and annotations stays text.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal, NotRequired, TypeVar
+
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails, from_json, to_json
+from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
+
+from rollbackd.model import Alert
+
+T = TypeVar("T")
+VERSION = "4"
+_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+_ZERO_YEAR = 1
+"""Go's zero time, which stands for "not ended", is in the year 1."""
+_FNV_OFFSET, _FNV_PRIME, _64_BITS = 0xCBF29CE484222325, 0x100000001B3, 0xFFFFFFFFFFFFFFFF
+_FINGERPRINT = 16
+"""Hex digits."""
+_HEX = frozenset("0123456789abcdef")
+
+
+class WebhookError(Exception):
+    """A body that is no webhook; the sentence says what is wrong and where."""
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookPayload:
+    """One notification of one group."""
+
+    alerts: tuple[Alert, ...]
+    truncated: int = 0
+    """How many alerts of the group were left out (`max_alerts`)."""
+    group_key: str = ""
+    group_labels: Mapping[str, str] = field(default_factory=dict)
+    receiver: str = ""
+    """Its plain name; Alertmanager sends it quoted as a regular expression."""
+
+
+def _utc(time: datetime) -> datetime:
+    try:
+        utc = time.astimezone(UTC)
+    except OverflowError as error:  # year 1 or 9999, in another zone
+        raise ValueError("out of range in UTC") from error
+    return utc.replace(microsecond=utc.microsecond // 1000 * 1000)
+
+
+Time = Annotated[AwareDatetime, AfterValidator(_utc)]
+"""A point of time with its zone, in UTC from here on, cut to milliseconds.
+
+Alertmanager's webhook writes nanoseconds and its API milliseconds: an episode must have one name by both ways.
+"""
+
+
+class AlertBody(TypedDict):
+    """An alert as the webhook and the API write it. A dictionary, since a storm of them is read."""
+
+    __pydantic_config__ = ConfigDict(strict=True)  # type: ignore[misc]  # where pydantic looks for it
+
+    labels: dict[str, str]
+    annotations: NotRequired[dict[str, str]]
+    startsAt: Time
+    endsAt: NotRequired[Time | None]
+    generatorURL: NotRequired[str]
+    fingerprint: NotRequired[str]
+
+
+class _WebhookAlert(AlertBody):
+    status: Literal["firing", "resolved"]
+
+
+class _Head(BaseModel):
+    """Read first, so that another version is not called a mass of missing fields."""
+
+    version: str = ""
+
+
+class _Body(TypedDict):
+    __pydantic_config__ = ConfigDict(strict=True)  # type: ignore[misc]  # as above
+
+    alerts: list[_WebhookAlert]
+    truncatedAlerts: NotRequired[Annotated[int, Field(ge=0)]]
+    groupKey: NotRequired[str]
+    groupLabels: NotRequired[dict[str, str]]
+    receiver: NotRequired[str]
+    version: Literal["4"]
+
+
+_BODY = TypeAdapter(_Body)
+
+
+def alert_of(body: AlertBody, *, firing: bool) -> Alert:
+    """As a value. One that has ended with no time of it ended when it began."""
+    labels, starts_at = body["labels"], body["startsAt"]
+    fingerprint = body.get("fingerprint", "")
+    if len(fingerprint) != _FINGERPRINT or not _HEX.issuperset(fingerprint):
+        fingerprint = fingerprint_of(labels)
+    ends_at = None if firing else starts_at
+    ended = body.get("endsAt")
+    if not firing and ended is not None and ended.year > _ZERO_YEAR:
+        ends_at = ended
+    return Alert(fingerprint, labels, body.get("annotations", {}), starts_at, ends_at, body.get("generatorURL", ""))
+
+
+def parse_webhook(body: bytes) -> WebhookPayload:
+    """Read a notification, payload version 4, of any Alertmanager; fields it does not know are ignored.
+
+    NUL and lone surrogates become U+FFFD.
+
+    :raises WebhookError: for anything else.
+    """
+    try:
+        read = validate_json(_BODY.validate_json, body)
+    except ValidationError as error:
+        raise WebhookError(_sentence(error, body)) from error
+    except (ValueError, RecursionError) as error:
+        raise WebhookError(f"the body is no JSON: {error}") from error
+    return WebhookPayload(
+        tuple([alert_of(alert, firing=alert["status"] == "firing") for alert in read["alerts"]]),
+        read.get("truncatedAlerts", 0),
+        read.get("groupKey", ""),
+        read.get("groupLabels", {}),
+        _unquoted(read.get("receiver", "")),
+    )
+
+
+def validate_json(read: Callable[[bytes | str], T], body: bytes) -> T:
+    """Read JSON, mending what is JSON but no text that a database takes.
+
+    :raises ValidationError: or ValueError, or RecursionError.
+    """
+    if b"\\u" not in body:
+        return read(body)
+    try:
+        if b"\\u0000" not in body:
+            return read(body)
+    except ValidationError as error:
+        if _first(error)["type"] != "json_invalid":
+            raise
+    return read(json.dumps(_mended(json.loads(body))))
+
+
+def fingerprint_of(labels: Mapping[str, str]) -> str:
+    """As Alertmanager computes it: 64-bit FNV-1a over the sorted labels, names and values each ended by 0xff.
+
+    https://github.com/prometheus/common/blob/main/model/signature.go
+    """
+    value = _FNV_OFFSET
+    for name in sorted(labels):
+        for byte in b"%b\xff%b\xff" % (name.encode(), labels[name].encode()):
+            value = (value ^ byte) * _FNV_PRIME & _64_BITS
+    return f"{value:016x}"
+
+
+def inbox_key(alert: Alert) -> str:
+    """`alert/<fingerprint>/<startsAt>/<firing|resolved>`: the same news again has the same key."""
+    return f"{alert.episode}/{'firing' if alert.firing else 'resolved'}"
+
+
+def alert_to_json(alert: Alert) -> bytes:
+    """For the inbox."""
+    return to_json(
+        {
+            "fingerprint": alert.fingerprint,
+            "labels": alert.labels,
+            "annotations": alert.annotations,
+            "starts_at": alert.starts_at.isoformat(),
+            "ends_at": None if alert.ends_at is None else alert.ends_at.isoformat(),
+            "url": alert.url,
+        }
+    )
+
+
+def alert_from_json(body: bytes) -> Alert:
+    """What `alert_to_json` wrote. :raises ValueError: for anything else."""
+    try:
+        read = from_json(body)
+        ends_at = read["ends_at"]
+        return Alert(
+            read["fingerprint"],
+            read["labels"],
+            read["annotations"],
+            datetime.fromisoformat(read["starts_at"]),
+            None if ends_at is None else datetime.fromisoformat(ends_at),
+            read["url"],
+        )
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"not an alert of the inbox: {error}") from error
+
+
+def _message(fault: ErrorDetails) -> str:
+    return fault["msg"]
+
+
+def sentence_of(error: ValidationError, said: Callable[[ErrorDetails], str] = _message) -> str:
+    """What is wrong with a body, and where: the first fault of it, as `said` puts it."""
+    first = _first(error)
+    if first["type"] == "json_invalid":
+        return f"the body is no JSON: {first['msg'].removeprefix('Invalid JSON: ')}"
+    place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    return f"{place[:200] or 'the body'}: {said(first)}{more}"
+
+
+def _first(error: ValidationError) -> ErrorDetails:
+    return error.errors(include_url=False, include_input=False)[0]
+
+
+def _sentence(error: ValidationError, body: bytes) -> str:
+    if _first(error)["type"] == "json_invalid":
+        return sentence_of(error)
+    try:
+        version = _Head.model_validate_json(body).version
+    except ValidationError:
+        version = ""
+    if version != VERSION:
+        said = f"has payload version {version[:20]!r}" if version else "has no payload version"
+        return f"this {said}; rollbackd reads Alertmanager's webhook of version {VERSION}"
+    return sentence_of(error)
+
+
+def _mended(value: Any) -> Any:
+    """The same, with text that UTF-8 can write and databases take."""
+    if isinstance(value, str):
+        text = value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        return text.replace("\0", _REPLACEMENT)
+    if isinstance(value, list):
+        return [_mended(item) for item in value]
+    if isinstance(value, dict):
+        return {_mended(name): _mended(item) for name, item in value.items()}
+    return value
+
+
+def _unquoted(receiver: str) -> str:
+    """Undo Go's `regexp.QuoteMeta`."""
+    if "\\" not in receiver:
+        return receiver
+    plain, escaped = "", False
+    for character in receiver:
+        if character == "\\" and not escaped:
+            escaped = True
+        else:
+            plain, escaped = plain + character, False
+    return plain

@@ -1,0 +1,208 @@
+"""One layer's snapshots: each thing that is done about them, and the fact that says so. Whoever calls has its lock."""
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Mapping
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar, cast
+
+from rollbackd import facts
+from rollbackd.adapter import Adapter, AdapterError, Rehearses, Snapshot, SnapshotProblem, Snapshots
+from rollbackd.journal import Entry
+from rollbackd.model import DAEMON, service_stream
+from rollbackd.snapshots.history import SnapshotHistory, SnapshotRun
+from rollbackd.snapshots.offsite import OffsiteStore
+from rollbackd.snapshots.selection import spared
+from rollbackd.state.read_model import ReadModel
+from rollbackd.syntax.units import format_duration
+from rollbackd.system import log
+from rollbackd.system.boundary import boundary
+from rollbackd.system.clock import Clock
+
+_LONGEST = timedelta(hours=6)
+"""For one thing that an adapter does; its own limits are far shorter."""
+_SHOWN = 20
+"""Problems of one snapshot that are written down."""
+SCHEDULE = "schedule"
+"""Why a snapshot on the calendar is taken."""
+GOOD = "good"
+"""Why one is taken of what became good."""
+
+T = TypeVar("T")
+
+
+class NotKept(Exception):  # noqa: N818  # an answer
+    """An order that was not carried out; the sentence says why, and what to do."""
+
+
+class LayerSnapshots:
+    """One layer, and what is known of its past."""
+
+    def __init__(
+        self,
+        service: str,
+        layer: str,
+        adapter: Adapter,
+        read_model: ReadModel,
+        clock: Clock,
+        elsewhere: Mapping[str, OffsiteStore],
+    ) -> None:
+        self.service = service
+        self.layer = layer
+        self.name = f"{service}/{layer}"
+        self.adapter = cast("Snapshots", adapter)
+        self.elsewhere = elsewhere
+        """The copies, by the entry of the calendar that sends them."""
+        self.schedules: tuple[str, ...] = ()
+        """The entries of the calendar that it has."""
+        self.past = SnapshotHistory()
+        self.ordered = 0
+        """How many orders of people wait or are carried out: the calendar makes way for them."""
+        self._releases = adapter
+        self._read_model = read_model
+        self._clock = clock
+        self._lock = asyncio.Lock()
+        self._log = log.get("keeper").bind(service=service, layer=layer)
+
+    # -- who is at work -------------------------------------------------------------------------
+    @property
+    def at_work(self) -> bool:
+        return self._lock.locked()
+
+    @asynccontextmanager
+    async def for_calendar(self) -> AsyncIterator[None]:
+        """Alone with it."""
+        async with self._lock:
+            yield
+
+    @asynccontextmanager
+    async def for_order(self) -> AsyncIterator[None]:
+        """Alone with it, before anything on the calendar."""
+        self.ordered += 1
+        try:
+            async with self._lock:
+                yield
+        finally:
+            self.ordered -= 1
+
+    @property
+    def ledger(self) -> Any:
+        return self._read_model.of(self.service)
+
+    # -- facts ----------------------------------------------------------------------------------
+    async def note(self, actor: str, *said: Any, more: tuple[Entry, ...] = ()) -> datetime:
+        """Write facts of this layer down, and remember them; when. :raises JournalUnavailable: nothing was written."""
+        stream = service_stream(self.service)
+        records = await self._read_model.append(*(Entry(stream, fact, actor) for fact in said), *more)
+        for record in records[: len(said)]:
+            self.past.take(record)
+        return records[0].at
+
+    def new_run(self) -> str:
+        """A name for work that is about to begin."""
+        return f"{self._clock.now():%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
+
+    async def begin(
+        self, what: str, actor: str = DAEMON, more: tuple[Entry, ...] = (), *, run: str = "", **given: Any
+    ) -> SnapshotRun:
+        """The intent. :raises JournalUnavailable:"""
+        fact = facts.SnapshotBegun(self.layer, run or self.new_run(), what, **given)
+        begun = SnapshotRun(await self.note(actor, fact, more=more), actor, fact)
+        boundary("keeper.begun")
+        return begun
+
+    async def ask(self, question: Awaitable[T]) -> T:
+        """What the adapter does. :raises AdapterError: whatever it fails with."""
+        try:
+            async with asyncio.timeout(_LONGEST.total_seconds()):
+                return await question
+        except AdapterError:
+            raise
+        except TimeoutError as error:
+            text = f"{self.layer}: did not end in {format_duration(_LONGEST)}"
+            raise AdapterError(text, permanent=False) from error
+        except Exception as error:  # an adapter of somebody else's may raise anything; it must not end the calendar
+            self._log.exception("adapter failed")
+            text = f"{self.layer}: its adapter failed: {type(error).__name__}: {error}"
+            raise AdapterError(text, permanent=False) from error
+
+    # -- one thing at a time --------------------------------------------------------------------
+    async def snapshots(self) -> list[Snapshot]:
+        """All of them, newest first. :raises AdapterError:"""
+        return list(await self.ask(self.adapter.snapshots()))
+
+    async def present(self) -> str:
+        """The id of the release that is there now; empty when it cannot be told."""
+        try:
+            return (await self.ask(self._releases.current())).id
+        except AdapterError:
+            return ""
+
+    async def restorable(self) -> set[str]:
+        """The ids of the releases that can be gone back to. :raises AdapterError:"""
+        return {release.id for release in await self.ask(self._releases.releases())}
+
+    async def take(self, run: SnapshotRun, why: str) -> Snapshot:
+        """Take one, or find the one that was taken in this run before. :raises AdapterError:"""
+        if (name := self.past.taken.get(run.fact.run)) is not None:
+            for one in await self.snapshots():
+                if one.name == name:
+                    return one
+        taken = await self._taken(run, why)
+        if taken is None:
+            taken = await self.ask(self.adapter.take(run.fact.name, why))
+        fact = facts.Snapshotted(
+            self.layer, taken.name, taken.release, taken.created, run.fact.run, taken.why, taken.size, taken.files
+        )
+        await self.note(run.actor, fact)
+        boundary("keeper.taken")
+        return taken
+
+    async def _taken(self, run: SnapshotRun, why: str) -> Snapshot | None:
+        if run.fact.name:  # the adapter takes the same name again
+            return None
+        if run.fact.release:  # it may have become good before, too
+            same = (one for one in await self.snapshots() if (one.why, one.release) == (why, run.fact.release))
+            return next((one for one in same if one.restorable), None)
+        begun = run.at.replace(microsecond=0)  # what git says of a tag's time has whole seconds
+        new = [one for one in await self.snapshots() if one.why == why and one.name not in self.past.names]
+        found = [one for one in new if one.created >= begun]  # known ones may be of later: clocks are set back
+        return found[-1] if found else None
+
+    async def verify(self, one: Snapshot, actor: str = DAEMON, run: str = "", *, rehearse: bool = False) -> list[str]:
+        """Read all of it, and restore it into a scratch place if that is wanted and can be done; what is wrong with it.
+
+        :raises AdapterError: it could not be tried.
+        """
+        problems = list(await self.ask(self.adapter.verify(one.name)))
+        rehearsed = rehearse and not problems and isinstance(self.adapter, Rehearses)
+        if rehearsed:
+            problems += await self.ask(cast("Rehearses", self.adapter).rehearse(one.name))
+        texts = [_sentence(problem) for problem in problems]
+        shown = [*texts[:_SHOWN], *([f"and {len(texts) - _SHOWN} more"] if len(texts) > _SHOWN else [])]
+        created = one.created.astimezone(UTC)
+        await self.note(actor, facts.SnapshotVerified(self.layer, one.name, created, tuple(shown), rehearsed, run))
+        boundary("keeper.verified")
+        return shown
+
+    async def send(self, one: Snapshot, place: OffsiteStore, run: SnapshotRun) -> str:
+        """Copy it elsewhere; the copy's name. :raises AdapterError: it is not there."""
+        copy = await self.ask(place.send(self.adapter, one))
+        await self.note(run.actor, facts.SnapshotCopied(self.layer, one.name, copy, run.fact.run))
+        boundary("keeper.copied")
+        return copy
+
+    async def prune(self, keep: int = 0) -> tuple[str, ...]:
+        """Drop what nothing keeps; nothing that a rollback may need. :raises AdapterError:"""
+        last = self.ledger.rollbacks[-1].incident if self.ledger.rollbacks else ""
+        incident = await self._read_model.incident(last) if last else None
+        spare = spared(self.ledger, self.layer, incident)
+        dropped = await self.ask(self.adapter.prune(spare, keep) if keep else self.adapter.prune(spare))
+        boundary("keeper.pruned")
+        return tuple(dropped)
+
+
+def _sentence(problem: SnapshotProblem) -> str:
+    where = f"{problem.path}: " if problem.path else ""
+    return f"snapshot {problem.snapshot}: {where}{problem.text}"

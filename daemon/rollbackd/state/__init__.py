@@ -1,0 +1,1 @@
+"""What the journal says, folded once: the read model that everything else asks."""

@@ -1,0 +1,113 @@
+"""When something on a calendar comes next: cron's five fields in a time zone, or every so often. No I/O, no clock.
+
+https://man7.org/linux/man-pages/man5/crontab.5.html; APScheduler's trigger does the arithmetic.
+"""
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from apscheduler.triggers.cron import CronTrigger
+
+from rollbackd.syntax.units import show
+
+_DAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
+_PART = re.compile(r"(\*|[a-z0-9]+)(?:-([a-z0-9]+))?(?:/(\d{1,3}))?")
+_FIELDS = ("minute", "hour", "day", "month", "day_of_week")
+_EXAMPLE = '"0 2 * * *" (minute, hour, day, month, day of the week)'
+_SOME_DAY = datetime(2023, 12, 31, tzinfo=UTC)
+"""The next leap day comes within two months: whatever never comes from here never comes."""
+
+
+@dataclass(frozen=True, slots=True)
+class CronTimes:
+    """The times of one entry of a calendar: a cron line in a zone, or a distance."""
+
+    cron: str = ""
+    every: timedelta | None = None
+    zone: str = "UTC"
+
+    def after(self, time: datetime) -> datetime:
+        """The first time later than that one."""
+        if self.every is not None:
+            return time + self.every
+        at_hours = self.cron.split()[1][:1] != "*"
+        while True:
+            begin = time + timedelta(microseconds=1)
+            found = [one.get_next_fire_time(None, begin) for one in _triggers(self.cron, self.zone)]
+            first: datetime = min(one for one in found if one is not None)
+            if not (first.fold and at_hours):  # an hour that comes twice, when clocks are set back, counts once
+                return first.astimezone(UTC)
+            time = first.astimezone(UTC)
+
+    def after_last(self, last: datetime | None, now: datetime, begun: datetime) -> datetime:
+        """The first time after the last run, or after `begun` where none is known.
+
+        One that lies ahead is none: the clock was set back since.
+        """
+        return self.after(last if last is not None and last <= now else begun)
+
+
+def check_cron(text: str) -> str:
+    """A cron line, as written. :raises ValueError: with what to write instead."""
+    try:
+        triggers = _triggers(text.lower(), "UTC")
+        comes = [trigger.get_next_fire_time(None, _SOME_DAY) for trigger in triggers]
+    except (ValueError, OverflowError) as error:
+        raise ValueError(f"{show(text)} is no cron line; write it like {_EXAMPLE}") from error
+    if not any(comes):
+        raise ValueError(f"{show(text)} never comes; write it like {_EXAMPLE}")
+    return text.lower()
+
+
+def check_zone(name: str) -> str:
+    """A time zone's name. :raises ValueError: with what to write instead."""
+    try:
+        ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+        raise ValueError(f"{show(name)} is no time zone; write one like Europe/Berlin or UTC") from error
+    return name
+
+
+@lru_cache(maxsize=4096)
+def _triggers(line: str, zone: str) -> tuple[CronTrigger, ...]:
+    """As cron has it, a day fits by its date or by its name when both are given: then there are two of them."""
+    fields = line.split()
+    if len(fields) != len(_FIELDS):
+        raise ValueError("five fields")
+    given = dict(zip(_FIELDS, fields, strict=True))
+    given["day_of_week"] = _days(given["day_of_week"])
+    either = [{"day": "*"}, {"day_of_week": "*"}] if "*" not in {given["day"], given["day_of_week"]} else [{}]
+    where = ZoneInfo(zone)
+    return tuple(CronTrigger(**{**given, **change}, second=0, timezone=where) for change in either)
+
+
+def _days(field: str) -> str:
+    """Days of the week by name: APScheduler counts them from Monday, cron from Sunday."""
+    if field == "*":
+        return field
+    found: set[int] = set()
+    for part in field.split(","):
+        parts = _PART.fullmatch(part)
+        if parts is None:
+            raise ValueError(part)
+        first, last, step = parts.groups()
+        begin = 0 if first == "*" else _day(first)
+        end = _day(last) if last else 6 if first == "*" or step else begin
+        length = (end - begin) % 7 if end - begin != 7 else 6
+        if step == "0" or (first == "*" and last):
+            raise ValueError(part)
+        found |= {(begin + n) % 7 for n in range(0, length + 1, int(step or 1))}
+    return ",".join(_DAYS[day] for day in sorted(found))
+
+
+def _day(text: str) -> int:
+    """0 to 7, where 7 is a Sunday too."""
+    if text in _DAYS:
+        return _DAYS.index(text)
+    number = int(text)
+    if number > 7:
+        raise ValueError(text)
+    return number

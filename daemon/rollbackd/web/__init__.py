@@ -1,6 +1,0 @@
-"""The way in over HTTP and the Unix socket. It understands, admits and answers; what is done is the desk's."""
-
-from rollbackd.web.app import build_app
-from rollbackd.web.server import CannotListenError, Server
-
-__all__ = ["CannotListenError", "Server", "build_app"]

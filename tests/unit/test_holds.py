@@ -1,0 +1,110 @@
+"""What holds a service: files, orders, silences; and which of them a command can lift."""
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from rollbackd import facts
+from rollbackd.decision.holds import ActiveHolds
+from rollbackd.journal import Entry
+from rollbackd.model import FLEET, service_stream
+from rollbackd.rules.matchers import parse_matchers
+from rollbackd.signals.alertmanager import Silence
+from rollbackd.signals.signal_files import SignalFiles
+from tests.fakes.clock import START
+from tests.unit.house import House
+
+HOUR = timedelta(hours=1)
+
+
+class Stops(House):
+    """The house with all that can hold it."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        self.signals = directory / "signals"
+        self.signals.mkdir(mode=0o770)
+        self.silences: tuple[Silence, ...] = ()
+        files = SignalFiles(self.signals, self.clock)
+        self.holds = ActiveHolds(self.config, self.read_model, files, self.clock, lambda: self.silences)
+
+    async def by_command(self, scope: str = "shop", **more: object) -> None:
+        stream = FLEET if scope == "*" else service_stream(scope)
+        await self.read_model.append(Entry(stream, facts.Held("it moves", **more), "unix:ann"))  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def stops(tmp_path: Path) -> Stops:
+    return Stops(tmp_path)
+
+
+def silence(matchers: str) -> Silence:
+    return Silence("s1", parse_matchers(matchers), START + HOUR, "ann", "calm down")
+
+
+async def test_nothing_holds_it(stops: Stops) -> None:
+    assert stops.holds("shop", {}) == ()
+    assert stops.holds.listed() == []
+    assert stops.holds.how_to_lift("shop") == "nothing holds shop"
+    assert stops.holds.how_to_lift("*") == "nothing holds all services"
+
+
+async def test_a_hold_by_command_ends_at_its_time(stops: Stops) -> None:
+    await stops.by_command(until=START + HOUR)
+    assert stops.holds("shop", {}) == ("held by unix:ann: it moves",)
+    assert stops.holds("desk", {}) == ()
+    (view,) = stops.holds.listed()
+    assert (view.scope, view.actor, view.source, view.until) == ("shop", "unix:ann", "api", START + HOUR)
+    stops.clock.advance(HOUR)
+    assert stops.holds("shop", {}) == ()
+    assert stops.holds.listed() == []
+
+
+async def test_a_hold_of_all_holds_each(stops: Stops) -> None:
+    await stops.by_command("*")
+    assert stops.holds("shop", {}) == ("all services held by unix:ann: it moves",)
+    assert "`rollbackd resume --all` lifts that" in stops.holds.how_to_lift("shop")
+    await stops.read_model.append(Entry(FLEET, facts.Unheld(), "unix:ann"))
+    assert stops.holds("shop", {}) == ()
+
+
+async def test_a_file_is_read_afresh_each_time(stops: Stops) -> None:
+    (stops.signals / "HOLD.shop").touch()
+    (reason,) = stops.holds("shop", {})
+    assert reason.startswith("held: HOLD.shop by unix:")
+    assert f"rm {stops.signals / 'HOLD.shop'}" in stops.holds.how_to_lift("shop")
+    (stops.signals / "HOLD.shop").unlink()
+    assert stops.holds("shop", {}) == ()
+    (stops.signals / "HOLD").touch()
+    assert stops.holds("shop", {}) != ()
+    assert f"rm {stops.signals / 'HOLD'}`" in stops.holds.how_to_lift("shop")
+
+
+@pytest.mark.parametrize(
+    ("matchers", "held"),
+    [
+        ('service="shop"', True),
+        ('service="desk"', False),
+        ('service="shop", alertname="Sick"', True),
+        ('service="shop", alertname="Other"', False),
+        ('service=~"shop|desk"', True),
+    ],
+)
+async def test_a_silence_holds_what_it_matches_unless_silences_are_left_out(
+    stops: Stops, matchers: str, held: bool
+) -> None:
+    stops.silences = (silence(matchers),)
+    labels = {"alertname": "Sick", "service": "shop"}
+    assert stops.holds("shop", labels) == (("silenced in Alertmanager by ann: calm down",) if held else ())
+    assert stops.holds("shop", labels, silences=False) == ()
+
+
+async def test_all_that_holds_is_listed(stops: Stops) -> None:
+    (stops.signals / "HOLD").write_text("reason: night\n")
+    await stops.by_command()
+    stops.silences = (silence('service="shop"'),)
+    assert [(one.scope, one.source) for one in stops.holds.listed()] == [
+        ("*", "file"), ("shop", "api"), ("shop", "silence"),
+    ]  # fmt: skip
+    assert len(stops.holds("shop", {})) == 3
