@@ -175,8 +175,8 @@ class DaemonProcess:
 
     async def _say_what_cannot_be_rolled_back(self) -> None:
         """Once for each service and reason, after its layers were looked at."""
-        told = {record.fact.service for record in await self._core.read_model.journal.latest(("Notice",), FLEET, 500)
-                if record.fact.kind == "cannot_roll_back"}  # fmt: skip
+        notices = await self._core.read_model.journal.latest(facts.kinds(facts.Notice), FLEET, 500)
+        told = {record.fact.service for record in notices if record.fact.kind == "cannot_roll_back"}
         few = asyncio.Semaphore(_AT_ONCE)
 
         async def look(name: str) -> None:

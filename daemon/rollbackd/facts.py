@@ -578,13 +578,18 @@ ServiceFact = (
     | Announced | Confirmed | Proposed | Drilled | SnapshotBegun | Snapshotted | SnapshotVerified | SnapshotCopied
     | SnapshotRestored | SnapshotEnded | Subsided
 )  # fmt: skip
-FleetFact = Opening | Rising | Ended | BreakerReset | Paged | Notice | Held | Unheld
+FleetFact = Opening | Rising | Ended | BreakerReset | Paged | Notice | NoticeAcknowledged | Held | Unheld
 Fact = IncidentFact | ServiceFact | FleetFact
 
 _KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in get_args(Fact)}
 
 KINDS = frozenset(_KINDS)
 """Every kind that this version can read."""
+
+
+def kinds(*classes: type[Fact]) -> tuple[str, ...]:
+    """The names that classes of facts have in the journal."""
+    return tuple(one.__name__ for one in classes)
 
 
 @cache

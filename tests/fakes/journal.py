@@ -1,11 +1,12 @@
 """A journal in memory, for what must be seen without a disk, or with one that is broken on command."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from typing import Any
 
-from rollbackd.facts import Record
+from rollbackd.facts import FleetFact, IncidentFact, Record, ServiceFact
 from rollbackd.journal import (
     Arrived,
     AuditReport,
@@ -17,6 +18,8 @@ from rollbackd.journal import (
     Received,
 )
 from rollbackd.system.clock import Clock
+
+_OF_STREAM: Mapping[str, Any] = {"fleet": FleetFact, "service": ServiceFact, "incident": IncidentFact}
 
 
 @dataclass
@@ -47,6 +50,7 @@ class MemoryJournal:
     def _append(self, entries: Sequence[Entry], handled: Sequence[int] = ()) -> tuple[Record, ...]:
         made: list[Record] = []
         for entry in entries:
+            assert isinstance(entry.fact, _OF_STREAM.get(entry.stream.partition(":")[0], object)), entry
             n = sum(1 for one in (*self.records, *made) if one.stream == entry.stream)
             if entry.follows is not None and entry.follows != n:
                 raise Conflict(entry.stream)

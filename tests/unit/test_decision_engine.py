@@ -99,6 +99,14 @@ async def test_a_race_that_is_lost_for_ever_starts_nothing(shop: Shop) -> None:
     assert "rolls back" not in shop.words
 
 
+@pytest.mark.parametrize("last", [facts.Paged("pager", "page/1", ("shop-1",)), facts.NoticeAcknowledged()])
+async def test_whatever_was_written_of_the_fleet_last_a_rollback_opens_after_it(shop: Shop, last: object) -> None:
+    """A page about several troubles once kept every rollback from opening, until something else was written."""
+    await MemoryJournal.append(shop.journal, Entry(FLEET, last))
+    decision = await shop.daemon.decision_engine.consider(shop.trigger())
+    assert (decision.action, decision.joins) == (Action.ROLL_BACK, "shop-1")
+
+
 async def test_two_triggers_at_once_are_one_incident(shop: Shop) -> None:
     decision_engine = shop.daemon.decision_engine
     for rule in ("page", "other"):

@@ -123,7 +123,7 @@ class DrillRunner:
     async def listed(self, service: str, limit: int) -> list[DrillView]:
         """Drills, newest first; one that is under way before them. Of all services when none is named."""
         stream = service_stream(service) if service else ""
-        records = await self._read_model.journal.latest(("Drilled",), stream, limit)
+        records = await self._read_model.journal.latest(facts.kinds(facts.Drilled), stream, limit)
         ended = [drill_view(name_in(one.stream), one.fact, one.at, one.actor) for one in records]
         running = []
         for name, incident in self._read_model.drills():

@@ -7,6 +7,7 @@ cost nothing until one is due.
 import asyncio
 from collections import Counter
 from datetime import datetime, timedelta
+from typing import get_args
 
 from rollbackd import facts
 from rollbackd.config.models import Config
@@ -28,12 +29,9 @@ _GLANCE = timedelta(seconds=30)
 _DISK = timedelta(seconds=5)
 _AT_ONCE = 200
 """Incidents whose facts are written together: they share a commit."""
-_KINDS = (
-    "Opened", "Joined", "Examined", "Approved", "Denied", "AskedAgain", "Risen", "ClockPassed", "Escalated", "Planned",
-    "Entering", "Entered", "EnterFailed", "ApplyStarted", "Applied", "ApplyFailed", "StepSuperseded", "Gated",
-    "Leaving", "Left", "LeaveFailed", "Round", "PlanEnded", "Paused", "Unpaused", "AbortRequested", "Acknowledged",
-    "Parked", "Closed", "Relapsed", "MarkedGood",
-)  # fmt: skip
+_UNTIMED = (facts.Adopted, facts.Told)
+"""Facts of an incident that nothing comes due by."""
+_KINDS = facts.kinds(*(one for one in get_args(facts.IncidentFact) if one not in _UNTIMED), facts.MarkedGood)
 
 
 class IncidentClocks:
@@ -74,7 +72,7 @@ class IncidentClocks:
         self._seq = await journal.changed(0, timedelta())
         self._known, self._next = {}, {}
         self.passed, self.escalations = Counter(), Counter()
-        for record in await journal.since(0, ("ClockPassed", "Escalated")):
+        for record in await journal.since(0, facts.kinds(facts.ClockPassed, facts.Escalated)):
             self._count(record.fact)
         await self._read_model.refresh()
         for service in self._services:

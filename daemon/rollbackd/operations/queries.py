@@ -2,6 +2,7 @@
 
 from datetime import timedelta
 
+from rollbackd import facts
 from rollbackd.config.models import Service
 from rollbackd.execution.check_runner import asked_by
 from rollbackd.incident.fold import fold
@@ -111,7 +112,8 @@ class StateQueries(OperationsBase):
         """Newest first. :raises NotFound: for a service that there is not."""
         if service:
             self._service(service)
-        openings = await self._read_model.journal.latest(("Opening",), limit=_MANY if service or open_only else limit)
+        most = _MANY if service or open_only else limit
+        openings = await self._read_model.journal.latest(facts.kinds(facts.Opening), limit=most)
         still_open = set(self._read_model.open_incidents())
         names = [
             record.fact.incident
@@ -148,7 +150,7 @@ class StateQueries(OperationsBase):
         if service:
             self._service(service)
         stream = service_stream(service) if service else ""
-        records = await self._read_model.journal.latest(("Decided",), stream, limit)
+        records = await self._read_model.journal.latest(facts.kinds(facts.Decided), stream, limit)
         return [decision_view(record.fact.decision, record.at) for record in records]
 
     async def readiness(self) -> Readiness:

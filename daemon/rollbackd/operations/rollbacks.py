@@ -91,7 +91,7 @@ class RollbackOperations(DrillOperations):
         return proposed
 
     async def _find(self, service: str, plan_id: str) -> facts.Proposed | None:
-        records = await self._read_model.journal.latest(("Proposed",), service_stream(service), _PRINTED)
+        records = await self._read_model.journal.latest(facts.kinds(facts.Proposed), service_stream(service), _PRINTED)
         return next((record.fact for record in records if record.fact.id == plan_id), None)
 
     async def _as_shown(self, request: Request) -> tuple[Request, facts.Proposed]:

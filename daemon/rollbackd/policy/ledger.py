@@ -6,7 +6,7 @@ Folding a stream from its start, with `fold_service` and `fold_fleet`, gives wha
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import TypeVar
+from typing import TypeVar, get_args
 
 from rollbackd import facts
 from rollbackd.facts import Record
@@ -24,9 +24,9 @@ KEPT_ANNOUNCEMENTS = 50
 """Announced changes that are remembered of a service."""
 KEPT_OF_FLEET = 1000
 """Openings and ends that are remembered of all services together."""
-LEDGER_KINDS = (
-    "Changed", "MarkedGood", "MarkTaken", "Quarantined", "QuarantineLifted", "Held", "Unheld", "Decided",
-    "NoticeAcknowledged", "Announced", "Confirmed", "Drilled", "Opening", "Rising", "Ended", "BreakerReset", "Notice",
+LEDGER_KINDS = facts.kinds(
+    facts.Changed, facts.MarkedGood, facts.MarkTaken, facts.Quarantined, facts.QuarantineLifted, facts.Decided,
+    facts.Announced, facts.Confirmed, facts.Drilled, *get_args(facts.FleetFact),
 )  # fmt: skip
 """The kinds of facts that make the ledger; all kinds of the fleet's stream, since an opening names its last place."""
 

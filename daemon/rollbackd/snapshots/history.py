@@ -7,8 +7,8 @@ from datetime import datetime
 from rollbackd import facts
 from rollbackd.facts import Record
 
-RUN_KINDS = ("SnapshotBegun", "Snapshotted", "SnapshotEnded")
-FINDING_KINDS = ("SnapshotVerified",)
+RUN_KINDS = facts.kinds(facts.SnapshotBegun, facts.Snapshotted, facts.SnapshotEnded)
+FINDING_KINDS = facts.kinds(facts.SnapshotVerified)
 RUNS_READ = 2000
 """Facts of runs of a service that a start reads: what is on the calendar once a month is among them."""
 FINDINGS_READ = 500

@@ -7,7 +7,7 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
-from rollbackd.facts import Ended, Notice, Opening, Record, Risen, Rising
+from rollbackd.facts import Decided, Ended, Notice, Opening, Record, Risen, Rising, kinds
 from rollbackd.incident.approval import rising
 from rollbackd.incident.fold import fold
 from rollbackd.incident.life import Incident
@@ -51,9 +51,10 @@ class ReadModel:
     async def open(self) -> None:
         """Fold what is there. Decisions only as far back as an episode can go on."""
         newest = await self.journal.changed(0, timedelta())
-        kinds = tuple(kind for kind in LEDGER_KINDS if kind != "Decided")
+        decided = kinds(Decided)
+        others = tuple(kind for kind in LEDGER_KINDS if kind not in decided)
         records, decisions = await asyncio.gather(
-            self.journal.since(0, kinds), self.journal.latest(("Decided",), limit=_DECISIONS)
+            self.journal.since(0, others), self.journal.latest(decided, limit=_DECISIONS)
         )
         self._fold(sorted([*records, *decisions], key=lambda record: record.seq))
         self._seq = max([newest, *(record.seq for record in records)])

@@ -18,7 +18,7 @@ async def of_steps(journal: Journal, service: str) -> dict[str, timedelta]:
     """How long each layer's step of a service took in the past, from its first attempt on: the median of the newest."""
     began: dict[tuple[str, str], datetime] = {}
     took: defaultdict[str, list[timedelta]] = defaultdict(list)
-    records = await journal.latest(("ApplyStarted", "Applied"), limit=_STEPS)
+    records = await journal.latest(facts.kinds(facts.ApplyStarted, facts.Applied), limit=_STEPS)
     for record in reversed(records):
         if incident_service(record.stream) != service:
             continue
