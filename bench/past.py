@@ -28,7 +28,7 @@ from rollbackd.model import (
     incident_stream,
     service_stream,
 )
-from rollbackd.policy.decide import GUARDS
+from rollbackd.policy.guards import GUARDS
 from rollbackd.system.clock import SystemClock
 
 _UNIT = 2000
@@ -112,7 +112,7 @@ def _decision(
     )
     against = Action.REFUSE if action is Action.REFUSE else None
     findings = tuple(
-        Finding(guard.__name__, against if guard.__name__ == "hold" else None, "0 of 2 rollbacks of this service in 1h")
+        Finding(guard.name, against if guard.name == "hold" else None, "0 of 2 rollbacks of this service in 1h")
         for guard in GUARDS
     )
     return Decision(trigger, action, findings, present, target, ("default",), joins)

@@ -9,8 +9,8 @@ import pytest
 from rollbackd import facts
 from rollbackd.facts import Announced, Ended, MarkedGood, MarkTaken, Opening, Quarantined, Rising
 from rollbackd.model import Action, Decision, Outcome, Priority, Request, Trigger
-from rollbackd.policy.decide import BINDING, GUARDS, asks_again, decide
-from rollbackd.policy.guards import Situation
+from rollbackd.policy.decide import asks_again, decide
+from rollbackd.policy.guards import GUARDS, Situation, When, names
 from rollbackd.policy.ledger import Rollback, ServiceLedger
 from rollbackd.policy.spec import Asking, Budget, Limits, PolicyRow
 from tests.fakes.clock import START
@@ -131,7 +131,7 @@ def test_some_findings_bind_a_person_too(guard: str) -> None:
 
 
 def test_these_bind_a_person() -> None:
-    assert set(AGAINST_A_PERSON) == BINDING
+    assert set(AGAINST_A_PERSON) == names(lambda guard: guard.binds_people is When.ALWAYS)
 
 
 def test_all_other_findings_are_shown_to_a_person_and_do_not_bind() -> None:

@@ -11,13 +11,12 @@ from rollbackd.incident.life import Incident
 from rollbackd.model import Action, Decision, Outcome, Question, Trigger
 from rollbackd.policy.changes import UNCONFIRMED, unconfirmed
 from rollbackd.policy.decide import decide, question_of
-from rollbackd.policy.guards import Situation
+from rollbackd.policy.guards import IRREVERSIBLE, Situation, names
 from rollbackd.rules.tracks import Standing
 from rollbackd.signals.rule_state import RuleStates
 from rollbackd.state.read_model import ReadModel
 
-_AGES = frozenset({"stale"})
-"""Guards that waiting itself turns against going back."""
+_AGING = names(lambda guard: guard.ages)
 _AT_ONCE = 32
 """Questions whose world is looked at again at the same time."""
 
@@ -85,7 +84,7 @@ class Approvals:
             return Objection(Outcome.EXPIRED, why)
         if now.present is None or before.present is None or now.present.key != before.present.key:
             return Objection(Outcome.SUPERSEDED, f"{why}, and somebody else changed the layers meanwhile")
-        asked = {one.guard for one in before.against if one.against is Action.ASK} | _AGES
+        asked = {one.guard for one in before.against if one.against is Action.ASK} | _AGING
         stands = [one for one in now.against if one.against is not Action.ASK or one.guard not in asked]
         if stands or now.target is None:
             return Objection(Outcome.EXPIRED, f"{why}, and {'; '.join(one.reason for one in stands)}")
@@ -138,7 +137,7 @@ def _moved(before: Decision, now: Decision, given: Situation) -> list[str]:
 
 def _irreversible(decision: Decision) -> list[str]:
     """What cannot be taken back: a yes is one to these steps only when it was asked about them."""
-    return [one.reason for one in decision.against if one.guard == "irreversible"]
+    return [one.reason for one in decision.against if one.guard == IRREVERSIBLE.name]
 
 
 def _acts(decision: Decision) -> Decision:

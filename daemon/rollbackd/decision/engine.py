@@ -27,7 +27,7 @@ from rollbackd.model import (
     service_stream,
 )
 from rollbackd.policy.decide import asks_again, decide
-from rollbackd.policy.guards import Situation
+from rollbackd.policy.guards import INEFFECTIVE, SAME_STATE, Situation, When, names
 from rollbackd.policy.ledger import LastDecision, ServiceLedger
 from rollbackd.signals.rule_state import RuleStates
 from rollbackd.state.read_model import ReadModel
@@ -159,10 +159,8 @@ class DecisionEngine:
         """
         enough = {Action.REFUSE, Action.OBSERVE, *([Action.ASK] if first.joins else [])}
         firm = {one.guard for one in first.against if one.against in enough}
-        looked_at = {"same_state", "target", "reach", "change", "ineffective"}
-        if any(row.when.needs_a_look for row in self._config.policy):
-            looked_at.add("policy")
-        return firm <= looked_at
+        by_row = When.BY_ROW if any(row.when.needs_a_look for row in self._config.policy) else When.ALWAYS
+        return firm <= names(lambda guard: guard.needs_a_look in {When.ALWAYS, by_row})
 
     def _plan(self, service: str) -> tuple[str, ...]:
         found = self._config.service(service)
@@ -343,11 +341,11 @@ def _blamed(decision: Decision, ledger: ServiceLedger) -> State | None:
 
     It is the one that the trouble began in, also when another, perhaps a fix, runs by now.
     """
-    innocent = {"change", "common_cause", "clock", "stale", "switched_off"}
+    innocent = names(lambda guard: guard.innocent)
     stands = {finding.guard for finding in decision.against}
     onset = decision.trigger.onset
     began = next((spell.state for spell in reversed(ledger.spells) if spell.by <= onset), None)
-    blamed = began if "same_state" in stands else decision.present
+    blamed = began if SAME_STATE.name in stands else decision.present
     if blamed is None or blamed.key not in ledger.good or decision.trigger.request is not None:
         return None
     return None if innocent & stands else blamed
@@ -379,6 +377,6 @@ def _relapsed(decision: Decision, ledger: ServiceLedger) -> str:
     if last is None or last.outcome is not Outcome.RECOVERED or last.watch_until is None:
         return ""
     guards = {finding.guard for finding in decision.against}
-    ineffective = "ineffective" in guards and "same_state" not in guards
+    ineffective = INEFFECTIVE.name in guards and SAME_STATE.name not in guards
     same = bool(ledger.spells) and ledger.spells[-1].incident == last.incident
     return last.incident if ineffective and same and decision.trigger.reached <= last.watch_until else ""

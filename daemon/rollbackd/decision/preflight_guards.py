@@ -12,6 +12,7 @@ from rollbackd.incident.life import Incident
 from rollbackd.model import CheckResult, Outcome, Trigger, Verdict
 from rollbackd.policy.changes import UNCONFIRMED, unconfirmed
 from rollbackd.policy.decide import decide
+from rollbackd.policy.guards import HOLD, When, names
 from rollbackd.rules.conditions import threshold, together
 from rollbackd.rules.reach import reach
 from rollbackd.rules.samples import inconclusive
@@ -24,12 +25,9 @@ from rollbackd.state.read_model import ReadModel
 from rollbackd.syntax.units import format_duration
 from rollbackd.system.clock import Clock
 
-_ASKED_AGAIN = frozenset(
-    {"shadow", "clock", "stale", "same_state", "breaker", "common_cause", "window", "irreversible", "policy", "reach"}
-)
-"""The guards whose answer can have changed since the decision; budgets and cooldown would count the incident itself."""
-_OF_ITS_OWN = frozenset({"change", "switched_off"})
-"""What is asked, besides, of trouble that only joined: nothing was decided by it yet."""
+_ASKED_AGAIN = names(lambda guard: guard.asked_again is When.ALWAYS)
+_ASKED_OF_JOINED = names(lambda guard: guard.asked_again is When.JOINED)
+_AGING = names(lambda guard: guard.ages)
 
 
 class PreflightGuards:
@@ -68,7 +66,7 @@ class PreflightGuards:
         silences = not incident.acted
         found = self._holds(incident.service, trigger.labels, silences=silences)
         if trigger.request is not None and trigger.request.over_hold:
-            known = next((one.reason for one in incident.decision.findings if one.guard == "hold"), "")
+            known = next((one.reason for one in incident.decision.findings if one.guard == HOLD.name), "")
             found = tuple(text for text in found if text not in known)
         return "; ".join(found)
 
@@ -85,7 +83,7 @@ class PreflightGuards:
             return Objection(Outcome.DECLINED, "the service is no longer in the configuration")
         gone, guards = self._gone(trigger), _ASKED_AGAIN
         if gone is not None:
-            guards |= _OF_ITS_OWN
+            guards |= _ASKED_OF_JOINED
             trigger = next((one for one in incident.joined if self._gone(one) is None), trigger)
             if trigger is incident.decision.trigger:
                 return gone
@@ -94,7 +92,7 @@ class PreflightGuards:
             return Objection(Outcome.DECLINED, f"{', '.join(blocked)} of the target was quarantined meanwhile")
         given = self._situations.quick(trigger, incident.present).without(incident.id)
         decision = decide(trigger, given, service.plan)
-        asked = {finding.guard for finding in incident.decision.against} | ({"stale"} if incident.risen else set())
+        asked = {finding.guard for finding in incident.decision.against} | (_AGING if incident.risen else set())
         stands = [one for one in decision.against if one.guard in guards and one.guard not in asked]
         if gone is not None and (stands or decision.plans != incident.plans):
             return gone

@@ -7,6 +7,7 @@ from rollbackd import facts
 from rollbackd.execution.layers import Layers, LookFailed, PlanRequest
 from rollbackd.incident.life import Incident
 from rollbackd.model import Change, Outcome, Plan, State
+from rollbackd.policy.guards import IRREVERSIBLE
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,7 @@ class Preflight:
     def _irreversible(self, incident: Incident, changes: tuple[Change, ...]) -> str:
         """Layers whose step cannot be taken back, and which nobody allowed."""
         request, plan = incident.decision.trigger.request, self._layers.service.plans[incident.running]
-        if incident.by_people and any(one.guard == "irreversible" for one in incident.decision.against):
+        if incident.by_people and any(one.guard == IRREVERSIBLE.name for one in incident.decision.against):
             return ""  # it was asked by name, and people said yes
         allowed = {*plan.irreversible, *(request.irreversible if request else ())}
         return ", ".join(change.layer for change in changes if not change.reversible and change.layer not in allowed)

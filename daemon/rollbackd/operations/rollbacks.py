@@ -24,7 +24,7 @@ from rollbackd.model import (
 from rollbackd.operations.base import Invalid, NotFound, Parts, Refused
 from rollbackd.operations.drills import DrillOperations
 from rollbackd.policy.decide import decide
-from rollbackd.policy.guards import Situation
+from rollbackd.policy.guards import GUARDS, Situation
 from rollbackd.state import step_durations
 from rollbackd.views.presenters import finding_view, state_view
 from rollbackd.views.shapes import PlanView, StepView
@@ -222,9 +222,6 @@ def _moved(shown: facts.Proposed, now: facts.Proposed | None) -> str:
 
 def _against(decision: Decision) -> str:
     name = decision.trigger.service
-    ways = {
-        "hold": f" (`rollbackd rollback {name} --over-hold` goes over that)",
-        "open_incident": f" (`rollbackd rollback {name}` alone goes on with it, `rollbackd abort {name}` stops it)",
-    }
+    ways = {guard.name: f" ({guard.hint.format(service=name)})" for guard in GUARDS if guard.hint}
     texts = (finding.reason + ways.get(finding.guard, "") for finding in decision.against)
     return "; ".join(dict.fromkeys(texts))  # two guards may stand against it for one reason

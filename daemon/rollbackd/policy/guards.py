@@ -1,9 +1,10 @@
-"""The guards of a decision, one function each, one reason each. No I/O; `now` is in the situation."""
+"""The guards of a decision, one function each, one reason each, and a table of what follows from each. No I/O."""
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from enum import Enum, auto
 from typing import Self
 from zoneinfo import ZoneInfo
 
@@ -69,7 +70,41 @@ class Situation:
 CLOSE_LOOK = timedelta(minutes=5)
 """Two looks farther apart, over a restart of ours, cannot tell whether a change came before the onset or after it."""
 
-Guard = Callable[[Trigger, Situation], Finding]
+
+class When(Enum):
+    """When something holds of a guard."""
+
+    NEVER = auto()
+    ALWAYS = auto()
+    UNSEEN = auto()
+    """While nobody can say what runs."""
+    JOINED = auto()
+    """Of trouble that only joined an incident: nothing was decided by it yet."""
+    BY_ROW = auto()
+    """Where a row of the policy rests on it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """A guard, and all that follows from its finding anywhere. No defaults: whoever adds one decides everything."""
+
+    name: str
+    """Its name in findings."""
+    ask: Callable[[Trigger, Situation], Finding]
+    binds_people: When
+    """Its finding counts against a person's own rollback, too; else it is only shown and recorded."""
+    asked_again: When
+    """Its answer can have changed since the decision, so it is asked again right before the first step."""
+    needs_a_look: When
+    """Only a fresh look at the layers, or a query, tells; so its finding from memory ends nothing."""
+    innocent: bool
+    """When it stands against going back, the state that runs is not to blame, and stays good."""
+    ages: bool
+    """Waiting for people turns it against going back, so after that wait it does not count."""
+    counts_when_off: bool
+    """It counts for trouble that only asks a feature which a rollback switched off."""
+    hint: str
+    """The way past it, for a person whose own rollback it stops; `{service}` in it is the service's name."""
 
 
 def passed(guard: str, reason: str = "") -> Finding:
@@ -364,3 +399,45 @@ def policy(trigger: Trigger, given: Situation) -> Finding:
     if row.action is Action.ROLL_BACK:
         return passed("policy", f"row {place} of the policy says roll_back")
     return against("policy", row.action, f"row {place} of the policy says {row.action}")
+
+
+_OVER_HOLD = "`rollbackd rollback {service} --over-hold` goes over that"
+_GO_ON = "`rollbackd rollback {service}` alone goes on with it, `rollbackd abort {service}` stops it"
+_NEVER, _ALWAYS = When.NEVER, When.ALWAYS
+_UNSEEN, _JOINED, _BY_ROW = When.UNSEEN, When.JOINED, When.BY_ROW
+# fmt: off
+#                                                        binds    asked    needs                  counts
+#                                                        people   again    a look   innocent ages when off hint
+HOLD           = Guard("hold",           hold,           _ALWAYS, _NEVER,  _NEVER,  False, False, False, _OVER_HOLD)
+OPEN_INCIDENT  = Guard("open_incident",  open_incident,  _ALWAYS, _NEVER,  _NEVER,  False, False, True,  _GO_ON)
+SHADOW         = Guard("shadow",         shadow,         _NEVER,  _ALWAYS, _NEVER,  False, False, False, "")
+CLOCK          = Guard("clock",          clock,          _NEVER,  _ALWAYS, _NEVER,  True,  False, False, "")
+STALE          = Guard("stale",          stale,          _NEVER,  _ALWAYS, _NEVER,  True,  True,  False, "")
+CHANGE         = Guard("change",         change,         _NEVER,  _JOINED, _ALWAYS, True,  False, False, "")
+SAME_STATE     = Guard("same_state",     same_state,     _UNSEEN, _ALWAYS, _ALWAYS, False, False, False, "")
+TARGET         = Guard("target",         target,         _ALWAYS, _NEVER,  _ALWAYS, False, False, False, "")
+REACH          = Guard("reach",          within_reach,   _NEVER,  _ALWAYS, _ALWAYS, False, False, False, "")
+INEFFECTIVE    = Guard("ineffective",    not_a_rollback, _NEVER,  _NEVER,  _ALWAYS, False, False, False, "")
+SWITCHED_OFF   = Guard("switched_off",   switched_off,   _NEVER,  _JOINED, _NEVER,  True,  False, True,  "")
+COOLDOWN       = Guard("cooldown",       cooldown,       _NEVER,  _NEVER,  _NEVER,  False, False, False, "")
+SERVICE_BUDGET = Guard("service_budget", service_budget, _NEVER,  _NEVER,  _NEVER,  False, False, False, "")
+FLEET_BUDGET   = Guard("fleet_budget",   fleet_budget,   _NEVER,  _NEVER,  _NEVER,  False, False, False, "")
+BREAKER        = Guard("breaker",        breaker,        _NEVER,  _ALWAYS, _NEVER,  False, False, False, "")
+COMMON_CAUSE   = Guard("common_cause",   common_cause,   _NEVER,  _ALWAYS, _NEVER,  True,  False, False, "")
+WINDOW         = Guard("window",         window,         _NEVER,  _ALWAYS, _NEVER,  False, False, False, "")
+IRREVERSIBLE   = Guard("irreversible",   irreversible,   _ALWAYS, _ALWAYS, _NEVER,  False, False, False, "")
+READY          = Guard("ready",          ready,          _ALWAYS, _NEVER,  _NEVER,  False, False, False, "")
+POLICY         = Guard("policy",         policy,         _NEVER,  _ALWAYS, _BY_ROW, False, False, False, "")
+# fmt: on
+# Budgets and cooldown are not asked again: they would count the incident itself.
+
+GUARDS = (
+    HOLD, OPEN_INCIDENT, SHADOW, CLOCK, STALE, CHANGE, SAME_STATE, TARGET, REACH, INEFFECTIVE, SWITCHED_OFF, COOLDOWN,
+    SERVICE_BUDGET, FLEET_BUDGET, BREAKER, COMMON_CAUSE, WINDOW, IRREVERSIBLE, READY, POLICY,
+)  # fmt: skip
+"""All guards, in the order of design section 7."""
+
+
+def names(chosen: Callable[[Guard], bool]) -> frozenset[str]:
+    """The names of the guards that are chosen."""
+    return frozenset(guard.name for guard in GUARDS if chosen(guard))

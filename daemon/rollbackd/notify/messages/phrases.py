@@ -8,6 +8,7 @@ from rollbackd.incident.approval import missing
 from rollbackd.incident.life import Incident
 from rollbackd.model import NO_RELEASE, Change, CheckResult, Decision, Evidence, Finding, Question, State, Verdict
 from rollbackd.notify.messages import plain_text
+from rollbackd.policy.guards import CHANGE
 from rollbackd.syntax.units import roughly
 
 Lines = tuple[tuple[str, str], ...]
@@ -62,7 +63,7 @@ def change(decision: Decision) -> Lines:
     """What the trouble is put down to; a change that is not to blame is shown as what it is, the last one."""
     if decision.change is None:
         return ()
-    blamed = not any(finding.guard == "change" and finding.against is not None for finding in decision.findings)
+    blamed = not any(finding.guard == CHANGE.name and finding.against is not None for finding in decision.findings)
     text = f"{plain_text.line(decision.change.name, 500)}, at {moment(decision.change.end)}"
     return (("Change" if blamed else "Last change", text),)
 

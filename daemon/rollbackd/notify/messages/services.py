@@ -11,6 +11,7 @@ from rollbackd.notify.messages.context import MessageContext, Severity, message_
 from rollbackd.notify.messages.envelope import Envelope
 from rollbackd.notify.messages.self_notices import OWN_KINDS, UNDELIVERABLE, UNREACHABLE
 from rollbackd.notify.messages.troubles import Trouble, fold, guards, needs_person, notice_thread, refusal_thread
+from rollbackd.policy.guards import SHADOW, SWITCHED_OFF
 
 _TITLES: Mapping[str, str] = {
     "audit": "the journal does not fit together",
@@ -31,7 +32,7 @@ def decided(told: MessageContext, fact: facts.Decided) -> Sequence[Envelope]:
     decision = fact.decision
     if decision.joins:
         return []
-    if "switched_off" in guards(decision):  # people heard of it when it was switched off
+    if SWITCHED_OFF.name in guards(decision):  # people heard of it when it was switched off
         return []
     if decision.action == "observe":
         return [_observed(told, decision)]
@@ -66,7 +67,7 @@ def refused(record: Record, decision: Decision, event: str, since: str) -> Envel
 
 def _observed(told: MessageContext, decision: Decision) -> Envelope:
     trigger, service = decision.trigger, decision.trigger.service
-    others = [finding for finding in decision.against if finding.guard != "shadow"]
+    others = [finding for finding in decision.against if finding.guard != SHADOW.name]
     shadow = len(others) < len(decision.against)
     said = "would have been rolled back" if shadow and not others else "was only observed"
     lines = phrases.filled(
