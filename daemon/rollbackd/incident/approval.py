@@ -17,9 +17,9 @@ def may_answer(question: Question, actor: str) -> str:
 
 
 def missing(question: Question, actors: Iterable[str]) -> str:
-    """What is still missing, in words; empty when the question is answered.
+    """The approvals that are still missing, in words; empty when there are enough.
 
-    Each group gives one person of its own: who is in two groups speaks for one of them.
+    Each group gives one person of its own: somebody in two groups speaks for one of them.
     """
     people = tuple(dict.fromkeys(actor for actor in actors if not may_answer(question, actor)))
     groups = _unspoken(question, people)
@@ -30,7 +30,7 @@ def missing(question: Question, actors: Iterable[str]) -> str:
 
 
 def _unspoken(question: Question, people: Sequence[str]) -> list[str]:
-    """The groups that no person is left for, when as many groups as possible have one."""
+    """The groups without a person of their own, when as many groups as possible have one."""
     spokesman: dict[str, str] = {}
 
     def find(group: str, asked: set[str]) -> bool:
@@ -47,7 +47,7 @@ def _unspoken(question: Question, people: Sequence[str]) -> list[str]:
 
 
 def rising(incident: str, decision: Decision, why: str, *, by_people: bool) -> list[Addressed]:
-    """All facts of a question that becomes a rollback, for one unit: it spends its budget now, the state is blamed."""
+    """The facts, for one unit, of a question that becomes a rollback: its budget is spent, the state is blamed."""
     trigger = decision.trigger
     found: list[Addressed] = [
         (FLEET, facts.Rising(trigger.service, incident, by_people)),

@@ -1,4 +1,7 @@
-"""What an incident's clocks, targets and people are due, and when next. No I/O; each is due once, as the facts say."""
+"""The clocks, targets and escalations of an incident that have come due, and the next time. No I/O.
+
+Each comes due once: those in the incident's facts are past.
+"""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,18 +17,18 @@ from rollbackd.syntax.units import format_duration, whole_seconds
 START = "start_within"
 RECOVER = "recover_within"
 STEP_TARGET = "target:"
-"""Before the layer's name in the clock of a step's target."""
+"""The name of the clock of a step's target begins with this; the layer's name follows."""
 HOTFIX_TARGET = "hotfix_target"
 RECOVERY_TARGET = "recovery_target"
 STEP_SLACK = 1.5
-"""A step so many times as long as its target is told."""
+"""A step that takes so many times its target is told."""
 RECOVERY_SLACK = 2
 AGAIN = timedelta(hours=1)
-"""A second rollback of a service within this escalates."""
+"""A second rollback of a service within this time escalates."""
 HOTFIX = "hotfix"
-"""The kind of an announced change that has a target of its own."""
+"""The kind of announced change whose rollback has a target of its own."""
 AT_ONCE = "it was opened"
-"""Why the first tier is told when it need not wait."""
+"""The reason of an escalation to a first tier that does not wait."""
 _BAD = {
     Outcome.FAILED: "it failed",
     Outcome.INEFFECTIVE: "it did not help",
@@ -33,7 +36,7 @@ _BAD = {
     Outcome.EXPIRED: "nobody answered in time",
 }
 BAD_ENDS = frozenset(_BAD)
-"""Ends that people must look at."""
+"""Outcomes that people must look at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +45,11 @@ class Terms:
 
     clocks: Mapping[Priority, Clocks]
     steps: Mapping[str, timedelta]
-    """Of a step, by its layer's adapter; an adapter that is not named has no target."""
+    """The target of a step, by its layer's adapter; an adapter that is not named has none."""
     hotfix: timedelta
-    """All steps together of a rollback that takes back a hotfix."""
+    """The target of all steps together of a rollback that takes back a hotfix."""
     recovery: timedelta
-    """From the first step to the end."""
+    """The target from the first step to the end."""
     tiers: tuple[timedelta, ...] = ()
     """How long after the opening each tier of people is told, ascending."""
 
@@ -54,7 +57,7 @@ class Terms:
 def due(
     incident: Incident, terms: Terms, earlier: Rollback | None, now: datetime
 ) -> tuple[ClockPassed | Escalated, ...]:
-    """What has come due and is not in the incident's facts yet, for one unit.
+    """The facts, for one unit, of what has come due and is not in the incident's facts yet.
 
     `earlier` is the service's last rollback before this one that touched anything.
     """
@@ -63,7 +66,7 @@ def due(
 
 
 def next_due(incident: Incident, terms: Terms, now: datetime) -> datetime | None:
-    """When something comes due next if nothing happens before; None: never."""
+    """The time when something comes due next if nothing happens before; None: never."""
     times = [at for at, _ in _clocks(incident, terms)]
     if _escalates(incident):
         times += [incident.opened + after for after in terms.tiers[incident.tier + 1 :]]
@@ -72,7 +75,7 @@ def next_due(incident: Incident, terms: Terms, now: datetime) -> datetime | None
 
 # -- clocks and targets ---------------------------------------------------------------------------
 def _clocks(incident: Incident, terms: Terms) -> Iterator[tuple[datetime, ClockPassed]]:
-    """Each that was not passed before and can still be, or was without anybody looking; with when."""
+    """The clocks that were not told yet and can still pass, or have passed unseen; each with its time."""
     found = (
         *_limits(incident, terms),
         *_steps(incident, terms),
@@ -83,7 +86,7 @@ def _clocks(incident: Incident, terms: Terms) -> Iterator[tuple[datetime, ClockP
 
 
 def _limits(incident: Incident, terms: Terms) -> Iterator[tuple[datetime, ClockPassed]]:
-    """From the opening on, at the priority of now; waiting for people counts. Nobody waits for a drill."""
+    """The clocks of the present priority, from the opening on. Waiting for people counts; drills have none."""
     if incident.drill:
         return
     name = incident.service
@@ -101,7 +104,7 @@ def _limits(incident: Incident, terms: Terms) -> Iterator[tuple[datetime, ClockP
 
 
 def _to_start(incident: Incident) -> Priority:
-    """How urgent it was to start: what made it worse after the first step could not make that one earlier."""
+    """The priority by which the start is late: trouble that came after the first step does not count."""
     if incident.begun is None:
         return incident.priority
     first, begun = incident.decision.trigger, incident.begun
@@ -148,12 +151,12 @@ def _recovery(incident: Incident, terms: Terms) -> Iterator[tuple[datetime, Cloc
 
 
 def _late(ended: datetime | None, limit: datetime, *, going_on: bool) -> bool:
-    """Whether something ended too late, or has not ended and may yet."""
+    """Whether something ended too late, or has not ended and still goes on."""
     return going_on if ended is None else ended > limit
 
 
 def _works(incident: Incident) -> bool:
-    """Whether time that passes now is its own: not that of a hold, or of a person who must look."""
+    """Whether the time that passes now is the incident's own, and not that of a hold or of a person who must look."""
     return incident.outcome is None and not incident.paused and not incident.parked
 
 
@@ -169,9 +172,9 @@ def _shown(length: timedelta) -> str:
 
 # -- people ---------------------------------------------------------------------------------------
 def _escalates(incident: Incident) -> bool:
-    """Whether more people are to hear of it: it is open, or ended badly, and nobody has seen it.
+    """Whether more people are to hear of the incident: it is open or ended badly, and nobody has acknowledged it.
 
-    Of a drill only that it could not come back.
+    A drill escalates only when it could not come back.
     """
     if incident.drill:
         return incident.drill == "back" and incident.outcome in _BAD and not incident.acknowledged
@@ -181,7 +184,7 @@ def _escalates(incident: Incident) -> bool:
 def _escalations(
     incident: Incident, terms: Terms, earlier: Rollback | None, passed: tuple[ClockPassed, ...], now: datetime
 ) -> Iterator[Escalated]:
-    """The tiers whose time has come, then one more for each thing that makes it worse."""
+    """Escalations to the tiers whose time has come, then to one more for each thing that makes it worse."""
     tier = incident.tier
     if not _escalates(incident):
         return
@@ -196,7 +199,7 @@ def _escalations(
 
 
 def _worse(incident: Incident, earlier: Rollback | None, passed: tuple[ClockPassed, ...]) -> Iterator[str]:
-    """Why the next people are told without waiting; the same thing always in the same words."""
+    """Reasons to tell the next people without waiting; the same thing is always in the same words."""
     for clock in passed:
         if clock.clock in {START, RECOVER}:
             yield clock.text

@@ -1,6 +1,6 @@
-"""What comes next in an executed drill: the way there, the return, what it showed. No I/O.
+"""The next step of an executed drill: the way there, the return, the result. No I/O.
 
-Each way is an incident of its own; what somebody else changed meanwhile is never taken back.
+Each way is an incident of its own. A change that somebody else made meanwhile is never taken back.
 """
 
 from dataclasses import dataclass
@@ -13,9 +13,9 @@ from rollbackd.model import DAEMON, Outcome, State, Trigger, incident_stream
 from rollbackd.policy.ledger import Rollback
 
 READY, NOT_READY, INTERRUPTED = "ready", "not_ready", "interrupted"
-"""What a drill shows; one that was interrupted says nothing of a rollback."""
+"""The results of a drill; one that was interrupted says nothing about a rollback."""
 _TELLING = frozenset({Outcome.FAILED, Outcome.INEFFECTIVE, Outcome.UNVERIFIED})
-"""Ends of the way there that say a real rollback would have ended so."""
+"""Ends of the way there that a real rollback would have had, too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,22 +25,22 @@ class DrillWait:
 
 @dataclass(frozen=True, slots=True)
 class Return:
-    """The layers go back to where they were."""
+    """The layers go back to the state before the drill."""
 
 
 @dataclass(frozen=True, slots=True)
 class Leave:
-    """The way there left brackets entered, and the service is back."""
+    """The service is back, and brackets that the way there entered are left now."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """The service is back, in real trouble, and its rollback need not wait until the return is verified."""
+    """The service is back and in real trouble, so its rollback does not wait until the return is verified."""
 
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """It is over."""
+    """The drill is over."""
 
     result: str
     problems: tuple[str, ...] = ()
@@ -50,7 +50,7 @@ Step = DrillWait | Return | Leave | Cut | End
 
 
 def next_of_drill(there: Incident, back: Incident | None, present: State | None, *, trouble: bool = False) -> Step:
-    """What an executed drill does next.
+    """The next step of an executed drill.
 
     :param back: the return, once it was opened.
     :param trouble: a rule is bad for the service right now.
@@ -75,7 +75,7 @@ def next_of_drill(there: Incident, back: Incident | None, present: State | None,
 
 
 def broken_off(running: Rollback | None, trigger: Trigger) -> list[Addressed]:
-    """Real trouble ends a drill's way there; it is decided on as soon as the drill has returned."""
+    """The facts by which real trouble ends a drill's way there; it is decided on when the drill has returned."""
     if running is None or running.drill != "there":
         return []
     return [(incident_stream(running.incident), AbortRequested(f"{trigger.rule} came during the drill"))]
@@ -96,7 +96,7 @@ def _stepped(back: Incident) -> bool:
 
 
 def _leave(there: Incident) -> Step | None:
-    """What it left entered is left; None when there is nothing, or it cannot be."""
+    """The step that leaves what is still entered; None when nothing is, or leaving was given up."""
     if not there.entered:
         return None
     if not there.leave_all:
@@ -107,13 +107,13 @@ def _leave(there: Incident) -> Step | None:
 
 
 def _left(there: Incident, why: str) -> End:
-    """What is somebody else's now is not touched, and what the drill moved stays with it."""
+    """The end of a drill that touches nothing more, since somebody else changed the layers meanwhile."""
     moved = f"; the drill had moved {', '.join(there.moved)}, and that stays" if there.moved else ""
     return End(INTERRUPTED, (f"{why}{moved}",))
 
 
 def _end(there: Incident) -> End:
-    """The service is where it was."""
+    """The end of a drill whose service is where it was."""
     entered = f"{', '.join(there.entered)} could not be left; `rollbackd ack {there.id} --leave` tries again"
     problems = (*_shown(there), *((entered,) if there.entered else ()))
     if there.outcome is Outcome.RECOVERED or there.outcome in _TELLING:
@@ -122,16 +122,16 @@ def _end(there: Incident) -> End:
 
 
 def _shown(there: Incident) -> tuple[str, ...]:
-    """What a real rollback would have run into."""
+    """The problems that a real rollback would have met, too."""
     if there.outcome not in _TELLING:
         return ()
     return (f"{there.id} ended {there.outcome}: {there.reason}",)
 
 
 def _foreign(there: Incident, present: State) -> tuple[str, ...]:
-    """Layers that run neither what they ran before nor what the drill took them to.
+    """Layers that run neither their release from before nor the one that the drill took them to.
 
-    What a step that failed left behind is the drill's, whatever it is.
+    Whatever a failed step left behind is the drill's own.
     """
     before = there.decision.present
     failed = there.failure.layer if there.failure is not None else ""

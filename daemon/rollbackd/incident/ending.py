@@ -13,9 +13,9 @@ Addressed = tuple[str, object]
 
 
 def ending(incident: Incident, outcome: Outcome, reason: str, verify: VerifySpec, now: datetime) -> list[Addressed]:
-    """All facts of the end, for one unit: the close, the budget's end, the state reached, its mark, the quarantine.
+    """The facts of an end, for one unit: the close, the budget's end, the state reached, its mark, the quarantine.
 
-    A drill leaves no trace beside its own end: what it moved it takes back.
+    A drill leaves no trace beside its own end, since it takes back what it moved.
     """
     stream = service_stream(incident.service)
     recovered = outcome is Outcome.RECOVERED
@@ -45,7 +45,7 @@ def ending(incident: Incident, outcome: Outcome, reason: str, verify: VerifySpec
 
 
 def _unfinished(incident: Incident, outcome: Outcome) -> tuple[str, ...]:
-    """The layers whose steps it did not come to the end of. A drill that breaks off on its way there returns."""
+    """Layers whose steps were not finished. A drill that breaks off on its way there leaves none, since it returns."""
     begun = incident.done or incident.stepping
     broke_off = outcome in {Outcome.FAILED, Outcome.ABORTED} and incident.drill != "there"
     if not begun or not broke_off or incident.plan is None:
@@ -54,7 +54,7 @@ def _unfinished(incident: Incident, outcome: Outcome) -> tuple[str, ...]:
 
 
 def _left_behind(incident: Incident, layer: str, target: State) -> list[str]:
-    """The releases that it is taken away from, if it is at the target's; a plan's own preset blames nobody."""
+    """Releases that a layer left for the target's; a release that the plan fixes itself blames none of them."""
     now, before = incident.present.releases[layer], incident.moved[layer]
     if now != target.releases.get(layer):
         return []
@@ -62,7 +62,7 @@ def _left_behind(incident: Incident, layer: str, target: State) -> list[str]:
 
 
 def relapse(incident: Incident, trigger: Trigger, now: datetime) -> list[Addressed]:
-    """Trouble of the same state in the watch time: ineffective after all."""
+    """The facts of trouble with the same state in the watch time: the rollback was ineffective after all."""
     manual = incident.decision.trigger.request is not None or incident.by_people
     return [
         (incident_stream(incident.id), facts.Relapsed(trigger)),

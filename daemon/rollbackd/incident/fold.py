@@ -33,7 +33,7 @@ def opened(record: Record) -> Incident:
 
 
 def fold(records: Iterable[Record]) -> Incident | None:
-    """All of a stream; None when there is nothing."""
+    """The incident of a whole stream; None when the stream is empty."""
     incident: Incident | None = None
     for record in records:
         incident = opened(record) if incident is None else evolve(incident, record)
@@ -80,7 +80,7 @@ def _noting(incident: Incident, layer: str, note: str) -> tuple[str, ...]:
 def _answered(
     incident: Incident, record: Record, fact: facts.Approved | facts.Denied | facts.AskedAgain | facts.Risen
 ) -> Incident:
-    """What people, time or a worse trigger made of a question."""
+    """The incident after an answer to its question, by people, time or a worse trigger."""
     match fact:
         case facts.Approved(reason):
             given = Yes(record.actor, record.at, reason)
@@ -96,10 +96,10 @@ def _answered(
 
 
 def _decided(incident: Incident, decision: Decision) -> Incident:
-    """Another decision holds from now on; nothing was touched yet.
+    """The incident with another decision; nothing was touched yet.
 
-    The trouble of the one before stays evidence. A plan that the incident's own configuration does not have, since the
-    file was edited meanwhile, cannot be run by it.
+    The trigger of the decision before stays evidence. A plan that is not in the incident's own configuration, since the
+    file was edited meanwhile, is dropped.
     """
     before = incident.decision.trigger
     joined = incident.joined if before.episode == decision.trigger.episode else (*incident.joined, before)[-20:]
@@ -130,13 +130,13 @@ def _started(incident: Incident, flight: Flight) -> Incident:
 
 
 def _switched(plan: Plan, target: State | None) -> dict[str, Release]:
-    """The releases that a plan goes to though the target has others: those that its configuration fixes."""
+    """The releases of a plan that its configuration fixes: those that differ from the target's."""
     found = {step.layer: step.after for step in plan.steps if step.after != NO_RELEASE}
     return {layer: to for layer, to in found.items() if target is None or target.releases.get(layer) != to}
 
 
 def _unpaused(incident: Incident, at: datetime) -> Incident:
-    """What waited for the hold did not take that long."""
+    """The incident after a hold; the time of the hold is taken out of its clocks."""
     held = max(at - incident.held_since, timedelta()) if incident.held_since is not None else timedelta()
     return replace(
         incident,
@@ -212,7 +212,7 @@ def _other(incident: Incident, record: Record) -> Incident:
 
 
 def _noted(incident: Incident, fact: object) -> Incident:
-    """What came beside its own course."""
+    """The incident after a fact beside its own course."""
     match fact:
         case facts.Joined(trigger):
             return replace(incident, joined=(*incident.joined, trigger)[-20:])
@@ -227,7 +227,7 @@ def _noted(incident: Incident, fact: object) -> Incident:
 
 
 def _acknowledged(incident: Incident, actor: str, *, leave: bool) -> Incident:
-    """After the end a person's word is also worth new attempts to leave what could not be left."""
+    """The acknowledged incident; after the end it also tries again to leave what could not be left."""
     failure = incident.failure
     if incident.outcome is not None and failure is not None and failure.what == "leave":
         failure = None
@@ -235,7 +235,7 @@ def _acknowledged(incident: Incident, actor: str, *, leave: bool) -> Incident:
 
 
 def _parked(incident: Incident, reason: str, at: datetime) -> Incident:
-    """What was in flight is not tried again by itself, neither by an abort nor after the end."""
+    """The parked incident; what was in flight is not tried again by itself, not even by an abort or after the end."""
     flight, failure = incident.flight, incident.failure
     if flight is not None:
         failure = Failure(flight.what, flight.layer, flight.attempt, reason, permanent=True, at=at)

@@ -14,9 +14,9 @@ from rollbackd.model import Outcome, Plan, Verdict
 from rollbackd.syntax.units import format_duration, whole_seconds
 
 ATTEMPTS = 5
-"""How often a step that may be tried again is tried."""
+"""How many attempts a step has when trying again may help."""
 ADOPTIONS = 3
-"""So many processes took it over in the middle of the same effect: the effect kills them; park it."""
+"""An incident is parked after so many processes took it over in the middle of one effect: the effect kills them."""
 FIRST_PAUSE = timedelta(seconds=5)
 LONGEST_PAUSE = timedelta(seconds=60)
 
@@ -28,7 +28,7 @@ class Prepare:
 
 @dataclass(frozen=True, slots=True)
 class Rise:
-    """The question is answered, or its time is over: see what the world says of it now."""
+    """The question is answered or its time is over; the layers, the trouble and the guards are looked at again."""
 
     why: str
     by_people: bool
@@ -36,7 +36,7 @@ class Rise:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Journal the intent of an effect; it is performed next."""
+    """Write the intent of an effect into the journal; the effect is performed next."""
 
     what: str
     layer: str
@@ -45,7 +45,7 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Perform:
-    """Ask the world how far the effect in flight is, and do what is left of it."""
+    """Ask the layer how far the effect in flight is, and do the rest of it."""
 
     flight: Flight
 
@@ -78,21 +78,21 @@ class Close:
 
 @dataclass(frozen=True, slots=True)
 class Park:
-    """It is handed to a person."""
+    """The incident is handed to a person."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """A hold stops it here."""
+    """A hold stops the incident here."""
 
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Unpause:
-    """The hold is gone."""
+    """The hold is lifted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +137,7 @@ def next_step(incident: Incident, verify: VerifySpec, held: str, now: datetime) 
 
 
 def _ask(incident: Incident, held: str, now: datetime) -> Step:
-    """It waits for people; a hold lets no answer through, and no answer is lost by it."""
+    """The next step of an incident that waits for people; under a hold every answer waits, and none is lost."""
     if incident.aborted:
         return _abort(incident, now)
     if incident.parked:
@@ -165,7 +165,7 @@ def _resume(flight: Flight) -> Step:
 
 
 def _after_the_end(incident: Incident, held: str, now: datetime) -> Step:
-    """Brackets that a person's word leaves after the end; a hold stops these too."""
+    """The next step after the end: brackets are left that a person's word leaves. A hold stops that, too."""
     if incident.flight is not None:
         return Wait(None) if held else _resume(incident.flight)
     leaves = leaving(incident)
@@ -217,7 +217,7 @@ def _carry_out(incident: Incident, plan: Plan, verify: VerifySpec, now: datetime
 
 
 def _well(incident: Incident, verify: VerifySpec) -> str:
-    """What recovered says; with a feature switched off it is not all well, and people must know."""
+    """The reason of a recovery; people must know where a feature was switched off for it."""
     said = f"{verify.passes} good rounds in a row"
     if not incident.unasked:
         return said
@@ -230,7 +230,7 @@ def _start(incident: Incident, what: str, layer: str) -> Start:
 
 
 def _effect(incident: Incident, what: str, layer: str, now: datetime) -> Step:
-    """Begin it, or begin it again when that may help, or give up."""
+    """The step that begins an effect, begins it again when that may help, or gives up."""
     failure = incident.failure
     if failure is None or (failure.what, failure.layer) != (what, layer):
         return _start(incident, what, layer)
@@ -269,7 +269,7 @@ def _verify(incident: Incident, verify: VerifySpec, begun: datetime, now: dateti
 
 
 def _over(since: datetime, pause: timedelta, now: datetime) -> bool:
-    """Whether a pause is over; also when the clock was set back to before it: else it would last that much longer."""
+    """Whether a pause is over; also when the clock was set back, for the pause would last that much longer."""
     return now >= since + pause or now < since
 
 

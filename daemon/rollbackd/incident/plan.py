@@ -9,14 +9,14 @@ from rollbackd.model import NO_RELEASE, Release, State, Traits
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """A layer and the release it shall have."""
+    """A layer and the release that it is to have."""
 
     layer: str
     to: Release
 
 
 def default_plan(traits: Mapping[str, Traits]) -> PlanSpec:
-    """All layers that can be a step, in order; one that holds data goes back only by name."""
+    """The layers that can be a step, in order; a layer that holds data goes back only where a plan names it."""
     return PlanSpec(steps=tuple(layer for layer, trait in traits.items() if trait.step and not trait.data))
 
 

@@ -9,16 +9,16 @@ from rollbackd.policy.ledger import Announcement, ServiceLedger, Spell
 ONE_CHANGE = timedelta(minutes=5)
 """Layers that change within this are one change; an announcement this near to a change is of it."""
 COMING = timedelta(hours=1)
-"""A change may follow its announcement by so much: what is announced first and built then."""
+"""The longest time from an announcement to its change: some changes are announced first, then built."""
 _PREFIX = 7
-"""A release may be announced by so many first characters of its id."""
+"""The fewest first characters of an id that name a release in an announcement."""
 
 UNCONFIRMED = "unconfirmed"
-"""Stands for a rule in the trigger of a change that nobody confirmed; no rule of the configuration may have it."""
+"""The name of the rule in the trigger of a change that nobody confirmed; no configured rule may have it."""
 
 
 def newest(ledger: ServiceLedger) -> Replaced | None:
-    """The newest change that was somebody's own; those that follow each other within `ONE_CHANGE` are one."""
+    """The newest change that no rollback made; changes that follow each other within `ONE_CHANGE` are one."""
     spells = ledger.spells
     first = len(spells)
     while first > 1 and not spells[first - 1].incident:

@@ -11,7 +11,7 @@ _STRENGTH = (Action.ROLL_BACK, Action.ASK, Action.OBSERVE, Action.REFUSE)
 
 
 def decide(trigger: Trigger, given: Situation, default_plans: tuple[str, ...] = ("default",)) -> Decision:
-    """What is made of a trigger. `refuse` beats `observe` beats `ask` beats `roll_back`."""
+    """The decision on a trigger. `refuse` beats `observe` beats `ask` beats `roll_back`."""
     found = [(guard, guard.ask(trigger, given)) for guard in GUARDS]
     off = any(guard is SWITCHED_OFF and finding.against is not None for guard, finding in found)
     findings = tuple(_counted(guard, finding, trigger, given, off=off) for guard, finding in found)
@@ -58,7 +58,7 @@ def _counted(guard: Guard, finding: Finding, trigger: Trigger, given: Situation,
 
 
 def question_of(trigger: Trigger, given: Situation, counted: Sequence[Finding], change: Replaced | None) -> Question:
-    """What the policy's row says of asking, and the configuration's own words where it says nothing."""
+    """The question to people, as the policy's row says; what it leaves open, the configuration's `asking` says."""
     row, asking = row_for(trigger, given), given.asking
     by = row.by if row is not None and row.by else asking.by
     approvals = row.approvals if row is not None and row.approvals is not None else asking.approvals
@@ -76,7 +76,7 @@ def question_of(trigger: Trigger, given: Situation, counted: Sequence[Finding], 
 
 
 def plans_for(trigger: Trigger, given: Situation, default: tuple[str, ...]) -> tuple[str, ...]:
-    """The plans to try, least impact first: a person's, the policy row's, the rule's, the service's."""
+    """The plans to try, least impact first: of the person's order, else the policy's row, the rule, the service."""
     if trigger.request is not None and trigger.request.plan:
         return (trigger.request.plan,)
     row = row_for(trigger, given)
@@ -86,9 +86,9 @@ def plans_for(trigger: Trigger, given: Situation, default: tuple[str, ...]) -> t
 
 
 def asks_again(old: frozenset[str], decision: Decision) -> bool:
-    """Whether an episode that was refused is worth a new record: something of what stood against it does no longer.
+    """Whether an episode that was refused is worth a new record: a guard that stood against it does so no longer.
 
-    What comes on top, such as that it has meanwhile become stale, frees nothing and is no reason to page again.
+    A guard that stands against it in addition, such as `stale`, frees nothing and is no reason to page again.
     """
     now = frozenset(finding.guard for finding in decision.against)
     return bool(old - now) if old else bool(now)

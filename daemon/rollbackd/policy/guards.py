@@ -25,50 +25,50 @@ class Situation:
     limits: Limits
     now: datetime
     present: State | None
-    """None: in transition, or the look failed."""
+    """The state that runs; None while the layers are being changed, or when the look failed."""
     target: Candidate | None = None
     no_target: str = ""
-    """Why there is none."""
+    """Why there is no target."""
     mode: str = "act"
     holds: tuple[str, ...] = ()
-    """A sentence for each signal file, API hold and silence that holds the service."""
+    """A sentence for each signal file, hold by API and silence that holds the service."""
     jumped: datetime | None = None
     """When our clock jumped last."""
     troubled: tuple[datetime, ...] = ()
-    """Since when each service in trouble is, this one among them; bad or pending; sorted."""
+    """When the trouble of each service began whose rules are bad or pending, this one among them; sorted."""
     services: int = 1
     """How many services there are."""
     windows: tuple[Window, ...] = ()
     policy: tuple[PolicyRow, ...] = ()
     changes: tuple[Change, ...] = ()
-    """The steps as their adapters plan them; empty before they were asked."""
+    """The steps as the adapters plan them; empty before the adapters were asked."""
     irreversible: Collection[str] = ()
-    """Layers whose step may be irreversible, by name."""
+    """Names of the layers whose step may be irreversible."""
     over_hold: bool = False
     problems: tuple[str, ...] = field(default=())
     """What the layers say would stop a rollback."""
     earlier: tuple[Verdict, str] | None = None
-    """What the trigger's own condition said right before the change, in words too; None: nobody asked."""
+    """The verdict of the trigger's own condition right before the change, and its words; None: nobody asked."""
     users: float | None = None
-    """The share of users that is affected, as a query says it; None when none was asked or it did not answer."""
+    """The share of users that is affected, as a query says; None when no query was asked, or it did not answer."""
     asking: Asking = field(default_factory=Asking)
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Who may say yes, by group."""
+    """The people who may approve, by group."""
 
     def renewed(self, quick: Self) -> Self:
-        """It after a look that took a while: what needs no look, from one that was made of memory just now."""
+        """The situation after a long look; all that needs no look is from `quick`, which was made just now."""
         return replace(
             self, now=quick.now, ledger=quick.ledger, fleet=quick.fleet, holds=quick.holds, troubled=quick.troubled
         )
 
     def without(self, incident: str) -> Self:
-        """It as if that incident were not there, which is not to count against itself."""
+        """The situation without this incident's own rollback, which must not count against itself."""
         others = tuple(one for one in self.ledger.rollbacks if one.incident != incident)
         return replace(self, ledger=replace(self.ledger, rollbacks=others))
 
 
 CLOSE_LOOK = timedelta(minutes=5)
-"""Two looks farther apart, over a restart of ours, cannot tell whether a change came before the onset or after it."""
+"""The longest time between two looks that can still tell whether a change came before the onset or after it."""
 
 
 class When(Enum):
@@ -131,7 +131,7 @@ def ago(length: timedelta) -> str:
 
 
 def hold(_trigger: Trigger, given: Situation) -> Finding:
-    """A person wins."""
+    """A hold of a person stops every rollback that was not ordered over it."""
     if not given.holds:
         return passed("hold", "nothing holds it")
     if given.over_hold:
@@ -140,7 +140,7 @@ def hold(_trigger: Trigger, given: Situation) -> Finding:
 
 
 def open_incident(trigger: Trigger, given: Situation) -> Finding:
-    """Never two rollbacks of one service at once."""
+    """One service never has two rollbacks at once."""
     running = given.ledger.open
     if running is None and given.ledger.drill and trigger.drill != "back":
         text = f"{given.ledger.drill}, a drill, has not returned yet; decided again when it has"
@@ -159,7 +159,7 @@ def shadow(_trigger: Trigger, given: Situation) -> Finding:
 
 
 def clock(trigger: Trigger, given: Situation) -> Finding:
-    """Right after a jump no age, window or cooldown can be trusted."""
+    """Right after a jump of our clock no age, window or cooldown can be trusted."""
     if given.jumped is not None and abs(given.now - given.jumped) < given.limits.stale_after:
         return against("clock", Action.ASK, f"our clock jumped {ago(abs(given.now - given.jumped))} ago")
     if trigger.onset - given.now > timedelta(minutes=1):
@@ -180,7 +180,7 @@ def stale(trigger: Trigger, given: Situation) -> Finding:
 
 
 def change(trigger: Trigger, given: Situation) -> Finding:
-    """Without a change shortly before the trouble, going back is not likely to help."""
+    """Going back is not likely to help when nothing changed shortly before the trouble."""
     found = newest(given.ledger)
     if found is None:
         return _without_change(trigger, "no change is known")
@@ -209,7 +209,7 @@ def _when(window: tuple[datetime, datetime], onset: datetime) -> str:
 
 
 def same_state(trigger: Trigger, given: Situation) -> Finding:
-    """The state that runs now is the one the trouble began in; else somebody may be mending it."""
+    """The trouble must have begun in the state that runs now; otherwise somebody may be mending it."""
     if given.present is None:
         return against("same_state", Action.ASK, "the layers are in transition: two looks differ, or a look failed")
     if mixed := given.present.mixed:
@@ -249,7 +249,7 @@ def within_reach(_trigger: Trigger, given: Situation) -> Finding:
 
 
 def not_a_rollback(_trigger: Trigger, given: Situation) -> Finding:
-    """Never a rollback of a rollback."""
+    """A state that a rollback led to is never rolled back."""
     spells = given.ledger.spells
     here = spells[-1] if spells else None
     if here is None or not here.incident or given.present is None or here.state.key != given.present.key:
@@ -258,7 +258,7 @@ def not_a_rollback(_trigger: Trigger, given: Situation) -> Finding:
 
 
 def switched_off(trigger: Trigger, given: Situation) -> Finding:
-    """A rule that asks what a rollback switched off says nothing that people were not told when that recovered."""
+    """A rule about a feature that a rollback switched off tells people nothing new."""
     spells = given.ledger.spells
     here = spells[-1] if spells else None
     other = here is None or (given.present is not None and here.state.key != given.present.key)
@@ -296,7 +296,7 @@ def _budget(guard: str, whose: str, times: list[datetime], limit: Budget, now: d
 
 
 def breaker(_trigger: Trigger, given: Situation) -> Finding:
-    """When rollbacks fail one after the other, something else is wrong."""
+    """Rollbacks that fail one after the other mean that something else is wrong."""
     row = 0
     for _, _, outcome in reversed(given.fleet.ends):
         if outcome not in {Outcome.FAILED, Outcome.INEFFECTIVE, Outcome.UNVERIFIED}:
@@ -308,7 +308,7 @@ def breaker(_trigger: Trigger, given: Situation) -> Finding:
 
 
 def common_cause(trigger: Trigger, given: Situation) -> Finding:
-    """When many services are in trouble at once, no release of one of them is to blame."""
+    """Trouble of many services at once is not the fault of a release of one of them."""
     limits = given.limits.common_cause
     if limits is False:
         return passed("common_cause", "switched off")
@@ -348,14 +348,14 @@ def irreversible(_trigger: Trigger, given: Situation) -> Finding:
 
 
 def ready(_trigger: Trigger, given: Situation) -> Finding:
-    """What the layers themselves say; nothing is touched when one could not finish."""
+    """The layers must be ready; nothing is touched when one of them could not finish its step."""
     if given.problems:
         return escalate("ready", "; ".join(given.problems))
     return passed("ready", "the layers are ready")
 
 
 def row_for(trigger: Trigger, given: Situation) -> PolicyRow | None:
-    """The first row that matches."""
+    """The first row of the policy that matches; None when none does."""
     return next((row for row in given.policy if _matches(row.when, trigger, given)), None)
 
 

@@ -1,6 +1,6 @@
-"""What was: states, marks, quarantine, holds, rollbacks, decisions, folded from facts. No I/O.
+"""The past, folded from facts: states, marks, quarantine, holds, rollbacks, decisions. No I/O.
 
-Folding a stream from its start, with `fold_service` and `fold_fleet`, gives what was folded live, one by one.
+Folding a stream from its start, with `fold_service` and `fold_fleet`, gives the same as folding it fact by fact.
 """
 
 from collections.abc import Iterable, Mapping
@@ -49,7 +49,7 @@ class Spell:
     """Rules that ask what the rollback switched off."""
 
     def until(self, ended: datetime) -> "Spell":
-        """It, ended. Spelled out, for `replace` takes ten times as long, and a start does this for years of spells."""
+        """The spell with its end. `replace` would take ten times as long, and a start ends years of spells."""
         return Spell(self.state, self.after, self.by, self.incident, self.ended or ended, self.fixed, self.unasked)
 
 
@@ -65,23 +65,23 @@ class Rollback:
     acted: bool = False
     watch_until: datetime | None = None
     waits: bool = False
-    """It asks people: nothing was begun, and nothing is spent."""
+    """The incident asks people: nothing was begun, and no budget is spent."""
     denied: bool = False
-    """A person said no."""
+    """A person denied it."""
     drill: str = ""
-    """`there` or `back`, of an executed drill; empty: it is none."""
+    """`there` or `back` for an incident of an executed drill; else empty."""
     stepped: datetime | None = None
-    """When its last step ended; None: it did not recover."""
+    """When the last step of a rollback that recovered ended; else None."""
 
 
 @dataclass(frozen=True, slots=True)
 class Unfinished:
-    """What a rollback that broke off in the middle left to be done, until somebody changes something."""
+    """The work that a rollback left when it broke off; it stands until somebody changes something."""
 
     layers: tuple[str, ...]
-    """Their steps are still to be done, whatever release they show."""
+    """Layers whose steps are still to be done, whatever release they show."""
     target: str
-    """The key of the state that it was to reach."""
+    """The key of the state that the rollback was to reach."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ class Announcement:
     id: str
     at: datetime
     by: str
-    """Who makes it, as the announcer says."""
+    """Who makes the change, as the announcer says."""
     releases: Mapping[str, str]
     """Layer to release as it was named: an id, a prefix of it or a label; empty: whatever changes next."""
     kind: str = ""
@@ -99,9 +99,9 @@ class Announcement:
     confirm_by: datetime | None = None
     text: str = ""
     confirmed: str = ""
-    """By whom; empty: nobody yet."""
+    """Who confirmed it; empty: nobody yet."""
     told_by: str = ""
-    """Who announced it, when that is somebody else."""
+    """Who announced it, when somebody else makes the change."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,30 +129,32 @@ class Hold:
 
 @dataclass(frozen=True, slots=True)
 class ServiceLedger:
-    """What was of one service."""
+    """The past of one service."""
 
     spells: tuple[Spell, ...] = ()
-    """Oldest first; the last one runs now, unless an incident is open."""
+    """States and how long they ran, oldest first; the last one runs now, unless an incident is open."""
     good: Mapping[str, str] = field(default_factory=dict)
-    """State key to why."""
+    """Keys of good states, each with the reason."""
     marked: tuple[State, ...] = ()
-    """States marked good that need not have run here, oldest mark first."""
+    """States that were marked good, oldest mark first; they need not have run here."""
     taken: frozenset[str] = frozenset()
-    """Keys of states that a trigger blamed: no ref marks them good again, only a person or time."""
+    """Keys of states that a trigger blamed: only a person or time marks them good again, no ref does."""
     quarantined: Mapping[tuple[str, str], str] = field(default_factory=dict)
-    """Layer and release id, to why."""
+    """Quarantined releases, each a layer and a release id, with the reason."""
     hold: Hold | None = None
     rollbacks: tuple[Rollback, ...] = ()
     episodes: Mapping[str, LastDecision] = field(default_factory=dict)
     announced: tuple[Announcement, ...] = ()
     """Oldest first."""
     drill: str = ""
-    """The incident that an executed drill under way began with; empty: there is none. What the layers run then is the
-    drill's doing, and no state of the service."""
+    """The incident that the executed drill under way began with; empty: there is none.
+
+    What the layers run then is the drill's doing, and no state of the service.
+    """
     ready: bool | None = None
-    """What the last drill that said anything said; None: there was none."""
+    """Whether the last drill that told anything found the service ready; None: no drill told anything yet."""
     drilled: Mapping[tuple[tuple[str, ...], bool], datetime] = field(default_factory=dict)
-    """When the last drill of these plans ended, and of those that were to be executed."""
+    """When the last drill ended, by its plans and whether it was to be executed."""
     unfinished: Unfinished | None = None
 
     @property
@@ -167,21 +169,21 @@ class ServiceLedger:
 
     @property
     def acting(self) -> Rollback | None:
-        """The open incident, unless it only asks: while it acts, what the layers run is its own doing.
+        """The open incident, unless it only asks. While an incident acts, what the layers run is its own doing.
 
-        Of an executed drill the last one, also between the way there and the return.
+        During an executed drill the last incident, also between the way there and the return.
         """
         running = self.rollbacks[-1] if self.drill and self.rollbacks else self.open
         return None if running is None or running.waits else running
 
     @property
     def undone(self) -> Rollback | None:
-        """The newest rollback that has ended; one that touched nothing, or was a drill, is none."""
+        """The newest rollback that has ended, without drills and without incidents that touched nothing."""
         real = (one for one in reversed(self.rollbacks) if one.acted and not one.drill and one.ended is not None)
         return next(real, None)
 
     def switched(self, state: State) -> bool:
-        """Whether it runs, with a release that a plan fixed in it: then only a person calls it good."""
+        """Whether the state runs now and has a release that a plan fixed; only a person calls such a state good."""
         return bool(self.spells and self.spells[-1].fixed and self.spells[-1].state.key == state.key)
 
     def blocked(self, state: State) -> tuple[str, ...]:
@@ -191,21 +193,21 @@ class ServiceLedger:
 
 @dataclass(frozen=True, slots=True)
 class FleetLedger:
-    """What was of all services together."""
+    """The past of all services together."""
 
     openings: tuple[tuple[datetime, str, bool], ...] = ()
-    """When, which incident, whether a person's own; newest last."""
+    """Openings: when, which incident, and whether a person ordered it; newest last."""
     ends: tuple[tuple[datetime, str, Outcome], ...] = ()
-    """Automatic incidents that acted, by their last outcome, since the breaker was reset last."""
+    """Ends of automatic incidents that acted, with their last outcome, since the breaker was reset last."""
     hold: Hold | None = None
     n: int = 0
-    """The place of the last fact in the fleet's stream: what an opening follows."""
+    """The place of the last fact in the fleet's stream, which the next opening follows."""
 
 
 def fold_service(ledger: ServiceLedger, records: Iterable[Record]) -> ServiceLedger:
-    """The ledger after more facts of the service's stream, or openings and ends of its incidents.
+    """The service's ledger after more facts of its stream, or openings and ends of its incidents.
 
-    Many at once give the same as one by one, and years of them take a fraction of a second.
+    Many facts at once give the same as one by one, and years of facts take a fraction of a second.
     """
     draft = _ServiceDraft(ledger)
     for record in records:
@@ -214,7 +216,7 @@ def fold_service(ledger: ServiceLedger, records: Iterable[Record]) -> ServiceLed
 
 
 def fold_fleet(ledger: FleetLedger, records: Iterable[Record]) -> FleetLedger:
-    """The ledger after more facts of the fleet's stream."""
+    """The fleet's ledger after more facts of its stream."""
     draft = _FleetDraft(ledger)
     for record in records:
         draft.take(record)
@@ -222,7 +224,7 @@ def fold_fleet(ledger: FleetLedger, records: Iterable[Record]) -> FleetLedger:
 
 
 class _ServiceDraft:
-    """A service's ledger while facts are taken in; what is kept in order is a dictionary."""
+    """A service's ledger while facts are taken in; dictionaries keep the order of what came."""
 
     def __init__(self, ledger: ServiceLedger) -> None:
         self._spells = list(ledger.spells)
@@ -350,7 +352,7 @@ class _ServiceDraft:
 
 
 def announced(fact: facts.Announced, at: datetime, actor: str) -> Announcement:
-    """An announcement, of the fact that says so."""
+    """The announcement that a fact tells of."""
     by = fact.by or actor
     given = (fact.releases, fact.kind, fact.priority, fact.confirm_by, fact.text)
     return Announcement(fact.id, at, by, *given, told_by=actor if by != actor else "")
@@ -389,7 +391,7 @@ class _FleetDraft:
 
 
 def _keep(kept: dict[str, T], name: str, value: T, most: int) -> None:
-    """With the newest at the end; the oldest is forgotten first."""
+    """Keep a value as the newest one, and forget the oldest when there are too many."""
     kept.pop(name, None)
     kept[name] = value
     if len(kept) > most:

@@ -14,16 +14,16 @@ class Candidate:
 
     state: State
     changes: int
-    """Changes of somebody's between it and the present."""
+    """How many changes that no rollback made lie between this state and the present one."""
     left: datetime | None
-    """When it ran last; None when it never did here."""
+    """When the state ran here last; None: it never did."""
 
 
 def candidates(ledger: ServiceLedger, present: State | None, onset: datetime | None = None) -> tuple[Candidate, ...]:
-    """Good states other than the present one, newest first, nothing quarantined in them.
+    """Good states other than the present one, newest first, without any quarantined release.
 
-    The present one too, where a rollback to it broke off in the middle.
-    With the onset of trouble none that still ran then: the trouble was in it already, to go back there mends nothing.
+    The present state is among them where a rollback to it broke off in the middle.
+    With an onset, no state is among them that still ran then: the trouble was in it already.
     """
     unfinished = ledger.unfinished.target if ledger.unfinished is not None else ""
     found: dict[str, Candidate] = {}
