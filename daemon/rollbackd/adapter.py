@@ -4,10 +4,10 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMap
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+from typing import Annotated, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from rollbackd.model import Change, CheckResult, Priority, Problem, Progress, Release, Traits
-from rollbackd.syntax.units import Duration, Secret, Spec, writable
+from rollbackd.syntax.units import Duration, Ref, Secret, Spec, writable
 
 
 class AdapterError(Exception):
@@ -35,7 +35,7 @@ class Settings(Spec):
     adapter: str
     leave: Literal["steps", "gate", "verified", "acknowledged"] = "gate"
     """As a bracket: after what it is left."""
-    done_when: str = ""
+    done_when: Annotated[str, Ref("check")] = ""
     """A check of the service; a step of this layer stays running until it passes."""
 
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel, Tag, ValidationError
 from pydantic_core import ErrorDetails
 
 from rollbackd.config.models import NAME
-from rollbackd.config.positions import Document, Fault, Loc
+from rollbackd.config.positions import ConfigFault, Document, Loc
 from rollbackd.plugins import unknown
 from rollbackd.rules.spec import EVENT
 from rollbackd.rules.spec import NAME as RULE_NAME
@@ -54,7 +54,7 @@ _ELSEWHERE = {
 """Keys that belong to a place like this one, and what to do; by the place's own key."""
 
 
-def faults_of(error: ValidationError, model: Any, document: Document) -> Iterator[Fault]:
+def faults_of(error: ValidationError, model: Any, document: Document) -> Iterator[ConfigFault]:
     """Each error at its key, once for each place."""
     told: set[Loc] = set()
     for each in speaking(error.errors(include_url=False), model, document):

@@ -4,7 +4,7 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from rollbackd.config.positions import Document, Fault
+from rollbackd.config.positions import ConfigFault, Document
 from rollbackd.syntax.units import show
 
 _LONGEST = 32 * 2**20
@@ -30,13 +30,15 @@ def read(path: Path) -> Source:
         except UnicodeDecodeError as error:
             line = body.count(b"\n", 0, error.start) + 1
             column = error.start - body.rfind(b"\n", 0, error.start)
-            return _unread(path, body, Fault(str(path), line, column, "this is not UTF-8; save the file as UTF-8"))
+            return _unread(
+                path, body, ConfigFault(str(path), line, column, "this is not UTF-8; save the file as UTF-8")
+            )
     if problem:
-        return _unread(path, body, Fault(str(path), 1, 1, problem))
+        return _unread(path, body, ConfigFault(str(path), 1, 1, problem))
     return Source(path, body, Document(text, str(path)))
 
 
-def _unread(path: Path, body: bytes, fault: Fault) -> Source:
+def _unread(path: Path, body: bytes, fault: ConfigFault) -> Source:
     return Source(path, body, Document.unread(str(path), fault))
 
 

@@ -3,21 +3,20 @@
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import starmap
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from rollbackd.config import files
-from rollbackd.config.across import faults_across
+from rollbackd.config import access, files, notify, overlaps, references, rules, scheduled, services
 from rollbackd.config.explain import faults_of
-from rollbackd.config.inside import faults_inside
 from rollbackd.config.models import Config, Service
+from rollbackd.config.outline import Outline, ServiceOutline, outline_of
 from rollbackd.config.packs import Rules, read_rules
-from rollbackd.config.positions import Fault
+from rollbackd.config.positions import ConfigFault
 from rollbackd.config.secrets import reveal
 from rollbackd.config.shape import Shape, receiver, shape_of
-from rollbackd.config.sketch import Scene, Sketch, draw
 from rollbackd.incident.plan import default_plan
 from rollbackd.plugins import PluginError, Plugins, installed
 from rollbackd.syntax.units import Secret
@@ -26,7 +25,7 @@ from rollbackd.syntax.units import Secret
 class ConfigErrors(Exception):  # noqa: N818  # it is many
     """All that is wrong, one line each: `FILE:LINE:COLUMN: what is wrong; what to do`, sorted."""
 
-    def __init__(self, faults: list[Fault]) -> None:
+    def __init__(self, faults: list[ConfigFault]) -> None:
         self.faults = tuple(sorted(set(faults)))
         super().__init__("\n".join(map(str, self.faults)))
 
@@ -57,14 +56,15 @@ def load(path: Path, plugins: Plugins | None = None, *, look_for: Callable[[Secr
     try:
         shape = shape_of(installed() if plugins is None else plugins)
     except PluginError as error:
-        raise ConfigErrors([Fault(str(path), 1, 1, str(error)), *source.document.faults]) from error
+        raise ConfigErrors([ConfigFault(str(path), 1, 1, str(error)), *source.document.faults]) from error
     if source.document.root is None:
         raise ConfigErrors(source.document.faults)
-    rules = read_rules(source.document, path.parent)
-    scene = draw(source.document, shape, rules.placed)
-    faults = [*source.document.faults, *rules.faults, *scene.faults, *faults_across(scene)]
-    for service in scene.services:
-        faults += faults_inside(scene, service)
+    taken = read_rules(source.document, path.parent)
+    outline = outline_of(source.document, shape, taken.placed)
+    faults = [*source.document.faults, *taken.faults, *outline.faults]
+    faults += [*references.faults(outline), *rules.faults(outline)]
+    for part in (access, overlaps, services, notify, scheduled):
+        faults += starmap(source.document.fault, part.complaints(outline))
     written = None
     try:
         written = shape.file.model_validate(source.document.data, context={"look_for": look_for})
@@ -72,32 +72,29 @@ def load(path: Path, plugins: Plugins | None = None, *, look_for: Callable[[Secr
         faults += faults_of(error, shape.file, source.document)
     if written is None or faults:
         raise ConfigErrors(faults)
-    config = _config(written, scene, rules)
-    sources = (source, *rules.sources)
+    config = _config(written, outline, taken)
+    sources = (source, *taken.sources)
     return Loaded(config, path, _hash(sources), tuple(each.path for each in sources), tuple(_notes(config)))
 
 
-def _config(written: Config, scene: Scene, rules: Rules) -> Config:
+def _config(written: Config, outline: Outline, taken: Rules) -> Config:
     """The values that the core uses: rules in order, receivers by kind, plans spelled out."""
-    services = tuple(
-        _with_plans(service, sketch, scene.shape)
-        for service, sketch in zip(written.services, scene.services, strict=True)
-    )
+    both = zip(written.services, outline.services, strict=True)
     receivers = tuple(receiver(each) for each in written.notify.receivers)
     changed = {
-        "rules": tuple(placed.rule for placed in rules.placed if placed.rule is not None),
+        "rules": tuple(placed.rule for placed in taken.placed if placed.rule is not None),
         "notify": written.notify.model_copy(update={"receivers": receivers}),
-        "services": services,
+        "services": tuple(_with_plans(service, read, outline.shape) for service, read in both),
     }
     kept = {name: getattr(written, name) for name in Config.model_fields if name not in changed}
     return Config(**kept, **changed)
 
 
-def _with_plans(service: Service, sketch: Sketch, shape: Shape) -> Service:
+def _with_plans(service: Service, read: ServiceOutline, shape: Shape) -> Service:
     """As written; none given: `default`."""
     if service.plans:
         return service
-    traits = {name: adapter.traits for name, adapter in sketch.layers.items() if adapter is not None}
+    traits = {name: adapter.traits for name, adapter in read.layers.items() if adapter is not None}
     return service.model_copy(update={"plans": {"default": shape.plan(steps=default_plan(traits).steps)}})
 
 

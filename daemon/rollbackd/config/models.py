@@ -20,7 +20,7 @@ from rollbackd.policy.spec import PRIORITIES, Asking, Clocks, Limits, PolicyRow,
 from rollbackd.rules.spec import Rule
 from rollbackd.rules.weight import LABEL
 from rollbackd.syntax.addresses import is_url
-from rollbackd.syntax.units import Duration, OneOrMany, Secret, Size, Spec, show
+from rollbackd.syntax.units import Duration, OneOrMany, Ref, Secret, Size, Spec, show
 
 Mode = Literal["act", "shadow"]
 Role = Literal["source", "viewer", "operator"]
@@ -194,7 +194,7 @@ class Receiver(Spec):
     kind: str
     """The notifier's entry point; `load.py` takes it from the key."""
     settings: SerializeAsAny[NotifierSettings]
-    says: dict[str, str] = {}
+    says: dict[Annotated[str, Ref("event")], str] = {}
     """Words of its own, by event: it hears nothing but these events, and nothing but these words. For users, a status
     page."""
 
@@ -204,16 +204,16 @@ class RouteWhen(Spec):
 
     priority: Annotated[tuple[Priority, ...], OneOrMany()] = ()
     """Of the trouble: P0 to P3."""
-    service: Annotated[tuple[str, ...], OneOrMany()] = ()
+    service: Annotated[tuple[str, ...], OneOrMany(), Ref("service")] = ()
     """Services by name."""
-    event: Annotated[tuple[str, ...], OneOrMany()] = ()
+    event: Annotated[tuple[str, ...], OneOrMany(), Ref("event")] = ()
     """What is told: `opened`, `asks`, `recovered`, `refused`, …"""
 
 
 class Route(Spec):
     """Who hears of what."""
 
-    to: Annotated[tuple[str, ...], OneOrMany()] = Field(min_length=1)
+    to: Annotated[tuple[str, ...], OneOrMany(), Ref("receiver")] = Field(min_length=1)
     """Receivers by name."""
     when: RouteWhen = RouteWhen()
     """What is told to them; without it everything."""
@@ -225,7 +225,7 @@ class Tier(Spec):
     after: Duration = timedelta()
     """How long after the opening. What failed, did not help, could not be verified or was not answered waits for no
     tier: the next one is told at once."""
-    to: Annotated[tuple[str, ...], OneOrMany()] = Field(min_length=1)
+    to: Annotated[tuple[str, ...], OneOrMany(), Ref("receiver")] = Field(min_length=1)
     """Receivers by name; they hear of it besides the routes, and of all that comes after."""
 
 
@@ -243,7 +243,7 @@ class Notify(Spec):
 class Targets(Spec):
     """How long the work itself should take; people are told of what takes far longer."""
 
-    steps: Annotated[dict[str, Interval], AfterValidator(_all_steps)] = dict(STEP_TARGETS)
+    steps: Annotated[dict[Annotated[str, Ref("adapter")], Interval], AfterValidator(_all_steps)] = dict(STEP_TARGETS)
     """Of a step, by its layer's adapter; told at half as much again. One that is not named keeps its own."""
     hotfix: Interval = timedelta(minutes=3)
     """Of all steps of a rollback that takes back a change announced as `hotfix`; told at half as much again."""
@@ -266,7 +266,7 @@ class Service(Spec):
     """In plan order; `adapter` says what handles each."""
     plans: dict[Name, PlanSpec] = {}
     """None given: `default`, all layers that can be steps and hold no data."""
-    plan: Annotated[tuple[str, ...], OneOrMany()] = Field(default=("default",), min_length=1)
+    plan: Annotated[tuple[str, ...], OneOrMany(), Ref("plan")] = Field(default=("default",), min_length=1)
     """Names, least impact first; the next one runs when the one before did not help."""
     bake: Duration = timedelta(minutes=30)
     """How long a state runs without trouble before it is good."""
@@ -289,7 +289,7 @@ class Config(Spec):
     """Asked what fires at the start; its silences count as holds."""
     rules: tuple[Rule, ...] = ()
     """What makes a trigger."""
-    peers: dict[Name, Annotated[tuple[str, ...], AfterValidator(_enough_peers)]] = {}
+    peers: dict[Name, Annotated[tuple[str, ...], AfterValidator(_enough_peers), Ref("service")]] = {}
     """Services that do alike work, by group: what `against: {peers: NAME}` compares with; three at least."""
     windows: tuple[Window, ...] = ()
     """When automatic rollbacks are allowed; none given: always."""

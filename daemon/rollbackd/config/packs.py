@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from rollbackd.config import files
 from rollbackd.config.explain import explain, faults_of, speaking
-from rollbackd.config.positions import Document, Fault, Loc
+from rollbackd.config.positions import ConfigFault, Document, Loc
 from rollbackd.config.shape import RuleFile
 from rollbackd.plugins import unknown
 from rollbackd.rules.spec import Rule
@@ -34,7 +34,7 @@ class Placed:
     """As data, its settings filled in."""
     rule: Rule | None
     """None: it has faults, which are told already."""
-    point: Callable[[Loc, str], Fault]
+    point: Callable[[Loc, str], ConfigFault]
     """Makes a fault of a location inside the rule and a text."""
 
     @property
@@ -48,7 +48,7 @@ class Rules:
     """All rules in order, what is wrong with them, and the files they came from."""
 
     placed: list[Placed] = field(default_factory=list)
-    faults: list[Fault] = field(default_factory=list)
+    faults: list[ConfigFault] = field(default_factory=list)
     sources: list[files.Source] = field(default_factory=list)
 
 
@@ -74,7 +74,7 @@ def _valid(raw: Any) -> Rule | None:
         return None
 
 
-def _pointing(document: Document, base: Loc) -> Callable[[Loc, str], Fault]:
+def _pointing(document: Document, base: Loc) -> Callable[[Loc, str], ConfigFault]:
     return lambda loc, text: document.fault((*base, *loc), text)
 
 
@@ -114,7 +114,7 @@ def _from_pack(rules: Rules, main: Document, loc: Loc, entry: Mapping[str, Any])
         return
     given = {key: value for key, value in entry.items() if key not in _OWN}
 
-    def at_setting(knob: Loc, text: str) -> Fault:
+    def at_setting(knob: Loc, text: str) -> ConfigFault:
         return main.fault((*loc, *knob), text)
 
     filled = _fill(source.document, given, at_setting)
@@ -135,7 +135,7 @@ def _from_pack(rules: Rules, main: Document, loc: Loc, entry: Mapping[str, Any])
         rules.placed.append(Placed(named, _valid(named), _pointing_at_entry(main, loc)))
 
 
-def _pointing_at_entry(main: Document, loc: Loc) -> Callable[[Loc, str], Fault]:
+def _pointing_at_entry(main: Document, loc: Loc) -> Callable[[Loc, str], ConfigFault]:
     """What a pack's rule says is not the reader's to mend, but for the services that the entry names."""
     return lambda inside, text: main.fault((*loc, *(inside if inside[:1] == ("services",) else ("pack",))), text)
 
@@ -159,12 +159,12 @@ class _Filled:
     """A rule file with its settings filled in."""
 
     data: Any
-    faults: list[Fault] = field(default_factory=list)
+    faults: list[ConfigFault] = field(default_factory=list)
     used: dict[Loc, set[str]] = field(default_factory=dict)
     """Which settings stand in which text."""
 
 
-def _fill(document: Document, given: Mapping[str, Any], at_setting: Callable[[Loc, str], Fault]) -> _Filled:
+def _fill(document: Document, given: Mapping[str, Any], at_setting: Callable[[Loc, str], ConfigFault]) -> _Filled:
     declared = document.data.get("settings")
     settings = dict(declared) if isinstance(declared, dict) else {}
     filled = _Filled(None)
@@ -232,8 +232,8 @@ def _reads(parse: Callable[[object], object], value: object) -> bool:
 
 
 def _shape_faults(
-    filled: _Filled, document: Document, given: Mapping[str, Any], at_setting: Callable[[Loc, str], Fault]
-) -> list[Fault]:
+    filled: _Filled, document: Document, given: Mapping[str, Any], at_setting: Callable[[Loc, str], ConfigFault]
+) -> list[ConfigFault]:
     try:
         RuleFile.model_validate(filled.data)
     except ValidationError as error:
@@ -245,8 +245,12 @@ def _shape_faults(
 
 
 def _blamed(
-    each: Any, document: Document, filled: _Filled, given: Mapping[str, Any], at_setting: Callable[[Loc, str], Fault]
-) -> Fault:
+    each: Any,
+    document: Document,
+    filled: _Filled,
+    given: Mapping[str, Any],
+    at_setting: Callable[[Loc, str], ConfigFault],
+) -> ConfigFault:
     """A fault of a pack, at the value that the configuration gave when it comes from there."""
     loc, text = explain(each, RuleFile, document)
     for name in sorted(filled.used.get(document.known(loc), set()) & given.keys()):

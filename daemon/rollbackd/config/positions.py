@@ -31,7 +31,7 @@ _TEXT_TAG = "tag:yaml.org,2002:str"
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Fault:
+class ConfigFault:
     """One thing that is wrong in one place; lines and columns count from 1."""
 
     file: str
@@ -68,7 +68,7 @@ class Document:
 
     def __init__(self, text: str, name: str) -> None:
         self.name = name
-        self.faults: list[Fault] = []
+        self.faults: list[ConfigFault] = []
         self.root: Node | None = None
         builder = _Builder(self)
         try:
@@ -80,7 +80,7 @@ class Document:
             self.root = None
 
     @classmethod
-    def unread(cls, name: str, fault: Fault) -> "Document":
+    def unread(cls, name: str, fault: ConfigFault) -> "Document":
         """Stands for a file that could not be read at all."""
         document = cls.__new__(cls)
         document.name, document.faults, document.root = name, [fault], None
@@ -92,12 +92,12 @@ class Document:
         return None if self.root is None else self.root.data
 
     def _add(self, line: int, column: int, text: str) -> None:
-        self.faults.append(Fault(self.name, line + 1, column + 1, text))
+        self.faults.append(ConfigFault(self.name, line + 1, column + 1, text))
 
-    def fault(self, loc: Sequence[str | int], text: str) -> Fault:
+    def fault(self, loc: Sequence[str | int], text: str) -> ConfigFault:
         """A fault at the key, or the list item, that a location names; parts that the file has not are skipped."""
         line, column = self._place(loc)
-        return Fault(self.name, line + 1, column + 1, text)
+        return ConfigFault(self.name, line + 1, column + 1, text)
 
     def _place(self, loc: Sequence[str | int]) -> tuple[int, int]:
         node, place = self.root, (0, 0)

@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
 from rollbackd.syntax.cron import CronTimes, check_cron, check_zone
-from rollbackd.syntax.units import Duration, Spec, Vector
+from rollbackd.syntax.units import Duration, Ref, Spec, Vector
 
 FILE, NAME, DIRECTORY = "{file}", "{name}", "{directory}"
 
@@ -99,21 +99,22 @@ class SnapshotSchedule(OnCalendar):
 class DrillSchedule(OnCalendar):
     """Drills of a service."""
 
-    drill: str = Field(min_length=1)
+    drill: Annotated[str, Ref("service")] = Field(min_length=1)
     """The service."""
-    plan: str = ""
+    plan: Annotated[str, Ref("plan")] = ""
     """One of its plans; empty: its own list."""
     execute: bool = False
     """Go back for real and return; only where the service says `drill: true`."""
 
 
-_KINDS: dict[str, type[OnCalendar]] = {"snapshot": SnapshotSchedule, "drill": DrillSchedule}
+SCHEDULES: Mapping[str, type[OnCalendar]] = {"snapshot": SnapshotSchedule, "drill": DrillSchedule}
+"""What an entry of `schedules` can be, by the key that says so; the first that it has counts."""
 
 
-def _kind(value: Any) -> str | None:
+def _kind(value: object) -> str | None:
     if isinstance(value, OnCalendar):
-        return next(f"<{key}>" for key, model in _KINDS.items() if isinstance(value, model))
-    return next((f"<{key}>" for key in _KINDS if isinstance(value, dict) and key in value), None)
+        return next(f"<{key}>" for key, model in SCHEDULES.items() if isinstance(value, model))
+    return next((f"<{key}>" for key in SCHEDULES if isinstance(value, dict) and key in value), None)
 
 
 Schedule = Annotated[
@@ -121,8 +122,8 @@ Schedule = Annotated[
     Discriminator(
         _kind,
         custom_error_type="unknown_kind",
-        custom_error_message=f"no kind of schedule here; write one of {', '.join(sorted(_KINDS))}",
-        custom_error_context={"word": "schedule", "kinds": ", ".join(sorted(_KINDS))},
+        custom_error_message=f"no kind of schedule here; write one of {', '.join(sorted(SCHEDULES))}",
+        custom_error_context={"word": "schedule", "kinds": ", ".join(sorted(SCHEDULES))},
     ),
 ]
 """One entry of `schedules`; the key `snapshot` or `drill` says of which kind."""

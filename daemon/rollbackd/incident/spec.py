@@ -15,9 +15,9 @@ from pydantic import (
 from pydantic_core import CoreSchema
 
 from rollbackd.adapter import CheckSettings
-from rollbackd.syntax.units import Duration, OneOrMany, Spec
+from rollbackd.syntax.units import Duration, OneOrMany, Ref, Spec
 
-CheckRef = str | SerializeAsAny[CheckSettings]
+CheckRef = Annotated[str, Ref("check")] | SerializeAsAny[CheckSettings]
 """A check of the service by name, or one written in place."""
 
 

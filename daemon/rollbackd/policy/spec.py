@@ -9,7 +9,7 @@ from pydantic import Discriminator, Field, GetJsonSchemaHandler, Tag, field_vali
 from pydantic_core import CoreSchema
 
 from rollbackd.model import Action, Priority
-from rollbackd.syntax.units import Duration, OneOrMany, Ratio, Spec, show
+from rollbackd.syntax.units import Duration, OneOrMany, Ratio, Ref, Spec, show
 
 Otherwise = Literal["escalate", "roll_back"]
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
@@ -171,8 +171,8 @@ class PolicyWhen(Spec):
     """All that are given must hold; a list is any of them."""
 
     priority: Annotated[tuple[Priority, ...], OneOrMany()] = ()
-    rule: Annotated[tuple[str, ...], OneOrMany()] = ()
-    service: Annotated[tuple[str, ...], OneOrMany()] = ()
+    rule: Annotated[tuple[str, ...], OneOrMany(), Ref("rule")] = ()
+    service: Annotated[tuple[str, ...], OneOrMany(), Ref("service")] = ()
     labels: dict[str, str] = {}
     impact: Annotated[tuple[str, ...], OneOrMany()] = ()
     """How bad the rule says it is: `low`, `medium`, `high`, `critical`."""
@@ -198,10 +198,10 @@ class PolicyRow(Spec):
 
     when: PolicyWhen = PolicyWhen()
     action: Action
-    plan: Annotated[tuple[str, ...], OneOrMany()] = ()
+    plan: Annotated[tuple[str, ...], OneOrMany(), Ref("plan")] = ()
     approvals: int | None = Field(default=None, ge=1)
     """How many different people must say yes, whenever a trigger of this row asks."""
-    by: Annotated[tuple[str, ...], OneOrMany()] = ()
+    by: Annotated[tuple[str, ...], OneOrMany(), Ref("group")] = ()
     """Groups that each give one of them."""
     expires: Duration | None = None
     """How long it waits for them."""
@@ -216,7 +216,7 @@ class Asking(Spec):
 
     approvals: int = Field(default=1, ge=1)
     """How many different people must say yes; where `by` names more groups, so many."""
-    by: Annotated[tuple[str, ...], OneOrMany()] = ()
+    by: Annotated[tuple[str, ...], OneOrMany(), Ref("group")] = ()
     """Groups that each give one of them; none: anybody who may order a rollback."""
     expires: Duration = timedelta(minutes=30)
     """How long a question waits for an answer."""

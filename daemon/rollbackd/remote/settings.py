@@ -11,7 +11,7 @@ from rollbackd.adapter import Adapter, AdapterError, Place, Settings
 from rollbackd.config import files
 from rollbackd.config.explain import faults_of
 from rollbackd.config.models import AbsolutePath, Name
-from rollbackd.config.positions import Document, Fault
+from rollbackd.config.positions import ConfigFault, Document
 from rollbackd.config.secrets import reveal
 from rollbackd.config.shape import layer_union
 from rollbackd.syntax.units import Spec
@@ -24,7 +24,7 @@ class ServedErrors(Exception):  # noqa: N818  # it is many
     """All that is wrong with the file, one line each. (`config.load` has its like; importing that takes a tenth of a
     second of every request.)"""
 
-    def __init__(self, faults: list[Fault]) -> None:
+    def __init__(self, faults: list[ConfigFault]) -> None:
         self.faults = tuple(sorted(set(faults)))
         super().__init__("\n".join(map(str, self.faults)))
 
@@ -51,7 +51,7 @@ def load(path: Path) -> Served:
     document = files.read(path).document
     if _is_missing(path):
         text = "there is no such file; write it as docs/adapters.md shows for `remote`, or name another with --config"
-        raise ServedErrors([Fault(str(path), 1, 1, text)])
+        raise ServedErrors([ConfigFault(str(path), 1, 1, text)])
     if document.root is None:
         raise ServedErrors(document.faults)
     faults = list(document.faults)
@@ -72,7 +72,7 @@ def load(path: Path) -> Served:
         model = _shape(frozenset(each for each in named.values() if isinstance(each, str)))
         served: Served = model.model_validate(document.data, context={"look_for": reveal})
     except plugins.PluginError as error:
-        raise ServedErrors([Fault(str(path), 1, 1, str(error))]) from error
+        raise ServedErrors([ConfigFault(str(path), 1, 1, str(error))]) from error
     except ValidationError as error:
         raise ServedErrors(list(faults_of(error, model, document))) from error
     if faults := _unbuildable(served, document):
@@ -95,9 +95,9 @@ def _shape(adapters: frozenset[str]) -> Any:
     return create_model("Served", __base__=Served, __doc__=Served.__doc__, layers=(layers, Field(min_length=1)))
 
 
-def _unbuildable(served: Served, document: Document) -> list[Fault]:
+def _unbuildable(served: Served, document: Document) -> list[ConfigFault]:
     """Layers that no adapter can be made of, and those that move the same thing."""
-    faults: list[Fault] = []
+    faults: list[ConfigFault] = []
     owners: dict[str, str] = {}
     for name in served.layers:
         try:

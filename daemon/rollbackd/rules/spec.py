@@ -11,7 +11,7 @@ from rollbackd.model import Action, Priority
 from rollbackd.rules.compared import Compared
 from rollbackd.rules.matchers import parse_matchers
 from rollbackd.rules.weight import Components, Impact, Scope, Users
-from rollbackd.syntax.units import Duration, OneOrMany, Ratio, Spec
+from rollbackd.syntax.units import Duration, OneOrMany, Ratio, Ref, Spec
 
 NAME = r"^[a-z0-9][a-z0-9._-]*$"
 """A rule's name."""
@@ -88,7 +88,7 @@ class QueryWhen(Compared):
 class CheckWhen(Spec):
     """A check of the service fails so many times in a row."""
 
-    check: str
+    check: Annotated[str, Ref("check")]
     failures: int = Field(default=3, ge=1)
     every: Duration = timedelta(seconds=15)
     after_change: Duration | None = None
@@ -203,9 +203,9 @@ class Rule(Spec):
     when: When
     priority: Priority | None = None
     """The service's, when not given."""
-    plan: Annotated[tuple[str, ...], OneOrMany()] = ()
+    plan: Annotated[tuple[str, ...], OneOrMany(), Ref("plan")] = ()
     """Instead of the service's: a plan's name, or a list, least impact first."""
-    services: Annotated[tuple[str, ...], OneOrMany()] = ()
+    services: Annotated[tuple[str, ...], OneOrMany(), Ref("service")] = ()
     """Only for these; also places signals without labels."""
     without_change: Action = Action.ASK
     """What to do when no change is to blame: `roll_back`, `ask` or `observe`."""

@@ -2,6 +2,7 @@
 
 import math
 import re
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
 from typing import Annotated, Any, Self
@@ -205,6 +206,14 @@ class OneOrMany:
     @staticmethod
     def _listed(value: Any) -> Any:
         return value if isinstance(value, list | tuple) or value is None else (value,)
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """Beside a type: its texts are names of things that stand elsewhere in the configuration, such as services."""
+
+    kind: str
+    """What they name, in the words of an error: `unknown service "chekout"`."""
 
 
 class Spec(BaseModel):

@@ -1,55 +1,41 @@
-"""Names that a service uses for its own layers, plans and checks. Pure: the file's data in, faults out."""
+"""Services: what each says of its own layers, plans and checks. Pure: data in."""
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
 
-from rollbackd.config import alike
-from rollbackd.config.positions import Fault, Loc
-from rollbackd.config.sketch import NO_PROMETHEUS, Scene, Sketch, mapping, names
+from rollbackd.config.outline import NO_PROMETHEUS, Complaint, Outline, ServiceOutline, mapping, names
+from rollbackd.config.positions import Loc
+from rollbackd.config.references import scope
+from rollbackd.config.rules import compared
 from rollbackd.plugins import unknown
 
 
-def faults_inside(scene: Scene, service: Sketch) -> Iterator[Fault]:
-    """Everything that refers to something the service does not have, or cannot use that way."""
-    for part in (_mode, _plan_names, _layers, _plans, _checks):
-        for loc, text in part(scene, service):
-            yield scene.main.fault((*service.loc, *loc), text)
+def complaints(outline: Outline) -> Iterator[Complaint]:
+    """What a service says of its own layers, plans and checks, and cannot be."""
+    if outline.file.get("services") in (None, []):
+        yield ("services",), "there are no services, so nothing is watched; add one under `services`"
+    for service in outline.services:
+        for part in (_mode, _defaults, _plans, _checks):
+            for loc, text in part(outline, service):
+                yield (*service.loc, *loc), text
 
 
-Complaint = tuple[Loc, str]
-
-
-def _mode(scene: Scene, service: Sketch) -> Iterator[Complaint]:
-    if scene.section("daemon").get("mode") is None and service.raw.get("mode") is None:
+def _mode(outline: Outline, service: ServiceOutline) -> Iterator[Complaint]:
+    if outline.section("daemon").get("mode") is None and service.raw.get("mode") is None:
         yield ("name",), f'"{service.name}" has no mode; add mode: act or mode: shadow to it, or to `daemon`'
 
 
-def _plan_names(_: Scene, service: Sketch) -> Iterator[Complaint]:
-    written = service.raw.get("plan")
-    if written is None and "default" not in service.plan_names:
+def _defaults(_: Outline, service: ServiceOutline) -> Iterator[Complaint]:
+    """A plan `default` where nothing else is named, and what it can be made of."""
+    if service.raw.get("plan") is None and "default" not in service.plan_names:
         first = next(iter(service.plans))
         yield ("plans",), f'"{service.name}" has no plan "default" and does not say which to use; add plan: {first}'
-    seen: set[str] = set()
-    for loc, name in names(written, ("plan",)):
-        if name not in service.plan_names:
-            yield loc, unknown("plan", name, service.plan_names)
-        elif name in seen:
-            yield loc, f'plan "{name}" is named twice; a plan that did not help is not run again'
-        seen.add(name)
-
-
-def _layers(_: Scene, service: Sketch) -> Iterator[Complaint]:
     steps = [layer for layer in service.layers.values() if layer is not None and layer.traits.step]
     complete = service.layers and None not in service.layers.values()
     if not service.plans and complete and not [layer for layer in steps if not layer.traits.data]:
         yield ("layers",), f'no layer of "{service.name}" can be a step of a plan `default`; add one, or write plans'
-    for name in service.layers:
-        done_when = mapping(mapping(service.raw["layers"])[name]).get("done_when")
-        if isinstance(done_when, str) and done_when and done_when not in service.checks:
-            yield ("layers", name, "done_when"), unknown("check", done_when, service.checks)
 
 
-def _plans(scene: Scene, service: Sketch) -> Iterator[Complaint]:
+def _plans(outline: Outline, service: ServiceOutline) -> Iterator[Complaint]:
     for name, plan in service.plans.items():
         loc: Loc = ("plans", name)
         steps = list(_steps(plan.get("steps"), (*loc, "steps")))
@@ -67,7 +53,8 @@ def _plans(scene: Scene, service: Sketch) -> Iterator[Complaint]:
             if layer not in {each for _, each, _ in steps}:
                 yield place, unknown("step of this plan", layer, {each for _, each, _ in steps})
         verify = mapping(plan.get("verify"))
-        yield from _verify(scene, service, verify, (*loc, "verify"))
+        yield from _verify(outline, service, verify, (*loc, "verify"))
+        yield from _skipped(outline, service, names(verify.get("skip_rules"), (*loc, "verify", "skip_rules")))
         if verify.get("skip_rules") and not any(fixed for _, _, fixed in steps):
             text = f'no step of "{name}" is {{LAYER: RELEASE}}, so it switches nothing off; leave `skip_rules` out'
             yield (*loc, "verify", "skip_rules"), text
@@ -76,14 +63,24 @@ def _plans(scene: Scene, service: Sketch) -> Iterator[Complaint]:
             yield (*loc, "verify", "checks"), f"{text}; let one of them count"
 
 
-def _only_warns(service: Sketch, checks: Any) -> bool:
+def _skipped(outline: Outline, service: ServiceOutline, skipped: Iterable[tuple[Loc, str]]) -> Iterator[Complaint]:
+    """Rules that a plan's verification leaves out and that are not for the service."""
+    rules = {rule.name: rule for rule in outline.rules}
+    for loc, name in skipped:
+        if name not in rules:
+            yield loc, unknown("rule", name, rules)
+        elif service not in scope(outline, rules[name]):
+            yield loc, f'rule "{name}" is not for "{service.name}"; leave it out here'
+
+
+def _only_warns(service: ServiceOutline, checks: object) -> bool:
     """Whether there are checks, and none of them counts."""
     listed = checks if isinstance(checks, list) else []
     written = [service.checks.get(each) if isinstance(each, str) else each for each in listed]
     return bool(written) and all(mapping(each).get("warn") is True for each in written)
 
 
-def _steps(value: Any, loc: Loc) -> Iterator[tuple[Loc, str, bool]]:
+def _steps(value: object, loc: Loc) -> Iterator[tuple[Loc, str, bool]]:
     """Where a step stands, its layer, and whether its release is fixed."""
     for n, each in enumerate(value if isinstance(value, list) else []):
         if isinstance(each, str):
@@ -92,7 +89,7 @@ def _steps(value: Any, loc: Loc) -> Iterator[tuple[Loc, str, bool]]:
             yield (*loc, n), next(iter(each)), True
 
 
-def _usable(service: Sketch, used: list[tuple[Loc, str]], role: str) -> Iterator[Complaint]:
+def _usable(service: ServiceOutline, used: list[tuple[Loc, str]], role: str) -> Iterator[Complaint]:
     seen: set[str] = set()
     for loc, layer in used:
         if layer not in service.layers:
@@ -111,27 +108,24 @@ _REMEDIES = {
 }
 
 
-def _checks(scene: Scene, service: Sketch) -> Iterator[Complaint]:
+def _checks(outline: Outline, service: ServiceOutline) -> Iterator[Complaint]:
     for name, check in service.checks.items():
-        yield from _check(scene, service, check, ("checks", name))
-    yield from _verify(scene, service, service.raw.get("verify"), ("verify",))
+        yield from _check(outline, service, check, ("checks", name))
+    yield from _verify(outline, service, service.raw.get("verify"), ("verify",))
 
 
-def _verify(scene: Scene, service: Sketch, verify: Any, loc: Loc) -> Iterator[Complaint]:
+def _verify(outline: Outline, service: ServiceOutline, verify: object, loc: Loc) -> Iterator[Complaint]:
     for key in ("gate", "checks"):
         listed = mapping(verify).get(key)
-        for place, name in names(listed if isinstance(listed, list) else [], (*loc, key)):
-            if name not in service.checks:
-                yield place, unknown("check", name, service.checks)
         for n, check in enumerate(listed if isinstance(listed, list) else []):
-            yield from _check(scene, service, check, (*loc, key, n))
+            yield from _check(outline, service, check, (*loc, key, n))
 
 
-def _check(scene: Scene, service: Sketch, check: Any, loc: Loc) -> Iterator[Complaint]:
+def _check(outline: Outline, service: ServiceOutline, check: object, loc: Loc) -> Iterator[Complaint]:
     """What a check, written in place, needs: a Prometheus to ask, the layer that it names."""
-    if "prometheus" not in scene.main.data and isinstance(check, Mapping) and scene.asks_prometheus(check):
+    if "prometheus" not in outline.file and isinstance(check, Mapping) and outline.asks_prometheus(check):
         yield (*loc, "query"), NO_PROMETHEUS
-    yield from alike.compared(scene, mapping(check), [service.name], loc)
+    yield from compared(outline, mapping(check), [service.name], loc)
     layer = mapping(check).get("layer")
     if isinstance(layer, str) and layer not in service.layers:
         yield (*loc, "layer"), unknown("layer", layer, service.layers)

@@ -1,107 +1,125 @@
 """What the file says as far as it can be read: enough to follow its names although other parts are wrong. No I/O."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
 from rollbackd.adapter import Adapter, AdapterError, Place
 from rollbackd.config.models import Daemon
 from rollbackd.config.packs import Placed
-from rollbackd.config.positions import Document, Fault, Loc
+from rollbackd.config.positions import ConfigFault, Document, Loc
+from rollbackd.config.schedules import SCHEDULES
 from rollbackd.config.shape import Shape, kind_among
 from rollbackd.plugins import build_adapter
 
+Complaint = tuple[Loc, str]
+"""A place in the main file, and what is wrong there."""
 NO_PROMETHEUS = "this asks Prometheus and none is configured; add prometheus: {url: http://127.0.0.1:9090}"
 
 
 @dataclass(frozen=True, slots=True)
-class Sketch:
+class ServiceOutline:
     """One service, as far as it can be read."""
 
     name: str
     loc: Loc
-    raw: Mapping[str, Any]
+    raw: Mapping[str, object]
     layers: Mapping[str, Adapter | None]
     """None: its settings are wrong, which is told already."""
-    plans: Mapping[str, Mapping[str, Any]]
-    checks: Mapping[str, Any]
+    plans: Mapping[str, Mapping[str, object]]
+    checks: Mapping[str, object]
 
     @property
-    def plan_names(self) -> frozenset[str]:
-        return frozenset(self.plans) or frozenset({"default"})
+    def plan_names(self) -> Collection[str]:
+        return self.plans.keys() or {"default"}
+
+    def has(self, kind: str) -> Collection[str]:
+        """The names of its plans, or of its checks."""
+        return self.plan_names if kind == "plan" else self.checks.keys()
 
 
 @dataclass(slots=True)
-class Scene:
+class Outline:
     """All that names can refer to."""
 
     main: Document
     shape: Shape
     rules: Sequence[Placed]
-    services: list[Sketch] = field(default_factory=list)
-    faults: list[Fault] = field(default_factory=list)
+    services: list[ServiceOutline] = field(default_factory=list)
+    faults: list[ConfigFault] = field(default_factory=list)
 
-    def section(self, name: str) -> Mapping[str, Any]:
+    @property
+    def file(self) -> Mapping[str, object]:
+        """The main file, by section."""
+        return mapping(self.main.data)
+
+    def section(self, name: str) -> Mapping[str, object]:
         """A part of the file; empty when it is not there or no mapping."""
-        return mapping(self.main.data.get(name))
+        return mapping(self.file.get(name))
 
-    def asks_prometheus(self, check: Any) -> bool:
+    def schedules(self, kind: str) -> Iterator[tuple[Loc, Mapping[str, object]]]:
+        """The entries of `schedules` of one kind, each with its location."""
+        for loc, entry in entries(self.file.get("schedules"), ("schedules",)):
+            if kind == next((key for key in SCHEDULES if isinstance(entry.get(key), str)), None):
+                yield loc, entry
+
+    def asks_prometheus(self, check: object) -> bool:
         """Whether a check, written in place, is a query."""
         models = {kind: each.settings_model for kind, each in self.shape.plugins.checks.items()}
         return kind_among(check, models) == "query"
 
 
-def draw(main: Document, shape: Shape, rules: Sequence[Placed]) -> Scene:
-    """Read what can be read; layers that no adapter can be made of are faults here."""
-    scene = Scene(main, shape, rules)
-    scratch = scene.section("daemon").get("scratch")
+def outline_of(main: Document, shape: Shape, rules: Sequence[Placed]) -> Outline:
+    """What can be read of a file; layers that no adapter can be made of are faults here."""
+    outline = Outline(main, shape, rules)
+    scratch = outline.section("daemon").get("scratch")
     root = Path(scratch) if isinstance(scratch, str) else Daemon().scratch
     if not root.is_absolute():  # which is told by itself
         root = Daemon().scratch
-    for loc, raw in entries(main.data.get("services"), ("services",)):
-        name = raw.get("name") if isinstance(raw.get("name"), str) else ""
+    for loc, raw in entries(outline.file.get("services"), ("services",)):
+        name = raw.get("name")
+        name = name if isinstance(name, str) else ""
         layers = {
-            layer: _layer(scene, (*loc, "layers", layer), settings, Place(str(name), layer, root, None, None))
+            layer: _layer(outline, (*loc, "layers", layer), settings, Place(name, layer, root, None, None))
             for layer, settings in mapping(raw.get("layers")).items()
         }
         plans = {plan: _plan(each) for plan, each in mapping(raw.get("plans")).items()}
-        scene.services.append(Sketch(str(name), loc, raw, layers, plans, mapping(raw.get("checks"))))
-    return scene
+        outline.services.append(ServiceOutline(name, loc, raw, layers, plans, mapping(raw.get("checks"))))
+    return outline
 
 
-def _layer(scene: Scene, loc: Loc, raw: Any, place: Place) -> Adapter | None:
+def _layer(outline: Outline, loc: Loc, raw: object, place: Place) -> Adapter | None:
     try:
-        settings = scene.shape.layer.validate_python(raw)
+        settings = outline.shape.layer.validate_python(raw)
     except ValidationError:
         return None
     try:
-        return build_adapter(settings, place, scene.shape.plugins)
+        return build_adapter(settings, place, outline.shape.plugins)
     except (ValueError, AdapterError) as error:
-        scene.faults.append(scene.main.fault(loc, str(error)))
+        outline.faults.append(outline.main.fault(loc, str(error)))
         return None
 
 
-def _plan(raw: Any) -> Mapping[str, Any]:
+def _plan(raw: object) -> Mapping[str, object]:
     return {"steps": raw} if isinstance(raw, list) else mapping(raw)
 
 
 # -- data that may be anything -----------------------------------------------------------------------
-def mapping(value: Any) -> Mapping[str, Any]:
+def mapping(value: object) -> Mapping[str, object]:
     """The mapping, or an empty one for anything else."""
     return value if isinstance(value, dict) else {}
 
 
-def entries(value: Any, loc: Loc) -> Iterator[tuple[Loc, Mapping[str, Any]]]:
+def entries(value: object, loc: Loc) -> Iterator[tuple[Loc, Mapping[str, object]]]:
     """The mappings in a list, each with its location."""
     for n, each in enumerate(value if isinstance(value, list) else []):
         if isinstance(each, dict):
             yield (*loc, n), each
 
 
-def names(value: Any, loc: Loc) -> Iterator[tuple[Loc, str]]:
+def names(value: object, loc: Loc) -> Iterator[tuple[Loc, str]]:
     """One text, or the texts in a list, each with its location."""
     if isinstance(value, str):
         yield loc, value
