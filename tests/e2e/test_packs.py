@@ -13,8 +13,8 @@ from rollbackd.checks.command import Command, CommandSettings
 from rollbackd.config import files
 from rollbackd.config.packs import read_rules
 from rollbackd.model import Event, Verdict
-from rollbackd.rules.compare import Base
-from rollbackd.rules.events import Run
+from rollbackd.rules.compare import Baseline
+from rollbackd.rules.events import EventRun
 from rollbackd.rules.events import step as step_events
 from rollbackd.rules.matchers import all_match, parse_matchers
 from rollbackd.rules.samples import Observation, own
@@ -75,7 +75,7 @@ async def look(
         return by_threshold(when, await values(when.query, at), counted)
     assert when.against.offset is not None
     past = await values(when.query, at - when.against.offset)
-    base = Base(tuple(past), f" {when.other}") if past else Base(missing=f"there is no data of {when.other}")
+    base = Baseline(tuple(past), f" {when.other}") if past else Baseline(missing=f"there is no data of {when.other}")
     return by_shift(when, await values(when.query, at), counted, base)
 
 
@@ -223,7 +223,7 @@ def reported(rule: Rule, *minutes: float, **labels: str) -> bool:
     """Whether a rule is met when its event was reported so long after the start."""
     when = rule.when
     assert isinstance(when, EventWhen)
-    run: Run | None = None
+    run: EventRun | None = None
     events: list[Event] = []
     for number, each in enumerate(minutes):
         events.append(Event(when.event, str(number), START + timedelta(minutes=each), labels=labels))

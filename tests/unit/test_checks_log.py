@@ -203,14 +203,14 @@ def test_times_are_read_in_the_formats_that_people_have(
     written: str, line: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TZ", "UTC")
-    found = log_lines.Times(written, NOON).of(line)
+    found = log_lines.LineTimes(written, NOON).of(line)
     assert found is not None
     assert found.replace(microsecond=0) == NOON - MINUTE
     LogSettings(log={"file": "/var/log/x"}, matching="x", time=written)
 
 
 def test_a_time_without_a_year_is_the_last_that_fits() -> None:
-    times = log_lines.Times("%b %d %H:%M:%S %z", NOON)
+    times = log_lines.LineTimes("%b %d %H:%M:%S %z", NOON)
     assert [getattr(times.of(f"{day} 11:00:00 +0000 x"), "year", None) for day in ("Dec 31", "Jan  1", "Jan  4")] == [
         2025, 2026, 2025,
     ]  # fmt: skip

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from rollbackd.model import Verdict
-from rollbackd.rules.compare import Base, finite, instances, middle, sampled, shifted, spans
+from rollbackd.rules.compare import Baseline, finite, instances, middle, sampled, shifted, spans
 from rollbackd.rules.compared import Against, Compared, Differs, percent
 from rollbackd.rules.samples import Observation
 from rollbackd.rules.spec import QueryWhen
@@ -24,8 +24,8 @@ def when(against: Any = DAY, **keys: Any) -> Compared:
     return Compared.model_validate({"against": against, **keys})
 
 
-def a_day_ago(value: float) -> Base:
-    return Base((value,), " 1d ago")
+def a_day_ago(value: float) -> Baseline:
+    return Baseline((value,), " 1d ago")
 
 
 # -- what is written ----------------------------------------------------------------------------
@@ -139,7 +139,7 @@ def test_nothing_is_a_share_of_nothing(keys: dict[str, Any], value: float, other
 
 
 def test_without_anything_to_compare_with_it_says_so() -> None:
-    seen = shifted(0.3, Base(missing="1d ago there is no data"), when(rises_by=0.5))
+    seen = shifted(0.3, Baseline(missing="1d ago there is no data"), when(rises_by=0.5))
     assert seen == Observation(UNKNOWN, 0.3, "0.3, but 1d ago there is no data")
 
 
@@ -153,7 +153,7 @@ def test_a_drop_one_way_is_a_rise_the_other(value: float, other: float, share: f
 
 
 # -- tests of samples ---------------------------------------------------------------------------
-BEFORE = Base(tuple(0.30 + 0.001 * (n % 20) for n in range(40)), " before the change")
+BEFORE = Baseline(tuple(0.30 + 0.001 * (n % 20) for n in range(40)), " before the change")
 HIGHER = [0.42 + 0.001 * (n % 20) for n in range(31)]
 
 
@@ -201,7 +201,7 @@ def test_the_same_is_good() -> None:
 
 
 def test_there_is_no_share_of_a_median_of_nothing() -> None:
-    nothing = Base((0.0,) * 20, " before the change")
+    nothing = Baseline((0.0,) * 20, " before the change")
     seen = sampled([0.3] * 20, nothing, Differs())
     assert seen.verdict is UNKNOWN
     assert seen.reason.endswith("it moved, but there is no share of 0")
@@ -210,14 +210,16 @@ def test_there_is_no_share_of_a_median_of_nothing() -> None:
 
 def test_few_samples_on_either_side_say_nothing() -> None:
     assert sampled([1.0] * 4, BEFORE, Differs()).reason == "4 samples so far, wants 10"
-    seen = sampled(HIGHER, Base((1.0,), " before the change"), Differs())
+    seen = sampled(HIGHER, Baseline((1.0,), " before the change"), Differs())
     assert (seen.verdict, seen.reason) == (UNKNOWN, "1 samples before the change to compare with, wants 10")
-    assert sampled(HIGHER, Base(missing="no change to compare with"), Differs()).reason == "no change to compare with"
+    assert (
+        sampled(HIGHER, Baseline(missing="no change to compare with"), Differs()).reason == "no change to compare with"
+    )
 
 
 @given(st.lists(st.floats(0.1, 10), max_size=30), st.lists(st.floats(0.1, 10), max_size=30))
 def test_no_test_condemns_both_ways(after: list[float], before: list[float]) -> None:
-    base = Base(tuple(before), " before")
+    base = Baseline(tuple(before), " before")
     verdicts = [sampled(after, base, Differs.model_validate({"direction": way})).verdict for way in ("up", "down")]
     assert verdicts.count(BAD) <= 1
     assert (sampled(after, base, Differs()).verdict is BAD) == (BAD in verdicts)
@@ -272,8 +274,8 @@ def test_samples_that_cannot_be_told_apart_are_the_rules_fault() -> None:
 
 
 def test_a_median_wants_enough_to_be_one_of() -> None:
-    assert middle([3.0, math.nan, 1.0, 2.0], " of 3", 3, "too few") == Base((2.0,), " of 3")
-    assert middle([3.0, math.nan, 1.0], " of 3", 3, "too few") == Base(missing="too few")
+    assert middle([3.0, math.nan, 1.0, 2.0], " of 3", 3, "too few") == Baseline((2.0,), " of 3")
+    assert middle([3.0, math.nan, 1.0], " of 3", 3, "too few") == Baseline(missing="too few")
 
 
 def test_few_spans_cover_many_windows() -> None:

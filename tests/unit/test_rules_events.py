@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from rollbackd.model import Event, Evidence
 from rollbackd.rules.conditions import Condition, of_events
-from rollbackd.rules.events import Run, counting, fits, step, young
+from rollbackd.rules.events import EventRun, counting, fits, step, young
 from rollbackd.rules.spec import EventWhen
 from rollbackd.rules.tracks import Standing
 from tests.unit.builders import at, minutes
@@ -27,7 +27,7 @@ def over(when: float, **labels: str) -> Event:
     return Event("e2e_failed", f"over {when:g}", at(when), firing=False, labels=labels)
 
 
-def hear(when: EventWhen, *told: Event, kept: timedelta | None = None) -> Run | None:
+def hear(when: EventWhen, *told: Event, kept: timedelta | None = None) -> EventRun | None:
     """Each as it happens; with `kept` what is older is forgotten."""
     run, events = None, list[Event]()
     for one in told:
@@ -49,60 +49,60 @@ def test_an_event_is_asked_for_by_its_name_and_its_labels() -> None:
 
 def test_enough_of_them_in_time_make_a_run_from_the_first() -> None:
     assert hear(TWICE, event(0)) is None
-    assert hear(TWICE, event(0), event(10)) == Run(event(0), at(30))
-    assert hear(ONCE, event(0)) == Run(event(0), at(30))
+    assert hear(TWICE, event(0), event(10)) == EventRun(event(0), at(30))
+    assert hear(ONCE, event(0)) == EventRun(event(0), at(30))
 
 
 def test_those_that_are_too_far_apart_make_none() -> None:
     assert hear(TWICE, event(0), event(30)) is None
-    assert hear(TWICE, event(0), event(29.99)) == Run(event(0), at(30))
+    assert hear(TWICE, event(0), event(29.99)) == EventRun(event(0), at(30))
 
 
 def test_a_run_keeps_its_name_for_as_long_as_enough_of_them_are_young_enough() -> None:
-    assert hear(TWICE, *(event(when) for when in range(0, 200, 10))) == Run(event(0), at(210))
-    assert hear(TWICE, *(event(when) for when in (0, 10, 40, 50))) == Run(event(40), at(70))
+    assert hear(TWICE, *(event(when) for when in range(0, 200, 10))) == EventRun(event(0), at(210))
+    assert hear(TWICE, *(event(when) for when in (0, 10, 40, 50))) == EventRun(event(40), at(70))
 
 
 def test_one_right_when_the_first_gets_too_old_goes_on() -> None:
-    assert hear(TWICE, event(0), event(10), event(30)) == Run(event(0), at(40))
+    assert hear(TWICE, event(0), event(10), event(30)) == EventRun(event(0), at(40))
 
 
 def test_a_run_is_found_in_what_is_remembered_as_it_was_when_it_was_heard() -> None:
     told = [event(0), event(10), event(30)]
-    assert step(None, TWICE, told, told[-1], at(30)) == Run(event(0), at(40))
+    assert step(None, TWICE, told, told[-1], at(30)) == EventRun(event(0), at(40))
     told = [event(0), event(30, "a"), event(30, "b")]
-    assert step(None, TWICE, told, told[-1], at(30)) == Run(event(30, "a"), at(60))
+    assert step(None, TWICE, told, told[-1], at(30)) == EventRun(event(30, "a"), at(60))
 
 
 def test_a_run_keeps_its_name_when_its_first_events_are_forgotten() -> None:
     told = [event(when) for when in range(0, 200, 10)]
-    assert hear(TWICE, *told, kept=minutes(30)) == Run(event(0), at(210))
+    assert hear(TWICE, *told, kept=minutes(30)) == EventRun(event(0), at(210))
 
 
 def test_a_run_keeps_its_name_when_an_earlier_event_comes_late() -> None:
-    assert hear(TWICE, event(10), event(20), event(5)) == Run(event(10), at(40))
+    assert hear(TWICE, event(10), event(20), event(5)) == EventRun(event(10), at(40))
 
 
 def test_what_another_condition_asks_for_changes_nothing() -> None:
-    run = Run(event(0), at(30))
+    run = EventRun(event(0), at(30))
     assert step(run, SUITE, [event(0), event(1, suite="search")], event(1, suite="search"), at(1)) is run
 
 
 def test_what_is_resolved_is_over_and_another_when_it_begins_again() -> None:
     assert hear(TWICE, event(0), event(10), over(11)) is None
     assert hear(TWICE, event(0), event(10), over(11), event(12)) is None
-    assert hear(TWICE, event(0), event(10), over(11), event(12), event(13)) == Run(event(12), at(42))
+    assert hear(TWICE, event(0), event(10), over(11), event(12), event(13)) == EventRun(event(12), at(42))
 
 
 def test_the_end_of_something_else_ends_nothing() -> None:
     told = (event(0, suite="checkout"), event(1, suite="checkout"))
-    assert hear(SUITE, *told, over(2, suite="search")) == Run(told[0], at(30))
+    assert hear(SUITE, *told, over(2, suite="search")) == EventRun(told[0], at(30))
     assert hear(SUITE, *told, over(2, suite="checkout")) is None
 
 
 def test_an_end_that_comes_late_ends_what_was_before_it() -> None:
-    assert hear(TWICE, event(0), event(10), event(12), over(-1)) == Run(event(0), at(40))
-    assert hear(TWICE, event(0), event(10), event(12), over(5)) == Run(event(10), at(40))
+    assert hear(TWICE, event(0), event(10), event(12), over(-1)) == EventRun(event(0), at(40))
+    assert hear(TWICE, event(0), event(10), event(12), over(5)) == EventRun(event(10), at(40))
 
 
 def test_news_of_long_ago_makes_no_run_now() -> None:

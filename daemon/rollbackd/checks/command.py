@@ -5,16 +5,17 @@ service, so it is inconclusive; `timed_out: bad` is for those that hang only whe
 """
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator
 
 from rollbackd.adapter import CheckPlace, CheckSettings
+from rollbackd.checks.timed import timed
 from rollbackd.model import CheckResult, Verdict
 from rollbackd.syntax.units import format_duration, in_words
-from rollbackd.system.spawner import Finished, Spawner, SpawnError
+from rollbackd.system.spawner import Finished, SpawnError
 
 _NOT_EXECUTABLE, _NOT_FOUND = 126, 127
 """What env, npm and the like exit with when it is they who cannot start the program."""
@@ -48,17 +49,14 @@ class Command:
         self._place = place
 
     async def run(self, since: datetime | None = None) -> CheckResult:  # noqa: ARG002  # it sees only the present
-        settings, clock = self._settings, self._place.clock
-        spawner: Spawner = self._place.spawner
-        began = clock.monotonic()
+        return await timed(self._place, self._settings, self._ran())
+
+    async def _ran(self) -> tuple[Verdict, str]:
+        settings, spawner = self._settings, self._place.spawner
         try:
-            finished = await spawner.run(settings.command, cwd=settings.cwd, timeout=settings.timeout)
+            return self._judged(await spawner.run(settings.command, cwd=settings.cwd, timeout=settings.timeout))
         except SpawnError as error:
-            verdict, reason = Verdict.INCONCLUSIVE, f"could not be run: {error}"
-        else:
-            verdict, reason = self._judged(finished)
-        took = timedelta(seconds=clock.monotonic() - began)
-        return CheckResult(self._place.name, verdict, reason, took, settings.warn)
+            return Verdict.INCONCLUSIVE, f"could not be run: {error}"
 
     def _judged(self, finished: Finished) -> tuple[Verdict, str]:
         last = _last_line(finished.tail.splitlines())

@@ -9,8 +9,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from rollbackd.adapter import CheckPlace, CheckSettings
-from rollbackd.checks import asking
-from rollbackd.checks.asking import Answer, NoAnswer, Request
+from rollbackd.checks import http_request
+from rollbackd.checks.http_request import HttpAnswer, HttpRequest, NoAnswer
 from rollbackd.checks.timed import check_below, in_time
 from rollbackd.model import CheckResult, Verdict
 from rollbackd.syntax.json_path import JsonPath, at
@@ -37,7 +37,7 @@ def _statuses(value: Any) -> tuple[str, ...]:
 class HttpSettings(CheckSettings):
     """A request is answered as wanted. Certificates are always verified."""
 
-    http: Annotated[str, AfterValidator(asking.url)]
+    http: Annotated[str, AfterValidator(http_request.url)]
     method: Literal["GET", "HEAD", "OPTIONS", "POST"] = "GET"
     status: Annotated[tuple[str, ...], BeforeValidator(_statuses)] = ("2xx",)
     """What is wanted: `2xx`, `204`, or a list of such."""
@@ -84,13 +84,13 @@ class Http:
 
     async def _asked(self) -> tuple[Verdict, str]:
         asked = self._settings
-        request = Request(asked.http, asked.headers, asked.timeout, asked.method, asked.status, asked.follow)
+        request = HttpRequest(asked.http, asked.headers, asked.timeout, asked.method, asked.status, asked.follow)
         try:
             return self._judged(await request.answered(self._place))
         except NoAnswer as found:
             return found.verdict, found.reason
 
-    def _judged(self, answer: Answer) -> tuple[Verdict, str]:
+    def _judged(self, answer: HttpAnswer) -> tuple[Verdict, str]:
         contains, wanted = self._settings.contains, self._settings.json_
         if contains.encode() not in answer.body:
             if answer.whole:

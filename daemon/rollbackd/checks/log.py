@@ -18,6 +18,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from rollbackd.adapter import CheckPlace, CheckSettings
 from rollbackd.checks import log_lines
+from rollbackd.checks.timed import timed
 from rollbackd.model import CheckResult, Verdict
 from rollbackd.syntax.units import Duration, Spec, format_duration, roughly, show
 from rollbackd.system.redaction import one_line
@@ -49,7 +50,7 @@ def _pattern(text: str) -> str:
 
 def _time(text: str) -> str:
     try:
-        readable = not text or log_lines.Times(text, _SAMPLE).of(_SAMPLE.strftime(text)) is not None
+        readable = not text or log_lines.LineTimes(text, _SAMPLE).of(_SAMPLE.strftime(text)) is not None
     except ValueError as error:
         raise ValueError(f"{show(text)} is not a format of times that can be read: {error}") from None
     if not readable:
@@ -120,19 +121,17 @@ class Log:
         self._place = place
 
     async def run(self, since: datetime | None = None) -> CheckResult:
+        return await timed(self._place, self._settings, self._looked(since))
+
+    async def _looked(self, since: datetime | None) -> tuple[Verdict, str]:
         clock, settings = self._place.clock, self._settings
-        began, now = clock.monotonic(), clock.now()
+        deadline, now = clock.monotonic() + settings.timeout.total_seconds(), clock.now()
         start = now - settings.within
         missing = max(timedelta(), (since or start) - start)
-        deadline = began + settings.timeout.total_seconds()
         try:
-            found = await self._counted(start + missing, now, deadline)
+            return self._judged(await self._counted(start + missing, now, deadline), missing)
         except _Unread as error:
-            verdict, reason = Verdict.INCONCLUSIVE, f"{settings.log}: {error}"
-        else:
-            verdict, reason = self._judged(found, missing)
-        took = timedelta(seconds=clock.monotonic() - began)
-        return CheckResult(self._place.name, verdict, reason, took, settings.warn)
+            return Verdict.INCONCLUSIVE, f"{settings.log}: {error}"
 
     def _judged(self, found: _Counted, missing: timedelta) -> tuple[Verdict, str]:
         settings = self._settings

@@ -62,7 +62,7 @@ class Tally:
                 return
 
 
-class Times:
+class LineTimes:
     """Reads the times of lines in one format. Without a zone in it they are local; without a year, the last that fits.
 
     :raises ValueError: the format cannot be read.
@@ -179,7 +179,7 @@ def _timed(
 ) -> dict[str, Any]:
     """Lines with times, those in between belonging to the one before them; read backwards until they are too old."""
     since = datetime.fromtimestamp(request["since"], UTC)
-    times = Times(request["time"], datetime.fromtimestamp(request["now"], UTC))
+    times = LineTimes(request["time"], datetime.fromtimestamp(request["now"], UTC))
     begin, first = size, None
     while begin > max(0, size - LARGEST) and (first is None or first >= since):
         end, begin = begin, max(0, begin - _BLOCK)

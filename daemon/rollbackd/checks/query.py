@@ -7,7 +7,8 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from rollbackd.adapter import CheckPlace, CheckSettings
-from rollbackd.model import CheckResult
+from rollbackd.checks.timed import timed
+from rollbackd.model import CheckResult, Verdict
 from rollbackd.rules.compared import Compared
 from rollbackd.rules.reach import reach
 from rollbackd.rules.samples import Observation, decision_engine, inconclusive, opposite, own
@@ -45,11 +46,11 @@ class Query:
             self._reach = max(self._reach, reach(settings.samples.query))
 
     async def run(self, since: datetime | None = None) -> CheckResult:
-        clock = self._place.clock
-        began = clock.monotonic()
-        seen = self._too_early(since, clock.now()) or await self._in_time(since)
-        took = timedelta(seconds=clock.monotonic() - began)
-        return CheckResult(self._place.name, seen.verdict, seen.reason, took, self._settings.warn)
+        return await timed(self._place, self._settings, self._asked(since))
+
+    async def _asked(self, since: datetime | None) -> tuple[Verdict, str]:
+        seen = self._too_early(since, self._place.clock.now()) or await self._in_time(since)
+        return seen.verdict, seen.reason
 
     def _too_early(self, since: datetime | None, now: datetime) -> Observation | None:
         """A value made of samples from before the last step says nothing of what came after it."""

@@ -4,14 +4,15 @@ An answer that does not name a release says nothing, and is inconclusive: older 
 """
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Annotated, ClassVar, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
 from rollbackd.adapter import AdapterError, CheckPlace, CheckSettings
-from rollbackd.checks import asking
-from rollbackd.checks.asking import Answer, NoAnswer, Request
+from rollbackd.checks import http_request
+from rollbackd.checks.http_request import HttpAnswer, HttpRequest, NoAnswer
+from rollbackd.checks.timed import timed
 from rollbackd.model import CheckResult, Release, Verdict
 from rollbackd.syntax.json_path import JsonPath, at
 from rollbackd.syntax.units import Secret, show
@@ -24,7 +25,7 @@ _SHORTEST = 7
 class ServesSettings(CheckSettings):
     """What answers names the release that the layer has, by its id, at least 7 characters of it, or its label."""
 
-    serves: Annotated[str, AfterValidator(asking.url)]
+    serves: Annotated[str, AfterValidator(http_request.url)]
     layer: str = Field(min_length=1)
     """Of the service; one that has releases."""
     json_: JsonPath | None = Field(default=None, alias="json")
@@ -55,19 +56,15 @@ class Serves:
         self._place = place
 
     async def run(self, since: datetime | None = None) -> CheckResult:  # noqa: ARG002  # it sees only the present
-        clock = self._place.clock
-        began = clock.monotonic()
-        try:
-            verdict, reason = await self._asked()
-        except NoAnswer as found:
-            verdict, reason = found.verdict, found.reason
-        took = timedelta(seconds=clock.monotonic() - began)
-        return CheckResult(self._place.name, verdict, reason, took, self._settings.warn)
+        return await timed(self._place, self._settings, self._asked())
 
     async def _asked(self) -> tuple[Verdict, str]:
         settings = self._settings
-        answer = await Request(settings.serves, settings.headers, settings.timeout).answered(self._place)
-        served = self._named(answer)
+        try:
+            answer = await HttpRequest(settings.serves, settings.headers, settings.timeout).answered(self._place)
+            served = self._named(answer)
+        except NoAnswer as found:
+            return found.verdict, found.reason
         said = f"serves {one_line(show(self._place.spawner.clean(served)))}"
         try:
             releases = await self._place.releases(settings.layer)
@@ -76,7 +73,7 @@ class Serves:
         verdict, rest = _compared(served, releases, settings.layer)
         return verdict, f"{said}, {rest}"
 
-    def _named(self, answer: Answer) -> str:
+    def _named(self, answer: HttpAnswer) -> str:
         """What the answer calls its release. :raises NoAnswer: nothing."""
         settings = self._settings
         if settings.header:
@@ -90,7 +87,7 @@ class Serves:
         return found.strip()
 
 
-def _at(answer: Answer, path: str) -> str:
+def _at(answer: HttpAnswer, path: str) -> str:
     try:
         found = at(answer.document(), path)
     except ValueError as error:

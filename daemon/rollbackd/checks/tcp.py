@@ -3,12 +3,13 @@
 import asyncio
 import re
 from contextlib import suppress
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator
 
 from rollbackd.adapter import CheckPlace, CheckSettings
+from rollbackd.checks.timed import timed
 from rollbackd.checks.unanswered import unanswered
 from rollbackd.model import CheckResult, Verdict
 from rollbackd.syntax.units import format_duration, show
@@ -47,10 +48,7 @@ class Tcp:
         self._host, self._port = split_address(settings.tcp)
 
     async def run(self, since: datetime | None = None) -> CheckResult:  # noqa: ARG002  # it sees only the present
-        began = self._place.clock.monotonic()
-        verdict, reason = await self._connect()
-        took = timedelta(seconds=self._place.clock.monotonic() - began)
-        return CheckResult(self._place.name, verdict, reason, took, self._settings.warn)
+        return await timed(self._place, self._settings, self._connect())
 
     async def _connect(self) -> tuple[Verdict, str]:
         settings = self._settings

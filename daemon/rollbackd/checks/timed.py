@@ -1,9 +1,18 @@
-"""How long an answer took, as a part of the verdict. No I/O."""
+"""Results of checks: a verdict, and how long it took to find. No I/O of its own."""
 
+from collections.abc import Awaitable
 from datetime import timedelta
 
-from rollbackd.model import Verdict
+from rollbackd.adapter import CheckPlace, CheckSettings
+from rollbackd.model import CheckResult, Verdict
 from rollbackd.syntax.units import format_duration
+
+
+async def timed(place: CheckPlace, settings: CheckSettings, asked: Awaitable[tuple[Verdict, str]]) -> CheckResult:
+    """The result of a question that answers with a verdict and its reason."""
+    began = place.clock.monotonic()
+    verdict, reason = await asked
+    return CheckResult(place.name, verdict, reason, timedelta(seconds=place.clock.monotonic() - began), settings.warn)
 
 
 def check_below(below: timedelta | None, timeout: timedelta) -> None:

@@ -12,7 +12,7 @@ _LONGEST = 32 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class ConfigFile:
     """One file as it was read."""
 
     path: Path
@@ -20,7 +20,7 @@ class Source:
     document: Document
 
 
-def read(path: Path) -> Source:
+def read(path: Path) -> ConfigFile:
     """A file with all that is wrong with reading it in its document's faults."""
     body, problem = _body(path)
     text = ""
@@ -35,11 +35,11 @@ def read(path: Path) -> Source:
             )
     if problem:
         return _unread(path, body, ConfigFault(str(path), 1, 1, problem))
-    return Source(path, body, Document(text, str(path)))
+    return ConfigFile(path, body, Document(text, str(path)))
 
 
-def _unread(path: Path, body: bytes, fault: ConfigFault) -> Source:
-    return Source(path, body, Document.unread(str(path), fault))
+def _unread(path: Path, body: bytes, fault: ConfigFault) -> ConfigFile:
+    return ConfigFile(path, body, Document.unread(str(path), fault))
 
 
 def _body(path: Path) -> tuple[bytes, str]:

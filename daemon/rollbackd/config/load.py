@@ -98,7 +98,7 @@ def _with_plans(service: Service, read: ServiceOutline, shape: Shape) -> Service
     return service.model_copy(update={"plans": {"default": shape.plan(steps=default_plan(traits).steps)}})
 
 
-def _hash(sources: tuple[files.Source, ...]) -> str:
+def _hash(sources: tuple[files.ConfigFile, ...]) -> str:
     digest = hashlib.sha256()
     for source in sources:
         digest.update(f"{source.path}\0{len(source.body)}\0".encode())

@@ -49,7 +49,7 @@ class Rules:
 
     placed: list[Placed] = field(default_factory=list)
     faults: list[ConfigFault] = field(default_factory=list)
-    sources: list[files.Source] = field(default_factory=list)
+    sources: list[files.ConfigFile] = field(default_factory=list)
 
 
 def read_rules(main: Document, base: Path) -> Rules:

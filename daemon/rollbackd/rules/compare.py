@@ -24,7 +24,7 @@ Span = tuple[datetime, datetime]
 
 
 @dataclass(frozen=True, slots=True)
-class Base:
+class Baseline:
     """What a service is compared with."""
 
     values: tuple[float, ...] = ()
@@ -35,7 +35,7 @@ class Base:
     """Why there is nothing to compare with; a sentence."""
 
 
-def shifted(value: float, base: Base, leaf: Compared) -> Observation:
+def shifted(value: float, base: Baseline, leaf: Compared) -> Observation:
     """A value against one number: bad when it dropped, or rose, by the share that the condition names, or more."""
     if base.missing:
         return Observation(Verdict.INCONCLUSIVE, value, f"{value:g}, but {base.missing}")
@@ -64,7 +64,7 @@ def _moved(value: float, other: float) -> str:
     return f"{percent(abs(value - other) / other)} {way}" if other > 0 else way
 
 
-def sampled(after: Sequence[float], base: Base, differs: Differs) -> Observation:
+def sampled(after: Sequence[float], base: Baseline, differs: Differs) -> Observation:
     """Samples against samples: bad when chance alone hardly explains it, and their medians are far enough apart.
 
     :param after: finite numbers.
@@ -105,7 +105,7 @@ def instances(
         return inconclusive(f"every instance is changed by {by}: none is left to compare with")
     new, old = [value for value in changed if isfinite(value)], [value for value in unchanged if isfinite(value)]
     if leaf.differs is not None:
-        return sampled(new, Base(tuple(old), f" of instances unchanged by {by}"), leaf.differs)
+        return sampled(new, Baseline(tuple(old), f" of instances unchanged by {by}"), leaf.differs)
     if len(new) < len(changed):
         return inconclusive(f"no number in {len(changed) - len(new)} of {len(changed)} changed instances")
     base = middle(
@@ -140,10 +140,10 @@ def finite(points: Iterable[Sequence[float]], aggregate: str | None) -> list[flo
     return found
 
 
-def middle(values: Iterable[float], words: str, fewest: int, missing: str) -> Base:
+def middle(values: Iterable[float], words: str, fewest: int, missing: str) -> Baseline:
     """The median of what is finite as what to compare with; `missing` says it when there are fewer than `fewest`."""
     found = [value for value in values if isfinite(value)]
-    return Base((median(found),), words) if len(found) >= fewest else Base(missing=missing)
+    return Baseline((median(found),), words) if len(found) >= fewest else Baseline(missing=missing)
 
 
 def spans(windows: Iterable[Span], longest: timedelta) -> list[Span]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from rollbackd.model import Alert, Event, Evidence, Verdict
-from rollbackd.rules.events import Run, counting, young
+from rollbackd.rules.events import EventRun, counting, young
 from rollbackd.rules.spec import AlertWhen, AllWhen, AnyWhen, CheckWhen, EventWhen, QueryWhen, Rule, When, parts_of
 from rollbackd.rules.tracks import Standing, Track
 from rollbackd.syntax.units import format_duration, shortened
@@ -56,7 +56,7 @@ def of_alerts(
     return Condition(Standing.BAD, since, f"{len(alive)} firing", evidence, tuple(alert.labels for alert in alive))
 
 
-def of_events(when: EventWhen, run: Run | None, events: Sequence[Event], now: datetime) -> Condition:
+def of_events(when: EventWhen, run: EventRun | None, events: Sequence[Event], now: datetime) -> Condition:
     """An event condition: `events` of its name in the order of their times, and the run they were last seen in.
 
     Bad while the run goes on, pending while some count and they are not enough.

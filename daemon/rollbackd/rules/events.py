@@ -14,7 +14,7 @@ from rollbackd.rules.spec import EventWhen
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class EventRun:
     """A condition that is met."""
 
     first: Event
@@ -40,7 +40,9 @@ def young(when: EventWhen, events: Sequence[Event], now: datetime) -> list[Event
     return [event for event in events if now - event.at < when.within]
 
 
-def step(run: Run | None, when: EventWhen, events: Sequence[Event], heard: Event, now: datetime) -> Run | None:
+def step(
+    run: EventRun | None, when: EventWhen, events: Sequence[Event], heard: Event, now: datetime
+) -> EventRun | None:
     """The run after an event was heard, which is among `events`.
 
     A run that goes on keeps its name: also when its first events are forgotten, or an earlier one comes late. One that
@@ -56,13 +58,13 @@ def step(run: Run | None, when: EventWhen, events: Sequence[Event], heard: Event
     began, first, until = latest
     if run is not None and began <= run.until:
         first = run.first
-    return Run(first, until) if now < until else None
+    return EventRun(first, until) if now < until else None
 
 
-def met(when: EventWhen, events: Sequence[Event], now: datetime) -> Run | None:
+def met(when: EventWhen, events: Sequence[Event], now: datetime) -> EventRun | None:
     """The run that these events make by themselves, whatever came before them."""
     latest = _latest(when, counting(when, events))
-    return Run(latest[1], latest[2]) if latest is not None and now < latest[2] else None
+    return EventRun(latest[1], latest[2]) if latest is not None and now < latest[2] else None
 
 
 def _latest(when: EventWhen, counted: Sequence[Event]) -> tuple[datetime, Event, datetime] | None:

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from rollbackd.config.models import Config
 from rollbackd.policy.changes import newest
 from rollbackd.policy.ledger import ServiceLedger, Spell
-from rollbackd.rules.compare import FEWEST_BEFORE, FEWEST_PEERS, Base, Point, Span, finite, middle, spans
+from rollbackd.rules.compare import FEWEST_BEFORE, FEWEST_PEERS, Baseline, Point, Span, finite, middle, spans
 from rollbackd.rules.reach import reach
 from rollbackd.rules.samples import Observation, settle
 from rollbackd.rules.spec import QueryWhen, Rule
@@ -119,21 +119,21 @@ class Baselines:
     # -- what to compare with -------------------------------------------------------------------
     async def earlier(
         self, rule: Rule, leaf: QueryWhen, services: Collection[str], now: datetime, since: datetime | None
-    ) -> dict[str, Base]:
+    ) -> dict[str, Baseline]:
         """The value of so long ago. While that is when it was sick, before a rollback, of right before the trouble."""
         assert leaf.against is not None
         assert leaf.against.offset is not None
         by_time: defaultdict[datetime, list[str]] = defaultdict(list)
         for service in services:
             by_time[self.well(leaf, service, now - leaf.against.offset, since)].append(service)
-        found: dict[str, Base] = {}
+        found: dict[str, Baseline] = {}
         for at, of in by_time.items():
             answer = await self._prometheus.instant(leaf.query, at)
             words = leaf.other if at == now - leaf.against.offset else BEFORE_UNDONE
             values = self.values(rule, answer.series)
             for service in of:
                 own = values.get(service, ())
-                found[service] = Base(missing=answer.problem) if answer.problem else base_of(leaf, own, words)
+                found[service] = Baseline(missing=answer.problem) if answer.problem else base_of(leaf, own, words)
         return found
 
     def well(self, leaf: QueryWhen, service: str, at: datetime, since: datetime | None) -> datetime:
@@ -146,7 +146,7 @@ class Baselines:
 
     def peers(
         self, leaf: QueryWhen, services: Iterable[str], values: Mapping[str, Sequence[float]], now: datetime
-    ) -> dict[str, Base]:
+    ) -> dict[str, Baseline]:
         """The median of the other services of the group at the same time."""
         known: dict[str, float] = {}
         for peer in self.undisturbed_peers(leaf, now):
@@ -202,7 +202,7 @@ class Baselines:
 
     async def median_before(
         self, rule: Rule, leaf: QueryWhen, services: Iterable[str], now: datetime
-    ) -> dict[str, Base]:
+    ) -> dict[str, Baseline]:
         """The median of before each service's change."""
         found = {}
         for service, samples in (await self.before_change(rule, leaf, services, now)).items():
@@ -314,12 +314,12 @@ def within(points: Sequence[Point], window: Span) -> list[Point]:
     return [point for point in points if window[0] <= point[0] <= window[1]]
 
 
-def base_of(leaf: QueryWhen, values: Sequence[float], words: str) -> Base:
+def base_of(leaf: QueryWhen, values: Sequence[float], words: str) -> Baseline:
     """One service's values at another time, as what to compare with; `words` say when: `1d ago`."""
     value = settle(values, leaf.aggregate)
     if isinstance(value, Observation):
-        return Base(missing=f"{words} there is {value.reason}")
-    return Base((value,), f" {words}")
+        return Baseline(missing=f"{words} there is {value.reason}")
+    return Baseline((value,), f" {words}")
 
 
 def _window_before(turn: Turn, length: timedelta, back: timedelta) -> Span | None:

@@ -9,7 +9,7 @@ from datetime import datetime
 
 from rollbackd.config.models import Config
 from rollbackd.model import Verdict
-from rollbackd.rules.compare import Base, Span, instances, sampled, shifted
+from rollbackd.rules.compare import Baseline, Span, instances, sampled, shifted
 from rollbackd.rules.reach import reach
 from rollbackd.rules.samples import Observation, decision_engine, inconclusive, settle, too_few
 from rollbackd.rules.spec import QueryWhen, Rule
@@ -120,7 +120,7 @@ class QueryConditions:
         services: Sequence[str],
         now: datetime,
         since: datetime | None,
-    ) -> dict[str, Base]:
+    ) -> dict[str, Baseline]:
         assert leaf.against is not None
         if leaf.against.offset is not None:
             return await self.bases.earlier(rule, leaf, services, now, since)
@@ -186,7 +186,7 @@ class QueryConditions:
         windows: Mapping[str, Span],
         now: datetime,
         since: datetime | None,
-    ) -> dict[str, Base]:
+    ) -> dict[str, Baseline]:
         assert leaf.against is not None
         if leaf.against.before_change is not None:
             before = await self.bases.before_change(rule, leaf, windows, now)
@@ -200,12 +200,12 @@ class QueryConditions:
             for peer in others:
                 samples = samples_of(leaf, _cut(lines.get(peer, ()), window)) if peer != service else []
                 pooled += [] if isinstance(samples, Observation) else samples
-            found[service] = Base(tuple(pooled), f" of peers in {leaf.group}")
+            found[service] = Baseline(tuple(pooled), f" of peers in {leaf.group}")
         return found
 
     async def _samples_earlier(
         self, rule: Rule, leaf: QueryWhen, services: Iterable[str], at: datetime, since: datetime | None
-    ) -> dict[str, Base]:
+    ) -> dict[str, Baseline]:
         """The samples of so long ago; one range for each time that is meant, nearly always one."""
         assert leaf.differs is not None
         times = {service: self.bases.well(leaf, service, at, since) for service in services}
@@ -254,7 +254,7 @@ def by_threshold(leaf: QueryWhen, values: Sequence[float], counted: Sequence[flo
     return decision_engine(values, leaf.above, leaf.below, leaf.aggregate, sum(counted) if counted else None, at_least)
 
 
-def by_shift(leaf: QueryWhen, values: Sequence[float], counted: Sequence[float] | None, base: Base) -> Observation:
+def by_shift(leaf: QueryWhen, values: Sequence[float], counted: Sequence[float] | None, base: Baseline) -> Observation:
     """One service's values against one number."""
     at_least = leaf.samples.at_least if leaf.samples is not None else None
     value = settle(values, leaf.aggregate, sum(counted) if counted else None, at_least)
@@ -284,7 +284,7 @@ def _cut(lines: Sequence[Line], window: Span) -> list[Line]:
     return [(labels, within(points, window)) for labels, points in lines]
 
 
-def _base_of(samples: Sequence[float] | Observation | str, words: str) -> Base:
+def _base_of(samples: Sequence[float] | Observation | str, words: str) -> Baseline:
     if isinstance(samples, str):
-        return Base(missing=samples)
-    return Base(missing=samples.reason) if isinstance(samples, Observation) else Base(tuple(samples), words)
+        return Baseline(missing=samples)
+    return Baseline(missing=samples.reason) if isinstance(samples, Observation) else Baseline(tuple(samples), words)

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from rollbackd.rules.compare import Base, Span
+from rollbackd.rules.compare import Baseline, Span
 from rollbackd.rules.samples import Observation
 from rollbackd.rules.spec import QueryWhen, Rule
 from rollbackd.signals.baselines import Baselines, Lines, base_of, by_time
@@ -28,7 +28,7 @@ class _Tables:
     own: Mapping[str, Table]
     counted: Mapping[str, Table]
     earlier: Mapping[str, Table]
-    bases: Mapping[str, Base] = field(default_factory=dict)
+    bases: Mapping[str, Baseline] = field(default_factory=dict)
 
 
 async def replay(
@@ -50,7 +50,7 @@ async def replay(
     assert not isinstance(counted, str)
     assert not isinstance(earlier, str)
     services = [service for service in own if service in of]
-    before: Mapping[str, Base] = {}
+    before: Mapping[str, Baseline] = {}
     if leaf.against is not None and leaf.against.before_change is not None:
         before = await bases.median_before(rule, leaf, services, span[1])
     tables = _Tables(_tables(own), _tables(counted), _tables(earlier), before)
@@ -73,7 +73,7 @@ def _replayed(bases: Baselines, leaf: QueryWhen, service: str, tables: _Tables, 
     return found
 
 
-def _base(bases: Baselines, leaf: QueryWhen, service: str, tables: _Tables, at: datetime, end: datetime) -> Base:
+def _base(bases: Baselines, leaf: QueryWhen, service: str, tables: _Tables, at: datetime, end: datetime) -> Baseline:
     """What one service's value at one time is compared with."""
     assert leaf.against is not None
     if leaf.against.offset is not None:

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from rollbackd.model import Event
 from rollbackd.policy.ledger import Rollback
 from rollbackd.rules.conditions import Condition, of_events
-from rollbackd.rules.events import Run, counting, fits, met, step
+from rollbackd.rules.events import EventRun, counting, fits, met, step
 from rollbackd.rules.spec import MOST_EVENTS, EventWhen, Rule
 
 Asked = tuple[Rule, int, EventWhen]
@@ -35,7 +35,7 @@ class ReportedEvents:
         self._all = max(self._longest.values(), default=timedelta())
         self._events: OrderedDict[tuple[str, str], list[Event]] = OrderedDict()
         """By service and name, in the order of their times; who was heard of last stands last."""
-        self._runs: dict[tuple[str, int, str], Run] = {}
+        self._runs: dict[tuple[str, int, str], EventRun] = {}
         """By rule, position of the condition and service."""
         self._undone = undone
         """A service's newest rollback that has ended."""

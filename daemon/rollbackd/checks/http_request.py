@@ -35,7 +35,7 @@ class NoAnswer(Exception):  # noqa: N818  # a finding, not a fault of ours
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class HttpAnswer:
     """An answer with a wanted status."""
 
     status: int
@@ -61,7 +61,7 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class HttpRequest:
     """What is asked."""
 
     url: str
@@ -71,7 +71,7 @@ class Request:
     status: tuple[str, ...] = ("2xx",)
     follow: bool = False
 
-    async def answered(self, place: CheckPlace) -> Answer:
+    async def answered(self, place: CheckPlace) -> HttpAnswer:
         """Send it once. :raises NoAnswer: with what that says about the service."""
         try:
             headers = _revealed(self.headers, place)
@@ -90,14 +90,14 @@ class Request:
         except aiohttp.ClientError as error:
             raise NoAnswer(Verdict.BAD, f"broken answer: {one_line(str(error)) or type(error).__name__}") from error
 
-    async def _answer(self, headers: Mapping[str, str], session: aiohttp.ClientSession) -> Answer:
+    async def _answer(self, headers: Mapping[str, str], session: aiohttp.ClientSession) -> HttpAnswer:
         request = session.request(self.method, self.url, headers=headers, allow_redirects=self.follow, max_redirects=5)
         async with request as response:
             if not _wanted(response.status, self.status):
                 reason = f"answered {response.status}, wants {' or '.join(self.status)}"
                 raise NoAnswer(Verdict.BAD, reason)
             body, whole = await _read(response.content)
-            return Answer(response.status, response.headers, body, whole)
+            return HttpAnswer(response.status, response.headers, body, whole)
 
 
 def url(text: str) -> str:
