@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from string import Template
 
-from rollbackd.config.outline import Complaint, Outline, entries, mapping
-from rollbackd.config.positions import Loc
+from rollbackd.config.outline import Complaint, Outline
+from rollbackd.config.positions import Loc, entries, mapping
 from rollbackd.notification_events import PLACEHOLDERS
 from rollbackd.plugins import unknown
 from rollbackd.syntax.units import parse_duration

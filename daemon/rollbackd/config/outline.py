@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from rollbackd.adapter import Adapter, AdapterError, Place
 from rollbackd.config.models import Daemon
 from rollbackd.config.packs import Placed
-from rollbackd.config.positions import ConfigFault, Document, Loc
+from rollbackd.config.positions import ConfigFault, Document, Loc, entries, mapping
 from rollbackd.config.schedules import SCHEDULES
 from rollbackd.config.shape import Shape, kind_among
 from rollbackd.plugins import build_adapter
@@ -104,31 +104,3 @@ def _layer(outline: Outline, loc: Loc, raw: object, place: Place) -> Adapter | N
 
 def _plan(raw: object) -> Mapping[str, object]:
     return {"steps": raw} if isinstance(raw, list) else mapping(raw)
-
-
-# -- data that may be anything -----------------------------------------------------------------------
-def mapping(value: object) -> Mapping[str, object]:
-    """The mapping, or an empty one for anything else."""
-    return value if isinstance(value, dict) else {}
-
-
-def entries(value: object, loc: Loc) -> Iterator[tuple[Loc, Mapping[str, object]]]:
-    """The mappings in a list, each with its location."""
-    for n, each in enumerate(value if isinstance(value, list) else []):
-        if isinstance(each, dict):
-            yield (*loc, n), each
-
-
-def names(value: object, loc: Loc) -> Iterator[tuple[Loc, str]]:
-    """One text, or the texts in a list, each with its location."""
-    if isinstance(value, str):
-        yield loc, value
-    for n, each in enumerate(value if isinstance(value, list) else []):
-        if isinstance(each, str):
-            yield (*loc, n), each
-
-
-def quoted(found: Sequence[str]) -> str:
-    """At most three names for a sentence."""
-    more = f" and {len(found) - 3} more" if len(found) > 3 else ""
-    return ", ".join(f'"{each}"' for each in found[:3]) + more

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from rollbackd.adapter import Needs
-from rollbackd.config.outline import Complaint, Outline, ServiceOutline, entries, mapping, names
-from rollbackd.config.positions import Loc
+from rollbackd.config.outline import Complaint, Outline, ServiceOutline
+from rollbackd.config.positions import Loc, entries, mapping, names
 from rollbackd.config.schedules import SCHEDULES
 
 T = TypeVar("T", bound=Hashable)

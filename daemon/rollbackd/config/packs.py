@@ -5,16 +5,16 @@ to a pack is shown at that value, since the pack itself is not the reader's to m
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from rollbackd.config import files
 from rollbackd.config.explain import explain, faults_of, speaking
-from rollbackd.config.positions import ConfigFault, Document, Loc
+from rollbackd.config.positions import ConfigFault, Document, Loc, entries, mapping, names
 from rollbackd.config.shape import RuleFile
 from rollbackd.plugins import unknown
 from rollbackd.rules.spec import Rule
@@ -30,7 +30,7 @@ _SETTING = re.compile(r"\$([a-z_]+)")
 class Placed:
     """A rule and where its faults belong."""
 
-    raw: Any
+    raw: object
     """As data, its settings filled in."""
     rule: Rule | None
     """None: it has faults, which are told already."""
@@ -39,7 +39,7 @@ class Placed:
 
     @property
     def name(self) -> str:
-        name = self.raw.get("name") if isinstance(self.raw, dict) else None
+        name = mapping(self.raw).get("name")
         return name if isinstance(name, str) else ""
 
 
@@ -55,8 +55,8 @@ class Rules:
 def read_rules(main: Document, base: Path) -> Rules:
     """The rules that a configuration names; `base` is the directory that its patterns start from."""
     rules = Rules()
-    entries = main.data.get("rules")
-    for n, entry in enumerate(entries if isinstance(entries, list) else []):
+    written = mapping(main.data).get("rules")
+    for n, entry in enumerate(written if isinstance(written, list) else []):
         loc: Loc = ("rules", n)
         if isinstance(entry, str):
             _from_files(rules, main, loc, entry, base)
@@ -67,7 +67,7 @@ def read_rules(main: Document, base: Path) -> Rules:
     return rules
 
 
-def _valid(raw: Any) -> Rule | None:
+def _valid(raw: object) -> Rule | None:
     try:
         return Rule.model_validate(raw)
     except ValidationError:
@@ -96,11 +96,11 @@ def _from_files(rules: Rules, main: Document, loc: Loc, pattern: str, base: Path
             told = {(fault.line, fault.column) for fault in filled.faults}
             shape = _shape_faults(filled, source.document, {}, source.document.fault)
             rules.faults += [fault for fault in shape if (fault.line, fault.column) not in told]
-            for n, raw in _rules_in(filled.data):
-                rules.placed.append(Placed(raw, _valid(raw), _pointing(source.document, ("rules", n))))
+            for place, raw in entries(mapping(filled.data).get("rules"), ("rules",)):
+                rules.placed.append(Placed(raw, _valid(raw), _pointing(source.document, place)))
 
 
-def _from_pack(rules: Rules, main: Document, loc: Loc, entry: Mapping[str, Any]) -> None:
+def _from_pack(rules: Rules, main: Document, loc: Loc, entry: Mapping[str, object]) -> None:
     name, prefix = entry["pack"], entry.get("as")
     if not isinstance(name, str):
         return
@@ -121,16 +121,20 @@ def _from_pack(rules: Rules, main: Document, loc: Loc, entry: Mapping[str, Any])
     rules.faults += filled.faults
     if not filled.faults:
         rules.faults += _shape_faults(filled, source.document, given, at_setting)
-    known = [str(raw.get("name")) for _, raw in _rules_in(filled.data)]
-    only = _listed(entry.get("only"))
-    for n, each in enumerate(only):
+    written = list(entries(mapping(filled.data).get("rules"), ("rules",)))
+    known = [str(raw.get("name")) for _, raw in written]
+    only = dict(names(entry.get("only"), (*loc, "only")))
+    for place, each in only.items():
         if each not in known:
-            rules.faults.append(main.fault((*loc, "only", n), unknown("rule", each, known)))
-    for _, raw in _rules_in(filled.data):
-        if only and raw.get("name") not in only:
+            rules.faults.append(main.fault(place, unknown("rule", each, known)))
+    services = [name for _, name in names(entry.get("services"), ())]
+    for _, raw in written:
+        if only and raw.get("name") not in only.values():
             continue
-        named = raw | ({"name": f"{prefix}-{raw.get('name')}"} if isinstance(prefix, str) else {})
-        if services := _listed(entry.get("services")):
+        named = dict(raw)
+        if isinstance(prefix, str):
+            named["name"] = f"{prefix}-{raw.get('name')}"
+        if services:
             named["services"] = services
         rules.placed.append(Placed(named, _valid(named), _pointing_at_entry(main, loc)))
 
@@ -140,32 +144,19 @@ def _pointing_at_entry(main: Document, loc: Loc) -> Callable[[Loc, str], ConfigF
     return lambda inside, text: main.fault((*loc, *(inside if inside[:1] == ("services",) else ("pack",))), text)
 
 
-def _listed(value: Any) -> list[str]:
-    """One text or a list of them; of anything else the model tells."""
-    many = value if isinstance(value, list) else [value]
-    return [each for each in many if isinstance(each, str)]
-
-
-def _rules_in(data: Any) -> Iterator[tuple[int, dict[str, Any]]]:
-    listed = data.get("rules")
-    for n, raw in enumerate(listed if isinstance(listed, list) else []):
-        if isinstance(raw, dict):
-            yield n, raw
-
-
 # -- settings ----------------------------------------------------------------------------------------
 @dataclass(slots=True)
 class _Filled:
     """A rule file with its settings filled in."""
 
-    data: Any
+    data: object
     faults: list[ConfigFault] = field(default_factory=list)
     used: dict[Loc, set[str]] = field(default_factory=dict)
     """Which settings stand in which text."""
 
 
-def _fill(document: Document, given: Mapping[str, Any], at_setting: Callable[[Loc, str], ConfigFault]) -> _Filled:
-    declared = document.data.get("settings")
+def _fill(document: Document, given: Mapping[str, object], at_setting: Callable[[Loc, str], ConfigFault]) -> _Filled:
+    declared = mapping(document.data).get("settings")
     settings = dict(declared) if isinstance(declared, dict) else {}
     filled = _Filled(None)
     for name, value in settings.items():
@@ -179,14 +170,14 @@ def _fill(document: Document, given: Mapping[str, Any], at_setting: Callable[[Lo
         else:
             settings[name] = value
 
-    def replace(value: Any, loc: Loc) -> Any:
+    def replace(value: object, loc: Loc) -> object:
         if isinstance(value, dict):
             return {key: replace(each, (*loc, key)) for key, each in value.items()}
         if isinstance(value, list):
             return [replace(each, (*loc, n)) for n, each in enumerate(value)]
         return _replaced(value, loc) if isinstance(value, str) else value
 
-    def _replaced(text: str, loc: Loc) -> Any:
+    def _replaced(text: str, loc: Loc) -> object:
         names = set(_SETTING.findall(text))
         for name in sorted(names - settings.keys()):
             filled.faults.append(document.fault(loc, unknown("setting", f"${name}", [f"${key}" for key in settings])))
@@ -197,20 +188,20 @@ def _fill(document: Document, given: Mapping[str, Any], at_setting: Callable[[Lo
             return settings[whole[1]]
         return _SETTING.sub(lambda found: _as_text(settings[found[1]]), text)
 
-    rest = {key: replace(value, (key,)) for key, value in document.data.items() if key != "settings"}
-    filled.data = ({"settings": declared} if "settings" in document.data else {}) | rest
+    rest = {key: replace(value, (key,)) for key, value in mapping(document.data).items() if key != "settings"}
+    filled.data = ({"settings": declared} if "settings" in mapping(document.data) else {}) | rest
     return filled
 
 
-def _is_scalar(value: Any) -> bool:
+def _is_scalar(value: object) -> bool:
     return isinstance(value, str | bool | int | float)
 
 
-def _as_text(value: Any) -> str:
+def _as_text(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _unfit(name: str, value: Any, settings: Mapping[str, Any]) -> str:
+def _unfit(name: str, value: object, settings: Mapping[str, object]) -> str:
     """Why a pack's setting cannot have a value; empty when it can. What the pack has as a duration stays one."""
     if name not in settings:
         return unknown("setting of this pack", name, settings)
@@ -232,7 +223,7 @@ def _reads(parse: Callable[[object], object], value: object) -> bool:
 
 
 def _shape_faults(
-    filled: _Filled, document: Document, given: Mapping[str, Any], at_setting: Callable[[Loc, str], ConfigFault]
+    filled: _Filled, document: Document, given: Mapping[str, object], at_setting: Callable[[Loc, str], ConfigFault]
 ) -> list[ConfigFault]:
     try:
         RuleFile.model_validate(filled.data)
@@ -245,10 +236,10 @@ def _shape_faults(
 
 
 def _blamed(
-    each: Any,
+    each: ErrorDetails,
     document: Document,
     filled: _Filled,
-    given: Mapping[str, Any],
+    given: Mapping[str, object],
     at_setting: Callable[[Loc, str], ConfigFault],
 ) -> ConfigFault:
     """A fault of a pack, at the value that the configuration gave when it comes from there."""

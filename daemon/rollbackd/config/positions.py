@@ -7,7 +7,7 @@ the number 1200, and a key `on` becomes True. Here keys are text, times and date
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +21,7 @@ _DEPTH = 60
 _EXPANDED = 500_000
 """Values that aliases may add; ten lines of them can stand for billions."""
 
-_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _NULL = frozenset({"", "~", "null", "Null", "NULL"})
 _TRUE = frozenset(word for text in ("yes", "on", "true") for word in (text, text.title(), text.upper()))
 _FALSE = frozenset(word for text in ("no", "off", "false") for word in (text, text.title(), text.upper()))
@@ -50,7 +50,7 @@ class Node:
 
     line: int
     column: int
-    data: Any = None
+    data: object = None
     source: str = ""
     """A scalar as it was written."""
     keys: dict[str, tuple[int, int]] = field(default_factory=dict)
@@ -74,9 +74,9 @@ class Document:
         try:
             self.root = builder.build(text)
         except _Unreadable as error:
-            self._add(error.line, error.column, str(error))
+            self.add(error.line, error.column, str(error))
         if self.root is not None and builder.added > _EXPANDED:
-            self._add(0, 0, "its aliases stand for too many values; write them out, or use fewer")
+            self.add(0, 0, "its aliases stand for too many values; write them out, or use fewer")
             self.root = None
 
     @classmethod
@@ -87,42 +87,37 @@ class Document:
         return document
 
     @property
-    def data(self) -> Any:
+    def data(self) -> object:
         """Dicts, lists, text, numbers, truths and None."""
         return None if self.root is None else self.root.data
 
-    def _add(self, line: int, column: int, text: str) -> None:
+    def add(self, line: int, column: int, text: str) -> None:
+        """Keep a fault; line and column count from 0."""
         self.faults.append(ConfigFault(self.name, line + 1, column + 1, text))
 
     def fault(self, loc: Sequence[str | int], text: str) -> ConfigFault:
         """A fault at the key, or the list item, that a location names; parts that the file has not are skipped."""
-        line, column = self._place(loc)
+        line, column = 0, 0
+        for part, parent, node in self._along(loc):
+            line, column = parent.keys[part] if isinstance(part, str) else (node.line, node.column)
         return ConfigFault(self.name, line + 1, column + 1, text)
-
-    def _place(self, loc: Sequence[str | int]) -> tuple[int, int]:
-        node, place = self.root, (0, 0)
-        for part in loc:
-            if node is not None and part in node.items:
-                parent, node = node, node.items[part]
-                place = parent.keys[part] if isinstance(part, str) else (node.line, node.column)
-        return place
 
     def known(self, loc: Sequence[str | int]) -> Loc:
         """The parts of a location that the file has; what validation adds (tags of unions) is left out."""
-        node, found = self.root, []
-        for part in loc:
-            if node is not None and part in node.items:
-                node = node.items[part]
-                found.append(part)
-        return tuple(found)
+        return tuple(part for part, _, _ in self._along(loc))
 
     def source(self, loc: Sequence[str | int]) -> str:
         """A scalar as it was written; empty for anything else."""
+        nodes = [self.root, *(node for _, _, node in self._along(loc))]
+        return "" if nodes[-1] is None else nodes[-1].source
+
+    def _along(self, loc: Sequence[str | int]) -> Iterator[tuple[str | int, Node, Node]]:
+        """The parts of a location that the file has, each with the node around it and its own."""
         node = self.root
         for part in loc:
             if node is not None and part in node.items:
-                node = node.items[part]
-        return "" if node is None else node.source
+                parent, node = node, node.items[part]
+                yield part, parent, node
 
 
 class _Unreadable(Exception):  # noqa: N818  # control flow of this module
@@ -164,7 +159,7 @@ class _Builder:
         if event.anchor is not None:
             self._anchors[event.anchor] = None
         if event.tag is not None and not self._usable_tag(event):
-            self._document._add(*_mark(event), f"tag {_short(event.tag)} means nothing here; remove it")  # noqa: SLF001
+            self._document.add(*_mark(event), f"tag {_short(event.tag)} means nothing here; remove it")
         if isinstance(event, yaml.ScalarEvent):
             node.source = event.value
             node.data = _scalar(event.value) if event.implicit[0] else event.value
@@ -190,39 +185,38 @@ class _Builder:
         return node
 
     def _sequence(self, node: Node, events: Iterator[Any], depth: int) -> None:
-        node.data = []
         while not isinstance(event := next(events), yaml.SequenceEndEvent):
             child = self._node(event, events, depth + 1)
-            node.items[len(node.data)] = child
-            node.data.append(child.data)
+            node.items[len(node.items)] = child
             node.size += child.size
+        node.data = [child.data for child in node.items.values()]
 
     def _mapping(self, node: Node, events: Iterator[Any], depth: int) -> None:
-        node.data = {}
         merged: list[Node] = []
         while not isinstance(event := next(events), yaml.MappingEndEvent):
             key = self._node(event, events, depth + 1)
             place = _mark(event)
             child = self._node(next(events), events, depth + 1)
             if not isinstance(event, yaml.ScalarEvent):
-                self._document._add(*place, "a key is plain text; write it like `name: value`")  # noqa: SLF001
+                self._document.add(*place, "a key is plain text; write it like `name: value`")
             elif key.source == "<<" and event.implicit[0]:
                 merged.append(child)
             elif key.source in node.keys:
                 first = node.keys[key.source][0] + 1
                 text = f'duplicate key "{key.source}", first on line {first}; keep one of them'
-                self._document._add(*place, text)  # noqa: SLF001
+                self._document.add(*place, text)
             else:
                 _put(node, key.source, place, child)
         for child in merged:
             self._merge(node, child)
+        node.data = {key: child.data for key, child in node.items.items()}
 
     def _merge(self, node: Node, source: Node) -> None:
         """`<<: *base`: what the mapping does not say itself it takes from there."""
         sources = list(source.items.values()) if isinstance(source.data, list) else [source]
         for each in sources:
             if not isinstance(each.data, dict):
-                self._document._add(each.line, each.column, "`<<` takes in a mapping; name an alias of one")  # noqa: SLF001
+                self._document.add(each.line, each.column, "`<<` takes in a mapping; name an alias of one")
                 continue
             for key, place in each.keys.items():
                 if key not in node.keys:
@@ -232,7 +226,6 @@ class _Builder:
 def _put(node: Node, key: str, place: tuple[int, int], child: Node) -> None:
     node.keys[key] = place
     node.items[key] = child
-    node.data[key] = child.data
     node.size += child.size
 
 
@@ -244,7 +237,7 @@ def _short(tag: str) -> str:
     return tag.replace("tag:yaml.org,2002:", "!!")
 
 
-def _scalar(text: str) -> Any:
+def _scalar(text: str) -> object:
     """What a plain scalar means: null, a truth, a finite number, else the text as it stands."""
     if text in _NULL:
         return None
@@ -294,3 +287,31 @@ def _unprintable(text: str, error: yaml.reader.ReaderError) -> _Unreadable:
     before = text[: error.position]
     line, column = before.count("\n"), len(before) - before.rfind("\n") - 1
     return _Unreadable(line, column, f"character #x{error.character:04x} may not be in a YAML file; remove it")
+
+
+# -- data that may be anything -----------------------------------------------------------------------
+def mapping(value: object) -> Mapping[str, object]:
+    """The mapping, or an empty one for anything else."""
+    return value if isinstance(value, dict) else {}
+
+
+def entries(value: object, loc: Loc) -> Iterator[tuple[Loc, Mapping[str, object]]]:
+    """The mappings in a list, each with its location."""
+    for n, each in enumerate(value if isinstance(value, list) else []):
+        if isinstance(each, dict):
+            yield (*loc, n), each
+
+
+def names(value: object, loc: Loc) -> Iterator[tuple[Loc, str]]:
+    """One text, or the texts in a list, each with its location."""
+    if isinstance(value, str):
+        yield loc, value
+    for n, each in enumerate(value if isinstance(value, list) else []):
+        if isinstance(each, str):
+            yield (*loc, n), each
+
+
+def quoted(found: Sequence[str]) -> str:
+    """At most three names for a sentence."""
+    more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+    return ", ".join(f'"{each}"' for each in found[:3]) + more

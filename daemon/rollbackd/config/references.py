@@ -10,9 +10,9 @@ from typing import Annotated, Union, get_args, get_origin
 from pydantic import BaseModel
 
 from rollbackd.config.models import Config, Service
-from rollbackd.config.outline import Outline, ServiceOutline, entries, mapping, names, quoted
+from rollbackd.config.outline import Outline, ServiceOutline
 from rollbackd.config.packs import Placed
-from rollbackd.config.positions import ConfigFault, Loc
+from rollbackd.config.positions import ConfigFault, Loc, entries, mapping, names, quoted
 from rollbackd.config.schedules import DrillSchedule
 from rollbackd.notification_events import EVENTS
 from rollbackd.plugins import unknown

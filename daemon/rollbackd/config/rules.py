@@ -4,9 +4,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 
 from rollbackd.config.models import Daemon
-from rollbackd.config.outline import NO_PROMETHEUS, Complaint, Outline, entries, mapping, names, quoted
+from rollbackd.config.outline import NO_PROMETHEUS, Complaint, Outline
 from rollbackd.config.packs import Placed
-from rollbackd.config.positions import ConfigFault, Loc
+from rollbackd.config.positions import ConfigFault, Loc, entries, mapping, names, quoted
 from rollbackd.config.references import scope
 from rollbackd.plugins import unknown
 from rollbackd.policy.changes import UNCONFIRMED

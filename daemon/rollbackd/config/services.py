@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 
-from rollbackd.config.outline import NO_PROMETHEUS, Complaint, Outline, ServiceOutline, mapping, names
-from rollbackd.config.positions import Loc
+from rollbackd.config.outline import NO_PROMETHEUS, Complaint, Outline, ServiceOutline
+from rollbackd.config.positions import Loc, mapping, names
 from rollbackd.config.references import scope
 from rollbackd.config.rules import compared
 from rollbackd.plugins import unknown

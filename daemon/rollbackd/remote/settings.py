@@ -11,7 +11,7 @@ from rollbackd.adapter import Adapter, AdapterError, Place, Settings
 from rollbackd.config import files
 from rollbackd.config.explain import faults_of
 from rollbackd.config.models import AbsolutePath, Name
-from rollbackd.config.positions import ConfigFault, Document
+from rollbackd.config.positions import ConfigFault, Document, mapping
 from rollbackd.config.secrets import reveal
 from rollbackd.config.shape import layer_union
 from rollbackd.syntax.units import Spec
@@ -55,12 +55,8 @@ def load(path: Path) -> Served:
     if document.root is None:
         raise ServedErrors(document.faults)
     faults = list(document.faults)
-    raw = document.data.get("layers")
-    named = {
-        name: settings.get("adapter")
-        for name, settings in (raw.items() if isinstance(raw, dict) else ())
-        if isinstance(settings, dict)
-    }
+    layers = mapping(mapping(document.data).get("layers"))
+    named = {name: settings.get("adapter") for name, settings in layers.items() if isinstance(settings, dict)}
     known = plugins.adapter_names()
     for name, adapter in named.items():
         if isinstance(adapter, str) and adapter not in known:
