@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Mapping
 from datetime import datetime, timedelta
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
@@ -23,7 +23,7 @@ _SHOWN = 60
 _STATUS = re.compile(r"[1-5](?:xx|[0-9]{2})")
 
 
-def _statuses(value: Any) -> tuple[str, ...]:
+def _statuses(value: object) -> tuple[str, ...]:
     many = value if isinstance(value, (list, tuple)) else (value,)
     texts = tuple(str(one).lower() for one in many)
     for text in texts:
@@ -102,7 +102,7 @@ class Http:
         return Verdict.GOOD, answer.said
 
 
-def _other(document: Any, wanted: Mapping[str, Scalar]) -> str:
+def _other(document: object, wanted: Mapping[str, Scalar]) -> str:
     """The first value that is not as wanted, in words; empty when there is none."""
     for path, value in wanted.items():
         try:
@@ -114,11 +114,11 @@ def _other(document: Any, wanted: Mapping[str, Scalar]) -> str:
     return ""
 
 
-def _same(found: Any, wanted: Scalar) -> bool:
+def _same(found: object, wanted: Scalar) -> bool:
     """Equal as JSON is: true is not 1."""
     return isinstance(found, bool) is isinstance(wanted, bool) and bool(found == wanted)
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"

@@ -9,7 +9,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
 
 import aiohttp
 
@@ -50,7 +49,7 @@ class HttpAnswer:
     def said(self) -> str:
         return f"answered {self.status}"
 
-    def document(self) -> Any:
+    def document(self) -> object:
         """The body as JSON. :raises NoAnswer: it is none, or only its beginning was read."""
         if not self.whole:
             raise NoAnswer(Verdict.INCONCLUSIVE, f"{self.said} with more than a MiB, which is not read as JSON")

@@ -241,12 +241,12 @@ def of_journal(entries: Iterable[bytes], request: Mapping[str, Any]) -> dict[str
     return {"sure": tally.number, "maybe": tally.number, "gap": "", **told}
 
 
-def _number(value: Any) -> int:
+def _number(value: object) -> int:
     """A unit may write what it likes into such a field."""
     return int(value) if isinstance(value, str) and re.fullmatch("[0-9]{1,9}", value) else 1
 
 
-def _message(value: Any) -> str:
+def _message(value: object) -> str:
     """Bytes that are no UTF-8 come as a list of numbers, and a field that an entry has twice as a list of both."""
     if isinstance(value, list):
         if all(isinstance(each, int) and 0 <= each < 256 for each in value):

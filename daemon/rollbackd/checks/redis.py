@@ -11,7 +11,7 @@ import ssl
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from pydantic import model_validator
 
@@ -101,7 +101,7 @@ class Redis:
         wanted = self._settings.role
         if wanted is None:
             return Verdict.GOOD, "answered PING"
-        told: Sequence[Any] = await client.execute_command("ROLE")  # type: ignore[no-untyped-call]
+        told: Sequence[object] = await client.execute_command("ROLE")  # type: ignore[no-untyped-call]
         word, *rest = (one.decode(errors="replace") if isinstance(one, bytes) else one for one in told)
         role = _ROLES.get(str(word), one_line(str(word)))
         if role != wanted:

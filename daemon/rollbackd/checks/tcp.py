@@ -6,13 +6,11 @@ from contextlib import suppress
 from datetime import datetime
 from typing import Annotated, ClassVar
 
-from pydantic import AfterValidator
-
 from rollbackd.adapter import CheckPlace, CheckSettings
 from rollbackd.checks.timed import timed
 from rollbackd.checks.unanswered import unanswered
 from rollbackd.model import CheckResult, Verdict
-from rollbackd.syntax.units import format_duration, show
+from rollbackd.syntax.units import format_duration, read_by, show
 
 _ADDRESS = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.%a-z]+)\]|(?P<host>[^\s:\[\]/@]+)):(?P<port>[0-9]{1,5})")
 
@@ -25,15 +23,10 @@ def split_address(text: str) -> tuple[str, int]:
     return found["v6"] or found["host"], int(found["port"])
 
 
-def _address(text: str) -> str:
-    split_address(text)
-    return text
-
-
 class TcpSettings(CheckSettings):
     """A TCP connection can be made."""
 
-    tcp: Annotated[str, AfterValidator(_address)]
+    tcp: Annotated[str, read_by(split_address)]
     """`HOST:PORT`, IPv6 in brackets."""
 
 

@@ -2,9 +2,9 @@
 
 import difflib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import UnionType
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Union, get_args, get_origin
 
 from pydantic import BaseModel, Tag, ValidationError
 from pydantic_core import ErrorDetails
@@ -54,7 +54,7 @@ _ELSEWHERE = {
 """Keys that belong to a place like this one, and what to do; by the place's own key."""
 
 
-def faults_of(error: ValidationError, model: Any, document: Document) -> Iterator[ConfigFault]:
+def faults_of(error: ValidationError, model: object, document: Document) -> Iterator[ConfigFault]:
     """Each error at its key, once for each place."""
     told: set[Loc] = set()
     for each in speaking(error.errors(include_url=False), model, document):
@@ -65,7 +65,7 @@ def faults_of(error: ValidationError, model: Any, document: Document) -> Iterato
             yield document.fault(loc, text)
 
 
-def speaking(errors: Sequence[ErrorDetails], model: Any, document: Document) -> list[ErrorDetails]:
+def speaking(errors: Sequence[ErrorDetails], model: object, document: Document) -> list[ErrorDetails]:
     """Without errors that only follow from others.
 
     Members of a union that a value was not meant for say that it has not their type. What has two kinds has the keys of
@@ -88,7 +88,7 @@ def _is_extra(error: ErrorDetails) -> bool:
     return error["type"] == "extra_forbidden"
 
 
-def explain(error: ErrorDetails, model: Any, document: Document) -> tuple[Loc, str]:
+def explain(error: ErrorDetails, model: object, document: Document) -> tuple[Loc, str]:
     """Where to point, and what to say."""
     loc, kind, context = error["loc"], error["type"], error.get("ctx", {})
     given = error["input"]
@@ -131,7 +131,7 @@ def _wrong_type(error: ErrorDetails, source: str) -> str:
     return f"{_shown(given, source)} does not fit; {wanted}"
 
 
-def _shown(given: Any, source: str) -> str:
+def _shown(given: object, source: str) -> str:
     """A value as the file has it: `on`, not True."""
     if isinstance(given, dict):
         return "a mapping"
@@ -147,7 +147,7 @@ def _not_one_of(shown: str, expected: str) -> str:
     return f"{shown} does not fit; {remedy}"
 
 
-def _not_a_name(given: Any, pattern: str) -> str:
+def _not_a_name(given: object, pattern: str) -> str:
     if pattern == LABEL:
         return f"{show(given)} is not a label's name; write letters, digits and _, no digit first"
     if pattern == EVENT:
@@ -157,7 +157,7 @@ def _not_a_name(given: Any, pattern: str) -> str:
     return f"{show(given)} does not fit; write what matches {pattern}"
 
 
-def _unknown_key(loc: Loc, model: Any) -> str:
+def _unknown_key(loc: Loc, model: object) -> str:
     key = str(loc[-1])
     if tuple(loc[-2:]) in _ELSEWHERE:
         return _ELSEWHERE[str(loc[-2]), key]
@@ -166,7 +166,7 @@ def _unknown_key(loc: Loc, model: Any) -> str:
     return unknown("key", key, keys_at(model, loc[:-1]))
 
 
-def _two_kinds(loc: Loc, model: Any) -> bool:
+def _two_kinds(loc: Loc, model: object) -> bool:
     """Whether a key, too many in what a union took for one kind, names another of its kinds."""
     kinds = {_bare(_tag(member)) for member in _members(model, loc[:-2])}
     return len(loc) > 1 and {str(loc[-1]), _bare(loc[-2])} <= kinds
@@ -176,7 +176,7 @@ def _bare(tag: str | int) -> str:
     return str(tag).strip("<>")
 
 
-def _unknown_kind(loc: Loc, given: Any, context: dict[str, Any]) -> tuple[Loc, str]:
+def _unknown_kind(loc: Loc, given: object, context: Mapping[str, str]) -> tuple[Loc, str]:
     word, kinds = context["word"], context["kinds"].split(", ")
     if word == "layer":
         if isinstance(given, dict) and isinstance(given.get("adapter"), str):
@@ -193,7 +193,7 @@ def _unknown_kind(loc: Loc, given: Any, context: dict[str, Any]) -> tuple[Loc, s
 
 
 # -- the types along a location ----------------------------------------------------------------------
-def keys_at(model: Any, loc: Loc) -> tuple[str, ...]:
+def keys_at(model: object, loc: Loc) -> tuple[str, ...]:
     """The keys that a mapping at a location may have."""
     found: list[str] = []
     for each in _members(model, loc):
@@ -203,18 +203,18 @@ def keys_at(model: Any, loc: Loc) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def _plain(annotation: Any) -> Any:
+def _plain(annotation: object) -> object:
     while get_origin(annotation) is Annotated:
         annotation = get_args(annotation)[0]
     return annotation
 
 
-def _tag(annotation: Any) -> str:
+def _tag(annotation: object) -> str:
     metadata = get_args(annotation)[1:] if get_origin(annotation) is Annotated else ()
     return next((each.tag for each in metadata if isinstance(each, Tag)), "")
 
 
-def _members(annotation: Any, loc: Loc) -> Iterator[Any]:
+def _members(annotation: object, loc: Loc) -> Iterator[object]:
     """The types that can stand at a location; more than one where it ends at a union."""
     base = _plain(annotation)
     if get_origin(base) in {Union, UnionType}:
@@ -233,7 +233,7 @@ def _members(annotation: Any, loc: Loc) -> Iterator[Any]:
         yield from _members(get_args(base)[1 if get_origin(base) is dict else 0], loc[1:])
 
 
-def _is_labelled(member: Any, label: str) -> bool:
+def _is_labelled(member: object, label: str) -> bool:
     """Whether a part of a location stands for this member: its tag, or `Secret`, `function-after[…, Secret]`."""
     name = getattr(_plain(member), "__name__", "")
     return label == _tag(member) or (not _tag(member) and (label == name or label.endswith(f" {name}]")))

@@ -23,23 +23,15 @@ class ConfigFile:
 def read(path: Path) -> ConfigFile:
     """A file with all that is wrong with reading it in its document's faults."""
     body, problem = _body(path)
-    text = ""
+    line = column = 1
     if not problem:
         try:
-            text = body.decode("utf-8-sig")
+            return ConfigFile(path, body, Document(body.decode("utf-8-sig"), str(path)))
         except UnicodeDecodeError as error:
             line = body.count(b"\n", 0, error.start) + 1
             column = error.start - body.rfind(b"\n", 0, error.start)
-            return _unread(
-                path, body, ConfigFault(str(path), line, column, "this is not UTF-8; save the file as UTF-8")
-            )
-    if problem:
-        return _unread(path, body, ConfigFault(str(path), 1, 1, problem))
-    return ConfigFile(path, body, Document(text, str(path)))
-
-
-def _unread(path: Path, body: bytes, fault: ConfigFault) -> ConfigFile:
-    return ConfigFile(path, body, Document.unread(str(path), fault))
+            problem = "this is not UTF-8; save the file as UTF-8"
+    return ConfigFile(path, body, Document.unread(str(path), ConfigFault(str(path), line, column, problem)))
 
 
 def _body(path: Path) -> tuple[bytes, str]:

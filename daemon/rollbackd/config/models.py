@@ -20,7 +20,7 @@ from rollbackd.policy.spec import PRIORITIES, Asking, Clocks, Limits, PolicyRow,
 from rollbackd.rules.spec import Rule
 from rollbackd.rules.weight import LABEL
 from rollbackd.syntax.addresses import is_url
-from rollbackd.syntax.units import Duration, OneOrMany, Ref, Secret, Size, Spec, show
+from rollbackd.syntax.units import Duration, OneOrMany, Ref, Secret, Size, Spec, read_by, show
 
 Mode = Literal["act", "shadow"]
 Role = Literal["source", "viewer", "operator"]
@@ -125,7 +125,7 @@ class Daemon(Spec):
 
     mode: Mode | None = None
     """`act`, or `shadow`: decide, record, tell, touch nothing. Required here or for each service."""
-    listen: str = "127.0.0.1:9099"
+    listen: Annotated[str, read_by(listening)] = "127.0.0.1:9099"
     """Host and port of the webhook, the API, the page and the metrics; port 0 takes any that is free."""
     socket: Annotated[AbsolutePath, AfterValidator(_fits_a_socket)] = Path("/run/rollbackd/rollbackd.sock")
     """The command line's way in; the peer's user is the actor."""
@@ -151,12 +151,6 @@ class Daemon(Spec):
     """How long handled signals stay in the inbox."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """How much is logged."""
-
-    @field_validator("listen")
-    @classmethod
-    def _host_and_port(cls, text: str) -> str:
-        listening(text)
-        return text
 
     @field_validator("journal")
     @classmethod

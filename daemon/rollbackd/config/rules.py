@@ -93,6 +93,6 @@ def compared(outline: Outline, query: Mapping[str, object], services: Sequence[s
     members = {name for _, name in names(known[group], ())}
     strangers = [service for service in services if service not in members]
     if strangers:
-        text = f'{quoted(strangers)} is not in the group "{group}"' if len(strangers) == 1 else ""
-        text = text or f'{quoted(strangers)} are not in the group "{group}"'
+        are = "is" if len(strangers) == 1 else "are"
+        text = f'{quoted(strangers)} {are} not in the group "{group}"'
         yield place, f"{text}; add it there, or name the services that this is for"

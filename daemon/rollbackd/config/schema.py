@@ -1,6 +1,6 @@
 """The file's JSON Schema, so that editors complete it and say what a key means. No I/O."""
 
-from typing import Any
+from pydantic.json_schema import JsonSchemaValue
 
 from rollbackd.config.shape import shape_of
 from rollbackd.plugins import Plugins, installed
@@ -9,7 +9,7 @@ from rollbackd.syntax.units import Written
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
-def schema(plugins: Plugins | None = None) -> dict[str, Any]:
+def schema(plugins: Plugins | None = None) -> JsonSchemaValue:
     """The whole file, with the settings of every plugin that is installed.
 
     It knows shapes, not names: that a plan's layers exist is for `load` to say.

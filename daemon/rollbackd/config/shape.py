@@ -21,10 +21,12 @@ from pydantic import (
     TypeAdapter,
     create_model,
 )
+from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
-from rollbackd.adapter import CheckSettings, NotifierSettings, Settings
+from rollbackd.adapter import NotifierSettings, Settings
 from rollbackd.config.models import Config, Name, Notify, Receiver, Service
+from rollbackd.config.positions import mapping
 from rollbackd.incident.spec import PlanSpec, PlanVerifySpec, VerifySpec
 from rollbackd.plugins import Plugins
 from rollbackd.rules.spec import NAME as RULE_NAME
@@ -71,7 +73,7 @@ class RuleFile(Spec):
     """The rules."""
 
 
-def _entry_kind(value: Any) -> str:
+def _entry_kind(value: object) -> str:
     if isinstance(value, str):
         return "<files>"
     return "<pack>" if isinstance(value, PackUse) or (isinstance(value, dict) and "pack" in value) else "<rule>"
@@ -100,8 +102,7 @@ class Shape:
 def shape_of(plugins: Plugins) -> Shape:
     """The models for these plugins; made once."""
     layer = layer_union(plugins)
-    check = _checks(plugins)
-    ref = _refs(plugins)
+    check, ref = _checks(plugins)
     checks = {"gate": _TUPLE[ref, ...], "checks": _TUPLE[ref, ...]}
     verify = _again(VerifySpec, **checks)
     plan = _again(PlanSpec, verify=_again(PlanVerifySpec, **checks) | None)
@@ -119,7 +120,7 @@ def receiver(written: Any) -> Receiver:
     return Receiver(name=written.name, kind=kind, settings=getattr(written, kind), says=written.says)
 
 
-def kind_among(value: Any, models: Mapping[str, type[Any]]) -> str | None:
+def kind_among(value: object, models: Mapping[str, type[Any]]) -> str | None:
     """Which kind's key a mapping has. When it has several: the kind that knows the others as its own keys."""
     if not isinstance(value, Mapping):
         return None
@@ -147,7 +148,7 @@ class _Says:
     def __init__(self, key: str, value: str) -> None:
         self._extra = {"properties": {key: {"const": value}}, "required": [key]}
 
-    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         return {"allOf": [handler(schema), self._extra]}
 
 
@@ -167,8 +168,8 @@ def _union(word: str, members: Mapping[str, Any], tag_of: Callable[[Any], str | 
 def layer_union(plugins: Plugins) -> Any:
     """The type of a layer's settings: a union over the adapters, told apart by `adapter`."""
 
-    def tag(value: Any) -> str | None:
-        name = value.adapter if isinstance(value, Settings) else value.get("adapter") if _is_dict(value) else None
+    def tag(value: object) -> str | None:
+        name = value.adapter if isinstance(value, Settings) else mapping(value).get("adapter")
         return f"<{name}>" if isinstance(name, str) and name in plugins.adapters else None
 
     members = {
@@ -178,36 +179,22 @@ def layer_union(plugins: Plugins) -> Any:
     return _union("layer", members, tag)
 
 
-def _is_dict(value: Any) -> bool:
-    return isinstance(value, dict)
-
-
-def _check_models(plugins: Plugins) -> dict[str, type[Any]]:
-    return {name: check.settings_model for name, check in plugins.checks.items()}
-
-
-def _check_tag(models: Mapping[str, type[Any]]) -> Callable[[Any], str | None]:
-    def tag(value: Any) -> str | None:
-        if isinstance(value, CheckSettings):
-            kinds = (name for name, model in models.items() if isinstance(value, model))
-            kind = next(kinds, None)
-        else:
-            kind = kind_among(value, models)
+def _tag_among(models: Mapping[str, type[Any]]) -> Callable[[object], str | None]:
+    def tag(value: object) -> str | None:
+        kind = kind_among(value, models) or next((name for name in models if isinstance(value, models[name])), None)
         return None if kind is None else f"<{kind}>"
 
     return tag
 
 
-def _checks(plugins: Plugins) -> Any:
-    models = _check_models(plugins)
-    return _union("check", {name: _AS_ANY[model] for name, model in models.items()}, _check_tag(models))
-
-
-def _refs(plugins: Plugins) -> Any:
-    models = _check_models(plugins)
-    tag = _check_tag(models)
-    members = {"name": str} | {name: _AS_ANY[model] for name, model in models.items()}
-    return _union("check", members, lambda value: "<name>" if isinstance(value, str) else tag(value))
+def _checks(plugins: Plugins) -> tuple[Any, Any]:
+    """The types of a check that is written in place, and of one that may also be named."""
+    models = {name: check.settings_model for name, check in plugins.checks.items()}
+    members = {name: _AS_ANY[model] for name, model in models.items()}
+    tag = _tag_among(models)
+    named = {"name": str} | members
+    or_name = _union("check", named, lambda value: "<name>" if isinstance(value, str) else tag(value))
+    return _union("check", members, tag), or_name
 
 
 class _Worded(Spec):
@@ -228,12 +215,4 @@ def _receivers(plugins: Plugins) -> Any:
             **{kind: (_AS_ANY[settings], Field(description=(settings.__doc__ or "").strip()))},
         )  # type: ignore[call-overload]
 
-    def tag(value: Any) -> str | None:
-        kind = kind_among(value, models) if _is_dict(value) else _kind_of(value, models)
-        return None if kind is None else f"<{kind}>"
-
-    return _union("receiver", models, tag)
-
-
-def _kind_of(value: Any, models: Mapping[str, type[Any]]) -> str | None:
-    return next((kind for kind, model in models.items() if isinstance(value, model)), None)
+    return _union("receiver", models, _tag_among(models))

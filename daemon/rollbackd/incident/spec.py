@@ -1,7 +1,7 @@
 """Plans and verification as the configuration writes them. No I/O."""
 
 from datetime import timedelta
-from typing import Annotated, Any, Self
+from typing import Annotated, Self
 
 from pydantic import (
     Discriminator,
@@ -12,6 +12,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from rollbackd.adapter import CheckSettings
@@ -21,7 +22,7 @@ CheckRef = Annotated[str, Ref("check")] | SerializeAsAny[CheckSettings]
 """A check of the service by name, or one written in place."""
 
 
-def _step_kind(value: Any) -> str:
+def _step_kind(value: object) -> str:
     return "<release>" if isinstance(value, dict) else "<layer>"
 
 
@@ -87,11 +88,11 @@ class PlanSpec(Spec):
 
     @model_validator(mode="before")
     @classmethod
-    def _short(cls, value: Any) -> Any:
+    def _short(cls, value: object) -> object:
         return {"steps": value} if isinstance(value, (list, tuple)) else value
 
     @classmethod
-    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         written = handler.resolve_ref_schema(handler(schema))
         return {"anyOf": [written["properties"]["steps"], written]}
 

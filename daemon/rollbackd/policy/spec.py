@@ -2,17 +2,43 @@
 
 from collections.abc import Collection, Mapping
 from datetime import time, timedelta
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import Discriminator, Field, GetJsonSchemaHandler, Tag, field_validator, model_validator
+from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from rollbackd.model import Action, Priority
-from rollbackd.syntax.units import Duration, OneOrMany, Ratio, Ref, Spec, show
+from rollbackd.syntax.units import Duration, OneOrMany, Ratio, Ref, Spec, read_by, show
 
 Otherwise = Literal["escalate", "roll_back"]
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+
+
+def weekdays(text: str) -> frozenset[int]:
+    """`mon-fri,sun` as numbers from Monday, 0. :raises ValueError: for anything else."""
+    days: set[int] = set()
+    for part in text.replace(" ", "").lower().split(","):
+        first, dash, last = part.partition("-")
+        if first not in DAYS or (dash and last not in DAYS):
+            raise ValueError(f"{show(text)} names no days; write them like mon-fri or sat,sun")
+        start, end = DAYS.index(first), DAYS.index(last or first)
+        days |= {day % 7 for day in range(start, end + 1 if end >= start else end + 8)}
+    return frozenset(days)
+
+
+def minutes(text: str) -> int:
+    """`08:30` as minutes of the day; `24:00` is its end. :raises ValueError: for anything else."""
+    if text == "24:00":
+        return 24 * 60
+    try:
+        at = time.fromisoformat(text) if len(text) == len("08:30") else None
+    except ValueError:
+        at = None
+    if at is None:
+        raise ValueError(f'{show(text)} is not a time of day; write it like "08:00"')
+    return at.hour * 60 + at.minute
 
 
 class Budget(Spec):
@@ -37,7 +63,7 @@ class CommonCause(Spec):
         return share
 
 
-def _on_or_off(value: Any) -> str:
+def _on_or_off(value: object) -> str:
     return "<off>" if value is False else "<on>"
 
 
@@ -79,23 +105,11 @@ class Limits(Spec):
 class Window(Spec):
     """When automatic rollbacks are allowed; P0 always is."""
 
-    days: str = "mon-sun"
+    days: Annotated[str, read_by(weekdays)] = "mon-sun"
     """`mon-fri`, `sat`, or a list with commas."""
-    from_: str = Field(default="00:00", alias="from")
-    to: str = "24:00"
+    from_: Annotated[str, read_by(minutes)] = Field(default="00:00", alias="from")
+    to: Annotated[str, read_by(minutes)] = "24:00"
     zone: str = "UTC"
-
-    @field_validator("days")
-    @classmethod
-    def _days(cls, text: str) -> str:
-        weekdays(text)
-        return text
-
-    @field_validator("from_", "to")
-    @classmethod
-    def _time(cls, text: str) -> str:
-        minutes(text)
-        return text
 
     @field_validator("zone")
     @classmethod
@@ -143,13 +157,13 @@ class Among(Spec):
 
     @model_validator(mode="before")
     @classmethod
-    def _short(cls, value: Any) -> Any:
+    def _short(cls, value: object) -> object:
         if isinstance(value, str):
             return {"any": (value,)}
         return {"any": value} if isinstance(value, (list, tuple)) else value
 
     @classmethod
-    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         written = handler.resolve_ref_schema(handler(schema))
         return {"anyOf": [{"type": "string"}, written["properties"]["any"], written]}
 
@@ -250,28 +264,3 @@ PRIORITIES: Mapping[Priority, Clocks] = {
     Priority.P3: Clocks(start_within=timedelta(hours=1), recover_within=timedelta(hours=24)),
 }
 """The clocks of a priority that the configuration does not name."""
-
-
-def weekdays(text: str) -> frozenset[int]:
-    """`mon-fri,sun` as numbers from Monday, 0. :raises ValueError: for anything else."""
-    days: set[int] = set()
-    for part in text.replace(" ", "").lower().split(","):
-        first, dash, last = part.partition("-")
-        if first not in DAYS or (dash and last not in DAYS):
-            raise ValueError(f"{show(text)} names no days; write them like mon-fri or sat,sun")
-        start, end = DAYS.index(first), DAYS.index(last or first)
-        days |= {day % 7 for day in range(start, end + 1 if end >= start else end + 8)}
-    return frozenset(days)
-
-
-def minutes(text: str) -> int:
-    """`08:30` as minutes of the day; `24:00` is its end. :raises ValueError: for anything else."""
-    if text == "24:00":
-        return 24 * 60
-    try:
-        at = time.fromisoformat(text) if len(text) == len("08:30") else None
-    except ValueError:
-        at = None
-    if at is None:
-        raise ValueError(f'{show(text)} is not a time of day; write it like "08:00"')
-    return at.hour * 60 + at.minute

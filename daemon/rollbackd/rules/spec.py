@@ -3,15 +3,15 @@
 from collections.abc import Iterator
 from datetime import timedelta
 from functools import cached_property
-from typing import Annotated, Any, Self
+from typing import Annotated, Self
 
-from pydantic import AfterValidator, Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from rollbackd.model import Action, Priority
 from rollbackd.rules.compared import Compared
 from rollbackd.rules.matchers import parse_matchers
 from rollbackd.rules.weight import Components, Impact, Scope, Users
-from rollbackd.syntax.units import Duration, OneOrMany, Ratio, Ref, Spec
+from rollbackd.syntax.units import Duration, OneOrMany, Ratio, Ref, Spec, read_by
 
 NAME = r"^[a-z0-9][a-z0-9._-]*$"
 """A rule's name."""
@@ -45,16 +45,7 @@ class BadOf(Spec):
         return self
 
 
-def _parses(text: str) -> str:
-    parse_matchers(text)
-    return text
-
-
-def _parses_or_empty(text: str) -> str:
-    return _parses(text) if text else text
-
-
-Matchers = Annotated[str, AfterValidator(_parses)]
+Matchers = Annotated[str, read_by(parse_matchers)]
 
 
 class AlertWhen(Spec):
@@ -111,7 +102,7 @@ class EventWhen(Spec):
     """So many of them."""
     within: Duration = timedelta(minutes=30)
     """In so long a time, and for so long each of them counts."""
-    where: Annotated[str, AfterValidator(_parses_or_empty)] = ""
+    where: Annotated[str, read_by(lambda text: text and parse_matchers(text))] = ""
     """Only those with such labels, in Alertmanager's matcher syntax."""
 
     @field_validator("within")
@@ -122,7 +113,7 @@ class EventWhen(Spec):
         return within
 
 
-def _kind(value: Any) -> str | None:
+def _kind(value: object) -> str | None:
     if isinstance(value, Spec):
         return next((tag for tag, kind in _KINDS.items() if isinstance(value, kind)), None)
     if isinstance(value, dict):

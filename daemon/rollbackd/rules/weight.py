@@ -1,7 +1,7 @@
 """How much a trigger weighs, for policy: fixed in its rule, or said by a label of the alert or the event. No I/O."""
 
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Literal, get_args
 
 from pydantic import AfterValidator, Discriminator, Field, Tag
 
@@ -31,7 +31,7 @@ def _share(share: float) -> float:
     return share
 
 
-def _written(value: Any) -> str:
+def _written(value: object) -> str:
     if isinstance(value, FromQuery) or (isinstance(value, dict) and "query" in value):
         return "<query>"
     return "<label>" if isinstance(value, dict | FromLabel) else "<value>"

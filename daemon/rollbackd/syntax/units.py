@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
@@ -206,6 +207,16 @@ class OneOrMany:
     @staticmethod
     def _listed(value: Any) -> Any:
         return value if isinstance(value, list | tuple) or value is None else (value,)
+
+
+def read_by(parse: Callable[[str], object]) -> AfterValidator:
+    """Beside a text's type: the text stays as it is written, and is one that the function reads."""
+
+    def check(text: str) -> str:
+        parse(text)
+        return text
+
+    return AfterValidator(check)
 
 
 @dataclass(frozen=True, slots=True)
