@@ -54,7 +54,7 @@ def references(annotation: object, value: object, loc: Loc) -> Iterator[Referenc
 def faults(outline: Outline) -> Iterator[ConfigFault]:
     """Every name of something that the file does not have."""
     file, at = outline.file, outline.main.fault
-    known = _known(outline)
+    known = everywhere(outline)
     rest = {key: value for key, value in file.items() if key not in {"rules", "policy", "schedules", "services"}}
     yield from _unknown(known, references(Config, rest, ()), at)
     for loc, row in entries(file.get("policy"), ("policy",)):
@@ -70,7 +70,7 @@ def faults(outline: Outline) -> Iterator[ConfigFault]:
         yield from _unknown(known, found, rule.point, scope(outline, rule), in_each)
 
 
-def _known(outline: Outline) -> Mapping[str, Collection[str]]:
+def everywhere(outline: Outline) -> Mapping[str, Collection[str]]:
     """What there is of each kind, but for what services have for themselves."""
     receivers = [entry.get("name") for _, entry in entries(outline.section("notify").get("receivers"), ())]
     return {
