@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from rollbackd.adapter import CheckPlace
-from rollbackd.checks.log import Log, LogSettings
+from rollbackd.checks.log import LogCheck, LogSettings
 from rollbackd.model import CheckResult, Verdict
 from rollbackd.system.clock import SystemClock
 from rollbackd.system.spawner import Spawner
@@ -84,7 +84,7 @@ class Journal:
         given = {"log": {"unit": unit}, "matching": "ERROR", "within": HOUR} | settings
         clock = InAnHour(self.begin + HOUR)
         place = CheckPlace("log", "shop", {}, Spawner(), clock, lambda: None, None)
-        return asyncio.run(Log(LogSettings(**given), place).run(since))
+        return asyncio.run(LogCheck(LogSettings(**given), place).run(since))
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from rollbackd.adapter import CheckPlace
-from rollbackd.checks.command import Command, CommandSettings
+from rollbackd.checks.command import CommandCheck, CommandSettings
 from rollbackd.config import files
 from rollbackd.config.packs import read_rules
 from rollbackd.model import Event, Verdict
@@ -261,7 +261,7 @@ def test_the_business_pack_counts_complaints_and_broken_runs(tmp_path: Path) -> 
 async def smoke(*argv: str) -> tuple[Verdict, str]:
     """One run of a service's smoke test."""
     place = CheckPlace("smoke", "checkout", {}, Spawner(), SystemClock(), lambda: None, None)
-    result = await Command(CommandSettings(command=argv), place).run()
+    result = await CommandCheck(CommandSettings(command=argv), place).run()
     return result.verdict, result.reason
 
 

@@ -18,9 +18,9 @@ from aiohttp import web
 from pydantic import ValidationError
 
 from rollbackd.adapter import Check, CheckPlace
-from rollbackd.checks.command import Command, CommandSettings
-from rollbackd.checks.http import Http, HttpSettings
-from rollbackd.checks.tcp import Tcp, TcpSettings
+from rollbackd.checks.command import CommandCheck, CommandSettings
+from rollbackd.checks.http import HttpCheck, HttpSettings
+from rollbackd.checks.tcp import TcpCheck, TcpSettings
 from rollbackd.checks.unanswered import unanswered
 from rollbackd.model import CheckResult, Verdict
 from rollbackd.syntax.units import Secret
@@ -64,15 +64,15 @@ async def ask(
     url: str, clock: Any = None, reveal: Callable[[Secret], str] | None = None, **settings: Any
 ) -> CheckResult:
     async with aiohttp.ClientSession() as session:
-        check = Http(HttpSettings(http=url, **settings), place(lambda: session, clock, reveal))
+        check = HttpCheck(HttpSettings(http=url, **settings), place(lambda: session, clock, reveal))
         return await check.run()
 
 
 # -- http ---------------------------------------------------------------------------------------
 def test_all_kinds_follow_the_contract() -> None:
-    assert isinstance(Http(HttpSettings(http="http://x"), place()), Check)
-    assert isinstance(Tcp(TcpSettings(tcp="x:1"), place()), Check)
-    assert isinstance(Command(CommandSettings(command=("true",)), place()), Check)
+    assert isinstance(HttpCheck(HttpSettings(http="http://x"), place()), Check)
+    assert isinstance(TcpCheck(TcpSettings(tcp="x:1"), place()), Check)
+    assert isinstance(CommandCheck(CommandSettings(command=("true",)), place()), Check)
 
 
 async def test_a_wanted_answer_is_good_and_says_what_was_seen() -> None:
@@ -321,7 +321,7 @@ def test_json_is_written_as_json_also_into_an_incident() -> None:
 
 # -- tcp ----------------------------------------------------------------------------------------
 async def connect(address: str, **settings: Any) -> CheckResult:
-    return await Tcp(TcpSettings(tcp=address, **settings), place()).run()
+    return await TcpCheck(TcpSettings(tcp=address, **settings), place()).run()
 
 
 async def test_a_port_that_listens_is_good() -> None:
@@ -395,7 +395,7 @@ def test_only_the_services_own_refusal_is_bad(error: OSError, verdict: Verdict) 
 
 # -- command ------------------------------------------------------------------------------------
 async def run(*argv: str, **settings: Any) -> CheckResult:
-    return await Command(CommandSettings(command=argv, **settings), place()).run()
+    return await CommandCheck(CommandSettings(command=argv, **settings), place()).run()
 
 
 async def python(code: str, **settings: Any) -> CheckResult:

@@ -6,7 +6,7 @@ import aiohttp
 import pytest
 
 from rollbackd.adapter import CheckPlace
-from rollbackd.checks.http import Http, HttpSettings
+from rollbackd.checks.http import HttpCheck, HttpSettings
 from rollbackd.model import Outcome, Release, Verdict
 from rollbackd.system.clock import SystemClock
 from rollbackd.system.spawner import Spawner
@@ -44,5 +44,5 @@ async def test_each_check_knows_its_own_answer(text: str, good: str) -> None:
     async with aiohttp.ClientSession() as session, serving(saying(text=text)) as url:
         place = CheckPlace("search", "shop", {}, Spawner(), SystemClock(), lambda: session, None)
         for name, check in CHECKS.items():
-            result = await Http(HttpSettings.model_validate({**check, "http": url}), place).run()
+            result = await HttpCheck(HttpSettings.model_validate({**check, "http": url}), place).run()
             assert result.verdict is (Verdict.GOOD if name == good else Verdict.BAD)

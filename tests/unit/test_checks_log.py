@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from rollbackd.adapter import Check, CheckPlace
 from rollbackd.checks import log_lines
-from rollbackd.checks.log import Log, LogSettings, _remembered
+from rollbackd.checks.log import LogCheck, LogSettings, _remembered
 from rollbackd.model import CheckResult, Verdict
 from rollbackd.system.clock import SystemClock
 from rollbackd.system.spawner import Spawner
@@ -70,7 +70,7 @@ class Desk:
             "log", "shop", {}, Spawner(secrets=["s3cret-of-the-shop"]), self.clock, lambda: None, None,
             memory=self.memory,
         )  # fmt: skip
-        return await Log(self.settings, place).run(since)
+        return await LogCheck(self.settings, place).run(since)
 
 
 def iso(minutes: float, text: str) -> str:
@@ -79,7 +79,7 @@ def iso(minutes: float, text: str) -> str:
 
 def test_it_follows_the_contract() -> None:
     place = CheckPlace("log", "shop", {}, None, SystemClock(), lambda: None, None)
-    assert isinstance(Log(LogSettings(log={"unit": "x"}, matching="x"), place), Check)
+    assert isinstance(LogCheck(LogSettings(log={"unit": "x"}, matching="x"), place), Check)
 
 
 # -- a file whose lines have times --------------------------------------------------------------
@@ -391,7 +391,7 @@ class Journal:
     async def look(self, since: datetime | None = None, **settings: Any) -> CheckResult:
         given = {"log": {"unit": "checkout.service"}, "matching": "ERROR", "fewer_than": 3} | settings
         place = CheckPlace("log", "shop", {}, Spawner(), HandClock(), lambda: None, None)
-        return await Log(LogSettings(**given), place).run(since)
+        return await LogCheck(LogSettings(**given), place).run(since)
 
 
 @pytest.fixture
@@ -494,14 +494,14 @@ async def test_a_journalctl_that_fails_says_nothing(journal: Journal, body: str,
 async def test_without_a_journalctl_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     place = CheckPlace("log", "shop", {}, Spawner(), HandClock(), lambda: None, None)
-    result = await Log(LogSettings(log={"unit": "x.service"}, matching="x"), place).run()
+    result = await LogCheck(LogSettings(log={"unit": "x.service"}, matching="x"), place).run()
     assert (result.verdict, result.reason) == (UNKNOWN, "x.service: could not be read: journalctl: no such program")
 
 
 async def test_the_real_journalctl_takes_what_it_is_asked() -> None:
     program("journalctl")
     place = CheckPlace("log", "shop", {}, Spawner(), SystemClock(), lambda: None, None)
-    result = await Log(LogSettings(log={"unit": "no-such-unit-anywhere.service"}, matching="x"), place).run()
+    result = await LogCheck(LogSettings(log={"unit": "no-such-unit-anywhere.service"}, matching="x"), place).run()
     assert result.verdict is UNKNOWN
     assert "the journal has nothing of it at all" in result.reason
 

@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from rollbackd.adapter import CheckPlace
-from rollbackd.checks.query import Query, QuerySettings
+from rollbackd.checks.query import QueryCheck, QuerySettings
 from rollbackd.model import CheckResult, Verdict
 from rollbackd.rules.samples import Observation
 from rollbackd.rules.spec import QueryWhen
@@ -58,7 +58,7 @@ async def ask(
 ) -> CheckResult:
     fake = FakePrometheus({"q": prometheus}) if isinstance(prometheus, QueryAnswer) else prometheus
     place = CheckPlace("errors", "checkout", LABELS, None, StillClock(), lambda: None, fake)
-    return await Query(QuerySettings(**({"query": "q"} | settings)), place).run(since)
+    return await QueryCheck(QuerySettings(**({"query": "q"} | settings)), place).run(since)
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ async def compared(since: datetime | None = None, **settings: Any) -> tuple[Chec
         return Observation(BAD, 1.0, "1, 80% below 5")
 
     place = CheckPlace("errors", "checkout", LABELS, None, StillClock(), lambda: None, None, compare=compare)
-    return await Query(QuerySettings(**(DROP | settings)), place).run(since), asked
+    return await QueryCheck(QuerySettings(**(DROP | settings)), place).run(since), asked
 
 
 async def test_a_comparison_is_asked_of_who_knows_the_changes_and_says_what_is_bad() -> None:

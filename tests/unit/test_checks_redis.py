@@ -12,7 +12,7 @@ import pytest
 from pydantic import ValidationError
 
 from rollbackd.adapter import Check, CheckPlace
-from rollbackd.checks.redis import Redis, RedisSettings
+from rollbackd.checks.redis import RedisCheck, RedisSettings
 from rollbackd.model import CheckResult, Verdict
 from rollbackd.syntax.units import Secret
 from rollbackd.system.clock import SystemClock
@@ -35,12 +35,12 @@ async def ask(url: str, known: str = "s3cret-of-redis", **settings: Any) -> Chec
         return known
 
     place = CheckPlace("cache", "shop", {}, None, SystemClock(), lambda: None, None, reveal)
-    return await Redis(RedisSettings(**({"redis": url} | settings)), place).run()
+    return await RedisCheck(RedisSettings(**({"redis": url} | settings)), place).run()
 
 
 def test_it_follows_the_contract() -> None:
     place = CheckPlace("cache", "shop", {}, None, SystemClock(), lambda: None, None)
-    assert isinstance(Redis(RedisSettings(redis="redis://x"), place), Check)
+    assert isinstance(RedisCheck(RedisSettings(redis="redis://x"), place), Check)
 
 
 async def test_an_answer_to_ping_is_good(master: int) -> None:

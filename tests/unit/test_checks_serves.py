@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from rollbackd.adapter import Adapter, AdapterError, Check, CheckPlace
 from rollbackd.checks.log import LogSettings
-from rollbackd.checks.serves import Serves, ServesSettings
+from rollbackd.checks.serves import ServesCheck, ServesSettings
 from rollbackd.config.load import ConfigErrors, load
 from rollbackd.config.models import Service
 from rollbackd.core import _releases
@@ -52,12 +52,12 @@ async def ask(url: str, *releases: Release, **settings: Any) -> CheckResult:
             "version", "shop", {}, Spawner(secrets=[SECRET]), SystemClock(), lambda: session, None, lambda secret: secret.env,
             releases=layers(*(releases or (NOW, OLD))),
         )  # fmt: skip
-        return await Serves(ServesSettings(**written), place).run()
+        return await ServesCheck(ServesSettings(**written), place).run()
 
 
 def test_it_follows_the_contract() -> None:
     place = CheckPlace("version", "shop", {}, None, SystemClock(), lambda: None, None)
-    assert isinstance(Serves(ServesSettings(serves="http://x", layer="code", text=True), place), Check)
+    assert isinstance(ServesCheck(ServesSettings(serves="http://x", layer="code", text=True), place), Check)
 
 
 async def test_what_comes_back_is_shown_without_our_secrets() -> None:

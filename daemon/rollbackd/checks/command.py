@@ -39,7 +39,7 @@ class CommandSettings(CheckSettings):
     """What it means when it does not end within `timeout`."""
 
 
-class Command:
+class CommandCheck:
     """Runs it once; its process group is ended on the time limit."""
 
     settings_model: ClassVar[type[CheckSettings]] = CommandSettings

@@ -65,7 +65,7 @@ class HttpSettings(CheckSettings):
         return "contains" if self.contains else "json"
 
 
-class Http:
+class HttpCheck:
     """Asks once, on a connection of its own."""
 
     settings_model: ClassVar[type[CheckSettings]] = HttpSettings

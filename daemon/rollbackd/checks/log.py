@@ -111,7 +111,7 @@ class _Unread(Exception):  # noqa: N818  # a finding: there is nothing to count
     """The log cannot be read; the text says why."""
 
 
-class Log:
+class LogCheck:
     """Counts once. The counting is a process of its own, that ends with the time limit."""
 
     settings_model: ClassVar[type[CheckSettings]] = LogSettings

@@ -33,7 +33,7 @@ class QuerySettings(Compared, CheckSettings):
     """When the service has several series: good when `any` or `all` are, or by their `max`, `min` or `sum`."""
 
 
-class Query:
+class QueryCheck:
     """Asks Prometheus once."""
 
     settings_model: ClassVar[type[CheckSettings]] = QuerySettings

@@ -54,7 +54,7 @@ class RedisSettings(CheckSettings):
         return self
 
 
-class Redis:
+class RedisCheck:
     """Connects, asks, and closes."""
 
     settings_model: ClassVar[type[CheckSettings]] = RedisSettings

@@ -46,7 +46,7 @@ class ServesSettings(CheckSettings):
         return self
 
 
-class Serves:
+class ServesCheck:
     """Asks the service and the layer, once each."""
 
     settings_model: ClassVar[type[CheckSettings]] = ServesSettings

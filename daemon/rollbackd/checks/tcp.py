@@ -30,7 +30,7 @@ class TcpSettings(CheckSettings):
     """`HOST:PORT`, IPv6 in brackets."""
 
 
-class Tcp:
+class TcpCheck:
     """Connects and closes; nothing is sent."""
 
     settings_model: ClassVar[type[CheckSettings]] = TcpSettings
