@@ -40,7 +40,7 @@ class CommandSettings(CheckSettings):
 
 
 class CommandCheck:
-    """Runs it once; its process group is ended on the time limit."""
+    """A check that runs a program once and ends its process group at the time limit."""
 
     settings_model: ClassVar[type[CheckSettings]] = CommandSettings
 
@@ -71,6 +71,6 @@ class CommandCheck:
 
 
 def _last_line(lines: Sequence[str]) -> str:
-    """What it said last, as an appendix to the reason."""
+    """The last line of output, to be put after the reason."""
     said = next((line.strip() for line in reversed(lines) if line.strip()), "")
     return f": {said[:_SHOWN]}" if said else ""

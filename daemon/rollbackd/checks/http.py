@@ -66,7 +66,7 @@ class HttpSettings(CheckSettings):
 
 
 class HttpCheck:
-    """Asks once, on a connection of its own."""
+    """A check that sends one request on a connection of its own."""
 
     settings_model: ClassVar[type[CheckSettings]] = HttpSettings
 
@@ -115,7 +115,7 @@ def _other(document: object, wanted: Mapping[str, Scalar]) -> str:
 
 
 def _same(found: object, wanted: Scalar) -> bool:
-    """Equal as JSON is: true is not 1."""
+    """Whether two values are equal as JSON; there, true is not 1."""
     return isinstance(found, bool) is isinstance(wanted, bool) and bool(found == wanted)
 
 

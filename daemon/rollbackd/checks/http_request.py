@@ -25,7 +25,7 @@ _PIECE = 2**16
 
 
 class NoAnswer(Exception):  # noqa: N818  # a finding, not a fault of ours
-    """There is no answer to look into, and this is what that says."""
+    """The lack of an answer to look into, with the verdict that follows from it."""
 
     def __init__(self, verdict: Verdict, reason: str) -> None:
         super().__init__(reason)
@@ -61,7 +61,7 @@ class HttpAnswer:
 
 @dataclass(frozen=True, slots=True)
 class HttpRequest:
-    """What is asked."""
+    """A request that a check sends."""
 
     url: str
     headers: Mapping[str, str | Secret]
@@ -107,7 +107,7 @@ def url(text: str) -> str:
 
 
 def _revealed(headers: Mapping[str, str | Secret], place: CheckPlace) -> Mapping[str, str]:
-    """`Connection: close`, since a connection kept from before a release ends with the old process."""
+    """The headers to send; with `Connection: close`, since a connection that is kept would end with the old process."""
     plain = {name: place.reveal(value) if isinstance(value, Secret) else value for name, value in headers.items()}
     if any("\r" in value or "\n" in value or "\0" in value for value in plain.values()):
         raise ValueError("a header's value has a line break in it; write it on one line")

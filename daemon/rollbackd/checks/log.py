@@ -112,7 +112,7 @@ class _Unread(Exception):  # noqa: N818  # a finding: there is nothing to count
 
 
 class LogCheck:
-    """Counts once. The counting is a process of its own, that ends with the time limit."""
+    """A check that counts matching lines once, in a process of its own, which ends at the time limit."""
 
     settings_model: ClassVar[type[CheckSettings]] = LogSettings
 
@@ -189,7 +189,7 @@ class LogCheck:
         return answer
 
     async def _spawned(self, argv: Sequence[str], deadline: float, stdin: bytes = b"") -> Finished:
-        """:raises _Unread: it cannot be started, or does not end in time."""
+        """A program's result. :raises _Unread: it cannot be started, or does not end in time."""
         spawner: Spawner = self._place.spawner
         left = timedelta(seconds=max(0.0, deadline - self._place.clock.monotonic()))
         try:
@@ -222,16 +222,16 @@ class LogCheck:
         return _Counted(answer["sure"], answer["maybe"], gap, answer["last"])
 
     async def _reaches(self, begin: float, deadline: float) -> bool:
-        """Whether the journal was kept then: after a reboot or when it was cleared, silence says nothing.
+        """Whether the journal reaches back so far; after a reboot, or once it was cleared, silence says nothing.
 
-        Something of root's lies before; a user without rights has at most a journal of its own, without that. Only
+        There is always something of root's. A user without rights sees at most its own journal, without that. Only
         with `--reverse` does `--lines` begin at `--until` and not at the end (systemd 252).
         """
         options = ["_UID=0", f"--until=@{int(begin)}", "--reverse", "--lines=1"]
         return bool((await self._journalctl(options, deadline)).stdout.strip())
 
     async def _of_unit(self, options: Sequence[str], deadline: float) -> Finished:
-        """`--all`, since longer messages come as null without it."""
+        """Entries of the unit; with `--all`, since longer messages come as null without it."""
         fields = "--output-fields=MESSAGE,MESSAGE_ID,N_DROPPED"
         return await self._journalctl([f"--unit={self._settings.log.unit}", fields, "--all", *options], deadline)
 
@@ -245,7 +245,7 @@ class LogCheck:
 
 
 def _remembered(marks: Sequence[dict[str, Any]], now: datetime, within: timedelta) -> list[dict[str, Any]]:
-    """Marks inside the time that is asked for and the newest before it; not more than so many, the oldest of each."""
+    """The marks to keep: those of the time that is asked about, thinned out, and the newest one before it."""
     start, apart = (now - within).timestamp(), within.total_seconds() / _MARKS
     older = [mark for mark in marks if mark["at"] <= start]
     kept: list[dict[str, Any]] = older[-1:]

@@ -39,7 +39,7 @@ _NANOSECONDS = re.compile(r"(\d[.,]\d{6})\d{1,3}(?!\d)")
 
 
 class Tally:
-    """Matching lines, and the last few of them."""
+    """A count of matching lines, and the last few of them."""
 
     def __init__(self, pattern: str) -> None:
         self._search = re.compile(pattern).search
@@ -63,7 +63,7 @@ class Tally:
 
 
 class LineTimes:
-    """Reads the times of lines in one format. Without a zone in it they are local; without a year, the last that fits.
+    """A reader of lines' times in one format. Without a zone in it they are local; without a year, the last that fits.
 
     :raises ValueError: the format cannot be read.
     """
@@ -157,7 +157,7 @@ def _mark(fd: int, size: int, status: os.stat_result, now: float) -> dict[str, A
 def _by_marks(
     fd: int, size: int, request: Mapping[str, Any], marks: Sequence[Mapping[str, Any]], turned: bool
 ) -> dict[str, Any]:
-    """Lines without times: what came after a mark came after that look."""
+    """The count of lines without times; what lies after a mark was written after that look."""
     since = request["since"]
     older = max((mark["offset"] for mark in marks if mark["at"] <= since), default=None)
     newer = min((mark["offset"] for mark in marks if mark["at"] >= since), default=size)
@@ -177,7 +177,7 @@ def _by_marks(
 def _timed(
     fd: int, size: int, request: Mapping[str, Any], marks: Sequence[Mapping[str, Any]], turned: bool
 ) -> dict[str, Any]:
-    """Lines with times, those in between belonging to the one before them; read backwards until they are too old."""
+    """The count of lines with times, read backwards until they are too old; a line without one has that before it."""
     since = datetime.fromtimestamp(request["since"], UTC)
     times = LineTimes(request["time"], datetime.fromtimestamp(request["now"], UTC))
     begin, first = size, None
@@ -242,12 +242,12 @@ def of_journal(entries: Iterable[bytes], request: Mapping[str, Any]) -> dict[str
 
 
 def _number(value: object) -> int:
-    """A unit may write what it likes into such a field."""
+    """The number in a field, into which a unit may write anything; 1 for what is no number."""
     return int(value) if isinstance(value, str) and re.fullmatch("[0-9]{1,9}", value) else 1
 
 
 def _message(value: object) -> str:
-    """Bytes that are no UTF-8 come as a list of numbers, and a field that an entry has twice as a list of both."""
+    """The text of a field; bytes that are not UTF-8 come as numbers, fields of one name as a list of texts."""
     if isinstance(value, list):
         if all(isinstance(each, int) and 0 <= each < 256 for each in value):
             return bytes(value).decode(errors="replace")

@@ -1,8 +1,9 @@
 """Whether a query's value is within bounds. What is not a plain, fresh number of this service is inconclusive."""
 
 import asyncio
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal, Protocol
 
 from pydantic import Field
 
@@ -33,8 +34,17 @@ class QuerySettings(Compared, CheckSettings):
     """When the service has several series: good when `any` or `all` are, or by their `max`, `min` or `sum`."""
 
 
+class _Series(Protocol):
+    """A series of Prometheus' answer."""
+
+    @property
+    def labels(self) -> Mapping[str, str]: ...
+    @property
+    def value(self) -> float: ...
+
+
 class QueryCheck:
-    """Asks Prometheus once."""
+    """A check that asks Prometheus once."""
 
     settings_model: ClassVar[type[CheckSettings]] = QuerySettings
 
@@ -53,7 +63,7 @@ class QueryCheck:
         return seen.verdict, seen.reason
 
     def _too_early(self, since: datetime | None, now: datetime) -> Observation | None:
-        """A value made of samples from before the last step says nothing of what came after it."""
+        """Why it is too early: a value of samples from before the last step says nothing of the time after it."""
         if since is None or (missing := since - (now - self._reach)) <= timedelta():
             return None
         back, left = format_duration(self._reach), roughly(missing)
@@ -67,7 +77,7 @@ class QueryCheck:
             return inconclusive(f"no answer within {format_duration(self._settings.timeout)}")
 
     async def _compared(self, since: datetime | None) -> Observation:
-        """Against another time, the time before the change, or peers; what the text hides of its reach comes on top."""
+        """The comparison with another time, the time before the change, or peers; `range` may reach further back."""
         shared = {*Compared.model_fields, "query", "samples"}
         when = QueryWhen(**{name: getattr(self._settings, name) for name in shared})
         hidden = self._reach - reach(self._settings.query)
@@ -86,14 +96,16 @@ class QueryCheck:
             counted = await prometheus.instant(settings.samples.query)
             if counted.problem:
                 return inconclusive(counted.problem)
-            counts = self._own(counted)
+            counts = self._own(counted.series)
             if len(counts) > 1:
                 return inconclusive(f"ambiguous: {len(counts)} series of samples for one service")
             count = counts[0] if counts else None
         at_least = None if settings.samples is None else settings.samples.at_least
         return opposite(
-            decision_engine(self._own(answer), settings.above, settings.below, settings.aggregate, count, at_least)
+            decision_engine(
+                self._own(answer.series), settings.above, settings.below, settings.aggregate, count, at_least
+            )
         )
 
-    def _own(self, answer: Any) -> list[float]:
-        return own(((series.labels, series.value) for series in answer.series), self._place.labels)
+    def _own(self, series: Iterable[_Series]) -> list[float]:
+        return own(((one.labels, one.value) for one in series), self._place.labels)

@@ -55,7 +55,7 @@ class RedisSettings(CheckSettings):
 
 
 class RedisCheck:
-    """Connects, asks, and closes."""
+    """A check that connects, asks, and closes the connection."""
 
     settings_model: ClassVar[type[CheckSettings]] = RedisSettings
 
@@ -92,7 +92,7 @@ class RedisCheck:
             return *unanswered(error), answered
 
     def _client(self) -> "Client":
-        """:raises ValueError: the password or `ca` cannot be read."""
+        """The client. :raises ValueError: the password or `ca` cannot be read."""
         settings = self._settings
         password = None if settings.password is None else self._place.reveal(settings.password)
         return redis_client(settings.redis, username=settings.username, password=password, ca=settings.ca)

@@ -47,7 +47,7 @@ class ServesSettings(CheckSettings):
 
 
 class ServesCheck:
-    """Asks the service and the layer, once each."""
+    """A check that asks the service and the layer, once each."""
 
     settings_model: ClassVar[type[CheckSettings]] = ServesSettings
 
@@ -98,7 +98,7 @@ def _at(answer: HttpAnswer, path: str) -> str:
 
 
 def _compared(served: str, releases: Sequence[Release], layer: str) -> tuple[Verdict, str]:
-    """`releases` has the one that the layer has now first, and may have it once more with other names."""
+    """The verdict on a release; the first of `releases` is the layer's own, and may come again with other names."""
     now = releases[0]
     meant = {release.id for release in releases if _fits(served, release)}
     if now.id not in meant:

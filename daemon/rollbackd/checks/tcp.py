@@ -31,7 +31,7 @@ class TcpSettings(CheckSettings):
 
 
 class TcpCheck:
-    """Connects and closes; nothing is sent."""
+    """A check that connects, sends nothing and closes."""
 
     settings_model: ClassVar[type[CheckSettings]] = TcpSettings
 

@@ -16,7 +16,7 @@ async def timed(place: CheckPlace, settings: CheckSettings, asked: Awaitable[tup
 
 
 def check_below(below: timedelta | None, timeout: timedelta) -> None:
-    """:raises ValueError: no answer is waited for long enough to be late."""
+    """The limit must lie within `timeout`. :raises ValueError: no answer could ever be late."""
     if below is not None and below > timeout:
         raise ValueError("`below` is longer than `timeout`; make `timeout` longer")
 

@@ -8,7 +8,7 @@ from rollbackd.config.outline import Complaint, Outline
 
 
 def complaints(outline: Outline) -> Iterator[Complaint]:
-    """An address that can be reached by people whom the file does not name."""
+    """Addresses that can be reached by people whom the file does not name."""
     daemon = outline.section("daemon")
     listen = daemon.get("listen", Daemon().listen)
     try:

@@ -55,7 +55,7 @@ _ELSEWHERE = {
 
 
 def faults_of(error: ValidationError, model: object, document: Document) -> Iterator[ConfigFault]:
-    """Each error at its key, once for each place."""
+    """The faults of a validation, each at its key, one for each place."""
     told: set[Loc] = set()
     for each in speaking(error.errors(include_url=False), model, document):
         loc, text = explain(each, model, document)
@@ -66,10 +66,10 @@ def faults_of(error: ValidationError, model: object, document: Document) -> Iter
 
 
 def speaking(errors: Sequence[ErrorDetails], model: object, document: Document) -> list[ErrorDetails]:
-    """Without errors that only follow from others.
+    """The errors without those that only follow from others.
 
-    Members of a union that a value was not meant for say that it has not their type. What has two kinds has the keys of
-    both. A list is called too short when its items are wrong.
+    Of a union, members that a value was not meant for complain of its type. A value of two kinds has keys that are
+    unknown to each of them. A list whose items are wrong is reported as too short.
     """
     places = [document.known(each["loc"]) for each in errors]
     looked_into = {place[:n] for place in places for n in range(len(place))}
@@ -89,7 +89,7 @@ def _is_extra(error: ErrorDetails) -> bool:
 
 
 def explain(error: ErrorDetails, model: object, document: Document) -> tuple[Loc, str]:
-    """Where to point, and what to say."""
+    """The place and the sentence of an error."""
     loc, kind, context = error["loc"], error["type"], error.get("ctx", {})
     given = error["input"]
     match kind:
@@ -167,7 +167,7 @@ def _unknown_key(loc: Loc, model: object) -> str:
 
 
 def _two_kinds(loc: Loc, model: object) -> bool:
-    """Whether a key, too many in what a union took for one kind, names another of its kinds."""
+    """Whether an unknown key, in a value that was taken for one kind of a union, names another kind."""
     kinds = {_bare(_tag(member)) for member in _members(model, loc[:-2])}
     return len(loc) > 1 and {str(loc[-1]), _bare(loc[-2])} <= kinds
 

@@ -21,7 +21,7 @@ class ConfigFile:
 
 
 def read(path: Path) -> ConfigFile:
-    """A file with all that is wrong with reading it in its document's faults."""
+    """A file, read; what went wrong while reading it is among its document's faults."""
     body, problem = _body(path)
     line = column = 1
     if not problem:
@@ -55,7 +55,7 @@ def _body(path: Path) -> tuple[bytes, str]:
 
 
 def packs() -> Path:
-    """Where the shipped rule packs are: a checkout's own `rules/`, so that edits count, else inside the package."""
+    """The directory of the shipped rule packs: `rules/` of a checkout, so that edits count, else inside the package."""
     package = Path(__file__).parents[1]
     checkout = package.parent.parent / "rules"
     return checkout if package.parent.name == "daemon" and checkout.is_dir() else package / "packs"

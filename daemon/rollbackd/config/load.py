@@ -91,7 +91,7 @@ def _config(written: Config, outline: Outline, taken: Rules) -> Config:
 
 
 def _with_plans(service: Service, read: ServiceOutline, shape: Shape) -> Service:
-    """As written; none given: `default`."""
+    """The service with its plans as written; where there are none, with the plan `default`."""
     if service.plans:
         return service
     traits = {name: adapter.traits for name, adapter in read.layers.items() if adapter is not None}
@@ -119,7 +119,7 @@ def dump_service(service: Service) -> dict[str, Any]:
 
 
 def load_service(data: Mapping[str, Any], plugins: Plugins | None = None) -> Service:
-    """A service of the journal again; its plugins' parts are validated anew.
+    """A service that `dump_service` wrote; the parts of plugins are validated again.
 
     :raises pydantic.ValidationError: a plugin it needs is gone, or has other settings now.
     """

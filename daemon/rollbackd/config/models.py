@@ -55,7 +55,7 @@ def _absolute(path: Path) -> Path:
 
 
 def _fits_a_socket(path: Path) -> Path:
-    """unix(7): `sun_path` has 108 bytes, a zero at its end among them."""
+    """A path within the limit of unix(7): `sun_path` has 108 bytes, of which the last is zero."""
     if len(str(path).encode()) > LONGEST_SOCKET:
         raise ValueError(f"a socket's path has at most {LONGEST_SOCKET} bytes; write a shorter one")
     return path
@@ -321,7 +321,7 @@ class Config(Spec):
         return Terms(self.priorities, targets.steps, targets.hotfix, targets.recovery, tiers)
 
     def mode(self, service: Service) -> Mode:
-        """:raises ValueError: never after loading; one of the two is required."""
+        """The service's mode, else the daemon's. :raises ValueError: neither is there, never after loading."""
         mode = service.mode or self.daemon.mode
         if mode is None:
             raise ValueError(f"{service.name}: no mode")

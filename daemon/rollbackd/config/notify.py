@@ -1,4 +1,4 @@
-"""Notifications, as far as names do not tell: in what order people hear, and in what words. Pure: data in."""
+"""Notifications: the order of escalation tiers, and the values in a receiver's own words. Pure: data in."""
 
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
@@ -20,7 +20,7 @@ def complaints(outline: Outline) -> Iterator[Complaint]:
 
 
 def _tiers(notify: Mapping[str, object]) -> Iterator[Complaint]:
-    """Each tier after the one before, so that a place in the list is a place in time."""
+    """Tiers that are not after the one before them: their order in the list is their order in time."""
     last = timedelta(microseconds=-1)
     for loc, tier in entries(notify.get("escalation"), ("notify", "escalation")):
         try:

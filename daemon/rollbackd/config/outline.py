@@ -1,4 +1,4 @@
-"""What the file says as far as it can be read: enough to follow its names although other parts are wrong. No I/O."""
+"""The outline of a file: what can be read of it, so that names are looked up although other parts are wrong. No I/O."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -72,7 +72,7 @@ class Outline:
 
 
 def outline_of(main: Document, shape: Shape, rules: Sequence[Placed]) -> Outline:
-    """What can be read of a file; layers that no adapter can be made of are faults here."""
+    """The outline of a file; a layer of which no adapter can be made is among its faults."""
     outline = Outline(main, shape, rules)
     scratch = outline.section("daemon").get("scratch")
     root = Path(scratch) if isinstance(scratch, str) else Daemon().scratch

@@ -35,7 +35,7 @@ def _names(outline: Outline) -> Iterator[Complaint]:
 
 
 def _repeated(found: Iterable[tuple[Loc, T]]) -> Iterator[tuple[Loc, T]]:
-    """What was there before already."""
+    """The things that come a second time."""
     seen: set[T] = set()
     for loc, each in found:
         if each in seen:
@@ -81,7 +81,7 @@ class _Match:
 
 
 def _ties(outline: Outline) -> Iterator[Complaint]:
-    """Two matches of one size and different services that one signal can fit. One tie is told for each match.
+    """Pairs of matches, of one size and of different services, that one signal can fit; one pair for each match.
 
     Matches are looked up by the values of the labels that two sets of label names share, since comparing each with
     each would take minutes for thousands of services.
@@ -102,7 +102,7 @@ def _ties(outline: Outline) -> Iterator[Complaint]:
 
 
 def _compatible(ours: list[_Match], theirs: list[_Match], shared: list[str]) -> Iterator[tuple[_Match, _Match]]:
-    """For each of ours the first of theirs, of another service, that has the same values of the shared labels."""
+    """Each match with the first one of another service that has the same values of the shared labels."""
     index: dict[tuple[str, ...], list[_Match]] = defaultdict(list)
     for each in theirs:
         index[tuple(each.labels[key] for key in shared)].append(each)
@@ -129,7 +129,7 @@ def _matches(service: ServiceOutline) -> Iterator[tuple[Loc, Mapping[str, str]]]
 
 
 def _resources(outline: Outline) -> Iterator[Complaint]:
-    """What two layers would both move. A `resource` that layers name themselves is one they mean to share."""
+    """Resources that two layers would both move. A `resource` that layers name in their settings may be shared."""
     owners: dict[str, str] = {}
     for service in outline.services:
         for layer, adapter in service.layers.items():
@@ -143,7 +143,7 @@ def _resources(outline: Outline) -> Iterator[Complaint]:
 
 
 def _nested(outline: Outline) -> Iterator[Complaint]:
-    """A path that one layer moves as a whole and that is, or lies in, what another one moves."""
+    """Paths that one layer moves as a whole and that are, or lie in, a path of another layer."""
     owners: defaultdict[Path, dict[str, None]] = defaultdict(dict)
     within: defaultdict[Path, dict[str, None]] = defaultdict(dict)
     told = set[str]()
@@ -163,7 +163,7 @@ def _nested(outline: Outline) -> Iterator[Complaint]:
 
 
 def _parts(outline: Outline) -> Iterator[Complaint]:
-    """What moves a whole thing moves its parts too: those that are layers of their own go before it."""
+    """Layers of a part that come after the layer of the whole, which moves the part too."""
     for service in outline.services:
         resources = {layer: adapter.resource for layer, adapter in service.layers.items() if adapter is not None}
         plans = service.plans or {"": {"steps": list(service.layers)}}

@@ -1,4 +1,4 @@
-"""Rules from wherever the file takes them: written in place, from its own rule files, from shipped packs.
+"""Rules: written in the file itself, in rule files that it names, and in shipped packs.
 
 `$name` in any text of a rule file stands for its setting. A fault that comes from a value which the configuration gave
 to a pack is shown at that value, since the pack itself is not the reader's to mend.
@@ -140,7 +140,7 @@ def _from_pack(rules: Rules, main: Document, loc: Loc, entry: Mapping[str, objec
 
 
 def _pointing_at_entry(main: Document, loc: Loc) -> Callable[[Loc, str], ConfigFault]:
-    """What a pack's rule says is not the reader's to mend, but for the services that the entry names."""
+    """Places of a pack's faults: the entry that uses it, since people cannot mend the pack, or its services."""
     return lambda inside, text: main.fault((*loc, *(inside if inside[:1] == ("services",) else ("pack",))), text)
 
 
@@ -202,7 +202,7 @@ def _as_text(value: object) -> str:
 
 
 def _unfit(name: str, value: object, settings: Mapping[str, object]) -> str:
-    """Why a pack's setting cannot have a value; empty when it can. What the pack has as a duration stays one."""
+    """Why a pack's setting cannot have a value; empty when it can. A setting keeps its kind: a duration stays one."""
     if name not in settings:
         return unknown("setting of this pack", name, settings)
     if not _is_scalar(value):
@@ -242,7 +242,7 @@ def _blamed(
     given: Mapping[str, object],
     at_setting: Callable[[Loc, str], ConfigFault],
 ) -> ConfigFault:
-    """A fault of a pack, at the value that the configuration gave when it comes from there."""
+    """A fault of a pack; one that a setting causes is shown where the configuration gives that setting."""
     loc, text = explain(each, RuleFile, document)
     for name in sorted(filled.used.get(document.known(loc), set()) & given.keys()):
         return at_setting((name,), text)

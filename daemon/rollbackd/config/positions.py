@@ -46,7 +46,7 @@ class ConfigFault:
 
 @dataclass(slots=True)
 class Node:
-    """One value and where it began, counted from 0."""
+    """A value and where it begins; lines and columns count from 0."""
 
     line: int
     column: int
@@ -81,7 +81,7 @@ class Document:
 
     @classmethod
     def unread(cls, name: str, fault: ConfigFault) -> "Document":
-        """Stands for a file that could not be read at all."""
+        """A document for a file that could not be read at all."""
         document = cls.__new__(cls)
         document.name, document.faults, document.root = name, [fault], None
         return document
@@ -212,7 +212,7 @@ class _Builder:
         node.data = {key: child.data for key, child in node.items.items()}
 
     def _merge(self, node: Node, source: Node) -> None:
-        """`<<: *base`: what the mapping does not say itself it takes from there."""
+        """Add the keys of `<<: *base` that the mapping does not have itself."""
         sources = list(source.items.values()) if isinstance(source.data, list) else [source]
         for each in sources:
             if not isinstance(each.data, dict):
@@ -238,7 +238,7 @@ def _short(tag: str) -> str:
 
 
 def _scalar(text: str) -> object:
-    """What a plain scalar means: null, a truth, a finite number, else the text as it stands."""
+    """The value of a plain scalar: null, true or false, a finite number, else the text as it is."""
     if text in _NULL:
         return None
     if text in _TRUE or text in _FALSE:

@@ -73,7 +73,7 @@ def _longer(text: object, limit: timedelta) -> bool:
 
 
 def _duration(text: object) -> timedelta | None:
-    """A duration, or None: what is wrong with it the models say."""
+    """A duration; None for anything else, which the models report."""
     try:
         return parse_duration(text)
     except ValueError:
@@ -81,7 +81,7 @@ def _duration(text: object) -> timedelta | None:
 
 
 def compared(outline: Outline, query: Mapping[str, object], services: Sequence[str], loc: Loc) -> Iterator[Complaint]:
-    """What is wrong with the group that a query of these services is compared with, wherever it stands."""
+    """What is wrong with the group of peers that a query compares these services with."""
     group = mapping(query.get("against")).get("peers")
     if not isinstance(group, str):
         return

@@ -39,7 +39,7 @@ def _snapshot(services: Mapping[str, ServiceOutline], written: str, loc: Loc) ->
 
 
 def _offsite(services: Mapping[str, ServiceOutline], written: str, loc: Loc) -> Iterator[Complaint]:
-    """A copy is made of a file on this host: a layer that writes none cannot be sent from here."""
+    """Layers whose snapshots are not files on this host, of which copies are made."""
     name, slash, layer = written.partition("/")
     layers = services[name].layers if name in services else {}
     for each, adapter in layers.items():

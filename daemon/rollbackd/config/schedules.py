@@ -52,7 +52,7 @@ class OnCalendar(Spec):
 
     @property
     def times(self) -> CronTimes | None:
-        """None: the calendar does not say."""
+        """The times of the entry; None when it has neither `cron` nor `every`."""
         return CronTimes(self.cron, self.every, self.zone) if self.cron or self.every is not None else None
 
 

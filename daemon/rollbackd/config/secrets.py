@@ -1,4 +1,4 @@
-"""Where secrets are read: when they are used, and once while loading to see that they are there. Never logged."""
+"""Secrets: read when they are used, and once while loading to see that they are there. Never logged."""
 
 import os
 import stat
@@ -56,7 +56,7 @@ def _from_credential(name: str, environ: Mapping[str, str]) -> str:
 
 
 def _from_file(path: Path, remedy: str, *, private: bool) -> str:
-    """What is in a file; systemd's own directory of credentials is closed already (`private` false)."""
+    """The text of a file. `private`: others must not be able to read it; systemd closes its credentials by itself."""
     try:
         mode = path.stat().st_mode
         if not stat.S_ISREG(mode):  # before opening it: a pipe would wait for its writer

@@ -100,7 +100,7 @@ class Shape:
 
 @lru_cache(maxsize=8)
 def shape_of(plugins: Plugins) -> Shape:
-    """The models for these plugins; made once."""
+    """The models for these plugins; they are made once."""
     layer = layer_union(plugins)
     check, ref = _checks(plugins)
     checks = {"gate": _TUPLE[ref, ...], "checks": _TUPLE[ref, ...]}
@@ -115,13 +115,13 @@ def shape_of(plugins: Plugins) -> Shape:
 
 
 def receiver(written: Any) -> Receiver:
-    """A receiver as the core knows it, of one as the file writes it."""
+    """A receiver in the form that the core uses, made from the form that the file has."""
     kind = next(name for name in type(written).model_fields if name not in {"name", "says"})
     return Receiver(name=written.name, kind=kind, settings=getattr(written, kind), says=written.says)
 
 
 def kind_among(value: object, models: Mapping[str, type[Any]]) -> str | None:
-    """Which kind's key a mapping has. When it has several: the kind that knows the others as its own keys."""
+    """The kind whose key a mapping has; of several, the kind whose settings have the other keys as fields."""
     if not isinstance(value, Mapping):
         return None
     present: list[str] = [key for key in value if key in models]
@@ -143,7 +143,7 @@ class _Nothing(Spec):
 
 
 class _Says:
-    """In the JSON Schema: this member of the union has that key with that value."""
+    """A note for the JSON Schema: this member of the union has that key with that value."""
 
     def __init__(self, key: str, value: str) -> None:
         self._extra = {"properties": {key: {"const": value}}, "required": [key]}
@@ -166,7 +166,7 @@ def _union(word: str, members: Mapping[str, Any], tag_of: Callable[[Any], str | 
 
 
 def layer_union(plugins: Plugins) -> Any:
-    """The type of a layer's settings: a union over the adapters, told apart by `adapter`."""
+    """The type of a layer's settings: a union over the adapters, of which `adapter` names one."""
 
     def tag(value: object) -> str | None:
         name = value.adapter if isinstance(value, Settings) else mapping(value).get("adapter")

@@ -15,7 +15,7 @@ from rollbackd.rules.spec import EventWhen
 
 @dataclass(frozen=True, slots=True)
 class EventRun:
-    """A condition that is met."""
+    """A time in which a condition is met without a break."""
 
     first: Event
     """The first of the events that counted when it was met; it names the run, whatever is forgotten later."""
@@ -29,14 +29,14 @@ def fits(when: EventWhen, event: Event) -> bool:
 
 
 def counting(when: EventWhen, events: Sequence[Event]) -> list[Event]:
-    """Those that the condition asks for and that nothing has resolved since. `events` in the order of their times."""
+    """The events that the condition asks for and that were not resolved since; `events` are in the order of time."""
     asked = [event for event in events if fits(when, event)]
     over = max((event.at for event in asked if not event.firing), default=None)
     return asked if over is None else [event for event in asked if event.at > over]
 
 
 def young(when: EventWhen, events: Sequence[Event], now: datetime) -> list[Event]:
-    """Those that still count."""
+    """The events that are young enough to count."""
     return [event for event in events if now - event.at < when.within]
 
 

@@ -27,7 +27,7 @@ class Matcher:
     """As PromQL writes it: the operator, and the value in quotes; empty for one that was not parsed here."""
 
     def matches(self, labels: Mapping[str, str]) -> bool:
-        """A label that is not there counts as empty."""
+        """Whether the labels fit; a label that is missing counts as empty."""
         return (self.pattern.fullmatch(labels.get(self.name, "")) is not None) is not self.negated
 
 

@@ -1,4 +1,4 @@
-"""Whether two sets of samples come from one: the test of Mann and Whitney (1947), of ranks alone. No I/O.
+"""Whether two sets of samples have one distribution: the rank test of Mann and Whitney (1947). No I/O.
 
 https://en.wikipedia.org/wiki/Mann%E2%80%93Whitney_U_test
 Exact for small samples without ties; else by the normal distribution, corrected for ties and for continuity.

@@ -67,7 +67,7 @@ def settle(
 
 
 def opposite(seen: Observation) -> Observation:
-    """The same with good for bad: where a threshold says what is good, as in a check."""
+    """The observation with good and bad swapped: a check's threshold says what is good, a rule's what is bad."""
     swapped = {Verdict.BAD: Verdict.GOOD, Verdict.GOOD: Verdict.BAD, Verdict.INCONCLUSIVE: Verdict.INCONCLUSIVE}
     return Observation(swapped[seen.verdict], seen.value, seen.reason, seen.fault)
 

@@ -28,7 +28,7 @@ class Standing(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Track:
-    """The past of one condition at one service, as far as it matters."""
+    """The past of one condition of one service, as far as it is needed."""
 
     since: datetime | None = None
     """The first bad observation of the present run; None when there is none."""
@@ -73,7 +73,7 @@ def step(
 
 
 def _last(track: Track, verdict: Verdict, reason: str, at: datetime, lasting: timedelta, *, forgotten: bool) -> Track:
-    """Bad for so long."""
+    """The track of a condition that must be bad for so long."""
     if verdict is Verdict.GOOD:
         return Track(None, at, met=False, verdict=verdict, reason=reason)
     since = track.since
@@ -84,7 +84,7 @@ def _last(track: Track, verdict: Verdict, reason: str, at: datetime, lasting: ti
 
 
 def _count(track: Track, verdict: Verdict, reason: str, at: datetime, times: int, of: int, *, forgotten: bool) -> Track:
-    """Bad so many times of so many."""
+    """The track of a condition that must be bad in so many of the last polls."""
     before = () if forgotten else track.recent
     recent = (*before, (at, verdict is Verdict.BAD))[-of:]
     bads = [when for when, was_bad in recent if was_bad]

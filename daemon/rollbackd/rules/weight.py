@@ -55,7 +55,7 @@ Users = Annotated[
 
 
 def impact_of(written: Degree | FromLabel | None, labels: Iterable[Mapping[str, str]]) -> str:
-    """One of the four words, or empty."""
+    """How bad it is: one of the four words, or empty when nobody says it."""
     if not isinstance(written, FromLabel):
         return written or ""
     said = _said(written, labels).lower()
@@ -63,19 +63,19 @@ def impact_of(written: Degree | FromLabel | None, labels: Iterable[Mapping[str, 
 
 
 def scope_of(written: str | FromLabel | None, labels: Iterable[Mapping[str, str]]) -> str:
-    """A word, or empty."""
+    """How far it reaches: a word, or empty when nobody says it."""
     return _said(written, labels) if isinstance(written, FromLabel) else written or ""
 
 
 def components_of(written: tuple[str, ...] | FromLabel, labels: Iterable[Mapping[str, str]]) -> tuple[str, ...]:
-    """Words; a label lists them with commas."""
+    """What is affected: words; a label lists them with commas."""
     if not isinstance(written, FromLabel):
         return written
     return tuple(word for part in _said(written, labels).split(",") if (word := part.strip()))
 
 
 def users_of(written: float | FromLabel | FromQuery | None, labels: Iterable[Mapping[str, str]]) -> float | None:
-    """A share, 0 to 1; None where nobody says it, or a query will at the decision."""
+    """The share of users, 0 to 1; None where nobody says it, or where a query says it at the decision."""
     if not isinstance(written, FromLabel):
         return written if isinstance(written, float) else None
     try:
@@ -85,5 +85,5 @@ def users_of(written: float | FromLabel | FromQuery | None, labels: Iterable[Map
 
 
 def _said(written: FromLabel, labels: Iterable[Mapping[str, str]]) -> str:
-    """The first that has the label says it."""
+    """The label's value, from the first signal that has it."""
     return next((one[written.label].strip() for one in labels if one.get(written.label)), "")
