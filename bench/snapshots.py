@@ -16,7 +16,7 @@ from pathlib import Path
 from bench.host import BenchError
 from bench.measure import Row, Sizes, middle, span
 from rollbackd.testing import finish, place
-from rollbackd_adapters.files import Files, FilesSettings
+from rollbackd_adapters.files import FilesAdapter, FilesSettings
 
 MOST = 1.5
 """Of rsync's time."""
@@ -70,7 +70,7 @@ def _make(tree: Path, files: int) -> None:
 
 def _take(tree: Path, store: Path, name: str) -> None:
     settings = {"adapter": "files", "paths": [str(tree)], "room": 0}
-    finish(Files(FilesSettings.model_validate(settings), place(store)).take(name), _LIMIT)
+    finish(FilesAdapter(FilesSettings.model_validate(settings), place(store)).take(name), _LIMIT)
 
 
 def _timed(work: Callable[[], object]) -> float:

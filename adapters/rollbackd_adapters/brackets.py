@@ -19,7 +19,7 @@ def sent_once(place: Place, key: str, way: str, trace: Trace) -> dict[str, str]:
     return {"Idempotency-Key": text if number == 1 else f"{text}/{number}"}
 
 
-class BracketOnly:
+class BracketAdapter:
     """The half of the contract that is about steps."""
 
     traits = Traits(releases=False, step=False, bracket=True)

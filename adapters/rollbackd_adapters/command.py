@@ -91,7 +91,7 @@ class CommandSettings(Settings):
         return self
 
 
-class Command:
+class CommandAdapter:
     """One layer behind a command line."""
 
     settings_model: ClassVar[type[Settings]] = CommandSettings

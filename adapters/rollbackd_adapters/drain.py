@@ -25,7 +25,7 @@ from rollbackd.system.boundary import boundary
 from rollbackd.system.clock import Clock
 from rollbackd.system.spawner import Finished, Lock, Spawner, one_line
 from rollbackd_adapters import web
-from rollbackd_adapters.brackets import BracketOnly, crossing, sent_once
+from rollbackd_adapters.brackets import BracketAdapter, crossing, sent_once
 from rollbackd_adapters.failures import as_adapter_errors
 from rollbackd_adapters.lacks import missing_programs
 from rollbackd_adapters.then import environment
@@ -99,7 +99,7 @@ class DrainSettings(Settings):
         return self
 
 
-class Drain(BracketOnly):
+class DrainAdapter(BracketAdapter):
     """One service's sessions."""
 
     settings_model: ClassVar[type[Settings]] = DrainSettings

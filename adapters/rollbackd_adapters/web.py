@@ -85,7 +85,7 @@ class Call(Question):
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class HttpReply:
     """What came back, whatever its status."""
 
     status: int
@@ -127,7 +127,7 @@ def words_of(place: Place, key: str = "", change: Change | None = None) -> dict[
     return known | given
 
 
-async def ask(question: Question, place: Place, words: Mapping[str, str], timeout: timedelta) -> Answer:
+async def ask(question: Question, place: Place, words: Mapping[str, str], timeout: timedelta) -> HttpReply:
     """Read; redirects are followed while they stay on the host. Any answer of at most `LARGEST` bytes is given back.
 
     :raises AdapterError: nothing or too much was answered; permanent only when the same cannot be asked.
@@ -142,7 +142,7 @@ async def call(
     timeout: timedelta,
     *,
     headers: Mapping[str, str] | None = None,
-) -> Answer:
+) -> HttpReply:
     """Do it, once: no redirect is followed, nothing is repeated. What was not answered may have been done all the same.
 
     :param headers: more of them, such as an idempotency key.
@@ -156,7 +156,7 @@ async def call(
     return answer
 
 
-def accepted(answer: Answer, place: Place) -> Answer:
+def accepted(answer: HttpReply, place: Place) -> HttpReply:
     """The answer when it is a 2xx.
 
     :raises AdapterError: for any other; permanent when the same request will be refused again.
@@ -178,7 +178,7 @@ async def _send(
     *,
     data: bytes | None,
     extra: Mapping[str, str],
-) -> Answer:
+) -> HttpReply:
     url = _in_url(question.url, words)
     where = _where(method, url)
     headers = _headers(question, place, words, where) | dict(extra)
@@ -196,7 +196,7 @@ async def _send(
         raise AdapterError(f"{where}: {_reason(error)}", permanent=False) from None
 
 
-async def _answer(method: str, url: str, headers: Mapping[str, str], data: bytes | None, *, asked: bool) -> Answer:
+async def _answer(method: str, url: str, headers: Mapping[str, str], data: bytes | None, *, asked: bool) -> HttpReply:
     where = _where(method, url)
     connector, jar = aiohttp.TCPConnector(force_close=True), aiohttp.DummyCookieJar()
     async with aiohttp.ClientSession(connector=connector, cookie_jar=jar, middlewares=(_once,)) as session:
@@ -205,7 +205,7 @@ async def _answer(method: str, url: str, headers: Mapping[str, str], data: bytes
                 body = await (_whole(response.content, where) if asked else _beginning(response.content))
             onward = _onward(url, response.headers.get("Location", ""))
             if not asked or response.status not in _MOVED or not onward:
-                return Answer(response.status, body, where)
+                return HttpReply(response.status, body, where)
             url = onward
     raise AdapterError(f"{where}: more than {_REDIRECTS} redirects; write the URL that answers", permanent=True)
 

@@ -13,17 +13,17 @@ from rollbackd.adapter import AdapterError
 from rollbackd.model import Progress, Release
 from rollbackd.system import boundary
 from rollbackd.testing import KEY, World, finish, place, planned
-from rollbackd_adapters.files import Files, FilesSettings
+from rollbackd_adapters.files import FilesAdapter, FilesSettings
 from rollbackd_adapters.traces import safe_name
 from tests.contract.worlds import script
 
 SAVED = f"before-{safe_name(KEY)}"
 
 
-def layer(path: Path, **settings: Any) -> Files:
+def layer(path: Path, **settings: Any) -> FilesAdapter:
     """A layer on `path/conf`, unless the settings say otherwise."""
     given = {"adapter": "files", "paths": [str(path / "conf")], "room": 0, **settings}
-    return Files(FilesSettings.model_validate(given), place(path))
+    return FilesAdapter(FilesSettings.model_validate(given), place(path))
 
 
 def content(directory: Path) -> dict[str, str]:
@@ -60,7 +60,7 @@ class FilesWorld(World):
             self._ids[version] = finish(self.adapter().take(f"v{version}")).release
         self._contents = {3: content(self.conf)}
 
-    def adapter(self) -> Files:
+    def adapter(self) -> FilesAdapter:
         syntax = [{"glob": "*.json", "command": [self.check, "{file}"]}]
         return layer(self.path, syntax=syntax, timeout=self._timeout, auto=False)
 
@@ -97,7 +97,7 @@ def failure(work: Any) -> AdapterError:
     return failed.value
 
 
-def roll_back(ours: Files, target: Release, key: str = KEY) -> None:
+def roll_back(ours: FilesAdapter, target: Release, key: str = KEY) -> None:
     change = finish(planned(ours, target, key))
     finish(ours.apply(change))
     assert finish(ours.progress(change)) is Progress.DONE

@@ -11,7 +11,7 @@ from typing import Any
 
 from rollbackd.model import Release
 from rollbackd.testing import BracketWorld, World, place
-from rollbackd_adapters.nginx import Nginx, NginxSettings
+from rollbackd_adapters.nginx import NginxAdapter, NginxSettings
 from tests.contract.worlds import script
 from tests.servers import free_port, program, wait_until
 
@@ -114,9 +114,9 @@ class PageWorld(BracketWorld):
         if nginx.process is None:
             nginx.start()
 
-    def adapter(self, **more: Any) -> Nginx:
+    def adapter(self, **more: Any) -> NginxAdapter:
         settings = self.nginx.settings(**self._more | more)
-        return Nginx(NginxSettings.model_validate(settings), place(self.nginx.path))
+        return NginxAdapter(NginxSettings.model_validate(settings), place(self.nginx.path))
 
     def inside(self) -> bool:
         body = self.nginx.body()
@@ -147,9 +147,9 @@ class ColourWorld(World):
         if nginx.process is None:
             nginx.start()
 
-    def adapter(self) -> Nginx:
+    def adapter(self) -> NginxAdapter:
         settings = self.nginx.settings(upstream=self._upstream) | self._more
-        return Nginx(NginxSettings.model_validate(settings), place(self.nginx.path))
+        return NginxAdapter(NginxSettings.model_validate(settings), place(self.nginx.path))
 
     def present(self) -> str:
         """What serves, which is what the link says."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from rollbackd.model import Release
 from rollbackd.testing import BracketWorld, World, place
-from rollbackd_adapters.remote import Remote, RemoteSettings
+from rollbackd_adapters.remote import RemoteAdapter, RemoteSettings
 from tests.sshd import Sshd
 
 ME = getpass.getuser()
@@ -32,9 +32,9 @@ class Over:
     def _serve(self) -> dict[str, Any]:
         return self._server.serve(self._far, {"layer": served(self.inner)})
 
-    def adapter(self) -> Remote:
+    def adapter(self) -> RemoteAdapter:
         settings = {**self._reach, "ssh": HERE, "traits": self._traits, "timeout": "20s"}
-        return Remote(RemoteSettings.model_validate(settings), place(self._near))
+        return RemoteAdapter(RemoteSettings.model_validate(settings), place(self._near))
 
 
 class RemoteWorld(Over, World):

@@ -10,7 +10,7 @@ from typing import Any
 
 from rollbackd.model import NO_RELEASE, Release
 from rollbackd.testing import BracketWorld, World, place
-from rollbackd_adapters.systemd import Systemd, SystemdSettings
+from rollbackd_adapters.systemd import SystemdAdapter, SystemdSettings
 from tests.contract.worlds import script
 from tests.e2e.debian import Machine, booted
 
@@ -137,8 +137,8 @@ class UnitsWorld(World):
         self.unit.start()
         self.settings: dict[str, Any] = {"units": [self.unit.name], "action": action, "settle": "50ms"}
 
-    def adapter(self) -> Systemd:
-        return Systemd(SystemdSettings.model_validate({"adapter": "systemd", **self.settings}), place(self.path))
+    def adapter(self) -> SystemdAdapter:
+        return SystemdAdapter(SystemdSettings.model_validate({"adapter": "systemd", **self.settings}), place(self.path))
 
     def present(self) -> str:
         return "-"
@@ -170,9 +170,9 @@ class StoppedWorld(BracketWorld):
         self.unit = Instance(machine)
         self.unit.start()
 
-    def adapter(self) -> Systemd:
+    def adapter(self) -> SystemdAdapter:
         settings = {"adapter": "systemd", "units": [self.unit.name], "settle": "0s"}
-        return Systemd(SystemdSettings.model_validate(settings), place(self.path))
+        return SystemdAdapter(SystemdSettings.model_validate(settings), place(self.path))
 
     def inside(self) -> bool:
         return not self.unit.is_active()

@@ -15,7 +15,7 @@ from rollbackd.system import boundary
 from rollbackd.system.clock import SystemClock
 from rollbackd.system.spawner import Spawner
 from rollbackd.testing import KEY, BracketContract, BracketWorld, finish, place
-from rollbackd_adapters.drain import Drain, DrainSettings
+from rollbackd_adapters.drain import DrainAdapter, DrainSettings
 from tests.contract.worlds import script
 from tests.fakes.gatehouse import TOKEN, AtTheGate, Gatehouse
 
@@ -40,7 +40,7 @@ class Virtual(SystemClock):
         await asyncio.sleep(0)
 
 
-def drain(path: Path, gate: Gatehouse, clock: SystemClock | None = None, **settings: Any) -> Drain:
+def drain(path: Path, gate: Gatehouse, clock: SystemClock | None = None, **settings: Any) -> DrainAdapter:
     http = {
         "enter": {"url": f"{gate.url}/drain", "headers": HEADERS, "body": {"incident": "{incident}"}},
         "leave": {"url": f"{gate.url}/undrain", "headers": HEADERS},
@@ -48,7 +48,7 @@ def drain(path: Path, gate: Gatehouse, clock: SystemClock | None = None, **setti
     }
     known = DrainSettings.model_validate({"adapter": "drain", "http": http, **settings})
     there = replace(place(path), reveal=lambda secret: {"GATE": TOKEN}[secret.env])
-    return Drain(known, replace(there, clock=clock) if clock is not None else there)
+    return DrainAdapter(known, replace(there, clock=clock) if clock is not None else there)
 
 
 class CallsWorld(BracketWorld):
@@ -57,7 +57,7 @@ class CallsWorld(BracketWorld):
         self.gate = gate
         gate.draining, gate.sessions = False, [2, 0]
 
-    def adapter(self) -> Drain:
+    def adapter(self) -> DrainAdapter:
         return drain(self.path, self.gate, every="100ms")
 
     def inside(self) -> bool:
@@ -78,9 +78,9 @@ class CommandWorld(BracketWorld):
             "sessions": [script(path / "bin/sessions", "echo 0")],
         }
 
-    def adapter(self) -> Drain:
+    def adapter(self) -> DrainAdapter:
         known = {"adapter": "drain", "command": self._command, "every": "100ms", **self._more}
-        return Drain(DrainSettings.model_validate(known), place(self.path))
+        return DrainAdapter(DrainSettings.model_validate(known), place(self.path))
 
     def inside(self) -> bool:
         return self.flag.exists()
@@ -253,7 +253,7 @@ def test_running_containers_with_a_label_are_sessions(tmp_path: Path) -> None:
     command = {name: [script(tmp_path / name, f"echo {name} >> {tmp_path}/log")] for name in ("enter", "leave")}
     settings = {"adapter": "drain", "command": command, "docker": "role=session"}
     there = replace(known, spawner=Found(tmp_path / "locks", clock), clock=clock)
-    layer = Drain(DrainSettings.model_validate(settings), there)
+    layer = DrainAdapter(DrainSettings.model_validate(settings), there)
     finish(layer.enter(KEY))
     assert clock.slept == timedelta(seconds=10)
     finish(layer.leave(KEY))

@@ -12,7 +12,7 @@ import pytest
 from rollbackd.adapter import AdapterError
 from rollbackd.system import boundary
 from rollbackd.testing import KEY, BracketContract, BracketWorld, finish, kill, place
-from rollbackd_adapters.drain import Drain, DrainSettings
+from rollbackd_adapters.drain import DrainAdapter, DrainSettings
 from tests.contract.worlds import script
 from tests.dockerd import PROGRAMS, Dockerd
 from tests.servers import wait_until
@@ -36,9 +36,9 @@ class DeskWorld(BracketWorld):
             "leave": [script(path / "bin/leave", f"rm -f {self.flag}", f"echo out >> {self.log}")],
         }
 
-    def adapter(self, **settings: Any) -> Drain:
+    def adapter(self, **settings: Any) -> DrainAdapter:
         known = {"adapter": "drain", "command": self._command, "docker": "role=session", "every": "100ms", **settings}
-        return Drain(DrainSettings.model_validate(known), place(self.path))
+        return DrainAdapter(DrainSettings.model_validate(known), place(self.path))
 
     def begin(self, docker: Dockerd) -> str:
         """One session more; its container."""

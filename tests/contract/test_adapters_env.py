@@ -18,7 +18,7 @@ from rollbackd.adapter import AdapterError
 from rollbackd.execution.layers import resolve
 from rollbackd.model import Progress, Release
 from rollbackd.testing import AdapterContract, World, finish, perform, place, planned
-from rollbackd_adapters.env import Env, EnvSettings
+from rollbackd_adapters.env import EnvAdapter, EnvSettings
 from rollbackd_adapters.env.memory import content_id
 from rollbackd_adapters.env.text import EnvText, Unreadable, Value, quoted
 from tests.contract.elsewhere import occupy
@@ -74,8 +74,8 @@ class EnvWorld(World):
         self.file.chmod(0o640)
         self._settings = {"adapter": "env", "file": self.file, "names": NAMES, "presets": PRESETS, **more}
 
-    def adapter(self) -> Env:
-        return Env(EnvSettings.model_validate(self._settings), place(self.path))
+    def adapter(self) -> EnvAdapter:
+        return EnvAdapter(EnvSettings.model_validate(self._settings), place(self.path))
 
     def present(self) -> str:
         return id_of(shell_reads(self.file))

@@ -107,7 +107,7 @@ def test_an_unchanged_file_is_not_read_again_by_this_life_or_the_next(
 def test_a_file_that_could_change_again_unseen_is_not_trusted(tmp_path: Path, conf: Path) -> None:
     """Times are coarse: what is written twice in one tick of the clock has the same times both times."""
     file = conf / "app.json"
-    rules = scan.Rules.of(FilesSettings(adapter="files", paths=(str(file),)))
+    rules = scan.ScanRules.of(FilesSettings(adapter="files", paths=(str(file),)))
     written = file.stat().st_ctime_ns
 
     def seen(stamp: int | None) -> object:

@@ -12,16 +12,16 @@ from pydantic import ValidationError
 from rollbackd.adapter import AdapterError, Place
 from rollbackd.system import boundary
 from rollbackd.testing import KEY, BracketContract, BracketWorld, finish, killed_at, place
-from rollbackd_adapters.freeze import Freeze, FreezeSettings
+from rollbackd_adapters.freeze import FreezeAdapter, FreezeSettings
 from tests.contract.worlds import git, new_repository, script
 from tests.fakes.gatehouse import TOKEN, AtTheGate, Gatehouse
 
 HEADERS = {"Authorization": {"env": "GATE"}}
 
 
-def freeze(where: Place, **settings: Any) -> Freeze:
+def freeze(where: Place, **settings: Any) -> FreezeAdapter:
     known = FreezeSettings.model_validate({"adapter": "freeze", "timeout": "5s", **settings})
-    return Freeze(known, replace(where, reveal=lambda secret: {"GATE": TOKEN}[secret.env]))
+    return FreezeAdapter(known, replace(where, reveal=lambda secret: {"GATE": TOKEN}[secret.env]))
 
 
 def by_http(gate: Gatehouse, **more: Any) -> dict[str, Any]:
@@ -42,7 +42,7 @@ class FileWorld(BracketWorld):
         self.path = path
         self.file = path / "FROZEN"
 
-    def adapter(self) -> Freeze:
+    def adapter(self) -> FreezeAdapter:
         return freeze(place(self.path), file=self.file)
 
     def inside(self) -> bool:
@@ -56,7 +56,7 @@ class RefWorld(BracketWorld):
         path.mkdir(parents=True, exist_ok=True)
         git(path, "init", "--quiet", "--bare", str(self.origin))
 
-    def adapter(self) -> Freeze:
+    def adapter(self) -> FreezeAdapter:
         return freeze(place(self.path), git={"remote": str(self.origin)})
 
     def ref(self) -> str:
@@ -74,7 +74,7 @@ class CallsWorld(BracketWorld):
         gate.frozen = False
         gate.requests.clear()
 
-    def adapter(self) -> Freeze:
+    def adapter(self) -> FreezeAdapter:
         return freeze(place(self.path), **by_http(self.gate, **self._more))
 
     def inside(self) -> bool:

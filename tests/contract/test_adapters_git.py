@@ -17,7 +17,7 @@ from rollbackd.adapter import AdapterError
 from rollbackd.model import Progress, Release
 from rollbackd.system import boundary
 from rollbackd.testing import KEY, finish, killed_at, perform, place, planned
-from rollbackd_adapters.git import Git, GitSettings
+from rollbackd_adapters.git import GitAdapter, GitSettings
 from rollbackd_adapters.traces import safe_name
 from tests.contract.worlds import (
     GitCheckoutWorld,
@@ -44,11 +44,11 @@ def revert(tmp_path: Path) -> GitRevertWorld:
     return GitRevertWorld(tmp_path)
 
 
-def git_layer(path: Path, repo: Path, **settings: Any) -> Git:
-    return Git(GitSettings.model_validate({"adapter": "git", "repo": repo, **settings}), place(path))
+def git_layer(path: Path, repo: Path, **settings: Any) -> GitAdapter:
+    return GitAdapter(GitSettings.model_validate({"adapter": "git", "repo": repo, **settings}), place(path))
 
 
-def roll_back(adapter: Git, target: Release, key: str = KEY) -> None:
+def roll_back(adapter: GitAdapter, target: Release, key: str = KEY) -> None:
     change = finish(planned(adapter, target, key))
     finish(adapter.apply(change))
     assert finish(adapter.progress(change)) is Progress.DONE

@@ -14,7 +14,7 @@ from rollbackd.adapter import AdapterError
 from rollbackd.model import Progress, Release
 from rollbackd.system.spawner import Spawner
 from rollbackd.testing import KEY, finish, perform, place, planned
-from rollbackd_adapters.git import Git, GitSettings
+from rollbackd_adapters.git import GitAdapter, GitSettings
 from rollbackd_adapters.traces import safe_name
 from tests.contract.worlds import commit, git, new_repository, tree
 
@@ -24,7 +24,7 @@ POINTER = "version https://git-lfs.github.com/spec/v1\n"
 SAVED = f"refs/rollbackd/{safe_name(KEY)}/saved"
 
 
-def layer(path: Path, repo: Path, **settings: Any) -> Git:
+def layer(path: Path, repo: Path, **settings: Any) -> GitAdapter:
     """Nobody's configuration of git counts but the repository's, and what is in `gitconfig`."""
     (path / "gitconfig").touch()
 
@@ -36,7 +36,7 @@ def layer(path: Path, repo: Path, **settings: Any) -> Git:
 
     known = place(path)
     there = replace(known, spawner=Alone(path / "locks", known.clock))
-    return Git(GitSettings.model_validate({"adapter": "git", "repo": repo, "timeout": "20s", **settings}), there)
+    return GitAdapter(GitSettings.model_validate({"adapter": "git", "repo": repo, "timeout": "20s", **settings}), there)
 
 
 class AssetsWorld:
@@ -50,7 +50,7 @@ class AssetsWorld:
         git(self.repo, "remote", "set-url", "origin", f"file://{self.origin}")
         self.v1, self.v3 = (Release(tree(self.repo, tag)) for tag in ("v1", "v3"))
 
-    def adapter(self, **settings: Any) -> Git:
+    def adapter(self, **settings: Any) -> GitAdapter:
         return layer(self.path, self.repo, **settings)
 
     def lose(self) -> Path:
@@ -278,7 +278,7 @@ class LibraryWorld:
             commit(self.repo, f"release {number}", number, app=f"{number}\n")
             git(self.repo, "tag", f"v{number}")
 
-    def adapter(self, **settings: Any) -> Git:
+    def adapter(self, **settings: Any) -> GitAdapter:
         return layer(self.path, self.repo, **settings)
 
     def release(self, tag: str) -> Release:

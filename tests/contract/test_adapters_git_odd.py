@@ -15,7 +15,7 @@ from rollbackd.adapter import AdapterError
 from rollbackd.config.load import ConfigErrors, load
 from rollbackd.model import Progress, Release
 from rollbackd.testing import KEY, finish, place, planned
-from rollbackd_adapters.git import Git, GitSettings
+from rollbackd_adapters.git import GitAdapter, GitSettings
 from rollbackd_adapters.remote.releases import as_one
 from rollbackd_adapters.traces import safe_name
 from tests.contract.worlds import commit, git, new_repository, script, tree
@@ -32,8 +32,8 @@ def repo(tmp_path: Path) -> Path:
     return new_repository(tmp_path / "repo")
 
 
-def layer(repo: Path, **settings: Any) -> Git:
-    return Git(GitSettings.model_validate({"adapter": "git", "repo": repo, **settings}), place(repo.parent))
+def layer(repo: Path, **settings: Any) -> GitAdapter:
+    return GitAdapter(GitSettings.model_validate({"adapter": "git", "repo": repo, **settings}), place(repo.parent))
 
 
 def go(repo: Path, to: str = "v2", key: str = KEY, **settings: Any) -> None:

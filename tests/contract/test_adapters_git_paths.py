@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from rollbackd.adapter import AdapterError
 from rollbackd.model import Progress, Release
 from rollbackd.testing import KEY, AdapterContract, World, finish, perform, place, planned
-from rollbackd_adapters.git import Git, GitSettings
+from rollbackd_adapters.git import GitAdapter, GitSettings
 from rollbackd_adapters.traces import safe_name
 from tests.contract.worlds import cut_off_before_the_checkout, git, script, tree
 
@@ -27,7 +27,7 @@ def _ids() -> dict[str, str]:
     """Release ids by tag."""
     with tempfile.TemporaryDirectory() as scratch:
         settings = GitSettings.model_validate({"adapter": "git", "repo": _template(), "paths": ["config", "limits"]})
-        return {release.label: release.id for release in finish(Git(settings, place(Path(scratch))).releases())}
+        return {release.label: release.id for release in finish(GitAdapter(settings, place(Path(scratch))).releases())}
 
 
 @cache
@@ -65,9 +65,9 @@ class PathsWorld(World):
         self._timeout = "20s"
         self.ids = _ids()
 
-    def adapter(self, **settings: Any) -> Git:
+    def adapter(self, **settings: Any) -> GitAdapter:
         known = {"adapter": "git", "repo": self.repo, "paths": ["config/", "limits"], "then": [[self.build]]}
-        return Git(GitSettings.model_validate({**known, "timeout": self._timeout, **settings}), place(self.path))
+        return GitAdapter(GitSettings.model_validate({**known, "timeout": self._timeout, **settings}), place(self.path))
 
     def files(self) -> dict[str, str]:
         config = self.repo / "config"
@@ -207,7 +207,9 @@ def test_then_that_writes_into_the_paths_is_told(world: PathsWorld) -> None:
 
 
 def test_code_and_configuration_of_one_repository_can_be_two_layers(world: PathsWorld) -> None:
-    code = Git(GitSettings.model_validate({"adapter": "git", "repo": world.repo}), place(world.path, layer="code"))
+    code = GitAdapter(
+        GitSettings.model_validate({"adapter": "git", "repo": world.repo}), place(world.path, layer="code")
+    )
     assert code.resource != world.adapter().resource
     roll_back(world, "v2")  # this alone did not help
     roll_back(world, "v1", "contract-1/1/config")

@@ -16,7 +16,7 @@ from rollbackd.model import Progress, Release
 from rollbackd.system import boundary
 from rollbackd.system.spawner import Spawner
 from rollbackd.testing import KEY, finish, killed_at, perform, place, planned
-from rollbackd_adapters.git import Git, GitSettings
+from rollbackd_adapters.git import GitAdapter, GitSettings
 from rollbackd_adapters.git.damage import DAMAGED
 from rollbackd_adapters.traces import safe_name
 from tests.contract.worlds import GitRevertWorld, git, new_repository, script, tree
@@ -47,9 +47,9 @@ class ClonedWorld:
         self.v2 = Release(tree(work, "v2"))
         finish(self.adapter().releases())  # as the daemon does while all is well
 
-    def adapter(self, **settings: Any) -> Git:
+    def adapter(self, **settings: Any) -> GitAdapter:
         known = {"adapter": "git", "repo": self.repo, "restore_from": "origin", "then": [[self.build]]}
-        return Git(GitSettings.model_validate({**known, "timeout": "20s", **settings}), place(self.path))
+        return GitAdapter(GitSettings.model_validate({**known, "timeout": "20s", **settings}), place(self.path))
 
     @property
     def aside(self) -> Path:
@@ -229,7 +229,7 @@ def test_what_only_stands_in_the_way_is_never_taken_for_damage(world: ClonedWorl
         known.service, known.layer, known.scratch, Broken(world.path / "locks", known.clock), known.clock
     )
     settings = {"adapter": "git", "repo": world.repo, "restore_from": "origin"}
-    adapter = Git(GitSettings.model_validate(settings), known)
+    adapter = GitAdapter(GitSettings.model_validate(settings), known)
     with pytest.raises(AdapterError, match="cannot fork") as failed:
         finish(adapter.current())
     assert not failed.value.permanent
@@ -237,7 +237,7 @@ def test_what_only_stands_in_the_way_is_never_taken_for_damage(world: ClonedWorl
     world.repo.rename(world.path.parent / f"{world.path.name}-away")
     shutil.rmtree(world.path)
     with pytest.raises(AdapterError, match="no such directory; is it mounted"):
-        finish(Git(GitSettings.model_validate(settings), place(world.path.parent / "scratch")).current())
+        finish(GitAdapter(GitSettings.model_validate(settings), place(world.path.parent / "scratch")).current())
 
 
 @pytest.mark.needs("root")
@@ -286,7 +286,7 @@ def test_nobody_is_ever_asked_for_a_password(tmp_path: Path) -> None:
     known = type(known)(known.service, known.layer, known.scratch, Found(tmp_path / "locks", known.clock), known.clock)
     settings = {"adapter": "git", "repo": revert.repo, "strategy": "revert"}
     with pytest.raises(AdapterError, match="git ls-remote"):
-        finish(Git(GitSettings.model_validate(settings), known).current())
+        finish(GitAdapter(GitSettings.model_validate(settings), known).current())
     assert "-oBatchMode=yes" in said.read_text()
     environment = said.with_name("env").read_text()
     for pair in (("GIT_TERMINAL_PROMPT", "0"), ("GIT_ASKPASS", "false"), ("SSH_ASKPASS", "false")):
@@ -319,7 +319,7 @@ def test_killed_anywhere_there_is_one_branch_of_each_kind(tmp_path: Path) -> Non
         path = tmp_path / str(n)
         shutil.copytree(template, path)
         settings = {"adapter": "git", "repo": path / "repo", "emergency": "hotfix/{incident}", "on_branch": True}
-        adapter = Git(GitSettings.model_validate(settings), place(path))
+        adapter = GitAdapter(GitSettings.model_validate(settings), place(path))
         change = finish(planned(adapter, Release(tree(path / "repo", "v2"))))
         survived = not killed_at(n, lambda a=adapter, c=change: perform(a, c), descending=True)  # type: ignore[misc]
         assert finish(perform(adapter, change, retries=1)) is Progress.DONE, f"killed at boundary {n}"
@@ -334,7 +334,7 @@ def test_a_revert_leaves_its_branch_at_the_remote(tmp_path: Path) -> None:
     world = GitRevertWorld(tmp_path)
     tip = git(world.origin, "rev-parse", "main")
     settings = {"adapter": "git", "repo": world.repo, "strategy": "revert", "emergency": True}
-    adapter = Git(GitSettings.model_validate(settings), place(tmp_path))
+    adapter = GitAdapter(GitSettings.model_validate(settings), place(tmp_path))
     assert finish(perform(adapter, finish(planned(adapter, world.target())))) is Progress.DONE
     assert git(world.origin, "rev-parse", "emergency/contract-1") == tip
     again = finish(planned(adapter, Release(tree(world.origin, "v1"))))  # the same incident, another plan
@@ -363,7 +363,7 @@ def test_saved_work_is_dropped_by_age_but_never_the_newest_five(tmp_path: Path) 
 
     def roll_back(keep: str, name: str, key: str) -> None:
         settings = {"adapter": "git", "repo": repo, "keep_saved": keep}
-        adapter = Git(GitSettings.model_validate(settings), place(tmp_path))
+        adapter = GitAdapter(GitSettings.model_validate(settings), place(tmp_path))
         assert finish(perform(adapter, finish(planned(adapter, Release(tree(repo, name)), key)))) is Progress.DONE
 
     before = saved()
@@ -379,7 +379,7 @@ def test_saved_work_is_dropped_by_age_but_never_the_newest_five(tmp_path: Path) 
 def test_work_of_the_very_second_in_which_git_looked_is_saved(tmp_path: Path) -> None:
     """Same size, same second, same inode: git then compares contents, if the index has its own time."""
     repo = new_repository(tmp_path / "repo")
-    adapter = Git(GitSettings.model_validate({"adapter": "git", "repo": repo}), place(tmp_path))
+    adapter = GitAdapter(GitSettings.model_validate({"adapter": "git", "repo": repo}), place(tmp_path))
     index = repo / ".git" / "index"
     git(repo, "update-index", "--refresh")
     stat = (repo / "app").stat()

@@ -11,7 +11,7 @@ from rollbackd.adapter import AdapterError, Place, Snapshots
 from rollbackd.execution.layers import resolve
 from rollbackd.model import Release
 from rollbackd.testing import finish, place
-from rollbackd_adapters.git import Git, GitSettings
+from rollbackd_adapters.git import GitAdapter, GitSettings
 from tests.contract.worlds import GitCheckoutWorld, GitRevertWorld, commit, git, tree
 
 pytestmark = pytest.mark.needs("git")
@@ -37,14 +37,14 @@ def world(tmp_path: Path) -> GitCheckoutWorld:
     return GitCheckoutWorld(tmp_path)
 
 
-def layer(path: Path, repo: Path, **settings: Any) -> Git:
+def layer(path: Path, repo: Path, **settings: Any) -> GitAdapter:
     known = place(path, layer="code")
     still = Place(known.service, known.layer, known.scratch, known.spawner, _Fixed(known.clock))
-    return Git(GitSettings.model_validate({"adapter": "git", "repo": repo, **settings}), still)
+    return GitAdapter(GitSettings.model_validate({"adapter": "git", "repo": repo, **settings}), still)
 
 
 @pytest.fixture
-def code(world: GitCheckoutWorld) -> Git:
+def code(world: GitCheckoutWorld) -> GitAdapter:
     return layer(world.path, world.repo)
 
 
@@ -52,11 +52,13 @@ def refused(message: str) -> Any:
     return pytest.raises(AdapterError, match=message)
 
 
-def test_a_repository_keeps_its_own_past(code: Git) -> None:
+def test_a_repository_keeps_its_own_past(code: GitAdapter) -> None:
     assert isinstance(code, Snapshots)
 
 
-def test_a_snapshot_is_an_annotated_tag_with_a_name_that_says_why_and_when(code: Git, world: GitCheckoutWorld) -> None:
+def test_a_snapshot_is_an_annotated_tag_with_a_name_that_says_why_and_when(
+    code: GitAdapter, world: GitCheckoutWorld
+) -> None:
     made = finish(code.take(why="schedule"))
     assert made.name == "checkpoint-code-schedule-20260305T020000Z"
     assert (made.release, made.why, made.files, made.restorable) == (tree(world.repo, "HEAD"), "schedule", 4, True)
@@ -68,7 +70,9 @@ def test_a_snapshot_is_an_annotated_tag_with_a_name_that_says_why_and_when(code:
     assert finish(code.take(why="schedule")).name == f"{made.name}-2", "none is taken twice"
 
 
-def test_uncommitted_work_is_kept_beside_the_tag_and_nothing_is_touched(code: Git, world: GitCheckoutWorld) -> None:
+def test_uncommitted_work_is_kept_beside_the_tag_and_nothing_is_touched(
+    code: GitAdapter, world: GitCheckoutWorld
+) -> None:
     (world.repo / "app").write_text("edited\n")
     (world.repo / "new").write_text("untracked\n")
     before = git(world.repo, "status", "--porcelain"), git(world.repo, "ls-files", "--stage")
@@ -86,7 +90,7 @@ def test_uncommitted_work_is_kept_beside_the_tag_and_nothing_is_touched(code: Gi
 
 
 @pytest.mark.parametrize("name", ["", "-d", "a b", "a/b", "../x", "a..b", "x.lock", "x" * 121, "$(id)", "a\nb"])
-def test_a_name_that_cannot_be_a_tags_is_refused(code: Git, name: str) -> None:
+def test_a_name_that_cannot_be_a_tags_is_refused(code: GitAdapter, name: str) -> None:
     if name:
         with refused("cannot be the name of a tag"):
             finish(code.take(name))
@@ -95,7 +99,7 @@ def test_a_name_that_cannot_be_a_tags_is_refused(code: Git, name: str) -> None:
 
 
 def test_checkpoints_are_listed_newest_first_whoever_made_them_and_other_tags_are_not(
-    code: Git, world: GitCheckoutWorld
+    code: GitAdapter, world: GitCheckoutWorld
 ) -> None:
     git(world.repo, "tag", "checkpoint-alpha-cart-20231114T221500Z", "v1")
     mine = finish(code.take("before-the-migration"))
@@ -105,7 +109,7 @@ def test_checkpoints_are_listed_newest_first_whoever_made_them_and_other_tags_ar
     assert found[1].created == datetime.fromtimestamp(1_700_000_060, UTC)
 
 
-def test_a_release_is_found_by_each_of_its_tags_and_commits(code: Git, world: GitCheckoutWorld) -> None:
+def test_a_release_is_found_by_each_of_its_tags_and_commits(code: GitAdapter, world: GitCheckoutWorld) -> None:
     git(world.repo, "tag", "another-name", "v2")
     releases = finish(code.releases())
     v2 = Release(tree(world.repo, "v2"))
@@ -116,7 +120,7 @@ def test_a_release_is_found_by_each_of_its_tags_and_commits(code: Git, world: Gi
         assert found.names == (), "they are for looking up, not for the journal"
 
 
-def test_verify_finds_what_is_missing_and_what_is_unreadable(code: Git, world: GitCheckoutWorld) -> None:
+def test_verify_finds_what_is_missing_and_what_is_unreadable(code: GitAdapter, world: GitCheckoutWorld) -> None:
     made = finish(code.take())
     assert finish(code.verify(made.name)) == []
     git(world.repo, "repack", "-a", "-d", "--quiet")
@@ -138,7 +142,7 @@ def test_verify_finds_what_is_missing_and_what_is_unreadable(code: Git, world: G
         finish(code.verify("nowhere"))
 
 
-def test_a_diff_names_files_and_sizes_and_never_shows_contents(code: Git, world: GitCheckoutWorld) -> None:
+def test_a_diff_names_files_and_sizes_and_never_shows_contents(code: GitAdapter, world: GitCheckoutWorld) -> None:
     (world.repo / ".env").write_text("PASSWORD=hunter2\n")
     commit(world.repo, "with a secret", 9, app="version 4\n")
     first = finish(code.take("checkpoint-1"))
@@ -157,7 +161,7 @@ def test_a_diff_names_files_and_sizes_and_never_shows_contents(code: Git, world:
     assert [(one.path, one.kind) for one in between] == [(".env", "added"), ("app", "changed"), ("file3", "added")]
 
 
-def test_a_restore_keeps_what_was_there_and_goes_to_the_snapshot(code: Git, world: GitCheckoutWorld) -> None:
+def test_a_restore_keeps_what_was_there_and_goes_to_the_snapshot(code: GitAdapter, world: GitCheckoutWorld) -> None:
     git(world.repo, "tag", "checkpoint-old", "v1")
     (world.repo / "app").write_text("uncommitted\n")
     kept = finish(code.restore("checkpoint-old", "restore-7"))
@@ -183,7 +187,7 @@ def test_with_paths_even_what_was_never_committed_can_be_gone_back_to(world: Git
 
 
 def test_a_snapshot_leaves_as_one_file_and_comes_back_elsewhere(
-    code: Git, world: GitCheckoutWorld, tmp_path: Path
+    code: GitAdapter, world: GitCheckoutWorld, tmp_path: Path
 ) -> None:
     (world.repo / "app").write_text("uncommitted\n")
     made = finish(code.take("checkpoint-x"))
@@ -200,7 +204,7 @@ def test_a_snapshot_leaves_as_one_file_and_comes_back_elsewhere(
 
 
 def test_a_file_that_is_damaged_or_none_of_ours_is_refused_and_leaves_nothing(
-    code: Git, world: GitCheckoutWorld, tmp_path: Path
+    code: GitAdapter, world: GitCheckoutWorld, tmp_path: Path
 ) -> None:
     finish(code.take("checkpoint-x"))
     bundle = tmp_path / "x.bundle"
@@ -229,7 +233,7 @@ def test_a_file_that_is_damaged_or_none_of_ours_is_refused_and_leaves_nothing(
         finish(other.import_from(str(bundle)))
 
 
-def test_a_rehearsal_checks_a_snapshot_out_beside_and_leaves_nothing(code: Git, world: GitCheckoutWorld) -> None:
+def test_a_rehearsal_checks_a_snapshot_out_beside_and_leaves_nothing(code: GitAdapter, world: GitCheckoutWorld) -> None:
     (world.repo / "app").write_text("not committed\n")
     finish(code.take("checkpoint-1"))
     before, scratch = world.everything(), sorted((world.path / "scratch").iterdir())
@@ -242,7 +246,7 @@ def test_a_rehearsal_checks_a_snapshot_out_beside_and_leaves_nothing(code: Git, 
         finish(code.rehearse("nothing"))
 
 
-def test_pruning_keeps_as_many_as_it_is_told(code: Git, world: GitCheckoutWorld) -> None:
+def test_pruning_keeps_as_many_as_it_is_told(code: GitAdapter, world: GitCheckoutWorld) -> None:
     for number in range(3):
         commit(world.repo, f"n{number}", 100 + number, app=str(number))
         finish(code.take(f"checkpoint-{number}"))

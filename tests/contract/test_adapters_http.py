@@ -13,7 +13,7 @@ from rollbackd.adapter import AdapterError, Place
 from rollbackd.model import NO_RELEASE, Progress, Release
 from rollbackd.syntax.units import Secret
 from rollbackd.testing import KEY, AdapterContract, StepContract, World, finish, perform, place, planned
-from rollbackd_adapters.http import Http, HttpSettings
+from rollbackd_adapters.http import HttpAdapter, HttpSettings
 from tests.fakes.switchboard import TOKEN, Desk, Switchboard, switchboard
 
 
@@ -70,8 +70,8 @@ class HttpWorld(World):
                 "running": ["queued"],
             }
 
-    def adapter(self) -> Http:
-        return Http(HttpSettings.model_validate(self.settings), self.place())
+    def adapter(self) -> HttpAdapter:
+        return HttpAdapter(HttpSettings.model_validate(self.settings), self.place())
 
     def place(self) -> Place:
         return replace(place(self.path), reveal=reveal)

@@ -16,7 +16,7 @@ from rollbackd.adapter import AdapterError
 from rollbackd.model import Progress, Release
 from rollbackd.system import boundary
 from rollbackd.testing import KEY, AdapterContract, BracketContract, BracketWorld, World, finish, place, planned
-from rollbackd_adapters.nginx import Nginx, NginxSettings, workers
+from rollbackd_adapters.nginx import NginxAdapter, NginxSettings, workers
 from rollbackd_adapters.nginx.included import includes
 from tests.contract.nginx_worlds import ColourWorld, PageWorld, Running, running
 
@@ -399,6 +399,6 @@ def test_settings_that_cannot_work_are_errors_at_start(settings: dict[str, Any],
 
 def test_what_it_needs_of_the_host_is_known(tmp_path: Path) -> None:
     settings = {"adapter": "nginx", **PAGE, "reload": ["systemctl", "reload", "nginx"]}
-    needs = Nginx(NginxSettings.model_validate(settings), place(tmp_path)).needs
+    needs = NginxAdapter(NginxSettings.model_validate(settings), place(tmp_path)).needs
     assert list(needs.writes) == [Path("/a/conf.d")]
     assert needs.units == {"nginx.service": ("reload",)}

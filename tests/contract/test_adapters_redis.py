@@ -17,7 +17,7 @@ from rollbackd.model import NO_RELEASE, Change, Progress, Release
 from rollbackd.syntax.units import Secret
 from rollbackd.system import boundary
 from rollbackd.testing import StepContract, World, finish, killed_at, perform, place, planned
-from rollbackd_adapters.redis import Redis, RedisSettings
+from rollbackd_adapters.redis import RedisAdapter, RedisSettings
 from tests.servers import free_port, redis_server
 
 pytestmark = pytest.mark.needs("redis-server")
@@ -77,12 +77,12 @@ class RedisWorld(World):
     def rights(self, *rules: str) -> None:
         self.server.ask("ACL", "SETUSER", self.user, "reset", "on", f">{PASSWORD}", "~*", *rules)
 
-    def adapter(self) -> Redis:
+    def adapter(self) -> RedisAdapter:
         def reveal(secret: Secret) -> str:
             assert secret.env == "REDIS"
             return PASSWORD
 
-        return Redis(RedisSettings.model_validate(self.settings), replace(place(self.path), reveal=reveal))
+        return RedisAdapter(RedisSettings.model_validate(self.settings), replace(place(self.path), reveal=reveal))
 
     def present(self) -> str:
         return "-"
@@ -252,7 +252,7 @@ def test_a_replica_is_refused_and_its_master_named(server: Server, tmp_path: Pat
     options = ("--databases", "1000", "--replicaof", "127.0.0.1", str(server.port))
     with redis_server(tmp_path / "replica", *options) as port:
         settings = RedisSettings.model_validate({"adapter": "redis", "url": f"redis://127.0.0.1:{port}", "flush": True})
-        adapter = Redis(settings, place(tmp_path))
+        adapter = RedisAdapter(settings, place(tmp_path))
         (problem,) = finish(adapter.ready())
         assert (
             f"is a replica, in which nothing can be removed; name its master, 127.0.0.1:{server.port}" in problem.text
@@ -284,7 +284,7 @@ def test_what_the_same_command_will_get_again_is_final_and_says_what_to_do(tmp_p
             ({"pattern": "a*", "db": 99}, "DB index is out of range; correct the database's number"),
         ):
             known = {"adapter": "redis", "url": f"redis://127.0.0.1:{port}", **settings}
-            adapter = Redis(RedisSettings.model_validate(known), place(tmp_path))
+            adapter = RedisAdapter(RedisSettings.model_validate(known), place(tmp_path))
             assert finish(adapter.ready()), "it is told before"
             with pytest.raises(AdapterError, match=words) as refused:
                 finish(adapter.apply(Change("layer", NO_RELEASE, NO_RELEASE, key="shop-1/0/cache")))
@@ -297,7 +297,7 @@ def test_a_cluster_is_refused(tmp_path: Path) -> None:
         settings = RedisSettings.model_validate(
             {"adapter": "redis", "url": f"redis://127.0.0.1:{port}", "pattern": "a*"}
         )
-        adapter = Redis(settings, place(tmp_path))
+        adapter = RedisAdapter(settings, place(tmp_path))
         (problem,) = finish(adapter.ready())
         assert "node of a cluster" in problem.text
         with pytest.raises(AdapterError, match="node of a cluster"):  # else the keys of the other nodes stay
@@ -344,7 +344,7 @@ def test_one_that_is_gone_or_hangs_is_told_in_time(tmp_path: Path) -> None:
         gone = {"adapter": "redis", "pattern": "a*", "request_timeout": "300ms"}
         for url in ("redis://127.0.0.1:1", f"redis://127.0.0.1:{silent.getsockname()[1]}"):
             settings = RedisSettings.model_validate(gone | {"url": url})
-            (problem,) = finish(Redis(settings, place(tmp_path)).ready())
+            (problem,) = finish(RedisAdapter(settings, place(tmp_path)).ready())
             assert settings.where in problem.text
         assert port
 
@@ -370,11 +370,13 @@ def test_it_is_reached_by_tls_whose_certificate_is_verified(tmp_path: Path) -> N
     with redis_server(tmp_path / "server", "--tls-port", str(tls), *files) as port:
         Server(port).fill(0, page=3)
         plain = {"adapter": "redis", "flush": True, "url": f"rediss://127.0.0.1:{tls}"}
-        (problem,) = finish(Redis(RedisSettings.model_validate(plain), place(tmp_path)).ready())
+        (problem,) = finish(RedisAdapter(RedisSettings.model_validate(plain), place(tmp_path)).ready())
         assert "give `ca`, the certificates that sign it" in problem.text
         missing = RedisSettings.model_validate({**plain, "ca": tmp_path / "none"})
-        assert finish(Redis(missing, place(tmp_path)).ready())[0].text.endswith("none: no such file; correct `ca`")
-        trusted = Redis(RedisSettings.model_validate({**plain, "ca": tmp_path / "crt"}), place(tmp_path))
+        assert finish(RedisAdapter(missing, place(tmp_path)).ready())[0].text.endswith(
+            "none: no such file; correct `ca`"
+        )
+        trusted = RedisAdapter(RedisSettings.model_validate({**plain, "ca": tmp_path / "crt"}), place(tmp_path))
         change = finish(planned(trusted, NO_RELEASE))
         assert finish(perform(trusted, change)) is Progress.DONE
         assert Server(port).keys(0) == []

@@ -14,7 +14,7 @@ from rollbackd.execution.layers import resolve
 from rollbackd.model import Progress, Release
 from rollbackd.system import boundary
 from rollbackd.testing import AdapterContract, World, finish, perform, place, planned
-from rollbackd_adapters.releases import Releases, ReleasesSettings
+from rollbackd_adapters.releases import ReleasesAdapter, ReleasesSettings
 from rollbackd_adapters.releases.disk import Disk
 from tests.contract.elsewhere import occupy
 from tests.contract.worlds import script
@@ -49,8 +49,8 @@ class ReleasesWorld(World):
     def settings(self) -> ReleasesSettings:
         return ReleasesSettings.model_validate(self._settings)
 
-    def adapter(self) -> Releases:
-        return Releases(self.settings(), place(self.path))
+    def adapter(self) -> ReleasesAdapter:
+        return ReleasesAdapter(self.settings(), place(self.path))
 
     def id_of(self, name: str) -> str:
         return next(each.release.id for each in Disk(self.settings()).all() if each.name == name)

@@ -23,8 +23,8 @@ from rollbackd.testing import (
     planned,
     starts,
 )
-from rollbackd_adapters.freeze import Freeze, FreezeSettings
-from rollbackd_adapters.remote import Remote, RemoteSettings
+from rollbackd_adapters.freeze import FreezeAdapter, FreezeSettings
+from rollbackd_adapters.remote import RemoteAdapter, RemoteSettings
 from tests.contract.over import HERE, NOWHERE, THERE, Over, RemoteBracketWorld, RemoteWorld
 from tests.contract.worlds import CommandWorld, GitCheckoutWorld, MaintenanceWorld, RestartWorld, script
 from tests.sshd import Sshd, sshd
@@ -117,11 +117,11 @@ def world(tmp_path: Path, server: Sshd) -> RemoteWorld:
     return RemoteWorld(tmp_path, server, CommandWorld(tmp_path / "world"), ["releases", "step"])
 
 
-def reaching(world: Over, **settings: Any) -> Remote:
+def reaching(world: Over, **settings: Any) -> RemoteAdapter:
     """The same with other settings; None takes one away."""
     given = {**world._reach, "ssh": HERE, "timeout": "20s", **settings}
     given = {name: value for name, value in given.items() if value is not None}
-    return Remote(RemoteSettings.model_validate(given), place(world._near))
+    return RemoteAdapter(RemoteSettings.model_validate(given), place(world._near))
 
 
 def failure(world: Over, **settings: Any) -> AdapterError:
@@ -199,8 +199,8 @@ class _Frozen:
         self.file.write_text("frozen by Ann until Monday\n")
         self._place = place(path)
 
-    def adapter(self) -> Freeze:
-        return Freeze(FreezeSettings.model_validate({"adapter": "freeze", "file": self.file}), self._place)
+    def adapter(self) -> FreezeAdapter:
+        return FreezeAdapter(FreezeSettings.model_validate({"adapter": "freeze", "file": self.file}), self._place)
 
 
 def test_what_a_bracket_over_there_says_of_its_crossing_is_heard_here(tmp_path: Path, server: Sshd) -> None:
@@ -238,11 +238,13 @@ def test_only_a_layer_that_says_so_has_snapshots(world: RemoteWorld) -> None:
 
 
 # -- a far side that is not what it should be ---------------------------------------------------
-def pretending(path: Path, monkeypatch: pytest.MonkeyPatch, *lines: str) -> Remote:
+def pretending(path: Path, monkeypatch: pytest.MonkeyPatch, *lines: str) -> RemoteAdapter:
     """A `ssh` that prints lines of sh in place of the real one."""
     script(path / "bin" / "ssh", *lines)
     monkeypatch.setenv("PATH", f"{path / 'bin'}:/usr/bin:/bin")
-    return Remote(RemoteSettings.model_validate({"adapter": "remote", "ssh": HERE, "timeout": "2s"}), place(path))
+    return RemoteAdapter(
+        RemoteSettings.model_validate({"adapter": "remote", "ssh": HERE, "timeout": "2s"}), place(path)
+    )
 
 
 HELLO = (

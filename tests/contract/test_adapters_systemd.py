@@ -26,7 +26,7 @@ from rollbackd.testing import (
     place,
     planned,
 )
-from rollbackd_adapters.systemd import Systemd, SystemdSettings
+from rollbackd_adapters.systemd import SystemdAdapter, SystemdSettings
 from tests.contract.systemd_worlds import Instance, StoppedWorld, UnitsWorld, reached
 from tests.contract.worlds import script
 from tests.e2e.debian import PROGRAMS, Machine, wait_for
@@ -65,10 +65,10 @@ class TestStopped(OnTheMachine, BracketContract):
 
 
 # -- a step -------------------------------------------------------------------------------------
-def layer(path: Path, *units: Instance | str, **settings: Any) -> Systemd:
+def layer(path: Path, *units: Instance | str, **settings: Any) -> SystemdAdapter:
     names = [unit if isinstance(unit, str) else unit.name for unit in units]
     model = SystemdSettings.model_validate({"adapter": "systemd", "units": names, "settle": "50ms", **settings})
-    return Systemd(model, place(path))
+    return SystemdAdapter(model, place(path))
 
 
 def instances(machine: Machine, number: int, template: str = "world") -> list[Instance]:
@@ -78,7 +78,7 @@ def instances(machine: Machine, number: int, template: str = "world") -> list[In
     return made
 
 
-def fails(adapter: Systemd, match: str) -> AdapterError:
+def fails(adapter: SystemdAdapter, match: str) -> AdapterError:
     change = finish(planned(adapter, NO_RELEASE))
     with pytest.raises(AdapterError, match=match) as failed:
         finish(adapter.apply(change))
@@ -187,7 +187,7 @@ def test_one_that_runs_to_its_end_and_is_skipped_was_not_restarted(machine: Mach
     settings = {"adapter": "systemd", "units": ["unless.service"], "settle": "0s"}
     machine.run("systemctl", "start", "wants-unless.target")  # what nothing wants is unloaded at once, and forgotten
     for n, skipped in enumerate((False, True, False)):
-        adapter = Systemd(SystemdSettings.model_validate(settings), place(tmp_path / f"{n}"))
+        adapter = SystemdAdapter(SystemdSettings.model_validate(settings), place(tmp_path / f"{n}"))
         change = finish(planned(adapter, NO_RELEASE, KEY))
         if skipped:
             machine.write("/run/worlds/unless", "")

@@ -59,7 +59,7 @@ def url() -> Iterator[str]:
     thread.join()
 
 
-def asked(path: Path, where: str, limit: timedelta = LIMIT, **words: str) -> web.Answer:
+def asked(path: Path, where: str, limit: timedelta = LIMIT, **words: str) -> web.HttpReply:
     return finish(web.ask(web.Question(url=where), place(path), words, limit))
 
 
@@ -99,10 +99,10 @@ def test_what_comes_back_is_quoted_without_our_secrets_and_only_then_cut(tmp_pat
     for padding in range(0, 80, 7):
         body = b"x" * padding + b"s3cret-of-the-web and so on, and on and on"
         with pytest.raises(AdapterError, match="is not JSON") as failed:
-            web.Answer(200, body, "GET http://h/", clean).json()
+            web.HttpReply(200, body, "GET http://h/", clean).json()
         assert "s3cret" not in str(failed.value)
     with pytest.raises(AdapterError, match="is not JSON"):
-        web.Answer(200, b"[" * 100_000, "GET http://h/").json()
+        web.HttpReply(200, b"[" * 100_000, "GET http://h/").json()
 
 
 def test_words_are_values_and_nothing_else(tmp_path: Path, url: str) -> None:

@@ -19,15 +19,15 @@ from rollbackd.adapter import AdapterError
 from rollbackd.model import Change, Release
 from rollbackd.system import boundary
 from rollbackd.testing import finish, place, planned
-from rollbackd_adapters.files import Files, FilesSettings, tree
+from rollbackd_adapters.files import FilesAdapter, FilesSettings, tree
 
 Entries = dict[str, Any]
 
 
-def layer(path: Path, **settings: Any) -> Files:
+def layer(path: Path, **settings: Any) -> FilesAdapter:
     """A layer on `path/conf`, unless the settings say otherwise."""
     given = {"adapter": "files", "paths": [str(path / "conf")], "room": 0, **settings}
-    return Files(FilesSettings.model_validate(given), place(path))
+    return FilesAdapter(FilesSettings.model_validate(given), place(path))
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 from rollbackd.adapter import AdapterError, MixedError
 from rollbackd.model import Change, Progress, Release
 from rollbackd.testing import finish, killed_at, perform, place, planned
-from rollbackd_adapters.remote import Remote, RemoteSettings
+from rollbackd_adapters.remote import RemoteAdapter, RemoteSettings
 from tests.contract.over import served
 from tests.contract.worlds import CommandWorld, script
 from tests.direct import Direct, direct
@@ -33,9 +33,9 @@ class Pair:
         hosts.serve("web1", path / "far-one", {"layer": served(self.one)})
         hosts.serve("web2", path / "far-two", {"layer": served(self.two)})
 
-    def adapter(self, *hosts: str, **settings: Any) -> Remote:
+    def adapter(self, *hosts: str, **settings: Any) -> RemoteAdapter:
         given = {"adapter": "remote", "hosts": list(hosts or (HERE, THERE)), "timeout": "20s", **settings}
-        return Remote(RemoteSettings.model_validate(given), place(self.path / "near"))
+        return RemoteAdapter(RemoteSettings.model_validate(given), place(self.path / "near"))
 
     def moves(self, host: str, release: str) -> None:
         """Somebody takes host `one` or `two` there."""

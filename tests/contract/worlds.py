@@ -11,8 +11,8 @@ import pytest
 from rollbackd.model import NO_RELEASE, Release
 from rollbackd.system import boundary
 from rollbackd.testing import KEY, BracketWorld, World, finish, place
-from rollbackd_adapters.command import Command, CommandSettings
-from rollbackd_adapters.git import Git, GitSettings
+from rollbackd_adapters.command import CommandAdapter, CommandSettings
+from rollbackd_adapters.git import GitAdapter, GitSettings
 from rollbackd_adapters.traces import safe_name
 
 _IDENTITY = {
@@ -111,9 +111,9 @@ class GitCheckoutWorld(World):
         self._then = [[self.build]]
         self._timeout = "20s"
 
-    def adapter(self) -> Git:
+    def adapter(self) -> GitAdapter:
         settings = {"adapter": "git", "repo": self.repo, "then": self._then, "timeout": self._timeout, "good": "v1"}
-        return Git(GitSettings.model_validate(settings), place(self.path))
+        return GitAdapter(GitSettings.model_validate(settings), place(self.path))
 
     def present(self) -> str:
         return tree(self.repo, "HEAD")
@@ -152,7 +152,7 @@ class GitRevertWorld(World):
         self.build = script(path / "build", "sleep 0.2", f"echo built >> {self.built}")
         self._timeout = "20s"
 
-    def adapter(self) -> Git:
+    def adapter(self) -> GitAdapter:
         settings = {
             "adapter": "git",
             "repo": self.repo,
@@ -160,7 +160,7 @@ class GitRevertWorld(World):
             "then": [[self.build]],
             "timeout": self._timeout,
         }
-        return Git(GitSettings.model_validate(settings), place(self.path))
+        return GitAdapter(GitSettings.model_validate(settings), place(self.path))
 
     def present(self) -> str:
         return tree(self.origin, "main")
@@ -217,10 +217,10 @@ class CommandWorld(World):
                 'if [ "$present" = "$wanted" ]; then echo $word; else echo superseded; fi',
             )
 
-    def adapter(self) -> Command:
+    def adapter(self) -> CommandAdapter:
         settings = {"adapter": "command", "timeout": self._timeout}
         settings |= {name: [program] for name, program in self.programs.items()}  # type: ignore[misc]
-        return Command(CommandSettings.model_validate(settings), place(self.path))
+        return CommandAdapter(CommandSettings.model_validate(settings), place(self.path))
 
     def present(self) -> str:
         return (self.path / "present").read_text().strip()
@@ -254,9 +254,9 @@ class RestartWorld(World):
         )
         self._timeout = "20s"
 
-    def adapter(self) -> Command:
+    def adapter(self) -> CommandAdapter:
         settings = {"apply": [self._apply], "progress": [self._progress], "timeout": self._timeout}
-        return Command(CommandSettings.model_validate({"adapter": "command", **settings}), place(self.path))
+        return CommandAdapter(CommandSettings.model_validate({"adapter": "command", **settings}), place(self.path))
 
     def present(self) -> str:
         return "-"
@@ -291,8 +291,8 @@ class MaintenanceWorld(BracketWorld):
             "leave": [script(path / "bin/leave", f"rm {self.flag}", f"echo out >> {self.log}")],
         }
 
-    def adapter(self) -> Command:
-        return Command(CommandSettings.model_validate({"adapter": "command", **self._vectors}), place(self.path))
+    def adapter(self) -> CommandAdapter:
+        return CommandAdapter(CommandSettings.model_validate({"adapter": "command", **self._vectors}), place(self.path))
 
     def inside(self) -> bool:
         return self.flag.exists()

@@ -13,7 +13,7 @@ import pytest
 
 from rollbackd.model import Change, Progress, Release
 from rollbackd.testing import KEY, finish, kill, killed_at, perform, place, planned
-from rollbackd_adapters.files import Files, FilesSettings
+from rollbackd_adapters.files import FilesAdapter, FilesSettings
 from rollbackd_adapters.traces import safe_name
 
 SAVED = f"before-{safe_name(KEY)}"
@@ -22,14 +22,14 @@ LARGE = 3 * 2**20
 """Bytes; so that a kill can hit the middle of a file."""
 
 
-def layer(path: Path) -> Files:
+def layer(path: Path) -> FilesAdapter:
     keep = {"last": 1, "daily": 0, "weekly": 0, "saved": "0s"}
     given = {
         "adapter": "files",
         "paths": [str(path / "conf")],
         "variables": [{"file": str(path / "env"), "names": "A"}],
     }
-    return Files(FilesSettings.model_validate({**given, "room": 0, "keep": keep, "auto": False}), place(path))
+    return FilesAdapter(FilesSettings.model_validate({**given, "room": 0, "keep": keep, "auto": False}), place(path))
 
 
 def fill(path: Path, version: str, size: int = 20) -> None:

@@ -20,7 +20,7 @@ from rollbackd.model import Change, Progress, Release
 from rollbackd.system.spawner import write_durably
 from rollbackd.system.supervisor import holders
 from rollbackd.testing import kill, perform, place, planned
-from rollbackd_adapters.git import Git, GitSettings
+from rollbackd_adapters.git import GitAdapter, GitSettings
 from tests.contract.worlds import script, tree
 from tests.crash.repository import FILES, KEY, check_paths, check_repository, make_repository
 
@@ -65,12 +65,12 @@ class _World:
     def _recorded(self) -> bool:
         return any(self.path.glob("scratch/changes/*/then-*.json"))
 
-    def adapter(self) -> Git:
+    def adapter(self) -> GitAdapter:
         settings = {"adapter": "git", "repo": self.repo, "then": [[str(self.path / "build")]], "timeout": "1m"}
         paths = PATHS if self.only_paths else ()
-        return Git(GitSettings.model_validate({**settings, "paths": paths}), place(self.path))
+        return GitAdapter(GitSettings.model_validate({**settings, "paths": paths}), place(self.path))
 
-    async def _target(self, adapter: Git) -> Release:
+    async def _target(self, adapter: GitAdapter) -> Release:
         if not self.only_paths:
             return Release(tree(self.repo, "v1"))
         return resolve("code", "v1", await adapter.releases())

@@ -19,7 +19,7 @@ from rollbackd.adapter import AdapterError
 from rollbackd.model import Change, Progress, Release
 from rollbackd.system.clock import SystemClock
 from rollbackd.testing import finish, place, planned
-from rollbackd_adapters.remote import Remote, RemoteSettings
+from rollbackd_adapters.remote import RemoteAdapter, RemoteSettings
 from tests.contract.worlds import CommandWorld
 from tests.sshd import Sshd, sshd
 
@@ -41,7 +41,7 @@ class Story:
     """One change of one world over there, with one accident."""
 
     world: CommandWorld
-    adapter: Remote
+    adapter: RemoteAdapter
     hook: Path
 
     @classmethod
@@ -50,7 +50,7 @@ class Story:
         layer = world.adapter()._settings.model_dump(mode="json", exclude_defaults=True)
         reach = server.serve(path / "far", {"layer": layer})
         settings = RemoteSettings.model_validate({**reach, "ssh": f"{getpass.getuser()}@127.0.0.1", "timeout": "30s"})
-        return cls(world, Remote(settings, place(path / "near")), path / "far" / "layers.yaml.hook")
+        return cls(world, RemoteAdapter(settings, place(path / "near")), path / "far" / "layers.yaml.hook")
 
     @property
     def passed(self) -> list[str]:

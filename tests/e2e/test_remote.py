@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from rollbackd.testing import finish, place
-from rollbackd_adapters.remote import Remote, RemoteSettings
+from rollbackd_adapters.remote import RemoteAdapter, RemoteSettings
 from tests.contract.over import served
 from tests.contract.worlds import CommandWorld, git, new_repository, script, tree
 from tests.direct import Direct, direct
@@ -103,7 +103,7 @@ def test_the_command_itself_answers_as_a_forced_command(tmp_path: Path, server: 
     command = f"{sys.executable} -m rollbackd layer --stdio --config {tmp_path}/far/layers.yaml"
     reach = server.serve(tmp_path / "far", {"code": {"adapter": "git", "repo": str(repo)}}, command=command)
     settings = RemoteSettings.model_validate({**reach, "ssh": f"{ME}@127.0.0.1", "layer": "code"})
-    remote = Remote(settings, place(tmp_path))
+    remote = RemoteAdapter(settings, place(tmp_path))
     assert finish(remote.current()).id == tree(repo, "v3")
     listed = rollbackd("--config", str(tmp_path / "far" / "layers.yaml"), "--json", "layer", "--list")
     assert json.loads(listed.stdout)["layers"]["code"]["resource"] == f"git:{repo}"

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from rollbackd_adapters.files.globs import Watch, check_pattern, matches, path_above
-from rollbackd_adapters.files.scan import Rules
+from rollbackd_adapters.files.globs import WatchList, check_pattern, matches, path_above
+from rollbackd_adapters.files.scan import ScanRules
 from rollbackd_adapters.files.settings import FilesSettings
 
 
@@ -39,18 +39,18 @@ def settings(**given: Any) -> FilesSettings:
     ],
 )
 def test_a_pattern_selects_what_it_matches_and_all_below(pattern: str, path: str, selected: bool) -> None:
-    assert Watch((check_pattern(pattern),)).selects(path) is selected
+    assert WatchList((check_pattern(pattern),)).selects(path) is selected
 
 
 def test_links_are_followed_only_above_the_first_wildcard_or_the_last_name() -> None:
-    bases = {pattern.base for pattern in Watch(("/srv/x/conf", "/srv/x/*/conf", "/a/**/b", "/etc")).compiled}
+    bases = {pattern.base for pattern in WatchList(("/srv/x/conf", "/srv/x/*/conf", "/a/**/b", "/etc")).compiled}
     assert bases == {"/srv/x", "/a", "/"}
 
 
 def test_a_path_is_found_from_the_shortest_base_that_knows_it() -> None:
-    watch = Watch(("/srv/x/conf/**/*.json", "/srv/x/conf"))
+    watch = WatchList(("/srv/x/conf/**/*.json", "/srv/x/conf"))
     assert watch.base_of("/srv/x/conf/a/b.json") == "/srv/x"
-    assert Watch(("/srv/x/*/conf",)).base_of("/srv/x/one") == "/srv/x", "a directory on the way"
+    assert WatchList(("/srv/x/*/conf",)).base_of("/srv/x/one") == "/srv/x", "a directory on the way"
     assert watch.base_of("/srv/y") is None
 
 
@@ -104,15 +104,15 @@ def test_one_of_something_needs_no_list_and_a_slash_at_the_end_is_no_matter() ->
 
 
 def test_what_changes_the_meaning_of_a_release_changes_the_fingerprint() -> None:
-    base = Rules.of(settings()).fingerprint
-    assert Rules.of(settings(auto=False, secret=["X"], room=1, syntax=[])).fingerprint == base
+    base = ScanRules.of(settings()).fingerprint
+    assert ScanRules.of(settings(auto=False, secret=["X"], room=1, syntax=[])).fingerprint == base
     others = [
         settings(paths=["/srv/x/conf", "/srv/y"]),
         settings(volatile=["*.log"]),
         settings(modes={"*": "600"}),
         settings(variables={"file": "/e", "names": ["A"]}),
     ]
-    assert len({base, *(Rules.of(other).fingerprint for other in others)}) == 5
+    assert len({base, *(ScanRules.of(other).fingerprint for other in others)}) == 5
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from rollbackd.system.redaction import MASK, Redactor
 from rollbackd_adapters.files.masking import Masks
 from rollbackd_adapters.files.settings import FilesSettings
 from rollbackd_adapters.files.showing import differences
-from rollbackd_adapters.files.tree import Entry, Tree
+from rollbackd_adapters.files.tree import Tree, TreeEntry
 
 MASKS = Masks(FilesSettings(adapter="files", paths=("/c",)).secret, Redactor())
 
@@ -68,7 +68,7 @@ def test_paths_and_what_is_only_referred_to_are_shown(text: str) -> None:
 
 
 def difference(path: str, before: bytes, after: bytes) -> tuple[str, ...]:
-    older, newer = (Tree({path: Entry("file", 0o644, 0, 0, 1, len(data), data.hex())}) for data in (before, after))
+    older, newer = (Tree({path: TreeEntry("file", 0o644, 0, 0, 1, len(data), data.hex())}) for data in (before, after))
     (found,) = differences(older, newer, lambda _: before, lambda _: after, MASKS)
     return found.lines
 
@@ -95,7 +95,7 @@ def test_only_a_masked_line_is_said_to_have_changed() -> None:
 
 
 def test_names_that_are_no_utf8_are_written_out() -> None:
-    here, gone = Entry("file", 0o644, 0, 0, 1, 1, "a"), Entry("link", 0o777, 0, 0, 1, 0, "to\udcfe")
+    here, gone = TreeEntry("file", 0o644, 0, 0, 1, 1, "a"), TreeEntry("link", 0o777, 0, 0, 1, 0, "to\udcfe")
     older = Tree({"/c/caf\udce9": gone}, {"/c/e\udcff": {"A": "1\udcff"}})
     found = differences(older, Tree({"/c/new\udcff": here}), lambda _: b"", lambda _: b"", MASKS)
     assert [(one.path, one.lines) for one in found] == [

@@ -6,7 +6,7 @@ from rollbackd.system.redaction import MASK, Redactor
 from rollbackd_adapters.files.masking import Masks
 from rollbackd_adapters.files.settings import FilesSettings
 from rollbackd_adapters.files.showing import LINES, TEXT_LIMIT, differences
-from rollbackd_adapters.files.tree import Entry, Tree
+from rollbackd_adapters.files.tree import Tree, TreeEntry
 
 SECRETS = FilesSettings(adapter="files", paths=("/c",)).secret
 MASKS = Masks(SECRETS, Redactor())
@@ -65,7 +65,7 @@ def test_masking_ends_where_the_secret_does() -> None:
 
 
 def one(data: bytes) -> Tree:
-    return Tree({"/c/a": Entry("file", 0o644, 0, 0, 1, len(data), data.hex())})
+    return Tree({"/c/a": TreeEntry("file", 0o644, 0, 0, 1, len(data), data.hex())})
 
 
 def lines(before: bytes, after: bytes) -> tuple[str, ...]:

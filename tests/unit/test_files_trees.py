@@ -16,9 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rollbackd.testing import place
-from rollbackd_adapters.files import Files, FilesSettings
+from rollbackd_adapters.files import FilesAdapter, FilesSettings
 from rollbackd_adapters.files.jobs import Jobs, Stop
-from rollbackd_adapters.files.tree import Entry, Tree, foreign, moves, read, written
+from rollbackd_adapters.files.tree import Tree, TreeEntry, foreign, moves, read, written
 
 NAMES = st.sampled_from(["a", "b", "c", ".hidden", "d e\n", os.fsdecode(b"\xff\xc3")])
 IDS = [0, 65534] if os.geteuid() == 0 else [os.geteuid()]
@@ -91,9 +91,9 @@ def seen(directory: Path) -> dict[str, tuple[object, ...]]:
     return found
 
 
-def layer(path: Path, **given_settings: Any) -> Files:
+def layer(path: Path, **given_settings: Any) -> FilesAdapter:
     values = {"adapter": "files", "paths": [str(path / "conf")], "room": 0, **given_settings}
-    return Files(FilesSettings.model_validate(values), place(path))
+    return FilesAdapter(FilesSettings.model_validate(values), place(path))
 
 
 class AtOnce(Jobs):
@@ -138,11 +138,11 @@ def test_any_tree_survives_snapshot_damage_and_restore_bit_for_bit(
 
 
 # -- as values ----------------------------------------------------------------------------------
-def entry(content: str = "x", kind: Any = "file", **changes: Any) -> Entry:
-    return Entry(kind, 0o644, 0, 0, 1, len(content), content if kind != "dir" else "")._replace(**changes)
+def entry(content: str = "x", kind: Any = "file", **changes: Any) -> TreeEntry:
+    return TreeEntry(kind, 0o644, 0, 0, 1, len(content), content if kind != "dir" else "")._replace(**changes)
 
 
-def tree(**entries: Entry) -> Tree:
+def tree(**entries: TreeEntry) -> Tree:
     return Tree({"/c/" + name.replace("__", "/"): value for name, value in entries.items()})
 
 
@@ -206,7 +206,7 @@ def test_a_variable_that_is_neither_old_nor_new_is_somebody_elses() -> None:
 
 
 def _data(path: str = "/c/a", **changes: Any) -> Any:
-    values = dict(zip(Entry._fields, entry("a" * 64), strict=True)) | changes
+    values = dict(zip(TreeEntry._fields, entry("a" * 64), strict=True)) | changes
     return {"entries": {path: list(values.values())}, "variables": {}}
 
 

@@ -19,7 +19,7 @@ from rollbackd.system.boundary import boundary
 from rollbackd.system.clock import Clock
 from rollbackd.system.spawner import Spawner, one_line
 from rollbackd_adapters.env import file
-from rollbackd_adapters.env.memory import Memory, content_id, dumped, loaded
+from rollbackd_adapters.env.memory import ContentHistory, content_id, dumped, loaded
 from rollbackd_adapters.env.settings import EnvSettings
 from rollbackd_adapters.env.text import Content, EnvText, Unreadable, Value
 from rollbackd_adapters.failures import as_adapter_errors
@@ -28,13 +28,13 @@ from rollbackd_adapters.lacks import existing
 from rollbackd_adapters.threads import in_thread
 from rollbackd_adapters.traces import Trace, progress_of
 
-__all__ = ["Env", "EnvSettings"]
+__all__ = ["EnvAdapter", "EnvSettings"]
 
 _ID = re.compile(r"[0-9a-f]{16}")
 _PRIVATE = re.compile(r"(?:^|_)(?:KEY|PASS|PWD|DSN|AUTH|SALT)$|PASSW|SECRET|TOKEN|CREDENTIAL", re.IGNORECASE)
 
 
-class Env:
+class EnvAdapter:
     """Some variables of one file, as a layer."""
 
     settings_model: ClassVar[type[Settings]] = EnvSettings
@@ -45,7 +45,7 @@ class Env:
         self._place = place
         self._path = settings.file
         self._clock: Clock = place.clock
-        self._memory = Memory(place.scratch / "contents", settings.keep)
+        self._memory = ContentHistory(place.scratch / "contents", settings.keep)
 
     @property
     def resource(self) -> str:
@@ -130,7 +130,7 @@ class Env:
         return found
 
     # -- what there is --------------------------------------------------------------------------
-    def _read(self) -> tuple[file.Seen, EnvText]:
+    def _read(self) -> tuple[file.FileRead, EnvText]:
         seen = file.read(self._path)
         try:
             return seen, EnvText(seen.text, self._settings.syntax, self._settings.names)

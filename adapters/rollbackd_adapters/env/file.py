@@ -18,7 +18,7 @@ _NO_ATTRIBUTES = frozenset({errno.ENOTSUP, errno.EPERM, errno.EINVAL, errno.ENOD
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class FileRead:
     """A file as it was read."""
 
     text: str
@@ -26,7 +26,7 @@ class Seen:
     stat: os.stat_result
 
 
-def read(path: Path) -> Seen:
+def read(path: Path) -> FileRead:
     """:raises AdapterError: it is not there, cannot be read, or is no plain file; it may be put right."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -39,10 +39,10 @@ def read(path: Path) -> Seen:
         body = file.read(_LARGEST + 1)
     if len(body) > _LARGEST:
         raise AdapterError(f"{path} is longer than {_LARGEST // 2**20} MiB; is it the right file?", permanent=False)
-    return Seen(body.decode(errors="surrogateescape"), found)
+    return FileRead(body.decode(errors="surrogateescape"), found)
 
 
-def replace(path: Path, text: str, seen: Seen) -> None:
+def replace(path: Path, text: str, seen: FileRead) -> None:
     """Put a new text in the file's place, at one instant; on disk when this returns.
 
     :raises AdapterError: not permanent, when it cannot be written or has changed since `seen`; it is untouched then.

@@ -47,7 +47,7 @@ def loaded(data: Mapping[str, Any]) -> Content:
         raise ValueError(f"no content: {error}") from error
 
 
-class Memory:
+class ContentHistory:
     """The contents of one layer, newest first by when each was last new."""
 
     def __init__(self, directory: Path, keep: int) -> None:

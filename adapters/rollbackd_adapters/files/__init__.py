@@ -30,12 +30,12 @@ from rollbackd_adapters.files.tree import Moves, Tree, foreign
 from rollbackd_adapters.ids import check_own
 from rollbackd_adapters.traces import Trace
 
-__all__ = ["Files", "FilesSettings"]
+__all__ = ["FilesAdapter", "FilesSettings"]
 
 _ID = re.compile(r"[0-9a-f]{64}")
 
 
-class Files(Kept):
+class FilesAdapter(Kept):
     """One watch list as a layer."""
 
     settings_model: ClassVar[type[Settings]] = FilesSettings

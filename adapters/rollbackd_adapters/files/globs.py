@@ -117,7 +117,7 @@ class Pattern:
 
 
 @dataclass(frozen=True)
-class Watch:
+class WatchList:
     """A watch list."""
 
     patterns: tuple[str, ...]

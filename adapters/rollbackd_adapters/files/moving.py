@@ -17,7 +17,7 @@ from rollbackd.adapter import AdapterError
 from rollbackd.model import Change
 from rollbackd.system.spawner import Lock, Spawner
 from rollbackd_adapters.failures import as_adapter_errors
-from rollbackd_adapters.files.globs import Watch, matches
+from rollbackd_adapters.files.globs import WatchList, matches
 from rollbackd_adapters.files.jobs import Jobs, Stop
 from rollbackd_adapters.files.keeping import BEFORE
 from rollbackd_adapters.files.present import Present
@@ -180,7 +180,7 @@ class Mover:
         """What of it the target's own watch list knew: what that did not watch is not extra."""
         if aim.head.rules == self._present.rules.fingerprint:
             return now
-        watch = Watch(aim.head.paths)
+        watch = WatchList(aim.head.paths)
         entries = {path: entry for path, entry in now.entries.items() if entry.kind == "way" or watch.selects(path)}
         return replace(now, entries=entries)
 

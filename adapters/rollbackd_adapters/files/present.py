@@ -12,10 +12,10 @@ from rollbackd_adapters.files.batch import Batch
 from rollbackd_adapters.files.beneath import READ, Beneath
 from rollbackd_adapters.files.jobs import Stop
 from rollbackd_adapters.files.keeping import BEFORE
-from rollbackd_adapters.files.scan import Hashing, Rules, Scan, Sink
+from rollbackd_adapters.files.scan import Hashing, Scan, ScanRules, Sink
 from rollbackd_adapters.files.settings import FilesSettings
 from rollbackd_adapters.files.store import Head, Store, body_of
-from rollbackd_adapters.files.tree import Entry, Tree
+from rollbackd_adapters.files.tree import Tree, TreeEntry
 from rollbackd_adapters.ids import SNAPSHOT
 
 
@@ -31,11 +31,11 @@ class Present:
         if self.settings.store is not None:
             root = self.settings.store / self.place.service / self.place.layer
         self.store = Store(root)
-        self.rules = Rules.of(self.settings)
+        self.rules = ScanRules.of(self.settings)
         self.clock: Clock = self.place.clock
         self.nothing = Tree({}, {file: dict.fromkeys(names) for file, names in self.rules.variables}).release
         """The release of a watch list of which nothing is there."""
-        self._known: Mapping[str, Entry] | None = None
+        self._known: Mapping[str, TreeEntry] | None = None
 
     def look(self, stop: Stop) -> Tree:
         """Read what is there; unchanged files are not opened. :raises AdapterError: it cannot be read."""
@@ -128,7 +128,7 @@ class Present:
         self._known = tree.entries
         return tree
 
-    def _remembered(self) -> Mapping[str, Entry]:
+    def _remembered(self) -> Mapping[str, TreeEntry]:
         """After a start, what the newest readable snapshot knows."""
         for head in self.store.heads()[:1]:
             try:

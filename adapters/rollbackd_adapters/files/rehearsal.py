@@ -13,12 +13,12 @@ from rollbackd.adapter import AdapterError, SnapshotProblem
 from rollbackd.syntax.units import writable
 from rollbackd.system.boundary import boundary
 from rollbackd_adapters.files.beneath import told
-from rollbackd_adapters.files.globs import Watch
+from rollbackd_adapters.files.globs import WatchList
 from rollbackd_adapters.files.jobs import Stop
 from rollbackd_adapters.files.present import Present
 from rollbackd_adapters.files.restore import Restorer
-from rollbackd_adapters.files.scan import Hashing, Rules, Scan
-from rollbackd_adapters.files.tree import Entry, Tree, moves
+from rollbackd_adapters.files.scan import Hashing, Scan, ScanRules
+from rollbackd_adapters.files.tree import Tree, TreeEntry, moves
 from rollbackd_adapters.lacks import existing, need_room
 
 _SHOWN = 20
@@ -44,7 +44,7 @@ def rehearse(present: Present, name: str, stop: Stop) -> list[SnapshotProblem]:
 
 def _put_together(present: Present, tree: Tree, name: str, root: Path, stop: Stop) -> Iterator[SnapshotProblem]:
     target = _below(tree, root)
-    rules = Rules(Watch((f"{root}/*",)), volatile=(), modes=(), variables=())
+    rules = ScanRules(WatchList((f"{root}/*",)), volatile=(), modes=(), variables=())
     owners = os.geteuid() == 0
     restorer = Restorer(rules, present.store, Tree({}), target, owners, stop)
     try:
@@ -62,10 +62,10 @@ def _put_together(present: Present, tree: Tree, name: str, root: Path, stop: Sto
 
 def _below(tree: Tree, root: Path) -> Tree:
     """The same entries below the scratch place. Of the ways only what leads there counts, so they are made, too."""
-    entries: dict[str, Entry] = {}
+    entries: dict[str, TreeEntry] = {}
     for path, entry in tree.entries.items():
         for above in Path(path).parents[-2::-1]:
-            entries.setdefault(f"{root}{above}", Entry("dir", 0o700, os.geteuid(), os.getegid(), 0))
+            entries.setdefault(f"{root}{above}", TreeEntry("dir", 0o700, os.geteuid(), os.getegid(), 0))
         kind = "dir" if entry.kind == "way" else entry.kind
         entries[f"{root}{path}"] = entry._replace(kind=kind, volatile=False, seen=None)
     return replace(tree, entries=entries, variables={}, strays=(), specials=())

@@ -17,9 +17,9 @@ from rollbackd.system.boundary import boundary
 from rollbackd_adapters.files import envfile
 from rollbackd_adapters.files.batch import write_all
 from rollbackd_adapters.files.beneath import READ, Beneath, temporary, told
-from rollbackd_adapters.files.scan import CHUNK, Rules, read_text
+from rollbackd_adapters.files.scan import CHUNK, ScanRules, read_text
 from rollbackd_adapters.files.store import Store
-from rollbackd_adapters.files.tree import Entry, Moves, Tree
+from rollbackd_adapters.files.tree import Moves, Tree, TreeEntry
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -28,7 +28,7 @@ _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 class Restorer:
     """Takes what is watched from one tree to another."""
 
-    rules: Rules
+    rules: ScanRules
     store: Store
     present: Tree
     target: Tree
@@ -128,7 +128,7 @@ class Restorer:
         self._touched.add(path)
         boundary("files.put")
 
-    def _write(self, directory: int, name: str, path: str, entry: Entry) -> None:
+    def _write(self, directory: int, name: str, path: str, entry: TreeEntry) -> None:
         with self.store.open_blob(entry.content) as blob:
             file = os.open(name, _NEW, 0o600, dir_fd=directory)
             try:
@@ -204,7 +204,7 @@ class Restorer:
                 os.close(file)
         boundary("files.dressed")
 
-    def _dress_open(self, file: int, entry: Entry) -> None:
+    def _dress_open(self, file: int, entry: TreeEntry) -> None:
         status = os.fstat(file)
         if self.owners and (status.st_uid, status.st_gid) != (entry.uid, entry.gid):
             os.fchown(file, entry.uid, entry.gid)  # before the mode: it takes setuid away
@@ -214,7 +214,7 @@ class Restorer:
             with contextlib.suppress(PermissionError):  # somebody else's file; times are no part of a release
                 os.utime(file, ns=(entry.mtime_ns, entry.mtime_ns))
 
-    def _dress_link(self, directory: int, name: str, entry: Entry) -> None:
+    def _dress_link(self, directory: int, name: str, entry: TreeEntry) -> None:
         status = os.stat(name, dir_fd=directory, follow_symlinks=False)
         if self.owners and (status.st_uid, status.st_gid) != (entry.uid, entry.gid):
             os.chown(name, entry.uid, entry.gid, dir_fd=directory, follow_symlinks=False)
@@ -278,7 +278,7 @@ def write_text(path: str, text: str) -> None:
     boundary("files.variables")
 
 
-def _must_be(found: str, entry: Entry, path: str) -> None:
+def _must_be(found: str, entry: TreeEntry, path: str) -> None:
     if found != entry.content:
         raise AdapterError(f"{path}: its content was damaged in the store just now", permanent=False)
 

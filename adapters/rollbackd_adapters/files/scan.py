@@ -10,9 +10,9 @@ from typing import Protocol
 from rollbackd.adapter import AdapterError
 from rollbackd_adapters.files import envfile
 from rollbackd_adapters.files.beneath import DIRECTORY, READ, is_temporary, told
-from rollbackd_adapters.files.globs import Pattern, Positions, Watch, any_matches, matches
+from rollbackd_adapters.files.globs import Pattern, Positions, WatchList, any_matches, matches
 from rollbackd_adapters.files.settings import FilesSettings
-from rollbackd_adapters.files.tree import Entry, Kind, Tree
+from rollbackd_adapters.files.tree import Kind, Tree, TreeEntry
 
 DEEPEST = 100
 """Directories below a base; more is a loop of mounts."""
@@ -54,21 +54,21 @@ class Hashing:
 
 
 @dataclass(frozen=True)
-class Rules:
+class ScanRules:
     """What the configuration says about entries."""
 
-    watch: Watch
+    watch: WatchList
     volatile: tuple[str, ...]
     modes: tuple[tuple[str, int], ...]
     variables: tuple[tuple[str, tuple[str, ...]], ...]
 
     @classmethod
-    def of(cls, settings: FilesSettings) -> "Rules":
+    def of(cls, settings: FilesSettings) -> "ScanRules":
         variables: dict[str, list[str]] = {}
         for given in settings.variables:
             variables.setdefault(str(given.file), []).extend(given.names)
         return cls(
-            watch=Watch(settings.paths),
+            watch=WatchList(settings.paths),
             volatile=settings.volatile,
             modes=tuple((pattern, int(mode, 8)) for pattern, mode in settings.modes.items()),
             variables=tuple((file, tuple(dict.fromkeys(names))) for file, names in variables.items()),
@@ -89,15 +89,15 @@ class Rules:
 class Scan:
     """One look at all of it."""
 
-    rules: Rules
+    rules: ScanRules
     sink: Sink
-    known: Mapping[str, Entry]
+    known: Mapping[str, TreeEntry]
     """What an earlier look found; read again is only what changed since."""
     stamp: int | None
     """The file system's own time when this began, in ns; None: nothing can be trusted to be unchanged."""
     stop: Callable[[], None]
     """Raises when nobody waits for the answer any more."""
-    _entries: dict[str, Entry] = field(default_factory=dict)
+    _entries: dict[str, TreeEntry] = field(default_factory=dict)
     _ways: dict[str, os.stat_result] = field(default_factory=dict)
     _strays: list[str] = field(default_factory=list)
     _specials: list[str] = field(default_factory=list)
@@ -182,7 +182,7 @@ class Scan:
     def _leaf(self, fd: int, name: str, path: str, status: os.stat_result, *, volatile: bool) -> None:
         if stat.S_ISLNK(status.st_mode):
             target = os.readlink(name, dir_fd=fd)
-            self._entries[path] = Entry(
+            self._entries[path] = TreeEntry(
                 "link", 0o777, status.st_uid, status.st_gid, status.st_mtime_ns, 0, target, volatile
             )
         elif stat.S_ISREG(status.st_mode):
@@ -194,7 +194,7 @@ class Scan:
         else:
             self._specials.append(path)
 
-    def _read(self, fd: int, name: str, path: str, *, volatile: bool) -> Entry:
+    def _read(self, fd: int, name: str, path: str, *, volatile: bool) -> TreeEntry:
         """Read a file that may be written to meanwhile."""
         for attempt in range(_TRIES):
             file = os.open(name, READ, dir_fd=fd)
@@ -212,12 +212,12 @@ class Scan:
             f"{path} is written to all the time; name it under `volatile`, or take it off `paths`", permanent=False
         )
 
-    def _file(self, path: str, status: os.stat_result, content: str, *, volatile: bool) -> Entry:
+    def _file(self, path: str, status: os.stat_result, content: str, *, volatile: bool) -> TreeEntry:
         settled = self.stamp is not None and status.st_ctime_ns < self.stamp - SLACK_NS
         mode = self.rules.mode(path, stat.S_IMODE(status.st_mode))
         if mode != stat.S_IMODE(status.st_mode):
             self._loose.add(path)
-        return Entry(
+        return TreeEntry(
             "file",
             mode,
             status.st_uid,
@@ -263,11 +263,11 @@ def _advanced(states: Sequence[tuple[Pattern, Positions]], name: str) -> list[tu
     return [(pattern, further) for pattern, at in states if (further := pattern.advance(at, name))]
 
 
-def _directory_entry(kind: Kind, status: os.stat_result, *, volatile: bool, mode: int) -> Entry:
-    return Entry(kind, stat.S_IMODE(mode), status.st_uid, status.st_gid, status.st_mtime_ns, volatile=volatile)
+def _directory_entry(kind: Kind, status: os.stat_result, *, volatile: bool, mode: int) -> TreeEntry:
+    return TreeEntry(kind, stat.S_IMODE(mode), status.st_uid, status.st_gid, status.st_mtime_ns, volatile=volatile)
 
 
-def _unchanged(known: Entry, status: os.stat_result) -> bool:
+def _unchanged(known: TreeEntry, status: os.stat_result) -> bool:
     return (
         known.kind == "file"
         and known.seen == (status.st_dev, status.st_ino, status.st_ctime_ns)

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from rollbackd.adapter import Settings
 from rollbackd.syntax.units import Duration, OneOrMany, Size, Spec, Vector, show
-from rollbackd_adapters.files.globs import Watch, check_pattern, is_plain, path_above
+from rollbackd_adapters.files.globs import WatchList, check_pattern, is_plain, path_above
 
 FILE = "{file}"
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -146,7 +146,7 @@ class FilesSettings(Settings):
     def _something(self) -> Self:
         if not self.paths and not self.variables:
             raise ValueError("nothing is watched; give `paths`, or `variables`")
-        if self.store is not None and Watch(self.paths).selects(str(self.store)):
+        if self.store is not None and WatchList(self.paths).selects(str(self.store)):
             raise ValueError(f"`store` {self.store} lies in what is watched; put it elsewhere")
         return self
 

@@ -8,7 +8,7 @@ from rollbackd.adapter import Difference
 from rollbackd.syntax.units import writable
 from rollbackd.system.redaction import MASK
 from rollbackd_adapters.files.masking import Masks
-from rollbackd_adapters.files.tree import Entry, Tree
+from rollbackd_adapters.files.tree import Tree, TreeEntry
 
 LINES = 100
 """Lines of one file that are shown."""
@@ -18,7 +18,7 @@ TEXT_LIMIT = 256 * 2**10
 _COMPARED = 2000
 """Lines that are compared one by one; the time for that grows with their square."""
 
-Contents = Callable[[Entry], bytes | None]
+Contents = Callable[[TreeEntry], bytes | None]
 """A file's bytes; None: they cannot be had."""
 Line = tuple[str, str]
 """As it is, and as it may be shown."""
@@ -49,7 +49,7 @@ def differences(older: Tree, newer: Tree, old: Contents, new: Contents, masks: M
     return found
 
 
-def _described(entry: Entry) -> str:
+def _described(entry: TreeEntry) -> str:
     match entry.kind:
         case "file":
             return f"a file of {entry.size} bytes, mode {entry.mode:04o}"
@@ -58,7 +58,7 @@ def _described(entry: Entry) -> str:
     return f"a directory, mode {entry.mode:04o}"
 
 
-def _changed(path: str, before: Entry, after: Entry, old: Contents, new: Contents, masks: Masks) -> list[str]:
+def _changed(path: str, before: TreeEntry, after: TreeEntry, old: Contents, new: Contents, masks: Masks) -> list[str]:
     lines = []
     if before.kind != after.kind or before.kind == "link":
         if before.what != after.what:
@@ -75,7 +75,7 @@ def _changed(path: str, before: Entry, after: Entry, old: Contents, new: Content
     return lines
 
 
-def _texts(before: Entry, after: Entry, old: Contents, new: Contents, masks: Masks) -> list[str]:
+def _texts(before: TreeEntry, after: TreeEntry, old: Contents, new: Contents, masks: Masks) -> list[str]:
     texts = []
     for entry, contents in ((before, old), (after, new)):
         data = contents(entry) if entry.size <= TEXT_LIMIT else None

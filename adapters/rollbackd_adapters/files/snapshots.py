@@ -18,7 +18,7 @@ from rollbackd_adapters.files.moving import PARTS, Aim, Mover
 from rollbackd_adapters.files.present import Present, check_name
 from rollbackd_adapters.files.rehearsal import rehearse
 from rollbackd_adapters.files.showing import TEXT_LIMIT, Contents, differences
-from rollbackd_adapters.files.tree import Entry, Tree
+from rollbackd_adapters.files.tree import Tree, TreeEntry
 from rollbackd_adapters.traces import Trace
 
 _PATIENCE = timedelta(minutes=10)
@@ -81,7 +81,7 @@ class Keeper:
         new = self._store.load(check_name(newer))[1] if newer else self._present.look(stop)
         return differences(old, new, self._stored, self._stored if newer else self._there(new), masks)
 
-    def _stored(self, entry: Entry) -> bytes | None:
+    def _stored(self, entry: TreeEntry) -> bytes | None:
         try:
             return self._store.blob(entry.content).read_bytes()
         except OSError:
@@ -91,7 +91,7 @@ class Keeper:
         """Contents as they are now, of what was just seen."""
         paths = {entry.content: path for path, entry in tree.entries.items() if entry.kind == "file"}
 
-        def contents(entry: Entry) -> bytes | None:
+        def contents(entry: TreeEntry) -> bytes | None:
             return self._stored(entry) or self._present.content(paths[entry.content], TEXT_LIMIT)
 
         return contents

@@ -15,7 +15,7 @@ _LARGEST_OWNER = 2**32 - 2
 """The one after it says "leave it" to chown(2)."""
 
 
-class Entry(NamedTuple):
+class TreeEntry(NamedTuple):
     """One file, link or directory."""
 
     kind: Kind
@@ -46,7 +46,7 @@ class Entry(NamedTuple):
 class Tree:
     """All of it."""
 
-    entries: Mapping[str, Entry]
+    entries: Mapping[str, TreeEntry]
     """By absolute path."""
     variables: Mapping[str, Mapping[str, str | None]] = field(default_factory=dict)
     """By environment file and name: the text after `=`, as it is written; None: not set."""
@@ -192,7 +192,7 @@ def read(data: Any) -> Tree:
     return Tree(entries, variables)
 
 
-def _entry(values: Any) -> Entry:
+def _entry(values: Any) -> TreeEntry:
     kind, mode, uid, gid, mtime_ns, size, content, volatile, seen = values
     numbers = (mode, uid, gid, mtime_ns, size, *(seen or ()))
     if kind not in get_args(Kind) or not all(type(number) is int for number in numbers) or not isinstance(content, str):
@@ -206,18 +206,20 @@ def _entry(values: Any) -> Entry:
     if kind == "link" and (not content or "\0" in content):
         raise ValueError(f"leads nowhere: {content!r:.80}")
     os.fsencode(content)
-    return Entry(kind, mode, uid, gid, mtime_ns, size, content, bool(volatile), None if seen is None else tuple(seen))
+    return TreeEntry(
+        kind, mode, uid, gid, mtime_ns, size, content, bool(volatile), None if seen is None else tuple(seen)
+    )
 
 
-def _is_directory(entry: Entry) -> bool:
+def _is_directory(entry: TreeEntry) -> bool:
     return entry.kind in {"dir", "way"}
 
 
-def _changes_kind(old: Entry | None, new: Entry | None) -> bool:
+def _changes_kind(old: TreeEntry | None, new: TreeEntry | None) -> bool:
     return old is not None and new is not None and _is_directory(old) != _is_directory(new)
 
 
-def _dress(entry: Entry, owners: bool) -> tuple[int, ...]:
+def _dress(entry: TreeEntry, owners: bool) -> tuple[int, ...]:
     """What can be set on something that is there. A directory's times change with what is in it."""
     times = 0 if entry.kind == "dir" else entry.mtime_ns
     mode = 0 if entry.kind == "link" else entry.mode

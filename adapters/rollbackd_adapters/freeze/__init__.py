@@ -12,7 +12,7 @@ from rollbackd.adapter import AdapterError, Needs, Place, Settings
 from rollbackd.model import Problem
 from rollbackd.system import log
 from rollbackd.system.spawner import Spawner
-from rollbackd_adapters.brackets import BracketOnly
+from rollbackd_adapters.brackets import BracketAdapter
 from rollbackd_adapters.failures import as_adapter_errors
 from rollbackd_adapters.freeze.barrier import Barrier, Whose
 from rollbackd_adapters.freeze.calls import FrozenByCalls
@@ -20,13 +20,13 @@ from rollbackd_adapters.freeze.file import FrozenFile
 from rollbackd_adapters.freeze.ref import FrozenRef
 from rollbackd_adapters.freeze.settings import FreezeSettings
 
-__all__ = ["Freeze", "FreezeSettings"]
+__all__ = ["FreezeAdapter", "FreezeSettings"]
 
 _TRIES = 3
 """Looks, when somebody freezes or lifts at the same instant."""
 
 
-class Freeze(BracketOnly):
+class FreezeAdapter(BracketAdapter):
     """One freeze."""
 
     settings_model: ClassVar[type[Settings]] = FreezeSettings

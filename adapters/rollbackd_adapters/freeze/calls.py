@@ -73,7 +73,7 @@ class FrozenByCalls:
             web.accepted(answer, self._place)
         trace.begin(called="", crossing=crossing(trace) + 1)
 
-    async def _call(self, call: web.Call, key: str, way: str, trace: Trace) -> web.Answer:
+    async def _call(self, call: web.Call, key: str, way: str, trace: Trace) -> web.HttpReply:
         words, sent = web.words_of(self._place, key), sent_once(self._place, key, way, trace)
         return await web.call(call, self._place, words, self._settings.timeout, headers=sent)
 

@@ -28,20 +28,20 @@ from rollbackd_adapters.git.repo import resource_of
 from rollbackd_adapters.git.revert import Revert
 from rollbackd_adapters.git.settings import GitSettings
 from rollbackd_adapters.git.snapshots import TagSnapshots
-from rollbackd_adapters.git.way import Way
+from rollbackd_adapters.git.strategy import Strategy
 
-__all__ = ["Git", "GitSettings"]
+__all__ = ["GitAdapter", "GitSettings"]
 
 
-class Git(TagSnapshots):
+class GitAdapter(TagSnapshots):
     """One repository as a layer, with its snapshots."""
 
     settings_model: ClassVar[type[Settings]] = GitSettings
     traits = Traits()
 
     def __init__(self, settings: GitSettings, place: Place) -> None:
-        way: Way = (Checkout if settings.strategy == "checkout" else Revert)(settings, place)
-        super().__init__(settings, place, way)
+        strategy: Strategy = (Checkout if settings.strategy == "checkout" else Revert)(settings, place)
+        super().__init__(settings, place, strategy)
         branch = f"git-branch:{settings.remote}/{settings.branch} {os.path.realpath(settings.repo)}"
         whole = resource_of(settings) if settings.strategy == "checkout" else branch
         self.resource = " ".join((whole, *settings.paths))
@@ -50,19 +50,19 @@ class Git(TagSnapshots):
         self.needs = Needs(writes=(repo.parent if settings.restore_from else repo,))
 
     async def current(self) -> Release:
-        return await self._way.current()
+        return await self._strategy.current()
 
     async def releases(self) -> Sequence[Release]:
-        return await self._way.releases()
+        return await self._strategy.releases()
 
     async def plan(self, target: Release) -> Change:
-        return await self._way.plan(target)
+        return await self._strategy.plan(target)
 
     async def apply(self, change: Change) -> None:
-        await self._way.apply(change)
+        await self._strategy.apply(change)
 
     async def progress(self, change: Change) -> Progress:
-        return await self._way.progress(change)
+        return await self._strategy.progress(change)
 
     async def ready(self) -> Sequence[Problem]:
-        return await self._way.ready()
+        return await self._strategy.ready()

@@ -12,7 +12,7 @@ from rollbackd.adapter import AdapterError
 from rollbackd.model import Change
 from rollbackd.system import log
 from rollbackd.system.spawner import Lock, one_line
-from rollbackd_adapters.git.repo import Look, Repo, failure
+from rollbackd_adapters.git.repo import Repo, RepoState, failure
 from rollbackd_adapters.git.settings import GitSettings
 from rollbackd_adapters.ids import incident_of
 from rollbackd_adapters.traces import safe_name
@@ -29,7 +29,7 @@ class Branches:
         self._repo = repo
         self._settings = settings
 
-    def locks(self, look: Look, change: Change) -> list[Path]:
+    def locks(self, look: RepoState, change: Change) -> list[Path]:
         """What a git that was killed may have left of the branches of this change, which are nobody else's."""
         names = (self._emergency(change), self._rollback(change))
         return [look.common / "refs" / "heads" / f"{name}.lock" for name in names if name]
@@ -40,7 +40,7 @@ class Branches:
     def _rollback(self, change: Change) -> str:
         return name_of(self._settings.on_branch, ROLLBACK, change)
 
-    def left(self, look: Look, last: Mapping[str, Any]) -> str:
+    def left(self, look: RepoState, last: Mapping[str, Any]) -> str:
         """The branch that the last change took HEAD from; none if HEAD moved since.
 
         :param last: what was written at its beginning.

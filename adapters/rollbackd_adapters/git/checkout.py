@@ -18,8 +18,8 @@ from rollbackd_adapters.git.damage import DAMAGED, damage_of, damaged, missing, 
 from rollbackd_adapters.git.overlooked import Beside, beside
 from rollbackd_adapters.git.ownership import give_back
 from rollbackd_adapters.git.pruning import prune_saved
-from rollbackd_adapters.git.repo import Commit, Look, Repo, check_id, newest_first, resource_of, users
-from rollbackd_adapters.git.restore import Memory, Restoring
+from rollbackd_adapters.git.repo import Commit, Repo, RepoState, check_id, newest_first, resource_of, users
+from rollbackd_adapters.git.restore import KnownCommits, Recloner
 from rollbackd_adapters.git.saving import dirty, stash
 from rollbackd_adapters.git.scope import Paths, Scope, Whole
 from rollbackd_adapters.git.settings import GitSettings
@@ -41,8 +41,8 @@ class Checkout:
         self._repo = Repo(settings, place)
         self._scope: Scope = (Paths if settings.paths else Whole)(self._repo, settings, place)
         self._branches = Branches(self._repo, settings)
-        self._memory = Memory(settings, place)
-        self._restoring = Restoring(self._repo, settings, place, self._memory)
+        self._memory = KnownCommits(settings, place)
+        self._restoring = Recloner(self._repo, settings, place, self._memory)
 
     async def current(self) -> Release:
         try:
@@ -225,7 +225,7 @@ class Checkout:
         if self._settings.then:  # what they make of the tree must not be checked out over
             trace.begin(moved=True)
 
-    async def _save(self, trace: Trace, look: Look, lies: Beside, commit: str, again: int, lock: Lock) -> str:
+    async def _save(self, trace: Trace, look: RepoState, lies: Beside, commit: str, again: int, lock: Lock) -> str:
         """Save what was there at first, before the intent: until then nothing is touched.
 
         A tree that a checkout was cut off in is a mixture. It is saved too, since somebody may have mended something in
@@ -245,7 +245,7 @@ class Checkout:
             raise self._gone(release)
         return str(last["head"]) if last.get("head") in same else same[0]
 
-    def _clear_locks(self, look: Look, trace: Trace, branches: Sequence[Path], *, cut_off: bool) -> None:
+    def _clear_locks(self, look: RepoState, trace: Trace, branches: Sequence[Path], *, cut_off: bool) -> None:
         """Remove the lock files that a killed git left. We hold the resource; a git of somebody else is left alone."""
         refs = look.common / "refs" / "rollbackd" / trace.name
         ours = [*refs.glob("*.lock"), *branches]

@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from rollbackd.adapter import AdapterError
 from rollbackd.system.spawner import Lock, Spawner, one_line
-from rollbackd_adapters.git.repo import Look, Repo, failure
+from rollbackd_adapters.git.repo import Repo, RepoState, failure
 from rollbackd_adapters.git.settings import GitSettings
 from rollbackd_adapters.lacks import missing_programs
 
@@ -82,7 +82,7 @@ async def check(repo: Repo, settings: GitSettings) -> None:
 
 
 async def fetch(
-    repo: Repo, settings: GitSettings, look: Look, commit: str, scratch: Path, lock: Lock, *, since: str = ""
+    repo: Repo, settings: GitSettings, look: RepoState, commit: str, scratch: Path, lock: Lock, *, since: str = ""
 ) -> None:
     """Have the filters make what is in `commit`, and throw it away: what is missing is fetched, or said, now.
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rollbackd.system import log
 from rollbackd.system.spawner import Lock
-from rollbackd_adapters.git.repo import Look, Repo
+from rollbackd_adapters.git.repo import Repo, RepoState
 from rollbackd_adapters.threads import in_thread
 
 
@@ -26,7 +26,7 @@ async def give_back(repo: Repo, lock: Lock) -> None:
         log.get("git").warning("files of root's could not be given away", repo=str(repo.path), error=str(error))
 
 
-def _give(root: Path, look: Look, names: list[str]) -> None:
+def _give(root: Path, look: RepoState, names: list[str]) -> None:
     owner = look.common.stat()
     for path in (*_below(look.common), *_below(look.directory), *_known(root, names)):
         try:

@@ -72,7 +72,7 @@ class Commit:
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class RepoState:
     """Where a repository stands."""
 
     directory: Path
@@ -152,14 +152,14 @@ class Repo:
             how["env"] = {"GIT_SSH_COMMAND": _SSH, **(how.get("env") or {})}
         return await self.ask(*arguments, **how)
 
-    async def look(self) -> Look:
+    async def look(self) -> RepoState:
         """Where HEAD is. One call."""
         answer = await self.call(
             *("rev-parse", "--path-format=absolute", "--absolute-git-dir", "--git-common-dir", "HEAD", "HEAD^{tree}"),
             *("--symbolic-full-name", "HEAD"),
         )
         directory, common, commit, tree, on = answer.splitlines()
-        return Look(Path(directory), Path(common), commit, tree, "" if on == "HEAD" else on)
+        return RepoState(Path(directory), Path(common), commit, tree, "" if on == "HEAD" else on)
 
     async def history(
         self, *revisions: str, reflog: bool = False, count: int | None = None, paths: Sequence[str] = ()

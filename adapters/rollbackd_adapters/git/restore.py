@@ -28,7 +28,7 @@ from rollbackd_adapters.threads import in_thread
 from rollbackd_adapters.traces import Trace
 
 
-class Memory:
+class KnownCommits:
     """What was known while the repository was well: its commits and where its remote is. Kept in scratch."""
 
     def __init__(self, settings: GitSettings, place: Place) -> None:
@@ -80,10 +80,10 @@ class Memory:
         return facts if isinstance(facts, dict) else {}
 
 
-class Restoring:
+class Recloner:
     """Makes the repository anew, for one change."""
 
-    def __init__(self, repo: Repo, settings: GitSettings, place: Place, memory: Memory) -> None:
+    def __init__(self, repo: Repo, settings: GitSettings, place: Place, memory: KnownCommits) -> None:
         self._repo = repo
         self._settings = settings
         self._place = place

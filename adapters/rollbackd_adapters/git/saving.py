@@ -18,7 +18,7 @@ from rollbackd.system import log
 from rollbackd.system.spawner import Lock, one_line
 from rollbackd_adapters.git import submodules
 from rollbackd_adapters.git.overlooked import Beside, beside, look_again
-from rollbackd_adapters.git.repo import Look, Repo, failure
+from rollbackd_adapters.git.repo import Repo, RepoState, failure
 from rollbackd_adapters.git.settings import GitSettings
 
 _WHO = {
@@ -35,7 +35,7 @@ async def dirty(repo: Repo, paths: Sequence[str] = ()) -> int:
     return answer.count("\0")
 
 
-def copy_index(look: Look, index: Path) -> None:
+def copy_index(look: RepoState, index: Path) -> None:
     """Make a temporary index that begins as the real one.
 
     It has the time of the real one: by that git sees which files may have changed in the very second in which they were
@@ -49,7 +49,13 @@ def copy_index(look: Look, index: Path) -> None:
 
 
 async def stash(
-    repo: Repo, settings: GitSettings, look: Look, target: str, scratch: Path, lock: Lock, lies: Beside | None = None
+    repo: Repo,
+    settings: GitSettings,
+    look: RepoState,
+    target: str,
+    scratch: Path,
+    lock: Lock,
+    lies: Beside | None = None,
 ) -> str:
     """Make a commit of all that is uncommitted, which no ref names yet; "" when there is nothing.
 

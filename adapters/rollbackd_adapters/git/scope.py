@@ -17,7 +17,7 @@ from rollbackd.model import Release
 from rollbackd.system import log
 from rollbackd.system.spawner import Lock, one_line
 from rollbackd_adapters.git.overlooked import make_way
-from rollbackd_adapters.git.repo import Commit, Look, Repo, newest_first, quoted
+from rollbackd_adapters.git.repo import Commit, Repo, RepoState, newest_first, quoted
 from rollbackd_adapters.git.saving import copy_index, dirty
 from rollbackd_adapters.git.settings import GitSettings
 
@@ -32,7 +32,7 @@ class Scope(Protocol):
         """The release that is there."""
         ...
 
-    async def present(self, look: Look) -> str:
+    async def present(self, look: RepoState) -> str:
         """Its id alone."""
         ...
 
@@ -41,7 +41,7 @@ class Scope(Protocol):
         ...
 
     async def check_out(
-        self, commit: str, look: Look, key: str, scratch: Path, lock: Lock, marked: Sequence[bytes]
+        self, commit: str, look: RepoState, key: str, scratch: Path, lock: Lock, marked: Sequence[bytes]
     ) -> None:
         """Go there, over whatever is there. Killed anywhere, it can be called again.
 
@@ -63,14 +63,14 @@ class Whole:
             raise AdapterError(f"{self._repo.path}: HEAD names no commit; check one out", permanent=False)
         return self._repo.release(head)
 
-    async def present(self, look: Look) -> str:
+    async def present(self, look: RepoState) -> str:
         return look.tree
 
     async def contents(self, commits: Sequence[Commit]) -> Mapping[str, str]:
         return {commit.sha: commit.tree for commit in commits}
 
     async def check_out(
-        self, commit: str, _look: Look, key: str, _scratch: Path, lock: Lock, marked: Sequence[bytes]
+        self, commit: str, _look: RepoState, key: str, _scratch: Path, lock: Lock, marked: Sequence[bytes]
     ) -> None:
         if given_up := await make_way(self._repo, marked, commit, lock):
             names = [os.fsdecode(name) for name in given_up[:20]]
@@ -101,14 +101,14 @@ class Paths:
         same = [commit for commit in newest_first(commits) if contents[commit.sha] == present]
         return self._repo.release(*same, content=present) if same else Release(present, "uncommitted")
 
-    async def present(self, look: Look) -> str:
+    async def present(self, look: RepoState) -> str:
         if not await dirty(self._repo, self._settings.paths):
             (content,) = await self._repo.contents([look.commit])
         else:
             content = await self._uncommitted(look)
         return content or NOTHING
 
-    async def _uncommitted(self, look: Look) -> str:
+    async def _uncommitted(self, look: RepoState) -> str:
         """What lies there, found with an index and objects of our own: a look writes nothing into the repository."""
         async with self._looking:
             directory = self._scratch / "look"
@@ -126,7 +126,7 @@ class Paths:
                 await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
             return content
 
-    async def _stage(self, look: Look, index: Path, env: Mapping[str, str], lock: Lock | None = None) -> None:
+    async def _stage(self, look: RepoState, index: Path, env: Mapping[str, str], lock: Lock | None = None) -> None:
         """Make an index that knows all that lies at `paths`, beside what the real one knows."""
         await asyncio.to_thread(copy_index, look, index)
         there = await asyncio.to_thread(self._on_disk)
@@ -151,7 +151,7 @@ class Paths:
         return self._known
 
     async def check_out(
-        self, commit: str, look: Look, _key: str, scratch: Path, lock: Lock, _marked: Sequence[bytes]
+        self, commit: str, look: RepoState, _key: str, scratch: Path, lock: Lock, _marked: Sequence[bytes]
     ) -> None:
         """With an index of our own that knows all that lies there, so that what the target has not is removed."""
         index = scratch / "index"

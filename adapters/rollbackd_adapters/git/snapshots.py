@@ -21,8 +21,8 @@ from rollbackd_adapters.git.ownership import give_back
 from rollbackd_adapters.git.repo import Repo, resource_of
 from rollbackd_adapters.git.saving import stash
 from rollbackd_adapters.git.settings import GitSettings
+from rollbackd_adapters.git.strategy import Strategy
 from rollbackd_adapters.git.tags import Tag, built_name, check_name, make, saved_ref, tags
-from rollbackd_adapters.git.way import Way
 from rollbackd_adapters.traces import Trace, safe_name
 
 _SHOWN = 10_000
@@ -33,10 +33,10 @@ _KINDS = {"A": "added", "D": "removed"}
 class TagSnapshots:
     """What a repository keeps of its own past."""
 
-    def __init__(self, settings: GitSettings, place: Place, way: Way) -> None:
+    def __init__(self, settings: GitSettings, place: Place, strategy: Strategy) -> None:
         self._settings = settings
         self._place = place
-        self._way = way
+        self._strategy = strategy
         self._repo = Repo(settings, place)
         self._spawner: Spawner = place.spawner
         self._clock: Clock = place.clock
@@ -47,7 +47,7 @@ class TagSnapshots:
             check_name(name)
         with as_adapter_errors():
             async with self._spawner.hold(self._held, wait=self._settings.timeout) as lock:
-                head = await self._way.standing()
+                head = await self._strategy.standing()
                 work = await self._work(lock)
                 known = {tag.name: tag for tag in await tags(self._repo)}
                 wanted = name or self._free_name(why, known)
@@ -123,7 +123,7 @@ class TagSnapshots:
     async def diff(self, older: str, newer: str = "") -> Sequence[Difference]:
         revisions = [(await self._tag(name)).commit for name in (older, newer) if name]
         if not newer and self._settings.strategy == "revert":
-            revisions.append(await self._way.standing())
+            revisions.append(await self._strategy.standing())
         base = ("diff", "--no-renames", "--no-ext-diff", "--no-textconv", "--ignore-submodules=dirty", "-z")
         rest = (*revisions, "--", *self._settings.paths)
         limit = self._settings.timeout
@@ -156,11 +156,11 @@ class TagSnapshots:
         before = check_name(f"rollback-before-{safe_name(key)}"[:120])
         known = [tag.name for tag in await tags(self._repo)]
         kept = await (self._snapshot(before) if before in known else self.take(before, "before"))
-        change = replace(await self._way.plan(Release(target.release)), key=key)
+        change = replace(await self._strategy.plan(Release(target.release)), key=key)
         begun = Trace(self._place.scratch, change).begun
         if begun is not None:
             change = replace(change, before=Release(str(begun["before"])))
-        await self._way.apply(change)
+        await self._strategy.apply(change)
         return kept
 
     async def export_to(self, name: str, path: str) -> None:
@@ -188,7 +188,7 @@ class TagSnapshots:
             async with self._spawner.hold(self._held, wait=self._settings.timeout) as lock:
                 ours = [tag for tag in await tags(self._repo) if tag.ours]
                 releases = dict(zip((tag.name for tag in ours), await self._releases(ours), strict=True))
-                kept = {*spare, (await self._way.current()).id}
+                kept = {*spare, (await self._strategy.current()).id}
                 old = [tag for tag in ours[last or self._settings.keep_snapshots :] if releases[tag.name] not in kept]
                 for tag in old:
                     await self._drop(tag, lock)

@@ -27,7 +27,7 @@ from rollbackd_adapters.http.settings import HttpSettings, Reading
 from rollbackd_adapters.ids import check_change, check_id
 from rollbackd_adapters.traces import Trace
 
-__all__ = ["Http", "HttpSettings"]
+__all__ = ["HttpAdapter", "HttpSettings"]
 
 _NOT_THERE = 404
 
@@ -42,7 +42,7 @@ class _Said:
     """The service said that it ended without success."""
 
 
-class Http:
+class HttpAdapter:
     """One layer behind URLs."""
 
     settings_model: ClassVar[type[Settings]] = HttpSettings
@@ -226,7 +226,7 @@ class Http:
             await writer.wait_closed()
 
     # -- asking ---------------------------------------------------------------------------------
-    async def _read(self, reading: Reading | None) -> tuple[Any, Reading, web.Answer]:
+    async def _read(self, reading: Reading | None) -> tuple[Any, Reading, web.HttpReply]:
         """What is there, the settings that say how to read it, and the answer that it was read in."""
         if reading is None:
             raise AdapterError("this layer has no releases; see its `traits`", permanent=True)

@@ -11,12 +11,12 @@ from rollbackd.syntax import json_path
 from rollbackd.system.spawner import one_line
 from rollbackd_adapters.http.settings import Reading
 from rollbackd_adapters.ids import check_id
-from rollbackd_adapters.web import Answer
+from rollbackd_adapters.web import HttpReply
 
 _TIME: TypeAdapter[datetime] = TypeAdapter(datetime)
 
 
-def release_of(item: Any, reading: Reading, answer: Answer) -> Release:
+def release_of(item: Any, reading: Reading, answer: HttpReply) -> Release:
     """A release from JSON: a text or a number, or an object with `fields`.
 
     :raises AdapterError: not permanent, when it is none.
@@ -33,7 +33,7 @@ def release_of(item: Any, reading: Reading, answer: Answer) -> Release:
     return _checked(found, "" if label is None else one_line(str(label)), _there(item, fields.created), answer)
 
 
-def _checked(found: Any, label: str, created: Any, answer: Answer) -> Release:
+def _checked(found: Any, label: str, created: Any, answer: HttpReply) -> Release:
     where = answer.where
     if isinstance(found, bool) or not isinstance(found, (str, int)):
         raise AdapterError(f"{where}: {answer.quoted(str(found))} is no release's id; correct `json`", permanent=False)
@@ -53,7 +53,7 @@ def _there(item: Any, path: str) -> Any:
         return None
 
 
-def _time(value: Any, answer: Answer) -> datetime | None:
+def _time(value: Any, answer: HttpReply) -> datetime | None:
     if value is None:
         return None
     try:

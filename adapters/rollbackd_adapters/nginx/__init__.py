@@ -16,10 +16,10 @@ from rollbackd_adapters.nginx.settings import NginxSettings
 from rollbackd_adapters.nginx.switch import unit_of
 from rollbackd_adapters.nginx.upstream import BlueGreen
 
-__all__ = ["Nginx", "NginxSettings"]
+__all__ = ["NginxAdapter", "NginxSettings"]
 
 
-class Nginx:
+class NginxAdapter:
     """One link of one nginx."""
 
     settings_model: ClassVar[type[Settings]] = NginxSettings

@@ -22,19 +22,19 @@ from rollbackd.system.boundary import boundary
 from rollbackd.system.clock import Clock
 from rollbackd.system.spawner import Spawner
 from rollbackd_adapters.failures import as_adapter_errors
-from rollbackd_adapters.redis.connection import Connection, Refused, connected
+from rollbackd_adapters.redis.connection import Connection, RedisRefusal, connected
 from rollbackd_adapters.redis.ready import problems, unfit
 from rollbackd_adapters.redis.settings import RedisSettings
 from rollbackd_adapters.traces import Trace
 
-__all__ = ["Redis", "RedisSettings"]
+__all__ = ["RedisAdapter", "RedisSettings"]
 
 _MARKED = timedelta(days=1)
 _NOTED = timedelta(seconds=1)
 """How often the place in the database is written to disk."""
 
 
-class Redis:
+class RedisAdapter:
     """One database as a layer without releases."""
 
     settings_model: ClassVar[type[Settings]] = RedisSettings
@@ -110,7 +110,7 @@ class Redis:
         mark = ("SET", marker, "1", "EX", int(_MARKED.total_seconds()))
         try:
             await redis.transaction(("FLUSHDB", "ASYNC"), mark)
-        except Refused as error:
+        except RedisRefusal as error:
             if "OOM" not in str(error):
                 raise
             # Full, so that nothing may be added, not even the mark: from here on our own trace alone says it was done.
@@ -177,6 +177,6 @@ async def _run_of(redis: Connection) -> str:
     """This run of the server: cursors mean something only within one. Empty when we may not know."""
     try:
         info: dict[str, Any] = await redis.ask("INFO", "server")
-    except Refused:
+    except RedisRefusal:
         return ""
     return str(info.get("run_id", ""))

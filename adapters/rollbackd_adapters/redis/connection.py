@@ -36,7 +36,7 @@ _HINTS = {
 }
 
 
-class Refused(AdapterError):  # noqa: N818  # it is an answer too
+class RedisRefusal(AdapterError):  # noqa: N818  # it is an answer too
     """Redis answered with an error; the connection is well."""
 
 
@@ -102,14 +102,14 @@ async def connected(settings: RedisSettings, place: Place) -> AsyncIterator[Conn
         await client.aclose()
 
 
-def _refused(error: Exception, where: str) -> Refused:
+def _refused(error: Exception, where: str) -> RedisRefusal:
     said = _QUEUED.sub(r"\1", str(error))
     words = one_line(said).removeprefix("ERR ") or type(error).__name__
     code = _CODES.get(type(error).__name__, "")  # the library takes the code off some of them
     if code and not words.startswith(code):
         words = f"{code} {words}"
     hint = next((f"; {text}" for beginning, text in _HINTS.items() if words.startswith(beginning)), "")
-    return Refused(f"{where}: {words}{hint}", permanent=words.startswith(_FINAL))
+    return RedisRefusal(f"{where}: {words}{hint}", permanent=words.startswith(_FINAL))
 
 
 def _broken(error: Exception, where: str) -> AdapterError:

@@ -4,7 +4,7 @@ import re
 from typing import Any
 
 from rollbackd.system.spawner import one_line
-from rollbackd_adapters.redis.connection import Connection, Refused
+from rollbackd_adapters.redis.connection import Connection, RedisRefusal
 from rollbackd_adapters.redis.settings import RedisSettings
 
 _FLUSHING = (
@@ -31,7 +31,7 @@ async def unfit(redis: Connection, settings: RedisSettings) -> str:
     """
     try:
         told = await redis.ask("HELLO")
-    except Refused:  # older than 6.0; what writes to a replica is refused there too
+    except RedisRefusal:  # older than 6.0; what writes to a replica is refused there too
         return ""
     said = {_text(name): _text(value) for name, value in told.items()} if isinstance(told, dict) else {}
     match said.get("mode"), said.get("role"):
@@ -50,7 +50,7 @@ async def _master(redis: Connection) -> str:
     """Where a replica's master is, for a message; empty when its user may not ask."""
     try:
         told = await redis.ask("ROLE")
-    except Refused:
+    except RedisRefusal:
         return ""
     return f", {_text(told[1])}:{told[2]}" if len(told) > 2 else ""
 
@@ -62,7 +62,7 @@ async def _rights(redis: Connection, settings: RedisSettings) -> list[str]:
     for command in _FLUSHING if settings.flush else _sweeping(settings.pattern):
         try:
             said = _text(await redis.ask("ACL", "DRYRUN", user, *command))
-        except Refused as error:
+        except RedisRefusal as error:
             if "not found" in str(error):
                 found.append(f"{settings.where}: {command[0]} is renamed or switched off there; allow it")
                 continue

@@ -22,13 +22,13 @@ from rollbackd.system.spawner import Busy, Lock, Spawner, SpawnError
 from rollbackd_adapters.failures import as_adapter_errors
 from rollbackd_adapters.ids import check_own
 from rollbackd_adapters.lacks import missing_of_then
-from rollbackd_adapters.releases.disk import Disk, Found
+from rollbackd_adapters.releases.disk import Disk, ReleaseDirectory
 from rollbackd_adapters.releases.settings import ReleasesSettings
 from rollbackd_adapters.then import run_then
 from rollbackd_adapters.threads import in_thread
 from rollbackd_adapters.traces import Trace, named, progress_of
 
-__all__ = ["Releases", "ReleasesSettings"]
+__all__ = ["ReleasesAdapter", "ReleasesSettings"]
 
 _ID = re.compile(r"[0-9a-f]{16}")
 _REMOVING = timedelta(minutes=1)
@@ -36,7 +36,7 @@ _REMOVING = timedelta(minutes=1)
 _AT_ONCE = 5
 
 
-class Releases:
+class ReleasesAdapter:
     """One link as a layer."""
 
     settings_model: ClassVar[type[Settings]] = ReleasesSettings
@@ -91,7 +91,7 @@ class Releases:
                 trace.finish(after=change.after.id)
                 await self._prune(lock)
 
-    def _switch(self, change: Change, trace: Trace) -> Found | None:
+    def _switch(self, change: Change, trace: Trace) -> ReleaseDirectory | None:
         """Move the link, unless it has moved; None when all of the change was done before."""
         progress = progress_of(trace, change, self._disk.current().release.id)
         if progress is Progress.DONE:

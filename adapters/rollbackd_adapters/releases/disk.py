@@ -29,7 +29,7 @@ _REMOVED = ".removed."
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class ReleaseDirectory:
     """A release on disk."""
 
     name: str
@@ -46,7 +46,7 @@ class Disk:
         self._directory = settings.directory
         self._link = settings.link
 
-    def current(self) -> Found:
+    def current(self) -> ReleaseDirectory:
         """Where the link leads. :raises AdapterError: not permanent, when that is no release."""
         try:
             self._link.readlink()
@@ -67,7 +67,7 @@ class Disk:
             )
         return found
 
-    def all(self) -> list[Found]:
+    def all(self) -> list[ReleaseDirectory]:
         """Every release, newest first."""
         try:
             names = [path.name for path in self._directory.iterdir()]
@@ -76,7 +76,7 @@ class Disk:
         found = [found for name in names if (found := self._look(name)) is not None]
         return sorted(found, key=self._age, reverse=True)
 
-    def find(self, release: Release) -> Found:
+    def find(self, release: Release) -> ReleaseDirectory:
         """:raises AdapterError: permanent, when it is no longer there."""
         for found in self.all():
             if found.release == release:
@@ -85,7 +85,7 @@ class Disk:
             f"{one_line(release.name)} is no longer in {self._directory}; go to one that is", permanent=True
         )
 
-    def point(self, target: Found) -> None:
+    def point(self, target: ReleaseDirectory) -> None:
         """Put a new link in the old one's place; relative when that was. On disk when this returns."""
         temporary = self._link.with_name(f".{self._link.name}.rollbackd")
         try:
@@ -116,12 +116,12 @@ class Disk:
     def _may_be(self, name: str) -> bool:
         return _NAME.fullmatch(name) is not None and fnmatch.fnmatchcase(name, self._settings.names)
 
-    def _age(self, found: Found) -> tuple[object, ...]:
+    def _age(self, found: ReleaseDirectory) -> tuple[object, ...]:
         parts = re.split(r"(\d+)", found.name)
         natural = tuple((int(part), "") if part.isdecimal() else (-1, part) for part in parts)
         return (found.changed, natural) if self._settings.order == "mtime" else (natural,)
 
-    def _look(self, name: str) -> Found | None:
+    def _look(self, name: str) -> ReleaseDirectory | None:
         """A release, or None when that is none."""
         path = _real(self._directory) / name
         if not self._may_be(name):
@@ -140,7 +140,7 @@ class Disk:
             os.close(fd)
         key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
         created = datetime.fromtimestamp(int(stat.st_mtime), UTC)
-        return Found(name, path, Release(key, name, created, good), stat.st_mtime)
+        return ReleaseDirectory(name, path, Release(key, name, created, good), stat.st_mtime)
 
 
 def _real(path: Path) -> Path:

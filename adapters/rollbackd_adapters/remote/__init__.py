@@ -8,7 +8,7 @@ Several hosts are one layer: it has a release when all of them have it, and a ch
 fleet that differs has no release: nothing is called good, nothing recovered, until the hosts agree again.
 """
 
-from rollbackd_adapters.remote.layer import Remote
+from rollbackd_adapters.remote.layer import RemoteAdapter
 from rollbackd_adapters.remote.settings import RemoteSettings
 
-__all__ = ["Remote", "RemoteSettings"]
+__all__ = ["RemoteAdapter", "RemoteSettings"]

@@ -12,7 +12,7 @@ from rollbackd_adapters.failures import as_adapter_errors
 from rollbackd_adapters.remote.host import Host
 from rollbackd_adapters.remote.releases import order, typed
 from rollbackd_adapters.remote.settings import RemoteSettings
-from rollbackd_adapters.remote.ssh import UnreachableError
+from rollbackd_adapters.remote.ssh import HostUnreachableError
 from rollbackd_adapters.then import environment
 
 _ONE_LOOK = timedelta(seconds=30)
@@ -53,7 +53,7 @@ class Fleet:
             raise self._partial(change, done, failed)
 
     def _may_skip(self, error: AdapterError) -> bool:
-        return self._settings.unreachable == "skip" and isinstance(error, UnreachableError)
+        return self._settings.unreachable == "skip" and isinstance(error, HostUnreachableError)
 
     def _partial(self, change: Change, done: Sequence[Host], failed: dict[Host, AdapterError]) -> AdapterError:
         """What happened, with every host in it. A fleet that is short of one host is not done."""

@@ -20,8 +20,8 @@ from rollbackd.system.spawner import READ_LIMIT, Finished, Lock, Spawner, one_li
 from rollbackd_adapters.failures import as_adapter_errors
 from rollbackd_adapters.remote.releases import share
 from rollbackd_adapters.remote.settings import RemoteSettings, host_of
-from rollbackd_adapters.remote.ssh import LostError, UnreachableError, argv, limited, no_hello
-from rollbackd_adapters.remote.unfinished import Unfinished
+from rollbackd_adapters.remote.ssh import HostUnreachableError, LostError, argv, limited, no_hello
+from rollbackd_adapters.remote.unfinished import UnfinishedChange
 
 _QUESTION = timedelta(seconds=45)
 """For a question that changes nothing; the core waits a minute for it."""
@@ -46,7 +46,7 @@ class Host:
         self._spawner: Spawner = place.spawner
         self._clock: Clock = place.clock
         self._argv = argv(destination, settings)
-        self._unfinished = Unfinished(place.scratch, self.name) if settings.hosts else None
+        self._unfinished = UnfinishedChange(place.scratch, self.name) if settings.hosts else None
 
     # -- asking ---------------------------------------------------------------------------------
     async def ask(self, name: str, /, limit: timedelta = _QUESTION, **params: Any) -> Any:
@@ -149,7 +149,7 @@ class Host:
         """The change from what this host had, as it is called there."""
         own = share(change, self.name)
         if own is None:
-            raise UnreachableError(f"{self.destination} did not answer when this was planned", permanent=False)
+            raise HostUnreachableError(f"{self.destination} did not answer when this was planned", permanent=False)
         return replace(own, layer=self.layer)
 
     async def _stays(self, change: Change) -> bool:
@@ -195,7 +195,7 @@ class Host:
         deadline = self._clock.monotonic() + self._settings.timeout.total_seconds()
         try:
             _, progress = await self.order(("apply", {"change": own}), ("progress", {"change": own}))
-        except (LostError, UnreachableError):
+        except (LostError, HostUnreachableError):
             progress = await self._progress(own)
             if progress is Progress.NOT_STARTED:
                 raise

@@ -4,10 +4,10 @@ from collections.abc import Collection, Sequence
 from typing import Any, ClassVar
 
 from rollbackd.adapter import AdapterError, Difference, Snapshot, SnapshotProblem
-from rollbackd_adapters.remote.layer import Remote
+from rollbackd_adapters.remote.layer import RemoteAdapter
 
 
-class RemoteKeeping(Remote):
+class RemoteSnapshots(RemoteAdapter):
     """`Snapshots`, asked of the one host. Files stay there: a path is nothing that one host chooses for another."""
 
     exported: ClassVar[bool] = False

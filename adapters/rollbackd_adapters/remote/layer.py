@@ -13,22 +13,22 @@ from rollbackd_adapters.remote.fleet import Fleet
 from rollbackd_adapters.remote.host import Host
 from rollbackd_adapters.remote.releases import agreed, as_one, common, harmless, order, together
 from rollbackd_adapters.remote.settings import RemoteSettings
-from rollbackd_adapters.remote.ssh import UnreachableError
+from rollbackd_adapters.remote.ssh import HostUnreachableError
 
 _T = TypeVar("_T")
 
 
-class Remote:
+class RemoteAdapter:
     """A layer over there."""
 
     settings_model: ClassVar[type[Settings]] = RemoteSettings
 
-    def __new__(cls, settings: RemoteSettings, place: Place) -> "Remote":  # noqa: PYI034  # mypy cannot follow Self to a subclass
+    def __new__(cls, settings: RemoteSettings, place: Place) -> "RemoteAdapter":  # noqa: PYI034  # mypy cannot follow Self to a subclass
         """One that keeps its past is only made of settings that say so."""
-        from rollbackd_adapters.remote.keeping import RemoteKeeping  # which derives from this class
+        from rollbackd_adapters.remote.keeping import RemoteSnapshots  # which derives from this class
 
         del place
-        return object.__new__(RemoteKeeping if "snapshots" in settings.traits else cls)
+        return object.__new__(RemoteSnapshots if "snapshots" in settings.traits else cls)
 
     def __init__(self, settings: RemoteSettings, place: Place) -> None:
         self._settings = settings
@@ -123,7 +123,7 @@ class Remote:
         """Go on without hosts that cannot be reached, if that is wanted and one is left. :raises AdapterError: else."""
         skipping = self._settings.unreachable == "skip" and len(errors) < len(self._hosts)
         for error in errors:
-            if not (skipping and isinstance(error, UnreachableError)):
+            if not (skipping and isinstance(error, HostUnreachableError)):
                 raise error
 
     def _check(self, change: Change) -> None:

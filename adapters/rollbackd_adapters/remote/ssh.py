@@ -25,7 +25,7 @@ _NOT_TRUSTED = (
 )
 
 
-class UnreachableError(AdapterError):
+class HostUnreachableError(AdapterError):
     """The host did not answer at all."""
 
 
@@ -80,7 +80,7 @@ def no_hello(destination: str, finished: Finished, settings: RemoteSettings) -> 
     last = one_line(finished.stderr.strip().rpartition("\n")[2])
     if finished.timed_out:
         limit = f"{finished.took.total_seconds():.0f}s"
-        return UnreachableError(
+        return HostUnreachableError(
             f"{destination}: not a word within {limit}; that host hangs, or what it runs for our key does: look there",
             permanent=False,
             evidence=finished.tail,
@@ -92,7 +92,7 @@ def no_hello(destination: str, finished: Finished, settings: RemoteSettings) -> 
                 return AdapterError(
                     f"{destination}: {meaning.format(keys=keys)}", permanent=True, evidence=finished.tail
                 )
-        return UnreachableError(
+        return HostUnreachableError(
             f"{destination} cannot be reached: {last or 'the connection was closed'}",
             permanent=False,
             evidence=finished.tail,

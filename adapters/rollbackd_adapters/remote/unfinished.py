@@ -15,7 +15,7 @@ from rollbackd.system.spawner import write_durably
 _CHANGE: TypeAdapter[Change] = TypeAdapter(Change)
 
 
-class Unfinished:
+class UnfinishedChange:
     """What one host was sent."""
 
     def __init__(self, scratch: Path, host: str) -> None:

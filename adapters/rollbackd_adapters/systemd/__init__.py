@@ -19,15 +19,15 @@ from rollbackd.model import NO_RELEASE, Change, Problem, Progress, Release, Trai
 from rollbackd.system.clock import Clock
 from rollbackd.system.spawner import Lock, Spawner
 from rollbackd_adapters.failures import as_adapter_errors
-from rollbackd_adapters.systemd.manager import ENGLISH, SYSTEMCTL, Manager, Unit, ending_of, vector
+from rollbackd_adapters.systemd.manager import ENGLISH, SYSTEMCTL, Manager, SystemdUnit, ending_of, vector
 from rollbackd_adapters.systemd.settings import SystemdSettings
-from rollbackd_adapters.systemd.watching import Watch
+from rollbackd_adapters.systemd.watching import UnitWatcher
 from rollbackd_adapters.traces import Trace
 
-__all__ = ["Systemd", "SystemdSettings"]
+__all__ = ["SystemdAdapter", "SystemdSettings"]
 
 
-class Systemd:
+class SystemdAdapter:
     """Some units, as a layer without releases."""
 
     settings_model: ClassVar[type[Settings]] = SystemdSettings
@@ -39,7 +39,7 @@ class Systemd:
         self._spawner: Spawner = place.spawner
         self._clock: Clock = place.clock
         self._manager = Manager(place.spawner)
-        self._watch = Watch(settings, self._manager, place.clock)
+        self._watch = UnitWatcher(settings, self._manager, place.clock)
         self.resource = settings.resource or f"systemd:{','.join(sorted(settings.units))}"
 
     @property
@@ -89,7 +89,7 @@ class Systemd:
             texts += [unit.trouble] if unit.trouble else await self._objections(unit)
         return [Problem(self._place.layer, text) for text in texts]
 
-    async def _objections(self, unit: Unit) -> list[str]:
+    async def _objections(self, unit: SystemdUnit) -> list[str]:
         """Why a loaded unit could not be moved."""
         action = self._settings.action
         if action == "reload" and unit["CanReload"] != "yes":
@@ -137,7 +137,7 @@ class Systemd:
             ending = ending_of(finished, self._settings.timeout)
             raise await self._manager.failure(f"{action} {name}", ending, finished.tail, [name])
 
-    def _mark(self, unit: Unit) -> str:
+    def _mark(self, unit: SystemdUnit) -> str:
         """What differs once the unit was restarted, or for a reload also once it was reloaded."""
         if self._settings.action == "restart":
             return unit["InvocationID"]
@@ -215,7 +215,7 @@ class Systemd:
                 await self._manager.do("start", name, lock, self._settings.timeout)
         trace.begin(stopped=[], entered=False)
 
-    async def _no_triggers(self, running: Sequence[Unit]) -> None:
+    async def _no_triggers(self, running: Sequence[SystemdUnit]) -> None:
         """:raises AdapterError: permanent, when something outside of the layer would start a stopped unit again."""
         ours = set(self._settings.units)
         for unit in running:
@@ -231,7 +231,7 @@ class Systemd:
         return Trace(self._place.scratch, Change(self._place.layer, NO_RELEASE, NO_RELEASE, key=f"{key}/bracket"))
 
     # -- errors ---------------------------------------------------------------------------------
-    def _usable(self, unit: Unit) -> None:
+    def _usable(self, unit: SystemdUnit) -> None:
         if unit.trouble:
             raise AdapterError(unit.trouble, permanent=True)
 

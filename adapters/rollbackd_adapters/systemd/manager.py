@@ -43,7 +43,7 @@ _HOPELESS = (*_REFUSALS, "is masked", "not found", "bad unit file setting", "ref
 
 
 @dataclass(frozen=True, slots=True)
-class Unit:
+class SystemdUnit:
     """A unit as systemd describes it."""
 
     name: str
@@ -125,7 +125,7 @@ class Manager:
     def __init__(self, spawner: Spawner) -> None:
         self._spawner = spawner
 
-    async def look(self, names: Sequence[str]) -> list[Unit]:
+    async def look(self, names: Sequence[str]) -> list[SystemdUnit]:
         """The units in the order of their names. Read only. :raises AdapterError: systemd does not answer."""
         properties = f"--property={','.join(_PROPERTIES)}"
         finished = await self._run(("show", properties, "--", *names))
@@ -133,7 +133,7 @@ class Manager:
         if not finished.ok or len(blocks) != len(names):
             hint = "; does the system bus answer?" if finished.timed_out or "bus" in finished.stderr else ""
             raise AdapterError(f"systemctl show: {_why(finished)}{hint}", permanent=False, evidence=finished.tail)
-        return [Unit(name, _properties(block)) for name, block in zip(names, blocks, strict=True)]
+        return [SystemdUnit(name, _properties(block)) for name, block in zip(names, blocks, strict=True)]
 
     async def do(self, verb: str, name: str, lock: Lock, timeout: timedelta) -> None:
         """Ask for a job, and wait for its end. Only for what may be asked twice. :raises AdapterError: it failed."""

@@ -6,13 +6,13 @@ from datetime import timedelta
 from rollbackd.adapter import AdapterError
 from rollbackd.syntax.units import format_duration
 from rollbackd.system.clock import Clock
-from rollbackd_adapters.systemd.manager import Manager, Unit
+from rollbackd_adapters.systemd.manager import Manager, SystemdUnit
 from rollbackd_adapters.systemd.settings import SystemdSettings
 
 _LOOK_AGAIN = timedelta(milliseconds=100)
 
 
-class Watch:
+class UnitWatcher:
     """The patience of one layer."""
 
     def __init__(self, settings: SystemdSettings, manager: Manager, clock: Clock) -> None:
@@ -20,7 +20,7 @@ class Watch:
         self._manager = manager
         self._clock = clock
 
-    async def arrived(self, unit: Unit) -> Unit:
+    async def arrived(self, unit: SystemdUnit) -> SystemdUnit:
         """The unit once no job moves it any more, or as it is after `timeout`."""
         until = self._clock.monotonic() + self._settings.timeout.total_seconds()
         while unit.moving and self._clock.monotonic() < until:
@@ -28,7 +28,7 @@ class Watch:
             (unit,) = await self._manager.look([unit.name])
         return unit
 
-    async def unsettled(self, names: Sequence[str]) -> list[Unit]:
+    async def unsettled(self, names: Sequence[str]) -> list[SystemdUnit]:
         """Those that are not well, or did not stay as they were for as long as `settle`."""
         if not names:
             return []
@@ -40,19 +40,19 @@ class Watch:
         after = await self._manager.look(names)
         return [now for was, now in zip(before, after, strict=True) if not now.well or _life(was) != _life(now)]
 
-    async def failure(self, action: str, units: Sequence[Unit]) -> AdapterError:
+    async def failure(self, action: str, units: Sequence[SystemdUnit]) -> AdapterError:
         """What became of units that should have been somewhere else."""
         states = ", ".join(f"{unit.name} is {unit.state}{_why(unit)}" for unit in units)
         limit = f" after {format_duration(self._settings.timeout)}" if any(unit.moving for unit in units) else ""
         return await self._manager.failure(action, f"{states}{limit}", "", [unit.name for unit in units])
 
 
-def _life(unit: Unit) -> tuple[str, str]:
+def _life(unit: SystemdUnit) -> tuple[str, str]:
     """The same while nothing of it ended: a unit that flaps is active nearly all of the time."""
     return unit["InvocationID"], unit["NRestarts"]
 
 
-def _why(unit: Unit) -> str:
+def _why(unit: SystemdUnit) -> str:
     if unit.well and unit["ReloadResult"] in {"", "success"}:
         return ", but did not stay up"
     if unit.skipped:

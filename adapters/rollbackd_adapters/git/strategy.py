@@ -6,7 +6,7 @@ from typing import Protocol
 from rollbackd.model import Change, Problem, Progress, Release
 
 
-class Way(Protocol):
+class Strategy(Protocol):
     """How one strategy answers the contract."""
 
     async def current(self) -> Release: ...
