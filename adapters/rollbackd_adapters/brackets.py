@@ -1,16 +1,17 @@
-"""What a layer answers that is only ever entered and left: it has no releases, and it is no step. No I/O."""
+"""Layers that are only ever entered and left: they have no releases and are no steps. No I/O."""
 
 from collections.abc import Sequence
 from typing import NoReturn
 
 from rollbackd.adapter import AdapterError, Place
 from rollbackd.model import NO_RELEASE, Change, Progress, Release, Traits
+from rollbackd_adapters.base import LayerAdapter, SettingsT
 from rollbackd_adapters.traces import Trace
 
 
 def crossing(trace: Trace) -> int:
     """How often the bracket is entered with this one; `crossing` is noted as one more when it was left."""
-    return int((trace.begun or {}).get("crossing", 1))
+    return int(trace.known.get("crossing", 1))
 
 
 def sent_once(place: Place, key: str, way: str, trace: Trace) -> dict[str, str]:
@@ -19,13 +20,10 @@ def sent_once(place: Place, key: str, way: str, trace: Trace) -> dict[str, str]:
     return {"Idempotency-Key": text if number == 1 else f"{text}/{number}"}
 
 
-class BracketAdapter:
-    """The half of the contract that is about steps."""
+class BracketAdapter(LayerAdapter[SettingsT]):
+    """A layer that is only ever entered and left."""
 
     traits = Traits(releases=False, step=False, bracket=True)
-
-    def __init__(self, place: Place) -> None:
-        self._place = place
 
     async def current(self) -> Release:
         self._no_step()

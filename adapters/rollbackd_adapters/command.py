@@ -15,11 +15,12 @@ from pydantic import GetJsonSchemaHandler, TypeAdapter, ValidationError, model_v
 from pydantic_core import CoreSchema
 
 from rollbackd.adapter import AdapterError, Place, Settings
-from rollbackd.model import NO_RELEASE, Change, Problem, Progress, Release, Traits
+from rollbackd.model import NO_RELEASE, Change, Progress, Release, Traits
 from rollbackd.syntax.units import Duration, Vector, show
-from rollbackd.system.spawner import Finished, Lock, Recorded, Spawner, one_line
-from rollbackd_adapters.failures import as_adapter_errors
-from rollbackd_adapters.ids import check_change, check_id
+from rollbackd.system.spawner import Finished, Lock, Recorded, one_line
+from rollbackd_adapters.base import StepAdapter
+from rollbackd_adapters.failures import as_adapter_errors, holding
+from rollbackd_adapters.ids import check_id
 from rollbackd_adapters.lacks import missing_programs
 from rollbackd_adapters.then import environment
 from rollbackd_adapters.traces import Trace
@@ -58,7 +59,7 @@ class CommandSettings(Settings):
 
     @model_validator(mode="before")
     @classmethod
-    def _leave_is_a_command(cls, value: Any) -> Any:
+    def _leave_is_a_command(cls, value: object) -> object:
         if isinstance(value, dict) and isinstance(value.get("leave"), (list, tuple)):
             rest = {key: item for key, item in value.items() if key != "leave"}
             return {"leave_by": value["leave"]} | rest
@@ -66,7 +67,7 @@ class CommandSettings(Settings):
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        """`leave` in both its ways, for editors."""
+        """The schema with `leave` in both its ways, for editors."""
         made = handler(core)
         keys = handler.resolve_ref_schema(made)["properties"]
         when, command = keys["leave"], keys["leave_by"]["anyOf"][0]
@@ -91,22 +92,25 @@ class CommandSettings(Settings):
         return self
 
 
-class CommandAdapter:
+class CommandAdapter(StepAdapter[CommandSettings]):
     """One layer behind a command line."""
 
     settings_model: ClassVar[type[Settings]] = CommandSettings
+    _unknown = " is not among the releases that `releases` prints"
 
     def __init__(self, settings: CommandSettings, place: Place) -> None:
-        self._settings = settings
-        self._place = place
-        self._spawner: Spawner = place.spawner
-        self.resource = settings.resource or f"command:{place.service}/{place.layer}"
+        super().__init__(settings, place)
+        self._reversible = not settings.irreversible
         self.traits = Traits(
             releases=settings.current is not None,
             step=settings.apply is not None,
             bracket=settings.enter is not None,
             data=settings.holds_data,
         )
+
+    @property
+    def resource(self) -> str:
+        return self._settings.resource or f"command:{self._place.service}/{self._place.layer}"
 
     async def current(self) -> Release:
         said = await self._ask(_given(self._settings.current))
@@ -117,45 +121,22 @@ class CommandAdapter:
         items = self._parsed(said) if said.startswith("[") else said.splitlines()
         return [self._release(item) for item in items if item]
 
-    async def plan(self, target: Release) -> Change:
-        reversible = not self._settings.irreversible
-        if not self.traits.releases:
-            return Change(self._place.layer, NO_RELEASE, NO_RELEASE, reversible=reversible)
-        check_id(target)
-        known = {release.id: release for release in await self.releases()}
-        if target.id not in known:
-            raise AdapterError(
-                f"{one_line(target.name)} is not among the releases that `releases` prints", permanent=True
-            )
-        return Change(self._place.layer, await self.current(), known[target.id], reversible=reversible)
+    async def _move(self, change: Change, trace: Trace, lock: Lock) -> None:
+        if trace.begun is None:
+            if self.traits.releases and (await self.current()).id != change.before.id:
+                raise await self._superseded()
+            trace.intend()
+        argv = _given(self._settings.apply)
+        self._must(argv, await self._effect(argv, trace, "apply", change, lock))
 
-    async def apply(self, change: Change) -> None:
-        check_change(change, releases=self.traits.releases)
-        trace = Trace(self._place.scratch, change)
-        with as_adapter_errors():
-            async with self._spawner.hold(self.resource) as lock:
-                progress = await self._progress(change, trace)
-                if progress is Progress.DONE:
-                    return
-                if progress is Progress.RUNNING:
-                    raise AdapterError(f"{self._place.layer}: what was begun earlier still runs", permanent=False)
-                if progress is Progress.SUPERSEDED or (trace.begun is None and await self._elsewhere(change)):
-                    raise AdapterError(
-                        f"{self._place.layer} is not where this rollback began: somebody else moved it: it is theirs",
-                        permanent=True,
-                    )
-                if trace.begun is None:
-                    trace.begin(key=change.key, before=change.before.id, after=change.after.id)
-                argv = _given(self._settings.apply)
-                self._must(argv, await self._effect(argv, trace, "apply", change, lock))
+    async def _finish(self, change: Change, trace: Trace, lock: Lock) -> None:
+        """Nothing is left to do: the record of `apply` is the marker."""
 
-    async def progress(self, change: Change) -> Progress:
-        check_change(change, releases=self.traits.releases)
-        trace = Trace(self._place.scratch, change)
-        if self._spawner.held(self.resource):
-            return Progress.RUNNING
-        with as_adapter_errors():
-            return await self._progress(change, trace)
+    async def _superseded(self) -> AdapterError:
+        return AdapterError(
+            f"{self._place.layer} is not where this rollback began: somebody else moved it: it is theirs",
+            permanent=True,
+        )
 
     async def _progress(self, change: Change, trace: Trace) -> Progress:
         if self._settings.progress is not None:
@@ -178,7 +159,7 @@ class CommandAdapter:
             return Progress.NOT_STARTED
         return Progress.DONE if present == change.after.id else Progress.SUPERSEDED
 
-    async def ready(self) -> Sequence[Problem]:
+    async def _problems(self) -> list[str]:
         settings = self._settings
         vectors = (settings.current, settings.releases, settings.apply, settings.progress, settings.ready)
         brackets = (settings.inside, settings.enter, settings.leave_by)
@@ -193,7 +174,7 @@ class CommandAdapter:
                     if line.strip()
                 ]
                 texts = said[:20] or [f"`{_shown(settings.ready)}`: {finished.ending}"]
-        return [Problem(self._place.layer, text) for text in texts]
+        return texts
 
     # -- as a bracket ---------------------------------------------------------------------------
     async def inside(self, key: str) -> bool:
@@ -213,14 +194,13 @@ class CommandAdapter:
         """Go in or out, waiting for what an earlier life began."""
         change = self._bracketed(key)
         trace = Trace(self._place.scratch, change)
-        with as_adapter_errors():
-            async with self._spawner.hold(self.resource, wait=self._settings.timeout) as lock:
-                if await self.inside(key) == to_inside:
-                    return
-                if trace.begun is None:
-                    trace.begin(key=key)
-                trace.record(name).unlink(missing_ok=True)  # it was crossed before, and somebody went back
-                self._must(argv, await self._effect(argv, trace, name, change, lock))
+        async with holding(self._spawner, self.resource, self._settings.timeout) as lock:
+            if await self.inside(key) == to_inside:
+                return
+            if trace.begun is None:
+                trace.begin(key=key)
+            trace.record(name).unlink(missing_ok=True)  # it was crossed before, and somebody went back
+            self._must(argv, await self._effect(argv, trace, name, change, lock))
 
     def _bracketed(self, key: str) -> Change:
         return Change(self._place.layer, NO_RELEASE, NO_RELEASE, key=key)
@@ -253,16 +233,13 @@ class CommandAdapter:
         if not finished.ok:
             raise self._wrong(f"`{_shown(argv)}`: {finished.ending}", finished.tail)
 
-    async def _elsewhere(self, change: Change) -> bool:
-        return self.traits.releases and (await self.current()).id != change.before.id
-
     def _parsed(self, said: str) -> Any:
         try:
             return json.loads(said)
         except ValueError as error:
             raise self._wrong(f"{self._quoted(said)} is not JSON: {error}") from None
 
-    def _release(self, item: Any) -> Release:
+    def _release(self, item: object) -> Release:
         """A release as a command prints it."""
         known = {"id": item} if isinstance(item, str) else item
         if not isinstance(known, dict) or not isinstance(known.get("id"), str):

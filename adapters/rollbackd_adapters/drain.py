@@ -17,16 +17,15 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from rollbackd.adapter import AdapterError, Place, Settings
-from rollbackd.model import NO_RELEASE, Change, Problem
+from rollbackd.model import NO_RELEASE, Change
 from rollbackd.syntax.json_path import JsonPath
 from rollbackd.syntax.units import Duration, Spec, Vector, format_duration, show
 from rollbackd.system import log
 from rollbackd.system.boundary import boundary
-from rollbackd.system.clock import Clock
-from rollbackd.system.spawner import Finished, Lock, Spawner, one_line
+from rollbackd.system.spawner import Finished, Lock, one_line
 from rollbackd_adapters import web
 from rollbackd_adapters.brackets import BracketAdapter, crossing, sent_once
-from rollbackd_adapters.failures import as_adapter_errors
+from rollbackd_adapters.failures import as_adapter_errors, holding
 from rollbackd_adapters.lacks import missing_programs
 from rollbackd_adapters.then import environment
 from rollbackd_adapters.traces import Trace
@@ -99,43 +98,42 @@ class DrainSettings(Settings):
         return self
 
 
-class DrainAdapter(BracketAdapter):
+class DrainAdapter(BracketAdapter[DrainSettings]):
     """One service's sessions."""
 
     settings_model: ClassVar[type[Settings]] = DrainSettings
 
     def __init__(self, settings: DrainSettings, place: Place) -> None:
-        super().__init__(place)
-        self._settings = settings
-        self._spawner: Spawner = place.spawner
-        self._clock: Clock = place.clock
+        super().__init__(settings, place)
         self._log = log.get("drain").bind(service=place.service, layer=place.layer)
-        self.resource = f"drain:{place.service}/{place.layer}"
+
+    @property
+    def resource(self) -> str:
+        return f"drain:{self._place.service}/{self._place.layer}"
 
     async def inside(self, key: str) -> bool:
         """Once they have been waited for: before that, entering is not done, and goes on after a crash."""
-        return bool((self._trace(key).begun or {}).get("drained"))
+        return bool(self._trace(key).known.get("drained"))
 
     async def enter(self, key: str) -> None:
         trace = self._trace(key)
-        with as_adapter_errors():
-            async with self._spawner.hold(self.resource, wait=self._settings.answer_within) as lock:
-                begun = trace.begun or {}
-                if begun.get("drained") and not begun.get("leaving"):
-                    return
-                if not begun.get("since") or begun.get("leaving"):
-                    trace.begin(since=self._clock.now().isoformat(), drained=False, leaving=False)
-                until = self._until(datetime.fromisoformat(str((trace.begun or {})["since"])))
-                refused = await self._shut(key, trace, lock)  # again after a crash: nobody knows whether it arrived
-                boundary("drain.entered")
-                left = "" if refused else await self._wait(until)
-                if left and self._settings.at_limit == "fail":
-                    await self._give_up(key, trace, lock, left)
-                trace.begin(drained=True, note=self._ended(refused, left))
+        async with holding(self._spawner, self.resource, self._settings.answer_within) as lock:
+            begun = trace.known
+            if begun.get("drained") and not begun.get("leaving"):
+                return
+            if not begun.get("since") or begun.get("leaving"):
+                trace.begin(since=self._clock.now().isoformat(), drained=False, leaving=False)
+            until = self._until(datetime.fromisoformat(str(trace.known["since"])))
+            refused = await self._shut(key, trace, lock)  # again after a crash: nobody knows whether it arrived
+            boundary("drain.entered")
+            left = "" if refused else await self._wait(until)
+            if left and self._settings.at_limit == "fail":
+                await self._give_up(key, trace, lock, left)
+            trace.begin(drained=True, note=self._ended(refused, left))
 
     async def note(self, key: str) -> str:
-        """That it went on although sessions may run, since the rollback ends those."""
-        begun = self._trace(key).begun or {}
+        """A sentence when the rollback went on although sessions may run, since it ends those."""
+        begun = self._trace(key).known
         return str(begun.get("note", "")) if begun.get("drained") and not begun.get("leaving") else ""
 
     def _ended(self, refused: str, left: str) -> str:
@@ -190,12 +188,11 @@ class DrainAdapter(BracketAdapter):
 
     async def leave(self, key: str) -> None:
         trace = self._trace(key)
-        with as_adapter_errors():
-            async with self._spawner.hold(self.resource, wait=self._settings.answer_within) as lock:
-                if not (trace.begun or {}).get("since"):
-                    return
-                trace.begin(leaving=True)
-                await self._reopen(key, trace, lock)
+        async with holding(self._spawner, self.resource, self._settings.answer_within) as lock:
+            if not trace.known.get("since"):
+                return
+            trace.begin(leaving=True)
+            await self._reopen(key, trace, lock)
 
     # -- waiting --------------------------------------------------------------------------------
     async def _wait(self, until: float) -> str:
@@ -287,17 +284,17 @@ class DrainAdapter(BracketAdapter):
                 argv, timeout=self._settings.answer_within, env=environment(self._place, change), lock=lock
             )
 
-    async def ready(self) -> Sequence[Problem]:
+    async def _problems(self) -> list[str]:
         command = self._settings.command
         vectors = () if command is None else (command.enter, command.leave, command.sessions)
         programs = {argv[0] for argv in vectors if argv} | ({"docker"} if self._settings.docker else set())
         texts = missing_programs(self._spawner, sorted(programs))
         if self._settings.docker and not texts:
             texts += await self._docker_does_not_answer()
-        return [Problem(self._place.layer, text) for text in texts]
+        return texts
 
     async def _docker_does_not_answer(self) -> list[str]:
-        """That it is away for now stops only who wants to fail then; `go_on` goes on at the limit."""
+        """Why dockerd cannot be asked. One that is away for now is a problem only with `at_limit: fail`."""
         try:
             await self._containers()
         except AdapterError as error:

@@ -1,18 +1,27 @@
-"""Turns what the spawner says into what the contract says."""
+"""Errors of the spawner as errors of the contract."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from datetime import timedelta
 
 from rollbackd.adapter import AdapterError
-from rollbackd.system.spawner import Busy, SpawnError
+from rollbackd.system.spawner import Busy, Lock, Spawner, SpawnError
 
 
 @contextlib.contextmanager
 def as_adapter_errors() -> Iterator[None]:
-    """A program that cannot start, and a resource that is busy, as the adapter's failures."""
+    """Raise an `AdapterError` for a program that cannot start, and for a resource that is busy."""
     try:
         yield
     except SpawnError as error:
         raise AdapterError(str(error), permanent=error.permanent) from error
     except Busy as error:
         raise AdapterError(str(error), permanent=False) from error
+
+
+@contextlib.asynccontextmanager
+async def holding(spawner: Spawner, resource: str, wait: timedelta = timedelta()) -> AsyncIterator[Lock]:
+    """The lock of a resource, for all that is done within; another process is waited for as long as `wait`."""
+    with as_adapter_errors():
+        async with spawner.hold(resource, wait=wait) as lock:
+            yield lock

@@ -3,7 +3,7 @@
 import re
 
 from rollbackd.adapter import AdapterError
-from rollbackd.model import NO_RELEASE, Change, Release
+from rollbackd.model import Release
 from rollbackd.system.spawner import one_line
 
 SNAPSHOT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")
@@ -20,15 +20,6 @@ def check_id(release: Release) -> Release:
             permanent=True,
         )
     return release
-
-
-def check_change(change: Change, *, releases: bool) -> None:
-    """:raises AdapterError: permanent, for a change whose ids are none, or of a layer that has no releases to one."""
-    if releases:
-        check_id(change.before)
-        check_id(change.after)
-    elif change.after != NO_RELEASE:
-        raise AdapterError(f"{change.layer} has no releases, so it cannot go to one", permanent=True)
 
 
 def check_own(release: Release, pattern: re.Pattern[str], what: str) -> str:

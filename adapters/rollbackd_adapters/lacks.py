@@ -21,7 +21,7 @@ def missing_programs(spawner: Spawner, programs: Iterable[str], what_then: str =
 
 
 def missing_of_then(spawner: Spawner, commands: Iterable[Sequence[str]]) -> list[str]:
-    """The same for `then`; a program within the release is there only when that is."""
+    """The same for `then`, without programs inside the release: they are there only when the release is."""
     programs = (argv[0] for argv in commands)
     found_now = (program for program in programs if program.startswith("/") or "/" not in program)
     return missing_programs(spawner, found_now, "`then` needs it")

@@ -15,4 +15,4 @@ def _whole(path: Path) -> Path:
 
 
 WholePath = Annotated[Path, AfterValidator(_whole)]
-"""One that begins with a slash."""
+"""A path that begins with a slash."""

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
+from typing import NamedTuple
 
 from rollbackd.adapter import AdapterError, Place
 from rollbackd.model import Change
@@ -27,29 +28,29 @@ def environment(place: Place, change: Change | None = None) -> dict[str, str]:
     }
 
 
-async def run_then(
-    commands: Sequence[Sequence[str]],
-    *,
-    place: Place,
-    change: Change,
-    trace: Trace,
-    lock: Lock,
-    cwd: Path,
-    timeout: timedelta,
-) -> None:
-    """Run what has not succeeded yet, in order. :raises AdapterError: not permanent, when one fails."""
+class Then(NamedTuple):
+    """Commands that run after a layer has moved, in order; all must exit with 0."""
+
+    commands: Sequence[Sequence[str]] = ()
+    cwd: Path = Path("/")
+    timeout: timedelta = timedelta(minutes=10)
+    """For each of them."""
+
+
+async def run_then(then: Then, place: Place, change: Change, trace: Trace, lock: Lock) -> None:
+    """Run what has not succeeded yet. :raises AdapterError: not permanent, when one fails."""
     spawner: Spawner = place.spawner
-    for position, argv in enumerate(commands):
+    for position, argv in enumerate(then.commands):
         digest = hashlib.sha256("\0".join(argv).encode()).hexdigest()[:8]
         with as_adapter_errors():
             finished = await spawner.run_recorded(
                 argv,
                 record=trace.record(f"then-{position}-{digest}"),
                 lock=lock,
-                timeout=timeout,
-                cwd=cwd,
+                timeout=then.timeout,
+                cwd=then.cwd,
                 env=environment(place, change),
             )
         if not finished.ok:
             command = spawner.clean(" ".join(argv))
-            raise AdapterError(f"`{command}` in {cwd}: {finished.ending}", permanent=False, evidence=finished.tail)
+            raise AdapterError(f"`{command}` in {then.cwd}: {finished.ending}", permanent=False, evidence=finished.tail)

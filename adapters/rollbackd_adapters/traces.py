@@ -33,33 +33,44 @@ class Trace:
         if not change.key:
             raise AdapterError(f"{change.layer}: a change without a key cannot be applied", permanent=True)
         self.name = safe_name(change.key)
+        self._change = change
         self._all = scratch / "changes"
         self.directory = self._all / self.name
 
     @property
     def begun(self) -> dict[str, Any] | None:
-        """What was written when it began, or None: it never did."""
+        """What was written when the change began, or None when it never did."""
         return self._read("begun.json")
 
     @property
     def done(self) -> dict[str, Any] | None:
-        """What was written when all of it was done."""
+        """What was written when the change was done, or None when it is not."""
         return self._read("done.json")
 
-    def begin(self, **facts: Any) -> None:
-        """Write the intent, or add to it."""
+    @property
+    def known(self) -> dict[str, Any]:
+        """The same as `begun`, but empty when the change never began."""
+        return self.begun or {}
+
+    def intend(self, **facts: object) -> None:
+        """Write the intent: the change's key, where it begins and where it goes, and what the layer adds."""
+        change = self._change
+        self.begin(key=change.key, before=change.before.id, after=change.after.id, **facts)
+
+    def begin(self, **facts: object) -> None:
+        """Add to what was written when it began."""
         self.make()
-        self._write("begun.json", (self.begun or {}) | facts)
+        self._write("begun.json", self.known | facts)
 
     def make(self) -> None:
-        """Make its directory, which alone means nothing yet; forgets the oldest changes of the layer."""
+        """Make the directory of the traces, which alone means nothing, and forget the oldest changes of the layer."""
         if not self.directory.is_dir():
             self._all.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._forget()
             self.directory.mkdir(mode=0o700, exist_ok=True)
             sync_directory(self._all)
 
-    def finish(self, **facts: Any) -> None:
+    def finish(self, **facts: object) -> None:
         """Write the marker."""
         self._write("done.json", facts)
 
@@ -67,7 +78,7 @@ class Trace:
         """Where the result of one of its commands is kept."""
         return self.directory / f"{name}.json"
 
-    def _write(self, name: str, facts: dict[str, Any]) -> None:
+    def _write(self, name: str, facts: dict[str, object]) -> None:
         try:
             write_durably(self.directory / name, json.dumps(facts).encode())
         except OSError as error:
@@ -94,7 +105,7 @@ class Trace:
 
 
 def progress_of(trace: Trace, change: Change, present: str) -> Progress:
-    """What a layer's present release and our own traces say together, for a layer that moves at one instant.
+    """How far a change is, from the layer's present release and our own traces, for a layer that moves at one instant.
 
     `moved` in `begun.json` says that it has moved and that what comes after it, such as `then`, is not done yet.
     """
@@ -111,7 +122,7 @@ def progress_of(trace: Trace, change: Change, present: str) -> Progress:
 
 
 def last_done(scratch: Path) -> dict[str, Any]:
-    """What was written at the beginning of the change of a layer that was finished last; empty: there is none."""
+    """What was written when the layer's last finished change began; empty when there is none."""
     found: dict[str, Any] = {}
     with contextlib.suppress(OSError, ValueError):
         markers = sorted((scratch / "changes").glob("*/done.json"), key=lambda path: path.stat().st_mtime_ns)

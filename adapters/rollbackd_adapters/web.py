@@ -36,7 +36,7 @@ _QUOTED = 2048
 _REDIRECTS = 3
 _MOVED = frozenset({301, 302, 303, 307, 308})
 _TRANSIENT = frozenset({408, 409, 423, 425, 429})
-"""Refusals that pass: a time limit, a conflict with what runs just now, a lock, a rate limit."""
+"""Statuses of refusals that pass: a time limit, a conflict with what runs just now, a lock, a rate limit."""
 _WORD = re.compile(r"\{([A-Za-z_]+)\}")
 _HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 
@@ -99,7 +99,7 @@ class HttpReply:
     def ok(self) -> bool:
         return 200 <= self.status < 300
 
-    def json(self) -> Any:
+    def json(self) -> object:
         """The body as JSON. :raises AdapterError: not permanent, when it is none."""
         try:
             return json.loads(self.body)
@@ -107,7 +107,7 @@ class HttpReply:
             start = self.quoted(self.body[:_QUOTED].decode(errors="replace"))
             raise AdapterError(f"{self.where}: the answer is not JSON: {start}", permanent=False) from None
 
-    def at(self, path: str) -> Any:
+    def at(self, path: str) -> object:
         """What its JSON document has at a path. :raises AdapterError: not permanent, when nothing is there."""
         try:
             return json_path.at(self.json(), path)
@@ -143,7 +143,7 @@ async def call(
     *,
     headers: Mapping[str, str] | None = None,
 ) -> HttpReply:
-    """Do it, once: no redirect is followed, nothing is repeated. What was not answered may have been done all the same.
+    """Send the request once: no redirect is followed, nothing is repeated. Without an answer it may have been done.
 
     :param headers: more of them, such as an idempotency key.
     :raises AdapterError: as `ask`.
@@ -235,7 +235,7 @@ async def _whole(content: aiohttp.StreamReader, where: str) -> bytes:
 
 
 async def _beginning(content: aiohttp.StreamReader) -> bytes:
-    """All of it is awaited, and not kept: what was done says the status, whatever is told about it at length."""
+    """The beginning of a body, once all of it has come: the status alone says what was done."""
     body = b""
     async for piece in content.iter_chunked(_PIECE):
         body = (body + piece)[:LARGEST]
@@ -265,7 +265,7 @@ def _headers(question: Question, place: Place, words: Mapping[str, str], where: 
     return made
 
 
-def _words(value: Any) -> Iterator[str]:
+def _words(value: object) -> Iterator[str]:
     """The names in `{…}` of all texts in a structure; a mapping's keys are texts too."""
     match value:
         case str():

@@ -14,15 +14,14 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from rollbackd.adapter import AdapterError, Needs, Place, Settings
-from rollbackd.model import Change, Problem, Progress, Release, Traits
+from rollbackd.model import Change, Progress, Release
 from rollbackd.system.boundary import boundary
-from rollbackd.system.clock import Clock
-from rollbackd.system.spawner import Spawner, one_line
+from rollbackd.system.spawner import Lock, one_line
+from rollbackd_adapters.base import StepAdapter
 from rollbackd_adapters.env import file
 from rollbackd_adapters.env.memory import ContentHistory, content_id, dumped, loaded
 from rollbackd_adapters.env.settings import EnvSettings
 from rollbackd_adapters.env.text import Content, EnvText, Unreadable, Value
-from rollbackd_adapters.failures import as_adapter_errors
 from rollbackd_adapters.ids import check_own
 from rollbackd_adapters.lacks import existing
 from rollbackd_adapters.threads import in_thread
@@ -34,18 +33,16 @@ _ID = re.compile(r"[0-9a-f]{16}")
 _PRIVATE = re.compile(r"(?:^|_)(?:KEY|PASS|PWD|DSN|AUTH|SALT)$|PASSW|SECRET|TOKEN|CREDENTIAL", re.IGNORECASE)
 
 
-class EnvAdapter:
+class EnvAdapter(StepAdapter[EnvSettings]):
     """Some variables of one file, as a layer."""
 
     settings_model: ClassVar[type[Settings]] = EnvSettings
-    traits = Traits()
+    _unknown = ": what it set is not known here any more; use a preset"
 
     def __init__(self, settings: EnvSettings, place: Place) -> None:
-        self._settings = settings
-        self._place = place
+        super().__init__(settings, place)
         self._path = settings.file
-        self._clock: Clock = place.clock
-        self._memory = ContentHistory(place.scratch / "contents", settings.keep)
+        self._history = ContentHistory(place.scratch / "contents", settings.keep)
 
     @property
     def resource(self) -> str:
@@ -62,41 +59,27 @@ class EnvAdapter:
     async def releases(self) -> Sequence[Release]:
         return [release for release, _ in await asyncio.to_thread(self._known)]
 
-    async def plan(self, target: Release) -> Change:
-        _check_id(target)
-        known = {release.id: release for release, _ in await asyncio.to_thread(self._known)}
-        if target.id not in known:
-            raise AdapterError(
-                f"{one_line(target.name)}: what it set is not known here any more; use a preset", permanent=True
-            )
-        return Change(self._place.layer, await self.current(), known[target.id])
+    async def _present_id(self) -> str:
+        return content_id((await asyncio.to_thread(self._read))[1].content)
 
-    async def apply(self, change: Change) -> None:
-        _check_id(change.before)
-        _check_id(change.after)
-        trace = Trace(self._place.scratch, change)
-        spawner: Spawner = self._place.spawner
-        with as_adapter_errors():
-            async with spawner.hold(self.resource):
-                await in_thread(self._apply, change, trace)
+    async def _move(self, change: Change, trace: Trace, _lock: Lock) -> None:
+        if await in_thread(self._replace, change, trace) is Progress.SUPERSEDED:
+            raise await self._superseded()
 
-    def _apply(self, change: Change, trace: Trace) -> None:
+    def _replace(self, change: Change, trace: Trace) -> Progress:
+        """Replace the file, unless somebody changed it after `_progress` looked.
+
+        :returns: how far the change was.
+        """
         seen, text = self._read()
         present = text.content
-        progress = progress_of(trace, change, content_id(present))
-        if progress is Progress.DONE:
-            return
-        if progress is Progress.SUPERSEDED:
-            raise AdapterError(
-                f"{self._path} is neither where this rollback began nor where it goes: somebody else changed it, and "
-                "it is left to them",
-                permanent=True,
-            )
+        if (progress := progress_of(trace, change, content_id(present))) is Progress.SUPERSEDED:
+            return progress
         begun = trace.begun
         target = loaded(begun["target"]) if begun else self._target(change.after)
         if begun is None:
             self._remember(present)
-            trace.begin(key=change.key, before=change.before.id, after=change.after.id, target=dumped(target))
+            trace.intend(target=dumped(target))
         boundary("env.begun")
         try:
             changed = text.changed(target)
@@ -105,29 +88,30 @@ class EnvAdapter:
         if content_id(present) != change.after.id:
             file.replace(self._path, changed, seen)
         boundary("env.replaced")
-        trace.finish(after=change.after.id)
+        return progress
 
-    async def progress(self, change: Change) -> Progress:
-        trace = Trace(self._place.scratch, change)
-        content = (await asyncio.to_thread(self._read))[1].content
-        return progress_of(trace, change, content_id(content))
+    async def _elsewhere(self) -> str:
+        return f"{self._path} is neither where this rollback began nor where it goes: somebody else changed it"
 
-    async def ready(self) -> Sequence[Problem]:
-        return [Problem(self._place.layer, text) for text in await asyncio.to_thread(self._problems)]
+    async def _problems(self) -> list[str]:
+        return await asyncio.to_thread(self._blocked)
 
-    def _problems(self) -> list[str]:
+    def _blocked(self) -> list[str]:
         try:
             self._read()
             found = file.blocked(self._path)
         except AdapterError as error:
             return [str(error)]
-        contents = self._memory.directory
+        contents = self._history.directory
         scratch = existing(contents)
         if not os.access(scratch, os.W_OK | os.X_OK):
             found.append(f"{scratch}: rollbackd may not write there; give its user that right")
         elif contents.exists() and not contents.is_dir():
             found.append(f"{contents} is in the way of the directory where contents are remembered; remove it")
         return found
+
+    def _check_id(self, release: Release) -> None:
+        check_own(release, _ID, "a content; `rollbackd plan` lists them")
 
     # -- what there is --------------------------------------------------------------------------
     def _read(self) -> tuple[file.FileRead, EnvText]:
@@ -138,7 +122,7 @@ class EnvAdapter:
             raise AdapterError(f"{self._path}: {error}", permanent=False) from error
 
     def _seen(self) -> Content:
-        """What the file sets now, remembered."""
+        """The content of the file now, which is remembered."""
         content = self._read()[1].content
         self._remember(content)
         return content
@@ -146,7 +130,7 @@ class EnvAdapter:
     def _remember(self, content: Content) -> None:
         # A look must not fail for want of room in the scratch: `ready` tells of that, and this is tried at each look.
         with contextlib.suppress(OSError):
-            self._memory.remember(content, self._clock.now())
+            self._history.remember(content, self._clock.now())
 
     def _known(self) -> list[tuple[Release, Content]]:
         """What can be gone back to: what is there, the presets on top of it, and what was there, newest first."""
@@ -157,7 +141,7 @@ class EnvAdapter:
             name = content_id(content)
             names = (*(found[name][0].names if name in found else ()), preset)
             found[name] = (Release(name, self._label(content), names=names), content)
-        for content, seen in self._memory.recall(self._settings.names):
+        for content, seen in self._history.recall(self._settings.names):
             name = content_id(content)
             found.setdefault(name, (Release(name, self._pairs(content), created=seen), content))
         return list(found.values())
@@ -184,14 +168,9 @@ class EnvAdapter:
 
     def _pairs(self, content: Content) -> str:
         """`NAME=value NAME=value` for people, without what looks like a secret."""
-        spawner: Spawner = self._place.spawner
         pairs = [f"{name}={_shown(name, value)}" for name, value in content.items() if value is not None]
-        return one_line(spawner.clean(" ".join(pairs))) or "none of them set"
+        return one_line(self._spawner.clean(" ".join(pairs))) or "none of them set"
 
 
 def _shown(name: str, value: Value) -> str:
     return "[secret]" if _PRIVATE.search(name) and value.text else value.text
-
-
-def _check_id(release: Release) -> None:
-    check_own(release, _ID, "a content; `rollbackd plan` lists them")

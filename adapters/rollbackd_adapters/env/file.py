@@ -13,7 +13,7 @@ from rollbackd.system.spawner import sync_directory
 from rollbackd_adapters.lacks import hint
 
 _LARGEST = 2**20
-"""Bytes; a longer file is another one named by mistake."""
+"""Bytes; a longer file was named by mistake."""
 _NO_ATTRIBUTES = frozenset({errno.ENOTSUP, errno.EPERM, errno.EINVAL, errno.ENODATA})
 
 
@@ -22,7 +22,7 @@ class FileRead:
     """A file as it was read."""
 
     text: str
-    """Bytes that are no UTF-8 come back as they were when it is written."""
+    """The content; bytes that are no UTF-8 are written back as they were."""
     stat: os.stat_result
 
 
@@ -64,7 +64,7 @@ def replace(path: Path, text: str, seen: FileRead) -> None:
 
 
 def blocked(path: Path) -> list[str]:
-    """What would stop `replace` right now, each with what to do. It reads only."""
+    """Reasons why `replace` would fail right now, each with what to do. Read only."""
     found = read(path).stat
     texts = []
     if not os.access(path.parent, os.W_OK | os.X_OK):

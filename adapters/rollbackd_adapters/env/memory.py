@@ -17,11 +17,11 @@ from rollbackd.system.spawner import sync_directory
 from rollbackd_adapters.env.text import Content, Value
 
 _ABANDONED = 3600
-"""Seconds after which a temporary file is nobody's any more."""
+"""Seconds after which a temporary file was left by a life that was killed."""
 
 
 def content_id(content: Content) -> str:
-    """16 hex digits over names and values, however they are written."""
+    """A hash of 16 hex digits over names and values, however they are written."""
     plain = {name: None if value is None else [value.text, value.expands] for name, value in content.items()}
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -82,7 +82,7 @@ class ContentHistory:
             old.unlink(missing_ok=True)
 
     def recall(self, names: tuple[str, ...]) -> list[tuple[Content, datetime]]:
-        """What there was of exactly these names, newest first. What cannot be read is left out: it is not there."""
+        """The contents of exactly these names, newest first, without those that cannot be read."""
         found = []
         for path in self._files():
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
@@ -101,7 +101,7 @@ class ContentHistory:
         return sorted(self.directory.glob("[0-9a-f]*.json"), key=seen, reverse=True)
 
     def _abandoned(self, now: datetime) -> list[Path]:
-        """What a life that was killed while it wrote has left."""
+        """Temporary files of a life that was killed while it wrote."""
         found = []
         for path in self.directory.glob(".*"):
             with contextlib.suppress(OSError):

@@ -1,7 +1,7 @@
 """What the configuration says about a layer of adapter `env`. No I/O."""
 
 import re
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -14,7 +14,7 @@ _PRESET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _UNPRINTABLE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
-def _text(value: Any) -> Any:
+def _text(value: object) -> object:
     """What YAML makes of `false` or `010` is not what a program would read."""
     if value is None or isinstance(value, str):
         return value

@@ -79,7 +79,7 @@ class EnvText:
 
     @property
     def content(self) -> Content:
-        """What it sets each of the names to; the last line that does so counts."""
+        """The values of the names in this file; the last line that sets one counts."""
         last = {each.name: each.value for each in self._assignments}
         return {name: last.get(name) for name in self._names}
 
@@ -136,7 +136,7 @@ class EnvText:
         return found
 
     def _skipped(self, at: int) -> int:
-        """Behind a line that sets nothing, in a shell with those that it is joined to."""
+        """The place behind a line that sets nothing, and in a shell behind the lines that it is joined to."""
         comment = _COMMENT[self._syntax].match(self._text, at) is not None
         while True:
             end = self._text.find("\n", at)
@@ -211,7 +211,7 @@ def _skip_blank(text: str, at: int) -> int:
 
 
 def _trimmed(written: str) -> str:
-    """Without the white space at its end, but with one that a backslash stands before."""
+    """The text without white space at its end, except a character that a backslash stands before."""
     short = written.rstrip(" \t")
     escaped = (len(short) - len(short.rstrip("\\"))) % 2 == 1
     return written[: len(short) + 1] if escaped else short

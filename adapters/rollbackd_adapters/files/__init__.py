@@ -14,17 +14,14 @@ from functools import partial
 from typing import ClassVar
 
 from rollbackd.adapter import AdapterError, Needs, Place, Settings
-from rollbackd.model import Change, Problem, Progress, Release, Traits
+from rollbackd.model import Change, Progress, Release
 from rollbackd.syntax.units import writable
-from rollbackd.system.spawner import Lock, Spawner, one_line
-from rollbackd_adapters.failures import as_adapter_errors
+from rollbackd.system.spawner import Lock, one_line
 from rollbackd_adapters.files import ready
-from rollbackd_adapters.files.jobs import Jobs, Stop
+from rollbackd_adapters.files.jobs import Stop
 from rollbackd_adapters.files.looks import LastLook
-from rollbackd_adapters.files.moving import Mover
-from rollbackd_adapters.files.present import Present
 from rollbackd_adapters.files.settings import FilesSettings
-from rollbackd_adapters.files.snapshots import Keeper, Kept
+from rollbackd_adapters.files.snapshots import FilesSnapshots
 from rollbackd_adapters.files.store import Head
 from rollbackd_adapters.files.tree import Moves, Tree, foreign
 from rollbackd_adapters.ids import check_own
@@ -35,22 +32,14 @@ __all__ = ["FilesAdapter", "FilesSettings"]
 _ID = re.compile(r"[0-9a-f]{64}")
 
 
-class FilesAdapter(Kept):
+class FilesAdapter(FilesSnapshots):
     """One watch list as a layer."""
 
     settings_model: ClassVar[type[Settings]] = FilesSettings
-    traits = Traits()
 
     def __init__(self, settings: FilesSettings, place: Place) -> None:
-        self.resource = "files:" + ",".join(sorted([*settings.paths, *(str(one.file) for one in settings.variables)]))
+        super().__init__(settings, place)
         self.needs = Needs(writes=settings.written, alone=settings.whole)
-        self._settings = settings
-        self._place = place
-        self._spawner: Spawner = place.spawner
-        self._jobs = Jobs(place.layer)
-        self._present = Present(settings, place)
-        self._mover = Mover(self._present, self._jobs)
-        self._snapshot_manager = Keeper(self._present, self._mover, self._jobs, self.resource)
         self._last = LastLook(place.scratch)
 
     async def current(self) -> Release:
@@ -71,7 +60,7 @@ class FilesAdapter(Kept):
         return (self._release(head) if head is not None else Release(tree.release)), is_kept, unsaved
 
     async def _keep(self, release: Release) -> tuple[Release, str]:
-        """Keep what was seen twice. That it cannot be kept is no failure of looking; `ready` says so."""
+        """Keep what was seen twice, or say why it cannot be kept: looking goes on, and `ready` tells it."""
         try:
             head, _ = await self._mover.storing(lambda stop: self._present.take("", "auto", stop))
         except AdapterError as error:
@@ -86,13 +75,13 @@ class FilesAdapter(Kept):
         return await self._jobs.run(self._known)
 
     def _known(self, _stop: Stop) -> list[Release]:
-        """All of it gone is a state to go back from, and never one to go to by itself."""
+        """The releases to go back to. A watch list of which nothing is there is none: one only goes back from it."""
         names = self._present.names()
         heads = [head for head in self._present.matching() if head.release != self._present.nothing]
         return [replace(self._release(head), names=names.get(head.release, ())) for head in heads]
 
     async def plan(self, target: Release) -> Change:
-        _check_id(target)
+        self._check_id(target)
         head = await self._head(target)
         aim = await self._mover.aim(head.name)
         now = await self._mover.look()
@@ -113,24 +102,6 @@ class FilesAdapter(Kept):
             )
         return head
 
-    async def apply(self, change: Change) -> None:
-        _check_id(change.after)
-        trace = Trace(self._place.scratch, change)
-        with as_adapter_errors():
-            async with self._spawner.hold(self.resource) as lock:
-                now = await self._mover.look()
-                progress = await self._jobs.run(partial(self._progress, change, trace, now))
-                if progress is Progress.DONE:
-                    return
-                if progress is Progress.SUPERSEDED:
-                    raise AdapterError(
-                        f"{self._place.layer} holds neither what this rollback began with nor what it goes to: "
-                        "somebody else changed it, and it is left to them",
-                        permanent=True,
-                    )
-                await self._move(change, trace, lock)
-                trace.finish(after=change.after.id)
-
     async def _move(self, change: Change, trace: Trace, lock: Lock) -> None:
         """Go to the target, or go on with what a crash cut off."""
         begun = trace.begun
@@ -142,18 +113,15 @@ class FilesAdapter(Kept):
                     f"{self._place.layer} was changed while it was saved; nothing was touched", permanent=False
                 )
             begun = {"snapshot": aim.head.name, "saved": saved.name}
-            trace.begin(key=change.key, before=change.before.id, after=change.after.id, **begun)
+            trace.intend(**begun)
         await self._mover.put(await self._mover.aim(str(begun["snapshot"])), str(begun["saved"]))
 
-    async def progress(self, change: Change) -> Progress:
-        trace = Trace(self._place.scratch, change)
-        if self._spawner.held(self.resource):
-            return Progress.RUNNING
+    async def _progress(self, change: Change, trace: Trace) -> Progress:
         now = await self._mover.look()
-        return await self._jobs.run(partial(self._progress, change, trace, now))
+        return await self._jobs.run(partial(self._decision_engine, change, trace, now))
 
-    def _progress(self, change: Change, trace: Trace, now: Tree, _stop: Stop) -> Progress:
-        """What is there and our own traces say together."""
+    def _decision_engine(self, change: Change, trace: Trace, now: Tree, _stop: Stop) -> Progress:
+        """How far it is, from what is there and our own traces."""
         begun = trace.begun
         if begun is None or trace.done is not None:
             if now.release == change.after.id:
@@ -165,16 +133,20 @@ class FilesAdapter(Kept):
         before, after = (self._present.store.load(str(begun[name]))[1] for name in ("saved", "snapshot"))
         return Progress.SUPERSEDED if foreign(now, before, after) else Progress.NOT_STARTED
 
-    async def ready(self) -> Sequence[Problem]:
+    async def _elsewhere(self) -> str:
+        return (
+            f"{self._place.layer} holds neither what this rollback began with nor what it goes to: somebody else "
+            "changed it"
+        )
+
+    async def _problems(self) -> list[str]:
         texts = await self._jobs.run(partial(ready.problems, self._present, self._spawner))
         if unsaved := await self._jobs.run(lambda _stop: self._last.unsaved):
             texts.append(f"what is there now could not be kept: {unsaved}")
-        return [Problem(self._place.layer, writable(text)) for text in texts]
+        return [writable(text) for text in texts]
 
-
-def _check_id(release: Release) -> None:
-    """:raises AdapterError: permanent, for anything but a hash."""
-    check_own(release, _ID, "a snapshot's content")
+    def _check_id(self, release: Release) -> None:
+        check_own(release, _ID, "a snapshot's content")
 
 
 def _risks(moves: Moves, now: Tree, target: Tree) -> tuple[str, ...]:

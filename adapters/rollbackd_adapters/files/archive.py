@@ -174,7 +174,7 @@ def _elsewhere(tree: Tree) -> Tree:
 
 
 def _known(store: Store, head: Head) -> Head | None:
-    """The same snapshot, here already and whole."""
+    """The same snapshot, if it is here already and whole."""
     for known in store.heads():
         if known.name == head.name:
             if (known.release, known.created, known.rules) != (head.release, head.created, head.rules):

@@ -19,11 +19,11 @@ from rollbackd_adapters.files.store import Store
 
 _SETTLE_FILES = 4096
 _SETTLE_BYTES = 256 * 2**20
-"""So much is put on disk at once: a snapshot that was cut off goes on from there."""
+"""Bytes that are put on disk at once: a snapshot that was cut off goes on from there."""
 _LOOK_AGAIN = 16 * 2**20
 """Bytes that are written between two looks at what is left of the disk."""
 _FEW = 16
-"""So many files are put on disk one by one; more of them together."""
+"""Files that are put on disk one by one; when there are more, all together."""
 
 
 class Batch:
@@ -96,7 +96,7 @@ class Batch:
         return content, length
 
     def _spend(self, count: int) -> None:
-        """What a file takes is known only once it was read, so room is looked at as it is used."""
+        """Look at the free room while it is used, since the size of a file is known only once it was read."""
         self._granted -= count
         if self._granted >= 0 or not self._room:
             return
@@ -123,7 +123,7 @@ class Batch:
             self._name()
 
     def _name(self) -> None:
-        """Bytes first, then names."""
+        """Put the contents on disk, and then give them their names."""
         with told(str(self._store.root)):
             boundary("files.before_blobs")
             _put_on_disk(self._store.root, self._waiting.values())
@@ -140,7 +140,7 @@ class Batch:
             boundary("files.blobs")
 
     def settle(self) -> None:
-        """All of them are there for good when this returns."""
+        """Finish: all contents are durable when this returns."""
         self._name()
         with told(str(self._store.root)):
             if self._fans:

@@ -79,7 +79,7 @@ class Pattern:
         return frozenset(found)
 
     def advance(self, positions: Positions, name: str) -> Positions:
-        """One name deeper; empty when nothing below can match."""
+        """The positions one name deeper; empty when nothing below can match."""
         found = set[int]()
         for position in positions:
             if position == len(self.parts):
@@ -91,11 +91,11 @@ class Pattern:
         return self._closed(found)
 
     def ended(self, positions: Positions) -> bool:
-        """What is here matches, and so all that is below it."""
+        """Whether the path matches, and so all that is below it."""
         return len(self.parts) in positions
 
     def selects(self, path: str) -> bool:
-        """The path itself matches, or something above it does."""
+        """Whether the path itself matches, or something above it."""
         prefix = self.base.rstrip("/") + "/"
         if not path.startswith(prefix):
             return False
@@ -108,7 +108,7 @@ class Pattern:
         return False
 
     def leads(self, path: str) -> bool:
-        """The path is a directory on the way to what can match."""
+        """Whether the path is a directory on the way to something that can match."""
         prefix = self.base.rstrip("/") + "/"
         positions = self.start if path.startswith(prefix) else frozenset()
         for name in path[len(prefix) :].split("/"):

@@ -1,4 +1,4 @@
-"""Runs blocking work on threads of its own: one that hangs costs nobody else his, and keeps no exit waiting."""
+"""Blocking work on threads of its own: one that hangs holds up no other work, and not the end of the daemon."""
 
 import asyncio
 import contextlib
@@ -29,7 +29,7 @@ class Jobs:
         self._stuck: set[threading.Thread] = set()
 
     async def run(self, work: Callable[[Stop], T]) -> T:
-        """Do it on a thread. Cancelled, the work is told, and waited for unless the file system hangs.
+        """The result of work on a thread. On cancellation it is told, and waited for unless the file system hangs.
 
         :raises AdapterError: work that was given up earlier still has not ended; the system refused something.
         """
@@ -67,7 +67,7 @@ class Jobs:
             raise
 
 
-def _settle(answer: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
+def _settle(answer: asyncio.Future[T], result: Any, error: BaseException | None) -> None:
     if answer.done():
         return
     if error is None:

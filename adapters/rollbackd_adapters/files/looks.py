@@ -1,4 +1,4 @@
-"""What the last look saw, and why that could not be kept; also when another process had that look, as on another host.
+"""The release that the last look saw, and why it could not be kept; also when another process had that look.
 
 `<scratch>/look`: the release's id, then the reason. Blocking, so it is run on threads.
 """
@@ -16,12 +16,12 @@ class LastLook:
 
     @property
     def release(self) -> str:
-        """Empty: there was none."""
+        """The release of the last look; empty when there was none."""
         return self._read()[0]
 
     @property
     def unsaved(self) -> str:
-        """Why it could not be kept; empty: it could, or nobody tried."""
+        """Why it could not be kept; empty when it could, or nobody tried."""
         return self._read()[1]
 
     def _read(self) -> tuple[str, str]:
@@ -34,7 +34,7 @@ class LastLook:
         return self._known
 
     def note(self, release: str, unsaved: str) -> None:
-        """This look was the last."""
+        """Note a look as the last one."""
         if self._read() == (release, unsaved):
             return
         self._known = (release, unsaved)

@@ -16,7 +16,7 @@ from typing import TypeVar
 from rollbackd.adapter import AdapterError
 from rollbackd.model import Change
 from rollbackd.system.spawner import Lock, Spawner
-from rollbackd_adapters.failures import as_adapter_errors
+from rollbackd_adapters.failures import as_adapter_errors, holding
 from rollbackd_adapters.files.globs import WatchList, matches
 from rollbackd_adapters.files.jobs import Jobs, Stop
 from rollbackd_adapters.files.keeping import BEFORE
@@ -59,16 +59,15 @@ class Mover:
 
     @property
     def is_storing(self) -> bool:
-        """Something writes to the store now, here in this process."""
+        """Whether something in this process writes to the store now."""
         return self._storing > 0
 
     async def storing(self, work: Callable[[Stop], T]) -> T:
-        """Do what writes to the store, as the only one who does."""
+        """The result of work that writes to the store, under the store's lock."""
         self._storing += 1
         try:
-            with as_adapter_errors():
-                async with self._spawner.hold(f"files-store:{self._present.store.root}"):
-                    return await self._jobs.run(work)
+            async with holding(self._spawner, f"files-store:{self._present.store.root}"):
+                return await self._jobs.run(work)
         finally:
             self._storing -= 1
 
@@ -81,7 +80,10 @@ class Mover:
         return Aim(head, tree, tuple(only) or PARTS)
 
     async def begin(self, change: Change, trace: Trace, aim: Aim, lock: Lock) -> Head:
-        """All that comes before the first file: it changes nothing that is watched. The snapshot of what is there."""
+        """Check everything and save what is there, before the first file is touched.
+
+        :returns: the snapshot of what is there.
+        """
         now = self._seen(await self.look(), aim)
         way = self._way(now, aim)
         await self._jobs.run(partial(self._check, now, aim, way))
@@ -169,7 +171,7 @@ class Mover:
 
     @staticmethod
     def _part(tree: Tree, aim: Aim) -> Tree:
-        """What is restored of it."""
+        """The part of a tree that is restored."""
         return replace(
             tree,
             entries=tree.entries if FILES in aim.only else {},
@@ -177,7 +179,7 @@ class Mover:
         )
 
     def _seen(self, now: Tree, aim: Aim) -> Tree:
-        """What of it the target's own watch list knew: what that did not watch is not extra."""
+        """The part of a tree that the target's own watch list knew: files that it did not watch are not extra."""
         if aim.head.rules == self._present.rules.fingerprint:
             return now
         watch = WatchList(aim.head.paths)
@@ -230,7 +232,7 @@ class Mover:
 
 
 def _other(there: Variables, wanted: Variables) -> tuple[str, ...]:
-    """What is not set as it should be."""
+    """The variables that are not set as they should be."""
     return tuple(
         f"{file} {name}"
         for file, values in wanted.items()

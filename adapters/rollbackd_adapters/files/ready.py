@@ -13,7 +13,7 @@ from rollbackd_adapters.lacks import existing, lacking_room, missing_programs
 
 
 def problems(present: Present, spawner: Spawner, stop: Stop) -> list[str]:
-    """All of them. Blocking."""
+    """All problems. Blocking."""
     found = [*_store(present), *_room(present)]
     found += missing_programs(spawner, (one.command[0] for one in present.settings.syntax), "`syntax` needs it")
     try:
@@ -39,7 +39,7 @@ def _room(present: Present) -> list[str]:
 
 
 def _places(present: Present, tree: Tree) -> Iterator[str]:
-    """Where files are put."""
+    """The directories that files are put into."""
     for base, patterns in present.rules.watch.by_base():
         if not Path(base).is_dir():
             yield f"{base}: no such directory; make it, or correct `paths`"

@@ -24,7 +24,7 @@ _ENV_LIMIT = 2**20
 
 
 class Sink(Protocol):
-    """What becomes of contents."""
+    """Takes the contents that a scan finds."""
 
     def accepts(self, content: str) -> bool:
         """It is known by this hash already, so the file need not be read again."""
@@ -36,7 +36,7 @@ class Sink(Protocol):
 
 
 class Hashing:
-    """Only the hashes are wanted."""
+    """A sink that only hashes."""
 
     def __init__(self, stop: Callable[[], None]) -> None:
         self._stop = stop
@@ -76,7 +76,7 @@ class ScanRules:
 
     @property
     def fingerprint(self) -> str:
-        """Two snapshots with the same one can be compared by their releases."""
+        """A hash of the rules: snapshots with the same one can be compared by their releases."""
         text = repr((sorted(self.watch.patterns), sorted(self.volatile), sorted(self.modes), sorted(self.variables)))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -87,7 +87,7 @@ class ScanRules:
 
 @dataclass
 class Scan:
-    """One look at all of it."""
+    """One look at all that is watched."""
 
     rules: ScanRules
     sink: Sink

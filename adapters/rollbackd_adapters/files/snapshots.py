@@ -5,11 +5,12 @@ from collections.abc import Collection, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
-from rollbackd.adapter import AdapterError, Difference, Snapshot, SnapshotProblem
+from rollbackd.adapter import AdapterError, Difference, Place, Snapshot, SnapshotProblem
 from rollbackd.model import NO_RELEASE, Change, Release
 from rollbackd.syntax.units import writable
-from rollbackd.system.spawner import Lock, Spawner, one_line
-from rollbackd_adapters.failures import as_adapter_errors
+from rollbackd.system.spawner import Lock, one_line
+from rollbackd_adapters.base import StepAdapter
+from rollbackd_adapters.failures import holding
 from rollbackd_adapters.files import archive
 from rollbackd_adapters.files.jobs import Jobs, Stop
 from rollbackd_adapters.files.keeping import dropped
@@ -17,6 +18,7 @@ from rollbackd_adapters.files.masking import Masks
 from rollbackd_adapters.files.moving import PARTS, Aim, Mover
 from rollbackd_adapters.files.present import Present, check_name
 from rollbackd_adapters.files.rehearsal import rehearse
+from rollbackd_adapters.files.settings import FilesSettings
 from rollbackd_adapters.files.showing import TEXT_LIMIT, Contents, differences
 from rollbackd_adapters.files.tree import Tree, TreeEntry
 from rollbackd_adapters.traces import Trace
@@ -25,18 +27,22 @@ _PATIENCE = timedelta(minutes=10)
 """How long a rehearsal waits for another one of the layer."""
 
 
-class Keeper:
-    """What a person, a calendar or a drill does with snapshots."""
+class FilesSnapshots(StepAdapter[FilesSettings]):
+    """What a person, a calendar or a drill does with the snapshots of a watch list."""
 
-    def __init__(self, present: Present, mover: Mover, jobs: Jobs, resource: str) -> None:
-        self._present = present
-        self._store = present.store
-        self._mover = mover
-        self._jobs = jobs
-        self._resource = resource
-        self._spawner: Spawner = present.place.spawner
+    def __init__(self, settings: FilesSettings, place: Place) -> None:
+        super().__init__(settings, place)
+        self._jobs = Jobs(place.layer)
+        self._present = Present(settings, place)
+        self._store = self._present.store
+        self._mover = Mover(self._present, self._jobs)
 
-    async def take(self, name: str, why: str) -> Snapshot:
+    @property
+    def resource(self) -> str:
+        settings = self._settings
+        return "files:" + ",".join(sorted([*settings.paths, *(str(one.file) for one in settings.variables)]))
+
+    async def take(self, name: str = "", why: str = "manual") -> Snapshot:
         if name:
             check_name(name)
         elif not why.isalnum() or not why.isascii():
@@ -72,11 +78,11 @@ class Keeper:
             if entry.kind == "file" and entry.content in harms
         ]
 
-    async def diff(self, older: str, newer: str) -> Sequence[Difference]:
+    async def diff(self, older: str, newer: str = "") -> Sequence[Difference]:
         return await self._jobs.run(partial(self._diff, older, newer))
 
     def _diff(self, older: str, newer: str, stop: Stop) -> list[Difference]:
-        masks = Masks(self._present.settings.secret, self._spawner.clean)
+        masks = Masks(self._settings.secret, self._spawner.clean)
         _, old = self._store.load(check_name(older))
         new = self._store.load(check_name(newer))[1] if newer else self._present.look(stop)
         return differences(old, new, self._stored, self._stored if newer else self._there(new), masks)
@@ -96,24 +102,23 @@ class Keeper:
 
         return contents
 
-    async def restore(self, name: str, key: str, only: Sequence[str]) -> Snapshot:
+    async def restore(self, name: str, key: str, only: Sequence[str] = ()) -> Snapshot:
         if unknown := set(only) - set(PARTS):
             raise AdapterError(
                 f"no part {min(unknown)!r} can be restored; there are {', '.join(PARTS)}", permanent=True
             )
         aim = await self._mover.aim(check_name(name), only)
         change = Change(
-            self._present.place.layer,
+            self._place.layer,
             NO_RELEASE,
             Release(aim.head.release, aim.head.name),
             key=key and f"restore/{key}",
         )
-        trace = Trace(self._present.place.scratch, change)
-        with as_adapter_errors():
-            async with self._spawner.hold(self._resource) as lock:
-                if trace.done is None:
-                    await self._restore(change, trace, aim, lock)
-        saved, _ = await self._jobs.run(lambda _stop: self._store.load(str((trace.begun or {})["saved"])))
+        trace = Trace(self._place.scratch, change)
+        async with holding(self._spawner, self.resource) as lock:
+            if trace.done is None:
+                await self._restore(change, trace, aim, lock)
+        saved, _ = await self._jobs.run(lambda _stop: self._store.load(str(trace.known["saved"])))
         return saved.snapshot(restorable=True)
 
     async def _restore(self, change: Change, trace: Trace, aim: Aim, lock: Lock) -> None:
@@ -138,22 +143,23 @@ class Keeper:
         await self._jobs.run(lambda stop: archive.write(self._store, check_name(name), path, stop))
 
     async def import_from(self, path: str) -> Snapshot:
-        settings = self._present.settings
+        settings = self._settings
         head = await self._mover.storing(
             lambda stop: archive.read(self._store, path, settings.largest, settings.room, stop)
         )
         return head.snapshot(restorable=True)
 
     async def rehearse(self, name: str) -> Sequence[SnapshotProblem]:
-        with as_adapter_errors():  # without the store's lock, as above; two of them would share the scratch place
-            async with self._spawner.hold(f"files-rehearsal:{self._present.place.scratch}", wait=_PATIENCE):
-                return await self._jobs.run(partial(rehearse, self._present, check_name(name)))
+        async with holding(
+            self._spawner, f"files-rehearsal:{self._place.scratch}", _PATIENCE
+        ):  # without the store's lock, as above; two of them would share the scratch place
+            return await self._jobs.run(partial(rehearse, self._present, check_name(name)))
 
-    async def prune(self, spare: Collection[str], last: int) -> Sequence[str]:
+    async def prune(self, spare: Collection[str] = (), last: int = 0) -> Sequence[str]:
         return await self._mover.storing(partial(self._prune, frozenset(spare), last))
 
     def _prune(self, spare: frozenset[str], last: int, stop: Stop) -> list[str]:
-        keep, now = self._present.settings.keep, self._present.clock.now()
+        keep, now = self._settings.keep, self._clock.now()
         keep = keep.model_copy(update={"last": last}) if last else keep
         self._store.prepare()
         gone = dropped(self._store.heads(), keep, spare | self._in_use(), now)
@@ -162,9 +168,9 @@ class Keeper:
         return gone
 
     def _in_use(self) -> set[str]:
-        """What restores need that were begun and are not done."""
+        """The snapshots that restores need which were begun and are not done."""
         found = set[str]()
-        for path in (self._present.place.scratch / "changes").glob("*/begun.json"):
+        for path in (self._place.scratch / "changes").glob("*/begun.json"):
             try:
                 begun = json.loads(path.read_bytes())
             except (OSError, ValueError):
@@ -172,36 +178,3 @@ class Keeper:
             if isinstance(begun, dict) and not (path.parent / "done.json").exists():
                 found |= {str(begun.get(name)) for name in ("snapshot", "saved", "after")}
         return found
-
-
-class Kept:
-    """The capability, for a class that has a keeper."""
-
-    _snapshot_manager: Keeper
-
-    async def take(self, name: str = "", why: str = "manual") -> Snapshot:
-        return await self._snapshot_manager.take(name, why)
-
-    async def snapshots(self) -> Sequence[Snapshot]:
-        return await self._snapshot_manager.snapshots()
-
-    async def verify(self, name: str) -> Sequence[SnapshotProblem]:
-        return await self._snapshot_manager.verify(name)
-
-    async def diff(self, older: str, newer: str = "") -> Sequence[Difference]:
-        return await self._snapshot_manager.diff(older, newer)
-
-    async def restore(self, name: str, key: str, only: Sequence[str] = ()) -> Snapshot:
-        return await self._snapshot_manager.restore(name, key, only)
-
-    async def export_to(self, name: str, path: str) -> None:
-        await self._snapshot_manager.export_to(name, path)
-
-    async def import_from(self, path: str) -> Snapshot:
-        return await self._snapshot_manager.import_from(path)
-
-    async def prune(self, spare: Collection[str] = (), last: int = 0) -> Sequence[str]:
-        return await self._snapshot_manager.prune(spare, last)
-
-    async def rehearse(self, name: str) -> Sequence[SnapshotProblem]:
-        return await self._snapshot_manager.rehearse(name)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from rollbackd.adapter import AdapterError, Snapshot
 from rollbackd.system.boundary import boundary
@@ -85,7 +85,7 @@ class Store:
         """Which snapshots have all their blobs, and on what evidence."""
 
     def prepare(self) -> None:
-        """Make it; take away what a kill left. Under the lock."""
+        """Make the store, and take away what a kill left. Under the lock."""
         with told(str(self.root)):
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
             for directory in (self.blobs, self.manifests, self.temporary):
@@ -189,7 +189,7 @@ class Store:
         return [content for content, size in tree.blobs().items() if _size(self.blob(content)) != size]
 
     def is_whole(self, head: Head) -> bool:
-        """All its blobs are there. Looked at again only when a blob came or went since."""
+        """Whether all blobs of a snapshot are there. Looked at again only when a blob came or went since."""
         evidence = (head.digest, tuple((path.name, path.stat().st_mtime_ns) for path in sorted(self._fans())))
         known = self._whole.get(head.name)
         if known is None or known[0] != evidence:
@@ -269,14 +269,14 @@ def parse_body(head: Head, body: bytes) -> Tree:
 
 
 def _moment(text: str) -> datetime:
-    """In UTC: one without a zone cannot be told from others by age, and would end every listing."""
+    """A time in UTC; one without a zone is refused, since it cannot be sorted among the others."""
     at = datetime.fromisoformat(text)
     if at.tzinfo is None:
         raise ValueError("its time has no zone")
     return at.astimezone(UTC)
 
 
-def _loads(body: bytes) -> Any:
+def _loads(body: bytes) -> object:
     try:
         return json.loads(body)
     except RecursionError as error:

@@ -33,7 +33,7 @@ class TreeEntry(NamedTuple):
 
     @property
     def counts(self) -> bool:
-        """It is a part of the release."""
+        """Whether it is a part of the release."""
         return not self.volatile and self.kind != "way"
 
     @property
@@ -44,7 +44,7 @@ class TreeEntry(NamedTuple):
 
 @dataclass(frozen=True)
 class Tree:
-    """All of it."""
+    """All that a watch list holds at one time."""
 
     entries: Mapping[str, TreeEntry]
     """By absolute path."""
@@ -59,7 +59,7 @@ class Tree:
 
     @cached_property
     def release(self) -> str:
-        """Its hash: kinds, paths, modes, contents, variables. Owners and times do not count, nor what is volatile."""
+        """The hash over kinds, paths, modes, contents, variables. Owners, times and volatile files do not count."""
         lines = [
             f"{entry.kind} {entry.mode if entry.kind != 'link' else 0:o} {os.fsencode(path).hex()} "
             f"{os.fsencode(entry.content).hex()}"
@@ -75,7 +75,7 @@ class Tree:
 
     @property
     def is_empty(self) -> bool:
-        """Nothing of what is watched is there."""
+        """Whether nothing of what is watched is there."""
         values = (value for file in self.variables.values() for value in file.values())
         return not any(entry.counts for entry in self.entries.values()) and all(value is None for value in values)
 
@@ -167,7 +167,7 @@ def foreign(present: Tree, before: Tree, after: Tree) -> str:
 
 
 def written(tree: Tree) -> dict[str, Any]:
-    """As JSON takes it."""
+    """A tree as JSON takes it."""
     return {"entries": dict(tree.entries), "variables": {file: dict(values) for file, values in tree.variables.items()}}
 
 

@@ -13,32 +13,28 @@ from rollbackd.model import Problem
 from rollbackd.system import log
 from rollbackd.system.spawner import Spawner
 from rollbackd_adapters.brackets import BracketAdapter
-from rollbackd_adapters.failures import as_adapter_errors
+from rollbackd_adapters.failures import holding
 from rollbackd_adapters.freeze.barrier import Barrier, Whose
 from rollbackd_adapters.freeze.calls import FrozenByCalls
 from rollbackd_adapters.freeze.file import FrozenFile
 from rollbackd_adapters.freeze.ref import FrozenRef
 from rollbackd_adapters.freeze.settings import FreezeSettings
 
-__all__ = ["FreezeAdapter", "FreezeSettings"]
+__all__ = ["FreezeAdapter", "FreezeSettings", "Problem", "Spawner"]
 
 _TRIES = 3
 """Looks, when somebody freezes or lifts at the same instant."""
 
 
-class FreezeAdapter(BracketAdapter):
+class FreezeAdapter(BracketAdapter[FreezeSettings]):
     """One freeze."""
 
     settings_model: ClassVar[type[Settings]] = FreezeSettings
 
     def __init__(self, settings: FreezeSettings, place: Place) -> None:
-        super().__init__(place)
-        self._settings = settings
-        self._spawner: Spawner = place.spawner
+        super().__init__(settings, place)
         self._barrier: Barrier
         self.needs = Needs()
-        self.resource = f"freeze:{place.service}/{place.layer}"
-        """Services may share a freeze; what is locked while it is crossed is `_held`."""
         if settings.file is not None:
             self._barrier = FrozenFile(settings.file, place)
             self._held = f"freeze:{settings.file}"
@@ -51,40 +47,43 @@ class FreezeAdapter(BracketAdapter):
             self._barrier = FrozenByCalls(settings.http, settings, place)
             self._held = f"freeze:{settings.http.enter.method} {settings.http.enter.url}"
 
+    @property
+    def resource(self) -> str:
+        """The layer's own: services may share a freeze, and what is locked while it is crossed is `_held`."""
+        return f"freeze:{self._place.service}/{self._place.layer}"
+
     async def inside(self, key: str) -> bool:
         trace = self._trace(key)
         whose = await self._barrier.whose(key, trace)
-        return whose in {Whose.OURS, Whose.UNSURE} or (whose is Whose.THEIRS and bool((trace.begun or {}).get("guest")))
+        return whose in {Whose.OURS, Whose.UNSURE} or (whose is Whose.THEIRS and bool(trace.known.get("guest")))
 
     async def enter(self, key: str) -> None:
         trace = self._trace(key)
-        with as_adapter_errors():
-            async with self._spawner.hold(self._held, wait=self._settings.timeout) as lock:
-                for _ in range(_TRIES):
-                    whose = await self._barrier.whose(key, trace)
-                    if whose is Whose.THEIRS:
-                        trace.begin(guest=True)
-                        log.get("freeze").info("deployments are frozen by somebody else", layer=self._place.layer)
-                        return
-                    if whose is Whose.OURS or await self._barrier.close(key, trace, lock):
-                        return
+        async with holding(self._spawner, self._held, self._settings.timeout) as lock:
+            for _ in range(_TRIES):
+                whose = await self._barrier.whose(key, trace)
+                if whose is Whose.THEIRS:
+                    trace.begin(guest=True)
+                    log.get("freeze").info("deployments are frozen by somebody else", layer=self._place.layer)
+                    return
+                if whose is Whose.OURS or await self._barrier.close(key, trace, lock):
+                    return
         raise AdapterError(
             f"{self._place.layer}: others freeze and lift at the same time; trying again", permanent=False
         )
 
     async def note(self, key: str) -> str:
-        """While somebody else's freeze is respected: it is theirs to lift."""
-        guest = bool((self._trace(key).begun or {}).get("guest"))
+        """A sentence while the freeze is somebody else's, who can lift it."""
+        guest = bool(self._trace(key).known.get("guest"))
         return "deployments are frozen by somebody else, who can lift that at any time" if guest else ""
 
     async def leave(self, key: str) -> None:
         trace = self._trace(key)
-        with as_adapter_errors():
-            async with self._spawner.hold(self._held, wait=self._settings.timeout) as lock:
-                if await self._barrier.whose(key, trace) in {Whose.OURS, Whose.UNSURE}:
-                    await self._barrier.lift(key, trace, lock)
-                if trace.begun is not None:
-                    trace.begin(guest=False)
+        async with holding(self._spawner, self._held, self._settings.timeout) as lock:
+            if await self._barrier.whose(key, trace) in {Whose.OURS, Whose.UNSURE}:
+                await self._barrier.lift(key, trace, lock)
+            if trace.begun is not None:
+                trace.begin(guest=False)
 
-    async def ready(self) -> Sequence[Problem]:
-        return [Problem(self._place.layer, text) for text in await self._barrier.problems()]
+    async def _problems(self) -> Sequence[str]:
+        return await self._barrier.problems()

@@ -1,4 +1,4 @@
-"""What stops deployments, of whatever kind. No I/O."""
+"""The interface of everything that stops deployments. No I/O."""
 
 from collections.abc import Sequence
 from enum import StrEnum
@@ -20,10 +20,10 @@ class Whose(StrEnum):
 
 
 class Barrier(Protocol):
-    """One kind of it. `trace` is what was written about it for the incident, `key` names that."""
+    """One way to stop deployments. `trace` is what was written about it for the incident that `key` names."""
 
     async def whose(self, key: str, trace: Trace) -> Whose:
-        """Read only."""
+        """Who has frozen. Read only."""
         ...
 
     async def close(self, key: str, trace: Trace, lock: Lock) -> bool:

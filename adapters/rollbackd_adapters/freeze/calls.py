@@ -26,7 +26,7 @@ class FrozenByCalls:
         self._place = place
 
     async def whose(self, key: str, trace: Trace) -> Whose:
-        called = (trace.begun or {}).get("called")
+        called = trace.known.get("called")
         if self._calls.inside is None:
             return {"done": Whose.OURS, "leaving": Whose.UNSURE}.get(called or "", Whose.NOBODY)
         if not await self._asked(self._calls.inside, key):
@@ -58,7 +58,7 @@ class FrozenByCalls:
         return True
 
     async def _take_back(self, why: AdapterError, key: str, trace: Trace, lock: Lock) -> None:
-        """It may have been done, and nothing can be asked: else nobody would ever lift it."""
+        """Lift a freeze that may have been made: nothing can be asked, and nobody else would ever lift it."""
         try:
             await self.lift(key, trace, lock)
         except AdapterError as error:

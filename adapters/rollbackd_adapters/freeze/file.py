@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,11 +76,11 @@ class FrozenFile:
         except OSError as error:
             raise self._failure(error) from error
 
-    def _mine(self, holder: dict[str, Any], key: str) -> bool:
+    def _mine(self, holder: Mapping[str, object], key: str) -> bool:
         return holder.get("key") == key and holder.get("service") == self._place.service
 
     def _holders(self) -> list[dict[str, Any]] | None:
-        """Who of us holds it; none when there is no file; None when it is somebody else's."""
+        """The holders among us; empty when there is no file; None when the file is somebody else's."""
         try:
             with self._path.open("rb") as file:
                 found = json.loads(file.read(_LARGEST))
@@ -94,8 +94,11 @@ class FrozenFile:
             return None
         return [holder for holder in found["holders"] if isinstance(holder, dict)] or None
 
-    def _write(self, holders: Sequence[dict[str, Any]], *, new: bool) -> bool:
-        """Put it in place; a new one only where there is none. False when there is one."""
+    def _write(self, holders: Sequence[Mapping[str, object]], *, new: bool) -> bool:
+        """Put the file in place; a new one only where there is none.
+
+        :returns: False when there is one.
+        """
         text = json.dumps({"frozen_by": _MINE, "holders": holders}, indent=2) + "\n"
         half = self._path.with_name(f".{self._path.name}.{safe_name(self._place.service)}.half")
         try:

@@ -42,7 +42,7 @@ class FrozenRef:
         found = await self._there()
         if not found:
             return Whose.NOBODY
-        return Whose.OURS if found == (trace.begun or {}).get("commit") else Whose.THEIRS
+        return Whose.OURS if found == trace.known.get("commit") else Whose.THEIRS
 
     async def _there(self) -> str:
         """The ref's commit, or "" when there is none."""
@@ -60,7 +60,7 @@ class FrozenRef:
         return await self._push(f"--force-with-lease={self._ref.ref}:", f"{commit}:{self._ref.ref}", lock)
 
     async def lift(self, _key: str, trace: Trace, lock: Lock) -> None:
-        commit = str((trace.begun or {})["commit"])
+        commit = str(trace.known["commit"])
         await self._push(f"--force-with-lease={self._ref.ref}:{commit}", f":{self._ref.ref}", lock)
 
     async def _push(self, lease: str, what: str, lock: Lock) -> bool:
@@ -77,7 +77,7 @@ class FrozenRef:
         raise failure(Path(self._ref.remote), answer)
 
     def _clear_locks(self) -> None:
-        """What a git that was killed has left. The repository is ours alone, and we hold the layer."""
+        """Remove locks that a killed git left. The repository is ours alone, and we hold the layer."""
         for leftover in self._own.glob("*.lock"):
             leftover.unlink(missing_ok=True)
 

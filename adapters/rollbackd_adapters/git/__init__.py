@@ -45,7 +45,7 @@ class GitAdapter(TagSnapshots):
         branch = f"git-branch:{settings.remote}/{settings.branch} {os.path.realpath(settings.repo)}"
         whole = resource_of(settings) if settings.strategy == "checkout" else branch
         self.resource = " ".join((whole, *settings.paths))
-        """With `paths`, another layer may have the rest; the lock is the repository's all the same."""
+        """With `paths`, another layer may have the rest; the lock is that of the repository all the same."""
         repo = Path(os.path.realpath(settings.repo))
         self.needs = Needs(writes=(repo.parent if settings.restore_from else repo,))
 

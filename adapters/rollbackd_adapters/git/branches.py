@@ -1,6 +1,7 @@
-"""Branches that a rollback leaves behind, and the one that HEAD is on afterwards. All of them are a help.
+"""Branches that a rollback leaves behind, and the one that HEAD is on afterwards.
 
-One that is there already is never moved: the next free name is taken. That one cannot be made stops no rollback.
+A branch that is there already is never moved: the next free name is taken. None of them is needed: a rollback goes on
+when one cannot be made.
 """
 
 from collections.abc import Mapping
@@ -23,7 +24,7 @@ _LONGEST_SEARCH = 100
 
 
 class Branches:
-    """Those of one work tree."""
+    """The branches of one work tree."""
 
     def __init__(self, repo: Repo, settings: GitSettings) -> None:
         self._repo = repo
@@ -48,7 +49,7 @@ class Branches:
         return "" if self._settings.paths or last.get("commit") != look.commit else str(last.get("on", ""))
 
     async def leave(self, change: Change, commit: str, lock: Lock) -> None:
-        """The one to mend it on, at what was left."""
+        """Leave the emergency branch at the commit that is left."""
         if name := self._emergency(change):
             try:
                 branch = await at(self._repo, name, commit, lock)
@@ -57,7 +58,7 @@ class Branches:
                 log.get("git").warning("no branch could be left", repo=str(self._repo.path), error=str(error))
 
     async def take_up(self, change: Change, commit: str, known: str, lock: Lock) -> None:
-        """HEAD is at the commit already; now it says so by a branch's name.
+        """Put HEAD, which is at the commit already, on a branch there.
 
         :param known: the branch it was on when it was there before; it must not have moved.
         """
@@ -80,7 +81,7 @@ def name_of(setting: bool | str, default: str, change: Change) -> str:
 
 
 async def at(repo: Repo, name: str, commit: str, lock: Lock) -> str:
-    """A branch of that name at the commit, made or found; its name. Called again after a crash it finds its own.
+    """The name of a branch at the commit, made or found. Called again after a crash it finds its own.
 
     :raises AdapterError: it cannot be made.
     """

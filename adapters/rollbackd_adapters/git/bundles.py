@@ -15,7 +15,7 @@ _REF = re.compile(r"refs/[A-Za-z0-9][A-Za-z0-9._/-]*")
 
 
 async def write(repo: Repo, tag: Tag, path: str, lock: Lock) -> None:
-    """The file appears whole or not at all; one that is there is replaced."""
+    """Write a snapshot to a file, which appears whole or not at all; a file that is there is replaced."""
     goal = _absolute(path)
     if not await asyncio.to_thread(goal.parent.is_dir):
         raise AdapterError(f"{goal.parent}: no such directory; make it first", permanent=True)

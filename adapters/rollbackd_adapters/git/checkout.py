@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from rollbackd.adapter import AdapterError, Place
-from rollbackd.model import Change, Problem, Progress, Release
+from rollbackd.model import Change, Progress, Release
 from rollbackd.system.clock import Clock
-from rollbackd.system.spawner import Lock, Spawner, one_line
-from rollbackd_adapters.failures import as_adapter_errors
+from rollbackd.system.spawner import Lock, one_line
+from rollbackd_adapters.base import StepAdapter
 from rollbackd_adapters.git import lfs, ready, submodules
 from rollbackd_adapters.git.branches import Branches
 from rollbackd_adapters.git.damage import DAMAGED, damage_of, damaged, missing, unreadable
@@ -23,26 +23,27 @@ from rollbackd_adapters.git.restore import KnownCommits, Recloner
 from rollbackd_adapters.git.saving import dirty, stash
 from rollbackd_adapters.git.scope import Paths, Scope, Whole
 from rollbackd_adapters.git.settings import GitSettings
-from rollbackd_adapters.then import run_then
+from rollbackd_adapters.then import Then
 from rollbackd_adapters.traces import Trace, last_done, progress_of
 
 _STALE = timedelta(minutes=1)
 """A lock file that no visible process has open counts as left behind after this."""
 
 
-class Checkout:
+class Checkout(StepAdapter[GitSettings]):
     """One work tree."""
 
     def __init__(self, settings: GitSettings, place: Place) -> None:
-        self._settings = settings
-        self._place = place
-        self._spawner: Spawner = place.spawner
-        self._clock: Clock = place.clock
+        super().__init__(settings, place)
         self._repo = Repo(settings, place)
         self._scope: Scope = (Paths if settings.paths else Whole)(self._repo, settings, place)
         self._branches = Branches(self._repo, settings)
         self._memory = KnownCommits(settings, place)
         self._restoring = Recloner(self._repo, settings, place, self._memory)
+
+    @property
+    def resource(self) -> str:
+        return resource_of(self._settings)
 
     async def current(self) -> Release:
         try:
@@ -118,13 +119,16 @@ class Checkout:
             async for text in submodules.risks(self._repo, before.id, target.tree):
                 yield text
 
-    async def progress(self, change: Change) -> Progress:
-        trace = Trace(self._place.scratch, change)
-        if self._spawner.held(resource_of(self._settings)):
-            return Progress.RUNNING
-        return _progress(change, trace, await self._present(), self._settings)
+    async def _progress(self, change: Change, trace: Trace) -> Progress:
+        """How far it is. A damaged work tree can always be restored, so it is nobody's. `paths` that were cut off may
+        hold any mixture, which is saved before the change goes on.
+        """
+        present = await self._present_id()
+        if trace.done is None and (present == DAMAGED or (self._settings.paths and trace.begun is not None)):
+            return Progress.NOT_STARTED
+        return progress_of(trace, change, present)
 
-    async def _present(self) -> str:
+    async def _present_id(self) -> str:
         """The id of the release that is there."""
         try:
             return await self._scope.present(await self._repo.look())
@@ -133,62 +137,47 @@ class Checkout:
                 return DAMAGED
             raise
 
-    async def apply(self, change: Change) -> None:
-        target = check_id(change.after)
-        trace = Trace(self._place.scratch, change)
-        with as_adapter_errors():
-            async with self._spawner.hold(resource_of(self._settings)) as lock:
-                present = await self._present()
-                progress = _progress(change, trace, present, self._settings)
-                if progress is Progress.DONE:
-                    return
-                if progress is Progress.SUPERSEDED:
-                    raise AdapterError(
-                        f"{self._repo.path} is at {present[:10]}, which is neither where this rollback began nor "
-                        "where it goes: somebody else moved it, and it is left to them",
-                        permanent=True,
-                    )
-                if not (trace.begun or {}).get("moved"):
-                    await self._go(change, target, trace, lock)
-                await self._finish(change, target, trace, lock)
+    async def _elsewhere(self) -> str:
+        present = await self._present_id()
+        return (
+            f"{self._repo.path} is at {present[:10]}, which is neither where this rollback began nor where it goes: "
+            "somebody else moved it"
+        )
 
-    async def _go(self, change: Change, target: str, trace: Trace, lock: Lock) -> None:
-        """To the target: by a checkout, or by a new clone when what is there is damaged."""
-        begun = trace.begun or {}
+    def _check(self, change: Change) -> None:
+        check_id(change.after)  # and not `before`, which may be damage
+
+    async def _move(self, change: Change, trace: Trace, lock: Lock) -> None:
+        """Go to the target by a checkout, or by a new clone when the work tree is damaged."""
+        begun = trace.known
         last = {} if begun else await asyncio.to_thread(last_done, self._place.scratch)
-        commit = str(begun["commit"]) if begun else await self._commit_of(change.after, target, last)
+        commit = str(begun["commit"]) if begun else await self._commit_of(change.after, last)
         if begun.get("aside") or await self._damage():
             await self._restoring.run(change, commit, trace, lock)
             return
         try:
-            await self._move(change, commit, last, trace, lock)
+            await self._check_out(change, commit, last, trace, lock)
         except AdapterError:
             if not self._settings.restore_from or not await unreadable(self._repo, commit):
                 raise
             await self._restoring.run(change, commit, trace, lock)
 
-    async def _finish(self, change: Change, target: str, trace: Trace, lock: Lock) -> None:
-        await run_then(
-            self._settings.then,
-            place=self._place,
-            change=change,
-            trace=trace,
-            lock=lock,
-            cwd=self._repo.path,
-            timeout=self._settings.timeout,
-        )
-        if (trace.begun or {}).get("lfs"):
+    async def _then(self, _change: Change) -> Then:
+        return Then(self._settings.then, self._repo.path, self._settings.timeout)
+
+    async def _finish(self, change: Change, trace: Trace, lock: Lock) -> None:
+        if trace.known.get("lfs"):
             await lfs.check(self._repo, self._settings)
-        if self._settings.paths and self._settings.then and await self._present() != target:
+        if self._settings.paths and self._settings.then and await self._present_id() != change.after.id:
             raise AdapterError(
                 f"{self._repo.path}: `then` changed what lies at `paths`, so that it is no release any more; let it "
                 "write elsewhere, or into files that git ignores",
                 permanent=True,
             )
         await prune_saved(self._repo, self._settings, self._clock, lock)
-        trace.finish(after=target)
+        await super()._finish(change, trace, lock)
 
-    async def _move(self, change: Change, commit: str, last: Mapping[str, Any], trace: Trace, lock: Lock) -> None:
+    async def _check_out(self, change: Change, commit: str, last: Mapping[str, Any], trace: Trace, lock: Lock) -> None:
         """Save what is uncommitted and check the target out; or go on with what a crash cut off."""
         begun = trace.begun
         look = await self._repo.look()
@@ -203,10 +192,7 @@ class Checkout:
         lies = await beside(self._repo)
         saved = await self._save(trace, look, lies, commit, again, lock)
         if begun is None:
-            trace.begin(
-                key=change.key,
-                before=change.before.id,
-                after=change.after.id,
+            trace.intend(
                 commit=commit,
                 head=look.commit,
                 saved=saved,
@@ -217,13 +203,11 @@ class Checkout:
             )
         else:
             trace.begin(again=again)
-        known = trace.begun or {}
+        known = trace.known
         await self._branches.leave(change, str(known["head"]), lock)
         await self._scope.check_out(commit, look, change.key, trace.directory, lock, lies.marked)
         await self._branches.take_up(change, commit, str(known.get("known", "")), lock)
         await give_back(self._repo, lock)
-        if self._settings.then:  # what they make of the tree must not be checked out over
-            trace.begin(moved=True)
 
     async def _save(self, trace: Trace, look: RepoState, lies: Beside, commit: str, again: int, lock: Lock) -> str:
         """Save what was there at first, before the intent: until then nothing is touched.
@@ -238,15 +222,15 @@ class Checkout:
             await self._repo.call("update-ref", ref, saved, lock=lock)
         return saved
 
-    async def _commit_of(self, release: Release, content: str, last: Mapping[str, Any]) -> str:
-        """The newest that is this release, or the one that the last change left."""
-        same = [commit.sha for commit in await self._having(content)]
+    async def _commit_of(self, release: Release, last: Mapping[str, Any]) -> str:
+        """The newest commit that is this release, or the one that the last change left."""
+        same = [commit.sha for commit in await self._having(release.id)]
         if not same:
             raise self._gone(release)
         return str(last["head"]) if last.get("head") in same else same[0]
 
     def _clear_locks(self, look: RepoState, trace: Trace, branches: Sequence[Path], *, cut_off: bool) -> None:
-        """Remove the lock files that a killed git left. We hold the resource; a git of somebody else is left alone."""
+        """Remove the lock files that a killed git left, but not those of a git that somebody else runs."""
         refs = look.common / "refs" / "rollbackd" / trace.name
         ours = [*refs.glob("*.lock"), *branches]
         for path in (look.directory / "index.lock", look.directory / "HEAD.lock", *ours):
@@ -263,9 +247,6 @@ class Checkout:
             permanent=True,
         )
 
-    async def ready(self) -> Sequence[Problem]:
-        return [Problem(self._place.layer, text) for text in await self._problems()]
-
     async def _problems(self) -> list[str]:
         broken = await self._damage()
         texts = await ready.of_any(self._repo, self._settings, self._place, cloned_anew=bool(broken))
@@ -280,17 +261,6 @@ class Checkout:
             lock = await asyncio.to_thread(blocked_by, look.directory / "index.lock", self._clock, cut_off=False)
             texts = [lock] if lock else []
         return texts
-
-
-def _progress(change: Change, trace: Trace, present: str, settings: GitSettings) -> Progress:
-    """What the work tree and our own traces say together.
-
-    Damage is nobody's release: it can always be restored. What `paths` have when it was cut off may be any mixture;
-    whatever is in it is saved before it goes on.
-    """
-    if trace.done is None and (present == DAMAGED or (settings.paths and trace.begun is not None)):
-        return Progress.NOT_STARTED
-    return progress_of(trace, change, present)
 
 
 def blocked_by(path: Path, clock: Clock, *, cut_off: bool) -> str:

@@ -27,7 +27,7 @@ _NOT_DAMAGE = (
 
 
 def damaged(why: str) -> Release:
-    """What a damaged work tree is as a release."""
+    """A damaged work tree as a release."""
     return Release(DAMAGED, f"damaged: {why}")
 
 

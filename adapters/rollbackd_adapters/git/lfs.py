@@ -1,4 +1,4 @@
-"""Git LFS: what a release keeps there must be to be had before a work tree moves, and must lie in it afterwards.
+"""Git LFS: the content of a release's files is fetched before a work tree moves, and must lie in it afterwards.
 
 Such files go through the filters that git's own configuration names, as in every checkout; no other program is started
 for them. Where nothing but pointers lay before, pointers may lie afterwards.
@@ -23,7 +23,7 @@ SKIP = {"GIT_LFS_SKIP_SMUDGE": "1"}
 
 _POINTER = b"version https://git-lfs.github.com/spec/v1\n"
 _LONGEST = 1024
-"""A pointer is shorter."""
+"""Bytes; a pointer is shorter."""
 _FILES = ("ls-files", "-z", "--stage", "--", ":(attr:filter=lfs)")
 _MAGIC = {"GIT_LITERAL_PATHSPECS": "0"}
 _HASH = re.compile("([0-9a-f]{10})[0-9a-f]{54}")
@@ -84,7 +84,7 @@ async def check(repo: Repo, settings: GitSettings) -> None:
 async def fetch(
     repo: Repo, settings: GitSettings, look: RepoState, commit: str, scratch: Path, lock: Lock, *, since: str = ""
 ) -> None:
-    """Have the filters make what is in `commit`, and throw it away: what is missing is fetched, or said, now.
+    """Run the filters over `commit` and throw the result away, so that missing content is fetched, or told, now.
 
     A checkout that finds out in the middle leaves a tree that is neither.
 
@@ -118,7 +118,7 @@ async def fetch(
 
 
 async def problems(repo: Repo, settings: GitSettings, spawner: Spawner) -> list[str]:
-    """What would have a rollback put pointers in place of contents."""
+    """Reasons why a rollback would put pointers in place of contents."""
     if not await asyncio.to_thread(may_be_used, repo.path):
         return []
     names = await _names(repo, settings.paths)

@@ -1,4 +1,4 @@
-"""What lies in a work tree beside what git looks at: files that it does not know, and those it was told to overlook.
+"""Files in a work tree that git does not look at: those that it does not know, and those it was told to overlook.
 
 People mark by `update-index --assume-unchanged` or `--skip-worktree` what they edit for one host alone. Git neither
 tells of such edits nor overwrites them.

@@ -1,4 +1,4 @@
-"""What root writes into somebody else's repository is given to them; else their own next git could not write there."""
+"""Gives files that root wrote into somebody else's repository to its owner, whose git must be able to write there."""
 
 import os
 from collections.abc import Iterator

@@ -13,7 +13,7 @@ SPARED = 5
 
 
 async def prune_saved(repo: Repo, settings: GitSettings, clock: Clock, lock: Lock) -> None:
-    """Called when a step is done; what fails here is logged and tried again after the next one."""
+    """Drop old saved work when a step is done. A failure is logged, and tried again after the next step."""
     try:
         answer = await repo.call(
             "for-each-ref",

@@ -1,4 +1,4 @@
-"""What is pushed by, and what a remote's no means. No I/O."""
+"""The command that pushes, and the meaning of a remote's refusal. No I/O."""
 
 from dataclasses import dataclass
 
@@ -9,16 +9,16 @@ PUSH = ("push", "--porcelain", "--no-verify", "--no-follow-tags", "--recurse-sub
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """The remote does not take it."""
+    """A push that the remote refused."""
 
     why: str
-    """In its own words."""
+    """The reason in the remote's own words."""
     permanent: bool
     """False: somebody else works on that ref just now."""
 
 
 def rejection(push: Finished) -> Rejection | None:
-    """What a push that failed says of it; None when that is something else."""
+    """The refusal of a push that failed; None when it failed for another reason."""
     said = push.stdout.decode(errors="replace")
     line = next((line for line in said.splitlines() if "rejected]" in line), "")
     if not line:

@@ -13,7 +13,7 @@ from rollbackd_adapters.git.settings import GitSettings, is_address
 from rollbackd_adapters.lacks import existing, lacking_room, missing_of_then
 
 _SHOWN = 5
-"""Of one kind of problem."""
+"""Problems of one kind that are told."""
 _UNFINISHED = {
     "MERGE_HEAD": "a merge is unfinished; commit it or run `git merge --abort`",
     "rebase-merge": "a rebase is unfinished; finish it or run `git rebase --abort`",

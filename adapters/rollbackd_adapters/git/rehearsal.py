@@ -72,7 +72,7 @@ async def _checked_out(copy: Repo, tag: Tag, lock: Lock) -> list[str]:
 
 
 async def _without_contents(repo: Repo, settings: GitSettings, root: Path, tag: Tag, lock: Lock) -> list[str]:
-    """What it keeps in LFS is not in its file: the repository has to have it, or the server."""
+    """Problems with the snapshot's content in LFS: it is not in the file, but in the repository or on the server."""
     if not await lfs.expected(repo, settings):
         return []
     try:

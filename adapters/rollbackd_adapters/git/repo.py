@@ -153,7 +153,7 @@ class Repo:
         return await self.ask(*arguments, **how)
 
     async def look(self) -> RepoState:
-        """Where HEAD is. One call."""
+        """The state of the repository, by one call."""
         answer = await self.call(
             *("rev-parse", "--path-format=absolute", "--absolute-git-dir", "--git-common-dir", "HEAD", "HEAD^{tree}"),
             *("--symbolic-full-name", "HEAD"),
@@ -292,13 +292,13 @@ def users(path: Path) -> list[int]:
 
 
 def quoted(path: Path) -> str:
-    """As git reads a list of directories."""
+    """A path as git reads it in a list of directories."""
     text = str(path).replace("\\", "\\\\").replace('"', '\\"')
     return f'"{text}"'
 
 
 def newest_first(commits: Sequence[Commit]) -> list[Commit]:
-    """By date, and those of the same second by descent."""
+    """The commits, newest first: by date, and those of the same second by descent."""
     known = {commit.sha: commit for commit in commits}
     height: dict[str, int] = {}
     for root in known:

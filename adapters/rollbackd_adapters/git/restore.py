@@ -9,7 +9,7 @@ import asyncio
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,7 +34,7 @@ class KnownCommits:
     def __init__(self, settings: GitSettings, place: Place) -> None:
         self._settings = settings
         self._path: Path = place.scratch / "known.json"
-        self._written: dict[str, Any] = {}
+        self._written: Mapping[str, object] = {}
 
     async def keep(self, repo: Repo, commits: Sequence[Commit]) -> None:
         """Remember them; only for `restore_from`, and nothing is written when nothing changed."""
@@ -47,12 +47,12 @@ class KnownCommits:
             await asyncio.to_thread(self._write, facts)
             self._written = facts
 
-    def _write(self, facts: dict[str, Any]) -> None:
+    def _write(self, facts: Mapping[str, object]) -> None:
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_durably(self._path, json.dumps(facts).encode())
 
     async def commits(self) -> list[Commit]:
-        """The commits that were known; none when it never was well."""
+        """The commits that were known; none when the repository was never seen well."""
         facts = await asyncio.to_thread(self._read)
         found = []
         for row in facts.get("commits", ()):
@@ -81,7 +81,7 @@ class KnownCommits:
 
 
 class Recloner:
-    """Makes the repository anew, for one change."""
+    """Clones the repository anew, for one change."""
 
     def __init__(self, repo: Repo, settings: GitSettings, place: Place, memory: KnownCommits) -> None:
         self._repo = repo
@@ -96,7 +96,7 @@ class Recloner:
         :raises AdapterError: it cannot be cloned; then nothing was touched.
         """
         path = self._repo.path
-        begun = trace.begun or {}
+        begun = trace.known
         if "aside" not in begun:
             known = {"key": change.key, "before": change.before.id, "after": change.after.id, "commit": commit}
             stamp = self._clock.now().astimezone(UTC).strftime("%Y%m%dT%H%M%SZ")
@@ -105,11 +105,11 @@ class Recloner:
         if not begun.get("cloned"):
             await self._clone(beside, commit, lock)
             trace.begin(cloned=True, lfs=await self._lay_in_lfs(beside))
-        await in_thread(_swap, path, beside, Path(str((trace.begun or {})["aside"])))
+        await in_thread(_swap, path, beside, Path(str(trace.known["aside"])))
         trace.begin(moved=True)
 
     async def _lay_in_lfs(self, beside: Path) -> bool:
-        """Whether the old one had the content of a file of which the new one has only LFS's pointer."""
+        """Whether the old work tree had the content of a file of which the new one has only LFS's pointer."""
         if not await in_thread(lfs.may_be_used, beside):
             return False
         left = await lfs.pointers(Repo(self._settings, self._place, beside), self._settings)
@@ -162,7 +162,7 @@ class Recloner:
         return [os.fsdecode(name) for name in answer.stdout.split(b"\0") if name]
 
     def _as_it_was(self, beside: Path, ignored: Sequence[str]) -> None:
-        """Owner and mode of the old one, and what git ignored in it."""
+        """Give the new work tree the owner and mode of the old one, and the files that git ignored there."""
         old = self._repo.path
         model = (old if old.is_dir() else old.parent).stat()
         if os.geteuid() == 0:
@@ -181,7 +181,7 @@ class Recloner:
 
 
 def _remove(directory: Path) -> None:
-    """A clone of ours that is not whole."""
+    """Remove a clone of ours that is not whole."""
     shutil.rmtree(directory, ignore_errors=True)
 
 
@@ -204,7 +204,7 @@ def _carry(old: Path, new: Path, lost: list[str]) -> None:
 
 
 def _swap(path: Path, beside: Path, aside: Path) -> None:
-    """Two renames; called again after a crash between them it does the second."""
+    """Swap the two trees by two renames; called again after a crash between them it does the second."""
     try:
         if os.path.lexists(beside):
             if os.path.lexists(path):

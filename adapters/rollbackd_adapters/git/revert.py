@@ -10,18 +10,17 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from rollbackd.adapter import AdapterError, Place
-from rollbackd.model import Change, Problem, Progress, Release
+from rollbackd.model import Change, Progress, Release
 from rollbackd.system import log
-from rollbackd.system.clock import Clock
-from rollbackd.system.spawner import Finished, Lock, Spawner, one_line
-from rollbackd_adapters.failures import as_adapter_errors
+from rollbackd.system.spawner import Finished, Lock, one_line
+from rollbackd_adapters.base import StepAdapter
 from rollbackd_adapters.git import branches, ready
 from rollbackd_adapters.git.ownership import give_back
 from rollbackd_adapters.git.pruning import prune_saved
 from rollbackd_adapters.git.pushing import PUSH, rejection
 from rollbackd_adapters.git.repo import Commit, Repo, check_id, failure, newest_first, resource_of
 from rollbackd_adapters.git.settings import GitSettings
-from rollbackd_adapters.then import run_then
+from rollbackd_adapters.then import Then, run_then
 from rollbackd_adapters.traces import Trace
 
 TRAILER = "Rollbackd-Change"
@@ -42,24 +41,25 @@ class _Branch:
     """Our own commit for the change, or empty."""
 
     def progress(self, change: Change) -> Progress:
-        """NOT_STARTED also when only `then` is missing."""
+        """How far the change is; NOT_STARTED also when only `then` is missing."""
         wanted = change.after if self.ours else change.before
         return Progress.NOT_STARTED if self.tip.tree == wanted.id else Progress.SUPERSEDED
 
 
-class Revert:
+class Revert(StepAdapter[GitSettings]):
     """One branch of a remote repository."""
 
     def __init__(self, settings: GitSettings, place: Place) -> None:
-        self._settings = settings
-        self._place = place
-        self._spawner: Spawner = place.spawner
-        self._clock: Clock = place.clock
+        super().__init__(settings, place)
         self._repo = Repo(settings, place)
         self._branch = f"refs/heads/{settings.branch}"
         digest = hashlib.sha256(f"{settings.remote}\0{settings.branch}".encode()).hexdigest()[:12]
         self._kept = f"refs/rollbackd/remote/{digest}"
         """Where we keep the tip that we fetched; the clone's own refs are left alone."""
+
+    @property
+    def resource(self) -> str:
+        return resource_of(self._settings)
 
     async def current(self) -> Release:
         return self._repo.release(await self._tip())
@@ -87,38 +87,32 @@ class Revert:
         return Change(self._place.layer, self._repo.release(tip), self._repo.release(*same), risks=risks)
 
     async def progress(self, change: Change) -> Progress:
-        trace = Trace(self._place.scratch, change)
-        if self._spawner.held(resource_of(self._settings)):
-            return Progress.RUNNING
-        if trace.done is not None:
+        progress = await super().progress(change)
+        if progress is Progress.DONE:
             return Progress.DONE if (await self._tip()).tree == change.after.id else Progress.SUPERSEDED
-        return (await self._look(change)).progress(change)
+        return (await self._look(change)).progress(change) if progress is Progress.NOT_STARTED else progress
 
-    async def apply(self, change: Change) -> None:
+    async def _progress(self, _change: Change, trace: Trace) -> Progress:
+        return Progress.NOT_STARTED if trace.done is None else Progress.DONE
+
+    async def _move(self, change: Change, trace: Trace, lock: Lock) -> None:
+        await self._push(change, trace, lock)
+        await self._leave_branch(change, trace, lock)
+
+    async def _finish(self, change: Change, trace: Trace, lock: Lock) -> None:
+        # `then` is run here and not by the base: until it succeeds, each attempt looks at the remote branch again
+        then = Then(self._settings.then, self._repo.path, self._settings.timeout)
+        await run_then(then, self._place, change, trace, lock)
+        await prune_saved(self._repo, self._settings, self._clock, lock)
+        await give_back(self._repo, lock)
+        await super()._finish(change, trace, lock)
+
+    def _check(self, change: Change) -> None:
         check_id(change.after)
-        trace = Trace(self._place.scratch, change)
-        with as_adapter_errors():
-            async with self._spawner.hold(resource_of(self._settings)) as lock:
-                if trace.done is not None:
-                    return
-                await self._push(change, trace, lock)
-                await self._leave_branch(change, trace, lock)
-                await run_then(
-                    self._settings.then,
-                    place=self._place,
-                    change=change,
-                    trace=trace,
-                    lock=lock,
-                    cwd=self._repo.path,
-                    timeout=self._settings.timeout,
-                )
-                await prune_saved(self._repo, self._settings, self._clock, lock)
-                await give_back(self._repo, lock)
-                trace.finish(after=change.after.id)
 
     async def _leave_branch(self, change: Change, trace: Trace, lock: Lock) -> None:
-        """The branch to mend it on, at the tip that was left. It is a help: a rollback does not fail for want of it."""
-        tip = str((trace.begun or {}).get("tip", ""))
+        """Leave a branch at the old tip, to mend the code on. A rollback does not fail when it cannot be made."""
+        tip = str(trace.known.get("tip", ""))
         name = branches.name_of(self._settings.emergency, branches.EMERGENCY, change)
         if not name or not tip:
             return
@@ -142,7 +136,7 @@ class Revert:
                 )
             if branch.ours:
                 return
-            trace.begin(key=change.key, tip=branch.tip.sha)
+            trace.intend(tip=branch.tip.sha)
             commit = await self._commit(change, branch.tip, lock)
             refused = await self._push_once(commit, branch.tip, lock)
             if refused is None:
@@ -228,7 +222,7 @@ class Revert:
         return known
 
     def _push_of(self, what: str, *options: str) -> tuple[str, ...]:
-        """A clone that was made with --mirror would else push all that it has."""
+        """The arguments of a push of one ref. A clone that was made with --mirror would else push everything."""
         remote = self._settings.remote
         return ("-c", f"remote.{remote}.mirror=false", *PUSH, *options, remote, what)
 
@@ -242,7 +236,7 @@ class Revert:
     def _where(self) -> str:
         return f"{self._settings.remote}/{self._settings.branch}"
 
-    async def ready(self) -> Sequence[Problem]:
+    async def _problems(self) -> list[str]:
         texts = await ready.of_any(self._repo, self._settings, self._place)
         if not texts:
             try:
@@ -252,4 +246,4 @@ class Revert:
                     raise failure(self._repo.path, answer)
             except AdapterError as error:
                 texts = [f"{self._where}: {error}; is it reachable, and may rollbackd push there?"]
-        return [Problem(self._place.layer, text) for text in texts]
+        return texts

@@ -88,7 +88,7 @@ async def stash(
 
 
 async def _add_all(repo: Repo, settings: GitSettings, lies: Beside, env: Mapping[str, str], lock: Lock) -> None:
-    """All but what git cannot take in, which stays where it lies."""
+    """The names without those that git cannot take in; their files stay where they lie."""
     names = list(map(os.fsdecode, lies.unknown))
     left_out = await asyncio.to_thread(lambda: [name for name in names if not _can_be_added(repo.path, name)])
     if not left_out:
@@ -100,7 +100,7 @@ async def _add_all(repo: Repo, settings: GitSettings, lies: Beside, env: Mapping
 
 
 def _can_be_added(root: Path, name: str) -> bool:
-    """Git tells a repository that lies in the tree by a slash at the end."""
+    """Whether a name is a repository in the tree: git ends such a name with a slash."""
     path = root / name
     return not name.endswith("/") and (path.is_symlink() or os.access(path, os.R_OK))
 
@@ -147,7 +147,7 @@ async def _in_the_way(repo: Repo, target: str, paths: Sequence[str]) -> list[str
 
 @dataclass(slots=True)
 class _Found:
-    """What lies where the target has files."""
+    """The files that lie where the target has files."""
 
     names: list[str] = field(default_factory=list)
     """Of this repository: the file itself, or what stands where a directory above it must be."""

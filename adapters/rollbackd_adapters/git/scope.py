@@ -1,4 +1,4 @@
-"""What of a work tree goes back: all of it, and HEAD with it, or only `paths`. Knows nothing of changes and traces.
+"""The part of a work tree that goes back: all of it, and HEAD with it, or only `paths`. Changes are not known here.
 
 For `paths` a release is what a commit has there, named by a hash of git's own ids. The present one is what lies in the
 work tree, committed or not, without what is ignored. HEAD and the index stay as they are, so that `git status` and
@@ -26,24 +26,24 @@ NOTHING = "0" * 64
 
 
 class Scope(Protocol):
-    """One of the two."""
+    """The part of a work tree that goes back."""
 
     async def current(self) -> Release:
         """The release that is there."""
         ...
 
     async def present(self, look: RepoState) -> str:
-        """Its id alone."""
+        """The id of the release that is there."""
         ...
 
     async def contents(self, commits: Sequence[Commit]) -> Mapping[str, str]:
-        """Commit to release id; empty where it has none."""
+        """The release id of each commit; empty for a commit that has none."""
         ...
 
     async def check_out(
         self, commit: str, look: RepoState, key: str, scratch: Path, lock: Lock, marked: Sequence[bytes]
     ) -> None:
-        """Go there, over whatever is there. Killed anywhere, it can be called again.
+        """Check the commit out, over whatever is there. After a kill it can be called again.
 
         :param marked: files that git was told to overlook, which have to give way.
         """
@@ -139,7 +139,7 @@ class Paths:
             )
 
     def _on_disk(self) -> list[str]:
-        """Those of `paths` that are there; git stops at others."""
+        """The `paths` that exist; git refuses the others."""
         return [path for path in self._settings.paths if os.path.lexists(self._repo.path / path)]
 
     async def contents(self, commits: Sequence[Commit]) -> Mapping[str, str]:

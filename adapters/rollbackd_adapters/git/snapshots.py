@@ -14,7 +14,7 @@ from rollbackd.adapter import AdapterError, Difference, Place, Snapshot, Snapsho
 from rollbackd.model import Release
 from rollbackd.system.clock import Clock
 from rollbackd.system.spawner import Lock, Spawner
-from rollbackd_adapters.failures import as_adapter_errors
+from rollbackd_adapters.failures import holding
 from rollbackd_adapters.git import bundles, rehearsal
 from rollbackd_adapters.git.damage import unreadable
 from rollbackd_adapters.git.ownership import give_back
@@ -31,7 +31,7 @@ _KINDS = {"A": "added", "D": "removed"}
 
 
 class TagSnapshots:
-    """What a repository keeps of its own past."""
+    """The snapshots of a repository."""
 
     def __init__(self, settings: GitSettings, place: Place, strategy: Strategy) -> None:
         self._settings = settings
@@ -45,21 +45,20 @@ class TagSnapshots:
     async def take(self, name: str = "", why: str = "manual") -> Snapshot:
         if name:
             check_name(name)
-        with as_adapter_errors():
-            async with self._spawner.hold(self._held, wait=self._settings.timeout) as lock:
-                head = await self._strategy.standing()
-                work = await self._work(lock)
-                known = {tag.name: tag for tag in await tags(self._repo)}
-                wanted = name or self._free_name(why, known)
-                commit = work if work and self._settings.paths else head
-                if (found := known.get(wanted)) is not None:
-                    if await self._differs(found, commit, work):
-                        raise AdapterError(f"{wanted} is another snapshot already; give another name", permanent=True)
-                else:
-                    if work:
-                        await self._repo.call("update-ref", saved_ref(wanted), work, lock=lock)
-                    await make(self._repo, self._settings, wanted, commit, why, lock)
-                    await give_back(self._repo, lock)
+        async with holding(self._spawner, self._held, self._settings.timeout) as lock:
+            head = await self._strategy.standing()
+            work = await self._work(lock)
+            known = {tag.name: tag for tag in await tags(self._repo)}
+            wanted = name or self._free_name(why, known)
+            commit = work if work and self._settings.paths else head
+            if (found := known.get(wanted)) is not None:
+                if await self._differs(found, commit, work):
+                    raise AdapterError(f"{wanted} is another snapshot already; give another name", permanent=True)
+            else:
+                if work:
+                    await self._repo.call("update-ref", saved_ref(wanted), work, lock=lock)
+                await make(self._repo, self._settings, wanted, commit, why, lock)
+                await give_back(self._repo, lock)
         return await self._snapshot(wanted)
 
     def _free_name(self, why: str, known: Collection[str]) -> str:
@@ -165,37 +164,33 @@ class TagSnapshots:
 
     async def export_to(self, name: str, path: str) -> None:
         tag = await self._tag(name)
-        with as_adapter_errors():
-            async with self._spawner.hold(self._held, wait=self._settings.timeout) as lock:
-                await bundles.write(self._repo, tag, path, lock)
+        async with holding(self._spawner, self._held, self._settings.timeout) as lock:
+            await bundles.write(self._repo, tag, path, lock)
 
     async def import_from(self, path: str) -> Snapshot:
-        with as_adapter_errors():
-            async with self._spawner.hold(self._held, wait=self._settings.timeout) as lock:
-                name = await bundles.read(self._repo, path, lock)
+        async with holding(self._spawner, self._held, self._settings.timeout) as lock:
+            name = await bundles.read(self._repo, path, lock)
         return await self._snapshot(name)
 
     async def rehearse(self, name: str) -> Sequence[SnapshotProblem]:
         tag = await self._tag(name)
         apart = f"git-rehearsal:{self._place.scratch}"  # not the repository's lock: a rollback must not wait for it
-        with as_adapter_errors():
-            async with self._spawner.hold(apart, wait=self._settings.timeout) as lock:
-                problems = await rehearsal.problems(self._repo, self._settings, self._place, tag, lock)
+        async with holding(self._spawner, apart, self._settings.timeout) as lock:
+            problems = await rehearsal.problems(self._repo, self._settings, self._place, tag, lock)
         return [SnapshotProblem(name, "", self._spawner.clean(text)) for text in problems]
 
     async def prune(self, spare: Collection[str] = (), last: int = 0) -> Sequence[str]:
-        with as_adapter_errors():
-            async with self._spawner.hold(self._held, wait=self._settings.timeout) as lock:
-                ours = [tag for tag in await tags(self._repo) if tag.ours]
-                releases = dict(zip((tag.name for tag in ours), await self._releases(ours), strict=True))
-                kept = {*spare, (await self._strategy.current()).id}
-                old = [tag for tag in ours[last or self._settings.keep_snapshots :] if releases[tag.name] not in kept]
-                for tag in old:
-                    await self._drop(tag, lock)
+        async with holding(self._spawner, self._held, self._settings.timeout) as lock:
+            ours = [tag for tag in await tags(self._repo) if tag.ours]
+            releases = dict(zip((tag.name for tag in ours), await self._releases(ours), strict=True))
+            kept = {*spare, (await self._strategy.current()).id}
+            old = [tag for tag in ours[last or self._settings.keep_snapshots :] if releases[tag.name] not in kept]
+            for tag in old:
+                await self._drop(tag, lock)
         return [tag.name for tag in old]
 
     async def _drop(self, tag: Tag, lock: Lock) -> None:
-        """The tag last: what is cut off between the two is found again by its tag."""
+        """Delete the refs of a snapshot, the tag last: a snapshot that was cut off between them is found by its tag."""
         await self._repo.call("update-ref", "-d", saved_ref(tag.name), lock=lock)
         await self._repo.call("update-ref", "-d", f"refs/tags/{tag.name}", tag.object, lock=lock)
 

@@ -1,4 +1,4 @@
-"""What both strategies of adapter `git` answer. No I/O."""
+"""The interface of both strategies of adapter `git`. No I/O."""
 
 from collections.abc import Sequence
 from typing import Protocol

@@ -28,7 +28,7 @@ async def risks(repo: Repo, before: str, after: str) -> AsyncIterator[str]:
 
 
 def _are_used(path: Path) -> bool:
-    """Without a process, since most have none."""
+    """Whether the repository has submodules, found without a process, since most have none."""
     return os.path.lexists(path / ".gitmodules") or (path / ".git" / "modules").is_dir()
 
 

@@ -15,16 +15,15 @@ from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 from rollbackd.adapter import AdapterError, Place, Settings
-from rollbackd.model import NO_RELEASE, Change, Problem, Progress, Release, Traits
+from rollbackd.model import Change, Progress, Release, Traits
 from rollbackd.syntax.units import Secret, format_duration
 from rollbackd.system.boundary import boundary
-from rollbackd.system.clock import Clock
-from rollbackd.system.spawner import Spawner, one_line
+from rollbackd.system.spawner import one_line
 from rollbackd_adapters import web
-from rollbackd_adapters.failures import as_adapter_errors
+from rollbackd_adapters.base import StepAdapter
+from rollbackd_adapters.failures import as_adapter_errors, holding
 from rollbackd_adapters.http.reading import release_of
 from rollbackd_adapters.http.settings import HttpSettings, Reading
-from rollbackd_adapters.ids import check_change, check_id
 from rollbackd_adapters.traces import Trace
 
 __all__ = ["HttpAdapter", "HttpSettings"]
@@ -42,18 +41,20 @@ class _Said:
     """The service said that it ended without success."""
 
 
-class HttpAdapter:
+class HttpAdapter(StepAdapter[HttpSettings]):
     """One layer behind URLs."""
 
     settings_model: ClassVar[type[Settings]] = HttpSettings
 
     def __init__(self, settings: HttpSettings, place: Place) -> None:
-        self._settings = settings
-        self._place = place
-        self._clock: Clock = place.clock
+        super().__init__(settings, place)
         self._running: tuple[str, float] = ("", 0.0)
-        self.resource = settings.resource or f"http:{place.service}/{place.layer}"
+        self._reversible = not settings.irreversible
         self.traits = Traits(releases=settings.current is not None, data=settings.holds_data)
+
+    @property
+    def resource(self) -> str:
+        return self._settings.resource or f"http:{self._place.service}/{self._place.layer}"
 
     async def current(self) -> Release:
         return release_of(*await self._read(self._settings.current))
@@ -64,34 +65,22 @@ class HttpAdapter:
             raise AdapterError(f"{answer.where}: there is no list of releases; correct `json`", permanent=False)
         return [release_of(item, reading, answer) for item in found]
 
-    async def plan(self, target: Release) -> Change:
-        reversible = not self._settings.irreversible
-        if not self.traits.releases:
-            return Change(self._place.layer, NO_RELEASE, NO_RELEASE, reversible=reversible)
-        check_id(target)
-        known = {release.id: release for release in await self.releases()}
-        if target.id not in known:
-            raise AdapterError(f"{one_line(target.name)} is not among the releases that are told", permanent=True)
-        return Change(self._place.layer, await self.current(), known[target.id], reversible=reversible)
-
     async def apply(self, change: Change) -> None:
-        check_change(change, releases=self.traits.releases)
+        """The work is the service's own: it is asked for once, and then waited for."""
+        self._check(change)
         trace = Trace(self._place.scratch, change)
-        spawner: Spawner = self._place.spawner
-        with as_adapter_errors():
-            async with spawner.hold(self.resource):
+        async with holding(self._spawner, self.resource):
+            said = await self._ask(change, trace)
+            if said.progress is Progress.NOT_STARTED:
+                await self._send(change, trace, again=said.failed)
                 said = await self._ask(change, trace)
-                if said.progress is Progress.NOT_STARTED:
-                    await self._send(change, trace, again=said.failed)
-                    said = await self._ask(change, trace)
-                await self._until_done(change, trace, said)
-                trace.finish(after=change.after.id)
+            await self._until_done(change, trace, said)
+            trace.finish(after=change.after.id)
 
     async def _send(self, change: Change, trace: Trace, *, again: bool) -> None:
         begun = trace.begun or {"attempt": 1}
         attempt = int(begun["attempt"]) + (1 if again else 0)
-        known = {"key": change.key, "before": change.before.id, "after": change.after.id}
-        trace.begin(**known, attempt=attempt, sent=self._clock.now().timestamp(), accepted=0)
+        trace.intend(attempt=attempt, sent=self._clock.now().timestamp(), accepted=0)
         boundary("http.begun")
         words = self._words(change, attempt)
         key = {self._settings.idempotency_header: words["key"]}
@@ -105,11 +94,7 @@ class HttpAdapter:
         deadline = self._clock.monotonic() + self._settings.timeout.total_seconds()
         while said.progress is not Progress.DONE:
             if said.progress is Progress.SUPERSEDED:
-                raise AdapterError(
-                    f"{self._place.layer} is not where this rollback began nor where it goes: somebody else moved it, "
-                    "and it is left to them",
-                    permanent=True,
-                )
+                raise await self._superseded()
             if said.progress is Progress.NOT_STARTED or self._clock.monotonic() > deadline:
                 raise self._not_done(said)
             await self._clock.sleep(self._settings.every)
@@ -120,7 +105,7 @@ class HttpAdapter:
         return AdapterError(f"{self._place.layer} is not done{late}: {said.words}", permanent=False)
 
     async def progress(self, change: Change) -> Progress:
-        check_change(change, releases=self.traits.releases)
+        self._check(change)
         key, asked = self._running
         now = self._clock.monotonic()
         if key == change.key and now - asked < self._settings.every.total_seconds():
@@ -128,7 +113,7 @@ class HttpAdapter:
         trace = Trace(self._place.scratch, change)
         with as_adapter_errors():
             said = await self._ask(change, trace)
-        if said.progress is Progress.RUNNING and self._is_late(trace.begun or {}):
+        if said.progress is Progress.RUNNING and self._is_late(trace.known):
             raise self._not_done(said)
         self._running = (change.key, now) if said.progress is Progress.RUNNING else ("", 0.0)
         return said.progress
@@ -155,7 +140,7 @@ class HttpAdapter:
         return _Said(Progress.NOT_STARTED, told.words or f"{one_line(change.before.name)} still runs")
 
     async def _told(self, change: Change, begun: dict[str, Any] | None) -> _Said:
-        """What the progress URL says of our own work. Before that is begun it could only speak of somebody else's."""
+        """What the progress URL says of our own work. Before that has begun it could only mean another's."""
         question = self._settings.progress
         if question is None or begun is None:
             return _Said(Progress.NOT_STARTED)
@@ -179,7 +164,7 @@ class HttpAdapter:
         return timedelta(seconds=age) < self._settings.timeout
 
     def _is_late(self, begun: dict[str, Any]) -> bool:
-        """Whether it should have been done by now: work that never ends is not waited for by the next attempt too."""
+        """Whether the work should be done by now: the next attempt does not wait again for work that never ends."""
         since = max(float(begun.get("sent", 0)), float(begun.get("accepted", 0)))
         return bool(since) and timedelta(seconds=self._clock.now().timestamp() - since) > self._settings.timeout
 
@@ -189,14 +174,14 @@ class HttpAdapter:
         return words | {"key": change.key if attempt == 1 else f"{change.key}/{attempt}"}
 
     # -- could it work now? ---------------------------------------------------------------------
-    async def ready(self) -> Sequence[Problem]:
+    async def _problems(self) -> list[str]:
         try:
             if self.traits.releases:
                 await asyncio.gather(self.current(), self.releases())
             self._look_for_secrets()
             await self._reach()
         except AdapterError as error:
-            return [Problem(self._place.layer, str(error))]
+            return [str(error)]
         return []
 
     def _look_for_secrets(self) -> None:
@@ -226,7 +211,7 @@ class HttpAdapter:
             await writer.wait_closed()
 
     # -- asking ---------------------------------------------------------------------------------
-    async def _read(self, reading: Reading | None) -> tuple[Any, Reading, web.HttpReply]:
+    async def _read(self, reading: Reading | None) -> tuple[object, Reading, web.HttpReply]:
         """What is there, the settings that say how to read it, and the answer that it was read in."""
         if reading is None:
             raise AdapterError("this layer has no releases; see its `traits`", permanent=True)
@@ -235,6 +220,6 @@ class HttpAdapter:
         return answer.at(reading.json_at), reading, answer
 
 
-def _word(value: Any) -> str:
+def _word(value: object) -> str:
     """A text as it is; anything else as JSON writes it, so that `true` and `200` can be named."""
     return value if isinstance(value, str) else str(value).lower()

@@ -1,7 +1,6 @@
 """Releases as a service tells them. No I/O."""
 
 from datetime import UTC, datetime
-from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -16,7 +15,7 @@ from rollbackd_adapters.web import HttpReply
 _TIME: TypeAdapter[datetime] = TypeAdapter(datetime)
 
 
-def release_of(item: Any, reading: Reading, answer: HttpReply) -> Release:
+def release_of(item: object, reading: Reading, answer: HttpReply) -> Release:
     """A release from JSON: a text or a number, or an object with `fields`.
 
     :raises AdapterError: not permanent, when it is none.
@@ -33,7 +32,7 @@ def release_of(item: Any, reading: Reading, answer: HttpReply) -> Release:
     return _checked(found, "" if label is None else one_line(str(label)), _there(item, fields.created), answer)
 
 
-def _checked(found: Any, label: str, created: Any, answer: HttpReply) -> Release:
+def _checked(found: object, label: str, created: object, answer: HttpReply) -> Release:
     where = answer.where
     if isinstance(found, bool) or not isinstance(found, (str, int)):
         raise AdapterError(f"{where}: {answer.quoted(str(found))} is no release's id; correct `json`", permanent=False)
@@ -45,15 +44,15 @@ def _checked(found: Any, label: str, created: Any, answer: HttpReply) -> Release
     return release
 
 
-def _there(item: Any, path: str) -> Any:
-    """What need not be there."""
+def _there(item: object, path: str) -> object:
+    """The value at a path, or None: it need not be there."""
     try:
         return json_path.at(item, path)
     except ValueError:
         return None
 
 
-def _time(value: Any, answer: HttpReply) -> datetime | None:
+def _time(value: object, answer: HttpReply) -> datetime | None:
     if value is None:
         return None
     try:

@@ -2,7 +2,7 @@
 
 import re
 from datetime import timedelta
-from typing import Annotated, Any, Self
+from typing import Annotated, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -15,7 +15,7 @@ _OF_A_CHANGE = re.compile(r"\{(?:before|after|key|incident)\}")
 _HEADER = r"^[A-Za-z][A-Za-z0-9-]*$"
 
 
-def _texts(value: Any) -> Any:
+def _texts(value: object) -> object:
     """One or many; what YAML makes of `true` or `200` is compared as JSON writes it."""
     many = value if isinstance(value, (list, tuple)) else (value,)
     return tuple(str(each).lower() if isinstance(each, (bool, int, float)) else each for each in many)

@@ -28,10 +28,10 @@ class NginxAdapter:
         self._settings = settings
         self._place = place
         self._link = settings.upstream.link if settings.upstream is not None else settings.link
-        self.resource = f"nginx:{self._link}"
-        self._upstream = BlueGreen(settings, place, self.resource) if settings.upstream is not None else None
-        self._page = Maintenance(settings, place, self.resource) if settings.upstream is None else None
+        self._upstream = BlueGreen(settings, place) if settings.upstream is not None else None
+        self._page = Maintenance(settings, place) if settings.upstream is None else None
         serves = self._upstream is not None
+        self.resource = (self._upstream or self._as_bracket).resource
         self.traits = Traits(releases=serves, step=serves, bracket=not serves)
 
     @property
@@ -57,8 +57,7 @@ class NginxAdapter:
         return await self._as_step.progress(change)
 
     async def ready(self) -> Sequence[Problem]:
-        one = self._upstream or self._as_bracket
-        return [Problem(self._place.layer, text) for text in await one.problems()]
+        return await (self._upstream or self._as_bracket).ready()
 
     async def inside(self, key: str) -> bool:  # noqa: ARG002  # a page is on or off, whoever switched it
         return await self._as_bracket.inside()

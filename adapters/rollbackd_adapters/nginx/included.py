@@ -22,7 +22,7 @@ def includes(dump: str, path: Path) -> bool:
 
 
 def _spellings(path: Path) -> Iterator[str]:
-    """As it is written, and with the links followed that lead to its directory."""
+    """The path as it is written, and with the links followed that lead to its directory."""
     yield os.path.normpath(path)
     if not set(str(path.parent)) & set("*?["):
         yield str(path.parent.resolve() / path.name)

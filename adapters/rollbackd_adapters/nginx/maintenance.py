@@ -8,27 +8,30 @@ import json
 from pathlib import Path
 
 from rollbackd.adapter import AdapterError, Place
-from rollbackd.system.spawner import Spawner, write_durably
-from rollbackd_adapters.failures import as_adapter_errors
+from rollbackd.system.spawner import write_durably
+from rollbackd_adapters.base import LayerAdapter
+from rollbackd_adapters.failures import holding
 from rollbackd_adapters.nginx.settings import NginxSettings
 from rollbackd_adapters.nginx.switch import Switch, Unsettled, text_shown
 
 
-class Maintenance:
+class Maintenance(LayerAdapter[NginxSettings]):
     """One page of one nginx."""
 
-    def __init__(self, settings: NginxSettings, place: Place, resource: str) -> None:
+    def __init__(self, settings: NginxSettings, place: Place) -> None:
         assert settings.maintenance is not None
         assert settings.link is not None
-        self._settings = settings
+        super().__init__(settings, place)
         self._file = settings.maintenance
-        self._spawner: Spawner = place.spawner
-        self._resource = resource
         self._switch = Switch(settings, place, settings.link)
         self._record = place.scratch / "maintenance.json"
 
+    @property
+    def resource(self) -> str:
+        return f"nginx:{self._settings.link}"
+
     async def inside(self) -> bool:
-        """Whether it is on. While it is between the two it is what it was, so that the rest is done."""
+        """Whether the page is on. In the middle of a switch it is what it was before, so that the rest is done."""
         wanted, loaded = self._known()
         if not loaded:
             return not wanted
@@ -41,25 +44,24 @@ class Maintenance:
         await self._cross(wanted=False)
 
     async def _cross(self, *, wanted: bool) -> None:
-        with as_adapter_errors():
-            async with self._spawner.hold(self._resource, wait=self._settings.timeout) as lock:
-                _, settled = self._known()
-                if settled and await self.inside() is wanted:
-                    return
-                if wanted and (where := self._switch.where()) is not None and not self._switch.leads_to(self._file):
-                    raise AdapterError(self._elsewhere(where), permanent=True)
-                shown = text_shown(self._settings.page, wanted=wanted)
-                there, away = (self._file, None) if wanted else (None, self._file)
-                back = self._switch.where() if settled else away  # what a crash cut off has moved the link already
-                self._note(wanted=wanted, loaded=False)
-                try:
-                    await self._switch.to(there, back, shown, lock)
-                except Unsettled:
-                    raise  # as after a crash: the next try, or leaving, does all of it again
-                except AdapterError:
-                    self._note(wanted=not wanted, loaded=True)
-                    raise
-                self._note(wanted=wanted, loaded=True)
+        async with holding(self._spawner, self.resource, self._settings.timeout) as lock:
+            _, settled = self._known()
+            if settled and await self.inside() is wanted:
+                return
+            if wanted and (where := self._switch.where()) is not None and not self._switch.leads_to(self._file):
+                raise AdapterError(self._elsewhere(where), permanent=True)
+            shown = text_shown(self._settings.page, wanted=wanted)
+            there, away = (self._file, None) if wanted else (None, self._file)
+            back = self._switch.where() if settled else away  # what a crash cut off has moved the link already
+            self._note(wanted=wanted, loaded=False)
+            try:
+                await self._switch.to(there, back, shown, lock)
+            except Unsettled:
+                raise  # as after a crash: the next try, or leaving, does all of it again
+            except AdapterError:
+                self._note(wanted=not wanted, loaded=True)
+                raise
+            self._note(wanted=wanted, loaded=True)
 
     def _known(self) -> tuple[bool, bool]:
         """What was wanted last, and whether it was loaded. At first: off."""
@@ -80,7 +82,7 @@ class Maintenance:
         except OSError as error:
             raise AdapterError(f"{self._record}: {error.strerror}; make room there", permanent=False) from error
 
-    async def problems(self) -> list[str]:
+    async def _problems(self) -> list[str]:
         where: Path | None = None
         try:
             where = self._switch.where()

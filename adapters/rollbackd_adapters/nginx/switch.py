@@ -37,7 +37,7 @@ Shown = Callable[[str], bool]
 
 
 class _NotSeen(AdapterError):  # noqa: N818  # an answer too
-    """It was told to reload, and nothing showed that it did."""
+    """A reload that had no visible effect."""
 
 
 class Unsettled(AdapterError):  # noqa: N818  # a state of the world
@@ -100,7 +100,7 @@ class Switch:
                 raise Unsettled(text, permanent=False) from error
 
     async def _loads_again(self, lock: Lock) -> bool:
-        """What serves must be what the link says, also for a later try, which must not meet the reload before."""
+        """Whether nginx loads the link that was put back, so that a later try finds serving what the link says."""
         try:
             await self._load(text_shown(""), lock)
         except AdapterError:
@@ -108,7 +108,7 @@ class Switch:
         return True
 
     def _lead(self, target: Path | None) -> None:
-        """By rename, under a name that no `*.conf` includes; on disk when this returns."""
+        """Replace the link by rename, made under a name that no `*.conf` includes; on disk when this returns."""
         self.where()  # never over something that is not a link
         aside = self._link.with_name(f".{self._link.name}.rollbackd")
         try:
@@ -161,7 +161,7 @@ class Switch:
         return answer.body.decode(errors="replace")
 
     async def _workers(self) -> frozenset[int]:
-        """None when they are hidden and `confirm` answers for them."""
+        """The workers; empty when they are hidden and `confirm` answers for them."""
         try:
             return await asyncio.to_thread(workers, self._settings.pid)
         except AdapterError:

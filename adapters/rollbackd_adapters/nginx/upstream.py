@@ -7,9 +7,8 @@ from datetime import timedelta
 
 from rollbackd.adapter import AdapterError, Place
 from rollbackd.model import Change, Progress, Release
-from rollbackd.system.clock import Clock
-from rollbackd.system.spawner import Lock, Spawner, one_line
-from rollbackd_adapters.failures import as_adapter_errors
+from rollbackd.system.spawner import Lock, one_line
+from rollbackd_adapters.base import StepAdapter
 from rollbackd_adapters.nginx.settings import NginxSettings
 from rollbackd_adapters.nginx.switch import Switch, text_shown
 from rollbackd_adapters.traces import Trace
@@ -18,23 +17,21 @@ from rollbackd_adapters.web import Question, accepted, ask, words_of
 _ASK = timedelta(seconds=10)
 
 
-class BlueGreen:
+class BlueGreen(StepAdapter[NginxSettings]):
     """One link that says where the traffic goes."""
 
-    def __init__(self, settings: NginxSettings, place: Place, resource: str) -> None:
+    def __init__(self, settings: NginxSettings, place: Place) -> None:
         assert settings.upstream is not None
-        self._settings = settings
+        super().__init__(settings, place)
         self._upstream = settings.upstream
-        self._place = place
-        self._spawner: Spawner = place.spawner
-        self._clock: Clock = place.clock
-        self._resource = resource
+        self._wait = settings.timeout
         self._switch = Switch(settings, place, settings.upstream.link)
 
-    async def current(self) -> Release:
-        return await self._present()
+    @property
+    def resource(self) -> str:
+        return f"nginx:{self._upstream.link}"
 
-    async def _present(self) -> Release:
+    async def current(self) -> Release:
         """What serves, where an answer tells: a link that somebody led elsewhere without a reload is not loaded yet."""
         linked = self._linked()
         answer = await self._switch.answer()
@@ -54,17 +51,8 @@ class BlueGreen:
     async def releases(self) -> Sequence[Release]:
         return [_release(name) for name in self._upstream.choices]
 
-    async def plan(self, target: Release) -> Change:
-        return Change(self._place.layer, await self._present(), self._known(target))
-
-    async def progress(self, change: Change) -> Progress:
-        self._check(change)
-        trace = Trace(self._place.scratch, change)
-        if self._spawner.held(self._resource):
-            return Progress.RUNNING
-        return self._progress(change, trace, await self._present())
-
-    def _progress(self, change: Change, trace: Trace, present: Release) -> Progress:
+    async def _progress(self, change: Change, trace: Trace) -> Progress:
+        present = await self.current()
         if self._linked() not in {change.before, change.after}:  # somebody is on his way with it
             return Progress.SUPERSEDED
         if trace.done is not None or trace.begun is None:
@@ -74,31 +62,20 @@ class BlueGreen:
             return Progress.NOT_STARTED if untouched else Progress.SUPERSEDED
         return Progress.NOT_STARTED if present in {change.before, change.after} else Progress.SUPERSEDED
 
-    async def apply(self, change: Change) -> None:
-        self._check(change)
-        trace = Trace(self._place.scratch, change)
-        with as_adapter_errors():
-            async with self._spawner.hold(self._resource, wait=self._settings.timeout) as lock:
-                present = await self._present()
-                progress = self._progress(change, trace, present)
-                if progress is Progress.SUPERSEDED:
-                    raise AdapterError(
-                        f"{self._upstream.link} leads to {self._linked().id}, which is neither where this rollback "
-                        "began nor where it goes: somebody else moved it, and it is left to them",
-                        permanent=True,
-                    )
-                if progress is Progress.NOT_STARTED:
-                    await self._go(change, present, trace, lock)
+    async def _elsewhere(self) -> str:
+        return (
+            f"{self._upstream.link} leads to {self._linked().id}, which is neither where this rollback began nor where "
+            "it goes: somebody else moved it"
+        )
 
-    async def _go(self, change: Change, present: Release, trace: Trace, lock: Lock) -> None:
+    async def _move(self, change: Change, trace: Trace, lock: Lock) -> None:
         """Switch; after a crash between the link and the reload, reload once more."""
-        if present != change.after:
+        if await self.current() != change.after:
             await self._must_be_healthy(change.after.id)
-        trace.begin(key=change.key, before=change.before.id, after=change.after.id)
+        trace.intend()
         choices = self._upstream.choices
         shown = text_shown(self._upstream.says.get(change.after.id, ""))
         await self._switch.to(choices[change.after.id], choices[change.before.id], shown, lock)
-        trace.finish(after=change.after.id)
 
     async def _must_be_healthy(self, name: str) -> None:
         """:raises AdapterError: one answer in a row was not good; nothing was touched."""
@@ -119,7 +96,7 @@ class BlueGreen:
                     evidence=error.evidence,
                 ) from error
 
-    async def problems(self) -> list[str]:
+    async def _problems(self) -> list[str]:
         try:
             self._linked()
         except AdapterError as error:
@@ -139,15 +116,10 @@ class BlueGreen:
                     found.append(f"{self._upstream.choices[other]} and {path} {text}")
         return found
 
-    def _check(self, change: Change) -> None:
-        self._known(change.before)
-        self._known(change.after)
-
-    def _known(self, release: Release) -> Release:
+    def _check_id(self, release: Release) -> None:
         if release.id not in self._upstream.choices:
             known = ", ".join(self._upstream.choices)
             raise AdapterError(f"{one_line(release.name)} is not among `choices` ({known})", permanent=True)
-        return _release(release.id)
 
 
 def _release(name: str) -> Release:

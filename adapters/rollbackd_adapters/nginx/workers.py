@@ -27,7 +27,7 @@ def master(pid: Path) -> int:
 
 
 def _readable(pid: Path) -> int:
-    """It runs as somebody else, or its file is closed to us."""
+    """The number in the pid file of an nginx that runs as somebody else."""
     try:
         return _number(pid)
     except (OSError, ValueError):

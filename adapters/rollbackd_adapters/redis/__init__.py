@@ -10,18 +10,18 @@ it by name. It speaks Redis' protocol by redis-py (https://redis.readthedocs.io/
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from secrets import token_hex
 from typing import Any, ClassVar
 
 from rollbackd.adapter import AdapterError, Place, Settings
-from rollbackd.model import NO_RELEASE, Change, Problem, Progress, Release, Traits
+from rollbackd.model import Change, Progress, Release, Traits
 from rollbackd.syntax.units import format_duration
 from rollbackd.system import log
 from rollbackd.system.boundary import boundary
-from rollbackd.system.clock import Clock
-from rollbackd.system.spawner import Spawner
-from rollbackd_adapters.failures import as_adapter_errors
+from rollbackd.system.spawner import Lock
+from rollbackd_adapters.base import StepAdapter
 from rollbackd_adapters.redis.connection import Connection, RedisRefusal, connected
 from rollbackd_adapters.redis.ready import problems, unfit
 from rollbackd_adapters.redis.settings import RedisSettings
@@ -34,18 +34,20 @@ _NOTED = timedelta(seconds=1)
 """How often the place in the database is written to disk."""
 
 
-class RedisAdapter:
+class RedisAdapter(StepAdapter[RedisSettings]):
     """One database as a layer without releases."""
 
     settings_model: ClassVar[type[Settings]] = RedisSettings
 
     def __init__(self, settings: RedisSettings, place: Place) -> None:
-        self._settings = settings
-        self._place = place
-        self._clock: Clock = place.clock
-        self.resource = f"redis:{settings.where}"
+        super().__init__(settings, place)
         self.traits = Traits(releases=False, data=settings.holds_data)
+        self._reversible = not settings.holds_data
         self._log = log.get("redis").bind(service=place.service, layer=place.layer)
+
+    @property
+    def resource(self) -> str:
+        return f"redis:{self._settings.where}"
 
     async def current(self) -> Release:
         raise AdapterError(f"{self._place.layer} has no releases; see its `traits`", permanent=True)
@@ -53,58 +55,54 @@ class RedisAdapter:
     async def releases(self) -> Sequence[Release]:
         return []
 
-    async def plan(self, target: Release) -> Change:  # noqa: ARG002  # there is only one thing to do
+    async def plan(self, target: Release) -> Change:
         settings = self._settings
         if settings.flush:
             async with connected(settings, self._place) as redis:
                 risk = f"removes all {await redis.ask('DBSIZE')} keys of {settings.where}"
         else:
             risk = f"removes all keys that match {settings.pattern} in {settings.where}"
-        reversible = not settings.holds_data
-        return Change(self._place.layer, NO_RELEASE, NO_RELEASE, reversible=reversible, risks=(risk,))
+        return replace(await super().plan(target), risks=(risk,))
 
-    async def apply(self, change: Change) -> None:
-        self._check(change)
-        trace = Trace(self._place.scratch, change)
-        spawner: Spawner = self._place.spawner
-        with as_adapter_errors():
-            async with spawner.hold(self.resource), connected(self._settings, self._place) as redis:
-                if trace.done is not None:
-                    return
-                if text := await unfit(redis, self._settings):
-                    raise AdapterError(text, permanent=True)
-                removed = await (self._flush(redis, trace) if self._settings.flush else self._sweep(redis, trace))
-                boundary("redis.removed")
-                trace.finish(removed=removed)
-                self._log.info("removed keys", keys=removed, where=self._settings.where)
+    async def _move(self, _change: Change, trace: Trace, _lock: Lock) -> None:
+        async with connected(self._settings, self._place) as redis:
+            if text := await unfit(redis, self._settings):
+                raise AdapterError(text, permanent=True)
+            removed = await (self._flush(redis, trace) if self._settings.flush else self._sweep(redis, trace))
+        boundary("redis.removed")
+        trace.finish(removed=removed)
+        self._log.info("removed keys", keys=removed, where=self._settings.where)
+
+    async def _finish(self, change: Change, trace: Trace, lock: Lock) -> None:
+        """Nothing is left to do: the move has written the marker, with the number of keys."""
 
     async def progress(self, change: Change) -> Progress:
-        self._check(change)
-        trace = Trace(self._place.scratch, change)
-        if trace.done is not None:
-            return Progress.DONE
-        if self._settings.flush and (marker := _marker(trace)):
+        progress = await super().progress(change)
+        marker = _marker(Trace(self._place.scratch, change)) if self._settings.flush else ""
+        if progress is Progress.NOT_STARTED and marker:
             async with connected(self._settings, self._place) as redis:
                 if await redis.ask("EXISTS", marker):
                     return Progress.DONE
-        return Progress.NOT_STARTED
+        return progress
 
-    async def ready(self) -> Sequence[Problem]:
+    async def _problems(self) -> list[str]:
         try:
             async with connected(self._settings, self._place) as redis:
-                texts = await problems(redis, self._settings)
+                return await problems(redis, self._settings)
         except AdapterError as error:
-            texts = [str(error)]
-        return [Problem(self._place.layer, text) for text in texts]
+            return [str(error)]
 
     # -- removing -------------------------------------------------------------------------------
     async def _flush(self, redis: Connection, trace: Trace) -> int:
-        """Empty the database, once. How many keys it had."""
+        """Empty the database, once.
+
+        :returns: how many keys it had.
+        """
         marker = _marker(trace)
         if marker and await redis.ask("EXISTS", marker):
-            return int((trace.begun or {}).get("keys", 0))
+            return int(trace.known.get("keys", 0))
         keys = int(await redis.ask("DBSIZE"))
-        trace.begin(key=trace.name, keys=keys, token=(trace.begun or {}).get("token") or token_hex(8))
+        trace.begin(key=trace.name, keys=keys, token=trace.known.get("token") or token_hex(8))
         marker = _marker(trace)
         boundary("redis.begun")
         mark = ("SET", marker, "1", "EX", int(_MARKED.total_seconds()))
@@ -118,12 +116,12 @@ class RedisAdapter:
         return keys
 
     async def _sweep(self, redis: Connection, trace: Trace) -> int:
-        """Remove what matches, going on where an earlier life was. How many keys were removed, by all lives.
+        """Remove the keys that match, going on where an earlier life stopped.
 
-        What a life removed in its last second before it was killed is not counted.
+        :returns: how many keys all lives removed, without those of the last second before a kill.
         """
         run = await _run_of(redis)
-        begun: dict[str, Any] = trace.begun or {}
+        begun: dict[str, Any] = trace.known
         cursor = int(begun["cursor"]) if run and begun.get("run") == run else 0
         removed = int(begun.get("removed", 0))
         trace.begin(key=trace.name, run=run, cursor=cursor, removed=removed)
@@ -156,25 +154,23 @@ class RedisAdapter:
                 await self._clock.sleep(self._settings.pause)
 
     async def _unlink(self, redis: Connection, keys: Sequence[bytes]) -> int:
-        """One SCAN may give more keys than it was asked for."""
+        """Remove keys in batches: one SCAN may give more of them than it was asked for."""
         removed = 0
         for start in range(0, len(keys), self._settings.batch):
             removed += int(await redis.ask("UNLINK", *keys[start : start + self._settings.batch]))
         return removed
 
-    def _check(self, change: Change) -> None:
-        if change.after != NO_RELEASE:
-            raise AdapterError(f"{self._place.layer} has no releases, so it cannot go to one", permanent=True)
-
 
 def _marker(trace: Trace) -> str:
-    """The key that says that we did it; empty before we began. A change of another journal may be called the same."""
-    token = (trace.begun or {}).get("token", "")
+    """The key in Redis that says that this change was done; empty before it begins. The random token in it tells the
+    change from one of another journal with the same name.
+    """
+    token = trace.known.get("token", "")
     return f"rollbackd:flushed:{trace.name}:{token}" if token else ""
 
 
 async def _run_of(redis: Connection) -> str:
-    """This run of the server: cursors mean something only within one. Empty when we may not know."""
+    """The id of the server's present run, within which a cursor means something; empty when the user may not ask."""
     try:
         info: dict[str, Any] = await redis.ask("INFO", "server")
     except RedisRefusal:

@@ -65,7 +65,7 @@ class Connection:
 
     @contextlib.asynccontextmanager
     async def _answered(self) -> AsyncIterator[None]:
-        """Within the time limit; what Redis, or its silence, says becomes an error of ours."""
+        """The time limit of a request; an error of Redis, or no answer, becomes an `AdapterError`."""
         from redis.exceptions import RedisError, ResponseError
 
         try:

@@ -1,7 +1,6 @@
 """What would stop Redis' keys from being removed right now. Read only; every sentence says what to do."""
 
 import re
-from typing import Any
 
 from rollbackd.system.spawner import one_line
 from rollbackd_adapters.redis.connection import Connection, RedisRefusal
@@ -78,5 +77,5 @@ def _sweeping(pattern: str) -> tuple[tuple[str, ...], ...]:
     return (("SCAN", "0"), *((("UNLINK", key),) if plain else ()))
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     return value.decode(errors="replace") if isinstance(value, bytes) else str(value)

@@ -15,38 +15,37 @@ from pathlib import Path
 from typing import ClassVar
 
 from rollbackd.adapter import AdapterError, Needs, Place, Settings
-from rollbackd.model import Change, Problem, Progress, Release, Traits
+from rollbackd.model import Change, Release
 from rollbackd.system import log
 from rollbackd.system.boundary import boundary
-from rollbackd.system.spawner import Busy, Lock, Spawner, SpawnError
-from rollbackd_adapters.failures import as_adapter_errors
+from rollbackd.system.spawner import Busy, Lock, SpawnError
+from rollbackd_adapters.base import StepAdapter
 from rollbackd_adapters.ids import check_own
 from rollbackd_adapters.lacks import missing_of_then
-from rollbackd_adapters.releases.disk import Disk, ReleaseDirectory
+from rollbackd_adapters.releases.disk import Disk
 from rollbackd_adapters.releases.settings import ReleasesSettings
-from rollbackd_adapters.then import run_then
+from rollbackd_adapters.then import Then
 from rollbackd_adapters.threads import in_thread
-from rollbackd_adapters.traces import Trace, named, progress_of
+from rollbackd_adapters.traces import Trace, named
 
 __all__ = ["ReleasesAdapter", "ReleasesSettings"]
 
 _ID = re.compile(r"[0-9a-f]{16}")
 _REMOVING = timedelta(minutes=1)
-"""For each old release; people wait. What is left of it is removed next time."""
+"""For each old release, since people wait. The rest of it is removed next time."""
 _AT_ONCE = 5
 
 
-class ReleasesAdapter:
+class ReleasesAdapter(StepAdapter[ReleasesSettings]):
     """One link as a layer."""
 
     settings_model: ClassVar[type[Settings]] = ReleasesSettings
-    traits = Traits()
 
     def __init__(self, settings: ReleasesSettings, place: Place) -> None:
-        self._settings = settings
-        self._place = place
+        super().__init__(settings, place)
         self._link = settings.link
         self._disk = Disk(settings)
+        self._unknown = self._disk.gone
         self._log = log.get("releases").bind(service=place.service, layer=place.layer)
 
     @property
@@ -64,88 +63,56 @@ class ReleasesAdapter:
     async def releases(self) -> Sequence[Release]:
         return [found.release for found in await asyncio.to_thread(self._disk.all)]
 
-    async def plan(self, target: Release) -> Change:
-        _check_id(target)
-        wanted, current = await asyncio.to_thread(lambda: (self._disk.find(target), self._disk.current()))
-        return Change(self._place.layer, current.release, wanted.release)
+    async def _move(self, change: Change, trace: Trace, _lock: Lock) -> None:
+        await in_thread(self._switch, change, trace)
 
-    async def apply(self, change: Change) -> None:
-        _check_id(change.before)
-        _check_id(change.after)
-        trace = Trace(self._place.scratch, change)
-        spawner: Spawner = self._place.spawner
-        with as_adapter_errors():
-            async with spawner.hold(self.resource) as lock:
-                target = await in_thread(self._switch, change, trace)
-                if target is None:
-                    return
-                await run_then(
-                    self._settings.then,
-                    place=self._place,
-                    change=change,
-                    trace=trace,
-                    lock=lock,
-                    cwd=target.path,
-                    timeout=self._settings.timeout,
-                )
-                trace.finish(after=change.after.id)
-                await self._prune(lock)
-
-    def _switch(self, change: Change, trace: Trace) -> ReleaseDirectory | None:
-        """Move the link, unless it has moved; None when all of the change was done before."""
-        progress = progress_of(trace, change, self._disk.current().release.id)
-        if progress is Progress.DONE:
-            return None
-        if progress is Progress.SUPERSEDED:
-            raise AdapterError(
-                f"{self._link} leads to a release that this rollback neither began at nor goes to: somebody else moved "
-                "it, and it is left to them",
-                permanent=True,
-            )
+    def _switch(self, change: Change, trace: Trace) -> None:
         target = self._disk.find(change.after)
-        begun = trace.begun
-        if begun is None:
-            trace.begin(key=change.key, before=change.before.id, after=change.after.id)
+        if trace.begun is None:
+            trace.intend()
         boundary("releases.begun")
-        if not (begun or {}).get("moved"):
-            self._disk.point(target)
-            boundary("releases.moved")
-            if self._settings.then:  # from here on a link that leads elsewhere is somebody else's doing
-                trace.begin(moved=True)
-        return target
+        self._disk.point(target)
+        boundary("releases.moved")
 
-    async def progress(self, change: Change) -> Progress:
-        spawner: Spawner = self._place.spawner
-        trace = Trace(self._place.scratch, change)
-        if spawner.held(self.resource):
-            return Progress.RUNNING
-        return progress_of(trace, change, (await asyncio.to_thread(self._disk.current)).release.id)
+    async def _then(self, change: Change) -> Then:
+        target = await asyncio.to_thread(self._disk.find, change.after)
+        return Then(self._settings.then, target.path, self._settings.timeout)
 
-    async def ready(self) -> Sequence[Problem]:
-        return [Problem(self._place.layer, text) for text in await asyncio.to_thread(self._problems)]
+    async def _finish(self, change: Change, trace: Trace, lock: Lock) -> None:
+        await super()._finish(change, trace, lock)
+        await self._prune(lock)
 
-    def _problems(self) -> list[str]:
+    async def _elsewhere(self) -> str:
+        return (
+            f"{self._link} leads to a release that this rollback neither began at nor goes to: somebody else moved it"
+        )
+
+    async def _problems(self) -> list[str]:
+        return await asyncio.to_thread(self._blocked)
+
+    def _blocked(self) -> list[str]:
         try:
             self._disk.current()
         except AdapterError as error:
             return [str(error)]
-        spawner: Spawner = self._place.spawner
         needed = [self._link.parent, *([self._settings.directory] if self._settings.keep else [])]
         found = [
             f"{path}: rollbackd may not write there; give its user that right (ReadWritePaths= too)"
             for path in needed
             if not os.access(path, os.W_OK | os.X_OK)
         ]
-        return found + missing_of_then(spawner, self._settings.then)
+        return found + missing_of_then(self._spawner, self._settings.then)
+
+    def _check_id(self, release: Release) -> None:
+        check_own(release, _ID, "a release; `rollbackd plan` lists them")
 
     async def _prune(self, lock: Lock) -> None:
-        """Remove the oldest. The change is done whatever becomes of it, so a failure is logged and tried next time."""
+        """Remove the oldest releases. The change is done all the same, so a failure is logged and tried next time."""
         if not self._settings.keep:
             return
-        spawner: Spawner = self._place.spawner
         try:
             for path in (await asyncio.to_thread(self._surplus))[:_AT_ONCE]:
-                finished = await spawner.run(
+                finished = await self._spawner.run(
                     ["rm", "-rf", "--one-file-system", "--", str(path)], timeout=_REMOVING, lock=lock
                 )
                 if not finished.ok:
@@ -156,7 +123,3 @@ class ReleasesAdapter:
     def _surplus(self) -> list[Path]:
         spare = {self._disk.current().release.id, *named(self._place.scratch)}
         return self._disk.surplus(self._settings.keep, spare)
-
-
-def _check_id(release: Release) -> None:
-    check_own(release, _ID, "a release; `rollbackd plan` lists them")

@@ -1,4 +1,4 @@
-"""The releases as they are on disk: which there are, what tells them apart, and the link to one. It alone moves it."""
+"""The releases on disk: which there are, what tells them apart, and the link to one, which only this module moves."""
 
 import contextlib
 import errno
@@ -25,7 +25,7 @@ _GENERATION = 0x80087601
 _REVISION = 4096
 """Bytes of a revision file that count."""
 _REMOVED = ".removed."
-"""In front of the name of what is being removed, so that no half of it is ever a release."""
+"""The beginning of the name of a directory that is being removed, so that no half of it is ever a release."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +45,8 @@ class Disk:
         self._settings = settings
         self._directory = settings.directory
         self._link = settings.link
+        self.gone = f" is no longer in {settings.directory}; go to one that is"
+        """What is said of a release that is not there, after its name."""
 
     def current(self) -> ReleaseDirectory:
         """Where the link leads. :raises AdapterError: not permanent, when that is no release."""
@@ -81,9 +83,7 @@ class Disk:
         for found in self.all():
             if found.release == release:
                 return found
-        raise AdapterError(
-            f"{one_line(release.name)} is no longer in {self._directory}; go to one that is", permanent=True
-        )
+        raise AdapterError(f"{one_line(release.name)}{self.gone}", permanent=True)
 
     def point(self, target: ReleaseDirectory) -> None:
         """Put a new link in the old one's place; relative when that was. On disk when this returns."""
@@ -122,7 +122,7 @@ class Disk:
         return (found.changed, natural) if self._settings.order == "mtime" else (natural,)
 
     def _look(self, name: str) -> ReleaseDirectory | None:
-        """A release, or None when that is none."""
+        """The release of that name, or None when there is none."""
         path = _real(self._directory) / name
         if not self._may_be(name):
             return None

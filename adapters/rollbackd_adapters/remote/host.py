@@ -17,7 +17,7 @@ from rollbackd.remote import wire
 from rollbackd.remote.wire import PROTOCOL, Heard, Hello, Offer, WireAnswer, WireError
 from rollbackd.system.clock import Clock
 from rollbackd.system.spawner import READ_LIMIT, Finished, Lock, Spawner, one_line
-from rollbackd_adapters.failures import as_adapter_errors
+from rollbackd_adapters.failures import as_adapter_errors, holding
 from rollbackd_adapters.remote.releases import share
 from rollbackd_adapters.remote.settings import RemoteSettings, host_of
 from rollbackd_adapters.remote.ssh import HostUnreachableError, LostError, argv, limited, no_hello
@@ -59,9 +59,8 @@ class Host:
 
         :raises LostError: it is not known what became of it. UnreachableError: neither, when it was sent and cut off.
         """
-        with as_adapter_errors():
-            async with self._spawner.hold(self.resource, wait=self._settings.timeout) as lock:
-                _, answers = await self._converse(asked, self._settings.timeout, lock)
+        async with holding(self._spawner, self.resource, self._settings.timeout) as lock:
+            _, answers = await self._converse(asked, self._settings.timeout, lock)
         return answers
 
     async def offer(self) -> tuple[Offer, Sequence[Problem]]:
@@ -87,7 +86,7 @@ class Host:
             raise self._not_understood(error, finished) from error
 
     def _greeting(self, heard: Heard, finished: Finished) -> Hello:
-        """The hello, when the other side is one that we may believe."""
+        """The other side's hello, once it is known to be one that we may believe."""
         hello = heard.hello
         if hello is None:
             raise no_hello(self.destination, finished, self._settings)
@@ -153,7 +152,7 @@ class Host:
         return replace(own, layer=self.layer)
 
     async def _stays(self, change: Change) -> bool:
-        """Whether it was there already while others were not: it is left alone, unless it did not get through then."""
+        """Whether the host is left alone: it was there already, with all that belongs to it, while others were not."""
         at_target = bool(change.before.parts) and self._share(change).before == change.after
         return at_target and await self._sent_to(change.after) is None
 

@@ -1,4 +1,4 @@
-"""A layer over there that keeps its own past."""
+"""A layer on another host that keeps its own past."""
 
 from collections.abc import Collection, Sequence
 from typing import Any, ClassVar

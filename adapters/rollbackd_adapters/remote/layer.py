@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import ClassVar, TypeVar
 
 from rollbackd.adapter import AdapterError, Place, Settings
-from rollbackd.model import NO_RELEASE, Change, Problem, Progress, Release
-from rollbackd.system.spawner import Spawner, one_line
+from rollbackd.model import NO_RELEASE, Change, Progress, Release
+from rollbackd.system.spawner import one_line
+from rollbackd_adapters.base import LayerAdapter
 from rollbackd_adapters.ids import check_id
 from rollbackd_adapters.remote.fleet import Fleet
 from rollbackd_adapters.remote.host import Host
@@ -18,25 +19,26 @@ from rollbackd_adapters.remote.ssh import HostUnreachableError
 _T = TypeVar("_T")
 
 
-class RemoteAdapter:
-    """A layer over there."""
+class RemoteAdapter(LayerAdapter[RemoteSettings]):
+    """A layer on another host, or on several."""
 
     settings_model: ClassVar[type[Settings]] = RemoteSettings
 
     def __new__(cls, settings: RemoteSettings, place: Place) -> "RemoteAdapter":  # noqa: PYI034  # mypy cannot follow Self to a subclass
-        """One that keeps its past is only made of settings that say so."""
+        """The class with snapshots, for settings that have them in `traits`."""
         from rollbackd_adapters.remote.keeping import RemoteSnapshots  # which derives from this class
 
         del place
         return object.__new__(RemoteSnapshots if "snapshots" in settings.traits else cls)
 
     def __init__(self, settings: RemoteSettings, place: Place) -> None:
-        self._settings = settings
-        self._place = place
-        self._spawner: Spawner = place.spawner
+        super().__init__(settings, place)
         self._hosts = tuple(Host(each, settings, place) for each in settings.destinations)
         self.traits = settings.means
-        self.resource = ",".join(host.resource for host in self._hosts)
+
+    @property
+    def resource(self) -> str:
+        return ",".join(host.resource for host in self._hosts)
 
     async def current(self) -> Release:
         found = await self._all(lambda host: host.ask("current"))
@@ -44,7 +46,7 @@ class RemoteAdapter:
         return agreed(together(present, await self._unfinished(present)), order(self._place.service, self._place.layer))
 
     async def _unfinished(self, present: Mapping[str, Release]) -> list[str]:
-        """The hosts that did not get through when they were taken to what they have now."""
+        """The hosts that were taken to what they have now, and did not finish all of it."""
         asked = [host for host in self._hosts if host.name in present]
         found = await asyncio.gather(*(host.finished(present[host.name]) for host in asked))
         return [host.name for host, finished in zip(asked, found, strict=True) if not finished]
@@ -76,7 +78,7 @@ class RemoteAdapter:
             raise AdapterError("; ".join(map(str, errors)), permanent=True)
         return Progress.DONE
 
-    async def ready(self) -> Sequence[Problem]:
+    async def _problems(self) -> list[str]:
         texts = self._missing_here()
         if not texts:
             found = await asyncio.gather(*(self._attempt(host, self._problems_of) for host in self._hosts))
@@ -86,7 +88,7 @@ class RemoteAdapter:
                 self._bear(errors)
             except AdapterError:
                 texts += map(str, errors)
-        return [Problem(self._place.layer, text) for text in texts]
+        return texts
 
     # -- as a bracket ---------------------------------------------------------------------------
     async def inside(self, key: str) -> bool:

@@ -85,7 +85,7 @@ def as_one(layer: str, target: Release, found: Mapping[str, Change], unfinished:
 
 
 def share(change: Change, host: str) -> Change | None:
-    """What of a change is one host's; None: it did not answer when this was planned from a mixture."""
+    """One host's part of a change; None when it did not answer when this was planned from a mixture."""
     if not change.before.parts:
         return change
     before = dict(change.before.parts).get(host)

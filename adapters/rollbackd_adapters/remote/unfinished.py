@@ -16,7 +16,7 @@ _CHANGE: TypeAdapter[Change] = TypeAdapter(Change)
 
 
 class UnfinishedChange:
-    """What one host was sent."""
+    """The change that one host was sent."""
 
     def __init__(self, scratch: Path, host: str) -> None:
         self._path = scratch / "unfinished" / f"{host}.json"
@@ -33,7 +33,7 @@ class UnfinishedChange:
         write_durably(self._path, data)
 
     async def end(self) -> None:
-        """It arrived."""
+        """Forget it: the host has arrived."""
         await asyncio.to_thread(self._path.unlink, missing_ok=True)
 
     async def change(self) -> Change | None:

@@ -12,13 +12,13 @@ on without us, so it is waited for and not asked for twice.
 import os
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from rollbackd.adapter import AdapterError, Needs, Place, Settings
-from rollbackd.model import NO_RELEASE, Change, Problem, Progress, Release, Traits
-from rollbackd.system.clock import Clock
-from rollbackd.system.spawner import Lock, Spawner
-from rollbackd_adapters.failures import as_adapter_errors
+from rollbackd.model import NO_RELEASE, Change, Traits
+from rollbackd.system.spawner import Lock
+from rollbackd_adapters.base import StepAdapter
+from rollbackd_adapters.failures import holding
 from rollbackd_adapters.systemd.manager import ENGLISH, SYSTEMCTL, Manager, SystemdUnit, ending_of, vector
 from rollbackd_adapters.systemd.settings import SystemdSettings
 from rollbackd_adapters.systemd.watching import UnitWatcher
@@ -27,67 +27,43 @@ from rollbackd_adapters.traces import Trace
 __all__ = ["SystemdAdapter", "SystemdSettings"]
 
 
-class SystemdAdapter:
+class SystemdAdapter(StepAdapter[SystemdSettings]):
     """Some units, as a layer without releases."""
 
     settings_model: ClassVar[type[Settings]] = SystemdSettings
     traits = Traits(releases=False, step=True, bracket=True)
 
     def __init__(self, settings: SystemdSettings, place: Place) -> None:
-        self._settings = settings
-        self._place = place
-        self._spawner: Spawner = place.spawner
-        self._clock: Clock = place.clock
+        super().__init__(settings, place)
         self._manager = Manager(place.spawner)
         self._watch = UnitWatcher(settings, self._manager, place.clock)
-        self.resource = settings.resource or f"systemd:{','.join(sorted(settings.units))}"
+
+    @property
+    def resource(self) -> str:
+        return self._settings.resource or f"systemd:{','.join(sorted(self._settings.units))}"
 
     @property
     def needs(self) -> Needs:
-        """The verb of its action, which `ready` asks about in any case, and what goes with it."""
+        """The verb of `action`, which `ready` asks about in any case, and the verbs that go with it."""
         units, action = self._settings.units, self._settings.action
         step = (action,) if action == "reload" else (action, "reset-failed")
         bracket = ("start", "stop", "reset-failed")
         return Needs(units=dict.fromkeys(units, step), bracket_units=dict.fromkeys(units, bracket))
 
-    async def current(self) -> Release:
-        raise self._no_releases()
+    async def _move(self, _change: Change, trace: Trace, lock: Lock) -> None:
+        for position, name in enumerate(self._settings.units):
+            await self._act(position, name, trace, lock)
+        if failed := await self._watch.unsettled(self._settings.units):
+            self._forget(trace, [unit.name for unit in failed])
+            raise await self._watch.failure(self._settings.action, failed)
 
-    async def releases(self) -> Sequence[Release]:
-        raise self._no_releases()
-
-    async def plan(self, target: Release) -> Change:  # noqa: ARG002  # there is only one thing to do with a unit
-        return Change(self._place.layer, NO_RELEASE, NO_RELEASE)
-
-    async def apply(self, change: Change) -> None:
-        self._check(change)
-        trace = Trace(self._place.scratch, change)
-        with as_adapter_errors():
-            async with self._spawner.hold(self.resource) as lock:
-                if trace.done is not None:
-                    return
-                for position, name in enumerate(self._settings.units):
-                    await self._move(position, name, trace, lock)
-                if failed := await self._watch.unsettled(self._settings.units):
-                    self._forget(trace, [unit.name for unit in failed])
-                    raise await self._watch.failure(self._settings.action, failed)
-                trace.finish(units=list(self._settings.units))
-
-    async def progress(self, change: Change) -> Progress:
-        self._check(change)
-        trace = Trace(self._place.scratch, change)
-        if self._spawner.held(self.resource):
-            return Progress.RUNNING
-        return Progress.NOT_STARTED if trace.done is None else Progress.DONE
-
-    async def ready(self) -> Sequence[Problem]:
+    async def _problems(self) -> list[str]:
         if self._spawner.which(SYSTEMCTL) is None:
-            text = f"{SYSTEMCTL}: no such program; this adapter is for hosts that run systemd"
-            return [Problem(self._place.layer, text)]
+            return [f"{SYSTEMCTL}: no such program; this adapter is for hosts that run systemd"]
         texts = []
         for unit in await self._manager.look(self._settings.units):
             texts += [unit.trouble] if unit.trouble else await self._objections(unit)
-        return [Problem(self._place.layer, text) for text in texts]
+        return texts
 
     async def _objections(self, unit: SystemdUnit) -> list[str]:
         """Why a loaded unit could not be moved."""
@@ -100,12 +76,12 @@ class SystemdAdapter:
         return [denied] if denied else []
 
     # -- as a step ------------------------------------------------------------------------------
-    async def _move(self, position: int, name: str, trace: Trace, lock: Lock) -> None:
+    async def _act(self, position: int, name: str, trace: Trace, lock: Lock) -> None:
         """Have one unit restarted or reloaded, unless this change did it already; wait until it is active."""
         action = self._settings.action
         (unit,) = await self._manager.look([name])
         self._usable(unit)
-        began = (trace.begun or {}).get("before", {}).get(name)
+        began = trace.known.get("before", {}).get(name)
         if began is not None:
             unit = await self._watch.arrived(unit)
         if began is None or self._mark(unit) in {"", began}:
@@ -123,7 +99,7 @@ class SystemdAdapter:
     async def _ask(self, position: int, name: str, trace: Trace, lock: Lock) -> None:
         """Ask systemd, once: the answer is found on disk by the next life."""
         action = self._settings.action
-        attempt = (trace.begun or {}).get("attempt", 0)
+        attempt = trace.known.get("attempt", 0)
         finished = await self._spawner.run_recorded(
             vector(action, name),
             record=trace.record(f"{action}-{position}-{attempt}"),
@@ -138,17 +114,17 @@ class SystemdAdapter:
             raise await self._manager.failure(f"{action} {name}", ending, finished.tail, [name])
 
     def _mark(self, unit: SystemdUnit) -> str:
-        """What differs once the unit was restarted, or for a reload also once it was reloaded."""
+        """A text that is another one once the unit was restarted; for a reload, also once it was reloaded."""
         if self._settings.action == "restart":
             return unit["InvocationID"]
         return f"{unit['InvocationID']}/{unit['StateChangeTimestampMonotonic']}"
 
     def _note(self, trace: Trace, name: str, mark: str) -> None:
-        trace.begin(before={**(trace.begun or {}).get("before", {}), name: mark})
+        trace.begin(before={**trace.known.get("before", {}), name: mark})
 
     def _forget(self, trace: Trace, names: Sequence[str]) -> None:
-        """What failed is asked for anew by the next attempt."""
-        begun = trace.begun or {}
+        """Forget the units that failed, so that the next attempt asks for them anew."""
+        begun = trace.known
         before = {name: mark for name, mark in begun.get("before", {}).items() if name not in names}
         trace.begin(before=before, attempt=begun.get("attempt", 0) + 1)
 
@@ -157,8 +133,8 @@ class SystemdAdapter:
         return await self._inside(self._crossing(key))
 
     async def _inside(self, trace: Trace) -> bool:
-        """Entered and not left. Somebody who started all that was stopped has taken it out."""
-        begun = trace.begun or {}
+        """Whether it was entered and not left. It counts as left when somebody started all units that were stopped."""
+        begun = trace.known
         if not begun.get("entered"):
             return False
         stopped = begun["stopped"]
@@ -166,41 +142,39 @@ class SystemdAdapter:
 
     async def enter(self, key: str) -> None:
         trace = self._crossing(key)
-        with as_adapter_errors():
-            async with self._spawner.hold(self.resource, wait=self._settings.timeout) as lock:
-                begun, inside = trace.begun or {}, await self._inside(trace)
-                units = await self._manager.look(self._settings.units)
-                for unit in units:
-                    self._usable(unit)
-                running = [unit for unit in units if not unit.down]
-                if inside and not running:
-                    return
-                broke = [unit for unit in units if unit.broke]  # a crash loop that ended has nothing left to stop
-                await self._no_triggers([*running, *broke])
-                known = begun.get("stopped", []) if inside or not begun.get("entered") else []
-                stopped = [unit.name for unit in units if unit in running or unit in broke or unit.name in known]
-                trace.begin(stopped=stopped, entered=False)
-                try:
-                    await self._stop([unit.name for unit in reversed(running)], lock)
-                except AdapterError:
-                    await self._undo(
-                        trace, [unit.name for unit in units if unit.name in stopped and unit not in broke], lock
-                    )
-                    raise
-                trace.begin(entered=True)
+        async with holding(self._spawner, self.resource, self._settings.timeout) as lock:
+            begun, inside = trace.known, await self._inside(trace)
+            units = await self._manager.look(self._settings.units)
+            for unit in units:
+                self._usable(unit)
+            running = [unit for unit in units if not unit.down]
+            if inside and not running:
+                return
+            broke = [unit for unit in units if unit.broke]  # a crash loop that ended has nothing left to stop
+            await self._no_triggers([*running, *broke])
+            known = begun.get("stopped", []) if inside or not begun.get("entered") else []
+            stopped = [unit.name for unit in units if unit in running or unit in broke or unit.name in known]
+            trace.begin(stopped=stopped, entered=False)
+            try:
+                await self._stop([unit.name for unit in reversed(running)], lock)
+            except AdapterError:
+                await self._undo(
+                    trace, [unit.name for unit in units if unit.name in stopped and unit not in broke], lock
+                )
+                raise
+            trace.begin(entered=True)
 
     async def leave(self, key: str) -> None:
         trace = self._crossing(key)
-        with as_adapter_errors():
-            async with self._spawner.hold(self.resource, wait=self._settings.timeout) as lock:
-                stopped = (trace.begun or {}).get("stopped", [])
-                for name in stopped:
-                    await self._manager.forgive(name, lock)
-                    await self._manager.do("start", name, lock, self._settings.timeout)
-                if failed := await self._watch.unsettled(stopped):
-                    raise await self._watch.failure("start", failed)
-                if trace.begun is not None:
-                    trace.begin(stopped=[], entered=False)
+        async with holding(self._spawner, self.resource, self._settings.timeout) as lock:
+            stopped = trace.known.get("stopped", [])
+            for name in stopped:
+                await self._manager.forgive(name, lock)
+                await self._manager.do("start", name, lock, self._settings.timeout)
+            if failed := await self._watch.unsettled(stopped):
+                raise await self._watch.failure("start", failed)
+            if trace.begun is not None:
+                trace.begin(stopped=[], entered=False)
 
     async def _stop(self, names: Sequence[str], lock: Lock) -> None:
         for name in names:
@@ -209,7 +183,7 @@ class SystemdAdapter:
             raise await self._watch.failure("stop", up)
 
     async def _undo(self, trace: Trace, stopped: Sequence[str], lock: Lock) -> None:
-        """What cannot be stopped as a whole is not left stopped in part. A failure here is told by that of the stop."""
+        """Start the units again that were stopped when another could not be. Only the error of the stop is told."""
         for name in stopped:
             with suppress(AdapterError):
                 await self._manager.do("start", name, lock, self._settings.timeout)
@@ -234,10 +208,3 @@ class SystemdAdapter:
     def _usable(self, unit: SystemdUnit) -> None:
         if unit.trouble:
             raise AdapterError(unit.trouble, permanent=True)
-
-    def _check(self, change: Change) -> None:
-        if change.after != NO_RELEASE:
-            raise self._no_releases()
-
-    def _no_releases(self) -> Any:
-        return AdapterError(f"{self._place.layer} has no releases, so it cannot go to one", permanent=True)

@@ -60,22 +60,22 @@ class SystemdUnit:
 
     @property
     def loops(self) -> bool:
-        """It ended by itself and waits to be started again."""
+        """The unit ended by itself and systemd waits to start it again."""
         return self["SubState"] == "auto-restart"
 
     @property
     def down(self) -> bool:
-        """Nothing of it runs."""
+        """No process of the unit runs."""
         return self["ActiveState"] in {"inactive", "failed"}
 
     @property
     def broke(self) -> bool:
-        """It should run, and does not: nobody stopped it. What only runs to its end has just ended badly."""
+        """The unit should run and does not, although nobody stopped it. Not a oneshot, which has only ended badly."""
         return self["ActiveState"] == "failed" and self["Type"] != "oneshot"
 
     @property
     def well(self) -> bool:
-        """Active; or, for what only runs to its end, ended well."""
+        """The unit is active, or it is a oneshot that ended well."""
         if self["ActiveState"] == "active":
             return True
         if self["Type"] != "oneshot" or self["RemainAfterExit"] == "yes":
@@ -84,29 +84,29 @@ class SystemdUnit:
 
     @property
     def skipped(self) -> bool:
-        """Its last start came to nothing, since a condition was not met. One that systemd has unloaded since does not
-        say, and what nothing wants is unloaded at once.
+        """The last start was skipped, since a condition was not met. systemd forgets that when it unloads the unit:
+        at once, when nothing wants it.
         """
         looked = self["ConditionTimestampMonotonic"] not in {"", "0"}
         return self.down and looked and self["ConditionResult"] == "no"
 
     @property
     def moving(self) -> bool:
-        """On its way to another state, so worth waiting for."""
+        """The unit is on its way to another state, so it is worth waiting for."""
         if self.busy:
             return True
         return self["ActiveState"] in {"activating", "deactivating", "reloading"} and not self.loops
 
     @property
     def state(self) -> str:
-        """For people: `failed (exit-code)`, `activating (auto-restart)`."""
+        """The state for people: `failed (exit-code)`, `activating (auto-restart)`."""
         if self["ActiveState"] == "failed":
             return f"failed ({self['Result'] or 'no reason given'})"
         return f"{self['ActiveState'] or 'unknown'} ({self['SubState']})"
 
     @property
     def trouble(self) -> str:
-        """Why nothing can be done with it, or nothing."""
+        """Why nothing can be done with the unit; empty when something can."""
         match self["LoadState"]:
             case "loaded":
                 return ""
@@ -142,7 +142,7 @@ class Manager:
             raise await self.failure(f"{verb} {name}", ending_of(finished, timeout), finished.tail, [name])
 
     async def forgive(self, name: str, lock: Lock) -> None:
-        """Forget earlier failures: what crashed too often would not be started once more. As far as we may."""
+        """Reset the unit's failures, if we may: systemd would not start a unit again that crashed too often."""
         await self._run(("reset-failed", "--", name), lock)
 
     async def failure(self, what: str, ending: str, said: str, names: Sequence[str]) -> AdapterError:
@@ -155,7 +155,7 @@ class Manager:
         return AdapterError(f"systemctl {what}: {words}{hint}", permanent=_any(text, _HOPELESS), evidence=evidence)
 
     async def may(self, verb: str, name: str) -> str:
-        """Why we may not do this, or nothing. Read only.
+        """Why we may not do this; empty when we may. Read only.
 
         There is no question for that: polkit lets nobody but root ask about a unit. A mode that systemd knows, but not
         for this verb, does: it asks polkit first and then refuses the mode. Not for `stop`, which this mode is for.

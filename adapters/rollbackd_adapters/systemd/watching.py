@@ -13,7 +13,7 @@ _LOOK_AGAIN = timedelta(milliseconds=100)
 
 
 class UnitWatcher:
-    """The patience of one layer."""
+    """The waiting of one layer, by its `timeout` and `settle`."""
 
     def __init__(self, settings: SystemdSettings, manager: Manager, clock: Clock) -> None:
         self._settings = settings
@@ -48,7 +48,7 @@ class UnitWatcher:
 
 
 def _life(unit: SystemdUnit) -> tuple[str, str]:
-    """The same while nothing of it ended: a unit that flaps is active nearly all of the time."""
+    """A value that changes when the unit ends: a unit that flaps is active nearly all of the time."""
     return unit["InvocationID"], unit["NRestarts"]
 
 
