@@ -148,3 +148,29 @@ class StepAdapter(LayerAdapter[SettingsT]):
 
     def _no_releases(self) -> AdapterError:
         return AdapterError(f"{self._place.layer} has no releases, so it cannot go to one", permanent=True)
+
+
+class ChoosingAdapter(Generic[SettingsT]):
+    """A layer whose settings say which of several steps takes it."""
+
+    @property
+    def _step(self) -> StepAdapter[SettingsT]:
+        raise NotImplementedError
+
+    async def current(self) -> Release:
+        return await self._step.current()
+
+    async def releases(self) -> Sequence[Release]:
+        return await self._step.releases()
+
+    async def plan(self, target: Release) -> Change:
+        return await self._step.plan(target)
+
+    async def apply(self, change: Change) -> None:
+        await self._step.apply(change)
+
+    async def progress(self, change: Change) -> Progress:
+        return await self._step.progress(change)
+
+    async def ready(self) -> Sequence[Problem]:
+        return await self._step.ready()

@@ -26,6 +26,14 @@ def safe_name(key: str) -> str:
     return plain if plain == key else f"{plain}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
 
 
+def write_facts(path: Path, facts: object) -> None:
+    """Write JSON to a file in a layer's scratch. :raises AdapterError: not permanent, when it cannot be written."""
+    try:
+        write_durably(path, json.dumps(facts).encode())
+    except OSError as error:
+        raise AdapterError(f"{path}: {error.strerror}; make room there", permanent=False) from error
+
+
 class Trace:
     """The traces of one change."""
 
@@ -60,7 +68,7 @@ class Trace:
     def begin(self, **facts: object) -> None:
         """Add to what was written when it began."""
         self.make()
-        self._write("begun.json", self.known | facts)
+        write_facts(self.record("begun"), self.known | facts)
 
     def make(self) -> None:
         """Make the directory of the traces, which alone means nothing, and forget the oldest changes of the layer."""
@@ -72,19 +80,11 @@ class Trace:
 
     def finish(self, **facts: object) -> None:
         """Write the marker."""
-        self._write("done.json", facts)
+        write_facts(self.record("done"), facts)
 
     def record(self, name: str) -> Path:
         """Where the result of one of its commands is kept."""
         return self.directory / f"{name}.json"
-
-    def _write(self, name: str, facts: dict[str, object]) -> None:
-        try:
-            write_durably(self.directory / name, json.dumps(facts).encode())
-        except OSError as error:
-            raise AdapterError(
-                f"{self.directory / name}: {error.strerror}; make room there", permanent=False
-            ) from error
 
     def _read(self, name: str) -> dict[str, Any] | None:
         path = self.directory / name

@@ -17,18 +17,16 @@ and from ssh's agent and keys.
 """
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
 from rollbackd.adapter import Needs, Place, Settings
-from rollbackd.model import Change, Problem, Progress, Release, Traits
+from rollbackd.model import Traits
 from rollbackd_adapters.git.checkout import Checkout
 from rollbackd_adapters.git.repo import resource_of
 from rollbackd_adapters.git.revert import Revert
 from rollbackd_adapters.git.settings import GitSettings
 from rollbackd_adapters.git.snapshots import TagSnapshots
-from rollbackd_adapters.git.strategy import Strategy
 
 __all__ = ["GitAdapter", "GitSettings"]
 
@@ -40,7 +38,7 @@ class GitAdapter(TagSnapshots):
     traits = Traits()
 
     def __init__(self, settings: GitSettings, place: Place) -> None:
-        strategy: Strategy = (Checkout if settings.strategy == "checkout" else Revert)(settings, place)
+        strategy = (Checkout if settings.strategy == "checkout" else Revert)(settings, place)
         super().__init__(settings, place, strategy)
         branch = f"git-branch:{settings.remote}/{settings.branch} {os.path.realpath(settings.repo)}"
         whole = resource_of(settings) if settings.strategy == "checkout" else branch
@@ -48,21 +46,3 @@ class GitAdapter(TagSnapshots):
         """With `paths`, another layer may have the rest; the lock is that of the repository all the same."""
         repo = Path(os.path.realpath(settings.repo))
         self.needs = Needs(writes=(repo.parent if settings.restore_from else repo,))
-
-    async def current(self) -> Release:
-        return await self._strategy.current()
-
-    async def releases(self) -> Sequence[Release]:
-        return await self._strategy.releases()
-
-    async def plan(self, target: Release) -> Change:
-        return await self._strategy.plan(target)
-
-    async def apply(self, change: Change) -> None:
-        await self._strategy.apply(change)
-
-    async def progress(self, change: Change) -> Progress:
-        return await self._strategy.progress(change)
-
-    async def ready(self) -> Sequence[Problem]:
-        return await self._strategy.ready()

@@ -58,6 +58,7 @@ class Checkout(StepAdapter[GitSettings]):
         return self._repo.releases(commits, await self._contents(commits))
 
     async def standing(self) -> str:
+        """The commit that is there now."""
         return (await self._repo.look()).commit
 
     async def _damage(self) -> str:

@@ -14,14 +14,16 @@ from rollbackd.adapter import AdapterError, Difference, Place, Snapshot, Snapsho
 from rollbackd.model import Release
 from rollbackd.system.clock import Clock
 from rollbackd.system.spawner import Lock, Spawner
+from rollbackd_adapters.base import ChoosingAdapter
 from rollbackd_adapters.failures import holding
 from rollbackd_adapters.git import bundles, rehearsal
+from rollbackd_adapters.git.checkout import Checkout
 from rollbackd_adapters.git.damage import unreadable
 from rollbackd_adapters.git.ownership import give_back
 from rollbackd_adapters.git.repo import Repo, resource_of
+from rollbackd_adapters.git.revert import Revert
 from rollbackd_adapters.git.saving import stash
 from rollbackd_adapters.git.settings import GitSettings
-from rollbackd_adapters.git.strategy import Strategy
 from rollbackd_adapters.git.tags import Tag, built_name, check_name, make, saved_ref, tags
 from rollbackd_adapters.traces import Trace, safe_name
 
@@ -30,10 +32,10 @@ _SHOWN = 10_000
 _KINDS = {"A": "added", "D": "removed"}
 
 
-class TagSnapshots:
-    """The snapshots of a repository."""
+class TagSnapshots(ChoosingAdapter[GitSettings]):
+    """The snapshots of a repository, beside the steps of its strategy."""
 
-    def __init__(self, settings: GitSettings, place: Place, strategy: Strategy) -> None:
+    def __init__(self, settings: GitSettings, place: Place, strategy: Checkout | Revert) -> None:
         self._settings = settings
         self._place = place
         self._strategy = strategy
@@ -42,11 +44,15 @@ class TagSnapshots:
         self._clock: Clock = place.clock
         self._held = resource_of(settings)
 
+    @property
+    def _step(self) -> Checkout | Revert:
+        return self._strategy
+
     async def take(self, name: str = "", why: str = "manual") -> Snapshot:
         if name:
             check_name(name)
         async with holding(self._spawner, self._held, self._settings.timeout) as lock:
-            head = await self._strategy.standing()
+            head = await self._step.standing()
             work = await self._work(lock)
             known = {tag.name: tag for tag in await tags(self._repo)}
             wanted = name or self._free_name(why, known)
@@ -122,7 +128,7 @@ class TagSnapshots:
     async def diff(self, older: str, newer: str = "") -> Sequence[Difference]:
         revisions = [(await self._tag(name)).commit for name in (older, newer) if name]
         if not newer and self._settings.strategy == "revert":
-            revisions.append(await self._strategy.standing())
+            revisions.append(await self._step.standing())
         base = ("diff", "--no-renames", "--no-ext-diff", "--no-textconv", "--ignore-submodules=dirty", "-z")
         rest = (*revisions, "--", *self._settings.paths)
         limit = self._settings.timeout
@@ -155,11 +161,11 @@ class TagSnapshots:
         before = check_name(f"rollback-before-{safe_name(key)}"[:120])
         known = [tag.name for tag in await tags(self._repo)]
         kept = await (self._snapshot(before) if before in known else self.take(before, "before"))
-        change = replace(await self._strategy.plan(Release(target.release)), key=key)
+        change = replace(await self._step.plan(Release(target.release)), key=key)
         begun = Trace(self._place.scratch, change).begun
         if begun is not None:
             change = replace(change, before=Release(str(begun["before"])))
-        await self._strategy.apply(change)
+        await self._step.apply(change)
         return kept
 
     async def export_to(self, name: str, path: str) -> None:
@@ -183,7 +189,7 @@ class TagSnapshots:
         async with holding(self._spawner, self._held, self._settings.timeout) as lock:
             ours = [tag for tag in await tags(self._repo) if tag.ours]
             releases = dict(zip((tag.name for tag in ours), await self._releases(ours), strict=True))
-            kept = {*spare, (await self._strategy.current()).id}
+            kept = {*spare, (await self._step.current()).id}
             old = [tag for tag in ours[last or self._settings.keep_snapshots :] if releases[tag.name] not in kept]
             for tag in old:
                 await self._drop(tag, lock)

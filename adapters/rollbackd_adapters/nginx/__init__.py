@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from rollbackd.adapter import AdapterError, Needs, Place, Settings
-from rollbackd.model import Change, Problem, Progress, Release, Traits
+from rollbackd.model import Problem, Traits
+from rollbackd_adapters.base import ChoosingAdapter
 from rollbackd_adapters.nginx.maintenance import Maintenance
 from rollbackd_adapters.nginx.settings import NginxSettings
 from rollbackd_adapters.nginx.switch import unit_of
@@ -19,7 +20,7 @@ from rollbackd_adapters.nginx.upstream import BlueGreen
 __all__ = ["NginxAdapter", "NginxSettings"]
 
 
-class NginxAdapter:
+class NginxAdapter(ChoosingAdapter[NginxSettings]):
     """One link of one nginx."""
 
     settings_model: ClassVar[type[Settings]] = NginxSettings
@@ -41,21 +42,6 @@ class NginxAdapter:
         unit = unit_of(self._settings.reload)
         return Needs(writes=(self._link.parent,), units={unit: (self._settings.reload[1],)} if unit else {})
 
-    async def current(self) -> Release:
-        return await self._as_step.current()
-
-    async def releases(self) -> Sequence[Release]:
-        return await self._as_step.releases()
-
-    async def plan(self, target: Release) -> Change:
-        return await self._as_step.plan(target)
-
-    async def apply(self, change: Change) -> None:
-        await self._as_step.apply(change)
-
-    async def progress(self, change: Change) -> Progress:
-        return await self._as_step.progress(change)
-
     async def ready(self) -> Sequence[Problem]:
         return await (self._upstream or self._as_bracket).ready()
 
@@ -69,7 +55,7 @@ class NginxAdapter:
         await self._as_bracket.leave()
 
     @property
-    def _as_step(self) -> BlueGreen:
+    def _step(self) -> BlueGreen:
         if self._upstream is None:
             raise AdapterError(f"{self._place.layer} is a maintenance page: it has no releases", permanent=True)
         return self._upstream

@@ -8,11 +8,11 @@ import json
 from pathlib import Path
 
 from rollbackd.adapter import AdapterError, Place
-from rollbackd.system.spawner import write_durably
 from rollbackd_adapters.base import LayerAdapter
 from rollbackd_adapters.failures import holding
 from rollbackd_adapters.nginx.settings import NginxSettings
 from rollbackd_adapters.nginx.switch import Switch, Unsettled, text_shown
+from rollbackd_adapters.traces import write_facts
 
 
 class Maintenance(LayerAdapter[NginxSettings]):
@@ -76,11 +76,8 @@ class Maintenance(LayerAdapter[NginxSettings]):
             ) from error
 
     def _note(self, *, wanted: bool, loaded: bool) -> None:
-        try:
-            self._record.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            write_durably(self._record, json.dumps({"wanted": wanted, "loaded": loaded}).encode())
-        except OSError as error:
-            raise AdapterError(f"{self._record}: {error.strerror}; make room there", permanent=False) from error
+        self._record.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_facts(self._record, {"wanted": wanted, "loaded": loaded})
 
     async def _problems(self) -> list[str]:
         where: Path | None = None
