@@ -7,13 +7,12 @@ Certificates are always verified, and the environment's proxies are not used.
 import asyncio
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Annotated, Any, Literal, Self
-from urllib.parse import quote, urljoin, urlsplit
+from urllib.parse import quote, urlsplit
 
-import aiohttp
 from pydantic import AfterValidator, model_validator
 
 from rollbackd.adapter import AdapterError, Place
@@ -21,7 +20,9 @@ from rollbackd.model import Change
 from rollbackd.syntax import json_path
 from rollbackd.syntax.addresses import is_url
 from rollbackd.syntax.units import Secret, Spec, format_duration, show
+from rollbackd.system import http_client
 from rollbackd.system.boundary import boundary
+from rollbackd.system.http_client import HttpError, breaks_line
 from rollbackd.system.spawner import one_line
 from rollbackd_adapters.ids import incident_of
 
@@ -30,13 +31,11 @@ LARGEST = 2**20
 WORDS = frozenset({"service", "layer", "incident", "key", "before", "after"})
 """What `{…}` in a URL, a body or a header may name. All come from the journal, none from an alert."""
 
-_PIECE = 2**16
 _QUOTED = 2048
 """Bytes of a refusal that are kept as evidence."""
 _REDIRECTS = 3
-_MOVED = frozenset({301, 302, 303, 307, 308})
-_TRANSIENT = frozenset({408, 409, 423, 425, 429})
-"""Statuses of refusals that pass: a time limit, a conflict with what runs just now, a lock, a rate limit."""
+_CONFLICT = 409
+"""A refusal that passes, of an order: it conflicts with what runs just now."""
 _WORD = re.compile(r"\{([A-Za-z_]+)\}")
 _HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 
@@ -68,10 +67,11 @@ class Question(Spec):
         for name, value in self.headers.items():
             if _HEADER.fullmatch(name) is None:
                 raise ValueError(f"{show(name)} is not the name of a header; write it like X-Api-Key")
-            if isinstance(value, str) and _breaks(value):
+            if isinstance(value, str) and breaks_line(value):
                 raise ValueError(f"header {name} has a line break in it; write it on one line")
         plain = [value for value in self.headers.values() if isinstance(value, str)]
-        for word in sorted(set(_words([self.url, plain, getattr(self, "body", None)])) - WORDS):
+        texts = repr([self.url, plain, getattr(self, "body", None)])  # those in its depths too, and its keys
+        for word in sorted(set(_WORD.findall(texts)) - WORDS):
             raise ValueError(f"{{{word}}} is not known here; there is {', '.join(sorted(WORDS))}")
         return self
 
@@ -132,7 +132,7 @@ async def ask(question: Question, place: Place, words: Mapping[str, str], timeou
 
     :raises AdapterError: nothing or too much was answered; permanent only when the same cannot be asked.
     """
-    return await _send("GET", question, place, words, timeout, data=None, extra={})
+    return await _send(question, place, words, timeout, {})
 
 
 async def call(
@@ -148,10 +148,8 @@ async def call(
     :param headers: more of them, such as an idempotency key.
     :raises AdapterError: as `ask`.
     """
-    data = None if call.body is None else json.dumps(_filled(call.body, words)).encode()
-    extra = {"Content-Type": "application/json"} if data is not None else {}
     boundary("web.call")
-    answer = await _send(call.method, call, place, words, timeout, data=data, extra=extra | dict(headers or {}))
+    answer = await _send(call, place, words, timeout, headers or {})
     boundary("web.called")
     return answer
 
@@ -164,91 +162,38 @@ def accepted(answer: HttpReply, place: Place) -> HttpReply:
     if answer.ok:
         return answer
     said = place.spawner.clean(answer.body[: 2 * _QUOTED].decode(errors="replace"))[:_QUOTED]
-    permanent = answer.status < 500 and answer.status not in _TRANSIENT
-    hint = "; a redirect is not followed, write the URL that it leads to" if answer.status in _MOVED else ""
+    permanent = not (http_client.is_transient(answer.status) or answer.status == _CONFLICT)
+    hint = "; a redirect is not followed, write the URL that it leads to" if answer.status in http_client.MOVED else ""
     raise AdapterError(f"{answer.where} answered {answer.status}{hint}", permanent=permanent, evidence=said)
 
 
 async def _send(
-    method: str,
-    question: Question,
-    place: Place,
-    words: Mapping[str, str],
-    timeout: timedelta,
-    *,
-    data: bytes | None,
-    extra: Mapping[str, str],
+    question: Question, place: Place, words: Mapping[str, str], timeout: timedelta, more: Mapping[str, str]
 ) -> HttpReply:
+    asked = not isinstance(question, Call)
+    method, body = (question.method, question.body) if isinstance(question, Call) else ("GET", None)
+    data = None if body is None else json.dumps(_filled(body, words)).encode()
+    kind = {} if data is None else {"Content-Type": "application/json"}
     url = _in_url(question.url, words)
     where = _where(method, url)
-    headers = _headers(question, place, words, where) | dict(extra)
+    headers = {**_headers(question, place, words, where), **kind, **more}
     try:
-        async with asyncio.timeout(timeout.total_seconds()):
-            answer = await _answer(method, url, headers, data, asked=not isinstance(question, Call))
-            return replace(answer, clean=place.spawner.clean)
+        async with asyncio.timeout(timeout.total_seconds()), http_client.lone_session() as session:
+            for _ in range(_REDIRECTS + 1):
+                sent = http_client.http_answer(session, method, url, limit=timeout, headers=headers, body=data)
+                async with sent as answer:
+                    said, whole = await http_client.body_of(answer, LARGEST, to_the_end=not asked)
+                if asked and not whole:
+                    raise AdapterError(f"{where}: the answer is longer than {LARGEST // 2**20} MiB", permanent=False)
+                onward = http_client.onward(url, answer) if asked else ""
+                if not onward:
+                    return HttpReply(answer.status, said[:LARGEST], where, place.spawner.clean)
+                url = onward
     except TimeoutError:
         raise AdapterError(f"{where}: no answer within {format_duration(timeout)}", permanent=False) from None
-    except (aiohttp.ClientConnectorCertificateError, aiohttp.ClientSSLError):
-        raise AdapterError(f"{where}: TLS failed; is its certificate valid for this name?", permanent=False) from None
-    except (aiohttp.InvalidURL, ValueError):
-        raise AdapterError(f"{where}: cannot be asked; correct the URL and its headers", permanent=True) from None
-    except (aiohttp.ClientError, OSError) as error:
-        raise AdapterError(f"{where}: {_reason(error)}", permanent=False) from None
-
-
-async def _answer(method: str, url: str, headers: Mapping[str, str], data: bytes | None, *, asked: bool) -> HttpReply:
-    where = _where(method, url)
-    connector, jar = aiohttp.TCPConnector(force_close=True), aiohttp.DummyCookieJar()
-    async with aiohttp.ClientSession(connector=connector, cookie_jar=jar, middlewares=(_once,)) as session:
-        for _ in range(_REDIRECTS + 1):
-            async with session.request(method, url, headers=headers, data=data, allow_redirects=False) as response:
-                body = await (_whole(response.content, where) if asked else _beginning(response.content))
-            onward = _onward(url, response.headers.get("Location", ""))
-            if not asked or response.status not in _MOVED or not onward:
-                return HttpReply(response.status, body, where)
-            url = onward
+    except HttpError as failed:
+        raise AdapterError(f"{where}: {failed}", permanent=not failed.transient) from None
     raise AdapterError(f"{where}: more than {_REDIRECTS} redirects; write the URL that answers", permanent=True)
-
-
-class _BrokenOff(aiohttp.ClientError):
-    """The connection ended before the answer did."""
-
-
-async def _once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
-    """Keep aiohttp from sending a PUT or DELETE again by itself: the first one may have been done."""
-    try:
-        return await handler(request)
-    except aiohttp.ClientConnectorError:
-        raise  # never sent
-    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
-        words = error.strerror if isinstance(error, OSError) else ""
-        raise _BrokenOff((words or "the server closed the connection").lower()) from error
-
-
-async def _whole(content: aiohttp.StreamReader, where: str) -> bytes:
-    body = bytearray()
-    async for piece in content.iter_chunked(_PIECE):
-        body += piece
-        if len(body) > LARGEST:
-            raise AdapterError(f"{where}: the answer is longer than {LARGEST // 2**20} MiB", permanent=False)
-    return bytes(body)
-
-
-async def _beginning(content: aiohttp.StreamReader) -> bytes:
-    """The beginning of a body, once all of it has come: the status alone says what was done."""
-    body = b""
-    async for piece in content.iter_chunked(_PIECE):
-        body = (body + piece)[:LARGEST]
-    return body
-
-
-def _onward(url: str, location: str) -> str:
-    """Where a redirect leads on the same host; empty when it leads elsewhere, or nowhere."""
-    try:
-        onward = urljoin(url, location)
-        return onward if _origin(onward) == _origin(url) else ""
-    except ValueError:
-        return ""
 
 
 def _headers(question: Question, place: Place, words: Mapping[str, str], where: str) -> dict[str, str]:
@@ -259,25 +204,10 @@ def _headers(question: Question, place: Place, words: Mapping[str, str], where: 
             text = place.reveal(value) if isinstance(value, Secret) else _filled(value, words)
         except (ValueError, OSError) as error:
             raise AdapterError(f"{where}: header {name}: {error}", permanent=False) from None
-        if _breaks(text):
+        if breaks_line(text):
             raise AdapterError(f"{where}: header {name} has a line break in it; write it on one line", permanent=True)
         made[name] = text
     return made
-
-
-def _words(value: object) -> Iterator[str]:
-    """The names in `{…}` of all texts in a structure; a mapping's keys are texts too."""
-    match value:
-        case str():
-            yield from _WORD.findall(value)
-        case Mapping():
-            for key, item in value.items():
-                yield from (*_words(key), *_words(item))
-        case list() | tuple():
-            for item in value:
-                yield from _words(item)
-        case _:
-            return
 
 
 def _filled(value: Any, words: Mapping[str, str]) -> Any:
@@ -298,33 +228,12 @@ def _in_url(url: str, words: Mapping[str, str]) -> str:
 
     :raises AdapterError: permanent, for a word of only dots: encoded or not, it leads a path upwards.
     """
-    for name in _words(url):
+    for name in _WORD.findall(url):
         if (word := words.get(name, "")) and not word.strip("."):
             raise AdapterError(f"{{{name}}} is {show(word)}, which cannot be part of a URL", permanent=True)
     return _WORD.sub(lambda found: quote(words.get(found[1], ""), safe=""), url)
 
 
-def _origin(url: str) -> tuple[str, str | None, int | None]:
-    parts = urlsplit(url)
-    return parts.scheme, parts.hostname, parts.port
-
-
 def _where(method: str, url: str) -> str:
     parts = urlsplit(url)
     return one_line(f"{method} {parts.scheme}://{parts.netloc}{parts.path}")
-
-
-def _breaks(text: str) -> bool:
-    return any(character in text for character in "\r\n\0")
-
-
-def _reason(error: Exception) -> str:
-    """What failed, in words; aiohttp's own texts carry the whole address."""
-    if isinstance(error, aiohttp.ClientConnectorDNSError):
-        return "its name does not resolve"
-    if isinstance(error, aiohttp.ClientConnectorError):
-        return f"cannot be reached: {(error.os_error.strerror or str(error.os_error)).lower()}"
-    if isinstance(error, aiohttp.ClientResponseError):
-        return "the answer is not HTTP"
-    words = str(error) if isinstance(error, _BrokenOff) else "less came than was announced"
-    return f"the answer broke off: {words}"

@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
 from rollbackd import facts
@@ -31,6 +30,7 @@ from rollbackd.signals.signal_files import SignalsUnsafe
 from rollbackd.syntax.units import format_duration
 from rollbackd.system import log, sd_notify
 from rollbackd.system.clock import Clock, SystemClock, boot_microseconds
+from rollbackd.system.http_client import HttpError, http_answer
 from rollbackd.system.tasks import end
 from rollbackd.views.shapes import IncidentView, RecordView
 
@@ -204,10 +204,11 @@ class DaemonProcess:
             readiness = await self._core.operations.readiness()
             if readiness.ready:
                 try:
-                    async with self._core.web().get(self._config.daemon.heartbeat) as answer:
+                    url = self._config.daemon.heartbeat
+                    async with http_answer(self._core.web(), "GET", url, redirects=10) as answer:
                         answer.raise_for_status()
-                except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
-                    self._log.warning("the heartbeat could not be sent", error=str(error))
+                except HttpError as failed:
+                    self._log.warning("the heartbeat could not be sent", error=str(failed.cause))
             await self._clock.sleep(_HEARTBEAT)
 
     async def _clock_jumped(self, length: timedelta) -> None:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-import aiohttp
 from prometheus_client import CollectorRegistry
 from pydantic import BaseModel
 
@@ -53,23 +52,8 @@ from rollbackd.snapshots.metrics import SnapshotMetrics
 from rollbackd.state.read_model import ReadModel
 from rollbackd.syntax.units import Secret
 from rollbackd.system.clock import Clock, JumpWatch
+from rollbackd.system.http_client import HttpSession
 from rollbackd.system.spawner import Spawner
-
-
-class HttpSession:
-    """The daemon's one HTTP client session, made when it is first needed."""
-
-    def __init__(self) -> None:
-        self._session: aiohttp.ClientSession | None = None
-
-    def __call__(self) -> aiohttp.ClientSession:
-        if self._session is None or self._session.closed:
-            self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=60))
-        return self._session
-
-    async def close(self) -> None:
-        if self._session is not None:
-            await self._session.close()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,6 +23,7 @@ from rollbackd.notify.receivers.slack import Slack, SlackSettings, payload
 from rollbackd.notify.receivers.webhook import Webhook, WebhookSettings
 from rollbackd.notify.receivers.webhook import payload as webhook_payload
 from rollbackd.syntax.units import Secret
+from rollbackd.system.http_client import retry_after
 from tests.fakes.clock import START
 from tests.fakes.pagerduty import ROUTING_KEY, PagerDutyFake
 from tests.fakes.receiving import Fault, Receiver, serving
@@ -145,7 +146,7 @@ async def test_a_refused_message_is_permanent_and_names_no_secret(setting: Setti
 async def test_an_answer_that_never_comes_is_transient_and_asked_for_once(
     setting: Setting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(http_post, "_ONE_TRY", aiohttp.ClientTimeout(total=0.2))
+    monkeypatch.setattr(http_post, "_ONE_TRY", timedelta(seconds=0.2))
     setting.fake.fail(Fault.HANG)
     with pytest.raises(DeliveryError, match="did not answer in time") as caught:
         await setting.notifier.send(a_message())
@@ -209,13 +210,11 @@ async def test_a_secret_that_cannot_be_read_is_said_and_tried_again_later() -> N
 
 def test_a_date_in_retry_after_is_read_against_the_servers_own_date() -> None:
     date = "Mon, 02 Mar 2026 10:00:00 GMT"
-    assert http_post.retry_after({"Retry-After": "Mon, 02 Mar 2026 10:01:30 GMT", "Date": date}) == timedelta(
-        seconds=90
-    )
-    assert http_post.retry_after({"Retry-After": "Mon, 02 Mar 2026 09:00:00 GMT", "Date": date}) == timedelta()
-    assert http_post.retry_after({"Retry-After": "999999999999"}) == timedelta(hours=1)
+    assert retry_after({"Retry-After": "Mon, 02 Mar 2026 10:01:30 GMT", "Date": date}) == timedelta(seconds=90)
+    assert retry_after({"Retry-After": "Mon, 02 Mar 2026 09:00:00 GMT", "Date": date}) == timedelta()
+    assert retry_after({"Retry-After": "999999999999"}) == timedelta(hours=1)
     for odd in ("soon", "-5", "²", ""):
-        assert http_post.retry_after({"Retry-After": odd, "Date": date}) is None
+        assert retry_after({"Retry-After": odd, "Date": date}) is None
 
 
 def test_slack_shows_what_it_cannot_be_made_to_do() -> None:

@@ -3,24 +3,21 @@
 https://github.com/prometheus/alertmanager/blob/main/api/v2/openapi.yaml
 """
 
-import asyncio
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal, TypeVar
 
-import aiohttp
 from pydantic import BaseModel, ConfigDict, Field, RootModel
 
 from rollbackd.model import Alert
 from rollbackd.rules.matchers import Matcher, all_match
 from rollbackd.signals.webhook import AlertBody, Time, alert_of, validate_json
-from rollbackd.syntax.units import format_duration
+from rollbackd.system.http_client import HttpError, HttpFailure, Session, body_of, http_answer
 
 LARGEST_ANSWER = 64 * 2**20
 """Bytes; 10,000 alerts are about eight million."""
-_PIECE = 2**16
 M = TypeVar("M", bound=BaseModel)
 _ANYTHING = re.compile(".*", re.DOTALL)
 _FIRING = {"active": "true", "silenced": "true", "inhibited": "false", "unprocessed": "false"}
@@ -50,7 +47,7 @@ class Silence:
 class Alertmanager:
     """One Alertmanager, or one of a cluster's."""
 
-    def __init__(self, url: str, timeout: timedelta, http: Callable[[], aiohttp.ClientSession]) -> None:
+    def __init__(self, url: str, timeout: timedelta, http: Callable[[], Session]) -> None:
         self._url = url.rstrip("/")
         self._timeout = timeout
         self._http = http
@@ -82,31 +79,22 @@ class Alertmanager:
         return list(found.values())
 
     async def _get(self, path: str, params: Mapping[str, str], model: type[M]) -> M:
-        where = f"Alertmanager at {self._url}"
+        where, url = f"Alertmanager at {self._url}", self._url + path
         try:
-            async with asyncio.timeout(self._timeout.total_seconds()):
-                body = await self._body(path, params)
-        except TimeoutError as error:
-            raise Unreachable(f"{where}: no answer within {format_duration(self._timeout)}") from error
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise Unreachable(f"{where}: {str(error) or type(error).__name__}") from error
+            async with http_answer(self._http(), "GET", url, limit=self._timeout, params=params) as answer:
+                if answer.status != 200:
+                    raise Unreachable(f"{where}: answered {answer.status} to {path}")
+                body, whole = await body_of(answer, LARGEST_ANSWER)
+        except HttpError as failed:
+            why: Exception = failed if failed.failure is HttpFailure.LATE else failed.cause
+            raise Unreachable(f"{where}: {str(why) or type(why).__name__}") from failed
+        if not whole:
+            raise Unreachable(f"{where}: the answer to {path} is larger than {LARGEST_ANSWER // 2**20} MiB")
         try:
             return validate_json(model.model_validate_json, body)
         except (ValueError, RecursionError) as error:
             said = str(error).replace("\n", " ")[:300]
             raise Unreachable(f"{where}: the answer to {path} is none of Alertmanager's: {said}") from error
-
-    async def _body(self, path: str, params: Mapping[str, str]) -> bytes:
-        request = self._http().get(self._url + path, params=params, allow_redirects=False)
-        async with request as response:
-            if response.status != 200:
-                raise ValueError(f"answered {response.status} to {path}")
-            body = bytearray()
-            async for piece in response.content.iter_chunked(_PIECE):
-                body += piece
-                if len(body) > LARGEST_ANSWER:
-                    raise ValueError(f"the answer to {path} is larger than {LARGEST_ANSWER // 2**20} MiB")
-            return bytes(body)
 
 
 class _Answer(BaseModel):

@@ -22,9 +22,10 @@ from rollbackd.signals.query_answers import (
     instant_series,
     range_series,
 )
-from rollbackd.signals.query_threads import QueryThread, readable, without_password
+from rollbackd.signals.query_threads import QueryThread, readable
 from rollbackd.syntax.units import format_duration
 from rollbackd.system.clock import Clock
+from rollbackd.system.http_client import without_password
 
 __all__ = ["Prometheus", "QueryAnswer", "RangeAnswer", "RangeSeries", "Series"]
 

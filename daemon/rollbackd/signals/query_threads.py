@@ -12,7 +12,6 @@ from contextlib import suppress
 from datetime import datetime, timedelta
 from functools import cache
 from typing import Any
-from urllib.parse import urlsplit
 
 import requests
 from prometheus_api_client import PrometheusConnect
@@ -193,9 +192,3 @@ def readable(error: BaseException) -> str:
             break
         seen = inner
     return said or f"{type(error).__name__}: {str(error)[:200]}"
-
-
-def without_password(url: str) -> str:
-    """The address as messages show it."""
-    parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()

@@ -7,7 +7,6 @@ import asyncio
 import hashlib
 import re
 import ssl
-from collections.abc import Callable
 from email.message import EmailMessage
 from email.policy import SMTP
 from typing import Any, Literal, Self
@@ -15,15 +14,12 @@ from typing import Any, Literal, Self
 import aiosmtplib
 from jinja2 import Environment, StrictUndefined
 from pydantic import Field, field_validator, model_validator
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from rollbackd.adapter import DeliveryError, Message, NotifierSettings
 from rollbackd.notify.messages import plain_text
-from rollbackd.notify.receivers import http_post
+from rollbackd.notify.receivers.http_post import LIMIT, Sender, retrying
 from rollbackd.syntax.units import Secret
 
-_LIMIT = 30.0
-"""Seconds that one mail may take, with all its tries."""
 _ADDRESS = re.compile(r"[^\s@<>,;:\"()\[\]\x00-\x1f\x7f]+@[A-Za-z0-9.-]+")
 _SERVER = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9._-]+)):(?P<port>\d{1,5})")
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
@@ -101,27 +97,18 @@ class EmailSettings(NotifierSettings):
         return found["six"] or found["host"], int(found["port"])
 
 
-class Email:
+class Email(Sender[EmailSettings]):
     """People who read mail."""
 
     settings_model = EmailSettings
-
-    def __init__(self, settings: EmailSettings, reveal: Callable[[Secret], str], http: Callable[[], Any]) -> None:  # noqa: ARG002  # the contract
-        self._settings = settings
-        self._reveal = reveal
+    who = "email"
 
     async def send(self, message: Message) -> None:
-        retrying = AsyncRetrying(
-            stop=stop_after_attempt(2),
-            wait=wait_random_exponential(multiplier=0.5, max=1),
-            retry=retry_if_exception_type(aiosmtplib.SMTPConnectError),
-            reraise=True,
-        )
         try:
-            async with asyncio.timeout(_LIMIT):
-                async for attempt in retrying:
+            async with asyncio.timeout(LIMIT):
+                async for attempt in retrying(aiosmtplib.SMTPConnectError, 2, 0.5):
                     with attempt:
-                        refused = await self._once(mail(message, self._settings))
+                        refused = await self._handed_over(mail(message, self._settings))
         except (aiosmtplib.SMTPException, TimeoutError, OSError) as error:
             raise _delivery_error(error, self._settings.smtp) from None
         if refused:
@@ -129,10 +116,10 @@ class Email:
             names = ", ".join(plain_text.line(name, 100) for name in refused)
             raise DeliveryError(f"{self._settings.smtp} did not take it for {names} ({code})", permanent=code >= 500)
 
-    async def _once(self, sent: EmailMessage) -> dict[str, Any]:
+    async def _handed_over(self, sent: EmailMessage) -> dict[str, Any]:
         host, port = self._settings.server
         secret = self._settings.password
-        password = http_post.revealed(self._reveal, secret, "email") if secret is not None else None
+        password = self._revealed(secret) if secret is not None else None
         security = self._settings.security
         answer = await aiosmtplib.send(
             sent,

@@ -14,7 +14,7 @@ from pydantic import field_validator
 
 from rollbackd.adapter import Message, NotifierSettings
 from rollbackd.notify.messages import plain_text
-from rollbackd.notify.receivers import http_post
+from rollbackd.notify.receivers.http_post import Sender
 from rollbackd.syntax.units import Secret
 
 _SUMMARY = 1024
@@ -41,23 +41,22 @@ class PagerDutySettings(NotifierSettings):
         return url
 
 
-class PagerDuty:
+class PagerDuty(Sender[PagerDutySettings]):
     """Whoever is on call."""
 
     settings_model = PagerDutySettings
+    who = "pagerduty"
     keeps_open = True
 
     def __init__(self, settings: PagerDutySettings, reveal: Callable[[Secret], str], http: Callable[[], Any]) -> None:
-        self._settings = settings
-        self._reveal = reveal
-        self._http = http
+        super().__init__(settings, reveal, http)
         self._settled: set[str] = set()
         """What was resolved beside a message that is not through yet: another try goes on behind it."""
 
     async def send(self, message: Message) -> None:
-        key = http_post.revealed(self._reveal, self._settings.routing_key, "pagerduty").strip()
+        key = self._revealed(self._settings.routing_key).strip()
         self._settled.discard(message.thread)
-        await self._post(event(message, key), key)
+        await self._post(self._settings.url, event(message, key), (key,))
         left = [thread for thread in message.settles if thread not in self._settled]
         for begin in range(0, len(left), _AT_ONCE):
             tries = (self._settle(thread, key) for thread in left[begin : begin + _AT_ONCE])
@@ -67,12 +66,8 @@ class PagerDuty:
         self._settled.clear()
 
     async def _settle(self, thread: str, key: str) -> None:
-        await self._post(_addressed("resolve", thread, key), key)
+        await self._post(self._settings.url, _addressed("resolve", thread, key), (key,))
         self._settled.add(thread)
-
-    async def _post(self, sent: dict[str, Any], key: str) -> None:
-        body = json.dumps(sent).encode()
-        await http_post.post(self._http, self._settings.url, body, {}, who="pagerduty", secrets=(key,))
 
 
 def dedup_key(thread: str) -> str:

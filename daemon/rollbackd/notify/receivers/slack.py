@@ -5,14 +5,13 @@ The webhook's address is the secret. Nothing that comes from outside can mention
 `>` are escaped, and `verbatim` keeps Slack from finding names and addresses in the text by itself.
 """
 
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
 from rollbackd.adapter import DeliveryError, Message, NotifierSettings
 from rollbackd.notify.messages import phrases, plain_text
-from rollbackd.notify.receivers import http_post
+from rollbackd.notify.receivers.http_post import Sender
 from rollbackd.syntax.units import Secret
 
 _BLOCKS = 50
@@ -29,22 +28,17 @@ class SlackSettings(NotifierSettings):
     """The incoming webhook's address."""
 
 
-class Slack:
+class Slack(Sender[SlackSettings]):
     """A room."""
 
     settings_model = SlackSettings
-
-    def __init__(self, settings: SlackSettings, reveal: Callable[[Secret], str], http: Callable[[], Any]) -> None:
-        self._settings = settings
-        self._reveal = reveal
-        self._http = http
+    who = "slack"
 
     async def send(self, message: Message) -> None:
-        url = http_post.revealed(self._reveal, self._settings.webhook_url, "slack").strip()
+        url = self._revealed(self._settings.webhook_url).strip()
         if urlsplit(url).scheme not in ("http", "https"):
             raise DeliveryError("slack: webhook_url is not an address; copy it from the app's page", permanent=True)
-        body = json.dumps(payload(message)).encode()
-        await http_post.post(self._http, url, body, {}, who="slack", secrets=(url, urlsplit(url).path))
+        await self._post(url, payload(message), (url, urlsplit(url).path))
 
 
 def escape(text: str) -> str:

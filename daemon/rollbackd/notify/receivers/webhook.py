@@ -1,7 +1,5 @@
 """Anything that takes JSON by HTTP POST. The key goes along as `Idempotency-Key`: the same key, the same message."""
 
-import json
-from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -9,7 +7,7 @@ from pydantic import Field, field_validator
 
 from rollbackd.adapter import DeliveryError, Message, NotifierSettings
 from rollbackd.notify.messages import plain_text
-from rollbackd.notify.receivers import http_post
+from rollbackd.notify.receivers.http_post import Sender
 from rollbackd.syntax.units import Secret
 
 VERSION = "1"
@@ -44,31 +42,22 @@ class WebhookSettings(NotifierSettings):
         return headers
 
 
-class Webhook:
+class Webhook(Sender[WebhookSettings]):
     """Another program."""
 
     settings_model = WebhookSettings
-
-    def __init__(self, settings: WebhookSettings, reveal: Callable[[Secret], str], http: Callable[[], Any]) -> None:
-        self._settings = settings
-        self._reveal = reveal
-        self._http = http
-
-    def _value(self, value: Secret | str) -> str:
-        return http_post.revealed(self._reveal, value, "webhook") if isinstance(value, Secret) else value
+    who = "webhook"
 
     async def send(self, message: Message) -> None:
-        url = self._value(self._settings.url).strip()
+        url = self._revealed(self._settings.url).strip()
         if urlsplit(url).scheme not in ("http", "https"):
             raise DeliveryError("webhook: url is not an address; write it like https://bot.example/", permanent=True)
-        headers = {name: self._value(value) for name, value in self._settings.headers.items()}
+        headers = {name: self._revealed(value) for name, value in self._settings.headers.items()}
         if not all(value.isprintable() for value in headers.values()):
             raise DeliveryError("webhook: a header's secret holds a control character", permanent=True)
-        secrets = [self._value(value) for value in self._settings.headers.values() if isinstance(value, Secret)]
+        secrets = [self._revealed(value) for value in self._settings.headers.values() if isinstance(value, Secret)]
         key = plain_text.fit(message.key, 255).encode("ascii", "replace").decode()
-        body = json.dumps(payload(message)).encode()
-        sent = {**headers, "Idempotency-Key": key}
-        await http_post.post(self._http, url, body, sent, who="webhook", secrets=(url, *secrets))
+        await self._post(url, payload(message), (url, *secrets), {**headers, "Idempotency-Key": key})
 
 
 def payload(message: Message) -> dict[str, Any]:
