@@ -9,9 +9,9 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
-from sqlalchemy import Engine, event
 
 from rollbackd.facts import Applied, Notice
 from rollbackd.journal import Entry, Journal, JournalDamaged, JournalUnavailable, Outgoing, Received, open_journal
@@ -51,14 +51,14 @@ async def works(journal: Journal, places: int) -> None:
 def pragma(text: str) -> Iterator[None]:
     """New connections to SQLite get this."""
 
-    def connected(connection: Any, _record: Any) -> None:
+    def connected(*args: Any, **settings: Any) -> sqlite3.Connection:
+        connection: sqlite3.Connection = connect(*args, **settings)
         connection.execute(f"PRAGMA {text}")
+        return connection
 
-    event.listen(Engine, "connect", connected)
-    try:
+    connect = sqlite3.connect
+    with patch.object(sqlite3, "connect", connected):
         yield
-    finally:
-        event.remove(Engine, "connect", connected)
 
 
 # -- full ---------------------------------------------------------------------------------------

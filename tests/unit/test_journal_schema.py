@@ -1,13 +1,14 @@
 """Older journals are brought up to date or left as they are; newer and foreign ones are refused with a sentence."""
 
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Connection, inspect
 
 from rollbackd.facts import Applied
-from rollbackd.journal import Entry, JournalRefused, Received, engine, open_journal, schema
+from rollbackd.journal import Entry, JournalRefused, Received, open_journal, sqlite
+from rollbackd.journal.sqlite import Connection
 from rollbackd.journal.store import SqliteJournal
 from rollbackd.system.clock import SystemClock
 
@@ -60,15 +61,15 @@ def version(path: Path) -> int:
 
 
 def _second(connection: Connection) -> None:
-    connection.exec_driver_sql("ALTER TABLE inbox ADD COLUMN peer TEXT NOT NULL DEFAULT ''")
+    connection.execute("ALTER TABLE inbox ADD COLUMN peer TEXT NOT NULL DEFAULT ''")
 
 
 def _third(connection: Connection) -> None:
-    connection.exec_driver_sql("UPDATE inbox SET peer = source")
+    connection.execute("UPDATE inbox SET peer = source")
 
 
 def _broken(connection: Connection) -> None:
-    connection.exec_driver_sql("DROP TABLE cursors")
+    connection.execute("DROP TABLE cursors")
     raise RuntimeError("no further")
 
 
@@ -85,10 +86,9 @@ async def test_a_journal_of_version_1_is_read_audited_and_written_on(path: Path)
     await journal.close()
 
 
-def migrated(path: Path, migrations: schema.Migrations) -> None:
-    made = engine.engine(path, "write", 1)
-    with made.connect() as connection, connection.begin():
-        schema.migrate(connection, path, migrations)
+def migrated(path: Path, migrations: sqlite.Migrations) -> None:
+    with closing(sqlite.connect(path, "write", 1)) as connection, sqlite.transaction(connection, "write"):
+        sqlite.migrate(connection, path, migrations)
 
 
 def test_all_steps_after_version_1_are_taken_in_order_and_once(path: Path) -> None:
@@ -147,20 +147,33 @@ async def test_a_database_of_something_else_is_refused(path: Path) -> None:
 async def test_an_empty_file_becomes_a_journal(path: Path) -> None:
     path.touch()
     await (await open_journal(f"sqlite:///{path}", SystemClock())).close()
-    assert version(path) == max(schema.MIGRATIONS)
+    assert version(path) == max(sqlite.MIGRATIONS)
 
 
-async def test_the_tables_that_queries_name_are_those_that_the_migrations_make(path: Path) -> None:
-    await (await open_journal(f"sqlite:///{path}", SystemClock())).close()
-    made = engine.engine(path, "read", 1)
-    seen = inspect(made)
-    for name, table in schema.metadata.tables.items():
-        there = {column["name"]: bool(column["nullable"]) for column in seen.get_columns(name)}
-        assert list(there) == [column.name for column in table.columns]
-        assert {column.name for column in table.columns if column.nullable} == {
-            column for column, nullable in there.items() if nullable and not table.columns[column].primary_key
+def columns(path: Path) -> dict[str, list[tuple[str, str, bool, bool]]]:
+    """Of each table: each column's name, type, whether it may be empty, whether it is of the key."""
+    with closing(sqlite3.connect(path)) as connection:
+        tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY name").fetchall()
+        return {
+            table: [
+                (name, kind, not full, bool(key))
+                for _, name, kind, full, _, key in connection.execute(f"PRAGMA table_info({table})")
+            ]
+            for (table,) in tables
         }
-    made.dispose()
+
+
+async def test_a_new_journal_has_the_tables_of_an_older_one_that_was_brought_up_to_date(
+    path: Path, tmp_path: Path
+) -> None:
+    await (await open_journal(f"sqlite:///{path}", SystemClock())).close()
+    older = tmp_path / "older.db"
+    run(older, VERSION_1)
+    await (await open_journal(f"sqlite:///{older}", SystemClock())).close()
+    there, before = columns(path), columns(older)
+    assert there == before
+    for table in ("facts", "heads", "inbox", "outbox", "cursors"):
+        assert {name for name, _, empty, key in there[table] if empty and not key} <= {"ended"}
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,8 @@
-"""The journal: facts, inbox and outbox. The only SQL is in this package; nothing outside relies on SQLite."""
+"""The journal: facts, inbox and outbox. The only SQL is in this package; nothing outside relies on SQLite.
+
+The SQL is plain text. What is SQLite's own, the tables too, is in `sqlite.py`; where its file is and what lies beside
+it is in `place.py`, `exclusive.py` and `reserve.py`.
+"""
 
 from rollbackd.journal.contract import (
     Arrived,
@@ -15,6 +19,7 @@ from rollbackd.journal.contract import (
     Received,
 )
 from rollbackd.journal.exclusive import Exclusive
+from rollbackd.journal.store import SqliteJournal
 from rollbackd.system.clock import Clock
 
 __all__ = [
@@ -42,7 +47,4 @@ async def open_journal(url: str, clock: Clock) -> Journal:
     :raises JournalDamaged: it cannot be read.
     :raises JournalUnavailable: not now.
     """
-    # SQLAlchemy takes longer to import than the command line may take to print its help.
-    from rollbackd.journal.store import SqliteJournal
-
     return await SqliteJournal.open(url, clock)

@@ -1,39 +1,28 @@
 """What one transaction writes: the units that waited together, each kept whole or not at all."""
 
 import asyncio
-import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from itertools import chain
-from typing import Any, TypeVar
-
-from sqlalchemy import Connection, Table
+from typing import Any
 
 from rollbackd.facts import Record, encode
 from rollbackd.journal.chain import link
 from rollbackd.journal.contract import Arrived, Conflict, Entry, Receipt, Received
-from rollbackd.journal.engine import stamp
-from rollbackd.journal.schema import facts, heads, inbox
+from rollbackd.journal.sqlite import AMONG, Connection, Row, insert, last_number, listed, stamp
 
-T = TypeVar("T")
-CHUNK = 500
-"""Values in one `IN (…)`, rows in one `INSERT`."""
+_HEADS = f"SELECT stream, n, hash FROM heads WHERE stream {AMONG}"
+_NUMBERS = f"SELECT id, key FROM inbox WHERE key {AMONG} ORDER BY id"
+_INBOX = "inbox (key, source, at, seen, body, handled)"
+_HANDLED = f"UPDATE inbox SET handled = 1 WHERE id {AMONG}"
+_SEEN = f"UPDATE inbox SET seen = ? WHERE id {AMONG}"
 
-# As text, with lists as one JSON value: to put a statement together would take longer than to carry it out.
-_LAST_NUMBER = "SELECT seq FROM sqlite_sequence WHERE name = ?"
-_HEADS = "SELECT stream, n, hash FROM heads WHERE stream IN (SELECT value FROM json_each(?))"
-_NUMBERS = "SELECT key, id FROM inbox WHERE key IN (SELECT value FROM json_each(?))"
-_HANDLED = "UPDATE inbox SET handled = 1 WHERE id IN (SELECT value FROM json_each(?))"
-_SEEN = "UPDATE inbox SET seen = ? WHERE id IN (SELECT value FROM json_each(?))"
-
-Row = tuple[Any, ...]
 Answer = Any
 """A unit's result, or the exception that its caller gets."""
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class EncodedEntry:
     """An entry, encoded by its caller, so that a fact that cannot be encoded is its caller's trouble alone."""
 
     entry: Entry
@@ -41,17 +30,17 @@ class Line:
     body: str
 
     @classmethod
-    def of(cls, entry: Entry) -> "Line":
+    def of(cls, entry: Entry) -> "EncodedEntry":
         kind, body = encode(entry.fact)
         return cls(entry, kind, body.decode())
 
 
 @dataclass(slots=True, eq=False)
-class Unit:
+class WriteRequest:
     """One caller's part of a batch."""
 
     future: asyncio.Future[Any]
-    lines: tuple[Line, ...] = ()
+    lines: tuple[EncodedEntry, ...] = ()
     handled: Sequence[int] = ()
     items: Sequence[Received] | None = None
     """A delivery for the inbox."""
@@ -61,14 +50,14 @@ class Unit:
 
 
 @dataclass(slots=True)
-class Written:
+class BatchResult:
     """What came of a batch: an answer for each unit, in order, and the newest fact's place."""
 
     answers: list[Answer] = field(default_factory=list)
     seq: int = 0
 
 
-def write(connection: Connection, units: Sequence[Unit], now: datetime) -> Written:
+def write(connection: Connection, units: Sequence[WriteRequest], now: datetime) -> BatchResult:
     """Write them all in the transaction that the caller holds. A `Conflict` is an answer; any exception is for all."""
     now = now.astimezone(UTC)
     written = _write_facts(connection, units, now)
@@ -106,7 +95,7 @@ class _Draft:
     rows: list[Row] = field(default_factory=list)
     touched: set[str] = field(default_factory=set)
 
-    def add(self, unit: Unit) -> tuple[Record, ...] | Conflict:
+    def add(self, unit: WriteRequest) -> tuple[Record, ...] | Conflict:
         """A unit's records, or which intent lost; then nothing of the unit is in the draft."""
         at = stamp(self.at)
         moved: dict[str, _Head] = {}
@@ -133,46 +122,38 @@ def _link(previous: bytes, seq: int, stream: str, n: int, at: str, actor: str, k
     return link(previous, seq, stream.encode(), n, at.encode(), actor.encode(), kind.encode(), body.encode())
 
 
-def _write_facts(connection: Connection, units: Sequence[Unit], now: datetime) -> Written:
+def _write_facts(connection: Connection, units: Sequence[WriteRequest], now: datetime) -> BatchResult:
     streams = {line.entry.stream for unit in units for line in unit.lines}
     if not streams:
-        return Written([() for _ in units])
+        return BatchResult([() for _ in units])
     draft = _Draft(now, last_number(connection, "facts"), _heads_of(connection, streams))
     answers: list[Answer] = [draft.add(unit) for unit in units]
     if draft.rows:
-        _insert(connection, facts, draft.rows)
+        insert(connection, "facts", draft.rows)
         moved = [(name, draft.heads[name].n, draft.heads[name].hash) for name in draft.touched]
-        _insert(connection, heads, moved, "ON CONFLICT (stream) DO UPDATE SET n = excluded.n, hash = excluded.hash")
-    return Written(answers, draft.seq)
+        insert(connection, "heads", moved, "ON CONFLICT (stream) DO UPDATE SET n = excluded.n, hash = excluded.hash")
+    return BatchResult(answers, draft.seq)
 
 
 def _heads_of(connection: Connection, streams: Iterable[str]) -> dict[str, _Head]:
     found: dict[str, _Head] = {}
-    for stream, n, digest in connection.exec_driver_sql(_HEADS, (json.dumps(list(streams)),)):
+    for stream, n, digest in connection.execute(_HEADS, (listed(streams),)):
         found[stream] = _Head(n, digest)
     return found
-
-
-def last_number(connection: Connection, table: str) -> int:
-    """The highest number a row of the table ever had; the next one is ours, since the transaction holds the lock.
-
-    Numbers so given have no gaps: a number that is missing was deleted by hand, and `audit` says so.
-    """
-    return connection.exec_driver_sql(_LAST_NUMBER, (table,)).scalar() or 0
 
 
 # -- inbox --------------------------------------------------------------------------------------
 def mark_handled(connection: Connection, ids: Sequence[int]) -> None:
     if ids:
-        connection.exec_driver_sql(_HANDLED, (json.dumps(ids),))
+        connection.execute(_HANDLED, (listed(ids),))
 
 
 def _receive(connection: Connection, deliveries: Sequence[Sequence[Received]], now: datetime) -> list[Receipt]:
     """All deliveries of a batch by one insert; what was there, or came earlier in the batch, is only seen again."""
     items = [item for items in deliveries for item in items]
     at = stamp(now)
-    rows = [(None, item.key, item.source, at, at, item.body, 0) for item in items]
-    added, last = _insert(connection, inbox, rows, "ON CONFLICT (key) DO NOTHING")
+    rows = [(item.key, item.source, at, at, item.body, 0) for item in items]
+    added, last = insert(connection, _INBOX, rows, "ON CONFLICT (key) DO NOTHING")
     if added == len(items):
         numbers = dict(zip((item.key for item in items), range(last - added + 1, last + 1), strict=True))
     else:
@@ -195,29 +176,8 @@ def _receipt(delivery: Sequence[Received], numbers: dict[str, int], now: datetim
 
 def _new_among(connection: Connection, items: Sequence[Received], added: int, at: str) -> dict[str, int]:
     """The rows that were added, by key; those that were there before are seen now. New numbers are the highest."""
-    keys = json.dumps([item.key for item in items])
-    found = sorted(connection.exec_driver_sql(_NUMBERS, (keys,)), key=lambda row: row.id)
+    found: list[tuple[int, str]] = connection.execute(_NUMBERS, (listed(item.key for item in items),)).fetchall()
     known, new = found[: len(found) - added], found[len(found) - added :]
     if known:
-        connection.exec_driver_sql(_SEEN, (at, json.dumps([row.id for row in known])))
-    return {row.key: row.id for row in new}
-
-
-def _insert(connection: Connection, table: Table, rows: Sequence[Row], conflict: str = "") -> tuple[int, int]:
-    """Rows of all columns, in the table's order; how many were added, and the last one's number.
-
-    By one statement: each one gives the interpreter away, and waits to get it back.
-    """
-    added = last = 0
-    row = f"({', '.join('?' for _ in table.columns)})"
-    for chunk in chunks(rows):
-        several = ", ".join(row for _ in chunk)
-        statement = f"INSERT INTO {table.name} VALUES {several} {conflict}"  # noqa: S608  # names of our own
-        result = connection.exec_driver_sql(statement, tuple(chain.from_iterable(chunk)))
-        added, last = added + result.rowcount, result.lastrowid
-    return added, last
-
-
-def chunks(values: Sequence[T], size: int = CHUNK) -> Iterator[Sequence[T]]:
-    for start in range(0, len(values), size):
-        yield values[start : start + size]
+        connection.execute(_SEEN, (at, listed(number for number, _ in known)))
+    return {key: number for number, key in new}

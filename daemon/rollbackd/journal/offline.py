@@ -1,9 +1,11 @@
 """A journal looked at from outside, whether a daemon has it open or not. Read only; it is never made here."""
 
+from contextlib import closing
+
 from rollbackd.journal.audit import audit
 from rollbackd.journal.contract import AuditReport, JournalRefused
-from rollbackd.journal.engine import engine, troubles
 from rollbackd.journal.place import path_of
+from rollbackd.journal.sqlite import connect, transaction, troubles
 
 
 def audit_file(url: str, busy: float = 5.0) -> AuditReport:
@@ -16,9 +18,5 @@ def audit_file(url: str, busy: float = 5.0) -> AuditReport:
     path = path_of(url)
     if not path.exists():
         raise JournalRefused(f"{path}: there is no journal; rollbackd has not run with it yet")
-    reading = engine(path, "read", busy)
-    try:
-        with troubles(path), reading.begin() as connection:
-            return audit(connection)
-    finally:
-        reading.dispose()
+    with troubles(path), closing(connect(path, "read", busy)) as connection, transaction(connection, "read"):
+        return audit(connection)

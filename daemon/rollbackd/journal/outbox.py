@@ -3,84 +3,55 @@
 from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import Connection, Table, and_, delete, select, update
-from sqlalchemy.dialects.sqlite import insert
-from sqlalchemy.sql import ColumnElement
-
-from rollbackd.journal.batch import chunks
 from rollbackd.journal.contract import Outgoing
-from rollbackd.journal.engine import stamp, unstamp
-from rollbackd.journal.schema import cursors, inbox, outbox
+from rollbackd.journal.sqlite import AMONG, Connection, insert, listed, scalar, stamp, unstamp
 
 PRUNED_AT_ONCE = 1000
 """Rows a transaction; writers get their turn between two."""
 
+_COLUMNS = "key, receiver, grouped, body, not_before, created, attempts, error"
+_WAITING = f"SELECT {_COLUMNS}, id FROM outbox WHERE ended IS NULL ORDER BY id"
+_MOVED = "INSERT INTO cursors (name, seq) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET seq = excluded.seq"
+_ENDED = f"UPDATE outbox SET attempts = attempts + 1, error = ?, ended = ? WHERE id {AMONG}"
+_POSTPONED = f"UPDATE outbox SET attempts = attempts + 1, error = ?, not_before = ? WHERE id {AMONG}"
+_OVER = (("inbox", "handled = 1 AND seen < ?"), ("outbox", "ended < ?"))
+
 
 def enqueue(connection: Connection, rows: Sequence[Outgoing], name: str, cursor: int) -> None:
     values = [
-        {
-            "key": row.key,
-            "receiver": row.receiver,
-            "grouped": row.group,
-            "body": row.body,
-            "not_before": stamp(row.not_before),
-            "created": stamp(row.created),
-            "attempts": row.attempts,
-            "error": row.error,
-        }
-        for row in rows
+        (one.key, one.receiver, one.group, one.body, stamp(one.not_before), stamp(one.created), one.attempts, one.error)
+        for one in rows
     ]
-    if values:
-        connection.execute(insert(outbox).on_conflict_do_nothing(index_elements=["key"]), values)
-    moved = insert(cursors).values(name=name, seq=cursor)
-    connection.execute(moved.on_conflict_do_update(index_elements=["name"], set_={"seq": moved.excluded.seq}))
+    insert(connection, f"outbox ({_COLUMNS})", values, "ON CONFLICT (key) DO NOTHING")
+    connection.execute(_MOVED, (name, cursor))
 
 
 def waiting(connection: Connection) -> list[Outgoing]:
-    rows = connection.execute(select(outbox).where(outbox.c.ended.is_(None)).order_by(outbox.c.id))
     return [
-        Outgoing(
-            key=row.key,
-            receiver=row.receiver,
-            group=row.grouped,
-            body=row.body,
-            not_before=unstamp(row.not_before),
-            created=unstamp(row.created),
-            attempts=row.attempts,
-            error=row.error,
-            id=row.id,
-        )
-        for row in rows
+        Outgoing(key, receiver, group, body, unstamp(not_before), unstamp(created), attempts, error, number)
+        for key, receiver, group, body, not_before, created, attempts, error, number in connection.execute(_WAITING)
     ]
 
 
 def delivered(connection: Connection, ids: Sequence[int], at: datetime) -> None:
-    tried = {"attempts": outbox.c.attempts + 1, "error": "", "ended": stamp(at)}
-    for chunk in chunks(ids):
-        connection.execute(update(outbox).where(outbox.c.id.in_(chunk)).values(tried))
+    connection.execute(_ENDED, ("", stamp(at), listed(ids)))
 
 
 def postponed(
     connection: Connection, ids: Sequence[int], error: str, not_before: datetime | None, now: datetime
 ) -> None:
-    tried = {"attempts": outbox.c.attempts + 1, "error": error}
-    fate = {"ended": stamp(now)} if not_before is None else {"not_before": stamp(not_before)}
-    for chunk in chunks(ids):
-        connection.execute(update(outbox).where(outbox.c.id.in_(chunk)).values({**tried, **fate}))
+    fate, when = (_ENDED, now) if not_before is None else (_POSTPONED, not_before)
+    connection.execute(fate, (error, stamp(when), listed(ids)))
 
 
 def cursor(connection: Connection, name: str) -> int:
-    return connection.execute(select(cursors.c.seq).where(cursors.c.name == name)).scalar() or 0
+    return scalar(connection, "SELECT seq FROM cursors WHERE name = ?", name) or 0
 
 
 def prune(connection: Connection, before: datetime) -> int:
     """One portion; 0 when there is nothing left to forget."""
-    limit = stamp(before)
-    return _forget(connection, inbox, and_(inbox.c.handled == 1, inbox.c.seen < limit)) + _forget(
-        connection, outbox, outbox.c.ended < limit
-    )
-
-
-def _forget(connection: Connection, table: Table, which: ColumnElement[bool]) -> int:
-    portion = select(table.c.id).where(which).limit(PRUNED_AT_ONCE)
-    return connection.execute(delete(table).where(table.c.id.in_(portion))).rowcount
+    forgotten = 0
+    for table, over in _OVER:
+        portion = f"SELECT id FROM {table} WHERE {over} LIMIT {PRUNED_AT_ONCE}"
+        forgotten += connection.execute(f"DELETE FROM {table} WHERE id IN ({portion})", (stamp(before),)).rowcount
+    return forgotten

@@ -6,62 +6,59 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
-from sqlalchemy import Connection, Row, Select, select
 
 from rollbackd.facts import KINDS, Record, decode
 from rollbackd.journal.contract import Arrived, JournalDamaged
-from rollbackd.journal.engine import stamp, unstamp
-from rollbackd.journal.schema import facts, inbox, too_new
+from rollbackd.journal.sqlite import AMONG, Connection, Row, listed, stamp, too_new, unstamp
 
-_COLUMNS = (facts.c.seq, facts.c.stream, facts.c.n, facts.c.at, facts.c.actor, facts.c.kind, facts.c.body)
+_FACTS = "SELECT seq, stream, n, at, actor, kind, body FROM facts"
+# First the numbers, from the index, then the rows in that order: asked at once, SQLite sorts whole bodies.
+_OF_KINDS = f"AND seq IN (SELECT seq FROM facts WHERE kind {AMONG} AND seq > ?)"
+_ALL = 2**62
+"""Facts."""
+_INBOX = "SELECT id, key, source, at, seen, body FROM inbox"
 
 
 def read(connection: Connection, path: Path, stream: str, after: int) -> list[Record]:
-    asked = select(*_COLUMNS).where(facts.c.stream == stream, facts.c.n > after).order_by(facts.c.n)
-    return _records(connection, path, asked)
+    return _records(connection, path, f"{_FACTS} WHERE stream = ? AND n > ? ORDER BY n", stream, after)
 
 
 def since(connection: Connection, path: Path, seq: int, kinds: Sequence[str], limit: int) -> list[Record]:
-    asked = select(*_COLUMNS).where(facts.c.seq > seq).order_by(facts.c.seq)
-    if kinds:
-        # First the numbers, from the index, then the rows in that order: asked at once, SQLite sorts whole bodies.
-        wanted = select(facts.c.seq).where(facts.c.kind.in_(list(kinds)), facts.c.seq > seq)
-        asked = asked.where(facts.c.seq.in_(wanted))
-    return _records(connection, path, asked.limit(limit) if limit else asked)
+    some, values = (_OF_KINDS, [listed(kinds), seq]) if kinds else ("", [])
+    asked = f"{_FACTS} WHERE seq > ? {some} ORDER BY seq LIMIT ?"
+    return _records(connection, path, asked, seq, *values, limit or _ALL)
 
 
 def latest(connection: Connection, path: Path, kinds: Sequence[str], stream: str, limit: int) -> list[Record]:
     """Each kind by its own index, then the newest of all: SQLite itself would sort every fact of these kinds."""
     found: list[Record] = []
+    some, values = ("AND stream = ?", [stream]) if stream else ("", [])
     for kind in set(kinds):
-        asked = select(*_COLUMNS).where(facts.c.kind == kind)
-        if stream:
-            asked = asked.where(facts.c.stream == stream)
-        found += _records(connection, path, asked.order_by(facts.c.seq.desc()).limit(limit))
+        asked = f"{_FACTS} WHERE kind = ? {some} ORDER BY seq DESC LIMIT ?"
+        found += _records(connection, path, asked, kind, *values, limit)
     return sorted(found, key=lambda record: record.seq, reverse=True)[:limit]
 
 
 def unhandled(connection: Connection) -> list[Arrived]:
-    return _arrived(connection.execute(select(inbox).where(inbox.c.handled == 0).order_by(inbox.c.id)))
+    return _arrived(connection.execute(f"{_INBOX} WHERE handled = 0 ORDER BY id"))
 
 
 def arrived(connection: Connection, source: str, since: datetime) -> list[Arrived]:
-    asked = select(inbox).where(inbox.c.source == source, inbox.c.seen >= stamp(since))
-    return _arrived(connection.execute(asked.order_by(inbox.c.id)))
+    return _arrived(connection.execute(f"{_INBOX} WHERE source = ? AND seen >= ? ORDER BY id", (source, stamp(since))))
 
 
 def refuse_unknown_kinds(connection: Connection, path: Path) -> None:
     """:raises JournalRefused: there are facts that this version cannot read."""
-    unknown = set(connection.execute(select(facts.c.kind).distinct()).scalars()) - KINDS
+    unknown = {kind for (kind,) in connection.execute("SELECT DISTINCT kind FROM facts")} - KINDS
     if unknown:
         raise too_new(path, f"it has facts of kind {', '.join(sorted(unknown))}")
 
 
-def _records(connection: Connection, path: Path, asked: Select[Any]) -> list[Record]:
-    return [_record(path, row) for row in connection.execute(asked)]
+def _records(connection: Connection, path: Path, asked: str, *values: Any) -> list[Record]:
+    return [_record(path, row) for row in connection.execute(asked, values)]
 
 
-def _record(path: Path, row: Sequence[Any]) -> Record:
+def _record(path: Path, row: Row) -> Record:
     seq, stream, n, at, actor, kind, body = row
     try:
         return Record(seq, stream, n, unstamp(at), actor, decode(kind, body))
@@ -73,5 +70,7 @@ def _record(path: Path, row: Sequence[Any]) -> Record:
         ) from error
 
 
-def _arrived(rows: Iterable[Row[Any]]) -> list[Arrived]:
-    return [Arrived(row.id, row.key, row.source, unstamp(row.at), unstamp(row.seen), row.body) for row in rows]
+def _arrived(rows: Iterable[Row]) -> list[Arrived]:
+    return [
+        Arrived(number, key, source, unstamp(at), unstamp(seen), body) for number, key, source, at, seen, body in rows
+    ]

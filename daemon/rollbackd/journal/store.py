@@ -8,16 +8,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from sqlalchemy import Connection
-
 from rollbackd.facts import Record
-from rollbackd.journal import engine, outbox, reading
+from rollbackd.journal import outbox, reading, sqlite
 from rollbackd.journal.audit import audit
-from rollbackd.journal.batch import Line, Unit, mark_handled
+from rollbackd.journal.batch import EncodedEntry, WriteRequest, mark_handled
 from rollbackd.journal.contract import Arrived, AuditReport, Entry, JournalUnavailable, Outgoing, Receipt, Received
 from rollbackd.journal.place import create, path_of
 from rollbackd.journal.reserve import RESERVE, Reserve
-from rollbackd.journal.schema import migrate
+from rollbackd.journal.sqlite import Connection, migrate
 from rollbackd.journal.writer import Errand, Writer
 from rollbackd.system.clock import Clock
 
@@ -38,7 +36,9 @@ class SqliteJournal:
         self._waiters: set[asyncio.Future[None]] = set()
         self._closed = False
         self._writer = Writer(path, clock, reserve, busy, self._moved)
-        self._reading = engine.engine(path, "read", busy)
+        self._busy = busy
+        self._idle: list[Connection] = []
+        """Connections for reading that nobody uses now."""
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="journal-reader")
 
     @classmethod
@@ -81,8 +81,8 @@ class SqliteJournal:
 
     # -- facts
     async def append(self, *entries: Entry, handled: Sequence[int] = (), urgent: bool = False) -> tuple[Record, ...]:
-        lines = tuple(map(Line.of, entries))
-        unit = Unit(self._writer.future(), lines, handled, urgent=urgent)
+        lines = tuple(map(EncodedEntry.of, entries))
+        unit = WriteRequest(self._writer.future(), lines, handled, urgent=urgent)
         records: tuple[Record, ...] = await self._writer.submit(unit)
         return records
 
@@ -118,7 +118,7 @@ class SqliteJournal:
 
     # -- inbox
     async def receive(self, items: Sequence[Received]) -> Receipt:
-        receipt: Receipt = await self._writer.submit(Unit(self._writer.future(), items=items))
+        receipt: Receipt = await self._writer.submit(WriteRequest(self._writer.future(), items=items))
         return receipt
 
     async def unhandled(self) -> list[Arrived]:
@@ -147,7 +147,7 @@ class SqliteJournal:
         return await self._ask(outbox.waiting)
 
     async def delivered(self, ids: Sequence[int], at: datetime, *facts: Entry) -> None:
-        lines = tuple(map(Line.of, facts))
+        lines = tuple(map(EncodedEntry.of, facts))
         await self._effect(lambda connection, _now: outbox.delivered(connection, ids, at), lines)
 
     async def postponed(self, ids: Sequence[int], error: str, not_before: datetime | None) -> None:
@@ -164,13 +164,14 @@ class SqliteJournal:
         self._closed = True
         self._moved(self._newest)
         await asyncio.to_thread(self._readers.shutdown)
-        self._reading.dispose()
+        while self._idle:
+            self._idle.pop().close()
         # Last, since the last connection takes the write-ahead log into the file.
         await self._writer.close()
 
     # -- how work gets to the threads
-    async def _effect(self, effect: Callable[[Connection, datetime], T], lines: tuple[Line, ...] = ()) -> T:
-        answer: T = await self._writer.submit(Unit(self._writer.future(), lines, effect=effect))
+    async def _effect(self, effect: Callable[[Connection, datetime], T], lines: tuple[EncodedEntry, ...] = ()) -> T:
+        answer: T = await self._writer.submit(WriteRequest(self._writer.future(), lines, effect=effect))
         return answer
 
     async def _errand(self, run: Callable[[], T]) -> T:
@@ -186,5 +187,19 @@ class SqliteJournal:
 
     def _look(self, question: Callable[..., T], *arguments: Any) -> T:
         """In one transaction that begins now: it sees all that was answered before, and nothing half."""
-        with engine.troubles(self._path), self._reading.begin() as connection:
-            return question(connection, *arguments)
+        with sqlite.troubles(self._path):
+            connection = self._take_connection()
+            try:
+                with sqlite.transaction(connection, "read"):
+                    answer = question(connection, *arguments)
+            except BaseException:
+                connection.close()  # after any trouble with a new one: this one may remember a broken file
+                raise
+            self._idle.append(connection)
+        return answer
+
+    def _take_connection(self) -> Connection:
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return sqlite.connect(self._path, "read", self._busy)

@@ -9,12 +9,11 @@ from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Any
 
-from sqlalchemy import Connection
-
-from rollbackd.journal import engine
-from rollbackd.journal.batch import Answer, Unit, last_number, write
+from rollbackd.journal import sqlite
+from rollbackd.journal.batch import Answer, WriteRequest, write
 from rollbackd.journal.contract import JournalUnavailable
 from rollbackd.journal.reserve import Reserve
+from rollbackd.journal.sqlite import Connection
 from rollbackd.system import log
 from rollbackd.system.boundary import boundary
 from rollbackd.system.clock import Clock
@@ -38,20 +37,20 @@ class Writer:
         self._moved = moved
         self._log = log.get("journal")
         self._loop = asyncio.get_running_loop()
-        self._engine = engine.engine(path, "write", busy)
+        self._busy = busy
         self._connection: Connection | None = None
         self._inode = 0
         self._trouble = ""
-        self._gathered: list[Unit | Errand] = []
+        self._gathered: list[WriteRequest | Errand] = []
         """What the present turn of the loop wants to be done."""
-        self._queue: SimpleQueue[list[Unit | Errand] | None] = SimpleQueue()
+        self._queue: SimpleQueue[list[WriteRequest | Errand] | None] = SimpleQueue()
         self._closed = False
         # A daemon thread: a process that ends without `close` is not kept alive; what was answered is on disk.
         self._thread = Thread(target=self._run, name="journal-writer", daemon=True)
         self._thread.start()
 
     # -- on the event loop's thread
-    async def submit(self, work: Unit | Errand) -> Any:
+    async def submit(self, work: WriteRequest | Errand) -> Any:
         """Wait for the answer. A caller that is cancelled leaves its unit in the queue; nobody hears its answer.
 
         :raises JournalUnavailable: nothing of it was kept.
@@ -83,7 +82,7 @@ class Writer:
         going = True
         while going:
             work, going = self._take()
-            units = [item for item in work if isinstance(item, Unit)]
+            units = [item for item in work if isinstance(item, WriteRequest)]
             if units:
                 self._answer(units, self._settle(units))
             for errand in work:
@@ -91,9 +90,9 @@ class Writer:
                     self._answer([errand], [self._attempt(errand.run)])
         self._disconnect()
 
-    def _take(self) -> tuple[list[Unit | Errand], bool]:
+    def _take(self) -> tuple[list[WriteRequest | Errand], bool]:
         """All that waits, at least one; and whether more may come."""
-        work: list[Unit | Errand] = []
+        work: list[WriteRequest | Errand] = []
         item = self._queue.get()
         with suppress(Empty):
             while item is not None:
@@ -102,18 +101,18 @@ class Writer:
             return work, False
         return work, True
 
-    def _answer(self, work: Sequence[Unit | Errand], answers: Sequence[Answer]) -> None:
+    def _answer(self, work: Sequence[WriteRequest | Errand], answers: Sequence[Answer]) -> None:
         """One wake-up of the loop for the whole batch."""
         with suppress(RuntimeError):  # the loop is closed: nobody waits any more, and what was written stays
             self._loop.call_soon_threadsafe(_deliver, [item.future for item in work], answers)
 
-    def _settle(self, units: Sequence[Unit]) -> list[Answer]:
+    def _settle(self, units: Sequence[WriteRequest]) -> list[Answer]:
         """An answer for each unit; after the boundary that says they are on disk."""
         answers = self._guarded(units)
         missed = self._attempt(lambda: _mark("journal.committed", answers))
         return answers if missed is None else [missed for _ in units]
 
-    def _guarded(self, units: Sequence[Unit]) -> list[Answer]:
+    def _guarded(self, units: Sequence[WriteRequest]) -> list[Answer]:
         """Nothing leaves this function but answers: the thread must outlive whatever one caller brings."""
         try:
             return self._admit(units)
@@ -123,7 +122,7 @@ class Writer:
         except Exception as error:  # noqa: BLE001  # the thread serves everybody; the caller gets the exception
             return [error for _ in units]
 
-    def _admit(self, units: Sequence[Unit]) -> list[Answer]:
+    def _admit(self, units: Sequence[WriteRequest]) -> list[Answer]:
         """With the reserve gone, only what is urgent may use the room that it left."""
         if self._reserve.held or self._reserve.restore():
             return self._try(units)
@@ -134,14 +133,14 @@ class Writer:
         )
         return self._urgent_only(units, refusal)
 
-    def _urgent_only(self, units: Sequence[Unit], refusal: JournalUnavailable) -> list[Answer]:
+    def _urgent_only(self, units: Sequence[WriteRequest], refusal: JournalUnavailable) -> list[Answer]:
         urgent = [unit for unit in units if unit.urgent]
         if not urgent:
             raise refusal
         answers = dict(zip(map(id, urgent), self._try(urgent), strict=True))
         return [answers[id(unit)] if unit.urgent else _copy(refusal) for unit in units]
 
-    def _try(self, units: Sequence[Unit]) -> list[Answer]:
+    def _try(self, units: Sequence[WriteRequest]) -> list[Answer]:
         try:
             return self._transact(units)
         except JournalUnavailable as trouble:
@@ -157,10 +156,10 @@ class Writer:
         # One unit holds something that cannot be stored, or its stream is damaged: the others must not pay for it.
         return [answer for unit in units for answer in self._guarded([unit])]
 
-    def _transact(self, units: Sequence[Unit]) -> list[Answer]:
+    def _transact(self, units: Sequence[WriteRequest]) -> list[Answer]:
         with self._trouble_disconnects():
             connection = self._connect()
-            with connection.begin():
+            with sqlite.transaction(connection, "write"):
                 written = write(connection, units, self._clock.now())
                 _mark("journal.before", written.answers)
         self._note("")
@@ -187,7 +186,7 @@ class Writer:
     def _trouble_disconnects(self) -> Iterator[None]:
         """After any trouble the next try starts with a new connection: the old one may remember a broken file."""
         try:
-            with engine.troubles(self._path):
+            with sqlite.troubles(self._path):
                 yield
         except Exception:
             self._disconnect()
@@ -202,7 +201,7 @@ class Writer:
                 "rollbackd to go on with what is there now"
             )
         if self._connection is None:
-            self._connection = self._engine.connect()
+            self._connection = sqlite.connect(self._path, "write", self._busy)
             self._inode = inode
         return self._connection
 
@@ -223,9 +222,9 @@ class Writer:
         """Run as an errand: do something in one transaction, before anything else; the newest fact's place."""
         with self._trouble_disconnects():
             connection = self._connect()
-            with connection.begin():
+            with sqlite.transaction(connection, "write"):
                 work(connection)
-                return last_number(connection, "facts")
+                return sqlite.last_number(connection, "facts")
 
 
 def _mark(name: str, answers: Sequence[Answer]) -> None:
