@@ -21,7 +21,15 @@ from rollbackd.config.load import ConfigErrors, load
 from rollbackd.config.models import Config
 from rollbackd.config.secrets import reveal
 from rollbackd.core import Core, build, spread
-from rollbackd.journal import Entry, Exclusive, JournalDamaged, JournalRefused, JournalUnavailable, open_journal
+from rollbackd.journal import (
+    Entry,
+    Exclusive,
+    JournalDamaged,
+    JournalRefused,
+    JournalUnavailable,
+    open_journal,
+    until_written,
+)
 from rollbackd.model import FLEET, Request
 from rollbackd.notify.messages import self_notices
 from rollbackd.policy.guards import ago
@@ -146,12 +154,10 @@ class DaemonProcess:
         self._tasks.append(asyncio.create_task(self._forever(name, work), name=name))
 
     async def _forever(self, name: str, work: Callable[[], Awaitable[Any]]) -> None:
+        say = partial(self._log.error, "the journal cannot be used; trying again", task=name)
         while True:
             try:
-                await work()
-            except JournalUnavailable as error:
-                self._log.error("the journal cannot be used; trying again", task=name, error=str(error))
-                await self._clock.sleep(_AGAIN)
+                return await until_written(work, self._clock, _AGAIN, say)
             except Exception as error:  # noqa: BLE001  # a root task must survive; it is started again, and people are told
                 self._log.exception("a part of the daemon failed and is started again", task=name)
                 if self._clock.monotonic() >= self._quiet_until.get(name, 0):
@@ -159,8 +165,6 @@ class DaemonProcess:
                     text = f"{name} failed and is started again: {type(error).__name__}: {error}"
                     await self._core.read_model.tell(facts.Notice("internal", text))
                 await self._clock.sleep(_AGAIN)
-            else:
-                return
 
     async def _resume(self) -> None:
         """What a crash or a stop cut off goes on; then what was received and not judged."""

@@ -3,12 +3,13 @@
 from collections.abc import Container
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 
 from rollbackd import facts
 from rollbackd.config.models import Config, Service
 from rollbackd.decision.situation import HoldSource
 from rollbackd.execution.check_runner import CheckRunner
-from rollbackd.journal import Entry, JournalUnavailable
+from rollbackd.journal import Entry, until_written
 from rollbackd.model import State, Verdict, service_stream, verdict_of
 from rollbackd.policy.ledger import ServiceLedger
 from rollbackd.rules.tracks import Standing
@@ -74,12 +75,10 @@ class BakeTimer:
     async def run(self, service: Service) -> None:
         """Tick for ever."""
         tick = min(_LONGEST_TICK, max(service.bake / 20, timedelta(milliseconds=100)))
+        say = partial(self._log.warning, "a mark could not be written", service=service.name)
         while True:
             await self._clock.sleep(tick)
-            try:
-                await self.tick(service, tick)
-            except JournalUnavailable as error:
-                self._log.warning("a mark could not be written", service=service.name, error=str(error))
+            await until_written(partial(self.tick, service, tick), self._clock, tick, say)
 
     async def tick(self, service: Service, length: timedelta) -> None:
         """One tick of that length: count it or not, and at the end of the time hold the exam."""

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from rollbackd import facts
@@ -14,7 +15,7 @@ from rollbackd.config.models import Config, Service
 from rollbackd.decision.situation import SituationReader
 from rollbackd.incident.drill import broken_off
 from rollbackd.incident.ending import relapse
-from rollbackd.journal import Conflict, Entry, JournalUnavailable
+from rollbackd.journal import Conflict, Entry, JournalUnavailable, until_written
 from rollbackd.model import (
     FLEET,
     Action,
@@ -41,6 +42,8 @@ _SHOWN_AT_ONCE = 8
 """Services whose checks are run for people at the same time: a storm must not start a thousand programs."""
 _AGAIN = timedelta(seconds=5)
 """How often refused episodes that go on are thought about again."""
+_DISK = timedelta(seconds=2)
+"""Between tries to write down what was decided while the journal cannot be written."""
 _FEW = 5
 """Episodes of one service that are thought about each time; the others have their turn the next times."""
 _REST = 40
@@ -110,24 +113,21 @@ class DecisionEngine:
         task.add_done_callback(self._tasks.discard)
 
     async def _guarded(self, trigger: Trigger) -> None:
-        rows = self._thinking[trigger.episode]
+        say = partial(self._log.error, "a decision could not be written; nothing was started")
         try:
-            while True:
-                try:
-                    done = len(rows)
-                    await self.consider(trigger, tuple(rows))
-                    while late := rows[done:]:  # came while it was thought about
-                        done += len(late)
-                        await self._read_model.journal.handled(late)
-                except JournalUnavailable as error:
-                    self._log.error("a decision could not be written; nothing was started", error=str(error))
-                    await self._clock.sleep(timedelta(seconds=2))
-                else:
-                    return
+            await until_written(partial(self._consider_all, trigger), self._clock, _DISK, say)
         except Exception:  # noqa: BLE001  # one trigger must not end the daemon; its signal stays unhandled until the next start
             self._log.exception("a trigger could not be judged", service=trigger.service, rule=trigger.rule)
         finally:
             self._thinking.pop(trigger.episode, None)
+
+    async def _consider_all(self, trigger: Trigger) -> None:
+        rows = self._thinking[trigger.episode]
+        done = len(rows)
+        await self.consider(trigger, tuple(rows))
+        while late := rows[done:]:  # came while it was thought about
+            done += len(late)
+            await self._read_model.journal.handled(late)
 
     async def settle(self) -> None:
         """Until nothing is under consideration, or the time for that is over."""

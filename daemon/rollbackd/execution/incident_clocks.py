@@ -7,6 +7,7 @@ cost nothing until one is due.
 import asyncio
 from collections import Counter
 from datetime import datetime, timedelta
+from functools import partial
 from typing import get_args
 
 from rollbackd import facts
@@ -15,7 +16,7 @@ from rollbackd.facts import Record
 from rollbackd.incident.clocks import BAD_ENDS, due, next_due
 from rollbackd.incident.fold import evolve, opened
 from rollbackd.incident.life import Incident
-from rollbackd.journal import Entry, JournalUnavailable
+from rollbackd.journal import Entry, until_written
 from rollbackd.model import DAEMON, incident_stream, name_in
 from rollbackd.policy.ledger import Rollback
 from rollbackd.state.read_model import ReadModel
@@ -54,13 +55,10 @@ class IncidentClocks:
 
     async def run(self) -> None:
         """For ever. :raises JournalUnavailable: it cannot be read; begin anew."""
+        say = partial(self._log.error, "a clock that passed could not be written; trying again")
         await self.begin()
         while True:
-            try:
-                await self.look()
-            except JournalUnavailable as error:
-                self._log.error("a clock that passed could not be written; trying again", error=str(error))
-                await self._clock.sleep(_DISK)
+            await until_written(self.look, self._clock, _DISK, say)
             await self._clock.sleep(_PACE)
             now = self._clock.now()
             until = min((*self._next.values(), now + _GLANCE))

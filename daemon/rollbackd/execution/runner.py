@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, assert_never
 
@@ -25,7 +26,7 @@ from rollbackd.incident.ending import ending
 from rollbackd.incident.fold import evolve
 from rollbackd.incident.life import Incident
 from rollbackd.incident.spec import VerifySpec
-from rollbackd.journal import Conflict, Entry, JournalUnavailable
+from rollbackd.journal import Conflict, Entry, JournalUnavailable, until_written
 from rollbackd.model import CheckResult, Outcome, incident_stream, verdict_of
 from rollbackd.state.read_model import ReadModel
 from rollbackd.system import log
@@ -123,13 +124,9 @@ class Runner:
             wake.set()
 
     async def _drive_guarded(self, name: str) -> None:
+        say = partial(self._log.error, "the journal cannot be used; trying again", incident=name)
         try:
-            while not self._stopping.is_set():
-                try:
-                    return await Drive(self, name).run()
-                except JournalUnavailable as error:
-                    self._log.error("the journal cannot be used; trying again", incident=name, error=str(error))
-                    await self._clock.sleep(_DISK)
+            await until_written(partial(self._drive, name), self._clock, _DISK, say)
         except Exception as error:  # noqa: BLE001  # one incident must not end the daemon; it stays open, is told, and is tried again
             self._log.exception("incident stopped being driven", incident=name)
             await self._give_to_person(name, error)
@@ -138,6 +135,10 @@ class Runner:
             del self._tasks[name]
             if poked:
                 self.start(name)
+
+    async def _drive(self, name: str) -> None:
+        if not self._stopping.is_set():
+            await Drive(self, name).run()
 
     async def _give_to_person(self, name: str, error: Exception) -> None:
         with suppress(JournalUnavailable, Conflict):
@@ -275,14 +276,9 @@ class Drive:
 
     async def _report(self, incident: Incident, *entries: Entry) -> Incident:
         """Journal what happened. It did happen: when the disk is full this is tried until it is written."""
-        while True:
-            try:
-                await self._read_model.append(*entries, urgent=True)
-            except JournalUnavailable as error:
-                self._log.error("cannot write what was done; trying again", error=str(error))
-                await self._clock.sleep(_DISK)
-            else:
-                return await self._news(incident)
+        say = partial(self._log.error, "cannot write what was done; trying again")
+        await until_written(partial(self._read_model.append, *entries, urgent=True), self._clock, _DISK, say)
+        return await self._news(incident)
 
     async def _fact(self, incident: Incident, fact: Any) -> Incident:
         return await self._report(incident, Entry(self._stream, fact))

@@ -17,6 +17,7 @@ from rollbackd.journal.contract import (
     Outgoing,
     Receipt,
     Received,
+    until_written,
 )
 from rollbackd.journal.exclusive import Exclusive
 from rollbackd.journal.store import SqliteJournal
@@ -37,6 +38,7 @@ __all__ = [
     "Receipt",
     "Received",
     "open_journal",
+    "until_written",
 ]
 
 

@@ -1,12 +1,15 @@
 """What the journal promises, whatever keeps it. No I/O."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from rollbackd.facts import Record
 from rollbackd.model import DAEMON
+from rollbackd.system.clock import Clock
+
+T = TypeVar("T")
 
 
 class Conflict(Exception):  # noqa: N818  # it is an answer, not an error: fold and decide again
@@ -196,3 +199,18 @@ class Journal(Protocol):
     async def close(self) -> None:
         """Write what waits, and close. Whoever calls anything afterwards gets `JournalUnavailable`."""
         ...
+
+
+async def until_written(
+    work: Callable[[], Awaitable[T]], clock: Clock, pause: timedelta, say: Callable[..., object]
+) -> T:
+    """What `work` returns once the journal takes what it writes: what happened is not forgotten for a full disk.
+
+    Each time that it cannot be used, `say` gets the sentence as `error`, and after the pause `work` begins anew.
+    """
+    while True:
+        try:
+            return await work()
+        except JournalUnavailable as error:
+            say(error=str(error))
+            await clock.sleep(pause)

@@ -12,7 +12,7 @@ from typing import Any
 
 from rollbackd.adapter import DeliveryError, Message, Notifier
 from rollbackd.facts import Notice, Paged, Told
-from rollbackd.journal import Entry, Journal, JournalUnavailable, Outgoing
+from rollbackd.journal import Entry, Journal, JournalUnavailable, Outgoing, until_written
 from rollbackd.model import FLEET
 from rollbackd.notify.messages import envelope as outbox
 from rollbackd.notify.messages import self_notices
@@ -193,14 +193,8 @@ class ReceiverQueue:
 
     async def _surely(self, write: Callable[[], Awaitable[Any]]) -> None:
         """Write it even if the journal cannot be written for a while: what was sent must not be sent again for that."""
-        while True:
-            try:
-                await write()
-            except JournalUnavailable as error:
-                self._log.error("the journal cannot be written", error=str(error))
-                await self._clock.sleep(JOURNAL_PAUSE)
-            else:
-                return
+        say = partial(self._log.error, "the journal cannot be written")
+        await until_written(write, self._clock, JOURNAL_PAUSE, say)
 
 
 def _later(when: datetime, now: datetime) -> bool:

@@ -4,8 +4,9 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 
-from rollbackd.journal import Arrived, JournalUnavailable, Receipt, Received
+from rollbackd.journal import Arrived, JournalUnavailable, Receipt, Received, until_written
 from rollbackd.model import Alert, Event, Trigger
 from rollbackd.rules.spec import LONGEST_WITHIN
 from rollbackd.signals.alertmanager import Alertmanager, Silence, Unreachable
@@ -224,12 +225,10 @@ class SignalIntake:
 
     async def run(self, every: timedelta) -> None:
         """Ask Alertmanager every so often: for its silences, and for alerts that a lost delivery kept from us."""
+        say = partial(self._log.warning, "what Alertmanager says could not be stored")
         while True:
             await self._clock.sleep(every)
-            try:
-                await self.ask()
-            except JournalUnavailable as error:
-                self._log.warning("what Alertmanager says could not be stored", error=str(error))
+            await until_written(self.ask, self._clock, every, say)
 
     async def ask(self) -> list[Alert] | None:
         """What fires and what is silenced, from Alertmanager itself; None when none is configured or answers."""

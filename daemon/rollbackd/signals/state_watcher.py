@@ -7,11 +7,12 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime, timedelta
+from functools import partial
 
 from rollbackd import facts
 from rollbackd.execution.layers import Layers, LookFailed
 from rollbackd.incident.plan import reached
-from rollbackd.journal import Entry, JournalUnavailable
+from rollbackd.journal import Entry, until_written
 from rollbackd.model import FLEET, Outcome, State, service_stream
 from rollbackd.policy.ledger import ServiceLedger
 from rollbackd.state.read_model import ReadModel
@@ -54,11 +55,9 @@ class StateWatcher:
     async def run(self, service: str, offset: timedelta) -> None:
         """Look every so often, for ever; `offset` spreads the services over the time."""
         await self._clock.sleep(offset)
+        say = partial(self._log.warning, "a change could not be written; looking again", service=service)
         while True:
-            try:
-                await self.look(service)
-            except JournalUnavailable as error:
-                self._log.warning("a change could not be written; looking again", service=service, error=str(error))
+            await until_written(partial(self.look, service), self._clock, self._every, say)
             await self._clock.sleep(self._every)
 
     async def look(self, service: str, *, mixed: bool = False) -> State | None:

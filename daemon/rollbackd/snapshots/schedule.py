@@ -13,7 +13,7 @@ from rollbackd import facts
 from rollbackd.adapter import AdapterError, Snapshot
 from rollbackd.calendar import Planned
 from rollbackd.config.schedules import SnapshotSchedule
-from rollbackd.journal import Entry, JournalUnavailable
+from rollbackd.journal import Entry, until_written
 from rollbackd.model import FLEET
 from rollbackd.policy.target import candidates
 from rollbackd.snapshots.history import SnapshotRun
@@ -104,21 +104,21 @@ class SnapshotTimetable:
     async def run(self, name: str, run: SnapshotRun | None = None) -> None:
         """One run of an entry, or what is left of it; comes back when it is written down how it ended."""
         layer_snapshots, entry, what = self._entries[name]
-        while True:
+
+        async def go_on() -> bool:
+            """Whether nothing is left of it."""
+            nonlocal run
             while _disturbed(layer_snapshots):
                 await self._clock.sleep(_GLANCE)
-            try:
-                async with layer_snapshots.for_calendar():
-                    if _disturbed(layer_snapshots):
-                        continue
-                    run = run or await self._begin(layer_snapshots, entry, what)
-                    if run is None:
-                        return
-                    if await self._unless_disturbed(layer_snapshots, entry, run):
-                        return
-            except JournalUnavailable as error:
-                self._log.error("a run waits for the journal", layer=layer_snapshots.name, error=str(error))
-                await self._clock.sleep(_DISK)
+            async with layer_snapshots.for_calendar():
+                if _disturbed(layer_snapshots):
+                    return False
+                run = run or await self._begin(layer_snapshots, entry, what)
+                return run is None or await self._unless_disturbed(layer_snapshots, entry, run)
+
+        say = partial(self._log.error, "a run waits for the journal", layer=layer_snapshots.name)
+        while not await until_written(go_on, self._clock, _DISK, say):
+            pass
 
     async def _begin(self, layer_snapshots: LayerSnapshots, entry: SnapshotSchedule, what: str) -> SnapshotRun | None:
         """None: what was good when it was to begin is so no more. :raises JournalUnavailable:"""
