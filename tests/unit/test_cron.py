@@ -1,6 +1,7 @@
 """When something on a calendar comes next."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -49,6 +50,21 @@ def test_an_hour_that_comes_twice_counts_once_and_one_that_does_not_come_is_made
     assert nexts(nightly, datetime(2026, 3, 27, 12, tzinfo=UTC), 3) == ["28 01:30", "29 01:30", "30 00:30"]
     half_hourly = CronTimes("*/30 * * * *", zone="Europe/Berlin")
     assert nexts(half_hourly, datetime(2026, 10, 25, 0, tzinfo=UTC), 3) == ["25 00:30", "25 01:00", "25 01:30"]
+
+
+@pytest.mark.parametrize(
+    "zone",
+    ["Europe/Berlin", "America/New_York", "America/Havana", "Africa/Cairo", "Australia/Sydney", "Australia/Lord_Howe",
+     "Asia/Beirut", "Atlantic/Azores", "Pacific/Auckland"],
+)  # fmt: skip
+@pytest.mark.parametrize("line", ["0 0 * * *", "30 0 * * *", "30 2 * * *", "0 23 * * *", "15 0 * * sun-mon"])
+def test_each_day_has_its_time_also_where_clocks_are_set(line: str, zone: str) -> None:
+    there, times, found = ZoneInfo(zone), CronTimes(check_cron(line), zone=zone), list[date]()
+    time = datetime(2025, 12, 31, 23, 59, tzinfo=there)
+    while (time := times.after(time).astimezone(there)).year == 2026:
+        found.append(time.date())
+    days = [date(2026, 1, 1) + timedelta(days=number) for number in range(365)]
+    assert found == [day for day in days if "sun" not in line or day.weekday() in {6, 0}]
 
 
 @pytest.mark.parametrize(

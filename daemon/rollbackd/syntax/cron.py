@@ -1,9 +1,11 @@
 """When something on a calendar comes next: cron's five fields in a time zone, or every so often. No I/O, no clock.
 
-https://man7.org/linux/man-pages/man5/crontab.5.html; APScheduler's trigger does the arithmetic.
+https://man7.org/linux/man-pages/man5/crontab.5.html; APScheduler's trigger does the arithmetic, in UTC: in a zone it
+leaves out the first hour of the day after clocks were set forward.
 """
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -30,17 +32,30 @@ class CronTimes:
     zone: str = "UTC"
 
     def after(self, time: datetime) -> datetime:
-        """The first time later than that one."""
+        """The first time later than that one.
+
+        A time that is left out when clocks are set forward comes as much later; one that comes twice when they are set
+        back counts once, unless it is of every hour.
+        """
         if self.every is not None:
             return time + self.every
-        at_hours = self.cron.split()[1][:1] != "*"
+        zone = ZoneInfo(self.zone)
+        local = time.astimezone(zone)
+        listed = (wall.replace(tzinfo=zone).astimezone(UTC) for wall in self._walls(local.replace(tzinfo=None)))
+        first = next(moment for moment in listed if moment > time)
+        offset = first.astimezone(zone).utcoffset() or timedelta()
+        if self.cron.split()[1].startswith("*") and (local.fold or offset != local.utcoffset()):
+            again = ((wall - offset).replace(tzinfo=UTC) for wall in self._walls((time + offset).replace(tzinfo=None)))
+            first = min(first, next(moment for moment in again if moment.astimezone(zone).utcoffset() == offset))
+        return first
+
+    def _walls(self, wall: datetime) -> Iterator[datetime]:
+        """What a clock on the wall shows at the times after that one; such clocks are never set."""
         while True:
-            begin = time + timedelta(microseconds=1)
-            found = [one.get_next_fire_time(None, begin) for one in _triggers(self.cron, self.zone)]
-            first: datetime = min(one for one in found if one is not None)
-            if not (first.fold and at_hours):  # an hour that comes twice, when clocks are set back, counts once
-                return first.astimezone(UTC)
-            time = first.astimezone(UTC)
+            begin = wall.replace(tzinfo=UTC) + timedelta(microseconds=1)
+            found = [trigger.get_next_fire_time(None, begin) for trigger in _triggers(self.cron)]
+            wall = min(one for one in found if one is not None).replace(tzinfo=None)
+            yield wall
 
     def after_last(self, last: datetime | None, now: datetime, begun: datetime) -> datetime:
         """The first time after the last run, or after `begun` where none is known.
@@ -53,7 +68,7 @@ class CronTimes:
 def check_cron(text: str) -> str:
     """A cron line, as written. :raises ValueError: with what to write instead."""
     try:
-        triggers = _triggers(text.lower(), "UTC")
+        triggers = _triggers(text.lower())
         comes = [trigger.get_next_fire_time(None, _SOME_DAY) for trigger in triggers]
     except (ValueError, OverflowError) as error:
         raise ValueError(f"{show(text)} is no cron line; write it like {_EXAMPLE}") from error
@@ -72,7 +87,7 @@ def check_zone(name: str) -> str:
 
 
 @lru_cache(maxsize=4096)
-def _triggers(line: str, zone: str) -> tuple[CronTrigger, ...]:
+def _triggers(line: str) -> tuple[CronTrigger, ...]:
     """As cron has it, a day fits by its date or by its name when both are given: then there are two of them."""
     fields = line.split()
     if len(fields) != len(_FIELDS):
@@ -80,8 +95,7 @@ def _triggers(line: str, zone: str) -> tuple[CronTrigger, ...]:
     given = dict(zip(_FIELDS, fields, strict=True))
     given["day_of_week"] = _days(given["day_of_week"])
     either = [{"day": "*"}, {"day_of_week": "*"}] if "*" not in {given["day"], given["day_of_week"]} else [{}]
-    where = ZoneInfo(zone)
-    return tuple(CronTrigger(**{**given, **change}, second=0, timezone=where) for change in either)
+    return tuple(CronTrigger(**{**given, **change}, second=0, timezone=UTC) for change in either)
 
 
 def _days(field: str) -> str:
