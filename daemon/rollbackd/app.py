@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
 from rollbackd import facts
 from rollbackd.api.application import build_app
@@ -69,9 +68,6 @@ class DaemonProcess:
         self._tasks: list[asyncio.Task[None]] = []
         self._ending: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         """True: execute anew."""
-        self._scheduler = AsyncIOScheduler(
-            timezone="UTC", job_defaults={"coalesce": True, "misfire_grace_time": None, "max_instances": 1}
-        )
         self._quiet_until: dict[str, float] = {}
         """When the next failure of a root task may be told."""
         self._log = log.get("daemon")
@@ -146,9 +142,6 @@ class DaemonProcess:
             self._root("watchdog", lambda: self._feed_watchdog(interval / 2))
         if self._config.daemon.heartbeat:
             self._root("heartbeat", self._heartbeat)
-        self._scheduler.add_job(self._prune, "cron", hour=3, minute=17, id="prune")
-        self._scheduler.add_job(self._audit, "cron", hour=4, minute=17, id="audit")
-        self._scheduler.start()
 
     def _root(self, name: str, work: Callable[[], Awaitable[Any]]) -> None:
         self._tasks.append(asyncio.create_task(self._forever(name, work), name=name))
@@ -196,6 +189,7 @@ class DaemonProcess:
 
     async def _keep_to_the_calendar(self) -> None:
         await self._core.snapshot_manager.open()
+        await self._core.upkeep.open()
         await self._core.timetable.run()
 
     async def _feed_watchdog(self, every: timedelta) -> None:
@@ -239,20 +233,8 @@ class DaemonProcess:
                     await read_model.append(Entry(FLEET, facts.Notice("journal", text, over=True)))
                     told = dispatcher.trouble = ""
 
-    async def _prune(self) -> None:
-        with suppress(JournalUnavailable):
-            await self._core.read_model.journal.prune(self._clock.now() - self._config.daemon.keep)
-
-    async def _audit(self) -> None:
-        report = await self._core.read_model.journal.audit()
-        if report.broken:
-            text = f"the journal does not fit together: {'; '.join(report.broken[:5])}"
-            await self._core.read_model.tell(facts.Notice("audit", text))
-
     async def _stop(self) -> None:
         """An effect in hand is finished, and alerts are taken until then; then everything is closed."""
-        if self._scheduler.running:
-            self._scheduler.shutdown(wait=False)
         await self._core.runner.stop()
         await self._server.stop()
         await end(self._tasks)

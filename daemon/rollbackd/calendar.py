@@ -1,7 +1,7 @@
 """Begins what is on the calendar, each entry once at a time; what was missed is made up for, once.
 
-When an entry ran last its owner knows, from facts: no start forgets it, and none runs twice. The loop is on our clock,
-not on a scheduler's, so that a clock that is set moves what comes next, too.
+When an entry ran last its owner knows, from the journal: no start forgets it, and none runs twice. The loop is on our
+clock, not on a scheduler's, so that a clock that is set moves what comes next, too.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ _AGAIN = timedelta(minutes=1)
 
 
 @dataclass(frozen=True, slots=True)
-class Planned:
+class CalendarEntry:
     """One entry of the calendar."""
 
     name: str
@@ -44,7 +44,7 @@ class Planned:
 class Calendar:
     """The root task `timetable`."""
 
-    def __init__(self, entries: Sequence[Planned], clock: Clock) -> None:
+    def __init__(self, entries: Sequence[CalendarEntry], clock: Clock) -> None:
         self._entries = tuple(entries)
         self._clock = clock
         self._since = clock.now()
@@ -73,7 +73,7 @@ class Calendar:
             if self._clock.monotonic() >= self._rest.get(entry.name, 0):
                 self._running[entry.name] = asyncio.create_task(self._guarded(entry), name=entry.name)
 
-    def next(self, entry: Planned) -> datetime:
+    def next(self, entry: CalendarEntry) -> datetime:
         """When it is to begin; a time that is over when it was missed."""
         if entry.times is None:
             return self._since if entry.due() else self._clock.now() + _GLANCE
@@ -87,7 +87,7 @@ class Calendar:
         left = min(waiting, default=self._clock.now() + _GLANCE) - self._clock.now()
         return min(max(left, timedelta(seconds=1)), _GLANCE)
 
-    async def _guarded(self, entry: Planned) -> None:
+    async def _guarded(self, entry: CalendarEntry) -> None:
         try:
             await entry.work()
         except JournalUnavailable as error:
@@ -99,11 +99,11 @@ class Calendar:
         finally:
             self._running.pop(entry.name, None)
 
-    def _leave_alone(self, entry: Planned) -> None:
+    def _leave_alone(self, entry: CalendarEntry) -> None:
         self._rest[entry.name] = self._clock.monotonic() + _AGAIN.total_seconds()
 
 
-def _offsets(entries: Sequence[Planned]) -> dict[str, timedelta]:
+def _offsets(entries: Sequence[CalendarEntry]) -> dict[str, timedelta]:
     """So that entries of the same times do not all begin at once; the first of them is on time."""
     groups: dict[CronTimes, list[str]] = {}
     for entry in entries:

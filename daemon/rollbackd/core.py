@@ -54,6 +54,7 @@ from rollbackd.syntax.units import Secret
 from rollbackd.system.clock import Clock, JumpWatch
 from rollbackd.system.http_client import HttpSession
 from rollbackd.system.spawner import Spawner
+from rollbackd.upkeep import Upkeep
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +77,7 @@ class Core:
     deadlines: ConfirmationDeadlines
     drills: DrillRunner
     snapshot_manager: SnapshotManager
+    upkeep: Upkeep
     timetable: Calendar
     incident_clocks: IncidentClocks
     dispatcher: NotificationDispatcher
@@ -221,9 +223,9 @@ async def build(config: Config, journal: Journal, clock: Clock) -> Core:
         )
     )
     registry.register(SnapshotMetrics(snapshot_manager, clock))
-    timetable = Calendar(
-        [*snapshot_manager.planned(), *DrillTimetable(config, read_model, clock, drills).planned()], clock
-    )
+    upkeep = Upkeep(read_model, config.daemon.keep, clock)
+    drilled = DrillTimetable(config, read_model, clock, drills)
+    timetable = Calendar([*snapshot_manager.planned(), *drilled.planned(), *upkeep.planned()], clock)
     orders = SignalCommands(config, read_model, clock, files, operations)
     await reading
     return Core(
@@ -243,6 +245,7 @@ async def build(config: Config, journal: Journal, clock: Clock) -> Core:
         deadlines=of.deadlines,
         drills=drills,
         snapshot_manager=snapshot_manager,
+        upkeep=upkeep,
         timetable=timetable,
         incident_clocks=incident_clocks,
         dispatcher=dispatcher,

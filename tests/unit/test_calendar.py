@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 
-from rollbackd.calendar import Calendar, Planned
+from rollbackd.calendar import Calendar, CalendarEntry
 from rollbackd.journal import JournalUnavailable
 from rollbackd.syntax.cron import CronTimes
 from tests.fakes.clock import START, ManualClock
@@ -21,8 +21,8 @@ class Wish:
         self.begun = 0
 
     @property
-    def planned(self) -> Planned:
-        return Planned("wish", None, lambda: None, self.work, lambda: self.wanted)
+    def planned(self) -> CalendarEntry:
+        return CalendarEntry("wish", None, lambda: None, self.work, lambda: self.wanted)
 
     async def work(self) -> None:
         self.begun += 1
@@ -42,8 +42,8 @@ class Job:
         self.errors: list[Exception] = []
 
     @property
-    def planned(self) -> Planned:
-        return Planned(self.name, self.times, lambda: self.last, self.work)
+    def planned(self) -> CalendarEntry:
+        return CalendarEntry(self.name, self.times, lambda: self.last, self.work)
 
     async def work(self) -> None:
         if self.errors:

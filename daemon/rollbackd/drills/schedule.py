@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from functools import partial
 
 from rollbackd import facts
-from rollbackd.calendar import Planned
+from rollbackd.calendar import CalendarEntry
 from rollbackd.config.models import Config, Service
 from rollbackd.config.schedules import DrillSchedule
 from rollbackd.drills.driver import DrillRunner
@@ -33,10 +33,10 @@ class DrillTimetable:
         self._drills = drills
         self._few = asyncio.Semaphore(_AT_ONCE)
 
-    def planned(self) -> list[Planned]:
+    def planned(self) -> list[CalendarEntry]:
         """All of it."""
         return [
-            Planned(_name(entry), entry.times, partial(self._last, entry), partial(self._hold, entry))
+            CalendarEntry(_name(entry), entry.times, partial(self._last, entry), partial(self._hold, entry))
             for entry in self._config.schedules
             if isinstance(entry, DrillSchedule) and self._config.service(entry.drill) is not None
         ]

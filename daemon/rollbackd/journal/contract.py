@@ -173,7 +173,7 @@ class Journal(Protocol):
         ...
 
     async def cursor(self, name: str) -> int:
-        """How far a reader of the facts has come; 0 at first."""
+        """How far a reader of the facts has come, or another number that is kept by name; 0 at first."""
         ...
 
     async def enqueue(self, rows: Sequence[Outgoing], name: str, cursor: int) -> None:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from rollbackd import facts
 from rollbackd.adapter import AdapterError, Difference, Snapshot, Snapshots
-from rollbackd.calendar import Planned
+from rollbackd.calendar import CalendarEntry
 from rollbackd.config.models import Config
 from rollbackd.config.schedules import SnapshotSchedule
 from rollbackd.execution.layers import Layers
@@ -89,7 +89,7 @@ class SnapshotManager:
         self._log = log.get("keeper")
 
     # -- its life -------------------------------------------------------------------------------
-    def planned(self) -> list[Planned]:
+    def planned(self) -> list[CalendarEntry]:
         """What the calendar has."""
         return self._rounds.planned()
 

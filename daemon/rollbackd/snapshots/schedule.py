@@ -11,7 +11,7 @@ from functools import partial
 
 from rollbackd import facts
 from rollbackd.adapter import AdapterError, Snapshot
-from rollbackd.calendar import Planned
+from rollbackd.calendar import CalendarEntry
 from rollbackd.config.schedules import SnapshotSchedule
 from rollbackd.journal import Entry, until_written
 from rollbackd.model import FLEET
@@ -64,10 +64,10 @@ class SnapshotTimetable:
             self._entries[f"{layer_snapshots.name} {name} {TEST}"] = (layer_snapshots, entry, TEST)
             layer_snapshots.schedules += (f"{name} {TEST}",)
 
-    def planned(self) -> list[Planned]:
+    def planned(self) -> list[CalendarEntry]:
         """All of it, as the timetable takes it."""
         return [
-            Planned(
+            CalendarEntry(
                 f"snapshot {name}",
                 _times(entry, what),
                 partial(_last, layer_snapshots, entry, what),

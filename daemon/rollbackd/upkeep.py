@@ -1,0 +1,55 @@
+"""Care of the journal, on the calendar: what is over is forgotten, and every chain is computed again.
+
+When each began last is kept beside the readers' places in the journal: no fact, so that it moves nobody.
+"""
+
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from functools import partial
+
+from rollbackd import facts
+from rollbackd.calendar import CalendarEntry
+from rollbackd.state.read_model import ReadModel
+from rollbackd.syntax.cron import CronTimes
+from rollbackd.system.clock import Clock
+
+_NIGHTLY = {"prune": CronTimes("17 3 * * *"), "audit": CronTimes("17 4 * * *")}
+
+
+class Upkeep:
+    """Prunes and audits, each once a night."""
+
+    def __init__(self, read_model: ReadModel, keep: timedelta, clock: Clock) -> None:
+        self._read_model = read_model
+        self._keep = keep
+        self._clock = clock
+        self._last: dict[str, datetime] = {}
+
+    async def open(self) -> None:
+        """Know what was done when. :raises JournalUnavailable:"""
+        for name in _NIGHTLY:
+            if seconds := await self._read_model.journal.cursor(name):
+                self._last[name] = datetime.fromtimestamp(seconds, UTC)
+
+    def planned(self) -> list[CalendarEntry]:
+        """All of it, as the timetable takes it."""
+        work = {"prune": self._prune, "audit": self._audit}
+        return [
+            CalendarEntry(name, times, partial(self._last.get, name), partial(self._begin, name, work[name]))
+            for name, times in _NIGHTLY.items()
+        ]
+
+    async def _begin(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
+        now = self._clock.now()
+        await self._read_model.journal.enqueue((), name, int(now.timestamp()))
+        self._last[name] = now
+        await work()
+
+    async def _prune(self) -> None:
+        await self._read_model.journal.prune(self._clock.now() - self._keep)
+
+    async def _audit(self) -> None:
+        report = await self._read_model.journal.audit()
+        if report.broken:
+            text = f"the journal does not fit together: {'; '.join(report.broken[:5])}"
+            await self._read_model.tell(facts.Notice("audit", text))
