@@ -12,10 +12,11 @@ from rollbackd import facts
 from rollbackd.decision.engine import DecisionEngine
 from rollbackd.execution.preflight import Objection
 from rollbackd.journal import Entry, JournalUnavailable, Receipt, Received
-from rollbackd.model import Action, Decision, Event, Outcome, Trigger, service_stream
+from rollbackd.model import Action, Alert, Decision, Event, Outcome, Trigger, service_stream
 from rollbackd.signals.events import EventError, Posted, event_to_json
 from rollbackd.signals.intake import EventReceipt, SignalIntake
 from rollbackd.signals.rule_state import RuleStates
+from tests.fakes.clock import START, ManualClock
 from tests.unit.house import House
 
 MINUTE = timedelta(minutes=1)
@@ -240,3 +241,45 @@ async def test_an_event_meets_a_composed_rule(tmp_path: Path) -> None:
     assert operations.decision_engine.considered == []
     await operations.report("3", event="lost")
     assert [trigger.rule for trigger, _ in operations.decision_engine.considered] == ["either"]
+
+
+class RestlessClock(ManualClock):
+    """Each look at it takes 10 ms."""
+
+    looks = 0
+
+    def monotonic(self) -> float:
+        self.looks += 1
+        return super().monotonic() + self.looks / 100
+
+
+async def test_in_a_storm_of_deliveries_one_portion_is_judged_between_two_rests(tmp_path: Path) -> None:
+    operations = Desk(tmp_path, {"name": "sick", "when": {"alert": 'alertname="Sick"'}})
+    operations.clock = RestlessClock()
+    operations.start()
+    receive = operations.journal.receive
+
+    async def after_a_moment(items: Sequence[Received]) -> Receipt:
+        await asyncio.sleep(0)
+        return await receive(items)
+
+    operations.journal.receive = after_a_moment  # type: ignore[method-assign]  # its disk takes a moment
+
+    async def storm(name: str) -> None:
+        labels = {"alertname": "Sick", "service": "shop"}
+        await asyncio.gather(*(
+            operations.intake.receive([Alert(f"{name}-{delivery}-{one}", labels, {}, START, None) for one in range(5)])
+            for delivery in range(10)
+        ))  # fmt: skip
+        await operations.settle()
+
+    await storm("first")
+    assert len(operations.decision_engine.considered) == 32
+    await storm("second")
+    assert len(operations.decision_engine.considered) == 32
+    operations.clock.advance(timedelta(seconds=1))
+    await operations.settle()
+    assert len(operations.decision_engine.considered) == 64
+    operations.clock.advance(timedelta(seconds=1))
+    await operations.judged()
+    assert len(operations.decision_engine.considered) == 100

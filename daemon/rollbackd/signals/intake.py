@@ -66,7 +66,7 @@ class SignalIntake:
         self._waiting = 0
         """Deliveries that are not on disk yet."""
         self._pressure = 0
-        """The most of them since the last portion was begun."""
+        """The most of them since the last portion was judged, so that a rest counts, too."""
         self._unjudged: deque[Stored] = deque()
         self.unreachable = ""
         """Why Alertmanager did not answer last; empty when it did, or there is none."""
@@ -144,10 +144,11 @@ class SignalIntake:
         """By portions; in a storm of deliveries this takes a small part of the time."""
         try:
             while self._unjudged:
-                begun, self._pressure = self._clock.monotonic(), self._waiting
+                begun = self._clock.monotonic()
                 await self._judge_some([self._unjudged.popleft() for _ in range(min(_PORTION, len(self._unjudged)))])
                 await self._clock.sleep(timedelta())
-                if self._pressure >= _MANY:
+                pressure, self._pressure = self._pressure, self._waiting
+                if pressure >= _MANY:
                     took = timedelta(seconds=self._clock.monotonic() - begun)
                     await self._clock.sleep(min(_REST * took, _LONGEST_REST))
         finally:

@@ -50,7 +50,8 @@ def _utc(time: datetime) -> datetime:
         utc = time.astimezone(UTC)
     except OverflowError as error:  # year 1 or 9999, in another zone
         raise ValueError("out of range in UTC") from error
-    return utc.replace(microsecond=utc.microsecond // 1000 * 1000)
+    finer = utc.microsecond % 1000
+    return utc.replace(microsecond=utc.microsecond - finer) if finer else utc
 
 
 Time = Annotated[AwareDatetime, AfterValidator(_utc)]
