@@ -40,7 +40,7 @@ class WriteRequest:
     """One caller's part of a batch."""
 
     future: asyncio.Future[Any]
-    lines: tuple[EncodedEntry, ...] = ()
+    entries: tuple[EncodedEntry, ...] = ()
     handled: Sequence[int] = ()
     items: Sequence[Received] | None = None
     """A delivery for the inbox."""
@@ -101,13 +101,13 @@ class _Draft:
         moved: dict[str, _Head] = {}
         records: list[Record] = []
         rows: list[Row] = []
-        for line in unit.lines:
-            entry = line.entry
+        for encoded in unit.entries:
+            entry = encoded.entry
             head = moved.get(entry.stream) or self.heads.get(entry.stream, _EMPTY)
             if entry.follows is not None and entry.follows != head.n:
-                return Conflict(f"{entry.stream}: {line.kind} was to follow {entry.follows}, but {head.n} is there")
+                return Conflict(f"{entry.stream}: {encoded.kind} was to follow {entry.follows}, but {head.n} is there")
             n, seq = head.n + 1, self.seq + len(rows) + 1
-            fields = (seq, entry.stream, n, at, entry.actor, line.kind, line.body)
+            fields = (seq, entry.stream, n, at, entry.actor, encoded.kind, encoded.body)
             moved[entry.stream] = _Head(n, _link(head.hash, *fields))
             rows.append((*fields, moved[entry.stream].hash))
             records.append(Record(seq, entry.stream, n, self.at, entry.actor, entry.fact))
@@ -123,7 +123,7 @@ def _link(previous: bytes, seq: int, stream: str, n: int, at: str, actor: str, k
 
 
 def _write_facts(connection: Connection, units: Sequence[WriteRequest], now: datetime) -> BatchResult:
-    streams = {line.entry.stream for unit in units for line in unit.lines}
+    streams = {encoded.entry.stream for unit in units for encoded in unit.entries}
     if not streams:
         return BatchResult([() for _ in units])
     draft = _Draft(now, last_number(connection, "facts"), _heads_of(connection, streams))

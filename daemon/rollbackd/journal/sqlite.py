@@ -1,4 +1,4 @@
-"""All that is SQLite's own in this package: connections, tables, what only its SQL can say, its troubles' names.
+"""What is SQLite's own in this package: connections, its words of SQL, the tables, and what its errors are called.
 
 The SQL of the other modules is what PostgreSQL takes, too, but for the `?` that stands for a value.
 """

@@ -81,8 +81,8 @@ class SqliteJournal:
 
     # -- facts
     async def append(self, *entries: Entry, handled: Sequence[int] = (), urgent: bool = False) -> tuple[Record, ...]:
-        lines = tuple(map(EncodedEntry.of, entries))
-        unit = WriteRequest(self._writer.future(), lines, handled, urgent=urgent)
+        encoded = tuple(map(EncodedEntry.of, entries))
+        unit = WriteRequest(self._writer.future(), encoded, handled, urgent=urgent)
         records: tuple[Record, ...] = await self._writer.submit(unit)
         return records
 
@@ -147,8 +147,8 @@ class SqliteJournal:
         return await self._ask(outbox.waiting)
 
     async def delivered(self, ids: Sequence[int], at: datetime, *facts: Entry) -> None:
-        lines = tuple(map(EncodedEntry.of, facts))
-        await self._effect(lambda connection, _now: outbox.delivered(connection, ids, at), lines)
+        encoded = tuple(map(EncodedEntry.of, facts))
+        await self._effect(lambda connection, _now: outbox.delivered(connection, ids, at), encoded)
 
     async def postponed(self, ids: Sequence[int], error: str, not_before: datetime | None) -> None:
         await self._effect(lambda connection, now: outbox.postponed(connection, ids, error, not_before, now))
@@ -170,8 +170,8 @@ class SqliteJournal:
         await self._writer.close()
 
     # -- how work gets to the threads
-    async def _effect(self, effect: Callable[[Connection, datetime], T], lines: tuple[EncodedEntry, ...] = ()) -> T:
-        answer: T = await self._writer.submit(WriteRequest(self._writer.future(), lines, effect=effect))
+    async def _effect(self, effect: Callable[[Connection, datetime], T], encoded: tuple[EncodedEntry, ...] = ()) -> T:
+        answer: T = await self._writer.submit(WriteRequest(self._writer.future(), encoded, effect=effect))
         return answer
 
     async def _errand(self, run: Callable[[], T]) -> T:
