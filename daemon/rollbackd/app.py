@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-
 from rollbackd import facts
 from rollbackd.api.application import build_app
 from rollbackd.api.server import CannotListenError, Server
