@@ -69,7 +69,7 @@ def _beside(docker: Dockerd) -> Iterator[None]:
 
 
 @pytest.fixture
-def operations(docker: Dockerd, tmp_path: Path, _beside: None) -> Iterator[DeskWorld]:
+def desk(docker: Dockerd, tmp_path: Path, _beside: None) -> Iterator[DeskWorld]:
     """A desk with one session."""
     world = DeskWorld(tmp_path)
     session = world.begin(docker)
@@ -83,42 +83,42 @@ class TestDrainByDocker(BracketContract):
         return DeskWorld(path)
 
 
-def test_a_session_in_a_container_is_waited_for_until_it_has_ended(operations: DeskWorld) -> None:
+def test_a_session_in_a_container_is_waited_for_until_it_has_ended(desk: DeskWorld) -> None:
     after: list[str] = []
 
     def hook(name: str) -> None:
         if after or name == "drain.entered":
             after.append(name)
         if after.count("process.ended") == 2:
-            (operations.end / "now").touch()
+            (desk.end / "now").touch()
 
     boundary.hook = hook
-    finish(operations.adapter().enter(KEY))
+    finish(desk.adapter().enter(KEY))
     assert after.count("process.ended") > 2
-    assert finish(operations.adapter().inside(KEY))
-    finish(operations.adapter().leave(KEY))
-    assert operations.log.read_text() == "in\nout\n"
+    assert finish(desk.adapter().inside(KEY))
+    finish(desk.adapter().leave(KEY))
+    assert desk.log.read_text() == "in\nout\n"
 
 
-def test_at_the_limit_it_goes_on_or_fails_as_it_says(operations: DeskWorld, docker: Dockerd) -> None:
-    paused = operations.begin(docker)
+def test_at_the_limit_it_goes_on_or_fails_as_it_says(desk: DeskWorld, docker: Dockerd) -> None:
+    paused = desk.begin(docker)
     docker.docker("pause", paused)
-    finish(operations.adapter(limit="300ms", at_most=1).enter(KEY))
-    assert finish(operations.adapter().inside(KEY)), "what goes on is entered"
-    finish(operations.adapter().leave(KEY))
+    finish(desk.adapter(limit="300ms", at_most=1).enter(KEY))
+    assert finish(desk.adapter().inside(KEY)), "what goes on is entered"
+    finish(desk.adapter().leave(KEY))
     with pytest.raises(
         AdapterError, match=r"2 sessions are left after 300ms; new ones are taken again\. End them"
     ) as no:
-        finish(operations.adapter(limit="300ms", at_limit="fail").enter(KEY))
+        finish(desk.adapter(limit="300ms", at_limit="fail").enter(KEY))
     assert no.value.permanent
-    assert not operations.inside()
-    assert not finish(operations.adapter().inside(KEY))
+    assert not desk.inside()
+    assert not finish(desk.adapter().inside(KEY))
     assert len(docker.docker("ps", "--quiet").split()) == 3, "no container is touched"
     docker.docker("unpause", paused)
 
 
-def test_killed_while_it_waits_the_next_life_waits_on(operations: DeskWorld) -> None:
-    counted = operations.path / "counted"
+def test_killed_while_it_waits_the_next_life_waits_on(desk: DeskWorld) -> None:
+    counted = desk.path / "counted"
 
     def hook(_name: str) -> None:
         with counted.open("a") as file:
@@ -128,16 +128,16 @@ def test_killed_while_it_waits_the_next_life_waits_on(operations: DeskWorld) -> 
     if life == 0:
         with suppress(BaseException):  # pytest must not run on in here
             boundary.hook = hook
-            finish(operations.adapter().enter(KEY))
+            finish(desk.adapter().enter(KEY))
         os._exit(0)
     wait_until(lambda: counted.exists() and counted.stat().st_size > 12, "it counts")
     kill(life, descending=True)
     os.waitpid(life, 0)
-    assert not finish(operations.adapter().inside(KEY))
-    (operations.end / "now").touch()
-    finish(operations.adapter().enter(KEY))
-    assert finish(operations.adapter().inside(KEY))
-    assert operations.log.read_text() == "in\n"
+    assert not finish(desk.adapter().inside(KEY))
+    (desk.end / "now").touch()
+    finish(desk.adapter().enter(KEY))
+    assert finish(desk.adapter().inside(KEY))
+    assert desk.log.read_text() == "in\n"
 
 
 @pytest.mark.parametrize(

@@ -32,8 +32,8 @@ def reveal(secret: Secret) -> str:
 class HttpWorld(World):
     def __init__(self, board: Switchboard, path: Path, *, releases: bool = True, progress: bool = True) -> None:
         self.path = path
-        self.operations: Desk = board.operations()
-        url = f"{board.url}/{self.operations.name}"
+        self.desk: Desk = board.desk()
+        url = f"{board.url}/{self.desk.name}"
         headers = {"Authorization": {"env": "TOKEN"}}
         fields = {"id": "sha", "label": "title", "created": "at"}
         self.settings: dict[str, Any] = {
@@ -77,30 +77,30 @@ class HttpWorld(World):
         return replace(place(self.path), reveal=reveal)
 
     def present(self) -> str:
-        return self.operations.present
+        return self.desk.present
 
     def target(self) -> Release:
         return Release("v2") if "current" in self.settings else NO_RELEASE
 
     def moved_by_somebody(self) -> None:
-        self.operations.present = "v1"
+        self.desk.present = "v1"
 
     def finished(self) -> int:
-        assert self.operations.wrong == []
-        return len(self.operations.done)
+        assert self.desk.wrong == []
+        return len(self.desk.done)
 
     def everything(self) -> object:
-        return self.operations.present, dict(self.operations.jobs), list(self.operations.asked)
+        return self.desk.present, dict(self.desk.jobs), list(self.desk.asked)
 
     def break_it(self) -> None:
         if "current" in self.settings:
-            self.operations.down = True
+            self.desk.down = True
         else:
             self.settings["apply"]["url"] = "http://127.0.0.1:1/"
 
     def hang(self) -> None:
         self.settings["request_timeout"] = "300ms"
-        self.operations.faults.append("hang")
+        self.desk.faults.append("hang")
 
 
 class TestHttp(AdapterContract):
@@ -143,35 +143,35 @@ def roll_back(world: HttpWorld, retries: int = 0) -> Progress:
 
 @pytest.mark.parametrize("fault", ["500", "lost", "drop"])
 def test_what_was_not_answered_is_asked_about_and_done_once(world: HttpWorld, fault: str) -> None:
-    world.operations.faults.append(fault)
+    world.desk.faults.append(fault)
     assert roll_back(world, retries=1) is Progress.DONE
-    assert world.operations.present == "v2"
-    assert world.operations.done == [KEY]
-    assert set(world.operations.asked) == {KEY}
-    assert len(world.operations.asked) == (1 if fault == "drop" else 2)
-    assert world.operations.wrong == []
+    assert world.desk.present == "v2"
+    assert world.desk.done == [KEY]
+    assert set(world.desk.asked) == {KEY}
+    assert len(world.desk.asked) == (1 if fault == "drop" else 2)
+    assert world.desk.wrong == []
 
 
 def test_a_refusal_is_final_and_shows_no_secret(world: HttpWorld) -> None:
-    world.operations.faults.append("422")
+    world.desk.faults.append("422")
     with pytest.raises(AdapterError, match="answered 422") as refused:
         roll_back(world, retries=3)
     assert refused.value.permanent
-    assert len(world.operations.asked) == 1
+    assert len(world.desk.asked) == 1
     assert "no; you sent" in refused.value.evidence
     assert TOKEN not in f"{refused.value} {refused.value.evidence}"
 
 
 def test_a_job_that_takes_long_is_waited_for(jobs: HttpWorld) -> None:
-    jobs.operations.slow = 4
+    jobs.desk.slow = 4
     assert roll_back(jobs) is Progress.DONE
-    assert jobs.operations.looks >= 5
-    assert jobs.operations.done == [KEY]
+    assert jobs.desk.looks >= 5
+    assert jobs.desk.done == [KEY]
 
 
 def test_a_job_that_takes_too_long_fails_and_no_attempt_waits_for_it_once_more(jobs: HttpWorld) -> None:
     jobs.settings["timeout"] = "100ms"
-    jobs.operations.slow = 1_000
+    jobs.desk.slow = 1_000
     change = finish(planned(jobs.adapter(), jobs.target()))
     with pytest.raises(AdapterError, match=r'is not done after 100ms: .* says "queued"') as failed:
         finish(jobs.adapter().apply(change))
@@ -179,26 +179,26 @@ def test_a_job_that_takes_too_long_fails_and_no_attempt_waits_for_it_once_more(j
     with pytest.raises(AdapterError, match=r'is not done after 100ms: .* says "queued"') as failed:
         finish(jobs.adapter().progress(change))
     assert not failed.value.permanent
-    jobs.operations.slow = 1
+    jobs.desk.slow = 1
     finish(jobs.adapter().apply(change))
     assert finish(jobs.adapter().progress(change)) is Progress.DONE, "what ends in between counts"
-    assert jobs.operations.asked == jobs.operations.done == [KEY]
+    assert jobs.desk.asked == jobs.desk.done == [KEY]
 
 
 def test_a_job_that_failed_is_begun_anew_with_a_key_of_its_own(jobs: HttpWorld) -> None:
-    jobs.operations.ends.extend(["broken", "ok"])
+    jobs.desk.ends.extend(["broken", "ok"])
     change = finish(planned(jobs.adapter(), jobs.target()))
     with pytest.raises(AdapterError, match='says "broken"') as failed:
         finish(jobs.adapter().apply(change))
     assert not failed.value.permanent
     assert finish(jobs.adapter().progress(change)) is Progress.NOT_STARTED
     finish(jobs.adapter().apply(change))
-    assert jobs.operations.asked == [KEY, f"{KEY}/2"]
+    assert jobs.desk.asked == [KEY, f"{KEY}/2"]
     assert finish(jobs.adapter().progress(change)) is Progress.DONE
 
 
 def test_a_word_that_nobody_explained_is_an_error_and_not_a_guess(jobs: HttpWorld) -> None:
-    jobs.operations.ends.append("paused")
+    jobs.desk.ends.append("paused")
     with pytest.raises(AdapterError, match='says "paused", which is none of `done`, `running` and `failed`; add it'):
         roll_back(jobs)
 
@@ -208,24 +208,24 @@ def test_what_was_taken_but_shows_no_effect_is_waited_for_and_then_a_failure(
 ) -> None:
     world = HttpWorld(board, tmp_path, progress=False)
     world.settings["timeout"] = "150ms"
-    world.operations.slow = 1
+    world.desk.slow = 1
     change = finish(planned(world.adapter(), world.target()))
     with pytest.raises(AdapterError, match=r"is not done.*v3"):
         finish(world.adapter().apply(change))
-    assert len(world.operations.asked) == 1
+    assert len(world.desk.asked) == 1
 
 
 def test_the_service_is_not_asked_as_often_as_we_are(jobs: HttpWorld) -> None:
     jobs.settings["timeout"] = "1ms"
-    jobs.operations.slow = 1_000
+    jobs.desk.slow = 1_000
     change = finish(planned(jobs.adapter(), jobs.target()))
     with pytest.raises(AdapterError):
         finish(jobs.adapter().apply(change))
     jobs.settings |= {"every": "1h", "timeout": "1h"}
     adapter = jobs.adapter()
-    looks = jobs.operations.looks
+    looks = jobs.desk.looks
     assert [finish(adapter.progress(change)) for _ in range(5)] == [Progress.RUNNING] * 5
-    assert jobs.operations.looks == looks + 1
+    assert jobs.desk.looks == looks + 1
 
 
 def test_releases_are_read_with_labels_and_times(jobs: HttpWorld) -> None:
@@ -248,7 +248,7 @@ def test_releases_are_read_with_labels_and_times(jobs: HttpWorld) -> None:
     ],
 )
 def test_an_answer_that_is_no_release_is_told_and_never_taken_for_one(jobs: HttpWorld, raw: bytes, words: str) -> None:
-    jobs.operations.raw = raw
+    jobs.desk.raw = raw
     (problem,) = finish(jobs.adapter().ready())
     assert words in problem.text
     with pytest.raises(AdapterError, match=r"current|answer"):
@@ -257,12 +257,12 @@ def test_an_answer_that_is_no_release_is_told_and_never_taken_for_one(jobs: Http
 
 @pytest.mark.parametrize("raw", [b'{"data": {"release": "v7"}}', b'{"data": {"release": {"sha": "v7"}}}'])
 def test_a_release_may_be_a_text_or_an_object(jobs: HttpWorld, raw: bytes) -> None:
-    jobs.operations.raw = raw
+    jobs.desk.raw = raw
     assert finish(jobs.adapter().current()) == Release("v7")
 
 
 def test_a_number_is_an_id_too(jobs: HttpWorld) -> None:
-    jobs.operations.raw = b'{"data": {"release": 17}}'
+    jobs.desk.raw = b'{"data": {"release": 17}}'
     assert finish(jobs.adapter().current()) == Release("17")
 
 
@@ -291,8 +291,8 @@ def test_who_cannot_be_reached_is_told_before_anything_is_touched(jobs: HttpWorl
 def test_a_key_is_one_part_of_a_path(jobs: HttpWorld) -> None:
     change = replace(finish(planned(jobs.adapter(), jobs.target())), key="a/../../b?c#d")
     finish(jobs.adapter().apply(change))
-    assert jobs.operations.done == ["a/../../b?c#d"]
-    assert jobs.operations.wrong == []
+    assert jobs.desk.done == ["a/../../b?c#d"]
+    assert jobs.desk.wrong == []
 
 
 @pytest.mark.parametrize(

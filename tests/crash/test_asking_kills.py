@@ -63,7 +63,7 @@ class _Story:
         world.config.write_text(yaml.safe_dump(config, sort_keys=False))
         await world.deployed({self.shop.name: self.shop.history})
 
-    async def rule_states(self, *script: str, told: str, **hook: Any) -> bool:
+    async def live(self, *script: str, told: str, **hook: Any) -> bool:
         """A life from the alert, through what people say, until people were told; False when it was killed first."""
         world = self.world
         life = await world.start(**hook)
@@ -164,7 +164,7 @@ async def test_killed_at_each_write_of_a_question_it_is_answered_once(tmp_path: 
         slack, url, mother = await _world(stack)
         first = _Story(tmp_path / "0", "shop0", mother, slack, url)
         await first.begin(approvals=2, expires="10m")
-        assert await first.rule_states(*BOTH, told="recovered", names=str(tmp_path / "names"))
+        assert await first.live(*BOTH, told="recovered", names=str(tmp_path / "names"))
         await first.check(Outcome.RECOVERED, *people)
         names = (tmp_path / "names").read_text().split()
         before = [name for name in names[: names.index("runner.enter")] if name.startswith(JOURNAL)]
@@ -178,9 +178,9 @@ async def test_killed_at_each_write_of_a_question_it_is_answered_once(tmp_path: 
                 story = _Story(tmp_path / str(number), f"shop{number}", mother, slack, url)
                 await story.begin(approvals=2, expires="10m")
                 try:
-                    if not await story.rule_states(*BOTH, told="recovered", at=number, of=JOURNAL):
+                    if not await story.live(*BOTH, told="recovered", at=number, of=JOURNAL):
                         killed += 1
-                        assert await story.rule_states(*BOTH, told="recovered")
+                        assert await story.live(*BOTH, told="recovered")
                     await story.check(Outcome.RECOVERED, *people)
                 except AssertionError as error:
                     raise AssertionError(f"killed at write {number}: {error}\n{story.world.log}") from error
@@ -217,9 +217,9 @@ async def test_a_question_that_nobody_answers_ends_once_whenever_it_is_killed(tm
         async def tell(number: int, kind: str, otherwise: str, told: str, outcome: Outcome) -> None:
             story = _Story(tmp_path / str(number), f"shop{number}", mother, slack, url)
             await story.begin(expires=format_duration(EXPIRES), otherwise=otherwise)
-            assert not await story.rule_states(told=told, once=WRITTEN.format(1, kind))
+            assert not await story.live(told=told, once=WRITTEN.format(1, kind))
             await _over(datetime.now(UTC) + EXPIRES)
-            assert await story.rule_states(told=told)
+            assert await story.live(told=told)
             await story.check(outcome, rises=int(outcome is Outcome.RECOVERED))
 
         async with asyncio.TaskGroup() as tasks:
@@ -237,31 +237,31 @@ async def test_a_no_another_question_and_a_service_that_left_outlive_a_kill(tmp_
             story = _Story(tmp_path / "no", "no", mother, slack, url)
             await story.begin(approvals=2, expires="10m")
             script = ("ann approve", "root deny")
-            assert not await story.rule_states(*script, told="declined", once=WRITTEN.format(1, "Denied"))
-            assert await story.rule_states(*script, told="declined")
+            assert not await story.live(*script, told="declined", once=WRITTEN.format(1, "Denied"))
+            assert await story.live(*script, told="declined")
             await story.check(Outcome.DECLINED, "token:ann", rises=0)
 
         async def ask_again() -> None:
             """A fix was deployed while people thought: their yeses to what was before are void, also after the kill."""
             story = _Story(tmp_path / "again", "again", mother, slack, url)
             await story.begin(approvals=2, expires="10m")
-            assert not await story.rule_states(*BOTH, told="recovered", once=WRITTEN.format(1, "Opened"))
+            assert not await story.live(*BOTH, told="recovered", once=WRITTEN.format(1, "Opened"))
             for layer in LAYERS:
                 (story.shop.root / layer).write_text("v0\n")
-            assert not await story.rule_states(*BOTH, told="recovered", once=WRITTEN.format(1, "AskedAgain"))
+            assert not await story.live(*BOTH, told="recovered", once=WRITTEN.format(1, "AskedAgain"))
             story.say_again()
-            assert await story.rule_states(*BOTH, told="recovered")
+            assert await story.live(*BOTH, told="recovered")
             await story.check(Outcome.RECOVERED, *(("token:ann", _me()) * 2), asked=2)
 
         async def leave() -> None:
             """The service is taken out of the configuration while it is asked about."""
             story = _Story(tmp_path / "left", "left", mother, slack, url)
             await story.begin(expires="1s", otherwise="roll_back")
-            assert not await story.rule_states(told="declined", once=WRITTEN.format(1, "Opened"))
+            assert not await story.live(told="declined", once=WRITTEN.format(1, "Opened"))
             config = yaml.safe_load(story.world.config.read_text())
             config["services"][0] |= {"name": "another", "match": {"service": "another"}}
             story.world.config.write_text(yaml.safe_dump(config, sort_keys=False))
-            assert await story.rule_states(told="declined")
+            assert await story.live(told="declined")
             await story.check(Outcome.DECLINED, rises=0)
 
         async with asyncio.TaskGroup() as tasks:

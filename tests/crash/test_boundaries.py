@@ -40,7 +40,7 @@ class _Story:
         self.world.configure([self.shop.service()])
         await self.world.deployed({self.shop.name: self.shop.history})
 
-    async def rule_states(self, **hook: Any) -> bool:
+    async def live(self, **hook: Any) -> bool:
         """A life to the end of the rollback and of its messages; False when it was killed first."""
         world = self.world
         life = await world.start(**hook)
@@ -77,7 +77,7 @@ async def test_killed_at_each_boundary_it_ends_as_if_it_had_not_been(tmp_path: P
     async with serving(slack) as url, zygote() as mother:
         first = _Story(tmp_path / "0", "shop0", mother, slack, url)
         await first.begin()
-        assert await first.rule_states(names=str(tmp_path / "names"))
+        assert await first.live(names=str(tmp_path / "names"))
         await first.check()
         names = (tmp_path / "names").read_text().split()
         print(f"{len(names)} boundaries: {dict(Counter(names))}")
@@ -89,10 +89,10 @@ async def test_killed_at_each_boundary_it_ends_as_if_it_had_not_been(tmp_path: P
                 story = _Story(tmp_path / str(number), f"shop{number}", mother, slack, url)
                 await story.begin()
                 try:
-                    if await story.rule_states(at=number):
+                    if await story.live(at=number):
                         survived.append(number)
                     else:
-                        assert await story.rule_states()
+                        assert await story.live()
                     await story.check()
                 except AssertionError as error:
                     raise AssertionError(f"killed at boundary {number}: {error}\n{story.world.log}") from error

@@ -88,11 +88,11 @@ class _Story:
         """From the alert to the end, however many lives that takes."""
         self.world.configure([self._service()])
         await self.world.deployed({"shop": [State({"code": Release(tree(self.repo, name))}) for name in ("v1", "v2")]})
-        while not await self._rule_states():
+        while not await self._live():
             pass
         await self._check()
 
-    async def _rule_states(self) -> bool:
+    async def _live(self) -> bool:
         """One life; False when it was killed."""
         world, chance = self.world, self._kills.chance
         life = await world.start()

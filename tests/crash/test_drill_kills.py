@@ -48,7 +48,7 @@ class _Practice:
         self.world.configure([service])
         await self.world.deployed({self.shop.name: self.shop.history})
 
-    async def rule_states(self, **hook: Any) -> bool:
+    async def live(self, **hook: Any) -> bool:
         """A life to the drill's result; False when it was killed first."""
         world = self.world
         life = await world.start(**hook)
@@ -90,8 +90,8 @@ async def test_killed_at_each_of_its_own_boundaries_a_drill_comes_back_all_the_s
                 practice = _Practice(tmp_path / str(number), f"shop{number}", mother)
                 await practice.begin()
                 try:
-                    assert not await practice.rule_states(**hook), "it was not killed"
-                    assert await practice.rule_states()
+                    assert not await practice.live(**hook), "it was not killed"
+                    assert await practice.live()
                     await practice.check()
                 except AssertionError as error:
                     raise AssertionError(f"killed when {moment}: {error}\n{practice.world.log[-4000:]}") from error

@@ -89,7 +89,7 @@ class _World:
         async with asyncio.timeout(60):
             return await perform(adapter, change, retries=0)
 
-    def rule_states(self, chance: random.Random) -> None:
+    def live(self, chance: random.Random) -> None:
         """Begin a life, and choose when and how it ends."""
         self.die_at = time.monotonic() + chance.uniform(0, EARLY if chance.random() < 0.5 else BUILD + 2 * EARLY)
         self.descending = chance.random() < 0.5
@@ -141,7 +141,7 @@ def test_killed_at_random_it_ends_right_and_builds_once(tmp_path: Path, template
     while running or kills < wanted:
         while kills < wanted and len(running) < AT_ONCE:
             running.append(_new_world(tmp_path / f"world{len(done) + len(running)}", template, scope))
-            running[-1].rule_states(chance)
+            running[-1].live(chance)
         for world in tuple(running):
             ended, status = os.waitpid(world.child, os.WNOHANG)
             if ended:
@@ -152,7 +152,7 @@ def test_killed_at_random_it_ends_right_and_builds_once(tmp_path: Path, template
             elif kills < wanted and time.monotonic() >= world.die_at:
                 world.end()
                 kills += 1
-                world.rule_states(chance)
+                world.live(chance)
         assert time.monotonic() < until, f"{len(running)} worlds do not end: {[str(world.path) for world in running]}"
         time.sleep(0.005)
     unseen = sum(world.unseen for world in done)

@@ -101,7 +101,7 @@ def hook_of(order: dict[str, Any]) -> Callable[[str], None] | None:
     return None
 
 
-def _rule_states(order: dict[str, Any]) -> int:
+def _live(order: dict[str, Any]) -> int:
     """One daemon's whole life, in the fork; its exit code."""
     log = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     nothing = os.open(os.devnull, os.O_RDONLY)
@@ -120,7 +120,7 @@ def _start(order: dict[str, Any]) -> int:
     if pid == 0:
         status = 70
         try:
-            status = _rule_states(order)
+            status = _live(order)
         finally:
             sys.stderr.flush()
             os._exit(status)

@@ -152,8 +152,8 @@ def pods() -> Iterator[Line]:
     """For the pack `kubernetes`: as kube-state-metrics tells it, which knows no services; two of them tell the same."""
 
     def pod(name: str, number: int, ready: float = 1.0, waits: str = "", phase: str = "Running") -> Iterator[Line]:
-        for dispatcher in ("a", "b"):
-            place = {"namespace": "shop", "pod": f"{name}-{number}", "instance": dispatcher}
+        for teller in ("a", "b"):
+            place = {"namespace": "shop", "pod": f"{name}-{number}", "instance": teller}
             yield Line("kube_pod_labels", {**place, "label_app_kubernetes_io_name": name}, 1)
             yield Line("kube_pod_status_ready", {**place, "condition": "true"}, ready)
             yield Line("kube_pod_status_ready", {**place, "condition": "false"}, 1 - ready)

@@ -50,69 +50,67 @@ class Switchboard:
         self.url = ""
         self.hanging = asyncio.Event()
 
-    def operations(self) -> Desk:
+    def desk(self) -> Desk:
         made = Desk(f"d{len(self.desks)}")
         self.desks[made.name] = made
         return made
 
     def _of(self, request: web.Request) -> Desk:
-        operations = self.desks[request.match_info["desk"]]
+        desk = self.desks[request.match_info["desk"]]
         if request.headers.get("Authorization") != f"Bearer {TOKEN}":
-            operations.wrong.append(f"{request.path}: no token")
+            desk.wrong.append(f"{request.path}: no token")
             raise web.HTTPUnauthorized
-        if operations.down:
+        if desk.down:
             raise web.HTTPServiceUnavailable(text=f"down; you sent {request.headers['Authorization']}")
-        return operations
+        return desk
 
     async def current(self, request: web.Request) -> web.Response:
-        operations = self._of(request)
-        if operations.raw is not None:
-            return web.Response(body=operations.raw, content_type="application/json")
-        return web.json_response(
-            {"data": {"release": {"sha": operations.present, "title": f"release {operations.present}"}}}
-        )
+        desk = self._of(request)
+        if desk.raw is not None:
+            return web.Response(body=desk.raw, content_type="application/json")
+        return web.json_response({"data": {"release": {"sha": desk.present, "title": f"release {desk.present}"}}})
 
     async def releases(self, request: web.Request) -> web.Response:
         items = [{"sha": sha, "title": f"release {sha}", "at": 1_700_000_000} for sha in self._of(request).known]
         return web.json_response({"items": items})
 
     async def job(self, request: web.Request) -> web.Response:
-        operations = self._of(request)
+        desk = self._of(request)
         key = request.match_info["key"]
-        operations.looks += 1
-        if key not in operations.jobs:
+        desk.looks += 1
+        if key not in desk.jobs:
             raise web.HTTPNotFound
-        if operations.jobs[key] == "queued" and operations.slow > 0:
-            operations.slow -= 1
-        elif operations.jobs[key] == "queued":
-            operations.jobs[key] = operations.ends.popleft() if operations.ends else "ok"
-            if operations.jobs[key] == "ok":
-                self._do(operations, key, self.bodies[key]["to"])
-        return web.json_response({"jobs": [{"state": operations.jobs[key]}]})
+        if desk.jobs[key] == "queued" and desk.slow > 0:
+            desk.slow -= 1
+        elif desk.jobs[key] == "queued":
+            desk.jobs[key] = desk.ends.popleft() if desk.ends else "ok"
+            if desk.jobs[key] == "ok":
+                self._do(desk, key, self.bodies[key]["to"])
+        return web.json_response({"jobs": [{"state": desk.jobs[key]}]})
 
     bodies: dict[str, Any] = {}
 
     async def rollback(self, request: web.Request) -> web.StreamResponse:
-        operations = self._of(request)
+        desk = self._of(request)
         key, body = request.headers.get("Idempotency-Key", ""), await request.json()
         wanted = {"to", "from", "by", "why", "urgent"}
         if not key or set(body) != wanted or body["urgent"] is not True or body["by"] != {"service": "contract"}:
-            operations.wrong.append(f"rollback: {key!r} {body}")
+            desk.wrong.append(f"rollback: {key!r} {body}")
             raise web.HTTPUnprocessableEntity
-        operations.asked.append(key)
-        fault = operations.faults.popleft() if operations.faults else ""
+        desk.asked.append(key)
+        fault = desk.faults.popleft() if desk.faults else ""
         if fault in {"500", "422"}:
             return web.Response(status=int(fault), text=f"no; you sent {request.headers['Authorization']}")
-        if fault != "lost" and key not in operations.jobs:
+        if fault != "lost" and key not in desk.jobs:
             self.bodies[key] = body
-            operations.jobs[key] = "queued"
-            if not operations.slow and not operations.ends:
-                operations.jobs[key] = "ok"
-                self._do(operations, key, body["to"])
+            desk.jobs[key] = "queued"
+            if not desk.slow and not desk.ends:
+                desk.jobs[key] = "ok"
+                self._do(desk, key, body["to"])
         if fault == "hang":
-            operations.jobs.clear()  # it would be done later, and is not
-            operations.present = body["from"]
-            operations.done.clear()
+            desk.jobs.clear()  # it would be done later, and is not
+            desk.present = body["from"]
+            desk.done.clear()
             await self.hanging.wait()
         if fault in {"drop", "lost"} and request.transport is not None:
             request.transport.abort()
@@ -121,10 +119,10 @@ class Switchboard:
     async def elsewhere(self, request: web.Request) -> web.Response:
         raise web.HTTPFound("http://127.0.0.2:9/" if request.query else "current")
 
-    def _do(self, operations: Desk, key: str, to: str) -> None:
+    def _do(self, desk: Desk, key: str, to: str) -> None:
         if to != "-":
-            operations.present = to
-        operations.done.append(key)
+            desk.present = to
+        desk.done.append(key)
 
     def application(self) -> web.Application:
         app = web.Application()

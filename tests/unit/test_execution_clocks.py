@@ -42,9 +42,9 @@ class World:
         """A new process."""
         read_model = ReadModel(self.journal)
         await read_model.open()
-        snapshot_manager = IncidentClocks(self.config, read_model, self.clock)
-        await snapshot_manager.begin()
-        return snapshot_manager
+        clocks = IncidentClocks(self.config, read_model, self.clock)
+        await clocks.begin()
+        return clocks
 
     async def write(self, *given: Any, stream: str = "incident:checkout-1") -> None:
         await self.journal.append(*(Entry(stream, fact) for fact in given))
@@ -73,9 +73,9 @@ class World:
         ]
 
 
-async def looks(snapshot_manager: IncidentClocks, times: int = 3) -> None:
+async def looks(clocks: IncidentClocks, times: int = 3) -> None:
     for _ in range(times):
-        await snapshot_manager.look()
+        await clocks.look()
 
 
 @pytest.fixture
@@ -84,21 +84,21 @@ def world() -> World:
 
 
 async def test_each_comes_due_at_its_time_and_is_written_once(world: World) -> None:
-    snapshot_manager = await world.begin()
+    clocks = await world.begin()
     await world.open(asks=True)
-    await looks(snapshot_manager)
+    await looks(clocks)
     assert world.due() == ["tier 0"]
     world.clock.advance(14 * MINUTE)
-    await looks(snapshot_manager)
+    await looks(clocks)
     assert world.due() == ["tier 0"]
     world.clock.advance(MINUTE)
-    await looks(snapshot_manager)
+    await looks(clocks)
     assert world.due() == ["tier 0", "start_within", "tier 1"]
     world.clock.advance(timedelta(hours=9))
-    await looks(snapshot_manager)
+    await looks(clocks)
     assert world.due() == ["tier 0", "start_within", "tier 1", "recover_within", "tier 2"]
-    assert snapshot_manager.passed == {"start_within": 1, "recover_within": 1}
-    assert snapshot_manager.escalations == {0: 1, 1: 1, 2: 1}
+    assert clocks.passed == {"start_within": 1, "recover_within": 1}
+    assert clocks.escalations == {0: 1, 1: 1, 2: 1}
 
 
 async def test_a_restart_forgets_nothing_and_tells_nothing_twice(world: World) -> None:
@@ -109,30 +109,30 @@ async def test_a_restart_forgets_nothing_and_tells_nothing_twice(world: World) -
     world.clock.advance(20 * MINUTE)
     await (await world.begin()).look()  # ended right after it was written
     for _ in range(3):
-        snapshot_manager = await world.begin()
-        await looks(snapshot_manager)
+        clocks = await world.begin()
+        await looks(clocks)
     assert world.due() == ["tier 0", "start_within", "tier 1"]
-    assert (snapshot_manager.passed, snapshot_manager.escalations) == ({"start_within": 1}, {0: 1, 1: 1})
+    assert (clocks.passed, clocks.escalations) == ({"start_within": 1}, {0: 1, 1: 1})
 
 
 async def test_what_is_written_meanwhile_may_make_it_due_sooner(world: World) -> None:
-    snapshot_manager = await world.begin()
+    clocks = await world.begin()
     await world.open()
     world.clock.advance(6 * MINUTE)
-    await looks(snapshot_manager)
+    await looks(clocks)
     assert world.due() == ["tier 0"]
     await world.write(facts.Joined(trigger(priority=Priority.P0)))
-    await looks(snapshot_manager)
+    await looks(clocks)
     assert world.due() == ["tier 0", "start_within", "tier 1"]
 
 
 async def test_a_slow_step_is_noticed_though_it_began_and_ended_between_two_looks(world: World) -> None:
-    snapshot_manager = await world.begin()
+    clocks = await world.begin()
     await world.open()
     await world.write(planned(), facts.ApplyStarted("code"))
     world.clock.advance(4 * MINUTE)
     await world.write(facts.Applied("code"))
-    await looks(snapshot_manager)
+    await looks(clocks)
     assert world.due() == ["target:code", "tier 0"]
 
 
@@ -140,69 +140,69 @@ async def test_an_end_that_failed_tells_the_next_people_also_when_we_were_down(w
     await world.open()
     await looks(await world.begin())
     await world.end(Outcome.FAILED)
-    snapshot_manager = await world.begin()
-    await looks(snapshot_manager)
+    clocks = await world.begin()
+    await looks(clocks)
     assert world.due() == ["tier 0", "tier 1"]
     world.clock.advance(timedelta(hours=2))
-    await looks(snapshot_manager)
+    await looks(clocks)
     assert world.due() == ["tier 0", "tier 1", "tier 2"]
-    assert snapshot_manager._known == {}
+    assert clocks._known == {}
 
 
 @pytest.mark.parametrize("how", ["acknowledged", "good", "next"])
 async def test_a_bad_end_is_over_when_seen_or_well_or_followed_by_the_next_incident(world: World, how: str) -> None:
     await world.write(facts.Changed(BAD, START, START), stream=service_stream("checkout"))
-    snapshot_manager = await world.begin()
+    clocks = await world.begin()
     await world.open()
     await world.end(Outcome.FAILED)
-    await looks(snapshot_manager)
+    await looks(clocks)
     if how == "acknowledged":
         await world.write(facts.Acknowledged())
     elif how == "good":
         await world.write(facts.MarkedGood(GOOD, "another one"), stream=service_stream("checkout"))
-        await snapshot_manager._read_model.refresh()
-        await snapshot_manager.look()
-        assert "checkout-1" in snapshot_manager._known
+        await clocks._read_model.refresh()
+        await clocks.look()
+        assert "checkout-1" in clocks._known
         await world.write(facts.MarkedGood(BAD, "ran 30m"), stream=service_stream("checkout"))
-        await snapshot_manager._read_model.refresh()
+        await clocks._read_model.refresh()
     else:
         await world.open("checkout-2")
     world.clock.advance(timedelta(hours=3))
-    for process in (snapshot_manager, await world.begin()):
+    for process in (clocks, await world.begin()):
         await looks(process)
         assert world.due() == ["tier 0", "tier 1"]
         assert "checkout-1" not in process._known
 
 
 async def test_a_second_rollback_within_an_hour_tells_the_next_people(world: World) -> None:
-    snapshot_manager = await world.begin()
+    clocks = await world.begin()
     await world.open()
     await world.write(planned(), facts.ApplyStarted("code"), facts.Applied("code"))
     await world.end(Outcome.RECOVERED)
     world.clock.advance(20 * MINUTE)
     await world.open("checkout-2")
     await world.write(planned(), facts.ApplyStarted("code"), stream="incident:checkout-2")
-    await snapshot_manager._read_model.refresh()
-    await looks(snapshot_manager)
+    await clocks._read_model.refresh()
+    await looks(clocks)
     assert world.due("incident:checkout-2") == ["tier 0", "tier 1"]
 
 
 async def test_a_relapse_of_an_incident_that_was_forgotten_is_known_again(world: World) -> None:
-    snapshot_manager = await world.begin()
+    clocks = await world.begin()
     await world.open()
     await world.write(planned(), facts.ApplyStarted("code"), facts.Applied("code"))
     await world.end(Outcome.RECOVERED)
-    await looks(snapshot_manager)
-    assert snapshot_manager._known == {}
+    await looks(clocks)
+    assert clocks._known == {}
     await world.write(facts.Relapsed(trigger()))
-    await looks(snapshot_manager)
+    await looks(clocks)
     assert world.due() == ["tier 0", "tier 1"]
 
 
 async def test_a_journal_that_cannot_be_written_for_a_while_loses_none(world: World) -> None:
     await world.open()
-    snapshot_manager = await world.begin()
-    running = asyncio.create_task(snapshot_manager.run())
+    clocks = await world.begin()
+    running = asyncio.create_task(clocks.run())
     world.journal.broken = True
     for _ in range(20):
         world.clock.advance(timedelta(seconds=5))
@@ -220,8 +220,8 @@ async def test_a_journal_that_cannot_be_written_for_a_while_loses_none(world: Wo
 
 
 async def test_a_fact_wakes_it_within_a_second(world: World) -> None:
-    snapshot_manager = await world.begin()
-    running = asyncio.create_task(snapshot_manager.run())
+    clocks = await world.begin()
+    running = asyncio.create_task(clocks.run())
     await asyncio.sleep(0)
     await world.open()
     before = world.clock.now()
@@ -251,28 +251,28 @@ class Counting(MemoryJournal):
 async def test_hundreds_that_wait_are_never_read_again_and_judged_when_due() -> None:
     names = [f"s{n}" for n in range(300)]
     world = World(*names)
-    snapshot_manager = await world.begin()
+    clocks = await world.begin()
     counting = Counting(world.clock, world.journal)
-    world.journal = snapshot_manager._read_model.journal = counting
+    world.journal = clocks._read_model.journal = counting
     for name in names:
         await world.open(f"{name}-1", asks=True)
-    await looks(snapshot_manager)
+    await looks(clocks)
     judged: list[str] = []
 
-    async def decision_engine(incident: Any, now: Any) -> int:
+    async def judge(incident: Any, now: Any) -> int:
         judged.append(incident.id)
         return await original(incident, now)
 
-    original, snapshot_manager._decision_engine = snapshot_manager._decision_engine, decision_engine  # type: ignore[method-assign]
+    original, clocks._write_due = clocks._write_due, judge  # type: ignore[method-assign]
     for _ in range(60):
         world.clock.advance(timedelta(seconds=10))
-        await snapshot_manager.look()
+        await clocks.look()
     assert (judged, counting.reads) == ([], 0), "nothing was written, and nothing was due"
     await world.write(facts.Approved(), stream="incident:s7-1")
-    await snapshot_manager.look()
+    await clocks.look()
     assert judged == ["s7-1"]
     world.clock.advance(5 * MINUTE)
-    await looks(snapshot_manager)
+    await looks(clocks)
     assert world.due("incident:s299-1") == ["tier 0", "start_within", "tier 1"]
     assert counting.reads == 0
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rollbackd.model import Verdict
-from rollbackd.rules.samples import Observation, decision_engine, opposite, own
+from rollbackd.rules.samples import Observation, judge, opposite, own
 
 GOOD, BAD, UNKNOWN = Verdict.GOOD, Verdict.BAD, Verdict.INCONCLUSIVE
 
@@ -17,38 +17,38 @@ GOOD, BAD, UNKNOWN = Verdict.GOOD, Verdict.BAD, Verdict.INCONCLUSIVE
     [(0.342, BAD, "0.342, above 0.1"), (0.1, GOOD, "0.1, not above 0.1"), (0.0, GOOD, "0, not above 0.1")],
 )
 def test_above_is_bad_and_equal_is_not_above(value: float, verdict: Verdict, reason: str) -> None:
-    assert decision_engine([value], 0.1, None) == Observation(verdict, value, reason)
+    assert judge([value], 0.1, None) == Observation(verdict, value, reason)
 
 
 @pytest.mark.parametrize(
     ("value", "verdict", "reason"), [(0.98, BAD, "0.98, below 0.99"), (0.99, GOOD, "0.99, not below 0.99")]
 )
 def test_below_is_bad_and_equal_is_not_below(value: float, verdict: Verdict, reason: str) -> None:
-    assert decision_engine([value], None, 0.99) == Observation(verdict, value, reason)
+    assert judge([value], None, 0.99) == Observation(verdict, value, reason)
 
 
 def test_a_threshold_of_zero_is_a_threshold() -> None:
-    assert decision_engine([1], 0, None).verdict is BAD
-    assert decision_engine([-1], None, 0).verdict is BAD
+    assert judge([1], 0, None).verdict is BAD
+    assert judge([-1], None, 0).verdict is BAD
 
 
 def test_no_data_is_inconclusive() -> None:
-    assert decision_engine([], 0.1, None) == Observation(UNKNOWN, None, "no data")
+    assert judge([], 0.1, None) == Observation(UNKNOWN, None, "no data")
 
 
 @pytest.mark.parametrize(("value", "name"), [(math.nan, "NaN"), (math.inf, "Inf"), (-math.inf, "-Inf")])
 def test_what_is_no_finite_number_is_inconclusive(value: float, name: str) -> None:
-    assert decision_engine([value], 0.1, None) == Observation(UNKNOWN, None, f"no number: {name}")
+    assert judge([value], 0.1, None) == Observation(UNKNOWN, None, f"no number: {name}")
 
 
 @pytest.mark.parametrize("aggregate", ["any", "all", "max", "min", "sum"])
 def test_one_series_that_is_no_number_spoils_them_all(aggregate: str) -> None:
-    seen = decision_engine([5, math.nan, 7], 0.1, None, aggregate)
+    seen = judge([5, math.nan, 7], 0.1, None, aggregate)
     assert seen == Observation(UNKNOWN, None, "no number: NaN in 1 of 3 series")
 
 
 def test_several_series_without_aggregate_are_ambiguous_and_the_rules_fault() -> None:
-    seen = decision_engine([0.5, 0.6], 0.1, None)
+    seen = judge([0.5, 0.6], 0.1, None)
     assert seen.verdict is UNKNOWN
     assert seen.fault
     assert seen.reason.startswith("ambiguous: 2 series for one service")
@@ -72,24 +72,16 @@ def test_several_series_without_aggregate_are_ambiguous_and_the_rules_fault() ->
 def test_an_aggregate_makes_one_of_several(
     aggregate: str, above: float | None, below: float | None, verdict: Verdict, value: float
 ) -> None:
-    seen = decision_engine([1, 3], above, below, aggregate)
+    seen = judge([1, 3], above, below, aggregate)
     assert (seen.verdict, seen.value) == (verdict, value)
 
 
 @given(st.lists(st.floats(-10, 10), min_size=1), st.floats(-10, 10))
 def test_any_and_all_mean_what_they_say(values: list[float], threshold: float) -> None:
-    assert (decision_engine(values, threshold, None, "any").verdict is BAD) == any(
-        value > threshold for value in values
-    )
-    assert (decision_engine(values, threshold, None, "all").verdict is BAD) == all(
-        value > threshold for value in values
-    )
-    assert (decision_engine(values, None, threshold, "any").verdict is BAD) == any(
-        value < threshold for value in values
-    )
-    assert (decision_engine(values, None, threshold, "all").verdict is BAD) == all(
-        value < threshold for value in values
-    )
+    assert (judge(values, threshold, None, "any").verdict is BAD) == any(value > threshold for value in values)
+    assert (judge(values, threshold, None, "all").verdict is BAD) == all(value > threshold for value in values)
+    assert (judge(values, None, threshold, "any").verdict is BAD) == any(value < threshold for value in values)
+    assert (judge(values, None, threshold, "all").verdict is BAD) == all(value < threshold for value in values)
 
 
 @pytest.mark.parametrize("value", [0.0, 0.9])
@@ -103,26 +95,24 @@ def test_any_and_all_mean_what_they_say(values: list[float], threshold: float) -
     ],
 )
 def test_too_few_samples_are_inconclusive_for_bad_as_for_good(value: float, samples: float | None, said: str) -> None:
-    assert decision_engine([value], 0.1, None, samples=samples, at_least=50) == Observation(
-        UNKNOWN, value, f"{value:g}, {said}"
-    )
+    assert judge([value], 0.1, None, samples=samples, at_least=50) == Observation(UNKNOWN, value, f"{value:g}, {said}")
 
 
 def test_enough_samples_are_enough() -> None:
-    assert decision_engine([0.2], 0.1, None, samples=50, at_least=50).verdict is BAD
-    assert decision_engine([0.2], 0.1, None, samples=0, at_least=None).verdict is BAD
+    assert judge([0.2], 0.1, None, samples=50, at_least=50).verdict is BAD
+    assert judge([0.2], 0.1, None, samples=0, at_least=None).verdict is BAD
 
 
 def test_a_judgement_without_threshold_is_a_mistake_of_the_caller() -> None:
     with pytest.raises(ValueError, match="needs a threshold"):
-        decision_engine([1], None, None)
+        judge([1], None, None)
 
 
 def test_the_opposite_keeps_what_is_inconclusive() -> None:
-    assert opposite(decision_engine([1], 0.5, None)) == Observation(GOOD, 1, "1, above 0.5")
-    assert opposite(decision_engine([0], 0.5, None)).verdict is BAD
-    assert opposite(decision_engine([], 0.5, None)).verdict is UNKNOWN
-    assert opposite(decision_engine([1, 2], 0.5, None)).fault
+    assert opposite(judge([1], 0.5, None)) == Observation(GOOD, 1, "1, above 0.5")
+    assert opposite(judge([0], 0.5, None)).verdict is BAD
+    assert opposite(judge([], 0.5, None)).verdict is UNKNOWN
+    assert opposite(judge([1, 2], 0.5, None)).fault
 
 
 MATCH = {"service": "checkout", "env": "prod"}

@@ -61,7 +61,7 @@ class House:
         layers = {"shop": Layers(self.config.services[0], kept)}
         return SnapshotManager(self.config, self.read_model, self.clock, layers, cast("Spawner", self.remote))
 
-    async def rule_states(self) -> None:
+    async def live(self) -> None:
         """Begin a life: what the daemon's root tasks do."""
         self.snapshot_manager = self.new_keeper()
         await self.snapshot_manager.open()
@@ -140,7 +140,7 @@ async def test_a_run_takes_reads_sends_and_drops_and_says_so(made: Any, tmp_path
     house = made(tmp_path, {**NIGHTLY, "keep": 2, "offsite": OFFSITE})
     for age in (3, 2, 1):
         house.layer.add(f"old{age}", f"r0{age}", age * DAY)
-    await house.rule_states()
+    await house.live()
     await house.to(2)
     assert [call for call in house.layer.calls if call != "snapshots"] == [
         "take schedule", "verify s4", "export s4", "prune 2",
@@ -157,12 +157,12 @@ async def test_a_run_takes_reads_sends_and_drops_and_says_so(made: Any, tmp_path
 
 async def test_a_missed_run_is_made_up_for_once_by_the_next_life(made: Any, tmp_path: Path) -> None:
     house = made(tmp_path, NIGHTLY)
-    await house.rule_states()
+    await house.live()
     await house.to(2)
     await house.end()
     await house.pass_time(timedelta(days=4), HOUR)
     assert house.layer.calls.count("take schedule") == 1
-    await house.rule_states()
+    await house.live()
     assert house.layer.calls.count("take schedule") == 2
     await house.pass_time(HOUR)
     assert house.layer.calls.count("take schedule") == 2
@@ -170,7 +170,7 @@ async def test_a_missed_run_is_made_up_for_once_by_the_next_life(made: Any, tmp_
 
 async def test_a_run_waits_while_an_incident_is_at_work(made: Any, tmp_path: Path) -> None:
     house = made(tmp_path, NIGHTLY)
-    await house.rule_states()
+    await house.live()
     await house.open_incident()
     await house.to(3)
     assert "take schedule" not in house.layer.calls
@@ -182,7 +182,7 @@ async def test_a_run_waits_while_an_incident_is_at_work(made: Any, tmp_path: Pat
 async def test_a_run_makes_way_for_an_incident_and_is_gone_on_with_after_it(made: Any, tmp_path: Path) -> None:
     house = made(tmp_path, NIGHTLY)
     house.layer.hold_up = asyncio.Event()
-    await house.rule_states()
+    await house.live()
     await house.to(2)
     await house.open_incident()
     await house.pass_time(5 * timedelta(seconds=1), timedelta(seconds=1))
@@ -200,7 +200,7 @@ async def test_a_person_comes_before_the_calendar(made: Any, tmp_path: Path) -> 
     house = made(tmp_path, NIGHTLY)
     house.layer.add("good", "r0", DAY)
     house.layer.hold_up = asyncio.Event()
-    await house.rule_states()
+    await house.live()
     await house.to(2)
     restore = asyncio.create_task(house.snapshot_manager.restore("shop", "config", "good", (), ANN))
     await house.pass_time(timedelta(seconds=3), timedelta(seconds=1))
@@ -214,7 +214,7 @@ async def test_a_person_comes_before_the_calendar(made: Any, tmp_path: Path) -> 
 async def test_people_hear_of_a_failure_once_and_when_it_is_over(made: Any, tmp_path: Path) -> None:
     house = made(tmp_path, {"snapshot": "shop/config", "every": "1h", "offsite": OFFSITE})
     house.remote.fails = "send"
-    await house.rule_states()
+    await house.live()
     await house.pass_time(4 * HOUR, MINUTE)
     (said,) = house.told
     assert "snapshots of shop/config: off-site: `send {file}`: exit 1: send: no route to host" in said[0]
@@ -229,7 +229,7 @@ async def test_people_hear_of_a_failure_once_and_when_it_is_over(made: Any, tmp_
 async def test_a_copy_that_did_not_arrive_is_a_failure(made: Any, tmp_path: Path) -> None:
     house = made(tmp_path, {"snapshot": "shop/config", "every": "1d", "offsite": OFFSITE})
     house.remote.loses = True
-    await house.rule_states()
+    await house.live()
     await house.pass_time(5 * MINUTE, timedelta(seconds=10))
     assert "is not in the list of what is there" in house.told[0][0]
 
@@ -237,7 +237,7 @@ async def test_a_copy_that_did_not_arrive_is_a_failure(made: Any, tmp_path: Path
 async def test_what_may_pass_is_tried_again_and_what_cannot_is_not(made: Any, tmp_path: Path) -> None:
     house = made(tmp_path, {"snapshot": "shop/config", "every": "1d"})
     house.layer.errors["take"] = [refused("busy", permanent=False), refused("busy", permanent=False)]
-    await house.rule_states()
+    await house.live()
     await house.pass_time(5 * MINUTE, timedelta(seconds=10))
     assert house.layer.calls.count("take schedule") == 3
     assert house.told == []
@@ -251,7 +251,7 @@ async def test_a_damaged_snapshot_drops_nothing(made: Any, tmp_path: Path) -> No
     house = made(tmp_path, {"snapshot": "shop/config", "every": "1d", "keep": 1})
     house.layer.harmed = {"s2"}
     house.layer.add("old", "r0", DAY)
-    await house.rule_states()
+    await house.live()
     assert "snapshot s2: /etc/x: its content is not what was saved" in house.told[0][0]
     assert [one.name for one in house.layer.kept] == ["s2", "old"]
 
@@ -267,7 +267,7 @@ async def test_now_and_then_the_newest_and_the_target_are_tried_out(made: Any, t
         facts.Changed(state("r1"), now - DAY, now - DAY),
     )
     house.layer.unfit = {"target"}
-    await house.rule_states()
+    await house.live()
     await house.to(5)
     assert [call for call in house.layer.calls if call.startswith("rehearse")] == ["rehearse s3", "rehearse target"]
     assert "snapshot target: no room for it" in house.told[0][0]
@@ -295,7 +295,7 @@ def is_good(release: str) -> facts.MarkedGood:
 async def test_what_becomes_good_is_kept_once(made: Any, tmp_path: Path) -> None:
     house = made(tmp_path, {**WHEN_GOOD, "offsite": OFFSITE})
     house.layer.present = "r1"
-    await house.rule_states()
+    await house.live()
     await house.say(runs("r1"))
     await house.pass_time(HOUR)
     assert house.of(facts.SnapshotBegun) == [], "it is not good yet"
@@ -307,14 +307,14 @@ async def test_what_becomes_good_is_kept_once(made: Any, tmp_path: Path) -> None
     assert len(house.of(facts.SnapshotVerified)) == len(house.remote.files) == 1
     await house.pass_time(DAY, HOUR)
     await house.end()
-    await house.rule_states()
+    await house.live()
     await house.pass_time(DAY, HOUR)
     assert len(house.of(facts.SnapshotBegun)) == 1, "and nothing forgets that, a restart neither"
 
 
 async def test_what_becomes_good_again_is_read_and_not_taken_again(made: Any, tmp_path: Path) -> None:
     house = made(tmp_path, WHEN_GOOD)
-    await house.rule_states()
+    await house.live()
     for release in ("r1", "r2", "r1"):
         house.layer.present = release
         await house.say(runs(release), is_good(release))
@@ -327,7 +327,7 @@ async def test_what_becomes_good_again_is_read_and_not_taken_again(made: Any, tm
 async def test_nothing_is_kept_as_good_when_something_else_is_there_by_then(made: Any, tmp_path: Path) -> None:
     house = made(tmp_path, WHEN_GOOD)
     house.layer.present = "r2"
-    await house.rule_states()
+    await house.live()
     await house.say(runs("r1"), is_good("r1"))
     await house.pass_time(MINUTE, GLANCE)
     assert house.layer.kept == []
@@ -341,7 +341,7 @@ async def test_what_is_good_and_cannot_be_kept_is_told_and_tried_again_every_hou
     house = made(tmp_path, WHEN_GOOD)
     house.layer.present = "r1"
     house.layer.errors["take"] = [refused("no room"), refused("no room")]
-    await house.rule_states()
+    await house.live()
     await house.say(runs("r1"), is_good("r1"))
     await house.pass_time(30 * MINUTE, MINUTE)
     assert len(house.of(facts.SnapshotBegun)) == 1
@@ -358,7 +358,7 @@ async def test_a_kill_between_snapshot_and_note_leaves_one_snapshot_of_what_beca
     await house.say(runs("r1"), is_good("r1"))
     await house.say(facts.SnapshotBegun("config", "run-1", "keep", "when good", release="r1"))
     house.layer.add("taken", "r1", why="good")
-    await house.rule_states()
+    await house.live()
     await house.pass_time(DAY, HOUR)
     assert [one.name for one in house.layer.kept] == ["taken"]
     assert house.of(facts.SnapshotEnded) == [facts.SnapshotEnded("config", "run-1")]
@@ -367,12 +367,12 @@ async def test_a_kill_between_snapshot_and_note_leaves_one_snapshot_of_what_beca
 # -- after a kill -------------------------------------------------------------------------------
 async def test_what_was_cut_off_is_gone_on_with_and_takes_no_second_snapshot(made: Any, tmp_path: Path) -> None:
     house = made(tmp_path, NIGHTLY)
-    await house.rule_states()
+    await house.live()
     await house.end()
     fact = facts.SnapshotBegun("config", "run-1", "keep", "0 2 * * *")
     await house.say(fact)
     house.layer.add("taken", "r1", why="schedule")
-    await house.rule_states()
+    await house.live()
     await house.pass_time(MINUTE, timedelta(seconds=10))
     assert "take schedule" not in house.layer.calls
     assert "verify taken" in house.layer.calls
@@ -401,7 +401,7 @@ async def test_what_nothing_asks_for_any_more_is_ended(made: Any, tmp_path: Path
         facts.SnapshotBegun("config", "run-2", "keep"),
         facts.SnapshotBegun("gone", "run-3", "keep", "0 2 * * *"),
     )
-    await house.rule_states()
+    await house.live()
     assert {fact.run: fact.problems for fact in house.of(facts.SnapshotEnded)} == {
         "run-1": ("it was cut off, and the calendar has it no more",),
         "run-2": ("it was cut off, and who ordered it heard so",),
@@ -414,7 +414,7 @@ async def test_a_restore_that_was_cut_off_is_finished_or_told(made: Any, tmp_pat
     begun = [facts.SnapshotBegun("config", f"run-{n}", "restore", name="one", only=("files",)) for n in (1, 2)]
     await house.read_model.append(*(Entry(service_stream("shop"), fact, ANN) for fact in begun))
     house.layer.errors["restore"] = [refused("a file cannot be written")]
-    await house.rule_states()
+    await house.live()
     assert house.layer.present == "r0"
     assert [fact.problems for fact in house.of(facts.SnapshotEnded)] == [("a file cannot be written",), ()]
     (restored,) = house.of(facts.SnapshotRestored)
@@ -426,7 +426,7 @@ async def test_a_restore_that_was_cut_off_is_finished_or_told(made: Any, tmp_pat
 # -- by hand ------------------------------------------------------------------------------------
 async def test_by_hand_each_thing_has_its_actor(made: Any, tmp_path: Path) -> None:
     house = made(tmp_path, {**NIGHTLY, "offsite": OFFSITE})
-    await house.rule_states()
+    await house.live()
     taken = await house.snapshot_manager.take("shop", "config", "checkpoint-7", ANN)
     assert (taken.snapshot.name, taken.problems, len(taken.copies)) == ("checkpoint-7", (), 1)
     checked = await house.snapshot_manager.verify("shop", "config", "checkpoint-7", ANN, rehearse=True)
@@ -448,7 +448,7 @@ async def test_by_hand_each_thing_has_its_actor(made: Any, tmp_path: Path) -> No
 
 async def test_what_cannot_be_done_is_a_sentence_and_its_run_is_ended(made: Any, tmp_path: Path) -> None:
     house = made(tmp_path)
-    await house.rule_states()
+    await house.live()
     house.layer.errors["take"] = [refused("no such directory")]
     with pytest.raises(NotKept, match="no snapshot of shop/config was taken: no such directory"):
         await house.snapshot_manager.take("shop", "config", "", ANN)
@@ -463,7 +463,7 @@ async def test_what_cannot_be_done_is_a_sentence_and_its_run_is_ended(made: Any,
 
 async def test_an_order_is_carried_out_when_whoever_gave_it_goes_away(made: Any, tmp_path: Path) -> None:
     house = made(tmp_path)
-    await house.rule_states()
+    await house.live()
     house.layer.hold_up = asyncio.Event()
     order = asyncio.create_task(house.snapshot_manager.take("shop", "config", "", ANN))
     await house.settle()
@@ -480,7 +480,7 @@ async def test_a_restore_uses_the_first_that_is_whole_and_says_what_it_passed_ov
         house.layer.add(name, f"release of {name}", age * HOUR)
     house.layer.present = "release of newest"
     house.layer.harmed = {"harmed"}
-    await house.rule_states()
+    await house.live()
     done = await house.snapshot_manager.restore("shop", "config", "", (), ANN)
     assert (done.snapshot, house.layer.present) == ("whole", "release of whole")
     assert done.passed_over == ("snapshot harmed: /etc/x: its content is not what was saved",)
@@ -495,7 +495,7 @@ async def test_a_restore_uses_the_first_that_is_whole_and_says_what_it_passed_ov
 async def test_a_restore_waits_for_no_incident_and_says_so(made: Any, tmp_path: Path) -> None:
     house = made(tmp_path)
     house.layer.add("one", "r0", DAY)
-    await house.rule_states()
+    await house.live()
     await house.open_incident()
     with pytest.raises(NotKept, match="shop-1 is at work; again when it has ended"):
         await house.snapshot_manager.restore("shop", "config", "one", (), ANN)
@@ -506,7 +506,7 @@ async def test_when_none_that_is_here_will_do_copies_are_fetched_and_else_a_pers
     made: Any, tmp_path: Path
 ) -> None:
     house = made(tmp_path, {**NIGHTLY, "offsite": OFFSITE})
-    await house.rule_states()
+    await house.live()
     for number in (5, 6, 7):
         name = f"shop@config@2026030{number}T020000Z@{digest_of(f'r{number}')}.snapshot"
         house.remote.files[name] = f"kept-{number} r{number}"
@@ -527,7 +527,7 @@ async def test_when_none_that_is_here_will_do_copies_are_fetched_and_else_a_pers
 async def test_a_copy_of_another_release_than_its_name_says_is_not_used(made: Any, tmp_path: Path) -> None:
     house = made(tmp_path, {**NIGHTLY, "offsite": OFFSITE})
     house.remote.files[f"shop@config@20260305T020000Z@{digest_of('r5')}.snapshot"] = "kept r6"
-    await house.rule_states()
+    await house.live()
     with pytest.raises(NotKept, match="another release than its name says"):
         await house.snapshot_manager.restore("shop", "config", "", (), ANN)
 
@@ -542,7 +542,7 @@ async def test_a_good_state_that_is_not_here_any_more_is_fetched(made: Any, tmp_
         )
     await house.say(facts.Changed(state("r1"), now - DAY, now - DAY))
     house.layer.add("here", "r0", 3 * DAY)
-    await house.rule_states()
+    await house.live()
     assert "list" in {argv[0] for argv in house.remote.ran}
     ran = len(house.remote.ran)
     await house.pass_time(10 * MINUTE)
@@ -615,7 +615,7 @@ def test_a_copy_says_what_it_is_and_anything_else_in_the_list_is_left_alone() ->
 
 async def test_metrics_say_how_old_the_newest_whole_one_is(made: Any, tmp_path: Path) -> None:
     house = made(tmp_path, {"snapshot": "shop/config", "every": "1d"})
-    await house.rule_states()
+    await house.live()
     await house.pass_time(HOUR)
 
     def values() -> dict[str, float]:

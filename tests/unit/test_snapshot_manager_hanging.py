@@ -25,7 +25,7 @@ def went_on(*layers: str, now: datetime) -> tuple[Any, ...]:
 async def test_copies_that_hang_delay_no_snapshot_and_no_copy_of_another_layer(made: Any, tmp_path: Path) -> None:
     house = made(tmp_path, {**NIGHTLY, "snapshot": "shop", "offsite": OFFSITE}, layers=LAYERS)
     house.remote.hangs = lambda argv: argv[0] == "send" and "@fonts@" not in argv[1]
-    await house.rule_states()
+    await house.live()
     await house.to(1, 59)
     await house.pass_time(4 * MINUTE, 10 * SECOND)
     assert {one.layer for one in house.of(facts.Snapshotted)} == set(LAYERS)
@@ -39,7 +39,7 @@ async def test_copies_that_hang_delay_no_snapshot_and_no_copy_of_another_layer(m
 async def test_a_list_has_a_limit_of_its_own(made: Any, tmp_path: Path) -> None:
     slow = {**OFFSITE, "list_timeout": "20s"}
     house = made(tmp_path, {**NIGHTLY, "offsite": OFFSITE}, {**NIGHTLY, "cron": "0 5 * * *", "offsite": slow})
-    await house.rule_states()
+    await house.live()
     await house.to(3)
     assert house.remote.limits["list"] == MINUTE
     assert house.remote.limits["send"] == 30 * MINUTE
@@ -59,7 +59,7 @@ async def test_a_copy_that_does_not_come_keeps_no_other_layer_from_being_looked_
     await house.say(*went_on(*LAYERS[:2], now=house.clock.now()))
     name = f"shop@assets@20260228T020000Z@{digest_of('r0')}.snapshot"
     house.remote.files[name] = "kept r0"
-    await house.rule_states()
+    await house.live()
     assert [one.release for one in house.layers["assets"].kept] == ["r0"], "at once, beside the one that hangs"
     house.layers["assets"].kept = []
     await house.pass_time(5 * MINUTE, 10 * SECOND)
@@ -72,7 +72,7 @@ async def test_a_copy_that_an_adapter_chokes_on_is_looked_for_again(made: Any, t
     await house.say(*went_on("config", now=house.clock.now()))
     house.remote.files[f"shop@config@20260228T020000Z@{digest_of('r0')}.snapshot"] = "kept r0"
     house.layer.errors["import"] = [RuntimeError("a bug of somebody else's")]
-    await house.rule_states()
+    await house.live()
     assert house.layer.kept == []
     assert not house.tasks[0].done(), "it goes on"
     await house.pass_time(70 * MINUTE, MINUTE)
@@ -84,7 +84,7 @@ async def test_a_copy_that_could_not_be_written_down_ends_nothing(made: Any, tmp
     await house.say(*went_on("config", now=house.clock.now()))
     house.remote.files[f"shop@config@20260228T020000Z@{digest_of('r0')}.snapshot"] = "kept r0"
     house.journal.broken = True
-    await house.rule_states()
+    await house.live()
     assert not house.tasks[0].done(), "it goes on"
     house.journal.broken, house.layer.kept = False, []
     await house.pass_time(5 * MINUTE, MINUTE)

@@ -47,7 +47,7 @@ async def test_what_is_there_is_no_state_until_a_restore_that_was_cut_off_is_fin
 
 async def test_a_restore_that_could_not_be_written_down_is_finished_later(made: Any, tmp_path: Path) -> None:
     house = made(tmp_path)
-    await house.rule_states()
+    await house.live()
     await cut_off(house)
     house.snapshot_manager.shelves()[0].past.open["run-1"] = (await opened(house))["run-1"]
     assert await house.snapshot_manager.being_restored("shop") == "config: snapshot one is being restored"
@@ -72,7 +72,7 @@ async def test_a_rollback_since_then_is_not_undone(made: Any, tmp_path: Path) ->
         Entry(FLEET, facts.Opening("shop", "shop-1", manual=True)),
         Entry(FLEET, facts.Ended("shop", "shop-1", Outcome.RECOVERED, True)),
     )
-    await house.rule_states()
+    await house.live()
     assert house.layer.present == "r1"
     ((told, _),) = house.told
     assert "was cut off, and is left as shop-1 left it; restore it again if that is still wanted" in told
@@ -83,7 +83,7 @@ async def test_a_snapshot_that_cannot_be_put_in_place_is_passed_over_and_one_by_
     made: Any, tmp_path: Path
 ) -> None:
     house = made(tmp_path)
-    await house.rule_states()
+    await house.live()
     house.layer.add("two", "r2", HOUR)
     house.layer.add("one", "r0", DAY)
     for _ in range(2):
@@ -97,7 +97,7 @@ async def test_a_snapshot_that_cannot_be_put_in_place_is_passed_over_and_one_by_
 
 async def test_what_may_pass_is_no_reason_to_go_farther_back(made: Any, tmp_path: Path) -> None:
     house = made(tmp_path)
-    await house.rule_states()
+    await house.live()
     house.layer.add("two", "r2", HOUR)
     house.layer.add("one", "r0", DAY)
     house.layer.errors["restore"] = [refused("no room", permanent=False)]
@@ -110,7 +110,7 @@ async def test_whoever_sent_a_file_that_is_no_snapshot_is_told_of_it_by_no_name_
     made: Any, tmp_path: Path
 ) -> None:
     house = made(tmp_path)
-    await house.rule_states()
+    await house.live()
     house.layer.errors["import"] = [refused(f"{tmp_path}/x: not a snapshot that can be taken in")]
     with pytest.raises(NotKept, match=r"^shop/config: the file: not a snapshot that can be taken in$"):
         await house.snapshot_manager.take_in("shop", "config", tmp_path / "x", ANN)
@@ -119,13 +119,13 @@ async def test_whoever_sent_a_file_that_is_no_snapshot_is_told_of_it_by_no_name_
 async def test_a_clock_that_was_set_back_costs_no_snapshot(made: Any, tmp_path: Path) -> None:
     house = made(tmp_path, NIGHTLY)
     house.clock.advance(4 * DAY)  # what is monotonic stays above zero when it is set back
-    await house.rule_states()
+    await house.live()
     await house.to(2)
     await house.to(2)
     assert house.layer.calls.count("take schedule") == 2
     await house.end()
     house.clock.advance(-3 * DAY)
-    await house.rule_states()
+    await house.live()
     await house.to(2)
     assert house.layer.calls.count("take schedule") == 3
     view = await house.snapshot_manager.view("shop", "config")

@@ -118,9 +118,9 @@ class FilesAdapter(FilesSnapshots):
 
     async def _progress(self, change: Change, trace: Trace) -> Progress:
         now = await self._mover.look()
-        return await self._jobs.run(partial(self._decision_engine, change, trace, now))
+        return await self._jobs.run(partial(self._judge, change, trace, now))
 
-    def _decision_engine(self, change: Change, trace: Trace, now: Tree, _stop: Stop) -> Progress:
+    def _judge(self, change: Change, trace: Trace, now: Tree, _stop: Stop) -> Progress:
         """How far it is, from what is there and our own traces."""
         begun = trace.begun
         if begun is None or trace.done is not None:

@@ -12,7 +12,7 @@ from rollbackd.checks.timed import timed
 from rollbackd.model import CheckResult, Verdict
 from rollbackd.rules.compared import Compared
 from rollbackd.rules.reach import reach
-from rollbackd.rules.samples import Observation, decision_engine, inconclusive, opposite, own
+from rollbackd.rules.samples import Observation, inconclusive, judge, opposite, own
 from rollbackd.rules.spec import QueryWhen, Samples
 from rollbackd.syntax.units import Duration, Ratio, format_duration, roughly
 
@@ -102,9 +102,7 @@ class QueryCheck:
             count = counts[0] if counts else None
         at_least = None if settings.samples is None else settings.samples.at_least
         return opposite(
-            decision_engine(
-                self._own(answer.series), settings.above, settings.below, settings.aggregate, count, at_least
-            )
+            judge(self._own(answer.series), settings.above, settings.below, settings.aggregate, count, at_least)
         )
 
     def _own(self, series: Iterable[_Series]) -> list[float]:

@@ -104,13 +104,13 @@ class BakeTimer:
             return
         oven.baked += min(passed, length * 2)
         if oven.baked >= service.bake:
-            await self._readiness_exam(service, oven)
+            await self._examine(service, oven)
 
     def _stands_still(self, service: str) -> bool:
         """A person holds it, or nobody knows whether it is this state that runs."""
         return service in self._unseen or bool(self._holds(service, {}))
 
-    async def _readiness_exam(self, service: Service, oven: Baking) -> None:
+    async def _examine(self, service: Service, oven: Baking) -> None:
         results = await self._check_runner.run(service, service.verify.checks)
         ledger = self._read_model.of(service.name)
         if ledger.open is not None or ledger.present is None or ledger.present.key != oven.key:

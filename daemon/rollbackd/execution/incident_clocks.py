@@ -101,7 +101,7 @@ class IncidentClocks:
         names = [name for name, at in self._next.items() if at <= now]
         written = 0
         for first in range(0, len(names), _AT_ONCE):
-            together = [self._decision_engine(self._known[name], now) for name in names[first : first + _AT_ONCE]]
+            together = [self._write_due(self._known[name], now) for name in names[first : first + _AT_ONCE]]
             found = await asyncio.gather(*together, return_exceptions=True)
             for one in found:
                 if isinstance(one, BaseException):
@@ -109,7 +109,7 @@ class IncidentClocks:
                 written += one
         return written
 
-    async def _decision_engine(self, incident: Incident, now: datetime) -> int:
+    async def _write_due(self, incident: Incident, now: datetime) -> int:
         found = due(incident, self._terms, self._earlier(incident), now)
         if found:
             stream = incident_stream(incident.id)

@@ -25,7 +25,7 @@ class Observation:
     """Nobody is to blame but the server: it gave no answer that could be used."""
 
 
-def decision_engine(
+def judge(
     values: Sequence[float],
     above: float | None,
     below: float | None,

@@ -11,7 +11,7 @@ from rollbackd.config.models import Config
 from rollbackd.model import Verdict
 from rollbackd.rules.compare import Baseline, Span, instances, sampled, shifted
 from rollbackd.rules.reach import reach
-from rollbackd.rules.samples import Observation, decision_engine, inconclusive, settle, too_few
+from rollbackd.rules.samples import Observation, inconclusive, judge, settle, too_few
 from rollbackd.rules.spec import QueryWhen, Rule
 from rollbackd.signals.baselines import BEFORE_UNDONE, Baselines, Line, Lines, samples_of, within
 from rollbackd.signals.prometheus import Prometheus, QueryAnswer
@@ -251,7 +251,7 @@ class ComparisonQueries:
 def by_threshold(leaf: QueryWhen, values: Sequence[float], counted: Sequence[float] | None) -> Observation:
     """One service's values against the condition's threshold; `counted` is how many samples they rest on."""
     at_least = leaf.samples.at_least if leaf.samples is not None else None
-    return decision_engine(values, leaf.above, leaf.below, leaf.aggregate, sum(counted) if counted else None, at_least)
+    return judge(values, leaf.above, leaf.below, leaf.aggregate, sum(counted) if counted else None, at_least)
 
 
 def by_shift(leaf: QueryWhen, values: Sequence[float], counted: Sequence[float] | None, base: Baseline) -> Observation:

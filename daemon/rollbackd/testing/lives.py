@@ -60,13 +60,13 @@ def _die_at(n: int, life: Callable[[], Awaitable[object]], *, descending: bool) 
         if next(passed) == n:
             _kill_myself(descending=descending)
 
-    async def rule_states() -> None:
+    async def live() -> None:
         async with asyncio.timeout(PATIENCE.total_seconds()):
             await life()
 
     boundaries.hook = hook
     try:
-        asyncio.run(rule_states())
+        asyncio.run(live())
     except BaseException:  # noqa: BLE001  # the parent is told by the status; pytest must not run on in here
         import traceback
 
