@@ -358,8 +358,8 @@ async def test_threads_are_bounded_and_a_question_that_gets_none_says_so(stuck: 
 HANGING = """
 import asyncio, socket, sys
 from datetime import timedelta
-from rollbackd.clock import SystemClock
-from rollbackd.sources.prometheus import Prometheus
+from rollbackd.system.clock import SystemClock
+from rollbackd.signals.prometheus import Prometheus
 
 server = socket.create_server(("127.0.0.1", 0))
 
