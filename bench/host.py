@@ -15,6 +15,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,7 @@ from bench.alerts import ALERT, service_name
 ROOT = Path(__file__).parents[1]
 START_WITHIN = 60.0
 _GLANCE = 0.02
-_ENTRY_POINTS = "[rollbackd.adapters]\nfixed = bench.fixed:Fixed\n"
-_METADATA = "Metadata-Version: 2.1\nName: rollbackd-bench\nVersion: 0\n"
+_PLUGINS = {"rollbackd.adapters": {"fixed": "bench.fixed:Fixed"}}
 
 
 class BenchError(Exception):
@@ -52,13 +52,21 @@ def free_port(*taken: int) -> int:
 
 def environment(root: Path) -> dict[str, str]:
     """For every Python that is started: the bench's own adapter is installed there, like anybody's."""
-    info = root / "plugin" / "rollbackd_bench-0.dist-info"
-    if not info.exists():
-        info.mkdir(parents=True)
-        (info / "entry_points.txt").write_text(_ENTRY_POINTS)
-        (info / "METADATA").write_text(_METADATA)
-    paths = [str(info.parent), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH", "")])]
+    plugin = distribution(root / "plugin", "rollbackd_bench", _PLUGINS)
+    paths = [str(plugin), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH", "")])]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+
+
+def distribution(directory: Path, name: str, entry_points: Mapping[str, Mapping[str, str]]) -> Path:
+    """A directory that tells Python, once it is on its path, that a package with these entry points is installed."""
+    info = directory / f"{name}-0.dist-info"
+    info.mkdir(parents=True, exist_ok=True)
+    lines = [
+        line for group, points in entry_points.items() for line in (f"[{group}]", *map(" = ".join, points.items()))
+    ]
+    (info / "entry_points.txt").write_text("\n".join(lines))
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 0\n")
+    return directory
 
 
 def serves(port: int, process: subprocess.Popen[str], log: Path) -> bool:
@@ -70,6 +78,20 @@ def serves(port: int, process: subprocess.Popen[str], log: Path) -> bool:
             return bool(answer.status == 200)
     except OSError:
         return False
+
+
+def post(port: int, body: bytes) -> dict[str, int]:
+    """Deliver alerts, over a connection of its own."""
+    headers = {"Content-Type": "application/json"}
+    request = urllib.request.Request(f"http://127.0.0.1:{port}/api/v1/alerts", body, headers)
+    with urllib.request.urlopen(request, timeout=120) as answer:
+        return dict(json.load(answer))
+
+
+def processor_time(process: subprocess.Popen[str]) -> float:
+    """Seconds of processor time that it has used, all threads."""
+    fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(") ")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 @contextmanager
@@ -156,10 +178,7 @@ class Host:
 
     def post(self, body: bytes) -> dict[str, int]:
         """Deliver alerts."""
-        headers = {"Content-Type": "application/json"}
-        request = urllib.request.Request(f"http://127.0.0.1:{self.port}/api/v1/alerts", body, headers)
-        with urllib.request.urlopen(request, timeout=120) as answer:
-            return dict(json.load(answer))
+        return post(self.port, body)
 
     def ask(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
         """Read the journal from outside."""
@@ -169,6 +188,16 @@ class Host:
 
     def count(self, sql: str, *values: Any) -> int:
         return int(self.ask(sql, *values)[0][0])
+
+    def commits(self, service: str, since: datetime, kind: str) -> int:
+        """The transactions that had to follow each other, from an alert to this fact of the service's first incident.
+
+        The alert's own is one; of the facts, those of one transaction bear the same time.
+        """
+        streams = (f"service:{service}", f"incident:{service}-1")
+        ((last,),) = self.ask("SELECT max(seq) FROM facts WHERE stream = ? AND kind = ?", streams[1], kind)
+        counted = "SELECT count(DISTINCT at) FROM facts WHERE stream IN (?, ?) AND seq <= ? AND at >= ?"
+        return 1 + self.count(counted, *streams, last, since.isoformat(timespec="microseconds"))
 
     def wait_until_judged(self, limit: float = 120.0) -> None:
         """Until every alert in the inbox has led to a decision, or to nothing. :raises BenchError:"""

@@ -9,6 +9,7 @@ from typing import Any
 from bench.alerts import ALERT, service_name
 from bench.fixed import BAD, GOOD
 from rollbackd import facts
+from rollbackd.config.load import dump_service, load_service
 from rollbackd.journal import Entry, open_journal
 from rollbackd.model import (
     FLEET,
@@ -60,6 +61,12 @@ def years(services: int, config: dict[str, Any], now: datetime) -> Iterator[Entr
                     yield Entry(service_stream(name), facts.MarkedGood(good, "ran 30m without a trigger"))
             yield from _episode(name, number, config, at)
         number += 1
+
+
+def as_opened(service: dict[str, object]) -> dict[str, Any]:
+    """As an `Opened` fact carries it; the bench's own adapter is not installed here, and a name makes no difference."""
+    layer = {"code": {"adapter": "command", **{name: ["/bin/true"] for name in ("current", "releases", "apply")}}}
+    return dump_service(load_service({**service, "layers": layer}))
 
 
 def _release(number: int) -> Release:

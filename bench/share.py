@@ -10,13 +10,13 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bench import past
+from bench import floor, past
 from bench.alerts import alert, body, service_name
 from bench.host import Host, service, wait_until
 from bench.measure import Row, Sizes, middle, span
 from rollbackd.model import Release
 
-MOST = 1.1
+MOST = 1.06
 _FILES = 200
 _IDENTITY = ("-c", "user.name=Bench", "-c", "user.email=bench@example.com")
 
@@ -35,20 +35,30 @@ def measure(root: Path, sizes: Sizes) -> Row:
     host.write_config([service(number, layer) for number, layer in enumerate(layers)])
     names = [service_name(number) for number in range(count)]
     past.release_all(host.journal, names, Release(good), Release(bad))
-    ratios, extra = [], []
+    ratios, extra, commits, scripts = [], [], [], []
     with host.daemon():
         for number in range(count):
-            ours = _roll_back(host, number)
+            ours, kept = _roll_back(host, number)
             plain = _script(plains[number], sizes.command)
             if number:  # the first one warms up
                 ratios.append(ours / plain)
                 extra.append(ours - plain)
-    ratio = middle(ratios)
-    compared = (
-        f"from the POST to `Applied`: {middle(extra) * 1000:.0f} ms more than a shell script; {span(ratios, '.3f')}"
+                commits.append(kept)
+                scripts.append(plain)
+    ratio, commit = middle(ratios), floor.commits(root)
+    rest = (
+        f"{middle(extra) * 1000:.0f} ms from the POST to `Applied`, of them {middle(commits):.0f} commits of "
+        f"{commit * 1000:.1f} ms after each other; else three starts of commands under supervision, looks, decisions; "
+        f"rounds {span(ratios, '.3f')}"
     )
-    what = f"the engine's share of a rollback, two commands of {sizes.command:g} s"
-    return Row(what, f"{ratio:.3f}", compared, f"<= {MOST}", ratio <= MOST)
+    return Row(
+        what=f"the engine's share of a rollback, two commands of {sizes.command:g} s",
+        measured=f"{ratio:.3f}",
+        floor=f"1, a shell script's {middle(scripts):.2f} s",
+        rest=rest,
+        must=f"<= {MOST}",
+        ok=ratio <= MOST,
+    )
 
 
 def _git(repo: Path, *arguments: str) -> str:
@@ -68,8 +78,8 @@ def _make(repo: Path) -> None:
         _git(repo, "tag", release)
 
 
-def _roll_back(host: Host, number: int) -> float:
-    """Seconds from the alert to the applied step."""
+def _roll_back(host: Host, number: int) -> tuple[float, int]:
+    """Seconds from the alert to the applied step, and the commits that they hold."""
     content = body([alert(number, number)])
     begun = datetime.now(UTC)
     host.post(content)
@@ -77,7 +87,8 @@ def _roll_back(host: Host, number: int) -> float:
     closed = "SELECT count(*) FROM facts WHERE stream = ? AND kind = 'Closed'"
     wait_until(lambda: host.count(closed, stream) == 1, f"the end of {stream}")
     ((applied,),) = host.ask("SELECT at FROM facts WHERE stream = ? AND kind = 'Applied'", stream)
-    return (datetime.fromisoformat(applied) - begun).total_seconds()
+    commits = host.commits(service_name(number), begun, "Applied")
+    return (datetime.fromisoformat(applied) - begun).total_seconds(), commits
 
 
 def _script(repo: Path, seconds: float) -> float:
