@@ -51,8 +51,8 @@ demo: $(READY) servers  ## a release goes bad and is rolled back, on real server
 	@$(BIN)/python examples/demo/run.py
 
 .PHONY: bench
-bench: $(READY) servers  ## the speeds that are promised, measured
-	@$(BIN)/python bench/run.py
+bench: $(READY) servers  ## the speeds that are promised, measured; WORDS="--only intake --vs HEAD~1"
+	@$(BIN)/python bench/run.py $(WORDS)
 
 .PHONY: judgement
 judgement: $(READY)  ## the table of hard cases: what is decided in each, and why
