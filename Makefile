@@ -11,6 +11,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 # How many tests run at once. They start real servers and wait for them a third of the time: one more than processors.
 WORKERS ?= 3
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder
 
 .PHONY: help
 help:  ## what there is
@@ -27,8 +28,12 @@ servers:  ## Debian's packages that the tests run against
 	@bash .ci/servers
 
 .PHONY: test
-test: $(READY) servers  ## all tests, and full coverage of the pure core
-	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --cov --cov-report=term-missing:skip-covered
+test: $(READY) servers  ## all tests, the ten slowest named, and full coverage of the pure core
+	@$(PYTEST) --durations=10 --cov --cov-report=term-missing:skip-covered
+
+.PHONY: quick
+quick: lint  ## before each commit: lint, and the unit tests; ruff and mypy look again only at what changed
+	@$(PYTEST) tests/unit
 
 .PHONY: lint
 lint: $(READY)  ## style, import directions, types

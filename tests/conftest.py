@@ -13,6 +13,7 @@ import structlog
 
 from rollbackd.system import boundary
 from tests.dockerd import Dockerd, dockerd
+from tests.sharing import Sharing
 
 CI = os.environ.get("ROLLBACKD_CI", "") not in {"", "0"}
 _SEARCH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"))
@@ -24,6 +25,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers",
         'needs(*programs): skipped where one of these programs is not installed; "root" stands for being root',
     )
+    config.pluginmanager.register(Sharing(config))
 
 
 def _missing(program: str) -> bool:
