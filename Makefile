@@ -9,6 +9,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+# Hundreds of daemons and commands are started: without bytecode each would compile the whole project first.
+unexport PYTHONDONTWRITEBYTECODE
 # How many tests run at once. They start real servers and wait for them a third of the time: one more than processors.
 WORKERS ?= 3
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder

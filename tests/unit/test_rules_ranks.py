@@ -1,37 +1,15 @@
-"""Mann and Whitney's test: against a published implementation, published examples and tables, and its own laws."""
+"""Mann and Whitney's test: against published examples and tables, and its own laws."""
 
 from itertools import combinations
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import mannwhitneyu
 
 from rollbackd.rules.ranks import mann_whitney
 
 DISTINCT = st.lists(st.floats(-1e6, 1e6, allow_subnormal=False), min_size=1, max_size=30)
 TIED = st.lists(st.integers(0, 5).map(float), min_size=1, max_size=60)
-
-
-@given(DISTINCT, DISTINCT)
-def test_samples_without_ties_give_what_scipy_gives(first: list[float], second: list[float]) -> None:
-    if len({*first, *second}) < len(first) + len(second):
-        return
-    ours = mann_whitney(first, second)
-    exact = len(first) * len(second) <= 400
-    theirs = mannwhitneyu(first, second, method="exact" if exact else "asymptotic")
-    assert ours.u == theirs.statistic
-    assert ours.p == pytest.approx(theirs.pvalue, rel=1e-9, abs=1e-300)
-
-
-@given(TIED, TIED)
-def test_samples_with_ties_give_what_scipy_gives(first: list[float], second: list[float]) -> None:
-    different = {*first, *second}
-    if len(different) == 1 or len(different) == len(first) + len(second):
-        return
-    ours, theirs = mann_whitney(first, second), mannwhitneyu(first, second, method="asymptotic")
-    assert ours.u == theirs.statistic
-    assert ours.p == pytest.approx(theirs.pvalue, rel=1e-9)
 
 
 def test_the_permeability_of_placentas_as_hollander_and_wolfe_have_it() -> None:
