@@ -117,7 +117,7 @@ def test_any_tree_survives_snapshot_damage_and_restore_bit_for_bit(
     conf.mkdir(parents=True)
     make(conf, before)
     ours = layer(path)
-    ours._jobs = ours._mover._jobs = ours._snapshot_manager._jobs = AtOnce("layer")
+    ours._jobs = ours._mover._jobs = AtOnce("layer")
     taken = loop.run(ours.take("good"))
     good = seen(conf)
     kept = [name for name in before if partly and name not in damage]
