@@ -92,7 +92,7 @@ class Keeping:
 
 
 @dataclass(frozen=True, slots=True)
-class SnapshotRoutes:
+class Snapshots:
     layers: tuple[KeptView | Keeping, ...]
 
 
@@ -107,12 +107,12 @@ class Dropped:
 
 
 # -- one call of the desk each ------------------------------------------------------------------
-async def snapshots(call: ApiCall[KeptQuery, NoBody]) -> SnapshotRoutes:
+async def snapshots(call: ApiCall[KeptQuery, NoBody]) -> Snapshots:
     """Layers that keep snapshots, each with them, newest first."""
     if call.query.brief:
         found = await call.operations.kept(call.query.service)
-        return SnapshotRoutes(tuple(Keeping(*each) for each in found if call.query.layer in {"", each[1]}))
-    return SnapshotRoutes(tuple(await call.operations.snapshots(call.query.service, call.query.layer)))
+        return Snapshots(tuple(Keeping(*each) for each in found if call.query.layer in {"", each[1]}))
+    return Snapshots(tuple(await call.operations.snapshots(call.query.service, call.query.layer)))
 
 
 async def take(call: ApiCall[NoQuery, TakeBody]) -> TakenView:
@@ -147,7 +147,7 @@ async def prune(call: ApiCall[NoQuery, LayerBody]) -> Dropped:
 
 _OF = "/api/v1/services/{name}/snapshots"
 SNAPSHOT_ROUTES = (
-    ApiRoute("GET", "/api/v1/snapshots", "viewer", snapshots, SnapshotRoutes, KeptQuery),
+    ApiRoute("GET", "/api/v1/snapshots", "viewer", snapshots, Snapshots, KeptQuery),
     ApiRoute("POST", _OF, "operator", take, TakenView, body=TakeBody),
     ApiRoute("POST", f"{_OF}/verify", "operator", verify, TakenView, body=VerifyBody),
     ApiRoute("POST", f"{_OF}/diff", "operator", diff, Differences, body=DiffBody),
