@@ -217,7 +217,6 @@ async def build(config: Config, journal: Journal, clock: Clock) -> Core:
             rule_states,
             clock,
             of.bake_timer,
-            incident_clocks,
             dispatcher.waiting,
             lambda name: bool(holds(name, {})),
         )

@@ -9,7 +9,6 @@ from prometheus_client.registry import Collector
 from rollbackd import __version__
 from rollbackd.config.models import Config
 from rollbackd.decision.bake_timer import BakeTimer
-from rollbackd.execution.incident_clocks import IncidentClocks
 from rollbackd.incident.clocks import RECOVER, START
 from rollbackd.policy.target import candidates
 from rollbackd.rules.tracks import Standing
@@ -28,7 +27,6 @@ class Metrics(Collector):
         rule_states: RuleStates,
         clock: Clock,
         bake_timer: BakeTimer,
-        incident_clocks: IncidentClocks,
         waiting: Callable[[], Mapping[str, int]],
         held: Callable[[str], bool],
     ) -> None:
@@ -37,7 +35,6 @@ class Metrics(Collector):
         self._rule_states = rule_states
         self._clock = clock
         self._bake_timer = bake_timer
-        self._incident_clocks = incident_clocks
         self._waiting = waiting
         self._held = held
 
@@ -92,13 +89,14 @@ class Metrics(Collector):
         running = GaugeMetricFamily("rollbackd_rollbacks_open", "Rollbacks that are open now.", labels=["service"])
         asked = CounterMetricFamily("rollbackd_questions", "Questions that people were asked.", labels=["service"])
         waiting = GaugeMetricFamily("rollbackd_questions_open", "Questions that wait now.", labels=["service"])
+        counts = self._read_model.counts
         for service in self._config.services:
             ledger = self._read_model.of(service.name)
-            opened.add_metric([service.name], self._read_model.began(service.name))
-            asked.add_metric([service.name], self._read_model.asked(service.name))
+            opened.add_metric([service.name], counts.began[service.name])
+            asked.add_metric([service.name], counts.asked[service.name])
             running.add_metric([service.name], float(ledger.acting is not None))
             waiting.add_metric([service.name], float(ledger.open is not None and ledger.open.waits))
-            for outcome, count in sorted(self._read_model.ended(service.name).items()):
+            for outcome, count in sorted(counts.ended(service.name).items()):
                 ended.add_metric([service.name, outcome], count)
         yield from (opened, ended, running, asked, waiting)
 
@@ -106,9 +104,10 @@ class Metrics(Collector):
         passed = CounterMetricFamily(
             "rollbackd_clocks_passed", "Clocks and targets of incidents that were passed.", labels=["clock"]
         )
-        for clock in sorted({START, RECOVER, *self._incident_clocks.passed}):
-            passed.add_metric([clock], self._incident_clocks.passed[clock])
+        counts = self._read_model.counts
+        for clock in sorted({START, RECOVER, *counts.passed}):
+            passed.add_metric([clock], counts.passed[clock])
         told = CounterMetricFamily("rollbackd_escalations", "How often a tier of people was told.", labels=["tier"])
-        for tier in sorted({*range(len(self._config.notify.escalation)), *self._incident_clocks.escalations}):
-            told.add_metric([str(tier)], self._incident_clocks.escalations[tier])
+        for tier in sorted({*range(len(self._config.notify.escalation)), *counts.escalations}):
+            told.add_metric([str(tier)], counts.escalations[tier])
         yield from (passed, told)

@@ -1,7 +1,7 @@
 """A journal in memory, for what must be seen without a disk, or with one that is broken on command."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -35,6 +35,7 @@ class MemoryJournal:
     inbox: dict[str, Arrived] = field(default_factory=dict)
     done: set[int] = field(default_factory=set)
     broken: bool = False
+    subscribers: list[Callable[[Sequence[Record]], None]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.news = asyncio.Event()
@@ -58,6 +59,8 @@ class MemoryJournal:
             made.append(Record(seq, entry.stream, n + 1, self.clock.now(), entry.actor, entry.fact))
         self.records += made
         self.done |= set(handled)
+        for heard in self.subscribers if made else ():
+            heard(made)
         news, self.news = self.news, asyncio.Event()
         news.set()
         return tuple(made)
@@ -88,6 +91,9 @@ class MemoryJournal:
     async def _sleep(self, length: timedelta) -> bool:
         await self.clock.sleep(length)
         return True
+
+    def subscribe(self, heard: Callable[[Sequence[Record]], None]) -> None:
+        self.subscribers.append(heard)
 
     async def receive(self, items: Sequence[Received]) -> Receipt:
         self._writable()

@@ -97,8 +97,8 @@ async def test_each_comes_due_at_its_time_and_is_written_once(world: World) -> N
     world.clock.advance(timedelta(hours=9))
     await looks(clocks)
     assert world.due() == ["tier 0", "start_within", "tier 1", "recover_within", "tier 2"]
-    assert clocks.passed == {"start_within": 1, "recover_within": 1}
-    assert clocks.escalations == {0: 1, 1: 1, 2: 1}
+    assert clocks._read_model.counts.passed == {"start_within": 1, "recover_within": 1}
+    assert clocks._read_model.counts.escalations == {0: 1, 1: 1, 2: 1}
 
 
 async def test_a_restart_forgets_nothing_and_tells_nothing_twice(world: World) -> None:
@@ -112,7 +112,10 @@ async def test_a_restart_forgets_nothing_and_tells_nothing_twice(world: World) -
         clocks = await world.begin()
         await looks(clocks)
     assert world.due() == ["tier 0", "start_within", "tier 1"]
-    assert (clocks.passed, clocks.escalations) == ({"start_within": 1}, {0: 1, 1: 1})
+    assert (clocks._read_model.counts.passed, clocks._read_model.counts.escalations) == (
+        {"start_within": 1},
+        {0: 1, 1: 1},
+    )
 
 
 async def test_what_is_written_meanwhile_may_make_it_due_sooner(world: World) -> None:
@@ -146,7 +149,7 @@ async def test_an_end_that_failed_tells_the_next_people_also_when_we_were_down(w
     world.clock.advance(timedelta(hours=2))
     await looks(clocks)
     assert world.due() == ["tier 0", "tier 1", "tier 2"]
-    assert clocks._known == {}
+    assert clocks._watched == set()
 
 
 @pytest.mark.parametrize("how", ["acknowledged", "good", "next"])
@@ -162,7 +165,7 @@ async def test_a_bad_end_is_over_when_seen_or_well_or_followed_by_the_next_incid
         await world.write(facts.MarkedGood(GOOD, "another one"), stream=service_stream("checkout"))
         await clocks._read_model.refresh()
         await clocks.look()
-        assert "checkout-1" in clocks._known
+        assert "checkout-1" in clocks._watched
         await world.write(facts.MarkedGood(BAD, "ran 30m"), stream=service_stream("checkout"))
         await clocks._read_model.refresh()
     else:
@@ -171,7 +174,7 @@ async def test_a_bad_end_is_over_when_seen_or_well_or_followed_by_the_next_incid
     for process in (clocks, await world.begin()):
         await looks(process)
         assert world.due() == ["tier 0", "tier 1"]
-        assert "checkout-1" not in process._known
+        assert "checkout-1" not in process._watched
 
 
 async def test_a_second_rollback_within_an_hour_tells_the_next_people(world: World) -> None:
@@ -193,7 +196,7 @@ async def test_a_relapse_of_an_incident_that_was_forgotten_is_known_again(world:
     await world.write(planned(), facts.ApplyStarted("code"), facts.Applied("code"))
     await world.end(Outcome.RECOVERED)
     await looks(clocks)
-    assert clocks._known == {}
+    assert clocks._watched == set()
     await world.write(facts.Relapsed(trigger()))
     await looks(clocks)
     assert world.due() == ["tier 0", "tier 1"]

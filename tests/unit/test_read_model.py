@@ -18,22 +18,25 @@ async def booked(*said: Any) -> ReadModel:
         await read_model.append(Entry(FLEET, fact))
     await later.open()
     for service in ("shop", "till"):
-        assert (read_model.began(service), read_model.asked(service)) == (later.began(service), later.asked(service))
-        assert read_model.ended(service) == later.ended(service)
+        assert (read_model.counts.began[service], read_model.counts.asked[service]) == (
+            later.counts.began[service],
+            later.counts.asked[service],
+        )
+        assert read_model.counts.ended(service) == later.counts.ended(service)
     return read_model
 
 
 async def test_a_question_counts_as_a_rollback_once_it_has_become_one() -> None:
     asked = [facts.Opening("shop", "shop-1", asks=True), facts.Opening("till", "till-1", asks=True)]
     read_model = await booked(*asked, facts.Rising("shop", "shop-1", manual=True))
-    assert (read_model.asked("shop"), read_model.began("shop")) == (1, 1)
-    assert (read_model.asked("till"), read_model.began("till")) == (1, 0)
+    assert (read_model.counts.asked["shop"], read_model.counts.began["shop"]) == (1, 1)
+    assert (read_model.counts.asked["till"], read_model.counts.began["till"]) == (1, 0)
 
 
 async def test_the_last_outcome_of_an_incident_counts() -> None:
     ends = [facts.Ended("shop", "shop-1", outcome, True) for outcome in (Outcome.RECOVERED, Outcome.INEFFECTIVE)]
     read_model = await booked(facts.Opening("shop", "shop-1"), *ends)
-    assert (read_model.began("shop"), read_model.ended("shop")) == (1, {"ineffective": 1})
+    assert (read_model.counts.began["shop"], read_model.counts.ended("shop")) == (1, {"ineffective": 1})
 
 
 async def test_drills_count_neither_as_rollbacks_nor_as_recoveries() -> None:
@@ -44,4 +47,4 @@ async def test_drills_count_neither_as_rollbacks_nor_as_recoveries() -> None:
     read_model = await booked(
         *said, facts.Opening("shop", "shop-3"), facts.Ended("shop", "shop-3", Outcome.FAILED, True)
     )
-    assert (read_model.began("shop"), read_model.ended("shop")) == (1, {"failed": 1})
+    assert (read_model.counts.began["shop"], read_model.counts.ended("shop")) == (1, {"failed": 1})

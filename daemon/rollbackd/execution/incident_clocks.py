@@ -1,12 +1,11 @@
 """Watches the clocks of incidents that are open, or ended badly, and writes down what comes due. Facts forget nothing.
 
-Each incident is folded once and kept as facts come; its next time is remembered, so that a thousand of them that wait
-cost nothing until one is due.
+Only the next time of each incident is remembered, so that a thousand of them that wait cost nothing until one is due.
 """
 
 import asyncio
-from collections import Counter
-from datetime import datetime, timedelta
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import get_args
 
@@ -14,7 +13,6 @@ from rollbackd import facts
 from rollbackd.config.models import Config
 from rollbackd.facts import Record
 from rollbackd.incident.clocks import BAD_ENDS, due, next_due
-from rollbackd.incident.fold import evolve, opened
 from rollbackd.incident.life import Incident
 from rollbackd.journal import Entry, until_written
 from rollbackd.model import DAEMON, incident_stream, name_in
@@ -28,6 +26,7 @@ _PACE = timedelta(seconds=1)
 _GLANCE = timedelta(seconds=30)
 """The longest that it sleeps: wall time may be set meanwhile."""
 _DISK = timedelta(seconds=5)
+_NOW = datetime.min.replace(tzinfo=UTC)
 _AT_ONCE = 200
 """Incidents whose facts are written together: they share a commit."""
 _UNTIMED = (facts.Adopted, facts.Told)
@@ -43,15 +42,12 @@ class IncidentClocks:
         self._services = tuple(service.name for service in config.services)
         self._read_model = read_model
         self._clock = clock
-        self._seq = 0
-        self._known: dict[str, Incident] = {}
+        self._watched: set[str] = set()
+        """Incidents that are open, or ended badly."""
         self._next: dict[str, datetime] = {}
         """When each is to be looked at; an incident that nothing can come due for is not in it."""
-        self.passed: Counter[str] = Counter()
-        """How often each clock was passed, ever."""
-        self.escalations: Counter[int] = Counter()
-        """How often each tier was told, ever."""
         self._log = log.get("timekeeper")
+        read_model.subscribe(self._heard)
 
     async def run(self) -> None:
         """For ever. :raises JournalUnavailable: it cannot be read; begin anew."""
@@ -62,46 +58,32 @@ class IncidentClocks:
             await self._clock.sleep(_PACE)
             now = self._clock.now()
             until = min((*self._next.values(), now + _GLANCE))
-            await self._read_model.journal.changed(self._seq, max(until - now, timedelta()))
+            await self._read_model.journal.changed(self._read_model.seq, max(until - now, timedelta()))
 
     async def begin(self) -> None:
-        """Know what the journal says now. Counts what was ever passed once; a start reads each open incident."""
-        journal = self._read_model.journal
-        self._seq = await journal.changed(0, timedelta())
-        self._known, self._next = {}, {}
-        self.passed, self.escalations = Counter(), Counter()
-        for record in await journal.since(0, facts.kinds(facts.ClockPassed, facts.Escalated)):
-            self._count(record.fact)
+        """Look next time at each incident that is open, or ended badly."""
         await self._read_model.refresh()
+        self._watched, self._next = set(), {}
         for service in self._services:
             ledger = self._read_model.of(service)
             last = {one.drill != "": one for one in ledger.rollbacks}  # the newest of each
             well = ledger.present is not None and ledger.present.key in ledger.good
             for one in last.values():
                 if one.ended is None or (one.outcome in BAD_ENDS and not well):
-                    await self._read(one.incident)
-
-    async def _read(self, name: str) -> None:
-        found = await self._read_model.incident(name)
-        if found is not None:
-            self._keep(found)
-
-    def _keep(self, incident: Incident) -> None:
-        """It is looked at next time."""
-        self._known[incident.id] = incident
-        self._next[incident.id] = incident.opened
+                    self._watched.add(one.incident)
+                    self._next[one.incident] = _NOW
 
     async def look(self) -> int:
         """Take in what was written, and write what is due; how many facts.
 
         :raises JournalUnavailable: what is left comes with the next look.
         """
-        await self._take_in()
+        await self._read_model.refresh()
         now = self._clock.now()
         names = [name for name, at in self._next.items() if at <= now]
         written = 0
         for first in range(0, len(names), _AT_ONCE):
-            together = [self._write_due(self._known[name], now) for name in names[first : first + _AT_ONCE]]
+            together = [self._look_at(name, now) for name in names[first : first + _AT_ONCE]]
             found = await asyncio.gather(*together, return_exceptions=True)
             for one in found:
                 if isinstance(one, BaseException):
@@ -109,13 +91,18 @@ class IncidentClocks:
                 written += one
         return written
 
+    async def _look_at(self, name: str, now: datetime) -> int:
+        incident = await self._read_model.incident(name)
+        if incident is None:
+            self._forget([name])
+            return 0
+        return await self._write_due(incident, now)
+
     async def _write_due(self, incident: Incident, now: datetime) -> int:
         found = due(incident, self._terms, self._earlier(incident), now)
         if found:
             stream = incident_stream(incident.id)
             await self._read_model.append(*(Entry(stream, fact) for fact in found))
-            for fact in found:  # with the next look they come back, and it is looked at again
-                self._count(fact)
             self._log.info("time is over", incident=incident.id, passed=[str(_name(fact)) for fact in found])
             return len(found)
         at = next_due(incident, self._terms, now)
@@ -124,7 +111,7 @@ class IncidentClocks:
             return 0
         del self._next[incident.id]
         if incident.outcome is not None:
-            del self._known[incident.id]
+            self._watched.discard(incident.id)
         return 0
 
     def _earlier(self, incident: Incident) -> Rollback | None:
@@ -139,37 +126,18 @@ class IncidentClocks:
         return next((one for one in reversed(before) if one.acted and not one.drill), None)
 
     # -- what was written -----------------------------------------------------------------------
-    async def _take_in(self) -> None:
-        newest = await self._read_model.journal.changed(0, timedelta())
-        if newest <= self._seq:
-            return
-        records = await self._read_model.journal.since(self._seq, _KINDS)
-        for record in records:
-            await self._take(record)
-        self._seq = max([newest, *(record.seq for record in records)])
-
-    async def _take(self, record: Record) -> None:
-        if isinstance(record.fact, facts.MarkedGood):
+    def _heard(self, record: Record) -> None:
+        """An incident of which something is written is looked at next time."""
+        fact, name = record.fact, name_in(record.stream)
+        if isinstance(fact, facts.MarkedGood):
             self._well(record)
             return
-        name = name_in(record.stream)
-        known = self._known.get(name)
-        if isinstance(record.fact, facts.Opened):
-            begun = opened(record)
-            if not begun.drill:
-                self._forget_ended(begun.service)
-            self._keep(begun)
-        elif known is not None:
-            if record.n > known.n:
-                self._keep(evolve(known, record))
-        elif isinstance(record.fact, facts.Relapsed):
-            await self._read(name)
-
-    def _count(self, fact: facts.ClockPassed | facts.Escalated) -> None:
-        if isinstance(fact, facts.ClockPassed):
-            self.passed[fact.clock] += 1
-        else:
-            self.escalations[fact.tier] += 1
+        if isinstance(fact, facts.Opened) and not fact.decision.trigger.drill:
+            self._forget_ended(fact.service)
+        if isinstance(fact, facts.Opened | facts.Relapsed):
+            self._watched.add(name)
+        if name in self._watched and type(fact).__name__ in _KINDS:
+            self._next[name] = _NOW
 
     def _well(self, record: Record) -> None:
         """The state that runs is good, or somebody says so of another: only the first ends what ended badly."""
@@ -179,9 +147,11 @@ class IncidentClocks:
             self._forget_ended(service)
 
     def _forget_ended(self, service: str) -> None:
-        ended = [one.id for one in self._known.values() if one.service == service and one.outcome is not None]
-        for name in ended:
-            del self._known[name]
+        self._forget([one.incident for one in self._read_model.of(service).rollbacks if one.ended is not None])
+
+    def _forget(self, names: Iterable[str]) -> None:
+        for name in names:
+            self._watched.discard(name)
             self._next.pop(name, None)
 
 

@@ -23,7 +23,6 @@ from rollbackd.execution.layers import LayerFactory, Layers, LookFailed
 from rollbackd.execution.preflight import Confirm, Objection, Preflight, untouched
 from rollbackd.incident import next as steps
 from rollbackd.incident.ending import ending
-from rollbackd.incident.fold import evolve
 from rollbackd.incident.life import Incident
 from rollbackd.incident.spec import VerifySpec
 from rollbackd.journal import Conflict, Entry, JournalUnavailable, until_written
@@ -168,7 +167,7 @@ class Drive:
         self._unprepared = 0
 
     async def run(self) -> None:
-        incident = await self._read()
+        incident = await self._news()
         self._layers = self._runner._factory.build(load_service(dict(incident.config)))  # noqa: SLF001
         self._effects = Effects(
             self._layers,
@@ -192,14 +191,14 @@ class Drive:
             if isinstance(step, steps.Stop):
                 if not self._wake.is_set():
                     return
-                incident = await self._woken(incident)
+                incident = await self._woken()
                 continue
             if isinstance(step, steps.Wait) or not (incident.drill or await self._slot(step)):
                 if incident.paused or incident.parked or incident.outcome is not None:
                     self._free()
                 until = step.until if isinstance(step, steps.Wait) else None
                 await self._wait(until, asking=incident.waits and until is not None)
-                incident = await self._woken(incident)
+                incident = await self._woken()
             elif not adopted:
                 incident, adopted = await self._intend(incident, facts.Adopted(process_name()))
             else:
@@ -233,12 +232,6 @@ class Drive:
             self._slots.release()
             self._runner.wake_all()
 
-    async def _read(self) -> Incident:
-        incident = await self._read_model.incident(self._name)
-        if incident is None:
-            raise LookupError(f"no incident {self._name}")
-        return incident
-
     def _verify(self, incident: Incident) -> VerifySpec:
         service = self._layers.service
         plan = service.plans.get(incident.running)
@@ -251,19 +244,20 @@ class Drive:
         length = glance if until is None else min(until - now, glance)
         await until_first(self._clock.sleep(length), self._wake.wait())
 
-    async def _woken(self, incident: Incident) -> Incident:
-        """Its news. What is written while they are read wakes it again: an answer must not wait for the next glance."""
+    async def _woken(self) -> Incident:
+        """Its news. What is written from now on wakes it again: an answer must not wait for the next glance."""
         self._wake.clear()
-        return await self._news(incident)
+        return await self._news()
 
-    async def _news(self, incident: Incident) -> Incident:
+    async def _news(self) -> Incident:
         """The incident with what others wrote meanwhile: an abort, an acknowledgement, evidence, deliveries."""
-        for record in await self._read_model.journal.read(self._stream, after=incident.n):
-            incident = evolve(incident, record)
+        incident = await self._read_model.incident(self._name)
+        if incident is None:
+            raise LookupError(f"no incident {self._name}")
         return incident
 
-    async def _aborted(self, incident: Incident) -> bool:
-        return bool((await self._news(incident)).aborted)
+    async def _aborted(self, _incident: Incident) -> bool:
+        return bool((await self._news()).aborted)
 
     async def _intend(self, incident: Incident, fact: Any) -> tuple[Incident, bool]:
         """Journal something that starts an effect; False when another fact came first: decide again."""
@@ -272,16 +266,16 @@ class Drive:
             await self._read_model.append(Entry(self._stream, fact, follows=incident.n), urgent=incident.acted)
         except Conflict:
             won = False
-        return await self._news(incident), won
+        return await self._news(), won
 
-    async def _report(self, incident: Incident, *entries: Entry) -> Incident:
+    async def _report(self, *entries: Entry) -> Incident:
         """Journal what happened. It did happen: when the disk is full this is tried until it is written."""
         say = partial(self._log.error, "cannot write what was done; trying again")
         await until_written(partial(self._read_model.append, *entries, urgent=True), self._clock, _DISK, say)
-        return await self._news(incident)
+        return await self._news()
 
-    async def _fact(self, incident: Incident, fact: Any) -> Incident:
-        return await self._report(incident, Entry(self._stream, fact))
+    async def _fact(self, fact: Any) -> Incident:
+        return await self._report(Entry(self._stream, fact))
 
     async def _do(self, incident: Incident, step: steps.Step) -> Incident:
         match step:
@@ -294,17 +288,17 @@ class Drive:
                 return (await self._intend(incident, starts[what](layer, attempt)))[0]
             case steps.Perform(flight):
                 fact = await self._effects.perform(incident, flight)
-                return await (self._news(incident) if fact is None else self._fact(incident, fact))
+                return await (self._news() if fact is None else self._fact(fact))
             case steps.LookAtGate():
                 results = await self._check_runner.run(self._service, self._verify(incident).gate, incident.stepped)
-                return await self._fact(incident, facts.Gated(verdict_of(results), results))
+                return await self._fact(facts.Gated(verdict_of(results), results))
             case steps.Look():
                 results = await self._look(incident)
-                return await self._fact(incident, facts.Round(verdict_of(results), results))
+                return await self._fact(facts.Round(verdict_of(results), results))
             case steps.Close(outcome, reason):
                 return await self._close(incident, outcome, reason)
             case _:
-                return await self._fact(incident, _note(step))
+                return await self._fact(_note(step))
 
     async def _rise(self, incident: Incident, found: facts.Risen | facts.AskedAgain | Objection) -> Incident:
         """Write down what the question became; whoever answers, or opens, at the same time comes first."""
@@ -317,7 +311,7 @@ class Drive:
             await self._read_model.rise(incident, found, fleet=self._read_model.fleet.n)
         except Conflict:
             await self._read_model.refresh()
-        return await self._news(incident)
+        return await self._news()
 
     async def _end_question(self, incident: Incident, found: Objection) -> Incident:
         """Close it, unless an answer came while the world was looked at: no answer that was taken is lost."""
@@ -329,7 +323,7 @@ class Drive:
                 Entry(stream, closed, follows=incident.n), *(Entry(where, fact) for where, fact in others)
             )
             self._log.info("closed", outcome=found.outcome, reason=found.reason)
-        return await self._news(incident)
+        return await self._news()
 
     @property
     def _service(self) -> Service:
@@ -338,7 +332,7 @@ class Drive:
     async def _close(self, incident: Incident, outcome: Outcome, reason: str) -> Incident:
         parts = ending(incident, outcome, reason, self._verify(incident), self._clock.now())
         self._log.info("closed", outcome=outcome, reason=reason)
-        return await self._report(incident, *(Entry(stream, fact) for stream, fact in parts))
+        return await self._report(*(Entry(stream, fact) for stream, fact in parts))
 
     async def _look(self, incident: Incident) -> tuple[CheckResult, ...]:
         checks, condition = await asyncio.gather(
@@ -355,7 +349,7 @@ class Drive:
             return await self._not_prepared(incident, str(error))
         if isinstance(found, Objection):
             return await self._close(incident, found.outcome, found.reason)
-        return await self._fact(incident, found)
+        return await self._fact(found)
 
     async def _not_prepared(self, incident: Incident, why: str) -> Incident:
         """What may be passing, such as a lock of somebody's git, is looked at again before the incident fails."""
@@ -363,7 +357,7 @@ class Drive:
         if self._unprepared < _LOOKS:
             self._log.warning("not ready; looking again", error=why)
             await self._clock.sleep(_LOOK_AGAIN)
-            return await self._news(incident)
+            return await self._news()
         failed = untouched(incident, Outcome.FAILED, why)
         return await self._close(incident, failed.outcome, failed.reason)
 

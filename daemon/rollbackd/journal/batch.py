@@ -51,10 +51,10 @@ class WriteRequest:
 
 @dataclass(slots=True)
 class BatchResult:
-    """What came of a batch: an answer for each unit, in order, and the newest fact's place."""
+    """What came of a batch: an answer for each unit, in order, and the facts that were written."""
 
     answers: list[Answer] = field(default_factory=list)
-    seq: int = 0
+    records: list[Record] = field(default_factory=list)
 
 
 def write(connection: Connection, units: Sequence[WriteRequest], now: datetime) -> BatchResult:
@@ -128,11 +128,12 @@ def _write_facts(connection: Connection, units: Sequence[WriteRequest], now: dat
         return BatchResult([() for _ in units])
     draft = _Draft(now, last_number(connection, "facts"), _heads_of(connection, streams))
     answers: list[Answer] = [draft.add(unit) for unit in units]
+    records = [record for answer in answers if not isinstance(answer, Conflict) for record in answer]
     if draft.rows:
         insert(connection, "facts", draft.rows)
         moved = [(name, draft.heads[name].n, draft.heads[name].hash) for name in draft.touched]
         insert(connection, "heads", moved, "ON CONFLICT (stream) DO UPDATE SET n = excluded.n, hash = excluded.hash")
-    return BatchResult(answers, draft.seq)
+    return BatchResult(answers, records)
 
 
 def _heads_of(connection: Connection, streams: Iterable[str]) -> dict[str, _Head]:

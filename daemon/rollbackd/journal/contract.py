@@ -149,6 +149,13 @@ class Journal(Protocol):
         """
         ...
 
+    def subscribe(self, heard: Callable[[Sequence[Record]], None]) -> None:
+        """Hand `heard` all that this journal object commits, in the order of `seq`, before its writer goes on.
+
+        It is called on the event loop's thread, and must not raise. Facts of other processes are not handed to it.
+        """
+        ...
+
     async def receive(self, items: Sequence[Received]) -> Receipt:
         """Put a delivery into the inbox, all or nothing; a key twice in it is new once and then again.
 

@@ -34,6 +34,7 @@ class SqliteJournal:
         self._reserve = reserve
         self._newest = 0
         self._waiters: set[asyncio.Future[None]] = set()
+        self._subscribers: list[Callable[[Sequence[Record]], None]] = []
         self._closed = False
         self._writer = Writer(path, clock, reserve, busy, self._moved)
         self._busy = busy
@@ -109,8 +110,16 @@ class SqliteJournal:
             over.cancel()
         return self._newest
 
-    def _moved(self, seq: int) -> None:
-        self._newest = max(self._newest, seq)
+    def subscribe(self, heard: Callable[[Sequence[Record]], None]) -> None:
+        self._subscribers.append(heard)
+
+    def _moved(self, records: Sequence[Record]) -> None:
+        self._newest = records[-1].seq
+        self._wake()
+        for heard in self._subscribers:
+            heard(records)
+
+    def _wake(self) -> None:
         waiters, self._waiters = self._waiters, set()
         for waiter in waiters:
             if not waiter.done():
@@ -162,7 +171,7 @@ class SqliteJournal:
         if self._closed:
             return
         self._closed = True
-        self._moved(self._newest)
+        self._wake()
         await asyncio.to_thread(self._readers.shutdown)
         while self._idle:
             self._idle.pop().close()

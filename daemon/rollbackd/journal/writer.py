@@ -9,6 +9,7 @@ from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Any
 
+from rollbackd.facts import Record
 from rollbackd.journal import sqlite
 from rollbackd.journal.batch import Answer, WriteRequest, write
 from rollbackd.journal.contract import JournalUnavailable
@@ -28,9 +29,11 @@ class Errand:
 
 
 class Writer:
-    """Takes units from the event loop's thread and answers there; `moved` is told the newest fact's place."""
+    """Takes units from the event loop's thread and answers there; `moved` gets the facts of a commit before that."""
 
-    def __init__(self, path: Path, clock: Clock, reserve: Reserve, busy: float, moved: Callable[[int], None]) -> None:
+    def __init__(
+        self, path: Path, clock: Clock, reserve: Reserve, busy: float, moved: Callable[[Sequence[Record]], None]
+    ) -> None:
         self._path = path
         self._clock = clock
         self._reserve = reserve
@@ -163,9 +166,9 @@ class Writer:
                 written = write(connection, units, self._clock.now())
                 _mark("journal.before", written.answers)
         self._note("")
-        if written.seq:
+        if written.records:
             with suppress(RuntimeError):  # as in `_answer`
-                self._loop.call_soon_threadsafe(self._moved, written.seq)
+                self._loop.call_soon_threadsafe(self._moved, written.records)
         return written.answers
 
     def _note(self, trouble: str) -> None:

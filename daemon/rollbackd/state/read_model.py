@@ -1,75 +1,133 @@
-"""The ledger, kept in step with the journal: folded at the start, and after each fact. No other memory of what was."""
+"""The projection of the journal, kept in step with what is written. No other memory of what was."""
 
 import asyncio
-from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import timedelta
-from typing import Any
 
-from rollbackd.facts import Decided, Ended, Notice, Opening, Record, Risen, Rising, kinds
+from rollbackd.facts import ClockPassed, Decided, Escalated, Notice, Record, Risen, kinds
 from rollbackd.incident.approval import rising
 from rollbackd.incident.fold import fold
 from rollbackd.incident.life import Incident
 from rollbackd.journal import Entry, Journal, JournalUnavailable, Receipt, Received
-from rollbackd.model import DAEMON, FLEET, incident_stream, service_stream
-from rollbackd.policy.ledger import LEDGER_KINDS, FleetLedger, Rollback, ServiceLedger, fold_fleet, fold_service
+from rollbackd.model import DAEMON, FLEET, incident_stream
+from rollbackd.policy.ledger import LEDGER_KINDS, FleetLedger, Rollback, ServiceLedger
+from rollbackd.state.projection import Counts, Projection
 from rollbackd.system import log
 
 _DECISIONS = 2000
 """The newest decisions that are read at the start: what recognises an episode that goes on."""
-_UNKNOWN = ServiceLedger()
-_SERVICE = service_stream("")
+_DECIDED = kinds(Decided)
+_AT_THE_START = (*(one for one in LEDGER_KINDS if one not in _DECIDED), *kinds(ClockPassed, Escalated))
+"""The kinds of facts that are all read at the start."""
 
 
 class ReadModel:
-    """What the journal says, folded."""
+    """What the journal says, folded. What this process writes is in it before whoever wrote it goes on."""
 
     def __init__(self, journal: Journal) -> None:
         self.journal = journal
-        self.fleet = FleetLedger()
         self.trouble = ""
         """Why the last write failed; empty when it did not."""
-        self._services: dict[str, ServiceLedger] = {}
-        self._began = Counter[str]()
-        self._asked = Counter[str]()
-        self._outcomes: defaultdict[str, dict[str, str]] = defaultdict(dict)
-        self._of_drills: set[str] = set()
-        """Incidents that nobody counts as rollbacks."""
-        self._seq = 0
+        self._projection = Projection()
+        self._subscribers: list[Callable[[Record], None]] = []
+        self._behind = False
+        """Whether something was written that was not heard of in its order, and must be read."""
         self._reading = asyncio.Lock()
         self._log = log.get("book")
+        journal.subscribe(self._heard)
+
+    # -- what it knows --------------------------------------------------------------------------
+    @property
+    def seq(self) -> int:
+        """The place of the last fact that it knows."""
+        return self._projection.seq
+
+    @property
+    def fleet(self) -> FleetLedger:
+        return self._projection.fleet
+
+    @property
+    def counts(self) -> Counts:
+        return self._projection.counts
 
     def of(self, service: str) -> ServiceLedger:
         """A service's ledger; an empty one when nothing was ever written of it."""
-        return self._services.get(service, _UNKNOWN)
+        return self._projection.of(service)
 
     def undone(self, service: str) -> Rollback | None:
         """A service's newest rollback that has ended."""
         return self.of(service).undone
 
+    async def incident(self, name: str) -> Incident | None:
+        """An incident as all facts so far have made it; None when there is none of that name.
+
+        Only one that ended long ago is read from its stream. :raises JournalUnavailable: that cannot be read.
+        """
+        if self._behind:
+            await self.refresh()
+        known = self._projection.incidents.get(name)
+        if known is None:
+            seq = self.seq
+            known = fold(await self.journal.read(incident_stream(name)))
+            if known is not None and seq == self.seq:  # else it may lack what was written meanwhile
+                self._projection.incidents.keep(known)
+        return known
+
+    def open_incidents(self) -> list[str]:
+        """The ids of all open ones."""
+        return [one.open.incident for one in self._projection.services.values() if one.open is not None]
+
+    def drills(self) -> list[tuple[str, str]]:
+        """Executed drills under way: the service, and the incident that it began with."""
+        return [(name, one.drill) for name, one in self._projection.services.items() if one.drill]
+
+    def last_incidents(self) -> list[str]:
+        """The newest incident of each service."""
+        return [one.rollbacks[-1].incident for one in self._projection.services.values() if one.rollbacks]
+
+    # -- how it comes to know -------------------------------------------------------------------
     async def open(self) -> None:
         """Fold what is there. Decisions only as far back as an episode can go on."""
         newest = await self.journal.changed(0, timedelta())
-        decided = kinds(Decided)
-        others = tuple(kind for kind in LEDGER_KINDS if kind not in decided)
         records, decisions = await asyncio.gather(
-            self.journal.since(0, others), self.journal.latest(decided, limit=_DECISIONS)
+            self.journal.since(0, _AT_THE_START), self.journal.latest(_DECIDED, limit=_DECISIONS)
         )
-        self._fold(sorted([*records, *decisions], key=lambda record: record.seq))
-        self._seq = max([newest, *(record.seq for record in records)])
+        found = (record for record in (*records, *decisions) if record.seq <= newest)
+        self._projection = Projection()
+        self._projection.apply(sorted(found, key=lambda record: record.seq))
+        self._projection.seq = newest
+        await asyncio.gather(*(self.incident(name) for name in self.open_incidents()))
+
+    def subscribe(self, heard: Callable[[Record], None]) -> None:
+        """Hand `heard` each fact, once and in order, right after it was folded. It must not raise."""
+        self._subscribers.append(heard)
 
     async def refresh(self) -> None:
         """Take in what was written since, by whomever."""
         async with self._reading:
-            newest = await self.journal.changed(0, timedelta())
-            if newest > self._seq:
-                records = await self.journal.since(self._seq, LEDGER_KINDS)
-                self._fold(records)
-                self._seq = max([newest, *(record.seq for record in records)])
+            while (newest := await self.journal.changed(0, timedelta())) > self.seq:
+                self._apply(await self.journal.since(self.seq))
+                self._projection.seq = max(newest, self.seq)
+            self._behind = False
 
+    def _heard(self, records: Sequence[Record]) -> None:
+        """What this process wrote. It is taken in only when nothing is missing before it."""
+        if records[0].seq <= self.seq + 1:
+            self._apply(records)
+        else:
+            self._behind = True
+
+    def _apply(self, records: Sequence[Record]) -> None:
+        new = [record for record in records if record.seq > self.seq]
+        self._projection.apply(new)
+        for record in new:
+            for heard in self._subscribers:
+                heard(record)
+
+    # -- what it writes -------------------------------------------------------------------------
     async def append(self, *entries: Entry, handled: Sequence[int] = (), urgent: bool = False) -> tuple[Record, ...]:
-        """Write a unit and take it in. Raises as `Journal.append` does."""
+        """Write a unit, and know it. Raises as `Journal.append` does."""
         try:
             records = await self.journal.append(*entries, handled=handled, urgent=urgent)
         except JournalUnavailable as error:
@@ -77,8 +135,9 @@ class ReadModel:
             raise
         if not urgent:  # what is urgent also goes into the reserve's room
             self.trouble = ""
-        with suppress(JournalUnavailable):  # it is written; the next refresh takes it in
-            await self._take_in(records)
+        if records and records[-1].seq > self.seq:
+            with suppress(JournalUnavailable):  # it is written; the next refresh takes it in
+                await self.refresh()
         return records
 
     async def tell(self, notice: Notice) -> None:
@@ -110,15 +169,6 @@ class ReadModel:
             handled=handled,
         )
 
-    async def _take_in(self, records: Sequence[Record]) -> None:
-        """Fold what was just written; it is read back only when something else was written before it."""
-        async with self._reading:
-            if records and records[0].seq == self._seq + 1:
-                self._fold(records)
-                self._seq = records[-1].seq
-        if records and records[-1].seq > self._seq:
-            await self.refresh()
-
     async def receive(self, items: Sequence[Received]) -> Receipt:
         """Put a delivery into the inbox. :raises JournalUnavailable: nothing was kept."""
         try:
@@ -128,59 +178,3 @@ class ReadModel:
             raise
         self.trouble = ""
         return receipt
-
-    async def incident(self, name: str) -> Incident | None:
-        """An incident, folded from its stream; None when there is none of that name."""
-        return fold(await self.journal.read(incident_stream(name)))
-
-    def open_incidents(self) -> list[str]:
-        """The ids of all open ones."""
-        return [ledger.open.incident for ledger in self._services.values() if ledger.open is not None]
-
-    def drills(self) -> list[tuple[str, str]]:
-        """Executed drills under way: the service, and the incident that it began with."""
-        return [(name, ledger.drill) for name, ledger in self._services.items() if ledger.drill]
-
-    def last_incidents(self) -> list[str]:
-        """The newest incident of each service."""
-        return [ledger.rollbacks[-1].incident for ledger in self._services.values() if ledger.rollbacks]
-
-    def ended(self, service: str) -> Counter[str]:
-        """How a service's incidents ended, by their last outcome; all that there ever were, without drills."""
-        return Counter(self._outcomes[service].values())
-
-    def began(self, service: str) -> int:
-        """How many rollbacks of a service there ever were, no drills; a question is one from when it became one."""
-        return self._began[service]
-
-    def asked(self, service: str) -> int:
-        """How often people were asked about a service, ever."""
-        return self._asked[service]
-
-    def _fold(self, records: Sequence[Record]) -> None:
-        by_service: defaultdict[str, list[Record]] = defaultdict(list)
-        for record in records:
-            if record.stream == FLEET:
-                self._count(record.fact)
-            service = _service_of(record)
-            if service:
-                by_service[service].append(record)
-        self.fleet = fold_fleet(self.fleet, (record for record in records if record.stream == FLEET))
-        for service, own in by_service.items():
-            self._services[service] = fold_service(self.of(service), own)
-
-    def _count(self, fact: Any) -> None:
-        match fact:
-            case Opening() if fact.drill:
-                self._of_drills.add(fact.incident)
-            case Opening() | Rising():
-                waits = isinstance(fact, Opening) and fact.asks
-                (self._asked if waits else self._began)[fact.service] += 1
-            case Ended() if fact.incident not in self._of_drills:
-                self._outcomes[fact.service][fact.incident] = fact.outcome.value
-
-
-def _service_of(record: Record) -> str:
-    if record.stream.startswith(_SERVICE):
-        return record.stream.removeprefix(_SERVICE)
-    return str(getattr(record.fact, "service", "")) if record.stream == FLEET else ""

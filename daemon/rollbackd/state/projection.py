@@ -1,0 +1,88 @@
+"""All that the journal says up to one place, folded once. Values alone, so that it can be written down. No I/O."""
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from rollbackd.facts import ClockPassed, Ended, Escalated, Opening, Record, Rising
+from rollbackd.model import FLEET, service_stream
+from rollbackd.policy.ledger import FleetLedger, ServiceLedger, fold_fleet, fold_service
+from rollbackd.state.incidents import Incidents
+
+_UNKNOWN = ServiceLedger()
+_SERVICE = service_stream("")
+
+
+@dataclass(slots=True)
+class Counts:
+    """What is counted since the first fact, for metrics. Drills are no rollbacks."""
+
+    began: Counter[str] = field(default_factory=Counter)
+    """Rollbacks of each service; a question is one from when it became one."""
+    asked: Counter[str] = field(default_factory=Counter)
+    """Questions about each service."""
+    passed: Counter[str] = field(default_factory=Counter)
+    """How often each clock of incidents was passed."""
+    escalations: Counter[int] = field(default_factory=Counter)
+    """How often each tier of people was told."""
+    outcomes: defaultdict[str, dict[str, str]] = field(default_factory=lambda: defaultdict(dict))
+    """The last outcome of each incident, by service."""
+    drills: set[str] = field(default_factory=set)
+    """The incidents of drills."""
+
+    def ended(self, service: str) -> Counter[str]:
+        """How a service's incidents ended, by their last outcome."""
+        return Counter(self.outcomes[service].values())
+
+    def take(self, fact: Any) -> None:
+        """One more fact."""
+        match fact:
+            case Opening() if fact.drill:
+                self.drills.add(fact.incident)
+            case Opening() | Rising():
+                waits = isinstance(fact, Opening) and fact.asks
+                (self.asked if waits else self.began)[fact.service] += 1
+            case Ended() if fact.incident not in self.drills:
+                self.outcomes[fact.service][fact.incident] = fact.outcome.value
+            case ClockPassed():
+                self.passed[fact.clock] += 1
+            case Escalated():
+                self.escalations[fact.tier] += 1
+
+
+class Projection:
+    """The services' and the fleet's ledgers, the incidents, the counts."""
+
+    def __init__(self) -> None:
+        self.seq = 0
+        """The place of the last fact that it knows."""
+        self.fleet = FleetLedger()
+        self.services: dict[str, ServiceLedger] = {}
+        self.incidents = Incidents()
+        self.counts = Counts()
+
+    def of(self, service: str) -> ServiceLedger:
+        """A service's ledger; an empty one when nothing was ever written of it."""
+        return self.services.get(service, _UNKNOWN)
+
+    def apply(self, records: Sequence[Record]) -> None:
+        """Take in the facts that come next, in their order. Many at once give the same as one by one, and cost less."""
+        by_service: defaultdict[str, list[Record]] = defaultdict(list)
+        for record in records:
+            self.counts.take(record.fact)
+            self.incidents.apply(record)
+            service = _service_of(record)
+            if service:
+                by_service[service].append(record)
+        self.fleet = fold_fleet(self.fleet, (record for record in records if record.stream == FLEET))
+        for service, own in by_service.items():
+            self.services[service] = fold_service(self.of(service), own)
+        if records:
+            self.seq = records[-1].seq
+
+
+def _service_of(record: Record) -> str:
+    if record.stream.startswith(_SERVICE):
+        return record.stream.removeprefix(_SERVICE)
+    return str(getattr(record.fact, "service", "")) if record.stream == FLEET else ""
