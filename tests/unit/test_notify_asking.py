@@ -11,6 +11,7 @@ import pytest
 from rollbackd import facts
 from rollbackd.facts import Record
 from rollbackd.incident.clocks import AT_ONCE
+from rollbackd.incident.fold import fold as incident_of
 from rollbackd.model import DAEMON, Action, CheckResult, Finding, Outcome, Priority, Replaced, Request, Verdict
 from rollbackd.notification_events import EVENTS
 from rollbackd.notify.messages import presenter, reminders, self_notices
@@ -42,7 +43,7 @@ def records(*given: Any, incident: str = "checkout-3") -> list[Record]:
 def last(*given: Any) -> tuple[Envelope, ...]:
     """What the last of an incident's facts is worth; each may stand with its actor."""
     stream = records(*given)
-    return presenter.envelopes(stream[-1], stream, Troubles(), SIGNALS)
+    return presenter.envelopes(stream[-1], incident_of(stream[:-1]), incident_of(stream), Troubles(), SIGNALS)
 
 
 def only(*given: Any) -> Envelope:
@@ -165,14 +166,14 @@ def test_a_question_is_reminded_of_each_period_and_once_when_a_fifth_of_its_time
     # 0 3 6 9 12 15 18 21 24 27 30
     assert marks == ["", "", "", "", "1", "1", "1", "2", "2", LAST, ""]
     stream = records(asked(question=BOTH), facts.Examined(RESULTS), (facts.Approved(), ANN))
-    made = reminders.reminder(one, stream, START + timedelta(minutes=25), LAST, SIGNALS)
+    made = reminders.reminder(one, incident_of(stream), START + timedelta(minutes=25), LAST, SIGNALS)
     assert made is not None
     assert made.message.title == "Reminder: checkout-3: may checkout go back? only 5m are left"
     assert (said(made)["Missing"], made.message.severity) == ("one of product", "critical")
-    usual = reminders.reminder(one, stream, START + timedelta(minutes=11), "1", SIGNALS)
+    usual = reminders.reminder(one, incident_of(stream), START + timedelta(minutes=11), "1", SIGNALS)
     assert usual is not None
     assert usual.message.title == "Reminder: checkout-3: may checkout go back?"
-    assert reminders.reminder(one, [], START, "1", SIGNALS) is None
+    assert reminders.reminder(one, None, START, "1", SIGNALS) is None
 
 
 def test_what_answers_a_question_ends_its_reminders_and_asking_again_begins_anew() -> None:
@@ -184,7 +185,11 @@ def test_what_answers_a_question_ends_its_reminders_and_asking_again_begins_anew
     assert (one.what, one.expires) == ("asks", later.expires)
     (expired,) = troubles(asked(), facts.Closed(Outcome.EXPIRED, "nobody answered in 30m")).open
     made = reminders.reminder(
-        expired, records(asked(), facts.Closed(Outcome.EXPIRED, "nobody answered")), START, "1", SIGNALS
+        expired,
+        incident_of(records(asked(), facts.Closed(Outcome.EXPIRED, "nobody answered"))),
+        START,
+        "1",
+        SIGNALS,
     )
     assert made is not None
     assert made.message.title == "Reminder: checkout-3: expired"
@@ -254,7 +259,7 @@ def test_a_thousand_questions_are_one_message_with_all_names_that_every_receiver
     made = []
     for n in range(1000):
         stream = records(asked(f"service-{n}"), incident=f"service-{n}-1")
-        (one,) = presenter.envelopes(stream[0], stream, Troubles(), SIGNALS)
+        (one,) = presenter.envelopes(stream[0], None, incident_of(stream), Troubles(), SIGNALS)
         made.append(one)
     assert {one.group for one in made} == {"asks/change"}
     message = merge([one.message for one in made])
@@ -287,7 +292,7 @@ def test_a_recovery_ends_the_pages_of_what_was_refused_before() -> None:
     stream = records(opened(), facts.Closed(Outcome.RECOVERED, "well"))
     held = replace(opened().decision, action=Action.REFUSE, joins="", escalate=True, trigger=trigger(episode="other"))
     troubles = fold(Troubles(), Record(1, "service:checkout", 1, at(0), DAEMON, facts.Decided(held)))
-    (one,) = presenter.envelopes(stream[-1], stream, troubles, SIGNALS)
+    (one,) = presenter.envelopes(stream[-1], incident_of(stream[:-1]), incident_of(stream), troubles, SIGNALS)
     mine = opened().decision.trigger.episode
     assert one.message.settles == ("refused/checkout/other", f"refused/checkout/{mine}")
 

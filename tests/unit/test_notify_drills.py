@@ -6,6 +6,7 @@ import pytest
 
 from rollbackd import facts
 from rollbackd.facts import Record
+from rollbackd.incident.fold import fold
 from rollbackd.model import Outcome, service_stream
 from rollbackd.notification_events import EVENTS
 from rollbackd.notify.messages.presenter import envelopes
@@ -18,7 +19,9 @@ def told(story: Story) -> list[tuple[str, str, str]]:
     """Event, severity and title of all that is said of an incident."""
     found: list[tuple[str, str, str]] = []
     for place, record in enumerate(story.told, 1):
-        for one in envelopes(record, story.told[:place], Troubles(), Path("/signals")):
+        for one in envelopes(
+            record, fold(story.told[: place - 1]), fold(story.told[:place]), Troubles(), Path("/signals")
+        ):
             assert one.message.event in EVENTS
             found.append((one.message.event, one.message.severity, one.message.title))
     return found
@@ -43,7 +46,7 @@ def test_a_hold_is_told_on_both_ways() -> None:
 def test_the_end_of_one_that_was_executed_is_told_with_what_it_showed() -> None:
     def said(fact: facts.Drilled) -> list[tuple[str, str, str]]:
         record = Record(9, service_stream(SERVICE), 4, at(5), "unix:ann", fact)
-        made = envelopes(record, (), Troubles(), Path("/signals"))
+        made = envelopes(record, None, None, Troubles(), Path("/signals"))
         return [(one.message.event, one.message.severity, one.message.title) for one in made]
 
     assert said(facts.Drilled(("full",), "ready")) == []

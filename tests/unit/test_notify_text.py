@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from rollbackd import facts
 from rollbackd.facts import Record
+from rollbackd.incident.fold import fold as incident_of
 from rollbackd.model import DAEMON, FLEET, Action, Evidence, Finding, Outcome, Priority, Request, Verdict
 from rollbackd.notify.messages import plain_text, presenter, reminders, self_notices
 from rollbackd.notify.messages.envelope import Envelope, decode, encode, merge, plain
@@ -31,7 +32,9 @@ def stream(*given: Any, name: str = INCIDENT) -> list[Record]:
 def last(*given: Any, troubles: Troubles | None = None) -> Sequence[Envelope]:
     """What the last of an incident's facts is worth."""
     records = stream(*given)
-    return presenter.envelopes(records[-1], records, troubles or Troubles(), SIGNALS)
+    return presenter.envelopes(
+        records[-1], incident_of(records[:-1]), incident_of(records), troubles or Troubles(), SIGNALS
+    )
 
 
 def only(*given: Any) -> Envelope:
@@ -41,7 +44,7 @@ def only(*given: Any) -> Envelope:
 
 def of_service(fact: Any, troubles: Troubles | None = None) -> Sequence[Envelope]:
     record = Record(9, "service:checkout", 4, at(0), DAEMON, fact)
-    return presenter.envelopes(record, [], troubles or Troubles(), SIGNALS)
+    return presenter.envelopes(record, None, None, troubles or Troubles(), SIGNALS)
 
 
 def said(one: Envelope) -> dict[str, str]:
@@ -188,8 +191,8 @@ def test_a_notice_is_its_own_event_and_its_end_resolves() -> None:
     notice = facts.Notice("backend_unreachable", "prometheus does not answer", details={"url": "http://p:9090"})
     begun = Record(1, FLEET, 1, at(0), DAEMON, notice)
     over = Record(2, FLEET, 2, at(9), DAEMON, replace(notice, over=True))
-    (first,) = presenter.envelopes(begun, [], Troubles(), SIGNALS)
-    (second,) = presenter.envelopes(over, [], Troubles(), SIGNALS)
+    (first,) = presenter.envelopes(begun, None, None, Troubles(), SIGNALS)
+    (second,) = presenter.envelopes(over, None, None, Troubles(), SIGNALS)
     assert (first.message.event, first.message.severity) == ("backend_unreachable", "warning")
     assert first.message.thread == second.message.thread
     assert (first.message.resolves, second.message.resolves) == (False, True)
@@ -198,7 +201,7 @@ def test_a_notice_is_its_own_event_and_its_end_resolves() -> None:
 
 def test_acknowledging_refusals_acknowledges_the_thread_of_each() -> None:
     record = Record(1, "service:checkout", 1, at(0), DAEMON, refused())
-    (told,) = presenter.envelopes(record, [], Troubles(), SIGNALS)
+    (told,) = presenter.envelopes(record, None, None, Troubles(), SIGNALS)
     (seen,) = of_service(facts.NoticeAcknowledged(), fold(Troubles(), record))
     assert seen.message.thread == told.message.thread
     assert seen.message.acknowledged
@@ -235,7 +238,7 @@ def test_a_line_is_one_line_that_every_encoding_takes(value: str) -> None:
 
 
 def test_several_alike_become_one_with_all_names() -> None:
-    made = [presenter.envelopes(Record(n, f"service:{name}", 1, at(n), DAEMON, refused(name)), [], Troubles(), SIGNALS)[0]
+    made = [presenter.envelopes(Record(n, f"service:{name}", 1, at(n), DAEMON, refused(name)), None, None, Troubles(), SIGNALS)[0]
             for n, name in enumerate(("checkout", "cart", "pay"))]  # fmt: skip
     one = merge([envelope.message for envelope in made])
     assert one.title == "3 × need a person, decided alike: checkout, cart, pay"
@@ -248,7 +251,7 @@ def test_several_alike_become_one_with_all_names() -> None:
 def test_of_several_reminders_of_one_trouble_only_the_newest_is_kept() -> None:
     record = Record(1, "service:checkout", 1, at(0), DAEMON, refused())
     (trouble,) = fold(Troubles(), record).open
-    made = [reminders.reminder(trouble, [], at(3600 * k), str(k), SIGNALS) for k in (1, 2, 3)]
+    made = [reminders.reminder(trouble, None, at(3600 * k), str(k), SIGNALS) for k in (1, 2, 3)]
     messages = [one.message for one in made if one is not None]
     assert [message.key for message in messages] == [
         f"refused/checkout/episode-checkout/reminder/1.{k}" for k in (1, 2, 3)
@@ -265,7 +268,7 @@ def test_a_reminder_names_what_is_still_entered() -> None:
     for record in records:
         troubles = fold(troubles, record)
     (trouble,) = troubles.open
-    one = reminders.reminder(trouble, records, at(1800), "1", SIGNALS)
+    one = reminders.reminder(trouble, incident_of(records), at(1800), "1", SIGNALS)
     assert one is not None
     assert one.message.title == "Reminder: checkout-3: failed"
     assert said(one)["Still entered"].startswith("traffic;")
@@ -286,14 +289,14 @@ def test_what_cannot_be_left_after_the_end_is_told_when_nothing_more_is_tried_an
     assert last(opened(), planned(), facts.Entering("traffic"), *tries) == (), "its end tells it"
     records = stream(*acknowledged, *tries)
     (trouble,) = fold(Troubles(), records[-1]).open
-    reminder = reminders.reminder(trouble, records, at(1800), "1", SIGNALS)
+    reminder = reminders.reminder(trouble, incident_of(records), at(1800), "1", SIGNALS)
     assert reminder is not None
     assert said(reminder)["What"].endswith("leaving traffic failed: answered 500")
 
 
 def test_a_lost_message_is_repeated_word_for_word_to_the_others() -> None:
     notice = self_notices.undeliverable("room", only(opened()).message, "room answered 404")
-    (one,) = presenter.envelopes(Record(1, FLEET, 1, at(0), DAEMON, notice), [], Troubles(), SIGNALS)
+    (one,) = presenter.envelopes(Record(1, FLEET, 1, at(0), DAEMON, notice), None, None, Troubles(), SIGNALS)
     assert one.avoid == "room"
     assert "rolling back checkout" in said(one)["message"]
     assert "34.2%" in said(one)["message"]

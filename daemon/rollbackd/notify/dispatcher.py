@@ -5,6 +5,7 @@ One worker a receiver: one that is dead holds up nobody else's messages.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -12,14 +13,17 @@ from datetime import datetime, timedelta
 from rollbackd.adapter import Message, Notifier
 from rollbackd.config.models import Config
 from rollbackd.facts import Notice, Record, Subsided
+from rollbackd.incident.fold import fold as fold_incident
+from rollbackd.incident.life import Incident
 from rollbackd.journal import Entry, Journal, JournalUnavailable, Outgoing
-from rollbackd.model import FLEET
+from rollbackd.model import FLEET, incident_stream, name_in
 from rollbackd.notify.messages import envelope as outbox
 from rollbackd.notify.messages import presenter, reminders, self_notices
 from rollbackd.notify.messages.envelope import Envelope
 from rollbackd.notify.messages.troubles import Trouble, Troubles, fold
 from rollbackd.notify.receiver_queue import JOURNAL_PAUSE, ReceiverQueue
 from rollbackd.notify.routes import addressed, reached, worded
+from rollbackd.state.incidents import Incidents
 from rollbackd.system import log
 from rollbackd.system.clock import Clock
 
@@ -86,6 +90,11 @@ class NotificationDispatcher:
         self._stored = 0
         self._stored_troubles = 0
         self._troubles = Troubles()
+        self._incidents = Incidents()
+        """As of the last fact that was told, like the troubles; the read model is ahead of that."""
+        self._heard = deque[Record](maxlen=BATCH)
+        """What this process wrote last, so that it need not be read."""
+        journal.subscribe(self._heard.extend)
         self._reminded: dict[str, str] = {}
         """The newest reminder of each trouble that was put into the outbox."""
         self._reached: dict[str, tuple[int, int]] = {}
@@ -173,35 +182,43 @@ class NotificationDispatcher:
             if not self._begun:
                 await self._begin()
             count = 0
-            while records := await self._journal.since(self._seq, limit=BATCH):
+            while await self._journal.changed(0, timedelta()) > self._seq and (records := await self._unread()):
                 count += await self._pump(records)
             return count
+
+    async def _unread(self) -> Sequence[Record]:
+        """The next facts: those that were heard last when no other is between, else they are read."""
+        while self._heard and self._heard[0].seq <= self._seq:
+            self._heard.popleft()
+        if self._heard and self._heard[0].seq == self._seq + 1:
+            return tuple(self._heard)
+        return await self._journal.since(self._seq, limit=BATCH)
 
     async def _begin(self) -> None:
         """Know again what was open when the cursor was stored, and drop what waits for receivers that are gone."""
         self._stored = await self._journal.cursor(CURSOR)
         self._stored_troubles = seq = min(await self._journal.cursor(TROUBLES_CURSOR), self._stored)
-        troubles = Troubles()
+        troubles, incidents = Troubles(), Incidents()
         while seq < self._stored and (records := await self._journal.since(seq, limit=BATCH)):
             for record in records:
                 if record.seq <= self._stored:
                     troubles = fold(troubles, record)
+                    incidents.apply(record)
             seq = records[-1].seq
-        self._troubles, self._seq, self._begun = troubles, self._stored, True
+        self._troubles, self._incidents, self._seq, self._begun = troubles, incidents, self._stored, True
         await self._recount(drop_unknown=True)
 
     async def _pump(self, records: Sequence[Record]) -> int:
-        troubles, made = self._troubles, list[Envelope]()
-        streams: dict[str, list[Record]] = {}
+        troubles, incidents, made = self._troubles, self._incidents.copy(), list[Envelope]()
         for record in records:
-            made += await self._words(record, troubles, streams)
+            made += await self._words(record, troubles, incidents)
             troubles = fold(troubles, record)
         rows = self._rows(made)
         seq = records[-1].seq
         if rows or seq >= self._stored + 2 * BATCH:
             await self._journal.enqueue(rows, CURSOR, seq)
             self._stored = seq
-        self._troubles, self._seq = troubles, seq
+        self._troubles, self._incidents, self._seq = troubles, incidents, seq
         self._wake(rows)
         await self._store_troubles()
         return len(rows)
@@ -214,22 +231,27 @@ class NotificationDispatcher:
             await self._journal.enqueue([], TROUBLES_CURSOR, start)
             self._stored_troubles = start
 
-    async def _words(
-        self, record: Record, troubles: Troubles, streams: dict[str, list[Record]]
-    ) -> tuple[Envelope, ...]:
-        if not presenter.is_told(record):
-            return ()
-        stream: list[Record] = []
-        if record.stream.startswith("incident:"):
-            known = streams.get(record.stream)
-            if known is None or known[-1].n < record.n:
-                known = streams[record.stream] = await self._journal.read(record.stream)
-            stream = [one for one in known if one.n <= record.n]
+    async def _words(self, record: Record, troubles: Troubles, incidents: Incidents) -> tuple[Envelope, ...]:
+        """What a fact is worth; `incidents` are those before it, and after it when this returns."""
+        told = presenter.is_told(record)
         try:
-            return presenter.envelopes(record, stream, troubles, self._signals)
+            before = await self._about(record.stream, record.seq, incidents) if told and record.n > 1 else None
+            incidents.apply(record)
+            after = incidents.of(record.stream)
+            return presenter.envelopes(record, before, after, troubles, self._signals) if told else ()
+        except JournalUnavailable:
+            raise
         except Exception as error:  # noqa: BLE001  # a fact that has no words must not silence all that come after it
             self._log.error("no words for a fact", stream=record.stream, n=record.n, error=type(error).__name__)
             return (presenter.wordless(record),)
+
+    async def _about(self, stream: str, before: int, incidents: Incidents) -> Incident | None:
+        """The incident of a stream as it was before a place; only one that ended long ago is read."""
+        if incidents.of(stream) is None and stream == incident_stream(name_in(stream)):
+            found = fold_incident(one for one in await self._journal.read(stream) if one.seq < before)
+            if found is not None:
+                incidents.keep(found)
+        return incidents.of(stream)
 
     def _rows(self, made: Sequence[Envelope]) -> list[Outgoing]:
         """A row for each message and receiver. What is alike and made together goes together."""
@@ -336,8 +358,8 @@ class NotificationDispatcher:
         if self._reminded.get(trouble.thread) == mark:
             return []
         self._reminded[trouble.thread] = mark
-        stream = await self._journal.read(trouble.stream) if trouble.stream.startswith("incident:") else []
-        made = reminders.reminder(trouble, stream, now, due, self._signals)
+        about = await self._about(trouble.stream, self._seq + 1, self._incidents)
+        made = reminders.reminder(trouble, about, now, due, self._signals)
         return [made] if made is not None else []
 
     def _next_people(self, trouble: Trouble, now: datetime) -> list[Envelope]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from rollbackd.facts import Opened, Record
 from rollbackd.incident.fold import evolve, opened
 from rollbackd.incident.life import Incident
-from rollbackd.model import incident_service, name_in
+from rollbackd.model import incident_stream, name_in
 
 KEPT_ENDED = 200
 """Ended incidents that are remembered, of all services together; an older one is read from its stream again."""
@@ -22,9 +22,10 @@ class Incidents:
     def copy(self) -> "Incidents":
         return Incidents(dict(self.open), dict(self.ended))
 
-    def get(self, name: str) -> Incident | None:
-        """An incident; None when there is none of that name, or it ended too long ago."""
-        return self.open.get(name) or self.ended.get(name)
+    def of(self, stream: str) -> Incident | None:
+        """The incident of a stream; None when it is of none, or of one that ended too long ago."""
+        name = name_in(stream)
+        return (self.open.get(name) or self.ended.get(name)) if stream == incident_stream(name) else None
 
     def keep(self, incident: Incident) -> None:
         """Remember an incident as it is now."""
@@ -39,9 +40,7 @@ class Incidents:
 
         An incident that is not remembered begins with its opening alone: `keep` brings back an older one.
         """
-        if not incident_service(record.stream):
-            return
-        known = self.get(name_in(record.stream))
+        known = self.of(record.stream)
         if known is not None:
             if record.n > known.n:
                 self.keep(evolve(known, record))

@@ -66,10 +66,11 @@ class ReadModel:
         """
         if self._behind:
             await self.refresh()
-        known = self._projection.incidents.get(name)
+        stream = incident_stream(name)
+        known = self._projection.incidents.of(stream)
         if known is None:
             seq = self.seq
-            known = fold(await self.journal.read(incident_stream(name)))
+            known = fold(await self.journal.read(stream))
             if known is not None and seq == self.seq:  # else it may lack what was written meanwhile
                 self._projection.incidents.keep(known)
         return known

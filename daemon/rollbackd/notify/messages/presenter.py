@@ -9,7 +9,6 @@ from typing import Any
 
 from rollbackd import facts
 from rollbackd.facts import Record
-from rollbackd.incident.fold import evolve, fold, opened
 from rollbackd.incident.life import Incident
 from rollbackd.notify.messages import approvals, deadlines, drills, incidents, page_threads, plain_text, services
 from rollbackd.notify.messages.context import MessageContext, message_of
@@ -17,28 +16,21 @@ from rollbackd.notify.messages.envelope import Envelope
 from rollbackd.notify.messages.troubles import Troubles
 
 
-def envelopes(record: Record, stream: Sequence[Record], troubles: Troubles, signals: Path) -> tuple[Envelope, ...]:
+def envelopes(
+    record: Record, before: Incident | None, after: Incident | None, troubles: Troubles, signals: Path
+) -> tuple[Envelope, ...]:
     """The messages that a fact is worth; most facts are worth none.
 
-    `stream` holds the facts of the same incident up to this one, and is empty for a fact of another stream.
+    `before` and `after` are the fact's incident before and after it; None for a fact of another stream.
     """
     make = _MAKERS.get(type(record.fact))
     if make is None:
         return ()
-    before, after = _told(stream)
     told = MessageContext(record, before, after, troubles, signals)
     made = make(told, record.fact)
     if after is not None and after.drill:
         made = drills.of_drill(after, made)
     return (*made, *page_threads.turned(told))
-
-
-def _told(stream: Sequence[Record]) -> tuple[Incident | None, Incident | None]:
-    """The incident before and after the last of its facts."""
-    if not stream:
-        return None, None
-    before = fold(stream[:-1])
-    return before, evolve(before, stream[-1]) if before is not None else opened(stream[-1])
 
 
 def is_told(record: Record) -> bool:

@@ -1,13 +1,11 @@
 """What people are told again and again, and who else, until somebody acknowledges it. No I/O."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
 from rollbackd import facts
 from rollbackd.facts import Record
-from rollbackd.incident.fold import fold
 from rollbackd.incident.life import Incident
 from rollbackd.notify.messages import phrases, plain_text
 from rollbackd.notify.messages.context import Severity, message_of, of_incident, urgent
@@ -17,13 +15,12 @@ from rollbackd.notify.messages.troubles import LAST, Trouble, notice_thread
 from rollbackd.syntax.units import format_duration
 
 
-def reminder(trouble: Trouble, stream: Sequence[Record], now: datetime, mark: str, signals: Path) -> Envelope | None:
-    """A reminder of a trouble; `stream` is its incident's, or empty. The same mark has the same key."""
+def reminder(trouble: Trouble, about: Incident | None, now: datetime, mark: str, signals: Path) -> Envelope | None:
+    """A reminder of a trouble; `about` is its incident, if it has one. The same mark has the same key."""
     begun = trouble.record
     if begun is None:
         return None
     since = f" since {phrases.moment(begun.at)}"
-    about = fold(stream)
     if isinstance(begun.fact, facts.Decided):
         first = refused(begun, begun.fact.decision, "reminder", since)
     elif isinstance(begun.fact, facts.Notice):
