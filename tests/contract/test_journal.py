@@ -102,6 +102,26 @@ async def test_among_200_concurrent_writers_a_conflict_harms_only_its_own_unit(j
     assert (await journal.audit()).broken == ()
 
 
+async def test_who_subscribed_hears_all_that_is_committed_in_order_before_its_writer_goes_on(journal: Journal) -> None:
+    heard: list[Record] = []
+    journal.subscribe(heard.extend)
+
+    async def write(number: int) -> None:
+        (record,) = await journal.append(Entry(f"s{number % 7}", Applied(str(number))))
+        assert record in heard, "known when its writer goes on"
+
+    await asyncio.gather(*(write(number) for number in range(100)))
+    assert [record.seq for record in heard] == list(range(1, 101))
+    with pytest.raises(Conflict):
+        await journal.append(Entry("fleet", Adopted("x")), Entry("s0", Applied("x"), follows=1))
+    await journal.receive(alerts("a"))
+    await journal.enqueue([message("m")], "teller", 100)
+    assert len(heard) == 100, "what was refused is no fact, nor are inbox and outbox"
+    await journal.delivered([row.id for row in await journal.waiting()], NOON, Entry(STREAM, Told("room", "x", "m")))
+    assert heard == await journal.since(0)
+    assert heard[-1].fact == Told("room", "x", "m")
+
+
 async def test_of_two_journals_on_one_file_that_race_for_a_place_exactly_one_wins(url: str) -> None:
     pair = [await open_journal(url, SystemClock()) for _ in range(2)]
 

@@ -5,7 +5,6 @@ from datetime import timedelta
 from rollbackd import facts
 from rollbackd.config.models import Service
 from rollbackd.execution.check_runner import asked_by
-from rollbackd.incident.fold import fold
 from rollbackd.model import (
     DAEMON,
     Request,
@@ -13,7 +12,7 @@ from rollbackd.model import (
     incident_stream,
     service_stream,
 )
-from rollbackd.operations.base import NotFound, OperationsBase
+from rollbackd.operations.base import OperationsBase
 from rollbackd.policy.target import candidates
 from rollbackd.rules.conditions import worst
 from rollbackd.rules.tracks import Standing
@@ -125,24 +124,18 @@ class StateQueries(OperationsBase):
 
     async def incident(self, id: str, after: int = 0, wait: timedelta = timedelta()) -> IncidentDetail:  # noqa: A002
         """One, with its facts after a place; waits so long for news when there are none yet. :raises NotFound:"""
-        stream = incident_stream(id)
+        found = await self._incident(id)
         journal = self._read_model.journal
         deadline = self._parts.clock.monotonic() + wait.total_seconds()
-        newest = await journal.changed(0, timedelta())
-        records = await journal.read(stream)
-        while records and records[-1].n <= after:
-            left = deadline - self._parts.clock.monotonic()
-            if left <= 0:
-                break
-            newest = await journal.changed(newest, timedelta(seconds=left))
-            records = await journal.read(stream)
-        incident = fold(records)
-        if incident is None:
-            raise NotFound(f'there is no incident "{id}"; `rollbackd incidents` lists them')
+        while found.n <= after and (left := deadline - self._parts.clock.monotonic()) > 0:
+            await journal.changed(self._read_model.seq, timedelta(seconds=left))
+            await self._read_model.refresh()
+            found = await self._incident(id)
+        records = await journal.read(incident_stream(id), after) if found.n > after else []
         return IncidentDetail(
-            incident=incident_view(incident, self._read_model.of(incident.service)),
-            decision=decision_view(incident.decision, incident.opened),
-            records=tuple(record_view(record) for record in records if record.n > after),
+            incident=incident_view(found, self._read_model.of(found.service)),
+            decision=decision_view(found.decision, found.opened),
+            records=tuple(record_view(record) for record in records if record.n <= found.n),
         )
 
     async def decisions(self, service: str = "", limit: int = 50) -> list[DecisionView]:

@@ -26,14 +26,14 @@ class Counts:
     """How often each clock of incidents was passed."""
     escalations: Counter[int] = field(default_factory=Counter)
     """How often each tier of people was told."""
-    outcomes: defaultdict[str, dict[str, str]] = field(default_factory=lambda: defaultdict(dict))
+    outcomes: dict[str, dict[str, str]] = field(default_factory=dict)
     """The last outcome of each incident, by service."""
     drills: set[str] = field(default_factory=set)
     """The incidents of drills."""
 
     def ended(self, service: str) -> Counter[str]:
         """How a service's incidents ended, by their last outcome."""
-        return Counter(self.outcomes[service].values())
+        return Counter(self.outcomes.get(service, {}).values())
 
     def take(self, fact: Any) -> None:
         """One more fact."""
@@ -44,23 +44,23 @@ class Counts:
                 waits = isinstance(fact, Opening) and fact.asks
                 (self.asked if waits else self.began)[fact.service] += 1
             case Ended() if fact.incident not in self.drills:
-                self.outcomes[fact.service][fact.incident] = fact.outcome.value
+                self.outcomes.setdefault(fact.service, {})[fact.incident] = fact.outcome.value
             case ClockPassed():
                 self.passed[fact.clock] += 1
             case Escalated():
                 self.escalations[fact.tier] += 1
 
 
+@dataclass(slots=True)
 class Projection:
-    """The services' and the fleet's ledgers, the incidents, the counts."""
+    """The ledgers, the incidents, the counts."""
 
-    def __init__(self) -> None:
-        self.seq = 0
-        """The place of the last fact that it knows."""
-        self.fleet = FleetLedger()
-        self.services: dict[str, ServiceLedger] = {}
-        self.incidents = Incidents()
-        self.counts = Counts()
+    seq: int = 0
+    """The place of the last fact that it knows."""
+    fleet: FleetLedger = field(default_factory=FleetLedger)
+    services: dict[str, ServiceLedger] = field(default_factory=dict)
+    incidents: Incidents = field(default_factory=Incidents)
+    counts: Counts = field(default_factory=Counts)
 
     def of(self, service: str) -> ServiceLedger:
         """A service's ledger; an empty one when nothing was ever written of it."""
