@@ -69,20 +69,20 @@ class Projection:
     def apply(self, records: Sequence[Record]) -> None:
         """Take in the facts that come next, in their order. Many at once give the same as one by one, and cost less."""
         by_service: defaultdict[str, list[Record]] = defaultdict(list)
+        of_fleet: list[Record] = []
         for record in records:
+            if record.stream.startswith(_SERVICE):
+                by_service[record.stream.removeprefix(_SERVICE)].append(record)
+                continue
             self.counts.take(record.fact)
-            self.incidents.apply(record)
-            service = _service_of(record)
-            if service:
+            if record.stream != FLEET:
+                self.incidents.apply(record)
+                continue
+            of_fleet.append(record)
+            if service := getattr(record.fact, "service", ""):
                 by_service[service].append(record)
-        self.fleet = fold_fleet(self.fleet, (record for record in records if record.stream == FLEET))
+        self.fleet = fold_fleet(self.fleet, of_fleet)
         for service, own in by_service.items():
             self.services[service] = fold_service(self.of(service), own)
         if records:
             self.seq = records[-1].seq
-
-
-def _service_of(record: Record) -> str:
-    if record.stream.startswith(_SERVICE):
-        return record.stream.removeprefix(_SERVICE)
-    return str(getattr(record.fact, "service", "")) if record.stream == FLEET else ""
