@@ -33,6 +33,7 @@ from rollbackd.notify.messages import self_notices
 from rollbackd.policy.guards import ago
 from rollbackd.policy.target import candidates
 from rollbackd.signals.signal_files import SignalsUnsafe
+from rollbackd.state.checkpoint import Checkpoint
 from rollbackd.syntax.units import format_duration
 from rollbackd.system import log, sd_notify
 from rollbackd.system.clock import Clock, SystemClock, boot_microseconds
@@ -253,7 +254,8 @@ async def _serve(path: Path, clock: Clock) -> bool:
     gc.collect()
     log.configure(loaded.config.daemon.log_level)
     with Exclusive(loaded.config.daemon.journal):
-        core = await build(loaded.config, await open_journal(loaded.config.daemon.journal, clock), clock)
+        url = loaded.config.daemon.journal
+        core = await build(loaded.config, await open_journal(url, clock), clock, Checkpoint(url))
         return await DaemonProcess(path, loaded.config, core).run()
 
 
@@ -280,7 +282,8 @@ async def offline_rollback(path: Path, request: Request, on_record: Callable[[Re
     config = load(path, look_for=None).config
     log.configure("error")
     with Exclusive(config.daemon.journal):
-        core = await build(config, await open_journal(config.daemon.journal, clock), clock)
+        url = config.daemon.journal
+        core = await build(config, await open_journal(url, clock), clock, Checkpoint(url))
         telling = asyncio.create_task(core.dispatcher.run())
         try:
             await core.intake.recall()

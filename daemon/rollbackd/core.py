@@ -49,6 +49,7 @@ from rollbackd.signals.smoke_checks import SmokeChecks
 from rollbackd.signals.state_watcher import StateWatcher
 from rollbackd.snapshots import SnapshotManager
 from rollbackd.snapshots.metrics import SnapshotMetrics
+from rollbackd.state.checkpoint import Checkpoint
 from rollbackd.state.read_model import ReadModel
 from rollbackd.syntax.units import Secret
 from rollbackd.system.clock import Clock, JumpWatch
@@ -94,6 +95,7 @@ class Core:
         if self.prometheus is not None:
             await self.prometheus.close()
         await self.web.close()
+        await self.read_model.save()
         await self.read_model.journal.close()
 
 
@@ -143,13 +145,13 @@ class _Judging:
     smoke: SmokeChecks
 
 
-async def build(config: Config, journal: Journal, clock: Clock) -> Core:
+async def build(config: Config, journal: Journal, clock: Clock, checkpoint: Checkpoint | None = None) -> Core:
     """Build every part and read the journal.
 
     :raises SignalsUnsafe: the signals directory is not safe.
     """
     files = SignalFiles(config.daemon.signals, clock)
-    read_model = ReadModel(journal)
+    read_model = ReadModel(journal, checkpoint)
     reading = asyncio.create_task(read_model.open())  # on the journal's threads, while the rest is built
     await clock.sleep(timedelta())
     reach = _reach(config, clock)

@@ -13,11 +13,15 @@ from rollbackd.state.read_model import ReadModel
 from rollbackd.syntax.cron import CronTimes
 from rollbackd.system.clock import Clock
 
-_NIGHTLY = {"prune": CronTimes("17 3 * * *"), "audit": CronTimes("17 4 * * *")}
+_TIMES = {
+    "prune": CronTimes("17 3 * * *"),
+    "audit": CronTimes("17 4 * * *"),
+    "checkpoint": CronTimes("47 * * * *"),
+}
 
 
 class Upkeep:
-    """Prunes and audits, each once a night."""
+    """Prunes and audits once a night, and writes the checkpoint each hour."""
 
     def __init__(self, read_model: ReadModel, keep: timedelta, clock: Clock) -> None:
         self._read_model = read_model
@@ -27,16 +31,16 @@ class Upkeep:
 
     async def open(self) -> None:
         """Know what was done when. :raises JournalUnavailable:"""
-        for name in _NIGHTLY:
+        for name in _TIMES:
             if seconds := await self._read_model.journal.cursor(name):
                 self._last[name] = datetime.fromtimestamp(seconds, UTC)
 
     def planned(self) -> list[CalendarEntry]:
         """All of it, as the timetable takes it."""
-        work = {"prune": self._prune, "audit": self._audit}
+        work = {"prune": self._prune, "audit": self._audit, "checkpoint": self._read_model.save}
         return [
             CalendarEntry(name, times, partial(self._last.get, name), partial(self._begin, name, work[name]))
-            for name, times in _NIGHTLY.items()
+            for name, times in _TIMES.items()
         ]
 
     async def _begin(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
@@ -49,7 +53,6 @@ class Upkeep:
         await self._read_model.journal.prune(self._clock.now() - self._keep)
 
     async def _audit(self) -> None:
-        report = await self._read_model.journal.audit()
-        if report.broken:
-            text = f"the journal does not fit together: {'; '.join(report.broken[:5])}"
+        if broken := await self._read_model.audit():
+            text = f"the journal does not fit together: {'; '.join(broken[:5])}"
             await self._read_model.tell(facts.Notice("audit", text))

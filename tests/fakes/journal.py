@@ -78,6 +78,9 @@ class MemoryJournal:
         ]
         return found[::-1][:limit]
 
+    async def hash_of(self, seq: int) -> bytes | None:
+        return next((repr(record).encode() for record in self.records if record.seq == seq), None)
+
     async def changed(self, seq: int, timeout: timedelta) -> int:
         if len(self.records) <= seq:
             waits = [asyncio.ensure_future(self.news.wait()), asyncio.ensure_future(self._sleep(timeout))]

@@ -77,14 +77,17 @@ def audit(
     from rollbackd.cli.place import journal_url
     from rollbackd.journal import JournalDamaged, JournalRefused, JournalUnavailable
     from rollbackd.journal.offline import audit_file
+    from rollbackd.state.checkpoint import Checkpoint
 
+    url = journal or journal_url(session.config_path)
     try:
-        report = audit_file(journal or journal_url(session.config_path))
+        report = audit_file(url)
+        broken = (*report.broken, *Checkpoint(url).misfits())
     except (JournalDamaged, JournalRefused, JournalUnavailable) as error:
         raise StopError(str(error)) from error
-    found = {"streams": report.streams, "facts": report.facts, "broken": list(report.broken)}
-    session.show(found, lambda: _show_audit(report.streams, report.facts, report.broken))
-    return NO if report.broken else None
+    found = {"streams": report.streams, "facts": report.facts, "broken": list(broken)}
+    session.show(found, lambda: _show_audit(report.streams, report.facts, broken))
+    return NO if broken else None
 
 
 def _show_audit(streams: int, facts: int, broken: tuple[str, ...]) -> None:

@@ -142,6 +142,10 @@ class Journal(Protocol):
         """The newest facts of some kinds, newest first; of one stream when given."""
         ...
 
+    async def hash_of(self, seq: int) -> bytes | None:
+        """The hash of the fact at a place, which stands for all that its stream had; None when there is none."""
+        ...
+
     async def changed(self, seq: int, timeout: timedelta) -> int:
         """Wait until there are facts after `seq`, or the time (of the clock) is over; the newest seq.
 

@@ -1,11 +1,21 @@
 """A journal looked at from outside, whether a daemon has it open or not. Read only; it is never made here."""
 
+from collections.abc import Iterator
 from contextlib import closing
 
+from rollbackd.facts import Record
 from rollbackd.journal.audit import audit
 from rollbackd.journal.contract import AuditReport, JournalRefused
 from rollbackd.journal.place import path_of
+from rollbackd.journal.reading import until
 from rollbackd.journal.sqlite import connect, transaction, troubles
+
+
+def records_until(url: str, seq: int, busy: float = 5.0) -> Iterator[Record]:
+    """The facts of all streams up to a place, in order. Raises as `audit_file` does."""
+    path = path_of(url)
+    with troubles(path), closing(connect(path, "read", busy)) as connection, transaction(connection, "read"):
+        yield from until(connection, path, seq)
 
 
 def audit_file(url: str, busy: float = 5.0) -> AuditReport:

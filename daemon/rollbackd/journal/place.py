@@ -26,6 +26,12 @@ def path_of(url: str) -> Path:
     return path
 
 
+def checkpoint_of(url: str) -> Path:
+    """The file beside the journal that the state is written to. Raises as `path_of` does."""
+    path = path_of(url)
+    return path.with_name(f"{path.name}.checkpoint")
+
+
 def _without_secret(url: str) -> str:
     """A URL of another database may hold a password."""
     return f"{url.partition('://')[0]}://…" if "@" in url else url

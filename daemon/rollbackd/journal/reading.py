@@ -1,6 +1,6 @@
 """The questions asked of the journal: each one is a function of a connection and sees one moment of it."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from rollbackd.facts import KINDS, Record, decode
 from rollbackd.journal.contract import Arrived, JournalDamaged
-from rollbackd.journal.sqlite import AMONG, Connection, Row, listed, stamp, too_new, unstamp
+from rollbackd.journal.sqlite import AMONG, Connection, Row, listed, scalar, stamp, too_new, unstamp
 
 _FACTS = "SELECT seq, stream, n, at, actor, kind, body FROM facts"
 # First the numbers, from the index, then the rows in that order: asked at once, SQLite sorts whole bodies.
@@ -29,6 +29,11 @@ def since(connection: Connection, path: Path, seq: int, kinds: Sequence[str], li
     return _records(connection, path, asked, seq, *values, limit or _ALL)
 
 
+def until(connection: Connection, path: Path, seq: int) -> Iterator[Record]:
+    """The facts up to a place, one by one: a journal may be larger than memory."""
+    return (_record(path, row) for row in connection.execute(f"{_FACTS} WHERE seq <= ? ORDER BY seq", (seq,)))
+
+
 def latest(connection: Connection, path: Path, kinds: Sequence[str], stream: str, limit: int) -> list[Record]:
     """Each kind by its own index, then the newest of all: SQLite itself would sort every fact of these kinds."""
     found: list[Record] = []
@@ -37,6 +42,11 @@ def latest(connection: Connection, path: Path, kinds: Sequence[str], stream: str
         asked = f"{_FACTS} WHERE kind = ? {some} ORDER BY seq DESC LIMIT ?"
         found += _records(connection, path, asked, kind, *values, limit)
     return sorted(found, key=lambda record: record.seq, reverse=True)[:limit]
+
+
+def hash_of(connection: Connection, seq: int) -> bytes | None:
+    found: bytes | None = scalar(connection, "SELECT hash FROM facts WHERE seq = ?", seq)
+    return found
 
 
 def unhandled(connection: Connection) -> list[Arrived]:

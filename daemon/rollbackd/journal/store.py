@@ -96,6 +96,9 @@ class SqliteJournal:
     async def latest(self, kinds: Sequence[str], stream: str = "", limit: int = 50) -> list[Record]:
         return await self._ask(reading.latest, self._path, kinds, stream, limit)
 
+    async def hash_of(self, seq: int) -> bytes | None:
+        return await self._ask(reading.hash_of, seq)
+
     async def changed(self, seq: int, timeout: timedelta) -> int:
         if self._newest > seq or self._closed:
             return self._newest

@@ -31,6 +31,11 @@ class Counts:
     drills: set[str] = field(default_factory=set)
     """The incidents of drills."""
 
+    def copy(self) -> "Counts":
+        outcomes = {service: dict(ends) for service, ends in self.outcomes.items()}
+        began, asked, passed = Counter(self.began), Counter(self.asked), Counter(self.passed)
+        return Counts(began, asked, passed, Counter(self.escalations), outcomes, set(self.drills))
+
     def ended(self, service: str) -> Counter[str]:
         """How a service's incidents ended, by their last outcome."""
         return Counter(self.outcomes.get(service, {}).values())
@@ -61,6 +66,10 @@ class Projection:
     services: dict[str, ServiceLedger] = field(default_factory=dict)
     incidents: Incidents = field(default_factory=Incidents)
     counts: Counts = field(default_factory=Counts)
+
+    def copy(self) -> "Projection":
+        """The projection as it is now; what is folded later does not change the copy."""
+        return Projection(self.seq, self.fleet, dict(self.services), self.incidents.copy(), self.counts.copy())
 
     def of(self, service: str) -> ServiceLedger:
         """A service's ledger; an empty one when nothing was ever written of it."""

@@ -12,11 +12,14 @@ from rollbackd.incident.life import Incident
 from rollbackd.journal import Entry, Journal, JournalUnavailable, Receipt, Received
 from rollbackd.model import DAEMON, FLEET, incident_stream
 from rollbackd.policy.ledger import LEDGER_KINDS, FleetLedger, Rollback, ServiceLedger
+from rollbackd.state.checkpoint import Checkpoint
 from rollbackd.state.projection import Counts, Projection
 from rollbackd.system import log
 
 _DECISIONS = 2000
 """The newest decisions that are read at the start: what recognises an episode that goes on."""
+_WORTH_SAVING = 1000
+"""Facts after a checkpoint that make another one worth its room."""
 _DECIDED = kinds(Decided)
 _AT_THE_START = (*(one for one in LEDGER_KINDS if one not in _DECIDED), *kinds(ClockPassed, Escalated))
 """The kinds of facts that are all read at the start."""
@@ -25,8 +28,11 @@ _AT_THE_START = (*(one for one in LEDGER_KINDS if one not in _DECIDED), *kinds(C
 class ReadModel:
     """What the journal says, folded. What this process writes is in it before whoever wrote it goes on."""
 
-    def __init__(self, journal: Journal) -> None:
+    def __init__(self, journal: Journal, checkpoint: Checkpoint | None = None) -> None:
         self.journal = journal
+        self._checkpoint = checkpoint
+        self._saved = 0
+        """The place that the checkpoint stands for."""
         self.trouble = ""
         """Why the last write failed; empty when it did not."""
         self._projection = Projection()
@@ -90,15 +96,34 @@ class ReadModel:
     # -- how it comes to know -------------------------------------------------------------------
     async def open(self) -> None:
         """Fold what is there. Decisions only as far back as an episode can go on."""
+        known = await self._checkpoint.read(self.journal.hash_of) if self._checkpoint else None
         newest = await self.journal.changed(0, timedelta())
-        records, decisions = await asyncio.gather(
-            self.journal.since(0, _AT_THE_START), self.journal.latest(_DECIDED, limit=_DECISIONS)
-        )
-        found = (record for record in (*records, *decisions) if record.seq <= newest)
-        self._projection = Projection()
-        self._projection.apply(sorted(found, key=lambda record: record.seq))
+        if known is not None:
+            self._saved = known.seq
+            found = await self.journal.since(known.seq)
+        else:
+            records, decisions = await asyncio.gather(
+                self.journal.since(0, _AT_THE_START), self.journal.latest(_DECIDED, limit=_DECISIONS)
+            )
+            found = sorted([*records, *decisions], key=lambda record: record.seq)
+        self._projection = known or Projection()
+        self._projection.apply([record for record in found if record.seq <= newest])
         self._projection.seq = newest
         await asyncio.gather(*(self.incident(name) for name in self.open_incidents()))
+
+    async def save(self) -> None:
+        """Write a checkpoint, when enough came since the last one. A start without it is slower, and no different."""
+        if self._checkpoint is None or self._behind or self.trouble or self.seq - self._saved < _WORTH_SAVING:
+            return
+        copy = self._projection.copy()
+        if await self._checkpoint.write(copy, self.journal.hash_of):
+            self._saved = copy.seq
+
+    async def audit(self) -> list[str]:
+        """All that is wrong with the journal and its checkpoint, a sentence each."""
+        report = await self.journal.audit()
+        misfits = await asyncio.to_thread(self._checkpoint.misfits) if self._checkpoint else []
+        return [*report.broken, *misfits]
 
     def subscribe(self, heard: Callable[[Record], None]) -> None:
         """Hand `heard` each fact, once and in order, right after it was folded. It must not raise."""
