@@ -172,9 +172,9 @@ def asks(house: House, **more: Any) -> dict[str, Any]:
 
 def judged_by(house: House, rise: Callable[..., Any]) -> Runner:
     """A runner whose questions become what the test says."""
-    usual = house.runner._judgement
+    usual = house.runner._parts.judgement
     judgement = Judgement(usual.held, usual.confirm, usual.condition, rise)
-    return Runner(house.read_model, house.clock, house.factory, house.runner._check_runner, judgement, 2)
+    return Runner(house.read_model, house.clock, house.factory, house.runner._parts.check_runner, judgement, 2)
 
 
 async def says(house: House, fact: Any, actor: str) -> None:

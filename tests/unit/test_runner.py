@@ -1,7 +1,7 @@
 """The loop that changes the world: what it does when effects fail, hang, lie, or were cut off by a crash."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -13,6 +13,7 @@ from rollbackd import facts
 from rollbackd.adapter import AdapterError
 from rollbackd.execution.preflight import Objection
 from rollbackd.execution.runner import process_name
+from rollbackd.incident.life import Incident
 from rollbackd.incident.next import ADOPTIONS, ATTEMPTS
 from rollbackd.journal import Entry, JournalUnavailable
 from rollbackd.model import CheckResult, Outcome, Progress, Request, Verdict, incident_stream
@@ -212,7 +213,7 @@ async def test_a_step_stays_running_until_the_check_that_it_names_passes(tmp_pat
 # -- crashes ------------------------------------------------------------------------------------
 async def crash(house: House) -> None:
     """Whatever was under way is gone; a new runner has only the journal."""
-    house.runner._stopping.set()  # what is cancelled must not begin again: nothing of a crashed process does
+    house.runner._parts.stopping.set()  # what is cancelled must not begin again: nothing of a crashed process does
     for task in asyncio.all_tasks() - {asyncio.current_task()}:
         task.cancel()
     await house.settle()
@@ -324,6 +325,74 @@ async def test_an_abort_that_comes_first_wins_over_the_intent(house: House) -> N
     incident = await house.run()
     assert incident.outcome is Outcome.ABORTED
     assert house.calls == ["enter page", "leave page"]
+
+
+async def units(house: House, before: Callable[[Sequence[Any]], Awaitable[None]] | None = None) -> list[list[str]]:
+    """What was written together, up to the first effect or the end."""
+    found: list[list[str]] = []
+    house.journal.before = before
+    house.journal.after = lambda written: found.append([type(fact).__name__ for fact in written])
+    house.runner.start(INCIDENT)
+    await house.until(lambda: bool(house.calls) or not house.runner.driving)
+    return found
+
+
+async def test_the_plan_and_the_first_start_share_a_commit(house: House) -> None:
+    assert (await units(house))[0] == ["Adopted", "Planned", "Entering"]
+
+
+async def test_an_abort_that_comes_before_the_plan_is_written_lets_nothing_start(house: House) -> None:
+    async def abort(written: Sequence[Any]) -> None:
+        house.journal.before = None
+        await house.journal.append(Entry(incident_stream(INCIDENT), facts.AbortRequested(), "unix:ann"))
+
+    found = await units(house, abort)
+    assert found[:2] == [["AbortRequested"], ["Adopted", "Planned"]]
+    assert (await house.incident()).outcome is Outcome.ABORTED
+    assert (house.calls, house.kinds()[-1]) == ([], "Closed")
+
+
+async def test_evidence_that_comes_before_the_plan_is_written_only_costs_a_commit(house: House) -> None:
+    async def examined(written: Sequence[Any]) -> None:
+        house.journal.before = None
+        await house.journal.append(Entry(incident_stream(INCIDENT), facts.Examined(())))
+
+    found = await units(house, examined)
+    assert found[:3] == [["Examined"], ["Adopted", "Planned"], ["Entering"]]
+
+
+async def test_a_hold_that_comes_while_the_layers_are_looked_at_lets_nothing_start(house: House) -> None:
+    confirm = house._confirm
+
+    async def hold(incident: Incident) -> Objection | None:
+        house.held = "HOLD by unix:ann"
+        return await confirm(incident)
+
+    house._confirm = hold  # type: ignore[method-assign]
+    house.runner = house.new_runner()
+    house.runner.start(INCIDENT)
+    await house.until(lambda: house.kinds()[-1] == "Paused")
+    assert (house.kinds(), house.calls) == (["Opened", "Adopted", "Planned", "Paused"], [])
+
+
+async def test_on_a_full_disk_the_plan_is_written_in_the_reserve_and_nothing_starts(house: House) -> None:
+    append, urgently = house.journal.append, list[list[str]]()
+
+    async def full(*entries: Entry, urgent: bool = False, **more: Any) -> Any:
+        if not urgent:
+            raise JournalUnavailable("no space left on device", full=True)
+        urgently.append([type(entry.fact).__name__ for entry in entries])
+        return await append(*entries, urgent=urgent, **more)
+
+    house.journal.append = full  # type: ignore[method-assign]
+    house.runner.start(INCIDENT)
+    await house.until(lambda: bool(urgently))
+    house.clock.advance(timedelta(seconds=10))
+    await house.settle()
+    assert (urgently, house.calls) == ([["Adopted", "Planned"]], [])
+    house.journal.append = append  # type: ignore[method-assign]
+    await house.until(lambda: not house.runner.driving)
+    assert ((await house.incident()).outcome, house.calls) == (Outcome.RECOVERED, WHOLE)
 
 
 # -- stopping, and more than one ----------------------------------------------------------------

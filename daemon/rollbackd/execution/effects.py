@@ -4,21 +4,31 @@ An effect never raises: whatever an adapter does, a fact says it.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from dataclasses import replace
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Any
+from typing import TypeVar
+
+from structlog.typing import FilteringBoundLogger
 
 from rollbackd import facts
 from rollbackd.adapter import Adapter, AdapterError, Bracket, Noting
 from rollbackd.execution.check_runner import CheckRunner
 from rollbackd.execution.layers import ASKING, Layers
+from rollbackd.facts import IncidentFact
 from rollbackd.incident.life import Flight, Incident
 from rollbackd.model import Progress, Verdict
 from rollbackd.system.boundary import boundary
 from rollbackd.system.clock import Clock
 from rollbackd.system.spawner import one_line
 
+T = TypeVar("T")
+_Failure = facts.EnterFailed | facts.ApplyFailed | facts.LeaveFailed
+_FAILURES: Mapping[str, type[_Failure]] = {
+    "enter": facts.EnterFailed,
+    "apply": facts.ApplyFailed,
+    "leave": facts.LeaveFailed,
+}
 _STILL_RUNNING = timedelta(milliseconds=200)
 _LOOK_AGAIN = timedelta(seconds=1)
 _LONGEST_WAIT = timedelta(minutes=10)
@@ -28,31 +38,24 @@ _LONGEST_STEP = timedelta(hours=1)
 """For an adapter without a time limit of its own."""
 
 
+@dataclass(frozen=True, slots=True)
 class Effects:
     """Of one incident, on the layers of its configuration."""
 
-    def __init__(
-        self,
-        layers: Layers,
-        clock: Clock,
-        check_runner: CheckRunner,
-        held: Callable[[Incident], Awaitable[str]],
-        aborted: Callable[[Incident], Awaitable[bool]],
-        stopping: asyncio.Event,
-        log: Any,
-    ) -> None:
-        self._layers = layers
-        self._clock = clock
-        self._check_runner = check_runner
-        self._held = held
-        self._aborted = aborted
-        self._stopping = stopping
-        self._log = log
+    layers: Layers
+    clock: Clock
+    check_runner: CheckRunner
+    held: Callable[[Incident], Awaitable[str]]
+    """What holds the service right now; empty for nothing."""
+    aborted: Callable[[], Awaitable[bool]]
+    """Whether somebody aborted the incident meanwhile."""
+    stopping: asyncio.Event
+    log: FilteringBoundLogger
 
-    async def perform(self, incident: Incident, flight: Flight) -> Any:
+    async def perform(self, incident: Incident, flight: Flight) -> IncidentFact | None:
         """Do what is left of an effect, and say what became of it; None when it is to be begun again later."""
-        adapter = self._layers.adapters[flight.layer]
-        self._log.info("performing", step=flight.layer, what=flight.what, attempt=flight.attempt)
+        adapter = self.layers.adapters[flight.layer]
+        self.log.info("performing", step=flight.layer, what=flight.what, attempt=flight.attempt)
         boundary(f"runner.{flight.what}")
         try:
             if flight.what == "apply":
@@ -60,65 +63,65 @@ class Effects:
             else:
                 fact = await self._cross(incident, flight, adapter)
         except AdapterError as error:
-            said = self._layers.clean(str(error))
+            said = self.layers.clean(str(error))
             fact = _failed(flight, said, permanent=error.permanent, evidence=error.evidence)
         except TimeoutError:
             fact = _failed(flight, "did not end in its time", permanent=False)
-        except Exception as error:  # noqa: BLE001  # an adapter of somebody else's may raise anything; the incident goes on to its end
-            self._log.exception("adapter failed", step=flight.layer)
-            said = self._layers.clean(f"{type(error).__name__}: {error}")
+        except Exception as error:  # an adapter of somebody else's may raise anything; the incident goes on to its end
+            self.log.exception("adapter failed", step=flight.layer)
+            said = self.layers.clean(f"{type(error).__name__}: {error}")
             fact = _failed(flight, f"its adapter failed: {said}", permanent=False)
         boundary(f"runner.{flight.what}.done")
         return fact
 
-    async def _apply(self, incident: Incident, flight: Flight, adapter: Adapter) -> Any:
+    async def _apply(self, incident: Incident, flight: Flight, adapter: Adapter) -> IncidentFact | None:
         assert incident.plan is not None
         planned = next(change for change in incident.plan.steps if change.layer == flight.layer)
         change = replace(planned, intended=flight.since)
-        deadline = self._clock.monotonic() + self._limit(flight.layer).total_seconds()
+        deadline = self.clock.monotonic() + self._limit(flight.layer).total_seconds()
         progress = await _quickly(adapter.progress(change))
         if progress is Progress.NOT_STARTED:
-            if await self._held(incident):
+            if await self.held(incident):
                 return None
             async with asyncio.timeout(self._limit(flight.layer).total_seconds()):
                 await adapter.apply(change)
             progress = await _quickly(adapter.progress(change))
         while progress is Progress.RUNNING:
-            if self._clock.monotonic() > deadline:
+            if self.clock.monotonic() > deadline:
                 return _failed(flight, "still running after its time limit", permanent=False)
-            await self._clock.sleep(_STILL_RUNNING)
+            await self.clock.sleep(_STILL_RUNNING)
             progress = await _quickly(adapter.progress(change))
         if progress is Progress.SUPERSEDED:
             return facts.StepSuperseded(flight.layer)
         if progress is Progress.NOT_STARTED:
             return _failed(flight, "it ended, and yet the layer says that nothing was done", permanent=False)
-        return await self._done_when(incident, flight)
+        return await self._done_when(flight)
 
-    async def _done_when(self, incident: Incident, flight: Flight) -> Any:
+    async def _done_when(self, flight: Flight) -> IncidentFact | None:
         """A step stays running until the check that its layer names passes; an abort ends the waiting."""
-        name = self._layers.service.layers[flight.layer].done_when
-        deadline = self._clock.monotonic() + self._own_limit(flight.layer).total_seconds()
+        name = self.layers.service.layers[flight.layer].done_when
+        deadline = self.clock.monotonic() + self._own_limit(flight.layer).total_seconds()
         while name:
-            result = await self._check_runner.ask(self._layers.service, name)
+            result = await self.check_runner.ask(self.layers.service, name)
             if result.verdict is Verdict.GOOD:
                 break
-            if self._stopping.is_set():
+            if self.stopping.is_set():
                 return None
-            if await self._aborted(incident) or self._clock.monotonic() > deadline:
+            if await self.aborted() or self.clock.monotonic() > deadline:
                 return _failed(flight, f"{name} does not pass: {result.reason}", permanent=True)
-            await self._clock.sleep(_LOOK_AGAIN)
+            await self.clock.sleep(_LOOK_AGAIN)
         return facts.Applied(flight.layer)
 
     def _own_limit(self, layer: str) -> timedelta:
-        own = getattr(self._layers.service.layers[layer], "timeout", None)
+        own = getattr(self.layers.service.layers[layer], "timeout", None)
         return own if isinstance(own, timedelta) else _LONGEST_WAIT
 
     def _limit(self, layer: str) -> timedelta:
         """From outside, over all that a step does; its adapter limits each single command."""
-        own = getattr(self._layers.service.layers[layer], "timeout", None)
+        own = getattr(self.layers.service.layers[layer], "timeout", None)
         return own * 6 + ASKING if isinstance(own, timedelta) else _LONGEST_STEP
 
-    async def _cross(self, incident: Incident, flight: Flight, adapter: Adapter) -> Any:
+    async def _cross(self, incident: Incident, flight: Flight, adapter: Adapter) -> IncidentFact | None:
         if not isinstance(adapter, Bracket):
             return _failed(flight, "it cannot be entered", permanent=True)
         wanted = flight.what == "enter"
@@ -138,16 +141,15 @@ class Effects:
         try:
             said = await _quickly(adapter.note(incident.mark))
         except Exception as error:  # noqa: BLE001  # an adapter of somebody else's may raise anything
-            self._log.info("a bracket has no note", step=flight.layer, error=self._layers.clean(str(error)))
+            self.log.info("a bracket has no note", step=flight.layer, error=self.layers.clean(str(error)))
             return ""
-        return one_line(self._layers.clean(said)[:_NOTE])
+        return one_line(self.layers.clean(said)[:_NOTE])
 
 
-def _failed(flight: Flight, reason: str, *, permanent: bool, evidence: str = "") -> Any:
-    kinds = {"enter": facts.EnterFailed, "apply": facts.ApplyFailed, "leave": facts.LeaveFailed}
-    return kinds[flight.what](flight.layer, reason, permanent, evidence)
+def _failed(flight: Flight, reason: str, *, permanent: bool, evidence: str = "") -> _Failure:
+    return _FAILURES[flight.what](flight.layer, reason, permanent, evidence)
 
 
-async def _quickly(question: Any) -> Any:
+async def _quickly(question: Awaitable[T]) -> T:
     async with asyncio.timeout(ASKING.total_seconds()):
         return await question

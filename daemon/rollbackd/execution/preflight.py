@@ -22,23 +22,23 @@ Confirm = Callable[[Incident], Awaitable[Objection | None]]
 """The guards once more, right before the first step, and whether the trouble is still there."""
 
 
+@dataclass(frozen=True, slots=True)
 class Preflight:
     """Of one incident: the layers are looked at, each plans its step and is asked whether it is ready."""
 
-    def __init__(self, layers: Layers, confirm: Confirm) -> None:
-        self._layers = layers
-        self._confirm = confirm
+    layers: Layers
+    confirm: Confirm
 
     async def of(self, incident: Incident) -> facts.Planned | facts.PlanEnded | Objection:
         """The plan that runs next, that it has nothing to do, or why the incident ends here.
 
         :raises LookFailed: a layer cannot be looked at, cannot plan its step, or is not ready; it may be passing.
         """
-        present = await self._layers.look(mixed=bool(incident.present.mixed))
+        present = await self.layers.look(mixed=bool(incident.present.mixed))
         if present.key != incident.present.key:
             moved = ", ".join(present.differing(incident.present))
             return Objection(Outcome.SUPERSEDED, f"somebody else changed {moved}")
-        objection = await self._confirm(incident) if incident.tried == 0 else None
+        objection = await self.confirm(incident) if incident.tried == 0 else None
         if objection is not None:
             return objection
         plan = await self._planned(incident, present)
@@ -56,14 +56,14 @@ class Preflight:
             raise LookFailed("there is no target")
         unfinished = incident.decision.unfinished if incident.tried == 0 else ()
         way = PlanRequest(present, target, incident.key, returns=incident.drill == "back", unfinished=unfinished)
-        plan, problems = await self._layers.prepare(incident.running, way)
+        plan, problems = await self.layers.prepare(incident.running, way)
         if plan.steps and problems:
             raise LookFailed("; ".join(f"{problem.layer}: {problem.text}" for problem in problems))
         return plan
 
     def _irreversible(self, incident: Incident, changes: tuple[Change, ...]) -> str:
         """Layers whose step cannot be taken back, and which nobody allowed."""
-        request, plan = incident.decision.trigger.request, self._layers.service.plans[incident.running]
+        request, plan = incident.decision.trigger.request, self.layers.service.plans[incident.running]
         if incident.by_people and any(one.guard == IRREVERSIBLE.name for one in incident.decision.against):
             return ""  # it was asked by name, and people said yes
         allowed = {*plan.irreversible, *(request.irreversible if request else ())}

@@ -6,32 +6,34 @@ crash are the same code.
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any, assert_never
+from typing import assert_never
 
 from rollbackd import facts
 from rollbackd.config.load import load_service
-from rollbackd.config.models import Service
 from rollbackd.execution.check_runner import CheckRunner
 from rollbackd.execution.effects import Effects
 from rollbackd.execution.layers import LayerFactory, Layers, LookFailed
 from rollbackd.execution.preflight import Confirm, Objection, Preflight, untouched
+from rollbackd.facts import IncidentFact, Record
 from rollbackd.incident import next as steps
 from rollbackd.incident.ending import ending
 from rollbackd.incident.life import Incident
 from rollbackd.incident.spec import VerifySpec
 from rollbackd.journal import Conflict, Entry, JournalUnavailable, until_written
-from rollbackd.model import CheckResult, Outcome, incident_stream, verdict_of
+from rollbackd.model import DAEMON, CheckResult, Outcome, incident_stream, verdict_of
 from rollbackd.state.read_model import ReadModel
 from rollbackd.system import log
 from rollbackd.system.clock import Clock
 from rollbackd.system.tasks import until_first
 
+_Start = facts.Entering | facts.ApplyStarted | facts.Leaving
+_STARTS: Mapping[str, type[_Start]] = {"enter": facts.Entering, "apply": facts.ApplyStarted, "leave": facts.Leaving}
 _GLANCE = timedelta(seconds=1)
 """How often a waiting incident looks whether a hold came or went."""
 _LONGEST_GLANCE = timedelta(seconds=30)
@@ -64,6 +66,21 @@ def process_name() -> str:
     return f"-/{os.getpid()}"
 
 
+@dataclass(frozen=True, slots=True)
+class DriverParts:
+    """What the drivers of all incidents share."""
+
+    read_model: ReadModel
+    clock: Clock
+    check_runner: CheckRunner
+    judgement: Judgement
+    slots: asyncio.Semaphore
+    """One for each rollback that may act at once."""
+    freed: Callable[[], None]
+    """Called when one of them became free."""
+    stopping: asyncio.Event
+
+
 class Runner:
     """Drives incidents, each in a task of its own."""
 
@@ -76,15 +93,11 @@ class Runner:
         judgement: Judgement,
         concurrent: int,
     ) -> None:
-        self._read_model = read_model
-        self._clock = clock
         self._factory = factory
-        self._check_runner = check_runner
-        self._judgement = judgement
-        self._slots = asyncio.Semaphore(concurrent)
+        slots = asyncio.Semaphore(concurrent)
+        self._parts = DriverParts(read_model, clock, check_runner, judgement, slots, self.wake_all, asyncio.Event())
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._wakes: dict[str, asyncio.Event] = {}
-        self._stopping = asyncio.Event()
         self._log = log.get("runner")
 
     @property
@@ -94,7 +107,7 @@ class Runner:
 
     def start(self, name: str) -> None:
         """Drive an incident, if it is not driven already."""
-        if name not in self._tasks and not self._stopping.is_set():
+        if name not in self._tasks and not self._parts.stopping.is_set():
             self._wakes[name] = asyncio.Event()
             self._tasks[name] = asyncio.create_task(self._drive_guarded(name), name=f"incident {name}")
 
@@ -112,7 +125,7 @@ class Runner:
 
     async def stop(self) -> None:
         """Stop at the next boundary of each: an effect in hand is finished."""
-        self._stopping.set()
+        self._parts.stopping.set()
         self.wake_all()
         if self._tasks:
             await asyncio.wait(self._tasks.values())
@@ -125,7 +138,7 @@ class Runner:
     async def _drive_guarded(self, name: str) -> None:
         say = partial(self._log.error, "the journal cannot be used; trying again", incident=name)
         try:
-            await until_written(partial(self._drive, name), self._clock, _DISK, say)
+            await until_written(partial(self._drive, name), self._parts.clock, _DISK, say)
         except Exception as error:  # noqa: BLE001  # one incident must not end the daemon; it stays open, is told, and is tried again
             self._log.exception("incident stopped being driven", incident=name)
             await self._give_to_person(name, error)
@@ -136,79 +149,72 @@ class Runner:
                 self.start(name)
 
     async def _drive(self, name: str) -> None:
-        if not self._stopping.is_set():
-            await Drive(self, name).run()
+        if self._parts.stopping.is_set():
+            return
+        incident = await self._parts.read_model.incident(name)
+        if incident is None:
+            raise LookupError(f"no incident {name}")
+        layers = self._factory.build(load_service(dict(incident.config)))
+        await IncidentDriver(self._parts, incident, layers, self._wakes[name]).run()
 
     async def _give_to_person(self, name: str, error: Exception) -> None:
         with suppress(JournalUnavailable, Conflict):
             reason = f"rollbackd itself failed: {type(error).__name__}: {error}"
-            await self._read_model.append(Entry(incident_stream(name), facts.Parked(reason)))
+            await self._parts.read_model.append(Entry(incident_stream(name), facts.Parked(reason)))
 
 
-class Drive:
+class IncidentDriver:
     """One incident, from adoption until nothing is left to do."""
 
-    def __init__(self, runner: Runner, name: str) -> None:
-        self._runner = runner
-        self._name = name
-        self._stream = incident_stream(name)
-        self._clock = runner._clock  # noqa: SLF001  # two halves of one thing
-        self._read_model = runner._read_model  # noqa: SLF001
-        self._judgement = runner._judgement  # noqa: SLF001
-        self._check_runner = runner._check_runner  # noqa: SLF001
-        self._wake = runner._wakes[name]  # noqa: SLF001
-        self._stopping = runner._stopping  # noqa: SLF001
-        self._slots = runner._slots  # noqa: SLF001
-        self._log = log.get("runner").bind(incident=name)
-        self._layers: Layers
-        self._effects: Effects
-        self._preparation: Preflight
+    def __init__(self, parts: DriverParts, incident: Incident, layers: Layers, wake: asyncio.Event) -> None:
+        self._parts = parts
+        self._read_model = parts.read_model
+        self._clock = parts.clock
+        self._judgement = parts.judgement
+        self._incident = incident
+        self._layers = layers
+        self._wake = wake
+        self._stream = incident_stream(incident.id)
+        self._log = log.get("runner").bind(incident=incident.id)
+        self._preflight = Preflight(layers, parts.judgement.confirm)
+        self._effects = Effects(
+            layers, parts.clock, parts.check_runner, parts.judgement.held, self._aborted, parts.stopping, self._log
+        )
+        self._adopted = False
         self._has_slot = False
         self._unprepared = 0
 
     async def run(self) -> None:
-        incident = await self._news()
-        self._layers = self._runner._factory.build(load_service(dict(incident.config)))  # noqa: SLF001
-        self._effects = Effects(
-            self._layers,
-            self._clock,
-            self._check_runner,
-            self._judgement.held,
-            self._aborted,
-            self._stopping,
-            self._log,
-        )
-        self._preparation = Preflight(self._layers, self._judgement.confirm)
+        """Until nothing is left to do, or the daemon stops."""
         try:
-            await self._loop(incident)
+            await self._loop()
         finally:
             self._free()
 
-    async def _loop(self, incident: Incident) -> None:
-        adopted = False
-        while not self._stopping.is_set():
-            step = await self._next(incident)
+    async def _loop(self) -> None:
+        while not self._parts.stopping.is_set():
+            step = await self._next(self._incident)
             if isinstance(step, steps.Stop):
                 if not self._wake.is_set():
                     return
-                incident = await self._woken()
-                continue
-            if isinstance(step, steps.Wait) or not (incident.drill or await self._slot(step)):
+                await self._woken()
+            elif isinstance(step, steps.Wait) or not (self._incident.drill or await self._slot(step)):
+                incident = self._incident
                 if incident.paused or incident.parked or incident.outcome is not None:
                     self._free()
                 until = step.until if isinstance(step, steps.Wait) else None
                 await self._wait(until, asking=incident.waits and until is not None)
-                incident = await self._woken()
-            elif not adopted:
-                incident, adopted = await self._intend(incident, facts.Adopted(process_name()))
+                await self._woken()
+            elif self._adopted or isinstance(step, steps.Prepare | steps.Start):
+                await self._do(step)
             else:
-                incident = await self._do(incident, step)
+                await self._intend()
 
     async def _next(self, incident: Incident) -> steps.Step:
         """A question that only waits asks nothing of what holds it: there may be thousands of them."""
         for ask in (not incident.waits, True):
             held = await self._judgement.held(incident) if ask else ""
-            step = steps.next_step(incident, self._verify(incident), held, self._clock.now())
+            step = steps.next_step(incident, self._verify, held, self._clock.now())
             if ask or not isinstance(step, steps.Rise):
                 break
         return step
@@ -220,21 +226,22 @@ class Drive:
         """
         if self._has_slot or isinstance(step, steps.Pause | steps.Park | steps.Close | steps.Rise):
             return True
-        if self._slots.locked():
+        if self._parts.slots.locked():
             return False
-        await self._slots.acquire()
+        await self._parts.slots.acquire()
         self._has_slot = True
         return True
 
     def _free(self) -> None:
         if self._has_slot:
             self._has_slot = False
-            self._slots.release()
-            self._runner.wake_all()
+            self._parts.slots.release()
+            self._parts.freed()
 
-    def _verify(self, incident: Incident) -> VerifySpec:
+    @property
+    def _verify(self) -> VerifySpec:
         service = self._layers.service
-        plan = service.plans.get(incident.running)
+        plan = service.plans.get(self._incident.running)
         return plan.verify if plan is not None and plan.verify is not None else service.verify
 
     async def _wait(self, until: datetime | None, *, asking: bool = False) -> None:
@@ -244,125 +251,151 @@ class Drive:
         length = glance if until is None else min(until - now, glance)
         await until_first(self._clock.sleep(length), self._wake.wait())
 
-    async def _woken(self) -> Incident:
-        """Its news. What is written from now on wakes it again: an answer must not wait for the next glance."""
+    # -- what is in the journal -----------------------------------------------------------------
+    async def _woken(self) -> None:
+        """Take in the news. What is written meanwhile wakes it again: an answer must not wait for the next glance."""
         self._wake.clear()
-        return await self._news()
+        await self._news()
 
-    async def _news(self) -> Incident:
-        """The incident with what others wrote meanwhile: an abort, an acknowledgement, evidence, deliveries."""
-        incident = await self._read_model.incident(self._name)
-        if incident is None:
-            raise LookupError(f"no incident {self._name}")
-        return incident
+    async def _news(self) -> None:
+        """Take in what others wrote meanwhile: an abort, an acknowledgement, evidence, deliveries."""
+        for record in await self._read_model.journal.read(self._stream, after=self._incident.n):
+            self._incident = evolve(self._incident, record)
 
-    async def _aborted(self, _incident: Incident) -> bool:
-        return bool((await self._news()).aborted)
-
-    async def _intend(self, incident: Incident, fact: Any) -> tuple[Incident, bool]:
-        """Journal something that starts an effect; False when another fact came first: decide again."""
-        won = True
-        try:
-            await self._read_model.append(Entry(self._stream, fact, follows=incident.n), urgent=incident.acted)
-        except Conflict:
-            won = False
-        return await self._news(), won
-
-    async def _report(self, *entries: Entry) -> Incident:
-        """Journal what happened. It did happen: when the disk is full this is tried until it is written."""
-        say = partial(self._log.error, "cannot write what was done; trying again")
-        await until_written(partial(self._read_model.append, *entries, urgent=True), self._clock, _DISK, say)
-        return await self._news()
-
-    async def _fact(self, fact: Any) -> Incident:
-        return await self._report(Entry(self._stream, fact))
-
-    async def _do(self, incident: Incident, step: steps.Step) -> Incident:
-        match step:
-            case steps.Rise(why, by_people):
-                return await self._rise(incident, await self._judgement.rise(incident, why, by_people))
-            case steps.Prepare():
-                return await self._prepare(incident)
-            case steps.Start(what, layer, attempt):
-                starts = {"enter": facts.Entering, "apply": facts.ApplyStarted, "leave": facts.Leaving}
-                return (await self._intend(incident, starts[what](layer, attempt)))[0]
-            case steps.Perform(flight):
-                fact = await self._effects.perform(incident, flight)
-                return await (self._news() if fact is None else self._fact(fact))
-            case steps.LookAtGate():
-                results = await self._check_runner.run(self._service, self._verify(incident).gate, incident.stepped)
-                return await self._fact(facts.Gated(verdict_of(results), results))
-            case steps.Look():
-                results = await self._look(incident)
-                return await self._fact(facts.Round(verdict_of(results), results))
-            case steps.Close(outcome, reason):
-                return await self._close(incident, outcome, reason)
-            case _:
-                return await self._fact(_note(step))
-
-    async def _rise(self, incident: Incident, found: facts.Risen | facts.AskedAgain | Objection) -> Incident:
-        """Write down what the question became; whoever answers, or opens, at the same time comes first."""
-        if isinstance(found, Objection):
-            return await self._end_question(incident, found)
-        if isinstance(found, facts.AskedAgain):
-            self._log.info("asked again", changed=found.changed)
-            return (await self._intend(incident, found))[0]
-        try:
-            await self._read_model.rise(incident, found, fleet=self._read_model.fleet.n)
-        except Conflict:
-            await self._read_model.refresh()
-        return await self._news()
-
-    async def _end_question(self, incident: Incident, found: Objection) -> Incident:
-        """Close it, unless an answer came while the world was looked at: no answer that was taken is lost."""
-        (stream, closed), *others = ending(
-            incident, found.outcome, found.reason, self._verify(incident), self._clock.now()
-        )
-        with suppress(Conflict):
-            await self._read_model.append(
-                Entry(stream, closed, follows=incident.n), *(Entry(where, fact) for where, fact in others)
-            )
-            self._log.info("closed", outcome=found.outcome, reason=found.reason)
-        return await self._news()
+    async def _aborted(self) -> bool:
+        await self._news()
+        return bool(self._incident.aborted)
 
     @property
-    def _service(self) -> Service:
-        return self._layers.service
+    def _adoption(self) -> tuple[IncidentFact, ...]:
+        """The first fact of every driver, written together with what it does first."""
+        return () if self._adopted else (facts.Adopted(process_name()),)
 
-    async def _close(self, incident: Incident, outcome: Outcome, reason: str) -> Incident:
-        parts = ending(incident, outcome, reason, self._verify(incident), self._clock.now())
+    async def _intend(self, *intended: IncidentFact) -> bool:
+        """Journal what starts an effect; False when another fact came first: decide again."""
+        after = enumerate((*self._adoption, *intended), self._incident.n)
+        entries = [Entry(self._stream, fact, follows=n) for n, fact in after]
+        try:
+            await self._read_model.append(*entries, urgent=self._incident.acted)
+            self._adopted = won = True
+        except Conflict:
+            won = False
+        await self._news()
+        return won
+
+    async def _report(self, *entries: Entry) -> None:
+        """Journal what happened. It did happen: when the disk is full this is tried until it is written."""
+        say = partial(self._log.error, "cannot write what was done; trying again")
+        adoption = (Entry(self._stream, fact) for fact in self._adoption)
+        write = partial(self._read_model.append, *adoption, *entries, urgent=True)
+        await until_written(write, self._clock, _DISK, say)
+        self._adopted = True
+        await self._news()
+
+    async def _fact(self, fact: IncidentFact) -> None:
+        await self._report(Entry(self._stream, fact))
+
+    # -- one step -------------------------------------------------------------------------------
+    async def _do(self, step: steps.Step) -> None:
+        incident, verify = self._incident, self._verify
+        match step:
+            case steps.Rise(why, by_people):
+                await self._rise(await self._judgement.rise(incident, why, by_people))
+            case steps.Prepare():
+                await self._prepare()
+            case steps.Start():
+                await self._intend(_intent(step))
+            case steps.Perform(flight):
+                fact = await self._effects.perform(incident, flight)
+                await (self._news() if fact is None else self._fact(fact))
+            case steps.LookAtGate():
+                results = await self._parts.check_runner.run(self._layers.service, verify.gate, incident.stepped)
+                await self._fact(facts.Gated(verdict_of(results), results))
+            case steps.Look():
+                results = await self._look(incident, verify)
+                await self._fact(facts.Round(verdict_of(results), results))
+            case steps.Close(outcome, reason):
+                await self._close(outcome, reason)
+            case _:
+                await self._fact(_note(step))
+
+    async def _rise(self, found: facts.Risen | facts.AskedAgain | Objection) -> None:
+        """Write down what the question became; whoever answers, or opens, at the same time comes first."""
+        if isinstance(found, Objection):
+            await self._end_question(found)
+        elif isinstance(found, facts.AskedAgain):
+            self._log.info("asked again", changed=found.changed)
+            await self._intend(found)
+        else:
+            try:
+                await self._read_model.rise(self._incident, found, fleet=self._read_model.fleet.n)
+            except Conflict:
+                await self._read_model.refresh()
+            await self._news()
+
+    async def _end_question(self, found: Objection) -> None:
+        """Close it, unless an answer came while the world was looked at: no answer that was taken is lost."""
+        (stream, closed), *others = ending(self._incident, found.outcome, found.reason, self._verify, self._clock.now())
+        with suppress(Conflict):
+            await self._read_model.append(
+                Entry(stream, closed, follows=self._incident.n), *(Entry(where, fact) for where, fact in others)
+            )
+            self._log.info("closed", outcome=found.outcome, reason=found.reason)
+        await self._news()
+
+    async def _close(self, outcome: Outcome, reason: str) -> None:
+        parts = ending(self._incident, outcome, reason, self._verify, self._clock.now())
         self._log.info("closed", outcome=outcome, reason=reason)
-        return await self._report(*(Entry(stream, fact) for stream, fact in parts))
+        await self._report(*(Entry(stream, fact) for stream, fact in parts))
 
-    async def _look(self, incident: Incident) -> tuple[CheckResult, ...]:
+    async def _look(self, incident: Incident, verify: VerifySpec) -> tuple[CheckResult, ...]:
         checks, condition = await asyncio.gather(
-            self._check_runner.run(self._service, self._verify(incident).checks, incident.stepped),
+            self._parts.check_runner.run(self._layers.service, verify.checks, incident.stepped),
             self._judgement.condition(incident, incident.stepped),
         )
         return (*checks, *condition)
 
     # -- before the first step ------------------------------------------------------------------
-    async def _prepare(self, incident: Incident) -> Incident:
+    async def _prepare(self) -> None:
         try:
-            found = await self._preparation.of(incident)
+            found = await self._preflight.of(self._incident)
         except LookFailed as error:
-            return await self._not_prepared(incident, str(error))
+            await self._not_prepared(str(error))
+            return
         if isinstance(found, Objection):
-            return await self._close(incident, found.outcome, found.reason)
-        return await self._fact(found)
+            await self._close(found.outcome, found.reason)
+        elif isinstance(found, facts.PlanEnded) or not await self._begin(found):
+            await self._fact(found)
 
-    async def _not_prepared(self, incident: Incident, why: str) -> Incident:
+    async def _begin(self, planned: facts.Planned) -> bool:
+        """Journal a plan in one unit with the start of its first step; False when they cannot be written together."""
+        await self._news()
+        incident = self._incident
+        after = Record(0, self._stream, incident.n + 1, self._clock.now(), DAEMON, planned)
+        step = await self._next(evolve(incident, after))
+        if not isinstance(step, steps.Start) or self._parts.stopping.is_set():
+            return False
+        with suppress(JournalUnavailable):  # then the plan alone is written as soon as there is room
+            return await self._intend(planned, _intent(step))
+        return False
+
+    async def _not_prepared(self, why: str) -> None:
         """What may be passing, such as a lock of somebody's git, is looked at again before the incident fails."""
         self._unprepared += 1
         if self._unprepared < _LOOKS:
             self._log.warning("not ready; looking again", error=why)
             await self._clock.sleep(_LOOK_AGAIN)
-            return await self._news()
-        failed = untouched(incident, Outcome.FAILED, why)
-        return await self._close(incident, failed.outcome, failed.reason)
+            await self._news()
+            return
+        failed = untouched(self._incident, Outcome.FAILED, why)
+        await self._close(failed.outcome, failed.reason)
 
 
-def _note(step: steps.EndPlan | steps.Park | steps.Pause | steps.Unpause | steps.Wait | steps.Stop) -> Any:
+def _intent(step: steps.Start) -> _Start:
+    return _STARTS[step.what](step.layer, step.attempt)
+
+
+def _note(step: steps.EndPlan | steps.Park | steps.Pause | steps.Unpause | steps.Wait | steps.Stop) -> IncidentFact:
     """The fact of a step that does nothing but be known."""
     match step:
         case steps.EndPlan(name, outcome):
