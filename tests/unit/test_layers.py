@@ -13,7 +13,7 @@ from rollbackd.execution.layers import LayerFactory, Layers, LookFailed, PlanReq
 from rollbackd.incident.spec import PlanSpec
 from rollbackd.model import NO_RELEASE, Release, State, Traits
 from rollbackd.system.spawner import Spawner
-from tests.unit.house import V1, V2, House
+from tests.unit.house import V1, V2, FakeLayer, House
 
 LONG = Release("0123456789abcdef0123456789abcdef01234567", "v41")
 
@@ -32,6 +32,17 @@ def broken(house: House, layer: str, method: str, error: BaseException) -> None:
         raise error
 
     setattr(house.layers[layer], method, raises)
+
+
+def meet(together: asyncio.Barrier, layer: FakeLayer, method: str) -> None:
+    """Its answer waits until all have been asked that wait at the barrier."""
+    answer = getattr(layer, method)
+
+    async def answers(*given: Any) -> Any:
+        await together.wait()
+        return await answer(*given)
+
+    setattr(layer, method, answers)
 
 
 # -- looking ------------------------------------------------------------------------------------
@@ -100,6 +111,16 @@ async def test_a_plan_has_a_step_for_each_layer_that_differs(house: House) -> No
     ]
     assert [bracket.layer for bracket in plan.brackets] == ["page"]
     assert (await of(house).plan("default", PlanRequest(present, present))).steps == ()
+
+
+async def test_all_layers_plan_their_steps_at_once(house: House) -> None:
+    together = asyncio.Barrier(2)
+    for name in ("config", "code"):
+        layer = house.layers[name]
+        meet(together, layer, "plan")
+    async with asyncio.timeout(5):
+        plan = await of(house).plan("default", PlanRequest(house.state, State({"config": V1, "code": V1})))
+    assert [step.layer for step in plan.steps] == ["config", "code"]
 
 
 async def test_a_layer_without_releases_moves_when_something_before_it_did(house: House) -> None:

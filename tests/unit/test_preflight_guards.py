@@ -1,5 +1,6 @@
 """Right before the first step, and in verification: is the trouble that triggered still there?"""
 
+import asyncio
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -32,6 +33,7 @@ from rollbackd.signals.state_watcher import StateWatcher
 from rollbackd.system.clock import JumpWatch
 from tests.fakes.clock import START
 from tests.unit.house import DOWN, INCIDENT, FakePrometheus, House, trigger
+from tests.unit.test_layers import meet
 
 MINUTE = timedelta(minutes=1)
 SICK = {"name": "sick", "when": {"alert": 'alertname="Sick"'}}
@@ -61,7 +63,7 @@ class Court(House):
         jumps = JumpWatch(self.clock)
         layers = {"shop": self.factory.build(self.service)}
         state_watcher = StateWatcher(self.read_model, layers, self.clock, MINUTE)
-        situations = SituationReader(
+        self.situations = SituationReader(
             self.config, self.read_model, self.rule_states, self.clock, jumps, self._stops, layers, state_watcher
         )
         self.recheck = PreflightGuards(
@@ -69,7 +71,7 @@ class Court(House):
             self.read_model,
             self.rule_states,
             self.clock,
-            situations,
+            self.situations,
             self._stops,
             cast("CheckRunner", self.check_runner),
             cast("Prometheus", self.prometheus),
@@ -112,6 +114,17 @@ async def court(tmp_path: Path) -> Court:
 
 
 # -- before the first step ----------------------------------------------------------------------
+async def test_for_a_decision_a_layer_says_at_once_what_runs_and_what_it_can_go_back_to(tmp_path: Path) -> None:
+    court = Court(tmp_path)
+    await court.read_model.append(Entry(service_stream("shop"), facts.Changed(court.state, START, START)))
+    together = asyncio.Barrier(2)
+    for method in ("current", "releases"):
+        meet(together, court.layers["code"], method)
+    async with asyncio.timeout(5):
+        given = await court.situations.full(trigger())
+    assert given.present == court.state
+
+
 async def test_trouble_that_is_still_there_is_acted_on(court: Court) -> None:
     assert await court.confirm() is None
 

@@ -16,9 +16,10 @@ from rollbackd.execution.runner import process_name
 from rollbackd.incident.life import Incident
 from rollbackd.incident.next import ADOPTIONS, ATTEMPTS
 from rollbackd.journal import Entry, JournalUnavailable
-from rollbackd.model import CheckResult, Outcome, Progress, Request, Verdict, incident_stream
+from rollbackd.model import Change, CheckResult, Outcome, Progress, Release, Request, Verdict, incident_stream
 from rollbackd.system.spawner import Spawner
 from tests.unit.house import INCIDENT, V1, FakeFactory, House, trigger
+from tests.unit.test_layers import meet
 
 WHOLE = ["enter page", "apply config v1", "apply code v1", "leave page"]
 
@@ -91,6 +92,23 @@ async def test_a_state_that_somebody_changed_meanwhile_is_theirs(house: House) -
     incident = await house.run()
     assert (incident.outcome, incident.reason) == (Outcome.SUPERSEDED, "somebody else changed code")
     assert house.calls == []
+
+
+async def test_it_is_theirs_also_when_its_layer_cannot_plan_the_step_any_more(house: House) -> None:
+    async def gone(_: Release) -> Change:
+        raise AdapterError("v1 is gone", permanent=True)
+
+    house.layers["code"].present = V1
+    house.layers["code"].plan = gone  # type: ignore[method-assign]
+    incident = await house.run()
+    assert (incident.outcome, incident.reason) == (Outcome.SUPERSEDED, "somebody else changed code")
+
+
+async def test_right_before_the_first_step_the_layers_are_looked_at_and_plan_at_once(house: House) -> None:
+    together = asyncio.Barrier(2)
+    for method in ("current", "plan"):
+        meet(together, house.layers["code"], method)
+    assert (await house.run()).outcome is Outcome.RECOVERED
 
 
 async def test_a_layer_that_cannot_be_seen_ends_it_untouched(house: House) -> None:
@@ -364,9 +382,9 @@ async def test_evidence_that_comes_before_the_plan_is_written_only_costs_a_commi
 async def test_a_hold_that_comes_while_the_layers_are_looked_at_lets_nothing_start(house: House) -> None:
     confirm = house._confirm
 
-    async def hold(incident: Incident) -> Objection | None:
+    async def hold(_incident: Incident) -> Objection | None:
         house.held = "HOLD by unix:ann"
-        return await confirm(incident)
+        return await confirm(_incident)
 
     house._confirm = hold  # type: ignore[method-assign]
     house.runner = house.new_runner()

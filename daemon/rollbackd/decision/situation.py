@@ -1,5 +1,6 @@
 """Gathers all that a decision rests on. Reads the world, changes nothing."""
 
+import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -111,14 +112,18 @@ class SituationReader:
             return self.quick(trigger)
         ordered = trigger.request is not None and not trigger.drill
         look = self._state_watcher.peek if returns else partial(self._state_watcher.look, mixed=ordered)
-        present = await look(trigger.service)
+        present, there = await asyncio.gather(look(trigger.service), layers.there(), return_exceptions=True)
+        if isinstance(present, BaseException):
+            raise present
         given = replace(self.quick(trigger, present), present=present)
-        given = replace(given, earlier=await self._earlier(trigger), users=await self._users(trigger))
+        earlier, users = await asyncio.gather(self._earlier(trigger), self._users(trigger))
+        given = replace(given, earlier=earlier, users=users)
         if present is None:
             why = self._state_watcher.problems.get(trigger.service, "")
             return replace(given, problems=(why,) if why else ())
         try:
-            there = await layers.there()
+            if isinstance(there, BaseException):
+                raise there
             target = self._target(trigger, present, there)
         except LookFailed as error:
             return replace(given, target=None, no_target=str(error), problems=(str(error),))

@@ -1,10 +1,11 @@
 """The layers of a service as live adapters: looked at, planned, asked. It changes nothing."""
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Any
+from pathlib import Path
+from typing import TypeVar
 
 from rollbackd import plugins
 from rollbackd.adapter import Adapter, AdapterError, MixedError, Place
@@ -14,7 +15,9 @@ from rollbackd.incident.plan import Move, moves
 from rollbackd.incident.spec import PlanSpec
 from rollbackd.model import Bracketed, Change, Plan, Problem, Release, State, Traits
 from rollbackd.system.clock import Clock
+from rollbackd.system.spawner import Spawner
 
+T = TypeVar("T")
 ASKING = timedelta(seconds=60)
 """How long a read-only question to an adapter may take."""
 
@@ -85,7 +88,7 @@ class Layers:
 
     async def _problems(self, name: str) -> Sequence[Problem]:
         try:
-            found: Sequence[Problem] = await self._ask(name, self.adapters[name].ready())
+            found = await self._ask(name, self.adapters[name].ready())
             return tuple(replace(problem, text=self.clean(problem.text)) for problem in found)
         except LookFailed as error:
             return (Problem(name, str(error).removeprefix(f"{name}: ")),)
@@ -99,10 +102,8 @@ class Layers:
         if way.returns:
             spec = spec.model_copy(update={"steps": spec.layers})
         fixed = await self._fixed(spec)
-        steps = [
-            await self._step(move, way)
-            for move in moves(spec, way.present, way.target, self.traits, fixed, way.unfinished)
-        ]
+        wanted = moves(spec, way.present, way.target, self.traits, fixed, way.unfinished)
+        steps = await asyncio.gather(*(self._step(move, way) for move in wanted))
         moved = {change.layer for change in steps}
         if left := next((layer for layer in way.present.mixed if layer not in moved), ""):
             differ = f"its parts differ ({way.present.releases[left].label})"
@@ -118,7 +119,7 @@ class Layers:
         return {layer: resolve(layer, text, there.get(layer, ())) for layer, text in named.items()}
 
     async def _step(self, move: Move, way: PlanRequest) -> Change:
-        change: Change = await self._ask(move.layer, self.adapters[move.layer].plan(move.to))
+        change = await self._ask(move.layer, self.adapters[move.layer].plan(move.to))
         if change.before.parts and change.before != way.present.releases.get(move.layer):
             raise LookFailed(f"{move.layer}: its parts differ since it was looked at: {change.before.label}")
         again = (_AGAIN,) if move.layer in way.unfinished else ()
@@ -139,7 +140,7 @@ class Layers:
         problems = [problem for layer, own in zip(layers, found, strict=True) if layer in needed for problem in own]
         return plan, tuple(problems)
 
-    async def _ask(self, layer: str, question: Any) -> Any:
+    async def _ask(self, layer: str, question: Awaitable[T]) -> T:
         """Await a read-only answer, within `ASKING`."""
         try:
             async with asyncio.timeout(ASKING.total_seconds()):
@@ -188,7 +189,8 @@ def _begins(release: Release, text: str) -> bool:
 class LayerFactory:
     """Builds the layers of a service, once for each configuration of it."""
 
-    def __init__(self, scratch: Any, spawner: Any, clock: Clock) -> None:
+    def __init__(self, scratch: Path, spawner: Spawner | None, clock: Clock) -> None:
+        """:param spawner: None where nothing is asked of what is built."""
         self._scratch = scratch
         self._spawner = spawner
         self._clock = clock
@@ -199,5 +201,5 @@ class LayerFactory:
         for name, settings in service.layers.items():
             place = Place(service.name, name, self._scratch / service.name / name, self._spawner, self._clock, reveal)
             adapters[name] = plugins.build_adapter(settings, place)
-        clean = self._spawner.clean if self._spawner is not None else str  # `check` builds them, and asks nothing
+        clean = self._spawner.clean if self._spawner is not None else str
         return Layers(service, adapters, clean)

@@ -1,12 +1,13 @@
 """What is asked right before the first step of a plan. It only reads: nothing is touched unless all of it agrees."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from rollbackd import facts
 from rollbackd.execution.layers import Layers, LookFailed, PlanRequest
 from rollbackd.incident.life import Incident
-from rollbackd.model import Change, Outcome, Plan, State
+from rollbackd.model import Change, Outcome, Plan
 from rollbackd.policy.guards import IRREVERSIBLE
 
 
@@ -32,16 +33,22 @@ class Preflight:
     async def of(self, incident: Incident) -> facts.Planned | facts.PlanEnded | Objection:
         """The plan that runs next, that it has nothing to do, or why the incident ends here.
 
+        The layers are looked at and plan at once: from what the decision saw, which is what the look must find again.
+
         :raises LookFailed: a layer cannot be looked at, cannot plan its step, or is not ready; it may be passing.
         """
-        present = await self.layers.look(mixed=bool(incident.present.mixed))
+        look = self.layers.look(mixed=bool(incident.present.mixed))
+        present, plan = await asyncio.gather(look, self._planned(incident), return_exceptions=True)
+        if isinstance(present, BaseException):
+            raise present
         if present.key != incident.present.key:
             moved = ", ".join(present.differing(incident.present))
             return Objection(Outcome.SUPERSEDED, f"somebody else changed {moved}")
         objection = await self.confirm(incident) if incident.tried == 0 else None
         if objection is not None:
             return objection
-        plan = await self._planned(incident, present)
+        if isinstance(plan, BaseException):
+            raise plan
         if not plan.steps and incident.tried + 1 < len(incident.plans):
             return facts.PlanEnded(plan.name, Outcome.PASSED)
         if not plan.steps:
@@ -50,12 +57,13 @@ class Preflight:
             return untouched(incident, Outcome.DECLINED, f"cannot be taken back, and not allowed: {final}")
         return facts.Planned(plan, present)
 
-    async def _planned(self, incident: Incident, present: State) -> Plan:
+    async def _planned(self, incident: Incident) -> Plan:
         target = incident.decision.target
         if target is None:
             raise LookFailed("there is no target")
         unfinished = incident.decision.unfinished if incident.tried == 0 else ()
-        way = PlanRequest(present, target, incident.key, returns=incident.drill == "back", unfinished=unfinished)
+        returns = incident.drill == "back"
+        way = PlanRequest(incident.present, target, incident.key, returns=returns, unfinished=unfinished)
         plan, problems = await self.layers.prepare(incident.running, way)
         if plan.steps and problems:
             raise LookFailed("; ".join(f"{problem.layer}: {problem.text}" for problem in problems))
