@@ -95,7 +95,7 @@ async def test_a_state_that_somebody_changed_meanwhile_is_theirs(house: House) -
 
 
 async def test_it_is_theirs_also_when_its_layer_cannot_plan_the_step_any_more(house: House) -> None:
-    async def gone(_: Release) -> Change:
+    async def gone(target: Release) -> Change:
         raise AdapterError("v1 is gone", permanent=True)
 
     house.layers["code"].present = V1
