@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from rollbackd.system import boundary
+from rollbackd.system import boundary, supervisor
 from rollbackd.system.redaction import MASK, TAIL
 from rollbackd.system.spawner import Busy, Recorded, Spawner, SpawnError
 from rollbackd.system.supervisor import KEPT, holders, write_durably
@@ -319,6 +319,14 @@ def test_killed_with_everything_it_runs_again(tmp_path: Path) -> None:
     assert not (tmp_path / "record.json").exists()
     assert asyncio.run(recorded(spawner, tmp_path, text)).ok
     assert (tmp_path / "log").read_text() == "ran\n"
+
+
+def test_the_supervisor_starts_without_what_takes_half_of_its_start() -> None:
+    path = Path(supervisor.__file__)
+    program = "import sys; sys.path.append(sys.argv[1]); import supervisor; print(*sys.modules)"
+    argv = [sys.executable, "-I", "-S", "-c", program, str(path.parent)]
+    loaded = subprocess.run(argv, capture_output=True, text=True, check=True).stdout.split()
+    assert not {"re", "enum", "functools", "collections", "ctypes"} & set(loaded)
 
 
 async def test_when_only_the_supervisor_is_killed_nothing_of_it_lives_on(spawner: Spawner, tmp_path: Path) -> None:

@@ -10,16 +10,16 @@ command lives on still shows. At the end the supervisor unlocks for all of them:
 does not block the resource. As long as it lives it also holds a POSIX lock on the same file, which is not inherited and
 tells a supervised command from an orphaned one.
 
-Every effect waits for this to start, so it imports nothing that imports `re` (json, pathlib): that halves the time.
+Every effect waits for this to start, so it imports nothing that imports `re`, `enum` or `functools` (json, pathlib,
+contextlib), and of signal and ctypes the interpreter's own half: with them it takes twice as long.
 """
 
+import _ctypes
+import _signal as signal  # type: ignore[import-not-found]  # typeshed knows only its wrapper
 import binascii
-import contextlib
-import ctypes
 import fcntl
 import os
 import select
-import signal
 import sys
 import time
 
@@ -28,6 +28,19 @@ KEPT = 20 * 2**10
 
 _PR_SET_PDEATHSIG = 1
 _NOT_STARTED = 127
+
+
+class _Suppress:
+    """As `contextlib.suppress`."""
+
+    def __init__(self, *errors: type[BaseException]) -> None:
+        self._errors = errors
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: "type[BaseException] | None", *_: object) -> bool:
+        return kind is not None and issubclass(kind, self._errors)
 
 
 def write_durably(path: "str | os.PathLike[str]", data: bytes) -> None:
@@ -42,7 +55,7 @@ def write_durably(path: "str | os.PathLike[str]", data: bytes) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
-        with contextlib.suppress(OSError):
+        with _Suppress(OSError):
             os.unlink(temporary)
         raise
     sync_directory(directory or ".")
@@ -64,7 +77,7 @@ def holders(path: "str | os.PathLike[str]") -> list[int]:
 
 
 def _has(process: str, wanted: os.stat_result) -> bool:
-    with contextlib.suppress(OSError):  # it ended meanwhile, or is not ours to look at
+    with _Suppress(OSError):  # it ended meanwhile, or is not ours to look at
         for fd in os.listdir(f"/proc/{process}/fd"):
             found = os.stat(f"/proc/{process}/fd/{fd}")
             if (found.st_dev, found.st_ino) == (wanted.st_dev, wanted.st_ino):
@@ -103,7 +116,9 @@ def _become(argv: list[str], output: int, parent: int) -> None:
     """In the child: turn into the command. Dies with the supervisor, so that nothing runs unlimited."""
     try:
         os.setpgid(0, 0)
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        here = _ctypes.dlopen(None, os.RTLD_NOW)  # type: ignore[arg-type]  # None: the program itself
+        prctl = _ctypes.dlsym(here, "prctl")
+        _ctypes.call_function(prctl, (_PR_SET_PDEATHSIG, signal.SIGKILL))
         if os.getppid() != parent:
             return  # it died before it could be noticed
         for number in (signal.SIGPIPE, signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGXFSZ):
@@ -126,7 +141,7 @@ class _Command:
         if self.pid == 0:
             _become(argv, write, parent)
         os.close(write)
-        with contextlib.suppress(OSError):  # the child may have done it itself and be gone
+        with _Suppress(OSError):  # the child may have done it itself and be gone
             os.setpgid(self.pid, self.pid)
         os.set_blocking(self._output, False)
         self._ended = os.pidfd_open(self.pid)
@@ -161,7 +176,7 @@ class _Command:
 
     def kill(self, number: int) -> None:
         """Signal its group; not yet waited for, its id belongs to nobody else."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):
+        with _Suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, number)
 
     def wait(self) -> int:
@@ -179,7 +194,7 @@ def _supervise(argv: list[str], limit: float, grace: float, digest: str, lock: i
         command.watch(time.monotonic() + grace)
         command.kill(signal.SIGKILL)
         for process in holders(f"/proc/self/fd/{lock}"):  # those that left the group; the daemon is not among them
-            with contextlib.suppress(ProcessLookupError, PermissionError):
+            with _Suppress(ProcessLookupError, PermissionError):
                 os.kill(process, signal.SIGKILL)
     code = command.wait()
     output, cut = command.tail.value
