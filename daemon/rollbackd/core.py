@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
 
 from prometheus_client import CollectorRegistry
 from pydantic import BaseModel
@@ -20,7 +19,6 @@ from rollbackd.decision.confirmation_deadlines import ConfirmationDeadlines
 from rollbackd.decision.engine import DecisionEngine
 from rollbackd.decision.holds import ActiveHolds
 from rollbackd.decision.preflight_guards import PreflightGuards
-from rollbackd.decision.rule_history import RuleHistory
 from rollbackd.decision.situation import SituationReader
 from rollbackd.drills import DrillRunner
 from rollbackd.drills.preconditions import DrillPreconditions
@@ -99,7 +97,7 @@ class Core:
         await self.read_model.journal.close()
 
 
-def secrets_in(value: Any) -> Iterator[Secret]:
+def secrets_in(value: object) -> Iterator[Secret]:
     """Every secret that a configuration names."""
     if isinstance(value, Secret):
         yield value
@@ -300,9 +298,9 @@ def _judging(
     jumps = JumpWatch(clock)
     state_watcher = StateWatcher(read_model, layers, clock, config.daemon.look_every, snapshot_manager.being_restored)
     holds = ActiveHolds(config, read_model, files, clock, silences)
-    past = RuleHistory(rule_states, Blame(config, read_model, rule_states, clock, prometheus), prometheus)
+    blame = Blame(config, read_model, rule_states, clock, prometheus)
     situations = SituationReader(
-        config, read_model, rule_states, clock, jumps, holds, layers, state_watcher, past, snapshot_manager.poke
+        config, read_model, rule_states, clock, jumps, holds, layers, state_watcher, blame, snapshot_manager.poke
     )
     deadlines = ConfirmationDeadlines(config, read_model, clock)
     decision_engine = DecisionEngine(

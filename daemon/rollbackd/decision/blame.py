@@ -1,7 +1,11 @@
-"""Whether a rule was met already before a change: then that change is not to blame. Only asks Prometheus."""
+"""What Prometheus knows besides the polls: was a rule met already before a change, and how many users are affected.
+
+A change is not to blame for what was there before it.
+"""
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from math import isfinite
 
 from rollbackd.config.models import Config
 from rollbackd.model import Verdict
@@ -75,6 +79,18 @@ class Blame:
         found = combine(rule, parts)
         began = f"since {_shown(until - found.since)} before the change: " if found.since is not None else ""
         return _VERDICTS[found.standing], f"{began}{found.reason}"
+
+    async def users(self, rule: Rule, service: str) -> float | None:
+        """The share of users that the rule's own query says is affected, 0 to 1; None when it says nothing."""
+        query = getattr(rule.users, "query", "")
+        if not query or self._prometheus is None:
+            return None
+        answer = await self._prometheus.instant(query)
+        owners = self._rule_states.spread([one.labels for one in answer.series], rule)
+        values = [one.value for one, owner in zip(answer.series, owners, strict=True) if owner == service]
+        if answer.problem or len(values) != 1 or not isfinite(values[0]):
+            return None
+        return values[0]
 
     async def _leaf(
         self, rule: Rule, leaf: Leaf, service: str, begin: datetime, until: datetime, labels: Mapping[str, str]

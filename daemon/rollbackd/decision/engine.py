@@ -85,7 +85,7 @@ class DecisionEngine:
         self._showing = asyncio.Semaphore(_SHOWN_AT_ONCE)
         self._deciding = asyncio.Lock()
         self._service_locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._thinking: dict[str, list[int]] = {}
         """Episodes under consideration, with the inbox rows that the decision will have handled."""
         self.behind = False

@@ -3,18 +3,18 @@
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import partial
 from typing import Protocol
 
 from rollbackd.config.models import Config, Service
+from rollbackd.decision.blame import Blame
 from rollbackd.execution.layers import Layers, LookFailed, PlanRequest, resolve
 from rollbackd.model import Change, Release, Replaced, State, Trigger, Verdict
 from rollbackd.policy.changes import newest
 from rollbackd.policy.decide import plans_for
 from rollbackd.policy.guards import Situation
 from rollbackd.policy.target import Candidate, candidates, still_there
-from rollbackd.rules.spec import Rule
 from rollbackd.signals.rule_state import RuleStates
 from rollbackd.signals.state_watcher import StateWatcher
 from rollbackd.state.read_model import ReadModel
@@ -31,20 +31,6 @@ class HoldSource(Protocol):
     def __call__(self, service: str, labels: Mapping[str, str], *, silences: bool = True) -> tuple[str, ...]: ...
 
 
-class HistorySource(Protocol):
-    """What Prometheus knows of a rule at a service."""
-
-    async def before(
-        self, rule: Rule, service: str, change: Replaced, length: timedelta, labels: Mapping[str, str]
-    ) -> tuple[Verdict, str]:
-        """What the rule said of the old state in the time before a change; never raises."""
-        ...
-
-    async def users(self, rule: Rule, service: str) -> float | None:
-        """The share of users that the rule's own query says is affected, 0 to 1; None when it says nothing."""
-        ...
-
-
 class SituationReader:
     """Makes situations, from memory or with a fresh look."""
 
@@ -58,7 +44,7 @@ class SituationReader:
         holds: HoldSource,
         layers: Mapping[str, Layers],
         state_watcher: StateWatcher,
-        past: HistorySource | None = None,
+        blame: Blame | None = None,
         missing: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._config = config
@@ -69,7 +55,7 @@ class SituationReader:
         self._holds = holds
         self._layers = layers
         self._state_watcher = state_watcher
-        self._past = past
+        self._blame = blame
         self._missing = missing
         """Told of a service whose newest good state cannot be gone back to."""
 
@@ -154,10 +140,10 @@ class SituationReader:
         """What the trigger's own rule said right before the newest change; None where it makes no difference."""
         rule = self._rule_states.rule(trigger.rule)
         change = newest(self._read_model.of(trigger.service))
-        if rule is None or change is None or self._past is None or not self._in_question(change, trigger):
+        if rule is None or change is None or self._blame is None or not self._in_question(change, trigger):
             return None
         length = self._config.limits.before_change
-        return await self._past.before(rule, trigger.service, change, length, trigger.labels)
+        return await self._blame.before(rule, trigger.service, change.start, length, trigger.labels, change.old_since)
 
     def _in_question(self, change: Replaced, trigger: Trigger) -> bool:
         within = trigger.onset - change.end <= self._config.limits.change_window
@@ -166,9 +152,9 @@ class SituationReader:
     async def _users(self, trigger: Trigger) -> float | None:
         """The share of users that is affected, where the rule asks a query for it."""
         rule = self._rule_states.rule(trigger.rule)
-        if rule is None or self._past is None or trigger.request is not None:
+        if rule is None or self._blame is None or trigger.request is not None:
             return None
-        return await self._past.users(rule, trigger.service)
+        return await self._blame.users(rule, trigger.service)
 
     def _service(self, trigger: Trigger) -> Service:
         service = self._config.service(trigger.service)

@@ -6,7 +6,6 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any
 
 from rollbackd import plugins
 from rollbackd.adapter import AdapterError, CheckPlace, CheckSettings
@@ -17,6 +16,7 @@ from rollbackd.model import CheckResult, Release, Verdict
 from rollbackd.rules.samples import Observation
 from rollbackd.rules.spec import QueryWhen
 from rollbackd.system.clock import Clock
+from rollbackd.system.spawner import Spawner
 
 SPARE = timedelta(seconds=5)
 """A check that has not ended this long after its own time limit is given up from outside."""
@@ -34,10 +34,11 @@ async def _nothing_to_compare(_service: str, _when: QueryWhen, _since: datetime 
 class CheckSurroundings:
     """What checks may use; built once."""
 
-    spawner: Any
+    spawner: Spawner
     clock: Clock
-    http: Callable[[], Any]
-    prometheus: Any
+    http: Callable[[], object]
+    prometheus: object
+    """Handed on to the checks that ask it; None when none is configured."""
     releases: Callable[[Service, str], Awaitable[Sequence[Release]]] = _no_layers
     """Of a layer: what it has now, then what it can go back to. :raises AdapterError: it does not say."""
     compare: Callable[[str, QueryWhen, datetime | None], Awaitable[Observation | None]] = _nothing_to_compare
@@ -49,7 +50,7 @@ class CheckRunner:
 
     def __init__(self, around: CheckSurroundings) -> None:
         self._around = around
-        self._memories: defaultdict[tuple[str, str], dict[str, Any]] = defaultdict(dict)
+        self._memories: defaultdict[tuple[str, str], dict[str, object]] = defaultdict(dict)
 
     async def run(
         self, service: Service, refs: Sequence[CheckRef], since: datetime | None = None
