@@ -3,7 +3,7 @@
 import asyncio
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
@@ -173,26 +173,16 @@ class DecisionEngine:
         """
         for _ in range(_RACES):
             decision, ledger = self._decide(trigger, given)
-            if decision.action is Action.ASK and _opens(decision, ledger):
-                async with self._deciding:
-                    decision, ledger = self._decide(trigger, given)
-            if decision.action is Action.ROLL_BACK:
-                return await self._act(trigger, given, handled)
+            opens = _opens(decision, ledger)
             try:
+                async with self._deciding if opens else nullcontext():
+                    if opens:
+                        decision, ledger = self._decide(trigger, given)
+                    if decision.action is Action.ROLL_BACK:
+                        return await self._append(decision, ledger, handled)
                 return await self._append(decision, ledger, handled)
             except Conflict:
                 await self._read_model.refresh()
-        raise JournalUnavailable(f"lost {_RACES} races for an opening in a row")
-
-    async def _act(self, trigger: Trigger, given: Situation, handled: Sequence[int]) -> Decision:
-        """Decide once more, and write it before anybody else decides to act."""
-        async with self._deciding:
-            for _ in range(_RACES):
-                decision, ledger = self._decide(trigger, given)
-                try:
-                    return await self._append(decision, ledger, handled)
-                except Conflict:
-                    await self._read_model.refresh()
         raise JournalUnavailable(f"lost {_RACES} races for an opening in a row")
 
     def _decide(self, trigger: Trigger, given: Situation) -> tuple[Decision, ServiceLedger]:

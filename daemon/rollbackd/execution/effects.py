@@ -78,12 +78,12 @@ class Effects:
         assert incident.plan is not None
         planned = next(change for change in incident.plan.steps if change.layer == flight.layer)
         change = replace(planned, intended=flight.since)
-        deadline = self.clock.monotonic() + self._limit(flight.layer).total_seconds()
+        deadline = self.clock.monotonic() + self._limit(flight.layer)
         progress = await _quickly(adapter.progress(change))
         if progress is Progress.NOT_STARTED:
             if await self.held(incident):
                 return None
-            async with asyncio.timeout(self._limit(flight.layer).total_seconds()):
+            async with asyncio.timeout(self._limit(flight.layer)):
                 await adapter.apply(change)
             progress = await _quickly(adapter.progress(change))
         while progress is Progress.RUNNING:
@@ -100,7 +100,8 @@ class Effects:
     async def _done_when(self, flight: Flight) -> IncidentFact | None:
         """A step stays running until the check that its layer names passes; an abort ends the waiting."""
         name = self.layers.service.layers[flight.layer].done_when
-        deadline = self.clock.monotonic() + self._own_limit(flight.layer).total_seconds()
+        own = self._own_limit(flight.layer)
+        deadline = self.clock.monotonic() + (_LONGEST_WAIT if own is None else own).total_seconds()
         while name:
             result = await self.check_runner.ask(self.layers.service, name)
             if result.verdict is Verdict.GOOD:
@@ -112,21 +113,21 @@ class Effects:
             await self.clock.sleep(_LOOK_AGAIN)
         return facts.Applied(flight.layer)
 
-    def _own_limit(self, layer: str) -> timedelta:
+    def _own_limit(self, layer: str) -> timedelta | None:
         own = getattr(self.layers.service.layers[layer], "timeout", None)
-        return own if isinstance(own, timedelta) else _LONGEST_WAIT
+        return own if isinstance(own, timedelta) else None
 
-    def _limit(self, layer: str) -> timedelta:
-        """From outside, over all that a step does; its adapter limits each single command."""
-        own = getattr(self.layers.service.layers[layer], "timeout", None)
-        return own * 6 + ASKING if isinstance(own, timedelta) else _LONGEST_STEP
+    def _limit(self, layer: str) -> float:
+        """Seconds, from outside, over all that a step does; its adapter limits each single command."""
+        own = self._own_limit(layer)
+        return (own * 6 + ASKING if own is not None else _LONGEST_STEP).total_seconds()
 
     async def _cross(self, incident: Incident, flight: Flight, adapter: Adapter) -> IncidentFact | None:
         if not isinstance(adapter, Bracket):
             return _failed(flight, "it cannot be entered", permanent=True)
         wanted = flight.what == "enter"
         if await _quickly(adapter.inside(incident.mark)) is not wanted:
-            async with asyncio.timeout(self._limit(flight.layer).total_seconds()):
+            async with asyncio.timeout(self._limit(flight.layer)):
                 await (adapter.enter(incident.mark) if wanted else adapter.leave(incident.mark))
             if await _quickly(adapter.inside(incident.mark)) is not wanted:
                 state = "outside" if wanted else "inside"

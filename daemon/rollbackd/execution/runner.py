@@ -312,10 +312,14 @@ class IncidentDriver:
                 results = await self._parts.check_runner.run(self._layers.service, verify.gate, incident.stepped)
                 await self._fact(facts.Gated(verdict_of(results), results))
             case steps.Look():
-                results = await self._look(incident, verify)
+                checks, condition = await asyncio.gather(
+                    self._parts.check_runner.run(self._layers.service, verify.checks, incident.stepped),
+                    self._judgement.condition(incident, incident.stepped),
+                )
+                results = (*checks, *condition)
                 await self._fact(facts.Round(verdict_of(results), results))
-            case steps.Close(outcome, reason):
-                await self._close(outcome, reason)
+            case steps.Close():
+                await self._close(step)
             case _:
                 await self._fact(_note(step))
 
@@ -343,17 +347,10 @@ class IncidentDriver:
             self._log.info("closed", outcome=found.outcome, reason=found.reason)
         await self._news()
 
-    async def _close(self, outcome: Outcome, reason: str) -> None:
-        parts = ending(self._incident, outcome, reason, self._verify, self._clock.now())
-        self._log.info("closed", outcome=outcome, reason=reason)
+    async def _close(self, end: steps.Close | Objection) -> None:
+        parts = ending(self._incident, end.outcome, end.reason, self._verify, self._clock.now())
+        self._log.info("closed", outcome=end.outcome, reason=end.reason)
         await self._report(*(Entry(stream, fact) for stream, fact in parts))
-
-    async def _look(self, incident: Incident, verify: VerifySpec) -> tuple[CheckResult, ...]:
-        checks, condition = await asyncio.gather(
-            self._parts.check_runner.run(self._layers.service, verify.checks, incident.stepped),
-            self._judgement.condition(incident, incident.stepped),
-        )
-        return (*checks, *condition)
 
     # -- before the first step ------------------------------------------------------------------
     async def _prepare(self) -> None:
@@ -363,7 +360,7 @@ class IncidentDriver:
             await self._not_prepared(str(error))
             return
         if isinstance(found, Objection):
-            await self._close(found.outcome, found.reason)
+            await self._close(found)
         elif isinstance(found, facts.PlanEnded) or not await self._begin(found):
             await self._fact(found)
 
@@ -387,8 +384,7 @@ class IncidentDriver:
             await self._clock.sleep(_LOOK_AGAIN)
             await self._news()
             return
-        failed = untouched(self._incident, Outcome.FAILED, why)
-        await self._close(failed.outcome, failed.reason)
+        await self._close(untouched(self._incident, Outcome.FAILED, why))
 
 
 def _intent(step: steps.Start) -> _Start:

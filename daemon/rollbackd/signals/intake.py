@@ -185,16 +185,15 @@ class SignalIntake:
     async def recall(self) -> None:
         """At a start, before anything else: what fired when we ended, and what was reported that may still count."""
         now = self._clock.now()
-        for row in await self._read_model.journal.arrived(SOURCE, now - _MEMORY):
-            alert = alert_from_json(row.body)
-            service = self._rule_states.wanted(alert.labels)
-            if service is not None:
-                self._rule_states.hear(alert, service, row.seen)
-        for row in await self._read_model.journal.arrived(EVENTS, now - LONGEST_WITHIN):
-            event = event_from_json(row.body)
-            service, _ = self._rule_states.placed(event)
-            if service is not None:
-                self._rule_states.report(event, service, row.at)
+        for source, back in ((SOURCE, _MEMORY), (EVENTS, LONGEST_WITHIN)):
+            for row in await self._read_model.journal.arrived(source, now - back):
+                signal, service = self._placed(row)
+                if service is None:
+                    continue
+                if isinstance(signal, Event):
+                    self._rule_states.report(signal, service, row.at)
+                else:
+                    self._rule_states.hear(signal, service, row.seen)
 
     async def recover(self) -> None:
         """After a start: what Alertmanager says fires and is silenced, and what came but nobody judged yet."""
