@@ -27,7 +27,7 @@ from rollbackd.drills.schedule import DrillTimetable
 from rollbackd.execution.check_runner import CheckRunner, CheckSurroundings
 from rollbackd.execution.incident_clocks import IncidentClocks
 from rollbackd.execution.layers import LayerFactory, Layers, LookFailed
-from rollbackd.execution.runner import Runner
+from rollbackd.execution.runner import Judgement, Runner
 from rollbackd.journal import Journal
 from rollbackd.metrics import Metrics
 from rollbackd.model import CheckResult, Release
@@ -307,9 +307,10 @@ def _judging(
         config, read_model, rule_states, clock, situations, opened, drive, examine, deadlines.due
     )
     intake = SignalIntake(read_model, rule_states, decision_engine, clock, reach.alertmanager)
-    asking = Approvals(config, read_model, rule_states, situations)
-    recheck = PreflightGuards(config, read_model, rule_states, clock, situations, holds, check_runner, prometheus)
-    runner = Runner(read_model, clock, factory, check_runner, recheck.judgement(asking), config.limits.concurrent)
+    approvals = Approvals(config, read_model, rule_states, situations)
+    guards = PreflightGuards(config, read_model, rule_states, clock, situations, holds, check_runner, prometheus)
+    judgement = Judgement(guards.held, guards.confirm, guards.condition, approvals.rise)
+    runner = Runner(read_model, clock, factory, check_runner, judgement, config.limits.concurrent)
     bake_timer = BakeTimer(config, read_model, rule_states, clock, jumps, holds, check_runner, state_watcher.problems)
     polls = (
         PrometheusPolls(config, read_model, rule_states, decision_engine, clock, prometheus)

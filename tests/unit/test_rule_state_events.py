@@ -239,9 +239,9 @@ def test_how_many_came_since_then_is_known() -> None:
     both = rule({"any": [E2E, ONCE | {"where": 'suite="cart"'}, QUERY]})
     one = rule_states(both)
     report(one, event(0), event(5, suite="cart"), event(6))
-    assert one.reported(both, "checkout", at(0)) == 2
-    assert one.reported(both, "checkout", at(6)) == 0
-    assert one.reported(both, "search", at(0)) == 0
+    assert one.events.after(both, "checkout", at(0)) == 2
+    assert one.events.after(both, "checkout", at(6)) == 0
+    assert one.events.after(both, "search", at(0)) == 0
 
 
 # -- alerts whose rules wait --------------------------------------------------------------------------

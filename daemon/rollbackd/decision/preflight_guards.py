@@ -3,11 +3,9 @@
 from datetime import datetime
 
 from rollbackd.config.models import Config
-from rollbackd.decision.approvals import Approvals
 from rollbackd.decision.situation import HoldSource, SituationReader
 from rollbackd.execution.check_runner import CheckRunner
 from rollbackd.execution.preflight import Objection
-from rollbackd.execution.runner import Judgement
 from rollbackd.incident.life import Incident
 from rollbackd.model import CheckResult, Outcome, Trigger, Verdict
 from rollbackd.policy.changes import UNCONFIRMED, unconfirmed
@@ -52,10 +50,6 @@ class PreflightGuards:
         self._holds = holds
         self._check_runner = check_runner
         self._queries = QueryConditions(config, read_model, rule_states, prometheus) if prometheus is not None else None
-
-    def judgement(self, asking: Approvals) -> Judgement:
-        """As the runner takes it."""
-        return Judgement(self.held, self.confirm, self.condition, asking.rise)
 
     async def held(self, incident: Incident) -> str:
         """What holds its service right now; a person's own rollback may go over what held when it was ordered.
@@ -162,14 +156,14 @@ class PreflightGuards:
         return CheckResult(f"alert of {rule.name}", Verdict.BAD if firing else Verdict.GOOD, f"it {said}", warn=True)
 
     def _events(self, rule: Rule, incident: Incident, since: datetime | None) -> CheckResult:
-        count = self._rule_states.reported(rule, incident.service, since or incident.opened)
+        count = self._rule_states.events.after(rule, incident.service, since or incident.opened)
         words = "the last step" if since is not None else "the incident was opened"
         said = f"{count or 'none'} came since {words}"
         return CheckResult(f"events of {rule.name}", Verdict.BAD if count else Verdict.GOOD, said, warn=True)
 
     def _reported(self, rule: Rule, leaf: EventWhen, incident: Incident, since: datetime | None) -> CheckResult | None:
         """Bad when enough came since the last step; that nothing came says nothing."""
-        if since is None or not self._rule_states.reported_anew(leaf, incident.service, since, self._clock.now()):
+        if since is None or not self._rule_states.events.met_after(leaf, incident.service, since, self._clock.now()):
             return None
         said = ", ".join(filter(None, (f"{leaf.event} was reported again", threshold(leaf))))
         return CheckResult(f"rule {rule.name}", Verdict.BAD, said)

@@ -117,12 +117,6 @@ class Runner:
             self._wakes[name].set()
         self.start(name)
 
-    async def wait(self, name: str) -> None:
-        """Until it is driven no more."""
-        task = self._tasks.get(name)
-        if task is not None:
-            await asyncio.shield(asyncio.wait({task}))
-
     async def stop(self) -> None:
         """Stop at the next boundary of each: an effect in hand is finished."""
         self._parts.stopping.set()

@@ -56,7 +56,7 @@ class RuleStates:
         self._counted = [(one, position, leaf) for one, position, leaf in leaves if isinstance(leaf, EventWhen)]
         self._waiting = [leaf for _, _, leaf in leaves if isinstance(leaf, AlertWhen) and leaf.for_]
         self._needing_news = {rule.name: needing_news(rule) for rule in config.rules}
-        self._reported = ReportedEvents(config.rules, undone)
+        self.events = ReportedEvents(config.rules, undone)
         self._changed: set[str] = set()
         """Services whose trouble may be another than `_troubles` says."""
         self._troubles = _Times()
@@ -86,9 +86,9 @@ class RuleStates:
 
     def placed(self, event: Event) -> tuple[str | None, str]:
         """The service of an event that some rule asks for, or None with the reason in a sentence."""
-        asking = list(self._reported.asking(event))
+        asking = list(self.events.asking(event))
         if not asking:
-            known = ", ".join(self._reported.names[:_FEW]) or "none"
+            known = ", ".join(self.events.names[:_FEW]) or "none"
             return None, f"no rule asks for the event {event.name} with such labels; rules ask for: {known}"
         if event.service and event.service not in self._services:
             return None, f"{event.name}: there is no service {event.service} in the configuration"
@@ -119,7 +119,7 @@ class RuleStates:
 
     def report(self, event: Event, service: str, now: datetime) -> None:
         """An event, each once; `now` is when it came."""
-        self._changed |= self._reported.hear(event, service, now)
+        self._changed |= self.events.hear(event, service, now)
 
     def observe(self, rule: Rule, position: int, service: str, verdict: Verdict, reason: str, at: datetime) -> None:
         """One observation of a query or a check."""
@@ -159,9 +159,9 @@ class RuleStates:
             stale = self._stale if position in self._needing_news[rule.name] else None
             return of_alerts(self._matching(leaf, service), now, stale, leaf.for_)
         if isinstance(leaf, EventWhen):
-            if self._reported.look_back(service, now):
+            if self.events.look_back(service, now):
                 self._changed.add(service)
-            return self._reported.condition(rule, position, leaf, service, now)
+            return self.events.condition(rule, position, leaf, service, now)
         if (rule.name, position, service) in self._unasked:
             return _UNASKED
         return of_track(leaf, self.track(rule, position, service), now)
@@ -270,7 +270,7 @@ class RuleStates:
 
     def triggers_of_event(self, event: Event, service: str, at: datetime) -> list[Trigger]:
         """What an event that came then, together with what was seen before, meets."""
-        return [trigger for rule in self._reported.asking(event) for trigger in self.triggers(rule, service, at)]
+        return [trigger for rule in self.events.asking(event) for trigger in self.triggers(rule, service, at)]
 
     def seen(self, service: str, now: datetime) -> list[AlertSeen]:
         """What each rule says of a service."""
@@ -296,7 +296,7 @@ class RuleStates:
         """The newest trouble of a service: an old warning does not hide that it shares a new, common one."""
         tracks = [self._tracks.get((rule, position, service), _UNSEEN).since for rule, position in self._observed]
         alerts = [self._onset(alert) for alert, _ in self._alerts.get(service, {}).values()]
-        events = [self._reported.since(*counted, service) for counted in self._counted]
+        events = [self.events.since(*counted, service) for counted in self._counted]
         return max((since for since in (*tracks, *alerts, *events) if since is not None), default=None)
 
     def _onset(self, alert: Alert) -> datetime:
@@ -308,14 +308,6 @@ class RuleStates:
     def fires(self, rule: Rule, service: str) -> bool:
         """Whether an alert that the rule asks for fires for the service."""
         return any(self._matching(leaf, service) for leaf in rule.leaves if isinstance(leaf, AlertWhen))
-
-    def reported(self, rule: Rule, service: str, since: datetime) -> int:
-        """How many events that the rule asks for came after then, and were not resolved."""
-        return self._reported.after(rule, service, since)
-
-    def reported_anew(self, leaf: EventWhen, service: str, since: datetime, now: datetime) -> bool:
-        """Whether the events that came after then meet the condition by themselves."""
-        return self._reported.met_after(leaf, service, since, now)
 
     def spread(self, labels: Sequence[Mapping[str, str]], rule: Rule) -> list[str | None]:
         """The service of each series of an answer; without labels a rule for one service alone places them."""
