@@ -23,6 +23,7 @@ from rollbackd.execution.preflight import Confirm, Objection, Preflight, untouch
 from rollbackd.facts import IncidentFact, Record
 from rollbackd.incident import next as steps
 from rollbackd.incident.ending import ending
+from rollbackd.incident.fold import evolve
 from rollbackd.incident.life import Incident
 from rollbackd.incident.spec import VerifySpec
 from rollbackd.journal import Conflict, Entry, JournalUnavailable, until_written
@@ -253,8 +254,7 @@ class IncidentDriver:
 
     async def _news(self) -> None:
         """Take in what others wrote meanwhile: an abort, an acknowledgement, evidence, deliveries."""
-        for record in await self._read_model.journal.read(self._stream, after=self._incident.n):
-            self._incident = evolve(self._incident, record)
+        self._incident = await self._read_model.incident(self._incident.id) or self._incident
 
     async def _aborted(self) -> bool:
         await self._news()
