@@ -276,7 +276,7 @@ async def offline_rollback(path: Path, request: Request, on_record: Callable[[Re
 
     Secrets that only the daemon has stop nothing that does not ask for them.
 
-    :raises ConfigErrors: JournalRefused: Refused: NotFound: Invalid: each with what to do.
+    :raises ConfigErrors: JournalRefused: OrderRefused: UnknownName: InvalidOrder: each with what to do.
     """
     clock = SystemClock()
     config = load(path, look_for=None).config

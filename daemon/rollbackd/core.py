@@ -32,7 +32,7 @@ from rollbackd.journal import Journal
 from rollbackd.metrics import Metrics
 from rollbackd.model import CheckResult, Release
 from rollbackd.notify.dispatcher import NotificationDispatcher
-from rollbackd.operations import Operations, Parts
+from rollbackd.operations import Operations, OperationsParts
 from rollbackd.operations.signal_commands import SignalCommands
 from rollbackd.plugins import build_notifier
 from rollbackd.policy.changes import UNCONFIRMED
@@ -191,7 +191,7 @@ async def build(config: Config, journal: Journal, clock: Clock, checkpoint: Chec
         readiness_exam,
     )
     operations = Operations(
-        Parts(
+        OperationsParts(
             config=config,
             read_model=read_model,
             clock=clock,

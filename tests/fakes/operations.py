@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry, Counter
 
 from rollbackd.journal import JournalUnavailable
 from rollbackd.model import Alert, Event, Request
-from rollbackd.operations import Announce, IncidentAnswer, Invalid, NotFound, Refused
+from rollbackd.operations import Announce, IncidentAnswer, InvalidOrder, OrderRefused, UnknownName
 from rollbackd.signals.events import Posted, event_of
 from rollbackd.signals.intake import EventReceipt
 from rollbackd.signals.webhook import WebhookPayload
@@ -113,7 +113,7 @@ class FakeOperations(FakeKeeping):
 
     def _known(self, name: str) -> ServiceView:
         if name not in self.services_:
-            raise NotFound(f'no service "{name}"; there are checkout and search')
+            raise UnknownName(f'no service "{name}"; there are checkout and search')
         return self.services_[name]
 
     async def services(self) -> list[ServiceView]:
@@ -135,7 +135,7 @@ class FakeOperations(FakeKeeping):
 
     async def incident(self, id: str, after: int = 0, wait: timedelta = timedelta()) -> IncidentDetail:  # noqa: A002
         if id not in self.incidents_:
-            raise NotFound(f'no incident "{id}"')
+            raise UnknownName(f'no incident "{id}"')
 
         def news() -> tuple[RecordView, ...]:
             return tuple(record for record in self.records[id] if record.n > after)
@@ -154,7 +154,7 @@ class FakeOperations(FakeKeeping):
     async def plan(self, request: Request) -> PlanView:
         self._known(request.service)
         if request.to == "nowhere":
-            raise Invalid('no release "nowhere"; name one of v40, v41')
+            raise InvalidOrder('no release "nowhere"; name one of v40, v41')
         problems = () if request.service == "checkout" else ("no good state to go back to",)
         return PlanView(
             request.service, request.plan or "default", V41, V40, STEPS, ("traffic",), problems, "ask",
@@ -165,7 +165,7 @@ class FakeOperations(FakeKeeping):
     async def rollback(self, request: Request) -> str:
         self._known(request.service)
         if request.service == "search":
-            raise Refused("search is not rolled back", (FindingView("target", "ask", "no good state", True),))
+            raise OrderRefused("search is not rolled back", (FindingView("target", "ask", "no good state", True),))
         self._order("rollback", request)
         self.incidents_["checkout-1"] = OPENED
         self.records["checkout-1"] = []
@@ -188,7 +188,7 @@ class FakeOperations(FakeKeeping):
 
     async def abort(self, incident: str, actor: str, reason: str = "") -> None:
         if incident not in self.incidents_ and incident not in self.services_:
-            raise NotFound(f'no incident "{incident}"')
+            raise UnknownName(f'no incident "{incident}"')
         self._order("abort", incident, actor, reason)
 
     def ask(self) -> None:
@@ -200,9 +200,9 @@ class FakeOperations(FakeKeeping):
         self, incident: str, actor: str, reason: str = "", seen: datetime | None = None
     ) -> IncidentAnswer:
         if incident not in {"checkout", "checkout-2"}:
-            raise NotFound(f'no incident "{incident}"')
+            raise UnknownName(f'no incident "{incident}"')
         if "checkout-2" not in self.incidents_:
-            raise Refused("checkout-1 does not ask, it acts; `rollbackd abort checkout-1` stops it")
+            raise OrderRefused("checkout-1 does not ask, it acts; `rollbackd abort checkout-1` stops it")
         self._order("approve", incident, actor, reason, seen)
         return IncidentAnswer("checkout-2", "" if actor.startswith("token:") else self.missing)
 
@@ -230,7 +230,7 @@ class FakeOperations(FakeKeeping):
     async def confirm(self, change: str, actor: str) -> ChangeView:
         found = [one for one in self.changes_.values() if change in {one.service, one.id}]
         if not found:
-            raise NotFound(f'nobody announced a change "{change}"')
+            raise UnknownName(f'nobody announced a change "{change}"')
         self._order("confirm", change, actor)
         return replace(found[-1], confirmed=actor, status="confirmed")
 
@@ -249,7 +249,7 @@ class FakeOperations(FakeKeeping):
 
     async def unhold(self, scope: str, actor: str) -> None:
         if scope not in self.holds_:
-            raise Refused(f"{scope} is held by a file; remove /var/lib/rollbackd/signals/HOLD.{scope}")
+            raise OrderRefused(f"{scope} is held by a file; remove /var/lib/rollbackd/signals/HOLD.{scope}")
         self._order("unhold", scope, actor)
         del self.holds_[scope]
 

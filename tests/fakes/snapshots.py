@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from rollbackd.operations import NotFound, Refused
+from rollbackd.operations import OrderRefused, UnknownName
 from rollbackd.snapshots.views import DifferenceView, KeptView, RestoredView, SnapshotView, TakenView
 
 TAKEN = datetime(2026, 3, 1, 2, 0, tzinfo=UTC)
@@ -27,7 +27,7 @@ class FakeKeeping:
 
     def _of(self, service: str, layer: str) -> None:
         if service != "checkout" or layer not in {"", "config"}:
-            raise NotFound(f'{service} has no layer "{layer}"')
+            raise UnknownName(f'{service} has no layer "{layer}"')
 
     async def snapshots(self, service: str = "", layer: str = "") -> list[KeptView]:
         if service:
@@ -59,7 +59,7 @@ class FakeKeeping:
     ) -> RestoredView:
         self._of(service, layer)
         if name == "damaged":
-            raise Refused("checkout/config was not restored, nothing was touched")
+            raise OrderRefused("checkout/config was not restored, nothing was touched")
         self.orders.append(("restore", name, tuple(only), over_hold, actor))
         return RestoredView("checkout", "config", name or ONE.name, ONE.release, "before-1", ("snapshot two: harmed",))
 

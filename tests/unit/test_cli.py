@@ -17,9 +17,9 @@ import pytest
 from pydantic import TypeAdapter
 
 from rollbackd.api import Server, build_app
-from rollbackd.cli.change import deadline
-from rollbackd.cli.place import SIGNALS, SOCKET, daemon_paths
-from rollbackd.cli.text import length
+from rollbackd.cli.change_commands import deadline
+from rollbackd.cli.locations import SIGNALS, SOCKET, daemon_paths
+from rollbackd.cli.terminal_text import length
 from rollbackd.model import Priority, Request
 from rollbackd.operations import Announce, Operations
 from rollbackd.syntax.units import format_duration

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from rollbackd.cli import emergency, order
-from rollbackd.cli.client import UnreachableError
-from rollbackd.cli.drill import drill
-from rollbackd.cli.frame import Session, UsageError
-from rollbackd.cli.report import report
+from rollbackd.cli import daemon_fallback, order_commands
+from rollbackd.cli.command_frame import Session, UsageError
+from rollbackd.cli.daemon_client import UnreachableError
+from rollbackd.cli.drill_command import drill
+from rollbackd.cli.outcome_report import report
 from rollbackd.journal import Exclusive
 from rollbackd.views.shapes import DrillView, IncidentDetail, RecordView
 from tests.fakes.operations import NOON, OPENED, FakeOperations
@@ -204,11 +204,11 @@ def session(tmp_path: Path) -> Session:
 def test_a_daemon_that_hangs_keeps_its_journal_and_is_to_be_ended_first(
     session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(emergency, "PROBE", 0.2)
+    monkeypatch.setattr(daemon_fallback, "PROBE", 0.2)
     with socket.socket(socket.AF_UNIX) as hanging, Exclusive(f"sqlite:///{tmp_path}/journal.db"):
         hanging.bind(str(tmp_path / "s.sock"))
         hanging.listen()
-        assert order.rollback(session, "checkout", plan="default", yes=True) == 3
+        assert order_commands.rollback(session, "checkout", plan="default", yes=True) == 3
     error = capsys.readouterr().err
     assert f"the daemon does not answer on {tmp_path}/s.sock: no answer in time; going on without it" in error
     assert "journal is in use by process" in error
@@ -219,20 +219,20 @@ def test_a_daemon_that_hangs_keeps_its_journal_and_is_to_be_ended_first(
 
 def test_without_a_yes_nothing_happens_when_the_daemon_does_not_answer(session: Session) -> None:
     with pytest.raises(UnreachableError):
-        order.rollback(session, "checkout")
+        order_commands.rollback(session, "checkout")
 
 
 def test_who_may_not_use_the_socket_does_not_go_round_it(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     def forbidden(*_: object, **__: object) -> None:
         raise UnreachableError(Path("/s"), "permission denied", forbidden=True)
 
-    monkeypatch.setattr("rollbackd.cli.client.Client.get", forbidden)
+    monkeypatch.setattr("rollbackd.cli.daemon_client.Client.get", forbidden)
     with pytest.raises(UnreachableError):
-        order.rollback(session, "checkout", yes=True)
+        order_commands.rollback(session, "checkout", yes=True)
 
 
 async def test_a_daemon_that_answers_with_a_problem_answers(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     session = Session(socket=served.socket)
-    assert await asyncio.to_thread(emergency.answers, session)
+    assert await asyncio.to_thread(daemon_fallback.answers, session)
     monkeypatch.setattr(served.operations, "holds", served.operations.incident)
-    assert await asyncio.to_thread(emergency.answers, session)
+    assert await asyncio.to_thread(daemon_fallback.answers, session)

@@ -15,13 +15,13 @@ from typing import Any
 import pytest
 
 import rollbackd.app
-from rollbackd.cli import local, offline, owner
-from rollbackd.cli.frame import Session, StopError
-from rollbackd.cli.text import moment, safe, table
+from rollbackd.cli import journal_owner, local_commands, offline_rollback
+from rollbackd.cli.command_frame import Session, StopError
+from rollbackd.cli.terminal_text import moment, safe, table
 from rollbackd.facts import BreakerReset
 from rollbackd.journal import Entry, open_journal
 from rollbackd.model import FLEET, Request
-from rollbackd.operations import Refused
+from rollbackd.operations import OrderRefused
 from rollbackd.system.clock import SystemClock
 from rollbackd.views.shapes import FindingView, IncidentView, RecordView
 from tests.fakes.operations import NOON, OPENED
@@ -58,7 +58,7 @@ def config(tmp_path: Path) -> Path:
 def test_check_summarises_and_prints_the_units_drop_in(
     config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert local.check(Session(), config, without_secrets=True) is None
+    assert local_commands.check(Session(), config, without_secrets=True) is None
     assert (
         capsys.readouterr().out
         == f"""\
@@ -83,7 +83,7 @@ ok: {config}
 
 def test_check_lists_every_error_and_is_a_no(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config.write_text(config.read_text().replace("adapter: git", "adaptr: git").replace("verify", "verfy"))
-    assert local.check(Session(config=config)) == 1
+    assert local_commands.check(Session(config=config)) == 1
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) >= 2
     assert all(line.startswith(f"{config}:") for line in lines)
@@ -91,7 +91,7 @@ def test_check_lists_every_error_and_is_a_no(config: Path, capsys: pytest.Captur
 
 
 def test_check_looks_for_secrets_unless_told_not_to(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert local.check(Session(json=True), config) == 1
+    assert local_commands.check(Session(json=True), config) == 1
     found = json.loads(capsys.readouterr().out)
     assert found["valid"] is False
     assert "NOT_SET_ANYWHERE" in found["errors"][0]
@@ -102,20 +102,20 @@ def test_check_says_when_only_what_the_service_is_given_is_missing(
 ) -> None:
     """A person's shell has no credentials of systemd's, and the file is well."""
     hint = "rollbackd: nothing but secrets is missing here; what only the service is given: --without-secrets\n"
-    assert local.check(Session(), config) == 1
+    assert local_commands.check(Session(), config) == 1
     assert capsys.readouterr().err == hint
     config.write_text(config.read_text().replace("services:", "servces:"))
-    assert local.check(Session(), config) == 1
+    assert local_commands.check(Session(), config) == 1
     assert capsys.readouterr().err == ""
 
 
 def test_check_of_a_file_that_is_not_there_is_a_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert local.check(Session(config=tmp_path / "none.yaml")) == 1
+    assert local_commands.check(Session(config=tmp_path / "none.yaml")) == 1
     assert "none.yaml" in capsys.readouterr().out
 
 
 def test_the_schema_is_a_json_schema_of_the_whole_file(capsys: pytest.CaptureFixture[str]) -> None:
-    local.schema(Session())
+    local_commands.schema(Session())
     schema = json.loads(capsys.readouterr().out)
     assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
     assert {"daemon", "services", "rules", "notify"} <= set(schema["properties"])
@@ -131,7 +131,7 @@ async def _write_journal(url: str) -> None:
 def test_the_audit_says_whether_all_fits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "journal.db"
     asyncio.run(_write_journal(f"sqlite:///{path}"))
-    assert local.audit(Session(), f"sqlite:///{path}") is None
+    assert local_commands.audit(Session(), f"sqlite:///{path}") is None
     assert capsys.readouterr().out == "3 facts in 1 streams: all fit\n"
     connection = sqlite3.connect(path)
     for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
@@ -139,13 +139,13 @@ def test_the_audit_says_whether_all_fits(tmp_path: Path, capsys: pytest.CaptureF
     connection.execute("UPDATE facts SET actor = 'unix:bob' WHERE n = 2")
     connection.commit()
     connection.close()
-    assert local.audit(Session(json=True), f"sqlite:///{path}") == 1
+    assert local_commands.audit(Session(json=True), f"sqlite:///{path}") == 1
     assert any("#2" in sentence for sentence in json.loads(capsys.readouterr().out)["broken"])
 
 
 def test_the_audit_makes_no_journal_where_there_is_none(tmp_path: Path) -> None:
     with pytest.raises(StopError, match="there is no journal"):
-        local.audit(Session(), f"sqlite:///{tmp_path}/journal.db")
+        local_commands.audit(Session(), f"sqlite:///{tmp_path}/journal.db")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -157,7 +157,7 @@ def test_run_is_the_daemon_with_this_configuration(monkeypatch: pytest.MonkeyPat
         return 7
 
     monkeypatch.setattr(rollbackd.app, "run", daemon)
-    assert local.run(Session(config=tmp_path / "c.yaml")) == 7
+    assert local_commands.run(Session(config=tmp_path / "c.yaml")) == 7
     assert given == [tmp_path / "c.yaml"]
 
 
@@ -176,8 +176,8 @@ def test_a_rollback_offline_shows_its_steps_and_its_outcome(
         on_record(RecordView(2, NOON + timedelta(days=1), "daemon", "Applied", "code \x1b is at v40"))
         return replace(OPENED, status="closed", outcome=outcome, reason="so it ended")
 
-    monkeypatch.setattr(offline, "offline_rollback", roll_back)
-    assert offline.roll_back(Session(config=tmp_path), "checkout", WANTED, lambda: True) == code
+    monkeypatch.setattr(offline_rollback, "offline_rollback", roll_back)
+    assert offline_rollback.roll_back(Session(config=tmp_path), "checkout", WANTED, lambda: True) == code
     assert asked == [Request("checkout", asked[0].actor, "all is down", "v40", "", ("db",), False)]
     assert asked[0].actor.startswith("unix:")
     shown = """\
@@ -190,7 +190,7 @@ def test_a_rollback_offline_shows_its_steps_and_its_outcome(
     out = capsys.readouterr().out
     assert out.startswith(f"{shown}  what       checkout: {outcome}, so it ended\n")
     assert out.endswith(f"\ncheckout: {outcome}\n")
-    offline.roll_back(Session(json=True, config=tmp_path), "checkout", WANTED, lambda: True)
+    offline_rollback.roll_back(Session(json=True, config=tmp_path), "checkout", WANTED, lambda: True)
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert lines[-1] == {"service": "checkout", "outcome": outcome}
 
@@ -201,23 +201,23 @@ def test_a_rollback_offline_that_is_interrupted_says_how_it_goes_on(
     async def interrupt(*_: Any) -> str:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(offline, "offline_rollback", interrupt)
-    assert offline.roll_back(Session(config=tmp_path), "checkout", WANTED, lambda: True) == 130
+    monkeypatch.setattr(offline_rollback, "offline_rollback", interrupt)
+    assert offline_rollback.roll_back(Session(config=tmp_path), "checkout", WANTED, lambda: True) == 130
     assert capsys.readouterr().err.endswith("goes on by the same command, or when the daemon starts\n")
 
 
 def test_a_rollback_offline_that_is_refused_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     async def refuse(*_: Any) -> str:
-        raise Refused("checkout is not rolled back", (FindingView("hold", "refuse", "held by a file"),))
+        raise OrderRefused("checkout is not rolled back", (FindingView("hold", "refuse", "held by a file"),))
 
-    monkeypatch.setattr(offline, "offline_rollback", refuse)
+    monkeypatch.setattr(offline_rollback, "offline_rollback", refuse)
     with pytest.raises(StopError, match="checkout is not rolled back\n  hold: held by a file"):
-        offline.roll_back(Session(config=tmp_path), "checkout", WANTED, lambda: True)
+        offline_rollback.roll_back(Session(config=tmp_path), "checkout", WANTED, lambda: True)
 
 
 def test_a_rollback_offline_without_a_configuration_is_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(StopError, match=r"none\.yaml"):
-        offline.roll_back(Session(config=tmp_path / "none.yaml"), "checkout", WANTED, lambda: True)
+        offline_rollback.roll_back(Session(config=tmp_path / "none.yaml"), "checkout", WANTED, lambda: True)
 
 
 def test_root_acts_offline_as_the_user_whose_journal_it_is(
@@ -227,13 +227,13 @@ def test_root_acts_offline_as_the_user_whose_journal_it_is(
     for call in ("setgroups", "setgid", "setuid", "umask"):
         monkeypatch.setattr(os, call, lambda given, call=call: became.append((call, given)))
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    monkeypatch.setattr(owner, "_owner", lambda _: os.stat_result((0, 0, 0, 0, 65534, 65534, 0, 0, 0, 0)))
+    monkeypatch.setattr(journal_owner, "_owner", lambda _: os.stat_result((0, 0, 0, 0, 65534, 65534, 0, 0, 0, 0)))
     monkeypatch.setenv("HOME", "/root")
     (tmp_path / "signals").mkdir()
     config = tmp_path / "c.yaml"
     config.write_text(f"daemon: {{signals: {tmp_path}/signals}}")
     with pytest.raises(StopError):
-        offline.roll_back(Session(config=config), "checkout", WANTED, lambda: True)
+        offline_rollback.roll_back(Session(config=config), "checkout", WANTED, lambda: True)
     groups = sorted({65534, (tmp_path / "signals").stat().st_gid})
     assert became == [("setgroups", groups), ("setgid", 65534), ("setuid", 65534), ("umask", 0o022)]
     assert "rollbackd: going on as nobody, whose journal it is" in capsys.readouterr().err
@@ -244,13 +244,13 @@ def test_whose_journal_it_is_is_asked_of_its_directory_while_there_is_none(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    monkeypatch.setattr(owner, "_turn_into", lambda found, _: f"user {found.st_uid}")
+    monkeypatch.setattr(journal_owner, "_turn_into", lambda found, _: f"user {found.st_uid}")
     config = tmp_path / "c.yaml"
     config.write_text(f"daemon: {{journal: 'sqlite:///{tmp_path}/journal.db'}}")
     own = tmp_path.stat().st_uid
-    assert owner.become(config) == ([f"going on as user {own}, whose journal it is"] if own else [])
+    assert journal_owner.become(config) == ([f"going on as user {own}, whose journal it is"] if own else [])
     config.write_text("daemon: {journal: 'sqlite:////no/such/place/journal.db'}")
-    assert owner.become(config) == []
+    assert journal_owner.become(config) == []
 
 
 def test_secrets_that_only_the_daemon_has_are_named_once(tmp_path: Path) -> None:
@@ -261,14 +261,14 @@ def test_secrets_that_only_the_daemon_has_are_named_once(tmp_path: Path) -> None
         + ", ".join(f"{{name: {name}, role: source, token: {{credential: {name}}}}}" for name in names)
         + "]}\n"
     )
-    *_, lacking, what = owner.become(config)
+    *_, lacking, what = journal_owner.become(config)
     assert lacking.startswith("without secrets of the daemon: credential one: systemd gave this process none;")
     assert lacking.endswith(" and 1 more")
     assert what == "what asks for one of them fails, and messages that need one go out when the daemon runs again"
 
 
 def test_a_no_begins_nothing_offline(tmp_path: Path) -> None:
-    assert offline.roll_back(Session(config=tmp_path / "none.yaml"), "checkout", WANTED, lambda: False) == 1
+    assert offline_rollback.roll_back(Session(config=tmp_path / "none.yaml"), "checkout", WANTED, lambda: False) == 1
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from rollbackd.cli import snapshot
-from rollbackd.cli.frame import NO, Session, StopError
+from rollbackd.cli import snapshot_commands
+from rollbackd.cli.command_frame import NO, Session, StopError
 
 WHOLE = {
     "name": "one", "created": "2026-03-01T02:00:00Z", "why": "manual", "files": 1, "size": 1, "restorable": True,
@@ -55,13 +55,13 @@ def session(asked: Asked) -> Session:
 def test_a_list_with_a_damaged_snapshot_is_no_success(
     snapshots: list[dict[str, Any]], code: int | None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert snapshot.listed(session(Asked(*snapshots))) == code
+    assert snapshot_commands.listed(session(Asked(*snapshots))) == code
     assert "1970" not in capsys.readouterr().out
 
 
 def test_each_snapshot_is_read_also_one_that_is_known_to_be_damaged(capsys: pytest.CaptureFixture[str]) -> None:
     asked = Asked(WHOLE, LOST)
-    assert snapshot.verify(session(asked), "shop") == NO
+    assert snapshot_commands.verify(session(asked), "shop") == NO
     assert [order["snapshot"] for order in asked.orders] == ["one", "lost"]
     assert "lost is damaged\n  snapshot lost: its content cannot be read" in capsys.readouterr().out
 
@@ -70,7 +70,7 @@ def test_who_waits_before_a_terminal_hears_what_is_done(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    snapshot.verify(session(Asked(WHOLE)), "shop")
+    snapshot_commands.verify(session(Asked(WHOLE)), "shop")
     assert capsys.readouterr().err == "shop/config: one is read …\n"
 
 
@@ -78,4 +78,4 @@ def test_who_goes_away_hears_that_it_goes_on() -> None:
     asked = Asked(WHOLE)
     asked.interrupted = True
     with pytest.raises(StopError, match="goes on with it"):
-        snapshot.take(session(asked), "shop")
+        snapshot_commands.take(session(asked), "shop")

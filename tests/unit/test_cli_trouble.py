@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from rollbackd.cli import order, show
-from rollbackd.cli.client import UnreachableError
+from rollbackd.cli import incident_text, order_commands
+from rollbackd.cli.command_frame import Session, StopError
 from rollbackd.cli.commands import app
-from rollbackd.cli.frame import Session, StopError
+from rollbackd.cli.daemon_client import UnreachableError
 from rollbackd.views.shapes import RecordView
 from tests.fakes.operations import NOON, OPENED
 from tests.fakes.serving import serving
@@ -44,7 +44,7 @@ def test_a_failed_step_shows_the_end_of_its_output_below_itself() -> None:
     said = "\n".join(f"line {number}" for number in range(30)) + "\n\x1b[2Jno space left"
     fact = {"layer": "code", "evidence": said}
     failed = asdict(RecordView(3, NOON, "daemon", "ApplyFailed", "applying code failed: exit 1", fact))
-    lines = printed(lambda: show.Timeline().add([failed])).splitlines()
+    lines = printed(lambda: incident_text.Timeline().add([failed])).splitlines()
     assert lines[1] == "  12:00:00Z  daemon  applying code failed: exit 1"
     assert lines[-1] == "                     | \\x1b[2Jno space left"
     assert lines[2].endswith("| line 11")
@@ -53,9 +53,11 @@ def test_a_failed_step_shows_the_end_of_its_output_below_itself() -> None:
 
 def test_what_an_ended_incident_left_closed_is_in_the_status_with_the_command_that_opens_it() -> None:
     said = "page is still entered since checkout-1; when it can be left: rollbackd ack checkout-1 --leave"
-    assert said in printed(lambda: show.services([], [CLOSED])).splitlines()
-    assert show.still_entered({**CLOSED, "entered": []}) == ""
-    assert show.still_entered({**CLOSED, "outcome": ""}) == "", "a page that is up while it runs is as it should be"
+    assert said in printed(lambda: incident_text.services([], [CLOSED])).splitlines()
+    assert incident_text.still_entered({**CLOSED, "entered": []}) == ""
+    assert incident_text.still_entered({**CLOSED, "outcome": ""}) == "", (
+        "a page that is up while it runs is as it should be"
+    )
 
 
 async def test_the_status_looks_for_it_itself(tmp_path: Path) -> None:
@@ -154,10 +156,10 @@ async def test_an_interrupted_order_is_not_called_undone(tmp_path: Path) -> None
 
 def test_whoever_wants_a_hold_hears_soon_that_the_daemon_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The file is the way then, and nobody thinks of it while a command waits."""
-    monkeypatch.setattr(order, "QUICK", 0.05)
+    monkeypatch.setattr(order_commands, "QUICK", 0.05)
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(tmp_path / "s"))
         listening.listen()
-        for asked in (order.hold, order.abort):
+        for asked in (order_commands.hold, order_commands.abort):
             with pytest.raises(UnreachableError, match="no answer in time"):
                 asked(Session(socket=tmp_path / "s"), "checkout")

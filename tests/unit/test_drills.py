@@ -18,7 +18,7 @@ from rollbackd.core import Core
 from rollbackd.drills.schedule import DrillTimetable
 from rollbackd.journal import JournalUnavailable
 from rollbackd.model import DAEMON, Outcome, Release, Request, Verdict
-from rollbackd.operations import Invalid, NotFound, Refused
+from rollbackd.operations import InvalidOrder, OrderRefused, UnknownName
 from rollbackd.policy.ledger import ServiceLedger
 from rollbackd.signals.events import Posted
 from rollbackd.views.shapes import DrillView
@@ -98,7 +98,7 @@ class Practice:
         return await self.get(self.core.operations.drill(service, plan, ANN, execute=execute))
 
     async def refused(self, plan: str = "", *, service: str = "shop") -> str:
-        with pytest.raises(Refused) as refusal:
+        with pytest.raises(OrderRefused) as refusal:
             await self.drill(plan, execute=True, service=service)
         return str(refusal.value)
 
@@ -234,11 +234,11 @@ async def test_what_takes_longer_than_its_target_is_told_and_makes_nothing_unrea
 
 
 async def test_unknown_names_are_answered_with_what_there_is(shop: Practice) -> None:
-    with pytest.raises(NotFound, match="there are: shop, desk"):
+    with pytest.raises(UnknownName, match="there are: shop, desk"):
         await shop.drill(service="nowhere")
-    with pytest.raises(NotFound):
+    with pytest.raises(UnknownName):
         await shop.get(shop.core.operations.drills("nowhere"))
-    with pytest.raises(Invalid, match="it has: default, degrade"):
+    with pytest.raises(InvalidOrder, match="it has: default, degrade"):
         await shop.drill("everything")
 
 
@@ -329,7 +329,7 @@ async def test_a_rollback_goes_before_what_a_drill_still_reads(shop: Practice) -
     await shop.pass_(SECOND)
     assert asked == 2
     await shop.trouble()
-    with pytest.raises(Refused, match="the drill of shop was broken off: shop-1 goes first"):
+    with pytest.raises(OrderRefused, match="the drill of shop was broken off: shop-1 goes first"):
         await shop.get(_of(drill))
     await shop.until(lambda: shop.outcomes() == [("shop-1", Outcome.RECOVERED)])
 
@@ -424,7 +424,7 @@ async def test_one_is_drilled_at_a_time_and_not_during_a_rollback(shop: Practice
         "desk is not drilled: shop is, and one is drilled at a time; again when it has ended"
     )
     assert "shop-1 is open" in await shop.refused()
-    with pytest.raises(Refused, match="shop-1 is open; again when it has ended"):
+    with pytest.raises(OrderRefused, match="shop-1 is open; again when it has ended"):
         await shop.drill()
     await shop.over()
     assert (await shop.drill(execute=True, service="desk")).result == "running"
@@ -602,7 +602,7 @@ async def test_a_persons_rollback_ends_the_drill_and_goes_where_it_went(shop: Pr
     order = asyncio.create_task(shop.core.operations.rollback(Request("shop", "unix:bob")))
     await shop.pass_(SECOND)
     hold_up.set()
-    with pytest.raises(Refused, match="no plan of default has a step to take"):
+    with pytest.raises(OrderRefused, match="no plan of default has a step to take"):
         await shop.get(_of(order))
     (drilled,) = shop.written(facts.Drilled)
     assert drilled.problems == ("unix:bob ordered a rollback: it did not return",)
@@ -627,7 +627,7 @@ async def test_while_the_drills_step_goes_on_the_order_is_refused_with_what_to_d
     await shop.drill(execute=True)
     await shop.until(lambda: "apply code v1" in shop.stage.world.calls)
     order = asyncio.create_task(shop.core.operations.rollback(Request("shop", "unix:bob")))
-    with pytest.raises(Refused, match="shop-1, a drill, is being ended; order again when it has"):
+    with pytest.raises(OrderRefused, match="shop-1, a drill, is being ended; order again when it has"):
         await shop.get(_of(order))
     hold_up.set()
     await shop.until(lambda: bool(shop.outcomes()))

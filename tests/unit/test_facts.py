@@ -11,7 +11,7 @@ from typing import get_args
 import rollbackd
 import rollbackd_adapters
 from rollbackd import facts
-from rollbackd.cli import report, show
+from rollbackd.cli import incident_text, outcome_report
 from rollbackd.execution import incident_clocks
 from rollbackd.incident.clocks import due, next_due
 from rollbackd.policy import ledger
@@ -76,6 +76,6 @@ def test_the_past_of_snapshots_is_made_of_every_kind_that_it_folds() -> None:
 
 def test_what_people_are_shown_names_every_kind_that_failed_and_every_round_of_checks() -> None:
     has = {one.__name__: {field.name for field in fields(one)} for one in ALL}
-    assert {kind for kind, names in has.items() if "evidence" in names} == show._FAILED
+    assert {kind for kind, names in has.items() if "evidence" in names} == incident_text._FAILED
     rounds = {kind for kind, names in has.items() if {"verdict", "results"} <= names}
-    assert all(report.last_round([{"kind": kind, "fact": {"results": [{}]}}]) == [{}] for kind in rounds)
+    assert all(outcome_report.last_round([{"kind": kind, "fact": {"results": [{}]}}]) == [{}] for kind in rounds)

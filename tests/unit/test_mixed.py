@@ -11,7 +11,7 @@ import pytest
 
 from rollbackd import facts
 from rollbackd.model import Action, Outcome, Release, Request
-from rollbackd.operations import Invalid, Refused
+from rollbackd.operations import InvalidOrder, OrderRefused
 from rollbackd.signals.events import Posted
 from tests.unit.house import V1, House
 from tests.unit.judgement.stage import Stage
@@ -58,7 +58,7 @@ async def test_nothing_goes_back_unasked_and_nothing_becomes_good(stage: Stage) 
     decided = [record.fact.decision for record in stage.journal.records if isinstance(record.fact, facts.Decided)]
     assert [(decision.action, decision.present) for decision in decided] == [(Action.REFUSE, None)]
     assert stage.world.calls == []
-    with pytest.raises(Invalid, match="cannot be told: code: the hosts differ"):
+    with pytest.raises(InvalidOrder, match="cannot be told: code: the hosts differ"):
         await answer(stage, stage.daemon.operations.good("shop", {}, "unix:ann"))
 
 
@@ -93,7 +93,7 @@ async def test_an_order_brings_them_together(stage: Stage, to: str) -> None:
 async def test_an_order_that_would_leave_them_apart_is_refused(stage: Stage, request_: Request, said: str) -> None:
     stage.world.layers["shop"]["config"].present = Release("c2")
     stage.world.layers["shop"]["config"].known += (Release("c1"), Release("c2"))
-    with pytest.raises(Refused, match=said):
+    with pytest.raises(OrderRefused, match=said):
         await answer(stage, stage.daemon.operations.rollback(request_))
     assert stage.world.calls == []
 

@@ -14,7 +14,7 @@ from rollbackd import facts
 from rollbackd.incident.life import Incident
 from rollbackd.journal import Entry
 from rollbackd.model import Action, CheckResult, Priority, Release, Request, Verdict, incident_stream
-from rollbackd.operations import Announce, Invalid, NotFound, Operations, Refused
+from rollbackd.operations import Announce, InvalidOrder, Operations, OrderRefused, UnknownName
 from rollbackd.signals.events import Posted
 from rollbackd.views.shapes import ServiceView
 from tests.unit.judgement.clock import idle
@@ -148,7 +148,7 @@ async def test_two_groups_each_give_one_and_the_answer_says_who_is_missing(tmp_p
     for _ in range(2):
         assert (await house.get(house.operations.approve("shop-1", BOB))).missing == "one of product"
     assert len(house.written(facts.Approved)) == 2
-    with pytest.raises(Refused, match="shop-1: unix:dave is in none of the groups that are asked: tech, product"):
+    with pytest.raises(OrderRefused, match="shop-1: unix:dave is in none of the groups that are asked: tech, product"):
         await house.get(house.operations.approve("shop-1", DAVE))
     assert (await house.get(house.operations.approve("shop-1", "token:desk"))).missing == ""
     await house.pass_(MINUTE)
@@ -184,7 +184,7 @@ async def test_a_yes_to_what_is_asked_no_more_is_none(asking: House) -> None:
         return await inner(*entries, **more)
 
     asking.stage.journal.append = first_another  # type: ignore[method-assign]
-    with pytest.raises(Refused, match=r"shop-1 asks something else since .*, after this answer was given"):
+    with pytest.raises(OrderRefused, match=r"shop-1 asks something else since .*, after this answer was given"):
         await asking.get(asking.operations.approve("shop", ANN))
     assert asking.written(facts.Approved) == []
     assert (await asking.get(asking.operations.approve("shop", ANN))).missing == ""
@@ -193,7 +193,7 @@ async def test_a_yes_to_what_is_asked_no_more_is_none(asking: House) -> None:
 async def test_an_answer_on_paper_from_before_the_question_is_none(asking: House) -> None:
     before = asking.now - 10 * SECOND
     for answer in (asking.operations.approve, asking.operations.deny):
-        with pytest.raises(Refused, match="asks something else since"):
+        with pytest.raises(OrderRefused, match="asks something else since"):
             await asking.get(answer("shop", ANN, seen=before))
 
 
@@ -201,7 +201,7 @@ async def test_a_yes_after_the_time_is_over_is_refused(asking: House) -> None:
     await asking.get(asking.operations.hold("shop", ANN, "", None))
     await asking.pass_(20 * MINUTE)
     said = "shop-1: nobody answered until .*, the question is over; `rollbackd rollback shop` goes back all the same"
-    with pytest.raises(Refused, match=said):
+    with pytest.raises(OrderRefused, match=said):
         await asking.get(asking.operations.approve("shop", ANN))
     assert (await asking.incident()).outcome is None, "it is held: nothing came of it yet"
 
@@ -213,7 +213,7 @@ async def test_a_no_ends_it_and_is_said_once(asking: House) -> None:
     assert len(asking.written(facts.Denied)) == 1
     await asking.pass_(10 * MINUTE)
     assert (await asking.incident()).reason == "denied by unix:ann: mended"
-    with pytest.raises(Refused, match="shop-1 asks nothing any more, it has ended: declined"):
+    with pytest.raises(OrderRefused, match="shop-1 asks nothing any more, it has ended: declined"):
         await asking.get(asking.operations.approve("shop", BOB))
     assert asking.runs == "v2"
 
@@ -234,7 +234,7 @@ async def test_what_acts_is_not_answered_and_the_refusal_says_how_to_stop_it(ask
     await asking.pass_(SECOND)
     said = r"shop-1 does not ask, it acts \(approved by unix:ann\); `rollbackd abort shop-1` stops it"
     for answer in (asking.operations.approve, asking.operations.deny):
-        with pytest.raises(Refused, match=said):
+        with pytest.raises(OrderRefused, match=said):
             await asking.get(answer("shop", BOB))
     assert (await asking.get(asking.operations.approve("shop", ANN))).missing == "", "the same yes, sent again"
 
@@ -246,7 +246,7 @@ async def test_names_that_are_wrong_are_sentences(house: House) -> None:
         ("chekout", 'there is no incident "chekout"; `rollbackd incidents` lists them'),
     ):
         for answer in (house.operations.approve, house.operations.deny, house.operations.abort):
-            with pytest.raises(NotFound, match=f"^{said}$"):
+            with pytest.raises(UnknownName, match=f"^{said}$"):
                 await house.get(answer(name, ANN))
 
 
@@ -257,7 +257,7 @@ async def test_a_service_named_like_an_incident_of_another_one_is_asked_about(tm
     await house.event("broken")
     house.stage.daemon.config.__dict__.pop("by_name", None)
     object.__setattr__(house.stage.daemon.config, "services", (*house.stage.config.services, twin))
-    with pytest.raises(Invalid, match=r'^"shop-1" is a service, and an open incident of shop: say shop$'):
+    with pytest.raises(InvalidOrder, match=r'^"shop-1" is a service, and an open incident of shop: say shop$'):
         await house.get(house.operations.approve("shop-1", ANN))
     await house.stage.down()
 
@@ -281,7 +281,7 @@ async def test_the_same_order_again_goes_on_with_what_it_began(house: House) -> 
     order = Request("shop", ANN, to="code=v1")
     assert await house.get(house.operations.rollback(order)) == "shop-1"
     assert await house.get(house.operations.rollback(replace(order, actor=BOB, reason="again"))) == "shop-1"
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(OrderRefused) as caught:
         await house.get(house.operations.rollback(replace(order, over_hold=True)))
     assert str(caught.value) == (
         "shop is not rolled back: joined shop-1, which is open "
@@ -385,7 +385,7 @@ async def test_the_same_key_twice_at_once_is_one_change(house: House) -> None:
     assert first == second
     assert (first.by, first.status, first.confirm_by) == (CI, "waiting", house.now + 15 * MINUTE)
     assert len(house.written(facts.Announced)) == 1
-    with pytest.raises(Invalid, match='"build-17" is another change of shop already; each needs a key of its own'):
+    with pytest.raises(InvalidOrder, match='"build-17" is another change of shop already; each needs a key of its own'):
         await house.get(house.operations.changed(hotfix("v4"), CI))
 
 
@@ -399,9 +399,9 @@ async def test_a_change_without_a_key_gets_a_name_that_can_be_typed(house: House
 
 
 async def test_what_cannot_be_announced_is_a_sentence(house: House) -> None:
-    with pytest.raises(NotFound, match='there is no service "chekout"'):
+    with pytest.raises(UnknownName, match='there is no service "chekout"'):
         await house.get(house.operations.changed(replace(hotfix(), service="chekout"), CI))
-    with pytest.raises(Invalid, match='shop has no layer "db"; it has: code, config'):
+    with pytest.raises(InvalidOrder, match='shop has no layer "db"; it has: code, config'):
         await house.get(house.operations.changed(hotfix(releases={"db": "7"}), CI))
 
 
@@ -428,7 +428,7 @@ async def test_by_the_services_name_the_newest_that_waits_is_confirmed(house: Ho
     assert (await house.get(house.operations.confirm("shop", ANN))).id == "two"
     assert (await house.get(house.operations.confirm("shop", ANN))).id == "two", "the one before runs no more"
     assert [one.status for one in await house.operations.changes("shop")] == ["confirmed", "replaced"]
-    with pytest.raises(Refused, match=r"one runs no more: code v4, config c1 does"):
+    with pytest.raises(OrderRefused, match=r"one runs no more: code v4, config c1 does"):
         await house.get(house.operations.confirm("one", ANN))
 
 
@@ -440,23 +440,25 @@ async def test_a_change_that_went_back_cannot_be_confirmed(house: House) -> None
     await house.pass_(15 * MINUTE)
     assert [one.status for one in await house.operations.changes("shop")] == ["overdue"]
     stop = "`rollbackd abort shop-1` stops it"
-    with pytest.raises(Refused, match=f"build-17 is not confirmed: shop-1 takes shop back already; {stop}"):
+    with pytest.raises(OrderRefused, match=f"build-17 is not confirmed: shop-1 takes shop back already; {stop}"):
         await house.get(house.operations.confirm("shop", ANN))
     layer.hold_up.set()
     await house.pass_(5 * MINUTE)
     assert house.runs == "v1"
-    with pytest.raises(Refused, match="build-17 runs no more: code v1, config c1 does"):
+    with pytest.raises(OrderRefused, match="build-17 runs no more: code v1, config c1 does"):
         await house.get(house.operations.confirm("build-17", ANN))
 
 
 async def test_names_of_changes_that_are_wrong_are_sentences(house: House) -> None:
-    with pytest.raises(NotFound, match="no announced change of shop waits to be confirmed"):
+    with pytest.raises(UnknownName, match="no announced change of shop waits to be confirmed"):
         await house.get(house.operations.confirm("shop", ANN))
-    with pytest.raises(NotFound, match='nobody announced a change "build-9"; `rollbackd status SERVICE` lists them'):
+    with pytest.raises(UnknownName, match='nobody announced a change "build-9"; `rollbackd status SERVICE` lists them'):
         await house.get(house.operations.confirm("build-9", ANN))
     for service in ("shop", "desk"):
         await house.get(house.operations.changed(Announce(service, key="build-9"), CI))
-    with pytest.raises(Invalid, match='several services have a change "build-9"; say shop/build-9 or desk/build-9'):
+    with pytest.raises(
+        InvalidOrder, match='several services have a change "build-9"; say shop/build-9 or desk/build-9'
+    ):
         await house.get(house.operations.confirm("build-9", ANN))
     assert (await house.get(house.operations.confirm("desk/build-9", ANN))).service == "desk"
 
@@ -547,7 +549,7 @@ async def test_a_printed_plan_is_not_run_in_another_world(house: House, moved: s
         order = replace(order, to="v1")
     else:
         order = replace(order, plan_id="0123456789ab")
-    with pytest.raises((Refused, NotFound, Invalid), match=said[moved]):
+    with pytest.raises((OrderRefused, UnknownName, InvalidOrder), match=said[moved]):
         await house.get(house.operations.rollback(order))
 
 
@@ -560,7 +562,7 @@ async def test_a_deployment_between_the_look_and_the_order_stops_it_before_its_f
         return await consider(*given)
 
     house.stage.daemon.decision_engine.consider = right_after_a_deployment  # type: ignore[method-assign, assignment]
-    with pytest.raises(Refused, match=f"code v2, config c1 runs no more, as plan {shown.id} had it"):
+    with pytest.raises(OrderRefused, match=f"code v2, config c1 runs no more, as plan {shown.id} had it"):
         await house.get(house.operations.rollback(Request("shop", BOB, plan_id=shown.id)))
     await house.pass_(MINUTE)
     assert house.runs == "v3"
@@ -612,7 +614,7 @@ async def test_the_checks_that_verification_counts_say_whether_a_service_is_well
     for said in (Verdict.INCONCLUSIVE, Verdict.BAD):
         sick["ready"] = said
         assert not (await house.operations.checks("shop")).healthy
-    with pytest.raises(NotFound):
+    with pytest.raises(UnknownName):
         await house.operations.checks("shp")
 
 

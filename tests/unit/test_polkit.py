@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from rollbackd.cli import polkit
+from rollbackd.cli import polkit_rule
 from rollbackd.cli.commands import app
 
 SHIPPED = Path(__file__).parents[2] / "systemd" / "50-rollbackd.rules.example"
@@ -44,7 +44,7 @@ def config(tmp_path: Path) -> str:
 def test_check_prints_what_the_layers_need_of_the_host(config: str) -> None:
     said = CliRunner().invoke(app, ["check", config])
     assert said.exit_code == 0, said.output
-    assert f"// {polkit.PLACE}\n{polkit.rule(UNITS)}" in said.output
+    assert f"// {polkit_rule.PLACE}\n{polkit_rule.rule(UNITS)}" in said.output
     assert "ReadWritePaths=/etc/nginx/conf.d\n" in said.output
 
 
@@ -55,5 +55,5 @@ def test_check_gives_the_units_and_their_verbs_to_programs(config: str) -> None:
 
 def test_the_shipped_example_is_the_rule_for_the_units_that_it_names() -> None:
     comment, _, rule = SHIPPED.read_text().partition("\n\n")
-    assert rule == polkit.rule(UNITS)
-    assert polkit.PLACE in comment
+    assert rule == polkit_rule.rule(UNITS)
+    assert polkit_rule.PLACE in comment

@@ -10,7 +10,7 @@ import pytest
 
 from rollbackd.adapter import AdapterError
 from rollbackd.model import Change, Outcome, Progress, Release, Request, Traits
-from rollbackd.operations import Refused
+from rollbackd.operations import OrderRefused
 from rollbackd.policy.ledger import ServiceLedger
 from tests.unit.judgement.clock import idle
 from tests.unit.judgement.stage import Stage
@@ -101,7 +101,7 @@ async def test_a_step_that_moved_its_layer_and_then_failed_is_done_again(shop: S
     assert plan.steps[0].risks[-1] == "its last step broke off: it is done again"
     assert await shop.order() == ["apply code v1", "apply process -"]
     assert shop.ended(Outcome.RECOVERED)
-    with pytest.raises(Refused, match="no plan of default has a step to take"):
+    with pytest.raises(OrderRefused, match="no plan of default has a step to take"):
         await shop.order("v1")
 
 

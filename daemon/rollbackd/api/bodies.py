@@ -22,29 +22,29 @@ Releases = Annotated[dict[Reference, Reference], Field(max_length=100)]
 """Layer to release: an id, a unique prefix or a label; the key `""` is the only layer."""
 
 
-class Asked(Spec):
+class RequestFields(Spec):
     """What comes in; its fields' sentences are in /openapi.json."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
 
 # -- queries ------------------------------------------------------------------------------------
-class NoQuery(Asked):
+class NoQuery(RequestFields):
     """Nothing may be asked."""
 
 
-class ServiceQuery(Asked):
+class ServiceQuery(RequestFields):
     service: str
     """Whose; newest first."""
 
 
-class DrillsQuery(Asked):
+class DrillsQuery(RequestFields):
     service: str = ""
     """Only of this service."""
     limit: int = Field(default=50, ge=1, le=1000)
 
 
-class DecisionsQuery(Asked):
+class DecisionsQuery(RequestFields):
     service: str = ""
     """Only of this service."""
     limit: int = Field(default=50, ge=1, le=1000)
@@ -55,7 +55,7 @@ class IncidentsQuery(DecisionsQuery):
     """Only those that are not closed."""
 
 
-class NewsQuery(Asked):
+class NewsQuery(RequestFields):
     after: int = Field(default=0, ge=0)
     """Only records with n above this."""
     wait: Duration = timedelta()
@@ -70,11 +70,11 @@ class NewsQuery(Asked):
 
 
 # -- bodies -------------------------------------------------------------------------------------
-class NoBody(Asked):
+class NoBody(RequestFields):
     """Nothing has to be said; `{}` or an empty body."""
 
 
-class PlanBody(Asked):
+class PlanBody(RequestFields):
     to: Reference = ""
     """A release (id, unique prefix or label), a state's key, or empty for the newest good state."""
     plan: Reference = ""
@@ -97,18 +97,18 @@ class RollbackBody(PlanBody):
         return self
 
 
-class DrillBody(Asked):
+class DrillBody(RequestFields):
     plan: Reference = ""
     """One of the service's plans; empty: its own list, or with `execute` the first of it."""
     execute: bool = False
     """Go back for real, and return; only where the service's configuration says `drill: true`."""
 
 
-class ReasonBody(Asked):
+class ReasonBody(RequestFields):
     reason: Reason = ""
 
 
-class AcknowledgeBody(Asked):
+class AcknowledgeBody(RequestFields):
     leave: bool = False
     """Leave every bracket that is still entered."""
 
@@ -118,17 +118,17 @@ class HoldBody(ReasonBody):
     """RFC 3339 with an offset; without it the hold stays until it is lifted."""
 
 
-class GoodBody(Asked):
+class GoodBody(RequestFields):
     releases: Releases = {}
     """Empty: the present state."""
 
 
-class QuarantineBody(Asked):
+class QuarantineBody(RequestFields):
     releases: Releases = Field(min_length=1)
     lift: bool = False
 
 
-class ChangeBody(Asked):
+class ChangeBody(RequestFields):
     service: Reference
     releases: Releases = {}
     """What it brings: layer to release; empty: whatever changes now."""

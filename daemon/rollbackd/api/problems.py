@@ -12,7 +12,7 @@ from aiohttp import web
 from pydantic import TypeAdapter, ValidationError
 
 from rollbackd.journal import JournalUnavailable
-from rollbackd.operations import Invalid, NotFound, Refused
+from rollbackd.operations import InvalidOrder, OrderRefused, UnknownName
 from rollbackd.syntax.units import show
 from rollbackd.system import log
 from rollbackd.views.shapes import FindingView
@@ -73,11 +73,11 @@ async def as_problems(request: web.Request, handler: Handler) -> web.StreamRespo
         return problem(error.status, str(error), error.headers, **error.more)
     except JournalUnavailable as error:
         return problem(503, f"nothing was stored: {error}; try again", {"Retry-After": NOT_WRITTEN_RETRY})
-    except NotFound as error:
+    except UnknownName as error:
         return problem(404, str(error))
-    except Invalid as error:
+    except InvalidOrder as error:
         return problem(400, str(error))
-    except Refused as error:
+    except OrderRefused as error:
         return problem(409, str(error), findings=_FINDINGS.dump_python(tuple(error.findings), mode="json"))
     except web.HTTPException as error:
         return _of_aiohttp(request, error)

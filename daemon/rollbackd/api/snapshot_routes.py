@@ -15,7 +15,7 @@ from aiohttp import hdrs, web
 from pydantic import Field, TypeAdapter, ValidationError
 
 from rollbackd.api.authorization import Gate
-from rollbackd.api.bodies import Asked, NoBody, NoQuery, Reference
+from rollbackd.api.bodies import NoBody, NoQuery, Reference, RequestFields
 from rollbackd.api.problems import ProblemError, invalid
 from rollbackd.api.routes import ApiCall, ApiRoute
 from rollbackd.config.models import NAME
@@ -38,7 +38,7 @@ Layer = Annotated[str, Field(pattern=_LAYER)]
 
 
 # -- what comes in and goes out -----------------------------------------------------------------
-class KeptQuery(Asked):
+class KeptQuery(RequestFields):
     service: str = ""
     """Only of this service."""
     layer: Layer = ""
@@ -47,13 +47,13 @@ class KeptQuery(Asked):
     """Only which layers there are; none of them is asked."""
 
 
-class FileQuery(Asked):
+class FileQuery(RequestFields):
     layer: Layer = ""
     snapshot: Reference = ""
     """Which is wanted; a file that comes in says its own name."""
 
 
-class LayerBody(Asked):
+class LayerBody(RequestFields):
     layer: Layer = ""
 
 

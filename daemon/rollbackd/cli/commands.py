@@ -5,8 +5,17 @@ from typing import Annotated
 import typer
 
 from rollbackd import __version__
-from rollbackd.cli import answer, change, drill, event, layer, local, look, order, snapshot
-from rollbackd.cli.frame import AsJson, ConfigFile, Session, SocketFile, command
+from rollbackd.cli import (
+    change_commands,
+    drill_command,
+    event_command,
+    layer_command,
+    local_commands,
+    order_commands,
+    query_commands,
+    snapshot_commands,
+)
+from rollbackd.cli.command_frame import AsJson, ConfigFile, Session, SocketFile, command
 
 app = typer.Typer(
     name="rollbackd",
@@ -44,10 +53,14 @@ def general(
     ctx.obj = Session(as_json, config, socket)
 
 
-for _run in (
-    local.run, local.check, local.schema, look.status, look.incidents, look.decisions, look.plan, order.rollback,
-    answer.approve, answer.deny, order.abort, order.ack, order.hold, order.resume, change.changed, change.confirm,
-    order.good, order.quarantine, event.event, local.audit, layer.layer, drill.drill,
-):  # fmt: skip
+_COMMANDS = (
+    local_commands.run, local_commands.check, local_commands.schema,
+    query_commands.status, query_commands.incidents, query_commands.decisions, query_commands.plan,
+    order_commands.rollback, order_commands.approve, order_commands.deny, order_commands.abort, order_commands.ack,
+    order_commands.hold, order_commands.resume, change_commands.changed, change_commands.confirm,
+    order_commands.good, order_commands.quarantine, event_command.event, local_commands.audit,
+    layer_command.layer, drill_command.drill,
+)  # fmt: skip
+for _run in _COMMANDS:
     command(app, _run.__name__)(_run)
-app.add_typer(snapshot.app)
+app.add_typer(snapshot_commands.app)

@@ -6,7 +6,7 @@ Every order is journaled with its actor before anything happens.
 from collections.abc import Mapping, Sequence
 
 from rollbackd.model import Alert
-from rollbackd.operations.base import Invalid, NotFound, Parts, Refused
+from rollbackd.operations.base import InvalidOrder, OperationsParts, OrderRefused, UnknownName
 from rollbackd.operations.holds import HoldOperations
 from rollbackd.operations.incident_answers import IncidentAnswer, IncidentAnswers
 from rollbackd.operations.marks import Announce, MarkOperations
@@ -17,7 +17,15 @@ from rollbackd.signals.events import Posted
 from rollbackd.signals.intake import EventReceipt
 from rollbackd.signals.webhook import WebhookPayload
 
-__all__ = ["Announce", "IncidentAnswer", "Invalid", "NotFound", "Operations", "Parts", "Refused"]
+__all__ = [
+    "Announce",
+    "IncidentAnswer",
+    "InvalidOrder",
+    "Operations",
+    "OperationsParts",
+    "OrderRefused",
+    "UnknownName",
+]
 
 
 class Operations(StateQueries, RollbackOperations, IncidentAnswers, MarkOperations, HoldOperations, SnapshotOperations):

@@ -31,15 +31,15 @@ from rollbackd.views.shapes import FindingView
 _RACES = 20
 
 
-class NotFound(Exception):  # noqa: N818  # an answer
+class UnknownName(Exception):  # noqa: N818  # an answer
     """There is no such thing; the sentence says what there is."""
 
 
-class Invalid(Exception):  # noqa: N818  # an answer
+class InvalidOrder(Exception):  # noqa: N818  # an answer
     """An argument makes no sense; the sentence says what to write instead."""
 
 
-class Refused(Exception):  # noqa: N818  # an answer
+class OrderRefused(Exception):  # noqa: N818  # an answer
     """Understood, and not done now."""
 
     def __init__(self, text: str, findings: tuple[FindingView, ...] = ()) -> None:
@@ -48,7 +48,7 @@ class Refused(Exception):  # noqa: N818  # an answer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Parts:
+class OperationsParts:
     """What the desk speaks for; built once, in `core.py`."""
 
     config: Config
@@ -72,7 +72,7 @@ class Parts:
 class OperationsBase:
     """Finds what an order names."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: OperationsParts) -> None:
         self._parts = parts
         self._read_model = parts.read_model
         self._config = parts.config
@@ -83,20 +83,20 @@ class OperationsBase:
         service = self._config.service(name)
         if service is None:
             known = ", ".join(one.name for one in self._config.services[:20])
-            raise NotFound(f'there is no service "{name}"; there are: {known}')
+            raise UnknownName(f'there is no service "{name}"; there are: {known}')
         return service
 
     async def _incident(self, name: str) -> Incident:
         incident = await self._read_model.incident(name)
         if incident is None:
-            raise NotFound(f'there is no incident "{name}"; `rollbackd incidents` lists them')
+            raise UnknownName(f'there is no incident "{name}"; `rollbackd incidents` lists them')
         return incident
 
     def _by_service(self, name: str) -> str:
         """An incident's id; of a service the open one, else the last.
 
-        :raises NotFound: a service that never had one.
-        :raises Invalid: a service and an open incident of another one have the same name.
+        :raises UnknownName: a service that never had one.
+        :raises InvalidOrder: a service and an open incident of another one have the same name.
         """
         if self._config.service(name) is None:
             return name
@@ -104,9 +104,9 @@ class OperationsBase:
         if name in self._read_model.open_incidents():
             other = incident_service(incident_stream(name))
             own = f", or {rollbacks[-1].incident}" if rollbacks else ""
-            raise Invalid(f'"{name}" is a service, and an open incident of {other}: say {other}{own}')
+            raise InvalidOrder(f'"{name}" is a service, and an open incident of {other}: say {other}{own}')
         if not rollbacks:
-            raise NotFound(f"{name} has no incident")
+            raise UnknownName(f"{name} has no incident")
         return rollbacks[-1].incident
 
     async def _say(self, incident: str, actor: str, word: Callable[[Incident], Any | None]) -> Incident:
@@ -115,7 +115,7 @@ class OperationsBase:
         `word` looks at it and gives the fact, None when it was said before, or refuses; it is asked again when
         something else was written first, so that nobody answers what is no longer asked.
 
-        :raises NotFound: Refused: as `word` does.
+        :raises UnknownName: OrderRefused: as `word` does.
         """
         for _ in range(_RACES):
             found = await self._incident(incident)
@@ -141,28 +141,28 @@ class OperationsBase:
         return service
 
     def _with_plan(self, name: str, plan: str) -> Service:
-        """A service that has this plan, where one is named. :raises NotFound: Invalid:"""
+        """A service that has this plan, where one is named. :raises UnknownName: InvalidOrder:"""
         service = self._service(name)
         if plan and plan not in service.plans:
-            raise Invalid(f'{service.name} has no plan "{plan}"; it has: {", ".join(service.plans)}')
+            raise InvalidOrder(f'{service.name} has no plan "{plan}"; it has: {", ".join(service.plans)}')
         return service
 
     def _check_layers(self, service: Service, named: Iterable[str]) -> None:
-        """:raises Invalid: the service has not all of them."""
+        """:raises InvalidOrder: the service has not all of them."""
         if unknown := set(named) - set(service.layers):
-            raise Invalid(f'{service.name} has no layer "{min(unknown)}"; it has: {", ".join(service.layers)}')
+            raise InvalidOrder(f'{service.name} has no layer "{min(unknown)}"; it has: {", ".join(service.layers)}')
 
     async def _resolve(self, service: Service, named: Mapping[str, str]) -> dict[str, Release]:
-        """Releases by layer; the key "" is the only layer that has any. :raises Invalid: LookFailed:"""
+        """Releases by layer; the key "" is the only layer that has any. :raises InvalidOrder: LookFailed:"""
         if not named:
             return {}
         there = await self._parts.layers[service.name].there()
         found = {}
         for layer, text in named.items():
             if not layer and len(there) != 1:
-                raise Invalid(f"say LAYER={text}; {service.name} has the layers {', '.join(there)}")
+                raise InvalidOrder(f"say LAYER={text}; {service.name} has the layers {', '.join(there)}")
             name = layer or next(iter(there))
             if name not in there:
-                raise Invalid(f'{service.name} has no layer "{name}" with releases; it has: {", ".join(there)}')
+                raise InvalidOrder(f'{service.name} has no layer "{name}" with releases; it has: {", ".join(there)}')
             found[name] = resolve(name, text, there[name])
         return found

@@ -5,7 +5,7 @@ from datetime import datetime
 from rollbackd import facts
 from rollbackd.journal import Entry
 from rollbackd.model import FLEET, service_stream
-from rollbackd.operations.base import Invalid, OperationsBase, Refused
+from rollbackd.operations.base import InvalidOrder, OperationsBase, OrderRefused
 from rollbackd.views.shapes import HoldView
 
 
@@ -20,18 +20,21 @@ class HoldOperations(OperationsBase):
         return FLEET if scope == "*" else service_stream(self._service(scope).name)
 
     async def hold(self, scope: str, actor: str, reason: str, until: datetime | None) -> None:
-        """A stop sign for a service, or `*`. :raises NotFound: Invalid:"""
+        """A stop sign for a service, or `*`. :raises UnknownName: InvalidOrder:"""
         if until is not None and until <= self._parts.clock.now():
-            raise Invalid(f"until {until.isoformat()} is in the past")
+            raise InvalidOrder(f"until {until.isoformat()} is in the past")
         await self._read_model.append(Entry(self._hold_stream(scope), facts.Held(reason, until), actor))
         self._parts.runner.wake_all()
 
     async def unhold(self, scope: str, actor: str) -> None:
-        """Lift a hold made by `hold`. :raises Refused: when there is none; what else holds it, and what lifts that."""
+        """Lift a hold made by `hold`.
+
+        :raises OrderRefused: when there is none; what else holds it, and what lifts that.
+        """
         stream = self._hold_stream(scope)
         ledger = self._read_model.fleet if scope == "*" else self._read_model.of(scope)
         if ledger.hold is None or not ledger.hold.holds(self._parts.clock.now()):
-            raise Refused(self._parts.holds.how_to_lift(scope))
+            raise OrderRefused(self._parts.holds.how_to_lift(scope))
         await self._read_model.append(Entry(stream, facts.Unheld(), actor))
         self._parts.runner.wake_all()
 

@@ -9,7 +9,7 @@ from rollbackd.incident.life import Incident
 from rollbackd.incident.next import leaving
 from rollbackd.journal import Entry
 from rollbackd.model import FLEET, Question, incident_stream, service_stream
-from rollbackd.operations.base import OperationsBase, Refused
+from rollbackd.operations.base import OperationsBase, OrderRefused
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class IncidentAnswers(OperationsBase):
 
         `seen`: when it was given, where that can be earlier than now; what is asked since then is another question.
 
-        :raises NotFound: Refused: it does not ask, its time is over, or this actor is not asked.
+        :raises UnknownName: OrderRefused: it does not ask, its time is over, or this actor is not asked.
         """
         given = seen or self._parts.clock.now()
 
@@ -40,7 +40,7 @@ class IncidentAnswers(OperationsBase):
             if said and found.risen and found.outcome is None:
                 return None
             if problem := may_answer(self._asks(found, given), actor):
-                raise Refused(f"{found.id}: {problem}")
+                raise OrderRefused(f"{found.id}: {problem}")
             return None if said else facts.Approved(reason)
 
         found = await self._say(self._by_service(incident), actor, word)
@@ -53,7 +53,7 @@ class IncidentAnswers(OperationsBase):
     async def deny(self, incident: str, actor: str, reason: str = "", seen: datetime | None = None) -> IncidentAnswer:
         """A no: the incident ends, and the same trouble is not asked about again. Anybody may say it who may abort.
 
-        :raises NotFound: Refused: as `approve` does.
+        :raises UnknownName: OrderRefused: as `approve` does.
         """
         given = seen or self._parts.clock.now()
 
@@ -66,37 +66,39 @@ class IncidentAnswers(OperationsBase):
         return IncidentAnswer((await self._say(self._by_service(incident), actor, word)).id)
 
     def _asks(self, found: Incident, given: datetime) -> Question:
-        """What stands to be answered. :raises Refused: nothing does, with what is instead."""
+        """What stands to be answered. :raises OrderRefused: nothing does, with what is instead."""
         question = found.decision.question
         if found.outcome is not None:
-            raise Refused(f"{found.id} asks nothing any more, it has ended: {found.outcome.value}")
+            raise OrderRefused(f"{found.id} asks nothing any more, it has ended: {found.outcome.value}")
         if not found.waits or question is None:
             risen = f" ({found.risen})" if found.risen else ""
-            raise Refused(f"{found.id} does not ask, it acts{risen}; `rollbackd abort {found.id}` stops it")
+            raise OrderRefused(f"{found.id} does not ask, it acts{risen}; `rollbackd abort {found.id}` stops it")
         if found.denied:
-            raise Refused(f"{found.id} was denied by {found.denied}")
+            raise OrderRefused(f"{found.id} was denied by {found.denied}")
         if found.aborted:
-            raise Refused(f"{found.id} was aborted by {found.aborted}")
+            raise OrderRefused(f"{found.id} was aborted by {found.aborted}")
         if self._parts.clock.now() >= question.expires:
             when = f"{question.expires:%H:%M:%S}"
             order = f"`rollbackd rollback {found.service}` goes back all the same"
-            raise Refused(f"{found.id}: nobody answered until {when}, the question is over; {order}")
+            raise OrderRefused(f"{found.id}: nobody answered until {when}, the question is over; {order}")
         if found.asked is not None and found.asked > given:
-            raise Refused(f"{found.id} asks something else since {found.asked:%H:%M:%S}, after this answer was given")
+            raise OrderRefused(
+                f"{found.id} asks something else since {found.asked:%H:%M:%S}, after this answer was given"
+            )
         return question
 
     async def abort(self, incident: str, actor: str, reason: str = "") -> None:
-        """Stop it at the next boundary. :raises NotFound: Refused: when it is closed."""
+        """Stop it at the next boundary. :raises UnknownName: OrderRefused: when it is closed."""
         found = await self._incident(self._by_service(incident))
         if found.outcome is not None:
-            raise Refused(f"{found.id} has ended: {found.outcome.value}")
+            raise OrderRefused(f"{found.id} has ended: {found.outcome.value}")
         await self._read_model.append(Entry(incident_stream(found.id), facts.AbortRequested(reason), actor))
         self._parts.runner.poke(found.id)
 
     async def acknowledge(self, incident: str, actor: str, leave: bool = False) -> tuple[str, ...]:
         """Somebody has seen it: an incident, what was refused for a service, or `*`, notices of rollbackd's own.
 
-        `leave`: every bracket that is still entered is left. The brackets that are left now. :raises NotFound:
+        `leave`: every bracket that is still entered is left. The brackets that are left now. :raises UnknownName:
         """
         if incident == "*":
             await self._read_model.append(Entry(FLEET, facts.NoticeAcknowledged(), actor))

@@ -10,7 +10,7 @@ from rollbackd.execution.layers import LookFailed
 from rollbackd.incident.life import Incident
 from rollbackd.journal import Entry, JournalUnavailable
 from rollbackd.model import Priority, State, service_stream
-from rollbackd.operations.base import Invalid, NotFound, OperationsBase, Parts, Refused
+from rollbackd.operations.base import InvalidOrder, OperationsBase, OperationsParts, OrderRefused, UnknownName
 from rollbackd.policy.changes import UNCONFIRMED, spell_of
 from rollbackd.policy.ledger import Announcement, announced
 from rollbackd.views.presenters import WAITING, change_view, state_view
@@ -40,7 +40,7 @@ class Announce:
 class MarkOperations(OperationsBase):
     """Each is a fact of the service, with its actor."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: OperationsParts) -> None:
         super().__init__(parts)
         self._one_at_a_time = asyncio.Lock()
         """The same key twice at once is one announcement."""
@@ -48,19 +48,19 @@ class MarkOperations(OperationsBase):
     async def changed(self, change: Announce, actor: str) -> ChangeView:
         """A change is announced, before it is made or right after; the same key again is the same change.
 
-        :raises NotFound: Invalid:
+        :raises UnknownName: InvalidOrder:
         """
         service = self._service(change.service)
         if "" in change.releases and len(service.layers) == 1:
             change = replace(change, releases={next(iter(service.layers)): change.releases[""]})
         if set(change.releases) - set(service.layers) == {""}:
             layers = ", ".join(service.layers)
-            raise Invalid(f"say LAYER={change.releases['']}; {service.name} has the layers {layers}")
+            raise InvalidOrder(f"say LAYER={change.releases['']}; {service.name} has the layers {layers}")
         self._check_layers(service, change.releases)
         async with self._one_at_a_time:
             known = await self._announce(service.name, change, actor)
         if (known.releases, known.kind, known.priority) != (change.releases, change.kind, change.priority):
-            raise Invalid(f'"{known.id}" is another change of {service.name} already; each needs a key of its own')
+            raise InvalidOrder(f'"{known.id}" is another change of {service.name} already; each needs a key of its own')
         return self._change(service.name, known)
 
     async def _announce(self, service: str, change: Announce, actor: str) -> Announcement:
@@ -98,7 +98,7 @@ class MarkOperations(OperationsBase):
             self._log.warning("a change could not be written; the next look sees it", service=service, error=str(error))
 
     async def changes(self, service: str) -> list[ChangeView]:
-        """What was announced of a service, newest first. :raises NotFound:"""
+        """What was announced of a service, newest first. :raises UnknownName:"""
         self._service(service)
         return [self._change(service, one) for one in reversed(self._read_model.of(service).announced)]
 
@@ -108,14 +108,14 @@ class MarkOperations(OperationsBase):
     async def confirm(self, change: str, actor: str) -> ChangeView:
         """An announced change is well: by its key, or a service's newest that waits for that. Said twice it is once.
 
-        :raises NotFound: Invalid: several services have a change of this key.
-        :raises Refused: it went back already, or is on its way.
+        :raises UnknownName: InvalidOrder: several services have a change of this key.
+        :raises OrderRefused: it went back already, or is on its way.
         """
         service, key = self._to_confirm(change)
         async with self._one_at_a_time:
             found = self._announced(service, key)
             if found is None:
-                raise NotFound(f'nobody announced a change "{key}" of {service}')
+                raise UnknownName(f'nobody announced a change "{key}" of {service}')
             if not found.confirmed:
                 await self._still_runs(service, found)
                 await self._read_model.append(Entry(service_stream(service), facts.Confirmed(key), actor))
@@ -131,10 +131,10 @@ class MarkOperations(OperationsBase):
         service, _, key = change.partition("/")
         having = [(name, id_) for name, id_ in (*named, (service, key)) if self._announced(name, id_) is not None]
         if not having:
-            raise NotFound(f'nobody announced a change "{change}"; `rollbackd status SERVICE` lists them')
+            raise UnknownName(f'nobody announced a change "{change}"; `rollbackd status SERVICE` lists them')
         if len(having) > 1:
             which = " or ".join(f"{name}/{id_}" for name, id_ in having)
-            raise Invalid(f'several services have a change "{change}"; say {which}')
+            raise InvalidOrder(f'several services have a change "{change}"; say {which}')
         return having[0]
 
     def _newest(self, service: str) -> str:
@@ -143,19 +143,19 @@ class MarkOperations(OperationsBase):
             self._change(service, one) for one in reversed(self._read_model.of(service).announced) if one.confirm_by
         ]
         if not asked:
-            raise NotFound(f"no announced change of {service} waits to be confirmed")
+            raise UnknownName(f"no announced change of {service} waits to be confirmed")
         return next((one.id for one in asked if one.status in WAITING), asked[0].id)
 
     async def _still_runs(self, service: str, change: Announcement) -> None:
-        """:raises Refused: nobody can keep it any more."""
+        """:raises OrderRefused: nobody can keep it any more."""
         ledger = self._read_model.of(service)
         spell = spell_of(ledger, change)
         if spell is not None and spell != ledger.spells[-1]:
-            raise Refused(f"{change.id} runs no more: {ledger.spells[-1].state.name} does")
+            raise OrderRefused(f"{change.id} runs no more: {ledger.spells[-1].state.name} does")
         running = ledger.acting
         if running is not None and (await self._incident(running.incident)).acted:
             stop = f"`rollbackd abort {running.incident}` stops it"
-            raise Refused(f"{change.id} is not confirmed: {running.incident} takes {service} back already; {stop}")
+            raise OrderRefused(f"{change.id} is not confirmed: {running.incident} takes {service} back already; {stop}")
 
     async def _no_longer_asked(self, service: str, key: str, actor: str) -> None:
         """A question about just this is answered by it; one that something else joined is not."""
@@ -174,31 +174,31 @@ class MarkOperations(OperationsBase):
     async def good(self, service: str, releases: Mapping[str, str], actor: str) -> StateView:
         """Mark a state good: the present one, with these layers' releases instead.
 
-        :raises NotFound: Invalid: Refused:
+        :raises UnknownName: InvalidOrder: OrderRefused:
         """
         found = self._service(service)
         if self._read_model.of(service).acting is not None:
-            raise Refused(f"{service} is being rolled back; mark it good when that is over")
+            raise OrderRefused(f"{service} is being rolled back; mark it good when that is over")
         present = await self._parts.state_watcher.look(service)
         if present is None:
             problem = self._parts.state_watcher.problems.get(service, "two looks differ, something is being deployed")
-            raise Invalid(f"the present state cannot be told: {problem}")
+            raise InvalidOrder(f"the present state cannot be told: {problem}")
         try:
             resolved = await self._resolve(found, releases)
         except LookFailed as error:
-            raise Invalid(str(error)) from error
+            raise InvalidOrder(str(error)) from error
         state = State({**present.releases, **resolved})
         if blocked := self._read_model.of(service).blocked(state):
-            raise Refused(f"{', '.join(blocked)} is quarantined; lift that first: `rollbackd quarantine --lift`")
+            raise OrderRefused(f"{', '.join(blocked)} is quarantined; lift that first: `rollbackd quarantine --lift`")
         entry = Entry(service_stream(service), facts.MarkedGood(state, f"marked by {actor}"), actor)
         await self._read_model.append(entry)
         return state_view(self._read_model.of(service), state)
 
     async def quarantine(self, service: str, releases: Mapping[str, str], actor: str, lift: bool = False) -> None:
-        """Releases that are never a target, or are one again. :raises NotFound: Invalid:"""
+        """Releases that are never a target, or are one again. :raises UnknownName: InvalidOrder:"""
         found = self._service(service)
         if not releases:
-            raise Invalid("name the releases as LAYER=RELEASE")
+            raise InvalidOrder("name the releases as LAYER=RELEASE")
         ledger = self._read_model.of(service)
         known = {(layer, ident) for layer, ident in ledger.quarantined}
         try:
@@ -206,10 +206,10 @@ class MarkOperations(OperationsBase):
         except LookFailed as error:
             exact = dict(releases)
             if not lift or not set(exact.items()) <= known:
-                raise Invalid(str(error)) from error
+                raise InvalidOrder(str(error)) from error
             resolved = exact
         if lift and not set(resolved.items()) <= known:
-            raise Invalid(f"not quarantined: {', '.join(f'{layer}={ident}' for layer, ident in resolved.items())}")
+            raise InvalidOrder(f"not quarantined: {', '.join(f'{layer}={ident}' for layer, ident in resolved.items())}")
         why = f"by {actor}"
         fact = facts.QuarantineLifted(resolved, why) if lift else facts.Quarantined(resolved, why)
         await self._read_model.append(Entry(service_stream(service), fact, actor))

@@ -41,11 +41,11 @@ class StateQueries(OperationsBase):
         return [self._view(service, detailed=False) for service in self._config.services]
 
     async def service(self, name: str) -> ServiceView:
-        """One, with what each rule says of it. :raises NotFound:"""
+        """One, with what each rule says of it. :raises UnknownName:"""
         return self._view(self._service(name), detailed=True)
 
     async def checks(self, name: str) -> HealthView:
-        """What its checks say right now; nothing comes of it. :raises NotFound:"""
+        """What its checks say right now; nothing comes of it. :raises UnknownName:"""
         service = self._service(name)
         needed = asked_by([service.verify])
         others = [check for check in service.checks if check not in needed]
@@ -100,7 +100,7 @@ class StateQueries(OperationsBase):
         return f"{text}; the present state does not bake while {', '.join(waits)}" if waits else text
 
     async def states(self, service: str) -> list[StateView]:
-        """A service's history, newest first; then states marked good that never ran here. :raises NotFound:"""
+        """A service's history, newest first; then states marked good that never ran here. :raises UnknownName:"""
         self._service(service)
         ledger = self._read_model.of(service)
         ran = {spell.state.key for spell in ledger.spells}
@@ -108,7 +108,7 @@ class StateQueries(OperationsBase):
         return views + [state_view(ledger, state) for state in reversed(ledger.marked) if state.key not in ran]
 
     async def incidents(self, service: str = "", open_only: bool = False, limit: int = 50) -> list[IncidentView]:
-        """Newest first. :raises NotFound: for a service that there is not."""
+        """Newest first. :raises UnknownName: for a service that there is not."""
         if service:
             self._service(service)
         most = _MANY if service or open_only else limit
@@ -123,7 +123,7 @@ class StateQueries(OperationsBase):
         return [incident_view(one, self._read_model.of(one.service)) for one in found]
 
     async def incident(self, id: str, after: int = 0, wait: timedelta = timedelta()) -> IncidentDetail:  # noqa: A002
-        """One, with its facts after a place; waits so long for news when there are none yet. :raises NotFound:"""
+        """One, with its facts after a place; waits so long for news when there are none yet. :raises UnknownName:"""
         found = await self._incident(id)
         journal = self._read_model.journal
         deadline = self._parts.clock.monotonic() + wait.total_seconds()
@@ -139,7 +139,7 @@ class StateQueries(OperationsBase):
         )
 
     async def decisions(self, service: str = "", limit: int = 50) -> list[DecisionView]:
-        """Newest first. :raises NotFound:"""
+        """Newest first. :raises UnknownName:"""
         if service:
             self._service(service)
         stream = service_stream(service) if service else ""

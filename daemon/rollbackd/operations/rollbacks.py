@@ -21,7 +21,7 @@ from rollbackd.model import (
     incident_stream,
     service_stream,
 )
-from rollbackd.operations.base import Invalid, NotFound, Parts, Refused
+from rollbackd.operations.base import InvalidOrder, OperationsParts, OrderRefused, UnknownName
 from rollbackd.operations.drills import DrillOperations
 from rollbackd.policy.decide import decide
 from rollbackd.policy.guards import GUARDS, Situation
@@ -36,13 +36,16 @@ _PRINTED = 500
 class RollbackOperations(DrillOperations):
     """Prints plans, and runs them."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: OperationsParts) -> None:
         super().__init__(parts)
         self._printing = asyncio.Lock()
         """The same plan twice at once is one fact."""
 
     async def plan(self, request: Request) -> PlanView:
-        """What a rollback would be, and what would be decided now; nothing is touched. :raises NotFound: Invalid:"""
+        """What a rollback would be, and what would be decided now; nothing is touched.
+
+        :raises UnknownName: InvalidOrder:
+        """
         service = self._check(request)
         trigger = self._trial(service, request)
         given = await self._parts.situations.full(trigger)
@@ -97,24 +100,24 @@ class RollbackOperations(DrillOperations):
     async def _as_shown(self, request: Request) -> tuple[Request, facts.Proposed]:
         """The order of a printed plan, and the plan.
 
-        :raises NotFound: Invalid: there is no such plan, or it is ordered with another target.
-        :raises Refused: it would be another plan now.
+        :raises UnknownName: InvalidOrder: there is no such plan, or it is ordered with another target.
+        :raises OrderRefused: it would be another plan now.
         """
         service = self._check(request)
         if request.to or request.plan:
-            raise Invalid("a printed plan says where to and by which plan; leave both out")
+            raise InvalidOrder("a printed plan says where to and by which plan; leave both out")
         shown = await self._find(service.name, request.plan_id)
         if shown is None:
             again = f"`rollbackd plan {service.name}` prints one"
-            raise NotFound(f'{service.name} has no printed plan "{request.plan_id}"; {again}')
+            raise UnknownName(f'{service.name} has no printed plan "{request.plan_id}"; {again}')
         if (running := self._read_model.of(service.name).acting) is not None:
-            raise Refused(f"{running.incident} of {service.name} acts already; plan {shown.id} is not run")
+            raise OrderRefused(f"{running.incident} of {service.name} acts already; plan {shown.id} is not run")
         order = replace(request, to=shown.request.to, plan=shown.request.plan)
         trigger = self._trial(service, order)
         given = await self._parts.situations.full(trigger)
         now = _proposed(order, decide(trigger, given, service.plan), given)
         if now is None or now.id != shown.id:
-            raise Refused(_no_longer(shown, now))
+            raise OrderRefused(_no_longer(shown, now))
         return replace(order, to=order.to or shown.target.key), shown
 
     async def rollback(self, request: Request, episode: str = "", handled: Sequence[int] = ()) -> str:
@@ -124,7 +127,7 @@ class RollbackOperations(DrillOperations):
 
         `episode` names an order that may come twice, such as a file, and `handled` its row of the inbox.
 
-        :raises NotFound: Invalid: Refused:
+        :raises UnknownName: InvalidOrder: OrderRefused:
         """
         shown = None
         if request.plan_id:
@@ -137,14 +140,14 @@ class RollbackOperations(DrillOperations):
         decision = await self._parts.decision_engine.consider(self._trial(service, request, episode), handled)
         if decision.action is not Action.ROLL_BACK:
             views = tuple(finding_view(finding) for finding in decision.findings)
-            raise Refused(f"{service.name} is not rolled back: {_against(decision)}", views)
+            raise OrderRefused(f"{service.name} is not rolled back: {_against(decision)}", views)
         if shown is not None and decision.present != shown.present:  # it moved between two looks; no step was begun yet
             why = f"{shown.present.name} runs no more, as plan {shown.id} had it"
             await self._read_model.append(
                 Entry(incident_stream(decision.joins), facts.AbortRequested(why), request.actor)
             )
             self._parts.runner.poke(decision.joins)
-            raise Refused(
+            raise OrderRefused(
                 f"{service.name} is not rolled back: {why}; {decision.joins} is stopped before its first step"
             )
         return decision.joins

@@ -8,7 +8,7 @@ from rollbackd import facts
 from rollbackd.config.models import Config
 from rollbackd.journal import JournalUnavailable, Received
 from rollbackd.model import Request
-from rollbackd.operations import Invalid, NotFound, Operations, Refused
+from rollbackd.operations import InvalidOrder, Operations, OrderRefused, UnknownName
 from rollbackd.signals.signal_files import SignalCommand, SignalFiles, readable
 from rollbackd.state.read_model import ReadModel
 from rollbackd.system import log
@@ -110,7 +110,7 @@ class SignalCommands:
                     await self._operations.deny(command.service, command.actor, reason, command.seen)
                 case _:
                     await self._operations.abort(command.service, command.actor, reason)
-        except (NotFound, Invalid, Refused) as error:
+        except (UnknownName, InvalidOrder, OrderRefused) as error:
             return str(error)
         return ""
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from rollbackd import facts
 from rollbackd.model import Outcome, Priority, Request, Verdict, service_stream
-from rollbackd.operations import Announce, Refused
+from rollbackd.operations import Announce, OrderRefused
 from rollbackd.policy.ledger import KEPT
 from rollbackd.signals.events import Posted
 from rollbackd.syntax.units import parse_duration, parse_ratio
@@ -67,7 +67,7 @@ async def perform(stage: Stage, line: Line) -> None:
             for service in stage.world.layers if line.service == ALL else [line.service]:
                 try:
                     await happen(stage, service, **found.groupdict())
-                except Refused as refused:
+                except OrderRefused as refused:
                     stage.answers.append((len(stage.journal.records), stage.clock.true, service, str(refused)))
             await idle()
             return

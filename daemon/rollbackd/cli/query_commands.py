@@ -4,8 +4,8 @@ from typing import Annotated, Any
 
 import typer
 
-from rollbackd.cli import past, planned, show
-from rollbackd.cli.frame import NO, Session, UsageError
+from rollbackd.cli import incident_text, plan_text, service_text
+from rollbackd.cli.command_frame import NO, Session, UsageError
 
 PATIENCE = 600.0
 """Seconds; checks take as long as their own limits let them."""
@@ -27,15 +27,15 @@ def status(
         if service is None:
             raise UsageError("--checks asks those of one service: rollbackd status SERVICE --checks")
         health = session.client.send("POST", "services", service, "checks", patience=PATIENCE)
-        session.show(health, lambda: show.health(health))
+        session.show(health, lambda: incident_text.health(health))
         return None if health["healthy"] else NO
     if service is None:
         found = session.client.get("services")
-        session.show(found, lambda: show.services(found["services"], _ended(session)))
+        session.show(found, lambda: incident_text.services(found["services"], _ended(session)))
         return None
     one = session.client.get("services", service)
     states = session.client.get("states", service=service)["states"]
-    session.show({**one, "states": states}, lambda: past.service(one, states, _ended(session, service)))
+    session.show({**one, "states": states}, lambda: service_text.service(one, states, _ended(session, service)))
     return None
 
 
@@ -57,14 +57,14 @@ def incidents(
         if watch:
             raise UsageError("--watch follows one incident: rollbackd incidents INCIDENT --watch")
         found = session.client.get("incidents", open=only_open, limit=limit)
-        session.show(found, lambda: show.incidents(found["incidents"]))
+        session.show(found, lambda: incident_text.incidents(found["incidents"]))
         return None
     if watch:
-        from rollbackd.cli.watch import watch as follow
+        from rollbackd.cli.incident_watch import watch as follow
 
         return follow(session, incident)
     detail = session.client.get("incidents", incident)
-    session.show(detail, lambda: show.incident(detail))
+    session.show(detail, lambda: incident_text.incident(detail))
     return None
 
 
@@ -75,7 +75,7 @@ def decisions(
 ) -> None:
     """What was decided on each trigger, and why."""
     found = session.client.get("decisions", service=service or "", limit=limit)
-    session.show(found, lambda: show.decisions(found["decisions"]))
+    session.show(found, lambda: incident_text.decisions(found["decisions"]))
 
 
 def plan(
@@ -89,5 +89,5 @@ def plan(
     Exit code 1 when something would stop it. `rollbackd rollback SERVICE --plan-id ID` runs it as shown.
     """
     found = session.client.send("POST", "services", service, "plan", body={"to": to, "plan": plan})
-    session.show(found, lambda: planned.show(found))
+    session.show(found, lambda: plan_text.show(found))
     return 1 if found["problems"] else None

@@ -8,7 +8,7 @@ import pwd
 from contextlib import suppress
 from pathlib import Path
 
-from rollbackd.cli.place import daemon_paths, journal_url
+from rollbackd.cli.locations import daemon_paths, journal_url
 from rollbackd.config.load import ConfigErrors, load
 from rollbackd.config.secrets import SecretError, reveal
 from rollbackd.journal import JournalRefused

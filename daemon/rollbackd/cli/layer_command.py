@@ -4,8 +4,8 @@ from typing import Annotated
 
 import typer
 
-from rollbackd.cli.frame import Session, StopError, UsageError
-from rollbackd.cli.text import table
+from rollbackd.cli.command_frame import Session, StopError, UsageError
+from rollbackd.cli.terminal_text import table
 
 
 def layer(

@@ -4,10 +4,10 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from rollbackd.cli.client import AnswerError, UnreachableError
-from rollbackd.cli.frame import UNREACHABLE, Session, complain
-from rollbackd.cli.place import daemon_paths
-from rollbackd.cli.text import safe
+from rollbackd.cli.command_frame import UNREACHABLE, Session, complain
+from rollbackd.cli.daemon_client import AnswerError, UnreachableError
+from rollbackd.cli.locations import daemon_paths
+from rollbackd.cli.terminal_text import safe
 
 PROBE = 10.0
 """Seconds that a daemon has to answer something small before it counts as hanging."""
@@ -35,7 +35,7 @@ def without_it(session: Session, service: str, wanted: Mapping[str, Any]) -> int
 
     :raises StopError: it could not be begun.
     """
-    from rollbackd.cli.offline import BusyError, roll_back
+    from rollbackd.cli.offline_rollback import BusyError, roll_back
 
     try:
         return roll_back(session, service, wanted, ask=lambda: True)

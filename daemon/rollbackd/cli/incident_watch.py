@@ -6,11 +6,11 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
-from rollbackd.cli.client import AnswerError, UnreachableError
-from rollbackd.cli.frame import DONE, INTERRUPTED, NO, Session, complain
-from rollbackd.cli.report import report
-from rollbackd.cli.show import Timeline
-from rollbackd.cli.text import safe
+from rollbackd.cli.command_frame import DONE, INTERRUPTED, NO, Session, complain
+from rollbackd.cli.daemon_client import AnswerError, UnreachableError
+from rollbackd.cli.incident_text import Timeline
+from rollbackd.cli.outcome_report import report
+from rollbackd.cli.terminal_text import safe
 from rollbackd.system.clock import SystemClock
 
 _NEWS = 25

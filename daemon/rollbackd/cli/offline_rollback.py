@@ -9,15 +9,15 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from rollbackd.app import StartFailed, offline_rollback
-from rollbackd.cli import owner
-from rollbackd.cli.frame import INTERRUPTED, NO, Session, StopError, complain
-from rollbackd.cli.report import report
-from rollbackd.cli.show import Timeline
-from rollbackd.cli.text import safe
-from rollbackd.cli.watch import conclude
+from rollbackd.cli import journal_owner
+from rollbackd.cli.command_frame import INTERRUPTED, NO, Session, StopError, complain
+from rollbackd.cli.incident_text import Timeline
+from rollbackd.cli.incident_watch import conclude
+from rollbackd.cli.outcome_report import report
+from rollbackd.cli.terminal_text import safe
 from rollbackd.journal import JournalInUse
 from rollbackd.model import Request
-from rollbackd.operations import Invalid, NotFound, Refused
+from rollbackd.operations import InvalidOrder, OrderRefused, UnknownName
 from rollbackd.views.shapes import RecordView
 
 
@@ -36,7 +36,7 @@ def roll_back(session: Session, service: str, wanted: Mapping[str, Any], ask: Ca
         service, _actor(), wanted["reason"], wanted["to"], wanted["plan"], tuple(wanted["irreversible"]),
         wanted["over_hold"], wanted["plan_id"],
     )  # fmt: skip
-    for sentence in owner.become(session.config_path):
+    for sentence in journal_owner.become(session.config_path):
         complain(sentence)
     timeline, records = Timeline(), list[dict[str, Any]]()
 
@@ -50,12 +50,12 @@ def roll_back(session: Session, service: str, wanted: Mapping[str, Any], ask: Ca
 
     try:
         ended = asyncio.run(offline_rollback(session.config_path, request, on_record))
-    except Refused as error:
+    except OrderRefused as error:
         against = [f"  {finding.guard}: {finding.reason}" for finding in error.findings if finding.against]
         raise StopError("\n".join([str(error), *against])) from error
     except JournalInUse as error:
         raise BusyError(str(error)) from error
-    except (*StartFailed, NotFound, Invalid) as error:
+    except (*StartFailed, UnknownName, InvalidOrder) as error:
         raise StopError(str(error)) from error
     except KeyboardInterrupt:
         complain(f"interrupted; what was begun of {service} goes on by the same command, or when the daemon starts")

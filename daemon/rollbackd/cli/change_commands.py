@@ -1,13 +1,13 @@
 """Commands about changes that people or CI jobs make: one line of a job each, safe to be run again."""
 
 import shlex
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
 
-from rollbackd.cli.frame import Session
-from rollbackd.cli.references import releases
-from rollbackd.cli.text import moment, safe
+from rollbackd.cli.command_frame import Session, UsageError
+from rollbackd.cli.terminal_text import moment, safe
 
 View = dict[str, Any]
 
@@ -34,7 +34,7 @@ def changed(
 
     One that must be confirmed goes back by itself when nobody does: see `rollbackd confirm`.
     """
-    body: dict[str, Any] = {"service": service, "releases": releases(references or [])}
+    body: dict[str, Any] = {"service": service, "releases": by_layer(references or [])}
     given = {"kind": kind, "priority": priority, "confirm_within": confirm_within, "key": key, "text": text, "by": by}
     change = session.client.send("POST", "changes", body=body | {name: said for name, said in given.items() if said})
     session.show(change, lambda: _announced(change))
@@ -76,3 +76,16 @@ def deadline(change: View) -> list[str]:
     if change["status"] == "overdue":
         return [f"should have been confirmed until {until}; if it is well:", how]
     return [f"goes back unless it is confirmed until {until}:", how]
+
+
+def by_layer(references: Sequence[str]) -> dict[str, str]:
+    """`code=v41` by layer; a release alone is of the only layer, whose key is empty. :raises UsageError:"""
+    found: dict[str, str] = {}
+    for reference in references:
+        layer, separator, release = reference.partition("=")
+        if not separator:
+            layer, release = "", reference
+        if not release or layer in found:
+            raise UsageError(f'"{reference}": write each layer once, as LAYER=RELEASE')
+        found[layer] = release
+    return found

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from rollbackd.cli.text import fields, table
+from rollbackd.cli.terminal_text import fields, table
 
 View = Mapping[str, Any]
 _NEXT = {

@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from rollbackd.cli.frame import NO, Session, UsageError
-from rollbackd.cli.text import fields, moment, safe, table
+from rollbackd.cli.command_frame import NO, Session, UsageError
+from rollbackd.cli.terminal_text import fields, moment, safe, table
 
 PATIENCE = 3600.0
 """Seconds; reading and restoring a large snapshot takes its time."""
@@ -45,7 +45,7 @@ def drill(
 
 def _followed(session: Session, begun: View) -> View:
     """Show what is done, there and back, until the drill has ended; what it found."""
-    from rollbackd.cli.watch import watch
+    from rollbackd.cli.incident_watch import watch
     from rollbackd.system.clock import SystemClock
 
     if not session.json:

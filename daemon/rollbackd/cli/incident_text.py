@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from rollbackd.cli.change import deadline, title
-from rollbackd.cli.report import last_round
-from rollbackd.cli.text import fields, length, moment, safe, safe_lines, table
+from rollbackd.cli.change_commands import deadline, title
+from rollbackd.cli.outcome_report import last_round
+from rollbackd.cli.terminal_text import fields, length, moment, safe, safe_lines, table
 
 View = Mapping[str, Any]
 _FAILED = frozenset({"EnterFailed", "ApplyFailed", "LeaveFailed"})

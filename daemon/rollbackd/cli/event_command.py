@@ -4,8 +4,8 @@ from typing import Annotated, Any
 
 import typer
 
-from rollbackd.cli.frame import NO, Session, UsageError, complain
-from rollbackd.cli.text import safe
+from rollbackd.cli.command_frame import NO, Session, UsageError, complain
+from rollbackd.cli.terminal_text import safe
 
 
 def event(

@@ -1,4 +1,7 @@
-"""Commands that order something. Who asks is who the kernel says is at the other end of the socket."""
+"""Commands that order something, or answer what an incident asks.
+
+Who orders is who the kernel says is at the other end of the socket.
+"""
 
 import sys
 from datetime import datetime
@@ -6,11 +9,11 @@ from typing import Annotated, Any
 
 import typer
 
-from rollbackd.cli import emergency, planned, show
-from rollbackd.cli.client import QUICK
-from rollbackd.cli.frame import NO, Session, UsageError, complain
-from rollbackd.cli.references import releases as by_layer
-from rollbackd.cli.text import safe
+from rollbackd.cli import daemon_fallback, incident_text, plan_text
+from rollbackd.cli.change_commands import by_layer
+from rollbackd.cli.command_frame import NO, Session, UsageError, complain
+from rollbackd.cli.daemon_client import QUICK
+from rollbackd.cli.terminal_text import safe
 
 _Reason = Annotated[str, typer.Option("--reason", help="Why; people will read it.")]
 _Target = Annotated[str, typer.Argument(metavar="INCIDENT|SERVICE")]
@@ -55,15 +58,15 @@ def rollback(
         "over_hold": over_hold,
     }  # fmt: skip
     if offline:
-        from rollbackd.cli.offline import roll_back
+        from rollbackd.cli.offline_rollback import roll_back
 
         return roll_back(session, service, wanted, ask=lambda: _sure(service, yes))
-    if yes and not emergency.answers(session):
-        return emergency.without_it(session, service, wanted)
+    if yes and not daemon_fallback.answers(session):
+        return daemon_fallback.without_it(session, service, wanted)
     if not plan_id:
         shown = session.client.send("POST", "services", service, "plan", body={"to": to, "plan": plan})
         if not session.json:
-            planned.show(shown, how=False)
+            plan_text.show(shown, how=False)
     if _asks(yes):
         if not _sure(service, yes):
             return NO
@@ -72,7 +75,7 @@ def rollback(
     begun = session.client.send("POST", "services", service, "rollback", body=wanted)
     incident = begun["incident"]
     if watch or (watch is None and yes):
-        from rollbackd.cli.watch import watch as follow
+        from rollbackd.cli.incident_watch import watch as follow
 
         if not session.json:
             print()
@@ -105,6 +108,30 @@ def _sure(service: str, yes: bool) -> bool:
         return True
     complain("nothing was done")
     return False
+
+
+def approve(session: Session, target: _Target, reason: _Reason = "") -> None:
+    """Say yes: what an incident asks about goes back.
+
+    `rollbackd incidents INCIDENT` shows what is asked, and whose yes is missing.
+    """
+    _answer(session, target, "approve", reason)
+
+
+def deny(session: Session, target: _Target, reason: _Reason = "") -> None:
+    """Say no: nothing goes back. The same trouble is not asked about again."""
+    _answer(session, target, "deny", reason)
+
+
+def _answer(session: Session, target: str, word: str, reason: str) -> None:
+    answer = session.client.send("POST", "incidents", target, word, body={"reason": reason})
+
+    def told() -> None:
+        _say_done(answer)
+        if word == "approve" and not answer["missing"]:
+            print(f"  follow: rollbackd incidents {safe(answer['incident'])} --watch")
+
+    session.show(answer, told)
 
 
 def abort(session: Session, target: _Target, reason: _Reason = "") -> None:
@@ -207,7 +234,9 @@ def good(
     """Mark a state as known to be good."""
     releases = by_layer(references or [])
     state = session.client.send("POST", "services", service, "good", body={"releases": releases})
-    session.show(state, lambda: print(f"{safe(service)}: {safe(show.releases(state))} is good: {safe(state['good'])}"))
+    session.show(
+        state, lambda: print(f"{safe(service)}: {safe(incident_text.releases(state))} is good: {safe(state['good'])}")
+    )
 
 
 def quarantine(
@@ -225,4 +254,8 @@ def quarantine(
 
 
 def _done(session: Session, answer: dict[str, Any]) -> None:
-    session.show(answer, lambda: print(f"{safe(answer['done'])} (as {safe(answer['actor'])})"))
+    session.show(answer, lambda: _say_done(answer))
+
+
+def _say_done(answer: dict[str, Any]) -> None:
+    print(f"{safe(answer['done'])} (as {safe(answer['actor'])})")

@@ -11,9 +11,9 @@ from typing import Annotated, Any
 
 import typer
 
-from rollbackd.cli.client import AnswerError, Client, UnreachableError
-from rollbackd.cli.place import config_path, daemon_paths
-from rollbackd.cli.text import as_json, safe
+from rollbackd.cli.daemon_client import AnswerError, Client, UnreachableError
+from rollbackd.cli.locations import config_path, daemon_paths
+from rollbackd.cli.terminal_text import as_json, safe
 
 DONE, NO, USAGE, UNREACHABLE = 0, 1, 2, 3
 """Exit codes."""

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from rollbackd.adapter import Adapter, Needs
-from rollbackd.cli import polkit
-from rollbackd.cli.text import safe, table
+from rollbackd.cli import polkit_rule
+from rollbackd.cli.terminal_text import safe, table
 from rollbackd.config.load import Loaded
 from rollbackd.config.models import JOURNAL, Config, Service
 from rollbackd.execution.layers import LayerFactory
@@ -119,7 +119,7 @@ def show(found: dict[str, Any]) -> None:
         for path in found["read_write_paths"]:
             print(f"ReadWritePaths={_unit_text(path)}")
     if found["units"]:
-        print(f"\n// {polkit.PLACE}\n{polkit.rule(found['units'])}", end="")
+        print(f"\n// {polkit_rule.PLACE}\n{polkit_rule.rule(found['units'])}", end="")
     print(f"\nok: {', '.join(safe(path) for path in found['files'])}")
 
 

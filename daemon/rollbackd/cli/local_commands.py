@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from rollbackd.cli.frame import NO, Session, StopError, complain
-from rollbackd.cli.text import as_json, safe
+from rollbackd.cli.command_frame import NO, Session, StopError, complain
+from rollbackd.cli.terminal_text import as_json, safe
 
 
 def run(session: Session) -> int:
@@ -28,7 +28,7 @@ def check(
 
     Without errors: a summary, and the drop-in that the systemd unit needs for what the layers write to.
     """
-    from rollbackd.cli import checked
+    from rollbackd.cli import check_report
     from rollbackd.config.load import ConfigErrors, load
 
     path = file or session.config_path
@@ -40,8 +40,8 @@ def check(
         if not without_secrets and _loads(path):
             complain("nothing but secrets is missing here; what only the service is given: --without-secrets")
         return NO
-    summary = checked.summary(loaded)
-    session.show(summary, lambda: checked.show(summary))
+    summary = check_report.summary(loaded)
+    session.show(summary, lambda: check_report.show(summary))
     return None
 
 
@@ -74,7 +74,7 @@ def audit(
     ] = None,
 ) -> int | None:
     """Verify the journal; exit code 1 when something does not fit."""
-    from rollbackd.cli.place import journal_url
+    from rollbackd.cli.locations import journal_url
     from rollbackd.journal import JournalDamaged, JournalRefused, JournalUnavailable
     from rollbackd.journal.offline import audit_file
     from rollbackd.state.checkpoint import Checkpoint

@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rollbackd.cli.change import deadline, title
-from rollbackd.cli.show import hold, releases, still_entered
-from rollbackd.cli.text import below, fields, moment, safe, table
+from rollbackd.cli.change_commands import deadline, title
+from rollbackd.cli.incident_text import hold, releases, still_entered
+from rollbackd.cli.terminal_text import below, fields, moment, safe, table
 
 View = Mapping[str, Any]
 _INDENT = 24

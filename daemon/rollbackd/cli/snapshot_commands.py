@@ -9,9 +9,9 @@ from typing import Annotated, Any, BinaryIO
 
 import typer
 
-from rollbackd.cli.client import AnswerError
-from rollbackd.cli.frame import NO, Command, Session, StopError, UsageError, command, complain
-from rollbackd.cli.text import moment, safe, table
+from rollbackd.cli.command_frame import NO, Command, Session, StopError, UsageError, command, complain
+from rollbackd.cli.daemon_client import AnswerError
+from rollbackd.cli.terminal_text import moment, safe, table
 
 UNREADABLE = "unreadable"
 """Why a snapshot was taken of which nothing is known."""

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from rollbackd.cli.show import releases, steps
-from rollbackd.cli.text import fields, length, safe, table
+from rollbackd.cli.incident_text import releases, steps
+from rollbackd.cli.terminal_text import fields, length, safe, table
 
 View = Mapping[str, Any]
 
