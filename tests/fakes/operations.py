@@ -10,7 +10,8 @@ from prometheus_client import CollectorRegistry, Counter
 
 from rollbackd.journal import JournalUnavailable
 from rollbackd.model import Alert, Event, Request
-from rollbackd.operations import Announce, IncidentAnswer, InvalidOrder, OrderRefused, UnknownName
+from rollbackd.operations import IncidentAnswer, InvalidOrder, OrderRefused, UnknownName
+from rollbackd.operations.requests import ChangeBody
 from rollbackd.signals.events import Posted, event_of
 from rollbackd.signals.intake import EventReceipt
 from rollbackd.signals.webhook import WebhookPayload
@@ -211,7 +212,7 @@ class FakeOperations(FakeKeeping):
         self.orders[-1] = ("deny", *self.orders[-1][1:])
         return IncidentAnswer("checkout-2")
 
-    async def changed(self, change: Announce, actor: str) -> ChangeView:
+    async def changed(self, change: ChangeBody, actor: str) -> ChangeView:
         self._known(change.service)
         self._order("changed", change, actor)
         key = change.key or "checkout@20260301T120000Z"

@@ -39,18 +39,26 @@ class FakeKeeping:
             self._of(service, "")
         return [("checkout", "config")]
 
-    async def take_snapshot(self, service: str, layer: str, name: str, actor: str) -> TakenView:
+    @property
+    def snapshot_manager(self) -> "FakeKeeping":
+        return self
+
+    def snapshot_layer(self, service: str, layer: str) -> str:
+        self._of(service, layer)
+        return layer
+
+    async def take(self, service: str, layer: str, name: str, actor: str) -> TakenView:
         self._of(service, layer)
         self.orders.append(("take", service, layer, name, actor))
         return TakenView("checkout", "config", replace(ONE, name=name or "snapshot-1"), copies=("a@b.snapshot",))
 
-    async def verify_snapshot(self, service: str, layer: str, name: str, actor: str, rehearse: bool) -> TakenView:
+    async def verify(self, service: str, layer: str, name: str, actor: str, *, rehearse: bool) -> TakenView:
         self._of(service, layer)
         self.orders.append(("verify", name, rehearse, actor))
         one = next(each for each in self.kept_.snapshots if each.name == name)
         return TakenView("checkout", "config", replace(one, rehearsed=rehearse), one.problems)
 
-    async def diff_snapshots(self, service: str, layer: str, older: str, newer: str) -> list[DifferenceView]:
+    async def diff(self, service: str, layer: str, older: str, newer: str) -> list[DifferenceView]:
         self._of(service, layer)
         return [DifferenceView("/srv/.env", "changed", ("TOKEN=***",))] if not newer else []
 
@@ -63,13 +71,13 @@ class FakeKeeping:
         self.orders.append(("restore", name, tuple(only), over_hold, actor))
         return RestoredView("checkout", "config", name or ONE.name, ONE.release, "before-1", ("snapshot two: harmed",))
 
-    async def prune_snapshots(self, service: str, layer: str, actor: str) -> tuple[str, ...]:
+    async def prune(self, service: str, layer: str, actor: str) -> tuple[str, ...]:
         self._of(service, layer)
         self.orders.append(("prune", actor))
         return ("old",)
 
     @asynccontextmanager
-    async def exported_snapshot(self, service: str, layer: str, name: str) -> AsyncIterator[Path]:
+    async def exported(self, service: str, layer: str, name: str) -> AsyncIterator[Path]:
         self._of(service, layer)
         with tempfile.TemporaryDirectory() as directory:
             file = Path(directory, "snapshot")
@@ -77,12 +85,11 @@ class FakeKeeping:
             yield file
 
     @asynccontextmanager
-    async def place_for_snapshot(self, service: str, layer: str) -> AsyncIterator[Path]:
-        self._of(service, layer)
+    async def place_for_file(self) -> AsyncIterator[Path]:
         with tempfile.TemporaryDirectory() as directory:
             yield Path(directory, "snapshot")
 
-    async def take_in_snapshot(self, service: str, layer: str, file: Path, actor: str) -> TakenView:
+    async def take_in(self, service: str, layer: str, file: Path, actor: str) -> TakenView:
         self.taken_in = file.read_bytes()
         self.orders.append(("import", actor))
         return TakenView("checkout", "config", ONE)

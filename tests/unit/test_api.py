@@ -16,7 +16,8 @@ from rollbackd.api import CannotListenError, build_app
 from rollbackd.api.long_poll import MOST_WAITS, Waits
 from rollbackd.api.problems import ProblemError
 from rollbackd.model import Priority, Request
-from rollbackd.operations import Announce, Operations
+from rollbackd.operations import Operations
+from rollbackd.operations.requests import ChangeBody
 from tests.fakes.operations import FakeOperations
 from tests.fakes.serving import Served, daemon, reveal, serving
 
@@ -72,7 +73,7 @@ async def ask(
 @pytest.mark.parametrize("role", ["source", "viewer", "operator", "", "wrong"])
 async def test_each_role_may_do_what_it_is_for_and_nothing_else(served: Served, role: str) -> None:
     served.operations.ask()
-    await served.operations.changed(Announce("checkout", key="build-17"), "unix:dave")
+    await served.operations.changed(ChangeBody(service="checkout", key="build-17"), "unix:dave")
     headers = {"Authorization": "Bearer wrong"} if role == "wrong" else {}
     given = "" if role == "wrong" else role
     sent = {(await ask(served, "POST", path, given, body, headers=headers))[0] for path, body in SENDS}
@@ -142,9 +143,10 @@ async def test_a_change_is_announced_listed_and_confirmed(served: Served) -> Non
     assert [one["id"] for one in listed["changes"]] == ["ci/build 17"]
     status, answer, _ = await ask(served, "POST", "/api/v1/changes/ci%2Fbuild%2017/confirm")
     assert (status, answer["confirmed"]) == (200, "token:release-desk")
-    announced = Announce(
-        "checkout", {"code": "v41"}, "hotfix", Priority.P0, timedelta(minutes=20), "ci/build 17", "login"
-    )
+    announced = ChangeBody(
+        service="checkout", releases={"code": "v41"}, kind="hotfix", priority=Priority.P0,
+        confirm_within=timedelta(minutes=20), key="ci/build 17", text="login",
+    )  # fmt: skip
     assert served.operations.orders == [
         ("changed", announced, "token:alertmanager"), ("confirm", "ci/build 17", "token:release-desk"),
     ]  # fmt: skip

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from rollbackd.api import snapshot_routes
+from rollbackd.api import snapshot_files
 from tests.fakes.serving import Served, serving
 from tests.unit.test_cli import run
 
@@ -96,11 +96,11 @@ async def test_a_file_goes_out_and_comes_in_whole(served: Served) -> None:
 async def test_a_file_for_which_there_is_no_room_or_that_stalls_is_given_up(
     served: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(snapshot_routes, "_LEFT", 2**62)
+    monkeypatch.setattr(snapshot_files, "_LEFT", 2**62)
     async with served.unix.put(f"{OF}/file", data=b"x", headers=OCTETS) as answer:
         assert answer.status == 507
-    monkeypatch.setattr(snapshot_routes, "_LEFT", 0)
-    monkeypatch.setattr(snapshot_routes, "_STALLED", 0.05)
+    monkeypatch.setattr(snapshot_files, "_LEFT", 0)
+    monkeypatch.setattr(snapshot_files, "_STALLED", 0.05)
     never = asyncio.Event()
 
     async def stalls() -> AsyncIterator[bytes]:

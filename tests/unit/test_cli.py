@@ -21,7 +21,8 @@ from rollbackd.cli.change_commands import deadline
 from rollbackd.cli.locations import SIGNALS, SOCKET, daemon_paths
 from rollbackd.cli.terminal_text import length
 from rollbackd.model import Priority, Request
-from rollbackd.operations import Announce, Operations
+from rollbackd.operations import Operations
+from rollbackd.operations.requests import ChangeBody
 from rollbackd.syntax.units import format_duration
 from rollbackd.views.shapes import HoldView
 from tests.fakes.operations import CHECKOUT, HOTFIX, NOON, V40, V41, FakeOperations
@@ -287,11 +288,13 @@ checkout: hotfix build 17 (code v41) is announced (as {ME})
     assert (await ask(served, "changed", "checkout", "v42")).out == (
         f"checkout: change checkout@20260301T120000Z (v42) is announced (as {ME})\n  it need not be confirmed\n"
     )
-    hotfix = Announce(
-        "checkout", {"code": "v41"}, "hotfix", Priority.P0, timedelta(minutes=20), "build 17", "login is broken"
-    )
+    hotfix = ChangeBody(
+        service="checkout", releases={"code": "v41"}, kind="hotfix", priority=Priority.P0,
+        confirm_within=timedelta(minutes=20), key="build 17", text="login is broken",
+    )  # fmt: skip
     assert served.operations.orders == [
-        ("changed", hotfix, ME), ("confirm", "build 17", ME), ("changed", Announce("checkout", {"": "v42"}), ME),
+        ("changed", hotfix, ME), ("confirm", "build 17", ME),
+        ("changed", ChangeBody(service="checkout", releases={"": "v42"}), ME),
     ]  # fmt: skip
 
 
@@ -382,7 +385,7 @@ async def test_text_from_outside_can_do_nothing_to_a_terminal(served: Served) ->
 async def test_every_answer_can_be_had_as_json(served: Served, arguments: tuple[str, ...]) -> None:
     await served.operations.rollback(Request("checkout", ME))
     served.operations.ask()
-    await served.operations.changed(Announce("checkout", key="build-17"), ME)
+    await served.operations.changed(ChangeBody(service="checkout", key="build-17"), ME)
     ran = await ask(served, *arguments, "--json")
     assert (ran.code, ran.error) == (0, "")
     assert isinstance(ran.json, dict)

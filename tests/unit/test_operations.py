@@ -14,7 +14,8 @@ from rollbackd import facts
 from rollbackd.incident.life import Incident
 from rollbackd.journal import Entry
 from rollbackd.model import Action, CheckResult, Priority, Release, Request, Verdict, incident_stream
-from rollbackd.operations import Announce, InvalidOrder, Operations, OrderRefused, UnknownName
+from rollbackd.operations import InvalidOrder, Operations, OrderRefused, UnknownName
+from rollbackd.operations.requests import ChangeBody
 from rollbackd.signals.events import Posted
 from rollbackd.views.shapes import ServiceView
 from tests.unit.judgement.clock import idle
@@ -374,9 +375,9 @@ async def test_a_file_from_before_the_question_answers_nothing(house: House) -> 
 
 
 # -- announced changes --------------------------------------------------------------------------
-def hotfix(release: str = "v3", **more: Any) -> Announce:
+def hotfix(release: str = "v3", **more: Any) -> ChangeBody:
     given = {"releases": {"code": release}, "kind": "hotfix", "priority": Priority.P0, "key": "build-17", **more}
-    return Announce("shop", **given)
+    return ChangeBody(service="shop", **given)
 
 
 async def test_the_same_key_twice_at_once_is_one_change(house: House) -> None:
@@ -400,7 +401,7 @@ async def test_a_change_without_a_key_gets_a_name_that_can_be_typed(house: House
 
 async def test_what_cannot_be_announced_is_a_sentence(house: House) -> None:
     with pytest.raises(UnknownName, match='there is no service "chekout"'):
-        await house.get(house.operations.changed(replace(hotfix(), service="chekout"), CI))
+        await house.get(house.operations.changed(hotfix().model_copy(update={"service": "chekout"}), CI))
     with pytest.raises(InvalidOrder, match='shop has no layer "db"; it has: code, config'):
         await house.get(house.operations.changed(hotfix(releases={"db": "7"}), CI))
 
@@ -455,7 +456,7 @@ async def test_names_of_changes_that_are_wrong_are_sentences(house: House) -> No
     with pytest.raises(UnknownName, match='nobody announced a change "build-9"; `rollbackd status SERVICE` lists them'):
         await house.get(house.operations.confirm("build-9", ANN))
     for service in ("shop", "desk"):
-        await house.get(house.operations.changed(Announce(service, key="build-9"), CI))
+        await house.get(house.operations.changed(ChangeBody(service=service, key="build-9"), CI))
     with pytest.raises(
         InvalidOrder, match='several services have a change "build-9"; say shop/build-9 or desk/build-9'
     ):
@@ -631,7 +632,7 @@ async def test_a_history_says_who_announced_what_and_what_waits(house: House) ->
 
 async def test_a_change_that_nothing_came_of_waits_no_more(house: House) -> None:
     await house.get(house.operations.changed(hotfix("v9", confirm_within=3 * 60 * MINUTE), CI))
-    await house.get(house.operations.changed(Announce("shop", {"config": "c9"}), CI))
+    await house.get(house.operations.changed(ChangeBody(service="shop", releases={"config": "c9"}), CI))
     assert [one.status for one in await house.operations.changes("shop")] == ["announced", "waiting"]
     await house.pass_(61 * MINUTE)
     assert [one.status for one in await house.operations.changes("shop")] == ["unseen", "unseen"]

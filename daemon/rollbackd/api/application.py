@@ -17,7 +17,7 @@ from rollbackd.api.openapi import document
 from rollbackd.api.problems import as_problems, invalid
 from rollbackd.api.request_body import JSON, read_json
 from rollbackd.api.routes import ROUTES, ApiCall, ApiRoute
-from rollbackd.api.snapshot_routes import SNAPSHOT_ROUTES, add_files
+from rollbackd.api.snapshot_files import add_files
 from rollbackd.config.models import Daemon, Role
 from rollbackd.operations import Operations
 from rollbackd.syntax.units import Secret
@@ -40,7 +40,7 @@ def build_app(operations: Operations, daemon: Daemon, reveal: Callable[[Secret],
     gate = Gate(daemon, reveal)
     waits = Waits()
     app = web.Application(middlewares=[as_problems], client_max_size=daemon.max_body)
-    for route in (*ROUTES, *SNAPSHOT_ROUTES):
+    for route in ROUTES:
         app.router.add_route(route.method, route.path, _answerer(route, operations, waits, gate))
     _add_intake(app, IntakeHandlers(operations, daemon.max_body), gate)
     add_files(app, operations, gate)

@@ -12,7 +12,7 @@ from typing import TypeVar
 from aiohttp import web
 from pydantic_core import to_json
 
-from rollbackd.api.bodies import Reported
+from rollbackd.api.answers import Reported
 from rollbackd.api.problems import ProblemError
 from rollbackd.api.request_body import JSON, READ_WITHIN, read_json
 from rollbackd.operations import Operations

@@ -9,9 +9,10 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from rollbackd import __version__
-from rollbackd.api import bodies
+from rollbackd.api import answers
 from rollbackd.api.routes import ROUTES, ApiRoute
-from rollbackd.api.snapshot_routes import SNAPSHOT_ROUTES, FileQuery, described
+from rollbackd.api.snapshot_files import described
+from rollbackd.operations import requests
 from rollbackd.signals.events import Posted
 from rollbackd.snapshots.views import TakenView
 from rollbackd.syntax.units import Spec, Written
@@ -26,7 +27,7 @@ def document() -> dict[str, Any]:
     """An OpenAPI 3.1 document as JSON values."""
     schemas = _Schemas()
     paths: dict[str, dict[str, Any]] = {}
-    for route in (*ROUTES, *SNAPSHOT_ROUTES):
+    for route in ROUTES:
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, schemas)
     for path, method, operation in (*_plain(schemas), *_files(schemas)):
         paths.setdefault(path, {})[method] = operation
@@ -89,7 +90,7 @@ def _failed(schemas: _Schemas) -> dict[str, Any]:
     return {
         "default": {
             "description": "not done",
-            "content": {_PROBLEM: {"schema": schemas.ref(bodies.Fault, answer=True)}},
+            "content": {_PROBLEM: {"schema": schemas.ref(answers.Fault, answer=True)}},
         }
     }
 
@@ -108,8 +109,8 @@ def _query_parameters(query: type[Spec]) -> list[dict[str, Any]]:
 
 
 def _files(schemas: _Schemas) -> list[tuple[str, str, dict[str, Any]]]:
-    """The routes of `snapshots.py` that carry a file."""
-    given = {"parameters": [_path_parameter("name"), *_query_parameters(FileQuery)]}
+    """The routes of snapshot_files.py that carry a file."""
+    given = {"parameters": [_path_parameter("name"), *_query_parameters(requests.FileQuery)]}
     found = described(given, _json(schemas.ref(TakenView, answer=True)))
     for _, _, operation in found:
         operation["description"] = "Needs the role `operator`."
@@ -118,15 +119,15 @@ def _files(schemas: _Schemas) -> list[tuple[str, str, dict[str, Any]]]:
 
 
 def _plain(schemas: _Schemas) -> list[tuple[str, str, dict[str, Any]]]:
-    """The routes of `app.py`."""
-    taken = {"description": "on disk", "content": _json(schemas.ref(bodies.Accepted, answer=True))}
+    """The routes of application.py."""
+    taken = {"description": "on disk", "content": _json(schemas.ref(answers.Accepted, answer=True))}
     alerts = _base("alerts", "Alertmanager's webhook, payload version 4.", "source") | {
         "requestBody": {"required": True, "content": _json({"type": "object"})},
         "responses": {"200": taken, **_failed(schemas)},
     }
     event = schemas.ref(Posted, answer=False)
     several = {"anyOf": [event, {"type": "array", "items": event}]}
-    reported = {"description": "on disk", "content": _json(schemas.ref(bodies.Reported, answer=True))}
+    reported = {"description": "on disk", "content": _json(schemas.ref(answers.Reported, answer=True))}
     signals = _base("signals", "Events of CI, of scanners, of business systems: one, or a list.", "source") | {
         "requestBody": {"required": True, "content": _json(several)},
         "responses": {"200": reported, **_failed(schemas)},
@@ -143,7 +144,7 @@ def _plain(schemas: _Schemas) -> list[tuple[str, str, dict[str, Any]]]:
         "operationId": "healthz",
         "summary": "The process answers.",
         "security": [],
-        "responses": {"200": {"description": "alive", "content": _json(schemas.ref(bodies.Alive, answer=True))}},
+        "responses": {"200": {"description": "alive", "content": _json(schemas.ref(answers.Alive, answer=True))}},
     }
     text = {"text/plain": {"schema": {"type": "string"}}}
     metrics = _base("metrics", "Prometheus metrics of rollbackd itself.", "viewer") | {

@@ -1,15 +1,19 @@
-"""What each route of the API does: one call of the desk, values in and a value out."""
+"""What people and programs can ask and order: each with its route, its role, its query, its body and its answer.
+
+A handler is one call of the operations; its signature says what comes in and what goes out.
+"""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar, get_args, get_type_hints
 
-from rollbackd.api import bodies
+from rollbackd.api import answers
 from rollbackd.api.long_poll import Waits
 from rollbackd.config.models import Role
 from rollbackd.model import Request
-from rollbackd.operations import Announce, Operations
+from rollbackd.operations import Operations, requests
+from rollbackd.snapshots.views import DifferenceView, RestoredView, TakenView
 from rollbackd.syntax.units import Spec
 from rollbackd.views.shapes import ChangeView, DrillView, HealthView, IncidentDetail, PlanView, ServiceView, StateView
 
@@ -32,6 +36,7 @@ class ApiCall(Generic[_Q, _B]):
 
 
 Handler = Callable[[ApiCall[Any, Any]], Awaitable[Any]]
+_Handler = TypeVar("_Handler", bound=Handler)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +49,9 @@ class ApiRoute:
     handler: Handler
     answer: Any
     """The type of what the handler returns."""
-    query: type[Spec] = bodies.NoQuery
-    body: type[Spec] = bodies.NoBody
-    status: int = 200
+    query: type[Spec]
+    body: type[Spec]
+    status: int
 
     @property
     def summary(self) -> str:
@@ -54,29 +59,100 @@ class ApiRoute:
         return (self.handler.__doc__ or "").strip()
 
 
-# -- reading ------------------------------------------------------------------------------------
-async def services(call: ApiCall[bodies.NoQuery, bodies.NoBody]) -> bodies.Services:
+ROUTES: list[ApiRoute] = []
+"""In the order of the API's description. What streams, and the daemon's own health, is in application.py."""
+
+
+def route(method: Method, path: str, role: Role, status: int = 200) -> Callable[[_Handler], _Handler]:
+    """Declare a way in; its query, its body and its answer are those of the handler's signature."""
+
+    def declare(handler: _Handler) -> _Handler:
+        hints = get_type_hints(handler)
+        query, body = get_args(hints["call"])
+        ROUTES.append(ApiRoute(method, path, role, handler, hints["return"], query, body, status))
+        return handler
+
+    return declare
+
+
+# -- services -----------------------------------------------------------------------------------
+@route("GET", "/api/v1/services", "viewer")
+async def services(call: ApiCall[requests.NoQuery, requests.NoBody]) -> answers.Services:
     """All services at a glance."""
-    return bodies.Services(tuple(await call.operations.services()))
+    return answers.Services(tuple(await call.operations.services()))
 
 
-async def service(call: ApiCall[bodies.NoQuery, bodies.NoBody]) -> ServiceView:
+@route("GET", "/api/v1/services/{name}", "viewer")
+async def service(call: ApiCall[requests.NoQuery, requests.NoBody]) -> ServiceView:
     """One service at a glance."""
     return await call.operations.service(call.name)
 
 
-async def states(call: ApiCall[bodies.ServiceQuery, bodies.NoBody]) -> bodies.States:
+@route("POST", "/api/v1/services/{name}/plan", "viewer")
+async def plan(call: ApiCall[requests.NoQuery, requests.PlanBody]) -> PlanView:
+    """What a rollback would be and what would be decided now; touches nothing."""
+    return await call.operations.plan(Request(call.name, call.actor, to=call.body.to, plan=call.body.plan))
+
+
+@route("POST", "/api/v1/services/{name}/rollback", "operator", status=202)
+async def rollback(call: ApiCall[requests.NoQuery, requests.RollbackBody]) -> answers.Begun:
+    """Roll a service back, or join and start its open incident."""
+    body = call.body
+    request = Request(
+        call.name, call.actor, body.reason, body.to, body.plan, body.irreversible, body.over_hold, body.plan_id
+    )
+    return answers.Begun(await call.operations.rollback(request))
+
+
+@route("POST", "/api/v1/services/{name}/good", "operator")
+async def good(call: ApiCall[requests.NoQuery, requests.GoodBody]) -> StateView:
+    """Mark a state as known to be good."""
+    return await call.operations.good(call.name, call.body.releases, call.actor)
+
+
+@route("POST", "/api/v1/services/{name}/quarantine", "operator")
+async def quarantine(call: ApiCall[requests.NoQuery, requests.QuarantineBody]) -> answers.Done:
+    """Never go to these releases, or `lift` that."""
+    releases, lift = call.body.releases, call.body.lift
+    await call.operations.quarantine(call.name, releases, call.actor, lift)
+    named = ", ".join(f"{layer} {release}".strip() for layer, release in sorted(releases.items()))
+    return answers.Done(f"{call.name}: {named} {'may be gone to again' if lift else 'is never gone to'}", call.actor)
+
+
+@route("POST", "/api/v1/services/{name}/checks", "operator")
+async def checks(call: ApiCall[requests.NoQuery, requests.NoBody]) -> HealthView:
+    """Ask a service's checks, and say what each says right now."""
+    return await call.operations.checks(call.name)
+
+
+@route("POST", "/api/v1/services/{name}/drill", "operator")
+async def drill(call: ApiCall[requests.NoQuery, requests.DrillBody]) -> DrillView:
+    """Ask all that a rollback rests on, touching nothing; with `execute` go back for real and return."""
+    return await call.operations.drill(call.name, call.body.plan, call.actor, execute=call.body.execute)
+
+
+@route("GET", "/api/v1/drills", "viewer")
+async def drills(call: ApiCall[requests.DrillsQuery, requests.NoBody]) -> answers.Drills:
+    """Drills and what they found, newest first; one that is under way before them."""
+    return answers.Drills(tuple(await call.operations.drills(call.query.service, call.query.limit)))
+
+
+@route("GET", "/api/v1/states", "viewer")
+async def states(call: ApiCall[requests.ServiceQuery, requests.NoBody]) -> answers.States:
     """A service's states, newest first."""
-    return bodies.States(tuple(await call.operations.states(call.query.service)))
+    return answers.States(tuple(await call.operations.states(call.query.service)))
 
 
-async def incidents(call: ApiCall[bodies.IncidentsQuery, bodies.NoBody]) -> bodies.Incidents:
+# -- incidents ----------------------------------------------------------------------------------
+@route("GET", "/api/v1/incidents", "viewer")
+async def incidents(call: ApiCall[requests.IncidentsQuery, requests.NoBody]) -> answers.Incidents:
     """Incidents, newest first."""
     query = call.query
-    return bodies.Incidents(tuple(await call.operations.incidents(query.service, query.open, query.limit)))
+    return answers.Incidents(tuple(await call.operations.incidents(query.service, query.open, query.limit)))
 
 
-async def incident(call: ApiCall[bodies.NewsQuery, bodies.NoBody]) -> IncidentDetail:
+@route("GET", "/api/v1/incidents/{name}", "viewer")
+async def incident(call: ApiCall[requests.NewsQuery, requests.NoBody]) -> IncidentDetail:
     """One incident with its decision and its records; waits for news when asked to."""
     after, wait = call.query.after, call.query.wait
     if wait > timedelta():
@@ -84,166 +160,147 @@ async def incident(call: ApiCall[bodies.NewsQuery, bodies.NoBody]) -> IncidentDe
     return await call.operations.incident(call.name, after)
 
 
-async def decisions(call: ApiCall[bodies.DecisionsQuery, bodies.NoBody]) -> bodies.Decisions:
-    """What was decided on triggers, with every guard's finding, newest first."""
-    return bodies.Decisions(tuple(await call.operations.decisions(call.query.service, call.query.limit)))
-
-
-async def holds(call: ApiCall[bodies.NoQuery, bodies.NoBody]) -> bodies.Holds:
-    """Everything that is held."""
-    return bodies.Holds(tuple(await call.operations.holds()))
-
-
-async def holds_of(call: ApiCall[bodies.NoQuery, bodies.NoBody]) -> bodies.Holds:
-    """The holds of one service, or of all with `*`."""
-    return bodies.Holds(tuple(hold for hold in await call.operations.holds() if hold.scope == call.name))
-
-
-async def plan(call: ApiCall[bodies.NoQuery, bodies.PlanBody]) -> PlanView:
-    """What a rollback would be and what would be decided now; touches nothing."""
-    return await call.operations.plan(Request(call.name, call.actor, to=call.body.to, plan=call.body.plan))
-
-
-async def checks(call: ApiCall[bodies.NoQuery, bodies.NoBody]) -> HealthView:
-    """Ask a service's checks, and say what each says right now."""
-    return await call.operations.checks(call.name)
-
-
-# -- orders -------------------------------------------------------------------------------------
-async def rollback(call: ApiCall[bodies.NoQuery, bodies.RollbackBody]) -> bodies.Begun:
-    """Roll a service back, or join and start its open incident."""
-    body = call.body
-    request = Request(
-        call.name, call.actor, body.reason, body.to, body.plan, body.irreversible, body.over_hold, body.plan_id
-    )
-    return bodies.Begun(await call.operations.rollback(request))
-
-
-async def approve(call: ApiCall[bodies.NoQuery, bodies.ReasonBody]) -> bodies.Answered:
+@route("POST", "/api/v1/incidents/{name}/approve", "operator")
+async def approve(call: ApiCall[requests.NoQuery, requests.ReasonBody]) -> answers.Answered:
     """Say yes to what an incident, or a service's open one, asks."""
     taken = await call.operations.approve(call.name, call.actor, call.body.reason)
     then = f"still missing: {taken.missing}" if taken.missing else "it is looked at once more, then goes back"
-    return bodies.Answered(f"{taken.incident} is approved; {then}", call.actor, taken.incident, taken.missing)
+    return answers.Answered(f"{taken.incident} is approved; {then}", call.actor, taken.incident, taken.missing)
 
 
-async def deny(call: ApiCall[bodies.NoQuery, bodies.ReasonBody]) -> bodies.Answered:
+@route("POST", "/api/v1/incidents/{name}/deny", "operator")
+async def deny(call: ApiCall[requests.NoQuery, requests.ReasonBody]) -> answers.Answered:
     """Say no to what an incident, or a service's open one, asks."""
     taken = await call.operations.deny(call.name, call.actor, call.body.reason)
     done = f"{taken.incident} is denied: nothing goes back, and the same trouble is not asked about again"
-    return bodies.Answered(done, call.actor, taken.incident)
+    return answers.Answered(done, call.actor, taken.incident)
 
 
-async def abort(call: ApiCall[bodies.NoQuery, bodies.ReasonBody]) -> bodies.Done:
+@route("POST", "/api/v1/incidents/{name}/abort", "operator")
+async def abort(call: ApiCall[requests.NoQuery, requests.ReasonBody]) -> answers.Done:
     """Stop an incident, or a service's open one, at its next boundary."""
     await call.operations.abort(call.name, call.actor, call.body.reason)
-    return bodies.Done(f"{call.name} stops before its next step; what is entered is left", call.actor)
+    return answers.Done(f"{call.name} stops before its next step; what is entered is left", call.actor)
 
 
-async def acknowledge(call: ApiCall[bodies.NoQuery, bodies.AcknowledgeBody]) -> bodies.Done:
+@route("POST", "/api/v1/incidents/{name}/acknowledge", "operator")
+async def acknowledge(call: ApiCall[requests.NoQuery, requests.AcknowledgeBody]) -> answers.Done:
     """Say that a person has seen it: an incident, or a service's last one and what was refused for it."""
     left = await call.operations.acknowledge(call.name, call.actor, call.body.leave)
     leaves = f", and {' and '.join(left)} {'are' if len(left) > 1 else 'is'} left" if left else ""
-    return bodies.Done(f"{call.name} is acknowledged: its reminders stop{leaves}", call.actor)
+    return answers.Done(f"{call.name} is acknowledged: its reminders stop{leaves}", call.actor)
 
 
-async def hold(call: ApiCall[bodies.NoQuery, bodies.HoldBody]) -> bodies.Done:
-    """Start no step of a service, or of any with `*`, until this is lifted."""
-    await call.operations.hold(call.name, call.actor, call.body.reason, call.body.until)
-    until = f" until {call.body.until.isoformat()}" if call.body.until else ""
-    return bodies.Done(f"{_scope(call.name)} held{until}: no step is started", call.actor)
-
-
-async def unhold(call: ApiCall[bodies.NoQuery, bodies.NoBody]) -> bodies.Done:
-    """Lift a hold that was made by API or command line."""
-    await call.operations.unhold(call.name, call.actor)
-    return bodies.Done(f"{_scope(call.name)} no longer held", call.actor)
-
-
-async def resume(call: ApiCall[bodies.NoQuery, bodies.ReasonBody]) -> bodies.Done:
-    """Let automatic rollbacks go on after the breaker stopped them."""
-    await call.operations.resume(call.actor, call.body.reason)
-    return bodies.Done("automatic rollbacks go on; the breaker is closed", call.actor)
-
-
-async def good(call: ApiCall[bodies.NoQuery, bodies.GoodBody]) -> StateView:
-    """Mark a state as known to be good."""
-    return await call.operations.good(call.name, call.body.releases, call.actor)
-
-
-async def quarantine(call: ApiCall[bodies.NoQuery, bodies.QuarantineBody]) -> bodies.Done:
-    """Never go to these releases, or `lift` that."""
-    releases, lift = call.body.releases, call.body.lift
-    await call.operations.quarantine(call.name, releases, call.actor, lift)
-    named = ", ".join(f"{layer} {release}".strip() for layer, release in sorted(releases.items()))
-    return bodies.Done(f"{call.name}: {named} {'may be gone to again' if lift else 'is never gone to'}", call.actor)
-
-
-async def changed(call: ApiCall[bodies.NoQuery, bodies.ChangeBody]) -> ChangeView:
+# -- announced changes --------------------------------------------------------------------------
+@route("POST", "/api/v1/changes", "source")
+async def changed(call: ApiCall[requests.NoQuery, requests.ChangeBody]) -> ChangeView:
     """Announce a change, before it is made or right after; the same key again is the same change."""
-    body = call.body
-    announced = Announce(
-        body.service, body.releases, body.kind, body.priority, body.confirm_within, body.key, body.text, body.by
-    )
-    return await call.operations.changed(announced, call.actor)
+    return await call.operations.changed(call.body, call.actor)
 
 
-async def changes(call: ApiCall[bodies.ServiceQuery, bodies.NoBody]) -> bodies.Changes:
+@route("GET", "/api/v1/changes", "viewer")
+async def changes(call: ApiCall[requests.ServiceQuery, requests.NoBody]) -> answers.Changes:
     """What was announced of a service, newest first."""
-    return bodies.Changes(tuple(await call.operations.changes(call.query.service)))
+    return answers.Changes(tuple(await call.operations.changes(call.query.service)))
 
 
-async def confirm(call: ApiCall[bodies.NoQuery, bodies.NoBody]) -> ChangeView:
+@route("POST", "/api/v1/changes/{name}/confirm", "operator")
+async def confirm(call: ApiCall[requests.NoQuery, requests.NoBody]) -> ChangeView:
     """Say that an announced change, or a service's newest that waits for it, is well: it does not go back."""
     return await call.operations.confirm(call.name, call.actor)
 
 
-async def drill(call: ApiCall[bodies.NoQuery, bodies.DrillBody]) -> DrillView:
-    """Ask all that a rollback rests on, touching nothing; with `execute` go back for real and return."""
-    return await call.operations.drill(call.name, call.body.plan, call.actor, execute=call.body.execute)
+# -- decisions, holds and the breaker -----------------------------------------------------------
+@route("GET", "/api/v1/decisions", "viewer")
+async def decisions(call: ApiCall[requests.DecisionsQuery, requests.NoBody]) -> answers.Decisions:
+    """What was decided on triggers, with every guard's finding, newest first."""
+    return answers.Decisions(tuple(await call.operations.decisions(call.query.service, call.query.limit)))
 
 
-async def drills(call: ApiCall[bodies.DrillsQuery, bodies.NoBody]) -> bodies.Drills:
-    """Drills and what they found, newest first; one that is under way before them."""
-    return bodies.Drills(tuple(await call.operations.drills(call.query.service, call.query.limit)))
+@route("GET", "/api/v1/holds", "viewer")
+async def holds(call: ApiCall[requests.NoQuery, requests.NoBody]) -> answers.Holds:
+    """Everything that is held."""
+    return answers.Holds(tuple(await call.operations.holds()))
+
+
+@route("GET", "/api/v1/holds/{name}", "viewer")
+async def holds_of(call: ApiCall[requests.NoQuery, requests.NoBody]) -> answers.Holds:
+    """The holds of one service, or of all with `*`."""
+    return answers.Holds(tuple(hold for hold in await call.operations.holds() if hold.scope == call.name))
+
+
+@route("PUT", "/api/v1/holds/{name}", "operator")
+async def hold(call: ApiCall[requests.NoQuery, requests.HoldBody]) -> answers.Done:
+    """Start no step of a service, or of any with `*`, until this is lifted."""
+    await call.operations.hold(call.name, call.actor, call.body.reason, call.body.until)
+    until = f" until {call.body.until.isoformat()}" if call.body.until else ""
+    return answers.Done(f"{_scope(call.name)} held{until}: no step is started", call.actor)
+
+
+@route("DELETE", "/api/v1/holds/{name}", "operator")
+async def unhold(call: ApiCall[requests.NoQuery, requests.NoBody]) -> answers.Done:
+    """Lift a hold that was made by API or command line."""
+    await call.operations.unhold(call.name, call.actor)
+    return answers.Done(f"{_scope(call.name)} no longer held", call.actor)
+
+
+@route("POST", "/api/v1/resume", "operator")
+async def resume(call: ApiCall[requests.NoQuery, requests.ReasonBody]) -> answers.Done:
+    """Let automatic rollbacks go on after the breaker stopped them."""
+    await call.operations.resume(call.actor, call.body.reason)
+    return answers.Done("automatic rollbacks go on; the breaker is closed", call.actor)
+
+
+# -- snapshots ----------------------------------------------------------------------------------
+@route("GET", "/api/v1/snapshots", "viewer")
+async def snapshots(call: ApiCall[requests.KeptQuery, requests.NoBody]) -> answers.SnapshotRoutes:
+    """Layers that keep snapshots, each with them, newest first."""
+    if call.query.brief:
+        found = await call.operations.kept(call.query.service)
+        return answers.SnapshotRoutes(
+            tuple(answers.Keeping(*each) for each in found if call.query.layer in {"", each[1]})
+        )
+    return answers.SnapshotRoutes(tuple(await call.operations.snapshots(call.query.service, call.query.layer)))
+
+
+@route("POST", "/api/v1/services/{name}/snapshots", "operator")
+async def take(call: ApiCall[requests.NoQuery, requests.TakeBody]) -> TakenView:
+    """Take a snapshot of a layer, read it, and send it to where the calendar sends them."""
+    layer = call.operations.snapshot_layer(call.name, call.body.layer)
+    return await call.operations.snapshot_manager.take(call.name, layer, call.body.name, call.actor)
+
+
+@route("POST", "/api/v1/services/{name}/snapshots/verify", "operator")
+async def verify(call: ApiCall[requests.NoQuery, requests.VerifyBody]) -> TakenView:
+    """Read all of a snapshot and compare every hash."""
+    layer, body = call.operations.snapshot_layer(call.name, call.body.layer), call.body
+    manager = call.operations.snapshot_manager
+    return await manager.verify(call.name, layer, body.snapshot, call.actor, rehearse=body.rehearse)
+
+
+@route("POST", "/api/v1/services/{name}/snapshots/diff", "operator")
+async def diff(call: ApiCall[requests.NoQuery, requests.DiffBody]) -> answers.Differences:
+    """What differs between two snapshots, or between one and what is there now; secrets are masked."""
+    layer = call.operations.snapshot_layer(call.name, call.body.layer)
+    found = await call.operations.snapshot_manager.diff(call.name, layer, call.body.older, call.body.newer)
+    return answers.Differences(tuple(DifferenceView(one.path, one.kind, one.lines) for one in found))
+
+
+@route("POST", "/api/v1/services/{name}/snapshots/restore", "operator")
+async def restore(call: ApiCall[requests.NoQuery, requests.RestoreBody]) -> RestoredView:
+    """Take a layer to a snapshot; what is there is saved first."""
+    body = call.body
+    return await call.operations.restore_snapshot(
+        call.name, body.layer, body.snapshot, body.only, call.actor, body.over_hold
+    )
+
+
+@route("POST", "/api/v1/services/{name}/snapshots/prune", "operator")
+async def prune(call: ApiCall[requests.NoQuery, requests.LayerBody]) -> answers.Dropped:
+    """Drop the snapshots that nothing keeps."""
+    layer = call.operations.snapshot_layer(call.name, call.body.layer)
+    return answers.Dropped(await call.operations.snapshot_manager.prune(call.name, layer, call.actor))
 
 
 def _scope(name: str) -> str:
     return "all services are" if name == "*" else f"{name} is"
-
-
-ROUTES = (
-    ApiRoute("GET", "/api/v1/services", "viewer", services, bodies.Services),
-    ApiRoute("GET", "/api/v1/services/{name}", "viewer", service, ServiceView),
-    ApiRoute("POST", "/api/v1/services/{name}/plan", "viewer", plan, PlanView, body=bodies.PlanBody),
-    ApiRoute(
-        "POST", "/api/v1/services/{name}/rollback", "operator", rollback, bodies.Begun,
-        body=bodies.RollbackBody, status=202,
-    ),
-    ApiRoute("POST", "/api/v1/services/{name}/good", "operator", good, StateView, body=bodies.GoodBody),
-    ApiRoute(
-        "POST", "/api/v1/services/{name}/quarantine", "operator", quarantine, bodies.Done, body=bodies.QuarantineBody
-    ),
-    ApiRoute("POST", "/api/v1/services/{name}/checks", "operator", checks, HealthView),
-    ApiRoute("POST", "/api/v1/services/{name}/drill", "operator", drill, DrillView, body=bodies.DrillBody),
-    ApiRoute("GET", "/api/v1/drills", "viewer", drills, bodies.Drills, bodies.DrillsQuery),
-    ApiRoute("GET", "/api/v1/states", "viewer", states, bodies.States, bodies.ServiceQuery),
-    ApiRoute("GET", "/api/v1/incidents", "viewer", incidents, bodies.Incidents, bodies.IncidentsQuery),
-    ApiRoute("GET", "/api/v1/incidents/{name}", "viewer", incident, IncidentDetail, bodies.NewsQuery),
-    ApiRoute("POST", "/api/v1/incidents/{name}/approve", "operator", approve, bodies.Answered, body=bodies.ReasonBody),
-    ApiRoute("POST", "/api/v1/incidents/{name}/deny", "operator", deny, bodies.Answered, body=bodies.ReasonBody),
-    ApiRoute("POST", "/api/v1/incidents/{name}/abort", "operator", abort, bodies.Done, body=bodies.ReasonBody),
-    ApiRoute(
-        "POST", "/api/v1/incidents/{name}/acknowledge", "operator", acknowledge, bodies.Done,
-        body=bodies.AcknowledgeBody,
-    ),
-    ApiRoute("POST", "/api/v1/changes", "source", changed, ChangeView, body=bodies.ChangeBody),
-    ApiRoute("GET", "/api/v1/changes", "viewer", changes, bodies.Changes, bodies.ServiceQuery),
-    ApiRoute("POST", "/api/v1/changes/{name}/confirm", "operator", confirm, ChangeView),
-    ApiRoute("GET", "/api/v1/decisions", "viewer", decisions, bodies.Decisions, bodies.DecisionsQuery),
-    ApiRoute("GET", "/api/v1/holds", "viewer", holds, bodies.Holds),
-    ApiRoute("GET", "/api/v1/holds/{name}", "viewer", holds_of, bodies.Holds),
-    ApiRoute("PUT", "/api/v1/holds/{name}", "operator", hold, bodies.Done, body=bodies.HoldBody),
-    ApiRoute("DELETE", "/api/v1/holds/{name}", "operator", unhold, bodies.Done),
-    ApiRoute("POST", "/api/v1/resume", "operator", resume, bodies.Done, body=bodies.ReasonBody),
-)  # fmt: skip
-"""All routes that take and give values; alerts and the daemon's own health are in `app.py`."""

@@ -80,7 +80,7 @@ class DrillRunner:
         """Ask everything that a rollback rests on; nothing is touched, the result is a fact.
 
         :param plan: empty: all plans of the service's list.
-        :raises Unfit: a rollback of it is under way.
+        :raises DrillNotAllowed: a rollback of it is under way.
         """
         async with self._examining[service.name]:
             self._preconditions.check_idle(service.name)
@@ -95,7 +95,7 @@ class DrillRunner:
         """Go back for real and return, when all that `hold` asks is ready; `incident` is empty when it was not.
 
         :param plan: empty: the first of the service's list.
-        :raises Unfit: it may not be drilled, or not now.
+        :raises DrillNotAllowed: it may not be drilled, or not now.
         """
         plan = plan or service.plan[0]
         async with self._examining[service.name]:
@@ -135,7 +135,7 @@ class DrillRunner:
     async def give_way(self, service: str, actor: str) -> str:
         """A person wins: an executed drill of the service ends where it is. The state it went to; empty: there is none.
 
-        :raises Unfit: its step in hand goes on; order again when it has ended.
+        :raises DrillNotAllowed: its step in hand goes on; order again when it has ended.
         """
         async with self._stepping[service]:
             ledger = self._read_model.of(service)
@@ -175,7 +175,7 @@ class DrillRunner:
         return Trigger(service.name, DRILL, Priority.P3, episode, now, now, request=request)
 
     async def _begin(self, service: Service, plan: str, target: str, actor: str) -> str:
-        """Open the way there; its incident. :raises Unfit: something stands against it."""
+        """Open the way there; its incident. :raises DrillNotAllowed: something stands against it."""
         trial = self._trial(service, actor, plan)
         reason = "a drill: it goes there and comes back"
         request = Request(service.name, actor, reason, to=target, plan=plan, drill="there")

@@ -2,13 +2,14 @@
 
 from rollbackd.config.models import Config, Service
 from rollbackd.decision.holds import ActiveHolds
+from rollbackd.decision.refusals import OrderRefused
 from rollbackd.rules.tracks import Standing
 from rollbackd.signals.rule_state import RuleStates
 from rollbackd.state.read_model import ReadModel
 from rollbackd.system.clock import Clock
 
 
-class DrillNotAllowed(Exception):  # noqa: N818  # an answer
+class DrillNotAllowed(OrderRefused):
     """A drill is not held now; the sentence says why, and what to do."""
 
 
@@ -25,14 +26,14 @@ class DrillPreconditions:
         self._holds = holds
 
     def check_idle(self, service: str) -> None:
-        """:raises Unfit: a rollback of it is under way, or asks for one."""
+        """:raises DrillNotAllowed: a rollback of it is under way, or asks for one."""
         ledger = self._read_model.of(service)
         running = ledger.acting or ledger.open
         if running is not None:
             raise DrillNotAllowed(f"{service} is not drilled: {running.incident} is open; again when it has ended")
 
     def check(self, service: Service) -> None:
-        """:raises Unfit: it may not be taken back for real, or not now."""
+        """:raises DrillNotAllowed: it may not be taken back for real, or not now."""
         name, now = service.name, self._clock.now()
         if not service.drill:
             raise DrillNotAllowed(f"{name} is not drilled for real: its configuration does not say `drill: true`")

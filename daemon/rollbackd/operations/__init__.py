@@ -5,11 +5,12 @@ Every order is journaled with its actor before anything happens.
 
 from collections.abc import Mapping, Sequence
 
+from rollbackd.decision.refusals import InvalidOrder, OrderRefused, UnknownName
 from rollbackd.model import Alert
-from rollbackd.operations.base import InvalidOrder, OperationsParts, OrderRefused, UnknownName
+from rollbackd.operations.base import OperationsParts
 from rollbackd.operations.holds import HoldOperations
 from rollbackd.operations.incident_answers import IncidentAnswer, IncidentAnswers
-from rollbackd.operations.marks import Announce, MarkOperations
+from rollbackd.operations.marks import MarkOperations
 from rollbackd.operations.queries import StateQueries
 from rollbackd.operations.rollbacks import RollbackOperations
 from rollbackd.operations.snapshots import SnapshotOperations
@@ -18,7 +19,6 @@ from rollbackd.signals.intake import EventReceipt
 from rollbackd.signals.webhook import WebhookPayload
 
 __all__ = [
-    "Announce",
     "IncidentAnswer",
     "InvalidOrder",
     "Operations",

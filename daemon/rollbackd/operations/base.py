@@ -1,4 +1,4 @@
-"""What every part of the desk needs: the daemon's parts, a service or an incident by name, the three kinds of no."""
+"""What every part of the desk needs: the daemon's parts, a service or an incident by name."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ from rollbackd.config.models import Config, Service
 from rollbackd.decision.bake_timer import BakeTimer
 from rollbackd.decision.engine import DecisionEngine
 from rollbackd.decision.holds import ActiveHolds
+from rollbackd.decision.refusals import InvalidOrder, UnknownName
 from rollbackd.decision.situation import SituationReader
 from rollbackd.drills import DrillRunner
 from rollbackd.execution.check_runner import CheckRunner
@@ -26,25 +27,8 @@ from rollbackd.snapshots import SnapshotManager
 from rollbackd.state.read_model import ReadModel
 from rollbackd.system import log
 from rollbackd.system.clock import Clock
-from rollbackd.views.shapes import FindingView
 
 _RACES = 20
-
-
-class UnknownName(Exception):  # noqa: N818  # an answer
-    """There is no such thing; the sentence says what there is."""
-
-
-class InvalidOrder(Exception):  # noqa: N818  # an answer
-    """An argument makes no sense; the sentence says what to write instead."""
-
-
-class OrderRefused(Exception):  # noqa: N818  # an answer
-    """Understood, and not done now."""
-
-    def __init__(self, text: str, findings: tuple[FindingView, ...] = ()) -> None:
-        super().__init__(text)
-        self.findings = findings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +61,7 @@ class OperationsBase:
         self._read_model = parts.read_model
         self._config = parts.config
         self.registry = parts.registry
+        self.snapshot_manager = parts.snapshot_manager
         self._log = log.get("desk")
 
     def _service(self, name: str) -> Service:

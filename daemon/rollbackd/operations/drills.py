@@ -1,7 +1,6 @@
 """Drills by order, and what they found."""
 
-from rollbackd.drills import DrillNotAllowed
-from rollbackd.operations.base import OperationsBase, OrderRefused
+from rollbackd.operations.base import OperationsBase
 from rollbackd.views.shapes import DrillView
 
 
@@ -15,23 +14,10 @@ class DrillOperations(OperationsBase):
         """
         found = self._with_plan(service, plan)
         drills = self._parts.drills
-        try:
-            return await (drills.execute if execute else drills.hold)(found, plan, actor)
-        except DrillNotAllowed as error:
-            raise OrderRefused(str(error)) from error
+        return await (drills.execute if execute else drills.hold)(found, plan, actor)
 
     async def drills(self, service: str = "", limit: int = 50) -> list[DrillView]:
         """Newest first, of one service or of all; one that is under way before them. :raises UnknownName:"""
         if service:
             self._service(service)
         return await self._parts.drills.listed(service, limit)
-
-    async def _past_drill(self, service: str, actor: str) -> str:
-        """Where a rollback goes that a person orders during an executed drill, which ends; empty: there is none.
-
-        :raises OrderRefused: its step in hand has not ended yet.
-        """
-        try:
-            return await self._parts.drills.give_way(service, actor)
-        except DrillNotAllowed as error:
-            raise OrderRefused(str(error)) from error

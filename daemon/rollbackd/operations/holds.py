@@ -3,9 +3,10 @@
 from datetime import datetime
 
 from rollbackd import facts
+from rollbackd.decision.refusals import InvalidOrder, OrderRefused
 from rollbackd.journal import Entry
 from rollbackd.model import FLEET, service_stream
-from rollbackd.operations.base import InvalidOrder, OperationsBase, OrderRefused
+from rollbackd.operations.base import OperationsBase
 from rollbackd.views.shapes import HoldView
 
 

@@ -4,12 +4,13 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from rollbackd import facts
+from rollbackd.decision.refusals import OrderRefused
 from rollbackd.incident.approval import may_answer, missing
 from rollbackd.incident.life import Incident
 from rollbackd.incident.next import leaving
 from rollbackd.journal import Entry
 from rollbackd.model import FLEET, Question, incident_stream, service_stream
-from rollbackd.operations.base import OperationsBase, OrderRefused
+from rollbackd.operations.base import OperationsBase
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,39 +2,20 @@
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from rollbackd import facts
+from rollbackd.decision.refusals import InvalidOrder, OrderRefused, UnknownName
 from rollbackd.execution.layers import LookFailed
 from rollbackd.incident.life import Incident
 from rollbackd.journal import Entry, JournalUnavailable
-from rollbackd.model import Priority, State, service_stream
-from rollbackd.operations.base import InvalidOrder, OperationsBase, OperationsParts, OrderRefused, UnknownName
+from rollbackd.model import State, service_stream
+from rollbackd.operations.base import OperationsBase, OperationsParts
+from rollbackd.operations.requests import ChangeBody
 from rollbackd.policy.changes import UNCONFIRMED, spell_of
 from rollbackd.policy.ledger import Announcement, announced
 from rollbackd.views.presenters import WAITING, change_view, state_view
 from rollbackd.views.shapes import ChangeView, StateView
-
-
-@dataclass(frozen=True, slots=True)
-class Announce:
-    """A change as it is announced."""
-
-    service: str
-    releases: Mapping[str, str] = field(default_factory=dict)
-    """Layer to release, as its maker names it; the key "" is the only layer. Empty: whatever changes now."""
-    kind: str = ""
-    """`deployment`, `hotfix`, or a word of one's own."""
-    priority: Priority | None = None
-    """Sets how soon it must be confirmed."""
-    confirm_within: timedelta | None = None
-    """Instead of the priority's time; zero: it need not be confirmed."""
-    key: str = ""
-    """Idempotency: the same key is the same change."""
-    text: str = ""
-    by: str = ""
-    """Who makes it; empty: who announces it."""
 
 
 class MarkOperations(OperationsBase):
@@ -45,14 +26,14 @@ class MarkOperations(OperationsBase):
         self._one_at_a_time = asyncio.Lock()
         """The same key twice at once is one announcement."""
 
-    async def changed(self, change: Announce, actor: str) -> ChangeView:
+    async def changed(self, change: ChangeBody, actor: str) -> ChangeView:
         """A change is announced, before it is made or right after; the same key again is the same change.
 
         :raises UnknownName: InvalidOrder:
         """
         service = self._service(change.service)
         if "" in change.releases and len(service.layers) == 1:
-            change = replace(change, releases={next(iter(service.layers)): change.releases[""]})
+            change = change.model_copy(update={"releases": {next(iter(service.layers)): change.releases[""]}})
         if set(change.releases) - set(service.layers) == {""}:
             layers = ", ".join(service.layers)
             raise InvalidOrder(f"say LAYER={change.releases['']}; {service.name} has the layers {layers}")
@@ -63,7 +44,7 @@ class MarkOperations(OperationsBase):
             raise InvalidOrder(f'"{known.id}" is another change of {service.name} already; each needs a key of its own')
         return self._change(service.name, known)
 
-    async def _announce(self, service: str, change: Announce, actor: str) -> Announcement:
+    async def _announce(self, service: str, change: ChangeBody, actor: str) -> Announcement:
         """The announcement of this key; the first one when there was one before."""
         now = self._parts.clock.now()
         name = change.key or self._name(service, now)
@@ -84,7 +65,7 @@ class MarkOperations(OperationsBase):
     def _announced(self, service: str, name: str) -> Announcement | None:
         return next((one for one in self._read_model.of(service).announced if one.id == name), None)
 
-    def _confirm_by(self, change: Announce, now: datetime) -> datetime | None:
+    def _confirm_by(self, change: ChangeBody, now: datetime) -> datetime | None:
         within = change.confirm_within
         if within is None and change.priority is not None:
             within = self._config.priorities[change.priority].confirm_within

@@ -8,6 +8,7 @@ from datetime import timedelta
 
 from rollbackd import facts
 from rollbackd.config.models import Service
+from rollbackd.decision.refusals import InvalidOrder, OrderRefused, UnknownName
 from rollbackd.incident.life import Incident
 from rollbackd.incident.spec import PlanSpec
 from rollbackd.journal import Entry, JournalUnavailable
@@ -21,7 +22,7 @@ from rollbackd.model import (
     incident_stream,
     service_stream,
 )
-from rollbackd.operations.base import InvalidOrder, OperationsParts, OrderRefused, UnknownName
+from rollbackd.operations.base import OperationsParts
 from rollbackd.operations.drills import DrillOperations
 from rollbackd.policy.decide import decide
 from rollbackd.policy.guards import GUARDS, Situation
@@ -133,7 +134,7 @@ class RollbackOperations(DrillOperations):
         if request.plan_id:
             request, shown = await self._as_shown(request)
         service = self._check(request)
-        if drilled := await self._past_drill(service.name, request.actor):
+        if drilled := await self._parts.drills.give_way(service.name, request.actor):
             request = replace(request, to=request.to or drilled)
         if joined := await self._join(service, request):
             return joined

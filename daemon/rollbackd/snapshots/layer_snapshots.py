@@ -9,6 +9,7 @@ from typing import Any, TypeVar, cast
 
 from rollbackd import facts
 from rollbackd.adapter import Adapter, AdapterError, Rehearses, Snapshot, SnapshotProblem, Snapshots
+from rollbackd.decision.refusals import OrderRefused
 from rollbackd.journal import Entry
 from rollbackd.model import DAEMON, service_stream
 from rollbackd.snapshots.history import SnapshotHistory, SnapshotRun
@@ -32,7 +33,7 @@ GOOD = "good"
 T = TypeVar("T")
 
 
-class NotKept(Exception):  # noqa: N818  # an answer
+class NotKept(OrderRefused):
     """An order that was not carried out; the sentence says why, and what to do."""
 
 

@@ -237,13 +237,13 @@ class SnapshotManager:
         )
 
     async def diff(self, service: str, layer: str, older: str, newer: str) -> Sequence[Difference]:
-        """What differs, with secrets masked. :raises Unkept:"""
+        """What differs, with secrets masked. :raises NotKept:"""
         layer_snapshots = self._layer_snapshots(service, layer)
         return await _answered(layer_snapshots, layer_snapshots.ask(layer_snapshots.adapter.diff(older, newer)))
 
     # -- orders ---------------------------------------------------------------------------------
     async def take(self, service: str, layer: str, name: str, actor: str) -> TakenView:
-        """Take a snapshot, and read it. :raises Unkept: JournalUnavailable:"""
+        """Take a snapshot, and read it. :raises NotKept: JournalUnavailable:"""
         return await self._to_the_end(self._take(self._layer_snapshots(service, layer), name, actor))
 
     async def _take(self, layer_snapshots: LayerSnapshots, name: str, actor: str) -> TakenView:
@@ -264,7 +264,7 @@ class SnapshotManager:
         return self._taken(layer_snapshots, one, problems, copies)
 
     async def verify(self, service: str, layer: str, name: str, actor: str, *, rehearse: bool) -> TakenView:
-        """Read all of a snapshot, and restore it into a scratch place if that is wanted. :raises Unkept:"""
+        """Read all of a snapshot, and restore it into a scratch place if that is wanted. :raises NotKept:"""
         layer_snapshots = self._layer_snapshots(service, layer)
         found = await _answered(layer_snapshots, layer_snapshots.snapshots())
         one = next((each for each in found if each.name == name), None)
@@ -274,7 +274,7 @@ class SnapshotManager:
         return self._taken(layer_snapshots, one, problems)
 
     async def restore(self, service: str, layer: str, name: str, only: Sequence[str], actor: str) -> RestoredView:
-        """Take a layer to a snapshot; what is there is saved first. :raises Unkept: JournalUnavailable:"""
+        """Take a layer to a snapshot; what is there is saved first. :raises NotKept: JournalUnavailable:"""
         layer_snapshots = self._layer_snapshots(service, layer)
 
         async def work() -> RestoredView:
@@ -288,7 +288,7 @@ class SnapshotManager:
         return await self._to_the_end(work())
 
     async def prune(self, service: str, layer: str, actor: str) -> tuple[str, ...]:
-        """Drop what nothing keeps; the names. :raises Unkept:"""
+        """Drop what nothing keeps; the names. :raises NotKept:"""
         layer_snapshots = self._layer_snapshots(service, layer)
 
         async def work() -> tuple[str, ...]:
@@ -301,14 +301,14 @@ class SnapshotManager:
 
     @asynccontextmanager
     async def exported(self, service: str, layer: str, name: str) -> AsyncIterator[Path]:
-        """A snapshot as one file, until the end of the block. :raises Unkept:"""
+        """A snapshot as one file, until the end of the block. :raises NotKept:"""
         layer_snapshots = self._layer_snapshots(service, layer)
         async with self.place_for_file() as file:
             await _answered(layer_snapshots, layer_snapshots.ask(layer_snapshots.adapter.export_to(name, str(file))))
             yield file
 
     async def take_in(self, service: str, layer: str, file: Path, actor: str) -> TakenView:
-        """Take in what `exported` gave, here or elsewhere, and read it. :raises Unkept:"""
+        """Take in what `exported` gave, here or elsewhere, and read it. :raises NotKept:"""
         layer_snapshots = self._layer_snapshots(service, layer)
 
         async def work() -> TakenView:

@@ -116,7 +116,7 @@ class SnapshotRestore:
         """Choose, read, put in place. Its lock is held.
 
         :param name: empty: the best one that there is.
-        :raises Unkept: nothing was touched, or what was there is there again; the sentence says which.
+        :raises NotKept: nothing was touched, or what was there is there again; the sentence says which.
         """
         search = _Search(layer_snapshots, actor)
         while True:
@@ -210,7 +210,7 @@ class SnapshotRestore:
         """Put it in place, or go on with what a crash cut off.
 
         :param tell: nobody waits for the answer: people are told when it fails.
-        :raises Unkept: it failed; the sentence says what is there now.
+        :raises NotKept: it failed; the sentence says what is there now.
         """
         fact = run.fact
         try:

@@ -8,7 +8,8 @@ from typing import Any
 
 from rollbackd import facts
 from rollbackd.model import Outcome, Priority, Request, Verdict, service_stream
-from rollbackd.operations import Announce, OrderRefused
+from rollbackd.operations import OrderRefused
+from rollbackd.operations.requests import ChangeBody
 from rollbackd.policy.ledger import KEPT
 from rollbackd.signals.events import Posted
 from rollbackd.syntax.units import parse_duration, parse_ratio
@@ -214,12 +215,12 @@ async def check_says(stage: Stage, service: str, name: str, how: str, sick: str 
 async def announces(
     stage: Stage, service: str, by: str, release: str, kind: str | None, priority: str | None, within: str | None
 ) -> None:
-    change = Announce(
-        service,
-        releases_of(release),
-        kind or "",
-        Priority(priority) if priority else None,
-        parse_duration(within) if within else None,
+    change = ChangeBody(
+        service=service,
+        releases=releases_of(release),
+        kind=kind or "",
+        priority=Priority(priority) if priority else None,
+        confirm_within=parse_duration(within) if within else None,
     )
     await stage.daemon.operations.changed(change, by)
 

@@ -1,17 +1,13 @@
-"""What requests carry and what answers are wrapped in. Values only.
+"""What comes with a question or an order, whichever way it comes. Values only."""
 
-An answer is always an object, so that it can grow without breaking who reads it.
-"""
-
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Annotated, Self
 
 from pydantic import AwareDatetime, ConfigDict, Field, field_validator, model_validator
 
+from rollbackd.config.models import NAME
 from rollbackd.model import Priority
 from rollbackd.syntax.units import Duration, Spec, format_duration
-from rollbackd.views.shapes import ChangeView, DecisionView, DrillView, HoldView, IncidentView, ServiceView, StateView
 
 LONGEST_WAIT = timedelta(seconds=60)
 Reason = Annotated[str, Field(max_length=2000)]
@@ -20,6 +16,13 @@ Reference = Annotated[str, Field(max_length=500)]
 """A release, a state's key, the name of a plan or a layer."""
 Releases = Annotated[dict[Reference, Reference], Field(max_length=100)]
 """Layer to release: an id, a unique prefix or a label; the key `""` is the only layer."""
+
+
+_LAYER = r"^([a-z0-9][a-z0-9._-]{0,62})?$"
+assert NAME.strip("^$") in _LAYER
+
+Layer = Annotated[str, Field(pattern=_LAYER)]
+"""Empty: the only one of the service that keeps snapshots."""
 
 
 class RequestFields(Spec):
@@ -67,6 +70,21 @@ class NewsQuery(RequestFields):
         if wait > LONGEST_WAIT:
             raise ValueError(f"at most {format_duration(LONGEST_WAIT)}; ask again for more")
         return wait
+
+
+class KeptQuery(RequestFields):
+    service: str = ""
+    """Only of this service."""
+    layer: Layer = ""
+    """Only this layer."""
+    brief: bool = False
+    """Only which layers there are; none of them is asked."""
+
+
+class FileQuery(RequestFields):
+    layer: Layer = ""
+    snapshot: Reference = ""
+    """Which is wanted; a file that comes in says its own name."""
 
 
 # -- bodies -------------------------------------------------------------------------------------
@@ -146,98 +164,31 @@ class ChangeBody(RequestFields):
     """Who makes it, when that is not who announces it: `unix:ann` as actors are written, or words of your own."""
 
 
-# -- answers ------------------------------------------------------------------------------------
-@dataclass(frozen=True, slots=True)
-class Accepted:
-    """What became of a delivery; all of it is on disk."""
-
-    accepted: int
-    duplicates: int
-    unmatched: int
+class LayerBody(RequestFields):
+    layer: Layer = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Reported:
-    """What became of events; what was accepted is on disk."""
-
-    accepted: int
-    duplicates: int
-    unmatched: int
-    why: tuple[str, ...] = ()
-    """Why nobody asks for what is unmatched, a sentence each."""
+class TakeBody(LayerBody):
+    name: Reference = ""
+    """What it is to be called; empty: by why and when it is taken."""
 
 
-@dataclass(frozen=True, slots=True)
-class Services:
-    services: tuple[ServiceView, ...]
+class VerifyBody(LayerBody):
+    snapshot: Reference
+    rehearse: bool = False
+    """Also restore it into a scratch place, and compare."""
 
 
-@dataclass(frozen=True, slots=True)
-class States:
-    states: tuple[StateView, ...]
+class DiffBody(LayerBody):
+    older: Reference
+    newer: Reference = ""
+    """Empty: what is there now."""
 
 
-@dataclass(frozen=True, slots=True)
-class Incidents:
-    incidents: tuple[IncidentView, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Decisions:
-    decisions: tuple[DecisionView, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Holds:
-    holds: tuple[HoldView, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Changes:
-    changes: tuple[ChangeView, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Drills:
-    drills: tuple[DrillView, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Begun:
-    """A rollback that was begun, or that joined the open incident."""
-
-    incident: str
-
-
-@dataclass(frozen=True, slots=True)
-class Done:
-    """An order was carried out."""
-
-    done: str
-    """A sentence."""
-    actor: str
-    """Who it was recorded as."""
-
-
-@dataclass(frozen=True, slots=True)
-class Answered(Done):
-    """An answer to what an incident asks was taken."""
-
-    incident: str
-    missing: str = ""
-    """What is still missing, such as `one of tech`; empty when nothing is, or somebody said no."""
-
-
-@dataclass(frozen=True, slots=True)
-class Alive:
-    status: str
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """An RFC 9457 problem. A refusal also has `findings`, a bad body `errors`."""
-
-    type: str
-    title: str
-    status: int
-    detail: str
+class RestoreBody(LayerBody):
+    snapshot: Reference = ""
+    """Empty: the best that there is: good states first, then the newest that is older than what is there, each read."""
+    only: tuple[Reference, ...] = Field(default=(), max_length=20)
+    """Parts that the layer can restore separately; empty: all."""
+    over_hold: bool = False
+    """Also while the service is held."""

@@ -1,0 +1,128 @@
+"""What answers are wrapped in. Values only.
+
+An answer is always an object, so that it can grow without breaking who reads it.
+"""
+
+from dataclasses import dataclass
+
+from rollbackd.snapshots.views import DifferenceView, KeptView
+from rollbackd.views.shapes import ChangeView, DecisionView, DrillView, HoldView, IncidentView, ServiceView, StateView
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """What became of a delivery; all of it is on disk."""
+
+    accepted: int
+    duplicates: int
+    unmatched: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """What became of events; what was accepted is on disk."""
+
+    accepted: int
+    duplicates: int
+    unmatched: int
+    why: tuple[str, ...] = ()
+    """Why nobody asks for what is unmatched, a sentence each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    services: tuple[ServiceView, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class States:
+    states: tuple[StateView, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Incidents:
+    incidents: tuple[IncidentView, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Decisions:
+    decisions: tuple[DecisionView, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Holds:
+    holds: tuple[HoldView, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    changes: tuple[ChangeView, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Drills:
+    drills: tuple[DrillView, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Keeping:
+    """A layer that keeps snapshots."""
+
+    service: str
+    layer: str
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotRoutes:
+    layers: tuple[KeptView | Keeping, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Differences:
+    differences: tuple[DifferenceView, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    dropped: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A rollback that was begun, or that joined the open incident."""
+
+    incident: str
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """An order was carried out."""
+
+    done: str
+    """A sentence."""
+    actor: str
+    """Who it was recorded as."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answered(Done):
+    """An answer to what an incident asks was taken."""
+
+    incident: str
+    missing: str = ""
+    """What is still missing, such as `one of tech`; empty when nothing is, or somebody said no."""
+
+
+@dataclass(frozen=True, slots=True)
+class Alive:
+    status: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """An RFC 9457 problem. A refusal also has `findings`, a bad body `errors`."""
+
+    type: str
+    title: str
+    status: int
+    detail: str

@@ -1,0 +1,136 @@
+"""The two routes of snapshots that carry a file.
+
+A file comes and goes as the bytes of a request: nobody at the other end chooses a path on this host.
+"""
+
+import asyncio
+import os
+import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from aiohttp import hdrs, web
+from pydantic import TypeAdapter, ValidationError
+
+from rollbackd.api.authorization import Gate
+from rollbackd.api.problems import ProblemError, invalid
+from rollbackd.operations import Operations
+from rollbackd.operations.requests import FileQuery
+from rollbackd.snapshots.views import TakenView
+
+OCTETS = "application/octet-stream"
+FILES = "/api/v1/services/{name}/snapshots/file"
+_STALLED = 60.0
+"""Seconds without a byte after which whoever sends is given up."""
+_LEFT = 256 * 2**20
+"""Bytes that must stay free where a file is put that comes in."""
+_CHUNK = 2**20
+_TAKEN: TypeAdapter[TakenView] = TypeAdapter(TakenView)
+
+
+def add_files(app: web.Application, operations: Operations, gate: Gate) -> None:
+    """Export and import."""
+
+    async def export(request: web.Request) -> web.StreamResponse:
+        gate.admit(request, "operator")
+        query = _query(request)
+        if not query.snapshot:
+            raise ProblemError(400, "say which: snapshot=NAME")
+        service = request.match_info["name"]
+        layer = operations.snapshot_layer(service, query.layer)
+        async with operations.snapshot_manager.exported(service, layer, query.snapshot) as file:
+            answer = web.StreamResponse(headers={hdrs.CACHE_CONTROL: "no-store", "X-Content-Type-Options": "nosniff"})
+            answer.content_type = OCTETS
+            answer.content_length = await asyncio.to_thread(_size, file)
+            await answer.prepare(request)
+            async for chunk in _chunks(file):
+                await answer.write(chunk)
+            await answer.write_eof()
+            return answer
+
+    async def take_in(request: web.Request) -> web.StreamResponse:
+        actor = gate.admit(request, "operator").actor
+        if request.content_type != OCTETS:
+            raise ProblemError(415, f"send the file with `Content-Type: {OCTETS}`")
+        service = request.match_info["name"]
+        layer = operations.snapshot_layer(service, _query(request).layer)
+        async with operations.snapshot_manager.place_for_file() as file:
+            await _receive(request, file)
+            taken = await operations.snapshot_manager.take_in(service, layer, file, actor)
+        headers = {hdrs.CACHE_CONTROL: "no-store"}
+        return web.Response(body=_TAKEN.dump_json(taken), content_type="application/json", headers=headers)
+
+    app.router.add_get(FILES, export, allow_head=False)
+    app.router.add_put(FILES, take_in)
+
+
+def _query(request: web.Request) -> FileQuery:
+    try:
+        return FileQuery.model_validate(dict(request.query))
+    except ValidationError as error:
+        raise invalid(error) from error
+
+
+async def _receive(request: web.Request, file: Path) -> None:
+    """Write a body into a file, as long as there is room.
+
+    :raises ProblemError: it stalls, or there is no room. ConnectionError: whoever sends went away.
+    """
+    sink = await asyncio.to_thread(_opened, file)
+    try:
+        while True:
+            async with asyncio.timeout(_STALLED):
+                chunk = await request.content.readany()
+            if not chunk:
+                break
+            await asyncio.to_thread(_write, sink, chunk, file)
+    except TimeoutError as error:
+        raise ProblemError(408, f"nothing came for {_STALLED:g}s; send it again") from error
+    finally:
+        await asyncio.to_thread(sink.close)
+
+
+def _opened(file: Path) -> BinaryIO:
+    return os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb")
+
+
+def _write(sink: BinaryIO, chunk: bytes, file: Path) -> None:
+    if shutil.disk_usage(file.parent).free < _LEFT + len(chunk):
+        raise ProblemError(507, f"less than {_LEFT // 2**20} MiB would be free in {file.parents[1]}; make room")
+    try:
+        sink.write(chunk)
+    except OSError as error:
+        raise ProblemError(507, f"{file.parents[1]}: {error.strerror}; make room") from error
+
+
+async def _chunks(file: Path) -> AsyncIterator[bytes]:
+    source = await asyncio.to_thread(file.open, "rb")
+    try:
+        while chunk := await asyncio.to_thread(source.read, _CHUNK):
+            yield chunk
+    finally:
+        await asyncio.to_thread(source.close)
+
+
+def _size(file: Path) -> int:
+    return file.stat().st_size
+
+
+def described(layer: dict[str, Any], taken: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
+    """The two routes of files for the API's description; `layer` is the parameters, `taken` the answer's content."""
+    octets = {OCTETS: {"schema": {"type": "string", "format": "binary"}}}
+    away: dict[str, Any] = {
+        "operationId": "export_snapshot",
+        "summary": "A snapshot as one file.",
+        **layer,
+        "responses": {"200": {"description": "the file", "content": octets}},
+    }
+    back: dict[str, Any] = {
+        "operationId": "import_snapshot",
+        "summary": "Take in a file that an export gave, here or elsewhere, once every hash agrees.",
+        **layer,
+        "requestBody": {"required": True, "content": octets},
+        "responses": {"200": {"description": "taken in, and read", "content": taken}},
+    }
+    return [(FILES, "get", away), (FILES, "put", back)]
