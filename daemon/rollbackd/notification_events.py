@@ -1,6 +1,8 @@
-"""What people can be told, by the name that routes know it by. Imports nothing of ours."""
+"""What people can be told, by the name that routes know it by. No I/O."""
 
 from collections.abc import Mapping
+
+from rollbackd.incident.outcomes import MEANINGS
 
 EVENTS: Mapping[str, str] = {
     # of an incident
@@ -20,15 +22,7 @@ EVENTS: Mapping[str, str] = {
     "clock_passed": "it did not start, or recover, in the time that its priority has",
     "over_target": "a step, or all of it, took far longer than it should",
     "escalated": "more people are told: a tier of `notify.escalation`",
-    "recovered": "it ended, and the service is well",
-    "ineffective": "it ended, and the service is still sick",
-    "unverified": "it ended, and nothing says whether the service is well",
-    "failed": "it could not be done",
-    "aborted": "a person stopped it",
-    "declined": "a person said no",
-    "expired": "nobody answered in time",
-    "passed": "the trouble went away before the first step",
-    "superseded": "somebody else changed the layers meanwhile",
+    **{str(outcome): meaning.event for outcome, meaning in MEANINGS.items()},
     # of a decision without one
     "refused": "a service is in trouble and needs a person",
     "observed": "what would have been done, in shadow mode or by a row that observes",

@@ -13,6 +13,8 @@ from jsonschema import Draft202012Validator
 from rollbackd.config.load import load
 from rollbackd.config.schema import schema
 from rollbackd.config.shape import shape_of
+from rollbackd.incident.outcomes import BAD_ENDS, MEANINGS
+from rollbackd.model import Outcome
 from rollbackd.notification_events import EVENTS
 from rollbackd.plugins import installed
 from rollbackd.remote.settings import load as load_layers
@@ -196,3 +198,9 @@ def _written(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.0%}"
     return yaml.safe_dump(value).removesuffix("...\n").strip()
+
+
+def test_every_end_of_an_incident_has_its_words_and_the_bad_ones_say_in_the_documentation_what_to_do() -> None:
+    assert list(MEANINGS) == list(Outcome)
+    rows = (PROJECT / "docs" / "operating.md").read_text()
+    assert [one for one in sorted(BAD_ENDS) if f"\n| {one} | " not in rows] == []

@@ -73,7 +73,7 @@ class Keeping:
 
 
 @dataclass(frozen=True, slots=True)
-class SnapshotRoutes:
+class Snapshots:
     layers: tuple[KeptView | Keeping, ...]
 
 

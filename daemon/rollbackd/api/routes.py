@@ -253,14 +253,14 @@ async def resume(call: ApiCall[requests.NoQuery, requests.ReasonBody]) -> answer
 
 # -- snapshots ----------------------------------------------------------------------------------
 @route("GET", "/api/v1/snapshots", "viewer")
-async def snapshots(call: ApiCall[requests.KeptQuery, requests.NoBody]) -> answers.SnapshotRoutes:
+async def snapshots(call: ApiCall[requests.KeptQuery, requests.NoBody]) -> answers.Snapshots:
     """Layers that keep snapshots, each with them, newest first."""
     if call.query.brief:
         found = await call.operations.kept(call.query.service)
-        return answers.SnapshotRoutes(
+        return answers.Snapshots(
             tuple(answers.Keeping(*each) for each in found if call.query.layer in {"", each[1]})
         )
-    return answers.SnapshotRoutes(tuple(await call.operations.snapshots(call.query.service, call.query.layer)))
+    return answers.Snapshots(tuple(await call.operations.snapshots(call.query.service, call.query.layer)))
 
 
 @route("POST", "/api/v1/services/{name}/snapshots", "operator")

@@ -5,17 +5,9 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from rollbackd.cli.terminal_text import fields, table
+from rollbackd.incident.outcomes import MEANINGS, SEE_WHY
 
 View = Mapping[str, Any]
-_NEXT = {
-    "recovered": "nothing: it is watched on; trouble of the same state is told",
-    "ineffective": "look for another cause; `rollbackd plan {service}` says what else it could go back to",
-    "unverified": "look at it yourself: no check said whether it is well",
-    "failed": "mend what the step says, then the same order again; `rollbackd incidents {id}` has its output",
-    "aborted": "it stays as the last step left it; the same order again does what is left",
-    "superseded": "nothing more is done: what runs now is somebody else's",
-}
-_OTHERS = "`rollbackd incidents {id}` says why"
 
 
 def report(incident: View, records: Sequence[View]) -> None:
@@ -35,7 +27,7 @@ def report(incident: View, records: Sequence[View]) -> None:
             ("took", _length(ended - begun) if begun is not None and ended is not None else ""),
             ("left over", left),
             ("mind", "\n".join([*risks, *one["notes"]])),
-            ("next", _NEXT.get(one["outcome"], _OTHERS).format_map({"service": one["service"], "id": one["id"]})),
+            ("next", _next(one)),
         )
     )
     steps = list(_steps(one, records))
@@ -46,6 +38,12 @@ def report(incident: View, records: Sequence[View]) -> None:
     if checks:
         print()
         table(("CHECK", "VERDICT", "SAYS"), ((c["name"], c["verdict"], c["reason"]) for c in checks))
+
+
+def _next(one: View) -> str:
+    """What to do now, also where it has not ended."""
+    meaning = MEANINGS.get(one["outcome"])
+    return (meaning.next if meaning is not None else SEE_WHY).format(service=one["service"], id=one["id"])
 
 
 def _steps(one: View, records: Sequence[View]) -> Iterator[tuple[str, ...]]:

@@ -12,8 +12,9 @@ from typing import get_args
 from rollbackd import facts
 from rollbackd.config.models import Config
 from rollbackd.facts import Record
-from rollbackd.incident.clocks import BAD_ENDS, due, next_due
+from rollbackd.incident.clocks import due, next_due
 from rollbackd.incident.life import Incident
+from rollbackd.incident.outcomes import BAD_ENDS
 from rollbackd.journal import Entry, until_written
 from rollbackd.model import DAEMON, incident_stream, name_in
 from rollbackd.policy.ledger import Rollback

@@ -9,7 +9,8 @@ from datetime import datetime, timedelta
 
 from rollbackd.facts import ClockPassed, Escalated
 from rollbackd.incident.life import Incident
-from rollbackd.model import Outcome, Priority
+from rollbackd.incident.outcomes import BAD_ENDS, MEANINGS
+from rollbackd.model import Priority
 from rollbackd.policy.ledger import Rollback
 from rollbackd.policy.spec import Clocks
 from rollbackd.syntax.units import format_duration, whole_seconds
@@ -29,14 +30,6 @@ HOTFIX = "hotfix"
 """The kind of announced change whose rollback has a target of its own."""
 AT_ONCE = "it was opened"
 """The reason of an escalation to a first tier that does not wait."""
-_BAD = {
-    Outcome.FAILED: "it failed",
-    Outcome.INEFFECTIVE: "it did not help",
-    Outcome.UNVERIFIED: "nothing says whether it helped",
-    Outcome.EXPIRED: "nobody answered in time",
-}
-BAD_ENDS = frozenset(_BAD)
-"""Outcomes that people must look at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,8 +170,8 @@ def _escalates(incident: Incident) -> bool:
     A drill escalates only when it could not come back.
     """
     if incident.drill:
-        return incident.drill == "back" and incident.outcome in _BAD and not incident.acknowledged
-    return not incident.acknowledged and (incident.outcome is None or incident.outcome in _BAD)
+        return incident.drill == "back" and incident.outcome in BAD_ENDS and not incident.acknowledged
+    return not incident.acknowledged and (incident.outcome is None or incident.outcome in BAD_ENDS)
 
 
 def _escalations(
@@ -206,8 +199,8 @@ def _worse(incident: Incident, earlier: Rollback | None, passed: tuple[ClockPass
     if earlier is not None and incident.begun is not None and incident.begun - _end(earlier) < AGAIN:
         limit = format_duration(AGAIN)
         yield f"it is the second rollback of {incident.service} within {limit}, after {earlier.incident}"
-    if incident.outcome in _BAD:
-        yield _BAD[incident.outcome]
+    if incident.outcome in BAD_ENDS:
+        yield MEANINGS[incident.outcome].amiss
     elif incident.parked:
         yield "it needs a person to go on"
 

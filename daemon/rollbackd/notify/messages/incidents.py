@@ -1,35 +1,16 @@
 """What people are told of a rollback, from its opening to its end. No I/O."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from rollbackd import facts
-from rollbackd.incident.clocks import BAD_ENDS
 from rollbackd.incident.next import ATTEMPTS
+from rollbackd.incident.outcomes import BAD_ENDS, DEGRADED, MEANINGS
 from rollbackd.model import Outcome
 from rollbackd.notify.messages import approvals, phrases, plain_text
-from rollbackd.notify.messages.context import MessageContext, Severity, loud, of_incident, urgent
+from rollbackd.notify.messages.context import MessageContext, loud, of_incident, urgent
 from rollbackd.notify.messages.envelope import Envelope
 from rollbackd.notify.messages.troubles import refusal_thread
-
-_ENDS: Mapping[Outcome, tuple[Severity, str, str]] = {
-    Outcome.RECOVERED: ("info", "recovered", ""),
-    Outcome.INEFFECTIVE: ("critical", "was rolled back and is still sick", "Look for another cause"),
-    Outcome.UNVERIFIED: ("critical", "was rolled back, but nothing says whether it is well", "Look at it yourself"),
-    Outcome.FAILED: ("critical", "could not be rolled back", "Finish it by hand, or roll back again"),
-    Outcome.ABORTED: ("warning", "rollback was aborted", "It is as the last step left it"),
-    Outcome.DECLINED: ("info", "rollback was declined", ""),
-    Outcome.EXPIRED: ("critical", "is in trouble, and nobody said in time whether it goes back", "Look at it yourself"),
-    Outcome.PASSED: ("info", "trouble went away before the first step", ""),
-    Outcome.SUPERSEDED: ("warning", "was changed by somebody else meanwhile", "Nothing more is done: it is theirs now"),
-}  # fmt: skip
-
-
-_DEGRADED = (
-    "recovered, with something switched off",
-    "Mend the cause, then switch it on again; until then what asks it is only written down",
-)
-"""What is said, and advised, where recovered is not all well."""
 
 
 def opening(told: MessageContext) -> Envelope:
@@ -163,9 +144,9 @@ def not_left(told: MessageContext, fact: facts.LeaveFailed) -> Sequence[Envelope
 
 def closed(told: MessageContext, fact: facts.Closed) -> Sequence[Envelope]:
     about = told.about
-    severity, said, advice = _ENDS[fact.outcome]
-    if fact.outcome is Outcome.RECOVERED and about.unasked:
-        said, advice = _DEGRADED
+    meaning = MEANINGS[fact.outcome]
+    degraded = fact.outcome is Outcome.RECOVERED and bool(about.unasked)
+    said, advice = DEGRADED if degraded else (meaning.said, meaning.advice)
     failed = about.failure.evidence if about.failure is not None else ""
     lines = phrases.filled(
         ("What", f"{about.service} {said}: {plain_text.line(fact.reason)}"),
@@ -183,7 +164,7 @@ def closed(told: MessageContext, fact: facts.Closed) -> Sequence[Envelope]:
         ("More", phrases.more(about)),
     )
     group = f"{fact.outcome}/asked" if fact.outcome in {Outcome.EXPIRED, Outcome.PASSED} and not about.acted else ""
-    one = of_incident(told.record, about, str(fact.outcome), f"{about.service} {said}", severity, lines, group)
+    one = of_incident(told.record, about, str(fact.outcome), f"{about.service} {said}", meaning.severity, lines, group)
     return [replace(one, message=replace(one.message, resolves=_over(told), settles=_refusals(told)))]
 
 
@@ -212,7 +193,7 @@ def relapsed(told: MessageContext, fact: facts.Relapsed) -> Sequence[Envelope]:
         *phrases.change(about.decision),
         *phrases.why(fact.trigger.evidence, fact.trigger.onset),
         *phrases.still_entered(about),
-        ("Next", "Look for another cause"),
+        ("Next", MEANINGS[Outcome.INEFFECTIVE].advice),
         ("Seen it", f"`rollbackd ack {about.id}`"),
         ("More", phrases.more(about)),
     )

@@ -10,7 +10,7 @@ from typing import Any
 
 from rollbackd import facts
 from rollbackd.facts import Record
-from rollbackd.incident.clocks import BAD_ENDS
+from rollbackd.incident.outcomes import BAD_ENDS
 from rollbackd.model import DAEMON, Action, Decision, Outcome, incident_service
 from rollbackd.notify.messages import plain_text
 from rollbackd.notify.messages.envelope import REFUSED
