@@ -17,7 +17,7 @@ from rollbackd.api.openapi import document
 from rollbackd.api.problems import as_problems, invalid
 from rollbackd.api.request_body import JSON, read_json
 from rollbackd.api.routes import ROUTES, ApiCall, ApiRoute
-from rollbackd.api.snapshot_files import add_files
+from rollbackd.api.snapshot_files import FILES, SnapshotFiles
 from rollbackd.config.models import Daemon, Role
 from rollbackd.operations import Operations
 from rollbackd.syntax.units import Secret
@@ -43,7 +43,7 @@ def build_app(operations: Operations, daemon: Daemon, reveal: Callable[[Secret],
     for route in ROUTES:
         app.router.add_route(route.method, route.path, _answerer(route, operations, waits, gate))
     _add_intake(app, IntakeHandlers(operations, daemon.max_body), gate)
-    add_files(app, operations, gate)
+    _add_files(app, SnapshotFiles(operations), gate)
     _add_health(app, operations, gate)
 
     async def end_waits(_app: web.Application) -> None:
@@ -71,15 +71,23 @@ def _answerer(route: ApiRoute, operations: Operations, waits: Waits, gate: Gate)
     return answer
 
 
+def _behind(gate: Gate, role: Role, handler: Callable[[web.Request, str], Awaitable[web.StreamResponse]]) -> Answerer:
+    """A handler that is told who asks, once that may be."""
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        return await handler(request, gate.admit(request, role).actor)
+
+    return answer
+
+
 def _add_intake(app: web.Application, intake: IntakeHandlers, gate: Gate) -> None:
-    async def alerts(request: web.Request) -> web.StreamResponse:
-        return await intake.alerts(request, gate.admit(request, "source").actor)
+    app.router.add_post("/api/v1/alerts", _behind(gate, "source", intake.alerts))
+    app.router.add_post("/api/v1/signals", _behind(gate, "source", intake.signals))
 
-    async def signals(request: web.Request) -> web.StreamResponse:
-        return await intake.signals(request, gate.admit(request, "source").actor)
 
-    app.router.add_post("/api/v1/alerts", alerts)
-    app.router.add_post("/api/v1/signals", signals)
+def _add_files(app: web.Application, files: SnapshotFiles, gate: Gate) -> None:
+    app.router.add_get(FILES, _behind(gate, "operator", files.export), allow_head=False)
+    app.router.add_put(FILES, _behind(gate, "operator", files.take_in))
 
 
 @cache
@@ -92,16 +100,16 @@ def _add_health(app: web.Application, operations: Operations, gate: Gate) -> Non
     async def healthz(_request: web.Request) -> web.StreamResponse:
         return web.Response(body=b'{"status":"alive"}', content_type=JSON, headers=_HEADERS)
 
-    async def readyz(_request: web.Request) -> web.StreamResponse:
+    async def readyz(_request: web.Request, _actor: str) -> web.StreamResponse:
         readiness = await operations.readiness()
         body, status = _READINESS.dump_json(readiness), 200 if readiness.ready else 503
         return web.Response(status=status, body=body, content_type=JSON, headers=_HEADERS)
 
-    async def metrics(request: web.Request) -> web.StreamResponse:
+    async def metrics(request: web.Request, _actor: str) -> web.StreamResponse:
         encode, content_type = exposition.choose_encoder(request.headers.get(hdrs.ACCEPT, ""))
         return web.Response(body=encode(operations.registry), headers={**_HEADERS, hdrs.CONTENT_TYPE: content_type})
 
-    async def openapi(_request: web.Request) -> web.StreamResponse:
+    async def openapi(_request: web.Request, _actor: str) -> web.StreamResponse:
         body = await asyncio.to_thread(_described)
         return web.Response(body=body, content_type=JSON, headers=_HEADERS)
 
@@ -109,11 +117,3 @@ def _add_health(app: web.Application, operations: Operations, gate: Gate) -> Non
     app.router.add_get("/readyz", _behind(gate, "viewer", readyz))
     app.router.add_get("/metrics", _behind(gate, "viewer", metrics))
     app.router.add_get("/openapi.json", _behind(gate, "viewer", openapi))
-
-
-def _behind(gate: Gate, role: Role, handler: Answerer) -> Answerer:
-    async def answer(request: web.Request) -> web.StreamResponse:
-        gate.admit(request, role)
-        return await handler(request)
-
-    return answer

@@ -4,6 +4,7 @@ https://spec.openapis.org/oas/v3.1.0
 """
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -11,7 +12,7 @@ from pydantic import TypeAdapter
 from rollbackd import __version__
 from rollbackd.api import answers
 from rollbackd.api.routes import ROUTES, ApiRoute
-from rollbackd.api.snapshot_files import described
+from rollbackd.api.snapshot_files import FILES, OCTETS
 from rollbackd.operations import requests
 from rollbackd.signals.events import Posted
 from rollbackd.snapshots.views import TakenView
@@ -108,55 +109,66 @@ def _query_parameters(query: type[Spec]) -> list[dict[str, Any]]:
     ]
 
 
+def _answered(schemas: _Schemas, done: str, content: Mapping[str, Any], **more: Any) -> dict[str, Any]:
+    """How an operation answers; `more` are its other answers."""
+    return {"200": {"description": done, "content": content}, **more, **_failed(schemas)}
+
+
 def _files(schemas: _Schemas) -> list[tuple[str, str, dict[str, Any]]]:
-    """The routes of snapshot_files.py that carry a file."""
+    """The routes of snapshot_files.py."""
     given = {"parameters": [_path_parameter("name"), *_query_parameters(requests.FileQuery)]}
-    found = described(given, _json(schemas.ref(TakenView, answer=True)))
-    for _, _, operation in found:
-        operation["description"] = "Needs the role `operator`."
-        operation["responses"] |= _failed(schemas)
-    return found
+    octets = {OCTETS: {"schema": {"type": "string", "format": "binary"}}}
+    taken = _json(schemas.ref(TakenView, answer=True))
+    away = {
+        "operationId": "export_snapshot",
+        "summary": "A snapshot as one file.",
+        **given,
+        "responses": _answered(schemas, "the file", octets),
+    }
+    back = {
+        "operationId": "import_snapshot",
+        "summary": "Take in a file that an export gave, here or elsewhere, once every hash agrees.",
+        **given,
+        "requestBody": {"required": True, "content": octets},
+        "responses": _answered(schemas, "taken in, and read", taken),
+    }
+    role = {"description": "Needs the role `operator`."}
+    return [(FILES, "get", away | role), (FILES, "put", back | role)]
 
 
 def _plain(schemas: _Schemas) -> list[tuple[str, str, dict[str, Any]]]:
     """The routes of application.py."""
-    taken = {"description": "on disk", "content": _json(schemas.ref(answers.Accepted, answer=True))}
+    anything, text = _json({"type": "object"}), {"text/plain": {"schema": {"type": "string"}}}
     alerts = _base("alerts", "Alertmanager's webhook, payload version 4.", "source") | {
-        "requestBody": {"required": True, "content": _json({"type": "object"})},
-        "responses": {"200": taken, **_failed(schemas)},
+        "requestBody": {"required": True, "content": anything},
+        "responses": _answered(schemas, "on disk", _json(schemas.ref(answers.Accepted, answer=True))),
     }
     event = schemas.ref(Posted, answer=False)
-    several = {"anyOf": [event, {"type": "array", "items": event}]}
-    reported = {"description": "on disk", "content": _json(schemas.ref(answers.Reported, answer=True))}
+    several = _json({"anyOf": [event, {"type": "array", "items": event}]})
     signals = _base("signals", "Events of CI, of scanners, of business systems: one, or a list.", "source") | {
-        "requestBody": {"required": True, "content": _json(several)},
-        "responses": {"200": reported, **_failed(schemas)},
+        "requestBody": {"required": True, "content": several},
+        "responses": _answered(schemas, "on disk", _json(schemas.ref(answers.Reported, answer=True))),
     }
     readiness = _json(schemas.ref(Readiness, answer=True))
+    not_ready = {"503": {"description": "not ready", "content": readiness}}
     ready = _base("readyz", "Whether it can do its work, and why not.", "viewer") | {
-        "responses": {
-            "200": {"description": "ready", "content": readiness},
-            "503": {"description": "not ready", "content": readiness},
-            **_failed(schemas),
-        }
+        "responses": _answered(schemas, "ready", readiness, **not_ready)
     }
-    alive = {
+    alive = _json(schemas.ref(answers.Alive, answer=True))
+    lives = {
         "operationId": "healthz",
         "summary": "The process answers.",
         "security": [],
-        "responses": {"200": {"description": "alive", "content": _json(schemas.ref(answers.Alive, answer=True))}},
+        "responses": {"200": {"description": "alive", "content": alive}},
     }
-    text = {"text/plain": {"schema": {"type": "string"}}}
     metrics = _base("metrics", "Prometheus metrics of rollbackd itself.", "viewer") | {
-        "responses": {"200": {"description": "metrics", "content": text}, **_failed(schemas)}
+        "responses": _answered(schemas, "metrics", text)
     }
-    this = _base("openapi", "This description.", "viewer") | {
-        "responses": {"200": {"description": "OpenAPI 3.1", "content": _json({"type": "object"})}, **_failed(schemas)}
-    }
+    this = _base("openapi", "This description.", "viewer") | {"responses": _answered(schemas, "OpenAPI 3.1", anything)}
     return [
         ("/api/v1/alerts", "post", alerts),
         ("/api/v1/signals", "post", signals),
-        ("/healthz", "get", alive),
+        ("/healthz", "get", lives),
         ("/readyz", "get", ready),
         ("/metrics", "get", metrics),
         ("/openapi.json", "get", this),

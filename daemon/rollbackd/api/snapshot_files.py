@@ -8,12 +8,11 @@ import os
 import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from aiohttp import hdrs, web
 from pydantic import TypeAdapter, ValidationError
 
-from rollbackd.api.authorization import Gate
 from rollbackd.api.problems import ProblemError, invalid
 from rollbackd.operations import Operations
 from rollbackd.operations.requests import FileQuery
@@ -29,40 +28,39 @@ _CHUNK = 2**20
 _TAKEN: TypeAdapter[TakenView] = TypeAdapter(TakenView)
 
 
-def add_files(app: web.Application, operations: Operations, gate: Gate) -> None:
+class SnapshotFiles:
     """Export and import."""
 
-    async def export(request: web.Request) -> web.StreamResponse:
-        gate.admit(request, "operator")
-        query = _query(request)
+    def __init__(self, operations: Operations) -> None:
+        self._operations = operations
+
+    async def export(self, request: web.Request, _actor: str) -> web.StreamResponse:
+        """Send a snapshot as one file."""
+        query, service = _query(request), request.match_info["name"]
         if not query.snapshot:
             raise ProblemError(400, "say which: snapshot=NAME")
-        service = request.match_info["name"]
-        layer = operations.snapshot_layer(service, query.layer)
-        async with operations.snapshot_manager.exported(service, layer, query.snapshot) as file:
+        layer = self._operations.snapshot_layer(service, query.layer)
+        async with self._operations.snapshot_manager.exported(service, layer, query.snapshot) as file:
             answer = web.StreamResponse(headers={hdrs.CACHE_CONTROL: "no-store", "X-Content-Type-Options": "nosniff"})
             answer.content_type = OCTETS
-            answer.content_length = await asyncio.to_thread(_size, file)
+            answer.content_length = (await asyncio.to_thread(file.stat)).st_size
             await answer.prepare(request)
             async for chunk in _chunks(file):
                 await answer.write(chunk)
             await answer.write_eof()
             return answer
 
-    async def take_in(request: web.Request) -> web.StreamResponse:
-        actor = gate.admit(request, "operator").actor
+    async def take_in(self, request: web.Request, actor: str) -> web.StreamResponse:
+        """Take in a file that an export gave, here or elsewhere."""
         if request.content_type != OCTETS:
             raise ProblemError(415, f"send the file with `Content-Type: {OCTETS}`")
-        service = request.match_info["name"]
-        layer = operations.snapshot_layer(service, _query(request).layer)
-        async with operations.snapshot_manager.place_for_file() as file:
+        query, service = _query(request), request.match_info["name"]
+        layer = self._operations.snapshot_layer(service, query.layer)
+        async with self._operations.snapshot_manager.place_for_file() as file:
             await _receive(request, file)
-            taken = await operations.snapshot_manager.take_in(service, layer, file, actor)
+            taken = await self._operations.snapshot_manager.take_in(service, layer, file, actor)
         headers = {hdrs.CACHE_CONTROL: "no-store"}
         return web.Response(body=_TAKEN.dump_json(taken), content_type="application/json", headers=headers)
-
-    app.router.add_get(FILES, export, allow_head=False)
-    app.router.add_put(FILES, take_in)
 
 
 def _query(request: web.Request) -> FileQuery:
@@ -111,26 +109,3 @@ async def _chunks(file: Path) -> AsyncIterator[bytes]:
             yield chunk
     finally:
         await asyncio.to_thread(source.close)
-
-
-def _size(file: Path) -> int:
-    return file.stat().st_size
-
-
-def described(layer: dict[str, Any], taken: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
-    """The two routes of files for the API's description; `layer` is the parameters, `taken` the answer's content."""
-    octets = {OCTETS: {"schema": {"type": "string", "format": "binary"}}}
-    away: dict[str, Any] = {
-        "operationId": "export_snapshot",
-        "summary": "A snapshot as one file.",
-        **layer,
-        "responses": {"200": {"description": "the file", "content": octets}},
-    }
-    back: dict[str, Any] = {
-        "operationId": "import_snapshot",
-        "summary": "Take in a file that an export gave, here or elsewhere, once every hash agrees.",
-        **layer,
-        "requestBody": {"required": True, "content": octets},
-        "responses": {"200": {"description": "taken in, and read", "content": taken}},
-    }
-    return [(FILES, "get", away), (FILES, "put", back)]
