@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from rollbackd.cli import incident_text, order_commands
+from rollbackd.cli import incident_text, order_commands, service_text
 from rollbackd.cli.command_frame import Session, StopError
 from rollbackd.cli.commands import app
 from rollbackd.cli.daemon_client import UnreachableError
@@ -53,7 +53,7 @@ def test_a_failed_step_shows_the_end_of_its_output_below_itself() -> None:
 
 def test_what_an_ended_incident_left_closed_is_in_the_status_with_the_command_that_opens_it() -> None:
     said = "page is still entered since checkout-1; when it can be left: rollbackd ack checkout-1 --leave"
-    assert said in printed(lambda: incident_text.services([], [CLOSED])).splitlines()
+    assert said in printed(lambda: service_text.services([], [CLOSED])).splitlines()
     assert incident_text.still_entered({**CLOSED, "entered": []}) == ""
     assert incident_text.still_entered({**CLOSED, "outcome": ""}) == "", (
         "a page that is up while it runs is as it should be"

@@ -7,9 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from rollbackd.cli.command_frame import Session, UsageError
-from rollbackd.cli.terminal_text import moment, safe
-
-View = dict[str, Any]
+from rollbackd.cli.terminal_text import View, moment, safe
 
 
 def changed(

@@ -134,6 +134,22 @@ def complain(sentence: str) -> None:
     print("\n".join(f"rollbackd: {safe(line)}" for line in sentence.splitlines()), file=sys.stderr)
 
 
+def is_asked(*, yes: bool) -> bool:
+    """Whether somebody sits at a terminal who did not say yes before."""
+    return not yes and sys.stdin.isatty()
+
+
+def is_sure(question: str, *, yes: bool) -> bool:
+    """Whether a person agrees; True where nobody is asked."""
+    if not is_asked(yes=yes):
+        return True
+    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
+    if sys.stdin.readline().strip().lower() in {"y", "yes"}:
+        return True
+    complain("nothing was done")
+    return False
+
+
 def _refused(session: Session, error: AnswerError) -> int:
     if session.json:
         print(as_json(error.problem))

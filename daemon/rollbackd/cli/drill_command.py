@@ -2,17 +2,17 @@
 
 import asyncio
 from datetime import timedelta
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from rollbackd.cli.command_frame import NO, Session, UsageError
-from rollbackd.cli.terminal_text import fields, moment, safe, table
+from rollbackd.cli.outcome_report import checks, releases
+from rollbackd.cli.terminal_text import View, fields, moment, safe, section, table
 
 PATIENCE = 3600.0
 """Seconds; reading and restoring a large snapshot takes its time."""
 _AGAIN = timedelta(seconds=1)
-View = dict[str, Any]
 
 
 def drill(
@@ -71,8 +71,8 @@ def _show(one: View) -> None:
     print(f"{safe(one['service'])}: {how}, plan {safe(', then '.join(one['plans']))}")
     fields(
         (
-            ("runs", _releases(one["present"])),
-            ("goes to", _releases(one["goes_to"])),
+            ("runs", releases(one["present"])),
+            ("goes to", releases(one["goes_to"])),
             ("went there", one["incident"]),
             ("came back", one["returned"]),
             ("problems", "\n".join(one["problems"])),
@@ -81,22 +81,14 @@ def _show(one: View) -> None:
             ("took", _length(one["took"]) if one["result"] != "running" else ""),
         )
     )
-    if one["layers"]:
-        print()
-        head = ("LAYER", "AS", "FROM", "TO", "SNAPSHOT", "EXPECTED", "TARGET", "READY")
-        table(head, (_layer(each) for each in one["layers"]))
-    if one["checks"]:
-        print()
-        table(("CHECK", "VERDICT", "SAYS"), ((c["name"], c["verdict"], c["reason"]) for c in one["checks"]))
+    head = ("LAYER", "AS", "FROM", "TO", "SNAPSHOT", "EXPECTED", "TARGET", "READY")
+    section(head, (_layer(each) for each in one["layers"]))
+    checks(one["checks"])
 
 
 def _layer(one: View) -> tuple[str, ...]:
     named = tuple(one[key] for key in ("layer", "part", "before", "after", "snapshot"))
     return (*named, _length(one["expected"]), _length(one["target"]), "; ".join(one["problems"]) or "yes")
-
-
-def _releases(state: View | None) -> str:
-    return ", ".join(f"{layer} {release}" for layer, release in state["releases"].items()) if state else ""
 
 
 def _expected(one: View) -> str:

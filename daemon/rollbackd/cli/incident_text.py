@@ -1,13 +1,10 @@
-"""How answers look to people. Values are the API's JSON; nothing here asks or decides."""
+"""How incidents and decisions look to people. Values are the API's JSON; nothing here asks or decides."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from rollbackd.cli.change_commands import deadline, title
 from rollbackd.cli.outcome_report import last_round
-from rollbackd.cli.terminal_text import fields, length, moment, safe, safe_lines, table
+from rollbackd.cli.terminal_text import View, fields, length, moment, safe, safe_lines, section, table
 
-View = Mapping[str, Any]
 _FAILED = frozenset({"EnterFailed", "ApplyFailed", "LeaveFailed"})
 _OUTPUT = 20
 """Lines of a failed program's output."""
@@ -20,72 +17,16 @@ def releases(state: View | None) -> str:
     return ", ".join(f"{layer} {release}" for layer, release in sorted(state["releases"].items()))
 
 
-def services(found: Sequence[View], ended: Sequence[View] = ()) -> None:
-    """A line a service, and below what needs more words; `ended`: incidents that may have left something entered."""
-    rows = [
-        (one["name"], one["health"], releases(one["present"]), _goodness(one), releases(one["target"]), one["incident"])
-        for one in found
-    ]
-    table(("SERVICE", "HEALTH", "RUNS", "GOOD", "GOES BACK TO", "INCIDENT"), rows)
-    notes = [*(note for one in found for note in _notes(one)), *map(still_entered, filter(_keeps_entered, ended))]
-    if notes:
-        print()
-    for note in dict.fromkeys(notes):
-        print(note)
-
-
-def _goodness(service: View) -> str:
-    present = service["present"]
-    if present is not None and present["good"]:
-        return "yes"
-    return f"{service['baked']:.0%}"
-
-
-def _notes(service: View) -> Iterable[str]:
-    name = safe(service["name"])
-    if service["mode"] == "shadow":
-        yield f"{name} is in shadow mode: decides and tells, touches nothing"
-    if service["cannot"]:
-        yield f"{name} cannot be rolled back: {safe(service['cannot'])}"
-    if service["asks"]:
-        yield f"{name} asks whether it goes back: rollbackd incidents {safe(service['incident'])}"
-    yield from (hold(one) for one in service["holds"])
-    for one in service["waiting"]:
-        until, *how = deadline(one)
-        yield "\n  ".join([f"{name}: {title(one)}", until, *how])
-
-
-def hold(one: View) -> str:
-    """A hold as a sentence."""
-    scope = "all services are" if one["scope"] == "*" else f"{safe(one['scope'])} is"
-    if not one["actor"]:
-        return f"{safe(one['scope'])}: {safe(one['reason'])}"
-    until = f" until {moment(one['until'])}" if one["until"] else ""
-    reason = f": {safe(one['reason'])}" if one["reason"] else ""
-    return f"{scope} held by {safe(one['actor'])} ({safe(one['source'])}){until}{reason}"
-
-
-def _keeps_entered(incident: View) -> bool:
+def keeps_entered(incident: View) -> bool:
     return bool(incident["outcome"] and incident["entered"])
 
 
 def still_entered(incident: View) -> str:
     """What an incident that has ended keeps closed, and how to open that; empty: nothing."""
-    if not _keeps_entered(incident):
+    if not keeps_entered(incident):
         return ""
     name, layers = safe(incident["id"]), safe(", ".join(incident["entered"]))
     return f"{layers} is still entered since {name}; when it can be left: rollbackd ack {name} --leave"
-
-
-def health(one: View) -> None:
-    """What the checks say, those first that count."""
-    print(f"{safe(one['service'])}: {'healthy' if one['healthy'] else 'not healthy'}")
-    print()
-    rows = [(check["name"], check["verdict"], check["reason"]) for check in one["checks"]]
-    rows += [(f"({check['name']})", check["verdict"], check["reason"]) for check in one["others"]]
-    table(("CHECK", "VERDICT", "SAYS"), rows)
-    if one["others"]:
-        print("\n(in brackets: only told)")
 
 
 def incidents(found: Sequence[View]) -> None:
@@ -135,9 +76,7 @@ def incident(detail: View) -> None:
     if one["question"]:
         print()
         question(one["id"], one["question"])
-    if one["steps"]:
-        print()
-        steps(one["steps"])
+    steps(one["steps"])
     if detail["decision"] is not None:
         print()
         decision(detail["decision"])
@@ -175,7 +114,7 @@ def steps(found: Sequence[View], *, planned: bool = False) -> None:
         [one["layer"], one["before"], one["after"], length(one["expected"]) if planned else one["status"], _risks(one)]
         for one in found
     ]
-    table(["STEP", "FROM", "TO", "TOOK BEFORE" if planned else "STATUS", "RISKS"], rows)
+    section(["STEP", "FROM", "TO", "TOOK BEFORE" if planned else "STATUS", "RISKS"], rows)
 
 
 def _risks(step: View) -> str:

@@ -1,6 +1,7 @@
 """Follows an incident to its end, also over restarts of the daemon. It only looks: ending it stops nothing."""
 
 import asyncio
+import json
 import sys
 from collections.abc import Callable
 from datetime import timedelta
@@ -20,29 +21,42 @@ _PATIENCE = timedelta(minutes=10)
 """How long a daemon may be away before it is given up."""
 
 
+class RecordPrinter:
+    """Shows the records of an incident as they come, and keeps them."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        self._as_json = as_json
+        self._timeline = Timeline()
+        self.shown: list[dict[str, Any]] = []
+
+    def show(self, record: dict[str, Any]) -> None:
+        self.shown.append(record)
+        if self._as_json:
+            print_line(record)
+        else:
+            self._timeline.add([record])
+
+
+def print_line(value: object) -> None:
+    """A value as one line of JSON."""
+    print(json.dumps(value, default=str), flush=True)
+
+
 def watch(session: Session, incident: str, *, reported: bool = False) -> int:
     """Show records as they come; 0 when it recovered. `reported`: with a report at the end.
 
     :raises UnreachableError: the daemon is away for too long, or was never there.
     """
-    timeline, records = Timeline(), list[dict[str, Any]]()
-
-    def show(record: dict[str, Any]) -> None:
-        records.append(record)
-        if session.json:
-            _print_line(record)
-        else:
-            timeline.add([record])
-
+    records = RecordPrinter(as_json=session.json)
     try:
-        ended = _follow(session, incident, show)
+        ended = _follow(session, incident, records.show)
     except KeyboardInterrupt:
         print(f"\n{safe(incident)} goes on; stop it with: rollbackd abort {safe(incident)}", file=sys.stderr)
         return INTERRUPTED
     if session.json:
-        _print_line(ended)
+        print_line(ended)
     elif reported:
-        report(ended, records)
+        report(ended, records.shown)
     return conclude(ended["id"], ended["outcome"], ended["status"], quiet=session.json)
 
 
@@ -90,9 +104,3 @@ def _passes(error: UnreachableError | AnswerError) -> bool:
     if isinstance(error, AnswerError):
         return error.status in {429, 500, 502, 503, 504}
     return not error.forbidden
-
-
-def _print_line(value: object) -> None:
-    import json
-
-    print(json.dumps(value), flush=True)

@@ -2,7 +2,6 @@
 
 import asyncio
 import dataclasses
-import json
 import os
 import pwd
 from collections.abc import Callable, Mapping
@@ -11,8 +10,7 @@ from typing import Any
 from rollbackd.app import StartFailed, offline_rollback
 from rollbackd.cli import journal_owner
 from rollbackd.cli.command_frame import INTERRUPTED, NO, Session, StopError, complain
-from rollbackd.cli.incident_text import Timeline
-from rollbackd.cli.incident_watch import conclude
+from rollbackd.cli.incident_watch import RecordPrinter, conclude, print_line
 from rollbackd.cli.outcome_report import report
 from rollbackd.cli.terminal_text import safe
 from rollbackd.journal import JournalInUse
@@ -38,15 +36,10 @@ def roll_back(session: Session, service: str, wanted: Mapping[str, Any], ask: Ca
     )  # fmt: skip
     for sentence in journal_owner.become(session.config_path):
         complain(sentence)
-    timeline, records = Timeline(), list[dict[str, Any]]()
+    records = RecordPrinter(as_json=session.json)
 
     def on_record(record: RecordView) -> None:
-        view = dataclasses.asdict(record)
-        records.append(view)
-        if session.json:
-            print(json.dumps(view, default=str), flush=True)
-        else:
-            timeline.add([view])
+        records.show(dataclasses.asdict(record))
 
     try:
         ended = asyncio.run(offline_rollback(session.config_path, request, on_record))
@@ -61,9 +54,9 @@ def roll_back(session: Session, service: str, wanted: Mapping[str, Any], ask: Ca
         complain(f"interrupted; what was begun of {service} goes on by the same command, or when the daemon starts")
         return INTERRUPTED
     if session.json:
-        print(json.dumps({"service": service, "outcome": ended.outcome or ended.status}))
+        print_line({"service": service, "outcome": ended.outcome or ended.status})
     else:
-        report(dataclasses.asdict(ended), records)
+        report(dataclasses.asdict(ended), records.shown)
     return conclude(safe(service), ended.outcome, ended.status, quiet=session.json)
 
 

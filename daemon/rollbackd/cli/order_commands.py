@@ -3,7 +3,6 @@
 Who orders is who the kernel says is at the other end of the socket.
 """
 
-import sys
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -11,7 +10,7 @@ import typer
 
 from rollbackd.cli import daemon_fallback, incident_text, plan_text
 from rollbackd.cli.change_commands import by_layer
-from rollbackd.cli.command_frame import NO, Session, UsageError, complain
+from rollbackd.cli.command_frame import NO, Session, UsageError, is_asked, is_sure
 from rollbackd.cli.daemon_client import QUICK
 from rollbackd.cli.terminal_text import safe
 
@@ -57,21 +56,21 @@ def rollback(
         "to": to, "plan": plan, "plan_id": plan_id, "reason": reason, "irreversible": irreversible or [],
         "over_hold": over_hold,
     }  # fmt: skip
+    question = f"\nRoll {safe(service)} back?"
     if offline:
         from rollbackd.cli.offline_rollback import roll_back
 
-        return roll_back(session, service, wanted, ask=lambda: _sure(service, yes))
+        return roll_back(session, service, wanted, ask=lambda: is_sure(question, yes=yes))
     if yes and not daemon_fallback.answers(session):
         return daemon_fallback.without_it(session, service, wanted)
     if not plan_id:
         shown = session.client.send("POST", "services", service, "plan", body={"to": to, "plan": plan})
         if not session.json:
             plan_text.show(shown, how=False)
-    if _asks(yes):
-        if not _sure(service, yes):
-            return NO
-        if not plan_id and shown["id"]:  # what was agreed to, also when another release came meanwhile
-            wanted.update(to="", plan="", plan_id=shown["id"])
+    if not is_sure(question, yes=yes):
+        return NO
+    if is_asked(yes=yes) and not plan_id and shown["id"]:  # as it was shown, also when another release came meanwhile
+        wanted.update(to="", plan="", plan_id=shown["id"])
     begun = session.client.send("POST", "services", service, "rollback", body=wanted)
     incident = begun["incident"]
     if watch or (watch is None and yes):
@@ -94,20 +93,6 @@ def _begun(incident: str) -> str:
             f"  stop:   rollbackd abort {incident}",
         )
     )
-
-
-def _asks(yes: bool) -> bool:
-    return not yes and sys.stdin.isatty()
-
-
-def _sure(service: str, yes: bool) -> bool:
-    if not _asks(yes):
-        return True
-    print(f"\nRoll {safe(service)} back? [y/N] ", end="", file=sys.stderr, flush=True)
-    if sys.stdin.readline().strip().lower() in {"y", "yes"}:
-        return True
-    complain("nothing was done")
-    return False
 
 
 def approve(session: Session, target: _Target, reason: _Reason = "") -> None:

@@ -1,13 +1,9 @@
 """What became of a rollback, on one screen: what, from, to, each step with its time, the checks, what is left, next."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
-from typing import Any
 
-from rollbackd.cli.terminal_text import fields, table
-from rollbackd.incident.outcomes import MEANINGS, SEE_WHY
-
-View = Mapping[str, Any]
+from rollbackd.cli.terminal_text import View, fields, section
 
 
 def report(incident: View, records: Sequence[View]) -> None:
@@ -21,8 +17,8 @@ def report(incident: View, records: Sequence[View]) -> None:
     fields(
         (
             ("what", f"{one['service']}: {one['outcome'] or one['status']}, {one['reason']}"),
-            ("from", _releases(one["before"])),
-            ("to", _releases(one["target"])),
+            ("from", releases(one["before"])),
+            ("to", releases(one["target"])),
             ("plan", one["plan"]),
             ("took", _length(ended - begun) if begun is not None and ended is not None else ""),
             ("left over", left),
@@ -30,18 +26,19 @@ def report(incident: View, records: Sequence[View]) -> None:
             ("next", _next(one)),
         )
     )
-    steps = list(_steps(one, records))
-    if steps:
-        print()
-        table(("STEP", "FROM", "TO", "STATUS", "TOOK"), steps)
-    checks = last_round(records)
-    if checks:
-        print()
-        table(("CHECK", "VERDICT", "SAYS"), ((c["name"], c["verdict"], c["reason"]) for c in checks))
+    section(("STEP", "FROM", "TO", "STATUS", "TOOK"), _steps(one, records))
+    checks(last_round(records))
+
+
+def checks(found: Iterable[View]) -> None:
+    """A line a check."""
+    section(("CHECK", "VERDICT", "SAYS"), ((one["name"], one["verdict"], one["reason"]) for one in found))
 
 
 def _next(one: View) -> str:
     """What to do now, also where it has not ended."""
+    from rollbackd.incident.outcomes import MEANINGS, SEE_WHY
+
     meaning = MEANINGS.get(one["outcome"])
     return (meaning.next if meaning is not None else SEE_WHY).format(service=one["service"], id=one["id"])
 
@@ -81,7 +78,8 @@ def last_round(records: Sequence[View]) -> list[View]:
     return list(rounds[-1]["fact"]["results"]) if rounds else []
 
 
-def _releases(state: View | None) -> str:
+def releases(state: View | None) -> str:
+    """The releases of a state, in the order of its layers."""
     return ", ".join(f"{layer} {release}" for layer, release in state["releases"].items()) if state else ""
 
 

@@ -1,12 +1,7 @@
 """How a plan looks to people. Values are the API's JSON."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from rollbackd.cli.incident_text import releases, steps
-from rollbackd.cli.terminal_text import fields, length, safe, table
-
-View = Mapping[str, Any]
+from rollbackd.cli.terminal_text import View, fields, length, safe, section
 
 
 def show(one: View, *, how: bool = True) -> None:
@@ -22,11 +17,10 @@ def show(one: View, *, how: bool = True) -> None:
             ("by itself", one["action"] if how else _by_itself(one)),
         )
     )
-    if one["steps"]:
-        print()
-        steps(one["steps"], planned=True)
+    steps(one["steps"], planned=True)
     if how:
-        _guards(one)
+        findings = ((each["guard"], each["against"] or "passed", each["reason"]) for each in one["findings"])
+        section(("GUARD", "SAYS", "WHY"), findings)
         if one["id"]:
             print(f"\nas shown, or not at all: rollbackd rollback {safe(one['service'])} --plan-id {safe(one['id'])}")
 
@@ -44,11 +38,3 @@ def _by_itself(one: View) -> str:
     """What a trigger would lead to now: the word, and each finding against it."""
     against = [f"{finding['guard']}: {finding['reason']}" for finding in one["findings"] if finding["against"]]
     return "\n".join([one["action"], *against])
-
-
-def _guards(one: View) -> None:
-    if not one["findings"]:
-        return
-    print()
-    rows = [(finding["guard"], finding["against"] or "passed", finding["reason"]) for finding in one["findings"]]
-    table(("GUARD", "SAYS", "WHY"), rows)

@@ -27,11 +27,11 @@ def status(
         if service is None:
             raise UsageError("--checks asks those of one service: rollbackd status SERVICE --checks")
         health = session.client.send("POST", "services", service, "checks", patience=PATIENCE)
-        session.show(health, lambda: incident_text.health(health))
+        session.show(health, lambda: service_text.health(health))
         return None if health["healthy"] else NO
     if service is None:
         found = session.client.get("services")
-        session.show(found, lambda: incident_text.services(found["services"], _ended(session)))
+        session.show(found, lambda: service_text.services(found["services"], _ended(session)))
         return None
     one = session.client.get("services", service)
     states = session.client.get("states", service=service)["states"]

@@ -1,15 +1,69 @@
-"""How a service and its history look to people. Values are the API's JSON."""
+"""How services, their health and their history look to people. Values are the API's JSON."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 from rollbackd.cli.change_commands import deadline, title
-from rollbackd.cli.incident_text import hold, releases, still_entered
-from rollbackd.cli.terminal_text import below, fields, moment, safe, table
+from rollbackd.cli.incident_text import keeps_entered, releases, still_entered
+from rollbackd.cli.terminal_text import View, below, fields, moment, safe, section, table
 
-View = Mapping[str, Any]
 _INDENT = 24
 """Columns before a state's marks: two, its time, two more."""
+
+
+def services(found: Sequence[View], ended: Sequence[View] = ()) -> None:
+    """A line a service, and below what needs more words; `ended`: incidents that may have left something entered."""
+    rows = [
+        (one["name"], one["health"], releases(one["present"]), _goodness(one), releases(one["target"]), one["incident"])
+        for one in found
+    ]
+    table(("SERVICE", "HEALTH", "RUNS", "GOOD", "GOES BACK TO", "INCIDENT"), rows)
+    notes = [*(note for one in found for note in _notes(one)), *map(still_entered, filter(keeps_entered, ended))]
+    if notes:
+        print()
+    for note in dict.fromkeys(notes):
+        print(note)
+
+
+def _goodness(service: View) -> str:
+    present = service["present"]
+    if present is not None and present["good"]:
+        return "yes"
+    return f"{service['baked']:.0%}"
+
+
+def _notes(service: View) -> Iterable[str]:
+    name = safe(service["name"])
+    if service["mode"] == "shadow":
+        yield f"{name} is in shadow mode: decides and tells, touches nothing"
+    if service["cannot"]:
+        yield f"{name} cannot be rolled back: {safe(service['cannot'])}"
+    if service["asks"]:
+        yield f"{name} asks whether it goes back: rollbackd incidents {safe(service['incident'])}"
+    yield from (hold(one) for one in service["holds"])
+    for one in service["waiting"]:
+        until, *how = deadline(one)
+        yield "\n  ".join([f"{name}: {title(one)}", until, *how])
+
+
+def hold(one: View) -> str:
+    """A hold as a sentence."""
+    scope = "all services are" if one["scope"] == "*" else f"{safe(one['scope'])} is"
+    if not one["actor"]:
+        return f"{safe(one['scope'])}: {safe(one['reason'])}"
+    until = f" until {moment(one['until'])}" if one["until"] else ""
+    reason = f": {safe(one['reason'])}" if one["reason"] else ""
+    return f"{scope} held by {safe(one['actor'])} ({safe(one['source'])}){until}{reason}"
+
+
+def health(one: View) -> None:
+    """What the checks say, those first that count."""
+    print(f"{safe(one['service'])}: {'healthy' if one['healthy'] else 'not healthy'}")
+    print()
+    rows = [(check["name"], check["verdict"], check["reason"]) for check in one["checks"]]
+    rows += [(f"({check['name']})", check["verdict"], check["reason"]) for check in one["others"]]
+    table(("CHECK", "VERDICT", "SAYS"), rows)
+    if one["others"]:
+        print("\n(in brackets: only told)")
 
 
 def service(one: View, states: Sequence[View], ended: Sequence[View] = ()) -> None:
@@ -30,10 +84,8 @@ def service(one: View, states: Sequence[View], ended: Sequence[View] = ()) -> No
             ("announced", "\n".join("\n".join([title(each), *deadline(each)]) for each in one["waiting"])),
         )
     )
-    if one["rules"]:
-        print()
-        rules = [(rule["rule"], rule["verdict"], moment(rule["since"]), rule["reason"]) for rule in one["rules"]]
-        table(("RULE", "VERDICT", "SINCE", "WHY"), rules)
+    rules = ((rule["rule"], rule["verdict"], moment(rule["since"]), rule["reason"]) for rule in one["rules"])
+    section(("RULE", "VERDICT", "SINCE", "WHY"), rules)
     if states:
         print("\nstates, newest first, with what each changed:")
         _history(one, states)

@@ -9,7 +9,7 @@ from typing import Annotated, Any, BinaryIO
 
 import typer
 
-from rollbackd.cli.command_frame import NO, Command, Session, StopError, UsageError, command, complain
+from rollbackd.cli.command_frame import NO, Command, Session, StopError, UsageError, command, complain, is_sure
 from rollbackd.cli.daemon_client import AnswerError
 from rollbackd.cli.terminal_text import moment, safe, table
 
@@ -121,14 +121,9 @@ def restore(
 
     Without a name: a good state's, else the newest older than what is there; each is read, the first whole one is used.
     """
-    if not yes and sys.stdin.isatty():
-        what = f"{service}/{layer}" if layer else service
-        print(
-            f"Restore {safe(what)} to {safe(name or 'its best snapshot')}? [y/N] ", end="", file=sys.stderr, flush=True
-        )
-        if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
-            complain("nothing was done")
-            return NO
+    what = f"{service}/{layer}" if layer else service
+    if not is_sure(f"Restore {safe(what)} to {safe(name or 'its best snapshot')}?", yes=yes):
+        return NO
     body = {"layer": layer or "", "snapshot": name or "", "only": only or [], "over_hold": over_hold}
     with _goes_on(session, f"{safe(service)}: snapshots are read, what is there is saved, then restored"):
         done = _order(session, service, "restore", body)

@@ -3,7 +3,7 @@
 import json
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -16,7 +16,8 @@ _STYLES = {
 }  # fmt: skip
 _LENGTH = re.compile(r"P(?:(\d+)Y)?(?:(\d+)D)?(?:T(?:(\d+)H)?(?:(\d+)M)?(?:(\d+(?:\.\d+)?)S)?)?")
 """A duration as the API writes it (ISO 8601); a year is 365 days."""
-_Cell = str | None
+View = Mapping[str, Any]
+"""A value of the API's JSON."""
 
 
 def safe(value: object) -> str:
@@ -97,6 +98,13 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     with console.capture() as drawn:
         console.print(made)
     print("\n".join(line.rstrip() for line in drawn.get().rstrip("\n").split("\n")))
+
+
+def section(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Print a table below an empty line; nothing without rows."""
+    if rows := list(rows):
+        print()
+        table(head, rows)
 
 
 def fields(pairs: Iterable[tuple[str, object]]) -> None:
