@@ -1,13 +1,15 @@
 """The command line as people run it: a process, the real HTTP side on a socket, a desk in memory behind it."""
 
+import ast
 import asyncio
 import getpass
 import json
 import os
 import pty
+import re
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,7 +18,9 @@ from typing import Any, cast
 import pytest
 from pydantic import TypeAdapter
 
+import rollbackd.cli
 from rollbackd.api import Server, build_app
+from rollbackd.api.openapi import document
 from rollbackd.cli.change_commands import deadline
 from rollbackd.cli.locations import SIGNALS, SOCKET, daemon_paths
 from rollbackd.cli.terminal_text import length
@@ -652,3 +656,33 @@ async def test_the_version_is_the_packages() -> None:
     from rollbackd import __version__
 
     assert (await run("--version")).out == f"rollbackd {__version__}\n"
+
+
+def asked_of_the_daemon() -> Iterator[tuple[str, list[str]]]:
+    """Every `client.get(…)` and `client.send(…)` of the commands: the method, and the path with `*` for what varies."""
+    for file in Path(rollbackd.cli.__path__[0]).glob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Call) and re.search(r"\bclient\.(get|send)$", ast.unparse(node.func)):
+                if any(isinstance(one, ast.Starred) for one in node.args):
+                    continue  # those of snapshots, each tried with a daemon in test_api_snapshots.py
+                parts = [str(one.value) if isinstance(one, ast.Constant) else "*" for one in node.args]
+                yield ("GET", parts) if ast.unparse(node.func).endswith("get") else (parts[0], parts[1:])
+
+
+def test_the_command_line_asks_for_nothing_that_is_not_declared() -> None:
+    declared = [
+        (method.upper(), path.removeprefix("/api/v1/").split("/"))
+        for path, methods in document()["paths"].items()
+        for method in methods
+    ]
+    asked = list(asked_of_the_daemon())
+    assert len(asked) >= 30
+    for method, parts in asked:
+        fitting = (
+            known
+            for verb, known in declared
+            if verb == method
+            and len(known) == len(parts)
+            and all(part in {"*", own} for part, own in zip(parts, known, strict=True))
+        )
+        assert any(fitting), f"{method} {'/'.join(parts)}"

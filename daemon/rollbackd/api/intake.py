@@ -16,8 +16,8 @@ from rollbackd.api.answers import Reported
 from rollbackd.api.problems import ProblemError
 from rollbackd.api.request_body import JSON, READ_WITHIN, read_json
 from rollbackd.operations import Operations
-from rollbackd.signals.events import EventError, Posted, parse_events
-from rollbackd.signals.webhook import WebhookError, WebhookPayload, parse_webhook
+from rollbackd.signals.events import Posted, parse_events
+from rollbackd.signals.webhook import WebhookPayload, parse_webhook
 
 BIG = 256 * 1024
 """Bytes; a body above this is parsed on a thread, so that health answers go on meanwhile."""
@@ -53,11 +53,11 @@ class IntakeHandlers:
 
     async def alerts(self, request: web.Request, actor: str) -> web.Response:
         """Take one notification of Alertmanager's. :raises ProblemError: nothing of it was taken."""
-        return await self._post(request, _webhook, lambda webhook: self._receive(webhook, actor))
+        return await self._post(request, parse_webhook, lambda webhook: self._receive(webhook, actor))
 
     async def signals(self, request: web.Request, actor: str) -> web.Response:
         """Take one event, or a list of them. :raises ProblemError: nothing of it was taken."""
-        return await self._post(request, _events, lambda posted: self._report(posted, actor))
+        return await self._post(request, parse_events, lambda posted: self._report(posted, actor))
 
     async def _post(
         self, request: web.Request, parse: Callable[[bytes], _P], take: Callable[[_P], Awaitable[bytes]]
@@ -95,26 +95,9 @@ class IntakeHandlers:
         return f'{{"accepted":{accepted},"duplicates":{duplicates},"unmatched":{unmatched}}}'.encode()
 
     async def _report(self, posted: tuple[Posted, ...], actor: str) -> bytes:
-        try:
-            taken = await self._operations.report(posted, actor)
-        except EventError as error:
-            raise ProblemError(400, str(error)) from error
+        taken = await self._operations.report(posted, actor)
         why = tuple(dict.fromkeys(taken.unmatched))[:_SAID]
         return to_json(asdict(Reported(taken.accepted, taken.duplicates, len(taken.unmatched), why)))
-
-
-def _webhook(body: bytes) -> WebhookPayload:
-    try:
-        return parse_webhook(body)
-    except WebhookError as error:
-        raise ProblemError(400, str(error)) from error
-
-
-def _events(body: bytes) -> tuple[Posted, ...]:
-    try:
-        return parse_events(body)
-    except EventError as error:
-        raise ProblemError(400, str(error)) from error
 
 
 def _busy() -> ProblemError:

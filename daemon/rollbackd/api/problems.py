@@ -13,6 +13,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from rollbackd.journal import JournalUnavailable
 from rollbackd.operations import InvalidOrder, OrderRefused, UnknownName
+from rollbackd.signals.events import EventError
+from rollbackd.signals.webhook import WebhookError
 from rollbackd.syntax.units import show
 from rollbackd.system import log
 from rollbackd.views.shapes import FindingView
@@ -75,7 +77,7 @@ async def as_problems(request: web.Request, handler: Handler) -> web.StreamRespo
         return problem(503, f"nothing was stored: {error}; try again", {"Retry-After": NOT_WRITTEN_RETRY})
     except UnknownName as error:
         return problem(404, str(error))
-    except InvalidOrder as error:
+    except (InvalidOrder, WebhookError, EventError) as error:
         return problem(400, str(error))
     except OrderRefused as error:
         return problem(409, str(error), findings=_FINDINGS.dump_python(tuple(error.findings), mode="json"))

@@ -3,17 +3,18 @@
 Every order is journaled with its actor before anything happens.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from rollbackd.decision.refusals import InvalidOrder, OrderRefused, UnknownName
 from rollbackd.model import Alert
+from rollbackd.operations.announced_changes import AnnouncedChanges
 from rollbackd.operations.base import OperationsParts
 from rollbackd.operations.holds import HoldOperations
 from rollbackd.operations.incident_answers import IncidentAnswer, IncidentAnswers
-from rollbackd.operations.marks import MarkOperations
 from rollbackd.operations.queries import StateQueries
 from rollbackd.operations.rollbacks import RollbackOperations
 from rollbackd.operations.snapshots import SnapshotOperations
+from rollbackd.operations.state_marks import StateMarks
 from rollbackd.signals.events import Posted
 from rollbackd.signals.intake import EventReceipt
 from rollbackd.signals.webhook import WebhookPayload
@@ -28,12 +29,10 @@ __all__ = [
 ]
 
 
-class Operations(StateQueries, RollbackOperations, IncidentAnswers, MarkOperations, HoldOperations, SnapshotOperations):
+class Operations(
+    StateQueries, RollbackOperations, IncidentAnswers, AnnouncedChanges, StateMarks, HoldOperations, SnapshotOperations
+):
     """The one way in for people, and for what is sent to the daemon."""
-
-    def wants(self, labels: Mapping[str, str]) -> bool:
-        """Whether an alert with these labels belongs to a service and a rule."""
-        return self._parts.rule_states.wanted(labels) is not None
 
     async def receive(self, alerts: Sequence[Alert], actor: str) -> tuple[int, int, int]:
         """Accepted, duplicates, unmatched; on disk when it returns. :raises JournalUnavailable:"""

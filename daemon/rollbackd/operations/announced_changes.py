@@ -1,25 +1,23 @@
-"""What people know of states and changes: good, quarantined, announced, confirmed."""
+"""Changes that people or CI jobs announce, and confirm."""
 
 import asyncio
-from collections.abc import Mapping
 from datetime import datetime
 
 from rollbackd import facts
 from rollbackd.decision.refusals import InvalidOrder, OrderRefused, UnknownName
-from rollbackd.execution.layers import LookFailed
 from rollbackd.incident.life import Incident
 from rollbackd.journal import Entry, JournalUnavailable
-from rollbackd.model import State, service_stream
+from rollbackd.model import service_stream
 from rollbackd.operations.base import OperationsBase, OperationsParts
 from rollbackd.operations.requests import ChangeBody
 from rollbackd.policy.changes import UNCONFIRMED, spell_of
 from rollbackd.policy.ledger import Announcement, announced
-from rollbackd.views.presenters import WAITING, change_view, state_view
-from rollbackd.views.shapes import ChangeView, StateView
+from rollbackd.views.presenters import WAITING, change_view
+from rollbackd.views.shapes import ChangeView
 
 
-class MarkOperations(OperationsBase):
-    """Each is a fact of the service, with its actor."""
+class AnnouncedChanges(OperationsBase):
+    """Each word is a fact of the service, with its actor."""
 
     def __init__(self, parts: OperationsParts) -> None:
         super().__init__(parts)
@@ -151,46 +149,3 @@ class MarkOperations(OperationsBase):
             return facts.Denied("confirmed the change") if alone and asks else None
 
         await self._say(running.incident, actor, word)
-
-    async def good(self, service: str, releases: Mapping[str, str], actor: str) -> StateView:
-        """Mark a state good: the present one, with these layers' releases instead.
-
-        :raises UnknownName: InvalidOrder: OrderRefused:
-        """
-        found = self._service(service)
-        if self._read_model.of(service).acting is not None:
-            raise OrderRefused(f"{service} is being rolled back; mark it good when that is over")
-        present = await self._parts.state_watcher.look(service)
-        if present is None:
-            problem = self._parts.state_watcher.problems.get(service, "two looks differ, something is being deployed")
-            raise InvalidOrder(f"the present state cannot be told: {problem}")
-        try:
-            resolved = await self._resolve(found, releases)
-        except LookFailed as error:
-            raise InvalidOrder(str(error)) from error
-        state = State({**present.releases, **resolved})
-        if blocked := self._read_model.of(service).blocked(state):
-            raise OrderRefused(f"{', '.join(blocked)} is quarantined; lift that first: `rollbackd quarantine --lift`")
-        entry = Entry(service_stream(service), facts.MarkedGood(state, f"marked by {actor}"), actor)
-        await self._read_model.append(entry)
-        return state_view(self._read_model.of(service), state)
-
-    async def quarantine(self, service: str, releases: Mapping[str, str], actor: str, lift: bool = False) -> None:
-        """Releases that are never a target, or are one again. :raises UnknownName: InvalidOrder:"""
-        found = self._service(service)
-        if not releases:
-            raise InvalidOrder("name the releases as LAYER=RELEASE")
-        ledger = self._read_model.of(service)
-        known = {(layer, ident) for layer, ident in ledger.quarantined}
-        try:
-            resolved = {layer: release.id for layer, release in (await self._resolve(found, releases)).items()}
-        except LookFailed as error:
-            exact = dict(releases)
-            if not lift or not set(exact.items()) <= known:
-                raise InvalidOrder(str(error)) from error
-            resolved = exact
-        if lift and not set(resolved.items()) <= known:
-            raise InvalidOrder(f"not quarantined: {', '.join(f'{layer}={ident}' for layer, ident in resolved.items())}")
-        why = f"by {actor}"
-        fact = facts.QuarantineLifted(resolved, why) if lift else facts.Quarantined(resolved, why)
-        await self._read_model.append(Entry(service_stream(service), fact, actor))
