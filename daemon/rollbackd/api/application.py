@@ -32,7 +32,7 @@ Answerer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def build_app(operations: Operations, daemon: Daemon, reveal: Callable[[Secret], str]) -> web.Application:
-    """All routes of the HTTP side and of the socket, on one desk.
+    """All routes of the HTTP side and of the socket, on the same operations.
 
     :param reveal: reads a secret; called once for each of `daemon.tokens`.
     :raises CannotListenError: tokens or `open_on_loopback` that would let the wrong people in.

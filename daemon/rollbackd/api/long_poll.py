@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Coroutine
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from rollbackd.api.problems import ProblemError
 
@@ -14,10 +14,10 @@ class Waits:
     """The requests that wait for news."""
 
     def __init__(self) -> None:
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._tasks: set[asyncio.Task[object]] = set()
         self._ended = False
 
-    async def run(self, work: Coroutine[Any, Any, _T]) -> _T:
+    async def run(self, work: Coroutine[object, None, _T]) -> _T:
         """Do work that may wait. :raises ProblemError: 429 when too many wait, 503 when the server stops."""
         if self._ended:  # its connection was taken just before the server stopped
             work.close()

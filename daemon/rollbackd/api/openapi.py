@@ -50,7 +50,7 @@ class _Schemas:
     def __init__(self) -> None:
         self._adapters: dict[tuple[str, str], TypeAdapter[Any]] = {}
 
-    def ref(self, kind: Any, *, answer: bool) -> dict[str, Any]:
+    def ref(self, kind: type, *, answer: bool) -> dict[str, Any]:
         mode = "serialization" if answer else "validation"
         self._adapters[kind.__name__, mode] = TypeAdapter(kind)
         return {"$ref": _REF.format(model=kind.__name__)}

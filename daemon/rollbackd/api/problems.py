@@ -6,7 +6,6 @@ https://www.rfc-editor.org/rfc/rfc9457
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
-from typing import Any
 
 from aiohttp import web
 from pydantic import TypeAdapter, ValidationError
@@ -31,14 +30,14 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 class ProblemError(Exception):
     """A request that is answered with an error; `more` are extension members of the problem."""
 
-    def __init__(self, status: int, detail: str, headers: Mapping[str, str] | None = None, **more: Any) -> None:
+    def __init__(self, status: int, detail: str, headers: Mapping[str, str] | None = None, **more: object) -> None:
         super().__init__(detail)
         self.status = status
         self.headers = headers or {}
         self.more = more
 
 
-def problem(status: int, detail: str, headers: Mapping[str, str] | None = None, **more: Any) -> web.Response:
+def problem(status: int, detail: str, headers: Mapping[str, str] | None = None, **more: object) -> web.Response:
     """The answer itself."""
     body = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail, **more}
     return web.Response(

@@ -47,7 +47,7 @@ class ApiRoute:
     path: str
     role: Role
     handler: Handler
-    answer: Any
+    answer: type
     """The type of what the handler returns."""
     query: type[Spec]
     body: type[Spec]

@@ -1,11 +1,11 @@
-"""What every part of the desk needs: the daemon's parts, a service or an incident by name."""
+"""What every operation needs: the daemon's parts, and a service or an incident by its name."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from prometheus_client import CollectorRegistry
 
+from rollbackd import facts
 from rollbackd.config.models import Config, Service
 from rollbackd.decision.bake_timer import BakeTimer
 from rollbackd.decision.engine import DecisionEngine
@@ -33,7 +33,7 @@ _RACES = 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OperationsParts:
-    """What the desk speaks for; built once, in `core.py`."""
+    """The parts of the daemon that are asked and ordered; built once, in `core.py`."""
 
     config: Config
     read_model: ReadModel
@@ -94,7 +94,7 @@ class OperationsBase:
             raise UnknownName(f"{name} has no incident")
         return rollbacks[-1].incident
 
-    async def _say(self, incident: str, actor: str, word: Callable[[Incident], Any | None]) -> Incident:
+    async def _say(self, incident: str, actor: str, word: Callable[[Incident], facts.IncidentFact | None]) -> Incident:
         """Write what a person says of an incident as it is right then; the incident with that in it.
 
         `word` looks at it and gives the fact, None when it was said before, or refuses; it is asked again when

@@ -1,4 +1,4 @@
-"""A person's own rollback: what it would be, and the order for it."""
+"""A rollback by order: what it would be, and the order itself."""
 
 import asyncio
 import hashlib
