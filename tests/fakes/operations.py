@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, Counter
 from rollbackd.journal import JournalUnavailable
 from rollbackd.model import Alert, Event, Request
 from rollbackd.operations import IncidentAnswer, InvalidOrder, OrderRefused, UnknownName
-from rollbackd.operations.requests import ChangeBody
+from rollbackd.operations.parameters import ChangeBody
 from rollbackd.signals.events import Posted, event_of
 from rollbackd.signals.intake import EventReceipt
 from rollbackd.signals.webhook import WebhookPayload

@@ -17,7 +17,7 @@ from rollbackd.api.long_poll import MOST_WAITS, Waits
 from rollbackd.api.problems import ProblemError
 from rollbackd.model import Priority, Request
 from rollbackd.operations import Operations
-from rollbackd.operations.requests import ChangeBody
+from rollbackd.operations.parameters import ChangeBody
 from tests.fakes.operations import FakeOperations
 from tests.fakes.serving import Served, daemon, reveal, serving
 

@@ -26,7 +26,7 @@ from rollbackd.cli.locations import SIGNALS, SOCKET, daemon_paths
 from rollbackd.cli.terminal_text import length
 from rollbackd.model import Priority, Request
 from rollbackd.operations import Operations
-from rollbackd.operations.requests import ChangeBody
+from rollbackd.operations.parameters import ChangeBody
 from rollbackd.syntax.units import format_duration
 from rollbackd.views.shapes import HoldView
 from tests.fakes.operations import CHECKOUT, HOTFIX, NOON, V40, V41, FakeOperations

@@ -15,7 +15,7 @@ from rollbackd.incident.life import Incident
 from rollbackd.journal import Entry
 from rollbackd.model import Action, CheckResult, Priority, Release, Request, Verdict, incident_stream
 from rollbackd.operations import InvalidOrder, Operations, OrderRefused, UnknownName
-from rollbackd.operations.requests import ChangeBody
+from rollbackd.operations.parameters import ChangeBody
 from rollbackd.signals.events import Posted
 from rollbackd.views.shapes import ServiceView
 from tests.unit.judgement.clock import idle

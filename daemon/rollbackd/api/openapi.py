@@ -13,7 +13,7 @@ from rollbackd import __version__
 from rollbackd.api import answers
 from rollbackd.api.routes import ROUTES, ApiRoute
 from rollbackd.api.snapshot_files import FILES, OCTETS
-from rollbackd.operations import requests
+from rollbackd.operations import parameters
 from rollbackd.signals.events import Posted
 from rollbackd.snapshots.views import TakenView
 from rollbackd.syntax.units import Spec, Written
@@ -66,9 +66,9 @@ class _Schemas:
 
 def _operation(route: ApiRoute, schemas: _Schemas) -> dict[str, Any]:
     operation = _base(f"{route.handler.__name__}", route.summary, route.role)
-    parameters = [_path_parameter(name) for name in _PATH_PART.findall(route.path)] + _query_parameters(route.query)
-    if parameters:
-        operation["parameters"] = parameters
+    found = [_path_parameter(name) for name in _PATH_PART.findall(route.path)] + _query_parameters(route.query)
+    if found:
+        operation["parameters"] = found
     if route.body.model_fields:
         required = any(field.is_required() for field in route.body.model_fields.values())
         operation["requestBody"] = {"required": required, "content": _json(schemas.ref(route.body, answer=False))}
@@ -116,7 +116,7 @@ def _answered(schemas: _Schemas, done: str, content: Mapping[str, Any], **more: 
 
 def _files(schemas: _Schemas) -> list[tuple[str, str, dict[str, Any]]]:
     """The routes of snapshot_files.py."""
-    given = {"parameters": [_path_parameter("name"), *_query_parameters(requests.FileQuery)]}
+    given = {"parameters": [_path_parameter("name"), *_query_parameters(parameters.FileQuery)]}
     octets = {OCTETS: {"schema": {"type": "string", "format": "binary"}}}
     taken = _json(schemas.ref(TakenView, answer=True))
     away = {

@@ -12,7 +12,7 @@ from rollbackd.api import answers
 from rollbackd.api.long_poll import Waits
 from rollbackd.config.models import Role
 from rollbackd.model import Request
-from rollbackd.operations import Operations, requests
+from rollbackd.operations import Operations, parameters
 from rollbackd.snapshots.views import DifferenceView, RestoredView, TakenView
 from rollbackd.syntax.units import Spec
 from rollbackd.views.shapes import ChangeView, DrillView, HealthView, IncidentDetail, PlanView, ServiceView, StateView
@@ -77,25 +77,25 @@ def route(method: Method, path: str, role: Role, status: int = 200) -> Callable[
 
 # -- services -----------------------------------------------------------------------------------
 @route("GET", "/api/v1/services", "viewer")
-async def services(call: ApiCall[requests.NoQuery, requests.NoBody]) -> answers.Services:
+async def services(call: ApiCall[parameters.NoQuery, parameters.NoBody]) -> answers.Services:
     """All services at a glance."""
     return answers.Services(tuple(await call.operations.services()))
 
 
 @route("GET", "/api/v1/services/{name}", "viewer")
-async def service(call: ApiCall[requests.NoQuery, requests.NoBody]) -> ServiceView:
+async def service(call: ApiCall[parameters.NoQuery, parameters.NoBody]) -> ServiceView:
     """One service at a glance."""
     return await call.operations.service(call.name)
 
 
 @route("POST", "/api/v1/services/{name}/plan", "viewer")
-async def plan(call: ApiCall[requests.NoQuery, requests.PlanBody]) -> PlanView:
+async def plan(call: ApiCall[parameters.NoQuery, parameters.PlanBody]) -> PlanView:
     """What a rollback would be and what would be decided now; touches nothing."""
     return await call.operations.plan(Request(call.name, call.actor, to=call.body.to, plan=call.body.plan))
 
 
 @route("POST", "/api/v1/services/{name}/rollback", "operator", status=202)
-async def rollback(call: ApiCall[requests.NoQuery, requests.RollbackBody]) -> answers.Begun:
+async def rollback(call: ApiCall[parameters.NoQuery, parameters.RollbackBody]) -> answers.Begun:
     """Roll a service back, or join and start its open incident."""
     body = call.body
     request = Request(
@@ -105,13 +105,13 @@ async def rollback(call: ApiCall[requests.NoQuery, requests.RollbackBody]) -> an
 
 
 @route("POST", "/api/v1/services/{name}/good", "operator")
-async def good(call: ApiCall[requests.NoQuery, requests.GoodBody]) -> StateView:
+async def good(call: ApiCall[parameters.NoQuery, parameters.GoodBody]) -> StateView:
     """Mark a state as known to be good."""
     return await call.operations.good(call.name, call.body.releases, call.actor)
 
 
 @route("POST", "/api/v1/services/{name}/quarantine", "operator")
-async def quarantine(call: ApiCall[requests.NoQuery, requests.QuarantineBody]) -> answers.Done:
+async def quarantine(call: ApiCall[parameters.NoQuery, parameters.QuarantineBody]) -> answers.Done:
     """Never go to these releases, or `lift` that."""
     releases, lift = call.body.releases, call.body.lift
     await call.operations.quarantine(call.name, releases, call.actor, lift)
@@ -120,39 +120,39 @@ async def quarantine(call: ApiCall[requests.NoQuery, requests.QuarantineBody]) -
 
 
 @route("POST", "/api/v1/services/{name}/checks", "operator")
-async def checks(call: ApiCall[requests.NoQuery, requests.NoBody]) -> HealthView:
+async def checks(call: ApiCall[parameters.NoQuery, parameters.NoBody]) -> HealthView:
     """Ask a service's checks, and say what each says right now."""
     return await call.operations.checks(call.name)
 
 
 @route("POST", "/api/v1/services/{name}/drill", "operator")
-async def drill(call: ApiCall[requests.NoQuery, requests.DrillBody]) -> DrillView:
+async def drill(call: ApiCall[parameters.NoQuery, parameters.DrillBody]) -> DrillView:
     """Ask all that a rollback rests on, touching nothing; with `execute` go back for real and return."""
     return await call.operations.drill(call.name, call.body.plan, call.actor, execute=call.body.execute)
 
 
 @route("GET", "/api/v1/drills", "viewer")
-async def drills(call: ApiCall[requests.DrillsQuery, requests.NoBody]) -> answers.Drills:
+async def drills(call: ApiCall[parameters.DrillsQuery, parameters.NoBody]) -> answers.Drills:
     """Drills and what they found, newest first; one that is under way before them."""
     return answers.Drills(tuple(await call.operations.drills(call.query.service, call.query.limit)))
 
 
 @route("GET", "/api/v1/states", "viewer")
-async def states(call: ApiCall[requests.ServiceQuery, requests.NoBody]) -> answers.States:
+async def states(call: ApiCall[parameters.ServiceQuery, parameters.NoBody]) -> answers.States:
     """A service's states, newest first."""
     return answers.States(tuple(await call.operations.states(call.query.service)))
 
 
 # -- incidents ----------------------------------------------------------------------------------
 @route("GET", "/api/v1/incidents", "viewer")
-async def incidents(call: ApiCall[requests.IncidentsQuery, requests.NoBody]) -> answers.Incidents:
+async def incidents(call: ApiCall[parameters.IncidentsQuery, parameters.NoBody]) -> answers.Incidents:
     """Incidents, newest first."""
     query = call.query
     return answers.Incidents(tuple(await call.operations.incidents(query.service, query.open, query.limit)))
 
 
 @route("GET", "/api/v1/incidents/{name}", "viewer")
-async def incident(call: ApiCall[requests.NewsQuery, requests.NoBody]) -> IncidentDetail:
+async def incident(call: ApiCall[parameters.NewsQuery, parameters.NoBody]) -> IncidentDetail:
     """One incident with its decision and its records; waits for news when asked to."""
     after, wait = call.query.after, call.query.wait
     if wait > timedelta():
@@ -161,7 +161,7 @@ async def incident(call: ApiCall[requests.NewsQuery, requests.NoBody]) -> Incide
 
 
 @route("POST", "/api/v1/incidents/{name}/approve", "operator")
-async def approve(call: ApiCall[requests.NoQuery, requests.ReasonBody]) -> answers.Answered:
+async def approve(call: ApiCall[parameters.NoQuery, parameters.ReasonBody]) -> answers.Answered:
     """Say yes to what an incident, or a service's open one, asks."""
     taken = await call.operations.approve(call.name, call.actor, call.body.reason)
     then = f"still missing: {taken.missing}" if taken.missing else "it is looked at once more, then goes back"
@@ -169,7 +169,7 @@ async def approve(call: ApiCall[requests.NoQuery, requests.ReasonBody]) -> answe
 
 
 @route("POST", "/api/v1/incidents/{name}/deny", "operator")
-async def deny(call: ApiCall[requests.NoQuery, requests.ReasonBody]) -> answers.Answered:
+async def deny(call: ApiCall[parameters.NoQuery, parameters.ReasonBody]) -> answers.Answered:
     """Say no to what an incident, or a service's open one, asks."""
     taken = await call.operations.deny(call.name, call.actor, call.body.reason)
     done = f"{taken.incident} is denied: nothing goes back, and the same trouble is not asked about again"
@@ -177,14 +177,14 @@ async def deny(call: ApiCall[requests.NoQuery, requests.ReasonBody]) -> answers.
 
 
 @route("POST", "/api/v1/incidents/{name}/abort", "operator")
-async def abort(call: ApiCall[requests.NoQuery, requests.ReasonBody]) -> answers.Done:
+async def abort(call: ApiCall[parameters.NoQuery, parameters.ReasonBody]) -> answers.Done:
     """Stop an incident, or a service's open one, at its next boundary."""
     await call.operations.abort(call.name, call.actor, call.body.reason)
     return answers.Done(f"{call.name} stops before its next step; what is entered is left", call.actor)
 
 
 @route("POST", "/api/v1/incidents/{name}/acknowledge", "operator")
-async def acknowledge(call: ApiCall[requests.NoQuery, requests.AcknowledgeBody]) -> answers.Done:
+async def acknowledge(call: ApiCall[parameters.NoQuery, parameters.AcknowledgeBody]) -> answers.Done:
     """Say that a person has seen it: an incident, or a service's last one and what was refused for it."""
     left = await call.operations.acknowledge(call.name, call.actor, call.body.leave)
     leaves = f", and {' and '.join(left)} {'are' if len(left) > 1 else 'is'} left" if left else ""
@@ -193,44 +193,44 @@ async def acknowledge(call: ApiCall[requests.NoQuery, requests.AcknowledgeBody])
 
 # -- announced changes --------------------------------------------------------------------------
 @route("POST", "/api/v1/changes", "source")
-async def changed(call: ApiCall[requests.NoQuery, requests.ChangeBody]) -> ChangeView:
+async def changed(call: ApiCall[parameters.NoQuery, parameters.ChangeBody]) -> ChangeView:
     """Announce a change, before it is made or right after; the same key again is the same change."""
     return await call.operations.changed(call.body, call.actor)
 
 
 @route("GET", "/api/v1/changes", "viewer")
-async def changes(call: ApiCall[requests.ServiceQuery, requests.NoBody]) -> answers.Changes:
+async def changes(call: ApiCall[parameters.ServiceQuery, parameters.NoBody]) -> answers.Changes:
     """What was announced of a service, newest first."""
     return answers.Changes(tuple(await call.operations.changes(call.query.service)))
 
 
 @route("POST", "/api/v1/changes/{name}/confirm", "operator")
-async def confirm(call: ApiCall[requests.NoQuery, requests.NoBody]) -> ChangeView:
+async def confirm(call: ApiCall[parameters.NoQuery, parameters.NoBody]) -> ChangeView:
     """Say that an announced change, or a service's newest that waits for it, is well: it does not go back."""
     return await call.operations.confirm(call.name, call.actor)
 
 
 # -- decisions, holds and the breaker -----------------------------------------------------------
 @route("GET", "/api/v1/decisions", "viewer")
-async def decisions(call: ApiCall[requests.DecisionsQuery, requests.NoBody]) -> answers.Decisions:
+async def decisions(call: ApiCall[parameters.DecisionsQuery, parameters.NoBody]) -> answers.Decisions:
     """What was decided on triggers, with every guard's finding, newest first."""
     return answers.Decisions(tuple(await call.operations.decisions(call.query.service, call.query.limit)))
 
 
 @route("GET", "/api/v1/holds", "viewer")
-async def holds(call: ApiCall[requests.NoQuery, requests.NoBody]) -> answers.Holds:
+async def holds(call: ApiCall[parameters.NoQuery, parameters.NoBody]) -> answers.Holds:
     """Everything that is held."""
     return answers.Holds(tuple(await call.operations.holds()))
 
 
 @route("GET", "/api/v1/holds/{name}", "viewer")
-async def holds_of(call: ApiCall[requests.NoQuery, requests.NoBody]) -> answers.Holds:
+async def holds_of(call: ApiCall[parameters.NoQuery, parameters.NoBody]) -> answers.Holds:
     """The holds of one service, or of all with `*`."""
     return answers.Holds(tuple(hold for hold in await call.operations.holds() if hold.scope == call.name))
 
 
 @route("PUT", "/api/v1/holds/{name}", "operator")
-async def hold(call: ApiCall[requests.NoQuery, requests.HoldBody]) -> answers.Done:
+async def hold(call: ApiCall[parameters.NoQuery, parameters.HoldBody]) -> answers.Done:
     """Start no step of a service, or of any with `*`, until this is lifted."""
     await call.operations.hold(call.name, call.actor, call.body.reason, call.body.until)
     until = f" until {call.body.until.isoformat()}" if call.body.until else ""
@@ -238,14 +238,14 @@ async def hold(call: ApiCall[requests.NoQuery, requests.HoldBody]) -> answers.Do
 
 
 @route("DELETE", "/api/v1/holds/{name}", "operator")
-async def unhold(call: ApiCall[requests.NoQuery, requests.NoBody]) -> answers.Done:
+async def unhold(call: ApiCall[parameters.NoQuery, parameters.NoBody]) -> answers.Done:
     """Lift a hold that was made by API or command line."""
     await call.operations.unhold(call.name, call.actor)
     return answers.Done(f"{_scope(call.name)} no longer held", call.actor)
 
 
 @route("POST", "/api/v1/resume", "operator")
-async def resume(call: ApiCall[requests.NoQuery, requests.ReasonBody]) -> answers.Done:
+async def resume(call: ApiCall[parameters.NoQuery, parameters.ReasonBody]) -> answers.Done:
     """Let automatic rollbacks go on after the breaker stopped them."""
     await call.operations.resume(call.actor, call.body.reason)
     return answers.Done("automatic rollbacks go on; the breaker is closed", call.actor)
@@ -253,7 +253,7 @@ async def resume(call: ApiCall[requests.NoQuery, requests.ReasonBody]) -> answer
 
 # -- snapshots ----------------------------------------------------------------------------------
 @route("GET", "/api/v1/snapshots", "viewer")
-async def snapshots(call: ApiCall[requests.KeptQuery, requests.NoBody]) -> answers.Snapshots:
+async def snapshots(call: ApiCall[parameters.KeptQuery, parameters.NoBody]) -> answers.Snapshots:
     """Layers that keep snapshots, each with them, newest first."""
     if call.query.brief:
         found = await call.operations.kept(call.query.service)
@@ -264,14 +264,14 @@ async def snapshots(call: ApiCall[requests.KeptQuery, requests.NoBody]) -> answe
 
 
 @route("POST", "/api/v1/services/{name}/snapshots", "operator")
-async def take(call: ApiCall[requests.NoQuery, requests.TakeBody]) -> TakenView:
+async def take(call: ApiCall[parameters.NoQuery, parameters.TakeBody]) -> TakenView:
     """Take a snapshot of a layer, read it, and send it to where the calendar sends them."""
     layer = call.operations.snapshot_layer(call.name, call.body.layer)
     return await call.operations.snapshot_manager.take(call.name, layer, call.body.name, call.actor)
 
 
 @route("POST", "/api/v1/services/{name}/snapshots/verify", "operator")
-async def verify(call: ApiCall[requests.NoQuery, requests.VerifyBody]) -> TakenView:
+async def verify(call: ApiCall[parameters.NoQuery, parameters.VerifyBody]) -> TakenView:
     """Read all of a snapshot and compare every hash."""
     layer, body = call.operations.snapshot_layer(call.name, call.body.layer), call.body
     manager = call.operations.snapshot_manager
@@ -279,7 +279,7 @@ async def verify(call: ApiCall[requests.NoQuery, requests.VerifyBody]) -> TakenV
 
 
 @route("POST", "/api/v1/services/{name}/snapshots/diff", "operator")
-async def diff(call: ApiCall[requests.NoQuery, requests.DiffBody]) -> answers.Differences:
+async def diff(call: ApiCall[parameters.NoQuery, parameters.DiffBody]) -> answers.Differences:
     """What differs between two snapshots, or between one and what is there now; secrets are masked."""
     layer = call.operations.snapshot_layer(call.name, call.body.layer)
     found = await call.operations.snapshot_manager.diff(call.name, layer, call.body.older, call.body.newer)
@@ -287,7 +287,7 @@ async def diff(call: ApiCall[requests.NoQuery, requests.DiffBody]) -> answers.Di
 
 
 @route("POST", "/api/v1/services/{name}/snapshots/restore", "operator")
-async def restore(call: ApiCall[requests.NoQuery, requests.RestoreBody]) -> RestoredView:
+async def restore(call: ApiCall[parameters.NoQuery, parameters.RestoreBody]) -> RestoredView:
     """Take a layer to a snapshot; what is there is saved first."""
     body = call.body
     return await call.operations.restore_snapshot(
@@ -296,7 +296,7 @@ async def restore(call: ApiCall[requests.NoQuery, requests.RestoreBody]) -> Rest
 
 
 @route("POST", "/api/v1/services/{name}/snapshots/prune", "operator")
-async def prune(call: ApiCall[requests.NoQuery, requests.LayerBody]) -> answers.Dropped:
+async def prune(call: ApiCall[parameters.NoQuery, parameters.LayerBody]) -> answers.Dropped:
     """Drop the snapshots that nothing keeps."""
     layer = call.operations.snapshot_layer(call.name, call.body.layer)
     return answers.Dropped(await call.operations.snapshot_manager.prune(call.name, layer, call.actor))

@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from rollbackd.api.problems import ProblemError, invalid
 from rollbackd.operations import Operations
-from rollbackd.operations.requests import FileQuery
+from rollbackd.operations.parameters import FileQuery
 from rollbackd.snapshots.views import TakenView
 
 OCTETS = "application/octet-stream"

@@ -9,7 +9,7 @@ from rollbackd.incident.life import Incident
 from rollbackd.journal import Entry, JournalUnavailable
 from rollbackd.model import service_stream
 from rollbackd.operations.base import OperationsBase, OperationsParts
-from rollbackd.operations.requests import ChangeBody
+from rollbackd.operations.parameters import ChangeBody
 from rollbackd.policy.changes import UNCONFIRMED, spell_of
 from rollbackd.policy.ledger import Announcement, announced
 from rollbackd.views.presenters import WAITING, change_view

@@ -9,7 +9,7 @@ from typing import Any
 from rollbackd import facts
 from rollbackd.model import Outcome, Priority, Request, Verdict, service_stream
 from rollbackd.operations import OrderRefused
-from rollbackd.operations.requests import ChangeBody
+from rollbackd.operations.parameters import ChangeBody
 from rollbackd.policy.ledger import KEPT
 from rollbackd.signals.events import Posted
 from rollbackd.syntax.units import parse_duration, parse_ratio
