@@ -21,7 +21,7 @@ Syntax = Literal["shell", "systemd"]
 
 _ASSIGNMENT = {
     "shell": re.compile(r"[ \t]*(?:export[ \t]+)?([A-Za-z_][A-Za-z0-9_]*)="),
-    "systemd": re.compile(r"[ \t]*(?![#; \t])([^=\r\n]*)=[ \t]*"),
+    "systemd": re.compile(r"[ \t]*(?![#; \t])([^\r\n][^=\r\n]*)=[ \t]*"),
 }
 _COMMENT = {"shell": re.compile(r"[ \t]*#"), "systemd": re.compile(r"[ \t]*[#;]")}
 _BARE = {
