@@ -344,7 +344,7 @@ class Replaced:
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class ApprovalRequest:
     """What people are asked before a rollback; it stands until somebody answers or it expires."""
 
     why: tuple[str, ...]
@@ -394,7 +394,7 @@ class Decision:
     escalate: bool = False
     change: Replaced | None = None
     """The newest change before the trouble; None when none is known."""
-    question: Question | None = None
+    question: ApprovalRequest | None = None
     """What is asked, when the action is to ask."""
     start_within: timedelta | None = None
     """How soon a rollback must have begun, where the policy's row says so; else the priority's clock holds."""

@@ -11,6 +11,7 @@ from rollbackd import facts
 from rollbackd.adapter import DeliveryError, Message, NotifierSettings
 from rollbackd.model import (
     Action,
+    ApprovalRequest,
     Bracketed,
     Change,
     CheckResult,
@@ -19,7 +20,6 @@ from rollbackd.model import (
     Finding,
     Plan,
     Priority,
-    Question,
     Release,
     State,
     Trigger,
@@ -59,8 +59,8 @@ def opened(service: str = "checkout", **given: Any) -> facts.Opened:
     return facts.Opened(service, decision(service, **given), {}, ("default",))
 
 
-def question(**given: Any) -> Question:
-    usual = Question(("no change is known",), START + timedelta(minutes=30))
+def question(**given: Any) -> ApprovalRequest:
+    usual = ApprovalRequest(("no change is known",), START + timedelta(minutes=30))
     return replace(usual, **given)
 
 

@@ -19,10 +19,10 @@ from rollbackd.journal import Entry
 from rollbackd.model import (
     DAEMON,
     Action,
+    ApprovalRequest,
     Decision,
     Outcome,
     Priority,
-    Question,
     Release,
     incident_stream,
 )
@@ -164,7 +164,7 @@ async def test_confirming_a_hotfix_ends_no_other_trouble(tmp_path: Path) -> None
 
 # -- the runner ---------------------------------------------------------------------------------------
 def asks(house: House, **more: Any) -> dict[str, Any]:
-    question = Question(
+    question = ApprovalRequest(
         **{"why": ("no change is known",), "expires": house.clock.now() + timedelta(minutes=10), **more}
     )
     return {"action": Action.ASK, "question": question}
@@ -266,7 +266,7 @@ async def test_a_question_whose_look_breaks_is_given_to_a_person_once(tmp_path: 
 def asked(config: Mapping[str, Any] | None = None, plans: Sequence[str] = ("default",), **more: Any) -> Story:
     """The story of an incident that was opened to ask."""
     story = Story()
-    question = Question(why=("no change is known",), expires=at(15))
+    question = ApprovalRequest(why=("no change is known",), expires=at(15))
     decision = replace(decided(Action.ASK, present=PRESENT, target=TARGET, **more), question=question)
     opened = facts.Opened("checkout", decision, config or {}, tuple(plans))
     story.told = [Record(1, story.stream, 1, story.now, DAEMON, opened)]

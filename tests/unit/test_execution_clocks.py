@@ -13,7 +13,7 @@ from rollbackd import facts
 from rollbackd.config.models import Config, Notify, Service, Tier
 from rollbackd.execution.incident_clocks import IncidentClocks
 from rollbackd.journal import Entry
-from rollbackd.model import FLEET, Action, Outcome, Priority, Question, service_stream
+from rollbackd.model import FLEET, Action, ApprovalRequest, Outcome, Priority, service_stream
 from rollbackd.state.read_model import ReadModel
 from tests.fakes.clock import START, ManualClock
 from tests.fakes.journal import MemoryJournal
@@ -52,7 +52,7 @@ class World:
     async def open(self, name: str = "checkout-1", *, asks: bool = False, **more: Any) -> None:
         service = name.rpartition("-")[0]
         await self.write(facts.Opening(service, name, asks=asks), stream=FLEET)
-        question = Question(("no change is known",), START + timedelta(minutes=45)) if asks else None
+        question = ApprovalRequest(("no change is known",), START + timedelta(minutes=45)) if asks else None
         action = Action.ASK if asks else Action.ROLL_BACK
         config = {"layers": {"code": {"adapter": "git"}}}
         made = replace(opened(service, action=action, question=question, **more), config=config)

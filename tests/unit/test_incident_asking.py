@@ -13,9 +13,9 @@ from rollbackd.incident.life import Yes
 from rollbackd.model import (
     FLEET,
     Action,
+    ApprovalRequest,
     Outcome,
     Priority,
-    Question,
     Request,
     Verdict,
     incident_stream,
@@ -27,8 +27,8 @@ ANN, BOB, CAT = "unix:ann", "unix:bob", "unix:cat"
 MEMBERS = {"tech": (ANN, BOB), "product": (BOB, CAT)}
 
 
-def question(**more: Any) -> Question:
-    return Question(**{"why": ("no change is known",), "expires": at(15), **more})
+def question(**more: Any) -> ApprovalRequest:
+    return ApprovalRequest(**{"why": ("no change is known",), "expires": at(15), **more})
 
 
 BOTH = question(by=("tech", "product"), members=MEMBERS, approvals=2)
@@ -77,7 +77,7 @@ def test_who_is_in_no_group_and_who_announced_the_change_may_not() -> None:
 
 
 # -- what becomes of it ---------------------------------------------------------------------------------------
-def asking(asks: Question | None = None, **more: Any) -> Story:
+def asking(asks: ApprovalRequest | None = None, **more: Any) -> Story:
     """An incident that was opened to ask."""
     story = Story(**more)
     asked = replace(story.incident.decision, action=Action.ASK, question=asks or question())

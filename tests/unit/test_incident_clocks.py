@@ -10,7 +10,7 @@ import pytest
 from rollbackd import facts
 from rollbackd.facts import ClockPassed, Escalated
 from rollbackd.incident.clocks import AT_ONCE, Terms, due, next_due
-from rollbackd.model import Action, Outcome, Priority, Question, Replaced, Request, Verdict
+from rollbackd.model import Action, ApprovalRequest, Outcome, Priority, Replaced, Request, Verdict
 from rollbackd.policy.ledger import Rollback
 from rollbackd.policy.spec import PRIORITIES
 from tests.unit.builders import PRESENT, TARGET, Story, at, minutes, seconds, trigger
@@ -32,7 +32,7 @@ def story(**more: Any) -> Story:
 
 
 def asking() -> Story:
-    question = Question(("no change is known",), expires=at(30))
+    question = ApprovalRequest(("no change is known",), expires=at(30))
     return story(action=Action.ASK, question=question)
 
 

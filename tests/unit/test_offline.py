@@ -19,10 +19,10 @@ from rollbackd.journal import Entry, open_journal
 from rollbackd.model import (
     FLEET,
     Action,
+    ApprovalRequest,
     Decision,
     Outcome,
     Priority,
-    Question,
     Release,
     Request,
     State,
@@ -69,7 +69,7 @@ async def asked(path: Path, expires: timedelta, approvals: Sequence[str] = (ANN,
     now = SystemClock().now()
     old, new = (State({"code": Release(name)}) for name in ("v1", "v2"))
     trigger = Trigger("shop", "sick", Priority.P1, "sick/1", now, now)
-    question = Question(("it is night",), now + expires, approvals=2)
+    question = ApprovalRequest(("it is night",), now + expires, approvals=2)
     decision = Decision(trigger, Action.ASK, (), new, old, ("default",), "shop-1", question=question)
     stream, incident = service_stream("shop"), incident_stream("shop-1")
     opened = facts.Opened("shop", decision, dump_service(config.services[0]), ("default",))

@@ -10,13 +10,13 @@ from rollbackd import facts
 from rollbackd.incident.life import Incident, Yes
 from rollbackd.model import (
     Action,
+    ApprovalRequest,
     Decision,
     Evidence,
     Finding,
     Outcome,
     Plan,
     Priority,
-    Question,
     Release,
     Request,
     State,
@@ -173,7 +173,7 @@ def test_each_step_says_how_far_it_is() -> None:
     assert [step.status for step in incident_view(entered().incident, service_of()).steps] == ["waiting"] * 2
 
 
-def asking(question: Question) -> Incident:
+def asking(question: ApprovalRequest) -> Incident:
     decision = replace(decided(present=PRESENT, target=TARGET), action=Action.ASK, question=question)
     return replace(Story(target=None).incident, decision=decision, asked=at(0))
 
@@ -194,7 +194,7 @@ def test_an_incident_that_asks_shows_of_whom_and_what_is_missing() -> None:
     [(1, "anybody who may order a rollback"), (2, "2 people who may order a rollback")],
 )
 def test_without_groups_anybody_is_asked(approvals: int, of: str) -> None:
-    assert asked_of(Question(("why",), at(15), approvals)) == of
+    assert asked_of(ApprovalRequest(("why",), at(15), approvals)) == of
 
 
 def test_an_incident_that_waits_shows_why() -> None:
@@ -210,7 +210,7 @@ def opening(target: State | None) -> facts.Opened:
     return facts.Opened("checkout", decision, {}, ("config", "default"))
 
 
-QUESTION = Question(
+QUESTION = ApprovalRequest(
     ("it is night", "it is far"), at(15), 3, ("tech", "product"),
     {"tech": ("unix:ann", "unix:bob"), "product": ("token:desk",)}, ("unix:dave",),
 )  # fmt: skip

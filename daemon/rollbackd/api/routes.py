@@ -257,9 +257,7 @@ async def snapshots(call: ApiCall[parameters.KeptQuery, parameters.NoBody]) -> a
     """Layers that keep snapshots, each with them, newest first."""
     if call.query.brief:
         found = await call.operations.kept(call.query.service)
-        return answers.Snapshots(
-            tuple(answers.Keeping(*each) for each in found if call.query.layer in {"", each[1]})
-        )
+        return answers.Snapshots(tuple(answers.Keeping(*each) for each in found if call.query.layer in {"", each[1]}))
     return answers.Snapshots(tuple(await call.operations.snapshots(call.query.service, call.query.layer)))
 
 

@@ -8,7 +8,7 @@ from rollbackd.config.models import Config
 from rollbackd.decision.situation import SituationReader
 from rollbackd.execution.preflight import Objection
 from rollbackd.incident.life import Incident
-from rollbackd.model import Action, Decision, Outcome, Question, Trigger
+from rollbackd.model import Action, ApprovalRequest, Decision, Outcome, Trigger
 from rollbackd.policy.changes import UNCONFIRMED, unconfirmed
 from rollbackd.policy.decide import decide, question_of
 from rollbackd.policy.guards import IRREVERSIBLE, Situation, names
@@ -109,7 +109,7 @@ class Approvals:
         """The question of now; where the layers or the target cannot be told right now, as before once more."""
         now = replace(now, present=now.present or before.present, target=now.target or before.target)
         findings = tuple(one for one in now.against if one.against is Action.ASK)
-        question: Question = question_of(now.trigger, given, findings, now.change)
+        question: ApprovalRequest = question_of(now.trigger, given, findings, now.change)
         return replace(now, action=Action.ASK, question=replace(question, over=over))
 
 

@@ -4,10 +4,10 @@ from collections.abc import Iterable, Sequence
 
 from rollbackd import facts
 from rollbackd.incident.ending import Addressed
-from rollbackd.model import FLEET, Decision, Question, incident_stream, service_stream
+from rollbackd.model import FLEET, ApprovalRequest, Decision, incident_stream, service_stream
 
 
-def may_answer(question: Question, actor: str) -> str:
+def may_answer(question: ApprovalRequest, actor: str) -> str:
     """Why an actor's yes does not count; empty when it does."""
     if actor in question.excluded:
         return f"{actor} announced the change; somebody else must approve going back from it"
@@ -16,7 +16,7 @@ def may_answer(question: Question, actor: str) -> str:
     return ""
 
 
-def missing(question: Question, actors: Iterable[str]) -> str:
+def missing(question: ApprovalRequest, actors: Iterable[str]) -> str:
     """The approvals that are still missing, in words; empty when there are enough.
 
     Each group gives one person of its own: somebody in two groups speaks for one of them.
@@ -29,7 +29,7 @@ def missing(question: Question, actors: Iterable[str]) -> str:
     return "" if more <= 0 else f"{more} more {'person' if more == 1 else 'people'}"
 
 
-def _unspoken(question: Question, people: Sequence[str]) -> list[str]:
+def _unspoken(question: ApprovalRequest, people: Sequence[str]) -> list[str]:
     """The groups without a person of their own, when as many groups as possible have one."""
     spokesman: dict[str, str] = {}
 

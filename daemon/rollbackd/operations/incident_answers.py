@@ -9,7 +9,7 @@ from rollbackd.incident.approval import may_answer, missing
 from rollbackd.incident.life import Incident
 from rollbackd.incident.next import leaving
 from rollbackd.journal import Entry
-from rollbackd.model import FLEET, Question, incident_stream, service_stream
+from rollbackd.model import FLEET, ApprovalRequest, incident_stream, service_stream
 from rollbackd.operations.base import OperationsBase
 
 
@@ -66,7 +66,7 @@ class IncidentAnswers(OperationsBase):
 
         return IncidentAnswer((await self._say(self._by_service(incident), actor, word)).id)
 
-    def _asks(self, found: Incident, given: datetime) -> Question:
+    def _asks(self, found: Incident, given: datetime) -> ApprovalRequest:
         """What stands to be answered. :raises OrderRefused: nothing does, with what is instead."""
         question = found.decision.question
         if found.outcome is not None:

@@ -4,7 +4,6 @@ from datetime import timedelta
 
 from rollbackd import facts
 from rollbackd.config.models import Service
-from rollbackd.decision.refusals import UnknownName
 from rollbackd.execution.check_runner import asked_by
 from rollbackd.model import (
     DAEMON,

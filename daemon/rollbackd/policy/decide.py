@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from rollbackd.model import Action, Decision, Finding, Question, Replaced, Trigger
+from rollbackd.model import Action, ApprovalRequest, Decision, Finding, Replaced, Trigger
 from rollbackd.policy.changes import newest
 from rollbackd.policy.guards import GUARDS, SWITCHED_OFF, Guard, Situation, When, row_for
 
@@ -57,14 +57,16 @@ def _counted(guard: Guard, finding: Finding, trigger: Trigger, given: Situation,
     return replace(finding, against=Action.REFUSE) if finding.against is Action.OBSERVE else finding
 
 
-def question_of(trigger: Trigger, given: Situation, counted: Sequence[Finding], change: Replaced | None) -> Question:
+def question_of(
+    trigger: Trigger, given: Situation, counted: Sequence[Finding], change: Replaced | None
+) -> ApprovalRequest:
     """The question to people, as the policy's row says; what it leaves open, the configuration's `asking` says."""
     row, asking = row_for(trigger, given), given.asking
     by = row.by if row is not None and row.by else asking.by
     approvals = row.approvals if row is not None and row.approvals is not None else asking.approvals
     expires = row.expires if row is not None and row.expires is not None else asking.expires
     announcers = change.announcers if change is not None else ()
-    return Question(
+    return ApprovalRequest(
         why=tuple(finding.reason for finding in counted),
         expires=given.now + expires,
         approvals=max(approvals, len(by)),

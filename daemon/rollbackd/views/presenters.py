@@ -9,7 +9,7 @@ from rollbackd import facts
 from rollbackd.facts import Record
 from rollbackd.incident.approval import missing
 from rollbackd.incident.life import Incident
-from rollbackd.model import CheckResult, Decision, Evidence, Finding, Outcome, Question, State, Trigger, Verdict
+from rollbackd.model import ApprovalRequest, CheckResult, Decision, Evidence, Finding, Outcome, State, Trigger, Verdict
 from rollbackd.policy.changes import COMING, announcement, spell_of
 from rollbackd.policy.ledger import Announcement, ServiceLedger, Spell
 from rollbackd.views.shapes import (
@@ -108,7 +108,7 @@ def question_view(incident: Incident) -> QuestionView | None:
     )
 
 
-def asked_of(question: Question) -> str:
+def asked_of(question: ApprovalRequest) -> str:
     """Who may say yes: `one of tech (unix:ann, unix:bob) and one of product (token:desk)`."""
     groups = [f"one of {group} ({', '.join(question.members.get(group, ()))})" for group in question.by]
     more = question.approvals - len(groups)

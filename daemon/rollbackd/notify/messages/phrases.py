@@ -6,7 +6,17 @@ from pathlib import Path
 
 from rollbackd.incident.approval import missing
 from rollbackd.incident.life import Incident
-from rollbackd.model import NO_RELEASE, Change, CheckResult, Decision, Evidence, Finding, Question, State, Verdict
+from rollbackd.model import (
+    NO_RELEASE,
+    ApprovalRequest,
+    Change,
+    CheckResult,
+    Decision,
+    Evidence,
+    Finding,
+    State,
+    Verdict,
+)
 from rollbackd.notify.messages import plain_text
 from rollbackd.policy.guards import CHANGE
 from rollbackd.syntax.units import roughly
@@ -191,7 +201,7 @@ def question(about: Incident, signals: Path) -> Lines:
     )
 
 
-def whom(asked: Question) -> str:
+def whom(asked: ApprovalRequest) -> str:
     """`one of tech (unix:ann, unix:bob) and one of product (…)`, or how many of those who may order a rollback."""
     count = f"{asked.approvals} different people" if asked.approvals > 1 else "one person"
     groups = [_group(asked, group) for group in asked.by]
@@ -202,7 +212,7 @@ def whom(asked: Question) -> str:
     return f"{text}; not {announcer}, who announced the change" if announcer else text
 
 
-def _group(asked: Question, group: str) -> str:
+def _group(asked: ApprovalRequest, group: str) -> str:
     members = [plain_text.line(actor, 100) for actor in asked.members.get(group, ())]
     shown = ", ".join([*members[:_MANY], *([f"{len(members) - _MANY} more"] if len(members) > _MANY else [])])
     return f"{plain_text.line(group, 63)} ({shown or 'nobody'})"

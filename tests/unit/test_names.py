@@ -1,0 +1,22 @@
+"""A public class is found by its name: no other has the same."""
+
+import ast
+from collections import defaultdict
+from pathlib import Path
+
+_ROOT = Path(__file__).parents[2]
+_IN_THE_SCHEMA = {
+    "CommandSettings": "a layer's and a check's, each by the kind of its plugin",
+    "HttpSettings": "a layer's and a check's, each by the kind of its plugin",
+    "RedisSettings": "a layer's and a check's, each by the kind of its plugin",
+}
+"""Names that `rollbackd schema` has under `$defs`, where editors know them."""
+
+
+def test_no_two_public_classes_share_a_name() -> None:
+    found: dict[str, list[str]] = defaultdict(list)
+    for path in sorted(file for top in ("daemon", "adapters") for file in (_ROOT / top).rglob("*.py")):
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                found[node.name].append(str(path.relative_to(_ROOT)))
+    assert {name for name, files in found.items() if len(files) > 1} == _IN_THE_SCHEMA.keys()
