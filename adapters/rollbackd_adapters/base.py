@@ -21,10 +21,8 @@ from rollbackd_adapters.traces import Trace, progress_of
 SettingsT = TypeVar("SettingsT", bound=Settings)
 
 
-class LayerAdapter(Generic[SettingsT]):
-    """A layer with its settings and its place."""
-
-    traits = Traits()
+class LayerPart(Generic[SettingsT]):
+    """What does one part of a layer's work, with the layer's settings and in its place."""
 
     def __init__(self, settings: SettingsT, place: Place) -> None:
         self._settings = settings
@@ -32,10 +30,13 @@ class LayerAdapter(Generic[SettingsT]):
         self._spawner: Spawner = place.spawner
         self._clock: Clock = place.clock
 
-    @property
-    def resource(self) -> str:
-        """What two steps must never share."""
-        raise NotImplementedError
+
+class LayerAdapter(LayerPart[SettingsT]):
+    """A layer with its settings and its place."""
+
+    traits = Traits()
+    resource: str
+    """What two steps must never share."""
 
     async def ready(self) -> Sequence[Problem]:
         return [Problem(self._place.layer, text) for text in await self._problems()]

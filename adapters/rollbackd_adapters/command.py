@@ -100,6 +100,7 @@ class CommandAdapter(StepAdapter[CommandSettings]):
 
     def __init__(self, settings: CommandSettings, place: Place) -> None:
         super().__init__(settings, place)
+        self.resource = settings.resource or f"command:{place.service}/{place.layer}"
         self._reversible = not settings.irreversible
         self.traits = Traits(
             releases=settings.current is not None,
@@ -107,10 +108,6 @@ class CommandAdapter(StepAdapter[CommandSettings]):
             bracket=settings.enter is not None,
             data=settings.holds_data,
         )
-
-    @property
-    def resource(self) -> str:
-        return self._settings.resource or f"command:{self._place.service}/{self._place.layer}"
 
     async def current(self) -> Release:
         said = await self._ask(_given(self._settings.current))

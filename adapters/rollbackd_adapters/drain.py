@@ -105,11 +105,8 @@ class DrainAdapter(BracketAdapter[DrainSettings]):
 
     def __init__(self, settings: DrainSettings, place: Place) -> None:
         super().__init__(settings, place)
+        self.resource = f"drain:{place.service}/{place.layer}"
         self._log = log.get("drain").bind(service=place.service, layer=place.layer)
-
-    @property
-    def resource(self) -> str:
-        return f"drain:{self._place.service}/{self._place.layer}"
 
     async def inside(self, key: str) -> bool:
         """Once they have been waited for: before that, entering is not done, and goes on after a crash."""

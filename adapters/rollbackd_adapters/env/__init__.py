@@ -41,17 +41,11 @@ class EnvAdapter(StepAdapter[EnvSettings]):
 
     def __init__(self, settings: EnvSettings, place: Place) -> None:
         super().__init__(settings, place)
+        self.resource = f"env:{os.path.realpath(settings.file)}"
+        self.needs = Needs(writes=(settings.file.parent,))
+        """The directory: a file that is replaced by rename cannot be mounted writable by itself."""
         self._path = settings.file
         self._history = ContentHistory(place.scratch / "contents", settings.keep)
-
-    @property
-    def resource(self) -> str:
-        return f"env:{os.path.realpath(self._path)}"
-
-    @property
-    def needs(self) -> Needs:
-        """The directory: a file that is replaced by rename cannot be mounted writable by itself."""
-        return Needs(writes=(self._path.parent,))
 
     async def current(self) -> Release:
         return self._release(await asyncio.to_thread(self._seen))

@@ -32,15 +32,12 @@ class FilesSnapshots(StepAdapter[FilesSettings]):
 
     def __init__(self, settings: FilesSettings, place: Place) -> None:
         super().__init__(settings, place)
+        watched = sorted([*settings.paths, *(str(one.file) for one in settings.variables)])
+        self.resource = f"files:{','.join(watched)}"
         self._jobs = Jobs(place.layer)
         self._present = Present(settings, place)
         self._store = self._present.store
         self._mover = Mover(self._present, self._jobs)
-
-    @property
-    def resource(self) -> str:
-        settings = self._settings
-        return "files:" + ",".join(sorted([*settings.paths, *(str(one.file) for one in settings.variables)]))
 
     async def take(self, name: str = "", why: str = "manual") -> Snapshot:
         if name:

@@ -9,9 +9,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 from rollbackd.adapter import AdapterError, Needs, Place, Settings
-from rollbackd.model import Problem
 from rollbackd.system import log
-from rollbackd.system.spawner import Spawner
 from rollbackd_adapters.brackets import BracketAdapter
 from rollbackd_adapters.failures import holding
 from rollbackd_adapters.freeze.barrier import Barrier, Whose
@@ -20,7 +18,7 @@ from rollbackd_adapters.freeze.file import FrozenFile
 from rollbackd_adapters.freeze.ref import FrozenRef
 from rollbackd_adapters.freeze.settings import FreezeSettings
 
-__all__ = ["FreezeAdapter", "FreezeSettings", "Problem", "Spawner"]
+__all__ = ["FreezeAdapter", "FreezeSettings"]
 
 _TRIES = 3
 """Looks, when somebody freezes or lifts at the same instant."""
@@ -33,6 +31,8 @@ class FreezeAdapter(BracketAdapter[FreezeSettings]):
 
     def __init__(self, settings: FreezeSettings, place: Place) -> None:
         super().__init__(settings, place)
+        self.resource = f"freeze:{place.service}/{place.layer}"
+        """The layer's own: services may share a freeze, and what is locked while it is crossed is `_held`."""
         self._barrier: Barrier
         self.needs = Needs()
         if settings.file is not None:
@@ -46,11 +46,6 @@ class FreezeAdapter(BracketAdapter[FreezeSettings]):
             assert settings.http is not None
             self._barrier = FrozenByCalls(settings.http, settings, place)
             self._held = f"freeze:{settings.http.enter.method} {settings.http.enter.url}"
-
-    @property
-    def resource(self) -> str:
-        """The layer's own: services may share a freeze, and what is locked while it is crossed is `_held`."""
-        return f"freeze:{self._place.service}/{self._place.layer}"
 
     async def inside(self, key: str) -> bool:
         trace = self._trace(key)

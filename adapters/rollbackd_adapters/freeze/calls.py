@@ -7,6 +7,7 @@ from rollbackd.adapter import AdapterError, Place
 from rollbackd.syntax.units import show
 from rollbackd.system.spawner import Lock
 from rollbackd_adapters import web
+from rollbackd_adapters.base import LayerPart
 from rollbackd_adapters.brackets import crossing, sent_once
 from rollbackd_adapters.freeze.barrier import Whose
 from rollbackd_adapters.freeze.settings import Asked, FreezeCalls, FreezeSettings
@@ -17,13 +18,12 @@ _GONE = frozenset({404, 410})
 """What a DELETE is answered when there is nothing to delete: an earlier one did it, or somebody else."""
 
 
-class FrozenByCalls:
+class FrozenByCalls(LayerPart[FreezeSettings]):
     """One freeze behind URLs."""
 
     def __init__(self, calls: FreezeCalls, settings: FreezeSettings, place: Place) -> None:
+        super().__init__(settings, place)
         self._calls = calls
-        self._settings = settings
-        self._place = place
 
     async def whose(self, key: str, trace: Trace) -> Whose:
         called = trace.known.get("called")

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rollbackd.adapter import AdapterError, Place
-from rollbackd.system.clock import Clock
 from rollbackd.system.spawner import Lock, one_line
+from rollbackd_adapters.base import LayerPart
 from rollbackd_adapters.freeze.barrier import Whose
 from rollbackd_adapters.freeze.settings import FreezeRef, FreezeSettings
 from rollbackd_adapters.git.pushing import PUSH, rejection
@@ -25,14 +25,12 @@ _WHO = {
 }
 
 
-class FrozenRef:
+class FrozenRef(LayerPart[FreezeSettings]):
     """One ref of a remote repository."""
 
     def __init__(self, ref: FreezeRef, settings: FreezeSettings, place: Place) -> None:
+        super().__init__(settings, place)
         self._ref = ref
-        self._settings = settings
-        self._place = place
-        self._clock: Clock = place.clock
         self._own: Path = place.scratch / "freeze.git"
         """A repository of ours, for the commit that is pushed."""
         known = {"adapter": "git", "repo": self._own, "strategy": "revert", "timeout": settings.timeout}

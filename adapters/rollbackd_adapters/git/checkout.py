@@ -35,15 +35,12 @@ class Checkout(StepAdapter[GitSettings]):
 
     def __init__(self, settings: GitSettings, place: Place) -> None:
         super().__init__(settings, place)
+        self.resource = resource_of(settings)
         self._repo = Repo(settings, place)
         self._scope: Scope = (Paths if settings.paths else Whole)(self._repo, settings, place)
         self._branches = Branches(self._repo, settings)
         self._memory = KnownCommits(settings, place)
         self._restoring = Recloner(self._repo, settings, place, self._memory)
-
-    @property
-    def resource(self) -> str:
-        return resource_of(self._settings)
 
     async def current(self) -> Release:
         try:

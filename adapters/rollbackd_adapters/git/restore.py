@@ -19,8 +19,8 @@ from rollbackd.adapter import AdapterError, Place
 from rollbackd.model import Change
 from rollbackd.system import log
 from rollbackd.system.boundary import boundary
-from rollbackd.system.clock import Clock
 from rollbackd.system.spawner import Lock, sync_directory, write_durably
+from rollbackd_adapters.base import LayerPart
 from rollbackd_adapters.git import lfs
 from rollbackd_adapters.git.repo import Commit, Repo, failure
 from rollbackd_adapters.git.settings import GitSettings, is_address
@@ -80,14 +80,12 @@ class KnownCommits:
         return facts if isinstance(facts, dict) else {}
 
 
-class Recloner:
+class Recloner(LayerPart[GitSettings]):
     """Clones the repository anew, for one change."""
 
     def __init__(self, repo: Repo, settings: GitSettings, place: Place, memory: KnownCommits) -> None:
+        super().__init__(settings, place)
         self._repo = repo
-        self._settings = settings
-        self._place = place
-        self._clock: Clock = place.clock
         self._memory = memory
 
     async def run(self, change: Change, commit: str, trace: Trace, lock: Lock) -> None:

@@ -51,15 +51,12 @@ class Revert(StepAdapter[GitSettings]):
 
     def __init__(self, settings: GitSettings, place: Place) -> None:
         super().__init__(settings, place)
+        self.resource = resource_of(settings)
         self._repo = Repo(settings, place)
         self._branch = f"refs/heads/{settings.branch}"
         digest = hashlib.sha256(f"{settings.remote}\0{settings.branch}".encode()).hexdigest()[:12]
         self._kept = f"refs/rollbackd/remote/{digest}"
         """Where we keep the tip that we fetched; the clone's own refs are left alone."""
-
-    @property
-    def resource(self) -> str:
-        return resource_of(self._settings)
 
     async def current(self) -> Release:
         return self._repo.release(await self._tip())

@@ -48,13 +48,10 @@ class HttpAdapter(StepAdapter[HttpSettings]):
 
     def __init__(self, settings: HttpSettings, place: Place) -> None:
         super().__init__(settings, place)
+        self.resource = settings.resource or f"http:{place.service}/{place.layer}"
         self._running: tuple[str, float] = ("", 0.0)
         self._reversible = not settings.irreversible
         self.traits = Traits(releases=settings.current is not None, data=settings.holds_data)
-
-    @property
-    def resource(self) -> str:
-        return self._settings.resource or f"http:{self._place.service}/{self._place.layer}"
 
     async def current(self) -> Release:
         return release_of(*await self._read(self._settings.current))

@@ -22,13 +22,10 @@ class Maintenance(LayerAdapter[NginxSettings]):
         assert settings.maintenance is not None
         assert settings.link is not None
         super().__init__(settings, place)
+        self.resource = f"nginx:{settings.link}"
         self._file = settings.maintenance
         self._switch = Switch(settings, place, settings.link)
         self._record = place.scratch / "maintenance.json"
-
-    @property
-    def resource(self) -> str:
-        return f"nginx:{self._settings.link}"
 
     async def inside(self) -> bool:
         """Whether the page is on. In the middle of a switch it is what it was before, so that the rest is done."""

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from rollbackd.adapter import AdapterError, Place
 from rollbackd.syntax.units import format_duration
-from rollbackd.system.clock import Clock
-from rollbackd.system.spawner import Finished, Lock, Spawner, one_line, sync_directory
+from rollbackd.system.spawner import Finished, Lock, one_line, sync_directory
+from rollbackd_adapters.base import LayerPart
 from rollbackd_adapters.failures import as_adapter_errors
 from rollbackd_adapters.lacks import missing_programs
 from rollbackd_adapters.nginx.included import includes
@@ -44,14 +44,11 @@ class Unsettled(AdapterError):  # noqa: N818  # a state of the world
     """The link is back, and nginx may serve what it led to in between all the same."""
 
 
-class Switch:
+class Switch(LayerPart[NginxSettings]):
     """One link that nginx includes."""
 
     def __init__(self, settings: NginxSettings, place: Place, link: Path) -> None:
-        self._settings = settings
-        self._place = place
-        self._spawner: Spawner = place.spawner
-        self._clock: Clock = place.clock
+        super().__init__(settings, place)
         self._link = link
 
     def where(self) -> Path | None:

@@ -23,13 +23,10 @@ class BlueGreen(StepAdapter[NginxSettings]):
     def __init__(self, settings: NginxSettings, place: Place) -> None:
         assert settings.upstream is not None
         super().__init__(settings, place)
+        self.resource = f"nginx:{settings.upstream.link}"
         self._upstream = settings.upstream
         self._wait = settings.timeout
         self._switch = Switch(settings, place, settings.upstream.link)
-
-    @property
-    def resource(self) -> str:
-        return f"nginx:{self._upstream.link}"
 
     async def current(self) -> Release:
         """What serves, where an answer tells: a link that somebody led elsewhere without a reload is not loaded yet."""

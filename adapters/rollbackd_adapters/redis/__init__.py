@@ -41,13 +41,10 @@ class RedisAdapter(StepAdapter[RedisSettings]):
 
     def __init__(self, settings: RedisSettings, place: Place) -> None:
         super().__init__(settings, place)
+        self.resource = f"redis:{settings.where}"
         self.traits = Traits(releases=False, data=settings.holds_data)
         self._reversible = not settings.holds_data
         self._log = log.get("redis").bind(service=place.service, layer=place.layer)
-
-    @property
-    def resource(self) -> str:
-        return f"redis:{self._settings.where}"
 
     async def current(self) -> Release:
         raise AdapterError(f"{self._place.layer} has no releases; see its `traits`", permanent=True)

@@ -43,19 +43,13 @@ class ReleasesAdapter(StepAdapter[ReleasesSettings]):
 
     def __init__(self, settings: ReleasesSettings, place: Place) -> None:
         super().__init__(settings, place)
+        self.resource = f"releases:{os.path.realpath(settings.link.parent)}/{settings.link.name}"
+        self.needs = Needs(writes=(settings.link.parent, settings.directory))
+        """Where the link is replaced, and the releases: `then` runs in one, and old ones are removed."""
         self._link = settings.link
         self._disk = Disk(settings)
         self._unknown = self._disk.gone
         self._log = log.get("releases").bind(service=place.service, layer=place.layer)
-
-    @property
-    def resource(self) -> str:
-        return f"releases:{os.path.realpath(self._link.parent)}/{self._link.name}"
-
-    @property
-    def needs(self) -> Needs:
-        """Where the link is replaced, and the releases: `then` runs in one, and old ones are removed."""
-        return Needs(writes=(self._link.parent, self._settings.directory))
 
     async def current(self) -> Release:
         return (await asyncio.to_thread(self._disk.current)).release

@@ -6,8 +6,8 @@ from datetime import timedelta
 
 from rollbackd.adapter import AdapterError, Place
 from rollbackd.model import Change
-from rollbackd.system.clock import Clock
-from rollbackd.system.spawner import Finished, Spawner, one_line
+from rollbackd.system.spawner import Finished, one_line
+from rollbackd_adapters.base import LayerPart
 from rollbackd_adapters.failures import as_adapter_errors
 from rollbackd_adapters.remote.host import Host
 from rollbackd_adapters.remote.releases import order, typed
@@ -20,15 +20,12 @@ _ONE_LOOK = timedelta(seconds=30)
 _LOOK_AGAIN = timedelta(seconds=1)
 
 
-class Fleet:
+class Fleet(LayerPart[RemoteSettings]):
     """The way of one change through all hosts."""
 
     def __init__(self, hosts: Sequence[Host], settings: RemoteSettings, place: Place) -> None:
+        super().__init__(settings, place)
         self._hosts = hosts
-        self._settings = settings
-        self._place = place
-        self._spawner: Spawner = place.spawner
-        self._clock: Clock = place.clock
 
     async def take_to(self, change: Change) -> None:
         """All hosts, in their order.

@@ -15,8 +15,8 @@ from rollbackd.adapter import AdapterError, Place
 from rollbackd.model import Change, Problem, Progress, Release
 from rollbackd.remote import wire
 from rollbackd.remote.wire import PROTOCOL, Heard, Hello, Offer, WireAnswer, WireError
-from rollbackd.system.clock import Clock
-from rollbackd.system.spawner import READ_LIMIT, Finished, Lock, Spawner, one_line
+from rollbackd.system.spawner import READ_LIMIT, Finished, Lock, one_line
+from rollbackd_adapters.base import LayerPart
 from rollbackd_adapters.failures import as_adapter_errors, holding
 from rollbackd_adapters.remote.releases import share
 from rollbackd_adapters.remote.settings import RemoteSettings, host_of
@@ -32,19 +32,16 @@ _STRANGE = f"have rollbackd {__version__} there as here, and let nothing else pr
 Asked = tuple[str, Mapping[str, Any]]
 
 
-class Host:
+class Host(LayerPart[RemoteSettings]):
     """One host that has the layer."""
 
     def __init__(self, destination: str, settings: RemoteSettings, place: Place) -> None:
+        super().__init__(settings, place)
         self.destination = destination
         self.name = host_of(destination)
         self.layer = settings.layer or place.layer
         port = f":{settings.port}" if settings.port is not None else ""
         self.resource = f"remote:{destination}{port}/{self.layer}"
-        self._settings = settings
-        self._place = place
-        self._spawner: Spawner = place.spawner
-        self._clock: Clock = place.clock
         self._argv = argv(destination, settings)
         self._unfinished = UnfinishedChange(place.scratch, self.name) if settings.hosts else None
 

@@ -34,11 +34,8 @@ class RemoteAdapter(LayerAdapter[RemoteSettings]):
     def __init__(self, settings: RemoteSettings, place: Place) -> None:
         super().__init__(settings, place)
         self._hosts = tuple(Host(each, settings, place) for each in settings.destinations)
+        self.resource = ",".join(host.resource for host in self._hosts)
         self.traits = settings.means
-
-    @property
-    def resource(self) -> str:
-        return ",".join(host.resource for host in self._hosts)
 
     async def current(self) -> Release:
         found = await self._all(lambda host: host.ask("current"))

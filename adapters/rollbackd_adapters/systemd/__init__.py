@@ -35,12 +35,9 @@ class SystemdAdapter(StepAdapter[SystemdSettings]):
 
     def __init__(self, settings: SystemdSettings, place: Place) -> None:
         super().__init__(settings, place)
+        self.resource = settings.resource or f"systemd:{','.join(sorted(settings.units))}"
         self._manager = Manager(place.spawner)
         self._watch = UnitWatcher(settings, self._manager, place.clock)
-
-    @property
-    def resource(self) -> str:
-        return self._settings.resource or f"systemd:{','.join(sorted(self._settings.units))}"
 
     @property
     def needs(self) -> Needs:
