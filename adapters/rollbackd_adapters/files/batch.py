@@ -14,7 +14,7 @@ from typing import Self
 from rollbackd.adapter import AdapterError
 from rollbackd.system.boundary import boundary
 from rollbackd_adapters.files.beneath import told
-from rollbackd_adapters.files.scan import CHUNK
+from rollbackd_adapters.files.scan import CHUNK, Hashing, digest_of
 from rollbackd_adapters.files.store import Store
 
 _SETTLE_FILES = 4096
@@ -26,13 +26,13 @@ _FEW = 16
 """Files that are put on disk one by one; when there are more, all together."""
 
 
-class Batch:
+class Batch(Hashing):
     """Contents on their way into the store, as the sink of a scan. Under the lock; `settle` at the end of the block."""
 
     def __init__(self, store: Store, stop: Callable[[], None], room: int = 0) -> None:
         """:param room: bytes that must be left on the store's disk."""
+        super().__init__(stop)
         self._store = store
-        self._stop = stop
         self._room = room
         self._granted = 0
         """Bytes that may be written before the disk is looked at again."""
@@ -57,7 +57,7 @@ class Batch:
 
     def digest(self, fd: int, size: int) -> tuple[str, int]:
         if size > CHUNK:
-            return self._stream(iter(lambda: os.read(fd, CHUNK), b""))
+            return self.take(iter(lambda: os.read(fd, CHUNK), b""))
         data = os.read(fd, CHUNK + 1)
         while more := os.read(fd, CHUNK) if len(data) != size else b"":
             data += more
@@ -76,19 +76,16 @@ class Batch:
 
     def take(self, chunks: Iterator[bytes]) -> tuple[str, int]:
         """A content from elsewhere; its hash and length."""
-        return self._stream(chunks)
-
-    def _stream(self, chunks: Iterator[bytes]) -> tuple[str, int]:
         path = self._next()
-        hashed, length = hashlib.sha256(), 0
         with told(path), Path(path).open("xb") as file:
-            for data in chunks:
-                self._stop()
-                self._spend(len(data))
-                hashed.update(data)
-                file.write(data)
-                length += len(data)
-        content = hashed.hexdigest()
+
+            def written() -> Iterator[bytes]:
+                for data in chunks:
+                    self._spend(len(data))
+                    file.write(data)
+                    yield data
+
+            content, length = digest_of(written(), self._stop)
         if self.accepts(content):
             Path(path).unlink()
         else:

@@ -6,18 +6,15 @@ taken with all that is below it.
 
 import fnmatch
 import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
 from itertools import takewhile
 
 from rollbackd.syntax.units import show
 
 _MAGIC = re.compile(r"[*?\[]")
 _ANY = "**"
-
-Positions = frozenset[int]
-"""Where in a pattern a path can be: how many of its parts are used up."""
 
 
 def check_pattern(text: str) -> str:
@@ -42,14 +39,14 @@ def is_plain(pattern: str) -> bool:
 def path_above(pattern: str) -> str:
     """The directory that everything a pattern can match is in."""
     parts = pattern.removeprefix("/").split("/")
-    return "/" + "/".join(takewhile(lambda part: _MAGIC.search(part) is None, parts[:-1]))
+    return "/" + "/".join(takewhile(is_plain, parts[:-1]))
 
 
 def matches(pattern: str, path: str) -> bool:
     """Whether a path fits: a pattern with a slash is for whole paths, any other for the name alone."""
     if "/" in pattern:
         return _compiled(pattern).selects(path)
-    return _fits(pattern, path.rpartition("/")[2])
+    return fnmatch.fnmatchcase(path.rpartition("/")[2], pattern)
 
 
 @dataclass(frozen=True)
@@ -60,60 +57,17 @@ class Pattern:
     parts: tuple[str, ...]
     """At least one."""
 
-    @cached_property
-    def start(self) -> Positions:
-        return self._closed({0})
-
-    @cached_property
-    def _tests(self) -> tuple[Callable[[str], bool], ...]:
-        return tuple(_test(part) for part in self.parts)
-
-    def _closed(self, positions: set[int]) -> Positions:
-        """`**` can also be no directory at all."""
-        found = set(positions)
-        for position in sorted(positions):
-            here = position
-            while here < len(self.parts) and self.parts[here] == _ANY:
-                here += 1
-                found.add(here)
-        return frozenset(found)
-
-    def advance(self, positions: Positions, name: str) -> Positions:
-        """The positions one name deeper; empty when nothing below can match."""
-        found = set[int]()
-        for position in positions:
-            if position == len(self.parts):
-                continue
-            if self.parts[position] == _ANY:
-                found.add(position)
-            elif self._tests[position](name):
-                found.add(position + 1)
-        return self._closed(found)
-
-    def ended(self, positions: Positions) -> bool:
-        """Whether the path matches, and so all that is below it."""
-        return len(self.parts) in positions
-
     def selects(self, path: str) -> bool:
         """Whether the path itself matches, or something above it."""
-        prefix = self.base.rstrip("/") + "/"
-        if not path.startswith(prefix):
-            return False
-        positions = self.start
-        for name in path[len(prefix) :].split("/"):
-            if not (positions := self.advance(positions, name)):
-                return False
-            if self.ended(positions):
-                return True
-        return False
+        return self._fits(path, leads=False)
 
     def leads(self, path: str) -> bool:
         """Whether the path is a directory on the way to something that can match."""
+        return self._fits(path, leads=True)
+
+    def _fits(self, path: str, *, leads: bool) -> bool:
         prefix = self.base.rstrip("/") + "/"
-        positions = self.start if path.startswith(prefix) else frozenset()
-        for name in path[len(prefix) :].split("/"):
-            positions = self.advance(positions, name)
-        return bool(positions)
+        return path.startswith(prefix) and _fits(self.parts, tuple(path[len(prefix) :].split("/")), leads)
 
 
 @dataclass(frozen=True)
@@ -121,10 +75,10 @@ class WatchList:
     """A watch list."""
 
     patterns: tuple[str, ...]
-    compiled: tuple[Pattern, ...] = field(init=False, compare=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "compiled", tuple(_compiled(text) for text in self.patterns))
+    @property
+    def compiled(self) -> tuple[Pattern, ...]:
+        return tuple(map(_compiled, self.patterns))
 
     def by_base(self) -> Iterator[tuple[str, tuple[Pattern, ...]]]:
         """The directories to begin at, each once, with the patterns below it."""
@@ -140,25 +94,19 @@ class WatchList:
         return min(bases, key=len, default=None)
 
 
-def any_matches(patterns: Sequence[str], path: str) -> bool:
-    return any(matches(pattern, path) for pattern in patterns)
-
-
 @lru_cache(maxsize=4096)
 def _compiled(text: str) -> Pattern:
     parts = text.removeprefix("/").split("/")
-    literal = len(list(takewhile(lambda part: not _MAGIC.search(part), parts)))
-    depth = min(literal, len(parts) - 1)
+    depth = min(len(list(takewhile(is_plain, parts))), len(parts) - 1)
     return Pattern("/" + "/".join(parts[:depth]), tuple(parts[depth:]))
 
 
-@lru_cache(maxsize=4096)
-def _test(part: str) -> Callable[[str], bool]:
-    if not _MAGIC.search(part):
-        return part.__eq__
-    found = re.compile(fnmatch.translate(part)).match
-    return lambda name: found(name) is not None
-
-
-def _fits(part: str, name: str) -> bool:
-    return _test(part)(name)
+@lru_cache(maxsize=2**14)
+def _fits(parts: tuple[str, ...], names: tuple[str, ...], leads: bool) -> bool:
+    if not parts:
+        return not leads
+    if not names:
+        return leads or set(parts) == {_ANY}
+    if parts[0] == _ANY:  # any number of directories, or none
+        return _fits(parts[1:], names, leads) or _fits(parts, names[1:], leads)
+    return fnmatch.fnmatchcase(names[0], parts[0]) and _fits(parts[1:], names[1:], leads)

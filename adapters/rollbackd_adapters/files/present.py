@@ -12,7 +12,7 @@ from rollbackd_adapters.files.batch import Batch
 from rollbackd_adapters.files.beneath import READ, Beneath
 from rollbackd_adapters.files.jobs import Stop
 from rollbackd_adapters.files.keeping import BEFORE
-from rollbackd_adapters.files.scan import Hashing, Scan, ScanRules, Sink
+from rollbackd_adapters.files.scan import Hashing, Scan, ScanRules
 from rollbackd_adapters.files.settings import FilesSettings
 from rollbackd_adapters.files.store import Head, Store, body_of
 from rollbackd_adapters.files.tree import Tree, TreeEntry
@@ -120,7 +120,7 @@ class Present:
         """The newest snapshot that has a release and can be restored."""
         return next(iter(self.matching(release)), None)
 
-    def _scan(self, sink: Sink, stop: Stop) -> Tree:
+    def _scan(self, sink: Hashing, stop: Stop) -> Tree:
         if self._known is None:
             self._known = self._remembered()
         stamp = self.store.stamp()

@@ -3,14 +3,13 @@
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from rollbackd.adapter import AdapterError
 from rollbackd_adapters.files import envfile
 from rollbackd_adapters.files.beneath import DIRECTORY, READ, is_temporary, told
-from rollbackd_adapters.files.globs import Pattern, Positions, WatchList, any_matches, matches
+from rollbackd_adapters.files.globs import Pattern, WatchList, matches
 from rollbackd_adapters.files.settings import FilesSettings
 from rollbackd_adapters.files.tree import Kind, Tree, TreeEntry
 
@@ -23,34 +22,29 @@ _TRIES = 3
 _ENV_LIMIT = 2**20
 
 
-class Sink(Protocol):
-    """Takes the contents that a scan finds."""
-
-    def accepts(self, content: str) -> bool:
-        """It is known by this hash already, so the file need not be read again."""
-        ...
-
-    def digest(self, fd: int, size: int) -> tuple[str, int]:
-        """Read all of a file; its sha256 in hex and how many bytes there were."""
-        ...
-
-
 class Hashing:
-    """A sink that only hashes."""
+    """Takes the contents that a scan finds; this one only hashes them."""
 
     def __init__(self, stop: Callable[[], None]) -> None:
         self._stop = stop
 
     def accepts(self, content: str) -> bool:  # noqa: ARG002  # every hash will do
+        """Whether it is known by this hash already, so that the file need not be read again."""
         return True
 
     def digest(self, fd: int, size: int) -> tuple[str, int]:  # noqa: ARG002  # read to the end, wherever that is
-        hashed, length = hashlib.sha256(), 0
-        while data := os.read(fd, CHUNK):
-            self._stop()
-            hashed.update(data)
-            length += len(data)
-        return hashed.hexdigest(), length
+        """Read all of a file; its sha256 in hex and how many bytes there were."""
+        return digest_of(iter(lambda: os.read(fd, CHUNK), b""), self._stop)
+
+
+def digest_of(chunks: Iterable[bytes], stop: Callable[[], None]) -> tuple[str, int]:
+    """The sha256 in hex of what comes, and how many bytes there were."""
+    hashed, length = hashlib.sha256(), 0
+    for data in chunks:
+        stop()
+        hashed.update(data)
+        length += len(data)
+    return hashed.hexdigest(), length
 
 
 @dataclass(frozen=True)
@@ -90,7 +84,7 @@ class Scan:
     """One look at all that is watched."""
 
     rules: ScanRules
-    sink: Sink
+    sink: Hashing
     known: Mapping[str, TreeEntry]
     """What an earlier look found; read again is only what changed since."""
     stamp: int | None
@@ -112,24 +106,17 @@ class Scan:
                 except FileNotFoundError:
                     continue
                 try:
-                    states = [(pattern, pattern.start) for pattern in patterns]
-                    self._walk(fd, base.rstrip("/"), states, selected=False, volatile=False, depth=0)
+                    self._walk(fd, base.rstrip("/"), patterns, selected=False, volatile=False, depth=0)
                 finally:
                     os.close(fd)
         for path in list(self._entries):
             self._add_ways(path)
-        variables = dict(self._variables())
-        return Tree(self._entries, variables, tuple(self._strays), tuple(self._specials), frozenset(self._loose))
+        return Tree(
+            self._entries, dict(self._variables()), tuple(self._strays), tuple(self._specials), frozenset(self._loose)
+        )
 
     def _walk(
-        self,
-        fd: int,
-        prefix: str,
-        states: Sequence[tuple[Pattern, Positions]],
-        *,
-        selected: bool,
-        volatile: bool,
-        depth: int,
+        self, fd: int, prefix: str, patterns: Sequence[Pattern], *, selected: bool, volatile: bool, depth: int
     ) -> None:
         """One directory, and those below it."""
         self.stop()
@@ -138,46 +125,31 @@ class Scan:
         with told(prefix or "/"), os.scandir(fd) as found:
             names = [one.name for one in found]
         for name in names:
-            below = states if selected else _advanced(states, name)
-            taken = selected or any(pattern.ended(positions) for pattern, positions in below)
-            if not taken and not below:
-                continue
             path = f"{prefix}/{name}"
+            taken = selected or any(pattern.selects(path) for pattern in patterns)
+            if not taken and not any(pattern.leads(path) for pattern in patterns):
+                continue
             if is_temporary(name):
                 self._strays.append(path)
                 continue
             with told(path):
                 try:
                     status = os.stat(name, dir_fd=fd, follow_symlinks=False)
-                    fleeting = volatile or bool(self.rules.volatile and any_matches(self.rules.volatile, path))
+                    fleeting = volatile or any(matches(pattern, path) for pattern in self.rules.volatile)
                     if stat.S_ISDIR(status.st_mode):
-                        self._directory(fd, name, path, status, below, taken=taken, volatile=fleeting, depth=depth)
+                        if taken:
+                            self._entries[path] = _directory_entry("dir", status, volatile=fleeting)
+                        else:
+                            self._ways[path] = status
+                        opened = os.open(name, DIRECTORY, dir_fd=fd)
+                        try:
+                            self._walk(opened, path, patterns, selected=taken, volatile=fleeting, depth=depth + 1)
+                        finally:
+                            os.close(opened)
                     elif taken:
                         self._leaf(fd, name, path, status, volatile=fleeting)
                 except FileNotFoundError:
                     continue  # gone since the directory was read
-
-    def _directory(
-        self,
-        fd: int,
-        name: str,
-        path: str,
-        status: os.stat_result,
-        states: Sequence[tuple[Pattern, Positions]],
-        *,
-        taken: bool,
-        volatile: bool,
-        depth: int,
-    ) -> None:
-        opened = os.open(name, DIRECTORY, dir_fd=fd)
-        try:
-            if taken:
-                self._entries[path] = _directory_entry("dir", status, volatile=volatile, mode=status.st_mode)
-            else:
-                self._ways[path] = status
-            self._walk(opened, path, states, selected=taken, volatile=volatile, depth=depth + 1)
-        finally:
-            os.close(opened)
 
     def _leaf(self, fd: int, name: str, path: str, status: os.stat_result, *, volatile: bool) -> None:
         if stat.S_ISLNK(status.st_mode):
@@ -217,30 +189,20 @@ class Scan:
         mode = self.rules.mode(path, stat.S_IMODE(status.st_mode))
         if mode != stat.S_IMODE(status.st_mode):
             self._loose.add(path)
-        return TreeEntry(
-            "file",
-            mode,
-            status.st_uid,
-            status.st_gid,
-            status.st_mtime_ns,
-            status.st_size,
-            content,
-            volatile,
-            (status.st_dev, status.st_ino, status.st_ctime_ns) if settled else None,
-        )
+        seen = (status.st_dev, status.st_ino, status.st_ctime_ns) if settled else None
+        owner, times = (status.st_uid, status.st_gid), (status.st_mtime_ns, status.st_size)
+        return TreeEntry("file", mode, *owner, *times, content, volatile, seen)
 
     def _add_ways(self, path: str) -> None:
-        """The directories that lead to what was found."""
         above = path.rpartition("/")[0]
         while above and above not in self._entries and (status := self._ways.get(above)) is not None:
-            self._entries[above] = _directory_entry("way", status, volatile=False, mode=status.st_mode)
+            self._entries[above] = _directory_entry("way", status, volatile=False)
             above = above.rpartition("/")[0]
 
     def _variables(self) -> Iterator[tuple[str, dict[str, str | None]]]:
         for file, names in self.rules.variables:
             self.stop()
-            text = read_text(file)
-            yield file, envfile.values(text, names)
+            yield file, envfile.values(read_text(file), names)
 
 
 def read_text(path: str) -> str:
@@ -259,12 +221,9 @@ def read_text(path: str) -> str:
     return data.decode("utf-8", "surrogateescape")
 
 
-def _advanced(states: Sequence[tuple[Pattern, Positions]], name: str) -> list[tuple[Pattern, Positions]]:
-    return [(pattern, further) for pattern, at in states if (further := pattern.advance(at, name))]
-
-
-def _directory_entry(kind: Kind, status: os.stat_result, *, volatile: bool, mode: int) -> TreeEntry:
-    return TreeEntry(kind, stat.S_IMODE(mode), status.st_uid, status.st_gid, status.st_mtime_ns, volatile=volatile)
+def _directory_entry(kind: Kind, status: os.stat_result, *, volatile: bool) -> TreeEntry:
+    mode = stat.S_IMODE(status.st_mode)
+    return TreeEntry(kind, mode, status.st_uid, status.st_gid, status.st_mtime_ns, volatile=volatile)
 
 
 def _unchanged(known: TreeEntry, status: os.stat_result) -> bool:

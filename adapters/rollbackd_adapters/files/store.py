@@ -22,7 +22,7 @@ from rollbackd.system.boundary import boundary
 from rollbackd.system.spawner import one_line, sync_directory, write_durably
 from rollbackd_adapters.files import tree as trees
 from rollbackd_adapters.files.beneath import told
-from rollbackd_adapters.files.scan import CHUNK
+from rollbackd_adapters.files.scan import CHUNK, digest_of
 from rollbackd_adapters.files.tree import Tree
 from rollbackd_adapters.ids import SNAPSHOT
 
@@ -216,14 +216,10 @@ class Store:
         """
         try:
             with self.blob(content).open("rb") as file:
-                hashed, length = hashlib.sha256(), 0
-                while data := file.read(CHUNK):
-                    stop()
-                    hashed.update(data)
-                    length += len(data)
+                hashed, length = digest_of(iter(lambda: file.read(CHUNK), b""), stop)
         except OSError as error:
             return f"its content cannot be read: {error.strerror}"
-        if hashed.hexdigest() == content:
+        if hashed == content:
             return "" if length == size else f"it should have {size} bytes and its content has {length}"
         with contextlib.suppress(OSError):
             aside = self.root / "damaged"
