@@ -13,16 +13,10 @@ from rollbackd_adapters.base import LayerPart
 from rollbackd_adapters.freeze.barrier import Whose
 from rollbackd_adapters.freeze.settings import FreezeRef, FreezeSettings
 from rollbackd_adapters.git.pushing import PUSH, rejection
-from rollbackd_adapters.git.repo import Repo, failure
+from rollbackd_adapters.git.repo import OURSELVES, Repo, failure, identity
 from rollbackd_adapters.git.settings import GitSettings
 from rollbackd_adapters.ids import incident_of
 from rollbackd_adapters.traces import Trace
-
-_WHO = {
-    f"GIT_{role}_{what}": value
-    for role in ("AUTHOR", "COMMITTER")
-    for what, value in (("NAME", "rollbackd"), ("EMAIL", "rollbackd@localhost"))
-}
 
 
 class FrozenRef(LayerPart[FreezeSettings]):
@@ -85,11 +79,8 @@ class FrozenRef(LayerPart[FreezeSettings]):
         tree = (await self._repo.call("mktree", lock=lock)).strip()
         why = f"{self._place.service} is being rolled back; do not deploy."
         message = f"Frozen by rollbackd\n\n{why}\n\nIncident: {incident_of(key)}\n"
-        when = f"{int(self._clock.now().timestamp())} +0000"
-        dates = {"GIT_AUTHOR_DATE": when, "GIT_COMMITTER_DATE": when}
-        made = await self._repo.call(
-            "commit-tree", "-F", "-", tree, stdin=message.encode(), env=_WHO | dates, lock=lock
-        )
+        who = identity(*OURSELVES, date=f"{int(self._clock.now().timestamp())} +0000")
+        made = await self._repo.call("commit-tree", "-F", "-", tree, stdin=message.encode(), env=who, lock=lock)
         return made.strip()
 
     async def problems(self) -> Sequence[str]:

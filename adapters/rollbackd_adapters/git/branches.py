@@ -13,8 +13,7 @@ from rollbackd.adapter import AdapterError
 from rollbackd.model import Change
 from rollbackd.system import log
 from rollbackd.system.spawner import Lock, one_line
-from rollbackd_adapters.git.repo import Repo, RepoState, failure
-from rollbackd_adapters.git.settings import GitSettings
+from rollbackd_adapters.git.repo import Repo, RepoState
 from rollbackd_adapters.ids import incident_of
 from rollbackd_adapters.traces import safe_name
 
@@ -26,9 +25,9 @@ _LONGEST_SEARCH = 100
 class Branches:
     """The branches of one work tree."""
 
-    def __init__(self, repo: Repo, settings: GitSettings) -> None:
+    def __init__(self, repo: Repo) -> None:
         self._repo = repo
-        self._settings = settings
+        self._settings = repo.settings
 
     def locks(self, look: RepoState, change: Change) -> list[Path]:
         """What a git that was killed may have left of the branches of this change, which are nobody else's."""
@@ -63,8 +62,7 @@ class Branches:
         :param known: the branch it was on when it was there before; it must not have moved.
         """
         try:
-            tip = await self._repo.ask("rev-parse", "--verify", "--quiet", known) if known else None
-            ref = known if tip is not None and tip.stdout.decode().strip() == commit else ""
+            ref = known if known and await self._repo.resolve(known) == commit else ""
             if not ref and (name := self._rollback(change)):
                 ref = f"refs/heads/{await at(self._repo, name, commit, lock)}"
             if ref:
@@ -88,13 +86,11 @@ async def at(repo: Repo, name: str, commit: str, lock: Lock) -> str:
     for number in count(1):
         branch = name if number == 1 else f"{name}-{number}"
         ref = f"refs/heads/{branch}"
-        there = await repo.ask("rev-parse", "--verify", "--quiet", ref)
-        if there.ok and there.stdout.decode().strip() == commit:
+        there = await repo.resolve(ref)
+        if there == commit:
             return branch
-        if there.ok and number < _LONGEST_SEARCH:
+        if there and number < _LONGEST_SEARCH:
             continue
-        made = await repo.ask("update-ref", "-m", "left by rollbackd", ref, commit, "0" * len(commit), lock=lock)
-        if not made.ok:
-            raise failure(repo.path, made)
+        await repo.call("update-ref", "-m", "left by rollbackd", ref, commit, "0" * len(commit), lock=lock)
         return branch
     raise AssertionError

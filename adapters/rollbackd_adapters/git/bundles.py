@@ -24,7 +24,7 @@ async def write(repo: Repo, tag: Tag, path: str, lock: Lock) -> None:
         raise AdapterError(text, permanent=True)
     half = goal.with_name(f".{goal.name}.{tag.object[:12]}.half")
     refs = [f"{_TAG}{tag.name}"]
-    if (await repo.ask("rev-parse", "--verify", "--quiet", saved_ref(tag.name))).ok:
+    if await repo.resolve(saved_ref(tag.name)):
         refs.append(saved_ref(tag.name))
     try:
         await repo.call("bundle", "create", "--quiet", str(half), *refs, lock=lock, timeout=repo.timeout)
@@ -41,11 +41,8 @@ async def is_shallow(repo: Repo) -> bool:
 
 
 def _put(half: Path, goal: Path) -> None:
-    fd = os.open(half, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    with half.open("rb") as file:
+        os.fsync(file.fileno())
     half.rename(goal)
     sync_directory(goal.parent)
 
@@ -60,8 +57,7 @@ async def read(repo: Repo, path: str, lock: Lock) -> str:
     if len(names) != 1 or not set(refs) <= {f"{_TAG}{names[0]}", saved_ref(check_name(names[0]))}:
         raise AdapterError(f"{source}: not one snapshot, as `rollbackd snapshot export` writes it", permanent=True)
     (name,) = names
-    there = await repo.ask("rev-parse", "--verify", "--quiet", f"{_TAG}{name}")
-    if there.ok and there.stdout.decode().strip() != refs[f"{_TAG}{name}"]:
+    if await repo.resolve(f"{_TAG}{name}") not in {"", refs[f"{_TAG}{name}"]}:
         raise AdapterError(f"{name} is another snapshot already; rename or delete that tag first", permanent=True)
     options = ("fetch", "--quiet", "--atomic", "--no-tags", "--no-write-fetch-head", "--no-recurse-submodules")
     fetched = await repo.ask(

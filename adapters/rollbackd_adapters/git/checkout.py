@@ -17,11 +17,10 @@ from rollbackd_adapters.git.branches import Branches
 from rollbackd_adapters.git.damage import DAMAGED, damage_of, damaged, missing, unreadable
 from rollbackd_adapters.git.overlooked import Beside, beside
 from rollbackd_adapters.git.ownership import give_back
-from rollbackd_adapters.git.pruning import prune_saved
 from rollbackd_adapters.git.repo import Commit, Repo, RepoState, check_id, newest_first, resource_of, users
 from rollbackd_adapters.git.restore import KnownCommits, Recloner
-from rollbackd_adapters.git.saving import dirty, stash
-from rollbackd_adapters.git.scope import Paths, Scope, Whole
+from rollbackd_adapters.git.saving import dirty, prune_saved, stash
+from rollbackd_adapters.git.scope import PathScope, Scope
 from rollbackd_adapters.git.settings import GitSettings
 from rollbackd_adapters.then import Then
 from rollbackd_adapters.traces import Trace, last_done, progress_of
@@ -37,10 +36,10 @@ class Checkout(StepAdapter[GitSettings]):
         super().__init__(settings, place)
         self.resource = resource_of(settings)
         self._repo = Repo(settings, place)
-        self._scope: Scope = (Paths if settings.paths else Whole)(self._repo, settings, place)
-        self._branches = Branches(self._repo, settings)
-        self._memory = KnownCommits(settings, place)
-        self._restoring = Recloner(self._repo, settings, place, self._memory)
+        self._scope = PathScope(self._repo) if settings.paths else Scope(self._repo)
+        self._branches = Branches(self._repo)
+        self._memory = KnownCommits(self._repo)
+        self._restoring = Recloner(self._repo, self._memory)
 
     async def current(self) -> Release:
         try:
@@ -52,7 +51,7 @@ class Checkout(StepAdapter[GitSettings]):
 
     async def releases(self) -> Sequence[Release]:
         commits = await self._commits()
-        return self._repo.releases(commits, await self._contents(commits))
+        return self._repo.releases(commits, await self._scope.contents(commits))
 
     async def standing(self) -> str:
         """The commit that is there now."""
@@ -62,7 +61,7 @@ class Checkout(StepAdapter[GitSettings]):
         """What is damaged, where that can be restored; "" where it cannot, so that it is an error like any other."""
         return await damage_of(self._repo) if self._settings.restore_from else ""
 
-    async def _commits(self) -> list[Commit]:
+    async def _commits(self) -> Sequence[Commit]:
         try:
             commits = await self._repo.known()
         except AdapterError:
@@ -71,17 +70,13 @@ class Checkout(StepAdapter[GitSettings]):
             raise
         if not commits and await self._damage():  # git passes over refs whose objects are gone
             return await self._memory.commits()
-        await self._memory.keep(self._repo, commits)
+        await self._memory.keep(commits)
         return commits
-
-    async def _contents(self, commits: Sequence[Commit]) -> dict[str, str]:
-        contents = await self._scope.contents(commits)
-        return {commit.sha: contents[commit.sha] for commit in commits}
 
     async def _having(self, content: str) -> list[Commit]:
         """The commits that are that release, newest first."""
         commits = await self._commits()
-        contents = await self._contents(commits)
+        contents = await self._scope.contents(commits)
         return [commit for commit in newest_first(commits) if contents[commit.sha] == content]
 
     async def plan(self, target: Release) -> Change:
@@ -93,7 +88,7 @@ class Checkout(StepAdapter[GitSettings]):
         if not self._settings.restore_from and (lost := await missing(self._repo, same[0].sha)):
             text = f"{self._repo.path}: {lost}; fetch them again, or go to another release"
             raise AdapterError(text, permanent=True)
-        count = 0 if damage else await dirty(self._repo, self._settings.paths)
+        count = 0 if damage else await dirty(self._repo)
         aside = f"{count} uncommitted change(s) in {self._repo.path} would not come back by themselves"
         return Change(
             self._place.layer,
@@ -127,7 +122,6 @@ class Checkout(StepAdapter[GitSettings]):
         return progress_of(trace, change, present)
 
     async def _present_id(self) -> str:
-        """The id of the release that is there."""
         try:
             return await self._scope.present(await self._repo.look())
         except AdapterError:
@@ -165,14 +159,14 @@ class Checkout(StepAdapter[GitSettings]):
 
     async def _finish(self, change: Change, trace: Trace, lock: Lock) -> None:
         if trace.known.get("lfs"):
-            await lfs.check(self._repo, self._settings)
+            await lfs.check(self._repo)
         if self._settings.paths and self._settings.then and await self._present_id() != change.after.id:
             raise AdapterError(
                 f"{self._repo.path}: `then` changed what lies at `paths`, so that it is no release any more; let it "
                 "write elsewhere, or into files that git ignores",
                 permanent=True,
             )
-        await prune_saved(self._repo, self._settings, self._clock, lock)
+        await prune_saved(self._repo, self._clock, lock)
         await super()._finish(change, trace, lock)
 
     async def _check_out(self, change: Change, commit: str, last: Mapping[str, Any], trace: Trace, lock: Lock) -> None:
@@ -182,23 +176,16 @@ class Checkout(StepAdapter[GitSettings]):
         ours = self._branches.locks(look, change)
         await asyncio.to_thread(self._clear_locks, look, trace, ours, cut_off=begun is not None)
         again = int(begun["again"]) + 1 if begun else 0
-        in_lfs = bool(begun.get("lfs")) if begun else await lfs.expected(self._repo, self._settings)
+        in_lfs = bool(begun.get("lfs")) if begun else await lfs.expected(self._repo)
         if in_lfs:
             trace.make()
             since = "" if self._settings.paths else look.tree  # with them HEAD does not say what lies there
-            await lfs.fetch(self._repo, self._settings, look, commit, trace.directory, lock, since=since)
+            await lfs.fetch(self._repo, look, commit, trace.directory, lock, since=since)
         lies = await beside(self._repo)
         saved = await self._save(trace, look, lies, commit, again, lock)
         if begun is None:
-            trace.intend(
-                commit=commit,
-                head=look.commit,
-                saved=saved,
-                again=0,
-                lfs=in_lfs,
-                on=look.on,
-                known=self._branches.left(look, last),
-            )
+            left = self._branches.left(look, last)
+            trace.intend(commit=commit, head=look.commit, saved=saved, again=0, lfs=in_lfs, on=look.on, known=left)
         else:
             trace.begin(again=again)
         known = trace.known
@@ -215,7 +202,7 @@ class Checkout(StepAdapter[GitSettings]):
         """
         trace.make()
         ref = f"refs/rollbackd/{trace.name}/saved" + (f"-{again + 1}" if again else "")
-        saved = await stash(self._repo, self._settings, look, commit, trace.directory, lock, lies)
+        saved = await stash(self._repo, look, commit, trace.directory, lock, lies)
         if saved:
             await self._repo.call("update-ref", ref, saved, lock=lock)
         return saved
@@ -247,13 +234,13 @@ class Checkout(StepAdapter[GitSettings]):
 
     async def _problems(self) -> list[str]:
         broken = await self._damage()
-        texts = await ready.of_any(self._repo, self._settings, self._place, cloned_anew=bool(broken))
+        texts = await ready.of_any(self._repo, cloned_anew=bool(broken))
         if broken:
             return texts + await ready.of_restoring(self._repo, await self._memory.address())
         if not texts:
-            texts = await ready.of_work_tree(self._repo, self._settings)
+            texts = await ready.of_work_tree(self._repo)
         if not texts:
-            texts = await lfs.problems(self._repo, self._settings, self._spawner)
+            texts = await lfs.problems(self._repo)
         if not texts:
             look = await self._repo.look()
             lock = await asyncio.to_thread(blocked_by, look.directory / "index.lock", self._clock, cut_off=False)

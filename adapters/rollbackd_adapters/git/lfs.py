@@ -7,15 +7,15 @@ https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md
 """
 
 import asyncio
+import os
 import re
 import stat
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from rollbackd.adapter import AdapterError
-from rollbackd.system.spawner import Lock, Spawner, one_line
+from rollbackd.system.spawner import Lock, one_line
 from rollbackd_adapters.git.repo import Repo, RepoState, failure
-from rollbackd_adapters.git.settings import GitSettings
 from rollbackd_adapters.lacks import missing_programs
 
 SKIP = {"GIT_LFS_SKIP_SMUDGE": "1"}
@@ -50,18 +50,17 @@ def is_pointer(path: Path) -> bool | None:
         return None
 
 
-async def expected(repo: Repo, settings: GitSettings) -> bool:
+async def expected(repo: Repo) -> bool:
     """Whether contents are wanted in this work tree: not where pointers lie, and nothing else."""
     if not await asyncio.to_thread(may_be_used, repo.path):
         return False
-    names = await _names(repo, settings.paths)
+    names = await _names(repo)
     return not names or len(await asyncio.to_thread(_pointers, repo.path, names)) < len(names)
 
 
-async def pointers(repo: Repo, settings: GitSettings) -> list[str]:
+async def pointers(repo: Repo) -> list[str]:
     """Files whose pointers lie in the work tree, unless git-lfs is told to leave some."""
-    names = await _names(repo, settings.paths)
-    found = await asyncio.to_thread(_pointers, repo.path, names)
+    found = await asyncio.to_thread(_pointers, repo.path, await _names(repo))
     return [] if found and await _some_are_left_out(repo) else found
 
 
@@ -70,9 +69,9 @@ def lay_there(names: Sequence[str], old: Path) -> bool:
     return any(is_pointer(old / name) is False for name in names)
 
 
-async def check(repo: Repo, settings: GitSettings) -> None:
+async def check(repo: Repo) -> None:
     """:raises AdapterError: permanent, when pointers lie where contents belong."""
-    if left := await pointers(repo, settings):
+    if left := await pointers(repo):
         shown = one_line(", ".join(left[:_SHOWN])) + (", …" if len(left) > _SHOWN else "")
         raise AdapterError(
             f"{repo.path}: of {len(left)} file(s) in Git LFS only the pointers are there ({shown}); set git-lfs up for "
@@ -81,9 +80,7 @@ async def check(repo: Repo, settings: GitSettings) -> None:
         )
 
 
-async def fetch(
-    repo: Repo, settings: GitSettings, look: RepoState, commit: str, scratch: Path, lock: Lock, *, since: str = ""
-) -> None:
+async def fetch(repo: Repo, look: RepoState, commit: str, scratch: Path, lock: Lock, *, since: str = "") -> None:
     """Run the filters over `commit` and throw the result away, so that missing content is fetched, or told, now.
 
     A checkout that finds out in the middle leaves a tree that is neither.
@@ -96,15 +93,15 @@ async def fetch(
     # attributes are looked for in the work tree first: in an empty one they are those of the target
     env = {"GIT_DIR": str(look.directory), "GIT_WORK_TREE": str(nothing), "GIT_INDEX_FILE": str(index), **_MAGIC}
     await repo.call("read-tree", commit, env=env, lock=lock)
-    rows = await _rows(repo, settings.paths, env)
+    rows = await _rows(repo, env)
     if since:
         differ = ("diff-tree", "-r", "-z", "--name-only", "--no-renames", "--diff-filter=AMT", since, commit)
-        changed = {*(await repo.call(*differ, lock=lock)).split("\0")}
+        changed = {*await repo.names(*differ, lock=lock)}
         rows = [row for row in rows if row[1] in changed]
     wanted = "".join(f"{blob} {name}\n" for blob, name in rows if "\n" not in name)
     if wanted:
         made = ("cat-file", "--batch", "--filters")
-        finished = await repo.reach(*made, env=env, stdin=wanted.encode(), lock=lock, timeout=settings.timeout)
+        finished = await repo.reach(*made, env=env, stdin=os.fsencode(wanted), lock=lock, timeout=repo.timeout)
         if not finished.ok:
             errors = [line for line in finished.stderr.splitlines() if line.startswith("Error downloading object")]
             said = one_line(_HASH.sub(r"\1", errors[0])) if errors else str(failure(repo.path, finished))
@@ -117,32 +114,32 @@ async def fetch(
     await asyncio.to_thread(index.unlink, missing_ok=True)
 
 
-async def problems(repo: Repo, settings: GitSettings, spawner: Spawner) -> list[str]:
+async def problems(repo: Repo) -> list[str]:
     """Reasons why a rollback would put pointers in place of contents."""
     if not await asyncio.to_thread(may_be_used, repo.path):
         return []
-    names = await _names(repo, settings.paths)
-    if not await asyncio.to_thread(lay_there, names, repo.path):
+    if not await asyncio.to_thread(lay_there, await _names(repo), repo.path):
         return []
     answer = await repo.ask("config", "--get-regexp", r"^filter\.lfs\.(process|smudge)$")
     if not any(" " in line for line in answer.stdout.decode(errors="replace").splitlines()):
         why = "since git has no filter for them as rollbackd's user; run `git lfs install --system`"
         return [f"{repo.path}: its files in Git LFS would become pointers, {why}"]
-    return missing_programs(spawner, ["git-lfs"])
+    return missing_programs(repo.spawner, ["git-lfs"])
 
 
-async def _names(repo: Repo, paths: Sequence[str]) -> list[str]:
-    return [name for _, name in await _rows(repo, paths, _MAGIC)]
+async def _names(repo: Repo) -> list[str]:
+    return [name for _, name in await _rows(repo, _MAGIC)]
 
 
-async def _rows(repo: Repo, paths: Sequence[str], env: dict[str, str]) -> list[tuple[str, str]]:
+async def _rows(repo: Repo, env: dict[str, str]) -> list[tuple[str, str]]:
     """Blob and name of each file of an index that is in LFS."""
-    found = []
-    for row in (await repo.call(*_FILES, env=env)).split("\0"):
-        about, _, name = row.partition("\t")
-        if name and (not paths or any(PurePosixPath(name).is_relative_to(path) for path in paths)):
-            found.append((about.split()[1], name))
-    return found
+    paths = repo.settings.paths
+    rows = [row.split("\t", 1) for row in await repo.names(*_FILES, env=env)]
+    return [
+        (about.split()[1], name)
+        for about, name in rows
+        if not paths or any(PurePosixPath(name).is_relative_to(path) for path in paths)
+    ]
 
 
 def _pointers(root: Path, names: Sequence[str]) -> list[str]:

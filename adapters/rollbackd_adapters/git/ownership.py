@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from rollbackd.adapter import AdapterError
 from rollbackd.system import log
 from rollbackd.system.spawner import Lock
 from rollbackd_adapters.git.repo import Repo, RepoState
@@ -18,11 +19,10 @@ async def give_back(repo: Repo, lock: Lock) -> None:
     if os.geteuid() or not repo.path.stat().st_uid:
         return
     look = await repo.look()
-    listed = await repo.ask("ls-files", "-z", lock=lock, timeout=repo.timeout)
-    names = [os.fsdecode(name) for name in listed.stdout.split(b"\0") if name]
     try:
+        names = await repo.names("ls-files", "-z", lock=lock, timeout=repo.timeout)
         await in_thread(_give, repo.path, look, names)
-    except OSError as error:
+    except (AdapterError, OSError) as error:
         log.get("git").warning("files of root's could not be given away", repo=str(repo.path), error=str(error))
 
 

@@ -5,11 +5,11 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from rollbackd.adapter import AdapterError, Place
-from rollbackd.system.spawner import Spawner, one_line
+from rollbackd.adapter import AdapterError
+from rollbackd.system.spawner import one_line
 from rollbackd_adapters.git.overlooked import beside
 from rollbackd_adapters.git.repo import Repo, failure
-from rollbackd_adapters.git.settings import GitSettings, is_address
+from rollbackd_adapters.git.settings import is_address
 from rollbackd_adapters.lacks import existing, lacking_room, missing_of_then
 
 _SHOWN = 5
@@ -23,17 +23,17 @@ _UNFINISHED = {
 }
 
 
-async def of_any(repo: Repo, settings: GitSettings, place: Place, *, cloned_anew: bool = False) -> list[str]:
+async def of_any(repo: Repo, *, cloned_anew: bool = False) -> list[str]:
     """What both strategies need: the repository, unless it is cloned anew, room, and the programs of `then`."""
+    settings, scratch = repo.settings, repo.place.scratch
     if not repo.path.is_dir() and not cloned_anew:
         return [f"{repo.path}: no such directory; correct `repo`, or clone it there"]
     if settings.repo.is_symlink() and not settings.repo.exists():
         return [f"{settings.repo}: a link that leads nowhere"]
-    spawner: Spawner = place.spawner
-    found = missing_of_then(spawner, settings.then)
-    found += lacking_room((existing(repo.path), existing(place.scratch)), settings.room)
-    if not os.access(existing(place.scratch), os.W_OK | os.X_OK):
-        found.append(f"{place.scratch}: rollbackd may not write there; give its user that right")
+    found = missing_of_then(repo.spawner, settings.then)
+    found += lacking_room((existing(repo.path), existing(scratch)), settings.room)
+    if not os.access(existing(scratch), os.W_OK | os.X_OK):
+        found.append(f"{scratch}: rollbackd may not write there; give its user that right")
     return found
 
 
@@ -55,16 +55,11 @@ def _beside(path: Path) -> list[str]:
     return []
 
 
-async def of_work_tree(repo: Repo, settings: GitSettings) -> list[str]:
+async def of_work_tree(repo: Repo) -> list[str]:
     """What `checkout` needs: a work tree that may be written to and that nobody is in the middle of something in."""
     try:
-        answer, head = await asyncio.gather(
-            repo.call(
-                *("rev-parse", "--is-bare-repository", "--path-format=absolute", "--absolute-git-dir"),
-                "--git-common-dir",
-            ),
-            repo.one("HEAD"),
-        )
+        asked = ("--is-bare-repository", "--path-format=absolute", "--absolute-git-dir", "--git-common-dir")
+        answer, head = await asyncio.gather(repo.call("rev-parse", *asked), repo.one("HEAD"))
         bare, directory, common = answer.splitlines()
     except AdapterError as error:
         return [f"{error}; is it a git repository?"]
@@ -75,15 +70,15 @@ async def of_work_tree(repo: Repo, settings: GitSettings) -> list[str]:
     needed = (repo.path, Path(directory), Path(common), Path(common) / "objects", Path(common) / "refs")
     found = [
         f"{path}: rollbackd may not write there; give its user that right, or make the file system writable"
-        for path in await asyncio.to_thread(_closed, (*needed, *await _directories(repo, settings)))
+        for path in await asyncio.to_thread(_closed, (*needed, *await _directories(repo)))
     ]
     found += [f"{repo.path}: {text}" for name, text in _UNFINISHED.items() if (Path(directory) / name).exists()]
-    return found + await _of_paths(repo, settings) + await _of_restore_from(repo, settings)
+    return found + await _of_paths(repo) + await _of_restore_from(repo)
 
 
-async def _directories(repo: Repo, settings: GitSettings) -> list[Path]:
+async def _directories(repo: Repo) -> list[Path]:
     """Those that HEAD has files in: a checkout that may not write to one leaves a mixture."""
-    listed = await repo.ask("ls-tree", "-r", "-d", "-z", "HEAD", "--", *settings.paths)
+    listed = await repo.ask("ls-tree", "-r", "-d", "-z", "HEAD", "--", *repo.settings.paths)
     rows = [row.partition(b"\t") for row in listed.stdout.split(b"\0") if row]
     return [repo.path / os.fsdecode(name) for about, _, name in rows if b" tree " in about]
 
@@ -94,18 +89,18 @@ def _closed(paths: Sequence[Path]) -> list[Path]:
     return found[:_SHOWN]
 
 
-async def _of_paths(repo: Repo, settings: GitSettings) -> list[str]:
-    if not settings.paths:
+async def _of_paths(repo: Repo) -> list[str]:
+    paths = repo.settings.paths
+    if not paths:
         return []
-    staged = await repo.call("ls-files", "--stage", "-z", "--", *settings.paths)
+    staged = await repo.call("ls-files", "--stage", "-z", "--", *paths)
     inside = [row.partition("\t")[2] for row in staged.split("\0") if row.startswith("160000 ")]
     found = [f"{repo.path / path} is a submodule, which git leaves alone; name `paths` without it" for path in inside]
-    for name in map(os.fsdecode, (await beside(repo, settings.paths)).marked[:_SHOWN]):
+    for name in (await beside(repo, paths)).marked[:_SHOWN]:
         remedy = f"`git update-index --no-assume-unchanged --no-skip-worktree {one_line(name)}` takes that away"
         found.append(f"{one_line(str(repo.path / name))} is marked so that git overlooks its edits; {remedy}")
-    names = "\0".join(settings.paths).encode()
     literal = {"GIT_LITERAL_PATHSPECS": "0"}  # it knows no other, and stops when told so
-    answer = await repo.ask("check-ignore", "-z", "--stdin", stdin=names, env=literal)
+    answer = await repo.ask("check-ignore", "-z", "--stdin", stdin="\0".join(paths).encode(), env=literal)
     if answer.code not in {0, 1}:
         raise failure(repo.path, answer)
     ignored = answer.stdout.decode(errors="replace")
@@ -116,8 +111,8 @@ async def _of_paths(repo: Repo, settings: GitSettings) -> list[str]:
     ]
 
 
-async def _of_restore_from(repo: Repo, settings: GitSettings) -> list[str]:
-    name = settings.restore_from
+async def _of_restore_from(repo: Repo) -> list[str]:
+    name = repo.settings.restore_from
     if not name:
         return []
     if not is_address(name) and not (await repo.ask("remote", "get-url", name)).ok:

@@ -8,26 +8,25 @@ import asyncio
 import shutil
 from pathlib import Path
 
-from rollbackd.adapter import AdapterError, Place
+from rollbackd.adapter import AdapterError
 from rollbackd.system.spawner import Lock
 from rollbackd_adapters.git import bundles, lfs
 from rollbackd_adapters.git.repo import Repo, failure, quoted
-from rollbackd_adapters.git.settings import GitSettings
 from rollbackd_adapters.git.tags import Tag
 
 _SHOWN = 20
 """Files that are told."""
 
 
-async def problems(repo: Repo, settings: GitSettings, place: Place, tag: Tag, lock: Lock) -> list[str]:
+async def problems(repo: Repo, tag: Tag, lock: Lock) -> list[str]:
     """What is wrong with it once it is checked out. :raises AdapterError: it could not be tried."""
-    root = place.scratch / "rehearsal"
+    root: Path = repo.place.scratch / "rehearsal"
     await asyncio.to_thread(_empty, root)
     try:
         await asyncio.to_thread(root.mkdir, mode=0o700, parents=True)
-        work = Repo(settings, place, root / "work")
+        work = repo.at(root / "work")
         found = await _made(repo, work, root / "snapshot", tag, lock) or await _checked_out(work, tag, lock)
-        return found or await _without_contents(repo, settings, root, tag, lock)
+        return found or await _without_contents(repo, root, tag, lock)
     except OSError as error:
         raise AdapterError(f"{root}: {error.strerror}; look at its disk", permanent=False) from error
     finally:
@@ -71,12 +70,12 @@ async def _checked_out(copy: Repo, tag: Tag, lock: Lock) -> list[str]:
     return [f"checked out, it differs: {row}" for row in differs.split("\0") if row][:_SHOWN]
 
 
-async def _without_contents(repo: Repo, settings: GitSettings, root: Path, tag: Tag, lock: Lock) -> list[str]:
+async def _without_contents(repo: Repo, root: Path, tag: Tag, lock: Lock) -> list[str]:
     """Problems with the snapshot's content in LFS: it is not in the file, but in the repository or on the server."""
-    if not await lfs.expected(repo, settings):
+    if not await lfs.expected(repo):
         return []
     try:
-        await lfs.fetch(repo, settings, await repo.look(), tag.commit, root, lock)
+        await lfs.fetch(repo, await repo.look(), tag.commit, root, lock)
     except AdapterError as error:
         return [str(error)]
     return []

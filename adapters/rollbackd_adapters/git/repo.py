@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import TypedDict, Unpack
 
@@ -22,8 +23,10 @@ from rollbackd_adapters.ids import check_own
 LOOK_TIMEOUT = timedelta(seconds=30)
 """For calls that only read this host's disk."""
 
+CHECKOUT = ("checkout", "--force", "--quiet", "--no-recurse-submodules")
 SAVED = "refs/rollbackd/*/saved*"
 """What was uncommitted before a change, by its key. Under a name of its own so that it can be dropped by age."""
+OURSELVES = ("rollbackd", "rollbackd@localhost")
 _ID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _FIELDS = ("%H", "%T", "%P", "%ct", "%s", "%D")
 _SETTINGS = {
@@ -111,8 +114,9 @@ class Repo:
     def __init__(self, settings: GitSettings, place: Place, path: Path | None = None) -> None:
         self.path = Path(os.path.realpath(path or settings.repo))
         self.timeout = settings.timeout
-        self._settings = settings
-        self._spawner: Spawner = place.spawner
+        self.settings = settings
+        self.place = place
+        self.spawner: Spawner = place.spawner
         given = {"safe.directory": str(self.path), **_SETTINGS}
         options = [part for name, value in given.items() for part in ("-c", f"{name}={value}")]
         self._git = ("git", *options)
@@ -129,7 +133,7 @@ class Repo:
     ) -> Finished:
         """Call git; its answer, whatever it is. :raises AdapterError: when it cannot be called."""
         with as_adapter_errors():
-            return await self._spawner.run(
+            return await self.spawner.run(
                 (*self._git, *arguments),
                 cwd=cwd or self.path,
                 env={**self._environment, **(env or {})},
@@ -138,12 +142,28 @@ class Repo:
                 timeout=timeout,
             )
 
+    def at(self, path: Path) -> "Repo":
+        """Another repository of the layer, such as a new clone."""
+        return Repo(self.settings, self.place, path)
+
     async def call(self, *arguments: str, **how: Unpack[How]) -> str:
         """Call git; what it printed. :raises AdapterError: not permanent, when it fails."""
+        return (await self._printed(*arguments, **how)).decode(errors="replace")
+
+    async def names(self, *arguments: str, **how: Unpack[How]) -> list[str]:
+        """Call git with `-z`; the names, or whole rows, that it printed. :raises AdapterError: as `call`."""
+        return [os.fsdecode(name) for name in (await self._printed(*arguments, **how)).split(b"\0") if name]
+
+    async def _printed(self, *arguments: str, **how: Unpack[How]) -> bytes:
         finished = await self.ask(*arguments, **how)
         if not finished.ok or finished.truncated:
             raise failure(self.path, finished)
-        return finished.stdout.decode(errors="replace")
+        return finished.stdout
+
+    async def resolve(self, revision: str) -> str:
+        """The id of the object that a revision names, or "" when there is none."""
+        answer = await self.ask("rev-parse", "--verify", "--quiet", revision)
+        return answer.stdout.decode().strip() if answer.ok else ""
 
     async def reach(self, *arguments: str, **how: Unpack[How]) -> Finished:
         """Call git for something that may ask another host: no prompt, whichever way it goes there."""
@@ -169,18 +189,10 @@ class Repo:
         With `reflog`, only those that the revisions' reflogs name; with `paths`, only those that changed them.
         """
         answer = await self.ask(
-            "log",
-            *(["--walk-reflogs"] if reflog else ["--ignore-missing"]),
-            *(["--full-history"] if paths else []),
-            f"--max-count={count or self._settings.keep_looking}",
-            "-z",
-            "--encoding=UTF-8",
-            "--decorate=full",
-            "--decorate-refs=refs/tags/*",
-            "--format=tformat:" + "%x00".join(_FIELDS),
-            *revisions,
-            "--",
-            *paths,
+            *("log", "--walk-reflogs" if reflog else "--ignore-missing", *(["--full-history"] if paths else [])),
+            *(f"--max-count={count or self.settings.keep_looking}", "-z", "--encoding=UTF-8"),
+            *("--decorate=full", "--decorate-refs=refs/tags/*", f"--format=tformat:{'%x00'.join(_FIELDS)}"),
+            *(*revisions, "--", *paths),
         )
         if not answer.ok or answer.truncated:
             if reflog:  # a bare repository, or a new one, has none
@@ -200,9 +212,9 @@ class Repo:
 
         With `paths` also what was uncommitted there and is saved: it is all of its release.
         """
-        branch, remote = self._settings.branch, self._settings.remote
+        branch, remote = self.settings.branch, self.settings.remote
         refs = ("HEAD", f"refs/heads/{branch}", f"refs/remotes/{remote}/{branch}")
-        paths = self._settings.paths
+        paths = self.settings.paths
         found = await asyncio.gather(
             self.walked(*refs),
             self.history("HEAD", reflog=True),
@@ -214,7 +226,7 @@ class Repo:
     async def walked(self, *revisions: str) -> list[Commit]:
         """The newest commits that are reachable from there and from tags; tags however many came after them."""
         found = await self.history(*revisions, "--tags")
-        if len(found) >= self._settings.keep_looking:
+        if len(found) >= self.settings.keep_looking:
             found += await self.history("--no-walk", "--tags")
         return list({commit.sha: commit for commit in found}.values())
 
@@ -223,7 +235,7 @@ class Repo:
 
         Of a file that is named itself the content counts, not the mode.
         """
-        paths = self._settings.paths
+        paths = self.settings.paths
         names = "".join(f"{revision}:{path}\n" for revision in revisions for path in paths)
         answer = await self.call("cat-file", "--batch-check=%(objectname) %(objecttype)", stdin=names.encode(), env=env)
         lines = ["" if line.endswith(" missing") else line for line in answer.splitlines()]
@@ -233,7 +245,7 @@ class Repo:
         """The release that commits with one content are, the newest first; the content is their tree if not given."""
         tags = [tag for commit in commits for tag in commit.tags]
         newest = commits[0]
-        good = self._settings.good
+        good = self.settings.good
         return Release(
             id=content or newest.tree,
             label=one_line(tags[0] if tags else f"{newest.sha[:10]} {newest.subject}"),
@@ -254,6 +266,12 @@ class Repo:
             )
             for content, same in groups.items()
         ]
+
+
+def identity(name: str, address: str, date: str = "") -> dict[str, str]:
+    """What git's environment says of who commits, and when; without a date: now."""
+    given = {"NAME": name, "EMAIL": address} | ({"DATE": date} if date else {})
+    return {f"GIT_{role}_{what}": value for role in ("AUTHOR", "COMMITTER") for what, value in given.items()}
 
 
 def _content(lines: Sequence[str], paths: Sequence[str]) -> str:
@@ -301,14 +319,9 @@ def newest_first(commits: Sequence[Commit]) -> list[Commit]:
     """The commits, newest first: by date, and those of the same second by descent."""
     known = {commit.sha: commit for commit in commits}
     height: dict[str, int] = {}
-    for root in known:
-        waiting = [root]
-        while waiting:
-            parents = [parent for parent in known[waiting[-1]].parents if parent in known]
-            if missing := [parent for parent in parents if parent not in height]:
-                waiting += missing
-            else:
-                height[waiting.pop()] = 1 + max((height[parent] for parent in parents), default=0)
+    for sha in TopologicalSorter({commit.sha: commit.parents for commit in commits}).static_order():
+        parents = known[sha].parents if sha in known else ()
+        height[sha] = 1 + max((height[parent] for parent in parents if parent in known), default=0)
     return sorted(known.values(), key=lambda commit: (commit.at, height[commit.sha]), reverse=True)
 
 

@@ -6,85 +6,88 @@ that git does not ignore is only in the old one.
 """
 
 import asyncio
-import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from datetime import UTC, datetime
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC
 from pathlib import Path
-from typing import Any
 
-from rollbackd.adapter import AdapterError, Place
+from pydantic import TypeAdapter
+
+from rollbackd.adapter import AdapterError
 from rollbackd.model import Change
 from rollbackd.system import log
 from rollbackd.system.boundary import boundary
 from rollbackd.system.spawner import Lock, sync_directory, write_durably
 from rollbackd_adapters.base import LayerPart
 from rollbackd_adapters.git import lfs
-from rollbackd_adapters.git.repo import Commit, Repo, failure
+from rollbackd_adapters.git.repo import CHECKOUT, Commit, Repo, failure
 from rollbackd_adapters.git.settings import GitSettings, is_address
 from rollbackd_adapters.threads import in_thread
 from rollbackd_adapters.traces import Trace
 
 
+@dataclass(frozen=True, slots=True)
+class _Known:
+    address: str
+    commits: tuple[Commit, ...] = ()
+
+
+_FACTS: TypeAdapter[_Known] = TypeAdapter(_Known)
+
+
 class KnownCommits:
     """What was known while the repository was well: its commits and where its remote is. Kept in scratch."""
 
-    def __init__(self, settings: GitSettings, place: Place) -> None:
-        self._settings = settings
-        self._path: Path = place.scratch / "known.json"
-        self._written: Mapping[str, object] = {}
+    def __init__(self, repo: Repo) -> None:
+        self._repo = repo
+        self._restore_from = repo.settings.restore_from
+        self._path: Path = repo.place.scratch / "known.json"
+        self._written = b""
 
-    async def keep(self, repo: Repo, commits: Sequence[Commit]) -> None:
+    async def keep(self, commits: Sequence[Commit]) -> None:
         """Remember them; only for `restore_from`, and nothing is written when nothing changed."""
-        if not self._settings.restore_from:
+        if not self._restore_from:
             return
-        answer = await repo.ask("remote", "get-url", self._settings.restore_from)
-        address = answer.stdout.decode().strip() if answer.ok else self._settings.restore_from
-        facts = {"address": address, "commits": [asdict(one) | {"at": one.at.isoformat()} for one in commits]}
-        if facts != self._written:
-            await asyncio.to_thread(self._write, facts)
-            self._written = facts
+        answer = await self._repo.ask("remote", "get-url", self._restore_from)
+        address = answer.stdout.decode().strip() if answer.ok else self._restore_from
+        data = _FACTS.dump_json(_Known(address, tuple(commits)))
+        if data != self._written:
+            await asyncio.to_thread(self._write, data)
+            self._written = data
 
-    def _write(self, facts: Mapping[str, object]) -> None:
+    def _write(self, data: bytes) -> None:
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_durably(self._path, json.dumps(facts).encode())
+        write_durably(self._path, data)
 
-    async def commits(self) -> list[Commit]:
+    async def commits(self) -> Sequence[Commit]:
         """The commits that were known; none when the repository was never seen well."""
-        facts = await asyncio.to_thread(self._read)
-        found = []
-        for row in facts.get("commits", ()):
-            lists = {name: tuple(row[name]) for name in ("parents", "tags")}
-            found.append(Commit(**{**row, **lists, "at": datetime.fromisoformat(row["at"])}))
-        return found
+        return (await asyncio.to_thread(self._read)).commits
 
     async def address(self) -> str:
         """Where to clone from. :raises AdapterError: permanent, for a remote's name that was never looked up."""
-        facts = await asyncio.to_thread(self._read)
-        address = str(facts.get("address") or self._settings.restore_from)
+        address = (await asyncio.to_thread(self._read)).address
         if not is_address(address):
             raise AdapterError(
-                f"remote {address} of {self._settings.repo} was not known before the damage; write its address into "
-                "`restore_from`",
+                f"remote {address} of {self._repo.settings.repo} was not known before the damage; write its address "
+                "into `restore_from`",
                 permanent=True,
             )
         return address
 
-    def _read(self) -> dict[str, Any]:
+    def _read(self) -> _Known:
         try:
-            facts = json.loads(self._path.read_bytes())
+            return _FACTS.validate_json(self._path.read_bytes())
         except (FileNotFoundError, ValueError):
-            return {}
-        return facts if isinstance(facts, dict) else {}
+            return _Known(self._restore_from)
 
 
 class Recloner(LayerPart[GitSettings]):
     """Clones the repository anew, for one change."""
 
-    def __init__(self, repo: Repo, settings: GitSettings, place: Place, memory: KnownCommits) -> None:
-        super().__init__(settings, place)
+    def __init__(self, repo: Repo, memory: KnownCommits) -> None:
+        super().__init__(repo.settings, repo.place)
         self._repo = repo
         self._memory = memory
 
@@ -110,7 +113,7 @@ class Recloner(LayerPart[GitSettings]):
         """Whether the old work tree had the content of a file of which the new one has only LFS's pointer."""
         if not await in_thread(lfs.may_be_used, beside):
             return False
-        left = await lfs.pointers(Repo(self._settings, self._place, beside), self._settings)
+        left = await lfs.pointers(self._repo.at(beside))
         return await in_thread(lfs.lay_there, left, self._repo.path)
 
     async def _clone(self, beside: Path, commit: str, lock: Lock) -> None:
@@ -118,18 +121,14 @@ class Recloner(LayerPart[GitSettings]):
         await in_thread(_remove, beside)
         origin = self._settings.remote if is_address(self._settings.restore_from) else self._settings.restore_from
         timeout = self._settings.timeout
-        cloned = await self._repo.reach(
-            # not a local copy: what is read over git's own transport is verified
-            *("clone", "--quiet", "--no-local", "--no-checkout", "--no-recurse-submodules", f"--origin={origin}"),
-            *("--", address, str(beside)),
-            lock=lock,
-            timeout=timeout,
-            cwd=beside.parent,
-        )
+        # not a local copy: what is read over git's own transport is verified
+        clone = ("clone", "--quiet", "--no-local", "--no-checkout", "--no-recurse-submodules", f"--origin={origin}")
+        where = ("--", address, str(beside))
+        cloned = await self._repo.reach(*clone, *where, lock=lock, timeout=timeout, cwd=beside.parent)
         if not cloned.ok:
             await in_thread(_remove, beside)
             raise failure(beside.parent, cloned)
-        new = Repo(self._settings, self._place, beside)
+        new = self._repo.at(beside)
         known = ("cat-file", "-e", f"{commit}^{{commit}}")
         if not (await new.ask(*known)).ok:
             await new.reach("fetch", "--quiet", origin, commit, lock=lock, timeout=timeout)
@@ -139,10 +138,7 @@ class Recloner(LayerPart[GitSettings]):
                 f"{address} does not have {commit[:10]}, or not any more; go to a release that was pushed there",
                 permanent=True,
             )
-        checkout = ("checkout", "--force", "--detach", "--quiet", "--no-recurse-submodules", commit, "--")
-        finished = await new.ask(*checkout, lock=lock, timeout=timeout)
-        if not finished.ok:
-            raise failure(beside, finished)
+        await new.call(*CHECKOUT, "--detach", commit, "--", lock=lock, timeout=timeout)
         ignored = await self._ignored(beside)
         await in_thread(self._as_it_was, beside, ignored)
 
@@ -150,14 +146,11 @@ class Recloner(LayerPart[GitSettings]):
         """What lies in the old work tree that git ignores; whole directories as one."""
         if not self._repo.path.is_dir():
             return []
-        answer = await self._repo.ask(
+        return await self._repo.names(
             *(f"--git-dir={beside / '.git'}", f"--work-tree={self._repo.path}", "ls-files", "-z"),
             *("--others", "--ignored", "--exclude-standard", "--directory"),
             timeout=self._settings.timeout,
         )
-        if not answer.ok or answer.truncated:
-            raise failure(self._repo.path, answer)
-        return [os.fsdecode(name) for name in answer.stdout.split(b"\0") if name]
 
     def _as_it_was(self, beside: Path, ignored: Sequence[str]) -> None:
         """Give the new work tree the owner and mode of the old one, and the files that git ignored there."""

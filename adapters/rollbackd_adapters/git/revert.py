@@ -16,9 +16,9 @@ from rollbackd.system.spawner import Finished, Lock, one_line
 from rollbackd_adapters.base import StepAdapter
 from rollbackd_adapters.git import branches, ready
 from rollbackd_adapters.git.ownership import give_back
-from rollbackd_adapters.git.pruning import prune_saved
 from rollbackd_adapters.git.pushing import PUSH, rejection
-from rollbackd_adapters.git.repo import Commit, Repo, check_id, failure, newest_first, resource_of
+from rollbackd_adapters.git.repo import Commit, Repo, check_id, failure, identity, newest_first, resource_of
+from rollbackd_adapters.git.saving import prune_saved
 from rollbackd_adapters.git.settings import GitSettings
 from rollbackd_adapters.then import Then, run_then
 from rollbackd_adapters.traces import Trace
@@ -100,7 +100,7 @@ class Revert(StepAdapter[GitSettings]):
         # `then` is run here and not by the base: until it succeeds, each attempt looks at the remote branch again
         then = Then(self._settings.then, self._repo.path, self._settings.timeout)
         await run_then(then, self._place, change, trace, lock)
-        await prune_saved(self._repo, self._settings, self._clock, lock)
+        await prune_saved(self._repo, self._clock, lock)
         await give_back(self._repo, lock)
         await super()._finish(change, trace, lock)
 
@@ -163,32 +163,19 @@ class Revert(StepAdapter[GitSettings]):
     async def _commit(self, change: Change, tip: Commit, lock: Lock) -> str:
         """The commit that restores the target; the same one however often it is made."""
         at: datetime = change.intended or tip.at
-        name, _, address = self._settings.author.rstrip(">").partition(" <")
-        who = {
-            f"GIT_{role}_{what}": value
-            for role in ("AUTHOR", "COMMITTER")
-            for what, value in (("NAME", name), ("EMAIL", address), ("DATE", f"{int(at.timestamp())} +0000"))
-        }
+        who = identity(*self._settings.committer, date=f"{int(at.timestamp())} +0000")
         message = (
             f"Roll back to {one_line(change.after.label) or change.after.id[:10]}\n\n"
             f"The content is that of tree {change.after.id}; before it was {change.before.id}.\n\n"
             f"{TRAILER}: {one_line(change.key)}\n"
         )
-        answer = await self._repo.call(
-            "commit-tree", "-p", tip.sha, "-F", "-", change.after.id, stdin=message.encode(), env=who, lock=lock
-        )
-        return answer.strip()
+        made = ("commit-tree", "-p", tip.sha, "-F", "-", change.after.id)
+        return (await self._repo.call(*made, stdin=message.encode(), env=who, lock=lock)).strip()
 
     async def _look(self, change: Change, lock: Lock | None = None) -> _Branch:
         tip = await self._tip(lock)
-        answer = await self._repo.call(
-            "log",
-            "-z",
-            f"--max-count={_LOOK_BACK}",
-            f"--format=tformat:%H %(trailers:key={TRAILER},valueonly)",
-            tip.sha,
-            "--",
-        )
+        form = f"--format=tformat:%H %(trailers:key={TRAILER},valueonly)"
+        answer = await self._repo.call("log", "-z", f"--max-count={_LOOK_BACK}", form, tip.sha, "--")
         wanted = one_line(change.key)
         ours = (sha for sha, _, key in (row.partition(" ") for row in answer.split("\0")) if key.strip() == wanted)
         return _Branch(tip, next(ours, ""))
@@ -201,20 +188,14 @@ class Revert(StepAdapter[GitSettings]):
         if not answer.ok:
             raise failure(self._repo.path, answer)
         sha = answer.stdout.decode().split()[0]
-        if (known := await self._known(sha)) is not None:
+        if (known := await self._repo.one(sha)) is not None:
             return known
-        fetched = await self._network(
-            "fetch",
-            "--quiet",
-            "--no-write-fetch-head",
-            "--no-recurse-submodules",
-            self._settings.remote,
-            f"+{self._branch}:{self._kept}",
-            lock=lock,
-        )
+        what = (self._settings.remote, f"+{self._branch}:{self._kept}")
+        options = ("--quiet", "--no-write-fetch-head", "--no-recurse-submodules")
+        fetched = await self._network("fetch", *options, *what, lock=lock)
         if not fetched.ok:
             raise failure(self._repo.path, fetched)
-        if (known := await self._known(sha) or await self._repo.one(self._kept)) is None:
+        if (known := await self._repo.one(sha) or await self._repo.one(self._kept)) is None:
             raise AdapterError(f"{self._where} moves while it is looked at", permanent=False)
         return known
 
@@ -222,9 +203,6 @@ class Revert(StepAdapter[GitSettings]):
         """The arguments of a push of one ref. A clone that was made with --mirror would else push everything."""
         remote = self._settings.remote
         return ("-c", f"remote.{remote}.mirror=false", *PUSH, *options, remote, what)
-
-    async def _known(self, sha: str) -> Commit | None:
-        return await self._repo.one(sha)
 
     async def _network(self, *arguments: str, lock: Lock | None = None) -> Finished:
         return await self._repo.reach(*arguments, lock=lock, timeout=self._settings.timeout)
@@ -234,7 +212,7 @@ class Revert(StepAdapter[GitSettings]):
         return f"{self._settings.remote}/{self._settings.branch}"
 
     async def _problems(self) -> list[str]:
-        texts = await ready.of_any(self._repo, self._settings, self._place)
+        texts = await ready.of_any(self._repo)
         if not texts:
             try:
                 tip = await self._tip()

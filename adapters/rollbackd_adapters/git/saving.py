@@ -1,5 +1,7 @@
 """Saves what is uncommitted in a work tree, before it is overwritten. Touches neither index, HEAD nor work tree.
 
+Saved work that is older than `keep_saved` is dropped.
+
 The result is a commit like those of `git stash`: its tree is the work tree with all files that are not ignored, and
 those ignored ones that the target would overwrite; its first parent is HEAD and its second the index as it was. Left
 out is what nobody overwrites and git cannot take in: repositories that lie in the tree, and files that rollbackd may
@@ -11,28 +13,25 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
 from rollbackd.adapter import AdapterError
 from rollbackd.system import log
+from rollbackd.system.clock import Clock
 from rollbackd.system.spawner import Lock, one_line
 from rollbackd_adapters.git import submodules
 from rollbackd_adapters.git.overlooked import Beside, beside, look_again
-from rollbackd_adapters.git.repo import Repo, RepoState, failure
-from rollbackd_adapters.git.settings import GitSettings
+from rollbackd_adapters.git.repo import OURSELVES, SAVED, Repo, RepoState, failure, identity
 
-_WHO = {
-    "GIT_AUTHOR_NAME": "rollbackd",
-    "GIT_AUTHOR_EMAIL": "rollbackd@localhost",
-    "GIT_COMMITTER_NAME": "rollbackd",
-    "GIT_COMMITTER_EMAIL": "rollbackd@localhost",
-}
+_SPARED = 5
+"""Saved work that is kept however old it is."""
 
 
-async def dirty(repo: Repo, paths: Sequence[str] = ()) -> int:
+async def dirty(repo: Repo) -> int:
     """How many files are changed or untracked; a directory that is untracked counts once."""
-    answer = await repo.call("status", "--porcelain", "-z", "--no-renames", "--untracked-files=normal", "--", *paths)
-    return answer.count("\0")
+    options = ("--porcelain", "-z", "--no-renames", "--untracked-files=normal")
+    return len(await repo.names("status", *options, "--", *repo.settings.paths))
 
 
 def copy_index(look: RepoState, index: Path) -> None:
@@ -48,15 +47,7 @@ def copy_index(look: RepoState, index: Path) -> None:
         shutil.copystat(look.directory / "index", index)
 
 
-async def stash(
-    repo: Repo,
-    settings: GitSettings,
-    look: RepoState,
-    target: str,
-    scratch: Path,
-    lock: Lock,
-    lies: Beside | None = None,
-) -> str:
+async def stash(repo: Repo, look: RepoState, target: str, scratch: Path, lock: Lock, lies: Beside | None = None) -> str:
     """Make a commit of all that is uncommitted, which no ref names yet; "" when there is nothing.
 
     :param lies: what lies beside what git looks at, where that is known.
@@ -64,9 +55,9 @@ async def stash(
     :param scratch: a directory for a temporary index.
     :raises AdapterError: it cannot be saved; nothing was touched.
     """
-    in_the_way = await _in_the_way(repo, target, settings.paths) if target else []
+    in_the_way = await _in_the_way(repo, target) if target else []
     lies = lies or await beside(repo)
-    if not in_the_way and not lies.marked and not await dirty(repo, settings.paths):
+    if not in_the_way and not lies.marked and not await dirty(repo):
         return ""
     index = scratch / "index"
     await asyncio.to_thread(copy_index, look, index)
@@ -74,29 +65,28 @@ async def stash(
     await look_again(repo, lies.marked, lock, env)
     staged = await repo.ask("write-tree", env=env, lock=lock)  # fails in the middle of a merge: then it has no tree
     staged_tree = staged.stdout.decode().strip() if staged.ok else look.tree
-    await _add_all(repo, settings, lies, env, lock)  # the whole tree also for `paths`: a stash is of one moment
+    await _add_all(repo, lies, env, lock)  # the whole tree also for `paths`: a stash is of one moment
     if in_the_way:
-        await _add(repo, settings, env, lock, "--force", names=in_the_way)
-    tree = (await repo.call("write-tree", env=env, lock=lock, timeout=settings.timeout)).strip()
+        await _add(repo, env, lock, "--force", names=in_the_way)
+    tree = (await repo.call("write-tree", env=env, lock=lock, timeout=repo.timeout)).strip()
     index.unlink(missing_ok=True)
     if tree == staged_tree == look.tree:
         return ""
     message = f"uncommitted work in {repo.path}, saved by rollbackd".encode()
-    base = ("commit-tree", "-p", look.commit, "-F", "-")
-    second = (await repo.call(*base, staged_tree, stdin=b"index: " + message, env=_WHO, lock=lock)).strip()
-    return (await repo.call(*base, "-p", second, tree, stdin=message, env=_WHO, lock=lock)).strip()
+    base, who = ("commit-tree", "-p", look.commit, "-F", "-"), identity(*OURSELVES)
+    second = (await repo.call(*base, staged_tree, stdin=b"index: " + message, env=who, lock=lock)).strip()
+    return (await repo.call(*base, "-p", second, tree, stdin=message, env=who, lock=lock)).strip()
 
 
-async def _add_all(repo: Repo, settings: GitSettings, lies: Beside, env: Mapping[str, str], lock: Lock) -> None:
+async def _add_all(repo: Repo, lies: Beside, env: Mapping[str, str], lock: Lock) -> None:
     """The names without those that git cannot take in; their files stay where they lie."""
-    names = list(map(os.fsdecode, lies.unknown))
-    left_out = await asyncio.to_thread(lambda: [name for name in names if not _can_be_added(repo.path, name)])
+    left_out = await asyncio.to_thread(lambda: [name for name in lies.unknown if not _can_be_added(repo.path, name)])
     if not left_out:
-        await _add(repo, settings, env, lock, "--all")
+        await _add(repo, env, lock, "--all")
         return
     log.get("git").warning("left where it is, and not saved", repo=str(repo.path), files=left_out[:20])
     magic = {**env, "GIT_LITERAL_PATHSPECS": "0"}
-    await _add(repo, settings, magic, lock, "--all", names=[".", *(f":(exclude,top,literal){one}" for one in left_out)])
+    await _add(repo, magic, lock, "--all", names=[".", *(f":(exclude,top,literal){one}" for one in left_out)])
 
 
 def _can_be_added(root: Path, name: str) -> bool:
@@ -105,36 +95,27 @@ def _can_be_added(root: Path, name: str) -> bool:
     return not name.endswith("/") and (path.is_symlink() or os.access(path, os.R_OK))
 
 
-async def _add(
-    repo: Repo, settings: GitSettings, env: Mapping[str, str], lock: Lock, *options: str, names: Sequence[str] = ()
-) -> None:
-    stdin = b"\0".join(map(os.fsencode, names))
+async def _add(repo: Repo, env: Mapping[str, str], lock: Lock, *options: str, names: Sequence[str] = ()) -> None:
+    stdin = os.fsencode("\0".join(names))
     given = ("--pathspec-from-file=-", "--pathspec-file-nul") if names else ()
     finished = await repo.ask(
-        "add", "--sparse", *options, *given, env=env, stdin=stdin, lock=lock, timeout=settings.timeout
+        "add", "--sparse", *options, *given, env=env, stdin=stdin, lock=lock, timeout=repo.timeout
     )
     if not finished.ok:
-        error = failure(repo.path, finished)
-        raise AdapterError(
-            f"what is uncommitted cannot be saved, so nothing was touched: {error}",
-            permanent=False,
-            evidence=error.evidence,
-        )
+        text = f"what is uncommitted cannot be saved, so nothing was touched: {failure(repo.path, finished)}"
+        raise AdapterError(text, permanent=False, evidence=finished.tail)
 
 
-async def _in_the_way(repo: Repo, target: str, paths: Sequence[str]) -> list[str]:
+async def _in_the_way(repo: Repo, target: str) -> list[str]:
     """Paths on disk that git does not know, and that the target would put a file in place of.
 
     :raises AdapterError: permanent, for the work of another repository there, which cannot be saved.
     """
-    finished = await repo.ask(
+    wanted = await repo.names(
         *("diff-index", "--cached", "-z", "--name-only", "--no-renames", "--diff-filter=D"),
-        *("--ignore-submodules=all", target, "--", *paths),
+        *("--ignore-submodules=all", target, "--", *repo.settings.paths),
     )
-    if not finished.ok or finished.truncated:
-        raise failure(repo.path, finished)
-    wanted = [Path(os.fsdecode(raw)) for raw in finished.stdout.split(b"\0") if raw]
-    found = await asyncio.to_thread(_on_disk, repo.path, wanted)
+    found = await asyncio.to_thread(_on_disk, repo.path, list(map(Path, wanted)))
     if found.replaced:
         raise AdapterError(
             f"{one_line(str(repo.path / found.replaced))} is a repository of its own where the target has a file, so "
@@ -180,3 +161,17 @@ def _has_a_repository(path: Path) -> bool:
     if path.is_symlink() or not path.is_dir():
         return False
     return any(".git" in directories or ".git" in files for _, directories, files in os.walk(path))
+
+
+async def prune_saved(repo: Repo, clock: Clock, lock: Lock) -> None:
+    """Drop old saved work when a step is done. A failure is logged, and tried again after the next step."""
+    try:
+        form = "--format=%(objectname) %(committerdate:unix) %(refname)"
+        answer = await repo.call("for-each-ref", "--sort=-committerdate", form, SAVED)
+        oldest = clock.now() - repo.settings.keep_saved
+        for row in answer.splitlines()[_SPARED:]:
+            commit, at, ref = row.split(" ", 2)
+            if datetime.fromtimestamp(int(at), UTC) < oldest:
+                await repo.call("update-ref", "-d", ref, commit, lock=lock)
+    except AdapterError as error:
+        log.get("git").warning("old saved work could not be dropped", repo=str(repo.path), error=str(error))

@@ -10,86 +10,59 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Protocol
 
-from rollbackd.adapter import AdapterError, Place
+from rollbackd.adapter import AdapterError
 from rollbackd.model import Release
 from rollbackd.system import log
 from rollbackd.system.spawner import Lock, one_line
 from rollbackd_adapters.git.overlooked import make_way
-from rollbackd_adapters.git.repo import Commit, Repo, RepoState, newest_first, quoted
+from rollbackd_adapters.git.repo import CHECKOUT, Commit, Repo, RepoState, newest_first, quoted
 from rollbackd_adapters.git.saving import copy_index, dirty
-from rollbackd_adapters.git.settings import GitSettings
 
 NOTHING = "0" * 64
 """Stands for a work tree that has nothing at `paths`. No commit is ever that release."""
 
 
-class Scope(Protocol):
-    """The part of a work tree that goes back."""
+class Scope:
+    """The part of a work tree that goes back: the whole of it, and HEAD moves, last."""
+
+    def __init__(self, repo: Repo) -> None:
+        self._repo = repo
+        self._paths = repo.settings.paths
 
     async def current(self) -> Release:
         """The release that is there."""
-        ...
-
-    async def present(self, look: RepoState) -> str:
-        """The id of the release that is there."""
-        ...
-
-    async def contents(self, commits: Sequence[Commit]) -> Mapping[str, str]:
-        """The release id of each commit; empty for a commit that has none."""
-        ...
-
-    async def check_out(
-        self, commit: str, look: RepoState, key: str, scratch: Path, lock: Lock, marked: Sequence[bytes]
-    ) -> None:
-        """Check the commit out, over whatever is there. After a kill it can be called again.
-
-        :param marked: files that git was told to overlook, which have to give way.
-        """
-        ...
-
-
-class Whole:
-    """The whole work tree: HEAD moves, last."""
-
-    def __init__(self, repo: Repo, settings: GitSettings, _place: Place) -> None:
-        self._repo = repo
-        self._settings = settings
-
-    async def current(self) -> Release:
         head = await self._repo.one("HEAD")
         if head is None:
             raise AdapterError(f"{self._repo.path}: HEAD names no commit; check one out", permanent=False)
         return self._repo.release(head)
 
     async def present(self, look: RepoState) -> str:
+        """The id of the release that is there."""
         return look.tree
 
     async def contents(self, commits: Sequence[Commit]) -> Mapping[str, str]:
+        """The release id of each commit; empty for a commit that has none."""
         return {commit.sha: commit.tree for commit in commits}
 
     async def check_out(
-        self, commit: str, _look: RepoState, key: str, _scratch: Path, lock: Lock, marked: Sequence[bytes]
+        self, commit: str, _look: RepoState, key: str, _scratch: Path, lock: Lock, marked: Sequence[str]
     ) -> None:
+        """Check the commit out, over whatever is there. After a kill it can be called again.
+
+        :param marked: files that git was told to overlook, which have to give way.
+        """
         if given_up := await make_way(self._repo, marked, commit, lock):
-            names = [os.fsdecode(name) for name in given_up[:20]]
-            log.get("git").warning("marks of the index were taken away", repo=str(self._repo.path), files=names)
-        await self._repo.call(
-            *("checkout", "--force", "--detach", "--quiet", "--no-recurse-submodules", commit, "--"),
-            lock=lock,
-            env={"GIT_REFLOG_ACTION": f"rollbackd {one_line(key)}"},
-            timeout=self._settings.timeout,
-        )
+            log.get("git").warning("marks of the index were taken away", repo=str(self._repo.path), files=given_up[:20])
+        action = {"GIT_REFLOG_ACTION": f"rollbackd {one_line(key)}"}
+        await self._repo.call(*CHECKOUT, "--detach", commit, "--", lock=lock, env=action, timeout=self._repo.timeout)
 
 
-class Paths:
+class PathScope(Scope):
     """Only what lies at `paths`."""
 
-    def __init__(self, repo: Repo, settings: GitSettings, place: Place) -> None:
-        self._repo = repo
-        self._settings = settings
-        self._scratch: Path = place.scratch
+    def __init__(self, repo: Repo) -> None:
+        super().__init__(repo)
         self._known: dict[str, str] = {}
         """Commit to content: a commit never changes."""
         self._looking = asyncio.Lock()
@@ -102,16 +75,15 @@ class Paths:
         return self._repo.release(*same, content=present) if same else Release(present, "uncommitted")
 
     async def present(self, look: RepoState) -> str:
-        if not await dirty(self._repo, self._settings.paths):
-            (content,) = await self._repo.contents([look.commit])
-        else:
-            content = await self._uncommitted(look)
+        if await dirty(self._repo):
+            return await self._uncommitted(look) or NOTHING
+        (content,) = await self._repo.contents([look.commit])
         return content or NOTHING
 
     async def _uncommitted(self, look: RepoState) -> str:
         """What lies there, found with an index and objects of our own: a look writes nothing into the repository."""
         async with self._looking:
-            directory = self._scratch / "look"
+            directory: Path = self._repo.place.scratch / "look"
             await asyncio.to_thread(_fresh, directory)
             env = {
                 "GIT_INDEX_FILE": str(directory / "index"),
@@ -130,17 +102,15 @@ class Paths:
         """Make an index that knows all that lies at `paths`, beside what the real one knows."""
         await asyncio.to_thread(copy_index, look, index)
         there = await asyncio.to_thread(self._on_disk)
-        gone = [path for path in self._settings.paths if path not in there]
         if there:
-            await self._repo.call("add", "--all", "--", *there, env=env, lock=lock, timeout=self._settings.timeout)
-        if gone:
-            await self._repo.call(
-                "rm", "-r", "--cached", "--quiet", "--force", "--ignore-unmatch", "--", *gone, env=env, lock=lock
-            )
+            await self._repo.call("add", "--all", "--", *there, env=env, lock=lock, timeout=self._repo.timeout)
+        if gone := [path for path in self._paths if path not in there]:
+            options = ("-r", "--cached", "--quiet", "--force", "--ignore-unmatch")
+            await self._repo.call("rm", *options, "--", *gone, env=env, lock=lock)
 
     def _on_disk(self) -> list[str]:
         """The `paths` that exist; git refuses the others."""
-        return [path for path in self._settings.paths if os.path.lexists(self._repo.path / path)]
+        return [path for path in self._paths if os.path.lexists(self._repo.path / path)]
 
     async def contents(self, commits: Sequence[Commit]) -> Mapping[str, str]:
         wanted = [commit.sha for commit in commits]
@@ -151,24 +121,19 @@ class Paths:
         return self._known
 
     async def check_out(
-        self, commit: str, look: RepoState, _key: str, scratch: Path, lock: Lock, _marked: Sequence[bytes]
+        self, commit: str, look: RepoState, _key: str, scratch: Path, lock: Lock, _marked: Sequence[str]
     ) -> None:
         """With an index of our own that knows all that lies there, so that what the target has not is removed."""
         index = scratch / "index"
         env = {"GIT_INDEX_FILE": str(index)}
         await self._stage(look, index, env, lock)
-        paths = self._settings.paths
-        wanted = await self._repo.call("ls-tree", "-z", "--name-only", commit, "--", *paths)
-        lying = await self._repo.call("ls-files", "-z", "--", *paths, env=env)
-        names = [PurePosixPath(name) for name in f"{wanted}{lying}".split("\0") if name]
-        known = [path for path in paths if any(name.is_relative_to(path) for name in names)]  # git stops at others
-        if known:
-            await self._repo.call(
-                *("checkout", "--force", "--quiet", "--no-overlay", "--no-recurse-submodules", commit, "--", *known),
-                lock=lock,
-                env=env,
-                timeout=self._settings.timeout,
-            )
+        wanted = await self._repo.names("ls-tree", "-z", "--name-only", commit, "--", *self._paths)
+        lying = await self._repo.names("ls-files", "-z", "--", *self._paths, env=env)
+        names = [PurePosixPath(name) for name in (*wanted, *lying)]
+        known = [path for path in self._paths if any(name.is_relative_to(path) for name in names)]
+        if known:  # git stops at others
+            what = ("--no-overlay", commit, "--", *known)
+            await self._repo.call(*CHECKOUT, *what, lock=lock, env=env, timeout=self._repo.timeout)
         index.unlink(missing_ok=True)
 
 

@@ -73,6 +73,12 @@ class GitSettings(Settings):
     keep_saved: Duration = timedelta(days=30)
     """How long saved uncommitted work is kept under `refs/rollbackd/`; the newest five stay for ever."""
 
+    @property
+    def committer(self) -> tuple[str, str]:
+        """Name and address of `author`."""
+        name, _, address = self.author.rstrip(">").partition(" <")
+        return name, address
+
     @field_validator("remote", "branch", "emergency", "on_branch")
     @classmethod
     def _a_ref(cls, name: str | bool) -> str | bool:

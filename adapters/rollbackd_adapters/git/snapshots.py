@@ -63,7 +63,7 @@ class TagSnapshots(ChoosingAdapter[GitSettings]):
             else:
                 if work:
                     await self._repo.call("update-ref", saved_ref(wanted), work, lock=lock)
-                await make(self._repo, self._settings, wanted, commit, why, lock)
+                await make(self._repo, wanted, commit, why, lock)
                 await give_back(self._repo, lock)
         return await self._snapshot(wanted)
 
@@ -77,17 +77,13 @@ class TagSnapshots(ChoosingAdapter[GitSettings]):
             return ""
         scratch = self._place.scratch / "take"
         await asyncio.to_thread(scratch.mkdir, mode=0o700, parents=True, exist_ok=True)
-        return await stash(self._repo, self._settings, await self._repo.look(), "", scratch, lock)
+        return await stash(self._repo, await self._repo.look(), "", scratch, lock)
 
     async def _differs(self, tag: Tag, commit: str, work: str) -> bool:
         """Whether a tag of that name keeps anything else than what is there now."""
-        kept = await self._tree_of(saved_ref(tag.name))
-        there = await self._tree_of(work) if work else ""
+        kept = await self._repo.resolve(f"{saved_ref(tag.name)}^{{tree}}")
+        there = await self._repo.resolve(f"{work}^{{tree}}") if work else ""
         return kept != there or (not (work and self._settings.paths) and tag.commit != commit)
-
-    async def _tree_of(self, revision: str) -> str:
-        answer = await self._repo.ask("rev-parse", "--verify", "--quiet", f"{revision}^{{tree}}")
-        return answer.stdout.decode().strip() if answer.ok else ""
 
     async def snapshots(self) -> Sequence[Snapshot]:
         found = await tags(self._repo)
@@ -100,10 +96,9 @@ class TagSnapshots(ChoosingAdapter[GitSettings]):
         return await self._repo.contents([tag.commit for tag in found])
 
     async def _snapshot(self, name: str) -> Snapshot:
-        for snapshot in await self.snapshots():
-            if snapshot.name == name:
-                return snapshot
-        raise AdapterError(f"there is no snapshot {check_name(name)} in {self._repo.path}", permanent=True)
+        tag = await self._tag(name)
+        (release,) = await self._releases([tag])
+        return tag.snapshot(release)
 
     async def _tag(self, name: str) -> Tag:
         for tag in await tags(self._repo):
@@ -144,13 +139,10 @@ class TagSnapshots(ChoosingAdapter[GitSettings]):
             if kind
         ]
         if len(revisions) == 1:
-            found += [Difference(path, "added", ("not known to git",)) for path in await self._untracked()]
+            options = ("-z", "--others", "--exclude-standard", "--directory", "--", *self._settings.paths)
+            untracked = (await self._repo.call("ls-files", *options)).split("\0")
+            found += [Difference(path, "added", ("not known to git",)) for path in untracked if path]
         return sorted(found, key=lambda one: one.path)[:_SHOWN]
-
-    async def _untracked(self) -> list[str]:
-        options = ("ls-files", "-z", "--others", "--exclude-standard", "--directory")
-        answer = await self._repo.call(*options, "--", *self._settings.paths)
-        return [path for path in answer.split("\0") if path]
 
     async def restore(self, name: str, key: str, only: Sequence[str] = ()) -> Snapshot:
         if only:
@@ -182,7 +174,7 @@ class TagSnapshots(ChoosingAdapter[GitSettings]):
         tag = await self._tag(name)
         apart = f"git-rehearsal:{self._place.scratch}"  # not the repository's lock: a rollback must not wait for it
         async with holding(self._spawner, apart, self._settings.timeout) as lock:
-            problems = await rehearsal.problems(self._repo, self._settings, self._place, tag, lock)
+            problems = await rehearsal.problems(self._repo, tag, lock)
         return [SnapshotProblem(name, "", self._spawner.clean(text)) for text in problems]
 
     async def prune(self, spare: Collection[str] = (), last: int = 0) -> Sequence[str]:

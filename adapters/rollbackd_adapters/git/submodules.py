@@ -40,10 +40,9 @@ async def check_unharmed(repo: Repo, inside: Mapping[Path, Sequence[Path]]) -> N
     """
     for module, paths in inside.items():
         place = repo.path / module
-        names = [os.fspath(path) for path in paths]
         answer = await repo.ask(
             *("-c", f"safe.directory={place}", "status", "--porcelain", "-z", "--ignored", "--untracked-files=all"),
-            *("--", *names),
+            *("--", *map(os.fspath, paths)),
             cwd=place,
             env={"GIT_CEILING_DIRECTORIES": str(place.parent)},
         )

@@ -10,8 +10,7 @@ from datetime import UTC, datetime
 
 from rollbackd.adapter import AdapterError, Snapshot
 from rollbackd.system.spawner import Lock, one_line
-from rollbackd_adapters.git.repo import Repo
-from rollbackd_adapters.git.settings import GitSettings
+from rollbackd_adapters.git.repo import Repo, identity
 from rollbackd_adapters.ids import SNAPSHOT
 
 WHY, FILES, SIZE = "Rollbackd-Why", "Rollbackd-Files", "Rollbackd-Size"
@@ -78,15 +77,7 @@ async def tags(repo: Repo) -> list[Tag]:
 
 
 def _tag(
-    name: str,
-    own: str,
-    kind: str,
-    leads_to: str,
-    commit: str,
-    its_tree: str,
-    tree: str,
-    at: str,
-    trailers: str,
+    name: str, own: str, kind: str, leads_to: str, commit: str, its_tree: str, tree: str, at: str, trailers: str
 ) -> Tag | None:
     if kind == "commit":
         commit, its_tree, leads_to = own, tree, "commit"
@@ -98,16 +89,15 @@ def _tag(
     return Tag(name, own, commit, its_tree, datetime.fromtimestamp(int(at or 0), UTC), why, files, size)
 
 
-async def make(repo: Repo, settings: GitSettings, name: str, commit: str, why: str, lock: Lock) -> None:
+async def make(repo: Repo, name: str, commit: str, why: str, lock: Lock) -> None:
     """Write an annotated tag, which must not be there yet."""
-    listed = await repo.call("ls-tree", "-r", "-l", "-z", commit, timeout=settings.timeout)
-    sizes = [row.split("\t")[0].split()[3] for row in listed.split("\0") if row]
+    listed = await repo.names("ls-tree", "-r", "-l", "-z", commit, timeout=repo.timeout)
+    sizes = [row.split("\t")[0].split()[3] for row in listed]
     total = sum(int(size) for size in sizes if size.isdigit())
-    who, _, address = settings.author.rstrip(">").partition(" <")
     message = f"Snapshot by rollbackd\n\n{WHY}: {one_line(why) or 'manual'}\n{FILES}: {len(sizes)}\n{SIZE}: {total}\n"
     await repo.call(
         *("tag", "--annotate", "--no-sign", "--cleanup=verbatim", "--file=-", name, commit),
         stdin=message.encode(),
-        env={"GIT_COMMITTER_NAME": who, "GIT_COMMITTER_EMAIL": address},
+        env=identity(*repo.settings.committer),
         lock=lock,
     )
