@@ -151,7 +151,7 @@ class StepAdapter(LayerAdapter[SettingsT]):
         return AdapterError(f"{self._place.layer} has no releases, so it cannot go to one", permanent=True)
 
 
-class ChoosingAdapter(Generic[SettingsT]):
+class ChoosingAdapter(LayerPart[SettingsT]):
     """A layer whose settings say which of several steps takes it."""
 
     @property

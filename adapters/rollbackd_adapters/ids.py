@@ -1,6 +1,8 @@
 """Which ids of releases may go to a script, a service or another host. No I/O."""
 
 import re
+from collections.abc import Collection
+from itertools import count
 
 from rollbackd.adapter import AdapterError
 from rollbackd.model import Release
@@ -30,6 +32,11 @@ def check_own(release: Release, pattern: re.Pattern[str], what: str) -> str:
     if pattern.fullmatch(release.id) is None:
         raise AdapterError(f"{one_line(release.id)!r} is not the id of {what}", permanent=True)
     return release.id
+
+
+def free_name(base: str, taken: Collection[str]) -> str:
+    """A name of that beginning which nothing has yet: `base`, `base-2`, …"""
+    return next(name for number in count(1) if (name := base if number == 1 else f"{base}-{number}") not in taken)
 
 
 def incident_of(key: str) -> str:

@@ -123,19 +123,23 @@ def progress_of(trace: Trace, change: Change, present: str) -> Progress:
 
 def last_done(scratch: Path) -> dict[str, Any]:
     """What was written when the layer's last finished change began; empty when there is none."""
-    found: dict[str, Any] = {}
     with contextlib.suppress(OSError, ValueError):
         markers = sorted((scratch / "changes").glob("*/done.json"), key=lambda path: path.stat().st_mtime_ns)
         data = json.loads(markers[-1].with_name("begun.json").read_bytes()) if markers else {}
-        found = data if isinstance(data, dict) else {}
-    return found
+        return data if isinstance(data, dict) else {}
+    return {}
 
 
-def named(scratch: Path) -> set[str]:
-    """The ids of all releases that the last changes of a layer, finished or not, went from or to."""
+def named(scratch: Path, *facts: str, finished: bool = True) -> set[str]:
+    """What the last changes of a layer noted under these names, such as the ids of the releases that they went from
+    and to. What cannot be read is being forgotten, or damaged: `progress` says so.
+
+    :param finished: also those that are done.
+    """
     found: set[str] = set()
     for path in (scratch / "changes").glob("*/begun.json"):
         with contextlib.suppress(OSError, ValueError, AttributeError):
             begun = json.loads(path.read_bytes())
-            found |= {str(begun.get("before", "")), str(begun.get("after", ""))}
+            if finished or not path.with_name("done.json").exists():
+                found |= {str(begun.get(fact, "")) for fact in facts}
     return found

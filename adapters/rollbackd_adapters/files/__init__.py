@@ -45,8 +45,8 @@ class FilesAdapter(FilesSnapshots):
     async def current(self) -> Release:
         release, is_kept, unsaved = await self._jobs.run(self._look)
         # While an import goes on, looking does not wait for it: the next look keeps it.
-        seen_before = self._last.release == release.id
-        if self._settings.auto and not is_kept and seen_before and not self._mover.is_storing:
+        seen_before, _ = self._last.seen()
+        if self._settings.auto and not is_kept and seen_before == release.id and not self._mover.is_storing:
             release, unsaved = await self._keep(release)
         await self._jobs.run(lambda _stop: self._last.note(release.id, unsaved))
         return release
@@ -56,8 +56,8 @@ class FilesAdapter(FilesSnapshots):
         tree = self._present.look(stop)
         head = self._present.head_of(tree.release)
         is_kept = tree.is_empty or head is not None
-        unsaved = self._last.unsaved if not is_kept and self._last.release == tree.release else ""
-        return (self._release(head) if head is not None else Release(tree.release)), is_kept, unsaved
+        seen, unsaved = self._last.seen()
+        return self._named(tree.release, head), is_kept, unsaved if not is_kept and seen == tree.release else ""
 
     async def _keep(self, release: Release) -> tuple[Release, str]:
         """Keep what was seen twice, or say why it cannot be kept: looking goes on, and `ready` tells it."""
@@ -65,7 +65,10 @@ class FilesAdapter(FilesSnapshots):
             head, _ = await self._mover.storing(lambda stop: self._present.take("", "auto", stop))
         except AdapterError as error:
             return release, str(error)
-        return (self._release(head) if head.release == release.id else release), ""
+        return self._named(release.id, head if head.release == release.id else None), ""
+
+    def _named(self, release: str, head: Head | None) -> Release:
+        return Release(release) if head is None else self._release(head)
 
     def _release(self, head: Head) -> Release:
         good = self._settings.good
@@ -86,12 +89,9 @@ class FilesAdapter(FilesSnapshots):
         aim = await self._mover.aim(head.name)
         now = await self._mover.look()
         moves = await self._mover.possible(now, aim)
-        before = await self._jobs.run(partial(self._named, now))
-        return Change(self._place.layer, before, self._release(head), risks=_risks(moves, now, aim.tree))
-
-    def _named(self, tree: Tree, _stop: Stop) -> Release:
-        head = self._present.head_of(tree.release)
-        return self._release(head) if head is not None else Release(tree.release)
+        there = await self._jobs.run(lambda _stop: self._present.head_of(now.release))
+        before, after = self._named(now.release, there), self._release(head)
+        return Change(self._place.layer, before, after, risks=_risks(moves, now, aim.tree))
 
     async def _head(self, release: Release) -> Head:
         head = await self._jobs.run(lambda _stop: self._present.head_of(release.id))
@@ -109,9 +109,8 @@ class FilesAdapter(FilesSnapshots):
             aim = await self._mover.aim((await self._head(change.after)).name)
             saved = await self._mover.begin(change, trace, aim, lock)
             if saved.release != change.before.id:
-                raise AdapterError(
-                    f"{self._place.layer} was changed while it was saved; nothing was touched", permanent=False
-                )
+                text = f"{self._place.layer} was changed while it was saved; nothing was touched"
+                raise AdapterError(text, permanent=False)
             begun = {"snapshot": aim.head.name, "saved": saved.name}
             trace.intend(**begun)
         await self._mover.put(await self._mover.aim(str(begun["snapshot"])), str(begun["saved"]))
@@ -141,7 +140,8 @@ class FilesAdapter(FilesSnapshots):
 
     async def _problems(self) -> list[str]:
         texts = await self._jobs.run(partial(ready.problems, self._present, self._spawner))
-        if unsaved := await self._jobs.run(lambda _stop: self._last.unsaved):
+        _, unsaved = await self._jobs.run(lambda _stop: self._last.seen())
+        if unsaved:
             texts.append(f"what is there now could not be kept: {unsaved}")
         return [writable(text) for text in texts]
 

@@ -8,7 +8,6 @@ import os
 import shutil
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from rollbackd.adapter import AdapterError
@@ -45,10 +44,8 @@ class Batch(Hashing):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if error is not None:  # a disk that was filled is not left full
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:  # a disk that was filled is not left full
             with contextlib.suppress(OSError):
                 self._store.sweep()
 

@@ -9,7 +9,6 @@ import hashlib
 import os
 import re
 from collections.abc import Iterator
-from types import TracebackType
 from typing import Self
 
 from rollbackd.adapter import AdapterError
@@ -57,9 +56,7 @@ class Beneath:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._close_to(0)
 
     def parent(self, path: str) -> tuple[int, str]:

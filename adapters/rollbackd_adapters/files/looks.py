@@ -14,17 +14,8 @@ class LastLook:
         self._path = scratch / "look"
         self._known: tuple[str, str] | None = None
 
-    @property
-    def release(self) -> str:
-        """The release of the last look; empty when there was none."""
-        return self._read()[0]
-
-    @property
-    def unsaved(self) -> str:
-        """Why it could not be kept; empty when it could, or nobody tried."""
-        return self._read()[1]
-
-    def _read(self) -> tuple[str, str]:
+    def seen(self) -> tuple[str, str]:
+        """The release of the last look, or "" when there was none; why it could not be kept, if that was tried."""
         if self._known is None:
             text = ""
             with suppress(OSError):
@@ -35,7 +26,7 @@ class LastLook:
 
     def note(self, release: str, unsaved: str) -> None:
         """Note a look as the last one."""
-        if self._read() == (release, unsaved):
+        if self.seen() == (release, unsaved):
             return
         self._known = (release, unsaved)
         with suppress(OSError):

@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import TypeVar
 
@@ -115,9 +116,7 @@ class Mover:
         if VARIABLES in aim.only:
             restorer.variables()
         reached = self._seen(self._present.look(stop), aim)
-        left = self._way(reached, aim)
-        wrong = (*left.clear, *left.make, *left.put, *left.drop)
-        wrong += _other(reached.variables, self._part(aim.tree, aim).variables)
+        wrong = self._way(reached, aim).of_content + _other(reached.variables, self._part(aim.tree, aim).variables)
         if wrong:
             raise AdapterError(f"{wrong[0]} is not as it was put: somebody else writes to it", permanent=False)
 
@@ -138,23 +137,19 @@ class Mover:
             return entry is None or (put is not None and entry.what == put.what)
 
         back = moves(now, before, owners=self._owners)
-        back = Moves(*(tuple(filter(ours, part)) for part in (back.clear, back.make, back.put, back.drop, back.touch)))
         restorer = self._restorer(now, before, stop)
-        restorer.files(back)
+        restorer.files(Moves(*(tuple(filter(ours, part)) for part in back)))
         restorer.variables(self._part(aim.tree, aim).variables)
         now = self._present.look(stop)
-        left = moves(now, before, owners=False)
         wanted = self._part(before, aim).variables
-        others = (*left.clear, *left.make, *left.put, *left.drop, *_other(now.variables, wanted))
+        others = moves(now, before, owners=False).of_content + _other(now.variables, wanted)
         return f"put back but for {others[0]}, which somebody else changed" if others else ""
 
     def _restorer(self, now: Tree, target: Tree, stop: Stop) -> Restorer:
         return Restorer(self._present.rules, self._present.store, now, target, self._owners, stop)
 
     def _way(self, now: Tree, aim: Aim) -> Moves:
-        if FILES not in aim.only:
-            return Moves((), (), (), (), ())
-        return moves(now, aim.tree, owners=self._owners)
+        return moves(now, aim.tree, owners=self._owners) if FILES in aim.only else Moves()
 
     async def possible(self, now: Tree, aim: Aim) -> Moves:
         """What a restore would do. :raises AdapterError: it cannot be done, such as when a content is damaged."""
@@ -172,11 +167,8 @@ class Mover:
     @staticmethod
     def _part(tree: Tree, aim: Aim) -> Tree:
         """The part of a tree that is restored."""
-        return replace(
-            tree,
-            entries=tree.entries if FILES in aim.only else {},
-            variables=tree.variables if VARIABLES in aim.only else {},
-        )
+        entries = tree.entries if FILES in aim.only else {}
+        return replace(tree, entries=entries, variables=tree.variables if VARIABLES in aim.only else {})
 
     def _seen(self, now: Tree, aim: Aim) -> Tree:
         """The part of a tree that the target's own watch list knew: files that it did not watch are not extra."""
@@ -199,11 +191,10 @@ class Mover:
     # -- syntax ---------------------------------------------------------------------------------
     async def _accepted(self, change: Change, trace: Trace, aim: Aim, way: Moves, lock: Lock) -> None:
         """Each file that is about to be put in place is accepted by the commands for it."""
-        for path in way.put:
+        for path, syntax in product(way.put, self._present.settings.syntax):
             entry = aim.tree.entries[path]
-            for syntax in self._present.settings.syntax:
-                if entry.kind == "file" and matches(syntax.glob, path):
-                    await self._try(change, trace, path, self._present.store.blob(entry.content), syntax, lock)
+            if entry.kind == "file" and matches(syntax.glob, path):
+                await self._try(change, trace, path, self._present.store.blob(entry.content), syntax, lock)
 
     async def _try(self, change: Change, trace: Trace, path: str, blob: Path, syntax: Syntax, lock: Lock) -> None:
         trace.make()

@@ -1,5 +1,6 @@
 """What is there now, and keeping it: where looking and the store come together. Blocking, so it is run on threads."""
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ from rollbackd_adapters.files.scan import Hashing, Scan, ScanRules
 from rollbackd_adapters.files.settings import FilesSettings
 from rollbackd_adapters.files.store import Head, Store, body_of
 from rollbackd_adapters.files.tree import Tree, TreeEntry
-from rollbackd_adapters.ids import SNAPSHOT
+from rollbackd_adapters.ids import SNAPSHOT, free_name
 
 
 @dataclass
@@ -55,15 +56,16 @@ class Present:
     def _kept(self, batch: Batch, name: str, why: str, stop: Stop, *, again: bool) -> tuple[Head, Tree]:
         tree = self._scan(batch, stop)
         if tree.is_empty and why != BEFORE:
+            first = next(iter((*self.settings.paths, *(one.file for one in self.settings.variables))))
             raise AdapterError(
-                f"{self._first_watched()}: nothing of what is watched is there, and a snapshot of nothing is none; "
+                f"{first}: nothing of what is watched is there, and a snapshot of nothing is none; "
                 "correct `paths`, or put back what is missing",
                 permanent=False,
             )
         body = body_of(tree)
         heads = {head.name: head for head in self.store.heads()}
         head = Head(
-            name=name or self._free_name(why, heads),
+            name=name or free_name(f"snapshot-{why}-{self.clock.now():%Y%m%dT%H%M%SZ}", heads),
             release=tree.release,
             created=self.clock.now(),
             why=why,
@@ -123,30 +125,15 @@ class Present:
     def _scan(self, sink: Hashing, stop: Stop) -> Tree:
         if self._known is None:
             self._known = self._remembered()
-        stamp = self.store.stamp()
-        tree = Scan(self.rules, sink, self._known, stamp, stop).run()
+        tree = Scan(self.rules, sink, self._known, self.store.stamp(), stop).run()
         self._known = tree.entries
         return tree
 
     def _remembered(self) -> Mapping[str, TreeEntry]:
         """After a start, what the newest readable snapshot knows."""
-        for head in self.store.heads()[:1]:
-            try:
-                return self.store.load(head.name)[1].entries
-            except AdapterError:
-                break
+        with contextlib.suppress(AdapterError):
+            return next((self.store.load(head.name)[1].entries for head in self.store.heads()), {})
         return {}
-
-    def _first_watched(self) -> str:
-        return next(iter((*self.settings.paths, *(str(one.file) for one in self.settings.variables))))
-
-    def _free_name(self, why: str, heads: Mapping[str, Head]) -> str:
-        base = f"snapshot-{why}-{self.clock.now():%Y%m%dT%H%M%SZ}"
-        name, number = base, 1
-        while name in heads:
-            number += 1
-            name = f"{base}-{number}"
-        return name
 
 
 def check_name(name: str) -> str:

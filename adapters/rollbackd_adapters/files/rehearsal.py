@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 from rollbackd.adapter import AdapterError, SnapshotProblem
@@ -54,8 +55,7 @@ def _put_together(present: Present, tree: Tree, name: str, root: Path, stop: Sto
         return
     boundary("files.rehearsed")
     found = Scan(rules, Hashing(stop), {}, None, stop).run()
-    left = moves(found, target, owners=owners)
-    wrong = dict.fromkeys((*left.clear, *left.make, *left.put, *left.drop, *left.touch))
+    wrong = dict.fromkeys(chain(*moves(found, target, owners=owners)))
     for path in list(wrong)[:_SHOWN]:
         yield SnapshotProblem(name, writable(path.removeprefix(str(root))), "put together, it is not what was saved")
 

@@ -45,7 +45,10 @@ class Restorer:
                 text = f"{base}: no such directory; make it, with the owner and the mode that it had"
                 raise AdapterError(text, permanent=False)
         self._variables_known()
-        self.contents(moves)
+        for path in moves.put:
+            entry = self.target.entries[path]
+            if entry.kind == "file" and (harm := self.store.harm(entry.content, entry.size, self.stop)):
+                raise AdapterError(f"{path}: {harm}; use another snapshot", permanent=True)
         going = {*moves.clear, *moves.drop}
         for path in self.present.specials:
             above = path.rpartition("/")[0]
@@ -64,13 +67,6 @@ class Restorer:
                     )
                 if value is not None and envfile.values(f"{name}={value}\n", [name])[name] != value:
                     raise AdapterError(f"{file} {name}: what the snapshot has is no value; use another", permanent=True)
-
-    def contents(self, moves: Moves) -> None:
-        """Read all that is to be put. :raises AdapterError: permanent, when some of it is damaged."""
-        for path in moves.put:
-            entry = self.target.entries[path]
-            if entry.kind == "file" and (harm := self.store.harm(entry.content, entry.size, self.stop)):
-                raise AdapterError(f"{path}: {harm}; use another snapshot", permanent=True)
 
     def files(self, moves: Moves) -> None:
         """Do it all. :raises AdapterError: it cannot go on; what was done is done."""
@@ -261,11 +257,8 @@ def write_text(path: str, text: str) -> None:
         file = os.open(beside, _NEW, 0o600, dir_fd=directory)
         try:
             write_all(file, text.encode("utf-8", "surrogateescape"))
-            try:
+            with contextlib.suppress(FileNotFoundError):
                 old = os.stat(name, dir_fd=directory, follow_symlinks=False)
-            except FileNotFoundError:
-                old = None
-            if old is not None:
                 if os.geteuid() == 0:
                     os.fchown(file, old.st_uid, old.st_gid)
                 os.fchmod(file, stat.S_IMODE(old.st_mode))
@@ -284,7 +277,5 @@ def _must_be(found: str, entry: TreeEntry, path: str) -> None:
 
 
 def _unlink(directory: int, name: str) -> None:
-    try:
+    with contextlib.suppress(FileNotFoundError):
         os.unlink(name, dir_fd=directory)
-    except FileNotFoundError:
-        return

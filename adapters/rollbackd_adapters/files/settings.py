@@ -5,7 +5,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from rollbackd.adapter import Settings
 from rollbackd.syntax.units import Duration, OneOrMany, Size, Spec, Vector, show
@@ -16,17 +16,28 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _MODE = re.compile(r"0?[0-7]{3}|[0-7]{4}")
 
 
+def check_part(text: str) -> str:
+    """A pattern for names, or for whole paths when it has a slash. :raises ValueError: with what to write instead."""
+    if "/" in text:
+        return check_pattern(text)
+    if text in {"", ".", "..", "**"} or "\0" in text:
+        raise ValueError(f"{show(text)} matches no name, or all of them; write a name with * or ?, or a whole path")
+    return text
+
+
+def _checked(path: Path) -> Path:
+    check_pattern(str(path))
+    return path
+
+
+PlainPath = Annotated[Path, AfterValidator(_checked)]
+
+
 class Variables(Spec):
     """Variables of an environment file (`NAME=value` lines) that are watched whatever else is in it."""
 
-    file: Path
+    file: PlainPath
     names: Annotated[tuple[str, ...], OneOrMany(), Field(min_length=1)]
-
-    @field_validator("file")
-    @classmethod
-    def _absolute(cls, path: Path) -> Path:
-        check_pattern(str(path))
-        return path
 
     @field_validator("names")
     @classmethod
@@ -40,23 +51,17 @@ class Variables(Spec):
 class Syntax(Spec):
     """A command that must accept a file before it is put in place."""
 
-    glob: str = Field(min_length=1)
+    glob: Annotated[str, Field(min_length=1), AfterValidator(check_part)]
     """Which files: `*.json` by name, or a whole path with wildcards."""
     command: Vector
     """Its argument vector; the argument `{file}` becomes the path of a copy that has the file's own name."""
-
-    @field_validator("glob")
-    @classmethod
-    def _pattern(cls, text: str) -> str:
-        return check_part(text)
 
     @field_validator("command")
     @classmethod
     def _has_file(cls, command: tuple[str, ...]) -> tuple[str, ...]:
         if FILE not in command[1:]:
-            raise ValueError(
-                f"nothing of it is {FILE}; write that as an argument of its own, where the file's path goes"
-            )
+            text = f"nothing of it is {FILE}; write that as an argument of its own, where the file's path goes"
+            raise ValueError(text)
         return command
 
 
@@ -81,7 +86,7 @@ class FilesSettings(Settings):
     directory counts with all that is in it."""
     variables: Annotated[tuple[Variables, ...], OneOrMany()] = ()
     """Single variables of environment files; they are restored without touching the rest of the file."""
-    store: Path | None = None
+    store: PlainPath | None = None
     """Where snapshots are kept, in a directory per service and layer; none: with the daemon's own `scratch`."""
     auto: bool = True
     """A content that was seen twice is kept by itself, so that each state the daemon knows can be gone back to."""
@@ -135,13 +140,6 @@ class FilesSettings(Settings):
                 raise ValueError(f'{show(mode)} is not a mode; write it in quotes like "600" or "0644"')
         return modes
 
-    @field_validator("store")
-    @classmethod
-    def _absolute(cls, path: Path | None) -> Path | None:
-        if path is not None:
-            check_pattern(str(path))
-        return path
-
     @model_validator(mode="after")
     def _something(self) -> Self:
         if not self.paths and not self.variables:
@@ -149,12 +147,3 @@ class FilesSettings(Settings):
         if self.store is not None and WatchList(self.paths).selects(str(self.store)):
             raise ValueError(f"`store` {self.store} lies in what is watched; put it elsewhere")
         return self
-
-
-def check_part(text: str) -> str:
-    """A pattern for names, or for whole paths when it has a slash. :raises ValueError: with what to write instead."""
-    if "/" in text:
-        return check_pattern(text)
-    if text in {"", ".", "..", "**"} or "\0" in text:
-        raise ValueError(f"{show(text)} matches no name, or all of them; write a name with * or ?, or a whole path")
-    return text

@@ -20,6 +20,7 @@ _COMPARED = 2000
 
 Contents = Callable[[TreeEntry], bytes | None]
 """A file's bytes; None: they cannot be had."""
+Kind = Literal["added", "removed", "changed"]
 Line = tuple[str, str]
 """As it is, and as it may be shown."""
 
@@ -37,7 +38,7 @@ def differences(older: Tree, newer: Tree, old: Contents, new: Contents, masks: M
         if before is None or after is None:
             entry = after or before
             assert entry is not None
-            kind: Literal["added", "removed"] = "added" if before is None else "removed"
+            kind: Kind = "added" if before is None else "removed"
             found.append(Difference(writable(path), kind, (writable(_described(entry)),)))
         elif lines := _changed(path, before, after, old, new, masks):
             found.append(Difference(writable(path), "changed", tuple(map(writable, lines))))
@@ -115,13 +116,9 @@ def _apart(first: list[Line], second: list[Line]) -> tuple[list[Line], list[Line
 
 
 def _variable(file: str, name: str, before: str | None, after: str | None, masks: Masks) -> Difference:
-    kind: Literal["added", "removed", "changed"] = (
-        "added" if before is None else "removed" if after is None else "changed"
-    )
+    kind: Kind = "added" if before is None else "removed" if after is None else "changed"
     if masks.secret(name):
         return Difference(writable(f"{file} {name}"), kind, (f"{name}={MASK} {kind}",))
-    shown = [
-        (sign, masks.lines(f"{name}={value}")) for sign, value in (("-", before), ("+", after)) if value is not None
-    ]
-    lines = tuple(writable(f"{sign} {text}") for sign, pairs in shown for _, text in pairs)
+    shown = [(sign, f"{name}={value}") for sign, value in (("-", before), ("+", after)) if value is not None]
+    lines = tuple(writable(f"{sign} {text}") for sign, said in shown for _, text in masks.lines(said))
     return Difference(writable(f"{file} {name}"), kind, lines)

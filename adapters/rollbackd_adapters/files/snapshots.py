@@ -1,6 +1,5 @@
 """A layer's snapshots, for those who take, look at, verify, carry and prune them: the capability `Snapshots`."""
 
-import json
 from collections.abc import Collection, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -21,7 +20,7 @@ from rollbackd_adapters.files.rehearsal import rehearse
 from rollbackd_adapters.files.settings import FilesSettings
 from rollbackd_adapters.files.showing import TEXT_LIMIT, Contents, differences
 from rollbackd_adapters.files.tree import Tree, TreeEntry
-from rollbackd_adapters.traces import Trace
+from rollbackd_adapters.traces import Trace, named
 
 _PATIENCE = timedelta(minutes=10)
 """How long a rehearsal waits for another one of the layer."""
@@ -147,9 +146,8 @@ class FilesSnapshots(StepAdapter[FilesSettings]):
         return head.snapshot(restorable=True)
 
     async def rehearse(self, name: str) -> Sequence[SnapshotProblem]:
-        async with holding(
-            self._spawner, f"files-rehearsal:{self._place.scratch}", _PATIENCE
-        ):  # without the store's lock, as above; two of them would share the scratch place
+        apart = f"files-rehearsal:{self._place.scratch}"  # not the store's lock, as above, but two share the place
+        async with holding(self._spawner, apart, _PATIENCE):
             return await self._jobs.run(partial(rehearse, self._present, check_name(name)))
 
     async def prune(self, spare: Collection[str] = (), last: int = 0) -> Sequence[str]:
@@ -159,19 +157,8 @@ class FilesSnapshots(StepAdapter[FilesSettings]):
         keep, now = self._settings.keep, self._clock.now()
         keep = keep.model_copy(update={"last": last}) if last else keep
         self._store.prepare()
-        gone = dropped(self._store.heads(), keep, spare | self._in_use(), now)
+        in_use = named(self._place.scratch, "snapshot", "saved", "after", finished=False)
+        gone = dropped(self._store.heads(), keep, spare | in_use, now)
         self._store.forget(gone)
         self._store.collect(stop)
         return gone
-
-    def _in_use(self) -> set[str]:
-        """The snapshots that restores need which were begun and are not done."""
-        found = set[str]()
-        for path in (self._place.scratch / "changes").glob("*/begun.json"):
-            try:
-                begun = json.loads(path.read_bytes())
-            except (OSError, ValueError):
-                continue  # being forgotten, or damaged: `progress` says so
-            if isinstance(begun, dict) and not (path.parent / "done.json").exists():
-                found |= {str(begun.get(name)) for name in ("snapshot", "saved", "after")}
-        return found

@@ -92,23 +92,27 @@ class Tree:
         return {entry.content: entry.size for entry in self.entries.values() if entry.kind == "file"}
 
 
-@dataclass(frozen=True)
-class Moves:
+class Moves(NamedTuple):
     """What leads from one tree to another, in the order in which it is done."""
 
-    clear: tuple[str, ...]
+    clear: tuple[str, ...] = ()
     """In the way of something of another kind; what is deeper comes first."""
-    make: tuple[str, ...]
+    make: tuple[str, ...] = ()
     """Directories; what is deeper comes last."""
-    put: tuple[str, ...]
+    put: tuple[str, ...] = ()
     """Files and links."""
-    drop: tuple[str, ...]
+    drop: tuple[str, ...] = ()
     """What the target does not have; what is deeper comes first."""
-    touch: tuple[str, ...]
+    touch: tuple[str, ...] = ()
     """Only their mode, owner or times differ."""
 
     def __bool__(self) -> bool:
-        return bool(self.clear or self.make or self.put or self.drop or self.touch)
+        return any(iter(self))
+
+    @property
+    def of_content(self) -> tuple[str, ...]:
+        """What is another content, or none."""
+        return (*self.clear, *self.make, *self.put, *self.drop)
 
 
 def moves(present: Tree, target: Tree, *, owners: bool) -> Moves:

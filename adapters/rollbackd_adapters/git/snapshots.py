@@ -8,12 +8,10 @@ to, committed or not. Only names and sizes are ever shown of what differs, never
 import asyncio
 from collections.abc import Collection, Sequence
 from dataclasses import replace
-from itertools import count
 
 from rollbackd.adapter import AdapterError, Difference, Place, Snapshot, SnapshotProblem
 from rollbackd.model import Release
-from rollbackd.system.clock import Clock
-from rollbackd.system.spawner import Lock, Spawner
+from rollbackd.system.spawner import Lock
 from rollbackd_adapters.base import ChoosingAdapter
 from rollbackd_adapters.failures import holding
 from rollbackd_adapters.git import bundles, rehearsal
@@ -25,6 +23,7 @@ from rollbackd_adapters.git.revert import Revert
 from rollbackd_adapters.git.saving import stash
 from rollbackd_adapters.git.settings import GitSettings
 from rollbackd_adapters.git.tags import Tag, built_name, check_name, make, saved_ref, tags
+from rollbackd_adapters.ids import free_name
 from rollbackd_adapters.traces import Trace, safe_name
 
 _SHOWN = 10_000
@@ -36,12 +35,9 @@ class TagSnapshots(ChoosingAdapter[GitSettings]):
     """The snapshots of a repository, beside the steps of its strategy."""
 
     def __init__(self, settings: GitSettings, place: Place, strategy: Checkout | Revert) -> None:
-        self._settings = settings
-        self._place = place
+        super().__init__(settings, place)
         self._strategy = strategy
         self._repo = Repo(settings, place)
-        self._spawner: Spawner = place.spawner
-        self._clock: Clock = place.clock
         self._held = resource_of(settings)
 
     @property
@@ -55,7 +51,7 @@ class TagSnapshots(ChoosingAdapter[GitSettings]):
             head = await self._step.standing()
             work = await self._work(lock)
             known = {tag.name: tag for tag in await tags(self._repo)}
-            wanted = name or self._free_name(why, known)
+            wanted = name or free_name(built_name(self._place.layer, why, self._clock.now()), known)
             commit = work if work and self._settings.paths else head
             if (found := known.get(wanted)) is not None:
                 if await self._differs(found, commit, work):
@@ -66,10 +62,6 @@ class TagSnapshots(ChoosingAdapter[GitSettings]):
                 await make(self._repo, wanted, commit, why, lock)
                 await give_back(self._repo, lock)
         return await self._snapshot(wanted)
-
-    def _free_name(self, why: str, known: Collection[str]) -> str:
-        base = built_name(self._place.layer, why, self._clock.now())
-        return next(name for n in count(1) if (name := base if n == 1 else f"{base}-{n}") not in known)
 
     async def _work(self, lock: Lock) -> str:
         """What is uncommitted, as a commit that nothing names yet; "" for nothing, or without a work tree."""

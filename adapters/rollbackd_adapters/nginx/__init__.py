@@ -26,8 +26,7 @@ class NginxAdapter(ChoosingAdapter[NginxSettings]):
     settings_model: ClassVar[type[Settings]] = NginxSettings
 
     def __init__(self, settings: NginxSettings, place: Place) -> None:
-        self._settings = settings
-        self._place = place
+        super().__init__(settings, place)
         self._link = settings.upstream.link if settings.upstream is not None else settings.link
         self._upstream = BlueGreen(settings, place) if settings.upstream is not None else None
         self._page = Maintenance(settings, place) if settings.upstream is None else None

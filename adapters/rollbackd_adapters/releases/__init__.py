@@ -115,5 +115,5 @@ class ReleasesAdapter(StepAdapter[ReleasesSettings]):
             self._log.warning("old releases cannot be removed", error=str(error))
 
     def _surplus(self) -> list[Path]:
-        spare = {self._disk.current().release.id, *named(self._place.scratch)}
+        spare = {self._disk.current().release.id, *named(self._place.scratch, "before", "after")}
         return self._disk.surplus(self._settings.keep, spare)
