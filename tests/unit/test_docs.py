@@ -154,6 +154,20 @@ def _options(command: Any) -> Iterator[str]:
         yield from _options(inner)
 
 
+def _files_named(page: Path) -> Iterator[str]:
+    """Files of the project, and folders with their slash, as code or in a block that draws the tree."""
+    for code in re.findall(r"^```\n.*?^```|`[^`\n]+`", page.read_text(), re.MULTILINE | re.DOTALL):
+        yield from re.findall(r"(?<![\w./-])[\w.-]+(?:/[\w.-]+)*(?:/|\.(?:py|toml|yaml|md))(?![\w/])", code)
+
+
+@pytest.mark.parametrize("name", ["design-notes.md", "contributing.md"])
+def test_every_file_that_is_named_is_there(name: str) -> None:
+    named = set(_files_named(PROJECT / "docs" / name))
+    roots = (PROJECT, PROJECT / "daemon/rollbackd")
+    assert {"policy/guards.py", "incident/fold.py", "notify/messages/", "pyproject.toml"} <= named
+    assert sorted(file for file in named if not any((root / file).exists() for root in roots)) == []
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_inside_the_project_lead_somewhere(page: Path) -> None:
     links = [link for link in re.findall(r"\]\(([^)#]+)", page.read_text()) if "://" not in link]
