@@ -1,4 +1,4 @@
-"""What becomes of a question whose answer, or end, has come: the world may have moved since it was asked."""
+"""Approvals: what a question becomes once it is answered or expires. The world may have moved since it was asked."""
 
 import asyncio
 from dataclasses import replace
@@ -18,11 +18,11 @@ from rollbackd.state.read_model import ReadModel
 
 _AGING = names(lambda guard: guard.ages)
 _AT_ONCE = 32
-"""Questions whose world is looked at again at the same time."""
+"""How many questions have their layers looked at again at the same time."""
 
 
 class Approvals:
-    """Looks at the layers, the trouble and the guards once more."""
+    """Looks at the layers, the trouble and the guards again before a question becomes anything."""
 
     def __init__(
         self, config: Config, read_model: ReadModel, rule_states: RuleStates, situations: SituationReader
@@ -47,26 +47,26 @@ class Approvals:
         return self._answered(incident, now, given, why, over) if by_people else self._late(incident, now, why, over)
 
     def _standing(self, incident: Incident) -> Trigger:
-        """The trouble that it is about now: of several the first that goes on, else the one that it began with."""
+        """The trigger that the question is about now: the first that goes on, else the one that it began with."""
         first = incident.decision.trigger
         quick = self._situations.quick(first)
         others = (one for one in incident.joined if one.request is None)
         return next((one for one in (first, *others) if not self._is_over(one, quick)), first)
 
     def _as_of_now(self, incident: Incident, trigger: Trigger, given: Situation) -> Situation:
-        """What the journal says after the look, without the incident itself.
+        """The situation as the journal has it after the look, without the incident itself.
 
-        From here on nothing is awaited until it is written: two questions that end at once do not spend one budget.
+        Nothing is awaited between this and the write, so that two questions that end at once do not spend one budget.
         """
         return given.renewed(self._situations.quick(trigger, given.present)).without(incident.id)
 
     def _over(self, incident: Incident, given: Situation) -> str:
-        """Why all of the trouble counts as over; empty while any of it goes on, or nobody can say."""
+        """Why all of the trouble counts as over; empty while any of it goes on, or while nobody can say."""
         said = [self._is_over(trigger, given) for trigger in (incident.decision.trigger, *incident.joined)]
         return "; ".join(dict.fromkeys(said)) if all(said) else ""
 
     def _is_over(self, trigger: Trigger, given: Situation) -> str:
-        """The same for one trigger."""
+        """Why one trigger's trouble counts as over; empty while it goes on."""
         if trigger.rule == UNCONFIRMED and unconfirmed(given.ledger, given.now) is None:
             return "it was confirmed, or runs no more"
         rule = self._rule_states.rule(trigger.rule)
@@ -76,7 +76,8 @@ class Approvals:
         return f"the trouble is over: {condition.reason}" if condition.standing is Standing.GOOD else ""
 
     def _late(self, incident: Incident, now: Decision, why: str, over: str) -> facts.Risen | Objection:
-        """Nobody answered: what was asked about alone does not stand against going back, all else does."""
+        """What becomes of a question that nobody answered: the reason for asking does not stand against going back any
+        more, every other reason does."""
         before, question = incident.decision, incident.decision.question
         if over:
             return Objection(Outcome.PASSED, over)
@@ -93,9 +94,9 @@ class Approvals:
     def _answered(
         self, incident: Incident, now: Decision, given: Situation, why: str, over: str
     ) -> facts.Risen | facts.AskedAgain | Objection:
-        """People said yes to what they were shown; to anything else they are asked."""
+        """What a question becomes after a yes: a rollback when that is what people saw, else another question."""
         before, question = incident.decision, incident.decision.question
-        if now.target is None and not given.problems:  # else it may be passing: they are asked once more
+        if now.target is None and not given.problems:  # anything else may pass by itself, so people are asked once more
             return Objection(Outcome.FAILED, f"{why}, but nothing was touched: {given.no_target}")
         moved = _moved(before, now, given)
         if over and not (question is not None and question.over):
@@ -106,7 +107,7 @@ class Approvals:
         return facts.AskedAgain(again, f"{why}, but {'; '.join(moved)}")
 
     def _again(self, before: Decision, now: Decision, given: Situation, *, over: bool) -> Decision:
-        """The question of now; where the layers or the target cannot be told right now, as before once more."""
+        """The same question as of now. Where the layers or the target cannot be told, it is asked as before."""
         now = replace(now, present=now.present or before.present, target=now.target or before.target)
         findings = tuple(one for one in now.against if one.against is Action.ASK)
         question: ApprovalRequest = question_of(now.trigger, given, findings, now.change)
@@ -121,7 +122,7 @@ def _unseen(given: Situation) -> str:
 
 
 def _moved(before: Decision, now: Decision, given: Situation) -> list[str]:
-    """What is not as it was when it was asked."""
+    """What is different from when the question was asked."""
     moved = []
     if now.present is None:
         moved.append(_unseen(given))
@@ -136,7 +137,7 @@ def _moved(before: Decision, now: Decision, given: Situation) -> list[str]:
 
 
 def _irreversible(decision: Decision) -> list[str]:
-    """What cannot be taken back: a yes is one to these steps only when it was asked about them."""
+    """The layers whose step cannot be taken back, and which people were not asked about; a yes does not cover them."""
     return [one.reason for one in decision.against if one.guard == IRREVERSIBLE.name]
 
 

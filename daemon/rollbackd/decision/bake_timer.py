@@ -1,4 +1,4 @@
-"""When a state has run long enough without trouble, and then passes its checks, it is good."""
+"""The bake timer: a state that has run long enough without trouble, and then passes its checks, is good."""
 
 from collections.abc import Container
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ _LONGEST_TICK = timedelta(seconds=15)
 
 @dataclass(slots=True)
 class Baking:
-    """How far a state is."""
+    """How long a state has baked so far."""
 
     key: str
     baked: timedelta
@@ -33,10 +33,11 @@ class Baking:
 
 
 class BakeTimer:
-    """Counts, for each service, the time that its present state ran well.
+    """Counts, for each service, the time in which its present state ran well.
 
-    Trouble, bad or pending, begins again; what is inconclusive, held, or passed while we were not awake does not count,
-    nor does what passed while a look at the layers failed: perhaps another state runs, or none.
+    Trouble, bad or pending, begins the count again. Time does not count while the rules are inconclusive, while a
+    person holds the service, while the machine slept, and while a look at the layers failed: another state may run
+    then, or none.
     """
 
     def __init__(
@@ -58,12 +59,12 @@ class BakeTimer:
         self._holds = holds
         self._check_runner = check_runner
         self._unseen = unseen
-        """Services whose layers do not say what runs now."""
+        """The services whose layers do not say what runs now."""
         self._ovens: dict[str, Baking] = {}
         self._log = log.get("bake")
 
     def share(self, service: Service) -> float:
-        """How much of the bake time the present state has behind it, 0 to 1."""
+        """The share of the bake time that the present state has behind it, 0 to 1."""
         ledger = self._read_model.of(service.name)
         if ledger.present is not None and ledger.present.key in ledger.good:
             return 1.0
@@ -81,7 +82,7 @@ class BakeTimer:
             await until_written(partial(self.tick, service, tick), self._clock, tick, say)
 
     async def tick(self, service: Service, length: timedelta) -> None:
-        """One tick of that length: count it or not, and at the end of the time hold the exam."""
+        """Count one tick of that length where it counts, and run the checks once the bake time is full."""
         ledger = self._read_model.of(service.name)
         state = ledger.present
         now = self._clock.monotonic()
@@ -107,7 +108,7 @@ class BakeTimer:
             await self._examine(service, oven)
 
     def _stands_still(self, service: str) -> bool:
-        """A person holds it, or nobody knows whether it is this state that runs."""
+        """Whether time does not count: a person holds the service, or nobody knows whether this state still runs."""
         return service in self._unseen or bool(self._holds(service, {}))
 
     async def _examine(self, service: Service, oven: Baking) -> None:
@@ -127,5 +128,5 @@ class BakeTimer:
 
 
 def _decided(ledger: ServiceLedger, state: State) -> bool:
-    """Whether time makes no difference: it is good, or is not to be."""
+    """Whether bake time makes no difference to the present state: it is good already, or is never to be."""
     return state.key in ledger.good or ledger.switched(state) or bool(ledger.blocked(state))

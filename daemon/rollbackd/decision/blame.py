@@ -23,11 +23,11 @@ from rollbackd.syntax.units import format_duration, whole_seconds
 from rollbackd.system.clock import Clock
 
 _POINTS = 2000
-"""Of one series in one range."""
+"""The most points of one series in one range query."""
 _RESOLVES = timedelta(minutes=10)
-"""An alert of a state may fire so long after it ran."""
+"""How long after a state has ended an alert of it may still fire."""
 _MISSED = 3
-"""So many points without an answer right before the change are too many to say what was there."""
+"""The fewest points without an answer, right before the change, that leave it open what was there."""
 _VERDICTS = {
     Standing.GOOD: Verdict.GOOD,
     Standing.PENDING: Verdict.GOOD,  # bad, but not for as long as the rule wants
@@ -37,7 +37,7 @@ _VERDICTS = {
 
 
 class Blame:
-    """Asks the past of a rule's conditions."""
+    """Asks what the conditions of a rule said in the past."""
 
     def __init__(
         self,
@@ -62,15 +62,16 @@ class Blame:
         labels: Mapping[str, str] | None = None,
         since: datetime | None = None,
     ) -> tuple[Verdict, str]:
-        """What the rule said of a service before a change, with the reason in words; never raises for an answer.
+        """What the rule said of a service before a change, with the reason in words; an answer that fails is not
+        raised.
 
-        Bad: it was met in that time, at the change or earlier: the old state has the same trouble. Good: it was not.
-        Inconclusive: nobody can say.
+        Bad: the rule was met in that time, at the change or earlier, so the old state has the same trouble. Good: it
+        was not met. Inconclusive: nobody can say.
 
         :param until: the last look at the old state.
-        :param length: how long before that is looked at; what the rule's `for` takes comes on top.
+        :param length: how long before that is looked at; what the rule's `for` takes is added to it.
         :param since: when the old state began: trouble of a state before it is not its own.
-        :param labels: the trigger's; of a plain alert rule only alerts of the same `alertname` count.
+        :param labels: the trigger's; for a plain alert rule only alerts of the same `alertname` count.
         """
         parts = []
         for leaf in rule.leaves:
@@ -136,7 +137,7 @@ class Blame:
     async def _test(
         self, queries: QueryConditions, rule: Rule, leaf: QueryWhen, service: str, until: datetime
     ) -> Condition:
-        """A test of samples, once, at the change."""
+        """What a test of samples says at the change, asked once."""
         answers = {}
         if leaf.samples is not None and self._prometheus is not None:
             answers[leaf.samples.query] = await self._prometheus.instant(leaf.samples.query, until)
@@ -149,10 +150,10 @@ class Blame:
     async def _alert(
         self, rule: Rule, leaf: AlertWhen, service: str, span: tuple[datetime, datetime], name: str
     ) -> Condition:
-        """Whether an alert fired before the change, as Prometheus's own `ALERTS` has it.
+        """Whether an alert fired before the change, as Prometheus's own series `ALERTS` has it.
 
-        The query is made of the rule's matchers alone; what an alert says of itself only picks among the answer. An
-        alert that this Prometheus does not know now either may have been there before just as well.
+        The query is made of the rule's matchers alone; the labels of the alert only choose among the answer. An alert
+        that this Prometheus does not know now may have fired before the change all the same.
         """
         assert self._prometheus is not None
         query = selector("ALERTS", parse_matchers(leaf.alert), alertstate="firing")

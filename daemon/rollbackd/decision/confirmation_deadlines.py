@@ -1,4 +1,7 @@
-"""Changes that nobody confirmed in time: a trigger each, while they run. Deadlines are facts, no start forgets one."""
+"""Deadlines of changes that were to be confirmed. A change that nobody confirmed in time is a trigger while it runs.
+
+Deadlines are facts, so that no start forgets one.
+"""
 
 from collections.abc import Sequence
 
@@ -12,7 +15,8 @@ from rollbackd.system.clock import Clock
 
 
 class ConfirmationDeadlines:
-    """Knows which are due. What passed before this process began is asked about: nobody watched the change."""
+    """Knows which changes are past their deadline. A deadline that passed before this process began only asks people,
+    since nobody watched the change."""
 
     def __init__(self, config: Config, read_model: ReadModel, clock: Clock) -> None:
         self._config = config
@@ -28,7 +32,7 @@ class ConfirmationDeadlines:
         return [] if found is None or announced is None else [self._trigger(found, announced)]
 
     def over(self, service: str, episode: str) -> str:
-        """Why such an episode has ended; empty while it goes on."""
+        """Why an episode of an unconfirmed change has ended; empty while it goes on."""
         goes_on = any(trigger.episode == episode for trigger in self.due(service))
         return "" if goes_on else "it was confirmed, or runs no more"
 

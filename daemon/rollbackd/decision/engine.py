@@ -1,4 +1,7 @@
-"""From triggers to decisions to opened incidents. One decision at a time; who loses a race decides again."""
+"""The decision engine: from triggers to decisions to opened incidents.
+
+Decisions that act are made one at a time. When another fact came first, the decision is made again.
+"""
 
 import asyncio
 from collections import defaultdict
@@ -37,27 +40,27 @@ from rollbackd.system.clock import Clock
 from rollbackd.system.tasks import end
 
 _AT_ONCE = 32
-"""Services that are looked at for a decision at the same time."""
+"""How many services are looked at for a decision at the same time."""
 _SHOWN_AT_ONCE = 8
-"""Services whose checks are run for people at the same time: a storm must not start a thousand programs."""
+"""How many services have their checks run for people at the same time: a storm must not start a thousand programs."""
 _AGAIN = timedelta(seconds=5)
-"""How often refused episodes that go on are thought about again."""
+"""How often episodes that were refused and go on are decided again."""
 _DISK = timedelta(seconds=2)
-"""Between tries to write down what was decided while the journal cannot be written."""
+"""The pause before a decision is written again, while the journal cannot be written."""
 _FEW = 5
-"""Episodes of one service that are thought about each time; the others have their turn the next times."""
+"""How many episodes of one service are decided again each time; the others have their turn the next times."""
 _REST = 40
-"""So many times as long as that took for a service the next one waits: a storm must not hold up what comes in."""
+"""How long a service rests after its episodes were decided again, as a multiple of what that took: others come in."""
 _RACES = 20
 _MANY = 10_000
 _GOODBYE = timedelta(seconds=10)
-"""How long a stop waits for what is under consideration; what is cut off stays unhandled, and is judged next time."""
+"""How long a stop waits for decisions under way. What is cut off stays unhandled, and is decided on next time."""
 _PATIENCE = timedelta(seconds=60)
-"""Before an episode whose full look changed nothing is looked at again."""
+"""The pause before an episode is looked at again whose full look changed nothing."""
 
 
 class DecisionEngine:
-    """Decides, and opens."""
+    """Decides on triggers, and opens incidents."""
 
     def __init__(
         self,
@@ -80,24 +83,24 @@ class DecisionEngine:
         self._drive = drive
         self._examine = examine
         self._due = due
-        """Triggers of a service that no rule makes: changes that nobody confirmed in time."""
+        """Gives the triggers of a service that no rule makes: changes that nobody confirmed in time."""
         self._looking = asyncio.Semaphore(_AT_ONCE)
         self._showing = asyncio.Semaphore(_SHOWN_AT_ONCE)
         self._deciding = asyncio.Lock()
         self._service_locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._tasks: set[asyncio.Task[None]] = set()
         self._thinking: dict[str, list[int]] = {}
-        """Episodes under consideration, with the inbox rows that the decision will have handled."""
+        """Episodes under decision, with the rows of the inbox that the decision will have handled."""
         self.behind = False
-        """Alerts wait to be brought here: what was never decided may be one of them."""
+        """Whether alerts wait that were not brought here yet, perhaps of episodes that nobody decided on."""
         self._patience: dict[str, float] = {}
         self._turn = 0
         self._log = log.get("judge")
 
     def consider_soon(self, trigger: Trigger, handled: Sequence[int] = (), *, again: bool = False) -> None:
-        """Consider it in a task of its own, so that one slow service delays no other.
+        """Decide on a trigger in a task of its own, so that one slow service delays no other.
 
-        An episode that is being thought about is left alone, and unless `again` one that was decided before.
+        An episode that is being decided on is left alone. One that was decided before is left alone unless `again`.
         """
         known = trigger.episode in self._read_model.of(trigger.service).episodes
         if trigger.episode in self._thinking:
@@ -107,7 +110,7 @@ class DecisionEngine:
             self.run_soon(self._guarded(trigger))
 
     def run_soon(self, work: Coroutine[Any, Any, None]) -> None:
-        """Let something short go on beside; `settle` waits for it."""
+        """Run something short beside; `settle` waits for it."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -125,12 +128,12 @@ class DecisionEngine:
         rows = self._thinking[trigger.episode]
         done = len(rows)
         await self.consider(trigger, tuple(rows))
-        while late := rows[done:]:  # came while it was thought about
+        while late := rows[done:]:  # came while it was decided on
             done += len(late)
             await self._read_model.journal.handled(late)
 
     async def settle(self) -> None:
-        """Until nothing is under consideration, or the time for that is over."""
+        """Wait until no decision is under way, or the time for that is over."""
         with suppress(TimeoutError):
             async with asyncio.timeout(_GOODBYE.total_seconds()):
                 while self._tasks:
@@ -138,7 +141,7 @@ class DecisionEngine:
         await end(self._tasks)
 
     async def consider(self, trigger: Trigger, handled: Sequence[int] = ()) -> Decision:
-        """Decide on a trigger and write it down; open the incident when it says so.
+        """Decide on a trigger and write the decision down; open an incident when it says so.
 
         :raises JournalUnavailable: nothing was written or started.
         """
@@ -152,10 +155,11 @@ class DecisionEngine:
             return await self._write(trigger, given, handled)
 
     def _worth_a_look(self, first: Decision) -> bool:
-        """Whether only a fresh look can say: what it rests on may be the state, the target or the rows of policy.
+        """Whether only a fresh look can decide, because the findings rest on the state, the target or the rows of
+        policy.
 
-        What stands refused or observed for another reason is not looked at, nor what would ask anyway where people are
-        asked already: a storm of it costs next to nothing.
+        A trigger that is refused or observed for another reason is not looked at, nor one that would ask where people
+        are asked already. So a storm of them costs next to nothing.
         """
         enough = {Action.REFUSE, Action.OBSERVE, *([Action.ASK] if first.joins else [])}
         firm = {one.guard for one in first.against if one.against in enough}
@@ -167,9 +171,11 @@ class DecisionEngine:
         return found.plan if found is not None else ("default",)
 
     async def _write(self, trigger: Trigger, given: Situation, handled: Sequence[int]) -> Decision:
-        """Decide on the newest ledger until the journal agrees; what acts, one at a time: each spends a budget.
+        """Decide on the newest ledger until the journal agrees. Decisions that act go one at a time, since each spends
+        a budget.
 
-        A question spends none. Those of a storm are written together, and wait only for what is about to act.
+        A question spends none. The questions of a storm are written together, and wait only for a decision that is
+        about to act.
         """
         for _ in range(_RACES):
             decision, ledger = self._decide(trigger, given)
@@ -186,7 +192,7 @@ class DecisionEngine:
         raise JournalUnavailable(f"lost {_RACES} races for an opening in a row")
 
     def _decide(self, trigger: Trigger, given: Situation) -> tuple[Decision, ServiceLedger]:
-        """On what the journal says now, the layers as they were looked at; with the service's ledger."""
+        """The decision on what the journal says now and the layers as they were looked at; and the service's ledger."""
         now = given.renewed(self._situations.quick(trigger, given.present))
         return decide(trigger, now, self._plan(trigger.service)), now.ledger
 
@@ -248,13 +254,13 @@ class DecisionEngine:
         return decision
 
     async def _rise(self, decision: Decision, name: str, handled: Sequence[int], actor: str) -> Decision:
-        """The incident that waits for people acts from now on: something worse came, or a person ordered it."""
+        """Make the incident that waits for people act from now on: worse trouble came, or a person ordered it."""
         trigger = decision.trigger
         decision = replace(decision, joins=name)
         fleet = self._read_model.fleet.n
         incident = await self._read_model.incident(name)
         if incident is None or not incident.waits or incident.denied or incident.aborted:
-            raise Conflict(incident_stream(name))  # it is about to end; what was denied is not this
+            raise Conflict(incident_stream(name))  # it is about to end, and what was denied is not this trouble
         ordered = trigger.request is not None
         why = f"ordered by {actor}" if ordered else f"{trigger.rule} came"
         risen = facts.Risen(decision, why, by_people=ordered)
@@ -265,7 +271,7 @@ class DecisionEngine:
         return decision
 
     async def _show_checks(self, name: str, service: Service) -> None:
-        """The service's checks, once, beside a decision that asks or acts; a rollback does not wait for them."""
+        """Run the service's checks once, for people who read of a decision to ask or act. No rollback waits for it."""
         if not service.checks:
             return
         async with self._showing:
@@ -277,7 +283,7 @@ class DecisionEngine:
 
     # -- episodes that go on --------------------------------------------------------------------
     async def run(self) -> None:
-        """Think again about refused episodes that go on, for ever; see that every open incident is driven."""
+        """Decide again on refused episodes that go on, for ever, and see that every open incident is driven."""
         while True:
             await self._clock.sleep(_AGAIN)
             await self._read_model.refresh()
@@ -292,9 +298,9 @@ class DecisionEngine:
                     await self._clock.sleep(timedelta(seconds=_REST * (self._clock.monotonic() - begun)))
 
     def _think_again(self, service: str) -> bool:
-        """An episode is decided again when what stood against it is another set now: a hold lifted, a cooldown over.
+        """Decide again on episodes where other reasons stand against it now, such as a hold lifted or a cooldown over.
 
-        Whether there was anything to think about. Of many episodes of one service only a few have their turn.
+        Returns whether there was any episode. Of many episodes of one service only a few have their turn.
         """
         ledger = self._read_model.of(service)
         triggers = [*self._rule_states.all_triggers(service, self._clock.now()), *self._due(service)]
@@ -318,7 +324,7 @@ class DecisionEngine:
 
 
 def _opens(decision: Decision, ledger: ServiceLedger) -> bool:
-    """Whether it opens an incident, or makes one that waits act; a question while one is asked already is evidence."""
+    """Whether a decision opens an incident, or makes one act that waits. A second question is only evidence."""
     return decision.action is Action.ROLL_BACK or (decision.action is Action.ASK and ledger.open is None)
 
 
@@ -327,9 +333,9 @@ def _target(decision: Decision) -> str:
 
 
 def _blamed(decision: Decision, ledger: ServiceLedger) -> State | None:
-    """The good state that a trigger blames, though nothing is rolled back: it is good no more.
+    """The good state that a trigger blames although nothing is rolled back; that state loses its mark.
 
-    It is the one that the trouble began in, also when another, perhaps a fix, runs by now.
+    It is the state that the trouble began in, also when another one, perhaps a fix, runs by now.
     """
     innocent = names(lambda guard: guard.innocent)
     stands = {finding.guard for finding in decision.against}
@@ -342,7 +348,8 @@ def _blamed(decision: Decision, ledger: ServiceLedger) -> State | None:
 
 
 def _unspent(before: LastDecision, ledger: ServiceLedger) -> bool:
-    """Whether an episode may be decided again: it was refused, its incident waits, or ended before it touched anything.
+    """Whether an episode may be decided again: it was refused, its incident waits, or that ended before it touched
+    anything.
 
     What a person denied stays denied. What came during a drill is decided on after it.
     """
@@ -357,12 +364,12 @@ def _unspent(before: LastDecision, ledger: ServiceLedger) -> bool:
 
 
 def _number(ledger: ServiceLedger) -> int:
-    """The next number of the service's incidents."""
+    """The number of the service's next incident."""
     return int(ledger.rollbacks[-1].incident.rpartition("-")[2]) + 1 if ledger.rollbacks else 1
 
 
 def _relapsed(decision: Decision, ledger: ServiceLedger) -> str:
-    """The incident whose watch time this trouble falls into; empty when there is none."""
+    """The incident in whose watch time this trouble began; empty when there is none."""
     last = ledger.rollbacks[-1] if ledger.rollbacks else None
     if last is None or last.outcome is not Outcome.RECOVERED or last.watch_until is None:
         return ""

@@ -1,4 +1,4 @@
-"""What holds a service: signal files, read afresh each time; holds by API; Alertmanager's silences."""
+"""What holds a service: signal files, read afresh each time; holds by API or command line; silences in Alertmanager."""
 
 from collections.abc import Callable, Mapping
 
@@ -12,7 +12,7 @@ from rollbackd.views.shapes import HoldView
 
 
 class ActiveHolds:
-    """Called with a service and a trigger's labels it gives a sentence for each thing that holds it."""
+    """Called with a service and a trigger's labels, gives a sentence for each thing that holds the service."""
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class ActiveHolds:
         return found
 
     def how_to_lift(self, scope: str) -> str:
-        """What else holds a scope than a hold of its own by API or command line, and what lifts that; a sentence."""
+        """A sentence on what else holds a scope than a hold by API or command line, and what lifts that."""
         files = self._files.all_holds()
         hold = files.get(scope) or files.get("*")
         if hold is not None:

@@ -1,4 +1,4 @@
-"""What the runner asks back: is it held, do the guards still agree, is the condition that triggered still there."""
+"""What the runner asks the deciding side: what holds a service, what guards say now, whether the trouble goes on."""
 
 from datetime import datetime
 
@@ -29,7 +29,7 @@ _AGING = names(lambda guard: guard.ages)
 
 
 class PreflightGuards:
-    """Everything right before the first step, and the trigger's own part of each verification."""
+    """Answers right before the first step, and looks at the trigger's own condition in each verification."""
 
     def __init__(
         self,
@@ -52,9 +52,11 @@ class PreflightGuards:
         self._queries = QueryConditions(config, read_model, rule_states, prometheus) if prometheus is not None else None
 
     async def held(self, incident: Incident) -> str:
-        """What holds its service right now; a person's own rollback may go over what held when it was ordered.
+        """What holds the incident's service right now. A person's own rollback may go over the holds that stood when it
+        was ordered.
 
-        A silence, often made by reflex, holds what has not begun, and stops nothing midway.
+        A silence, which people often make by reflex, holds only an incident that has not begun; it stops nothing
+        midway.
         """
         trigger = incident.decision.trigger
         silences = not incident.acted
@@ -65,9 +67,11 @@ class PreflightGuards:
         return "; ".join(found)
 
     async def confirm(self, incident: Incident) -> Objection | None:
-        """Whether the trouble is still there and the guards still agree; not asked when a person wants it anyway.
+        """Why the incident must not begin: its trouble is gone, or a guard stands against it. A person's own order
+        skips the question.
 
-        Trouble that joined keeps it going alone, if it would go back by the same plans; else it is decided on anew.
+        Trouble that joined the incident keeps it going alone when it would go back by the same plans; else the trouble
+        is decided on anew.
         """
         trigger = incident.decision.trigger
         if incident.by_people or any(one.request is not None for one in (trigger, *incident.joined)):
@@ -111,10 +115,10 @@ class PreflightGuards:
         return None
 
     async def condition(self, incident: Incident, since: datetime | None) -> tuple[CheckResult, ...]:
-        """What the rules that triggered or joined say now, one result each.
+        """What the rules of the triggers say now, one result each, those that joined included.
 
-        An alert decides nothing, also inside a composed rule: a warning names what still fires. Events decide when
-        enough of them came since. A rule that asks what is switched off is not asked.
+        An alert decides nothing, also inside a composed rule: its result is a warning that names what still fires.
+        Events decide when enough of them came since the last step. A rule that asks what is switched off is not asked.
         """
         names = dict.fromkeys([incident.decision.trigger.rule, *(trigger.rule for trigger in incident.joined)])
         results: list[CheckResult] = []

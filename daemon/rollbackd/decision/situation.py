@@ -1,4 +1,4 @@
-"""Gathers all that a decision rests on. Reads the world, changes nothing."""
+"""The situation: all that a decision rests on, gathered. It reads the world and changes nothing."""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -22,7 +22,7 @@ from rollbackd.syntax.units import format_duration
 from rollbackd.system.clock import Clock, JumpWatch
 
 _TARGETS = 10
-"""Good states that are tried, the newest first, when what they need turns out damaged."""
+"""How many good states are tried, the newest first, when what they need turns out to be damaged."""
 
 
 class HoldSource(Protocol):
@@ -32,7 +32,7 @@ class HoldSource(Protocol):
 
 
 class SituationReader:
-    """Makes situations, from memory or with a fresh look."""
+    """Makes situations, from memory or with a fresh look at the layers."""
 
     def __init__(
         self,
@@ -57,10 +57,10 @@ class SituationReader:
         self._state_watcher = state_watcher
         self._blame = blame
         self._missing = missing
-        """Told of a service whose newest good state cannot be gone back to."""
+        """Called with a service whose newest good state cannot be gone back to."""
 
     def quick(self, trigger: Trigger, present: State | None = None) -> Situation:
-        """From what is known: the layers are not asked."""
+        """The situation from what is known already; the layers are not asked."""
         service = self._service(trigger)
         ledger = self._read_model.of(trigger.service)
         now = self._clock.now()
@@ -90,7 +90,7 @@ class SituationReader:
         )
 
     async def full(self, trigger: Trigger) -> Situation:
-        """With a fresh look at the layers, what they can go back to, the plan and whether they are ready."""
+        """The situation with a fresh look at the layers: what runs, where they can go, the plan, what stops it."""
         service = self._service(trigger)
         layers = self._layers[trigger.service]
         returns = trigger.drill == "back"
@@ -130,14 +130,14 @@ class SituationReader:
         return replace(given, target=target, changes=changes, problems=problems, irreversible=allowed)
 
     async def _instead(self, trigger: Trigger, present: State, target: Candidate, layers: Layers) -> Candidate | None:
-        """The target after one could not be planned: what was found damaged is not there to go back to any more."""
+        """Another target after one could not be planned: a release that was found damaged is not offered any more."""
         try:
             return self._target(trigger, present, await layers.there())
         except LookFailed:
             return target
 
     async def _earlier(self, trigger: Trigger) -> tuple[Verdict, str] | None:
-        """What the trigger's own rule said right before the newest change; None where it makes no difference."""
+        """What the trigger's own rule said right before the newest change; None where that makes no difference."""
         rule = self._rule_states.rule(trigger.rule)
         change = newest(self._read_model.of(trigger.service))
         if rule is None or change is None or self._blame is None or not self._in_question(change, trigger):
@@ -150,7 +150,7 @@ class SituationReader:
         return trigger.request is None and within and change.start <= trigger.onset
 
     async def _users(self, trigger: Trigger) -> float | None:
-        """The share of users that is affected, where the rule asks a query for it."""
+        """The share of users that is affected, where the rule has a query for it."""
         rule = self._rule_states.rule(trigger.rule)
         if rule is None or self._blame is None or trigger.request is not None:
             return None
@@ -191,7 +191,7 @@ class SituationReader:
         return next((one for one in found if not still_there(one.state, present, ids)), None)
 
     def _wanted(self, service: str, text: str, present: State, there: Mapping[str, tuple[Release, ...]]) -> Candidate:
-        """What a person names: a state's key, LAYER=RELEASE, or a release that only one layer has."""
+        """The state that a person names: by its key, as LAYER=RELEASE, or by a release that only one layer has."""
         ledger = self._read_model.of(service)
         known = {state.key: state for state in (*(spell.state for spell in ledger.spells), *ledger.marked)}
         if text in known:
@@ -213,7 +213,7 @@ class SituationReader:
         return Candidate(State({**present.releases, found[0][0]: found[0][1]}), 0, None)
 
     def _began(self, trigger: Trigger) -> datetime | None:
-        """When the trouble began; None where that says nothing of what ran then: an order, a clock that just jumped."""
+        """When the trouble began; None where that does not tell what ran then: an order, or a clock that jumped."""
         jumped = self._jumps.last_jump
         unsure = jumped is not None and abs(self._clock.now() - jumped) < self._config.limits.stale_after
         return None if unsure or trigger.request is not None else trigger.onset
