@@ -1,4 +1,4 @@
-"""Runs checks: for smoke rules, gates, verification, and a state's last exam before it counts as good."""
+"""Runs checks: for smoke rules, gates and verification, and for a state that has baked, before it counts as good."""
 
 import asyncio
 from collections import defaultdict
@@ -19,7 +19,7 @@ from rollbackd.system.clock import Clock
 from rollbackd.system.spawner import Spawner
 
 SPARE = timedelta(seconds=5)
-"""A check that has not ended this long after its own time limit is given up from outside."""
+"""How long after its own time limit a check is given up from outside."""
 
 
 async def _no_layers(service: Service, layer: str) -> Sequence[Release]:
@@ -40,13 +40,13 @@ class CheckSurroundings:
     prometheus: object
     """Handed on to the checks that ask it; None when none is configured."""
     releases: Callable[[Service, str], Awaitable[Sequence[Release]]] = _no_layers
-    """Of a layer: what it has now, then what it can go back to. :raises AdapterError: it does not say."""
+    """Gives what a layer has now, then what it can go back to. :raises AdapterError: the layer does not say."""
     compare: Callable[[str, QueryWhen, datetime | None], Awaitable[Observation | None]] = _nothing_to_compare
-    """Judges a query condition that compares, for a service."""
+    """Judges, for a service, a query condition that compares."""
 
 
 class CheckRunner:
-    """Asks a service's checks, all at once, each within its time."""
+    """Asks a service's checks, all at once, each within its time limit."""
 
     def __init__(self, around: CheckSurroundings) -> None:
         self._around = around
@@ -55,11 +55,11 @@ class CheckRunner:
     async def run(
         self, service: Service, refs: Sequence[CheckRef], since: datetime | None = None
     ) -> tuple[CheckResult, ...]:
-        """One round. `since` is when the last step ended."""
+        """One round of checks. `since` is when the last step ended."""
         return tuple(await asyncio.gather(*(self.ask(service, ref, since) for ref in refs)))
 
     async def ask(self, service: Service, ref: CheckRef, since: datetime | None = None) -> CheckResult:
-        """One check, by name or as written in place."""
+        """One check, by its name or as it is written in place."""
         settings = service.checks[ref] if isinstance(ref, str) else ref
         name = ref if isinstance(ref, str) else _described(settings)
         around = self._around
@@ -91,7 +91,7 @@ class CheckRunner:
 
 
 def asked_by(specs: Iterable[VerifySpec]) -> list[CheckRef]:
-    """All that these verifications ask, gates first, each check once."""
+    """Every check that these verifications ask, gates first, each once."""
     found: list[CheckRef] = []
     for ref in (ref for spec in specs for ref in (*spec.gate, *spec.checks)):
         if ref not in found:

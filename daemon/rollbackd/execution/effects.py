@@ -1,6 +1,7 @@
-"""What changes the world: one effect at a time, and what became of it. The world is asked first, so none is repeated.
+"""Effects, which change the world: one at a time, and what became of it.
 
-An effect never raises: whatever an adapter does, a fact says it.
+The world is asked first, so that no effect is repeated. An effect never raises: whatever an adapter does, a fact says
+it.
 """
 
 import asyncio
@@ -33,14 +34,14 @@ _STILL_RUNNING = timedelta(milliseconds=200)
 _LOOK_AGAIN = timedelta(seconds=1)
 _LONGEST_WAIT = timedelta(minutes=10)
 _NOTE = 1000
-"""Characters of what a bracket says of its crossing."""
+"""How many characters are kept of what a bracket says about its crossing."""
 _LONGEST_STEP = timedelta(hours=1)
-"""For an adapter without a time limit of its own."""
+"""The limit of a step whose adapter has no time limit of its own."""
 
 
 @dataclass(frozen=True, slots=True)
 class Effects:
-    """Of one incident, on the layers of its configuration."""
+    """The effects of one incident, on the layers of its configuration."""
 
     layers: Layers
     clock: Clock
@@ -136,7 +137,7 @@ class Effects:
         return crossed(flight.layer, await self._note(incident, flight, adapter))
 
     async def _note(self, incident: Incident, flight: Flight, adapter: Bracket) -> str:
-        """What the bracket says of it. That it cannot say anything fails nothing: it is crossed."""
+        """What the bracket says about its crossing. A bracket that cannot say it has been crossed all the same."""
         if not isinstance(adapter, Noting):
             return ""
         try:

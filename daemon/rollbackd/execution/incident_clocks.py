@@ -1,4 +1,4 @@
-"""Watches the clocks of incidents that are open, or ended badly, and writes down what comes due. Facts forget nothing.
+"""The clocks of incidents that are open or ended badly: what comes due is written down, so that no restart forgets it.
 
 Only the next time of each incident is remembered, so that a thousand of them that wait cost nothing until one is due.
 """
@@ -23,13 +23,13 @@ from rollbackd.system import log
 from rollbackd.system.clock import Clock
 
 _PACE = timedelta(seconds=1)
-"""Between two looks, however much is written."""
+"""The pause between two looks, however much is written meanwhile."""
 _GLANCE = timedelta(seconds=30)
-"""The longest that it sleeps: wall time may be set meanwhile."""
+"""The longest sleep, since wall time may be set meanwhile."""
 _DISK = timedelta(seconds=5)
 _NOW = datetime.min.replace(tzinfo=UTC)
 _AT_ONCE = 200
-"""Incidents whose facts are written together: they share a commit."""
+"""How many incidents have their facts written together, in one commit."""
 _UNTIMED = (facts.Adopted, facts.Told)
 """Facts of an incident that nothing comes due by."""
 _KINDS = facts.kinds(*(one for one in get_args(facts.IncidentFact) if one not in _UNTIMED), facts.MarkedGood)
@@ -51,7 +51,7 @@ class IncidentClocks:
         read_model.subscribe(self._heard)
 
     async def run(self) -> None:
-        """For ever. :raises JournalUnavailable: it cannot be read; begin anew."""
+        """Look for ever. :raises JournalUnavailable: the journal cannot be read; begin anew."""
         say = partial(self._log.error, "a clock that passed could not be written; trying again")
         await self.begin()
         while True:
@@ -75,7 +75,7 @@ class IncidentClocks:
                     self._next[one.incident] = _NOW
 
     async def look(self) -> int:
-        """Take in what was written, and write what is due; how many facts.
+        """Take in what was written, and write what is due; returns how many facts that were.
 
         :raises JournalUnavailable: what is left comes with the next look.
         """
@@ -116,7 +116,7 @@ class IncidentClocks:
         return 0
 
     def _earlier(self, incident: Incident) -> Rollback | None:
-        """The service's last rollback before this one that touched anything, drills aside; a drill has none."""
+        """The service's last rollback before this incident that touched anything, without drills; a drill has none."""
         if incident.drill:
             return None
         before = []
@@ -141,7 +141,7 @@ class IncidentClocks:
             self._next[name] = _NOW
 
     def _well(self, record: Record) -> None:
-        """The state that runs is good, or somebody says so of another: only the first ends what ended badly."""
+        """A state was marked good. Only the daemon's mark on the one that runs ends what ended badly."""
         service = name_in(record.stream)
         present = self._read_model.of(service).present
         if record.actor == DAEMON and present is not None and present.key == record.fact.state.key:

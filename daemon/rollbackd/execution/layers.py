@@ -1,4 +1,4 @@
-"""The layers of a service as live adapters: looked at, planned, asked. It changes nothing."""
+"""The layers of a service as adapters that can be asked. They are looked at and planned; nothing here changes them."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
@@ -31,16 +31,16 @@ _AGAIN = "its last step broke off: it is done again"
 
 @dataclass(frozen=True, slots=True)
 class PlanRequest:
-    """From where a plan takes a service to where, and what it begins with."""
+    """From which state a plan takes a service to which, and what it begins with."""
 
     present: State
     target: State
     key: str = ""
-    """What the keys of its changes begin with; empty: nothing is to be done by it."""
+    """What the keys of its changes begin with; empty for a plan that is only shown."""
     returns: bool = False
-    """It takes back what the plan did: a release that the configuration fixes is where it comes from."""
+    """Whether it takes back what the plan did: a release that the configuration fixes is then where it comes from."""
     unfinished: Collection[str] = ()
-    """Layers whose last step broke off: they have one whatever they show."""
+    """Layers whose last step broke off; they have a step whatever release they show."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ class Layers:
     service: Service
     adapters: Mapping[str, Adapter]
     clean: Callable[[str], str] = str
-    """Takes secrets out of what an adapter says: it may quote what somebody answered."""
+    """Takes secrets out of what an adapter says, which may quote an answer of somebody else."""
 
     @property
     def traits(self) -> dict[str, Traits]:
@@ -59,7 +59,7 @@ class Layers:
     async def look(self, *, mixed: bool = False) -> State:
         """The releases that are there now.
 
-        :param mixed: also while the parts of a layer differ: for what a person orders, and for nothing else.
+        :param mixed: also while the parts of a layer differ: for a person's order, and for nothing else.
         :raises LookFailed: when any layer does not answer.
         """
         names = [name for name, adapter in self.adapters.items() if adapter.traits.releases]
@@ -73,7 +73,7 @@ class Layers:
         return {name: tuple(releases) for name, releases in zip(names, found, strict=True)}
 
     async def releases(self, layer: str) -> tuple[Release, ...]:
-        """What one layer has now, then what it can go back to. :raises LookFailed: it does not answer."""
+        """What one layer has now, then what it can go back to. :raises LookFailed: the layer does not answer."""
         adapter = self.adapters.get(layer)
         if adapter is None or not adapter.traits.releases:
             raise LookFailed(f"{layer}: {self.service.name} has no such layer with releases")
@@ -81,7 +81,7 @@ class Layers:
         return (now, *others)
 
     async def ready(self, names: Sequence[str] = ()) -> tuple[Problem, ...]:
-        """What would stop a rollback; of all layers when none is named."""
+        """What would stop a rollback, of the layers that are named, or of all."""
         wanted = list(names or self.adapters)
         found = await asyncio.gather(*(self._problems(name) for name in wanted))
         return tuple(problem for problems in found for problem in problems)
@@ -94,7 +94,7 @@ class Layers:
             return (Problem(name, str(error).removeprefix(f"{name}: ")),)
 
     async def plan(self, name: str, way: PlanRequest) -> Plan:
-        """The plan of that name, each step as its adapter plans it; no steps when nothing differs.
+        """The plan of that name, each step as its adapter plans it; without steps when nothing differs.
 
         :raises LookFailed: when a layer cannot plan its step.
         """
@@ -126,7 +126,7 @@ class Layers:
         return replace(change, key=f"{way.key}/{move.layer}" if way.key else "", risks=(*change.risks, *again))
 
     async def prepare(self, name: str, way: PlanRequest) -> tuple[Plan, tuple[Problem, ...]]:
-        """The plan, and what would stop a layer that it needs; all are asked at once, since a sick service waits.
+        """The plan, and what would stop a layer that it needs. All are asked at once, since a sick service waits.
 
         :raises LookFailed: when a layer cannot plan its step.
         """
@@ -164,9 +164,10 @@ async def _present(adapter: Adapter, *, mixed: bool) -> Release:
 
 
 def resolve(layer: str, text: str, releases: Sequence[Release]) -> Release:
-    """The release that a person or a plan names: by id, label or another name, or by a prefix that only one has.
+    """The release that a person or a plan names: by id, label or another name, or by a prefix that only one release
+    has.
 
-    A prefix of a name counts from seven digits on, as of a commit; one of an id always.
+    A prefix of a name counts from seven digits on, as of a commit; a prefix of an id always counts.
 
     :raises LookFailed: when there is none, or more than one.
     """
@@ -196,7 +197,7 @@ class LayerFactory:
         self._clock = clock
 
     def build(self, service: Service) -> Layers:
-        """:raises ValueError: when an adapter refuses its settings; loading has checked that before."""
+        """The layers of a service. :raises ValueError: an adapter refuses its settings; loading checked that."""
         adapters = {}
         for name, settings in service.layers.items():
             place = Place(service.name, name, self._scratch / service.name / name, self._spawner, self._clock, reveal)

@@ -1,4 +1,4 @@
-"""What is asked right before the first step of a plan. It only reads: nothing is touched unless all of it agrees."""
+"""The preflight: what is asked right before the first step of a plan. It only reads; all of it must agree."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -20,18 +20,18 @@ class Objection:
 
 
 Confirm = Callable[[Incident], Awaitable[Objection | None]]
-"""The guards once more, right before the first step, and whether the trouble is still there."""
+"""Asks the guards once more, right before the first step, and whether the trouble is still there."""
 
 
 @dataclass(frozen=True, slots=True)
 class Preflight:
-    """Of one incident: the layers are looked at, each plans its step and is asked whether it is ready."""
+    """The preflight of one incident: the layers are looked at, each plans its step and is asked whether it is ready."""
 
     layers: Layers
     confirm: Confirm
 
     async def of(self, incident: Incident) -> facts.Planned | facts.PlanEnded | Objection:
-        """The plan that runs next, that it has nothing to do, or why the incident ends here.
+        """The plan that runs next, the fact that it has nothing to do, or why the incident ends here.
 
         The layers are looked at and plan at once: from what the decision saw, which is what the look must find again.
 
@@ -73,13 +73,13 @@ class Preflight:
         """Layers whose step cannot be taken back, and which nobody allowed."""
         request, plan = incident.decision.trigger.request, self.layers.service.plans[incident.running]
         if incident.by_people and any(one.guard == IRREVERSIBLE.name for one in incident.decision.against):
-            return ""  # it was asked by name, and people said yes
+            return ""  # people were asked about it by name, and said yes
         allowed = {*plan.irreversible, *(request.irreversible if request else ())}
         return ", ".join(change.layer for change in changes if not change.reversible and change.layer not in allowed)
 
 
 def untouched(incident: Incident, outcome: Outcome, reason: str) -> Objection:
-    """The end before the first step of a plan: nothing was touched, unless a plan before it did not help."""
+    """The end of an incident before a plan's first step: nothing was touched, unless an earlier plan did not help."""
     if incident.moved:
         return Objection(Outcome.INEFFECTIVE, f"{reason}; the plan before it did not help")
     return Objection(outcome, f"nothing was touched: {reason}")

@@ -1,6 +1,7 @@
-"""The only loop that changes the world: asks `next_step`, does the one thing it names, writes down what happened.
+"""The runner: the only loop that changes the world. It asks `next_step`, does the one thing that is named, and writes
+down what happened.
 
-A start is on disk before its effect; the effect always asks the world first. So the first run and the run after a
+A start is on disk before its effect, and the effect always asks the world first. So the first run and the run after a
 crash are the same code.
 """
 
@@ -36,14 +37,14 @@ from rollbackd.system.tasks import until_first
 _Start = facts.Entering | facts.ApplyStarted | facts.Leaving
 _STARTS: Mapping[str, type[_Start]] = {"enter": facts.Entering, "apply": facts.ApplyStarted, "leave": facts.Leaving}
 _GLANCE = timedelta(seconds=1)
-"""How often a waiting incident looks whether a hold came or went."""
+"""How often an incident that waits looks whether a hold came or went."""
 _LONGEST_GLANCE = timedelta(seconds=30)
-"""The same for one that only asks: an answer pokes it."""
+"""How often an incident looks that only waits for an answer; the answer itself wakes it."""
 _DISK = timedelta(seconds=2)
-"""Between tries to write down what was done while the journal cannot be written."""
+"""The pause before a fact is written again, while the journal cannot be written."""
 _LOOKS = 3
 _LOOK_AGAIN = timedelta(seconds=5)
-"""Before the layers are looked at again when one could not be looked at, or was not ready."""
+"""The pause before the layers are looked at again, when one could not be looked at or was not ready."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,15 +54,15 @@ class Judgement:
     held: Callable[[Incident], Awaitable[str]]
     """What holds the service right now, read afresh; empty for nothing."""
     confirm: Confirm
-    """The guards once more, right before the first step, and whether the trouble is still there."""
+    """Asks the guards once more, right before the first step, and whether the trouble is still there."""
     condition: Callable[[Incident, datetime | None], Awaitable[tuple[CheckResult, ...]]]
-    """The query or check that triggered, asked again; what reaches back before the last step is inconclusive."""
+    """Asks the query or check that triggered again; a query that reaches back before the last step is inconclusive."""
     rise: Callable[[Incident, str, bool], Awaitable[facts.Risen | facts.AskedAgain | Objection]]
-    """What an answered or expired question becomes in the world of now; why, and whether people said yes."""
+    """What an answered or expired question becomes in the world of now; given why, and whether people said yes."""
 
 
 def process_name() -> str:
-    """Boot id and process id: two processes never share it."""
+    """Boot id and process id: no two processes ever share them."""
     with suppress(OSError):
         return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()}/{os.getpid()}"
     return f"-/{os.getpid()}"
@@ -113,7 +114,7 @@ class Runner:
             self._tasks[name] = asyncio.create_task(self._drive_guarded(name), name=f"incident {name}")
 
     def poke(self, name: str) -> None:
-        """Something was written about it, or a hold changed: look again now. Drives it when it is not driven."""
+        """Look at an incident now: something was written about it, or a hold changed. Drives it if need be."""
         if name in self._wakes:
             self._wakes[name].set()
         self.start(name)
@@ -126,7 +127,7 @@ class Runner:
             await asyncio.wait(self._tasks.values())
 
     def wake_all(self) -> None:
-        """A place became free, a hold changed: all look again now."""
+        """Have every incident looked at now: a place became free, or a hold changed."""
         for wake in self._wakes.values():
             wake.set()
 
@@ -206,7 +207,7 @@ class IncidentDriver:
                 await self._intend()
 
     async def _next(self, incident: Incident) -> steps.Step:
-        """A question that only waits asks nothing of what holds it: there may be thousands of them."""
+        """The next step. An incident that only waits for people does not ask what holds it: there may be thousands."""
         for ask in (not incident.waits, True):
             held = await self._judgement.held(incident) if ask else ""
             step = steps.next_step(incident, self._verify, held, self._clock.now())
@@ -215,9 +216,9 @@ class IncidentDriver:
         return step
 
     async def _slot(self, step: steps.Step) -> bool:
-        """Whether this may act now: so many rollbacks at once, and one that waits for a person takes no place.
+        """Whether the incident may act now. Only so many act at once; one that waits for a person takes no place.
 
-        A drill takes none either: no real rollback waits for it.
+        A drill takes none either, since no real rollback may wait for it.
         """
         if self._has_slot or isinstance(step, steps.Pause | steps.Park | steps.Close | steps.Rise):
             return True
@@ -240,7 +241,7 @@ class IncidentDriver:
         return plan.verify if plan is not None and plan.verify is not None else service.verify
 
     async def _wait(self, until: datetime | None, *, asking: bool = False) -> None:
-        """Until then, or until somebody pokes; a hold is looked for every second."""
+        """Wait until then, or until somebody pokes; whether a hold came is looked for every second."""
         now = self._clock.now()
         glance = _LONGEST_GLANCE if asking else _GLANCE
         length = glance if until is None else min(until - now, glance)
