@@ -1,4 +1,4 @@
-"""Asks Alertmanager's API. It answers in full and in time, or it is unreachable; there is nothing in between.
+"""The client of Alertmanager's API. Alertmanager answers in full and in time, or it is unreachable.
 
 https://github.com/prometheus/alertmanager/blob/main/api/v2/openapi.yaml
 """
@@ -21,8 +21,8 @@ LARGEST_ANSWER = 64 * 2**20
 M = TypeVar("M", bound=BaseModel)
 _ANYTHING = re.compile(".*", re.DOTALL)
 _FIRING = {"active": "true", "silenced": "true", "inhibited": "false", "unprocessed": "false"}
-"""Silenced alerts are asked for: they fire, and the silence is a hold that the decision names. Inhibited ones are not:
-another alert is their cause, and no webhook would have brought them."""
+"""Silenced alerts are asked for, since they fire, and the silence is a hold that the decision names. Inhibited ones are
+not: another alert is their cause, and no webhook would have brought them."""
 
 
 class Unreachable(Exception):  # noqa: N818  # a state of the backend
@@ -65,7 +65,7 @@ class Alertmanager:
     async def group(self, receiver: str, labels: Mapping[str, str]) -> list[Alert]:
         """The firing alerts of a notification's group, to complete one that was truncated; resolved ones are gone.
 
-        `receiver` and `labels` are the webhook's; they are compared here and never become part of the request.
+        `receiver` and `labels` are the webhook's. They are compared here and never become part of the request.
 
         :raises Unreachable:
         """
@@ -126,7 +126,8 @@ class _MatcherBody(_Answer):
     is_equal: bool = Field(default=True, alias="isEqual")
 
     def matcher(self) -> Matcher:
-        """What Python's expressions cannot read counts as matching: a silence too wide holds, one too narrow acts."""
+        """The matcher as a value. What Python's expressions cannot read matches: too wide a silence holds, too narrow a
+        one acts."""
         if not self.is_regex:
             return Matcher(self.name, not self.is_equal, re.compile(re.escape(self.value)))
         try:

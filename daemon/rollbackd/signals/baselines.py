@@ -1,6 +1,6 @@
-"""What query conditions compare a service with: another time, before its change, its peers. Asks few ranges for many.
+"""Baselines: what query conditions compare a service with, such as another time, before its change, or its peers.
 
-What lies before a change does not move any more: it is asked once.
+Few ranges are asked for many services. What lies before a change does not move any more, and is asked once.
 """
 
 from collections import defaultdict
@@ -21,16 +21,16 @@ from rollbackd.signals.rule_state import RuleStates
 from rollbackd.state.read_model import ReadModel
 
 _AT_ONCE = 8
-"""Ranges that are asked for one condition in one poll; the other services have their turn in the next."""
+"""How many ranges are asked for one condition in one poll; other services have their turn in the next."""
 _WIDER = 4
-"""A range for many services is at most so many times as long as what one of them needs."""
+"""How many times as long as one service needs a range for many services may be."""
 _POINTS = 500
-"""Of one series in a range; a longer one is asked in longer steps."""
+"""The most points of one series in a range; a longer range is asked in longer steps."""
 _SETTLED = timedelta(minutes=5)
-"""What Prometheus did not know of the past this long after, it will not know later."""
+"""How old a time of the past must be before a missing answer is final."""
 BEFORE_UNDONE = "before the change that was rolled back"
 _LABELS_BEFORE = timedelta(minutes=5)
-"""Before a change: instances that were there then are unchanged."""
+"""How long before a change instances are looked for; those that were there are unchanged ones."""
 
 Line = tuple[Mapping[str, str], Sequence[Point]]
 """A series: its labels and points."""
@@ -49,13 +49,13 @@ class Turn:
     began: datetime | None
     """When the old state began; None when that is not known."""
     settled: datetime
-    """Since when what runs now runs: that change, or our rollback of it."""
+    """Since when what runs now runs: since that change, or since our rollback of it."""
     undone: bool
-    """It was rolled back."""
+    """Whether it was rolled back."""
 
 
 def turn_of(ledger: ServiceLedger) -> Turn | None:
-    """The last change of a service; None when none is known. A rollback of ours is none, it undoes one."""
+    """The last change of a service; None when none is known. A rollback of ours is not one, it undoes one."""
     spells: tuple[Spell, ...] = ledger.spells
     while spells and spells[-1].incident:
         spells = spells[:-1]
@@ -69,7 +69,7 @@ def turn_of(ledger: ServiceLedger) -> Turn | None:
 
 
 class Baselines:
-    """Finds them, for all services of a condition at once."""
+    """Finds what to compare with, for all services of a condition at once."""
 
     def __init__(self, config: Config, read_model: ReadModel, rule_states: RuleStates, prometheus: Prometheus) -> None:
         assert config.prometheus is not None
@@ -94,12 +94,12 @@ class Baselines:
         return known[1]
 
     def fresh(self, service: str, now: datetime) -> bool:
-        """Whether a change of the service is so young that it can be to blame."""
+        """Whether a change of the service is young enough to be to blame."""
         turn = self.turn(service)
         return turn is not None and now - turn.end <= self._window
 
     def forget(self, service: str) -> None:
-        """What was before a change that is too old to compare with."""
+        """Forget what was before changes that are too old to compare with."""
         self._past.pop(service, None)
 
     def after(self, leaf: QueryWhen, service: str, now: datetime, since: datetime | None = None) -> datetime | None:
@@ -113,14 +113,14 @@ class Baselines:
         return max(known) + reach(leaf.query) if known else None
 
     def group(self, leaf: QueryWhen) -> tuple[str, ...]:
-        """The services that it compares with, and those it is for."""
+        """The services that the condition compares with, and those that it is for."""
         return self._groups.get(leaf.group, ())
 
     # -- what to compare with -------------------------------------------------------------------
     async def earlier(
         self, rule: Rule, leaf: QueryWhen, services: Collection[str], now: datetime, since: datetime | None
     ) -> dict[str, Baseline]:
-        """The value of so long ago. While that is when it was sick, before a rollback, of right before the trouble."""
+        """The value of so long ago. Where the service was sick then, before a rollback, of right before the trouble."""
         assert leaf.against is not None
         assert leaf.against.offset is not None
         by_time: defaultdict[datetime, list[str]] = defaultdict(list)
@@ -214,7 +214,7 @@ class Baselines:
     async def old_instances(
         self, rule: Rule, leaf: QueryWhen, services: Iterable[str], now: datetime
     ) -> dict[str, frozenset[str] | str]:
-        """The values of the label that were there right before each service's change, or why they are not known."""
+        """The values of the label right before each service's change, or why they are not known."""
         turns = {service: self.turn(service) for service in services}
         windows = {service: (turn.start - _LABELS_BEFORE, turn.start) for service, turn in turns.items() if turn}
         lines = await self._asked_once(rule, leaf, windows, _LABELS_BEFORE, _LABELS_BEFORE / 5, now)
@@ -266,7 +266,7 @@ class Baselines:
         return answer.problem or self.spread(rule, [(one.labels, one.points) for one in answer.series])
 
     def spread(self, rule: Rule, lines: Sequence[Line]) -> Lines:
-        """By service."""
+        """The series by service."""
         found: defaultdict[str, list[Line]] = defaultdict(list)
         for service, line in zip(self._owners(rule, [labels for labels, _ in lines]), lines, strict=True):
             if service is not None:
@@ -282,7 +282,7 @@ class Baselines:
         return found
 
     def _owners(self, rule: Rule, labels: Sequence[Mapping[str, str]]) -> list[str | None]:
-        """The service of each series. What a query for one service sums its labels away from is of that service."""
+        """The service of each series. One without labels, from a query for one service alone, is of that service."""
         owners = self._rule_states.spread(labels, rule)
         match = self._matches.get(rule.services[0]) if len(rule.services) == 1 else None
         if match is None:
@@ -305,7 +305,7 @@ def by_time(lines: Iterable[Sequence[Point]]) -> dict[datetime, list[float]]:
 
 
 def samples_of(leaf: QueryWhen, lines: Iterable[Line]) -> list[float] | Observation:
-    """A service's samples, one a time; an observation when they cannot be told apart."""
+    """A service's samples, one for each time; an observation when they cannot be told apart."""
     return finite(by_time(points for _, points in lines).values(), leaf.aggregate)
 
 
@@ -315,7 +315,7 @@ def within(points: Sequence[Point], window: Span) -> list[Point]:
 
 
 def base_of(leaf: QueryWhen, values: Sequence[float], words: str) -> Baseline:
-    """One service's values at another time, as what to compare with; `words` say when: `1d ago`."""
+    """One service's values at another time, as what to compare with; `words` say when, such as `1d ago`."""
     value = settle(values, leaf.aggregate)
     if isinstance(value, Observation):
         return Baseline(missing=f"{words} there is {value.reason}")
@@ -323,6 +323,6 @@ def base_of(leaf: QueryWhen, values: Sequence[float], words: str) -> Baseline:
 
 
 def _window_before(turn: Turn, length: timedelta, back: timedelta) -> Span | None:
-    """The time before a change, as far as nothing but the state that ran then is seen in it."""
+    """The time before a change in which nothing but the state that ran then is seen."""
     begin = turn.start - length if turn.began is None else max(turn.start - length, turn.began + back)
     return (begin, turn.start) if begin < turn.start else None

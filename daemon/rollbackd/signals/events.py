@@ -15,7 +15,7 @@ from rollbackd.signals.webhook import Time, sentence_of, validate_json
 from rollbackd.syntax.units import Spec, format_duration, shortened, whole_seconds
 
 AHEAD = timedelta(minutes=1)
-"""How far a sender's clock may be ahead of ours; what lies in the future counts from now."""
+"""How far a sender's clock may be ahead of ours; an event of the future counts from now."""
 _NAMES = {EVENT: "letters, digits and . _ : -", LABEL: "letters, digits and _, no digit first"}
 _TEXT = 1000
 """Characters of an event's text that are kept."""
@@ -73,7 +73,7 @@ def parse_events(body: bytes) -> tuple[Posted, ...]:
 
 
 def event_of(posted: Posted, now: datetime) -> Event:
-    """As a value that came now. :raises EventError: its time is too far from ours."""
+    """The event as a value that came now. :raises EventError: its time is too far from ours."""
     at = posted.at or now
     if at - now > AHEAD:
         ahead = format_duration(whole_seconds(at - now))
@@ -100,12 +100,12 @@ def _hash(posted: Posted, at: datetime) -> str:
 
 
 def event_key(event: Event, service: str) -> str:
-    """Under which the inbox knows an event of this service: the same again is a duplicate."""
+    """The key under which the inbox knows an event of this service; the same key again is a duplicate."""
     return f"event/{event.name}/{service}/{'firing' if event.firing else 'resolved'}/{event.key}"
 
 
 def event_to_json(event: Event) -> bytes:
-    """For the inbox."""
+    """An event as the inbox keeps it."""
     return to_json(
         {
             "name": event.name,
@@ -121,7 +121,7 @@ def event_to_json(event: Event) -> bytes:
 
 
 def event_from_json(body: bytes) -> Event:
-    """What `event_to_json` wrote. :raises ValueError: for anything else."""
+    """The event that `event_to_json` wrote. :raises ValueError: for anything else."""
     try:
         read = from_json(body)
         at = datetime.fromisoformat(read.pop("at"))

@@ -1,4 +1,7 @@
-"""Alerts and events: into the inbox first, then to the rules. What was answered 200 is on disk and will be judged."""
+"""The intake: alerts and events go into the inbox first, then to the rules.
+
+What was answered 200 is on disk and will be decided on.
+"""
 
 from collections import deque
 from collections.abc import Sequence
@@ -21,13 +24,13 @@ from rollbackd.system.clock import Clock
 SOURCE = "alert"
 EVENTS = "event"
 _MEMORY = timedelta(days=1)
-"""How far back the inbox is read at a start for alerts that may still fire."""
+"""How far back the inbox is read at a start, for alerts that may still fire."""
 _PORTION = 32
-"""Alerts that are judged before others have their turn."""
+"""How many alerts go to the rules before other work has its turn."""
 _MANY = 8
-"""Deliveries that wait at the same time: a storm, in which what is not on disk is more urgent."""
+"""How many waiting deliveries make a storm, in which writing to disk is more urgent than deciding."""
 _REST = 25
-"""So many times as long as a portion took nothing more is judged then."""
+"""How long nothing more is decided in a storm, as a multiple of what the last portion took."""
 _LONGEST_REST = timedelta(seconds=1)
 
 Stored = tuple[Arrived, Alert | Event, str]
@@ -41,11 +44,11 @@ class EventReceipt:
     accepted: int
     duplicates: int
     unmatched: tuple[str, ...]
-    """A sentence each: why nobody asks for it."""
+    """A sentence each on why no rule asks for it."""
 
 
 class SignalIntake:
-    """Takes what comes by every way there is: posted, from the inbox after a restart, from Alertmanager's own list."""
+    """Takes signals by every way there is: posted, from the inbox after a restart, from Alertmanager's own list."""
 
     def __init__(
         self,
@@ -62,23 +65,27 @@ class SignalIntake:
         self._alertmanager = alertmanager
         self._silences: tuple[Silence, ...] = ()
         self._named: set[str] = set()
-        """Fingerprints that Alertmanager named last: what it names no more was resolved, though we were not told."""
+        """Fingerprints that Alertmanager named last. An alert that it names no more was resolved, though nobody told
+        us."""
         self._waiting = 0
-        """Deliveries that are not on disk yet."""
+        """How many deliveries are not on disk yet."""
         self._pressure = 0
-        """The most of them since the last portion was judged, so that a rest counts, too."""
+        """The most of them since the last portion, so that deliveries during a rest count, too."""
         self._unjudged: deque[Stored] = deque()
         self.unreachable = ""
-        """Why Alertmanager did not answer last; empty when it did, or there is none."""
+        """Why Alertmanager did not answer last; empty when it did, or when there is none."""
         self._log = log.get("intake")
 
     @property
     def silences(self) -> tuple[Silence, ...]:
-        """Those that were active at the last ask."""
+        """The silences that were active when Alertmanager was asked last."""
         return self._silences
 
     async def receive(self, alerts: Sequence[Alert]) -> tuple[int, int, int]:
-        """Accepted, duplicates, unmatched. On disk when it returns. :raises JournalUnavailable: nothing was kept."""
+        """Take alerts: how many were accepted, duplicates and unmatched. They are on disk when it returns.
+
+        :raises JournalUnavailable: nothing was kept.
+        """
         wanted: dict[str, tuple[Alert, str]] = {}
         unmatched = 0
         duplicates = 0
@@ -101,7 +108,7 @@ class SignalIntake:
         return len(receipt.new), duplicates + len(receipt.again), unmatched
 
     async def report(self, posted: Sequence[Posted]) -> EventReceipt:
-        """Take events; on disk when it returns.
+        """Take events; they are on disk when it returns.
 
         :raises EventError: one has a time that cannot be; nothing was kept.
         :raises JournalUnavailable: nothing was kept.
@@ -134,14 +141,15 @@ class SignalIntake:
             self._waiting -= 1
 
     def _judge_soon(self, rows: Sequence[Stored]) -> None:
-        """All of a delivery is known to the rules before any of it is decided: a common cause shows at once."""
+        """Decide soon. The rules know all of a delivery before any of it is decided on: a common cause shows at
+        once."""
         self._unjudged.extend(rows)
         if self._unjudged and not self._triggers.behind:
             self._triggers.behind = True
             self._triggers.run_soon(self._judge_all())
 
     async def _judge_all(self) -> None:
-        """By portions; in a storm of deliveries this takes a small part of the time."""
+        """Decide by portions; in a storm of deliveries this takes a small part of the time."""
         try:
             while self._unjudged:
                 begun = self._clock.monotonic()
@@ -171,8 +179,8 @@ class SignalIntake:
     def _met(self, row: Arrived, signal: Alert | Event, service: str) -> list[Trigger]:
         """The triggers of a signal.
 
-        An event counts as of when it came, though nobody was there to judge it then; one more of an episode that was
-        decided is no news.
+        An event counts as of when it came, though nobody decided on it then. One more event of an episode that was
+        decided on is no news.
         """
         if not signal.firing:
             return []
@@ -183,7 +191,7 @@ class SignalIntake:
         return self._rule_states.triggers_of(signal, service, self._clock.now())
 
     async def recall(self) -> None:
-        """At a start, before anything else: what fired when we ended, and what was reported that may still count."""
+        """At a start, before anything else, tell the rules what fired at the end of the last run, and recent events."""
         now = self._clock.now()
         for source, back in ((SOURCE, _MEMORY), (EVENTS, LONGEST_WITHIN)):
             for row in await self._read_model.journal.arrived(source, now - back):
@@ -196,7 +204,7 @@ class SignalIntake:
                     self._rule_states.hear(signal, service, row.seen)
 
     async def recover(self) -> None:
-        """After a start: what Alertmanager says fires and is silenced, and what came but nobody judged yet."""
+        """After a start, take what Alertmanager says fires and is silenced, and what came and was not decided on."""
         asked = self._clock.now()
         firing = await self.ask()
         if firing is not None:
@@ -224,7 +232,7 @@ class SignalIntake:
         return alert, self._rule_states.wanted(alert.labels)
 
     async def run(self, every: timedelta) -> None:
-        """Ask Alertmanager every so often: for its silences, and for alerts that a lost delivery kept from us."""
+        """Ask Alertmanager every so often for its silences, and for alerts that a lost delivery kept from us."""
         say = partial(self._log.warning, "what Alertmanager says could not be stored")
         while True:
             await self._clock.sleep(every)
@@ -251,7 +259,7 @@ class SignalIntake:
         return firing
 
     async def complete(self, webhook: WebhookPayload) -> None:
-        """A truncated group is completed from Alertmanager's API, when it can be."""
+        """Complete a truncated group from Alertmanager's API, where that can be."""
         if not webhook.truncated or self._alertmanager is None:
             return
         try:

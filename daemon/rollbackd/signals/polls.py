@@ -1,4 +1,4 @@
-"""Asks Prometheus what the query rules want to know. One query is asked once for all services and all rules."""
+"""Polls of Prometheus for the rules' queries. One query is asked once for all services and all rules."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -18,11 +18,11 @@ from rollbackd.state.read_model import ReadModel
 from rollbackd.system.clock import Clock
 
 _FAILURES = 5
-"""Polls in a row without an answer, then people are told."""
+"""How many polls in a row without an answer people are told of."""
 _LONGEST_MEMORY = timedelta(hours=6)
 """How far back a restart looks for the beginning of a run that was known."""
 _POINTS = 5000
-"""Of one series in one range query; Prometheus refuses more than 11,000."""
+"""The most points of one series in one range query; Prometheus refuses more than 11,000."""
 
 
 class PrometheusPolls:
@@ -46,7 +46,7 @@ class PrometheusPolls:
         self._clock = clock
         self._queries = QueryConditions(config, read_model, rule_states, prometheus)
         self._unasked: set[tuple[str, int, str]] = set()
-        """Conditions that compare with before a change, of services without one to blame."""
+        """Conditions that compare with before a change, of services without a change to blame."""
         self._asked: list[tuple[Rule, int, QueryWhen]] = [
             (rule, position, leaf)
             for rule in config.rules
@@ -60,7 +60,7 @@ class PrometheusPolls:
         """Why the last poll had no answer; empty when it had one."""
 
     async def run(self) -> None:
-        """Rebuild what was pending as soon as Prometheus answers, and poll for ever."""
+        """Rebuild what was pending as soon as Prometheus answers, then poll for ever."""
         while True:
             await self.rebuild()
             await self.poll()
@@ -82,7 +82,7 @@ class PrometheusPolls:
             self._trigger(name)
 
     def _feed(self, rule: Rule, position: int, found: Mapping[str, Observation], now: datetime) -> None:
-        """One condition of one rule, for every service that it is about."""
+        """Feed one condition of one rule, for every service that it is about."""
         fault = ""
         for service in self._about(rule):
             place = (rule.name, position, service)
@@ -101,7 +101,7 @@ class PrometheusPolls:
         return rule.services or self._services
 
     def _note_fault(self, rule: Rule, fault: str) -> None:
-        """A rule whose answer cannot be told apart is told once, and again when it was mended between."""
+        """Tell people of a rule whose answer cannot be told apart: once, and again when it was well in between."""
         if not fault:
             self._faults.pop(rule.name, None)
         elif rule.name not in self._faults:
@@ -118,7 +118,7 @@ class PrometheusPolls:
                 self._triggers.consider_soon(trigger)
 
     async def _report(self, problems: list[str], asked: int) -> None:
-        """Prometheus failing is a notice after some polls in a row, never a trigger."""
+        """Tell people after some failed polls in a row. A Prometheus that fails is a notice, never a trigger."""
         self.problem = problems[0] if problems else ""
         if len(problems) < asked or not asked:
             if self._failures >= _FAILURES:
@@ -135,7 +135,7 @@ class PrometheusPolls:
 
     # -- after a restart ------------------------------------------------------------------------
     async def rebuild(self) -> None:
-        """What was pending before the restart goes on: nothing waits twice, and a known episode keeps its name."""
+        """Go on with what was pending before the restart: nothing waits twice, and a known episode keeps its name."""
         now = self._clock.now()
         built = await asyncio.gather(*(self._rebuild(*asked, now) for asked in self._unbuilt))
         self._unbuilt = [asked for asked, done in zip(self._unbuilt, built, strict=True) if not done]
@@ -157,7 +157,7 @@ class PrometheusPolls:
     async def _begin_again(
         self, rule: Rule, position: int, leaf: QueryWhen, known: Mapping[str, datetime], now: datetime
     ) -> bool:
-        """A test is not replayed: it is asked once, so that an episode that goes on keeps its name."""
+        """Ask a test once, since it cannot be replayed, so that an episode that goes on keeps its name."""
         if not known:
             return True
         answers = await self._queries.ask([leaf])

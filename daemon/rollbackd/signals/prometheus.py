@@ -1,4 +1,4 @@
-"""Asks Prometheus. A problem is an answer too: nothing here raises for what a server, or its absence, does.
+"""The client of Prometheus. A problem is an answer too: nothing here raises for what a server, or its absence, does.
 
 Questions run on daemon threads of our own, a bounded number of them, and never longer than the time limit: a server
 that keeps a thread busy with a byte a second has its connection cut. The same query is never under way twice.
@@ -30,7 +30,7 @@ from rollbackd.system.http_client import without_password
 __all__ = ["Prometheus", "QueryAnswer", "RangeAnswer", "RangeSeries", "Series"]
 
 THREADS = 8
-"""Questions under way at once; more of them wait their turn, within their own time limit."""
+"""How many questions are under way at once; more of them wait their turn, within their own time limit."""
 _GOODBYE = 1.0
 """Seconds that `close` gives the threads whose connections it cut."""
 
@@ -51,11 +51,11 @@ class _Ask(Generic[A]):
     """Done when no thread works on it any more."""
     line: QueryThread | None = None
     given_up: float | None = None
-    """When, in the clock's monotonic seconds."""
+    """When the asker gave up, in the clock's monotonic seconds; None: not yet."""
 
 
 class Prometheus:
-    """One Prometheus server, or what speaks its API. Used from one event loop."""
+    """One Prometheus server, or anything that speaks its API. Used from one event loop."""
 
     def __init__(self, url: str, timeout: timedelta, clock: Clock) -> None:
         self._url = url.rstrip("/")
@@ -101,7 +101,7 @@ class Prometheus:
     async def _ask(
         self, query: str, subject: tuple[object, ...], kind: type[A], fetch: Callable[[QueryThread], A]
     ) -> A:
-        """Join the same question, let another of the same query end first, or ask."""
+        """Join the same question, wait for another one of the same query to end, or ask."""
         try:
             async with asyncio.timeout(self._timeout.total_seconds()) as limit:
                 while (other := self._under_way.get(query)) is not None:
@@ -136,7 +136,7 @@ class Prometheus:
         return ask
 
     def _next(self) -> None:
-        """Give threads to those that wait for one."""
+        """Give threads to the questions that wait for one."""
         while self._queue and self._threads < THREADS:
             ask = self._queue.popleft()
             ask.line = self._idle.pop() if self._idle else QueryThread(self._url, self._timeout)
@@ -151,7 +151,7 @@ class Prometheus:
             self._threads += 1
 
     def _work(self, loop: asyncio.AbstractEventLoop, ask: _Ask[A], line: QueryThread) -> None:
-        """On the thread."""
+        """Ask, on the thread."""
         try:
             answer = ask.fetch(line)
         except Unusable as error:
@@ -162,7 +162,7 @@ class Prometheus:
             loop.call_soon_threadsafe(self._end, ask, line, answer)
 
     def _end(self, ask: _Ask[A], line: QueryThread, answer: A) -> None:
-        """The thread has ended."""
+        """Note that the thread has ended."""
         self._threads -= 1
         self._settle(ask, answer)
         if ask.given_up is None and not self._closed:

@@ -12,7 +12,7 @@ from pydantic_core import from_json
 
 _INSTANT = ("vector", "scalar")
 _SAID = 300
-"""Characters of a server's own words that are passed on."""
+"""How many characters of a server's own words are passed on."""
 
 
 class Unusable(Exception):  # noqa: N818  # an answer, not an error: it becomes a problem
@@ -30,7 +30,7 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class QueryAnswer:
-    """What an instant query came to: all series, or the problem."""
+    """The answer to an instant query: all series, or the problem."""
 
     series: tuple[Series, ...] = ()
     problem: str = ""
@@ -47,7 +47,7 @@ class RangeSeries:
 
 @dataclass(frozen=True, slots=True)
 class RangeAnswer:
-    """What a range query came to: all series, or the problem."""
+    """The answer to a range query: all series, or the problem."""
 
     series: tuple[RangeSeries, ...] = ()
     problem: str = ""

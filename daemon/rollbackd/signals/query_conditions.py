@@ -41,7 +41,7 @@ class QueryConditions:
         self.bases = Baselines(config, read_model, rule_states, prometheus)
 
     async def ask(self, leaves: Iterable[QueryWhen]) -> dict[str, QueryAnswer]:
-        """Each query of the conditions, once."""
+        """Ask each query of the conditions, once."""
         asked = dict.fromkeys(query for leaf in leaves for query in queries(leaf))
         return dict(zip(asked, await asyncio.gather(*map(self._prometheus.instant, asked)), strict=True))
 
@@ -54,10 +54,10 @@ class QueryConditions:
         now: datetime,
         since: datetime | None = None,
     ) -> dict[str, Observation]:
-        """What the condition says of each service. Those without a change to compare with are left out.
+        """What the condition says of each service. Services without a change to compare with are left out.
 
         :param answers: to its `queries`.
-        :param since: when a rollback's last step ended: what is compared is what came after it.
+        :param since: when a rollback's last step ended: only what came after it is compared.
         """
         problem = next((answers[query].problem for query in queries(leaf) if answers[query].problem), "")
         if problem:
@@ -78,11 +78,11 @@ class QueryConditions:
         return few | await self._of_instances(rule, leaf, self.bases.spread(rule, series), enough, now, since)
 
     def is_asked(self, leaf: QueryWhen, service: str, now: datetime) -> bool:
-        """Whether it says anything of a service now: what compares with before a change needs a fresh one."""
+        """Whether the condition says anything of a service now: a comparison with before a change needs a fresh one."""
         return not leaf.of_change or self.bases.fresh(service, now)
 
     def _compared(self, rule: Rule, leaf: QueryWhen, services: Sequence[str], now: datetime) -> list[str]:
-        """The services with a change that can be to blame, and those whose trouble goes on from when it could."""
+        """The services with a change that can be to blame, and those whose trouble goes on since one could be."""
         position = next(n for n, one in enumerate(rule.leaves) if one is leaf)
         found = []
         for service in services:
@@ -129,7 +129,7 @@ class QueryConditions:
         return self.bases.peers(leaf, services, values, now)
 
     def _early(self, leaf: QueryWhen, service: str, now: datetime, since: datetime | None) -> Observation | None:
-        """Why a value of now is not yet one of after the change; None when it is, or that does not matter."""
+        """Why a value of now is not one of after the change yet; None when it is, or when that does not matter."""
         begin = self.bases.after(leaf, service, now, since) if leaf.of_change else None
         if begin is None or now >= begin:
             return None
@@ -140,7 +140,7 @@ class QueryConditions:
     async def _of_instances(
         self, rule: Rule, leaf: QueryWhen, lines: Lines, services: Sequence[str], now: datetime, since: datetime | None
     ) -> dict[str, Observation]:
-        """New instances of a service against its old ones."""
+        """What comes of comparing a service's new instances with its old ones."""
         before = await self.bases.old_instances(rule, leaf, services, now)
         found = {}
         for service in services:
@@ -153,7 +153,7 @@ class QueryConditions:
     async def _tested(
         self, rule: Rule, leaf: QueryWhen, services: Sequence[str], now: datetime, since: datetime | None
     ) -> dict[str, Observation]:
-        """Samples of the last while, from after the change on, against others."""
+        """What comes of testing samples of the last while, from after the change on, against others."""
         assert leaf.differs is not None
         lines = await self.bases.lines(rule, leaf.query, (now - leaf.differs.window, now), self._every)
         if isinstance(lines, str):
@@ -206,7 +206,7 @@ class QueryConditions:
     async def _samples_earlier(
         self, rule: Rule, leaf: QueryWhen, services: Iterable[str], at: datetime, since: datetime | None
     ) -> dict[str, Baseline]:
-        """The samples of so long ago; one range for each time that is meant, nearly always one."""
+        """The samples of so long ago. One range is asked for each time that is meant, nearly always one."""
         assert leaf.differs is not None
         times = {service: self.bases.well(leaf, service, at, since) for service in services}
         found = {}
@@ -220,7 +220,7 @@ class QueryConditions:
 
 
 class ComparisonQueries:
-    """Judges the query checks that compare; they are asked as a rule for their service alone is."""
+    """Judges query checks that compare; each is asked like a rule for its service alone."""
 
     def __init__(
         self,
@@ -236,7 +236,7 @@ class ComparisonQueries:
     async def __call__(self, service: str, when: QueryWhen, since: datetime | None) -> Observation | None:
         """What the condition says of the service; None without a Prometheus.
 
-        :param since: when a rollback's last step ended. Else a service without a fresh change has none to blame.
+        :param since: when a rollback's last step ended. Without it, a service without a fresh change has none to blame.
         """
         if self._queries is None:
             return None

@@ -1,7 +1,8 @@
-"""One line to Prometheus: a blocking client for one thread at a time, which any other can cut off at any moment.
+"""Threads that ask Prometheus: a blocking client for one thread at a time, which any other thread can cut off.
 
 prometheus-api-client alone would follow redirects, drop `warnings`, read any length of body, and wait for as long as a
-byte comes now and then (the time limit of requests is one for each read). Its session is ours, so it does none of that.
+byte comes now and then, since the time limit of requests is one for each read. Its session is ours, so it does none of
+that.
 """
 
 import socket
@@ -62,7 +63,7 @@ class QueryThread:
         return data
 
     def cut(self) -> None:
-        """End the request that is under way, from any thread; the line is of no use afterwards."""
+        """End the request that is under way, from any thread; the connection is of no use afterwards."""
         self._cut.cut()
 
     def close(self) -> None:
@@ -83,7 +84,7 @@ class _Document(requests.Response):
 
 
 def _checked(response: requests.Response, *_: Any, **__: Any) -> requests.Response:
-    """See all that prometheus-api-client does not look at: status, type, size, warnings."""
+    """Check what prometheus-api-client does not look at: status, type, size, warnings."""
     try:
         if response.is_redirect:
             raise Unusable(f"answered {response.status_code}, a redirect; give its own address in `prometheus: url`")
@@ -115,7 +116,7 @@ class _Cut:
         self._done = False
 
     def opened(self, sock: socket.socket) -> socket.socket:
-        """A duplicate is kept, since TLS takes the descriptor away from the socket it is given."""
+        """Keep a duplicate of the socket, since TLS takes the descriptor away from the one it is given."""
         handle = sock.dup()
         with self._lock:
             previous, self._handle = self._handle, handle
@@ -144,7 +145,7 @@ def _shut(sock: socket.socket) -> None:
 
 
 class _Adapter(HTTPAdapter):
-    """Connections whose sockets are known to the cut; certificates are checked against the system's store as well."""
+    """Connections whose sockets `_Cut` knows; certificates are checked against the system's store as well."""
 
     def __init__(self, cut: _Cut) -> None:
         self._cut = cut
@@ -157,7 +158,7 @@ class _Adapter(HTTPAdapter):
 
 @cache
 def _trust() -> ssl.SSLContext:
-    """One for all lines: reading the system's certificates takes longer than a question."""
+    """The certificates, read once for all threads: reading them takes longer than a question."""
     return ssl.create_default_context()
 
 

@@ -1,4 +1,4 @@
-"""What query conditions said of services over a time of the past. Asks ranges; an instant is never asked again."""
+"""Replays: what query conditions said of services over a time of the past. Ranges are asked, and no instant twice."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ Table = Mapping[datetime, Sequence[float]]
 
 
 def can_be_replayed(leaf: QueryWhen) -> bool:
-    """Whether a range of its query shows what it said: not for a test, which takes a range for each single look."""
+    """Whether a range of the query shows what the condition said; a test takes a range for each single look."""
     return leaf.differs is None and not leaf.by_label
 
 

@@ -1,4 +1,4 @@
-"""Events that were reported and may still count. No I/O; bounded in age and number, heard again at a start."""
+"""Events that were reported and may still count. No I/O; bounded in age and number, and heard again at a start."""
 
 from bisect import insort
 from collections import OrderedDict
@@ -18,11 +18,11 @@ Asked = tuple[Rule, int, EventWhen]
 class ReportedEvents:
     """The events that rules ask for, by service and name, and the runs that they make.
 
-    What an event changes is worked out when it is heard, so that looking at it costs the same for one as for many, and
-    a start that hears the inbox again in its order comes to the same runs.
+    What an event changes is worked out when it is heard. So looking at it costs the same for one as for many, and a
+    start that hears the inbox again in its order comes to the same runs.
 
-    What was reported until the last step of a rollback that recovered is of another state, and is forgotten. After one
-    that did not, it stays until something is reported again: then that is trouble of its own.
+    Events until the last step of a rollback that recovered are of another state, and are forgotten. After a rollback
+    that did not recover they stay until something is reported again, which is trouble of its own.
     """
 
     def __init__(self, rules: Sequence[Rule], undone: Callable[[str], Rollback | None]) -> None:
@@ -34,13 +34,13 @@ class ReportedEvents:
         self._longest = {name: max(leaf.within for _, _, leaf in asked) for name, asked in self._asked.items()}
         self._all = max(self._longest.values(), default=timedelta())
         self._events: OrderedDict[tuple[str, str], list[Event]] = OrderedDict()
-        """By service and name, in the order of their times; who was heard of last stands last."""
+        """By service and name, in the order of their times; the event that was heard of last stands last."""
         self._runs: dict[tuple[str, int, str], EventRun] = {}
         """By rule, position of the condition and service."""
         self._undone = undone
         """A service's newest rollback that has ended."""
         self._since: dict[str, datetime] = {}
-        """What was reported until then is forgotten, by service."""
+        """The time, by service, until which events are forgotten."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -53,7 +53,7 @@ class ReportedEvents:
         return iter(found.values())
 
     def hear(self, event: Event, service: str, now: datetime) -> set[str]:
-        """One more event of a service. The services whose trouble may be another than before."""
+        """Take one more event of a service; returns the services whose trouble may be another than before."""
         undone = self._undone(service)
         self._begin_anew(service, (undone.stepped or undone.ended) if undone is not None else None, now)
         since = self._since.get(service)
@@ -71,7 +71,7 @@ class ReportedEvents:
         return {service, *self._forget(now)}
 
     def look_back(self, service: str, now: datetime) -> bool:
-        """Forget what a rollback that recovered meanwhile took back; whether there was one."""
+        """Forget what a rollback that recovered meanwhile took back; returns whether there was one."""
         undone = self._undone(service)
         return self._begin_anew(service, undone.stepped if undone is not None else None, now)
 
@@ -91,7 +91,7 @@ class ReportedEvents:
         return True
 
     def _forget(self, now: datetime) -> Iterator[str]:
-        """What nobody reported for longer than any rule counts."""
+        """Forget what nobody reported for longer than any rule counts."""
         while self._events:
             (service, name), events = next(iter(self._events.items()))
             if events and events[-1].at > now - self._all:
@@ -115,7 +115,7 @@ class ReportedEvents:
         return counted[0].at if counted else None
 
     def after(self, rule: Rule, service: str, since: datetime) -> int:
-        """How many events that the rule asks for were reported, and not resolved, since then."""
+        """How many events that the rule asks for were reported since then, and not resolved."""
         leaves = [leaf for leaf in rule.leaves if isinstance(leaf, EventWhen)]
         found = {
             event.key
@@ -126,6 +126,6 @@ class ReportedEvents:
         return len(found)
 
     def met_after(self, leaf: EventWhen, service: str, since: datetime, now: datetime) -> bool:
-        """Whether enough came since then to meet the condition by themselves."""
+        """Whether enough events came since then to meet the condition by themselves."""
         events = [event for event in self._events.get((service, leaf.event), ()) if event.at > since]
         return met(leaf, events, now) is not None

@@ -49,7 +49,7 @@ class RuleStates:
         self._tracks: dict[Place, Track] = {}
         self._alerts: dict[str, dict[str, tuple[Alert, datetime]]] = {}
         self._runs: dict[tuple[str, str], datetime] = {}
-        """When a composed rule's present run of bad began, so that its episode keeps its name."""
+        """When the present run of trouble of a composed rule began, so that its episode keeps its name."""
         leaves = [(rule, position, leaf) for rule in config.rules for position, leaf in enumerate(rule.leaves)]
         self._asked = [(rule, parse_matchers(leaf.alert)) for rule, _, leaf in leaves if isinstance(leaf, AlertWhen)]
         self._observed = [(one.name, position) for one, position, leaf in leaves if isinstance(leaf, _OBSERVED)]
@@ -74,7 +74,7 @@ class RuleStates:
         return self._index.find(labels)
 
     def wanted(self, labels: Mapping[str, str]) -> str | None:
-        """The service of an alert that some rule asks for; None when nobody does."""
+        """The service of an alert that some rule asks for; None when no rule does."""
         service = self._index.find(labels)
         for rule, matchers in self._asked:
             if all_match(matchers, labels):
@@ -103,7 +103,7 @@ class RuleStates:
 
     # -- observations ---------------------------------------------------------------------------
     def hear(self, alert: Alert, service: str, seen: datetime) -> None:
-        """An alert, firing or resolved; `seen` is when it was heard of last."""
+        """Take an alert, firing or resolved; `seen` is when it was heard of last."""
         self._changed.add(service)
         alerts = self._alerts.setdefault(service, {})
         if alert.firing:
@@ -112,7 +112,7 @@ class RuleStates:
             del alerts[alert.fingerprint]
 
     def forget_alerts(self, gone: Callable[[str, datetime], bool]) -> None:
-        """Alerts that fire no more, by their fingerprint and when they were heard of last."""
+        """Forget alerts that fire no more, by their fingerprint and when they were heard of last."""
         self._changed |= self._alerts.keys()
         for service, alerts in self._alerts.items():
             self._alerts[service] = {name: entry for name, entry in alerts.items() if not gone(name, entry[1])}
@@ -122,7 +122,7 @@ class RuleStates:
         self._changed |= self.events.hear(event, service, now)
 
     def observe(self, rule: Rule, position: int, service: str, verdict: Verdict, reason: str, at: datetime) -> None:
-        """One observation of a query or a check."""
+        """Take one observation of a query or a check."""
         leaf = rule.leaves[position]
         assert isinstance(leaf, QueryWhen | CheckWhen)
         place = (rule.name, position, service)
@@ -136,13 +136,13 @@ class RuleStates:
         return self._tracks.get((rule.name, position, service), _UNSEEN)
 
     def begin_at(self, rule: Rule, position: int, service: str, since: datetime) -> None:
-        """The run that goes on is one that was known before a restart: it keeps its beginning, and so its name."""
+        """Give the run that goes on the beginning that was known before a restart: its episode keeps its name."""
         place = (rule.name, position, service)
         self._tracks[place] = replace(self._tracks[place], since=since)
         self._changed.add(service)
 
     def clear(self, rule: Rule, position: int, service: str) -> None:
-        """The condition is not asked now: a check outside `after_change`."""
+        """Forget a condition that is not asked now, such as a check outside `after_change`."""
         self._changed.add(service)
         self._unasked.add((rule.name, position, service))
         self._tracks.pop((rule.name, position, service), None)
@@ -171,7 +171,7 @@ class RuleStates:
         return [entry for entry in self._alerts.get(service, {}).values() if all_match(matchers, entry[0].labels)]
 
     def triggers(self, rule: Rule, service: str, now: datetime) -> list[Trigger]:
-        """The rule's triggers for the service, if it is met: one an alert for a plain alert rule, else one."""
+        """The rule's triggers for the service, if it is met: for a plain alert rule one for each alert, else one."""
         if not self.applies(rule, service):
             return []
         leaf = rule.leaves[0]
@@ -228,7 +228,7 @@ class RuleStates:
         )
 
     def all_triggers(self, service: str, now: datetime) -> list[Trigger]:
-        """Everything that is met for a service."""
+        """Every trigger of a service."""
         return [trigger for rule in self._rules for trigger in self.triggers(rule, service, now)]
 
     def goes_on(self, service: str, episode: str, now: datetime) -> bool:
@@ -238,9 +238,9 @@ class RuleStates:
         return any(trigger.episode == episode for trigger in found)
 
     def over(self, service: str, episode: str, now: datetime) -> str:
-        """Why an episode is known to have ended; empty while it may go on, or nothing is known.
+        """Why an episode is known to have ended; empty while it may go on, or while nothing is known.
 
-        A rule that is not asked now says nothing, and one that is met again has ended the episode before.
+        A rule that is not asked now says nothing. A rule that is met again has ended the episode before.
         """
         name = episode.partition("/")[0]
         rule = self._by_name.get(name)
@@ -256,7 +256,7 @@ class RuleStates:
         return condition.reason if condition.standing is Standing.GOOD else ""
 
     def triggers_of(self, alert: Alert, service: str, now: datetime) -> list[Trigger]:
-        """What an alert by itself, or together with what was seen before, meets."""
+        """The triggers that an alert makes, by itself or together with what was seen before."""
         found = []
         for rule in self._rules:
             if not any(isinstance(leaf, AlertWhen) and _fits(leaf, alert) for leaf in rule.leaves):
@@ -286,21 +286,21 @@ class RuleStates:
         return worst([seen.standing for seen in self.seen(service, now)])
 
     def troubled(self) -> tuple[datetime, ...]:
-        """Since when each service in trouble is, bad or pending; one entry a service, sorted."""
+        """Since when each service in trouble is, bad or pending; one entry for each service, sorted."""
         while self._changed:
             service = self._changed.pop()
             self._troubles.put(service, self._trouble_of(service))
         return self._troubles.sorted()
 
     def _trouble_of(self, service: str) -> datetime | None:
-        """The newest trouble of a service: an old warning does not hide that it shares a new, common one."""
+        """The newest trouble of a service: an old warning must not hide that it shares a new, common one."""
         tracks = [self._tracks.get((rule, position, service), _UNSEEN).since for rule, position in self._observed]
         alerts = [self._onset(alert) for alert, _ in self._alerts.get(service, {}).values()]
         events = [self.events.since(*counted, service) for counted in self._counted]
         return max((since for since in (*tracks, *alerts, *events) if since is not None), default=None)
 
     def _onset(self, alert: Alert) -> datetime:
-        """As the triggers of the alert have it, so that the guard against common causes compares like with like."""
+        """The onset as the alert's triggers have it: the guard against common causes must compare like with like."""
         if not self._waiting:
             return alert.starts_at
         return alert.starts_at - max((leaf.for_ for leaf in self._waiting if _fits(leaf, alert)), default=timedelta())
@@ -310,13 +310,13 @@ class RuleStates:
         return any(self._matching(leaf, service) for leaf in rule.leaves if isinstance(leaf, AlertWhen))
 
     def spread(self, labels: Sequence[Mapping[str, str]], rule: Rule) -> list[str | None]:
-        """The service of each series of an answer; without labels a rule for one service alone places them."""
+        """The service of each series of an answer; series without labels belong to the one service of the rule."""
         alone = rule.services[0] if len(rule.services) == 1 else None
         return [alone if alone is not None and not one else self._index.find(one) for one in labels]
 
 
 class _Times:
-    """One time a service, kept in order as they change: a storm of alerts asks for all of them again and again."""
+    """One time for each service, in order as they change: a storm of alerts asks for all of them again and again."""
 
     def __init__(self) -> None:
         self._by_service: dict[str, datetime] = {}
@@ -324,7 +324,7 @@ class _Times:
         self._given: tuple[datetime, ...] | None = ()
 
     def put(self, service: str, time: datetime | None) -> None:
-        """The service's time from now on; None takes it away."""
+        """Set the service's time; None takes it away."""
         before = self._by_service.pop(service, None)
         if before != time:
             self._given = None
@@ -336,7 +336,7 @@ class _Times:
             self._by_service[service] = time
 
     def sorted(self) -> tuple[datetime, ...]:
-        """All of them, oldest first."""
+        """All of the times, oldest first."""
         if self._given is None:
             self._given = tuple(self._ordered)
         return self._given

@@ -1,4 +1,4 @@
-"""The manual override: files in one directory (design section 10). It works with everything else down.
+"""Signal files: the manual override, files in one directory. It works with everything else down.
 
 Holds are read, never moved. A command file that has not changed for a second is handed over once, then moved to `done/`
 or `rejected/`.
@@ -19,13 +19,13 @@ from rollbackd.system.clock import Clock
 
 COMMANDS = ("ROLLBACK", "APPROVE", "DENY", "ABORT")
 STILL = timedelta(seconds=1)
-"""How long a command file must be unchanged: a shell's redirect is seen empty first."""
+"""How long a command file must be unchanged: what a shell redirects into is seen empty first."""
 LARGEST = 64 * 1024
 """Bytes; a signal file is a few lines."""
 _OTHERS = 0o007
 _NO_FILE = "not a regular file"
 _LONGEST = 240
-"""Bytes of a file's name in `done/`; file systems allow 255."""
+"""How many bytes a file's name in `done/` may have; file systems allow 255."""
 
 
 class SignalsUnsafe(Exception):  # noqa: N818  # read by people at the start
@@ -54,7 +54,7 @@ class SignalCommand:
     """Name, inode and change time: the same file is taken once."""
     fields: dict[str, str]
     seen: datetime
-    """When this file was seen first: what it answers was asked before that."""
+    """When this file was seen first: what it answers must have been asked before that."""
     problem: str = ""
     """Why it is rejected; empty when it is fine."""
 
@@ -96,7 +96,7 @@ class SignalFiles:
         return found.st_dev, found.st_ino
 
     def trouble(self) -> str:
-        """Why the directory cannot be trusted now, as a sentence: everything is held then, and no order taken."""
+        """Why the directory cannot be trusted now, as a sentence. Everything is held then, and no order is taken."""
         try:
             now = self._path.lstat()
         except OSError as error:
@@ -152,7 +152,7 @@ class SignalFiles:
 
     # -- commands -------------------------------------------------------------------------------
     def commands(self, services: Collection[str]) -> list[SignalCommand]:
-        """Command files that have been still long enough, and unknown ones as rejected."""
+        """The command files that have been still long enough, and unknown files as rejected ones."""
         found = []
         present = set()
         for name in self._names() if not self.trouble() else ():
@@ -166,7 +166,7 @@ class SignalFiles:
         return found
 
     def unknown_holds(self, services: Collection[str]) -> list[str]:
-        """Hold files for services that there are not: a slip that somebody relies on."""
+        """Hold files for services that do not exist: a slip that somebody relies on."""
         names = [name for name in self._names() if name.startswith("HOLD.")]
         return [readable(name) for name in names if name.partition(".")[2] not in services]
 
@@ -279,7 +279,7 @@ def _fields(text: str) -> dict[str, str]:
 
 
 def _hold_text(text: str) -> tuple[datetime | None, str]:
-    """Until when and why. :raises ValueError: for anything else in it."""
+    """Until when a file holds, and why. :raises ValueError: for anything else in it."""
     fields = _fields(text)
     until, reason = _until(fields.pop("until", "")), fields.pop("reason", "")
     if fields:

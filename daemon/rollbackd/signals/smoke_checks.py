@@ -1,4 +1,4 @@
-"""Asks the checks that rules name, for each service that has them."""
+"""Smoke checks: the checks that rules name, asked for each service that has them."""
 
 from datetime import timedelta
 
@@ -42,7 +42,7 @@ class SmokeChecks:
         self._log = log.get("smoke")
 
     async def run(self, watched: Watched) -> None:
-        """Ask for ever; while a rollback of the service runs its own verification looks instead."""
+        """Ask for ever. While a rollback of the service runs, its own verification looks instead."""
         rule, position, leaf, service = watched
         while True:
             if self._read_model.of(service.name).acting is None:
@@ -50,7 +50,7 @@ class SmokeChecks:
             await self._clock.sleep(leaf.every)
 
     async def ask(self, rule: Rule, position: int, leaf: CheckWhen, service: Service) -> None:
-        """Once, when it is time for it."""
+        """Ask once, when it is time for it."""
         if leaf.after_change is not None and not self._just_changed(service.name, leaf.after_change):
             self._rule_states.clear(rule, position, service.name)
             return

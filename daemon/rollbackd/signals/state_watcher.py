@@ -1,6 +1,6 @@
-"""Looks at the layers' present releases and writes down when a state replaced another. Read only, but for the journal.
+"""The state watcher looks at the layers' present releases, and writes down when a state replaced another.
 
-A state is what two looks one after the other agree on. While an incident acts the layers are the runner's.
+A state is what two looks one after the other agree on. While an incident acts, the layers are the runner's.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from rollbackd.system import log
 from rollbackd.system.clock import Clock
 
 _BETWEEN = timedelta(milliseconds=100)
-"""Between the two looks that make a state."""
+"""The pause between the two looks that make a state."""
 
 
 async def _settled(_service: str) -> str:
@@ -28,7 +28,7 @@ async def _settled(_service: str) -> str:
 
 
 class StateWatcher:
-    """One look at a time for each service."""
+    """Looks at the layers, one look at a time for each service."""
 
     def __init__(
         self,
@@ -63,9 +63,9 @@ class StateWatcher:
     async def look(self, service: str, *, mixed: bool = False) -> State | None:
         """The present state, written down when it is new.
 
-        None in transition, after a failed look, while an incident acts.
+        None in transition, after a failed look, and while an incident acts.
 
-        :param mixed: also what is none since the parts of a layer differ; that is never written down.
+        :param mixed: also what is no state because the parts of a layer differ; that is never written down.
         """
         async with self._locks[service]:
             before = self._read_model.of(service)
@@ -89,7 +89,7 @@ class StateWatcher:
             return None
 
     async def peek(self, service: str) -> State | None:
-        """What runs right now, whoever's doing it is; nothing is written down.
+        """What runs right now, whoever changed it; nothing is written down.
 
         None in transition, or after a failed look.
         """
@@ -133,7 +133,8 @@ class StateWatcher:
         await self._mark_by_refs(service, state)
 
     async def _mark_by_refs(self, service: str, state: State) -> None:
-        """States that a ref of a layer marks good; those that never ran here only where one layer makes the state."""
+        """Mark states that a ref of a layer marks good; one that never ran here only where one layer makes the
+        state."""
         marks = []
         if state.releases and any(release.good for release in state.releases.values()):
             marks.append(state)

@@ -1,4 +1,4 @@
-"""Where triggers go: whoever sees one hands it on, and does not wait for what is decided."""
+"""Where triggers go: whoever sees one hands it on, and does not wait for the decision."""
 
 from collections.abc import Coroutine, Sequence
 from typing import Any, Protocol
@@ -10,10 +10,10 @@ class TriggerSink(Protocol):
     """Takes triggers, and short work that need not be waited for."""
 
     behind: bool
-    """Alerts that are on disk wait to be brought here: what was never decided may be one of them."""
+    """Alerts on disk wait to be brought here. One of them may be of an episode that nobody decided on."""
 
     def consider_soon(self, trigger: Trigger, handled: Sequence[int] = (), *, again: bool = False) -> None:
         """Decide on it beside; `handled` are the rows of the inbox that the decision settles."""
 
     def run_soon(self, work: Coroutine[Any, Any, None]) -> None:
-        """Let something short go on beside."""
+        """Run something short beside."""

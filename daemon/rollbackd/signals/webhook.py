@@ -21,7 +21,7 @@ T = TypeVar("T")
 VERSION = "4"
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _ZERO_YEAR = 1
-"""Go's zero time, which stands for "not ended", is in the year 1."""
+"""Go's zero time is in the year 1; it stands for "not ended"."""
 _FNV_OFFSET, _FNV_PRIME, _64_BITS = 0xCBF29CE484222325, 0x100000001B3, 0xFFFFFFFFFFFFFFFF
 _FINGERPRINT = 16
 """Hex digits."""
@@ -29,7 +29,7 @@ _HEX = frozenset("0123456789abcdef")
 
 
 class WebhookError(Exception):
-    """A body that is no webhook; the sentence says what is wrong and where."""
+    """A body is no webhook; the sentence says what is wrong and where."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class WebhookPayload:
     group_key: str = ""
     group_labels: Mapping[str, str] = field(default_factory=dict)
     receiver: str = ""
-    """Its plain name; Alertmanager sends it quoted as a regular expression."""
+    """The receiver's plain name; Alertmanager sends it quoted as a regular expression."""
 
 
 def _utc(time: datetime) -> datetime:
@@ -62,7 +62,7 @@ Alertmanager's webhook writes nanoseconds and its API milliseconds: an episode m
 
 
 class AlertBody(TypedDict):
-    """An alert as the webhook and the API write it. A dictionary, since a storm of them is read."""
+    """An alert as the webhook and the API write it. It is a dictionary, because a storm of them is read fast."""
 
     __pydantic_config__ = ConfigDict(strict=True)  # type: ignore[misc]  # where pydantic looks for it
 
@@ -79,7 +79,7 @@ class _WebhookAlert(AlertBody):
 
 
 class _Head(BaseModel):
-    """Read first, so that another version is not called a mass of missing fields."""
+    """The version, read first, so that another one is not called a mass of missing fields."""
 
     version: str = ""
 
@@ -99,7 +99,7 @@ _BODY = TypeAdapter(_Body)
 
 
 def alert_of(body: AlertBody, *, firing: bool) -> Alert:
-    """As a value. One that has ended with no time of it ended when it began."""
+    """The alert as a value. One that has ended without a time counts as ended when it began."""
     labels, starts_at = body["labels"], body["startsAt"]
     fingerprint = body.get("fingerprint", "")
     if len(fingerprint) != _FINGERPRINT or not _HEX.issuperset(fingerprint):
@@ -167,7 +167,7 @@ def inbox_key(alert: Alert) -> str:
 
 
 def alert_to_json(alert: Alert) -> bytes:
-    """For the inbox."""
+    """An alert as the inbox keeps it."""
     return to_json(
         {
             "fingerprint": alert.fingerprint,
@@ -181,7 +181,7 @@ def alert_to_json(alert: Alert) -> bytes:
 
 
 def alert_from_json(body: bytes) -> Alert:
-    """What `alert_to_json` wrote. :raises ValueError: for anything else."""
+    """The alert that `alert_to_json` wrote. :raises ValueError: for anything else."""
     try:
         read = from_json(body)
         ends_at = read["ends_at"]
@@ -229,7 +229,7 @@ def _sentence(error: ValidationError, body: bytes) -> str:
 
 
 def _mended(value: Any) -> Any:
-    """The same, with text that UTF-8 can write and databases take."""
+    """The same text, as UTF-8 can write it and databases take it."""
     if isinstance(value, str):
         text = value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
         return text.replace("\0", _REPLACEMENT)
