@@ -167,7 +167,7 @@ class ReadModel:
         return records
 
     async def tell(self, notice: Notice) -> None:
-        """Tell people of something; while nothing can be written it is in the log."""
+        """Tell people of something; while nothing can be written it goes to the log."""
         try:
             await self.append(Entry(FLEET, notice))
         except JournalUnavailable as error:

@@ -1,4 +1,4 @@
-"""How long steps took, read off the journal. Reads, and nothing else."""
+"""How long steps took, read from the journal."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from rollbackd.journal import Journal
 from rollbackd.model import Change, incident_service
 
 _STEPS = 2000
-"""Facts of steps, of all services, that are looked at."""
+"""How many facts of steps, of all services, are looked at."""
 _NEWEST = 20
 
 
