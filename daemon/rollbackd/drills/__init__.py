@@ -1,4 +1,4 @@
-"""Drills: could a rollback work right now, and, where the configuration allows it, one for real and back again."""
+"""Drills: whether a rollback would work right now; where the configuration allows it, one for real and back again."""
 
 from rollbackd.drills.driver import DrillRunner
 from rollbackd.drills.preconditions import DrillNotAllowed

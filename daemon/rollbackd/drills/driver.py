@@ -1,6 +1,6 @@
 """Holds drills, and brings executed ones to their end. The way there and the return are ordinary incidents.
 
-That an executed drill goes on is a fact (its opening), so that no start forgets the return.
+That an executed drill is under way is a fact (its opening), so that no start forgets the return.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ STUCK = "drill_stuck"
 LOST = "readiness"
 _EVERY = timedelta(seconds=1)
 _AGAIN = timedelta(seconds=30)
-"""Before a return that could not begin is tried again."""
+"""The pause before a return that could not begin is tried again."""
 _GLANCE = timedelta(milliseconds=200)
 _GIVES_WAY = timedelta(seconds=60)
 """How long a person's order waits until a drill has ended the step in hand."""
@@ -77,7 +77,7 @@ class DrillRunner:
 
     # -- orders ---------------------------------------------------------------------------------
     async def hold(self, service: Service, plan: str, actor: str) -> DrillView:
-        """Ask everything that a rollback rests on; nothing is touched, the result is a fact.
+        """Ask everything that a rollback rests on. Nothing is touched, and the result is a fact.
 
         :param plan: empty: all plans of the service's list.
         :raises DrillNotAllowed: a rollback of it is under way.
@@ -121,7 +121,7 @@ class DrillRunner:
             return self._view(service, found, "running", actor, incident)
 
     async def listed(self, service: str, limit: int) -> list[DrillView]:
-        """Drills, newest first; one that is under way before them. Of all services when none is named."""
+        """Drills, newest first, of one service or of all; one that is under way comes first."""
         stream = service_stream(service) if service else ""
         records = await self._read_model.journal.latest(facts.kinds(facts.Drilled), stream, limit)
         ended = [drill_view(name_in(one.stream), one.fact, one.at, one.actor) for one in records]
@@ -133,7 +133,8 @@ class DrillRunner:
         return [*running, *ended][:limit]
 
     async def give_way(self, service: str, actor: str) -> str:
-        """A person wins: an executed drill of the service ends where it is. The state it went to; empty: there is none.
+        """End an executed drill of the service where it is, for a person's order; the state that it went to, empty:
+        none.
 
         :raises DrillNotAllowed: its step in hand goes on; order again when it has ended.
         """
@@ -243,13 +244,13 @@ class DrillRunner:
                 pass
 
     async def _back(self, service: str, there: str) -> Incident | None:
-        """The return of a drill, once it was opened."""
+        """The drill's return, once it was opened."""
         last = self._read_model.of(service).rollbacks[-1]
         found = last.drill == "back" and last.incident != there
         return await self._read_model.incident(last.incident) if found else None
 
     async def _return(self, service: str, there: Incident) -> None:
-        """Open the return; what stands against it is told once, and it is tried again."""
+        """Open the return. What stands against it is told once, and it is tried again."""
         before, now = there.decision.present, self._clock.now()
         own = self._config.service(service)
         assert before is not None
@@ -275,7 +276,7 @@ class DrillRunner:
         await self._tell_stuck(service, there.id, problem)
 
     async def _tell_stuck(self, service: str, incident: str, problem: str) -> None:
-        """Once for each reason, and once that it is over."""
+        """Tell people that a drill cannot return: once for each reason, and once that it is over."""
         if problem == self._stuck.get(service, ""):
             return
         text = f"{incident}, a drill of {service}, cannot return: {problem}; it is tried again" if problem else ""
@@ -307,7 +308,7 @@ class DrillRunner:
     async def _undisturbed(
         self, service: str, readiness_exam: Coroutine[Any, Any, ReadinessFindings]
     ) -> ReadinessFindings:
-        """What an exam found. A rollback goes first: its steps must not wait for what the exam reads."""
+        """The findings of an exercise that stops for rollbacks, whose steps must not wait for what is read here."""
         asking, watching = asyncio.create_task(readiness_exam), asyncio.create_task(self._until_opened(service))
         try:
             await asyncio.wait({asking, watching}, return_when=asyncio.FIRST_COMPLETED)
@@ -336,7 +337,7 @@ class DrillRunner:
         return self._view(service, found, result, actor, took=took)
 
     async def note(self, service: str, fact: facts.Drilled, actor: str) -> DrillView:
-        """Write it down; and that readiness was lost, or is back."""
+        """Write a result down, and tell people that readiness was lost or is back."""
         entries = [Entry(service_stream(service), fact, actor)]
         before = self._read_model.of(service).ready
         if fact.result == steps.NOT_READY and before is not False:

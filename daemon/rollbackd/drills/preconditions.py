@@ -1,4 +1,4 @@
-"""What a drill that touches the world must never come on top of. Asks, and touches nothing."""
+"""What a drill that touches the world must never come on top of. It asks, and touches nothing."""
 
 from rollbackd.config.models import Config, Service
 from rollbackd.decision.holds import ActiveHolds
@@ -14,7 +14,7 @@ class DrillNotAllowed(OrderRefused):
 
 
 class DrillPreconditions:
-    """Says no, with the reason."""
+    """Says whether a service can be drilled now, and why not."""
 
     def __init__(
         self, config: Config, read_model: ReadModel, clock: Clock, rule_states: RuleStates, holds: ActiveHolds

@@ -1,4 +1,4 @@
-"""Asks everything that a rollback rests on: layers, plans, snapshots, checks, time. Nothing is touched."""
+"""Readiness: all that a rollback rests on is asked: layers, plans, snapshots, checks, time. Nothing is touched."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ _REHEARSAL = timedelta(minutes=30)
 
 @dataclass(frozen=True, slots=True)
 class ReadinessFindings:
-    """What an exam found."""
+    """What was found."""
 
     plans: tuple[str, ...]
     problems: tuple[str, ...]
@@ -37,7 +37,7 @@ class ReadinessFindings:
     expected: timedelta | None = None
     limit: timedelta | None = None
     irreversible: tuple[str, ...] = ()
-    """Layers whose step cannot be taken back, and no plan allows it by name."""
+    """Layers whose step cannot be taken back, and which no plan allows by name."""
     no_return: tuple[str, ...] = ()
     """Why going there and back would not leave all as it is now."""
 
@@ -54,7 +54,7 @@ class _Layer:
 
 
 class ReadinessExam:
-    """One for all services; it keeps nothing."""
+    """Asks for all services; it keeps nothing."""
 
     def __init__(
         self,
@@ -73,7 +73,7 @@ class ReadinessExam:
         self._check_runner = check_runner
 
     async def hold(self, service: Service, plans: tuple[str, ...], trial: Trigger) -> ReadinessFindings:
-        """Ask everything of these plans. `trial` is what a rollback by them would begin with."""
+        """Ask everything of these plans. `trial` is the trigger that a rollback by them would begin with."""
         layers = self._layers[service.name]
         given = await self._situations.full(trial)
         target = given.target.state if given.target is not None else None
@@ -138,7 +138,7 @@ class ReadinessExam:
         return planned
 
     async def _rehearse(self, adapter: Adapter, one: _Layer) -> None:
-        """Read the snapshot of where the layer would go, and restore it into scratch where the layer can."""
+        """Read the snapshot of where the layer would go, and restore it into a scratch place where the layer can."""
         if one.change is None or not isinstance(adapter, Snapshots):
             return
         try:
@@ -153,7 +153,7 @@ class ReadinessExam:
         one.problems += [f"{one.name}: {text}" for text in faults]
 
     async def _run_checks(self, service: Service, plans: Sequence[str], problems: list[str]) -> tuple[CheckResult, ...]:
-        """All that verification would ask, then the service's other checks, which are only told."""
+        """Ask what verification would ask, then the service's other checks, which are only told."""
         specs = [service.plans[name].verify or service.verify for name in plans]
         needed = asked_by(specs)
         others = [name for name in service.checks if name not in needed]
@@ -206,7 +206,7 @@ async def _no_return(layers: Layers, changes: Sequence[Change]) -> tuple[str, ..
 
 
 async def _rehearsed(adapter: Snapshots, release: Release) -> tuple[str, list[str]]:
-    """What became of the newest snapshot of a release, in words; and what is wrong with it."""
+    """What became of the newest snapshot of a release, in words, and what is wrong with it."""
     kept = [one for one in await adapter.snapshots() if one.release == release.id and one.restorable]
     if not kept:
         return "", []
@@ -219,7 +219,7 @@ async def _rehearsed(adapter: Snapshots, release: Release) -> tuple[str, list[st
 
 
 def _total(service: Service, plan: Plan, took: Mapping[str, timedelta]) -> timedelta | None:
-    """All steps and the shortest verification; None while a step never ran."""
+    """The time of all steps and of the shortest verification; None while a step never ran."""
     verify: VerifySpec = service.plans[plan.name].verify or service.verify
     return step_durations.expected(plan.steps, took, verify.shortest)
 

@@ -1,4 +1,4 @@
-"""Drills that `schedules` names, as the timetable takes them. That one was held is a fact: no start repeats it."""
+"""Drills that `schedules` names, as the calendar takes them. A held drill is a fact, so no start repeats it."""
 
 import asyncio
 from datetime import datetime, timedelta
@@ -16,11 +16,11 @@ from rollbackd.state.read_model import ReadModel
 from rollbackd.system.clock import Clock
 
 _AT_ONCE = 2
-"""Drills of the calendar that ask at the same time."""
+"""How many drills of the calendar ask at the same time."""
 _AGAIN = timedelta(minutes=10)
-"""Before one that cannot be held now is tried again: a rollback is under way, somebody holds the service."""
+"""The pause before a drill is tried again that cannot be held now: a rollback is under way, or the service is held."""
 _GIVEN_UP = timedelta(hours=24)
-"""After this it is noted why it was not held, and the next one comes at its time."""
+"""How long it is tried. After that it is noted why it was not held, and the next drill comes at its time."""
 
 
 class DrillTimetable:
@@ -34,7 +34,7 @@ class DrillTimetable:
         self._few = asyncio.Semaphore(_AT_ONCE)
 
     def planned(self) -> list[CalendarEntry]:
-        """All of it."""
+        """Every entry, as the calendar takes it."""
         return [
             CalendarEntry(_name(entry), entry.times, partial(self._last, entry), partial(self._hold, entry))
             for entry in self._config.schedules
@@ -51,11 +51,11 @@ class DrillTimetable:
         return (entry.plan,) if entry.plan else plans[:1] if entry.execute else plans
 
     def _last(self, entry: DrillSchedule) -> datetime | None:
-        """When one like it ended last, whoever held it."""
+        """When a drill like it ended last, whoever held it."""
         return self._read_model.of(entry.drill).drilled.get((self._plans(entry), entry.execute))
 
     async def _hold(self, entry: DrillSchedule) -> None:
-        """Hold it as soon as it can be; not a second time when an earlier life's has ended meanwhile."""
+        """Hold the drill as soon as it can be held; not twice when an earlier process's has ended meanwhile."""
         before, began = self._last(entry), self._clock.monotonic()
         hold = self._drills.execute if entry.execute else self._drills.hold
         while self._last(entry) == before:

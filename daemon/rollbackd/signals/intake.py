@@ -65,8 +65,7 @@ class SignalIntake:
         self._alertmanager = alertmanager
         self._silences: tuple[Silence, ...] = ()
         self._named: set[str] = set()
-        """Fingerprints that Alertmanager named last. An alert that it names no more was resolved, though nobody told
-        us."""
+        """Fingerprints that Alertmanager named last. One that it names no more was resolved, though nobody told us."""
         self._waiting = 0
         """How many deliveries are not on disk yet."""
         self._pressure = 0
@@ -141,8 +140,7 @@ class SignalIntake:
             self._waiting -= 1
 
     def _judge_soon(self, rows: Sequence[Stored]) -> None:
-        """Decide soon. The rules know all of a delivery before any of it is decided on: a common cause shows at
-        once."""
+        """Decide soon. The rules know all of a delivery before any of it is decided: a common cause shows at once."""
         self._unjudged.extend(rows)
         if self._unjudged and not self._triggers.behind:
             self._triggers.behind = True

@@ -133,8 +133,7 @@ class StateWatcher:
         await self._mark_by_refs(service, state)
 
     async def _mark_by_refs(self, service: str, state: State) -> None:
-        """Mark states that a ref of a layer marks good; one that never ran here only where one layer makes the
-        state."""
+        """Mark states that a layer's ref marks good; one that never ran here only where one layer makes the state."""
         marks = []
         if state.releases and any(release.good for release in state.releases.values()):
             marks.append(state)

@@ -10,13 +10,13 @@ from rollbackd.facts import Record
 RUN_KINDS = facts.kinds(facts.SnapshotBegun, facts.Snapshotted, facts.SnapshotEnded)
 FINDING_KINDS = facts.kinds(facts.SnapshotVerified)
 RUNS_READ = 2000
-"""Facts of runs of a service that a start reads: what is on the calendar once a month is among them."""
+"""How many facts of runs of a service a start reads; the run of once a month must be among them."""
 FINDINGS_READ = 500
 
 
 @dataclass(frozen=True, slots=True)
 class SnapshotRun:
-    """Work that was begun."""
+    """A piece of work that was begun."""
 
     at: datetime
     actor: str
@@ -33,24 +33,24 @@ class SnapshotCheck:
 
 @dataclass(slots=True)
 class SnapshotHistory:
-    """Of one layer."""
+    """What was done about the snapshots of one layer."""
 
     open: dict[str, SnapshotRun] = field(default_factory=dict)
-    """Begun and not ended, by run."""
+    """Runs that were begun and have not ended, by name."""
     taken: dict[str, str] = field(default_factory=dict)
-    """Open run, to the snapshot that was taken in it."""
+    """The snapshot that was taken in each open run."""
     names: dict[str, None] = field(default_factory=dict)
-    """Snapshots that were taken or came, so that none of them is taken for that of another run; oldest first."""
+    """Snapshots that were taken or came, oldest first, so that none of them is taken for that of another run."""
     scheduled: dict[str, SnapshotRun] = field(default_factory=dict)
-    """Entry of the calendar, to its last run."""
+    """The last run of each entry of the calendar."""
     kept: dict[str, str] = field(default_factory=dict)
-    """Entry of the calendar, to the release that was kept by it last, because that became good."""
+    """For each entry of the calendar, the release that it kept last because that became good."""
     verified: dict[str, SnapshotCheck] = field(default_factory=dict)
-    """By snapshot, the newest finding; oldest first."""
+    """The newest finding on each snapshot, oldest first."""
     ended: datetime | None = None
-    """When the last run on the calendar did."""
+    """When the calendar's last run ended."""
     results: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    """Entry of the calendar, to the problems of its last run."""
+    """The problems of the last run of each entry of the calendar."""
 
     def take(self, record: Record) -> None:
         """One more fact of the layer."""
@@ -84,7 +84,7 @@ class SnapshotHistory:
             self.kept[begun.fact.schedule] = begun.fact.release
 
     def problems(self, schedules: Iterable[str]) -> tuple[str, ...]:
-        """Of the last runs of these entries of the calendar."""
+        """The problems of the last runs of these entries of the calendar."""
         return tuple(dict.fromkeys(text for name in schedules for text in self.results.get(name, ())))
 
     @property

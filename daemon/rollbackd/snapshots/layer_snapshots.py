@@ -1,4 +1,4 @@
-"""One layer's snapshots: each thing that is done about them, and the fact that says so. Whoever calls has its lock."""
+"""The snapshots of one layer: each thing that is done about them, and the fact that says so. Callers hold its lock."""
 
 import asyncio
 import secrets
@@ -22,13 +22,13 @@ from rollbackd.system.boundary import boundary
 from rollbackd.system.clock import Clock
 
 _LONGEST = timedelta(hours=6)
-"""For one thing that an adapter does; its own limits are far shorter."""
+"""The limit of one thing that an adapter does; the adapter's own limits are far shorter."""
 _SHOWN = 20
-"""Problems of one snapshot that are written down."""
+"""How many problems of one snapshot are written down."""
 SCHEDULE = "schedule"
 """Why a snapshot on the calendar is taken."""
 GOOD = "good"
-"""Why one is taken of what became good."""
+"""Why a snapshot is taken of a state that became good."""
 
 T = TypeVar("T")
 
@@ -38,7 +38,7 @@ class NotKept(OrderRefused):
 
 
 class LayerSnapshots:
-    """One layer, and what is known of its past."""
+    """One layer, and what is known of its snapshots."""
 
     def __init__(
         self,
@@ -54,12 +54,12 @@ class LayerSnapshots:
         self.name = f"{service}/{layer}"
         self.adapter = cast("Snapshots", adapter)
         self.elsewhere = elsewhere
-        """The copies, by the entry of the calendar that sends them."""
+        """The copies elsewhere, by the entry of the calendar that sends them."""
         self.schedules: tuple[str, ...] = ()
-        """The entries of the calendar that it has."""
+        """The entries of the calendar that the layer has."""
         self.past = SnapshotHistory()
         self.ordered = 0
-        """How many orders of people wait or are carried out: the calendar makes way for them."""
+        """How many orders of people wait or are carried out; the calendar makes way for them."""
         self._releases = adapter
         self._read_model = read_model
         self._clock = clock
@@ -73,13 +73,13 @@ class LayerSnapshots:
 
     @asynccontextmanager
     async def for_calendar(self) -> AsyncIterator[None]:
-        """Alone with it."""
+        """Hold the layer's lock, for a run on the calendar."""
         async with self._lock:
             yield
 
     @asynccontextmanager
     async def for_order(self) -> AsyncIterator[None]:
-        """Alone with it, before anything on the calendar."""
+        """Hold the layer's lock, for a person's order, before anything on the calendar."""
         self.ordered += 1
         try:
             async with self._lock:
@@ -93,7 +93,8 @@ class LayerSnapshots:
 
     # -- facts ----------------------------------------------------------------------------------
     async def note(self, actor: str, *said: Any, more: tuple[Entry, ...] = ()) -> datetime:
-        """Write facts of this layer down, and remember them; when. :raises JournalUnavailable: nothing was written."""
+        """Write facts of this layer, and remember them; when that was. :raises JournalUnavailable: nothing was
+        written."""
         stream = service_stream(self.service)
         records = await self._read_model.append(*(Entry(stream, fact, actor) for fact in said), *more)
         for record in records[: len(said)]:
@@ -107,14 +108,14 @@ class LayerSnapshots:
     async def begin(
         self, what: str, actor: str = DAEMON, more: tuple[Entry, ...] = (), *, run: str = "", **given: Any
     ) -> SnapshotRun:
-        """The intent. :raises JournalUnavailable:"""
+        """Write the intent. :raises JournalUnavailable:"""
         fact = facts.SnapshotBegun(self.layer, run or self.new_run(), what, **given)
         begun = SnapshotRun(await self.note(actor, fact, more=more), actor, fact)
         boundary("keeper.begun")
         return begun
 
     async def ask(self, question: Awaitable[T]) -> T:
-        """What the adapter does. :raises AdapterError: whatever it fails with."""
+        """The answer of an adapter's method. :raises AdapterError: whatever it fails with."""
         try:
             async with asyncio.timeout(_LONGEST.total_seconds()):
                 return await question
@@ -123,7 +124,7 @@ class LayerSnapshots:
         except TimeoutError as error:
             text = f"{self.layer}: did not end in {format_duration(_LONGEST)}"
             raise AdapterError(text, permanent=False) from error
-        except Exception as error:  # an adapter of somebody else's may raise anything; it must not end the calendar
+        except Exception as error:  # an adapter of somebody else's may raise anything, and must not end the calendar
             self._log.exception("adapter failed")
             text = f"{self.layer}: its adapter failed: {type(error).__name__}: {error}"
             raise AdapterError(text, permanent=False) from error
@@ -145,7 +146,7 @@ class LayerSnapshots:
         return {release.id for release in await self.ask(self._releases.releases())}
 
     async def take(self, run: SnapshotRun, why: str) -> Snapshot:
-        """Take one, or find the one that was taken in this run before. :raises AdapterError:"""
+        """Take a snapshot, or find the one that this run took before. :raises AdapterError:"""
         if (name := self.past.taken.get(run.fact.run)) is not None:
             for one in await self.snapshots():
                 if one.name == name:
@@ -168,11 +169,12 @@ class LayerSnapshots:
             return next((one for one in same if one.restorable), None)
         begun = run.at.replace(microsecond=0)  # what git says of a tag's time has whole seconds
         new = [one for one in await self.snapshots() if one.why == why and one.name not in self.past.names]
-        found = [one for one in new if one.created >= begun]  # known ones may be of later: clocks are set back
+        found = [one for one in new if one.created >= begun]  # known ones may be of a later time: clocks are set back
         return found[-1] if found else None
 
     async def verify(self, one: Snapshot, actor: str = DAEMON, run: str = "", *, rehearse: bool = False) -> list[str]:
-        """Read all of it, and restore it into a scratch place if that is wanted and can be done; what is wrong with it.
+        """Read all of a snapshot, and restore it into a scratch place if that is wanted and can be done; returns what
+        is wrong.
 
         :raises AdapterError: it could not be tried.
         """
@@ -188,14 +190,14 @@ class LayerSnapshots:
         return shown
 
     async def send(self, one: Snapshot, place: OffsiteStore, run: SnapshotRun) -> str:
-        """Copy it elsewhere; the copy's name. :raises AdapterError: it is not there."""
+        """Copy a snapshot elsewhere; returns the copy's name. :raises AdapterError: it is not there."""
         copy = await self.ask(place.send(self.adapter, one))
         await self.note(run.actor, facts.SnapshotCopied(self.layer, one.name, copy, run.fact.run))
         boundary("keeper.copied")
         return copy
 
     async def prune(self, keep: int = 0) -> tuple[str, ...]:
-        """Drop what nothing keeps; nothing that a rollback may need. :raises AdapterError:"""
+        """Drop what nothing keeps, and nothing that a rollback may need. :raises AdapterError:"""
         last = self.ledger.rollbacks[-1].incident if self.ledger.rollbacks else ""
         incident = await self._read_model.incident(last) if last else None
         spare = spared(self.ledger, self.layer, incident)

@@ -1,4 +1,4 @@
-"""The one way in to snapshots: what people ask and order, and the root task that keeps at it."""
+"""The manager of snapshots: what people ask and order of them, and the root task that looks after them."""
 
 import asyncio
 import secrets
@@ -31,13 +31,13 @@ from rollbackd.system.spawner import Spawner
 from rollbackd.system.tasks import end, until_first
 
 _LOOK = timedelta(minutes=5)
-"""How often it is seen to that good states can be gone back to."""
+"""How often it is checked that good states can be gone back to."""
 _ANEW = timedelta(hours=1)
 """How often copies that were not found are looked for again."""
 _FETCHED_TOGETHER = 8
-"""Layers whose copies are looked for at once."""
+"""How many layers have their copies looked for at once."""
 _READ_WITHIN = timedelta(seconds=10)
-"""How long a look waits for what the journal says of restores."""
+"""How long a look at the layers waits until the journal has told which restores were cut off."""
 _MANUAL = "manual"
 
 T = TypeVar("T")
@@ -63,7 +63,7 @@ class SnapshotManager:
         self._restoring = SnapshotRestore()
         self._few = asyncio.Semaphore(_FETCHED_TOGETHER)
         self._fetching: dict[tuple[str, str], asyncio.Task[None]] = {}
-        """Layers of which a copy is on its way, or is looked for."""
+        """Layers whose copies are looked for or fetched right now."""
         for name, found in layers.items():
             for layer, adapter in found.adapters.items():
                 if isinstance(adapter, Snapshots):
@@ -81,7 +81,7 @@ class SnapshotManager:
         self._held: Callable[[str], Collection[str]] = lambda _service: ()
         self._expected = False
         self._read = asyncio.Event()
-        """It is known which restores an earlier life began."""
+        """Set once it is known which restores an earlier process began."""
         self._opening = asyncio.Lock()
         self._opened = asyncio.Event()
         self._poked = asyncio.Event()
@@ -90,7 +90,7 @@ class SnapshotManager:
 
     # -- its life -------------------------------------------------------------------------------
     def planned(self) -> list[CalendarEntry]:
-        """What the calendar has."""
+        """The entries of the calendar."""
         return self._rounds.planned()
 
     def heed(self, held: Callable[[str], Collection[str]]) -> None:
@@ -98,11 +98,11 @@ class SnapshotManager:
         self._held = held
 
     def expect(self) -> None:
-        """It is about to run, so `being_restored` waits until the journal was read."""
+        """Say that the manager is about to run, so that `being_restored` waits until the journal was read."""
         self._expected = True
 
     async def being_restored(self, service: str) -> str:
-        """Why what a service's layers hold right now is no state: one is in the middle of a restore. Empty: none is."""
+        """Why what a service's layers hold now is no state: one is in the middle of a restore. Empty: none is."""
         own = [layer_snapshots for (name, _), layer_snapshots in self._shelves.items() if name == service]
         if own and self._expected:
             try:
@@ -121,7 +121,7 @@ class SnapshotManager:
         return ""
 
     async def open(self) -> None:
-        """Know what was, and finish the restores that were cut off; once. :raises JournalUnavailable:"""
+        """Read what was done before, and finish the restores that were cut off; once. :raises JournalUnavailable:"""
         async with self._opening:
             if not self._opened.is_set():
                 await self._open()
@@ -142,7 +142,7 @@ class SnapshotManager:
         self._opened.set()
 
     async def run(self) -> None:
-        """Go on with what was cut off, then see to it that good states can be gone back to, for ever."""
+        """Go on with what was cut off, then check that good states can be gone back to, for ever."""
         await self.open()
         await self._rounds.resume()
         anew = self._clock.monotonic() + _ANEW.total_seconds()
@@ -158,8 +158,10 @@ class SnapshotManager:
             await end(self._fetching.values())
 
     async def _see_to_targets(self) -> None:
-        """Whether a good state of each layer can be gone back to. What comes from elsewhere may take its time, and is
-        waited for by nobody: another layer's need not come from there.
+        """Check that a good state of each layer can be gone back to.
+
+        A copy that comes from elsewhere may take long, and nothing waits for it: another layer's copy need not come
+        from there.
         """
         for name, layer_snapshots in self._shelves.items():
             if layer_snapshots.elsewhere and layer_snapshots.ledger.acting is None and name not in self._fetching:
@@ -180,7 +182,7 @@ class SnapshotManager:
             del self._fetching[layer_snapshots.service, layer_snapshots.layer]
 
     async def _finish_cut_off(self) -> None:
-        """Also what was put in place and could not be written down. A hold stops it, and a rollback at work."""
+        """Finish restores, also those in place that were not written down. A hold stops it, and a rollback at work."""
         for layer_snapshots in self._shelves.values():
             is_open = any(run.fact.what == RESTORE for run in layer_snapshots.past.open.values())
             if is_open and layer_snapshots.ledger.acting is None and not self._held(layer_snapshots.service):
@@ -188,7 +190,7 @@ class SnapshotManager:
                     await self._restoring.finish_cut_off(layer_snapshots)
 
     def poke(self, service: str) -> None:
-        """A good state of a service cannot be gone back to: look for a copy now."""
+        """Look for a copy now: a good state of a service cannot be gone back to."""
         if any(layer_snapshots.elsewhere for (name, _), layer_snapshots in self._shelves.items() if name == service):
             self._poked.set()
 
@@ -197,7 +199,7 @@ class SnapshotManager:
         self._poked.clear()
 
     async def stop(self) -> None:
-        """What a person ordered is finished; what was on the calendar is gone on with by the next life."""
+        """Finish what a person ordered; the next process goes on with what was on the calendar."""
         await self._rounds.stop()
         if not self._opened.is_set():
             for order in self._orders:
@@ -207,14 +209,14 @@ class SnapshotManager:
 
     # -- reading --------------------------------------------------------------------------------
     def kept(self, service: str = "", layer: str = "") -> list[tuple[str, str]]:
-        """Services and layers that keep snapshots; of one service, or one layer, when it is named."""
+        """Services and layers that keep snapshots, of one service or one layer when it is named."""
         return [key for key in self._shelves if service in {"", key[0]} and layer in {"", key[1]}]
 
     def shelves(self) -> list[LayerSnapshots]:
         return list(self._shelves.values())
 
     async def view(self, service: str, layer: str) -> KeptView:
-        """A layer with all its snapshots. One that cannot be asked says why."""
+        """A layer with all its snapshots; one that cannot be asked says why."""
         layer_snapshots = self._layer_snapshots(service, layer)
         problem = ""
         found: list[Snapshot] = []
@@ -346,7 +348,7 @@ class SnapshotManager:
     async def _send(
         self, layer_snapshots: LayerSnapshots, one: Snapshot, run: SnapshotRun
     ) -> tuple[list[str], list[str]]:
-        """To every place that the calendar has for the layer; the copies, and what went wrong."""
+        """Send a snapshot to every place that the calendar has for it; the copies, and what went wrong."""
         copies, problems = [], []
         for place in layer_snapshots.elsewhere.values():
             try:
@@ -368,7 +370,7 @@ class SnapshotManager:
         )
 
     async def _to_the_end(self, work: Coroutine[Any, Any, T]) -> T:
-        """Whoever ordered it may go away: it is done to its end all the same."""
+        """Do an order to its end, also when whoever gave it goes away."""
         task = asyncio.create_task(self._once_opened(work))
         self._orders.add(task)
         task.add_done_callback(self._ended)

@@ -1,4 +1,4 @@
-"""Metrics of snapshots, read off what is known of them at each scrape."""
+"""Metrics of snapshots, made at each scrape of what is known of them."""
 
 from collections.abc import Iterable
 

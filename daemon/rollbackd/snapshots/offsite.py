@@ -1,7 +1,7 @@
-"""Copies of snapshots elsewhere, by commands: sent, listed, fetched. What a copy is, its name says.
+"""Copies of snapshots elsewhere, by commands: sent, listed, fetched. A copy's name says what it is.
 
-`SERVICE@LAYER@TIME@RELEASE.snapshot`: what is found there needs no journal to be understood, and names of the newest
-come last. The names of services and layers have no `@`, and none of the parts can be taken for an option.
+`SERVICE@LAYER@TIME@RELEASE.snapshot`: what is found there needs no journal to be understood, and the newest names come
+last. The names of services and layers have no `@`, and none of the parts can be taken for an option.
 """
 
 import asyncio
@@ -31,12 +31,12 @@ class OffsiteCopy:
 
 
 def digest_of(release: str) -> str:
-    """A release's id as a part of a file's name, whatever is in it."""
+    """A release's id as a part of a file's name, whatever is in the id."""
     return hashlib.sha256(release.encode()).hexdigest()[:12]
 
 
 def copy_name(service: str, layer: str, snapshot: Snapshot) -> str:
-    """What its copy is called."""
+    """The name of a snapshot's copy."""
     at = snapshot.created.astimezone(UTC)
     stamp = at.strftime("%Y%m%dT%H%M%S.%fZ" if at.microsecond else "%Y%m%dT%H%M%SZ")  # two may be of one second
     return f"{service}@{layer}@{stamp}@{digest_of(snapshot.release)}.snapshot"
@@ -71,11 +71,11 @@ class OffsiteStore:
 
     @property
     def gives_back(self) -> bool:
-        """What is there can be listed and fetched."""
+        """Whether what is there can be listed and fetched."""
         return self._settings.pull is not None
 
     async def send(self, adapter: Snapshots, snapshot: Snapshot) -> str:
-        """Copy a snapshot there; the copy's name. Again is harmless.
+        """Copy a snapshot there; returns the copy's name. Doing it again is harmless.
 
         :raises AdapterError: it is not there.
         """
@@ -93,7 +93,7 @@ class OffsiteStore:
         return name
 
     async def copies(self) -> list[OffsiteCopy]:
-        """What is there, newest first. :raises AdapterError: it cannot be listed."""
+        """The copies there, newest first. :raises AdapterError: they cannot be listed."""
         finished = await self._run(self._settings.list, Path(self._scratch / "-"), self._settings.list_timeout)
         if finished.truncated:
             raise AdapterError(f"`{self._settings.list[0]}` lists more than can be read", permanent=True)
@@ -114,7 +114,7 @@ class OffsiteStore:
                 await asyncio.to_thread(shutil.rmtree, self._scratch, ignore_errors=True)
 
     async def _make_room(self) -> Path:
-        """An empty directory of our own."""
+        """Make an empty directory of our own."""
         try:
             await asyncio.to_thread(_emptied, self._scratch)
         except OSError as error:
@@ -141,5 +141,5 @@ def _emptied(directory: Path) -> None:
 
 
 def _with(part: str, filled: dict[str, str]) -> str:
-    """Filled in at once, so that what is filled in is not looked through again."""
+    """The command with all placeholders filled in at once: what is filled in is not searched for placeholders."""
     return re.sub("|".join(map(re.escape, filled)), lambda found: filled[found.group()], part)

@@ -1,7 +1,8 @@
-"""Takes a layer to a snapshot: from the newest to the oldest, each read and hashed, the first whole one is used.
+"""Restores: a layer is taken to a snapshot. From the newest to the oldest each is read, and the first whole one is
+used.
 
-Where none that is here will do, copies elsewhere are fetched, the newest first. What is there now is a snapshot of its
-own before anything is touched. What a crash cut off is finished at the next start.
+Where none that is here will do, copies elsewhere are fetched, the newest first. What is there now is saved as a
+snapshot before anything is touched. What a crash cut off is finished at the next start.
 """
 
 from collections.abc import Collection, Sequence
@@ -25,9 +26,9 @@ from rollbackd.system.boundary import boundary
 
 RESTORE = "restore"
 _CANDIDATES = 5
-"""Good states, the newest first, of which one must be here to go back to."""
+"""How many good states, the newest first, are looked at until one is here to go back to."""
 _FETCHED = 10
-"""Copies that are fetched and tried for one order at most."""
+"""How many copies are fetched and tried for one order at most."""
 
 
 @dataclass(slots=True)
@@ -42,7 +43,7 @@ class _Search:
     """Releases that were whole, and yet cannot be put in place."""
 
     async def is_whole(self, one: Snapshot) -> bool:
-        """Read and hash all of it."""
+        """Read all of a snapshot; whether every hash agrees."""
         try:
             problems = await self.layer_snapshots.verify(one, self.actor)
         except AdapterError as error:
@@ -76,7 +77,7 @@ class _Search:
         return None
 
     async def _copies(self) -> list[tuple[OffsiteStore, OffsiteCopy]]:
-        """Of all places, newest first."""
+        """The copies of all places, newest first."""
         found: list[tuple[OffsiteStore, OffsiteCopy]] = []
         for place in self.layer_snapshots.elsewhere.values():
             if place.gives_back:
@@ -90,7 +91,7 @@ class _Search:
 async def fetch(
     layer_snapshots: LayerSnapshots, place: OffsiteStore, copy: OffsiteCopy, actor: str = DAEMON
 ) -> Snapshot:
-    """Take a copy in, and write that down. :raises AdapterError: it cannot be had."""
+    """Take a copy in, and write that down. :raises AdapterError: it cannot be fetched."""
     one = await layer_snapshots.ask(place.fetch(layer_snapshots.adapter, copy))
     if digest_of(one.release) != copy.release:
         raise AdapterError(f"{copy.name} holds another release than its name says", permanent=True)
@@ -103,7 +104,7 @@ async def fetch(
 
 
 class SnapshotRestore:
-    """Restores by hand, and what a rollback by itself will need."""
+    """Restores by hand, and looks after what a rollback will need."""
 
     def __init__(self) -> None:
         self._not_there: set[tuple[str, str]] = set()
@@ -113,7 +114,7 @@ class SnapshotRestore:
     async def restore(
         self, layer_snapshots: LayerSnapshots, name: str, only: Sequence[str], actor: str
     ) -> RestoredView:
-        """Choose, read, put in place. Its lock is held.
+        """Choose a snapshot, read it, and put it in place. The layer's lock is held.
 
         :param name: empty: the best one that there is.
         :raises NotKept: nothing was touched, or what was there is there again; the sentence says which.
@@ -193,7 +194,7 @@ class SnapshotRestore:
     async def _begin(
         self, layer_snapshots: LayerSnapshots, chosen: Snapshot, only: tuple[str, ...], actor: str
     ) -> SnapshotRun:
-        """The intent, announced as a change: what comes of it is put down to who ordered it."""
+        """Write the intent, announced as a change: what comes of it is put down to who ordered it."""
         run = layer_snapshots.new_run()
         announced = facts.Announced(
             f"{RESTORE}-{run}",
@@ -207,7 +208,7 @@ class SnapshotRestore:
     async def finish(
         self, layer_snapshots: LayerSnapshots, run: SnapshotRun, release: str = "", *, tell: bool = False
     ) -> facts.SnapshotRestored:
-        """Put it in place, or go on with what a crash cut off.
+        """Put a snapshot in place, or go on with what a crash cut off.
 
         :param tell: nobody waits for the answer: people are told when it fails.
         :raises NotKept: it failed; the sentence says what is there now.
@@ -232,10 +233,10 @@ class SnapshotRestore:
         return done
 
     async def finish_cut_off(self, layer_snapshots: LayerSnapshots) -> None:
-        """Restores that an earlier life began. What cannot be finished is told: nobody waits for an answer any more."""
+        """Finish restores that an earlier process began. People are told of one that cannot be finished."""
         for run in [one for one in layer_snapshots.past.open.values() if one.fact.what == RESTORE]:
             since = next((one for one in layer_snapshots.ledger.rollbacks if one.acted and one.opened >= run.at), None)
-            if since is not None:  # it took the service where somebody wanted it later than this
+            if since is not None:  # that took the service where somebody wanted it after this restore
                 text = f"{layer_snapshots.name} was being restored to {run.fact.name}, was cut off, and is left as "
                 text += f"{since.incident} left it; restore it again if that is still wanted"
                 ended = facts.SnapshotEnded(layer_snapshots.layer, run.fact.run, (text,))
@@ -246,9 +247,10 @@ class SnapshotRestore:
 
     # -- what a rollback by itself will need ----------------------------------------------------
     async def missing(self, layer_snapshots: LayerSnapshots) -> list[str]:
-        """The releases of good states, newest first, that are not here and may be elsewhere; none where a newer one is.
+        """Releases of good states, newest first, that are not here and may be elsewhere; none where a newer one is
+        here.
 
-        What is here already is the rule, and costs a look.
+        That all are here is the rule, and costs one look.
         """
         if not any(place.gives_back for place in layer_snapshots.elsewhere.values()):
             return []
@@ -267,8 +269,9 @@ class SnapshotRestore:
         return [release for release in wanted if (layer_snapshots.name, release) not in self._not_there]
 
     async def fetch_one(self, layer_snapshots: LayerSnapshots, releases: Sequence[str]) -> None:
-        """Take in a copy of the first of these releases that has one; without the shelf's lock: a person's order need
-        not wait for it.
+        """Take in a copy of the first of these releases that has one.
+
+        The layer's lock is not held, so that a person's order need not wait.
         """
         for release in releases:
             search = _Search(layer_snapshots, DAEMON)
@@ -280,5 +283,5 @@ class SnapshotRestore:
             self._log.warning("no copy of a good state", layer=layer_snapshots.name, problems=search.passed_over)
 
     def look_anew(self) -> None:
-        """Copies may have come since."""
+        """Look for copies again that were not found before."""
         self._not_there.clear()

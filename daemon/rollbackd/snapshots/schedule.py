@@ -1,7 +1,8 @@
-"""The calendar's runs: take, verify, send elsewhere, drop old ones; restore into a scratch place now and then.
+"""The schedule of snapshots: take, verify, send elsewhere, drop old ones, and restore into a scratch place now and
+then.
 
-None goes on while an incident acts on its service, or while a person orders something of its layer: it is stopped, and
-gone on with later. What a crash cut off is gone on with at the next start.
+A run makes way for an incident that acts on its service, and for a person's order about its layer: it is stopped, and
+goes on later. What a crash cut off goes on at the next start.
 """
 
 import asyncio
@@ -27,22 +28,22 @@ from rollbackd.system.tasks import end
 BACKUP_FAILED = "backup_failed"
 KEEP, TEST = "keep", "test"
 WHEN_GOOD = "when good"
-"""What the entry `when: good` is called in facts."""
+"""What facts call the entry `when: good`."""
 _ANEW = timedelta(hours=1)
-"""Before what became good, and could not be kept, is tried again."""
+"""The pause before a state that became good, and could not be kept, is tried again."""
 _TOGETHER = 2
-"""Layers that are read or written at once, of all services together."""
+"""How many layers are read or written at once, of all services together."""
 _SENT_TOGETHER = 8
-"""Copies that are under way at once. They wait for others more than they work, and one that hangs stops no snapshot."""
+"""How many copies are under way at once. They mostly wait for others, and one that hangs must stop no snapshot."""
 _GLANCE = timedelta(seconds=1)
 _DISK = timedelta(seconds=30)
-"""Before a run that could not be written down goes on."""
+"""The pause before a run goes on that could not be written down."""
 _TRIES = (timedelta(seconds=10), timedelta(minutes=1))
-"""Before what may have been passing is tried again."""
+"""The pauses before something is tried again that may have failed for a moment only."""
 
 
 class SnapshotTimetable:
-    """Runs on the calendar."""
+    """Runs what the calendar has."""
 
     def __init__(self, shelves: Mapping[tuple[str, str], LayerSnapshots], clock: Clock) -> None:
         self._shelves = shelves
@@ -50,13 +51,13 @@ class SnapshotTimetable:
         self._few = asyncio.Semaphore(_TOGETHER)
         self._sending = asyncio.Semaphore(_SENT_TOGETHER)
         self._entries: dict[str, tuple[LayerSnapshots, SnapshotSchedule, str]] = {}
-        """By its name on the calendar: the layer, what the configuration says, and what is done."""
+        """By name on the calendar: the layer, what the configuration says, and what is done."""
         self._cut_off: list[tuple[LayerSnapshots, SnapshotRun]] = []
         self._resumed: set[asyncio.Task[None]] = set()
         self._log = log.get("keeper")
 
     def add(self, layer_snapshots: LayerSnapshots, entry: SnapshotSchedule) -> None:
-        """An entry of the configuration, for one of the layers that it is for."""
+        """Add an entry of the configuration, for one of its layers."""
         name = calendar_name(entry)
         self._entries[f"{layer_snapshots.name} {name}"] = (layer_snapshots, entry, KEEP)
         layer_snapshots.schedules += (name,)
@@ -65,7 +66,7 @@ class SnapshotTimetable:
             layer_snapshots.schedules += (f"{name} {TEST}",)
 
     def planned(self) -> list[CalendarEntry]:
-        """All of it, as the timetable takes it."""
+        """Every entry, as the calendar takes it."""
         return [
             CalendarEntry(
                 f"snapshot {name}",
@@ -78,9 +79,9 @@ class SnapshotTimetable:
         ]
 
     def _to_keep(self, layer_snapshots: LayerSnapshots) -> str:
-        """The release that runs, when its state is good and it was not kept for that yet; else empty.
+        """The release that runs, when its state is good and was not kept for that yet; else empty.
 
-        When that failed, or something else was there by then, it is tried again after an hour.
+        A release that could not be kept, or that had been replaced by then, is tried again after an hour.
         """
         ledger, past = layer_snapshots.ledger, layer_snapshots.past
         state = ledger.present
@@ -102,11 +103,11 @@ class SnapshotTimetable:
 
     # -- one run --------------------------------------------------------------------------------
     async def run(self, name: str, run: SnapshotRun | None = None) -> None:
-        """One run of an entry, or what is left of it; comes back when it is written down how it ended."""
+        """Run an entry, or what is left of its run; returns once it is written down how it ended."""
         layer_snapshots, entry, what = self._entries[name]
 
         async def go_on() -> bool:
-            """Whether nothing is left of it."""
+            """Go on with the run; whether nothing is left of it."""
             nonlocal run
             while _disturbed(layer_snapshots):
                 await self._clock.sleep(_GLANCE)
@@ -121,7 +122,7 @@ class SnapshotTimetable:
             pass
 
     async def _begin(self, layer_snapshots: LayerSnapshots, entry: SnapshotSchedule, what: str) -> SnapshotRun | None:
-        """None: what was good when it was to begin is so no more. :raises JournalUnavailable:"""
+        """Write that the run begins; None when the good state has lost its mark. :raises JournalUnavailable:"""
         release = ""
         if _times(entry, what) is None and not (release := self._to_keep(layer_snapshots)):
             return None
@@ -130,7 +131,7 @@ class SnapshotTimetable:
     async def _unless_disturbed(
         self, layer_snapshots: LayerSnapshots, entry: SnapshotSchedule, run: SnapshotRun
     ) -> bool:
-        """Whether it came to its end; else it was stopped, and makes way."""
+        """Whether the work came to its end; else it was stopped, and makes way."""
         work = asyncio.create_task(self._do(layer_snapshots, entry, run))
         try:
             while not work.done() and not _disturbed(layer_snapshots):
@@ -191,7 +192,7 @@ class SnapshotTimetable:
         return problems or ([] if found else ["there is no snapshot that could be restored"]), ()
 
     async def _to_test(self, layer_snapshots: LayerSnapshots) -> list[Snapshot]:
-        """The newest one, and the one that a rollback would go to."""
+        """The newest snapshot, and the one that a rollback would go to."""
         there = [one for one in await layer_snapshots.snapshots() if one.restorable]
         goals = [
             each.state.releases.get(layer_snapshots.layer)
@@ -203,7 +204,7 @@ class SnapshotTimetable:
     async def _end(
         self, layer_snapshots: LayerSnapshots, run: SnapshotRun, problems: tuple[str, ...], dropped: tuple[str, ...]
     ) -> None:
-        """Written down; people are told when something is wrong that was not before, and when all is well again."""
+        """Write how the run ended. People are told when something is wrong that was not before, and when it is over."""
         before = layer_snapshots.past.problems(layer_snapshots.schedules)
         others = [name for name in layer_snapshots.schedules if name != run.fact.schedule]
         after = tuple(dict.fromkeys((*problems, *layer_snapshots.past.problems(others))))
@@ -219,7 +220,7 @@ class SnapshotTimetable:
 
     # -- after a crash --------------------------------------------------------------------------
     def note_cut_off(self) -> None:
-        """Before anything is begun: what is open then is of an earlier life."""
+        """Note the runs that are open before any is begun: they are an earlier process's."""
         self._cut_off = [
             (layer_snapshots, run)
             for layer_snapshots in self._shelves.values()
@@ -227,7 +228,7 @@ class SnapshotTimetable:
         ]
 
     async def resume(self) -> None:
-        """Go on with what was cut off; what nothing asks for any more is ended. :raises JournalUnavailable:"""
+        """Go on with runs that were cut off; end those that nothing asks for any more. :raises JournalUnavailable:"""
         while self._cut_off:
             layer_snapshots, run = self._cut_off[0]
             name = f"{layer_snapshots.name} {run.fact.schedule}"
@@ -253,7 +254,7 @@ class SnapshotTimetable:
 
 
 def calendar_name(entry: SnapshotSchedule) -> str:
-    """What an entry is called in facts; another time makes it another one."""
+    """What facts call an entry; at another time it is another entry."""
     if entry.when is not None:
         return WHEN_GOOD
     return entry.cron or f"every {format_duration(entry.every or timedelta())}"

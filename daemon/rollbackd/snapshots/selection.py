@@ -1,4 +1,4 @@
-"""Which snapshots are never dropped, and which is gone back to when nobody names one. No I/O."""
+"""Which snapshots are never dropped, and which one is gone back to when nobody names one. No I/O."""
 
 from collections.abc import Collection, Sequence
 
@@ -7,7 +7,7 @@ from rollbackd.incident.life import Incident
 from rollbackd.policy.ledger import ServiceLedger
 
 BEFORE = "before"
-"""Why a snapshot of what a restore replaced was taken."""
+"""Why a snapshot was taken of what a restore replaced."""
 
 
 def good_releases(ledger: ServiceLedger, layer: str) -> frozenset[str]:
@@ -32,10 +32,10 @@ def spared(ledger: ServiceLedger, layer: str, incident: Incident | None) -> froz
 def to_restore(
     snapshots: Sequence[Snapshot], present: str, good: Collection[str], quarantined: Collection[str]
 ) -> list[Snapshot]:
-    """What can be gone back to, the best first: good releases, then what is older than what is there now.
+    """Snapshots that can be gone back to, the best first: good releases, then those older than what is there now.
 
-    What is there now is left out, and what a restore replaced, since that was left for a reason; so is what came after
-    it, or the next restore would go forward to it again.
+    What is there now is left out, and so is what a restore replaced, since it was left for a reason. What came after it
+    is left out too, or the next restore would go forward to it again.
 
     :param snapshots: newest first.
     :param present: the id of the release that is there.
