@@ -1,1 +1,1 @@
-"""Telling people: what is told to whom, its words, the queue of each receiver, and one file for each way to send."""
+"""Notifications: what people are told and in which words, who is told, each receiver's queue, and the ways to send."""

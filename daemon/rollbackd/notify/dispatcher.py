@@ -1,7 +1,7 @@
-"""Tells people what the journal says, at least once and durably: facts become messages in an outbox, then are sent.
+"""The dispatcher tells people what the journal says, at least once: facts become messages in the outbox, and are sent.
 
-What is told comes from facts alone, with keys made of their places, so a restart repeats nothing and loses nothing.
-One worker a receiver: one that is dead holds up nobody else's messages.
+Messages are made of facts alone, with keys made of the places of those facts, so that a restart repeats nothing and
+loses nothing. Each receiver has a worker, so that one that is dead holds up nobody else's messages.
 """
 
 import asyncio
@@ -29,18 +29,18 @@ from rollbackd.system.clock import Clock
 
 CURSOR = "teller"
 TROUBLES_CURSOR = "teller.troubles"
-"""Where the fold of the troubles may start: at or before the oldest one that is open."""
+"""Where a start begins to fold the troubles. Both names are in journals that were written before, and stay."""
 BATCH = 500
-"""Facts read at once."""
+"""How many facts are read at once."""
 TOGETHER = timedelta(seconds=60)
-"""After the first of a group the others wait until this is over, and go as one."""
+"""How long messages of one group wait after its first one, to go as one."""
 TICK = timedelta(seconds=15)
 DIRECT_AGAIN = timedelta(minutes=10)
 DIRECT_RETRY = timedelta(seconds=30)
 
 
 CALM = timedelta(minutes=5)
-"""A refused trouble ends when it was gone at every look for so long: a start knows nothing yet, and trouble flaps."""
+"""How long a refused trouble must be gone at every look to have ended: a start knows nothing yet, and trouble flaps."""
 
 
 def _always(_service: str, _episode: str) -> bool:
@@ -52,10 +52,11 @@ def _never(_service: str, _episode: str) -> str:
 
 
 class NotificationDispatcher:
-    """The root task `teller`; also what sends directly when the journal cannot be written.
+    """The root task `teller`, which also sends directly when the journal cannot be written.
 
     `goes_on(service, episode)` says whether a refused trouble still goes on; a no skips a reminder, and ends nothing.
-    `over(service, episode)` is a reason when it is known to have ended; one that lasts ends it, by a fact.
+    `over(service, episode)` is a reason when the trouble is known to have ended; a reason that lasts ends it, by a
+    fact.
     """
 
     def __init__(
@@ -98,17 +99,17 @@ class NotificationDispatcher:
         self._reminded: dict[str, str] = {}
         """The newest reminder of each trouble that was put into the outbox."""
         self._reached: dict[str, tuple[int, int]] = {}
-        """The last tier that hears of a refusal, with the place of what began it."""
+        """The last tier that hears of a refusal, with the place of the fact that began it."""
         self._windows: dict[tuple[str, str], datetime] = {}
         self._told_many = False
         self._direct: dict[str, float] = {}
         self.trouble = ""
-        """Why the outbox could not be written last; whoever finds that it can be again clears it."""
+        """Why the outbox could not be written last; cleared by whoever finds that it can be written again."""
         self._log = log.get("teller")
 
     # -- the ways in ----------------------------------------------------------------------------
     async def run(self) -> None:
-        """Read facts, remind and send, until it is cancelled; what is under way then is sent again next time."""
+        """Read facts, remind and send, until cancelled; what is under way then is sent again next time."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._follow(), name="teller: facts")
             tasks.create_task(self._tick(), name="teller: reminders")
@@ -120,9 +121,9 @@ class NotificationDispatcher:
         return {name: box.waiting for name, box in self._boxes.items()}
 
     async def flush(self, timeout: timedelta) -> int:
-        """Tell all that can be told now, also what waits for others alike; how many messages are left waiting.
+        """Tell all that can be told now, also messages that wait for others of their group; how many are left waiting.
 
-        Works with or without `run`. A receiver that rests after a failure is left alone.
+        It works with or without `run`. A receiver that rests after a failure is left alone.
         """
         try:
             async with asyncio.timeout(timeout.total_seconds()):
@@ -135,7 +136,7 @@ class NotificationDispatcher:
         return sum(self.waiting().values())
 
     async def deliver(self, *, early: bool = False) -> None:
-        """Send what is due now; `early`: also what waits for others alike. :raises JournalUnavailable: not now."""
+        """Send what is due now; with `early` also what waits for others. :raises JournalUnavailable: not now."""
         for result in await asyncio.gather(
             *(box.deliver(early=early) for box in self._boxes.values()), return_exceptions=True
         ):
@@ -143,7 +144,7 @@ class NotificationDispatcher:
                 raise result
 
     async def tell_directly(self, message: Message) -> tuple[str, ...]:
-        """Send to every receiver at once, past the journal; the names of those that took it.
+        """Send to every receiver at once, past the journal; returns the names of those that took it.
 
         The same event is sent once in ten minutes, or again after 30 s when nobody took it.
         """
@@ -174,7 +175,7 @@ class NotificationDispatcher:
         await self.tell_directly(self_notices.unrecorded(self._clock.now(), str(error)))
 
     async def pump(self) -> int:
-        """Make messages of the facts since the last time; how many were put into the outbox.
+        """Make messages of the facts since the last time; returns how many were put into the outbox.
 
         :raises JournalUnavailable: nothing of the last batch was put; the next call does it again.
         """
@@ -195,7 +196,7 @@ class NotificationDispatcher:
         return await self._journal.since(self._seq, limit=BATCH)
 
     async def _begin(self) -> None:
-        """Know again what was open when the cursor was stored, and drop what waits for receivers that are gone."""
+        """Fold what was open when the cursor was stored, and drop messages for receivers that are gone."""
         self._stored = await self._journal.cursor(CURSOR)
         self._stored_troubles = seq = min(await self._journal.cursor(TROUBLES_CURSOR), self._stored)
         troubles, incidents = Troubles(), Incidents()
@@ -224,7 +225,7 @@ class NotificationDispatcher:
         return len(rows)
 
     async def _store_troubles(self) -> None:
-        """Move the fold's start now and then, so that a restart need not read the whole journal."""
+        """Move the place from which troubles are folded now and then: a restart need not read the whole journal."""
         oldest = self._troubles.oldest
         start = min(self._stored, oldest - 1 if oldest is not None else self._stored)
         if start >= self._stored_troubles + 2 * BATCH:
@@ -254,7 +255,7 @@ class NotificationDispatcher:
         return incidents.of(stream)
 
     def _rows(self, made: Sequence[Envelope]) -> list[Outgoing]:
-        """A row for each message and receiver. What is alike and made together goes together."""
+        """A row of the outbox for each message and receiver. Messages of one group made together go together."""
         now = self._clock.now()
         # An end farther ahead than any window is long is from before the clock was set back.
         self._windows = {key: end for key, end in self._windows.items() if now < end <= now + TOGETHER}
@@ -275,7 +276,8 @@ class NotificationDispatcher:
         return rows
 
     def _receivers(self, one: Envelope) -> tuple[str, ...]:
-        """Whom routes and tiers name; what is about rollbackd itself goes to everybody when no route takes it."""
+        """The receivers that routes and tiers name. What is about rollbackd itself, and has no route, goes to
+        everybody."""
         if one.only:
             return tuple(name for name in self._boxes if name == one.only)
         names = addressed(self._notify, one, tuple(self._boxes))
@@ -301,7 +303,8 @@ class NotificationDispatcher:
                 await self._unrecorded(error)
 
     async def remind(self) -> int:
-        """Put the reminders that are due into the outbox; how many. The same period's has the same key.
+        """Put the reminders that are due into the outbox; returns how many. A reminder of the same period has the same
+        key.
 
         :raises JournalUnavailable: none was put.
         """
@@ -328,9 +331,10 @@ class NotificationDispatcher:
             return len(rows)
 
     async def settle(self) -> int:
-        """Write down which refused troubles have ended by themselves; how many. The end of an incident settles its own.
+        """Write down which refused troubles have ended by themselves; returns how many. The end of an incident settles
+        its own.
 
-        :raises JournalUnavailable: none was; the next look does it.
+        :raises JournalUnavailable: none was written; the next look does it.
         """
         async with self._pumping:
             if not self._begun:
@@ -363,7 +367,7 @@ class NotificationDispatcher:
         return [made] if made is not None else []
 
     def _next_people(self, trouble: Trouble, now: datetime) -> list[Envelope]:
-        """A refusal that escalates goes from tier to tier; after a restart their keys keep it from being told twice."""
+        """The messages to the next tiers of a refusal that escalates. By their keys no restart tells them twice."""
         if trouble.escalates is None or trouble.record is None:
             return []
         known = self._reached.get(trouble.thread, (0, 0))
@@ -394,7 +398,7 @@ class NotificationDispatcher:
             return Notice(self_notices.UNDELIVERABLE, f"{row.receiver} did not get {row.key}: {error}")
 
     async def _watch_the_queue(self) -> None:
-        """Say once that too many messages wait, and once that they do no longer."""
+        """Say once that too many messages wait, and once that they do not any more."""
         counts = self.waiting()
         total = sum(counts.values())
         if total > self._many and not self._told_many:

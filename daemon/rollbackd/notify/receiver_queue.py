@@ -1,6 +1,6 @@
-"""One receiver: its messages in the outbox are sent here, in order, again after failures, and given up at last.
+"""The queue of one receiver: its messages in the outbox are sent in order, again after failures, and given up at last.
 
-What was sent is journaled as delivered right after; a kill between the two sends it once more, with the same key.
+What was sent is journaled as delivered right after. A kill between the two sends it once more, with the same key.
 """
 
 import asyncio
@@ -23,12 +23,12 @@ from rollbackd.system.clock import Clock
 from rollbackd.system.tasks import until_first
 
 MOST_TOGETHER = 2000
-"""Messages that go as one at most: a list of names has room for them."""
+"""How many messages go as one at most; a list of names has room for them."""
 FIRST_PAUSE = timedelta(seconds=5)
 LONGEST_PAUSE = timedelta(minutes=10)
 GIVE_UP = timedelta(hours=24)
 UNREACHABLE_AFTER = timedelta(minutes=10)
-"""A receiver that takes nothing for so long is announced to the others."""
+"""How long a receiver takes nothing until the others are told of it."""
 JOURNAL_PAUSE = timedelta(seconds=5)
 _FARTHEST = timedelta(minutes=30)
 """The longest that any message waits; a receiver that asks for more is tried again before that."""
@@ -39,7 +39,7 @@ Sendable = Sequence[tuple[Outgoing, Envelope]]
 
 
 class ReceiverQueue:
-    """One receiver: its way out, and how it has been doing."""
+    """One receiver: its way out, and how sending has gone."""
 
     def __init__(self, name: str, notifier: Notifier, journal: Journal, clock: Clock, patience: timedelta) -> None:
         self.name = name
@@ -59,11 +59,11 @@ class ReceiverQueue:
         self._log = log.get("teller").bind(receiver=name)
 
     def wake(self) -> None:
-        """There is something new for it."""
+        """Look at the outbox now: there is something new for the receiver."""
         self._news.set()
 
     async def serve(self) -> None:
-        """Send what is due, until it is cancelled."""
+        """Send what is due, until cancelled."""
         while True:
             self._news.clear()
             try:
@@ -81,9 +81,9 @@ class ReceiverQueue:
         await until_first(self._news.wait(), self._clock.sleep(length))
 
     async def deliver(self, *, early: bool = False) -> datetime | None:
-        """Send what is due; when to look again, None: when there is news.
+        """Send what is due; returns when to look again, None: when there is news.
 
-        `early`: also what waits for others alike, but not what failed before and rests.
+        With `early` also what waits for others of its group, but not what failed before and rests.
 
         :raises JournalUnavailable: the outbox cannot be read.
         """
@@ -104,7 +104,7 @@ class ReceiverQueue:
                     self.waiting -= len(rows_together)
 
     async def send(self, message: Message) -> DeliveryError | None:
-        """Hand it to the receiver; the reason when it did not take it."""
+        """Hand a message to the receiver; the error when it did not take it."""
         try:
             async with asyncio.timeout(self._patience.total_seconds()):
                 await self._notifier.send(message)
@@ -171,7 +171,7 @@ class ReceiverQueue:
             )
 
     async def _give_up(self, row: Outgoing, notice: Notice | None, error: str) -> None:
-        """The notice first: a kill between the two repeats it; the other way round would lose the message's words."""
+        """Give a message up. The notice comes first: a kill between the two repeats it, else it would lose it."""
         if notice is not None:
             await self._notice(notice)
         await self._surely(partial(self._journal.postponed, [row.id], error, None))
@@ -198,12 +198,12 @@ class ReceiverQueue:
 
 
 def _later(when: datetime, now: datetime) -> bool:
-    """Whether to wait for then. What lies farther ahead than any wait is from before the clock was set back."""
+    """Whether to wait for then. A time farther ahead than any wait is from before the clock was set back."""
     return now < when <= now + _FARTHEST
 
 
 def batches(due: Sequence[Outgoing]) -> list[list[Outgoing]]:
-    """What is sent as one, in order: the oldest first, with its group; one that failed often lets the others by."""
+    """The messages that are sent as one, in order: the oldest first, with its group. One that failed often waits."""
     made: list[list[Outgoing]] = []
     growing: dict[str, list[Outgoing]] = {}
     for row in sorted(due, key=lambda row: (row.attempts > 3, row.id)):
@@ -222,9 +222,9 @@ def pause(key: str, times: int) -> timedelta:
 
 
 def _heed_a_stop() -> None:
-    """A stop that came at the same instant as a receiver's answer may have been swallowed on the way.
+    """Look whether a stop came at the same instant as a receiver's answer, which may have swallowed it.
 
-    `asyncio.wait_for` of Python 3.11 does that, and so aiosmtplib; waiting for news would then never end.
+    `asyncio.wait_for` of Python 3.11 does that, and so does aiosmtplib; waiting for news would then never end.
 
     :raises asyncio.CancelledError: this task is being cancelled.
     """

@@ -1,4 +1,4 @@
-"""Who hears of a message, and in whose words. No I/O."""
+"""Routes: who hears of a message, and in whose words. No I/O."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,7 +12,7 @@ from rollbackd.notify.messages.envelope import Envelope
 
 
 def receivers(routes: Sequence[Route], message: Message, everybody: tuple[str, ...]) -> tuple[str, ...]:
-    """Who hears of it: all matching routes together; without routes everybody."""
+    """The receivers of all matching routes together; without routes all receivers."""
     if not routes:
         return everybody
     named = [name for route in routes if _matches(route, message) for name in route.to]
@@ -29,7 +29,7 @@ def _matches(route: Route, message: Message) -> bool:
 
 
 def addressed(notify: Notify, one: Envelope, everybody: tuple[str, ...]) -> tuple[str, ...]:
-    """Who hears of it by routes and by the tiers that it has reached."""
+    """The receivers by routes and by the tiers that the message has reached."""
     routed = receivers(notify.routes, one.message, everybody)
     tier = one.tier if one.since is None else reached(notify, one.message.at - one.since)
     people = [name for one_tier in notify.escalation[: tier + 1] for name in one_tier.to]
@@ -38,12 +38,12 @@ def addressed(notify: Notify, one: Envelope, everybody: tuple[str, ...]) -> tupl
 
 
 def reached(notify: Notify, length: timedelta) -> int:
-    """The last tier that hears, after so long, of what goes to the first at once."""
+    """The last tier that has heard, so long after the first one did."""
     return max(0, sum(1 for tier in notify.escalation if tier.after <= length) - 1)
 
 
 def worded(receiver: Receiver | None, message: Message) -> Message | None:
-    """The message as a receiver with words of its own hears it; None: it has none for this."""
+    """The message as a receiver with words of its own hears it; None: it has none for this event."""
     if receiver is None or not receiver.says:
         return message
     words = receiver.says.get(message.event)

@@ -126,8 +126,7 @@ class _MatcherBody(_Answer):
     is_equal: bool = Field(default=True, alias="isEqual")
 
     def matcher(self) -> Matcher:
-        """The matcher as a value. One that Python cannot read matches: too wide a silence holds, too narrow a one
-        acts."""
+        """The matcher as a value. One that Python cannot read matches: a silence too wide holds, too narrow acts."""
         if not self.is_regex:
             return Matcher(self.name, not self.is_equal, re.compile(re.escape(self.value)))
         try:

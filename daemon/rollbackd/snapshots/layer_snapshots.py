@@ -93,8 +93,7 @@ class LayerSnapshots:
 
     # -- facts ----------------------------------------------------------------------------------
     async def note(self, actor: str, *said: Any, more: tuple[Entry, ...] = ()) -> datetime:
-        """Write facts of this layer, and remember them; when that was. :raises JournalUnavailable: nothing was
-        written."""
+        """Write facts of this layer, and remember them; when that was. :raises JournalUnavailable: none was written."""
         stream = service_stream(self.service)
         records = await self._read_model.append(*(Entry(stream, fact, actor) for fact in said), *more)
         for record in records[: len(said)]:

@@ -1,1 +1,1 @@
-"""The words: from facts to messages. Nothing here reads or writes the journal. No I/O."""
+"""The words: messages made of facts. Nothing here reads or writes the journal. No I/O."""

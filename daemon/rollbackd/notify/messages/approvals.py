@@ -1,4 +1,4 @@
-"""What people are told of questions: asked, asked again, answered, become a rollback. No I/O."""
+"""Messages about questions: asked, asked again, answered, become a rollback. No I/O."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from rollbackd.notify.messages.troubles import guards
 
 
 def asks(told: MessageContext, event: str = "asks", changed: str = "") -> Envelope:
-    """The question that stands. Asked alike for several services, it may go as one."""
+    """The question that stands. Questions that are alike for several services may go as one message."""
     about = told.about
     decision = about.decision
     rule = plain_text.line(decision.trigger.rule, 100)
@@ -36,7 +36,7 @@ def asked_again(told: MessageContext, fact: facts.AskedAgain) -> Sequence[Envelo
 
 
 def examined(told: MessageContext, fact: facts.Examined) -> Sequence[Envelope]:
-    """Beside a question people must see it at once; a rollback's next message has it."""
+    """What the checks say. Beside a question people must see it at once; a rollback's next message has it."""
     about = told.about
     if not about.waits or about.outcome is not None or not fact.results:
         return []
@@ -50,7 +50,7 @@ def examined(told: MessageContext, fact: facts.Examined) -> Sequence[Envelope]:
 
 
 def approved(told: MessageContext, fact: facts.Approved) -> Sequence[Envelope]:
-    """A yes that is not enough yet; what the last one leads to is told as that."""
+    """A yes that is not enough yet. What the last yes leads to is told as that."""
     about = told.about
     question = about.decision.question
     people = [yes.actor for yes in about.approvals]

@@ -1,4 +1,4 @@
-"""What every message is made with. No I/O."""
+"""The context of a message: what every one is made of. No I/O."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,9 +24,9 @@ class MessageContext:
     before: Incident | None
     """The fact's incident before the fact; None at its opening, and for other streams."""
     incident: Incident | None
-    """The same after the fact."""
+    """The fact's incident after the fact."""
     troubles: Troubles
-    """As they were before the fact."""
+    """The troubles as they were before the fact."""
     signals: Path
     """The directory of the signal files."""
 
@@ -56,17 +56,17 @@ def message_of(
 def of_incident(
     record: Record, about: Incident, event: str, title: str, severity: Severity, lines: Lines, group: str = ""
 ) -> Envelope:
-    """A message about an incident; whom it was escalated to hears all of it."""
+    """A message about an incident; tiers that it was escalated to hear all of it."""
     message = message_of(record, event, f"{about.id}: {title}", severity, lines, about.id)
     placed = replace(message, service=about.service, incident=about.id, priority=about.priority)
     return Envelope(placed, record.stream, group, tier=about.tier)
 
 
 def loud(priority: Priority) -> Severity:
-    """How loud it is that something is done by itself."""
+    """The severity of something that is done by itself."""
     return "critical" if priority is Priority.P0 else "warning"
 
 
 def urgent(priority: Priority) -> Severity:
-    """How loud it is that people must do something now."""
+    """The severity of something that people must do now."""
     return "critical" if priority in {Priority.P0, Priority.P1} else "warning"

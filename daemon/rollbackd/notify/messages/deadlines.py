@@ -1,4 +1,4 @@
-"""What people are told when time is over: a clock, a target, the next people. No I/O."""
+"""Messages about time that is over: a clock, a target, the next people. No I/O."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -32,7 +32,7 @@ def clock_passed(told: MessageContext, fact: facts.ClockPassed) -> Sequence[Enve
 
 
 def escalated(told: MessageContext, fact: facts.Escalated) -> Sequence[Envelope]:
-    """Whom it comes to knows nothing of it yet: all that matters is said once more."""
+    """The incident for the next people. They know nothing of it yet, so all that matters is said once more."""
     about = told.about
     if fact.why == clocks.AT_ONCE:
         return [replace(opening(told), only_tier=True)]

@@ -1,4 +1,4 @@
-"""What people are told of drills: little while they run, for nobody need come, and what they showed. No I/O."""
+"""Messages about drills: little while they run, since nobody need come, and what they showed. No I/O."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -20,11 +20,11 @@ _SILENT = {
     "there": frozenset({"started", "recovered", "acknowledged", "checked"}),
     "back": frozenset({"opened", "started", "recovered", "acknowledged", "checked"}),
 }
-"""Of its two incidents: what the drill's own end tells better."""
+"""Events of a drill's two incidents that are not told, since the drill's own end tells them better."""
 
 
 def of_drill(about: Incident, made: Iterable[Envelope]) -> tuple[Envelope, ...]:
-    """Messages about one of a drill's incidents: named so; on the way there nothing is critical, it comes back."""
+    """Messages about one of a drill's incidents, which say so. On the way there nothing is critical: it comes back."""
     found = []
     for one in made:
         message = one.message
@@ -38,7 +38,7 @@ def of_drill(about: Incident, made: Iterable[Envelope]) -> tuple[Envelope, ...]:
 
 
 def drilled(told: MessageContext, fact: facts.Drilled) -> Sequence[Envelope]:
-    """The end of one that was executed; what the others found is told when readiness is lost, or regained."""
+    """The end of an executed drill. What other drills found is told when readiness is lost or regained."""
     if not fact.incident:
         return []
     service = told.record.stream.partition(":")[2]

@@ -1,4 +1,4 @@
-"""What waits in the outbox: a message with where it belongs, as JSON; and several of them made into one. No I/O."""
+"""Envelopes: messages in the outbox with where they belong, as JSON, and several of them made into one. No I/O."""
 
 import hashlib
 from collections.abc import Sequence
@@ -13,11 +13,11 @@ from rollbackd.notify.messages.phrases import Lines
 
 SEVERITIES = ("info", "warning", "critical")
 REFUSED = "refused/"
-"""What the threads of refusals begin with."""
+"""The beginning of the threads of refusals."""
 _SHORT = 600
-"""Characters of each message's own lines in a list of several."""
+"""How many characters each message's own lines have in a list of several."""
 _SHOWN = 20
-"""Messages of a list that are shown with their lines; of the others there are the names alone."""
+"""How many messages of a list are shown with their lines; of the others there are the names alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,17 +28,17 @@ class Envelope:
     stream: str
     """The stream of the fact that it tells."""
     group: str = ""
-    """What is alike may go as one message; empty: always alone."""
+    """Messages of one group may go as one; empty: always alone."""
     avoid: str = ""
     """A receiver that must not get it, because it is about that receiver's own failure."""
     tier: int = -1
     """The last tier of people that hears of it besides the routes, and so those before it."""
     only_tier: bool = False
-    """It goes to nobody else, and not to whom routes have told the same already."""
+    """Whether it goes to nobody else, and not to those whom routes have told the same already."""
     only: str = ""
     """The one receiver that it is for, whatever the routes say."""
     since: datetime | None = None
-    """Instead of `tier`: when it began to go to more people, the first at once."""
+    """Instead of `tier`: when it began to go to more people; the first tier hears it at once."""
 
 
 _ADAPTER = TypeAdapter(Envelope)
@@ -49,21 +49,21 @@ def encode(envelope: Envelope) -> bytes:
 
 
 def decode(body: bytes) -> Envelope:
-    """:raises ValueError: for what another version wrote and this one cannot read."""
+    """The envelope again. :raises ValueError: for what another version wrote and this one cannot read."""
     read = _ADAPTER.validate_json(body)
     return replace(read, message=replace(read.message, lines=tuple(read.message.lines)))
 
 
 def plain(message: Message) -> str:
-    """Its lines as plain text, `Heading: text` each."""
+    """The message's lines as plain text, `Heading: text` each."""
     return "\n".join(f"{heading}: {text}" for heading, text in message.lines)
 
 
 def merge(messages: Sequence[Message]) -> Message:
-    """One message out of several alike; a single one stays as it is.
+    """One message made of several of a group; a single one stays as it is.
 
-    Of several reminders of one trouble only the newest is kept. The key is made of all keys: were it that of the
-    first, a receiver that has seen the first alone would drop what came to it since. Several ends settle all threads.
+    Of several reminders of one trouble only the newest is kept. The key is made of all keys: were it that of the first,
+    a receiver that has seen the first alone would drop what came to it since. Several ends settle all threads.
     """
     newest = {(message.thread if message.event == "reminder" else message.key): message for message in messages}
     kept = tuple(newest.values())
@@ -95,17 +95,18 @@ def merge(messages: Sequence[Message]) -> Message:
 
 
 def _ends_alone(message: Message) -> bool:
-    """An incident, or a refusal: what ends it ends no other."""
+    """Whether it is about an incident or a refusal: what ends one of those ends no other."""
     return bool(message.incident) or message.thread.startswith(REFUSED)
 
 
 def _thread(first: Message) -> str:
-    """For several troubles: one answer must not resolve the page of all. The same when it is sent again with more."""
+    """The thread of a message about several troubles. One answer must not resolve the page of all. It is the same when
+    the message is sent again with more."""
     return "several/" + hashlib.sha256(first.key.encode()).hexdigest()[:32]
 
 
 def _settled(messages: Sequence[Message], own: str, *, over: bool) -> tuple[str, ...]:
-    """All other threads that are over with these: each may have been told, and be open, by itself."""
+    """The other threads that are over with these, each of which may have been told, and be open, by itself."""
     threads = dict.fromkeys(
         thread for message in messages for thread in (*((message.thread,) if over else ()), *message.settles)
     )
@@ -113,7 +114,7 @@ def _settled(messages: Sequence[Message], own: str, *, over: bool) -> tuple[str,
 
 
 def _listed(messages: Sequence[Message]) -> Lines:
-    """None for messages without lines, such as those in a receiver's own words."""
+    """The lines of a list of messages; None for messages without lines, such as those in a receiver's own words."""
     if not any(message.lines for message in messages):
         return ()
     shown = [

@@ -1,4 +1,4 @@
-"""What people are told of a rollback, from its opening to its end. No I/O."""
+"""Messages about a rollback, from its opening to its end. No I/O."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,7 +14,7 @@ from rollbackd.notify.messages.troubles import refusal_thread
 
 
 def opening(told: MessageContext) -> Envelope:
-    """Of a question, or of a rollback."""
+    """The opening of a question or of a rollback."""
     about = told.about
     if about.waits:
         return approvals.asks(told)
@@ -42,7 +42,7 @@ def opened(told: MessageContext, _fact: facts.Opened) -> Sequence[Envelope]:
 
 
 def started(told: MessageContext, fact: facts.Entering | facts.ApplyStarted) -> Sequence[Envelope]:
-    """The first that touches the world."""
+    """The first step or bracket that touches the world."""
     about = told.about
     if told.before is None or told.before.begun is not None:
         return []
@@ -127,7 +127,7 @@ def parked(told: MessageContext, fact: facts.Parked) -> Sequence[Envelope]:
 
 
 def not_left(told: MessageContext, fact: facts.LeaveFailed) -> Sequence[Envelope]:
-    """After the end nothing else would say that a person's word did not help."""
+    """A bracket that could not be left after the end. Nothing else would say that a person's order did not help."""
     about = told.about
     attempt = about.failure.attempt if about.failure is not None else 1
     if about.outcome is None or not (fact.permanent or attempt >= ATTEMPTS):
@@ -169,8 +169,10 @@ def closed(told: MessageContext, fact: facts.Closed) -> Sequence[Envelope]:
 
 
 def _refusals(told: MessageContext) -> tuple[str, ...]:
-    """The threads of what was refused before: its own became this incident, which says how it is, and where the service
-    is well all are over. Opening it took its own episode's from the fold.
+    """The threads of earlier refusals that this end settles.
+
+    The refusal of its own episode became this incident, which says how it is. Where the service is well all refusals
+    are over. The opening took its own episode's refusal out of the fold.
     """
     about = told.about
     well = about.outcome is Outcome.RECOVERED

@@ -1,6 +1,7 @@
-"""Pages about several troubles at once: acknowledged with the last of them, and over with the last of them. No I/O.
+"""Pages about several troubles at once: acknowledged with the last of those, and resolved with the end of the last.
 
-For receivers that keep open what they are told. Each trouble has told its own end, in a thread of its own.
+They are for receivers that keep open what they are told. Each trouble has told its own end, in a thread of its own. No
+I/O.
 """
 
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from rollbackd.notify.messages.troubles import Page, fold
 
 
 def turned(told: MessageContext) -> Sequence[Envelope]:
-    """What a fact is to the pages that are open, and to the one that it opens."""
+    """The messages that a fact is worth to open pages, and to the page that it opens."""
     before, fact = dict(told.troubles.pages), told.record.fact
     if isinstance(fact, facts.Paged):
         threads = frozenset(fact.incidents)

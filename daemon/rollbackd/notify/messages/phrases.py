@@ -1,4 +1,4 @@
-"""The parts that messages are put together from: evidence, steps, findings, questions, commands. No I/O."""
+"""Phrases that messages are put together from: evidence, steps, findings, questions, commands. No I/O."""
 
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -23,7 +23,7 @@ from rollbackd.syntax.units import roughly
 
 Lines = tuple[tuple[str, str], ...]
 _MANY = 5
-"""Of one kind are shown; the rest is counted."""
+"""How many of one kind are shown; the rest is counted."""
 _OTHERWISE = {
     "escalate": "when nobody answers it ends, and the next people are told",
     "roll_back": "when nobody answers it goes back, unless something new stands against it",
@@ -41,7 +41,7 @@ def several(parts: Sequence[str], many: int = _MANY) -> str:
 
 
 def filled(*lines: tuple[str, str]) -> Lines:
-    """Without those that have nothing to say."""
+    """The lines that have something to say."""
     return tuple((heading, text) for heading, text in lines if text)
 
 
@@ -63,14 +63,14 @@ def why(evidence: Sequence[Evidence], onset: datetime | None) -> Lines:
 
 
 def trouble(about: Incident) -> Lines:
-    """The evidence of its trigger and of those that joined; a person's own order has no onset."""
+    """The evidence of the trigger and of those that joined; a person's own order has no onset."""
     triggers = (about.decision.trigger, *about.joined)
     onset = None if about.decision.trigger.request is not None else about.decision.trigger.onset
     return why([one for trigger in triggers for one in trigger.evidence], onset)
 
 
 def change(decision: Decision) -> Lines:
-    """What the trouble is put down to; a change that is not to blame is shown as what it is, the last one."""
+    """The change that the trouble is put down to. A change that is not to blame is shown as the last one."""
     if decision.change is None:
         return ()
     blamed = not any(finding.guard == CHANGE.name and finding.against is not None for finding in decision.findings)
@@ -91,7 +91,7 @@ def findings(of: Sequence[Finding]) -> str:
 
 
 def checks(results: Iterable[CheckResult]) -> str:
-    """One round; what is not good first."""
+    """The results of one round, those that are not good first."""
     ordered = sorted(results, key=lambda result: result.verdict is Verdict.GOOD)
     return several(
         [
@@ -105,7 +105,7 @@ def checks(results: Iterable[CheckResult]) -> str:
 
 # -- how far it is --------------------------------------------------------------------------------
 def steps(about: Incident) -> str:
-    """`code: v42 (…) → v41 (…), done` a line each; of a layer without releases its name."""
+    """`code: v42 (…) → v41 (…), done`, a line for each step; a layer without releases has its name alone."""
     return several(
         [
             _step(step) + (", done" if step.layer in about.done else "")
@@ -123,7 +123,7 @@ def _step(step: Change) -> str:
 
 
 def standing(about: Incident) -> str:
-    """Where it is, in a few words."""
+    """Where the incident is, in a few words."""
     if about.outcome is not None:
         return f"{about.outcome}: {plain_text.line(about.reason)}"
     if about.parked:
@@ -149,7 +149,7 @@ def took(about: Incident, at: datetime) -> str:
 
 
 def still_entered(about: Incident) -> Lines:
-    """What is to be minded about its brackets, and which are kept closed, and how to open those."""
+    """What people must know of its brackets: which are still entered, and how to leave them."""
     said = several([plain_text.line(one, 500) for one in about.notes], 10)
     return filled(("Mind", said), *_kept_closed(about))
 
@@ -166,7 +166,7 @@ def _kept_closed(about: Incident) -> Lines:
 
 # -- what people can do ---------------------------------------------------------------------------
 def stop(about: Incident, signals: Path) -> str:
-    """How a person stops a rollback that runs; the second works with everything else down."""
+    """How a person stops a rollback that runs; the second way works with everything else down."""
     return f"`rollbackd abort {about.id}`, or `touch {signals}/HOLD.{about.service}`"
 
 
@@ -175,7 +175,7 @@ def more(about: Incident) -> str:
 
 
 def answers(about: Incident, signals: Path) -> Lines:
-    """How to say yes and no; the files work with everything else down. Nothing when it does not ask."""
+    """How to say yes and no; the files work with everything else down. Nothing when the incident does not ask."""
     if not about.waits or about.outcome is not None:
         return ()
     return (
@@ -185,7 +185,7 @@ def answers(about: Incident, signals: Path) -> Lines:
 
 
 def question(about: Incident, signals: Path) -> Lines:
-    """What is asked: why, how to answer, until when and what then, of whom, who said yes and who is missing."""
+    """The question: why it is asked, how to answer, until when and what then, of whom, who said yes, who is missing."""
     asked = about.decision.question
     if asked is None or not about.waits:
         return ()

@@ -1,4 +1,4 @@
-"""Text from outside, made fit to be shown. No I/O; what comes in may hold anything, what goes out is plain text."""
+"""Plain text: text from outside, made fit to be shown. It may hold anything. No I/O."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""What people are told: from a fact, and what is known besides, to messages. No I/O.
+"""The presenter makes messages of a fact and of what is known besides. No I/O.
 
 A message says what happened, why, from where to where, what is next, and the command that stops it or goes on.
 """
@@ -39,7 +39,7 @@ def is_told(record: Record) -> bool:
 
 
 def wordless(record: Record) -> Envelope:
-    """For a fact that could not be put into words: better a poor message than none."""
+    """The message of a fact that could not be put into words: better a poor message than none."""
     kind = type(record.fact).__name__
     lines = (("What", f"{kind} in {plain_text.line(record.stream)}, place {record.n}; see `rollbackd incidents`"),)
     message = message_of(record, "unreadable", f"{kind} could not be put into words", "warning", lines, "unreadable")

@@ -1,4 +1,4 @@
-"""What people are told again and again, and who else, until somebody acknowledges it. No I/O."""
+"""Reminders, and messages to the next people, until somebody acknowledges it. No I/O."""
 
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -79,7 +79,7 @@ def _of_question(begun: Record, about: Incident, now: datetime, mark: str, signa
 
 
 def escalation(trouble: Trouble, now: datetime, tier: int, after: timedelta) -> Envelope | None:
-    """The next people hear of a refusal that escalates; the same tier has the same key."""
+    """The refusal for the next people, when it escalates. The same tier has the same key."""
     begun = trouble.record
     if begun is None or not isinstance(begun.fact, facts.Decided):
         return None

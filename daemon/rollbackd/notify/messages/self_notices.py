@@ -1,4 +1,4 @@
-"""What is told about the telling itself: a receiver that fails, messages that wait, a journal that is full. No I/O."""
+"""Notices about notifications themselves: a receiver that fails, messages that wait, a journal that is full. No I/O."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -12,11 +12,11 @@ UNDELIVERABLE = "undeliverable"
 UNREACHABLE = "receiver_unreachable"
 WAITING = "messages_waiting"
 OWN_KINDS = frozenset({UNDELIVERABLE, UNREACHABLE, WAITING})
-"""When a message of one of these fails, no other is made of it."""
+"""When a message of one of these kinds fails, no other is made of it."""
 
 
 def undeliverable(receiver: str, message: Message, error: str) -> Notice:
-    """A receiver will never get this message; its words go to the others."""
+    """A receiver will never get this message; the others get its words."""
     return Notice(
         UNDELIVERABLE,
         f"{receiver} did not get the message below, and it is not tried again: {plain_text.line(error)}",
@@ -47,7 +47,7 @@ def waiting(counts: Mapping[str, int], *, over: bool = False) -> Notice:
 
 
 def unrecorded(at: datetime, error: str) -> Message:
-    """When the journal cannot be written: sent directly."""
+    """The journal cannot be written. The message is sent directly."""
     return Message(
         key=f"journal/{at.isoformat()}",
         event="journal",

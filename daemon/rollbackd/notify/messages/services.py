@@ -1,4 +1,4 @@
-"""What people are told of services and of rollbackd itself: decisions without an incident, and notices. No I/O."""
+"""Messages about services and about rollbackd itself: decisions without an incident, and notices. No I/O."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -24,7 +24,7 @@ _TITLES: Mapping[str, str] = {
     "readiness": "a rollback would not work",
     "rule_fault": "a rule cannot be judged",
 }
-"""For kinds whose own words say too little."""
+"""Titles of kinds whose own words say too little."""
 _CRITICAL_KINDS = frozenset({"drill_stuck", "journal", "not_ready", UNREACHABLE, UNDELIVERABLE})
 
 
@@ -42,7 +42,7 @@ def decided(told: MessageContext, fact: facts.Decided) -> Sequence[Envelope]:
 
 
 def refused(record: Record, decision: Decision, event: str, since: str) -> Envelope:
-    """A service in trouble that needs a person; one that escalates goes to the tiers, too."""
+    """A service in trouble that needs a person; a refusal that escalates goes to the tiers, too."""
     trigger = decision.trigger
     service = trigger.service
     severity: Severity = "critical" if decision.escalate or trigger.priority is Priority.P0 else "warning"
@@ -103,7 +103,7 @@ def notice_acknowledged(told: MessageContext, fact: facts.NoticeAcknowledged) ->
 
 
 def subsided(told: MessageContext, fact: facts.Subsided) -> Sequence[Envelope]:
-    """Nobody need come any more."""
+    """Refused trouble has ended by itself, so nobody need come any more."""
     service = told.record.stream.partition(":")[2]
     return [_ended(told, one, fact.why, "") for one in told.troubles.refusals(service, fact.episode)]
 
@@ -117,7 +117,7 @@ def found_well(told: MessageContext, fact: facts.MarkedGood) -> Sequence[Envelop
 
 
 def _ended(told: MessageContext, trouble: Trouble, why: str, suffix: str) -> Envelope:
-    """To all who heard of it."""
+    """The end of a trouble, for all who heard of it."""
     service, begun = trouble.service, trouble.record
     trigger = begun.fact.decision.trigger if begun is not None else None
     lines = phrases.filled(
@@ -133,7 +133,7 @@ def _ended(told: MessageContext, trouble: Trouble, why: str, suffix: str) -> Env
 
 
 def notice_title(kind: str) -> str:
-    """What a phone shows of it at night."""
+    """The title of a notice, which is what a phone shows at night."""
     return _TITLES.get(kind, kind.replace("_", " "))
 
 

@@ -1,4 +1,4 @@
-"""What people have not acknowledged yet, folded from the facts of all streams. No I/O, no clock.
+"""Troubles: what people have not acknowledged yet, folded from the facts of all streams. No I/O, no clock.
 
 An incident is here from its opening on, so that the fold may start at the oldest one that matters (`Troubles.oldest`).
 """
@@ -18,9 +18,9 @@ from rollbackd.notify.messages.envelope import REFUSED
 LASTING = frozenset(
     {"backend_unreachable", "backup_failed", "drill_stuck", "journal", "messages_waiting", "receiver_unreachable"}
 )
-"""Kinds of notices that somebody says to be over: reminded of until then."""
+"""Kinds of notices whose end is told: people are reminded of them until then."""
 LAST = "last"
-"""The mark of a question's last reminder: a fifth of its time is left."""
+"""The mark of a question's last reminder, when a fifth of its time is left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +43,13 @@ class Trouble:
     """The key of the state that runs, as far as it is known; empty: not known."""
 
     expires: datetime | None = None
-    """When the question that it is ends."""
+    """For a question, when it ends."""
     seen: datetime | None = None
     """When somebody acknowledged it; None: nobody did, or more was told since."""
 
     @property
     def is_refusal(self) -> bool:
-        """It has no incident. One that was acknowledged is known until it ends, since pages about it stay open."""
+        """Whether it has no incident. An acknowledged refusal is kept until it ends, since pages about it stay open."""
         return bool(self.episode)
 
     @property
@@ -59,36 +59,36 @@ class Trouble:
         return record.at if record is not None and record.fact.decision.escalate else None
 
     def heard_since(self, now: datetime) -> datetime | None:
-        """As `escalates`, for what comes after: nobody else came to hear of it once it was acknowledged."""
+        """Since when more people heard of it, for messages that follow; an acknowledgement stops the count."""
         began = self.escalates
         return now - (self.seen - began) if began is not None and self.seen is not None else began
 
     def mark(self, now: datetime, every: timedelta) -> str:
-        """Which reminder is the newest due: the whole periods since it began, or `LAST`; empty: nothing to say yet."""
+        """The newest reminder that is due: the whole periods since it began, or `LAST`; empty: none yet."""
         if not self.what or self.record is None:
             return ""
         if self.expires is not None and self.expires - (self.expires - self.record.at) / 5 <= now < self.expires:
             return LAST
         if self.expires is not None and self.expires <= now < self.expires + every:
-            return ""  # its end is told at once; only a hold keeps a question open for longer
+            return ""  # its end is told at once; only a hold keeps a question open longer
         periods = int((now - self.record.at) / every)
         return str(periods) if periods > 0 else ""
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """What a receiver was told of several troubles at once, and keeps open."""
+    """One message about several troubles that a receiver keeps open."""
 
     receiver: str
     threads: frozenset[str]
-    """Of those that have not ended."""
+    """The threads of those that have not ended."""
     unseen: frozenset[str]
-    """Of those that nobody has acknowledged since."""
+    """The threads of those that nobody has acknowledged since."""
 
 
 @dataclass(frozen=True, slots=True)
 class Troubles:
-    """All of them by thread."""
+    """All troubles by thread."""
 
     known: Mapping[str, Trouble] = field(default_factory=dict)
     pages: Mapping[str, Page] = field(default_factory=dict)
@@ -96,7 +96,7 @@ class Troubles:
 
     @property
     def open(self) -> tuple[Trouble, ...]:
-        """What people are to be reminded of, but no refusal while an incident of its service is at work."""
+        """The troubles that people are reminded of; no refusal while an incident of its service is at work."""
         busy = self.busy
         return tuple(
             trouble
@@ -110,7 +110,7 @@ class Troubles:
         return min((trouble.first for trouble in self.known.values()), default=None)
 
     def refused(self, service: str, episode: str = "") -> tuple[Trouble, ...]:
-        """The refusals of a service that nobody has acknowledged; of one episode when it is given."""
+        """The refusals of a service that nobody has acknowledged, or of one episode when it is given."""
         return tuple(one for one in self.refusals(service, episode) if one.what == "refused")
 
     def refusals(self, service: str = "", episode: str = "") -> tuple[Trouble, ...]:
@@ -123,7 +123,7 @@ class Troubles:
 
     @property
     def busy(self) -> frozenset[str]:
-        """The services of which an incident is at work."""
+        """The services that an incident is at work on."""
         return frozenset(one.service for one in self.known.values() if _is_incident(one) and not one.closed)
 
     def repeats(self, service: str, decision: Decision) -> bool:
@@ -135,18 +135,18 @@ class Troubles:
 
 
 def guards(decision: Decision) -> tuple[str, ...]:
-    """The guards that stand against rolling back, which makes two decisions alike."""
+    """The guards that stand against rolling back. Two decisions with the same ones are alike."""
     return tuple(sorted({finding.guard for finding in decision.against}))
 
 
 def needs_person(decision: Decision) -> bool:
-    """Whether it was refused for what only a person can mend, and people must hear of it."""
+    """Whether it was refused for what only a person can mend, so that people must hear of it."""
     refused = decision.action in (Action.ASK, Action.REFUSE)
     return refused and not decision.joins and (decision.needs_person or decision.escalate)
 
 
 def refusal_thread(service: str, episode: str) -> str:
-    """As receivers see it: what an episode's name has from outside is made fit to be shown."""
+    """The thread of a refusal as receivers see it; what an episode's name has from outside is made fit to be shown."""
     return f"{REFUSED}{service}/{plain_text.line(episode)}"
 
 
@@ -163,7 +163,7 @@ def fold(troubles: Troubles, record: Record) -> Troubles:
 
 
 def _turned(troubles: Troubles) -> Troubles:
-    """The pages, without what has ended, and without those of which all has."""
+    """The pages without the troubles that have ended, and without pages all of whose troubles have."""
     known = troubles.known
     pages = {}
     for thread, page in troubles.pages.items():
@@ -193,7 +193,7 @@ def _of(troubles: Troubles, record: Record) -> Trouble | None:
 
 
 def _settle(troubles: Troubles, trouble: Trouble) -> Troubles:
-    """Keep it, unless it is closed and nothing of it is left to be reminded of."""
+    """Keep the trouble, unless it is closed and nothing of it is left to be reminded of."""
     if trouble.closed and not trouble.what and not trouble.entered:
         return _without(troubles, [trouble.thread])
     return _with(troubles, trouble)
@@ -208,7 +208,7 @@ def _opened(troubles: Troubles, record: Record, fact: facts.Opened) -> Troubles:
 
 
 def _asking(trouble: Trouble, record: Record, decision: Decision) -> Trouble:
-    """A question is a trouble until it is answered or over."""
+    """The trouble of a question, until it is answered or over."""
     question = decision.question if decision.action is Action.ASK else None
     if question is None:
         return trouble
@@ -242,7 +242,7 @@ def _left(troubles: Troubles, record: Record, fact: facts.Left) -> Troubles:
 
 
 def _not_left(troubles: Troubles, record: Record, fact: facts.LeaveFailed) -> Troubles:
-    """Its end was acknowledged, and with that forgotten; but what a person wanted left is still entered."""
+    """The trouble of a bracket that is still entered though a person wanted it left, after the end of its incident."""
     if _of(troubles, record) is not None:
         return troubles
     thread, service = record.stream.partition(":")[2], incident_service(record.stream)
@@ -292,7 +292,7 @@ def _relapsed(troubles: Troubles, record: Record, fact: facts.Relapsed) -> Troub
 
 
 def _well(troubles: Troubles, service: str, state: str = "") -> Troubles:
-    """A service got well: what it was in trouble with before is over, but not a bracket that is still entered."""
+    """The troubles after a service got well: earlier ones are over, but not a bracket that is still entered."""
     over = [
         trouble.thread
         for trouble in troubles.known.values()
@@ -316,7 +316,7 @@ def _decided(troubles: Troubles, record: Record, fact: facts.Decided) -> Trouble
 
 
 def _seen(troubles: Troubles, record: Record, fact: facts.NoticeAcknowledged) -> Troubles:
-    """On a service's stream: its refusals; on the fleet's: the notices."""
+    """The troubles after an acknowledgement: on a service's stream of its refusals, on the fleet's of the notices."""
     seen = [
         trouble
         for trouble in troubles.known.values()
@@ -332,7 +332,7 @@ def _subsided(troubles: Troubles, record: Record, fact: facts.Subsided) -> Troub
 
 
 def _told_more(troubles: Troubles, record: Record, _fact: facts.ClockPassed | facts.Escalated) -> Troubles:
-    """What was acknowledged before does not answer this."""
+    """The trouble with more told about it, which an earlier acknowledgement does not answer."""
     trouble = _of(troubles, record)
     if trouble is None or trouble.seen is None:
         return troubles
@@ -349,7 +349,7 @@ def _changed(troubles: Troubles, record: Record, fact: facts.Changed) -> Trouble
 
 
 def _marked(troubles: Troubles, record: Record, fact: facts.MarkedGood) -> Troubles:
-    """The state that runs turned out good. A mark on another one (to have a way back) ends nothing."""
+    """The troubles after the state that runs turned out good. A mark on another state ends nothing."""
     service = record.stream.partition(":")[2]
     after = _well(troubles, service, fact.state.key)
     if record.actor != DAEMON:

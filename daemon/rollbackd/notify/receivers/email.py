@@ -1,4 +1,4 @@
-"""Mail by SMTP, as text and HTML. One thread a trouble: every mail refers to the same first Message-ID.
+"""Mail by SMTP, as text and HTML. All mails about one trouble refer to the same first Message-ID, as one thread.
 
 https://aiosmtplib.readthedocs.io/
 """
@@ -138,7 +138,7 @@ class Email(Sender[EmailSettings]):
 
 
 def mail(message: Message, settings: EmailSettings) -> EmailMessage:
-    """The mail. No value from outside reaches a header but the title and the event, both on one line."""
+    """The mail. Only the title and the event reach headers from outside, both on one line."""
     domain = settings.from_.rpartition("@")[2]
     parts = [str(part) for part in (message.priority, message.event, message.service, message.thread) if part]
     given = {
@@ -170,7 +170,7 @@ def _message_id(kind: str, text: str, domain: str) -> str:
 
 
 def _delivery_error(error: Exception, server: str) -> DeliveryError:
-    """An error as the receiver's: a 4xx of SMTP is transient, a 5xx permanent; TLS and the network may come back."""
+    """The error as a receiver's. A 4xx of SMTP is transient, a 5xx permanent; TLS and the network may come back."""
     if isinstance(error, aiosmtplib.SMTPRecipientsRefused):
         worst = max((refused.code for refused in error.recipients), default=450)
         names = ", ".join(plain_text.line(refused.recipient, 100) for refused in error.recipients)

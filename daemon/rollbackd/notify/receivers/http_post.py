@@ -1,4 +1,4 @@
-"""What sending is made of: secrets read when they are used, JSON by POST, seconds-long retries.
+"""Sending by HTTP: secrets read when they are used, JSON by POST, tries again within seconds.
 
 No error shows an address or a secret.
 """
@@ -19,7 +19,7 @@ from rollbackd.system import http_client
 from rollbackd.system.http_client import HttpError, HttpFailure
 
 LIMIT = 30.0
-"""Seconds that one message may take, with all its tries."""
+"""How many seconds one message may take, with all its tries."""
 _ONE_TRY = timedelta(seconds=9)
 _CONNECT = timedelta(seconds=5)
 _TRIES = 3
@@ -27,14 +27,14 @@ S = TypeVar("S", bound=NotifierSettings)
 
 
 class _AgainSoonError(DeliveryError):
-    """Worth another try in the same second: the connection or the server failed, and nothing asked us to wait."""
+    """Trying again in the same second may help: the connection or the server failed, and nothing asked us to wait."""
 
 
 class Sender(Generic[S]):
     """The way to one receiver."""
 
     who: ClassVar[str]
-    """Stands for the receiver in errors."""
+    """The receiver's name in errors."""
 
     def __init__(self, settings: S, reveal: Callable[[Secret], str], http: Callable[[], Any]) -> None:
         self._settings = settings
@@ -100,7 +100,7 @@ class Sender(Generic[S]):
 
 
 def retrying(failure: type[Exception], tries: int, rest: float) -> AsyncRetrying:
-    """Attempts while it fails so; the longest rest before another doubles from `rest` seconds to one second."""
+    """Try again while it fails so. The longest rest before the next try doubles, from `rest` seconds to one second."""
     return AsyncRetrying(
         stop=stop_after_attempt(tries),
         wait=wait_random_exponential(multiplier=rest, max=1),

@@ -1,7 +1,7 @@
-"""PagerDuty, by its Events API v2: one alert a trouble, acknowledged and resolved by its dedup_key.
+"""PagerDuty, by its Events API v2: one alert for each trouble, acknowledged and resolved by its dedup_key.
 
 https://developer.pagerduty.com/docs/events-api-v2-overview
-It is resolved only by a message that says the trouble is over.
+An alert is resolved only by a message that says that the trouble is over.
 """
 
 import asyncio
@@ -20,9 +20,9 @@ from rollbackd.syntax.units import Secret
 _SUMMARY = 1024
 _DEDUP = 255
 _BODY = 512 * 1024 - 4096
-"""Bytes; the API's limit is 512 KB."""
+"""The most bytes of a body; the API's limit is 512 KB."""
 _AT_ONCE = 8
-"""Resolves that are under way at the same time."""
+"""How many resolves are under way at the same time."""
 
 
 class PagerDutySettings(NotifierSettings):
@@ -51,7 +51,7 @@ class PagerDuty(Sender[PagerDutySettings]):
     def __init__(self, settings: PagerDutySettings, reveal: Callable[[Secret], str], http: Callable[[], Any]) -> None:
         super().__init__(settings, reveal, http)
         self._settled: set[str] = set()
-        """What was resolved beside a message that is not through yet: another try goes on behind it."""
+        """What was resolved beside a message that is not through yet, so that another try goes on behind it."""
 
     async def send(self, message: Message) -> None:
         key = self._revealed(self._settings.routing_key).strip()

@@ -47,7 +47,7 @@ def escape(text: str) -> str:
 
 
 def _escaped(text: str, limit: int) -> str:
-    """Escaped and at most `limit` characters, never cut inside an entity."""
+    """The text escaped and cut to at most `limit` characters, never inside an entity."""
     escaped = escape(text)
     while len(escaped) > limit:
         text = text[: max(0, len(text) - max(1, (len(escaped) - limit) // 5)) - 1]
