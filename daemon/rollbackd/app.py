@@ -1,4 +1,4 @@
-"""The daemon's life: build, serve, watch, stop at a boundary, execute itself anew on SIGHUP."""
+"""The daemon process: build, serve, watch, stop at a boundary, execute itself anew on SIGHUP."""
 
 import asyncio
 import gc
@@ -42,16 +42,16 @@ from rollbackd.system.tasks import end
 from rollbackd.views.shapes import IncidentView, RecordView
 
 _AGAIN = timedelta(seconds=5)
-"""Before a root task that failed is started again."""
+"""The pause before a root task that failed is started again."""
 _QUIET = timedelta(hours=1)
-"""Between two notices about the same root task."""
+"""The time between two notices about the same root task."""
 _HEARTBEAT = timedelta(minutes=1)
 _AT_ONCE = 8
-"""Services whose layers are looked at together at a start."""
+"""How many services have their layers looked at together at a start."""
 _DISK_LOOK = timedelta(seconds=2)
 
 StartFailed = (ConfigErrors, SignalsUnsafe, CannotListenError, JournalRefused, JournalDamaged, JournalUnavailable)
-"""What a user can cause at a start; each is a sentence."""
+"""What a user can cause at a start; each error is a sentence."""
 
 
 class DaemonProcess:
@@ -67,13 +67,13 @@ class DaemonProcess:
         )
         self._tasks: list[asyncio.Task[None]] = []
         self._ending: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        """True: execute anew."""
+        """Done when the process is to end; True: execute anew."""
         self._quiet_until: dict[str, float] = {}
         """When the next failure of a root task may be told."""
         self._log = log.get("daemon")
 
     async def run(self) -> bool:
-        """Serve until told to stop; whether to execute anew. :raises CannotListenError:"""
+        """Serve until told to stop; returns whether to execute anew. :raises CannotListenError:"""
         await self._core.intake.recall()
         await self._server.start()
         try:
@@ -160,7 +160,7 @@ class DaemonProcess:
                 await self._clock.sleep(_AGAIN)
 
     async def _resume(self) -> None:
-        """What a crash or a stop cut off goes on; then what was received and not judged."""
+        """Go on with what a crash or a stop cut off, then with signals that came and were not decided on."""
         for name in self._core.read_model.open_incidents():
             self._core.runner.start(name)
         await self._core.intake.recover()
@@ -171,7 +171,7 @@ class DaemonProcess:
         await self._say_what_cannot_be_rolled_back()
 
     async def _say_what_cannot_be_rolled_back(self) -> None:
-        """Once for each service and reason, after its layers were looked at."""
+        """Tell people what cannot be rolled back: once for each service and reason, after its layers were looked at."""
         notices = await self._core.read_model.journal.latest(facts.kinds(facts.Notice), FLEET, 500)
         told = {record.fact.service for record in notices if record.fact.kind == "cannot_roll_back"}
         few = asyncio.Semaphore(_AT_ONCE)
@@ -210,7 +210,7 @@ class DaemonProcess:
             await self._clock.sleep(_HEARTBEAT)
 
     async def _clock_jumped(self, length: timedelta) -> None:
-        """Wall time went another way than our own."""
+        """Tell people that wall time went another way than monotonic time."""
         how = f"set back by {ago(-length)}" if length < timedelta() else f"set forward by {ago(length)}, or we slept"
         wait = format_duration(self._config.limits.stale_after)
         self._log.warning("the clock jumped", seconds=length.total_seconds())
@@ -218,7 +218,7 @@ class DaemonProcess:
         await self._core.read_model.tell(facts.Notice("clock", text))
 
     async def _watch_disk(self) -> None:
-        """While the journal cannot be written people are told directly, and it is tried until that is over."""
+        """Tell people directly while the journal cannot be written, and try until it can."""
         read_model, dispatcher = self._core.read_model, self._core.dispatcher
         told = ""
         while True:
@@ -234,7 +234,7 @@ class DaemonProcess:
                     told = dispatcher.trouble = ""
 
     async def _stop(self) -> None:
-        """An effect in hand is finished, and alerts are taken until then; then everything is closed."""
+        """Finish effects in hand, and take alerts until then; then close everything."""
         await self._core.runner.stop()
         await self._server.stop()
         await end(self._tasks)
@@ -242,7 +242,7 @@ class DaemonProcess:
 
 
 def _spare_what_stays() -> None:
-    """Thousands of services make a large heap that lives as long as we do: collections need not walk through it."""
+    """Keep collections from walking through the large heap of thousands of services, which lives as long as we do."""
     gc.freeze()
     gc.set_threshold(10_000, 20, 20)
     gc.enable()
@@ -272,7 +272,7 @@ def run(path: Path, clock: Clock | None = None) -> int:
 
 
 async def offline_rollback(path: Path, request: Request, on_record: Callable[[RecordView], None]) -> IncidentView:
-    """A person's rollback with the daemon stopped: the same journal, runner and messages. How it ended.
+    """Do a person's rollback with the daemon stopped, with the same journal, runner and messages; returns how it ended.
 
     Secrets that only the daemon has stop nothing that does not ask for them.
 

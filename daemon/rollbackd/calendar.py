@@ -1,7 +1,7 @@
-"""Begins what is on the calendar, each entry once at a time; what was missed is made up for, once.
+"""The calendar begins its entries, each once at a time; what was missed is made up for, once.
 
-When an entry ran last its owner knows, from the journal: no start forgets it, and none runs twice. The loop is on our
-clock, not on a scheduler's, so that a clock that is set moves what comes next, too.
+When an entry ran last its owner knows from the journal, so that no start forgets it and none runs twice. The loop is on
+our clock and not on a scheduler's, so that a clock that is set moves what comes next, too.
 """
 
 import asyncio
@@ -16,13 +16,13 @@ from rollbackd.system.clock import Clock
 from rollbackd.system.tasks import end
 
 _GLANCE = timedelta(seconds=15)
-"""The longest sleep: wall time may be set meanwhile."""
+"""The longest sleep, since wall time may be set meanwhile."""
 _APART = timedelta(seconds=30)
-"""Between two entries that have the same times."""
+"""The time between two entries that have the same times."""
 _FARTHEST = timedelta(minutes=10)
 """All entries of the same times begin within this."""
 _AGAIN = timedelta(minutes=1)
-"""Before one that failed is begun again."""
+"""The pause before an entry that failed is begun again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +32,13 @@ class CalendarEntry:
     name: str
     """Unique: `snapshot checkout/config 0 2 * * *`."""
     times: CronTimes | None
-    """None: whenever `due` says so."""
+    """When it comes; None: whenever `due` says so."""
     last: Callable[[], datetime | None]
     """When it began last, as the journal says; None: never."""
     work: Callable[[], Awaitable[None]]
-    """Journals that it began, once what it waits for is over; how many work at once is its own business."""
+    """Writes that it began, once what it waits for is over. How many entries work at once is its own business."""
     due: Callable[[], object] = lambda: None
-    """Something when it is to begin, of one that has no times."""
+    """For an entry without times: anything but None once it is to begin."""
 
 
 class Calendar:
@@ -48,15 +48,15 @@ class Calendar:
         self._entries = tuple(entries)
         self._clock = clock
         self._since = clock.now()
-        """When it began to look, by the clock as it is now."""
+        """When the calendar began to look, by the clock as it is now."""
         self._offsets = _offsets(entries)
         self._running: dict[str, asyncio.Task[None]] = {}
         self._rest: dict[str, float] = {}
-        """Until when one that failed is left alone."""
+        """Until when an entry that failed is left alone."""
         self._log = log.get("timetable")
 
     async def run(self) -> None:
-        """For ever."""
+        """Begin entries for ever."""
         try:
             while True:
                 self.look()
@@ -74,7 +74,7 @@ class Calendar:
                 self._running[entry.name] = asyncio.create_task(self._guarded(entry), name=entry.name)
 
     def next(self, entry: CalendarEntry) -> datetime:
-        """When it is to begin; a time that is over when it was missed."""
+        """When an entry is to begin; a time in the past when it was missed."""
         if entry.times is None:
             return self._since if entry.due() else self._clock.now() + _GLANCE
         last, offset = entry.last(), self._offsets[entry.name]
@@ -104,7 +104,7 @@ class Calendar:
 
 
 def _offsets(entries: Sequence[CalendarEntry]) -> dict[str, timedelta]:
-    """So that entries of the same times do not all begin at once; the first of them is on time."""
+    """How much later each entry begins: those of the same times must not all begin at once. The first is on time."""
     groups: dict[CronTimes, list[str]] = {}
     for entry in entries:
         if entry.times is None:

@@ -1,4 +1,4 @@
-"""The parts of the daemon, each built once and handed to the others. Nothing is started here."""
+"""The core builds the parts of the daemon, each once, and hands them to the others. Nothing is started here."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
@@ -58,7 +58,7 @@ from rollbackd.upkeep import Upkeep
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Core:
-    """What is started, stopped or asked of it from outside."""
+    """The parts that are started, stopped or asked from outside."""
 
     config: Config
     clock: Clock
@@ -86,7 +86,7 @@ class Core:
     prometheus: Prometheus | None
 
     async def close(self) -> None:
-        """End what has connections or threads; the journal last."""
+        """End what has connections or threads, the journal last."""
         await self.runner.stop()
         await self.decision_engine.settle()
         await self.snapshot_manager.stop()
@@ -114,7 +114,7 @@ def secrets_in(value: object) -> Iterator[Secret]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Reach:
-    """What asks the world, and touches it."""
+    """The parts that ask the world and touch it."""
 
     web: HttpSession
     spawner: Spawner
@@ -126,7 +126,7 @@ class _Reach:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Judging:
-    """What sees trouble, decides on it and drives incidents."""
+    """The parts that see trouble, decide on it and drive incidents."""
 
     rule_states: RuleStates
     jumps: JumpWatch
@@ -276,7 +276,7 @@ def _judging(
     reach: _Reach,
     snapshot_manager: SnapshotManager,
 ) -> _Judging:
-    """They need each other in a circle: what is built later is asked for by a function that looks it up when called."""
+    """Build them. They need each other in a circle, so a part that is built later is looked up when it is called."""
 
     def silences() -> tuple[Silence, ...]:
         return intake.silences
@@ -338,7 +338,7 @@ def _judging(
 def _releases(
     layers: Mapping[str, Layers], factory: LayerFactory
 ) -> Callable[[Service, str], Awaitable[Sequence[Release]]]:
-    """Asks a layer of a service; of one in an older configuration too, which an incident finishes under."""
+    """Gives a layer's releases; also of a service in an older configuration, under which an incident is finished."""
 
     async def releases(service: Service, layer: str) -> Sequence[Release]:
         known = layers.get(service.name)
@@ -352,5 +352,5 @@ def _releases(
 
 
 def spread(index: int, count: int, over: timedelta) -> timedelta:
-    """When the one of many with this index begins, so that they do not all begin at once."""
+    """When the one with this index begins, so that many do not begin at once."""
     return over * index / max(1, count)

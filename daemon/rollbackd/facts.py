@@ -1,7 +1,7 @@
-"""What the journal keeps: facts, append-only, one class a kind. Frozen, no I/O.
+"""Facts: what the journal keeps, append-only, one class for each kind. Frozen, no I/O.
 
-A body once written is never rewritten: a new field needs a default, a class keeps its name.
-Facts marked `Intent` name the position they follow and lose when another came first; the others take the next one.
+A body once written is never rewritten: a new field needs a default, a class keeps its name. Facts marked `Intent` name
+the fact that they follow, and lose when another came first. The others take the next place.
 """
 
 from collections.abc import Mapping
@@ -44,7 +44,7 @@ class Joined:
 
 @dataclass(frozen=True, slots=True)
 class Examined:
-    """The service's checks, run once beside a decision that asks or acts: what people see with it."""
+    """The service's checks, run once beside a decision that asks or acts, for people to see."""
 
     results: tuple[CheckResult, ...]
 
@@ -65,7 +65,7 @@ class Denied:
 
 @dataclass(frozen=True, slots=True)
 class AskedAgain:
-    """The world moved after it was asked: the question is another now, and the yeses so far are void."""
+    """The world moved after people were asked: the question is another now, and the yeses so far are void."""
 
     decision: Decision
     changed: str
@@ -111,7 +111,7 @@ class Planned:
 
 @dataclass(frozen=True, slots=True)
 class Entering:
-    """Intent."""
+    """Intent. A bracket is about to be entered."""
 
     layer: str
     attempt: int = 1
@@ -134,7 +134,7 @@ class EnterFailed:
 
 @dataclass(frozen=True, slots=True)
 class ApplyStarted:
-    """Intent."""
+    """Intent. A step is about to be applied."""
 
     layer: str
     attempt: int = 1
@@ -170,7 +170,7 @@ class Gated:
 
 @dataclass(frozen=True, slots=True)
 class Leaving:
-    """Intent."""
+    """Intent. A bracket is about to be left."""
 
     layer: str
     attempt: int = 1
@@ -227,15 +227,15 @@ class AbortRequested:
 
 @dataclass(frozen=True, slots=True)
 class Acknowledged:
-    """A person has seen it: reminders stop, brackets with `leave: acknowledged` are left."""
+    """A person has seen the incident: reminders stop, and brackets with `leave: acknowledged` are left."""
 
     leave: bool = False
-    """Leave every bracket that is still entered."""
+    """Whether every bracket that is still entered is to be left."""
 
 
 @dataclass(frozen=True, slots=True)
 class Parked:
-    """It killed its driver again and again, or the world contradicts the journal: a person must look."""
+    """The incident waits for a person: it killed its driver again and again, or the world contradicts the journal."""
 
     reason: str
 
@@ -248,7 +248,7 @@ class Closed:
 
 @dataclass(frozen=True, slots=True)
 class Relapsed:
-    """Recovered, and in the watch time after it the same state was in trouble again: ineffective after all."""
+    """The incident recovered, and in the watch time after it the same state was in trouble again: it did not help."""
 
     trigger: Trigger
 
@@ -289,7 +289,7 @@ class MarkedGood:
 
 @dataclass(frozen=True, slots=True)
 class MarkTaken:
-    """A trigger blamed a state: it is good no more."""
+    """A trigger blamed a state, which is good no more."""
 
     state: State
     why: str
@@ -379,7 +379,7 @@ class Drilled:
     problems: tuple[str, ...] = ()
     """Sentences, each with what to do."""
     took: timedelta = timedelta()
-    """The asking, or the way there; of an executed drill without the return."""
+    """How long the asking took, or the way there; for an executed drill without the return."""
     expected: timedelta | None = None
     """How long a rollback takes, from the past; None when a step never ran."""
     target: timedelta | None = None
@@ -500,7 +500,7 @@ class Opening:
     incident: str
     manual: bool = False
     asks: bool = False
-    """It waits for people: it spends nothing until `Rising`."""
+    """Whether it waits for people; then it spends nothing until `Rising`."""
     drill: str = ""
     """`there`: an executed drill begins, which lasts until `Drilled` names this incident; `back`: its return."""
 
@@ -512,7 +512,7 @@ class Rising:
     service: str
     incident: str
     manual: bool = False
-    """People approved it: no budget is asked."""
+    """Whether people approved it; then no budget is asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -529,9 +529,9 @@ class Ended:
     denied: bool = False
     """A person said no: the same episode is not asked or acted on again."""
     stepped: datetime | None = None
-    """When the last step ended of one that recovered: what is reported from then on is of the state that it led to."""
+    """Of one that recovered: when its last step ended. What is reported from then on is of the state that it led to."""
     unfinished: tuple[str, ...] = ()
-    """Layers of the plan in which it broke off: whatever release they show, their steps are still to be done."""
+    """Layers of the plan in which it broke off. Whatever release they show, their steps are still to be done."""
     toward: str = ""
     """The key of the state that it was to reach."""
 
@@ -563,7 +563,7 @@ class Notice:
     text: str
     service: str = ""
     over: bool = False
-    """The trouble is over."""
+    """Whether the trouble is over."""
     details: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -612,11 +612,11 @@ class Record:
 
 
 def encode(fact: Any) -> tuple[str, bytes]:
-    """Kind and JSON body."""
+    """A fact as its kind and JSON body."""
     kind = type(fact).__name__
     return kind, _adapter(kind).dump_json(fact)
 
 
 def decode(kind: str, body: bytes | str) -> Any:
-    """The fact again. :raises KeyError: for a kind that this version does not know."""
+    """The fact of a kind and a body. :raises KeyError: for a kind that this version does not know."""
     return _adapter(kind).validate_json(body)

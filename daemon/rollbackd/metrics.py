@@ -1,4 +1,4 @@
-"""Its own metrics, read off the ledger and the live rules at each scrape; nothing is counted twice, or forgotten."""
+"""The daemon's own metrics, made at each scrape of the ledgers and the rules' state: none is counted twice, or lost."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping

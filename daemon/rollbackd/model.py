@@ -111,7 +111,7 @@ class Release:
         return f"{self.label} ({short})" if self.label and self.label != short else short
 
     def is_called(self, text: str) -> bool:
-        """Whether that is its id, its label or another name of it, all of it."""
+        """Whether the text is its id, its label or another name of it, in full."""
         return text in {self.id, self.label, *self.names}
 
 
@@ -138,7 +138,7 @@ class State:
 
     @property
     def mixed(self) -> tuple[str, ...]:
-        """The layers whose parts differ: with any it is no state that ran or could be good."""
+        """The layers whose parts differ. With any of them it is no state that ran or could be good."""
         return tuple(layer for layer, release in sorted(self.releases.items()) if release.parts)
 
     def differing(self, other: State) -> tuple[str, ...]:
@@ -294,14 +294,14 @@ class Trigger:
     users: float | None = None
     """The share of users that is affected, 0 to 1; None when it is not known."""
     met: datetime | None = None
-    """When enough was seen, where that is later than the onset by the rule's own nature: an alert fired, the last event
-    came. How stale it is counts from then."""
+    """When enough was seen, where the rule by its nature sees it later than the onset: an alert fired, the last event
+    came. How stale the trigger is counts from then."""
     missed: str = ""
-    """Why it comes too late to be acted on unasked; empty when it does not."""
+    """Why it comes too late to be acted on without asking; empty when it does not."""
 
     @property
     def actor(self) -> str:
-        """Who wants it: a person by his order, or the daemon by itself."""
+        """Who wants it: the person who ordered it, or the daemon by itself."""
         return self.request.actor if self.request is not None else DAEMON
 
     @property
@@ -313,7 +313,7 @@ class Trigger:
 # -- decisions ----------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
 class Replaced:
-    """A change: a state that replaced another. What trouble is put down to."""
+    """A change: a state that replaced another. Trouble is put down to changes."""
 
     before: State
     after: State
@@ -361,7 +361,7 @@ class ApprovalRequest:
     otherwise: Literal["escalate", "roll_back"] = "escalate"
     """What happens when nobody answers in time."""
     over: bool = False
-    """It was asked knowing that the trouble is over."""
+    """Whether it was asked knowing that the trouble is over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -373,9 +373,9 @@ class Finding:
     """None: passed."""
     reason: str
     escalate: bool = False
-    """A refusal that pages."""
+    """Whether a refusal pages people."""
     counted: bool = True
-    """False: shown and recorded, but it does not bind a person's own rollback."""
+    """False: shown and recorded, but without effect on the decision."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -408,7 +408,7 @@ class Decision:
 
     @property
     def needs_person(self) -> bool:
-        """Refused for a reason that only a person can mend."""
+        """Whether it was refused for a reason that only a person can mend."""
         if self.joins or self.action is Action.OBSERVE:
             return False
         return any(finding.against is Action.ASK or finding.escalate for finding in self.against)
@@ -449,11 +449,11 @@ class CheckResult:
     """`answered 500 in 1.2s, wants 2xx`; always says what was seen."""
     took: timedelta = timedelta()
     warn: bool = False
-    """Told, never fails."""
+    """Whether it is only told, and never fails."""
 
 
 def verdict_of(results: Sequence[CheckResult]) -> Verdict:
-    """One verdict of many: bad beats inconclusive beats good; warnings do not count; nothing at all is inconclusive."""
+    """One verdict of many: bad beats inconclusive, which beats good. Warnings do not count; nothing is inconclusive."""
     counted = {result.verdict for result in results if not result.warn}
     for verdict in (Verdict.BAD, Verdict.INCONCLUSIVE, Verdict.GOOD):
         if verdict in counted:

@@ -1,4 +1,5 @@
-"""What is installed: adapters, checks and notifiers, by their entry points. Loud about anything that does not fit.
+"""Plugins: adapters, checks and notifiers that are installed, found by their entry points. One that does not fit is an
+error.
 
 Shipped or not, all are found alike: a distribution names a class under `rollbackd.adapters`, `rollbackd.checks` or
 `rollbackd.notifiers`, and the configuration uses the entry point's name.
@@ -47,7 +48,7 @@ class Plugins:
 
 @cache
 def installed() -> Plugins:
-    """All that this Python can load. :raises PluginError: when one of them does not fit."""
+    """Every plugin that this Python can load. :raises PluginError: one of them does not fit."""
     return Plugins(adapters(), checks(), notifiers())
 
 
@@ -64,7 +65,7 @@ def adapter_names() -> frozenset[str]:
 
 @cache
 def some_adapters(names: frozenset[str]) -> Mapping[str, type[Any]]:
-    """Those of these names that are installed; no other is loaded. :raises PluginError: when one does not fit."""
+    """The adapters of these names that are installed; no other is loaded. :raises PluginError: one does not fit."""
     return _load(ADAPTERS, names)
 
 
@@ -113,7 +114,7 @@ def build_notifier(
     http: Callable[[], Any],
     plugins: Plugins | None = None,
 ) -> Notifier:
-    """The way to tell people that a receiver names. :raises PluginError: no such notifier is installed."""
+    """The notifier that a receiver names. :raises PluginError: no such notifier is installed."""
     known = notifiers() if plugins is None else plugins.notifiers
     made: Notifier = pick(known, kind, NOTIFIERS)(settings, reveal, http)
     return made
@@ -127,7 +128,7 @@ def pick(known: Mapping[str, type[Any]], name: str, group: str) -> type[Any]:
 
 
 def unknown(word: str, name: str, known: Iterable[str]) -> str:
-    """`unknown adapter "gti"; did you mean "git"?`; when nothing is near it says what there is."""
+    """`unknown adapter "gti"; did you mean "git"?`, or what there is when nothing is near it."""
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     if near:

@@ -1,6 +1,6 @@
-"""Care of the journal, on the calendar: what is over is forgotten, and every chain is computed again.
+"""Upkeep of the journal, on the calendar: what is over is forgotten, and every chain is computed again.
 
-When each began last is kept beside the readers' places in the journal: no fact, so that it moves nobody.
+When each began last is kept beside the readers' places in the journal. It is no fact, so that it wakes nobody.
 """
 
 from collections.abc import Awaitable, Callable

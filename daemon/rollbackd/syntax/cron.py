@@ -1,7 +1,7 @@
-"""When something on a calendar comes next: cron's five fields in a time zone, or every so often. No I/O, no clock.
+"""Cron times: when something on a calendar comes next, by cron's five fields in a time zone, or every so often.
 
 https://man7.org/linux/man-pages/man5/crontab.5.html; APScheduler's trigger does the arithmetic, in UTC: in a zone it
-leaves out the first hour of the day after clocks were set forward.
+leaves out the first hour of the day after clocks were set forward. No I/O, no clock.
 """
 
 import re
@@ -20,7 +20,7 @@ _PART = re.compile(r"(\*|[a-z0-9]+)(?:-([a-z0-9]+))?(?:/(\d{1,3}))?")
 _FIELDS = ("minute", "hour", "day", "month", "day_of_week")
 _EXAMPLE = '"0 2 * * *" (minute, hour, day, month, day of the week)'
 _SOME_DAY = datetime(2023, 12, 31, tzinfo=UTC)
-"""The next leap day comes within two months: whatever never comes from here never comes."""
+"""The next leap day comes within two months of it, so what never comes from here never comes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class CronTimes:
     def after_last(self, last: datetime | None, now: datetime, begun: datetime) -> datetime:
         """The first time after the last run, or after `begun` where none is known.
 
-        One that lies ahead is none: the clock was set back since.
+        A last run that lies ahead counts as none, since the clock was set back since.
         """
         return self.after(last if last is not None and last <= now else begun)
 
@@ -88,7 +88,7 @@ def check_zone(name: str) -> str:
 
 @lru_cache(maxsize=4096)
 def _triggers(line: str) -> tuple[CronTrigger, ...]:
-    """As cron has it, a day fits by its date or by its name when both are given: then there are two of them."""
+    """The triggers of a cron line: two when both a date and a weekday are given, since a day then fits by either."""
     fields = line.split()
     if len(fields) != len(_FIELDS):
         raise ValueError("five fields")
@@ -99,7 +99,7 @@ def _triggers(line: str) -> tuple[CronTrigger, ...]:
 
 
 def _days(field: str) -> str:
-    """Days of the week by name: APScheduler counts them from Monday, cron from Sunday."""
+    """Days of the week by name, since APScheduler counts them from Monday and cron from Sunday."""
     if field == "*":
         return field
     found: set[int] = set()
@@ -118,7 +118,7 @@ def _days(field: str) -> str:
 
 
 def _day(text: str) -> int:
-    """0 to 7, where 7 is a Sunday too."""
+    """A day of the week from 0 to 7, where 7 is a Sunday too."""
     if text in _DAYS:
         return _DAYS.index(text)
     number = int(text)

@@ -1,4 +1,4 @@
-"""Finds a value in a JSON document: names with dots between them, positions in brackets. No I/O.
+"""JSON paths find a value in a JSON document: names with dots between them, positions in brackets. No I/O.
 
 `a.b[0].c` is the `c` of the first item of the `b` of `a`; `[-1]` is the last item; an empty path is the whole document.
 A name that has a dot or a bracket in it is written in quotes: `labels["app.kubernetes.io/name"]`.

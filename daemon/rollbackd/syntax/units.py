@@ -27,7 +27,7 @@ from pydantic_core import CoreSchema, core_schema
 _DURATION = re.compile(r"(?:(\d+)w)?(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?(?:(\d+)ms)?")
 _DURATION_UNITS = (7 * 86_400_000, 86_400_000, 3_600_000, 60_000, 1000, 1)
 _DIGITS = 20
-"""More digits than that are too many in any unit, and numbers of thousands of digits cannot be read."""
+"""The most digits in any unit; numbers of thousands of digits cannot be read."""
 _LONGEST = 100 * 366 * 86_400_000
 _DURATION_NAMES = ("w", "d", "h", "m", "s", "ms")
 _SECOND = timedelta(seconds=1)
@@ -75,7 +75,7 @@ def whole_seconds(value: timedelta) -> timedelta:
 
 
 def roughly(value: timedelta) -> str:
-    """A duration that somebody reads once: from a second on without fractions."""
+    """A duration that is read once: from a second on without fractions."""
     return format_duration(whole_seconds(value) if abs(value) >= _SECOND else value)
 
 

@@ -1,4 +1,4 @@
-"""The named places where a kill must be harmless. The crash tests set `hook`; in production it is a no-op."""
+"""Boundaries: the named places where a kill must be harmless. Crash tests set `hook`; in production it does nothing."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""The only place that reads the time or sleeps."""
+"""The clock: the only place that reads the time or sleeps."""
 
 import asyncio
 import time
@@ -15,7 +15,7 @@ class Clock(Protocol):
     """Time as the daemon sees it; a test hands in one that runs faster."""
 
     def now(self) -> datetime:
-        """Wall time, in UTC. It may jump."""
+        """Wall time in UTC, which may jump."""
         ...
 
     def monotonic(self) -> float:
@@ -23,7 +23,7 @@ class Clock(Protocol):
         ...
 
     async def sleep(self, length: timedelta) -> None:
-        """Wait for a length of monotonic time: what polls use, since a clock set back must not stop them."""
+        """Wait for a length of monotonic time. Polls use it, since a clock that is set back must not stop them."""
         ...
 
     async def sleep_until(self, when: datetime) -> None:
@@ -32,7 +32,7 @@ class Clock(Protocol):
 
 
 class SystemClock:
-    """The real one, or with `speed` one that runs so many times faster."""
+    """The real clock, or with `speed` one that runs so many times faster."""
 
     def __init__(self, speed: float = 1.0) -> None:
         self._speed = speed
@@ -56,14 +56,14 @@ class SystemClock:
 
 
 class JumpWatch:
-    """Notices that wall time and monotonic time drifted apart: the clock was set, or the machine slept."""
+    """Notices that wall time and monotonic time drifted apart, because the clock was set or the machine slept."""
 
     def __init__(self, clock: Clock, tolerance: timedelta = timedelta(seconds=30)) -> None:
         self._clock = clock
         self._tolerance = tolerance
         self._offset = self._now_offset()
         self.last_jump: datetime | None = None
-        """In wall time as read after the jump; None when there was none since the start."""
+        """The last jump, in wall time as read after it; None when there was none since the start."""
         self._length = timedelta()
 
     def _now_offset(self) -> timedelta:
@@ -79,7 +79,7 @@ class JumpWatch:
         return jump
 
     async def run(self, jumped: Callable[[timedelta], Awaitable[None]]) -> None:
-        """Look every 15 s, for ever, so that a jump is known when it happens; say how far each went, whoever saw it."""
+        """Look every 15 s, for ever, so that a jump is known when it happens; tell its length, whoever saw it first."""
         told = self.last_jump
         while True:
             await self._clock.sleep(_LOOK)

@@ -1,4 +1,4 @@
-"""HTTP as a client: what bounds every request, what a failure is, and which refusals are worth another try.
+"""The HTTP client: what bounds every request, what a failure is, and which refusals are worth another try.
 
 Notifiers, checks, adapters and Alertmanager ask through it, and each says in its own words what came of it. A redirect
 is not followed unless the caller wants it: it would hand the secrets of a request to somebody else.
@@ -21,12 +21,12 @@ Session = aiohttp.ClientSession
 Response = aiohttp.ClientResponse
 MOVED = frozenset({301, 302, 303, 307, 308})
 _TRANSIENT = frozenset({408, 423, 425, 429})
-"""Refusals that pass: a time limit, a lock, a request that came too early, a rate limit."""
+"""Refusals that pass by themselves: a time limit, a lock, a request that came too early, a rate limit."""
 _LONGEST = timedelta(minutes=1)
 _LONGEST_REST = timedelta(hours=1)
 _PIECE = 2**16
 _WORDS = 2048
-"""Bytes of a refusal that are looked at."""
+"""How many bytes of a refusal are looked at."""
 
 
 class HttpFailure(Enum):
@@ -50,7 +50,7 @@ class HttpError(Exception):
         self.failure = failure
         self.cause = cause
         self.transient = failure not in {HttpFailure.NO_URL, HttpFailure.UNSENDABLE}
-        """The same request may be answered later."""
+        """Whether the same request may be answered later."""
 
 
 class _BrokenOff(aiohttp.ClientError):
@@ -80,7 +80,7 @@ def lone_session() -> Session:
 
 
 async def _once(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> Response:
-    """Keep aiohttp from sending a PUT or DELETE again by itself: the first one may have been done."""
+    """Keep aiohttp from sending a PUT or DELETE again by itself, since the first one may have been done."""
     try:
         return await handler(request)
     except aiohttp.ClientConnectorError:
@@ -150,7 +150,7 @@ def _failed(error: Exception, limit: timedelta) -> HttpError:
 
 
 async def body_of(answer: Response, largest: int, *, to_the_end: bool = False) -> tuple[bytes, bool]:
-    """The beginning of its body, unpacked: `largest` bytes and a piece at most, and whether that is all of it.
+    """The beginning of the answer's body, unpacked: `largest` bytes and a piece at most, and whether that is all of it.
 
     :param to_the_end: wait for the rest as well, without keeping it.
     """

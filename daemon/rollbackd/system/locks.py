@@ -1,10 +1,10 @@
-"""Keeps two steps from ever sharing a resource: within this process, across processes, and across our own death.
+"""Locks that keep two steps from sharing a resource: in this process, across processes, and across our own death.
 
 A resource has two files under the locks' directory, named by a hash of it:
 
 - `<hash>.owner` is locked by the process that works on it, for as long as it does;
 - `<hash>.run` is locked, on a new description each time, for every program that is started meanwhile. The program
-  inherits it: when we are killed it is held until the last of them ends, and the next life sees that.
+  inherits it: when we are killed it is held until the last of them ends, and the next process sees that.
 
 Both are flock(2) locks: the kernel drops them with the last holder, so nothing stale is ever left behind.
 """
@@ -95,7 +95,7 @@ class Locks:
                 os.close(owner)
 
     def held(self, resource: str) -> bool:
-        """Whether a program of an earlier life still works on it; False once one that nobody supervises is overdue."""
+        """Whether a program of an earlier process still works on it; False once one without a supervisor is overdue."""
         run = self._path(resource, "run")
         try:
             fd = os.open(run, os.O_RDWR | os.O_CLOEXEC)
@@ -109,7 +109,7 @@ class Locks:
             os.close(fd)
 
     def _take(self, owner: int, resource: str) -> str | None:
-        """Try to become the owner; otherwise why not."""
+        """Try to become the owner; returns why not, where it did not work."""
         if not _try(owner):
             return f"{resource}: another rollbackd works on it (process {os.pread(owner, 20, 0).decode().strip()})"
         os.ftruncate(owner, 0)
@@ -121,7 +121,7 @@ class Locks:
         return None
 
     async def _end_leftovers(self, resource: str) -> None:
-        """Kill what is overdue, and wait for its end: a killed process holds what it held until it is gone."""
+        """Kill programs that are overdue, and wait for their end: a killed process holds its locks until it is gone."""
         run = self._path(resource, "run")
         until = self._clock.monotonic() + _KILLED_WITHIN.total_seconds()
         while not _is_free(run) and self._clock.monotonic() < until:
@@ -153,7 +153,7 @@ def _is_free(run: Path) -> bool:
 
 
 def _supervised(fd: int) -> bool:
-    """Whether a supervisor lives: it alone has a POSIX lock on the file, which nobody inherits."""
+    """Whether its supervisor lives, which alone has a POSIX lock on the file, since nobody inherits that."""
     asked = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
     answer: int = struct.unpack(_FLOCK, fcntl.fcntl(fd, fcntl.F_GETLK, asked))[0]
     return answer != fcntl.F_UNLCK

@@ -1,4 +1,4 @@
-"""Follows one started program: what it prints, and its end. Starts nothing itself."""
+"""The output and the end of one started program. Nothing is started here."""
 
 import asyncio
 import contextlib
@@ -12,7 +12,7 @@ from typing import Self
 from rollbackd.system.supervisor import KEPT, Tail
 
 GRACE = timedelta(seconds=3)
-"""Between asking a group to end and killing it."""
+"""The time between asking a group to end and killing it."""
 
 
 class _Pipe:
@@ -46,7 +46,7 @@ class Pipes:
             self._close(fd)
 
     def close_writers(self) -> None:
-        """The command has them now."""
+        """Close our ends, since the command has them now."""
         for pipe in (self.stdout, self.stderr):
             if pipe.write >= 0:
                 os.close(pipe.write)
@@ -59,7 +59,7 @@ class Pipes:
                 pass
 
     def _ready(self, pipe: _Pipe) -> bool:
-        """Take one piece; False when there was none."""
+        """Take one piece of output; False when there was none."""
         try:
             data = os.read(pipe.read, 2**16)
         except BlockingIOError:
@@ -101,7 +101,7 @@ async def exit_of(popen: subprocess.Popen[bytes]) -> AsyncIterator[asyncio.Futur
 
 
 async def ended(popen: subprocess.Popen[bytes], timeout: timedelta) -> bool:
-    """Wait for a command's end; whether it had to be made to end. After this it always has, and was waited for."""
+    """Wait for a command's end; whether it had to be made to end. After this it has ended and was waited for."""
     async with exit_of(popen) as gone:
         by_itself = False
         try:

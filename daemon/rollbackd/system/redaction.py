@@ -1,4 +1,4 @@
-"""Takes secrets and terminal tricks out of what programs print. No I/O; knows text only."""
+"""Redaction: secrets and terminal tricks are taken out of what programs print. No I/O; it knows text only."""
 
 import json
 import re
@@ -6,13 +6,13 @@ from collections.abc import Iterable
 from urllib.parse import quote
 
 TAIL = 16 * 2**10
-"""Bytes of a program's output that are kept as evidence."""
+"""How many bytes of a program's output are kept as evidence."""
 HEADROOM = 4 * 2**10
-"""Bytes kept before those, so that a secret that the cut falls into can be recognised and removed."""
+"""How many bytes are kept before those, so that a secret at the cut can be recognised and removed."""
 MASK = "[secret]"
 
 _SHORTEST = 4
-"""Characters; a shorter secret would mask half of every text."""
+"""The fewest characters of a secret; a shorter one would mask half of every text."""
 
 _ESCAPES = re.compile(
     r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[PX^_][^\x1b]*(?:\x1b\\)?|[ -/]*[0-~])"
@@ -47,7 +47,7 @@ def harmless(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """Harmless, and on one line of at most 200 characters: for labels."""
+    """The text, harmless and on one line of at most 200 characters: for labels."""
     return " ".join(harmless(text).split())[:200]
 
 

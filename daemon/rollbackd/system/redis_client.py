@@ -1,4 +1,4 @@
-"""How Redis is reached, by the check and by the adapter: on one connection, and nothing is repeated by the library.
+"""How the check and the adapter reach Redis: on one connection, and nothing is repeated by the library.
 
 Its own retries would hide what users see, and do a command again that may have been done.
 """

@@ -1,4 +1,4 @@
-"""What systemd is told: ready, status, still alive. The only place that speaks its protocol; silent without systemd.
+"""Notices to systemd: ready, status, still alive. The only place that speaks its protocol; silent without systemd.
 
 https://www.freedesktop.org/software/systemd/man/sd_notify.html
 """
@@ -18,7 +18,7 @@ def status(text: str) -> str:
 
 
 def reloading(monotonic_usec: int) -> str:
-    """About to execute itself anew; READY follows. `monotonic_usec` is CLOCK_MONOTONIC in microseconds."""
+    """We are about to execute ourselves anew; READY follows. `monotonic_usec` is CLOCK_MONOTONIC in microseconds."""
     return f"RELOADING=1\nMONOTONIC_USEC={monotonic_usec}"
 
 

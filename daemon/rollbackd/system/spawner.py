@@ -1,7 +1,7 @@
-"""The only spawner: every program is started here, as an argument vector, with a time limit and a clean environment.
+"""The spawner: every program is started here, as an argument vector, with a time limit and a clean environment.
 
-`Spawner.run` is for quick commands: they end with us. `Spawner.run_recorded` is for effects: the command runs under a
-supervisor that outlives us, and its result is found on disk by the next life, so that it never runs twice.
+`Spawner.run` is for quick commands, which end with us. `Spawner.run_recorded` is for effects: the command runs under a
+supervisor that outlives us, and the next process finds its result on disk, so that it never runs twice.
 """
 
 import asyncio
@@ -47,7 +47,7 @@ __all__ = [
 ]
 
 READ_LIMIT = 16 * 2**20
-"""Bytes of standard output that are kept for reading."""
+"""How many bytes of standard output are kept for reading."""
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _INHERITED = ("PATH", "HOME", "LANG", "USER", "LOGNAME", "TZ")
@@ -61,7 +61,7 @@ class SpawnError(Exception):
     def __init__(self, message: str, *, permanent: bool) -> None:
         super().__init__(message)
         self.permanent = permanent
-        """Trying the same again cannot help."""
+        """Whether trying the same again cannot help."""
 
 
 class _Ended:
@@ -89,9 +89,9 @@ class Finished(_Ended):
     argv: tuple[str, ...]
     code: int
     stdout: bytes
-    """As printed, up to the limit, with whatever secrets it has: for reading, not for showing."""
+    """Output as printed, up to the limit, with whatever secrets it has: for reading, not for showing."""
     truncated: bool
-    """There was more of it."""
+    """Whether there was more of it."""
     stderr: str
     """The last 16 KiB, without secrets."""
     tail: str
@@ -138,7 +138,7 @@ class Spawner:
         return self._needs_locks().hold(resource, wait)
 
     def held(self, resource: str) -> bool:
-        """Whether a program of an earlier life still works on the resource."""
+        """Whether a program of an earlier process still works on the resource."""
         return self._needs_locks().held(resource)
 
     def _needs_locks(self) -> Locks:
@@ -208,7 +208,7 @@ class Spawner:
         )
 
     def recorded(self, record: Path, argv: Sequence[str]) -> Recorded | None:
-        """The result of a command that ended, in this life or an earlier one. None: none is known for this command."""
+        """The result of a command that ended, in this process or an earlier one; None: none is known."""
         try:
             data = json.loads(record.read_bytes())
             if data["digest"] != _digest(argv):
@@ -280,7 +280,7 @@ class Spawner:
         return found
 
     async def _supervised(self, popen: subprocess.Popen[bytes], timeout: timedelta) -> None:
-        """Wait for a supervisor. Cancelled, it is left to finish: that is what it is for."""
+        """Wait for a supervisor. When this is cancelled the supervisor goes on, since that is what it is for."""
         try:
             async with exit_of(popen) as gone, asyncio.timeout((timeout + GRACE + _SUPERVISOR_SLACK).total_seconds()):
                 await gone

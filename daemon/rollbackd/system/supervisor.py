@@ -24,7 +24,7 @@ import sys
 import time
 
 KEPT = 20 * 2**10
-"""Bytes of the output that the record has: what is shown as evidence, and some more to find a cut secret in."""
+"""How many bytes of the output the record has: what is shown as evidence, and some more to find a cut secret in."""
 
 _PR_SET_PDEATHSIG = 1
 _NOT_STARTED = 127

@@ -1,4 +1,4 @@
-"""Tasks that somebody waits for: whoever began one sees it ended, also when he is cancelled himself."""
+"""Tasks that somebody waits for: whoever began one sees it end, also when cancelled himself."""
 
 import asyncio
 from collections.abc import Coroutine, Iterable
@@ -14,7 +14,7 @@ async def end(tasks: Iterable[asyncio.Future[Any]]) -> None:
 
 
 async def until_first(*waits: Coroutine[Any, Any, Any]) -> None:
-    """Wait until one of them is over, such as a sleep or an event; the others are given up. Raises as that one did."""
+    """Wait until one of them is over, such as a sleep or an event; the others are given up. Raises as that did."""
     tasks = [asyncio.ensure_future(wait) for wait in waits]
     try:
         over, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

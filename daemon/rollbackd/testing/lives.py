@@ -1,4 +1,4 @@
-"""Lives that are killed at a chosen instant, alone or with all that they started. The tests' side of `boundary`."""
+"""Processes that are killed at a chosen instant, alone or with all that they started: the tests' side of `boundary`."""
 
 import asyncio
 import contextlib
@@ -31,7 +31,8 @@ def descendants(process: int) -> list[int]:
 
 
 def kill(*processes: int, descending: bool) -> None:
-    """Kill processes at one instant, as the end of their control group does, with what they started if it says so."""
+    """Kill processes at one instant, as the end of their control group does; with what they started, where it says
+    so."""
     for number in (signal.SIGSTOP, signal.SIGKILL):  # stopped first: none sees another die, none starts one more
         victims = {*processes, *(child for process in processes for child in descendants(process) if descending)}
         for victim in sorted(victims):
@@ -40,9 +41,9 @@ def kill(*processes: int, descending: bool) -> None:
 
 
 def killed_at(n: int, life: Callable[[], Awaitable[object]], *, descending: bool) -> bool:
-    """Live in a process of its own that is killed when it comes to its n-th boundary; False when it ended before.
+    """Run in a process of its own that is killed at its n-th boundary; False when it ended before.
 
-    :raises AssertionError: the life failed by itself.
+    :raises AssertionError: it failed by itself.
     """
     child = os.fork()  # noqa: TID251  # a life to be killed; nothing but the test is in it
     if child == 0:

@@ -1,4 +1,4 @@
-"""Facts and ledgers in words: sentences for timelines, values for tables. Pure."""
+"""Presenters: facts and ledgers in words, as sentences for timelines and values for tables. Pure."""
 
 from datetime import datetime
 from typing import Any
@@ -254,14 +254,14 @@ def _checks(results: tuple[CheckResult, ...]) -> str:
 
 
 def _round(results: tuple[CheckResult, ...]) -> str:
-    """One of many rounds: what each check says only where it is not good."""
+    """One round of checks: what each check says only where it is not good."""
     others = tuple(result for result in results if result.verdict is not Verdict.GOOD)
     good = ", ".join(result.name for result in results if result.verdict is Verdict.GOOD)
     return "; ".join(part for part in (_checks(others), f"{good} good" if good else "") if part)
 
 
 def sentence(fact: Any) -> str:  # noqa: C901, PLR0912  # one line a kind of fact
-    """A fact, as people read it."""
+    """A fact as people read it."""
     match fact:
         case facts.Opened(service, decision, _, plans):
             target = decision.target.name if decision.target is not None else "?"
