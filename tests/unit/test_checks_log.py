@@ -40,7 +40,7 @@ class HandClock:
         return self.real.monotonic()
 
 
-class Desk:
+class WatchedLog:
     """A file, and the check that looks at it again and again, as the daemon's own."""
 
     def __init__(self, directory: Path, **settings: Any) -> None:
@@ -60,7 +60,7 @@ class Desk:
         stamp = (at or self.clock.at).timestamp()
         os.utime(self.file, (stamp, stamp))
 
-    def at(self, minutes: float) -> "Desk":
+    def at(self, minutes: float) -> "WatchedLog":
         """So long after noon."""
         self.clock.at = NOON + minutes * MINUTE
         return self
@@ -85,21 +85,21 @@ def test_it_follows_the_contract() -> None:
 # -- a file whose lines have times --------------------------------------------------------------
 @pytest.mark.parametrize(("errors", "verdict"), [(0, GOOD), (2, GOOD), (3, BAD), (50, BAD)])
 async def test_lines_of_the_last_minutes_are_counted(tmp_path: Path, errors: int, verdict: Verdict) -> None:
-    operations = Desk(tmp_path, time=ISO)
-    operations.write(*(iso(-20, f"ERROR old {n}") for n in range(10)), iso(-4, "all is well"))
-    operations.write(*(iso(-4 + n / 60, f"ERROR new {n}") for n in range(errors)))
-    result = await operations.look()
+    watched = WatchedLog(tmp_path, time=ISO)
+    watched.write(*(iso(-20, f"ERROR old {n}") for n in range(10)), iso(-4, "all is well"))
+    watched.write(*(iso(-4 + n / 60, f"ERROR new {n}") for n in range(errors)))
+    result = await watched.look()
     assert result.verdict is verdict, result.reason
     assert result.reason.startswith(f'{errors} lines match "ERROR|FATAL" in 5m, ')
 
 
 async def test_what_is_bad_shows_the_last_lines_without_their_secrets(tmp_path: Path) -> None:
-    operations = Desk(tmp_path, time=ISO)
-    operations.write(
+    watched = WatchedLog(tmp_path, time=ISO)
+    watched.write(
         iso(-9, "begin"), *(iso(-1, f"ERROR {n} password=hunter2 s3cret-of-the-shop\x1b[2J") for n in range(6))
     )
-    operations.write(iso(-1, "FATAL " + "x" * 10_000))
-    result = await operations.look()
+    watched.write(iso(-1, "FATAL " + "x" * 10_000))
+    result = await watched.look()
     at = (NOON - MINUTE).isoformat(timespec="seconds")
     shown = "password=[secret] [secret]"
     assert result.reason.startswith(
@@ -110,79 +110,77 @@ async def test_what_is_bad_shows_the_last_lines_without_their_secrets(tmp_path: 
 
 
 async def test_lines_from_before_the_last_step_are_not_counted(tmp_path: Path) -> None:
-    operations = Desk(tmp_path, time=ISO)
-    operations.write(iso(-9, "begin"), *(iso(-2, f"ERROR {n}") for n in range(9)), iso(-0.5, "ERROR again"))
-    result = await operations.look(since=NOON - MINUTE)
+    watched = WatchedLog(tmp_path, time=ISO)
+    watched.write(iso(-9, "begin"), *(iso(-2, f"ERROR {n}") for n in range(9)), iso(-0.5, "ERROR again"))
+    result = await watched.look(since=NOON - MINUTE)
     said = '1 lines match "ERROR|FATAL" so far; looks 5m back, to before the last step; conclusive in 4m'
     assert (result.verdict, result.reason) == (UNKNOWN, said)
-    assert (await operations.at(4).look(since=NOON - MINUTE)).verdict is GOOD
+    assert (await watched.at(4).look(since=NOON - MINUTE)).verdict is GOOD
 
 
 async def test_enough_lines_since_the_last_step_are_bad_at_once(tmp_path: Path) -> None:
-    operations = Desk(tmp_path, time=ISO)
-    operations.write(iso(-9, "begin"), *(iso(-0.5, f"ERROR {n}") for n in range(3)))
-    result = await operations.look(since=NOON - MINUTE)
+    watched = WatchedLog(tmp_path, time=ISO)
+    watched.write(iso(-9, "begin"), *(iso(-0.5, f"ERROR {n}") for n in range(3)))
+    result = await watched.look(since=NOON - MINUTE)
     assert result.verdict is BAD
     assert result.reason.startswith('3 lines match "ERROR|FATAL" in 1m, wants fewer than 3')
 
 
 async def test_lines_without_a_time_belong_to_the_one_before_them(tmp_path: Path) -> None:
-    operations = Desk(tmp_path, time=ISO)
-    operations.write(iso(-9, "trouble"), "  ERROR in old stack", "  ERROR in old stack", "  ERROR in old stack")
-    assert (await operations.look()).reason.startswith("0 lines match")
-    operations.write(iso(-1, "trouble"), "  ERROR in stack", "  ERROR in stack", "  ERROR in stack")
-    assert (await operations.look()).verdict is BAD
+    watched = WatchedLog(tmp_path, time=ISO)
+    watched.write(iso(-9, "trouble"), "  ERROR in old stack", "  ERROR in old stack", "  ERROR in old stack")
+    assert (await watched.look()).reason.startswith("0 lines match")
+    watched.write(iso(-1, "trouble"), "  ERROR in stack", "  ERROR in stack", "  ERROR in stack")
+    assert (await watched.look()).verdict is BAD
 
 
 async def test_a_file_that_begins_too_late_says_nothing_unless_it_is_bad(tmp_path: Path) -> None:
-    operations = Desk(tmp_path, time=ISO)
-    operations.write(iso(-2, "begin"), iso(-1, "ERROR"))
-    result = await operations.look()
+    watched = WatchedLog(tmp_path, time=ISO)
+    watched.write(iso(-2, "begin"), iso(-1, "ERROR"))
+    result = await watched.look()
     assert result.verdict is UNKNOWN
     assert "so far, wants to look 5m back; it begins at 2026-01-01T11:58:00" in result.reason
-    operations.write(iso(-1, "ERROR"), iso(-1, "ERROR"))
-    assert (await operations.look()).verdict is BAD
+    watched.write(iso(-1, "ERROR"), iso(-1, "ERROR"))
+    assert (await watched.look()).verdict is BAD
 
 
 async def test_a_young_file_that_was_looked_at_before_says_enough(tmp_path: Path) -> None:
-    operations = Desk(tmp_path, time=ISO)
-    operations.write(at=NOON - 9 * MINUTE)
-    assert (await operations.look()).verdict is GOOD
-    operations.write(iso(1, "begin"), at=NOON + MINUTE)
-    assert (await operations.at(2).look()).verdict is UNKNOWN, (
-        "the look at noon does not reach back to two minutes before"
-    )
-    assert (await operations.at(5).look()).verdict is GOOD
+    watched = WatchedLog(tmp_path, time=ISO)
+    watched.write(at=NOON - 9 * MINUTE)
+    assert (await watched.look()).verdict is GOOD
+    watched.write(iso(1, "begin"), at=NOON + MINUTE)
+    assert (await watched.at(2).look()).verdict is UNKNOWN, "the look at noon does not reach back to two minutes before"
+    assert (await watched.at(5).look()).verdict is GOOD
 
 
 async def test_lines_that_all_lack_such_a_time_say_nothing(tmp_path: Path) -> None:
-    operations = Desk(tmp_path, time=ISO)
-    operations.write("ERROR", "ERROR", "ERROR")
-    result = await operations.look()
+    watched = WatchedLog(tmp_path, time=ISO)
+    watched.write("ERROR", "ERROR", "ERROR")
+    result = await watched.look()
     assert (result.verdict, result.reason) == (
-        UNKNOWN, f"{operations.file}: has no time like {ISO} in its lines",
+        UNKNOWN, f"{watched.file}: has no time like {ISO} in its lines",
     )  # fmt: skip
 
 
 async def test_a_long_file_is_read_only_as_far_back_as_is_needed(tmp_path: Path) -> None:
-    operations = Desk(tmp_path, time=ISO)
-    with operations.file.open("w") as file:
+    watched = WatchedLog(tmp_path, time=ISO)
+    with watched.file.open("w") as file:
         file.truncate(2**33)  # eight GiB of nothing, without room on the disk
-    operations.write("", iso(-9, "x" * 2**20), *(iso(-1, "ERROR " + "y" * 1000) for _ in range(3000)))
-    result = await operations.look()
+    watched.write("", iso(-9, "x" * 2**20), *(iso(-1, "ERROR " + "y" * 1000) for _ in range(3000)))
+    result = await watched.look()
     assert result.verdict is BAD
     assert result.reason.startswith("3000 lines")
 
 
 async def test_more_than_can_be_looked_through_says_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    operations = Desk(tmp_path, time=ISO)
-    operations.write(iso(-9, "begin"), *(iso(-1, "x" * 1000) for _ in range(3000)))
-    fd = os.open(operations.file, os.O_RDONLY)
+    watched = WatchedLog(tmp_path, time=ISO)
+    watched.write(iso(-9, "begin"), *(iso(-1, "x" * 1000) for _ in range(3000)))
+    fd = os.open(watched.file, os.O_RDONLY)
     request = {"since": NOON.timestamp() - 300, "now": NOON.timestamp(), "time": ISO, "matching": "ERROR"}
     monkeypatch.setattr(log_lines, "LARGEST", 2**20)
     try:
-        answer = log_lines._timed(fd, operations.file.stat().st_size, request, [], False)
-        plain = log_lines._by_marks(fd, operations.file.stat().st_size, request, [{"at": 0, "offset": 0}], False)
+        answer = log_lines._timed(fd, watched.file.stat().st_size, request, [], False)
+        plain = log_lines._by_marks(fd, watched.file.stat().st_size, request, [{"at": 0, "offset": 0}], False)
     finally:
         os.close(fd)
     assert answer["gap"] == plain["gap"] == "more than 1 MiB were written"
@@ -219,75 +217,75 @@ def test_a_time_without_a_year_is_the_last_that_fits() -> None:
 
 # -- a file whose lines have none ---------------------------------------------------------------
 async def test_without_times_lines_are_counted_from_the_first_look_on(tmp_path: Path) -> None:
-    operations = Desk(tmp_path)
-    operations.write("ERROR", "ERROR", "ERROR", "ERROR")
-    first = await operations.look()
+    watched = WatchedLog(tmp_path)
+    watched.write("ERROR", "ERROR", "ERROR", "ERROR")
+    first = await watched.look()
     assert first.verdict is UNKNOWN
     assert "its lines have no times, and are counted from now on" in first.reason
-    operations.at(1).write("ERROR")
-    assert (await operations.at(3).look()).verdict is UNKNOWN
-    result = await operations.at(5).look()
+    watched.at(1).write("ERROR")
+    assert (await watched.at(3).look()).verdict is UNKNOWN
+    result = await watched.at(5).look()
     assert (result.verdict, result.reason) == (GOOD, '1 lines match "ERROR|FATAL" in 5m, fewer than 3')
-    operations.at(6).write("ERROR", "fine", "FATAL")
-    assert (await operations.at(7).look()).reason.startswith("2 to 3 lines match"), "the first may be too old by now"
-    operations.at(8).write("ERROR")
-    assert (await operations.at(8).look()).verdict is BAD
-    assert (await operations.at(20).look()).verdict is GOOD
-    operations.at(21).write("ERROR", "ERROR", "ERROR")
-    operations.at(29).write("fine")
+    watched.at(6).write("ERROR", "fine", "FATAL")
+    assert (await watched.at(7).look()).reason.startswith("2 to 3 lines match"), "the first may be too old by now"
+    watched.at(8).write("ERROR")
+    assert (await watched.at(8).look()).verdict is BAD
+    assert (await watched.at(20).look()).verdict is GOOD
+    watched.at(21).write("ERROR", "ERROR", "ERROR")
+    watched.at(29).write("fine")
     unknown = '0 to 3 lines match "ERROR|FATAL" in 5m; which of them, the next look will tell'
-    assert (await operations.at(30).look()).reason == unknown
-    operations.at(31).write("fine")
-    assert (await operations.at(35).look()).reason.startswith("0 lines match")
+    assert (await watched.at(30).look()).reason == unknown
+    watched.at(31).write("fine")
+    assert (await watched.at(35).look()).reason.startswith("0 lines match")
 
 
 async def test_a_file_that_nobody_wrote_to_for_so_long_is_good_at_once(tmp_path: Path) -> None:
-    operations = Desk(tmp_path)
-    operations.write("ERROR", "ERROR", "ERROR", at=NOON - 6 * MINUTE)
-    assert (await operations.look()).verdict is GOOD
+    watched = WatchedLog(tmp_path)
+    watched.write("ERROR", "ERROR", "ERROR", at=NOON - 6 * MINUTE)
+    assert (await watched.look()).verdict is GOOD
 
 
 async def test_without_times_a_look_from_before_the_step_tells_what_came_after(tmp_path: Path) -> None:
-    operations = Desk(tmp_path)
-    operations.write("ERROR", "ERROR", "ERROR")
-    await operations.look()
-    operations.write("ERROR", "ERROR", at=NOON + MINUTE)
-    early = await operations.at(2).look(since=NOON + MINUTE / 2)
+    watched = WatchedLog(tmp_path)
+    watched.write("ERROR", "ERROR", "ERROR")
+    await watched.look()
+    watched.write("ERROR", "ERROR", at=NOON + MINUTE)
+    early = await watched.at(2).look(since=NOON + MINUTE / 2)
     assert (early.verdict, early.reason.partition(" so far")[0]) == (UNKNOWN, '0 to 2 lines match "ERROR|FATAL"')
-    operations.at(3).write("ERROR", "ERROR", "ERROR")
-    assert (await operations.look(since=NOON + MINUTE / 2)).verdict is BAD
+    watched.at(3).write("ERROR", "ERROR", "ERROR")
+    assert (await watched.look(since=NOON + MINUTE / 2)).verdict is BAD
 
 
 async def test_a_line_that_is_just_being_written_is_counted_once(tmp_path: Path) -> None:
-    operations = Desk(tmp_path, fewer_than=2)
-    operations.write("begin")
-    await operations.look()
-    operations.at(1)
-    with operations.file.open("a") as file:
+    watched = WatchedLog(tmp_path, fewer_than=2)
+    watched.write("begin")
+    await watched.look()
+    watched.at(1)
+    with watched.file.open("a") as file:
         file.write("ERR")
-    operations.touch()
-    await operations.look()
-    operations.at(2).write("OR")
-    await operations.look()
+    watched.touch()
+    await watched.look()
+    watched.at(2).write("OR")
+    await watched.look()
     for minutes in (5, 6):
-        operations.at(minutes).write("fine")
-        assert (await operations.look()).reason.startswith("1 lines match")
+        watched.at(minutes).write("fine")
+        assert (await watched.look()).reason.startswith("1 lines match")
 
 
 @pytest.mark.parametrize("way", ["moved", "copied and cut short", "written anew, longer than before"])
 async def test_a_rotated_file_says_nothing_until_it_was_watched_long_enough(tmp_path: Path, way: str) -> None:
-    operations = Desk(tmp_path)
-    operations.write(*(f"fine {n}" for n in range(20)), at=NOON - 9 * MINUTE)
-    assert (await operations.look()).verdict is GOOD
+    watched = WatchedLog(tmp_path)
+    watched.write(*(f"fine {n}" for n in range(20)), at=NOON - 9 * MINUTE)
+    assert (await watched.look()).verdict is GOOD
     if way == "moved":
-        operations.file.rename(tmp_path / "checkout.log.1")
+        watched.file.rename(tmp_path / "checkout.log.1")
     else:
-        os.truncate(operations.file, 0)
-    operations.at(1).write(*(["fine"] if way == "copied and cut short" else ["fine, and more"] * 40))
-    result = await operations.at(2).look()
+        os.truncate(watched.file, 0)
+    watched.at(1).write(*(["fine"] if way == "copied and cut short" else ["fine, and more"] * 40))
+    result = await watched.at(2).look()
     assert result.verdict is UNKNOWN
     assert "the file was rotated or cut short" in result.reason
-    assert (await operations.at(6.5).look()).verdict is GOOD, "nothing was written since"
+    assert (await watched.at(6.5).look()).verdict is GOOD, "nothing was written since"
 
 
 def test_what_is_remembered_stays_small_and_reaches_back_far_enough() -> None:
@@ -303,38 +301,38 @@ def test_what_is_remembered_stays_small_and_reaches_back_far_enough() -> None:
 
 # -- files that cannot be read ------------------------------------------------------------------
 async def test_what_cannot_be_read_says_nothing_and_says_why(tmp_path: Path) -> None:
-    operations = Desk(tmp_path)
-    missing = await operations.look()
-    assert (missing.verdict, missing.reason) == (UNKNOWN, f"{operations.file}: no such file or directory")
-    os.mkfifo(operations.file)
-    pipe = await operations.look()
-    assert (pipe.verdict, pipe.reason) == (UNKNOWN, f"{operations.file}: is no regular file")
-    operations.file.unlink()
-    operations.file.mkdir()
-    assert (await operations.look()).reason == f"{operations.file}: is no regular file"
-    operations.file.rmdir()
-    operations.file.symlink_to(operations.file)
-    assert "too many levels of symbolic links" in (await operations.look()).reason
+    watched = WatchedLog(tmp_path)
+    missing = await watched.look()
+    assert (missing.verdict, missing.reason) == (UNKNOWN, f"{watched.file}: no such file or directory")
+    os.mkfifo(watched.file)
+    pipe = await watched.look()
+    assert (pipe.verdict, pipe.reason) == (UNKNOWN, f"{watched.file}: is no regular file")
+    watched.file.unlink()
+    watched.file.mkdir()
+    assert (await watched.look()).reason == f"{watched.file}: is no regular file"
+    watched.file.rmdir()
+    watched.file.symlink_to(watched.file)
+    assert "too many levels of symbolic links" in (await watched.look()).reason
 
 
 async def test_a_costly_expression_ends_with_the_time_limit(tmp_path: Path) -> None:
-    operations = Desk(tmp_path, matching="(a+)+$", timeout="500ms")
-    await operations.look()
-    operations.write("begin")
-    await operations.look()
-    operations.at(1).write("a" * 60 + "!")
-    result = await operations.look()
+    watched = WatchedLog(tmp_path, matching="(a+)+$", timeout="500ms")
+    await watched.look()
+    watched.write("begin")
+    await watched.look()
+    watched.at(1).write("a" * 60 + "!")
+    result = await watched.look()
     assert result.verdict is UNKNOWN
     assert result.reason.endswith('not looked through within 500ms; is "(a+)+$" too costly?')
 
 
 async def test_lines_may_hold_anything(tmp_path: Path) -> None:
-    operations = Desk(tmp_path, time=ISO, matching="ERROR.*ü$")
-    operations.write(iso(-9, "begin"))
-    with operations.file.open("ab") as file:
+    watched = WatchedLog(tmp_path, time=ISO, matching="ERROR.*ü$")
+    watched.write(iso(-9, "begin"))
+    with watched.file.open("ab") as file:
         file.write(iso(-1, "\0").encode() + b"\xff\xfe ERROR \r ERROR " + "ü".encode() + b"\n" + b"\n" * 3)
-    operations.touch()
-    assert (await operations.look()).reason.startswith("1 lines match")
+    watched.touch()
+    assert (await watched.look()).reason.startswith("1 lines match")
 
 
 # -- the journal --------------------------------------------------------------------------------

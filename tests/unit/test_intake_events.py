@@ -38,7 +38,7 @@ class Bench:
         self.tasks.append(asyncio.create_task(work))
 
 
-class Desk(House):
+class IntakeHouse(House):
     """The house with one rule of events, and an intake that may begin anew on the same journal."""
 
     def __init__(self, directory: Path, *rules: Any) -> None:
@@ -74,173 +74,173 @@ class Desk(House):
 
 
 @pytest.fixture
-async def operations(tmp_path: Path) -> Desk:
-    return Desk(tmp_path)
+async def house(tmp_path: Path) -> IntakeHouse:
+    return IntakeHouse(tmp_path)
 
 
-async def test_the_event_that_makes_enough_of_them_is_considered_with_its_row(operations: Desk) -> None:
-    assert await operations.report("1") == EventReceipt(1, 0, ())
-    assert (operations.decision_engine.considered, await operations.waiting()) == ([], [])
-    operations.clock.advance(5 * MINUTE)
-    assert await operations.report("2") == EventReceipt(1, 0, ())
-    ((trigger, rows),) = operations.decision_engine.considered
-    (row,) = await operations.journal.unhandled()
+async def test_the_event_that_makes_enough_of_them_is_considered_with_its_row(house: IntakeHouse) -> None:
+    assert await house.report("1") == EventReceipt(1, 0, ())
+    assert (house.decision_engine.considered, await house.waiting()) == ([], [])
+    house.clock.advance(5 * MINUTE)
+    assert await house.report("2") == EventReceipt(1, 0, ())
+    ((trigger, rows),) = house.decision_engine.considered
+    (row,) = await house.journal.unhandled()
     assert rows == (row.id,)
-    assert (trigger.rule, trigger.onset) == ("e2e", operations.clock.now() - 5 * MINUTE)
+    assert (trigger.rule, trigger.onset) == ("e2e", house.clock.now() - 5 * MINUTE)
 
 
-async def test_the_same_key_again_is_a_duplicate_and_counts_once(operations: Desk) -> None:
-    await operations.report("1")
-    assert await operations.report("1", text="again") == EventReceipt(0, 1, ())
-    assert operations.decision_engine.considered == []
+async def test_the_same_key_again_is_a_duplicate_and_counts_once(house: IntakeHouse) -> None:
+    await house.report("1")
+    assert await house.report("1", text="again") == EventReceipt(0, 1, ())
+    assert house.decision_engine.considered == []
     both = [Posted(event="e2e_failed", service="shop", key=key) for key in ("2", "2", "1")]
-    assert await operations.intake.report(both) == EventReceipt(1, 2, ())
+    assert await house.intake.report(both) == EventReceipt(1, 2, ())
 
 
-async def test_what_nobody_asks_for_is_not_kept_and_said_why(operations: Desk) -> None:
-    assert await operations.report("1", service="basket") == EventReceipt(
+async def test_what_nobody_asks_for_is_not_kept_and_said_why(house: IntakeHouse) -> None:
+    assert await house.report("1", service="basket") == EventReceipt(
         0, 0, ("e2e_failed: there is no service basket in the configuration",)
     )
-    assert await operations.waiting() == []
+    assert await house.waiting() == []
 
 
-async def test_what_cannot_be_is_refused_whole(operations: Desk) -> None:
+async def test_what_cannot_be_is_refused_whole(house: IntakeHouse) -> None:
     good = Posted(event="e2e_failed", service="shop", key="1")
-    bad = Posted(event="e2e_failed", service="shop", at=operations.clock.now() + 2 * MINUTE)
+    bad = Posted(event="e2e_failed", service="shop", at=house.clock.now() + 2 * MINUTE)
     with pytest.raises(EventError, match="in the future"):
-        await operations.intake.report([good, bad])
-    assert await operations.report("1") == EventReceipt(1, 0, ())
+        await house.intake.report([good, bad])
+    assert await house.report("1") == EventReceipt(1, 0, ())
 
 
-async def test_what_could_not_be_stored_is_not_heard(operations: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_could_not_be_stored_is_not_heard(house: IntakeHouse, monkeypatch: pytest.MonkeyPatch) -> None:
     async def full(_items: Sequence[Received]) -> Receipt:
         raise JournalUnavailable("disk full")
 
     with monkeypatch.context() as patched:
-        patched.setattr(operations.journal, "receive", full)
+        patched.setattr(house.journal, "receive", full)
         with pytest.raises(JournalUnavailable):
-            await operations.report("1")
-    await operations.report("2")
-    assert operations.decision_engine.considered == []
-    assert await operations.report("1") == EventReceipt(1, 0, ())
-    assert len(operations.decision_engine.considered) == 1
+            await house.report("1")
+    await house.report("2")
+    assert house.decision_engine.considered == []
+    assert await house.report("1") == EventReceipt(1, 0, ())
+    assert len(house.decision_engine.considered) == 1
 
 
-async def test_a_start_hears_again_what_may_still_count(operations: Desk) -> None:
-    await operations.report("1")
-    await operations.restart()
-    assert operations.decision_engine.considered == []
-    await operations.report("2")
-    assert len(operations.decision_engine.considered) == 1
+async def test_a_start_hears_again_what_may_still_count(house: IntakeHouse) -> None:
+    await house.report("1")
+    await house.restart()
+    assert house.decision_engine.considered == []
+    await house.report("2")
+    assert len(house.decision_engine.considered) == 1
 
 
-async def test_what_was_stored_and_not_judged_is_judged_after_a_start(operations: Desk) -> None:
-    await operations.report("1")
-    await operations.report("2")
-    ((before, _),) = operations.decision_engine.considered
-    await operations.restart()
-    ((after, rows),) = operations.decision_engine.considered
-    (row,) = await operations.journal.unhandled()
+async def test_what_was_stored_and_not_judged_is_judged_after_a_start(house: IntakeHouse) -> None:
+    await house.report("1")
+    await house.report("2")
+    ((before, _),) = house.decision_engine.considered
+    await house.restart()
+    ((after, rows),) = house.decision_engine.considered
+    (row,) = await house.journal.unhandled()
     assert (after.episode, rows) == (before.episode, (row.id,))
-    await operations.journal.handled(rows)
-    await operations.restart()
-    assert operations.decision_engine.considered == []
+    await house.journal.handled(rows)
+    await house.restart()
+    assert house.decision_engine.considered == []
 
 
-async def test_what_came_before_a_long_absence_is_judged_as_of_then(operations: Desk) -> None:
+async def test_what_came_before_a_long_absence_is_judged_as_of_then(house: IntakeHouse) -> None:
     """It was answered 200: it is judged, and how late that is is for the decision to say."""
-    await operations.report("1")
-    await operations.report("2")
-    ((before, _),) = operations.decision_engine.considered
-    operations.clock.advance(60 * MINUTE)
-    await operations.restart()
-    ((after, _),) = operations.decision_engine.considered
+    await house.report("1")
+    await house.report("2")
+    ((before, _),) = house.decision_engine.considered
+    house.clock.advance(60 * MINUTE)
+    await house.restart()
+    ((after, _),) = house.decision_engine.considered
     assert (after.episode, after.onset) == (before.episode, before.onset)
 
 
-async def test_what_was_resolved_before_a_start_leads_to_nothing(operations: Desk) -> None:
-    await operations.report("1")
-    await operations.report("2")
-    operations.clock.advance(MINUTE)
-    await operations.report("2", state="resolved")
-    await operations.restart()
-    assert (operations.decision_engine.considered, await operations.waiting()) == ([], [])
+async def test_what_was_resolved_before_a_start_leads_to_nothing(house: IntakeHouse) -> None:
+    await house.report("1")
+    await house.report("2")
+    house.clock.advance(MINUTE)
+    await house.report("2", state="resolved")
+    await house.restart()
+    assert (house.decision_engine.considered, await house.waiting()) == ([], [])
 
 
 async def test_what_nobody_asks_for_any_more_is_put_aside_by_one_write_at_a_start(
-    operations: Desk, monkeypatch: pytest.MonkeyPatch
+    house: IntakeHouse, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    now = operations.clock.now()
+    now = house.clock.now()
     reported = [Event("of_a_rule_that_is_gone", f"{n}", now, service="shop") for n in range(5)]
-    await operations.journal.receive([Received(event.key, "event", event_to_json(event)) for event in reported])
-    handled, writes = operations.journal.handled, []
+    await house.journal.receive([Received(event.key, "event", event_to_json(event)) for event in reported])
+    handled, writes = house.journal.handled, []
 
     async def counted(ids: Sequence[int]) -> None:
         writes.append(len(ids))
         await handled(ids)
 
-    monkeypatch.setattr(operations.journal, "handled", counted)
-    await operations.restart()
-    assert (writes, await operations.waiting()) == ([5], [])
+    monkeypatch.setattr(house.journal, "handled", counted)
+    await house.restart()
+    assert (writes, await house.waiting()) == ([5], [])
 
 
-async def test_one_more_of_an_episode_that_was_decided_is_no_news(operations: Desk) -> None:
-    await operations.report("1")
-    await operations.report("2")
-    ((met, _),) = operations.decision_engine.considered
+async def test_one_more_of_an_episode_that_was_decided_is_no_news(house: IntakeHouse) -> None:
+    await house.report("1")
+    await house.report("2")
+    ((met, _),) = house.decision_engine.considered
     decided = facts.Decided(Decision(met, Action.OBSERVE, (), None, None))
-    await operations.read_model.append(Entry(service_stream("shop"), decided))
-    await operations.journal.handled([row.id for row in await operations.journal.unhandled()])
-    await operations.report("3")
-    assert (len(operations.decision_engine.considered), await operations.waiting()) == (1, [])
+    await house.read_model.append(Entry(service_stream("shop"), decided))
+    await house.journal.handled([row.id for row in await house.journal.unhandled()])
+    await house.report("3")
+    assert (len(house.decision_engine.considered), await house.waiting()) == (1, [])
 
 
-async def test_what_fails_after_a_rollback_is_news_also_for_the_next_life(operations: Desk) -> None:
-    await operations.report("1")
-    await operations.report("2")
-    ((met, _),) = operations.decision_engine.considered
-    await operations.open(trigger=met)
-    await operations.journal.handled([row.id for row in await operations.journal.unhandled()])
-    operations.clock.advance(MINUTE)
-    assert (await operations.run()).outcome is Outcome.RECOVERED
-    operations.clock.advance(MINUTE)
-    await operations.report("3")
-    assert len(operations.decision_engine.considered) == 1
-    await operations.report("4")
-    again = operations.decision_engine.considered[-1][0]
-    assert again.onset == operations.clock.now()
-    await operations.restart()
-    assert [trigger.episode for trigger, _ in operations.decision_engine.considered] == [again.episode]
+async def test_what_fails_after_a_rollback_is_news_also_for_the_next_life(house: IntakeHouse) -> None:
+    await house.report("1")
+    await house.report("2")
+    ((met, _),) = house.decision_engine.considered
+    await house.open(trigger=met)
+    await house.journal.handled([row.id for row in await house.journal.unhandled()])
+    house.clock.advance(MINUTE)
+    assert (await house.run()).outcome is Outcome.RECOVERED
+    house.clock.advance(MINUTE)
+    await house.report("3")
+    assert len(house.decision_engine.considered) == 1
+    await house.report("4")
+    again = house.decision_engine.considered[-1][0]
+    assert again.onset == house.clock.now()
+    await house.restart()
+    assert [trigger.episode for trigger, _ in house.decision_engine.considered] == [again.episode]
 
 
-async def test_an_incident_that_touched_nothing_leaves_what_was_reported_as_it_is(operations: Desk) -> None:
-    await operations.report("1")
-    operations.objection = Objection(Outcome.DECLINED, "not now")
-    await operations.open()
-    operations.clock.advance(MINUTE)
-    assert (await operations.run()).outcome is Outcome.DECLINED
-    operations.clock.advance(MINUTE)
-    await operations.report("2")
-    assert len(operations.decision_engine.considered) == 1
+async def test_an_incident_that_touched_nothing_leaves_what_was_reported_as_it_is(house: IntakeHouse) -> None:
+    await house.report("1")
+    house.objection = Objection(Outcome.DECLINED, "not now")
+    await house.open()
+    house.clock.advance(MINUTE)
+    assert (await house.run()).outcome is Outcome.DECLINED
+    house.clock.advance(MINUTE)
+    await house.report("2")
+    assert len(house.decision_engine.considered) == 1
 
 
 async def test_what_the_configuration_no_longer_asks_for_leads_to_nothing(tmp_path: Path) -> None:
-    operations = Desk(tmp_path)
-    await operations.report("1")
-    await operations.report("2")
-    operations.config = operations.config.model_copy(update={"rules": ()})
-    await operations.restart()
-    assert (operations.decision_engine.considered, await operations.waiting()) == ([], [])
+    house = IntakeHouse(tmp_path)
+    await house.report("1")
+    await house.report("2")
+    house.config = house.config.model_copy(update={"rules": ()})
+    await house.restart()
+    assert (house.decision_engine.considered, await house.waiting()) == ([], [])
 
 
 async def test_an_event_meets_a_composed_rule(tmp_path: Path) -> None:
     either = {"name": "either", "when": {"any": [{"all": [E2E["when"], {"alert": "a=b"}]}, {"event": "lost"}]}}
-    operations = Desk(tmp_path, either)
-    await operations.report("1")
-    await operations.report("2")
-    assert operations.decision_engine.considered == []
-    await operations.report("3", event="lost")
-    assert [trigger.rule for trigger, _ in operations.decision_engine.considered] == ["either"]
+    house = IntakeHouse(tmp_path, either)
+    await house.report("1")
+    await house.report("2")
+    assert house.decision_engine.considered == []
+    await house.report("3", event="lost")
+    assert [trigger.rule for trigger, _ in house.decision_engine.considered] == ["either"]
 
 
 class RestlessClock(ManualClock):
@@ -254,32 +254,32 @@ class RestlessClock(ManualClock):
 
 
 async def test_in_a_storm_of_deliveries_one_portion_is_judged_between_two_rests(tmp_path: Path) -> None:
-    operations = Desk(tmp_path, {"name": "sick", "when": {"alert": 'alertname="Sick"'}})
-    operations.clock = RestlessClock()
-    operations.start()
-    receive = operations.journal.receive
+    house = IntakeHouse(tmp_path, {"name": "sick", "when": {"alert": 'alertname="Sick"'}})
+    house.clock = RestlessClock()
+    house.start()
+    receive = house.journal.receive
 
     async def after_a_moment(items: Sequence[Received]) -> Receipt:
         await asyncio.sleep(0)
         return await receive(items)
 
-    operations.journal.receive = after_a_moment  # type: ignore[method-assign]  # its disk takes a moment
+    house.journal.receive = after_a_moment  # type: ignore[method-assign]  # its disk takes a moment
 
     async def storm(name: str) -> None:
         labels = {"alertname": "Sick", "service": "shop"}
         await asyncio.gather(*(
-            operations.intake.receive([Alert(f"{name}-{delivery}-{one}", labels, {}, START, None) for one in range(5)])
+            house.intake.receive([Alert(f"{name}-{delivery}-{one}", labels, {}, START, None) for one in range(5)])
             for delivery in range(10)
         ))  # fmt: skip
-        await operations.settle()
+        await house.settle()
 
     await storm("first")
-    assert len(operations.decision_engine.considered) == 32
+    assert len(house.decision_engine.considered) == 32
     await storm("second")
-    assert len(operations.decision_engine.considered) == 32
-    operations.clock.advance(timedelta(seconds=1))
-    await operations.settle()
-    assert len(operations.decision_engine.considered) == 64
-    operations.clock.advance(timedelta(seconds=1))
-    await operations.judged()
-    assert len(operations.decision_engine.considered) == 100
+    assert len(house.decision_engine.considered) == 32
+    house.clock.advance(timedelta(seconds=1))
+    await house.settle()
+    assert len(house.decision_engine.considered) == 64
+    house.clock.advance(timedelta(seconds=1))
+    await house.judged()
+    assert len(house.decision_engine.considered) == 100

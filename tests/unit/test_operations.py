@@ -253,8 +253,8 @@ async def test_names_that_are_wrong_are_sentences(house: House) -> None:
 
 async def test_a_service_named_like_an_incident_of_another_one_is_asked_about(tmp_path: Path) -> None:
     house = await opened(tmp_path)
-    operations = house.stage.config.services[1]
-    twin = operations.model_copy(update={"name": "shop-1"})
+    other = house.stage.config.services[1]
+    twin = other.model_copy(update={"name": "shop-1"})
     await house.event("broken")
     house.stage.daemon.config.__dict__.pop("by_name", None)
     object.__setattr__(house.stage.daemon.config, "services", (*house.stage.config.services, twin))

@@ -355,8 +355,8 @@ def _streamed(told: list[Any]) -> list[Record]:
 @given(st.lists(FACTS, max_size=40), st.integers(0, 40))
 def test_a_fold_that_goes_on_live_is_the_fold_from_the_start(told: list[Any], cut: int) -> None:
     found = _streamed(told)
-    rule_states = fold_service(found[cut:], fold_service(found[:cut]))
-    assert rule_states == fold_service(found)
+    continued = fold_service(found[cut:], fold_service(found[:cut]))
+    assert continued == fold_service(found)
     fleet = fold_fleet(found[cut:], fold_fleet(found[:cut]))
     assert fleet == fold_fleet(found)
 

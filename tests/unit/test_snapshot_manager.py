@@ -578,7 +578,7 @@ def test_good_states_come_first_and_then_what_is_older_than_what_is_there() -> N
 
 
 def test_what_a_rollback_may_need_is_never_dropped() -> None:
-    read_model: list[Any] = []
+    records: list[Any] = []
     ledger = ServiceLedger()
     from rollbackd.facts import Record
 
@@ -593,8 +593,8 @@ def test_what_a_rollback_may_need_is_never_dropped() -> None:
         ],
         1,
     ):
-        read_model.append(Record(n, "service:shop", n, START, "daemon", fact))
-    ledger = fold_service(ledger, read_model)
+        records.append(Record(n, "service:shop", n, START, "daemon", fact))
+    ledger = fold_service(ledger, records)
     assert good_releases(ledger, "config") == {"old"}
     assert spared(ledger, "config", None) == {"old", "now"}
     assert spared(ledger, "code", None) == frozenset()

@@ -448,11 +448,11 @@ def test_looking_at_a_lock_does_not_make_a_holder(tmp_path: Path) -> None:
     program = [sys.executable, "-c", "input()"]
     with (
         subprocess.Popen(program, stdin=subprocess.PIPE, pass_fds=(held,)) as holder,
-        subprocess.Popen(program, stdin=subprocess.PIPE, pass_fds=(looked,)) as state_watcher,
+        subprocess.Popen(program, stdin=subprocess.PIPE, pass_fds=(looked,)) as looking,
     ):
         assert holders(lock) == [holder.pid]
         holder.communicate(b"\n")
-        state_watcher.communicate(b"\n")
+        looking.communicate(b"\n")
     os.close(held)
     os.close(looked)
 
