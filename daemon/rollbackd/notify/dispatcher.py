@@ -105,7 +105,7 @@ class NotificationDispatcher:
         self._direct: dict[str, float] = {}
         self.trouble = ""
         """Why the outbox could not be written last; cleared by whoever finds that it can be written again."""
-        self._log = log.get("teller")
+        self._log = log.get("notify")
 
     # -- the ways in ----------------------------------------------------------------------------
     async def run(self) -> None:

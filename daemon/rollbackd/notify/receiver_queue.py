@@ -56,7 +56,7 @@ class ReceiverQueue:
         self._rest_until = _LONG_AGO
         self._failing_since: datetime | None = None
         self._announced = False
-        self._log = log.get("teller").bind(receiver=name)
+        self._log = log.get("notify").bind(receiver=name)
 
     def wake(self) -> None:
         """Look at the outbox now: there is something new for the receiver."""
