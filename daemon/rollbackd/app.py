@@ -118,6 +118,7 @@ class DaemonProcess:
     def _start_tasks(self) -> None:
         core, services = self._core, self._config.services
         core.snapshot_manager.expect()
+        # The names of tasks are in notices to people, whose words stay.
         self._root("teller", core.dispatcher.run)
         self._root("resume", self._resume)
         self._root("judge", core.decision_engine.run)
@@ -292,7 +293,7 @@ async def offline_rollback(path: Path, request: Request, on_record: Callable[[Re
         finally:
             with suppress(TimeoutError):
                 await core.dispatcher.flush(timedelta(seconds=30))
-            await end((telling,))
+            await end((sending,))
             await core.close()
 
 

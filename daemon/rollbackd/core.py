@@ -22,7 +22,7 @@ from rollbackd.decision.preflight_guards import PreflightGuards
 from rollbackd.decision.situation import SituationReader
 from rollbackd.drills import DrillRunner
 from rollbackd.drills.preconditions import DrillPreconditions
-from rollbackd.drills.readiness import ReadinessExam
+from rollbackd.drills.readiness import ReadinessReview
 from rollbackd.drills.schedule import DrillTimetable
 from rollbackd.execution.check_runner import CheckRunner, CheckSurroundings
 from rollbackd.execution.incident_clocks import IncidentClocks
@@ -125,7 +125,7 @@ class _Reach:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Judging:
+class _Deciding:
     """The parts that see trouble, decide on it and drive incidents."""
 
     rule_states: RuleStates
@@ -155,14 +155,14 @@ async def build(config: Config, journal: Journal, clock: Clock, checkpoint: Chec
     reach = _reach(config, clock)
     layers = reach.layers
     snapshot_manager = SnapshotManager(config, read_model, clock, layers, reach.spawner)
-    of = _judging(config, read_model, clock, files, reach, snapshot_manager)
+    deciding = _deciding(config, read_model, clock, files, reach, snapshot_manager)
     rule_states, decision_engine, intake, runner, holds, state_watcher = (
-        of.rule_states,
-        of.decision_engine,
-        of.intake,
-        of.runner,
-        of.holds,
-        of.state_watcher,
+        deciding.rule_states,
+        deciding.decision_engine,
+        deciding.intake,
+        deciding.runner,
+        deciding.holds,
+        deciding.state_watcher,
     )
     snapshot_manager.heed(lambda name: holds(name, {}, silences=False))
 
@@ -171,14 +171,14 @@ async def build(config: Config, journal: Journal, clock: Clock, checkpoint: Chec
 
     def over(service: str, episode: str) -> str:
         if episode.startswith(f"{UNCONFIRMED}/"):
-            return of.deadlines.over(service, episode)
+            return deciding.deadlines.over(service, episode)
         return rule_states.over(service, episode, clock.now())
 
     incident_clocks = IncidentClocks(config, read_model, clock)
     notifiers = {one.name: build_notifier(one.kind, one.settings, reveal, reach.web) for one in config.notify.receivers}
     dispatcher = NotificationDispatcher(journal, config, notifiers, clock, goes_on=goes_on, over=over)
     registry = CollectorRegistry()
-    readiness_exam = ReadinessExam(config, read_model, clock, of.situations, layers, of.check_runner)
+    readiness_review = ReadinessReview(config, read_model, clock, deciding.situations, layers, deciding.check_runner)
     drills = DrillRunner(
         config,
         read_model,
@@ -188,7 +188,7 @@ async def build(config: Config, journal: Journal, clock: Clock, checkpoint: Chec
         decision_engine,
         state_watcher,
         runner,
-        readiness_exam,
+        readiness_review,
     )
     operations = Operations(
         OperationsParts(
@@ -197,11 +197,11 @@ async def build(config: Config, journal: Journal, clock: Clock, checkpoint: Chec
             clock=clock,
             rule_states=rule_states,
             decision_engine=decision_engine,
-            situations=of.situations,
-            check_runner=of.check_runner,
+            situations=deciding.situations,
+            check_runner=deciding.check_runner,
             intake=intake,
             holds=holds,
-            bake_timer=of.bake_timer,
+            bake_timer=deciding.bake_timer,
             state_watcher=state_watcher,
             layers=layers,
             runner=runner,
@@ -223,8 +223,8 @@ async def build(config: Config, journal: Journal, clock: Clock, checkpoint: Chec
     )
     registry.register(SnapshotMetrics(snapshot_manager, clock))
     upkeep = Upkeep(read_model, config.daemon.keep, clock)
-    drilled = DrillTimetable(config, read_model, clock, drills)
-    timetable = Calendar([*snapshot_manager.planned(), *drilled.planned(), *upkeep.planned()], clock)
+    drill_timetable = DrillTimetable(config, read_model, clock, drills)
+    timetable = Calendar([*snapshot_manager.planned(), *drill_timetable.planned(), *upkeep.planned()], clock)
     orders = SignalCommands(config, read_model, clock, files, operations)
     await reading
     return Core(
@@ -232,16 +232,16 @@ async def build(config: Config, journal: Journal, clock: Clock, checkpoint: Chec
         clock=clock,
         read_model=read_model,
         rule_states=rule_states,
-        jumps=of.jumps,
+        jumps=deciding.jumps,
         layers=layers,
         state_watcher=state_watcher,
         decision_engine=decision_engine,
         intake=intake,
         runner=runner,
-        bake_timer=of.bake_timer,
-        smoke=of.smoke,
-        polls=of.polls,
-        deadlines=of.deadlines,
+        bake_timer=deciding.bake_timer,
+        smoke=deciding.smoke,
+        polls=deciding.polls,
+        deadlines=deciding.deadlines,
         drills=drills,
         snapshot_manager=snapshot_manager,
         upkeep=upkeep,
@@ -268,14 +268,14 @@ def _reach(config: Config, clock: Clock) -> _Reach:
     )
 
 
-def _judging(
+def _deciding(
     config: Config,
     read_model: ReadModel,
     clock: Clock,
     files: SignalFiles,
     reach: _Reach,
     snapshot_manager: SnapshotManager,
-) -> _Judging:
+) -> _Deciding:
     """Build them. They need each other in a circle, so a part that is built later is looked up when it is called."""
 
     def silences() -> tuple[Silence, ...]:
@@ -287,7 +287,7 @@ def _judging(
     def drive(incident: str) -> None:
         runner.start(incident)
 
-    async def examine(service: Service) -> tuple[CheckResult, ...]:
+    async def run_checks(service: Service) -> tuple[CheckResult, ...]:
         return await check_runner.run(service, tuple(service.checks))
 
     prometheus, layers, factory = reach.prometheus, reach.layers, reach.factory
@@ -304,7 +304,7 @@ def _judging(
     )
     deadlines = ConfirmationDeadlines(config, read_model, clock)
     decision_engine = DecisionEngine(
-        config, read_model, rule_states, clock, situations, opened, drive, examine, deadlines.due
+        config, read_model, rule_states, clock, situations, opened, drive, run_checks, deadlines.due
     )
     intake = SignalIntake(read_model, rule_states, decision_engine, clock, reach.alertmanager)
     approvals = Approvals(config, read_model, rule_states, situations)
@@ -318,7 +318,7 @@ def _judging(
         else None
     )
     smoke = SmokeChecks(config, read_model, rule_states, decision_engine, clock, check_runner)
-    return _Judging(
+    return _Deciding(
         rule_states=rule_states,
         jumps=jumps,
         check_runner=check_runner,

@@ -14,7 +14,7 @@ from tests.crash.lives import Zygote, until, zygote
 from tests.crash.world import World, check_journal, of_kind
 
 AT_ONCE = 4
-OF = ("keeper.", "files.", "process.")
+OF = ("snapshots.", "files.", "process.")
 """The boundaries that are tried: what journals, what takes and restores, what copies."""
 
 
@@ -96,7 +96,7 @@ async def _at_each(
     return reached
 
 
-@pytest.mark.parametrize(("of", "least"), [("keeper.", 5), ("files.", 4), ("process.", 4)])
+@pytest.mark.parametrize(("of", "least"), [("snapshots.", 5), ("files.", 4), ("process.", 4)])
 async def test_a_run_on_the_calendar_is_gone_on_with_and_nothing_is_done_twice(
     tmp_path: Path, of: str, least: int
 ) -> None:
@@ -122,7 +122,7 @@ async def test_a_run_on_the_calendar_is_gone_on_with_and_nothing_is_done_twice(
         assert await _at_each(tmp_path, mother, of, told) >= least
 
 
-@pytest.mark.parametrize(("of", "least"), [("keeper.", 3), ("files.", 10)])
+@pytest.mark.parametrize(("of", "least"), [("snapshots.", 3), ("files.", 10)])
 async def test_a_restore_by_hand_is_finished(tmp_path: Path, of: str, least: int) -> None:
     async def told(shop: _Shop, hook: dict[str, Any]) -> bool:
         shop.configure()

@@ -133,7 +133,7 @@ async def test_time_that_nobody_looked_at_does_not_count(kitchen: Kitchen) -> No
 
 async def test_a_tick_that_comes_a_little_late_counts_for_no_more_than_two(kitchen: Kitchen) -> None:
     await kitchen.pass_(timedelta(seconds=45), tick=timedelta(seconds=45))
-    assert kitchen.bake_timer._ovens["shop"].baked == 2 * TICK
+    assert kitchen.bake_timer._baking["shop"].baked == 2 * TICK
 
 
 @pytest.mark.parametrize("shift", [timedelta(hours=8), -timedelta(hours=1)])

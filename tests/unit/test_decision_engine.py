@@ -325,7 +325,7 @@ async def test_only_so_many_services_are_checked_for_people_at_once(
     decision_engine = shop.daemon.decision_engine
     running, most = 0, 0
 
-    async def examine(_service: Service) -> tuple[CheckResult, ...]:
+    async def run_checks(_service: Service) -> tuple[CheckResult, ...]:
         nonlocal running, most
         running += 1
         most = max(most, running)
@@ -333,7 +333,7 @@ async def test_only_so_many_services_are_checked_for_people_at_once(
         running -= 1
         return ()
 
-    monkeypatch.setattr(decision_engine, "_examine", examine)
+    monkeypatch.setattr(decision_engine, "_run_checks", run_checks)
     for service in (SHOP, "bank"):
         decision_engine.consider_soon(shop.trigger(service=service))
     await decision_engine.settle()

@@ -285,17 +285,15 @@ class Keeper(WorldLayer):
 async def test_the_snapshot_of_where_it_would_go_is_read(tmp_path: Path) -> None:
     shop = await begun(tmp_path)
     old = shop.layer()
-    snapshot_manager = Keeper(
-        "code", shop.stage.world.calls, present=old.present, known=old.known, world=shop.stage.world
-    )
+    layer = Keeper("code", shop.stage.world.calls, present=old.present, known=old.known, world=shop.stage.world)
     adapters = shop.core.layers["shop"].adapters
-    adapters["code"] = snapshot_manager  # type: ignore[index]
+    adapters["code"] = layer  # type: ignore[index]
     assert (await shop.drill()).layers[0].snapshot == ""
-    snapshot_manager.kept = (Snapshot("s3", "v3", START), Snapshot("s1", "v1", START), Snapshot("s0", "v1", START))
+    layer.kept = (Snapshot("s3", "v3", START), Snapshot("s1", "v1", START), Snapshot("s0", "v1", START))
     assert (await shop.drill()).layers[0].snapshot == "s1 verified, restored into scratch"
-    snapshot_manager.comes_out_wrong = (SnapshotProblem("s1", "", "not what was saved"),)
+    layer.comes_out_wrong = (SnapshotProblem("s1", "", "not what was saved"),)
     assert (await shop.drill()).problems == ("code: snapshot s1: not what was saved",)
-    snapshot_manager.wrong = (
+    layer.wrong = (
         SnapshotProblem("", "etc/app.conf", "its hash differs"),
         SnapshotProblem("", "", "it is short"),
     )
@@ -304,7 +302,7 @@ async def test_the_snapshot_of_where_it_would_go_is_read(tmp_path: Path) -> None
     assert damaged.problems == ("code: snapshot s1: etc/app.conf: its hash differs", "code: snapshot s1: it is short")
     said = list[str]()
     for error in (AdapterError("no such store", permanent=True), TimeoutError(), ValueError("odd")):
-        snapshot_manager.breaks = error
+        layer.breaks = error
         said += (await shop.drill()).problems
     assert said == [
         "code: no such store",
@@ -320,7 +318,7 @@ async def test_a_rollback_goes_before_what_a_drill_still_reads(shop: Practice) -
     async def plan(target: Release) -> Any:
         nonlocal asked
         asked += 1
-        if asked == 2:  # the exam's own; the first was to see where it would go
+        if asked == 2:  # the review's own; the first was to see where it would go
             await asyncio.Event().wait()
         return await planned(target)
 

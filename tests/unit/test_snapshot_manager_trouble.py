@@ -49,7 +49,7 @@ async def test_a_restore_that_could_not_be_written_down_is_finished_later(made: 
     house = made(tmp_path)
     await house.live()
     await cut_off(house)
-    house.snapshot_manager.shelves()[0].past.open["run-1"] = (await opened(house))["run-1"]
+    house.snapshot_manager.all_layers()[0].past.open["run-1"] = (await opened(house))["run-1"]
     assert await house.snapshot_manager.being_restored("shop") == "config: snapshot one is being restored"
     await house.pass_time(6 * MINUTE, MINUTE)
     assert await house.snapshot_manager.being_restored("shop") == ""
@@ -61,7 +61,7 @@ async def opened(house: House) -> dict[str, Any]:
     other = house.new_keeper()
     other.heed(lambda _service: ["HOLD"])
     await other.open()
-    return other.shelves()[0].past.open
+    return other.all_layers()[0].past.open
 
 
 async def test_a_rollback_since_then_is_not_undone(made: Any, tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ class BakeTimer:
         self._check_runner = check_runner
         self._unseen = unseen
         """The services whose layers do not say what runs now."""
-        self._ovens: dict[str, Baking] = {}
+        self._baking: dict[str, Baking] = {}
         self._log = log.get("bake")
 
     def share(self, service: Service) -> float:
@@ -68,10 +68,10 @@ class BakeTimer:
         ledger = self._read_model.of(service.name)
         if ledger.present is not None and ledger.present.key in ledger.good:
             return 1.0
-        oven = self._ovens.get(service.name)
-        if oven is None or ledger.present is None or oven.key != ledger.present.key or not service.bake:
+        baking = self._baking.get(service.name)
+        if baking is None or ledger.present is None or baking.key != ledger.present.key or not service.bake:
             return 0.0
-        return min(1.0, oven.baked / service.bake)
+        return min(1.0, baking.baked / service.bake)
 
     async def run(self, service: Service) -> None:
         """Tick for ever."""
@@ -89,32 +89,32 @@ class BakeTimer:
         if ledger.drill:
             return
         if state is None or ledger.open is not None or _decided(ledger, state):
-            self._ovens.pop(service.name, None)
+            self._baking.pop(service.name, None)
             return
-        oven = self._ovens.get(service.name)
-        if oven is None or oven.key != state.key:
-            self._ovens[service.name] = Baking(state.key, timedelta(), now)
+        baking = self._baking.get(service.name)
+        if baking is None or baking.key != state.key:
+            self._baking[service.name] = Baking(state.key, timedelta(), now)
             return
-        passed, oven.looked = timedelta(seconds=now - oven.looked), now
+        passed, baking.looked = timedelta(seconds=now - baking.looked), now
         standing = self._rule_states.standing(service.name, self._clock.now())
         if standing in {Standing.BAD, Standing.PENDING}:
-            oven.baked = timedelta()
+            baking.baked = timedelta()
             return
         asleep = self._jumps.look() is not None or passed > length * 3 + timedelta(seconds=5)
         if asleep or standing is Standing.INCONCLUSIVE or self._stands_still(service.name):
             return
-        oven.baked += min(passed, length * 2)
-        if oven.baked >= service.bake:
-            await self._examine(service, oven)
+        baking.baked += min(passed, length * 2)
+        if baking.baked >= service.bake:
+            await self._run_checks(service, baking)
 
     def _stands_still(self, service: str) -> bool:
         """Whether time does not count: a person holds the service, or nobody knows whether this state still runs."""
         return service in self._unseen or bool(self._holds(service, {}))
 
-    async def _examine(self, service: Service, oven: Baking) -> None:
+    async def _run_checks(self, service: Service, baking: Baking) -> None:
         results = await self._check_runner.run(service, service.verify.checks)
         ledger = self._read_model.of(service.name)
-        if ledger.open is not None or ledger.present is None or ledger.present.key != oven.key:
+        if ledger.open is not None or ledger.present is None or ledger.present.key != baking.key:
             return
         now_good = self._rule_states.standing(service.name, self._clock.now()) is Standing.GOOD
         if not now_good or ledger.blocked(ledger.present) or self._stands_still(service.name):
@@ -124,7 +124,7 @@ class BakeTimer:
             await self._read_model.append(Entry(service_stream(service.name), facts.MarkedGood(ledger.present, why)))
             self._log.info("good", service=service.name, state=ledger.present.name)
         else:
-            oven.baked = timedelta() if verdict_of(results) is Verdict.BAD else service.bake / 2
+            baking.baked = timedelta() if verdict_of(results) is Verdict.BAD else service.bake / 2
 
 
 def _decided(ledger: ServiceLedger, state: State) -> bool:

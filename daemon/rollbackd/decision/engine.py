@@ -71,7 +71,7 @@ class DecisionEngine:
         situations: SituationReader,
         opened: Callable[[str], None],
         drive: Callable[[str], None],
-        examine: Callable[[Service], Awaitable[tuple[CheckResult, ...]]],
+        run_checks: Callable[[Service], Awaitable[tuple[CheckResult, ...]]],
         due: Callable[[str], Sequence[Trigger]] = lambda _: (),
     ) -> None:
         self._config = config
@@ -81,7 +81,7 @@ class DecisionEngine:
         self._situations = situations
         self._opened = opened
         self._drive = drive
-        self._examine = examine
+        self._run_checks = run_checks
         self._due = due
         """Gives the triggers of a service that no rule makes: changes that nobody confirmed in time."""
         self._looking = asyncio.Semaphore(_AT_ONCE)
@@ -95,7 +95,7 @@ class DecisionEngine:
         """Whether alerts wait that were not brought here yet, perhaps of episodes that nobody decided on."""
         self._patience: dict[str, float] = {}
         self._turn = 0
-        self._log = log.get("judge")
+        self._log = log.get("decision")
 
     def consider_soon(self, trigger: Trigger, handled: Sequence[int] = (), *, again: bool = False) -> None:
         """Decide on a trigger in a task of its own, so that one slow service delays no other.
@@ -275,7 +275,7 @@ class DecisionEngine:
         if not service.checks:
             return
         async with self._showing:
-            results = await self._examine(service)
+            results = await self._run_checks(service)
         try:
             await self._read_model.append(Entry(incident_stream(name), facts.Examined(results)))
         except JournalUnavailable as error:

@@ -13,7 +13,7 @@ from rollbackd import facts
 from rollbackd.config.models import Config, Service
 from rollbackd.decision.engine import DecisionEngine
 from rollbackd.drills.preconditions import DrillNotAllowed, DrillPreconditions
-from rollbackd.drills.readiness import ReadinessExam, ReadinessFindings
+from rollbackd.drills.readiness import ReadinessFindings, ReadinessReview
 from rollbackd.execution.runner import Runner
 from rollbackd.incident import drill as steps
 from rollbackd.incident.life import Incident
@@ -54,7 +54,7 @@ class DrillRunner:
         decision_engine: DecisionEngine,
         state_watcher: StateWatcher,
         runner: Runner,
-        readiness_exam: ReadinessExam,
+        readiness_review: ReadinessReview,
     ) -> None:
         self._config = config
         self._read_model = read_model
@@ -64,8 +64,8 @@ class DrillRunner:
         self._decision_engine = decision_engine
         self._state_watcher = state_watcher
         self._runner = runner
-        self._readiness_exam = readiness_exam
-        self._examining: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._readiness_review = readiness_review
+        self._reviewing: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._stepping: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._beginning = asyncio.Lock()
         self._in_hand: dict[str, asyncio.Task[None]] = {}
@@ -82,12 +82,12 @@ class DrillRunner:
         :param plan: empty: all plans of the service's list.
         :raises DrillNotAllowed: a rollback of it is under way.
         """
-        async with self._examining[service.name]:
+        async with self._reviewing[service.name]:
             self._preconditions.check_idle(service.name)
             began = self._clock.monotonic()
             found = await self._undisturbed(
                 service.name,
-                self._readiness_exam.hold(service, (plan,) if plan else service.plan, self._trial(service, actor)),
+                self._readiness_review.hold(service, (plan,) if plan else service.plan, self._trial(service, actor)),
             )
             return await self._found(service, found, began, actor)
 
@@ -98,11 +98,11 @@ class DrillRunner:
         :raises DrillNotAllowed: it may not be drilled, or not now.
         """
         plan = plan or service.plan[0]
-        async with self._examining[service.name]:
+        async with self._reviewing[service.name]:
             self._preconditions.check(service)
             began = self._clock.monotonic()
             found = await self._undisturbed(
-                service.name, self._readiness_exam.hold(service, (plan,), self._trial(service, actor, plan))
+                service.name, self._readiness_review.hold(service, (plan,), self._trial(service, actor, plan))
             )
             if found.irreversible:
                 cannot = ", ".join(found.irreversible)
@@ -305,11 +305,9 @@ class DrillRunner:
         if self._config.service(service) is not None:
             await self._state_watcher.look(service)
 
-    async def _undisturbed(
-        self, service: str, readiness_exam: Coroutine[Any, Any, ReadinessFindings]
-    ) -> ReadinessFindings:
+    async def _undisturbed(self, service: str, asked: Coroutine[Any, Any, ReadinessFindings]) -> ReadinessFindings:
         """The findings of an exercise that stops for rollbacks, whose steps must not wait for what is read here."""
-        asking, watching = asyncio.create_task(readiness_exam), asyncio.create_task(self._until_opened(service))
+        asking, watching = asyncio.create_task(asked), asyncio.create_task(self._until_opened(service))
         try:
             await asyncio.wait({asking, watching}, return_when=asyncio.FIRST_COMPLETED)
             if asking.done():

@@ -53,7 +53,7 @@ class _Layer:
     snapshot: str = ""
 
 
-class ReadinessExam:
+class ReadinessReview:
     """Asks for all services; it keeps nothing."""
 
     def __init__(

@@ -64,7 +64,7 @@ class LayerSnapshots:
         self._read_model = read_model
         self._clock = clock
         self._lock = asyncio.Lock()
-        self._log = log.get("keeper").bind(service=service, layer=layer)
+        self._log = log.get("snapshots").bind(service=service, layer=layer)
 
     # -- who is at work -------------------------------------------------------------------------
     @property
@@ -110,7 +110,7 @@ class LayerSnapshots:
         """Write the intent. :raises JournalUnavailable:"""
         fact = facts.SnapshotBegun(self.layer, run or self.new_run(), what, **given)
         begun = SnapshotRun(await self.note(actor, fact, more=more), actor, fact)
-        boundary("keeper.begun")
+        boundary("snapshots.begun")
         return begun
 
     async def ask(self, question: Awaitable[T]) -> T:
@@ -157,7 +157,7 @@ class LayerSnapshots:
             self.layer, taken.name, taken.release, taken.created, run.fact.run, taken.why, taken.size, taken.files
         )
         await self.note(run.actor, fact)
-        boundary("keeper.taken")
+        boundary("snapshots.taken")
         return taken
 
     async def _taken(self, run: SnapshotRun, why: str) -> Snapshot | None:
@@ -185,14 +185,14 @@ class LayerSnapshots:
         shown = [*texts[:_SHOWN], *([f"and {len(texts) - _SHOWN} more"] if len(texts) > _SHOWN else [])]
         created = one.created.astimezone(UTC)
         await self.note(actor, facts.SnapshotVerified(self.layer, one.name, created, tuple(shown), rehearsed, run))
-        boundary("keeper.verified")
+        boundary("snapshots.verified")
         return shown
 
     async def send(self, one: Snapshot, place: OffsiteStore, run: SnapshotRun) -> str:
         """Copy a snapshot elsewhere; returns the copy's name. :raises AdapterError: it is not there."""
         copy = await self.ask(place.send(self.adapter, one))
         await self.note(run.actor, facts.SnapshotCopied(self.layer, one.name, copy, run.fact.run))
-        boundary("keeper.copied")
+        boundary("snapshots.copied")
         return copy
 
     async def prune(self, keep: int = 0) -> tuple[str, ...]:
@@ -201,7 +201,7 @@ class LayerSnapshots:
         incident = await self._read_model.incident(last) if last else None
         spare = spared(self.ledger, self.layer, incident)
         dropped = await self.ask(self.adapter.prune(spare, keep) if keep else self.adapter.prune(spare))
-        boundary("keeper.pruned")
+        boundary("snapshots.pruned")
         return tuple(dropped)
 
 

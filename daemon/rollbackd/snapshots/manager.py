@@ -51,15 +51,15 @@ class SnapshotManager:
     ) -> None:
         self._read_model = read_model
         self._clock = clock
-        self._scratch = config.daemon.scratch / ".keeper"
+        self._scratch = config.daemon.scratch / ".keeper"  # the name that it has on hosts already
         self._adapters = {
             (service.name, layer): settings.adapter
             for service in config.services
             for layer, settings in service.layers.items()
         }
         entries = [one for one in config.schedules if isinstance(one, SnapshotSchedule)]
-        self._shelves: dict[tuple[str, str], LayerSnapshots] = {}
-        self._rounds = SnapshotTimetable(self._shelves, clock)
+        self._by_layer: dict[tuple[str, str], LayerSnapshots] = {}
+        self._timetable = SnapshotTimetable(self._by_layer, clock)
         self._restoring = SnapshotRestore()
         self._few = asyncio.Semaphore(_FETCHED_TOGETHER)
         self._fetching: dict[tuple[str, str], asyncio.Task[None]] = {}
@@ -73,11 +73,11 @@ class SnapshotManager:
                         for entry in own
                         if entry.offsite is not None
                     }
-                    layer_snapshots = self._shelves[name, layer] = LayerSnapshots(
+                    layer_snapshots = self._by_layer[name, layer] = LayerSnapshots(
                         name, layer, adapter, read_model, clock, places
                     )
                     for entry in own:
-                        self._rounds.add(layer_snapshots, entry)
+                        self._timetable.add(layer_snapshots, entry)
         self._held: Callable[[str], Collection[str]] = lambda _service: ()
         self._expected = False
         self._read = asyncio.Event()
@@ -86,12 +86,12 @@ class SnapshotManager:
         self._opened = asyncio.Event()
         self._poked = asyncio.Event()
         self._orders: set[asyncio.Task[Any]] = set()
-        self._log = log.get("keeper")
+        self._log = log.get("snapshots")
 
     # -- its life -------------------------------------------------------------------------------
     def planned(self) -> list[CalendarEntry]:
         """The entries of the calendar."""
-        return self._rounds.planned()
+        return self._timetable.planned()
 
     def heed(self, held: Callable[[str], Collection[str]]) -> None:
         """:param held: the sentences that hold a service."""
@@ -103,7 +103,7 @@ class SnapshotManager:
 
     async def being_restored(self, service: str) -> str:
         """Why what a service's layers hold now is no state: one is in the middle of a restore. Empty: none is."""
-        own = [layer_snapshots for (name, _), layer_snapshots in self._shelves.items() if name == service]
+        own = [layer_snapshots for (name, _), layer_snapshots in self._by_layer.items() if name == service]
         if own and self._expected:
             try:
                 async with asyncio.timeout(_READ_WITHIN.total_seconds()):
@@ -128,15 +128,15 @@ class SnapshotManager:
 
     async def _open(self) -> None:
         await asyncio.to_thread(shutil.rmtree, self._scratch, ignore_errors=True)
-        for service in dict.fromkeys(service for service, _ in self._shelves):
+        for service in dict.fromkeys(service for service, _ in self._by_layer):
             stream = service_stream(service)
             runs = await self._read_model.journal.latest(RUN_KINDS, stream, RUNS_READ)
             findings = await self._read_model.journal.latest(FINDING_KINDS, stream, FINDINGS_READ)
             pasts = folded(sorted([*runs, *findings], key=lambda record: record.seq))
             for layer, past in pasts.items():
-                if (layer_snapshots := self._shelves.get((service, layer))) is not None:
+                if (layer_snapshots := self._by_layer.get((service, layer))) is not None:
                     layer_snapshots.past = past
-        self._rounds.note_cut_off()
+        self._timetable.note_cut_off()
         self._read.set()
         await self._finish_cut_off()
         self._opened.set()
@@ -144,7 +144,7 @@ class SnapshotManager:
     async def run(self) -> None:
         """Go on with what was cut off, then check that good states can be gone back to, for ever."""
         await self.open()
-        await self._rounds.resume()
+        await self._timetable.resume()
         anew = self._clock.monotonic() + _ANEW.total_seconds()
         try:
             while True:
@@ -163,7 +163,7 @@ class SnapshotManager:
         A copy that comes from elsewhere may take long, and nothing waits for it: another layer's copy need not come
         from there.
         """
-        for name, layer_snapshots in self._shelves.items():
+        for name, layer_snapshots in self._by_layer.items():
             if layer_snapshots.elsewhere and layer_snapshots.ledger.acting is None and name not in self._fetching:
                 releases = await self._restoring.missing(layer_snapshots)
                 if releases:
@@ -183,7 +183,7 @@ class SnapshotManager:
 
     async def _finish_cut_off(self) -> None:
         """Finish restores, also those in place that were not written down. A hold stops it, and a rollback at work."""
-        for layer_snapshots in self._shelves.values():
+        for layer_snapshots in self._by_layer.values():
             is_open = any(run.fact.what == RESTORE for run in layer_snapshots.past.open.values())
             if is_open and layer_snapshots.ledger.acting is None and not self._held(layer_snapshots.service):
                 async with layer_snapshots.for_order():
@@ -191,7 +191,7 @@ class SnapshotManager:
 
     def poke(self, service: str) -> None:
         """Look for a copy now: a good state of a service cannot be gone back to."""
-        if any(layer_snapshots.elsewhere for (name, _), layer_snapshots in self._shelves.items() if name == service):
+        if any(layer_snapshots.elsewhere for (name, _), layer_snapshots in self._by_layer.items() if name == service):
             self._poked.set()
 
     async def _until_poked(self, length: timedelta) -> None:
@@ -200,7 +200,7 @@ class SnapshotManager:
 
     async def stop(self) -> None:
         """Finish what a person ordered; the next process goes on with what was on the calendar."""
-        await self._rounds.stop()
+        await self._timetable.stop()
         if not self._opened.is_set():
             for order in self._orders:
                 order.cancel()
@@ -210,10 +210,10 @@ class SnapshotManager:
     # -- reading --------------------------------------------------------------------------------
     def kept(self, service: str = "", layer: str = "") -> list[tuple[str, str]]:
         """Services and layers that keep snapshots, of one service or one layer when it is named."""
-        return [key for key in self._shelves if service in {"", key[0]} and layer in {"", key[1]}]
+        return [key for key in self._by_layer if service in {"", key[0]} and layer in {"", key[1]}]
 
-    def shelves(self) -> list[LayerSnapshots]:
-        return list(self._shelves.values())
+    def all_layers(self) -> list[LayerSnapshots]:
+        return list(self._by_layer.values())
 
     async def view(self, service: str, layer: str) -> KeptView:
         """A layer with all its snapshots; one that cannot be asked says why."""
@@ -234,7 +234,7 @@ class SnapshotManager:
             problem,
             layer_snapshots.past.ended,
             layer_snapshots.past.problems(layer_snapshots.schedules),
-            self._rounds.next(layer_snapshots),
+            self._timetable.next(layer_snapshots),
             layer_snapshots.at_work,
         )
 
@@ -340,7 +340,7 @@ class SnapshotManager:
 
     # -- what they share ------------------------------------------------------------------------
     def _layer_snapshots(self, service: str, layer: str) -> LayerSnapshots:
-        layer_snapshots = self._shelves.get((service, layer))
+        layer_snapshots = self._by_layer.get((service, layer))
         if layer_snapshots is None:
             raise NotKept(f"{service}/{layer} keeps no snapshots")
         return layer_snapshots

@@ -30,7 +30,7 @@ class SnapshotMetrics(Collector):
         well = GaugeMetricFamily(
             "rollbackd_snapshot_ok", "1 when the calendar's last runs had no problem.", labels=labels
         )
-        for layer_snapshots in self._snapshot_manager.shelves():
+        for layer_snapshots in self._snapshot_manager.all_layers():
             if (newest := layer_snapshots.past.newest) is not None:
                 age.add_metric(
                     [layer_snapshots.service, layer_snapshots.layer],

@@ -99,7 +99,7 @@ async def fetch(
         layer_snapshots.layer, one.name, one.release, one.created, why="offsite", size=one.size, files=one.files
     )
     await layer_snapshots.note(actor, fact)
-    boundary("keeper.fetched")
+    boundary("snapshots.fetched")
     return one
 
 
@@ -109,7 +109,7 @@ class SnapshotRestore:
     def __init__(self) -> None:
         self._not_there: set[tuple[str, str]] = set()
         """Releases, by layer, of which no copy was found."""
-        self._log = log.get("keeper")
+        self._log = log.get("snapshots")
 
     async def restore(
         self, layer_snapshots: LayerSnapshots, name: str, only: Sequence[str], actor: str
@@ -226,7 +226,7 @@ class SnapshotRestore:
                 run.actor, facts.SnapshotEnded(layer_snapshots.layer, fact.run, (str(error),)), more=more
             )
             raise NotKept(f"{layer_snapshots.name} was not restored to {fact.name}: {error}") from error
-        boundary("keeper.restored")
+        boundary("snapshots.restored")
         done = facts.SnapshotRestored(layer_snapshots.layer, fact.name, release, saved.name, fact.run)
         await layer_snapshots.note(run.actor, done, facts.SnapshotEnded(layer_snapshots.layer, fact.run))
         self._log.info("restored", layer=layer_snapshots.name, snapshot=fact.name, saved=saved.name, actor=run.actor)

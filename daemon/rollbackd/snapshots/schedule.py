@@ -45,8 +45,8 @@ _TRIES = (timedelta(seconds=10), timedelta(minutes=1))
 class SnapshotTimetable:
     """Runs what the calendar has."""
 
-    def __init__(self, shelves: Mapping[tuple[str, str], LayerSnapshots], clock: Clock) -> None:
-        self._shelves = shelves
+    def __init__(self, by_layer: Mapping[tuple[str, str], LayerSnapshots], clock: Clock) -> None:
+        self._by_layer = by_layer
         self._clock = clock
         self._few = asyncio.Semaphore(_TOGETHER)
         self._sending = asyncio.Semaphore(_SENT_TOGETHER)
@@ -54,7 +54,7 @@ class SnapshotTimetable:
         """By name on the calendar: the layer, what the configuration says, and what is done."""
         self._cut_off: list[tuple[LayerSnapshots, SnapshotRun]] = []
         self._resumed: set[asyncio.Task[None]] = set()
-        self._log = log.get("keeper")
+        self._log = log.get("snapshots")
 
     def add(self, layer_snapshots: LayerSnapshots, entry: SnapshotSchedule) -> None:
         """Add an entry of the configuration, for one of its layers."""
@@ -223,7 +223,7 @@ class SnapshotTimetable:
         """Note the runs that are open before any is begun: they are an earlier process's."""
         self._cut_off = [
             (layer_snapshots, run)
-            for layer_snapshots in self._shelves.values()
+            for layer_snapshots in self._by_layer.values()
             for run in layer_snapshots.past.open.values()
         ]
 
