@@ -17,7 +17,7 @@ class AdapterError(Exception):
         super().__init__(writable(message))
         self.permanent = permanent
         self.evidence = evidence
-        """The last output of what failed, with secrets removed."""
+        """The last output of what failed, without secrets."""
 
 
 class MixedError(AdapterError):
@@ -26,7 +26,7 @@ class MixedError(AdapterError):
     def __init__(self, message: str, mixture: Release) -> None:
         super().__init__(message, permanent=False)
         self.mixture = mixture
-        """Names what each has, by `parts`: where a person's own rollback begins, and what `plan` has as `before`."""
+        """What each part has, by `parts`: where a person's own rollback begins, and what `plan` has as `before`."""
 
 
 class Settings(Spec):
@@ -112,14 +112,14 @@ class Adapter(Protocol):
         ...
 
     async def apply(self, change: Change) -> None:
-        """Do it, or go on with what a crash cut off. Refuses unless `before` runs now or `change.key` began it.
+        """Do the change, or go on with what a crash cut off. Refuses unless `before` runs now or `change.key` began it.
 
         :raises AdapterError: permanent when trying again cannot help.
         """
         ...
 
     async def progress(self, change: Change) -> Progress:
-        """How far it is, asked of the world itself. DONE includes everything that belongs to the change."""
+        """How far the change is, asked of the world itself. DONE includes everything that belongs to the change."""
         ...
 
     async def ready(self) -> Sequence[Problem]:
@@ -136,20 +136,20 @@ class Bracket(Protocol):
         ...
 
     async def enter(self, key: str) -> None:
-        """Go in. Harmless when inside."""
+        """Enter. Harmless when it is entered already."""
         ...
 
     async def leave(self, key: str) -> None:
-        """Go out. Harmless when outside."""
+        """Leave. Harmless when it was left already."""
         ...
 
 
 @runtime_checkable
 class Noting(Bracket, Protocol):
-    """A bracket that has something to tell people of a crossing that is done, and yet not as they would expect."""
+    """A bracket that can have something to tell people of a crossing: it is done, and yet not as they would expect."""
 
     async def note(self, key: str) -> str:
-        """A sentence or two, or nothing. Read only; asked after each crossing, once more where a crash came between."""
+        """A sentence or two, or nothing. Read only; asked after each crossing, again where a crash came between."""
         ...
 
 
@@ -166,10 +166,10 @@ class Snapshot:
     why: str = ""
     """One word: `auto`, `manual`, `before`, `import`, `schedule`, …"""
     size: int = 0
-    """Bytes of what it holds, not of what it takes: equal content is stored once."""
+    """How many bytes it holds, not how many it takes: equal content is stored once."""
     files: int = 0
     restorable: bool = True
-    """All that it needs is there; whether it is unharmed says `verify` alone."""
+    """Whether all that it needs is there. Whether it is unharmed only `verify` says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +202,7 @@ class Snapshots(Protocol):
     """
 
     async def take(self, name: str = "", why: str = "manual") -> Snapshot:
-        """Keep what is there now. Again with the same name: the same snapshot, when nothing changed since.
+        """Keep what is there now. The same name again gives the same snapshot, when nothing changed since.
 
         :param name: empty: `snapshot-<why>-<time in UTC>`.
         :raises AdapterError: permanent for a name that cannot be one, or that other content has already.
@@ -225,7 +225,7 @@ class Snapshots(Protocol):
         ...
 
     async def restore(self, name: str, key: str, only: Sequence[str] = ()) -> Snapshot:
-        """Put it in place, or go on with what a crash cut off; the present state is saved first.
+        """Put a snapshot in place, or go on with what a crash cut off; the present state is saved first.
 
         :param key: a name for this one restore, the same after a crash.
         :param only: parts that the layer can restore separately (`files`, `variables`); empty: all.
@@ -298,7 +298,7 @@ class CheckPlace:
     """What a check may use."""
 
     name: str
-    """What it is called in results: its name in the configuration, or its kind and subject."""
+    """The check's name in results: its name in the configuration, or its kind and subject."""
     service: str
     labels: Mapping[str, str]
     """The service's first `match`: what a query's answer is narrowed to."""
@@ -313,9 +313,9 @@ class CheckPlace:
     reveal: Callable[[Secret], str] = _no_secrets
     """Reads a secret when it is used. :raises ValueError: with what to do."""
     releases: Callable[[str], Awaitable[Sequence[Release]]] = _no_releases
-    """Of a layer: what it has now, then what it can go back to. :raises AdapterError: it does not say."""
+    """Gives what a layer has now, then what it can go back to. :raises AdapterError: it does not say."""
     compare: Callable[[Any, datetime | None], Awaitable[Any]] = _no_comparison
-    """Judges a query condition that compares, for this service; None where there is nobody to do it."""
+    """Judges, for this service, a query condition that compares; None where nobody can."""
     memory: MutableMapping[str, Any] = field(default_factory=dict)
     """What this check keeps from one look to the next; gone when the daemon ends."""
 
@@ -363,7 +363,7 @@ class Message:
     incident: str = ""
     priority: Priority | None = None
     resolves: bool = False
-    """The trouble is over, verified."""
+    """Whether the trouble is over, and verified."""
     settles: tuple[str, ...] = ()
     """Other threads whose trouble is over with this."""
     acknowledged: bool = False
@@ -385,7 +385,7 @@ class Notifier(Protocol):
     def __init__(self, settings: Any, reveal: Callable[[Secret], str], http: Callable[[], Any]) -> None: ...
 
     async def send(self, message: Message) -> None:
-        """Deliver it, within 30 s.
+        """Deliver a message, within 30 s.
 
         :raises DeliveryError: permanent when the receiver will never take it.
         """

@@ -69,7 +69,7 @@ class AskedAgain:
 
     decision: Decision
     changed: str
-    """What is different, a sentence."""
+    """What is different now, as a sentence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +121,7 @@ class Entering:
 class Entered:
     layer: str
     note: str = ""
-    """What people should know of how; empty: as always."""
+    """What people should know of how it was entered; empty: nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -391,7 +391,7 @@ class Drilled:
     slow: tuple[str, ...] = ()
     """What takes longer than its target; a sentence each. It makes nothing unready."""
     execute: bool = False
-    """It was to be executed, whether it came to that or not."""
+    """Whether it was to be executed, whatever came of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -410,7 +410,7 @@ class SnapshotBegun:
     only: tuple[str, ...] = ()
     """The parts that are restored; empty: all."""
     release: str = ""
-    """What became good, and is kept for that; empty: whatever is there."""
+    """The release that became good and is kept for that; empty: whatever is there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -447,7 +447,7 @@ class SnapshotCopied:
     layer: str
     name: str
     copy: str
-    """What it is called there."""
+    """The name of the copy there."""
     run: str = ""
 
 

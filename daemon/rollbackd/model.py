@@ -94,7 +94,7 @@ class Release:
 
     id: str
     label: str = field(default="", compare=False)
-    """What people call it: a tag, a subject line."""
+    """What people call the release: a tag, a subject line."""
     created: datetime | None = field(default=None, compare=False)
     good: bool = field(default=False, compare=False)
     """Marked good by a ref that the layer names (`good: checkpoint-*`)."""
@@ -162,7 +162,8 @@ class Change:
     risks: tuple[str, ...] = ()
     """Sentences for people: what this may lose."""
     aside: str = ""
-    """What it keeps, but going back to `before` would not bring again, and what to do; a drill does not touch it."""
+    """What the step keeps aside, which going back to `before` would not bring again, and what to do; no drill does
+    it."""
 
     @property
     def name(self) -> str:
@@ -173,7 +174,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Why a layer could not be rolled back right now; a sentence that says what to do."""
+    """Why a layer could not be rolled back right now: a sentence that says what to do."""
 
     layer: str
     text: str
@@ -184,11 +185,11 @@ class Traits:
     """What a layer can be used for; fixed by its settings."""
 
     releases: bool = True
-    """It has releases: `current` and `releases` answer."""
+    """Whether it has releases: `current` and `releases` answer."""
     step: bool = True
     bracket: bool = False
     data: bool = False
-    """It holds data: a plan goes back in it only by name."""
+    """Whether it holds data: a plan goes back in it only by name."""
 
 
 # -- signals ------------------------------------------------------------------------------------
@@ -201,7 +202,7 @@ class Alert:
     annotations: Mapping[str, str]
     starts_at: datetime
     ends_at: datetime | None
-    """None while it fires."""
+    """When it ended; None while it fires."""
     url: str = ""
     """Where the expression can be seen."""
 

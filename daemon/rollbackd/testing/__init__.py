@@ -85,7 +85,7 @@ class World(ABC):
         return None
 
     def everything(self) -> object:
-        """All that reading must leave alone, comparable."""
+        """All that reading must leave alone, as a value that can be compared."""
         return self.present()
 
     @abstractmethod
@@ -122,7 +122,7 @@ def place(path: Path, *, service: str = "contract", layer: str = "layer") -> Pla
 
 
 def finish(work: Coroutine[Any, Any, _T], limit: timedelta = PATIENCE) -> _T:
-    """Run it to its end, or fail when that takes too long."""
+    """Run an adapter's answer to its end, or fail when that takes too long."""
 
     async def limited() -> _T:
         async with asyncio.timeout(limit.total_seconds()):

@@ -31,8 +31,7 @@ def descendants(process: int) -> list[int]:
 
 
 def kill(*processes: int, descending: bool) -> None:
-    """Kill processes at one instant, as the end of their control group does; with what they started, where it says
-    so."""
+    """Kill processes at one instant, as the end of their control group does; if it says so with what they started."""
     for number in (signal.SIGSTOP, signal.SIGKILL):  # stopped first: none sees another die, none starts one more
         victims = {*processes, *(child for process in processes for child in descendants(process) if descending)}
         for victim in sorted(victims):
