@@ -162,8 +162,7 @@ class Change:
     risks: tuple[str, ...] = ()
     """Sentences for people: what this may lose."""
     aside: str = ""
-    """What the step keeps aside, which going back to `before` would not bring again, and what to do; no drill does
-    it."""
+    """What the step keeps aside, which going back to `before` would not bring again; what to do. No drill does it."""
 
     @property
     def name(self) -> str:

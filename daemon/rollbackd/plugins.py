@@ -1,5 +1,4 @@
-"""Plugins: adapters, checks and notifiers that are installed, found by their entry points. One that does not fit is an
-error.
+"""Plugins: the installed adapters, checks and notifiers, by their entry points. One that does not fit is an error.
 
 Shipped or not, all are found alike: a distribution names a class under `rollbackd.adapters`, `rollbackd.checks` or
 `rollbackd.notifiers`, and the configuration uses the entry point's name.

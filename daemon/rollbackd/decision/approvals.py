@@ -76,8 +76,7 @@ class Approvals:
         return f"the trouble is over: {condition.reason}" if condition.standing is Standing.GOOD else ""
 
     def _late(self, incident: Incident, now: Decision, why: str, over: str) -> facts.Risen | Objection:
-        """What becomes of a question that nobody answered: the reason for asking does not stand against going back any
-        more, every other reason does."""
+        """What a question becomes that nobody answered: only reasons that it was not asked for stand in the way."""
         before, question = incident.decision, incident.decision.question
         if over:
             return Objection(Outcome.PASSED, over)

@@ -35,9 +35,8 @@ class Baking:
 class BakeTimer:
     """Counts, for each service, the time in which its present state ran well.
 
-    Trouble, bad or pending, begins the count again. Time does not count while the rules are inconclusive, while a
-    person holds the service, while the machine slept, and while a look at the layers failed: another state may run
-    then, or none.
+    Trouble, bad or pending, begins the count again. Time does not count while the rules are inconclusive, the service
+    is held or the machine slept, nor while a look at the layers failed: another state may run then, or none.
     """
 
     def __init__(

@@ -62,8 +62,7 @@ class Blame:
         labels: Mapping[str, str] | None = None,
         since: datetime | None = None,
     ) -> tuple[Verdict, str]:
-        """What the rule said of a service before a change, with the reason in words; an answer that fails is not
-        raised.
+        """What the rule said of a service before a change, with the reason; an answer that fails is not raised.
 
         Bad: the rule was met in that time, at the change or earlier, so the old state has the same trouble. Good: it
         was not met. Inconclusive: nobody can say.

@@ -1,7 +1,4 @@
-"""Deadlines of changes that were to be confirmed. A change that nobody confirmed in time is a trigger while it runs.
-
-Deadlines are facts, so that no start forgets one.
-"""
+"""Deadlines of announced changes: one that nobody confirmed in time is a trigger while it runs. All are facts."""
 
 from collections.abc import Sequence
 
@@ -15,8 +12,7 @@ from rollbackd.system.clock import Clock
 
 
 class ConfirmationDeadlines:
-    """Knows which changes are past their deadline. A deadline that passed before this process began only asks people,
-    since nobody watched the change."""
+    """Knows which deadlines are over. One that passed before this process began only asks people: nobody watched."""
 
     def __init__(self, config: Config, read_model: ReadModel, clock: Clock) -> None:
         self._config = config

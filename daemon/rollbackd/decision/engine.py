@@ -1,7 +1,5 @@
-"""The decision engine: from triggers to decisions to opened incidents.
-
-Decisions that act are made one at a time. When another fact came first, the decision is made again.
-"""
+"""The decision engine: from triggers to decisions to opened incidents. Who loses a race to the journal decides
+again."""
 
 import asyncio
 from collections import defaultdict
@@ -155,8 +153,7 @@ class DecisionEngine:
             return await self._write(trigger, given, handled)
 
     def _worth_a_look(self, first: Decision) -> bool:
-        """Whether only a fresh look can decide, because the findings rest on the state, the target or the rows of
-        policy.
+        """Whether only a fresh look can decide: the findings rest on the state, the target or the rows of policy.
 
         A trigger that is refused or observed for another reason is not looked at, nor one that would ask where people
         are asked already. So a storm of them costs next to nothing.
@@ -171,11 +168,9 @@ class DecisionEngine:
         return found.plan if found is not None else ("default",)
 
     async def _write(self, trigger: Trigger, given: Situation, handled: Sequence[int]) -> Decision:
-        """Decide on the newest ledger until the journal agrees. Decisions that act go one at a time, since each spends
-        a budget.
+        """Decide on the newest ledger until the journal agrees. What acts goes one at a time: each spends a budget.
 
-        A question spends none. The questions of a storm are written together, and wait only for a decision that is
-        about to act.
+        Questions spend none. Those of a storm are written together, and wait only for a decision about to act.
         """
         for _ in range(_RACES):
             decision, ledger = self._decide(trigger, given)
@@ -348,8 +343,7 @@ def _blamed(decision: Decision, ledger: ServiceLedger) -> State | None:
 
 
 def _unspent(before: LastDecision, ledger: ServiceLedger) -> bool:
-    """Whether an episode may be decided again: it was refused, its incident waits, or that ended before it touched
-    anything.
+    """Whether an episode may be decided again: it was refused, its incident waits, or that ended untouched.
 
     What a person denied stays denied. What came during a drill is decided on after it.
     """

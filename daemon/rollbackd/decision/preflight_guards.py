@@ -52,11 +52,9 @@ class PreflightGuards:
         self._queries = QueryConditions(config, read_model, rule_states, prometheus) if prometheus is not None else None
 
     async def held(self, incident: Incident) -> str:
-        """What holds the incident's service right now. A person's own rollback may go over the holds that stood when it
-        was ordered.
+        """What holds the incident's service now. A person's own rollback may go over the holds of when it was ordered.
 
-        A silence, which people often make by reflex, holds only an incident that has not begun; it stops nothing
-        midway.
+        A silence, often made by reflex, holds only an incident that has not begun; it stops nothing midway.
         """
         trigger = incident.decision.trigger
         silences = not incident.acted
@@ -67,11 +65,10 @@ class PreflightGuards:
         return "; ".join(found)
 
     async def confirm(self, incident: Incident) -> Objection | None:
-        """Why the incident must not begin: its trouble is gone, or a guard stands against it. A person's own order
-        skips the question.
+        """Why the incident must not begin: its trouble is gone, or a guard is against it. A person's order is not
+        asked.
 
-        Trouble that joined the incident keeps it going alone when it would go back by the same plans; else the trouble
-        is decided on anew.
+        Trouble that joined keeps it going alone when it would go back by the same plans; else that is decided anew.
         """
         trigger = incident.decision.trigger
         if incident.by_people or any(one.request is not None for one in (trigger, *incident.joined)):

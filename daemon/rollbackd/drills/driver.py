@@ -133,8 +133,7 @@ class DrillRunner:
         return [*running, *ended][:limit]
 
     async def give_way(self, service: str, actor: str) -> str:
-        """End an executed drill of the service where it is, for a person's order; the state that it went to, empty:
-        none.
+        """End an executed drill where it is, for a person's order; the state that it went to, empty: there is none.
 
         :raises DrillNotAllowed: its step in hand goes on; order again when it has ended.
         """

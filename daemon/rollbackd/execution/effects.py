@@ -1,7 +1,6 @@
 """Effects, which change the world: one at a time, and what became of it.
 
-The world is asked first, so that no effect is repeated. An effect never raises: whatever an adapter does, a fact says
-it.
+The world is asked first, so that none is repeated. An effect never raises: whatever an adapter does, a fact says it.
 """
 
 import asyncio

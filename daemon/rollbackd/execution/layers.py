@@ -164,8 +164,7 @@ async def _present(adapter: Adapter, *, mixed: bool) -> Release:
 
 
 def resolve(layer: str, text: str, releases: Sequence[Release]) -> Release:
-    """The release that a person or a plan names: by id, label or another name, or by a prefix that only one release
-    has.
+    """The release that a person or a plan names: by id, label or another name, or by a prefix that only one has.
 
     A prefix of a name counts from seven digits on, as of a commit; a prefix of an id always counts.
 

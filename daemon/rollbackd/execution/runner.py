@@ -1,5 +1,4 @@
-"""The runner: the only loop that changes the world. It asks `next_step`, does the one thing that is named, and writes
-down what happened.
+"""The runner: the only loop that changes the world. It asks `next_step`, does the one thing named, and writes it down.
 
 A start is on disk before its effect, and the effect always asks the world first. So the first run and the run after a
 crash are the same code.

@@ -55,8 +55,7 @@ class NotificationDispatcher:
     """The root task `teller`, which also sends directly when the journal cannot be written.
 
     `goes_on(service, episode)` says whether a refused trouble still goes on; a no skips a reminder, and ends nothing.
-    `over(service, episode)` is a reason when the trouble is known to have ended; a reason that lasts ends it, by a
-    fact.
+    `over(service, episode)` is a reason when the trouble is known to have ended; one that lasts ends it, by a fact.
     """
 
     def __init__(
@@ -276,7 +275,7 @@ class NotificationDispatcher:
         return rows
 
     def _receivers(self, one: Envelope) -> tuple[str, ...]:
-        """The receivers that routes and tiers name. What is about rollbackd itself, and has no route, goes to
+        """The receivers that routes and tiers name; what is about rollbackd itself, without a route, goes to
         everybody."""
         if one.only:
             return tuple(name for name in self._boxes if name == one.only)
@@ -303,8 +302,7 @@ class NotificationDispatcher:
                 await self._unrecorded(error)
 
     async def remind(self) -> int:
-        """Put the reminders that are due into the outbox; returns how many. A reminder of the same period has the same
-        key.
+        """Put the reminders that are due into the outbox; returns how many. The same period's has the same key.
 
         :raises JournalUnavailable: none was put.
         """
@@ -331,8 +329,7 @@ class NotificationDispatcher:
             return len(rows)
 
     async def settle(self) -> int:
-        """Write down which refused troubles have ended by themselves; returns how many. The end of an incident settles
-        its own.
+        """Write down which refused troubles ended by themselves; how many. The end of an incident settles its own.
 
         :raises JournalUnavailable: none was written; the next look does it.
         """

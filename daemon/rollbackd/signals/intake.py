@@ -1,7 +1,4 @@
-"""The intake: alerts and events go into the inbox first, then to the rules.
-
-What was answered 200 is on disk and will be decided on.
-"""
+"""The intake: signals go into the inbox first, then to the rules. What was answered 200 is on disk."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -81,10 +78,8 @@ class SignalIntake:
         return self._silences
 
     async def receive(self, alerts: Sequence[Alert]) -> tuple[int, int, int]:
-        """Take alerts: how many were accepted, duplicates and unmatched. They are on disk when it returns.
-
-        :raises JournalUnavailable: nothing was kept.
-        """
+        """Take alerts; accepted, duplicates, unmatched. On disk when it returns. :raises JournalUnavailable: not
+        kept."""
         wanted: dict[str, tuple[Alert, str]] = {}
         unmatched = 0
         duplicates = 0

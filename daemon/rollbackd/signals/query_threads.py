@@ -1,8 +1,7 @@
 """Threads that ask Prometheus: a blocking client for one thread at a time, which any other thread can cut off.
 
 prometheus-api-client alone would follow redirects, drop `warnings`, read any length of body, and wait for as long as a
-byte comes now and then, since the time limit of requests is one for each read. Its session is ours, so it does none of
-that.
+byte comes now and then (the time limit of requests is for each read). Its session is ours, so it does none of that.
 """
 
 import socket

@@ -172,8 +172,7 @@ class LayerSnapshots:
         return found[-1] if found else None
 
     async def verify(self, one: Snapshot, actor: str = DAEMON, run: str = "", *, rehearse: bool = False) -> list[str]:
-        """Read all of a snapshot, and restore it into a scratch place if that is wanted and can be done; returns what
-        is wrong.
+        """Read all of a snapshot, and restore it into a scratch place if wanted and possible; what is wrong with it.
 
         :raises AdapterError: it could not be tried.
         """

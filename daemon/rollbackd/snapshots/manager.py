@@ -158,11 +158,8 @@ class SnapshotManager:
             await end(self._fetching.values())
 
     async def _see_to_targets(self) -> None:
-        """Check that a good state of each layer can be gone back to.
-
-        A copy that comes from elsewhere may take long, and nothing waits for it: another layer's copy need not come
-        from there.
-        """
+        """Check that a good state of each layer can be gone back to. Copies that come from elsewhere may take long, and
+        nothing waits for them: another layer's need not come from there."""
         for name, layer_snapshots in self._by_layer.items():
             if layer_snapshots.elsewhere and layer_snapshots.ledger.acting is None and name not in self._fetching:
                 releases = await self._restoring.missing(layer_snapshots)

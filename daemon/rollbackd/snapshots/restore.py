@@ -1,5 +1,4 @@
-"""Restores: a layer is taken to a snapshot. From the newest to the oldest each is read, and the first whole one is
-used.
+"""Restores: from the newest snapshot to the oldest each is read, and a layer is taken to the first whole one.
 
 Where none that is here will do, copies elsewhere are fetched, the newest first. What is there now is saved as a
 snapshot before anything is touched. What a crash cut off is finished at the next start.
@@ -247,8 +246,7 @@ class SnapshotRestore:
 
     # -- what a rollback by itself will need ----------------------------------------------------
     async def missing(self, layer_snapshots: LayerSnapshots) -> list[str]:
-        """Releases of good states, newest first, that are not here and may be elsewhere; none where a newer one is
-        here.
+        """Releases of good states, newest first, that are not here and may be elsewhere; none where a newer one is.
 
         That all are here is the rule, and costs one look.
         """
@@ -269,10 +267,8 @@ class SnapshotRestore:
         return [release for release in wanted if (layer_snapshots.name, release) not in self._not_there]
 
     async def fetch_one(self, layer_snapshots: LayerSnapshots, releases: Sequence[str]) -> None:
-        """Take in a copy of the first of these releases that has one.
-
-        The layer's lock is not held, so that a person's order need not wait.
-        """
+        """Take in a copy of the first of these releases that has one. The layer's lock is not held, so that a person's
+        order need not wait."""
         for release in releases:
             search = _Search(layer_snapshots, DAEMON)
             found = await search.from_elsewhere({digest_of(release)})

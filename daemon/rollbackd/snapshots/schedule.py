@@ -1,5 +1,4 @@
-"""The schedule of snapshots: take, verify, send elsewhere, drop old ones, and restore into a scratch place now and
-then.
+"""The schedule of snapshots: take, verify, send elsewhere, drop old ones; restore into scratch now and then.
 
 A run makes way for an incident that acts on its service, and for a person's order about its layer: it is stopped, and
 goes on later. What a crash cut off goes on at the next start.

@@ -100,8 +100,8 @@ def _ends_alone(message: Message) -> bool:
 
 
 def _thread(first: Message) -> str:
-    """The thread of a message about several troubles. One answer must not resolve the page of all. It is the same when
-    the message is sent again with more."""
+    """The thread of a message about several troubles, since one answer must not resolve all; sent again, the same
+    one."""
     return "several/" + hashlib.sha256(first.key.encode()).hexdigest()[:32]
 
 

@@ -1,7 +1,6 @@
-"""Pages about several troubles at once: acknowledged with the last of those, and resolved with the end of the last.
+"""Pages about several troubles at once: acknowledged with the last of them, and resolved with the end of the last.
 
-They are for receivers that keep open what they are told. Each trouble has told its own end, in a thread of its own. No
-I/O.
+For receivers that keep open what they are told. Each trouble has told its own end, in a thread of its own. No I/O.
 """
 
 from collections.abc import Sequence
