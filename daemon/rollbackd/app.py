@@ -285,7 +285,7 @@ async def offline_rollback(path: Path, request: Request, on_record: Callable[[Re
     with Exclusive(config.daemon.journal):
         url = config.daemon.journal
         core = await build(config, await open_journal(url, clock), clock, Checkpoint(url))
-        telling = asyncio.create_task(core.dispatcher.run())
+        sending = asyncio.create_task(core.dispatcher.run())
         try:
             await core.intake.recall()
             name = await core.operations.rollback(request)

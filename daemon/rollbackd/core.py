@@ -216,7 +216,7 @@ async def build(config: Config, journal: Journal, clock: Clock, checkpoint: Chec
             read_model,
             rule_states,
             clock,
-            of.bake_timer,
+            deciding.bake_timer,
             dispatcher.waiting,
             lambda name: bool(holds(name, {})),
         )

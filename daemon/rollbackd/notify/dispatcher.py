@@ -23,7 +23,7 @@ from rollbackd.notify.messages.envelope import Envelope
 from rollbackd.notify.messages.troubles import Trouble, Troubles, fold
 from rollbackd.notify.receiver_queue import JOURNAL_PAUSE, ReceiverQueue
 from rollbackd.notify.routes import addressed, reached, worded
-from rollbackd.state.incidents import Incidents
+from rollbackd.state.incidents import KnownIncidents
 from rollbackd.system import log
 from rollbackd.system.clock import Clock
 
@@ -90,7 +90,7 @@ class NotificationDispatcher:
         self._stored = 0
         self._stored_troubles = 0
         self._troubles = Troubles()
-        self._incidents = Incidents()
+        self._incidents = KnownIncidents()
         """As of the last fact that was told, like the troubles; the read model is ahead of that."""
         self._heard = deque[Record](maxlen=BATCH)
         """What this process wrote last, so that it need not be read."""
@@ -198,7 +198,7 @@ class NotificationDispatcher:
         """Fold what was open when the cursor was stored, and drop messages for receivers that are gone."""
         self._stored = await self._journal.cursor(CURSOR)
         self._stored_troubles = seq = min(await self._journal.cursor(TROUBLES_CURSOR), self._stored)
-        troubles, incidents = Troubles(), Incidents()
+        troubles, incidents = Troubles(), KnownIncidents()
         while seq < self._stored and (records := await self._journal.since(seq, limit=BATCH)):
             for record in records:
                 if record.seq <= self._stored:
@@ -231,7 +231,7 @@ class NotificationDispatcher:
             await self._journal.enqueue([], TROUBLES_CURSOR, start)
             self._stored_troubles = start
 
-    async def _words(self, record: Record, troubles: Troubles, incidents: Incidents) -> tuple[Envelope, ...]:
+    async def _words(self, record: Record, troubles: Troubles, incidents: KnownIncidents) -> tuple[Envelope, ...]:
         """What a fact is worth; `incidents` are those before it, and after it when this returns."""
         told = presenter.is_told(record)
         try:
@@ -245,7 +245,7 @@ class NotificationDispatcher:
             self._log.error("no words for a fact", stream=record.stream, n=record.n, error=type(error).__name__)
             return (presenter.wordless(record),)
 
-    async def _about(self, stream: str, before: int, incidents: Incidents) -> Incident | None:
+    async def _about(self, stream: str, before: int, incidents: KnownIncidents) -> Incident | None:
         """The incident of a stream as it was before a place; only one that ended long ago is read."""
         if incidents.of(stream) is None and stream == incident_stream(name_in(stream)):
             found = fold_incident(one for one in await self._journal.read(stream) if one.seq < before)

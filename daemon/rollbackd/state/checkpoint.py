@@ -20,7 +20,7 @@ from rollbackd.incident.life import Incident
 from rollbackd.journal.offline import records_until
 from rollbackd.journal.place import checkpoint_of
 from rollbackd.policy.ledger import FleetLedger, ServiceLedger
-from rollbackd.state.incidents import Incidents
+from rollbackd.state.incidents import KnownIncidents
 from rollbackd.state.projection import Counts, Projection
 from rollbackd.system import log
 from rollbackd.system.supervisor import write_durably
@@ -167,7 +167,7 @@ def _written(projection: Projection) -> Iterator[bytes]:
 
 def _read(lines: list[bytes], seq: int) -> Projection:
     fleet = _fleet().validate_json(lines[0])
-    incidents = Incidents()
+    incidents = KnownIncidents()
     for incident in fleet.incidents:
         incidents.keep(incident)
     services = {}

@@ -12,15 +12,15 @@ KEPT_ENDED = 200
 
 
 @dataclass(slots=True)
-class Incidents:
+class KnownIncidents:
     """The open incidents, and the newest of those that have ended."""
 
     open: dict[str, Incident] = field(default_factory=dict)
     ended: dict[str, Incident] = field(default_factory=dict)
     """The one with the newest fact last."""
 
-    def copy(self) -> "Incidents":
-        return Incidents(dict(self.open), dict(self.ended))
+    def copy(self) -> "KnownIncidents":
+        return KnownIncidents(dict(self.open), dict(self.ended))
 
     def of(self, stream: str) -> Incident | None:
         """The incident of a stream; None when it is of none, or of one that ended too long ago."""

@@ -8,7 +8,7 @@ from typing import Any
 from rollbackd.facts import ClockPassed, Ended, Escalated, Opening, Record, Rising
 from rollbackd.model import FLEET, service_stream
 from rollbackd.policy.ledger import FleetLedger, ServiceLedger, fold_fleet, fold_service
-from rollbackd.state.incidents import Incidents
+from rollbackd.state.incidents import KnownIncidents
 
 _UNKNOWN = ServiceLedger()
 _SERVICE = service_stream("")
@@ -64,7 +64,7 @@ class Projection:
     """The place of the last fact that it knows."""
     fleet: FleetLedger = field(default_factory=FleetLedger)
     services: dict[str, ServiceLedger] = field(default_factory=dict)
-    incidents: Incidents = field(default_factory=Incidents)
+    incidents: KnownIncidents = field(default_factory=KnownIncidents)
     counts: Counts = field(default_factory=Counts)
 
     def copy(self) -> "Projection":
