@@ -243,7 +243,7 @@ class NotificationDispatcher:
             raise
         except Exception as error:  # noqa: BLE001  # a fact that has no words must not silence all that come after it
             self._log.error("no words for a fact", stream=record.stream, n=record.n, error=type(error).__name__)
-            return (presenter.wordless(record),)
+            return (presenter.wordless(record),) if told else ()
 
     async def _about(self, stream: str, before: int, incidents: KnownIncidents) -> Incident | None:
         """The incident of a stream as it was before a place; only one that ended long ago is read."""
