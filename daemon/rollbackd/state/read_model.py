@@ -73,13 +73,14 @@ class ReadModel:
         if self._behind:
             await self.refresh()
         stream = incident_stream(name)
-        known = self._projection.incidents.of(stream)
-        if known is None:
-            seq = self.seq
-            known = fold(await self.journal.read(stream))
-            if known is not None and seq == self.seq:  # else it may lack what was written meanwhile
-                self._projection.incidents.keep(known)
-        return known
+        incidents = self._projection.incidents
+        found = incidents.of(stream)
+        if found is None:
+            seq, read = self.seq, fold(await self.journal.read(stream))
+            found = incidents.of(stream) or read
+            if found is not None and seq == self.seq:  # else it may lack what was written meanwhile
+                incidents.keep(found)
+        return found
 
     def open_incidents(self) -> list[str]:
         """The ids of all open ones."""
