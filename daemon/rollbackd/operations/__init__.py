@@ -19,14 +19,7 @@ from rollbackd.signals.events import Posted
 from rollbackd.signals.intake import EventReceipt
 from rollbackd.signals.webhook import WebhookPayload
 
-__all__ = [
-    "IncidentAnswer",
-    "InvalidOrder",
-    "Operations",
-    "OperationsParts",
-    "OrderRefused",
-    "UnknownName",
-]
+__all__ = ["IncidentAnswer", "InvalidOrder", "Operations", "OperationsParts", "OrderRefused", "UnknownName"]
 
 
 class Operations(

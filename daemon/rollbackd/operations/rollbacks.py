@@ -12,16 +12,7 @@ from rollbackd.decision.refusals import InvalidOrder, OrderRefused, UnknownName
 from rollbackd.incident.life import Incident
 from rollbackd.incident.spec import PlanSpec
 from rollbackd.journal import Entry, JournalUnavailable
-from rollbackd.model import (
-    DAEMON,
-    Action,
-    Change,
-    Decision,
-    Request,
-    Trigger,
-    incident_stream,
-    service_stream,
-)
+from rollbackd.model import DAEMON, Action, Change, Decision, Request, Trigger, incident_stream, service_stream
 from rollbackd.operations.base import OperationsParts
 from rollbackd.operations.drills import DrillOperations
 from rollbackd.policy.decide import decide
