@@ -80,9 +80,8 @@ class CommandSettings(Settings):
         if any(bracket) and not all(bracket):
             raise ValueError("a bracket needs all of `inside`, `enter` and `leave`; give all three or none")
         if (self.current is None) != (self.releases is None):
-            raise ValueError(
-                "`current` and `releases` belong together; give both, or none for a layer without releases"
-            )
+            text = "`current` and `releases` belong together; give both, or none for a layer without releases"
+            raise ValueError(text)
         if self.apply is None and not any(bracket):
             raise ValueError("nothing can be done with this layer; give `apply`, or `inside`, `enter` and `leave`")
         if self.apply is None and self.current is not None:
@@ -165,11 +164,8 @@ class CommandAdapter(StepAdapter[CommandSettings]):
         if not texts and settings.ready is not None:
             finished = await self._run(settings.ready)
             if not finished.ok:
-                said = [
-                    self._spawner.clean(line)
-                    for line in finished.stdout.decode(errors="replace").splitlines()
-                    if line.strip()
-                ]
+                lines = finished.stdout.decode(errors="replace").splitlines()
+                said = [self._spawner.clean(line) for line in lines if line.strip()]
                 texts = said[:20] or [f"`{_shown(settings.ready)}`: {finished.ending}"]
         return texts
 
@@ -204,13 +200,9 @@ class CommandAdapter(StepAdapter[CommandSettings]):
 
     # -- running --------------------------------------------------------------------------------
     async def _effect(self, argv: Sequence[str], trace: Trace, name: str, change: Change, lock: Lock) -> Recorded:
-        return await self._spawner.run_recorded(
-            argv,
-            record=trace.record(name),
-            lock=lock,
-            timeout=self._settings.timeout,
-            env=environment(self._place, change),
-        )
+        record, env = trace.record(name), environment(self._place, change)
+        timeout = self._settings.timeout
+        return await self._spawner.run_recorded(argv, record=record, lock=lock, timeout=timeout, env=env)
 
     async def _run(self, argv: Sequence[str], change: Change | None = None) -> Finished:
         with as_adapter_errors():
@@ -245,14 +237,8 @@ class CommandAdapter(StepAdapter[CommandSettings]):
             created = None if known.get("created") is None else _TIME.validate_python(known["created"])
         except ValidationError:
             raise self._wrong(f"{self._quoted(str(known['created']))} is not a time; print it as RFC 3339") from None
-        release = Release(
-            id=known["id"].strip(),
-            label=one_line(str(known.get("label") or "")),
-            created=created,
-            good=known.get("good") is True,
-        )
-        check_id(release)
-        return release
+        label, good = one_line(str(known.get("label") or "")), known.get("good") is True
+        return check_id(Release(known["id"].strip(), label, created, good))
 
     def _quoted(self, text: str) -> str:
         return show(one_line(self._spawner.clean(text)))

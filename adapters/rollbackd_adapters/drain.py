@@ -178,10 +178,8 @@ class DrainAdapter(BracketAdapter[DrainSettings]):
         await self._reopen(key, trace, lock)
         limit = format_duration(self._settings.limit)
         remedy = "Mend that" if left.startswith(_UNCOUNTED) else "End them, or make `limit` longer"
-        raise AdapterError(
-            f"{self._place.layer}: {left} after {limit}; new ones are taken again. {remedy}",
-            permanent=True,
-        )
+        text = f"{self._place.layer}: {left} after {limit}; new ones are taken again. {remedy}"
+        raise AdapterError(text, permanent=True)
 
     async def leave(self, key: str) -> None:
         trace = self._trace(key)
@@ -228,11 +226,11 @@ class DrainAdapter(BracketAdapter[DrainSettings]):
             return await self._counted(self._settings.http.sessions)
         assert self._settings.command is not None
         assert self._settings.command.sessions is not None
-        said = (await self._output(self._settings.command.sessions)).strip()
+        finished = await self._must(self._settings.command.sessions)
+        said = finished.stdout.decode(errors="replace").strip()
         if re.fullmatch(r"\d{1,12}", said) is None:
-            raise AdapterError(
-                f"{show(one_line(self._spawner.clean(said)))} is not a number of sessions", permanent=False
-            )
+            text = f"{show(one_line(self._spawner.clean(said)))} is not a number of sessions"
+            raise AdapterError(text, permanent=False)
         return int(said)
 
     async def _containers(self) -> int:
@@ -264,16 +262,13 @@ class DrainAdapter(BracketAdapter[DrainSettings]):
             web.accepted(done, self._place)
             return
         argv: Sequence[str] = getattr(self._settings.command, way)
-        change = Change(self._place.layer, NO_RELEASE, NO_RELEASE, key=key)
+        await self._must(argv, Change(self._place.layer, NO_RELEASE, NO_RELEASE, key=key), lock)
+
+    async def _must(self, argv: Sequence[str], change: Change | None = None, lock: Lock | None = None) -> Finished:
         finished = await self._run(argv, change, lock)
         if not finished.ok:
             raise AdapterError(_failed(finished), permanent=False, evidence=finished.tail)
-
-    async def _output(self, argv: Sequence[str]) -> str:
-        finished = await self._run(argv)
-        if not finished.ok:
-            raise AdapterError(_failed(finished), permanent=False, evidence=finished.tail)
-        return finished.stdout.decode(errors="replace")
+        return finished
 
     async def _run(self, argv: Sequence[str], change: Change | None = None, lock: Lock | None = None) -> Finished:
         with as_adapter_errors():

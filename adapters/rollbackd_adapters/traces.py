@@ -29,6 +29,7 @@ def safe_name(key: str) -> str:
 def write_facts(path: Path, facts: object) -> None:
     """Write JSON to a file in a layer's scratch. :raises AdapterError: not permanent, when it cannot be written."""
     try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_durably(path, json.dumps(facts).encode())
     except OSError as error:
         raise AdapterError(f"{path}: {error.strerror}; make room there", permanent=False) from error

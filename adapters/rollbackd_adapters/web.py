@@ -136,12 +136,7 @@ async def ask(question: Question, place: Place, words: Mapping[str, str], timeou
 
 
 async def call(
-    call: Call,
-    place: Place,
-    words: Mapping[str, str],
-    timeout: timedelta,
-    *,
-    headers: Mapping[str, str] | None = None,
+    call: Call, place: Place, words: Mapping[str, str], timeout: timedelta, *, headers: Mapping[str, str] | None = None
 ) -> HttpReply:
     """Send the request once: no redirect is followed, nothing is repeated. Without an answer it may have been done.
 
@@ -175,7 +170,8 @@ async def _send(
     data = None if body is None else json.dumps(_filled(body, words)).encode()
     kind = {} if data is None else {"Content-Type": "application/json"}
     url = _in_url(question.url, words)
-    where = _where(method, url)
+    parts = urlsplit(url)
+    where = one_line(f"{method} {parts.scheme}://{parts.netloc}{parts.path}")
     headers = {**_headers(question, place, words, where), **kind, **more}
     try:
         async with asyncio.timeout(timeout.total_seconds()), http_client.lone_session() as session:
@@ -232,8 +228,3 @@ def _in_url(url: str, words: Mapping[str, str]) -> str:
         if (word := words.get(name, "")) and not word.strip("."):
             raise AdapterError(f"{{{name}}} is {show(word)}, which cannot be part of a URL", permanent=True)
     return _WORD.sub(lambda found: quote(words.get(found[1], ""), safe=""), url)
-
-
-def _where(method: str, url: str) -> str:
-    parts = urlsplit(url)
-    return one_line(f"{method} {parts.scheme}://{parts.netloc}{parts.path}")

@@ -51,7 +51,7 @@ def replace(path: Path, text: str, seen: FileRead) -> None:
     try:
         _write(temporary, text.encode(errors="surrogateescape"), path, seen.stat)
         boundary("env.written")
-        if _moved(path.lstat(), seen.stat):
+        if _identity(path.lstat()) != _identity(seen.stat):
             raise AdapterError(f"{path} was changed just now by somebody else; looking again", permanent=False)
         temporary.replace(path)
         boundary("env.renamed")
@@ -102,19 +102,15 @@ def _copy_attributes(like: Path, fd: int) -> None:
                 raise
 
 
-def _moved(now: os.stat_result, then: os.stat_result) -> bool:
-    def key(found: os.stat_result) -> tuple[int, ...]:
-        return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_size
-
-    return key(now) != key(then)
+def _identity(found: os.stat_result) -> tuple[int, ...]:
+    return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_size
 
 
 def _mounts() -> set[str]:
-    try:
+    with contextlib.suppress(OSError):
         lines = Path("/proc/self/mountinfo").read_text(errors="replace").splitlines()
-    except OSError:
-        return set()
-    return {line.split()[4] for line in lines if len(line.split()) > 4}
+        return {line.split()[4] for line in lines}
+    return set()
 
 
 def _hint(error: OSError) -> str:

@@ -8,14 +8,17 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from rollbackd.system.spawner import sync_directory
 from rollbackd_adapters.env.text import Content, Value
 
+_CONTENT: TypeAdapter[dict[str, Value | None]] = TypeAdapter(dict[str, Value | None])
 _ABANDONED = 3600
 """Seconds after which a temporary file was left by a life that was killed."""
 
@@ -28,23 +31,12 @@ def content_id(content: Content) -> str:
 
 def dumped(content: Content) -> dict[str, Any]:
     """As JSON."""
-    return {
-        name: None if value is None else {"text": value.text, "expands": value.expands, "written": value.written}
-        for name, value in content.items()
-    }
+    return {name: value and asdict(value) for name, value in content.items()}
 
 
-def loaded(data: Mapping[str, Any]) -> Content:
+def loaded(data: object) -> Content:
     """From JSON. :raises ValueError: it is no content."""
-    try:
-        return {
-            name: None
-            if value is None
-            else Value(str(value["text"]), bool(value["expands"]), None if (w := value["written"]) is None else str(w))
-            for name, value in data.items()
-        }
-    except (AttributeError, KeyError, TypeError) as error:
-        raise ValueError(f"no content: {error}") from error
+    return _CONTENT.validate_python(data)
 
 
 class ContentHistory:
@@ -78,7 +70,8 @@ class ContentHistory:
             raise
         sync_directory(self.directory)
         self._last = name
-        for old in (*self._files()[self._keep :], *self._abandoned(now)):
+        abandoned = (path for path in self.directory.glob(".*") if now.timestamp() - _changed(path) > _ABANDONED)
+        for old in (*self._files()[self._keep :], *abandoned):
             old.unlink(missing_ok=True)
 
     def recall(self, names: tuple[str, ...]) -> list[tuple[Content, datetime]]:
@@ -93,18 +86,10 @@ class ContentHistory:
         return found
 
     def _files(self) -> list[Path]:
-        def seen(path: Path) -> float:
-            with contextlib.suppress(OSError):
-                return path.stat().st_mtime
-            return 0.0
+        return sorted(self.directory.glob("[0-9a-f]*.json"), key=_changed, reverse=True)
 
-        return sorted(self.directory.glob("[0-9a-f]*.json"), key=seen, reverse=True)
 
-    def _abandoned(self, now: datetime) -> list[Path]:
-        """Temporary files of a life that was killed while it wrote."""
-        found = []
-        for path in self.directory.glob(".*"):
-            with contextlib.suppress(OSError):
-                if now.timestamp() - path.stat().st_mtime > _ABANDONED:
-                    found.append(path)
-        return found
+def _changed(path: Path) -> float:
+    with contextlib.suppress(OSError):  # it went just now
+        return path.stat().st_mtime
+    return 0.0

@@ -28,7 +28,6 @@ _BARE = {
     "shell": re.compile(r"(?:\\[\s\S]|[^ \t\r\n'\"\\;&|<>()])+"),
     "systemd": re.compile(r"(?:\\[\s\S]|[^\r\n\\])+"),
 }
-_BLANK = re.compile(r"[ \t]*")
 _SINGLE = re.compile(r"'([^']*)'")
 _DOUBLE = re.compile(r'"((?:\\[\s\S]|[^"\\])*)"')
 _ESCAPED = re.compile(r"\\([\s\S])")
@@ -159,7 +158,9 @@ class EnvText:
             following = "" if quote else self._text[found.end() : found.end() + 1]  # a quote after `$` is bash's own
             expands = expands or (quote != "'" and self._expands(written + following, quoted=bool(quote)))
             ends = found.end() if quote else found.start() + len(written)
-            at = found.end() if self._syntax == "shell" else _skip_blank(self._text, found.end())
+            at = found.end()
+            while self._syntax == "systemd" and self._text[at : at + 1] in {" ", "\t"}:
+                at += 1
         whole = self._text[start:ends]
         return Value(whole if expands else text, expands, whole), ends
 
@@ -203,11 +204,6 @@ def quoted(text: str, like: str = "") -> str:
     if "'" not in text and (like[:1] == "'" or not plain) and like[:1] != '"':
         return f"'{text}'"
     return '"' + re.sub(r'(["\\`$])', r"\\\1", text) + '"'
-
-
-def _skip_blank(text: str, at: int) -> int:
-    found = _BLANK.match(text, at)
-    return found.end() if found is not None else at
 
 
 def _trimmed(written: str) -> str:

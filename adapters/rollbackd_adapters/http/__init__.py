@@ -132,9 +132,8 @@ class HttpAdapter(StepAdapter[HttpSettings]):
             return _Said(Progress.DONE)
         if told.failed or begun is None or (told.progress is Progress.DONE and not self.traits.releases):
             return told
-        if self._is_fresh(begun):
-            return _Said(Progress.RUNNING, told.words or f"{one_line(change.before.name)} still runs")
-        return _Said(Progress.NOT_STARTED, told.words or f"{one_line(change.before.name)} still runs")
+        progress = Progress.RUNNING if self._is_fresh(begun) else Progress.NOT_STARTED
+        return _Said(progress, told.words or f"{one_line(change.before.name)} still runs")
 
     async def _told(self, change: Change, begun: dict[str, Any] | None) -> _Said:
         """What the progress URL says of our own work. Before that has begun it could only mean another's."""
@@ -200,9 +199,8 @@ class HttpAdapter(StepAdapter[HttpSettings]):
             late = f"no answer within {format_duration(self._settings.request_timeout)}"
             words = (getattr(error, "strerror", None) or str(error)).lower()
             reason = late if isinstance(error, TimeoutError) else words
-            raise AdapterError(
-                f"{parts.hostname}:{port}, where `apply` goes, cannot be reached: {reason}", permanent=False
-            ) from None
+            text = f"{parts.hostname}:{port}, where `apply` goes, cannot be reached: {reason}"
+            raise AdapterError(text, permanent=False) from None
         writer.close()
         with contextlib.suppress(OSError):
             await writer.wait_closed()

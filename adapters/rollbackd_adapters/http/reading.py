@@ -38,10 +38,9 @@ def _checked(found: object, label: str, created: object, answer: HttpReply) -> R
         raise AdapterError(f"{where}: {answer.quoted(str(found))} is no release's id; correct `json`", permanent=False)
     release = Release(str(found).strip(), label, _time(created, answer))
     try:
-        check_id(release)
+        return check_id(release)
     except AdapterError as error:
         raise AdapterError(f"{where}: {answer.clean(str(error))}", permanent=False) from None
-    return release
 
 
 def _there(item: object, path: str) -> object:

@@ -98,9 +98,8 @@ class HttpSettings(Settings):
     @model_validator(mode="after")
     def _whole(self) -> Self:
         if (self.current is None) != (self.releases is None):
-            raise ValueError(
-                "`current` and `releases` belong together; give both, or none for a layer without releases"
-            )
+            text = "`current` and `releases` belong together; give both, or none for a layer without releases"
+            raise ValueError(text)
         if self.current is None and self.progress is None:
             raise ValueError("nothing tells whether `apply` worked; give `progress`, or `current` and `releases`")
         if self.current is not None and "{after}" not in f"{self.apply.url} {self.apply.headers} {self.apply.body}":

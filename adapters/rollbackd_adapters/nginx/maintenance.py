@@ -73,7 +73,6 @@ class Maintenance(LayerAdapter[NginxSettings]):
             ) from error
 
     def _note(self, *, wanted: bool, loaded: bool) -> None:
-        self._record.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_facts(self._record, {"wanted": wanted, "loaded": loaded})
 
     async def _problems(self) -> list[str]:

@@ -98,11 +98,10 @@ class Switch(LayerPart[NginxSettings]):
 
     async def _loads_again(self, lock: Lock) -> bool:
         """Whether nginx loads the link that was put back, so that a later try finds serving what the link says."""
-        try:
+        with suppress(AdapterError):  # the first failure is told
             await self._load(text_shown(""), lock)
-        except AdapterError:
-            return False  # the first failure is told
-        return True
+            return True
+        return False
 
     def _lead(self, target: Path | None) -> None:
         """Replace the link by rename, made under a name that no `*.conf` includes; on disk when this returns."""
@@ -170,10 +169,8 @@ class Switch(LayerPart[NginxSettings]):
         confirm = self._settings.confirm
         wanted = "no new workers" if confirm is None else f"{confirm.url} did not show it"
         limit = format_duration(self._settings.timeout)
-        return _NotSeen(
-            f"nginx was told to reload, but {wanted} within {limit}; its error log says why. The link is put back",
-            permanent=False,
-        )
+        text = f"nginx was told to reload, but {wanted} within {limit}; its error log says why. The link is put back"
+        return _NotSeen(text, permanent=False)
 
     async def _run(self, argv: Sequence[str], lock: Lock | None = None) -> Finished:
         with as_adapter_errors():
@@ -194,9 +191,8 @@ class Switch(LayerPart[NginxSettings]):
     # -- before anything is touched -------------------------------------------------------------
     async def problems(self, files: Sequence[Path]) -> list[str]:
         """Why a switch to one of these files could not work now. Read only."""
-        found = missing_programs(
-            self._spawner, (argv[0] for argv in (self._settings.test, self._settings.reload) if argv)
-        )
+        commands = (self._settings.test, self._settings.reload)
+        found = missing_programs(self._spawner, (argv[0] for argv in commands if argv))
         found += [f"{path}: no such file; write it, or correct the path" for path in files if not path.is_file()]
         directory = self._link.parent
         if not directory.is_dir():

@@ -52,12 +52,10 @@ class BlueGreen(StepAdapter[NginxSettings]):
         present = await self.current()
         if self._linked() not in {change.before, change.after}:  # somebody is on his way with it
             return Progress.SUPERSEDED
-        if trace.done is not None or trace.begun is None:
-            if present == change.after:
-                return Progress.DONE
-            untouched = trace.done is None and present == change.before
-            return Progress.NOT_STARTED if untouched else Progress.SUPERSEDED
-        return Progress.NOT_STARTED if present in {change.before, change.after} else Progress.SUPERSEDED
+        if present == change.after and (trace.done is not None or trace.begun is None):
+            return Progress.DONE
+        waits = trace.done is None and present in {change.before, change.after}
+        return Progress.NOT_STARTED if waits else Progress.SUPERSEDED
 
     async def _elsewhere(self) -> str:
         return (
@@ -86,12 +84,9 @@ class BlueGreen(StepAdapter[NginxSettings]):
             try:
                 accepted(await ask(Question(url=url), self._place, words_of(self._place), limit), self._place)
             except AdapterError as error:
-                raise AdapterError(
-                    f"{name} is not healthy, so the traffic stays where it is ({number} of {self._upstream.times}): "
-                    f"{error}",
-                    permanent=False,
-                    evidence=error.evidence,
-                ) from error
+                which = f"{number} of {self._upstream.times}"
+                text = f"{name} is not healthy, so the traffic stays where it is ({which}): {error}"
+                raise AdapterError(text, permanent=False, evidence=error.evidence) from error
 
     async def _problems(self) -> list[str]:
         try:

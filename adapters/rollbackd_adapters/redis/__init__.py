@@ -46,12 +46,6 @@ class RedisAdapter(StepAdapter[RedisSettings]):
         self._reversible = not settings.holds_data
         self._log = log.get("redis").bind(service=place.service, layer=place.layer)
 
-    async def current(self) -> Release:
-        raise AdapterError(f"{self._place.layer} has no releases; see its `traits`", permanent=True)
-
-    async def releases(self) -> Sequence[Release]:
-        return []
-
     async def plan(self, target: Release) -> Change:
         settings = self._settings
         if settings.flush:

@@ -72,15 +72,12 @@ class Connection:
             async with asyncio.timeout(self._settings.request_timeout.total_seconds()):
                 yield
         except TimeoutError:
-            raise self._silent() from None
+            limit = format_duration(self._settings.request_timeout)
+            raise AdapterError(f"{self._settings.where}: no answer within {limit}", permanent=False) from None
         except ResponseError as error:
             raise _refused(error, self._settings.where) from None
         except (RedisError, OSError) as error:
             raise _broken(error, self._settings.where) from None
-
-    def _silent(self) -> AdapterError:
-        limit = format_duration(self._settings.request_timeout)
-        return AdapterError(f"{self._settings.where}: no answer within {limit}", permanent=False)
 
 
 @contextlib.asynccontextmanager

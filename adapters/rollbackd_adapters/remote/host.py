@@ -95,24 +95,19 @@ class Host(LayerPart[RemoteSettings]):
             )
         if self.layer not in hello.layers:
             served = ", ".join(map(one_line, hello.layers)) or "none"
-            raise AdapterError(
-                f'{self.destination} does not serve a layer "{self.layer}"; it serves: {served}', permanent=True
-            )
+            text = f'{self.destination} does not serve a layer "{self.layer}"; it serves: {served}'
+            raise AdapterError(text, permanent=True)
         return hello
 
     def _answer(self, heard: Heard, finished: Finished, number: int, name: str) -> Any:
-        answer: WireAnswer | None = heard.answers.get(number)
-        if answer is None and (refused := heard.answers.get(0)) is not None:
-            answer = refused
+        answer: WireAnswer | None = heard.answers.get(number) or heard.answers.get(0)
         if answer is None:
             raise LostError(f"{self.destination}: {_lost(finished)} while it was asked to {name}", permanent=False)
         if answer.error is not None:
             message = self._spawner.clean(answer.error.message)[:2000]
-            raise AdapterError(
-                f"{self.destination}: {message}",
-                permanent=answer.error.permanent,
-                evidence=self._spawner.clean(answer.error.evidence)[-(2**14) :],
-            )
+            evidence = self._spawner.clean(answer.error.evidence)[-(2**14) :]
+            permanent = answer.error.permanent
+            raise AdapterError(f"{self.destination}: {message}", permanent=permanent, evidence=evidence)
         try:
             return wire.method(name).read_result(answer.result)
         except WireError as error:

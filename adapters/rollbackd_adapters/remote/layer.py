@@ -89,16 +89,14 @@ class RemoteAdapter(LayerAdapter[RemoteSettings]):
 
     # -- as a bracket ---------------------------------------------------------------------------
     async def inside(self, key: str) -> bool:
-        answer: bool = await self._hosts[0].ask("inside", key=key)
-        return answer
+        return await self._hosts[0].ask("inside", key=key)  # type: ignore[no-any-return]
 
     async def enter(self, key: str) -> None:
         await self._hosts[0].order(("enter", {"key": key}))
 
     async def note(self, key: str) -> str:
         """:raises AdapterError: also when what is there has nothing to tell, ever."""
-        said: str = await self._hosts[0].ask("note", key=key)
-        return said
+        return await self._hosts[0].ask("note", key=key)  # type: ignore[no-any-return]
 
     async def leave(self, key: str) -> None:
         await self._hosts[0].order(("leave", {"key": key}))

@@ -76,42 +76,26 @@ def limited(limit: timedelta) -> list[str]:
 
 def no_hello(destination: str, finished: Finished, settings: RemoteSettings) -> AdapterError:
     """Why the other side said nothing that we understand."""
-    said = finished.stderr.lower()
+    said, evidence = finished.stderr.lower(), finished.tail
     last = one_line(finished.stderr.strip().rpartition("\n")[2])
     if finished.timed_out:
         limit = f"{finished.took.total_seconds():.0f}s"
-        return HostUnreachableError(
-            f"{destination}: not a word within {limit}; that host hangs, or what it runs for our key does: look there",
-            permanent=False,
-            evidence=finished.tail,
-        )
+        text = f"not a word within {limit}; that host hangs, or what it runs for our key does: look there"
+        return HostUnreachableError(f"{destination}: {text}", permanent=False, evidence=evidence)
     if finished.code == _CANNOT_CONNECT:
-        for text, meaning in _NOT_TRUSTED:
-            if text in said:
-                keys = f"compare it, then put it into {settings.known_hosts or 'known_hosts'}"
-                return AdapterError(
-                    f"{destination}: {meaning.format(keys=keys)}", permanent=True, evidence=finished.tail
-                )
-        return HostUnreachableError(
-            f"{destination} cannot be reached: {last or 'the connection was closed'}",
-            permanent=False,
-            evidence=finished.tail,
-        )
+        if meaning := next((means for text, means in _NOT_TRUSTED if text in said), ""):
+            keys = f"compare it, then put it into {settings.known_hosts or 'known_hosts'}"
+            return AdapterError(f"{destination}: {meaning.format(keys=keys)}", permanent=True, evidence=evidence)
+        text = f"{destination} cannot be reached: {last or 'the connection was closed'}"
+        return HostUnreachableError(text, permanent=False, evidence=evidence)
     if finished.code == _NO_PROGRAM:
-        return AdapterError(
-            f"{destination}: no rollbackd there in the login's PATH ({last}); install it, or give a forced command",
-            permanent=True,
-            evidence=finished.tail,
+        text = f"no rollbackd there in the login's PATH ({last}); install it, or give a forced command"
+    elif finished.code == _NOT_EXECUTABLE:
+        text = f"what is to answer there cannot be run ({last}); correct the forced command"
+    else:
+        text = (
+            f"`{COMMAND}` did not answer there ({finished.ending}): {last or 'it does not say why'}; "
+            "`rollbackd layer --list` on that host says what is wrong"
         )
-    if finished.code == _NOT_EXECUTABLE:
-        return AdapterError(
-            f"{destination}: what is to answer there cannot be run ({last}); correct the forced command",
-            permanent=True,
-            evidence=finished.tail,
-        )
-    return AdapterError(
-        f"{destination}: `{COMMAND}` did not answer there ({finished.ending}): {last or 'it does not say why'}; "
-        "`rollbackd layer --list` on that host says what is wrong",
-        permanent=False,
-        evidence=finished.tail,
-    )
+    permanent = finished.code in {_NO_PROGRAM, _NOT_EXECUTABLE}
+    return AdapterError(f"{destination}: {text}", permanent=permanent, evidence=evidence)

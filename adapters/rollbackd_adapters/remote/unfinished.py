@@ -10,7 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from rollbackd.adapter import AdapterError
 from rollbackd.model import Change
-from rollbackd.system.spawner import write_durably
+from rollbackd_adapters.traces import write_facts
 
 _CHANGE: TypeAdapter[Change] = TypeAdapter(Change)
 
@@ -23,14 +23,7 @@ class UnfinishedChange:
 
     async def begin(self, change: Change) -> None:
         """Before it is sent. :raises AdapterError: it cannot be written, so nothing may be sent."""
-        try:
-            await asyncio.to_thread(self._write, _CHANGE.dump_json(change))
-        except OSError as error:
-            raise AdapterError(f"{self._path}: {error.strerror}; make room there", permanent=False) from error
-
-    def _write(self, data: bytes) -> None:
-        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_durably(self._path, data)
+        await asyncio.to_thread(write_facts, self._path, _CHANGE.dump_python(change, mode="json"))
 
     async def end(self) -> None:
         """Forget it: the host has arrived."""

@@ -77,13 +77,13 @@ class SystemdAdapter(StepAdapter[SystemdSettings]):
         """Have one unit restarted or reloaded, unless this change did it already; wait until it is active."""
         action = self._settings.action
         (unit,) = await self._manager.look([name])
-        self._usable(unit)
+        self._check_usable([unit])
         began = trace.known.get("before", {}).get(name)
         if began is not None:
             unit = await self._watch.arrived(unit)
         if began is None or self._mark(unit) in {"", began}:
             if began is None:
-                self._note(trace, name, self._mark(unit))
+                trace.begin(before={**trace.known.get("before", {}), name: self._mark(unit)})
             if action != "reload":
                 await self._manager.forgive(name, lock)
             await self._ask(position, name, trace, lock)
@@ -116,9 +116,6 @@ class SystemdAdapter(StepAdapter[SystemdSettings]):
             return unit["InvocationID"]
         return f"{unit['InvocationID']}/{unit['StateChangeTimestampMonotonic']}"
 
-    def _note(self, trace: Trace, name: str, mark: str) -> None:
-        trace.begin(before={**trace.known.get("before", {}), name: mark})
-
     def _forget(self, trace: Trace, names: Sequence[str]) -> None:
         """Forget the units that failed, so that the next attempt asks for them anew."""
         begun = trace.known
@@ -142,8 +139,7 @@ class SystemdAdapter(StepAdapter[SystemdSettings]):
         async with holding(self._spawner, self.resource, self._settings.timeout) as lock:
             begun, inside = trace.known, await self._inside(trace)
             units = await self._manager.look(self._settings.units)
-            for unit in units:
-                self._usable(unit)
+            self._check_usable(units)
             running = [unit for unit in units if not unit.down]
             if inside and not running:
                 return
@@ -155,9 +151,8 @@ class SystemdAdapter(StepAdapter[SystemdSettings]):
             try:
                 await self._stop([unit.name for unit in reversed(running)], lock)
             except AdapterError:
-                await self._undo(
-                    trace, [unit.name for unit in units if unit.name in stopped and unit not in broke], lock
-                )
+                ran = [unit.name for unit in units if unit.name in stopped and unit not in broke]
+                await self._undo(trace, ran, lock)
                 raise
             trace.begin(entered=True)
 
@@ -201,7 +196,6 @@ class SystemdAdapter(StepAdapter[SystemdSettings]):
         """The traces of a bracket, apart from those of a step of the same layer."""
         return Trace(self._place.scratch, Change(self._place.layer, NO_RELEASE, NO_RELEASE, key=f"{key}/bracket"))
 
-    # -- errors ---------------------------------------------------------------------------------
-    def _usable(self, unit: SystemdUnit) -> None:
-        if unit.trouble:
-            raise AdapterError(unit.trouble, permanent=True)
+    def _check_usable(self, units: Sequence[SystemdUnit]) -> None:
+        if trouble := next((unit.trouble for unit in units if unit.trouble), ""):
+            raise AdapterError(trouble, permanent=True)

@@ -19,24 +19,8 @@ _ASK = timedelta(seconds=10)
 _LINES = "20"
 _FIXED = ("--no-ask-password", "--no-pager")
 _PROPERTIES = (
-    "ActiveState",
-    "CanReload",
-    "CanStart",
-    "CanStop",
-    "ConditionResult",
-    "ConditionTimestampMonotonic",
-    "InvocationID",
-    "Job",
-    "LoadError",
-    "LoadState",
-    "NRestarts",
-    "ReloadResult",
-    "RemainAfterExit",
-    "Result",
-    "StateChangeTimestampMonotonic",
-    "SubState",
-    "TriggeredBy",
-    "Type",
+    "ActiveState,CanReload,CanStart,CanStop,ConditionResult,ConditionTimestampMonotonic,InvocationID,Job,LoadError,"
+    "LoadState,NRestarts,ReloadResult,RemainAfterExit,Result,StateChangeTimestampMonotonic,SubState,TriggeredBy,Type"
 )
 _REFUSALS = ("access denied", "authentication required", "permission denied", "not authorized", "authorization")
 _HOPELESS = (*_REFUSALS, "is masked", "not found", "bad unit file setting", "refusing")
@@ -52,16 +36,6 @@ class SystemdUnit:
 
     def __getitem__(self, name: str) -> str:
         return self.said.get(name, "")
-
-    @property
-    def busy(self) -> bool:
-        """A job for it waits or runs."""
-        return self["Job"] not in {"", "0"}
-
-    @property
-    def loops(self) -> bool:
-        """The unit ended by itself and systemd waits to start it again."""
-        return self["SubState"] == "auto-restart"
 
     @property
     def down(self) -> bool:
@@ -92,10 +66,11 @@ class SystemdUnit:
 
     @property
     def moving(self) -> bool:
-        """The unit is on its way to another state, so it is worth waiting for."""
-        if self.busy:
-            return True
-        return self["ActiveState"] in {"activating", "deactivating", "reloading"} and not self.loops
+        """The unit is on its way to another state, so it is worth waiting for: by a job, or by itself, but not when it
+        ended and systemd waits to start it again.
+        """
+        on_its_way = self["ActiveState"] in {"activating", "deactivating", "reloading"}
+        return self["Job"] not in {"", "0"} or (on_its_way and self["SubState"] != "auto-restart")
 
     @property
     def state(self) -> str:
@@ -127,8 +102,7 @@ class Manager:
 
     async def look(self, names: Sequence[str]) -> list[SystemdUnit]:
         """The units in the order of their names. Read only. :raises AdapterError: systemd does not answer."""
-        properties = f"--property={','.join(_PROPERTIES)}"
-        finished = await self._run(("show", properties, "--", *names))
+        finished = await self._run(("show", f"--property={_PROPERTIES}", "--", *names))
         blocks = finished.stdout.decode(errors="replace").strip("\n").split("\n\n")
         if not finished.ok or len(blocks) != len(names):
             hint = "; does the system bus answer?" if finished.timed_out or "bus" in finished.stderr else ""
