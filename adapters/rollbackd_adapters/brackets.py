@@ -1,10 +1,9 @@
 """Layers that are only ever entered and left: they have no releases and are no steps. No I/O."""
 
-from collections.abc import Sequence
 from typing import NoReturn
 
 from rollbackd.adapter import AdapterError, Place
-from rollbackd.model import NO_RELEASE, Change, Progress, Release, Traits
+from rollbackd.model import NO_RELEASE, Change, Traits
 from rollbackd_adapters.base import LayerAdapter, SettingsT
 from rollbackd_adapters.traces import Trace
 
@@ -25,27 +24,14 @@ class BracketAdapter(LayerAdapter[SettingsT]):
 
     traits = Traits(releases=False, step=False, bracket=True)
 
-    async def current(self) -> Release:
-        self._no_step()
-
-    async def releases(self) -> Sequence[Release]:
-        self._no_step()
-
-    async def plan(self, _target: Release) -> Change:
-        self._no_step()
-
-    async def apply(self, _change: Change) -> None:
-        self._no_step()
-
-    async def progress(self, _change: Change) -> Progress:
-        self._no_step()
-
-    def _trace(self, key: str) -> Trace:
-        """What was written about this bracket for an incident."""
-        return Trace(self._place.scratch, Change(self._place.layer, NO_RELEASE, NO_RELEASE, key=key))
-
-    def _no_step(self) -> NoReturn:
+    async def _no_step(self, *_: object, **__: object) -> NoReturn:
         raise AdapterError(
             f"{self._place.layer} can only be entered and left; name it under `within`, not under `steps`",
             permanent=True,
         )
+
+    current = releases = plan = apply = progress = _no_step
+
+    def _trace(self, key: str) -> Trace:
+        """What was written about this bracket for an incident."""
+        return Trace(self._place.scratch, Change(self._place.layer, NO_RELEASE, NO_RELEASE, key=key))

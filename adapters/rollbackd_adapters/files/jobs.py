@@ -5,7 +5,8 @@ import contextlib
 import threading
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any, TypeVar
+from functools import partial
+from typing import TypeVar
 
 from rollbackd.adapter import AdapterError
 
@@ -45,12 +46,13 @@ class Jobs:
                 raise Stopped
 
         def body() -> None:
+            tell: Callable[[], None]
             try:
-                result, error = work(stop), None
+                tell = partial(answer.set_result, work(stop))
             except BaseException as failure:  # noqa: BLE001  # the thread's root: whatever it was, the waiting one hears it
-                result, error = None, failure
+                tell = partial(answer.set_exception, failure)
             with contextlib.suppress(RuntimeError):  # the loop is gone, and with it whoever waited
-                loop.call_soon_threadsafe(_settle, answer, result, error)
+                loop.call_soon_threadsafe(tell)
 
         thread = threading.Thread(target=body, name=f"files {self._name}", daemon=True)
         thread.start()
@@ -65,12 +67,3 @@ class Jobs:
             if answer.done() and not answer.cancelled():
                 answer.exception()  # it is known, and nobody asks for it any more
             raise
-
-
-def _settle(answer: asyncio.Future[T], result: Any, error: BaseException | None) -> None:
-    if answer.done():
-        return
-    if error is None:
-        answer.set_result(result)
-    else:
-        answer.set_exception(error)

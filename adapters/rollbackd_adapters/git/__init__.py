@@ -22,9 +22,7 @@ from typing import ClassVar
 
 from rollbackd.adapter import Needs, Place, Settings
 from rollbackd.model import Traits
-from rollbackd_adapters.git.checkout import Checkout
 from rollbackd_adapters.git.repo import resource_of
-from rollbackd_adapters.git.revert import Revert
 from rollbackd_adapters.git.settings import GitSettings
 from rollbackd_adapters.git.snapshots import TagSnapshots
 
@@ -38,8 +36,7 @@ class GitAdapter(TagSnapshots):
     traits = Traits()
 
     def __init__(self, settings: GitSettings, place: Place) -> None:
-        strategy = (Checkout if settings.strategy == "checkout" else Revert)(settings, place)
-        super().__init__(settings, place, strategy)
+        super().__init__(settings, place)
         branch = f"git-branch:{settings.remote}/{settings.branch} {os.path.realpath(settings.repo)}"
         whole = resource_of(settings) if settings.strategy == "checkout" else branch
         self.resource = " ".join((whole, *settings.paths))

@@ -14,7 +14,7 @@ from rollbackd.system.spawner import Lock, one_line
 from rollbackd_adapters.base import StepAdapter
 from rollbackd_adapters.git import lfs, ready, submodules
 from rollbackd_adapters.git.branches import Branches
-from rollbackd_adapters.git.damage import DAMAGED, damage_of, damaged, missing, unreadable
+from rollbackd_adapters.git.damage import DAMAGED, damage_of, missing, unreadable
 from rollbackd_adapters.git.overlooked import Beside, beside
 from rollbackd_adapters.git.ownership import give_back
 from rollbackd_adapters.git.repo import Commit, Repo, RepoState, check_id, newest_first, resource_of, users
@@ -46,7 +46,7 @@ class Checkout(StepAdapter[GitSettings]):
             return await self._scope.current()
         except AdapterError:
             if why := await self._damage():
-                return damaged(why)
+                return Release(DAMAGED, f"damaged: {why}")
             raise
 
     async def releases(self) -> Sequence[Release]:

@@ -5,7 +5,6 @@ import os
 from pathlib import Path
 
 from rollbackd.adapter import AdapterError
-from rollbackd.model import Release
 from rollbackd.system.spawner import Finished
 from rollbackd_adapters.git.lfs import SKIP
 from rollbackd_adapters.git.repo import Repo, failure
@@ -24,11 +23,6 @@ _NOT_DAMAGE = (
     "cannot fork",
     "File exists",
 )
-
-
-def damaged(why: str) -> Release:
-    """A damaged work tree as a release."""
-    return Release(DAMAGED, f"damaged: {why}")
 
 
 async def damage_of(repo: Repo, commit: str = "HEAD") -> str:

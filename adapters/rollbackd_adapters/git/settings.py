@@ -110,12 +110,10 @@ class GitSettings(Settings):
 
     @model_validator(mode="after")
     def _for_its_strategy(self) -> Self:
-        if self.strategy == "revert":
-            for name in ("paths", "on_branch", "restore_from"):
-                if getattr(self, name):
-                    raise ValueError(f"`{name}` is for a work tree; leave it out, or use `strategy: checkout`")
-        if self.paths:
-            for name in ("on_branch", "emergency", "restore_from"):
-                if getattr(self, name):
-                    raise ValueError(f"`{name}` moves HEAD, which `paths` leaves where it is; leave one of them out")
+        given = [name for name in ("paths", "on_branch", "emergency", "restore_from") if getattr(self, name)]
+        for name in given:
+            if self.strategy == "revert" and name != "emergency":
+                raise ValueError(f"`{name}` is for a work tree; leave it out, or use `strategy: checkout`")
+            if self.paths and name != "paths":
+                raise ValueError(f"`{name}` moves HEAD, which `paths` leaves where it is; leave one of them out")
         return self

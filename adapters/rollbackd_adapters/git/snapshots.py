@@ -34,9 +34,9 @@ _KINDS = {"A": "added", "D": "removed"}
 class TagSnapshots(ChoosingAdapter[GitSettings]):
     """The snapshots of a repository, beside the steps of its strategy."""
 
-    def __init__(self, settings: GitSettings, place: Place, strategy: Checkout | Revert) -> None:
+    def __init__(self, settings: GitSettings, place: Place) -> None:
         super().__init__(settings, place)
-        self._strategy = strategy
+        self._strategy = (Checkout if settings.strategy == "checkout" else Revert)(settings, place)
         self._repo = Repo(settings, place)
         self._held = resource_of(settings)
 

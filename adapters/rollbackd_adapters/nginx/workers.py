@@ -44,11 +44,10 @@ def _number(pid: Path) -> int:
 
 def signalled(pid: Path) -> bool:
     """Whether we may send it a signal. :raises AdapterError: as `master`."""
-    try:
+    with contextlib.suppress(OSError):
         os.kill(master(pid), 0)
-    except OSError:
-        return False
-    return True
+        return True
+    return False
 
 
 def workers(pid: Path) -> frozenset[int]:
@@ -79,10 +78,9 @@ def workers(pid: Path) -> frozenset[int]:
 
 def _title(entry: Path) -> bytes:
     """What a process calls itself; empty when it has ended."""
-    try:
+    with contextlib.suppress(OSError):
         return (entry / "cmdline").read_bytes()
-    except OSError:
-        return b""
+    return b""
 
 
 def _works(entry: Path) -> bool:
