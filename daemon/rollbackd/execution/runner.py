@@ -361,13 +361,14 @@ class IncidentDriver:
     async def _begin(self, planned: facts.Planned) -> bool:
         """Journal a plan in one unit with the start of its first step; False when they cannot be written together."""
         await self._news()
-        incident = self._incident
-        after = Record(0, self._stream, incident.n + 1, self._clock.now(), DAEMON, planned)
-        step = await self._next(evolve(incident, after))
-        if not isinstance(step, steps.Start) or self._parts.stopping.is_set():
-            return False
         with suppress(JournalUnavailable):  # then the plan alone is written as soon as there is room
-            return await self._intend(planned, _intent(step))
+            while not self._parts.stopping.is_set():
+                after = Record(0, self._stream, self._incident.n + 1, self._clock.now(), DAEMON, planned)
+                step = await self._next(evolve(self._incident, after))
+                if not isinstance(step, steps.Start):
+                    break
+                if await self._intend(planned, _intent(step)):
+                    return True
         return False
 
     async def _not_prepared(self, why: str) -> None:
