@@ -187,15 +187,15 @@ async def test_an_answer_that_comes_while_the_news_are_read_is_heard_at_once(tmp
     await house.open(**asks(house))
     house.runner.start(INCIDENT)
     await house.settle()
-    read, late = house.journal.read, [facts.Approved()]
+    known, late = house.read_model.incident, [facts.Approved()]
 
-    async def read_and_then(stream: str, after: int = 0) -> list[Record]:
-        found = await read(stream, after)
+    async def known_and_then(name: str) -> Incident | None:
+        found = await known(name)
         if late:
             await says(house, late.pop(), ANN)
         return found
 
-    house.journal.read = read_and_then  # type: ignore[method-assign]
+    house.read_model.incident = known_and_then  # type: ignore[method-assign]
     house.runner.wake_all()
     await house.until(lambda: "Risen" in house.kinds(), timedelta(seconds=5))
     await house.until(lambda: not house.runner.driving)

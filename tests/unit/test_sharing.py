@@ -46,7 +46,7 @@ def test_what_took_long_the_last_time_comes_first_the_next_time(workers: str, tm
     def order() -> list[str]:
         environment = {"PYTHONPATH": str(Path(__file__).parents[2])}
         ran = subprocess.run(
-            argv, check=True, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60
+            argv, check=True, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=110
         )
         passed = [line for line in ran.stdout.splitlines() if "PASSED" in line]
         return [name for line in passed for name in ("test_a", "test_b") if name in line]
