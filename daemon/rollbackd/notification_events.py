@@ -46,6 +46,7 @@ EVENTS: Mapping[str, str] = {
     "readiness": "a drill found that a rollback would not work, or that it would again",
     "receiver_unreachable": "a receiver takes no messages",
     "rule_fault": "a rule cannot be judged",
+    "silence_unread": "a silence of Alertmanager's cannot be read, so it counts as matching",
     "undeliverable": "a receiver will never get a message",
     "unreadable": "a fact that could not be put into words",
 }

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 import urllib.request
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
@@ -99,12 +100,31 @@ async def test_a_silence_matches_as_in_alertmanager(
     assert (await the_silence(*matchers)).matches(labels) is matches
 
 
-@pytest.mark.parametrize("expression", [r"\pL+", "[[:alpha:]]+", "a**", "(?P<x"])
+@pytest.mark.parametrize("expression", ["a**", "(?P<x", "(?=a)", "(a{1000}){1000}", "a" * 70_000])
 @pytest.mark.parametrize("equal", [True, False])
 async def test_an_expression_that_cannot_be_read_holds_rather_than_lets_go(expression: str, equal: bool) -> None:
     found = await the_silence(matcher("a", expression, isRegex=True, isEqual=equal), matcher("service", "checkout"))
     assert found.matches({"service": "checkout", "a": "anything\n"})
     assert not found.matches({"service": "search"})
+
+
+async def test_an_expression_of_others_holds_nothing_up() -> None:
+    """A thousand silences, each of which would take hours on an engine that goes back; and a value too long for them."""
+    every = [silence(matcher("instance", f"(.|.)*!{n}", isRegex=True)) for n in range(1000)]
+    async with answering(saying(every)) as url, client(url) as it:
+        found = await it.silences()
+    begun = time.process_time()
+    assert not any(each.matches({"instance": "web-prod-01.example.internal:9100" * 3}) for each in found)
+    assert time.process_time() - begun < 0.25
+    assert all(each.matches({"instance": "x" * 2000}) for each in found[:3])
+
+
+async def test_what_could_not_be_read_is_said() -> None:
+    found = await the_silence(matcher("a", "(?=b)", isRegex=True))
+    assert str(found) == (
+        'deploying (counts as matching more than it may mean: a: "(?=b)": invalid perl operator: (?=)'
+    )
+    assert str(await the_silence(matcher("a", "b.*", isRegex=True))) == "deploying"
 
 
 async def hang(_: web.Request) -> web.StreamResponse:

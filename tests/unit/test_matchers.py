@@ -1,12 +1,13 @@
 """Alertmanager's matchers: what is read, what is refused, what matches."""
 
 import re
+import time
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rollbackd.rules.matchers import all_match, parse_matchers, selector
+from rollbackd.rules.matchers import Matcher, all_match, parse_matchers, selector
 
 NAMES = st.from_regex(r"[a-zA-Z_][a-zA-Z0-9_]{0,8}", fullmatch=True)
 LABELS = st.dictionaries(NAMES, st.text(max_size=8), max_size=4)
@@ -55,7 +56,7 @@ def test_it_matches_like_alertmanager(text: str, labels: dict[str, str], matches
         ('a="b" c="d"', 'there is no comma before "c="d""; put one between two matchers'),
         ('a=="b"', 'there is no comma before "="b""'),
         ('a="b",,c="d"', 'cannot read the matcher at ",c="d""'),
-        ('a=~"("', '"(" is not a regular expression, missing ), unterminated subpattern at position 0; mend it'),
+        ('a=~"("', '"(" is not a regular expression of RE2, missing ): (; mend it'),
         ('a="not closed', 'there is no comma before ""not closed"'),
     ],
 )
@@ -114,3 +115,47 @@ def test_any_text_is_read_or_refused(text: str) -> None:
 )
 def test_matchers_are_written_as_promql_and_their_values_stay_text(text: str, written: str) -> None:
     assert selector("ALERTS", parse_matchers(text), alertstate="firing") == written
+
+
+# -- a linear engine ----------------------------------------------------------------------------
+COSTLY = st.one_of(
+    st.sampled_from(
+        ["(.|.)*!", "([a-z0-9]+[.-]?)+:9100", "(a+)+!", "(a|aa)*!", "(a?){30}a{30}!", "(.*)*=x", "(x+x+)+y"]
+    ),
+    st.recursive(
+        st.sampled_from(["a", ".", "[a-z]", "aa", "x"]),
+        lambda inner: st.one_of(
+            st.tuples(inner, st.sampled_from(["*", "+", "?"])).map(lambda both: f"({both[0]}){both[1]}"),
+            st.tuples(inner, inner).map(lambda both: f"({both[0]}|{both[1]})"),
+            st.tuples(inner, inner).map("".join),
+        ),
+        max_leaves=6,
+    ).map(lambda inner: f"({inner})+!"),
+)
+
+
+@settings(deadline=None)
+@given(COSTLY, st.sampled_from(["a" * 1000, "x" * 1000, "web-prod-01.example.internal:9100", "ab" * 500]))
+def test_no_expression_takes_long_over_a_label(expression: str, value: str) -> None:
+    (matcher,) = parse_matchers(f"instance=~{_quoted(expression)}")
+    begun = time.process_time()
+    assert not matcher.matches({"instance": value})
+    assert time.process_time() - begun < 0.25
+
+
+@settings(deadline=None)
+@given(st.text(max_size=40), st.text(max_size=20))
+def test_any_expression_is_read_or_refused(expression: str, value: str) -> None:
+    try:
+        matcher = Matcher("a", "=~", expression)
+    except ValueError:
+        return
+    assert matcher.matches({"a": value}) is not Matcher("a", "!~", expression).matches({"a": value})
+
+
+@pytest.mark.parametrize(
+    "beyond", [r"a(?=b)", r"(?!a)b", r"(a)\\1", r"(?<=a)b", "(a{1000}){1000}", r"\\pL{1000}", "x" * 70_000]
+)
+def test_what_a_linear_engine_cannot_say_is_refused(beyond: str) -> None:
+    with pytest.raises(ValueError, match="is not a regular expression of RE2"):
+        parse_matchers(f'a=~"{beyond}"')

@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
+import re2
 from pydantic import AfterValidator, Field, model_validator
 
 from rollbackd.adapter import CheckPlace, CheckSettings
@@ -42,9 +43,9 @@ def _absolute(path: Path) -> Path:
 
 def _pattern(text: str) -> str:
     try:
-        re.compile(text)
+        log_lines.searcher(text, re2)
     except (re.error, OverflowError, RecursionError) as error:
-        raise ValueError(f"{show(text)} is not a regular expression: {error}; write one of Python's") from None
+        raise ValueError(f"{show(text)} is not a regular expression: {error}; write one of RE2's or Python's") from None
     return text
 
 
@@ -80,7 +81,7 @@ class LogSettings(CheckSettings):
 
     log: Source
     matching: Annotated[str, Field(min_length=1, max_length=1000), AfterValidator(_pattern)]
-    """A regular expression of Python's, found anywhere in a line."""
+    """A regular expression of RE2's, found anywhere in a line; what only Python's can say may take too long."""
     fewer_than: int = Field(default=1, ge=1)
     """That many lines are too many."""
     within: Annotated[Duration, Field(gt=timedelta())] = timedelta(minutes=5)
@@ -166,7 +167,7 @@ class LogCheck:
         answer = await self._ask_counter(
             {
                 "file": str(file),
-                "matching": settings.matching,
+                **self._looked_for(),
                 "since": since.timestamp(),
                 "now": now.timestamp(),
                 "time": settings.time,
@@ -179,6 +180,10 @@ class LogCheck:
             raise _Unread(answer["problem"])
         memory[str(file)] = _remembered([*answer["marks"], answer["mark"]], now, settings.within)
         return _Counted(answer["sure"], answer["maybe"], answer["gap"], answer["last"])
+
+    def _looked_for(self) -> dict[str, str]:
+        """What is searched for, and where the counter finds RE2."""
+        return {"matching": self._settings.matching, "re2": str(Path(re2.__file__).parents[1])}
 
     async def _ask_counter(self, request: Mapping[str, Any], entries: bytes, deadline: float) -> dict[str, Any]:
         argv = [sys.executable, "-I", "-S", log_lines.__file__, json.dumps(request)]
@@ -205,7 +210,7 @@ class LogCheck:
     async def _in_journal(self, since: datetime, deadline: float) -> _Counted:
         begin = since.timestamp()
         finished = await self._of_unit([f"--since=@{int(begin)}", f"--lines={_ENTRIES}"], deadline)
-        request = {"matching": self._settings.matching, "since": begin}
+        request = {**self._looked_for(), "since": begin}
         answer = await self._ask_counter(request, finished.stdout, deadline)
         if answer["seen"] == 0 and not (await self._of_unit(["--lines=1"], deadline)).stdout.strip():
             raise _Unread(

@@ -39,7 +39,7 @@ class ActiveHolds:
         own = self._config.service(service)
         for silence in self._silences() if silences else ():
             if any(silence.matches({**match, **labels}) for match in (own.match if own is not None else ())):
-                found.append(f"silenced in Alertmanager by {silence.created_by}: {silence.comment}")
+                found.append(f"silenced in Alertmanager by {silence.created_by}: {silence}")
         return tuple(found)
 
     def listed(self) -> list[HoldView]:
@@ -57,7 +57,7 @@ class ActiveHolds:
         for silence in self._silences():
             for one in self._config.services:
                 if any(silence.matches(match) for match in one.match):
-                    found.append(HoldView(one.name, silence.created_by, silence.comment, "silence", silence.ends_at))
+                    found.append(HoldView(one.name, silence.created_by, str(silence), "silence", silence.ends_at))
         return found
 
     def how_to_lift(self, scope: str) -> str:

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 
+from rollbackd.syntax.expressions import Expression
+
 _MATCHER = re.compile(
     r"""\s*(?P<name>[a-zA-Z_][a-zA-Z0-9_]*)\s*(?P<op>=~|!~|!=|=)\s*(?:"(?P<quoted>(?:[^"\\]|\\.)*)"|(?P<bare>[^\s"',{}=~!]*))\s*"""
 )
@@ -17,18 +19,28 @@ _ESCAPE = re.compile(r"\\(.)")
 
 @dataclass(frozen=True, slots=True)
 class Matcher:
-    """One comparison of one label."""
+    """One comparison of one label. :raises ValueError: its regular expression is none of RE2's."""
 
     name: str
-    negated: bool
-    pattern: re.Pattern[str]
-    """Anchored at both ends, as Prometheus does."""
-    written: str = field(default="", compare=False)
-    """As PromQL writes it: the operator, and the value in quotes; empty for one that was not parsed here."""
+    operator: str
+    """`=`, `!=`, `=~` or `!~`."""
+    value: str
+    expression: Expression | None = field(init=False, default=None, repr=False, compare=False)
+    """What a regular expression is matched by: anchored at both ends, in linear time."""
+
+    def __post_init__(self) -> None:
+        if self.operator.endswith("~"):
+            object.__setattr__(self, "expression", Expression(self.value))
 
     def matches(self, labels: Mapping[str, str]) -> bool:
         """Whether the labels fit; a label that is missing counts as empty."""
-        return (self.pattern.fullmatch(labels.get(self.name, "")) is not None) is not self.negated
+        given = labels.get(self.name, "")
+        fits = given == self.value if self.expression is None else self.expression.fits(given)
+        return fits is not self.operator.startswith("!")
+
+    def __str__(self) -> str:
+        """As PromQL has it; a JSON string is one of PromQL's too, so whatever a value holds stays text."""
+        return f"{self.name}{self.operator}{json.dumps(self.value, ensure_ascii=False)}"
 
 
 @lru_cache(maxsize=1024)
@@ -61,13 +73,10 @@ def parse_matchers(text: str) -> tuple[Matcher, ...]:
 
 def _matcher(found: re.Match[str]) -> Matcher:
     value = found["bare"] if found["quoted"] is None else _ESCAPE.sub(_unescape, found["quoted"])
-    operator = found["op"]
     try:
-        pattern = re.compile(value if operator.endswith("~") else re.escape(value), re.DOTALL)
-    except re.error as error:
-        raise ValueError(f'"{value}" is not a regular expression, {error}; mend it') from error
-    written = f"{operator}{json.dumps(value, ensure_ascii=False)}"
-    return Matcher(found["name"], operator.startswith("!"), pattern, written)
+        return Matcher(found["name"], found["op"], value)
+    except ValueError as error:
+        raise ValueError(f'"{value}" is not a regular expression of RE2, {error}; mend it') from error
 
 
 def _unescape(found: re.Match[str]) -> str:
@@ -75,12 +84,9 @@ def _unescape(found: re.Match[str]) -> str:
 
 
 def selector(metric: str, matchers: tuple[Matcher, ...], **more: str) -> str:
-    """The series of a metric that have such labels, in PromQL: `ALERTS{severity=~"critical|page",alertstate="firing"}`.
-
-    A JSON string is one of PromQL's too, so whatever a value holds stays text.
-    """
-    own = [f"{matcher.name}{matcher.written}" for matcher in matchers]
-    return f"{metric}{{{','.join([*own, *(f'{name}={json.dumps(value)}' for name, value in more.items())])}}}"
+    """The series of a metric that have such labels, in PromQL: `ALERTS{severity=~"page|warn",alertstate="firing"}`."""
+    own = map(str, (*matchers, *(Matcher(name, "=", value) for name, value in more.items())))
+    return f"{metric}{{{','.join(own)}}}"
 
 
 def all_match(matchers: tuple[Matcher, ...], labels: Mapping[str, str]) -> bool:

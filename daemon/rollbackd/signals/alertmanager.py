@@ -3,23 +3,26 @@
 https://github.com/prometheus/alertmanager/blob/main/api/v2/openapi.yaml
 """
 
-import re
+import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, RootModel
 
 from rollbackd.model import Alert
-from rollbackd.rules.matchers import Matcher, all_match
+from rollbackd.rules.matchers import Matcher
 from rollbackd.signals.webhook import AlertBody, Time, alert_of, validate_json
+from rollbackd.syntax.units import show
 from rollbackd.system.http_client import HttpError, HttpFailure, Session, body_of, http_answer
 
 LARGEST_ANSWER = 64 * 2**20
 """Bytes; 10,000 alerts are about eight million."""
 M = TypeVar("M", bound=BaseModel)
-_ANYTHING = re.compile(".*", re.DOTALL)
+_LONGEST_VALUE = 1024
+"""Characters of a label that a silence's expression is asked about."""
 _FIRING = {"active": "true", "silenced": "true", "inhibited": "false", "unprocessed": "false"}
 """Silenced alerts are asked for, since they fire, and the silence is a hold that the decision names. Inhibited ones are
 not: another alert is their cause, and no webhook would have brought them."""
@@ -38,10 +41,21 @@ class Silence:
     ends_at: datetime
     created_by: str
     comment: str
+    unread: str = ""
+    """Why some of it cannot be read, and so counts as matching whatever there is: a silence too wide holds, one too
+    narrow acts. Empty when all is."""
 
     def matches(self, labels: Mapping[str, str]) -> bool:
-        """Whether it silences an alert with these labels."""
-        return all_match(self.matchers, labels)
+        """Whether it silences an alert with these labels; a value too long for an expression of others counts so."""
+        return all(
+            one.matches(labels) or (one.expression is not None and len(labels.get(one.name, "")) > _LONGEST_VALUE)
+            for one in self.matchers
+        )
+
+    def __str__(self) -> str:
+        """What people are told of it."""
+        wide = f" (counts as matching more than it may mean: {self.unread})" if self.unread else ""
+        return f"{self.comment}{wide}"
 
 
 class Alertmanager:
@@ -60,7 +74,8 @@ class Alertmanager:
     async def silences(self) -> list[Silence]:
         """All silences in force now. :raises Unreachable:"""
         read = await self._get("/api/v2/silences", {}, _Silences)
-        return [body.silence() for body in read.root if body.status.state == "active"]
+        active = [body for body in read.root if body.status.state == "active"]
+        return await asyncio.to_thread(lambda: [body.silence() for body in active])  # each expression takes some ms
 
     async def group(self, receiver: str, labels: Mapping[str, str]) -> list[Alert]:
         """The firing alerts of a notification's group, to complete one that was truncated; resolved ones are gone.
@@ -126,15 +141,15 @@ class _MatcherBody(_Answer):
     is_equal: bool = Field(default=True, alias="isEqual")
 
     def matcher(self) -> Matcher:
-        """The matcher as a value. One that Python cannot read matches: a silence too wide holds, too narrow acts."""
-        if not self.is_regex:
-            return Matcher(self.name, not self.is_equal, re.compile(re.escape(self.value)))
-        try:
-            if "[[" in self.value:  # POSIX classes mean something else to Python
-                return Matcher(self.name, negated=False, pattern=_ANYTHING)
-            return Matcher(self.name, not self.is_equal, re.compile(self.value, re.DOTALL))
-        except (re.error, OverflowError, RecursionError):
-            return Matcher(self.name, negated=False, pattern=_ANYTHING)
+        """:raises ValueError: RE2 cannot read its expression."""
+        operator = ("=" if self.is_equal else "!") + ("~" if self.is_regex else "" if self.is_equal else "=")
+        return _matcher(self.name, operator, self.value)
+
+
+@lru_cache(maxsize=4096)
+def _matcher(name: str, operator: str, value: str) -> Matcher:
+    """The same silences are read again and again."""
+    return Matcher(name, operator, value)
 
 
 class _SilenceStatus(_Answer):
@@ -150,8 +165,13 @@ class _SilenceBody(_Answer):
     comment: str = ""
 
     def silence(self) -> Silence:
-        matchers = tuple(body.matcher() for body in self.matchers)
-        return Silence(self.id, matchers, self.ends_at, self.created_by, self.comment)
+        matchers, unread = [], []
+        for body in self.matchers:
+            try:
+                matchers.append(body.matcher())
+            except ValueError as error:
+                unread.append(f"{body.name}: {show(body.value)}: {error}")
+        return Silence(self.id, tuple(matchers), self.ends_at, self.created_by, self.comment, "; ".join(unread))
 
 
 class _Silences(RootModel[list[_SilenceBody]]):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 
+from rollbackd import facts
 from rollbackd.journal import Arrived, JournalUnavailable, Receipt, Received, until_written
 from rollbackd.model import Alert, Event, Trigger
 from rollbackd.rules.spec import LONGEST_WITHIN
@@ -61,6 +62,8 @@ class SignalIntake:
         self._clock = clock
         self._alertmanager = alertmanager
         self._silences: tuple[Silence, ...] = ()
+        self._unread: frozenset[str] = frozenset()
+        """Silences that people were told of: some of them cannot be read."""
         self._named: set[str] = set()
         """Fingerprints that Alertmanager named last. One that it names no more was resolved, though nobody told us."""
         self._waiting = 0
@@ -238,6 +241,7 @@ class SignalIntake:
         asked = self._clock.now()
         try:
             self._silences = tuple(await self._alertmanager.silences())
+            await self._tell_unread()
             firing = await self._alertmanager.firing()
         except Unreachable as error:
             if self.unreachable != str(error):
@@ -250,6 +254,17 @@ class SignalIntake:
         self._rule_states.forget_alerts(lambda name, heard: name in ended and heard < asked)
         await self.receive(firing)
         return firing
+
+    async def _tell_unread(self) -> None:
+        """Silences of which some cannot be read: told once, however many there are."""
+        unread = {one.id: one for one in self._silences if one.unread}
+        new = [one for id_, one in unread.items() if id_ not in self._unread]
+        self._unread = frozenset(unread)
+        if new:
+            first = f"a silence by {new[0].created_by} counts as matching more than it may mean: {new[0].unread}"
+            more = f" (and {len(new) - 1} more silences)" if len(new) > 1 else ""
+            text = f"{first}{more}; write it anew in Alertmanager, or let it expire"
+            await self._read_model.tell(facts.Notice("silence_unread", text))
 
     async def complete(self, webhook: WebhookPayload) -> None:
         """Complete a truncated group from Alertmanager's API, where that can be."""

@@ -23,6 +23,7 @@ _TITLES: Mapping[str, str] = {
     "override": "a signal file needs a look",
     "readiness": "a rollback would not work",
     "rule_fault": "a rule cannot be judged",
+    "silence_unread": "a silence cannot be read",
 }
 """Titles of kinds whose own words say too little."""
 _CRITICAL_KINDS = frozenset({"drill_stuck", "journal", "not_ready", UNREACHABLE, UNDELIVERABLE})
