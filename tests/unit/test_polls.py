@@ -164,6 +164,54 @@ async def test_prometheus_failing_is_told_after_five_polls_and_again_when_it_is_
     assert watch.polls.problem == ""
 
 
+@pytest.mark.parametrize(
+    ("series", "problem", "says"),
+    [
+        ([], "", "no data"),
+        ([({"service": "other"}, 1.0)], "", "no data"),
+        ([({"service": "shop"}, float("nan"))], "", "no number: NaN"),
+        ([({"service": "shop"}, float("inf"))], "", "no number: Inf"),
+        ([], "the answer came with warnings, so it may be partial: x", "may be partial"),
+    ],
+)
+async def test_a_rule_that_says_nothing_for_five_polls_is_told_whatever_the_others_do(
+    tmp_path: Path, series: Any, problem: str, says: str
+) -> None:
+    fine = {"name": "errors", "when": {"query": "errors", "above": 1}}
+    watch = Watch(tmp_path, SLOW, fine)
+    watch.says(0.5, "errors")
+    watch.prometheus.values["latency"] = series
+    if problem:
+        watch.prometheus.problem["latency"] = problem
+    await watch.poll(4)
+    assert watch.notices == []
+    await watch.poll(10)
+    (told,) = watch.notices
+    assert told.startswith("rule slow cannot be judged: shop: ")
+    assert says in told
+    (unjudged,) = watch.rule_states.all_unjudged()
+    assert (unjudged[:2], unjudged[3]) == (("slow", "shop"), bool(problem))
+    assert "(14 times in a row)" in next(one.reason for one in watch.rule_states.seen("shop", watch.clock.now()))
+    watch.prometheus.problem.clear()
+    watch.says(0.5)
+    await watch.poll()
+    assert list(watch.rule_states.all_unjudged()) == []
+    watch.prometheus.values["latency"] = []
+    await watch.poll(5)
+    assert len(watch.notices) == 2
+
+
+async def test_too_few_samples_are_no_trouble_of_a_rule_that_asks_for_more(tmp_path: Path) -> None:
+    rule = {"name": "slow", "when": {"query": "latency", "above": 1, "samples": {"query": "n", "at_least": 50}}}
+    watch = Watch(tmp_path, rule)
+    for value in (0.5, float("nan")):
+        watch.says(value)
+        watch.says(0, "n")
+        await watch.poll(10)
+    assert watch.standing is Standing.INCONCLUSIVE
+    assert (watch.notices, list(watch.rule_states.all_unjudged())) == ([], [])
+
+
 async def test_a_query_is_asked_once_for_all_rules(tmp_path: Path) -> None:
     other = {"name": "very-slow", "when": {"query": "latency", "above": 10, "samples": {"query": "n", "at_least": 5}}}
     watch = Watch(tmp_path, SLOW, other)

@@ -11,9 +11,12 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from random import Random
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rollbackd.signals import prometheus, query_threads
 from rollbackd.signals.prometheus import Prometheus, QueryAnswer
@@ -95,6 +98,33 @@ def saying(answer: bytes) -> Handler:
 
 async def forever(_: str, __: asyncio.StreamWriter) -> None:
     """Takes the request and says nothing; the connection stays until the other side ends it."""
+
+
+NOTES = st.one_of(
+    st.text(max_size=60).map("PromQL info: {}".format),
+    st.integers(0, 10**6).map("{} more annotations omitted".format),
+    st.integers(0, 10**6).map("{} more info annotations omitted".format),
+)
+DOUBTS = st.one_of(
+    st.text(max_size=60).map("PromQL warning: {}".format),
+    st.sampled_from(["store a is down", "remote_read: timeout", "3 more warning annotations omitted", "", "info"]),
+    st.integers(),
+)
+
+
+@given(st.lists(NOTES, max_size=12), st.lists(DOUBTS, max_size=3), st.randoms())
+def test_notes_among_the_warnings_are_no_doubt_and_hide_none(
+    notes: list[str], doubts: list[object], random: Random
+) -> None:
+    warnings = [*notes, *doubts]
+    random.shuffle(warnings)
+    body = json.dumps({"status": "success", "data": {"resultType": "vector", "result": []}, "warnings": warnings})
+    if not doubts:
+        assert whole_data(body.encode()) == {"resultType": "vector", "result": []}
+        return
+    with pytest.raises(Unusable, match="came with warnings") as error:
+        whole_data(body.encode())
+    assert "PromQL info" not in str(error.value)
 
 
 async def test_a_vector_becomes_series_with_labels_value_and_time() -> None:

@@ -51,6 +51,10 @@ class Watch(House):
             Entry(service_stream("shop"), facts.Changed(State({"code": Release(release)}), now, now, incident))
         )
 
+    @property
+    def notices(self) -> list[facts.Notice]:
+        return [one.fact for one in self.journal.records if isinstance(one.fact, facts.Notice)]
+
     async def ask(self, times: int = 1) -> None:
         for _ in range(times):
             await self.smoke.ask(*self.smoke.watched[0])
@@ -85,6 +89,17 @@ async def test_a_check_that_says_nothing_is_no_failure_and_no_success(tmp_path: 
     watch.check_runner.verdicts["health"] = Verdict.BAD
     await watch.ask()
     assert len(watch.decision_engine.triggers) == 1
+
+
+async def test_a_check_that_says_nothing_five_times_in_a_row_is_told_once(tmp_path: Path) -> None:
+    watch = Watch(tmp_path)
+    watch.check_runner.verdicts["health"] = Verdict.INCONCLUSIVE
+    await watch.ask(4)
+    assert watch.notices == []
+    await watch.ask(10)
+    (told,) = watch.notices
+    assert (told.kind, told.text.split(":")[:2]) == ("rule_fault", ["rule smoke cannot be judged", " shop"])
+    assert [one[:2] for one in watch.rule_states.all_unjudged()] == [("smoke", "shop")]
 
 
 async def test_after_a_change_it_asks_for_a_while_and_is_good_before_and_after(tmp_path: Path) -> None:

@@ -147,15 +147,22 @@ class StateQueries(OperationsBase):
         return [decision_view(record.fact.decision, record.at) for record in records]
 
     async def readiness(self) -> Readiness:
-        """Whether it could do its work right now. A service that has no target yet is a note, not a problem."""
+        """Whether it could do its work right now. A service that has no target yet is a note, not a problem.
+
+        Where the world has nothing to say of a rule, that is a problem to look at; we are ready all the same.
+        """
         problems = [f"{name}: {text}" for name, text in sorted(self._parts.state_watcher.problems.items())]
         if self._read_model.trouble:
             problems.append(f"the journal cannot be written: {self._read_model.trouble}")
         if self._parts.intake.unreachable:
             problems.append(self._parts.intake.unreachable)
+        ready = not problems
+        for rule, name, reason, broken in self._parts.rule_states.all_unjudged():
+            problems.append(f"rule {rule} cannot be judged for {name}: {reason}")
+            ready = ready and not broken
         notes = []
         for service in self._config.services:
             ledger = self._read_model.of(service.name)
             if not candidates(ledger, ledger.present):
                 notes.append(f"cannot roll back {service.name} yet: {self.cannot(service)}")
-        return Readiness(not problems, tuple(problems), tuple(notes))
+        return Readiness(ready, tuple(problems), tuple(notes))

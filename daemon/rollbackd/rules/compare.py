@@ -73,7 +73,7 @@ def sampled(after: Sequence[float], base: Baseline, differs: Differs) -> Observa
         return inconclusive(base.missing)
     wants = differs.samples
     if len(after) < wants:
-        return inconclusive(f"{len(after)} samples so far, wants {wants}")
+        return inconclusive(f"{len(after)} samples so far, wants {wants}", awaited=True)
     if len(base.values) < wants:
         return inconclusive(f"{len(base.values)} samples{base.words} to compare with, wants {wants}")
     now, then, p = median(after), median(base.values), mann_whitney(after, base.values).p
@@ -100,9 +100,9 @@ def instances(
         return inconclusive("no data")
     if not changed:
         said = f"no instance is changed by {by}"
-        return Observation(Verdict.GOOD, None, f"{said} any more") if undone else inconclusive(said)
+        return Observation(Verdict.GOOD, None, f"{said} any more") if undone else inconclusive(said, awaited=True)
     if not unchanged:
-        return inconclusive(f"every instance is changed by {by}: none is left to compare with")
+        return inconclusive(f"every instance is changed by {by}: none is left to compare with", awaited=True)
     new, old = [value for value in changed if isfinite(value)], [value for value in unchanged if isfinite(value)]
     if leaf.differs is not None:
         return sampled(new, Baseline(tuple(old), f" of instances unchanged by {by}"), leaf.differs)

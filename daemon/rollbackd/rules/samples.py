@@ -4,7 +4,7 @@ Only numbers that are there, finite and one to a service are evidence; all else 
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import isfinite
 
 from rollbackd.model import Verdict
@@ -23,6 +23,8 @@ class Observation:
     """The rule itself is to blame: its answer cannot be told apart."""
     unanswered: bool = False
     """Nobody is to blame but the server: it gave no answer that could be used."""
+    awaited: bool = field(default=False, compare=False)
+    """It says nothing as the rule itself wants it: too few samples, or too soon after the change."""
 
 
 def judge(
@@ -57,12 +59,14 @@ def settle(
     if len(values) > 1 and aggregate is None:
         reason = f"ambiguous: {len(values)} series for one service; give the query an `aggregate` or make it one series"
         return Observation(Verdict.INCONCLUSIVE, None, reason, fault=True)
+    few = too_few(samples, at_least) if at_least is not None else ""
+    awaited = bool(few) and samples is not None and isfinite(samples)
     unknown = [value for value in values if not isfinite(value)]
     if unknown:
-        return inconclusive(_no_number(unknown[0], len(unknown), len(values)))
+        return inconclusive(_no_number(unknown[0], len(unknown), len(values)), awaited=awaited)
     value = _reduce(values, aggregate, highest_is_worst=highest_is_worst)
-    if at_least is not None and (few := too_few(samples, at_least)):
-        return Observation(Verdict.INCONCLUSIVE, value, f"{value:g}, {few}")
+    if few:
+        return Observation(Verdict.INCONCLUSIVE, value, f"{value:g}, {few}", awaited=awaited)
     return value
 
 
@@ -130,6 +134,6 @@ def _no_number(value: float, how_many: int, of: int) -> str:
     return f"no number: {name}" if of == 1 else f"no number: {name} in {how_many} of {of} series"
 
 
-def inconclusive(reason: str) -> Observation:
+def inconclusive(reason: str, *, awaited: bool = False) -> Observation:
     """Nothing may be concluded; the reason says why."""
-    return Observation(Verdict.INCONCLUSIVE, None, reason)
+    return Observation(Verdict.INCONCLUSIVE, None, reason, awaited=awaited)

@@ -40,6 +40,8 @@ class Track:
     reason: str = "not looked at yet"
     recent: tuple[tuple[datetime, bool], ...] = ()
     """For conditions that count: the last conclusive polls, bad or not."""
+    unsure: int = 0
+    """Observations in a row, up to now, that said nothing."""
 
     @property
     def standing(self) -> Standing:
@@ -60,7 +62,7 @@ def step(
 ) -> Track:
     """The track after one more observation; `every` is how often a query is asked, so that its pace is no gap."""
     if verdict is Verdict.INCONCLUSIVE:
-        return replace(track, verdict=verdict, reason=reason)
+        return replace(track, verdict=verdict, reason=reason, unsure=track.unsure + 1)
     silent = at - track.conclusive if track.conclusive is not None else timedelta()
     if isinstance(when, CheckWhen):
         gap = silent > max(LONGEST_GAP, when.every * _MISSED)

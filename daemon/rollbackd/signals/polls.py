@@ -12,6 +12,7 @@ from rollbackd.rules.spec import QueryWhen, Rule
 from rollbackd.signals.prometheus import Prometheus
 from rollbackd.signals.query_conditions import QueryConditions
 from rollbackd.signals.replays import Past, can_be_replayed, replay
+from rollbackd.signals.rule_faults import RuleFaults
 from rollbackd.signals.rule_state import RuleStates, gap
 from rollbackd.signals.triggers import TriggerSink
 from rollbackd.state.read_model import ReadModel
@@ -55,7 +56,7 @@ class PrometheusPolls:
         ]
         self._unbuilt = list(self._asked)
         self._failures = 0
-        self._faults: dict[str, str] = {}
+        self._faults = RuleFaults(read_model, rule_states)
         self.problem = ""
         """Why the last poll had no answer; empty when it had one."""
 
@@ -73,41 +74,49 @@ class PrometheusPolls:
         found = await asyncio.gather(
             *(self._queries.observe(rule, leaf, answers, self._about(rule), now) for rule, _, leaf in self._asked)
         )
-        problems = []
+        problems: list[str] = []
+        faults: dict[str, str] = {}
         for (rule, position, _), seen in zip(self._asked, found, strict=True):
             problems += [one.reason for one in seen.values() if one.unanswered][:1]
-            self._feed(rule, position, seen, now)
+            faults[rule.name] = self._feed(rule, position, seen, now) or faults.get(rule.name, "")
         await self._report(problems, len(self._asked))
+        if len(problems) < len(self._asked):  # else it is Prometheus that says nothing, and people hear of that
+            self._triggers.run_soon(self._look_for_faults(faults))
         for name in dict.fromkeys(rule.name for rule, _, _ in self._asked):
             self._trigger(name)
 
-    def _feed(self, rule: Rule, position: int, found: Mapping[str, Observation], now: datetime) -> None:
-        """Feed one condition of one rule, for every service that it is about."""
+    def _feed(self, rule: Rule, position: int, found: Mapping[str, Observation], now: datetime) -> str:
+        """Feed one condition of one rule, for every service that it is about; returns what is wrong, else empty."""
         fault = ""
         for service in self._about(rule):
             place = (rule.name, position, service)
             seen = found.get(service)
             if seen is not None:
                 fault = f"{service}: {seen.reason}" if seen.fault else fault
-                self._rule_states.observe(rule, position, service, seen.verdict, seen.reason, now)
+                self._rule_states.observe(
+                    rule,
+                    position,
+                    service,
+                    seen.verdict,
+                    seen.reason,
+                    now,
+                    awaited=seen.awaited,
+                    broken=seen.fault or seen.unanswered,
+                )
                 self._unasked.discard(place)
             elif place not in self._unasked:
                 self._unasked.add(place)
                 self._rule_states.clear(rule, position, service)
-        if not any(seen.unanswered for seen in found.values()):  # no answer mends no rule
-            self._note_fault(rule, fault)
+        return fault
 
     def _about(self, rule: Rule) -> Sequence[str]:
         return rule.services or self._services
 
-    def _note_fault(self, rule: Rule, fault: str) -> None:
-        """Tell people of a rule whose answer cannot be told apart: once, and again when it was well in between."""
-        if not fault:
-            self._faults.pop(rule.name, None)
-        elif rule.name not in self._faults:
-            self._faults[rule.name] = fault
-            text = f"rule {rule.name} cannot be judged: {fault}"
-            self._tell(facts.Notice("rule_fault", text))
+    async def _look_for_faults(self, faults: Mapping[str, str]) -> None:
+        for name, fault in faults.items():
+            rule = self._rule_states.rule(name)
+            assert rule is not None
+            await self._faults.look(rule, fault)
 
     def _trigger(self, name: str) -> None:
         rule = self._rule_states.rule(name)

@@ -3,6 +3,7 @@
 https://prometheus.io/docs/prometheus/latest/querying/api/#format-overview
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,6 +14,10 @@ from pydantic_core import from_json
 _INSTANT = ("vector", "scalar")
 _SAID = 300
 """How many characters of a server's own words are passed on."""
+_NOTES = ("PromQL info:",)
+"""What Prometheus 2.48 to 2.53 and Thanos put among the warnings, and newer ones into `infos`: remarks on the query."""
+_OMITTED = re.compile(r"\d+ more (?:info )?annotations omitted")
+"""Of a list that was cut; they are like those that are shown."""
 
 
 class Unusable(Exception):  # noqa: N818  # an answer, not an error: it becomes a problem
@@ -67,12 +72,23 @@ def whole_data(body: bytes) -> dict[str, Any]:
         raise Unusable("the answer is none of Prometheus's: it has no `data`")
     if document.get("status") != "success":
         raise Unusable(f"the answer's status is {_short(document.get('status'))}, not success")
-    if document.get("warnings"):
-        raise Unusable(f"the answer came with warnings, so it may be partial: {_short(document['warnings'])}")
+    if doubts := _doubts(document.get("warnings")):
+        raise Unusable(f"the answer came with warnings, so it may be partial: {_short(doubts)}")
     if document.get("isPartial") or document.get("partial"):
         raise Unusable("the answer is partial")
     data: dict[str, Any] = document["data"]
     return data
+
+
+def _doubts(warnings: Any) -> Any:
+    """The warnings, without notes on the query itself."""
+    if not isinstance(warnings, list):
+        return warnings
+    return [one for one in warnings if not (isinstance(one, str) and _is_note(one))]
+
+
+def _is_note(warning: str) -> bool:
+    return warning.startswith(_NOTES) or _OMITTED.fullmatch(warning) is not None
 
 
 def refusal(status: int, body: bytes) -> str:

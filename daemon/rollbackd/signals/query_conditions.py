@@ -134,7 +134,7 @@ class QueryConditions:
         if begin is None or now >= begin:
             return None
         back, left = format_duration(reach(leaf.query)), roughly(begin - now)
-        return inconclusive(f"looks {back} back, to before the change; conclusive in {left}")
+        return inconclusive(f"looks {back} back, to before the change; conclusive in {left}", awaited=True)
 
     # -- instances of one service ---------------------------------------------------------------
     async def _of_instances(
@@ -268,7 +268,7 @@ def _unanswered(problem: str) -> Observation:
 def _too_few(leaf: QueryWhen, counted: Sequence[float] | None) -> Observation | None:
     if leaf.samples is None or not (few := too_few(sum(counted) if counted else None, leaf.samples.at_least)):
         return None
-    return inconclusive(few.removeprefix("but "))
+    return inconclusive(few.removeprefix("but "), awaited=bool(counted))
 
 
 def _instances(leaf: QueryWhen, own: Sequence[Line], old: frozenset[str], *, undone: bool) -> Observation:

@@ -1,7 +1,7 @@
 """What every rule says of every service right now. Values in, triggers out; no I/O, memory rebuilt at a start."""
 
 from bisect import bisect_left, insort
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
@@ -17,6 +17,8 @@ from rollbackd.rules.tracks import Standing, Track, step
 from rollbackd.rules.weight import components_of, impact_of, scope_of, users_of
 from rollbackd.signals.reported_events import ReportedEvents
 
+UNSURE = 5
+"""Observations in a row that say nothing make a problem of the rule."""
 _UNSEEN = Track()
 _FEW = 20
 _UNASKED = Condition(Standing.GOOD, None, "asked only after a change")
@@ -60,6 +62,8 @@ class RuleStates:
         self._changed: set[str] = set()
         """Services whose trouble may be another than `_troubles` says."""
         self._troubles = _Times()
+        self._broken: set[Place] = set()
+        """Conditions whose last observation had no answer that could be used."""
         self._unasked: set[Place] = set()
         """Conditions that are not asked now, on purpose."""
 
@@ -121,14 +125,33 @@ class RuleStates:
         """An event, each once; `now` is when it came."""
         self._changed |= self.events.hear(event, service, now)
 
-    def observe(self, rule: Rule, position: int, service: str, verdict: Verdict, reason: str, at: datetime) -> None:
-        """Take one observation of a query or a check."""
+    def observe(
+        self,
+        rule: Rule,
+        position: int,
+        service: str,
+        verdict: Verdict,
+        reason: str,
+        at: datetime,
+        *,
+        awaited: bool = False,
+        broken: bool = False,
+    ) -> None:
+        """Take one observation of a query or a check.
+
+        :param awaited: it says nothing as the rule itself wants it.
+        :param broken: it says nothing since the rule or the server is at fault.
+        """
         leaf = rule.leaves[position]
         assert isinstance(leaf, QueryWhen | CheckWhen)
         place = (rule.name, position, service)
         self._unasked.discard(place)
         before = self._tracks.get(place, _UNSEEN)
-        after = self._tracks[place] = step(before, leaf, verdict, reason, at, self._pace)
+        after = step(before, leaf, verdict, reason, at, self._pace)
+        if awaited:
+            after = replace(after, unsure=before.unsure)
+        self._tracks[place] = after
+        (self._broken.add if broken else self._broken.discard)(place)
         if before.since != after.since:
             self._changed.add(service)
 
@@ -278,8 +301,28 @@ class RuleStates:
         for rule in self._rules:
             if self.applies(rule, service):
                 condition = self.condition(rule, service, now)
-                found.append(AlertSeen(rule.name, condition.standing, condition.reason, condition.since))
+                reason = condition.reason
+                track = self.track(rule, 0, service)
+                if condition.standing is Standing.INCONCLUSIVE and len(rule.leaves) == 1 and track.unsure >= UNSURE:
+                    reason = _long_unsure(track)
+                found.append(AlertSeen(rule.name, condition.standing, reason, condition.since))
         return found
+
+    def unjudged(self, rule: Rule, times: int = UNSURE) -> dict[str, str]:
+        """The services that a condition of the rule said nothing of so many times in a row, each with the reason."""
+        tracks = (
+            (name, self.track(rule, position, name))
+            for name in rule.services or self._services
+            for position in range(len(rule.leaves))
+        )
+        return {name: _long_unsure(track) for name, track in tracks if track.unsure >= times}
+
+    def all_unjudged(self) -> Iterator[tuple[str, str, str, bool]]:
+        """Each rule that cannot be judged for a service, the service, the reason, and whether something is at fault."""
+        for rule in self._rules:
+            for service, reason in self.unjudged(rule).items():
+                places = ((rule.name, position, service) for position in range(len(rule.leaves)))
+                yield rule.name, service, reason, not self._broken.isdisjoint(places)
 
     def standing(self, service: str, now: datetime) -> Standing:
         """The worst that any rule says of a service."""
@@ -340,6 +383,10 @@ class _Times:
         if self._given is None:
             self._given = tuple(self._ordered)
         return self._given
+
+
+def _long_unsure(track: Track) -> str:
+    return f"{track.reason} ({track.unsure} times in a row)"
 
 
 def _fits(leaf: AlertWhen, alert: Alert) -> bool:

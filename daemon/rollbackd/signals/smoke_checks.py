@@ -5,6 +5,7 @@ from datetime import timedelta
 from rollbackd.config.models import Config, Service
 from rollbackd.execution.check_runner import CheckRunner
 from rollbackd.rules.spec import CheckWhen, Rule
+from rollbackd.signals.rule_faults import RuleFaults
 from rollbackd.signals.rule_state import RuleStates
 from rollbackd.signals.triggers import TriggerSink
 from rollbackd.state.read_model import ReadModel
@@ -39,6 +40,7 @@ class SmokeChecks:
             for service in config.services
             if leaf.check in service.checks and rule_states.applies(rule, service.name)
         )
+        self._faults = RuleFaults(read_model, rule_states)
         self._log = log.get("smoke")
 
     async def run(self, watched: Watched) -> None:
@@ -57,6 +59,7 @@ class SmokeChecks:
         result = await self._check_runner.ask(service, leaf.check)
         now = self._clock.now()
         self._rule_states.observe(rule, position, service.name, result.verdict, result.reason, now)
+        await self._faults.look(rule)
         for trigger in self._rule_states.triggers(rule, service.name, now):
             self._triggers.consider_soon(trigger)
 

@@ -326,5 +326,5 @@ class Readiness:
 
     ready: bool
     problems: tuple[str, ...]
-    """Sentences; `cannot roll back X yet: …` does not make it unready, the journal or a backend does."""
+    """Sentences. What a rule has no data of does not make it unready; the journal, a backend or a faulty rule does."""
     notes: tuple[str, ...] = ()
