@@ -47,6 +47,7 @@ EVENTS: Mapping[str, str] = {
     "receiver_unreachable": "a receiver takes no messages",
     "rule_fault": "a rule cannot be judged",
     "silence_unread": "a silence of Alertmanager's cannot be read, so it counts as matching",
+    "source_refused": "what somebody sends cannot be read, or some of it",
     "undeliverable": "a receiver will never get a message",
     "unreadable": "a fact that could not be put into words",
 }

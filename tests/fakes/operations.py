@@ -91,6 +91,7 @@ class FakeOperations(FakeKeeping):
         self.received: list[Alert] = []
         self.reported: list[Event] = []
         self.completed: list[WebhookPayload] = []
+        self.told: list[tuple[str, str]] = []
         self.failing = False
         self.ready = True
         self.slow: asyncio.Event | None = None
@@ -321,6 +322,9 @@ class FakeOperations(FakeKeeping):
         others = [one for one, is_asked in zip(events, asked, strict=True) if not is_asked]
         unmatched = tuple(f"no rule asks for the event {one.name}" for one in others)
         return EventReceipt(len(new), len(wanted) - len(new), unmatched)
+
+    async def tell_of_source(self, actor: str, text: str) -> None:
+        self.told.append((actor, text))
 
     async def complete(self, webhook: WebhookPayload) -> None:
         self.completed.append(webhook)

@@ -104,6 +104,41 @@ async def test_a_body_that_is_no_webhook_is_a_400_with_its_reason(served: Served
     assert served.operations.orders == []
 
 
+async def test_one_damaged_alert_is_told_and_the_others_are_taken(served: Served) -> None:
+    body = webhook(alert(1), alert(2) | {"startsAt": "yesterday"}, alert(3))
+    for _ in range(3):
+        status, answer = await post(served, body)
+        assert (status, answer["damaged"], answer["unmatched"]) == (200, 1, 0)
+        assert answer["why"][0].startswith("alerts[1].startsAt: ")
+    ((actor, text),) = served.operations.told
+    assert actor == "token:alertmanager"
+    assert text.startswith("1 of the alerts that token:alertmanager sent cannot be read: alerts[1].startsAt")
+    assert await post(served, webhook(alert(4))) == (200, {"accepted": 1, "duplicates": 0, "unmatched": 0})
+    await post(served, body)
+    assert len(served.operations.told) == 2
+
+
+async def test_a_sender_that_is_refused_again_and_again_is_told_once_until_it_is_heard(served: Served) -> None:
+    wrong = webhook(alert(), version="3")
+    for _ in range(10):
+        assert (await post(served, wrong))[0] == 400
+    ((actor, text),) = served.operations.told
+    assert (actor, "was refused 3 times in a row: this has payload version '3'" in text) == ("token:alertmanager", True)
+    assert (await post(served, webhook(alert(), version="1")))[0] == 200
+    for _ in range(3):
+        await post(served, b"{")
+    assert len(served.operations.told) == 2
+
+
+@pytest.mark.parametrize("encoding", ["compress", "gzip, gzip", "zstd, gzip", "x"])
+async def test_an_encoding_that_is_not_known_is_a_415_that_says_which_are(served: Served, encoding: str) -> None:
+    headers = {**served.bearer("source"), "Content-Type": "application/json", "Content-Encoding": encoding}
+    body = io.BytesIO(webhook(alert()))
+    async with served.tcp.post(served.url + "/api/v1/alerts", data=body, headers=headers, compress=False) as answer:
+        assert (answer.status, answer.headers["Accept-Encoding"]) == (415, "gzip, deflate")
+        assert "with `Content-Encoding: gzip` or deflate, not" in (await answer.json(content_type=None))["detail"]
+
+
 async def test_labels_are_text_of_any_kind_and_length(served: Served) -> None:
     odd = {"long": "x" * (LIMIT - 2000), "markup": "[red]", "control": "\u001b[2J\r\n", "none": "\u0000"}
     status, answer = await post(served, webhook(alert(**odd)))

@@ -131,7 +131,7 @@ REFUSED = {
     "no UTF-8": (b'{"version":"4","alerts":[],"receiver":"\xff"}', "the body is no JSON"),
     "escaped and truncated": (b'{"receiver":"\\ud800"', "the body is no JSON"),
     "a list": (b"[]", "this has no payload version; rollbackd reads Alertmanager's webhook of version 4"),
-    "Grafana's": (b'{"version":"1","alerts":[]}', "this has payload version '1'"),
+    "another version": (b'{"version":"3","alerts":[]}', "this has payload version '3'"),
     "a number's version": (b'{"version":4,"alerts":[]}', "this has no payload version"),
     "no alerts": (b'{"version":"4"}', "alerts: Field required"),
     "alerts of another type": (b'{"version":"4","alerts":{}}', "alerts: Input should be a valid array"),
@@ -169,6 +169,40 @@ def test_it_refuses_an_alert_with(name: str) -> None:
     with pytest.raises(WebhookError) as error:
         parse(with_alert(**changed))
     assert str(error.value).startswith(said)
+
+
+@given(
+    st.lists(st.sampled_from(["good", *ALERTS_REFUSED, "a number", "null", "a list"]), min_size=1, max_size=8),
+    st.sampled_from(["4", "1"]),
+    st.booleans(),
+)
+def test_an_alert_that_cannot_be_read_never_costs_the_others(kinds: list[str], version: str, broken: bool) -> None:
+    others: dict[str, Any] = {"a number": 1, "null": None, "a list": [[]]}
+    alerts: list[Any] = []
+    for place, kind in enumerate(kinds):
+        labels = {"alertname": "A", "place": str(place)}
+        made = with_alert(labels=labels, fingerprint=None)["alerts"][0]
+        changed = {**made, **ALERTS_REFUSED[kind][0]} if kind in ALERTS_REFUSED else made
+        alerts.append(others.get(kind, {name: value for name, value in changed.items() if value is not None}))
+    body = json.dumps({**recorded("firing-0.33"), "version": version, "alerts": alerts}).encode()
+    if broken:  # bytes that are no text
+        body = body.replace(b'"place": "', b'"place": "\xff')
+    good = [str(place) for place, kind in enumerate(kinds) if kind == "good"]
+    if not good:
+        assert sentence(body)
+        return
+    webhook = parse_webhook(body)
+    assert [alert.labels["place"].removeprefix("\ufffd") for alert in webhook.alerts] == good
+    assert len(webhook.damaged) == len(kinds) - len(good)
+    bad = [str(place) for place, kind in enumerate(kinds) if kind != "good"]
+    assert [why.partition("]")[0] for why in webhook.damaged] == [f"alerts[{place}" for place in bad]
+
+
+def test_grafanas_body_is_the_same() -> None:
+    body = with_alert(values={"B": 44.2}, valueString="[ var='B' ]", orgId=1, silenceURL="https://g/")
+    webhook = parse({**body, "version": "1", "orgId": 1, "title": "[FIRING:1] x", "state": "alerting", "message": "x"})
+    assert webhook.alerts == parse(with_alert()).alerts
+    assert (webhook.grafana, parse(with_alert()).grafana) == (True, False)
 
 
 def test_nul_and_half_characters_are_replaced() -> None:

@@ -16,6 +16,10 @@ class Accepted:
     accepted: int
     duplicates: int
     unmatched: int
+    damaged: int = 0
+    """How many alerts cannot be read; not in the answer where there are none."""
+    why: tuple[str, ...] = ()
+    """What is wrong with them, a sentence each."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,12 +12,12 @@ from typing import TypeVar
 from aiohttp import web
 from pydantic_core import to_json
 
-from rollbackd.api.answers import Reported
+from rollbackd.api.answers import Accepted, Reported
 from rollbackd.api.problems import ProblemError
 from rollbackd.api.request_body import JSON, READ_WITHIN, read_json
 from rollbackd.operations import Operations
-from rollbackd.signals.events import Posted, parse_events
-from rollbackd.signals.webhook import WebhookPayload, parse_webhook
+from rollbackd.signals.events import EventError, Posted, parse_events
+from rollbackd.signals.webhook import WebhookError, WebhookPayload, parse_webhook
 
 BIG = 256 * 1024
 """Bytes; a body above this is parsed on a thread, so that health answers go on meanwhile."""
@@ -27,6 +27,11 @@ BUSY_RETRY = "1"
 """Seconds."""
 _SAID = 10
 """Reasons in one answer."""
+
+_AGAIN = 3
+"""Refusals in a row, then people are told."""
+_NEVER_RIGHT = frozenset({400, 413, 415})
+"""The same body sent again is refused again."""
 
 _P = TypeVar("_P")
 
@@ -45,6 +50,10 @@ class IntakeHandlers:
         self._requests = 0
         self._bytes = 0
         self._big = asyncio.Semaphore(2)
+        self._refused: dict[str, int] = {}
+        """How often each sender was refused in a row."""
+        self._damaging: set[str] = set()
+        """Senders of alerts that cannot be read; people heard of them."""
 
     @property
     def in_flight(self) -> tuple[int, int]:
@@ -53,14 +62,14 @@ class IntakeHandlers:
 
     async def alerts(self, request: web.Request, actor: str) -> web.Response:
         """Take one notification of Alertmanager's. :raises ProblemError: nothing of it was taken."""
-        return await self._post(request, parse_webhook, lambda webhook: self._receive(webhook, actor))
+        return await self._post(request, actor, parse_webhook, lambda webhook: self._receive(webhook, actor))
 
     async def signals(self, request: web.Request, actor: str) -> web.Response:
         """Take one event, or a list of them. :raises ProblemError: nothing of it was taken."""
-        return await self._post(request, parse_events, lambda posted: self._report(posted, actor))
+        return await self._post(request, actor, parse_events, lambda posted: self._report(posted, actor))
 
     async def _post(
-        self, request: web.Request, parse: Callable[[bytes], _P], take: Callable[[_P], Awaitable[bytes]]
+        self, request: web.Request, actor: str, parse: Callable[[bytes], _P], take: Callable[[_P], Awaitable[bytes]]
     ) -> web.Response:
         if self._requests >= MOST_REQUESTS:
             raise _busy()
@@ -77,10 +86,22 @@ class IntakeHandlers:
         try:
             body = await read_json(request, self._max_body, self._read_within, count)
             answer = await self._take(body, parse, take)
+            self._refused.pop(actor, None)
+        except (ProblemError, WebhookError, EventError) as error:
+            if not isinstance(error, ProblemError) or error.status in _NEVER_RIGHT:
+                await self._note_refusal(actor, request.path, error)
+            raise
         finally:
             self._requests -= 1
             self._bytes -= held
         return web.Response(body=answer, content_type=JSON)
+
+    async def _note_refusal(self, actor: str, path: str, error: Exception) -> None:
+        """A sender that is refused again and again is never heard: people hear of that once, until it is heard."""
+        self._refused[actor] = self._refused.get(actor, 0) + 1
+        if self._refused[actor] == _AGAIN:
+            text = f"what {actor} sends to {path} was refused {_AGAIN} times in a row: {error}"
+            await self._operations.tell_of_source(actor, text)
 
     async def _take(self, body: bytes, parse: Callable[[bytes], _P], take: Callable[[_P], Awaitable[bytes]]) -> bytes:
         if len(body) <= BIG:
@@ -92,7 +113,15 @@ class IntakeHandlers:
         accepted, duplicates, unmatched = await self._operations.receive(webhook.alerts, actor)
         if webhook.truncated:
             await self._operations.complete(webhook)
-        return f'{{"accepted":{accepted},"duplicates":{duplicates},"unmatched":{unmatched}}}'.encode()
+        if not webhook.damaged:
+            self._damaging.discard(actor)
+            return f'{{"accepted":{accepted},"duplicates":{duplicates},"unmatched":{unmatched}}}'.encode()
+        if actor not in self._damaging:
+            self._damaging.add(actor)
+            text = f"{len(webhook.damaged)} of the alerts that {actor} sent cannot be read: {webhook.damaged[0]}"
+            await self._operations.tell_of_source(actor, f"{text}; the others were taken")
+        why = webhook.damaged[:_SAID]
+        return to_json(asdict(Accepted(accepted, duplicates, unmatched, len(webhook.damaged), why)))
 
     async def _report(self, posted: tuple[Posted, ...], actor: str) -> bytes:
         taken = await self._operations.report(posted, actor)

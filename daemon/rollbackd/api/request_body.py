@@ -14,6 +14,10 @@ READ_WITHIN = 30.0
 """Seconds that a client has to send its body."""
 
 
+_ENCODINGS = frozenset({"", "identity", "gzip", "deflate"})
+_TAKEN = {"Accept-Encoding": "gzip, deflate"}
+
+
 def _uncounted(_bytes: int) -> None:
     return
 
@@ -30,6 +34,10 @@ async def read_json(
     """
     if request.content_type != JSON:
         raise ProblemError(415, f"send JSON with `Content-Type: {JSON}`, not {show(request.content_type)}")
+    encoding = request.headers.get(hdrs.CONTENT_ENCODING, "").strip().lower()
+    if encoding not in _ENCODINGS:
+        said = f"send it plain, or with `Content-Encoding: gzip` or deflate, not {show(encoding)}"
+        raise ProblemError(415, said, _TAKEN)
     if (request.content_length or 0) > most:
         raise _too_large(most)
     body = b""
@@ -42,7 +50,6 @@ async def read_json(
     except TimeoutError:
         raise ProblemError(408, f"the body did not arrive within {within:g}s; send it again") from None
     except (HttpProcessingError, web.RequestPayloadError) as error:
-        encoding = request.headers.get(hdrs.CONTENT_ENCODING)
         what = f"is not {show(encoding)}, as its Content-Encoding says" if encoding else "is cut off or badly chunked"
         raise ProblemError(400, f"the body {what}") from error
     if len(body) > most:

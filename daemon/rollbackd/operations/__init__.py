@@ -5,6 +5,7 @@ Every order is journaled with its actor before anything happens.
 
 from collections.abc import Sequence
 
+from rollbackd import facts
 from rollbackd.decision.refusals import InvalidOrder, OrderRefused, UnknownName
 from rollbackd.model import Alert
 from rollbackd.operations.announced_changes import AnnouncedChanges
@@ -38,6 +39,10 @@ class Operations(
         taken = await self._parts.intake.report(posted)
         self._log.debug("events", actor=actor, accepted=taken.accepted, unmatched=taken.unmatched)
         return taken
+
+    async def tell_of_source(self, actor: str, text: str) -> None:
+        """People hear of a sender that is not understood."""
+        await self._read_model.tell(facts.Notice("source_refused", text, details={"subject": actor}))
 
     async def complete(self, webhook: WebhookPayload) -> None:
         """A truncated group is completed from Alertmanager, when one is configured."""

@@ -6,12 +6,15 @@ from datetime import datetime, timedelta
 
 from rollbackd.model import Alert, Event, Evidence, Verdict
 from rollbackd.rules.events import EventRun, counting, young
+from rollbackd.rules.matchers import Matcher, named
 from rollbackd.rules.spec import AlertWhen, AllWhen, AnyWhen, CheckWhen, EventWhen, QueryWhen, Rule, When, parts_of
 from rollbackd.rules.tracks import Standing, Track
 from rollbackd.syntax.units import format_duration, shortened
 
 _QUOTED = 1000
 """Characters of one label or annotation in evidence; a trigger keeps its labels whole."""
+NO_EVIDENCE = frozenset({"DatasourceNoData", "DatasourceError"})
+"""Grafana's own alerts, by name: its rule has no data, or could not be asked. They carry the labels of the rule."""
 _SHOWN = 10
 """Events in evidence, the newest; the reason says how many there are."""
 
@@ -54,6 +57,12 @@ def of_alerts(
     since = min(alert.starts_at for alert in alive) - waits
     evidence = tuple(alert_evidence(alert, now) for alert in alive)
     return Condition(Standing.BAD, since, f"{len(alive)} firing", evidence, tuple(alert.labels for alert in alive))
+
+
+def is_evidence(matchers: tuple[Matcher, ...], labels: Mapping[str, str]) -> bool:
+    """Whether an alert that the matchers ask for says anything of a service, by itself or since they name it."""
+    name = labels.get("alertname", "")
+    return name not in NO_EVIDENCE or named(matchers, "alertname", name)
 
 
 def of_events(when: EventWhen, run: EventRun | None, events: Sequence[Event], now: datetime) -> Condition:

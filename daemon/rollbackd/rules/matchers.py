@@ -14,6 +14,8 @@ from rollbackd.syntax.expressions import Expression
 _MATCHER = re.compile(
     r"""\s*(?P<name>[a-zA-Z_][a-zA-Z0-9_]*)\s*(?P<op>=~|!~|!=|=)\s*(?:"(?P<quoted>(?:[^"\\]|\\.)*)"|(?P<bare>[^\s"',{}=~!]*))\s*"""
 )
+_NOBODYS = "\0"
+"""A value that no label has."""
 _ESCAPE = re.compile(r"\\(.)")
 
 
@@ -77,6 +79,12 @@ def _matcher(found: re.Match[str]) -> Matcher:
         return Matcher(found["name"], found["op"], value)
     except ValueError as error:
         raise ValueError(f'"{value}" is not a regular expression of RE2, {error}; mend it') from error
+
+
+def named(matchers: tuple[Matcher, ...], label: str, value: str) -> bool:
+    """Whether they ask for this very value of a label; one that takes whatever there is asks for none."""
+    asked = [one for one in matchers if one.name == label and not one.operator.startswith("!")]
+    return any(one.matches({label: value}) and not one.matches({label: _NOBODYS}) for one in asked)
 
 
 def _unescape(found: re.Match[str]) -> str:

@@ -8,7 +8,16 @@ from datetime import datetime, timedelta
 from rollbackd.config.models import Config, Service
 from rollbackd.model import Alert, Event, Trigger, Verdict
 from rollbackd.policy.ledger import Rollback
-from rollbackd.rules.conditions import Condition, combine, needing_news, of_alerts, of_track, worst
+from rollbackd.rules.conditions import (
+    NO_EVIDENCE,
+    Condition,
+    combine,
+    is_evidence,
+    needing_news,
+    of_alerts,
+    of_track,
+    worst,
+)
 from rollbackd.rules.conditions import alert_evidence as evidence_of
 from rollbackd.rules.matchers import all_match, parse_matchers
 from rollbackd.rules.matching import ServiceIndex
@@ -21,6 +30,7 @@ UNSURE = 5
 """Observations in a row that say nothing make a problem of the rule."""
 _UNSEEN = Track()
 _FEW = 20
+_NO_DATA = Condition(Standing.INCONCLUSIVE, None, "Grafana has no data for it, or cannot ask its data source")
 _UNASKED = Condition(Standing.GOOD, None, "asked only after a change")
 _OBSERVED = (QueryWhen, CheckWhen)
 Place = tuple[str, int, str]
@@ -180,7 +190,11 @@ class RuleStates:
     def _leaf(self, rule: Rule, position: int, leaf: Leaf, service: str, now: datetime) -> Condition:
         if isinstance(leaf, AlertWhen):
             stale = self._stale if position in self._needing_news[rule.name] else None
-            return of_alerts(self._matching(leaf, service), now, stale, leaf.for_)
+            asked, matchers = self._asked_for(leaf, service), parse_matchers(leaf.alert)
+            evident = [entry for entry in asked if is_evidence(matchers, entry[0].labels)]
+            if asked and not evident:
+                return _NO_DATA
+            return of_alerts(evident, now, stale, leaf.for_)
         if isinstance(leaf, EventWhen):
             if self.events.look_back(service, now):
                 self._changed.add(service)
@@ -189,9 +203,14 @@ class RuleStates:
             return _UNASKED
         return of_track(leaf, self.track(rule, position, service), now)
 
-    def _matching(self, leaf: AlertWhen, service: str) -> list[tuple[Alert, datetime]]:
+    def _asked_for(self, leaf: AlertWhen, service: str) -> list[tuple[Alert, datetime]]:
         matchers = parse_matchers(leaf.alert)
         return [entry for entry in self._alerts.get(service, {}).values() if all_match(matchers, entry[0].labels)]
+
+    def _matching(self, leaf: AlertWhen, service: str) -> list[Alert]:
+        """Those that it asks for and that are evidence."""
+        matchers = parse_matchers(leaf.alert)
+        return [one for one, _ in self._asked_for(leaf, service) if is_evidence(matchers, one.labels)]
 
     def triggers(self, rule: Rule, service: str, now: datetime) -> list[Trigger]:
         """The rule's triggers for the service, if it is met: for a plain alert rule one for each alert, else one."""
@@ -199,7 +218,7 @@ class RuleStates:
             return []
         leaf = rule.leaves[0]
         if rule.when is leaf and isinstance(leaf, AlertWhen):
-            return [self._of_alert(rule, leaf, service, alert, now) for alert, _ in self._matching(leaf, service)]
+            return [self._of_alert(rule, leaf, service, alert, now) for alert in self._matching(leaf, service)]
         if rule.when is leaf and isinstance(leaf, _OBSERVED) and not self.track(rule, 0, service).met:
             return []
         condition = self.condition(rule, service, now)
@@ -338,9 +357,15 @@ class RuleStates:
     def _trouble_of(self, service: str) -> datetime | None:
         """The newest trouble of a service: an old warning must not hide that it shares a new, common one."""
         tracks = [self._tracks.get((rule, position, service), _UNSEEN).since for rule, position in self._observed]
-        alerts = [self._onset(alert) for alert, _ in self._alerts.get(service, {}).values()]
+        alerts = [self._onset(alert) for alert, _ in self._alerts.get(service, {}).values() if self._is_evidence(alert)]
         events = [self.events.since(*counted, service) for counted in self._counted]
         return max((since for since in (*tracks, *alerts, *events) if since is not None), default=None)
+
+    def _is_evidence(self, alert: Alert) -> bool:
+        """Whether it says anything for some rule; asked of a storm of alerts."""
+        if alert.labels.get("alertname") not in NO_EVIDENCE:
+            return True
+        return any(all_match(asked, alert.labels) and is_evidence(asked, alert.labels) for _, asked in self._asked)
 
     def _onset(self, alert: Alert) -> datetime:
         """The onset as the alert's triggers have it: the guard against common causes must compare like with like."""
@@ -390,7 +415,8 @@ def _long_unsure(track: Track) -> str:
 
 
 def _fits(leaf: AlertWhen, alert: Alert) -> bool:
-    return all_match(parse_matchers(leaf.alert), alert.labels)
+    matchers = parse_matchers(leaf.alert)
+    return all_match(matchers, alert.labels) and is_evidence(matchers, alert.labels)
 
 
 def gap(rule: Rule, poll_every: timedelta) -> timedelta:

@@ -6,7 +6,7 @@ Alerts are taken one by one, each by its own `status`. What people wrote into la
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, NotRequired, TypeVar
@@ -18,7 +18,8 @@ from typing_extensions import TypedDict  # pydantic wants this one before Python
 from rollbackd.model import Alert
 
 T = TypeVar("T")
-VERSION = "4"
+VERSIONS = ("4", "1")
+"""Alertmanager's, and Grafana's, which has the same body and more fields."""
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _ZERO_YEAR = 1
 """Go's zero time is in the year 1; it stands for "not ended"."""
@@ -43,6 +44,10 @@ class WebhookPayload:
     group_labels: Mapping[str, str] = field(default_factory=dict)
     receiver: str = ""
     """The receiver's plain name; Alertmanager sends it quoted as a regular expression."""
+    damaged: tuple[str, ...] = ()
+    """Why an alert of it cannot be read, a sentence each; the others are here."""
+    grafana: bool = False
+    """Grafana sent it: no Alertmanager knows of these alerts."""
 
 
 def _utc(time: datetime) -> datetime:
@@ -84,18 +89,31 @@ class _Head(BaseModel):
     version: str = ""
 
 
-class _Body(TypedDict):
-    __pydantic_config__ = ConfigDict(strict=True)  # type: ignore[misc]  # as above
-
-    alerts: list[_WebhookAlert]
+class _Envelope(TypedDict):
     truncatedAlerts: NotRequired[Annotated[int, Field(ge=0)]]
     groupKey: NotRequired[str]
     groupLabels: NotRequired[dict[str, str]]
     receiver: NotRequired[str]
-    version: Literal["4"]
+    version: Literal["4", "1"]
+
+
+class _Body(_Envelope):
+    __pydantic_config__ = ConfigDict(strict=True)  # type: ignore[misc]  # as above
+
+    alerts: list[_WebhookAlert]
+
+
+class _Pieces(_Envelope):
+    """A body of which not all alerts can be read."""
+
+    __pydantic_config__ = ConfigDict(strict=True)  # type: ignore[misc]  # as above
+
+    alerts: list[Any]
 
 
 _BODY = TypeAdapter(_Body)
+_PIECES = TypeAdapter(_Pieces)
+_ALERT = TypeAdapter(_WebhookAlert)
 
 
 def alert_of(body: AlertBody, *, firing: bool) -> Alert:
@@ -112,16 +130,20 @@ def alert_of(body: AlertBody, *, firing: bool) -> Alert:
 
 
 def parse_webhook(body: bytes) -> WebhookPayload:
-    """Read a notification, payload version 4, of any Alertmanager; fields it does not know are ignored.
+    """Read a notification of any Alertmanager, payload version 4, or of Grafana; fields it does not know are ignored.
 
-    NUL and lone surrogates become U+FFFD.
+    NUL, lone surrogates and what is no UTF-8 become U+FFFD. An alert that cannot be read never costs the others.
 
-    :raises WebhookError: for anything else.
+    :raises WebhookError: for anything else, also when no alert of it can be read.
     """
+    damaged: tuple[str, ...] = ()
     try:
         read = validate_json(_BODY.validate_json, body)
     except ValidationError as error:
-        raise WebhookError(_sentence(error, body)) from error
+        pieces = _piecewise(body)
+        if pieces is None:
+            raise WebhookError(_sentence(error, body)) from error
+        read, damaged = pieces
     except (ValueError, RecursionError) as error:
         raise WebhookError(f"the body is no JSON: {error}") from error
     return WebhookPayload(
@@ -130,7 +152,33 @@ def parse_webhook(body: bytes) -> WebhookPayload:
         read.get("groupKey", ""),
         read.get("groupLabels", {}),
         _unquoted(read.get("receiver", "")),
+        damaged,
+        read["version"] != VERSIONS[0],
     )
+
+
+def _piecewise(body: bytes) -> tuple[_Body, tuple[str, ...]] | None:
+    """A body with those of its alerts that can be read, and why the others cannot; None when there are none."""
+    try:
+        read = validate_json(_PIECES.validate_json, body.decode(errors="replace").encode())
+    except (ValueError, RecursionError):
+        return None
+    alerts, damaged = read_each(_ALERT, read["alerts"])
+    if not alerts:
+        return None
+    return {**read, "alerts": alerts}, tuple(f"alerts{why}" for why in damaged)
+
+
+def read_each(kind: TypeAdapter[T], items: Sequence[Any]) -> tuple[list[T], list[str]]:
+    """Those items of parsed JSON that are of a kind, and for each of the others its place and what is wrong."""
+    found, wrong = [], []
+    for place, item in enumerate(items):
+        try:
+            found.append(kind.validate_json(to_json(item)))
+        except ValidationError as error:
+            said = sentence_of(error).removeprefix("the body: ")
+            wrong.append(f"[{place}]{'.' if _first(error)['loc'] else ': '}{said}")
+    return found, wrong
 
 
 def validate_json(read: Callable[[bytes | str], T], body: bytes) -> T:
@@ -222,9 +270,9 @@ def _sentence(error: ValidationError, body: bytes) -> str:
         version = _Head.model_validate_json(body).version
     except ValidationError:
         version = ""
-    if version != VERSION:
+    if version not in VERSIONS:
         said = f"has payload version {version[:20]!r}" if version else "has no payload version"
-        return f"this {said}; rollbackd reads Alertmanager's webhook of version {VERSION}"
+        return f"this {said}; rollbackd reads Alertmanager's webhook of version 4, and Grafana's of 1"
     return sentence_of(error)
 
 

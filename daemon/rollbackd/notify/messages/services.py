@@ -23,6 +23,7 @@ _TITLES: Mapping[str, str] = {
     "override": "a signal file needs a look",
     "readiness": "a rollback would not work",
     "rule_fault": "a rule cannot be judged",
+    "source_refused": "a sender is not understood",
     "silence_unread": "a silence cannot be read",
 }
 """Titles of kinds whose own words say too little."""
