@@ -149,7 +149,7 @@ def _not_one_of(shown: str, expected: str) -> str:
 
 def _not_a_name(given: object, pattern: str) -> str:
     if pattern == LABEL:
-        return f"{show(given)} is not a label's name; write letters, digits and _, no digit first"
+        return f'{show(given)} is not a label\'s name; write one, like service or "service.name"'
     if pattern == EVENT:
         return f"{show(given)} is not an event's name; write letters, digits and . _ : -"
     if pattern in {NAME, RULE_NAME}:

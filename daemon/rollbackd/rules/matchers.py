@@ -12,8 +12,10 @@ from functools import lru_cache
 from rollbackd.syntax.expressions import Expression
 
 _MATCHER = re.compile(
-    r"""\s*(?P<name>[a-zA-Z_][a-zA-Z0-9_]*)\s*(?P<op>=~|!~|!=|=)\s*(?:"(?P<quoted>(?:[^"\\]|\\.)*)"|(?P<bare>[^\s"',{}=~!]*))\s*"""
+    r"""\s*(?:"(?P<quoted_name>(?:[^"\\]|\\.)+)"|(?P<name>[^\s"'`,{}=~!\\0-9][^\s"'`,{}=~!\\]*))\s*(?P<op>=~|!~|!=|=)\s*(?:"(?P<quoted>(?:[^"\\]|\\.)*)"|(?P<bare>[^\s"',{}=~!]*))\s*"""
 )
+_PLAIN = re.compile("[a-zA-Z_][a-zA-Z0-9_]*")
+"""A name that needs no quotes."""
 _NOBODYS = "\0"
 """A value that no label has."""
 _ESCAPE = re.compile(r"\\(.)")
@@ -42,7 +44,8 @@ class Matcher:
 
     def __str__(self) -> str:
         """As PromQL has it; a JSON string is one of PromQL's too, so whatever a value holds stays text."""
-        return f"{self.name}{self.operator}{json.dumps(self.value, ensure_ascii=False)}"
+        name = self.name if _PLAIN.fullmatch(self.name) else json.dumps(self.name, ensure_ascii=False)
+        return f"{name}{self.operator}{json.dumps(self.value, ensure_ascii=False)}"
 
 
 @lru_cache(maxsize=1024)
@@ -76,7 +79,7 @@ def parse_matchers(text: str) -> tuple[Matcher, ...]:
 def _matcher(found: re.Match[str]) -> Matcher:
     value = found["bare"] if found["quoted"] is None else _ESCAPE.sub(_unescape, found["quoted"])
     try:
-        return Matcher(found["name"], found["op"], value)
+        return Matcher(found["name"] or _ESCAPE.sub(_unescape, found["quoted_name"]), found["op"], value)
     except ValueError as error:
         raise ValueError(f'"{value}" is not a regular expression of RE2, {error}; mend it') from error
 

@@ -7,8 +7,8 @@ from pydantic import AfterValidator, Discriminator, Field, Tag
 
 from rollbackd.syntax.units import OneOrMany, Ratio, Spec, parse_ratio
 
-LABEL = r"^[a-zA-Z_][a-zA-Z0-9_]*$"
-"""What Prometheus allows as a label's name."""
+LABEL = r"^[^\x00-\x1f\x7f]+$"
+"""What Prometheus 3 and Alertmanager allow as a label's name, as `service.name`; without what nobody sees."""
 
 
 class FromLabel(Spec):

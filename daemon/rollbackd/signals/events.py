@@ -16,7 +16,7 @@ from rollbackd.syntax.units import Spec, format_duration, shortened, whole_secon
 
 AHEAD = timedelta(minutes=1)
 """How far a sender's clock may be ahead of ours; an event of the future counts from now."""
-_NAMES = {EVENT: "letters, digits and . _ : -", LABEL: "letters, digits and _, no digit first"}
+_NAMES = {EVENT: "letters, digits and . _ : -", LABEL: "one without control characters"}
 _TEXT = 1000
 """Characters of an event's text that are kept."""
 
