@@ -72,7 +72,9 @@ async def test_an_alert_comes_and_goes_the_whole_way(tmp_path: Path) -> None:
 
         async with aiohttp.ClientSession() as session:
             client = Alertmanager(alerts.url, timedelta(seconds=5), lambda: session)
-            assert [alert.episode for alert in await client.firing()] == [received[0].episode]
+            assert [alert.episode for alert in (await client.firing(SystemClock().now())).alerts] == [
+                received[0].episode
+            ]
             group = await client.group("rollbackd", {"service": "checkout"})
             assert [alert.episode for alert in group] == [received[0].episode]
 

@@ -299,7 +299,7 @@ class FakeOperations(FakeKeeping):
     def wants(self, labels: Mapping[str, str]) -> bool:
         return labels.get("service") == "checkout"
 
-    async def receive(self, alerts: Sequence[Alert], actor: str) -> tuple[int, int, int]:
+    async def receive(self, alerts: Sequence[Alert], actor: str, *, elsewhere: bool = False) -> tuple[int, int, int]:
         if self.slow is not None:
             self.waiting += 1
             await self.slow.wait()

@@ -15,9 +15,10 @@ import pytest
 from aiohttp import web
 
 from rollbackd.signals import alertmanager as module
-from rollbackd.signals.alertmanager import Alertmanager, Silence, Unreachable
+from rollbackd.signals.alertmanager import Alertmanager, FiringAlerts, Silence, Unreachable
 from tests.servers import Server, alertmanager, free_port, wait_until
 
+AT = datetime(2026, 1, 1, 12, tzinfo=UTC)
 NOW = "2026-01-01T00:00:00.000Z"
 LATER = "2036-01-01T00:00:00.000Z"
 
@@ -187,7 +188,7 @@ async def test_what_is_no_whole_answer_in_time_is_unreachable(
 async def test_nobody_there_is_unreachable() -> None:
     async with client(f"http://127.0.0.1:{free_port()}") as it:
         with pytest.raises(Unreachable, match="Alertmanager at http"):
-            await it.firing()
+            await it.firing(AT)
 
 
 async def test_a_body_beyond_the_bound_is_unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,7 +198,7 @@ async def test_a_body_beyond_the_bound_is_unreachable(monkeypatch: pytest.Monkey
             await it.silences()
 
 
-async def test_inhibited_alerts_are_not_asked_for_and_silenced_ones_are() -> None:
+async def test_inhibited_alerts_are_asked_for_and_nobody_is_notified_of_them() -> None:
     asked: list[Mapping[str, str]] = []
 
     async def handler(request: web.Request) -> web.StreamResponse:
@@ -205,12 +206,69 @@ async def test_inhibited_alerts_are_not_asked_for_and_silenced_ones_are() -> Non
         return web.json_response([])
 
     async with answering(handler) as url, client(url + "/") as it:
-        assert await it.firing() == []
+        assert await it.firing(AT) == FiringAlerts()
         assert await it.group("rollbackd", {}) == []
     assert asked == [
-        {"active": "true", "silenced": "true", "inhibited": "false", "unprocessed": "false"},
+        {},
+        {"active": "true", "silenced": "true", "inhibited": "true", "unprocessed": "true"},
         {"active": "true", "silenced": "false", "inhibited": "false", "unprocessed": "false"},
     ]
+
+
+def listed(name: str, **more: Any) -> dict[str, Any]:
+    return {"labels": {"alertname": name}, "annotations": {}, "startsAt": NOW, "endsAt": LATER, **more}
+
+
+def telling(alerts: list[Any], uptime: str | None) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    async def handler(request: web.Request) -> web.StreamResponse:
+        if request.path.endswith("/status"):
+            return web.json_response({"uptime": uptime} if uptime else {"status": 404}, status=200 if uptime else 404)
+        return web.json_response(alerts)
+
+    return handler
+
+
+@pytest.mark.parametrize(
+    ("uptime", "whole"),
+    [
+        ("2025-12-01T00:00:00.000Z", True), ("2026-01-01T11:54:00Z", True), ("2026-01-01T11:58:00Z", False),
+        ("2026-01-01T12:30:00Z", False), (None, True), ("soon", True),
+    ],
+)  # fmt: skip
+async def test_right_after_its_start_it_does_not_know_what_has_ended(uptime: str | None, whole: bool) -> None:
+    async with answering(telling([], uptime)) as url, client(url) as it:
+        assert await it.firing(AT) == FiringAlerts(whole=whole)
+
+
+async def test_what_is_inhibited_or_not_looked_at_yet_is_known_and_no_news() -> None:
+    every = [
+        listed("A", status={"state": "active", "inhibitedBy": [], "silencedBy": []}),
+        listed("B", status={"state": "suppressed", "inhibitedBy": ["x"], "silencedBy": []}),
+        listed("C", status={"state": "suppressed", "inhibitedBy": [], "silencedBy": ["y"]}),
+        listed("D", status={"state": "unprocessed", "inhibitedBy": [], "silencedBy": []}),
+        listed("E"),
+    ]
+    async with answering(telling(every, NOW)) as url, client(url) as it:
+        found = await it.firing(AT)
+    assert [alert.labels["alertname"] for alert in found.alerts] == ["A", "C", "E"]
+    assert len(found.known) == 5
+    assert found.whole
+
+
+@pytest.mark.parametrize("damage", [1, {}, {"labels": {"a": 1}, "startsAt": NOW}, listed("X", startsAt="later")])
+async def test_one_damaged_alert_costs_no_other_and_lets_none_end(damage: Any) -> None:
+    async with answering(telling([listed("A"), damage, listed("B")], NOW)) as url, client(url) as it:
+        found = await it.firing(AT)
+    assert [alert.labels["alertname"] for alert in found.alerts] == ["A", "B"]
+    assert not found.whole
+
+
+async def test_no_password_of_its_address_is_said() -> None:
+    async with client(f"http://ann:s3cr3t%40x@127.0.0.1:{free_port()}") as it:
+        with pytest.raises(Unreachable) as error:
+            await it.firing(AT)
+    assert "s3cr3t" not in str(error.value)
+    assert str(error.value).startswith("Alertmanager at http://127.0.0.1:")
 
 
 # -- against a real one -------------------------------------------------------------------------
@@ -261,8 +319,11 @@ def post(url: str, body: Any) -> None:
 @pytest.mark.needs("prometheus-alertmanager")
 async def test_what_fires_is_read_from_a_real_one(real: Server) -> None:
     async with client(real.url) as it:
-        alerts = {alert.labels.get("service", alert.labels["alertname"]): alert for alert in await it.firing()}
+        found = await it.firing(AT)
+    alerts = {alert.labels.get("service", alert.labels["alertname"]): alert for alert in found.alerts}
     assert set(alerts) == {"checkout", "search", "quiet", "Root"}
+    assert len(found.known) == 5
+    assert not found.whole  # it has just begun
     assert all(alert.firing for alert in alerts.values())
     assert alerts["checkout"].starts_at == datetime(2026, 1, 1, tzinfo=UTC)
     assert len(alerts["checkout"].fingerprint) == 16

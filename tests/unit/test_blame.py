@@ -11,7 +11,8 @@ import pytest
 from rollbackd.config.load import load
 from rollbackd.decision.blame import Blame
 from rollbackd.journal import Journal
-from rollbackd.model import Verdict
+from rollbackd.model import Action, Verdict
+from rollbackd.policy.ledger import LastDecision, ServiceLedger
 from rollbackd.signals.prometheus import Prometheus
 from rollbackd.signals.rule_state import RuleStates
 from rollbackd.state.read_model import ReadModel
@@ -265,3 +266,40 @@ async def test_what_nobody_keeps_is_not_known(inquiry: Made, other: dict[str, st
     assert (await both.ask())[0] is UNKNOWN
     both.tell(0.5)
     assert (await both.ask())[0] is GOOD
+
+
+# -- our own journal ----------------------------------------------------------------------------
+def remembered(onset: float, reached: float, rule: str = "sick", alertname: str = "Sick") -> LastDecision:
+    """An episode, by minutes before the change."""
+    begun, seen = CHANGE - minutes(onset), CHANGE - minutes(reached)
+    return LastDecision(START, Action.REFUSE, frozenset(), "", rule, alertname, begun, seen)
+
+
+@pytest.mark.parametrize(
+    ("seen", "verdict"),
+    [
+        (remembered(5, 5), BAD),
+        (remembered(29, 0), BAD),
+        (remembered(5, -1), UNKNOWN),  # heard of after the change
+        (remembered(61, 20), UNKNOWN),  # of the state before the old one
+        (remembered(50, 40), UNKNOWN),  # longer ago than is looked
+        (remembered(5, 5, rule="other"), UNKNOWN),
+        (remembered(5, 5, alertname="Ill"), UNKNOWN),
+    ],
+)
+@pytest.mark.parametrize("asked", [True, False])
+async def test_what_the_journal_saw_under_the_old_state_counts_as_the_past(
+    inquiry: Made, seen: LastDecision, verdict: Verdict, asked: bool
+) -> None:
+    one = inquiry(SICK)
+    one.read_model._projection.services["shop"] = ServiceLedger(episodes={"sick/x": seen})
+    found, said = await one.ask(asked=asked, ran=60, alertname="Sick")
+    assert found is verdict
+    assert ("under the old state" in said) is (verdict is BAD)
+
+
+async def test_trouble_of_a_young_old_state_is_seen_in_the_journal_alone(inquiry: Made) -> None:
+    one = inquiry(SICK)
+    assert (await one.ask(ran=5, alertname="Sick"))[0] is UNKNOWN
+    one.read_model._projection.services["shop"] = ServiceLedger(episodes={"sick/x": remembered(3, 3)})
+    assert (await one.ask(ran=5, alertname="Sick"))[0] is BAD

@@ -110,7 +110,9 @@ class IntakeHandlers:
             return await take(await asyncio.to_thread(parse, body))
 
     async def _receive(self, webhook: WebhookPayload, actor: str) -> bytes:
-        accepted, duplicates, unmatched = await self._operations.receive(webhook.alerts, actor)
+        accepted, duplicates, unmatched = await self._operations.receive(
+            webhook.alerts, actor, elsewhere=webhook.grafana
+        )
         if webhook.truncated:
             await self._operations.complete(webhook)
         if not webhook.damaged:

@@ -17,7 +17,7 @@ from rollbackd.syntax.addresses import is_url
 from rollbackd.syntax.units import Secret, show
 from rollbackd.system import http_client
 from rollbackd.system.http_client import HttpError, HttpFailure
-from rollbackd.system.redaction import one_line
+from rollbackd.system.redaction import one_line, without_passwords
 
 _LARGEST = 2**20
 """Bytes of a body that are read."""
@@ -97,10 +97,10 @@ def _says(failed: HttpError) -> tuple[Verdict, str]:
         case HttpFailure.UNTRUSTED:
             return Verdict.BAD, f"TLS failed: {cause}"
         case HttpFailure.NO_URL | HttpFailure.UNSENDABLE:
-            return Verdict.INCONCLUSIVE, f"could not ask: {cause}"
+            return Verdict.INCONCLUSIVE, f"could not ask: {without_passwords(str(cause))}"
     if isinstance(system := getattr(cause, "os_error", cause), OSError):
         return unanswered(system)
-    return Verdict.BAD, f"broken answer: {one_line(str(cause)) or type(cause).__name__}"
+    return Verdict.BAD, f"broken answer: {one_line(without_passwords(str(cause))) or type(cause).__name__}"
 
 
 def url(text: str) -> str:

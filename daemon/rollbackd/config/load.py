@@ -19,6 +19,7 @@ from rollbackd.config.secrets import reveal
 from rollbackd.config.shape import Shape, receiver, shape_of
 from rollbackd.incident.plan import default_plan
 from rollbackd.plugins import PluginError, Plugins, installed
+from rollbackd.rules.spec import AlertWhen
 from rollbackd.syntax.units import Secret
 
 
@@ -111,6 +112,10 @@ def _notes(config: Config) -> Iterator[str]:
         yield "nobody is told anything: there are no receivers under `notify`"
     if not config.rules:
         yield "nothing makes a rollback by itself: there are no rules"
+    alerts = [rule.name for rule in config.rules if any(isinstance(leaf, AlertWhen) for leaf in rule.leaves)]
+    if alerts and config.alertmanager is None:
+        said = "nobody says that an alert ended while it was silenced, and no silence holds"
+        yield f"rule {alerts[0]} asks for alerts: without `alertmanager: {{url: …}}` {said}"
 
 
 def dump_service(service: Service) -> dict[str, Any]:

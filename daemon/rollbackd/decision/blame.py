@@ -1,4 +1,4 @@
-"""What Prometheus knows besides the polls: was a rule met already before a change, and how many users are affected.
+"""What Prometheus and the journal know besides the polls: was a rule met before a change, how many users are affected.
 
 A change is not to blame for what was there before it.
 """
@@ -48,6 +48,7 @@ class Blame:
         prometheus: Prometheus | None,
     ) -> None:
         self._every = config.prometheus.poll_every if config.prometheus is not None else timedelta(seconds=15)
+        self._read_model = read_model
         self._rule_states = rule_states
         self._clock = clock
         self._prometheus = prometheus
@@ -77,9 +78,35 @@ class Blame:
             begin = until - length if since is None else max(until - length, since + _echo(leaf))
             parts.append(await self._leaf(rule, leaf, service, begin, until, labels or {}))
         found = combine(rule, parts)
+        if found.standing is not Standing.BAD:
+            found = self._journaled(rule, service, (until - length, until), labels or {}, since) or found
         began = f"since {_shown(until - found.since)} before the change: " if found.since is not None else ""
         return _VERDICTS[found.standing], f"{began}{found.reason}"
 
+    def _journaled(
+        self,
+        rule: Rule,
+        service: str,
+        span: tuple[datetime, datetime],
+        labels: Mapping[str, str],
+        since: datetime | None,
+    ) -> Condition | None:
+        """What was decided on under the old state and began in it; None when nothing was.
+
+        It needs no memory but our own, and sees trouble that each evaluation names anew: an alert with its value in a
+        label. Trouble that was heard of only after the change may be of it, whenever it says that it began.
+        """
+        name = labels.get("alertname", "") if isinstance(rule.when, AlertWhen) else ""
+        onsets = [
+            one.onset
+            for one in self._read_model.of(service).episodes.values()
+            if one.rule == rule.name and one.onset is not None and one.reached is not None
+            if span[0] <= one.reached <= span[1] and one.alertname == (name or one.alertname)
+            if since is None or one.onset >= since
+        ]
+        if not onsets:
+            return None
+        return Condition(Standing.BAD, min(onsets), f"it was met {len(onsets)} times under the old state")
     async def users(self, rule: Rule, service: str) -> float | None:
         """The share of users that the rule's own query says is affected, 0 to 1; None when it says nothing."""
         query = getattr(rule.users, "query", "")

@@ -28,9 +28,12 @@ class Operations(
 ):
     """The one way in for people, and for what is sent to the daemon."""
 
-    async def receive(self, alerts: Sequence[Alert], actor: str) -> tuple[int, int, int]:
-        """Accepted, duplicates, unmatched; on disk when it returns. :raises JournalUnavailable:"""
-        counts = await self._parts.intake.receive(alerts)
+    async def receive(self, alerts: Sequence[Alert], actor: str, *, elsewhere: bool = False) -> tuple[int, int, int]:
+        """Accepted, duplicates, unmatched; on disk when it returns. :raises JournalUnavailable:
+
+        :param elsewhere: no Alertmanager knows of them.
+        """
+        counts = await self._parts.intake.receive(alerts, elsewhere=elsewhere)
         self._log.debug("alerts", actor=actor, accepted=counts[0], duplicates=counts[1], unmatched=counts[2])
         return counts
 

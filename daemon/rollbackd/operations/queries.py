@@ -16,6 +16,7 @@ from rollbackd.operations.base import OperationsBase
 from rollbackd.policy.target import candidates
 from rollbackd.rules.conditions import worst
 from rollbackd.rules.tracks import Standing
+from rollbackd.system.redaction import without_passwords
 from rollbackd.views.presenters import check_view, decision_view, incident_view, record_view, state_view, waiting
 from rollbackd.views.shapes import (
     DecisionView,
@@ -165,4 +166,4 @@ class StateQueries(OperationsBase):
             ledger = self._read_model.of(service.name)
             if not candidates(ledger, ledger.present):
                 notes.append(f"cannot roll back {service.name} yet: {self.cannot(service)}")
-        return Readiness(ready, tuple(problems), tuple(notes))
+        return Readiness(ready, tuple(map(without_passwords, problems)), tuple(map(without_passwords, notes)))

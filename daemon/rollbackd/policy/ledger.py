@@ -113,6 +113,12 @@ class LastDecision:
     against: frozenset[str]
     """The guards that stood against."""
     incident: str = ""
+    rule: str = field(default="", compare=False)
+    alertname: str = field(default="", compare=False)
+    """Of the alert that a plain alert rule was met by."""
+    onset: datetime | None = field(default=None, compare=False)
+    reached: datetime | None = field(default=None, compare=False)
+    """When the episode was decided on first, as far as is remembered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,8 +286,19 @@ class _ServiceDraft:
                 self._hold = None
             case facts.Decided(decision):
                 guards = frozenset(finding.guard for finding in decision.against)
-                verdicted = LastDecision(record.at, decision.action, guards, decision.joins)
-                _keep(self._episodes, decision.trigger.episode, verdicted, KEPT_EPISODES)
+                trigger = decision.trigger
+                known = self._episodes.get(trigger.episode)
+                verdicted = LastDecision(
+                    record.at,
+                    decision.action,
+                    guards,
+                    decision.joins,
+                    trigger.rule,
+                    trigger.labels.get("alertname", ""),
+                    trigger.onset,
+                    trigger.reached if known is None or known.reached is None else known.reached,
+                )
+                _keep(self._episodes, trigger.episode, verdicted, KEPT_EPISODES)
             case facts.Announced() | facts.Confirmed():
                 self._announce(record)
             case facts.Drilled():

@@ -8,24 +8,26 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import lru_cache
-from typing import Literal, TypeVar
+from typing import Any, Literal, NotRequired, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, RootModel
+from pydantic import BaseModel, ConfigDict, Field, RootModel, TypeAdapter
+from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
 from rollbackd.model import Alert
 from rollbackd.rules.matchers import Matcher
-from rollbackd.signals.webhook import AlertBody, Time, alert_of, validate_json
+from rollbackd.signals.webhook import AlertBody, Time, alert_of, read_each, validate_json
 from rollbackd.syntax.units import show
-from rollbackd.system.http_client import HttpError, HttpFailure, Session, body_of, http_answer
+from rollbackd.system.http_client import HttpError, Session, body_of, http_answer, without_password
 
 LARGEST_ANSWER = 64 * 2**20
 """Bytes; 10,000 alerts are about eight million."""
 M = TypeVar("M", bound=BaseModel)
 _LONGEST_VALUE = 1024
 """Characters of a label that a silence's expression is asked about."""
-_FIRING = {"active": "true", "silenced": "true", "inhibited": "false", "unprocessed": "false"}
-"""Silenced alerts are asked for, since they fire, and the silence is a hold that the decision names. Inhibited ones are
-not: another alert is their cause, and no webhook would have brought them."""
+_ALL = {"active": "true", "silenced": "true", "inhibited": "true", "unprocessed": "true"}
+_NOTIFIED = {"active": "true", "silenced": "false", "inhibited": "false", "unprocessed": "false"}
+_SETTLES = timedelta(minutes=5)
+"""After a start Alertmanager knows nothing; who sends alerts sends them again, Prometheus within a minute or two."""
 
 
 class Unreachable(Exception):  # noqa: N818  # a state of the backend
@@ -58,18 +60,54 @@ class Silence:
         return f"{self.comment}{wide}"
 
 
+@dataclass(frozen=True, slots=True)
+class FiringAlerts:
+    """What Alertmanager says fires."""
+
+    alerts: tuple[Alert, ...] = ()
+    """Silenced ones, too: they fire, and the silence is a hold that the decision names. Inhibited ones are not here:
+    another alert is their cause, and no webhook would have brought them."""
+    known: frozenset[str] = frozenset()
+    """The fingerprints of all that it knows of: also of what is inhibited, or was not looked at yet."""
+    whole: bool = True
+    """What it does not know of has ended; not right after its start, or when one of its alerts could not be read."""
+
+
 class Alertmanager:
     """One Alertmanager, or one of a cluster's."""
 
     def __init__(self, url: str, timeout: timedelta, http: Callable[[], Session]) -> None:
         self._url = url.rstrip("/")
+        self._name = f"Alertmanager at {without_password(self._url)}"
         self._timeout = timeout
         self._http = http
 
-    async def firing(self) -> list[Alert]:
-        """All alerts that fire now, silenced ones too, inhibited ones not. :raises Unreachable:"""
-        read = await self._get("/api/v2/alerts", _FIRING, _Alerts)
-        return [alert_of(body, firing=True) for body in read.root]
+    async def firing(self, now: datetime) -> FiringAlerts:
+        """All alerts that fire now. :raises Unreachable:"""
+        since = await self._running_since()
+        settled = since is None or now - since >= _SETTLES
+        body = await self._asked("/api/v2/alerts", _ALL)
+        whole = True
+        try:
+            listed = self._read("/api/v2/alerts", _Alerts, body).root
+        except Unreachable:
+            listed, damaged = read_each(_ALERT, self._read("/api/v2/alerts", _Items, body).root)
+            if not listed and damaged:
+                raise
+            whole = False
+        found = [(alert_of(each, firing=True), _is_notified(each)) for each in listed]
+        return FiringAlerts(
+            tuple(alert for alert, notified in found if notified),
+            frozenset(alert.fingerprint for alert, _ in found),
+            whole and settled,
+        )
+
+    async def _running_since(self) -> datetime | None:
+        """None where it does not say: not all that speaks its API has this page."""
+        try:
+            return (await self._get("/api/v2/status", {}, _Status)).uptime
+        except Unreachable:
+            return None
 
     async def silences(self) -> list[Silence]:
         """All silences in force now. :raises Unreachable:"""
@@ -84,7 +122,7 @@ class Alertmanager:
 
         :raises Unreachable:
         """
-        read = await self._get("/api/v2/alerts/groups", {**_FIRING, "silenced": "false"}, _Groups)
+        read = await self._get("/api/v2/alerts/groups", _NOTIFIED, _Groups)
         found = {
             alert.fingerprint: alert
             for group in read.root
@@ -94,30 +132,62 @@ class Alertmanager:
         return list(found.values())
 
     async def _get(self, path: str, params: Mapping[str, str], model: type[M]) -> M:
-        where, url = f"Alertmanager at {self._url}", self._url + path
+        return self._read(path, model, await self._asked(path, params))
+
+    async def _asked(self, path: str, params: Mapping[str, str]) -> bytes:
+        url = self._url + path
         try:
             async with http_answer(self._http(), "GET", url, limit=self._timeout, params=params) as answer:
                 if answer.status != 200:
-                    raise Unreachable(f"{where}: answered {answer.status} to {path}")
+                    raise Unreachable(f"{self._name}: answered {answer.status} to {path}")
                 body, whole = await body_of(answer, LARGEST_ANSWER)
         except HttpError as failed:
-            why: Exception = failed if failed.failure is HttpFailure.LATE else failed.cause
-            raise Unreachable(f"{where}: {str(why) or type(why).__name__}") from failed
+            raise Unreachable(f"{self._name}: {failed}") from failed
         if not whole:
-            raise Unreachable(f"{where}: the answer to {path} is larger than {LARGEST_ANSWER // 2**20} MiB")
+            raise Unreachable(f"{self._name}: the answer to {path} is larger than {LARGEST_ANSWER // 2**20} MiB")
+        return body
+
+    def _read(self, path: str, model: type[M], body: bytes) -> M:
         try:
             return validate_json(model.model_validate_json, body)
         except (ValueError, RecursionError) as error:
             said = str(error).replace("\n", " ")[:300]
-            raise Unreachable(f"{where}: the answer to {path} is none of Alertmanager's: {said}") from error
+            raise Unreachable(f"{self._name}: the answer to {path} is none of Alertmanager's: {said}") from error
 
 
 class _Answer(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True)
 
 
-class _Alerts(RootModel[list[AlertBody]]):
+class _Status(_Answer):
+    uptime: Time | None = None
+    """Since when it runs."""
+
+
+class _AlertStatus(TypedDict):
+    state: NotRequired[str]
+    inhibitedBy: NotRequired[list[str]]
+
+
+class _ListedAlert(AlertBody):
+    status: NotRequired[_AlertStatus]
+
+
+class _Alerts(RootModel[list[_ListedAlert]]):
     pass
+
+
+class _Items(RootModel[list[Any]]):
+    pass
+
+
+_ALERT = TypeAdapter(_ListedAlert)
+
+
+def _is_notified(body: _ListedAlert) -> bool:
+    """Whether a webhook would bring it, but for a silence."""
+    status = body.get("status", {})
+    return not status.get("inhibitedBy") and status.get("state") != "unprocessed"
 
 
 class _Receiver(_Answer):

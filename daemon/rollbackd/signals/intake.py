@@ -31,6 +31,9 @@ _REST = 25
 """How long nothing more is decided in a storm, as a multiple of what the last portion took."""
 _LONGEST_REST = timedelta(seconds=1)
 
+_FAILURES = 5
+"""After so many asks in a row without an answer people are told."""
+
 Stored = tuple[Arrived, Alert | Event, str]
 """An alert or an event on disk, with its service."""
 
@@ -64,8 +67,10 @@ class SignalIntake:
         self._silences: tuple[Silence, ...] = ()
         self._unread: frozenset[str] = frozenset()
         """Silences that people were told of: some of them cannot be read."""
-        self._named: set[str] = set()
-        """Fingerprints that Alertmanager named last. One that it names no more was resolved, though nobody told us."""
+        self._elsewhere: set[str] = set()
+        """Fingerprints of alerts that no Alertmanager knows of: Grafana's own."""
+        self._failures = 0
+        """How many asks in a row Alertmanager did not answer."""
         self._waiting = 0
         """How many deliveries are not on disk yet."""
         self._pressure = 0
@@ -80,9 +85,15 @@ class SignalIntake:
         """The silences that were active when Alertmanager was asked last."""
         return self._silences
 
-    async def receive(self, alerts: Sequence[Alert]) -> tuple[int, int, int]:
-        """Take alerts; accepted, duplicates, unmatched. On disk when it returns. :raises JournalUnavailable: not
-        kept."""
+    async def receive(
+        self, alerts: Sequence[Alert], *, elsewhere: bool = False, surely: bool = False
+    ) -> tuple[int, int, int]:
+        """Take alerts; accepted, duplicates, unmatched. On disk when it returns.
+
+        :param elsewhere: no Alertmanager knows of them.
+        :param surely: they fire right now, as Alertmanager itself says.
+        :raises JournalUnavailable: nothing was kept.
+        """
         wanted: dict[str, tuple[Alert, str]] = {}
         unmatched = 0
         duplicates = 0
@@ -99,9 +110,15 @@ class SignalIntake:
             return 0, duplicates, unmatched
         receipt = await self._store([Received(key, SOURCE, alert_to_json(alert)) for key, (alert, _) in wanted.items()])
         now = self._clock.now()
-        for alert, service in wanted.values():
-            self._rule_states.hear(alert, service, now)
-        self._judge_soon([(row, *wanted[row.key]) for row in receipt.new])
+        late = set()
+        for key, (alert, service) in wanted.items():
+            if not self._rule_states.hear(alert, service, now, surely=surely):
+                late.add(key)
+                continue
+            (self._elsewhere.add if elsewhere and alert.firing else self._elsewhere.discard)(alert.fingerprint)
+        self._judge_soon([(row, *wanted[row.key]) for row in receipt.new if row.key not in late])
+        if settled := [row.id for row in receipt.new if row.key in late]:
+            await self._read_model.journal.handled(settled)
         return len(receipt.new), duplicates + len(receipt.again), unmatched
 
     async def report(self, posted: Sequence[Posted]) -> EventReceipt:
@@ -201,11 +218,7 @@ class SignalIntake:
 
     async def recover(self) -> None:
         """After a start, take what Alertmanager says fires and is silenced, and what came and was not decided on."""
-        asked = self._clock.now()
-        firing = await self.ask()
-        if firing is not None:
-            names = {alert.fingerprint for alert in firing}
-            self._rule_states.forget_alerts(lambda name, heard: name not in names and heard < asked)
+        await self.ask()
         waiting: list[Stored] = []
         nobodys: list[int] = []
         for row in await self._read_model.journal.unhandled():
@@ -234,26 +247,41 @@ class SignalIntake:
             await self._clock.sleep(every)
             await until_written(self.ask, self._clock, every, say)
 
-    async def ask(self) -> list[Alert] | None:
-        """What fires and what is silenced, from Alertmanager itself; None when none is configured or answers."""
+    async def ask(self) -> None:
+        """Take what fires and what is silenced from Alertmanager itself, if one is configured and answers.
+
+        An alert that it does not know of, and that was heard of before the ask, has ended, though nobody said so: it
+        was silenced or inhibited when it did, or its end was lost.
+        """
         if self._alertmanager is None:
-            return None
+            return
         asked = self._clock.now()
         try:
             self._silences = tuple(await self._alertmanager.silences())
             await self._tell_unread()
-            firing = await self._alertmanager.firing()
+            firing = await self._alertmanager.firing(asked)
         except Unreachable as error:
-            if self.unreachable != str(error):
-                self._log.warning("Alertmanager does not answer", error=str(error))
-            self.unreachable = str(error)
-            return None
-        self.unreachable = ""
-        names = {alert.fingerprint for alert in firing}
-        ended, self._named = self._named - names, names
-        self._rule_states.forget_alerts(lambda name, heard: name in ended and heard < asked)
-        await self.receive(firing)
-        return firing
+            await self._unanswered(str(error))
+            return
+        if self._failures >= _FAILURES:
+            await self._read_model.tell(_unreachable("Alertmanager answers again", over=True))
+        self._failures, self.unreachable = 0, ""
+        if firing.whole:
+            living = firing.known | self._elsewhere
+            self._rule_states.forget_alerts(lambda name, heard: name not in living and heard < asked)
+        await self.receive(firing.alerts, surely=True)
+
+    async def _unanswered(self, why: str) -> None:
+        """Alertmanager failing is a notice after some asks in a row, as Prometheus failing is."""
+        if self.unreachable != why:
+            self._log.warning("Alertmanager does not answer", error=why)
+        self.unreachable = why
+        self._failures += 1
+        if self._failures == _FAILURES:
+            text = (
+                f"Alertmanager did not answer {_FAILURES} times in a row: {why}; what fires is known by webhook alone"
+            )
+            await self._read_model.tell(_unreachable(text))
 
     async def _tell_unread(self) -> None:
         """Silences of which some cannot be read: told once, however many there are."""
@@ -274,3 +302,7 @@ class SignalIntake:
             await self.receive(await self._alertmanager.group(webhook.receiver, webhook.group_labels))
         except (Unreachable, JournalUnavailable) as error:
             self._log.warning("a truncated group could not be completed", group=webhook.group_key, error=str(error))
+
+
+def _unreachable(text: str, *, over: bool = False) -> facts.Notice:
+    return facts.Notice("backend_unreachable", text, over=over, details={"subject": "alertmanager"})

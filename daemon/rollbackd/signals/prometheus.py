@@ -26,6 +26,7 @@ from rollbackd.signals.query_threads import QueryThread, readable
 from rollbackd.syntax.units import format_duration
 from rollbackd.system.clock import Clock
 from rollbackd.system.http_client import without_password
+from rollbackd.system.redaction import without_passwords
 
 __all__ = ["Prometheus", "QueryAnswer", "RangeAnswer", "RangeSeries", "Series"]
 
@@ -201,4 +202,4 @@ class Prometheus:
         return self._problem(f"no answer within {format_duration(self._timeout)}")
 
     def _problem(self, text: str) -> str:
-        return f"Prometheus at {self._name}: {text}"
+        return f"Prometheus at {self._name}: {without_passwords(text)}"

@@ -26,6 +26,11 @@ from rollbackd.rules.tracks import Standing, Track, step
 from rollbackd.rules.weight import components_of, impact_of, scope_of, users_of
 from rollbackd.signals.reported_events import ReportedEvents
 
+_ENDED = 10_000
+_LATE = timedelta(minutes=5)
+"""So long after its end another replica, or another try, may still say that an alert fires."""
+_REPEATED = timedelta(hours=5)
+"""Alertmanager repeats what fires every four hours (`repeat_interval`), if nobody set it otherwise."""
 UNSURE = 5
 """Observations in a row that say nothing make a problem of the rule."""
 _UNSEEN = Track()
@@ -56,10 +61,14 @@ class RuleStates:
         self._rules = config.rules
         self._by_name = {rule.name: rule for rule in config.rules}
         self._stale = config.limits.stale_after
+        self._unrepeated = None if config.alertmanager is not None else _REPEATED
+        """Without Alertmanager's own list nobody says that an alert ended while it was silenced or inhibited."""
         self._pace = config.prometheus.poll_every if config.prometheus is not None else timedelta()
         self._index = ServiceIndex((one.name, match) for one in config.services for match in one.match)
         self._tracks: dict[Place, Track] = {}
         self._alerts: dict[str, dict[str, tuple[Alert, datetime]]] = {}
+        self._ended: dict[str, tuple[datetime, datetime]] = {}
+        """The last alerts that were resolved: when the newest episode of each began, and when its end was heard."""
         self._runs: dict[tuple[str, str], datetime] = {}
         """When the present run of trouble of a composed rule began, so that its episode keeps its name."""
         leaves = [(rule, position, leaf) for rule in config.rules for position, leaf in enumerate(rule.leaves)]
@@ -116,14 +125,27 @@ class RuleStates:
         return service, ""
 
     # -- observations ---------------------------------------------------------------------------
-    def hear(self, alert: Alert, service: str, seen: datetime) -> None:
-        """Take an alert, firing or resolved; `seen` is when it was heard of last."""
-        self._changed.add(service)
+    def hear(self, alert: Alert, service: str, seen: datetime, *, surely: bool = False) -> bool:
+        """Take an alert, firing or resolved; `seen` is when it was heard of last.
+
+        :param surely: it fires right now, and is no late word of it.
+        :returns: false for a late word of what was resolved already: another replica's, or one that was tried again.
+        """
         alerts = self._alerts.setdefault(service, {})
+        ended, told = self._ended.get(alert.fingerprint, (alert.starts_at, None))
+        if alert.firing and not surely and told is not None and alert.starts_at <= ended and seen - told <= _LATE:
+            return False
+        self._changed.add(service)
         if alert.firing:
+            self._ended.pop(alert.fingerprint, None)
             alerts[alert.fingerprint] = (alert, seen)
-        elif alert.fingerprint in alerts and alerts[alert.fingerprint][0].starts_at <= alert.starts_at:
+            return True
+        self._ended[alert.fingerprint] = (max(alert.starts_at, ended), seen)
+        if len(self._ended) > _ENDED:
+            del self._ended[next(iter(self._ended))]
+        if alert.fingerprint in alerts and alerts[alert.fingerprint][0].starts_at <= alert.starts_at:
             del alerts[alert.fingerprint]
+        return True
 
     def forget_alerts(self, gone: Callable[[str, datetime], bool]) -> None:
         """Forget alerts that fire no more, by their fingerprint and when they were heard of last."""
@@ -189,7 +211,7 @@ class RuleStates:
 
     def _leaf(self, rule: Rule, position: int, leaf: Leaf, service: str, now: datetime) -> Condition:
         if isinstance(leaf, AlertWhen):
-            stale = self._stale if position in self._needing_news[rule.name] else None
+            stale = self._stale if position in self._needing_news[rule.name] else self._unrepeated
             asked, matchers = self._asked_for(leaf, service), parse_matchers(leaf.alert)
             evident = [entry for entry in asked if is_evidence(matchers, entry[0].labels)]
             if asked and not evident:

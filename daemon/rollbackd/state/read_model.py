@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from datetime import timedelta
 
 from rollbackd.facts import ClockPassed, Decided, Escalated, Notice, Record, Risen, kinds
@@ -15,6 +16,7 @@ from rollbackd.policy.ledger import LEDGER_KINDS, FleetLedger, Rollback, Service
 from rollbackd.state.checkpoint import Checkpoint
 from rollbackd.state.projection import Counts, Projection
 from rollbackd.system import log
+from rollbackd.system.redaction import without_passwords
 
 _DECISIONS = 2000
 """The newest decisions that are read at the start: what recognises an episode that goes on."""
@@ -168,7 +170,8 @@ class ReadModel:
         return records
 
     async def tell(self, notice: Notice) -> None:
-        """Tell people of something; while nothing can be written it goes to the log."""
+        """Tell people of something, without the passwords of URLs; while nothing can be written it goes to the log."""
+        notice = replace(notice, text=without_passwords(notice.text))
         try:
             await self.append(Entry(FLEET, notice))
         except JournalUnavailable as error:

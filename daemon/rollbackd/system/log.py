@@ -2,9 +2,21 @@
 
 import logging
 import sys
+from collections.abc import MutableMapping
 from typing import Any
 
 import structlog
+
+from rollbackd.system.redaction import without_passwords
+
+
+def _without_passwords(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    for key, value in event.items():
+        if isinstance(value, str):
+            event[key] = without_passwords(value)
+        elif isinstance(value, list | tuple):
+            event[key] = [without_passwords(one) if isinstance(one, str) else one for one in value]
+    return event
 
 
 def configure(level: str = "info", *, readable: bool | None = None) -> None:
@@ -17,6 +29,7 @@ def configure(level: str = "info", *, readable: bool | None = None) -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
+            _without_passwords,
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level.upper())),

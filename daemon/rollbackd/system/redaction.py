@@ -40,6 +40,15 @@ _PATTERNS = (
 )
 
 
+_OF_URLS = re.compile(r"(://)[^\s/?#]+(?=@)")
+"""Who somebody is to a server, up to the last `@` of the authority, as urlsplit reads it."""
+
+
+def without_passwords(text: str) -> str:
+    """The text without the users and passwords of any URL in it."""
+    return _OF_URLS.sub(rf"\1{MASK}", text) if "://" in text else text
+
+
 def harmless(text: str) -> str:
     """The text without escape sequences; other control and direction characters become `?`, line ends newlines."""
     plain = _ESCAPES.sub("", text).replace("\r\n", "\n").replace("\r", "\n")

@@ -187,6 +187,30 @@ async def alert_comes_again(stage: Stage, service: str, name: str) -> None:
     await stage.daemon.operations.receive([alert], "token:other-alertmanager")
 
 
+@verb(r"alert (?P<name>\w+) ends unheard")
+async def alert_ends_unheard(stage: Stage, service: str, name: str) -> None:
+    stage.world.resolve(stage.world.firing(name, service))
+
+
+@verb(r"alert (?P<name>\w+) is inhibited")
+async def alert_is_inhibited(stage: Stage, service: str, name: str) -> None:
+    stage.world.alertmanager.inhibited.add(stage.world.firing(name, service))
+
+
+@verb(r"alert (?P<name>\w+) is renamed by its value")
+async def alert_is_renamed(stage: Stage, service: str, name: str) -> None:
+    """It has a label with its value: each evaluation is another alert, and ends the one before."""
+    await alert_resolves(stage, service, name)
+    alert = stage.world.fire(name, {"service": service, "value": str(stage.clock.true)}, stage.clock.true, None)
+    if stage.core is not None:
+        await stage.core.operations.receive([alert], "token:alertmanager")
+
+
+@verb(r"Alertmanager begins anew")
+async def alertmanager_begins_anew(stage: Stage, service: str) -> None:
+    stage.world.alertmanager.restarted = stage.clock.true
+
+
 @verb(r"alert (?P<name>\w+) resolves")
 async def alert_resolves(stage: Stage, service: str, name: str) -> None:
     alert = stage.world.resolve(stage.world.firing(name, service))

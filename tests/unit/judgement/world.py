@@ -13,7 +13,7 @@ from rollbackd.config.models import Service
 from rollbackd.execution.layers import Layers
 from rollbackd.model import Alert, Change, CheckResult, Release, Traits, Verdict
 from rollbackd.rules.matchers import parse_matchers
-from rollbackd.signals.alertmanager import Silence, Unreachable
+from rollbackd.signals.alertmanager import FiringAlerts, Silence, Unreachable
 from rollbackd.signals.prometheus import QueryAnswer, RangeAnswer, RangeSeries, Series
 from tests.unit.house import FakeLayer
 from tests.unit.judgement.clock import LeapingClock
@@ -212,12 +212,23 @@ class WorldAlertmanager:
     world: World
     down: bool = False
 
-    async def firing(self) -> list[Alert]:
+    restarted: datetime | None = None
+    """When it began anew; it knows of nothing that was sent to it before."""
+    inhibited: set[str] = field(default_factory=set)
+    """Fingerprints."""
+
+    async def firing(self, now: datetime) -> FiringAlerts:
         if self.down:
             raise Unreachable("Alertmanager at http://127.0.0.1:9093: no answer within 5s")
-        return list(self.world.alerts.values())
+        if self.restarted is not None and now - self.restarted < timedelta(minutes=2):
+            return FiringAlerts(whole=False)
+        listed = self.world.alerts
+        alerts = tuple(alert for name, alert in listed.items() if name not in self.inhibited)
+        return FiringAlerts(alerts, frozenset(listed))
 
     async def silences(self) -> list[Silence]:
+        if self.down:
+            raise Unreachable("Alertmanager at http://127.0.0.1:9093: no answer within 5s")
         return list(self.world.silences.values())
 
 
