@@ -36,7 +36,7 @@ class Court(Shop):
     async def open(self) -> None:
         await super().open()
         await self.let("10:20 alert Sick fires")
-        assert self.words == ["asks"]
+        assert [word for word in self.words if word != "tells"] == ["asks"]  # people hear of a rule without data, too
 
     def asking(self, **config: Any) -> Approvals:
         """As it is built; `config` replaces parts of the configuration, as of a later one."""

@@ -107,6 +107,7 @@ class Blame:
         if not onsets:
             return None
         return Condition(Standing.BAD, min(onsets), f"it was met {len(onsets)} times under the old state")
+
     async def users(self, rule: Rule, service: str) -> float | None:
         """The share of users that the rule's own query says is affected, 0 to 1; None when it says nothing."""
         query = getattr(rule.users, "query", "")
