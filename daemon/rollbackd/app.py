@@ -39,6 +39,7 @@ from rollbackd.system import log, sd_notify
 from rollbackd.system.clock import Clock, SystemClock, boot_microseconds
 from rollbackd.system.http_client import HttpError, http_answer
 from rollbackd.system.tasks import end
+from rollbackd.system.vitals import PartDied
 from rollbackd.views.shapes import IncidentView, RecordView
 
 _AGAIN = timedelta(seconds=5)
@@ -49,6 +50,9 @@ _HEARTBEAT = timedelta(minutes=1)
 _AT_ONCE = 8
 """How many services have their layers looked at together at a start."""
 _DISK_LOOK = timedelta(seconds=2)
+_LAST_STEP = timedelta(minutes=11)
+"""How long the step in hand is waited for when a part of the daemon has died, as systemd waits when we are stopped."""
+_LAST_WORDS = timedelta(seconds=5)
 
 StartFailed = (ConfigErrors, SignalsUnsafe, CannotListenError, JournalRefused, JournalDamaged, JournalUnavailable)
 """What a user can cause at a start; each error is a sentence."""
@@ -67,17 +71,18 @@ class DaemonProcess:
         )
         self._tasks: list[asyncio.Task[None]] = []
         self._ending: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        """Done when the process is to end; True: execute anew."""
+        """Done when the process is to end; True: execute anew. Raises `PartDied` when we end untold."""
         self._quiet_until: dict[str, float] = {}
         """When the next failure of a root task may be told."""
         self._log = log.get("daemon")
 
     async def run(self) -> bool:
-        """Serve until told to stop; returns whether to execute anew. :raises CannotListenError:"""
+        """Serve until told to stop; returns whether to execute anew. :raises CannotListenError: PartDied:"""
         await self._core.intake.recall()
         await self._server.start()
         try:
             self._watch_signals()
+            self._core.vitals.on_death = self._part_died
             self._start_tasks()
             _spare_what_stays()
             sd_notify.notify(sd_notify.READY, sd_notify.status(f"watching {len(self._config.services)} services"))
@@ -94,6 +99,13 @@ class DaemonProcess:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
         loop.add_signal_handler(signal.SIGHUP, self._reload)
+
+    def _part_died(self, reason: str) -> None:
+        """Say so to whoever looks, and end: the next start has all its parts again."""
+        self._log.critical("a part of the daemon has died; it ends, to be started anew", reason=reason)
+        sd_notify.notify(sd_notify.status(f"ends, to be started anew: {reason}"))
+        if not self._ending.done():
+            self._ending.set_exception(PartDied(reason))
 
     def stop(self, again: bool = False) -> None:
         """End at the next boundary."""
@@ -120,7 +132,7 @@ class DaemonProcess:
         core.snapshot_manager.expect()
         # The names of tasks are in notices to people, whose words stay.
         self._root("teller", core.dispatcher.run)
-        self._root("resume", self._resume)
+        self._root("resume", self._resume, ends=True)
         self._root("judge", core.decision_engine.run)
         self._root("timekeeper", core.incident_clocks.run)
         self._root("orders", core.orders.run)
@@ -128,6 +140,7 @@ class DaemonProcess:
         self._root("timetable", self._keep_to_the_calendar)
         self._root("drills", core.drills.run)
         self._root("disk", self._watch_disk)
+        self._root("threads", partial(core.vitals.watch_threads, self._clock))
         self._root("clock", partial(core.jumps.run, self._clock_jumped))
         if self._config.alertmanager is not None:
             self._root("alertmanager", lambda: core.intake.run(self._config.daemon.look_every))
@@ -144,8 +157,10 @@ class DaemonProcess:
         if self._config.daemon.heartbeat:
             self._root("heartbeat", self._heartbeat)
 
-    def _root(self, name: str, work: Callable[[], Awaitable[Any]]) -> None:
-        self._tasks.append(asyncio.create_task(self._forever(name, work), name=name))
+    def _root(self, name: str, work: Callable[[], Awaitable[Any]], *, ends: bool = False) -> None:
+        task = asyncio.create_task(self._forever(name, work), name=name)
+        self._core.vitals.watch_task(task, ends=ends)
+        self._tasks.append(task)
 
     async def _forever(self, name: str, work: Callable[[], Awaitable[Any]]) -> None:
         say = partial(self._log.error, "the journal cannot be used; trying again", task=name)
@@ -154,11 +169,14 @@ class DaemonProcess:
                 return await until_written(work, self._clock, _AGAIN, say)
             except Exception as error:  # noqa: BLE001  # a root task must survive; it is started again, and people are told
                 self._log.exception("a part of the daemon failed and is started again", task=name)
+                why = f"{type(error).__name__}: {error}"
+                self._core.vitals.fails(name, why)
                 if self._clock.monotonic() >= self._quiet_until.get(name, 0):
                     self._quiet_until[name] = self._clock.monotonic() + _QUIET.total_seconds()
-                    text = f"{name} failed and is started again: {type(error).__name__}: {error}"
+                    text = f"{name} failed and is started again: {why}"
                     await self._core.read_model.tell(facts.Notice("internal", text))
                 await self._clock.sleep(_AGAIN)
+                self._core.vitals.works(name)
 
     async def _resume(self) -> None:
         """Go on with what a crash or a stop cut off, then with signals that came and were not decided on."""
@@ -237,10 +255,28 @@ class DaemonProcess:
 
     async def _stop(self) -> None:
         """Finish effects in hand, and take alerts until then; then close everything."""
+        if self._core.vitals.death:
+            await self._leave(self._core.vitals.death)
+            return
+        self._core.vitals.on_death = lambda _: None
         await self._core.runner.stop()
         await self._server.stop()
         await end(self._tasks)
         await self._core.close()
+
+    async def _leave(self, reason: str) -> None:
+        """End without one of the parts: tell people, and finish an effect in hand where that can be written."""
+        unwritten = self._core.vitals.journal_died
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_LAST_WORDS.total_seconds()):
+                text = f"{reason}; rollbackd ended, to be started anew"
+                if unwritten:
+                    await self._core.dispatcher.tell_directly(self_notices.unrecorded(self._clock.now(), text))
+                else:
+                    await self._core.read_model.tell(facts.Notice("internal", text))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(0 if unwritten else _LAST_STEP.total_seconds()):
+                await self._core.runner.stop()
 
 
 def _spare_what_stays() -> None:
@@ -258,19 +294,37 @@ async def _serve(path: Path, clock: Clock) -> bool:
     with Exclusive(loaded.config.daemon.journal):
         url = loaded.config.daemon.journal
         core = await build(loaded.config, await open_journal(url, clock), clock, Checkpoint(url))
-        return await DaemonProcess(path, loaded.config, core).run()
+        try:
+            return await DaemonProcess(path, loaded.config, core).run()
+        except PartDied as death:
+            log.say(f"rollbackd ends: {death}")
+            # As if killed, which every start can go on from: nobody knows what still waits for what has died.
+            os._exit(1)
 
 
 def run(path: Path, clock: Clock | None = None) -> int:
-    """Run the daemon until it is told to stop. Exit code 0, or 1 when it could not start."""
+    """Run the daemon until it is told to stop. Exit code 0, or 1 when it could not start, or had to end."""
+    _occupy_standard_descriptors()
     try:
         again = asyncio.run(_serve(path, clock or SystemClock()))
     except StartFailed as error:
-        print(error, file=sys.stderr)  # noqa: T201  # before there is a log
+        log.say(str(error))
+        return 1
+    except asyncio.CancelledError:
+        log.say("rollbackd ends: its main task was cancelled")
         return 1
     if again:
         os.execv(sys.executable, [sys.executable, "-m", "rollbackd", "run", "--config", str(path)])  # noqa: S606  # ourselves
     return 0
+
+
+def _occupy_standard_descriptors() -> None:
+    """Where one was closed before the start, the journal would take its number, and whatever is printed go into it."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
 
 
 async def offline_rollback(path: Path, request: Request, on_record: Callable[[RecordView], None]) -> IncidentView:

@@ -53,6 +53,7 @@ from rollbackd.syntax.units import Secret
 from rollbackd.system.clock import Clock, JumpWatch
 from rollbackd.system.http_client import HttpSession
 from rollbackd.system.spawner import Spawner
+from rollbackd.system.vitals import Vitals
 from rollbackd.upkeep import Upkeep
 
 
@@ -84,6 +85,7 @@ class Core:
     orders: SignalCommands
     web: HttpSession
     prometheus: Prometheus | None
+    vitals: Vitals
 
     async def close(self) -> None:
         """End what has connections or threads, the journal last."""
@@ -177,7 +179,7 @@ async def build(config: Config, journal: Journal, clock: Clock, checkpoint: Chec
     incident_clocks = IncidentClocks(config, read_model, clock)
     notifiers = {one.name: build_notifier(one.kind, one.settings, reveal, reach.web) for one in config.notify.receivers}
     dispatcher = NotificationDispatcher(journal, config, notifiers, clock, goes_on=goes_on, over=over)
-    registry = CollectorRegistry()
+    registry, vitals = CollectorRegistry(), Vitals()
     readiness_review = ReadinessReview(config, read_model, clock, deciding.situations, layers, deciding.check_runner)
     drills = DrillRunner(
         config,
@@ -208,6 +210,7 @@ async def build(config: Config, journal: Journal, clock: Clock, checkpoint: Chec
             registry=registry,
             drills=drills,
             snapshot_manager=snapshot_manager,
+            vitals=vitals,
         )
     )
     registry.register(
@@ -252,6 +255,7 @@ async def build(config: Config, journal: Journal, clock: Clock, checkpoint: Chec
         orders=orders,
         web=reach.web,
         prometheus=reach.prometheus,
+        vitals=vitals,
     )
 
 

@@ -14,6 +14,7 @@ from rollbackd.policy.target import candidates
 from rollbackd.rules.tracks import Standing
 from rollbackd.signals.rule_state import RuleStates
 from rollbackd.state.read_model import ReadModel
+from rollbackd.system import log
 from rollbackd.system.clock import Clock
 
 
@@ -48,6 +49,9 @@ class Metrics(Collector):
         yield info
         yield GaugeMetricFamily(
             "rollbackd_journal_writable", "1 while the journal can be written.", value=not self._read_model.trouble
+        )
+        yield CounterMetricFamily(
+            "rollbackd_log_lines_dropped", "Log lines that could not be written.", value=log.dropped()
         )
         yield from self._services()
         yield from self._rollbacks()

@@ -6,12 +6,16 @@ monotonic time stands still then (https://man7.org/linux/man-pages/man2/clock_ge
 """
 
 import argparse
+import asyncio
+import ctypes
 import os
 import signal
+import threading
+import time
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from rollbackd.app import run
+from rollbackd.app import DaemonProcess, run
 from rollbackd.system import boundary
 from rollbackd.system.clock import SystemClock
 
@@ -30,6 +34,35 @@ class ShiftedClock(SystemClock):
         return now + timedelta(seconds=float(self._shift.read_text()))
 
 
+def parts_can_be_killed(order: Path) -> None:
+    """Let a test kill one part: it reads the names in `<order>.parts` and writes one of them into the file."""
+    start = DaemonProcess._start_tasks
+
+    def also(daemon: DaemonProcess) -> None:
+        start(daemon)
+        threading.Thread(target=_killer, args=(asyncio.get_running_loop(), order), daemon=True).start()
+
+    setattr(DaemonProcess, "_start_tasks", also)  # noqa: B010  # mypy minds the plain assignment
+
+
+def _killer(loop: asyncio.AbstractEventLoop, order: Path) -> None:
+    while True:
+        tasks = {task.get_name(): task for task in asyncio.all_tasks(loop)}
+        threads = {one.name: one for one in threading.enumerate() if one.name != "MainThread"}
+        known = [*(f"task {name}" for name in tasks), *(f"thread {name}" for name in threads)]
+        order.with_suffix(".new").write_text("\n".join(sorted(known)))
+        order.with_suffix(".new").rename(order.with_suffix(".parts"))
+        kind, _, name = order.read_text().partition(" ") if order.exists() else ("", "", "")
+        if kind == "task":
+            loop.call_soon_threadsafe(tasks[name].cancel)
+            return
+        if kind == "thread":
+            ident = ctypes.c_ulong(threads[name].ident or 0)
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ident, ctypes.py_object(SystemExit))
+            return
+        time.sleep(0.1)
+
+
 def main() -> int:
     """Until SIGTERM."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -37,7 +70,10 @@ def main() -> int:
     parser.add_argument("--speed", type=float, default=1.0)
     parser.add_argument("--shift", type=Path)
     parser.add_argument("--kill-at", help="the boundary at which it kills itself")
+    parser.add_argument("--kill-part", type=Path, help="where the name of a part is written that is to be killed")
     given = parser.parse_args()
+    if given.kill_part:
+        parts_can_be_killed(given.kill_part)
 
     def kill(name: str) -> None:
         if name == given.kill_at:

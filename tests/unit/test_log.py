@@ -1,6 +1,14 @@
 """What is logged is one JSON object a line, and no variable of a failed function, which may be a secret."""
 
 import json
+import os
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TextIO, cast
 
 import pytest
 import structlog
@@ -24,3 +32,95 @@ def test_a_module_s_logger_that_was_made_before_logs_were_set_up_follows_them(
     assert (said["part"], said["event"], said["path"]) == ("web", "request failed", "/x")
     assert "a failure of 7 characters" in said["exception"]
     assert "hunter2" not in json.dumps(said)
+
+
+@contextmanager
+def logging_to(file: object) -> Iterator[None]:
+    """Logs go to this as if it were stderr."""
+    before, sys.stderr = sys.stderr, cast("TextIO", file)
+    try:
+        log.configure(readable=False)
+        yield
+    finally:
+        sys.stderr = before
+        structlog.reset_defaults()
+
+
+@contextmanager
+def broken(how: str) -> Iterator[object]:
+    """A stderr that takes nothing, or nothing more."""
+    if how == "closed before the start":
+        yield None
+        return
+    if how == "a full disk":
+        with open("/dev/full", "w") as file:
+            yield file
+        return
+    reader, writer = socket.socketpair() if "socket" in how else os.pipe()
+    if "gone" in how:
+        os.close(reader) if isinstance(reader, int) else reader.close()
+    file = os.fdopen(writer if isinstance(writer, int) else writer.detach(), "w")
+    if how == "closed":
+        file.close()
+    yield file
+    with suppress(OSError):
+        file.close()
+    if "gone" not in how:
+        os.close(reader) if isinstance(reader, int) else reader.close()
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        "closed before the start",
+        "closed",
+        "a full disk",
+        "a pipe whose reader is gone",
+        "a socket whose reader is gone",
+        "a pipe that nobody reads",
+        "a socket that nobody reads",
+    ],
+)
+def test_a_line_that_cannot_be_written_is_dropped_and_counted(how: str) -> None:
+    with broken(how) as stderr, logging_to(stderr):
+        begun = time.monotonic()
+        for number in range(2000):
+            log.get("judge").warning("a line", number=number, text="x" * 300)
+        assert log.dropped() >= (1 if "nobody reads" in how else 2000)
+        assert time.monotonic() - begun < 2, "nobody is waited for"
+
+
+class Unspeakable:
+    def __repr__(self) -> str:
+        raise RuntimeError("no words")
+
+
+def in_a_circle() -> object:
+    one: list[object] = []
+    one.append(one)
+    return one
+
+
+@pytest.mark.parametrize("value", [Unspeakable(), in_a_circle(), {("a", "key"): 1}], ids=["fails", "circle", "key"])
+def test_a_line_that_cannot_be_made_is_dropped_and_counted(value: object, capsys: pytest.CaptureFixture[str]) -> None:
+    with logging_to(sys.stderr):
+        log.get("judge").warning("unspeakable", value=value)
+        log.get("judge").warning("a line")
+        assert log.dropped() == 1
+    assert json.loads(capsys.readouterr().err)["event"] == "a line"
+
+
+def test_a_reader_that_comes_back_gets_whole_lines(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    with open(writer, "w") as stderr, logging_to(stderr):
+        for number in range(500):
+            log.get("judge").warning("a line", number=number, text="x" * 6000)
+        lost = log.dropped()
+        before = os.read(reader, 2**20)
+        log.get("judge").warning("the last line")
+        after = os.read(reader, 2**20)
+        assert 0 < lost == log.dropped()
+    os.close(reader)
+    *whole, _torn = before.splitlines()
+    assert [json.loads(line)["number"] for line in whole] == list(range(len(whole)))
+    assert json.loads(after.splitlines()[-1])["event"] == "the last line"

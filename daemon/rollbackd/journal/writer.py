@@ -48,6 +48,10 @@ class Writer:
         """What the present turn of the loop wants to be done."""
         self._queue: SimpleQueue[list[WriteRequest | Errand] | None] = SimpleQueue()
         self._closed = False
+        self._ended = ""
+        """Why the thread is gone, when it is and was not to be."""
+        self._waiting: set[asyncio.Future[Any]] = set()
+        """Those who wait for an answer, known to the loop's thread alone."""
         # A daemon thread: a process that ends without `close` is not kept alive; what was answered is on disk.
         self._thread = Thread(target=self._run, name="journal-writer", daemon=True)
         self._thread.start()
@@ -60,10 +64,25 @@ class Writer:
         """
         if self._closed:
             raise JournalUnavailable(f"{self._path}: the journal is closed; rollbackd is stopping")
+        if self._ended:
+            raise self._no_more()
         if not self._gathered:
             self._loop.call_soon(self._hand_over)
         self._gathered.append(work)
+        self._waiting.add(work.future)
+        work.future.add_done_callback(self._waiting.discard)
         return await work.future
+
+    def _no_more(self) -> JournalUnavailable:
+        return JournalUnavailable(
+            f"{self._path}: the thread that writes it has ended ({self._ended}); rollbackd ends, to be started anew"
+        )
+
+    def _give_up(self) -> None:
+        """Nobody answers any more, not even what the thread had in its hands."""
+        for future in list(self._waiting):
+            if not future.done():
+                future.set_exception(self._no_more())
 
     def _hand_over(self) -> None:
         """All that this turn of the loop brought at once: one commit for it, and one wake-up of the thread."""
@@ -82,6 +101,17 @@ class Writer:
 
     # -- on the writer's thread
     def _run(self) -> None:
+        try:
+            self._serve()
+        except BaseException as error:  # noqa: BLE001  # the thread's root: whatever ends it, its callers must hear
+            self._ended = f"{type(error).__name__}: {error}"
+            self._log.critical("the journal's writer has ended", error=self._ended)
+            with suppress(RuntimeError):  # as in `_answer`
+                self._loop.call_soon_threadsafe(self._give_up)
+        finally:
+            self._disconnect()
+
+    def _serve(self) -> None:
         going = True
         while going:
             work, going = self._take()
@@ -91,7 +121,6 @@ class Writer:
             for errand in work:
                 if isinstance(errand, Errand):
                     self._answer([errand], [self._attempt(errand.run)])
-        self._disconnect()
 
     def _take(self) -> tuple[list[WriteRequest | Errand], bool]:
         """All that waits, at least one; and whether more may come."""

@@ -26,6 +26,7 @@ from rollbackd.notify.routes import addressed, reached, worded
 from rollbackd.state.incidents import KnownIncidents
 from rollbackd.system import log
 from rollbackd.system.clock import Clock
+from rollbackd.system.tasks import side_by_side
 
 CURSOR = "teller"
 TROUBLES_CURSOR = "teller.troubles"
@@ -109,11 +110,8 @@ class NotificationDispatcher:
     # -- the ways in ----------------------------------------------------------------------------
     async def run(self) -> None:
         """Read facts, remind and send, until cancelled; what is under way then is sent again next time."""
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._follow(), name="teller: facts")
-            tasks.create_task(self._tick(), name="teller: reminders")
-            for box in self._boxes.values():
-                tasks.create_task(box.serve(), name=f"teller: {box.name}")
+        queues = {f"teller: {box.name}": box.serve() for box in self._boxes.values()}
+        await side_by_side({"teller: facts": self._follow(), "teller: reminders": self._tick(), **queues})
 
     def waiting(self) -> Mapping[str, int]:
         """How many messages wait for each receiver, as of the last look."""

@@ -27,6 +27,7 @@ from rollbackd.snapshots import SnapshotManager
 from rollbackd.state.read_model import ReadModel
 from rollbackd.system import log
 from rollbackd.system.clock import Clock
+from rollbackd.system.vitals import Vitals
 
 _RACES = 20
 
@@ -51,6 +52,7 @@ class OperationsParts:
     registry: CollectorRegistry
     drills: DrillRunner
     snapshot_manager: SnapshotManager
+    vitals: Vitals
 
 
 class OperationsBase:

@@ -152,7 +152,8 @@ class StateQueries(OperationsBase):
 
         Where the world has nothing to say of a rule, that is a problem to look at; we are ready all the same.
         """
-        problems = [f"{name}: {text}" for name, text in sorted(self._parts.state_watcher.problems.items())]
+        problems = list(self._parts.vitals.problems)
+        problems += [f"{name}: {text}" for name, text in sorted(self._parts.state_watcher.problems.items())]
         if self._read_model.trouble:
             problems.append(f"the journal cannot be written: {self._read_model.trouble}")
         if self._parts.intake.unreachable:

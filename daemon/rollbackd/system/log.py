@@ -1,13 +1,122 @@
-"""Logs: one JSON object a line on stderr, or readable lines on a terminal. Secrets are masked before they get here."""
+"""Logs: one JSON object a line on stderr, or readable lines on a terminal. Secrets are masked before they get here.
+
+What observes never stops what acts: a line that cannot be made or written is dropped and counted, whatever the reason.
+"""
 
 import logging
+import os
+import select
 import sys
 from collections.abc import MutableMapping
-from typing import Any
+from contextlib import suppress
+from datetime import timedelta
+from typing import Any, TextIO, cast
 
 import structlog
 
+from rollbackd.system.clock import SystemClock
 from rollbackd.system.redaction import without_passwords
+
+_PIECE = 4096
+"""Bytes that a pipe or socket takes without waiting once it says that it can be written."""
+_PATIENCE = 20
+"""Milliseconds that a line waits for a reader that is behind."""
+_REST = timedelta(seconds=1)
+"""Before another line waits, after one waited in vain: a reader that hangs must not cost more than a moment of it."""
+
+
+class LogOutput:
+    """Where lines go. Nothing is raised, and a reader that does not read is not waited for."""
+
+    def __init__(self, file: TextIO | None) -> None:
+        self._file = file
+        self._fd = _descriptor(file)
+        self._poll = select.poll()
+        if self._fd >= 0:
+            self._poll.register(self._fd, select.POLLOUT)
+        self._clock = SystemClock()
+        self._hurry_until = 0.0
+        self._torn = False
+        """The last line was written in part."""
+        self.dropped = 0
+        """Lines that are lost."""
+
+    def write(self, text: str) -> None:
+        """Write a line, or count it as lost."""
+        try:
+            self._write(text)
+        except (OSError, ValueError):  # a ValueError: the file is closed
+            self.dropped += 1
+
+    def flush(self) -> None:
+        """Nothing is kept back."""
+
+    def _write(self, text: str) -> None:
+        if self._fd >= 0:
+            return self._send(text.encode(errors="backslashreplace"))
+        if self._file is None:
+            raise ValueError("there is no stderr")
+        self._file.write(text)
+        return self._file.flush()
+
+    def _send(self, line: bytes) -> None:
+        left = b"\n" + line if self._torn else line
+        while left:
+            self._await_room()
+            written = os.write(self._fd, left[:_PIECE])
+            left = left[written:]
+            self._torn = bool(left)
+
+    def _await_room(self) -> None:
+        """:raises BlockingIOError: there is none."""
+        patience = _PATIENCE if self._clock.monotonic() >= self._hurry_until else 0
+        if not self._poll.poll(patience):
+            if patience:
+                self._hurry_until = self._clock.monotonic() + _REST.total_seconds()
+            raise BlockingIOError("whoever reads the log does not read")
+
+
+def _descriptor(file: TextIO | None) -> int:
+    """The file's number; -1 when it has none, as what a test puts in its place."""
+    with suppress(OSError, ValueError):
+        return file.fileno() if file is not None else -1
+    return -1
+
+
+_output = LogOutput(None)
+
+
+def dropped() -> int:
+    """How many lines were lost since the start."""
+    return _output.dropped
+
+
+def say(text: str) -> None:
+    """Write a line for people on stderr as it is: before there is a log, or when it is the last one."""
+    LogOutput(sys.stderr).write(f"{text}\n")
+
+
+def configure(level: str = "info", *, readable: bool | None = None) -> None:
+    """Set structlog up once; `readable` is by default whether stderr is a terminal."""
+    global _output  # noqa: PLW0603  # there is one stderr
+    stderr = cast("TextIO | None", sys.stderr)  # None when it was closed before the start
+    _output = LogOutput(stderr)
+    if readable is None:
+        readable = stderr is not None and stderr.isatty()
+    renderer: Any = structlog.dev.ConsoleRenderer() if readable else structlog.processors.JSONRenderer()
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            _unless_it_fails(structlog.processors.format_exc_info),
+            _unless_it_fails(_without_passwords),
+            _unless_it_fails(renderer),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level.upper())),
+        logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", _output)),
+        cache_logger_on_first_use=False,
+    )
 
 
 def _without_passwords(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -19,23 +128,17 @@ def _without_passwords(_logger: Any, _method: str, event: MutableMapping[str, An
     return event
 
 
-def configure(level: str = "info", *, readable: bool | None = None) -> None:
-    """Set structlog up once; `readable` is by default whether stderr is a terminal."""
-    readable = sys.stderr.isatty() if readable is None else readable
-    renderer: Any = structlog.dev.ConsoleRenderer() if readable else structlog.processors.JSONRenderer()
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            _without_passwords,
-            renderer,
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level.upper())),
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
-        cache_logger_on_first_use=False,
-    )
+def _unless_it_fails(processor: Any) -> Any:
+    """A processor that drops what it cannot put into words, such as a value that has none."""
+
+    def process(logger: Any, name: str, event: Any) -> Any:
+        try:
+            return processor(logger, name, event)
+        except Exception as error:  # whatever a value's own words raise
+            _output.dropped += 1
+            raise structlog.DropEvent from error
+
+    return process
 
 
 def get(name: str) -> Any:

@@ -1,7 +1,7 @@
 """Tasks that somebody waits for: whoever began one sees it end, also when cancelled himself."""
 
 import asyncio
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine, Iterable, Mapping
 from typing import Any
 
 
@@ -11,6 +11,22 @@ async def end(tasks: Iterable[asyncio.Future[Any]]) -> None:
     for task in ending:
         task.cancel()
     await asyncio.gather(*ending, return_exceptions=True)
+
+
+async def side_by_side(works: Mapping[str, Coroutine[Any, Any, Any]]) -> None:
+    """Do several things for ever, each in a task of its name; all are ended when one is over, or we are.
+
+    :raises RuntimeError: one was cancelled or came to its end, which none is to; else as that one did.
+    """
+    tasks = [asyncio.create_task(work, name=name) for name, work in works.items()]
+    try:
+        over, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        await end(tasks)
+    for task in over:
+        if task.cancelled() or task.exception() is None:
+            raise RuntimeError(f"{task.get_name()} {'was cancelled' if task.cancelled() else 'came to an end'}")
+        task.result()
 
 
 async def until_first(*waits: Coroutine[Any, Any, Any]) -> None:

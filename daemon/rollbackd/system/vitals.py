@@ -1,0 +1,78 @@
+"""Whether every lasting part of the daemon is alive: root tasks, threads, the journal's writer.
+
+A part that fails is started again by whoever runs it, and is named here until then. One that has died cannot be: the
+process is to end, with the reason, so that the service manager starts it anew.
+"""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+from rollbackd.system.clock import Clock
+
+_LASTING = ("journal-", "asyncio_")
+"""What the names of threads begin with that live as long as we do: the journal's, and those of file work."""
+_LOOK = timedelta(seconds=1)
+
+
+class PartDied(Exception):  # noqa: N818  # a reason to end, not an error to be handled
+    """Something without which the daemon would only seem to work has ended."""
+
+
+class Vitals:
+    """What failed, and what has died. `on_death` is called with the first reason, once."""
+
+    def __init__(self) -> None:
+        self._failing: dict[str, str] = {}
+        self._seen: set[threading.Thread] = set()
+        self.death = ""
+        """Why the daemon is to end; empty while it is well."""
+        self.journal_died = False
+        self.on_death: Callable[[str], None] = lambda _: None
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """A sentence for each part that does not work now."""
+        dead = (f"{self.death}; rollbackd ends, to be started anew",) if self.death else ()
+        failing = (f"{name} failed and is started again: {why}" for name, why in self._failing.items())
+        return (*dead, *failing)
+
+    def fails(self, part: str, why: str) -> None:
+        """It does not work until `works` is said of it."""
+        self._failing[part] = why
+
+    def works(self, part: str) -> None:
+        self._failing.pop(part, None)
+
+    def died(self, part: str, why: str) -> None:
+        """It has ended, and was not to."""
+        if not self.death:
+            self.death = f"{part} {why}"
+            self.on_death(self.death)
+
+    def watch_task(self, task: asyncio.Task[Any], *, ends: bool = False) -> None:
+        """Notice when a task is over, however that came; `ends`: it may come to its end by itself."""
+        task.add_done_callback(lambda over: self._task_over(over, ends=ends))
+
+    def _task_over(self, task: asyncio.Task[Any], *, ends: bool) -> None:
+        if task.cancelled():
+            self.died(f"the task {task.get_name()}", "was cancelled")
+        elif (error := task.exception()) is not None:
+            self.died(f"the task {task.get_name()}", f"ended: {type(error).__name__}: {error}")
+        elif not ends:
+            self.died(f"the task {task.get_name()}", "came to an end")
+
+    async def watch_threads(self, clock: Clock) -> None:
+        """Notice every second which threads that were there have ended, for ever."""
+        while True:
+            self.look_at_threads()
+            await clock.sleep(_LOOK)
+
+    def look_at_threads(self) -> None:
+        self._seen.update(one for one in threading.enumerate() if one.name.startswith(_LASTING))
+        for thread in self._seen:
+            if not thread.is_alive():
+                self.journal_died = self.journal_died or thread.name.startswith("journal-")
+                self.died(f"the thread {thread.name}", "has ended")
