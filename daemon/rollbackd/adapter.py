@@ -293,6 +293,10 @@ async def _no_comparison(_when: Any, _since: datetime | None) -> None:
     return None
 
 
+def _never_held_up(_since: float) -> float:
+    return 0.0
+
+
 @dataclass(frozen=True, slots=True)
 class CheckPlace:
     """What a check may use."""
@@ -318,6 +322,8 @@ class CheckPlace:
     """Judges, for this service, a query condition that compares; None where nobody can."""
     memory: MutableMapping[str, Any] = field(default_factory=dict)
     """What this check keeps from one look to the next; gone when the daemon ends."""
+    held_up: Callable[[float], float] = _never_held_up
+    """How many seconds since then, by the event loop's time, our own loop held everything up."""
 
 
 @runtime_checkable

@@ -38,6 +38,7 @@ from rollbackd.syntax.units import format_duration
 from rollbackd.system import log, sd_notify
 from rollbackd.system.clock import Clock, SystemClock, boot_microseconds
 from rollbackd.system.http_client import HttpError, http_answer
+from rollbackd.system.name_lookup import EventLoop
 from rollbackd.system.tasks import end
 from rollbackd.system.vitals import PartDied
 from rollbackd.views.shapes import IncidentView, RecordView
@@ -82,6 +83,7 @@ class DaemonProcess:
         await self._server.start()
         try:
             self._watch_signals()
+            self._core.lag.watch()
             self._core.vitals.on_death = self._part_died
             self._start_tasks()
             _spare_what_stays()
@@ -306,7 +308,8 @@ def run(path: Path, clock: Clock | None = None) -> int:
     """Run the daemon until it is told to stop. Exit code 0, or 1 when it could not start, or had to end."""
     _occupy_standard_descriptors()
     try:
-        again = asyncio.run(_serve(path, clock or SystemClock()))
+        with asyncio.Runner(loop_factory=EventLoop) as runner:
+            again = runner.run(_serve(path, clock or SystemClock()))
     except StartFailed as error:
         log.say(str(error))
         return 1

@@ -52,6 +52,7 @@ from rollbackd.state.read_model import ReadModel
 from rollbackd.syntax.units import Secret
 from rollbackd.system.clock import Clock, JumpWatch
 from rollbackd.system.http_client import HttpSession
+from rollbackd.system.loop_lag import LoopLag
 from rollbackd.system.spawner import Spawner
 from rollbackd.system.vitals import Vitals
 from rollbackd.upkeep import Upkeep
@@ -86,6 +87,7 @@ class Core:
     web: HttpSession
     prometheus: Prometheus | None
     vitals: Vitals
+    lag: LoopLag
 
     async def close(self) -> None:
         """End what has connections or threads, the journal last."""
@@ -124,6 +126,7 @@ class _Reach:
     alertmanager: Alertmanager | None
     factory: LayerFactory
     layers: dict[str, Layers]
+    lag: LoopLag
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -222,6 +225,7 @@ async def build(config: Config, journal: Journal, clock: Clock, checkpoint: Chec
             deciding.bake_timer,
             dispatcher.waiting,
             lambda name: bool(holds(name, {})),
+            lambda: reach.lag.worst,
         )
     )
     registry.register(SnapshotMetrics(snapshot_manager, clock))
@@ -256,6 +260,7 @@ async def build(config: Config, journal: Journal, clock: Clock, checkpoint: Chec
         web=reach.web,
         prometheus=reach.prometheus,
         vitals=vitals,
+        lag=reach.lag,
     )
 
 
@@ -268,7 +273,13 @@ def _reach(config: Config, clock: Clock) -> _Reach:
     factory = LayerFactory(config.daemon.scratch, spawner, clock)
     layers = {service.name: factory.build(service) for service in config.services}
     return _Reach(
-        web=web, spawner=spawner, prometheus=prometheus, alertmanager=alertmanager, factory=factory, layers=layers
+        web=web,
+        spawner=spawner,
+        prometheus=prometheus,
+        alertmanager=alertmanager,
+        factory=factory,
+        layers=layers,
+        lag=LoopLag(),
     )
 
 
@@ -298,7 +309,8 @@ def _deciding(
     rule_states = RuleStates(config, read_model.undone)
     compare = ComparisonQueries(config, read_model, rule_states, clock, prometheus)
     releases = _releases(layers, factory)
-    check_runner = CheckRunner(CheckSurroundings(reach.spawner, clock, reach.web, prometheus, releases, compare))
+    around = CheckSurroundings(reach.spawner, clock, reach.web, prometheus, releases, compare, reach.lag.held_up)
+    check_runner = CheckRunner(around)
     jumps = JumpWatch(clock)
     state_watcher = StateWatcher(read_model, layers, clock, config.daemon.look_every, snapshot_manager.being_restored)
     holds = ActiveHolds(config, read_model, files, clock, silences)

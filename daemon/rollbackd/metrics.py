@@ -30,6 +30,7 @@ class Metrics(Collector):
         bake_timer: BakeTimer,
         waiting: Callable[[], Mapping[str, int]],
         held: Callable[[str], bool],
+        lag: Callable[[], float],
     ) -> None:
         self._config = config
         self._read_model = read_model
@@ -38,6 +39,7 @@ class Metrics(Collector):
         self._bake_timer = bake_timer
         self._waiting = waiting
         self._held = held
+        self._lag = lag
 
     def describe(self) -> Iterable[Metric]:
         """Nothing in advance: what there is depends on the configuration."""
@@ -52,6 +54,9 @@ class Metrics(Collector):
         )
         yield CounterMetricFamily(
             "rollbackd_log_lines_dropped", "Log lines that could not be written.", value=log.dropped()
+        )
+        yield GaugeMetricFamily(
+            "rollbackd_event_loop_lag_seconds", "The longest delay of the event loop in a minute.", value=self._lag()
         )
         yield from self._services()
         yield from self._rollbacks()

@@ -1,5 +1,6 @@
 """Whether a URL answers as it should: its status, in time, with a text or values of a JSON document in it."""
 
+import asyncio
 import json
 import re
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from rollbackd.adapter import CheckPlace, CheckSettings
 from rollbackd.checks import http_request
 from rollbackd.checks.http_request import HttpAnswer, HttpRequest, NoAnswer
-from rollbackd.checks.timed import check_below, in_time
+from rollbackd.checks.timed import check_below, in_time, own_share
 from rollbackd.model import CheckResult, Verdict
 from rollbackd.syntax.json_path import JsonPath, at
 from rollbackd.syntax.units import Duration, Secret, show
@@ -75,20 +76,23 @@ class HttpCheck:
         self._place = place
 
     async def run(self, since: datetime | None = None) -> CheckResult:  # noqa: ARG002  # it sees only the present
-        clock = self._place.clock
+        clock, asked = self._place.clock, asyncio.get_running_loop().time()
         began = clock.monotonic()
-        verdict, reason = await self._asked()
+        verdict, reason, tried = await self._asked()
         took = timedelta(seconds=clock.monotonic() - began)
-        verdict, reason = in_time(verdict, reason, took, self._settings.below)
+        ours = own_share(asked, tried, self._place.held_up)
+        verdict, reason = in_time(verdict, reason, took, self._settings.below, ours)
         return CheckResult(self._place.name, verdict, reason, took, self._settings.warn)
 
-    async def _asked(self) -> tuple[Verdict, str]:
+    async def _asked(self) -> tuple[Verdict, str, float | None]:
+        """Verdict, reason, and when a connection was tried, by the event loop's time."""
         asked = self._settings
         request = HttpRequest(asked.http, asked.headers, asked.timeout, asked.method, asked.status, asked.follow)
         try:
-            return self._judged(await request.answered(self._place))
+            answer = await request.answered(self._place)
+            return *self._judged(answer), answer.tried
         except NoAnswer as found:
-            return found.verdict, found.reason
+            return found.verdict, found.reason, None
 
     def _judged(self, answer: HttpAnswer) -> tuple[Verdict, str]:
         contains, wanted = self._settings.contains, self._settings.json_

@@ -1,7 +1,7 @@
 """One HTTP request of a check: on a connection of its own, bounded in time and size, a failure told as a verdict.
 
 A refused connection, a broken or late answer and an unwanted status are bad: that is what users see. What never
-reached the service (its name does not resolve, no route, no descriptor) is inconclusive.
+reached the service (its name does not resolve, or not in time, no route, no descriptor) is inconclusive.
 """
 
 import json
@@ -11,6 +11,7 @@ from datetime import timedelta
 from typing import Any
 
 from rollbackd.adapter import CheckPlace
+from rollbackd.checks.timed import too_late
 from rollbackd.checks.unanswered import unanswered
 from rollbackd.model import Verdict
 from rollbackd.syntax.addresses import is_url
@@ -43,6 +44,8 @@ class HttpAnswer:
     """The first MiB of it."""
     whole: bool
     """That is all of it."""
+    tried: float | None = None
+    """When a connection was tried, by the event loop's time."""
 
     @property
     def said(self) -> str:
@@ -71,29 +74,39 @@ class HttpRequest:
 
     async def answered(self, place: CheckPlace) -> HttpAnswer:
         """Send it once. :raises NoAnswer: with what that says about the service."""
-        follow = 5 if self.follow else 0
+        follow, attempt = 5 if self.follow else 0, http_client.Attempt()
         try:
             headers = _revealed(self.headers, place)
             async with http_client.http_answer(
-                place.http(), self.method, self.url, limit=self.timeout, headers=headers, redirects=follow
+                place.http(),
+                self.method,
+                self.url,
+                limit=self.timeout,
+                headers=headers,
+                redirects=follow,
+                attempt=attempt,
             ) as answer:
                 if not _wanted(answer.status, self.status):
                     raise NoAnswer(Verdict.BAD, f"answered {answer.status}, wants {' or '.join(self.status)}")
-                return HttpAnswer(answer.status, answer.headers, *await http_client.body_of(answer, _LARGEST))
+                body, whole = await http_client.body_of(answer, _LARGEST)
+                return HttpAnswer(answer.status, answer.headers, body, whole, attempt.tried)
         except HttpError as failed:
-            raise NoAnswer(*_says(failed)) from failed
+            held_up = place.held_up(attempt.tried) if attempt.tried is not None else 0.0
+            raise NoAnswer(*_says(failed, self.timeout, held_up)) from failed
         except ValueError as error:
             raise NoAnswer(Verdict.INCONCLUSIVE, f"could not ask: {error}") from error
         except OSError as error:
             raise NoAnswer(*unanswered(error)) from error
 
 
-def _says(failed: HttpError) -> tuple[Verdict, str]:
+def _says(failed: HttpError, limit: timedelta, held_up: float) -> tuple[Verdict, str]:
     """What a failure says about the service."""
     cause = failed.cause
     match failed.failure:
         case HttpFailure.LATE:
-            return Verdict.BAD, str(failed)
+            return too_late(str(failed), limit, held_up)
+        case HttpFailure.UNTRIED:
+            return Verdict.INCONCLUSIVE, f"could not ask: {failed}"
         case HttpFailure.UNTRUSTED:
             return Verdict.BAD, f"TLS failed: {cause}"
         case HttpFailure.NO_URL | HttpFailure.UNSENDABLE:

@@ -12,15 +12,17 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import model_validator
 
 from rollbackd.adapter import CheckPlace, CheckSettings
-from rollbackd.checks.timed import check_below, in_time
+from rollbackd.checks.timed import check_below, in_time, too_late
 from rollbackd.checks.unanswered import unanswered
 from rollbackd.model import CheckResult, Verdict
 from rollbackd.syntax.addresses import RedisUrl
 from rollbackd.syntax.units import Duration, Secret, format_duration
+from rollbackd.system.name_lookup import addresses
 from rollbackd.system.redaction import one_line
 from rollbackd.system.redis_client import check_access, check_ca, redis_client
 
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
 _OURS = ("NOAUTH", "WRONGPASS", "NOPERM", "ERR AUTH")
 """What Redis begins an error with that is about who we are."""
+_PORT = 6379
 _ROLES = {"master": "master", "slave": "replica", "sentinel": "sentinel"}
 
 
@@ -64,13 +67,28 @@ class RedisCheck:
         self._place = place
 
     async def run(self, since: datetime | None = None) -> CheckResult:  # noqa: ARG002  # it sees only the present
-        began = self._place.clock.monotonic()
-        verdict, reason, answered = await self._asked()
+        timeout = self._settings.timeout
+        try:
+            async with asyncio.timeout(timeout.total_seconds()):
+                await self._resolve()
+        except TimeoutError:
+            reason = f"could not ask: its name did not resolve within {format_duration(timeout)}"
+            return CheckResult(self._place.name, Verdict.INCONCLUSIVE, reason, timeout, self._settings.warn)
+        except OSError as error:
+            return CheckResult(self._place.name, *unanswered(error), warn=self._settings.warn)
+        began, tried = self._place.clock.monotonic(), asyncio.get_running_loop().time()
+        verdict, reason, answered = await self._asked(tried)
         took = timedelta(seconds=(answered or self._place.clock.monotonic()) - began)
-        verdict, reason = in_time(verdict, reason, took, self._settings.below)
+        verdict, reason = in_time(verdict, reason, took, self._settings.below, self._place.held_up(tried))
         return CheckResult(self._place.name, verdict, reason, took, self._settings.warn)
 
-    async def _asked(self) -> tuple[Verdict, str, float]:
+    async def _resolve(self) -> None:
+        """Look its name up before its time begins. :raises OSError: it does not resolve."""
+        parts = urlsplit(self._settings.redis)
+        if parts.hostname and parts.scheme != "unix":
+            await addresses(parts.hostname, parts.port or _PORT)
+
+    async def _asked(self, tried: float) -> tuple[Verdict, str, float]:
         """Verdict, reason, and when PING was answered by the monotonic clock; 0 when it was not."""
         from redis.exceptions import RedisError
 
@@ -85,7 +103,8 @@ class RedisCheck:
                 answered = self._place.clock.monotonic()
                 return *await self._role_of(client), answered
         except TimeoutError:
-            return Verdict.BAD, f"no answer within {format_duration(self._settings.timeout)}", answered
+            late, held_up = f"no answer within {format_duration(self._settings.timeout)}", self._place.held_up(tried)
+            return *too_late(late, self._settings.timeout, held_up), answered
         except RedisError as error:
             return *_failed(error), answered
         except OSError as error:

@@ -43,6 +43,8 @@ class CheckSurroundings:
     """Gives what a layer has now, then what it can go back to. :raises AdapterError: the layer does not say."""
     compare: Callable[[str, QueryWhen, datetime | None], Awaitable[Observation | None]] = _nothing_to_compare
     """Judges, for a service, a query condition that compares."""
+    held_up: Callable[[float], float] = lambda _: 0.0
+    """Says how many seconds since then, by the loop's time, our own event loop was late."""
 
 
 class CheckRunner:
@@ -75,6 +77,7 @@ class CheckRunner:
             releases=partial(around.releases, service),
             compare=partial(around.compare, service.name),
             memory=self._memories[service.name, name],
+            held_up=around.held_up,
         )
         check = plugins.build_check(settings, place)
         started = around.clock.monotonic()

@@ -7,10 +7,12 @@ is not followed unless the caller wants it: it would hand the secrets of a reque
 import asyncio
 import io
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from email.utils import parsedate_to_datetime
 from enum import Enum, auto
+from ipaddress import ip_address
+from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 import aiohttp
@@ -33,6 +35,8 @@ class HttpFailure(Enum):
     """Why there is no answer."""
 
     LATE = auto()
+    UNTRIED = auto()
+    """The time was over before a connection was tried: looking up its name took it, or waiting for a free one."""
     UNTRUSTED = auto()
     NO_URL = auto()
     UNSENDABLE = auto()
@@ -57,6 +61,68 @@ class _BrokenOff(aiohttp.ClientError):
     """The connection ended before the answer did; the text says how."""
 
 
+class Attempt:
+    """How far a request came. The far side's time begins when a connection is tried, not when its name is looked up."""
+
+    def __init__(self, limit: timedelta = _LONGEST) -> None:
+        self.tried: float | None = None
+        """By the loop's time; None while nothing was tried."""
+        self.resolving = False
+        self.numeric = False
+        """Its host is an address, which nobody looks up."""
+        self._limit = limit
+        self._scope: asyncio.Timeout | None = None
+
+    def within(self, scope: asyncio.Timeout, limit: timedelta) -> None:
+        """The time limit that begins anew with the try."""
+        self._scope, self._limit = scope, limit
+
+    def is_tried(self) -> None:
+        self.resolving = False
+        if self.tried is None:
+            now = asyncio.get_running_loop().time()
+            self.tried = now
+            if self._scope is not None and not self._scope.expired():
+                self._scope.reschedule(now + self._limit.total_seconds())
+
+
+def _trace() -> aiohttp.TraceConfig:
+    """Tells each request's `Attempt`, which goes along with it, how far it came."""
+
+    def attempt_of(context: Any) -> Attempt:
+        found = getattr(context, "trace_request_ctx", None)
+        return found if isinstance(found, Attempt) else Attempt()
+
+    async def begins(_session: Session, context: Any, _params: Any) -> None:
+        attempt = attempt_of(context)
+        if attempt.numeric:
+            attempt.is_tried()
+
+    async def resolves(_session: Session, context: Any, _params: Any) -> None:
+        attempt_of(context).resolving = True
+
+    async def tried(_session: Session, context: Any, _params: Any) -> None:
+        attempt_of(context).is_tried()
+
+    async def elsewhere(_session: Session, context: Any, _params: Any) -> None:
+        attempt = attempt_of(context)
+        attempt.tried, attempt.numeric = None, False
+
+    trace = aiohttp.TraceConfig()
+    trace.on_connection_create_start.append(begins)
+    trace.on_dns_resolvehost_start.append(resolves)
+    trace.on_dns_resolvehost_end.append(tried)
+    trace.on_dns_cache_hit.append(tried)
+    trace.on_connection_reuseconn.append(tried)
+    trace.on_request_headers_sent.append(tried)
+    trace.on_request_redirect.append(elsewhere)
+    trace.freeze()
+    return trace
+
+
+_TRACE = _trace()
+
+
 class HttpSession:
     """The daemon's one HTTP client session, made when it is first needed."""
 
@@ -65,7 +131,11 @@ class HttpSession:
 
     def __call__(self) -> Session:
         if self._session is None or self._session.closed:
-            self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=_LONGEST.total_seconds()))
+            # Without aiohttp's cache of names, so that each request knows what it waits for: `system/name_lookup.py`
+            # asks once for all that want to know the same.
+            connector = aiohttp.TCPConnector(use_dns_cache=False)
+            limit = aiohttp.ClientTimeout(total=_LONGEST.total_seconds())
+            self._session = aiohttp.ClientSession(connector=connector, timeout=limit)
         return self._session
 
     async def close(self) -> None:
@@ -75,7 +145,7 @@ class HttpSession:
 
 def lone_session() -> Session:
     """A session that makes a connection for each request, keeps no cookies, and never sends anything twice."""
-    connector, jar = aiohttp.TCPConnector(force_close=True), aiohttp.DummyCookieJar()
+    connector, jar = aiohttp.TCPConnector(force_close=True, use_dns_cache=False), aiohttp.DummyCookieJar()
     return aiohttp.ClientSession(connector=connector, cookie_jar=jar, middlewares=(_once,))
 
 
@@ -102,16 +172,22 @@ async def http_answer(
     params: Mapping[str, str] | None = None,
     body: bytes | None = None,
     redirects: int = 0,
+    attempt: Attempt | None = None,
 ) -> AsyncIterator[Response]:
     """Send a request once; its answer, whatever the status, to be read by `body_of` or `words_of` within the block.
 
-    :param limit: for all of it, reading included.
+    :param limit: until a connection is tried, and then once more for all the rest, reading included.
     :param connect: for the connection alone.
     :param redirects: how many are followed, to whichever host.
+    :param attempt: is told how far it came.
     :raises HttpError: there is none, or it ends too early.
     """
     whole = limit.total_seconds()
     timeout = session.timeout if connect is None else aiohttp.ClientTimeout(whole, connect.total_seconds())
+    attempt = attempt or Attempt()
+    attempt.numeric = _is_numeric(url)
+    if _TRACE not in session.trace_configs:
+        session.trace_configs.append(_TRACE)
     sent = session.request(
         method,
         url,
@@ -121,16 +197,29 @@ async def http_answer(
         timeout=timeout,
         allow_redirects=redirects > 0,
         max_redirects=redirects,
+        trace_request_ctx=attempt,
     )
     try:
-        async with asyncio.timeout(whole), sent as answer:
-            yield answer
+        async with asyncio.timeout(whole) as scope:
+            attempt.within(scope, limit)
+            async with sent as answer:
+                yield answer
     except (aiohttp.ClientError, OSError, ValueError) as error:
-        raise _failed(error, limit) from error
+        raise _failed(error, limit, attempt) from error
 
 
-def _failed(error: Exception, limit: timedelta) -> HttpError:
+def _is_numeric(url: str) -> bool:
+    with suppress(ValueError):
+        ip_address((urlsplit(url).hostname or "").partition("%")[0])
+        return True
+    return False
+
+
+def _failed(error: Exception, limit: timedelta, attempt: Attempt) -> HttpError:
     match error:
+        case TimeoutError() if attempt.tried is None:
+            what = "its name did not resolve" if attempt.resolving else "no connection was free"
+            return HttpError(HttpFailure.UNTRIED, f"{what} within {format_duration(limit)}", error)
         case TimeoutError():
             return HttpError(HttpFailure.LATE, f"no answer within {format_duration(limit)}", error)
         case aiohttp.ClientSSLError():  # an invalid certificate is a ValueError too

@@ -92,6 +92,8 @@ class Sender(Generic[S]):
                 return cause
             case HttpFailure.UNRESOLVED:
                 reason = "its name is not known"
+            case HttpFailure.UNTRIED:
+                return DeliveryError(f"{self.who} cannot be reached: {failed}", permanent=False)
             case _ if isinstance(cause, CertificateError):
                 reason = "its certificate is not valid"
             case _:
