@@ -349,6 +349,17 @@ class DeliveryError(Exception):
         self.retry_after = retry_after
 
 
+class PartlyDeliveredError(DeliveryError):
+    """Some of a receiver's recipients took a message, others did not: only these are tried again."""
+
+    def __init__(self, message: str, *, left: Sequence[str], lost: Sequence[str]) -> None:
+        super().__init__(message, permanent=not left)
+        self.left = tuple(left)
+        """Who may take it later."""
+        self.lost = tuple(lost)
+        """Who never will, such as an address that there is not."""
+
+
 @dataclass(frozen=True, slots=True)
 class Message:
     """What people are told, before a receiver's own format. All values are text and may hold anything."""
@@ -374,6 +385,8 @@ class Message:
     """Other threads whose trouble is over with this."""
     acknowledged: bool = False
     labels: Mapping[str, str] = field(default_factory=dict)
+    recipients: tuple[str, ...] = ()
+    """Those of the receiver's recipients that it is for, when the others have it already; empty: for all."""
 
 
 class NotifierSettings(Spec):

@@ -2,9 +2,10 @@
 
 import asyncio
 import json
+import socket
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -14,7 +15,7 @@ import aiohttp
 import pytest
 from pydantic import ValidationError
 
-from rollbackd.adapter import DeliveryError, Message, Notifier
+from rollbackd.adapter import DeliveryError, Message, Notifier, PartlyDeliveredError
 from rollbackd.model import Priority
 from rollbackd.notify.receivers import http_post
 from rollbackd.notify.receivers.email import Email, EmailSettings, mail
@@ -135,12 +136,45 @@ async def test_what_a_full_receiver_asks_for_is_passed_on(setting: Setting) -> N
     assert len(setting.fake.sent) == 1
 
 
-async def test_a_refused_message_is_permanent_and_names_no_secret(setting: Setting) -> None:
+async def test_an_address_that_is_gone_may_come_back_and_names_no_secret(setting: Setting) -> None:
     setting.fake.fail(Fault.GONE)
     with pytest.raises(DeliveryError, match="answered 404") as caught:
         await setting.notifier.send(a_message())
-    assert caught.value.permanent
+    assert not caught.value.permanent
     assert not any(secret in str(caught.value) for secret in setting.secrets)
+
+
+@pytest.mark.parametrize("kind", ["slack", "pagerduty", "webhook"])
+async def test_only_what_is_about_the_message_is_permanent(kind: str) -> None:
+    async with on_a_fake(kind) as made:
+        for status in (*range(300, 309), *range(400, 452), 500, 501, 502, 503, 504, 507, 511, 599):
+            made.fake.status = status
+            with pytest.raises(DeliveryError, match=f"answered {status}") as caught:
+                await made.notifier.send(a_message())
+            assert caught.value.permanent is (status in {400, 411, 413, 422}), status
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        '{"ok":false,"error":"channel_not_found"}',
+        "<html>sign in to the proxy</html>",
+        "",
+        "no_text",
+        '"ok"',
+        "[]",
+        "okay",
+    ],
+)
+async def test_slack_has_it_only_when_it_says_ok(said: str) -> None:
+    async with on_a_fake("slack") as made:
+        made.fake.status, made.fake.words = 200, said
+        with pytest.raises(DeliveryError, match="slack answered 200") as caught:
+            await made.notifier.send(a_message())
+        assert not caught.value.permanent
+        for taken in ("ok", "ok\n", '{"ok":true}'):
+            made.fake.words = taken
+            await made.notifier.send(a_message())
 
 
 async def test_an_answer_that_never_comes_is_transient_and_asked_for_once(
@@ -183,7 +217,7 @@ async def test_a_redirect_is_not_followed_with_the_secret() -> None:
             await slack.send(a_message())
         server.close()
         await server.wait_closed()
-    assert caught.value.permanent
+    assert not caught.value.permanent
     assert made.fake.sent == []
 
 
@@ -346,14 +380,14 @@ async def test_mail_goes_out_encrypted_with_a_password(
 
 
 @pytest.mark.needs("openssl")
-async def test_a_wrong_password_is_permanent_and_not_repeated_in_the_error(
+async def test_a_wrong_password_may_be_put_right_and_is_not_repeated_in_the_error(
     certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
     async with serving_mail(MailFake(), certificate) as smtp:
         with pytest.raises(DeliveryError, match="535") as caught:
             await email(settings(smtp), "hunter2-hunter2").send(a_message())
-    assert caught.value.permanent
+    assert not caught.value.permanent
     assert "hunter2" not in str(caught.value)
 
 
@@ -399,6 +433,99 @@ async def test_a_refused_recipient_is_named(refused: list[str]) -> None:
     assert len(fake.mails) == (1 if len(refused) == 1 else 0)
 
 
+@pytest.mark.parametrize(
+    ("codes", "left", "lost"),
+    [
+        ({"a": "452 4.2.2 full"}, ("a",), ()),
+        ({"a": "552 5.2.2 full"}, ("a",), ()),
+        ({"a": "550 no such user"}, (), ("a",)),
+        ({"a": "550 no such user", "c": "451 later"}, ("c",), ("a",)),
+    ],
+)
+async def test_who_did_not_take_a_mail_is_said_and_only_they_get_it_again(
+    codes: dict[str, str], left: tuple[str, ...], lost: tuple[str, ...]
+) -> None:
+    fake = MailFake(refused={f"{name}@example.com": answer for name, answer in codes.items()})
+    to = ["a@example.com", "b@example.com", "c@example.com"]
+    async with serving_mail(fake, None) as smtp:
+        notifier = email(settings(smtp, security="none", username="", password=None, to=to))
+        with pytest.raises(PartlyDeliveredError) as caught:
+            await notifier.send(a_message())
+        assert caught.value.left == tuple(f"{name}@example.com" for name in left)
+        assert caught.value.lost == tuple(f"{name}@example.com" for name in lost)
+        assert fake.recipients == [[one for one in to if one[0] not in codes]]
+        fake.refused.clear()
+        if left:
+            await notifier.send(replace(a_message(), recipients=caught.value.left))
+            assert fake.recipients[1:] == [list(caught.value.left)]
+
+
+@pytest.mark.parametrize(
+    ("step", "answer"),
+    [
+        ("banner", "554 5.7.1 too many connections, try again later"),
+        ("banner", "421 busy"),
+        ("EHLO", "504 5.5.2 need fully-qualified hostname"),
+        ("EHLO", "550 not you"),
+        ("AUTH", "535 5.7.8 temporary backend failure"),
+        ("MAIL", "553 5.7.1 sender not owned"),
+        ("MAIL", "550 relaying denied"),
+    ],
+)
+async def test_what_is_about_the_server_is_tried_on(step: str, answer: str) -> None:
+    begun: list[asyncio.Task[Any] | None] = []
+    async with await asyncio.start_server(_smtp_that_refuses(step, answer, begun), "127.0.0.1", 0) as server:
+        smtp = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        with pytest.raises(DeliveryError, match=answer[:3]) as caught:
+            await email(settings(smtp, security="none")).send(a_message())
+        await asyncio.wait([task for task in begun if task is not None])
+    assert not caught.value.permanent
+
+
+def _smtp_that_refuses(step: str, answer: str, begun: list[asyncio.Task[Any] | None]) -> Any:
+    replies = {"EHLO": "250-sink\r\n250 AUTH PLAIN", "HELO": "250 sink", "AUTH": "235 ok", "MAIL": "250 ok"}
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        begun.append(asyncio.current_task())
+        said = answer if step == "banner" else "220 sink"
+        with suppress(OSError):
+            while said:
+                writer.write(f"{said}\r\n".encode())
+                await writer.drain()
+                word = (await reader.readline()).decode()[:4].upper().strip()
+                alike = word == step or (word, step) == ("HELO", "EHLO")
+                said = "" if not word else answer if alike else replies.get(word, "250 ok")
+        writer.close()
+
+    return serve
+
+
+@pytest.mark.parametrize("hello", ["ops.example.com", ""])
+async def test_the_greeting_names_this_host(hello: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    heard: list[str] = []
+
+    def asked(*_: object) -> str:
+        raise AssertionError("a name is looked up on the threads that file work needs")
+
+    monkeypatch.setattr(socket, "getfqdn", asked)
+
+    begun: list[asyncio.Task[Any] | None] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        begun.append(asyncio.current_task())
+        writer.write(b"220 sink\r\n")
+        heard.append((await reader.readline()).decode().strip())
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        smtp = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        with pytest.raises(DeliveryError):
+            await email(settings(smtp, security="none", username="", password=None, hello=hello)).send(a_message())
+        await asyncio.wait([task for task in begun if task is not None])
+    assert heard[0].startswith(f"EHLO {hello}")
+    assert len(heard[0]) > len("EHLO ")
+
+
 async def test_a_mail_server_that_is_gone_is_transient() -> None:
     async with serving_mail(MailFake(), None) as smtp:
         pass
@@ -438,6 +565,8 @@ def test_mails_of_one_trouble_thread_and_a_repeated_one_keeps_its_id() -> None:
         ({"smtp": "mail.example.com:99999"}, "is not a mail server"),
         ({"password": None}, "belong together"),
         ({"security": "none"}, "unencrypted"),
+        ({"hello": "a b"}, "is not a host's name"),
+        ({"hello": "x\r\nMAIL FROM:<>"}, "is not a host's name"),
     ],
 )
 def test_settings_that_cannot_work_are_errors(given: dict[str, Any], said: str) -> None:

@@ -136,6 +136,10 @@ class MemoryJournal:
     async def waiting(self) -> list[Outgoing]:
         return [row for row in self.rows.values() if row.id not in self.ended]
 
+    async def sent(self, receiver: str, holding: bytes) -> list[bytes]:
+        taken = (row for row in self.rows.values() if self.ended.get(row.id) == "" and row.receiver == receiver)
+        return [row.body for row in taken if holding in row.body]
+
     async def delivered(self, ids: Sequence[int], at: datetime, *facts: Entry) -> None:
         self._writable()
         self.ended |= dict.fromkeys(ids, "")

@@ -39,6 +39,9 @@ class Receiver:
     path: str
     faults: deque[Fault] = field(default_factory=deque)
     retry_after: str = "2"
+    status: int = 0
+    """Answered to everything, with `words`, when it is set."""
+    words: str = ""
     sent: list[Sent] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
     """What did not fit the service's documented schema; a test asserts that it is empty."""
@@ -83,6 +86,8 @@ class Receiver:
             await self.news.wait_for(lambda: len(self.sent) >= count)
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
+        if self.status:
+            return web.Response(status=self.status, text=self.words)
         fault = self.faults.popleft() if self.faults else None
         headers = {name.title(): value for name, value in request.headers.items()}
         try:

@@ -195,6 +195,10 @@ class Journal(Protocol):
         """Messages neither delivered nor given up, oldest first."""
         ...
 
+    async def sent(self, receiver: str, holding: bytes) -> list[bytes]:
+        """The bodies of the messages that a receiver took, with these bytes somewhere in them, oldest first."""
+        ...
+
     async def delivered(self, ids: Sequence[int], at: datetime, *facts: Entry) -> None:
         """They were delivered; the facts that say so are written with it. Never urgent."""
         ...

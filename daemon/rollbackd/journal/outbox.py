@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from rollbackd.journal.contract import Outgoing
-from rollbackd.journal.sqlite import AMONG, Connection, insert, listed, scalar, stamp, unstamp
+from rollbackd.journal.sqlite import AMONG, HOLDS, Connection, insert, listed, scalar, stamp, unstamp
 
 PRUNED_AT_ONCE = 1000
 """Rows a transaction; writers get their turn between two."""
 
 _COLUMNS = "key, receiver, grouped, body, not_before, created, attempts, error"
 _WAITING = f"SELECT {_COLUMNS}, id FROM outbox WHERE ended IS NULL ORDER BY id"
+_SENT = f"SELECT body FROM outbox WHERE receiver = ? AND ended IS NOT NULL AND error = '' AND {HOLDS} ORDER BY id"
 _MOVED = "INSERT INTO cursors (name, seq) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET seq = excluded.seq"
 _ENDED = f"UPDATE outbox SET attempts = attempts + 1, error = ?, ended = ? WHERE id {AMONG}"
 _POSTPONED = f"UPDATE outbox SET attempts = attempts + 1, error = ?, not_before = ? WHERE id {AMONG}"
@@ -31,6 +32,10 @@ def waiting(connection: Connection) -> list[Outgoing]:
         Outgoing(key, receiver, group, body, unstamp(not_before), unstamp(created), attempts, error, number)
         for key, receiver, group, body, not_before, created, attempts, error, number in connection.execute(_WAITING)
     ]
+
+
+def sent(connection: Connection, receiver: str, holding: bytes) -> list[bytes]:
+    return [body for (body,) in connection.execute(_SENT, (receiver, holding))]
 
 
 def delivered(connection: Connection, ids: Sequence[int], at: datetime) -> None:

@@ -21,6 +21,8 @@ Mode = Literal["write", "read"]
 
 AMONG = "IN (SELECT value FROM json_each(?))"
 """Takes a list as one value, made by `listed`: the statement stays the same, and stays prepared."""
+HOLDS = "instr(body, ?) > 0"
+"""Takes bytes that are somewhere in a body."""
 _CHUNK = 500
 """Rows in one `INSERT`."""
 _PRAGMAS = {

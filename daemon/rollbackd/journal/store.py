@@ -158,6 +158,9 @@ class SqliteJournal:
     async def waiting(self) -> list[Outgoing]:
         return await self._ask(outbox.waiting)
 
+    async def sent(self, receiver: str, holding: bytes) -> list[bytes]:
+        return await self._ask(outbox.sent, receiver, holding)
+
     async def delivered(self, ids: Sequence[int], at: datetime, *facts: Entry) -> None:
         encoded = tuple(map(EncodedEntry.of, facts))
         await self._effect(lambda connection, _now: outbox.delivered(connection, ids, at), encoded)

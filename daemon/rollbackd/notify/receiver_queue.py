@@ -6,14 +6,15 @@ What was sent is journaled as delivered right after. A kill between the two send
 import asyncio
 import zlib
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
-from rollbackd.adapter import DeliveryError, Message, Notifier
-from rollbackd.facts import Notice, Paged, Told
+from rollbackd.adapter import DeliveryError, Message, Notifier, PartlyDeliveredError
+from rollbackd.facts import Notice, Paged, Told, kinds
 from rollbackd.journal import Entry, Journal, JournalUnavailable, Outgoing, until_written
-from rollbackd.model import FLEET
+from rollbackd.model import FLEET, incident_stream
 from rollbackd.notify.messages import envelope as outbox
 from rollbackd.notify.messages import self_notices
 from rollbackd.notify.messages.envelope import Envelope
@@ -33,6 +34,9 @@ JOURNAL_PAUSE = timedelta(seconds=5)
 _FARTHEST = timedelta(minutes=30)
 """The longest that any message waits; a receiver that asks for more is tried again before that."""
 _LOOK_AGAIN = timedelta(minutes=1)
+_PAGES = 1000
+_LEFT = "left"
+"""The cursor that goes with messages for those who did not take the first one; nobody reads it."""
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 
 Sendable = Sequence[tuple[Outgoing, Envelope]]
@@ -129,15 +133,59 @@ class ReceiverQueue:
                 )
         if not readable:
             return
-        message = outbox.merge([one.message for _, one in readable])
+        message = await self._of_what_it_heard(outbox.merge([one.message for _, one in readable]))
+        if message is None:
+            ids = [row.id for row, _ in readable]
+            await self._surely(partial(self._journal.delivered, ids, self._clock.now()))
+            return
         boundary("notify.before")
         error = await self.send(message)
         if error is None:
             boundary("notify.sent")
             await self._sent(readable, message)
+        elif isinstance(error, PartlyDeliveredError):
+            await self._partly_sent(readable, message, error)
         else:
             await self._failed(readable, error)
         _heed_a_stop()
+
+    async def _of_what_it_heard(self, message: Message) -> Message | None:
+        """An end, to whoever keeps troubles open, of what it was told of alone; None when it knows of none of them."""
+        if not (self._keeps_open and message.resolves):
+            return message
+        threads = [one for one in (message.thread, *message.settles) if await self._heard_of(one)]
+        return replace(message, thread=threads[0], settles=tuple(threads[1:])) if threads else None
+
+    async def _heard_of(self, thread: str) -> bool:
+        """Whether it took a message that opened the thread. The outbox forgets, the facts do not."""
+        if any(outbox.triggers(body, thread) for body in await self._journal.sent(self.name, outbox.naming(thread))):
+            return True
+        told = await self._journal.read(incident_stream(thread))
+        if any(isinstance(one.fact, Told) and one.fact.receiver == self.name for one in told):
+            return True
+        pages = await self._journal.latest(kinds(Paged), FLEET, _PAGES)
+        return any((one.fact.receiver, one.fact.thread) == (self.name, thread) for one in pages)
+
+    async def _partly_sent(self, rows: Sendable, message: Message, error: PartlyDeliveredError) -> None:
+        """Those who took it have it; those who did not are tried on by a message of their own, and hold up nobody."""
+        self._log.warning("some did not take a message", error=str(error), left=error.left, lost=error.lost)
+        (first, envelope), now = rows[0], self._clock.now()
+        created = min(row.created for row, _ in rows)
+        if error.lost:
+            await self._notice(self_notices.undeliverable(self.name, message, str(error)))
+        if error.left and error.left == message.recipients:
+            until = now + pause(first.key, first.attempts + 1) if now - created < GIVE_UP else None
+            if until is None:
+                await self._notice(self_notices.undeliverable(self.name, message, str(error)))
+            await self._surely(partial(self._journal.postponed, [first.id], str(error), until))
+            return
+        if error.left:
+            key = f"{message.key}/{','.join(error.left)}"
+            of_them = replace(envelope, stream="", group="", message=replace(message, recipients=error.left))
+            until = now + pause(key, 1)
+            row = Outgoing(key, self.name, "", outbox.encode(of_them), until, created)
+            await self._surely(partial(self._journal.enqueue, [row], _LEFT, 0))
+        await self._sent(rows, message)
 
     async def _sent(self, sent: Sendable, message: Message) -> None:
         facts = [

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from pydantic import TypeAdapter
+from pydantic_core import to_json
 
 from rollbackd.adapter import Message
 from rollbackd.notify.messages import plain_text
@@ -52,6 +53,20 @@ def decode(body: bytes) -> Envelope:
     """The envelope again. :raises ValueError: for what another version wrote and this one cannot read."""
     read = _ADAPTER.validate_json(body)
     return replace(read, message=replace(read.message, lines=tuple(read.message.lines)))
+
+
+def triggers(body: bytes, thread: str) -> bool:
+    """Whether it told of a trouble with this thread, and not that it is over or was seen."""
+    try:
+        message = decode(body).message
+    except ValueError:
+        return False
+    return message.thread == thread and not (message.resolves or message.acknowledged)
+
+
+def naming(thread: str) -> bytes:
+    """What every message of a thread has in its JSON."""
+    return b'"thread":' + to_json(thread)
 
 
 def plain(message: Message) -> str:

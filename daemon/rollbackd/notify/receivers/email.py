@@ -6,7 +6,10 @@ https://aiosmtplib.readthedocs.io/
 import asyncio
 import hashlib
 import re
+import socket
 import ssl
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from email.message import EmailMessage
 from email.policy import SMTP
 from typing import Any, Literal, Self
@@ -15,13 +18,18 @@ import aiosmtplib
 from jinja2 import Environment, StrictUndefined
 from pydantic import Field, field_validator, model_validator
 
-from rollbackd.adapter import DeliveryError, Message, NotifierSettings
+from rollbackd.adapter import DeliveryError, Message, NotifierSettings, PartlyDeliveredError
 from rollbackd.notify.messages import plain_text
 from rollbackd.notify.receivers.http_post import LIMIT, Sender, retrying
 from rollbackd.syntax.units import Secret
 
 _ADDRESS = re.compile(r"[^\s@<>,;:\"()\[\]\x00-\x1f\x7f]+@[A-Za-z0-9.-]+")
 _SERVER = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9._-]+)):(?P<port>\d{1,5})")
+_HELLO = re.compile(r"[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*|\[[0-9A-Fa-f:.]+\]|\[IPv6:[0-9A-Fa-f:.]+\]")
+_NAMED_WITHIN = 3.0
+"""Seconds that our own name may take to look up."""
+_FULL = frozenset({552, 554})
+"""Answers about a mailbox or a policy of the moment, though they begin with 5."""
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 _TEXT = """\
@@ -58,6 +66,8 @@ class EmailSettings(NotifierSettings):
     """HOST:PORT."""
     security: Literal["starttls", "tls", "none"] = "starttls"
     """`starttls` on port 587, `tls` on port 465; `none` only where nobody listens in."""
+    hello: str = ""
+    """The name that this host has in the greeting (EHLO); by default its own, where that has a domain."""
     username: str = ""
     password: Secret | None = None
 
@@ -72,6 +82,13 @@ class EmailSettings(NotifierSettings):
         for address in (value,) if isinstance(value, str) else value:
             if not _ADDRESS.fullmatch(address):
                 raise ValueError(f'"{plain_text.line(address, 60)}" is not an address; write it like leads@example.com')
+        return value
+
+    @field_validator("hello")
+    @classmethod
+    def _name(cls, value: str) -> str:
+        if value and not _HELLO.fullmatch(value):
+            raise ValueError(f'"{plain_text.line(value, 60)}" is not a host\'s name; write it like ops.example.com')
         return value
 
     @field_validator("smtp")
@@ -104,19 +121,30 @@ class Email(Sender[EmailSettings]):
     who = "email"
 
     async def send(self, message: Message) -> None:
+        wanted = message.recipients or self._settings.to
         try:
             async with asyncio.timeout(LIMIT):
                 async for attempt in retrying(aiosmtplib.SMTPConnectError, 2, 0.5):
                     with attempt:
-                        refused = await self._handed_over(mail(message, self._settings))
+                        refused = await self._handed_over(mail(message, self._settings), wanted)
+        except aiosmtplib.SMTPRecipientsRefused as error:
+            refused = {one.recipient: one.code for one in error.recipients}
         except (aiosmtplib.SMTPException, TimeoutError, OSError) as error:
             raise _delivery_error(error, self._settings.smtp) from None
         if refused:
-            code = max(response.code for response in refused.values())
-            names = ", ".join(plain_text.line(name, 100) for name in refused)
-            raise DeliveryError(f"{self._settings.smtp} did not take it for {names} ({code})", permanent=code >= 500)
+            raise self._refused(refused)
 
-    async def _handed_over(self, sent: EmailMessage) -> dict[str, Any]:
+    def _refused(self, refused: Mapping[str, int]) -> DeliveryError:
+        """That some recipients, or all, did not get it. The codes are of the server's answers to their addresses."""
+        names = ", ".join(f"{plain_text.line(name, 100)} ({code})" for name, code in refused.items())
+        text = f"{self._settings.smtp} takes no mail for {names}"
+        left = [name for name, code in refused.items() if code < 500 or code in _FULL]
+        if set(refused) >= set(self._settings.to):  # nobody has it
+            return DeliveryError(text, permanent=not left)
+        return PartlyDeliveredError(text, left=left, lost=[name for name in refused if name not in left])
+
+    async def _handed_over(self, sent: EmailMessage, wanted: Sequence[str]) -> dict[str, int]:
+        """Who of them was refused, by the code of the answer."""
         host, port = self._settings.server
         secret = self._settings.password
         password = self._revealed(secret) if secret is not None else None
@@ -124,7 +152,8 @@ class Email(Sender[EmailSettings]):
         answer = await aiosmtplib.send(
             sent,
             sender=self._settings.from_,
-            recipients=list(self._settings.to),
+            recipients=list(wanted),
+            local_hostname=self._settings.hello or await _own_name(),
             hostname=host,
             port=port,
             username=self._settings.username or None,
@@ -134,7 +163,20 @@ class Email(Sender[EmailSettings]):
             tls_context=ssl.create_default_context() if security != "none" else None,
             timeout=12,
         )
-        return dict(answer[0])
+        return {name: response.code for name, response in answer[0].items()}
+
+
+async def _own_name() -> str:
+    """What we call ourselves to a server. Our name as it is where it has a domain, else as the resolver completes it.
+
+    Looked up here, since aiosmtplib does so on the threads that file work needs, and for as long as it takes.
+    """
+    name = socket.gethostname()
+    with suppress(OSError, UnicodeError):
+        async with asyncio.timeout(0 if "." in name else _NAMED_WITHIN):
+            found = await asyncio.get_running_loop().getaddrinfo(name, None, flags=socket.AI_CANONNAME)
+            name = next((str(one[3]) for one in found if "." in str(one[3])), name)
+    return name if _HELLO.fullmatch(name) else "[127.0.0.1]"
 
 
 def mail(message: Message, settings: EmailSettings) -> EmailMessage:
@@ -170,16 +212,15 @@ def _message_id(kind: str, text: str, domain: str) -> str:
 
 
 def _delivery_error(error: Exception, server: str) -> DeliveryError:
-    """The error as a receiver's. A 4xx of SMTP is transient, a 5xx permanent; TLS and the network may come back."""
-    if isinstance(error, aiosmtplib.SMTPRecipientsRefused):
-        worst = max((refused.code for refused in error.recipients), default=450)
-        names = ", ".join(plain_text.line(refused.recipient, 100) for refused in error.recipients)
-        return DeliveryError(f"{server} takes no mail for {names} ({worst})", permanent=worst >= 500)
+    """The error as a receiver's. Only a refusal of the text itself is permanent: the same mail will get it again.
+
+    A banner, a greeting, a password, a sender or a missing STARTTLS is about the server, where it can be mended.
+    """
     if isinstance(error, aiosmtplib.SMTPResponseException):
         text = f"{server} answered {error.code}: {plain_text.fit(error.message, 200)}"
-        return DeliveryError(text, permanent=error.code >= 500)
+        return DeliveryError(text, permanent=isinstance(error, aiosmtplib.SMTPDataError) and error.code >= 500)
     if isinstance(error, TimeoutError):
         return DeliveryError(f"{server} did not answer in time", permanent=False)
     if isinstance(error, aiosmtplib.SMTPNotSupported):
-        return DeliveryError(f"{server} does not offer what `security` asks for", permanent=True)
+        return DeliveryError(f"{server} does not offer what `security` asks for", permanent=False)
     return DeliveryError(f"{server} cannot be reached: {plain_text.fit(str(error), 200)}", permanent=False)

@@ -26,6 +26,10 @@ _TRIES = 3
 S = TypeVar("S", bound=NotifierSettings)
 
 
+_ABOUT_THE_MESSAGE = frozenset({400, 411, 413, 422})
+"""Refusals that the same message will get again. Any other may be mended at the receiver: address, key, proxy."""
+
+
 class _AgainSoonError(DeliveryError):
     """Trying again in the same second may help: the connection or the server failed, and nothing asked us to wait."""
 
@@ -35,6 +39,8 @@ class Sender(Generic[S]):
 
     who: ClassVar[str]
     """The receiver's name in errors."""
+    must_say_so: ClassVar[bool] = False
+    """A success is one only when the answer's own words say so, by `is_taken`."""
 
     def __init__(self, settings: S, reveal: Callable[[Secret], str], http: Callable[[], Any]) -> None:
         self._settings = settings
@@ -48,12 +54,16 @@ class Sender(Generic[S]):
         except (ValueError, OSError) as error:
             raise DeliveryError(f"{self.who}: {plain_text.fit(str(error), 200)}", permanent=False) from None
 
+    def is_taken(self, said: str) -> bool:
+        """Whether these words of a success mean that the message was taken."""
+        return not self.must_say_so or bool(said)
+
     async def _post(
         self, url: str, document: Mapping[str, object], secrets: Sequence[str], headers: Mapping[str, str] | None = None
     ) -> None:
-        """Post JSON; any 2xx is delivered.
+        """Post JSON; any 2xx is delivered, where its words need not say so or do.
 
-        :raises DeliveryError: permanent for an answer that the same request will get again.
+        :raises DeliveryError: permanent for an answer that is about the message, and that it will get again.
         """
         body = json.dumps(document).encode()
         sent = {"Content-Type": "application/json", **(headers or {})}
@@ -70,16 +80,20 @@ class Sender(Generic[S]):
             async with http_client.http_answer(
                 self._http(), "POST", url, limit=_ONE_TRY, connect=_CONNECT, headers=headers, body=body
             ) as answer:
-                if (status := answer.status) // 100 == 2:
+                status, fine = answer.status, answer.status // 100 == 2
+                if fine and not self.must_say_so:
                     return
                 rest = http_client.retry_after(answer.headers)
-                said = plain_text.fit(await http_client.words_of(answer, secrets), 200)
+                words = await http_client.words_of(answer, secrets)
         except HttpError as failed:
             raise self._unanswered(failed) from None
+        if fine and self.is_taken(words):
+            return
+        said = plain_text.fit(words, 200)
         text = f"{self.who} answered {status}: {said}" if said else f"{self.who} answered {status}"
         if status >= 500 and rest is None:
             raise _AgainSoonError(text, permanent=False)
-        raise DeliveryError(text, permanent=not http_client.is_transient(status), retry_after=rest)
+        raise DeliveryError(text, permanent=status in _ABOUT_THE_MESSAGE, retry_after=rest)
 
     def _unanswered(self, failed: HttpError) -> Exception:
         cause = failed.cause
@@ -87,7 +101,7 @@ class Sender(Generic[S]):
             case HttpFailure.LATE:
                 return DeliveryError(f"{self.who} did not answer in time", permanent=False)
             case HttpFailure.NO_URL:
-                return DeliveryError(f"{self.who} has an address that is no URL", permanent=True)
+                return DeliveryError(f"{self.who} has an address that is no URL", permanent=False)
             case HttpFailure.UNSENDABLE:
                 return cause
             case HttpFailure.UNRESOLVED:

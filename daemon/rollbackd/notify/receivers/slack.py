@@ -5,7 +5,9 @@ The webhook's address is the secret. Nothing that comes from outside can mention
 `>` are escaped, and `verbatim` keeps Slack from finding names and addresses in the text by itself.
 """
 
+import json
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -33,11 +35,19 @@ class Slack(Sender[SlackSettings]):
 
     settings_model = SlackSettings
     who = "slack"
+    must_say_so = True
+
+    def is_taken(self, said: str) -> bool:
+        """The word `ok`, or as those say it that speak Slack's language: a proxy's page is none of it."""
+        with suppress(ValueError):
+            document = json.loads(said)
+            return isinstance(document, dict) and document.get("ok") is True
+        return said.strip().lower() == "ok"
 
     async def send(self, message: Message) -> None:
         url = self._revealed(self._settings.webhook_url).strip()
         if urlsplit(url).scheme not in ("http", "https"):
-            raise DeliveryError("slack: webhook_url is not an address; copy it from the app's page", permanent=True)
+            raise DeliveryError("slack: webhook_url is not an address; copy it from the app's page", permanent=False)
         await self._post(url, payload(message), (url, urlsplit(url).path))
 
 

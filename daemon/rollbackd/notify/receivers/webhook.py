@@ -51,10 +51,10 @@ class Webhook(Sender[WebhookSettings]):
     async def send(self, message: Message) -> None:
         url = self._revealed(self._settings.url).strip()
         if urlsplit(url).scheme not in ("http", "https"):
-            raise DeliveryError("webhook: url is not an address; write it like https://bot.example/", permanent=True)
+            raise DeliveryError("webhook: url is not an address; write it like https://bot.example/", permanent=False)
         headers = {name: self._revealed(value) for name, value in self._settings.headers.items()}
         if not all(value.isprintable() for value in headers.values()):
-            raise DeliveryError("webhook: a header's secret holds a control character", permanent=True)
+            raise DeliveryError("webhook: a header's secret holds a control character", permanent=False)
         secrets = [self._revealed(value) for value in self._settings.headers.values() if isinstance(value, Secret)]
         key = plain_text.fit(message.key, 255).encode("ascii", "replace").decode()
         await self._post(url, payload(message), (url, *secrets), {**headers, "Idempotency-Key": key})
