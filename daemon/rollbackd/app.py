@@ -30,6 +30,7 @@ from rollbackd.journal import (
 )
 from rollbackd.model import FLEET, Request
 from rollbackd.notify.messages import self_notices
+from rollbackd.notify.untold import Untold
 from rollbackd.policy.guards import ago
 from rollbackd.policy.target import candidates
 from rollbackd.signals.signal_files import SignalsUnsafe
@@ -39,6 +40,7 @@ from rollbackd.system import log, sd_notify
 from rollbackd.system.clock import Clock, SystemClock, boot_microseconds
 from rollbackd.system.http_client import HttpError, http_answer
 from rollbackd.system.name_lookup import EventLoop
+from rollbackd.system.process_one import leave_process_one
 from rollbackd.system.tasks import end
 from rollbackd.system.vitals import PartDied
 from rollbackd.views.shapes import IncidentView, RecordView
@@ -294,8 +296,13 @@ async def _serve(path: Path, clock: Clock) -> bool:
     gc.collect()
     log.configure(loaded.config.daemon.log_level)
     with Exclusive(loaded.config.daemon.journal):
-        url = loaded.config.daemon.journal
-        core = await build(loaded.config, await open_journal(url, clock), clock, Checkpoint(url))
+        url, untold = loaded.config.daemon.journal, Untold(loaded.config, clock)
+        try:
+            core = await build(loaded.config, await open_journal(url, clock), clock, Checkpoint(url))
+        except JournalUnavailable as error:
+            await untold.tell(str(error))
+            raise
+        await untold.over(core.read_model)
         try:
             return await DaemonProcess(path, loaded.config, core).run()
         except PartDied as death:
@@ -307,6 +314,7 @@ async def _serve(path: Path, clock: Clock) -> bool:
 def run(path: Path, clock: Clock | None = None) -> int:
     """Run the daemon until it is told to stop. Exit code 0, or 1 when it could not start, or had to end."""
     _occupy_standard_descriptors()
+    leave_process_one()
     try:
         with asyncio.Runner(loop_factory=EventLoop) as runner:
             again = runner.run(_serve(path, clock or SystemClock()))
@@ -316,8 +324,8 @@ def run(path: Path, clock: Clock | None = None) -> int:
     except asyncio.CancelledError:
         log.say("rollbackd ends: its main task was cancelled")
         return 1
-    if again:
-        os.execv(sys.executable, [sys.executable, "-m", "rollbackd", "run", "--config", str(path)])  # noqa: S606  # ourselves
+    if again:  # -P: not from the directory that we happen to be in, where anybody's `yaml.py` may lie
+        os.execv(sys.executable, [sys.executable, "-P", "-m", "rollbackd", "run", "--config", str(path)])  # noqa: S606  # ourselves
     return 0
 
 

@@ -166,6 +166,6 @@ async def test_a_notice_that_is_over_is_resolved_where_it_was_told() -> None:
     journal, oncall = MemoryJournal(clock), OnCall()
     for number, over in enumerate((True, False, True)):
         dispatcher = NotificationDispatcher(journal, Config(), {"oncall": oncall}, clock)
-        await journal.append(Entry(FLEET, facts.Notice("journal", f"text {number}", over=over)))
+        await journal.append(Entry(FLEET, facts.Notice("audit", f"text {number}", over=over)))
         await turn(dispatcher, clock, 2 * MINUTE)
     assert [one.resolves for one in oncall.messages] == [False, True]

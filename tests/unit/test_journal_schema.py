@@ -204,4 +204,4 @@ async def test_all_files_are_closed_to_others(path: Path) -> None:
     await journal.append(Entry("x", Applied("x")))
     modes = {file.name: oct(file.stat().st_mode & 0o777) for file in path.parent.iterdir()}
     await journal.close()
-    assert modes == dict.fromkeys((f"journal.db{end}" for end in ("", "-wal", "-shm", ".reserve")), "0o600")
+    assert modes == dict.fromkeys((f"journal.db{end}" for end in ("", "-wal", "-shm", ".reserve", ".newest")), "0o600")

@@ -1,9 +1,11 @@
 """Where a journal is: its URL taken apart, and the files beside it."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
-from rollbackd.journal.contract import JournalRefused, JournalUnavailable
+from rollbackd.journal.contract import JournalDamaged, JournalRefused, JournalUnavailable
+from rollbackd.system.supervisor import write_durably
 
 _SCHEME = "sqlite:///"
 
@@ -35,6 +37,34 @@ def checkpoint_of(url: str) -> Path:
 def _without_secret(url: str) -> str:
     """A URL of another database may hold a password."""
     return f"{url.partition('://')[0]}://…" if "@" in url else url
+
+
+class Mark:
+    """The file beside a journal that remembers that there was one, and the newest fact's place when it was opened."""
+
+    def __init__(self, journal: Path) -> None:
+        self.path = journal.with_name(f"{journal.name}.newest")
+        self._journal = journal
+
+    def read(self) -> int | None:
+        """The newest fact's place; None where there never was a journal, or one of an earlier version."""
+        try:
+            return int(self.path.read_text())
+        except (OSError, ValueError):
+            return None
+
+    def write(self, newest: int) -> None:
+        """Best effort: a full disk keeps nobody from opening the journal."""
+        if self.read() != newest:
+            with suppress(OSError):
+                write_durably(self.path, b"%d\n" % newest)
+
+    def gone(self) -> JournalDamaged:
+        """That there is nothing where there was a journal."""
+        return JournalDamaged(
+            f"{self._journal}: the journal is empty, and there was one here; put back the last backup. To begin anew "
+            f"without all that it knew, remove {self.path} and the files beside it that begin with {self._journal.name}"
+        )
 
 
 def create(path: Path) -> bool:

@@ -138,6 +138,11 @@ def scalar(connection: Connection, question: str, *values: Any) -> Any:
     return None if row is None else row[0]
 
 
+def is_empty(connection: Connection) -> bool:
+    """Whether nothing was ever written into it, not even its tables."""
+    return not scalar(connection, "SELECT count(*) FROM sqlite_master")
+
+
 def damages(connection: Connection) -> Iterator[str]:
     """What is wrong with the file itself."""
     for (found,) in connection.execute("PRAGMA quick_check(20)"):

@@ -13,7 +13,7 @@ from rollbackd.journal import outbox, reading, sqlite
 from rollbackd.journal.audit import audit
 from rollbackd.journal.batch import EncodedEntry, WriteRequest, mark_handled
 from rollbackd.journal.contract import Arrived, AuditReport, Entry, JournalUnavailable, Outgoing, Receipt, Received
-from rollbackd.journal.place import create, path_of
+from rollbackd.journal.place import Mark, create, path_of
 from rollbackd.journal.reserve import RESERVE, Reserve
 from rollbackd.journal.sqlite import Connection, migrate
 from rollbackd.journal.writer import Errand, Writer
@@ -62,11 +62,22 @@ class SqliteJournal:
         return journal
 
     async def _prepare(self) -> None:
+        mark = Mark(self._path)
+
         def ready(connection: Connection) -> None:
+            if sqlite.is_empty(connection) and was_there:
+                raise mark.gone()
             migrate(connection, self._path)
             reading.refuse_unknown_kinds(connection, self._path)
+            if known and not sqlite.last_number(connection, "facts"):
+                raise mark.gone()
+
+        known = mark.read()
+        was_there = known is not None or self._reserve.path.exists()
 
         def prepare() -> int:
+            if was_there and not self._path.exists():
+                raise mark.gone()
             create(self._path)
             try:
                 newest = self._writer.prepare(ready)
@@ -76,6 +87,7 @@ class SqliteJournal:
                     raise
                 newest = self._writer.prepare(ready)
             self._reserve.restore()
+            mark.write(newest)
             return newest
 
         self._newest = await self._errand(prepare)

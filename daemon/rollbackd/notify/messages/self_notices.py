@@ -11,6 +11,8 @@ from rollbackd.notify.messages.envelope import plain
 UNDELIVERABLE = "undeliverable"
 UNREACHABLE = "receiver_unreachable"
 WAITING = "messages_waiting"
+DIRECT = frozenset({"notice/journal"})
+"""Threads that are also told past the journal, so that no outbox knows who heard of them."""
 OWN_KINDS = frozenset({UNDELIVERABLE, UNREACHABLE, WAITING})
 """When a message of one of these kinds fails, no other is made of it."""
 
@@ -44,6 +46,22 @@ def waiting(counts: Mapping[str, int], *, over: bool = False) -> Notice:
     shares = ", ".join(f"{name} {count}" for name, count in counts.items() if count)
     text = "the messages that waited are delivered" if over else f"{sum(counts.values())} messages wait: {shares}"
     return Notice(WAITING, text, over=over)
+
+
+def unopened(at: datetime, error: str) -> Message:
+    """When the journal cannot be opened at a start: sent directly."""
+    return Message(
+        key=f"journal/{at.isoformat()}",
+        event="journal",
+        title="rollbackd cannot start: its journal cannot be used",
+        lines=phrases.filled(
+            ("What", f"nothing is watched or rolled back until it can: {plain_text.line(error)}"),
+            ("Look at", "the log of rollbackd, and the disk under the journal; it is started again by itself"),
+        ),
+        severity="critical",
+        thread="notice/journal",
+        at=at,
+    )
 
 
 def unrecorded(at: datetime, error: str) -> Message:
