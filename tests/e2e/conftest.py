@@ -1,5 +1,6 @@
 """Stories that mostly wait are told side by side: a module's begin together, and each test takes the end of its own."""
 
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 
 from tests.e2e.toy import Ear, Toy, listening, toy
 
+PROBE = Path(__file__).parent / "probe"
 Story = Callable[[Path], None]
 """Gets a directory of its own, with a short path; its asserts are the test."""
 
@@ -21,6 +23,28 @@ class Begun:
     def end(self, test: str) -> None:
         """Wait for a story's end, and fail as it failed."""
         self._futures[test].result()
+
+
+@pytest.fixture(scope="package", autouse=True)
+def probed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where daemons that are started meanwhile report a turn of their event loop that took too long."""
+    place = tmp_path_factory.mktemp("probe")
+    before = os.environ.get("PYTHONPATH", "")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("PYTHONPATH", os.pathsep.join(filter(None, (str(PROBE), before))))
+        patched.setenv("ROLLBACKD_PROBE", str(place))
+        yield place
+
+
+@pytest.fixture(autouse=True)
+def nothing_holds_the_loop(probed: Path) -> Iterator[None]:
+    """Nothing from outside holds a daemon's loop for more than 250 ms; of stories side by side any may be the one."""
+    yield
+    found = []
+    for report in sorted(probed.iterdir()):
+        found.append(report.read_text())
+        report.unlink()
+    assert not found, "\n".join(found)
 
 
 @pytest.fixture(scope="module")

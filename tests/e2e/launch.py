@@ -45,6 +45,25 @@ def parts_can_be_killed(order: Path) -> None:
     setattr(DaemonProcess, "_start_tasks", also)  # noqa: B010  # mypy minds the plain assignment
 
 
+def is_held_up(how: str) -> None:
+    """Hold the loop for half a second once it serves: `works` or `sleeps`."""
+    start = DaemonProcess._start_tasks
+
+    def works() -> None:
+        end = time.thread_time() + 0.5
+        while time.thread_time() < end:
+            pass
+
+    def sleeps() -> None:
+        time.sleep(0.5)
+
+    def also(daemon: DaemonProcess) -> None:
+        start(daemon)
+        asyncio.get_running_loop().call_later(0.5, {"works": works, "sleeps": sleeps}[how])
+
+    setattr(DaemonProcess, "_start_tasks", also)  # noqa: B010  # mypy minds the plain assignment
+
+
 def _killer(loop: asyncio.AbstractEventLoop, order: Path) -> None:
     while True:
         tasks = {task.get_name(): task for task in asyncio.all_tasks(loop)}
@@ -71,7 +90,10 @@ def main() -> int:
     parser.add_argument("--shift", type=Path)
     parser.add_argument("--kill-at", help="the boundary at which it kills itself")
     parser.add_argument("--kill-part", type=Path, help="where the name of a part is written that is to be killed")
+    parser.add_argument("--hold-up", help="how the event loop is held up once")
     given = parser.parse_args()
+    if given.hold_up:
+        is_held_up(given.hold_up)
     if given.kill_part:
         parts_can_be_killed(given.kill_part)
 

@@ -67,13 +67,13 @@ def test_a_reload_imports_nothing_from_where_it_happens_to_be(tmp_path: Path, na
     with toy(tmp_path / "shop") as one:
         rollbackd = Path(sys.executable).with_name("rollbackd")
         with (one.root / "log").open("ab") as log:
-            one.daemon = subprocess.Popen(
+            daemon = one.daemon = subprocess.Popen(
                 [rollbackd, "run", "--config", str(one.root / "config.yaml")], stdout=log, stderr=log, cwd=place
             )
         one.until_up()
-        one.daemon.send_signal(signal.SIGHUP)
-        wait_until(lambda: one.log.count('"event": "ready"') == 2 or one.daemon.poll() is not None, "it starts anew")
-        assert one.daemon.poll() is None, one.log[-1000:]
+        daemon.send_signal(signal.SIGHUP)
+        wait_until(lambda: one.log.count('"event": "ready"') == 2 or daemon.poll() is not None, "it starts anew")
+        assert daemon.poll() is None, one.log[-1000:]
 
 
 @pytest.mark.parametrize("how", ["no bytes", "half of it", "not a database"])
