@@ -16,6 +16,7 @@ from rollbackd.cli.terminal_text import safe
 from rollbackd.journal import JournalInUse
 from rollbackd.model import Request
 from rollbackd.operations import InvalidOrder, OrderRefused, UnknownName
+from rollbackd.system.name_lookup import EventLoop
 from rollbackd.views.shapes import RecordView
 
 
@@ -42,7 +43,8 @@ def roll_back(session: Session, service: str, wanted: Mapping[str, Any], ask: Ca
         records.show(dataclasses.asdict(record))
 
     try:
-        ended = asyncio.run(offline_rollback(session.config_path, request, on_record))
+        with asyncio.Runner(loop_factory=EventLoop) as runner:
+            ended = runner.run(offline_rollback(session.config_path, request, on_record))
     except OrderRefused as error:
         against = [f"  {finding.guard}: {finding.reason}" for finding in error.findings if finding.against]
         raise StopError("\n".join([str(error), *against])) from error
