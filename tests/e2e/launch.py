@@ -78,6 +78,9 @@ def _killer(loop: asyncio.AbstractEventLoop, order: Path) -> None:
         if kind == "thread":
             ident = ctypes.c_ulong(threads[name].ident or 0)
             ctypes.pythonapi.PyThreadState_SetAsyncExc(ident, ctypes.py_object(SystemExit))
+            while threads[name].is_alive():  # it hears of it with its next work
+                time.sleep(0.01)
+            order.with_suffix(".dead").touch()
             return
         time.sleep(0.1)
 

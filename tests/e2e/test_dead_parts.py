@@ -8,11 +8,11 @@ import os
 import re
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from http.client import HTTPException
 from pathlib import Path
 
 import pytest
@@ -42,11 +42,13 @@ def _parts(one: Toy) -> list[str]:
 
 def _stir(one: Toy) -> None:
     """Something for every thread to do: one that waits for work in C notices only then that it is to end."""
-    for path in ("api/v1/incidents", "openapi.json", "readyz"):
-        with suppress(OSError):
-            _get(one, path)
-    with suppress(OSError):
-        one.alert("Harmless")
+
+    def ask(path: str) -> None:
+        with suppress(OSError, HTTPException):
+            _get(one, path) if path else one.alert("Harmless")
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(ask, ["api/v1/incidents", "api/v1/incidents", "openapi.json", ""]))
 
 
 def _get(one: Toy, path: str) -> str:
@@ -62,12 +64,12 @@ def _noticed(root: Path, part: str, told: str) -> str:
         _stir(one)
         order.with_suffix(".told").write_text(part)
         order.with_suffix(".told").rename(order)
-        daemon, killed = one.daemon, time.monotonic()
+        daemon, dead = one.daemon, order.with_suffix(".dead")
         assert daemon is not None
-        while daemon.poll() is None and time.monotonic() - killed < _SOON + 0.5:
-            if part.startswith("thread"):
-                _stir(one)
-            time.sleep(0.1)
+        while part.startswith("thread") and not dead.exists() and daemon.poll() is None:
+            _stir(one)
+        with suppress(subprocess.TimeoutExpired):
+            daemon.wait(_SOON)
         if part.startswith("task teller: "):
             return "" if f"{part.partition(' ')[2]} was cancelled" in one.log else f"{part}: not noticed"
         if daemon.poll() is None:

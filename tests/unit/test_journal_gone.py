@@ -44,8 +44,14 @@ def empty(path: Path, how: str) -> None:
             shutil.copy(path.with_name("fresh.db"), path)
 
 
-@pytest.mark.parametrize("how", ["removed", "no bytes", "no tables", "another one's beginning"])
-@pytest.mark.parametrize("by", ["this version", "an earlier version"])
+@pytest.mark.parametrize(
+    ("how", "by"),
+    [
+        *((how, "this version") for how in ("removed", "no bytes", "no tables", "another one's beginning")),
+        # Of another one's beginning nobody can tell: an earlier version left no word of how far it had come.
+        *((how, "an earlier version") for how in ("removed", "no bytes", "no tables")),
+    ],
+)
 async def test_an_empty_journal_where_there_was_one_is_damaged_at_every_start(
     tmp_path: Path, how: str, by: str
 ) -> None:
@@ -55,8 +61,6 @@ async def test_an_empty_journal_where_there_was_one_is_damaged_at_every_start(
     await life(path)
     mark = Mark(path).path
     if by == "an earlier version":
-        if how == "another one's beginning":
-            pytest.skip("it left no word of how far it had come")
         mark.unlink()
     empty(path, how)
     for _ in range(2):
