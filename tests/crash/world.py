@@ -24,6 +24,7 @@ from rollbackd.incident.fold import fold
 from rollbackd.incident.life import Incident
 from rollbackd.journal import Entry, Journal, open_journal
 from rollbackd.journal.reserve import RESERVE, Reserve
+from rollbackd.journal.store import SqliteJournal
 from rollbackd.model import State, incident_stream, service_stream
 from rollbackd.system.clock import SystemClock
 from rollbackd.system.supervisor import holders
@@ -197,7 +198,7 @@ class World:
                 found.append(MarkedGood(state, "ran 30m without a trigger"))
             found.append(Changed(bad, now - 2 * minute, now - minute))
             entries += [Entry(service_stream(service), fact) for fact in found]
-        Reserve(self.database).path.touch()
+        await (await SqliteJournal.open(self.journal_url, SystemClock(), reserve=1)).close()
         os.truncate(Reserve(self.database).path, RESERVE)  # as large as it must be, and costs nothing
         async with self.journal() as journal:
             await journal.append(*entries)
