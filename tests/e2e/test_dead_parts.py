@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -45,7 +46,7 @@ def _stir(one: Toy) -> None:
 
     def ask(path: str) -> None:
         with suppress(OSError, HTTPException):
-            _get(one, path) if path else one.alert("Harmless")
+            _get(one, path) if path else one.ask("PUT", "holds/shop", {"reason": f"anew {time.monotonic_ns()}"})
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(ask, ["api/v1/incidents", "api/v1/incidents", "openapi.json", ""]))
