@@ -1,7 +1,7 @@
 """Comparisons on a real Prometheus: yesterday, before the change, peers, old instances, tests of samples, old trouble."""
 
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -91,7 +91,11 @@ class NoJudge:
     """Nothing is decided here."""
 
     def consider_soon(self, *_: Any, **__: Any) -> None:
-        """It is seen in `Live`."""
+        """What was seen is asked of the rules' states."""
+
+    def run_soon(self, work: Coroutine[Any, Any, None]) -> None:
+        """Nobody is told here."""
+        work.close()
 
 
 @dataclass(frozen=True)
