@@ -36,7 +36,7 @@ from rollbackd.operations import Operations, OperationsParts
 from rollbackd.operations.signal_commands import SignalCommands
 from rollbackd.plugins import build_notifier
 from rollbackd.policy.changes import UNCONFIRMED
-from rollbackd.signals.alertmanager import Alertmanager, Silence
+from rollbackd.signals.alertmanager_client import Alertmanager, Silence
 from rollbackd.signals.intake import SignalIntake
 from rollbackd.signals.polls import PrometheusPolls
 from rollbackd.signals.prometheus import Prometheus

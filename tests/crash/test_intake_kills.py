@@ -11,7 +11,7 @@ import pytest
 
 from rollbackd import facts
 from rollbackd.model import Action, Outcome
-from rollbackd.signals.webhook import alert_from_json
+from rollbackd.signals.alertmanager_webhook import alert_from_json
 from tests.crash.lives import LIMIT, until, zygote
 from tests.crash.shop import Shop
 from tests.crash.world import World, alert, check_journal, delivery, of_kind

@@ -10,10 +10,10 @@ import pytest
 from aiohttp import web
 
 from rollbackd.model import Alert
-from rollbackd.signals.alertmanager import Alertmanager
+from rollbackd.signals.alertmanager_client import Alertmanager
+from rollbackd.signals.alertmanager_webhook import fingerprint_of, parse_webhook
 from rollbackd.signals.prometheus import Prometheus
 from rollbackd.signals.query_answers import RangeAnswer
-from rollbackd.signals.webhook import fingerprint_of, parse_webhook
 from rollbackd.system.clock import SystemClock
 from tests.servers import Exporter, alertmanager, prometheus
 

@@ -12,9 +12,9 @@ from rollbackd.journal import JournalUnavailable
 from rollbackd.model import Alert, Event, Request
 from rollbackd.operations import IncidentAnswer, InvalidOrder, OrderRefused, UnknownName
 from rollbackd.operations.parameters import ChangeBody
+from rollbackd.signals.alertmanager_webhook import WebhookPayload
 from rollbackd.signals.events import Posted, event_of
 from rollbackd.signals.intake import EventReceipt
-from rollbackd.signals.webhook import WebhookPayload
 from rollbackd.views.shapes import (
     ChangeView,
     CheckView,

@@ -14,8 +14,8 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from rollbackd.signals import alertmanager as module
-from rollbackd.signals.alertmanager import Alertmanager, FiringAlerts, Silence, Unreachable
+from rollbackd.signals import alertmanager_client as module
+from rollbackd.signals.alertmanager_client import Alertmanager, FiringAlerts, Silence, Unreachable
 from tests.servers import Server, alertmanager, free_port, wait_until
 
 AT = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -348,7 +348,7 @@ async def test_a_group_is_completed_from_a_real_one(real: Server) -> None:
 
 
 def test_the_recorded_truncated_group_names_what_the_api_is_asked_for() -> None:
-    from rollbackd.signals.webhook import parse_webhook
+    from rollbackd.signals.alertmanager_webhook import parse_webhook
 
     body = (Path(__file__).parent.parent / "data" / "alertmanager" / "group-truncated-0.33.json").read_bytes()
     webhook = parse_webhook(body)

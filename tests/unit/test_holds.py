@@ -10,7 +10,7 @@ from rollbackd.decision.holds import ActiveHolds
 from rollbackd.journal import Entry
 from rollbackd.model import FLEET, service_stream
 from rollbackd.rules.matchers import parse_matchers
-from rollbackd.signals.alertmanager import Silence
+from rollbackd.signals.alertmanager_client import Silence
 from rollbackd.signals.signal_files import SignalFiles
 from tests.fakes.clock import START
 from tests.unit.house import House

@@ -13,7 +13,7 @@ from rollbackd import facts
 from rollbackd.decision.engine import DecisionEngine
 from rollbackd.model import Alert
 from rollbackd.rules.tracks import Standing
-from rollbackd.signals.alertmanager import Alertmanager, FiringAlerts, Silence, Unreachable
+from rollbackd.signals.alertmanager_client import Alertmanager, FiringAlerts, Silence, Unreachable
 from rollbackd.signals.intake import SignalIntake
 from rollbackd.signals.rule_state import RuleStates
 from tests.fakes.clock import START

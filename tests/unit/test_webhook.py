@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rollbackd.model import Alert
-from rollbackd.signals.webhook import (
+from rollbackd.signals.alertmanager_webhook import (
     WebhookError,
     WebhookPayload,
     alert_from_json,

@@ -16,8 +16,8 @@ from rollbackd.api.answers import Accepted, Reported
 from rollbackd.api.problems import ProblemError
 from rollbackd.api.request_body import JSON, READ_WITHIN, read_json
 from rollbackd.operations import Operations
+from rollbackd.signals.alertmanager_webhook import WebhookError, WebhookPayload, parse_webhook
 from rollbackd.signals.events import EventError, Posted, parse_events
-from rollbackd.signals.webhook import WebhookError, WebhookPayload, parse_webhook
 
 BIG = 256 * 1024
 """Bytes; a body above this is parsed on a thread, so that health answers go on meanwhile."""

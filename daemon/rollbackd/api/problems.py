@@ -12,8 +12,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from rollbackd.journal import JournalUnavailable
 from rollbackd.operations import InvalidOrder, OrderRefused, UnknownName
+from rollbackd.signals.alertmanager_webhook import WebhookError
 from rollbackd.signals.events import EventError
-from rollbackd.signals.webhook import WebhookError
 from rollbackd.syntax.units import show
 from rollbackd.system import log
 from rollbackd.views.shapes import FindingView

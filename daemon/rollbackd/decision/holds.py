@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 from rollbackd.config.models import Config
 from rollbackd.policy.ledger import Hold
-from rollbackd.signals.alertmanager import Silence
+from rollbackd.signals.alertmanager_client import Silence
 from rollbackd.signals.signal_files import SignalFiles
 from rollbackd.state.read_model import ReadModel
 from rollbackd.system.clock import Clock

@@ -16,9 +16,9 @@ from rollbackd.operations.queries import StateQueries
 from rollbackd.operations.rollbacks import RollbackOperations
 from rollbackd.operations.snapshots import SnapshotOperations
 from rollbackd.operations.state_marks import StateMarks
+from rollbackd.signals.alertmanager_webhook import WebhookPayload
 from rollbackd.signals.events import Posted
 from rollbackd.signals.intake import EventReceipt
-from rollbackd.signals.webhook import WebhookPayload
 
 __all__ = ["IncidentAnswer", "InvalidOrder", "Operations", "OperationsParts", "OrderRefused", "UnknownName"]
 

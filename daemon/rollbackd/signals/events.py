@@ -11,7 +11,7 @@ from rollbackd.model import Event
 from rollbackd.plugins import unknown
 from rollbackd.rules.spec import EVENT, LONGEST_WITHIN
 from rollbackd.rules.weight import LABEL
-from rollbackd.signals.webhook import Time, sentence_of, validate_json
+from rollbackd.signals.alertmanager_webhook import Time, sentence_of, validate_json
 from rollbackd.syntax.units import Spec, format_duration, shortened, whole_seconds
 
 AHEAD = timedelta(minutes=1)

@@ -10,11 +10,11 @@ from rollbackd import facts
 from rollbackd.journal import Arrived, JournalUnavailable, Receipt, Received, until_written
 from rollbackd.model import Alert, Event, Trigger
 from rollbackd.rules.spec import LONGEST_WITHIN
-from rollbackd.signals.alertmanager import Alertmanager, Silence, Unreachable
+from rollbackd.signals.alertmanager_client import Alertmanager, Silence, Unreachable
+from rollbackd.signals.alertmanager_webhook import WebhookPayload, alert_from_json, alert_to_json, inbox_key
 from rollbackd.signals.events import Posted, event_from_json, event_key, event_of, event_to_json
 from rollbackd.signals.rule_state import RuleStates
 from rollbackd.signals.triggers import TriggerSink
-from rollbackd.signals.webhook import WebhookPayload, alert_from_json, alert_to_json, inbox_key
 from rollbackd.state.read_model import ReadModel
 from rollbackd.system import log
 from rollbackd.system.clock import Clock

@@ -15,7 +15,7 @@ from typing_extensions import TypedDict  # pydantic wants this one before Python
 
 from rollbackd.model import Alert
 from rollbackd.rules.matchers import Matcher
-from rollbackd.signals.webhook import AlertBody, Time, alert_of, read_each, validate_json
+from rollbackd.signals.alertmanager_webhook import AlertBody, Time, alert_of, read_each, validate_json
 from rollbackd.syntax.units import show
 from rollbackd.system.http_client import HttpError, Session, body_of, http_answer, without_password
 
