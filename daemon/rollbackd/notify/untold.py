@@ -4,15 +4,17 @@ The service manager starts us again every few seconds, so a file remembers it in
 we may write.
 """
 
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 from rollbackd import facts
 from rollbackd.config.models import Config
 from rollbackd.config.secrets import reveal
-from rollbackd.journal import JournalRefused
+from rollbackd.facts import Record
+from rollbackd.journal import Journal, JournalRefused
 from rollbackd.journal.place import path_of
 from rollbackd.notify.dispatcher import NotificationDispatcher
 from rollbackd.notify.messages import self_notices
@@ -23,6 +25,13 @@ from rollbackd.system.clock import Clock
 from rollbackd.system.http_client import HttpSession
 
 _AGAIN = timedelta(hours=1)
+
+
+class _NoJournal:
+    """The journal that cannot be had. What is told directly asks nothing of it."""
+
+    def subscribe(self, heard: Callable[[Sequence[Record]], None]) -> None:
+        """There will be nothing to hear of."""
 
 
 class Untold:
@@ -41,8 +50,7 @@ class Untold:
         given = self._config.notify.receivers
         notifiers = {one.name: build_notifier(one.kind, one.settings, reveal, web) for one in given}
         try:
-            # What is told directly asks nothing of the journal, which is what cannot be had.
-            dispatcher = NotificationDispatcher(cast("Any", None), self._config, notifiers, self._clock)
+            dispatcher = NotificationDispatcher(cast("Journal", _NoJournal()), self._config, notifiers, self._clock)
             took = await dispatcher.tell_directly(self_notices.unopened(self._clock.now(), error))
         finally:
             await web.close()
