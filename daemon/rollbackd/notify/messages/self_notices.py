@@ -50,30 +50,26 @@ def waiting(counts: Mapping[str, int], *, over: bool = False) -> Notice:
 
 def unopened(at: datetime, error: str) -> Message:
     """When the journal cannot be opened at a start: sent directly."""
-    return Message(
-        key=f"journal/{at.isoformat()}",
-        event="journal",
-        title="rollbackd cannot start: its journal cannot be used",
-        lines=phrases.filled(
-            ("What", f"nothing is watched or rolled back until it can: {plain_text.line(error)}"),
-            ("Look at", "the log of rollbackd, and the disk under the journal; it is started again by itself"),
-        ),
-        severity="critical",
-        thread="notice/journal",
-        at=at,
-    )
+    what = f"nothing is watched or rolled back until it can: {plain_text.line(error)}"
+    look = "the log of rollbackd, and the disk under the journal; it is started again by itself"
+    return _of_the_journal(at, "rollbackd cannot start: its journal cannot be used", what, look)
 
 
 def unrecorded(at: datetime, error: str) -> Message:
     """The journal cannot be written. The message is sent directly."""
+    what = f"nothing new is started until it can: {plain_text.line(error)}"
+    return _of_the_journal(
+        at, "rollbackd cannot write its journal", what, "space and health of the disk under the journal"
+    )
+
+
+def _of_the_journal(at: datetime, title: str, what: str, look: str) -> Message:
+    """A page about the journal, which its end resolves by the same thread."""
     return Message(
         key=f"journal/{at.isoformat()}",
         event="journal",
-        title="rollbackd cannot write its journal",
-        lines=phrases.filled(
-            ("What", f"nothing new is started until it can: {plain_text.line(error)}"),
-            ("Look at", "space and health of the disk under the journal"),
-        ),
+        title=title,
+        lines=phrases.filled(("What", what), ("Look at", look)),
         severity="critical",
         thread="notice/journal",
         at=at,
