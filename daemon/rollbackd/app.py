@@ -5,12 +5,11 @@ import gc
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from rollbackd import facts
 from rollbackd.api.application import build_app
@@ -18,7 +17,7 @@ from rollbackd.api.server import CannotListenError, Server
 from rollbackd.config.load import ConfigErrors, load
 from rollbackd.config.models import Config
 from rollbackd.config.secrets import reveal
-from rollbackd.core import Core, build, spread
+from rollbackd.core import Core, build
 from rollbackd.journal import (
     Entry,
     Exclusive,
@@ -41,6 +40,7 @@ from rollbackd.system.clock import Clock, SystemClock, boot_microseconds
 from rollbackd.system.http_client import HttpError, http_answer
 from rollbackd.system.name_lookup import EventLoop
 from rollbackd.system.process_one import leave_process_one
+from rollbackd.system.rounds import Rounds, Work
 from rollbackd.system.tasks import end
 from rollbackd.system.vitals import PartDied
 from rollbackd.views.shapes import IncidentView, RecordView
@@ -132,7 +132,7 @@ class DaemonProcess:
 
     # -- root tasks -----------------------------------------------------------------------------
     def _start_tasks(self) -> None:
-        core, services = self._core, self._config.services
+        core = self._core
         core.snapshot_manager.expect()
         # The names of tasks are in notices to people, whose words stay.
         self._root("teller", core.dispatcher.run)
@@ -150,23 +150,22 @@ class DaemonProcess:
             self._root("alertmanager", lambda: core.intake.run(self._config.daemon.look_every))
         if core.polls is not None:
             self._root("polls", core.polls.run)
-        for index, service in enumerate(services):
-            offset = spread(index, len(services), self._config.daemon.look_every)
-            self._root(f"states {service.name}", partial(core.state_watcher.run, service.name, offset))
-            self._root(f"bake {service.name}", partial(core.bake_timer.run, service))
-        for watched in core.smoke.watched:
-            self._root(f"check {watched[2].check} {watched[3].name}", partial(core.smoke.run, watched))
+        turns = (*core.state_watcher.turns(), *core.bake_timer.turns(), *core.smoke.turns())
+        self._root("rounds", Rounds(turns, self._clock, partial(self._begin, ends=True)).run, ends=not turns)
         if (interval := sd_notify.watchdog_interval()) is not None:
             self._root("watchdog", lambda: self._feed_watchdog(interval / 2))
         if self._config.daemon.heartbeat:
             self._root("heartbeat", self._heartbeat)
 
-    def _root(self, name: str, work: Callable[[], Awaitable[Any]], *, ends: bool = False) -> None:
+    def _root(self, name: str, work: Work, *, ends: bool = False) -> None:
+        self._tasks.append(self._begin(name, work, ends=ends))
+
+    def _begin(self, name: str, work: Work, *, ends: bool = False) -> asyncio.Task[None]:
         task = asyncio.create_task(self._forever(name, work), name=name)
         self._core.vitals.watch_task(task, ends=ends)
-        self._tasks.append(task)
+        return task
 
-    async def _forever(self, name: str, work: Callable[[], Awaitable[Any]]) -> None:
+    async def _forever(self, name: str, work: Work) -> None:
         say = partial(self._log.error, "the journal cannot be used; trying again", task=name)
         while True:
             try:
@@ -197,13 +196,13 @@ class DaemonProcess:
         """Tell people what cannot be rolled back: once for each service and reason, after its layers were looked at."""
         notices = await self._core.read_model.journal.latest(facts.kinds(facts.Notice), FLEET, 500)
         told = {record.fact.service for record in notices if record.fact.kind == "cannot_roll_back"}
-        few = asyncio.Semaphore(_AT_ONCE)
+        services = iter(self._config.services)
 
-        async def look(name: str) -> None:
-            async with few:
-                await self._core.state_watcher.look(name)
+        async def look() -> None:
+            for service in services:
+                await self._core.state_watcher.look(service.name)
 
-        await asyncio.gather(*(look(service.name) for service in self._config.services))
+        await asyncio.gather(*(look() for _ in range(_AT_ONCE)))
         for service in self._config.services:
             ledger = self._core.read_model.of(service.name)
             if not candidates(ledger, ledger.present) and service.name not in told and ledger.open is None:

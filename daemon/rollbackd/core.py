@@ -365,8 +365,3 @@ def _releases(
             raise AdapterError(str(error), permanent=False) from error
 
     return releases
-
-
-def spread(index: int, count: int, over: timedelta) -> timedelta:
-    """When the one with this index begins, so that many do not begin at once."""
-    return over * index / max(1, count)

@@ -89,7 +89,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
 
 @pytest.mark.timeout(300)
 def test_whichever_task_dies_it_is_noticed_and_the_process_ends(tmp_path: Path, parts: list[str], ear: Ear) -> None:
-    for wanted in ("task judge", "task orders", "task teller: room", "task states shop", "thread journal-writer"):
+    for wanted in ("task judge", "task orders", "task teller: room", "task rounds", "thread journal-writer"):
         assert any(part.startswith(wanted) for part in [*parts, "task teller: room"]), parts
     # A thread that waits for work in C ends with its next work only, so when it died is not known from outside.
     every = sorted(part for part in {*parts, "task teller: room"} if part.startswith("task "))

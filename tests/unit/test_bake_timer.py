@@ -11,10 +11,11 @@ import pytest
 from rollbackd import facts
 from rollbackd.decision.bake_timer import BakeTimer
 from rollbackd.execution.check_runner import CheckRunner
-from rollbackd.journal import Entry
+from rollbackd.journal import Entry, until_written
 from rollbackd.model import FLEET, Outcome, Release, State, Verdict, service_stream
 from rollbackd.signals.rule_state import RuleStates
 from rollbackd.system.clock import JumpWatch
+from rollbackd.system.rounds import Rounds, Work
 from tests.fakes.clock import START
 from tests.unit.house import House
 
@@ -201,7 +202,10 @@ async def test_a_release_that_comes_while_its_checks_are_asked_is_not_marked(kit
 
 
 async def test_a_mark_that_cannot_be_written_is_written_later(kitchen: Kitchen) -> None:
-    running = asyncio.create_task(kitchen.bake_timer.run(kitchen.service))
+    def begin(_: str, work: Work) -> asyncio.Task[Any]:
+        return asyncio.create_task(until_written(work, kitchen.clock, TICK, print))
+
+    running = asyncio.create_task(Rounds(kitchen.bake_timer.turns(), kitchen.clock, begin).run())
     kitchen.journal.broken = True
     for _ in range(60):
         kitchen.rule_states.observe(kitchen.config.rules[0], 0, "shop", Verdict.GOOD, "fine", kitchen.clock.now())

@@ -13,6 +13,7 @@ from rollbackd.model import FLEET, Release, State, Trigger, Verdict, service_str
 from rollbackd.rules.tracks import Standing
 from rollbackd.signals.rule_state import RuleStates
 from rollbackd.signals.smoke_checks import SmokeChecks
+from rollbackd.system.rounds import Rounds, Work
 from tests.fakes.clock import START
 from tests.unit.house import House
 
@@ -125,9 +126,13 @@ async def test_our_own_rollback_is_no_change(tmp_path: Path) -> None:
     assert watch.check_runner.asked == []
 
 
+def begin(_: str, work: Work) -> asyncio.Task[Any]:
+    return asyncio.ensure_future(work())
+
+
 async def test_while_a_rollback_runs_its_own_verification_looks(tmp_path: Path) -> None:
     watch = Watch(tmp_path)
-    running = asyncio.create_task(watch.smoke.run(watch.smoke.watched[0]))
+    running = asyncio.create_task(Rounds(watch.smoke.turns(), watch.clock, begin).run())
     await watch.settle()
     assert len(watch.check_runner.asked) == 1
     await watch.read_model.append(Entry(FLEET, facts.Opening("shop", "shop-1")))

@@ -9,7 +9,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import yaml
 
@@ -44,6 +44,14 @@ class ConfigFault:
         return f"{self.file}:{self.line}:{self.column}: {self.text}"
 
 
+_EMPTY: Final[dict[Any, Any]] = {}
+
+
+def _none() -> dict[Any, Any]:
+    """The empty mapping that all scalars share, never written to: two of its own would be half of a scalar's size."""
+    return _EMPTY
+
+
 @dataclass(slots=True)
 class Node:
     """A value and where it begins; lines and columns count from 0."""
@@ -53,9 +61,10 @@ class Node:
     data: object = None
     source: str = ""
     """A scalar as it was written."""
-    keys: dict[str, tuple[int, int]] = field(default_factory=dict)
+    keys: dict[str, tuple[int, int]] = field(default_factory=_none)
     """Where each key of a mapping stands."""
-    items: dict[str | int, "Node"] = field(default_factory=dict)
+    items: dict[str | int, "Node"] = field(default_factory=_none)
+    """The values of a mapping by their keys, those of a sequence by their positions."""
     size: int = 1
     """How many values it stands for, aliases expanded."""
 
@@ -185,14 +194,17 @@ class _Builder:
         return node
 
     def _sequence(self, node: Node, events: Iterator[Any], depth: int) -> None:
+        items: dict[str | int, Node] = {}
+        node.items = items
         while not isinstance(event := next(events), yaml.SequenceEndEvent):
             child = self._node(event, events, depth + 1)
-            node.items[len(node.items)] = child
+            items[len(items)] = child
             node.size += child.size
         node.data = [child.data for child in node.items.values()]
 
     def _mapping(self, node: Node, events: Iterator[Any], depth: int) -> None:
         merged: list[Node] = []
+        node.keys, node.items = {}, {}
         while not isinstance(event := next(events), yaml.MappingEndEvent):
             key = self._node(event, events, depth + 1)
             place = _mark(event)

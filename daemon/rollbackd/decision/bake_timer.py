@@ -1,6 +1,6 @@
 """The bake timer: a state that has run long enough without trouble, and then passes its checks, is good."""
 
-from collections.abc import Container
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -9,7 +9,7 @@ from rollbackd import facts
 from rollbackd.config.models import Config, Service
 from rollbackd.decision.situation import HoldSource
 from rollbackd.execution.check_runner import CheckRunner
-from rollbackd.journal import Entry, until_written
+from rollbackd.journal import Entry
 from rollbackd.model import State, Verdict, service_stream, verdict_of
 from rollbackd.policy.ledger import ServiceLedger
 from rollbackd.rules.tracks import Standing
@@ -18,6 +18,7 @@ from rollbackd.state.read_model import ReadModel
 from rollbackd.syntax.units import format_duration
 from rollbackd.system import log
 from rollbackd.system.clock import Clock, JumpWatch
+from rollbackd.system.rounds import Recurring
 
 _LONGEST_TICK = timedelta(seconds=15)
 
@@ -72,13 +73,11 @@ class BakeTimer:
             return 0.0
         return min(1.0, baking.baked / service.bake)
 
-    async def run(self, service: Service) -> None:
-        """Tick for ever."""
-        tick = min(_LONGEST_TICK, max(service.bake / 20, timedelta(milliseconds=100)))
-        say = partial(self._log.warning, "a mark could not be written", service=service.name)
-        while True:
-            await self._clock.sleep(tick)
-            await until_written(partial(self.tick, service, tick), self._clock, tick, say)
+    def turns(self) -> Iterator[Recurring]:
+        """The ticks of each service."""
+        for service in self._config.services:
+            tick = min(_LONGEST_TICK, max(service.bake / 20, timedelta(milliseconds=100)))
+            yield Recurring(f"bake {service.name}", tick, partial(self.tick, service, tick), tick)
 
     async def tick(self, service: Service, length: timedelta) -> None:
         """Count one tick of that length where it counts, and run the checks once the bake time is full."""

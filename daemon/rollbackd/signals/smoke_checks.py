@@ -1,6 +1,8 @@
 """Smoke checks: the checks that rules name, asked for each service that has them."""
 
+from collections.abc import Iterator
 from datetime import timedelta
+from functools import partial
 
 from rollbackd.config.models import Config, Service
 from rollbackd.execution.check_runner import CheckRunner
@@ -11,6 +13,7 @@ from rollbackd.signals.triggers import TriggerSink
 from rollbackd.state.read_model import ReadModel
 from rollbackd.system import log
 from rollbackd.system.clock import Clock
+from rollbackd.system.rounds import Recurring
 
 Watched = tuple[Rule, int, CheckWhen, Service]
 
@@ -43,16 +46,17 @@ class SmokeChecks:
         self._faults = RuleFaults(read_model, rule_states)
         self._log = log.get("smoke")
 
-    async def run(self, watched: Watched) -> None:
-        """Ask for ever. While a rollback of the service runs, its own verification looks instead."""
-        rule, position, leaf, service = watched
-        while True:
-            if self._read_model.of(service.name).acting is None:
-                await self.ask(rule, position, leaf, service)
-            await self._clock.sleep(leaf.every)
+    def turns(self) -> Iterator[Recurring]:
+        """Each rule's check of each of its services, spread over the time between two."""
+        for number, watched in enumerate(self.watched):
+            leaf, service = watched[2:]
+            offset = leaf.every * number / len(self.watched)
+            yield Recurring(f"check {leaf.check} {service.name}", leaf.every, partial(self.ask, *watched), offset)
 
     async def ask(self, rule: Rule, position: int, leaf: CheckWhen, service: Service) -> None:
-        """Ask once, when it is time for it."""
+        """Ask once, when it is time for it; while a rollback of the service runs, its verification looks instead."""
+        if self._read_model.of(service.name).acting is not None:
+            return
         if leaf.after_change is not None and not self._just_changed(service.name, leaf.after_change):
             self._rule_states.clear(rule, position, service.name)
             return

@@ -5,19 +5,20 @@ A state is what two looks one after the other agree on. While an incident acts, 
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from datetime import datetime, timedelta
 from functools import partial
 
 from rollbackd import facts
 from rollbackd.execution.layers import Layers, LookFailed
 from rollbackd.incident.plan import reached
-from rollbackd.journal import Entry, until_written
+from rollbackd.journal import Entry
 from rollbackd.model import FLEET, Outcome, State, service_stream
 from rollbackd.policy.ledger import ServiceLedger
 from rollbackd.state.read_model import ReadModel
 from rollbackd.system import log
 from rollbackd.system.clock import Clock
+from rollbackd.system.rounds import Recurring
 
 _BETWEEN = timedelta(milliseconds=100)
 """The pause between the two looks that make a state."""
@@ -52,13 +53,11 @@ class StateWatcher:
         """Services whose last look failed, and why."""
         self._log = log.get("states")
 
-    async def run(self, service: str, offset: timedelta) -> None:
-        """Look every so often, for ever; `offset` spreads the services over the time."""
-        await self._clock.sleep(offset)
-        say = partial(self._log.warning, "a change could not be written; looking again", service=service)
-        while True:
-            await until_written(partial(self.look, service), self._clock, self._every, say)
-            await self._clock.sleep(self._every)
+    def turns(self) -> Iterator[Recurring]:
+        """A look at each service every so often, the services spread over that time."""
+        for number, service in enumerate(self._layers):
+            offset = self._every * number / len(self._layers)
+            yield Recurring(f"states {service}", self._every, partial(self.look, service), offset)
 
     async def look(self, service: str, *, mixed: bool = False) -> State | None:
         """The present state, written down when it is new.

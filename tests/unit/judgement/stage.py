@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
@@ -15,6 +16,7 @@ from rollbackd.config.models import Config
 from rollbackd.core import Core
 from rollbackd.journal import Entry, Journal
 from rollbackd.model import FLEET, Outcome, Release, State, service_stream
+from rollbackd.system.rounds import Rounds
 from tests.unit.house import HookedJournal
 from tests.unit.judgement.clock import LeapingClock, idle
 from tests.unit.judgement.world import World, WorldCheckRunner
@@ -106,11 +108,9 @@ class Stage:
         self._begin(made.intake.run(self.config.daemon.look_every))
         if made.polls is not None:
             self._begin(made.polls.run())
-        for name in self.world.layers:
-            self._begin(made.state_watcher.run(name, timedelta()))
-            self._begin(made.bake_timer.run(self.config.by_name[name]))
-        for watched in made.smoke.watched:
-            self._begin(made.smoke.run(watched))
+        looks = (*made.state_watcher.turns(), *made.smoke.turns())
+        turns = (*(replace(turn, first=timedelta()) for turn in looks), *made.bake_timer.turns())
+        self._begin(Rounds(turns, self.clock, lambda _, work: asyncio.ensure_future(work())).run())
         await idle()
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
