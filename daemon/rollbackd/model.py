@@ -450,6 +450,8 @@ class CheckResult:
     took: timedelta = timedelta()
     warn: bool = False
     """Whether it is only told, and never fails."""
+    lags: bool = False
+    """Whether it is bad now and may only lag behind: inconclusive until the deadline, bad there."""
 
 
 def verdict_of(results: Sequence[CheckResult]) -> Verdict:

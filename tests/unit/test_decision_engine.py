@@ -373,7 +373,7 @@ async def test_checks_that_cannot_be_written_down_cost_nothing(shop: Shop) -> No
             raise JournalUnavailable("no space left on device")
 
     shop.journal.before = full
-    await shop.let("10:03 alert Sick fires")
+    await shop.let("10:03 alert Sick fires while v2")
     await shop.wait(minutes=2)
     assert "recovered" in shop.words
     assert (await shop.incident()).examined == ()

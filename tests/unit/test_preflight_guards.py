@@ -218,8 +218,10 @@ async def test_a_silence_holds_what_has_not_begun_and_a_hold_everything(court: C
 
 
 # -- in verification ----------------------------------------------------------------------------
-async def test_an_alert_is_named_and_decides_nothing(court: Court) -> None:
-    assert await court.verdicts() == [("alert of sick", Verdict.BAD, True)]
+async def test_an_alert_that_still_fires_may_lag_and_its_end_alone_decides_nothing(court: Court) -> None:
+    assert await court.verdicts() == [("alert of sick", Verdict.INCONCLUSIVE, False)]
+    (result,) = await court.recheck.condition(await court.incident(), None)
+    assert result.lags
     court.fires(ends_at=START + MINUTE)
     assert await court.verdicts() == [("alert of sick", Verdict.GOOD, True)]
 
@@ -252,7 +254,8 @@ async def test_a_check_that_triggered_is_asked_again(tmp_path: Path) -> None:
 async def test_what_joined_meanwhile_counts_too(court: Court) -> None:
     court.says(2)
     await court.read_model.append(Entry(incident_stream(INCIDENT), facts.Joined(trigger(rule="slow"))))
-    assert await court.verdicts() == [("alert of sick", Verdict.BAD, True), ("rule slow", Verdict.BAD, False)]
+    alert = ("alert of sick", Verdict.INCONCLUSIVE, False)
+    assert await court.verdicts() == [alert, ("rule slow", Verdict.BAD, False)]
 
 
 async def test_of_a_rule_put_together_what_can_be_asked_decides(tmp_path: Path) -> None:
@@ -273,7 +276,7 @@ async def test_what_was_reported_before_the_last_step_says_nothing_and_enough_af
         court.rule_states.report(Event("crashed", key, now), "shop", now)
 
     await court.read_model.append(Entry(incident_stream(INCIDENT), facts.Joined(trigger(rule="crashes"))))
-    alert = ("alert of sick", Verdict.BAD, True)
+    alert = ("alert of sick", Verdict.INCONCLUSIVE, False)
     report("1")
     report("2")
     court.clock.advance(MINUTE)
@@ -306,7 +309,8 @@ async def test_a_rule_that_asks_what_is_switched_off_is_not_asked(tmp_path: Path
     assert ("rule smoke", Verdict.BAD, False) in await court.verdicts()
     await court.read_model.append(Entry(stream, facts.ApplyStarted("config")), Entry(stream, facts.Applied("config")))
     court.check_runner.asked.clear()
-    assert await court.verdicts() == [("rule smoke", Verdict.INCONCLUSIVE, True), ("alert of sick", Verdict.BAD, True)]
+    alert = ("alert of sick", Verdict.INCONCLUSIVE, False)
+    assert await court.verdicts() == [("rule smoke", Verdict.INCONCLUSIVE, True), alert]
     assert court.check_runner.asked == []
 
 

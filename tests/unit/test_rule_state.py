@@ -387,10 +387,10 @@ def test_rules_are_known_by_name() -> None:
 def test_a_rule_knows_whether_one_of_its_alerts_fires() -> None:
     both = rule({"any": [QUERY, ALERT]})
     one = rule_states(both)
-    assert not one.fires(both, "checkout")
+    assert one.firing(both, "checkout") == [None, None]
     one.hear(alert(), "checkout", at(0))
-    assert one.fires(both, "checkout")
-    assert not one.fires(rule(QUERY), "checkout")
+    assert one.firing(both, "checkout") == [None, at(0)]
+    assert one.firing(rule(QUERY), "checkout") == [None]
 
 
 def since(*times: float) -> tuple[datetime, ...]:

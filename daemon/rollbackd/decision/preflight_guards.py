@@ -1,5 +1,6 @@
 """What the runner asks the deciding side: what holds a service, what guards say now, whether the trouble goes on."""
 
+from collections.abc import Sequence
 from datetime import datetime
 
 from rollbackd.config.models import Config
@@ -10,7 +11,7 @@ from rollbackd.incident.life import Incident
 from rollbackd.model import CheckResult, Outcome, Trigger, Verdict
 from rollbackd.policy.changes import UNCONFIRMED, unconfirmed
 from rollbackd.policy.decide import decide
-from rollbackd.policy.guards import HOLD, When, names
+from rollbackd.policy.guards import HOLD, When, ago, names
 from rollbackd.rules.conditions import threshold, together
 from rollbackd.rules.reach import reach
 from rollbackd.rules.samples import inconclusive
@@ -25,6 +26,8 @@ from rollbackd.system.clock import Clock
 
 _ASKED_AGAIN = names(lambda guard: guard.asked_again is When.ALWAYS)
 _ASKED_OF_JOINED = names(lambda guard: guard.asked_again is When.JOINED)
+_MISSED = 5
+"""After so many asks in a row that Alertmanager did not answer, nobody knows whether an alert still fires."""
 _AGING = names(lambda guard: guard.ages)
 
 
@@ -114,8 +117,9 @@ class PreflightGuards:
     async def condition(self, incident: Incident, since: datetime | None) -> tuple[CheckResult, ...]:
         """What the rules of the triggers say now, one result each, those that joined included.
 
-        An alert decides nothing, also inside a composed rule: its result is a warning that names what still fires.
-        Events decide when enough of them came since the last step. A rule that asks what is switched off is not asked.
+        An alert that fires on may only lag behind: until the deadline it is inconclusive. That it fires no more is no
+        proof that all is well, so then it decides nothing. Events decide when enough of them came since the last step.
+        A rule that asks what is switched off is not asked.
         """
         names = dict.fromkeys([incident.decision.trigger.rule, *(trigger.rule for trigger in incident.joined)])
         results: list[CheckResult] = []
@@ -141,20 +145,31 @@ class PreflightGuards:
             elif isinstance(leaf, EventWhen):
                 result = self._reported(rule, leaf, incident, since)
             asked.append(result)
+        verdicts = [result.verdict if result is not None else None for result in asked]
+        verdict = together(rule, verdicts)
         if any(isinstance(leaf, AlertWhen) for leaf in rule.leaves):
-            told.append(self._alert(rule, incident.service))
+            told.append(self._alert(rule, incident.service, verdicts))
         if any(isinstance(leaf, EventWhen) for leaf in rule.leaves):
             told.append(self._events(rule, incident, since))
-        verdict = together(rule, [result.verdict if result is not None else None for result in asked])
         if verdict is None:
             return told
         reason = "; ".join(result.reason for result in asked if result is not None)
         return [*told, CheckResult(f"rule {rule.name}", verdict, reason)]
 
-    def _alert(self, rule: Rule, service: str) -> CheckResult:
-        firing = self._rule_states.fires(rule, service)
-        said = "still fires" if firing else "fires no more"
-        return CheckResult(f"alert of {rule.name}", Verdict.BAD if firing else Verdict.GOOD, f"it {said}", warn=True)
+    def _alert(self, rule: Rule, service: str, others: Sequence[Verdict | None]) -> CheckResult:
+        """What the rule's alerts say beside its other conditions: a warning where those decide without them."""
+        name, firing = f"alert of {rule.name}", self._rule_states.firing(rule, service)
+        heard = max((seen for seen in firing if seen is not None), default=None)
+        if heard is None:
+            return CheckResult(name, Verdict.GOOD, "it fires no more", warn=True)
+        both = [Verdict.BAD if seen is not None else other for seen, other in zip(firing, others, strict=True)]
+        if together(rule, others) is Verdict.BAD or together(rule, both) is not Verdict.BAD:
+            return CheckResult(name, Verdict.BAD, "it still fires", warn=True)
+        silent = self._clock.now() - heard
+        if self._config.alertmanager is not None and silent > self._config.daemon.look_every * _MISSED:
+            said = f"it fired, and Alertmanager has not said anything of it for {ago(silent)}"
+            return CheckResult(name, Verdict.INCONCLUSIVE, said)
+        return CheckResult(name, Verdict.INCONCLUSIVE, "it still fires", lags=True)
 
     def _events(self, rule: Rule, incident: Incident, since: datetime | None) -> CheckResult:
         count = self._rule_states.events.after(rule, incident.service, since or incident.opened)

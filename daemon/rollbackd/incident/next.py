@@ -275,8 +275,10 @@ def _over(since: datetime, pause: timedelta, now: datetime) -> bool:
 
 def _not_well(incident: Incident, what: str, verify: VerifySpec) -> Step:
     limit = format_duration(verify.deadline)
-    if incident.conclusive is not Verdict.BAD:
+    lagging = "; ".join(f"{result.name}: {result.reason}" for result in incident.results if result.lags)
+    if incident.conclusive is not Verdict.BAD and not lagging:
         return Close(Outcome.UNVERIFIED, f"{what} did not reach a verdict in {limit}")
     if incident.tried + 1 < len(incident.plans):
         return EndPlan(incident.running, Outcome.INEFFECTIVE)
-    return Close(Outcome.INEFFECTIVE, f"{what} still failed after {limit}")
+    seen = f": {lagging}" if lagging else ""
+    return Close(Outcome.INEFFECTIVE, f"{what} still failed after {limit}{seen}")

@@ -229,10 +229,10 @@ class RuleStates:
         matchers = parse_matchers(leaf.alert)
         return [entry for entry in self._alerts.get(service, {}).values() if all_match(matchers, entry[0].labels)]
 
-    def _matching(self, leaf: AlertWhen, service: str) -> list[Alert]:
+    def _evident(self, leaf: AlertWhen, service: str) -> list[tuple[Alert, datetime]]:
         """Those that it asks for and that are evidence."""
         matchers = parse_matchers(leaf.alert)
-        return [one for one, _ in self._asked_for(leaf, service) if is_evidence(matchers, one.labels)]
+        return [entry for entry in self._asked_for(leaf, service) if is_evidence(matchers, entry[0].labels)]
 
     def triggers(self, rule: Rule, service: str, now: datetime) -> list[Trigger]:
         """The rule's triggers for the service, if it is met: for a plain alert rule one for each alert, else one."""
@@ -240,7 +240,7 @@ class RuleStates:
             return []
         leaf = rule.leaves[0]
         if rule.when is leaf and isinstance(leaf, AlertWhen):
-            return [self._of_alert(rule, leaf, service, alert, now) for alert in self._matching(leaf, service)]
+            return [self._of_alert(rule, leaf, service, alert, now) for alert, _ in self._evident(leaf, service)]
         if rule.when is leaf and isinstance(leaf, _OBSERVED) and not self.track(rule, 0, service).met:
             return []
         condition = self.condition(rule, service, now)
@@ -395,9 +395,14 @@ class RuleStates:
             return alert.starts_at
         return alert.starts_at - max((leaf.for_ for leaf in self._waiting if _fits(leaf, alert)), default=timedelta())
 
-    def fires(self, rule: Rule, service: str) -> bool:
-        """Whether an alert that the rule asks for fires for the service."""
-        return any(self._matching(leaf, service) for leaf in rule.leaves if isinstance(leaf, AlertWhen))
+    def firing(self, rule: Rule, service: str) -> list[datetime | None]:
+        """For each condition of the rule, when an alert that it asks for was heard of last; None where none fires."""
+        return [
+            max((seen for alert, seen in self._evident(leaf, service)), default=None)
+            if isinstance(leaf, AlertWhen)
+            else None
+            for leaf in rule.leaves
+        ]
 
     def spread(self, labels: Sequence[Mapping[str, str]], rule: Rule) -> list[str | None]:
         """The service of each series of an answer; series without labels belong to the one service of the rule."""
