@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from rollbackd.signals.prometheus import QueryAnswer, RangeAnswer, RangeSeries, Series
+from rollbackd.signals.prometheus import QueryAnswer, RangeAnswer, RangeSeries, RulesAnswer, Series
 from rollbackd.system.clock import Clock
 
 Course = Callable[[datetime], float | None]
@@ -36,6 +36,9 @@ class TimedPrometheus:
         time = at or self.clock.now()
         found = [(labels, course(time)) for labels, course in self.courses.get(query, [])]
         return QueryAnswer(tuple(Series(labels, value, time) for labels, value in found if value is not None))
+
+    async def rules(self) -> RulesAnswer:
+        return RulesAnswer()
 
     async def range(self, query: str, start: datetime, end: datetime, step: timedelta) -> RangeAnswer:
         self.ranges.append((query, start, end, step))

@@ -38,7 +38,7 @@ from rollbackd.model import (
     incident_stream,
     service_stream,
 )
-from rollbackd.signals.prometheus import QueryAnswer, RangeAnswer, RangeSeries, Series
+from rollbackd.signals.prometheus import QueryAnswer, RangeAnswer, RangeSeries, RulesAnswer, Series
 from rollbackd.state.read_model import ReadModel
 from tests.fakes.clock import START, ManualClock
 from tests.fakes.journal import MemoryJournal
@@ -196,6 +196,10 @@ class FakePrometheus:
         self.past: dict[str, list[tuple[datetime, float]]] = {}
         self.asked: Counter[str] = Counter()
         self.ranges: list[tuple[datetime, datetime, timedelta]] = []
+        self.own = RulesAnswer()
+
+    async def rules(self) -> RulesAnswer:
+        return self.own
 
     async def instant(self, query: str, at: datetime | None = None) -> QueryAnswer:
         self.asked[query] += 1

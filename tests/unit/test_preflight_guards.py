@@ -91,8 +91,8 @@ class Court(House):
         self.fires()
         await self.open(trigger=trigger(rule=rule, **more))
 
-    def fires(self, starts_at: datetime = START, ends_at: datetime | None = None) -> None:
-        alert = Alert("f1", {"alertname": "Sick", "service": "shop"}, {}, starts_at, ends_at)
+    def fires(self, starts_at: datetime = START, ends_at: datetime | None = None, **labels: str) -> None:
+        alert = Alert("f1", {"alertname": "Sick", "service": "shop", **labels}, {}, starts_at, ends_at)
         self.rule_states.hear(alert, "shop", self.clock.now())
 
     def says(self, value: float) -> None:

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from rollbackd.signals import prometheus, query_threads
 from rollbackd.signals.prometheus import Prometheus, QueryAnswer
-from rollbackd.signals.query_answers import Unusable, instant_series, range_series, whole_data
+from rollbackd.signals.query_answers import AlertingRule, Unusable, instant_series, own_rules, range_series, whole_data
 from rollbackd.system.clock import SystemClock
 from tests.servers import free_port
 
@@ -479,3 +479,14 @@ def test_ten_thousand_series_are_cheap() -> None:
 def test_range_data_must_be_numbers() -> None:
     with pytest.raises(Unusable, match="other than numbers"):
         range_series({"resultType": "matrix", "result": [{"metric": {}, "values": [[1]]}]})
+
+
+def test_its_own_rules_are_read_whole_or_not_at_all() -> None:
+    sick = {"type": "alerting", "name": "Sick", "query": "up == 0", "labels": {"severity": "page"}, "alerts": []}
+    kept = {"type": "recording", "name": "job:up:sum", "query": "sum(up) by (job)"}
+    found = own_rules({"groups": [{"name": "a", "rules": [sick, kept]}, {"name": "b", "rules": []}]})
+    assert found.alerting == (AlertingRule("Sick", "up == 0", {"severity": "page"}),)
+    assert found.recorded == {"job:up:sum": "sum(up) by (job)"}
+    for broken in ({}, {"groups": None}, {"groups": [{"rules": [{"type": "alerting"}]}]}, {"groups": ["x"]}):
+        with pytest.raises(Unusable, match="no list of rules"):
+            own_rules(broken)

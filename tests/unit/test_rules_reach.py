@@ -3,8 +3,10 @@
 from datetime import timedelta
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from rollbackd.rules.reach import reach
+from rollbackd.rules.reach import as_truth, metrics, reach, within
 from tests.unit.builders import minutes, seconds
 
 
@@ -41,3 +43,62 @@ from tests.unit.builders import minutes, seconds
 )
 def test_a_query_looks_back_as_far_as_its_text_says(query: str, back: timedelta) -> None:
     assert reach(query) == back
+
+
+@pytest.mark.parametrize(
+    ("query", "shorter"),
+    [
+        ("rate(e[5m]) / rate(r[10m]) > 0.1", "rate(e[120s]) / rate(r[120s]) > 0.1"),
+        ("rate(e[1m]) > 0.1", "rate(e[1m]) > 0.1"),
+        (
+            "histogram_quantile(0.99, sum(rate(b[5m])) by (le)) > 2",
+            "histogram_quantile(0.99, sum(rate(b[120s])) by (le)) > 2",
+        ),
+        ("quantile_over_time(0.9, x[1h]) > 2", "quantile_over_time(0.9, x[120s]) > 2"),
+        ('rate(e{path="[5m]"}[5m]) > 1', 'rate(e{path="[5m]"}[120s]) > 1'),
+        ("up == 0", "up == 0"),
+        ("increase(e[5m]) > 10", None),
+        ("count_over_time(e[5m]) > 10", None),
+        ("changes(e[5m]) > 10", None),
+        ("rate(e[5m] offset 1d) > 1", None),
+        ("rate(e[5m] @ end()) > 1", None),
+        ("max_over_time(rate(e[5m])[10m:1m]) > 1", None),
+    ],
+)
+def test_an_expression_is_asked_over_a_shorter_time_only_where_it_measures_the_same(
+    query: str, shorter: str | None
+) -> None:
+    assert within(query, minutes(2)) == shorter
+    if shorter is not None:
+        assert reach(shorter) <= minutes(2)
+
+
+@pytest.mark.parametrize(
+    ("query", "truth"),
+    [
+        ("a > 1", "a > bool 1"),
+        ("a>1", "a> bool 1"),
+        ("((a > 1))", "a > bool 1"),
+        ("a >= bool 1", "a >= bool 1"),
+        ("sum(a) by (x) / sum(b) by (x) != 0", "sum(a) by (x) / sum(b) by (x) != bool 0"),
+        ('a{x!="y", z=~"w>v"} < on (x) group_left b', 'a{x!="y", z=~"w>v"} < bool on (x) group_left b'),
+        ("sum(a > 1) == 3", "sum(a > 1) == bool 3"),
+        ("a", None),
+        ("absent(a)", None),
+        ("a > 1 and b > 2", None),
+        ("(a > 1) or (b > 2)", None),
+        ("a > 1 unless b", None),
+        ("1 < a < 3", None),
+        ("", None),
+    ],
+)
+def test_a_single_comparison_can_say_that_it_is_not_met(query: str, truth: str | None) -> None:
+    assert as_truth(query) == truth
+
+
+@settings(deadline=None)
+@given(st.text(alphabet="ab()[]{}<>=!~\"'`#5m1 ,:@+-and" + "orunless", max_size=40))
+def test_whatever_the_text_is_there_is_an_answer(query: str) -> None:
+    within(query, minutes(2))
+    as_truth(query)
+    metrics(query)

@@ -17,6 +17,7 @@ from rollbackd.rules.reach import reach
 from rollbackd.rules.samples import inconclusive
 from rollbackd.rules.spec import AlertWhen, CheckWhen, EventWhen, QueryWhen, Rule
 from rollbackd.rules.tracks import Standing
+from rollbackd.signals.alert_expressions import AlertExpressions
 from rollbackd.signals.prometheus import Prometheus
 from rollbackd.signals.query_conditions import QueryConditions
 from rollbackd.signals.rule_state import RuleStates
@@ -53,6 +54,7 @@ class PreflightGuards:
         self._holds = holds
         self._check_runner = check_runner
         self._queries = QueryConditions(config, read_model, rule_states, prometheus) if prometheus is not None else None
+        self._expressions = AlertExpressions(rule_states, prometheus) if prometheus is not None else None
 
     async def held(self, incident: Incident) -> str:
         """What holds the incident's service now. A person's own rollback may go over the holds of when it was ordered.
@@ -148,7 +150,7 @@ class PreflightGuards:
         verdicts = [result.verdict if result is not None else None for result in asked]
         verdict = together(rule, verdicts)
         if any(isinstance(leaf, AlertWhen) for leaf in rule.leaves):
-            told.append(self._alert(rule, incident.service, verdicts))
+            told.append(await self._alert(rule, incident.service, verdicts, since))
         if any(isinstance(leaf, EventWhen) for leaf in rule.leaves):
             told.append(self._events(rule, incident, since))
         if verdict is None:
@@ -156,7 +158,9 @@ class PreflightGuards:
         reason = "; ".join(result.reason for result in asked if result is not None)
         return [*told, CheckResult(f"rule {rule.name}", verdict, reason)]
 
-    def _alert(self, rule: Rule, service: str, others: Sequence[Verdict | None]) -> CheckResult:
+    async def _alert(
+        self, rule: Rule, service: str, others: Sequence[Verdict | None], since: datetime | None
+    ) -> CheckResult:
         """What the rule's alerts say beside its other conditions: a warning where those decide without them."""
         name, firing = f"alert of {rule.name}", self._rule_states.firing(rule, service)
         heard = max((seen for seen in firing if seen is not None), default=None)
@@ -165,7 +169,13 @@ class PreflightGuards:
         both = [Verdict.BAD if seen is not None else other for seen, other in zip(firing, others, strict=True)]
         if together(rule, others) is Verdict.BAD or together(rule, both) is not Verdict.BAD:
             return CheckResult(name, Verdict.BAD, "it still fires", warn=True)
-        silent = self._clock.now() - heard
+        now = self._clock.now()
+        if self._expressions is not None and since is not None:
+            alerts = self._rule_states.alerts_of(rule, service)
+            seen_since = await self._expressions.observe(rule, service, alerts, since, now)
+            if seen_since is not None:
+                return CheckResult(name, seen_since.verdict, f"it still fires, but {seen_since.reason}")
+        silent = now - heard
         if self._config.alertmanager is not None and silent > self._config.daemon.look_every * _MISSED:
             said = f"it fired, and Alertmanager has not said anything of it for {ago(silent)}"
             return CheckResult(name, Verdict.INCONCLUSIVE, said)

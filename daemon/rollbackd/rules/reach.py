@@ -1,4 +1,4 @@
-"""How far back a PromQL expression looks, read off its text. No I/O.
+"""How far back a PromQL expression looks, and the same expression over a shorter time, read off its text. No I/O.
 
 https://prometheus.io/docs/prometheus/latest/querying/basics/
 """
@@ -14,6 +14,16 @@ _RANGE = re.compile(r"\[\s*([0-9a-z.]+)\s*(:[^\]]*)?\]")
 _OFFSET = re.compile(r"\boffset\s+([0-9a-z.]+)", re.IGNORECASE)
 _YEARS = re.compile(r"(?:(\d+)y)?(.*)")
 _NUMBER = re.compile(r"\d+(\.\d+)?")
+_NAME = re.compile(r"([A-Za-z_][\w:]*)\s*$")
+_WORD = re.compile(r"[A-Za-z_][\w:]*")
+_COMPARISONS = frozenset({"==", "!=", ">", "<", ">=", "<="})
+_SETS = frozenset({"and", "or", "unless"})
+_TOKEN = re.compile(r"[()\[\]{}]|[<>=!]=|=~|!~|[<>]|[A-Za-z_][\w:]*")
+_MEASURES = frozenset(
+    {"rate", "irate", "deriv", "idelta", "last_over_time", "avg_over_time", "max_over_time", "min_over_time",
+     "quantile_over_time", "stddev_over_time", "stdvar_over_time"}
+)  # fmt: skip
+"""Functions of a range whose value does not grow with its length."""
 
 
 def reach(query: str) -> timedelta:
@@ -28,6 +38,84 @@ def reach(query: str) -> timedelta:
     offsets = [_length(found[1]) for found in _OFFSET.finditer(text)]
     back = sum(offsets, timedelta()) if subqueries else max(offsets, default=timedelta())
     return max(ranges, default=timedelta()) + sum(subqueries, back)
+
+
+def within(query: str, length: timedelta) -> str | None:
+    """The expression with ranges that are at most so long; None where shorter ones would mean something else.
+
+    A rate or an average is the same measure over a shorter time; what counts or adds up is not, nor is what looks back
+    by an offset or a subquery.
+    """
+    plain = _blank(query)
+    if _OFFSET.search(plain) or "@" in plain:
+        return None
+    found, end = [], 0
+    for one in _RANGE.finditer(plain):
+        if one[2]:
+            return None
+        if _length(one[1]) > length:
+            if _function_around(plain, one.start()) not in _MEASURES:
+                return None
+            found += [query[end : one.start()], f"[{int(length.total_seconds())}s]"]
+            end = one.end()
+    return "".join([*found, query[end:]])
+
+
+def as_truth(query: str) -> str | None:
+    """The condition so that it gives 1 where it is met and 0 where it is not; None where it is no single comparison.
+
+    Without that nothing tells a condition that is not met from one that nothing is known of.
+    """
+    plain = _blank(query)
+    while plain.strip().startswith("(") and _closing(plain, plain.index("(")) == len(plain.rstrip()) - 1:
+        begin, end = plain.index("("), len(plain.rstrip()) - 1
+        query, plain = query[begin + 1 : end], plain[begin + 1 : end]
+    depth, found = 0, []
+    for one in _TOKEN.finditer(plain):
+        depth += {"(": 1, "[": 1, "{": 1, ")": -1, "]": -1, "}": -1}.get(one[0], 0)
+        if depth == 0 and one[0].lower() in _SETS:
+            return None
+        if depth == 0 and one[0] in _COMPARISONS:
+            found.append(one.end())
+    if len(found) != 1:
+        return None
+    rest = query[found[0] :]
+    return (
+        query
+        if rest.split()[:1] == ["bool"]
+        else f"{query[: found[0]]} bool{rest if rest[:1].isspace() else ' ' + rest}"
+    )
+
+
+def metrics(query: str) -> frozenset[str]:
+    """All names in the expression: its metrics, among functions and labels."""
+    return frozenset(found[0] for found in _WORD.finditer(_blank(query)))
+
+
+def _blank(query: str) -> str:
+    """The text with strings and comments blanked out, everything else where it was."""
+    return _TEXT.sub(lambda found: " " * len(found[0]), query)
+
+
+def _function_around(plain: str, at: int) -> str:
+    """The function that a place is an argument of; empty where there is none."""
+    depth = 0
+    for place in range(at - 1, -1, -1):
+        depth += {")": 1, "(": -1}.get(plain[place], 0)
+        if depth < 0:
+            named = _NAME.search(plain[:place])
+            return named[1].lower() if named is not None else ""
+    return ""
+
+
+def _closing(plain: str, at: int) -> int:
+    """Where the bracket that opens there is closed; -1 where it is not."""
+    depth = 0
+    for place in range(at, len(plain)):
+        depth += {"(": 1, ")": -1}.get(plain[place], 0)
+        if depth == 0:
+            return place
+    return -1
 
 
 def _length(text: str) -> timedelta:

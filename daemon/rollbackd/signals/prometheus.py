@@ -17,9 +17,11 @@ from rollbackd.signals.query_answers import (
     QueryAnswer,
     RangeAnswer,
     RangeSeries,
+    RulesAnswer,
     Series,
     Unusable,
     instant_series,
+    own_rules,
     range_series,
 )
 from rollbackd.signals.query_threads import QueryThread, readable
@@ -28,14 +30,14 @@ from rollbackd.system.clock import Clock
 from rollbackd.system.http_client import without_password
 from rollbackd.system.redaction import without_passwords
 
-__all__ = ["Prometheus", "QueryAnswer", "RangeAnswer", "RangeSeries", "Series"]
+__all__ = ["Prometheus", "QueryAnswer", "RangeAnswer", "RangeSeries", "RulesAnswer", "Series"]
 
 THREADS = 8
 """How many questions are under way at once; more of them wait their turn, within their own time limit."""
 _GOODBYE = 1.0
 """Seconds that `close` gives the threads whose connections it cut."""
 
-A = TypeVar("A", QueryAnswer, RangeAnswer)
+A = TypeVar("A", QueryAnswer, RangeAnswer, RulesAnswer)
 
 
 @dataclass(eq=False, slots=True)
@@ -87,6 +89,14 @@ class Prometheus:
             return RangeAnswer(range_series(line.range(query, start, end, step)))
 
         return await self._ask(query, (start, end, step), RangeAnswer, fetch)
+
+    async def rules(self) -> RulesAnswer:
+        """The rules that it evaluates itself; otherwise like `instant`."""
+
+        def fetch(line: QueryThread) -> RulesAnswer:
+            return own_rules(line.rules())
+
+        return await self._ask("/api/v1/rules", (), RulesAnswer, fetch)
 
     async def close(self) -> None:
         """Cut what is under way; whoever waits for it gets a problem."""

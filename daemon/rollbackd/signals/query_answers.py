@@ -5,7 +5,7 @@ https://prometheus.io/docs/prometheus/latest/querying/api/#format-overview
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -57,6 +57,41 @@ class RangeAnswer:
     series: tuple[RangeSeries, ...] = ()
     problem: str = ""
     """A sentence; empty when all is well."""
+
+
+@dataclass(frozen=True, slots=True)
+class AlertingRule:
+    """One alerting rule of Prometheus's own files."""
+
+    name: str
+    query: str
+    labels: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class RulesAnswer:
+    """The rules that a Prometheus evaluates itself, or the problem."""
+
+    alerting: tuple[AlertingRule, ...] = ()
+    recorded: Mapping[str, str] = field(default_factory=dict)
+    """The expression behind each recorded metric."""
+    problem: str = ""
+    """A sentence; empty when all is well."""
+
+
+def own_rules(data: Mapping[str, Any]) -> RulesAnswer:
+    """The rules of `/api/v1/rules`. :raises Unusable: when they are none of Prometheus's."""
+    try:
+        rules = [rule for group in data["groups"] for rule in group["rules"]]
+        alerting = tuple(
+            AlertingRule(str(rule["name"]), str(rule["query"]), _labels(rule.get("labels") or {}))
+            for rule in rules
+            if rule["type"] == "alerting"
+        )
+        recorded = {str(rule["name"]): str(rule["query"]) for rule in rules if rule["type"] == "recording"}
+        return RulesAnswer(alerting, recorded)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise Unusable(f"the answer is no list of rules ({error})") from error
 
 
 def whole_data(body: bytes) -> dict[str, Any]:

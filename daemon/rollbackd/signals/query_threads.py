@@ -38,6 +38,7 @@ class QueryThread:
         session.stream = True
         session.hooks["response"].append(_checked)
         limit = timeout.total_seconds()
+        self._session, self._url, self._limit = session, url, limit
         self._connect = PrometheusConnect(url=url, session=session, retry=Retry(0), timeout=limit)
         session.mount(url, _Adapter(self._cut))
         self._params = {"timeout": f"{max(1, round(limit * 1000))}ms"}
@@ -59,6 +60,12 @@ class QueryThread:
         data: Mapping[str, Any] = self._connect.custom_query_range(
             query, start, end, f"{step.total_seconds():.3f}", params=self._params
         )
+        return data
+
+    def rules(self) -> Mapping[str, Any]:
+        """The `data` of its own rules. :raises Unusable: and whatever requests and urllib3 raise."""
+        answer = self._session.get(f"{self._url}/api/v1/rules", timeout=self._limit)
+        data: Mapping[str, Any] = answer.json()["data"]["result"]
         return data
 
     def cut(self) -> None:

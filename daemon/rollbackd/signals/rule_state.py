@@ -187,6 +187,11 @@ class RuleStates:
         if before.since != after.since:
             self._changed.add(service)
 
+    def alerts_of(self, rule: Rule, service: str) -> list[Mapping[str, str]]:
+        """The labels of each alert that the rule asks for and that fires for the service."""
+        asked = [leaf for leaf in rule.leaves if isinstance(leaf, AlertWhen)]
+        return [alert.labels for leaf in asked for alert, _ in self._evident(leaf, service)]
+
     def track(self, rule: Rule, position: int, service: str) -> Track:
         return self._tracks.get((rule.name, position, service), _UNSEEN)
 

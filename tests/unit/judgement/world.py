@@ -14,7 +14,7 @@ from rollbackd.execution.layers import Layers
 from rollbackd.model import Alert, Change, CheckResult, Release, Traits, Verdict
 from rollbackd.rules.matchers import parse_matchers
 from rollbackd.signals.alertmanager_client import FiringAlerts, Silence, Unreachable
-from rollbackd.signals.prometheus import QueryAnswer, RangeAnswer, RangeSeries, Series
+from rollbackd.signals.prometheus import QueryAnswer, RangeAnswer, RangeSeries, RulesAnswer, Series
 from tests.unit.house import FakeLayer
 from tests.unit.judgement.clock import LeapingClock
 
@@ -177,6 +177,9 @@ class WorldPrometheus:
         time = at or self.world.clock.true
         found = [(service, _at(reading, time)) for service, reading in self.world.readings[query].items()]
         return QueryAnswer(tuple(Series({"service": one}, value, time) for one, value in found if value is not None))
+
+    async def rules(self) -> RulesAnswer:
+        return RulesAnswer(problem=DOWN) if self.down else RulesAnswer()
 
     async def range(self, query: str, start: datetime, end: datetime, step: timedelta) -> RangeAnswer:
         if self.down:
