@@ -306,7 +306,7 @@ def _deciding(
         return await check_runner.run(service, tuple(service.checks))
 
     prometheus, layers, factory = reach.prometheus, reach.layers, reach.factory
-    rule_states = RuleStates(config, read_model.undone)
+    rule_states = RuleStates(config, read_model.of)
     compare = ComparisonQueries(config, read_model, rule_states, clock, prometheus)
     releases = _releases(layers, factory)
     around = CheckSurroundings(reach.spawner, clock, reach.web, prometheus, releases, compare, reach.lag.held_up)

@@ -47,7 +47,7 @@ class IntakeHouse(House):
 
     def start(self) -> None:
         """A new life: what is in memory is gone."""
-        self.rule_states = RuleStates(self.config, self.read_model.undone)
+        self.rule_states = RuleStates(self.config, self.read_model.of)
         self.decision_engine = Bench()
         self.intake = SignalIntake(
             self.read_model, self.rule_states, cast("DecisionEngine", self.decision_engine), self.clock, None

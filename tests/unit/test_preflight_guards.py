@@ -56,7 +56,7 @@ class Court(House):
     def __init__(self, directory: Path) -> None:
         rules = [SICK, SLOW, SMOKE, BOTH, EITHER, E2E, DEEP, ROSE, CRASHES]
         super().__init__(directory, rules=rules, prometheus={"url": "http://127.0.0.1:9090"})
-        self.rule_states = RuleStates(self.config, self.read_model.undone)
+        self.rule_states = RuleStates(self.config, self.read_model.of)
         self.prometheus = FakePrometheus()
         self.stops: tuple[str, ...] = ()
         self.silenced: tuple[str, ...] = ()

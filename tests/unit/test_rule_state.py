@@ -9,7 +9,7 @@ import pytest
 from rollbackd.adapter import CheckSettings, Settings
 from rollbackd.config.models import Config, PrometheusSettings, Service
 from rollbackd.model import Action, Alert, Priority, Verdict
-from rollbackd.policy.ledger import Rollback
+from rollbackd.policy.ledger import Rollback, ServiceLedger
 from rollbackd.policy.spec import Limits
 from rollbackd.rules.spec import Rule
 from rollbackd.rules.tracks import Standing
@@ -49,7 +49,7 @@ def rule_states(
             prometheus=PrometheusSettings(url="http://127.0.0.1:9090", poll_every=poll_every),
             limits=Limits(stale_after=minutes(15)),
         ),
-        undone,
+        lambda name: ServiceLedger(rollbacks=(last,) if (last := undone(name)) is not None else ()),
     )
 
 

@@ -5,6 +5,7 @@ https://prometheus.io/docs/prometheus/latest/querying/basics/
 
 import re
 from datetime import timedelta
+from functools import lru_cache
 
 from rollbackd.syntax.units import parse_duration
 
@@ -26,6 +27,7 @@ _MEASURES = frozenset(
 """Functions of a range whose value does not grow with its length."""
 
 
+@lru_cache(maxsize=1024)
 def reach(query: str) -> timedelta:
     """The longest range, all subqueries around it, and the longest offset, or all of them where they may be nested.
 

@@ -10,6 +10,7 @@ from enum import StrEnum
 
 from rollbackd.model import Verdict
 from rollbackd.rules.spec import CheckWhen, QueryWhen
+from rollbackd.syntax.units import format_duration
 
 LONGEST_GAP = timedelta(minutes=15)
 """For conditions that count polls: what was seen before such a gap says nothing about now."""
@@ -42,6 +43,10 @@ class Track:
     """For conditions that count: the last conclusive polls, bad or not."""
     unsure: int = 0
     """Observations in a row, up to now, that said nothing."""
+    begun: datetime | None = None
+    """When the state began that the condition is observed of; None: it always ran."""
+    clean: datetime | None = None
+    """What looks back to before this says nothing of that state, since it was reached by leaving another in trouble."""
 
     @property
     def standing(self) -> Standing:
@@ -74,15 +79,38 @@ def step(
     return _last(track, verdict, reason, at, when.for_, forgotten=silent > max(when.for_, every * _MISSED))
 
 
+def renewed(track: Track, begun: datetime, *, left: bool) -> Track:
+    """The track of a condition whose service runs another state since then.
+
+    What goes on over a change belongs to what ran before it, and keeps its beginning. `left`: a rollback led to the
+    state, so what was pending, or met, was of the one that was left, and is over.
+    """
+    return Track(begun=begun, clean=begun) if left else replace(track, begun=begun, clean=None)
+
+
+def reaching_back(track: Track, back: timedelta, at: datetime) -> str:
+    """Why what looks back so far says nothing of the state that runs; empty when it does."""
+    if track.clean is None or at - back >= track.clean:
+        return ""
+    return f"looks {format_duration(back)} back, to before the present state ran"
+
+
+def unproven(before: Track, after: Track, back: timedelta, at: datetime) -> Track:
+    """The track after an observation, not met yet while what meets it looks back to a state before."""
+    early = after.begun is not None and at - back < after.begun <= at
+    return replace(after, met=False) if after.met and not before.met and early else after
+
+
 def _last(track: Track, verdict: Verdict, reason: str, at: datetime, lasting: timedelta, *, forgotten: bool) -> Track:
     """The track of a condition that must be bad for so long."""
     if verdict is Verdict.GOOD:
-        return Track(None, at, met=False, verdict=verdict, reason=reason)
+        return replace(track, since=None, conclusive=at, met=False, verdict=verdict, reason=reason, unsure=0)
     since = track.since
     set_back = since is not None and at < since  # our clock: what is pending would wait for all that time once more
     if since is None or ((forgotten or set_back) and not track.met):
         since = at
-    return Track(since, at, met=track.met or at - since >= lasting, verdict=verdict, reason=reason)
+    met = track.met or at - since >= lasting
+    return replace(track, since=since, conclusive=at, met=met, verdict=verdict, reason=reason, unsure=0)
 
 
 def _count(track: Track, verdict: Verdict, reason: str, at: datetime, times: int, of: int, *, forgotten: bool) -> Track:
@@ -94,4 +122,4 @@ def _count(track: Track, verdict: Verdict, reason: str, at: datetime, times: int
     since = bads[0] if bads else None
     if met and track.met and track.since is not None:
         since = track.since
-    return Track(since, at, met, verdict, reason, recent)
+    return replace(track, since=since, conclusive=at, met=met, verdict=verdict, reason=reason, recent=recent, unsure=0)

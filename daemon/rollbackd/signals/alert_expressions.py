@@ -13,7 +13,7 @@ from rollbackd.rules.reach import as_truth, metrics, reach, within
 from rollbackd.rules.samples import Observation
 from rollbackd.rules.spec import Rule
 from rollbackd.signals.prometheus import Prometheus
-from rollbackd.signals.query_answers import AlertingRule
+from rollbackd.signals.query_answers import AlertingRule, RulesAnswer
 from rollbackd.signals.rule_state import RuleStates
 from rollbackd.syntax.units import format_duration, whole_seconds
 
@@ -61,6 +61,15 @@ class AlertExpressions:
         owners = self._rule_states.spread([one.labels for one in answer.series], rule)
         values = [one.value for one, owner in zip(answer.series, owners, strict=True) if owner == service]
         return any(value == 1 for value in values) if values and not answer.problem else None
+
+
+def lags(answer: RulesAnswer) -> dict[str, timedelta]:
+    """How long each alert may fire for what was before, by its name: what it looks back over, and waits for."""
+    found: dict[str, timedelta] = {}
+    for rule in answer.alerting:
+        lag = reach(rule.query) + _behind(rule.query, answer.recorded) + rule.waits
+        found[rule.name] = max(found.get(rule.name, timedelta()), lag)
+    return found
 
 
 def _rule_of(labels: Mapping[str, str], rules: Sequence[AlertingRule]) -> AlertingRule | None:

@@ -9,6 +9,7 @@ from rollbackd.config.models import Config
 from rollbackd.model import Verdict
 from rollbackd.rules.samples import Observation
 from rollbackd.rules.spec import QueryWhen, Rule
+from rollbackd.signals.alert_expressions import lags
 from rollbackd.signals.prometheus import Prometheus
 from rollbackd.signals.query_conditions import QueryConditions
 from rollbackd.signals.replays import Past, can_be_replayed, replay
@@ -20,6 +21,7 @@ from rollbackd.system.clock import Clock
 
 _FAILURES = 5
 """How many polls in a row without an answer people are told of."""
+_LEARN = timedelta(minutes=5)
 _LONGEST_MEMORY = timedelta(hours=6)
 """How far back a restart looks for the beginning of a run that was known."""
 _POINTS = 5000
@@ -45,6 +47,8 @@ class PrometheusPolls:
         self._rule_states = rule_states
         self._triggers = triggers
         self._clock = clock
+        self._prometheus = prometheus
+        self._learned: float | None = None
         self._queries = QueryConditions(config, read_model, rule_states, prometheus)
         self._unasked: set[tuple[str, int, str]] = set()
         """Conditions that compare with before a change, of services without a change to blame."""
@@ -63,9 +67,20 @@ class PrometheusPolls:
     async def run(self) -> None:
         """Rebuild what was pending as soon as Prometheus answers, then poll for ever."""
         while True:
+            await self.learn()
             await self.rebuild()
             await self.poll()
             await self._clock.sleep(self._every)
+
+    async def learn(self) -> None:
+        """Learn every few minutes how far each alert lags behind, from the rules that Prometheus evaluates itself."""
+        now = self._clock.monotonic()
+        if self._learned is not None and now - self._learned < _LEARN.total_seconds():
+            return
+        self._learned = now
+        answer = await self._prometheus.rules()
+        if not answer.problem:
+            self._rule_states.lags = lags(answer)
 
     async def poll(self) -> None:
         """Ask each query once, and let the rules see the answers."""

@@ -6,7 +6,7 @@ https://prometheus.io/docs/prometheus/latest/querying/api/#format-overview
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from pydantic_core import from_json
@@ -66,6 +66,8 @@ class AlertingRule:
     name: str
     query: str
     labels: Mapping[str, str]
+    waits: timedelta = timedelta()
+    """Its `for` and its `keep_firing_for`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +86,18 @@ def own_rules(data: Mapping[str, Any]) -> RulesAnswer:
     try:
         rules = [rule for group in data["groups"] for rule in group["rules"]]
         alerting = tuple(
-            AlertingRule(str(rule["name"]), str(rule["query"]), _labels(rule.get("labels") or {}))
+            AlertingRule(
+                str(rule["name"]),
+                str(rule["query"]),
+                _labels(rule.get("labels") or {}),
+                timedelta(seconds=float(rule.get("duration") or 0) + float(rule.get("keepFiringFor") or 0)),
+            )
             for rule in rules
             if rule["type"] == "alerting"
         )
         recorded = {str(rule["name"]): str(rule["query"]) for rule in rules if rule["type"] == "recording"}
         return RulesAnswer(alerting, recorded)
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise Unusable(f"the answer is no list of rules ({error})") from error
 
 

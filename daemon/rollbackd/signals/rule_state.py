@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 from rollbackd.config.models import Config, Service
 from rollbackd.model import Alert, Event, Trigger, Verdict
-from rollbackd.policy.ledger import Rollback
+from rollbackd.policy.ledger import ServiceLedger
 from rollbackd.rules.conditions import (
     NO_EVIDENCE,
     Condition,
@@ -21,8 +21,9 @@ from rollbackd.rules.conditions import (
 from rollbackd.rules.conditions import alert_evidence as evidence_of
 from rollbackd.rules.matchers import all_match, parse_matchers
 from rollbackd.rules.matching import ServiceIndex
+from rollbackd.rules.reach import reach
 from rollbackd.rules.spec import AlertWhen, CheckWhen, EventWhen, Leaf, QueryWhen, Rule
-from rollbackd.rules.tracks import Standing, Track, step
+from rollbackd.rules.tracks import Standing, Track, reaching_back, renewed, step, unproven
 from rollbackd.rules.weight import components_of, impact_of, scope_of, users_of
 from rollbackd.signals.reported_events import ReportedEvents
 
@@ -36,6 +37,11 @@ UNSURE = 5
 _UNSEEN = Track()
 _FEW = 20
 _NO_DATA = Condition(Standing.INCONCLUSIVE, None, "Grafana has no data for it, or cannot ask its data source")
+_LAGS = Condition(Standing.INCONCLUSIVE, None, "fires, and may lag behind: it can be of what the rollback left")
+_LAG = timedelta(minutes=10)
+"""How long an alert may fire for what was before, where no Prometheus says what it looks back over."""
+_GROUP_INTERVAL = timedelta(minutes=5)
+"""Alertmanager tells that an alert has ended with the next notification of its group, by default so often."""
 _UNASKED = Condition(Standing.GOOD, None, "asked only after a change")
 _OBSERVED = (QueryWhen, CheckWhen)
 Place = tuple[str, int, str]
@@ -55,8 +61,9 @@ class AlertSeen:
 class RuleStates:
     """The trackers of all rules at all services."""
 
-    def __init__(self, config: Config, undone: Callable[[str], Rollback | None] = lambda _: None) -> None:
-        """:param undone: a service's newest rollback that has ended."""
+    def __init__(self, config: Config, of: Callable[[str], ServiceLedger] = lambda _: ServiceLedger()) -> None:
+        """:param of: a service's past."""
+        self._of = of
         self._services: Mapping[str, Service] = {service.name: service for service in config.services}
         self._rules = config.rules
         self._by_name = {rule.name: rule for rule in config.rules}
@@ -77,7 +84,12 @@ class RuleStates:
         self._counted = [(one, position, leaf) for one, position, leaf in leaves if isinstance(leaf, EventWhen)]
         self._waiting = [leaf for _, _, leaf in leaves if isinstance(leaf, AlertWhen) and leaf.for_]
         self._needing_news = {rule.name: needing_news(rule) for rule in config.rules}
-        self.events = ReportedEvents(config.rules, undone)
+        self.events = ReportedEvents(config.rules, lambda name: of(name).undone)
+        looks = config.daemon.look_every
+        self._told_late = looks * 2 if config.alertmanager is not None else _GROUP_INTERVAL
+        """How long after an alert has ended we may hear of it."""
+        self.lags: Mapping[str, timedelta] = {}
+        """How long each alert may fire for what was before, by its name: what it looks back over, and waits for."""
         self._changed: set[str] = set()
         """Services whose trouble may be another than `_troubles` says."""
         self._troubles = _Times()
@@ -123,6 +135,18 @@ class RuleStates:
         if not any(self.applies(rule, service) for rule in asking):
             return None, f"{event.name}: the rules that ask for it are not for {service}"
         return service, ""
+
+    def _began(self, rule: Rule, service: str) -> tuple[datetime | None, bool]:
+        """When the state that runs began, None while it is the only one known; and whether that ended the trouble.
+
+        A rollback that recovered did, for the rules that ask what still runs.
+        """
+        ledger = self._of(service)
+        if len(ledger.spells) < 2:
+            return None, False
+        now, undone = ledger.spells[-1], ledger.undone
+        stepped = undone.stepped if undone is not None and undone.incident == now.incident else None
+        return stepped or now.by, stepped is not None and rule.name not in now.unasked
 
     # -- observations ---------------------------------------------------------------------------
     def hear(self, alert: Alert, service: str, seen: datetime, *, surely: bool = False) -> bool:
@@ -178,14 +202,23 @@ class RuleStates:
         assert isinstance(leaf, QueryWhen | CheckWhen)
         place = (rule.name, position, service)
         self._unasked.discard(place)
-        before = self._tracks.get(place, _UNSEEN)
-        after = step(before, leaf, verdict, reason, at, self._pace)
+        known = self._tracks.get(place, _UNSEEN)
+        before = self._of_present(rule, known, service, at)
+        back = reach(leaf.query) if isinstance(leaf, QueryWhen) else timedelta()
+        if verdict is not Verdict.INCONCLUSIVE and (why := reaching_back(before, back, at)):
+            verdict, reason, awaited = Verdict.INCONCLUSIVE, why, True
+        after = unproven(before, step(before, leaf, verdict, reason, at, self._pace), back, at)
         if awaited:
             after = replace(after, unsure=before.unsure)
         self._tracks[place] = after
         (self._broken.add if broken else self._broken.discard)(place)
-        if before.since != after.since:
+        if known.since != after.since:
             self._changed.add(service)
+
+    def _of_present(self, rule: Rule, track: Track, service: str, at: datetime) -> Track:
+        """The track, begun anew if the service runs another state than when it was stepped last."""
+        begun, left = self._began(rule, service)
+        return renewed(track, begun, left=left) if begun is not None and track.begun != begun <= at else track
 
     def alerts_of(self, rule: Rule, service: str) -> list[Mapping[str, str]]:
         """The labels of each alert that the rule asks for and that fires for the service."""
@@ -196,10 +229,15 @@ class RuleStates:
         return self._tracks.get((rule.name, position, service), _UNSEEN)
 
     def begin_at(self, rule: Rule, position: int, service: str, since: datetime) -> None:
-        """Give the run that goes on the beginning that was known before a restart: its episode keeps its name."""
+        """Give the run that goes on the beginning that was known before a restart: its episode keeps its name.
+
+        What a rollback ended goes on no more.
+        """
         place = (rule.name, position, service)
-        self._tracks[place] = replace(self._tracks[place], since=since)
-        self._changed.add(service)
+        track = self._tracks[place]
+        if track.clean is None or since >= track.clean:
+            self._tracks[place] = replace(track, since=since)
+            self._changed.add(service)
 
     def clear(self, rule: Rule, position: int, service: str) -> None:
         """Forget a condition that is not asked now, such as a check outside `after_change`."""
@@ -217,11 +255,13 @@ class RuleStates:
     def _leaf(self, rule: Rule, position: int, leaf: Leaf, service: str, now: datetime) -> Condition:
         if isinstance(leaf, AlertWhen):
             stale = self._stale if position in self._needing_news[rule.name] else self._unrepeated
-            asked, matchers = self._asked_for(leaf, service), parse_matchers(leaf.alert)
-            evident = [entry for entry in asked if is_evidence(matchers, entry[0].labels)]
-            if asked and not evident:
+            evident = self._evident(leaf, service)
+            if not evident and self._asked_for(leaf, service):
                 return _NO_DATA
-            return of_alerts(evident, now, stale, leaf.for_)
+            lasting = [entry for entry in evident if not self._may_lag(rule, leaf, service, entry[0], now)]
+            if evident and not lasting:
+                return _LAGS
+            return of_alerts(lasting, now, stale, leaf.for_)
         if isinstance(leaf, EventWhen):
             if self.events.look_back(service, now):
                 self._changed.add(service)
@@ -245,7 +285,11 @@ class RuleStates:
             return []
         leaf = rule.leaves[0]
         if rule.when is leaf and isinstance(leaf, AlertWhen):
-            return [self._of_alert(rule, leaf, service, alert, now) for alert, _ in self._evident(leaf, service)]
+            return [
+                self._of_alert(rule, leaf, service, alert, now)
+                for alert, _ in self._evident(leaf, service)
+                if not self._may_lag(rule, leaf, service, alert, now)
+            ]
         if rule.when is leaf and isinstance(leaf, _OBSERVED) and not self.track(rule, 0, service).met:
             return []
         condition = self.condition(rule, service, now)
@@ -264,10 +308,20 @@ class RuleStates:
         return [replace(trigger, met=max((one.at for one in condition.evidence), default=since))]
 
     def _of_alert(self, rule: Rule, leaf: AlertWhen, service: str, alert: Alert, now: datetime) -> Trigger:
-        onset = alert.starts_at - leaf.for_
-        condition = Condition(Standing.BAD, onset, "firing", (evidence_of(alert, now),), (alert.labels,))
+        onset, met = alert.starts_at - leaf.for_, alert.starts_at
         episode = f"{rule.name}/{alert.episode}"
-        return replace(self._trigger(rule, service, episode, onset, now, condition, alert.labels), met=alert.starts_at)
+        begun, left = self._began(rule, service)
+        if left and begun is not None and onset < begun:  # it outlives its lag, so it is of what runs now
+            onset = met = max(met, self._of(service).spells[-1].by)
+            episode += f"/{self._of(service).spells[-1].incident}"
+        condition = Condition(Standing.BAD, onset, "firing", (evidence_of(alert, now),), (alert.labels,))
+        return replace(self._trigger(rule, service, episode, onset, now, condition, alert.labels), met=met)
+
+    def _may_lag(self, rule: Rule, leaf: AlertWhen, service: str, alert: Alert, now: datetime) -> bool:
+        """Whether the alert may still fire for what a rollback that recovered has left."""
+        begun, left = self._began(rule, service)
+        lag = self.lags.get(alert.labels.get("alertname", ""), max(leaf.for_, _LAG))
+        return left and begun is not None and now < begun + lag + self._told_late
 
     def _trigger(
         self,
@@ -331,7 +385,7 @@ class RuleStates:
             if not any(isinstance(leaf, AlertWhen) and _fits(leaf, alert) for leaf in rule.leaves):
                 continue
             if isinstance(rule.when, AlertWhen):
-                if self.applies(rule, service):
+                if self.applies(rule, service) and not self._may_lag(rule, rule.when, service, alert, now):
                     found.append(self._of_alert(rule, rule.when, service, alert, now))
             else:
                 found += self.triggers(rule, service, now)

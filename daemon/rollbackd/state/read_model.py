@@ -12,7 +12,7 @@ from rollbackd.incident.fold import fold
 from rollbackd.incident.life import Incident
 from rollbackd.journal import Entry, Journal, JournalUnavailable, Receipt, Received
 from rollbackd.model import DAEMON, FLEET, incident_stream
-from rollbackd.policy.ledger import LEDGER_KINDS, FleetLedger, Rollback, ServiceLedger
+from rollbackd.policy.ledger import LEDGER_KINDS, FleetLedger, ServiceLedger
 from rollbackd.state.checkpoint import Checkpoint
 from rollbackd.state.projection import Counts, Projection
 from rollbackd.system import log
@@ -62,10 +62,6 @@ class ReadModel:
     def of(self, service: str) -> ServiceLedger:
         """A service's ledger; an empty one when nothing was ever written of it."""
         return self._projection.of(service)
-
-    def undone(self, service: str) -> Rollback | None:
-        """A service's newest rollback that has ended."""
-        return self.of(service).undone
 
     async def incident(self, name: str) -> Incident | None:
         """An incident as all facts so far have made it; None when there is none of that name.

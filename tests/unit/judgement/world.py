@@ -1,6 +1,7 @@
 """What is outside of the daemon: what the services run, and what Prometheus, Alertmanager and the checks say of them."""
 
 import hashlib
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -175,7 +176,8 @@ class WorldPrometheus:
         if self.down:
             return QueryAnswer(problem=DOWN)
         time = at or self.world.clock.true
-        found = [(service, _at(reading, time)) for service, reading in self.world.readings[query].items()]
+        name, window = _windowed(query)
+        found = [(service, _mean(reading, time, window)) for service, reading in self.world.readings[name].items()]
         return QueryAnswer(tuple(Series({"service": one}, value, time) for one, value in found if value is not None))
 
     async def rules(self) -> RulesAnswer:
@@ -188,8 +190,9 @@ class WorldPrometheus:
         if query.startswith("ALERTS"):
             return RangeAnswer(tuple(self._alerts(times)))
         found = []
-        for service, reading in self.world.readings[query].items():
-            points = tuple((time, value) for time in times if (value := _at(reading, time)) is not None)
+        name, window = _windowed(query)
+        for service, reading in self.world.readings[name].items():
+            points = tuple((time, value) for time in times if (value := _mean(reading, time, window)) is not None)
             found.append(RangeSeries({"service": service}, points))
         return RangeAnswer(tuple(one for one in found if one.points))
 
@@ -202,6 +205,22 @@ class WorldPrometheus:
 
     async def close(self) -> None:
         return
+
+
+def _windowed(query: str) -> tuple[str, timedelta]:
+    """The name of what is measured, and over how long."""
+    found = re.fullmatch(r"avg_over_time\((\w+)\[(\d+)m\]\)", query)
+    return (found[1], timedelta(minutes=int(found[2]))) if found is not None else (query, timedelta())
+
+
+def _mean(reading: Reading, time: datetime, window: timedelta) -> float | None:
+    """What a series is at a time; over a window, the mean of a sample every fifteen seconds."""
+    if not window:
+        return _at(reading, time)
+    pace = timedelta(seconds=15)
+    sampled = (_at(reading, time - pace * n) for n in range(int(window / pace)))
+    values = [value for value in sampled if value is not None]
+    return sum(values) / len(values) if values else None
 
 
 def _at(reading: Reading, time: datetime) -> float | None:
