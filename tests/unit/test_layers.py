@@ -35,10 +35,11 @@ def broken(house: House, layer: str, method: str, error: BaseException) -> None:
 
 
 def meet(together: asyncio.Barrier, layer: FakeLayer, method: str) -> None:
-    """Its answer waits until all have been asked that wait at the barrier."""
+    """Its first answer waits until all have been asked that wait at the barrier."""
     answer = getattr(layer, method)
 
     async def answers(*given: Any) -> Any:
+        setattr(layer, method, answer)
         await together.wait()
         return await answer(*given)
 

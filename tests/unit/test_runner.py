@@ -451,6 +451,17 @@ async def test_no_more_than_so_many_at_once_and_one_that_is_held_takes_no_place(
     assert (await house.incident("shop-1")).outcome is Outcome.RECOVERED
 
 
+async def test_one_that_is_verified_takes_no_place(tmp_path: Path) -> None:
+    house = House(tmp_path)
+    house.runner = house.new_runner(concurrent=1)
+    house.check_runner.verdicts["health"] = Verdict.INCONCLUSIVE
+    for name in ("shop-1", "shop-2"):
+        await house.open(name)
+        house.runner.start(name)
+    await house.until(lambda: house.kinds("shop-2")[-1] == "Closed")
+    assert house.kinds("shop-1")[-1] in {"Applied", "Gated"}
+
+
 # -- the journal in trouble ---------------------------------------------------------------------
 async def test_what_was_done_is_written_when_the_disk_has_room_again_and_not_done_twice(house: House) -> None:
     def full() -> None:

@@ -30,7 +30,7 @@ from rollbackd.model import (
 )
 from rollbackd.policy.decide import asks_again, decide
 from rollbackd.policy.guards import INEFFECTIVE, SAME_STATE, Situation, When, names
-from rollbackd.policy.ledger import LastDecision, ServiceLedger
+from rollbackd.policy.ledger import LastDecision, Rollback, ServiceLedger
 from rollbackd.signals.rule_state import RuleStates
 from rollbackd.state.read_model import ReadModel
 from rollbackd.system import log
@@ -354,7 +354,15 @@ def _unspent(before: LastDecision, ledger: ServiceLedger) -> bool:
         return False
     if its.drill:
         return its.ended is not None
+    if its.outcome is Outcome.SUPERSEDED and its.acted:
+        return _of_the_next(before, its, ledger)
     return its.waits or (its.ended is not None and not its.acted)
+
+
+def _of_the_next(before: LastDecision, its: Rollback, ledger: ServiceLedger) -> bool:
+    """Whether trouble that joined an incident began after all that the incident led to: it is of somebody's change."""
+    led = next((spell for spell in reversed(ledger.spells) if spell.incident == its.incident), None)
+    return led is not None and before.onset is not None and before.onset >= led.by
 
 
 def _number(ledger: ServiceLedger) -> int:

@@ -26,6 +26,8 @@ class LookFailed(Exception):  # noqa: N818  # an answer: there is no look
     """A layer could not be looked at; the sentence says which and why."""
 
 
+_BETWEEN = timedelta(milliseconds=100)
+"""The pause between two looks that must find the same."""
 _AGAIN = "its last step broke off: it is done again"
 
 
@@ -65,6 +67,18 @@ class Layers:
         names = [name for name, adapter in self.adapters.items() if adapter.traits.releases]
         found = await asyncio.gather(*(self._ask(name, _present(self.adapters[name], mixed=mixed)) for name in names))
         return State(dict(zip(names, found, strict=True)))
+
+    async def steady(self, known: str, clock: Clock, *, mixed: bool = False) -> State | None:
+        """What runs now, looked at twice unless it is the state with that key; None when two looks differ.
+
+        :raises LookFailed: when any layer does not answer.
+        """
+        first = await self.look(mixed=mixed)
+        if first.key == known:
+            return first
+        await clock.sleep(_BETWEEN)
+        second = await self.look(mixed=mixed)
+        return second if second.key == first.key else None
 
     async def there(self) -> dict[str, tuple[Release, ...]]:
         """What each layer can go back to, newest first. :raises LookFailed: when any layer does not answer."""

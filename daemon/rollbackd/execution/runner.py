@@ -27,7 +27,7 @@ from rollbackd.incident.fold import evolve
 from rollbackd.incident.life import Incident
 from rollbackd.incident.spec import VerifySpec
 from rollbackd.journal import Conflict, Entry, JournalUnavailable, until_written
-from rollbackd.model import DAEMON, CheckResult, Outcome, incident_stream, verdict_of
+from rollbackd.model import DAEMON, CheckResult, Outcome, Verdict, incident_stream, verdict_of
 from rollbackd.state.read_model import ReadModel
 from rollbackd.system import log
 from rollbackd.system.clock import Clock
@@ -35,6 +35,7 @@ from rollbackd.system.tasks import until_first
 
 _Start = facts.Entering | facts.ApplyStarted | facts.Leaving
 _STARTS: Mapping[str, type[_Start]] = {"enter": facts.Entering, "apply": facts.ApplyStarted, "leave": facts.Leaving}
+_TOUCHES_NOTHING = (steps.Pause, steps.Park, steps.Close, steps.Rise, steps.LookAtGate, steps.Look)
 _GLANCE = timedelta(seconds=1)
 """How often an incident that waits looks whether a hold came or went."""
 _LONGEST_GLANCE = timedelta(seconds=30)
@@ -195,7 +196,7 @@ class IncidentDriver:
                 await self._woken()
             elif isinstance(step, steps.Wait) or not (self._incident.drill or await self._slot(step)):
                 incident = self._incident
-                if incident.paused or incident.parked or incident.outcome is not None:
+                if incident.paused or incident.parked or incident.outcome is not None or incident.carried_out:
                     self._free()
                 until = step.until if isinstance(step, steps.Wait) else None
                 await self._wait(until, asking=incident.waits and until is not None)
@@ -217,9 +218,10 @@ class IncidentDriver:
     async def _slot(self, step: steps.Step) -> bool:
         """Whether the incident may act now. Only so many act at once; one that waits for a person takes no place.
 
-        A drill takes none either, since no real rollback may wait for it.
+        Nor does one that only looks, or leaves a bracket, which ends what stands still for it; nor a drill, since no
+        real rollback may wait for it.
         """
-        if self._has_slot or isinstance(step, steps.Pause | steps.Park | steps.Close | steps.Rise):
+        if self._has_slot or isinstance(step, _TOUCHES_NOTHING) or _leaves(step):
             return True
         if self._parts.slots.locked():
             return False
@@ -306,16 +308,30 @@ class IncidentDriver:
                 results = await self._parts.check_runner.run(self._layers.service, verify.gate, incident.stepped)
                 await self._fact(facts.Gated(verdict_of(results), results))
             case steps.Look():
-                checks, condition = await asyncio.gather(
-                    self._parts.check_runner.run(self._layers.service, verify.checks, incident.stepped),
-                    self._judgement.condition(incident, incident.stepped),
-                )
-                results = (*checks, *condition)
-                await self._fact(facts.Round(verdict_of(results), results))
+                await self._fact(await self._round(incident, verify))
             case steps.Close():
                 await self._close(step)
             case _:
                 await self._fact(_note(step))
+
+    async def _round(self, incident: Incident, verify: VerifySpec) -> facts.Round | facts.StepSuperseded:
+        """One round of verification; it is of what the rollback led to only if that still runs when all was asked."""
+        checks, condition = await asyncio.gather(
+            self._parts.check_runner.run(self._layers.service, verify.checks, incident.stepped),
+            self._judgement.condition(incident, incident.stepped),
+        )
+        results = (*checks, *condition)
+        why = "two looks differ: it is being changed"
+        try:
+            present = await self._layers.steady(incident.present.key, self._clock, mixed=bool(incident.present.mixed))
+        except LookFailed as error:
+            present, why = None, str(error)
+        if present is None:
+            unseen = CheckResult("what runs", Verdict.INCONCLUSIVE, why)
+            return facts.Round(verdict_of((*results, unseen)), (*results, unseen))
+        if present.key != incident.present.key:
+            return facts.StepSuperseded(" and ".join(present.differing(incident.present)))
+        return facts.Round(verdict_of(results), results)
 
     async def _rise(self, found: facts.Risen | facts.AskedAgain | Objection) -> None:
         """Write down what the question became; whoever answers, or opens, at the same time comes first."""
@@ -384,6 +400,12 @@ class IncidentDriver:
 
 def _intent(step: steps.Start) -> _Start:
     return _STARTS[step.what](step.layer, step.attempt)
+
+
+def _leaves(step: steps.Step) -> bool:
+    """Whether it leaves a bracket."""
+    what = step.what if isinstance(step, steps.Start) else step.flight.what if isinstance(step, steps.Perform) else ""
+    return what == "leave"
 
 
 def _note(step: steps.EndPlan | steps.Park | steps.Pause | steps.Unpause | steps.Wait | steps.Stop) -> IncidentFact:

@@ -32,7 +32,10 @@ def ending(incident: Incident, outcome: Outcome, reason: str, verify: VerifySpec
     if incident.drill or not incident.moved:
         return found
     if not incident.present.mixed:
-        found.append((stream, facts.Changed(incident.present, now, now, incident.id, incident.fixed, incident.unasked)))
+        # Somebody's own change came after what was looked at last.
+        seen = (incident.looked or incident.stepped) if outcome is Outcome.SUPERSEDED else None
+        at = seen or now
+        found.append((stream, facts.Changed(incident.present, at, at, incident.id, incident.fixed, incident.unasked)))
     if not recovered or target is None:
         return found
     if incident.present.key == target.key:

@@ -159,6 +159,11 @@ class Incident:
         return self.decision.action is Action.ASK
 
     @property
+    def carried_out(self) -> bool:
+        """Whether every step of the running plan is applied: what is left is to look, and to leave brackets."""
+        return self.plan is not None and self.flight is None and all(one.layer in self.done for one in self.plan.steps)
+
+    @property
     def drill(self) -> str:
         """`there` or `back` for an incident of an executed drill; else empty."""
         return self.decision.trigger.drill

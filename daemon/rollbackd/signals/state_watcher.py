@@ -20,7 +20,6 @@ from rollbackd.system import log
 from rollbackd.system.clock import Clock
 from rollbackd.system.rounds import Recurring
 
-_BETWEEN = timedelta(milliseconds=100)
 """The pause between the two looks that make a state."""
 
 
@@ -104,20 +103,16 @@ class StateWatcher:
             raise LookFailed(why)
 
     async def _twice(self, service: str, *, mixed: bool = False) -> State | None:
-        layers = self._layers[service]
-        first = await layers.look(mixed=mixed)
         known = self._read_model.of(service).present
-        if known is not None and known.key == first.key:
-            return first
-        await self._clock.sleep(_BETWEEN)
-        second = await layers.look(mixed=mixed)
-        return second if second.key == first.key else None
+        return await self._layers[service].steady(known.key if known is not None else "", self._clock, mixed=mixed)
 
     async def _take_in(self, service: str, state: State) -> None:
         now = self._clock.now()
         ledger = self._read_model.of(service)
         if ledger.present is None or ledger.present.key != state.key:
-            after = self._last.get(service) or (ledger.spells[-1].by if ledger.spells else now)
+            looked = self._last.get(service)
+            seen = [*(spell.by for spell in ledger.spells[-1:]), *([looked] if looked is not None else [])]
+            after = max(seen, default=now)
             entries = [
                 Entry(service_stream(service), facts.Changed(state, min(after, now), now, _left_by(ledger, after)))
             ]
@@ -166,4 +161,6 @@ def _left_by(ledger: ServiceLedger, looked: datetime) -> str:
         return ""
     if last.outcome is Outcome.RECOVERED and last.drill != "there":  # a drill that was ended there never came back
         return ""
+    if ledger.spells and ledger.spells[-1].incident == last.incident and last.outcome is Outcome.SUPERSEDED:
+        return ""  # its work was seen whole, and what runs now is somebody's own
     return last.incident if looked <= last.ended else ""

@@ -122,6 +122,11 @@ async def cannot_be_seen(stage: Stage, service: str, layer: str, how: str) -> No
     stage.world.layers[service][layer].stuck = how == "cannot be seen"
 
 
+@verb(r"(?P<layer>\S+) takes (?P<length>\d+\w)")
+async def takes(stage: Stage, service: str, layer: str, length: str) -> None:
+    stage.world.layers[service][layer].takes = parse_duration(length)
+
+
 @verb(r"(?P<layer>\S+) cannot be taken back")
 async def cannot_be_taken_back(stage: Stage, service: str, layer: str) -> None:
     stage.world.layers[service][layer].reversible = False

@@ -33,6 +33,8 @@ class WorldLayer(FakeLayer):
     forgets: bool = False
     """It does not say what it can go back to."""
     moving: Iterator[Release] | None = None
+    takes: timedelta = timedelta()
+    """How long its step takes."""
 
     async def current(self) -> Release:
         if self.stuck:
@@ -45,8 +47,9 @@ class WorldLayer(FakeLayer):
         return await super().releases()
 
     async def apply(self, change: Change) -> None:
-        await super().apply(change)
         assert self.world is not None
+        await self.world.clock.sleep(self.takes)
+        await super().apply(change)
         self.world.moved()
 
 
