@@ -323,9 +323,9 @@ def _deciding(
         config, read_model, rule_states, clock, situations, opened, drive, run_checks, deadlines.due
     )
     intake = SignalIntake(read_model, rule_states, decision_engine, clock, reach.alertmanager)
-    approvals = Approvals(config, read_model, rule_states, situations)
+    approvals = Approvals(config, read_model, rule_states, clock, situations)
     guards = PreflightGuards(config, read_model, rule_states, clock, situations, holds, check_runner, prometheus)
-    judgement = Judgement(guards.held, guards.confirm, guards.condition, approvals.rise)
+    judgement = Judgement(guards.held, guards.confirm, guards.condition, approvals.rise, approvals.over)
     runner = Runner(read_model, clock, factory, check_runner, judgement, config.limits.concurrent)
     bake_timer = BakeTimer(config, read_model, rule_states, clock, jumps, holds, check_runner, state_watcher.problems)
     polls = (

@@ -400,6 +400,8 @@ class Decision:
     """How soon a rollback must have begun, where the policy's row says so; else the priority's clock holds."""
     unfinished: tuple[str, ...] = ()
     """Layers whose step broke off in the rollback before: it is done again, whatever they show."""
+    lasting: tuple[str, ...] = ()
+    """Guards whose findings are about the onset, and stay found for the episode."""
 
     @property
     def against(self) -> tuple[Finding, ...]:

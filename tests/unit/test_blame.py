@@ -136,7 +136,17 @@ async def test_what_a_query_looks_back_over_belongs_to_the_older_state(inquiry: 
     one = inquiry(SLOW | {"query": "rate(q[5m])", "for": "0s"})
     one.tell(lambda ago: 2.0 if ago >= 11 else 0.5, "rate(q[5m])")
     assert (await one.ask(ran=15))[0] is GOOD
-    assert (await one.ask(ran=17))[0] is BAD
+    assert (await one.ask(ran=25))[0] is BAD
+
+
+@pytest.mark.parametrize(("first", "last", "verdict"), [(29, 24, GOOD), (29, 17, BAD), (4, 1, GOOD), (8, 3, BAD)])
+async def test_trouble_counts_that_was_there_at_the_change_or_for_a_good_share_of_the_time(
+    inquiry: Made, first: float, last: float, verdict: Verdict
+) -> None:
+    """It must have lasted for the rule's five minutes in any case."""
+    one = inquiry(SLOW | {"for": "5m"})
+    one.tell(lambda ago: 2.0 if last <= ago <= first else 0.5)
+    assert (await one.ask(ran=60))[0] is verdict
 
 
 async def test_a_past_that_cannot_be_asked_says_nothing(inquiry: Made) -> None:

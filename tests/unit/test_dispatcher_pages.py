@@ -11,7 +11,8 @@ from rollbackd import facts
 from rollbackd.config.models import Config, Notify, Route, Tier
 from rollbackd.journal import Entry
 from rollbackd.model import FLEET, Outcome
-from rollbackd.notify.dispatcher import CALM, TICK, NotificationDispatcher
+from rollbackd.notify.dispatcher import TICK, NotificationDispatcher
+from rollbackd.rules.tracks import CALM
 from tests.fakes.clock import ManualClock
 from tests.fakes.journal import MemoryJournal
 from tests.fakes.notifications import BAD, Recorder, asked, opened, refused, soon, trigger

@@ -10,9 +10,12 @@ import pytest
 
 import rollbackd
 import rollbackd_adapters
+from rollbackd import facts
+from rollbackd.facts import Record
 from rollbackd.model import Action, Finding, Request, Trigger
 from rollbackd.policy import decide, guards
 from rollbackd.policy.guards import GUARDS, Guard, Situation, When
+from rollbackd.policy.ledger import fold_service
 from tests.unit.builders import situation, trigger
 from tests.unit.judgement.shop import PAGE, Shop
 from tests.unit.test_decision_engine import SHOP, count_looks
@@ -122,9 +125,30 @@ async def test_a_guard_that_needs_a_look_has_one_and_an_innocent_state_stays_goo
     read_model, looks = shop.daemon.read_model, count_looks(shop.world.layers[SHOP]["code"])
     key = read_model.of(SHOP).spells[-1].state.key
     assert (await shop.daemon.decision_engine.consider(shop.trigger())).action is Action.REFUSE
-    assert bool(looks) is (guard.needs_a_look in {When.ALWAYS, *([When.BY_ROW] if by_row else [])})
+    needs = guard.needs_a_look in {When.ALWAYS, *([When.BY_ROW] if by_row else [])}
+    assert bool(looks) is (needs or not guard.innocent)  # no mark is taken of a state that was not looked at
     assert (key in read_model.of(SHOP).good) is guard.innocent
     await shop.down()
+
+
+@each
+def test_what_a_guard_found_about_the_onset_stays_found(guard: Guard, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = Finding(guard.name, Action.ASK, "as it was then")
+
+    def first(_trigger: Trigger, _given: Situation) -> Finding:
+        return found
+
+    others = [replace(one, ask=first) if one is guard else one for one in GUARDS]
+    monkeypatch.setattr(decide, "GUARDS", tuple(others))
+    given = replace(situation(), looked=True)
+    before = decide.decide(trigger(), given)
+    assert (guard.name in before.lasting) is guard.lasts
+    monkeypatch.undo()
+    ledger = fold_service(given.ledger, [Record(1, "service:shop", 1, given.now, "daemon", facts.Decided(before))])
+    again = decide.decide(trigger(), replace(given, ledger=ledger))
+    assert (found in again.findings) is guard.lasts
+    another = decide.decide(replace(trigger(), episode="another"), replace(given, ledger=ledger))
+    assert found not in another.findings
 
 
 # -- no list of names beside the table --------------------------------------------------------------------

@@ -43,7 +43,11 @@ class Court(Shop):
         parts = self.daemon
         given = {name: getattr(self.config, name) for name in Config.model_fields}
         return Approvals(
-            Config(**given | config), parts.read_model, parts.rule_states, parts.decision_engine._situations
+            Config(**given | config),
+            parts.read_model,
+            parts.rule_states,
+            parts.clock,
+            parts.decision_engine._situations,
         )
 
     async def answered(self, **config: Any) -> Found:

@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import replace
+from datetime import datetime
 
 from rollbackd import facts
 from rollbackd.config.models import Config
@@ -12,9 +13,11 @@ from rollbackd.model import Action, ApprovalRequest, Decision, Outcome, Trigger
 from rollbackd.policy.changes import UNCONFIRMED, unconfirmed
 from rollbackd.policy.decide import decide, question_of
 from rollbackd.policy.guards import IRREVERSIBLE, Situation, names
+from rollbackd.policy.ledger import ServiceLedger
 from rollbackd.rules.tracks import Standing
 from rollbackd.signals.rule_state import RuleStates
 from rollbackd.state.read_model import ReadModel
+from rollbackd.system.clock import Clock
 
 _AGING = names(lambda guard: guard.ages)
 _AT_ONCE = 32
@@ -25,11 +28,17 @@ class Approvals:
     """Looks at the layers, the trouble and the guards again before a question becomes anything."""
 
     def __init__(
-        self, config: Config, read_model: ReadModel, rule_states: RuleStates, situations: SituationReader
+        self,
+        config: Config,
+        read_model: ReadModel,
+        rule_states: RuleStates,
+        clock: Clock,
+        situations: SituationReader,
     ) -> None:
         self._config = config
         self._read_model = read_model
         self._rule_states = rule_states
+        self._clock = clock
         self._situations = situations
         self._looking = asyncio.Semaphore(_AT_ONCE)
 
@@ -43,15 +52,15 @@ class Approvals:
         given = self._as_of_now(incident, trigger, given)
         service = self._config.service(incident.service)
         now = replace(decide(trigger, given, service.plan if service else ()), joins=incident.id)
-        over = self._over(incident, given)
+        over = self._over(incident, given.ledger, given.now)
         return self._answered(incident, now, given, why, over) if by_people else self._late(incident, now, why, over)
 
     def _standing(self, incident: Incident) -> Trigger:
         """The trigger that the question is about now: the first that goes on, else the one that it began with."""
         first = incident.decision.trigger
-        quick = self._situations.quick(first)
+        ledger, now = self._read_model.of(incident.service), self._clock.now()
         others = (one for one in incident.joined if one.request is None)
-        return next((one for one in (first, *others) if not self._is_over(one, quick)), first)
+        return next((one for one in (first, *others) if not self._is_over(one, ledger, now)), first)
 
     def _as_of_now(self, incident: Incident, trigger: Trigger, given: Situation) -> Situation:
         """The situation as the journal has it after the look, without the incident itself.
@@ -60,19 +69,25 @@ class Approvals:
         """
         return given.renewed(self._situations.quick(trigger, given.present)).without(incident.id)
 
-    def _over(self, incident: Incident, given: Situation) -> str:
+    def over(self, incident: Incident) -> str:
+        """Why a question's trouble counts as over now, known without a look; empty for a question about just that."""
+        if incident.decision.question is not None and incident.decision.question.over:
+            return ""
+        return self._over(incident, self._read_model.of(incident.service), self._clock.now())
+
+    def _over(self, incident: Incident, ledger: ServiceLedger, now: datetime) -> str:
         """Why all of the trouble counts as over; empty while any of it goes on, or while nobody can say."""
-        said = [self._is_over(trigger, given) for trigger in (incident.decision.trigger, *incident.joined)]
+        said = [self._is_over(trigger, ledger, now) for trigger in (incident.decision.trigger, *incident.joined)]
         return "; ".join(dict.fromkeys(said)) if all(said) else ""
 
-    def _is_over(self, trigger: Trigger, given: Situation) -> str:
+    def _is_over(self, trigger: Trigger, ledger: ServiceLedger, now: datetime) -> str:
         """Why one trigger's trouble counts as over; empty while it goes on."""
-        if trigger.rule == UNCONFIRMED and unconfirmed(given.ledger, given.now) is None:
+        if trigger.rule == UNCONFIRMED and unconfirmed(ledger, now) is None:
             return "it was confirmed, or runs no more"
         rule = self._rule_states.rule(trigger.rule)
         if rule is None:
             return ""
-        condition = self._rule_states.condition(rule, trigger.service, given.now)
+        condition = self._rule_states.condition(rule, trigger.service, now)
         return f"the trouble is over: {condition.reason}" if condition.standing is Standing.GOOD else ""
 
     def _late(self, incident: Incident, now: Decision, why: str, over: str) -> facts.Risen | Objection:

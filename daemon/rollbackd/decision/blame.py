@@ -26,6 +26,10 @@ _POINTS = 2000
 """The most points of one series in one range query."""
 _RESOLVES = timedelta(minutes=10)
 """How long after a state has ended an alert of it may still fire."""
+_AT_CHANGE = timedelta(minutes=5)
+"""Trouble so shortly before a change was there at the change."""
+_SHARE = 1 / 3
+"""Trouble for this share of the time before a change is the old state's, also when it was not there at the change."""
 _MISSED = 3
 """The fewest points without an answer, right before the change, that leave it open what was there."""
 _VERDICTS = {
@@ -65,8 +69,8 @@ class Blame:
     ) -> tuple[Verdict, str]:
         """What the rule said of a service before a change, with the reason; an answer that fails is not raised.
 
-        Bad: the rule was met in that time, at the change or earlier, so the old state has the same trouble. Good: it
-        was not met. Inconclusive: nobody can say.
+        Bad: the rule was met in the last minutes before the change, or the trouble took a good share of the time before
+        it, so the old state has the same trouble. Good: it was not, or once and long over. Inconclusive: nobody knows.
 
         :param until: the last look at the old state.
         :param length: how long before that is looked at; what the rule's `for` takes is added to it.
@@ -97,16 +101,18 @@ class Blame:
         label. Trouble that was heard of only after the change may be of it, whenever it says that it began.
         """
         name = labels.get("alertname", "") if isinstance(rule.when, AlertWhen) else ""
-        onsets = [
-            one.onset
+        met = [
+            (one.reached, one.onset)
             for one in self._read_model.of(service).episodes.values()
             if one.rule == rule.name and one.onset is not None and one.reached is not None
             if span[0] <= one.reached <= span[1] and one.alertname == (name or one.alertname)
             if since is None or one.onset >= since
         ]
-        if not onsets:
+        times = {(span[1] - reached) // _AT_CHANGE for reached, _ in met}
+        if not met or not _there(max(met)[0], len(times), span, _AT_CHANGE):
             return None
-        return Condition(Standing.BAD, min(onsets), f"it was met {len(onsets)} times under the old state")
+        said = f"it was met {len(met)} times under the old state"
+        return Condition(Standing.BAD, min(onset for _, onset in met), said)
 
     async def users(self, rule: Rule, service: str) -> float | None:
         """The share of users that the rule's own query says is affected, 0 to 1; None when it says nothing."""
@@ -148,13 +154,15 @@ class Blame:
         if isinstance(past, str):
             return _unknown(past)
         track = Track()
-        met: Track | None = None
+        met: tuple[datetime, Track] | None = None
+        bad = 0
         for at, seen in past.get(service, ()):
             track = step(track, leaf, seen.verdict, seen.reason, at, pace)
-            if track.met and seen.verdict is Verdict.BAD and at >= span[0]:
-                met = track
-        if met is not None:
-            return Condition(Standing.BAD, met.since, met.reason)
+            if seen.verdict is Verdict.BAD and at >= span[0]:
+                bad += 1
+                met = (at, track) if track.met else met
+        if met is not None and _there(met[0], bad, span, pace):
+            return Condition(Standing.BAD, met[1].since, met[1].reason)
         if track.conclusive is None:
             return _unknown(track.reason if past.get(service) else "no data before the change")
         if until - track.conclusive > pace * _MISSED:
@@ -196,11 +204,13 @@ class Blame:
             if self._owner(rule, one.labels) == service and (not name or one.labels.get("alertname") == name)
             for at, _ in one.points
         )
-        before = [at for at in times if at <= until]
-        if before:
+        before = sorted({at for at in times if at <= until})
+        if before and _there(before[-1], len(before), span, pace):
             return Condition(Standing.BAD, _run(before, pace), "the alert fired")
         if not times:
             return _unknown("this Prometheus knows no such alert")
+        if before:
+            return Condition(Standing.GOOD, None, f"the alert was over {_shown(until - before[-1])} before the change")
         before_it = f"in the {_shown(until - begin)} before the change"
         return Condition(Standing.GOOD, None, f"the alert did not fire {before_it}")
 
@@ -212,6 +222,12 @@ class Blame:
 def _echo(leaf: Leaf) -> timedelta:
     """How long a condition still sees an older state: what its query looks back over, or an alert takes to resolve."""
     return reach(leaf.query) if isinstance(leaf, QueryWhen) else _RESOLVES
+
+
+def _there(last: datetime, points: int, span: tuple[datetime, datetime], pace: timedelta) -> bool:
+    """Whether trouble was there at the change: shortly before it, or for a good share of the time before it."""
+    begin, until = span
+    return until - last <= max(_AT_CHANGE, pace * 2) or points * pace >= (until - begin) * _SHARE
 
 
 def _run(times: Sequence[datetime], pace: timedelta) -> datetime:

@@ -29,7 +29,7 @@ from rollbackd.model import (
     service_stream,
 )
 from rollbackd.policy.decide import asks_again, decide
-from rollbackd.policy.guards import INEFFECTIVE, SAME_STATE, Situation, When, names
+from rollbackd.policy.guards import INEFFECTIVE, SAME_STATE, SHADOW, Situation, When, names
 from rollbackd.policy.ledger import LastDecision, Rollback, ServiceLedger
 from rollbackd.signals.rule_state import RuleStates
 from rollbackd.state.read_model import ReadModel
@@ -146,18 +146,22 @@ class DecisionEngine:
         async with self._service_locks[trigger.service]:
             given = self._situations.quick(trigger)
             first = decide(trigger, given, self._plan(trigger.service))
-            if trigger.request is None and not self._worth_a_look(first):
+            if trigger.request is None and not self._worth_a_look(first, given.ledger):
                 return await self._append(first, given.ledger, handled)
             async with self._looking:
                 given = await self._situations.full(trigger)
             return await self._write(trigger, given, handled)
 
-    def _worth_a_look(self, first: Decision) -> bool:
+    def _worth_a_look(self, first: Decision, ledger: ServiceLedger) -> bool:
         """Whether only a fresh look can decide: the findings rest on the state, the target or the rows of policy.
 
         A trigger that is refused or observed for another reason is not looked at, nor one that would ask where people
-        are asked already. So a storm of them costs next to nothing.
+        are asked already. So a storm of them costs next to nothing. What would take a mark is looked at, since nothing
+        is concluded of a state that was not; and what shadow mode only records, since people read it.
         """
+        shadowed = any(one.guard == SHADOW.name for one in first.against)
+        if shadowed or _blamed(first, ledger) is not None or _relapsed(first, ledger):
+            return True
         enough = {Action.REFUSE, Action.OBSERVE, *([Action.ASK] if first.joins else [])}
         firm = {one.guard for one in first.against if one.against in enough}
         by_row = When.BY_ROW if any(row.when.needs_a_look for row in self._config.policy) else When.ALWAYS

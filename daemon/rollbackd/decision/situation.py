@@ -101,7 +101,7 @@ class SituationReader:
         present, there = await asyncio.gather(look(trigger.service), layers.there(), return_exceptions=True)
         if isinstance(present, BaseException):
             raise present
-        given = replace(self.quick(trigger, present), present=present)
+        given = replace(self.quick(trigger, present), present=present, looked=present is not None)
         earlier, users = await asyncio.gather(self._earlier(trigger), self._users(trigger))
         given = replace(given, earlier=earlier, users=users)
         if present is None:

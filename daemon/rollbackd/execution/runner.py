@@ -28,6 +28,7 @@ from rollbackd.incident.life import Incident
 from rollbackd.incident.spec import VerifySpec
 from rollbackd.journal import Conflict, Entry, JournalUnavailable, until_written
 from rollbackd.model import DAEMON, CheckResult, Outcome, Verdict, incident_stream, verdict_of
+from rollbackd.rules.tracks import CALM
 from rollbackd.state.read_model import ReadModel
 from rollbackd.system import log
 from rollbackd.system.clock import Clock
@@ -59,6 +60,8 @@ class Judgement:
     """Asks the query or check that triggered again; a query that reaches back before the last step is inconclusive."""
     rise: Callable[[Incident, str, bool], Awaitable[facts.Risen | facts.AskedAgain | Objection]]
     """What an answered or expired question becomes in the world of now; given why, and whether people said yes."""
+    over: Callable[[Incident], str] = lambda _: ""
+    """Why all of the trouble of a question is over now; empty while any of it goes on, or nobody can say."""
 
 
 def process_name() -> str:
@@ -179,6 +182,8 @@ class IncidentDriver:
         self._adopted = False
         self._has_slot = False
         self._unprepared = 0
+        self._calm_since: float | None = None
+        """Since when the trouble of the question was over at every look; monotonic."""
 
     async def run(self) -> None:
         """Until nothing is left to do, or the daemon stops."""
@@ -201,10 +206,18 @@ class IncidentDriver:
                 until = step.until if isinstance(step, steps.Wait) else None
                 await self._wait(until, asking=incident.waits and until is not None)
                 await self._woken()
+                if self._incident.waits and (over := self._calm()):
+                    await self._end_question(Objection(Outcome.PASSED, over))
             elif self._adopted or isinstance(step, steps.Prepare | steps.Start):
                 await self._do(step)
             else:
                 await self._intend()
+
+    def _calm(self) -> str:
+        """Why the trouble of the question has ended: it was over at every look for `CALM`. Empty: it has not."""
+        over, now = self._judgement.over(self._incident), self._clock.monotonic()
+        self._calm_since = (now if self._calm_since is None else self._calm_since) if over else None
+        return over if self._calm_since is not None and now - self._calm_since >= CALM.total_seconds() else ""
 
     async def _next(self, incident: Incident) -> steps.Step:
         """The next step. An incident that only waits for people does not ask what holds it: there may be thousands."""

@@ -23,6 +23,7 @@ from rollbackd.notify.messages.envelope import Envelope
 from rollbackd.notify.messages.troubles import Trouble, Troubles, fold
 from rollbackd.notify.receiver_queue import JOURNAL_PAUSE, ReceiverQueue
 from rollbackd.notify.routes import addressed, reached, worded
+from rollbackd.rules.tracks import CALM
 from rollbackd.state.incidents import KnownIncidents
 from rollbackd.system import log
 from rollbackd.system.clock import Clock
@@ -38,10 +39,6 @@ TOGETHER = timedelta(seconds=60)
 TICK = timedelta(seconds=15)
 DIRECT_AGAIN = timedelta(minutes=10)
 DIRECT_RETRY = timedelta(seconds=30)
-
-
-CALM = timedelta(minutes=5)
-"""How long a refused trouble must be gone at every look to have ended: a start knows nothing yet, and trouble flaps."""
 
 
 def _always(_service: str, _episode: str) -> bool:

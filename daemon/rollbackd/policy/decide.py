@@ -12,7 +12,9 @@ _STRENGTH = (Action.ROLL_BACK, Action.ASK, Action.OBSERVE, Action.REFUSE)
 
 def decide(trigger: Trigger, given: Situation, default_plans: tuple[str, ...] = ("default",)) -> Decision:
     """The decision on a trigger. `refuse` beats `observe` beats `ask` beats `roll_back`."""
-    found = [(guard, guard.ask(trigger, given)) for guard in GUARDS]
+    known = given.ledger.episodes.get(trigger.episode) if trigger.request is None else None
+    kept = known.found if known is not None else {}
+    found = [(guard, kept.get(guard.name) or guard.ask(trigger, given)) for guard in GUARDS]
     off = any(guard is SWITCHED_OFF and finding.against is not None for guard, finding in found)
     findings = tuple(_counted(guard, finding, trigger, given, off=off) for guard, finding in found)
     counted = [finding for finding in findings if finding.counted and finding.against is not None]
@@ -42,7 +44,14 @@ def decide(trigger: Trigger, given: Situation, default_plans: tuple[str, ...] = 
         question=question,
         start_within=row.start_within if row is not None else None,
         unfinished=given.ledger.unfinished.layers if given.ledger.unfinished is not None else (),
+        lasting=tuple(finding.guard for guard, finding in found if _lasts(guard, finding, given)),
     )
+
+
+def _lasts(guard: Guard, finding: Finding, given: Situation) -> bool:
+    """Whether a finding stays found. What was found without a look, or of layers in transition, does not."""
+    known = given.looked or guard.needs_a_look is When.NEVER
+    return guard.lasts and known and finding.against is not None and finding.against is not Action.REFUSE
 
 
 def _counted(guard: Guard, finding: Finding, trigger: Trigger, given: Situation, *, off: bool) -> Finding:

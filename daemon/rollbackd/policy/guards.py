@@ -49,6 +49,8 @@ class Situation:
     """What the layers say would stop a rollback."""
     earlier: tuple[Verdict, str] | None = None
     """The verdict of the trigger's own condition right before the change, and its words; None: nobody asked."""
+    looked: bool = False
+    """Whether the layers were looked at for it, and said what runs."""
     users: float | None = None
     """The share of users that is affected, as a query says; None when no query was asked, or it did not answer."""
     asking: Asking = field(default_factory=Asking)
@@ -103,6 +105,8 @@ class Guard:
     """Waiting for people turns it against going back, so after that wait it does not count."""
     counts_when_off: bool
     """It counts for trouble that only asks a feature which a rollback switched off."""
+    lasts: bool
+    """What it found stays found for the episode: it is about the onset, and what passes later changes nothing of it."""
     hint: str
     """The way past it, for a person whose own rollback it stops; `{service}` in it is the service's name."""
 
@@ -401,33 +405,33 @@ def policy(trigger: Trigger, given: Situation) -> Finding:
     return against("policy", row.action, f"row {place} of the policy says {row.action}")
 
 
-_OVER_HOLD = "`rollbackd rollback {service} --over-hold` goes over that"
+_OVER = "`rollbackd rollback {service} --over-hold` goes over that"
 _GO_ON = "`rollbackd rollback {service}` alone goes on with it, `rollbackd abort {service}` stops it"
 _NEVER, _ALWAYS = When.NEVER, When.ALWAYS
 _UNSEEN, _JOINED, _BY_ROW = When.UNSEEN, When.JOINED, When.BY_ROW
 # fmt: off
 #                                                        binds    asked    needs                  counts
-#                                                        people   again    a look   innocent ages when off hint
-HOLD           = Guard("hold",           hold,           _ALWAYS, _NEVER,  _NEVER,  False, False, False, _OVER_HOLD)
-OPEN_INCIDENT  = Guard("open_incident",  open_incident,  _ALWAYS, _NEVER,  _NEVER,  False, False, True,  _GO_ON)
-SHADOW         = Guard("shadow",         shadow,         _NEVER,  _ALWAYS, _NEVER,  False, False, False, "")
-CLOCK          = Guard("clock",          clock,          _NEVER,  _ALWAYS, _NEVER,  True,  False, False, "")
-STALE          = Guard("stale",          stale,          _NEVER,  _ALWAYS, _NEVER,  True,  True,  False, "")
-CHANGE         = Guard("change",         change,         _NEVER,  _JOINED, _ALWAYS, True,  False, False, "")
-SAME_STATE     = Guard("same_state",     same_state,     _UNSEEN, _ALWAYS, _ALWAYS, False, False, False, "")
-TARGET         = Guard("target",         target,         _ALWAYS, _NEVER,  _ALWAYS, False, False, False, "")
-REACH          = Guard("reach",          within_reach,   _NEVER,  _ALWAYS, _ALWAYS, False, False, False, "")
-INEFFECTIVE    = Guard("ineffective",    not_a_rollback, _NEVER,  _NEVER,  _ALWAYS, False, False, False, "")
-SWITCHED_OFF   = Guard("switched_off",   switched_off,   _NEVER,  _JOINED, _NEVER,  True,  False, True,  "")
-COOLDOWN       = Guard("cooldown",       cooldown,       _NEVER,  _NEVER,  _NEVER,  False, False, False, "")
-SERVICE_BUDGET = Guard("service_budget", service_budget, _NEVER,  _NEVER,  _NEVER,  False, False, False, "")
-FLEET_BUDGET   = Guard("fleet_budget",   fleet_budget,   _NEVER,  _NEVER,  _NEVER,  False, False, False, "")
-BREAKER        = Guard("breaker",        breaker,        _NEVER,  _ALWAYS, _NEVER,  False, False, False, "")
-COMMON_CAUSE   = Guard("common_cause",   common_cause,   _NEVER,  _ALWAYS, _NEVER,  True,  False, False, "")
-WINDOW         = Guard("window",         window,         _NEVER,  _ALWAYS, _NEVER,  False, False, False, "")
-IRREVERSIBLE   = Guard("irreversible",   irreversible,   _ALWAYS, _ALWAYS, _NEVER,  False, False, False, "")
-READY          = Guard("ready",          ready,          _ALWAYS, _NEVER,  _NEVER,  False, False, False, "")
-POLICY         = Guard("policy",         policy,         _NEVER,  _ALWAYS, _BY_ROW, False, False, False, "")
+#                                                        people   again    a look   innocent ages when off lasts hint
+HOLD           = Guard("hold",           hold,           _ALWAYS, _NEVER,  _NEVER,  False, False, False, False, _OVER)
+OPEN_INCIDENT  = Guard("open_incident",  open_incident,  _ALWAYS, _NEVER,  _NEVER,  False, False, True, False,  _GO_ON)
+SHADOW         = Guard("shadow",         shadow,         _NEVER,  _ALWAYS, _NEVER,  False, False, False, False, "")
+CLOCK          = Guard("clock",          clock,          _NEVER,  _ALWAYS, _NEVER,  True,  False, False, False, "")
+STALE          = Guard("stale",          stale,          _NEVER,  _ALWAYS, _NEVER,  True,  True,  False, True,  "")
+CHANGE         = Guard("change",         change,         _NEVER,  _JOINED, _ALWAYS, True,  False, False, True,  "")
+SAME_STATE     = Guard("same_state",     same_state,     _UNSEEN, _ALWAYS, _ALWAYS, False, False, False, True,  "")
+TARGET         = Guard("target",         target,         _ALWAYS, _NEVER,  _ALWAYS, False, False, False, False, "")
+REACH          = Guard("reach",          within_reach,   _NEVER,  _ALWAYS, _ALWAYS, False, False, False, False, "")
+INEFFECTIVE    = Guard("ineffective",    not_a_rollback, _NEVER,  _NEVER,  _ALWAYS, False, False, False, False, "")
+SWITCHED_OFF   = Guard("switched_off",   switched_off,   _NEVER,  _JOINED, _NEVER,  True,  False, True, False,  "")
+COOLDOWN       = Guard("cooldown",       cooldown,       _NEVER,  _NEVER,  _NEVER,  False, False, False, False, "")
+SERVICE_BUDGET = Guard("service_budget", service_budget, _NEVER,  _NEVER,  _NEVER,  False, False, False, False, "")
+FLEET_BUDGET   = Guard("fleet_budget",   fleet_budget,   _NEVER,  _NEVER,  _NEVER,  False, False, False, False, "")
+BREAKER        = Guard("breaker",        breaker,        _NEVER,  _ALWAYS, _NEVER,  False, False, False, False, "")
+COMMON_CAUSE   = Guard("common_cause",   common_cause,   _NEVER,  _ALWAYS, _NEVER,  True,  False, False, True,  "")
+WINDOW         = Guard("window",         window,         _NEVER,  _ALWAYS, _NEVER,  False, False, False, False, "")
+IRREVERSIBLE   = Guard("irreversible",   irreversible,   _ALWAYS, _ALWAYS, _NEVER,  False, False, False, False, "")
+READY          = Guard("ready",          ready,          _ALWAYS, _NEVER,  _NEVER,  False, False, False, False, "")
+POLICY         = Guard("policy",         policy,         _NEVER,  _ALWAYS, _BY_ROW, False, False, False, False, "")
 # fmt: on
 # Budgets and cooldown are not asked again: they would count the incident itself.
 

@@ -10,7 +10,7 @@ from typing import TypeVar, get_args
 
 from rollbackd import facts
 from rollbackd.facts import Record
-from rollbackd.model import Action, Outcome, Priority, State
+from rollbackd.model import Action, Finding, Outcome, Priority, State
 
 T = TypeVar("T")
 
@@ -119,6 +119,8 @@ class LastDecision:
     onset: datetime | None = field(default=None, compare=False)
     reached: datetime | None = field(default=None, compare=False)
     """When the episode was decided on first, as far as is remembered."""
+    found: Mapping[str, Finding] = field(default_factory=dict, compare=False)
+    """What stays found of the episode, by guard, each as it was found first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,6 +290,7 @@ class _ServiceDraft:
                 guards = frozenset(finding.guard for finding in decision.against)
                 trigger = decision.trigger
                 known = self._episodes.get(trigger.episode)
+                lasting = {one.guard: one for one in decision.findings if one.guard in decision.lasting}
                 verdicted = LastDecision(
                     record.at,
                     decision.action,
@@ -297,6 +300,7 @@ class _ServiceDraft:
                     trigger.labels.get("alertname", ""),
                     trigger.onset,
                     trigger.reached if known is None or known.reached is None else known.reached,
+                    {**lasting, **(known.found if known is not None else {})},
                 )
                 _keep(self._episodes, trigger.episode, verdicted, KEPT_EPISODES)
             case facts.Announced() | facts.Confirmed():

@@ -12,6 +12,8 @@ from rollbackd.model import Verdict
 from rollbackd.rules.spec import CheckWhen, QueryWhen
 from rollbackd.syntax.units import format_duration
 
+CALM = timedelta(minutes=5)
+"""How long trouble must be gone at every look to have ended: a start knows nothing yet, and trouble flaps."""
 LONGEST_GAP = timedelta(minutes=15)
 """For conditions that count polls: what was seen before such a gap says nothing about now."""
 _MISSED = 2
