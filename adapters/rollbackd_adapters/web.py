@@ -19,10 +19,14 @@ from rollbackd.adapter import AdapterError, Place
 from rollbackd.model import Change
 from rollbackd.syntax import json_path
 from rollbackd.syntax.addresses import is_url
-from rollbackd.syntax.units import Secret, Spec, format_duration, show
+from rollbackd.syntax.connections import ConnectionSettings, SentBody
+from rollbackd.syntax.units import format_duration, show
 from rollbackd.system import http_client
 from rollbackd.system.boundary import boundary
-from rollbackd.system.http_client import HttpError, breaks_line
+from rollbackd.system.certificates import tls_context
+from rollbackd.system.http_body import encoded
+from rollbackd.system.http_client import HttpError
+from rollbackd.system.http_connection import HttpConnection, connection_of, masked, overlaid
 from rollbackd.system.spawner import one_line
 from rollbackd_adapters.ids import incident_of
 
@@ -37,7 +41,6 @@ _REDIRECTS = 3
 _CONFLICT = 409
 """A refusal that passes, of an order: it conflicts with what runs just now."""
 _WORD = re.compile(r"\{([A-Za-z_]+)\}")
-_HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 
 
 def _url(text: str) -> str:
@@ -45,7 +48,9 @@ def _url(text: str) -> str:
         raise ValueError(f"{show(text)} is not a URL that can be asked; write it like https://ci.example/api/rollback")
     parts = urlsplit(text)
     if parts.username is not None or parts.password is not None:
-        raise ValueError("a URL with a user or password in it is shown in messages; send a header from a secret")
+        raise ValueError(
+            "a URL with a user or password in it is shown; give `basic_auth`, or send a header from a secret"
+        )
     if _WORD.search(parts.netloc):
         raise ValueError(f"{show(text)}: the host is fixed by the configuration; only what follows it may have {{…}}")
     return text
@@ -55,25 +60,26 @@ Url = Annotated[str, AfterValidator(_url)]
 """Where a request goes; its path and query may have `{service}` and the other words."""
 
 
-class Question(Spec):
+class Question(ConnectionSettings):
     """A request that only reads."""
 
     url: Url
-    headers: dict[str, str | Secret] = {}
-    """Beside the usual ones; a token is a secret: `{Authorization: {credential: NAME}}`, with its `Bearer `."""
+    send: SentBody | None = None
+    """A body; a question that has one is asked by POST. `{service}` and the other words in its texts are filled in."""
 
     @model_validator(mode="after")
     def _sound(self) -> Self:
-        for name, value in self.headers.items():
-            if _HEADER.fullmatch(name) is None:
-                raise ValueError(f"{show(name)} is not the name of a header; write it like X-Api-Key")
-            if isinstance(value, str) and breaks_line(value):
-                raise ValueError(f"header {name} has a line break in it; write it on one line")
         plain = [value for value in self.headers.values() if isinstance(value, str)]
-        texts = repr([self.url, plain, getattr(self, "body", None)])  # those in its depths too, and its keys
+        # those in its depths too, and its keys
+        texts = repr([self.url, plain, getattr(self, "body", None), self.send and self.send.model_dump()])
         for word in sorted(set(_WORD.findall(texts)) - WORDS):
             raise ValueError(f"{{{word}}} is not known here; there is {', '.join(sorted(WORDS))}")
         return self
+
+    @property
+    def asks_by(self) -> str:
+        """The method."""
+        return "GET" if self.send is None else "POST"
 
 
 class Call(Question):
@@ -81,7 +87,19 @@ class Call(Question):
 
     method: Literal["GET", "POST", "PUT", "PATCH", "DELETE"] = "POST"
     body: Any = None
-    """Sent as JSON, as it stands here; `{service}` and the other words in its texts are filled in. None: no body."""
+    """Sent as JSON, as it stands here: in short for `send: {json: …}`. None: no body."""
+
+    @property
+    def asks_by(self) -> str:
+        return self.method
+
+    @model_validator(mode="after")
+    def _one_body(self) -> Self:
+        if self.body is not None and self.send is not None:
+            raise ValueError("`body` and `send` both say what is sent; give one of them")
+        if self.send is not None and self.method == "GET":
+            raise ValueError("what is sent needs another method; write POST, PUT, PATCH or DELETE")
+        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +167,26 @@ async def call(
     return answer
 
 
+async def prepare(question: Question, place: Place) -> HttpConnection:
+    """What a request would need, without sending it: for `ready`.
+
+    :raises AdapterError: a secret or a certificate cannot be read; not permanent, since it may be put right.
+    """
+    connection, *_ = _prepared(question, place, words_of(place), where_of(question))
+    if connection.tls is not None:
+        try:
+            await asyncio.to_thread(tls_context, connection.tls)
+        except ValueError as error:
+            raise AdapterError(f"{where_of(question)}: {error}", permanent=False) from None
+    return connection
+
+
+def where_of(question: Question, words: Mapping[str, str] | None = None) -> str:
+    """Method and address, without the query: for messages."""
+    parts = urlsplit(question.url if words is None else _in_url(question.url, words))
+    return one_line(f"{question.asks_by} {parts.scheme}://{parts.netloc}{parts.path}")
+
+
 def accepted(answer: HttpReply, place: Place) -> HttpReply:
     """The answer when it is a 2xx.
 
@@ -156,7 +194,7 @@ def accepted(answer: HttpReply, place: Place) -> HttpReply:
     """
     if answer.ok:
         return answer
-    said = place.spawner.clean(answer.body[: 2 * _QUOTED].decode(errors="replace"))[:_QUOTED]
+    said = place.spawner.clean(answer.clean(answer.body[: 2 * _QUOTED].decode(errors="replace")))[:_QUOTED]
     permanent = not (http_client.is_transient(answer.status) or answer.status == _CONFLICT)
     hint = "; a redirect is not followed, write the URL that it leads to" if answer.status in http_client.MOVED else ""
     raise AdapterError(f"{answer.where} answered {answer.status}{hint}", permanent=permanent, evidence=said)
@@ -166,24 +204,27 @@ async def _send(
     question: Question, place: Place, words: Mapping[str, str], timeout: timedelta, more: Mapping[str, str]
 ) -> HttpReply:
     asked = not isinstance(question, Call)
-    method, body = (question.method, question.body) if isinstance(question, Call) else ("GET", None)
-    data = None if body is None else json.dumps(_filled(body, words)).encode()
-    kind = {} if data is None else {"Content-Type": "application/json"}
     url = _in_url(question.url, words)
-    parts = urlsplit(url)
-    where = one_line(f"{method} {parts.scheme}://{parts.netloc}{parts.path}")
-    headers = {**_headers(question, place, words, where), **kind, **more}
+    method, where = question.asks_by, where_of(question, words)
+    connection, headers, data, secrets = _prepared(question, place, words, where)
+
+    def clean(text: str) -> str:
+        return str(place.spawner.clean(masked(text, (*connection.secrets, *secrets))))
+
+    headers = overlaid(headers, more)
     try:
         async with asyncio.timeout(timeout.total_seconds()), http_client.lone_session() as session:
             for _ in range(_REDIRECTS + 1):
-                sent = http_client.http_answer(session, method, url, limit=timeout, headers=headers, body=data)
+                sent = http_client.http_answer(
+                    session, method, url, limit=timeout, headers=headers, body=data, connection=connection
+                )
                 async with sent as answer:
                     said, whole = await http_client.body_of(answer, LARGEST, to_the_end=not asked)
                 if asked and not whole:
                     raise AdapterError(f"{where}: the answer is longer than {LARGEST // 2**20} MiB", permanent=False)
-                onward = http_client.onward(url, answer) if asked else ""
+                onward = http_client.onward(url, answer) if method == "GET" and asked else ""
                 if not onward:
-                    return HttpReply(answer.status, said[:LARGEST], where, place.spawner.clean)
+                    return HttpReply(answer.status, said[:LARGEST], where, clean)
                 url = onward
     except TimeoutError:
         raise AdapterError(f"{where}: no answer within {format_duration(timeout)}", permanent=False) from None
@@ -192,18 +233,26 @@ async def _send(
     raise AdapterError(f"{where}: more than {_REDIRECTS} redirects; write the URL that answers", permanent=True)
 
 
-def _headers(question: Question, place: Place, words: Mapping[str, str], where: str) -> dict[str, str]:
-    """:raises AdapterError: a secret cannot be read; not permanent, since it may be put right."""
-    made = {"User-Agent": "rollbackd"}
-    for name, value in question.headers.items():
-        try:
-            text = place.reveal(value) if isinstance(value, Secret) else _filled(value, words)
-        except (ValueError, OSError) as error:
-            raise AdapterError(f"{where}: header {name}: {error}", permanent=False) from None
-        if breaks_line(text):
-            raise AdapterError(f"{where}: header {name} has a line break in it; write it on one line", permanent=True)
-        made[name] = text
-    return made
+def _prepared(
+    question: Question, place: Place, words: Mapping[str, str], where: str
+) -> tuple[HttpConnection, Mapping[str, str], bytes | None, tuple[str, ...]]:
+    """How it is sent, its headers, its body, and the secrets in that.
+
+    :raises AdapterError: a secret cannot be read or does not fit; not permanent, since it may be put right.
+    """
+    body = question.send
+    if isinstance(question, Call) and question.body is not None:
+        body = SentBody(json_=question.body)
+    if body is not None:
+        parts = {name: _filled(getattr(body, name), words) for name in SentBody.model_fields}
+        body = SentBody(**parts)
+    try:
+        connection = connection_of(question, place.reveal, lambda text: str(_filled(text, words)))
+        data, kind, secrets = encoded(body, place.reveal)
+    except (ValueError, OSError) as error:
+        named = ": ".join([where, *getattr(error, "__notes__", ()), str(error)])
+        raise AdapterError(named, permanent=False) from None
+    return connection, overlaid({"User-Agent": "rollbackd", **kind}, connection.headers), data, secrets
 
 
 def _filled(value: Any, words: Mapping[str, str]) -> Any:

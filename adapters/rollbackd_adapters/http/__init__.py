@@ -26,7 +26,7 @@ from rollbackd_adapters.http.reading import release_of
 from rollbackd_adapters.http.settings import HttpSettings, Reading
 from rollbackd_adapters.traces import Trace
 
-__all__ = ["HttpAdapter", "HttpSettings"]
+__all__ = ["HttpAdapter", "HttpSettings", "Secret"]
 
 _NOT_THERE = 404
 
@@ -174,24 +174,22 @@ class HttpAdapter(StepAdapter[HttpSettings]):
         try:
             if self.traits.releases:
                 await asyncio.gather(self.current(), self.releases())
-            self._look_for_secrets()
             await self._reach()
         except AdapterError as error:
             return [str(error)]
         return []
 
-    def _look_for_secrets(self) -> None:
-        for question in (self._settings.apply, self._settings.progress):
-            for name, value in question.headers.items() if question is not None else ():
-                try:
-                    _ = self._place.reveal(value) if isinstance(value, Secret) else value
-                except (ValueError, OSError) as error:
-                    raise AdapterError(f"header {name}: {error}", permanent=False) from None
-
     async def _reach(self) -> None:
-        """Whether somebody listens where `apply` goes; no request is sent."""
-        parts = urlsplit(self._settings.apply.url)
+        """Whether `apply` and `progress` could be asked, and somebody listens where `apply` goes, or its proxy.
+
+        No request is sent.
+        """
+        if self._settings.progress is not None:
+            await web.prepare(self._settings.progress, self._place)
+        proxy = (await web.prepare(self._settings.apply, self._place)).proxy
+        parts = urlsplit(proxy or self._settings.apply.url)
         port = parts.port or (443 if parts.scheme == "https" else 80)
+        host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
         try:
             async with asyncio.timeout(self._settings.request_timeout.total_seconds()):
                 _, writer = await asyncio.open_connection(parts.hostname, port)
@@ -199,8 +197,8 @@ class HttpAdapter(StepAdapter[HttpSettings]):
             late = f"no answer within {format_duration(self._settings.request_timeout)}"
             words = (getattr(error, "strerror", None) or str(error)).lower()
             reason = late if isinstance(error, TimeoutError) else words
-            text = f"{parts.hostname}:{port}, where `apply` goes, cannot be reached: {reason}"
-            raise AdapterError(text, permanent=False) from None
+            what = "the proxy of `apply`" if proxy else "where `apply` goes"
+            raise AdapterError(f"{host}:{port}, {what}, cannot be reached: {reason}", permanent=False) from None
         writer.close()
         with contextlib.suppress(OSError):
             await writer.wait_closed()

@@ -14,8 +14,9 @@ from rollbackd.checks import http_request
 from rollbackd.checks.http_request import HttpAnswer, HttpRequest, NoAnswer
 from rollbackd.checks.timed import check_below, in_time, own_share
 from rollbackd.model import CheckResult, Verdict
+from rollbackd.syntax.connections import ConnectionSettings, SentBody
 from rollbackd.syntax.json_path import JsonPath, at
-from rollbackd.syntax.units import Duration, Secret, show
+from rollbackd.syntax.units import Duration, show
 from rollbackd.system.redaction import one_line
 
 Scalar = str | bool | int | float | None
@@ -35,11 +36,14 @@ def _statuses(value: object) -> tuple[str, ...]:
     return texts
 
 
-class HttpSettings(CheckSettings):
+class HttpSettings(CheckSettings, ConnectionSettings):
     """A request is answered as wanted. Certificates are always verified."""
 
     http: Annotated[str, AfterValidator(http_request.url)]
-    method: Literal["GET", "HEAD", "OPTIONS", "POST"] = "GET"
+    method: Literal["GET", "HEAD", "OPTIONS", "POST"] | None = None
+    """By default POST where something is sent, else GET."""
+    send: SentBody | None = None
+    """A body to post: `{json: {query: shoe}}`, `{form: {user: probe}}` or `{body: text}`."""
     status: Annotated[tuple[str, ...], BeforeValidator(_statuses)] = ("2xx",)
     """What is wanted: `2xx`, `204`, or a list of such."""
     below: Duration | None = None
@@ -48,18 +52,24 @@ class HttpSettings(CheckSettings):
     """Text that is in the first MiB of the body, in UTF-8."""
     json_: dict[JsonPath, Scalar] = Field(default={}, alias="json")
     """Values that a JSON document in the body has, by path: `{status: ok, "checks.db": up, "nodes[0].ready": true}`."""
-    headers: dict[str, str | Secret] = {}
     follow: bool = False
     """Follow redirects; the last answer counts."""
 
     @model_validator(mode="after")
     def _sound(self) -> Self:
-        if self.follow and any(isinstance(value, Secret) for value in self.headers.values()):
+        if self.follow and self.is_confidential:
             raise ValueError("`follow` could carry a secret header to another host; check the final URL instead")
+        if self.send is not None and (self.follow or self.asks_by != "POST"):
+            raise ValueError("what is sent goes to one URL by POST; leave `method` and `follow` out")
         if (self.contains or self.json_) and self.method == "HEAD":
             raise ValueError(f"the answer to HEAD has no body to search for `{self._searched}`; use GET")
         check_below(self.below, self.timeout)
         return self
+
+    @property
+    def asks_by(self) -> str:
+        """The method."""
+        return self.method or ("GET" if self.send is None else "POST")
 
     @property
     def _searched(self) -> str:
@@ -87,7 +97,9 @@ class HttpCheck:
     async def _asked(self) -> tuple[Verdict, str, float | None]:
         """Verdict, reason, and when a connection was tried, by the event loop's time."""
         asked = self._settings
-        request = HttpRequest(asked.http, asked.headers, asked.timeout, asked.method, asked.status, asked.follow)
+        request = HttpRequest(
+            asked.http, asked, asked.timeout, asked.asks_by, asked.status, follow=asked.follow, send=asked.send
+        )
         try:
             answer = await request.answered(self._place)
             return *self._judged(answer), answer.tried

@@ -15,9 +15,12 @@ from rollbackd.checks.timed import too_late
 from rollbackd.checks.unanswered import unanswered
 from rollbackd.model import Verdict
 from rollbackd.syntax.addresses import is_url
-from rollbackd.syntax.units import Secret, show
+from rollbackd.syntax.connections import ConnectionSettings, SentBody
+from rollbackd.syntax.units import show
 from rollbackd.system import http_client
+from rollbackd.system.http_body import encoded
 from rollbackd.system.http_client import HttpError, HttpFailure
+from rollbackd.system.http_connection import connection_of, overlaid
 from rollbackd.system.redaction import one_line, without_passwords
 
 _LARGEST = 2**20
@@ -66,28 +69,38 @@ class HttpRequest:
     """What is asked."""
 
     url: str
-    headers: Mapping[str, str | Secret]
+    connection: ConnectionSettings
     timeout: timedelta
     method: str = "GET"
     status: tuple[str, ...] = ("2xx",)
     follow: bool = False
+    send: SentBody | None = None
 
     async def answered(self, place: CheckPlace) -> HttpAnswer:
         """Send it once. :raises NoAnswer: with what that says about the service."""
         follow, attempt = 5 if self.follow else 0, http_client.Attempt()
         try:
-            headers = _revealed(self.headers, place)
+            connection = connection_of(self.connection, place.reveal)
+            sent, kind, secrets = encoded(self.send, place.reveal)
+            # Closed in the end: a connection that is kept would end with the old process.
+            usual = {"Connection": "close", "User-Agent": "rollbackd", **kind}
             async with http_client.http_answer(
                 place.http(),
                 self.method,
                 self.url,
                 limit=self.timeout,
-                headers=headers,
+                headers=overlaid(usual, connection.headers),
+                body=sent,
                 redirects=follow,
                 attempt=attempt,
+                connection=connection,
             ) as answer:
                 if not _wanted(answer.status, self.status):
-                    raise NoAnswer(Verdict.BAD, f"answered {answer.status}, wants {' or '.join(self.status)}")
+                    said = ""
+                    if answer.status // 100 == 4:  # a refusal of the request itself
+                        words = await http_client.words_of(answer, (*connection.secrets, *secrets))
+                        said = http_client.in_short(place.spawner.clean(words))
+                    raise NoAnswer(Verdict.BAD, f"answered {answer.status}, wants {' or '.join(self.status)}{said}")
                 body, whole = await http_client.body_of(answer, _LARGEST)
                 return HttpAnswer(answer.status, answer.headers, body, whole, attempt.tried)
         except HttpError as failed:
@@ -105,7 +118,7 @@ def _says(failed: HttpError, limit: timedelta, held_up: float) -> tuple[Verdict,
     match failed.failure:
         case HttpFailure.LATE:
             return too_late(str(failed), limit, held_up)
-        case HttpFailure.UNTRIED:
+        case HttpFailure.UNTRIED | HttpFailure.UNPREPARED | HttpFailure.BY_PROXY:
             return Verdict.INCONCLUSIVE, f"could not ask: {failed}"
         case HttpFailure.UNTRUSTED:
             return Verdict.BAD, f"TLS failed: {cause}"
@@ -121,14 +134,6 @@ def url(text: str) -> str:
     if not is_url(text):
         raise ValueError(f"{show(text)} is not a URL that can be asked; write it like http://127.0.0.1:3000/health")
     return text
-
-
-def _revealed(headers: Mapping[str, str | Secret], place: CheckPlace) -> Mapping[str, str]:
-    """The headers to send; with `Connection: close`, since a connection that is kept would end with the old process."""
-    plain = {name: place.reveal(value) if isinstance(value, Secret) else value for name, value in headers.items()}
-    if any(map(http_client.breaks_line, plain.values())):
-        raise ValueError("a header's value has a line break in it; write it on one line")
-    return {"Connection": "close", "User-Agent": "rollbackd", **plain}
 
 
 def _wanted(status: int, wanted: tuple[str, ...]) -> bool:

@@ -14,15 +14,16 @@ from rollbackd.checks import http_request
 from rollbackd.checks.http_request import HttpAnswer, HttpRequest, NoAnswer
 from rollbackd.checks.timed import timed
 from rollbackd.model import CheckResult, Release, Verdict
+from rollbackd.syntax.connections import ConnectionSettings
 from rollbackd.syntax.json_path import JsonPath, at
-from rollbackd.syntax.units import Secret, show
+from rollbackd.syntax.units import show
 from rollbackd.system.redaction import one_line
 
 _SHORTEST = 7
 """Characters of a release's id that are enough to name it: git's own habit."""
 
 
-class ServesSettings(CheckSettings):
+class ServesSettings(CheckSettings, ConnectionSettings):
     """What answers names the release that the layer has, by its id, at least 7 characters of it, or its label."""
 
     serves: Annotated[str, AfterValidator(http_request.url)]
@@ -34,8 +35,6 @@ class ServesSettings(CheckSettings):
     """Or the header that has it."""
     text: bool = False
     """Or it is all of the body, but for white space around it."""
-    headers: dict[str, str | Secret] = {}
-    """Sent with the request."""
 
     @model_validator(mode="after")
     def _one_place(self) -> Self:
@@ -61,7 +60,7 @@ class ServesCheck:
     async def _asked(self) -> tuple[Verdict, str]:
         settings = self._settings
         try:
-            answer = await HttpRequest(settings.serves, settings.headers, settings.timeout).answered(self._place)
+            answer = await HttpRequest(settings.serves, settings, settings.timeout).answered(self._place)
             served = self._named(answer)
         except NoAnswer as found:
             return found.verdict, found.reason

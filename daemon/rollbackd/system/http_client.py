@@ -6,6 +6,7 @@ is not followed unless the caller wants it: it would hand the secrets of a reque
 
 import asyncio
 import io
+import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
@@ -17,16 +18,23 @@ from urllib.parse import urljoin, urlsplit
 
 import aiohttp
 
-from rollbackd.syntax.units import format_duration
+from rollbackd.syntax.units import format_duration, shortened
+from rollbackd.system.certificates import CertificateTrouble, tls_context
+from rollbackd.system.http_connection import DIRECT, HttpConnection, overlaid
+from rollbackd.system.redaction import harmless
 
 Session = aiohttp.ClientSession
 Response = aiohttp.ClientResponse
 MOVED = frozenset({301, 302, 303, 307, 308})
 _TRANSIENT = frozenset({408, 423, 425, 429})
 """Refusals that pass by themselves: a time limit, a lock, a request that came too early, a rate limit."""
+_PROXY_REFUSES = 407
 _LONGEST = timedelta(minutes=1)
 _LONGEST_REST = timedelta(hours=1)
 _PIECE = 2**16
+_SAID = 200
+"""How many characters of a server's own words are shown."""
+_TAG = re.compile(r"<[!/A-Za-z][^<>]*>")
 _WORDS = 2048
 """How many bytes of a refusal are looked at."""
 
@@ -38,6 +46,10 @@ class HttpFailure(Enum):
     UNTRIED = auto()
     """The time was over before a connection was tried: looking up its name took it, or waiting for a free one."""
     UNTRUSTED = auto()
+    UNPREPARED = auto()
+    """A certificate of ours cannot be read."""
+    BY_PROXY = auto()
+    """The proxy failed or refused: that says nothing of who is behind it."""
     NO_URL = auto()
     UNSENDABLE = auto()
     UNRESOLVED = auto()
@@ -70,6 +82,8 @@ class Attempt:
         self.resolving = False
         self.numeric = False
         """Its host is an address, which nobody looks up."""
+        self.through = False
+        """There is a connection, through the proxy where there is one."""
         self._limit = limit
         self._scope: asyncio.Timeout | None = None
 
@@ -104,16 +118,22 @@ def _trace() -> aiohttp.TraceConfig:
     async def tried(_session: Session, context: Any, _params: Any) -> None:
         attempt_of(context).is_tried()
 
+    async def through(_session: Session, context: Any, _params: Any) -> None:
+        attempt = attempt_of(context)
+        attempt.through = True
+        attempt.is_tried()
+
     async def elsewhere(_session: Session, context: Any, _params: Any) -> None:
         attempt = attempt_of(context)
-        attempt.tried, attempt.numeric = None, False
+        attempt.tried, attempt.numeric, attempt.through = None, False, False
 
     trace = aiohttp.TraceConfig()
     trace.on_connection_create_start.append(begins)
     trace.on_dns_resolvehost_start.append(resolves)
     trace.on_dns_resolvehost_end.append(tried)
     trace.on_dns_cache_hit.append(tried)
-    trace.on_connection_reuseconn.append(tried)
+    trace.on_connection_create_end.append(through)
+    trace.on_connection_reuseconn.append(through)
     trace.on_request_headers_sent.append(tried)
     trace.on_request_redirect.append(elsewhere)
     trace.freeze()
@@ -173,39 +193,55 @@ async def http_answer(
     body: bytes | None = None,
     redirects: int = 0,
     attempt: Attempt | None = None,
+    connection: HttpConnection = DIRECT,
 ) -> AsyncIterator[Response]:
     """Send a request once; its answer, whatever the status, to be read by `body_of` or `words_of` within the block.
 
     :param limit: until a connection is tried, and then once more for all the rest, reading included.
     :param connect: for the connection alone.
-    :param redirects: how many are followed, to whichever host.
+    :param headers: they win over those of the connection.
+    :param redirects: how many are followed, to whichever host; none with what is for this server alone.
     :param attempt: is told how far it came.
     :raises HttpError: there is none, or it ends too early.
     """
     whole = limit.total_seconds()
     timeout = session.timeout if connect is None else aiohttp.ClientTimeout(whole, connect.total_seconds())
     attempt = attempt or Attempt()
-    attempt.numeric = _is_numeric(url)
+    attempt.numeric = _is_numeric(connection.proxy or url)
+    redirects = 0 if connection.confidential else redirects
     if _TRACE not in session.trace_configs:
         session.trace_configs.append(_TRACE)
-    sent = session.request(
-        method,
-        url,
-        params=params,
-        headers=headers,
-        data=None if body is None else io.BytesIO(body),
-        timeout=timeout,
-        allow_redirects=redirects > 0,
-        max_redirects=redirects,
-        trace_request_ctx=attempt,
-    )
     try:
         async with asyncio.timeout(whole) as scope:
             attempt.within(scope, limit)
+            sent = session.request(
+                method,
+                url,
+                params=params,
+                headers=overlaid(connection.headers, headers or {}),
+                data=None if body is None else io.BytesIO(body),
+                timeout=timeout,
+                allow_redirects=redirects > 0,
+                max_redirects=redirects,
+                trace_request_ctx=attempt,
+                proxy=connection.proxy or None,
+                **await _encryption(connection),
+            )
             async with sent as answer:
+                if connection.proxy and answer.status == _PROXY_REFUSES:
+                    about = (answer.request_info, answer.history)
+                    raise aiohttp.ClientHttpProxyError(*about, status=answer.status, message=answer.reason or "")
                 yield answer
     except (aiohttp.ClientError, OSError, ValueError) as error:
-        raise _failed(error, limit, attempt) from error
+        raise _failed(error, limit, attempt, by_proxy=bool(connection.proxy) and not attempt.through) from error
+
+
+async def _encryption(connection: HttpConnection) -> dict[str, Any]:
+    """How it is encrypted: aiohttp's default where nothing is said. Files are read on a thread."""
+    if connection.tls is None:
+        return {}
+    context = await asyncio.to_thread(tls_context, connection.tls)
+    return {"ssl": context, "server_hostname": connection.tls.server_name or None}
 
 
 def _is_numeric(url: str) -> bool:
@@ -215,8 +251,18 @@ def _is_numeric(url: str) -> bool:
     return False
 
 
-def _failed(error: Exception, limit: timedelta, attempt: Attempt) -> HttpError:
+def _failed(error: Exception, limit: timedelta, attempt: Attempt, *, by_proxy: bool) -> HttpError:
     match error:
+        case CertificateTrouble():
+            return HttpError(HttpFailure.UNPREPARED, str(error), error)
+        case aiohttp.ClientHttpProxyError():
+            return HttpError(HttpFailure.BY_PROXY, f"its proxy refused: {error.status} {error.message}".strip(), error)
+        case TimeoutError() if by_proxy:
+            text = f"no connection through its proxy within {format_duration(limit)}"
+            return HttpError(HttpFailure.BY_PROXY, text, error)
+        case aiohttp.ClientConnectorError() if by_proxy and not isinstance(error, aiohttp.ClientSSLError):
+            words = error.os_error.strerror or str(error.os_error)
+            return HttpError(HttpFailure.BY_PROXY, f"its proxy cannot be reached: {words.lower()}", error)
         case TimeoutError() if attempt.tried is None:
             what = "its name did not resolve" if attempt.resolving else "no connection was free"
             return HttpError(HttpFailure.UNTRIED, f"{what} within {format_duration(limit)}", error)
@@ -261,6 +307,12 @@ async def words_of(answer: Response, secrets: Sequence[str] = ()) -> str:
     return said
 
 
+def in_short(words: str) -> str:
+    """What a refusal says, to be put behind its status: `: ` and one line of it, without a page's tags."""
+    plain = " ".join(harmless(_TAG.sub(" ", words)).split())
+    return f": {shortened(plain, _SAID)}" if plain else ""
+
+
 def is_transient(status: int) -> bool:
     """Whether the same request may be answered better later: after a time limit, a lock, a rate limit, a failure."""
     return status >= 500 or status in _TRANSIENT
@@ -292,11 +344,6 @@ def onward(url: str, answer: Response) -> str:
 def _origin(url: str) -> tuple[str, str | None, int | None]:
     parts = urlsplit(url)
     return parts.scheme, parts.hostname, parts.port
-
-
-def breaks_line(value: str) -> bool:
-    """Whether it cannot be a header's value, since that ends with the line."""
-    return any(character in value for character in "\r\n\0")
 
 
 def without_password(url: str) -> str:
