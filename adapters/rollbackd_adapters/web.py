@@ -65,13 +65,15 @@ class Question(ConnectionSettings):
 
     url: Url
     send: SentBody | None = None
-    """A body; a question that has one is asked by POST. `{service}` and the other words in its texts are filled in."""
+    """A body; a question that has one is asked by POST. `{service}` and the other words are filled into `json` and
+    `form`, and not into `body`, which has no structure that would keep them apart."""
 
     @model_validator(mode="after")
     def _sound(self) -> Self:
         plain = [value for value in self.headers.values() if isinstance(value, str)]
         # those in its depths too, and its keys
-        texts = repr([self.url, plain, getattr(self, "body", None), self.send and self.send.model_dump()])
+        sent = None if self.send is None else (self.send.json_, self.send.form)
+        texts = repr([self.url, plain, getattr(self, "body", None), sent])
         for word in sorted(set(_WORD.findall(texts)) - WORDS):
             raise ValueError(f"{{{word}}} is not known here; there is {', '.join(sorted(WORDS))}")
         return self
@@ -244,8 +246,7 @@ def _prepared(
     if isinstance(question, Call) and question.body is not None:
         body = SentBody(json_=question.body)
     if body is not None:
-        parts = {name: _filled(getattr(body, name), words) for name in SentBody.model_fields}
-        body = SentBody(**parts)
+        body = SentBody(json_=_filled(body.json_, words), form=_filled(body.form, words), body=body.body)
     try:
         connection = connection_of(question, place.reveal, lambda text: str(_filled(text, words)))
         data, kind, secrets = encoded(body, place.reveal)

@@ -15,7 +15,7 @@ from rollbackd import facts
 from rollbackd.api.application import build_app
 from rollbackd.api.server import CannotListenError, Server
 from rollbackd.config.load import ConfigErrors, load
-from rollbackd.config.models import Config
+from rollbackd.config.models import Config, Heartbeat
 from rollbackd.config.secrets import reveal
 from rollbackd.core import Core, build
 from rollbackd.journal import (
@@ -34,10 +34,11 @@ from rollbackd.policy.guards import ago
 from rollbackd.policy.target import candidates
 from rollbackd.signals.signal_files import SignalsUnsafe
 from rollbackd.state.checkpoint import Checkpoint
-from rollbackd.syntax.units import format_duration
+from rollbackd.syntax.units import Secret, format_duration
 from rollbackd.system import log, sd_notify
 from rollbackd.system.clock import Clock, SystemClock, boot_microseconds
 from rollbackd.system.http_client import HttpError, http_answer
+from rollbackd.system.http_connection import DIRECT, connection_of
 from rollbackd.system.name_lookup import EventLoop
 from rollbackd.system.process_one import leave_process_one
 from rollbackd.system.rounds import Rounds, Work
@@ -224,13 +225,19 @@ class DaemonProcess:
             readiness = await self._core.operations.readiness()
             if readiness.ready:
                 try:
-                    url = self._config.daemon.heartbeat
-                    async with http_answer(self._core.web(), "GET", url, redirects=10) as answer:
-                        if answer.status >= 400:
-                            self._log.warning("the heartbeat was refused", status=answer.status)
-                except HttpError as failed:  # its words name no URL, which may be a secret as a whole
+                    await self._beat(self._config.daemon.heartbeat)
+                except (HttpError, ValueError, OSError) as failed:  # no words name a URL, which may be a secret
                     self._log.warning("the heartbeat could not be sent", error=str(failed))
             await self._clock.sleep(_HEARTBEAT)
+
+    async def _beat(self, heartbeat: str | Heartbeat) -> None:
+        """Call it once. :raises HttpError: ValueError: OSError: it could not be called."""
+        connection = connection_of(heartbeat, reveal) if isinstance(heartbeat, Heartbeat) else DIRECT
+        where = heartbeat.url if isinstance(heartbeat, Heartbeat) else heartbeat
+        url = reveal(where).strip() if isinstance(where, Secret) else where
+        async with http_answer(self._core.web(), "GET", url, redirects=10, connection=connection) as answer:
+            if answer.status >= 300:
+                self._log.warning("the heartbeat was refused", status=answer.status)
 
     async def _clock_jumped(self, length: timedelta) -> None:
         """Tell people that wall time went another way than monotonic time."""

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 
 from prometheus_client import CollectorRegistry
 from pydantic import BaseModel
@@ -39,7 +40,7 @@ from rollbackd.policy.changes import UNCONFIRMED
 from rollbackd.signals.alertmanager_client import Alertmanager, Silence
 from rollbackd.signals.intake import SignalIntake
 from rollbackd.signals.polls import PrometheusPolls
-from rollbackd.signals.prometheus import Prometheus
+from rollbackd.signals.prometheus import Prometheus, PrometheusReplicas
 from rollbackd.signals.query_conditions import ComparisonQueries
 from rollbackd.signals.rule_state import RuleStates
 from rollbackd.signals.signal_files import SignalFiles
@@ -52,6 +53,7 @@ from rollbackd.state.read_model import ReadModel
 from rollbackd.syntax.units import Secret
 from rollbackd.system.clock import Clock, JumpWatch
 from rollbackd.system.http_client import HttpSession
+from rollbackd.system.http_connection import connection_of
 from rollbackd.system.loop_lag import LoopLag
 from rollbackd.system.spawner import Spawner
 from rollbackd.system.vitals import Vitals
@@ -268,8 +270,16 @@ def _reach(config: Config, clock: Clock) -> _Reach:
     web = HttpSession()
     spawner = Spawner(config.daemon.scratch / "locks", clock, those_there(secrets_in(config)))
     asked, watched = config.prometheus, config.alertmanager
-    prometheus = Prometheus(asked.url, asked.timeout, clock) if asked is not None else None
-    alertmanager = Alertmanager(watched.url, watched.timeout, web) if watched is not None else None
+    prometheus, alertmanager = None, None
+    if asked is not None:
+        with_it = partial(connection_of, asked, reveal)
+        prometheus = (
+            PrometheusReplicas(asked.addresses, asked.timeout, clock, with_it)
+            if len(asked.addresses) > 1
+            else Prometheus(asked.addresses[0], asked.timeout, clock, with_it)
+        )
+    if watched is not None:
+        alertmanager = Alertmanager(watched.url, watched.timeout, web, partial(connection_of, watched, reveal))
     factory = LayerFactory(config.daemon.scratch, spawner, clock)
     layers = {service.name: factory.build(service) for service in config.services}
     return _Reach(

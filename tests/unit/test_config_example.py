@@ -22,6 +22,7 @@ from rollbackd.config.schema import schema
 from rollbackd.config.shape import shape_of
 from rollbackd.plugins import installed
 from rollbackd.syntax.units import Secret
+from tests.fakes.smtp import make_certificate
 
 EXAMPLE = Path(__file__).parents[2] / "config.example.yaml"
 
@@ -29,9 +30,13 @@ EXAMPLE = Path(__file__).parents[2] / "config.example.yaml"
 @pytest.fixture
 def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Loaded:
     """The example with the secrets that it names."""
-    for name in ("RELEASE_DESK_TOKEN", "SLACK_WEBHOOK_URL", "DESK_AUTHORIZATION"):
+    for name in ("RELEASE_DESK_TOKEN", "SLACK_WEBHOOK_URL", "DESK_AUTHORIZATION", "PROBE_PASSWORD"):
         monkeypatch.setenv(name, "hunter2")
-    for name in ("alertmanager-token", "pagerduty", "smtp-password", "redis-password"):
+    certificate, key = make_certificate(tmp_path)
+    for name, made in (("ca.pem", certificate), ("client.pem", certificate), ("client.key", key)):
+        (tmp_path / name).write_bytes(made.read_bytes())
+        (tmp_path / name).chmod(0o640)
+    for name in ("alertmanager-token", "pagerduty", "prometheus-token", "smtp-password", "redis-password"):
         (tmp_path / name).write_text("hunter2\n")
         (tmp_path / name).chmod(0o600)
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))

@@ -20,7 +20,7 @@ from rollbackd.syntax.units import show
 from rollbackd.system import http_client
 from rollbackd.system.http_body import encoded
 from rollbackd.system.http_client import HttpError, HttpFailure
-from rollbackd.system.http_connection import connection_of, overlaid
+from rollbackd.system.http_connection import connection_of, in_short, masked, overlaid
 from rollbackd.system.redaction import one_line, without_passwords
 
 _LARGEST = 2**20
@@ -98,8 +98,9 @@ class HttpRequest:
                 if not _wanted(answer.status, self.status):
                     said = ""
                     if answer.status // 100 == 4:  # a refusal of the request itself
-                        words = await http_client.words_of(answer, (*connection.secrets, *secrets))
-                        said = http_client.in_short(place.spawner.clean(words))
+                        words = await http_client.words_of(answer)
+                        words = masked(words, (*connection.secrets, *secrets))
+                        said = in_short(place.spawner.clean(words))
                     raise NoAnswer(Verdict.BAD, f"answered {answer.status}, wants {' or '.join(self.status)}{said}")
                 body, whole = await http_client.body_of(answer, _LARGEST)
                 return HttpAnswer(answer.status, answer.headers, body, whole, attempt.tried)

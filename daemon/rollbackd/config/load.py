@@ -21,6 +21,7 @@ from rollbackd.incident.plan import default_plan
 from rollbackd.plugins import PluginError, Plugins, installed
 from rollbackd.rules.spec import AlertWhen
 from rollbackd.syntax.units import Secret
+from rollbackd.system.certificates import try_tls
 
 
 class ConfigErrors(Exception):  # noqa: N818  # it is many
@@ -48,8 +49,8 @@ class Loaded:
 def load(path: Path, plugins: Plugins | None = None, *, look_for: Callable[[Secret], object] | None = reveal) -> Loaded:
     """Read a configuration and everything that it names.
 
-    `look_for` is called with each secret and raises ValueError when it is not there; None leaves secrets alone, for a
-    file that is checked on another machine.
+    `look_for` is called with each secret and raises ValueError when it is not there; None leaves secrets and
+    certificates alone, for a file that is checked on another machine.
 
     :raises ConfigErrors: with all faults of all its files.
     """
@@ -67,8 +68,9 @@ def load(path: Path, plugins: Plugins | None = None, *, look_for: Callable[[Secr
     for part in (access, overlaps, services, notify, scheduled):
         faults += starmap(source.document.fault, part.complaints(outline))
     written = None
+    context = {} if look_for is None else {"look_for": look_for, "try_tls": try_tls}
     try:
-        written = shape.file.model_validate(source.document.data, context={"look_for": look_for})
+        written = shape.file.model_validate(source.document.data, context=context)
     except ValidationError as error:
         faults += faults_of(error, shape.file, source.document)
     if written is None or faults:

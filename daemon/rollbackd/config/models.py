@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, SerializeAsAny, field_validator
+from pydantic import AfterValidator, Field, SerializeAsAny, field_validator, model_validator
 
 from rollbackd.adapter import CheckSettings, NotifierSettings, Settings
 from rollbackd.config.schedules import Schedule
@@ -20,6 +21,7 @@ from rollbackd.policy.spec import PRIORITIES, Asking, Clocks, Limits, PolicyRow,
 from rollbackd.rules.spec import Rule
 from rollbackd.rules.weight import LABEL
 from rollbackd.syntax.addresses import is_url
+from rollbackd.syntax.connections import ConnectionSettings
 from rollbackd.syntax.units import Duration, OneOrMany, Ref, Secret, Size, Spec, read_by, show
 
 Mode = Literal["act", "shadow"]
@@ -41,6 +43,15 @@ JOURNAL = "sqlite:///"
 def _url(text: str) -> str:
     if not is_url(text):
         raise ValueError(f"{show(text)} is not a URL; write it like http://127.0.0.1:9090")
+    return text
+
+
+def _api_url(text: str) -> str:
+    parts = urlsplit(_url(text))
+    if "@" in parts.netloc:
+        raise ValueError("a user or password in it is shown; give basic_auth: {username: …, password: {env: NAME}}")
+    if parts.query or parts.fragment:
+        raise ValueError(f"{show(text)} goes on after its path; write it like http://127.0.0.1:9090/prometheus")
     return text
 
 
@@ -94,6 +105,8 @@ Actor = Annotated[str, AfterValidator(_actor)]
 Label = Annotated[str, Field(pattern=LABEL)]
 Labels = Annotated[dict[Label, Annotated[str, Field(min_length=1)]], Field(min_length=1)]
 Url = Annotated[str, AfterValidator(_url)]
+ApiUrl = Annotated[str, AfterValidator(_api_url)]
+"""Where an API is: its paths follow this, so it ends with a path, and holds no secret, since it is shown."""
 AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
 Interval = Annotated[Duration, AfterValidator(_some_time)]
 """A duration that something repeats at or is limited to; never so short that it spins."""
@@ -118,6 +131,13 @@ class Token(Spec):
     role: Role
     """`source` sends alerts and events and announces changes, `viewer` reads, `operator` may do everything."""
     token: Secret
+
+
+class Heartbeat(ConnectionSettings):
+    """Who is called while all is well."""
+
+    url: Url | Secret
+    """A dead man's switch outside of this host; a secret when whoever knows it could call it."""
 
 
 class Daemon(Spec):
@@ -145,8 +165,8 @@ class Daemon(Spec):
     """How often the layers are asked what they run."""
     remind_every: Interval = timedelta(minutes=30)
     """How often people hear again of what nobody acknowledged."""
-    heartbeat: Annotated[str, AfterValidator(_url_or_none)] = ""
-    """Called every minute while all is well."""
+    heartbeat: Annotated[str, AfterValidator(_url_or_none)] | Heartbeat = ""
+    """Called every minute while all is well: a URL, or `{url: …, proxy: …}` with what every connection may have."""
     keep: Interval = timedelta(days=30)
     """How long handled signals stay in the inbox."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -161,22 +181,37 @@ class Daemon(Spec):
         return text
 
 
-class PrometheusSettings(Spec):
+class PrometheusSettings(ConnectionSettings):
     """Who answers queries."""
 
-    url: Url
-    """Prometheus, or anything that speaks its query API."""
+    url: ApiUrl | None = None
+    """Prometheus, or anything that speaks its query API; with the path that it lies below, if any."""
+    urls: tuple[ApiUrl, ...] = ()
+    """Replicas, that know the same: the first that answers is asked. With `url` or instead of it."""
     timeout: Interval = timedelta(seconds=5)
-    """How long one query may take."""
+    """How long one query may take, at each of them."""
     poll_every: Interval = timedelta(seconds=15)
     """How often the rules' queries are asked."""
 
+    @model_validator(mode="after")
+    def _somewhere(self) -> Self:
+        if not self.addresses:
+            raise ValueError("nothing says where it is; give `url`, or `urls` of replicas")
+        if len({url.rstrip("/") for url in self.addresses}) < len(self.addresses):
+            raise ValueError("one server stands here twice; name each once")
+        return self
 
-class AlertmanagerSettings(Spec):
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """All of them, in order."""
+        return (*(() if self.url is None else (self.url,)), *self.urls)
+
+
+class AlertmanagerSettings(ConnectionSettings):
     """Who is asked what fires and what is silenced."""
 
-    url: Url
-    """Alertmanager's address."""
+    url: ApiUrl
+    """Alertmanager's address, with the path that it lies below, if any."""
     timeout: Interval = timedelta(seconds=5)
     """How long one request may take."""
 

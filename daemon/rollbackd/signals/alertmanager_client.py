@@ -17,7 +17,15 @@ from rollbackd.model import Alert
 from rollbackd.rules.matchers import Matcher
 from rollbackd.signals.alertmanager_webhook import AlertBody, Time, alert_of, read_each, validate_json
 from rollbackd.syntax.units import show
-from rollbackd.system.http_client import HttpError, Session, body_of, http_answer, without_password
+from rollbackd.system.http_client import (
+    HttpError,
+    Session,
+    body_of,
+    http_answer,
+    without_password,
+    words_of,
+)
+from rollbackd.system.http_connection import DIRECT, HttpConnection, in_short
 
 LARGEST_ANSWER = 64 * 2**20
 """Bytes; 10,000 alerts are about eight million."""
@@ -76,11 +84,18 @@ class FiringAlerts:
 class Alertmanager:
     """One Alertmanager, or one of a cluster's."""
 
-    def __init__(self, url: str, timeout: timedelta, http: Callable[[], Session]) -> None:
+    def __init__(
+        self,
+        url: str,
+        timeout: timedelta,
+        http: Callable[[], Session],
+        connection: Callable[[], HttpConnection] = lambda: DIRECT,
+    ) -> None:
         self._url = url.rstrip("/")
         self._name = f"Alertmanager at {without_password(self._url)}"
         self._timeout = timeout
         self._http = http
+        self._connection = connection
 
     async def firing(self, now: datetime) -> FiringAlerts:
         """All alerts that fire now. :raises Unreachable:"""
@@ -137,12 +152,18 @@ class Alertmanager:
     async def _asked(self, path: str, params: Mapping[str, str]) -> bytes:
         url = self._url + path
         try:
-            async with http_answer(self._http(), "GET", url, limit=self._timeout, params=params) as answer:
+            connection = self._connection()
+            async with http_answer(
+                self._http(), "GET", url, limit=self._timeout, params=params, connection=connection
+            ) as answer:
                 if answer.status != 200:
-                    raise Unreachable(f"{self._name}: answered {answer.status} to {path}")
+                    said = in_short(connection.masked(await words_of(answer)))
+                    raise Unreachable(f"{self._name}: answered {answer.status} to {path}{said}")
                 body, whole = await body_of(answer, LARGEST_ANSWER)
         except HttpError as failed:
             raise Unreachable(f"{self._name}: {failed}") from failed
+        except (ValueError, OSError) as error:  # a secret that cannot be read
+            raise Unreachable(f"{self._name}: {error}") from error
         if not whole:
             raise Unreachable(f"{self._name}: the answer to {path} is larger than {LARGEST_ANSWER // 2**20} MiB")
         return body

@@ -7,7 +7,7 @@ that keeps a thread busy with a byte a second has its connection cut. The same q
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -26,11 +26,13 @@ from rollbackd.signals.query_answers import (
 )
 from rollbackd.signals.query_threads import QueryThread, readable
 from rollbackd.syntax.units import format_duration
+from rollbackd.system import log
 from rollbackd.system.clock import Clock
 from rollbackd.system.http_client import without_password
+from rollbackd.system.http_connection import DIRECT, HttpConnection
 from rollbackd.system.redaction import without_passwords
 
-__all__ = ["Prometheus", "QueryAnswer", "RangeAnswer", "RangeSeries", "RulesAnswer", "Series"]
+__all__ = ["Prometheus", "PrometheusReplicas", "QueryAnswer", "RangeAnswer", "RangeSeries", "RulesAnswer", "Series"]
 
 THREADS = 8
 """How many questions are under way at once; more of them wait their turn, within their own time limit."""
@@ -60,8 +62,15 @@ class _Ask(Generic[A]):
 class Prometheus:
     """One Prometheus server, or anything that speaks its API. Used from one event loop."""
 
-    def __init__(self, url: str, timeout: timedelta, clock: Clock) -> None:
+    def __init__(
+        self,
+        url: str,
+        timeout: timedelta,
+        clock: Clock,
+        connection: Callable[[], HttpConnection] = lambda: DIRECT,
+    ) -> None:
         self._url = url.rstrip("/")
+        self._connection = connection
         self._name = without_password(self._url)
         self._timeout = timeout
         self._clock = clock
@@ -150,7 +159,7 @@ class Prometheus:
         """Give threads to the questions that wait for one."""
         while self._queue and self._threads < THREADS:
             ask = self._queue.popleft()
-            ask.line = self._idle.pop() if self._idle else QueryThread(self._url, self._timeout)
+            ask.line = self._idle.pop() if self._idle else self._new_thread()
             loop = asyncio.get_running_loop()
             thread = threading.Thread(target=self._work, args=(loop, ask, ask.line), name="prometheus", daemon=True)
             try:
@@ -160,6 +169,11 @@ class Prometheus:
                 self._settle(ask, ask.kind(problem=self._problem(str(error))))
                 continue
             self._threads += 1
+
+    def _new_thread(self) -> QueryThread:
+        line = QueryThread(self._url, self._timeout)
+        line.connection = self._connection
+        return line
 
     def _work(self, loop: asyncio.AbstractEventLoop, ask: _Ask[A], line: QueryThread) -> None:
         """Ask, on the thread."""
@@ -213,3 +227,51 @@ class Prometheus:
 
     def _problem(self, text: str) -> str:
         return f"Prometheus at {self._name}: {without_passwords(text)}"
+
+
+class PrometheusReplicas(Prometheus):
+    """Several servers that know the same, asked one after the other until one answers.
+
+    Whoever answered last is asked first, so that a server that hangs costs its time limit once. Answers are never put
+    together: what two of them know of one series is one series.
+    """
+
+    def __init__(
+        self,
+        urls: Sequence[str],
+        timeout: timedelta,
+        clock: Clock,
+        connection: Callable[[], HttpConnection] = lambda: DIRECT,
+    ) -> None:
+        super().__init__(urls[0], timeout, clock, connection)
+        self._servers = [Prometheus(url, timeout, clock, connection) for url in urls]
+        self._log = log.get("prometheus")
+
+    async def instant(self, query: str, at: datetime | None = None) -> QueryAnswer:
+        return await self._first(lambda server: server.instant(query, at))
+
+    async def range(self, query: str, start: datetime, end: datetime, step: timedelta) -> RangeAnswer:
+        return await self._first(lambda server: server.range(query, start, end, step))
+
+    async def rules(self) -> RulesAnswer:
+        return await self._first(lambda server: server.rules())
+
+    async def close(self) -> None:
+        await asyncio.gather(*(server.close() for server in self._servers))
+
+    async def _first(self, ask: Callable[[Prometheus], Awaitable[A]]) -> A:
+        """The first answer without a problem; else one with all problems."""
+        problems: list[str] = []
+        for server in tuple(self._servers):
+            answer = await ask(server)
+            if not answer.problem:
+                if problems:
+                    self._prefer(server, problems)
+                return answer
+            problems.append(answer.problem)
+        return type(answer)(problem="; ".join(problems))
+
+    def _prefer(self, server: Prometheus, problems: Sequence[str]) -> None:
+        if server is not self._servers[0]:
+            self._log.warning("another Prometheus is asked from now on", because="; ".join(problems))
+            self._servers.sort(key=lambda one: one is not server)

@@ -4,16 +4,20 @@ https://prometheus.io/docs/prometheus/latest/querying/api/#format-overview
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from pydantic_core import from_json
 
+from rollbackd.system.http_connection import in_short
+
 _INSTANT = ("vector", "scalar")
 _SAID = 300
 """How many characters of a server's own words are passed on."""
+_LOOKED_AT = 4096
+"""How many bytes of words that are no JSON are looked at."""
 _NOTES = ("PromQL info:",)
 """What Prometheus 2.48 to 2.53 and Thanos put among the warnings, and newer ones into `infos`: remarks on the query."""
 _OMITTED = re.compile(r"\d+ more (?:info )?annotations omitted")
@@ -133,16 +137,19 @@ def _is_note(warning: str) -> bool:
     return warning.startswith(_NOTES) or _OMITTED.fullmatch(warning) is not None
 
 
-def refusal(status: int, body: bytes) -> str:
-    """What an answer other than 200 says, in one line."""
+def refusal(status: int, body: bytes, clean: Callable[[str], str] = str) -> str:
+    """What an answer other than 200 says, in one line: an error of Prometheus's, or the words of who stands before it.
+
+    :param clean: takes secrets out, before anything is cut.
+    """
     try:
         document = from_json(body)
     except ValueError:
         document = None
     if isinstance(document, dict) and document.get("error"):
         kind = document.get("errorType") or "error"
-        return f"answered {status}, {_short(kind)}: {_short(document['error'])}"
-    return f"answered {status}"
+        return f"answered {status}, {_short(clean(str(kind)))}: {_short(clean(str(document['error'])))}"
+    return f"answered {status}{in_short(clean(body[:_LOOKED_AT].decode(errors='replace')))}"
 
 
 def instant_series(data: Mapping[str, Any]) -> tuple[Series, ...]:

@@ -21,6 +21,8 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.util.retry import Retry
 
 from rollbackd.signals.query_answers import Unusable, refusal, whole_data
+from rollbackd.system.certificates import tls_context
+from rollbackd.system.http_connection import DIRECT, HttpConnection
 
 LARGEST_ANSWER = 64 * 2**20
 """Bytes, unpacked; 10,000 series are about two million."""
@@ -32,15 +34,19 @@ class QueryThread:
     """Asks one question at a time."""
 
     def __init__(self, url: str, timeout: timedelta) -> None:
+        self.connection: Callable[[], HttpConnection] = lambda: DIRECT
+        """Tells what goes along with a question."""
+        self._masked: Callable[[str], str] = str
+        self._url = url
         self._cut = _Cut()
-        session = requests.Session()
+        self._trusted: ssl.SSLContext | None = None
+        self._session = session = requests.Session()
         session.trust_env = False  # a proxy or .netrc of the environment would decide who answers
         session.stream = True
-        session.hooks["response"].append(_checked)
+        session.hooks["response"].append(self._checked)
         limit = timeout.total_seconds()
-        self._session, self._url, self._limit = session, url, limit
+        self._limit = limit
         self._connect = PrometheusConnect(url=url, session=session, retry=Retry(0), timeout=limit)
-        session.mount(url, _Adapter(self._cut))
         self._params = {"timeout": f"{max(1, round(limit * 1000))}ms"}
 
     def instant(self, query: str, at: datetime | None) -> Mapping[str, Any]:
@@ -49,7 +55,7 @@ class QueryThread:
         :raises Unusable: and whatever requests and urllib3 raise.
         """
         params = self._params if at is None else {**self._params, "time": repr(at.timestamp())}
-        data: Mapping[str, Any] = self._connect.custom_query(query, params=params)
+        data: Mapping[str, Any] = self._connected().custom_query(query, params=params)
         return data
 
     def range(self, query: str, start: datetime, end: datetime, step: timedelta) -> Mapping[str, Any]:
@@ -57,16 +63,53 @@ class QueryThread:
 
         :raises Unusable: and whatever requests and urllib3 raise.
         """
-        data: Mapping[str, Any] = self._connect.custom_query_range(
+        data: Mapping[str, Any] = self._connected().custom_query_range(
             query, start, end, f"{step.total_seconds():.3f}", params=self._params
         )
         return data
 
     def rules(self) -> Mapping[str, Any]:
         """The `data` of its own rules. :raises Unusable: and whatever requests and urllib3 raise."""
-        answer = self._session.get(f"{self._url}/api/v1/rules", timeout=self._limit)
+        url = self._connected().url
+        answer = self._session.get(f"{url}/api/v1/rules", timeout=self._limit)
         data: Mapping[str, Any] = answer.json()["data"]["result"]
         return data
+
+    def _connected(self) -> PrometheusConnect:
+        """The client, with the secrets and certificates of now.
+
+        :raises Unusable: one cannot be read.
+        """
+        try:
+            connection = self.connection()
+            trusted = _trust() if connection.tls is None else tls_context(connection.tls)
+        except (ValueError, OSError) as error:
+            raise Unusable(f"cannot be asked: {error}") from error
+        if trusted is not self._trusted:  # at first, or since certificates changed: connections of before are of no use
+            self._trusted = trusted
+            name = None if connection.tls is None else connection.tls.server_name or None
+            self._session.close()
+            self._session.mount(self._url, _Adapter(self._cut, trusted, name, alone=connection.tls is not None))
+        self._session.headers.update({name: text.encode() for name, text in connection.headers.items()})
+        self._session.proxies = dict.fromkeys(("http", "https"), connection.proxy) if connection.proxy else {}
+        self._masked = connection.masked
+        return self._connect
+
+    def _checked(self, response: requests.Response, *_: Any, **__: Any) -> requests.Response:
+        """Check what prometheus-api-client does not look at: status, type, size, warnings."""
+        try:
+            if response.is_redirect:
+                raise Unusable(
+                    f"answered {response.status_code}, a redirect; give its own address in `prometheus: url`"
+                )
+            if response.status_code != requests.codes.ok:
+                raise Unusable(refusal(response.status_code, _body(response, _LARGEST_REFUSAL), self._masked))
+            kind = response.headers.get("Content-Type", "nothing")
+            if kind.partition(";")[0].strip().lower() != "application/json":
+                raise Unusable(f"answered with {kind[:80]}, not with JSON; is this Prometheus's address?")
+            return _Document(whole_data(_body(response, LARGEST_ANSWER)))
+        finally:
+            response.close()
 
     def cut(self) -> None:
         """End the request that is under way, from any thread; the connection is of no use afterwards."""
@@ -87,21 +130,6 @@ class _Document(requests.Response):
 
     def json(self, **_: Any) -> Any:
         return {"data": {"result": self._data}}
-
-
-def _checked(response: requests.Response, *_: Any, **__: Any) -> requests.Response:
-    """Check what prometheus-api-client does not look at: status, type, size, warnings."""
-    try:
-        if response.is_redirect:
-            raise Unusable(f"answered {response.status_code}, a redirect; give its own address in `prometheus: url`")
-        if response.status_code != requests.codes.ok:
-            raise Unusable(refusal(response.status_code, _body(response, _LARGEST_REFUSAL)))
-        kind = response.headers.get("Content-Type", "nothing")
-        if kind.partition(";")[0].strip().lower() != "application/json":
-            raise Unusable(f"answered with {kind[:80]}, not with JSON; is this Prometheus's address?")
-        return _Document(whole_data(_body(response, LARGEST_ANSWER)))
-    finally:
-        response.close()
 
 
 def _body(response: requests.Response, largest: int) -> bytes:
@@ -153,13 +181,25 @@ def _shut(sock: socket.socket) -> None:
 class _Adapter(HTTPAdapter):
     """Connections whose sockets `_Cut` knows; certificates are checked against the system's store as well."""
 
-    def __init__(self, cut: _Cut) -> None:
+    def __init__(self, cut: _Cut, trusted: ssl.SSLContext, server_name: str | None, *, alone: bool) -> None:
+        """`alone`: nothing is trusted beside what is given here."""
         self._cut = cut
+        self._tls = {"ssl_context": trusted, "server_hostname": server_name}
+        self._alone = alone
         super().__init__(pool_connections=1, pool_maxsize=1, max_retries=Retry(0))
 
     def init_poolmanager(self, connections: int, maxsize: int, block: bool = False, **pool_kwargs: Any) -> None:
-        super().init_poolmanager(connections, maxsize, block, ssl_context=_trust(), **pool_kwargs)
+        super().init_poolmanager(connections, maxsize, block, **self._tls, **pool_kwargs)
         self.poolmanager.pool_classes_by_scheme = _pools(self._cut.opened)
+
+    def proxy_manager_for(self, proxy: str, **proxy_kwargs: Any) -> Any:
+        manager = super().proxy_manager_for(proxy, **self._tls, **proxy_kwargs)
+        manager.pool_classes_by_scheme = _pools(self._cut.opened)
+        return manager
+
+    def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
+        if not self._alone:
+            super().cert_verify(conn, url, verify, cert)  # type: ignore[no-untyped-call]
 
 
 @cache

@@ -15,9 +15,13 @@ AUTHORIZATION = "authorization"
 """The header that says who asks; names of headers have no case."""
 
 
-def breaks_line(value: str) -> bool:
-    """Whether it cannot be a header's value, since that ends with the line."""
-    return any(character in value for character in "\r\n\0")
+def unfit(value: str) -> str:
+    """Why it cannot be a header's value; empty when it can. The value may be a secret and is not quoted."""
+    if any(character in value for character in "\r\n\0"):
+        return "has a line break in it; write it on one line"
+    if any((character < " " and character != "\t") or character == "\x7f" for character in value):
+        return "has a control character in it; remove that"
+    return ""
 
 
 def _header(name: str) -> str:
@@ -35,7 +39,7 @@ def _scheme(text: str) -> str:
 
 
 def _username(text: str) -> str:
-    if ":" in text or breaks_line(text):
+    if ":" in text or unfit(text):
         raise ValueError("a user's name has no colon and is on one line, since the password follows a colon")
     return text
 
@@ -116,8 +120,8 @@ class ConnectionSettings(Spec):
     @model_validator(mode="after")
     def _of_one_mind(self) -> Self:
         for name, value in self.headers.items():
-            if isinstance(value, str) and breaks_line(value):
-                raise ValueError(f"header {name} has a line break in it; write it on one line")
+            if isinstance(value, str) and (fault := unfit(value)):
+                raise ValueError(f"header {name} {fault}")
         if len(ways := list(self._identities())) > 1:
             raise ValueError(f"{' and '.join(ways)} both say who asks; give one of them")
         return self

@@ -6,7 +6,6 @@ is not followed unless the caller wants it: it would hand the secrets of a reque
 
 import asyncio
 import io
-import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
@@ -18,10 +17,9 @@ from urllib.parse import urljoin, urlsplit
 
 import aiohttp
 
-from rollbackd.syntax.units import format_duration, shortened
+from rollbackd.syntax.units import format_duration
 from rollbackd.system.certificates import CertificateTrouble, tls_context
 from rollbackd.system.http_connection import DIRECT, HttpConnection, overlaid
-from rollbackd.system.redaction import harmless
 
 Session = aiohttp.ClientSession
 Response = aiohttp.ClientResponse
@@ -32,9 +30,6 @@ _PROXY_REFUSES = 407
 _LONGEST = timedelta(minutes=1)
 _LONGEST_REST = timedelta(hours=1)
 _PIECE = 2**16
-_SAID = 200
-"""How many characters of a server's own words are shown."""
-_TAG = re.compile(r"<[!/A-Za-z][^<>]*>")
 _WORDS = 2048
 """How many bytes of a refusal are looked at."""
 
@@ -305,12 +300,6 @@ async def words_of(answer: Response, secrets: Sequence[str] = ()) -> str:
     for secret in filter(None, secrets):
         said = said.replace(secret, "***")
     return said
-
-
-def in_short(words: str) -> str:
-    """What a refusal says, to be put behind its status: `: ` and one line of it, without a page's tags."""
-    plain = " ".join(harmless(_TAG.sub(" ", words)).split())
-    return f": {shortened(plain, _SAID)}" if plain else ""
 
 
 def is_transient(status: int) -> bool:

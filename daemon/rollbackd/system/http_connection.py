@@ -1,14 +1,21 @@
 """What goes along with a request to one server: headers with their secrets, certificates, a proxy."""
 
 import base64
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from urllib.parse import quote, unquote, urlsplit
 
-from rollbackd.syntax.connections import ConnectionSettings, Tls, breaks_line, proxy_url
-from rollbackd.syntax.units import Secret
+from rollbackd.syntax.connections import ConnectionSettings, Tls, proxy_url, unfit
+from rollbackd.syntax.units import Secret, shortened
+from rollbackd.system.redaction import harmless
 
 MASK = "***"
+_SHORTEST = 4
+"""The fewest characters that are the beginning of a secret."""
+_SAID = 200
+"""How many characters of a server's own words are shown."""
+_TAG = re.compile(r"<[!/A-Za-z][^<>]*>")
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -39,10 +46,20 @@ def overlaid(under: Mapping[str, str], over: Mapping[str, str]) -> dict[str, str
 
 
 def masked(text: str, secrets: Iterable[str]) -> str:
-    """The text without these secrets."""
+    """The text without these secrets, nor the beginning of one at its end, where it may have been cut."""
     for secret in sorted(filter(None, secrets), key=len, reverse=True):
         text = text.replace(secret, MASK)
+        for start in range(max(0, len(text) - len(secret) + 1), len(text) - _SHORTEST + 1):
+            if secret.startswith(text[start:]):
+                text = text[:start] + MASK
+                break
     return text
+
+
+def in_short(words: str) -> str:
+    """What a refusal says, to be put behind its status: `: ` and one line of it, without a page's tags."""
+    plain = " ".join(harmless(_TAG.sub(" ", words)).split())
+    return f": {shortened(plain, _SAID)}" if plain else ""
 
 
 def connection_of(
@@ -72,8 +89,8 @@ def connection_of(
     for name, value in settings.headers.items():
         headers[name] = revealed(value, f"header {name}") if isinstance(value, Secret) else fill(value)
     for name, text in headers.items():
-        if breaks_line(text):
-            raise ValueError(f"header {name} has a line break in it; write it on one line")
+        if fault := unfit(text):
+            raise ValueError(f"header {name} {fault}")
     proxy = settings.proxy
     if isinstance(proxy, Secret):
         proxy = proxy_url(revealed(proxy, "proxy").strip())

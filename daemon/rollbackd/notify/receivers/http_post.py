@@ -14,9 +14,11 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt,
 
 from rollbackd.adapter import DeliveryError, NotifierSettings
 from rollbackd.notify.messages import plain_text
+from rollbackd.syntax.connections import ConnectionSettings
 from rollbackd.syntax.units import Secret
 from rollbackd.system import http_client
 from rollbackd.system.http_client import HttpError, HttpFailure
+from rollbackd.system.http_connection import DIRECT, HttpConnection, connection_of, masked
 
 LIMIT = 30.0
 """How many seconds one message may take, with all its tries."""
@@ -75,16 +77,34 @@ class Sender(Generic[S]):
         except TimeoutError as error:
             raise DeliveryError(f"{self.who} did not answer in time", permanent=False) from error
 
+    def _connection(self) -> HttpConnection:
+        """What goes along. :raises DeliveryError: a secret of it cannot be read, or does not fit."""
+        settings: object = self._settings
+        if not isinstance(settings, ConnectionSettings):
+            return DIRECT
+        try:
+            return connection_of(settings, self._reveal)
+        except (ValueError, OSError) as error:
+            raise DeliveryError(f"{self.who}: {plain_text.fit(str(error), 200)}", permanent=False) from None
+
     async def _once(self, url: str, body: bytes, headers: Mapping[str, str], secrets: Sequence[str]) -> None:
+        connection = self._connection()
         try:
             async with http_client.http_answer(
-                self._http(), "POST", url, limit=_ONE_TRY, connect=_CONNECT, headers=headers, body=body
+                self._http(),
+                "POST",
+                url,
+                limit=_ONE_TRY,
+                connect=_CONNECT,
+                headers=headers,
+                body=body,
+                connection=connection,
             ) as answer:
                 status, fine = answer.status, answer.status // 100 == 2
                 if fine and not self.must_say_so:
                     return
                 rest = http_client.retry_after(answer.headers)
-                words = await http_client.words_of(answer, secrets)
+                words = masked(await http_client.words_of(answer), (*secrets, *connection.secrets))
         except HttpError as failed:
             raise self._unanswered(failed) from None
         if fine and self.is_taken(words):
@@ -103,10 +123,10 @@ class Sender(Generic[S]):
             case HttpFailure.NO_URL:
                 return DeliveryError(f"{self.who} has an address that is no URL", permanent=False)
             case HttpFailure.UNSENDABLE:
-                return cause
+                return DeliveryError(f"{self.who} {failed}", permanent=False)
             case HttpFailure.UNRESOLVED:
                 reason = "its name is not known"
-            case HttpFailure.UNTRIED:
+            case HttpFailure.UNTRIED | HttpFailure.UNPREPARED | HttpFailure.BY_PROXY:
                 return DeliveryError(f"{self.who} cannot be reached: {failed}", permanent=False)
             case _ if isinstance(cause, CertificateError):
                 reason = "its certificate is not valid"

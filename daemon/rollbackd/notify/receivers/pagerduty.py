@@ -15,6 +15,7 @@ from pydantic import field_validator
 from rollbackd.adapter import Message, NotifierSettings
 from rollbackd.notify.messages import plain_text
 from rollbackd.notify.receivers.http_post import Sender
+from rollbackd.syntax.connections import ConnectionSettings
 from rollbackd.syntax.units import Secret
 
 _SUMMARY = 1024
@@ -25,7 +26,7 @@ _AT_ONCE = 8
 """How many resolves are under way at the same time."""
 
 
-class PagerDutySettings(NotifierSettings):
+class PagerDutySettings(NotifierSettings, ConnectionSettings):
     """`{name: oncall, pagerduty: {routing_key: {credential: pagerduty}}}`."""
 
     routing_key: Secret

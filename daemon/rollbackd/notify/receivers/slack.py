@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from rollbackd.adapter import DeliveryError, Message, NotifierSettings
 from rollbackd.notify.messages import phrases, plain_text
 from rollbackd.notify.receivers.http_post import Sender
+from rollbackd.syntax.connections import ConnectionSettings
 from rollbackd.syntax.units import Secret
 
 _BLOCKS = 50
@@ -23,7 +24,7 @@ _TEXT = 3000
 _MARKS = {"info": "🟢", "warning": "🟠", "critical": "🔴"}
 
 
-class SlackSettings(NotifierSettings):
+class SlackSettings(NotifierSettings, ConnectionSettings):
     """`{name: room, slack: {webhook_url: {env: SLACK_WEBHOOK_URL}}}`."""
 
     webhook_url: Secret

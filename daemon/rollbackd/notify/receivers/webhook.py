@@ -3,22 +3,22 @@
 from typing import Any
 from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator
+from pydantic import field_validator
 
 from rollbackd.adapter import DeliveryError, Message, NotifierSettings
 from rollbackd.notify.messages import plain_text
 from rollbackd.notify.receivers.http_post import Sender
+from rollbackd.syntax.connections import ConnectionSettings
 from rollbackd.syntax.units import Secret
 
 VERSION = "1"
 
 
-class WebhookSettings(NotifierSettings):
+class WebhookSettings(NotifierSettings, ConnectionSettings):
     """`{name: bot, webhook: {url: https://bot.example/rollbackd, headers: {Authorization: {env: BOT}}}}`."""
 
     url: Secret | str
     """Where to post; a secret when the address itself lets one in."""
-    headers: dict[str, Secret | str] = Field(default={})
 
     @field_validator("url")
     @classmethod
@@ -31,16 +31,6 @@ class WebhookSettings(NotifierSettings):
                 raise ValueError("`url` holds a password; give the address as a secret: {env: NAME}")
         return url
 
-    @field_validator("headers")
-    @classmethod
-    def _fit(cls, headers: dict[str, Secret | str]) -> dict[str, Secret | str]:
-        for name, value in headers.items():
-            if not name.isascii() or not name.replace("-", "").replace("_", "").isalnum():
-                raise ValueError(f'"{plain_text.line(name, 50)}" is not a header\'s name; write it like Authorization')
-            if isinstance(value, str) and not value.isprintable():
-                raise ValueError(f'the value of header "{name}" holds a control character; write it on one line')
-        return headers
-
 
 class Webhook(Sender[WebhookSettings]):
     """Another program."""
@@ -52,12 +42,8 @@ class Webhook(Sender[WebhookSettings]):
         url = self._revealed(self._settings.url).strip()
         if urlsplit(url).scheme not in ("http", "https"):
             raise DeliveryError("webhook: url is not an address; write it like https://bot.example/", permanent=False)
-        headers = {name: self._revealed(value) for name, value in self._settings.headers.items()}
-        if not all(value.isprintable() for value in headers.values()):
-            raise DeliveryError("webhook: a header's secret holds a control character", permanent=False)
-        secrets = [self._revealed(value) for value in self._settings.headers.values() if isinstance(value, Secret)]
         key = plain_text.fit(message.key, 255).encode("ascii", "replace").decode()
-        await self._post(url, payload(message), (url, *secrets), {**headers, "Idempotency-Key": key})
+        await self._post(url, payload(message), (url,), {"Idempotency-Key": key})
 
 
 def payload(message: Message) -> dict[str, Any]:
