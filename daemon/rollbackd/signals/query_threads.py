@@ -230,9 +230,9 @@ def readable(error: BaseException) -> str:
     """The innermost cause that has words: `Connection refused`, not three layers of wrapping."""
     said, seen = "", error
     for _ in range(10):
-        if isinstance(seen, OSError) and seen.strerror:
-            said = seen.strerror
-        inner = getattr(seen, "reason", None) or (seen.args[0] if seen.args else None) or seen.__cause__
+        inner = getattr(seen, "reason", None) or getattr(seen, "original_error", None) or next(iter(seen.args), None)
+        if isinstance(seen, OSError):  # a proxy's refusal has a text and no number
+            said = seen.strerror or (inner if isinstance(inner, str) else said)
         if not isinstance(inner, BaseException):
             inner = seen.__cause__ or seen.__context__
         if inner is None or inner is seen:
