@@ -53,7 +53,7 @@ from rollbackd.state.read_model import ReadModel
 from rollbackd.syntax.units import Secret
 from rollbackd.system.clock import Clock, JumpWatch
 from rollbackd.system.http_client import HttpSession
-from rollbackd.system.http_connection import connection_of
+from rollbackd.system.http_connection import connection_to
 from rollbackd.system.loop_lag import LoopLag
 from rollbackd.system.spawner import Spawner
 from rollbackd.system.vitals import Vitals
@@ -272,14 +272,15 @@ def _reach(config: Config, clock: Clock) -> _Reach:
     asked, watched = config.prometheus, config.alertmanager
     prometheus, alertmanager = None, None
     if asked is not None:
-        with_it = partial(connection_of, asked, reveal)
+        with_it = partial(connection_to, settings=asked, reveal=reveal)
         prometheus = (
-            PrometheusReplicas(asked.addresses, asked.timeout, clock, with_it)
-            if len(asked.addresses) > 1
-            else Prometheus(asked.addresses[0], asked.timeout, clock, with_it)
+            Prometheus(asked.addresses[0], asked.timeout, clock, with_it)
+            if len(asked.addresses) == 1
+            else PrometheusReplicas(asked.addresses, asked.timeout, clock, with_it)
         )
     if watched is not None:
-        alertmanager = Alertmanager(watched.url, watched.timeout, web, partial(connection_of, watched, reveal))
+        with_it = partial(connection_to, settings=watched, reveal=reveal)
+        alertmanager = Alertmanager(watched.url, watched.timeout, web, with_it)
     factory = LayerFactory(config.daemon.scratch, spawner, clock)
     layers = {service.name: factory.build(service) for service in config.services}
     return _Reach(

@@ -30,7 +30,7 @@ from rollbackd.signals.prometheus import Prometheus, PrometheusReplicas
 from rollbackd.syntax.units import Secret
 from rollbackd.system.clock import SystemClock
 from rollbackd.system.http_client import http_answer
-from rollbackd.system.http_connection import connection_of
+from rollbackd.system.http_connection import connection_of, connection_to
 from rollbackd.system.spawner import Spawner
 from rollbackd_adapters import web
 from tests.authority import Authority
@@ -72,7 +72,9 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Front]:
 # -- every client, each as `(settings, address) -> what went wrong` ----------------------------------
 async def _prometheus(given: Settings, url: str) -> str:
     settings = PrometheusSettings.model_validate({"url": f"{url}/prometheus", **given})
-    client = Prometheus(settings.addresses[0], LIMIT, SystemClock(), partial(connection_of, settings, reveal))
+    client = Prometheus(
+        settings.addresses[0], LIMIT, SystemClock(), partial(connection_to, settings=settings, reveal=reveal)
+    )
     now = datetime.now(UTC)
     try:
         answer = await client.instant("vector(1)")
@@ -87,7 +89,9 @@ async def _prometheus(given: Settings, url: str) -> str:
 async def _alertmanager(given: Settings, url: str) -> str:
     settings = AlertmanagerSettings.model_validate({"url": f"{url}/alertmanager", **given})
     async with aiohttp.ClientSession() as session:
-        client = Alertmanager(settings.url, LIMIT, lambda: session, partial(connection_of, settings, reveal))
+        client = Alertmanager(
+            settings.url, LIMIT, lambda: session, partial(connection_to, settings=settings, reveal=reveal)
+        )
         try:
             assert await client.silences() == []
             assert (await client.firing(datetime.now(UTC))).alerts == ()
@@ -141,6 +145,18 @@ MESSAGE = Message(
 )  # fmt: skip
 
 
+async def _secret_address(given: Settings, url: str) -> str:
+    """An address that is a secret itself leads there too, and no message shows it."""
+    SECRETS["ADDRESS"] = f"{url}/prometheus"
+    problem = await _prometheus({**given, "url": {"env": "ADDRESS"}}, url)
+    SECRETS["ADDRESS"] = f"{url}/alertmanager"
+    problem += await _alertmanager({**given, "url": {"env": "ADDRESS"}}, url)
+    del SECRETS["ADDRESS"]
+    assert url not in problem
+    assert not problem or problem.startswith("Prometheus at {env: ADDRESS}: ")
+    return problem
+
+
 async def _told(kind: str, settings: Any, urls: Mapping[str, str]) -> str:
     async with aiohttp.ClientSession() as session:
         notifier = build_notifier(
@@ -169,7 +185,7 @@ async def _pagerduty(given: Settings, url: str) -> str:
 Client = Callable[[Settings, str], Awaitable[str]]
 CLIENTS: tuple[Client, ...] = (
     *(_prometheus, _alertmanager, _check, _serves, _question, _call),
-    *(_webhook, _slack, _pagerduty),
+    *(_webhook, _slack, _pagerduty, _secret_address),
 )
 
 
@@ -346,7 +362,9 @@ async def test_victoria_metrics_answers_behind_its_own_tls_and_password_and_belo
 
     def client(**more: Any) -> Prometheus:
         settings = PrometheusSettings.model_validate(given | more)
-        return Prometheus(settings.addresses[0], LIMIT, SystemClock(), partial(connection_of, settings, reveal))
+        return Prometheus(
+            settings.addresses[0], LIMIT, SystemClock(), partial(connection_to, settings=settings, reveal=reveal)
+        )
 
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(argv, stdout=log, stderr=log, stdin=subprocess.DEVNULL)

@@ -52,6 +52,30 @@ _ELSEWHERE = {
     )
 }
 """Keys that belong to a place like this one, and what to do; by the place's own key."""
+_THEIRS = {
+    **{name: ("tls", f"tls: {{{name}: PATH}}") for name in ("ca", "cert", "key")},
+    "server_name": ("tls", "tls: {server_name: NAME}"),
+    **dict.fromkeys(("username", "password"), ("basic_auth", "basic_auth: {username: NAME, password: {env: NAME}}")),
+    "credentials": ("authorization", "authorization: {credentials: {env: NAME}}"),
+    "tls_config": ("tls", "tls"),
+    "ca_file": ("ca", "ca"),
+    "cert_file": ("cert", "cert"),
+    "key_file": ("key", "key"),
+    "proxy_url": ("proxy", "proxy"),
+    "http_headers": ("headers", "headers: {NAME: VALUE}"),
+    "http_config": ("basic_auth", "basic_auth, authorization, headers, tls and proxy, beside this place's other keys"),
+    "bearer_token": ("authorization", "authorization: {credentials: {env: NAME}}"),
+    "bearer_token_file": ("authorization", "authorization: {credentials: {file: PATH}}"),
+    "credentials_file": ("credentials", "credentials: {file: PATH}"),
+    "password_file": ("password", "password: {file: PATH}"),
+    "insecure_skip_verify": (
+        "server_name",
+        "ca: PATH with the server's own certificate, and server_name where it has another name; it is always verified",
+    ),
+    "form": ("send", "send: {form: {NAME: VALUE}}"),
+    "body": ("send", "send: {body: TEXT}"),
+}
+"""Keys that Prometheus or others have for it: what there is here where the other of our keys is known."""
 
 
 def faults_of(error: ValidationError, model: object, document: Document) -> Iterator[ConfigFault]:
@@ -163,7 +187,9 @@ def _unknown_key(loc: Loc, model: object) -> str:
         return _ELSEWHERE[str(loc[-2]), key]
     if _two_kinds(loc, model):
         return f'"{_bare(loc[-2])}" and "{key}" are two kinds of one thing; write each by itself'
-    return unknown("key", key, keys_at(model, loc[:-1]))
+    known = keys_at(model, loc[:-1])
+    beside, ours = _THEIRS.get(key, ("", ""))
+    return f'unknown key "{key}"; here it is {ours}' if beside in known else unknown("key", key, known)
 
 
 def _two_kinds(loc: Loc, model: object) -> bool:

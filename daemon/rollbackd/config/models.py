@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, SerializeAsAny, field_validator, model_validator
+from pydantic import AfterValidator, Field, SerializeAsAny, ValidationInfo, field_validator, model_validator
 
 from rollbackd.adapter import CheckSettings, NotifierSettings, Settings
 from rollbackd.config.schedules import Schedule
@@ -21,7 +21,7 @@ from rollbackd.policy.spec import PRIORITIES, Asking, Clocks, Limits, PolicyRow,
 from rollbackd.rules.spec import Rule
 from rollbackd.rules.weight import LABEL
 from rollbackd.syntax.addresses import is_url
-from rollbackd.syntax.connections import ConnectionSettings
+from rollbackd.syntax.connections import ConnectionSettings, api_address, look_into
 from rollbackd.syntax.units import Duration, OneOrMany, Ref, Secret, Size, Spec, read_by, show
 
 Mode = Literal["act", "shadow"]
@@ -53,6 +53,11 @@ def _api_url(text: str) -> str:
     if parts.query or parts.fragment:
         raise ValueError(f"{show(text)} goes on after its path; write it like http://127.0.0.1:9090/prometheus")
     return text
+
+
+def _look_into(url: str | Secret | None, info: ValidationInfo) -> None:
+    if isinstance(url, Secret):
+        look_into(url, info, api_address)
 
 
 def _url_or_none(text: str) -> str:
@@ -184,8 +189,8 @@ class Daemon(Spec):
 class PrometheusSettings(ConnectionSettings):
     """Who answers queries."""
 
-    url: ApiUrl | None = None
-    """Prometheus, or anything that speaks its query API; with the path that it lies below, if any."""
+    url: ApiUrl | Secret | None = None
+    """Prometheus, or anything that speaks its query API; with the path that it lies below, if any; or a secret."""
     urls: tuple[ApiUrl, ...] = ()
     """Replicas, that know the same: the first that answers is asked. With `url` or instead of it."""
     timeout: Interval = timedelta(seconds=5)
@@ -194,15 +199,16 @@ class PrometheusSettings(ConnectionSettings):
     """How often the rules' queries are asked."""
 
     @model_validator(mode="after")
-    def _somewhere(self) -> Self:
+    def _somewhere(self, info: ValidationInfo) -> Self:
+        _look_into(self.url, info)
         if not self.addresses:
             raise ValueError("nothing says where it is; give `url`, or `urls` of replicas")
-        if len({url.rstrip("/") for url in self.addresses}) < len(self.addresses):
+        if len({str(url).rstrip("/") for url in self.addresses}) < len(self.addresses):
             raise ValueError("one server stands here twice; name each once")
         return self
 
     @property
-    def addresses(self) -> tuple[str, ...]:
+    def addresses(self) -> tuple[str | Secret, ...]:
         """All of them, in order."""
         return (*(() if self.url is None else (self.url,)), *self.urls)
 
@@ -210,10 +216,15 @@ class PrometheusSettings(ConnectionSettings):
 class AlertmanagerSettings(ConnectionSettings):
     """Who is asked what fires and what is silenced."""
 
-    url: ApiUrl
-    """Alertmanager's address, with the path that it lies below, if any."""
+    url: ApiUrl | Secret
+    """Alertmanager's address, with the path that it lies below, if any; or a secret."""
     timeout: Interval = timedelta(seconds=5)
     """How long one request may take."""
+
+    @model_validator(mode="after")
+    def _somewhere(self, info: ValidationInfo) -> Self:
+        _look_into(self.url, info)
+        return self
 
 
 class Receiver(Spec):

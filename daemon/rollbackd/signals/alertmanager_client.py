@@ -16,16 +16,15 @@ from typing_extensions import TypedDict  # pydantic wants this one before Python
 from rollbackd.model import Alert
 from rollbackd.rules.matchers import Matcher
 from rollbackd.signals.alertmanager_webhook import AlertBody, Time, alert_of, read_each, validate_json
-from rollbackd.syntax.units import show
+from rollbackd.syntax.units import Secret, show
 from rollbackd.system.http_client import (
     HttpError,
     Session,
     body_of,
     http_answer,
-    without_password,
     words_of,
 )
-from rollbackd.system.http_connection import DIRECT, HttpConnection, in_short
+from rollbackd.system.http_connection import DIRECT, HttpConnection, in_short, shown
 
 LARGEST_ANSWER = 64 * 2**20
 """Bytes; 10,000 alerts are about eight million."""
@@ -86,13 +85,13 @@ class Alertmanager:
 
     def __init__(
         self,
-        url: str,
+        url: str | Secret,
         timeout: timedelta,
         http: Callable[[], Session],
-        connection: Callable[[], HttpConnection] = lambda: DIRECT,
+        connection: Callable[[str | Secret], HttpConnection] = lambda _: DIRECT,
     ) -> None:
-        self._url = url.rstrip("/")
-        self._name = f"Alertmanager at {without_password(self._url)}"
+        self._address = url
+        self._name = f"Alertmanager at {shown(url).rstrip('/')}"
         self._timeout = timeout
         self._http = http
         self._connection = connection
@@ -150,9 +149,9 @@ class Alertmanager:
         return self._read(path, model, await self._asked(path, params))
 
     async def _asked(self, path: str, params: Mapping[str, str]) -> bytes:
-        url = self._url + path
         try:
-            connection = self._connection()
+            connection = self._connection(self._address)
+            url = (connection.url or str(self._address)).rstrip("/") + path
             async with http_answer(
                 self._http(), "GET", url, limit=self._timeout, params=params, connection=connection
             ) as answer:

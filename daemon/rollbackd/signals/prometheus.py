@@ -25,11 +25,10 @@ from rollbackd.signals.query_answers import (
     range_series,
 )
 from rollbackd.signals.query_threads import QueryThread, readable
-from rollbackd.syntax.units import format_duration
+from rollbackd.syntax.units import Secret, format_duration
 from rollbackd.system import log
 from rollbackd.system.clock import Clock
-from rollbackd.system.http_client import without_password
-from rollbackd.system.http_connection import DIRECT, HttpConnection
+from rollbackd.system.http_connection import DIRECT, HttpConnection, shown
 from rollbackd.system.redaction import without_passwords
 
 __all__ = ["Prometheus", "PrometheusReplicas", "QueryAnswer", "RangeAnswer", "RangeSeries", "RulesAnswer", "Series"]
@@ -64,14 +63,15 @@ class Prometheus:
 
     def __init__(
         self,
-        url: str,
+        url: str | Secret,
         timeout: timedelta,
         clock: Clock,
-        connection: Callable[[], HttpConnection] = lambda: DIRECT,
+        connection: Callable[[str | Secret], HttpConnection] = lambda _: DIRECT,
     ) -> None:
-        self._url = url.rstrip("/")
+        self._address = url
         self._connection = connection
-        self._name = without_password(self._url)
+        self._masked: Callable[[str], str] = str
+        self._name = shown(url).rstrip("/")
         self._timeout = timeout
         self._clock = clock
         self._under_way: dict[str, _Ask[Any]] = {}
@@ -171,9 +171,15 @@ class Prometheus:
             self._threads += 1
 
     def _new_thread(self) -> QueryThread:
-        line = QueryThread(self._url, self._timeout)
-        line.connection = self._connection
+        line = QueryThread("" if isinstance(self._address, Secret) else self._address.rstrip("/"), self._timeout)
+        line.connection = self._connected
         return line
+
+    def _connected(self) -> HttpConnection:
+        """What goes along with a question, on its thread. :raises ValueError: OSError: a secret cannot be read."""
+        connection = self._connection(self._address)
+        self._masked = connection.masked
+        return connection
 
     def _work(self, loop: asyncio.AbstractEventLoop, ask: _Ask[A], line: QueryThread) -> None:
         """Ask, on the thread."""
@@ -182,7 +188,9 @@ class Prometheus:
         except Unusable as error:
             answer = ask.kind(problem=self._problem(str(error)))
         except Exception as error:  # noqa: BLE001  # the thread's root: whatever the libraries raise, the asker must hear
-            answer = ask.kind(problem=self._problem(f"no answer: {readable(error)}"))
+            said = readable(error)
+            problem = self._no_answer() if said == "timed out" else self._problem(f"no answer: {said}")
+            answer = ask.kind(problem=problem)
         with suppress(RuntimeError):  # the loop is gone, and with it everybody who would want to know
             loop.call_soon_threadsafe(self._end, ask, line, answer)
 
@@ -226,7 +234,7 @@ class Prometheus:
         return self._problem(f"no answer within {format_duration(self._timeout)}")
 
     def _problem(self, text: str) -> str:
-        return f"Prometheus at {self._name}: {without_passwords(text)}"
+        return f"Prometheus at {self._name}: {self._masked(without_passwords(text))}"
 
 
 class PrometheusReplicas(Prometheus):
@@ -238,10 +246,10 @@ class PrometheusReplicas(Prometheus):
 
     def __init__(
         self,
-        urls: Sequence[str],
+        urls: Sequence[str | Secret],
         timeout: timedelta,
         clock: Clock,
-        connection: Callable[[], HttpConnection] = lambda: DIRECT,
+        connection: Callable[[str | Secret], HttpConnection] = lambda _: DIRECT,
     ) -> None:
         super().__init__(urls[0], timeout, clock, connection)
         self._servers = [Prometheus(url, timeout, clock, connection) for url in urls]

@@ -85,11 +85,12 @@ class QueryThread:
             trusted = _trust() if connection.tls is None else tls_context(connection.tls)
         except (ValueError, OSError) as error:
             raise Unusable(f"cannot be asked: {error}") from error
-        if trusted is not self._trusted:  # at first, or since certificates changed: connections of before are of no use
-            self._trusted = trusted
+        url = connection.url or self._url
+        if trusted is not self._trusted or url != self._connect.url:  # at first, and since certificates changed
+            self._trusted, self._connect.url = trusted, url
             name = None if connection.tls is None else connection.tls.server_name or None
-            self._session.close()
-            self._session.mount(self._url, _Adapter(self._cut, trusted, name, alone=connection.tls is not None))
+            self._session.close()  # connections of before are of no use
+            self._session.mount(url, _Adapter(self._cut, trusted, name, alone=connection.tls is not None))
         self._session.headers.update({name: text.encode() for name, text in connection.headers.items()})
         self._session.proxies = dict.fromkeys(("http", "https"), connection.proxy) if connection.proxy else {}
         self._masked = connection.masked

@@ -1,7 +1,7 @@
 """How a server is reached by HTTP, as Prometheus's `http_config` says it: the same keys beside every URL. No I/O."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Annotated, Self
 from urllib.parse import urlsplit
 
@@ -51,6 +51,13 @@ def proxy_url(text: str) -> str:
     return text
 
 
+def api_address(text: str) -> str:
+    """The address that a secret has; it may hold a password, and is not quoted. :raises ValueError: it is none."""
+    if not is_url(text) or urlsplit(text).query or urlsplit(text).fragment:
+        raise ValueError("this secret is no URL; it is like https://prometheus.example/prometheus")
+    return text
+
+
 def _plain_proxy(text: str) -> str:
     if "@" in urlsplit(proxy_url(text)).netloc:
         raise ValueError("a user or password in it would be shown; give the whole address as a secret: {env: NAME}")
@@ -64,6 +71,12 @@ def _file(path: str) -> str:
 
 
 File = Annotated[str, AfterValidator(_file)]
+
+
+def look_into(secret: Secret, info: ValidationInfo, read: Callable[[str], object]) -> None:
+    """Where secrets are looked for, this one is one that the function reads. :raises ValueError: as the function."""
+    if info.context and (look_for := info.context.get("look_for")) and isinstance(text := look_for(secret), str):
+        read(text.strip())
 
 
 class BasicAuth(Spec):
@@ -118,12 +131,14 @@ class ConnectionSettings(Spec):
     """The address of an HTTP proxy that everything goes through, or a secret with it."""
 
     @model_validator(mode="after")
-    def _of_one_mind(self) -> Self:
+    def _of_one_mind(self, info: ValidationInfo) -> Self:
         for name, value in self.headers.items():
             if isinstance(value, str) and (fault := unfit(value)):
                 raise ValueError(f"header {name} {fault}")
         if len(ways := list(self._identities())) > 1:
             raise ValueError(f"{' and '.join(ways)} both say who asks; give one of them")
+        if isinstance(self.proxy, Secret):
+            look_into(self.proxy, info, proxy_url)
         return self
 
     def _identities(self) -> Iterator[str]:

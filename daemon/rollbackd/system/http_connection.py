@@ -3,10 +3,10 @@
 import base64
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from urllib.parse import quote, unquote, urlsplit
 
-from rollbackd.syntax.connections import ConnectionSettings, Tls, proxy_url, unfit
+from rollbackd.syntax.connections import ConnectionSettings, Tls, api_address, proxy_url, unfit
 from rollbackd.syntax.units import Secret, shortened
 from rollbackd.system.redaction import harmless
 
@@ -22,6 +22,8 @@ _TAG = re.compile(r"<[!/A-Za-z][^<>]*>")
 class HttpConnection:
     """What `ConnectionSettings` say, ready to be used once: secrets are read anew for each request."""
 
+    url: str = ""
+    """The server's address, where that is a secret too; else it stands beside this."""
     headers: Mapping[str, str] = field(default_factory=dict)
     tls: Tls | None = None
     proxy: str = ""
@@ -95,7 +97,32 @@ def connection_of(
     if isinstance(proxy, Secret):
         proxy = proxy_url(revealed(proxy, "proxy").strip())
         secrets += _of_url(proxy)
-    return HttpConnection(headers, settings.tls, proxy or "", tuple(secrets), settings.is_confidential)
+    return HttpConnection("", headers, settings.tls, proxy or "", tuple(secrets), settings.is_confidential)
+
+
+def connection_to(
+    address: str | Secret, settings: ConnectionSettings, reveal: Callable[[Secret], str]
+) -> HttpConnection:
+    """The same, to an API whose address may be a secret. :raises ValueError: OSError: as `connection_of`."""
+    made = connection_of(settings, reveal)
+    if isinstance(address, str):
+        return made
+    url = api_address(reveal(address).strip()).rstrip("/")
+    return replace(made, url=url, secrets=(*made.secrets, *_of_url(url)))
+
+
+def shown(address: str | Secret) -> str:
+    """What messages call it."""
+    if isinstance(address, str):
+        return without_password(address)
+    (place, name), *_ = ((place, name) for place, name in address if name)
+    return f"{{{place}: {name}}}"
+
+
+def without_password(url: str) -> str:
+    """The address as messages show it."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 def _of_url(url: str) -> Iterator[str]:
