@@ -17,6 +17,8 @@ class Proxy:
     refuses: str = ""
     """A status line's end, such as `403 Forbidden`, that every request is answered with."""
     hangs: bool = False
+    hosts: dict[str, int] = field(default_factory=dict)
+    """Names that only it knows, each with the port here that it stands for."""
     got: list[str] = field(default_factory=list)
     """Method and target of each request."""
     port: int = 0
@@ -46,17 +48,22 @@ class Proxy:
             self._answer(writer, self.refuses)
         elif method == "CONNECT":
             host, _, port = target.rpartition(":")
-            there, away = await asyncio.open_connection(host.strip("[]"), int(port))
+            there, away = await self._connected(host.strip("[]"), int(port))
             writer.write(f"{version} 200 Connection established\r\n\r\n".encode())
             await self._both(reader, writer, there, away)
         else:
             parts = urlsplit(target)
             assert parts.scheme == "http", f"a proxy is asked with a whole URL, not {target}"
-            there, away = await asyncio.open_connection(parts.hostname, parts.port or 80)
+            there, away = await self._connected(parts.hostname or "", parts.port or 80)
             onward = parts._replace(scheme="", netloc="").geturl() or "/"
             rest = "".join(f"{name}: {value}\r\n" for name, value in headers.items() if not name.startswith("Proxy-"))
             away.write(f"{method} {onward} {version}\r\n{rest}\r\n".encode())
             await self._both(reader, writer, there, away)
+
+    async def _connected(self, host: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        if host in self.hosts:
+            host, port = "127.0.0.1", self.hosts[host]
+        return await asyncio.open_connection(host, port)
 
     @staticmethod
     def _answer(writer: asyncio.StreamWriter, status: str, more: str = "") -> None:

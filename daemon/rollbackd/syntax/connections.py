@@ -40,7 +40,7 @@ def _scheme(text: str) -> str:
 
 def _username(text: str) -> str:
     if ":" in text or unfit(text):
-        raise ValueError("a user's name has no colon and is on one line, since the password follows a colon")
+        raise ValueError("a user's name has no colon in it, and is on one line; the password stands under `password`")
     return text
 
 
