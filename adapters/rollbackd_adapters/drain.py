@@ -277,10 +277,12 @@ class DrainAdapter(BracketAdapter[DrainSettings]):
             )
 
     async def _problems(self) -> list[str]:
-        command = self._settings.command
+        command, http = self._settings.command, self._settings.http
         vectors = () if command is None else (command.enter, command.leave, command.sessions)
         programs = {argv[0] for argv in vectors if argv} | ({"docker"} if self._settings.docker else set())
         texts = missing_programs(self._spawner, sorted(programs))
+        if http is not None:
+            texts += await web.unprepared(self._place, http.enter, http.leave, http.sessions)
         if self._settings.docker and not texts:
             texts += await self._docker_does_not_answer()
         return texts

@@ -183,6 +183,17 @@ async def prepare(question: Question, place: Place) -> HttpConnection:
     return connection
 
 
+async def unprepared(place: Place, *questions: Question | None) -> list[str]:
+    """Why some of them could not be sent, whoever is there to hear them: for `ready`."""
+    found: list[str] = []
+    for question in filter(None, questions):
+        try:
+            await prepare(question, place)
+        except AdapterError as error:
+            found.append(str(error))
+    return found
+
+
 def where_of(question: Question, words: Mapping[str, str] | None = None) -> str:
     """Method and address, without the query: for messages."""
     parts = urlsplit(question.url if words is None else _in_url(question.url, words))

@@ -125,11 +125,10 @@ def test_a_certificate_that_is_missing_is_told_by_check_at_a_start_and_at_a_relo
         one.configure()
         also(one, prometheus={"url": "https://127.0.0.1:1", "tls": {"ca": str(authority.certificate)}})
         one.start()
-        gone = authority.certificate.rename(tmp_path / "gone")
+        authority.certificate.rename(tmp_path / "gone")
         said = f"{authority.certificate} cannot be read: no such file or directory; name a file that is there"
         checked = one.command("check")
         assert (checked.returncode, said in checked.stdout) == (1, True)
-        assert one.command("check", "--without-secrets").returncode == 0
         assert one.daemon is not None
         os.kill(one.daemon.pid, signal.SIGHUP)
         wait_until(lambda: said in one.log, "the reload is refused")
@@ -139,5 +138,3 @@ def test_a_certificate_that_is_missing_is_told_by_check_at_a_start_and_at_a_relo
         assert ended.returncode == 1
         assert said in ended.stderr
         assert "Traceback" not in ended.stderr
-        gone.rename(authority.certificate)
-        one.start()

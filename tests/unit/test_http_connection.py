@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
 
 import aiohttp
@@ -18,8 +18,9 @@ from pydantic import ValidationError
 
 from rollbackd.adapter import AdapterError, CheckPlace, Place
 from rollbackd.checks.http import HttpCheck, HttpSettings
-from rollbackd.config.load import ConfigErrors, load
+from rollbackd.config.load import ConfigErrors, dump_service, load, load_service
 from rollbackd.model import Change, Release, Verdict
+from rollbackd.plugins import adapters
 from rollbackd.syntax.connections import ConnectionSettings
 from rollbackd.syntax.units import Secret
 from rollbackd.system.clock import SystemClock
@@ -281,6 +282,58 @@ def test_a_release_is_a_value_of_a_body_and_never_its_structure(release: str) ->
     assert layers_web._prepared(text, around, words, "")[2] == b"{after} {anything}"
 
 
+class Prepared(NamedTuple):
+    """A layer that asks by HTTP, and the places of its requests."""
+
+    settings: dict[str, Any]
+    requests: tuple[str, ...]
+
+
+PREPARED = {
+    "http": Prepared(
+        {
+            "apply": {"url": "URL/{after}"},
+            "progress": {"url": "URL", "json": "state", "done": "ok", "failed": "no"},
+        },
+        ("apply", "progress"),
+    ),
+    "freeze": Prepared({"http": {"enter": {"url": "URL"}, "leave": {"url": "URL"}}}, ("http/enter", "http/leave")),
+    "drain": Prepared(
+        {"http": {"enter": {"url": "URL"}, "leave": {"url": "URL"}, "sessions": {"url": "URL", "json": "n"}}},
+        ("http/enter", "http/leave", "http/sessions"),
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"authorization": {"credentials": {"env": "NONE"}}}, "environment variable NONE is not set"),
+        ({"headers": {"X-Key": {"env": "NONE"}}}, "header X-Key: environment variable NONE is not set"),
+        ({"tls": {"ca": "/nowhere/ca.pem"}}, "/nowhere/ca.pem cannot be read: no such file or directory"),
+        ({"proxy": {"env": "NONE"}}, "proxy: environment variable NONE is not set"),
+    ],
+)
+@pytest.mark.parametrize("adapter", PREPARED)
+async def test_ready_knows_what_no_request_could_do_without(
+    adapter: str, more: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    async with serving(Desk().serve) as url:
+        around = Place("shop", "flags", tmp_path, Spawner(tmp_path / "locks"), SystemClock(), reveal)
+        for place in PREPARED[adapter].requests:
+            written = json.loads(json.dumps(PREPARED[adapter].settings).replace("URL", url))
+            found = written
+            for step in place.split("/"):
+                found = found[step]
+            layer = adapters()[adapter]
+            sound = layer.settings_model.model_validate({"adapter": adapter, **written})
+            assert await layer(sound, around).ready() == []
+            found |= more
+            spoilt = layer.settings_model.model_validate({"adapter": adapter, **written})
+            (problem,) = await layer(spoilt, around).ready()
+            assert said in problem.text
+
+
 # -- the configuration ---------------------------------------------------------------------------------
 REST: dict[str, Any] = {
     "daemon": {"mode": "shadow", "open_on_loopback": True},
@@ -451,6 +504,20 @@ def test_replicas_are_named_once_each(given: dict[str, Any], said: str, tmp_path
         return
     with pytest.raises(ConfigErrors, match=re.escape(said)):
         load(path)
+
+
+@pytest.mark.usefixtures("_surroundings")
+def test_what_was_written_before_there_were_such_keys_is_read(tmp_path: Path) -> None:
+    service = load(_written("check", {"headers": {"X-Any": {"env": "HOOK"}}}, tmp_path)).config.services[0]
+    dumped = dump_service(service)
+    assert load_service(json.loads(json.dumps(dumped))) == service
+    assert load_service(_without(dumped, {"basic_auth", "authorization", "tls", "proxy", "send"})) == service
+
+
+def _without(value: Any, names: set[str]) -> Any:
+    if isinstance(value, dict):
+        return {key: _without(each, names) for key, each in value.items() if key not in names}
+    return [_without(each, names) for each in value] if isinstance(value, list | tuple) else value
 
 
 @pytest.mark.parametrize(

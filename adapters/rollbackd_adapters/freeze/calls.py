@@ -78,8 +78,9 @@ class FrozenByCalls(LayerPart[FreezeSettings]):
         return await web.call(call, self._place, words, self._settings.timeout, headers=sent)
 
     async def problems(self) -> Sequence[str]:
-        if self._calls.inside is None:
-            return []
+        found = await web.unprepared(self._place, self._calls.enter, self._calls.leave)
+        if found or self._calls.inside is None:
+            return found
         try:
             await self._asked(self._calls.inside, "")
         except AdapterError as error:

@@ -17,7 +17,7 @@ from rollbackd_adapters.nginx.included import includes
 from rollbackd_adapters.nginx.settings import NginxSettings
 from rollbackd_adapters.nginx.workers import master, signalled, workers
 from rollbackd_adapters.systemd.manager import Manager
-from rollbackd_adapters.web import ask, words_of
+from rollbackd_adapters.web import ask, unprepared, words_of
 
 _LOOK_AGAIN = timedelta(milliseconds=100)
 _ASK = timedelta(seconds=5)
@@ -199,6 +199,7 @@ class Switch(LayerPart[NginxSettings]):
             found.append(f"{directory}: no such directory; make it, or correct `link`")
         elif not os.access(directory, os.W_OK | os.X_OK):
             found.append(f"{directory}: rollbackd may not make links there; give its user that right")
+        found += await unprepared(self._place, self._settings.confirm)
         for question in (self.where, self._runs, self._signalled):
             try:
                 question()

@@ -14,6 +14,7 @@ from rollbackd.config.models import AbsolutePath, Name
 from rollbackd.config.positions import ConfigFault, Document, mapping
 from rollbackd.config.secrets import reveal
 from rollbackd.config.shape import layer_union
+from rollbackd.syntax.connections import Tls
 from rollbackd.syntax.units import Spec
 
 PATH = Path("/etc/rollbackd/layers.yaml")
@@ -66,7 +67,7 @@ def load(path: Path) -> Served:
         raise ServedErrors(faults)
     try:
         model = _shape(frozenset(each for each in named.values() if isinstance(each, str)))
-        served: Served = model.model_validate(document.data, context={"look_for": reveal})
+        served: Served = model.model_validate(document.data, context={"look_for": reveal, "try_tls": _try_tls})
     except plugins.PluginError as error:
         raise ServedErrors([ConfigFault(str(path), 1, 1, str(error))]) from error
     except ValidationError as error:
@@ -74,6 +75,13 @@ def load(path: Path) -> Served:
     if faults := _unbuildable(served, document):
         raise ServedErrors(faults)
     return served
+
+
+def _try_tls(tls: Tls) -> None:
+    """:raises ValueError: its files cannot be used. (Imported for who has any: it is of no use to the others.)"""
+    from rollbackd.system.certificates import try_tls
+
+    try_tls(tls)
 
 
 def _is_missing(path: Path) -> bool:
