@@ -154,12 +154,19 @@ async def test_while_a_rotation_is_half_done_what_was_there_before_is_used(
     await callers.close()
 
 
-@pytest.mark.parametrize("alone", [True, False])
-async def test_ones_own_authority_is_trusted_alone(authority: Authority, tmp_path: Path, alone: bool) -> None:
-    other = Authority(tmp_path)
-    callers = Callers(ca=str(other.certificate if alone else authority.certificate))
-    async with tower(authority.signed("alone", "IP:127.0.0.1")) as one:
-        assert all("certificate" in said for said in await callers.ask(one.url)) is alone
+@pytest.mark.parametrize("trusted", ["own", "other", "system's"])
+async def test_ones_own_authority_is_trusted_alone(
+    authority: Authority, tmp_path: Path, trusted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not beside the system's, nor those that a library brings along."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority.certificate))
+    monkeypatch.setattr("requests.adapters.DEFAULT_CA_BUNDLE_PATH", str(authority.certificate))
+    signed = authority.signed("alone", "IP:127.0.0.1")
+    given = {"own": {"ca": str(authority.certificate)}, "other": {"ca": str(Authority(tmp_path).certificate)}}
+    callers = Callers(**given.get(trusted, {"server_name": "127.0.0.1"}))
+    async with tower(signed) as one:
+        for said in await callers.ask(one.url):
+            assert ("certificate" in said.lower()) is (trusted == "other")
     await callers.close()
 
 

@@ -21,7 +21,9 @@ def check(
     file: Annotated[Path | None, typer.Argument(readable=False, help="Else the configuration in use.")] = None,
     without_secrets: Annotated[
         bool,
-        typer.Option("--without-secrets", help="Do not look for secrets, as on another machine or in a shell."),
+        typer.Option(
+            "--without-secrets", help="Do not look for secrets and certificates, as on another machine or in a shell."
+        ),
     ] = False,
 ) -> int | None:
     """Check the configuration; every error at once.
