@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest
 
 from rollbackd.adapter import AdapterError, CheckPlace, DeliveryError, Message, Place
@@ -29,7 +28,7 @@ from rollbackd.signals.alertmanager_client import Alertmanager, Unreachable
 from rollbackd.signals.prometheus import Prometheus, PrometheusReplicas
 from rollbackd.syntax.units import Secret
 from rollbackd.system.clock import SystemClock
-from rollbackd.system.http_client import http_answer
+from rollbackd.system.http_client import HttpSession, http_answer
 from rollbackd.system.http_connection import connection_of, connection_to
 from rollbackd.system.spawner import Spawner
 from rollbackd_adapters import web
@@ -88,7 +87,7 @@ async def _prometheus(given: Settings, url: str) -> str:
 
 async def _alertmanager(given: Settings, url: str) -> str:
     settings = AlertmanagerSettings.model_validate({"url": f"{url}/alertmanager", **given})
-    async with aiohttp.ClientSession() as session:
+    async with HttpSession()() as session:
         client = Alertmanager(
             settings.url, LIMIT, lambda: session, partial(connection_to, settings=settings, reveal=reveal)
         )
@@ -105,7 +104,7 @@ async def _releases(*_: Any) -> list[Release]:
 
 
 async def _checked(check: Any, settings: Any) -> str:
-    async with aiohttp.ClientSession() as session:
+    async with HttpSession()() as session:
         around = CheckPlace("health", "checkout", {}, Spawner(), SystemClock(), lambda: session, None, reveal)
         result = await check(settings, replace(around, releases=_releases)).run()
     return "" if result.verdict is Verdict.GOOD else result.reason
@@ -158,7 +157,7 @@ async def _secret_address(given: Settings, url: str) -> str:
 
 
 async def _told(kind: str, settings: Any, urls: Mapping[str, str]) -> str:
-    async with aiohttp.ClientSession() as session:
+    async with HttpSession()() as session:
         notifier = build_notifier(
             kind, settings, lambda secret: urls.get(secret.env) or reveal(secret), lambda: session
         )
@@ -298,7 +297,7 @@ async def test_what_fails_at_the_proxy_says_nothing_of_the_service(house: Front,
     async with proxying(proxy):
         url = f"http://127.0.0.1:{free_port() if how == 'gone' else proxy.port}"
         settings = {"http": f"{house.urls[door]}/", **keys(house)[door], "proxy": url, "timeout": "500ms"}
-        async with aiohttp.ClientSession() as session:
+        async with HttpSession()() as session:
             around = CheckPlace("health", "checkout", {}, Spawner(), SystemClock(), lambda: session, None, reveal)
             result = await HttpCheck(HttpSettings.model_validate(settings), around).run()
     assert result.verdict is Verdict.INCONCLUSIVE
@@ -370,7 +369,7 @@ async def test_victoria_metrics_answers_behind_its_own_tls_and_password_and_belo
         process = subprocess.Popen(argv, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
     let_in, refused = client(basic_auth=basic), client()
     try:
-        async with asyncio.timeout(60), aiohttp.ClientSession() as session:
+        async with asyncio.timeout(60), HttpSession()() as session:
             while (await let_in.instant("vector(1)")).problem:
                 assert process.poll() is None, (tmp_path / "log").read_text()
                 await asyncio.sleep(0.1)

@@ -59,6 +59,7 @@ def test_what_only_a_proxy_reaches_is_told_by_it_and_the_environments_proxy_is_n
             notify={
                 "receivers": [
                     {"name": "room", "webhook": {"url": f"http://bot.example{path}", **by_proxy}},
+                    {"name": "near", "webhook": {"url": ear.url}},
                     {"name": "lost", "webhook": {"url": "http://nobody.invalid/hush", "proxy": stray.url}},
                 ]
             },

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
@@ -21,6 +22,8 @@ from rollbackd.checks.http import HttpCheck, HttpSettings
 from rollbackd.config.load import ConfigErrors, dump_service, load, load_service
 from rollbackd.model import Change, Release, Verdict
 from rollbackd.plugins import adapters
+from rollbackd.signals.alertmanager_client import Alertmanager, Unreachable
+from rollbackd.signals.prometheus import Prometheus
 from rollbackd.syntax.connections import ConnectionSettings
 from rollbackd.syntax.units import Secret
 from rollbackd.system.clock import SystemClock
@@ -136,6 +139,35 @@ def test_no_secret_is_shown_wherever_the_words_are_cut(secrets: list[str], parts
 )
 def test_words_are_shown_on_one_line_and_cut(said: str, told: str) -> None:
     assert in_short(said) == told
+
+
+@pytest.mark.parametrize("status", [401, 500])
+@pytest.mark.parametrize("before", [0, 150, 190, 195, 199, 290, 297, 2040, 4090])
+async def test_a_cut_through_a_secret_shows_no_part_of_it(
+    before: int, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever in the server's words it stands; as text and as Prometheus's own error."""
+    secret = "t0ken-0123456789-" * 20
+    monkeypatch.setitem(SECRETS, "T", secret)
+
+    async def echo(request: web.Request) -> web.StreamResponse:
+        words = f"{'x' * before}{request.headers['Authorization']} is refused"
+        if "json" in request.path:
+            return web.json_response({"status": "error", "errorType": words, "error": words}, status=status)
+        return web.Response(text=words, status=status)
+
+    given: dict[str, Any] = {"authorization": {"type": "B", "credentials": {"env": "T"}}}
+    with_it = partial(connection_to, settings=_settings(given), reveal=reveal)
+    async with serving(echo) as url, HttpSession()() as session:
+        for place in ("text", "json"):
+            client = Prometheus(f"{url}/{place}", LIMIT, SystemClock(), with_it)
+            said = [(await client.instant("up")).problem, (await _checked(f"{url}/{place}", **given)).reason]
+            await client.close()
+            with pytest.raises(Unreachable) as error:
+                await Alertmanager(f"{url}/{place}", LIMIT, lambda: session, with_it).silences()
+            said.append(str(error.value))
+            assert [one for one in said if secret[:4] in one] == []
+            assert all(f"answered {status}" in one for one in said)
 
 
 # -- redirects -----------------------------------------------------------------------------------------
