@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Callable, Mapping
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,11 +17,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from rollbackd.adapter import AdapterError, CheckPlace, Place
+from rollbackd.adapter import AdapterError, CheckPlace, Message, Place
 from rollbackd.checks.http import HttpCheck, HttpSettings
 from rollbackd.config.load import ConfigErrors, dump_service, load, load_service
 from rollbackd.model import Change, Release, Verdict
-from rollbackd.plugins import adapters
+from rollbackd.notify.receivers.webhook import WebhookSettings
+from rollbackd.plugins import adapters, build_notifier
 from rollbackd.signals.alertmanager_client import Alertmanager, Unreachable
 from rollbackd.signals.prometheus import Prometheus
 from rollbackd.syntax.connections import ConnectionSettings
@@ -32,6 +33,7 @@ from rollbackd.system.http_connection import DIRECT, MASK, connection_of, connec
 from rollbackd.system.spawner import Spawner
 from rollbackd_adapters import web as layers_web
 from tests.fakes.pages import serving
+from tests.servers import free_port
 
 SECRETS = {"P": "p4ss:w0rd", "T": "t0ken-0123456789", "H": "h1dden-header", "X": "http://u:p%40x@proxy.example:3128"}
 LIMIT = timedelta(seconds=5)
@@ -366,6 +368,41 @@ async def test_ready_knows_what_no_request_could_do_without(
             assert said in problem.text
 
 
+async def test_ready_looks_for_the_proxy_where_there_is_one(tmp_path: Path) -> None:
+    """Nobody needs to know the service's name but the proxy."""
+    around = Place("shop", "flags", tmp_path, Spawner(tmp_path / "locks"), SystemClock(), reveal)
+
+    def layer(proxy: str) -> Any:
+        apply = {"url": "http://flags.invalid/{after}", "proxy": proxy}
+        progress = {"url": "http://flags.invalid/", "json": "state", "done": "ok", "failed": "no"}
+        made = adapters()["http"]
+        return made(
+            made.settings_model.model_validate({"adapter": "http", "apply": apply, "progress": progress}), around
+        )
+
+    async with serving(Desk().serve) as url:
+        assert await layer(url).ready() == []
+    port = free_port()
+    (problem,) = await layer(f"http://[::1]:{port}").ready()
+    assert problem.text.startswith(f"[::1]:{port}, the proxy of `apply`, cannot be reached: ")
+
+
+async def test_a_receivers_own_type_wins_and_its_key_does_not_lose(tmp_path: Path) -> None:
+    desk, came = Desk(), list[Mapping[str, str]]()
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        came.append({name.lower(): value for name, value in request.headers.items()})
+        return await desk.serve(request)
+
+    async with serving(handler) as url, HttpSession()() as session:
+        headers = {"content-type": "application/vnd.bot+json", "idempotency-key": "mine", "X-Any": "thing"}
+        receiver = WebhookSettings.model_validate({"url": url, "headers": headers})
+        message = Message("the-key", "opened", "title", (), "info", "shop-1", datetime.now(UTC))
+        await build_notifier("webhook", receiver, reveal, lambda: session).send(message)
+    assert (came[0]["content-type"], came[0]["idempotency-key"]) == ("application/vnd.bot+json", "the-key")
+    assert came[0]["x-any"] == "thing"
+
+
 # -- the configuration ---------------------------------------------------------------------------------
 REST: dict[str, Any] = {
     "daemon": {"mode": "shadow", "open_on_loopback": True},
@@ -495,6 +532,18 @@ def test_the_same_keys_fit_wherever_a_url_stands_and_the_same_faults_are_told(pl
         assert "hunter2" not in str(errors.value)
         assert re.fullmatch(r"\S+config\.yaml:\d+:\d+: .+; .+", str(errors.value)), str(errors.value)
     load(_written(place, {"tls": {"ca": "/nowhere/ca.pem"}, "proxy": {"env": "NONE"}}, tmp_path), look_for=None)
+
+
+@pytest.mark.usefixtures("_surroundings")
+@pytest.mark.parametrize(
+    "heartbeat", ["", "https://dead-man.example/x", {"url": "https://dead-man.example/x"}, {"url": {"env": "PROXY"}}]
+)
+def test_a_heartbeat_is_a_url_or_one_with_more(heartbeat: Any, tmp_path: Path) -> None:
+    path = _written("prometheus", {}, tmp_path)
+    text = path.read_text().replace("heartbeat:\n    url: http://h/", f"heartbeat: {json.dumps(heartbeat)}")
+    assert json.dumps(heartbeat) in text
+    path.write_text(text)
+    load(path)
 
 
 @pytest.mark.usefixtures("_surroundings")

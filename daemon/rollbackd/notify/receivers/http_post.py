@@ -18,7 +18,7 @@ from rollbackd.syntax.connections import ConnectionSettings
 from rollbackd.syntax.units import Secret
 from rollbackd.system import http_client
 from rollbackd.system.http_client import HttpError, HttpFailure
-from rollbackd.system.http_connection import DIRECT, HttpConnection, connection_of, masked
+from rollbackd.system.http_connection import DIRECT, HttpConnection, connection_of, masked, overlaid
 
 LIMIT = 30.0
 """How many seconds one message may take, with all its tries."""
@@ -68,12 +68,11 @@ class Sender(Generic[S]):
         :raises DeliveryError: permanent for an answer that is about the message, and that it will get again.
         """
         body = json.dumps(document).encode()
-        sent = {"Content-Type": "application/json", **(headers or {})}
         try:
             async with asyncio.timeout(LIMIT):
                 async for attempt in retrying(_AgainSoonError, _TRIES, 0.25):
                     with attempt:
-                        await self._once(url, body, sent, secrets)
+                        await self._once(url, body, headers or {}, secrets)
         except TimeoutError as error:
             raise DeliveryError(f"{self.who} did not answer in time", permanent=False) from error
 
@@ -89,6 +88,7 @@ class Sender(Generic[S]):
 
     async def _once(self, url: str, body: bytes, headers: Mapping[str, str], secrets: Sequence[str]) -> None:
         connection = self._connection()
+        configured = overlaid({"Content-Type": "application/json"}, connection.headers)
         try:
             async with http_client.http_answer(
                 self._http(),
@@ -96,7 +96,7 @@ class Sender(Generic[S]):
                 url,
                 limit=_ONE_TRY,
                 connect=_CONNECT,
-                headers=headers,
+                headers=overlaid(configured, headers),
                 body=body,
                 connection=connection,
             ) as answer:
