@@ -195,7 +195,23 @@ class Difference:
 
 
 @runtime_checkable
-class Snapshots(Protocol):
+class Prunes(Protocol):
+    """A layer that drops the oldest of what it could go back to. It does so only when it is asked, each night: nobody
+    else knows what is still needed.
+    """
+
+    async def prune(self, spare: Collection[str] = (), last: int = 0) -> Sequence[str]:
+        """Drop what the layer's retention does not keep; the names of the dropped.
+
+        :param spare: ids of releases that are never dropped: what runs, good states, targets of open incidents, and
+            what a plan names.
+        :param last: how many of the newest are kept, instead of the number that the layer's settings say; 0: theirs.
+        """
+        ...
+
+
+@runtime_checkable
+class Snapshots(Prunes, Protocol):
     """A layer that keeps its own past. Values go through JSON as they are; all of it may be called again after a crash.
 
     To restore the newest good one, verify from newest to oldest and take the first without problems.
@@ -242,14 +258,6 @@ class Snapshots(Protocol):
         """Take in what `export_to` wrote, here or elsewhere, once every hash agrees.
 
         :raises AdapterError: permanent when it is damaged, or not such a file; nothing of it is kept.
-        """
-        ...
-
-    async def prune(self, spare: Collection[str] = (), last: int = 0) -> Sequence[str]:
-        """Drop what the layer's retention does not keep; the names of the dropped.
-
-        :param spare: ids of releases that are never dropped: good states, targets of open incidents.
-        :param last: how many of the newest are kept, instead of the number that the layer's settings say; 0: theirs.
         """
         ...
 

@@ -48,6 +48,7 @@ from rollbackd.signals.smoke_checks import SmokeChecks
 from rollbackd.signals.state_watcher import StateWatcher
 from rollbackd.snapshots import SnapshotManager
 from rollbackd.snapshots.metrics import SnapshotMetrics
+from rollbackd.snapshots.retention import Retention
 from rollbackd.state.checkpoint import Checkpoint
 from rollbackd.state.read_model import ReadModel
 from rollbackd.syntax.units import Secret
@@ -231,7 +232,7 @@ async def build(config: Config, journal: Journal, clock: Clock, checkpoint: Chec
         )
     )
     registry.register(SnapshotMetrics(snapshot_manager, clock))
-    upkeep = Upkeep(read_model, config.daemon.keep, clock)
+    upkeep = Upkeep(read_model, config.daemon.keep, clock, Retention(read_model, layers).prune)
     drill_timetable = DrillTimetable(config, read_model, clock, drills)
     timetable = Calendar([*snapshot_manager.planned(), *drill_timetable.planned(), *upkeep.planned()], clock)
     orders = SignalCommands(config, read_model, clock, files, operations)

@@ -1,4 +1,4 @@
-"""Upkeep of the journal, on the calendar: what is over is forgotten, and every chain is computed again.
+"""Upkeep on the calendar: what is over is forgotten, in the journal and in layers, and every chain is computed again.
 
 When each began last is kept beside the readers' places in the journal. It is no fact, so that it wakes nobody.
 """
@@ -23,8 +23,12 @@ _TIMES = {
 class Upkeep:
     """Prunes and audits once a night, and writes the checkpoint each hour."""
 
-    def __init__(self, read_model: ReadModel, keep: timedelta, clock: Clock) -> None:
+    def __init__(
+        self, read_model: ReadModel, keep: timedelta, clock: Clock, retention: Callable[[], Awaitable[None]]
+    ) -> None:
+        """:param retention: has the layers drop what is old."""
         self._read_model = read_model
+        self._retention = retention
         self._keep = keep
         self._clock = clock
         self._last: dict[str, datetime] = {}
@@ -51,6 +55,7 @@ class Upkeep:
 
     async def _prune(self) -> None:
         await self._read_model.journal.prune(self._clock.now() - self._keep)
+        await self._retention()
 
     async def _audit(self) -> None:
         if broken := await self._read_model.audit():

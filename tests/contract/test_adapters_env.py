@@ -178,6 +178,7 @@ def test_what_is_remembered_is_private_and_bounded(tmp_path: Path) -> None:
     for number in range(8):
         world.file.write_text(f"RAG_INDEX_VERSION={number}\n")
         finish(adapter.current())
+    finish(adapter.prune())
     kept = list((tmp_path / "scratch" / "contents").iterdir())
     assert sorted(json.loads(path.read_text())["content"]["RAG_INDEX_VERSION"]["text"] for path in kept) == [
         "5", "6", "7"

@@ -90,6 +90,7 @@ class ReleasesWorld(World):
         adapter = self.adapter()
         change = finish(planned(adapter, resolve("web", name, finish(adapter.releases())), key))
         assert finish(perform(adapter, change)) is Progress.DONE
+        finish(adapter.prune())
 
     def names(self) -> list[str]:
         return [release.label for release in finish(self.adapter().releases())]

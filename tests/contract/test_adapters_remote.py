@@ -26,6 +26,7 @@ from rollbackd.testing import (
 from rollbackd_adapters.freeze import FreezeAdapter, FreezeSettings
 from rollbackd_adapters.remote import RemoteAdapter, RemoteSettings
 from tests.contract.over import HERE, NOWHERE, THERE, Over, RemoteBracketWorld, RemoteWorld
+from tests.contract.test_adapters_releases import ReleasesWorld
 from tests.contract.worlds import CommandWorld, GitCheckoutWorld, MaintenanceWorld, RestartWorld, script
 from tests.sshd import Sshd, sshd
 
@@ -109,6 +110,16 @@ def test_a_repository_over_there_goes_back_with_its_risks_and_its_build(tmp_path
     assert finish(perform(world.adapter(), change)) is Progress.DONE
     assert world.present() == change.after.id
     assert world.finished() == 1
+
+
+def test_old_releases_over_there_are_dropped_but_none_that_is_needed_here(tmp_path: Path, server: Sshd) -> None:
+    inner = ReleasesWorld(tmp_path / "world", then=False, keep=1)
+    adapter = RemoteWorld(tmp_path, server, inner, ["releases", "step"]).adapter()
+    v1 = next(release for release in finish(adapter.releases()) if release.label == "v1")
+    assert finish(adapter.prune({v1.id})) == ["127.0.0.1: v2"]
+    assert inner.names() == ["v3", "v1"]
+    commands = RemoteWorld(tmp_path / "other", server, CommandWorld(tmp_path / "commands"), ["releases", "step"])
+    assert finish(commands.adapter().prune()) == []
 
 
 # -- who is asked, and who asks -----------------------------------------------------------------

@@ -23,11 +23,16 @@ class Watched(MemoryJournal):
         super().__post_init__()
         self.pruned: list[tuple[str, datetime]] = []
         self.audited: list[str] = []
+        self.retained: list[str] = []
         self.broken_links: tuple[str, ...] = ()
 
     async def prune(self, before: datetime) -> int:
         self.pruned.append((f"{self.clock.now():%d %H:%M}", before))
         return 0
+
+    async def retain(self) -> None:
+        """What is old in layers is dropped."""
+        self.retained.append(f"{self.clock.now():%d %H:%M}")
 
     async def audit(self) -> AuditReport:
         self.audited.append(f"{self.clock.now():%d %H:%M}")
@@ -42,7 +47,7 @@ async def settle() -> None:
 @asynccontextmanager
 async def running(journal: Watched, clock: ManualClock) -> AsyncIterator[None]:
     """One life of the daemon, as far as this goes."""
-    upkeep = Upkeep(ReadModel(cast("Journal", journal)), KEEP, clock)
+    upkeep = Upkeep(ReadModel(cast("Journal", journal)), KEEP, clock, journal.retain)
     await upkeep.open()
     task = asyncio.create_task(Calendar(upkeep.planned(), clock).run())
     await settle()
@@ -64,7 +69,7 @@ async def test_each_night_what_is_over_is_forgotten_and_all_is_audited() -> None
     async with running(journal, clock):
         assert (journal.pruned, journal.audited) == ([], [])
         await pass_time(clock, timedelta(days=2))
-    assert [at for at, _ in journal.pruned] == ["03 03:20", "04 03:20"]
+    assert [at for at, _ in journal.pruned] == journal.retained == ["03 03:20", "04 03:20"]
     assert journal.pruned[0][1] == datetime.fromisoformat("2026-03-03 03:20+00:00") - KEEP
     assert journal.audited == ["03 04:20", "04 04:20"]
     assert journal.records == []

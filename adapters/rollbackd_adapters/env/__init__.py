@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import ClassVar
 
 from rollbackd.adapter import AdapterError, Needs, Place, Settings
@@ -23,9 +23,9 @@ from rollbackd_adapters.env.memory import ContentHistory, content_id, dumped, lo
 from rollbackd_adapters.env.settings import EnvSettings
 from rollbackd_adapters.env.text import Content, EnvText, Unreadable, Value
 from rollbackd_adapters.ids import check_own
-from rollbackd_adapters.lacks import existing
+from rollbackd_adapters.lacks import existing, hint
 from rollbackd_adapters.threads import in_thread
-from rollbackd_adapters.traces import Trace, progress_of
+from rollbackd_adapters.traces import Trace, named, progress_of
 
 __all__ = ["EnvAdapter", "EnvSettings"]
 
@@ -45,13 +45,25 @@ class EnvAdapter(StepAdapter[EnvSettings]):
         self.needs = Needs(writes=(settings.file.parent,))
         """The directory: a file that is replaced by rename cannot be mounted writable by itself."""
         self._path = settings.file
-        self._history = ContentHistory(place.scratch / "contents", settings.keep)
+        self._history = ContentHistory(place.scratch / "contents")
 
     async def current(self) -> Release:
         return self._release(await asyncio.to_thread(self._seen))
 
     async def releases(self) -> Sequence[Release]:
         return [release for release, _ in await asyncio.to_thread(self._known)]
+
+    async def prune(self, spare: Collection[str] = (), last: int = 0) -> Sequence[str]:
+        """Forget the oldest contents."""
+        return await in_thread(self._forget, last or self._settings.keep, frozenset(spare))
+
+    def _forget(self, keep: int, spare: frozenset[str]) -> list[str]:
+        needed = spare | named(self._place.scratch, "before", "after")
+        try:
+            return self._history.forget(keep, needed, self._clock.now())
+        except OSError as error:
+            text = f"{self._history.directory}: old contents cannot be dropped: {hint(error)}"
+            raise AdapterError(text, permanent=False) from error
 
     async def _present_id(self) -> str:
         return content_id((await asyncio.to_thread(self._read))[1].content)

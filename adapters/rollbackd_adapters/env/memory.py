@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Collection
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -42,9 +43,8 @@ def loaded(data: object) -> Content:
 class ContentHistory:
     """The contents of one layer, newest first by when each was last new."""
 
-    def __init__(self, directory: Path, keep: int) -> None:
+    def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self._keep = keep
         self._last = ""
 
     def remember(self, content: Content, now: datetime) -> None:
@@ -70,9 +70,14 @@ class ContentHistory:
             raise
         sync_directory(self.directory)
         self._last = name
-        abandoned = (path for path in self.directory.glob(".*") if now.timestamp() - _changed(path) > _ABANDONED)
-        for old in (*self._files()[self._keep :], *abandoned):
-            old.unlink(missing_ok=True)
+
+    def forget(self, keep: int, spare: Collection[str], now: datetime) -> list[str]:
+        """Drop the oldest beyond so many, without those to spare; their names. :raises OSError:"""
+        old = [path for path in self._files()[keep:] if path.stem not in spare]
+        abandoned = [path for path in self.directory.glob(".*") if now.timestamp() - _changed(path) > _ABANDONED]
+        for path in (*old, *abandoned):
+            path.unlink(missing_ok=True)
+        return [path.stem for path in old]
 
     def recall(self, names: tuple[str, ...]) -> list[tuple[Content, datetime]]:
         """The contents of exactly these names, newest first, without those that cannot be read."""

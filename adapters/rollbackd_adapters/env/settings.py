@@ -34,7 +34,7 @@ class EnvSettings(Settings):
     syntax: Literal["shell", "systemd"] = "shell"
     """Who reads the file: a shell (`. FILE`, dotenv, docker), or systemd (`EnvironmentFile=`)."""
     keep: int = Field(default=100, ge=2, le=10_000)
-    """How many contents are remembered, to go back to."""
+    """How many contents are remembered, to go back to; the oldest are dropped at night. Good ones stay in any case."""
 
     @model_validator(mode="after")
     def _sound(self) -> Self:

@@ -1,7 +1,7 @@
 """A directory of releases and a link to the one that runs, as Capistrano, Deployer and many front ends keep them.
 
-It moves the link, at one instant, runs the `then` commands and removes the oldest releases beyond `keep`; it saves
-nothing, since the release that is left stays where it is. A release is one directory: its name, the directory itself
+It moves the link, at one instant, and runs the `then` commands; it saves nothing, since the release that is left stays
+where it is. The oldest beyond `keep` are removed at night. A release is one directory: its name, the directory itself
 and, where there is one, what its `revision` file says. A name that is used again for something else is another release;
 one whose files are changed in place is seen to be another only by its revision file.
 """
@@ -9,7 +9,7 @@ one whose files are changed in place is seen to be another only by its revision 
 import asyncio
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import ClassVar
@@ -18,10 +18,11 @@ from rollbackd.adapter import AdapterError, Needs, Place, Settings
 from rollbackd.model import Change, Release
 from rollbackd.system import log
 from rollbackd.system.boundary import boundary
-from rollbackd.system.spawner import Busy, Lock, SpawnError
+from rollbackd.system.spawner import Lock
 from rollbackd_adapters.base import StepAdapter
+from rollbackd_adapters.failures import as_adapter_errors, holding
 from rollbackd_adapters.ids import check_own
-from rollbackd_adapters.lacks import missing_of_then
+from rollbackd_adapters.lacks import hint, missing_of_then
 from rollbackd_adapters.releases.disk import Disk
 from rollbackd_adapters.releases.settings import ReleasesSettings
 from rollbackd_adapters.then import Then
@@ -32,7 +33,7 @@ __all__ = ["ReleasesAdapter", "ReleasesSettings"]
 
 _ID = re.compile(r"[0-9a-f]{16}")
 _REMOVING = timedelta(minutes=1)
-"""For each old release, since people wait. The rest of it is removed next time."""
+"""For each old release. The rest of it is removed next time."""
 _AT_ONCE = 5
 
 
@@ -72,10 +73,6 @@ class ReleasesAdapter(StepAdapter[ReleasesSettings]):
         target = await asyncio.to_thread(self._disk.find, change.after)
         return Then(self._settings.then, target.path, self._settings.timeout)
 
-    async def _finish(self, change: Change, trace: Trace, lock: Lock) -> None:
-        await super()._finish(change, trace, lock)
-        await self._prune(lock)
-
     async def _elsewhere(self) -> str:
         return (
             f"{self._link} leads to a release that this rollback neither began at nor goes to: somebody else moved it"
@@ -100,20 +97,26 @@ class ReleasesAdapter(StepAdapter[ReleasesSettings]):
     def _check_id(self, release: Release) -> None:
         check_own(release, _ID, "a release; `rollbackd plan` lists them")
 
-    async def _prune(self, lock: Lock) -> None:
-        """Remove the oldest releases. The change is done all the same, so a failure is logged and tried next time."""
-        if not self._settings.keep:
-            return
-        try:
-            for path in (await asyncio.to_thread(self._surplus))[:_AT_ONCE]:
+    async def prune(self, spare: Collection[str] = (), last: int = 0) -> Sequence[str]:
+        """Remove the oldest releases. One that cannot be removed is no release any more, and is tried next time."""
+        keep = last or self._settings.keep
+        if not keep:
+            return []
+        async with holding(self._spawner, self.resource):
+            names, aside = await in_thread(self._set_aside, keep, frozenset(spare))
+        for path in aside[:_AT_ONCE]:  # without the lock: nothing goes to them, and a rollback is not kept waiting
+            with as_adapter_errors():
                 finished = await self._spawner.run(
-                    ["rm", "-rf", "--one-file-system", "--", str(path)], timeout=_REMOVING, lock=lock
+                    ["rm", "-rf", "--one-file-system", "--", str(path)], timeout=_REMOVING
                 )
-                if not finished.ok:
-                    self._log.warning("an old release is not removed yet", path=str(path), error=finished.tail)
-        except (AdapterError, SpawnError, Busy, OSError) as error:
-            self._log.warning("old releases cannot be removed", error=str(error))
+            if not finished.ok:
+                self._log.warning("an old release is not removed yet", path=str(path), error=finished.tail)
+        return names
 
-    def _surplus(self) -> list[Path]:
-        spare = {self._disk.current().release.id, *named(self._place.scratch, "before", "after")}
-        return self._disk.surplus(self._settings.keep, spare)
+    def _set_aside(self, keep: int, spare: frozenset[str]) -> tuple[list[str], list[Path]]:
+        needed = spare | {self._disk.current().release.id} | named(self._place.scratch, "before", "after")
+        try:
+            return self._disk.set_aside(keep, needed)
+        except OSError as error:
+            text = f"{self._settings.directory}: old releases cannot be removed: {hint(error)}"
+            raise AdapterError(text, permanent=False) from error

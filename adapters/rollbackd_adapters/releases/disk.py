@@ -8,6 +8,7 @@ import hashlib
 import os
 import re
 import struct
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -102,16 +103,18 @@ class Disk:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
 
-    def surplus(self, keep: int, spare: set[str]) -> list[Path]:
-        """What may be removed: beyond the newest `keep`, not marked as good, and not among the ids to spare.
+    def set_aside(self, keep: int, spare: Collection[str]) -> tuple[list[str], list[Path]]:
+        """Give other names to releases beyond the newest `keep`, neither marked as good nor among the ids to spare.
 
-        It has got another name when this returns. What an earlier life was still removing is there again.
+        :returns: what they were called, and all that may be removed: also what an earlier life was still removing.
         """
+        names = []
         for found in self.all()[keep:]:
             aside = found.path.with_name(f"{_REMOVED}{found.name}")
             if found.release.id not in spare and not found.release.good and not os.path.lexists(aside):
                 found.path.rename(aside)
-        return sorted(_real(self._directory).glob(f"{_REMOVED}*"))
+                names.append(found.name)
+        return names, sorted(_real(self._directory).glob(f"{_REMOVED}*"))
 
     def _may_be(self, name: str) -> bool:
         return _NAME.fullmatch(name) is not None and fnmatch.fnmatchcase(name, self._settings.names)

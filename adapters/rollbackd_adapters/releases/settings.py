@@ -30,8 +30,8 @@ class ReleasesSettings(Settings):
     timeout: Duration = timedelta(minutes=10)
     """For each command of `then`."""
     keep: int = Field(default=0, ge=0, le=10_000)
-    """How many releases stay after a rollback; 0: all. One that is marked as good stays, and so do those that the last
-    rollbacks went from or to."""
+    """How many releases stay when old ones are removed at night; 0: all. What runs stays in any case, and so do good
+    ones, those that a plan names, and those that the last rollbacks went from or to."""
 
     @field_validator("directory", "link")
     @classmethod

@@ -5,7 +5,7 @@ effect is in hand a program holds its host's lock: when we are killed, the next 
 since an order may still be on its way.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -64,6 +64,15 @@ class Host(LayerPart[RemoteSettings]):
         """What the other side says the layer can do, and what would stop it."""
         hello, answers = await self._converse([("ready", {})], min(_QUESTION, self._settings.timeout))
         return hello.layers[self.layer], answers[0]
+
+    async def prune(self, spare: Collection[str], last: int) -> Sequence[str]:
+        """The names of what was dropped; nothing where the layer there drops nothing."""
+        offer, _ = await self.offer()
+        if not offer.prunes:
+            return []
+        given = {"last": last} if last else {}
+        (names,) = await self.order(("prune", {"spare": list(spare), **given}))
+        return names  # type: ignore[no-any-return]
 
     async def _converse(
         self, asked: Sequence[Asked], timeout: timedelta, lock: Lock | None = None

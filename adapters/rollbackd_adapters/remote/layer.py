@@ -1,7 +1,7 @@
 """The layer that the core sees: all hosts as one."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, TypeVar
 
@@ -86,6 +86,11 @@ class RemoteAdapter(LayerAdapter[RemoteSettings]):
             except AdapterError:
                 texts += map(str, errors)
         return texts
+
+    async def prune(self, spare: Collection[str] = (), last: int = 0) -> Sequence[str]:
+        """Have each host drop what is old there; what a host has dropped, after its name."""
+        found = await self._all(lambda host: host.prune(spare, last))
+        return [f"{host}: {one_line(name)}" for host, names in found.items() for name in names]
 
     # -- as a bracket ---------------------------------------------------------------------------
     async def inside(self, key: str) -> bool:

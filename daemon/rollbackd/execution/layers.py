@@ -20,6 +20,8 @@ from rollbackd.system.spawner import Spawner
 T = TypeVar("T")
 ASKING = timedelta(seconds=60)
 """How long a read-only question to an adapter may take."""
+_PRUNING = timedelta(hours=1)
+"""How long a layer may take to drop what is old."""
 
 
 class LookFailed(Exception):  # noqa: N818  # an answer: there is no look
@@ -132,6 +134,17 @@ class Layers:
         there = await self.there() if named else {}
         return {layer: resolve(layer, text, there.get(layer, ())) for layer, text in named.items()}
 
+    async def fixed(self, layer: str) -> frozenset[str]:
+        """The ids of a layer's releases that any plan fixes. :raises LookFailed: the layer does not answer."""
+        steps = [step for spec in self.service.plans.values() for step in spec.steps if not isinstance(step, str)]
+        texts = [step[layer] for step in steps if layer in step]
+        there = await self._ask(layer, self.adapters[layer].releases()) if texts else ()
+        return frozenset(release.id for release in there if any(map(release.is_called, texts)))
+
+    async def pruned(self, layer: str, work: Awaitable[Sequence[str]]) -> Sequence[str]:
+        """What a layer has dropped. :raises LookFailed: it failed."""
+        return await self._ask(layer, work, _PRUNING)
+
     async def _step(self, move: Move, way: PlanRequest) -> Change:
         change = await self._ask(move.layer, self.adapters[move.layer].plan(move.to))
         if change.before.parts and change.before != way.present.releases.get(move.layer):
@@ -154,15 +167,15 @@ class Layers:
         problems = [problem for layer, own in zip(layers, found, strict=True) if layer in needed for problem in own]
         return plan, tuple(problems)
 
-    async def _ask(self, layer: str, question: Awaitable[T]) -> T:
-        """Await a read-only answer, within `ASKING`."""
+    async def _ask(self, layer: str, question: Awaitable[T], limit: timedelta = ASKING) -> T:
+        """Await an answer, within its limit."""
         try:
-            async with asyncio.timeout(ASKING.total_seconds()):
+            async with asyncio.timeout(limit.total_seconds()):
                 return await question
         except AdapterError as error:
             raise LookFailed(f"{layer}: {self.clean(str(error))}") from error
         except TimeoutError as error:
-            raise LookFailed(f"{layer}: no answer within {ASKING.total_seconds():.0f} s") from error
+            raise LookFailed(f"{layer}: no answer within {limit.total_seconds():.0f} s") from error
         except Exception as error:  # somebody else's adapter may raise anything; one layer must not end the daemon
             said = self.clean(f"{type(error).__name__}: {error}")
             raise LookFailed(f"{layer}: its adapter failed: {said}") from error

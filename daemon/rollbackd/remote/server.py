@@ -18,7 +18,7 @@ from io import RawIOBase
 from typing import Any, BinaryIO
 
 from rollbackd import __version__
-from rollbackd.adapter import Adapter, AdapterError, Snapshots
+from rollbackd.adapter import Adapter, AdapterError, Prunes, Snapshots
 from rollbackd.model import Problem, Progress
 from rollbackd.plugins import unknown
 from rollbackd.remote import wire
@@ -53,7 +53,11 @@ class LayerServer:
         """What is served, and in which protocol."""
         layers = {
             name: Offer(
-                self._served.layers[name].adapter, adapter.resource, adapter.traits, isinstance(adapter, Snapshots)
+                self._served.layers[name].adapter,
+                adapter.resource,
+                adapter.traits,
+                isinstance(adapter, Snapshots),
+                isinstance(adapter, Prunes),
             )
             for name, adapter in self._adapters.items()
         }

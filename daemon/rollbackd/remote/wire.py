@@ -16,7 +16,7 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
-from rollbackd.adapter import Adapter, Bracket, Noting, Rehearses, Snapshots
+from rollbackd.adapter import Adapter, Bracket, Noting, Prunes, Rehearses, Snapshots
 from rollbackd.model import Traits
 from rollbackd.syntax.units import show
 
@@ -45,7 +45,7 @@ _EFFECTS: tuple[Callable[..., Any], ...] = (
     Bracket.leave,
     Snapshots.take,
     Snapshots.restore,
-    Snapshots.prune,
+    Prunes.prune,
 )
 """`export_to` and `import_from` are not here: they take a path, and whoever connects chooses none."""
 
@@ -65,6 +65,8 @@ class Offer:
     traits: Traits
     snapshots: bool = False
     """It keeps its own past."""
+    prunes: bool = False
+    """It drops what is old when it is asked."""
 
     @property
     def words(self) -> tuple[str, ...]:

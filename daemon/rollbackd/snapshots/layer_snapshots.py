@@ -10,11 +10,12 @@ from typing import Any, TypeVar, cast
 from rollbackd import facts
 from rollbackd.adapter import Adapter, AdapterError, Rehearses, Snapshot, SnapshotProblem, Snapshots
 from rollbackd.decision.refusals import OrderRefused
+from rollbackd.execution.layers import LookFailed
 from rollbackd.journal import Entry
 from rollbackd.model import DAEMON, service_stream
 from rollbackd.snapshots.history import SnapshotHistory, SnapshotRun
 from rollbackd.snapshots.offsite import OffsiteStore
-from rollbackd.snapshots.selection import spared
+from rollbackd.snapshots.retention import Retention
 from rollbackd.state.read_model import ReadModel
 from rollbackd.syntax.units import format_duration
 from rollbackd.system import log
@@ -48,6 +49,7 @@ class LayerSnapshots:
         read_model: ReadModel,
         clock: Clock,
         elsewhere: Mapping[str, OffsiteStore],
+        retention: Retention,
     ) -> None:
         self.service = service
         self.layer = layer
@@ -63,6 +65,7 @@ class LayerSnapshots:
         self._releases = adapter
         self._read_model = read_model
         self._clock = clock
+        self._retention = retention
         self._lock = asyncio.Lock()
         self._log = log.get("snapshots").bind(service=service, layer=layer)
 
@@ -196,9 +199,10 @@ class LayerSnapshots:
 
     async def prune(self, keep: int = 0) -> tuple[str, ...]:
         """Drop what nothing keeps, and nothing that a rollback may need. :raises AdapterError:"""
-        last = self.ledger.rollbacks[-1].incident if self.ledger.rollbacks else ""
-        incident = await self._read_model.incident(last) if last else None
-        spare = spared(self.ledger, self.layer, incident)
+        try:
+            spare = await self._retention.spared(self.service, self.layer)
+        except LookFailed as error:
+            raise AdapterError(str(error), permanent=False) from error
         dropped = await self.ask(self.adapter.prune(spare, keep) if keep else self.adapter.prune(spare))
         boundary("snapshots.pruned")
         return tuple(dropped)

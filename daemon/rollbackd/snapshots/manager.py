@@ -21,6 +21,7 @@ from rollbackd.snapshots.history import FINDING_KINDS, FINDINGS_READ, RUN_KINDS,
 from rollbackd.snapshots.layer_snapshots import LayerSnapshots, NotKept
 from rollbackd.snapshots.offsite import OffsiteStore
 from rollbackd.snapshots.restore import RESTORE, SnapshotRestore
+from rollbackd.snapshots.retention import Retention
 from rollbackd.snapshots.schedule import KEEP, SnapshotTimetable, calendar_name
 from rollbackd.snapshots.selection import good_releases
 from rollbackd.snapshots.views import KeptView, RestoredView, SnapshotView, TakenView
@@ -61,6 +62,7 @@ class SnapshotManager:
         self._by_layer: dict[tuple[str, str], LayerSnapshots] = {}
         self._timetable = SnapshotTimetable(self._by_layer, clock)
         self._restoring = SnapshotRestore()
+        retention = Retention(read_model, layers)
         self._few = asyncio.Semaphore(_FETCHED_TOGETHER)
         self._fetching: dict[tuple[str, str], asyncio.Task[None]] = {}
         """Layers whose copies are looked for or fetched right now."""
@@ -74,7 +76,7 @@ class SnapshotManager:
                         if entry.offsite is not None
                     }
                     layer_snapshots = self._by_layer[name, layer] = LayerSnapshots(
-                        name, layer, adapter, read_model, clock, places
+                        name, layer, adapter, read_model, clock, places, retention
                     )
                     for entry in own:
                         self._timetable.add(layer_snapshots, entry)

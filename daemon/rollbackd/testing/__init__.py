@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from rollbackd.adapter import Adapter, AdapterError, Bracket, Place
+from rollbackd.adapter import Adapter, AdapterError, Bracket, Place, Prunes
 from rollbackd.model import NO_RELEASE, Change, Progress, Release
 from rollbackd.system.clock import SystemClock
 from rollbackd.system.spawner import Spawner
@@ -199,6 +199,13 @@ class StepContract:
         finish(adapter.progress(change))
         finish(adapter.ready())
         assert world.everything() == before
+
+    def test_pruning_leaves_what_it_is_to_spare(self, world: World) -> None:
+        adapter = world.adapter()
+        if isinstance(adapter, Prunes):
+            there = {release.id for release in finish(adapter.releases())}
+            finish(adapter.prune(there, 1))
+            assert {release.id for release in finish(adapter.releases())} == there
 
     def test_before_it_is_applied_a_change_has_not_started(self, world: World) -> None:
         adapter = world.adapter()
