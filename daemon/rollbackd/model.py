@@ -239,7 +239,8 @@ class Request:
     actor: str
     reason: str = ""
     to: str = ""
-    """A release (id, unique prefix or label), a state's key, or empty for the newest good state."""
+    """A release (id, label, or the beginning of an id where a plan was shown), a state's key, or empty for the newest
+    good state."""
     plan: str = ""
     irreversible: tuple[str, ...] = ()
     """Layers whose step may be irreversible, by name."""

@@ -122,19 +122,36 @@ def test_a_target_that_is_unknown_or_two_is_refused_with_what_there_is(shop: Toy
     both = shop.command("rollback", "shop", "--to", "co-v3")
     assert both.returncode == 1
     assert '"co-v3" is a release of config and code; say LAYER=co-v3' in both.stderr
-    many = shop.command("rollback", "shop", "--to", "code=co-v")
-    assert many.returncode == 1
-    assert '"co-v" fits 3 releases; give more of the id' in many.stderr
+    short = shop.command("rollback", "shop", "--to", "code=co-v")
+    assert short.returncode == 1
+    assert 'code: no release "co-v"; the newest are: co-v3, co-v2, co-v1' in short.stderr
     plan = shop.command("rollback", "shop", "--plan", "evrything")
     assert plan.returncode == 2
     assert 'shop has no plan "evrything"; it has: default, code' in plan.stderr
     unknown = shop.command("rollback", "shopp")
     assert unknown.returncode == 1
     assert 'there is no service "shopp"; there are: shop' in unknown.stderr
-    for done in (nowhere, both, many, plan, unknown):
+    for done in (nowhere, both, short, plan, unknown):
         assert "Traceback" not in done.stderr
     assert shop.calls == []
     assert shop.incidents() == []
+
+
+def test_the_beginning_of_an_id_is_shown_before_anything_goes_there(shop: Toy) -> None:
+    releases = [{"id": "co-v3"}, {"id": "co-v2"}, {"id": "0123456789abcdef", "label": "v1"}]
+    (shop.root / "code.releases").write_text(json.dumps(releases))
+    for body in ({"to": "code=0123456"}, {"to": "0123456"}):
+        status, said, _ = shop.refused("POST", "services/shop/rollback", body)
+        assert status == 409
+        assert "only the beginning of v1 (0123456789ab) (0123456789abcdef)" in said
+    done = shop.command("rollback", "shop", "--to", "code=0123456", "--yes")
+    assert done.returncode == 1
+    assert "`rollbackd plan shop --to code=0123456` shows by its --plan-id" in done.stderr
+    assert shop.incidents() == []
+    shown = shop.ask("POST", "services/shop/plan", {"to": "code=0123456"})
+    assert shown["target"]["ids"]["code"] == "0123456789abcdef"
+    shop.command("rollback", "shop", "--plan-id", shown["id"], "--watch")
+    assert [one["target"]["ids"]["code"] for one in shop.incidents()] == ["0123456789abcdef"]
 
 
 def test_the_plan_touches_nothing(shop: Toy) -> None:

@@ -81,6 +81,25 @@ ok: {config}
     )
 
 
+def test_check_notes_a_release_that_a_plan_fixes_and_that_is_not_there(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(11, 19):
+        (tmp_path / "web" / str(number)).mkdir(parents=True)
+    front = f"front: {{adapter: releases, directory: {tmp_path}/web, link: {tmp_path}/current}}"
+    gone = f"gone: {{adapter: releases, directory: {tmp_path}/nowhere, link: {tmp_path}/current}}"
+    fixed = '{fixed: [{front: "3"}], there: [{front: "12"}], lost: [{gone: "12"}]}'
+    text = config.read_text().replace("    layers:\n", f"    layers:\n      {front}\n      {gone}\n")
+    config.write_text(text.replace("    checks:", f"    plans: {fixed}\n    plan: there\n    checks:"))
+    assert local_commands.check(Session(), config, without_secrets=True) is None
+    notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note:") and "plan" in line]
+    assert len(notes) == 2
+    assert notes[0].startswith(
+        'note:      plan fixed of checkout cannot be run: front: no release "3"; the newest are: 18'
+    )
+    assert notes[1].startswith(f"note:      plan lost of checkout cannot be run: gone: {tmp_path}/nowhere: nothing is")
+
+
 def test_check_lists_every_error_and_is_a_no(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config.write_text(config.read_text().replace("adapter: git", "adaptr: git").replace("verify", "verfy"))
     assert local_commands.check(Session(config=config)) == 1

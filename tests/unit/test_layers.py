@@ -1,15 +1,18 @@
 """The layers of a service: asked all at once, each in its own words when it does not answer."""
 
 import asyncio
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from rollbackd.adapter import Adapter, AdapterError
 from rollbackd.execution import layers as module
-from rollbackd.execution.layers import LayerFactory, Layers, LookFailed, PlanRequest, resolve
+from rollbackd.execution.layers import GUESSED, LayerFactory, Layers, LookFailed, PlanRequest, resolve
 from rollbackd.incident.spec import PlanSpec
 from rollbackd.model import NO_RELEASE, Release, State, Traits
 from rollbackd.system.spawner import Spawner
@@ -158,7 +161,7 @@ async def test_a_plan_says_which_rules_ask_what_it_switches_off_and_its_return_n
     assert (await layers.plan("degrade", PlanRequest(house.state, target, returns=True))).unasked == ()
 
 
-@pytest.mark.parametrize("text", [LONG.id, "v41", "0123", "0123456789abcdef"])
+@pytest.mark.parametrize("text", [LONG.id, "v41", "0123456", "0123456789abcdef"])
 def test_a_release_is_found_by_id_label_or_prefix(text: str) -> None:
     assert resolve("code", text, [Release("f" * 40, "v40"), LONG]) is LONG
 
@@ -171,15 +174,44 @@ def test_a_whole_name_wins_over_a_prefix() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("v9", 'code: no release "v9"; the newest are: v41 (0123456789ab), v40 (0123fffff)'),
+        ("v9", 'code: no release "v9"; the newest are: v41 (0123456789ab), v40 (0123fffff), v39 (0123fff00)'),
         ("", 'code: no release ""; the newest are:'),
-        ("0123", 'code: "0123" fits 2 releases; give more of the id'),
+        ("0123fff", 'code: "0123fff" fits 2 releases; give more of the id'),
+        ("0123ff", 'code: no release "0123ff"; the newest are: v41'),
     ],
 )
 def test_a_name_that_fits_none_or_two_says_so(text: str, said: str) -> None:
     with pytest.raises(LookFailed) as caught:
-        resolve("code", text, [LONG, Release("0123fffff", "v40")])
+        resolve("code", text, [LONG, Release("0123fffff", "v40"), Release("0123fff00", "v39")])
     assert said in str(caught.value)
+
+
+_TEXTS = st.text("0123456789abcdefv.-", max_size=12)
+_RELEASES = st.lists(st.builds(Release, id=_TEXTS.filter(bool), label=_TEXTS, names=st.tuples(_TEXTS)), max_size=8)
+
+
+@given(releases=_RELEASES, text=_TEXTS, cut=st.integers(0, 12))
+@settings(deadline=None)
+def test_nothing_is_guessed_for_a_configuration_and_little_for_people(
+    releases: list[Release], text: str, cut: int
+) -> None:
+    for asked in (text, *(release.id[:cut] for release in releases)):
+        for whole in (True, False):
+            with suppress(LookFailed):
+                found = resolve("code", asked, releases, whole=whole)
+                called = [release for release in releases if release.is_called(asked)]
+                assert found in called or (not whole and len(asked) >= GUESSED and not called)
+
+
+async def test_a_step_of_a_fixed_release_asks_that_layer_alone_and_guesses_nothing(house: House) -> None:
+    broken(house, "config", "releases", AdapterError("down", permanent=False))
+    gone = PlanSpec.model_validate([{"code": "v"}])
+    there = PlanSpec.model_validate([{"code": "v1"}])
+    plans = {**house.service.plans, "gone": gone, "there": there}
+    layers = Layers(house.service.model_copy(update={"plans": plans}), cast("dict[str, Adapter]", house.layers))
+    way = PlanRequest(house.state, house.state)
+    assert [step.after for step in (await layers.plan("there", way)).steps] == [V1]
+    assert await layers.unfound() == ('plan gone of shop cannot be run: code: no release "v"; the newest are: v2, v1',)
 
 
 def test_without_releases_it_says_none() -> None:

@@ -1,8 +1,10 @@
 """What `rollbackd check` says of a configuration without faults."""
 
+import asyncio
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from rollbackd.adapter import Adapter, Needs
@@ -12,6 +14,8 @@ from rollbackd.config.load import Loaded
 from rollbackd.config.models import JOURNAL, Config, Service
 from rollbackd.execution.layers import LayerFactory
 from rollbackd.system.clock import SystemClock
+from rollbackd.system.name_lookup import EventLoop
+from rollbackd.system.spawner import Spawner
 
 _PATH = re.compile(r"(?:[a-z_]+:)?(/.*)", re.DOTALL)
 """A resource that is a place on this host: `git:/srv/checkout`."""
@@ -23,6 +27,8 @@ def summary(loaded: Loaded) -> dict[str, Any]:
     """As JSON values; `read_write_paths` is what the unit needs beyond its own directories, `units` what it manages."""
     config = loaded.config
     layers = list(_layers(config))
+    with TemporaryDirectory() as locks, asyncio.Runner(loop_factory=EventLoop) as runner:
+        unfound = runner.run(_unfound(config, Path(locks)))
     adapters = [adapter for adapter, _ in layers]
     return {
         "valid": True,
@@ -30,10 +36,17 @@ def summary(loaded: Loaded) -> dict[str, Any]:
         "services": [_service(config, service) for service in config.services],
         "rules": [{"name": rule.name, "services": list(rule.services)} for rule in config.rules],
         "receivers": [{"name": one.name, "kind": one.kind} for one in config.notify.receivers],
-        "notes": list(loaded.notes),
+        "notes": [*loaded.notes, *unfound],
         "read_write_paths": [str(path) for path in _outermost(_written(config, adapters)) if not _is_units_own(path)],
         "units": _managed(layers),
     }
+
+
+async def _unfound(config: Config, locks: Path) -> list[str]:
+    """Releases that plans fix, and that are not there. Only their layers are asked, and that only reads."""
+    factory = LayerFactory(config.daemon.scratch, Spawner(locks, SystemClock()), SystemClock())
+    found = await asyncio.gather(*(factory.build(service).unfound() for service in config.services))
+    return [text for texts in found for text in texts]
 
 
 def _service(config: Config, service: Service) -> dict[str, Any]:

@@ -24,7 +24,7 @@ def rollback(
     session: Session,
     service: str,
     to: Annotated[
-        str, typer.Option("--to", help="A release (id, prefix or label) or a state's key; else the newest good state.")
+        str, typer.Option("--to", help="A release (id or label) or a state's key; else the newest good state.")
     ] = "",
     plan: Annotated[str, typer.Option("--plan", help="One of the service's plans.")] = "",
     plan_id: Annotated[

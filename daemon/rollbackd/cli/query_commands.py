@@ -81,7 +81,7 @@ def decisions(
 def plan(
     session: Session,
     service: str,
-    to: Annotated[str, typer.Option("--to", help="A release (id, prefix or label) or a state's key.")] = "",
+    to: Annotated[str, typer.Option("--to", help="A release (id or label) or a state's key.")] = "",
     plan: Annotated[str, typer.Option("--plan", help="One of the service's plans.")] = "",
 ) -> int | None:
     """What a rollback would do now. How long it would take, and what would be decided. Touches nothing.

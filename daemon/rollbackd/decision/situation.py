@@ -1,7 +1,7 @@
 """The situation: all that a decision rests on, gathered. It reads the world and changes nothing."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
@@ -10,7 +10,7 @@ from typing import Protocol
 from rollbackd.config.models import Config, Service
 from rollbackd.decision.blame import Blame
 from rollbackd.execution.layers import Layers, LookFailed, PlanRequest, resolve
-from rollbackd.model import Change, Release, Replaced, State, Trigger, Verdict
+from rollbackd.model import Change, Release, Replaced, Request, State, Trigger, Verdict
 from rollbackd.policy.changes import newest
 from rollbackd.policy.decide import plans_for
 from rollbackd.policy.guards import Situation
@@ -89,8 +89,11 @@ class SituationReader:
             groups=self._config.groups,
         )
 
-    async def full(self, trigger: Trigger) -> Situation:
-        """The situation with a fresh look at the layers: what runs, where they can go, the plan, what stops it."""
+    async def full(self, trigger: Trigger, *, shown: bool = False) -> Situation:
+        """The situation with a fresh look at the layers: what runs, where they can go, the plan, what stops it.
+
+        :param shown: a person will see where it goes before it goes there, so that the beginning of an id is enough.
+        """
         service = self._service(trigger)
         layers = self._layers[trigger.service]
         returns = trigger.drill == "back"
@@ -110,7 +113,7 @@ class SituationReader:
         try:
             if isinstance(there, BaseException):
                 raise there
-            target = self._target(trigger, present, there)
+            target = self._target(trigger, present, there, shown=shown)
         except LookFailed as error:
             return replace(given, target=None, no_target=str(error), problems=(str(error),))
         for _ in range(_TARGETS):
@@ -122,17 +125,19 @@ class SituationReader:
             unfinished = left.layers if left is not None else ()
             way = PlanRequest(present, target.state, returns=returns, unfinished=unfinished)
             changes, problems = await self._planned(layers, plans, way)
-            other = await self._instead(trigger, present, target, layers) if problems else target
+            other = await self._instead(trigger, present, target, layers, shown=shown) if problems else target
             if other == target:
                 break
             target = other
         allowed = {*given.irreversible, *(layer for name in plans for layer in service.plans[name].irreversible)}
         return replace(given, target=target, changes=changes, problems=problems, irreversible=allowed)
 
-    async def _instead(self, trigger: Trigger, present: State, target: Candidate, layers: Layers) -> Candidate | None:
+    async def _instead(
+        self, trigger: Trigger, present: State, target: Candidate, layers: Layers, *, shown: bool
+    ) -> Candidate | None:
         """Another target after one could not be planned: a release that was found damaged is not offered any more."""
         try:
-            return self._target(trigger, present, await layers.there())
+            return self._target(trigger, present, await layers.there(), shown=shown)
         except LookFailed:
             return target
 
@@ -176,11 +181,13 @@ class SituationReader:
             return (), (str(error),)
         return plan.steps, tuple(f"{problem.layer}: {problem.text}" for problem in problems)
 
-    def _target(self, trigger: Trigger, present: State, there: Mapping[str, tuple[Release, ...]]) -> Candidate | None:
+    def _target(
+        self, trigger: Trigger, present: State, there: Mapping[str, tuple[Release, ...]], *, shown: bool
+    ) -> Candidate | None:
         ids = {layer: {release.id for release in releases} for layer, releases in there.items()}
         request = trigger.request
         if request is not None and request.to not in {"", "last-stable"}:
-            wanted = self._wanted(trigger.service, request.to, present, there)
+            wanted = self._wanted(request, present, there, shown=shown or bool(request.plan_id))
             if mixed := wanted.state.mixed:
                 text = f"the parts of {' and of '.join(mixed)} differ, and {request.to} does not say where they go"
                 raise LookFailed(f"{text}; name a state's key, or last-stable, which says it for all layers")
@@ -190,20 +197,24 @@ class SituationReader:
             self._missing(trigger.service)
         return next((one for one in found if not still_there(one.state, present, ids)), None)
 
-    def _wanted(self, service: str, text: str, present: State, there: Mapping[str, tuple[Release, ...]]) -> Candidate:
+    def _wanted(
+        self, request: Request, present: State, there: Mapping[str, tuple[Release, ...]], *, shown: bool
+    ) -> Candidate:
         """The state that a person names: by its key, as LAYER=RELEASE, or by a release that only one layer has."""
+        text, service = request.to, request.service
+        named = resolve if shown else partial(_unguessed, f"rollbackd plan {service} --to {text}")
         ledger = self._read_model.of(service)
         known = {state.key: state for state in (*(spell.state for spell in ledger.spells), *ledger.marked)}
         if text in known:
             return Candidate(known[text], 0, None)
         layer, equals, name = text.partition("=")
         if equals and layer in there:
-            return Candidate(State({**present.releases, layer: resolve(layer, name, there[layer])}), 0, None)
+            return Candidate(State({**present.releases, layer: named(layer, name, there[layer])}), 0, None)
         errors = []
         found = []
         for layer, releases in there.items():
             try:
-                found.append((layer, resolve(layer, text, releases)))
+                found.append((layer, named(layer, text, releases)))
             except LookFailed as error:
                 errors.append(str(error))
         if len(found) > 1:
@@ -229,3 +240,15 @@ class SituationReader:
             f"no good state to go back to: none of the {count} known ones, other than the present one, ran for {bake} "
             f"without a trigger; name one with --to, or mark one with `rollbackd good {service.name} REF`"
         )
+
+
+def _unguessed(plan: str, layer: str, text: str, releases: Sequence[Release]) -> Release:
+    """As `resolve`, but of a beginning it only says whose it is: nobody would see where it goes before it goes there.
+
+    :param plan: the command that shows it.
+    """
+    found = resolve(layer, text, releases)
+    if not any(release.is_called(text) for release in releases):
+        guess = f'{layer}: "{text}" is only the beginning of {found.name} ({found.id})'
+        raise LookFailed(f"{guess}; write the whole id, or run what `{plan}` shows by its --plan-id")
+    return found

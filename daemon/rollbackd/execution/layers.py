@@ -20,6 +20,8 @@ from rollbackd.system.spawner import Spawner
 T = TypeVar("T")
 ASKING = timedelta(seconds=60)
 """How long a read-only question to an adapter may take."""
+GUESSED = 7
+"""Characters of an id that a person must write at least."""
 _PRUNING = timedelta(hours=1)
 """How long a layer may take to drop what is old."""
 
@@ -131,14 +133,30 @@ class Layers:
     async def _fixed(self, spec: PlanSpec) -> dict[str, Release]:
         """The releases that the configuration fixes for steps of a plan."""
         named = {layer: text for step in spec.steps if not isinstance(step, str) for layer, text in step.items()}
-        there = await self.there() if named else {}
-        return {layer: resolve(layer, text, there.get(layer, ())) for layer, text in named.items()}
+        there = await asyncio.gather(*map(self._there, named))
+        return {
+            layer: resolve(layer, text, known, whole=True)
+            for (layer, text), known in zip(named.items(), there, strict=True)
+        }
+
+    async def _there(self, layer: str) -> Sequence[Release]:
+        adapter = self.adapters[layer]
+        return await self._ask(layer, adapter.releases()) if adapter.traits.releases else ()
+
+    async def unfound(self) -> tuple[str, ...]:
+        """Why plans cannot go to what they fix, a sentence for each such plan."""
+        found = await asyncio.gather(*map(self._fixed, self.service.plans.values()), return_exceptions=True)
+        return tuple(
+            f"plan {name} of {self.service.name} cannot be run: {error}"
+            for name, error in zip(self.service.plans, found, strict=True)
+            if isinstance(error, LookFailed)
+        )
 
     async def fixed(self, layer: str) -> frozenset[str]:
         """The ids of a layer's releases that any plan fixes. :raises LookFailed: the layer does not answer."""
         steps = [step for spec in self.service.plans.values() for step in spec.steps if not isinstance(step, str)]
         texts = [step[layer] for step in steps if layer in step]
-        there = await self._ask(layer, self.adapters[layer].releases()) if texts else ()
+        there = await self._there(layer) if texts else ()
         return frozenset(release.id for release in there if any(map(release.is_called, texts)))
 
     async def pruned(self, layer: str, work: Awaitable[Sequence[str]]) -> Sequence[str]:
@@ -190,14 +208,13 @@ async def _present(adapter: Adapter, *, mixed: bool) -> Release:
         return error.mixture
 
 
-def resolve(layer: str, text: str, releases: Sequence[Release]) -> Release:
-    """The release that a person or a plan names: by id, label or another name, or by a prefix that only one has.
+def resolve(layer: str, text: str, releases: Sequence[Release], *, whole: bool = False) -> Release:
+    """The release of that id, label or other name. People may also write the beginning that only one id has.
 
-    A prefix of a name counts from seven digits on, as of a commit; a prefix of an id always counts.
-
+    :param whole: as the configuration names it: nothing is guessed.
     :raises LookFailed: when there is none, or more than one.
     """
-    for fits in (Release.is_called, _begins):
+    for fits in (Release.is_called,) if whole else (Release.is_called, _begins):
         found = {release.id: release for release in releases if text and fits(release, text)}
         if len(found) == 1:
             (one,) = found.values()
@@ -209,8 +226,10 @@ def resolve(layer: str, text: str, releases: Sequence[Release]) -> Release:
 
 
 def _begins(release: Release, text: str) -> bool:
-    commit_like = len(text) >= 7 and set(text) <= set("0123456789abcdef")
-    return release.id.startswith(text) or (commit_like and any(name.startswith(text) for name in release.names))
+    """Whether an id, or a name that is a commit's, begins with that; fewer than seven characters say too little."""
+    commit_like = set(text) <= set("0123456789abcdef")
+    names = (release.id, *(release.names if commit_like else ()))
+    return len(text) >= GUESSED and any(name.startswith(text) for name in names)
 
 
 class LayerFactory:

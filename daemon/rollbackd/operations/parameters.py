@@ -15,7 +15,8 @@ Reason = Annotated[str, Field(max_length=2000)]
 Reference = Annotated[str, Field(max_length=500)]
 """A release, a state's key, the name of a plan or a layer."""
 Releases = Annotated[dict[Reference, Reference], Field(max_length=100)]
-"""Layer to release: an id, a unique prefix or a label; the key `""` is the only layer."""
+"""Layer to release: an id, seven or more characters that only one begins with, or a label; the key `""` is the only
+layer."""
 
 
 _LAYER = r"^([a-z0-9][a-z0-9._-]{0,62})?$"
@@ -94,7 +95,8 @@ class NoBody(RequestFields):
 
 class PlanBody(RequestFields):
     to: Reference = ""
-    """A release (id, unique prefix or label), a state's key, or empty for the newest good state."""
+    """A release (id, label, or the beginning of an id where a plan was shown), a state's key, or empty for the newest
+    good state."""
     plan: Reference = ""
     """One of the service's plans; empty: the service's own."""
 

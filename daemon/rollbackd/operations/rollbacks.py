@@ -40,7 +40,7 @@ class RollbackOperations(DrillOperations):
         """
         service = self._check(request)
         trigger = self._trial(service, request)
-        given = await self._parts.situations.full(trigger)
+        given = await self._parts.situations.full(trigger, shown=True)
         automatic = Trigger(service.name, "trial", service.priority, trigger.episode, trigger.onset, trigger.reached)
         trial = decide(automatic, given, service.plan)
         ordered = decide(trigger, given, service.plan)
@@ -106,7 +106,7 @@ class RollbackOperations(DrillOperations):
             raise OrderRefused(f"{running.incident} of {service.name} acts already; plan {shown.id} is not run")
         order = replace(request, to=shown.request.to, plan=shown.request.plan)
         trigger = self._trial(service, order)
-        given = await self._parts.situations.full(trigger)
+        given = await self._parts.situations.full(trigger, shown=True)
         now = _proposed(order, decide(trigger, given, service.plan), given)
         if now is None or now.id != shown.id:
             raise OrderRefused(_no_longer(shown, now))
