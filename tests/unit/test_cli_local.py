@@ -87,7 +87,7 @@ def test_check_notes_a_release_that_a_plan_fixes_and_that_is_not_there(
     for number in range(11, 19):
         (tmp_path / "web" / str(number)).mkdir(parents=True)
     front = f"front: {{adapter: releases, directory: {tmp_path}/web, link: {tmp_path}/current}}"
-    gone = f"gone: {{adapter: releases, directory: {tmp_path}/nowhere, link: {tmp_path}/current}}"
+    gone = f"gone: {{adapter: releases, directory: {tmp_path}/nowhere, link: {tmp_path}/lost}}"
     fixed = '{fixed: [{front: "3"}], there: [{front: "12"}], lost: [{gone: "12"}]}'
     text = config.read_text().replace("    layers:\n", f"    layers:\n      {front}\n      {gone}\n")
     config.write_text(text.replace("    checks:", f"    plans: {fixed}\n    plan: there\n    checks:"))
