@@ -55,6 +55,8 @@ class StepAdapter(LayerAdapter[SettingsT]):
 
     _reversible = True
     """Going back can be undone."""
+    _passed_over = ""
+    """What `releases` left out last, in a sentence: a plan tells it."""
     _wait = timedelta()
     """How long another process that holds the resource is waited for."""
 
@@ -71,7 +73,9 @@ class StepAdapter(LayerAdapter[SettingsT]):
         known = {release.id: release for release in await self.releases()}
         if target.id not in known:
             raise AdapterError(f"{one_line(target.name)}{self._unknown}", permanent=True)
-        return Change(self._place.layer, await self.current(), known[target.id], reversible=self._reversible)
+        risks = (self._passed_over,) if self._passed_over else ()
+        before = await self.current()
+        return Change(self._place.layer, before, known[target.id], reversible=self._reversible, risks=risks)
 
     async def apply(self, change: Change) -> None:
         self._check(change)

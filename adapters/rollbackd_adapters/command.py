@@ -8,10 +8,11 @@ runs again for it, whatever was killed meanwhile. One that was cut off runs agai
 
 import json
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
+from functools import partial
 from typing import Any, ClassVar, Self
 
-from pydantic import GetJsonSchemaHandler, TypeAdapter, ValidationError, model_validator
+from pydantic import GetJsonSchemaHandler, model_validator
 from pydantic_core import CoreSchema
 
 from rollbackd.adapter import AdapterError, Place, Settings
@@ -22,10 +23,10 @@ from rollbackd_adapters.base import StepAdapter
 from rollbackd_adapters.failures import as_adapter_errors, holding
 from rollbackd_adapters.ids import check_id
 from rollbackd_adapters.lacks import missing_programs
+from rollbackd_adapters.listed import listed, time_told
 from rollbackd_adapters.then import environment
 from rollbackd_adapters.traces import Trace
 
-_TIME: TypeAdapter[datetime] = TypeAdapter(datetime)
 _OUTSIDE = 1
 
 
@@ -115,7 +116,8 @@ class CommandAdapter(StepAdapter[CommandSettings]):
     async def releases(self) -> Sequence[Release]:
         said = await self._ask(_given(self._settings.releases))
         items = self._parsed(said) if said.startswith("[") else said.splitlines()
-        return [self._release(item) for item in items if item]
+        found, self._passed_over = listed(filter(None, items), partial(self._release, dated=False))
+        return found
 
     async def _move(self, change: Change, trace: Trace, lock: Lock) -> None:
         if trace.begun is None:
@@ -225,18 +227,22 @@ class CommandAdapter(StepAdapter[CommandSettings]):
     def _parsed(self, said: str) -> Any:
         try:
             return json.loads(said)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise self._wrong(f"{self._quoted(said)} is not JSON: {error}") from None
 
-    def _release(self, item: object) -> Release:
-        """A release as a command prints it."""
+    def _release(self, item: object, *, dated: bool = True) -> Release:
+        """A release as a command prints it; unless it must be `dated`, a time that is none is left out."""
         known = {"id": item} if isinstance(item, str) else item
         if not isinstance(known, dict) or not isinstance(known.get("id"), str):
             raise self._wrong(f"{self._quoted(str(item))} is no release; print an id, or JSON with an `id`")
-        try:
-            created = None if known.get("created") is None else _TIME.validate_python(known["created"])
-        except ValidationError:
-            raise self._wrong(f"{self._quoted(str(known['created']))} is not a time; print it as RFC 3339") from None
+        created = None
+        if known.get("created") is not None:
+            try:
+                created = time_told(known["created"])
+            except ValueError:
+                if dated:
+                    wrong = self._quoted(str(known["created"]))
+                    raise self._wrong(f"{wrong} is not a time; print it as RFC 3339") from None
         label, good = one_line(str(known.get("label") or "")), known.get("good") is True
         return check_id(Release(known["id"].strip(), label, created, good))
 

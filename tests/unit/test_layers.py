@@ -146,6 +146,23 @@ async def test_a_step_of_a_fixed_release_is_resolved_among_what_is_there(house: 
             assert [step.after for step in (await layers.plan("fixed", PlanRequest(present, present))).steps] == [after]
 
 
+@pytest.mark.parametrize("method", ["current", "releases", "plan", "ready"])
+@pytest.mark.parametrize("error", [AdapterError("odd", permanent=True), OverflowError("odd")])
+async def test_ready_asks_all_that_a_rollback_will_ask(house: House, method: str, error: Exception) -> None:
+    assert await of(house).ready() == ()
+    broken(house, "code", method, error)
+    (problem,) = await of(house).ready()
+    assert problem.layer == "code"
+    assert "odd" in problem.text
+    assert not house.layers["code"].calls, "nothing was touched"
+
+
+async def test_a_layer_without_releases_plans_its_step_to_be_ready(house: House) -> None:
+    house.layers["code"].traits = Traits(releases=False)
+    broken(house, "code", "plan", AdapterError("odd", permanent=True))
+    assert [problem.text for problem in await of(house).ready(["code", "page"])] == ["odd"]
+
+
 async def test_a_layer_that_cannot_plan_its_step_says_why(house: House) -> None:
     broken(house, "code", "plan", AdapterError("v1 is gone", permanent=True))
     with pytest.raises(LookFailed, match="code: v1 is gone"):

@@ -83,7 +83,7 @@ class ContentHistory:
         """The contents of exactly these names, newest first, without those that cannot be read."""
         found = []
         for path in self._files():
-            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
                 data = json.loads(path.read_bytes())
                 content = loaded(data["content"])
                 if set(content) == set(names):

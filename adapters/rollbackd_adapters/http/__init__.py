@@ -24,6 +24,7 @@ from rollbackd_adapters.base import StepAdapter
 from rollbackd_adapters.failures import as_adapter_errors, holding
 from rollbackd_adapters.http.reading import release_of
 from rollbackd_adapters.http.settings import HttpSettings, Reading
+from rollbackd_adapters.listed import listed
 from rollbackd_adapters.traces import Trace
 
 __all__ = ["HttpAdapter", "HttpSettings", "Secret"]
@@ -60,7 +61,8 @@ class HttpAdapter(StepAdapter[HttpSettings]):
         found, reading, answer = await self._read(self._settings.releases)
         if not isinstance(found, list):
             raise AdapterError(f"{answer.where}: there is no list of releases; correct `json`", permanent=False)
-        return [release_of(item, reading, answer) for item in found]
+        releases, self._passed_over = listed(found, lambda item: release_of(item, reading, answer, dated=False))
+        return releases
 
     async def apply(self, change: Change) -> None:
         """The work is the service's own: it is asked for once, and then waited for."""

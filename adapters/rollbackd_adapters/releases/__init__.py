@@ -56,7 +56,9 @@ class ReleasesAdapter(StepAdapter[ReleasesSettings]):
         return (await asyncio.to_thread(self._disk.current)).release
 
     async def releases(self) -> Sequence[Release]:
-        return [found.release for found in await asyncio.to_thread(self._disk.all)]
+        found, refused = await asyncio.to_thread(self._disk.found)
+        self._passed_over = f"{len(refused)} of the releases are passed over: {refused[0]}" if refused else ""
+        return [each.release for each in found]
 
     async def _move(self, change: Change, trace: Trace, _lock: Lock) -> None:
         await in_thread(self._switch, change, trace)

@@ -10,7 +10,6 @@ import re
 import struct
 from collections.abc import Collection
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 from rollbackd.adapter import AdapterError
@@ -18,6 +17,7 @@ from rollbackd.model import Release
 from rollbackd.system.boundary import boundary
 from rollbackd.system.spawner import one_line, sync_directory
 from rollbackd_adapters.lacks import hint
+from rollbackd_adapters.listed import time_at
 from rollbackd_adapters.releases.settings import ReleasesSettings
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+~@:-]{0,199}")
@@ -71,13 +71,24 @@ class Disk:
         return found
 
     def all(self) -> list[ReleaseDirectory]:
-        """Every release, newest first."""
+        """Every release, newest first; one that cannot be looked at is passed over."""
+        return self.found()[0]
+
+    def found(self) -> tuple[list[ReleaseDirectory], list[str]]:
+        """Every release, newest first, and why others could not be looked at."""
         try:
             names = [path.name for path in self._directory.iterdir()]
         except OSError as error:
             raise AdapterError(f"{self._directory}: {_hint(error)}", permanent=False) from error
-        found = [found for name in names if (found := self._look(name)) is not None]
-        return sorted(found, key=self._age, reverse=True)
+        found, refused = [], []
+        for name in names:
+            try:
+                release = self._look(name)
+            except AdapterError as error:
+                refused.append(str(error))
+            else:
+                found += [release] if release is not None else []
+        return sorted(found, key=self._age, reverse=True), sorted(refused)
 
     def find(self, release: Release) -> ReleaseDirectory:
         """:raises AdapterError: permanent, when it is no longer there."""
@@ -142,8 +153,7 @@ class Disk:
         finally:
             os.close(fd)
         key = hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
-        created = datetime.fromtimestamp(int(stat.st_mtime), UTC)
-        return ReleaseDirectory(name, path, Release(key, name, created, good), stat.st_mtime)
+        return ReleaseDirectory(name, path, Release(key, name, time_at(stat.st_mtime), good), stat.st_mtime)
 
 
 def _real(path: Path) -> Path:
@@ -163,9 +173,12 @@ def _first(directory: int, name: str) -> str:
         fd = os.open(name, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)
     except OSError:
         return ""
-    with os.fdopen(fd, "rb") as file, contextlib.suppress(OSError):
-        return file.read(_REVISION).decode(errors="replace").strip()
-    return ""
+    try:
+        return os.read(fd, _REVISION).decode(errors="replace").strip()
+    except OSError:
+        return ""
+    finally:
+        os.close(fd)
 
 
 def _hint(error: OSError) -> str:

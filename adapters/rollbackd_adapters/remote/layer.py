@@ -10,6 +10,7 @@ from rollbackd.model import NO_RELEASE, Change, Progress, Release
 from rollbackd.system.spawner import one_line
 from rollbackd_adapters.base import LayerAdapter
 from rollbackd_adapters.ids import check_id
+from rollbackd_adapters.listed import listed
 from rollbackd_adapters.remote.fleet import Fleet
 from rollbackd_adapters.remote.host import Host
 from rollbackd_adapters.remote.releases import agreed, as_one, common, harmless, order, together
@@ -50,7 +51,7 @@ class RemoteAdapter(LayerAdapter[RemoteSettings]):
 
     async def releases(self) -> Sequence[Release]:
         found = await self._all(lambda host: host.ask("releases"))
-        return common({host: [harmless(each) for each in releases] for host, releases in found.items()})
+        return common({host: listed(releases, harmless).releases for host, releases in found.items()})
 
     async def plan(self, target: Release) -> Change:
         target = check_id(target) if self.traits.releases else NO_RELEASE

@@ -13,7 +13,7 @@ from rollbackd.config.models import Service
 from rollbackd.config.secrets import reveal
 from rollbackd.incident.plan import Move, moves
 from rollbackd.incident.spec import PlanSpec
-from rollbackd.model import Bracketed, Change, Plan, Problem, Release, State, Traits
+from rollbackd.model import NO_RELEASE, Bracketed, Change, Plan, Problem, Release, State, Traits
 from rollbackd.system.clock import Clock
 from rollbackd.system.spawner import Spawner
 
@@ -101,8 +101,27 @@ class Layers:
     async def ready(self, names: Sequence[str] = ()) -> tuple[Problem, ...]:
         """What would stop a rollback, of the layers that are named, or of all."""
         wanted = list(names or self.adapters)
-        found = await asyncio.gather(*(self._problems(name) for name in wanted))
+        found = await asyncio.gather(*(self._all_problems(name) for name in wanted))
         return tuple(problem for problems in found for problem in problems)
+
+    async def _all_problems(self, name: str) -> Sequence[Problem]:
+        """What the layer itself finds, and else what a rollback would meet: it asks what there is, and plans a way."""
+        if found := await self._problems(name):
+            return found
+        adapter = self.adapters[name]
+        try:
+            if adapter.traits.releases:
+                present, there = await asyncio.gather(
+                    self._ask(name, _present(adapter, mixed=True)), self._ask(name, adapter.releases())
+                )
+                target = next((release for release in there if release != present), None)
+            else:
+                target = NO_RELEASE if adapter.traits.step else None
+            if target is not None:
+                await self._ask(name, adapter.plan(target))
+        except LookFailed as error:
+            return (Problem(name, str(error).removeprefix(f"{name}: ")),)
+        return ()
 
     async def _problems(self, name: str) -> Sequence[Problem]:
         try:

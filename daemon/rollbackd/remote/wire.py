@@ -10,6 +10,7 @@ was cut off and means nothing.
 import inspect
 import json
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
@@ -17,7 +18,7 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 from pydantic import TypeAdapter, ValidationError
 
 from rollbackd.adapter import Adapter, Bracket, Noting, Prunes, Rehearses, Snapshots
-from rollbackd.model import Traits
+from rollbackd.model import Release, Traits
 from rollbackd.syntax.units import show
 
 PROTOCOL = 1
@@ -149,7 +150,9 @@ class Method:
         return self._result.dump_python(value, mode="json")
 
     def read_result(self, value: Any) -> Any:
-        """JSON as what it gave. :raises WireError: it does not fit."""
+        """JSON as what it gave; of a list of releases those that are. :raises WireError: it does not fit."""
+        if self.name == Adapter.releases.__name__ and isinstance(value, list):
+            value = list(filter(_is_release, value)) or value
         return _fitting(self._result, value, f"the answer to {self.name}")
 
 
@@ -170,6 +173,12 @@ def method(name: str) -> Method:
             needed = frozenset(key for key in params if declared[key].default is inspect.Parameter.empty)
             return Method(name, function in _EFFECTS, params, needed, result)
     raise KeyError(name)
+
+
+def _is_release(value: Any) -> bool:
+    with suppress(ValidationError):
+        return bool(_RELEASE.validate_python(value))
+    return False
 
 
 def _kind(hint: Any) -> TypeAdapter[Any]:
@@ -215,6 +224,7 @@ def hear(said: bytes) -> Heard:
     return Heard(greeting, {each.id: each for each in answers})
 
 
+_RELEASE: TypeAdapter[Release] = TypeAdapter(Release)
 _HELLO: TypeAdapter[Hello] = TypeAdapter(Hello)
 _REQUEST: TypeAdapter[WireRequest] = TypeAdapter(WireRequest)
 _REFUSAL: TypeAdapter[Refusal] = TypeAdapter(Refusal)
