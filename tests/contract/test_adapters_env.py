@@ -22,6 +22,7 @@ from rollbackd_adapters.env import EnvAdapter, EnvSettings
 from rollbackd_adapters.env.memory import content_id
 from rollbackd_adapters.env.text import EnvText, Unreadable, Value, quoted
 from tests.contract.elsewhere import occupy
+from tests.dockerd import IMAGE, PROGRAMS, Dockerd
 
 NAMES = ("RAG_ENABLED", "KB_WRITE_MODE", "AUTH_MODE", "RAG_INDEX_VERSION")
 PRESETS = {
@@ -367,6 +368,77 @@ def test_there_and_back_sets_what_was_set(text: str, syntax: Any, value: str) ->
     there = before.changed({"A": Value(value), "B": None})
     back = EnvText(there, syntax, "AB").changed(before.content)
     assert EnvText(back, syntax, "AB").content == before.content
+
+
+# -- docker's dialect ---------------------------------------------------------------------------
+def docker_reads(server: Dockerd, path: Path) -> dict[str, str] | None:
+    """The variables of a container that would be made with this file; None when docker refuses the file."""
+    made = server.docker("create", "--pull=never", f"--env-file={path}", IMAGE, "true", check=False)
+    if not made:
+        return None
+    (found,) = json.loads(server.docker("inspect", made))
+    return dict(pair.partition("=")[::2] for pair in found["Config"]["Env"])
+
+
+@pytest.mark.needs(*PROGRAMS)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    text=_TEXTS, value=st.sampled_from(["postgres://u:p@db/x?a=1&b=2", "it's $5", '"x"', "", " # no", "\\n", "a b "])
+)
+@example(text='URL=http://a\nNOTE="hi there"\n', value="it's $5")
+@example(text="# set A\nA=1", value="x")
+def test_docker_itself_reads_what_is_read_and_written_here(
+    docker: Dockerd, tmp_path: Path, text: str, value: str
+) -> None:
+    path = tmp_path / "env"
+    path.write_bytes(text.encode())
+    try:
+        before = EnvText(text, "docker", "AB")
+    except Unreadable as error:
+        said = str(error)
+    else:
+        said = ""
+    if said:
+        assert docker_reads(docker, path) is None or "its own environment" in said
+        return
+    there = before.changed({"A": Value(value), "B": None})
+    path.write_bytes(there.encode())
+    read = docker_reads(docker, path)
+    if read is not None:  # else another line is none that docker takes
+        assert {name: read.get(name) for name in "AB"} == {"A": value, "B": None}
+        back = EnvText(there, "docker", "AB").changed(before.content)
+        path.write_bytes(back.encode())
+        read = docker_reads(docker, path)
+        assert read is not None
+        assert {name: read.get(name) for name in "AB"} == {
+            name: one and one.text for name, one in before.content.items()
+        }
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("A", "A has no value, so docker takes it from its own environment"),
+        ("export A=1", "docker refuses a name with white space; write A= alone"),
+        ("A =1", "docker refuses a name with white space"),
+    ],
+)
+def test_a_line_of_ours_that_docker_does_not_take_is_told(line: str, words: str) -> None:
+    with pytest.raises(Unreadable, match=f"line 2: {words}"):
+        EnvText(f"# A\n{line}\n", "docker", "A")
+    assert EnvText(f"# A\n{line}\n", "docker", "B").content == {"B": None}
+
+
+def test_what_a_shell_knew_goes_back_in_dockers_dialect_too(tmp_path: Path) -> None:
+    world = EnvWorld(tmp_path, "MODE='a b'\n", names=["MODE"], presets={"off": {"MODE": "it's $5"}})
+    first = finish(world.adapter().current())
+    world.file.write_text("MODE=other\n")
+    finish(world.adapter().current())
+    world._settings["syntax"] = "docker"
+    world.switch(first.id, "shop-1/0/flags")
+    assert world.file.read_text() == "MODE=a b\n"
+    world.switch("off", "shop-2/0/flags")
+    assert world.file.read_text() == "MODE=it's $5\n"
 
 
 # -- settings -----------------------------------------------------------------------------------

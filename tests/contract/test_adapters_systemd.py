@@ -1,7 +1,8 @@
 """Units of systemd: the contract on a real process 1, and what the contract does not ask."""
 
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import timedelta
 from itertools import count
@@ -27,7 +28,7 @@ from rollbackd.testing import (
     planned,
 )
 from rollbackd_adapters.systemd import SystemdAdapter, SystemdSettings
-from tests.contract.systemd_worlds import Instance, StoppedWorld, UnitsWorld, reached
+from tests.contract.systemd_worlds import TEMPLATE, Instance, StoppedWorld, UnitsWorld, reached
 from tests.contract.worlds import script
 from tests.e2e.debian import PROGRAMS, Machine, wait_for
 
@@ -363,3 +364,109 @@ def test_settings_that_cannot_work_are_errors_at_start(settings: dict[str, Any],
     with pytest.raises(ValidationError) as failed:
         SystemdSettings.model_validate({"adapter": "systemd", **settings})
     assert message in str(failed.value)
+
+
+# -- definitions that are newer on disk ---------------------------------------------------------
+def mode_of(unit: Instance) -> str:
+    """What the unit's process was started with."""
+    environment = (unit.machine.files / "proc" / unit.property("MainPID") / "environ").read_bytes()
+    return next((each[5:].decode() for each in environment.split(b"\0") if each.startswith(b"MODE=")), "")
+
+
+def dropped_in(unit: Instance, mode: str) -> Path:
+    """A drop-in of this one unit."""
+    path = f"/run/systemd/system/{unit.name}.d/10-mode.conf"
+    unit.machine.write(path, f"[Service]\nEnvironment=MODE={mode}\n")
+    return unit.machine.files / path.lstrip("/")
+
+
+def _taken_away(unit: Instance) -> str:
+    dropped_in(unit, "good").unlink()
+    return ""
+
+
+def _written(unit: Instance) -> str:
+    dropped_in(unit, "good")
+    return "good"
+
+
+def _another(unit: Instance) -> str:
+    unit.machine.write(f"/run/systemd/system/{unit.name}.d/20-more.conf", "[Service]\nEnvironment=MODE=more\n")
+    return "more"
+
+
+def _whole(unit: Instance) -> str:
+    unit.machine.write(f"/run/systemd/system/{unit.name}", TEMPLATE + "Environment=MODE=whole\n")
+    dropped_in(unit, "x").unlink()
+    return "whole"
+
+
+@pytest.fixture
+def bad(machine: Machine) -> Instance:
+    """A unit that was started by a bad definition."""
+    unit = Instance(machine)
+    dropped_in(unit, "bad")
+    machine.run("systemctl", "daemon-reload")
+    unit.start()
+    assert mode_of(unit) == "bad"
+    return unit
+
+
+@pytest.mark.parametrize("known_before", [False, True], ids=["changed by a step before", "known when it is planned"])
+@pytest.mark.parametrize("change_it", [_taken_away, _written, _another, _whole])
+def test_a_restart_takes_over_the_definition_that_is_on_disk(
+    tmp_path: Path, bad: Instance, change_it: Callable[[Instance], str], known_before: bool
+) -> None:
+    wanted = change_it(bad) if known_before else "bad"
+    adapter = layer(tmp_path, bad)
+    change = finish(planned(adapter, NO_RELEASE))
+    told = f"systemd reads all its definitions again, since those of {bad.name} are newer on disk"
+    assert change.risks == ((told,) if known_before else ())
+    assert bad.property("NeedDaemonReload") == ("yes" if known_before else "no"), "a plan only reads"
+    wanted = change_it(bad)
+    assert finish(perform(adapter, change)) is Progress.DONE
+    assert (bad.property("NeedDaemonReload"), mode_of(bad)) == ("no", wanted)
+    assert bad.logged("start") == 2
+
+
+@pytest.mark.parametrize("change_it", [_taken_away, _written, _another, _whole])
+def test_a_unit_that_was_stopped_is_started_by_what_is_on_disk(
+    tmp_path: Path, bad: Instance, change_it: Callable[[Instance], str]
+) -> None:
+    finish(layer(tmp_path, bad).enter(KEY))
+    wanted = change_it(bad)
+    finish(layer(tmp_path, bad).leave(KEY))
+    assert mode_of(bad) == wanted
+
+
+def test_what_was_restarted_by_an_older_definition_is_restarted_again(tmp_path: Path, bad: Instance) -> None:
+    adapter = layer(tmp_path, bad)
+    change = finish(planned(adapter, NO_RELEASE))
+
+    def hook(name: str) -> None:
+        if name == "process.ended" and bad.logged("start") == 2:
+            boundary.hook = lambda _name: None
+            dropped_in(bad, "later")
+
+    boundary.hook = hook
+    with suppress(AdapterError):
+        finish(adapter.apply(change))
+    assert finish(adapter.progress(change)) is Progress.NOT_STARTED, "it runs by another definition than is on disk"
+    assert finish(perform(adapter, change)) is Progress.DONE
+    assert mode_of(bad) == "later"
+
+
+def test_without_the_right_to_read_definitions_again_nothing_is_done_and_the_command_is_named(
+    tmp_path: Path, bad: Instance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script(
+        tmp_path / "bin" / "systemctl",
+        'case "$*" in *daemon-reload*) echo "Failed to reload daemon: Access denied" >&2; exit 4;; esac',
+        f'exec {shutil.which("systemctl")} "$@"',
+    )
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
+    _taken_away(bad)
+    error = fails(layer(tmp_path, bad), "run `systemctl daemon-reload`, or allow it by the polkit rule")
+    assert error.permanent
+    assert "Access denied" in str(error)
+    assert bad.logged("start") == 1

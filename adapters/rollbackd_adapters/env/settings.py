@@ -1,12 +1,13 @@
 """What the configuration says about a layer of adapter `env`. No I/O."""
 
 import re
-from typing import Annotated, Literal, Self
+from typing import Annotated, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from rollbackd.adapter import Settings
 from rollbackd.syntax.units import show
+from rollbackd_adapters.env.text import Syntax
 from rollbackd_adapters.paths import WholePath
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -31,8 +32,8 @@ class EnvSettings(Settings):
     presets: dict[str, dict[str, Annotated[str | None, BeforeValidator(_text)]]] = {}
     """Named contents for steps such as `{flags: no-search}`. Each sets some of `names`, null takes one out of the file;
     the rest stay as they are."""
-    syntax: Literal["shell", "systemd"] = "shell"
-    """Who reads the file: a shell (`. FILE`, dotenv, docker), or systemd (`EnvironmentFile=`)."""
+    syntax: Syntax = "shell"
+    """Who reads the file: a shell (`. FILE`, dotenv), systemd (`EnvironmentFile=`), or docker (`--env-file`)."""
     keep: int = Field(default=100, ge=2, le=10_000)
     """How many contents are remembered, to go back to; the oldest are dropped at night. Good ones stay in any case."""
 

@@ -1,15 +1,18 @@
 r"""Files of environment variables as text: what they set, and the least edit to set something else. No I/O.
 
-Two readers are known, and they do not agree:
+Three readers are known, and they do not agree:
 
 - `shell`: `NAME=value` or `export NAME=value`; a value ends at white space, ` #` begins a comment, quotes may begin
   anywhere, and `$NAME`, `$(…)` and backquotes outside of single quotes are expanded by the shell, never here.
 - `systemd`: as `EnvironmentFile=` (systemd.exec(5)): a value goes on to the end of its line without the white space
   around it, quotes count only where a value or a part of it begins, nothing is expanded, `#` and `;` begin a comment
   only at the beginning of a line.
+- `docker`: as `docker run --env-file` (https://docs.docker.com/reference/cli/docker/container/run/#env): a value is all
+  that follows the `=`, quotes, backslashes and white space too; it ends with its line, and `#` begins a comment only at
+  the beginning of one. A name that has white space, such as after `export`, makes docker refuse the file.
 
-For both, a backslash takes the meaning of the next character, or joins the next line; in double quotes only before
-`"`, `\`, `$` and a backquote. A value that was not in the file before is written so that both read the same.
+For the first two, a backslash takes the meaning of the next character, or joins the next line; in double quotes only
+before `"`, `\`, `$` and a backquote. A value that was not in the file before is written so that both read the same.
 """
 
 import re
@@ -17,13 +20,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-Syntax = Literal["shell", "systemd"]
+Syntax = Literal["shell", "systemd", "docker"]
 
 _ASSIGNMENT = {
     "shell": re.compile(r"[ \t]*(?:export[ \t]+)?([A-Za-z_][A-Za-z0-9_]*)="),
     "systemd": re.compile(r"[ \t]*(?![#; \t])([^\r\n][^=\r\n]*)=[ \t]*"),
+    "docker": re.compile(r"[^\S\n]*([^#=\s][^=\n]*)="),
 }
 _COMMENT = {"shell": re.compile(r"[ \t]*#"), "systemd": re.compile(r"[ \t]*[#;]")}
+_TO_THE_END = re.compile(r"[^\n]*?(?=\r?(?:\n|\Z))")
 _BARE = {
     "shell": re.compile(r"(?:\\[\s\S]|[^ \t\r\n'\"\\;&|<>()])+"),
     "systemd": re.compile(r"(?:\\[\s\S]|[^\r\n\\])+"),
@@ -100,7 +105,7 @@ class EnvText:
             text = re.sub(r"\r?\n\Z", "", text)  # the line that was last is gone, and its end was missing
         for name, value in target.items():
             if value is not None and present.get(name) is None:
-                text = self._appended(text, f"{name}={_as_written(value)}")
+                text = self._appended(text, f"{name}={self._written(value)}")
         if EnvText(text, self._syntax, self._names).content != {**present, **target}:
             raise Unreadable("what it should set cannot be written in this syntax; edit it by hand")
         return text
@@ -108,7 +113,12 @@ class EnvText:
     def _edit(self, each: _Assignment, value: Value | None) -> tuple[int, int, str]:
         if value is None:
             return (*each.line, "")
-        return (*each.written, _as_written(value, like=each.value.written or ""))
+        return (*each.written, self._written(value, like=each.value.written or ""))
+
+    def _written(self, value: Value, like: str = "") -> str:
+        if self._syntax == "docker":
+            return value.text
+        return quoted(value.text, like) if value.written is None else value.written
 
     def _appended(self, text: str, line: str) -> str:
         """The text with one more line; a missing end of the last line stays missing."""
@@ -123,6 +133,8 @@ class EnvText:
         at = 1 if self._text.startswith("\ufeff") else 0
         while at < len(self._text):
             match = _ASSIGNMENT[self._syntax].match(self._text, at)
+            if self._syntax == "docker":
+                self._check_docker_takes(at)
             if match is None:
                 at = self._skipped(at)
                 continue
@@ -134,8 +146,19 @@ class EnvText:
             at = after
         return found
 
+    def _check_docker_takes(self, at: int) -> None:
+        """:raises Unreadable: docker refuses a line that means one of ours, or takes its value from elsewhere."""
+        words, equals, _ = self._text[at : self._skipped(at)].strip().partition("=")
+        if words in self._names and not equals:
+            raise self._wrong(at, f"{words} has no value, so docker takes it from its own environment; write one")
+        last = words.split()[-1:]
+        if words not in self._names and not words.startswith("#") and set(last) & set(self._names):
+            raise self._wrong(at, f"docker refuses a name with white space; write {last[0]}= alone")
+
     def _skipped(self, at: int) -> int:
         """The place behind a line that sets nothing, and in a shell behind the lines that it is joined to."""
+        if self._syntax == "docker":
+            return self._text.find("\n", at) + 1 or len(self._text)
         comment = _COMMENT[self._syntax].match(self._text, at) is not None
         while True:
             end = self._text.find("\n", at)
@@ -150,6 +173,9 @@ class EnvText:
 
     def _value(self, at: int, name: str) -> tuple[Value, int]:
         """A value from `at` on, and where it ends."""
+        if self._syntax == "docker":
+            whole = _TO_THE_END.match(self._text, at)[0]  # type: ignore[index]  # it matches anywhere
+            return Value(whole, written=whole), at + len(whole)
         start, ends, text, expands = at, at, "", False
         while (found := self._part(at, name)) is not None:
             quote = found[0][0] if found.re in {_SINGLE, _DOUBLE} else ""
@@ -190,10 +216,6 @@ class EnvText:
 
     def _wrong(self, at: int, text: str) -> Unreadable:
         return Unreadable(f"line {self._text.count(chr(10), 0, at) + 1}: {text}")
-
-
-def _as_written(value: Value, like: str = "") -> str:
-    return quoted(value.text, like) if value.written is None else value.written
 
 
 def quoted(text: str, like: str = "") -> str:

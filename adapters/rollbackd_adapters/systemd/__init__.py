@@ -4,6 +4,8 @@ Uses the `systemctl` and `journalctl` programs (https://www.freedesktop.org/soft
 saves nothing but which units it stopped, before it stops them: those are started again, and those that had failed by
 themselves, since a release that crashes is what one goes back from. No others are.
 
+A restart takes over what is on disk: where systemd knows an older definition of a unit it is told to read them again.
+
 A restart is recognised after a crash by the unit's invocation id, which is new for every start, and a reload by the
 time of the unit's last change of state; both are written down before systemd is asked. What is already asked for goes
 on without us, so it is waited for and not asked for twice.
@@ -12,10 +14,11 @@ on without us, so it is waited for and not asked for twice.
 import os
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import ClassVar
 
 from rollbackd.adapter import AdapterError, Needs, Place, Settings
-from rollbackd.model import NO_RELEASE, Change, Traits
+from rollbackd.model import NO_RELEASE, Change, Release, Traits
 from rollbackd.system.spawner import Lock
 from rollbackd_adapters.base import StepAdapter
 from rollbackd_adapters.failures import holding
@@ -47,12 +50,34 @@ class SystemdAdapter(StepAdapter[SystemdSettings]):
         bracket = ("start", "stop", "reset-failed")
         return Needs(units=dict.fromkeys(units, step), bracket_units=dict.fromkeys(units, bracket))
 
+    async def plan(self, target: Release) -> Change:
+        change = await super().plan(target)
+        outdated: list[str] = []
+        with suppress(AdapterError):  # `ready` tells that systemd does not answer
+            outdated = [unit.name for unit in await self._manager.look(self._settings.units) if unit.outdated]
+        told = f"systemd reads all its definitions again, since those of {', '.join(outdated)} are newer on disk"
+        return replace(change, risks=(*change.risks, told)) if outdated else change
+
     async def _move(self, _change: Change, trace: Trace, lock: Lock) -> None:
         for position, name in enumerate(self._settings.units):
             await self._act(position, name, trace, lock)
         if failed := await self._watch.unsettled(self._settings.units):
             self._forget(trace, [unit.name for unit in failed])
             raise await self._watch.failure(self._settings.action, failed)
+        if newer := [unit.name for unit in await self._manager.look(self._settings.units) if unit.outdated]:
+            self._forget(trace, newer)
+            text = f"{', '.join(newer)}: the definition on disk was changed while this was done"
+            raise AdapterError(f"{text}; trying again takes it over", permanent=False)
+
+    async def _up_to_date(self, name: str, trace: Trace, lock: Lock) -> SystemdUnit:
+        """The unit, by the definition that is on disk: what was done by an older one does not count."""
+        (unit,) = await self._manager.look([name])
+        if unit.outdated:
+            await self._manager.reread([name], lock)
+            self._forget(trace, [name])
+            (unit,) = await self._manager.look([name])
+        self._check_usable([unit])
+        return unit
 
     async def _problems(self) -> list[str]:
         if self._spawner.which(SYSTEMCTL) is None:
@@ -76,8 +101,7 @@ class SystemdAdapter(StepAdapter[SystemdSettings]):
     async def _act(self, position: int, name: str, trace: Trace, lock: Lock) -> None:
         """Have one unit restarted or reloaded, unless this change did it already; wait until it is active."""
         action = self._settings.action
-        (unit,) = await self._manager.look([name])
-        self._check_usable([unit])
+        unit = await self._up_to_date(name, trace, lock)
         began = trace.known.get("before", {}).get(name)
         if began is not None:
             unit = await self._watch.arrived(unit)
@@ -160,6 +184,12 @@ class SystemdAdapter(StepAdapter[SystemdSettings]):
         trace = self._crossing(key)
         async with holding(self._spawner, self.resource, self._settings.timeout) as lock:
             stopped = trace.known.get("stopped", [])
+            if (
+                outdated := [unit.name for unit in await self._manager.look(stopped) if unit.outdated]
+                if stopped
+                else []
+            ):
+                await self._manager.reread(outdated, lock)
             for name in stopped:
                 await self._manager.forgive(name, lock)
                 await self._manager.do("start", name, lock, self._settings.timeout)

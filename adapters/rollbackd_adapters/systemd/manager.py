@@ -16,11 +16,12 @@ SYSTEMCTL = "systemctl"
 ENGLISH = {"LC_ALL": "C.UTF-8", "SYSTEMD_COLORS": "0"}
 _ASK = timedelta(seconds=10)
 """A look takes milliseconds; longer, and the bus or systemd hangs."""
+_REREAD = timedelta(seconds=60)
 _LINES = "20"
 _FIXED = ("--no-ask-password", "--no-pager")
 _PROPERTIES = (
     "ActiveState,CanReload,CanStart,CanStop,ConditionResult,ConditionTimestampMonotonic,InvocationID,Job,LoadError,"
-    "LoadState,NRestarts,ReloadResult,RemainAfterExit,Result,StateChangeTimestampMonotonic,SubState,TriggeredBy,Type"
+    "LoadState,NeedDaemonReload,NRestarts,ReloadResult,RemainAfterExit,Result,StateChangeTimestampMonotonic,SubState,TriggeredBy,Type"
 )
 _REFUSALS = ("access denied", "authentication required", "permission denied", "not authorized", "authorization")
 _HOPELESS = (*_REFUSALS, "is masked", "not found", "bad unit file setting", "refusing")
@@ -55,6 +56,11 @@ class SystemdUnit:
         if self["Type"] != "oneshot" or self["RemainAfterExit"] == "yes":
             return False
         return self["ActiveState"] == "inactive" and self["Result"] == "success" and not self.skipped
+
+    @property
+    def outdated(self) -> bool:
+        """Its definition on disk is not the one that systemd knows."""
+        return self["NeedDaemonReload"] == "yes"
 
     @property
     def skipped(self) -> bool:
@@ -118,6 +124,20 @@ class Manager:
     async def forgive(self, name: str, lock: Lock) -> None:
         """Reset the unit's failures, if we may: systemd would not start a unit again that crashed too often."""
         await self._run(("reset-failed", "--", name), lock)
+
+    async def reread(self, names: Sequence[str], lock: Lock) -> None:
+        """Have systemd read its definitions again. :raises AdapterError: it refuses, or these are not up to date."""
+        finished = await self._run(("daemon-reload",), lock, _REREAD)
+        left = [unit.name for unit in await self.look(names) if unit.outdated] if finished.ok else names
+        if left:
+            said = finished.stderr.strip().splitlines()
+            why = f"`systemctl daemon-reload`: {finished.ending}{f': {said[-1]}' if said else ''}"
+            text = f"{', '.join(left)}: the definition on disk is newer than the one that systemd knows ({why})"
+            raise AdapterError(
+                f"{text}; run `systemctl daemon-reload`, or allow it by the polkit rule of `rollbackd check`",
+                permanent=_any(finished.stderr.lower(), _REFUSALS),
+                evidence=finished.tail,
+            )
 
     async def failure(self, what: str, ending: str, said: str, names: Sequence[str]) -> AdapterError:
         """The error, with what the units wrote to the journal last. Permanent when nothing but a person can help."""

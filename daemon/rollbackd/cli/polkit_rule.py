@@ -12,7 +12,7 @@ polkit.addRule(function (action, subject) {
     var allowed = {
 %s
     };
-    if (action.id !== "org.freedesktop.systemd1.manage-units" || subject.user !== "rollbackd") {
+%s    if (action.id !== "org.freedesktop.systemd1.manage-units" || subject.user !== "rollbackd") {
         return polkit.Result.NOT_HANDLED;
     }
     var unit = action.lookup("unit");
@@ -22,10 +22,19 @@ polkit.addRule(function (action, subject) {
 """
 
 
+_REREADING = """\
+    if (action.id === "org.freedesktop.systemd1.reload-daemon" && subject.user === "rollbackd") {
+        return polkit.Result.YES;
+    }
+"""
+"""For units that are started: their definitions may be what went back."""
+
+
 def rule(units: Mapping[str, Sequence[str]]) -> str:
     """The text of the file.
 
     :param units: each with its verbs.
     """
     rows = [f"        {json.dumps(name)}: {json.dumps(sorted(verbs))}," for name, verbs in sorted(units.items())]
-    return _RULE % "\n".join(rows)
+    started = any(set(verbs) - {"reload"} for verbs in units.values())
+    return _RULE % ("\n".join(rows), _REREADING if started else "")
