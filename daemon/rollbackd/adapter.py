@@ -145,11 +145,14 @@ class Bracket(Protocol):
 
 
 @runtime_checkable
-class Noting(Bracket, Protocol):
-    """A bracket that can have something to tell people of a crossing: it is done, and yet not as they would expect."""
+class Noting(Protocol):
+    """A layer that can have something to tell people of what was done: it is, and yet not as they would expect."""
 
     async def note(self, key: str) -> str:
-        """A sentence or two, or nothing. Read only; asked after each crossing, again where a crash came between."""
+        """A sentence or two, or nothing. Read only; asked after each, again where a crash came between.
+
+        :param key: of the change, or of the bracket.
+        """
         ...
 
 

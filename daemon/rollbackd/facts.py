@@ -143,6 +143,8 @@ class ApplyStarted:
 @dataclass(frozen=True, slots=True)
 class Applied:
     layer: str
+    note: str = ""
+    """What people should know of how it was done; empty: nothing."""
 
 
 @dataclass(frozen=True, slots=True)

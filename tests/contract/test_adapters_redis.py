@@ -6,6 +6,7 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -414,3 +415,47 @@ def test_without_the_library_it_says_what_to_install(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("rollbackd.system.redis_client.find_spec", lambda _name: None)
     with pytest.raises(ValidationError, match=r"rollbackd\[redis\]"):
         RedisSettings.model_validate({"adapter": "redis", "url": "redis://127.0.0.1", "flush": True})
+
+
+# -- a pattern that matches nothing -------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("pattern", "left"),
+    [("sesion:*", 30), ("Session:*", 30), ("session", 30), ("nothing:[0-9]", 0), ("session:*", 0)],
+    ids=["misspelt", "other letters", "no star", "empty database", "removed already"],
+)
+def test_a_pattern_that_matches_nothing_is_told_before_and_after(
+    server: Server, tmp_path: Path, pattern: str, left: int
+) -> None:
+    world = PatternWorld(server, tmp_path)
+    world.settings["pattern"] = pattern
+    if not left:
+        server.ask("FLUSHDB", db=world.db)
+    where = f"database {world.db} of redis://127.0.0.1:{server.port}"
+    change = finish(planned(world.adapter(), NO_RELEASE))
+    assert change.risks == (f"removes all keys that match {pattern} in {where}; none does now: is the pattern right?",)
+    assert finish(world.adapter().note(change.key)) == "", "nothing was done yet"
+    assert finish(perform(world.adapter(), change)) is Progress.DONE
+    assert finish(world.adapter().note(change.key)) == f"nothing was removed: no key of {where} matched {pattern}"
+    assert len([key for key in server.keys(world.db) if key.startswith("session")]) == left
+
+
+def test_an_empty_database_that_is_emptied_is_told_and_a_full_one_is_not(server: Server, tmp_path: Path) -> None:
+    for number, keys in enumerate((0, 5)):
+        world = RedisWorld(server, tmp_path / str(number))
+        server.ask("FLUSHDB", db=world.db)
+        server.fill(world.db, page=keys)
+        change = finish(planned(world.adapter(), NO_RELEASE))
+        assert finish(perform(world.adapter(), change)) is Progress.DONE
+        told = finish(world.adapter().note(change.key))
+        assert ("had no keys" in told) is (keys == 0)
+        assert bool(told) is (keys == 0)
+
+
+def test_a_large_database_is_not_looked_through_for_a_plan(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = PatternWorld(server, tmp_path)
+    world.settings["pattern"] = "none:*"
+    monkeypatch.setattr("rollbackd_adapters.redis._LOOKED_FOR", timedelta())
+    (risk,) = finish(planned(world.adapter(), NO_RELEASE)).risks
+    assert risk.endswith("none of about 0 keys that were looked at does")

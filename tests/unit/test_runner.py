@@ -253,7 +253,7 @@ async def test_an_effect_that_was_cut_off_is_asked_about_first(house: House, eff
         layer.present, layer.is_inside = V1, effect == 0
     incident = await house.run()
     assert incident.outcome is Outcome.RECOVERED
-    assert incident.notes == (("page: it was so",) if WHOLE[effect].endswith("page") else ())
+    assert incident.notes == (f"{WHOLE[effect].split()[1]}: it was so",), "of a step, too"
     assert house.calls.count(WHOLE[effect]) == (1 if finished else 2)
     assert list(dict.fromkeys(house.calls)) == WHOLE
     assert house.kinds().count("Adopted") == 2

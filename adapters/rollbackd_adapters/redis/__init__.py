@@ -16,7 +16,7 @@ from secrets import token_hex
 from typing import Any, ClassVar
 
 from rollbackd.adapter import AdapterError, Place, Settings
-from rollbackd.model import Change, Progress, Release, Traits
+from rollbackd.model import NO_RELEASE, Change, Progress, Release, Traits
 from rollbackd.syntax.units import format_duration
 from rollbackd.system import log
 from rollbackd.system.boundary import boundary
@@ -29,6 +29,8 @@ from rollbackd_adapters.traces import Trace
 
 __all__ = ["RedisAdapter", "RedisSettings"]
 
+_LOOKED_FOR = timedelta(seconds=1)
+"""How long a plan looks for a key that matches."""
 _MARKED = timedelta(days=1)
 _NOTED = timedelta(seconds=1)
 """How often the place in the database is written to disk."""
@@ -48,12 +50,38 @@ class RedisAdapter(StepAdapter[RedisSettings]):
 
     async def plan(self, target: Release) -> Change:
         settings = self._settings
-        if settings.flush:
-            async with connected(settings, self._place) as redis:
+        async with connected(settings, self._place) as redis:
+            if settings.flush:
                 risk = f"removes all {await redis.ask('DBSIZE')} keys of {settings.where}"
-        else:
-            risk = f"removes all keys that match {settings.pattern} in {settings.where}"
+            else:
+                risk = f"removes all keys that match {settings.pattern} in {settings.where}{await self._found(redis)}"
         return replace(await super().plan(target), risks=(risk,))
+
+    async def _found(self, redis: Connection) -> str:
+        """What to add where no key matches now; a large database is not looked through for that."""
+        cursor, until = 0, self._clock.monotonic() + _LOOKED_FOR.total_seconds()
+        looked = 0
+        while self._clock.monotonic() < until:
+            found, keys = await redis.ask("SCAN", cursor, *self._match)
+            looked, cursor = looked + self._settings.batch, int(found)
+            if keys:
+                return ""
+            if cursor == 0:
+                return "; none does now: is the pattern right?"
+        return f"; none of about {looked} keys that were looked at does"
+
+    async def note(self, key: str) -> str:
+        """A sentence when nothing was removed, since that was hardly meant."""
+        done = Trace(self._place.scratch, Change(self._place.layer, NO_RELEASE, NO_RELEASE, key=key)).done
+        if done is None or done.get("removed") != 0:
+            return ""
+        if self._settings.flush:
+            return f"nothing was removed: {self._settings.where} had no keys"
+        return f"nothing was removed: no key of {self._settings.where} matched {self._settings.pattern}"
+
+    @property
+    def _match(self) -> tuple[str | int, ...]:
+        return ("MATCH", self._settings.pattern, "COUNT", self._settings.batch)
 
     async def _move(self, _change: Change, trace: Trace, _lock: Lock) -> None:
         async with connected(self._settings, self._place) as redis:
@@ -117,11 +145,10 @@ class RedisAdapter(StepAdapter[RedisSettings]):
         removed = int(begun.get("removed", 0))
         trace.begin(key=trace.name, run=run, cursor=cursor, removed=removed)
         boundary("redis.begun")
-        match = ("MATCH", self._settings.pattern, "COUNT", self._settings.batch)
         began = noted = self._clock.monotonic()
         while True:
             try:
-                found, keys = await redis.ask("SCAN", cursor, *match)
+                found, keys = await redis.ask("SCAN", cursor, *self._match)
                 removed += await self._unlink(redis, keys)
             except AdapterError:  # such as a connection that is lost: the next attempt goes on here
                 trace.begin(cursor=cursor, removed=removed)

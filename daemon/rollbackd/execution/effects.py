@@ -95,9 +95,9 @@ class Effects:
             return facts.StepSuperseded(flight.layer)
         if progress is Progress.NOT_STARTED:
             return _failed(flight, "it ended, and yet the layer says that nothing was done", permanent=False)
-        return await self._done_when(flight)
+        return await self._done_when(flight, change.key, adapter)
 
-    async def _done_when(self, flight: Flight) -> IncidentFact | None:
+    async def _done_when(self, flight: Flight, key: str, adapter: Adapter) -> IncidentFact | None:
         """A step stays running until the check that its layer names passes; an abort ends the waiting."""
         name = self.layers.service.layers[flight.layer].done_when
         own = self._own_limit(flight.layer)
@@ -111,7 +111,7 @@ class Effects:
             if await self.aborted() or self.clock.monotonic() > deadline:
                 return _failed(flight, f"{name} does not pass: {result.reason}", permanent=True)
             await self.clock.sleep(_LOOK_AGAIN)
-        return facts.Applied(flight.layer)
+        return facts.Applied(flight.layer, await self._note(key, flight, adapter))
 
     def _own_limit(self, layer: str) -> timedelta | None:
         own = getattr(self.layers.service.layers[layer], "timeout", None)
@@ -133,16 +133,16 @@ class Effects:
                 state = "outside" if wanted else "inside"
                 return _failed(flight, f"it ended, and yet the layer says it is {state}", permanent=False)
         crossed = facts.Entered if wanted else facts.Left
-        return crossed(flight.layer, await self._note(incident, flight, adapter))
+        return crossed(flight.layer, await self._note(incident.mark, flight, adapter))
 
-    async def _note(self, incident: Incident, flight: Flight, adapter: Bracket) -> str:
-        """What the bracket says about its crossing. A bracket that cannot say it has been crossed all the same."""
+    async def _note(self, key: str, flight: Flight, adapter: Adapter) -> str:
+        """What the layer says about what was done. Where it cannot say it that has been done all the same."""
         if not isinstance(adapter, Noting):
             return ""
         try:
-            said = await _quickly(adapter.note(incident.mark))
+            said = await _quickly(adapter.note(key))
         except Exception as error:  # noqa: BLE001  # an adapter of somebody else's may raise anything
-            self.log.info("a bracket has no note", step=flight.layer, error=self.layers.clean(str(error)))
+            self.log.info("a layer has no note", step=flight.layer, error=self.layers.clean(str(error)))
             return ""
         return one_line(self.layers.clean(said)[:_NOTE])
 

@@ -61,8 +61,8 @@ def evolve(incident: Incident, record: Record) -> Incident:
             inside = tuple(other for other in incident.inside if other != layer)
             notes = _noting(incident, layer, note)
             return replace(incident, flight=None, failure=None, entered=entered, inside=inside, notes=notes)
-        case facts.Applied(layer):
-            return _applied(incident, layer, record.at)
+        case facts.Applied(layer, note):
+            return _applied(replace(incident, notes=_noting(incident, layer, note)), layer, record.at)
         case facts.StepSuperseded(layer):
             return replace(incident, flight=None, superseded=layer)
         case facts.Gated() | facts.Round():

@@ -138,7 +138,7 @@ class Incident:
     stepping: Mapping[str, datetime] = field(default_factory=dict)
     """Layers whose step was begun and is not done, with the time of the first attempt; holds are not counted."""
     notes: tuple[str, ...] = ()
-    """Notes of its brackets on how they were entered or left, each once: `sessions: 3 sessions are left …`."""
+    """Notes of its layers on how they were entered, done or left, each once: `sessions: 3 sessions are left …`."""
     took: Mapping[str, timedelta] = field(default_factory=dict)
     """How long each layer's step took, from its first attempt on; the longest when several plans had it."""
     examined: tuple[CheckResult, ...] = ()
