@@ -451,6 +451,8 @@ class SnapshotCopied:
     copy: str
     """The name of the copy there."""
     run: str = ""
+    digest: str = ""
+    """The sha256 of what was sent, in hex; empty in facts of old."""
 
 
 @dataclass(frozen=True, slots=True)

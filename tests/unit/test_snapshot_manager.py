@@ -1,6 +1,7 @@
 """Snapshots on a calendar, by hand and elsewhere, in virtual time on a layer in memory."""
 
 import asyncio
+import hashlib
 import json
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
@@ -19,7 +20,7 @@ from rollbackd.model import FLEET, Outcome, Release, State, service_stream
 from rollbackd.policy.ledger import ServiceLedger, fold_service
 from rollbackd.snapshots import NotKept, SnapshotManager
 from rollbackd.snapshots.metrics import SnapshotMetrics
-from rollbackd.snapshots.offsite import copy_name, digest_of, understood
+from rollbackd.snapshots.offsite import digest_of, signature_of, stem_of, understood
 from rollbackd.snapshots.selection import good_releases, spared, to_restore
 from rollbackd.state.read_model import ReadModel
 from rollbackd.system.spawner import Spawner
@@ -76,6 +77,12 @@ class House:
         await asyncio.gather(*self.tasks, return_exceptions=True)
         await self.snapshot_manager.stop()
         self.tasks = []
+
+    async def sent(self, name: str, text: str, layer: str = "config") -> None:
+        """A copy that is elsewhere since it was sent from here."""
+        self.remote.files[name] = text
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        await self.say(facts.SnapshotCopied(layer, "kept", name, digest=digest))
 
     async def settle(self) -> None:
         for _ in range(100):
@@ -509,7 +516,7 @@ async def test_when_none_that_is_here_will_do_copies_are_fetched_and_else_a_pers
     await house.live()
     for number in (5, 6, 7):
         name = f"shop@config@2026030{number}T020000Z@{digest_of(f'r{number}')}.snapshot"
-        house.remote.files[name] = f"kept-{number} r{number}"
+        await house.sent(name, f"kept-{number} r{number}")
     house.layer.present = "r7"
     house.remote.files["shop@other@20260309T020000Z@0123456789ab.snapshot"] = "x r9"
     house.layer.errors["import"] = [refused("damaged")]
@@ -526,10 +533,106 @@ async def test_when_none_that_is_here_will_do_copies_are_fetched_and_else_a_pers
 
 async def test_a_copy_of_another_release_than_its_name_says_is_not_used(made: Any, tmp_path: Path) -> None:
     house = made(tmp_path, {**NIGHTLY, "offsite": OFFSITE})
-    house.remote.files[f"shop@config@20260305T020000Z@{digest_of('r5')}.snapshot"] = "kept r6"
+    await house.sent(f"shop@config@20260305T020000Z@{digest_of('r5')}.snapshot", "kept r6")
     await house.live()
     with pytest.raises(NotKept, match="another release than its name says"):
         await house.snapshot_manager.restore("shop", "config", "", (), ANN)
+
+
+# -- copies that somebody else put there --------------------------------------------------------
+KEY = "a-key-that-nobody-else-has-0123"
+_GOOD = f"shop@config@20260301T020000Z@{digest_of('r0')}"
+
+
+def _other_bytes(files: dict[str, str], name: str) -> None:
+    files[name] += " "
+
+
+def _another_name(files: dict[str, str], name: str) -> None:
+    files[name.replace("20260301", "20260302")] = files.pop(name)
+
+
+def _a_new_one(files: dict[str, str], name: str) -> None:
+    del files[name]
+    files[f"{_GOOD}.snapshot".replace("20260301", "20260303")] = "evil r0"
+
+
+def _many_new_ones(files: dict[str, str], name: str) -> None:
+    for day in range(2, 20):
+        files[f"{_GOOD}.snapshot".replace("20260301", f"202603{day:02}")] = "evil r0"
+
+
+def _another_signature(files: dict[str, str], name: str) -> None:
+    del files[name]
+    files[f"{_GOOD}@{signature_of('another key, as long', _GOOD, 'x')}.snapshot"] = "evil r0"
+
+
+def _of_another_layer(files: dict[str, str], name: str) -> None:
+    stem = _GOOD.replace("@config@", "@other@")
+    digest = hashlib.sha256(b"kept r0").hexdigest()
+    files[name.replace(name.removeprefix(_GOOD), f"@{signature_of(KEY, stem, digest)}.snapshot")] = files.pop(name)
+
+
+_FORGERIES = (_other_bytes, _another_name, _a_new_one, _another_signature, _of_another_layer)
+
+
+@pytest.mark.parametrize("key", [False, True], ids=["known to the journal", "signed"])
+@pytest.mark.parametrize("forge", [*_FORGERIES, _many_new_ones, None])
+async def test_no_copy_is_taken_in_that_was_not_sent_from_here(
+    made: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, forge: Any, key: bool
+) -> None:
+    monkeypatch.setenv("COPIES", KEY)
+    offsite = {**OFFSITE, "key": {"env": "COPIES"}} if key else OFFSITE
+    house = made(tmp_path, {**NIGHTLY, "offsite": offsite})
+    now = house.clock.now()
+    await house.say(
+        facts.Changed(state("r0"), now - 2 * DAY, now - 2 * DAY), facts.MarkedGood(state("r0"), "ran"),
+        facts.Changed(state("r1"), now - DAY, now - DAY),
+    )  # fmt: skip
+    signature = signature_of(KEY, _GOOD, hashlib.sha256(b"kept r0").hexdigest())
+    name = f"{_GOOD}@{signature}.snapshot" if key else f"{_GOOD}.snapshot"
+    if key:
+        house.remote.files[name] = "kept r0"  # the journal was lost, and the key was not
+    else:
+        await house.sent(name, "kept r0")
+    if forge is not None:
+        forge(house.remote.files, name)
+    await house.live()
+    await house.pass_time(HOUR)
+    forged = forge in _FORGERIES
+    assert [one.name for one in house.layer.kept] == ([] if forged else ["kept"]), "by itself, for a rollback"
+    assert not any(call == "import" for call in house.layer.calls) or not forged
+    if forged:
+        with pytest.raises(NotKept, match="a person is needed") as refused:
+            await house.snapshot_manager.restore("shop", "config", "", (), ANN)
+        assert "`rollbackd snapshot import shop config FILE`" in str(refused.value)
+
+
+async def test_what_is_sent_is_known_to_the_journal_by_its_hash_and_bears_a_signature(
+    made: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COPIES", KEY)
+    house = made(tmp_path, {**NIGHTLY, "offsite": {**OFFSITE, "key": {"env": "COPIES"}}})
+    await house.live()
+    await house.to(3)
+    ((name, text),) = house.remote.files.items()
+    (copied,) = house.of(facts.SnapshotCopied)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    assert (copied.copy, copied.digest) == (name, digest)
+    (copy,) = understood([name], "shop", "config")
+    assert copy.signature == signature_of(KEY, copy.stem, digest)
+    assert KEY not in repr(house.journal.records)
+
+
+async def test_a_key_that_is_too_short_to_be_one_sends_nothing_and_says_so(
+    made: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COPIES", "short")
+    house = made(tmp_path, {**NIGHTLY, "offsite": {**OFFSITE, "key": {"env": "COPIES"}}})
+    await house.live()
+    await house.to(3)
+    assert house.remote.files == {}
+    assert any("fewer than 16 characters" in text for ended in house.of(facts.SnapshotEnded) for text in ended.problems)
 
 
 # -- for a rollback by itself -------------------------------------------------------------------
@@ -547,7 +650,7 @@ async def test_a_good_state_that_is_not_here_any_more_is_fetched(made: Any, tmp_
     ran = len(house.remote.ran)
     await house.pass_time(10 * MINUTE)
     assert len(house.remote.ran) == ran, "what is not elsewhere either is not looked for all the time"
-    house.remote.files[f"shop@config@20260228T020000Z@{digest_of('r2')}.snapshot"] = "kept r2"
+    await house.sent(f"shop@config@20260228T020000Z@{digest_of('r2')}.snapshot", "kept r2")
     await house.pass_time(2 * HOUR)
     assert {one.release for one in house.layer.kept} == {"r0", "r2"}
     house.layer.kept = []
@@ -602,7 +705,7 @@ def test_what_a_rollback_may_need_is_never_dropped() -> None:
 
 def test_a_copy_says_what_it_is_and_anything_else_in_the_list_is_left_alone() -> None:
     one = _kept("snapshot-schedule-20260302T020000Z", "r/1 with anything", 0)
-    name = copy_name("shop", "config", one)
+    name = f"{stem_of('shop', 'config', one)}.snapshot"
     assert "/" not in name
     lines = [
         f"   123 2026-03-02 {name}", f"some/where/{name}\r", "-rf", "../../etc/passwd", "", f"{name}.part",

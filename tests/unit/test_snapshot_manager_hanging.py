@@ -58,7 +58,7 @@ async def test_a_copy_that_does_not_come_keeps_no_other_layer_from_being_looked_
     house.remote.hangs = lambda argv: argv[1] == "config" or "@config@" in argv[1]
     await house.say(*went_on(*LAYERS[:2], now=house.clock.now()))
     name = f"shop@assets@20260228T020000Z@{digest_of('r0')}.snapshot"
-    house.remote.files[name] = "kept r0"
+    await house.sent(name, "kept r0", "assets")
     await house.live()
     assert [one.release for one in house.layers["assets"].kept] == ["r0"], "at once, beside the one that hangs"
     house.layers["assets"].kept = []
@@ -70,7 +70,7 @@ async def test_a_copy_that_does_not_come_keeps_no_other_layer_from_being_looked_
 async def test_a_copy_that_an_adapter_chokes_on_is_looked_for_again(made: Any, tmp_path: Path) -> None:
     house = made(tmp_path, {**NIGHTLY, "offsite": OFFSITE})
     await house.say(*went_on("config", now=house.clock.now()))
-    house.remote.files[f"shop@config@20260228T020000Z@{digest_of('r0')}.snapshot"] = "kept r0"
+    await house.sent(f"shop@config@20260228T020000Z@{digest_of('r0')}.snapshot", "kept r0")
     house.layer.errors["import"] = [RuntimeError("a bug of somebody else's")]
     await house.live()
     assert house.layer.kept == []
@@ -82,7 +82,7 @@ async def test_a_copy_that_an_adapter_chokes_on_is_looked_for_again(made: Any, t
 async def test_a_copy_that_could_not_be_written_down_ends_nothing(made: Any, tmp_path: Path) -> None:
     house = made(tmp_path, {**NIGHTLY, "offsite": OFFSITE})
     await house.say(*went_on("config", now=house.clock.now()))
-    house.remote.files[f"shop@config@20260228T020000Z@{digest_of('r0')}.snapshot"] = "kept r0"
+    await house.sent(f"shop@config@20260228T020000Z@{digest_of('r0')}.snapshot", "kept r0")
     house.journal.broken = True
     await house.live()
     assert not house.tasks[0].done(), "it goes on"

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
 from rollbackd.syntax.cron import CronTimes, check_cron, check_zone
-from rollbackd.syntax.units import Duration, Ref, Spec, Vector
+from rollbackd.syntax.units import Duration, Ref, Secret, Spec, Vector
 
 FILE, NAME, DIRECTORY = "{file}", "{name}", "{directory}"
 
@@ -67,6 +67,8 @@ class Offsite(Spec):
     """Fetches the copy `{name}` into `{directory}`, under that name."""
     timeout: Annotated[Duration, AfterValidator(_often_enough)] = timedelta(minutes=30)
     """For each of `push` and `pull`."""
+    key: Secret | None = None
+    """Signs copies: whatever bears no signature of this key, and is not known to the journal, is not taken in."""
     list_timeout: Annotated[Duration, Field(ge=timedelta(seconds=1))] = timedelta(minutes=1)
     """For `list`."""
 

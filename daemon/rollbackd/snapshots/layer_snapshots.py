@@ -24,6 +24,8 @@ from rollbackd.system.clock import Clock
 
 _LONGEST = timedelta(hours=6)
 """The limit of one thing that an adapter does; the adapter's own limits are far shorter."""
+_COPIES_READ = 5000
+"""How many copies of a service the journal is asked for; older ones need the key."""
 _SHOWN = 20
 """How many problems of one snapshot are written down."""
 SCHEDULE = "schedule"
@@ -193,9 +195,18 @@ class LayerSnapshots:
     async def send(self, one: Snapshot, place: OffsiteStore, run: SnapshotRun) -> str:
         """Copy a snapshot elsewhere; returns the copy's name. :raises AdapterError: it is not there."""
         copy = await self.ask(place.send(self.adapter, one))
-        await self.note(run.actor, facts.SnapshotCopied(self.layer, one.name, copy, run.fact.run))
+        await self.note(run.actor, facts.SnapshotCopied(self.layer, one.name, copy.name, run.fact.run, copy.digest))
         boundary("snapshots.copied")
-        return copy
+        return copy.name
+
+    async def sent(self) -> dict[str, set[str]]:
+        """The hashes of the copies that were sent last, by their names. :raises JournalUnavailable:"""
+        kinds = facts.kinds(facts.SnapshotCopied)
+        found: dict[str, set[str]] = {}
+        for record in await self._read_model.journal.latest(kinds, service_stream(self.service), _COPIES_READ):
+            if record.fact.layer == self.layer and record.fact.digest:
+                found.setdefault(record.fact.copy, set()).add(record.fact.digest)
+        return found
 
     async def prune(self, keep: int = 0) -> tuple[str, ...]:
         """Drop what nothing keeps, and nothing that a rollback may need. :raises AdapterError:"""

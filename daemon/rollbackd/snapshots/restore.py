@@ -59,20 +59,28 @@ class _Search:
         :param but: of none of these.
         """
         tried = 0
-        for place, copy in await self._copies():
+        strangers: list[str] = []
+        sent = await self.layer_snapshots.sent()
+        # Those that were sent from here come first: whoever holds the place may put any number of others there.
+        for place, copy in sorted(await self._copies(), key=lambda each: each[1].name not in sent):
             if copy.release in but or (digests is not None and copy.release not in digests):
+                continue
+            known = sent.get(copy.name, ())
+            if stranger := place.stranger(copy, known):
+                strangers.append(f"copy {copy.name}: {stranger}")
                 continue
             if tried == _FETCHED:
                 break
             tried += 1
             try:
-                one = await fetch(self.layer_snapshots, place, copy, self.actor)
+                one = await fetch(self.layer_snapshots, place, copy, known, self.actor)
             except AdapterError as error:
                 self.passed_over.append(f"copy {copy.name}: {error}")
                 continue
             if await self.is_whole(one):
                 self.fetched = copy.name
                 return one
+        self.passed_over += strangers[:1]
         return None
 
     async def _copies(self) -> list[tuple[OffsiteStore, OffsiteCopy]]:
@@ -88,10 +96,18 @@ class _Search:
 
 
 async def fetch(
-    layer_snapshots: LayerSnapshots, place: OffsiteStore, copy: OffsiteCopy, actor: str = DAEMON
+    layer_snapshots: LayerSnapshots,
+    place: OffsiteStore,
+    copy: OffsiteCopy,
+    known: Collection[str],
+    actor: str = DAEMON,
 ) -> Snapshot:
-    """Take a copy in, and write that down. :raises AdapterError: it cannot be fetched."""
-    one = await layer_snapshots.ask(place.fetch(layer_snapshots.adapter, copy))
+    """Take a copy in, and write that down.
+
+    :param known: the hashes of what was sent under that name.
+    :raises AdapterError: it cannot be fetched, or is not ours.
+    """
+    one = await layer_snapshots.ask(place.fetch(layer_snapshots.adapter, copy, known))
     if digest_of(one.release) != copy.release:
         raise AdapterError(f"{copy.name} holds another release than its name says", permanent=True)
     fact = facts.Snapshotted(
