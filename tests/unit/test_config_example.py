@@ -30,7 +30,8 @@ EXAMPLE = Path(__file__).parents[2] / "config.example.yaml"
 @pytest.fixture
 def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Loaded:
     """The example with the secrets that it names."""
-    for name in ("RELEASE_DESK_TOKEN", "SLACK_WEBHOOK_URL", "DESK_AUTHORIZATION", "PROBE_PASSWORD"):
+    names = ("RELEASE_DESK_TOKEN", "SLACK_WEBHOOK_URL", "DESK_AUTHORIZATION", "PROBE_PASSWORD", "COPIES_KEY")
+    for name in names:
         monkeypatch.setenv(name, "hunter2")
     certificate, key = make_certificate(tmp_path)
     for name, made in (("ca.pem", certificate), ("client.pem", certificate), ("client.key", key)):

@@ -11,7 +11,7 @@ import io
 import os
 import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,6 +31,7 @@ _BLOBS = "rollbackd/blobs/"
 _MANIFEST_LIMIT = 512 * 2**20
 """Bytes; some two million files."""
 _LEVEL = 6
+Vet = Callable[[Head, Tree], Tree]
 
 
 def write(store: Store, name: str, path: str, stop: Stop) -> None:
@@ -78,9 +79,10 @@ def _member(name: str, size: int) -> tarfile.TarInfo:
     return member
 
 
-def read(store: Store, path: str, largest: int, room: int, stop: Stop) -> Head:
+def read(store: Store, path: str, largest: int, room: int, vet: Vet, stop: Stop) -> Head:
     """Take in a snapshot; the same one again is harmless. Under the store's lock.
 
+    :param vet: makes of its list of files one that may be believed; a ValueError says why there is none.
     :param largest: bytes that it may hold at most, unpacked.
     :param room: bytes that must be left on the store's disk.
     :raises AdapterError: permanent, when it is not one, is damaged or too large; no snapshot is made of it then.
@@ -92,13 +94,13 @@ def read(store: Store, path: str, largest: int, room: int, stop: Stop) -> Head:
         head, tree = _manifest(packed, largest)
         if (known := _known(store, head)) is not None:
             return known
+        tree = vet(head, _elsewhere(tree))
         with Batch(store, stop, room) as batch:
             _contents(packed, tree, batch, stop)
             missing = [content for content in tree.blobs() if not batch.accepts(content)]
             if missing:
                 raise ValueError(f"{len(missing)} of its contents are missing")
             batch.settle()
-    tree = _elsewhere(tree)
     body = body_of(tree)
     kept = replace(head, why="import", digest=hashlib.sha256(body).hexdigest())
     if lacking := store.lacking(tree):

@@ -74,6 +74,15 @@ class ScanRules:
         text = repr((sorted(self.watch.patterns), sorted(self.volatile), sorted(self.modes), sorted(self.variables)))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
+    def is_volatile(self, path: str) -> bool:
+        """Whether a path, or a directory above it that the watch list reaches, is volatile; as `Scan` finds it."""
+        above = max((one.base for one in self.watch.compiled if one.selects(path)), default="/").rstrip("/")
+        for name in path[len(above) + 1 :].split("/"):
+            above = f"{above}/{name}"
+            if any(matches(pattern, above) for pattern in self.volatile):
+                return True
+        return False
+
     def mode(self, path: str, mode: int) -> int:
         """The mode that a file must have, or else the one that it has."""
         return next((wanted for pattern, wanted in self.modes if matches(pattern, path)), mode)

@@ -19,7 +19,9 @@ from rollbackd_adapters.files.present import Present, check_name
 from rollbackd_adapters.files.rehearsal import rehearse
 from rollbackd_adapters.files.settings import FilesSettings
 from rollbackd_adapters.files.showing import TEXT_LIMIT, Contents, differences
+from rollbackd_adapters.files.store import Head
 from rollbackd_adapters.files.tree import Tree, TreeEntry
+from rollbackd_adapters.files.vetting import Vetting
 from rollbackd_adapters.traces import Trace, named
 
 _PATIENCE = timedelta(minutes=10)
@@ -139,11 +141,12 @@ class FilesSnapshots(StepAdapter[FilesSettings]):
         await self._jobs.run(lambda stop: archive.write(self._store, check_name(name), path, stop))
 
     async def import_from(self, path: str) -> Snapshot:
-        settings = self._settings
-        head = await self._mover.storing(
-            lambda stop: archive.read(self._store, path, settings.largest, settings.room, stop)
-        )
+        head = await self._mover.storing(partial(self._import, path))
         return head.snapshot(restorable=True)
+
+    def _import(self, path: str, stop: Stop) -> Head:
+        settings, vet = self._settings, Vetting(self._store, self._present.rules, stop).of
+        return archive.read(self._store, path, settings.largest, settings.room, vet, stop)
 
     async def rehearse(self, name: str) -> Sequence[SnapshotProblem]:
         apart = f"files-rehearsal:{self._place.scratch}"  # not the store's lock, as above, but two share the place
