@@ -364,6 +364,13 @@ class ApprovalRequest:
     over: bool = False
     """Whether it was asked knowing that the trouble is over."""
 
+    @property
+    def counts_persons(self) -> bool:
+        """Whether it matters who says yes, and not only that somebody does who may. Then a file's owner is no answer:
+        a file keeps its owner when somebody else moves it.
+        """
+        return self.approvals > 1 or bool(self.by) or bool(self.excluded)
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:

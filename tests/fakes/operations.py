@@ -199,8 +199,9 @@ class FakeOperations(FakeKeeping):
         self.records["checkout-2"] = []
 
     async def approve(
-        self, incident: str, actor: str, reason: str = "", seen: datetime | None = None
+        self, incident: str, actor: str, reason: str = "", seen: datetime | None = None, *, by_file: bool = False
     ) -> IncidentAnswer:
+        del by_file
         if incident not in {"checkout", "checkout-2"}:
             raise UnknownName(f'no incident "{incident}"')
         if "checkout-2" not in self.incidents_:

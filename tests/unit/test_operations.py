@@ -4,7 +4,7 @@ import asyncio
 import getpass
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,7 +13,8 @@ import pytest
 from rollbackd import facts
 from rollbackd.incident.life import Incident
 from rollbackd.journal import Entry
-from rollbackd.model import Action, CheckResult, Priority, Release, Request, Verdict, incident_stream
+from rollbackd.model import Action, ApprovalRequest, CheckResult, Priority, Release, Request, Verdict, incident_stream
+from rollbackd.notify.messages.phrases import answers
 from rollbackd.operations import InvalidOrder, Operations, OrderRefused, UnknownName
 from rollbackd.operations.parameters import ChangeBody
 from rollbackd.signals.events import Posted
@@ -310,6 +311,34 @@ async def drop(house: House, name: str, text: str | None = "") -> str:
     assert not (signals / name).exists()
     reasons = [one.read_text() for one in (signals / "rejected").glob(f"*.{name}.reason")]
     return reasons[0].strip() if reasons else ""
+
+
+_COUNTING = [{"approvals": 2}, {"by": ["mine"]}, {"by": ["mine", "product"]}]
+
+
+@pytest.mark.parametrize("counting", _COUNTING)
+async def test_where_persons_are_counted_a_file_is_none_whoever_owns_it(
+    tmp_path: Path, counting: dict[str, Any]
+) -> None:
+    me = f"unix:{getpass.getuser()}"
+    house = await opened(tmp_path, [{**ASK, **counting}], groups={"mine": [me], "product": ["token:desk"]})
+    await house.event("broken")
+    said = await drop(house, "APPROVE.shop")
+    assert said == (
+        "APPROVE.shop: shop-1 counts persons, and a file's owner need not be who put it there; say it yourself: "
+        "`rollbackd approve shop-1`"
+    )
+    assert house.written(facts.Approved) == []
+    (asked,) = [one for one in answers(await house.incident(), Path("/signals")) if one[0] == "Say yes"]
+    assert asked[1] == "`rollbackd approve shop-1`"
+    assert await drop(house, "DENY.shop") == "", "a no needs nobody in particular"
+    await house.stage.down()
+
+
+def test_who_announced_a_change_approves_nothing_by_a_file_of_somebody_elses() -> None:
+    question = ApprovalRequest((), datetime.fromtimestamp(0, UTC), excluded=("unix:ann",))
+    assert question.counts_persons
+    assert not ApprovalRequest((), datetime.fromtimestamp(0, UTC)).counts_persons
 
 
 async def test_a_file_says_yes(asking: House) -> None:

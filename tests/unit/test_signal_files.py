@@ -73,6 +73,26 @@ def test_a_directory_that_is_open_to_others_keeps_the_daemon_from_starting(
         SignalFiles(path, clock)
 
 
+@pytest.mark.parametrize("mode", [0o770, 0o720, 0o730, 0o2770])
+def test_a_directory_in_which_files_can_be_moved_by_others_is_refused(
+    path: Path, clock: ManualClock, mode: int
+) -> None:
+    path.chmod(0o1770)
+    files = SignalFiles(path, clock)
+    path.chmod(mode)
+    with pytest.raises(SignalsUnsafe, match=f"mode {mode:04o} has no sticky bit, .*; chmod 1770"):
+        SignalFiles(path, clock)
+    (path / "ROLLBACK.shop").touch()
+    assert "has no sticky bit" in reason(files)
+    assert taken(files, clock) == []
+
+
+@pytest.mark.parametrize("mode", [0o700, 0o750, 0o1700, 0o1750])
+def test_where_nobody_else_may_write_no_sticky_bit_is_needed(path: Path, clock: ManualClock, mode: int) -> None:
+    path.chmod(mode)
+    assert SignalFiles(path, clock).trouble() == ""
+
+
 def test_what_is_no_directory_keeps_the_daemon_from_starting(tmp_path: Path, path: Path, clock: ManualClock) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "link").symlink_to(path)

@@ -26,11 +26,12 @@ class IncidentAnswers(OperationsBase):
     """Each is a fact with its actor; the runner is poked and goes on by it."""
 
     async def approve(
-        self, incident: str, actor: str, reason: str = "", seen: datetime | None = None
+        self, incident: str, actor: str, reason: str = "", seen: datetime | None = None, *, by_file: bool = False
     ) -> IncidentAnswer:
         """A yes to what an incident, or a service's open one, asks. Said twice by one person it is one.
 
         `seen`: when it was given, where that can be earlier than now; what is asked since then is another question.
+        `by_file`: the actor is a file's owner, who need not be who put it there.
 
         :raises UnknownName: OrderRefused: it does not ask, its time is over, or this actor is not asked.
         """
@@ -40,8 +41,14 @@ class IncidentAnswers(OperationsBase):
             said = any(yes.actor == actor for yes in found.approvals)
             if said and found.risen and found.outcome is None:
                 return None
-            if problem := may_answer(self._asks(found, given), actor):
+            question = self._asks(found, given)
+            if problem := may_answer(question, actor):
                 raise OrderRefused(f"{found.id}: {problem}")
+            if by_file and question.counts_persons:
+                says = f"say it yourself: `rollbackd approve {found.id}`"
+                raise OrderRefused(
+                    f"{found.id} counts persons, and a file's owner need not be who put it there; {says}"
+                )
             return None if said else facts.Approved(reason)
 
         found = await self._say(self._by_service(incident), actor, word)

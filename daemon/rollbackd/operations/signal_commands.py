@@ -105,7 +105,7 @@ class SignalCommands:
                     request = Request(command.service, command.actor, reason, to, plan)
                     await self._operations.rollback(request, command.key, (row,))
                 case "APPROVE":
-                    await self._operations.approve(command.service, command.actor, reason, command.seen)
+                    await self._operations.approve(command.service, command.actor, reason, command.seen, by_file=True)
                 case "DENY":
                     await self._operations.deny(command.service, command.actor, reason, command.seen)
                 case _:

@@ -23,6 +23,7 @@ STILL = timedelta(seconds=1)
 LARGEST = 64 * 1024
 """Bytes; a signal file is a few lines."""
 _OTHERS = 0o007
+_MOVABLE = "has no sticky bit, so that whoever may write there may move another one's orders; chmod 1770"
 _NO_FILE = "not a regular file"
 _LONGEST = 240
 """How many bytes a file's name in `done/` may have; file systems allow 255."""
@@ -89,6 +90,8 @@ class SignalFiles:
             raise SignalsUnsafe(
                 f"{self._path}: mode {stat.S_IMODE(found.st_mode):04o} lets anybody give orders; chmod 1770"
             )
+        if _is_movable(found):
+            raise SignalsUnsafe(f"{self._path}: mode {stat.S_IMODE(found.st_mode):04o} {_MOVABLE}")
         if found.st_uid not in {0, os.geteuid()}:
             raise SignalsUnsafe(
                 f"{self._path}: belongs to {_user(found.st_uid)}; chown it to {_user(os.geteuid())}, or root"
@@ -108,6 +111,8 @@ class SignalFiles:
             )
         if stat.S_IMODE(now.st_mode) & _OTHERS:
             return f"the signals directory {self._path} is open to others; chmod 1770"
+        if _is_movable(now):
+            return f"the signals directory {self._path} {_MOVABLE}"
         return ""
 
     # -- holds ----------------------------------------------------------------------------------
@@ -222,6 +227,11 @@ class SignalFiles:
             self._unmovable.add(command.key)
             return f"{readable(command.name)} cannot be moved to {where.name}/: {error.strerror}; remove it"
         return ""
+
+
+def _is_movable(found: os.stat_result) -> bool:
+    """Whether more than its owner may write there, and may then move what is not theirs."""
+    return bool(found.st_mode & stat.S_IWGRP) and not found.st_mode & stat.S_ISVTX
 
 
 def readable(name: str) -> str:

@@ -175,11 +175,15 @@ def more(about: Incident) -> str:
 
 
 def answers(about: Incident, signals: Path) -> Lines:
-    """How to say yes and no; the files work with everything else down. Nothing when the incident does not ask."""
+    """How to say yes and no; nothing when the incident does not ask. The files work with everything else down; a yes
+    by file is none where it counts whose it is.
+    """
     if not about.waits or about.outcome is not None:
         return ()
+    asked = about.decision.question
+    by_file = f", or `touch {signals}/APPROVE.{about.service}`"
     return (
-        ("Say yes", f"`rollbackd approve {about.id}`, or `touch {signals}/APPROVE.{about.service}`"),
+        ("Say yes", f"`rollbackd approve {about.id}`{'' if asked and asked.counts_persons else by_file}"),
         ("Say no", f"`rollbackd deny {about.id}`, or `touch {signals}/DENY.{about.service}`"),
     )
 
