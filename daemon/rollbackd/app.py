@@ -35,7 +35,7 @@ from rollbackd.policy.target import candidates
 from rollbackd.signals.signal_files import SignalsUnsafe
 from rollbackd.state.checkpoint import Checkpoint
 from rollbackd.syntax.units import Secret, format_duration
-from rollbackd.system import log, sd_notify
+from rollbackd.system import log, sd_notify, step_processes
 from rollbackd.system.clock import Clock, SystemClock, boot_microseconds
 from rollbackd.system.http_client import HttpError, http_answer
 from rollbackd.system.http_connection import DIRECT, connection_of
@@ -320,7 +320,7 @@ async def _serve(path: Path, clock: Clock) -> bool:
 def run(path: Path, clock: Clock | None = None) -> int:
     """Run the daemon until it is told to stop. Exit code 0, or 1 when it could not start, or had to end."""
     _occupy_standard_descriptors()
-    leave_process_one()
+    step_processes.keep_orphans(in_container=leave_process_one())
     try:
         with asyncio.Runner(loop_factory=EventLoop) as runner:
             again = runner.run(_serve(path, clock or SystemClock()))

@@ -3,13 +3,15 @@
 Roles: `source` posts alerts and events, announces changes, and nothing else; `viewer` reads and nothing else;
 `operator` does everything.
 
-The Unix socket's mode says who may connect; whoever does is an operator, named by the kernel (SO_PEERCRED).
+The Unix socket's mode says who may connect; whoever does is an operator, named by the kernel (SO_PEERCRED). What a step
+runs is the daemon's own user and none: the code of a release may read, and gives no orders.
 `open_on_loopback` lets this host post alerts and read without a token, and never give orders: a web page that runs in
 a browser here reaches the same port, so for these peers the Host and Origin headers must be this host's own too.
 """
 
 import hashlib
 import hmac
+import os
 import pwd
 import socket
 import struct
@@ -25,6 +27,7 @@ from rollbackd.api.problems import ProblemError
 from rollbackd.api.server import CannotListenError
 from rollbackd.config.models import Daemon, Role, listening
 from rollbackd.syntax.units import Secret
+from rollbackd.system import step_processes
 
 _MAY: Mapping[Role, frozenset[Role]] = {
     "source": frozenset({"source"}),
@@ -33,6 +36,7 @@ _MAY: Mapping[Role, frozenset[Role]] = {
 }
 _PEER = struct.Struct("3i")
 """`struct ucred` of unix(7): process, user, group."""
+_OF_A_STEP = "step:"
 _CHALLENGE = 'Bearer realm="rollbackd"'
 
 
@@ -133,7 +137,9 @@ def socket_peer(request: web.Request) -> Peer | None:
     connection = transport.get_extra_info("socket")
     if connection is None or connection.family != socket.AF_UNIX:
         return None
-    _process, user, _group = _PEER.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
+    process, user, _group = _PEER.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
+    if step_processes.is_of_a_step(process, ours=user == os.geteuid()):
+        return Peer(f"{_OF_A_STEP}{_user_name(user)}", _MAY["viewer"])
     return Peer(f"unix:{_user_name(user)}", _MAY["operator"])
 
 
@@ -172,6 +178,8 @@ def _digest(text: str) -> bytes:
 
 
 def _way(peer: Peer) -> str:
+    if peer.actor.startswith(_OF_A_STEP):
+        return ": what a step runs may read, and gives no orders; a person gives them from a login of their own"
     if peer is _OPEN:
         return ": use the command line on the daemon's host, or a token of that role"
     return "; give the token that role in daemon.tokens, or use another"

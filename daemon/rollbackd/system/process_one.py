@@ -8,13 +8,19 @@ import signal
 from contextlib import suppress
 from types import FrameType
 
+_OURS = "ROLLBACKD_UNDER_PROCESS_1"
 _PASSED_ON = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 
 
-def leave_process_one() -> None:
-    """Return in a child when we are process 1, else at once. Process 1 ends as the child does."""
+def leave_process_one() -> bool:
+    """Return in a child when we are process 1, else at once. Process 1 ends as the child does.
+
+    :returns: whether process 1 is ours, also when a reload executed us anew.
+    """
     if os.getpid() == 1:
         _go_on_in_a_child()
+        os.environ[_OURS] = str(os.getpid())
+    return os.environ.get(_OURS) == str(os.getpid())
 
 
 def _go_on_in_a_child() -> None:

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
 from typing import Self
 
+from rollbackd.system import step_processes
 from rollbackd.system.supervisor import KEPT, Tail
 
 GRACE = timedelta(seconds=3)
@@ -117,6 +118,7 @@ async def ended(popen: subprocess.Popen[bytes], timeout: timedelta) -> bool:
             if not by_itself:
                 _signal_group(popen, signal.SIGKILL)
             popen.wait()
+            step_processes.ended(popen.pid)
     return not by_itself
 
 

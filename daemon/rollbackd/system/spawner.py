@@ -25,7 +25,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 
-from rollbackd.system import supervisor
+from rollbackd.system import step_processes, supervisor
 from rollbackd.system.boundary import boundary
 from rollbackd.system.clock import Clock, SystemClock
 from rollbackd.system.locks import Busy, Lock, Locks
@@ -292,11 +292,13 @@ class Spawner:
             asyncio.get_running_loop().add_reader(watched, partial(self._reap, popen, watched))
             raise
         popen.wait()
+        step_processes.ended(popen.pid)
 
     def _reap(self, popen: subprocess.Popen[bytes], watched: int) -> None:
         asyncio.get_running_loop().remove_reader(watched)
         os.close(watched)
         popen.wait()
+        step_processes.ended(popen.pid)
         self._left.discard(popen)
 
     def _grant(self, lock: Lock, timeout: timedelta) -> int:
@@ -315,7 +317,7 @@ class Spawner:
         if not argv or not argv[0]:
             raise SpawnError("an empty command; write it as a list, the program first", permanent=True)
         try:
-            return subprocess.Popen(
+            popen = subprocess.Popen(
                 list(argv),
                 cwd=cwd,
                 env=env,
@@ -327,6 +329,8 @@ class Spawner:
             )
         except (OSError, ValueError) as error:
             raise _not_started(argv, cwd, error) from error
+        step_processes.started(popen.pid)
+        return popen
 
 
 def _digest(argv: Sequence[str]) -> str:
