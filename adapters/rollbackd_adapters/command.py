@@ -22,8 +22,9 @@ from rollbackd.system.spawner import Finished, Lock, Recorded, one_line
 from rollbackd_adapters.base import StepAdapter
 from rollbackd_adapters.failures import as_adapter_errors, holding
 from rollbackd_adapters.ids import check_id
-from rollbackd_adapters.lacks import missing_programs
+from rollbackd_adapters.lacks import missing_programs, not_somebody_else
 from rollbackd_adapters.listed import listed, time_told
+from rollbackd_adapters.paths import UserName
 from rollbackd_adapters.then import environment
 from rollbackd_adapters.traces import Trace
 
@@ -49,6 +50,8 @@ class CommandSettings(Settings):
     """Goes into the bracket."""
     leave_by: Vector | None = None
     """Goes out of the bracket. `leave: [ARGV]` says the same; `leave: gate` says when."""
+    run_as: UserName = ""
+    """The user that all of its commands run as; only root may name another. Empty: as rollbackd."""
     timeout: Duration = timedelta(minutes=5)
     """For each command."""
     resource: str = ""
@@ -162,7 +165,7 @@ class CommandAdapter(StepAdapter[CommandSettings]):
         vectors = (settings.current, settings.releases, settings.apply, settings.progress, settings.ready)
         brackets = (settings.inside, settings.enter, settings.leave_by)
         programs = {argv[0] for argv in (*vectors, *brackets) if argv}
-        texts = missing_programs(self._spawner, sorted(programs))
+        texts = [*not_somebody_else(settings.run_as), *missing_programs(self._spawner, sorted(programs))]
         if not texts and settings.ready is not None:
             finished = await self._run(settings.ready)
             if not finished.ok:
@@ -204,11 +207,13 @@ class CommandAdapter(StepAdapter[CommandSettings]):
     async def _effect(self, argv: Sequence[str], trace: Trace, name: str, change: Change, lock: Lock) -> Recorded:
         record, env = trace.record(name), environment(self._place, change)
         timeout = self._settings.timeout
-        return await self._spawner.run_recorded(argv, record=record, lock=lock, timeout=timeout, env=env)
+        who = self._settings.run_as
+        return await self._spawner.run_recorded(argv, record=record, lock=lock, timeout=timeout, env=env, user=who)
 
     async def _run(self, argv: Sequence[str], change: Change | None = None) -> Finished:
+        settings, env = self._settings, environment(self._place, change)
         with as_adapter_errors():
-            return await self._spawner.run(argv, timeout=self._settings.timeout, env=environment(self._place, change))
+            return await self._spawner.run(argv, timeout=settings.timeout, env=env, user=settings.run_as)
 
     async def _ask(self, argv: Sequence[str], change: Change | None = None) -> str:
         """What a command prints, without white space around it. :raises AdapterError: it fails, or prints nothing."""

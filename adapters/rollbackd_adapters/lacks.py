@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rollbackd.adapter import AdapterError
 from rollbackd.system.spawner import Spawner
+from rollbackd.system.users import UnknownUser, identity_of
 
 INSTALL = "install it, or correct the configuration"
 
@@ -20,11 +21,21 @@ def missing_programs(spawner: Spawner, programs: Iterable[str], what_then: str =
     ]
 
 
-def missing_of_then(spawner: Spawner, commands: Iterable[Sequence[str]]) -> list[str]:
+def missing_of_then(spawner: Spawner, commands: Iterable[Sequence[str]], run_as: str = "") -> list[str]:
     """The same for `then`, without programs inside the release: they are there only when the release is."""
     programs = (argv[0] for argv in commands)
     found_now = (program for program in programs if program.startswith("/") or "/" not in program)
-    return missing_programs(spawner, found_now, "`then` needs it")
+    return [*not_somebody_else(run_as), *missing_programs(spawner, found_now, "`then` needs it")]
+
+
+def not_somebody_else(run_as: str) -> list[str]:
+    """Why programs cannot run as that user; nothing where they can, or are to run as we do."""
+    try:
+        if run_as:
+            identity_of(run_as)
+    except UnknownUser as error:
+        return [str(error)]
+    return []
 
 
 def existing(path: Path) -> Path:

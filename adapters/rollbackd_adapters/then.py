@@ -35,6 +35,8 @@ class Then(NamedTuple):
     cwd: Path = Path("/")
     timeout: timedelta = timedelta(minutes=10)
     """For each of them."""
+    run_as: str = ""
+    """The user that they run as; empty: as rollbackd does."""
 
 
 async def run_then(then: Then, place: Place, change: Change, trace: Trace, lock: Lock) -> None:
@@ -50,6 +52,7 @@ async def run_then(then: Then, place: Place, change: Change, trace: Trace, lock:
                 timeout=then.timeout,
                 cwd=then.cwd,
                 env=environment(place, change),
+                user=then.run_as,
             )
         if not finished.ok:
             command = spawner.clean(" ".join(argv))

@@ -155,7 +155,7 @@ class Checkout(StepAdapter[GitSettings]):
             await self._restoring.run(change, commit, trace, lock)
 
     async def _then(self, _change: Change) -> Then:
-        return Then(self._settings.then, self._repo.path, self._settings.timeout)
+        return Then(self._settings.then, self._repo.path, self._settings.timeout, self._settings.run_as)
 
     async def _finish(self, change: Change, trace: Trace, lock: Lock) -> None:
         if trace.known.get("lfs"):

@@ -30,7 +30,7 @@ async def of_any(repo: Repo, *, cloned_anew: bool = False) -> list[str]:
         return [f"{repo.path}: no such directory; correct `repo`, or clone it there"]
     if settings.repo.is_symlink() and not settings.repo.exists():
         return [f"{settings.repo}: a link that leads nowhere"]
-    found = missing_of_then(repo.spawner, settings.then)
+    found = missing_of_then(repo.spawner, settings.then, settings.run_as)
     found += lacking_room((existing(repo.path), existing(scratch)), settings.room)
     if not os.access(existing(scratch), os.W_OK | os.X_OK):
         found.append(f"{scratch}: rollbackd may not write there; give its user that right")

@@ -98,7 +98,7 @@ class Revert(StepAdapter[GitSettings]):
 
     async def _finish(self, change: Change, trace: Trace, lock: Lock) -> None:
         # `then` is run here and not by the base: until it succeeds, each attempt looks at the remote branch again
-        then = Then(self._settings.then, self._repo.path, self._settings.timeout)
+        then = Then(self._settings.then, self._repo.path, self._settings.timeout, self._settings.run_as)
         await run_then(then, self._place, change, trace, lock)
         await prune_saved(self._repo, self._clock, lock)
         await give_back(self._repo, lock)

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from rollbackd.adapter import Settings
 from rollbackd.syntax.units import Duration, Size, Vector, show
-from rollbackd_adapters.paths import WholePath
+from rollbackd_adapters.paths import UserName, WholePath
 
 _REF = r"^[A-Za-z0-9][A-Za-z0-9._/-]*$"
 _BRANCH_OF = r"^[A-Za-z0-9][A-Za-z0-9._/-]*\{incident\}[A-Za-z0-9._/-]*$"
@@ -50,6 +50,8 @@ class GitSettings(Settings):
     """For `revert`, what is taken back; for both, where releases are looked for."""
     then: tuple[Vector, ...] = ()
     """Argument vectors that run in `repo` afterwards, in order; all must exit 0."""
+    run_as: UserName = ""
+    """The user that `then` runs as, which is a release's own code; only root may name another. Empty: as rollbackd."""
     timeout: Duration = timedelta(minutes=10)
     """For each git call and for each command of `then`."""
     good: str = ""

@@ -73,7 +73,7 @@ class ReleasesAdapter(StepAdapter[ReleasesSettings]):
 
     async def _then(self, change: Change) -> Then:
         target = await asyncio.to_thread(self._disk.find, change.after)
-        return Then(self._settings.then, target.path, self._settings.timeout)
+        return Then(self._settings.then, target.path, self._settings.timeout, self._settings.run_as)
 
     async def _elsewhere(self) -> str:
         return (
@@ -94,7 +94,7 @@ class ReleasesAdapter(StepAdapter[ReleasesSettings]):
             for path in needed
             if not os.access(path, os.W_OK | os.X_OK)
         ]
-        return found + missing_of_then(self._spawner, self._settings.then)
+        return found + missing_of_then(self._spawner, self._settings.then, self._settings.run_as)
 
     def _check_id(self, release: Release) -> None:
         check_own(release, _ID, "a release; `rollbackd plan` lists them")

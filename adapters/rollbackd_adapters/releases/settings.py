@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from rollbackd.adapter import Settings
 from rollbackd.syntax.units import Duration, Vector, show
+from rollbackd_adapters.paths import UserName
 
 
 class ReleasesSettings(Settings):
@@ -29,6 +30,8 @@ class ReleasesSettings(Settings):
     """Argument vectors that run in the release afterwards, in order; all must exit 0."""
     timeout: Duration = timedelta(minutes=10)
     """For each command of `then`."""
+    run_as: UserName = ""
+    """The user that `then` runs as, which is a release's own code; only root may name another. Empty: as rollbackd."""
     keep: int = Field(default=0, ge=0, le=10_000)
     """How many releases stay when old ones are removed at night; 0: all. What runs stays in any case, and so do good
     ones, those that a plan names, and those that the last rollbacks went from or to."""

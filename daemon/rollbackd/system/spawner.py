@@ -32,6 +32,7 @@ from rollbackd.system.locks import Busy, Lock, Locks
 from rollbackd.system.program_output import GRACE, Pipes, as_stdin, ended, exit_of
 from rollbackd.system.redaction import Redactor, harmless, one_line
 from rollbackd.system.supervisor import sync_directory, write_durably
+from rollbackd.system.users import Identity, UnknownUser, identity_of
 
 __all__ = [
     "Busy",
@@ -169,22 +170,27 @@ class Spawner:
         stdin: bytes = b"",
         lock: Lock | None = None,
         limit: int = READ_LIMIT,
+        user: str = "",
     ) -> Finished:
         """Run a command to its end. Its group is ended on the time limit and when we are cancelled.
 
         What it leaves running on purpose stays, but no longer holds the lock.
 
+        :param user: as whom it runs; empty: as we do.
         :raises SpawnError: it cannot be started.
         :raises Busy: a program started earlier still has the lock.
         """
         boundary("process.before")
+        who = _identity(user)
         began = self._clock.monotonic()
         granted = None if lock is None else self._grant(lock, timeout)
         try:
             with Pipes(limit) as pipes:
                 with as_stdin(stdin) as source:
                     outputs = (pipes.stdout.write, pipes.stderr.write)
-                    popen = self._start(argv, cwd, self.environment(env), granted, source, *outputs)
+                    popen = self._start(
+                        argv, cwd, self.environment(_of(who) | dict(env or {})), granted, source, *outputs, who
+                    )
                 pipes.close_writers()
                 boundary("process.spawned")
                 timed_out = await ended(popen, timeout)
@@ -236,6 +242,7 @@ class Spawner:
         timeout: timedelta,
         cwd: Path | None = None,
         env: Mapping[str, str] | None = None,
+        user: str = "",
     ) -> Recorded:
         """Run a command once for a record, an absolute path: when it has ended, in whichever life, this only tells how.
 
@@ -248,6 +255,7 @@ class Spawner:
         if (found := self._told(record, argv)) is not None:
             return found
         boundary("process.before")
+        who = _identity(user)
         if argv and self.which(argv[0], cwd) is None:
             raise SpawnError(f"{one_line(argv[0])}: no such program, or not executable", permanent=True)
         granted = self._grant(lock, timeout)
@@ -255,9 +263,9 @@ class Spawner:
             supervised = [sys.executable, "-I", "-S", supervisor.__file__, str(record), str(granted)]
             limits = [str(timeout.total_seconds()), str(GRACE.total_seconds())]
             popen = self._start(
-                [*supervised, *limits, _digest(argv), *argv],
+                [*supervised, *limits, _digest(argv), _credentials(who), *argv],
                 cwd,
-                self.environment(env),
+                self.environment(_of(who) | dict(env or {})),
                 granted,
                 subprocess.DEVNULL,
                 None,
@@ -313,6 +321,7 @@ class Spawner:
         stdin: int,
         stdout: int | None,
         stderr: int | None,
+        who: Identity | None = None,
     ) -> subprocess.Popen[bytes]:
         if not argv or not argv[0]:
             raise SpawnError("an empty command; write it as a list, the program first", permanent=True)
@@ -326,11 +335,33 @@ class Spawner:
                 stderr=subprocess.DEVNULL if stderr is None else stderr,
                 pass_fds=() if granted is None else (granted,),
                 start_new_session=True,
+                user=None if who is None else who.user,
+                group=None if who is None else who.group,
+                extra_groups=None if who is None else who.groups,
             )
         except (OSError, ValueError) as error:
             raise _not_started(argv, cwd, error) from error
         step_processes.started(popen.pid)
         return popen
+
+
+def _identity(user: str) -> Identity | None:
+    """Who a program runs as; None: as we do. :raises SpawnError: it may not."""
+    try:
+        who = identity_of(user) if user else None
+    except UnknownUser as error:
+        raise SpawnError(str(error), permanent=True) from error
+    return None if who is None or who.user == os.geteuid() else who
+
+
+def _of(who: Identity | None) -> dict[str, str]:
+    """What a login of another user has in its environment."""
+    return {} if who is None else who.environment
+
+
+def _credentials(who: Identity | None) -> str:
+    """As the supervisor is told: `user:group:group,group`, or nothing."""
+    return "" if who is None else f"{who.user}:{who.group}:{','.join(map(str, who.groups))}"
 
 
 def _digest(argv: Sequence[str]) -> str:

@@ -1,9 +1,9 @@
 """Runs one command to its end, also when the daemon that asked for it is gone. Run as a file; standard library only.
 
-`python -I -S supervisor.py RECORD LOCK LIMIT GRACE DIGEST ARGV…`: LOCK is a descriptor, LIMIT and GRACE are
-seconds, DIGEST is the command's. It starts the command in a process group of its own, enforces the time limit, keeps
-the last of the output in memory, and at the end writes the record by rename. The exit status is 0 when the record is on
-disk, else the error's number.
+`python -I -S supervisor.py RECORD LOCK LIMIT GRACE DIGEST USER ARGV…`: LOCK is a descriptor, LIMIT and GRACE are
+seconds, DIGEST is the command's, USER is empty or `user:group:group,group` in numbers. It starts the command in a
+process group of its own, enforces the time limit, keeps the last of the output in memory, and at the end writes the
+record by rename. The exit status is 0 when the record is on disk, else the error's number.
 
 Who holds the lock: the supervisor and, by inheritance, all that the command starts. So a killed supervisor whose
 command lives on still shows. At the end the supervisor unlocks for all of them: what a build leaves running on purpose
@@ -112,10 +112,15 @@ class Tail:
         return bytes(self._data), self._dropped
 
 
-def _become(argv: list[str], output: int, parent: int) -> None:
+def _become(argv: list[str], output: int, parent: int, user: str) -> None:
     """In the child: turn into the command. Dies with the supervisor, so that nothing runs unlimited."""
     try:
         os.setpgid(0, 0)
+        if user:  # before the rest: who becomes somebody else is no longer told of a parent's death
+            number, group, groups = user.split(":")
+            os.setgroups([int(each) for each in groups.split(",")])
+            os.setresgid(int(group), int(group), int(group))
+            os.setresuid(int(number), int(number), int(number))
         here = _ctypes.dlopen(None, os.RTLD_NOW)  # type: ignore[arg-type]  # None: the program itself
         prctl = _ctypes.dlsym(here, "prctl")
         _ctypes.call_function(prctl, (_PR_SET_PDEATHSIG, signal.SIGKILL))
@@ -133,13 +138,13 @@ def _become(argv: list[str], output: int, parent: int) -> None:
 
 
 class _Command:
-    def __init__(self, argv: list[str]) -> None:
+    def __init__(self, argv: list[str], user: str) -> None:
         self.tail = Tail()
         self._output, write = os.pipe()
         parent = os.getpid()
         self.pid = os.fork()  # the spawner's other half
         if self.pid == 0:
-            _become(argv, write, parent)
+            _become(argv, write, parent, user)
         os.close(write)
         with _Suppress(OSError):  # the child may have done it itself and be gone
             os.setpgid(self.pid, self.pid)
@@ -184,10 +189,10 @@ class _Command:
         return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
 
 
-def _supervise(argv: list[str], limit: float, grace: float, digest: str, lock: int) -> str:
+def _supervise(argv: list[str], limit: float, grace: float, digest: str, lock: int, user: str) -> str:
     """Run it; the record, as JSON."""
     started, began = time.time(), time.monotonic()
-    command = _Command(argv)
+    command = _Command(argv, user)
     timed_out = not command.watch(began + limit)
     if timed_out:
         command.kill(signal.SIGTERM)
@@ -207,12 +212,12 @@ def _supervise(argv: list[str], limit: float, grace: float, digest: str, lock: i
 
 def main(arguments: list[str]) -> int:
     """Supervise one command; the exit status."""
-    record, lock, limit, grace, digest, *argv = arguments
+    record, lock, limit, grace, digest, user, *argv = arguments
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)  # it ends with its command, or is killed
     try:
         fcntl.lockf(int(lock), fcntl.LOCK_EX | fcntl.LOCK_NB)
-        write_durably(record, _supervise(argv, float(limit), float(grace), digest, int(lock)).encode())
+        write_durably(record, _supervise(argv, float(limit), float(grace), digest, int(lock), user).encode())
     except OSError as error:
         return error.errno or 1
     finally:
