@@ -274,6 +274,47 @@ def test_a_layer_that_the_unit_does_not_open_is_a_problem_before_anything_is_tou
         service.run("systemctl", "restart", "rollbackd")
 
 
+# -- what a step runs ---------------------------------------------------------------------------
+SAYS = f"""#!/usr/bin/python3
+import http.client, os, socket
+if os.fork() == 0:  # gone from its step, with a session of its own and process 1 or the daemon as its parent
+    os.setsid()
+    if os.fork():
+        os._exit(0)
+    connection = http.client.HTTPConnection("x")
+    connection.sock = socket.socket(socket.AF_UNIX)
+    connection.sock.connect({SOCKET!r})
+    connection.request("PUT", "/api/v1/holds/checkout", b"{{}}", {{"Content-Type": "application/json"}})
+    answer = connection.getresponse()
+    with open("/srv/checkout/.git/said.new", "w") as file:
+        file.write(f"{{os.getuid()}} {{answer.status}} {{answer.read().decode()}}")
+    os.rename("/srv/checkout/.git/said.new", "/srv/checkout/.git/said")
+"""
+
+
+def test_a_release_gives_no_orders_and_the_daemons_own_user_does_from_elsewhere(machine: Machine) -> None:
+    machine.write("/opt/says", SAYS, 0o755)
+    with_then = CONFIG.replace("repo: /srv/checkout}", "repo: /srv/checkout, then: [[/opt/says]]}")
+    machine.write("/etc/rollbackd/config.yaml", with_then)
+    machine.run("systemctl", "start", "rollbackd")
+    try:
+        other = {"one": "two", "two": "one"}[(machine.files / "srv/checkout/page").read_text()]
+        done = machine.run("rollbackd", "rollback", "checkout", "--to", other, "--watch", user="ann", check=False)
+        said = machine.files / "srv/checkout/.git/said"
+        wait_for(said.exists, "it was answered", 30)
+        user, status, text = said.read_text().split(" ", 2)
+        assert user == machine.run("id", "-u", "rollbackd").stdout.strip()
+        assert status == "403", text
+        assert "step:rollbackd may not do this" in text
+        assert done.returncode == 0, done.stdout + done.stderr
+        held = machine.run("rollbackd", "hold", "checkout", "--reason", "by hand", user="rollbackd", check=False)
+        assert held.returncode == 0, held.stdout + held.stderr
+        machine.run("rollbackd", "resume", "checkout", user="ann")
+    finally:
+        machine.run("systemctl", "stop", "rollbackd")
+        machine.write("/etc/rollbackd/config.yaml", CONFIG)
+
+
 # -- units as a layer ---------------------------------------------------------------------------
 RULES = "/etc/polkit-1/rules.d/50-rollbackd.rules"
 APP = "[Service]\nExecStart=sleep infinity\n"
