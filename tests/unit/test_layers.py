@@ -14,7 +14,7 @@ from rollbackd.adapter import Adapter, AdapterError
 from rollbackd.execution import layers as module
 from rollbackd.execution.layers import GUESSED, LayerFactory, Layers, LookFailed, PlanRequest, resolve
 from rollbackd.incident.spec import PlanSpec
-from rollbackd.model import NO_RELEASE, Release, State, Traits
+from rollbackd.model import NO_RELEASE, Change, Release, State, Traits
 from rollbackd.system.spawner import Spawner
 from tests.unit.house import V1, V2, FakeLayer, House
 
@@ -155,6 +155,24 @@ async def test_ready_asks_all_that_a_rollback_will_ask(house: House, method: str
     assert problem.layer == "code"
     assert "odd" in problem.text
     assert not house.layers["code"].calls, "nothing was touched"
+
+
+async def test_one_release_that_cannot_be_gone_to_makes_nothing_unready(house: House) -> None:
+    code = house.layers["code"]
+    code.known = (Release("v4"), Release("v3"), V2, V1)
+    asked: list[str] = []
+
+    async def plan(target: Release) -> Change:
+        asked.append(target.id)
+        if target.id != "v3":
+            raise AdapterError(f"{target.id} is damaged", permanent=True)
+        return Change("code", V2, target)
+
+    code.plan = plan  # type: ignore[method-assign]
+    assert await of(house).ready(["code"]) == ()
+    assert asked == ["v4", "v3"]
+    code.known = (Release("v4"), V2, V1)
+    assert [problem.text for problem in await of(house).ready(["code"])] == ["v4 is damaged"]
 
 
 async def test_a_layer_without_releases_plans_its_step_to_be_ready(house: House) -> None:

@@ -22,6 +22,8 @@ ASKING = timedelta(seconds=60)
 """How long a read-only question to an adapter may take."""
 GUESSED = 7
 """Characters of an id that a person must write at least."""
+_PLANNED = 5
+"""How many releases a layer is asked to plan a way to, until it can."""
 _PRUNING = timedelta(hours=1)
 """How long a layer may take to drop what is old."""
 
@@ -114,14 +116,29 @@ class Layers:
                 present, there = await asyncio.gather(
                     self._ask(name, _present(adapter, mixed=True)), self._ask(name, adapter.releases())
                 )
-                target = next((release for release in there if release != present), None)
+                targets = [release for release in there if release != present][:_PLANNED]
             else:
-                target = NO_RELEASE if adapter.traits.step else None
-            if target is not None:
-                await self._ask(name, adapter.plan(target))
+                targets = [NO_RELEASE] if adapter.traits.step else []
+            await self._plan_any(name, targets)
         except LookFailed as error:
             return (Problem(name, str(error).removeprefix(f"{name}: ")),)
         return ()
+
+    async def _plan_any(self, name: str, targets: Sequence[Release]) -> None:
+        """Plan a way to the first that can be gone to: one that is damaged is another one's business.
+
+        :raises LookFailed: none can be, with what the first says.
+        """
+        first: LookFailed | None = None
+        for target in targets:
+            try:
+                await self._ask(name, self.adapters[name].plan(target))
+            except LookFailed as error:
+                first = first or error
+            else:
+                return
+        if first is not None:
+            raise first
 
     async def _problems(self, name: str) -> Sequence[Problem]:
         try:
