@@ -29,6 +29,7 @@ from rollbackd_adapters.then import environment
 from rollbackd_adapters.traces import Trace
 
 _OUTSIDE = 1
+_WAYS = ("enter", "leave")
 
 
 class CommandSettings(Settings):
@@ -46,8 +47,8 @@ class CommandSettings(Settings):
     """Exits 0 when a rollback would work; else each line it prints is a problem."""
     inside: Vector | None = None
     """Exits 0 when the bracket is entered, 1 when it is not."""
-    enter: Vector | None = None
-    """Goes into the bracket."""
+    enter_by: Vector | None = None
+    """Goes into the bracket. `enter: [ARGV]` says the same; `enter: asked` says when."""
     leave_by: Vector | None = None
     """Goes out of the bracket. `leave: [ARGV]` says the same; `leave: gate` says when."""
     run_as: UserName = ""
@@ -63,24 +64,26 @@ class CommandSettings(Settings):
 
     @model_validator(mode="before")
     @classmethod
-    def _leave_is_a_command(cls, value: object) -> object:
-        if isinstance(value, dict) and isinstance(value.get("leave"), (list, tuple)):
-            rest = {key: item for key, item in value.items() if key != "leave"}
-            return {"leave_by": value["leave"]} | rest
-        return value
+    def _crossings_are_commands(cls, value: object) -> object:
+        if not isinstance(value, dict):
+            return value
+        ways = [way for way in _WAYS if isinstance(value.get(way), (list, tuple))]
+        rest = {key: item for key, item in value.items() if key not in ways}
+        return {f"{way}_by": value[way] for way in ways} | rest
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        """The schema with `leave` in both its ways, for editors."""
+        """The schema with `enter` and `leave` in both their ways, for editors."""
         made = handler(core)
         keys = handler.resolve_ref_schema(made)["properties"]
-        when, command = keys["leave"], keys["leave_by"]["anyOf"][0]
-        keys["leave"] = {"anyOf": [{key: when.pop(key) for key in ("enum", "type")}, command], **when}
+        for way in _WAYS:
+            when, command = keys[way], keys[f"{way}_by"]["anyOf"][0]
+            keys[way] = {"anyOf": [{key: when.pop(key) for key in ("enum", "type")}, command], **when}
         return made
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
-        bracket = (self.inside, self.enter, self.leave_by)
+        bracket = (self.inside, self.enter_by, self.leave_by)
         if any(bracket) and not all(bracket):
             raise ValueError("a bracket needs all of `inside`, `enter` and `leave`; give all three or none")
         if (self.current is None) != (self.releases is None):
@@ -108,7 +111,7 @@ class CommandAdapter(StepAdapter[CommandSettings]):
         self.traits = Traits(
             releases=settings.current is not None,
             step=settings.apply is not None,
-            bracket=settings.enter is not None,
+            bracket=settings.enter_by is not None,
             data=settings.holds_data,
         )
 
@@ -163,7 +166,7 @@ class CommandAdapter(StepAdapter[CommandSettings]):
     async def _problems(self) -> list[str]:
         settings = self._settings
         vectors = (settings.current, settings.releases, settings.apply, settings.progress, settings.ready)
-        brackets = (settings.inside, settings.enter, settings.leave_by)
+        brackets = (settings.inside, settings.enter_by, settings.leave_by)
         programs = {argv[0] for argv in (*vectors, *brackets) if argv}
         texts = [*not_somebody_else(settings.run_as), *missing_programs(self._spawner, sorted(programs))]
         if not texts and settings.ready is not None:
@@ -183,7 +186,7 @@ class CommandAdapter(StepAdapter[CommandSettings]):
         raise self._wrong(f"`{_shown(argv)}`: {finished.ending}, wants 0 for inside or 1 for outside", finished.tail)
 
     async def enter(self, key: str) -> None:
-        await self._cross(key, "enter", _given(self._settings.enter), to_inside=True)
+        await self._cross(key, "enter", _given(self._settings.enter_by), to_inside=True)
 
     async def leave(self, key: str) -> None:
         await self._cross(key, "leave", _given(self._settings.leave_by), to_inside=False)

@@ -33,6 +33,9 @@ class Settings(Spec):
     """A layer's part of the configuration. Every adapter's settings model derives from it."""
 
     adapter: str
+    enter: Literal["steps", "asked"] = "steps"
+    """As a bracket: before what it is entered. `asked`: already while people are asked; it is left again when the
+    question ends without a rollback."""
     leave: Literal["steps", "gate", "verified", "acknowledged"] = "gate"
     """As a bracket: after what it is left."""
     done_when: Annotated[str, Ref("check")] = ""

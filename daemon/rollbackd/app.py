@@ -189,7 +189,7 @@ class DaemonProcess:
         await self._core.intake.recover()
         for name in self._core.read_model.last_incidents():
             incident = await self._core.read_model.incident(name)
-            if incident is not None and incident.entered:
+            if incident is not None and incident.inside:
                 self._core.runner.start(name)
         await self._say_what_cannot_be_rolled_back()
 

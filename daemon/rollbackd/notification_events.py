@@ -17,7 +17,7 @@ EVENTS: Mapping[str, str] = {
     "paused": "a hold stopped it",
     "parked": "it needs a person to go on",
     "abort_requested": "a person wants it stopped",
-    "not_left": "a person wanted a bracket left after the end, and that failed",
+    "not_left": "a bracket was to be left after the end, and that failed",
     "acknowledged": "a person has seen it",
     "clock_passed": "it did not start, or recover, in the time that its priority has",
     "over_target": "a step, or all of it, took far longer than it should",

@@ -20,6 +20,8 @@ class Shop:
     name: str = "shop"
     wait: bool = False
     """`apply` of the first layer waits until it is let go."""
+    asked: bool = False
+    """Its gate is entered while people are asked."""
 
     def __post_init__(self) -> None:
         self.root.mkdir(parents=True, exist_ok=True)
@@ -71,8 +73,9 @@ class Shop:
         return {
             "adapter": "command",
             "inside": [script(self.root / "bin/inside", f"test -e {flag}")],
-            "enter": [script(self.root / "bin/enter", f": > {flag}", f"echo enter >> {log}")],
-            "leave": [script(self.root / "bin/leave", f"rm {flag}", f"echo leave >> {log}")],
+            "enter": "asked" if self.asked else "steps",
+            "enter_by": [script(self.root / "bin/enter", f": > {flag}", f"echo enter >> {log}")],
+            "leave_by": [script(self.root / "bin/leave", f"rm {flag}", f"echo leave >> {log}")],
             "timeout": "30s",
         }
 

@@ -37,8 +37,10 @@ BACK = ["enter", "config v1", "code v1", "leave"]
 class _Story:
     """One service that asks before it goes back, and the people who answer, over all lives of the daemon."""
 
-    def __init__(self, root: Path, name: str, mother: Zygote, slack: SlackFake, url: str) -> None:
-        self.shop = Shop(root / "shop", name)
+    def __init__(
+        self, root: Path, name: str, mother: Zygote, slack: SlackFake, url: str, *, asked: bool = False
+    ) -> None:
+        self.shop = Shop(root / "shop", name, asked=asked)
         self.world = World(root, mother, slack, f"{url}{slack.path}")
         self._port = free_port()
         self._alert = alert(name)
@@ -63,8 +65,11 @@ class _Story:
         world.config.write_text(yaml.safe_dump(config, sort_keys=False))
         await world.deployed({self.shop.name: self.shop.history})
 
-    async def live(self, *script: str, told: str, **hook: Any) -> bool:
-        """A life from the alert, through what people say, until people were told; False when it was killed first."""
+    async def live(self, *script: str, told: str, left: bool = False, **hook: Any) -> bool:
+        """A life from the alert, through what people say, until people were told; False when it was killed first.
+
+        `left`: and until its gate was left.
+        """
         world = self.world
         life = await world.start(**hook)
         if await world.serving():
@@ -72,7 +77,7 @@ class _Story:
             if script and await world.has("Opened"):
                 for word in script:
                     await self._say(word)
-        heard = await world.told(told)
+        heard = await world.told(told) and (not left or await world.has("Left"))
         code = await life.stop()
         assert code in {0, -9}
         assert heard or code
@@ -129,7 +134,7 @@ class _Story:
     async def check(self, outcome: Outcome, *people: str, rises: int = 1, asked: int = 1) -> None:
         """What must be true at the end: so much was asked, these said yes, and it rose so often."""
         shop = self.shop
-        assert shop.effects == (BACK if rises else [])
+        assert shop.effects == (BACK if rises else ["enter", "leave"] if shop.asked else [])
         running = "v1\n" if rises else "v2\n"
         assert [(shop.root / layer).read_text() for layer in LAYERS] == [running] * 2
         assert not (shop.root / "gate").exists()
@@ -137,6 +142,7 @@ class _Story:
             records = await check_journal(journal)
         for kind, count in ((facts.Opening, 1), (facts.Rising, rises), (facts.Risen, rises), (facts.Ended, 1)):
             assert len(of_kind(records, kind)) == count, kind
+        assert [fact.acted for fact in of_kind(records, facts.Ended)] == [bool(rises)]
         assert len(of_kind(records, facts.Opened)) + len(of_kind(records, facts.AskedAgain)) == asked
         assert [fact.outcome for fact in of_kind(records, facts.Closed)] == [outcome]
         yes = Counter(one.actor for one in records if isinstance(one.fact, facts.Approved))
@@ -190,6 +196,55 @@ async def test_killed_at_each_write_of_a_question_it_is_answered_once(tmp_path: 
                 tasks.create_task(worker(numbers))
         assert slack.wrong == []
     assert killed >= len(before)
+
+
+FREEZES = [
+    (BOTH, "recovered", Outcome.RECOVERED, {"approvals": 2, "expires": "10m"}),
+    (("root deny",), "declined", Outcome.DECLINED, {"approvals": 2, "expires": "10m"}),
+    ((), "expired", Outcome.EXPIRED, {"expires": "1s"}),
+]
+
+
+@pytest.mark.timeout(300)
+async def test_killed_at_each_write_what_is_entered_while_it_asks_is_entered_and_left_once(tmp_path: Path) -> None:
+    """Said yes, said no, and nobody said anything; each kill is once in each of them."""
+    async with AsyncExitStack() as stack:
+        slack, url, mother = await _world(stack)
+        killed = 0
+
+        async def story(name: str, case: Any, **hook: Any) -> bool:
+            nonlocal killed
+            script, told, outcome, row = case
+            one = _Story(tmp_path / name, name, mother, slack, url, asked=True)
+            await one.begin(**row)
+            try:
+                if not (survived := await one.live(*script, told=told, left=True, **hook)):
+                    killed += 1
+                    assert await one.live(*script, told=told, left=True)
+                rises = int(outcome is Outcome.RECOVERED)
+                await one.check(outcome, *(("token:ann", _me()) if rises else ()), rises=rises)
+            except AssertionError as error:
+                raise AssertionError(f"{name}: {error}\n{one.world.log}") from error
+            return survived
+
+        kills: list[tuple[str, Any, int]] = []
+        for number, case in enumerate(FREEZES):
+            names = tmp_path / f"names{number}"
+            assert await story(f"calm{number}", case, names=str(names))
+            writes = [name for name in names.read_text().split() if name.startswith(JOURNAL)]
+            kills += [(f"shop{number}-{at}", case, at) for at in range(1, len(writes) + 1)]
+        print(f"{len(kills)} writes")
+        left = iter(kills)
+
+        async def worker() -> None:
+            for name, case, at in left:
+                await story(name, case, at=at, of=JOURNAL)
+
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(AT_ONCE):
+                tasks.create_task(worker())
+        assert slack.wrong == []
+    assert killed >= len(kills) * 0.9, "nearly each of them was reached"
 
 
 EXPIRES = timedelta(seconds=1)

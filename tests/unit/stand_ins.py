@@ -27,7 +27,7 @@ class CommandSettings(Settings):
 
     apply: tuple[str, ...] = ()
     current: tuple[str, ...] = ()
-    enter: tuple[str, ...] = ()
+    enter: tuple[str, ...] = ()  # type: ignore[assignment]  # a kind of its own
     data: bool = False
     environment: dict[str, str | Secret] = {}
 

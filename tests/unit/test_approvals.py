@@ -262,6 +262,67 @@ async def test_a_question_whose_look_breaks_is_given_to_a_person_once(tmp_path: 
     assert (await house.incident()).outcome is Outcome.ABORTED
 
 
+# -- what is entered while it asks -----------------------------------------------------------------------
+def frozen(directory: Path) -> House:
+    """The page is entered while people are asked, and a person's word leaves it."""
+    page = {"adapter": "command", "inside": ["inside"], "enter_by": ["enter"], "leave_by": ["leave"]}
+    return House(
+        directory, layers={**House.config_layers(), "page": {**page, "enter": "asked", "leave": "acknowledged"}}
+    )
+
+
+async def test_a_question_is_asked_within_its_brackets_and_takes_no_place_of_a_rollback(tmp_path: Path) -> None:
+    house = frozen(tmp_path)
+    house.runner = house.new_runner(concurrent=1)
+    await house.open(**asks(house))
+    house.runner.start(INCIDENT)
+    await house.until(lambda: "Entered" in house.kinds(), timedelta(seconds=2))
+    assert house.calls == ["enter page"]
+    assert not house.runner._parts.slots.locked()
+    await says(house, facts.Approved(), ANN)
+    await house.until(lambda: not house.runner.driving)
+    assert (await house.incident()).outcome is Outcome.RECOVERED
+    assert house.calls == ["enter page", "apply config v1", "apply code v1"]
+    await says(house, facts.Acknowledged(), BOB)
+    await house.until(lambda: house.calls[-1] == "leave page")
+
+
+@pytest.mark.parametrize("word", [facts.Denied(), None])
+async def test_what_ends_without_a_rollback_is_left_when_nothing_holds_it(tmp_path: Path, word: Any) -> None:
+    """Denied, or nobody answered; the hold came after it was entered, and a new life goes on with it."""
+    house = frozen(tmp_path)
+    house.rise = Objection(Outcome.EXPIRED, "nobody answered")
+    await house.open(**asks(house))
+    house.runner.start(INCIDENT)
+    await house.until(lambda: "Entered" in house.kinds(), timedelta(seconds=2))
+    if word is not None:
+        house.held = "held by unix:cat"
+        await says(house, word, ANN)
+    await house.until(lambda: "Closed" in house.kinds())
+    if word is not None:
+        house.clock.advance(timedelta(minutes=1))
+        await house.settle()
+        assert house.calls == ["enter page"]
+        await house.runner.stop()
+        house.held, house.runner = "", house.new_runner()
+        house.runner.start(INCIDENT)
+    await house.until(lambda: not house.runner.driving)
+    assert house.calls == ["enter page", "leave page"]
+
+
+async def test_a_hold_that_was_there_first_lets_nothing_be_entered(tmp_path: Path) -> None:
+    house = frozen(tmp_path)
+    house.held = "held by unix:cat"
+    await house.open(**asks(house))
+    house.runner.start(INCIDENT)
+    await house.until(lambda: house.clock.now() > at(2))
+    assert (house.kinds(), house.calls) == (["Opened"], [])
+    house.held = ""
+    house.runner.wake_all()
+    await house.until(lambda: house.calls == ["enter page"], timedelta(seconds=2))
+    await house.runner.stop()
+
+
 # -- its life -----------------------------------------------------------------------------------------
 def asked(config: Mapping[str, Any] | None = None, plans: Sequence[str] = ("default",), **more: Any) -> Story:
     """The story of an incident that was opened to ask."""

@@ -21,7 +21,20 @@ from rollbackd.model import (
     incident_stream,
     service_stream,
 )
-from tests.unit.builders import PRESENT, TARGET, VERIFY, Story, at, checked, decided, minutes, plan, seconds, trigger
+from tests.unit.builders import (
+    PRESENT,
+    TARGET,
+    VERIFY,
+    Story,
+    at,
+    checked,
+    decided,
+    minutes,
+    plan,
+    seconds,
+    start,
+    trigger,
+)
 
 ANN, BOB, CAT = "unix:ann", "unix:bob", "unix:cat"
 MEMBERS = {"tech": (ANN, BOB), "product": (BOB, CAT)}
@@ -77,11 +90,11 @@ def test_who_is_in_no_group_and_who_announced_the_change_may_not() -> None:
 
 
 # -- what becomes of it ---------------------------------------------------------------------------------------
-def asking(asks: ApprovalRequest | None = None, **more: Any) -> Story:
+def asking(asks: ApprovalRequest | None = None, config: Any = None, **more: Any) -> Story:
     """An incident that was opened to ask."""
     story = Story(**more)
     asked = replace(story.incident.decision, action=Action.ASK, question=asks or question())
-    opened = facts.Opened("checkout", asked, {}, ("default",))
+    opened = facts.Opened("checkout", asked, config or {}, ("default",))
     story.told, story.incident = [], story.incident
     from rollbackd.facts import Record
     from rollbackd.incident.fold import opened as first
@@ -179,6 +192,116 @@ def test_what_rose_goes_on_like_any_rollback() -> None:
 
 def test_a_decision_without_a_present_state_leaves_what_was_known() -> None:
     assert asking().tell(facts.Risen(decided(), "x")).incident.present == PRESENT
+
+
+# -- what is entered while it asks ---------------------------------------------------------------------------
+FREEZES = {
+    "plans": {"default": {"within": ["frozen", "page"], "steps": ["code"]}, "config": {"steps": ["config"]}},
+    "layers": {"frozen": {"enter": "asked", "leave": "acknowledged"}, "page": {"leave": "gate"}},
+}
+
+
+def freezing(asks: ApprovalRequest | None = None) -> Story:
+    """A question within what is entered while it asks; the page is not."""
+    return asking(asks, config=FREEZES)
+
+
+def left(story: Story) -> Story:
+    """What is entered is left after the end; nothing else happens then."""
+    assert story.next("held by unix:bob") == steps.Wait(None)
+    assert story.next() == start("leave", "frozen")
+    assert story.did("leave", "frozen").next() == steps.Stop()
+    assert story.incident.inside == ()
+    return story
+
+
+def test_a_question_is_within_its_brackets_and_that_is_no_act() -> None:
+    story = freezing()
+    assert story.next("held by unix:bob") == steps.Wait(at(15))
+    assert story.next() == start("enter", "frozen")
+    story.tell(facts.Entering("frozen"))
+    assert isinstance(story.next(), steps.Perform)
+    assert story.next("held by unix:bob") == steps.Wait(at(15))
+    story.tell(facts.Entered("frozen"))
+    assert story.next() == steps.Wait(at(15))
+    assert (story.incident.entered, story.incident.acted, story.incident.begun) == (("frozen",), False, None)
+
+
+@pytest.mark.parametrize("cut_off", [False, True])
+def test_a_no_and_an_abort_leave_them(cut_off: bool) -> None:
+    """Cut off while it is entered: that is finished first, so that it is known what is to be left."""
+    denied = freezing().tell(facts.Entering("frozen")).tell(facts.Denied(), actor=BOB)
+    if cut_off:
+        assert isinstance(denied.next(), steps.Perform)
+        assert denied.next("held by unix:bob") == steps.Close(Outcome.DECLINED, "denied by unix:bob")
+    else:
+        denied.tell(facts.Entered("frozen"))
+        assert denied.next() == steps.Close(Outcome.DECLINED, "denied by unix:bob")
+    left(denied.closed(Outcome.DECLINED))
+    aborted = freezing().did("enter", "frozen").tell(facts.AbortRequested("no"), actor=ANN)
+    assert aborted.next() == start("leave", "frozen")
+    assert aborted.did("leave", "frozen").next() == steps.Close(Outcome.ABORTED, "by unix:ann: no")
+    assert not aborted.incident.acted
+
+
+@pytest.mark.parametrize("outcome", [one for one in Outcome if one is not Outcome.RECOVERED])
+@pytest.mark.parametrize("risen", [False, True])
+def test_however_a_question_ends_without_a_step_they_are_left(outcome: Outcome, risen: bool) -> None:
+    story = freezing().did("enter", "frozen")
+    if risen:
+        story.tell(facts.Risen(decided(present=PRESENT, target=TARGET), "nobody answered"))
+        assert story.next() == steps.Prepare()
+    story.closed(outcome)
+    over = next(
+        fact for _, fact in ending(story.incident, outcome, "x", VERIFY, at(1)) if isinstance(fact, facts.Ended)
+    )
+    assert not over.acted
+    left(story)
+
+
+def test_what_cannot_be_left_after_a_question_is_given_up_and_tried_again_by_name() -> None:
+    story = freezing().did("enter", "frozen").tell(facts.Denied(), actor=BOB).closed(Outcome.DECLINED)
+    story.failed("leave", "frozen", permanent=True)
+    assert story.next() == steps.Stop()
+    assert story.tell(facts.Acknowledged(leave=True), actor=BOB).next() == start("leave", "frozen")
+
+
+def test_what_rose_goes_on_within_them() -> None:
+    story = freezing().did("enter", "frozen").tell(facts.Risen(decided(present=PRESENT, target=TARGET), "approved"))
+    story.tell(facts.Planned(plan("code", frozen="acknowledged", page="gate"), PRESENT))
+    assert story.next() == start("enter", "page")
+    assert not story.incident.acted
+    assert story.did("enter", "page").next() == start("apply", "code")
+    assert story.incident.acted
+
+
+def test_a_plan_that_was_not_asked_about_leaves_them_in_their_time() -> None:
+    """What runs in the end has no such bracket; it is left as its layer says all the same."""
+    acts = replace(decided(present=PRESENT, target=TARGET), plans=("config",))
+    story = freezing().did("enter", "frozen").tell(facts.Risen(acts, "approved"))
+    story.planned("config", name="config").did("apply", "config").verified().closed()
+    assert story.next() == steps.Stop()
+    assert story.tell(facts.Acknowledged(), actor=ANN).next() == start("leave", "frozen")
+
+
+def test_what_cannot_be_entered_stops_no_question_and_is_tried_again_when_it_rises() -> None:
+    story = freezing().failed("enter", "frozen")
+    assert story.next() == steps.Wait(at(0) + seconds(5))
+    assert story.wait(seconds(5)).next() == start("enter", "frozen", 2)
+    story.failed("enter", "frozen", 2, permanent=True)
+    assert story.next() == steps.Wait(at(15))
+    assert story.incident.notes == ("frozen: not entered while it asks: it broke",)
+    short = freezing(question(expires=at(0) + seconds(2))).failed("enter", "frozen")
+    assert short.next() == steps.Wait(at(0) + seconds(2)), "an answer, and the end of its time, wait for nothing"
+    story.tell(facts.Risen(decided(present=PRESENT, target=TARGET), "approved"))
+    story.tell(facts.Planned(plan("code", frozen="acknowledged"), PRESENT))
+    assert story.next() == start("enter", "frozen")
+
+
+def test_an_answer_waits_for_none_of_them() -> None:
+    approved = freezing().tell(facts.Approved(), actor=ANN)
+    assert isinstance(approved.next(), steps.Rise)
+    assert isinstance(freezing().wait(minutes(15)).next(), steps.Rise)
 
 
 # -- beside it ---------------------------------------------------------------------------------------------

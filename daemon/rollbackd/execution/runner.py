@@ -224,17 +224,17 @@ class IncidentDriver:
         for ask in (not incident.waits, True):
             held = await self._judgement.held(incident) if ask else ""
             step = steps.next_step(incident, self._verify, held, self._clock.now())
-            if ask or not isinstance(step, steps.Rise):
+            if ask or isinstance(step, steps.Wait):
                 break
         return step
 
     async def _slot(self, step: steps.Step) -> bool:
-        """Whether the incident may act now. Only so many act at once; one that waits for a person takes no place.
+        """Whether the incident may act now. Only so many act at once; one that waits for people takes no place.
 
         Nor does one that only looks, or leaves a bracket, which ends what stands still for it; nor a drill, since no
         real rollback may wait for it.
         """
-        if self._has_slot or isinstance(step, _TOUCHES_NOTHING) or _leaves(step):
+        if self._has_slot or self._incident.waits or isinstance(step, _TOUCHES_NOTHING) or _leaves(step):
             return True
         if self._parts.slots.locked():
             return False

@@ -51,7 +51,9 @@ def evolve(incident: Incident, record: Record) -> Incident:
             what = _WHAT[type(fact)]
             attempt = incident.flight.attempt if incident.flight is not None else 1
             failure = Failure(what, fact.layer, attempt, fact.reason, fact.permanent, record.at, fact.evidence)
-            return replace(incident, flight=None, failure=failure)
+            asks = incident.waits and what == "enter"
+            notes = _noting(incident, fact.layer, f"not entered while it asks: {fact.reason}" if asks else "")
+            return replace(incident, flight=None, failure=failure, notes=notes)
         case facts.Entered(layer, note):
             entered = (*(other for other in incident.entered if other != layer), layer)
             notes = _noting(incident, layer, note)
@@ -90,7 +92,7 @@ def _answered(
         case facts.AskedAgain(decision, _):
             return _decided(replace(incident, approvals=(), asked=record.at), decision)
         case facts.Risen(decision, why, by_people):
-            return _decided(replace(incident, risen=why, by_people=by_people, parked=""), decision)
+            return _decided(replace(incident, risen=why, by_people=by_people, parked="", failure=None), decision)
         case _:
             assert_never(fact)
 
@@ -125,6 +127,8 @@ def _started(incident: Incident, flight: Flight) -> Incident:
         stepping = {flight.layer: flight.since, **stepping}
     elif flight.what == "enter":
         incident = replace(incident, inside=(*(one for one in incident.inside if one != flight.layer), flight.layer))
+    if incident.waits:
+        return replace(incident, flight=flight, brackets={**incident.enters_asked, **incident.brackets})
     begun, working = incident.begun or flight.since, incident.working or flight.since
     return replace(incident, flight=flight, acted=True, begun=begun, working=working, stepping=stepping)
 

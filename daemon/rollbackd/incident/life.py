@@ -88,7 +88,7 @@ class Incident:
     moved: Mapping[str, Release] = field(default_factory=dict)
     """All layers that a step of any plan moved, each with its release before the first step."""
     acted: bool = False
-    """Whether any step or bracket was begun."""
+    """Whether any step or bracket was begun; what is entered while it asks does not count."""
     flight: Flight | None = None
     failure: Failure | None = None
     stepped: datetime | None = None
@@ -162,6 +162,16 @@ class Incident:
     def carried_out(self) -> bool:
         """Whether every step of the running plan is applied: what is left is to look, and to leave brackets."""
         return self.plan is not None and self.flight is None and all(one.layer in self.done for one in self.plan.steps)
+
+    @property
+    def enters_asked(self) -> Mapping[str, str]:
+        """The brackets of its plan that are entered while it asks, each with when it is left."""
+        plans, layers = self.config.get("plans"), self.config.get("layers")
+        plan = plans.get(self.running) if isinstance(plans, Mapping) else None
+        if not isinstance(plan, Mapping) or not isinstance(layers, Mapping):
+            return {}
+        within = {name: layers[name] for name in plan.get("within", ())}
+        return {name: str(one.get("leave", "")) for name, one in within.items() if one.get("enter") == "asked"}
 
     @property
     def drill(self) -> str:

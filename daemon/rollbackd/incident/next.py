@@ -1,7 +1,8 @@
 """What comes next in an incident. No I/O: the runner does what `next_step` names, and nothing else.
 
 Order: brackets in, steps, gate, brackets out as each says, verification. A hold stops each of them; an abort ends the
-steps and leaves the brackets; a failure keeps them and says so.
+steps and leaves the brackets; a failure keeps them and says so. Some brackets are entered while it asks, and left when
+the question ends without a rollback.
 """
 
 from dataclasses import dataclass
@@ -114,6 +115,8 @@ def next_step(incident: Incident, verify: VerifySpec, held: str, now: datetime) 
     """The next step; `verify` is that of the plan that runs, `held` says what holds the service, empty for nothing."""
     if incident.outcome is not None:
         return _after_the_end(incident, held, now)
+    if incident.waits and incident.flight is not None and not held:
+        return _resume(incident.flight)
     if incident.denied and not incident.acted:
         reason = f": {incident.deny_reason}" if incident.deny_reason else ""
         return Close(Outcome.DECLINED, f"denied by {incident.denied}{reason}")
@@ -149,13 +152,26 @@ def _ask(incident: Incident, held: str, now: datetime) -> Step:
     if not (more := missing(question, (yes.actor for yes in incident.approvals))):
         rise = Rise(f"approved by {people}", by_people=True)
     elif now < question.expires:
-        return Wait(question.expires)
+        step = _enter_asked(incident, question.expires, now)
+        return step if isinstance(step, Wait) or not held else Wait(question.expires)
     else:
         asked = incident.asked or incident.opened
         length = format_duration(whole_seconds(question.expires - asked))
         why = f"only {people} said yes in {length}, not {more}" if people else f"nobody answered in {length}"
         rise = Rise(why, by_people=False)
     return Wait(None) if held else rise
+
+
+def _enter_asked(incident: Incident, expires: datetime, now: datetime) -> Step:
+    """The step that enters what is entered while it asks. What cannot be is tried again before the first step."""
+    for layer in incident.enters_asked:
+        if layer not in incident.entered:
+            step = _effect(incident, "enter", layer, now)
+            if isinstance(step, Wait) and step.until is not None:
+                return Wait(min(step.until, expires))
+            if not isinstance(step, Close):
+                return step
+    return Wait(expires)
 
 
 def _resume(flight: Flight) -> Step:
@@ -165,7 +181,7 @@ def _resume(flight: Flight) -> Step:
 
 
 def _after_the_end(incident: Incident, held: str, now: datetime) -> Step:
-    """The next step after the end: brackets are left that a person's word leaves. A hold stops that, too."""
+    """The next step after the end: brackets are left that need not stay any longer. A hold stops that, too."""
     if incident.flight is not None:
         return Wait(None) if held else _resume(incident.flight)
     leaves = leaving(incident)
@@ -178,8 +194,10 @@ def _after_the_end(incident: Incident, held: str, now: datetime) -> Step:
 
 
 def leaving(incident: Incident) -> tuple[str, ...]:
-    """The brackets that a person's word leaves after the end: all, or those that waited for it."""
-    if incident.leave_all:
+    """The brackets that are left after the end: all when a person wants it, or when nothing went back; else those that
+    waited for a person to have looked.
+    """
+    if incident.leave_all or (incident.outcome is not None and not incident.acted):
         return incident.inside
     if not incident.acknowledged or incident.outcome is not Outcome.RECOVERED:
         return ()

@@ -89,8 +89,13 @@ class ReadModel:
         return [(name, one.drill) for name, one in self._projection.services.items() if one.drill]
 
     def last_incidents(self) -> list[str]:
-        """The newest incident of each service."""
-        return [one.rollbacks[-1].incident for one in self._projection.services.values() if one.rollbacks]
+        """Those whose brackets may still be entered: the newest incident of each service, and questions that ended."""
+        return [
+            rollback.incident
+            for one in self._projection.services.values()
+            for rollback in one.rollbacks
+            if rollback is one.rollbacks[-1] or (rollback.ended is not None and not rollback.acted)
+        ]
 
     # -- how it comes to know -------------------------------------------------------------------
     async def open(self) -> None:

@@ -18,6 +18,7 @@ def asks(told: MessageContext, event: str = "asks", changed: str = "") -> Envelo
     lines = phrases.filled(
         ("What", f"{about.service} is in trouble (rule {rule}); nothing is touched until people say yes"),
         ("Changed", plain_text.line(changed, 1000)),
+        ("Meanwhile", ", ".join(f"{layer} is entered" for layer in about.enters_asked)),
         *phrases.change(decision),
         *phrases.question(about, told.signals),
         *phrases.trouble(about),

@@ -42,9 +42,9 @@ def opened(told: MessageContext, _fact: facts.Opened) -> Sequence[Envelope]:
 
 
 def started(told: MessageContext, fact: facts.Entering | facts.ApplyStarted) -> Sequence[Envelope]:
-    """The first step or bracket that touches the world."""
+    """The first step or bracket of a rollback; what is entered while it asks is none."""
     about = told.about
-    if told.before is None or told.before.begun is not None:
+    if about.begun is None or told.before is None or told.before.begun is not None:
         return []
     lines = phrases.filled(
         ("What", f"plan {about.running} has begun with {plain_text.line(fact.layer, 63)}"),

@@ -155,8 +155,9 @@ def still_entered(about: Incident) -> Lines:
 
 
 def _kept_closed(about: Incident) -> Lines:
-    if not about.inside:
-        return ()
+    failed = about.failure is not None and about.failure.what == "leave"
+    if not about.inside or (about.outcome is not None and not about.acted and not failed):
+        return ()  # what was entered while it asked is left right after its end
     names = ", ".join(plain_text.line(layer, 63) for layer in about.inside)
     waits = {layer for layer, leave in about.brackets.items() if leave == "acknowledged"}
     if about.outcome == "recovered" and set(about.inside) <= waits:
