@@ -5,6 +5,7 @@ The only reason to skip a test here is that something it runs against is missing
 
 import os
 import shutil
+import signal
 from collections import Counter
 from collections.abc import Generator, Iterator
 
@@ -21,6 +22,10 @@ _skipped: Counter[str] = Counter()
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if (
+        signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    ):  # started in the background: what a test starts would ignore it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line(
         "markers",
         'needs(*programs): skipped where one of these programs is not installed; "root" stands for being root',

@@ -4,6 +4,7 @@ Each listens on 127.0.0.1, is waited for until it is ready, and is ended by its 
 """
 
 import json
+import os
 import shutil
 import signal
 import socket
@@ -12,7 +13,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -81,9 +82,9 @@ class Server:
         return self.url.removeprefix("http://")
 
     def stop(self) -> None:
-        """End it as a crash would; `stop` again is harmless."""
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGKILL)
+        """End it as a crash would, with what it has started; `stop` again is harmless."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait(timeout=10)
 
     def reload(self) -> None:
@@ -96,7 +97,9 @@ def running(argv: Sequence[str], url: str, ready: str, directory: Path) -> Itera
     """A server from its start to its end."""
     log = directory / "log"
     with log.open("wb") as output:
-        process = subprocess.Popen(argv, stdout=output, stderr=output, stdin=subprocess.DEVNULL, cwd=directory)
+        process = subprocess.Popen(
+            argv, stdout=output, stderr=output, stdin=subprocess.DEVNULL, cwd=directory, start_new_session=True
+        )
     server = Server(url, process, log, directory)
 
     def is_ready() -> bool:

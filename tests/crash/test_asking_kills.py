@@ -19,7 +19,7 @@ from rollbackd.model import Outcome
 from rollbackd.syntax.units import format_duration
 from tests.crash.lives import Zygote, until, zygote
 from tests.crash.shop import LAYERS, Shop
-from tests.crash.world import World, alert, check_journal, of_kind
+from tests.crash.world import World, alert, of_kind
 from tests.fakes.receiving import serving
 from tests.fakes.slack import SlackFake
 from tests.servers import free_port
@@ -138,8 +138,7 @@ class _Story:
         running = "v1\n" if rises else "v2\n"
         assert [(shop.root / layer).read_text() for layer in LAYERS] == [running] * 2
         assert not (shop.root / "gate").exists()
-        async with self.world.journal() as journal:
-            records = await check_journal(journal)
+        records = await self.world.checked()
         for kind, count in ((facts.Opening, 1), (facts.Rising, rises), (facts.Risen, rises), (facts.Ended, 1)):
             assert len(of_kind(records, kind)) == count, kind
         assert [fact.acted for fact in of_kind(records, facts.Ended)] == [bool(rises)]

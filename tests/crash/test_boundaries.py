@@ -12,7 +12,7 @@ from rollbackd import facts
 from rollbackd.model import Outcome
 from tests.crash.lives import Zygote, zygote
 from tests.crash.shop import Shop
-from tests.crash.world import World, alert, check_journal, of_kind
+from tests.crash.world import World, alert, of_kind
 from tests.fakes.receiving import serving
 from tests.fakes.slack import SlackFake
 
@@ -58,8 +58,7 @@ class _Story:
         assert shop.effects == ["enter", "config v1", "code v1", "leave"]
         assert [(shop.root / layer).read_text() for layer in ("config", "code")] == ["v1\n", "v1\n"]
         assert not (shop.root / "gate").exists()
-        async with self.world.journal() as journal:
-            records = await check_journal(journal)
+        records = await self.world.checked()
         for kind in (facts.Opening, facts.Opened, facts.Entered, facts.Left, facts.Planned, facts.Ended):
             assert len(of_kind(records, kind)) == 1, kind
         assert [fact.layer for fact in of_kind(records, facts.Applied)] == ["config", "code"]

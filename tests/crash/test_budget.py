@@ -12,7 +12,7 @@ from rollbackd import facts
 from rollbackd.model import Outcome, Release, State
 from tests.contract.worlds import script
 from tests.crash.lives import until, zygote
-from tests.crash.world import World, alert, check_journal, of_kind
+from tests.crash.world import World, alert, of_kind
 from tests.fakes.receiving import serving
 from tests.fakes.slack import SlackFake
 
@@ -93,8 +93,7 @@ async def test_of_fifty_bad_services_the_budget_lets_five_go_and_the_rest_is_tol
 
         await until(ended, "five rollbacks, and forty-five refusals told")
         assert await life.stop() == 0
-        async with world.journal() as journal:
-            records = await check_journal(journal)
+        records = await world.checked()
     went = {fact.service for fact in of_kind(records, facts.Opening)}
     assert len(of_kind(records, facts.Opening)) == len(went) == ALLOWED
     assert sorted((tmp_path / "went").read_text().split()) == sorted(went)

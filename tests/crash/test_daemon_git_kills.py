@@ -16,7 +16,7 @@ from tests.contract.worlds import script, tree
 from tests.crash.lives import Zygote, zygote
 from tests.crash.repository import check_repository, make_repository
 from tests.crash.shop import Shop
-from tests.crash.world import World, alert, check_journal, of_kind
+from tests.crash.world import World, alert, of_kind
 from tests.fakes.receiving import serving
 from tests.fakes.slack import SlackFake
 
@@ -132,8 +132,7 @@ class _Story:
     async def _check(self) -> None:
         check_repository(self.repo, self._changes)
         assert self.built == 1 + self.unseen
-        async with self.world.journal() as journal:
-            records = await check_journal(journal)
+        records = await self.world.checked()
         for kind in (facts.Opening, facts.Opened, facts.Ended):
             assert len(of_kind(records, kind)) == 1, kind
         assert [fact.layer for fact in of_kind(records, facts.Applied)] == ["code"]
@@ -197,8 +196,7 @@ async def test_a_step_that_is_cut_off_three_times_is_parked_and_told(tmp_path: P
         await world.order("/api/v1/incidents/shop-1/abort", reason="it kills the host")
         assert await world.told("aborted")
         assert await life.stop() == 0
-        async with world.journal() as journal:
-            records = await check_journal(journal)
+        records = await world.checked()
         assert slack.wrong == []
         assert any("needs a person" in text for text in world.heard("shop-1"))
     assert shop.effects == ["enter", "leave"]

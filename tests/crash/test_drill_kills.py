@@ -12,7 +12,7 @@ from rollbackd import facts
 from rollbackd.model import Outcome
 from tests.crash.lives import Zygote, zygote
 from tests.crash.shop import Shop
-from tests.crash.world import World, check_journal, of_kind
+from tests.crash.world import World, of_kind
 
 AT_ONCE = 3
 
@@ -67,8 +67,7 @@ class _Practice:
         assert shop.effects == [effect for way in ways for effect in way]
         assert [(shop.root / layer).read_text() for layer in ("config", "code")] == ["v2\n", "v2\n"]
         assert not (shop.root / "gate").exists()
-        async with self.world.journal() as journal:
-            records = await check_journal(journal)
+        records = await self.world.checked()
         assert [(one.incident, one.drill) for one in of_kind(records, facts.Opening)] == [
             (f"{shop.name}-1", "there"),
             (f"{shop.name}-2", "back"),

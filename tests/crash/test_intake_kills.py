@@ -14,7 +14,7 @@ from rollbackd.model import Action, Outcome
 from rollbackd.signals.alertmanager_webhook import alert_from_json
 from tests.crash.lives import LIMIT, until, zygote
 from tests.crash.shop import Shop
-from tests.crash.world import World, alert, check_journal, delivery, of_kind
+from tests.crash.world import World, alert, delivery, of_kind
 
 ROUNDS = 5
 CONNECTIONS = 32
@@ -28,8 +28,7 @@ async def _rolled_back(world: World, shop: Shop) -> None:
     assert await world.has("Closed")
     assert await life.stop() == 0
     assert shop.effects == ["enter", "config v1", "code v1", "leave"]
-    async with world.journal() as journal:
-        records = await check_journal(journal)
+    records = await world.checked()
     assert [fact.outcome for fact in of_kind(records, facts.Closed)] == [Outcome.RECOVERED]
 
 
@@ -117,8 +116,7 @@ async def test_killed_under_load_it_lost_nothing_that_it_answered(tmp_path: Path
 
         await until(all_judged, "all is judged", 2 * LIMIT)
         assert await life.stop() == 0
-        async with world.journal() as journal:
-            records = await check_journal(journal)
+        records = await world.checked()
     decided = [fact.decision for fact in of_kind(records, facts.Decided)]
     judged = {decision.trigger.episode.split("/")[2] for decision in decided}
     print(f"{sent} sent, {len(answered)} answered, {len(rows)} on disk, {len(judged)} judged, in {ROUNDS} rounds")

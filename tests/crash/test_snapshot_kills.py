@@ -11,7 +11,7 @@ import pytest
 
 from rollbackd import facts
 from tests.crash.lives import Zygote, until, zygote
-from tests.crash.world import World, check_journal, of_kind
+from tests.crash.world import World, of_kind
 
 AT_ONCE = 4
 OF = ("snapshots.", "files.", "process.")
@@ -62,8 +62,7 @@ class _Shop:
         assert await self.world.serving()
         await until(over, f"every run is over; log: {self.world.log[-2000:]}")
         assert await self.world.life.stop() == 0  # type: ignore[union-attr]
-        async with self.world.journal() as journal:
-            return await check_journal(journal)
+        return await self.world.checked()
 
     @property
     def snapshots(self) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from rollbackd import facts
 from rollbackd.model import Outcome
 from tests.crash.lives import until, zygote
 from tests.crash.shop import Shop
-from tests.crash.world import World, alert, check_journal, of_kind
+from tests.crash.world import World, alert, of_kind
 from tests.fakes.receiving import serving
 from tests.fakes.slack import SlackFake
 
@@ -69,8 +69,7 @@ async def test_news_during_a_step_cost_no_result_and_an_abort_counts_after_it(tm
         assert await life.stop() == 0
         assert shop.effects == ["enter", "config v1", "leave"]
         assert not (shop.root / "gate").exists()
-        async with world.journal() as journal:
-            records = await check_journal(journal)
+        records = await world.checked()
     assert slack.wrong == []
     kinds = [type(record.fact) for record in records if record.stream == "incident:shop-1"]
     during = kinds[kinds.index(facts.ApplyStarted) : kinds.index(facts.Applied)]

@@ -176,6 +176,24 @@ class World:
         """Wait until people were told; False when the daemon ended first."""
         return await self.has("Told", f'"event":"{event}"')
 
+    async def settled(self) -> None:
+        """What still waited in the outbox when it was stopped is told by another life: late, and not lost."""
+        waiting = "SELECT count(*) FROM outbox WHERE ended IS NULL"
+        if self.counted(waiting):
+            life = await self.begin()
+
+            async def told() -> bool:
+                return self.counted(waiting) == 0
+
+            await until(told, f"all is told; log: {self.log[-2000:]}")
+            assert await life.stop() == 0
+
+    async def checked(self) -> list[Record]:
+        """What holds of its journal once all is quiet; its facts."""
+        await self.settled()
+        async with self.journal() as journal:
+            return await check_journal(journal)
+
     # -- what it left ---------------------------------------------------------------------------
     @asynccontextmanager
     async def journal(self) -> AsyncIterator[Journal]:

@@ -7,7 +7,9 @@ import json
 import subprocess
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
@@ -151,6 +153,25 @@ def test_smartalk(root: Path) -> None:
         assert "is good: marked by" in host.said("good", "smartalk")
         only_its_configuration_goes_back(host, ear)
         one_command_takes_all_of_it_back(host, ear)
+
+
+@pytest.mark.needs("redis-server")
+def test_visitors_who_come_at_once_to_an_emptied_cache_are_all_answered(tmp_path: Path) -> None:
+    """A good release is not sick because its cache was just emptied, which is what the last step does."""
+    for name in ("smartalk.py", "release.json"):
+        (tmp_path / name).write_text((EXAMPLES / "smartalk/app" / name).read_text())
+    (tmp_path / "build.json").write_text('{"commit": "c"}')
+    spec = spec_from_file_location("smartalk_app", tmp_path / "smartalk.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module: Any = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    with redis_server(tmp_path / "redis") as port, ThreadPoolExecutor(3) as visitors:
+        config = {"port": free_port(), "redis": f"redis://127.0.0.1:{port}/0", "tone": "friendly"}
+        with module.Smartalk(config) as server:
+            for _ in range(200):
+                server.cache.flushall()
+                assert set(visitors.map(server.talk, ["ann"] * 3)) == {"Hello, ann! How are you?"}
 
 
 def only_its_configuration_goes_back(host: Smartalk, ear: Ear) -> None:

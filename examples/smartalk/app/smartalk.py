@@ -39,9 +39,9 @@ class Smartalk(ThreadingHTTPServer):
         found = self.cache.get(key)
         if isinstance(found, bytes):
             written, _, answer = found.decode().partition(":")
-            if int(written) > RELEASE["cache"] or not answer:
+            if int(written) > RELEASE["cache"]:
                 raise ValueError(f"{key} is none of this release's")
-            if int(written) == RELEASE["cache"]:
+            if int(written) == RELEASE["cache"] and answer:  # without one, another visitor's is being made
                 return answer
         tone = TONES[self.config["tone"]]
         self.cache.set(key, f"{RELEASE['cache']}:")

@@ -1,0 +1,39 @@
+"""What stories leave behind: a process that works in a directory of theirs, or was started with one, has outlived them."""
+
+import os
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from tests.servers import wait_until
+
+
+def working_below(directory: Path) -> list[str]:
+    """The processes that have the directory's path in their working directory or their arguments, each by its number."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            said = (
+                f"{process.name} {(process / 'cmdline').read_bytes().replace(bytes(1), b' ').decode(errors='replace')}"
+            )
+            if int(process.name) != os.getpid() and str(directory) in f"{said} {(process / 'cwd').readlink()}":
+                found.append(said)
+    return found
+
+
+@pytest.fixture(scope="package", autouse=True)
+def no_process_is_left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Of any story of this package, once all of them have been told."""
+    yield
+    base = tmp_path_factory.getbasetemp()
+    left: list[str] = []
+
+    def gone() -> bool:
+        left[:] = working_below(base)
+        return not left
+
+    with suppress(AssertionError):
+        wait_until(gone, "nothing is left", 10)
+    assert left == []
