@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import datetime, timedelta
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
@@ -175,11 +176,21 @@ def test_visitors_who_come_at_once_to_an_emptied_cache_are_all_answered(tmp_path
 
 
 def only_its_configuration_goes_back(host: Smartalk, ear: Ear) -> None:
-    """C2, C5: both leads are asked; then the file is back, the code is where it was, and visitors saw no page."""
+    """B13, C2, C5: both leads are asked, and see within two minutes what its checks say, the cache and the log among them.
+
+    Then the file is back, the code is where it was, and visitors saw no page.
+    """
     before, commit = host.settings.read_text(), host.head
     host.settings.write_text(before.replace("friendly", "whimsical"))
     host.restart()
     wait_until(lambda: bool(ear.heard("asks")), "both leads are asked")
+    wait_until(lambda: bool(ear.heard("checked")), "they see what the checks say")
+    facts = {one["kind"]: one for one in host.records("smartalk-1")}
+    since = datetime.fromisoformat(facts["Opened"]["fact"]["decision"]["trigger"]["onset"])
+    assert datetime.fromisoformat(facts["Examined"]["at"]) - since < timedelta(minutes=2)
+    looked = {one["name"] for one in facts["Examined"]["fact"]["results"]}
+    assert looked == {"health", "talk", "version", "cache", "front", "log"}
+    assert all(name in str(ear.heard("checked")[0]["lines"]) for name in looked - {"log"}), ear.heard("checked")
     assert body(host.front)[0] == 500
     assert host.ask("GET", "incidents/smartalk-1")["incident"]["plan"] == "config"
     missing = [
@@ -196,20 +207,31 @@ def only_its_configuration_goes_back(host: Smartalk, ear: Ear) -> None:
 
 
 def one_command_takes_all_of_it_back(host: Smartalk, ear: Ear) -> None:
-    """C6, C9: a bad release poisons the cache; one command puts up the page and takes it down when all is well."""
+    """C6, C9: a bad release poisons the cache; one command puts up the page and takes it down when all is well.
+
+    What was uncommitted is stashed, and nobody else is asked.
+    """
     good = host.head
     (host.app / "release.json").write_text('{"release": "v2", "cache": 2}\n')
     host.commit(host.app, "v2")
     host.build_and_restart()
     (host.app / "notes.txt").write_text("not committed\n")
+    (host.app / ".gitignore").write_text("build.json\n*.half\n")
     host.until_opened("smartalk-2")
-    assert "errors" in host.said("decisions", "smartalk")
+    wait_until(lambda: "errors" in host.said("decisions", "smartalk"), "the error rate is decided on, too")
     with watching(host.front) as seen:
         report = host.said("rollback", "smartalk", "--to", "last-stable", "--plan", "full", "--yes", "--reason", "C6")
     assert "recovered" in report
     assert host.ask("GET", "incidents/smartalk-2")["incident"]["steps"][-1]["layer"] == "cache"
     assert (host.head, host.git(host.app, "branch", "--show-current")) == (good, "rollback/smartalk-2")
-    assert (host.app / "notes.txt").exists() == bool(host.git(host.app, "status", "--porcelain"))
+    (stash,) = host.git(host.app, "for-each-ref", "--format=%(refname)", "refs/rollbackd").split()
+    assert host.git(host.app, "show", f"{stash}:notes.txt") == "not committed"
+    assert host.git(host.app, "show", f"{stash}:.gitignore") == "build.json\n*.half"
+    assert host.git(host.app, "diff", "--name-only", "HEAD") == "", "the code is the release, and nothing else"
+    order = ("entered page", "applied code", "applied process", "gate good", "left page", "recovered")
+    said = host.said("incidents", "smartalk-2").partition("goes back: ordered by unix:")[2]
+    assert [text for text in order if text not in said] == [], said
+    assert sorted(order, key=said.index) == list(order), said
     first, last = seen.index((503, "We are back soon\n")), len(seen) - seen[::-1].index((503, "We are back soon\n"))
     assert {status for status, _ in seen[:first]} <= {500}
     assert {status for status, _ in seen[last:]} == {200}, "the page went away before it was well"

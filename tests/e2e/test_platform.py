@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.e2e.everybody import People, reachable
 from tests.e2e.ops_host import PYTHON, Host, Units, ending
@@ -116,6 +117,11 @@ class Platform(Host):
         before = self.present("platform")["config"]
         edit()
         wait_until(lambda: self.present("platform").get("config", before) != before, "the change is seen")
+
+    def standing(self, rule: str) -> str:
+        """What a rule says of it now."""
+        rules = self.ask("GET", "services/platform")["rules"]
+        return str(next(one["verdict"] for one in rules if rule in one.values()))
 
     def trouble(self, components: str, severity: str) -> None:
         """Alertmanager says what is affected, and how badly."""
@@ -222,6 +228,8 @@ def one_plan_further_when_that_does_not_help(host: Platform, people: People) -> 
     host.until_recovered("platform-2")
     report = host.said("incidents", "platform-2")
     assert "plan config ended ineffective; the next one runs" in report
+    checks_were_asked_in_order(host, "platform-2")
+    steps_took_no_longer_than_their_targets(host, "platform-1", "platform-2")
     assert host.head == good
     assert "WORKERS=4" in defaults.read_text()
     assert host.git(host.app, "rev-parse", "emergency/platform-2") == bad
@@ -231,6 +239,32 @@ def one_plan_further_when_that_does_not_help(host: Platform, people: People) -> 
     wait_until(lambda: any("second rollback" in one for one in people.mailed("lead")), "the next line hears at once")
     wait_until(lambda: ("resolve", "platform-2") in people.paged, "the page is resolved")
     assert people.paged[0] == ("trigger", "platform-2")
+
+
+def checks_were_asked_in_order(host: Platform, incident: str) -> None:
+    """A9: health, what it rests on, the database, the API, login, sessions, end to end, and the log beside them."""
+    order = ["health", "services", "database", "api", "login", "sessions", "journey", "log"]
+    rounds = [one["fact"]["results"] for one in host.records(incident) if one["kind"] == "Round"]
+    asked = [[result["name"] for result in results] for results in rounds]
+    assert asked
+    assert [names[: len(order)] for names in asked] == [order] * len(asked)
+    lines = host.said("incidents", incident).splitlines()
+    assert any("verification bad" in line and "login bad" in line for line in lines), "what failed is shown"
+
+
+def steps_took_no_longer_than_their_targets(host: Platform, *incidents: str) -> None:
+    """A13: a configuration in one minute, a checkout in two, all of it in ten; measured in the journal."""
+    targets = {"config": timedelta(minutes=1), "code": timedelta(minutes=2)}
+    for incident in incidents:
+        began: dict[str, datetime] = {}
+        for one in host.records(incident):
+            at, layer = datetime.fromisoformat(one["at"]), one["fact"].get("layer", "")
+            if one["kind"] == "ApplyStarted":
+                began.setdefault(layer, at)
+            elif one["kind"] == "Applied" and layer in targets:
+                assert at - began[layer] <= targets[layer], f"{layer} of {incident}"
+            elif one["kind"] == "Closed":
+                assert at - min(began.values()) <= timedelta(minutes=10), incident
 
 
 def the_emergency_build_comes_first_when_it_is_critical(host: Platform, people: People) -> None:
@@ -293,22 +327,28 @@ def nothing_helps_and_everybody_hears(host: Platform, people: People) -> None:
 
 
 # -- checkpoints, drills, hotfixes ------------------------------------------------------------------
+def often(config: dict[str, Any]) -> None:
+    """What changes is seen at once."""
+    config["daemon"]["look_every"] = "300ms"
+
+
 def faster(config: dict[str, Any]) -> None:
     """A minute is a second, so what is limited to seconds gets minutes; half a year is over soon."""
     (service,) = config["services"]
     config["rules"][-1]["when"]["every"] = "2m"
+    config["daemon"]["look_every"] = "30s"
     for check in service["checks"].values():
         check["timeout"] = "5m"
     service["layers"]["config"]["timeout"] = "5m"
     service["verify"] |= {"deadline": "6m", "watch": "1m"}
-    soon = datetime.now(UTC) + timedelta(minutes=15)
+    soon = datetime.now(UTC) + timedelta(minutes=10)
     half_yearly = next(one for one in config["schedules"] if one.get("execute"))
     half_yearly["cron"] = f"{soon.minute} {soon.hour} {soon.day} {soon.month} *"
 
 
 @told
 def test_checkpoints_drills_and_hotfixes(root: Path) -> None:
-    with reachable() as people, platform(root, people, faster, "--speed", "60") as host:
+    with reachable() as people, platform(root, people, often) as host:
         a_drill_on_the_calendar_goes_there_and_returns(host)
         a_hotfix_that_nobody_confirms_goes_back(host, people)
         what_was_configured_is_compared_restored_and_carried_elsewhere(host)
@@ -317,10 +357,15 @@ def test_checkpoints_drills_and_hotfixes(root: Path) -> None:
 
 
 def a_drill_on_the_calendar_goes_there_and_returns(host: Platform) -> None:
-    """A10: the half-yearly one, for real; a rollback from v2, and back to it."""
+    """A10: the half-yearly one, for real; a rollback from v2, and back to it. Time flies once v2 was seen."""
     wait_until(lambda: "checkpoint-code-good-" in host.git(host.app, "tag"), "what is good is kept")
     bad = host.release("v2")
     host.until_runs("v2")
+    host.stop()
+    config = yaml.safe_load((host.root / "config.yaml").read_text())
+    faster(config)
+    (host.root / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    host.start("--speed", "60")
 
     def held() -> list[dict[str, Any]]:
         """Those that were executed and have ended."""
@@ -335,14 +380,20 @@ def a_drill_on_the_calendar_goes_there_and_returns(host: Platform) -> None:
 
 
 def a_hotfix_that_nobody_confirms_goes_back(host: Platform, people: People) -> None:
-    """A7: a quarter of an hour for P0, with its checks asked meanwhile."""
+    """A7: a quarter of an hour for P0, with the API asked meanwhile."""
     host.said("changed", "platform", "--kind", "hotfix", "--priority", "P0", "--key", "job-7")
     host.release("v3")
     host.until_runs("v3")
+    (announced,) = (one for one in host.ask("GET", "changes?service=platform")["changes"] if one["id"] == "job-7")
+    confirm_by = datetime.fromisoformat(announced["confirm_by"])
+    length = confirm_by - datetime.fromisoformat(announced["at"])
+    assert abs(length - timedelta(minutes=15)) < timedelta(minutes=1), "time flies between the two"
     assert "job-7" in host.said("status", "platform")
+    wait_until(lambda: host.standing("api-failing") == "good", "the API is asked meanwhile")
     one_command_each_for_snapshots(host)
     wait_until(lambda: bool(host.incidents()[0]["rule"] == "unconfirmed"), "nobody confirms it", 40)
     incident = host.incidents()[0]["id"]
+    assert timedelta() <= datetime.fromisoformat(host.incidents()[0]["opened"]) - confirm_by <= timedelta(minutes=1)
     host.until_recovered(incident)
     assert host.head == host.git(host.app, "rev-parse", "v1")
     assert "hotfix announced by" in host.said("incidents", incident)
