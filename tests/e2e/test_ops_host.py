@@ -6,7 +6,9 @@ Only systemd is stood in for, and waits are shorter; what else is in a `config.y
 import json
 import subprocess
 import threading
-from collections.abc import Iterator
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime, timedelta
@@ -101,14 +103,19 @@ class Smartalk(Host):
 
 
 @contextmanager
-def smartalk(root: Path, ear: Ear) -> Iterator[Smartalk]:
+def smartalk(
+    root: Path, ear: Ear, change: Callable[[dict[str, Any]], None] = lambda _: None, past: str = ""
+) -> Iterator[Smartalk]:
+    """Runs v1; `change` moves more of the configuration, `past` is what Prometheus knows of before."""
     host = Smartalk(root, told=ear.url, example="smartalk")
     host.prepare()
     port, front = free_port(), free_port()
     nginx = [program("nginx"), "-p", str(root), "-c", str(root / "nginx.conf"), "-e", str(root / "nginx.log")]
     (root / "nginx.conf").write_text(NGINX.format(root=root))
     (root / "tmp").mkdir()
-    scraped = prometheus(root / "prometheus", targets=[f"127.0.0.1:{port}"], labels={"service": "smartalk"})
+    scraped = prometheus(
+        root / "prometheus", targets=[f"127.0.0.1:{port}"], labels={"service": "smartalk"}, samples=past
+    )
     with redis_server(root / "redis") as redis, scraped as metrics:
         host.lay_out(port, front, redis, metrics.url)
         host.build_and_restart()
@@ -117,6 +124,7 @@ def smartalk(root: Path, ear: Ear) -> Iterator[Smartalk]:
             units = Units(root / "units", {"smartalk": host.restart, "nginx": web.reload})
             config = host.loaded()
             sooner(config, units, nginx, root)
+            change(config)
             for name in ("tech-desk", "product-desk", "support"):
                 host.secret(name)
             host.write(config)
@@ -337,6 +345,16 @@ class Career(Host):
         """CI says that what it reported is over."""
         event = {"event": "e2e_failed", "service": "career-hero", "state": "resolved"}
         self.ask("POST", "signals", event, token="the token ci")
+
+    def writes(self, base: str) -> int:
+        """Somebody adds to the knowledge base; the status."""
+        request = urllib.request.Request(f"{base}/kb", b'{"text": "bridges hold"}', method="POST")
+        try:
+            with urllib.request.urlopen(request, timeout=5) as answer:
+                return int(answer.status)
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code
 
     def advice(self) -> tuple[int, Any]:
         status, text = body(self.url.replace("/health", "/advice"))
