@@ -1,4 +1,4 @@
-"""The figures of the shipped hosts are those of their runbooks: each that a row names, and none that nothing binds."""
+"""The figures of what is shipped are those of the runbooks: each that a row names, and none that nothing binds."""
 
 from collections.abc import Iterator
 from datetime import timedelta
@@ -17,12 +17,15 @@ from rollbackd.rules.spec import CheckWhen, QueryWhen, Rule
 from tests.unit.builders import minutes, seconds
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-HOSTS = sorted(path.parent.name for path in EXAMPLES.glob("*/config.yaml"))
+SHIPPED = {path.parent.name: path for path in EXAMPLES.glob("*/config.yaml")}
+SHIPPED |= {path.stem: path for path in EXAMPLES.glob("policies/*.yaml")}
+HOSTS = sorted(SHIPPED)
 ROWS = Path(__file__).parent / "example_rows"
 PLACES = {
-    "adapter", "apply", "command", "confirm", "directory", "file", "from", "headers", "http", "link", "list", "listen",
-    "maintenance", "match", "name", "paths", "progress", "pull", "push", "redis", "reload", "repo",
-    "restore_from", "routing_key", "serves", "smtp", "test", "then", "to", "tokens", "units", "url", "webhook_url",
+    "adapter", "apply", "command", "confirm", "current", "directory", "file", "from", "headers", "http", "link", "list",
+    "listen", "maintenance", "match", "name", "paths", "progress", "pull", "push", "ready", "redis", "releases",
+    "reload", "repo", "restore_from", "routing_key", "serves", "smtp", "test", "then", "to", "units", "url",
+    "webhook_url",
 }  # fmt: skip
 """Keys whose values say where something is, who somebody is, or what is run: the stories use them."""
 TABLE = "policy"
@@ -31,7 +34,7 @@ TABLE = "policy"
 
 @cache
 def raw(host: str) -> Any:
-    return yaml.safe_load((EXAMPLES / host / "config.yaml").read_text())
+    return yaml.safe_load(SHIPPED[host].read_text())
 
 
 @cache
@@ -94,7 +97,7 @@ def test_no_figure_is_without_a_row(host: str) -> None:
 # -- what the waits add up to ------------------------------------------------------------------------
 @cache
 def config_of(host: str) -> Config:
-    return load(EXAMPLES / host / "config.yaml", look_for=None).config
+    return load(SHIPPED[host], look_for=None).config
 
 
 def noticed(config: Config, rule: Rule) -> timedelta:
