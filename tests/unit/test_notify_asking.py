@@ -105,6 +105,20 @@ def test_checks_that_came_beside_a_question_are_told_at_once_and_beside_a_rollba
     assert last(asked(), facts.Closed(Outcome.EXPIRED, ""), facts.Examined(RESULTS)) == ()
 
 
+def test_what_is_entered_while_it_asks_is_said_with_the_question_and_is_no_start() -> None:
+    config = {"plans": {"default": {"within": ["frozen"]}}, "layers": {"frozen": {"enter": "asked", "leave": "gate"}}}
+    asks = replace(asked(), config=config)
+    entered = (asks, facts.Entering("frozen"), facts.Entered("frozen"))
+    assert said(only(asks))["Meanwhile"] == "frozen is entered"
+    assert [last(*entered[:2]), last(*entered)] == [(), ()]
+    over = only(*entered, facts.Closed(Outcome.EXPIRED, "nobody answered"))
+    assert "Still entered" not in said(over), "it is left right after"
+    failed = (*entered, (facts.AbortRequested(), ANN), facts.Leaving("frozen"), facts.LeaveFailed("frozen", "no", True))
+    assert said(only(*failed, facts.Closed(Outcome.ABORTED, "no")))["Still entered"].startswith("frozen")
+    risen = facts.Risen(decision(), "approved by unix:ann", by_people=True)
+    assert only(*entered, risen, planned(), facts.ApplyStarted("code")).message.event == "started"
+
+
 def test_a_yes_that_is_not_enough_says_who_is_missing_and_the_last_one_is_told_as_what_it_leads_to() -> None:
     first = (asked(question=BOTH), (facts.Approved("errors are ours"), ANN))
     one = only(*first)
