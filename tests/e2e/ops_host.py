@@ -82,6 +82,8 @@ class Host(Toy):
     url: str = ""
     """Answers while it runs."""
     process: subprocess.Popen[bytes] | None = None
+    restarting: threading.Lock = field(default_factory=threading.Lock)
+    """A person and a step may restart it at the same time."""
 
     def moved(self, name: str, to: Path | None = None) -> str:
         """A file of the example as it is here, written to its place."""
@@ -125,17 +127,18 @@ class Host(Toy):
 
     # -- the unit -------------------------------------------------------------------------------
     def restart(self) -> None:
-        """As systemd does; until it answers."""
-        self.kill()
-        with (self.root / "unit.log").open("ab") as log:
-            process = subprocess.Popen(self.program, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
-        self.process = process
+        """As systemd does, one after the other; until it answers."""
+        with self.restarting:
+            self.kill()
+            with (self.root / "unit.log").open("ab") as log:
+                process = subprocess.Popen(self.program, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+            self.process = process
 
-        def up() -> bool:
-            assert process.poll() is None, (self.root / "unit.log").read_text()[-2000:]
-            return answers(self.url)
+            def up() -> bool:
+                assert process.poll() is None, (self.root / "unit.log").read_text()[-2000:]
+                return answers(self.url)
 
-        wait_until(up, "the unit")
+            wait_until(up, "the unit")
 
     def kill(self) -> None:
         if self.process is not None:

@@ -19,7 +19,7 @@ from tests.e2e.test_platform import platform
 from tests.e2e.toy import Ear, listening, webhook
 from tests.servers import free_port, prometheus, wait_until
 
-TOGETHER = 3
+TOGETHER = 2
 pytestmark = [pytest.mark.timeout(240)]
 
 

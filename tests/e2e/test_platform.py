@@ -110,7 +110,7 @@ class Platform(Host):
             present = self.ask("GET", "services/platform")["present"]
             return bool(present) and present["releases"]["code"].split()[0] == tag
 
-        wait_until(seen, f"{tag} is seen")
+        wait_until(seen, f"{tag} is seen", 60)
 
     def until_changed(self, edit: Callable[[], object]) -> None:
         """Somebody edits the configuration, and the daemon has seen it."""
