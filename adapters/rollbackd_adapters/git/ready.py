@@ -60,7 +60,7 @@ async def of_work_tree(repo: Repo) -> list[str]:
     try:
         asked = ("--is-bare-repository", "--path-format=absolute", "--absolute-git-dir", "--git-common-dir")
         answer, head = await asyncio.gather(repo.call("rev-parse", *asked), repo.one("HEAD"))
-        bare, directory, common = answer.splitlines()
+        bare, directory, common = repo.shaped(answer.splitlines(), 3, "rev-parse")
     except AdapterError as error:
         return [f"{error}; is it a git repository?"]
     if bare == "true":

@@ -61,7 +61,9 @@ async def _run(copy: Repo, *arguments: str, cwd: Path, lock: Lock) -> list[str]:
 
 
 async def _checked_out(copy: Repo, tag: Tag, lock: Lock) -> list[str]:
-    wrong = await _run(copy, "checkout", "--quiet", "--force", "--detach", tag.commit, cwd=copy.path, lock=lock)
+    wrong = await _run(
+        copy, "checkout", "--quiet", "--force", "--detach", f"{tag.commit}^{{commit}}", cwd=copy.path, lock=lock
+    )
     if wrong:
         return wrong
     if (tree := (await copy.call("rev-parse", "HEAD^{tree}")).strip()) != tag.tree:

@@ -6,7 +6,7 @@ import fnmatch
 import hashlib
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from graphlib import TopologicalSorter
@@ -15,6 +15,7 @@ from typing import TypedDict, Unpack
 
 from rollbackd.adapter import AdapterError, Place
 from rollbackd.model import Release
+from rollbackd.system import log
 from rollbackd.system.spawner import Finished, Lock, Spawner, one_line
 from rollbackd_adapters.failures import as_adapter_errors
 from rollbackd_adapters.git.settings import GitSettings
@@ -28,7 +29,14 @@ SAVED = "refs/rollbackd/*/saved*"
 """What was uncommitted before a change, by its key. Under a name of its own so that it can be dropped by age."""
 OURSELVES = ("rollbackd", "rollbackd@localhost")
 _ID = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
-_FIELDS = ("%H", "%T", "%P", "%ct", "%s", "%D")
+_FIELDS = ("%H", "%T", "%P", "%ct")
+_SUBJECT = "%<(120,trunc)%s"
+"""No more of it, since all of a message may be one line of megabytes."""
+_TAGS = "refs/tags"
+_LAST_DATE = 2**37
+"""Seconds; the year 6325. Git takes dates that no calendar has."""
+BEGINNING = datetime.fromtimestamp(0, UTC)
+"""The date of what has none."""
 _SETTINGS = {
     "core.hooksPath": os.devnull,  # a hook is code of the release that is rolled back, without a limit
     "core.fsmonitor": "false",  # starts a daemon that would keep our lock
@@ -71,7 +79,7 @@ class Commit:
     parents: tuple[str, ...]
     at: datetime
     subject: str
-    tags: tuple[str, ...]
+    tags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +128,7 @@ class Repo:
         given = {"safe.directory": str(self.path), **_SETTINGS}
         options = [part for name, value in given.items() for part in ("-c", f"{name}={value}")]
         self._git = ("git", *options)
+        self._said = set[str]()
         self._environment = {**_ENVIRONMENT, "GIT_CEILING_DIRECTORIES": str(self.path.parent)}
 
     async def ask(
@@ -173,39 +182,116 @@ class Repo:
         return await self.ask(*arguments, **how)
 
     async def look(self) -> RepoState:
-        """The state of the repository, by one call."""
-        answer = await self.call(
-            *("rev-parse", "--path-format=absolute", "--absolute-git-dir", "--git-common-dir", "HEAD", "HEAD^{tree}"),
-            *("--symbolic-full-name", "HEAD"),
+        """The state of the repository."""
+        asked = ("--path-format=absolute", "--absolute-git-dir", "--git-common-dir", "HEAD", "HEAD^{tree}")
+        answer, on = await asyncio.gather(
+            self.call("rev-parse", *asked),
+            self.ask("symbolic-ref", "--quiet", "HEAD"),  # its name alone could also be a tag's
         )
-        directory, common, commit, tree, on = answer.splitlines()
-        return RepoState(Path(directory), Path(common), commit, tree, "" if on == "HEAD" else on)
+        directory, common, commit, tree = self.shaped(answer.splitlines(), 4, "rev-parse")
+        return RepoState(Path(directory), Path(common), commit, tree, on.stdout.decode(errors="replace").strip())
+
+    def shaped(self, parts: Sequence[str], count: int, command: str) -> Sequence[str]:
+        """The parts of an answer. :raises AdapterError: not permanent, when they are not so many."""
+        if len(parts) != count:
+            shown = one_line(self.spawner.clean(" | ".join(parts)))[:200]
+            text = f"git {command} in {self.path} answered {shown!r}, which is not understood; call it there by hand"
+            raise AdapterError(text, permanent=False)
+        return parts
 
     async def history(
-        self, *revisions: str, reflog: bool = False, count: int | None = None, paths: Sequence[str] = ()
+        self,
+        *revisions: str,
+        tags: Mapping[str, Sequence[str]] | None = None,
+        reflog: bool = False,
+        count: int | None = None,
+        paths: Sequence[str] = (),
     ) -> list[Commit]:
         """Commits reachable from there, newest first, as many as `keep_looking`; missing revisions do not matter.
 
-        With `reflog`, only those that the revisions' reflogs name; with `paths`, only those that changed them.
+        :param tags: commits that have tags; what is reachable from them is there, too.
+        :param reflog: only those that the revisions' reflogs name.
+        :param paths: only those that changed them.
         """
-        answer = await self.ask(
-            *("log", "--walk-reflogs" if reflog else "--ignore-missing", *(["--full-history"] if paths else [])),
-            *(f"--max-count={count or self.settings.keep_looking}", "-z", "--encoding=UTF-8"),
-            *("--decorate=full", "--decorate-refs=refs/tags/*", f"--format=tformat:{'%x00'.join(_FIELDS)}"),
-            *(*revisions, "--", *paths),
-        )
-        if not answer.ok or answer.truncated:
-            if reflog:  # a bare repository, or a new one, has none
-                return []
+        options = ("--walk-reflogs" if reflog else "--ignore-missing", *(["--full-history"] if paths else []))
+        options = (*options, f"--max-count={count or self.settings.keep_looking}")
+        answer = await self._log((*options, *revisions), tags or {}, paths)
+        if answer.ok and not answer.truncated:
+            return _commits(answer)
+        if reflog:  # a bare repository, or a new one, has none
+            return []
+        if not tags or answer.timed_out:
             raise failure(self.path, answer)
-        texts = answer.stdout.decode(errors="replace").split("\0")
-        rows = zip(*[iter(texts)] * len(_FIELDS), strict=False)
-        return [_commit(*row) for row in rows]
+        found = await self.history(*revisions, count=count, paths=paths) if revisions else []
+        alone = found if paths else found + await self._alone(sorted(tags))
+        self._say(answer.tail, "what tags lead to is damaged, and is passed over")
+        return alone
+
+    async def _log(self, options: Sequence[str], more: Iterable[str], paths: Sequence[str]) -> Finished:
+        """Call `git log`; without subjects when one of them is too long all the same, such as one without width."""
+        stdin = "".join(f"{each}\n" for each in more).encode()
+        given = ("--stdin", *options, "--no-decorate", "--encoding=UTF-8", "-z")
+        for fields in ((*_FIELDS, _SUBJECT), (*_FIELDS, "")):
+            answer = await self.ask("log", *given, f"--format=tformat:{'%x00'.join(fields)}", "--", *paths, stdin=stdin)
+            if not answer.truncated:
+                break
+        return answer
+
+    async def _alone(self, commits: Sequence[str]) -> list[Commit]:
+        """These commits themselves, newest first; not those that cannot be read."""
+        found, readable = [], await self.objects("%(objectname)", [f"{commit}^{{tree}}" for commit in commits])
+        for commit, tree in zip(commits, readable, strict=True):
+            if tree:
+                found.append(commit)
+        answer = await self._log((f"--max-count={self.settings.keep_looking}", "--no-walk"), found, ())
+        return _commits(answer) if found and answer.ok and not answer.truncated else []
+
+    async def objects(self, form: str, names: Sequence[str], env: Mapping[str, str] | None = None) -> list[str | None]:
+        """What `git cat-file` says of each name; "" where there is no such object, None where it cannot be read.
+
+        One that is damaged ends git, so the others are asked for without it. :raises AdapterError: it takes too long.
+        """
+        if not names:
+            return []
+        stdin = os.fsencode("".join(f"{name}\n" for name in names))
+        answer = await self.ask("cat-file", f"--batch-check={form}", stdin=stdin, env=env)
+        lines = answer.stdout.decode(errors="replace").splitlines()
+        if answer.ok and len(lines) == len(names):
+            return ["" if line.endswith((" missing", " ambiguous")) else line for line in lines]
+        if answer.timed_out or answer.truncated:
+            raise failure(self.path, answer)
+        if len(names) == 1:
+            self._say(answer.tail, "an object cannot be read, and is passed over")
+            return [None]
+        half = len(names) // 2
+        return [line for part in (names[:half], names[half:]) for line in await self.objects(form, part, env)]
+
+    def _say(self, what: str, event: str) -> None:
+        """Log it, once."""
+        if what not in self._said:
+            self._said.add(what)
+            log.get("git").warning(event, repo=str(self.path), said=one_line(what))
 
     async def one(self, revision: str) -> Commit | None:
         """One commit, or None when it is not here."""
         found = await self.history(revision, count=1)
-        return found[0] if found else None
+        return self.with_tags(found[:1], await self.tagged())[0] if found else None
+
+    async def tagged(self) -> dict[str, list[str]]:
+        """The commits that tags lead to, with the tags' names; what leads elsewhere, or nowhere, is passed over."""
+        rows = (await self.call("for-each-ref", "--format=%(objectname) %(refname:strip=2)", _TAGS)).splitlines()
+        named = [(own, name) for own, _, name in (row.partition(" ") for row in rows)]
+        commits = await self.objects("%(objectname)", [f"{own}^{{commit}}" for own, _ in named])
+        found: dict[str, list[str]] = {}
+        for commit, (_, name) in zip(reversed(commits), reversed(named), strict=True):
+            if commit:
+                found.setdefault(commit, []).append(name)
+        return found
+
+    @staticmethod
+    def with_tags(commits: Iterable[Commit], tags: Mapping[str, Sequence[str]]) -> list[Commit]:
+        """The commits, each once, with the names of their tags."""
+        return list({one.sha: replace(one, tags=tuple(tags.get(one.sha, ()))) for one in commits}.values())
 
     async def known(self) -> list[Commit]:
         """All that a work tree can be taken to: what branch, remote branch, tags, HEAD and where HEAD was lead to.
@@ -215,31 +301,34 @@ class Repo:
         branch, remote = self.settings.branch, self.settings.remote
         refs = ("HEAD", f"refs/heads/{branch}", f"refs/remotes/{remote}/{branch}")
         paths = self.settings.paths
+        tags = await self.tagged()
         found = await asyncio.gather(
-            self.walked(*refs),
+            self.walked(*refs, tags=tags),
             self.history("HEAD", reflog=True),
             self.history("--no-walk=unsorted", "HEAD", *([f"--glob={SAVED}"] if paths else [])),
-            *([self.history(*refs, "--tags", paths=paths)] if paths else []),
+            *([self.history(*refs, tags=tags, paths=paths)] if paths else []),
         )
-        return list({commit.sha: commit for commits in found for commit in commits}.values())
+        return self.with_tags((commit for commits in found for commit in commits), tags)
 
-    async def walked(self, *revisions: str) -> list[Commit]:
+    async def walked(self, *revisions: str, tags: Mapping[str, Sequence[str]] | None = None) -> list[Commit]:
         """The newest commits that are reachable from there and from tags; tags however many came after them."""
-        found = await self.history(*revisions, "--tags")
+        tags = await self.tagged() if tags is None else tags
+        found = await self.history(*revisions, tags=tags)
         if len(found) >= self.settings.keep_looking:
-            found += await self.history("--no-walk", "--tags")
-        return list({commit.sha: commit for commit in found}.values())
+            found += await self.history("--no-walk", tags=tags)
+        return self.with_tags(found, tags)
 
-    async def contents(self, revisions: Sequence[str], env: Mapping[str, str] | None = None) -> list[str]:
-        """What each revision has at `paths`, as a hash over the ids that git has for it; "" where it has nothing there.
+    async def contents(self, revisions: Sequence[str], env: Mapping[str, str] | None = None) -> list[str | None]:
+        """What each revision has at `paths`, as a hash over the ids that git has for it.
 
-        Of a file that is named itself the content counts, not the mode.
+        "" where it has nothing there, None where that cannot be read. Of a file that is named itself the content
+        counts, not the mode.
         """
         paths = self.settings.paths
-        names = "".join(f"{revision}:{path}\n" for revision in revisions for path in paths)
-        answer = await self.call("cat-file", "--batch-check=%(objectname) %(objecttype)", stdin=names.encode(), env=env)
-        lines = ["" if line.endswith(" missing") else line for line in answer.splitlines()]
-        return [_content(lines[at : at + len(paths)], paths) for at in range(0, len(lines), len(paths))]
+        names = [f"{revision}:{path}" for revision in revisions for path in paths]
+        lines = await self.objects("%(objectname) %(objecttype)", names, env)
+        parts = (lines[at : at + len(paths)] for at in range(0, len(lines), len(paths)))
+        return [None if None in part else _content([line or "" for line in part], paths) for part in parts]
 
     def release(self, *commits: Commit, content: str = "") -> Release:
         """The release that commits with one content are, the newest first; the content is their tree if not given."""
@@ -325,6 +414,16 @@ def newest_first(commits: Sequence[Commit]) -> list[Commit]:
     return sorted(known.values(), key=lambda commit: (commit.at, height[commit.sha]), reverse=True)
 
 
-def _commit(sha: str, tree: str, parents: str, at: str, subject: str, refs: str) -> Commit:
-    tags = tuple(ref.removeprefix("tag: refs/tags/") for ref in refs.split(", ") if ref.startswith("tag: "))
-    return Commit(sha, tree, tuple(parents.split()), datetime.fromtimestamp(int(at), UTC), subject, tags)
+def moment(text: str) -> datetime:
+    """A date as git tells it, in seconds; `BEGINNING` for one that no calendar has, or none at all."""
+    seconds = int(text) if text.isascii() and text.isdecimal() and len(text) < len(str(_LAST_DATE * 10)) else 0
+    return datetime.fromtimestamp(seconds if seconds < _LAST_DATE else 0, UTC)
+
+
+def _commits(answer: Finished) -> list[Commit]:
+    texts = answer.stdout.decode(errors="replace").split("\0")
+    rows = zip(*[iter(texts)] * (len(_FIELDS) + 1), strict=False)
+    return [
+        Commit(sha, tree, tuple(parents.split()), moment(at), subject.strip())
+        for sha, tree, parents, at, subject in rows
+    ]

@@ -138,7 +138,7 @@ class Recloner(LayerPart[GitSettings]):
                 f"{address} does not have {commit[:10]}, or not any more; go to a release that was pushed there",
                 permanent=True,
             )
-        await new.call(*CHECKOUT, "--detach", commit, "--", lock=lock, timeout=timeout)
+        await new.call(*CHECKOUT, "--detach", f"{commit}^{{commit}}", "--", lock=lock, timeout=timeout)
         ignored = await self._ignored(beside)
         await in_thread(self._as_it_was, beside, ignored)
 

@@ -116,8 +116,8 @@ class Revert(StepAdapter[GitSettings]):
         ref = f"refs/heads/{name}"
         answer = await self._network(*self._push_of(f"{tip}:{ref}", f"--force-with-lease={ref}:"), lock=lock)  # if new
         if not answer.ok:
-            there = await self._network("ls-remote", self._settings.remote, ref, lock=lock)
-            if there.stdout.decode(errors="replace").partition("\t")[0] != tip:
+            _, there = await self._there(ref, lock)
+            if there != tip:
                 log.get("git").warning("no branch could be left", branch=name, commit=tip, said=answer.tail)
 
     async def _push(self, change: Change, trace: Trace, lock: Lock) -> None:
@@ -174,20 +174,22 @@ class Revert(StepAdapter[GitSettings]):
 
     async def _look(self, change: Change, lock: Lock | None = None) -> _Branch:
         tip = await self._tip(lock)
-        form = f"--format=tformat:%H %(trailers:key={TRAILER},valueonly)"
-        answer = await self._repo.call("log", "-z", f"--max-count={_LOOK_BACK}", form, tip.sha, "--")
         wanted = one_line(change.key)
+        last = await self._repo.call("rev-list", f"--max-count={_LOOK_BACK}", tip.sha, "--")
+        # only of those that have the key at all: others may have megabytes to say
+        form = f"--format=tformat:%H %(trailers:key={TRAILER},valueonly)"
+        having = ("--no-walk=unsorted", "--fixed-strings", f"--grep={TRAILER}: {wanted}", "--stdin")
+        answer = await self._repo.call("log", "-z", form, *having, "--", stdin=last.encode())
         ours = (sha for sha, _, key in (row.partition(" ") for row in answer.split("\0")) if key.strip() == wanted)
         return _Branch(tip, next(ours, ""))
 
     async def _tip(self, lock: Lock | None = None) -> Commit:
         """The remote branch's newest commit: asked for, and fetched when it is not here yet."""
-        answer = await self._network("ls-remote", "--exit-code", self._settings.remote, self._branch, lock=lock)
-        if answer.code == 2:
-            raise AdapterError(f"{self._where} does not exist; correct `branch`", permanent=True)
+        answer, sha = await self._there(self._branch, lock)
         if not answer.ok:
             raise failure(self._repo.path, answer)
-        sha = answer.stdout.decode().split()[0]
+        if not sha:
+            raise AdapterError(f"{self._where} does not exist; correct `branch`", permanent=True)
         if (known := await self._repo.one(sha)) is not None:
             return known
         what = (self._settings.remote, f"+{self._branch}:{self._kept}")
@@ -198,6 +200,12 @@ class Revert(StepAdapter[GitSettings]):
         if (known := await self._repo.one(sha) or await self._repo.one(self._kept)) is None:
             raise AdapterError(f"{self._where} moves while it is looked at", permanent=False)
         return known
+
+    async def _there(self, ref: str, lock: Lock | None) -> tuple[Finished, str]:
+        """What the remote has at a ref, "" for nothing. It also tells of refs whose names only end alike."""
+        answer = await self._network("ls-remote", self._settings.remote, ref, lock=lock)
+        rows = [row.split("\t") for row in answer.stdout.decode(errors="replace").splitlines()]
+        return answer, next((row[0] for row in rows if row[1:] == [ref]), "")
 
     def _push_of(self, what: str, *options: str) -> tuple[str, ...]:
         """The arguments of a push of one ref. A clone that was made with --mirror would else push everything."""

@@ -13,7 +13,6 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 
 from rollbackd.adapter import AdapterError
@@ -22,7 +21,7 @@ from rollbackd.system.clock import Clock
 from rollbackd.system.spawner import Lock, one_line
 from rollbackd_adapters.git import submodules
 from rollbackd_adapters.git.overlooked import Beside, beside, look_again
-from rollbackd_adapters.git.repo import OURSELVES, SAVED, Repo, RepoState, failure, identity
+from rollbackd_adapters.git.repo import OURSELVES, SAVED, Repo, RepoState, failure, identity, moment
 
 _SPARED = 5
 """Saved work that is kept however old it is."""
@@ -171,7 +170,7 @@ async def prune_saved(repo: Repo, clock: Clock, lock: Lock) -> None:
         oldest = clock.now() - repo.settings.keep_saved
         for row in answer.splitlines()[_SPARED:]:
             commit, at, ref = row.split(" ", 2)
-            if datetime.fromtimestamp(int(at), UTC) < oldest:
+            if moment(at) < oldest:
                 await repo.call("update-ref", "-d", ref, commit, lock=lock)
     except AdapterError as error:
         log.get("git").warning("old saved work could not be dropped", repo=str(repo.path), error=str(error))

@@ -55,7 +55,8 @@ class Scope:
         if given_up := await make_way(self._repo, marked, commit, lock):
             log.get("git").warning("marks of the index were taken away", repo=str(self._repo.path), files=given_up[:20])
         action = {"GIT_REFLOG_ACTION": f"rollbackd {one_line(key)}"}
-        await self._repo.call(*CHECKOUT, "--detach", commit, "--", lock=lock, env=action, timeout=self._repo.timeout)
+        there = f"{commit}^{{commit}}"  # a branch may be called as the commit is, and would be meant
+        await self._repo.call(*CHECKOUT, "--detach", there, "--", lock=lock, env=action, timeout=self._repo.timeout)
 
 
 class PathScope(Scope):
@@ -77,8 +78,14 @@ class PathScope(Scope):
     async def present(self, look: RepoState) -> str:
         if await dirty(self._repo):
             return await self._uncommitted(look) or NOTHING
-        (content,) = await self._repo.contents([look.commit])
-        return content or NOTHING
+        return await self._content(look.commit) or NOTHING
+
+    async def _content(self, revision: str, env: Mapping[str, str] | None = None) -> str:
+        (content,) = await self._repo.contents([revision], env)
+        if content is None:
+            text = f"{self._repo.path}: what {revision[:10]} has at `paths` cannot be read; look at it with `git fsck`"
+            raise AdapterError(text, permanent=False)
+        return content
 
     async def _uncommitted(self, look: RepoState) -> str:
         """What lies there, found with an index and objects of our own: a look writes nothing into the repository."""
@@ -93,10 +100,9 @@ class PathScope(Scope):
             try:
                 await self._stage(look, directory / "index", env)
                 tree = (await self._repo.call("write-tree", env=env)).strip()
-                (content,) = await self._repo.contents([tree], env)
+                return await self._content(tree, env)
             finally:
                 await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
-            return content
 
     async def _stage(self, look: RepoState, index: Path, env: Mapping[str, str], lock: Lock | None = None) -> None:
         """Make an index that knows all that lies at `paths`, beside what the real one knows."""
@@ -116,7 +122,8 @@ class PathScope(Scope):
         wanted = [commit.sha for commit in commits]
         missing = [sha for sha in wanted if sha not in self._known]
         if missing:
-            found = dict(zip(missing, await self._repo.contents(missing), strict=True))
+            known = [content or "" for content in await self._repo.contents(missing)]
+            found = dict(zip(missing, known, strict=True))
             self._known = {sha: self._known[sha] for sha in wanted if sha in self._known} | found
         return self._known
 
@@ -132,7 +139,7 @@ class PathScope(Scope):
         names = [PurePosixPath(name) for name in (*wanted, *lying)]
         known = [path for path in self._paths if any(name.is_relative_to(path) for name in names)]
         if known:  # git stops at others
-            what = ("--no-overlay", commit, "--", *known)
+            what = ("--no-overlay", f"{commit}^{{commit}}", "--", *known)
             await self._repo.call(*CHECKOUT, *what, lock=lock, env=env, timeout=self._repo.timeout)
         index.unlink(missing_ok=True)
 

@@ -85,7 +85,7 @@ class TagSnapshots(ChoosingAdapter[GitSettings]):
     async def _releases(self, found: Sequence[Tag]) -> list[str]:
         if not self._settings.paths or not found:
             return [tag.tree for tag in found]
-        return await self._repo.contents([tag.commit for tag in found])
+        return [content or "" for content in await self._repo.contents([tag.commit for tag in found])]
 
     async def _snapshot(self, name: str) -> Snapshot:
         tag = await self._tag(name)

@@ -5,12 +5,13 @@ A tag that rollbackd made says so by trailers in its message; those alone it eve
 
 import fnmatch
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from rollbackd.adapter import AdapterError, Snapshot
 from rollbackd.system.spawner import Lock, one_line
-from rollbackd_adapters.git.repo import Repo, identity
+from rollbackd_adapters.git.repo import Repo, failure, identity, moment
 from rollbackd_adapters.ids import SNAPSHOT
 
 WHY, FILES, SIZE = "Rollbackd-Why", "Rollbackd-Files", "Rollbackd-Size"
@@ -19,8 +20,10 @@ LOOKED_FOR = ("checkpoint-*", "rollback-*", "snapshot-*")
 
 _FIELDS = (
     *("refname:strip=2", "objectname", "objecttype", "*objecttype", "*objectname", "*tree", "tree", "creatordate:unix"),
-    "contents:trailers:only,unfold",
+    f"contents:trailers:key={WHY},key={FILES},key={SIZE},unfold",
 )
+_AT_ONCE = 4096
+"""Names on one command line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +70,26 @@ def saved_ref(name: str) -> str:
 
 
 async def tags(repo: Repo) -> list[Tag]:
-    """All snapshots, newest first."""
-    form = "".join(f"%({field})%00" for field in _FIELDS)
-    answer = await repo.call("for-each-ref", "--sort=-refname", "--sort=-creatordate", f"--format={form}", "refs/tags")
-    texts = [text.strip() for text in answer.split("\0")]
-    rows = zip(*[iter(texts)] * len(_FIELDS), strict=False)
+    """All snapshots, newest first; without what cannot be read."""
+    rows = await _rows(repo, ["refs/tags"])
+    if rows is None:  # a tag leads to what is lost, and git tells of none
+        names = [f"refs/tags/{name}" for same in (await repo.tagged()).values() for name in same]
+        names = [name for name in names if SNAPSHOT.fullmatch(name.removeprefix("refs/tags/"))]
+        parts = [await _rows(repo, names[at : at + _AT_ONCE]) for at in range(0, len(names), _AT_ONCE)]
+        rows = [row for part in parts for row in part or ()]
     found = [tag for row in rows if (tag := _tag(*row)) is not None]
-    return [tag for tag in found if tag.ours or any(fnmatch.fnmatchcase(tag.name, glob) for glob in LOOKED_FOR)]
+    ours = [tag for tag in found if tag.ours or any(fnmatch.fnmatchcase(tag.name, glob) for glob in LOOKED_FOR)]
+    return sorted(ours, key=lambda tag: (tag.at, tag.name), reverse=True)
+
+
+async def _rows(repo: Repo, patterns: Sequence[str]) -> list[tuple[str, ...]] | None:
+    """What git says of tags; None: of none of these, since one is damaged."""
+    form = "".join(f"%({field})%00" for field in _FIELDS)
+    answer = await repo.ask("for-each-ref", f"--format={form}", *patterns)
+    if answer.truncated or answer.timed_out:
+        raise failure(repo.path, answer)
+    texts = [text.strip() for text in answer.stdout.decode(errors="replace").split("\0")]
+    return list(zip(*[iter(texts)] * len(_FIELDS), strict=False)) if answer.ok else None
 
 
 def _tag(
@@ -86,7 +102,7 @@ def _tag(
     said = dict(line.split(": ", 1) for line in trailers.splitlines() if ": " in line)
     files, size = (int(text) if (text := said.get(key, "")).isdecimal() else 0 for key in (FILES, SIZE))
     why = one_line(said.get(WHY, ""))
-    return Tag(name, own, commit, its_tree, datetime.fromtimestamp(int(at or 0), UTC), why, files, size)
+    return Tag(name, own, commit, its_tree, moment(at), why, files, size)
 
 
 async def make(repo: Repo, name: str, commit: str, why: str, lock: Lock) -> None:
