@@ -11,6 +11,7 @@ from rollbackd.adapter import AdapterError
 from rollbackd.system.boundary import boundary
 from rollbackd.system.spawner import sync_directory
 from rollbackd_adapters.lacks import hint
+from rollbackd_adapters.mounts import mount_points
 
 _LARGEST = 2**20
 """Bytes; a longer file was named by mistake."""
@@ -73,7 +74,7 @@ def blocked(path: Path) -> list[str]:
         texts.append(f"{path} belongs to user {found.st_uid}, and only root could give it back; run as that user")
     if found.st_nlink > 1:
         texts.append(f"{path} has {found.st_nlink} names, and the others would keep the old text; make it a file alone")
-    if str(path) in _mounts():
+    if os.path.realpath(path) in mount_points():
         texts.append(f"{path} is mounted by itself, so it cannot be replaced; mount its directory")
     return texts
 
@@ -104,13 +105,6 @@ def _copy_attributes(like: Path, fd: int) -> None:
 
 def _identity(found: os.stat_result) -> tuple[int, ...]:
     return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_size
-
-
-def _mounts() -> set[str]:
-    with contextlib.suppress(OSError):
-        lines = Path("/proc/self/mountinfo").read_text(errors="replace").splitlines()
-        return {line.split()[4] for line in lines}
-    return set()
 
 
 def _hint(error: OSError) -> str:

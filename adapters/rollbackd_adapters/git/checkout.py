@@ -15,11 +15,12 @@ from rollbackd_adapters.base import StepAdapter
 from rollbackd_adapters.git import lfs, ready, submodules
 from rollbackd_adapters.git.branches import Branches
 from rollbackd_adapters.git.damage import DAMAGED, damage_of, missing, unreadable
-from rollbackd_adapters.git.overlooked import Beside, beside
+from rollbackd_adapters.git.leaving import Leaving
+from rollbackd_adapters.git.overlooked import Beside, beside, giving_way
 from rollbackd_adapters.git.ownership import give_back
 from rollbackd_adapters.git.repo import Commit, Repo, RepoState, check_id, newest_first, resource_of, users
 from rollbackd_adapters.git.restore import KnownCommits, Recloner
-from rollbackd_adapters.git.saving import dirty, prune_saved, stash
+from rollbackd_adapters.git.saving import dirty, in_the_way, prune_saved, stash
 from rollbackd_adapters.git.scope import PathScope, Scope
 from rollbackd_adapters.git.settings import GitSettings
 from rollbackd_adapters.then import Then
@@ -85,20 +86,27 @@ class Checkout(StepAdapter[GitSettings]):
         if not same:
             raise self._gone(target)
         damage = before.id == DAMAGED or bool(await self._damage())
-        if not self._settings.restore_from and (lost := await missing(self._repo, same[0].sha)):
-            text = f"{self._repo.path}: {lost}; fetch them again, or go to another release"
+        if not self._settings.restore_from and (gone := await missing(self._repo, same[0].sha)):
+            text = f"{self._repo.path}: {gone}; fetch them again, or go to another release"
             raise AdapterError(text, permanent=True)
-        count = 0 if damage else await dirty(self._repo)
-        aside = f"{count} uncommitted change(s) in {self._repo.path} would not come back by themselves"
+        lost = await self._leaving(same[0].sha) if not damage else Leaving()
         return Change(
             self._place.layer,
             before,
             self._repo.release(*same, content=wanted),
-            risks=tuple([text async for text in self._risks(before, same[0], count, damage=damage)]),
-            aside=f"{aside}; commit or remove them first" if count and not self._settings.paths else "",
+            risks=tuple([text async for text in self._risks(before, same[0], lost, damage=damage)]),
+            aside=lost.aside(self._repo.path, uncommitted=not self._settings.paths),
         )
 
-    async def _risks(self, before: Release, target: Commit, uncommitted: int, *, damage: bool) -> AsyncIterator[str]:
+    async def _leaving(self, commit: str) -> Leaving:
+        uncommitted, blocking, lies = await asyncio.gather(
+            dirty(self._repo), in_the_way(self._repo, commit), beside(self._repo, self._settings.paths)
+        )
+        untracked = tuple(name for name in uncommitted if name.endswith("/"))
+        ignored = [name for name in blocking if name not in uncommitted and not f"{name}/".startswith(untracked)]
+        return Leaving(uncommitted, ignored, await giving_way(self._repo, lies.marked, commit))
+
+    async def _risks(self, before: Release, target: Commit, lost: Leaving, *, damage: bool) -> AsyncIterator[str]:
         path = self._repo.path
         if damage:
             yield (
@@ -106,8 +114,8 @@ class Checkout(StepAdapter[GitSettings]):
                 f"in it, stays as {path.name}.damaged-…"
             )
             return
-        if uncommitted:
-            yield f"{uncommitted} uncommitted change(s) in {path} leave it; they are saved under refs/rollbackd/"
+        for text in lost.risks(path):
+            yield text
         if not self._settings.paths:
             async for text in submodules.risks(self._repo, before.id, target.tree):
                 yield text

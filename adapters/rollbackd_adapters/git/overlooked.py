@@ -41,9 +41,14 @@ async def look_again(repo: Repo, names: Sequence[str], lock: Lock, env: Mapping[
 
 async def make_way(repo: Repo, marked: Sequence[str], commit: str, lock: Lock) -> list[str]:
     """Take the marks away where the commit has something else than the index, so that it can be checked out."""
+    found = await giving_way(repo, marked, commit)
+    await look_again(repo, found, lock)
+    return found
+
+
+async def giving_way(repo: Repo, marked: Sequence[str], commit: str) -> list[str]:
+    """The marked files of which the commit has something else than the index. Read only."""
     if not marked:
         return []
     differ = await repo.names("diff-index", "--cached", "-z", "--name-only", "--no-renames", commit, "--")
-    found = sorted({*marked} & {*differ})
-    await look_again(repo, found, lock)
-    return found
+    return sorted({*marked} & {*differ})

@@ -22,15 +22,17 @@ from rollbackd.system.spawner import Lock, one_line
 from rollbackd_adapters.git import submodules
 from rollbackd_adapters.git.overlooked import Beside, beside, look_again
 from rollbackd_adapters.git.repo import OURSELVES, SAVED, Repo, RepoState, failure, identity, moment
+from rollbackd_adapters.mounts import mounted_below
 
 _SPARED = 5
 """Saved work that is kept however old it is."""
 
 
-async def dirty(repo: Repo) -> int:
-    """How many files are changed or untracked; a directory that is untracked counts once."""
+async def dirty(repo: Repo) -> list[str]:
+    """Files that are changed or untracked; a directory that is untracked is one of them, with a slash at the end."""
     options = ("--porcelain", "-z", "--no-renames", "--untracked-files=normal")
-    return len(await repo.names("status", *options, "--", *repo.settings.paths))
+    rows = await repo.names("status", *options, "--", *repo.settings.paths, timeout=repo.timeout)
+    return [row[3:] for row in rows]
 
 
 def copy_index(look: RepoState, index: Path) -> None:
@@ -54,9 +56,9 @@ async def stash(repo: Repo, look: RepoState, target: str, scratch: Path, lock: L
     :param scratch: a directory for a temporary index.
     :raises AdapterError: it cannot be saved; nothing was touched.
     """
-    in_the_way = await _in_the_way(repo, target) if target else []
+    blocking = await in_the_way(repo, target) if target else []
     lies = lies or await beside(repo)
-    if not in_the_way and not lies.marked and not await dirty(repo):
+    if not blocking and not lies.marked and not await dirty(repo):
         return ""
     index = scratch / "index"
     await asyncio.to_thread(copy_index, look, index)
@@ -65,8 +67,8 @@ async def stash(repo: Repo, look: RepoState, target: str, scratch: Path, lock: L
     staged = await repo.ask("write-tree", env=env, lock=lock)  # fails in the middle of a merge: then it has no tree
     staged_tree = staged.stdout.decode().strip() if staged.ok else look.tree
     await _add_all(repo, lies, env, lock)  # the whole tree also for `paths`: a stash is of one moment
-    if in_the_way:
-        await _add(repo, env, lock, "--force", names=in_the_way)
+    if blocking:
+        await _add(repo, env, lock, "--force", names=blocking)
     tree = (await repo.call("write-tree", env=env, lock=lock, timeout=repo.timeout)).strip()
     index.unlink(missing_ok=True)
     if tree == staged_tree == look.tree:
@@ -105,10 +107,10 @@ async def _add(repo: Repo, env: Mapping[str, str], lock: Lock, *options: str, na
         raise AdapterError(text, permanent=False, evidence=finished.tail)
 
 
-async def _in_the_way(repo: Repo, target: str) -> list[str]:
-    """Paths on disk that git does not know, and that the target would put a file in place of.
+async def in_the_way(repo: Repo, target: str) -> list[str]:
+    """Paths on disk that git does not know, and that the target would put a file in place of. Read only.
 
-    :raises AdapterError: permanent, for the work of another repository there, which cannot be saved.
+    :raises AdapterError: permanent, for what cannot be saved: the work of another repository, or what is mounted there.
     """
     wanted = await repo.names(
         *("diff-index", "--cached", "-z", "--name-only", "--no-renames", "--diff-filter=D"),
@@ -122,7 +124,24 @@ async def _in_the_way(repo: Repo, target: str) -> list[str]:
             permanent=True,
         )
     await submodules.check_unharmed(repo, found.inside)
+    await _check_mounts(repo, target, found.names)
     return found.names
+
+
+async def _check_mounts(repo: Repo, target: str, going: Sequence[str]) -> None:
+    """Nothing that is mounted is taken away: git would empty it first, and then fail."""
+    points = [Path(point).relative_to(repo.path) for point in await asyncio.to_thread(mounted_below, str(repo.path))]
+    if not points:
+        return
+    written = await repo.names(
+        *("diff-index", "-z", "--name-only", "--no-renames", "--ignore-submodules=all", target, "--"),
+        *repo.settings.paths,
+        timeout=repo.timeout,
+    )
+    for point in points:
+        if str(point) in written or any(point.is_relative_to(name) for name in going):
+            text = f"{one_line(str(repo.path / point))} is mounted there, where this release has something else"
+            raise AdapterError(f"{text}, so nothing was touched; unmount it", permanent=True)
 
 
 @dataclass(slots=True)
