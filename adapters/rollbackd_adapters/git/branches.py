@@ -65,6 +65,8 @@ class Branches:
             ref = known if known and await self._repo.resolve(known) == commit else ""
             if not ref and (name := self._rollback(change)):
                 ref = f"refs/heads/{await at(self._repo, name, commit, lock)}"
+            if ref and (where := (await self._repo.call("for-each-ref", "--format=%(worktreepath)", ref)).strip()):
+                raise AdapterError(f"{where} is on {ref}", permanent=True)  # noqa: TRY301  # one place says so
             if ref:
                 reason = f"rollbackd {one_line(change.key)}"
                 await self._repo.call("symbolic-ref", "-m", reason, "HEAD", ref, lock=lock)

@@ -14,16 +14,19 @@ from rollbackd.system.spawner import Lock, one_line
 from rollbackd_adapters.base import StepAdapter
 from rollbackd_adapters.git import lfs, ready, submodules
 from rollbackd_adapters.git.branches import Branches
+from rollbackd_adapters.git.comparing import attributes, attributes_of, differ, respelled, touched
 from rollbackd_adapters.git.damage import DAMAGED, damage_of, missing, unreadable
+from rollbackd_adapters.git.dress import Wardrobe
 from rollbackd_adapters.git.leaving import Leaving
 from rollbackd_adapters.git.overlooked import Beside, beside, giving_way
-from rollbackd_adapters.git.ownership import give_back
+from rollbackd_adapters.git.ownership import begin, give_back
 from rollbackd_adapters.git.repo import Commit, Repo, RepoState, check_id, newest_first, resource_of, users
 from rollbackd_adapters.git.restore import KnownCommits, Recloner
 from rollbackd_adapters.git.saving import dirty, in_the_way, prune_saved, stash
 from rollbackd_adapters.git.scope import PathScope, Scope
 from rollbackd_adapters.git.settings import GitSettings
 from rollbackd_adapters.then import Then
+from rollbackd_adapters.threads import in_thread
 from rollbackd_adapters.traces import Trace, last_done, progress_of
 
 _STALE = timedelta(minutes=1)
@@ -104,7 +107,21 @@ class Checkout(StepAdapter[GitSettings]):
         )
         untracked = tuple(name for name in uncommitted if name.endswith("/"))
         ignored = [name for name in blocking if name not in uncommitted and not f"{name}/".startswith(untracked)]
-        return Leaving(uncommitted, ignored, await giving_way(self._repo, lies.marked, commit))
+        overlooked = await giving_way(self._repo, lies.marked, commit)
+        names, tracked = await asyncio.gather(
+            touched(self._repo, commit), self._repo.names("ls-files", "-z", timeout=self._settings.timeout)
+        )
+        dresses = await in_thread(Wardrobe(str(self._repo.path), tracked, names).look)
+        changed = await self._respelled(commit, tracked) if differ(names) else []
+        others = [name for name in changed if name not in names]
+        return Leaving(uncommitted, ignored, overlooked, others, dresses.lost, dresses.linked)
+
+    async def _respelled(self, commit: str, tracked: Sequence[str]) -> Sequence[str]:
+        """The files that stay, and that the commit's attributes make something else of on disk."""
+        now = await attributes(self._repo, tracked)
+        scratch = self._place.scratch / "plan"
+        then = await attributes_of(self._repo, await self._repo.look(), commit, tracked, scratch)
+        return respelled(now, then)
 
     async def _risks(self, before: Release, target: Commit, lost: Leaving, *, damage: bool) -> AsyncIterator[str]:
         path = self._repo.path
@@ -180,6 +197,8 @@ class Checkout(StepAdapter[GitSettings]):
     async def _check_out(self, change: Change, commit: str, last: Mapping[str, Any], trace: Trace, lock: Lock) -> None:
         """Save what is uncommitted and check the target out; or go on with what a crash cut off."""
         begun = trace.begun
+        trace.make()
+        begin(trace.directory)
         look = await self._repo.look()
         ours = self._branches.locks(look, change)
         await asyncio.to_thread(self._clear_locks, look, trace, ours, cut_off=begun is not None)
@@ -200,7 +219,7 @@ class Checkout(StepAdapter[GitSettings]):
         await self._branches.leave(change, str(known["head"]), lock)
         await self._scope.check_out(commit, look, change.key, trace.directory, lock, lies.marked)
         await self._branches.take_up(change, commit, str(known.get("known", "")), lock)
-        await give_back(self._repo, lock)
+        await give_back(self._repo, begin(trace.directory))
 
     async def _save(self, trace: Trace, look: RepoState, lies: Beside, commit: str, again: int, lock: Lock) -> str:
         """Save what was there at first, before the intent: until then nothing is touched.

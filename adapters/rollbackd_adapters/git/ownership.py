@@ -1,4 +1,7 @@
-"""Gives files that root wrote into somebody else's repository to its owner, whose git must be able to write there."""
+"""Gives what root's git wrote into somebody else's repository to its owner, whose git must be able to write there.
+
+Files of the work tree are `dress.py`'s.
+"""
 
 import os
 from collections.abc import Iterator
@@ -6,42 +9,47 @@ from pathlib import Path
 
 from rollbackd.adapter import AdapterError
 from rollbackd.system import log
-from rollbackd.system.spawner import Lock
 from rollbackd_adapters.git.repo import Repo, RepoState
 from rollbackd_adapters.threads import in_thread
 
 
-async def give_back(repo: Repo, lock: Lock) -> None:
-    """Root's files in the repository, and those in the work tree that git knows, become its owner's.
+def begin(scratch: Path) -> Path:
+    """Note that from now on files of root's are ours. The note: it is as old as the first life that made it."""
+    note = scratch / "began"
+    scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not note.exists():
+        note.touch(mode=0o600)
+    return note
+
+
+async def give_back(repo: Repo, began: Path) -> None:
+    """Root's files in the repository that were written since then become the owner's of the directory they are in.
 
     It is a help: what cannot be given is logged, and a rollback goes on.
     """
-    if os.geteuid() or not repo.path.stat().st_uid:
+    if os.geteuid():
         return
-    look = await repo.look()
     try:
-        names = await repo.names("ls-files", "-z", lock=lock, timeout=repo.timeout)
-        await in_thread(_give, repo.path, look, names)
+        look = await repo.look()
+        await in_thread(_give, look, began)
     except (AdapterError, OSError) as error:
         log.get("git").warning("files of root's could not be given away", repo=str(repo.path), error=str(error))
 
 
-def _give(root: Path, look: RepoState, names: list[str]) -> None:
-    owner = look.common.stat()
-    for path in (*_below(look.common), *_below(look.directory), *_known(root, names)):
+def _give(look: RepoState, began: Path) -> None:
+    since = began.stat().st_mtime_ns
+    for path in (*_below(look.common), *_below(look.directory)):
         try:
-            if path.lstat().st_uid == 0:
-                os.lchown(path, owner.st_uid, owner.st_gid)
+            status = path.lstat()
+            if status.st_uid == 0 and status.st_ctime_ns >= since:
+                owner = path.parent.stat()
+                if (status.st_uid, status.st_gid) != (owner.st_uid, owner.st_gid):
+                    os.lchown(path, owner.st_uid, owner.st_gid)
         except FileNotFoundError:
             continue
 
 
-def _known(root: Path, names: list[str]) -> set[Path]:
-    """Files and the directories that they are in."""
-    files = {root / name for name in names}
-    return files | {parent for path in files for parent in path.parents if parent.is_relative_to(root)}
-
-
 def _below(directory: Path) -> Iterator[Path]:
+    """What is in it, a directory before what is in that."""
     for top, directories, files in os.walk(directory):
         yield from (Path(top, name) for name in (*directories, *files))

@@ -6,6 +6,7 @@ import fnmatch
 import hashlib
 import os
 import re
+import stat
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -149,7 +150,16 @@ class Repo:
                 stdin=stdin,
                 lock=lock,
                 timeout=timeout,
+                umask=self._umask(),
             )
+
+    def _umask(self) -> int:
+        """The one that gives git's new files the rights that the repository has, whatever login we were started by."""
+        for path in (self.path / ".git", self.path, self.path.parent):
+            with contextlib.suppress(OSError):
+                if stat.S_ISDIR(mode := path.stat().st_mode):
+                    return ~mode & 0o077
+        return -1
 
     def at(self, path: Path) -> "Repo":
         """Another repository of the layer, such as a new clone."""
@@ -184,12 +194,11 @@ class Repo:
     async def look(self) -> RepoState:
         """The state of the repository."""
         asked = ("--path-format=absolute", "--absolute-git-dir", "--git-common-dir", "HEAD", "HEAD^{tree}")
-        answer, on = await asyncio.gather(
-            self.call("rev-parse", *asked),
-            self.ask("symbolic-ref", "--quiet", "HEAD"),  # its name alone could also be a tag's
-        )
-        directory, common, commit, tree = self.shaped(answer.splitlines(), 4, "rev-parse")
-        return RepoState(Path(directory), Path(common), commit, tree, on.stdout.decode(errors="replace").strip())
+        lines = (await self.call("rev-parse", *asked, "--symbolic-full-name", "HEAD")).splitlines()
+        if len(lines) == len(asked) - 1:  # a tag or branch is called HEAD, too, and git says nothing then
+            lines.append((await self.ask("symbolic-ref", "--quiet", "HEAD")).stdout.decode(errors="replace").strip())
+        directory, common, commit, tree, on = self.shaped(lines, len(asked), "rev-parse")
+        return RepoState(Path(directory), Path(common), commit, tree, "" if on == "HEAD" else on)
 
     def shaped(self, parts: Sequence[str], count: int, command: str) -> Sequence[str]:
         """The parts of an answer. :raises AdapterError: not permanent, when they are not so many."""
@@ -279,14 +288,24 @@ class Repo:
 
     async def tagged(self) -> dict[str, list[str]]:
         """The commits that tags lead to, with the tags' names; what leads elsewhere, or nowhere, is passed over."""
-        rows = (await self.call("for-each-ref", "--format=%(objectname) %(refname:strip=2)", _TAGS)).splitlines()
-        named = [(own, name) for own, _, name in (row.partition(" ") for row in rows)]
-        commits = await self.objects("%(objectname)", [f"{own}^{{commit}}" for own, _ in named])
+        kinds = "%(objecttype) %(objectname) %(*objecttype) %(*objectname)"
+        answer = await self.ask("for-each-ref", f"--format={kinds} %(refname:strip=2)", _TAGS)
+        rows = [row.split(" ") for row in answer.stdout.decode(errors="replace").splitlines()]
+        if answer.ok and not any(row[2] == "tag" for row in rows):
+            named = [(row[1] if row[0] == "commit" else row[3] if row[2] == "commit" else "", row[4]) for row in rows]
+        else:  # one leads to another tag, or to what is lost: then git does not tell of the others
+            named = await self._tagged_one_by_one()
         found: dict[str, list[str]] = {}
-        for commit, (_, name) in zip(reversed(commits), reversed(named), strict=True):
+        for commit, name in reversed(named):
             if commit:
                 found.setdefault(commit, []).append(name)
         return found
+
+    async def _tagged_one_by_one(self) -> list[tuple[str, str]]:
+        rows = (await self.call("for-each-ref", "--format=%(objectname) %(refname:strip=2)", _TAGS)).splitlines()
+        parts = [row.partition(" ") for row in rows]
+        commits = await self.objects("%(objectname)", [f"{own}^{{commit}}" for own, _, _ in parts])
+        return [(commit or "", name) for commit, (_, _, name) in zip(commits, parts, strict=True)]
 
     @staticmethod
     def with_tags(commits: Iterable[Commit], tags: Mapping[str, Sequence[str]]) -> list[Commit]:

@@ -15,7 +15,7 @@ from rollbackd.system import log
 from rollbackd.system.spawner import Finished, Lock, one_line
 from rollbackd_adapters.base import StepAdapter
 from rollbackd_adapters.git import branches, ready
-from rollbackd_adapters.git.ownership import give_back
+from rollbackd_adapters.git.ownership import begin, give_back
 from rollbackd_adapters.git.pushing import PUSH, rejection
 from rollbackd_adapters.git.repo import Commit, Repo, check_id, failure, identity, newest_first, resource_of
 from rollbackd_adapters.git.saving import prune_saved
@@ -93,6 +93,8 @@ class Revert(StepAdapter[GitSettings]):
         return Progress.NOT_STARTED if trace.done is None else Progress.DONE
 
     async def _move(self, change: Change, trace: Trace, lock: Lock) -> None:
+        trace.make()
+        begin(trace.directory)
         await self._push(change, trace, lock)
         await self._leave_branch(change, trace, lock)
 
@@ -101,7 +103,7 @@ class Revert(StepAdapter[GitSettings]):
         then = Then(self._settings.then, self._repo.path, self._settings.timeout, self._settings.run_as)
         await run_then(then, self._place, change, trace, lock)
         await prune_saved(self._repo, self._clock, lock)
-        await give_back(self._repo, lock)
+        await give_back(self._repo, begin(trace.directory))
         await super()._finish(change, trace, lock)
 
     def _check(self, change: Change) -> None:

@@ -17,6 +17,7 @@ from rollbackd.system import log
 from rollbackd.system.spawner import Lock, one_line
 from rollbackd_adapters.git.overlooked import make_way
 from rollbackd_adapters.git.repo import CHECKOUT, Commit, Repo, RepoState, newest_first, quoted
+from rollbackd_adapters.git.rewriting import Rewriting
 from rollbackd_adapters.git.saving import copy_index, dirty
 
 NOTHING = "0" * 64
@@ -46,7 +47,7 @@ class Scope:
         return {commit.sha: commit.tree for commit in commits}
 
     async def check_out(
-        self, commit: str, _look: RepoState, key: str, _scratch: Path, lock: Lock, marked: Sequence[str]
+        self, commit: str, _look: RepoState, key: str, scratch: Path, lock: Lock, marked: Sequence[str]
     ) -> None:
         """Check the commit out, over whatever is there. After a kill it can be called again.
 
@@ -54,9 +55,12 @@ class Scope:
         """
         if given_up := await make_way(self._repo, marked, commit, lock):
             log.get("git").warning("marks of the index were taken away", repo=str(self._repo.path), files=given_up[:20])
+        rewriting = Rewriting(self._repo, commit, scratch, lock)
+        await rewriting.prepare()
         action = {"GIT_REFLOG_ACTION": f"rollbackd {one_line(key)}"}
         there = f"{commit}^{{commit}}"  # a branch may be called as the commit is, and would be meant
         await self._repo.call(*CHECKOUT, "--detach", there, "--", lock=lock, env=action, timeout=self._repo.timeout)
+        await rewriting.settle([name for name in marked if name not in given_up])
 
 
 class PathScope(Scope):
@@ -134,6 +138,8 @@ class PathScope(Scope):
         index = scratch / "index"
         env = {"GIT_INDEX_FILE": str(index)}
         await self._stage(look, index, env, lock)
+        rewriting = Rewriting(self._repo, commit, scratch, lock, env)
+        await rewriting.prepare()
         wanted = await self._repo.names("ls-tree", "-z", "--name-only", commit, "--", *self._paths)
         lying = await self._repo.names("ls-files", "-z", "--", *self._paths, env=env)
         names = [PurePosixPath(name) for name in (*wanted, *lying)]
@@ -141,6 +147,7 @@ class PathScope(Scope):
         if known:  # git stops at others
             what = ("--no-overlay", f"{commit}^{{commit}}", "--", *known)
             await self._repo.call(*CHECKOUT, *what, lock=lock, env=env, timeout=self._repo.timeout)
+        await rewriting.settle(())
         index.unlink(missing_ok=True)
 
 

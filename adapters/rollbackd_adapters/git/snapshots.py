@@ -17,7 +17,7 @@ from rollbackd_adapters.failures import holding
 from rollbackd_adapters.git import bundles, rehearsal
 from rollbackd_adapters.git.checkout import Checkout
 from rollbackd_adapters.git.damage import unreadable
-from rollbackd_adapters.git.ownership import give_back
+from rollbackd_adapters.git.ownership import begin, give_back
 from rollbackd_adapters.git.repo import Repo, resource_of
 from rollbackd_adapters.git.revert import Revert
 from rollbackd_adapters.git.saving import stash
@@ -48,6 +48,9 @@ class TagSnapshots(ChoosingAdapter[GitSettings]):
         if name:
             check_name(name)
         async with holding(self._spawner, self._held, self._settings.timeout) as lock:
+            scratch = self._place.scratch / "take"
+            (scratch / "began").unlink(missing_ok=True)
+            began = begin(scratch)
             head = await self._step.standing()
             work = await self._work(lock)
             known = {tag.name: tag for tag in await tags(self._repo)}
@@ -60,16 +63,14 @@ class TagSnapshots(ChoosingAdapter[GitSettings]):
                 if work:
                     await self._repo.call("update-ref", saved_ref(wanted), work, lock=lock)
                 await make(self._repo, wanted, commit, why, lock)
-                await give_back(self._repo, lock)
+                await give_back(self._repo, began)
         return await self._snapshot(wanted)
 
     async def _work(self, lock: Lock) -> str:
         """What is uncommitted, as a commit that nothing names yet; "" for nothing, or without a work tree."""
         if self._settings.strategy == "revert":
             return ""
-        scratch = self._place.scratch / "take"
-        await asyncio.to_thread(scratch.mkdir, mode=0o700, parents=True, exist_ok=True)
-        return await stash(self._repo, await self._repo.look(), "", scratch, lock)
+        return await stash(self._repo, await self._repo.look(), "", self._place.scratch / "take", lock)
 
     async def _differs(self, tag: Tag, commit: str, work: str) -> bool:
         """Whether a tag of that name keeps anything else than what is there now."""

@@ -171,12 +171,15 @@ class Spawner:
         lock: Lock | None = None,
         limit: int = READ_LIMIT,
         user: str = "",
+        umask: int = -1,
     ) -> Finished:
         """Run a command to its end. Its group is ended on the time limit and when we are cancelled.
 
         What it leaves running on purpose stays, but no longer holds the lock.
 
         :param user: as whom it runs; empty: as we do.
+        :param umask: what its files keep from others; -1: our own, which is that of a login where one started us.
+
         :raises SpawnError: it cannot be started.
         :raises Busy: a program started earlier still has the lock.
         """
@@ -188,9 +191,8 @@ class Spawner:
             with Pipes(limit) as pipes:
                 with as_stdin(stdin) as source:
                     outputs = (pipes.stdout.write, pipes.stderr.write)
-                    popen = self._start(
-                        argv, cwd, self.environment(_of(who) | dict(env or {})), granted, source, *outputs, who
-                    )
+                    around = self.environment(_of(who) | dict(env or {}))
+                    popen = self._start(argv, cwd, around, granted, source, *outputs, who, umask)
                 pipes.close_writers()
                 boundary("process.spawned")
                 timed_out = await ended(popen, timeout)
@@ -322,6 +324,7 @@ class Spawner:
         stdout: int | None,
         stderr: int | None,
         who: Identity | None = None,
+        umask: int = -1,
     ) -> subprocess.Popen[bytes]:
         if not argv or not argv[0]:
             raise SpawnError("an empty command; write it as a list, the program first", permanent=True)
@@ -338,6 +341,7 @@ class Spawner:
                 user=None if who is None else who.user,
                 group=None if who is None else who.group,
                 extra_groups=None if who is None else who.groups,
+                umask=umask,
             )
         except (OSError, ValueError) as error:
             raise _not_started(argv, cwd, error) from error
