@@ -20,6 +20,7 @@ from rollbackd_adapters.files.beneath import READ, Beneath, temporary, told
 from rollbackd_adapters.files.scan import CHUNK, ScanRules, read_text
 from rollbackd_adapters.files.store import Store
 from rollbackd_adapters.files.tree import Moves, Tree, TreeEntry
+from rollbackd_adapters.mounts import mount_points, mounted_below
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -45,6 +46,7 @@ class Restorer:
                 text = f"{base}: no such directory; make it, with the owner and the mode that it had"
                 raise AdapterError(text, permanent=False)
         self._variables_known()
+        self._mounts_stay(moves)
         for path in moves.put:
             entry = self.target.entries[path]
             if entry.kind == "file" and (harm := self.store.harm(entry.content, entry.size, self.stop)):
@@ -67,6 +69,23 @@ class Restorer:
                     )
                 if value is not None and envfile.values(f"{name}={value}\n", [name])[name] != value:
                     raise AdapterError(f"{file} {name}: what the snapshot has is no value; use another", permanent=True)
+
+    def _mounts_stay(self, moves: Moves) -> None:
+        """Nothing that is mounted is replaced or emptied: the system would refuse it only when its files are gone."""
+        points = {point for base, _ in self.rules.watch.by_base() for point in mounted_below(base)}
+        points |= mount_points() & self.target.variables.keys()
+        changed = {file for file, values in self.target.variables.items() if self.present.variables.get(file) != values}
+        going = {*moves.clear, *moves.drop}
+        for point in sorted(points):
+            inside = f"{point}/"
+            emptied = any(path.startswith(inside) for path in going) and not any(
+                path.startswith(inside) for path in self.target.entries
+            )
+            if emptied or point in {*going, *moves.put, *changed}:
+                text = (
+                    f"{point} is mounted there, and would be replaced or emptied; unmount it, or take it off the list"
+                )
+                raise AdapterError(text, permanent=True)
 
     def files(self, moves: Moves) -> None:
         """Do it all. :raises AdapterError: it cannot go on; what was done is done."""
