@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -367,3 +368,16 @@ def test_a_plan_that_moves_a_repository_has_its_parts_before_it(repo: Path, tmp_
     config.write_text(LAYERS.format(repo=repo, plans="{}").replace("    plans: {}\n    plan: first\n", ""))
     with pytest.raises(ConfigErrors, match=r'6:5: "code" moves all of .*; name "config" before it'):
         load(config)
+
+
+def test_a_look_that_has_to_read_all_contents_anew_has_the_time_that_the_layer_has(
+    repo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    git(repo, "config", "filter.slow.clean", "cat")
+    commit(repo, "a large file", 10, **{".gitattributes": "model filter=slow\n", "model": "m\n"})
+    commit(repo, "worse", 11, app="5\n")
+    os.utime(repo / "model", (1, 1))
+    git(repo, "config", "filter.slow.clean", "sleep 1; cat")
+    monkeypatch.setattr("rollbackd_adapters.git.repo.LOOK_TIMEOUT", timedelta(milliseconds=700))
+    go(repo, "HEAD~1", timeout="20s")
+    assert (repo / "app").read_text() != "5\n"

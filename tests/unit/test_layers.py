@@ -3,7 +3,9 @@
 import asyncio
 from contextlib import suppress
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -14,7 +16,7 @@ from rollbackd.adapter import Adapter, AdapterError
 from rollbackd.execution import layers as module
 from rollbackd.execution.layers import GUESSED, LayerFactory, Layers, LookFailed, PlanRequest, resolve
 from rollbackd.incident.spec import PlanSpec
-from rollbackd.model import NO_RELEASE, Change, Release, State, Traits
+from rollbackd.model import NO_RELEASE, Change, Problem, Release, State, Traits
 from rollbackd.system.spawner import Spawner
 from tests.unit.house import V1, V2, FakeLayer, House
 
@@ -81,6 +83,26 @@ async def test_a_layer_that_hangs_is_given_up(house: House, monkeypatch: pytest.
     monkeypatch.setattr(module, "ASKING", module.ASKING / 1000)
     with pytest.raises(LookFailed, match=r"code: no answer within"):
         await of(house).look()
+
+
+async def test_before_it_moves_a_layer_may_look_for_as_long_as_its_own_timeout(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "ASKING", timedelta(milliseconds=20))
+    own = SimpleNamespace(timeout=timedelta(seconds=20))
+    service = cast("Any", SimpleNamespace(layers={"code": own, "config": SimpleNamespace()}))
+    layers = replace(of(house), service=service)
+    late = asyncio.Event()
+    asyncio.get_running_loop().call_later(0.1, late.set)
+
+    async def ready() -> tuple[Problem, ...]:
+        await late.wait()
+        return ()
+
+    for layer in ("code", "config"):
+        setattr(house.layers[layer], "ready", ready)  # noqa: B010
+    (problem,) = await layers.ready(["code", "config"])
+    assert (problem.layer, problem.text) == ("config", "no answer within 0 s")
 
 
 async def test_what_a_layer_quotes_is_told_without_secrets(house: House) -> None:

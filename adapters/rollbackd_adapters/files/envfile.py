@@ -1,7 +1,8 @@
 """Environment files: `NAME=value` lines, with `export` before them or not. No I/O; the rest of a file stays as it is.
 
-A value is kept as it is written, quotes and all; one in quotes may go on over several lines. Of several assignments
-the last one counts, as it does for those who read such files.
+A value is kept as it is written, quotes and all. It goes on over several lines where a shell's does: in quotes,
+wherever they begin, and behind a backslash; only an apostrophe within a word is no quote. Of several assignments the
+last one counts, as it does for those who read such files.
 """
 
 import re
@@ -9,7 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 _BEGIN = re.compile(r"[ \t]*(?:export[ \t]+)?([A-Za-z_][A-Za-z0-9_]*)[ \t]*=")
-_CLOSED = {'"': re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL), "'": re.compile(r"'[^']*'")}
+_VALUE = re.compile(r"""(?:[^\n\\"'#]|\\[\s\S]|"(?:\\[\s\S]|[^"\\])*"|(?<![A-Za-z0-9])'[^']*'|["'\\]|(?<![ \t])\#)*""")
+"""Up to the end of its last line, or to a comment behind it, in which a quote is none."""
+_COMMENT = re.compile(r"[ \t]*[#;]")
+_JOINED = re.compile(r"(?<!\\)(?:\\\\)*\\\Z")
 
 
 class Assignment(NamedTuple):
@@ -26,16 +30,18 @@ class Assignment(NamedTuple):
 
 def assignments(text: str) -> Iterator[Assignment]:
     """All of them, in their order."""
-    line = 0
+    line = 1 if text.startswith("\ufeff") else 0
     while line < len(text):
         end = _line_end(text, line)
         found = _BEGIN.match(text, line, end)
         if found is not None:
             begin = found.end()
-            quoted = _CLOSED.get(text[begin : begin + 1])
-            if quoted is not None and (closed := quoted.match(text, begin)) is not None:
-                end = _line_end(text, closed.end())
+            value = _VALUE.match(text, begin)
+            end = _line_end(text, begin if value is None else value.end())
             yield Assignment(found.group(1), begin, end, line)
+        elif _COMMENT.match(text, line) is None:
+            while end < len(text) and _JOINED.search(text, line, end) is not None:
+                end = _line_end(text, end + 1)
         line = end + 1
 
 

@@ -23,7 +23,7 @@ from rollbackd_adapters.git.settings import GitSettings
 from rollbackd_adapters.ids import check_own
 
 LOOK_TIMEOUT = timedelta(seconds=30)
-"""For calls that only read this host's disk."""
+"""For calls that only read this host's disk, at least: a short `timeout` is meant for what changes something."""
 
 CHECKOUT = ("checkout", "--force", "--quiet", "--no-recurse-submodules")
 SAVED = "refs/rollbackd/*/saved*"
@@ -113,7 +113,7 @@ class How(TypedDict, total=False):
     lock: Lock | None
     env: Mapping[str, str] | None
     stdin: bytes
-    timeout: timedelta
+    timeout: timedelta | None
     cwd: Path | None
 
 
@@ -138,10 +138,13 @@ class Repo:
         lock: Lock | None = None,
         env: Mapping[str, str] | None = None,
         stdin: bytes = b"",
-        timeout: timedelta = LOOK_TIMEOUT,
+        timeout: timedelta | None = None,
         cwd: Path | None = None,
     ) -> Finished:
-        """Call git; its answer, whatever it is. :raises AdapterError: when it cannot be called."""
+        """Call git; its answer, whatever it is. :raises AdapterError: when it cannot be called.
+
+        :param timeout: not given: the layer's, and `LOOK_TIMEOUT` at least, since any look may read all contents anew.
+        """
         with as_adapter_errors():
             return await self.spawner.run(
                 (*self._git, *arguments),
@@ -149,7 +152,7 @@ class Repo:
                 env={**self._environment, **(env or {})},
                 stdin=stdin,
                 lock=lock,
-                timeout=timeout,
+                timeout=timeout or max(self.timeout, LOOK_TIMEOUT),
                 umask=self._umask(),
             )
 

@@ -31,7 +31,7 @@ _SPARED = 5
 async def dirty(repo: Repo) -> list[str]:
     """Files that are changed or untracked; a directory that is untracked is one of them, with a slash at the end."""
     options = ("--porcelain", "-z", "--no-renames", "--untracked-files=normal")
-    rows = await repo.names("status", *options, "--", *repo.settings.paths, timeout=repo.timeout)
+    rows = await repo.names("status", *options, "--", *repo.settings.paths)
     return [row[3:] for row in rows]
 
 

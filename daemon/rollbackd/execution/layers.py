@@ -132,7 +132,7 @@ class Layers:
         first: LookFailed | None = None
         for target in targets:
             try:
-                await self._ask(name, self.adapters[name].plan(target))
+                await self._ask(name, self.adapters[name].plan(target), self._patience(name))
             except LookFailed as error:
                 first = first or error
             else:
@@ -142,7 +142,7 @@ class Layers:
 
     async def _problems(self, name: str) -> Sequence[Problem]:
         try:
-            found = await self._ask(name, self.adapters[name].ready())
+            found = await self._ask(name, self.adapters[name].ready(), self._patience(name))
             return tuple(replace(problem, text=self.clean(problem.text)) for problem in found)
         except LookFailed as error:
             return (Problem(name, str(error).removeprefix(f"{name}: ")),)
@@ -200,7 +200,7 @@ class Layers:
         return await self._ask(layer, work, _PRUNING)
 
     async def _step(self, move: Move, way: PlanRequest) -> Change:
-        change = await self._ask(move.layer, self.adapters[move.layer].plan(move.to))
+        change = await self._ask(move.layer, self.adapters[move.layer].plan(move.to), self._patience(move.layer))
         if change.before.parts and change.before != way.present.releases.get(move.layer):
             raise LookFailed(f"{move.layer}: its parts differ since it was looked at: {change.before.label}")
         again = (_AGAIN,) if move.layer in way.unfinished else ()
@@ -220,6 +220,11 @@ class Layers:
         needed = {*spec.within, *(change.layer for change in plan.steps)}
         problems = [problem for layer, own in zip(layers, found, strict=True) if layer in needed for problem in own]
         return plan, tuple(problems)
+
+    def _patience(self, layer: str) -> timedelta:
+        """How long a layer may look before it moves, which can be to read all that it has: its own `timeout`."""
+        own = getattr(self.service.layers[layer], "timeout", None)
+        return max(ASKING, own) if isinstance(own, timedelta) else ASKING
 
     async def _ask(self, layer: str, question: Awaitable[T], limit: timedelta = ASKING) -> T:
         """Await an answer, within its limit."""
