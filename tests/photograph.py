@@ -118,12 +118,18 @@ def assert_as_before(
 ) -> None:
     """After a way there and back all is where it was, or the plan of the way there said that it would not be."""
     ways, above = _with_ways(moved), _roots(before) | {str(path) for path in whole}
+
+    def is_told(path: str) -> bool:
+        """A directory goes without a word of its own when all that was in it is told to."""
+        inside = [each for each in before if each.startswith(f"{path}/")]
+        return is_named([there.aside], path, above) or (bool(inside) and all(map(is_told, inside)))
+
     lost = {
         path: what
         for path, what in differences(before, back).items()
         if not _within(path, own)
-        and not is_named([there.aside], path, above)
         and not (path in ways and {*what} <= {"inode"})
+        and not (is_told(path) if what == ("gone",) else is_named([there.aside], path, above))
     }
     assert not lost, f"not as it was before, and the plan did not tell it ({there.aside!r}): {lost}"
 

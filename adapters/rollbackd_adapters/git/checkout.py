@@ -17,7 +17,6 @@ from rollbackd_adapters.git.branches import Branches
 from rollbackd_adapters.git.comparing import attributes, attributes_of, differ, respelled, touched
 from rollbackd_adapters.git.damage import DAMAGED, damage_of, missing, unreadable
 from rollbackd_adapters.git.dress import Wardrobe
-from rollbackd_adapters.git.leaving import Leaving
 from rollbackd_adapters.git.overlooked import Beside, beside, giving_way
 from rollbackd_adapters.git.ownership import begin, give_back
 from rollbackd_adapters.git.repo import Commit, Repo, RepoState, check_id, newest_first, resource_of, users
@@ -25,6 +24,7 @@ from rollbackd_adapters.git.restore import KnownCommits, Recloner
 from rollbackd_adapters.git.saving import dirty, in_the_way, prune_saved, stash
 from rollbackd_adapters.git.scope import PathScope, Scope
 from rollbackd_adapters.git.settings import GitSettings
+from rollbackd_adapters.git.side_effects import SideEffects
 from rollbackd_adapters.then import Then
 from rollbackd_adapters.threads import in_thread
 from rollbackd_adapters.traces import Trace, last_done, progress_of
@@ -92,7 +92,7 @@ class Checkout(StepAdapter[GitSettings]):
         if not self._settings.restore_from and (gone := await missing(self._repo, same[0].sha)):
             text = f"{self._repo.path}: {gone}; fetch them again, or go to another release"
             raise AdapterError(text, permanent=True)
-        lost = await self._leaving(same[0].sha) if not damage else Leaving()
+        lost = await self._side_effects(same[0].sha) if not damage else SideEffects()
         return Change(
             self._place.layer,
             before,
@@ -101,7 +101,7 @@ class Checkout(StepAdapter[GitSettings]):
             aside=lost.aside(self._repo.path, uncommitted=not self._settings.paths),
         )
 
-    async def _leaving(self, commit: str) -> Leaving:
+    async def _side_effects(self, commit: str) -> SideEffects:
         uncommitted, blocking, lies = await asyncio.gather(
             dirty(self._repo), in_the_way(self._repo, commit), beside(self._repo, self._settings.paths)
         )
@@ -114,7 +114,7 @@ class Checkout(StepAdapter[GitSettings]):
         dresses = await in_thread(Wardrobe(str(self._repo.path), tracked, names).look)
         changed = await self._respelled(commit, tracked) if differ(names) else []
         others = [name for name in changed if name not in names]
-        return Leaving(uncommitted, ignored, overlooked, others, dresses.lost, dresses.linked)
+        return SideEffects(uncommitted, ignored, overlooked, others, dresses.lost, dresses.linked)
 
     async def _respelled(self, commit: str, tracked: Sequence[str]) -> Sequence[str]:
         """The files that stay, and that the commit's attributes make something else of on disk."""
@@ -123,7 +123,7 @@ class Checkout(StepAdapter[GitSettings]):
         then = await attributes_of(self._repo, await self._repo.look(), commit, tracked, scratch)
         return respelled(now, then)
 
-    async def _risks(self, before: Release, target: Commit, lost: Leaving, *, damage: bool) -> AsyncIterator[str]:
+    async def _risks(self, before: Release, target: Commit, lost: SideEffects, *, damage: bool) -> AsyncIterator[str]:
         path = self._repo.path
         if damage:
             yield (

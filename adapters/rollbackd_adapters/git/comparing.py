@@ -15,8 +15,8 @@ from pathlib import Path
 from rollbackd.adapter import AdapterError
 from rollbackd.system import log
 from rollbackd.system.spawner import Lock
-from rollbackd_adapters.git.leaving import told
 from rollbackd_adapters.git.repo import Repo, RepoState
+from rollbackd_adapters.git.side_effects import told
 from rollbackd_adapters.threads import in_thread
 
 _MATTER = frozenset({"text", "crlf", "eol", "ident", "filter", "working-tree-encoding"})

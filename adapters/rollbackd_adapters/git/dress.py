@@ -18,6 +18,7 @@ from rollbackd_adapters.files.beneath import READ, Beneath
 
 _READABLE, _EXECUTABLE, _SETUID = 0o444, 0o111, 0o6000
 _OF_LINKS = -1
+"""Stands for their mode, of which there is none."""
 TREE, LINK, SUBMODULE, PROGRAM = 0o040000, 0o120000, 0o160000, 0o100755
 """Modes as git has them."""
 
@@ -57,7 +58,7 @@ class Wardrobe:
         self._touched = touched
         self._staying: dict[str, list[str]] = {}
         for name in tracked:
-            if touched.get(name, PROGRAM):
+            if stat.S_ISREG(touched.get(name, PROGRAM)):
                 self._staying.setdefault(name.rpartition("/")[0], []).append(name)
         self._usual: dict[str, Dress] = {}
         self._gone: set[str] | None = None
@@ -80,8 +81,10 @@ class Wardrobe:
         return found
 
     def _note(self, found: Dresses, name: str, mode: int, dress: Dress) -> None:
-        if mode:
+        if mode and (dress.mode == _OF_LINKS) == (mode == LINK):
             found.old[name] = dress
+        elif mode:
+            found.new[name] = self._expected(name)
         if os.lstat(f"{self._root}/{name}").st_nlink > 1:
             found.linked.append(name)
         if not self._comes_back(name, mode, dress) or not (self._is_root or dress.uid == os.geteuid()):
@@ -89,8 +92,7 @@ class Wardrobe:
 
     def _comes_back(self, name: str, mode: int, dress: Dress) -> bool:
         """Whether it will have the same again when it goes and comes back."""
-        status = os.lstat(f"{self._root}/{name}")
-        is_link = stat.S_ISLNK(status.st_mode)
+        is_link = dress.mode == _OF_LINKS
         if mode and is_link == (mode == LINK):
             executable = bool(dress.mode & 0o100)
             return is_link or worn(worn(dress.mode, executable=mode == PROGRAM), executable=executable) == dress.mode

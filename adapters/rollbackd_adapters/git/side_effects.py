@@ -11,7 +11,7 @@ _SHOWN = 20
 
 
 @dataclass(frozen=True, slots=True)
-class Leaving:
+class SideEffects:
     """Names relative to the work tree."""
 
     uncommitted: Sequence[str] = ()
