@@ -4,6 +4,7 @@ import asyncio
 import gzip
 import io
 import json
+import time
 import zlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -175,6 +176,32 @@ async def test_a_compressed_body_is_read_and_a_bomb_is_not(served: Served) -> No
     bomb = zlib.compress(b" " * (64 * LIMIT), 9)
     assert len(bomb) < LIMIT
     assert (await post(served, bomb, **{"Content-Encoding": "deflate"}))[0] == 413
+
+
+@pytest.mark.parametrize("path", ["/api/v1/alerts", "/api/v1/signals", "/api/v1/changes", "/nowhere"])
+@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+async def test_nothing_is_unfolded_for_who_is_not_let_in(served: Served, path: str, encoding: str) -> None:
+    pack = gzip.compress if encoding == "gzip" else zlib.compress
+    bomb = pack(bytes(2**27)) * (8 if encoding == "gzip" else 1)
+    headers = {"Content-Type": "application/json", "Content-Encoding": encoding}
+    began, came = time.process_time(), time.monotonic()
+    async with served.tcp.post(served.url + path, data=io.BytesIO(bomb), headers=headers, compress=False) as answer:
+        assert answer.status in {401, 404}
+    assert time.process_time() - began < 0.25
+    assert time.monotonic() - came < 5
+
+
+async def test_a_bomb_of_who_is_let_in_holds_up_nobody(tmp_path: Path) -> None:
+    bomb = gzip.compress(b" " * 2**27) * 4
+    async with serving(tmp_path / "s.sock") as served:
+        worst = 0.0
+        posting = [asyncio.ensure_future(post(served, bomb, **{"Content-Encoding": "gzip"})) for _ in range(8)]
+        while not all(one.done() for one in posting):
+            began = time.thread_time()
+            await asyncio.sleep(0)
+            worst = max(worst, time.thread_time() - began)
+        assert {status for status, _ in map(asyncio.Future.result, posting)} <= {413, 503}
+        assert worst < 0.25
 
 
 async def test_what_is_not_compressed_as_it_says_is_a_400(served: Served) -> None:

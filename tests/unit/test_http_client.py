@@ -1,7 +1,10 @@
 """The client that notifiers, checks, adapters and Alertmanager ask with: its bounds, and what a failure is."""
 
 import asyncio
+import gzip
 import ssl
+import time
+import zlib
 from datetime import timedelta
 from pathlib import Path
 
@@ -74,6 +77,55 @@ async def test_what_is_awaited_to_the_end_is_not_kept() -> None:
         assert answer.content.at_eof()
     assert not whole
     assert 1000 < len(body) <= 1000 + 2**16
+
+
+def packed(body: bytes, encoding: str) -> Handler:
+    """An answer that is packed, whether somebody asked for that or not."""
+
+    async def handler(_: web.Request) -> web.StreamResponse:
+        return web.Response(body=body, headers={"Content-Encoding": encoding})
+
+    return handler
+
+
+@pytest.mark.parametrize("to_the_end", [False, True])
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "GZIP"])
+async def test_what_unfolds_is_counted_unfolded(encoding: str, to_the_end: bool) -> None:
+    pack = zlib.compress if encoding == "deflate" else gzip.compress
+    small = serving(packed(pack(b"all is well"), encoding))
+    async with small as url, lone_session() as session, http_answer(session, "GET", url) as answer:
+        assert await body_of(answer, 100, to_the_end=to_the_end) == (b"all is well", True)
+    bomb = pack(bytes(2**27)) * 4
+    async with serving(packed(bomb, encoding)) as url, lone_session() as session:
+        async with http_answer(session, "GET", url) as answer:
+            began = time.process_time()
+            body, whole = await body_of(answer, 1000, to_the_end=to_the_end)
+            assert time.process_time() - began < 0.25
+        assert (whole, 1000 < len(body) <= 1000 + 2**18) == (False, True)
+        async with http_answer(session, "GET", url) as answer:
+            assert len(await words_of(answer)) == 2048
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd", "gzip, gzip", "x" * 500])
+async def test_what_is_packed_otherwise_than_asked_or_said_is_broken_off(encoding: str) -> None:
+    async with serving(packed(b"\xffplain", encoding)) as url, lone_session() as session:
+        failed = await failure(url)
+        assert failed.failure is HttpFailure.BROKEN_OFF
+        assert len(str(failed)) < 200
+        async with http_answer(session, "GET", url) as answer:
+            assert await words_of(answer) == ""
+
+
+@pytest.mark.parametrize("name", ["Accept-Encoding", "accept-encoding"])
+async def test_who_asks_may_want_another_encoding(name: str) -> None:
+    async def echo(request: web.Request) -> web.StreamResponse:
+        return web.Response(text=str(request.headers.getall("Accept-Encoding")))
+
+    async with serving(echo) as url, lone_session() as session:
+        async with http_answer(session, "GET", url) as answer:
+            assert await words_of(answer) == "['gzip, deflate']"
+        async with http_answer(session, "GET", url, headers={name: "identity"}) as answer:
+            assert await words_of(answer) == "['identity']"
 
 
 @pytest.mark.parametrize("handler", [hanging, dripping])

@@ -1,21 +1,21 @@
-"""A body is read whole, within a size and a time, or not at all."""
+"""A body is read whole, within a size and a time, or not at all. It comes packed, and is unfolded by who was let in."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 
 from aiohttp import hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from rollbackd.api.problems import ProblemError
 from rollbackd.syntax.units import show
+from rollbackd.system.unfolding import ENCODINGS, NotPackedError, unfolded
 
 JSON = "application/json"
 READ_WITHIN = 30.0
 """Seconds that a client has to send its body."""
 
 
-_ENCODINGS = frozenset({"", "identity", "gzip", "deflate"})
-_TAKEN = {"Accept-Encoding": "gzip, deflate"}
+_TAKEN = {"Accept-Encoding": ", ".join(ENCODINGS)}
 
 
 def _uncounted(_bytes: int) -> None:
@@ -25,45 +25,53 @@ def _uncounted(_bytes: int) -> None:
 async def read_json(
     request: web.Request, most: int, within: float = READ_WITHIN, count: Callable[[int], None] = _uncounted
 ) -> bytes:
-    """The bytes of a JSON body, decompressed.
+    """The bytes of a JSON body, unfolded.
 
-    :param most: bytes that it may have; a compressed one is stopped when it has unfolded to more.
-    :param count: told of each chunk's size as it arrives; what it raises ends the reading.
-    :raises ProblemError: 408, 413, 415, or 400 when it cannot be decoded.
+    :param most: bytes that it may have, as it comes and unfolded; it is read and unfolded no further.
+    :param count: told of each piece's size as it arrives or is unfolded; what it raises ends the reading.
+    :raises ProblemError: 408, 413, 415, or 400 when it cannot be unfolded.
     :raises ConnectionError: the client went away.
     """
     if request.content_type != JSON:
         raise ProblemError(415, f"send JSON with `Content-Type: {JSON}`, not {show(request.content_type)}")
-    encoding = request.headers.get(hdrs.CONTENT_ENCODING, "").strip().lower()
-    if encoding not in _ENCODINGS:
+    encoding = request.headers.get(hdrs.CONTENT_ENCODING, "identity").strip().lower() or "identity"
+    if encoding not in {"identity", *ENCODINGS}:
         said = f"send it plain, or with `Content-Encoding: gzip` or deflate, not {show(encoding)}"
         raise ProblemError(415, said, _TAKEN)
     if (request.content_length or 0) > most:
         raise _too_large(most)
-    body = b""
     try:
-        if request.content.is_eof():  # all of it came with the head; a timer would cost more than the rest of this
-            body = request.content.read_nowait()
+        if request.content.is_eof() and encoding == "identity":
+            body = request.content.read_nowait()  # it came with the head; a timer would cost more than the rest
             count(len(body))
-        else:
-            body = await _read_all(request, most, within, count)
+            return body
+        async with asyncio.timeout(within):
+            pieces = _bounded(_arriving(request), most, count)
+            if encoding != "identity":
+                pieces = _bounded(unfolded(pieces, encoding), most, count)
+            return b"".join([piece async for piece in pieces])
     except TimeoutError:
         raise ProblemError(408, f"the body did not arrive within {within:g}s; send it again") from None
+    except NotPackedError as error:
+        raise ProblemError(400, f"the body is not {show(encoding)}, as its Content-Encoding says") from error
     except (HttpProcessingError, web.RequestPayloadError) as error:
-        what = f"is not {show(encoding)}, as its Content-Encoding says" if encoding else "is cut off or badly chunked"
-        raise ProblemError(400, f"the body {what}") from error
-    if len(body) > most:
-        raise _too_large(most)
-    return body
+        raise ProblemError(400, "the body is cut off or badly chunked") from error
 
 
-async def _read_all(request: web.Request, most: int, within: float, count: Callable[[int], None]) -> bytes:
-    body = bytearray()
-    async with asyncio.timeout(within):
-        while len(body) <= most and (chunk := await request.content.readany()):
-            count(len(chunk))
-            body += chunk
-    return bytes(body)
+async def _arriving(request: web.Request) -> AsyncIterator[bytes]:
+    while piece := await request.content.readany():
+        yield piece
+
+
+async def _bounded(pieces: AsyncIterator[bytes], most: int, count: Callable[[int], None]) -> AsyncIterator[bytes]:
+    """The pieces, while they are no more than that. :raises ProblemError: 413."""
+    size = 0
+    async for piece in pieces:
+        count(len(piece))
+        size += len(piece)
+        if size > most:
+            raise _too_large(most)
+        yield piece
 
 
 def _too_large(most: int) -> ProblemError:

@@ -21,6 +21,8 @@ _IDLE = 75.0
 """Seconds that a connection without a request is kept."""
 _LAST_ANSWERS = 3.0
 """Seconds that requests in hand have at the end; an alert that is cut off was not answered 200 and comes again."""
+_LINGERING = 0.5
+"""Seconds for which a refused body is read and forgotten: closed at once, the answer would be lost with it."""
 _LOG = log.get("web")
 
 
@@ -59,6 +61,8 @@ class Server:
             handle_signals=False,
             keepalive_timeout=_IDLE,
             shutdown_timeout=_LAST_ANSWERS,
+            lingering_time=_LINGERING,
+            auto_decompress=False,  # `request_body.py` does, once it is known who sends
         )
         self._ours: tuple[int, int] | None = None
         self.port = 0

@@ -54,6 +54,8 @@ class SnapshotFiles:
         """Take in a file that an export gave, here or elsewhere."""
         if request.content_type != OCTETS:
             raise ProblemError(415, f"send the file with `Content-Type: {OCTETS}`")
+        if request.headers.get(hdrs.CONTENT_ENCODING, "identity") != "identity":
+            raise ProblemError(415, "send the file as it is, without Content-Encoding", {"Accept-Encoding": "identity"})
         query, service = _query(request), request.match_info["name"]
         layer = self._operations.snapshot_layer(service, query.layer)
         async with self._operations.snapshot_manager.place_for_file() as file:

@@ -16,11 +16,15 @@ from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 import aiohttp
+from aiohttp import hdrs
 
 from rollbackd.syntax.units import format_duration
 from rollbackd.system.certificates import CertificateTrouble, tls_context
 from rollbackd.system.http_connection import DIRECT, HttpConnection, overlaid
+from rollbackd.system.unfolding import ENCODINGS, NotPackedError, unfolded
 
+_PACKED = {hdrs.ACCEPT_ENCODING: ", ".join(ENCODINGS)}
+"""How an answer may be packed, where the caller does not say."""
 Session = aiohttp.ClientSession
 Response = aiohttp.ClientResponse
 MOVED = frozenset({301, 302, 303, 307, 308})
@@ -213,8 +217,9 @@ async def http_answer(
                 method,
                 url,
                 params=params,
-                headers=overlaid(connection.headers, headers or {}),
+                headers=overlaid(overlaid(_PACKED, connection.headers), headers or {}),
                 data=None if body is None else io.BytesIO(body),
+                auto_decompress=False,
                 timeout=timeout,
                 allow_redirects=redirects > 0,
                 max_redirects=redirects,
@@ -282,21 +287,42 @@ def _failed(error: Exception, limit: timedelta, attempt: Attempt, *, by_proxy: b
 async def body_of(answer: Response, largest: int, *, to_the_end: bool = False) -> tuple[bytes, bool]:
     """The beginning of the answer's body, unpacked: `largest` bytes and a piece at most, and whether that is all of it.
 
-    :param to_the_end: wait for the rest as well, without keeping it.
+    :param to_the_end: wait for the rest as well, without keeping or unpacking it.
+    :raises HttpError: from the block of `http_answer`, when it is packed otherwise than it says.
     """
     body, whole = bytearray(), True
-    async for piece in answer.content.iter_chunked(_PIECE):
-        if whole:
+    try:
+        async for piece in _unpacked(answer):
             body += piece
-            whole = len(body) <= largest
-        if not (whole or to_the_end):
-            break
+            if len(body) > largest:
+                whole = False
+                break
+    except NotPackedError as error:
+        raise _BrokenOff(str(error)) from error
+    if to_the_end:
+        while await answer.content.readany():
+            pass
     return bytes(body), whole
+
+
+def _unpacked(answer: Response) -> AsyncIterator[bytes]:
+    """Its body in pieces. :raises NotPackedError: as it is iterated."""
+    pieces = answer.content.iter_chunked(_PIECE)
+    encoding = answer.headers.get(hdrs.CONTENT_ENCODING, "").strip().lower()
+    if encoding in {"", "identity"}:
+        return pieces
+    if encoding not in ENCODINGS:
+        raise NotPackedError(f"it is packed as {encoding[:20]}, which was not asked for")
+    return unfolded(pieces, encoding)
 
 
 async def words_of(answer: Response, secrets: Sequence[str] = ()) -> str:
     """The beginning of what a refusal says, without the secrets that it may repeat."""
-    said = (await answer.content.read(_WORDS)).decode(errors="replace")
+    said = ""
+    with suppress(NotPackedError):
+        async for piece in _unpacked(answer):
+            said = piece[:_WORDS].decode(errors="replace")
+            break
     for secret in filter(None, secrets):
         said = said.replace(secret, "***")
     return said
