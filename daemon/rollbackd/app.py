@@ -37,6 +37,7 @@ from rollbackd.state.checkpoint import Checkpoint
 from rollbackd.syntax.units import Secret, format_duration
 from rollbackd.system import log, sd_notify, step_processes
 from rollbackd.system.clock import Clock, SystemClock, boot_microseconds
+from rollbackd.system.descriptors import raise_limit
 from rollbackd.system.http_client import HttpError, http_answer
 from rollbackd.system.http_connection import DIRECT, connection_of
 from rollbackd.system.name_lookup import EventLoop
@@ -321,6 +322,7 @@ def run(path: Path, clock: Clock | None = None) -> int:
     """Run the daemon until it is told to stop. Exit code 0, or 1 when it could not start, or had to end."""
     _occupy_standard_descriptors()
     step_processes.keep_orphans(in_container=leave_process_one())
+    raise_limit()
     try:
         with asyncio.Runner(loop_factory=EventLoop) as runner:
             again = runner.run(_serve(path, clock or SystemClock()))

@@ -1,12 +1,15 @@
 """What is logged is one JSON object a line, and no variable of a failed function, which may be a secret."""
 
+import asyncio
 import json
+import logging
 import os
 import socket
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import TextIO, cast
 
@@ -14,6 +17,7 @@ import pytest
 import structlog
 
 from rollbackd.system import log
+from tests.fakes.clock import ManualClock
 
 
 def test_a_module_s_logger_that_was_made_before_logs_were_set_up_follows_them(
@@ -37,12 +41,14 @@ def test_a_module_s_logger_that_was_made_before_logs_were_set_up_follows_them(
 @contextmanager
 def logging_to(file: object) -> Iterator[None]:
     """Logs go to this as if it were stderr."""
+    handlers = logging.getLogger().handlers[:]
     before, sys.stderr = sys.stderr, cast("TextIO", file)
     try:
         log.configure(readable=False)
         yield
     finally:
         sys.stderr = before
+        logging.getLogger().handlers[:] = handlers
         structlog.reset_defaults()
 
 
@@ -124,3 +130,48 @@ def test_a_reader_that_comes_back_gets_whole_lines(tmp_path: Path) -> None:
     *whole, _torn = before.splitlines()
     assert [json.loads(line)["number"] for line in whole] == list(range(len(whole)))
     assert json.loads(after.splitlines()[-1])["event"] == "the last line"
+
+
+def test_what_libraries_say_is_json_and_of_each_kind_once_a_minute(capsys: pytest.CaptureFixture[str]) -> None:
+    clock = ManualClock()
+    library, lines = logging.getLogger("asyncio"), log.LibraryLines(clock)
+    with logging_to(sys.stderr):
+        logging.getLogger().handlers[:] = [lines]
+
+        def flood() -> None:
+            for number in range(1000):
+                try:
+                    raise OSError(24, "Too many open files")
+                except OSError as error:
+                    library.error(f"socket.accept() out of system resource\nsocket: <fd={number}>", exc_info=error)
+                library.warning("Executing <Handle at 0x%x> took %s seconds", number, number)
+
+        flood()
+        clock.advance(timedelta(seconds=59))
+        flood()
+        first = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+        clock.advance(timedelta(seconds=2))
+        flood()
+        again = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [line["event"] for line in first] == [
+        "socket.accept() out of system resource",
+        "Executing <Handle at 0x0> took 0 seconds",
+    ]
+    assert (first[0]["level"], first[0]["part"], first[0]["details"]) == ("error", "asyncio", "socket: <fd=0>")
+    assert "Too many open files" in first[0]["exception"]
+    assert [line["left_out"] for line in again] == [1999, 1999]
+
+
+def test_kinds_without_end_are_one_kind_more(capsys: pytest.CaptureFixture[str]) -> None:
+    with logging_to(sys.stderr):
+        logging.getLogger().handlers[:] = [log.LibraryLines(ManualClock())]
+        for number in range(1000):
+            logging.getLogger("wild").error("x" * (number + 1))
+    assert len(capsys.readouterr().err.splitlines()) <= 101
+
+
+async def test_what_asyncio_says_of_a_forgotten_failure_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with logging_to(sys.stderr):
+        asyncio.get_running_loop().call_exception_handler({"message": "it failed", "exception": ValueError("why")})
+    (line,) = capsys.readouterr().err.splitlines()
+    assert (json.loads(line)["event"], "ValueError: why" in json.loads(line)["exception"]) == ("it failed", True)

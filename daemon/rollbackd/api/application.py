@@ -11,6 +11,7 @@ from prometheus_client import exposition
 from pydantic import TypeAdapter, ValidationError
 
 from rollbackd.api.authorization import Gate
+from rollbackd.api.connections import in_hand
 from rollbackd.api.intake import IntakeHandlers
 from rollbackd.api.long_poll import Waits
 from rollbackd.api.openapi import document
@@ -39,7 +40,7 @@ def build_app(operations: Operations, daemon: Daemon, reveal: Callable[[Secret],
     """
     gate = Gate(daemon, reveal)
     waits = Waits()
-    app = web.Application(middlewares=[as_problems], client_max_size=daemon.max_body)
+    app = web.Application(middlewares=[in_hand, as_problems], client_max_size=daemon.max_body)
     for route in ROUTES:
         app.router.add_route(route.method, route.path, _answerer(route, operations, waits, gate))
     _add_intake(app, IntakeHandlers(operations, daemon.max_body), gate)

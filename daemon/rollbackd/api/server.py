@@ -1,22 +1,29 @@
 """Listens: on TCP, and on a Unix socket whose mode says who is an operator. Never takes a socket that is in use."""
 
+import asyncio
 import errno
 import grp
-import logging
 import os
 import socket
 import stat
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any, cast
 
 from aiohttp import web
 
+from rollbackd.api.connections import ClientConnections
 from rollbackd.config.models import listening
 from rollbackd.system import log
+from rollbackd.system.descriptors import places
 
 OPERATORS = "rollbackd-operators"
 """The group whose members may connect to the socket, when it exists."""
-_BACKLOG = 1024
+_QUEUE = 1024
+"""Connections that the system keeps for us until we take them; they are no descriptors of ours yet."""
+_A_TURN = 64
+"""Connections that are taken in one turn of the event loop."""
 _IDLE = 75.0
 """Seconds that a connection without a request is kept."""
 _LAST_ANSWERS = 3.0
@@ -24,22 +31,6 @@ _LAST_ANSWERS = 3.0
 _LINGERING = 0.5
 """Seconds for which a refused body is read and forgotten: closed at once, the answer would be lost with it."""
 _LOG = log.get("web")
-
-
-class _ToOurLog(logging.Handler):
-    """Brings what aiohttp has to say, such as a client that does not speak HTTP, into our log as one line."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        error = record.exc_info[1] if record.exc_info else None
-        _LOG.warning(record.getMessage(), error=repr(error) if error else "")
-
-
-def _aiohttps_log() -> logging.Logger:
-    logger = logging.getLogger("rollbackd.web")
-    logger.propagate = False
-    if not logger.handlers:
-        logger.addHandler(_ToOurLog())
-    return logger
 
 
 class CannotListenError(Exception):
@@ -57,13 +48,13 @@ class Server:
         self._runner = web.AppRunner(
             app,
             access_log=None,
-            logger=_aiohttps_log(),
             handle_signals=False,
             keepalive_timeout=_IDLE,
             shutdown_timeout=_LAST_ANSWERS,
             lingering_time=_LINGERING,
             auto_decompress=False,  # `request_body.py` does, once it is known who sends
         )
+        self._listeners: list[asyncio.Server] = []
         self._ours: tuple[int, int] | None = None
         self.port = 0
         """The TCP port that is listened on; chosen by the system when `listen` ends in `:0`."""
@@ -80,6 +71,8 @@ class Server:
 
     async def stop(self) -> None:
         """Take nothing new, finish the requests in hand, and remove the socket."""
+        while self._listeners:
+            self._listeners.pop().close()
         await self._runner.cleanup()
         with suppress(FileNotFoundError):
             if self._ours is not None and _identity(self._path) == self._ours:
@@ -89,13 +82,13 @@ class Server:
     async def _start_tcp(self) -> None:
         host, port = self._address
         try:
-            await web.TCPSite(self._runner, host, port, backlog=_BACKLOG).start()
+            await self._listen_on(places().network, host=host, port=port)
         except OSError as error:
             why = error.strerror or str(error)
             if error.errno == errno.EADDRINUSE:
                 why = f"something listens there already (ss -ltnp 'sport = :{port}' says what)"
             raise CannotListenError(f"daemon.listen: cannot listen on {self._listen}: {why}") from error
-        self.port = next(address[1] for address in self._runner.addresses if isinstance(address, tuple))
+        self.port = self._listeners[-1].sockets[0].getsockname()[1]
 
     async def _start_socket(self) -> None:
         path = self._path
@@ -105,10 +98,18 @@ class Server:
             listener.bind(os.fspath(path))
             self._ours = _identity(path)
             _let_operators_in(path)  # before it listens: until then nobody can connect, whatever the umask
-            await web.SockSite(self._runner, listener, backlog=_BACKLOG).start()
+            await self._listen_on(places().socket, sock=listener)
         except OSError as error:
             listener.close()
             raise CannotListenError(f"daemon.socket: cannot listen on {path}: {error.strerror or error}") from error
+
+    async def _listen_on(self, most: int, **where: Any) -> None:
+        connections = ClientConnections(most, cast("Callable[[], asyncio.Protocol]", self._runner.server))
+        listener = await asyncio.get_running_loop().create_server(connections, backlog=_A_TURN, **where)
+        self._listeners.append(listener)
+        for one in listener.sockets:  # asyncio takes as many in a turn as it lets the system keep: that is set apart
+            with socket.socket(fileno=os.dup(one.fileno())) as again:
+                again.listen(_QUEUE)
 
 
 def _remove_stale(path: Path) -> None:

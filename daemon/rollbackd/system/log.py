@@ -5,6 +5,7 @@ What observes never stops what acts: a line that cannot be made or written is dr
 
 import logging
 import os
+import re
 import select
 import sys
 from collections.abc import MutableMapping
@@ -14,7 +15,7 @@ from typing import Any, TextIO, cast
 
 import structlog
 
-from rollbackd.system.clock import SystemClock
+from rollbackd.system.clock import Clock, SystemClock
 from rollbackd.system.redaction import without_passwords
 
 _PIECE = 4096
@@ -23,6 +24,15 @@ _PATIENCE = 20
 """Milliseconds that a line waits for a reader that is behind."""
 _REST = timedelta(seconds=1)
 """Before another line waits, after one waited in vain: a reader that hangs must not cost more than a moment of it."""
+_MINUTE = 60.0
+_KINDS = 100
+"""Kinds of lines of libraries that are told apart; whatever comes beyond them is one kind more."""
+_WORDS = 200
+"""Characters by which such a line is told from others."""
+_DETAILS = 2000
+"""Characters of such a line that are kept."""
+_VARIES = re.compile(r"<.*>|0x[0-9a-f]+|[0-9]+|'.*'")
+"""What differs from line to line of one kind: objects, addresses, numbers, names."""
 
 
 class LogOutput:
@@ -104,6 +114,7 @@ def configure(level: str = "info", *, readable: bool | None = None) -> None:
     if readable is None:
         readable = stderr is not None and stderr.isatty()
     renderer: Any = structlog.dev.ConsoleRenderer() if readable else structlog.processors.JSONRenderer()
+    _hear_libraries()
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -139,6 +150,48 @@ def _unless_it_fails(processor: Any) -> Any:
             raise structlog.DropEvent from error
 
     return process
+
+
+class LibraryLines(logging.Handler):
+    """Brings what libraries say, asyncio and aiohttp above all, into our log: of each kind one line a minute.
+
+    What makes them say something often comes from outside, and comes again and again.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__(logging.WARNING)
+        self._clock = clock
+        self._kinds: dict[str, tuple[float, int]] = {}
+        """When a kind was written last, and how many of it were left out since."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        said = record.getMessage()
+        kind = self._kind(record)
+        now = self._clock.monotonic()
+        before, left_out = self._kinds.get(kind, (-_MINUTE, 0))
+        if now - before < _MINUTE:
+            self._kinds[kind] = (before, left_out + 1)
+            return
+        self._kinds[kind] = (now, 0)
+        event, _, details = said.partition("\n")
+        more: dict[str, Any] = {"details": details[:_DETAILS]} if details else {}
+        if left_out:
+            more["left_out"] = left_out
+        get(record.name).log(record.levelno, event[:_DETAILS], exc_info=record.exc_info, **more)
+
+    def _kind(self, record: logging.LogRecord) -> str:
+        words = _VARIES.sub("", str(record.msg)[:_WORDS].partition("\n")[0])
+        error = type(record.exc_info[1]).__name__ if record.exc_info else ""
+        kind = f"{record.name} {words} {error}"
+        return kind if kind in self._kinds or len(self._kinds) < _KINDS else ""
+
+
+def _hear_libraries() -> None:
+    root = logging.getLogger()
+    for handler in root.handlers[:]:
+        if isinstance(handler, LibraryLines):
+            root.removeHandler(handler)
+    root.addHandler(LibraryLines(SystemClock()))
 
 
 def get(name: str) -> Any:
