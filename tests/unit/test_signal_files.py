@@ -1,6 +1,9 @@
 """The manual override, as files: what holds, what is an order, what is neither."""
 
+import errno
 import os
+import resource
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -9,7 +12,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from rollbackd.signals.signal_files import LARGEST, SignalCommand, SignalFiles, SignalsUnsafe
+from rollbackd.signals.signal_files import LARGEST, MOST, SignalCommand, SignalFiles, SignalsUnsafe
 from tests.fakes.clock import START, ManualClock
 
 SERVICES = {"shop", "desk"}
@@ -367,3 +370,60 @@ def test_an_order_that_somebody_took_back_is_no_fault(path: Path, files: SignalF
     (command,) = taken(files, clock)
     (path / "ABORT.shop").unlink()
     assert files.finish(command) == ""
+
+
+# -- floods, and nothing left to open a file with -------------------------------------------------
+@contextmanager
+def no_descriptor_left() -> Iterator[None]:
+    """None can be opened any more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_no_descriptor_left_is_not_no_file(path: Path, files: SignalFiles, clock: ManualClock) -> None:
+    (path / "ROLLBACK.shop").write_text("reason: now")
+    taken(files, clock)
+    with no_descriptor_left():
+        assert "cannot be read: Too many open files" in reason(files)
+        assert files.commands(SERVICES) == []
+    assert reason(files) == ""
+    (command,) = taken(files, clock)
+    assert (command.verb, command.problem) == ("ROLLBACK", "")
+
+
+def test_an_order_that_cannot_be_opened_for_want_of_a_descriptor_stays_and_is_not_rejected(
+    path: Path, files: SignalFiles, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nothing_left(*_: object) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    (path / "ROLLBACK.shop").touch()
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "open", nothing_left)
+        assert taken(files, clock) == []
+    assert [command.problem for command in taken(files, clock)] == [""]
+
+
+@pytest.mark.parametrize("name", ["ROLLBACK.nobody{}", "HOLD.nobody{}", "{}", ".{}", "DENY.shop{}"])
+def test_in_a_crowd_of_files_orders_and_holds_of_services_count(
+    path: Path, files: SignalFiles, clock: ManualClock, name: str
+) -> None:
+    assert not files.crowd()
+    for number in range(20 * MOST):
+        (path / name.format(number)).touch()
+    for order in ("ROLLBACK.shop", "DENY.desk", "HOLD.desk"):
+        (path / order).touch()
+    began = time.thread_time()
+    found = taken(files, clock)
+    assert files.crowd()
+    assert [command.name for command in found if not command.problem] == ["DENY.desk", "ROLLBACK.shop"]
+    assert [command.name for command in found[:2]] == ["DENY.desk", "ROLLBACK.shop"], "they come first"
+    assert len(found) <= MOST + 2
+    assert "HOLD.desk by" in reason(files, "desk")
+    assert "desk" in files.all_holds(SERVICES)
+    assert len(files.unknown_holds(SERVICES)) <= MOST
+    assert time.thread_time() - began < 0.5

@@ -22,8 +22,8 @@ OPERATORS = "rollbackd-operators"
 """The group whose members may connect to the socket, when it exists."""
 _QUEUE = 1024
 """Connections that the system keeps for us until we take them; they are no descriptors of ours yet."""
-_A_TURN = 64
-"""Connections that are taken in one turn of the event loop."""
+_A_TURN = 8
+"""What share of the places may be taken in one turn of the event loop: each is open for three before one is closed."""
 _IDLE = 75.0
 """Seconds that a connection without a request is kept."""
 _LAST_ANSWERS = 3.0
@@ -105,7 +105,7 @@ class Server:
 
     async def _listen_on(self, most: int, **where: Any) -> None:
         connections = ClientConnections(most, cast("Callable[[], asyncio.Protocol]", self._runner.server))
-        listener = await asyncio.get_running_loop().create_server(connections, backlog=_A_TURN, **where)
+        listener = await asyncio.get_running_loop().create_server(connections, backlog=max(1, most // _A_TURN), **where)
         self._listeners.append(listener)
         for one in listener.sockets:  # asyncio takes as many in a turn as it lets the system keep: that is set apart
             with socket.socket(fileno=os.dup(one.fileno())) as again:

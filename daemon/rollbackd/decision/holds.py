@@ -23,6 +23,7 @@ class ActiveHolds:
         silences: Callable[[], tuple[Silence, ...]],
     ) -> None:
         self._config = config
+        self._names = tuple(service.name for service in config.services)
         self._read_model = read_model
         self._files = files
         self._clock = clock
@@ -46,7 +47,7 @@ class ActiveHolds:
         """Everything that holds anything, for people."""
         found = [
             HoldView(scope, hold.actor, hold.reason, "file", hold.until)
-            for scope, hold in sorted(self._files.all_holds().items())
+            for scope, hold in sorted(self._files.all_holds(self._names).items())
         ]
         api: list[tuple[str, Hold | None]] = [("*", self._read_model.fleet.hold)]
         api += [(one.name, self._read_model.of(one.name).hold) for one in self._config.services]
@@ -62,7 +63,7 @@ class ActiveHolds:
 
     def how_to_lift(self, scope: str) -> str:
         """A sentence on what else holds a scope than a hold by API or command line, and what lifts that."""
-        files = self._files.all_holds()
+        files = self._files.all_holds(self._names)
         hold = files.get(scope) or files.get("*")
         if hold is not None:
             return f"it is held by a file; lift it with `rm {self._config.daemon.signals / hold.name}`"

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections import deque
 from datetime import timedelta
 
 from rollbackd import facts
@@ -9,7 +10,7 @@ from rollbackd.config.models import Config
 from rollbackd.journal import JournalUnavailable, Received
 from rollbackd.model import Request
 from rollbackd.operations import InvalidOrder, Operations, OrderRefused, UnknownName
-from rollbackd.signals.signal_files import SignalCommand, SignalFiles, readable
+from rollbackd.signals.signal_files import MOST, SignalCommand, SignalFiles, readable
 from rollbackd.state.read_model import ReadModel
 from rollbackd.system import log
 from rollbackd.system.boundary import boundary
@@ -17,6 +18,11 @@ from rollbackd.system.clock import Clock
 from rollbackd.system.tasks import end
 
 EVERY = timedelta(seconds=1)
+AT_ONCE = 20
+"""Files that are taken at the same time; orders come before what will be rejected."""
+_TOLD = 10
+"""Notices in a minute; what goes beyond them is told as a number."""
+_MINUTE = 60.0
 
 
 class SignalCommands:
@@ -31,9 +37,12 @@ class SignalCommands:
         self._files = files
         self._operations = operations
         self._announced: set[str] = set()
-        self._trouble = ""
-        """Why the directory cannot be trusted, as told last."""
+        self._wrong: dict[str, tuple[str, float]] = {}
+        """What is wrong with the directory, as told last, and when it was so last, in the clock's monotonic seconds."""
         self._in_hand: dict[str, asyncio.Task[None]] = {}
+        self._told: deque[float] = deque(maxlen=_TOLD)
+        """When notices were given, in the clock's monotonic seconds."""
+        self._untold = 0
         self._log = log.get("orders")
 
     async def run(self) -> None:
@@ -48,16 +57,43 @@ class SignalCommands:
     async def scan(self) -> None:
         """Take every command file that is ready; announce holds for services that there are not."""
         for command in self._files.commands(self._services):
-            if command.key not in self._in_hand:
+            if command.key not in self._in_hand and (len(self._in_hand) < AT_ONCE or not command.problem):
                 self._in_hand[command.key] = asyncio.create_task(self._guarded(command), name=command.name)
-        trouble, before = self._files.trouble(), self._trouble
-        self._trouble = trouble
-        if trouble and trouble != before:
-            await self._tell(f"{trouble}. Until then everything is held, and no order by file is taken")
+        await self._look_at_directory()
         unknown = set(self._files.unknown_holds(self._services))
         for name in sorted(unknown - self._announced):
             await self._tell(f"{name} holds nothing: there is no service of that name")
         self._announced = unknown
+        if self._untold and self._may_tell():
+            untold, self._untold = self._untold, 0
+            await self._tell(
+                f"{untold} more files in the signals directory were rejected or hold nothing; rejected/ and "
+                "the log say which and why"
+            )
+
+    async def _look_at_directory(self) -> None:
+        """Tell what is wrong with it as a whole, once while that comes and goes."""
+        now = self._clock.monotonic()
+        for kind, text in (("trouble", self._untrusted()), ("crowd", self._crowded())):
+            told, at = self._wrong.get(kind, ("", now))
+            if text:
+                self._wrong[kind] = (text, now)
+                if text != told:
+                    await self._tell(text, always=True)
+            elif now - at >= _MINUTE:
+                self._wrong.pop(kind, None)
+
+    def _untrusted(self) -> str:
+        trouble = self._files.trouble()
+        return trouble and f"{trouble}. Until then everything is held, and no order by file is taken"
+
+    def _crowded(self) -> str:
+        if not self._files.crowd():
+            return ""
+        return (
+            f"there are more than {MOST} files in the signals directory. Orders and holds for services that there are "
+            "count, others are rejected a few at a time; remove them, and ask whose they are"
+        )
 
     async def settle(self) -> None:
         """Until every order in hand is carried out."""
@@ -114,7 +150,15 @@ class SignalCommands:
             return str(error)
         return ""
 
-    async def _tell(self, text: str) -> None:
+    def _may_tell(self) -> bool:
+        return len(self._told) < _TOLD or self._clock.monotonic() - self._told[0] >= _MINUTE
+
+    async def _tell(self, text: str, *, always: bool = False) -> None:
         text = readable(text)
         self._log.warning(text)
+        if not (always or self._may_tell()):
+            self._untold += 1
+            return
+        if not always:
+            self._told.append(self._clock.monotonic())
         await self._read_model.tell(facts.Notice("override", text))

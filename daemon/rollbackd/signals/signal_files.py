@@ -12,6 +12,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 
 from rollbackd.syntax.units import show
@@ -22,6 +23,10 @@ STILL = timedelta(seconds=1)
 """How long a command file must be unchanged: what a shell redirects into is seen empty first."""
 LARGEST = 64 * 1024
 """Bytes; a signal file is a few lines."""
+MOST = 500
+"""Names that one scan looks at; of a crowd the beginning, and whatever is of a service that we know."""
+_PASSES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR})
+"""Errors that are ours and pass by themselves: what cannot be read for them is looked at again."""
 _OTHERS = 0o007
 _MOVABLE = "has no sticky bit, so that whoever may write there may move another one's orders; chmod 1770"
 _NO_FILE = "not a regular file"
@@ -102,6 +107,7 @@ class SignalFiles:
         """Why the directory cannot be trusted now, as a sentence. Everything is held then, and no order is taken."""
         try:
             now = self._path.lstat()
+            os.scandir(self._path).close()
         except OSError as error:
             return f"the signals directory {self._path} cannot be read: {error.strerror}; put it back"
         if (now.st_dev, now.st_ino) != self._identity:
@@ -123,10 +129,13 @@ class SignalFiles:
         found = (self._hold("HOLD"), self._hold(f"HOLD.{service}"))
         return tuple(hold for hold in found if hold is not None)
 
-    def all_holds(self) -> dict[str, HoldFile]:
-        """Every hold file there is, by the service that it names, `*` for all; for lists, not for deciding."""
+    def all_holds(self, services: Collection[str] = ()) -> dict[str, HoldFile]:
+        """Every hold file there is, by the service that it names, `*` for all; for lists, not for deciding.
+
+        :param services: whose holds are found in a crowd of files, too.
+        """
         found = {}
-        for name in self._names():
+        for name in self._names(services):
             if name == "HOLD" or name.startswith("HOLD."):
                 hold = self._hold(name)
                 if hold is not None:
@@ -157,10 +166,10 @@ class SignalFiles:
 
     # -- commands -------------------------------------------------------------------------------
     def commands(self, services: Collection[str]) -> list[SignalCommand]:
-        """The command files that have been still long enough, and unknown files as rejected ones."""
+        """The command files that have been still long enough, and unknown files as rejected ones, orders first."""
         found = []
         present = set()
-        for name in self._names() if not self.trouble() else ():
+        for name in self._names(services) if not self.trouble() else ():
             if name == "HOLD" or name.startswith("HOLD."):
                 continue
             command = self._command(name, services)
@@ -168,16 +177,30 @@ class SignalFiles:
             if command is not None and command.key not in self._unmovable:
                 found.append(command)
         self._seen = {name: seen for name, seen in self._seen.items() if name in present}
-        return found
+        return sorted(found, key=lambda command: bool(command.problem))
 
     def unknown_holds(self, services: Collection[str]) -> list[str]:
         """Hold files for services that do not exist: a slip that somebody relies on."""
-        names = [name for name in self._names() if name.startswith("HOLD.")]
+        names = [name for name in self._names(services) if name.startswith("HOLD.")]
         return [readable(name) for name in names if name.partition(".")[2] not in services]
 
-    def _names(self) -> list[str]:
+    def crowd(self) -> bool:
+        """Whether there are more files than a scan looks at."""
+        return len(self._first()) > MOST
+
+    def _names(self, services: Collection[str]) -> list[str]:
+        """What is there; of a crowd the beginning, and the files of these services."""
+        names = self._first()
+        if len(names) > MOST:
+            known = (f"{verb}.{service}" for verb in ("HOLD", *COMMANDS) for service in services)
+            names = [*{*names[:MOST], *(name for name in ("HOLD", *known) if os.path.lexists(self._path / name))}]
+        return sorted(name for name in names if not name.startswith("."))
+
+    def _first(self) -> list[str]:
+        """The first names, in no order, and one more than `MOST` if there are more; none while it cannot be read."""
         try:
-            return sorted(path.name for path in self._path.iterdir() if not path.name.startswith("."))
+            with os.scandir(self._path) as entries:
+                return [entry.name for entry in islice(entries, MOST + 1)]
         except OSError:
             return []
 
@@ -202,6 +225,8 @@ class SignalFiles:
             fields = _fields(_read(path))
             _check_command(verb, service, fields, services)
         except OSError as error:
+            if error.errno in _PASSES:
+                return None
             return SignalCommand(name, verb, service, actor, key, {}, seen.at, f"unreadable: {error.strerror}")
         except ValueError as error:
             return SignalCommand(name, verb, service, actor, key, {}, seen.at, readable(str(error)))

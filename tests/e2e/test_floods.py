@@ -1,0 +1,114 @@
+"""Floods from outside, at a real daemon: who gives orders is heard, and nothing waits longer than a moment.
+
+That no turn of the event loop takes longer than its bound is looked at in every end-to-end test.
+"""
+
+import json
+import re
+import resource
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.toy import REPO, Ear, Toy, toy
+from tests.servers import wait_until
+
+_HEAD = b"POST /api/v1/alerts HTTP/1.1\r\nHost: localhost\r\n"
+_OURS = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+
+def _start_with(one: Toy, files: int) -> None:
+    """The daemon with few descriptors, which it may not raise; v1 is good, v2 runs."""
+    argv = ["prlimit", f"--nofile={files}:{files}", sys.executable, "-m", "rollbackd", "run", "--config"]
+    with (one.root / "log").open("ab") as log:
+        one.daemon = subprocess.Popen(
+            [*argv, str(one.root / "config.yaml")], stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=REPO
+        )
+    one.until_up()
+    one.until_seen("co-v1")
+    one.ask("POST", "services/shop/good", {})
+    one.deploy("v2")
+    one.until_seen("co-v2")
+
+
+@contextmanager
+def _connections(one: Toy, count: int, said: bytes) -> Iterator[None]:
+    """So many connections that say this much and then nothing, opened again when they are closed."""
+    soft, hard = _OURS
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, count + 500)), hard))
+    made = []
+    try:
+        for _ in range(count):
+            made.append(socket.create_connection(("127.0.0.1", one.port), timeout=5))
+            made[-1].setblocking(False)
+            made[-1].send(said)
+        yield
+    finally:
+        for connection in made:
+            connection.close()
+        resource.setrlimit(resource.RLIMIT_NOFILE, _OURS)
+
+
+def _worst(one: Toy, seconds: float) -> float:
+    """The longest that `/healthz` took, on the network and on the socket."""
+    worst, end = 0.0, time.monotonic() + seconds
+    while time.monotonic() < end:
+        for family, address in ((socket.AF_INET, ("127.0.0.1", one.port)), (socket.AF_UNIX, str(one.root / "socket"))):
+            began = time.monotonic()
+            with socket.socket(family, socket.SOCK_STREAM) as wire:
+                wire.settimeout(10)
+                wire.connect(address)
+                wire.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+                assert wire.recv(100).split()[1] == b"200"
+            worst = max(worst, time.monotonic() - began)
+        time.sleep(0.05)
+    return worst
+
+
+_SOON = 1.0
+"""Seconds; on an idle machine it is a hundredth of that."""
+
+
+@pytest.mark.parametrize("files", [256, 1024])
+@pytest.mark.parametrize(
+    "said",
+    [b"", _HEAD[:-2], _HEAD + b"Content-Type: application/json\r\nContent-Length: 1000\r\n\r\n{"],
+    ids=["nothing", "half a head", "half a body"],
+)
+def test_idle_connections_stop_nobody(tmp_path: Path, ear: Ear, files: int, said: bytes) -> None:
+    with toy(tmp_path / "shop", told=ear.url) as one:
+        one.configure(daemon={"tokens": [], "open_on_loopback": True, **_desk(one)})
+        _start_with(one, files)
+        with _connections(one, 1100, said):
+            (one.signals / "ROLLBACK.shop").write_text("reason: by hand\n")
+            assert _worst(one, 3) < _SOON
+            wait_until(lambda: one.runs == "co-v1", "it went back")
+            one.alert()
+        one.until_closed("shop-1")
+        assert not re.search("Too many open files", one.log)
+        assert all(json.loads(line) for line in one.log.splitlines())
+        assert len(one.log) < 200_000
+
+
+def _desk(one: Toy) -> dict[str, object]:
+    return {"tokens": [{"name": "desk", "role": "operator", "token": {"file": str(one.root / "token")}}]}
+
+
+def test_twenty_thousand_files_hold_up_no_order(shop: Toy, ear: Ear) -> None:
+    for number in range(10_000):
+        (shop.signals / f"ROLLBACK.nobody{number:05}").touch()
+        (shop.signals / f"HOLD.nobody{number:05}").touch()
+    (shop.signals / "ROLLBACK.shop").write_text("reason: by hand\n")
+    assert _worst(shop, 5) < _SOON
+    wait_until(lambda: shop.runs == "co-v1", "it went back")
+    shop.until_closed("shop-1")
+    (shop.signals / "HOLD.shop").write_text("reason: enough\n")
+    wait_until(lambda: any(hold["scope"] == "shop" for hold in shop.ask("GET", "holds")["holds"]), "it is held")
+    assert "there are more than 500 files in the signals directory" in ear.text()
+    assert len([one for one in ear.fake.once if "holds nothing" in json.dumps(one)]) <= 15
