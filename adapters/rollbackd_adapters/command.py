@@ -10,6 +10,7 @@ import json
 from collections.abc import Sequence
 from datetime import timedelta
 from functools import partial
+from itertools import islice
 from typing import Any, ClassVar, Self
 
 from pydantic import GetJsonSchemaHandler, model_validator
@@ -30,6 +31,12 @@ from rollbackd_adapters.traces import Trace
 
 _OUTSIDE = 1
 _WAYS = ("enter", "leave")
+_PRINTED = 2**20
+"""Bytes of an answer; one that is longer is an error."""
+_RELEASES = 1000
+"""Releases that are looked at; they come newest first."""
+_PROBLEMS = 20
+"""Lines that `ready` may give for problems."""
 
 
 class CommandSettings(Settings):
@@ -122,7 +129,7 @@ class CommandAdapter(StepAdapter[CommandSettings]):
     async def releases(self) -> Sequence[Release]:
         said = await self._ask(_given(self._settings.releases))
         items = self._parsed(said) if said.startswith("[") else said.splitlines()
-        found, self._passed_over = listed(filter(None, items), partial(self._release, dated=False))
+        found, self._passed_over = listed(filter(None, items[:_RELEASES]), partial(self._release, dated=False))
         return found
 
     async def _move(self, change: Change, trace: Trace, lock: Lock) -> None:
@@ -173,8 +180,8 @@ class CommandAdapter(StepAdapter[CommandSettings]):
             finished = await self._run(settings.ready)
             if not finished.ok:
                 lines = finished.stdout.decode(errors="replace").splitlines()
-                said = [self._spawner.clean(line) for line in lines if line.strip()]
-                texts = said[:20] or [f"`{_shown(settings.ready)}`: {finished.ending}"]
+                said = [self._spawner.clean(line) for line in islice(filter(str.strip, lines), _PROBLEMS)]
+                texts = said or [f"`{_shown(settings.ready)}`: {finished.ending}"]
         return texts
 
     # -- as a bracket ---------------------------------------------------------------------------
@@ -216,7 +223,9 @@ class CommandAdapter(StepAdapter[CommandSettings]):
     async def _run(self, argv: Sequence[str], change: Change | None = None) -> Finished:
         settings, env = self._settings, environment(self._place, change)
         with as_adapter_errors():
-            return await self._spawner.run(argv, timeout=settings.timeout, env=env, user=settings.run_as)
+            return await self._spawner.run(
+                argv, timeout=settings.timeout, env=env, limit=_PRINTED, user=settings.run_as
+            )
 
     async def _ask(self, argv: Sequence[str], change: Change | None = None) -> str:
         """What a command prints, without white space around it. :raises AdapterError: it fails, or prints nothing."""

@@ -1,7 +1,9 @@
 """What programs print is shown without secrets and without terminal tricks."""
 
+import time
+
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rollbackd.system.redaction import HEADROOM, MASK, TAIL, Redactor, harmless, one_line
@@ -59,3 +61,23 @@ def test_no_part_of_a_secret_is_left_where_an_output_was_cut(before: str, secret
 
 def test_a_long_output_without_spaces_is_masked_in_no_time() -> None:
     assert len(Redactor(["something"]).tail(b"a" * (TAIL + HEADROOM), cut=True)) <= TAIL + 2
+
+
+@pytest.mark.parametrize(
+    "piece", ["x", "token", "password=", "://a:b", "-----BEGIN PRIVATE KEY-----", "\x1b]", "bearer\t", "a\n", "\ud800"]
+)
+def test_ten_megabytes_are_cut_before_they_are_cleaned(piece: str) -> None:
+    began = time.thread_time()
+    cleaned = Redactor(["hunter22"])(piece * (10 * 2**20 // len(piece)))
+    assert time.thread_time() - began < 0.25
+    assert len(cleaned) <= 2 * (TAIL + HEADROOM)
+    assert one_line(piece * 2**20) is not None
+
+
+@settings(deadline=None)
+@given(st.integers(0, 3 * HEADROOM), st.sampled_from(["hunter2" * 20, "s3cr3t-" + "x" * 1000, "four"]))
+def test_no_half_of_a_secret_is_left_where_a_long_text_was_cut(before: int, secret: str) -> None:
+    text = "." * (TAIL - HEADROOM + before) + secret + "." * (2 * TAIL)
+    cleaned = Redactor([secret])(text)
+    assert secret[:4] not in cleaned
+    assert cleaned.endswith("…")

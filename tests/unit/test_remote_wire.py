@@ -1,6 +1,7 @@
 """What crosses the wire between two hosts: values come back as they went, and anything else means nothing."""
 
 import json
+import time
 from datetime import UTC, datetime
 from typing import Any
 
@@ -121,3 +122,12 @@ def test_a_line_that_is_no_request_is_refused(line: bytes, words: str) -> None:
 def test_parameters_that_do_not_fit_are_refused(name: str, params: dict[str, Any], words: str) -> None:
     with pytest.raises(WireError, match=words):
         wire.method(name).read(params)
+
+
+@pytest.mark.parametrize("line", [b'{"id":9,"result":null}\n', b"{}\n", b"\n", b"x\n"])
+def test_a_far_side_that_says_small_lines_without_end_is_refused_at_once(line: bytes) -> None:
+    said = wire.hello(HELLO) + line * (16 * 2**20 // len(line))
+    began = time.thread_time()
+    with pytest.raises(WireError, match="more than 100 lines"):
+        wire.hear(said)
+    assert time.thread_time() - began < 0.25

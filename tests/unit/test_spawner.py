@@ -142,6 +142,14 @@ async def test_what_a_command_leaves_running_does_not_keep_us_waiting(spawner: S
     os.kill(pid, signal.SIGKILL)
 
 
+async def test_what_a_command_leaves_writing_without_end_holds_up_nobody(spawner: Spawner, tmp_path: Path) -> None:
+    began = time.thread_time()
+    finished = await spawner.run(["sh", "-c", f"yes & echo $! > {tmp_path}/pid"], timeout=SOON)
+    os.kill(number_in(tmp_path / "pid"), signal.SIGKILL)
+    assert finished.ok
+    assert time.thread_time() - began < 2
+
+
 async def test_secrets_and_terminal_tricks_do_not_reach_what_is_shown(spawner: Spawner) -> None:
     text = "correct horse; battery staple; password=x; \x1b[2J"
     finished = await spawner.run(["sh", "-c", 'printf %s "$1"; printf %s "$1" >&2', "-", text], timeout=SOON)

@@ -28,8 +28,10 @@ from rollbackd_adapters.ids import SNAPSHOT
 
 MANIFEST = "rollbackd/manifest.json"
 _BLOBS = "rollbackd/blobs/"
-_MANIFEST_LIMIT = 512 * 2**20
-"""Bytes; some two million files."""
+_MANIFEST_LIMIT = 128 * 2**20
+"""Bytes; what so many files need."""
+_MOST_ENTRIES = 500_000
+"""Files and directories; each takes memory that its packed bytes do not show."""
 _LEVEL = 6
 Vet = Callable[[Head, Tree], Tree]
 
@@ -41,6 +43,11 @@ def write(store: Store, name: str, path: str, stop: Stop) -> None:
     """
     target = _absolute(path)
     head, tree = store.load(name)
+    if len(tree.entries) > _MOST_ENTRIES:
+        raise AdapterError(
+            f"{name}: it has more than {_MOST_ENTRIES} files and directories, and could not be taken in again",
+            permanent=True,
+        )
     beside = target.with_name(f".{target.name}.rollbackd")
     with told(path):
         beside.unlink(missing_ok=True)
@@ -120,7 +127,7 @@ def _manifest(packed: gzip.GzipFile, largest: int) -> tuple[Head, Tree]:
     head = Head.parse(line)
     if len(line) > HEAD_LIMIT or SNAPSHOT.fullmatch(head.name) is None:
         raise ValueError("its name cannot be one")
-    tree = parse_body(head, body)
+    tree = parse_body(head, body, _MOST_ENTRIES)
     if sum(tree.blobs().values()) > largest:
         raise ValueError(f"it holds {sum(tree.blobs().values())} bytes, more than the {largest} of `largest`")
     return head, tree

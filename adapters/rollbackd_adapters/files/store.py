@@ -14,8 +14,9 @@ import os
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from math import inf
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from rollbackd.adapter import AdapterError, Snapshot
 from rollbackd.system.boundary import boundary
@@ -29,6 +30,7 @@ from rollbackd_adapters.ids import SNAPSHOT
 _FORMAT = 1
 HEAD_LIMIT = 64 * 2**10
 """Bytes."""
+_DECODER = json.JSONDecoder()
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,11 +256,11 @@ def body_of(tree: Tree) -> bytes:
     return json.dumps(trees.written(tree), separators=(",", ":")).encode() + b"\n"
 
 
-def parse_body(head: Head, body: bytes) -> Tree:
-    """:raises ValueError: it is not what the head was written for."""
+def parse_body(head: Head, body: bytes, most: float = inf) -> Tree:
+    """:raises ValueError: it is not what the head was written for, or has more than so many entries."""
     if hashlib.sha256(body).hexdigest() != head.digest:
         raise ValueError("damaged: its list of files is not the one that was written")
-    tree = trees.read(_loads(body))
+    tree = trees.read(_loads(body, most))
     if tree.release != head.release:
         raise ValueError("damaged: its list of files is of another release")
     return tree
@@ -272,11 +274,47 @@ def _moment(text: str) -> datetime:
     return at.astimezone(UTC)
 
 
-def _loads(body: bytes) -> object:
+def _loads(body: bytes, most: float) -> object:
+    """The JSON of a list of files, read entry by entry: as a whole it would keep every other thread waiting.
+
+    :raises ValueError: it is no such JSON, or has too many entries.
+    """
     try:
-        return json.loads(body)
-    except RecursionError as error:
+        return _object(body.decode(), 0, lambda text, at: _object(text, at, _DECODER.raw_decode, most))[0]
+    except (RecursionError, IndexError) as error:
         raise ValueError("not a list of files") from error
+
+
+def _object(
+    text: str, at: int, value: Callable[[str, int], tuple[Any, int]], most: float = inf
+) -> tuple[dict[str, Any], int]:
+    """The object that begins there, its values read by `value`, and where it ends."""
+    found: dict[str, Any] = {}
+    at = _after(text, at, "{")
+    if text[at] == "}":
+        return found, at + 1
+    while True:
+        name, at = _DECODER.raw_decode(text, at)
+        found[str(name)], at = value(text, _after(text, at, ":"))
+        if len(found) > most:
+            raise ValueError(f"it lists more than {most} files and directories")
+        at = _blank(text, at)
+        if text[at] == "}":
+            return found, at + 1
+        at = _after(text, at, ",")
+
+
+def _after(text: str, at: int, mark: str) -> int:
+    at = _blank(text, at)
+    if text[at] != mark:
+        raise ValueError(f"not a list of files: no {mark} at {at}")
+    return _blank(text, at + 1)
+
+
+def _blank(text: str, at: int) -> int:
+    while text[at] in " \t\r\n":
+        at += 1
+    return at
 
 
 def _size(path: Path) -> int:

@@ -5,6 +5,7 @@ effect is in hand a program holds its host's lock: when we are killed, the next 
 since an order may still be on its way.
 """
 
+import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -81,7 +82,7 @@ class Host(LayerPart[RemoteSettings]):
         with as_adapter_errors():
             called = self._argv if lock is None else [*limited(timeout), *self._argv]
             finished = await self._spawner.run(called, timeout=timeout, stdin=b"".join(lines), lock=lock)
-        heard = self._heard(finished)
+        heard = await asyncio.to_thread(self._heard, finished)  # it may say as much as we read
         hello = self._greeting(heard, finished)
         return hello, [self._answer(heard, finished, number, name) for number, (name, _) in enumerate(asked, 1)]
 

@@ -26,6 +26,8 @@ PROTOCOL = 1
 TRAITS = ("releases", "step", "bracket", "data", "snapshots")
 LONGEST_REQUEST = 2**20
 """Bytes of a request's line."""
+_MOST_LINES = 100
+"""Lines of one conversation: a hello, and an answer for each of a few requests."""
 
 _READING: tuple[Callable[..., Any], ...] = (
     Adapter.current,
@@ -218,6 +220,8 @@ def hear(said: bytes) -> Heard:
     whole, _, _cut_off = said[start:].rpartition(b"\n")
     if start < 0 or not whole:
         return Heard()
+    if whole.count(b"\n") >= _MOST_LINES:
+        raise WireError(f"it says more than {_MOST_LINES} lines")
     first, *lines = whole.split(b"\n")
     greeting: Hello = _fitting(_HELLO, _object(first).get("hello"), "the hello")
     answers: list[WireAnswer] = [_fitting(_ANSWER, _object(line), "an answer") for line in lines]

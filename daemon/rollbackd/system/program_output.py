@@ -15,6 +15,10 @@ from rollbackd.system.supervisor import KEPT, Tail
 GRACE = timedelta(seconds=3)
 """The time between asking a group to end and killing it."""
 
+_PIECE = 2**16
+_FULL = 16
+"""Pieces that a pipe holds at most, unless root had it made larger."""
+
 
 class _Pipe:
     def __init__(self) -> None:
@@ -56,13 +60,14 @@ class Pipes:
     def drain(self) -> None:
         """Read what a command that has ended left in the pipes; not what its descendants may still write."""
         for pipe in (self.stdout, self.stderr):
-            while pipe.read in self._open and self._ready(pipe):
-                pass
+            for _ in range(_FULL):  # who goes on writing fills it as fast as it is read
+                if pipe.read not in self._open or not self._ready(pipe):
+                    break
 
     def _ready(self, pipe: _Pipe) -> bool:
         """Take one piece of output; False when there was none."""
         try:
-            data = os.read(pipe.read, 2**16)
+            data = os.read(pipe.read, _PIECE)
         except BlockingIOError:
             return False
         if not data:

@@ -57,7 +57,7 @@ def harmless(text: str) -> str:
 
 def one_line(text: str) -> str:
     """The text, harmless and on one line of at most 200 characters: for labels."""
-    return " ".join(harmless(text).split())[:200]
+    return " ".join(harmless(text[:TAIL]).split())[:200]
 
 
 class Redactor:
@@ -71,12 +71,17 @@ class Redactor:
         self._secrets = tuple(sorted((text for text in known if len(text) >= _SHORTEST), key=len, reverse=True))
 
     def __call__(self, text: str) -> str:
-        """The text, harmless and without secrets."""
-        text = harmless(text)
-        for secret in self._secrets:
-            text = text.replace(secret, MASK)
+        """The text, harmless and without secrets; of a long one the beginning, since each character costs time."""
+        if len(text) > TAIL + HEADROOM:  # what may be half a secret, at the cut, goes as well
+            return self(text[: TAIL + HEADROOM])[:-HEADROOM] + "…"
+        text = self._masked(harmless(self._masked(text)))  # before too: an escape sequence may end in its first letter
         for pattern, mask in _PATTERNS:
             text = pattern.sub(mask, text)
+        return text
+
+    def _masked(self, text: str) -> str:
+        for secret in self._secrets:
+            text = text.replace(secret, MASK)
         return text
 
     def tail(self, raw: bytes, *, cut: bool) -> str:
