@@ -3,6 +3,7 @@
 That no turn of the event loop takes longer than its bound is looked at in every end-to-end test.
 """
 
+import gzip
 import json
 import re
 import resource
@@ -10,7 +11,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -71,8 +75,8 @@ def _worst(one: Toy, seconds: float) -> float:
     return worst
 
 
-_SOON = 1.0
-"""Seconds; on an idle machine it is a hundredth of that."""
+_SOON = 3.0
+"""Seconds, for a busy machine; on an idle one it is a hundredth of that, and the loop's own turns are measured."""
 
 
 @pytest.mark.parametrize("files", [256, 1024])
@@ -100,6 +104,51 @@ def _desk(one: Toy) -> dict[str, object]:
     return {"tokens": [{"name": "desk", "role": "operator", "token": {"file": str(one.root / "token")}}]}
 
 
+_TINY = '{"status":"firing","labels":{"alertname":"Sick","service":"shop","n":"%d"},"startsAt":"2026-11-30T00:00:00Z"}'
+
+
+def _hook(*alerts: str) -> bytes:
+    return ('{"version":"4","alerts":[' + ",".join(alerts) + "]}").encode()
+
+
+def _long(number: int, length: int) -> str:
+    return _TINY.replace('"n":"%d"', f'"n":"{number}","long":"{"x" * length}"')
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (413, lambda: _hook(*(_TINY % number for number in range(220_000)))),
+        (200, lambda: _hook(*(_TINY % number for number in range(10_000)))),
+        (413, lambda: _hook(_long(1, 31 * 2**20))),
+        (200, lambda: _hook(*(_long(number, 2**20 - 1000) for number in range(31)))),
+        (413, lambda: _hook(_TINY.replace("firing", "\\ud800" * 5_000_000))),
+        (413, lambda: gzip.compress(_hook(*(_TINY % number for number in range(220_000))))),
+        (413, lambda: gzip.compress(b" " * 2**30)),
+    ],
+    ids=["220,000", "10,000", "a label of 31 MB", "31 labels of 1 MB", "half characters", "packed", "bomb"],
+)
+def test_large_bodies_hold_up_no_order(shop: Toy, status: int, body: Callable[[], bytes]) -> None:
+    data = body()
+    headers = {**shop.headers, "Content-Encoding": "gzip"} if data[:2] == b"\x1f\x8b" else shop.headers
+    url = f"http://127.0.0.1:{shop.port}/api/v1/alerts"
+    with ThreadPoolExecutor(2) as pool:
+        posting = [pool.submit(_status, urllib.request.Request(url, data, headers)) for _ in range(2)]
+        (shop.signals / "ROLLBACK.shop").write_text("reason: by hand\n")
+        assert _worst(shop, 4) < _SOON
+        assert {one.result() for one in posting} <= {status, 503}
+    wait_until(lambda: shop.runs == "co-v1", "it went back")
+
+
+def _status(request: urllib.request.Request) -> int:
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code
+
+
 def test_twenty_thousand_files_hold_up_no_order(shop: Toy, ear: Ear) -> None:
     for number in range(10_000):
         (shop.signals / f"ROLLBACK.nobody{number:05}").touch()
@@ -110,5 +159,5 @@ def test_twenty_thousand_files_hold_up_no_order(shop: Toy, ear: Ear) -> None:
     shop.until_closed("shop-1")
     (shop.signals / "HOLD.shop").write_text("reason: enough\n")
     wait_until(lambda: any(hold["scope"] == "shop" for hold in shop.ask("GET", "holds")["holds"]), "it is held")
-    assert "there are more than 500 files in the signals directory" in ear.text()
+    assert "there are more than 500 files in the signals directory" in shop.log
     assert len([one for one in ear.fake.once if "holds nothing" in json.dumps(one)]) <= 15

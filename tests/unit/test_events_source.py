@@ -1,6 +1,7 @@
 """Events as they are posted: read, bounded, named, and kept in the inbox."""
 
 import json
+import time
 from datetime import timedelta
 from typing import Any
 
@@ -10,6 +11,7 @@ from rollbackd.model import Event
 from rollbackd.rules.conditions import event_evidence
 from rollbackd.rules.spec import EventWhen
 from rollbackd.signals.events import (
+    MOST_EVENTS,
     EventError,
     Posted,
     event_from_json,
@@ -132,3 +134,29 @@ def test_the_inbox_gives_back_what_was_put_in() -> None:
 def test_what_is_no_event_of_the_inbox_is_a_value_error(body: bytes) -> None:
     with pytest.raises(ValueError, match=r"."):
         event_from_json(body)
+
+
+@pytest.mark.parametrize(
+    "each", ['{"event":"e","service":"shop","key":"%d"}', "%d", '{"event":"e","labels":{"n":"%d"}}']
+)
+def test_so_many_events_are_too_many_for_one_body(each: str) -> None:
+    began = time.thread_time()
+    body = "[" + ",".join(each % number for number in range(400_000)) + "]"
+    with pytest.raises(EventError) as caught:
+        parse_events(body.encode())
+    assert caught.value.too_large or each == "%d"
+    assert time.thread_time() - began < 2
+    with pytest.raises(EventError, match="more than 20000 events in one body") as caught:
+        parse_events(("[" + ",".join('{"event":"e"}' for _ in range(MOST_EVENTS + 1)) + "]").encode())
+    assert caught.value.too_large
+    assert (
+        len(parse_events(("[" + ",".join('{"event":"e"}' for _ in range(MOST_EVENTS)) + "]").encode())) == MOST_EVENTS
+    )
+
+
+@pytest.mark.parametrize("field", ["event", "service", "key", "text", "url", "labels"])
+def test_no_part_of_an_event_is_larger_than_it_may_be(field: str) -> None:
+    long = "x" * (2**20 + 1)
+    with pytest.raises(EventError) as caught:
+        parse_events(json.dumps({"event": "e", field: {"a": long} if field == "labels" else long}).encode())
+    assert len(str(caught.value)) < 500

@@ -1,6 +1,8 @@
 """What the rules say of each service right now, and the triggers that follow."""
 
+import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -450,3 +452,36 @@ def test_an_inconclusive_look_makes_no_trouble_and_ends_none() -> None:
 )
 def test_a_restart_looks_back_far_enough_to_rebuild_what_is_pending(when: Any, back: timedelta) -> None:
     assert gap(rule(when), POLL) == back
+
+
+# -- storms -------------------------------------------------------------------------------------
+def test_a_storm_of_alerts_of_one_service_is_looked_at_in_bounds_and_none_is_mistaken_for_another() -> None:
+    count = 20_000
+    one = rule_states(rule({"alert": 'alertname=~"High.*Rate"'}), rule({"all": [ALERT, ALERT]}, "both"))
+    alerts = [alert(fingerprint=f"{number:016x}", number=str(number)) for number in range(count)]
+    began = time.thread_time()
+    for each in alerts:
+        assert one.hear(each, "checkout", at(1))
+    assert time.thread_time() - began < 4
+    began = time.thread_time()
+    assert len(one.all_triggers("checkout", at(2))) == 251
+    assert one.standing("checkout", at(2)) is Standing.BAD
+    assert time.thread_time() - began < 0.25
+    began = time.thread_time()
+    named = [f"errors/{each.episode}" for each in alerts]
+    assert all(one.goes_on("checkout", name, at(2)) for name in named)
+    assert not any(one.over("checkout", name, at(2)) for name in named)
+    assert time.thread_time() - began < 2
+    for each in alerts[1:]:
+        one.hear(replace(each, ends_at=at(3)), "checkout", at(3))
+    assert [one.goes_on("checkout", name, at(4)) for name in named] == [True] + [False] * (count - 1)
+    assert all(one.over("checkout", name, at(4)) for name in named[1:])
+    one.forget_alerts(lambda *_: True)
+    assert one.standing("checkout", at(5)) is Standing.GOOD
+
+
+def test_an_alert_whose_labels_changed_is_asked_for_by_another_rule() -> None:
+    one = rule_states(rule(ALERT), rule({"alert": 'alertname="Other"'}, "other"))
+    one.hear(alert(), "checkout", at(0))
+    one.hear(alert("Other"), "checkout", at(1))
+    assert episodes(one) == [f"other/{alert().episode}"]

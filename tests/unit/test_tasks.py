@@ -1,10 +1,11 @@
 """Tasks that somebody waits for: none is left behind."""
 
 import asyncio
+import time
 
 import pytest
 
-from rollbackd.system.tasks import end, until_first
+from rollbackd.system.tasks import end, in_turns, until_first
 
 
 class Trail:
@@ -73,3 +74,22 @@ async def test_who_is_cancelled_while_he_waits_leaves_nothing_behind() -> None:
     with pytest.raises(asyncio.CancelledError):
         await waiting
     assert all(trail.ended for trail in trails)
+
+
+async def test_many_things_are_worked_on_in_turns() -> None:
+    others = 0
+
+    async def other() -> None:
+        nonlocal others
+        while True:
+            others += 1
+            await asyncio.sleep(0)
+
+    beside = asyncio.create_task(other())
+    seen = []
+    async for number in in_turns(range(20)):
+        seen.append(number)
+        time.sleep(0.01)
+    beside.cancel()
+    assert seen == list(range(20))
+    assert others >= 5

@@ -2,6 +2,7 @@
 
 import json
 import time
+import tracemalloc
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from hypothesis import strategies as st
 
 from rollbackd.model import Alert
 from rollbackd.signals.alertmanager_webhook import (
+    LONGEST_TEXT,
+    MOST_ALERTS,
     WebhookError,
     WebhookPayload,
     alert_from_json,
@@ -279,3 +282,115 @@ def test_ten_thousand_alerts_are_read_quickly() -> None:
     began = time.process_time()
     assert len(parse_webhook(data).alerts) == 10_000
     assert time.process_time() - began < 1.0, "of the second and a half that the whole intake may take, a part"
+
+
+# -- what is too much --------------------------------------------------------------------------
+TINY = '{"status":"firing","labels":{"service":"shop","n":"%d"},"startsAt":"2026-11-30T00:00:00Z"}'
+
+
+def many(count: int, each: str = TINY) -> bytes:
+    return ('{"version":"4","alerts":[' + ",".join(each % number for number in range(count)) + "]}").encode()
+
+
+def refused(body: bytes) -> WebhookError:
+    began = time.thread_time()
+    with pytest.raises(WebhookError) as caught:
+        parse_webhook(body)
+    assert time.thread_time() - began < 2
+    assert len(str(caught.value)) < 500
+    return caught.value
+
+
+def test_so_many_alerts_are_taken_and_one_more_is_not() -> None:
+    assert len(parse_webhook(many(MOST_ALERTS)).alerts) == MOST_ALERTS
+    error = refused(many(MOST_ALERTS + 1))
+    assert (error.too_large, "more than 20000 alerts in one body" in str(error)) == (True, True)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        many(220_000),
+        many(220_000, TINY.replace("startsAt", r"\u0073tartsAt")),
+        many(220_000, TINY.replace("startsAt", "endsAt")),
+        many(3_000_000, "%d"),
+        many(MOST_ALERTS + 1, "%d"),
+        b'{"version":"4","alerts":[],' + b",".join(b'"%d":1' % number for number in range(2_000_000)) + b"}",
+    ],
+    ids=["startsAt", "escaped", "none", "numbers", "a few numbers", "keys"],
+)
+def test_however_they_are_written_too_many_are_refused_before_they_fill_the_memory(body: bytes) -> None:
+    tracemalloc.start()
+    try:
+        assert refused(body).too_large or b"[0,1,2" in body
+        assert tracemalloc.get_traced_memory()[1] < 64 * 2**20
+    finally:
+        tracemalloc.stop()
+
+
+MEGABYTES = 8 * 2**20
+
+
+@pytest.mark.parametrize(
+    "large",
+    [
+        {"labels": {"service": "shop", "long": "x" * MEGABYTES}},
+        {"labels": {"service": "shop", "x" * MEGABYTES: "long"}},
+        {"labels": {"service": "shop", "long": "\ud800\0" * (MEGABYTES // 32)}},
+        {"labels": {f"l{number}": "x" for number in range(100_000)}},
+        {"labels": {f"l{number}": "x" * 4000 for number in range(20)}},
+        {"annotations": {"long": "x" * MEGABYTES}},
+        {"generatorURL": "x" * MEGABYTES},
+        {"fingerprint": "x" * MEGABYTES},
+        {"status": "x" * MEGABYTES},
+        {"startsAt": "1" * MEGABYTES},
+    ],
+    ids=lambda large: str(large)[:30],
+)
+def test_an_alert_that_is_too_large_never_costs_the_others(large: dict[str, Any]) -> None:
+    body = with_alert()
+    good = body["alerts"][0]
+    body["alerts"] = [good, {**good, **large}, good]
+    began = time.thread_time()
+    webhook = parse(body)
+    assert time.thread_time() - began < 2
+    if webhook.damaged:
+        assert [alert.fingerprint for alert in webhook.alerts] == [good["fingerprint"]] * 2
+        assert len(webhook.damaged[0]) < 500
+    assert all(len(text) < 2 * LONGEST_TEXT for one in webhook.alerts for text in (*one.labels.values(), one.url))
+    body["alerts"] = [{**good, **large}]
+    if webhook.damaged:
+        refused(json.dumps(body).encode())
+
+
+def assert_too_large(body: dict[str, Any]) -> None:
+    assert refused(json.dumps(body).encode()).too_large
+
+
+@given(st.dictionaries(st.text(max_size=8), st.integers(0, 3 * LONGEST_TEXT), max_size=14), st.booleans())
+def test_whatever_is_taken_is_small_and_what_is_cut_says_so(lengths: dict[str, int], annotations: bool) -> None:
+    texts = {name: "x" * length for name, length in lengths.items()}
+    body = with_alert(**{"annotations" if annotations else "labels": texts})
+    if sum(min(length, LONGEST_TEXT) for length in lengths.values()) > 2**16:
+        assert_too_large(body)
+        return
+    (alert,) = parse(body).alerts
+    for name, text in (alert.annotations if annotations else alert.labels).items():
+        length = lengths.get(name)
+        if length is not None:
+            assert text == texts[name] if length <= LONGEST_TEXT else text.endswith(f"… ({length} characters)")
+
+
+def test_a_receiver_and_a_group_of_any_length_are_read_at_once() -> None:
+    began = time.thread_time()
+    webhook = parse({**with_alert(), "receiver": "\\" * MEGABYTES, "groupKey": "x" * MEGABYTES})
+    assert time.thread_time() - began < 2
+    assert len(webhook.receiver) + len(webhook.group_key) < 3000
+
+
+def test_large_labels_have_a_fingerprint_at_once() -> None:
+    began = time.thread_time()
+    names = {fingerprint_of({"a": "x" * (MEGABYTES + number)}) for number in range(3)}
+    assert time.thread_time() - began < 1
+    assert {len(name) for name in names} == {16}
+    assert len(names) == 3

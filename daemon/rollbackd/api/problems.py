@@ -76,7 +76,9 @@ async def as_problems(request: web.Request, handler: Handler) -> web.StreamRespo
         return problem(503, f"nothing was stored: {error}; try again", {"Retry-After": NOT_WRITTEN_RETRY})
     except UnknownName as error:
         return problem(404, str(error))
-    except (InvalidOrder, WebhookError, EventError) as error:
+    except (WebhookError, EventError) as error:
+        return problem(413 if error.too_large else 400, str(error))
+    except InvalidOrder as error:
         return problem(400, str(error))
     except OrderRefused as error:
         return problem(409, str(error), findings=_FINDINGS.dump_python(tuple(error.findings), mode="json"))

@@ -8,6 +8,7 @@ from contextlib import nullcontext, suppress
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
+from itertools import islice
 from typing import Any
 
 from rollbackd import facts
@@ -47,6 +48,10 @@ _DISK = timedelta(seconds=2)
 """The pause before a decision is written again, while the journal cannot be written."""
 _FEW = 5
 """How many episodes of one service are decided again each time; the others have their turn the next times."""
+_BESIDE = 4
+"""How many triggers of one service are decided on at the same time: those of a storm would all wake up together."""
+_NEW = 16
+"""How many that were not decided on yet are each time."""
 _REST = 40
 """How long a service rests after its episodes were decided again, as a multiple of what that took: others come in."""
 _RACES = 20
@@ -93,6 +98,8 @@ class DecisionEngine:
         """Whether alerts wait that were not brought here yet, perhaps of episodes that nobody decided on."""
         self._patience: dict[str, float] = {}
         self._turn = 0
+        self._beside = defaultdict[str, asyncio.Semaphore](lambda: asyncio.Semaphore(_BESIDE))
+        """By service."""
         self._log = log.get("decision")
 
     def consider_soon(self, trigger: Trigger, handled: Sequence[int] = (), *, again: bool = False) -> None:
@@ -116,7 +123,8 @@ class DecisionEngine:
     async def _guarded(self, trigger: Trigger) -> None:
         say = partial(self._log.error, "a decision could not be written; nothing was started")
         try:
-            await until_written(partial(self._consider_all, trigger), self._clock, _DISK, say)
+            async with self._beside[trigger.service]:
+                await until_written(partial(self._consider_all, trigger), self._clock, _DISK, say)
         except Exception:  # noqa: BLE001  # one trigger must not end the daemon; its signal stays unhandled until the next start
             self._log.exception("a trigger could not be judged", service=trigger.service, rule=trigger.rule)
         finally:
@@ -304,9 +312,8 @@ class DecisionEngine:
         ledger = self._read_model.of(service)
         triggers = [*self._rule_states.all_triggers(service, self._clock.now()), *self._due(service)]
         if not self.behind:
-            for trigger in triggers:
-                if trigger.episode not in ledger.episodes:
-                    self.consider_soon(trigger)
+            for trigger in islice((one for one in triggers if one.episode not in ledger.episodes), _NEW):
+                self.consider_soon(trigger)
         first = self._turn % len(triggers) if triggers else 0
         for trigger in (*triggers[first:], *triggers[:first])[:_FEW]:
             before = ledger.episodes.get(trigger.episode)

@@ -27,7 +27,7 @@ from rollbackd.rules.tracks import CALM
 from rollbackd.state.incidents import KnownIncidents
 from rollbackd.system import log
 from rollbackd.system.clock import Clock
-from rollbackd.system.tasks import side_by_side
+from rollbackd.system.tasks import in_turns, side_by_side
 
 CURSOR = "teller"
 TROUBLES_CURSOR = "teller.troubles"
@@ -308,7 +308,7 @@ class NotificationDispatcher:
             known = self._troubles.known
             self._reminded = {thread: mark for thread, mark in self._reminded.items() if thread in known}
             self._reached = {thread: tier for thread, tier in self._reached.items() if thread in known}
-            for trouble in self._troubles.open:
+            async for trouble in in_turns(list(self._troubles.open)):
                 if trouble.what != "refused" or self._goes_on(trouble.service, trouble.episode):
                     made += [*self._next_people(trouble, now), *await self._reminder(trouble, now)]
             if not made:
@@ -333,7 +333,7 @@ class NotificationDispatcher:
                 await self._begin()
             now, busy = self._clock.monotonic(), self._troubles.busy
             calm, ended = dict[str, float](), list[Entry]()
-            for one in self._troubles.refusals():
+            async for one in in_turns(list(self._troubles.refusals())):
                 why = "" if one.service in busy else self._over(one.service, one.episode)
                 if not why:
                     continue

@@ -56,10 +56,10 @@ class SignalCommands:
 
     async def scan(self) -> None:
         """Take every command file that is ready; announce holds for services that there are not."""
+        await self._look_at_directory()
         for command in self._files.commands(self._services):
             if command.key not in self._in_hand and (len(self._in_hand) < AT_ONCE or not command.problem):
                 self._in_hand[command.key] = asyncio.create_task(self._guarded(command), name=command.name)
-        await self._look_at_directory()
         unknown = set(self._files.unknown_holds(self._services))
         for name in sorted(unknown - self._announced):
             await self._tell(f"{name} holds nothing: there is no service of that name")

@@ -15,18 +15,21 @@ from typing_extensions import TypedDict  # pydantic wants this one before Python
 
 from rollbackd.model import Alert
 from rollbackd.rules.matchers import Matcher
-from rollbackd.signals.alertmanager_webhook import AlertBody, Time, alert_of, read_each, validate_json
-from rollbackd.syntax.units import Secret, show
-from rollbackd.system.http_client import (
-    HttpError,
-    Session,
-    body_of,
-    http_answer,
-    words_of,
+from rollbackd.signals.alertmanager_webhook import (
+    AlertBody,
+    Time,
+    alert_of,
+    is_dense,
+    read_each,
+    too_large,
+    validate_json,
 )
+from rollbackd.syntax.units import Secret, show
+from rollbackd.system.http_client import HttpError, Session, body_of, http_answer, words_of
 from rollbackd.system.http_connection import DIRECT, HttpConnection, in_short, shown
+from rollbackd.system.tasks import in_turns
 
-LARGEST_ANSWER = 64 * 2**20
+LARGEST_ANSWER = 32 * 2**20
 """Bytes; 10,000 alerts are about eight million."""
 M = TypeVar("M", bound=BaseModel)
 _LONGEST_VALUE = 1024
@@ -103,13 +106,16 @@ class Alertmanager:
         body = await self._asked("/api/v2/alerts", _ALL)
         whole = True
         try:
-            listed = self._read("/api/v2/alerts", _Alerts, body).root
+            listed = (await asyncio.to_thread(self._read, "/api/v2/alerts", _Alerts, body)).root
         except Unreachable:
-            listed, damaged = read_each(_ALERT, self._read("/api/v2/alerts", _Items, body).root)
+            items = (await asyncio.to_thread(self._read, "/api/v2/alerts", _Items, body)).root
+            listed, damaged = await asyncio.to_thread(read_each, _ALERT, items)
             if not listed and damaged:
                 raise
             whole = False
-        found = [(alert_of(each, firing=True), _is_notified(each)) for each in listed]
+        fitting = [each for each in listed if not too_large(each)]
+        whole = whole and len(fitting) == len(listed)
+        found = [(alert_of(each, firing=True), _is_notified(each)) async for each in in_turns(fitting)]
         return FiringAlerts(
             tuple(alert for alert, notified in found if notified),
             frozenset(alert.fingerprint for alert, _ in found),
@@ -141,12 +147,12 @@ class Alertmanager:
             alert.fingerprint: alert
             for group in read.root
             if group.receiver.name == receiver and group.labels == labels
-            for alert in (alert_of(body, firing=True) for body in group.alerts)
+            for alert in (alert_of(body, firing=True) for body in group.alerts if not too_large(body))
         }
         return list(found.values())
 
     async def _get(self, path: str, params: Mapping[str, str], model: type[M]) -> M:
-        return self._read(path, model, await self._asked(path, params))
+        return await asyncio.to_thread(self._read, path, model, await self._asked(path, params))
 
     async def _asked(self, path: str, params: Mapping[str, str]) -> bytes:
         try:
@@ -165,6 +171,8 @@ class Alertmanager:
             raise Unreachable(f"{self._name}: {error}") from error
         if not whole:
             raise Unreachable(f"{self._name}: the answer to {path} is larger than {LARGEST_ANSWER // 2**20} MiB")
+        if is_dense(body):
+            raise Unreachable(f"{self._name}: the answer to {path} has too many parts; are there so many alerts?")
         return body
 
     def _read(self, path: str, model: type[M], body: bytes) -> M:

@@ -5,17 +5,19 @@ https://prometheus.io/docs/alerting/latest/configuration/#webhook_config
 Alerts are taken one by one, each by its own `status`. What people wrote into labels and annotations stays text.
 """
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, NotRequired, TypeVar
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, FailFast, Field, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails, from_json, to_json
 from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
 from rollbackd.model import Alert
+from rollbackd.syntax.units import shortened
 
 T = TypeVar("T")
 VERSIONS = ("4", "1")
@@ -23,6 +25,20 @@ VERSIONS = ("4", "1")
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _ZERO_YEAR = 1
 """Go's zero time is in the year 1; it stands for "not ended"."""
+MOST_ALERTS = 20_000
+"""In one body; Alertmanager can be told to send fewer at once (`max_alerts`)."""
+LARGEST_ALERT = 2**20
+"""Characters of an alert's labels, annotations and all else that it carries, as it comes."""
+LONGEST_TEXT = 4096
+"""Characters of one label or annotation that are kept."""
+_LARGEST_KEPT = 2**16
+"""Characters of an alert, once its texts are cut: it is in facts and messages again and again."""
+_MOST_COMMAS = 50 * MOST_ALERTS
+_MOST_BRACES = 4 * MOST_ALERTS
+_MOST_ESCAPES = 50 * MOST_ALERTS
+_LONGEST_HASHED = 2**16
+"""Characters of labels whose fingerprint we compute as Alertmanager does, byte by byte."""
+_LONGEST_NAME = 1000
 _FNV_OFFSET, _FNV_PRIME, _64_BITS = 0xCBF29CE484222325, 0x100000001B3, 0xFFFFFFFFFFFFFFFF
 _FINGERPRINT = 16
 """Hex digits."""
@@ -30,7 +46,11 @@ _HEX = frozenset("0123456789abcdef")
 
 
 class WebhookError(Exception):
-    """A body is no webhook; the sentence says what is wrong and where."""
+    """A body is no webhook, or is too large; the sentence says what is wrong and where."""
+
+    def __init__(self, text: str, *, too_large: bool = False) -> None:
+        super().__init__(text)
+        self.too_large = too_large
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +120,7 @@ class _Envelope(TypedDict):
 class _Body(_Envelope):
     __pydantic_config__ = ConfigDict(strict=True)  # type: ignore[misc]  # as above
 
-    alerts: list[_WebhookAlert]
+    alerts: Annotated[list[_WebhookAlert], Field(max_length=MOST_ALERTS), FailFast()]
 
 
 class _Pieces(_Envelope):
@@ -108,7 +128,7 @@ class _Pieces(_Envelope):
 
     __pydantic_config__ = ConfigDict(strict=True)  # type: ignore[misc]  # as above
 
-    alerts: list[Any]
+    alerts: Annotated[list[Any], Field(max_length=MOST_ALERTS)]
 
 
 _BODY = TypeAdapter(_Body)
@@ -117,7 +137,7 @@ _ALERT = TypeAdapter(_WebhookAlert)
 
 
 def alert_of(body: AlertBody, *, firing: bool) -> Alert:
-    """The alert as a value. One that has ended without a time counts as ended when it began."""
+    """The alert as a value, its texts cut. One that has ended without a time counts as ended when it began."""
     labels, starts_at = body["labels"], body["startsAt"]
     fingerprint = body.get("fingerprint", "")
     if len(fingerprint) != _FINGERPRINT or not _HEX.issuperset(fingerprint):
@@ -126,7 +146,8 @@ def alert_of(body: AlertBody, *, firing: bool) -> Alert:
     ended = body.get("endsAt")
     if not firing and ended is not None and ended.year > _ZERO_YEAR:
         ends_at = ended
-    return Alert(fingerprint, labels, body.get("annotations", {}), starts_at, ends_at, body.get("generatorURL", ""))
+    url = body.get("generatorURL", "")[:LONGEST_TEXT]
+    return Alert(fingerprint, _cut(labels), _cut(body.get("annotations", {})), starts_at, ends_at, url)
 
 
 def parse_webhook(body: bytes) -> WebhookPayload:
@@ -136,25 +157,65 @@ def parse_webhook(body: bytes) -> WebhookPayload:
 
     :raises WebhookError: for anything else, also when no alert of it can be read.
     """
+    if body.count(b'"startsAt"') > MOST_ALERTS or is_dense(body):
+        raise _too_many()
     damaged: tuple[str, ...] = ()
     try:
         read = validate_json(_BODY.validate_json, body)
     except ValidationError as error:
+        if _first(error)["type"] == "too_long":
+            raise _too_many() from error
         pieces = _piecewise(body)
         if pieces is None:
             raise WebhookError(_sentence(error, body)) from error
         read, damaged = pieces
     except (ValueError, RecursionError) as error:
         raise WebhookError(f"the body is no JSON: {error}") from error
+    wrong = {place: why for place, alert in enumerate(read["alerts"]) if (why := too_large(alert))}
+    damaged += tuple(f"alerts[{place}]: {why}" for place, why in wrong.items())
+    if wrong and len(wrong) == len(read["alerts"]):
+        raise WebhookError(damaged[0], too_large=True)
+    alerts = [alert for place, alert in enumerate(read["alerts"]) if place not in wrong]
     return WebhookPayload(
-        tuple([alert_of(alert, firing=alert["status"] == "firing") for alert in read["alerts"]]),
+        tuple([alert_of(alert, firing=alert["status"] == "firing") for alert in alerts]),
         read.get("truncatedAlerts", 0),
-        read.get("groupKey", ""),
+        read.get("groupKey", "")[:_LONGEST_NAME],
         read.get("groupLabels", {}),
-        _unquoted(read.get("receiver", "")),
+        _unquoted(read.get("receiver", "")[:_LONGEST_NAME]),
         damaged,
         read["version"] != VERSIONS[0],
     )
+
+
+def _too_many() -> WebhookError:
+    said = f"there are more than {MOST_ALERTS} alerts in one body, or as many values as they would have"
+    return WebhookError(f"{said}; set `max_alerts` of the webhook, or group by more", too_large=True)
+
+
+def is_dense(body: bytes) -> bool:
+    """Whether it has so many values that to read it takes twenty times its size, and the processor for seconds."""
+    limits = {b"}": _MOST_BRACES, b",": _MOST_COMMAS, b"\\u": _MOST_ESCAPES}
+    return any(body.count(mark) > most for mark, most in limits.items())
+
+
+def too_large(alert: AlertBody) -> str:
+    """Why an alert is too large to be taken; empty when it is not."""
+    size = kept = len(alert.get("generatorURL", "")) + len(alert.get("fingerprint", ""))
+    for texts in (alert["labels"], alert.get("annotations", {})):
+        for name, text in texts.items():
+            length = len(name) + len(text)
+            size += length
+            kept += min(length, LONGEST_TEXT)
+    if size > LARGEST_ALERT:
+        return f"its labels and annotations have more than {LARGEST_ALERT} characters"
+    return f"it has more than {_LARGEST_KEPT} characters in many labels" if kept > _LARGEST_KEPT else ""
+
+
+def _cut(texts: dict[str, str]) -> dict[str, str]:
+    """The same, none longer than what is kept."""
+    if all(len(text) <= LONGEST_TEXT and len(name) <= LONGEST_TEXT for name, text in texts.items()):
+        return texts
+    return {name[:LONGEST_TEXT]: shortened(text, LONGEST_TEXT) for name, text in texts.items()}
 
 
 def _piecewise(body: bytes) -> tuple[_Body, tuple[str, ...]] | None:
@@ -201,7 +262,11 @@ def fingerprint_of(labels: Mapping[str, str]) -> str:
     """As Alertmanager computes it: 64-bit FNV-1a over the sorted labels, names and values each ended by 0xff.
 
     https://github.com/prometheus/common/blob/main/model/signature.go
+
+    Of labels so large that this would take seconds it is another hash, since Alertmanager sends its own with each.
     """
+    if sum(len(name) + len(text) for name, text in labels.items()) > _LONGEST_HASHED:
+        return hashlib.blake2b(to_json(sorted(labels.items())), digest_size=_FINGERPRINT // 2).hexdigest()
     value = _FNV_OFFSET
     for name in sorted(labels):
         for byte in b"%b\xff%b\xff" % (name.encode(), labels[name].encode()):
@@ -277,9 +342,9 @@ def _sentence(error: ValidationError, body: bytes) -> str:
 
 
 def _mended(value: Any) -> Any:
-    """The same text, as UTF-8 can write it and databases take it."""
+    """The same text, as UTF-8 can write it and databases take it, cut first: each character costs time."""
     if isinstance(value, str):
-        text = value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        text = value[:_LARGEST_KEPT].encode("utf-16", "surrogatepass").decode("utf-16", "replace")
         return text.replace("\0", _REPLACEMENT)
     if isinstance(value, list):
         return [_mended(item) for item in value]

@@ -4,25 +4,31 @@ import hashlib
 from datetime import datetime, timedelta
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, FailFast, Field, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails, from_json, to_json
 
 from rollbackd.model import Event
 from rollbackd.plugins import unknown
 from rollbackd.rules.spec import EVENT, LONGEST_WITHIN
 from rollbackd.rules.weight import LABEL
-from rollbackd.signals.alertmanager_webhook import Time, sentence_of, validate_json
+from rollbackd.signals.alertmanager_webhook import Time, is_dense, sentence_of, validate_json
 from rollbackd.syntax.units import Spec, format_duration, shortened, whole_seconds
 
 AHEAD = timedelta(minutes=1)
 """How far a sender's clock may be ahead of ours; an event of the future counts from now."""
 _NAMES = {EVENT: "letters, digits and . _ : -", LABEL: "one without control characters"}
+MOST_EVENTS = 20_000
+"""In one body."""
 _TEXT = 1000
 """Characters of an event's text that are kept."""
 
 
 class EventError(Exception):
-    """What was posted cannot be taken; the sentence says what is wrong, where, and what to write."""
+    """What was posted cannot be taken, or is too large; the sentence says what is wrong, where, and what to write."""
+
+    def __init__(self, text: str, *, too_large: bool = False) -> None:
+        super().__init__(text)
+        self.too_large = too_large
 
 
 class Posted(Spec):
@@ -30,11 +36,11 @@ class Posted(Spec):
 
     model_config = ConfigDict(strict=True)
 
-    event: str = Field(pattern=EVENT)
+    event: str = Field(pattern=EVENT, max_length=200)
     """Its name, as rules ask for it."""
     service: str = Field(default="", max_length=100)
     """Whose it is; without it the labels say it, or the only service of a rule that asks for it."""
-    labels: dict[Annotated[str, Field(pattern=LABEL)], Annotated[str, Field(max_length=1000)]] = Field(
+    labels: dict[Annotated[str, Field(pattern=LABEL, max_length=1000)], Annotated[str, Field(max_length=1000)]] = Field(
         default={}, max_length=64
     )
     """As those of an alert: they place it, and rules choose by them."""
@@ -45,7 +51,7 @@ class Posted(Spec):
     """
     at: Time | None = None
     """When it happened, RFC 3339 with an offset; at most a day ago. Without it: now."""
-    text: str = ""
+    text: str = Field(default="", max_length=2**20)
     """For people; a thousand characters are kept."""
     url: str = Field(default="", max_length=2000)
     """Where people see more, http or https."""
@@ -54,7 +60,7 @@ class Posted(Spec):
 
 
 _ONE = TypeAdapter(Posted)
-_MANY = TypeAdapter(tuple[Posted, ...])
+_MANY = TypeAdapter(Annotated[tuple[Posted, ...], Field(max_length=MOST_EVENTS), FailFast()])
 
 
 def parse_events(body: bytes) -> tuple[Posted, ...]:
@@ -62,14 +68,25 @@ def parse_events(body: bytes) -> tuple[Posted, ...]:
 
     :raises EventError: for anything else.
     """
+    if is_dense(body):
+        raise _too_many()
     try:
         if body.lstrip()[:1] == b"[":
             return validate_json(_MANY.validate_json, body)
         return (validate_json(_ONE.validate_json, body),)
     except ValidationError as error:
+        if (
+            not (first := error.errors(include_url=False, include_input=False)[0])["loc"]
+            and first["type"] == "too_long"
+        ):
+            raise _too_many() from error
         raise EventError(sentence_of(error, _said)) from error
     except (ValueError, RecursionError) as error:
         raise EventError(f"the body is no JSON: {error}") from error
+
+
+def _too_many() -> EventError:
+    return EventError(f"there are more than {MOST_EVENTS} events in one body; send them in several", too_large=True)
 
 
 def event_of(posted: Posted, now: datetime) -> Event:

@@ -18,6 +18,7 @@ from rollbackd.signals.triggers import TriggerSink
 from rollbackd.state.read_model import ReadModel
 from rollbackd.system import log
 from rollbackd.system.clock import Clock
+from rollbackd.system.tasks import in_turns
 
 SOURCE = "alert"
 EVENTS = "event"
@@ -97,7 +98,7 @@ class SignalIntake:
         wanted: dict[str, tuple[Alert, str]] = {}
         unmatched = 0
         duplicates = 0
-        for alert in alerts:
+        async for alert in in_turns(alerts):
             service = self._rule_states.wanted(alert.labels)
             key = inbox_key(alert)
             if service is None:
@@ -108,10 +109,11 @@ class SignalIntake:
                 wanted[key] = (alert, service)
         if not wanted:
             return 0, duplicates, unmatched
-        receipt = await self._store([Received(key, SOURCE, alert_to_json(alert)) for key, (alert, _) in wanted.items()])
+        items = [Received(key, SOURCE, alert_to_json(alert)) async for key, (alert, _) in in_turns(wanted.items())]
+        receipt = await self._store(items)
         now = self._clock.now()
         late = set()
-        for key, (alert, service) in wanted.items():
+        async for key, (alert, service) in in_turns(wanted.items()):
             if not self._rule_states.hear(alert, service, now, surely=surely):
                 late.add(key)
                 continue
@@ -131,7 +133,7 @@ class SignalIntake:
         wanted: dict[str, tuple[Event, str]] = {}
         unmatched = []
         duplicates = 0
-        for event in [event_of(one, now) for one in posted]:
+        async for event in in_turns([event_of(one, now) async for one in in_turns(posted)]):
             service, why = self._rule_states.placed(event)
             if service is None:
                 unmatched.append(why)
@@ -140,8 +142,9 @@ class SignalIntake:
             wanted.setdefault(event_key(event, service), (event, service))
         if not wanted:
             return EventReceipt(0, duplicates, tuple(unmatched))
-        receipt = await self._store([Received(key, EVENTS, event_to_json(event)) for key, (event, _) in wanted.items()])
-        for row in receipt.new:
+        items = [Received(key, EVENTS, event_to_json(event)) async for key, (event, _) in in_turns(wanted.items())]
+        receipt = await self._store(items)
+        async for row in in_turns(receipt.new):
             self._rule_states.report(*wanted[row.key], row.at)
         self._judge_soon([(row, *wanted[row.key]) for row in receipt.new])
         return EventReceipt(len(receipt.new), duplicates + len(receipt.again), tuple(unmatched))

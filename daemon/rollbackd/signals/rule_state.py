@@ -4,6 +4,7 @@ from bisect import bisect_left, insort
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from heapq import nlargest
 
 from rollbackd.config.models import Config, Service
 from rollbackd.model import Alert, Event, Trigger, Verdict
@@ -28,6 +29,8 @@ from rollbackd.rules.weight import components_of, impact_of, scope_of, users_of
 from rollbackd.signals.reported_events import ReportedEvents
 
 _ENDED = 10_000
+_MOST = 250
+"""Alerts of one service that a rule looks at; more say nothing more, and would be looked at again and again."""
 _LATE = timedelta(minutes=5)
 """So long after its end another replica, or another try, may still say that an alert fires."""
 _REPEATED = timedelta(hours=5)
@@ -74,12 +77,15 @@ class RuleStates:
         self._index = ServiceIndex((one.name, match) for one in config.services for match in one.match)
         self._tracks: dict[Place, Track] = {}
         self._alerts: dict[str, dict[str, tuple[Alert, datetime]]] = {}
+        self._asked_of: dict[tuple[str, str], dict[str, tuple[Alert, datetime]]] = {}
+        """Of those the ones that an `alert:` asks for, by service and expression: of a storm none is matched twice."""
         self._ended: dict[str, tuple[datetime, datetime]] = {}
         """The last alerts that were resolved: when the newest episode of each began, and when its end was heard."""
         self._runs: dict[tuple[str, str], datetime] = {}
         """When the present run of trouble of a composed rule began, so that its episode keeps its name."""
         leaves = [(rule, position, leaf) for rule in config.rules for position, leaf in enumerate(rule.leaves)]
         self._asked = [(rule, parse_matchers(leaf.alert)) for rule, _, leaf in leaves if isinstance(leaf, AlertWhen)]
+        self._expressions = tuple(dict.fromkeys(leaf.alert for _, _, leaf in leaves if isinstance(leaf, AlertWhen)))
         self._observed = [(one.name, position) for one, position, leaf in leaves if isinstance(leaf, _OBSERVED)]
         self._counted = [(one, position, leaf) for one, position, leaf in leaves if isinstance(leaf, EventWhen)]
         self._waiting = [leaf for _, _, leaf in leaves if isinstance(leaf, AlertWhen) and leaf.for_]
@@ -163,19 +169,38 @@ class RuleStates:
         if alert.firing:
             self._ended.pop(alert.fingerprint, None)
             alerts[alert.fingerprint] = (alert, seen)
+            self._sort_in(service, alert, seen)
             return True
         self._ended[alert.fingerprint] = (max(alert.starts_at, ended), seen)
         if len(self._ended) > _ENDED:
             del self._ended[next(iter(self._ended))]
         if alert.fingerprint in alerts and alerts[alert.fingerprint][0].starts_at <= alert.starts_at:
             del alerts[alert.fingerprint]
+            self._sort_out(service, [alert.fingerprint])
         return True
+
+    def _sort_in(self, service: str, alert: Alert, seen: datetime) -> None:
+        for expression in self._expressions:
+            asked = self._asked_of.setdefault((service, expression), {})
+            if all_match(parse_matchers(expression), alert.labels):
+                asked[alert.fingerprint] = (alert, seen)
+            else:
+                asked.pop(alert.fingerprint, None)
+
+    def _sort_out(self, service: str, fingerprints: Sequence[str]) -> None:
+        for expression in self._expressions:
+            asked = self._asked_of.get((service, expression), {})
+            for fingerprint in fingerprints:
+                asked.pop(fingerprint, None)
 
     def forget_alerts(self, gone: Callable[[str, datetime], bool]) -> None:
         """Forget alerts that fire no more, by their fingerprint and when they were heard of last."""
         self._changed |= self._alerts.keys()
         for service, alerts in self._alerts.items():
-            self._alerts[service] = {name: entry for name, entry in alerts.items() if not gone(name, entry[1])}
+            over = [name for name, entry in alerts.items() if gone(name, entry[1])]
+            for name in over:
+                del alerts[name]
+            self._sort_out(service, over)
 
     def report(self, event: Event, service: str, now: datetime) -> None:
         """An event, each once; `now` is when it came."""
@@ -271,8 +296,9 @@ class RuleStates:
         return of_track(leaf, self.track(rule, position, service), now)
 
     def _asked_for(self, leaf: AlertWhen, service: str) -> list[tuple[Alert, datetime]]:
-        matchers = parse_matchers(leaf.alert)
-        return [entry for entry in self._alerts.get(service, {}).values() if all_match(matchers, entry[0].labels)]
+        """Those that it asks for and that fire; of a storm those that were heard of last."""
+        found = list(self._asked_of.get((service, leaf.alert), {}).values())
+        return found if len(found) <= _MOST else nlargest(_MOST, found, key=lambda entry: entry[1])
 
     def _evident(self, leaf: AlertWhen, service: str) -> list[tuple[Alert, datetime]]:
         """Those that it asks for and that are evidence."""
@@ -357,8 +383,24 @@ class RuleStates:
     def goes_on(self, service: str, episode: str, now: datetime) -> bool:
         """Whether an episode is still met."""
         rule = self._by_name.get(episode.partition("/")[0])
+        if rule is not None and isinstance(rule.when, AlertWhen):
+            return self.applies(rule, service) and self._alert_goes_on(rule, rule.when, service, episode)
         found = self.triggers(rule, service, now) if rule is not None else []
         return any(trigger.episode == episode for trigger in found)
+
+    def _is_met(self, rule: Rule, service: str, now: datetime) -> bool:
+        if not isinstance(rule.when, AlertWhen):
+            return bool(self.triggers(rule, service, now))
+        matchers, asked = parse_matchers(rule.when.alert), self._asked_of.get((service, rule.when.alert), {})
+        return self.applies(rule, service) and any(is_evidence(matchers, one.labels) for one, _ in asked.values())
+
+    def _alert_goes_on(self, rule: Rule, when: AlertWhen, service: str, episode: str) -> bool:
+        """Found by its fingerprint, which the episode's name has: of a storm each is asked for by itself."""
+        fingerprint = episode.removeprefix(f"{rule.name}/alert/").partition("/")[0]
+        alert, _ = self._asked_of.get((service, when.alert), {}).get(fingerprint, (None, None))
+        if alert is None or f"{rule.name}/{alert.episode}" != episode:
+            return False
+        return is_evidence(parse_matchers(when.alert), alert.labels)
 
     def over(self, service: str, episode: str, now: datetime) -> str:
         """Why an episode is known to have ended; empty while it may go on, or while nothing is known.
@@ -371,10 +413,10 @@ class RuleStates:
             return f"rule {name} is no longer in the configuration"
         if any((name, position, service) in self._unasked for position in range(len(rule.leaves))):
             return ""
-        found = self.triggers(rule, service, now)
-        if found:
-            again = all(trigger.episode != episode for trigger in found)
-            return "it ended, and what is reported now is another trouble" if again else ""
+        if self.goes_on(service, episode, now):
+            return ""
+        if self._is_met(rule, service, now):
+            return "it ended, and what is reported now is another trouble"
         condition = self.condition(rule, service, now)
         return condition.reason if condition.standing is Standing.GOOD else ""
 

@@ -1,8 +1,12 @@
 """Tasks that somebody waits for: whoever began one sees it end, also when cancelled himself."""
 
 import asyncio
-from collections.abc import Coroutine, Iterable, Mapping
-from typing import Any
+from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+_TURN = 0.02
+"""Seconds of work on many things before other work has its turn."""
 
 
 async def end(tasks: Iterable[asyncio.Future[Any]]) -> None:
@@ -27,6 +31,17 @@ async def side_by_side(works: Mapping[str, Coroutine[Any, Any, Any]]) -> None:
         if task.cancelled() or task.exception() is None:
             raise RuntimeError(f"{task.get_name()} {'was cancelled' if task.cancelled() else 'came to an end'}")
         task.result()
+
+
+async def in_turns(items: Iterable[T]) -> AsyncIterator[T]:
+    """Them all, one after the other; other work has its turn every few milliseconds."""
+    loop = asyncio.get_running_loop()
+    until = loop.time() + _TURN
+    for item in items:
+        yield item
+        if loop.time() >= until:
+            await asyncio.sleep(0)  # noqa: TID251  # no time passes
+            until = loop.time() + _TURN
 
 
 async def until_first(*waits: Coroutine[Any, Any, Any]) -> None:
