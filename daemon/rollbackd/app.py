@@ -44,7 +44,7 @@ from rollbackd.system.name_lookup import EventLoop
 from rollbackd.system.process_one import leave_process_one
 from rollbackd.system.rounds import Rounds, Work
 from rollbackd.system.tasks import end
-from rollbackd.system.vitals import PartDied
+from rollbackd.system.vitals import PartDied, stir
 from rollbackd.views.shapes import IncidentView, RecordView
 
 _AGAIN = timedelta(seconds=5)
@@ -54,6 +54,8 @@ _QUIET = timedelta(hours=1)
 _HEARTBEAT = timedelta(minutes=1)
 _AT_ONCE = 8
 """How many services have their layers looked at together at a start."""
+_FILE_THREADS = min(32, (os.cpu_count() or 1) + 4)
+"""As many as asyncio has for `to_thread`."""
 _DISK_LOOK = timedelta(seconds=2)
 _LAST_STEP = timedelta(minutes=11)
 """How long the step in hand is waited for when a part of the daemon has died, as systemd waits when we are stopped."""
@@ -89,6 +91,7 @@ class DaemonProcess:
             self._watch_signals()
             self._core.lag.watch()
             self._core.vitals.on_death = self._part_died
+            self._watch_threads()
             self._start_tasks()
             _spare_what_stays()
             sd_notify.notify(sd_notify.READY, sd_notify.status(f"watching {len(self._config.services)} services"))
@@ -105,6 +108,12 @@ class DaemonProcess:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
         loop.add_signal_handler(signal.SIGHUP, self._reload)
+
+    def _watch_threads(self) -> None:
+        vitals = self._core.vitals
+        for part, ask in self._core.read_model.journal.pulses().items():
+            vitals.watch_pulse(part, ask)
+        vitals.watch_pulse("the threads for files", partial(stir, None, _FILE_THREADS))
 
     def _part_died(self, reason: str) -> None:
         """Say so to whoever looks, and end: the next start has all its parts again."""
@@ -254,7 +263,8 @@ class DaemonProcess:
         told = ""
         while True:
             await self._clock.sleep(_DISK_LOOK)
-            trouble = read_model.trouble or dispatcher.trouble
+            hanging = self._core.vitals.hanging
+            trouble = read_model.trouble or dispatcher.trouble or (hanging if "journal" in hanging else "")
             if trouble:
                 told = trouble
                 await dispatcher.tell_directly(self_notices.unrecorded(self._clock.now(), trouble))

@@ -12,8 +12,10 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from rollbackd.app import DaemonProcess, run
 from rollbackd.system import boundary
@@ -36,11 +38,16 @@ class ShiftedClock(SystemClock):
 
 def parts_can_be_killed(order: Path) -> None:
     """Let a test kill one part: it reads the names in `<order>.parts` and writes one of them into the file."""
-    start = DaemonProcess._start_tasks
+    start, tasks = DaemonProcess._start_tasks, list[object]()
 
     def also(daemon: DaemonProcess) -> None:
         start(daemon)
-        threading.Thread(target=_killer, args=(asyncio.get_running_loop(), order), daemon=True).start()
+        journal: Any = daemon._core.read_model.journal
+
+        def hang() -> None:
+            tasks.append(asyncio.ensure_future(journal._errand(lambda: time.sleep(8))))
+
+        threading.Thread(target=_killer, args=(asyncio.get_running_loop(), order, hang), daemon=True).start()
 
     setattr(DaemonProcess, "_start_tasks", also)  # noqa: B010  # mypy minds the plain assignment
 
@@ -64,7 +71,7 @@ def is_held_up(how: str) -> None:
     setattr(DaemonProcess, "_start_tasks", also)  # noqa: B010  # mypy minds the plain assignment
 
 
-def _killer(loop: asyncio.AbstractEventLoop, order: Path) -> None:
+def _killer(loop: asyncio.AbstractEventLoop, order: Path, hang: Callable[[], object]) -> None:
     while True:
         tasks = {task.get_name(): task for task in asyncio.all_tasks(loop)}
         threads = {one.name: one for one in threading.enumerate() if one.name != "MainThread"}
@@ -72,6 +79,9 @@ def _killer(loop: asyncio.AbstractEventLoop, order: Path) -> None:
         order.with_suffix(".new").write_text("\n".join(sorted(known)))
         order.with_suffix(".new").rename(order.with_suffix(".parts"))
         kind, _, name = order.read_text().partition(" ") if order.exists() else ("", "", "")
+        if kind == "hang":
+            loop.call_soon_threadsafe(hang)
+            return
         if kind == "task":
             loop.call_soon_threadsafe(tasks[name].cancel)
             return

@@ -1,4 +1,4 @@
-"""Each task of the daemon is killed in turn: it is noticed within five seconds, and the process ends with the reason.
+"""Each task and thread of the daemon is killed in turn: it is noticed within five seconds, and the process ends with the reason.
 
 And what observes stops nothing: with nobody who reads the log a bad release goes back all the same.
 """
@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from http.client import HTTPException
 from pathlib import Path
+from urllib.error import HTTPError
 
 import pytest
 
@@ -23,9 +24,9 @@ from tests.servers import wait_until
 
 _SOON = 5.0
 _ON_ITS_OWN = re.compile(
-    r"task (Task-\d+|resume|incident .*|drill of .*|copies of .*)|thread (Thread-.*|prometheus|files .*)"
+    r"task (Task-\d+|resume|incident .*|drill of .*|copies of .*)|thread (Thread-.*|prometheus|files .*|probe)"
 )
-"""Lives shorter than the daemon, and is begun again by who needs it; `Task-1` is the process's own."""
+"""Lives shorter than the daemon, and is begun again by who needs it; `Task-1` is the process's own, `probe` the tests'."""
 
 
 def _start(one: Toy) -> Path:
@@ -65,10 +66,8 @@ def _noticed(root: Path, part: str, told: str) -> str:
         _stir(one)
         order.with_suffix(".told").write_text(part)
         order.with_suffix(".told").rename(order)
-        daemon, dead = one.daemon, order.with_suffix(".dead")
+        daemon = one.daemon
         assert daemon is not None
-        while part.startswith("thread") and not dead.exists() and daemon.poll() is None:
-            _stir(one)
         with suppress(subprocess.TimeoutExpired):
             daemon.wait(_SOON)
         if part.startswith("task teller: "):
@@ -88,14 +87,33 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
 
 
 @pytest.mark.timeout(300)
-def test_whichever_task_dies_it_is_noticed_and_the_process_ends(tmp_path: Path, parts: list[str], ear: Ear) -> None:
+def test_whichever_part_dies_it_is_noticed_and_the_process_ends(tmp_path: Path, parts: list[str], ear: Ear) -> None:
     for wanted in ("task judge", "task orders", "task teller: room", "task rounds", "thread journal-writer"):
         assert any(part.startswith(wanted) for part in [*parts, "task teller: room"]), parts
-    # A thread that waits for work in C ends with its next work only, so when it died is not known from outside.
-    every = sorted(part for part in {*parts, "task teller: room"} if part.startswith("task "))
+    every = sorted({*parts, "task teller: room"})
     with ThreadPoolExecutor(3) as pool:
         found = pool.map(lambda at: _noticed(tmp_path / str(at), every[at], ear.url), range(len(every)))
         assert [text for text in found if text] == []
+
+
+def test_a_writer_that_hangs_is_noticed_and_told_directly(tmp_path: Path, ear: Ear) -> None:
+    with toy(tmp_path / "shop", told=ear.url) as one:
+        order = _start(one)
+        order.write_text("hang")
+
+        def not_ready() -> bool:
+            try:
+                _get(one, "readyz")
+            except HTTPError as error:
+                with error:
+                    return "the journal's writer did not answer for" in error.read().decode()
+            return False
+
+        wait_until(not_ready, "it is not ready", _SOON)
+        wait_until(lambda: "the journal's writer did not answer for" in ear.text(), "people hear of it")
+        wait_until(lambda: "the journal can be written again" in ear.text(), "it is over")
+        assert one.daemon is not None
+        assert one.daemon.poll() is None
 
 
 def test_what_died_is_told_after_the_next_start(tmp_path: Path, ear: Ear) -> None:

@@ -1,7 +1,7 @@
 """A journal in memory, for what must be seen without a disk, or with one that is broken on command."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -156,6 +156,9 @@ class MemoryJournal:
 
     async def audit(self) -> AuditReport:
         return AuditReport(len({record.stream for record in self.records}), len(self.records))
+
+    def pulses(self) -> Mapping[str, Callable[[], Awaitable[object]]]:
+        return {}
 
     async def close(self) -> None:
         self.broken = True

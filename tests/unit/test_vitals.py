@@ -1,13 +1,18 @@
 """A part of the daemon that has ended is noticed, however it ended."""
 
 import asyncio
+import ctypes
 import threading
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 
 import pytest
 
-from rollbackd.system.tasks import side_by_side
-from rollbackd.system.vitals import Vitals
+from rollbackd.system import vitals as module
+from rollbackd.system.clock import SystemClock
+from rollbackd.system.tasks import end, side_by_side
+from rollbackd.system.vitals import Vitals, stir
 
 
 async def waits() -> None:
@@ -107,3 +112,49 @@ async def test_one_of_several_that_is_cancelled_ends_all() -> None:
     next(task for task in asyncio.all_tasks() if task.get_name() == "one").cancel()
     with pytest.raises(RuntimeError, match="one was cancelled"):
         await both
+
+
+async def test_what_does_not_answer_is_a_problem_until_it_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_HANGS", 0.1)
+    monkeypatch.setattr(module, "_LOOK", timedelta(seconds=0.02))
+    vitals, free, asked = Vitals(), asyncio.Event(), 0
+
+    async def ask() -> None:
+        nonlocal asked
+        asked += 1
+        await free.wait()
+        if asked > 1:
+            raise RuntimeError("it cannot be written")
+
+    def problems() -> tuple[str, ...]:
+        return vitals.problems
+
+    vitals.watch_pulse("the writer", ask)
+    watching = asyncio.create_task(vitals.watch_threads(SystemClock()))
+    async with asyncio.timeout(10):
+        while not problems():
+            await asyncio.sleep(0.01)
+        assert problems() == ("the writer did not answer for 0s",)
+        assert (asked, vitals.death) == (1, ""), "nobody is asked twice at once"
+        free.set()
+        while problems():
+            await asyncio.sleep(0.01)
+    await end([watching])
+
+
+async def test_a_thread_that_waits_for_work_is_known_to_be_dead_once_its_pool_is_stirred() -> None:
+    with ThreadPoolExecutor(3, thread_name_prefix="journal-reader") as pool:
+        await stir(pool, 3)
+        vitals = Vitals()
+        vitals.look_at_threads()
+        victim = next(one for one in threading.enumerate() if one.name.startswith("journal-reader"))
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(victim.ident or 0), ctypes.py_object(SystemExit))
+        asking = asyncio.create_task(stir(pool, 3))
+        async with asyncio.timeout(10):
+            while not vitals.death:
+                await asyncio.sleep(0.01)
+                if asking.done():
+                    asking = asyncio.create_task(stir(pool, 3))
+                vitals.look_at_threads()
+        await end([asking])
+    assert vitals.death == f"the thread {victim.name} has ended"

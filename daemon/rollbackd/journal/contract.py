@@ -1,6 +1,6 @@
 """What the journal promises, whatever keeps it. No I/O."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Protocol, TypeVar
@@ -209,6 +209,10 @@ class Journal(Protocol):
 
     async def audit(self) -> AuditReport:
         """Recompute every chain."""
+        ...
+
+    def pulses(self) -> Mapping[str, Callable[[], Awaitable[object]]]:
+        """A question to each kind of thread that works for it, by the part's name; answered at once unless it hangs."""
         ...
 
     async def close(self) -> None:

@@ -1,7 +1,7 @@
 """The journal on SQLite, as its callers see it: every method puts work on another thread and waits for the answer."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from functools import partial
@@ -18,6 +18,7 @@ from rollbackd.journal.reserve import RESERVE, Reserve
 from rollbackd.journal.sqlite import Connection, migrate
 from rollbackd.journal.writer import Errand, Writer
 from rollbackd.system.clock import Clock
+from rollbackd.system.vitals import stir
 
 T = TypeVar("T")
 
@@ -200,6 +201,10 @@ class SqliteJournal:
     async def _effect(self, effect: Callable[[Connection, datetime], T], encoded: tuple[EncodedEntry, ...] = ()) -> T:
         answer: T = await self._writer.submit(WriteRequest(self._writer.future(), encoded, effect=effect))
         return answer
+
+    def pulses(self) -> Mapping[str, Callable[[], Awaitable[object]]]:
+        readers = partial(stir, self._readers, _READERS)
+        return {"the journal's writer": lambda: self._errand(lambda: None), "the journal's readers": readers}
 
     async def _errand(self, run: Callable[[], T]) -> T:
         answer: T = await self._writer.submit(Errand(self._writer.future(), run))
