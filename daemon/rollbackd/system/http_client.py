@@ -23,7 +23,7 @@ from rollbackd.system.certificates import CertificateTrouble, tls_context
 from rollbackd.system.http_connection import DIRECT, HttpConnection, overlaid
 from rollbackd.system.unfolding import ENCODINGS, NotPackedError, unfolded
 
-_PACKED = {hdrs.ACCEPT_ENCODING: ", ".join(ENCODINGS)}
+_PACKED = {str(hdrs.ACCEPT_ENCODING): ", ".join(ENCODINGS)}
 """How an answer may be packed, where the caller does not say."""
 Session = aiohttp.ClientSession
 Response = aiohttp.ClientResponse
