@@ -61,6 +61,10 @@ demo: $(READY) servers  ## a release goes bad and is rolled back, on real server
 bench: $(READY) servers  ## the speeds that are promised, measured; WORDS="--only intake --vs HEAD~1"
 	@$(BIN)/python bench/run.py $(WORDS)
 
+.PHONY: attack
+attack: $(READY) servers  ## two minutes of everything that the world can send, during a rollback; WORDS="--seconds 30"
+	@$(BIN)/python -m tests.attack $(WORDS)
+
 .PHONY: judgement
 judgement: $(READY)  ## the table of hard cases: what is decided in each, and why
 	@$(BIN)/python -m tests.unit.judgement $(WORDS)
