@@ -27,7 +27,7 @@ _ZERO_YEAR = 1
 """Go's zero time is in the year 1; it stands for "not ended"."""
 MOST_ALERTS = 20_000
 """In one body; Alertmanager can be told to send fewer at once (`max_alerts`)."""
-LARGEST_ALERT = 2**20
+LARGEST_ALERT = 16 * 2**20
 """Characters of an alert's labels, annotations and all else that it carries, as it comes."""
 LONGEST_TEXT = 4096
 """Characters of one label or annotation that are kept."""
