@@ -1,17 +1,21 @@
 """What a restore of files changes is what its plan told; what is mounted below a watched path stays as it is."""
 
+import os
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
 
 from rollbackd.adapter import AdapterError
-from rollbackd.model import Release
-from rollbackd.testing import finish
+from rollbackd.model import Progress, Release
+from rollbackd.testing import finish, perform, planned
 from rollbackd_adapters.files import FilesAdapter
 from tests.contract.files_worlds import layer
-from tests.photograph import differences, photograph
+from tests.photograph import assert_as_before, assert_told, differences, photograph
 
 pytestmark = pytest.mark.needs("root")
 
@@ -75,3 +79,84 @@ def test_files_within_what_is_mounted_go_back(tmp_path: Path, conf: Path) -> Non
     finish(ours.restore("good", "case"))
     found = differences(before, photograph(conf))
     assert {*found} == {str(conf / "there" / "f3"), str(conf / "there" / "more")}
+
+
+NAMES = ("alpha", "beta", "dir/gamma", "dir/deep/delta", "dir/deep")
+ENTRY = st.tuples(
+    st.sampled_from(["file", "link", "directory"]),
+    st.sampled_from(["one", "two"]),
+    st.sampled_from([0, 65534]),
+    st.sampled_from([0o644, 0o4755, 0o600]),
+    st.booleans(),
+)
+CONTENT = st.dictionaries(st.sampled_from(NAMES), ENTRY, max_size=5)
+
+
+def _fill(conf: Path, content: dict[str, tuple[str, str, int, int, bool]], more: Path) -> None:
+    for old in list(conf.iterdir()) if conf.exists() else []:
+        shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink()
+    conf.mkdir(exist_ok=True)
+    (conf / "always").write_text("here\n")
+    for name, (kind, text, owner, mode, special) in content.items():
+        path = conf / name
+        if os.path.lexists(path) or any(above.exists() and not above.is_dir() for above in path.parents):
+            continue
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if kind == "link":
+            path.symlink_to(text)
+        elif kind == "directory":
+            path.mkdir()
+        else:
+            path.write_text(text)
+        os.lchown(path, owner, owner)
+        if kind != "link":
+            path.chmod(mode | (0o100 if kind == "directory" else 0))
+        if special and kind == "file":
+            os.setxattr(path, "user.note", text.encode())
+            os.link(path, more / f"{len(list(more.iterdir()))}")
+
+
+@given(old=CONTENT, new=CONTENT)
+@settings(
+    deadline=None,
+    max_examples=20,
+    phases=(Phase.explicit, Phase.reuse, Phase.generate),
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+def test_on_any_watch_list_all_that_changed_was_told_and_comes_back_or_not_as_told(
+    tmp_path: Path, old: dict[str, tuple[str, str, int, int, bool]], new: dict[str, tuple[str, str, int, int, bool]]
+) -> None:
+    root = tmp_path / "root"
+    shutil.rmtree(root, ignore_errors=True)
+    (root / "more").mkdir(parents=True)
+    conf = root / "conf"
+    ours = layer(root, auto=False)
+    _fill(conf, old, root / "more")
+    good, was = finish(ours.take("good")).release, photograph(conf)
+    _fill(conf, new, root / "more")
+    before = photograph(conf)
+    there = finish(planned(ours, Release(good), key="case-1/0/layer"))
+    if there.before.id == good:
+        return
+    assert differences(before, photograph(conf)) == {}
+    assert finish(perform(ours, there)) is Progress.DONE
+    kinds = {"new", "gone", "kind", "content", "mode"}
+    moved = [Path(path) for path, what in differences(was, before).items() if kinds & {*what}]
+    assert_told(before, photograph(conf), there, moved=moved)
+    back = finish(planned(ours, there.before, key="case-2/0/layer"))
+    assert finish(perform(ours, back)) is Progress.DONE
+    assert_as_before(before, photograph(conf), there, moved=moved)
+
+
+def test_a_further_name_and_an_access_list_that_would_be_lost_are_told(tmp_path: Path, conf: Path) -> None:
+    ours = layer(tmp_path, auto=False)
+    good = finish(ours.take("good")).release
+    (tmp_path / "linked").hardlink_to(conf / "app.yml")
+    (conf / "app.yml").write_text("bad\n")
+    (conf / "more").write_text("1\n")
+    os.setxattr(conf / "more", "user.note", b"1")
+    change = finish(ours.plan(Release(good)))
+    assert change.aside == (
+        f"further names or access lists of {conf}/app.yml, {conf}/more would not come back; note what they have"
+    )
+    assert change.aside in change.risks

@@ -1,7 +1,6 @@
 """The one file on disk: read whole, replaced by rename, with its mode, owner and attributes."""
 
 import contextlib
-import errno
 import os
 import stat
 from dataclasses import dataclass
@@ -10,12 +9,12 @@ from pathlib import Path
 from rollbackd.adapter import AdapterError
 from rollbackd.system.boundary import boundary
 from rollbackd.system.spawner import sync_directory
+from rollbackd_adapters.attributes import copy_attributes
 from rollbackd_adapters.lacks import hint
 from rollbackd_adapters.mounts import mount_points
 
 _LARGEST = 2**20
 """Bytes; a longer file was named by mistake."""
-_NO_ATTRIBUTES = frozenset({errno.ENOTSUP, errno.EPERM, errno.EINVAL, errno.ENODATA})
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,20 +86,10 @@ def _write(temporary: Path, body: bytes, like: Path, was: os.stat_result) -> Non
         if (made.st_uid, made.st_gid) != (was.st_uid, was.st_gid):
             os.fchown(fd, was.st_uid, was.st_gid)
         os.fchmod(fd, stat.S_IMODE(was.st_mode))
-        _copy_attributes(like, fd)
+        copy_attributes(like, fd)
         file.write(body)
         file.flush()
         os.fsync(fd)
-
-
-def _copy_attributes(like: Path, fd: int) -> None:
-    """Access lists and labels, as far as the file system has them and we may set them."""
-    for name in os.listxattr(like, follow_symlinks=False):
-        try:
-            os.setxattr(fd, name, os.getxattr(like, name, follow_symlinks=False))
-        except OSError as error:
-            if error.errno not in _NO_ATTRIBUTES:
-                raise
 
 
 def _identity(found: os.stat_result) -> tuple[int, ...]:

@@ -3,10 +3,12 @@
 A release is what the watch list holds, named by its hash; times, owners and what is volatile do not count. Each content
 that was seen twice is kept as a snapshot in a store of the layer's own, so that it can be gone back to. A restore keeps
 what is there first, then puts each file in place by rename, and removes what the snapshot does not have. Links are
-never followed below a watched directory. Access control lists and extended attributes are not kept.
+never followed below a watched directory. Access control lists and extended attributes are no part of a snapshot; a file
+that takes another one's place has that one's.
 """
 
 import fnmatch
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,6 +22,7 @@ from rollbackd.system.spawner import Lock, one_line
 from rollbackd_adapters.files import ready
 from rollbackd_adapters.files.jobs import Stop
 from rollbackd_adapters.files.looks import LastLook
+from rollbackd_adapters.files.restore import lost
 from rollbackd_adapters.files.settings import FilesSettings
 from rollbackd_adapters.files.snapshots import FilesSnapshots
 from rollbackd_adapters.files.store import Head
@@ -30,6 +33,8 @@ from rollbackd_adapters.traces import Trace
 __all__ = ["FilesAdapter", "FilesSettings"]
 
 _ID = re.compile(r"[0-9a-f]{64}")
+_SHOWN = 20
+"""Paths that are named."""
 
 
 class FilesAdapter(FilesSnapshots):
@@ -91,7 +96,12 @@ class FilesAdapter(FilesSnapshots):
         moves = await self._mover.possible(now, aim)
         there = await self._jobs.run(lambda _stop: self._present.head_of(now.release))
         before, after = self._named(now.release, there), self._release(head)
-        return Change(self._place.layer, before, after, risks=_risks(moves, now, aim.tree))
+        gone = await self._jobs.run(lambda _stop: lost(now, moves))
+        aside = (
+            f"further names or access lists of {_named(gone)} would not come back; note what they have" if gone else ""
+        )
+        risks = (*_risks(moves, now, aim.tree), *([aside] if aside else []))
+        return Change(self._place.layer, before, after, risks=risks, aside=aside)
 
     async def _head(self, release: Release) -> Head:
         head = await self._jobs.run(lambda _stop: self._present.head_of(release.id))
@@ -159,4 +169,15 @@ def _risks(moves: Moves, now: Tree, target: Tree) -> tuple[str, ...]:
         return ()
     first = next(iter((*moves.drop, *moves.put, *moves.make, *modes, *moves.clear)))
     text = f"{changed} file(s) changed, {added} added, {removed} removed, such as {first}; what is there is saved first"
-    return (writable(text),)
+    given = [path for path in moves.touch if path not in modes and _owner(now, path) != _owner(target, path)]
+    owners = [f"owners of {_named(given)} become those of the snapshot"] if given and os.geteuid() == 0 else []
+    return (writable(text), *owners)
+
+
+def _owner(tree: Tree, path: str) -> tuple[int, int]:
+    return tree.entries[path].uid, tree.entries[path].gid
+
+
+def _named(paths: Sequence[str]) -> str:
+    more = f" and {len(paths) - _SHOWN} more" if len(paths) > _SHOWN else ""
+    return writable(f"{', '.join(paths[:_SHOWN])}{more}")

@@ -5,6 +5,7 @@ somebody changed since it was saved is not overwritten.
 """
 
 import contextlib
+import errno
 import hashlib
 import os
 import pathlib
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field
 
 from rollbackd.adapter import AdapterError
 from rollbackd.system.boundary import boundary
+from rollbackd_adapters.attributes import copy_attributes, own_attributes
 from rollbackd_adapters.files import envfile
 from rollbackd_adapters.files.batch import write_all
 from rollbackd_adapters.files.beneath import READ, Beneath, temporary, told
@@ -154,6 +156,9 @@ class Restorer:
                     write_all(file, data)
                 _must_be(hashed.hexdigest(), entry, path)
                 self._dress_open(file, entry)
+                with contextlib.suppress(FileNotFoundError):
+                    _keep_attributes(directory, path.rpartition("/")[2], file)
+                    self._dress_open(file, entry)  # an access list has a mode of its own
                 os.fsync(file)
             except BaseException:
                 _unlink(directory, name)
@@ -281,6 +286,8 @@ def write_text(path: str, text: str) -> None:
                 if os.geteuid() == 0:
                     os.fchown(file, old.st_uid, old.st_gid)
                 os.fchmod(file, stat.S_IMODE(old.st_mode))
+            with contextlib.suppress(FileNotFoundError):
+                _keep_attributes(directory, name, file)
             os.fsync(file)
         finally:
             os.close(file)
@@ -288,6 +295,33 @@ def write_text(path: str, text: str) -> None:
         os.rename(beside, name, src_dir_fd=directory, dst_dir_fd=directory)
         os.fsync(directory)
     boundary("files.variables")
+
+
+def _keep_attributes(directory: int, name: str, file: int) -> None:
+    """Give a file, which takes the place of another one, the attributes that that one has."""
+    try:
+        old = os.open(name, READ, dir_fd=directory)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return
+        raise
+    try:
+        if stat.S_ISREG(os.fstat(old).st_mode):
+            copy_attributes(old, file)
+    finally:
+        os.close(old)
+
+
+def lost(present: Tree, moves: Moves) -> list[str]:
+    """Files that are replaced or go, with what no snapshot keeps: further names, and access lists of those that go."""
+    going = {*moves.clear, *moves.drop}
+    found = []
+    for path in sorted({*going, *moves.put} & present.entries.keys()):
+        with contextlib.suppress(OSError):
+            further = present.entries[path].kind == "file" and os.lstat(path).st_nlink > 1
+            if further or (path in going and own_attributes(path)):
+                found.append(path)
+    return found
 
 
 def _must_be(found: str, entry: TreeEntry, path: str) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
+from rollbackd_adapters.attributes import own_attributes
 from rollbackd_adapters.files.beneath import READ, Beneath
 
 _READABLE, _EXECUTABLE, _SETUID = 0o444, 0o111, 0o6000
@@ -168,7 +169,7 @@ class Wardrobe:
         mode = stat.S_IMODE(status.st_mode)
         if stat.S_ISLNK(status.st_mode):
             return Dress(status.st_uid, status.st_gid, _OF_LINKS)
-        return Dress(status.st_uid, status.st_gid, mode, dict(_attributes(path)))
+        return Dress(status.st_uid, status.st_gid, mode, _shown(path))
 
 
 def worn(mode: int, *, executable: bool) -> int:
@@ -241,7 +242,5 @@ def _is_directory(path: str) -> bool:
         return False
 
 
-def _attributes(path: str) -> Iterator[tuple[str, str]]:
-    with contextlib.suppress(OSError):
-        for name in os.listxattr(path, follow_symlinks=False):
-            yield name, base64.b64encode(os.getxattr(path, name, follow_symlinks=False)).decode()
+def _shown(path: str) -> dict[str, str]:
+    return {name: base64.b64encode(value).decode() for name, value in own_attributes(path).items()}
