@@ -3,6 +3,8 @@
 import os
 import shutil
 import subprocess
+import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -262,3 +264,32 @@ def test_a_filter_that_never_says_the_same_stops_nothing_and_one_that_harms_does
     change = finish(planned(layer, Release(dated), key="case-3/0/layer"))
     with pytest.raises(AdapterError, match=r"stamp differ from what .* has, though written again"):
         finish(layer.apply(change))
+
+
+@pytest.mark.needs("root", "setpriv")
+def test_who_is_not_root_keeps_modes_and_tells_that_owners_become_ours(tmp_path: Path) -> None:
+    repo = new_repository(tmp_path / "repo")
+    (repo / "app").chmod(0o640)
+    subprocess.run(["chown", "-R", "games:games", tmp_path], check=True)
+    shutil.chown(repo / "app", "nobody")
+    for above in tmp_path.parents:
+        if above.is_relative_to(Path(tempfile.gettempdir())) and above != Path(tempfile.gettempdir()):
+            above.chmod(above.stat().st_mode | 0o055)
+    program = (
+        "import sys; from pathlib import Path; from rollbackd.model import Release\n"
+        "from rollbackd.testing import finish, perform, place, planned\n"
+        "from rollbackd_adapters.git import GitAdapter, GitSettings\n"
+        "path, tree = Path(sys.argv[1]), sys.argv[2]\n"
+        "layer = GitAdapter(GitSettings(adapter='git', repo=path / 'repo'), place(path))\n"
+        "change = finish(planned(layer, Release(tree)))\n"
+        "print(change.aside); finish(perform(layer, change))\n"
+    )
+    v2 = git(repo, "-c", "safe.directory=*", "rev-parse", "v2^{tree}")
+    done = subprocess.run(
+        ["setpriv", "--reuid=games", "--regid=games", "--clear-groups", sys.executable, "-c", program, tmp_path, v2],
+        capture_output=True, text=True, check=False, env={"HOME": str(tmp_path), "PATH": os.environ["PATH"]},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert f"app in {repo} would come back with another owner or mode" in done.stdout
+    status = (repo / "app").stat()
+    assert (status.st_mode & 0o777, Path(repo / "app").owner()) == (0o640, "games")

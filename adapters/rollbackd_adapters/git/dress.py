@@ -6,6 +6,7 @@ directory above it: so it is readable for whom the rest is, whoever runs git and
 
 import base64
 import contextlib
+import errno
 import os
 import stat
 from collections import Counter
@@ -222,17 +223,27 @@ def _put_on(directory: int, name: str, dress: Dress, *, is_directory: bool) -> b
         return False
     file = os.open(name, READ, dir_fd=directory)
     try:
-        if changed:
-            os.fchown(file, dress.uid, dress.gid)  # before the mode: it takes setuid away
+        denied = changed and not _given(file, dress)  # before the mode: it takes setuid away
         mode = dress.mode if is_directory else worn(dress.mode, executable=bool(status.st_mode & 0o100))
         if stat.S_IMODE(os.fstat(file).st_mode) != mode:
             os.fchmod(file, mode)
             changed = True
         for attribute, value in dress.attributes.items():
             os.setxattr(file, attribute, base64.b64decode(value))
+        if denied:
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
         return changed or bool(dress.attributes)
     finally:
         os.close(file)
+
+
+def _given(file: int, dress: Dress) -> bool:
+    """Whether owner and group could be given; the group alone where that is allowed."""
+    for owner in (dress.uid, -1):
+        with contextlib.suppress(PermissionError):
+            os.fchown(file, owner, dress.gid)
+            return owner == dress.uid
+    return False
 
 
 def _is_directory(path: str) -> bool:
