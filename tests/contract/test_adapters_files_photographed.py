@@ -62,7 +62,7 @@ def test_what_is_mounted_below_is_known_before_and_nothing_is_touched(tmp_path: 
         finish(made().plan(Release(good)))
     assert no.value.permanent
     with pytest.raises(AdapterError, match="is mounted there"):
-        finish(made().restore("good", "case"))
+        finish(made().restore("good", "shop"))
     assert differences(before, photograph(conf)) == {}
     assert any("is mounted there" in problem.text for problem in finish(made().ready()))
 
@@ -76,7 +76,7 @@ def test_files_within_what_is_mounted_go_back(tmp_path: Path, conf: Path) -> Non
     before = photograph(conf)
     change = finish(ours.plan(Release(good)))
     assert "1 file(s) changed, 0 added, 1 removed" in change.risks[0]
-    finish(ours.restore("good", "case"))
+    finish(ours.restore("good", "shop"))
     found = differences(before, photograph(conf))
     assert {*found} == {str(conf / "there" / "f3"), str(conf / "there" / "more")}
 
@@ -135,7 +135,7 @@ def test_on_any_watch_list_all_that_changed_was_told_and_comes_back_or_not_as_to
     good, was = finish(ours.take("good")).release, photograph(conf)
     _fill(conf, new, root / "more")
     before = photograph(conf)
-    there = finish(planned(ours, Release(good), key="case-1/0/layer"))
+    there = finish(planned(ours, Release(good), key="shop-1/0/layer"))
     if there.before.id == good:
         return
     assert differences(before, photograph(conf)) == {}
@@ -143,7 +143,7 @@ def test_on_any_watch_list_all_that_changed_was_told_and_comes_back_or_not_as_to
     kinds = {"new", "gone", "kind", "content", "mode"}
     moved = [Path(path) for path, what in differences(was, before).items() if kinds & {*what}]
     assert_told(before, photograph(conf), there, moved=moved)
-    back = finish(planned(ours, there.before, key="case-2/0/layer"))
+    back = finish(planned(ours, there.before, key="shop-2/0/layer"))
     assert finish(perform(ours, back)) is Progress.DONE
     assert_as_before(before, photograph(conf), there, moved=moved)
 

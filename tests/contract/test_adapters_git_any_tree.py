@@ -122,13 +122,13 @@ def test_on_any_work_tree_all_that_changed_was_told_and_comes_back_or_not_as_tol
     repo = root / "repo"
     old, new = _host(repo, host)
     layer, before = git_layer(root, repo), _seen(repo)
-    there = finish(planned(layer, Release(old), key="case-1/0/layer"))
+    there = finish(planned(layer, Release(old), key="shop-1/0/layer"))
     assert differences(before, _seen(repo)) == {}
     finish(layer.apply(there))
     moved = [repo / name for name in git(repo, "diff", "--name-only", "--no-renames", old, new).splitlines()]
     assert_told(before, _seen(repo), there, moved=moved, whole=[repo])
     if not there.aside or finish(layer.progress(there)) is Progress.DONE:
-        back = finish(planned(layer, Release(new), key="case-2/0/layer"))
+        back = finish(planned(layer, Release(new), key="shop-2/0/layer"))
     assert finish(perform(layer, back)) is Progress.DONE
     if there.aside:  # what is uncommitted is only counted there, and named among the risks
         there = replace(there, aside="; ".join((there.aside, *there.risks)))

@@ -84,7 +84,7 @@ def _umask(mask: int) -> Iterator[None]:
         os.umask(before)
 
 
-def _goes(layer: GitAdapter, to: str, key: str = "case-1/0/layer") -> Change:
+def _goes(layer: GitAdapter, to: str, key: str = "shop-1/0/layer") -> Change:
     change = finish(planned(layer, Release(to), key=key))
     assert finish(perform(layer, change)) is Progress.DONE
     return change
@@ -175,7 +175,7 @@ def test_a_linked_work_tree_has_owners_of_its_own_and_no_branch_of_another(tmp_p
     assert (tmp_path / "live" / "app").stat().st_uid == (tmp_path / "live").stat().st_uid
     trusted = ("-c", "safe.directory=*")
     git(repo, *trusted, "worktree", "add", "-q", str(tmp_path / "other"), "live")
-    _goes(layer, v3, key="case-2/0/layer")
+    _goes(layer, v3, key="shop-2/0/layer")
     assert git(tmp_path / "live", *trusted, "rev-parse", "--abbrev-ref", "HEAD") == "HEAD"
     assert git(tmp_path / "other", *trusted, "rev-parse", "--abbrev-ref", "HEAD") == "live"
 
@@ -232,7 +232,7 @@ def test_another_gitattributes_makes_other_files_there_and_back(
     moved = [repo / name for name in (where, "app", "lib/other", "lib/run.sh")]
     assert_told(before, photograph(repo, without=[repo / ".git"]), change, moved=moved)
     assert paths or git(repo, "status", "--porcelain") == ""
-    _goes(layer, by_name[new], key="case-2/0/layer")
+    _goes(layer, by_name[new], key="shop-2/0/layer")
     assert (repo / "lib" / "run.sh").read_bytes() == (tmp_path / "spelt" / "lib" / "run.sh").read_bytes()
     assert_as_before(before, photograph(repo, without=[repo / ".git"]), change, moved=moved)
 
@@ -245,7 +245,7 @@ def test_a_file_that_was_never_as_its_attributes_say_stops_nothing(tmp_path: Pat
     wanted = tree(repo, "HEAD")
     commit(repo, "normal from now on", 11, **{".gitattributes": "* text=auto\n", "app": "5\n"})
     _goes(git_layer(tmp_path, repo), wanted)
-    _goes(git_layer(tmp_path, repo), tree(repo, "main"), key="case-2/0/layer")
+    _goes(git_layer(tmp_path, repo), tree(repo, "main"), key="shop-2/0/layer")
 
 
 def test_a_filter_that_never_says_the_same_stops_nothing_and_one_that_harms_does(tmp_path: Path) -> None:
@@ -258,10 +258,10 @@ def test_a_filter_that_never_says_the_same_stops_nothing_and_one_that_harms_does
     commit(repo, "plain", 11, app="5\n")
     _goes(git_layer(tmp_path, repo), dated)
     git(repo, "config", "filter.now.clean", "cat")
-    _goes(git_layer(tmp_path, repo), tree(repo, "main"), key="case-2/0/layer")
+    _goes(git_layer(tmp_path, repo), tree(repo, "main"), key="shop-2/0/layer")
     git(repo, "config", "filter.now.clean", "date +%N; cat")
     layer = git_layer(tmp_path, repo)
-    change = finish(planned(layer, Release(dated), key="case-3/0/layer"))
+    change = finish(planned(layer, Release(dated), key="shop-3/0/layer"))
     with pytest.raises(AdapterError, match=r"stamp differ from what .* has, though written again"):
         finish(layer.apply(change))
 
