@@ -99,7 +99,8 @@ def _fill(conf: Path, content: dict[str, tuple[str, str, int, int, bool]], more:
     (conf / "always").write_text("here\n")
     for name, (kind, text, owner, mode, special) in content.items():
         path = conf / name
-        if os.path.lexists(path) or any(above.exists() and not above.is_dir() for above in path.parents):
+        ways = [*path.parents][: name.count("/")]
+        if os.path.lexists(path) or any(above.is_symlink() or above.is_file() for above in ways):
             continue
         path.parent.mkdir(parents=True, exist_ok=True)
         if kind == "link":
