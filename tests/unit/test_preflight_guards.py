@@ -244,6 +244,19 @@ async def test_a_sample_that_reaches_back_before_the_last_step_says_nothing(tmp_
     assert await court.verdicts(since=court.clock.now() - 5 * MINUTE) == [("rule slow", Verdict.GOOD, False)]
 
 
+async def test_a_rate_is_asked_over_the_time_since_the_last_step_before_its_own_window_has_passed(
+    tmp_path: Path,
+) -> None:
+    court = Court(tmp_path)
+    await court.opened("slow")
+    court.says(2.0)
+    for value, verdict in ((0.5, Verdict.GOOD), (2.0, Verdict.BAD)):
+        court.prometheus.values["rate(latency[90s])"] = [({"service": "shop"}, value)]
+        since = court.clock.now() - timedelta(seconds=90)
+        assert await court.verdicts(since=since) == [("rule slow", verdict, False)]
+    assert await court.verdicts(since=court.clock.now() - MINUTE / 2) == [("rule slow", Verdict.INCONCLUSIVE, False)]
+
+
 async def test_a_check_that_triggered_is_asked_again(tmp_path: Path) -> None:
     court = Court(tmp_path)
     await court.opened("smoke")

@@ -11,7 +11,7 @@ from rollbackd.config.models import Config
 from rollbackd.model import Verdict
 from rollbackd.rules.conditions import Condition, combine
 from rollbackd.rules.matchers import parse_matchers, selector
-from rollbackd.rules.reach import reach
+from rollbackd.rules.reach import reach, within
 from rollbackd.rules.spec import AlertWhen, Leaf, QueryWhen, Rule
 from rollbackd.rules.tracks import Standing, Track, step
 from rollbackd.signals.prometheus import Prometheus
@@ -26,6 +26,8 @@ _POINTS = 2000
 """The most points of one series in one range query."""
 _RESOLVES = timedelta(minutes=10)
 """How long after a state has ended an alert of it may still fire."""
+_RECENT = timedelta(minutes=1)
+_CLEARLY = 0.5
 _AT_CHANGE = timedelta(minutes=5)
 """Trouble so shortly before a change was there at the change."""
 _SHARE = 1 / 3
@@ -113,6 +115,22 @@ class Blame:
             return None
         said = f"it was met {len(met)} times under the old state"
         return Condition(Standing.BAD, min(onset for _, onset in met), said)
+
+    async def recent(self, rule: Rule, service: str) -> tuple[Verdict, str] | None:
+        """What a rule of one query says over the last minute, with the reason; None where it cannot be asked so.
+
+        Good is what has come down to half of the threshold: what only wavers about it goes on.
+        """
+        leaf = rule.when
+        if self._queries is None or not isinstance(leaf, QueryWhen) or leaf.against is not None or leaf.above is None:
+            return None
+        short = within(leaf.query, _RECENT) if reach(leaf.query) > _RECENT else None
+        if short is None:
+            return None
+        asked = leaf.model_copy(update={"query": short, "above": leaf.above * _CLEARLY})
+        answers = await self._queries.ask([asked])
+        seen = (await self._queries.observe(rule, asked, answers, [service], self._clock.now()))[service]
+        return seen.verdict, f"{seen.reason} over the last minute"
 
     async def users(self, rule: Rule, service: str) -> float | None:
         """The share of users that the rule's own query says is affected, 0 to 1; None when it says nothing."""

@@ -105,8 +105,10 @@ class SituationReader:
         if isinstance(present, BaseException):
             raise present
         given = replace(self.quick(trigger, present), present=present, looked=present is not None)
-        earlier, users = await asyncio.gather(self._earlier(trigger), self._users(trigger))
-        given = replace(given, earlier=earlier, users=users)
+        earlier, users, recent = await asyncio.gather(
+            self._earlier(trigger), self._users(trigger), self._recent(trigger)
+        )
+        given = replace(given, earlier=earlier, users=users, recent=recent)
         if present is None:
             why = self._state_watcher.problems.get(trigger.service, "")
             return replace(given, problems=(why,) if why else ())
@@ -160,6 +162,13 @@ class SituationReader:
         if rule is None or self._blame is None or trigger.request is not None:
             return None
         return await self._blame.users(rule, trigger.service)
+
+    async def _recent(self, trigger: Trigger) -> tuple[Verdict, str] | None:
+        """What the trigger's own query says of right now; None where it makes no difference."""
+        rule = self._rule_states.rule(trigger.rule)
+        if rule is None or self._blame is None or trigger.request is not None:
+            return None
+        return await self._blame.recent(rule, trigger.service)
 
     def _service(self, trigger: Trigger) -> Service:
         service = self._config.service(trigger.service)

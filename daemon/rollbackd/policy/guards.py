@@ -49,6 +49,8 @@ class Situation:
     """What the layers say would stop a rollback."""
     earlier: tuple[Verdict, str] | None = None
     """The verdict of the trigger's own condition right before the change, and its words; None: nobody asked."""
+    recent: tuple[Verdict, str] | None = None
+    """What the trigger's own query says over a short time up to now, and its words; None: it was not asked."""
     looked: bool = False
     """Whether the layers were looked at for it, and said what runs."""
     users: float | None = None
@@ -181,6 +183,14 @@ def stale(trigger: Trigger, given: Situation) -> Finding:
         seen = f", and was known {ago(age)} ago" if trigger.met is not None and trigger.met != trigger.onset else ""
         return against("stale", Action.ASK, f"{text}{seen}, longer than {limit}")
     return passed("stale", text)
+
+
+def over(trigger: Trigger, given: Situation) -> Finding:
+    """A long window goes on for minutes after a spike is over; going back would mend nothing then."""
+    verdict, seen = given.recent or (Verdict.INCONCLUSIVE, "")
+    if verdict is Verdict.GOOD and trigger.request is None:
+        return against("over", Action.OBSERVE, f"it is over by now: {seen}")
+    return passed("over", f"it goes on: {seen}" if seen else "not asked of the last minute")
 
 
 def change(trigger: Trigger, given: Situation) -> Finding:
@@ -417,6 +427,7 @@ OPEN_INCIDENT  = Guard("open_incident",  open_incident,  _ALWAYS, _NEVER,  _NEVE
 SHADOW         = Guard("shadow",         shadow,         _NEVER,  _ALWAYS, _NEVER,  False, False, False, False, "")
 CLOCK          = Guard("clock",          clock,          _NEVER,  _ALWAYS, _NEVER,  True,  False, False, False, "")
 STALE          = Guard("stale",          stale,          _NEVER,  _ALWAYS, _NEVER,  True,  True,  False, True,  "")
+OVER           = Guard("over",           over,           _NEVER,  _NEVER,  _ALWAYS, True,  False, False, False, "")
 CHANGE         = Guard("change",         change,         _NEVER,  _JOINED, _ALWAYS, True,  False, False, True,  "")
 SAME_STATE     = Guard("same_state",     same_state,     _UNSEEN, _ALWAYS, _ALWAYS, False, False, False, True,  "")
 TARGET         = Guard("target",         target,         _ALWAYS, _NEVER,  _ALWAYS, False, False, False, False, "")
@@ -436,8 +447,8 @@ POLICY         = Guard("policy",         policy,         _NEVER,  _ALWAYS, _BY_R
 # Budgets and cooldown are not asked again: they would count the incident itself.
 
 GUARDS = (
-    HOLD, OPEN_INCIDENT, SHADOW, CLOCK, STALE, CHANGE, SAME_STATE, TARGET, REACH, INEFFECTIVE, SWITCHED_OFF, COOLDOWN,
-    SERVICE_BUDGET, FLEET_BUDGET, BREAKER, COMMON_CAUSE, WINDOW, IRREVERSIBLE, READY, POLICY,
+    HOLD, OPEN_INCIDENT, SHADOW, CLOCK, STALE, OVER, CHANGE, SAME_STATE, TARGET, REACH, INEFFECTIVE, SWITCHED_OFF,
+    COOLDOWN, SERVICE_BUDGET, FLEET_BUDGET, BREAKER, COMMON_CAUSE, WINDOW, IRREVERSIBLE, READY, POLICY,
 )  # fmt: skip
 """All guards, in the order of design section 7."""
 

@@ -16,6 +16,7 @@ from rollbackd.model import Alert, Change, CheckResult, Release, Traits, Verdict
 from rollbackd.rules.matchers import parse_matchers
 from rollbackd.signals.alertmanager_client import FiringAlerts, Silence, Unreachable
 from rollbackd.signals.prometheus import QueryAnswer, RangeAnswer, RangeSeries, RulesAnswer, Series
+from rollbackd.syntax.units import parse_duration
 from tests.unit.house import FakeLayer
 from tests.unit.judgement.clock import LeapingClock
 
@@ -212,8 +213,8 @@ class WorldPrometheus:
 
 def _windowed(query: str) -> tuple[str, timedelta]:
     """The name of what is measured, and over how long."""
-    found = re.fullmatch(r"avg_over_time\((\w+)\[(\d+)m\]\)", query)
-    return (found[1], timedelta(minutes=int(found[2]))) if found is not None else (query, timedelta())
+    found = re.fullmatch(r"avg_over_time\((\w+)\[(\d+[ms])\]\)", query)
+    return (found[1], parse_duration(found[2])) if found is not None else (query, timedelta())
 
 
 def _mean(reading: Reading, time: datetime, window: timedelta) -> float | None:
