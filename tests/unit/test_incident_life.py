@@ -173,7 +173,7 @@ def test_who_takes_it_over_in_flight_is_counted() -> None:
     assert story.incident.flight == Flight("apply", "code", 1, at(0), adoptions=0)
     story.tell(facts.Adopted("p2"), facts.Adopted("p3"), took=minutes(1))
     assert story.incident.flight == Flight("apply", "code", 1, at(0), adoptions=2)
-    assert story.incident.resumed == at(2)
+    assert story.incident.adopted == at(2)
 
 
 def test_each_effect_counts_its_own_adoptions() -> None:

@@ -313,6 +313,19 @@ def test_the_deadline_counts_from_the_last_step() -> None:
     assert story.next() == Wait(story.now + seconds(30))
 
 
+def test_the_deadline_counts_over_restarts_and_who_takes_over_late_has_time_to_look() -> None:
+    story = plain().round(BAD).tell(facts.Adopted("p2"), took=minutes(5))
+    story.now = at(10)
+    assert story.next() == Close(Outcome.INEFFECTIVE, "verification still failed after 10m")
+    story = plain().round(BAD).tell(facts.Adopted("p2"), took=minutes(40))
+    assert story.next() == Look()
+    for _ in range(3):
+        story.round(took=seconds(20))
+    assert story.next() == WELL
+    story = plain().round(BAD).tell(facts.Adopted("p2"), took=minutes(40)).round(BAD, took=minutes(2))
+    assert story.next() == Close(Outcome.INEFFECTIVE, "verification still failed after 10m")
+
+
 # -- several plans ------------------------------------------------------------------------------------
 def test_a_plan_that_did_not_help_is_followed_by_the_next() -> None:
     story = Story(plans=("config", "default")).planned("config", name="config").did("apply", "config")

@@ -190,7 +190,7 @@ def _other(incident: Incident, record: Record) -> Incident:
         case facts.Adopted():
             flight = incident.flight
             adopted = replace(flight, adoptions=flight.adoptions + 1) if flight is not None else None
-            return replace(incident, flight=adopted, resumed=record.at)
+            return replace(incident, flight=adopted, adopted=record.at)
         case facts.Planned(plan, present):
             brackets = {**incident.brackets, **{bracket.layer: bracket.leave for bracket in plan.brackets}}
             off = {**incident.off, **dict.fromkeys(plan.unasked, _switched(plan, incident.decision.target))}

@@ -108,7 +108,9 @@ class Incident:
     """The layer that somebody else moved."""
     paused: str = ""
     resumed: datetime | None = None
-    """When a hold was lifted or a process took over last; gate and verification count their time from then."""
+    """When a hold was lifted last; gate and verification count their time from then, or from the last step."""
+    adopted: datetime | None = None
+    """When a process took over last."""
     aborted: str = ""
     """Who wants it stopped."""
     abort_reason: str = ""

@@ -270,7 +270,7 @@ def _gate(incident: Incident, verify: VerifySpec, begun: datetime, now: datetime
     if verify.gate and incident.gate is not Verdict.GOOD:
         if incident.gated is None:
             return LookAtGate()
-        if now >= begun + verify.deadline:
+        if now >= _deadline(incident, verify, begun):
             return _not_well(incident, "the gate checks", verify)
         pause = min(verify.every, timedelta(seconds=5))
         return LookAtGate() if _over(incident.gated, pause, now) else Wait(incident.gated + pause)
@@ -281,9 +281,15 @@ def _verify(incident: Incident, verify: VerifySpec, begun: datetime, now: dateti
     if incident.rounds >= verify.passes:
         return None
     since, pause = (begun, verify.settle) if incident.looked is None else (incident.looked, verify.every)
-    if now >= begun + verify.deadline and incident.looked is not None:
+    if now >= _deadline(incident, verify, begun) and incident.looked is not None:
         return _not_well(incident, "verification", verify)
     return Look() if _over(since, pause, now) else Wait(since + pause)
+
+
+def _deadline(incident: Incident, verify: VerifySpec, begun: datetime) -> datetime:
+    """The deadline of gate and verification. It counts over restarts; a process that comes late has time to look."""
+    late = incident.adopted + verify.every * verify.passes if incident.adopted is not None else begun
+    return max(begun + verify.deadline, late)
 
 
 def _over(since: datetime, pause: timedelta, now: datetime) -> bool:
