@@ -292,6 +292,24 @@ async def test_a_step_that_kills_its_driver_again_and_again_is_parked_for_a_pers
     assert (await house.incident()).outcome is Outcome.ABORTED
 
 
+@pytest.mark.parametrize(("says", "end"), [(Progress.DONE, "Applied"), (Progress.RUNNING, "Parked")])
+async def test_what_was_cut_off_too_often_is_a_persons_only_where_it_is_not_done(
+    house: House, says: Progress, end: str
+) -> None:
+    code = house.layers["code"]
+    code.hold_up = asyncio.Event()
+    for _ in range(ADOPTIONS):
+        house.runner.start(INCIDENT)
+        before = house.calls.count("apply code v1")
+        await house.until(lambda before=before: house.calls.count("apply code v1") > before)  # type: ignore[misc]
+        await crash(house)
+    code.says = [says]
+    house.runner.start(INCIDENT)
+    await house.until(lambda: house.kinds()[-1] in {"Parked", "Gated", "Round", "Closed"})
+    assert end in house.kinds()
+    assert house.calls.count("apply code v1") == ADOPTIONS
+
+
 # -- persons ------------------------------------------------------------------------------------
 async def test_a_hold_that_comes_with_the_intent_stops_the_effect(house: House) -> None:
     """It is journaled that the step begins, and a hold comes before it does: it does not."""

@@ -29,6 +29,11 @@ _FAILURES: Mapping[str, type[_Failure]] = {
     "apply": facts.ApplyFailed,
     "leave": facts.LeaveFailed,
 }
+_DONE: Mapping[str, type[facts.Entered | facts.Applied | facts.Left]] = {
+    "enter": facts.Entered,
+    "apply": facts.Applied,
+    "leave": facts.Left,
+}
 _STILL_RUNNING = timedelta(milliseconds=200)
 _LOOK_AGAIN = timedelta(seconds=1)
 _LONGEST_WAIT = timedelta(minutes=10)
@@ -73,6 +78,30 @@ class Effects:
             fact = _failed(flight, f"its adapter failed: {said}", permanent=False)
         boundary(f"runner.{flight.what}.done")
         return fact
+
+    async def finish(self, incident: Incident, flight: Flight) -> IncidentFact:
+        """What became of an effect that was cut off too often: done by now, or a person's."""
+        why = f"{flight.what} {flight.layer} was cut off {flight.adoptions} times: it may kill whoever runs it"
+        self.log.warning("cut off too often; only looking whether it is done", step=flight.layer, what=flight.what)
+        try:
+            if await self._is_done(incident, flight, self.layers.adapters[flight.layer]):
+                return _DONE[flight.what](flight.layer)
+        except Exception as error:  # noqa: BLE001  # an adapter of somebody else's may raise anything
+            why += f"; whether it is done cannot be told: {self.layers.clean(str(error))}"
+        return facts.Parked(why)
+
+    async def _is_done(self, incident: Incident, flight: Flight, adapter: Adapter) -> bool:
+        if flight.what != "apply":
+            return isinstance(adapter, Bracket) and await _quickly(adapter.inside(incident.mark)) is (
+                flight.what == "enter"
+            )
+        assert incident.plan is not None
+        planned = next(change for change in incident.plan.steps if change.layer == flight.layer)
+        progress = await _quickly(adapter.progress(replace(planned, intended=flight.since)))
+        name = self.layers.service.layers[flight.layer].done_when
+        if progress is not Progress.DONE or not name:
+            return progress is Progress.DONE
+        return (await self.check_runner.ask(self.layers.service, name)).verdict is Verdict.GOOD
 
     async def _apply(self, incident: Incident, flight: Flight, adapter: Adapter) -> IncidentFact | None:
         assert incident.plan is not None

@@ -314,8 +314,10 @@ class IncidentDriver:
                 await self._prepare()
             case steps.Start():
                 await self._intend(_intent(step))
-            case steps.Perform(flight):
-                fact = await self._effects.perform(incident, flight)
+            case steps.Perform(flight, last):
+                fact = await (
+                    self._effects.finish(incident, flight) if last else self._effects.perform(incident, flight)
+                )
                 await (self._news() if fact is None else self._fact(fact))
             case steps.LookAtGate():
                 results = await self._parts.check_runner.run(self._layers.service, verify.gate, incident.stepped)

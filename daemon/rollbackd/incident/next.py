@@ -49,6 +49,8 @@ class Perform:
     """Ask the layer how far the effect in flight is, and do the rest of it."""
 
     flight: Flight
+    last: bool = False
+    """It was cut off too often: where the layer says that it was not done, a person is asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,9 +177,7 @@ def _enter_asked(incident: Incident, expires: datetime, now: datetime) -> Step:
 
 
 def _resume(flight: Flight) -> Step:
-    if flight.adoptions >= ADOPTIONS:
-        return Park(f"{flight.what} {flight.layer} was cut off {flight.adoptions} times: it may kill whoever runs it")
-    return Perform(flight)
+    return Perform(flight, last=flight.adoptions >= ADOPTIONS)
 
 
 def _after_the_end(incident: Incident, held: str, now: datetime) -> Step:
