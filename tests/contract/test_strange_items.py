@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -56,7 +57,7 @@ def well(adapter: Adapter, *known: str) -> str:
         release.label.encode()
         assert release.created is None or release.created.tzinfo is not None
     sorted(found, key=lambda release: release.created.timestamp() if release.created else 0)
-    layers = Layers(cast("Any", None), {"layer": adapter})
+    layers = Layers(cast("Any", SimpleNamespace(layers={"layer": None})), {"layer": adapter})
     assert finish(layers.ready(["layer"])) == ()
     change = finish(planned(adapter, resolve("layer", known[-1], found)))
     assert finish(perform(adapter, change)) is Progress.DONE

@@ -3,6 +3,7 @@
 The daemon is the real one, served on its Unix socket; only its start is short-cut (`tests.crash.zygote`).
 """
 
+import asyncio
 import hashlib
 import json
 import os
@@ -46,6 +47,8 @@ class World:
     life: Life | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     """What every life is started with: the clock's speed and origin."""
+    _firing: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    """The alerts that were posted, by their fingerprints, until they end."""
 
     def __post_init__(self) -> None:
         self.root.mkdir(parents=True, exist_ok=True)
@@ -105,7 +108,19 @@ class World:
         assert self.dead
         order = {"config": str(self.config), "log": str(self.root / "log"), "journal": str(self.database)}
         self.life = Life((await self.mother.ask({**order, **self.settings, **hook}))["pid"], self.mother)
+        self._alertmanager = asyncio.create_task(self._end_alerts(self.life))
         return self.life
+
+    async def _end_alerts(self, life: Life) -> None:
+        """What Alertmanager does: say that an alert has ended, once something was gone back in its service."""
+        while life.alive:
+            for name, one in tuple(self._firing.items()):
+                of_service = f"stream LIKE 'incident:{one['labels']['service']}-%'"
+                if self.counted(f"SELECT count(*) FROM facts WHERE kind = 'Applied' AND {of_service}"):
+                    now = datetime.now(UTC).isoformat()
+                    if await self._deliver({**one, "status": "resolved", "endsAt": now}):
+                        self._firing.pop(name, None)
+            await asyncio.sleep(0.1)
 
     @property
     def dead(self) -> bool:
@@ -155,6 +170,10 @@ class World:
 
     async def post(self, *alerts: Mapping[str, Any]) -> bool:
         """Deliver alerts; whether it answered 200, that is whether Alertmanager would not send them again."""
+        self._firing |= {one["fingerprint"]: one for one in alerts}
+        return await self._deliver(*alerts)
+
+    async def _deliver(self, *alerts: Mapping[str, Any]) -> bool:
         try:
             status, answer = await self.ask("POST", "/api/v1/alerts", delivery(alerts))
         except (aiohttp.ClientError, OSError):

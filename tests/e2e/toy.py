@@ -14,7 +14,7 @@ import urllib.error
 import urllib.request
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -348,8 +348,23 @@ class Toy:
         raise AssertionError(f"{path} was not refused: {found}")
 
     def alert(self, name: str = "Sick", service: str = "shop", at: datetime | None = None) -> Any:
-        """Alertmanager says that it is sick."""
-        return self.ask("POST", "alerts", webhook(name, service, at or datetime.now(UTC)))
+        """Alertmanager says that it is sick, and that this has ended once it runs something else."""
+        body = webhook(name, service, at or datetime.now(UTC))
+        answer = self.ask("POST", "alerts", body)
+        threading.Thread(target=self._end_alert, args=(body, self.runs), daemon=True).start()
+        return answer
+
+    def _end_alert(self, body: dict[str, Any], ran: str) -> None:
+        with suppress(OSError, AssertionError):
+            wait_until(lambda: self.runs != ran or not self.root.exists(), "something else runs", 300)
+            ended = {**body["alerts"][0], "status": "resolved", "endsAt": datetime.now(UTC).isoformat()}
+            wait_until(lambda: self._takes({**body, "alerts": [ended]}), "its end is heard of", 60)
+
+    def _takes(self, body: dict[str, Any]) -> bool:
+        with suppress(OSError):
+            self.ask("POST", "alerts", body)
+            return True
+        return False
 
     def incidents(self) -> list[dict[str, Any]]:
         return list(self.ask("GET", "incidents")["incidents"])
