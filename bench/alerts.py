@@ -37,6 +37,11 @@ def alert(number: int, service: int) -> dict[str, Any]:
     }
 
 
+def ended(one: dict[str, Any]) -> dict[str, Any]:
+    """The same alert, once it has ended."""
+    return {**one, "status": "resolved", "endsAt": datetime.now(UTC).isoformat()}
+
+
 def body(alerts: Iterable[dict[str, Any]]) -> bytes:
     """A notification of version 4."""
     whole = {

@@ -19,7 +19,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from bench.alerts import ALERT, service_name
+from bench.alerts import ALERT, body, ended, service_name
 
 ROOT = Path(__file__).parents[1]
 START_WITHIN = 60.0
@@ -198,6 +198,14 @@ class Host:
         ((last,),) = self.ask("SELECT max(seq) FROM facts WHERE stream = ? AND kind = ?", streams[1], kind)
         counted = "SELECT count(DISTINCT at) FROM facts WHERE stream IN (?, ?) AND seq <= ? AND at >= ?"
         return 1 + self.count(counted, *streams, last, since.isoformat(timespec="microseconds"))
+
+    def roll_back(self, stream: str, sick: dict[str, Any]) -> None:
+        """From an alert to the end of the incident; the alert ends once the step is done."""
+        self.post(body([sick]))
+        many = "SELECT count(*) FROM facts WHERE stream = ? AND kind = ?"
+        wait_until(lambda: self.count(many, stream, "Applied") == 1, f"the step of {stream}")
+        self.post(body([ended(sick)]))
+        wait_until(lambda: self.count(many, stream, "Closed") == 1, f"the end of {stream}")
 
     def wait_until_judged(self, limit: float = 120.0) -> None:
         """Until every alert in the inbox has led to a decision, or to nothing. :raises BenchError:"""

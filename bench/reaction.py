@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from bench import floor, past
-from bench.alerts import alert, body, service_name
+from bench.alerts import alert, service_name
 from bench.host import Host, fixed_services, wait_until
 from bench.measure import Row, Sizes, middle, percentile, span
 
@@ -87,12 +87,9 @@ def _try(host: Host, number: int) -> _Try:
     """One rollback from its alert to its end."""
     calls, name = host.root / "calls", service_name(number)
     end = calls.stat().st_size
-    content = body([alert(number, number)])
+    sick = alert(number, number)
     since, begun = datetime.now(UTC), time.time_ns()
-    host.post(content)
-    stream = f"incident:{name}-1"
-    closed = "SELECT count(*) FROM facts WHERE stream = ? AND kind = 'Closed'"
-    wait_until(lambda: host.count(closed, stream) == 1, f"the end of {stream}")
+    host.roll_back(f"incident:{name}-1", sick)
     after = [(method, at) for service, method, at in _calls(calls, end) if service == name and at >= begun]
     applied = next(at for method, at in after if method == "apply")
     commits = host.commits(name, since, "ApplyStarted")

@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from bench import floor, past
-from bench.alerts import alert, body, service_name
-from bench.host import Host, service, wait_until
+from bench.alerts import alert, service_name
+from bench.host import Host, service
 from bench.measure import Row, Sizes, middle, span
 from rollbackd.model import Release
 
@@ -80,12 +80,9 @@ def _make(repo: Path) -> None:
 
 def _roll_back(host: Host, number: int) -> tuple[float, int]:
     """Seconds from the alert to the applied step, and the commits that they hold."""
-    content = body([alert(number, number)])
+    sick, stream = alert(number, number), f"incident:{service_name(number)}-1"
     begun = datetime.now(UTC)
-    host.post(content)
-    stream = f"incident:{service_name(number)}-1"
-    closed = "SELECT count(*) FROM facts WHERE stream = ? AND kind = 'Closed'"
-    wait_until(lambda: host.count(closed, stream) == 1, f"the end of {stream}")
+    host.roll_back(stream, sick)
     ((applied,),) = host.ask("SELECT at FROM facts WHERE stream = ? AND kind = 'Applied'", stream)
     commits = host.commits(service_name(number), begun, "Applied")
     return (datetime.fromisoformat(applied) - begun).total_seconds(), commits

@@ -86,7 +86,7 @@ def test_real_trouble_during_a_drill_is_rolled_back_when_it_has_returned(shop: T
     shop.touch("wait.code")
     drilling = shop.beside("drill", "shop", "--execute")
     wait_until(lambda: "begin code co-v1" in shop.calls, "the drill is in the middle")
-    shop.alert()
+    shop.alert(sick="co-v2")
     shop.remove("wait.code")
     wait_until(lambda: len(shop.incidents()) == 3, "the real rollback begins", 60)
     closed = shop.until_closed("shop-3", limit=60)

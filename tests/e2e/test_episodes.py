@@ -4,6 +4,7 @@ Alertmanager is told what Prometheus would tell it, so that each moment of these
 """
 
 import signal
+import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -69,7 +70,7 @@ def test_one_episode_is_one_incident_by_every_way_there_is(root: Path) -> None:
         town, first = stack.enter_context(town_with_bad_release(root, stack))
         begun = _now()
         fire(first.url, "shop", begun, begun + HOUR)
-        assert town.until_ended("shop-1")["outcome"] == "recovered"
+        assert town.until_ended("shop-1")["outcome"] == "ineffective", "it goes on firing"
 
         body = webhook(alert("shop", begun))
         duplicate = {"accepted": 0, "duplicates": 1, "unmatched": 0}
@@ -106,9 +107,11 @@ def test_one_episode_is_one_incident_by_every_way_there_is(root: Path) -> None:
         town.until(lambda: town.view()["health"] == "good", "it is resolved")
         town.shop.deploy("v3", BAD)
         town.until_seen("v3")
-        fire(again.url, "shop", _now(), _now() + HOUR)
+        later = _now()
+        fire(again.url, "shop", later, later + HOUR)
+        town.until(lambda: town.shop.running() == "v1", "it goes back again")
+        fire(again.url, "shop", later, _now() - timedelta(milliseconds=1))
         assert town.until_ended("shop-2")["outcome"] == "recovered"
-        assert town.shop.running() == "v1"
         assert [one["id"] for one in town.incidents()] == ["shop-2", "shop-1"]
 
 
@@ -134,6 +137,7 @@ def test_the_same_news_while_the_incident_is_open_and_over_restarts_joins_nothin
         town.signal_daemon(signal.SIGHUP)
         town.until(lambda: town.log.read_text().count('"event": "ready"') == 3, "it has executed itself anew")
         town.until(lambda: town.post("alerts", body)["duplicates"] == 1, "the same again")
+        town.until_back(body)
         assert town.until_ended("shop-1")["outcome"] == "recovered"
         assert [one["id"] for one in town.incidents()] == ["shop-1"]
         assert _joined(town, "shop-1") == []
@@ -142,7 +146,7 @@ def test_the_same_news_while_the_incident_is_open_and_over_restarts_joins_nothin
 
 
 @told
-def test_an_alert_that_is_resolved_and_fires_again_is_another_episode(root: Path) -> None:
+def test_an_alert_that_fires_again_soon_after_the_rollback_may_lag_and_is_charged_to_nobody(root: Path) -> None:
     with Town(root) as town:
         town.write_config(rules=[ALERT])
         town.start_daemon()
@@ -151,9 +155,10 @@ def test_an_alert_that_is_resolved_and_fires_again_is_another_episode(root: Path
         town.until_seen("v2")
         begun = _now()
         town.post("alerts", webhook(alert("shop", begun)))
-        assert town.until_ended("shop-1")["outcome"] == "recovered"
+        town.until(lambda: town.shop.running() == "v1", "it goes back")
         resolved = webhook(alert("shop", begun, ends=_now()))
         assert town.post("alerts", resolved) == {"accepted": 1, "duplicates": 0, "unmatched": 0}
+        assert town.until_ended("shop-1")["outcome"] == "recovered"
         assert town.post("alerts", resolved)["duplicates"] == 1
         assert town.view()["health"] == "good"
         late = webhook(alert("shop", begun))
@@ -161,9 +166,9 @@ def test_an_alert_that_is_resolved_and_fires_again_is_another_episode(root: Path
         assert town.post("alerts", resolved)["duplicates"] == 1
         assert town.view()["health"] == "good"
         assert town.post("alerts", webhook(alert("shop", _now())))["accepted"] == 1
-        decision = town.until_decided("ineffective")
-        assert (decision["action"], decision["escalate"], len(town.decisions())) == ("refuse", True, 2)
-        assert town.incidents()[0]["outcome"] == "ineffective"
+        town.until(lambda: town.view()["health"] == "inconclusive", "it says nothing yet")
+        time.sleep(6)  # episodes that go on are thought about every five seconds
+        assert (len(town.decisions()), town.incidents()[0]["outcome"]) == (1, "recovered")
 
 
 @told
@@ -173,13 +178,16 @@ def test_a_silence_holds_and_spends_nothing(root: Path) -> None:
         other = _silence(server, "another")
         ours = _silence(server, "shop")
         town.until(lambda: town.view()["holds"], "the silence is known")
-        fire(server.url, "shop", _now(), _now() + HOUR)
+        begun = _now()
+        fire(server.url, "shop", begun, begun + HOUR)
         decision = town.until_decided("hold")
         assert (decision["action"], stands(decision)) == ("refuse", {"hold"})
         assert reason(decision, "hold") == "silenced in Alertmanager by ann: we know"
         assert (town.incidents(), town.shop.running()) == ([], "v2")
         _expire(server, ours)
         assert town.until(town.incidents, "it is decided again")
+        town.until(lambda: town.shop.running() == "v1", "it goes back")
+        fire(server.url, "shop", begun, _now() - timedelta(milliseconds=1))
         assert town.until_ended("shop-1")["outcome"] == "recovered"
         assert town.shop.running() == "v1"
         episodes = [(one["action"], one["incident"]) for one in town.decisions()]

@@ -108,6 +108,8 @@ async def test_what_strangers_write_is_text_everywhere_and_nothing_of_it_is_done
         for body in _bodies():
             taken = await asyncio.to_thread(town.post, "alerts", body)
             assert taken == {"accepted": 1, "duplicates": 0, "unmatched": 0}
+            if body["alerts"][0]["labels"]["service"] == "shop":
+                await asyncio.to_thread(town.until_back, body)
         assert (await asyncio.to_thread(town.until_ended, "shop-1"))["outcome"] == "recovered"
         await asyncio.to_thread(town.until_decided, "target", "fresh")
         await ears.program.until(4)
@@ -228,5 +230,6 @@ async def test_megabytes_of_it_are_taken_or_refused_and_the_daemon_goes_on(tmp_p
         assert (await asyncio.to_thread(town.post, "alerts", webhook(large)))["accepted"] == 1
         with pytest.raises((AssertionError, OSError), match=r"413|reset|pipe"):
             await asyncio.to_thread(town.post, "alerts", webhook(larger))
+        await asyncio.to_thread(town.until_back, webhook(large))
         assert (await asyncio.to_thread(town.until_ended, "shop-1"))["outcome"] == "recovered"
         assert [one["id"] for one in await asyncio.to_thread(town.incidents)] == ["shop-1"]

@@ -14,6 +14,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -291,6 +292,13 @@ class Town:
             return found if found["outcome"] else None
 
         return self.until(ended, f"the end of {incident}", limit)
+
+    def until_back(self, body: Mapping[str, Any], tag: str = "v1") -> None:
+        """Until that release runs again; then the alerts of a notification have ended, as Alertmanager says."""
+        self.until(lambda: self.shop.running() == tag, f"{tag} runs")
+        now = datetime.now(UTC).isoformat()
+        ended = [{**one, "status": "resolved", "endsAt": now} for one in body["alerts"]]
+        self.post("alerts", {**body, "alerts": ended})
 
     def until_decided(self, against: str, service: str = "shop", limit: float = 40) -> dict[str, Any]:
         """Until there is a decision that a guard stands against."""

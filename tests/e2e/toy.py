@@ -347,16 +347,17 @@ class Toy:
                 return error.code, json.load(error)["detail"], dict(error.headers)
         raise AssertionError(f"{path} was not refused: {found}")
 
-    def alert(self, name: str = "Sick", service: str = "shop", at: datetime | None = None) -> Any:
-        """Alertmanager says that it is sick, and that this has ended once it runs something else."""
+    def alert(self, name: str = "Sick", service: str = "shop", at: datetime | None = None, sick: str = "") -> Any:
+        """Alertmanager says that it is sick, and that this has ended once it runs something else than what is sick."""
         body = webhook(name, service, at or datetime.now(UTC))
         answer = self.ask("POST", "alerts", body)
-        threading.Thread(target=self._end_alert, args=(body, self.runs), daemon=True).start()
+        threading.Thread(target=self._end_alert, args=(body, sick or self.runs), daemon=True).start()
         return answer
 
-    def _end_alert(self, body: dict[str, Any], ran: str) -> None:
+    def _end_alert(self, body: dict[str, Any], sick: str) -> None:
         with suppress(OSError, AssertionError):
-            wait_until(lambda: self.runs != ran or not self.root.exists(), "something else runs", 300)
+            wait_until(lambda: self.runs == sick, "it runs what is sick", 300)
+            wait_until(lambda: self.runs != sick or not self.root.exists(), "something else runs", 300)
             ended = {**body["alerts"][0], "status": "resolved", "endsAt": datetime.now(UTC).isoformat()}
             wait_until(lambda: self._takes({**body, "alerts": [ended]}), "its end is heard of", 60)
 
