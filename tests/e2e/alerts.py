@@ -1,10 +1,14 @@
 """What the stories say to rollbackd and to Alertmanager: rules, limits, alerts, notifications."""
 
+import threading
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from tests.e2e.shop import Shop
 from tests.e2e.town import send
+from tests.servers import wait_until
 
 ALERT: Mapping[str, Any] = {"name": "shop-alert", "when": {"alert": 'alertname="ShopErrors"'}}
 
@@ -65,3 +69,14 @@ def posting(url: str, **changes: Any) -> dict[str, Any]:
         "route": {**route, "repeat_interval": "1h", **changes},
         "receivers": [{"name": "rollbackd", "webhook_configs": [hook]}],
     }
+
+
+def fires_while(alertmanager: str, shop: Shop, release: str, starts: datetime) -> None:
+    """The alert of a shop ends once another release runs there, as Prometheus tells Alertmanager."""
+
+    def end() -> None:
+        with suppress(AssertionError, OSError):
+            wait_until(lambda: shop.running() not in {release, "none"}, "another release runs", 200)
+            fire(alertmanager, shop.name, starts, datetime.now(UTC) - timedelta(milliseconds=1))
+
+    threading.Thread(target=end, daemon=True).start()

@@ -13,7 +13,7 @@ from rollbackd import facts
 from rollbackd.journal import Entry, open_journal
 from rollbackd.model import Release, State, service_stream
 from rollbackd.system.clock import SystemClock
-from tests.e2e.alerts import ALERT, fire, posting, query_rule
+from tests.e2e.alerts import ALERT, fire, fires_while, posting, query_rule
 from tests.e2e.people import Person, here, tokens
 from tests.e2e.shop import BAD, GOOD
 from tests.e2e.telling import told
@@ -248,6 +248,7 @@ def test_people_say_yes_or_no_or_nothing(root: Path) -> None:
         now = datetime.now(UTC)
         for name in town.shops:
             fire(server.url, name, now, now + timedelta(hours=1))
+            fires_while(server.url, town.shops[name], "v2", now)
 
         for name in ("pair", "moved", "denied"):
             until_asking(town, name)

@@ -10,13 +10,15 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import urllib.error
 import urllib.request
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -348,16 +350,34 @@ class Toy:
         raise AssertionError(f"{path} was not refused: {found}")
 
     def alert(self, name: str = "Sick", service: str = "shop", at: datetime | None = None, sick: str = "") -> Any:
-        """Alertmanager says that it is sick, and that this has ended once it runs something else than what is sick."""
+        """Alertmanager says that it is sick, and that this has ended once a layer went back.
+
+        :param sick: the code that is sick, where something else runs now; it ends once that runs no more.
+        """
         body = webhook(name, service, at or datetime.now(UTC))
         answer = self.ask("POST", "alerts", body)
-        threading.Thread(target=self._end_alert, args=(body, sick or self.runs), daemon=True).start()
+        over = partial(self._ran, sick) if sick else partial(self._went_back, self.runs)
+        threading.Thread(target=self._end_alert, args=(body, over), daemon=True).start()
         return answer
 
-    def _end_alert(self, body: dict[str, Any], sick: str) -> None:
+    def _ran(self, sick: str) -> bool:
+        """Whether it has run that, and does no more."""
+        wait_until(lambda: self.runs == sick, f"{sick} runs", 300)
+        return self.runs != sick
+
+    def _went_back(self, sick: str) -> bool:
+        """Whether other code runs, or any layer was moved."""
+        if self.runs != sick or not self.root.exists():
+            return True
+        time.sleep(0.3)
+        try:
+            return any("Applied" in self.kinds(one["id"]) for one in self.incidents()[:1])
+        except (OSError, ValueError):
+            return False
+
+    def _end_alert(self, body: dict[str, Any], over: Callable[[], bool]) -> None:
         with suppress(OSError, AssertionError):
-            wait_until(lambda: self.runs == sick, "it runs what is sick", 300)
-            wait_until(lambda: self.runs != sick or not self.root.exists(), "something else runs", 300)
+            wait_until(over, "a layer went back", 300)
             ended = {**body["alerts"][0], "status": "resolved", "endsAt": datetime.now(UTC).isoformat()}
             wait_until(lambda: self._takes({**body, "alerts": [ended]}), "its end is heard of", 60)
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from rollbackd.model import Action, ApprovalRequest, Decision, Finding, Replaced, Trigger
 from rollbackd.policy.changes import newest
-from rollbackd.policy.guards import GUARDS, SWITCHED_OFF, Guard, Situation, When, row_for
+from rollbackd.policy.guards import CLOCK, GUARDS, SWITCHED_OFF, Guard, Situation, When, row_for
 
 _STRENGTH = (Action.ROLL_BACK, Action.ASK, Action.OBSERVE, Action.REFUSE)
 
@@ -15,6 +15,8 @@ def decide(trigger: Trigger, given: Situation, default_plans: tuple[str, ...] = 
     known = given.ledger.episodes.get(trigger.episode) if trigger.request is None else None
     kept = known.found if known is not None else {}
     found = [(guard, kept.get(guard.name) or guard.ask(trigger, given)) for guard in GUARDS]
+    # What is found of the onset while our own clock was set may not be so.
+    steady = not any(guard is CLOCK and finding.against is not None for guard, finding in found)
     off = any(guard is SWITCHED_OFF and finding.against is not None for guard, finding in found)
     findings = tuple(_counted(guard, finding, trigger, given, off=off) for guard, finding in found)
     counted = [finding for finding in findings if finding.counted and finding.against is not None]
@@ -44,7 +46,7 @@ def decide(trigger: Trigger, given: Situation, default_plans: tuple[str, ...] = 
         question=question,
         start_within=row.start_within if row is not None else None,
         unfinished=given.ledger.unfinished.layers if given.ledger.unfinished is not None else (),
-        lasting=tuple(finding.guard for guard, finding in found if _lasts(guard, finding, given)),
+        lasting=tuple(finding.guard for guard, finding in found if _lasts(guard, finding, given)) if steady else (),
     )
 
 
