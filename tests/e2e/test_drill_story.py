@@ -2,11 +2,12 @@
 
 import urllib.request
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.toy import Ear, Toy, toy
+from tests.e2e.toy import Ear, Toy, toy, webhook
 from tests.servers import wait_until
 
 
@@ -86,9 +87,11 @@ def test_real_trouble_during_a_drill_is_rolled_back_when_it_has_returned(shop: T
     shop.touch("wait.code")
     drilling = shop.beside("drill", "shop", "--execute")
     wait_until(lambda: "begin code co-v1" in shop.calls, "the drill is in the middle")
-    shop.alert(sick="co-v2")
+    sick = webhook("Sick", "shop", datetime.now(UTC))
+    shop.ask("POST", "alerts", sick)
     shop.remove("wait.code")
     wait_until(lambda: len(shop.incidents()) == 3, "the real rollback begins", 60)
+    shop.end_alert(sick, lambda: "Applied" in shop.kinds("shop-3"))
     closed = shop.until_closed("shop-3", limit=60)
     assert (closed["outcome"], closed["rule"]) == ("recovered", "sick")
     assert shop.runs == "co-v1"

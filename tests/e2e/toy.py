@@ -349,21 +349,13 @@ class Toy:
                 return error.code, json.load(error)["detail"], dict(error.headers)
         raise AssertionError(f"{path} was not refused: {found}")
 
-    def alert(self, name: str = "Sick", service: str = "shop", at: datetime | None = None, sick: str = "") -> Any:
-        """Alertmanager says that it is sick, and that this has ended once a layer went back.
-
-        :param sick: the code that is sick, where something else runs now; it ends once that runs no more.
-        """
+    def alert(self, name: str = "Sick", service: str = "shop", at: datetime | None = None) -> Any:
+        """Alertmanager says that it is sick, and that this has ended once a layer went back."""
         body = webhook(name, service, at or datetime.now(UTC))
         answer = self.ask("POST", "alerts", body)
-        over = partial(self._ran, sick) if sick else partial(self._went_back, self.runs)
-        threading.Thread(target=self._end_alert, args=(body, over), daemon=True).start()
+        over = partial(self._went_back, self.runs)
+        threading.Thread(target=self.end_alert, args=(body, over), daemon=True).start()
         return answer
-
-    def _ran(self, sick: str) -> bool:
-        """Whether it has run that, and does no more."""
-        wait_until(lambda: self.runs == sick, f"{sick} runs", 300)
-        return self.runs != sick
 
     def _went_back(self, sick: str) -> bool:
         """Whether other code runs, or any layer was moved."""
@@ -375,7 +367,8 @@ class Toy:
         except (OSError, ValueError):
             return False
 
-    def _end_alert(self, body: dict[str, Any], over: Callable[[], bool]) -> None:
+    def end_alert(self, body: dict[str, Any], over: Callable[[], bool]) -> None:
+        """Wait until its trouble is over; then it has ended."""
         with suppress(OSError, AssertionError):
             wait_until(over, "a layer went back", 300)
             ended = {**body["alerts"][0], "status": "resolved", "endsAt": datetime.now(UTC).isoformat()}
