@@ -127,7 +127,9 @@ class Platform(Host):
         """Alertmanager says what is affected, and how badly."""
         body = webhook("PlatformTrouble", "platform", datetime.now(UTC))
         body["alerts"][0]["labels"] |= {"components": components, "severity": severity}
+        known = {one["id"] for one in self.incidents()}
         self.ask("POST", "alerts", body, token="the token alertmanager")
+        self.ends_when_well(body, known, "the token alertmanager")
 
 
 @contextmanager

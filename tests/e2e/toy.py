@@ -14,7 +14,7 @@ import time
 import urllib.error
 import urllib.request
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -367,16 +367,31 @@ class Toy:
         except (OSError, ValueError):
             return False
 
-    def end_alert(self, body: dict[str, Any], over: Callable[[], bool]) -> None:
+    def ends_when_well(self, body: dict[str, Any], known: Collection[str], token: str = TOKEN) -> None:
+        """The alert of a notification ends once all but the alert itself is good in an incident that is not known."""
+        over = partial(self._is_well, known)
+        threading.Thread(target=self.end_alert, args=(body, over, token), daemon=True).start()
+
+    def _is_well(self, known: Collection[str]) -> bool:
+        time.sleep(0.2)
+        try:
+            new = [one["id"] for one in self.incidents() if one["id"] not in known][:1]
+            rounds = [one["fact"]["results"] for name in new for one in self.records(name) if one["kind"] == "Round"]
+        except (OSError, ValueError):
+            return False
+        others = [one for one in rounds[-1] if not one["name"].startswith("alert ")] if rounds else []
+        return bool(others) and all(one["verdict"] == "good" or one["warn"] for one in others)
+
+    def end_alert(self, body: dict[str, Any], over: Callable[[], bool], token: str = TOKEN) -> None:
         """Wait until its trouble is over; then it has ended."""
         with suppress(OSError, AssertionError):
             wait_until(over, "a layer went back", 300)
             ended = {**body["alerts"][0], "status": "resolved", "endsAt": datetime.now(UTC).isoformat()}
-            wait_until(lambda: self._takes({**body, "alerts": [ended]}), "its end is heard of", 60)
+            wait_until(lambda: self._takes({**body, "alerts": [ended]}, token), "its end is heard of", 60)
 
-    def _takes(self, body: dict[str, Any]) -> bool:
+    def _takes(self, body: dict[str, Any], token: str) -> bool:
         with suppress(OSError):
-            self.ask("POST", "alerts", body)
+            self.ask("POST", "alerts", body, token)
             return True
         return False
 
