@@ -38,6 +38,8 @@ class Oracle:
     def answer(self, path: str) -> tuple[int, Any]:
         if path.endswith("query_range"):
             return 200, {"status": "success", "data": {"resultType": "matrix", "result": []}}
+        if path.endswith("rules"):
+            return 200, {"status": "success", "data": {"groups": []}}
         with self.lock:
             self.polls += 1
         if self.down:

@@ -110,9 +110,10 @@ class StateWatcher:
         now = self._clock.now()
         ledger = self._read_model.of(service)
         if ledger.present is None or ledger.present.key != state.key:
-            looked = self._last.get(service)
-            seen = [*(spell.by for spell in ledger.spells[-1:]), *([looked] if looked is not None else [])]
-            after = max(seen, default=now)
+            last = ledger.spells[-1] if ledger.spells else None
+            after = self._last.get(service) or (last.by if last is not None else now)
+            if last is not None and last.incident:  # seen by the incident itself, and not here
+                after = max(after, last.by)
             entries = [
                 Entry(service_stream(service), facts.Changed(state, min(after, now), now, _left_by(ledger, after)))
             ]
