@@ -7,6 +7,7 @@ the number 1200, and a key `on` becomes True. Here keys are text, times and date
 
 import math
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -170,8 +171,8 @@ class _Builder:
         if event.tag is not None and not self._usable_tag(event):
             self._document.add(*_mark(event), f"tag {_short(event.tag)} means nothing here; remove it")
         if isinstance(event, yaml.ScalarEvent):
-            node.source = event.value
-            node.data = _scalar(event.value) if event.implicit[0] else event.value
+            node.source = sys.intern(event.value)  # thousands of services say the same words
+            node.data = _scalar(node.source) if event.implicit[0] else node.source
         elif isinstance(event, yaml.SequenceStartEvent):
             self._sequence(node, events, depth)
         else:
