@@ -10,8 +10,8 @@ import pytest
 
 from rollbackd.adapter import CheckSettings, Settings
 from rollbackd.config.models import Config, PrometheusSettings, Service
-from rollbackd.model import Action, Alert, Priority, Verdict
-from rollbackd.policy.ledger import Rollback, ServiceLedger
+from rollbackd.model import Action, Alert, Outcome, Priority, Release, State, Verdict
+from rollbackd.policy.ledger import Rollback, ServiceLedger, Spell
 from rollbackd.policy.spec import Limits
 from rollbackd.rules.spec import Rule
 from rollbackd.rules.tracks import Standing
@@ -42,7 +42,10 @@ def service(name: str, **more: Any) -> Service:
 
 
 def rule_states(
-    *rules: Rule, poll_every: timedelta = POLL, undone: Callable[[str], Rollback | None] = lambda _: None
+    *rules: Rule,
+    poll_every: timedelta = POLL,
+    undone: Callable[[str], Rollback | None] = lambda _: None,
+    spells: tuple[Spell, ...] = (),
 ) -> RuleStates:
     return RuleStates(
         Config(
@@ -51,7 +54,7 @@ def rule_states(
             prometheus=PrometheusSettings(url="http://127.0.0.1:9090", poll_every=poll_every),
             limits=Limits(stale_after=minutes(15)),
         ),
-        lambda name: ServiceLedger(rollbacks=(last,) if (last := undone(name)) is not None else ()),
+        lambda name: ServiceLedger(spells, rollbacks=(last,) if (last := undone(name)) is not None else ()),
     )
 
 
@@ -485,3 +488,22 @@ def test_an_alert_whose_labels_changed_is_asked_for_by_another_rule() -> None:
     one.hear(alert(), "checkout", at(0))
     one.hear(alert("Other"), "checkout", at(1))
     assert episodes(one) == [f"other/{alert().episode}"]
+
+
+def test_an_alert_that_outlives_its_lag_after_a_rollback_is_an_episode_of_what_runs_now_and_goes_on() -> None:
+    asked = rule(ALERT)
+    v1, v2 = (State({"code": Release(name)}) for name in ("v1", "v2"))
+    spells = (Spell(v1, at(-60), at(-60)), Spell(v2, at(-5), at(-5)), Spell(v1, at(3), at(3), "checkout-1"))
+    rolled = Rollback("checkout-1", at(1), ended=at(3), outcome=Outcome.RECOVERED, acted=True, stepped=at(2))
+    one = rule_states(asked, undone=lambda _: rolled, spells=spells)
+    one.hear(alert(), "checkout", at(0))
+    assert episodes(one, 10) == []
+    assert one.condition(asked, "checkout", at(10)).standing is Standing.INCONCLUSIVE
+    assert one.over("checkout", f"errors/{alert().episode}", at(10)) == "", "while it may lag nothing is known"
+    (episode,) = episodes(one, 30)
+    assert episode == f"errors/{alert().episode}/checkout-1"
+    assert one.goes_on("checkout", episode, at(30))
+    assert one.over("checkout", episode, at(30)) == ""
+    assert [trigger.onset for trigger in one.all_triggers("checkout", at(30))] == [at(3)]
+    one.hear(alert(ends=31), "checkout", at(31))
+    assert not one.goes_on("checkout", episode, at(32))

@@ -1,14 +1,14 @@
 """What every rule says of every service right now. Values in, triggers out; no I/O, memory rebuilt at a start."""
 
 from bisect import bisect_left, insort
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from heapq import nlargest
 
 from rollbackd.config.models import Config, Service
 from rollbackd.model import Alert, Event, Trigger, Verdict
-from rollbackd.policy.ledger import ServiceLedger
+from rollbackd.policy.ledger import ServiceLedger, Spell
 from rollbackd.rules.conditions import (
     NO_EVIDENCE,
     Condition,
@@ -47,6 +47,8 @@ _GROUP_INTERVAL = timedelta(minutes=5)
 """Alertmanager tells that an alert has ended with the next notification of its group, by default so often."""
 _UNASKED = Condition(Standing.GOOD, None, "asked only after a change")
 _OBSERVED = (QueryWhen, CheckWhen)
+Entry = tuple[Alert, datetime]
+"""An alert that fires, and when it was heard of last."""
 Place = tuple[str, int, str]
 """Rule, position of the condition in it, service."""
 
@@ -76,8 +78,8 @@ class RuleStates:
         self._pace = config.prometheus.poll_every if config.prometheus is not None else timedelta()
         self._index = ServiceIndex((one.name, match) for one in config.services for match in one.match)
         self._tracks: dict[Place, Track] = {}
-        self._alerts: dict[str, dict[str, tuple[Alert, datetime]]] = {}
-        self._asked_of: dict[tuple[str, str], dict[str, tuple[Alert, datetime]]] = {}
+        self._alerts: dict[str, dict[str, Entry]] = {}
+        self._asked_of: dict[tuple[str, str], dict[str, Entry]] = {}
         """Of those the ones that an `alert:` asks for, by service and expression: of a storm none is matched twice."""
         self._ended: dict[str, tuple[datetime, datetime]] = {}
         """The last alerts that were resolved: when the newest episode of each began, and when its end was heard."""
@@ -283,7 +285,7 @@ class RuleStates:
             evident = self._evident(leaf, service)
             if not evident and self._asked_for(leaf, service):
                 return _NO_DATA
-            lasting = [entry for entry in evident if not self._may_lag(rule, leaf, service, entry[0], now)]
+            lasting = self._lasting(rule, leaf, service, evident, now)
             if evident and not lasting:
                 return _LAGS
             return of_alerts(lasting, now, stale, leaf.for_)
@@ -295,12 +297,12 @@ class RuleStates:
             return _UNASKED
         return of_track(leaf, self.track(rule, position, service), now)
 
-    def _asked_for(self, leaf: AlertWhen, service: str) -> list[tuple[Alert, datetime]]:
+    def _asked_for(self, leaf: AlertWhen, service: str) -> list[Entry]:
         """Those that it asks for and that fire; of a storm those that were heard of last."""
         found = list(self._asked_of.get((service, leaf.alert), {}).values())
         return found if len(found) <= _MOST else nlargest(_MOST, found, key=lambda entry: entry[1])
 
-    def _evident(self, leaf: AlertWhen, service: str) -> list[tuple[Alert, datetime]]:
+    def _evident(self, leaf: AlertWhen, service: str) -> list[Entry]:
         """Those that it asks for and that are evidence."""
         matchers = parse_matchers(leaf.alert)
         return [entry for entry in self._asked_for(leaf, service) if is_evidence(matchers, entry[0].labels)]
@@ -311,11 +313,8 @@ class RuleStates:
             return []
         leaf = rule.leaves[0]
         if rule.when is leaf and isinstance(leaf, AlertWhen):
-            return [
-                self._of_alert(rule, leaf, service, alert, now)
-                for alert, _ in self._evident(leaf, service)
-                if not self._may_lag(rule, leaf, service, alert, now)
-            ]
+            lasting = self._lasting(rule, leaf, service, self._evident(leaf, service), now)
+            return [self._of_alert(rule, leaf, service, alert, now) for alert, _ in lasting]
         if rule.when is leaf and isinstance(leaf, _OBSERVED) and not self.track(rule, 0, service).met:
             return []
         condition = self.condition(rule, service, now)
@@ -334,20 +333,32 @@ class RuleStates:
         return [replace(trigger, met=max((one.at for one in condition.evidence), default=since))]
 
     def _of_alert(self, rule: Rule, leaf: AlertWhen, service: str, alert: Alert, now: datetime) -> Trigger:
-        onset, met = alert.starts_at - leaf.for_, alert.starts_at
-        episode = f"{rule.name}/{alert.episode}"
-        begun, left = self._began(rule, service)
-        if left and begun is not None and onset < begun:  # it outlives its lag, so it is of what runs now
-            onset = met = max(met, self._of(service).spells[-1].by)
-            episode += f"/{self._of(service).spells[-1].incident}"
+        onset, met, episode = alert.starts_at - leaf.for_, alert.starts_at, self._episode(rule, leaf, service, alert)
+        if (spell := self._outlived(rule, leaf, service, alert)) is not None:
+            onset = met = max(met, spell.by)
         condition = Condition(Standing.BAD, onset, "firing", (evidence_of(alert, now),), (alert.labels,))
         return replace(self._trigger(rule, service, episode, onset, now, condition, alert.labels), met=met)
 
-    def _may_lag(self, rule: Rule, leaf: AlertWhen, service: str, alert: Alert, now: datetime) -> bool:
-        """Whether the alert may still fire for what a rollback that recovered has left."""
+    def _episode(self, rule: Rule, leaf: AlertWhen, service: str, alert: Alert) -> str:
+        """The name of the alert's episode; another one once it is charged to what runs after a rollback."""
+        spell = self._outlived(rule, leaf, service, alert)
+        return "/".join([rule.name, alert.episode, *([spell.incident] if spell is not None else [])])
+
+    def _outlived(self, rule: Rule, leaf: AlertWhen, service: str, alert: Alert) -> Spell | None:
+        """The state that a rollback led to, when the alert began before and the rollback recovered."""
         begun, left = self._began(rule, service)
-        lag = self.lags.get(alert.labels.get("alertname", ""), max(leaf.for_, _LAG))
-        return left and begun is not None and now < begun + lag + self._told_late
+        early = left and begun is not None and alert.starts_at - leaf.for_ < begun
+        return self._of(service).spells[-1] if early else None
+
+    def _lasting(
+        self, rule: Rule, leaf: AlertWhen, service: str, alerts: Iterable[Entry], now: datetime
+    ) -> list[Entry]:
+        """Those that cannot fire any more for what a rollback that recovered has left."""
+        begun, left = self._began(rule, service)
+        if begun is None or not left:
+            return list(alerts)
+        passed, usual = now - begun - self._told_late, max(leaf.for_, _LAG)
+        return [one for one in alerts if passed >= self.lags.get(one[0].labels.get("alertname", ""), usual)]
 
     def _trigger(
         self,
@@ -392,13 +403,14 @@ class RuleStates:
         if not isinstance(rule.when, AlertWhen):
             return bool(self.triggers(rule, service, now))
         matchers, asked = parse_matchers(rule.when.alert), self._asked_of.get((service, rule.when.alert), {})
-        return self.applies(rule, service) and any(is_evidence(matchers, one.labels) for one, _ in asked.values())
+        lasting = self._lasting(rule, rule.when, service, asked.values(), now)
+        return self.applies(rule, service) and any(is_evidence(matchers, one.labels) for one, _ in lasting)
 
     def _alert_goes_on(self, rule: Rule, when: AlertWhen, service: str, episode: str) -> bool:
         """Found by its fingerprint, which the episode's name has: of a storm each is asked for by itself."""
         fingerprint = episode.removeprefix(f"{rule.name}/alert/").partition("/")[0]
         alert, _ = self._asked_of.get((service, when.alert), {}).get(fingerprint, (None, None))
-        if alert is None or f"{rule.name}/{alert.episode}" != episode:
+        if alert is None or self._episode(rule, when, service, alert) != episode:
             return False
         return is_evidence(parse_matchers(when.alert), alert.labels)
 
@@ -427,7 +439,7 @@ class RuleStates:
             if not any(isinstance(leaf, AlertWhen) and _fits(leaf, alert) for leaf in rule.leaves):
                 continue
             if isinstance(rule.when, AlertWhen):
-                if self.applies(rule, service) and not self._may_lag(rule, rule.when, service, alert, now):
+                if self.applies(rule, service) and self._lasting(rule, rule.when, service, [(alert, now)], now):
                     found.append(self._of_alert(rule, rule.when, service, alert, now))
             else:
                 found += self.triggers(rule, service, now)
