@@ -1,11 +1,13 @@
 """An alert's own expression, asked over the time since a rollback's last step."""
 
+import time
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from rollbackd.model import Verdict
+from rollbackd.signals.alert_expressions import lags
 from rollbackd.signals.query_answers import AlertingRule, RulesAnswer
 from tests.fakes.clock import START
 from tests.unit.test_preflight_guards import MINUTE, Court
@@ -79,6 +81,15 @@ async def test_a_recorded_metric_looks_back_as_far_as_what_it_is_made_of(court: 
     court.prometheus.values["job:errors:rate5m + own > bool 1"] = [({"service": "shop"}, 0.0)]
     assert await said(court, 4 * MINUTE) == LAGS
     assert await said(court, 5 * MINUTE) == (Verdict.GOOD, False, False)
+
+
+async def test_recorded_metrics_that_are_made_of_all_others_are_worked_out_at_once() -> None:
+    names = [f"job:m{number}:rate5m" for number in range(60)]
+    recorded = {name: " + ".join(f"rate({other}[1m])" for other in names) for name in names}
+    answer = RulesAnswer((AlertingRule("Sick", names[0], {}, waits=MINUTE),), recorded)
+    began = time.process_time()
+    assert (await lags(answer))["Sick"] >= 2 * MINUTE
+    assert time.process_time() - began < 2
 
 
 async def test_an_alert_that_ended_is_not_asked_about(court: Court) -> None:

@@ -11,7 +11,7 @@ from rollbackd.config.models import Config
 from rollbackd.model import Verdict
 from rollbackd.rules.conditions import Condition, combine
 from rollbackd.rules.matchers import parse_matchers, selector
-from rollbackd.rules.reach import reach, within
+from rollbackd.rules.reach import LEAST, reach, recent
 from rollbackd.rules.spec import AlertWhen, Leaf, QueryWhen, Rule
 from rollbackd.rules.tracks import Standing, Track, step
 from rollbackd.signals.prometheus import Prometheus
@@ -26,7 +26,6 @@ _POINTS = 2000
 """The most points of one series in one range query."""
 _RESOLVES = timedelta(minutes=10)
 """How long after a state has ended an alert of it may still fire."""
-_RECENT = timedelta(minutes=1)
 _CLEARLY = 0.5
 _AT_CHANGE = timedelta(minutes=5)
 """Trouble so shortly before a change was there at the change."""
@@ -124,8 +123,8 @@ class Blame:
         leaf = rule.when
         if self._queries is None or not isinstance(leaf, QueryWhen) or leaf.against is not None or leaf.above is None:
             return None
-        short = within(leaf.query, _RECENT) if reach(leaf.query) > _RECENT else None
-        if short is None:
+        short = recent(leaf.query, LEAST)
+        if short is None or short == leaf.query:
             return None
         asked = leaf.model_copy(update={"query": short, "above": leaf.above * _CLEARLY})
         answers = await self._queries.ask([asked])

@@ -1,7 +1,7 @@
 """What the runner asks the deciding side: what holds a service, what guards say now, whether the trouble goes on."""
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from rollbackd.config.models import Config
 from rollbackd.decision.situation import HoldSource, SituationReader
@@ -13,7 +13,7 @@ from rollbackd.policy.changes import UNCONFIRMED, unconfirmed
 from rollbackd.policy.decide import decide
 from rollbackd.policy.guards import HOLD, When, ago, names
 from rollbackd.rules.conditions import threshold, together
-from rollbackd.rules.reach import reach, within
+from rollbackd.rules.reach import reach, recent
 from rollbackd.rules.samples import inconclusive
 from rollbackd.rules.spec import AlertWhen, CheckWhen, EventWhen, QueryWhen, Rule
 from rollbackd.rules.tracks import Standing
@@ -27,8 +27,6 @@ from rollbackd.system.clock import Clock
 
 _ASKED_AGAIN = names(lambda guard: guard.asked_again is When.ALWAYS)
 _ASKED_OF_JOINED = names(lambda guard: guard.asked_again is When.JOINED)
-_LEAST = timedelta(minutes=1)
-"""The shortest window, from the last step on, that a query is asked over in place of its own."""
 _MISSED = 5
 """After so many asks in a row that Alertmanager did not answer, nobody knows whether an alert still fires."""
 _AGING = names(lambda guard: guard.ages)
@@ -203,7 +201,7 @@ class PreflightGuards:
         back = reach(leaf.query)
         now = self._clock.now()
         if since is not None and now - back < since:
-            short = within(leaf.query, now - since) if leaf.against is None and now - since >= _LEAST else None
+            short = recent(leaf.query, now - since) if leaf.against is None else None
             if short is None:
                 text = f"looks back {format_duration(back)}, to before the last step"
                 return CheckResult(name, Verdict.INCONCLUSIVE, text)

@@ -9,6 +9,8 @@ from functools import lru_cache
 
 from rollbackd.syntax.units import parse_duration
 
+LEAST = timedelta(minutes=1)
+"""The shortest time that an expression is asked over in place of its own."""
 _TEXT = re.compile(r'"(?:[^"\\]|\\.)*"|\'(?:[^\'\\]|\\.)*\'|`[^`]*`|#[^\n]*')
 """Strings and comments: what stands in them is neither a range nor an offset."""
 _RANGE = re.compile(r"\[\s*([0-9a-z.]+)\s*(:[^\]]*)?\]")
@@ -40,6 +42,17 @@ def reach(query: str) -> timedelta:
     offsets = [_length(found[1]) for found in _OFFSET.finditer(text)]
     back = sum(offsets, timedelta()) if subqueries else max(offsets, default=timedelta())
     return max(ranges, default=timedelta()) + sum(subqueries, back)
+
+
+def recent(query: str, length: timedelta) -> str | None:
+    """The expression over the last while alone: as it is where it looks back no further, else by shorter ranges.
+
+    None where neither can be, or where the while is too short to say anything: a scrape a quarter of a minute has four
+    samples in `LEAST`.
+    """
+    if length < LEAST:
+        return None
+    return query if reach(query) <= length else within(query, length)
 
 
 def within(query: str, length: timedelta) -> str | None:

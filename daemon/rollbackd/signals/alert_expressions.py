@@ -9,20 +9,19 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
 from rollbackd.model import Verdict
-from rollbackd.rules.reach import as_truth, metrics, reach, within
+from rollbackd.rules.reach import as_truth, metrics, reach, recent
 from rollbackd.rules.samples import Observation
 from rollbackd.rules.spec import Rule
 from rollbackd.signals.prometheus import Prometheus
 from rollbackd.signals.query_answers import AlertingRule, RulesAnswer
 from rollbackd.signals.rule_state import RuleStates
 from rollbackd.syntax.units import format_duration, whole_seconds
+from rollbackd.system.tasks import in_turns
 
-_LEAST = timedelta(minutes=1)
-"""The shortest window that an expression is asked over: a scrape a quarter of a minute has four samples in it."""
-
-
-_DEEPEST = 10
-"""Recorded metrics may be made of recorded ones, also in a circle."""
+_DEEPEST = 100
+"""How many recorded metrics are followed, one made of the other."""
+_LONGEST = 10_000
+"""Characters of an expression that is asked."""
 
 
 class AlertExpressions:
@@ -63,11 +62,12 @@ class AlertExpressions:
         return any(value == 1 for value in values) if values and not answer.problem else None
 
 
-def lags(answer: RulesAnswer) -> dict[str, timedelta]:
+async def lags(answer: RulesAnswer) -> dict[str, timedelta]:
     """How long each alert may fire for what was before, by its name: what it looks back over, and waits for."""
     found: dict[str, timedelta] = {}
-    for rule in answer.alerting:
-        lag = reach(rule.query) + _behind(rule.query, answer.recorded) + rule.waits
+    behind = _Behind(answer.recorded)
+    async for rule in in_turns(answer.alerting):
+        lag = reach(rule.query) + behind.of(rule.query) + rule.waits
         found[rule.name] = max(found.get(rule.name, timedelta()), lag)
     return found
 
@@ -84,14 +84,28 @@ def _fits(rule: AlertingRule, labels: Mapping[str, str]) -> bool:
 
 def _query(query: str, recorded: Mapping[str, str], length: timedelta) -> str | None:
     """The condition over at most so long; None where it cannot be asked so."""
-    back = reach(query) + _behind(query, recorded)
-    short = query if back <= length else None if back > reach(query) else within(query, length)
-    return as_truth(short) if short is not None and length >= _LEAST else None
+    behind = _Behind(recorded).of(query)
+    if len(query) > _LONGEST or (behind and reach(query) + behind > length):
+        return None
+    short = recent(query, length)
+    return as_truth(short) if short is not None else None
 
 
-def _behind(query: str, recorded: Mapping[str, str], depth: int = 0) -> timedelta:
-    """How far back the recorded metrics of an expression look themselves."""
-    named = (recorded[name] for name in metrics(query) if name in recorded)
-    if depth > _DEEPEST:
-        return timedelta()
-    return max((reach(one) + _behind(one, recorded, depth + 1) for one in named), default=timedelta())
+class _Behind:
+    """How far back recorded metrics look themselves, which may be made of recorded ones, also in a circle."""
+
+    def __init__(self, recorded: Mapping[str, str]) -> None:
+        self._recorded = recorded
+        self._known: dict[str, timedelta] = {}
+
+    def of(self, query: str, depth: int = 0) -> timedelta:
+        """The farthest of the metrics that an expression names. Each is worked out once."""
+        named = metrics(query) & self._recorded.keys() if depth < _DEEPEST else ()
+        return max((self._of_metric(name, depth) for name in named), default=timedelta())
+
+    def _of_metric(self, name: str, depth: int) -> timedelta:
+        if name not in self._known:
+            query = self._recorded[name]
+            self._known[name] = reach(query)  # for who comes back to it
+            self._known[name] += self.of(query, depth + 1)
+        return self._known[name]

@@ -80,7 +80,7 @@ class PrometheusPolls:
         self._learned = now
         answer = await self._prometheus.rules()
         if not answer.problem:
-            self._rule_states.lags = lags(answer)
+            self._rule_states.lags = await lags(answer)
 
     async def poll(self) -> None:
         """Ask each query once, and let the rules see the answers."""
