@@ -273,14 +273,18 @@ async def test_a_survivor_of_the_crash_is_waited_for_and_not_joined(house: House
     assert code.says == []
 
 
-async def test_a_step_that_kills_its_driver_again_and_again_is_parked_for_a_person(house: House) -> None:
-    code = house.layers["code"]
-    code.hold_up = asyncio.Event()
+async def cut_off_too_often(house: House) -> None:
+    """The step of the code kills its driver again and again."""
+    house.layers["code"].hold_up = asyncio.Event()
     for _ in range(ADOPTIONS):
         house.runner.start(INCIDENT)
         before = house.calls.count("apply code v1")
         await house.until(lambda before=before: house.calls.count("apply code v1") > before)  # type: ignore[misc]
         await crash(house)
+
+
+async def test_a_step_that_kills_its_driver_again_and_again_is_parked_for_a_person(house: House) -> None:
+    await cut_off_too_often(house)
     house.runner.start(INCIDENT)
     await house.until(lambda: house.kinds()[-1] == "Parked")
     assert house.calls.count("apply code v1") == ADOPTIONS
@@ -296,14 +300,8 @@ async def test_a_step_that_kills_its_driver_again_and_again_is_parked_for_a_pers
 async def test_what_was_cut_off_too_often_is_a_persons_only_where_it_is_not_done(
     house: House, says: Progress, end: str
 ) -> None:
-    code = house.layers["code"]
-    code.hold_up = asyncio.Event()
-    for _ in range(ADOPTIONS):
-        house.runner.start(INCIDENT)
-        before = house.calls.count("apply code v1")
-        await house.until(lambda before=before: house.calls.count("apply code v1") > before)  # type: ignore[misc]
-        await crash(house)
-    code.says = [says]
+    await cut_off_too_often(house)
+    house.layers["code"].says = [says]
     house.runner.start(INCIDENT)
     await house.until(lambda: house.kinds()[-1] in {"Parked", "Gated", "Round", "Closed"})
     assert end in house.kinds()

@@ -105,11 +105,7 @@ class Wardrobe:
 
     def _expected(self, name: str) -> Dress:
         """What a new file of that name gets."""
-        above = name.rpartition("/")[0]
-        usual = self._usually(above)
-        while above and not self._stays(above):
-            above = above.rpartition("/")[0]
-        directory = os.lstat(f"{self._root}/{above}")
+        usual, directory = self._usually(name.rpartition("/")[0]), self._above(name)
         return usual._replace(gid=directory.st_gid) if directory.st_mode & stat.S_ISGID else usual
 
     def _usually(self, directory: str) -> Dress:
@@ -132,11 +128,15 @@ class Wardrobe:
 
     def _of_directory(self, name: str) -> Dress:
         """What a new directory gets: the same as the one above it that is there all the time."""
+        status = self._above(name)
+        return Dress(status.st_uid, status.st_gid, status.st_mode & 0o2777)
+
+    def _above(self, name: str) -> os.stat_result:
+        """The nearest directory above it that is there all the time."""
         above = name.rpartition("/")[0]
         while above and not self._stays(above):
             above = above.rpartition("/")[0]
-        status = os.lstat(f"{self._root}/{above}")
-        return Dress(status.st_uid, status.st_gid, status.st_mode & 0o2777)
+        return os.lstat(f"{self._root}/{above}")
 
     def _stays(self, directory: str) -> bool:
         return directory not in self._vanishing() and _is_directory(f"{self._root}/{directory}")

@@ -17,7 +17,7 @@ from rollbackd.execution.check_runner import CheckRunner
 from rollbackd.execution.layers import ASKING, Layers
 from rollbackd.facts import IncidentFact
 from rollbackd.incident.life import Flight, Incident
-from rollbackd.model import Progress, Verdict
+from rollbackd.model import Change, Progress, Verdict
 from rollbackd.system.boundary import boundary
 from rollbackd.system.clock import Clock
 from rollbackd.system.spawner import one_line
@@ -95,18 +95,14 @@ class Effects:
             return isinstance(adapter, Bracket) and await _quickly(adapter.inside(incident.mark)) is (
                 flight.what == "enter"
             )
-        assert incident.plan is not None
-        planned = next(change for change in incident.plan.steps if change.layer == flight.layer)
-        progress = await _quickly(adapter.progress(replace(planned, intended=flight.since)))
+        progress = await _quickly(adapter.progress(_change(incident, flight)))
         name = self.layers.service.layers[flight.layer].done_when
         if progress is not Progress.DONE or not name:
             return progress is Progress.DONE
         return (await self.check_runner.ask(self.layers.service, name)).verdict is Verdict.GOOD
 
     async def _apply(self, incident: Incident, flight: Flight, adapter: Adapter) -> IncidentFact | None:
-        assert incident.plan is not None
-        planned = next(change for change in incident.plan.steps if change.layer == flight.layer)
-        change = replace(planned, intended=flight.since)
+        change = _change(incident, flight)
         deadline = self.clock.monotonic() + self._limit(flight.layer)
         progress = await _quickly(adapter.progress(change))
         if progress is Progress.NOT_STARTED:
@@ -174,6 +170,13 @@ class Effects:
             self.log.info("a layer has no note", step=flight.layer, error=self.layers.clean(str(error)))
             return ""
         return one_line(self.layers.clean(said)[:_NOTE])
+
+
+def _change(incident: Incident, flight: Flight) -> Change:
+    """The step in flight, as it was planned."""
+    assert incident.plan is not None
+    planned = next(change for change in incident.plan.steps if change.layer == flight.layer)
+    return replace(planned, intended=flight.since)
 
 
 def _failed(flight: Flight, reason: str, *, permanent: bool, evidence: str = "") -> _Failure:
