@@ -13,7 +13,8 @@ READY := .venv/.ready
 unexport PYTHONDONTWRITEBYTECODE
 # How many tests run at once. They start real servers and wait for them a third of the time: one more than processors.
 WORKERS ?= 3
-PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder
+# A test that hangs in its own end ends its worker (tests/hanging.py); more than two such workers end the run.
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder --max-worker-restart 2
 
 .PHONY: help
 help:  ## what there is

@@ -14,6 +14,7 @@ import structlog
 
 from rollbackd.system import boundary
 from tests.dockerd import Dockerd, dockerd
+from tests.hanging import Hanging
 from tests.sharing import Sharing
 
 CI = os.environ.get("ROLLBACKD_CI", "") not in {"", "0"}
@@ -31,6 +32,7 @@ def pytest_configure(config: pytest.Config) -> None:
         'needs(*programs): skipped where one of these programs is not installed; "root" stands for being root',
     )
     config.pluginmanager.register(Sharing(config))
+    config.pluginmanager.register(Hanging(config))
 
 
 def _missing(program: str) -> bool:

@@ -350,7 +350,8 @@ def _blamed(decision: Decision, ledger: ServiceLedger) -> State | None:
     blamed = began if SAME_STATE.name in stands else decision.present
     if blamed is None or blamed.key not in ledger.good or decision.trigger.request is not None:
         return None
-    return None if innocent & stands else blamed
+    offered = decision.target is not None and decision.target.key == blamed.key  # nobody is offered what is to blame
+    return None if offered or innocent & stands else blamed
 
 
 def _unspent(before: LastDecision, ledger: ServiceLedger) -> bool:

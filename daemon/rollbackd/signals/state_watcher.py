@@ -6,13 +6,14 @@ A state is what two looks one after the other agree on. While an incident acts, 
 import asyncio
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from datetime import datetime, timedelta
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from functools import partial
 
 from rollbackd import facts
 from rollbackd.execution.layers import Layers, LookFailed
 from rollbackd.incident.plan import reached
-from rollbackd.journal import Entry
+from rollbackd.journal import Entry, JournalUnavailable
 from rollbackd.model import FLEET, Outcome, State, service_stream
 from rollbackd.policy.ledger import ServiceLedger
 from rollbackd.state.read_model import ReadModel
@@ -20,7 +21,8 @@ from rollbackd.system import log
 from rollbackd.system.clock import Clock
 from rollbackd.system.rounds import Recurring
 
-"""The pause between the two looks that make a state."""
+_KEPT_EVERY = timedelta(seconds=15)
+"""How often the time of a look that found nothing new is written down, for the life after this one."""
 
 
 async def _settled(_service: str) -> str:
@@ -47,6 +49,8 @@ class StateWatcher:
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._last: dict[str, datetime] = {}
         """When the present state was seen last."""
+        self._kept: dict[str, datetime] = {}
+        """The same, as it was written down last."""
         self._refs_read: set[str] = set()
         self.problems: dict[str, str] = {}
         """Services whose last look failed, and why."""
@@ -111,9 +115,7 @@ class StateWatcher:
         ledger = self._read_model.of(service)
         if ledger.present is None or ledger.present.key != state.key:
             last = ledger.spells[-1] if ledger.spells else None
-            after = self._last.get(service) or (last.by if last is not None else now)
-            if last is not None and last.incident:  # seen by the incident itself, and not here
-                after = max(after, last.by)
+            after = await self._last_look(service, last.by if last is not None else now)
             entries = [
                 Entry(service_stream(service), facts.Changed(state, min(after, now), now, _left_by(ledger, after)))
             ]
@@ -125,7 +127,23 @@ class StateWatcher:
             await self._read_model.append(*entries)
             self._log.info("state", service=service, state=state.name, key=state.key)
         self._last[service] = now
+        await self._keep_look(service, now)
         await self._mark_by_refs(service, state)
+
+    async def _last_look(self, service: str, since: datetime) -> datetime:
+        """When the present state, which runs since then, was seen last: by this life, or coarsely by the one before."""
+        seen = self._last.get(service)
+        if seen is None and (seconds := await self._read_model.journal.cursor(_look(service))):
+            seen = datetime.fromtimestamp(seconds, UTC)
+        return max(seen, since) if seen is not None else since
+
+    async def _keep_look(self, service: str, now: datetime) -> None:
+        """Write down when it was seen, so that a restart is no gap in which everything may have happened."""
+        if service in self._kept and abs(now - self._kept[service]) < _KEPT_EVERY:
+            return
+        with suppress(JournalUnavailable):  # a look is no less true for it
+            await self._read_model.journal.enqueue((), _look(service), int(now.timestamp()))
+            self._kept[service] = now
 
     async def _mark_by_refs(self, service: str, state: State) -> None:
         """Mark states that a layer's ref marks good; one that never ran here only where one layer makes the state."""
@@ -149,6 +167,11 @@ class StateWatcher:
                 entries.append(Entry(service_stream(service), facts.MarkedGood(marked, f"ref {refs}")))
         if entries:
             await self._read_model.append(*entries)
+
+
+def _look(service: str) -> str:
+    """The name under which the journal keeps the last look at a service, in seconds since 1970."""
+    return f"look {service}"
 
 
 def _left_by(ledger: ServiceLedger, looked: datetime) -> str:
