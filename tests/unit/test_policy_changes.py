@@ -7,7 +7,7 @@ import pytest
 
 from rollbackd import facts
 from rollbackd.model import Priority
-from rollbackd.policy.changes import announcement, names, newest, spell_of, unconfirmed
+from rollbackd.policy.changes import announcement, names, newest, spell_of, to_blame, unconfirmed
 from rollbackd.policy.ledger import Announcement, ServiceLedger
 from tests.unit.builders import at, changed, minutes, service_of, state
 
@@ -29,6 +29,26 @@ def found(of: ServiceLedger) -> str:
     change = newest(of)
     assert change is not None
     return change.announced
+
+
+# -- the change to blame -----------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("onset", "blamed"),
+    [
+        pytest.param(9, "code v2 -> v3", id="after both: the newest"),
+        pytest.param(7.2, "code v2 -> v3", id="between the two looks that saw the second: it may be that one"),
+        pytest.param(3, "code v1 -> v2", id="between the two: the first"),
+        pytest.param(-1, "code v2 -> v3", id="before both: none of them, and the newest is named"),
+    ],
+)
+def test_trouble_is_put_down_to_the_newest_change_before_it(onset: float, blamed: str) -> None:
+    change = to_blame(ledger(changed("v2", 0, 0.5), changed("v3", 7, 7.5)), at(onset))
+    assert change is not None
+    assert change.name == blamed
+
+
+def test_a_service_that_never_changed_has_no_change_to_blame() -> None:
+    assert to_blame(ledger(), at(5)) is None
 
 
 # -- the newest change ------------------------------------------------------------------------------------

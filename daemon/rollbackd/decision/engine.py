@@ -235,7 +235,7 @@ class DecisionEngine:
         assert service is not None
         assert decision.present is not None
         if ledger.open is not None:
-            return await self._rise(decision, ledger.open.incident, handled, actor)
+            return await self._rise(decision, ledger, handled)
         name = f"{trigger.service}-{_number(ledger)}"
         asks = decision.action is Action.ASK
         decision = replace(decision, joins=name)
@@ -260,16 +260,21 @@ class DecisionEngine:
         self.run_soon(self._show_checks(name, service))
         return decision
 
-    async def _rise(self, decision: Decision, name: str, handled: Sequence[int], actor: str) -> Decision:
-        """Make the incident that waits for people act from now on: worse trouble came, or a person ordered it."""
+    async def _rise(self, decision: Decision, ledger: ServiceLedger, handled: Sequence[int]) -> Decision:
+        """Make the incident that waits for people act from now on: worse trouble came, nothing stands against going
+        back any more, or a person ordered it.
+        """
         trigger = decision.trigger
+        assert ledger.open is not None
+        name, actor = ledger.open.incident, trigger.actor
         decision = replace(decision, joins=name)
         fleet = self._read_model.fleet.n
         incident = await self._read_model.incident(name)
         if incident is None or not incident.waits or incident.denied or incident.aborted:
             raise Conflict(incident_stream(name))  # it is about to end, and what was denied is not this trouble
         ordered = trigger.request is not None
-        why = f"ordered by {actor}" if ordered else f"{trigger.rule} came"
+        goes_on = "goes on" if trigger.episode in ledger.episodes else "came"
+        why = f"ordered by {actor}" if ordered else f"{trigger.rule} {goes_on}"
         risen = facts.Risen(decision, why, by_people=ordered)
         decided = Entry(service_stream(trigger.service), facts.Decided(decision), actor)
         await self._read_model.rise(incident, risen, decided, fleet=fleet, actor=actor, handled=handled)

@@ -11,7 +11,7 @@ from rollbackd.config.models import Config, Service
 from rollbackd.decision.blame import Blame
 from rollbackd.execution.layers import Layers, LookFailed, PlanRequest, resolve
 from rollbackd.model import Change, Release, Replaced, Request, State, Trigger, Verdict
-from rollbackd.policy.changes import newest
+from rollbackd.policy.changes import to_blame
 from rollbackd.policy.decide import plans_for
 from rollbackd.policy.guards import Situation
 from rollbackd.policy.target import Candidate, candidates, still_there
@@ -80,6 +80,7 @@ class SituationReader:
             holds=self._holds(trigger.service, trigger.labels),
             jumped=self._jumps.last_jump,
             troubled=self._rule_states.troubled(),
+            behind=self._rule_states.behind(trigger),
             services=len(self._config.services),
             windows=self._config.windows,
             policy=self._config.policy,
@@ -146,7 +147,7 @@ class SituationReader:
     async def _earlier(self, trigger: Trigger) -> tuple[Verdict, str] | None:
         """What the trigger's own rule said right before the newest change; None where that makes no difference."""
         rule = self._rule_states.rule(trigger.rule)
-        change = newest(self._read_model.of(trigger.service))
+        change = to_blame(self._read_model.of(trigger.service), trigger.onset)
         if rule is None or change is None or self._blame is None or not self._in_question(change, trigger):
             return None
         length = self._config.limits.before_change

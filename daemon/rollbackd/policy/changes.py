@@ -1,6 +1,7 @@
 """Which change trouble is put down to, and who announced it. No I/O."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from rollbackd.model import Replaced, State
@@ -15,6 +16,16 @@ _PREFIX = 7
 
 UNCONFIRMED = "unconfirmed"
 """The name of the rule in the trigger of a change that nobody confirmed; no configured rule may have it."""
+
+
+def to_blame(ledger: ServiceLedger, onset: datetime) -> Replaced | None:
+    """The change that trouble is put down to: the newest before it began; where all came after, the newest of all."""
+    last = newest(ledger)
+    found, kept = last, len(ledger.spells)
+    while found is not None and found.start > onset:
+        kept = next(n for n in range(kept) if ledger.spells[n].after >= found.start)
+        found = newest(replace(ledger, spells=ledger.spells[:kept]))
+    return found or last
 
 
 def newest(ledger: ServiceLedger) -> Replaced | None:

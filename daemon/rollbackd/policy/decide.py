@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from rollbackd.model import Action, ApprovalRequest, Decision, Finding, Replaced, Trigger
-from rollbackd.policy.changes import newest
-from rollbackd.policy.guards import CLOCK, GUARDS, SWITCHED_OFF, Guard, Situation, When, row_for
+from rollbackd.policy.changes import to_blame
+from rollbackd.policy.guards import CLOCK, GUARDS, SAME_STATE, SWITCHED_OFF, Guard, Situation, When, outlived, row_for
 
 _STRENGTH = (Action.ROLL_BACK, Action.ASK, Action.OBSERVE, Action.REFUSE)
 
@@ -13,7 +13,9 @@ _STRENGTH = (Action.ROLL_BACK, Action.ASK, Action.OBSERVE, Action.REFUSE)
 def decide(trigger: Trigger, given: Situation, default_plans: tuple[str, ...] = ("default",)) -> Decision:
     """The decision on a trigger. `refuse` beats `observe` beats `ask` beats `roll_back`."""
     known = given.ledger.episodes.get(trigger.episode) if trigger.request is None else None
-    kept = known.found if known is not None else {}
+    kept = dict(known.found) if known is not None else {}
+    if outlived(trigger, given):
+        kept.pop(SAME_STATE.name, None)
     found = [(guard, kept.get(guard.name) or guard.ask(trigger, given)) for guard in GUARDS]
     # What is found of the onset while our own clock was set may not be so.
     steady = not any(guard is CLOCK and finding.against is not None for guard, finding in found)
@@ -25,7 +27,7 @@ def decide(trigger: Trigger, given: Situation, default_plans: tuple[str, ...] = 
     )
     running = given.ledger.open
     row = row_for(trigger, given)
-    change = newest(given.ledger)
+    change = to_blame(given.ledger, trigger.onset)
     question = None
     if action is Action.ASK:
         if given.present is None or given.target is None or trigger.drill:

@@ -9,7 +9,7 @@ from typing import Self
 from zoneinfo import ZoneInfo
 
 from rollbackd.model import Action, Change, Finding, Outcome, Priority, State, Trigger, Verdict
-from rollbackd.policy.changes import newest
+from rollbackd.policy.changes import to_blame
 from rollbackd.policy.ledger import FleetLedger, ServiceLedger
 from rollbackd.policy.spec import Asking, Budget, Limits, PolicyRow, PolicyWhen, Window, minutes, weekdays
 from rollbackd.policy.target import Candidate
@@ -51,6 +51,8 @@ class Situation:
     """The verdict of the trigger's own condition right before the change, and its words; None: nobody asked."""
     recent: tuple[Verdict, str] | None = None
     """What the trigger's own query says over a short time up to now, and its words; None: it was not asked."""
+    behind: timedelta | None = None
+    """How long what the trigger's rule says may still be of an older state; None for trouble that no rule keeps up."""
     looked: bool = False
     """Whether the layers were looked at for it, and said what runs."""
     users: float | None = None
@@ -195,7 +197,7 @@ def over(trigger: Trigger, given: Situation) -> Finding:
 
 def change(trigger: Trigger, given: Situation) -> Finding:
     """Going back is not likely to help when nothing changed shortly before the trouble."""
-    found = newest(given.ledger)
+    found = to_blame(given.ledger, trigger.onset)
     if found is None:
         return _without_change(trigger, "no change is known")
     window = (found.start, found.end)
@@ -234,13 +236,25 @@ def same_state(trigger: Trigger, given: Situation) -> Finding:
         return against("same_state", Action.ASK, "the present state was not seen before the onset")
     now = spells[-1]
     if now.after > trigger.onset:
-        return against("same_state", Action.ASK, f"changed {ago(now.after - trigger.onset)} after the onset: a fix?")
+        text = f"changed {ago(now.after - trigger.onset)} after the onset"
+        if outlived(trigger, given):
+            return passed("same_state", f"{text}, and that mended nothing in {ago(given.now - now.by)}")
+        return against("same_state", Action.ASK, f"{text}: a fix?")
     if now.by > trigger.onset and len(spells) > 1 and spells[-2].state.key not in given.ledger.good:
         return against("same_state", Action.ASK, "changed right at the onset, from a state that was not good: a fix?")
     if now.by > trigger.onset and len(spells) > 1 and now.by - now.after > CLOSE_LOOK:
         unseen = ago(now.by - now.after)
         return against("same_state", Action.ASK, f"changed some time in {unseen} around the onset, unseen: a fix?")
     return passed("same_state", "the trouble began in the state that runs now")
+
+
+def outlived(trigger: Trigger, given: Situation) -> bool:
+    """Whether trouble that began between two changes goes on after the second: all that is seen is of that one now."""
+    now = given.ledger.spells[-1] if given.ledger.spells else None
+    first = to_blame(given.ledger, trigger.onset)
+    if now is None or first is None or given.behind is None or now.incident:
+        return False
+    return first.start <= trigger.onset < now.after and given.now - now.by > given.behind
 
 
 def target(_trigger: Trigger, given: Situation) -> Finding:

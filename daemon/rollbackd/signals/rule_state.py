@@ -43,6 +43,8 @@ _NO_DATA = Condition(Standing.INCONCLUSIVE, None, "Grafana has no data for it, o
 _LAGS = Condition(Standing.INCONCLUSIVE, None, "fires, and may lag behind: it can be of what the rollback left")
 _LAG = timedelta(minutes=10)
 """How long an alert may fire for what was before, where no Prometheus says what it looks back over."""
+_TAKES_EFFECT = timedelta(minutes=5)
+"""So long what somebody deployed against trouble may take until it helps."""
 _GROUP_INTERVAL = timedelta(minutes=5)
 """Alertmanager tells that an alert has ended with the next notification of its group, by default so often."""
 _UNASKED = Condition(Standing.GOOD, None, "asked only after a change")
@@ -155,6 +157,27 @@ class RuleStates:
         now, undone = ledger.spells[-1], ledger.undone
         stepped = undone.stepped if undone is not None and undone.incident == now.incident else None
         return stepped or now.by, stepped is not None and rule.name not in now.unasked
+
+    def behind(self, trigger: Trigger) -> timedelta | None:
+        """How long what the trigger's rule says may still be of an older state; None where trouble is only reported.
+
+        That is what its conditions look back over and wait for.
+        """
+        rule = self._by_name.get(trigger.rule)
+        if rule is None or trigger.request is not None or any(isinstance(leaf, EventWhen) for leaf in rule.leaves):
+            return None
+        return max(_TAKES_EFFECT, *(self._behind(leaf, trigger.labels) for leaf in rule.leaves))
+
+    def _behind(self, leaf: Leaf, labels: Mapping[str, str]) -> timedelta:
+        if isinstance(leaf, QueryWhen):
+            return reach(leaf.query) + (self._pace * leaf.bad.of if leaf.bad is not None else leaf.for_)
+        if isinstance(leaf, AlertWhen):
+            return self._lag(leaf, labels) + self._told_late
+        return leaf.every * leaf.failures if isinstance(leaf, CheckWhen) else timedelta()
+
+    def _lag(self, leaf: AlertWhen, labels: Mapping[str, str]) -> timedelta:
+        """How long an alert may fire for what was before."""
+        return self.lags.get(labels.get("alertname", ""), max(leaf.for_, _LAG))
 
     # -- observations ---------------------------------------------------------------------------
     def hear(self, alert: Alert, service: str, seen: datetime, *, surely: bool = False) -> bool:
@@ -357,8 +380,8 @@ class RuleStates:
         begun, left = self._began(rule, service)
         if begun is None or not left:
             return list(alerts)
-        passed, usual = now - begun - self._told_late, max(leaf.for_, _LAG)
-        return [one for one in alerts if passed >= self.lags.get(one[0].labels.get("alertname", ""), usual)]
+        passed = now - begun - self._told_late
+        return [one for one in alerts if passed >= self._lag(leaf, one[0].labels)]
 
     def _trigger(
         self,
