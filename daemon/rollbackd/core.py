@@ -267,18 +267,21 @@ async def build(config: Config, journal: Journal, clock: Clock, checkpoint: Chec
     )
 
 
+def prometheus_of(config: Config, clock: Clock) -> Prometheus | None:
+    """The Prometheus of the configuration, or its replicas as one; None where there is none."""
+    asked = config.prometheus
+    if asked is None:
+        return None
+    with_it = partial(connection_to, settings=asked, reveal=reveal)
+    if len(asked.addresses) == 1:
+        return Prometheus(asked.addresses[0], asked.timeout, clock, with_it)
+    return PrometheusReplicas(asked.addresses, asked.timeout, clock, with_it)
+
+
 def _reach(config: Config, clock: Clock) -> _Reach:
     web = HttpSession()
     spawner = Spawner(config.daemon.scratch / "locks", clock, those_there(secrets_in(config)))
-    asked, watched = config.prometheus, config.alertmanager
-    prometheus, alertmanager = None, None
-    if asked is not None:
-        with_it = partial(connection_to, settings=asked, reveal=reveal)
-        prometheus = (
-            Prometheus(asked.addresses[0], asked.timeout, clock, with_it)
-            if len(asked.addresses) == 1
-            else PrometheusReplicas(asked.addresses, asked.timeout, clock, with_it)
-        )
+    watched, alertmanager = config.alertmanager, None
     if watched is not None:
         with_it = partial(connection_to, settings=watched, reveal=reveal)
         alertmanager = Alertmanager(watched.url, watched.timeout, web, with_it)
@@ -287,7 +290,7 @@ def _reach(config: Config, clock: Clock) -> _Reach:
     return _Reach(
         web=web,
         spawner=spawner,
-        prometheus=prometheus,
+        prometheus=prometheus_of(config, clock),
         alertmanager=alertmanager,
         factory=factory,
         layers=layers,

@@ -89,3 +89,5 @@ def test_a_long_window_need_not_be_waited_for(tmp_path: Path) -> None:
         ended = town.until_ended("shop-1", 180)
         assert (ended["outcome"], town.shop.running()) == ("recovered", "v1"), ended
         assert fires(town), "its own window is far from over"
+        said = " ".join(town.command("check", str(town.config)).stdout.split())
+        assert "note: shop: the alert ShopErrors may fire for 30m15s after its cause is gone" in said

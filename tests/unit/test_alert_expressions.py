@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rollbackd.model import Verdict
-from rollbackd.signals.alert_expressions import lags
+from rollbackd.signals.alert_expressions import lags, outlasting
 from rollbackd.signals.query_answers import AlertingRule, RulesAnswer
 from tests.fakes.clock import START
 from tests.unit.test_preflight_guards import MINUTE, Court
@@ -90,6 +90,24 @@ async def test_recorded_metrics_that_are_made_of_all_others_are_worked_out_at_on
     began = time.process_time()
     assert (await lags(answer))["Sick"] >= 2 * MINUTE
     assert time.process_time() - began < 2
+
+
+@pytest.mark.parametrize(
+    ("rule", "late"),
+    [
+        pytest.param(AlertingRule("Sick", "rate(errors[5m]) > 0.1", {}, waits=6 * MINUTE), True, id="window and for"),
+        pytest.param(AlertingRule("Sick", "rate(errors[5m]) > 0.1", {}), False, id="just in time"),
+        pytest.param(AlertingRule("Other", "rate(errors[1h]) > 0.1", {}), False, id="an alert that nobody asks for"),
+        pytest.param(AlertingRule("Sick", "job:errors > 0.1", {"team": "{{ $x }}"}), True, id="a recorded metric"),
+    ],
+)
+async def test_an_alert_that_may_outlast_the_verification_is_told_by_check(
+    court: Court, rule: AlertingRule, late: bool
+) -> None:
+    answer = RulesAnswer((rule,), {"job:errors": "rate(errors[11m])"})
+    found = await outlasting(court.config, answer)
+    assert [text.partition(":")[0] for text in found] == (["shop"] if late else [])
+    assert not late or "the alert Sick may fire for 11m after its cause is gone" in found[0]
 
 
 async def test_an_alert_that_ended_is_not_asked_about(court: Court) -> None:

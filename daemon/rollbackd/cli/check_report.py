@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections.abc import Iterable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -12,11 +13,16 @@ from rollbackd.cli import polkit_rule
 from rollbackd.cli.terminal_text import safe, table
 from rollbackd.config.load import Loaded
 from rollbackd.config.models import JOURNAL, Config, Service
+from rollbackd.core import prometheus_of
 from rollbackd.execution.layers import LayerFactory
+from rollbackd.rules.spec import AlertWhen
+from rollbackd.signals.alert_expressions import outlasting
 from rollbackd.system.clock import SystemClock
 from rollbackd.system.name_lookup import EventLoop
 from rollbackd.system.spawner import Spawner
 
+_PATIENCE = timedelta(seconds=5)
+"""How long Prometheus has to say which alerts it evaluates; without an answer nothing is said of them."""
 _PATH = re.compile(r"(?:[a-z_]+:)?(/.*)", re.DOTALL)
 """A resource that is a place on this host: `git:/srv/checkout`."""
 _UNITS_OWN = (Path("/var/lib/rollbackd"), Path("/run/rollbackd"))
@@ -28,7 +34,7 @@ def summary(loaded: Loaded) -> dict[str, Any]:
     config = loaded.config
     layers = list(_layers(config))
     with TemporaryDirectory() as locks, asyncio.Runner(loop_factory=EventLoop) as runner:
-        unfound = runner.run(_unfound(config, Path(locks)))
+        noted = [*runner.run(_unfound(config, Path(locks))), *runner.run(_outlasting(config))]
     adapters = [adapter for adapter, _ in layers]
     return {
         "valid": True,
@@ -36,7 +42,7 @@ def summary(loaded: Loaded) -> dict[str, Any]:
         "services": [_service(config, service) for service in config.services],
         "rules": [{"name": rule.name, "services": list(rule.services)} for rule in config.rules],
         "receivers": [{"name": one.name, "kind": one.kind} for one in config.notify.receivers],
-        "notes": [*loaded.notes, *unfound],
+        "notes": [*loaded.notes, *noted],
         "read_write_paths": [str(path) for path in _outermost(_written(config, adapters)) if not _is_units_own(path)],
         "units": _managed(layers),
     }
@@ -47,6 +53,21 @@ async def _unfound(config: Config, locks: Path) -> list[str]:
     factory = LayerFactory(config.daemon.scratch, Spawner(locks, SystemClock()), SystemClock())
     found = await asyncio.gather(*(factory.build(service).unfound() for service in config.services))
     return [text for texts in found for text in texts]
+
+
+async def _outlasting(config: Config) -> list[str]:
+    """Alerts that may fire for longer than a rollback is verified, where Prometheus evaluates them and answers."""
+    prometheus = prometheus_of(config, SystemClock())
+    if prometheus is None or not any(isinstance(leaf, AlertWhen) for rule in config.rules for leaf in rule.leaves):
+        return []
+    try:
+        async with asyncio.timeout(_PATIENCE.total_seconds()):
+            answer = await prometheus.rules()
+        return [] if answer.problem else await outlasting(config, answer)
+    except TimeoutError:
+        return []
+    finally:
+        await prometheus.close()
 
 
 def _service(config: Config, service: Service) -> dict[str, Any]:

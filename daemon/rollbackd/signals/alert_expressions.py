@@ -8,10 +8,12 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
+from rollbackd.config.models import Config
 from rollbackd.model import Verdict
+from rollbackd.rules.matchers import Matcher, parse_matchers
 from rollbackd.rules.reach import as_truth, metrics, reach, recent
 from rollbackd.rules.samples import Observation
-from rollbackd.rules.spec import Rule
+from rollbackd.rules.spec import AlertWhen, Rule
 from rollbackd.signals.prometheus import Prometheus
 from rollbackd.signals.query_answers import AlertingRule, RulesAnswer
 from rollbackd.signals.rule_state import RuleStates
@@ -70,6 +72,33 @@ async def lags(answer: RulesAnswer) -> dict[str, timedelta]:
         lag = reach(rule.query) + behind.of(rule.query) + rule.waits
         found[rule.name] = max(found.get(rule.name, timedelta()), lag)
     return found
+
+
+async def outlasting(config: Config, answer: RulesAnswer) -> list[str]:
+    """A sentence for each plan whose verification may end before an alert that the service goes back for can end."""
+    behind = await lags(answer)
+    found = []
+    for service in config.services:
+        rules = [rule for rule in config.rules if not rule.services or service.name in rule.services]
+        asked = [parse_matchers(leaf.alert) for rule in rules for leaf in rule.leaves if isinstance(leaf, AlertWhen)]
+        late = {one.name: behind[one.name] for one in answer.alerting if any(_may_be(one, of) for of in asked)}
+        for name, plan in service.plans.items():
+            deadline = (plan.verify or service.verify).deadline
+            over = {alert: length for alert, length in late.items() if length > deadline}
+            if over:
+                longest = max(over, key=over.__getitem__)
+                found.append(
+                    f"{service.name}: the alert {longest} may fire for {format_duration(over[longest])} after its "
+                    f"cause is gone (its window and its `for`), and {name} is verified for "
+                    f"{format_duration(deadline)}: give `verify: deadline` more than that, or the alert less"
+                )
+    return found
+
+
+def _may_be(rule: AlertingRule, matchers: Sequence[Matcher]) -> bool:
+    """Whether alerts of the rule can be what is asked for, by the labels that it gives all of them."""
+    given = {"alertname": rule.name, **{name: value for name, value in rule.labels.items() if "{{" not in value}}
+    return all(one.matches(given) for one in matchers if one.name in given)
 
 
 def _rule_of(labels: Mapping[str, str], rules: Sequence[AlertingRule]) -> AlertingRule | None:
