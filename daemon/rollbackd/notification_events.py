@@ -16,6 +16,7 @@ EVENTS: Mapping[str, str] = {
     "plan_ended": "a plan did not help, the next one runs; the priority rises",
     "paused": "a hold stopped it",
     "parked": "it needs a person to go on",
+    "joined": "more trouble came while a hold stopped it, or while it needs a person",
     "abort_requested": "a person wants it stopped",
     "not_left": "a bracket was to be left after the end, and that failed",
     "acknowledged": "a person has seen it",

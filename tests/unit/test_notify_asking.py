@@ -328,6 +328,7 @@ def test_every_message_has_an_event_that_routes_can_name() -> None:
         "Entering": facts.Entering("traffic"), "ApplyStarted": facts.ApplyStarted("code"),
         "PlanEnded": facts.PlanEnded("default", Outcome.INEFFECTIVE), "Paused": facts.Paused(""),
         "AbortRequested": facts.AbortRequested(), "Acknowledged": facts.Acknowledged(), "Parked": facts.Parked(""),
+        "Joined": facts.Joined(trigger()),
         "LeaveFailed": facts.LeaveFailed("traffic", "", permanent=True),
         "Closed": facts.Closed(Outcome.FAILED, ""), "Relapsed": facts.Relapsed(request),
     }  # fmt: skip

@@ -141,6 +141,27 @@ def test_a_hold_a_parking_an_abort_and_the_next_plan_are_told() -> None:
     assert list(last(*begun, facts.PlanEnded("config", Outcome.PASSED))) == [], "a plan without a step is no news"
 
 
+def test_later_trouble_of_a_service_whose_rollback_is_stopped_is_told_once_in_a_while() -> None:
+    def met(rule: str, minute: int) -> facts.Joined:
+        return facts.Joined(trigger(rule=rule, reached=at(minute * 60), priority=Priority.P1))
+
+    assert not last(opened(), met("errors", 1)), "a rollback is at work on it"
+    for stop in (facts.Parked("cut off 3 times"), facts.Paused("HOLD of unix:ann")):
+        one = only(opened(), stop, met("errors", 1))
+        assert one.message.event == "joined"
+        assert one.message.severity == "critical"
+        assert "rule errors is met, and nothing is done about it" in said(one)["What"]
+        assert said(one)["Reason"] in {
+            "checkout-3 is stopped: cut off 3 times",
+            "checkout-3 is stopped: HOLD of unix:ann",
+        }
+        assert not last(opened(), stop, met("errors", 1), met("errors", 6))
+        assert last(opened(), stop, met("errors", 1), met("latency", 6))
+        assert last(opened(), stop, met("errors", 1), met("errors", 12))
+    ordered = facts.Joined(trigger(request=Request("checkout", "unix:ann", "now"), rule="manual"))
+    assert not last(opened(), facts.Parked("cut off 3 times"), ordered)
+
+
 def test_an_acknowledgement_is_told_as_one() -> None:
     assert only(opened(), facts.Acknowledged()).message.acknowledged
     # After a recovery the alert is resolved already: an acknowledgement would say nothing.

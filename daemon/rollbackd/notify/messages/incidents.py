@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import timedelta
 
 from rollbackd import facts
 from rollbackd.incident.next import ATTEMPTS
@@ -11,6 +12,9 @@ from rollbackd.notify.messages import approvals, phrases, plain_text
 from rollbackd.notify.messages.context import MessageContext, loud, of_incident, urgent
 from rollbackd.notify.messages.envelope import Envelope
 from rollbackd.notify.messages.troubles import refusal_thread
+
+_NEWS = timedelta(minutes=10)
+"""How long the same rule need not be told of again, while an incident that is stopped takes its trouble in."""
 
 
 def opening(told: MessageContext) -> Envelope:
@@ -124,6 +128,27 @@ def parked(told: MessageContext, fact: facts.Parked) -> Sequence[Envelope]:
     )
     title = f"the rollback of {about.service} needs a person"
     return [of_incident(told.record, about, "parked", title, "critical", lines)]
+
+
+def joined(told: MessageContext, fact: facts.Joined) -> Sequence[Envelope]:
+    """Trouble that came while nothing is done about it; the same rule again some minutes later is no news."""
+    about, trigger = told.about, fact.trigger
+    stopped = about.parked or about.paused
+    earlier = told.before.joined if told.before is not None else ()
+    lately = any(one.rule == trigger.rule and trigger.reached - one.reached < _NEWS for one in earlier)
+    if not stopped or lately or trigger.request is not None:
+        return []
+    rule = plain_text.line(trigger.rule, 100)
+    lines = phrases.filled(
+        ("What", f"{about.service} is in trouble: rule {rule} is met, and nothing is done about it"),
+        *phrases.why(trigger.evidence, trigger.onset),
+        ("Reason", f"{about.id} is stopped: {plain_text.line(stopped)}"),
+        ("Next", phrases.standing(about)),
+        ("End it", f"`rollbackd abort {about.id}`; then `rollbackd rollback {about.service}` goes back"),
+        ("More", phrases.more(about)),
+    )
+    title = f"more trouble of {about.service} ({trigger.priority}, {rule}), and nothing is done about it"
+    return [of_incident(told.record, about, "joined", title, urgent(trigger.priority), lines)]
 
 
 def not_left(told: MessageContext, fact: facts.LeaveFailed) -> Sequence[Envelope]:

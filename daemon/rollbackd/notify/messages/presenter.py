@@ -65,6 +65,7 @@ _MAKERS: Mapping[type[Any], Callable[[MessageContext, Any], Sequence[Envelope]]]
     facts.AbortRequested: incidents.abort_requested,
     facts.Acknowledged: incidents.acknowledged,
     facts.Parked: incidents.parked,
+    facts.Joined: incidents.joined,
     facts.LeaveFailed: incidents.not_left,
     facts.Closed: incidents.closed,
     facts.Relapsed: incidents.relapsed,
