@@ -38,8 +38,6 @@ from rollbackd.system import log
 from rollbackd.system.clock import Clock
 from rollbackd.system.tasks import end
 
-_AT_ONCE = 32
-"""How many services are looked at for a decision at the same time."""
 _SHOWN_AT_ONCE = 8
 """How many services have their checks run for people at the same time: a storm must not start a thousand programs."""
 _AGAIN = timedelta(seconds=5)
@@ -87,7 +85,6 @@ class DecisionEngine:
         self._run_checks = run_checks
         self._due = due
         """Gives the triggers of a service that no rule makes: changes that nobody confirmed in time."""
-        self._looking = asyncio.Semaphore(_AT_ONCE)
         self._showing = asyncio.Semaphore(_SHOWN_AT_ONCE)
         self._deciding = asyncio.Lock()
         self._service_locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
@@ -152,28 +149,27 @@ class DecisionEngine:
         :raises JournalUnavailable: nothing was written or started.
         """
         async with self._service_locks[trigger.service]:
-            given = self._situations.quick(trigger)
-            first = decide(trigger, given, self._plan(trigger.service))
-            if trigger.request is None and not self._worth_a_look(first, given.ledger):
-                return await self._append(first, given.ledger, handled)
-            async with self._looking:
-                given = await self._situations.full(trigger)
+            given = await self._situations.gather(trigger, self._settled)
             return await self._write(trigger, given, handled)
 
-    def _worth_a_look(self, first: Decision, ledger: ServiceLedger) -> bool:
-        """Whether only a fresh look can decide: the findings rest on the state, the target or the rows of policy.
+    def _settled(self, trigger: Trigger, given: Situation) -> bool:
+        """Whether what is known without a look decides: a guard of the present refuses already.
 
-        A trigger that is refused or observed for another reason is not looked at, nor one that would ask where people
-        are asked already. So a storm of them costs next to nothing. What would take a mark is looked at, since nothing
-        is concluded of a state that was not; and what shadow mode only records, since people read it.
+        A look is worth it where the findings rest on the state, the target or the rows of policy. So a storm of refused
+        triggers costs next to nothing, nor does one that would ask where people are asked already. What would take a
+        mark is looked at, since nothing is concluded of a state that was not; and what shadow mode only records, since
+        people read it.
         """
+        if trigger.request is not None:
+            return False
+        first = decide(trigger, given, self._plan(trigger.service))
         shadowed = any(one.guard == SHADOW.name for one in first.against)
-        if shadowed or _blamed(first, ledger) is not None or _relapsed(first, ledger):
-            return True
+        if shadowed or _blamed(first, given.ledger) is not None or _relapsed(first, given.ledger):
+            return False
         enough = {Action.REFUSE, Action.OBSERVE, *([Action.ASK] if first.joins else [])}
         firm = {one.guard for one in first.against if one.against in enough}
         by_row = When.BY_ROW if any(row.when.needs_a_look for row in self._config.policy) else When.ALWAYS
-        return firm <= names(lambda guard: guard.needs_a_look in {When.ALWAYS, by_row})
+        return not firm <= names(lambda guard: guard.needs_a_look in {When.ALWAYS, by_row})
 
     def _plan(self, service: str) -> tuple[str, ...]:
         found = self._config.service(service)
@@ -185,26 +181,26 @@ class DecisionEngine:
         Questions spend none. Those of a storm are written together, and wait only for a decision about to act.
         """
         for _ in range(_RACES):
-            decision, ledger = self._decide(trigger, given)
-            opens = _opens(decision, ledger)
+            now, decision = self._decide(trigger, given)
+            opens = _opens(decision, now.ledger)
             try:
                 async with self._deciding if opens else nullcontext():
                     if opens:
-                        decision, ledger = self._decide(trigger, given)
+                        now, decision = self._decide(trigger, given)
                     if decision.action is Action.ROLL_BACK:
-                        return await self._append(decision, ledger, handled)
-                return await self._append(decision, ledger, handled)
+                        return await self._append(decision, now, handled)
+                return await self._append(decision, now, handled)
             except Conflict:
                 await self._read_model.refresh()
         raise JournalUnavailable(f"lost {_RACES} races for an opening in a row")
 
-    def _decide(self, trigger: Trigger, given: Situation) -> tuple[Decision, ServiceLedger]:
-        """The decision on what the journal says now and the layers as they were looked at; and the service's ledger."""
+    def _decide(self, trigger: Trigger, given: Situation) -> tuple[Situation, Decision]:
+        """What the journal says now, with the layers as they were looked at, and the decision on it."""
         now = given.renewed(self._situations.quick(trigger, given.present))
-        return decide(trigger, now, self._plan(trigger.service)), now.ledger
+        return now, decide(trigger, now, self._plan(trigger.service))
 
-    async def _append(self, decision: Decision, ledger: ServiceLedger, handled: Sequence[int]) -> Decision:
-        trigger = decision.trigger
+    async def _append(self, decision: Decision, given: Situation, handled: Sequence[int]) -> Decision:
+        trigger, ledger = decision.trigger, given.ledger
         before = ledger.episodes.get(trigger.episode)
         if before is not None and not asks_again(before.against, decision):
             await self._read_model.journal.handled(handled)
@@ -220,7 +216,7 @@ class DecisionEngine:
         elif (relapsed := _relapsed(decision, ledger)) and (incident := await self._read_model.incident(relapsed)):
             parts = relapse(incident, trigger, self._clock.now())
             entries += [Entry(where, fact) for where, fact in parts]
-        elif (blamed := _blamed(decision, ledger)) is not None:
+        elif given.looked and (blamed := _blamed(decision, ledger)) is not None:
             entries.append(Entry(stream, facts.MarkTaken(blamed, f"{trigger.rule}, not rolled back")))
         await self._read_model.append(*entries, handled=handled)
         against = [finding.reason for finding in decision.against]

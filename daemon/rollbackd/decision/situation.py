@@ -13,7 +13,7 @@ from rollbackd.execution.layers import Layers, LookFailed, PlanRequest, resolve
 from rollbackd.model import Change, Release, Replaced, Request, State, Trigger, Verdict
 from rollbackd.policy.changes import to_blame
 from rollbackd.policy.decide import plans_for
-from rollbackd.policy.guards import Situation
+from rollbackd.policy.guards import CHANGE, Situation
 from rollbackd.policy.target import Candidate, candidates, still_there
 from rollbackd.signals.rule_state import RuleStates
 from rollbackd.signals.state_watcher import StateWatcher
@@ -21,6 +21,8 @@ from rollbackd.state.read_model import ReadModel
 from rollbackd.syntax.units import format_duration
 from rollbackd.system.clock import Clock, JumpWatch
 
+_AT_ONCE = 32
+"""How many services are looked at for a decision at the same time."""
 _TARGETS = 10
 """How many good states are tried, the newest first, when what they need turns out to be damaged."""
 
@@ -56,8 +58,17 @@ class SituationReader:
         self._layers = layers
         self._state_watcher = state_watcher
         self._blame = blame
+        self._looking = asyncio.Semaphore(_AT_ONCE)
         self._missing = missing
         """Called with a service whose newest good state cannot be gone back to."""
+
+    async def gather(self, trigger: Trigger, settled: Callable[[Trigger, Situation], bool]) -> Situation:
+        """The situation, the cheap parts first: where they settle it, the layers are not looked at."""
+        known = self.quick(trigger)
+        if settled(trigger, known):
+            return known
+        async with self._looking:
+            return await self.full(trigger)
 
     def quick(self, trigger: Trigger, present: State | None = None) -> Situation:
         """The situation from what is known already; the layers are not asked."""
@@ -146,8 +157,12 @@ class SituationReader:
 
     async def _earlier(self, trigger: Trigger) -> tuple[Verdict, str] | None:
         """What the trigger's own rule said right before the newest change; None where that makes no difference."""
+        ledger = self._read_model.of(trigger.service)
+        known = ledger.episodes.get(trigger.episode)
+        if known is not None and CHANGE.name in known.found:
+            return None  # it stays found
         rule = self._rule_states.rule(trigger.rule)
-        change = to_blame(self._read_model.of(trigger.service), trigger.onset)
+        change = to_blame(ledger, trigger.onset)
         if rule is None or change is None or self._blame is None or not self._in_question(change, trigger):
             return None
         length = self._config.limits.before_change
