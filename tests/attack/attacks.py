@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections import Counter
@@ -23,8 +24,9 @@ MEANT = "ROLLBACK.repo"
 _CONNECTIONS = 1100
 _FILES = 3000
 _BOMB = gzip.compress(b" " * 2**29)
-_ALERT = (
-    '{"status":"firing","labels":{"alertname":"Sick","service":"crowd","n":"%s"},"startsAt":"2026-11-30T00:00:00Z"}'
+_NOW = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+_ALERT = '{"status":"firing","labels":{"alertname":"Sick","service":"crowd","n":"%s"},"startsAt":"NOW"}'.replace(
+    "NOW", _NOW
 )
 
 

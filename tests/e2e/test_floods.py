@@ -104,7 +104,10 @@ def _desk(one: Toy) -> dict[str, object]:
     return {"tokens": [{"name": "desk", "role": "operator", "token": {"file": str(one.root / "token")}}]}
 
 
-_TINY = '{"status":"firing","labels":{"alertname":"Sick","service":"shop","n":"%d"},"startsAt":"2026-11-30T00:00:00Z"}'
+_NOW = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+_TINY = '{"status":"firing","labels":{"alertname":"Sick","service":"shop","n":"%d"},"startsAt":"NOW"}'.replace(
+    "NOW", _NOW
+)
 
 
 def _hook(*alerts: str) -> bytes:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -242,6 +243,17 @@ async def test_a_service_whose_layers_hang_holds_up_no_other(shop: Shop) -> None
     assert [(one.service, one.what) for one in shop.told][:1] == [(SHOP, "rolls back")]
     await shop.wait(minutes=3)
     assert ("bank", "rolls back") in [(one.service, one.what) for one in shop.told]
+
+
+async def test_a_storm_of_triggers_of_one_service_makes_few_tasks_and_each_is_decided_on(shop: Shop) -> None:
+    """Thousands of tasks that wait for the same would hold the loop when they are ended together."""
+    await shop.daemon.operations.hold(SHOP, "unix:ann", "deploying", None)
+    decision_engine, before = shop.daemon.decision_engine, len(asyncio.all_tasks())
+    for number in range(300):
+        decision_engine.consider_soon(replace(shop.trigger(), episode=f"sick/{number}"))
+    assert len(asyncio.all_tasks()) - before <= 4
+    await decision_engine.settle()
+    assert shop.words.count("refuses") == 300
 
 
 async def test_a_refused_episode_that_a_look_did_not_free_is_not_looked_at_again_for_a_minute(shop: Shop) -> None:

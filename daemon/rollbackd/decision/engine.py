@@ -2,7 +2,7 @@
 again."""
 
 import asyncio
-from collections import defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import replace
@@ -47,7 +47,7 @@ _DISK = timedelta(seconds=2)
 _FEW = 5
 """How many episodes of one service are decided again each time; the others have their turn the next times."""
 _BESIDE = 4
-"""How many triggers of one service are decided on at the same time: those of a storm would all wake up together."""
+"""How many triggers of one service are decided on at the same time."""
 _NEW = 16
 """How many that were not decided on yet are each time."""
 _REST = 40
@@ -95,8 +95,10 @@ class DecisionEngine:
         """Whether alerts wait that were not brought here yet, perhaps of episodes that nobody decided on."""
         self._patience: dict[str, float] = {}
         self._turn = 0
-        self._beside = defaultdict[str, asyncio.Semaphore](lambda: asyncio.Semaphore(_BESIDE))
-        """By service."""
+        self._waiting = defaultdict[str, deque[Trigger]](deque)
+        """Triggers that were not looked at yet, by service."""
+        self._deciders: Counter[str] = Counter()
+        """How many tasks decide on those of a service: one for each trigger of a storm would wait and end with all."""
         self._log = log.get("decision")
 
     def consider_soon(self, trigger: Trigger, handled: Sequence[int] = (), *, again: bool = False) -> None:
@@ -109,7 +111,10 @@ class DecisionEngine:
             self._thinking[trigger.episode] += handled
         elif again or handled or not known:
             self._thinking[trigger.episode] = list(handled)
-            self.run_soon(self._guarded(trigger))
+            self._waiting[trigger.service].append(trigger)
+            if self._deciders[trigger.service] < _BESIDE:
+                self._deciders[trigger.service] += 1
+                self.run_soon(self._decide_waiting(trigger.service))
 
     def run_soon(self, work: Coroutine[Any, Any, None]) -> None:
         """Run something short beside; `settle` waits for it."""
@@ -117,11 +122,17 @@ class DecisionEngine:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    async def _decide_waiting(self, service: str) -> None:
+        try:
+            while waiting := self._waiting[service]:
+                await self._guarded(waiting.popleft())
+        finally:
+            self._deciders[service] -= 1
+
     async def _guarded(self, trigger: Trigger) -> None:
         say = partial(self._log.error, "a decision could not be written; nothing was started")
         try:
-            async with self._beside[trigger.service]:
-                await until_written(partial(self._consider_all, trigger), self._clock, _DISK, say)
+            await until_written(partial(self._consider_all, trigger), self._clock, _DISK, say)
         except Exception:  # noqa: BLE001  # one trigger must not end the daemon; its signal stays unhandled until the next start
             self._log.exception("a trigger could not be judged", service=trigger.service, rule=trigger.rule)
         finally:
