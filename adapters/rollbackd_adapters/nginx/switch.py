@@ -10,6 +10,7 @@ from pathlib import Path
 from rollbackd.adapter import AdapterError, Place
 from rollbackd.syntax.units import format_duration
 from rollbackd.system.spawner import Finished, Lock, one_line, sync_directory
+from rollbackd_adapters.attributes import copy_owner_of_link
 from rollbackd_adapters.base import LayerPart
 from rollbackd_adapters.failures import as_adapter_errors
 from rollbackd_adapters.lacks import missing_programs
@@ -113,6 +114,7 @@ class Switch(LayerPart[NginxSettings]):
                 self._link.unlink(missing_ok=True)
             else:
                 aside.symlink_to(target)
+                copy_owner_of_link(self._link, aside)
                 aside.rename(self._link)
             sync_directory(self._link.parent)
         except OSError as error:

@@ -16,6 +16,7 @@ from rollbackd.adapter import AdapterError
 from rollbackd.model import Release
 from rollbackd.system.boundary import boundary
 from rollbackd.system.spawner import one_line, sync_directory
+from rollbackd_adapters.attributes import copy_owner_of_link
 from rollbackd_adapters.lacks import hint
 from rollbackd_adapters.listed import time_at
 from rollbackd_adapters.releases.settings import ReleasesSettings
@@ -105,6 +106,7 @@ class Disk:
             to = os.path.relpath(target.path, _real(self._link.parent)) if relative else str(target.path)
             temporary.unlink(missing_ok=True)  # of a life that was killed
             temporary.symlink_to(to)
+            copy_owner_of_link(self._link, temporary)
             boundary("releases.linked")
             temporary.replace(self._link)
             sync_directory(self._link.parent)
