@@ -275,9 +275,9 @@ def _reach(config: Config, clock: Clock) -> _Reach:
     if asked is not None:
         with_it = partial(connection_to, settings=asked, reveal=reveal)
         prometheus = (
-            Prometheus(asked.addresses[0], asked.timeout, clock, with_it)
+            Prometheus(asked.addresses[0], asked.timeout, clock, with_it, asked.replica_labels)
             if len(asked.addresses) == 1
-            else PrometheusReplicas(asked.addresses, asked.timeout, clock, with_it)
+            else PrometheusReplicas(asked.addresses, asked.timeout, clock, with_it, asked.replica_labels)
         )
     if watched is not None:
         with_it = partial(connection_to, settings=watched, reveal=reveal)
