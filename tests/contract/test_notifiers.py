@@ -162,6 +162,7 @@ async def test_only_what_is_about_the_message_is_permanent(kind: str) -> None:
         "",
         "no_text",
         '"ok"',
+        "[" * 10_000,
         "[]",
         "okay",
     ],
