@@ -614,3 +614,17 @@ def test_no_piece_of_a_long_answer_is_long_in_the_reading(monkeypatch: pytest.Mo
     monkeypatch.setattr(query_answers, "from_json", read)
     assert len(instant_series(whole_data(vector(*(({"n": "x" * 200}, "1") for _ in range(50_000)))))) == 50_000
     assert max(lengths) < 2**19
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b"<html><h1>Bad\n gateway</h1></html>", "answered 502: Bad gateway"),
+        (b"no healthy upstream s3cret", "answered 502: no healthy upstream ***"),
+        (b'{"status":"error","errorType":"bad_data","error":"s3cret is wrong"}', "answered 502, bad_data: *** is wrong"),
+        (b"\x00\xff", "answered 502: ?\ufffd"),
+        (b"", "answered 502"),
+    ],
+)
+def test_a_refusal_shows_the_servers_words_in_a_line_without_secrets(body: bytes, said: str) -> None:
+    assert query_answers.refusal(502, body, lambda text: text.replace("s3cret", "***")) == said
