@@ -4,6 +4,7 @@ again the world is as it was. Trees of files and repositories have files of thei
 
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -141,6 +142,23 @@ def test_a_link_that_nginx_includes(tmp_path: Path, owner: int) -> None:
         there_and_back(colour, nginx.path, moved=[colour.link], own=logs)
         page = PageWorld(nginx)
         in_and_out(page, nginx.path, moved=[page.link], own=logs)
+
+
+@pytest.mark.needs("nginx")
+def test_what_else_a_reload_of_nginx_loads_is_told(tmp_path: Path) -> None:
+    with running(tmp_path / "nginx") as nginx:
+        colour = ColourWorld(nginx)
+        other = nginx.path / "conf.d" / "zz-other.conf"
+        other.write_text('location = /other { return 200 "old"; }\n')
+        nginx.reload()
+        assert finish(colour.adapter().plan(colour.target())).risks == ()
+        other.write_text('location = /other { return 200 "new"; }\n')
+        os.utime(other, (time.time() + 1, time.time() + 1))
+        change = finish(planned(colour.adapter(), colour.target()))
+        assert nginx.body("/other") == "old"
+        assert finish(perform(colour.adapter(), change)) is Progress.DONE
+        assert nginx.body("/other") == "new"
+        assert [str(other) in risk for risk in change.risks] == [True]
 
 
 # -- brackets -----------------------------------------------------------------------------------

@@ -621,7 +621,10 @@ def test_no_piece_of_a_long_answer_is_long_in_the_reading(monkeypatch: pytest.Mo
     [
         (b"<html><h1>Bad\n gateway</h1></html>", "answered 502: Bad gateway"),
         (b"no healthy upstream s3cret", "answered 502: no healthy upstream ***"),
-        (b'{"status":"error","errorType":"bad_data","error":"s3cret is wrong"}', "answered 502, bad_data: *** is wrong"),
+        (
+            b'{"status":"error","errorType":"bad_data","error":"s3cret is wrong"}',
+            "answered 502, bad_data: *** is wrong",
+        ),
         (b"\x00\xff", "answered 502: ?\ufffd"),
         (b"", "answered 502"),
     ],
