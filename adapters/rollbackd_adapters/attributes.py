@@ -1,4 +1,5 @@
-"""Extended attributes of files: access lists, capabilities, labels. What a file system does not have is no error.
+"""What a file keeps when another takes its place: extended attributes such as access lists, capabilities, labels, and
+the owner of a link. What a file system does not have is no error.
 
 https://man7.org/linux/man-pages/man7/xattr.7.html
 """
@@ -19,6 +20,15 @@ def own_attributes(path: str) -> dict[str, bytes]:
         names = sorted({*os.listxattr(path, follow_symlinks=False)} - _LABELS)
         return {name: os.getxattr(path, name, follow_symlinks=False) for name in names}
     return {}
+
+
+def copy_owner_of_link(like: Path, link: Path) -> None:
+    """Give a link the owner of the one that it replaces, as far as we may: web servers can be told to follow none of
+    another's (`SymLinksIfOwnerMatch`, `disable_symlinks`). A link that is not there has none to give.
+    """
+    with contextlib.suppress(FileNotFoundError, PermissionError):
+        was = like.lstat()
+        os.lchown(link, was.st_uid, was.st_gid)
 
 
 def copy_attributes(like: Path | int, fd: int) -> None:

@@ -342,7 +342,9 @@ def run(path: Path, clock: Clock | None = None) -> int:
     except asyncio.CancelledError:
         log.say("rollbackd ends: its main task was cancelled")
         return 1
-    if again:  # -P: not from the directory that we happen to be in, where anybody's `yaml.py` may lie
+    if again:
+        log.finish()
+        # -P: not from the directory that we happen to be in, where anybody's `yaml.py` may lie
         os.execv(sys.executable, [sys.executable, "-P", "-m", "rollbackd", "run", "--config", str(path)])  # noqa: S606  # ourselves
     return 0
 

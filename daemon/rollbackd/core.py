@@ -274,8 +274,8 @@ def prometheus_of(config: Config, clock: Clock) -> Prometheus | None:
         return None
     with_it = partial(connection_to, settings=asked, reveal=reveal)
     if len(asked.addresses) == 1:
-        return Prometheus(asked.addresses[0], asked.timeout, clock, with_it)
-    return PrometheusReplicas(asked.addresses, asked.timeout, clock, with_it)
+        return Prometheus(asked.addresses[0], asked.timeout, clock, with_it, asked.replica_labels)
+    return PrometheusReplicas(asked.addresses, asked.timeout, clock, with_it, asked.replica_labels)
 
 
 def _reach(config: Config, clock: Clock) -> _Reach:

@@ -136,6 +136,7 @@ def _attacked(place: Path, far: FarSide, told: str) -> Iterator[Toy]:
         there = {"checks": [{"command": ["test", "-e", str(place / "etc")]}]}
         config["services"].append({"name": "kept", "match": {"service": "kept"}, "layers": kept, "verify": there})
         config["services"][0]["checks"] |= far_check
+        config["services"][0]["verify"]["deadline"] = "2m"  # the step ends after a minute, in the middle of it all
         config["rules"].append({"name": "far", "when": {"check": "far", "every": "1s", "failures": 3}})
         (place / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
         shop.start_with_two_states()

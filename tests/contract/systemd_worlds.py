@@ -85,6 +85,9 @@ def reached(path: Path) -> Iterator[Machine]:
         machine.write("/run/systemd/system/wants-unless.target", "[Unit]\nWants=unless.service\n")
         machine.write("/run/systemd/system/woken@.service", "[Service]\nExecStart=sleep infinity\n")
         machine.write("/run/systemd/system/woken@.socket", "[Socket]\nListenStream=/run/woken-%i\n")
+        for name, how in (("requires", "Requires"), ("part", "PartOf"), ("bound", "BindsTo"), ("after", "After")):
+            text = f"[Unit]\n{how}=world@%i.service\nAfter=world@%i.service\n[Service]\nExecStart=sleep infinity\n"
+            machine.write(f"/run/systemd/system/{name}@.service", text)
         machine.write("/run/worlds/0", "")
         machine.run("systemctl", "daemon-reload")
         inside = f"nsenter -t {machine.leader} -m -u -i -n -p -C"

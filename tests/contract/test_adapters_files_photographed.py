@@ -20,6 +20,14 @@ from tests.photograph import assert_as_before, assert_told, differences, photogr
 pytestmark = pytest.mark.needs("root")
 
 
+@pytest.fixture(autouse=True)
+def umask() -> Iterator[None]:
+    """That of a careful person's login, which is what a daemon started by hand has."""
+    before = os.umask(0o077)
+    yield
+    os.umask(before)
+
+
 @pytest.fixture
 def conf(tmp_path: Path) -> Iterator[Path]:
     conf = tmp_path / "conf"

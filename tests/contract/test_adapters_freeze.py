@@ -123,7 +123,9 @@ def test_the_file_says_who_why_and_since_when(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir() if path.name.endswith(".half")] == []
 
 
-@pytest.mark.parametrize("theirs", ["", "frozen by Ann until Monday\n", '{"frozen_by": "ci"}', "[1]", "\xff"])
+@pytest.mark.parametrize(
+    "theirs", ["", "frozen by Ann until Monday\n", '{"frozen_by": "ci"}', "[1]", "\xff", "[" * 10_000]
+)
 def test_somebody_elses_file_is_kept_and_leaving_does_not_lift_it(tmp_path: Path, theirs: str) -> None:
     world = FileWorld(tmp_path)
     world.file.write_text(theirs)

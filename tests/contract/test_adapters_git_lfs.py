@@ -1,5 +1,6 @@
 """Adapter `git` on repositories with Git LFS and with submodules: what is claimed is what lies there."""
 
+import os
 import shutil
 import threading
 from collections.abc import Iterator
@@ -16,7 +17,8 @@ from rollbackd.system.spawner import Spawner
 from rollbackd.testing import KEY, finish, perform, place, planned
 from rollbackd_adapters.git import GitAdapter, GitSettings
 from rollbackd_adapters.traces import safe_name
-from tests.contract.worlds import commit, git, new_repository, tree
+from tests.contract.worlds import commit, git, new_repository, script, tree
+from tests.photograph import differences, photograph
 
 pytestmark = pytest.mark.needs("git", "git-lfs")
 
@@ -339,3 +341,27 @@ def test_a_revert_takes_a_submodule_s_commit_back(library: LibraryWorld) -> None
     assert finish(adapter.current()) == library.release("v2")
     assert git(library.path / "origin.git", "rev-parse", "main:lib") == git(library.repo, "rev-parse", "v2:lib")
     assert (library.lib / "app").read_text() == "version 3\n"
+
+
+# -- looks --------------------------------------------------------------------------------------
+@pytest.mark.parametrize("paths", [(), ("big.bin", "app")], ids=["whole", "paths"])
+def test_files_with_other_times_are_read_by_one_look_and_by_none_after_it(
+    assets: AssetsWorld, paths: tuple[str, ...]
+) -> None:
+    log = assets.path / "cleaned"
+    clean = script(assets.path / "clean", f'echo "$1" >> {log}', 'exec git-lfs clean -- "$1"')
+    git(assets.repo, "config", "--unset", "filter.lfs.process")
+    git(assets.repo, "config", "filter.lfs.clean", f"{clean} %f")
+    for path in (assets.repo / "big.bin", assets.repo / "app"):
+        os.utime(path, (1_600_000_000, 1_600_000_000))
+    before = photograph(assets.repo)
+    for number in range(3):
+        adapter = assets.adapter(paths=paths)
+        finish(adapter.current())
+        change = finish(planned(adapter, finish(adapter.releases())[-1]))
+        finish(adapter.plan(change.after))
+        assert not [risk for risk in change.risks if "uncommitted" in risk]
+        assert differences(before, photograph(assets.repo)) == {}
+        read = log.read_text().splitlines().count("big.bin") if log.exists() else 0
+        assert read <= number + 1, "each life compares once"
+    assert read > 0

@@ -19,7 +19,8 @@ from rollbackd.testing import KEY, finish, killed_at, perform, place, planned
 from rollbackd_adapters.git import GitAdapter, GitSettings
 from rollbackd_adapters.git.damage import DAMAGED
 from rollbackd_adapters.traces import safe_name
-from tests.contract.worlds import GitRevertWorld, git, new_repository, script, tree
+from tests.contract.worlds import GitRevertWorld, commit, git, new_repository, script, tree
+from tests.photograph import differences, photograph
 
 pytestmark = pytest.mark.needs("git")
 
@@ -251,6 +252,49 @@ def test_the_new_one_belongs_to_whom_the_old_one_did(world: ClonedWorld) -> None
     for path in (world.repo, world.repo / "app", world.repo / ".git" / "HEAD", world.repo / "cache" / "deep" / "data"):
         assert path.stat().st_uid == 65534, path
     assert world.repo.stat().st_mode & 0o777 == 0o750
+
+
+@pytest.mark.needs("root")
+@pytest.mark.parametrize("damage", [_remove_git, _corrupt_index])
+def test_files_of_the_new_one_are_as_they_were_in_the_old_one(tmp_path: Path, damage: Callable[[Path], None]) -> None:
+    work = new_repository(tmp_path / "work")
+    for name in ("views", "bin"):
+        (work / name).mkdir()
+    (work / "bin" / "nightly").touch(0o755)
+    commit(work, "pages", 10, **{"views/index": "1\n", "views/more": "1\n", "bin/nightly": "#!/bin/sh\n", "app": "4\n"})
+    wanted = tree(work, "HEAD")
+    git(work, "rm", "-q", "views/more")
+    commit(work, "another page", 11, **{"views/index": "22\n"})
+    git(tmp_path, "clone", "-q", "--bare", str(work), str(tmp_path / "origin.git"))
+    git(tmp_path, "clone", "-q", str(tmp_path / "origin.git"), str(tmp_path / "repo"))
+    repo = tmp_path / "repo"
+    subprocess.run(["chown", "-R", "nobody:nogroup", repo], check=True)
+    os.chown(repo / "bin" / "nightly", 0, 0)
+    (repo / "bin" / "nightly").chmod(0o4700)
+    shutil.chown(repo / "views", group="www-data")
+    (repo / "views").chmod(0o2750)
+    shutil.chown(repo / "views" / "index", "games", "www-data")
+    (repo / "views" / "index").chmod(0o640)
+    os.setxattr(repo / "app", "user.note", b"of this host")
+
+    def layer() -> GitAdapter:
+        known = {"adapter": "git", "repo": repo, "restore_from": "origin", "timeout": "20s"}
+        return GitAdapter(GitSettings.model_validate(known), place(tmp_path))
+
+    finish(layer().releases())
+    before = photograph(repo, without=[repo / ".git"])
+    damage(repo)
+    umask = os.umask(0o077)
+    try:
+        assert finish(perform(layer(), finish(planned(layer(), Release(wanted))))) is Progress.DONE
+    finally:
+        os.umask(umask)
+    after = photograph(repo, without=[repo / ".git"])
+    found = {path: {*what} - {"inode"} for path, what in differences(before, after).items()}
+    changed = {path.removeprefix(f"{repo}/"): what for path, what in found.items() if what}
+    assert changed == {"views/index": {"content"}, "views/more": {"new"}}
+    more, index = after[f"{repo}/views/more"], before[f"{repo}/views/index"]
+    assert (more.owner, more.group, more.mode) == (index.owner, index.group, index.mode)
 
 
 # -- submodules, prompts ------------------------------------------------------------------------

@@ -226,3 +226,14 @@ def test_an_answer_of_another_shape_is_an_error_with_what_to_do(tmp_path: Path) 
         patch.setenv("PATH", f"{Path(program).parent}:{os.environ['PATH']}")
         with pytest.raises(AdapterError, match=r"answered 'one \| two', which is not understood; call it"):
             finish(git_layer(tmp_path, repo).take())
+
+
+def test_more_tags_than_can_be_read_hide_no_release_of_the_branch(tmp_path: Path) -> None:
+    repo = new_repository(tmp_path / "repo")
+    v2, sha = tree(repo, "v2"), git(repo, "rev-parse", "v1")
+    name = "x" * 236  # so that what can be read ends in the middle of a commit
+    lines = (f"{sha} refs/tags/{number:06}{name}\n" for number in range(60_000))
+    (repo / ".git" / "packed-refs").write_text("# pack-refs with: peeled fully-peeled sorted \n" + "".join(lines))
+    layer = git_layer(tmp_path, repo)
+    assert v2 in {release.id for release in finish(layer.releases())}
+    assert finish(layer.ready()) == []

@@ -148,7 +148,9 @@ def test_a_database_is_emptied_and_no_other(flush: RedisWorld) -> None:
     other = next(flush.server.databases)
     flush.server.fill(other, page=3)
     change = finish(planned(flush.adapter(), NO_RELEASE))
-    assert change.risks == (f"removes all 37 keys of database {flush.db} of redis://127.0.0.1:{flush.server.port}",)
+    where = f"database {flush.db} of redis://127.0.0.1:{flush.server.port}"
+    noted = "and notes that for a day in a key rollbackd:flushed:…"
+    assert change.risks == (f"removes all 37 keys of {where}, {noted}",)
     empty(flush)
     assert flush.server.keys(flush.db) == []
     assert len(flush.server.keys(other)) == 3

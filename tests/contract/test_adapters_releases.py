@@ -14,7 +14,7 @@ from rollbackd.execution.layers import resolve
 from rollbackd.model import Progress, Release
 from rollbackd.system import boundary
 from rollbackd.testing import AdapterContract, World, finish, perform, place, planned
-from rollbackd_adapters.releases import ReleasesAdapter, ReleasesSettings
+from rollbackd_adapters.releases import ReleasesAdapter, ReleasesSettings, disk
 from rollbackd_adapters.releases.disk import Disk
 from tests.contract.elsewhere import occupy
 from tests.contract.worlds import script
@@ -270,3 +270,21 @@ def test_wrong_settings_are_told(settings: dict[str, Any], words: str) -> None:
             {"adapter": "releases", "directory": "/srv/web/releases", "link": "/srv/web/current", **settings}
         )
     assert words in str(failed.value)
+
+
+@pytest.mark.parametrize("order", ["name", "mtime"])
+def test_of_thousands_of_releases_the_newest_are_looked_at_and_the_one_that_runs(
+    tmp_path: Path, order: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(disk, "LISTED", 20)
+    world = ReleasesWorld(tmp_path, order=order, then=False, keep=1)
+    for number in range(10, 50):
+        (world.directory / f"v{number}").mkdir()
+        os.utime(world.directory / f"v{number}", (10**9 + number, 10**9 + number))
+    for name in ("v1", "v2", "v3"):
+        os.utime(world.directory / name, (10**9, 10**9))
+    names = world.names()
+    assert names == [*(f"v{number}" for number in range(49, 29, -1)), "v3"]
+    assert finish(world.adapter().ready()) == []
+    finish(world.adapter().prune())
+    assert world.names() == ["v49", "v3"]

@@ -344,6 +344,77 @@ def test_a_unit_that_a_socket_would_wake_is_not_stopped_alone(machine: Machine, 
     assert machine.run("systemctl", "is-active", socket, service).stdout.split() == ["active", "active"]
 
 
+# -- what systemd moves besides -------------------------------------------------------------------
+DRAGGING = ("requires", "part", "bound")
+
+
+def _lives(machine: Machine) -> dict[str, str]:
+    """The instances that are loaded, and what runs of each."""
+    shown = machine.run("systemctl", "show", "--property=Id,InvocationID,ActiveState", "*@*.service").stdout
+    blocks = [dict(line.split("=", 1) for line in block.splitlines()) for block in shown.strip().split("\n\n")]
+    return {block["Id"]: f"{block['ActiveState']} {block['InvocationID']}" for block in blocks}
+
+
+def _moved(before: dict[str, str], after: dict[str, str]) -> set[str]:
+    """What was started, stopped or restarted in between."""
+    return {name for name in {*before, *after} if before.get(name) != after.get(name)}
+
+
+@pytest.fixture
+def dragging(machine: Machine) -> tuple[Instance, dict[str, str]]:
+    """A unit, and others that depend on it, one of them on another of them, or on nothing."""
+    unit = Instance(machine)
+    unit.start()
+    number = unit.name.partition("@")[2]
+    others = {name: f"{name}@{number}" for name in (*DRAGGING, "after")}
+    machine.write(f"/run/systemd/system/far@{number}", f"[Unit]\nRequires={others['bound']}\n[Service]\nExecStart=sleep infinity\n")  # fmt: skip
+    others["far"] = f"far@{number}"
+    machine.run("systemctl", "daemon-reload")
+    machine.run("systemctl", "start", *others.values())
+    return unit, others
+
+
+def test_what_is_restarted_with_the_units_was_told(
+    machine: Machine, tmp_path: Path, dragging: tuple[Instance, dict[str, str]]
+) -> None:
+    unit, others = dragging
+    wanted = Instance(machine)
+    machine.write(f"/run/systemd/system/{unit.name}.d/wants.conf", f"[Unit]\nWants={wanted.name}\n")
+    machine.run("systemctl", "daemon-reload")
+    before = _lives(machine)
+    change = finish(planned(layer(tmp_path, unit), NO_RELEASE))
+    assert _moved(before, _lives(machine)) == set()
+    assert finish(perform(layer(tmp_path, unit), change)) is Progress.DONE
+    moved = _moved(before, _lives(machine))
+    assert moved == {unit.name, wanted.name, *(others[name] for name in (*DRAGGING, "far"))}
+    told = " ".join(change.risks)
+    assert {name for name in moved if name not in told} == {unit.name}
+    assert others["after"] not in told
+
+
+def test_what_a_bracket_stops_besides_is_told_and_started_again(
+    machine: Machine, tmp_path: Path, dragging: tuple[Instance, dict[str, str]]
+) -> None:
+    unit, others = dragging
+    machine.run("systemctl", "stop", others["part"])
+    bracket = layer(tmp_path, unit)
+    before = _lives(machine)
+    finish(bracket.enter(KEY))
+    down = {name for name in others if not _is_active(machine, others[name])}
+    assert down == {"requires", "part", "bound", "far"}
+    assert all(others[name] in finish(bracket.note(KEY)) for name in ("requires", "bound", "far"))
+    finish(layer(tmp_path, unit).enter(KEY))
+    finish(layer(tmp_path, unit).leave(KEY))
+    assert {name for name in others if not _is_active(machine, others[name])} == {"part"}
+    assert finish(bracket.note(KEY)) == ""
+    assert not finish(bracket.inside(KEY))
+    assert _moved(before, _lives(machine)) == {unit.name, *(others[name] for name in ("requires", "bound", "far"))}
+
+
+def _is_active(machine: Machine, name: str) -> bool:
+    return machine.run("systemctl", "is-active", name, check=False).stdout.strip() == "active"
+
+
 # -- settings -----------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("settings", "message"),

@@ -162,6 +162,7 @@ async def test_only_what_is_about_the_message_is_permanent(kind: str) -> None:
         "",
         "no_text",
         '"ok"',
+        "[" * 10_000,
         "[]",
         "okay",
     ],
@@ -377,6 +378,30 @@ async def test_mail_goes_out_encrypted_with_a_password(
     assert fake.users == [USER]
     assert fake.encrypted == [True]
     assert fake.recipients == [["a@example.com", "b@example.com"]]
+
+
+@pytest.mark.needs("openssl")
+@pytest.mark.parametrize("security", ["starttls", "tls"])
+async def test_mail_trusts_the_authority_that_is_named(security: str, certificate: tuple[Path, Path]) -> None:
+    fake = MailFake()
+    async with serving_mail(fake, certificate, tls=security == "tls") as smtp:
+        await email(settings(smtp, security=security, tls={"ca": str(certificate[0])})).send(a_message())
+        with pytest.raises(DeliveryError, match="cannot be read") as no:
+            await email(settings(smtp, security=security, tls={"ca": "/nowhere/ca.pem"})).send(a_message())
+    assert not no.value.permanent
+    assert fake.encrypted == [True]
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ({"security": "none", "username": "", "password": None, "tls": {}}, "take one of them away"),
+        ({"tls": {"server_name": "mail.example.com"}}, "write the name that the certificate has in `smtp`"),
+    ],
+)
+def test_certificates_that_would_not_be_used_are_errors(given: dict[str, Any], why: str) -> None:
+    with pytest.raises(ValidationError, match=why):
+        settings("mail.example.com:587", **given)
 
 
 @pytest.mark.needs("openssl")

@@ -46,7 +46,8 @@ def test_an_interrupted_run_leaves_no_process_and_no_directory(number: signal.Si
     with subprocess.Popen(_argv(directory, "--only", "memory"), cwd=ROOT, stdout=subprocess.DEVNULL) as run:
         wait_until(daemon.exists, "the daemon's start")
         _boot, session, began = noted.read_text().split()
-        assert len(members(int(session), int(began))) >= 3, "the row, what its checks ask, the daemon"
+        # its log is there a moment before it is
+        wait_until(lambda: len(members(int(session), int(began))) >= 3, "the row, what its checks ask, the daemon")
         run.send_signal(number)
     if number is signal.SIGKILL:
         assert members(int(session), int(began))

@@ -24,7 +24,7 @@ from tests.servers import wait_until
 
 _SOON = 5.0
 _ON_ITS_OWN = re.compile(
-    r"task (Task-\d+|resume|incident .*|drill of .*|copies of .*)|thread (Thread-.*|prometheus|files .*|probe)"
+    r"task (Task-\d+|resume|incident .*|drill of .*|copies of .*)|thread (Thread-.*|prometheus|files .*|probe|log-writer)"
 )
 """Lives shorter than the daemon, and is begun again by who needs it; `Task-1` is the process's own, `probe` the tests'."""
 

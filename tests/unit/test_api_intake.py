@@ -131,7 +131,7 @@ async def test_a_sender_that_is_refused_again_and_again_is_told_once_until_it_is
     assert len(served.operations.told) == 2
 
 
-@pytest.mark.parametrize("encoding", ["compress", "gzip, gzip", "zstd, gzip", "x"])
+@pytest.mark.parametrize("encoding", ["zstd", "br", "compress", "gzip, gzip", "zstd, gzip", "x"])
 async def test_an_encoding_that_is_not_known_is_a_415_that_says_which_are(served: Served, encoding: str) -> None:
     headers = {**served.bearer("source"), "Content-Type": "application/json", "Content-Encoding": encoding}
     body = io.BytesIO(webhook(alert()))

@@ -1,11 +1,13 @@
 """What is logged is one JSON object a line, and no variable of a failed function, which may be a secret."""
 
 import asyncio
+import errno
 import json
 import logging
 import os
 import socket
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -18,6 +20,7 @@ import structlog
 
 from rollbackd.system import log
 from tests.fakes.clock import ManualClock
+from tests.servers import wait_until
 
 
 def test_a_module_s_logger_that_was_made_before_logs_were_set_up_follows_them(
@@ -175,3 +178,42 @@ async def test_what_asyncio_says_of_a_forgotten_failure_is_one_line(capsys: pyte
         asyncio.get_running_loop().call_exception_handler({"message": "it failed", "exception": ValueError("why")})
     (line,) = capsys.readouterr().err.splitlines()
     assert (json.loads(line)["event"], "ValueError: why" in json.loads(line)["exception"]) == ("it failed", True)
+
+
+def test_a_disk_that_hangs_holds_nobody_up_and_what_it_takes_in_the_end_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers, write = threading.Event(), os.write
+
+    def hangs(fd: int, line: bytes) -> int:
+        answers.wait()
+        return write(fd, line)
+
+    monkeypatch.setattr(os, "write", hangs)
+    monkeypatch.setattr(log, "_LAST_WORDS", timedelta(seconds=0.1))
+    path = tmp_path / "log"
+    with path.open("w") as file, logging_to(file):
+        before, began = log.dropped(), time.monotonic()
+        for number in range(1100):
+            log.get("web").warning("a line", number=number)
+        log.say("the last words")
+        assert time.monotonic() - began < 5
+        assert 90 <= log.dropped() - before <= 100
+        answers.set()
+        log.finish()
+        wait_until(lambda: "the last words" in path.read_text(), "the disk has taken all")
+    numbers = [json.loads(line)["number"] for line in path.read_text().splitlines() if line.startswith("{")]
+    assert numbers == list(range(len(numbers)))
+    assert len(numbers) >= 1000
+
+
+def test_lines_for_a_disk_that_is_full_are_counted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with (tmp_path / "log").open("w") as file, logging_to(file):
+        before = log.dropped()
+        monkeypatch.setattr(os, "write", full)
+        log.get("web").warning("a line")
+        log.finish()
+        assert log.dropped() == before + 1

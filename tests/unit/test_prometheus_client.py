@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from random import Random
@@ -18,9 +18,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rollbackd.signals import prometheus, query_threads
+from rollbackd.signals import prometheus, query_answers, query_threads
 from rollbackd.signals.prometheus import Prometheus, QueryAnswer
-from rollbackd.signals.query_answers import AlertingRule, Unusable, instant_series, own_rules, range_series, whole_data
+from rollbackd.signals.query_answers import (
+    AlertingRule,
+    RangeSeries,
+    Series,
+    Unusable,
+    instant_series,
+    one_of_replicas,
+    one_range_of_replicas,
+    own_rules,
+    range_series,
+    whole_data,
+)
 from rollbackd.system.clock import SystemClock
 from tests.servers import free_port
 
@@ -69,11 +80,13 @@ class Fake:
 
 
 @asynccontextmanager
-async def asking(handler: Handler, limit: timedelta = LIMIT) -> AsyncIterator[tuple[Prometheus, Fake]]:
+async def asking(
+    handler: Handler, limit: timedelta = LIMIT, replica_labels: Sequence[str] = ()
+) -> AsyncIterator[tuple[Prometheus, Fake]]:
     fake = Fake(handler)
     server = await asyncio.start_server(fake.serve, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    client = Prometheus(f"http://127.0.0.1:{port}/", limit, SystemClock())
+    client = Prometheus(f"http://127.0.0.1:{port}/", limit, SystemClock(), replica_labels=replica_labels)
     try:
         yield client, fake
     finally:
@@ -490,3 +503,131 @@ def test_its_own_rules_are_read_whole_or_not_at_all() -> None:
     for broken in ({}, {"groups": None}, {"groups": [{"rules": [{"type": "alerting"}]}]}, {"groups": ["x"]}):
         with pytest.raises(Unusable, match="no list of rules"):
             own_rules(broken)
+
+
+# -- replicas -----------------------------------------------------------------------------------
+REPLICA = st.sampled_from(["a", "b", "c"])
+NUMBER = st.floats(allow_nan=True)
+
+
+@given(st.dictionaries(st.tuples(st.sampled_from(["shop", "cart"]), REPLICA), NUMBER), st.randoms())
+def test_series_of_replicas_are_one_whatever_their_order(seen: dict[tuple[str, str], float], order: Random) -> None:
+    at = datetime.fromtimestamp(AT, UTC)
+    series = [Series({"job": job, "replica": one}, value, at) for (job, one), value in seen.items()]
+    order.shuffle(series)
+    found = {one.labels["job"]: one for one in one_of_replicas(series, ["replica"])}
+    assert set(found) == {job for job, _ in seen}
+    for job, one in found.items():
+        values = [seen[job, name] for name in "abc" if (job, name) in seen]
+        numbers = [value for value in values if not math.isnan(value)]
+        assert one.labels == {"job": job}
+        assert math.isnan(one.value) if not numbers else one.value == numbers[0]
+    assert one_of_replicas(series, []) == tuple(series)
+
+
+@given(st.dictionaries(st.tuples(REPLICA, st.integers(0, 5)), NUMBER), st.randoms())
+def test_a_range_of_replicas_has_each_time_once(seen: dict[tuple[str, int], float], order: Random) -> None:
+    def at(number: int) -> datetime:
+        return datetime.fromtimestamp(AT + number, UTC)
+
+    series = [
+        RangeSeries({"replica": name}, tuple((at(t), value) for (who, t), value in sorted(seen.items()) if who == name))
+        for name in sorted({who for who, _ in seen})
+    ]
+    order.shuffle(series)
+    found = one_range_of_replicas(series, ["replica"])
+    assert len(found) == bool(seen)
+    for one in found:
+        assert [when for when, _ in one.points] == [at(number) for number in sorted({number for _, number in seen})]
+        for when, value in one.points:
+            there = [seen[who, t] for who in "abc" for t in range(6) if (who, t) in seen and at(t) == when]
+            numbers = [each for each in there if not math.isnan(each)]
+            assert math.isnan(value) if not numbers else value == numbers[0]
+
+
+async def test_what_two_replicas_know_of_one_series_is_one() -> None:
+    both = vector(({"job": "shop", "replica": "a"}, "1"), ({"job": "shop", "replica": "b"}, "2"))
+    async with asking(saying(response(both)), replica_labels=["replica"]) as (asked, _):
+        (one,) = (await asked.instant("up")).series
+        assert (one.labels, one.value) == ({"job": "shop"}, 1.0)
+
+
+# -- long answers -------------------------------------------------------------------------------
+LABELS = st.dictionaries(
+    st.sampled_from(["metric", "job", 'a"b', "x"]), st.sampled_from(["", '},{"metric":', '\\"metric"', "é", "[]"])
+)
+WHITE = st.sampled_from([(",", ":"), (", ", ": "), (",\n \t", " : ")])
+
+
+@given(st.lists(st.tuples(LABELS, NUMBER), min_size=1, max_size=20), WHITE, st.integers(1, 200), st.booleans())
+def test_a_long_answer_is_read_in_pieces_and_says_the_same(
+    seen: list[tuple[dict[str, str], float]], white: tuple[str, str], piece: int, late: bool
+) -> None:
+    items = [{"metric": labels, "value": [AT, str(value)]} for labels, value in seen]
+    parts: dict[str, Any] = {"status": "success", "data": {"resultType": "vector", "result": items}}
+    parts |= {"infos": [{"metric": "of another"}]} if late else {}
+    body = json.dumps(parts, separators=white, ensure_ascii=False).encode()
+    whole = instant_series(json.loads(body)["data"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(query_answers, "_PIECE", max(piece, 90))
+        read = instant_series(whole_data(body))
+    assert [(one.labels, str(one.value)) for one in read] == [(one.labels, str(one.value)) for one in whole]
+
+
+@pytest.mark.parametrize("broken", [b"1}", b'{"metric":', b'"metric"', b"]", b"{}}"])
+def test_a_long_answer_that_is_broken_in_the_middle_is_a_problem(broken: bytes) -> None:
+    series = b",".join(b'{"metric":{"n":"%d"},"value":[1,"1"]}' % number for number in range(30_000))
+    begin = b'{"status":"success","data":{"resultType":"vector","result":['
+    half = series.index(b"},{", len(series) // 2) + 1
+    with pytest.raises(Unusable):
+        instant_series(whole_data(begin + series[:half] + broken + series[half:] + b"]}}"))
+
+
+LONG = {
+    "100,000 series": lambda: vector(*(({"n": str(number)}, "1") for number in range(100_001))),
+    "1,000,000 points": lambda: json.dumps({"status": "success", "data": {"resultType": "matrix", "result": [
+        {"metric": {"n": str(number)}, "values": [[AT, "1"]] * 100_001} for number in range(10)]}}).encode(),
+    "no list of series": lambda: json.dumps({"status": "success", "data": {"resultType": "vector", "result": [
+        {"metric": {str(number): "1" for number in range(1_000_000)}, "value": [AT, "1"]}]}}).encode(),
+    "no list of series ": lambda: b'{"status":"success","data":[' + b"1," * 2**23 + b"1]}",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", LONG)
+def test_an_answer_beyond_the_bounds_is_a_problem_that_says_so(what: str) -> None:
+    def read(body: bytes) -> None:
+        data = whole_data(body)
+        (instant_series if data["resultType"] == "vector" else range_series)(data)
+
+    body = LONG[what]()
+    with pytest.raises(Unusable, match=what.strip()):
+        read(body)
+
+
+def test_no_piece_of_a_long_answer_is_long_in_the_reading(monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths: list[int] = []
+
+    def read(text: bytes) -> Any:
+        lengths.append(len(text))
+        return json.loads(text)
+
+    monkeypatch.setattr(query_answers, "from_json", read)
+    assert len(instant_series(whole_data(vector(*(({"n": "x" * 200}, "1") for _ in range(50_000)))))) == 50_000
+    assert max(lengths) < 2**19
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b"<html><h1>Bad\n gateway</h1></html>", "answered 502: Bad gateway"),
+        (b"no healthy upstream s3cret", "answered 502: no healthy upstream ***"),
+        (
+            b'{"status":"error","errorType":"bad_data","error":"s3cret is wrong"}',
+            "answered 502, bad_data: *** is wrong",
+        ),
+        (b"\x00\xff", "answered 502: ?\ufffd"),
+        (b"", "answered 502"),
+    ],
+)
+def test_a_refusal_shows_the_servers_words_in_a_line_without_secrets(body: bytes, said: str) -> None:
+    assert query_answers.refusal(502, body, lambda text: text.replace("s3cret", "***")) == said

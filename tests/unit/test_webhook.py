@@ -127,6 +127,11 @@ def test_a_group_of_nothing_is_a_webhook() -> None:
     assert parse({"version": "4", "alerts": []}).alerts == ()
 
 
+@pytest.mark.parametrize(("version", "grafana"), [(4, False), ("4", False), (1, True), ("1", True)])
+def test_a_version_may_be_a_number(version: str | int, grafana: bool) -> None:
+    assert parse({**recorded("firing-0.33"), "version": version}).grafana is grafana
+
+
 REFUSED = {
     "nothing": (b"", "the body is no JSON: EOF"),
     "no JSON": (b"alerts=1", "the body is no JSON"),
@@ -135,7 +140,7 @@ REFUSED = {
     "escaped and truncated": (b'{"receiver":"\\ud800"', "the body is no JSON"),
     "a list": (b"[]", "this has no payload version; rollbackd reads Alertmanager's webhook of version 4"),
     "another version": (b'{"version":"3","alerts":[]}', "this has payload version '3'"),
-    "a number's version": (b'{"version":4,"alerts":[]}', "this has no payload version"),
+    "another number's version": (b'{"version":3,"alerts":[]}', "this has payload version '3'"),
     "no alerts": (b'{"version":"4"}', "alerts: Field required"),
     "alerts of another type": (b'{"version":"4","alerts":{}}', "alerts: Input should be a valid array"),
     "negative truncation": (b'{"version":"4","alerts":[],"truncatedAlerts":-1}', "truncatedAlerts: Input should be"),

@@ -3,7 +3,8 @@
 It moves the values of the `names` in one file, which a shell, dotenv or systemd reads; what reads it is restarted by
 another layer. A release is what those names are set to: two files that set the same are one release, however they are
 written. Each content that is seen is remembered in the layer's scratch, so that it can be gone back to; a preset is a
-release too, made of what is there now. The file is replaced by rename, and only the lines concerned differ.
+release too, made of what is there now. The file is replaced by rename, and only the lines concerned differ; where the
+rest is as it was when a content was seen, going back to it restores every byte.
 """
 
 import asyncio
@@ -84,11 +85,11 @@ class EnvAdapter(StepAdapter[EnvSettings]):
         begun = trace.begun
         target = loaded(begun["target"]) if begun else self._target(change.after)
         if begun is None:
-            self._remember(present)
+            self._remember(text)
             trace.intend(target=dumped(target))
         boundary("env.begun")
         try:
-            changed = text.changed(target)
+            changed = text.changed(target, self._history.layout(change.after.id))
         except Unreadable as error:
             raise AdapterError(f"{self._path}: {error}", permanent=True) from error
         if content_id(present) != change.after.id:
@@ -129,14 +130,14 @@ class EnvAdapter(StepAdapter[EnvSettings]):
 
     def _seen(self) -> Content:
         """The content of the file now, which is remembered."""
-        content = self._read()[1].content
-        self._remember(content)
-        return content
+        text = self._read()[1]
+        self._remember(text)
+        return text.content
 
-    def _remember(self, content: Content) -> None:
+    def _remember(self, text: EnvText) -> None:
         # A look must not fail for want of room in the scratch: `ready` tells of that, and this is tried at each look.
         with contextlib.suppress(OSError):
-            self._history.remember(content, self._clock.now())
+            self._history.remember(text.content, text.layout, self._clock.now())
 
     def _known(self) -> list[tuple[Release, Content]]:
         """What can be gone back to: what is there, the presets on top of it, and what was there, newest first."""

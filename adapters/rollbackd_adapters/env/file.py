@@ -82,13 +82,13 @@ def _write(temporary: Path, body: bytes, like: Path, was: os.stat_result) -> Non
     temporary.unlink(missing_ok=True)  # of a life that was killed; its content counts for nothing
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     with os.fdopen(fd, "wb") as file:
+        file.write(body)
+        file.flush()  # a write takes capabilities and setuid away
         made = os.fstat(fd)
         if (made.st_uid, made.st_gid) != (was.st_uid, was.st_gid):
             os.fchown(fd, was.st_uid, was.st_gid)
         os.fchmod(fd, stat.S_IMODE(was.st_mode))
         copy_attributes(like, fd)
-        file.write(body)
-        file.flush()
         os.fsync(fd)
 
 

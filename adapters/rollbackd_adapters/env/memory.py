@@ -17,9 +17,10 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from rollbackd.system.spawner import sync_directory
-from rollbackd_adapters.env.text import Content, Value
+from rollbackd_adapters.env.text import Content, Layout, Value
 
 _CONTENT: TypeAdapter[dict[str, Value | None]] = TypeAdapter(dict[str, Value | None])
+_LAYOUT: TypeAdapter[Layout] = TypeAdapter(Layout)
 _ABANDONED = 3600
 """Seconds after which a temporary file was left by a life that was killed."""
 
@@ -45,22 +46,23 @@ class ContentHistory:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self._last = ""
+        self._last: tuple[str, Layout] | None = None
 
-    def remember(self, content: Content, now: datetime) -> None:
+    def remember(self, content: Content, layout: Layout, now: datetime) -> None:
         """Keep it, as the newest; does nothing when it was the last already.
 
         :raises OSError: it could not be written.
         """
         name = content_id(content)
-        if name == self._last:
+        if (name, layout) == self._last:
             return
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         # Another task, or the command line, may remember the same right now: each writes a file of its own.
         fd, temporary = tempfile.mkstemp(dir=self.directory, prefix=".")
         try:
             with os.fdopen(fd, "wb") as file:
-                file.write(json.dumps({"content": dumped(content), "seen": now.timestamp()}).encode())
+                known = {"content": dumped(content), "layout": asdict(layout), "seen": now.timestamp()}
+                file.write(json.dumps(known).encode())
                 file.flush()
                 os.fsync(file.fileno())
             Path(temporary).replace(self.directory / f"{name}.json")
@@ -69,7 +71,7 @@ class ContentHistory:
                 Path(temporary).unlink()
             raise
         sync_directory(self.directory)
-        self._last = name
+        self._last = name, layout
 
     def forget(self, keep: int, spare: Collection[str], now: datetime) -> list[str]:
         """Drop the oldest beyond so many, without those to spare; their names. :raises OSError:"""
@@ -89,6 +91,12 @@ class ContentHistory:
                 if set(content) == set(names):
                     found.append((content, datetime.fromtimestamp(float(data["seen"]), UTC)))
         return found
+
+    def layout(self, name: str) -> Layout | None:
+        """How the content of that id stood in its file last, where that is known."""
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+            return _LAYOUT.validate_python(json.loads((self.directory / f"{name}.json").read_bytes())["layout"])
+        return None
 
     def _files(self) -> list[Path]:
         return sorted(self.directory.glob("[0-9a-f]*.json"), key=_changed, reverse=True)

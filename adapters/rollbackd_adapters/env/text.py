@@ -15,6 +15,7 @@ For the first two, a backslash takes the meaning of the next character, or joins
 before `"`, `\`, `$` and a backquote. A value that was not in the file before is written so that both read the same.
 """
 
+import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -41,6 +42,7 @@ _EXPANDS = re.compile(r"`|\$[A-Za-z0-9_{(@*#?$!'\"-]")
 _HOME = re.compile(r"(?:\A|:)~")
 _AFTER = re.compile(r"[ \t]*(?:(?<=[ \t])#[^\n]*)?\r?(?:\n|\Z)")
 _PLAIN = re.compile(r"[A-Za-z0-9_./:@%+,=-]*")
+_LAST_END = re.compile(r"\r?\n\Z")
 
 
 class Unreadable(ValueError):  # noqa: N818  # it is what the file is
@@ -60,6 +62,18 @@ class Value:
 
 Content = Mapping[str, Value | None]
 """Values by name; None: the file does not set it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where the lines of a content stand in its file, so that going back to it restores every byte."""
+
+    rest: str
+    """The hash of the file without those lines and without its last line end: in another file it says nothing."""
+    end: str
+    """The last line end, where there was one."""
+    lines: tuple[tuple[int, str], ...]
+    """Each line, and its place in the rest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +101,33 @@ class EnvText:
         last = {each.name: each.value for each in self._assignments}
         return {name: last.get(name) for name in self._names}
 
-    def changed(self, target: Content) -> str:
+    @property
+    def layout(self) -> Layout:
+        """Where the lines of the names stand."""
+        removed, lines = 0, []
+        for each in self._assignments:
+            start, end = each.line
+            lines.append((start - removed, self._text[start:end]))
+            removed += end - start
+        rest, end_of_file = self._rest()
+        return Layout(_hash(rest), end_of_file, tuple(lines))
+
+    def _rest(self) -> tuple[str, str]:
+        """The text without the lines of the names, and its last line end apart."""
+        text = self._text
+        for each in reversed(self._assignments):
+            text = text[: each.line[0]] + text[each.line[1] :]
+        rest = _LAST_END.sub("", text)
+        return rest, text[len(rest) :]
+
+    def changed(self, target: Content, layout: Layout | None = None) -> str:
         """The text that sets what `target` says, with nothing else changed; of a name set twice, both lines.
 
+        :param layout: where the lines stood when the file said that; used while the rest is the same.
         :raises Unreadable: it cannot be said in this syntax.
         """
+        if layout is not None and (whole := self._as_before(target, layout)) is not None:
+            return whole
         text, present = self._text, self.content
         edits = [
             self._edit(each, target[each.name])
@@ -102,13 +138,27 @@ class EnvText:
             text = text[:start] + new + text[end:]
         last = [(len(self._text), "")] == [(end, new) for _, end, new in edits[-1:]]
         if last and not self._text.endswith("\n"):
-            text = re.sub(r"\r?\n\Z", "", text)  # the line that was last is gone, and its end was missing
+            text = _LAST_END.sub("", text)  # the line that was last is gone, and its end was missing
         for name, value in target.items():
             if value is not None and present.get(name) is None:
                 text = self._appended(text, f"{name}={self._written(value)}")
         if EnvText(text, self._syntax, self._names).content != {**present, **target}:
             raise Unreadable("what it should set cannot be written in this syntax; edit it by hand")
         return text
+
+    def _as_before(self, target: Content, layout: Layout) -> str | None:
+        """The file as it was, where all that differs is ours; None where it is not, or would not say the target."""
+        rest, _ = self._rest()
+        if _hash(rest) != layout.rest:
+            return None
+        text = rest + layout.end
+        for place, line in reversed(layout.lines):
+            text = text[:place] + line + text[place:]
+        try:
+            says = EnvText(text, self._syntax, self._names).content
+        except Unreadable:
+            return None
+        return text if says == target else None
 
     def _edit(self, each: _Assignment, value: Value | None) -> tuple[int, int, str]:
         if value is None:
@@ -216,6 +266,10 @@ class EnvText:
 
     def _wrong(self, at: int, text: str) -> Unreadable:
         return Unreadable(f"line {self._text.count(chr(10), 0, at) + 1}: {text}")
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
 
 
 def quoted(text: str, like: str = "") -> str:

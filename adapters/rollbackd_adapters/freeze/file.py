@@ -86,7 +86,7 @@ class FrozenFile:
                 found = json.loads(file.read(_LARGEST))
         except FileNotFoundError:
             return []
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
         except OSError as error:
             raise self._failure(error) from error

@@ -102,14 +102,16 @@ class Checkout(StepAdapter[GitSettings]):
         )
 
     async def _side_effects(self, commit: str) -> SideEffects:
+        look = await self._repo.look()
         uncommitted, blocking, lies = await asyncio.gather(
-            dirty(self._repo), in_the_way(self._repo, commit), beside(self._repo, self._settings.paths)
+            dirty(self._repo, look), in_the_way(self._repo, commit), beside(self._repo, self._settings.paths)
         )
         untracked = tuple(name for name in uncommitted if name.endswith("/"))
         ignored = [name for name in blocking if name not in uncommitted and not f"{name}/".startswith(untracked)]
         overlooked = await giving_way(self._repo, lies.marked, commit)
         names, tracked = await asyncio.gather(
-            touched(self._repo, commit), self._repo.names("ls-files", "-z", timeout=self._settings.timeout)
+            touched(self._repo, commit, await self._repo.index_of_looks(look)),
+            self._repo.names("ls-files", "-z", timeout=self._settings.timeout),
         )
         dresses = await in_thread(Wardrobe(str(self._repo.path), tracked, names).look)
         changed = await self._respelled(commit, tracked) if differ(names) else []

@@ -19,6 +19,7 @@ from rollbackd.model import Release
 from rollbackd.system import log
 from rollbackd.system.spawner import Finished, Lock, Spawner, one_line
 from rollbackd_adapters.failures import as_adapter_errors
+from rollbackd_adapters.git.looking import LookingIndex
 from rollbackd_adapters.git.settings import GitSettings
 from rollbackd_adapters.ids import check_own
 
@@ -130,6 +131,7 @@ class Repo:
         options = [part for name, value in given.items() for part in ("-c", f"{name}={value}")]
         self._git = ("git", *options)
         self._said = set[str]()
+        self._looking = LookingIndex(place.scratch) if path is None else None
         self._environment = {**_ENVIRONMENT, "GIT_CEILING_DIRECTORIES": str(self.path.parent)}
 
     async def ask(
@@ -193,6 +195,10 @@ class Repo:
         if not own.ok:
             how["env"] = {"GIT_SSH_COMMAND": _SSH, **(how.get("env") or {})}
         return await self.ask(*arguments, **how)
+
+    async def index_of_looks(self, look: RepoState) -> Mapping[str, str]:
+        """Has git note what it compares in an index of the layer's; nothing for another repository than its own."""
+        return {} if self._looking is None else await self._looking.of(look.directory / "index")
 
     async def look(self) -> RepoState:
         """The state of the repository."""
@@ -293,7 +299,11 @@ class Repo:
         """The commits that tags lead to, with the tags' names; what leads elsewhere, or nowhere, is passed over."""
         kinds = "%(objecttype) %(objectname) %(*objecttype) %(*objectname)"
         answer = await self.ask("for-each-ref", f"--format={kinds} %(refname:strip=2)", _TAGS)
-        rows = [row.split(" ") for row in answer.stdout.decode(errors="replace").splitlines()]
+        lines = answer.stdout.decode(errors="replace").splitlines()
+        if answer.truncated:
+            self._say("too many tags", "there are more tags than can be read, and the last ones are passed over")
+            lines = lines[:-1]
+        rows = [row.split(" ") for row in lines]
         if answer.ok and not any(row[2] == "tag" for row in rows):
             named = [(row[1] if row[0] == "commit" else row[3] if row[2] == "commit" else "", row[4]) for row in rows]
         else:  # one leads to another tag, or to what is lost: then git does not tell of the others

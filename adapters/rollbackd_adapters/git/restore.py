@@ -2,16 +2,18 @@
 
 Nothing of the old one is lost: it stays beside as `<repo>.damaged-<utc>`. What git ignores in it (local settings,
 installed packages, data) is linked into the new one, since a service that runs there may need it; uncommitted work
-that git does not ignore is only in the old one.
+that git does not ignore is only in the old one. Files keep the owners, modes and attributes that they had there.
 """
 
 import asyncio
+import contextlib
 import os
 import shutil
-from collections.abc import Sequence
+import stat
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from pydantic import TypeAdapter
 
@@ -22,6 +24,7 @@ from rollbackd.system.boundary import boundary
 from rollbackd.system.spawner import Lock, sync_directory, write_durably
 from rollbackd_adapters.base import LayerPart
 from rollbackd_adapters.git import lfs
+from rollbackd_adapters.git.dress import Dress, Dresses, Wardrobe, put_on
 from rollbackd_adapters.git.repo import CHECKOUT, Commit, Repo, failure
 from rollbackd_adapters.git.settings import GitSettings, is_address
 from rollbackd_adapters.threads import in_thread
@@ -140,7 +143,9 @@ class Recloner(LayerPart[GitSettings]):
             )
         await new.call(*CHECKOUT, "--detach", f"{commit}^{{commit}}", "--", lock=lock, timeout=timeout)
         ignored = await self._ignored(beside)
-        await in_thread(self._as_it_was, beside, ignored)
+        rows = await new.names("ls-files", "--stage", "-z", timeout=timeout)
+        modes = {name: int(about[:6], 8) for about, _, name in (row.partition("\t") for row in rows)}
+        await in_thread(self._as_it_was, beside, modes, ignored)
 
     async def _ignored(self, beside: Path) -> list[str]:
         """What lies in the old work tree that git ignores; whole directories as one."""
@@ -152,8 +157,8 @@ class Recloner(LayerPart[GitSettings]):
             timeout=self._settings.timeout,
         )
 
-    def _as_it_was(self, beside: Path, ignored: Sequence[str]) -> None:
-        """Give the new work tree the owner and mode of the old one, and the files that git ignored there."""
+    def _as_it_was(self, beside: Path, modes: Mapping[str, int], ignored: Sequence[str]) -> None:
+        """Give the new work tree what each file had in the old one, or the owner of all, and what git ignored there."""
         old = self._repo.path
         model = (old if old.is_dir() else old.parent).stat()
         if os.geteuid() == 0:
@@ -163,12 +168,24 @@ class Recloner(LayerPart[GitSettings]):
             os.lchown(beside, model.st_uid, model.st_gid)
         if old.is_dir():
             beside.chmod(model.st_mode & 0o7777)
+            put_on(str(beside), _dresses(old, modes))
         lost: list[str] = []
         for name in ignored:
             _carry(old / name, beside / name, lost)
         if lost:
             log.get("git").warning("ignored files could not be carried over", repo=str(old), files=lost[:20])
         os.sync()
+
+
+def _dresses(old: Path, modes: Mapping[str, int]) -> Dresses:
+    """What the files of a new tree are to have, as they or their neighbours had it in the old one."""
+    found = Wardrobe(str(old), modes, modes).look()
+    for directory in {str(above) for name in modes for above in PurePosixPath(name).parents[:-1]}:
+        with contextlib.suppress(OSError):
+            status = (old / directory).lstat()
+            if stat.S_ISDIR(status.st_mode):
+                found.directories[directory] = Dress(status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode))
+    return found
 
 
 def _remove(directory: Path) -> None:

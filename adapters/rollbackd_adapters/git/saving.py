@@ -10,7 +10,6 @@ not read.
 
 import asyncio
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +19,7 @@ from rollbackd.system import log
 from rollbackd.system.clock import Clock
 from rollbackd.system.spawner import Lock, one_line
 from rollbackd_adapters.git import submodules
+from rollbackd_adapters.git.looking import copy_index
 from rollbackd_adapters.git.overlooked import Beside, beside, look_again
 from rollbackd_adapters.git.repo import OURSELVES, SAVED, Repo, RepoState, failure, identity, moment
 from rollbackd_adapters.mounts import mounted_below
@@ -28,24 +28,12 @@ _SPARED = 5
 """Saved work that is kept however old it is."""
 
 
-async def dirty(repo: Repo) -> list[str]:
+async def dirty(repo: Repo, look: RepoState) -> list[str]:
     """Files that are changed or untracked; a directory that is untracked is one of them, with a slash at the end."""
     options = ("--porcelain", "-z", "--no-renames", "--untracked-files=normal")
-    rows = await repo.names("status", *options, "--", *repo.settings.paths)
+    index = await repo.index_of_looks(look)
+    rows = await repo.names("status", *options, "--", *repo.settings.paths, env=index)
     return [row[3:] for row in rows]
-
-
-def copy_index(look: RepoState, index: Path) -> None:
-    """Make a temporary index that begins as the real one.
-
-    It has the time of the real one: by that git sees which files may have changed in the very second in which they were
-    recorded, and compares their content. With a later time, work of that second would be taken for unchanged, and lost.
-    """
-    for leftover in (index, index.with_name(f"{index.name}.lock")):
-        leftover.unlink(missing_ok=True)
-    if (look.directory / "index").exists():
-        shutil.copyfile(look.directory / "index", index)
-        shutil.copystat(look.directory / "index", index)
 
 
 async def stash(repo: Repo, look: RepoState, target: str, scratch: Path, lock: Lock, lies: Beside | None = None) -> str:
@@ -58,10 +46,10 @@ async def stash(repo: Repo, look: RepoState, target: str, scratch: Path, lock: L
     """
     blocking = await in_the_way(repo, target) if target else []
     lies = lies or await beside(repo)
-    if not blocking and not lies.marked and not await dirty(repo):
+    if not blocking and not lies.marked and not await dirty(repo, look):
         return ""
     index = scratch / "index"
-    await asyncio.to_thread(copy_index, look, index)
+    await asyncio.to_thread(copy_index, look.directory / "index", index)
     env = {"GIT_INDEX_FILE": str(index)}
     await look_again(repo, lies.marked, lock, env)
     staged = await repo.ask("write-tree", env=env, lock=lock)  # fails in the middle of a merge: then it has no tree

@@ -15,10 +15,11 @@ from rollbackd.adapter import AdapterError
 from rollbackd.model import Release
 from rollbackd.system import log
 from rollbackd.system.spawner import Lock, one_line
+from rollbackd_adapters.git.looking import copy_index
 from rollbackd_adapters.git.overlooked import make_way
 from rollbackd_adapters.git.repo import CHECKOUT, Commit, Repo, RepoState, newest_first, quoted
 from rollbackd_adapters.git.rewriting import Rewriting
-from rollbackd_adapters.git.saving import copy_index, dirty
+from rollbackd_adapters.git.saving import dirty
 
 NOTHING = "0" * 64
 """Stands for a work tree that has nothing at `paths`. No commit is ever that release."""
@@ -80,7 +81,7 @@ class PathScope(Scope):
         return self._repo.release(*same, content=present) if same else Release(present, "uncommitted")
 
     async def present(self, look: RepoState) -> str:
-        if await dirty(self._repo):
+        if await dirty(self._repo, look):
             return await self._uncommitted(look) or NOTHING
         return await self._content(look.commit) or NOTHING
 
@@ -102,15 +103,16 @@ class PathScope(Scope):
                 "GIT_ALTERNATE_OBJECT_DIRECTORIES": quoted(look.common / "objects"),
             }
             try:
-                await self._stage(look, directory / "index", env)
+                compared = (await self._repo.index_of_looks(look)).get("GIT_INDEX_FILE", "")
+                await self._stage(Path(compared or look.directory / "index"), directory / "index", env)
                 tree = (await self._repo.call("write-tree", env=env)).strip()
                 return await self._content(tree, env)
             finally:
                 await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
 
-    async def _stage(self, look: RepoState, index: Path, env: Mapping[str, str], lock: Lock | None = None) -> None:
+    async def _stage(self, real: Path, index: Path, env: Mapping[str, str], lock: Lock | None = None) -> None:
         """Make an index that knows all that lies at `paths`, beside what the real one knows."""
-        await asyncio.to_thread(copy_index, look, index)
+        await asyncio.to_thread(copy_index, real, index)
         there = await asyncio.to_thread(self._on_disk)
         if there:
             await self._repo.call("add", "--all", "--", *there, env=env, lock=lock, timeout=self._repo.timeout)
@@ -137,7 +139,7 @@ class PathScope(Scope):
         """With an index of our own that knows all that lies there, so that what the target has not is removed."""
         index = scratch / "index"
         env = {"GIT_INDEX_FILE": str(index)}
-        await self._stage(look, index, env, lock)
+        await self._stage(look.directory / "index", index, env, lock)
         rewriting = Rewriting(self._repo, commit, scratch, lock, env)
         await rewriting.prepare()
         wanted = await self._repo.names("ls-tree", "-z", "--name-only", commit, "--", *self._paths)

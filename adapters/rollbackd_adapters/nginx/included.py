@@ -21,6 +21,11 @@ def includes(dump: str, path: Path) -> bool:
     return any(PurePath(name).match(each) for name in _spellings(path) for one in patterns for each in _spellings(one))
 
 
+def loaded(dump: str) -> list[Path]:
+    """The files that nginx would load."""
+    return [Path(name) for name in _FILE.findall(dump)]
+
+
 def _spellings(path: Path) -> Iterator[str]:
     """The path as it is written, and with the links followed that lead to its directory."""
     yield os.path.normpath(path)

@@ -10,17 +10,20 @@ from pathlib import Path
 from rollbackd.adapter import AdapterError, Place
 from rollbackd.syntax.units import format_duration
 from rollbackd.system.spawner import Finished, Lock, one_line, sync_directory
+from rollbackd_adapters.attributes import copy_owner_of_link
 from rollbackd_adapters.base import LayerPart
 from rollbackd_adapters.failures import as_adapter_errors
 from rollbackd_adapters.lacks import missing_programs
-from rollbackd_adapters.nginx.included import includes
+from rollbackd_adapters.nginx.included import includes, loaded
 from rollbackd_adapters.nginx.settings import NginxSettings
-from rollbackd_adapters.nginx.workers import master, signalled, workers
+from rollbackd_adapters.nginx.workers import age, master, signalled, workers
 from rollbackd_adapters.systemd.manager import Manager
 from rollbackd_adapters.web import ask, unprepared, words_of
 
 _LOOK_AGAIN = timedelta(milliseconds=100)
 _ASK = timedelta(seconds=5)
+_ROUNDED = 0.05
+"""Seconds by which the kernel's answers about times may differ."""
 _IN_A_ROW = 5
 """Answers of `confirm`: for a tenth of a second nginx lets old workers take connections beside the new ones."""
 _PASSING = (
@@ -113,6 +116,7 @@ class Switch(LayerPart[NginxSettings]):
                 self._link.unlink(missing_ok=True)
             else:
                 aside.symlink_to(target)
+                copy_owner_of_link(self._link, aside)
                 aside.rename(self._link)
             sync_directory(self._link.parent)
         except OSError as error:
@@ -235,11 +239,24 @@ class Switch(LayerPart[NginxSettings]):
         return []
 
     async def _included(self) -> bool:
-        """Whether nginx would load the link; True where it does not tell: `nginx -T` prints what it loads."""
+        """Whether nginx would load the link; True where it does not tell."""
+        dump = await self._dump()
+        return not dump or includes(dump, self._link)
+
+    async def _dump(self) -> str:
+        """What nginx loads, as `nginx -T` prints it; empty where it does not."""
         if not self._settings.test or self._settings.test[-1] != "-t":
-            return True
+            return ""
         finished = await self._run([*self._settings.test[:-1], "-T"])
-        return not finished.ok or finished.truncated or includes(finished.stdout.decode(errors="replace"), self._link)
+        return finished.stdout.decode(errors="replace") if finished.ok and not finished.truncated else ""
+
+    async def waiting(self) -> list[str]:
+        """Files of the configuration that were changed since nginx read them: a reload loads them too. Read only."""
+        with suppress(AdapterError, OSError):
+            ages = [age(worker) for worker in await asyncio.to_thread(workers, self._settings.pid)]
+            since = self._clock.now().timestamp() - max(ages, default=0.0) + _ROUNDED
+            return [str(path) for path in loaded(await self._dump()) if path.stat().st_mtime > since]
+        return []
 
 
 def unit_of(reload: Sequence[str]) -> str:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from datetime import timedelta
 
 from rollbackd.adapter import AdapterError, Place
@@ -15,6 +16,7 @@ from rollbackd_adapters.traces import Trace
 from rollbackd_adapters.web import Question, accepted, ask, words_of
 
 _ASK = timedelta(seconds=10)
+_SHOWN = 20
 
 
 class BlueGreen(StepAdapter[NginxSettings]):
@@ -47,6 +49,13 @@ class BlueGreen(StepAdapter[NginxSettings]):
 
     async def releases(self) -> Sequence[Release]:
         return [_release(name) for name in self._upstream.choices]
+
+    async def plan(self, target: Release) -> Change:
+        change = await super().plan(target)
+        waiting = await self._switch.waiting()
+        text = f"nginx also loads {len(waiting)} file(s) of its configuration that were changed since it read them"
+        told = f"{text}: {one_line(', '.join(waiting[:_SHOWN]))}"
+        return replace(change, risks=(*change.risks, told)) if waiting else change
 
     async def _progress(self, change: Change, trace: Trace) -> Progress:
         present = await self.current()

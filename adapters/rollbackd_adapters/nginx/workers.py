@@ -76,6 +76,12 @@ def workers(pid: Path) -> frozenset[int]:
     return frozenset(found)
 
 
+def age(process: int) -> float:
+    """Seconds since a process was started, to a fiftieth. :raises OSError: it has ended."""
+    began = int((_PROC / str(process) / "stat").read_text().rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")
+    return float((_PROC / "uptime").read_text().split()[0]) - began
+
+
 def _title(entry: Path) -> bytes:
     """What a process calls itself; empty when it has ended."""
     with contextlib.suppress(OSError):

@@ -31,6 +31,7 @@ __all__ = ["RedisAdapter", "RedisSettings"]
 
 _LOOKED_FOR = timedelta(seconds=1)
 """How long a plan looks for a key that matches."""
+_MARK = "rollbackd:flushed"
 _MARKED = timedelta(days=1)
 _NOTED = timedelta(seconds=1)
 """How often the place in the database is written to disk."""
@@ -52,7 +53,8 @@ class RedisAdapter(StepAdapter[RedisSettings]):
         settings = self._settings
         async with connected(settings, self._place) as redis:
             if settings.flush:
-                risk = f"removes all {await redis.ask('DBSIZE')} keys of {settings.where}"
+                keys = await redis.ask("DBSIZE")
+                risk = f"removes all {keys} keys of {settings.where}, and notes that for a day in a key {_MARK}:…"
             else:
                 risk = f"removes all keys that match {settings.pattern} in {settings.where}{await self._found(redis)}"
         return replace(await super().plan(target), risks=(risk,))
@@ -184,7 +186,7 @@ def _marker(trace: Trace) -> str:
     change from one of another journal with the same name.
     """
     token = trace.known.get("token", "")
-    return f"rollbackd:flushed:{trace.name}:{token}" if token else ""
+    return f"{_MARK}:{trace.name}:{token}" if token else ""
 
 
 async def _run_of(redis: Connection) -> str:

@@ -5,6 +5,7 @@ import errno
 import fcntl
 import fnmatch
 import hashlib
+import heapq
 import os
 import re
 import struct
@@ -16,6 +17,7 @@ from rollbackd.adapter import AdapterError
 from rollbackd.model import Release
 from rollbackd.system.boundary import boundary
 from rollbackd.system.spawner import one_line, sync_directory
+from rollbackd_adapters.attributes import copy_owner_of_link
 from rollbackd_adapters.lacks import hint
 from rollbackd_adapters.listed import time_at
 from rollbackd_adapters.releases.settings import ReleasesSettings
@@ -23,6 +25,8 @@ from rollbackd_adapters.releases.settings import ReleasesSettings
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+~@:-]{0,199}")
 _GENERATION = 0x80087601
 """FS_IOC_GETVERSION of Linux: a number that differs when an inode is used again. ext4, XFS, btrfs and ZFS have it."""
+LISTED = 1000
+"""Releases that can be gone back to; those that are older are not looked at."""
 _REVISION = 4096
 """Bytes of a revision file that count."""
 _REMOVED = ".removed."
@@ -72,23 +76,30 @@ class Disk:
 
     def all(self) -> list[ReleaseDirectory]:
         """Every release, newest first; one that cannot be looked at is passed over."""
-        return self.found()[0]
+        return self.found(every=True)[0]
 
-    def found(self) -> tuple[list[ReleaseDirectory], list[str]]:
-        """Every release, newest first, and why others could not be looked at."""
+    def found(self, *, every: bool = False) -> tuple[list[ReleaseDirectory], list[str]]:
+        """The newest releases and the one that runs, newest first, and why others could not be looked at."""
         try:
-            names = [path.name for path in self._directory.iterdir()]
+            with os.scandir(self._directory) as entries:
+                names = {
+                    entry.name: self._changed(entry)
+                    for entry in entries
+                    if self._may_be(entry.name) and entry.is_dir(follow_symlinks=False)
+                }
+            newest = heapq.nlargest(len(names) if every else LISTED, names, lambda each: self._age(each, names[each]))
+            running = {*names} & {_real(self._link).name}
         except OSError as error:
             raise AdapterError(f"{self._directory}: {_hint(error)}", permanent=False) from error
         found, refused = [], []
-        for name in names:
+        for name in {*newest, *running}:
             try:
                 release = self._look(name)
             except AdapterError as error:
                 refused.append(str(error))
             else:
                 found += [release] if release is not None else []
-        return sorted(found, key=self._age, reverse=True), sorted(refused)
+        return sorted(found, key=lambda each: self._age(each.name, each.changed), reverse=True), sorted(refused)
 
     def find(self, release: Release) -> ReleaseDirectory:
         """:raises AdapterError: permanent, when it is no longer there."""
@@ -105,6 +116,7 @@ class Disk:
             to = os.path.relpath(target.path, _real(self._link.parent)) if relative else str(target.path)
             temporary.unlink(missing_ok=True)  # of a life that was killed
             temporary.symlink_to(to)
+            copy_owner_of_link(self._link, temporary)
             boundary("releases.linked")
             temporary.replace(self._link)
             sync_directory(self._link.parent)
@@ -130,10 +142,16 @@ class Disk:
     def _may_be(self, name: str) -> bool:
         return _NAME.fullmatch(name) is not None and fnmatch.fnmatchcase(name, self._settings.names)
 
-    def _age(self, found: ReleaseDirectory) -> tuple[object, ...]:
-        parts = re.split(r"(\d+)", found.name)
+    def _changed(self, entry: os.DirEntry[str]) -> float:
+        """When it was changed last, where the order is by that."""
+        with contextlib.suppress(OSError):
+            return entry.stat(follow_symlinks=False).st_mtime if self._settings.order == "mtime" else 0.0
+        return 0.0
+
+    def _age(self, name: str, changed: float) -> tuple[object, ...]:
+        parts = re.split(r"(\d+)", name)
         natural = tuple((int(part), "") if part.isdecimal() else (-1, part) for part in parts)
-        return (found.changed, natural) if self._settings.order == "mtime" else (natural,)
+        return (changed, natural) if self._settings.order == "mtime" else (natural,)
 
     def _look(self, name: str) -> ReleaseDirectory | None:
         """The release of that name, or None when there is none."""

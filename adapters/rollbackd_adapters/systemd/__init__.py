@@ -2,7 +2,8 @@
 
 Uses the `systemctl` and `journalctl` programs (https://www.freedesktop.org/software/systemd/man/systemctl.html). It
 saves nothing but which units it stopped, before it stops them: those are started again, and those that had failed by
-themselves, since a release that crashes is what one goes back from. No others are.
+themselves, since a release that crashes is what one goes back from. No others are. What systemd moves with them, since
+it requires them, is part of them, or is wanted by them, is told before; what a bracket stopped so is started again too.
 
 A restart takes over what is on disk: where systemd knows an older definition of a unit it is told to read them again.
 
@@ -12,7 +13,7 @@ on without us, so it is waited for and not asked for twice.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import ClassVar
@@ -22,7 +23,7 @@ from rollbackd.model import NO_RELEASE, Change, Release, Traits
 from rollbackd.system.spawner import Lock
 from rollbackd_adapters.base import StepAdapter
 from rollbackd_adapters.failures import holding
-from rollbackd_adapters.systemd.manager import ENGLISH, SYSTEMCTL, Manager, SystemdUnit, ending_of, vector
+from rollbackd_adapters.systemd.manager import ENGLISH, SYSTEMCTL, Dragged, Manager, SystemdUnit, ending_of, vector
 from rollbackd_adapters.systemd.settings import SystemdSettings
 from rollbackd_adapters.systemd.watching import UnitWatcher
 from rollbackd_adapters.traces import Trace
@@ -52,11 +53,23 @@ class SystemdAdapter(StepAdapter[SystemdSettings]):
 
     async def plan(self, target: Release) -> Change:
         change = await super().plan(target)
-        outdated: list[str] = []
         with suppress(AdapterError):  # `ready` tells that systemd does not answer
-            outdated = [unit.name for unit in await self._manager.look(self._settings.units) if unit.outdated]
-        told = f"systemd reads all its definitions again, since those of {', '.join(outdated)} are newer on disk"
-        return replace(change, risks=(*change.risks, told)) if outdated else change
+            units = await self._manager.look(self._settings.units)
+            others = await self._manager.dragged(self._settings.action, units)
+            return replace(change, risks=(*change.risks, *self._told(units, others)))
+        return change
+
+    def _told(self, units: Sequence[SystemdUnit], others: Dragged) -> Iterator[str]:
+        """What systemd does besides, a sentence each."""
+        if outdated := [unit.name for unit in units if unit.outdated]:
+            yield f"systemd reads all its definitions again, since those of {', '.join(outdated)} are newer on disk"
+        if others.along:
+            verb = "reloads" if self._settings.action == "reload" else "restarts"
+            yield f"systemd {verb} what depends on these units too: {', '.join(others.along)}"
+        if others.started:
+            yield f"systemd starts what these units want and what is down: {', '.join(others.started)}"
+        if others.ended:
+            yield f"systemd stops what conflicts with these units: {', '.join(others.ended)}"
 
     async def _move(self, _change: Change, trace: Trace, lock: Lock) -> None:
         for position, name in enumerate(self._settings.units):
@@ -171,11 +184,13 @@ class SystemdAdapter(StepAdapter[SystemdSettings]):
             await self._no_triggers([*running, *broke])
             known = begun.get("stopped", []) if inside or not begun.get("entered") else []
             stopped = [unit.name for unit in units if unit in running or unit in broke or unit.name in known]
+            others = await self._stopped_along(running)
+            stopped += [name for name in dict.fromkeys([*known, *others]) if name not in stopped]
             trace.begin(stopped=stopped, entered=False)
             try:
                 await self._stop([unit.name for unit in reversed(running)], lock)
             except AdapterError:
-                ran = [unit.name for unit in units if unit.name in stopped and unit not in broke]
+                ran = [name for name in stopped if name not in {unit.name for unit in broke}]
                 await self._undo(trace, ran, lock)
                 raise
             trace.begin(entered=True)
@@ -197,6 +212,25 @@ class SystemdAdapter(StepAdapter[SystemdSettings]):
                 raise await self._watch.failure("start", failed)
             if trace.begun is not None:
                 trace.begin(stopped=[], entered=False)
+
+    async def note(self, key: str) -> str:
+        """A sentence while units are stopped that the layer does not name."""
+        begun = self._crossing(key).known
+        others = [name for name in begun.get("stopped", []) if name not in self._settings.units]
+        return f"stopped too, since they depend on these units: {', '.join(others)}" if others else ""
+
+    async def _stopped_along(self, running: Sequence[SystemdUnit]) -> list[str]:
+        """The active units outside of the layer that systemd stops with these, and that we start again.
+
+        :raises AdapterError: permanent, for one that we may not start.
+        """
+        names = (await self._manager.dragged("stop", running)).along
+        active = [unit for unit in (await self._manager.look(names) if names else []) if unit.well]
+        for unit in active:
+            if os.geteuid() != 0 and (denied := await self._manager.may("start", unit.name)):
+                text = f"{unit.name} would be stopped with these units, since it depends on them"
+                raise AdapterError(f"{text}; add it to `units` after them, or: {denied}", permanent=True)
+        return [unit.name for unit in active]
 
     async def _stop(self, names: Sequence[str], lock: Lock) -> None:
         for name in names:

@@ -19,10 +19,19 @@ _ASK = timedelta(seconds=10)
 _REREAD = timedelta(seconds=60)
 _LINES = "20"
 _FIXED = ("--no-ask-password", "--no-pager")
-_PROPERTIES = (
-    "ActiveState,CanReload,CanStart,CanStop,ConditionResult,ConditionTimestampMonotonic,InvocationID,Job,LoadError,"
-    "LoadState,NeedDaemonReload,NRestarts,ReloadResult,RemainAfterExit,Result,StateChangeTimestampMonotonic,SubState,TriggeredBy,Type"
-)
+_STOPPED_WITH = ("BoundBy", "ConsistsOf", "PropagatesStopTo", "RequiredBy", "RequisiteOf")
+"""By which of a unit's properties systemd stops others with it, or restarts those that run."""
+_RELOADED_WITH = ("PropagatesReloadTo",)
+_STARTED_WITH = ("BindsTo", "Requires", "Upholds", "Wants")
+_ENDED_BY_START = ("Conflicts",)
+_PROPERTIES = ",".join(
+    (
+        "ActiveState,CanReload,CanStart,CanStop,ConditionResult,ConditionTimestampMonotonic,InvocationID,Job,LoadError",
+        "LoadState,NeedDaemonReload,NRestarts,ReloadResult,RemainAfterExit,Result,StateChangeTimestampMonotonic",
+        "SubState,TriggeredBy,Type",
+        *_STOPPED_WITH, *_RELOADED_WITH, *_STARTED_WITH, *_ENDED_BY_START,
+    )
+)  # fmt: skip
 _REFUSALS = ("access denied", "authentication required", "permission denied", "not authorized", "authorization")
 _HOPELESS = (*_REFUSALS, "is masked", "not found", "bad unit file setting", "refusing")
 
@@ -100,6 +109,18 @@ class SystemdUnit:
                 return f"{self.name} cannot be loaded ({other or 'no answer'}): {why}"
 
 
+@dataclass(frozen=True, slots=True)
+class Dragged:
+    """Other units that systemd moves by itself when some are moved; names, in no order of meaning."""
+
+    along: Sequence[str] = ()
+    """They run, and are restarted, reloaded or stopped as those are."""
+    started: Sequence[str] = ()
+    """They are down, and a start of those starts them."""
+    ended: Sequence[str] = ()
+    """They run, and a start of those stops them."""
+
+
 class Manager:
     """systemd, as this host's process 1."""
 
@@ -114,6 +135,37 @@ class Manager:
             hint = "; does the system bus answer?" if finished.timed_out or "bus" in finished.stderr else ""
             raise AdapterError(f"systemctl show: {_why(finished)}{hint}", permanent=False, evidence=finished.tail)
         return [SystemdUnit(name, _properties(block)) for name, block in zip(names, blocks, strict=True)]
+
+    async def dragged(self, action: str, units: Sequence[SystemdUnit]) -> Dragged:
+        """What else systemd moves by an action on these. Read only. :raises AdapterError: systemd does not answer."""
+        if action == "reload":
+            return Dragged(along=[each.name for each in await self._behind(units, _RELOADED_WITH) if not each.down])
+        along = [each for each in await self._behind(units, _STOPPED_WITH) if not each.down]
+        if action == "stop":
+            return Dragged([each.name for each in along])
+        moved = [*units, *along]
+        started = await self._behind(moved, _STARTED_WITH, down=True)
+        ended = await self._behind([*moved, *started], _ENDED_BY_START, deep=False)
+        along_names, started_names = ([each.name for each in found] for found in (along, started))
+        return Dragged(along_names, started_names, [each.name for each in ended if not each.down])
+
+    async def _behind(
+        self, units: Sequence[SystemdUnit], properties: Sequence[str], *, down: bool = False, deep: bool = True
+    ) -> list[SystemdUnit]:
+        """The loaded units that these name in their properties, and those that they name, and so on.
+
+        :param down: only those that are down, and what they name.
+        """
+        asked, found, waiting = {unit.name for unit in units}, [], units
+        while waiting:
+            named = [name for unit in waiting for key in properties for name in unit[key].split()]
+            new = [name for name in dict.fromkeys(named) if name not in asked]
+            asked |= {*new}
+            looked = await self.look(new) if new else []
+            waiting = [unit for unit in looked if not unit.trouble and (unit.down or not down)]
+            found += waiting
+            waiting = waiting if deep else []
+        return found
 
     async def do(self, verb: str, name: str, lock: Lock, timeout: timedelta) -> None:
         """Ask for a job, and wait for its end. Only for what may be asked twice. :raises AdapterError: it failed."""

@@ -193,6 +193,9 @@ class PrometheusSettings(ConnectionSettings):
     """Prometheus, or anything that speaks its query API; with the path that it lies below, if any; or a secret."""
     urls: tuple[ApiUrl, ...] = ()
     """Replicas, that know the same: the first that answers is asked. With `url` or instead of it."""
+    replica_labels: tuple[str, ...] = ()
+    """Labels that only say which of several Prometheus measured a series, such as `replica` at Thanos or Mimir. They
+    are taken away, and series that are the same without them are one: the first of them, by these labels' values."""
     timeout: Interval = timedelta(seconds=5)
     """How long one query may take, at each of them."""
     poll_every: Interval = timedelta(seconds=15)

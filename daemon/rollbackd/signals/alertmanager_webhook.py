@@ -106,7 +106,7 @@ class _WebhookAlert(AlertBody):
 class _Head(BaseModel):
     """The version, read first, so that another one is not called a mass of missing fields."""
 
-    version: str = ""
+    version: str | int = ""
 
 
 class _Envelope(TypedDict):
@@ -114,7 +114,7 @@ class _Envelope(TypedDict):
     groupKey: NotRequired[str]
     groupLabels: NotRequired[dict[str, str]]
     receiver: NotRequired[str]
-    version: Literal["4", "1"]
+    version: Literal["4", "1", 4, 1]
 
 
 class _Body(_Envelope):
@@ -183,7 +183,7 @@ def parse_webhook(body: bytes) -> WebhookPayload:
         read.get("groupLabels", {}),
         _unquoted(read.get("receiver", "")[:_LONGEST_NAME]),
         damaged,
-        read["version"] != VERSIONS[0],
+        str(read["version"]) != VERSIONS[0],
     )
 
 
@@ -332,7 +332,7 @@ def _sentence(error: ValidationError, body: bytes) -> str:
     if _first(error)["type"] == "json_invalid":
         return sentence_of(error)
     try:
-        version = _Head.model_validate_json(body).version
+        version = str(_Head.model_validate_json(body).version)
     except ValidationError:
         version = ""
     if version not in VERSIONS:

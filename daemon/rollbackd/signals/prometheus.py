@@ -7,7 +7,7 @@ that keeps a thread busy with a byte a second has its connection cut. The same q
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -21,6 +21,8 @@ from rollbackd.signals.query_answers import (
     Series,
     Unusable,
     instant_series,
+    one_of_replicas,
+    one_range_of_replicas,
     own_rules,
     range_series,
 )
@@ -67,7 +69,10 @@ class Prometheus:
         timeout: timedelta,
         clock: Clock,
         connection: Callable[[str | Secret], HttpConnection] = lambda _: DIRECT,
+        replica_labels: Collection[str] = (),
     ) -> None:
+        """:param replica_labels: labels without which series of two replicas are one."""
+        self._replica_labels = replica_labels
         self._address = url
         self._connection = connection
         self._masked: Callable[[str], str] = str
@@ -87,7 +92,7 @@ class Prometheus:
         """
 
         def fetch(line: QueryThread) -> QueryAnswer:
-            return QueryAnswer(instant_series(line.instant(query, at)))
+            return QueryAnswer(one_of_replicas(instant_series(line.instant(query, at)), self._replica_labels))
 
         return await self._ask(query, (at,), QueryAnswer, fetch)
 
@@ -95,7 +100,8 @@ class Prometheus:
         """The series of a query over a time, start and end rounded to the second; otherwise like `instant`."""
 
         def fetch(line: QueryThread) -> RangeAnswer:
-            return RangeAnswer(range_series(line.range(query, start, end, step)))
+            found = range_series(line.range(query, start, end, step))
+            return RangeAnswer(one_range_of_replicas(found, self._replica_labels))
 
         return await self._ask(query, (start, end, step), RangeAnswer, fetch)
 
@@ -250,9 +256,10 @@ class PrometheusReplicas(Prometheus):
         timeout: timedelta,
         clock: Clock,
         connection: Callable[[str | Secret], HttpConnection] = lambda _: DIRECT,
+        replica_labels: Collection[str] = (),
     ) -> None:
         super().__init__(urls[0], timeout, clock, connection)
-        self._servers = [Prometheus(url, timeout, clock, connection) for url in urls]
+        self._servers = [Prometheus(url, timeout, clock, connection, replica_labels) for url in urls]
         self._log = log.get("prometheus")
 
     async def instant(self, query: str, at: datetime | None = None) -> QueryAnswer:

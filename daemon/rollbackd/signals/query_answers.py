@@ -4,10 +4,12 @@ https://prometheus.io/docs/prometheus/latest/querying/api/#format-overview
 """
 
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from math import isnan, nan
+from typing import Any, TypeVar
 
 from pydantic_core import from_json
 
@@ -22,6 +24,18 @@ _NOTES = ("PromQL info:",)
 """What Prometheus 2.48 to 2.53 and Thanos put among the warnings, and newer ones into `infos`: remarks on the query."""
 _OMITTED = re.compile(r"\d+ more (?:info )?annotations omitted")
 """Of a list that was cut; they are like those that are shown."""
+
+
+LARGEST_VECTOR = 100_000
+"""Series in one answer."""
+LARGEST_MATRIX = 1_000_000
+"""Points in one answer."""
+_PIECE = 2**18
+"""Bytes that are read at once."""
+_LARGEST_PIECE = 8 * 2**20
+"""Bytes of what cannot be read in pieces."""
+_NEAR = 64
+_SERIES = re.compile(rb'\{\s*"metric"\s*:')
 
 
 class Unusable(Exception):  # noqa: N818  # an answer, not an error: it becomes a problem
@@ -52,6 +66,9 @@ class RangeSeries:
 
     labels: Mapping[str, str]
     points: tuple[tuple[datetime, float], ...]
+
+
+S = TypeVar("S", Series, RangeSeries)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +128,7 @@ def whole_data(body: bytes) -> dict[str, Any]:
     :raises Unusable: for anything that is not whole: an error, warnings, a partial response, broken JSON.
     """
     try:
-        document = from_json(body)
+        document = _parsed(body)
     except ValueError as error:
         raise Unusable(f"the answer is no JSON: {error}") from error
     if not isinstance(document, dict) or not isinstance(document.get("data"), dict):
@@ -124,6 +141,68 @@ def whole_data(body: bytes) -> dict[str, Any]:
         raise Unusable("the answer is partial")
     data: dict[str, Any] = document["data"]
     return data
+
+
+def _parsed(body: bytes) -> Any:
+    """The document; a long list of series in it is read later, in pieces.
+
+    :raises ValueError: it is no JSON.
+    :raises Unusable: it is long, and no list of series that can be read in pieces.
+    """
+    begin = _SERIES.search(body, 0, _PIECE)
+    if len(body) <= _PIECE or begin is None:
+        _check_piece(body)
+        return from_json(body)
+    pieces, at = [], begin.start()
+    while (following := _next_series(body, at + _PIECE)) > 0:
+        pieces.append((at, following))
+        at = following
+    last = body[: begin.start()] + body[at:]
+    _check_piece(last)
+    document = from_json(last)
+    with suppress(KeyError, TypeError):  # it is none of Prometheus's, which the caller finds out
+        document["data"]["result"] = LongList(body, pieces, document["data"]["result"])
+    return document
+
+
+class LongList(Iterable[Any]):
+    """A long list of series, of which a piece is read at a time: reading JSON lets no other thread run."""
+
+    def __init__(self, body: bytes, pieces: Sequence[tuple[int, int]], last: Iterable[Any]) -> None:
+        self._body = body
+        self._pieces = pieces
+        self._last = last
+
+    def __iter__(self) -> Iterator[Any]:
+        """:raises Unusable: a piece is no JSON, or too long."""
+        for start, end in self._pieces:
+            piece = self._body[start:end].rstrip(b", \t\r\n")
+            _check_piece(piece)
+            try:
+                read = from_json(b"[" + piece + b"]")
+            except ValueError as error:
+                raise Unusable(f"the answer is no JSON: {error}") from error
+            yield from read
+        yield from self._last
+
+
+def _next_series(body: bytes, at: int) -> int:
+    """Where the first series at or behind that place begins; 0 where none does.
+
+    Inside of a JSON string no quote stands without a backslash, so that these characters are never a label's.
+    """
+    while (key := body.find(b'"metric"', at)) >= 0:
+        found = _SERIES.search(body, max(key - _NEAR, at), key + _NEAR)
+        if found is not None and body[found.start() - _NEAR : found.start()].rstrip()[-1:] == b",":
+            return found.start()
+        at = key + 1
+    return 0
+
+
+def _check_piece(piece: bytes) -> None:
+    if len(piece) > _LARGEST_PIECE:
+        text = f"{_LARGEST_PIECE // 2**20} MiB of the answer are no list of series that could be read one by one"
+        raise Unusable(f"{text}; ask for less in one query")
 
 
 def _doubts(warnings: Any) -> Any:
@@ -155,7 +234,7 @@ def refusal(status: int, body: bytes, clean: Callable[[str], str] = str) -> str:
 def instant_series(data: Mapping[str, Any]) -> tuple[Series, ...]:
     """The series of an instant query's data. :raises Unusable: when it is not a vector or scalar of numbers."""
     kind, result = data.get("resultType"), data.get("result")
-    if kind not in _INSTANT or not isinstance(result, list):
+    if kind not in _INSTANT or not isinstance(result, list | LongList):
         raise Unusable(f"the query's result is a {_short(kind)}, not a vector or a scalar")
     try:
         if kind == "scalar":
@@ -169,18 +248,65 @@ def instant_series(data: Mapping[str, Any]) -> tuple[Series, ...]:
 def range_series(data: Mapping[str, Any]) -> tuple[RangeSeries, ...]:
     """The series of a range query's data. :raises Unusable: when it is not a matrix of numbers."""
     kind, result = data.get("resultType"), data.get("result")
-    if kind != "matrix" or not isinstance(result, list):
+    if kind != "matrix" or not isinstance(result, list | LongList):
         raise Unusable(f"the query's result is a {_short(kind)}, not a matrix")
     try:
-        return tuple(
-            RangeSeries(_labels(item["metric"]), tuple((_time(at), float(text)) for at, text in item["values"]))
-            for item in result
-        )
+        return _matrix(result)
     except (KeyError, TypeError, ValueError, OverflowError, OSError) as error:
         raise Unusable(_malformed(error)) from error
 
 
-def _vector(result: list[Any]) -> tuple[Series, ...]:
+def one_of_replicas(series: Sequence[Series], labels: Collection[str]) -> tuple[Series, ...]:
+    """The series without those labels; of those that are the same then, the first by the labels' values that has a
+    number, so that it is the same one again and again, and not the one that is broken.
+    """
+    return (
+        tuple(
+            replace(min(same, key=lambda one: isnan(one.value)), labels=dict(name))
+            for name, same in _without(series, labels).items()
+        )
+        if labels
+        else tuple(series)
+    )
+
+
+def one_range_of_replicas(series: Sequence[RangeSeries], labels: Collection[str]) -> tuple[RangeSeries, ...]:
+    """The series without those labels; those that are the same then are one, which has at each time the point of the
+    first that has a number there.
+    """
+    return tuple(_merged(name, same) for name, same in _without(series, labels).items()) if labels else tuple(series)
+
+
+def _merged(name: Iterable[tuple[str, str]], same: Sequence[RangeSeries]) -> RangeSeries:
+    points: dict[datetime, float] = {}
+    for one in same:
+        points |= {at: value for at, value in one.points if isnan(points.get(at, nan))}
+    return RangeSeries(dict(name), tuple(sorted(points.items())))
+
+
+def _without(series: Iterable[S], labels: Collection[str]) -> dict[frozenset[tuple[str, str]], list[S]]:
+    """By what is left of their labels, each time ordered by what was taken away."""
+    found: dict[frozenset[tuple[str, str]], list[S]] = {}
+    for one in sorted(series, key=lambda one: [one.labels.get(name, "") for name in sorted(labels)]):
+        left = frozenset((name, text) for name, text in one.labels.items() if name not in labels)
+        found.setdefault(left, []).append(one)
+    return found
+
+
+def _matrix(result: Iterable[Any]) -> tuple[RangeSeries, ...]:
+    series, points = list[RangeSeries](), 0
+    for item in result:
+        points += len(item["values"])
+        if points > LARGEST_MATRIX:
+            raise Unusable(
+                f"the answer has more than {LARGEST_MATRIX:,} points; sum some of its series up in the query"
+            )
+        read = tuple((_time(at), float(text)) for at, text in item["values"])
+        series.append(RangeSeries(_labels(item["metric"]), read))
+    return tuple(series)
+
+
+def _vector(result: Iterable[Any]) -> tuple[Series, ...]:
     series: list[Series] = []
     last, at = None, datetime.min.replace(tzinfo=UTC)
     for item in result:
@@ -188,6 +314,8 @@ def _vector(result: list[Any]) -> tuple[Series, ...]:
         if stamp != last:  # nearly always the same for all: the time the query was evaluated at
             last, at = stamp, _time(stamp)
         series.append(Series(_labels(item["metric"]), float(text), at))
+        if len(series) > LARGEST_VECTOR:
+            raise Unusable(f"the answer has more than {LARGEST_VECTOR:,} series; sum some of them up in the query")
     return tuple(series)
 
 

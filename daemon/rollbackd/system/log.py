@@ -3,12 +3,16 @@
 What observes never stops what acts: a line that cannot be made or written is dropped and counted, whatever the reason.
 """
 
+import atexit
 import logging
 import os
+import queue
 import re
 import select
+import stat
 import sys
-from collections.abc import MutableMapping
+import threading
+from collections.abc import Callable, MutableMapping
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any, TextIO, cast
@@ -35,14 +39,59 @@ _VARIES = re.compile(r"<.*>|0x[0-9a-f]+|[0-9]+|'.*'")
 """What differs from line to line of one kind: objects, addresses, numbers, names."""
 
 
+_KEPT_BACK = 1000
+"""Lines that wait for a disk."""
+_LAST_WORDS = timedelta(seconds=1)
+"""How long a disk is waited for in the end."""
+
+
+class FileWriter:
+    """Writes lines into a regular file on a thread of its own: a file system that hangs says so to nobody, and whoever
+    writes into it waits with it. The thread is begun anew by the next line where it is gone, as after a fork.
+    """
+
+    def __init__(self, fd: int, lost: Callable[[], None]) -> None:
+        self._fd = fd
+        self._lost = lost
+        self._lines = queue.Queue[bytes](_KEPT_BACK)
+        self._thread: threading.Thread | None = None
+
+    def put(self, line: bytes) -> None:
+        """Have it written. :raises BlockingIOError: too many wait."""
+        try:
+            self._lines.put_nowait(line)
+        except queue.Full:
+            raise BlockingIOError("the disk that the log is on does not answer") from None
+        if self._thread is None or not self._thread.is_alive():
+            self._thread = threading.Thread(target=self._work, name="log-writer", daemon=True)
+            self._thread.start()
+
+    def finish(self) -> None:
+        """Wait until all is written, for as long as a disk may take."""
+        with self._lines.all_tasks_done:
+            self._lines.all_tasks_done.wait_for(lambda: not self._lines.unfinished_tasks, _LAST_WORDS.total_seconds())
+
+    def _work(self) -> None:
+        while True:
+            line = self._lines.get()
+            try:
+                while line:
+                    line = line[os.write(self._fd, line) :]
+            except OSError:
+                self._lost()
+            finally:
+                self._lines.task_done()
+
+
 class LogOutput:
-    """Where lines go. Nothing is raised, and a reader that does not read is not waited for."""
+    """Where lines go. Nothing is raised, and neither a reader nor a disk that does not take them is waited for."""
 
     def __init__(self, file: TextIO | None) -> None:
         self._file = file
         self._fd = _descriptor(file)
         self._poll = select.poll()
-        if self._fd >= 0:
+        self._on_disk = FileWriter(self._fd, self._lose) if self._fd >= 0 and _is_file(self._fd) else None
+        if self._fd >= 0 and self._on_disk is None:
             self._poll.register(self._fd, select.POLLOUT)
         self._clock = SystemClock()
         self._hurry_until = 0.0
@@ -55,13 +104,23 @@ class LogOutput:
         """Write a line, or count it as lost."""
         try:
             self._write(text)
-        except (OSError, ValueError):  # a ValueError: the file is closed
-            self.dropped += 1
+        except (OSError, ValueError, RuntimeError):  # a ValueError: the file is closed; the last: no thread can begin
+            self._lose()
 
     def flush(self) -> None:
-        """Nothing is kept back."""
+        """Nothing, since it is called after each line."""
+
+    def finish(self) -> None:
+        """Wait a moment for a disk; nothing else is kept back."""
+        if self._on_disk is not None:
+            self._on_disk.finish()
+
+    def _lose(self) -> None:
+        self.dropped += 1
 
     def _write(self, text: str) -> None:
+        if self._on_disk is not None:
+            return self._on_disk.put(text.encode(errors="backslashreplace"))
         if self._fd >= 0:
             return self._send(text.encode(errors="backslashreplace"))
         if self._file is None:
@@ -93,6 +152,13 @@ def _descriptor(file: TextIO | None) -> int:
     return -1
 
 
+def _is_file(fd: int) -> bool:
+    try:
+        return stat.S_ISREG(os.fstat(fd).st_mode)
+    except OSError:  # it is closed, which each line finds out
+        return False
+
+
 _output = LogOutput(None)
 
 
@@ -103,7 +169,18 @@ def dropped() -> int:
 
 def say(text: str) -> None:
     """Write a line for people on stderr as it is: before there is a log, or when it is the last one."""
-    LogOutput(sys.stderr).write(f"{text}\n")
+    finish()
+    last = LogOutput(sys.stderr)
+    last.write(f"{text}\n")
+    last.finish()
+
+
+def finish() -> None:
+    """Wait a moment for lines that a disk has not taken yet: before the process ends or becomes another program."""
+    _output.finish()
+
+
+atexit.register(finish)
 
 
 def configure(level: str = "info", *, readable: bool | None = None) -> None:

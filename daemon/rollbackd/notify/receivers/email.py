@@ -21,7 +21,9 @@ from pydantic import Field, field_validator, model_validator
 from rollbackd.adapter import DeliveryError, Message, NotifierSettings, PartlyDeliveredError
 from rollbackd.notify.messages import plain_text
 from rollbackd.notify.receivers.http_post import LIMIT, Sender, retrying
+from rollbackd.syntax.connections import Tls
 from rollbackd.syntax.units import Secret
+from rollbackd.system.certificates import CertificateTrouble, tls_context
 
 _ADDRESS = re.compile(r"[^\s@<>,;:\"()\[\]\x00-\x1f\x7f]+@[A-Za-z0-9.-]+")
 _SERVER = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9._-]+)):(?P<port>\d{1,5})")
@@ -66,6 +68,8 @@ class EmailSettings(NotifierSettings):
     """HOST:PORT."""
     security: Literal["starttls", "tls", "none"] = "starttls"
     """`starttls` on port 587, `tls` on port 465; `none` only where nobody listens in."""
+    tls: Tls | None = None
+    """Certificates of its own: `ca`, `cert` and `key`. The server's is always verified."""
     hello: str = ""
     """The name that this host has in the greeting (EHLO); by default its own, where that has a domain."""
     username: str = ""
@@ -105,6 +109,10 @@ class EmailSettings(NotifierSettings):
             raise ValueError("`username` and `password` belong together; give both or none")
         if self.username and self.security == "none" and self.server[0] not in _LOOPBACK:
             raise ValueError("a password would go unencrypted; use `security: starttls` or `tls`")
+        if self.tls is not None and self.security == "none":
+            raise ValueError("`tls` says how to encrypt, and `security: none` not to; take one of them away")
+        if self.tls is not None and self.tls.server_name:
+            raise ValueError("mail has no `server_name`; write the name that the certificate has in `smtp`")
         return self
 
     @property
@@ -129,6 +137,8 @@ class Email(Sender[EmailSettings]):
                         refused = await self._handed_over(mail(message, self._settings), wanted)
         except aiosmtplib.SMTPRecipientsRefused as error:
             refused = {one.recipient: one.code for one in error.recipients}
+        except CertificateTrouble as error:
+            raise DeliveryError(str(error), permanent=False) from None
         except (aiosmtplib.SMTPException, TimeoutError, OSError) as error:
             raise _delivery_error(error, self._settings.smtp) from None
         if refused:
@@ -160,10 +170,15 @@ class Email(Sender[EmailSettings]):
             password=password,
             use_tls=security == "tls",
             start_tls=security == "starttls",
-            tls_context=ssl.create_default_context() if security != "none" else None,
+            tls_context=await asyncio.to_thread(self._trusted) if security != "none" else None,
             timeout=12,
         )
         return {name: response.code for name, response in answer[0].items()}
+
+    def _trusted(self) -> ssl.SSLContext:
+        """What the server's certificate is checked by. :raises CertificateTrouble: a file cannot be used."""
+        tls = self._settings.tls
+        return ssl.create_default_context() if tls is None else tls_context(tls)
 
 
 async def _own_name() -> str:

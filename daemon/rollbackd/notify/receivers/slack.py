@@ -40,7 +40,7 @@ class Slack(Sender[SlackSettings]):
 
     def is_taken(self, said: str) -> bool:
         """The word `ok`, or as those say it that speak Slack's language: a proxy's page is none of it."""
-        with suppress(ValueError):
+        with suppress(ValueError, RecursionError):
             document = json.loads(said)
             return isinstance(document, dict) and document.get("ok") is True
         return said.strip().lower() == "ok"
