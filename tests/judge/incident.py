@@ -86,6 +86,10 @@ class Right:
     """Since when people are hurt by it; a rollback before that is luck, and counts as wrong."""
     to: tuple[str, ...] = ()
     """The releases of that layer that may come instead; empty: any that is not the bad one."""
+    until: float = inf
+    """Until when somebody else has done it."""
+    required: bool = True
+    """Else it may come, and does not have to."""
     after_rollback: bool = False
     """`harm` counts from the end of the first rollback's last step."""
 

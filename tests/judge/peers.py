@@ -94,13 +94,18 @@ class Peer:
         for at, service in self.act(watched):
             before, after = watched.runs(service, at).split(">")
             number = next(
-                (n for n, one in enumerate(rights) if fits(one, service, before, after) and at >= one.harm), None
+                (
+                    n
+                    for n, one in enumerate(rights)
+                    if fits(one, service, before, after) and one.harm <= at <= one.until
+                ),
+                None,
             )
             made.append(
                 Rollback(at, service, before, after, number, at - rights[number].harm if number is not None else 0.0)
             )
         done = {one.right for one in made}
-        return Played(tuple(made), tuple(n for n in range(len(rights)) if n not in done))
+        return Played(tuple(made), tuple(n for n, one in enumerate(rights) if one.required and n not in done))
 
 
 def _lasting(met: Flags, count: int) -> int | None:

@@ -194,12 +194,12 @@ class Player:
         if script or later or not self._incident.rights or now < self._incident.lasts:
             return False
         made = self._rollbacks()
-        if {one.right for one in made} < set(range(len(self._incident.rights))):
+        if not {one.right for one in made} >= {n for n, one in enumerate(self._incident.rights) if one.required}:
             return False
         records = self._stage.journal.records
         closed = [seconds(one.at) for one in records if isinstance(one.fact, facts.Closed)]
         opened = sum(1 for one in records if isinstance(one.fact, facts.Opened))
-        return len(closed) == opened and now - max(closed) > _QUIET
+        return bool(closed) and len(closed) == opened and now - max(closed) > _QUIET
 
     def _rollbacks(self) -> list[Rollback]:
         decisions: dict[str, Decision] = {}
@@ -225,14 +225,14 @@ class Player:
         stepped = self._stepped()
         for number, right in enumerate(self._incident.rights):
             harm = right.harm + (stepped or 0.0) if right.after_rollback else right.harm
-            if fits(right, service, before, after) and at >= harm:
+            if fits(right, service, before, after) and harm <= at <= right.until:
                 return Rollback(at, service, before, after, number, at - harm, outcome)
         return Rollback(at, service, before, after, None, 0.0, outcome)
 
     def _judged(self, begun: int) -> Played:
         made = self._rollbacks()
         done = {one.right for one in made}
-        missed = tuple(number for number in range(len(self._incident.rights)) if number not in done)
+        missed = tuple(n for n, one in enumerate(self._incident.rights) if one.required and n not in done)
         lines = told.told(self._stage, begun)
         asked = any(one.what in {"asks", "escalates", "asks again"} for one in lines)
         said = tuple(f"{seconds(one.at):.0f}s {str(one)[6:]}" for one in lines)

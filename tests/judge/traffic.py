@@ -217,7 +217,8 @@ class _Drawing:
         self._write(UP, labels, own, np.where(down | hidden, 0.0, 1.0), slice(0, len(at)))
         seen = ~(hidden | self._any("silent", own))
         counts = {
-            (REQUESTS, "code", "500"): failed, (REQUESTS, "code", "404"): refused,
+            (REQUESTS, "code", "500"): failed,
+            (REQUESTS, "code", "404"): refused,
             (REQUESTS, "code", "200"): answered - failed - refused,
             **{(BUCKETS, "le", bound): buckets[:, place] for place, bound in enumerate(_LABELS)},
         }
