@@ -1,6 +1,7 @@
 """The corpus: so many incidents of all classes from a seed, played on some processes."""
 
 import asyncio
+import gc
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -56,13 +57,17 @@ def play(case: Case, directory: Path, judges: Sequence[str]) -> Result:
     if peers:
         watched = Watched(incident, case.seeds)
         by |= {one.name: one.play(watched) for one in peers}
-    return Result(case.kind, case.number, incident.side_by_side, len(incident.rights), by)
+    return Result(case.kind, case.number, incident.side_by_side, by)
 
 
 def _some(given: Sequence[Case], judges: Sequence[str]) -> list[Result]:
     log.configure("critical")
+    gc.disable()  # an incident leaves little behind, and a collection looks at every module again and again
     with tempfile.TemporaryDirectory(prefix="rollbackd-judge-") as directory:
-        return [play(case, Path(directory), judges) for case in given]
+        found = [play(case, Path(directory), judges) for case in given]
+    gc.enable()
+    gc.collect()
+    return found
 
 
 def play_all(
