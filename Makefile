@@ -70,6 +70,10 @@ attack: $(READY) servers  ## two minutes of everything that the world can send, 
 judgement: $(READY)  ## the table of hard cases: what is decided in each, and why
 	@$(BIN)/python -m tests.unit.judgement $(WORDS)
 
+.PHONY: judge
+judge: $(READY)  ## a corpus of incidents with known right answers, beside models of peers; WORDS="--incidents 200"
+	@$(BIN)/python -m tests.judge $(WORDS)
+
 .PHONY: wheel
 wheel: $(READY)  ## dist/rollbackd-*.whl
 	@$(BIN)/python -m hatchling build -t wheel

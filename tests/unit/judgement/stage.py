@@ -76,11 +76,14 @@ class Stage:
     def __init__(
         self, directory: Path, layers: Mapping[str, Sequence[str]], given: Mapping[str, Any], crowd: int
     ) -> None:
-        self.clock = LeapingClock(BEGIN)
-        self.world = World(self.clock, layers)
+        self._set(World(LeapingClock(BEGIN), layers), configured(directory, layers, given, crowd))
+
+    def _set(self, world: World, config: Config) -> None:
+        self.clock = world.clock
+        self.world = world
         self.journal = HookedJournal(self.clock)
-        self.config = configured(directory, layers, given, crowd)
-        self.crowd = [service.name for service in self.config.services if service.name not in layers]
+        self.config = config
+        self.crowd = [service.name for service in config.services if service.name not in world.layers]
         """Services that exist only to be counted."""
         self.core: Core | None = None
         self.answers: list[tuple[int, datetime, str, str]] = []
