@@ -137,7 +137,12 @@ def copy_as_of(copies: Sequence[DataCopy], present: Lineage, time: datetime) -> 
 
 
 def kept(
-    copies: Sequence[DataCopy], last: int, saved: timedelta, spare: Collection[str], verified: Collection[str], now: datetime
+    copies: Sequence[DataCopy],
+    last: int,
+    saved: timedelta,
+    spare: Collection[str],
+    verified: Collection[str],
+    now: datetime,
 ) -> set[str]:
     """The names of the copies that pruning leaves.
 
@@ -190,9 +195,13 @@ class CopyStore:
         try:
             return self._read(check_copy_name(name))
         except FileNotFoundError as error:
-            raise AdapterError(f"there is no copy {name}; `rollbackd snapshot list` has their names", permanent=True) from error
+            raise AdapterError(
+                f"there is no copy {name}; `rollbackd snapshot list` has their names", permanent=True
+            ) from error
         except (OSError, ValueError) as error:
-            raise AdapterError(f"copy {name}: its manifest is damaged ({error}); use another copy", permanent=True) from error
+            raise AdapterError(
+                f"copy {name}: its manifest is damaged ({error}); use another copy", permanent=True
+            ) from error
 
     def by_release(self, release: str) -> DataCopy:
         """:raises AdapterError: permanent when it is of none."""

@@ -1,4 +1,4 @@
-"""All that opens a SQLite database, in a process of its own: `python -I worker.py JOB`, a file of JSON; it answers JSON.
+"""All that opens a SQLite database, in a process of its own: `python -I worker.py JOB`, a file of JSON; so its answer.
 
 POSIX locks belong to a process: closing a file drops every lock of its process on that file. So the live database is
 opened here by SQLite alone, and what must read its bytes is a process again. A broken database ends only this one.
@@ -8,7 +8,6 @@ https://www.sqlite.org/backup.html https://www.sqlite.org/howtocorrupt.html
 """
 
 import contextlib
-import fcntl
 import gzip
 import hashlib
 import json
@@ -19,7 +18,6 @@ import sys
 import tarfile
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -30,7 +28,7 @@ from rollbackd.system.supervisor import sync_directory, write_durably
 VIEW = "rollbackd_lineage"
 """A view in the database says which restore it stems from; it is no part of the application's schema."""
 FIRST = 512 * 2**10
-"""How many bytes a restore writes at once: fewer than SQLite keeps in memory, so that the file is untouched at first."""
+"""How many bytes a restore writes at once: fewer than SQLite keeps in memory, so the file is untouched at first."""
 CHUNK = 2**20
 _SIDECARS = ("-journal", "-wal", "-shm")
 _BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
@@ -103,8 +101,8 @@ def _broken(error: sqlite3.Error) -> bool:
 
 
 def _lineage(connection: sqlite3.Connection) -> Job | None:
-    known = _one(connection, f"SELECT count(*) FROM sqlite_schema WHERE type = 'view' AND name = '{VIEW}'")
-    if not known:
+    known = connection.execute("SELECT 1 FROM sqlite_schema WHERE type = 'view' AND name = ?", (VIEW,)).fetchone()
+    if known is None:
         return None
     row = connection.execute(f"SELECT id, since, was FROM {VIEW}").fetchone()  # noqa: S608  # the view's own name
     return {"id": str(row[0]), "since": str(row[1]), "was": str(row[2])}
@@ -179,18 +177,20 @@ def take(job: Job) -> Job:
     with _looked_at(job["file"]) as live:
         live.execute("BEGIN")
         lineage = _lineage(live)  # the read begins here, so a write meanwhile does not begin the copy anew
-        mode, created = _one(live, "PRAGMA journal_mode"), datetime.now(UTC)
+        began = time.monotonic()
+        mode = _one(live, "PRAGMA journal_mode")
         _backup(live, job["into"], job["within"])
         facts = {"journal": mode, **_owner(job["file"])}
     boundary("sqlite.copied")
     with _frozen(job["into"]) as copy:
         facts |= _described(copy)
     facts["sha256"] = _digest(job["into"])
-    return {"lineage": lineage, "created": created.isoformat(), "facts": facts, "size": os.stat(job["into"]).st_size}
+    age = time.monotonic() - began
+    return {"lineage": lineage, "age": age, "facts": facts, "size": os.stat(job["into"]).st_size}
 
 
 def _backup(source: sqlite3.Connection, into: str, within: float) -> None:
-    """All of it into a new file, on disk when this returns. :raises Failed: others hold it up for longer than `within`."""
+    """All of it into a new file, on disk when this returns. :raises Failed: it takes longer than `within` seconds."""
     descriptor = os.open(into, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     os.close(descriptor)
     with _opened(into, "mode=rw") as target:
@@ -207,7 +207,9 @@ def _bounded(within: float) -> Callable[[int, int, int], None]:
 
     def progress(_status: int, _remaining: int, _total: int) -> None:
         if time.monotonic() > end:
-            raise Failed(f"the copy took longer than {within:.0f} s: it is locked, or large; see `timeout`", permanent=False)
+            raise Failed(
+                f"the copy took longer than {within:.0f} s: it is locked, or large; see `timeout`", permanent=False
+            )
 
     return progress
 
@@ -280,7 +282,7 @@ def _ask(copy: sqlite3.Connection, query: Job) -> None:
 
 # -- restoring ------------------------------------------------------------------------------------
 def restore(job: Job) -> Job:
-    """Put what was prepared into the live file, in one write transaction: a kill leaves the old one whole or the new one.
+    """Put what was prepared into the live file, in one write transaction: a kill leaves the old one whole, or the new.
 
     What is there is copied inside that transaction, after its lock is held and before it changes anything: no commit
     is lost between the copy and the restore.
@@ -311,7 +313,9 @@ def _restored_into(path: str, job: Job) -> Job:
                 keeper.keep()
                 boundary("sqlite.step")
             elif time.monotonic() > end:
-                raise Failed(f"{path} is held by {_who(path)}; end that, or give it more time (`lock_within`)", permanent=False)
+                raise Failed(
+                    f"{path} is held by {_who(path)}; end that, or give it more time (`lock_within`)", permanent=False
+                )
 
         boundary("sqlite.locking")
         step = max(1, min(FIRST // page, pages - 1))  # the first step must not be the last one: it would commit
@@ -349,7 +353,7 @@ class _Keeper:
     def keep(self) -> None:
         if self.name:
             return
-        store, name, beside = self._begun()
+        store, name, beside = self.begin()
         into = os.path.join(beside, self._job["data"])
         if self._wal:
             with _opened(self._path, "mode=ro") as present:
@@ -361,7 +365,8 @@ class _Keeper:
         self.name = name
         boundary("sqlite.named")
 
-    def _begun(self) -> tuple[str, str, str]:
+    def begin(self) -> tuple[str, str, str]:
+        """The store, the name of the copy, and an empty directory for it."""
         store, name = self._job["store"], self._job["keep"]
         beside = os.path.join(store, f".new-{name}")
         shutil.rmtree(beside, ignore_errors=True)
@@ -371,7 +376,7 @@ class _Keeper:
 
 def _appear(job: Job, store: str, name: str, beside: str, into: str, facts: Job) -> None:
     """What was kept is a copy from here on, also after a kill."""
-    given = {**job["manifest"], "created": datetime.now(UTC).isoformat(), "size": os.stat(into).st_size, "facts": facts}
+    given = {**job["manifest"], "size": os.stat(into).st_size, "facts": facts}
     write_durably(os.path.join(beside, "manifest.json"), json.dumps(given).encode())
     os.rename(beside, os.path.join(store, name))
     sync_directory(store)
@@ -411,7 +416,7 @@ def _replaced(path: str, job: Job) -> Job:
     """Where the header is broken: the present and all beside it are kept as they are, and nobody may have it open."""
     _nobody_has(path)
     keeper = _Keeper(job, path, wal=False)
-    store, name, beside = keeper._begun()
+    store, name, beside = keeper.begin()
     into = os.path.join(beside, job["data"])
     _cloned(path, into)
     for suffix in _SIDECARS:
@@ -444,8 +449,10 @@ def _nobody_has(path: str) -> None:
     """:raises Failed: somebody has it open, or may have it: not seen is not gone."""
     found, unseen = openers(path)
     if found:
-        raise Failed(f"{path} is broken, and open in {found[0]}: stop that first, by a bracket of the plan", permanent=False)
-    if unseen:
+        raise Failed(
+            f"{path} is broken, and open in {found[0]}: stop that first, by a bracket of the plan", permanent=False
+        )
+    if unseen and os.geteuid() != 0:
         text = f"{path} is broken, and it cannot be seen who has it open; run rollbackd as root, or as its user"
         raise Failed(text, permanent=False)
 
@@ -496,6 +503,12 @@ def _who(path: str) -> str:
                 pids.append(int(fields[4]))
     others = [_called(pid) for pid in dict.fromkeys(pids) if pid != os.getpid()]
     return ", ".join(others[:_SHOWN]) or "somebody"
+
+
+def open_in(job: Job) -> Job:
+    """Who has the database open."""
+    found, unseen = openers(os.path.realpath(job["file"]))
+    return {"open": found[:_SHOWN], "unseen": unseen and os.geteuid() != 0}
 
 
 # -- trying and carrying --------------------------------------------------------------------------
@@ -549,7 +562,7 @@ def unpack(job: Job) -> Job:
 
 
 _DO: dict[str, Callable[[Job], Job]] = {
-    one.__name__: one for one in (look, describe, verify, take, prepare, restore, rehearse, export, unpack)
+    one.__name__: one for one in (look, describe, verify, take, prepare, restore, open_in, rehearse, export, unpack)
 }
 
 
@@ -570,5 +583,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    fcntl.fcntl(1, fcntl.F_GETFD)
     sys.exit(main(sys.argv[1:]))
