@@ -32,9 +32,12 @@ FIRST = 512 * 2**10
 CHUNK = 2**20
 _SIDECARS = ("-journal", "-wal", "-shm")
 _BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
-_PAUSE = 0.05
-_ATTEMPT = 2.0
-"""Seconds that SQLite itself waits for others, keeping new ones out meanwhile."""
+_PAUSE = 0.002
+_ATTEMPT = 0.25
+"""Seconds that SQLite itself waits for others, keeping new ones out meanwhile. It looks ever more seldom, so among busy
+writers many short attempts succeed where a long one starves."""
+_LOOK = 15.0
+"""Seconds that a look waits for those who write."""
 _SHOWN = 5
 Job = dict[str, Any]
 
@@ -76,6 +79,23 @@ def _looked_at(path: str, *, recover: bool = False) -> contextlib.closing[sqlite
     return _opened(path, "mode=ro")
 
 
+def _begin(live: sqlite3.Connection, within: float = _LOOK) -> None:
+    """Begin to read: all that follows is of one instant."""
+    end = time.monotonic() + within
+    while True:
+        try:
+            live.execute("BEGIN")
+            live.execute("SELECT count(*) FROM sqlite_schema").fetchall()
+        except sqlite3.OperationalError as error:
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF not in _BUSY or time.monotonic() > end:
+                raise
+            if live.in_transaction:
+                live.execute("ROLLBACK")
+            time.sleep(_PAUSE)
+        else:
+            return
+
+
 def _one(connection: sqlite3.Connection, sql: str) -> Any:
     row = connection.execute(sql).fetchone()
     return row[0] if row is not None else None
@@ -87,6 +107,7 @@ def look(job: Job) -> Job:
     path = job["file"]
     try:
         with _looked_at(path, recover=job.get("recover", False)) as live:
+            _begin(live)
             lineage = _lineage(live)
             mode, page = _one(live, "PRAGMA journal_mode"), _one(live, "PRAGMA page_size")
     except sqlite3.DatabaseError as error:
@@ -130,7 +151,7 @@ def _quoted(name: str) -> str:
 def describe(job: Job) -> Job:
     """The same of the live database."""
     with _looked_at(job["file"]) as live:
-        live.execute("BEGIN")
+        _begin(live)
         return _described(live)
 
 
@@ -175,7 +196,7 @@ def verify(job: Job) -> Job:
 def take(job: Job) -> Job:
     """Copy the live database as of one instant. Writers wait for it in rollback mode; in WAL mode nobody does."""
     with _looked_at(job["file"]) as live:
-        live.execute("BEGIN")
+        _begin(live)
         lineage = _lineage(live)  # the read begins here, so a write meanwhile does not begin the copy anew
         began = time.monotonic()
         mode = _one(live, "PRAGMA journal_mode")
@@ -299,9 +320,10 @@ def restore(job: Job) -> Job:
 def _restored_into(path: str, job: Job) -> Job:
     end = time.monotonic() + job["lock_within"]
     with _opened(path, "mode=rw", min(_ATTEMPT, job["lock_within"])) as live, _frozen(job["staged"]) as source:
+        _begin(live, job["lock_within"])  # what a kill left is rolled back by this
         live.execute("PRAGMA cache_size = -16384")  # room for the first step
-        _one(live, "SELECT count(*) FROM sqlite_schema")  # what a kill left is rolled back by this
         mode, own = str(_one(live, "PRAGMA journal_mode")), int(_one(live, "PRAGMA page_size"))
+        live.execute("COMMIT")
         page, pages = int(_one(source, "PRAGMA page_size")), int(_one(source, "PRAGMA page_count"))
         wal = mode == "wal"
         if wal and page != own:
@@ -575,7 +597,9 @@ def main(arguments: list[str]) -> int:
     except Failed as error:
         answer = {"error": str(error), "permanent": error.permanent}
     except sqlite3.Error as error:
-        answer = {"error": f"{job.get('file') or job.get('copy')}: {error}", "permanent": False}
+        path = str(job.get("file") or job.get("copy"))
+        held = f" by {_who(os.path.realpath(path))}" if getattr(error, "sqlite_errorcode", 0) & 0xFF in _BUSY else ""
+        answer = {"error": f"{path}: {error}{held}", "permanent": False}
     except OSError as error:
         answer = {"error": f"{error.filename or job.get('file')}: {error.strerror or error}", "permanent": False}
     sys.stdout.write(f"\n{json.dumps(answer)}\n")
