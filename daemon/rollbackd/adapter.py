@@ -159,6 +159,24 @@ class Noting(Protocol):
         ...
 
 
+@runtime_checkable
+class PointInTime(Protocol):
+    """A layer of data, whose rows change all the time. Its release is its *lineage*: which restore it stems from, not
+    what it holds; so two looks agree, and a restore is a change. Its `traits` have `data`.
+
+    What it can go back to are copies: `Release.created` is the time whose data comes back, and no id comes twice, so
+    that a copy which was restored once has another id the next time. `plan` sets `Change.loss`. It reads no copy as a
+    whole: that is done when a copy is taken, on the calendar, and while it is restored.
+    """
+
+    async def as_of(self, time: datetime) -> Release:
+        """The release that brings back the data of that time, or of the newest time before it that there is. Read only.
+
+        :raises AdapterError: there is none; why, and what to do.
+        """
+        ...
+
+
 # -- snapshots ----------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
 class Snapshot:
@@ -176,6 +194,8 @@ class Snapshot:
     files: int = 0
     restorable: bool = True
     """Whether all that it needs is there. Whether it is unharmed only `verify` says."""
+    lineage: str = ""
+    """Of a copy of data: the id of the release that ran when it was taken; `release` is its own."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -412,7 +412,7 @@ class SnapshotBegun:
     only: tuple[str, ...] = ()
     """The parts that are restored; empty: all."""
     release: str = ""
-    """The release that became good and is kept for that; empty: whatever is there."""
+    """The release that became good and is kept for that, of data the key of the state; empty: whatever is there."""
 
 
 @dataclass(frozen=True, slots=True)

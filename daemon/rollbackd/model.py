@@ -148,6 +148,41 @@ class State:
 
 
 @dataclass(frozen=True, slots=True)
+class DataLoss:
+    """What a step takes from data, as two spans of writes that are never added up: those since the time that is
+    wanted, which are meant to go, and those between the copy and that time."""
+
+    copied: datetime
+    """The time whose data comes back."""
+    limit: timedelta
+    """How long a span of writes between the copy and the wanted time the layer accepts unasked: its `max_loss`."""
+    wanted: datetime | None = None
+    """The time whose data was asked for, not before `copied`: the start of the blamed change. Set by the core."""
+    sure: bool = True
+    """False: no change is blamed, nor did anybody name the copy or the time. Set by the core."""
+
+    @property
+    def aim(self) -> datetime:
+        """The time whose data was asked for; that of the copy while nobody asked for any."""
+        return self.copied if self.wanted is None else self.wanted
+
+    @property
+    def gap(self) -> timedelta:
+        """The span between the copy and the wanted time."""
+        return self.aim - self.copied
+
+
+@dataclass(frozen=True, slots=True)
+class DataGoal:
+    """The time whose data is wanted."""
+
+    time: datetime
+    sure: bool = True
+    """Whether a person named it, or it is the start of a change that the trouble is put down to. Else it is only when
+    the trouble began, and people are asked."""
+
+
+@dataclass(frozen=True, slots=True)
 class Change:
     """A layer's way from one release to another, as planned; nothing has happened yet."""
 
@@ -163,6 +198,8 @@ class Change:
     """Sentences for people: what this may lose."""
     aside: str = ""
     """What the step keeps aside, which going back to `before` would not bring again; what to do. No drill does it."""
+    loss: DataLoss | None = None
+    """What it takes from data, of a layer whose releases are lineages (`PointInTime`); else None."""
 
     @property
     def name(self) -> str:
@@ -410,6 +447,8 @@ class Decision:
     """Layers whose step broke off in the rollback before: it is done again, whatever they show."""
     lasting: tuple[str, ...] = ()
     """Guards whose findings are about the onset, and stay found for the episode."""
+    data: DataGoal | None = None
+    """The time whose data a step on data brings back; None where no layer has any."""
 
     @property
     def against(self) -> tuple[Finding, ...]:

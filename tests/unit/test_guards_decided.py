@@ -46,7 +46,7 @@ def test_the_guards_are_these_in_this_order() -> None:
     assert [guard.name for guard in GUARDS] == [
         "hold", "open_incident", "shadow", "clock", "stale", "over", "change", "same_state", "target", "reach", "ineffective",
         "switched_off", "cooldown", "service_budget", "fleet_budget", "breaker", "common_cause", "window",
-        "irreversible", "ready", "policy",
+        "irreversible", "data_loss", "ready", "policy",
     ]  # fmt: skip
 
 

@@ -119,11 +119,12 @@ AGAINST_A_PERSON: dict[str, dict[str, Any]] = {
     "open_incident": {"ledger": OPEN},
     "target": {"target": None},
     "irreversible": {},
+    "data_loss": {},
     "ready": {"problems": ("code: no space",)},
 }
 
 
-@pytest.mark.parametrize("guard", sorted(set(AGAINST_A_PERSON) - {"irreversible"}))
+@pytest.mark.parametrize("guard", sorted(set(AGAINST_A_PERSON) - {"irreversible", "data_loss"}))
 def test_some_findings_bind_a_person_too(guard: str) -> None:
     decision = decide(manual(), situation(**AGAINST_A_PERSON[guard]))
     assert decision.action is Action.REFUSE

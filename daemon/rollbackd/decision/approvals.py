@@ -12,7 +12,7 @@ from rollbackd.incident.life import Incident
 from rollbackd.model import Action, ApprovalRequest, Decision, Outcome, Trigger
 from rollbackd.policy.changes import UNCONFIRMED, unconfirmed
 from rollbackd.policy.decide import decide, question_of
-from rollbackd.policy.guards import IRREVERSIBLE, Situation, names
+from rollbackd.policy.guards import DATA_LOSS, IRREVERSIBLE, Situation, names
 from rollbackd.policy.ledger import ServiceLedger
 from rollbackd.rules.tracks import Standing
 from rollbackd.signals.rule_state import RuleStates
@@ -146,13 +146,13 @@ def _moved(before: Decision, now: Decision, given: Situation) -> list[str]:
         moved.append(given.no_target)
     elif before.target is None or now.target.key != before.target.key:
         moved.append(f"it would go back to {now.target.name} now")
-    shown = _irreversible(before)
-    return [*moved, *(reason for reason in _irreversible(now) if reason not in shown)]
+    shown = _final(before)
+    return [*moved, *(reason for reason in _final(now) if reason not in shown)]
 
 
-def _irreversible(decision: Decision) -> list[str]:
-    """The layers whose step cannot be taken back, and which people were not asked about; a yes does not cover them."""
-    return [one.reason for one in decision.against if one.guard == IRREVERSIBLE.name]
+def _final(decision: Decision) -> list[str]:
+    """What cannot be taken back, and what data is lost; a yes covers what people were asked about, and no more."""
+    return [one.reason for one in decision.against if one.guard in {IRREVERSIBLE.name, DATA_LOSS.name}]
 
 
 def _acts(decision: Decision) -> Decision:

@@ -9,9 +9,11 @@ from typing import Protocol
 
 from rollbackd.config.models import Config, Service
 from rollbackd.decision.blame import Blame
+from rollbackd.decision.data_target import DataTarget, with_named_time
 from rollbackd.execution.layers import Layers, LookFailed, PlanRequest, resolve
 from rollbackd.model import Change, Release, Replaced, Request, State, Trigger, Verdict
 from rollbackd.policy.changes import to_blame
+from rollbackd.policy.data import without_data
 from rollbackd.policy.decide import plans_for
 from rollbackd.policy.guards import CHANGE, Situation
 from rollbackd.policy.target import Candidate, candidates, still_there
@@ -127,24 +129,37 @@ class SituationReader:
         try:
             if isinstance(there, BaseException):
                 raise there
-            target = self._target(trigger, present, there, shown=shown)
+            trigger, named = await with_named_time(trigger, layers)
+            chosen = self._target(trigger, present, there, shown=shown)
         except LookFailed as error:
             return replace(given, target=None, no_target=str(error), problems=(str(error),))
+        data = DataTarget(layers, trigger, present)
+        given = replace(given, data=data.goal(given, chosen, named))
         for _ in range(_TARGETS):
-            if target is None:
-                return replace(given, target=None, no_target=self._no_target(service, trigger))
-            wanted = plans_for(trigger, replace(given, target=target), service.plan)
+            wanted = plans_for(trigger, replace(given, target=chosen), service.plan)
             plans = tuple(name for name in wanted if name in service.plans) or service.plan  # the file may have changed
+            specs = [service.plans[name] for name in plans]
+            chosen = data.alone(specs) or chosen
+            if chosen is None:
+                return replace(given, target=None, no_target=self._no_target(service, trigger))
             left = self._read_model.of(trigger.service).unfinished
             unfinished = left.layers if left is not None else ()
-            way = PlanRequest(present, target.state, returns=returns, unfinished=unfinished)
+            try:
+                target = await data.of(chosen, specs, given.data)
+            except LookFailed as error:
+                return replace(given, target=chosen, problems=(str(error),))
+            way = PlanRequest(present, target.state, returns=returns, unfinished=unfinished, data=given.data)
             changes, problems = await self._planned(layers, plans, way)
-            other = await self._instead(trigger, present, target, layers, shown=shown) if problems else target
-            if other == target:
+            other = await self._instead(trigger, present, chosen, layers, shown=shown) if problems else chosen
+            if other == chosen:
                 break
-            target = other
+            chosen = other
         allowed = {*given.irreversible, *(layer for name in plans for layer in service.plans[name].irreversible)}
         return replace(given, target=target, changes=changes, problems=problems, irreversible=allowed)
+
+    def without_data(self, service: str, state: State, present: State) -> State:
+        """A state with its layers of data as they are now, which is how an order names it by its key."""
+        return without_data(state, present, self._layers[service].data)
 
     async def _instead(
         self, trigger: Trigger, present: State, target: Candidate, layers: Layers, *, shown: bool
@@ -212,24 +227,32 @@ class SituationReader:
         ids = {layer: {release.id for release in releases} for layer, releases in there.items()}
         request = trigger.request
         if request is not None and request.to not in {"", "last-stable"}:
-            wanted = self._wanted(request, present, there, shown=shown or bool(request.plan_id))
+            wanted = self._wanted(trigger, request, present, there, shown=shown or bool(request.plan_id))
             if mixed := wanted.state.mixed:
                 text = f"the parts of {' and of '.join(mixed)} differ, and {request.to} does not say where they go"
                 raise LookFailed(f"{text}; name a state's key, or last-stable, which says it for all layers")
             return wanted
-        found = candidates(self._read_model.of(trigger.service), present, self._began(trigger))
+        known = candidates(self._read_model.of(trigger.service), present, self._began(trigger))
+        found = DataTarget(self._layers[trigger.service], trigger, present).plain(known)
         if found and still_there(found[0].state, present, ids):
             self._missing(trigger.service)
         return next((one for one in found if not still_there(one.state, present, ids)), None)
 
     def _wanted(
-        self, request: Request, present: State, there: Mapping[str, tuple[Release, ...]], *, shown: bool
+        self,
+        trigger: Trigger,
+        request: Request,
+        present: State,
+        there: Mapping[str, tuple[Release, ...]],
+        *,
+        shown: bool,
     ) -> Candidate:
         """The state that a person names: by its key, as LAYER=RELEASE, or by a release that only one layer has."""
         text, service = request.to, request.service
         named = resolve if shown else partial(_unguessed, f"rollbackd plan {service} --to {text}")
         ledger = self._read_model.of(service)
-        known = {state.key: state for state in (*(spell.state for spell in ledger.spells), *ledger.marked)}
+        past = [*(spell.state for spell in ledger.spells), *ledger.marked]
+        known = DataTarget(self._layers[service], trigger, present).by_key(past)
         if text in known:
             return Candidate(known[text], 0, None)
         layer, equals, name = text.partition("=")

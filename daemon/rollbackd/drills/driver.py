@@ -7,7 +7,7 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Coroutine
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal
 
 from rollbackd import facts
 from rollbackd.config.models import Config, Service
@@ -102,7 +102,7 @@ class DrillRunner:
             self._preconditions.check(service)
             began = self._clock.monotonic()
             found = await self._undisturbed(
-                service.name, self._readiness_review.hold(service, (plan,), self._trial(service, actor, plan))
+                service.name, self._readiness_review.hold(service, (plan,), self._trial(service, actor, plan, "there"))
             )
             if found.irreversible:
                 cannot = ", ".join(found.irreversible)
@@ -168,10 +168,10 @@ class DrillRunner:
             see = f"`rollbackd incidents {incident}`"
             raise DrillNotAllowed(f"{incident}, a drill, is being ended{held}; order again when it has: {see}")
 
-    def _trial(self, service: Service, actor: str, plan: str = "") -> Trigger:
+    def _trial(self, service: Service, actor: str, plan: str = "", drill: Literal["", "there"] = "") -> Trigger:
         now = self._clock.now()
         episode = f"{DRILL}/{service.name}/{now.isoformat()}"
-        request = Request(service.name, actor, plan=plan)
+        request = Request(service.name, actor, plan=plan, drill=drill)
         return Trigger(service.name, DRILL, Priority.P3, episode, now, now, request=request)
 
     async def _begin(self, service: Service, plan: str, target: str, actor: str) -> str:

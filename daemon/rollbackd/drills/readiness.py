@@ -50,6 +50,8 @@ class _Layer:
     step: bool
     problems: list[str] = field(default_factory=list)
     change: Change | None = None
+    copy: Release | None = None
+    """Of a layer of data: the copy that a rollback would go to."""
     snapshot: str = ""
 
 
@@ -88,8 +90,9 @@ class ReadinessReview:
             problems.append(given.no_target)
         else:
             left = given.ledger.unfinished.layers if given.ledger.unfinished is not None else ()
-            way = PlanRequest(given.present, target, unfinished=left)
+            way = PlanRequest(given.present, target, unfinished=left, data=given.data)
             planned = await self._ask_plans(layers, plans, asked, way, problems)
+            await self._find_copies(layers, asked, way)
             await asyncio.gather(*(self._rehearse(layers.adapters[one.name], one) for one in asked.values()))
         checks = await self._run_checks(service, plans, problems)
         took = await step_durations.of_steps(self._read_model.journal, service.name)
@@ -133,17 +136,30 @@ class ReadinessReview:
         for plan in planned:
             for change in plan.steps:
                 asked[change.layer].change = asked[change.layer].change or change
-        if len(planned) == len(plans) and not any(plan.steps for plan in planned):
+        data = [layer for name in plans for layer in layers.service.plans[name].layers if layer in layers.data]
+        if len(planned) == len(plans) and not any(plan.steps for plan in planned) and data:
+            problems.append(f"{', '.join(data)}: a drill moves no data; without --execute its copy is rehearsed")
+        elif len(planned) == len(plans) and not any(plan.steps for plan in planned):
             problems.append(f"no plan of {', '.join(plans)} has a step to take: what they name is there already")
         return planned
 
+    async def _find_copies(self, layers: Layers, asked: Mapping[str, _Layer], way: PlanRequest) -> None:
+        """The copies of data that a rollback would go to. A drill that moves the other layers rehearses these."""
+        for one in asked.values():
+            if one.step and one.name in layers.data and way.data is not None:
+                try:
+                    one.copy = one.change.after if one.change else await layers.as_of(one.name, way.data.time)
+                except LookFailed as error:
+                    one.problems.append(str(error))
+
     async def _rehearse(self, adapter: Adapter, one: _Layer) -> None:
         """Read the snapshot of where the layer would go, and restore it into a scratch place where the layer can."""
-        if one.change is None or not isinstance(adapter, Snapshots):
+        release = one.copy or (one.change.after if one.change is not None else None)
+        if release is None or not isinstance(adapter, Snapshots):
             return
         try:
             async with asyncio.timeout(_REHEARSAL.total_seconds()):
-                one.snapshot, faults = await _rehearsed(adapter, one.change.after)
+                one.snapshot, faults = await _rehearsed(adapter, release)
         except TimeoutError:
             faults = [f"its snapshot could not be read in {format_duration(_REHEARSAL)}"]
         except AdapterError as error:

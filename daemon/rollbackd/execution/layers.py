@@ -3,17 +3,18 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TypeVar
 
 from rollbackd import plugins
-from rollbackd.adapter import Adapter, AdapterError, MixedError, Place
+from rollbackd.adapter import Adapter, AdapterError, MixedError, Place, PointInTime
 from rollbackd.config.models import Service
 from rollbackd.config.secrets import reveal
 from rollbackd.incident.plan import Move, moves
 from rollbackd.incident.spec import PlanSpec
-from rollbackd.model import NO_RELEASE, Bracketed, Change, Plan, Problem, Release, State, Traits
+from rollbackd.model import NO_RELEASE, Bracketed, Change, DataGoal, Plan, Problem, Release, State, Traits
+from rollbackd.policy.data import reckoned
 from rollbackd.system.clock import Clock
 from rollbackd.system.spawner import Spawner
 
@@ -49,6 +50,8 @@ class PlanRequest:
     """Whether it takes back what the plan did: a release that the configuration fixes is then where it comes from."""
     unfinished: Collection[str] = ()
     """Layers whose last step broke off; they have a step whatever release they show."""
+    data: DataGoal | None = None
+    """The time whose data a step on data brings back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +66,17 @@ class Layers:
     @property
     def traits(self) -> dict[str, Traits]:
         return {name: adapter.traits for name, adapter in self.adapters.items()}
+
+    @property
+    def data(self) -> tuple[str, ...]:
+        """The layers whose releases are lineages of data."""
+        return tuple(name for name, adapter in self.adapters.items() if isinstance(adapter, PointInTime))
+
+    async def as_of(self, layer: str, time: datetime) -> Release:
+        """The release of a layer of data that brings back what it held then. :raises LookFailed: there is none."""
+        adapter = self.adapters[layer]
+        assert isinstance(adapter, PointInTime)
+        return await self._ask(layer, adapter.as_of(time))
 
     async def look(self, *, mixed: bool = False) -> State:
         """The releases that are there now.
@@ -157,7 +171,7 @@ class Layers:
             spec = spec.model_copy(update={"steps": spec.layers})
         fixed = await self._fixed(spec)
         wanted = moves(spec, way.present, way.target, self.traits, fixed, way.unfinished)
-        steps = await asyncio.gather(*(self._step(move, way) for move in wanted))
+        steps = await asyncio.gather(*(self._step(move, way, fixed=move.layer in fixed) for move in wanted))
         moved = {change.layer for change in steps}
         if left := next((layer for layer in way.present.mixed if layer not in moved), ""):
             differ = f"its parts differ ({way.present.releases[left].label})"
@@ -199,11 +213,15 @@ class Layers:
         """What a layer has dropped. :raises LookFailed: it failed."""
         return await self._ask(layer, work, _PRUNING)
 
-    async def _step(self, move: Move, way: PlanRequest) -> Change:
+    async def _step(self, move: Move, way: PlanRequest, *, fixed: bool) -> Change:
+        if move.to == NO_RELEASE and way.data is not None and self.traits[move.layer].releases:
+            await self.as_of(move.layer, way.data.time)  # there was none, which it says again
+            raise LookFailed(f"{move.layer}: a copy of its data came only now; it is decided again")
         change = await self._ask(move.layer, self.adapters[move.layer].plan(move.to), self._patience(move.layer))
         if change.before.parts and change.before != way.present.releases.get(move.layer):
             raise LookFailed(f"{move.layer}: its parts differ since it was looked at: {change.before.label}")
         again = (_AGAIN,) if move.layer in way.unfinished else ()
+        change = reckoned(change, way.data, fixed=fixed)
         return replace(change, key=f"{way.key}/{move.layer}" if way.key else "", risks=(*change.risks, *again))
 
     async def prepare(self, name: str, way: PlanRequest) -> tuple[Plan, tuple[Problem, ...]]:

@@ -8,7 +8,8 @@ from rollbackd import facts
 from rollbackd.execution.layers import Layers, LookFailed, PlanRequest
 from rollbackd.incident.life import Incident
 from rollbackd.model import Change, Outcome, Plan
-from rollbackd.policy.guards import IRREVERSIBLE
+from rollbackd.policy.data import to_ask
+from rollbackd.policy.guards import DATA_LOSS, IRREVERSIBLE
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,8 @@ class Preflight:
             return untouched(incident, Outcome.FAILED, f"plan {plan.name} has no step to take: nothing differs")
         if final := self._irreversible(incident, plan.steps):
             return untouched(incident, Outcome.DECLINED, f"cannot be taken back, and not allowed: {final}")
+        if lost := self._lost(incident, plan.steps):
+            return untouched(incident, Outcome.DECLINED, f"data would be lost that nobody blames: {lost}")
         return facts.Planned(plan, present)
 
     async def _planned(self, incident: Incident) -> Plan:
@@ -63,7 +66,8 @@ class Preflight:
             raise LookFailed("there is no target")
         unfinished = incident.decision.unfinished if incident.tried == 0 else ()
         returns = incident.drill == "back"
-        way = PlanRequest(incident.present, target, incident.key, returns=returns, unfinished=unfinished)
+        data = incident.decision.data
+        way = PlanRequest(incident.present, target, incident.key, returns=returns, unfinished=unfinished, data=data)
         plan, problems = await self.layers.prepare(incident.running, way)
         if plan.steps and problems:
             raise LookFailed("; ".join(f"{problem.layer}: {problem.text}" for problem in problems))
@@ -76,6 +80,13 @@ class Preflight:
             return ""  # people were asked about it by name, and said yes
         allowed = {*plan.irreversible, *(request.irreversible if request else ())}
         return ", ".join(change.layer for change in changes if not change.reversible and change.layer not in allowed)
+
+    def _lost(self, incident: Incident, changes: tuple[Change, ...]) -> str:
+        """What would be lost of data beyond the limit, and was not shown to whoever said yes."""
+        request = incident.decision.trigger.request
+        shown = "; ".join(one.reason for one in incident.decision.findings if one.guard == DATA_LOSS.name)
+        agreed = incident.by_people or (request is not None and bool(request.plan_id))
+        return "; ".join(text for text in to_ask(changes) if not agreed or text not in shown)
 
 
 def untouched(incident: Incident, outcome: Outcome, reason: str) -> Objection:

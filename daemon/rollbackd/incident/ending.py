@@ -57,9 +57,12 @@ def _unfinished(incident: Incident, outcome: Outcome) -> tuple[str, ...]:
 
 
 def _left_behind(incident: Incident, layer: str, target: State) -> list[str]:
-    """Releases that a layer left for the target's; a release that the plan fixes itself blames none of them."""
+    """Releases that a layer left for the target's; a release that the plan fixes itself blames none of them.
+
+    A lineage of data is not bad: what was written to it was, and every good state before had it as well.
+    """
     now, before = incident.present.releases[layer], incident.moved[layer]
-    if now != target.releases.get(layer):
+    if now != target.releases.get(layer) or layer in incident.data:
         return []
     return [each for each in dict.fromkeys([*dict(before.parts).values()] or [before.id]) if each != now.id]
 

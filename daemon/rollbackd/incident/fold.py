@@ -194,7 +194,8 @@ def _other(incident: Incident, record: Record) -> Incident:
         case facts.Planned(plan, present):
             brackets = {**incident.brackets, **{bracket.layer: bracket.leave for bracket in plan.brackets}}
             off = {**incident.off, **dict.fromkeys(plan.unasked, _switched(plan, incident.decision.target))}
-            return replace(incident, plan=plan, present=present, brackets=brackets, off=off, results=())
+            data = incident.data | {step.layer for step in plan.steps if step.loss is not None}
+            return replace(incident, plan=plan, present=present, brackets=brackets, off=off, data=data, results=())
         case facts.PlanEnded(_, outcome):
             return _next_plan(incident, outcome)
         case facts.Paused(reason):

@@ -87,6 +87,8 @@ class Incident:
     """Rules about what a plan so far switches off, each with the releases of the steps that do."""
     moved: Mapping[str, Release] = field(default_factory=dict)
     """All layers that a step of any plan moved, each with its release before the first step."""
+    data: frozenset[str] = frozenset()
+    """Layers whose step, in any plan so far, takes data back: what they leave is a lineage, and no release is bad."""
     acted: bool = False
     """Whether any step or bracket was begun; what is entered while it asks does not count."""
     flight: Flight | None = None

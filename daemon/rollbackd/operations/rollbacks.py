@@ -110,7 +110,8 @@ class RollbackOperations(DrillOperations):
         now = _proposed(order, decide(trigger, given, service.plan), given)
         if now is None or now.id != shown.id:
             raise OrderRefused(_no_longer(shown, now))
-        return replace(order, to=order.to or shown.target.key), shown
+        target = self._parts.situations.without_data(service.name, shown.target, shown.present)
+        return replace(order, to=order.to or target.key), shown
 
     async def rollback(self, request: Request, episode: str = "", handled: Sequence[int] = ()) -> str:
         """A person's own rollback; the incident's id. One that acts already is joined, unless this may go elsewhere.

@@ -49,6 +49,7 @@ def decide(trigger: Trigger, given: Situation, default_plans: tuple[str, ...] = 
         start_within=row.start_within if row is not None else None,
         unfinished=given.ledger.unfinished.layers if given.ledger.unfinished is not None else (),
         lasting=tuple(finding.guard for guard, finding in found if _lasts(guard, finding, given)) if steady else (),
+        data=given.data,
     )
 
 

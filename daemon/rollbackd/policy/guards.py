@@ -8,8 +8,9 @@ from enum import Enum, auto
 from typing import Self
 from zoneinfo import ZoneInfo
 
-from rollbackd.model import Action, Change, Finding, Outcome, Priority, State, Trigger, Verdict
+from rollbackd.model import Action, Change, DataGoal, Finding, Outcome, Priority, State, Trigger, Verdict
 from rollbackd.policy.changes import to_blame
+from rollbackd.policy.data import losses, to_ask
 from rollbackd.policy.ledger import FleetLedger, ServiceLedger
 from rollbackd.policy.spec import Asking, Budget, Limits, PolicyRow, PolicyWhen, Window, minutes, weekdays
 from rollbackd.policy.target import Candidate
@@ -44,6 +45,8 @@ class Situation:
     """The steps as the adapters plan them; empty before the adapters were asked."""
     irreversible: Collection[str] = ()
     """Names of the layers whose step may be irreversible."""
+    data: DataGoal | None = None
+    """The time whose data a step on data brings back; None where no layer has any."""
     over_hold: bool = False
     problems: tuple[str, ...] = field(default=())
     """What the layers say would stop a rollback."""
@@ -375,6 +378,17 @@ def irreversible(_trigger: Trigger, given: Situation) -> Finding:
     return against("irreversible", Action.ASK, f"cannot be taken back: {', '.join(steps)}")
 
 
+def data_loss(trigger: Trigger, given: Situation) -> Finding:
+    """Writes that nobody blames are lost only by people who saw how many. What is blamed is meant to go."""
+    texts = to_ask(given.changes)
+    said = "; ".join((*texts, losses(given.changes)))
+    if not texts:
+        return passed("data_loss", said)
+    if trigger.request is not None and trigger.request.plan_id:
+        return passed("data_loss", f"as shown in plan {trigger.request.plan_id}: {said}")
+    return against("data_loss", Action.ASK, said)
+
+
 def ready(_trigger: Trigger, given: Situation) -> Finding:
     """The layers must be ready; nothing is touched when one of them could not finish its step."""
     if given.problems:
@@ -431,6 +445,7 @@ def policy(trigger: Trigger, given: Situation) -> Finding:
 
 _OVER = "`rollbackd rollback {service} --over-hold` goes over that"
 _GO_ON = "`rollbackd rollback {service}` alone goes on with it, `rollbackd abort {service}` stops it"
+_SHOWN = "`rollbackd plan {service}` shows what would be lost, and its --plan-id goes there"
 _NEVER, _ALWAYS = When.NEVER, When.ALWAYS
 _UNSEEN, _JOINED, _BY_ROW = When.UNSEEN, When.JOINED, When.BY_ROW
 # fmt: off
@@ -455,6 +470,7 @@ BREAKER        = Guard("breaker",        breaker,        _NEVER,  _ALWAYS, _NEVE
 COMMON_CAUSE   = Guard("common_cause",   common_cause,   _NEVER,  _ALWAYS, _NEVER,  True,  False, False, True,  "")
 WINDOW         = Guard("window",         window,         _NEVER,  _ALWAYS, _NEVER,  False, False, False, False, "")
 IRREVERSIBLE   = Guard("irreversible",   irreversible,   _ALWAYS, _ALWAYS, _NEVER,  False, False, False, False, "")
+DATA_LOSS      = Guard("data_loss",      data_loss,      _ALWAYS, _ALWAYS, _NEVER,  False, False, False, False, _SHOWN)
 READY          = Guard("ready",          ready,          _ALWAYS, _NEVER,  _NEVER,  False, False, False, False, "")
 POLICY         = Guard("policy",         policy,         _NEVER,  _ALWAYS, _BY_ROW, False, False, False, False, "")
 # fmt: on
@@ -462,7 +478,8 @@ POLICY         = Guard("policy",         policy,         _NEVER,  _ALWAYS, _BY_R
 
 GUARDS = (
     HOLD, OPEN_INCIDENT, SHADOW, CLOCK, STALE, OVER, CHANGE, SAME_STATE, TARGET, REACH, INEFFECTIVE, SWITCHED_OFF,
-    COOLDOWN, SERVICE_BUDGET, FLEET_BUDGET, BREAKER, COMMON_CAUSE, WINDOW, IRREVERSIBLE, READY, POLICY,
+    COOLDOWN, SERVICE_BUDGET, FLEET_BUDGET, BREAKER, COMMON_CAUSE, WINDOW, IRREVERSIBLE, DATA_LOSS, READY,
+    POLICY,
 )  # fmt: skip
 """All guards, in the order of design section 7."""
 

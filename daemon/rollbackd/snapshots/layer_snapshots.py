@@ -8,11 +8,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar, cast
 
 from rollbackd import facts
-from rollbackd.adapter import Adapter, AdapterError, Rehearses, Snapshot, SnapshotProblem, Snapshots
+from rollbackd.adapter import Adapter, AdapterError, PointInTime, Rehearses, Snapshot, SnapshotProblem, Snapshots
 from rollbackd.decision.refusals import OrderRefused
 from rollbackd.execution.layers import LookFailed
 from rollbackd.journal import Entry
-from rollbackd.model import DAEMON, service_stream
+from rollbackd.model import DAEMON, State, service_stream
+from rollbackd.policy.changes import newest
+from rollbackd.policy.target import candidates
 from rollbackd.snapshots.history import SnapshotHistory, SnapshotRun
 from rollbackd.snapshots.offsite import OffsiteStore
 from rollbackd.snapshots.retention import Retention
@@ -138,6 +140,36 @@ class LayerSnapshots:
         """All of them, newest first. :raises AdapterError:"""
         return list(await self.ask(self.adapter.snapshots()))
 
+    @property
+    def is_data(self) -> bool:
+        """Whether its snapshots are copies of data, of which a release has any number."""
+        return isinstance(self._releases, PointInTime)
+
+    def kept_for(self, state: State) -> str:
+        """What a snapshot of a state that became good is kept for: the layer's release, or of data the whole state."""
+        release = state.releases.get(self.layer)
+        return "" if release is None else state.key if self.is_data else release.id
+
+    async def still_runs(self, kept_for: str) -> bool:
+        """Whether what a snapshot is kept for is still there."""
+        if self.is_data:
+            return self.ledger.present is not None and self.ledger.present.key == kept_for
+        return await self.present() == kept_for
+
+    async def wanted(self) -> list[str]:
+        """The names of the snapshots that a rollback would go to; none where it cannot be told."""
+        there = await self.snapshots()
+        if isinstance(self._releases, PointInTime):
+            change = newest(self.ledger)
+            if change is None:
+                return []
+            try:
+                return [(await self.ask(self._releases.as_of(change.start))).label]
+            except AdapterError:
+                return []
+        goals = [each.state.releases.get(self.layer) for each in candidates(self.ledger, self.ledger.present)[:1]]
+        return [one.name for goal in goals if goal is not None for one in there if one.release == goal.id][:1]
+
     async def present(self) -> str:
         """The id of the release that is there now; empty when it cannot be told."""
         try:
@@ -168,7 +200,7 @@ class LayerSnapshots:
     async def _taken(self, run: SnapshotRun, why: str) -> Snapshot | None:
         if run.fact.name:  # the adapter takes the same name again
             return None
-        if run.fact.release:  # it may have become good before, too
+        if run.fact.release and not self.is_data:  # it may have become good before, too
             same = (one for one in await self.snapshots() if (one.why, one.release) == (why, run.fact.release))
             return next((one for one in same if one.restorable), None)
         begun = run.at.replace(microsecond=0)  # what git says of a tag's time has whole seconds

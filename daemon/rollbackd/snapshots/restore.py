@@ -266,8 +266,8 @@ class SnapshotRestore:
 
         That all are here is the rule, and costs one look.
         """
-        if not any(place.gives_back for place in layer_snapshots.elsewhere.values()):
-            return []
+        if layer_snapshots.is_data or not any(place.gives_back for place in layer_snapshots.elsewhere.values()):
+            return []  # a good state says nothing about data
         goals = candidates(layer_snapshots.ledger, layer_snapshots.ledger.present)[:_CANDIDATES]
         releases = [
             each.state.releases[layer_snapshots.layer].id

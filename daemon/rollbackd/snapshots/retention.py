@@ -1,9 +1,11 @@
 """What pruning spares, and the pruning each night of layers that drop what is old and keep no snapshots."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 
 from rollbackd.adapter import Prunes, Snapshots
 from rollbackd.execution.layers import Layers, LookFailed
+from rollbackd.policy.changes import newest
 from rollbackd.snapshots.selection import spared
 from rollbackd.state.read_model import ReadModel
 from rollbackd.system import log
@@ -25,7 +27,13 @@ class Retention:
         ledger = self._read_model.of(service)
         last = ledger.rollbacks[-1].incident if ledger.rollbacks else ""
         incident = await self._read_model.incident(last) if last else None
-        return spared(ledger, layer, incident) | await self._layers[service].fixed(layer)
+        layers = self._layers[service]
+        kept = spared(ledger, layer, incident) | await layers.fixed(layer)
+        change = newest(ledger)
+        if layer in layers.data and change is not None:
+            with suppress(LookFailed):  # there is no copy of before the change
+                kept |= {(await layers.as_of(layer, change.start)).id}
+        return kept
 
     async def prune(self) -> None:
         """Have each such layer drop what is old. One that is being rolled back, or that fails, is left for next time.

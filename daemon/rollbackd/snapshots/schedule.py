@@ -15,7 +15,6 @@ from rollbackd.calendar import CalendarEntry
 from rollbackd.config.schedules import SnapshotSchedule
 from rollbackd.journal import Entry, until_written
 from rollbackd.model import FLEET
-from rollbackd.policy.target import candidates
 from rollbackd.snapshots.history import SnapshotRun
 from rollbackd.snapshots.layer_snapshots import GOOD, SCHEDULE, LayerSnapshots
 from rollbackd.syntax.cron import CronTimes
@@ -78,7 +77,7 @@ class SnapshotTimetable:
         ]
 
     def _to_keep(self, layer_snapshots: LayerSnapshots) -> str:
-        """The release that runs, when its state is good and was not kept for that yet; else empty.
+        """What is to be kept, when the state that runs is good and was not kept for that yet; else empty.
 
         A release that could not be kept, or that had been replaced by then, is tried again after an hour.
         """
@@ -86,12 +85,12 @@ class SnapshotTimetable:
         state = ledger.present
         if state is None or state.key not in ledger.good or ledger.drill or _disturbed(layer_snapshots):
             return ""
-        release = state.releases.get(layer_snapshots.layer)
-        if release is None or past.kept.get(WHEN_GOOD) == release.id:
+        kept_for = layer_snapshots.kept_for(state)
+        if not kept_for or past.kept.get(WHEN_GOOD) == kept_for:
             return ""
         last = past.scheduled.get(WHEN_GOOD)
-        tried = last is not None and last.fact.release == release.id and self._clock.now() - last.at < _ANEW
-        return "" if tried else release.id
+        tried = last is not None and last.fact.release == kept_for and self._clock.now() - last.at < _ANEW
+        return "" if tried else kept_for
 
     def next(self, layer_snapshots: LayerSnapshots) -> datetime | None:
         """When the calendar has the layer's next snapshot; None: never."""
@@ -166,7 +165,7 @@ class SnapshotTimetable:
     async def _keep(
         self, layer_snapshots: LayerSnapshots, entry: SnapshotSchedule, run: SnapshotRun
     ) -> tuple[list[str], tuple[str, ...]]:
-        if run.fact.release and await layer_snapshots.present() != run.fact.release:
+        if run.fact.release and not await layer_snapshots.still_runs(run.fact.release):
             return [], ()
         async with self._few:
             one = await layer_snapshots.take(run, GOOD if run.fact.release else SCHEDULE)
@@ -193,11 +192,8 @@ class SnapshotTimetable:
     async def _to_test(self, layer_snapshots: LayerSnapshots) -> list[Snapshot]:
         """The newest snapshot, and the one that a rollback would go to."""
         there = [one for one in await layer_snapshots.snapshots() if one.restorable]
-        goals = [
-            each.state.releases.get(layer_snapshots.layer)
-            for each in candidates(layer_snapshots.ledger, layer_snapshots.ledger.present)[:1]
-        ]
-        wanted = [one for one in there for goal in goals if goal is not None and one.release == goal.id][:1]
+        names = await layer_snapshots.wanted()
+        wanted = [one for one in there if one.name in names][:1]
         return [*there[:1], *(one for one in wanted if one not in there[:1])]
 
     async def _end(

@@ -46,6 +46,6 @@ def to_restore(
         if one.restorable and one.release not in {present, *quarantined} and (one.why != BEFORE or one.release in good)
     ]
     here = next((one for one in snapshots if one.release == present), None)
-    older = [one for one in usable if here is None or one.created < here.created]
+    older = [one for one in usable if here is None or one.created < here.created or one.lineage == present]
     best = [one for one in usable if one.release in good]
     return [*best, *(one for one in older if one.release not in good)]

@@ -18,7 +18,8 @@ from rollbackd.model import (
     Verdict,
 )
 from rollbackd.notify.messages import plain_text
-from rollbackd.policy.guards import CHANGE
+from rollbackd.policy.data import NOTHING_LOST
+from rollbackd.policy.guards import CHANGE, DATA_LOSS
 from rollbackd.syntax.units import roughly
 
 Lines = tuple[tuple[str, str], ...]
@@ -76,6 +77,12 @@ def change(decision: Decision) -> Lines:
     blamed = not any(finding.guard == CHANGE.name and finding.against is not None for finding in decision.findings)
     text = f"{plain_text.line(decision.change.name, 500)}, at {moment(decision.change.end)}"
     return (("Change" if blamed else "Last change", text),)
+
+
+def data(decision: Decision) -> Lines:
+    """What is taken from data, and what returns with it; nothing where no data goes back."""
+    said = next((one.reason for one in decision.findings if one.guard == DATA_LOSS.name), NOTHING_LOST)
+    return (("Data", plain_text.line(said, 1000)),) if said != NOTHING_LOST else ()
 
 
 def state(value: State | None) -> str:

@@ -1,0 +1,425 @@
+"""SQLite databases: copies by the online backup API, and restores into the live file in one transaction.
+
+A release is the lineage: which restore the data stems from. It is a view in the database (`rollbackd_lineage`) that a
+restore writes with the data, so that a kill leaves the old one or the new one, and says which. What a restore replaces
+is kept inside the restore's own lock. All that opens the database is in `worker.py`, a process of its own.
+
+https://www.sqlite.org/backup.html
+"""
+
+import shutil
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rollbackd.adapter import AdapterError, Difference, Needs, Place, Snapshot, SnapshotProblem
+from rollbackd.model import NO_RELEASE, Change, DataLoss, Release, Traits
+from rollbackd.syntax.units import writable
+from rollbackd.system.spawner import Lock, one_line
+from rollbackd_adapters import lacks
+from rollbackd_adapters.base import StepAdapter
+from rollbackd_adapters.copies import (
+    BEFORE,
+    LINEAGE_ID,
+    UNREADABLE,
+    CopyStore,
+    DataCopy,
+    Lineage,
+    check_copy_name,
+    copy_as_of,
+    kept,
+    new_id,
+)
+from rollbackd_adapters.failures import holding
+from rollbackd_adapters.ids import check_own
+from rollbackd_adapters.sqlite.jobs import SqliteJobs
+from rollbackd_adapters.sqlite.settings import IntegrityQuery, SqliteSettings
+from rollbackd_adapters.threads import in_thread
+from rollbackd_adapters.traces import Trace, named
+
+DATA = "data.sqlite"
+"""The database in a copy's directory."""
+_GLANCE = timedelta(seconds=20)
+"""How long a look may take: the core waits for a minute."""
+_PATIENCE = timedelta(minutes=10)
+"""How long a copy or a rehearsal waits for another one of the layer."""
+
+
+class SqliteAdapter(StepAdapter[SqliteSettings]):
+    """A SQLite database."""
+
+    settings_model = SqliteSettings
+    traits = Traits(data=True)
+    _wait = timedelta(seconds=30)
+    _unknown = ": no copy of it is here; see `rollbackd snapshot list`"
+
+    def __init__(self, settings: SqliteSettings, place: Place) -> None:
+        super().__init__(settings, place)
+        self.resource = f"sqlite:{settings.file}"
+        own = settings.store / place.service / place.layer if settings.store is not None else place.scratch / "store"
+        self._store = CopyStore(own)
+        self._jobs = SqliteJobs(place, settings.timeout)
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(writes=self._settings.written)
+
+    # -- releases -------------------------------------------------------------------------------
+    async def _look(self, *, recover: bool = False) -> tuple[Lineage, dict[str, Any]]:
+        """The lineage that is there, and what a restore must fit into."""
+        seen = await self._jobs.run("look", limit=_GLANCE, file=str(self._settings.file), recover=recover)
+        try:
+            return Lineage.read(seen["lineage"]), seen
+        except (ValueError, KeyError, TypeError) as error:
+            text = f"{self._place.layer}: the view rollbackd_lineage was changed ({error}); drop it"
+            raise AdapterError(text, permanent=True) from error
+
+    async def current(self) -> Release:
+        lineage, _ = await self._look()
+        return _present(lineage)
+
+    async def releases(self) -> Sequence[Release]:
+        lineage, _ = await self._look()
+        copies = await in_thread(self._whole)
+        return [_present(lineage), *(copy.release(lineage.id) for copy in copies)]
+
+    def _whole(self) -> list[DataCopy]:
+        """The copies whose file is there, as large as it was."""
+        return [copy for copy in self._store.copies() if self._is_there(copy)]
+
+    def _is_there(self, copy: DataCopy) -> bool:
+        path = self._store.path(copy.name) / DATA
+        beside = (path.with_name(f"{DATA}{suffix}") for suffix in ("-wal", "-journal"))
+        return path.is_file() and path.stat().st_size == copy.size and not any(one.exists() for one in beside)
+
+    async def as_of(self, time: datetime) -> Release:
+        lineage, _ = await self._look()
+        copies = await in_thread(self._whole)
+        ran = _last_known(copies) if lineage.id == UNREADABLE else lineage
+        found = copy_as_of(copies, ran, time)
+        if found is None:
+            there = (
+                f"the oldest is of {copies[-1].created.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+                if copies
+                else "there is none"
+            )
+            text = f"{self._place.layer}: no copy is as old as {time.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC ({there})"
+            raise AdapterError(f"{text}; name one, or import one with `rollbackd snapshot import`", permanent=True)
+        return found.release(lineage.id)
+
+    async def plan(self, target: Release) -> Change:
+        self._check_id(target)
+        lineage, seen = await self._look()
+        before = _present(lineage)
+        if target.id == before.id:
+            return Change(self._place.layer, before, before)
+        copy = await in_thread(self._store.by_release, target.id)
+        if copy.release(lineage.id).id != target.id or not await in_thread(self._is_there, copy):
+            raise AdapterError(f"{one_line(target.name)}{self._unknown}", permanent=True)
+        loss = DataLoss(copy.created, self._settings.max_loss)
+        return Change(self._place.layer, before, copy.release(lineage.id), risks=_risks(copy, seen), loss=loss)
+
+    # -- the step -------------------------------------------------------------------------------
+    async def _move(self, change: Change, trace: Trace, lock: Lock) -> None:
+        copy = await in_thread(self._store.by_release, change.after.id)
+        await self._put(change, copy, trace, lock)
+
+    async def _put(self, change: Change, copy: DataCopy, trace: Trace, lock: Lock) -> None:
+        """Put a copy in place, or see that an earlier life did."""
+        lineage, seen = await self._look(recover=trace.begun is not None)
+        if lineage.id == change.after.id:
+            return
+        self._need_room(copy, seen)
+        trace.intend(
+            copy=copy.name, journal=trace.known.get("journal") or seen["journal"] or copy.facts.get("journal", "")
+        )
+        now = self._clock.now()
+        new = Lineage(change.after.id, now, lineage.id)
+        staged = str(self._store.directory / ".staged" / DATA)
+        await in_thread(partial(Path(staged).parent.mkdir, mode=0o700, parents=True, exist_ok=True))
+        try:
+            await self._jobs.run(
+                "prepare", lock, staged=staged, lineage=new.written, **self._copied(copy), integrity=self._queries
+            )
+            name = await in_thread(self._store.free_name, BEFORE, now)
+            manifest = DataCopy(name, new_id(), now, BEFORE, lineage).written
+            await self._jobs.run_recorded(
+                "restore", trace, lock,
+                file=str(self._settings.file), staged=staged, store=str(self._store.directory), keep=name, data=DATA,
+                manifest=manifest, journal=trace.known["journal"],
+                lock_within=self._settings.lock_within.total_seconds(), within=self._settings.timeout.total_seconds(),
+            )  # fmt: skip
+        finally:
+            await in_thread(partial(Path(staged).unlink, missing_ok=True))
+
+    def _copied(self, copy: DataCopy) -> dict[str, Any]:
+        return {"copy": str(self._store.path(copy.name) / DATA), "facts": dict(copy.facts)}
+
+    @property
+    def _queries(self) -> list[dict[str, Any]]:
+        return [_asked(query) for query in self._settings.integrity]
+
+    def _need_room(self, copy: DataCopy, seen: dict[str, Any]) -> None:
+        """Room for what is prepared and what is kept, and beside the database for its journal."""
+        store, room = lacks.existing(self._store.directory), self._settings.room
+        lacks.need_room(store, copy.size + int(seen["size"]) + room, "a restore ")
+        lacks.need_room(self._settings.file.parent, max(copy.size, int(seen["size"])) + room, "a restore ")
+
+    async def _present_id(self) -> str:
+        return (await self._look())[0].id
+
+    async def _progress(self, change: Change, trace: Trace) -> Any:
+        if trace.begun is not None and trace.done is None:
+            await self._look(recover=True)  # what a kill of ours left is rolled back by the next who opens it
+        return await super()._progress(change, trace)
+
+    async def _problems(self) -> list[str]:
+        settings = self._settings
+        lineage, seen = await self._look()
+        copies = await in_thread(self._whole)
+        store = lacks.existing(self._store.directory)
+        texts = []
+        if not copies:
+            texts.append(f"there is no copy yet; `rollbackd snapshot take {self._place.service} {self._place.layer}`")
+        need = (copies[0].size if copies else 0) + int(seen["size"]) + settings.room
+        texts += await in_thread(lacks.lacking_room, [store, settings.file.parent], need)
+        if copies and (why := _needs_it_closed(lineage, copies[0], seen)):
+            texts += await self._open_elsewhere(why)
+        return [writable(text) for text in texts]
+
+    async def _open_elsewhere(self, why: str) -> list[str]:
+        found = await self._jobs.run("open_in", limit=_GLANCE, file=str(self._settings.file))
+        if found["unseen"]:
+            return [f"{why}, and it cannot be seen who has it open; run rollbackd as root, or as the database's user"]
+        return []
+
+    def _check_id(self, release: Release) -> None:
+        check_own(release, LINEAGE_ID, "a database's lineage")
+
+    async def _elsewhere(self) -> str:
+        return f"{self._place.layer} stems from another restore than this rollback knows: somebody else restored it"
+
+    # -- snapshots ------------------------------------------------------------------------------
+    async def take(self, name: str = "", why: str = "manual") -> Snapshot:
+        if name:
+            check_copy_name(name)
+        elif not why.isalnum() or not why.isascii():
+            raise AdapterError(f"{one_line(why)!r} cannot be a part of a name; give one word", permanent=True)
+        async with self._storing() as lock:
+            known = next((copy for copy in await in_thread(self._store.copies) if name and copy.name == name), None)
+            if known is not None or not name:
+                name = await in_thread(self._store.free_name, why, self._clock.now())
+            lacks.need_room(lacks.existing(self._store.directory), self._size() + self._settings.room, "a copy ")
+            beside = await in_thread(self._store.begin, name)
+            try:
+                copy = await self._taken(name, why, beside / DATA, lock)
+                if known is not None:
+                    return self._same(known, copy)
+                await in_thread(self._store.finish, copy)
+            finally:
+                await in_thread(partial(shutil.rmtree, beside, ignore_errors=True))
+        return copy.snapshot(restorable=True)
+
+    async def _taken(self, name: str, why: str, into: Path, lock: Lock) -> DataCopy:
+        within = self._settings.timeout.total_seconds()
+        taken = await self._jobs.run("take", lock, file=str(self._settings.file), into=str(into), within=within)
+        created = self._clock.now() - timedelta(seconds=taken["age"])  # never before the last write that is in it
+        return DataCopy(name, new_id(), created, why, Lineage.read(taken["lineage"]), taken["size"], taken["facts"])
+
+    def _same(self, known: DataCopy, now: DataCopy) -> Snapshot:
+        """The copy that has the name already. :raises AdapterError: permanent when other data was there then."""
+        if known.facts.get("sha256") != now.facts.get("sha256"):
+            raise AdapterError(f"copy {known.name} holds other data; give another name, or none", permanent=True)
+        return known.snapshot(restorable=self._is_there(known))
+
+    def _size(self) -> int:
+        try:
+            return self._settings.file.stat().st_size
+        except OSError as error:
+            raise AdapterError(f"{self._settings.file}: {lacks.hint(error)}", permanent=False) from error
+
+    async def snapshots(self) -> Sequence[Snapshot]:
+        return await in_thread(self._list)
+
+    def _list(self) -> list[Snapshot]:
+        found = [copy.snapshot(restorable=self._is_there(copy)) for copy in self._store.copies()]
+        lost = [
+            Snapshot(name, "", datetime.fromtimestamp(0, UTC), "unreadable", restorable=False)
+            for name in self._store.unreadable()
+        ]
+        return [*found, *lost]
+
+    async def verify(self, name: str) -> Sequence[SnapshotProblem]:
+        copy = await in_thread(self._store.copy, name)
+        found = await self._jobs.run("verify", **self._copied(copy))
+        harms = list(found["harms"])
+        if not harms and "facts" in found:
+            copy = replace(copy, facts=found["facts"])
+            await in_thread(self._store.note, copy)
+        await in_thread(partial(self._store.note_verified, copy, self._clock.now(), whole=not harms))
+        return [SnapshotProblem(name, "", writable(text)) for text in harms]
+
+    async def rehearse(self, name: str) -> Sequence[SnapshotProblem]:
+        copy = await in_thread(self._store.copy, name)
+        apart = self._place.scratch / "rehearsal"
+        async with holding(self._spawner, f"sqlite-rehearsal:{self._place.scratch}", _PATIENCE) as lock:
+            await in_thread(_emptied, apart)
+            try:
+                lacks.need_room(apart, 2 * copy.size + self._settings.room, "a rehearsal ")
+                new = Lineage(copy.id, self._clock.now()).written
+                paths = {"staged": str(apart / "staged"), "scratch": str(apart / DATA)}
+                job = {**paths, **self._copied(copy), "lineage": new, "integrity": self._queries}
+                found = await self._jobs.run("rehearse", lock, within=self._settings.timeout.total_seconds(), **job)
+            except AdapterError as error:
+                if not error.permanent:
+                    raise
+                found = {"harms": [str(error)]}
+            finally:
+                await in_thread(_emptied, apart)
+        return [SnapshotProblem(name, "", writable(text)) for text in found["harms"]]
+
+    async def diff(self, older: str, newer: str = "") -> Sequence[Difference]:
+        first = (await in_thread(self._store.copy, older)).facts
+        if newer:
+            second = (await in_thread(self._store.copy, newer)).facts
+        else:
+            second = await self._jobs.run("describe", file=str(self._settings.file))
+        return _differences(first, second)
+
+    async def restore(self, name: str, key: str, only: Sequence[str] = ()) -> Snapshot:
+        if only:
+            raise AdapterError(f"no part {only[0]!r} can be restored; a database goes back as a whole", permanent=True)
+        copy = await in_thread(self._store.copy, name)
+        lineage, _ = await self._look(recover=True)
+        goal = Change(self._place.layer, NO_RELEASE, copy.release(lineage.id), key=key and f"restore/{key}")
+        trace = Trace(self._place.scratch, goal)
+        async with holding(self._spawner, self.resource) as lock:
+            begun = trace.known
+            if begun.get("copy", name) != name:
+                raise AdapterError(f"{key} began to restore something else; give another key", permanent=True)
+            goal = replace(goal, after=Release(str(begun.get("after", goal.after.id)), copy.name))
+            if trace.done is None:
+                await self._put(goal, copy, trace, lock)
+                trace.finish(after=goal.after.id)
+        saved = [one for one in await in_thread(self._store.copies) if one.why == BEFORE]
+        if not saved:
+            raise AdapterError(f"what was there before is kept no more; {name} is in place", permanent=True)
+        return saved[0].snapshot(restorable=True)
+
+    async def export_to(self, name: str, path: str) -> None:
+        copy = await in_thread(self._store.copy, name)
+        if "sha256" not in copy.facts and await self.verify(name):
+            raise AdapterError(f"copy {name} is damaged; export another one", permanent=True)
+        await self._jobs.run("export", copy=str(self._store.path(name)), path=path, data=DATA)
+
+    async def import_from(self, path: str) -> Snapshot:
+        async with self._storing() as lock:
+            name = await in_thread(self._store.free_name, "import", self._clock.now())
+            beside = await in_thread(self._store.begin, name)
+            try:
+                job: dict[str, Any] = {"path": path, "into": str(beside / DATA), "data": DATA}
+                found = await self._jobs.run("unpack", lock, largest=self._settings.largest, **job)
+                if found["harms"]:
+                    raise AdapterError(f"{path}: {'; '.join(found['harms'])}; nothing of it is kept", permanent=True)
+                copy = _imported(name, found["manifest"], (beside / DATA).stat().st_size)
+                known = [one for one in await in_thread(self._whole) if one.id == copy.id]
+                if known:
+                    return known[0].snapshot(restorable=True)
+                await in_thread(self._store.finish, copy)
+            finally:
+                await in_thread(partial(shutil.rmtree, beside, ignore_errors=True))
+        return copy.snapshot(restorable=True)
+
+    async def prune(self, spare: Collection[str] = (), last: int = 0) -> Sequence[str]:
+        async with self._storing():
+            return await in_thread(self._prune, frozenset(spare), last)
+
+    def _prune(self, spare: frozenset[str], last: int) -> list[str]:
+        if not self._spawner.held(self.resource):
+            self._store.sweep()
+        copies, settings = self._store.copies(), self._settings
+        in_use = named(self._place.scratch, "copy", "after", finished=False)
+        verified, now = self._store.verified(), self._clock.now()
+        leave = kept(copies, last or settings.keep, settings.keep_old, spare | in_use, verified, now)
+        gone = [copy.name for copy in copies if copy.name not in leave]
+        for name in gone:
+            self._store.drop(name)
+        return gone
+
+    def _storing(self) -> Any:
+        """The lock of the store: one copy is made at a time. A restore does not wait for it."""
+        return holding(self._spawner, f"sqlite-copies:{self._store.directory}", _PATIENCE)
+
+
+def _present(lineage: Lineage) -> Release:
+    """What is there, as a release; people call it by when it was restored."""
+    return Release(lineage.id, f"restored-{lineage.since.astimezone(UTC):%Y%m%dT%H%M%SZ}" if lineage.since else "")
+
+
+def _last_known(copies: Sequence[DataCopy]) -> Lineage:
+    """What ran before it broke, as the newest copy has it."""
+    return next((copy.lineage for copy in copies if copy.lineage.id != UNREADABLE), Lineage())
+
+
+def _needs_it_closed(lineage: Lineage, copy: DataCopy, seen: dict[str, Any]) -> str:
+    """Why a restore would need that nobody has the database open; empty: it does not."""
+    if lineage.id == UNREADABLE:
+        return "the database cannot be read, so a restore replaces its file"
+    page = copy.facts.get("page")
+    if seen["journal"] == "wal" and page not in {None, seen["page"]}:
+        return f"the copy has pages of {page} bytes and the database of {seen['page']}, in WAL mode"
+    return ""
+
+
+def _risks(copy: DataCopy, seen: dict[str, Any]) -> tuple[str, ...]:
+    said = ["what is there is kept as a copy first; the view rollbackd_lineage in the database says what it stems from"]
+    if (mode := copy.facts.get("journal")) and seen["journal"] not in {"", mode}:
+        said.append(f"the copy was in journal mode {mode}; the database stays in {seen['journal']}")
+    if seen["journal"] == "wal":
+        said.append(f"its -wal grows by the whole copy, {copy.size // 2**20 + 1} MiB")
+    return tuple(said)
+
+
+def _asked(query: IntegrityQuery) -> dict[str, Any]:
+    low, high = query.between or (query.above, query.below)
+    strict = query.between is None
+    wants = [
+        f"wants {word} {value:g}"
+        for word, value in (("more than", query.above), ("less than", query.below))
+        if value is not None
+    ]
+    said = f"wants {low:g} to {high:g}" if not strict else " and ".join(wants)
+    return {"sql": query.sql, "low": low, "high": high, "strict_low": strict, "strict_high": strict, "wants": said}
+
+
+def _differences(first: Any, second: Any) -> list[Difference]:
+    old, new = first.get("rows", {}), second.get("rows", {})
+    found = []
+    for table in sorted({*old, *new}):
+        if table not in old or table not in new:
+            kind = "added" if table not in old else "removed"
+            found.append(Difference(table, kind, (f"rows {new.get(table, old.get(table))}",)))  # type: ignore[arg-type]
+        elif old[table] != new[table]:
+            found.append(Difference(table, "changed", (f"- rows {old[table]}", f"+ rows {new[table]}")))
+    if first.get("schema") != second.get("schema"):
+        found.append(Difference("schema", "changed"))
+    return found
+
+
+def _imported(name: str, manifest: Any, size: int) -> DataCopy:
+    """A copy from elsewhere; its name and its size are ours. :raises AdapterError: permanent."""
+    try:
+        copy = DataCopy.read(name, manifest)
+    except ValueError as error:
+        raise AdapterError(f"its manifest is damaged: {error}", permanent=True) from error
+    return replace(copy, size=size, why="import")
+
+
+def _emptied(directory: Path) -> None:
+    """Make an empty directory of it."""
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for path in directory.iterdir():
+        path.unlink(missing_ok=True)

@@ -1,0 +1,56 @@
+"""What the configuration says about a layer of adapter `sqlite`. No I/O."""
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import Field, model_validator
+
+from rollbackd.adapter import Settings
+from rollbackd.syntax.bounds import Bounds
+from rollbackd.syntax.units import Duration, Size
+from rollbackd_adapters.paths import WholePath
+
+
+class IntegrityQuery(Bounds):
+    """What a copy must say before it is put in place."""
+
+    sql: Annotated[str, Field(min_length=1)]
+    """A query of one value."""
+
+
+class SqliteSettings(Settings):
+    """A layer of adapter `sqlite`."""
+
+    file: WholePath
+    """The database."""
+    store: WholePath | None = None
+    """Where copies are kept, in a directory per service and layer; none: with the daemon's own `scratch`."""
+    max_loss: Duration = timedelta(minutes=1)
+    """How long before the blamed change a copy may be, to be gone back to without asking."""
+    keep: Annotated[int, Field(ge=1)] = 14
+    """How many copies pruning leaves, the newest ones; never less than one that was found whole."""
+    keep_old: Duration = timedelta(days=7)
+    """How long what a restore replaced is kept at least."""
+    integrity: tuple[IntegrityQuery, ...] = ()
+    """Asked of a copy before it is put in place."""
+    lock_within: Duration = timedelta(seconds=30)
+    """How long others may hold the database up before a restore gives up, and says who they are."""
+    timeout: Duration = timedelta(minutes=10)
+    """For each copy and each restore."""
+    room: Size = 64 * 2**20
+    """Free space that must be left besides what a restore needs."""
+    largest: Size = 64 * 2**30
+    """What an imported copy may hold at most."""
+
+    @property
+    def written(self) -> tuple[Path, ...]:
+        return (self.file.parent, *((self.store,) if self.store is not None else ()))
+
+    @model_validator(mode="after")
+    def _apart(self) -> Self:
+        if self.store is not None and self.store == self.file:
+            raise ValueError("`store` is the database itself; give a directory of its own")
+        if self.lock_within >= self.timeout:
+            raise ValueError("`lock_within` is not shorter than `timeout`; make `timeout` longer")
+        return self
