@@ -176,11 +176,11 @@ async def test_an_error_rate_is_met_only_after_it_lasted(asked: Prometheus, tmp_
         if track.met:
             met = at
             break
-        at += timedelta(seconds=30)
+        at += timedelta(seconds=15)
     assert pending is not None
     assert met is not None
-    assert met - pending == when.for_ == timedelta(minutes=5)
-    assert timedelta() < pending - TURN < timedelta(minutes=3)
+    assert met - pending == when.for_ == timedelta(minutes=3, seconds=45)
+    assert timedelta() < pending - TURN < timedelta(minutes=1)
 
 
 async def test_without_any_such_metric_nothing_is_ever_concluded(asked: Prometheus, tmp_path: Path) -> None:

@@ -23,6 +23,8 @@ from tests.unit.judgement.clock import LeapingClock
 DOWN = "Prometheus at http://127.0.0.1:9090: no answer within 5s"
 LONG_AGO = timedelta(days=30)
 FOR_EVER = timedelta(days=365)
+_PACE, _MINUTE = timedelta(seconds=15), timedelta(minutes=1)
+"""How often it is scraped, and what counts are for."""
 
 
 @dataclass
@@ -180,8 +182,7 @@ class WorldPrometheus:
         if self.down:
             return QueryAnswer(problem=DOWN)
         time = at or self.world.clock.true
-        name, window = _windowed(query)
-        found = [(service, _mean(reading, time, window)) for service, reading in self.world.readings[name].items()]
+        found = [(service, self._asked(query, service, time)) for service in self._services(query)]
         return QueryAnswer(tuple(Series({"service": one}, value, time) for one, value in found if value is not None))
 
     async def rules(self) -> RulesAnswer:
@@ -194,11 +195,28 @@ class WorldPrometheus:
         if query.startswith("ALERTS"):
             return RangeAnswer(tuple(self._alerts(times)))
         found = []
-        name, window = _windowed(query)
-        for service, reading in self.world.readings[name].items():
-            points = tuple((time, value) for time in times if (value := _mean(reading, time, window)) is not None)
+        for service in self._services(query):
+            points = tuple((time, value) for time in times if (value := self._asked(query, service, time)) is not None)
             found.append(RangeSeries({"service": service}, points))
         return RangeAnswer(tuple(one for one in found if one.points))
+
+    def _services(self, query: str) -> Sequence[str]:
+        name = _windowed(query)[0]
+        return list(self.world.readings["errors" if name == "failed" else name])
+
+    def _asked(self, query: str, service: str, time: datetime) -> float | None:
+        """What a query is at a time; what it counts is so many in a minute."""
+        name, window = _windowed(query)
+        times = [time - _PACE * n for n in range(int(window / _PACE))] or [time]
+        values = [value for each in times if (value := self._at(name, service, each)) is not None]
+        counted = window / _MINUTE if "increase(" in query else 1.0
+        return sum(values) / len(values) * counted if values else None
+
+    def _at(self, name: str, service: str, time: datetime) -> float | None:
+        if name != "failed":
+            return _at(self.world.readings[name][service], time)
+        errors, requests = (_at(self.world.readings[one][service], time) for one in ("errors", "requests"))
+        return None if errors is None or requests is None else errors * requests
 
     def _alerts(self, times: Sequence[datetime]) -> Iterator[RangeSeries]:
         for alert in (*self.world.past_alerts, *self.world.alerts.values()):
@@ -211,20 +229,26 @@ class WorldPrometheus:
         return
 
 
+_OF_PACK = (
+    (re.compile(r"histogram_quantile"), "latency"),
+    (re.compile(r"avg_over_time\(up\["), "up"),
+    (re.compile(r"increase\(.*code=~", re.DOTALL), "failed"),
+    (re.compile(r"rate\(.*code=~.*/", re.DOTALL), "errors"),
+    (re.compile(r"increase\("), "requests"),
+)
+"""What the queries of the pack `http` ask, the first that fits."""
+
+
 def _windowed(query: str) -> tuple[str, timedelta]:
     """The name of what is measured, and over how long."""
-    found = re.fullmatch(r"avg_over_time\((\w+)\[(\d+[ms])\]\)", query)
-    return (found[1], parse_duration(found[2])) if found is not None else (query, timedelta())
-
-
-def _mean(reading: Reading, time: datetime, window: timedelta) -> float | None:
-    """What a series is at a time; over a window, the mean of a sample every fifteen seconds."""
-    if not window:
-        return _at(reading, time)
-    pace = timedelta(seconds=15)
-    sampled = (_at(reading, time - pace * n) for n in range(int(window / pace)))
-    values = [value for value in sampled if value is not None]
-    return sum(values) / len(values) if values else None
+    found = re.fullmatch(r"(?:avg_over_time|increase)\((\w+)\[(\d+[ms])\]\)", query)
+    if found is not None:
+        return found[1], parse_duration(found[2])
+    if "(" not in query:
+        return query, timedelta()
+    window = re.search(r"\[(\d+[ms])\]", query)
+    assert window is not None, query
+    return next(name for pattern, name in _OF_PACK if pattern.search(query)), parse_duration(window[1])
 
 
 def _at(reading: Reading, time: datetime) -> float | None:
