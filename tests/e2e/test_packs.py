@@ -21,7 +21,7 @@ from rollbackd.rules.samples import Observation, own
 from rollbackd.rules.spec import AlertWhen, CheckWhen, EventWhen, QueryWhen, Rule
 from rollbackd.rules.tracks import Standing, Track, step
 from rollbackd.signals.prometheus import Prometheus
-from rollbackd.signals.query_conditions import by_shift, by_threshold
+from rollbackd.signals.query_conditions import by_itself, by_shift
 from rollbackd.system.clock import SystemClock
 from rollbackd.system.spawner import Spawner
 from tests.e2e.pack_data import END, START, TURN, history
@@ -70,9 +70,9 @@ async def look(
         assert answer.problem == ""
         return own(((series.labels, series.value) for series in answer.series), match or {"service": service})
 
-    counted = None if when.samples is None else await values(when.samples.query, at)
+    counted = await values(when.counting, at) if when.counting else None
     if when.against is None:
-        return by_threshold(when, await values(when.query, at), counted)
+        return by_itself(when, await values(when.query, at), counted)
     assert when.against.offset is not None
     past = await values(when.query, at - when.against.offset)
     base = Baseline(tuple(past), f" {when.other}") if past else Baseline(missing=f"there is no data of {when.other}")
@@ -84,6 +84,11 @@ PAST = "15m"
 SETTINGS = {"auth": {"past": PAST}, "business": {"past": PAST, "window": "5m"}}
 EXPECTED: dict[str, dict[str, dict[Verdict, str]]] = {
     "http": {
+        "error-score": {
+            GOOD: "healthy flawless slow at-the-limit",
+            BAD: "failing rare",
+            UNKNOWN: "idle idle-flawless gone unknown",
+        },
         "high-error-rate": {
             GOOD: "healthy flawless at-the-limit slow",
             BAD: "failing",

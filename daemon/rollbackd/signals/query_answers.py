@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic_core import from_json
 
@@ -24,13 +24,15 @@ _OMITTED = re.compile(r"\d+ more (?:info )?annotations omitted")
 """Of a list that was cut; they are like those that are shown."""
 
 
+_TEXT = frozenset({str})
+
+
 class Unusable(Exception):  # noqa: N818  # an answer, not an error: it becomes a problem
     """Nothing may be concluded from what came back; the text says why."""
 
 
-@dataclass(frozen=True, slots=True)
-class Series:
-    """One series of an instant query; the value may be NaN or infinite."""
+class Series(NamedTuple):
+    """One series of an instant query, a tuple since there are so many; the value may be NaN or infinite."""
 
     labels: Mapping[str, str]
     value: float
@@ -192,7 +194,7 @@ def _vector(result: list[Any]) -> tuple[Series, ...]:
 
 
 def _labels(metric: Any) -> dict[str, str]:
-    if type(metric) is not dict or not all(type(value) is str for value in metric.values()):
+    if type(metric) is not dict or not _TEXT.issuperset(map(type, metric.values())):
         raise TypeError("labels that are no text")
     return metric
 
