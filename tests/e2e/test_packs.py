@@ -71,7 +71,7 @@ async def look(
         return own(((series.labels, series.value) for series in answer.series), match or {"service": service})
 
     counted = await values(when.counting, at) if when.counting else None
-    if when.against is None:
+    if when.against is None or when.score is not None:
         return by_itself(when, await values(when.query, at), counted)
     assert when.against.offset is not None
     past = await values(when.query, at - when.against.offset)
@@ -85,6 +85,11 @@ SETTINGS = {"auth": {"past": PAST}, "business": {"past": PAST, "window": "5m"}}
 EXPECTED: dict[str, dict[str, dict[Verdict, str]]] = {
     "http": {
         "error-score": {
+            GOOD: "healthy flawless slow at-the-limit",
+            BAD: "failing rare",
+            UNKNOWN: "idle idle-flawless gone unknown",
+        },
+        "new-version-fails": {
             GOOD: "healthy flawless slow at-the-limit",
             BAD: "failing rare",
             UNKNOWN: "idle idle-flawless gone unknown",

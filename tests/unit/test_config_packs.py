@@ -69,8 +69,11 @@ def test_a_pack_says_what_it_expects(name: str) -> None:
 
 def test_the_http_pack_has_the_thresholds_that_it_promises(tmp_path: Path) -> None:
     rules = _rules(tmp_path, "{pack: http}")
-    assert list(rules) == ["error-score", "high-error-rate", "slow", "unavailable"]
-    score, errors, slow, gone = (_query(rule) for rule in rules.values())
+    assert list(rules) == [
+        "error-score", "new-version-fails", "high-error-rate", "slow", "unavailable",
+    ]  # fmt: skip
+    score, new, errors, slow, gone = (_query(rule) for rule in rules.values())
+    assert (new.by_label, new.limit) == ("version", f"{score.limit.replace('2m30s', '30s')} against {new.other}")
     assert score.limit == "score 10 (5% or 20% of requests, in 2m30s at the soonest)"
     assert (errors.above, slow.above, gone.below) == (0.1, 2.0, 0.99)
     assert {errors.for_, slow.for_, gone.for_} == {timedelta(minutes=3, seconds=45)}

@@ -1,8 +1,9 @@
 """The score of errors: what requests add up to, whenever and however often they are looked at."""
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from itertools import pairwise
-from math import exp, log
+from math import exp, log, nan
 
 import pytest
 from hypothesis import given
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from rollbackd.model import Verdict
+from rollbackd.rules.compare import versions
 from rollbackd.rules.conditions import threshold
 from rollbackd.rules.samples import Counts, Observation, inconclusive
 from rollbackd.rules.score import FRESH, Score, ScoreSpec, advance, count, evidence, judged
@@ -53,7 +55,7 @@ def tracked(*looks: tuple[float, float], track: Track | None = None, begin: date
 def test_an_error_and_another_request_add_what_their_likelihoods_say() -> None:
     spec = ScoreSpec(of="x", good=0.01, bad=0.1)
     assert spec.weights == pytest.approx((log(10), log(0.9 / 0.99)))
-    assert exp(evidence(counted(1, 1), spec.weights)) == pytest.approx(10)
+    assert exp(evidence(counted(1, 1), spec)) == pytest.approx(10)
 
 
 @given(st.floats(0.001, 0.98))
@@ -61,8 +63,8 @@ def test_the_shares_lie_around_the_one_that_is_given(around: float) -> None:
     good, bad = ScoreSpec(of="x", around=around).shares
     assert 0 < good < around < bad < 1
     clear = counted(100 * min(1.0, bad), 100)
-    assert evidence(clear, ScoreSpec(of="x", around=around).weights) > 0
-    assert evidence(counted(100 * good, 100), ScoreSpec(of="x", around=around).weights) < 0
+    assert evidence(clear, ScoreSpec(of="x", around=around)) > 0
+    assert evidence(counted(100 * good, 100), ScoreSpec(of="x", around=around)) < 0
 
 
 @pytest.mark.parametrize(
@@ -214,6 +216,53 @@ def test_what_was_counted_is_whole_or_nothing() -> None:
         assert isinstance(wrong, Observation)
         assert wrong.verdict is Verdict.INCONCLUSIVE
         assert "no counts" in wrong.reason
+
+
+# -- new instances beside old ones ------------------------------------------------------------------
+BY_VERSION = QueryWhen.model_validate(
+    {"query": WHEN.query, "score": SPEC.model_dump(), "against": {"peers": {"label": "version"}}}
+)
+
+
+def beside_old(
+    new: Sequence[float], asked: Sequence[float], old: Sequence[float], asked_old: Sequence[float]
+) -> Observation:
+    return versions((new, old), (asked, asked_old), BY_VERSION)
+
+
+def test_new_instances_are_judged_by_what_the_old_ones_fail() -> None:
+    assert beside_old([30, 10], [60, 40], [1], [100]).verdict is Verdict.BAD
+    alike = beside_old([15], [100], [15], [100])
+    assert alike.verdict is Verdict.GOOD
+    assert alike.reason == "15 errors of 100 requests in 1m of the new instances, 15 of 100 of the old ones"
+    assert beside_old([4], [100], [0], [100]).verdict is Verdict.GOOD, "more than the old ones, and still good"
+    assert beside_old([60], [100], [15], [100]).verdict is Verdict.BAD
+    both = beside_old([90], [100], [20], [100])
+    assert (both.verdict, both.reason) == (
+        Verdict.INCONCLUSIVE, "instances unchanged by version fail 20 of 100 themselves",
+    )  # fmt: skip
+    assert "against unchanged instances by version" in threshold(BY_VERSION)
+
+
+def test_what_does_not_serve_side_by_side_is_not_compared() -> None:
+    assert beside_old([], [], [1], [100]).reason == "no instance is changed by version"
+    assert beside_old([40], [100], [], []).reason.startswith("every request goes to instances changed by version")
+    idle = beside_old([40], [100], [0], [0])
+    assert idle.awaited is True
+    undone = versions(((), (1.0,)), ((), (100.0,)), BY_VERSION, undone=True)
+    assert (undone.verdict, undone.reason) == (Verdict.GOOD, "no instance is changed by version any more")
+    for wrong in (beside_old([nan], [100], [1], [100]), beside_old([1], [100], [nan], [100])):
+        assert (wrong.verdict, wrong.awaited) == (Verdict.INCONCLUSIVE, False)
+
+
+@given(st.floats(0, 0.2), st.floats(1, 1e6), st.floats(1, 1e6))
+def test_what_fails_alike_is_never_evidence(share: float, asked: float, asked_old: float) -> None:
+    assert evidence((share * asked, asked, share * asked_old, asked_old), SPEC) <= 0
+
+
+def test_new_instances_have_not_been_there_for_a_whole_window() -> None:
+    first = advance(FRESH, (50.0, 100.0, 1.0, 100.0), MINUTE, SPEC, START, POLL)
+    assert first.value == pytest.approx(SPEC.threshold * (POLL / SPEC.lasting))
 
 
 # -- its track -------------------------------------------------------------------------------------

@@ -9,8 +9,8 @@ from math import isfinite
 
 from rollbackd.model import Verdict
 
-Counts = tuple[float, float]
-"""Errors in a window, and the requests that they are of: not fewer."""
+Counts = tuple[float, ...]
+"""Errors in a window, and the requests that they are of: not fewer; of new instances, also those of the old ones."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,8 @@ CLEARLY = 1.0
 _PENDING = 0.5
 """From this part of the threshold on the trouble is pending; below it errors come and go."""
 _NOTHING = timedelta()
+_ALONE = 2
+"""So many numbers are counted of a service by itself."""
 
 
 def _share(share: float) -> float:
@@ -89,10 +91,24 @@ def weights(good: float, bad: float) -> tuple[float, float]:
     return log(bad / good), log((1 - bad) / (1 - good))
 
 
-def evidence(counted: Counts, weighed: tuple[float, float]) -> float:
+def evidence(counted: Counts, spec: ScoreSpec) -> float:
     """What was counted says for the bad share, or, when negative, for the good one."""
-    errors, requests = counted
-    return errors * weighed[0] + (requests - errors) * weighed[1]
+    errors, requests = counted[0], counted[1]
+    error, other = spec.weights if len(counted) == _ALONE else beside(counted, spec)
+    return errors * error + (requests - errors) * other
+
+
+def beside(counted: Counts, spec: ScoreSpec) -> tuple[float, float]:
+    """What an error and another request of new instances add, where the old ones fail more than is good.
+
+    The odds of errors are as many times higher as those of the bad share are, so that what fails alike is no evidence.
+
+    :param counted: of old ones that have requests, and are not bad themselves.
+    """
+    good, bad = spec.shares
+    usual = max(good, counted[2] / counted[3])
+    odds = usual / (1 - usual) * (bad / (1 - bad)) / (good / (1 - good))
+    return weights(usual, odds / (1 + odds))
 
 
 def count(errors: float | Observation, requests: float | Observation) -> Counts | Observation:
@@ -111,9 +127,11 @@ def count(errors: float | Observation, requests: float | Observation) -> Counts 
 
 def judged(counted: Counts, window: str, spec: ScoreSpec) -> Observation:
     """One window, as it is written, by itself, without a past: as verification and blame ask it."""
-    found = evidence(counted, spec.weights)
-    errors, requests = counted
+    found = evidence(counted, spec)
+    errors, requests = counted[0], counted[1]
     said = f"{errors:.3g} errors of {requests:.4g} requests in {window}"
+    if len(counted) > _ALONE:
+        said = f"{said} of the new instances, {counted[2]:.3g} of {counted[3]:.4g} of the old ones"
     if -CLEARLY < found < CLEARLY:
         text = f"{said}, too few to say"
         return Observation(Verdict.INCONCLUSIVE, None, text, awaited=True, counted=counted)
@@ -127,15 +145,12 @@ def advance(
     spec: ScoreSpec,
     at: datetime,
     every: timedelta,
-    weighed: tuple[float, float] | None = None,
 ) -> Score:
     """The score after one more look.
 
     Windows overlap: of each only the part since the last look counts, of the first all of it. A look that comes twice,
     or late, adds nothing. Of a time without looks that is longer than the window nothing is known, and after a long one
-    the score begins anew.
-
-    :param weighed: what an error and another request add, where that is not the rule's own.
+    the score begins anew. New instances have a window of their own from the first look on, and not been there for long.
     """
     passed = window
     if score.at is not None:
@@ -147,8 +162,9 @@ def advance(
             score = FRESH if passed > max(spec.lasting, every * 2) else score
             passed = window
     threshold = spec.threshold
-    most = threshold * (passed / spec.lasting)
-    found = evidence(counted, weighed or spec.weights) * (passed / window)
+    first = score.at is None and len(counted) > _ALONE
+    most = threshold * ((min(every, window) if first else passed) / spec.lasting)
+    found = evidence(counted, spec) * (passed / window)
     value = score.value + (most if found > most else max(found, -most))
     value = 0.0 if value < 0 else min(value, threshold)
     return Score(value, at, (score.left or at) if value else None)

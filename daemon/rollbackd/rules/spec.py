@@ -86,14 +86,16 @@ class QueryWhen(Compared):
             return super().limit
         good, bad = map(percent, self.score.shares)
         soonest = format_duration(self.score.lasting)
-        return f"score {self.score.threshold:g} ({good} or {bad} of requests, in {soonest} at the soonest)"
+        words = f"score {self.score.threshold:g} ({good} or {bad} of requests, in {soonest} at the soonest)"
+        return f"{words} against {self.other}" if self.by_label else words
 
     @model_validator(mode="after")
     def _counts(self) -> Self:
         """A score counts in windows that are the same for errors and for requests, and has a length of its own."""
         if self.score is None:
             return self
-        for key, given in (("for", self.for_), ("bad", self.bad), ("samples", self.samples), ("against", self.against)):
+        others = self.against if not self.by_label else None
+        for key, given in (("for", self.for_), ("bad", self.bad), ("samples", self.samples), ("against", others)):
             if given:
                 raise ValueError(f"a score needs no `{key}`: each request counts as it comes; take `{key}` away")
         if self.aggregate not in {None, "sum"}:

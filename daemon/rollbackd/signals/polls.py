@@ -189,7 +189,7 @@ class PrometheusPolls:
         if any(answer.problem for answer in answers.values()):
             return False
         for service, seen in (await self._queries.observe(rule, leaf, answers, list(known), now)).items():
-            self._rule_states.observe(rule, position, service, seen.verdict, seen.reason, now)
+            self._rule_states.observe(rule, position, service, seen.verdict, seen.reason, now, counted=seen.counted)
             if seen.verdict is Verdict.BAD:
                 self._rule_states.begin_at(rule, position, service, known[service])
         return True

@@ -10,7 +10,7 @@ from math import inf
 
 from rollbackd.config.models import Config
 from rollbackd.model import Verdict
-from rollbackd.rules.compare import Baseline, Span, instances, sampled, shifted
+from rollbackd.rules.compare import Baseline, Span, instances, sampled, shifted, versions
 from rollbackd.rules.reach import LEAST, over, reach, recent
 from rollbackd.rules.samples import Observation, inconclusive, judge, settle, too_few
 from rollbackd.rules.score import count, judged
@@ -75,6 +75,8 @@ class QueryConditions:
             return {one: by_threshold(leaf, values.get(one, ()), counted.get(one)) for one in services}
         if leaf.of_change and since is None:
             services = self._compared(rule, leaf, services, now)
+        if leaf.score is not None:
+            return await self._versions(rule, leaf, answers, services, now, since)
         if leaf.differs is None and not leaf.by_label:
             return await self._shifted(rule, leaf, answers[leaf.query], counted, services, now, since)
         few = {service: few for service in services if (few := _too_few(leaf, counted.get(service))) is not None}
@@ -154,6 +156,33 @@ class QueryConditions:
             old, own, turn = before[service], lines.get(service, ()), self.bases.turn(service)
             undone = since is not None or (turn is not None and turn.undone)
             found[service] = inconclusive(old) if isinstance(old, str) else _instances(leaf, own, old, undone=undone)
+        return found
+
+    async def _versions(
+        self,
+        rule: Rule,
+        leaf: QueryWhen,
+        answers: Mapping[str, QueryAnswer],
+        services: Sequence[str],
+        now: datetime,
+        since: datetime | None,
+    ) -> dict[str, Observation]:
+        """What errors and requests of a service's new instances say, beside those of its old ones."""
+        requests = leaf.model_copy(update={"query": leaf.counting})
+        before = await self.bases.old_instances(rule, requests, services, now)
+        both = [
+            self.bases.spread(rule, [(one.labels, ((one.at, one.value),)) for one in answers[query].series])
+            for query in (leaf.query, leaf.counting)
+        ]
+        found: dict[str, Observation] = {}
+        for service in services:
+            old, turn = before[service], self.bases.turn(service)
+            undone = since is not None or (turn is not None and turn.undone)
+            if isinstance(old, str):
+                found[service] = inconclusive(old, awaited=True)
+            else:
+                failed, asked = (_sides(leaf, lines.get(service, ()), old) for lines in both)
+                found[service] = versions(failed, asked, leaf, undone=undone)
         return found
 
     # -- tests ----------------------------------------------------------------------------------
@@ -314,12 +343,17 @@ def _too_few(leaf: QueryWhen, counted: Sequence[float] | None) -> Observation | 
 
 
 def _instances(leaf: QueryWhen, own: Sequence[Line], old: frozenset[str], *, undone: bool) -> Observation:
+    return instances(*_sides(leaf, own, old), leaf, undone=undone)
+
+
+def _sides(leaf: QueryWhen, own: Sequence[Line], old: frozenset[str]) -> tuple[list[float], list[float]]:
+    """The values of new instances, and of old ones."""
     changed: list[float] = []
     unchanged: list[float] = []
     for labels, points in own:
         side = unchanged if labels.get(leaf.by_label, "") in old else changed
         side += [value for _, value in points]
-    return instances(changed, unchanged, leaf, undone=undone)
+    return changed, unchanged
 
 
 def _cut(lines: Sequence[Line], window: Span) -> list[Line]:

@@ -234,7 +234,7 @@ class RuleStates:
         self._unasked.discard(place)
         known = self._tracks.get(place, _UNSEEN)
         before = self._of_present(rule, known, service, at)
-        back = reach(leaf.query) if isinstance(leaf, QueryWhen) else timedelta()
+        back = reach(leaf.query) if isinstance(leaf, QueryWhen) and not tells_apart(leaf) else timedelta()
         if verdict is not Verdict.INCONCLUSIVE and (why := reaching_back(before, back, at)):
             verdict, reason, awaited = Verdict.INCONCLUSIVE, why, True
         if counted is not None and (why := mixing(before, back, at)):
@@ -569,6 +569,11 @@ def _long_unsure(track: Track) -> str:
 def _fits(leaf: AlertWhen, alert: Alert) -> bool:
     matchers = parse_matchers(leaf.alert)
     return all_match(matchers, alert.labels) and is_evidence(matchers, alert.labels)
+
+
+def tells_apart(leaf: QueryWhen) -> bool:
+    """Whether what it counts is never mixed with what ran before, however far it looks back."""
+    return leaf.score is not None and bool(leaf.by_label)
 
 
 def gap(rule: Rule, poll_every: timedelta) -> timedelta:

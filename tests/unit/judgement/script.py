@@ -100,8 +100,10 @@ async def was_rolled_back(stage: Stage, service: str, number: str, outcome: str)
 
 
 # -- releases -----------------------------------------------------------------------------------
-@verb(r"deploys (?P<release>\S+)")
-async def deploys(stage: Stage, service: str, release: str) -> None:
+@verb(r"deploys (?P<release>\S+)(?: beside (?P<other>\S+))?")
+async def deploys(stage: Stage, service: str, release: str, other: str | None) -> None:
+    if other:
+        stage.world.beside[service] = other
     for layer, name in releases_of(release).items():
         stage.world.run(service, layer, name)
 
