@@ -32,6 +32,7 @@ ROWS: dict[str, Callable[[Path, Sizes], Row]] = {
     "apply": reaction.measure_apply,
     "judging": judging.measure,
     "comparing": judging.measure_compared,
+    "scoring": judging.measure_scored,
     "share": share.measure,
     "restart": restart.measure,
     "restart-many": restart.measure_many,

@@ -93,7 +93,7 @@ class DaemonProcess:
             self._core.vitals.on_death = self._part_died
             self._watch_threads()
             self._start_tasks()
-            _spare_what_stays()
+            spare_what_stays()
             sd_notify.notify(sd_notify.READY, sd_notify.status(f"watching {len(self._config.services)} services"))
             self._log.info("ready", listen=self._config.daemon.listen, services=len(self._config.services))
             again = await self._ending
@@ -300,7 +300,7 @@ class DaemonProcess:
                 await self._core.runner.stop()
 
 
-def _spare_what_stays() -> None:
+def spare_what_stays() -> None:
     """Keep collections from walking through the large heap of thousands of services, which lives as long as we do."""
     gc.freeze()
     gc.set_threshold(10_000, 20, 20)

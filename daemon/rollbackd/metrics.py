@@ -88,7 +88,20 @@ class Metrics(Collector):
             counts = Counter(seen.standing for seen in self._rule_states.seen(service.name, now))
             for standing in Standing:
                 health.add_metric([service.name, standing.value], counts[standing])
-        yield from (ready, drilled, baked, held, health)
+        yield from (ready, drilled, baked, held, health, self._scores())
+
+    def _scores(self) -> Metric:
+        highest: dict[tuple[str, str], float] = {}
+        for rule, service, share in self._rule_states.scores():
+            highest[service, rule] = max(share, highest.get((service, rule), 0.0))
+        scores = GaugeMetricFamily(
+            "rollbackd_rule_score_ratio",
+            "Score of errors, as a share of the threshold that meets the rule.",
+            labels=["service", "rule"],
+        )
+        for place, share in sorted(highest.items()):
+            scores.add_metric(place, share)
+        return scores
 
     def _rollbacks(self) -> Iterable[Metric]:
         opened = CounterMetricFamily("rollbackd_rollbacks", "Rollbacks opened, without drills.", labels=["service"])

@@ -21,7 +21,7 @@ from rollbackd.rules.samples import Observation, own
 from rollbackd.rules.spec import AlertWhen, CheckWhen, EventWhen, QueryWhen, Rule
 from rollbackd.rules.tracks import Standing, Track, step
 from rollbackd.signals.prometheus import Prometheus
-from rollbackd.signals.query_conditions import by_shift, by_threshold
+from rollbackd.signals.query_conditions import by_itself, by_shift
 from rollbackd.system.clock import SystemClock
 from rollbackd.system.spawner import Spawner
 from tests.e2e.pack_data import END, START, TURN, history
@@ -70,9 +70,9 @@ async def look(
         assert answer.problem == ""
         return own(((series.labels, series.value) for series in answer.series), match or {"service": service})
 
-    counted = None if when.samples is None else await values(when.samples.query, at)
-    if when.against is None:
-        return by_threshold(when, await values(when.query, at), counted)
+    counted = await values(when.counting, at) if when.counting else None
+    if when.against is None or when.score is not None:
+        return by_itself(when, await values(when.query, at), counted)
     assert when.against.offset is not None
     past = await values(when.query, at - when.against.offset)
     base = Baseline(tuple(past), f" {when.other}") if past else Baseline(missing=f"there is no data of {when.other}")
@@ -84,6 +84,16 @@ PAST = "15m"
 SETTINGS = {"auth": {"past": PAST}, "business": {"past": PAST, "window": "5m"}}
 EXPECTED: dict[str, dict[str, dict[Verdict, str]]] = {
     "http": {
+        "error-score": {
+            GOOD: "healthy flawless slow at-the-limit",
+            BAD: "failing rare",
+            UNKNOWN: "idle idle-flawless gone unknown",
+        },
+        "new-version-fails": {
+            GOOD: "healthy flawless slow at-the-limit",
+            BAD: "failing rare",
+            UNKNOWN: "idle idle-flawless gone unknown",
+        },
         "high-error-rate": {
             GOOD: "healthy flawless at-the-limit slow",
             BAD: "failing",
@@ -176,11 +186,11 @@ async def test_an_error_rate_is_met_only_after_it_lasted(asked: Prometheus, tmp_
         if track.met:
             met = at
             break
-        at += timedelta(seconds=30)
+        at += timedelta(seconds=15)
     assert pending is not None
     assert met is not None
-    assert met - pending == when.for_ == timedelta(minutes=5)
-    assert timedelta() < pending - TURN < timedelta(minutes=3)
+    assert met - pending == when.for_ == timedelta(minutes=3, seconds=45)
+    assert timedelta() < pending - TURN < timedelta(minutes=1)
 
 
 async def test_without_any_such_metric_nothing_is_ever_concluded(asked: Prometheus, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ PROMISES = {
     "apply": "POST to `apply`",
     "judging": "one query's answer",
     "comparing": "one query's two answers",
+    "scoring": "a score of",
     "share": "the engine's share",
     "restart": "restart with 2,000",
     "restart-many": "restart with 4,000",

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 
@@ -68,12 +69,17 @@ def test_a_pack_says_what_it_expects(name: str) -> None:
 
 def test_the_http_pack_has_the_thresholds_that_it_promises(tmp_path: Path) -> None:
     rules = _rules(tmp_path, "{pack: http}")
-    assert list(rules) == ["high-error-rate", "slow", "unavailable"]
-    errors, slow, gone = (_query(rule) for rule in rules.values())
+    assert list(rules) == [
+        "error-score", "new-version-fails", "high-error-rate", "slow", "unavailable",
+    ]  # fmt: skip
+    score, new, errors, slow, gone = (_query(rule) for rule in rules.values())
+    assert (new.by_label, new.limit) == ("version", f"{score.limit.replace('2m30s', '30s')} against {new.other}")
+    assert score.limit == "score 10 (5% or 20% of requests, in 2m30s at the soonest)"
     assert (errors.above, slow.above, gone.below) == (0.1, 2.0, 0.99)
-    assert {errors.for_, slow.for_, gone.for_} == {timedelta(minutes=5)}
+    assert {errors.for_, slow.for_, gone.for_} == {timedelta(minutes=3, seconds=45)}
+    assert "[1m]" in errors.query
     assert errors.samples is not None
-    assert errors.samples.at_least == 50
+    assert errors.samples.at_least == 10
 
 
 def test_a_pack_can_be_used_again_with_other_settings(tmp_path: Path) -> None:
@@ -89,6 +95,8 @@ def test_the_smoke_pack_asks_a_check_of_the_service(tmp_path: Path) -> None:
     assert when == CheckWhen(check="quick", failures=2, every=timedelta(seconds=15), after_change=timedelta(minutes=10))
 
 
+WIDE = "{pack: http, window: 5m}"
+"""For samples a minute apart."""
 SERIES = {
     # 60 answers a minute; of `bad`, one in five fails.
     'http_requests_total{service="bad", code="200", instance="a"}': "0+24x30",
@@ -107,7 +115,13 @@ SERIES = {
 }
 
 
-def _promtool(tmp_path: Path, query: str, expected: dict[str, float]) -> None:
+RESTARTED = {
+    'http_requests_total{service="restarted", code="200", instance="a"}': "9000+60x17 60 120 180 240",
+    'http_requests_total{service="restarted", code="503", instance="b"}': "9+3x30",
+}
+
+
+def _promtool(tmp_path: Path, query: str, expected: dict[str, float], more: Mapping[str, str] | None = None) -> None:
     """Have Prometheus' own engine evaluate a query after 20 minutes of the series above."""
     samples = [{"labels": f'{{service="{service}"}}', "value": value} for service, value in expected.items()]
     test = {
@@ -115,7 +129,9 @@ def _promtool(tmp_path: Path, query: str, expected: dict[str, float]) -> None:
         "tests": [
             {
                 "interval": "1m",
-                "input_series": [{"series": series, "values": values} for series, values in SERIES.items()],
+                "input_series": [
+                    {"series": series, "values": values} for series, values in {**SERIES, **(more or {})}.items()
+                ],
                 "promql_expr_test": [{"expr": query, "eval_time": "20m", "exp_samples": samples}],
             }
         ],
@@ -131,20 +147,28 @@ def _promtool(tmp_path: Path, query: str, expected: dict[str, float]) -> None:
 @pytest.mark.needs("promtool")
 def test_the_error_rate_is_zero_and_not_nothing_without_errors(tmp_path: Path) -> None:
     """`idle` has 0 of 0, which is no number: inconclusive."""
-    query = _query(_rules(tmp_path, "{pack: http}")["high-error-rate"]).query
+    query = _query(_rules(tmp_path, WIDE)["high-error-rate"]).query
     _promtool(tmp_path, f"({query}) >= 0", {"bad": 0.2, "fine": 0})
     _promtool(tmp_path, f"count by (service) (({query}) != ({query}))", {"idle": 1})
 
 
 @pytest.mark.needs("promtool")
+def test_the_score_counts_errors_and_answers_and_survives_counters_that_begin_anew(tmp_path: Path) -> None:
+    """Each series is counted by itself, so that one instance's restart takes nothing from the others."""
+    score = _query(_rules(tmp_path, "{pack: http, score_window: 5m}")["error-score"])
+    _promtool(tmp_path, score.query, {"bad": 60, "fine": 0, "idle": 0, "restarted": 15}, RESTARTED)
+    _promtool(tmp_path, score.counting, {"bad": 300, "fine": 300, "idle": 0, "restarted": 315}, RESTARTED)
+
+
+@pytest.mark.needs("promtool")
 def test_latency_and_availability_are_seen(tmp_path: Path) -> None:
-    rules = _rules(tmp_path, "{pack: http}")
+    rules = _rules(tmp_path, WIDE)
     _promtool(tmp_path, _query(rules["slow"]).query, {"bad": 2.8, "fine": 0.95})
     _promtool(tmp_path, _query(rules["unavailable"]).query, {"bad": 0.5, "fine": 1})
 
 
 @pytest.mark.needs("promtool")
 def test_the_samples_are_the_answers_in_the_window(tmp_path: Path) -> None:
-    samples = _query(_rules(tmp_path, "{pack: http}")["high-error-rate"]).samples
+    samples = _query(_rules(tmp_path, WIDE)["high-error-rate"]).samples
     assert samples is not None
     _promtool(tmp_path, samples.query, {"bad": 300, "fine": 300, "idle": 0})

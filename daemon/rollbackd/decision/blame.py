@@ -15,7 +15,7 @@ from rollbackd.rules.reach import LEAST, reach, recent
 from rollbackd.rules.spec import AlertWhen, Leaf, QueryWhen, Rule
 from rollbackd.rules.tracks import Standing, Track, step
 from rollbackd.signals.prometheus import Prometheus
-from rollbackd.signals.query_conditions import QueryConditions
+from rollbackd.signals.query_conditions import QueryConditions, counted_over
 from rollbackd.signals.replays import can_be_replayed, replay
 from rollbackd.signals.rule_state import RuleStates, gap
 from rollbackd.state.read_model import ReadModel
@@ -121,12 +121,11 @@ class Blame:
         Good is what has come down to half of the threshold: what only wavers about it goes on.
         """
         leaf = rule.when
-        if self._queries is None or not isinstance(leaf, QueryWhen) or leaf.against is not None or leaf.above is None:
+        if self._queries is None or not isinstance(leaf, QueryWhen) or leaf.against is not None:
             return None
-        short = recent(leaf.query, LEAST)
-        if short is None or short == leaf.query:
+        asked = counted_over(leaf, LEAST) if leaf.score is not None else _lately(leaf)
+        if asked is None:
             return None
-        asked = leaf.model_copy(update={"query": short, "above": leaf.above * _CLEARLY})
         answers = await self._queries.ask([asked])
         seen = (await self._queries.observe(rule, asked, answers, [service], self._clock.now()))[service]
         return seen.verdict, f"{seen.reason} over the last minute"
@@ -174,7 +173,7 @@ class Blame:
         met: tuple[datetime, Track] | None = None
         bad = 0
         for at, seen in past.get(service, ()):
-            track = step(track, leaf, seen.verdict, seen.reason, at, pace)
+            track = step(track, leaf, seen.verdict, seen.reason, at, pace, seen.counted)
             if seen.verdict is Verdict.BAD and at >= span[0]:
                 bad += 1
                 met = (at, track) if track.met else met
@@ -234,6 +233,14 @@ class Blame:
     def _owner(self, rule: Rule, labels: Mapping[str, str]) -> str | None:
         found = self._rule_states.service_of(labels)
         return found if found is not None or len(rule.services) != 1 else rule.services[0]
+
+
+def _lately(leaf: QueryWhen) -> QueryWhen | None:
+    """The condition over the last minute, at half of its threshold; None where it cannot be asked so."""
+    short = recent(leaf.query, LEAST)
+    if leaf.above is None or short is None or short == leaf.query:
+        return None
+    return leaf.model_copy(update={"query": short, "above": leaf.above * _CLEARLY})
 
 
 def _echo(leaf: Leaf) -> timedelta:

@@ -13,13 +13,13 @@ from rollbackd.policy.changes import UNCONFIRMED, unconfirmed
 from rollbackd.policy.decide import decide
 from rollbackd.policy.guards import HOLD, When, ago, names
 from rollbackd.rules.conditions import threshold, together
-from rollbackd.rules.reach import reach, recent
-from rollbackd.rules.samples import inconclusive
+from rollbackd.rules.reach import reach
+from rollbackd.rules.samples import Observation, inconclusive
 from rollbackd.rules.spec import AlertWhen, CheckWhen, EventWhen, QueryWhen, Rule
 from rollbackd.rules.tracks import Standing
 from rollbackd.signals.alert_expressions import AlertExpressions
 from rollbackd.signals.prometheus import Prometheus
-from rollbackd.signals.query_conditions import QueryConditions
+from rollbackd.signals.query_conditions import QueryConditions, since_step
 from rollbackd.signals.rule_state import RuleStates
 from rollbackd.state.read_model import ReadModel
 from rollbackd.syntax.units import format_duration
@@ -201,12 +201,20 @@ class PreflightGuards:
         back = reach(leaf.query)
         now = self._clock.now()
         if since is not None and now - back < since:
-            short = recent(leaf.query, now - since) if leaf.against is None else None
+            short = since_step(leaf, now - since)
             if short is None:
                 text = f"looks back {format_duration(back)}, to before the last step"
                 return CheckResult(name, Verdict.INCONCLUSIVE, text)
-            leaf = leaf.model_copy(update={"query": short})
-        answers = await self._queries.ask([leaf])
-        found = await self._queries.observe(rule, leaf, answers, [incident.service], now, since)
-        seen = found.get(incident.service, inconclusive("there is no change any more to compare with"))
+            leaf = short
+        seen = await self._asked(self._queries, rule, leaf, incident.service, since)
+        if seen.counted is not None and seen.awaited and since is not None:  # little traffic: all of it since the step
+            longer = since_step(leaf, now - since)
+            seen = await self._asked(self._queries, rule, longer, incident.service, since) if longer else seen
         return CheckResult(name, seen.verdict, seen.reason)
+
+    async def _asked(
+        self, queries: QueryConditions, rule: Rule, leaf: QueryWhen, service: str, since: datetime | None
+    ) -> Observation:
+        answers = await queries.ask([leaf])
+        found = await queries.observe(rule, leaf, answers, [service], self._clock.now(), since)
+        return found.get(service, inconclusive("there is no change any more to compare with"))

@@ -12,7 +12,11 @@ from statistics import median
 from rollbackd.model import Verdict
 from rollbackd.rules.compared import Compared, Differs, percent
 from rollbackd.rules.ranks import mann_whitney
+from rollbackd.rules.reach import reach
 from rollbackd.rules.samples import Observation, inconclusive, settle
+from rollbackd.rules.score import count, judged
+from rollbackd.rules.spec import QueryWhen
+from rollbackd.syntax.units import format_duration
 
 FEWEST_PEERS = 2
 """One other service could be the sick one."""
@@ -112,6 +116,40 @@ def instances(
         old, f", the median of {len(old)} unchanged by {by}", 1, f"no unchanged instance by {by} has a number"
     )
     return shifted(median(new), base, leaf)
+
+
+def versions(
+    failed: tuple[Sequence[float], Sequence[float]],
+    asked: tuple[Sequence[float], Sequence[float]],
+    leaf: QueryWhen,
+    *,
+    undone: bool = False,
+) -> Observation:
+    """The errors of a service's new instances beside those of its old ones, both while they serve side by side.
+
+    :param failed: errors of the new instances, and of the old ones.
+    :param asked: their requests.
+    """
+    assert leaf.score is not None
+    new, old = (
+        count(settle(errors or (0,), "sum"), settle(requests or (0,), "sum"))
+        for errors, requests in zip(failed, asked, strict=True)
+    )
+    if isinstance(new, Observation):
+        return new
+    if isinstance(old, Observation):
+        return old
+    if not new[1]:
+        said = f"no instance is changed by {leaf.by_label}"
+        return Observation(Verdict.GOOD, None, f"{said} any more") if undone else inconclusive(said, awaited=True)
+    if not old[1]:
+        said = f"every request goes to instances changed by {leaf.by_label}: there is nothing to compare with"
+        return inconclusive(said, awaited=True)
+    if old[0] >= old[1] * leaf.score.shares[1]:
+        return inconclusive(
+            f"instances unchanged by {leaf.by_label} fail {old[0]:.3g} of {old[1]:.4g} themselves", awaited=True
+        )
+    return judged((*new, *old), format_duration(reach(leaf.query)), leaf.score)
 
 
 def _watched(up: bool, differs: Differs) -> bool:

@@ -1,7 +1,7 @@
 """What a query's value is judged by, as rules and checks write it: a threshold, or a comparison. No I/O."""
 
 from datetime import timedelta
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -100,11 +100,17 @@ class Compared(Spec):
     aggregate: Literal["any", "all", "max", "min", "sum"] | None = None
     """When one service has several series; without it they are ambiguous."""
 
+    kinds: ClassVar[tuple[str, ...]] = KINDS
+    """Exactly one of them judges it."""
+
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
-        given = [kind for kind in KINDS if getattr(self, kind) is not None]
+        given = [kind for kind in self.kinds if getattr(self, kind) is not None]
         if len(given) != 1:
-            raise ValueError("a query needs one threshold; give above, below, drops_by, rises_by or differs")
+            known = f"{', '.join(self.kinds[:-1])} or {self.kinds[-1]}"
+            raise ValueError(f"a query needs one threshold; give {known}")
+        if given[0] not in KINDS:
+            return self
         if (self.against is None) == (given[0] in COMPARING):
             if self.against is None:
                 raise ValueError(f"`{given[0]}` needs something to compare with; add against: {{offset: 1d}}")

@@ -4,6 +4,7 @@ https://prometheus.io/docs/prometheus/latest/querying/basics/
 """
 
 import re
+from collections.abc import Sequence
 from datetime import timedelta
 from functools import lru_cache
 
@@ -61,18 +62,33 @@ def within(query: str, length: timedelta) -> str | None:
     A rate or an average is the same measure over a shorter time; what counts or adds up is not, nor is what looks back
     by an offset or a subquery.
     """
-    plain = _blank(query)
-    if _OFFSET.search(plain) or "@" in plain:
+    ranges = _plain_ranges(query)
+    if ranges is None:
         return None
+    longer = [one for one in ranges if _length(one[1]) > length]
+    if any(_function_around(one.string, one.start()) not in _MEASURES for one in longer):
+        return None
+    return _with_ranges(query, longer, length)
+
+
+def over(query: str, length: timedelta) -> str | None:
+    """The expression with all of its ranges that long, whatever that means; None where it looks back otherwise."""
+    ranges = _plain_ranges(query)
+    return None if ranges is None else _with_ranges(query, ranges, length)
+
+
+def _plain_ranges(query: str) -> list[re.Match[str]] | None:
+    """The ranges of an expression that looks back by nothing else; None where it does."""
+    plain = _blank(query)
+    ranges = list(_RANGE.finditer(plain))
+    return None if _OFFSET.search(plain) or "@" in plain or any(one[2] for one in ranges) else ranges
+
+
+def _with_ranges(query: str, ranges: Sequence[re.Match[str]], length: timedelta) -> str:
     found, end = [], 0
-    for one in _RANGE.finditer(plain):
-        if one[2]:
-            return None
-        if _length(one[1]) > length:
-            if _function_around(plain, one.start()) not in _MEASURES:
-                return None
-            found += [query[end : one.start()], f"[{int(length.total_seconds())}s]"]
-            end = one.end()
+    for one in ranges:
+        found += [query[end : one.start()], f"[{int(length.total_seconds())}s]"]
+        end = one.end()
     return "".join([*found, query[end:]])
 
 

@@ -9,6 +9,9 @@ from math import isfinite
 
 from rollbackd.model import Verdict
 
+Counts = tuple[float, ...]
+"""Errors in a window, and the requests that they are of: not fewer; of new instances, also those of the old ones."""
+
 
 @dataclass(frozen=True, slots=True)
 class Observation:
@@ -25,6 +28,8 @@ class Observation:
     """Nobody is to blame but the server: it gave no answer that could be used."""
     awaited: bool = field(default=False, compare=False)
     """It says nothing as the rule itself wants it: too few samples, or too soon after the change."""
+    counted: Counts | None = None
+    """What a query that keeps a score has counted."""
 
 
 def judge(
@@ -54,6 +59,8 @@ def settle(
     highest_is_worst: bool = True,
 ) -> float | Observation:
     """The one number that a service's values come to, or why there is none; the arguments are those of `judge`."""
+    if len(values) == 1 and at_least is None and isfinite(values[0]):
+        return values[0]
     if not values:
         return inconclusive("no data")
     if len(values) > 1 and aggregate is None:

@@ -3,15 +3,17 @@
 from collections.abc import Iterator
 from datetime import timedelta
 from functools import cached_property
-from typing import Annotated, Self
+from typing import Annotated, ClassVar, Self
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from rollbackd.model import Action, Priority
-from rollbackd.rules.compared import Compared
+from rollbackd.rules.compared import KINDS, Compared, percent
 from rollbackd.rules.matchers import parse_matchers
+from rollbackd.rules.reach import reach
+from rollbackd.rules.score import ScoreSpec
 from rollbackd.rules.weight import Components, Impact, Scope, Users
-from rollbackd.syntax.units import Duration, OneOrMany, Ratio, Ref, Spec, read_by
+from rollbackd.syntax.units import Duration, OneOrMany, Ratio, Ref, Spec, format_duration, read_by
 
 NAME = r"^[a-z0-9][a-z0-9._-]*$"
 """A rule's name."""
@@ -65,6 +67,42 @@ class QueryWhen(Compared):
     bad: BadOf | None = None
     """Instead of `for`."""
     samples: Samples | None = None
+    score: ScoreSpec | None = None
+    """Instead of a threshold: the query counts errors, and each counts as it comes."""
+
+    kinds: ClassVar[tuple[str, ...]] = (*KINDS, "score")
+
+    @property
+    def counting(self) -> str:
+        """The query of how many samples, or requests, its value rests on; empty when nothing is asked of that."""
+        if self.score is not None:
+            return self.score.of
+        return self.samples.query if self.samples is not None else ""
+
+    @property
+    def limit(self) -> str:
+        """As of any comparison; of a score, `score 10 (5% or 20% of requests, in 2m30s at the soonest)`."""
+        if self.score is None:
+            return super().limit
+        good, bad = map(percent, self.score.shares)
+        soonest = format_duration(self.score.lasting)
+        words = f"score {self.score.threshold:g} ({good} or {bad} of requests, in {soonest} at the soonest)"
+        return f"{words} against {self.other}" if self.by_label else words
+
+    @model_validator(mode="after")
+    def _counts(self) -> Self:
+        """A score counts in windows that are the same for errors and for requests, and has a length of its own."""
+        if self.score is None:
+            return self
+        others = self.against if not self.by_label else None
+        for key, given in (("for", self.for_), ("bad", self.bad), ("samples", self.samples), ("against", others)):
+            if given:
+                raise ValueError(f"a score needs no `{key}`: each request counts as it comes; take `{key}` away")
+        if self.aggregate not in {None, "sum"}:
+            raise ValueError(f'"{self.aggregate}" makes no count of several series; write sum')
+        if not timedelta() < reach(self.query) == reach(self.score.of):
+            raise ValueError("a score counts errors and requests in one window; write increase(…[1m]) in both queries")
+        return self
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:

@@ -9,8 +9,11 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from rollbackd.model import Verdict
+from rollbackd.rules.reach import reach
+from rollbackd.rules.samples import Counts
+from rollbackd.rules.score import Score, ScoreSpec, advance, is_enough, is_pending
 from rollbackd.rules.spec import CheckWhen, QueryWhen
-from rollbackd.syntax.units import format_duration
+from rollbackd.syntax.units import format_duration, roughly
 
 CALM = timedelta(minutes=5)
 """How long trouble must be gone at every look to have ended: a start knows nothing yet, and trouble flaps."""
@@ -49,6 +52,12 @@ class Track:
     """When the state began that the condition is observed of; None: it always ran."""
     clean: datetime | None = None
     """What looks back to before this says nothing of that state, since it was reached by leaving another in trouble."""
+    scored: float = 0.0
+    """For conditions that count errors: the evidence so far."""
+    scored_at: datetime | None = None
+    """Up to when requests are in it."""
+    left: datetime | None = None
+    """When it left 0 last; None while it is 0."""
 
     @property
     def standing(self) -> Standing:
@@ -66,8 +75,15 @@ def step(
     reason: str,
     at: datetime,
     every: timedelta = timedelta(),
+    counted: Counts | None = None,
 ) -> Track:
-    """The track after one more observation; `every` is how often a query is asked, so that its pace is no gap."""
+    """The track after one more observation.
+
+    :param every: how often a query is asked, so that its pace is no gap.
+    :param counted: what a query that keeps a score has counted in its window.
+    """
+    if isinstance(when, QueryWhen) and when.score is not None and counted is not None:
+        return _score(track, when, when.score, counted, reason, at, every)
     if verdict is Verdict.INCONCLUSIVE:
         return replace(track, verdict=verdict, reason=reason, unsure=track.unsure + 1)
     silent = at - track.conclusive if track.conclusive is not None else timedelta()
@@ -87,7 +103,11 @@ def renewed(track: Track, begun: datetime, *, left: bool) -> Track:
     What goes on over a change belongs to what ran before it, and keeps its beginning. `left`: a rollback led to the
     state, so what was pending, or met, was of the one that was left, and is over.
     """
-    return Track(begun=begun, clean=begun) if left else replace(track, begun=begun, clean=None)
+    return (
+        Track(begun=begun, clean=begun)
+        if left
+        else replace(track, begun=begun, clean=None, scored=0.0, scored_at=None, left=None)
+    )
 
 
 def reaching_back(track: Track, back: timedelta, at: datetime) -> str:
@@ -97,10 +117,36 @@ def reaching_back(track: Track, back: timedelta, at: datetime) -> str:
     return f"looks {format_duration(back)} back, to before the present state ran"
 
 
+def mixing(track: Track, window: timedelta, at: datetime) -> str:
+    """Why a window that is to be counted holds requests of another state; empty when it holds none."""
+    if track.begun is None or at - window >= track.begun or at < track.begun:
+        return ""
+    return f"counts in {roughly(track.begun + window - at)}, what the present state alone has served"
+
+
 def unproven(before: Track, after: Track, back: timedelta, at: datetime) -> Track:
     """The track after an observation, not met yet while what meets it looks back to a state before."""
     early = after.begun is not None and at - back < after.begun <= at
     return replace(after, met=False) if after.met and not before.met and early else after
+
+
+def _score(
+    track: Track, when: QueryWhen, spec: ScoreSpec, counted: Counts, seen: str, at: datetime, every: timedelta
+) -> Track:
+    """The track of a condition that counts errors: met from the threshold on until nothing is left of it."""
+    before = Score(track.scored, track.scored_at, track.left)
+    score = advance(before, counted, reach(when.query), spec, at, every)
+    goes_on = score.value > 0 and (track.since is not None or is_pending(score, spec))
+    since = (track.since or score.left) if goes_on else None
+    met = goes_on and (track.met or is_enough(score, spec))
+    reason = f"score {score.value:.3g} of {spec.threshold:g}, {seen}"
+    verdict, conclusive, unsure = Verdict.GOOD if since is None else Verdict.BAD, track.conclusive, track.unsure
+    if counted[1]:
+        conclusive, unsure = at, 0
+    else:
+        verdict = Verdict.INCONCLUSIVE
+    past = (track.begun, track.clean, score.value, score.at, score.left)
+    return Track(since, conclusive, met, verdict, reason, (), unsure, *past)
 
 
 def _last(track: Track, verdict: Verdict, reason: str, at: datetime, lasting: timedelta, *, forgotten: bool) -> Track:

@@ -83,6 +83,8 @@ class Baselines:
         self._turns: dict[str, tuple[tuple[Spell, ...], Turn | None]] = {}
         self._past: defaultdict[str, dict[tuple[object, ...], tuple[Span, Sequence[Line]]]] = defaultdict(dict)
         """What was before a service's change, by service and question, with the time that was asked about."""
+        self._owned: dict[tuple[str, ...], tuple[list[Mapping[str, str]], list[str | None], bool]] = {}
+        """Of the last answer to rules for these services: each series' labels, its service; whether each has one."""
 
     # -- changes --------------------------------------------------------------------------------
     def turn(self, service: str) -> Turn | None:
@@ -275,11 +277,26 @@ class Baselines:
 
     def values(self, rule: Rule, series: Sequence[Series]) -> Mapping[str, Sequence[float]]:
         """The values of an instant answer, by service."""
+        owners, alone = self._known_owners(rule, [one.labels for one in series])
+        if alone:
+            return {service: (one.value,) for service, one in zip(owners, series, strict=True) if service is not None}
         found: defaultdict[str, list[float]] = defaultdict(list)
-        for service, one in zip(self._owners(rule, [one.labels for one in series]), series, strict=True):
+        for service, one in zip(owners, series, strict=True):
             if service is not None:
                 found[service].append(one.value)
         return found
+
+    def _known_owners(self, rule: Rule, labels: list[Mapping[str, str]]) -> tuple[list[str | None], bool]:
+        """The service of each series, and whether each has one series alone.
+
+        Answers about the same services follow one another, poll by poll, and labels compare faster than they are found.
+        """
+        known = self._owned.get(rule.services)
+        if known is None or known[0] != labels:
+            owners = self._owners(rule, labels)
+            owned = [owner for owner in owners if owner is not None]
+            known = self._owned[rule.services] = (labels, owners, len(set(owned)) == len(owned))
+        return known[1], known[2]
 
     def _owners(self, rule: Rule, labels: Sequence[Mapping[str, str]]) -> list[str | None]:
         """The service of each series. One without labels, from a query for one service alone, is of that service."""

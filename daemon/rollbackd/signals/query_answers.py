@@ -6,10 +6,10 @@ https://prometheus.io/docs/prometheus/latest/querying/api/#format-overview
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from math import isnan, nan
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from pydantic_core import from_json
 
@@ -36,15 +36,15 @@ _LARGEST_PIECE = 8 * 2**20
 """Bytes of what cannot be read in pieces."""
 _NEAR = 64
 _SERIES = re.compile(rb'\{\s*"metric"\s*:')
+_TEXT = frozenset({str})
 
 
 class Unusable(Exception):  # noqa: N818  # an answer, not an error: it becomes a problem
     """Nothing may be concluded from what came back; the text says why."""
 
 
-@dataclass(frozen=True, slots=True)
-class Series:
-    """One series of an instant query; the value may be NaN or infinite."""
+class Series(NamedTuple):
+    """One series of an instant query, a tuple since there are so many; the value may be NaN or infinite."""
 
     labels: Mapping[str, str]
     value: float
@@ -262,7 +262,7 @@ def one_of_replicas(series: Sequence[Series], labels: Collection[str]) -> tuple[
     """
     return (
         tuple(
-            replace(min(same, key=lambda one: isnan(one.value)), labels=dict(name))
+            min(same, key=lambda one: isnan(one.value))._replace(labels=dict(name))
             for name, same in _without(series, labels).items()
         )
         if labels
@@ -320,7 +320,7 @@ def _vector(result: Iterable[Any]) -> tuple[Series, ...]:
 
 
 def _labels(metric: Any) -> dict[str, str]:
-    if type(metric) is not dict or not all(type(value) is str for value in metric.values()):
+    if type(metric) is not dict or not _TEXT.issuperset(map(type, metric.values())):
         raise TypeError("labels that are no text")
     return metric
 

@@ -5,13 +5,15 @@ Nothing is known between two calls but what does not move any more. A problem of
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
+from math import inf
 
 from rollbackd.config.models import Config
 from rollbackd.model import Verdict
-from rollbackd.rules.compare import Baseline, Span, instances, sampled, shifted
-from rollbackd.rules.reach import reach
+from rollbackd.rules.compare import Baseline, Span, instances, sampled, shifted, versions
+from rollbackd.rules.reach import LEAST, over, reach, recent
 from rollbackd.rules.samples import Observation, inconclusive, judge, settle, too_few
+from rollbackd.rules.score import count, judged
 from rollbackd.rules.spec import QueryWhen, Rule
 from rollbackd.signals.baselines import BEFORE_UNDONE, Baselines, Line, Lines, samples_of, within
 from rollbackd.signals.prometheus import Prometheus, QueryAnswer
@@ -20,6 +22,8 @@ from rollbackd.state.read_model import ReadModel
 from rollbackd.syntax.units import format_duration, roughly
 from rollbackd.system.clock import Clock
 
+_LONGEST = timedelta(hours=1)
+"""How far back little traffic is counted in verification."""
 Values = Mapping[str, Sequence[float]]
 """By service."""
 
@@ -27,7 +31,7 @@ Values = Mapping[str, Sequence[float]]
 def queries(leaf: QueryWhen) -> list[str]:
     """What a condition asks of the present: its query, unless it asks for a time, and how many samples it rests on."""
     own = [] if leaf.differs is not None else [leaf.query]
-    return [*own, leaf.samples.query] if leaf.samples is not None else own
+    return [*own, leaf.counting] if leaf.counting else own
 
 
 class QueryConditions:
@@ -62,12 +66,17 @@ class QueryConditions:
         problem = next((answers[query].problem for query in queries(leaf) if answers[query].problem), "")
         if problem:
             return dict.fromkeys(services, _unanswered(problem))
-        counted = self.bases.values(rule, answers[leaf.samples.query].series) if leaf.samples is not None else {}
+        counted = self.bases.values(rule, answers[leaf.counting].series) if leaf.counting else {}
         if leaf.against is None:
             values = self.bases.values(rule, answers[leaf.query].series)
+            if leaf.score is not None:
+                window = format_duration(reach(leaf.query))
+                return {one: by_count(leaf, values.get(one, ()), counted.get(one, ()), window) for one in services}
             return {one: by_threshold(leaf, values.get(one, ()), counted.get(one)) for one in services}
         if leaf.of_change and since is None:
             services = self._compared(rule, leaf, services, now)
+        if leaf.score is not None:
+            return await self._versions(rule, leaf, answers, services, now, since)
         if leaf.differs is None and not leaf.by_label:
             return await self._shifted(rule, leaf, answers[leaf.query], counted, services, now, since)
         few = {service: few for service in services if (few := _too_few(leaf, counted.get(service))) is not None}
@@ -147,6 +156,33 @@ class QueryConditions:
             old, own, turn = before[service], lines.get(service, ()), self.bases.turn(service)
             undone = since is not None or (turn is not None and turn.undone)
             found[service] = inconclusive(old) if isinstance(old, str) else _instances(leaf, own, old, undone=undone)
+        return found
+
+    async def _versions(
+        self,
+        rule: Rule,
+        leaf: QueryWhen,
+        answers: Mapping[str, QueryAnswer],
+        services: Sequence[str],
+        now: datetime,
+        since: datetime | None,
+    ) -> dict[str, Observation]:
+        """What errors and requests of a service's new instances say, beside those of its old ones."""
+        requests = leaf.model_copy(update={"query": leaf.counting})
+        before = await self.bases.old_instances(rule, requests, services, now)
+        both = [
+            self.bases.spread(rule, [(one.labels, ((one.at, one.value),)) for one in answers[query].series])
+            for query in (leaf.query, leaf.counting)
+        ]
+        found: dict[str, Observation] = {}
+        for service in services:
+            old, turn = before[service], self.bases.turn(service)
+            undone = since is not None or (turn is not None and turn.undone)
+            if isinstance(old, str):
+                found[service] = inconclusive(old, awaited=True)
+            else:
+                failed, asked = (_sides(leaf, lines.get(service, ()), old) for lines in both)
+                found[service] = versions(failed, asked, leaf, undone=undone)
         return found
 
     # -- tests ----------------------------------------------------------------------------------
@@ -248,6 +284,41 @@ class ComparisonQueries:
         return found.get(service, Observation(Verdict.GOOD, None, "there is no fresh change to compare with"))
 
 
+def since_step(leaf: QueryWhen, length: timedelta) -> QueryWhen | None:
+    """The condition over the time since a rollback's last step alone; None where it cannot be asked so."""
+    if leaf.score is not None:
+        return counted_over(leaf, min(length, _LONGEST)) if length >= LEAST else None
+    short = recent(leaf.query, length) if leaf.against is None else None
+    return leaf.model_copy(update={"query": short}) if short is not None else None
+
+
+def counted_over(leaf: QueryWhen, length: timedelta) -> QueryWhen | None:
+    """A condition that keeps a score, counting in a window of this length; None where its queries have no such form."""
+    assert leaf.score is not None
+    errors, requests = over(leaf.query, length), over(leaf.score.of, length)
+    if errors is None or requests is None:
+        return None
+    return leaf.model_copy(update={"query": errors, "score": leaf.score.model_copy(update={"of": requests})})
+
+
+def by_itself(leaf: QueryWhen, values: Sequence[float], counted: Sequence[float] | None) -> Observation:
+    """One service's values by what the condition itself says: a threshold, or the shares of a score."""
+    return (
+        by_threshold(leaf, values, counted)
+        if leaf.score is None
+        else by_count(leaf, values, counted or (), format_duration(reach(leaf.query)))
+    )
+
+
+def by_count(leaf: QueryWhen, values: Sequence[float], counted: Sequence[float], window: str) -> Observation:
+    """One service's errors of its requests in one window, as it is written, with what was counted."""
+    assert leaf.score is not None
+    if len(values) == len(counted) == 1 and 0 <= values[0] <= counted[0] < inf:  # nearly always
+        return judged((values[0], counted[0]), window, leaf.score)
+    found = count(settle(values, leaf.aggregate), settle(counted, leaf.aggregate))
+    return found if isinstance(found, Observation) else judged(found, window, leaf.score)
+
+
 def by_threshold(leaf: QueryWhen, values: Sequence[float], counted: Sequence[float] | None) -> Observation:
     """One service's values against the condition's threshold; `counted` is how many samples they rest on."""
     at_least = leaf.samples.at_least if leaf.samples is not None else None
@@ -272,12 +343,17 @@ def _too_few(leaf: QueryWhen, counted: Sequence[float] | None) -> Observation | 
 
 
 def _instances(leaf: QueryWhen, own: Sequence[Line], old: frozenset[str], *, undone: bool) -> Observation:
+    return instances(*_sides(leaf, own, old), leaf, undone=undone)
+
+
+def _sides(leaf: QueryWhen, own: Sequence[Line], old: frozenset[str]) -> tuple[list[float], list[float]]:
+    """The values of new instances, and of old ones."""
     changed: list[float] = []
     unchanged: list[float] = []
     for labels, points in own:
         side = unchanged if labels.get(leaf.by_label, "") in old else changed
         side += [value for _, value in points]
-    return instances(changed, unchanged, leaf, undone=undone)
+    return changed, unchanged
 
 
 def _cut(lines: Sequence[Line], window: Span) -> list[Line]:

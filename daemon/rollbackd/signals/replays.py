@@ -8,7 +8,7 @@ from rollbackd.rules.compare import Baseline, Span
 from rollbackd.rules.samples import Observation
 from rollbackd.rules.spec import QueryWhen, Rule
 from rollbackd.signals.baselines import Baselines, Lines, base_of, by_time
-from rollbackd.signals.query_conditions import by_shift, by_threshold
+from rollbackd.signals.query_conditions import by_itself, by_shift
 
 Past = Sequence[tuple[datetime, Observation]]
 """One service's observations, oldest first."""
@@ -41,7 +41,7 @@ async def replay(
     offset = leaf.against.offset if leaf.against is not None else None
     then = (span[0] - offset, span[1] - offset) if offset is not None else None
     own = await bases.lines(rule, leaf.query, span, pace)
-    counted = await bases.lines(rule, leaf.samples.query, span, pace) if leaf.samples is not None else {}
+    counted = await bases.lines(rule, leaf.counting, span, pace) if leaf.counting else {}
     earlier = await bases.lines(rule, leaf.query, then, pace) if then is not None else {}
     for lines in (own, counted, earlier):
         if isinstance(lines, str):
@@ -67,7 +67,7 @@ def _replayed(bases: Baselines, leaf: QueryWhen, service: str, tables: _Tables, 
     for at, values in tables.own[service].items():
         counted = tables.counted.get(service, {}).get(at)
         if leaf.against is None:
-            found.append((at, by_threshold(leaf, values, counted)))
+            found.append((at, by_itself(leaf, values, counted)))
         elif begin is None or at >= begin:
             found.append((at, by_shift(leaf, values, counted, _base(bases, leaf, service, tables, at, end))))
     return found

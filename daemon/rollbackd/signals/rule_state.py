@@ -23,8 +23,9 @@ from rollbackd.rules.conditions import alert_evidence as evidence_of
 from rollbackd.rules.matchers import all_match, parse_matchers
 from rollbackd.rules.matching import ServiceIndex
 from rollbackd.rules.reach import reach
+from rollbackd.rules.samples import Counts
 from rollbackd.rules.spec import AlertWhen, CheckWhen, EventWhen, Leaf, QueryWhen, Rule
-from rollbackd.rules.tracks import Standing, Track, reaching_back, renewed, step, unproven
+from rollbackd.rules.tracks import Standing, Track, mixing, reaching_back, renewed, step, unproven
 from rollbackd.rules.weight import components_of, impact_of, scope_of, users_of
 from rollbackd.signals.reported_events import ReportedEvents
 
@@ -242,11 +243,13 @@ class RuleStates:
         *,
         awaited: bool = False,
         broken: bool = False,
+        counted: Counts | None = None,
     ) -> None:
         """Take one observation of a query or a check.
 
         :param awaited: it says nothing as the rule itself wants it.
         :param broken: it says nothing since the rule or the server is at fault.
+        :param counted: what a query that keeps a score has counted.
         """
         leaf = rule.leaves[position]
         assert isinstance(leaf, QueryWhen | CheckWhen)
@@ -254,11 +257,13 @@ class RuleStates:
         self._unasked.discard(place)
         known = self._tracks.get(place, _UNSEEN)
         before = self._of_present(rule, known, service, at)
-        back = reach(leaf.query) if isinstance(leaf, QueryWhen) else timedelta()
+        back = reach(leaf.query) if isinstance(leaf, QueryWhen) and not tells_apart(leaf) else timedelta()
         if verdict is not Verdict.INCONCLUSIVE and (why := reaching_back(before, back, at)):
             verdict, reason, awaited = Verdict.INCONCLUSIVE, why, True
-        after = unproven(before, step(before, leaf, verdict, reason, at, self._pace), back, at)
-        if awaited:
+        if counted is not None and (why := mixing(before, back, at)):
+            verdict, reason, awaited, counted = Verdict.INCONCLUSIVE, why, True, None
+        after = unproven(before, step(before, leaf, verdict, reason, at, self._pace, counted), back, at)
+        if awaited and after.unsure > before.unsure:
             after = replace(after, unsure=before.unsure)
         self._tracks[place] = after
         (self._broken.add if broken else self._broken.discard)(place)
@@ -485,6 +490,13 @@ class RuleStates:
                 found.append(AlertSeen(rule.name, condition.standing, reason, condition.since))
         return found
 
+    def scores(self) -> Iterator[tuple[str, str, float]]:
+        """Each rule that keeps a score of a service, the service, and which part of its threshold that is, 0 to 1."""
+        for (name, position, service), track in self._tracks.items():
+            leaf = self._by_name[name].leaves[position]
+            if isinstance(leaf, QueryWhen) and leaf.score is not None and track.scored_at is not None:
+                yield name, service, track.scored / leaf.score.threshold
+
     def unjudged(self, rule: Rule, times: int = UNSURE) -> dict[str, str]:
         """The services that a condition of the rule said nothing of so many times in a row, each with the reason."""
         tracks = (
@@ -582,11 +594,17 @@ def _fits(leaf: AlertWhen, alert: Alert) -> bool:
     return all_match(matchers, alert.labels) and is_evidence(matchers, alert.labels)
 
 
+def tells_apart(leaf: QueryWhen) -> bool:
+    """Whether what it counts is never mixed with what ran before, however far it looks back."""
+    return leaf.score is not None and bool(leaf.by_label)
+
+
 def gap(rule: Rule, poll_every: timedelta) -> timedelta:
     """How far back a restart must look to rebuild what is pending."""
     longest = poll_every * 2
     for leaf in rule.leaves:
         if isinstance(leaf, QueryWhen):
             counted = poll_every * leaf.bad.of if leaf.bad is not None else timedelta()
-            longest = max(longest, leaf.for_ * 2 + poll_every, counted + poll_every)
+            lasting = leaf.score.lasting * 4 if leaf.score is not None else leaf.for_ * 2
+            longest = max(longest, lasting + poll_every, counted + poll_every)
     return longest

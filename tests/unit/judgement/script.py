@@ -100,8 +100,10 @@ async def was_rolled_back(stage: Stage, service: str, number: str, outcome: str)
 
 
 # -- releases -----------------------------------------------------------------------------------
-@verb(r"deploys (?P<release>\S+)")
-async def deploys(stage: Stage, service: str, release: str) -> None:
+@verb(r"deploys (?P<release>\S+)(?: beside (?P<other>\S+))?")
+async def deploys(stage: Stage, service: str, release: str, other: str | None) -> None:
+    if other:
+        stage.world.beside[service] = other
     for layer, name in releases_of(release).items():
         stage.world.run(service, layer, name)
 
@@ -147,12 +149,12 @@ async def runs_more(stage: Stage, service: str, count: str) -> None:
 
 
 # -- what is seen -------------------------------------------------------------------------------
-@verb(r"(?P<query>errors|requests|orders|latency) (?P<value>\S+)" + _WHILE)
+@verb(r"(?P<query>errors|requests|orders|latency|up) (?P<value>\S+)" + _WHILE)
 async def measures(stage: Stage, service: str, query: str, value: str, sick: str | None) -> None:
     stage.world.measure(query, service, _number(value), _sick(sick))
 
 
-@verb(r"(?P<count>\d+) of the others have (?P<query>errors|requests|orders|latency) (?P<value>\S+)")
+@verb(r"(?P<count>\d+) of the others have (?P<query>errors|requests|orders|latency|up) (?P<value>\S+)")
 async def others_measure(stage: Stage, service: str, count: str, query: str, value: str) -> None:
     for name in stage.crowd[: int(count)]:
         stage.world.measure(query, name, _number(value))

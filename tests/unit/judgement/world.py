@@ -5,7 +5,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import cycle
 from typing import Any, cast
 
@@ -23,6 +23,9 @@ from tests.unit.judgement.clock import LeapingClock
 DOWN = "Prometheus at http://127.0.0.1:9090: no answer within 5s"
 LONG_AGO = timedelta(days=30)
 FOR_EVER = timedelta(days=365)
+_NEVER = datetime.max.replace(tzinfo=UTC)
+_PACE, _MINUTE = timedelta(seconds=15), timedelta(minutes=1)
+"""How often it is scraped, and what counts are for."""
 
 
 @dataclass
@@ -66,6 +69,15 @@ class Reading:
     course: list[tuple[datetime, float | None]] = field(default_factory=list)
 
 
+@dataclass
+class Version:
+    """A release that serves, from when until when."""
+
+    release: str
+    since: datetime
+    until: datetime = _NEVER
+
+
 class World:
     """Changed by the script and by rollbacks; asked by the daemon through its own interfaces."""
 
@@ -85,6 +97,10 @@ class World:
         """Alerts by fingerprint, with the layer and the release that make them fire."""
         self.past_alerts: list[Alert] = []
         self.silences: dict[str, Silence] = {}
+        self.versions: defaultdict[str, list[Version]] = defaultdict(list)
+        """Of `code`, oldest first."""
+        self.beside: dict[str, str] = {}
+        """The release that goes on serving beside the one that was deployed, by service."""
 
     # -- what runs ------------------------------------------------------------------------------
     def build(self, service: Service) -> Layers:
@@ -125,6 +141,14 @@ class World:
 
     def moved(self) -> None:
         """Another release runs: what is measured may be another now, alerts may be over."""
+        for service, layers in self.layers.items():
+            serving, runs = [one for one in self.versions[service] if one.until > self.clock.true], layers.get("code")
+            if runs is None or any(one.release == runs.present.id for one in serving[-1:]):
+                continue
+            for one in serving:
+                one.until = one.until if one.release == self.beside.get(service) else self.clock.true
+            self.beside.pop(service, None)
+            self.versions[service].append(Version(runs.present.id, self.clock.true))
         for by_service in self.readings.values():
             for service, reading in by_service.items():
                 self._read(service, reading)
@@ -180,8 +204,9 @@ class WorldPrometheus:
         if self.down:
             return QueryAnswer(problem=DOWN)
         time = at or self.world.clock.true
-        name, window = _windowed(query)
-        found = [(service, _mean(reading, time, window)) for service, reading in self.world.readings[name].items()]
+        if "version" in query:
+            return QueryAnswer(tuple(Series(labels, value, time) for labels, value in self._by_version(query, time)))
+        found = [(service, self._asked(query, service, time)) for service in self._services(query)]
         return QueryAnswer(tuple(Series({"service": one}, value, time) for one, value in found if value is not None))
 
     async def rules(self) -> RulesAnswer:
@@ -193,12 +218,46 @@ class WorldPrometheus:
         times = [start + step * n for n in range(int((end - start) / step) + 1)]
         if query.startswith("ALERTS"):
             return RangeAnswer(tuple(self._alerts(times)))
+        if "version" in query:
+            lines: defaultdict[tuple[tuple[str, str], ...], list[tuple[datetime, float]]] = defaultdict(list)
+            for time in times:
+                for labels, counted in self._by_version(query, time):
+                    lines[tuple(labels.items())].append((time, counted))
+            return RangeAnswer(tuple(RangeSeries(dict(labels), tuple(points)) for labels, points in lines.items()))
         found = []
-        name, window = _windowed(query)
-        for service, reading in self.world.readings[name].items():
-            points = tuple((time, value) for time in times if (value := _mean(reading, time, window)) is not None)
+        for service in self._services(query):
+            points = tuple((time, value) for time in times if (value := self._asked(query, service, time)) is not None)
             found.append(RangeSeries({"service": service}, points))
         return RangeAnswer(tuple(one for one in found if one.points))
+
+    def _by_version(self, query: str, time: datetime) -> Iterator[tuple[dict[str, str], float]]:
+        """What is counted of each release that serves then: the same share of the requests."""
+        name, window = _windowed(query)
+        for service in self._services(query):
+            serving = [one for one in self.world.versions[service] if one.since < time <= one.until]
+            errors, requests = (self.world.readings[one][service] for one in ("errors", "requests"))
+            for one in serving:
+                counted = (requests.now or 0) / len(serving) * (min(window, time - one.since) / _MINUTE)
+                share = errors.sick.get(("code", one.release), errors.now) or 0
+                yield {"service": service, "version": one.release}, counted * (share if name == "failed" else 1)
+
+    def _services(self, query: str) -> Sequence[str]:
+        name = _windowed(query)[0]
+        return list(self.world.readings["errors" if name == "failed" else name])
+
+    def _asked(self, query: str, service: str, time: datetime) -> float | None:
+        """What a query is at a time; what it counts is so many in a minute."""
+        name, window = _windowed(query)
+        times = [time - _PACE * n for n in range(int(window / _PACE))] or [time]
+        values = [value for each in times if (value := self._at(name, service, each)) is not None]
+        counted = window / _MINUTE if "increase(" in query else 1.0
+        return sum(values) / len(values) * counted if values else None
+
+    def _at(self, name: str, service: str, time: datetime) -> float | None:
+        if name != "failed":
+            return _at(self.world.readings[name][service], time)
+        errors, requests = (_at(self.world.readings[one][service], time) for one in ("errors", "requests"))
+        return None if errors is None or requests is None else errors * requests
 
     def _alerts(self, times: Sequence[datetime]) -> Iterator[RangeSeries]:
         for alert in (*self.world.past_alerts, *self.world.alerts.values()):
@@ -211,20 +270,26 @@ class WorldPrometheus:
         return
 
 
+_OF_PACK = (
+    (re.compile(r"histogram_quantile"), "latency"),
+    (re.compile(r"avg_over_time\(up\["), "up"),
+    (re.compile(r"increase\(.*code=~", re.DOTALL), "failed"),
+    (re.compile(r"rate\(.*code=~.*/", re.DOTALL), "errors"),
+    (re.compile(r"increase\("), "requests"),
+)
+"""What the queries of the pack `http` ask, the first that fits."""
+
+
 def _windowed(query: str) -> tuple[str, timedelta]:
     """The name of what is measured, and over how long."""
-    found = re.fullmatch(r"avg_over_time\((\w+)\[(\d+[ms])\]\)", query)
-    return (found[1], parse_duration(found[2])) if found is not None else (query, timedelta())
-
-
-def _mean(reading: Reading, time: datetime, window: timedelta) -> float | None:
-    """What a series is at a time; over a window, the mean of a sample every fifteen seconds."""
-    if not window:
-        return _at(reading, time)
-    pace = timedelta(seconds=15)
-    sampled = (_at(reading, time - pace * n) for n in range(int(window / pace)))
-    values = [value for value in sampled if value is not None]
-    return sum(values) / len(values) if values else None
+    found = re.fullmatch(r"(?:avg_over_time|increase)\((\w+)\[(\d+[ms])\]\)", query)
+    if found is not None:
+        return found[1], parse_duration(found[2])
+    if "(" not in query:
+        return query, timedelta()
+    window = re.search(r"\[(\d+[ms])\]", query)
+    assert window is not None, query
+    return next(name for pattern, name in _OF_PACK if pattern.search(query)), parse_duration(window[1])
 
 
 def _at(reading: Reading, time: datetime) -> float | None:
