@@ -268,7 +268,7 @@ class Baselines:
     def spread(self, rule: Rule, lines: Sequence[Line]) -> Lines:
         """The series by service."""
         found: defaultdict[str, list[Line]] = defaultdict(list)
-        for service, line in zip(self._owners(rule, [labels for labels, _ in lines]), lines, strict=True):
+        for service, line in zip(self.owners(rule, [labels for labels, _ in lines]), lines, strict=True):
             if service is not None:
                 found[service].append(line)
         return found
@@ -276,12 +276,12 @@ class Baselines:
     def values(self, rule: Rule, series: Sequence[Series]) -> Mapping[str, Sequence[float]]:
         """The values of an instant answer, by service."""
         found: defaultdict[str, list[float]] = defaultdict(list)
-        for service, one in zip(self._owners(rule, [one.labels for one in series]), series, strict=True):
+        for service, one in zip(self.owners(rule, [one.labels for one in series]), series, strict=True):
             if service is not None:
                 found[service].append(one.value)
         return found
 
-    def _owners(self, rule: Rule, labels: Sequence[Mapping[str, str]]) -> list[str | None]:
+    def owners(self, rule: Rule, labels: Sequence[Mapping[str, str]]) -> list[str | None]:
         """The service of each series. One without labels, from a query for one service alone, is of that service."""
         owners = self._rule_states.spread(labels, rule)
         match = self._matches.get(rule.services[0]) if len(rule.services) == 1 else None
