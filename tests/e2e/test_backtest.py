@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
-from typer.main import get_command
+from typer.testing import CliRunner, Result
 
 from rollbackd import facts
 from rollbackd.cli.commands import app
@@ -75,7 +74,7 @@ class House:
 
     def run(self, *given: str, config: Path | None = None) -> Result:
         """The command in this process, which is as true and starts at once."""
-        return CliRunner().invoke(get_command(app), self.arguments(*given, config=config))
+        return CliRunner().invoke(app, self.arguments(*given, config=config))
 
     def json(self, *given: str, config: Path | None = None) -> Any:
         done = self.run(*SPAN, "--json", *given, config=config)
@@ -198,7 +197,7 @@ def test_what_was_fetched_is_not_asked_for_again(house: House) -> None:
     house.json(*by_file(house))
     kept = {path.name: path.read_bytes() for path in (house.directory / "cache").iterdir()}
     assert (house.directory / "cache").stat().st_mode & 0o777 == 0o700
-    one = sorted(kept)[0]
+    one = min(kept)
     (house.directory / "cache" / one).write_bytes(b"damaged")
     house.json(*by_file(house))
     again = {path.name: path.read_bytes() for path in (house.directory / "cache").iterdir()}

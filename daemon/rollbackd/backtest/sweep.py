@@ -1,11 +1,13 @@
 """Which other settings are played: `error_rate=1%..20%`, `error_rate=1%,5%,10%`. No I/O."""
 
+import re
 from dataclasses import dataclass
 from datetime import timedelta
 
 from rollbackd.rules.spec import QueryWhen, Rule
 from rollbackd.syntax.units import format_duration, parse_duration, parse_ratio
 
+_NUMBER = re.compile(r"-?[0-9]{1,15}(\.[0-9]{1,15})?")
 _STEPS = 8
 _MOST = 50
 
@@ -74,7 +76,6 @@ class Sweep:
 def _read(word: str) -> tuple[float, str]:
     if word.endswith("%"):
         return parse_ratio(word), "%"
-    try:
-        return parse_ratio(word), ""
-    except ValueError:
-        return parse_duration(word).total_seconds(), "s"
+    if _NUMBER.fullmatch(word):
+        return float(word), ""
+    return parse_duration(word).total_seconds(), "s"
