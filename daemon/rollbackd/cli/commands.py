@@ -6,6 +6,7 @@ import typer
 
 from rollbackd import __version__
 from rollbackd.cli import (
+    backtest_command,
     change_commands,
     drill_command,
     event_command,
@@ -59,7 +60,7 @@ _COMMANDS = (
     order_commands.rollback, order_commands.approve, order_commands.deny, order_commands.abort, order_commands.ack,
     order_commands.hold, order_commands.resume, change_commands.changed, change_commands.confirm,
     order_commands.good, order_commands.quarantine, event_command.event, local_commands.audit,
-    layer_command.layer, drill_command.drill,
+    layer_command.layer, drill_command.drill, backtest_command.backtest,
 )  # fmt: skip
 for _run in _COMMANDS:
     command(app, _run.__name__)(_run)

@@ -13,7 +13,7 @@ from rollbackd.config import access, files, notify, overlaps, references, rules,
 from rollbackd.config.explain import faults_of
 from rollbackd.config.models import Config, Service
 from rollbackd.config.outline import Outline, ServiceOutline, outline_of
-from rollbackd.config.packs import Rules, read_rules
+from rollbackd.config.packs import NO_SETTINGS, Rules, read_rules
 from rollbackd.config.positions import ConfigFault
 from rollbackd.config.secrets import reveal
 from rollbackd.config.shape import Shape, receiver, shape_of
@@ -42,15 +42,24 @@ class Loaded:
     """SHA-256 over all files that it was made of, in hex."""
     files: tuple[Path, ...]
     """Those files: the configuration, its rule files, its packs."""
+    settings: frozenset[str] = frozenset()
+    """The settings that its packs have."""
     notes: tuple[str, ...] = ()
     """What is allowed and may still be a mistake; sentences for `rollbackd check` and the log."""
 
 
-def load(path: Path, plugins: Plugins | None = None, *, look_for: Callable[[Secret], object] | None = reveal) -> Loaded:
+def load(
+    path: Path,
+    plugins: Plugins | None = None,
+    *,
+    look_for: Callable[[Secret], object] | None = reveal,
+    settings: Mapping[str, object] = NO_SETTINGS,
+) -> Loaded:
     """Read a configuration and everything that it names.
 
     `look_for` is called with each secret and raises ValueError when it is not there; None leaves secrets and
-    certificates alone, for a file that is checked on another machine.
+    certificates alone, for a file that is checked on another machine. `settings` are put in the place of those of every
+    pack that has them.
 
     :raises ConfigErrors: with all faults of all its files.
     """
@@ -61,7 +70,7 @@ def load(path: Path, plugins: Plugins | None = None, *, look_for: Callable[[Secr
         raise ConfigErrors([ConfigFault(str(path), 1, 1, str(error)), *source.document.faults]) from error
     if source.document.root is None:
         raise ConfigErrors(source.document.faults)
-    taken = read_rules(source.document, path.parent)
+    taken = read_rules(source.document, path.parent, settings)
     outline = outline_of(source.document, shape, taken.placed)
     faults = [*source.document.faults, *taken.faults, *outline.faults]
     faults += [*references.faults(outline), *rules.faults(outline)]
@@ -77,7 +86,8 @@ def load(path: Path, plugins: Plugins | None = None, *, look_for: Callable[[Secr
         raise ConfigErrors(faults)
     config = _config(written, outline, taken)
     sources = (source, *taken.sources)
-    return Loaded(config, path, _hash(sources), tuple(each.path for each in sources), tuple(_notes(config)))
+    files_read = tuple(each.path for each in sources)
+    return Loaded(config, path, _hash(sources), files_read, frozenset(taken.settings), tuple(_notes(config)))
 
 
 def _config(written: Config, outline: Outline, taken: Rules) -> Config:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -22,6 +23,7 @@ from rollbackd.syntax.units import parse_duration, parse_ratio, show
 
 _OWN = frozenset({"pack", "as", "services", "only"})
 """Keys of a pack's entry that are no settings of the pack."""
+NO_SETTINGS: Mapping[str, object] = MappingProxyType({})
 _SETTING = re.compile(r"\$([a-z_]+)")
 """A `$` before anything else, as at the end of a regular expression, stays what it is."""
 
@@ -50,10 +52,15 @@ class Rules:
     placed: list[Placed] = field(default_factory=list)
     faults: list[ConfigFault] = field(default_factory=list)
     sources: list[files.ConfigFile] = field(default_factory=list)
+    settings: set[str] = field(default_factory=set)
+    """The settings that its packs have."""
 
 
-def read_rules(main: Document, base: Path) -> Rules:
-    """The rules that a configuration names; `base` is the directory that its patterns start from."""
+def read_rules(main: Document, base: Path, instead: Mapping[str, object] = NO_SETTINGS) -> Rules:
+    """The rules that a configuration names; `base` is the directory that its patterns start from.
+
+    :param instead: values of settings, for every pack that has such a setting.
+    """
     rules = Rules()
     written = mapping(main.data).get("rules")
     for n, entry in enumerate(written if isinstance(written, list) else []):
@@ -61,7 +68,7 @@ def read_rules(main: Document, base: Path) -> Rules:
         if isinstance(entry, str):
             _from_files(rules, main, loc, entry, base)
         elif isinstance(entry, dict) and "pack" in entry:
-            _from_pack(rules, main, loc, entry)
+            _from_pack(rules, main, loc, entry, instead)
         else:
             rules.placed.append(Placed(entry, _valid(entry), _pointing(main, loc)))
     return rules
@@ -100,7 +107,9 @@ def _from_files(rules: Rules, main: Document, loc: Loc, pattern: str, base: Path
                 rules.placed.append(Placed(raw, _valid(raw), _pointing(source.document, place)))
 
 
-def _from_pack(rules: Rules, main: Document, loc: Loc, entry: Mapping[str, object]) -> None:
+def _from_pack(
+    rules: Rules, main: Document, loc: Loc, entry: Mapping[str, object], instead: Mapping[str, object]
+) -> None:
     name, prefix = entry["pack"], entry.get("as")
     if not isinstance(name, str):
         return
@@ -112,7 +121,10 @@ def _from_pack(rules: Rules, main: Document, loc: Loc, entry: Mapping[str, objec
     rules.faults += source.document.faults
     if source.document.root is None:
         return
+    declared = mapping(mapping(source.document.data).get("settings")).keys()
+    rules.settings |= {str(key) for key in declared}
     given = {key: value for key, value in entry.items() if key not in _OWN}
+    given |= {key: value for key, value in instead.items() if key in declared}
 
     def at_setting(knob: Loc, text: str) -> ConfigFault:
         return main.fault((*loc, *knob), text)

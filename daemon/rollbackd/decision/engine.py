@@ -154,6 +154,11 @@ class DecisionEngine:
                     await asyncio.wait(set(self._tasks))
         await end(self._tasks)
 
+    async def idle(self) -> None:
+        """Wait until no decision is under way, however long that takes."""
+        while self._tasks:
+            await asyncio.wait(set(self._tasks))
+
     async def consider(self, trigger: Trigger, handled: Sequence[int] = ()) -> Decision:
         """Decide on a trigger and write the decision down; open an incident when it says so.
 
@@ -313,10 +318,10 @@ class DecisionEngine:
             self._turn += _FEW
             for service in self._config.services:
                 begun = self._clock.monotonic()
-                if self._think_again(service.name):
+                if self.think_again(service.name):
                     await self._clock.sleep(timedelta(seconds=_REST * (self._clock.monotonic() - begun)))
 
-    def _think_again(self, service: str) -> bool:
+    def think_again(self, service: str) -> bool:
         """Decide again on episodes where other reasons stand against it now, such as a hold lifted or a cooldown over.
 
         Returns whether there was any episode. Of many episodes of one service only a few have their turn.

@@ -270,7 +270,7 @@ class Baselines:
     def spread(self, rule: Rule, lines: Sequence[Line]) -> Lines:
         """The series by service."""
         found: defaultdict[str, list[Line]] = defaultdict(list)
-        for service, line in zip(self._owners(rule, [labels for labels, _ in lines]), lines, strict=True):
+        for service, line in zip(self.owners(rule, [labels for labels, _ in lines]), lines, strict=True):
             if service is not None:
                 found[service].append(line)
         return found
@@ -293,12 +293,12 @@ class Baselines:
         """
         known = self._owned.get(rule.services)
         if known is None or known[0] != labels:
-            owners = self._owners(rule, labels)
+            owners = self.owners(rule, labels)
             owned = [owner for owner in owners if owner is not None]
             known = self._owned[rule.services] = (labels, owners, len(set(owned)) == len(owned))
         return known[1], known[2]
 
-    def _owners(self, rule: Rule, labels: Sequence[Mapping[str, str]]) -> list[str | None]:
+    def owners(self, rule: Rule, labels: Sequence[Mapping[str, str]]) -> list[str | None]:
         """The service of each series. One without labels, from a query for one service alone, is of that service."""
         owners = self._rule_states.spread(labels, rule)
         match = self._matches.get(rule.services[0]) if len(rule.services) == 1 else None

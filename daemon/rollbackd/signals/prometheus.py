@@ -17,6 +17,7 @@ from rollbackd.signals.query_answers import (
     QueryAnswer,
     RangeAnswer,
     RangeSeries,
+    RowsAnswer,
     RulesAnswer,
     Series,
     Unusable,
@@ -25,6 +26,7 @@ from rollbackd.signals.query_answers import (
     one_range_of_replicas,
     own_rules,
     range_series,
+    rows,
 )
 from rollbackd.signals.query_threads import QueryThread, readable
 from rollbackd.syntax.units import Secret, format_duration
@@ -40,7 +42,7 @@ THREADS = 8
 _GOODBYE = 1.0
 """Seconds that `close` gives the threads whose connections it cut."""
 
-A = TypeVar("A", QueryAnswer, RangeAnswer, RulesAnswer)
+A = TypeVar("A", QueryAnswer, RangeAnswer, RowsAnswer, RulesAnswer)
 
 
 @dataclass(eq=False, slots=True)
@@ -104,6 +106,15 @@ class Prometheus:
             return RangeAnswer(one_range_of_replicas(found, self._replica_labels))
 
         return await self._ask(query, (start, end, step), RangeAnswer, fetch)
+
+    async def rows(self, query: str, start: datetime, step: timedelta, count: int) -> RowsAnswer:
+        """The series of a query at `count` times, whole seconds apart, as plain numbers; otherwise like `instant`."""
+        end, seconds, begin = start + step * (count - 1), round(step.total_seconds()), round(start.timestamp())
+
+        def fetch(line: QueryThread) -> RowsAnswer:
+            return RowsAnswer(rows(line.range(query, start, end, step), begin, seconds, count))
+
+        return await self._ask(query, ("rows", start, step, count), RowsAnswer, fetch)
 
     async def rules(self) -> RulesAnswer:
         """The rules that it evaluates itself; otherwise like `instant`."""
@@ -267,6 +278,9 @@ class PrometheusReplicas(Prometheus):
 
     async def range(self, query: str, start: datetime, end: datetime, step: timedelta) -> RangeAnswer:
         return await self._first(lambda server: server.range(query, start, end, step))
+
+    async def rows(self, query: str, start: datetime, step: timedelta, count: int) -> RowsAnswer:
+        return await self._first(lambda server: server.rows(query, start, step, count))
 
     async def rules(self) -> RulesAnswer:
         return await self._first(lambda server: server.rules())

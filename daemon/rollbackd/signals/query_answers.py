@@ -4,11 +4,13 @@ https://prometheus.io/docs/prometheus/latest/querying/api/#format-overview
 """
 
 import re
+from array import array
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from math import isnan, nan
+from math import inf, isnan, nan
+from operator import itemgetter
 from typing import Any, NamedTuple, TypeVar
 
 from pydantic_core import from_json
@@ -76,6 +78,28 @@ class RangeAnswer:
     """The answer to a range query: all series, or the problem."""
 
     series: tuple[RangeSeries, ...] = ()
+    problem: str = ""
+    """A sentence; empty when all is well."""
+
+
+MISSING = -inf
+"""Stands in a row for a time without a point; what Prometheus calls -Inf is kept as no number."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One series of a range query as plain numbers, one for each time that was asked about."""
+
+    labels: Mapping[str, str]
+    values: "array[float]"
+    """Of type `d`; `MISSING` where there is no point, NaN or infinite where it says nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowsAnswer:
+    """The answer to a range query for as many times as there may be, or the problem."""
+
+    rows: tuple[Row, ...] = ()
     problem: str = ""
     """A sentence; empty when all is well."""
 
@@ -304,6 +328,39 @@ def _matrix(result: Iterable[Any]) -> tuple[RangeSeries, ...]:
         read = tuple((_time(at), float(text)) for at, text in item["values"])
         series.append(RangeSeries(_labels(item["metric"]), read))
     return tuple(series)
+
+
+def rows(data: Mapping[str, Any], start: int, step: int, count: int) -> tuple[Row, ...]:
+    """A range query's data as rows of `count` numbers, `step` seconds apart from `start` on, seconds since 1970.
+
+    :raises Unusable: when it is not a matrix of numbers at these times.
+    """
+    kind, result = data.get("resultType"), data.get("result")
+    if kind != "matrix" or not isinstance(result, list | LongList):
+        raise Unusable(f"the query's result is a {_short(kind)}, not a matrix")
+    try:
+        return tuple(Row(_labels(item["metric"]), _numbers(item["values"], start, step, count)) for item in result)
+    except (KeyError, TypeError, ValueError, OverflowError, IndexError) as error:
+        raise Unusable(_malformed(error)) from error
+
+
+def _numbers(points: Sequence[tuple[float, str]], start: int, step: int, count: int) -> "array[float]":
+    found = array("d", map(float, map(itemgetter(1), points)))
+    if found and min(found) == MISSING:
+        found = array("d", (nan if value == MISSING else value for value in found))
+    first, last = (round((points[place][0] - start) / step) for place in (0, -1)) if points else (0, -1)
+    if first < 0 or last >= count:
+        raise ValueError("points at other times than were asked about")
+    if len(points) == last - first + 1:
+        return _gap(first) + found + _gap(count - 1 - last)
+    spread = _gap(count)
+    for (at, _), value in zip(points, found, strict=True):
+        spread[round((at - start) / step)] = value
+    return spread
+
+
+def _gap(length: int) -> "array[float]":
+    return array("d", (MISSING,)) * length
 
 
 def _vector(result: Iterable[Any]) -> tuple[Series, ...]:

@@ -1,0 +1,72 @@
+"""What a condition with a threshold says at every poll of a chunk, found without judging each of them. No I/O.
+
+A month has millions of polls at which nothing is near a threshold: there the least and the largest number suffice.
+"""
+
+import re
+from array import array
+from collections.abc import Iterable, Sequence
+from math import inf, isfinite
+from typing import TypeAlias
+
+from rollbackd.model import Verdict
+from rollbackd.rules.samples import Observation
+from rollbackd.rules.spec import QueryWhen
+from rollbackd.signals.query_answers import MISSING
+from rollbackd.signals.query_conditions import by_threshold
+
+Column: TypeAlias = "array[float]"
+"""What a series had at each poll of a chunk."""
+GOOD, BAD, UNSURE = 0, 1, 2
+_CODES = {Verdict.GOOD: GOOD, Verdict.BAD: BAD, Verdict.INCONCLUSIVE: UNSURE}
+_RUNS = re.compile(rb"\x00+|\x01+|\x02+")
+
+
+def values_at(columns: Iterable[Column], place: int) -> list[float]:
+    """What the series of a service had at a poll; those without a point are left out."""
+    return [column[place] for column in columns if column[place] != MISSING]
+
+
+def observed(leaf: QueryWhen, columns: Sequence[Column], counted: Sequence[Column], place: int) -> Observation:
+    """What the condition says at a poll.
+
+    :param columns: the series of one service.
+    :param counted: those that say how many samples they rest on.
+    """
+    return by_threshold(leaf, values_at(columns, place), values_at(counted, place) or None)
+
+
+def codes(leaf: QueryWhen, columns: Sequence[Column], counted: Sequence[Column], count: int) -> bytes:
+    """The verdict at each of `count` polls: the same as `observed` gives."""
+    if not columns:
+        return bytes((UNSURE,)) * count
+    if len(columns) > 1 or len(counted) > 1:
+        return bytes(_CODES[observed(leaf, columns, counted, place).verdict] for place in range(count))
+    found = _of_one(leaf, columns[0])
+    if leaf.samples is None:
+        return found
+    if not counted:
+        return bytes((UNSURE,)) * count
+    wants = leaf.samples.at_least
+    if isfinite(sum(counted[0])) and min(counted[0]) >= wants:
+        return found
+    return bytes(code if wants <= many < inf else UNSURE for code, many in zip(found, counted[0], strict=True))
+
+
+def _of_one(leaf: QueryWhen, column: Column) -> bytes:
+    above, below = leaf.above, leaf.below
+    plain = isfinite(sum(column))  # neither a gap nor NaN nor Inf among them
+    if above is not None:
+        if plain and max(column) <= above:
+            return bytes(len(column))
+        return bytes([(BAD if value > above else GOOD) if -inf < value < inf else UNSURE for value in column])
+    assert below is not None
+    if plain and min(column) >= below:
+        return bytes(len(column))
+    return bytes([(BAD if value < below else GOOD) if -inf < value < inf else UNSURE for value in column])
+
+
+def runs(found: bytes) -> tuple[list[int], bytes]:
+    """Where each run of equal verdicts begins, and which verdict it is of."""
+    starts = [each.start() for each in _RUNS.finditer(found)]
+    return starts, bytes(found[place] for place in starts)

@@ -1,0 +1,108 @@
+"""A play that skips comes to the same as one that looks at every poll, whatever happened: hypothesis tries to differ."""
+
+import asyncio
+import tempfile
+from bisect import bisect_right
+from datetime import timedelta
+from math import inf, nan
+from pathlib import Path
+from typing import Any
+
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from tests.unit.backtest.past import PastServer, at, configured, played
+
+BEGIN, HOURS = at(-2), 4
+"""Over midnight, where one chunk ends and the next begins."""
+MINUTES = HOURS * 60
+SERVICES = ("shop", "bank")
+ERRORS = st.sampled_from([0.01, 0.05, 0.1, 0.2, 0.9, nan, inf, None])
+COUNTS = st.sampled_from([0.0, 49.0, 50.0, 400.0, nan, None])
+LENGTHS = st.sampled_from([1, 2, 5, 9, 30, 61, 240, 500])
+"""Polls that a value lasts."""
+
+
+def rules_() -> st.SearchStrategy[list[dict[str, Any]]]:
+    lasting = st.sampled_from([{"for": "2m"}, {"for": "5m"}, {"bad": {"times": 3, "of": 5}}, {}])
+    samples = st.sampled_from([{}, {"samples": {"query": "requests", "at_least": 50}}])
+    above = st.builds(lambda a, b: {"query": "errors", "above": "10%", **a, **b}, lasting, samples)
+    looking = st.builds(lambda a: {"query": "rate(errors[5m])", "above": "10%", **a}, lasting)
+    below = st.builds(lambda a: {"query": "orders", "below": 0.05, **a}, lasting)
+    alert = st.just({"alert": 'alertname="Sick"'})
+    leaf = st.one_of(above, looking, below, alert)
+    group = st.builds(
+        lambda kind, parts: {kind: parts}, st.sampled_from(["any", "all"]), st.lists(leaf, min_size=2, max_size=2)
+    )
+    made = st.lists(st.one_of(above, leaf, group), min_size=1, max_size=3)
+    return made.map(lambda whens: [{"name": f"rule-{n}", "when": when} for n, when in enumerate(whens)])
+
+
+def course(values: st.SearchStrategy[float | None]) -> st.SearchStrategy[list[tuple[int, float | None]]]:
+    return st.lists(st.tuples(LENGTHS, values), min_size=1, max_size=14)
+
+
+def following(steps: list[tuple[int, float | None]]) -> Any:
+    ends: list[int] = []
+    for length, _ in steps:
+        ends.append(length + (ends[-1] if ends else 0))
+
+    def value(when: Any) -> float | None:
+        poll = (when - BEGIN) // timedelta(seconds=15)
+        return steps[bisect_right(ends, max(0, poll) % ends[-1])][1]
+
+    return value
+
+
+def changes_() -> st.SearchStrategy[str]:
+    one = st.tuples(st.integers(-60, MINUTES), st.sampled_from(SERVICES), st.sampled_from(["v1", "v2", "v3"]))
+    return st.lists(one, max_size=6).map(
+        lambda lines: "\n".join(f"{(BEGIN + timedelta(minutes=m)).isoformat()} {s} {v}" for m, s, v in lines)
+    )
+
+
+def alerts_() -> st.SearchStrategy[list[Any]]:
+    one = st.tuples(st.sampled_from(SERVICES), st.integers(0, MINUTES), st.integers(1, 60))
+    return st.lists(one, max_size=3).map(
+        lambda found: [
+            ({"alertname": "Sick", "service": s}, BEGIN + timedelta(minutes=m), BEGIN + timedelta(minutes=m + n))
+            for s, m, n in found
+        ]
+    )
+
+
+@settings(
+    max_examples=15, deadline=None, suppress_health_check=list(HealthCheck), phases=(Phase.explicit, Phase.generate)
+)
+@given(
+    rules=rules_(),
+    errors=st.tuples(course(ERRORS), course(ERRORS)),
+    counts=course(COUNTS),
+    changes=changes_(),
+    alerts=alerts_(),
+    bake=st.sampled_from(["2m", "10m"]),
+)
+def test_skipping_makes_no_difference(
+    rules: Any, errors: Any, counts: Any, changes: str, alerts: Any, bake: str
+) -> None:
+    own = dict(zip(SERVICES, map(following, errors), strict=True))
+    requests = dict.fromkeys(SERVICES, following(counts))
+    courses = {"errors": own, "rate(errors[5m])": own, "orders": own, "requests": requests}
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory)
+        config = configured(path, rules, SERVICES)
+        config = config.model_copy(
+            update={"services": tuple(
+                one.model_copy(update={"bake": timedelta(minutes=int(bake[:-1]))}) for one in config.services
+            )}
+        )  # fmt: skip
+        server = PastServer(courses, alerts)
+
+        async def both() -> list[Any]:
+            return [
+                (await played(path, config, server, changes, HOURS, begin=BEGIN, every_poll=whole)).records
+                for whole in (False, True)
+            ]
+
+        quick, whole = asyncio.run(both())
+    assert quick == whole
