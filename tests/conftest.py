@@ -107,5 +107,13 @@ def _no_boundary_left_behind() -> Generator[None]:
 @pytest.fixture(autouse=True)
 def logs_go_where_each_test_looks() -> Generator[None]:
     """What a test configured, such as an order that runs here, must not outlive the output that it was given."""
+    _log_plainly()
     yield
     structlog.reset_defaults()
+
+
+def _log_plainly() -> None:
+    """As by default, but tracebacks without what each frame holds: to write out a whole daemon takes minutes."""
+    *before, _ = structlog.get_config()["processors"]
+    plain = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+    structlog.configure(processors=[*before, plain])

@@ -62,6 +62,8 @@ class DataTarget:
         """What runs now, as the target of plans that move nothing but data; None where they move more, or a person
         named where to go.
         """
+        if not self.layers.data:
+            return None
         steps = [step for plan in plans for step in plan.steps]
         moving = [step for step in steps if not isinstance(step, str) or self.layers.traits[step].releases]
         named = self.trigger.request is not None and bool(self.trigger.request.to)
