@@ -312,3 +312,17 @@ def test_a_track_is_met_once_and_until_its_score_is_gone(looked: list[tuple[floa
     for before, after in pairwise(seen):
         assert after.met or not before.met or after.scored == 0
         assert before.met or not after.met or after.scored == SPEC.threshold
+
+
+def test_a_window_widens_by_four_up_to_the_widest() -> None:
+    samples = {"query": "increase(b[1m])", "at_least": 10, "widest": "15m"}
+    when = QueryWhen.model_validate({"query": "rate(a[1m])", "above": 1, "samples": samples})
+    assert [(one.query, one.counting) for one in when.wider] == [
+        ("rate(a[240s])", "increase(b[240s])"), ("rate(a[900s])", "increase(b[900s])"),
+    ]  # fmt: skip
+    assert WHEN.wider == ()
+    narrow = {"query": "rate(a[30m])", "above": 1, "samples": samples}
+    assert QueryWhen.model_validate(narrow).wider == ()
+    for query in ("increase(a[1m])", "a"):
+        with pytest.raises(ValidationError, match="rates or averages"):
+            QueryWhen.model_validate({"query": query, "above": 1, "samples": samples})

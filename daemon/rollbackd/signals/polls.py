@@ -117,7 +117,7 @@ class PrometheusPolls:
                     now,
                     awaited=seen.awaited,
                     broken=seen.fault or seen.unanswered,
-                    counted=seen.counted,
+                    seen=seen,
                 )
                 self._unasked.discard(place)
             elif place not in self._unasked:
@@ -189,7 +189,7 @@ class PrometheusPolls:
         if any(answer.problem for answer in answers.values()):
             return False
         for service, seen in (await self._queries.observe(rule, leaf, answers, list(known), now)).items():
-            self._rule_states.observe(rule, position, service, seen.verdict, seen.reason, now, counted=seen.counted)
+            self._rule_states.observe(rule, position, service, seen.verdict, seen.reason, now, seen=seen)
             if seen.verdict is Verdict.BAD:
                 self._rule_states.begin_at(rule, position, service, known[service])
         return True
@@ -211,7 +211,7 @@ class PrometheusPolls:
     ) -> None:
         goes_on = known is not None
         for at, seen in past:
-            self._rule_states.observe(rule, position, service, seen.verdict, seen.reason, at, counted=seen.counted)
+            self._rule_states.observe(rule, position, service, seen.verdict, seen.reason, at, seen=seen)
             over = seen.verdict is Verdict.GOOD and self._rule_states.track(rule, position, service).since is None
             if known is not None and at >= known + pace and over:
                 goes_on = False
