@@ -43,6 +43,28 @@ class WideningSamples(Samples):
     """With fewer, both queries are asked over longer windows, up to this long; none are by default."""
 
 
+class Clear(Spec):
+    """What must hold for how long until trouble that was met is over."""
+
+    above: Ratio | None = None
+    below: Ratio | None = None
+    for_: Duration = Field(default=timedelta(), alias="for")
+
+    @model_validator(mode="after")
+    def _one_side(self) -> Self:
+        if (self.above is None) == (self.below is None):
+            raise ValueError("trouble is over above or below a value; give one of `above` and `below`")
+        return self
+
+    def holds(self, value: float) -> bool:
+        """Whether the value is well beyond the threshold; one equal to it is not."""
+        return value < self.below if self.below is not None else self.above is not None and value > self.above
+
+    def __str__(self) -> str:
+        side = f"below {self.below:g}" if self.below is not None else f"above {self.above:g}"
+        return f"{side} for {format_duration(self.for_)}" if self.for_ else side
+
+
 class BadOf(Spec):
     """So many bad polls of the last so many."""
 
@@ -76,6 +98,8 @@ class QueryWhen(Compared):
     bad: BadOf | None = None
     """Instead of `for`."""
     samples: WideningSamples | None = None
+    clear: Clear | None = None
+    """When trouble that was met is over, where that is not as soon as it is not bad: `{below: 5%, for: 2m}`."""
     score: ScoreSpec | None = None
     """Instead of a threshold: the query counts errors, and each counts as it comes."""
 
@@ -133,6 +157,23 @@ class QueryWhen(Compared):
             samples = self.samples.model_copy(update={"query": counting})
             found.append(self.model_copy(update={"query": query, "samples": samples}))
         return tuple(found)
+
+    @model_validator(mode="after")
+    def _clears(self) -> Self:
+        """Trouble is over on the good side of the threshold, and at the threshold at the worst."""
+        if self.clear is None:
+            return self
+        if self.above is None and self.below is None:
+            raise ValueError("`clear` ends what a threshold began; take it away, or give above or below")
+        if self.above is not None and (self.clear.below is None or self.clear.below > self.above):
+            raise ValueError(
+                f"what is bad above {self.above:g} is over below that, or lower; write clear: {{below: …}}"
+            )
+        if self.below is not None and (self.clear.above is None or self.clear.above < self.below):
+            raise ValueError(
+                f"what is bad below {self.below:g} is over above that, or higher; write clear: {{above: …}}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_length(self) -> Self:

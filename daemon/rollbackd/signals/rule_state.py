@@ -237,14 +237,12 @@ class RuleStates:
         known = self._tracks.get(place, _UNSEEN)
         before = self._of_present(rule, known, service, at)
         back = reach(leaf.query) if isinstance(leaf, QueryWhen) and not tells_apart(leaf) else timedelta()
-        counted = None
-        if seen is not None:
-            counted, back = seen.counted, seen.back or back
+        back = seen.back or back if seen is not None else back
         if verdict is not Verdict.INCONCLUSIVE and (why := reaching_back(before, back, at)):
             verdict, reason, awaited = Verdict.INCONCLUSIVE, why, True
-        if counted is not None and (why := mixing(before, back, at)):
-            verdict, reason, awaited, counted = Verdict.INCONCLUSIVE, why, True, None
-        after = unproven(before, step(before, leaf, verdict, reason, at, self._pace, counted), back, at)
+        if seen is not None and seen.counted is not None and (why := mixing(before, back, at)):
+            verdict, reason, awaited, seen = Verdict.INCONCLUSIVE, why, True, None
+        after = unproven(before, step(before, leaf, verdict, reason, at, self._pace, seen), back, at)
         if awaited and after.unsure > before.unsure:
             after = replace(after, unsure=before.unsure)
         self._tracks[place] = after
