@@ -38,7 +38,17 @@ def _query(rule: Rule) -> QueryWhen:
 
 
 def test_these_packs_are_shipped() -> None:
-    assert pack_names() == ["auth", "business", "database", "http", "kubernetes", "saturation", "security", "smoke"]
+    assert pack_names() == [
+        "auth",
+        "business",
+        "database",
+        "http",
+        "kubernetes",
+        "saturation",
+        "security",
+        "slo",
+        "smoke",
+    ]
 
 
 def test_all_packs_can_be_used_at_once_by_their_names_alone(tmp_path: Path) -> None:
@@ -80,6 +90,16 @@ def test_the_http_pack_has_the_thresholds_that_it_promises(tmp_path: Path) -> No
     assert "[1m]" in errors.query
     assert errors.samples is not None
     assert errors.samples.at_least == 10
+
+
+def test_the_slo_pack_burns_by_its_objective(tmp_path: Path) -> None:
+    fast, slow = _rules(tmp_path, "{pack: slo, objective: 99%}").values()
+    for rule, windows, rate in ((fast, ("1h", "5m"), 14.4), (slow, ("6h", "30m"), 6.0)):
+        for leaf, window in zip(rule.leaves, windows, strict=True):
+            assert isinstance(leaf, QueryWhen)
+            assert f"[{window}]" in leaf.query
+            assert leaf.query.rstrip().endswith("/ (1 - 0.99)")
+            assert leaf.above == rate
 
 
 def test_a_pack_can_be_used_again_with_other_settings(tmp_path: Path) -> None:
@@ -158,6 +178,14 @@ def test_the_score_counts_errors_and_answers_and_survives_counters_that_begin_an
     score = _query(_rules(tmp_path, "{pack: http, score_window: 5m}")["error-score"])
     _promtool(tmp_path, score.query, {"bad": 60, "fine": 0, "idle": 0, "restarted": 15}, RESTARTED)
     _promtool(tmp_path, score.counting, {"bad": 300, "fine": 300, "idle": 0, "restarted": 315}, RESTARTED)
+
+
+@pytest.mark.needs("promtool")
+def test_a_burn_rate_of_one_uses_up_the_budget_at_the_months_end(tmp_path: Path) -> None:
+    """One in five fails, and one in a hundred may."""
+    short = _rules(tmp_path, "{pack: slo, objective: 99%}")["budget-burns-fast"].leaves[1]
+    assert isinstance(short, QueryWhen)
+    _promtool(tmp_path, f"round(({short.query}) >= 0)", {"bad": 20, "fine": 0})
 
 
 @pytest.mark.needs("promtool")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rollbackd.rules.reach import as_truth, metrics, reach, within
+from rollbackd.rules.reach import as_truth, metrics, over, reach, widened, within
 from tests.unit.builders import minutes, seconds
 
 
@@ -102,3 +102,13 @@ def test_whatever_the_text_is_there_is_an_answer(query: str) -> None:
     within(query, minutes(2))
     as_truth(query)
     metrics(query)
+
+
+def test_a_measure_can_be_asked_over_a_longer_time_and_a_count_only_where_that_is_wanted() -> None:
+    share = 'sum(rate(a{x="[1m]"}[1m])) / sum(rate(b[1m]))'
+    assert widened(share, minutes(4)) == 'sum(rate(a{x="[1m]"}[240s])) / sum(rate(b[240s]))'
+    assert widened("sum(increase(a[1m]))", minutes(4)) is None
+    assert over("sum(increase(a[1m]))", minutes(4)) == "sum(increase(a[240s]))"
+    for looks_otherwise in ("rate(a[1m] offset 1h)", "max_over_time(rate(a[1m])[5m:])", "rate(a[1m] @ 0)"):
+        assert widened(looks_otherwise, minutes(4)) is over(looks_otherwise, minutes(4)) is None
+    assert widened("a", minutes(4)) is None

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from rollbackd.model import Verdict
 from rollbackd.rules.compare import versions
 from rollbackd.rules.conditions import threshold
-from rollbackd.rules.samples import Counts, Observation, inconclusive
+from rollbackd.rules.samples import Counts, Observation, inconclusive, judge
 from rollbackd.rules.score import FRESH, Score, ScoreSpec, advance, count, evidence, judged
 from rollbackd.rules.spec import QueryWhen
 from rollbackd.rules.tracks import Standing, Track, mixing, renewed, step
@@ -47,7 +47,8 @@ def tracked(*looks: tuple[float, float], track: Track | None = None, begin: date
     track = track or Track()
     for number, (errors, requests) in enumerate(looks):
         at = begin + POLL * number
-        track = step(track, WHEN, Verdict.BAD, "seen", at, POLL, counted(errors, requests))
+        seen = Observation(Verdict.BAD, None, "seen", counted=counted(errors, requests))
+        track = step(track, WHEN, seen.verdict, seen.reason, at, POLL, seen)
     return track
 
 
@@ -312,3 +313,63 @@ def test_a_track_is_met_once_and_until_its_score_is_gone(looked: list[tuple[floa
     for before, after in pairwise(seen):
         assert after.met or not before.met or after.scored == 0
         assert before.met or not after.met or after.scored == SPEC.threshold
+
+
+def test_a_window_widens_by_four_up_to_the_widest() -> None:
+    samples = {"query": "increase(b[1m])", "at_least": 10, "widest": "15m"}
+    when = QueryWhen.model_validate({"query": "rate(a[1m])", "above": 1, "samples": samples})
+    assert [(one.query, one.counting) for one in when.wider] == [
+        ("rate(a[240s])", "increase(b[240s])"), ("rate(a[900s])", "increase(b[900s])"),
+    ]  # fmt: skip
+    assert WHEN.wider == ()
+    narrow = {"query": "rate(a[30m])", "above": 1, "samples": samples}
+    assert QueryWhen.model_validate(narrow).wider == ()
+    for query in ("increase(a[1m])", "a"):
+        with pytest.raises(ValidationError, match="rates or averages"):
+            QueryWhen.model_validate({"query": query, "above": 1, "samples": samples})
+
+
+# -- what ends trouble --------------------------------------------------------------------------------
+CLEARING = {"query": "errors", "above": 0.1, "clear": {"below": 0.05, "for": "1m"}}
+
+
+def valued(*values: float, when: QueryWhen, pace: timedelta = POLL) -> Track:
+    track = Track()
+    for number, value in enumerate(values):
+        seen = judge([value], when.above, when.below)
+        track = step(track, when, seen.verdict, seen.reason, START + pace * number, POLL, seen)
+    return track
+
+
+def test_trouble_ends_only_once_it_is_clear_for_long_enough() -> None:
+    when = QueryWhen.model_validate(CLEARING)
+    between = valued(0.2, 0.07, 0.07, 0.07, when=when)
+    assert (between.standing, between.since) == (Standing.BAD, START)
+    assert between.reason == "0.07, not above 0.1, over when below 0.05 for 1m"
+    assert valued(0.2, *[0.01] * 4, when=when).standing is Standing.BAD
+    assert valued(0.2, *[0.01] * 3, 0.05, *[0.01] * 4, when=when).standing is Standing.BAD
+    over = valued(0.2, *[0.01] * 5, when=when)
+    assert (over.standing, over.since, over.met) == (Standing.GOOD, None, False)
+    assert valued(0.07, when=when).standing is Standing.GOOD, "never met"
+    gone = valued(0.2, 0.01, 0.01, when=when, pace=timedelta(hours=1))
+    assert gone.standing is Standing.BAD, "nobody looked between"
+    at_once = QueryWhen.model_validate({"query": "up", "below": 0.9, "clear": {"above": 0.95}})
+    assert valued(0.5, 0.93, when=at_once).standing is Standing.BAD
+    assert valued(0.5, 0.96, when=at_once).standing is Standing.GOOD
+
+
+@pytest.mark.parametrize(
+    ("when", "said"),
+    [
+        ({"above": 0.1, "clear": {"below": 0.2}}, "over below that"),
+        ({"above": 0.1, "clear": {"above": 0.05}}, "over below that"),
+        ({"below": 0.9, "clear": {"above": 0.5}}, "over above that"),
+        ({"below": 0.9, "clear": {"below": 0.5}}, "over above that"),
+        ({"above": 0.1, "clear": {}}, "give one of"),
+        ({"above": 0.1, "clear": {"above": 1, "below": 0}}, "give one of"),
+        ({"drops_by": 0.1, "against": {"offset": "1d"}, "clear": {"below": 1}}, "ends what a threshold began"),
+    ],
+)
+def test_a_clear_that_cannot_be_is_refused(when: dict[str, object], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        QueryWhen.model_validate({"query": "x", **when})

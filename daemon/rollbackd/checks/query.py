@@ -79,7 +79,10 @@ class QueryCheck:
     async def _compared(self, since: datetime | None) -> Observation:
         """The comparison with another time, the time before the change, or peers; `range` may reach further back."""
         shared = {*Compared.model_fields, "query", "samples"}
-        when = QueryWhen(**{name: getattr(self._settings, name) for name in shared})
+        given = {name: getattr(self._settings, name) for name in shared}
+        if self._settings.samples is not None:
+            given["samples"] = self._settings.samples.model_dump()
+        when = QueryWhen(**given)
         hidden = self._reach - reach(self._settings.query)
         seen: Observation | None = await self._place.compare(when, since + hidden if since is not None else None)
         return seen or inconclusive(_NOBODY)

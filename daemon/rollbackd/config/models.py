@@ -200,6 +200,8 @@ class PrometheusSettings(ConnectionSettings):
     """How long one query may take, at each of them."""
     poll_every: Interval = timedelta(seconds=15)
     """How often the rules' queries are asked."""
+    unanswered: int = Field(default=5, ge=1)
+    """So many polls in a row without an answer are borne in silence. They are counted apart from bad ones."""
 
     @model_validator(mode="after")
     def _somewhere(self, info: ValidationInfo) -> Self:

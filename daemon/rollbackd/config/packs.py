@@ -210,6 +210,13 @@ def _is_scalar(value: object) -> bool:
 
 
 def _as_text(value: object) -> str:
+    """A setting inside a text; a percentage is a number there, since PromQL knows none."""
+    if isinstance(value, str) and value.rstrip().endswith("%") and _reads(parse_ratio, value):
+        return f"{parse_ratio(value):.12g}"
+    return _as_written(value)
+
+
+def _as_written(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
@@ -218,11 +225,11 @@ def _unfit(name: str, value: object, settings: Mapping[str, object]) -> str:
     if name not in settings:
         return unknown("setting of this pack", name, settings)
     if not _is_scalar(value):
-        return f'setting "{name}" is a single value; write it like {_as_text(settings[name])}'
+        return f'setting "{name}" is a single value; write it like {_as_written(settings[name])}'
     for parse, word in ((parse_duration, "a duration"), (parse_ratio, "a number")):
         if _reads(parse, settings[name]):
             fits = _reads(parse, value)
-            return "" if fits else f"{show(value)} is not {word}; write it like {_as_text(settings[name])}"
+            return "" if fits else f"{show(value)} is not {word}; write it like {_as_written(settings[name])}"
     return "" if isinstance(value, str) else f'setting "{name}" is text; put it in quotes'
 
 

@@ -36,8 +36,9 @@ class Baking:
 class BakeTimer:
     """Counts, for each service, the time in which its present state ran well.
 
-    Trouble, bad or pending, begins the count again. Time does not count while the rules are inconclusive, the service
-    is held or the machine slept, nor while a look at the layers failed: another state may run then, or none.
+    Trouble, bad or pending, begins the count again. Time does not count while the rules are inconclusive, unless for
+    want of traffic alone, while the service is held or the machine slept, nor while a look at the layers failed:
+    another state may run then, or none.
     """
 
     def __init__(
@@ -99,11 +100,16 @@ class BakeTimer:
             baking.baked = timedelta()
             return
         asleep = self._jumps.look() is not None or passed > length * 3 + timedelta(seconds=5)
-        if asleep or standing is Standing.INCONCLUSIVE or self._stands_still(service.name):
+        if asleep or not self._says_well(service.name, standing) or self._stands_still(service.name):
             return
         baking.baked += min(passed, length * 2)
         if baking.baked >= service.bake:
             await self._run_checks(service, baking)
+
+    def _says_well(self, service: str, standing: Standing) -> bool:
+        """Whether each rule is good, or says nothing for want of traffic alone: then the checks have to say it."""
+        quiet = standing is Standing.INCONCLUSIVE and self._rule_states.without_traffic(service, self._clock.now())
+        return standing is Standing.GOOD or bool(quiet)
 
     def _stands_still(self, service: str) -> bool:
         """Whether time does not count: a person holds the service, or nobody knows whether this state still runs."""
@@ -114,11 +120,14 @@ class BakeTimer:
         ledger = self._read_model.of(service.name)
         if ledger.open is not None or ledger.present is None or ledger.present.key != baking.key:
             return
-        now_good = self._rule_states.standing(service.name, self._clock.now()) is Standing.GOOD
-        if not now_good or ledger.blocked(ledger.present) or self._stands_still(service.name):
+        quiet = self._rule_states.without_traffic(service.name, self._clock.now())
+        well = self._says_well(service.name, self._rule_states.standing(service.name, self._clock.now()))
+        if not well or ledger.blocked(ledger.present) or self._stands_still(service.name):
             return
         if verdict_of(results) is Verdict.GOOD:
             why = f"ran {format_duration(service.bake)} without a trigger and passed its checks"
+            if quiet:
+                why = f"{why}, on which it rests: there was too little traffic for {', '.join(quiet)}"
             await self._read_model.append(Entry(service_stream(service.name), facts.MarkedGood(ledger.present, why)))
             self._log.info("good", service=service.name, state=ledger.present.name)
         else:

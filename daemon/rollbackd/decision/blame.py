@@ -173,7 +173,7 @@ class Blame:
         met: tuple[datetime, Track] | None = None
         bad = 0
         for at, seen in past.get(service, ()):
-            track = step(track, leaf, seen.verdict, seen.reason, at, pace, seen.counted)
+            track = step(track, leaf, seen.verdict, seen.reason, at, pace, seen)
             if seen.verdict is Verdict.BAD and at >= span[0]:
                 bad += 1
                 met = (at, track) if track.met else met

@@ -104,9 +104,9 @@ def instances(
         return inconclusive("no data")
     if not changed:
         said = f"no instance is changed by {by}"
-        return Observation(Verdict.GOOD, None, f"{said} any more") if undone else inconclusive(said, awaited=True)
+        return Observation(Verdict.GOOD, None, f"{said} any more") if undone else inconclusive(said, quiet=True)
     if not unchanged:
-        return inconclusive(f"every instance is changed by {by}: none is left to compare with", awaited=True)
+        return inconclusive(f"every instance is changed by {by}: none is left to compare with", quiet=True)
     new, old = [value for value in changed if isfinite(value)], [value for value in unchanged if isfinite(value)]
     if leaf.differs is not None:
         return sampled(new, Baseline(tuple(old), f" of instances unchanged by {by}"), leaf.differs)
@@ -141,10 +141,10 @@ def versions(
         return old
     if not new[1]:
         said = f"no instance is changed by {leaf.by_label}"
-        return Observation(Verdict.GOOD, None, f"{said} any more") if undone else inconclusive(said, awaited=True)
+        return Observation(Verdict.GOOD, None, f"{said} any more") if undone else inconclusive(said, quiet=True)
     if not old[1]:
         said = f"every request goes to instances changed by {leaf.by_label}: there is nothing to compare with"
-        return inconclusive(said, awaited=True)
+        return inconclusive(said, quiet=True)
     if old[0] >= old[1] * leaf.score.shares[1]:
         return inconclusive(
             f"instances unchanged by {leaf.by_label} fail {old[0]:.3g} of {old[1]:.4g} themselves", awaited=True

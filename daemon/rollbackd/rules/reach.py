@@ -71,6 +71,14 @@ def within(query: str, length: timedelta) -> str | None:
     return _with_ranges(query, longer, length)
 
 
+def widened(query: str, length: timedelta) -> str | None:
+    """The expression with all of its ranges that long; None where longer ones would mean something else."""
+    ranges = _plain_ranges(query)
+    if not ranges or any(_function_around(one.string, one.start()) not in _MEASURES for one in ranges):
+        return None
+    return _with_ranges(query, ranges, length)
+
+
 def over(query: str, length: timedelta) -> str | None:
     """The expression with all of its ranges that long, whatever that means; None where it looks back otherwise."""
     ranges = _plain_ranges(query)

@@ -5,6 +5,7 @@ Only numbers that are there, finite and one to a service are evidence; all else 
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from math import isfinite
 
 from rollbackd.model import Verdict
@@ -28,6 +29,10 @@ class Observation:
     """Nobody is to blame but the server: it gave no answer that could be used."""
     awaited: bool = field(default=False, compare=False)
     """It says nothing as the rule itself wants it: too few samples, or too soon after the change."""
+    quiet: bool = field(default=False, compare=False)
+    """It says nothing for want of traffic alone: the server answers, and nothing is wrong with the rule."""
+    back: timedelta | None = field(default=None, compare=False)
+    """How far it looked back, where that is further than the query says: for want of samples."""
     counted: Counts | None = None
     """What a query that keeps a score has counted."""
 
@@ -70,10 +75,10 @@ def settle(
     awaited = bool(few) and samples is not None and isfinite(samples)
     unknown = [value for value in values if not isfinite(value)]
     if unknown:
-        return inconclusive(_no_number(unknown[0], len(unknown), len(values)), awaited=awaited)
+        return inconclusive(_no_number(unknown[0], len(unknown), len(values)), quiet=awaited)
     value = _reduce(values, aggregate, highest_is_worst=highest_is_worst)
     if few:
-        return Observation(Verdict.INCONCLUSIVE, value, f"{value:g}, {few}", awaited=awaited)
+        return Observation(Verdict.INCONCLUSIVE, value, f"{value:g}, {few}", awaited=awaited, quiet=awaited)
     return value
 
 
@@ -141,6 +146,6 @@ def _no_number(value: float, how_many: int, of: int) -> str:
     return f"no number: {name}" if of == 1 else f"no number: {name} in {how_many} of {of} series"
 
 
-def inconclusive(reason: str, *, awaited: bool = False) -> Observation:
-    """Nothing may be concluded; the reason says why."""
-    return Observation(Verdict.INCONCLUSIVE, None, reason, awaited=awaited)
+def inconclusive(reason: str, *, awaited: bool = False, quiet: bool = False) -> Observation:
+    """Nothing may be concluded; the reason says why. What is quiet is awaited."""
+    return Observation(Verdict.INCONCLUSIVE, None, reason, awaited=awaited or quiet, quiet=quiet)

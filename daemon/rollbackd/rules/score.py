@@ -134,7 +134,7 @@ def judged(counted: Counts, window: str, spec: ScoreSpec) -> Observation:
         said = f"{said} of the new instances, {counted[2]:.3g} of {counted[3]:.4g} of the old ones"
     if -CLEARLY < found < CLEARLY:
         text = f"{said}, too few to say"
-        return Observation(Verdict.INCONCLUSIVE, None, text, awaited=True, counted=counted)
+        return Observation(Verdict.INCONCLUSIVE, None, text, awaited=True, quiet=True, counted=counted)
     return Observation(Verdict.BAD if found > 0 else Verdict.GOOD, errors / requests, said, counted=counted)
 
 

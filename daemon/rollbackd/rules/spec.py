@@ -10,7 +10,7 @@ from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 from rollbackd.model import Action, Priority
 from rollbackd.rules.compared import KINDS, Compared, percent
 from rollbackd.rules.matchers import parse_matchers
-from rollbackd.rules.reach import reach
+from rollbackd.rules.reach import over, reach, widened
 from rollbackd.rules.score import ScoreSpec
 from rollbackd.rules.weight import Components, Impact, Scope, Users
 from rollbackd.syntax.units import Duration, OneOrMany, Ratio, Ref, Spec, format_duration, read_by
@@ -21,6 +21,8 @@ EVENT = r"^[a-zA-Z0-9_][a-zA-Z0-9_.:-]{0,99}$"
 """An event's name."""
 DEEPEST = 5
 """Groups within groups of conditions."""
+_WIDER = 4
+"""A window is widened by this much at a time."""
 MOST_EVENTS = 100
 """Of one name and service that are remembered, so that no more can be counted."""
 LONGEST_WITHIN = timedelta(days=1)
@@ -32,6 +34,35 @@ class Samples(Spec):
 
     query: str
     at_least: Ratio
+
+
+class WideningSamples(Samples):
+    """Samples of a rule, which is asked again and again."""
+
+    widest: Duration = timedelta()
+    """With fewer, both queries are asked over longer windows, up to this long; none are by default."""
+
+
+class Clear(Spec):
+    """What must hold for how long until trouble that was met is over."""
+
+    above: Ratio | None = None
+    below: Ratio | None = None
+    for_: Duration = Field(default=timedelta(), alias="for")
+
+    @model_validator(mode="after")
+    def _one_side(self) -> Self:
+        if (self.above is None) == (self.below is None):
+            raise ValueError("trouble is over above or below a value; give one of `above` and `below`")
+        return self
+
+    def holds(self, value: float) -> bool:
+        """Whether the value is well beyond the threshold; one equal to it is not."""
+        return value < self.below if self.below is not None else self.above is not None and value > self.above
+
+    def __str__(self) -> str:
+        side = f"below {self.below:g}" if self.below is not None else f"above {self.above:g}"
+        return f"{side} for {format_duration(self.for_)}" if self.for_ else side
 
 
 class BadOf(Spec):
@@ -66,7 +97,9 @@ class QueryWhen(Compared):
     for_: Duration = Field(default=timedelta(), alias="for")
     bad: BadOf | None = None
     """Instead of `for`."""
-    samples: Samples | None = None
+    samples: WideningSamples | None = None
+    clear: Clear | None = None
+    """When trouble that was met is over, where that is not as soon as it is not bad: `{below: 5%, for: 2m}`."""
     score: ScoreSpec | None = None
     """Instead of a threshold: the query counts errors, and each counts as it comes."""
 
@@ -102,6 +135,44 @@ class QueryWhen(Compared):
             raise ValueError(f'"{self.aggregate}" makes no count of several series; write sum')
         if not timedelta() < reach(self.query) == reach(self.score.of):
             raise ValueError("a score counts errors and requests in one window; write increase(…[1m]) in both queries")
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_widened(self) -> Self:
+        if self.samples is not None and self.samples.widest > reach(self.query) and not self.wider:
+            text = "`widest` is for a query of rates or averages over one shorter range, and its count of samples"
+            raise ValueError(f"{text}; take it away, or write rate(…[1m]) and increase(…[1m])")
+        return self
+
+    @cached_property
+    def wider(self) -> tuple["QueryWhen", ...]:
+        """The condition over longer windows, each four times as long as the one before, up to the widest."""
+        found: list[QueryWhen] = []
+        length, plain = reach(self.query), self.against is None and self.score is None
+        while plain and self.samples is not None and length < self.samples.widest:
+            length = min(length * _WIDER, self.samples.widest) if length else self.samples.widest
+            query, counting = widened(self.query, length), over(self.samples.query, length)
+            if query is None or counting is None:
+                break
+            samples = self.samples.model_copy(update={"query": counting})
+            found.append(self.model_copy(update={"query": query, "samples": samples}))
+        return tuple(found)
+
+    @model_validator(mode="after")
+    def _clears(self) -> Self:
+        """Trouble is over on the good side of the threshold, and at the threshold at the worst."""
+        if self.clear is None:
+            return self
+        if self.above is None and self.below is None:
+            raise ValueError("`clear` ends what a threshold began; take it away, or give above or below")
+        if self.above is not None and (self.clear.below is None or self.clear.below > self.above):
+            raise ValueError(
+                f"what is bad above {self.above:g} is over below that, or lower; write clear: {{below: …}}"
+            )
+        if self.below is not None and (self.clear.above is None or self.clear.above < self.below):
+            raise ValueError(
+                f"what is bad below {self.below:g} is over above that, or higher; write clear: {{above: …}}"
+            )
         return self
 
     @model_validator(mode="after")

@@ -10,9 +10,9 @@ from enum import StrEnum
 
 from rollbackd.model import Verdict
 from rollbackd.rules.reach import reach
-from rollbackd.rules.samples import Counts
+from rollbackd.rules.samples import Counts, Observation
 from rollbackd.rules.score import Score, ScoreSpec, advance, is_enough, is_pending
-from rollbackd.rules.spec import CheckWhen, QueryWhen
+from rollbackd.rules.spec import CheckWhen, Clear, QueryWhen
 from rollbackd.syntax.units import format_duration, roughly
 
 CALM = timedelta(minutes=5)
@@ -58,6 +58,8 @@ class Track:
     """Up to when requests are in it."""
     left: datetime | None = None
     """When it left 0 last; None while it is 0."""
+    clearing: datetime | None = None
+    """Since when what was met has been as well as it must be to be over; None: it is not."""
 
     @property
     def standing(self) -> Standing:
@@ -75,13 +77,14 @@ def step(
     reason: str,
     at: datetime,
     every: timedelta = timedelta(),
-    counted: Counts | None = None,
+    seen: Observation | None = None,
 ) -> Track:
     """The track after one more observation.
 
     :param every: how often a query is asked, so that its pace is no gap.
-    :param counted: what a query that keeps a score has counted in its window.
+    :param seen: what more a query has seen than that: its value, or what it has counted.
     """
+    counted = seen.counted if seen is not None else None
     if isinstance(when, QueryWhen) and when.score is not None and counted is not None:
         return _score(track, when, when.score, counted, reason, at, every)
     if verdict is Verdict.INCONCLUSIVE:
@@ -91,6 +94,9 @@ def step(
         gap = silent > max(LONGEST_GAP, when.every * _MISSED)
         forgotten = gap or verdict is Verdict.GOOD
         return _count(track, verdict, reason, at, when.failures, when.failures, forgotten=forgotten)
+    value = seen.value if seen is not None else None
+    if when.clear is not None and track.met and value is not None:
+        return _clearing(track, when.clear, value, reason, at, gone=silent > max(LONGEST_GAP, every * _MISSED))
     if when.bad is not None:
         gap = silent > max(LONGEST_GAP, every * _MISSED)
         return _count(track, verdict, reason, at, when.bad.times, when.bad.of, forgotten=gap)
@@ -147,6 +153,18 @@ def _score(
         verdict = Verdict.INCONCLUSIVE
     past = (track.begun, track.clean, score.value, score.at, score.left)
     return Track(since, conclusive, met, verdict, reason, (), unsure, *past)
+
+
+def _clearing(track: Track, clear: Clear, value: float, reason: str, at: datetime, *, gone: bool) -> Track:
+    """The track of trouble that was met and is over only when it is clear for a while, seen without a gap."""
+    if not clear.holds(value):
+        reason = f"{reason}, over when {clear}"
+        return replace(track, conclusive=at, verdict=Verdict.BAD, reason=reason, unsure=0, clearing=None)
+    since = at if track.clearing is None or gone or at < track.clearing else track.clearing
+    if at - since >= clear.for_:
+        return Track(None, at, False, Verdict.GOOD, reason, begun=track.begun, clean=track.clean)
+    reason = f"{reason}, over when {clear}"
+    return replace(track, conclusive=at, verdict=Verdict.BAD, reason=reason, unsure=0, clearing=since)
 
 
 def _last(track: Track, verdict: Verdict, reason: str, at: datetime, lasting: timedelta, *, forgotten: bool) -> Track:

@@ -19,8 +19,6 @@ from rollbackd.signals.triggers import TriggerSink
 from rollbackd.state.read_model import ReadModel
 from rollbackd.system.clock import Clock
 
-_FAILURES = 5
-"""How many polls in a row without an answer people are told of."""
 _LEARN = timedelta(minutes=5)
 _LONGEST_MEMORY = timedelta(hours=6)
 """How far back a restart looks for the beginning of a run that was known."""
@@ -42,6 +40,7 @@ class PrometheusPolls:
     ) -> None:
         assert config.prometheus is not None
         self._every = config.prometheus.poll_every
+        self._borne = config.prometheus.unanswered
         self._services = [service.name for service in config.services]
         self._read_model = read_model
         self._rule_states = rule_states
@@ -117,7 +116,7 @@ class PrometheusPolls:
                     now,
                     awaited=seen.awaited,
                     broken=seen.fault or seen.unanswered,
-                    counted=seen.counted,
+                    seen=seen,
                 )
                 self._unasked.discard(place)
             elif place not in self._unasked:
@@ -146,13 +145,13 @@ class PrometheusPolls:
         """Tell people after some failed polls in a row. A Prometheus that fails is a notice, never a trigger."""
         self.problem = problems[0] if problems else ""
         if len(problems) < asked or not asked:
-            if self._failures >= _FAILURES:
+            if self._failures >= self._borne:
                 self._tell(facts.Notice("backend_unreachable", "Prometheus answers again", over=True))
             self._failures = 0
             return
         self._failures += 1
-        if self._failures == _FAILURES:
-            text = f"Prometheus did not answer {_FAILURES} polls in a row: {problems[0]}; nothing is judged by it"
+        if self._failures == self._borne:
+            text = f"Prometheus did not answer {self._borne} polls in a row: {problems[0]}; nothing is judged by it"
             self._tell(facts.Notice("backend_unreachable", text))
 
     def _tell(self, notice: facts.Notice) -> None:
@@ -189,7 +188,7 @@ class PrometheusPolls:
         if any(answer.problem for answer in answers.values()):
             return False
         for service, seen in (await self._queries.observe(rule, leaf, answers, list(known), now)).items():
-            self._rule_states.observe(rule, position, service, seen.verdict, seen.reason, now, counted=seen.counted)
+            self._rule_states.observe(rule, position, service, seen.verdict, seen.reason, now, seen=seen)
             if seen.verdict is Verdict.BAD:
                 self._rule_states.begin_at(rule, position, service, known[service])
         return True
@@ -211,7 +210,7 @@ class PrometheusPolls:
     ) -> None:
         goes_on = known is not None
         for at, seen in past:
-            self._rule_states.observe(rule, position, service, seen.verdict, seen.reason, at, counted=seen.counted)
+            self._rule_states.observe(rule, position, service, seen.verdict, seen.reason, at, seen=seen)
             over = seen.verdict is Verdict.GOOD and self._rule_states.track(rule, position, service).since is None
             if known is not None and at >= known + pace and over:
                 goes_on = False

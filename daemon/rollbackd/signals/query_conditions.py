@@ -5,6 +5,7 @@ Nothing is known between two calls but what does not move any more. A problem of
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from math import inf
 
@@ -72,7 +73,8 @@ class QueryConditions:
             if leaf.score is not None:
                 window = format_duration(reach(leaf.query))
                 return {one: by_count(leaf, values.get(one, ()), counted.get(one, ()), window) for one in services}
-            return {one: by_threshold(leaf, values.get(one, ()), counted.get(one)) for one in services}
+            found = {one: by_threshold(leaf, values.get(one, ()), counted.get(one)) for one in services}
+            return found | await self._widened(rule, leaf, [one for one, seen in found.items() if seen.quiet])
         if leaf.of_change and since is None:
             services = self._compared(rule, leaf, services, now)
         if leaf.score is not None:
@@ -85,6 +87,23 @@ class QueryConditions:
             return few | await self._tested(rule, leaf, enough, now, since)
         series = [(one.labels, ((one.at, one.value),)) for one in answers[leaf.query].series]
         return few | await self._of_instances(rule, leaf, self.bases.spread(rule, series), enough, now, since)
+
+    async def _widened(self, rule: Rule, leaf: QueryWhen, services: Sequence[str]) -> dict[str, Observation]:
+        """What the condition says, over longer windows, of services with too few samples; those with enough."""
+        found: dict[str, Observation] = {}
+        for wider in leaf.wider:
+            few = [service for service in services if service not in found]
+            answers = await self.ask([wider]) if few else {}
+            if any(answer.problem for answer in answers.values()) or not few:
+                break
+            values = self.bases.values(rule, answers[wider.query].series)
+            counted = self.bases.values(rule, answers[wider.counting].series)
+            back = reach(wider.query)
+            for one in few:
+                seen = by_threshold(wider, values.get(one, ()), counted.get(one))
+                if seen.verdict is not Verdict.INCONCLUSIVE:
+                    found[one] = replace(seen, reason=f"{seen.reason} over {format_duration(back)}", back=back)
+        return found
 
     def is_asked(self, leaf: QueryWhen, service: str, now: datetime) -> bool:
         """Whether the condition says anything of a service now: a comparison with before a change needs a fresh one."""
@@ -179,7 +198,7 @@ class QueryConditions:
             old, turn = before[service], self.bases.turn(service)
             undone = since is not None or (turn is not None and turn.undone)
             if isinstance(old, str):
-                found[service] = inconclusive(old, awaited=True)
+                found[service] = inconclusive(old, quiet=True)
             else:
                 failed, asked = (_sides(leaf, lines.get(service, ()), old) for lines in both)
                 found[service] = versions(failed, asked, leaf, undone=undone)
@@ -339,7 +358,7 @@ def _unanswered(problem: str) -> Observation:
 def _too_few(leaf: QueryWhen, counted: Sequence[float] | None) -> Observation | None:
     if leaf.samples is None or not (few := too_few(sum(counted) if counted else None, leaf.samples.at_least)):
         return None
-    return inconclusive(few.removeprefix("but "), awaited=bool(counted))
+    return inconclusive(few.removeprefix("but "), quiet=bool(counted))
 
 
 def _instances(leaf: QueryWhen, own: Sequence[Line], old: frozenset[str], *, undone: bool) -> Observation:

@@ -23,7 +23,7 @@ from rollbackd.rules.conditions import alert_evidence as evidence_of
 from rollbackd.rules.matchers import all_match, parse_matchers
 from rollbackd.rules.matching import ServiceIndex
 from rollbackd.rules.reach import reach
-from rollbackd.rules.samples import Counts
+from rollbackd.rules.samples import Observation
 from rollbackd.rules.spec import AlertWhen, CheckWhen, EventWhen, Leaf, QueryWhen, Rule
 from rollbackd.rules.tracks import Standing, Track, mixing, reaching_back, renewed, step, unproven
 from rollbackd.rules.weight import components_of, impact_of, scope_of, users_of
@@ -106,6 +106,8 @@ class RuleStates:
         self._troubles = _Times()
         self._broken: set[Place] = set()
         """Conditions whose last observation had no answer that could be used."""
+        self._quiet: set[Place] = set()
+        """Conditions whose last observation said nothing for want of traffic alone."""
         self._unasked: set[Place] = set()
         """Conditions that are not asked now, on purpose."""
 
@@ -243,13 +245,13 @@ class RuleStates:
         *,
         awaited: bool = False,
         broken: bool = False,
-        counted: Counts | None = None,
+        seen: Observation | None = None,
     ) -> None:
         """Take one observation of a query or a check.
 
         :param awaited: it says nothing as the rule itself wants it.
         :param broken: it says nothing since the rule or the server is at fault.
-        :param counted: what a query that keeps a score has counted.
+        :param seen: what more a query has seen than that.
         """
         leaf = rule.leaves[position]
         assert isinstance(leaf, QueryWhen | CheckWhen)
@@ -258,15 +260,17 @@ class RuleStates:
         known = self._tracks.get(place, _UNSEEN)
         before = self._of_present(rule, known, service, at)
         back = reach(leaf.query) if isinstance(leaf, QueryWhen) and not tells_apart(leaf) else timedelta()
+        back = seen.back or back if seen is not None else back
         if verdict is not Verdict.INCONCLUSIVE and (why := reaching_back(before, back, at)):
             verdict, reason, awaited = Verdict.INCONCLUSIVE, why, True
-        if counted is not None and (why := mixing(before, back, at)):
-            verdict, reason, awaited, counted = Verdict.INCONCLUSIVE, why, True, None
-        after = unproven(before, step(before, leaf, verdict, reason, at, self._pace, counted), back, at)
+        if seen is not None and seen.counted is not None and (why := mixing(before, back, at)):
+            verdict, reason, awaited, seen = Verdict.INCONCLUSIVE, why, True, None
+        after = unproven(before, step(before, leaf, verdict, reason, at, self._pace, seen), back, at)
         if awaited and after.unsure > before.unsure:
             after = replace(after, unsure=before.unsure)
         self._tracks[place] = after
         (self._broken.add if broken else self._broken.discard)(place)
+        (self._quiet.add if seen is not None and seen.quiet else self._quiet.discard)(place)
         if known.since != after.since:
             self._changed.add(service)
 
@@ -521,6 +525,25 @@ class RuleStates:
             for service, reason in self.unjudged(rule).items():
                 places = ((rule.name, position, service) for position in range(len(rule.leaves)))
                 yield rule.name, service, reason, not self._broken.isdisjoint(places)
+
+    def without_traffic(self, service: str, now: datetime) -> tuple[str, ...]:
+        """The rules that say nothing of a service for want of traffic; none where another one says nothing, too."""
+        found = []
+        for rule in self._rules:
+            if (
+                not self.applies(rule, service)
+                or self.condition(rule, service, now).standing is not Standing.INCONCLUSIVE
+            ):
+                continue
+            silent = [
+                (rule.name, position, service)
+                for position, leaf in enumerate(rule.leaves)
+                if self._leaf(rule, position, leaf, service, now).standing is Standing.INCONCLUSIVE
+            ]
+            if not self._quiet.issuperset(silent):
+                return ()
+            found.append(rule.name)
+        return tuple(found)
 
     def standing(self, service: str, now: datetime) -> Standing:
         """The worst that any rule says of a service."""

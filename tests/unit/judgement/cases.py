@@ -85,7 +85,8 @@ def _shared(chapter: Chapter) -> Chapter:
 
 
 def _merged(common: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    both = {key: {**common[key], **own[key]} for key in common.keys() & own.keys()}
+    shared = [key for key in common.keys() & own.keys() if isinstance(own[key], dict)]
+    both = {key: {**common[key], **own[key]} for key in shared}
     return {**common, **own, **both}
 
 
