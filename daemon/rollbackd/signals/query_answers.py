@@ -136,7 +136,7 @@ def whole_data(body: bytes) -> dict[str, Any]:
     :raises Unusable: for anything that is not whole: an error, warnings, a partial response, broken JSON.
     """
     try:
-        document = from_json(body)
+        document = from_json(body, cache_strings="keys")  # its values are numbers as text: hardly one comes twice
     except ValueError as error:
         raise Unusable(f"the answer is no JSON: {error}") from error
     if not isinstance(document, dict) or not isinstance(document.get("data"), dict):
