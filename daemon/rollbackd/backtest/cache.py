@@ -9,6 +9,7 @@ import os
 import stat
 import zlib
 from array import array
+from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -86,12 +87,14 @@ class HistoryCache:
         """Drop what no run has read for a while."""
         for path in self._directory.iterdir():
             ours = path.suffix == _SUFFIX or path.suffix[1:].isdigit()
-            if ours and path.is_file() and path.stat().st_mtime < (now - _KEPT).timestamp():
-                path.unlink(missing_ok=True)
+            with suppress(OSError):  # another run drops it, too
+                if ours and path.is_file() and path.stat().st_mtime < (now - _KEPT).timestamp():
+                    path.unlink()
 
     def use(self, name: str, now: datetime) -> None:
         """Note that a run has used a chunk."""
-        os.utime(self._path(name), (now.timestamp(), now.timestamp()))
+        with suppress(OSError):  # another run has dropped it; it is fetched again where it is read
+            os.utime(self._path(name), (now.timestamp(), now.timestamp()))
 
     def _path(self, name: str) -> Path:
         return self._directory / f"{name}{_SUFFIX}"

@@ -12,7 +12,7 @@ from rollbackd.backtest import verdicts
 from rollbackd.backtest.grid import Grid
 from rollbackd.model import Verdict
 from rollbackd.rules.samples import Observation
-from rollbackd.rules.spec import CheckWhen, QueryWhen, Rule
+from rollbackd.rules.spec import CheckWhen, EventWhen, QueryWhen, Rule
 from rollbackd.signals.rule_state import RuleStates
 
 _VERDICTS = (Verdict.GOOD, Verdict.BAD, Verdict.INCONCLUSIVE)
@@ -101,7 +101,6 @@ def feed(states: RuleStates, rule: Rule, position: int, service: str, seen: Obse
 
 def why_unplayed(rule: Rule) -> str:
     """Why a rule cannot be played; empty when it can."""
-    kinds = [type(leaf) for leaf in rule.leaves]
-    if CheckWhen in kinds:
+    if any(isinstance(leaf, CheckWhen) for leaf in rule.leaves):
         return "nobody kept what its check said"
-    return "" if all(kind.__name__ in {"QueryWhen", "AlertWhen"} for kind in kinds) else "nobody kept its events"
+    return "nobody kept its events" if any(isinstance(leaf, EventWhen) for leaf in rule.leaves) else ""

@@ -19,7 +19,7 @@ from rollbackd.signals.query_answers import (
 from rollbackd.system.clock import Clock
 
 A = TypeVar("A")
-_REMEMBERED = 20_000
+_REMEMBERED = 1000
 """Answers; the plays of a sweep ask much the same."""
 
 

@@ -55,8 +55,6 @@ class _Service:
     changes: list[RecordedChange]
     """Those to come, the next one last."""
     conditions: list[PlayedCondition] = field(default_factory=list)
-    asked: list[tuple[Rule, int, QueryWhen]] = field(default_factory=list)
-    """Conditions that compare, which are asked at each poll."""
     unasked: set[tuple[str, int]] = field(default_factory=set)
     wakes: list[int] = field(default_factory=list)
     """Polls at which it must be looked at whatever its conditions say."""
@@ -109,6 +107,13 @@ class Play:
         self._states = RuleStates(config, self._read_model.of)
         self._past = PastPrometheus(server, history, clock, {} if answers is None else answers)
         self._queries = QueryConditions(config, self._read_model, self._states, self._past)
+        self._asked = [
+            (rule, position, leaf)
+            for rule in config.rules
+            for position, leaf in enumerate(rule.leaves)
+            if isinstance(leaf, QueryWhen) and leaf.against is not None
+        ]
+        """Conditions that compare, which are asked at each poll."""
         self._alerts = PastAlerts(config, history, self._states)
         self._services = {one.name: self._service(one.name, changes, traits[one.name]) for one in config.services}
         layers = {name: one.played.layers for name, one in self._services.items()}
@@ -142,8 +147,6 @@ class Play:
                 for position, leaf in enumerate(rule.leaves):
                     if isinstance(leaf, QueryWhen) and leaf.against is None:
                         found.conditions.append(PlayedCondition(rule, position, leaf, name))
-                    elif isinstance(leaf, QueryWhen):
-                        found.asked.append((rule, position, leaf))
         return found
 
     # -- the course of time ---------------------------------------------------------------------
@@ -180,6 +183,7 @@ class Play:
             services = [self._services[name] for name in sorted(due, key=order.__getitem__)]
             for one in services:
                 await self._observe(one, poll)
+            await self._ask([one for one in services if one.name not in self._incidents.left], poll)
             for one in services:
                 await self._conclude(one, poll)
             for one in services:
@@ -205,7 +209,7 @@ class Play:
                 yield max(poll, self._grid.poll(left.ends))
             yield -(-poll // self._seldom) * self._seldom
             return
-        if self._every_poll or self._incidents.asks(one.name) or (one.asked and self._any_asked(one, poll)):
+        if self._every_poll or self._incidents.asks(one.name) or self._any_asked(one, poll):
             yield poll
         for condition in one.conditions:
             yield condition.due(poll)
@@ -217,8 +221,8 @@ class Play:
     def _any_asked(self, one: _Service, poll: int) -> bool:
         at = self._grid.at(poll)
         return any(
-            self._states.track(rule, position, one.name).since is not None or self._queries.is_asked(leaf, one.name, at)
-            for rule, position, leaf in one.asked
+            self._states.applies(rule, one.name) and self._says_something(rule, position, leaf, one.name, at)
+            for rule, position, leaf in self._asked
         )
 
     def _load(self, chunk: int, polls: range) -> None:
@@ -258,27 +262,35 @@ class Play:
         one.moved |= self._alerts.tell(one.name, poll, self._clock.now())
         for condition in one.conditions:
             one.moved |= condition.observe(self._states, self._grid, poll)
-        for rule, position, leaf in one.asked:
-            await self._ask(one, rule, position, leaf, poll)
 
-    async def _ask(self, one: _Service, rule: Rule, position: int, leaf: QueryWhen, poll: int) -> None:
-        """Ask a condition that compares, as the polls of the daemon do."""
-        now, place = self._clock.now(), (rule.name, position)
-        before = self._states.track(rule, position, one.name)
-        if before.since is None and not self._queries.is_asked(leaf, one.name, now):
-            if place not in one.unasked:
-                one.unasked.add(place)
-                self._states.clear(rule, position, one.name)
-            return
-        answers = await self._queries.ask([leaf])
-        found = await self._queries.observe(rule, leaf, answers, [one.name], now)
-        seen = found.get(one.name)
-        if seen is None:
-            return
-        one.unasked.discard(place)
-        feed(self._states, rule, position, one.name, seen, self._grid, poll)
-        after = self._states.track(rule, position, one.name)
-        one.moved |= (before.since, before.met, before.verdict) != (after.since, after.met, after.verdict)
+    async def _ask(self, services: Sequence[_Service], poll: int) -> None:
+        """Ask the conditions that compare, each once for all of these services, as the polls of the daemon do."""
+        now = self._clock.now()
+        for rule, position, leaf in self._asked:
+            place = (rule.name, position)
+            wanted = [one for one in services if self._states.applies(rule, one.name)]
+            names = []
+            for one in wanted:
+                if self._says_something(rule, position, leaf, one.name, now):
+                    names.append(one.name)
+                elif place not in one.unasked:
+                    one.unasked.add(place)
+                    self._states.clear(rule, position, one.name)
+            found = (
+                await self._queries.observe(rule, leaf, await self._queries.ask([leaf]), names, now) if names else {}
+            )
+            for one in wanted:
+                if (seen := found.get(one.name)) is not None:
+                    one.unasked.discard(place)
+                    before = self._states.track(rule, position, one.name)
+                    feed(self._states, rule, position, one.name, seen, self._grid, poll)
+                    after = self._states.track(rule, position, one.name)
+                    one.moved |= (before.since, before.met, before.verdict) != (after.since, after.met, after.verdict)
+
+    def _says_something(self, rule: Rule, position: int, leaf: QueryWhen, service: str, at: datetime) -> bool:
+        """Whether a condition that compares is asked: one with before a change only after a change."""
+        going_on = self._states.track(rule, position, service).since is not None
+        return going_on or self._queries.is_asked(leaf, service, at)
 
     async def _change(self, one: _Service, state: State, poll: int) -> None:
         """People change what the service runs: from here on the recording is of what the play runs, too."""

@@ -89,9 +89,9 @@ def parse_time(text: str) -> datetime:
     """A date, or a date and time; UTC where it does not say another zone. :raises ValueError: it is none."""
     try:
         at = datetime.fromisoformat(text)
-    except ValueError as error:
+        return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
+    except (ValueError, OverflowError) as error:
         raise ValueError(f"{text} is no time; write it like 2026-03-01T10:00:00Z") from error
-    return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
 
 
 def from_records(records: Iterable[Record], layers: Mapping[str, Sequence[str]]) -> list[RecordedChange]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from rollbackd.system.http_connection import connection_to, shown
 _PATIENCE = timedelta(minutes=2)
 """How long one question about the past may take, unless the configuration gives more."""
 _LONGEST = timedelta(days=400)
+_FIRST = datetime(2000, 1, 1, tzinfo=UTC)
 _LARGEST_FILE = 64 * 2**20
 
 Say = Callable[[str, int, int], None]
@@ -157,6 +158,8 @@ def _refuse(question: BacktestQuestion, config: Config, given: Playable, clock: 
         raise BacktestRefused(f"from --from to --to are more than {_LONGEST.days} days; take less at once")
     if question.end - question.start < config.prometheus.poll_every:
         raise BacktestRefused("--from is not before --to; nothing lies between them")
+    if question.start < _FIRST:
+        raise BacktestRefused(f"--from is before {_FIRST:%Y}; give a time from which a Prometheus has data")
     if question.start >= clock.now():
         raise BacktestRefused("--from is in the future; give a time of the past")
 
@@ -214,9 +217,11 @@ def _changes(
 
 def _text(path: Path) -> str:
     try:
-        if path.stat().st_size > _LARGEST_FILE:
+        with path.open("rb") as file:
+            body = file.read(_LARGEST_FILE + 1)
+        if len(body) > _LARGEST_FILE:
             raise ChangesUnreadable(f"{path}: larger than {_LARGEST_FILE // 2**20} MiB; give the changes alone")
-        return path.read_text(encoding="utf-8")
+        return body.decode()
     except OSError as error:
         raise ChangesUnreadable(f"{path}: {error.strerror}") from error
     except ValueError as error:

@@ -203,7 +203,7 @@ class LongList(Iterable[Any]):
             piece = self._body[start:end].rstrip(b", \t\r\n")
             _check_piece(piece)
             try:
-                read = from_json(b"[" + piece + b"]")
+                read = from_json(b"[" + piece + b"]", cache_strings="keys")
             except ValueError as error:
                 raise Unusable(f"the answer is no JSON: {error}") from error
             yield from read

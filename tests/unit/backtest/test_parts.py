@@ -125,6 +125,28 @@ async def test_a_run_that_was_cut_off_goes_on_where_it_was(tmp_path: Path) -> No
     assert told == [(1, 2), (2, 2)]
 
 
+async def test_a_server_that_hangs_is_given_up_after_two_tries(tmp_path: Path) -> None:
+    class Slow(SystemClock):
+        passed = 0.0
+
+        def monotonic(self) -> float:
+            Slow.passed += 5.0
+            return Slow.passed
+
+    server = PastServer({"q": {"shop": climbing}}, down=True)
+    grid = Grid.over(BEGIN, at(2), PACE)
+    made = History(server, "here", timedelta(seconds=5), HistoryCache(tmp_path / "cache"), grid, Slow())
+    with pytest.raises(HistoryUnavailable, match="run it again to go on"):
+        await made.fetch({"q": timedelta()}, lambda _done, _of: None)
+    assert [count for _, _, count in server.asked] == [481, 240]
+
+
+def test_a_time_that_no_calendar_has_is_told() -> None:
+    for text in ("9999-12-31T23:59-12:00", "0001-01-01T00:00+12:00", "2026-13-01"):
+        with pytest.raises(ChangesUnreadable, match="is no time"):
+            from_text(f"{text} shop v1", "f", LAYERS)
+
+
 async def test_the_present_is_asked_for_again_until_it_is_settled(tmp_path: Path) -> None:
     server, clock = PastServer({"q": {"shop": lambda _: 1.0}}), SystemClock()
     for _ in range(2):

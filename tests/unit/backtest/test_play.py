@@ -1,6 +1,6 @@
 """A play of the past finds what the daemon would have done, at the right time, with its findings."""
 
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,10 @@ def decided(found: Played) -> list[tuple[str, Action, str]]:
     ]
 
 
+def facts_of(found: Played, kind: type) -> list[Any]:
+    return [record for record in found.records if isinstance(record.fact, kind)]
+
+
 async def test_a_bad_release_is_rolled_back_five_minutes_after_its_errors_began(tmp_path: Path) -> None:
     config = configured(tmp_path, [ERRORS])
     server = PastServer({"errors": {"shop": between(at(6, 10), at(7), 0.5)}})
@@ -48,4 +52,74 @@ async def test_a_play_that_skips_says_the_same_as_one_of_every_poll(tmp_path: Pa
     quick = await played(tmp_path, config, server, CHANGES, 12)
     whole = await played(tmp_path, config, server, CHANGES, 12, every_poll=True)
     assert quick == whole
-    assert timedelta() == timedelta(0)
+
+
+async def test_nothing_is_concluded_from_what_was_left_until_people_change_something(tmp_path: Path) -> None:
+    config = configured(tmp_path, [ERRORS])
+    server = PastServer({"errors": {"shop": between(at(6, 10), at(9), 0.5)}})
+    found = await played(tmp_path, config, server, CHANGES + "2026-03-02T09:00Z shop v3\n", 12)
+    assert decided(found) == [("06:15:00", Action.ROLL_BACK, "shop")]
+    changed = [
+        (f"{one.fact.by:%H:%M}", one.fact.state.name, one.fact.incident) for one in facts_of(found, facts.Changed)
+    ]
+    assert changed == [
+        ("00:00", "code v1", ""),
+        ("06:00", "code v2", ""),
+        ("06:15", "code v1", "shop-1"),
+        ("09:00", "code v3", ""),
+    ]
+
+
+async def test_after_trouble_that_nobody_mended_the_play_runs_what_was_recorded_again(tmp_path: Path) -> None:
+    config = configured(tmp_path, [ERRORS])
+    server = PastServer({"errors": {"shop": between(at(6, 10), at(7), 0.5)}})
+    found = await played(tmp_path, config, server, CHANGES, 12)
+    assert f"{facts_of(found, facts.Changed)[-1].fact.by:%H:%M}" == "09:00"  # two hours later
+    assert facts_of(found, facts.Changed)[-1].fact.state.name == "code v2"
+
+
+async def test_a_question_that_nobody_answers_passes_with_its_trouble_or_expires(tmp_path: Path) -> None:
+    config = configured(tmp_path, [ERRORS], asking={"expires": "30m"})
+    sick = {at(4): at(4, 20), at(8): at(9)}  # long after the change
+    errors = lambda when: 0.5 if any(begin <= when < end for begin, end in sick.items()) else 0.01  # noqa: E731
+    found = await played(tmp_path, config, PastServer({"errors": {"shop": errors}}), "2026-03-02T01:00Z shop v1", 12)
+    assert [action for _, action, _ in decided(found)] == [Action.ASK, Action.ASK]
+    closed = [(f"{one.at:%H:%M}", one.fact.outcome) for one in facts_of(found, facts.Closed)]
+    assert closed == [("04:25", Outcome.PASSED), ("08:35", Outcome.EXPIRED)]
+
+
+async def test_an_alert_is_heard_when_it_fires(tmp_path: Path) -> None:
+    config = configured(tmp_path, [{"name": "page", "when": {"alert": 'alertname="Sick"', "for": "5m"}}])
+    server = PastServer({}, [({"alertname": "Sick", "service": "shop"}, at(6, 20), at(6, 50))])
+    found = await played(tmp_path, config, server, CHANGES, 12)
+    assert decided(found) == [("06:20:00", Action.ROLL_BACK, "shop")]
+
+
+async def test_a_condition_that_compares_is_asked_as_the_polls_ask_it(tmp_path: Path) -> None:
+    offset = {"name": "drop", "when": {"query": "orders", "drops_by": "50%", "against": {"offset": "3h"}, "for": "5m"}}
+    before = {
+        "name": "slow",
+        "when": {"query": "p95", "rises_by": "50%", "against": {"before_change": "30m"}, "for": "2m"},
+    }
+    config = configured(tmp_path, [offset, before])
+    server = PastServer(
+        {
+            "orders": {"shop": between(at(2), at(2, 30), 10.0, 40.0)},
+            "p95": {"shop": between(at(6, 10), at(6, 40), 0.9, 0.2)},
+        }
+    )
+    quick = await played(tmp_path, config, server, CHANGES, 8)
+    assert [(when, action) for when, action, _ in decided(quick)] == [
+        ("02:05:00", Action.REFUSE),  # only one release is known
+        ("06:12:00", Action.ROLL_BACK),
+    ]
+    assert quick == await played(tmp_path, config, server, CHANGES, 8, every_poll=True)
+
+
+async def test_trouble_of_all_services_at_once_asks(tmp_path: Path) -> None:
+    names = tuple(f"shop-{n}" for n in range(6))
+    config = configured(tmp_path, [ERRORS], names)
+    server = PastServer({"errors": dict.fromkeys(names, between(at(6, 10), at(7), 0.5))})
+    changes = "\n".join(f"2026-03-02T06:00Z {name} v2" for name in names)
+    found = await played(tmp_path, config, server, changes, 8)
+    assert {action for _, action, _ in decided(found)} == {Action.ASK}
