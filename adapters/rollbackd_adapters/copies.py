@@ -245,7 +245,7 @@ class CopyStore:
         return {name for name in self._names() if (self.directory / name / _VERIFIED).exists()}
 
     def was_verified(self, copy: DataCopy) -> bool:
-        """Whether a whole read found just what its manifest has; what has the same hash since need not be read again."""
+        """Whether a whole read found what its manifest has; what has the same hash since need not be read again."""
         with suppress(OSError, ValueError, TypeError):
             found = json.loads((self.directory / copy.name / _VERIFIED).read_bytes())
             return bool(found["facts"] == dict(copy.facts))
