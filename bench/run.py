@@ -19,7 +19,7 @@ sys.path.insert(0, str(ROOT))
 from rich.console import Console  # the checkout's root must be importable first
 from rich.table import Table
 
-from bench import burst, intake, judging, memory, reaction, restart, results, share, snapshots
+from bench import burst, databases, intake, judging, memory, reaction, restart, results, share, snapshots
 from bench.commits import Commit, figure, here, other, same_bench
 from bench.host import BenchError
 from bench.leftovers import alone
@@ -38,6 +38,7 @@ ROWS: dict[str, Callable[[Path, Sizes], Row]] = {
     "restart-many": restart.measure_many,
     "memory": memory.measure,
     "snapshots": snapshots.measure,
+    "sqlite": databases.measure,
 }
 """In the order of the design's table."""
 RESULTS = ROOT / "bench/RESULTS.md"

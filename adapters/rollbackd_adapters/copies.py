@@ -235,13 +235,21 @@ class CopyStore:
         """Remember what a whole read found."""
         marker = self.directory / copy.name / _VERIFIED
         if whole:
-            write_durably(marker, json.dumps({"id": copy.id, "at": now.isoformat()}).encode())
+            found = {"at": now.isoformat(), "facts": dict(copy.facts)}
+            write_durably(marker, json.dumps(found).encode())
         else:
             marker.unlink(missing_ok=True)
 
     def verified(self) -> set[str]:
         """The names of the copies that were found whole when they were read last."""
         return {name for name in self._names() if (self.directory / name / _VERIFIED).exists()}
+
+    def was_verified(self, copy: DataCopy) -> bool:
+        """Whether a whole read found what its manifest has; what has the same hash since need not be read again."""
+        with suppress(OSError, ValueError, TypeError):
+            found = json.loads((self.directory / copy.name / _VERIFIED).read_bytes())
+            return bool(found["facts"] == dict(copy.facts))
+        return False
 
     def drop(self, name: str) -> None:
         """Forget a copy; a kill leaves it whole, or gone for whoever looks."""

@@ -12,7 +12,7 @@ from rollbackd_adapters.sqlite import SqliteAdapter
 from rollbackd_adapters.sqlite.settings import SqliteSettings
 
 
-def layer(path: Path, **settings: Any) -> SqliteAdapter:
+def layer(path: Path, **settings: Any) -> Any:
     given = {"adapter": "sqlite", "file": str(path / "app.db"), "room": 0, **settings}
     return SqliteAdapter(SqliteSettings.model_validate(given), place(path))
 

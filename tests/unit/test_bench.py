@@ -28,6 +28,7 @@ PROMISES = {
     "restart-many": "restart with 4,000",
     "memory": "memory, idle",
     "snapshots": "a snapshot of",
+    "sqlite": "a SQLite database of",
 }
 KEPT = Row("a", "1.0", "0.9", "x", "<= 1.1", ok=True)
 MISSED = Row("b", "1.2", "0.9", "x", "<= 1.1", ok=False)

@@ -37,7 +37,14 @@ def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Loaded:
     for name, made in (("ca.pem", certificate), ("client.pem", certificate), ("client.key", key)):
         (tmp_path / name).write_bytes(made.read_bytes())
         (tmp_path / name).chmod(0o640)
-    for name in ("alertmanager-token", "pagerduty", "prometheus-token", "smtp-password", "redis-password"):
+    for name in (
+        "alertmanager-token",
+        "pagerduty",
+        "prometheus-token",
+        "smtp-password",
+        "redis-password",
+        "db-password",
+    ):
         (tmp_path / name).write_text("hunter2\n")
         (tmp_path / name).chmod(0o600)
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))

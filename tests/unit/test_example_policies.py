@@ -252,7 +252,7 @@ D = {
     "retrieval-slow": (DEGRADE, "roll_back"),
     "main-flow-gone": (("whole",), "roll_back"),
     "contract-broken": (("whole",), "roll_back"),
-    "data-deleted": (("whole",), "escalate"),
+    "data-deleted": (("data",), "escalate"),
 }
 
 

@@ -141,9 +141,9 @@ class SqliteAdapter(StepAdapter[SqliteSettings]):
         staged = str(self._store.directory / ".staged" / DATA)
         await in_thread(partial(Path(staged).parent.mkdir, mode=0o700, parents=True, exist_ok=True))
         try:
-            await self._jobs.run(
-                "prepare", lock, staged=staged, lineage=new.written, **self._copied(copy), integrity=self._queries
-            )
+            read = await in_thread(self._store.was_verified, copy)
+            job = {"staged": staged, "lineage": new.written, "integrity": self._queries, "read": read}
+            await self._jobs.run("prepare", lock, None, **job, **self._copied(copy))
             name = await in_thread(self._store.free_name, BEFORE, now)
             manifest = DataCopy(name, new_id(), now, BEFORE, lineage).written
             await self._jobs.run_recorded(
@@ -178,7 +178,10 @@ class SqliteAdapter(StepAdapter[SqliteSettings]):
 
     async def _problems(self) -> list[str]:
         settings = self._settings
-        lineage, seen = await self._look()
+        try:
+            lineage, seen = await self._look()
+        except AdapterError as error:
+            return [str(error)]
         copies = await in_thread(self._whole)
         store = lacks.existing(self._store.directory)
         texts = []

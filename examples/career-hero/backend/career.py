@@ -1,21 +1,25 @@
 """The back end of Career Hero: proposes professions, and with retrieval switched on the sources that it read.
 
 Usage: career.py PORT ENV_FILE INDEX_DIRECTORY FRONT_END. `/` is its page and `/advice` its main flow; `/session` begins
-a session, refreshes it and says whose it is; `/kb` has the knowledge base. `/health` says what is switched on.
+a session, refreshes it and says whose it is; `/kb` has the knowledge base, `/profiles` counts those of the database
+`data/career.db` beside the back end. `/health` says what is switched on.
 """
 
 import hmac
 import json
 import signal
+import sqlite3
 import sys
 import threading
 import time
 from collections import Counter, deque
+from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 RELEASE: dict[str, Any] = json.loads((Path(__file__).parent / "release.json").read_text())
+DATABASE = Path(__file__).parents[1] / "data/career.db"
 GUEST = "guest"
 MINUTE = 60
 
@@ -32,6 +36,12 @@ def switches(path: Path) -> dict[str, str]:
     """The env file, one bare `NAME=value` a line."""
     lines = [line for line in path.read_text().splitlines() if "=" in line and not line.startswith("#")]
     return {name: value for name, _, value in (line.partition("=") for line in lines)}
+
+
+def profiles() -> int:
+    """How many there are in the database."""
+    with closing(sqlite3.connect(DATABASE)) as database:
+        return int(database.execute("SELECT count(*) FROM profiles").fetchone()[0])
 
 
 class Career(ThreadingHTTPServer):
@@ -153,6 +163,8 @@ class Request(BaseHTTPRequestHandler):
                 return server.metrics()
             case ("GET", "/advice"):
                 return server.advice()
+            case ("GET", "/profiles"):
+                return {"profiles": profiles()}
             case ("GET", "/kb"):
                 return server.known()
             case ("POST", "/kb"):

@@ -1,0 +1,300 @@
+"""Copies that are none, databases that are broken, held or of another kind: each is told, and nothing is lost."""
+
+import json
+import os
+import shutil
+import sqlite3
+import stat
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rollbackd.adapter import AdapterError, Rehearses
+from rollbackd.model import Release
+from rollbackd.system.clock import SystemClock
+from rollbackd.testing import finish, perform, planned
+from rollbackd_adapters.copies import ORIGIN, UNREADABLE, DataCopy, Lineage, copy_as_of, kept
+from tests.contract.test_adapters_sqlite import count, fill, layer, made
+
+
+def go(ours: Any, release: Release, key: str = "trouble-1/0/db") -> None:
+    finish(perform(ours, finish(planned(ours, release, key))))
+
+
+def data_of(path: Path, name: str) -> Path:
+    return path / "scratch/store" / name / "data.sqlite"
+
+
+def changed(file: Path, rows: int = 5) -> None:
+    with closing(sqlite3.connect(file)) as db:
+        fill(db, rows)
+
+
+# -- copies that are none ---------------------------------------------------------------------------------
+def test_an_empty_file_and_one_cut_short_are_no_copies(tmp_path: Path) -> None:
+    """An empty file passes `integrity_check`."""
+    made(tmp_path)
+    ours = layer(tmp_path)
+    taken = finish(ours.take("first"))
+    assert list(finish(ours.verify("first"))) == []
+    for content in (b"", data_of(tmp_path, "first").read_bytes()[:8192]):
+        data_of(tmp_path, "first").write_bytes(content)
+        assert finish(ours.verify("first"))
+        assert not finish(ours.snapshots())[0].restorable
+        with pytest.raises(AdapterError):
+            go(ours, Release(taken.release))
+        assert count(tmp_path / "app.db") == 20
+
+
+def test_a_copy_whose_bytes_changed_is_not_put_in_place(tmp_path: Path) -> None:
+    made(tmp_path)
+    ours = layer(tmp_path)
+    taken = finish(ours.take("first"))
+    changed(tmp_path / "app.db")
+    change = finish(planned(ours, Release(taken.release)))
+    raw = bytearray(data_of(tmp_path, "first").read_bytes())
+    raw[-100] ^= 1
+    data_of(tmp_path, "first").write_bytes(raw)
+    with pytest.raises(AdapterError, match="not those that were copied") as failed:
+        finish(ours.apply(change))
+    assert failed.value.permanent
+    assert count(tmp_path / "app.db") == 25
+    assert finish(ours.current()).id == ORIGIN
+
+
+def test_a_copy_that_somebody_opened_is_a_leftover(tmp_path: Path) -> None:
+    made(tmp_path)
+    ours = layer(tmp_path)
+    finish(ours.take("first"))
+    data_of(tmp_path, "first").with_name("data.sqlite-wal").write_bytes(b"x" * 100)
+    assert "lies beside the copy" in finish(ours.verify("first"))[0].text or finish(ours.verify("first"))
+    assert not finish(ours.snapshots())[0].restorable
+    assert [release.id for release in finish(ours.releases())] == [ORIGIN]
+
+
+def test_an_integrity_query_is_asked_before_anything_is_touched(tmp_path: Path) -> None:
+    made(tmp_path)
+    taken = finish(layer(tmp_path).take("first"))
+    ours = layer(tmp_path, integrity=[{"sql": "SELECT count(*) FROM notes", "above": 20}])
+    changed(tmp_path / "app.db")
+    with pytest.raises(AdapterError, match="gives 20, wants more than 20"):
+        go(ours, Release(taken.release))
+    assert count(tmp_path / "app.db") == 25
+    (found,) = finish(ours.rehearse("first"))
+    assert "gives 20" in found.text
+
+
+# -- the live database ------------------------------------------------------------------------------------
+@pytest.mark.parametrize("mode", ["wal", "delete"])
+def test_who_holds_it_up_is_said(tmp_path: Path, mode: str) -> None:
+    file = made(tmp_path, mode=mode)
+    ours = layer(tmp_path, lock_within="300ms")
+    taken = finish(ours.take("first"))
+    changed(file)
+    pid = os.fork()
+    if pid == 0:
+        db = sqlite3.connect(file, isolation_level=None)
+        db.execute("BEGIN IMMEDIATE" if mode == "wal" else "BEGIN")
+        db.execute("SELECT count(*) FROM notes").fetchone()
+        (tmp_path / "held").touch()
+        os.read(os.pipe()[0], 1)
+        os._exit(0)
+    try:
+        while not (tmp_path / "held").exists():
+            os.sched_yield()
+        with pytest.raises(AdapterError, match=rf"pid {pid}") as failed:
+            go(ours, Release(taken.release))
+        assert not failed.value.permanent
+    finally:
+        os.kill(pid, 9)
+        os.waitpid(pid, 0)
+    assert count(file) == 25
+    go(ours, Release(taken.release))
+    assert count(file) == 20
+
+
+@pytest.mark.parametrize("mode", ["wal", "delete"])
+def test_connections_mode_owner_and_journal_mode_stay(tmp_path: Path, mode: str) -> None:
+    file = made(tmp_path, mode=mode)
+    file.chmod(0o640)
+    ours = layer(tmp_path)
+    taken = finish(ours.take("first"))
+    before = file.stat()
+    with closing(sqlite3.connect(file, isolation_level=None)) as old:
+        fill(old, 5)
+        assert old.execute("SELECT count(*) FROM notes").fetchone() == (25,)
+        go(ours, Release(taken.release))
+        assert old.execute("SELECT count(*) FROM notes").fetchone() == (20,)
+        assert old.execute("PRAGMA journal_mode").fetchone() == (mode,)
+        fill(old, 1)
+    after = file.stat()
+    assert (after.st_ino, stat.S_IMODE(after.st_mode), after.st_uid) == (before.st_ino, 0o640, before.st_uid)
+    assert count(file) == 21
+
+
+def test_what_was_replaced_is_a_copy_and_can_be_gone_back_to(tmp_path: Path) -> None:
+    file = made(tmp_path)
+    ours = layer(tmp_path)
+    taken = finish(ours.take("first"))
+    changed(file)
+    go(ours, Release(taken.release))
+    (before,) = (one for one in finish(ours.snapshots()) if one.why == "before")
+    assert list(finish(ours.verify(before.name))) == []
+    go(ours, Release(before.release), "trouble-2/0/db")
+    assert count(file) == 25
+    assert finish(ours.current()).id == before.release
+
+
+def test_the_same_copy_twice_is_two_lineages(tmp_path: Path) -> None:
+    file = made(tmp_path)
+    ours = layer(tmp_path)
+    finish(ours.take("first"))
+    for number in range(3):
+        changed(file)
+        release = finish(ours.as_of(SystemClock().now()))
+        go(ours, release, f"trouble-{number}/0/db")
+        assert count(file) == 20
+        assert finish(ours.current()).id == release.id
+        assert len({one.id for one in finish(ours.releases())}) == len(finish(ours.releases()))
+
+
+def test_another_page_size_goes_in_where_nobody_has_it_open(tmp_path: Path) -> None:
+    file = made(tmp_path, page=4096)
+    ours = layer(tmp_path, lock_within="300ms")
+    taken = finish(ours.take("first"))
+    for sidecar in (file, Path(f"{file}-wal"), Path(f"{file}-shm")):
+        sidecar.unlink(missing_ok=True)
+    made(tmp_path, rows=3, page=8192)
+    with closing(sqlite3.connect(file)) as db:
+        assert db.execute("SELECT count(*) FROM notes").fetchone() == (3,)
+        with pytest.raises(AdapterError, match="page size is another one"):
+            go(ours, Release(taken.release))
+    assert count(file) == 3
+    go(ours, Release(taken.release))
+    assert count(file) == 20
+    with closing(sqlite3.connect(file)) as db:
+        assert db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+def test_what_is_no_database_any_more_is_replaced_and_kept_as_it_is(tmp_path: Path) -> None:
+    file = made(tmp_path, mode="delete")
+    file.chmod(0o600)
+    ours = layer(tmp_path)
+    taken = finish(ours.take("first"))
+    garbage = b"this is no database" * 1000
+    file.write_bytes(garbage)
+    assert finish(ours.current()).id == UNREADABLE
+    assert finish(ours.as_of(SystemClock().now())).id == taken.release
+    with file.open("rb"), pytest.raises(AdapterError, match="open in"):
+        in_a_process_of_its_own(file, ours, taken.release)
+    go(ours, Release(taken.release))
+    assert count(file) == 20
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    (before,) = (one for one in finish(ours.snapshots()) if one.why == "before")
+    assert data_of(tmp_path, before.name).read_bytes() == garbage
+
+
+def in_a_process_of_its_own(file: Path, ours: Any, release: str) -> None:
+    """Our own having it open is somebody's, too: the worker is another process."""
+    assert file.exists()
+    go(ours, Release(release))
+
+
+def test_a_database_that_is_gone_is_said(tmp_path: Path) -> None:
+    ours = layer(tmp_path)
+    with pytest.raises(AdapterError, match="no such database"):
+        finish(ours.current())
+    assert "no such database" in finish(ours.ready())[0].text
+
+
+# -- snapshots --------------------------------------------------------------------------------------------
+def test_snapshots_are_compared_rehearsed_and_carried(tmp_path: Path) -> None:
+    file = made(tmp_path)
+    ours = layer(tmp_path)
+    assert isinstance(ours, Rehearses)
+    first = finish(ours.take("first"))
+    assert finish(ours.take("first")) == first, "the same data under the same name"
+    changed(file)
+    with pytest.raises(AdapterError, match="holds other data"):
+        finish(ours.take("first"))
+    second = finish(ours.take())
+    assert [one.lines for one in finish(ours.diff("first", second.name))] == [("- rows 20", "+ rows 25")]
+    assert [one.lines for one in finish(ours.diff("first"))] == [("- rows 20", "+ rows 25")]
+    assert list(finish(ours.rehearse("first"))) == []
+    assert list((tmp_path / "scratch/rehearsal").iterdir()) == []
+    there = tmp_path / "exported"
+    finish(ours.export_to("first", str(there)))
+    shutil.rmtree(tmp_path / "scratch/store")
+    back = finish(ours.import_from(str(there)))
+    assert (back.release, back.created) == (first.release, first.created)
+    assert list(finish(ours.verify(back.name))) == []
+    go(ours, Release(back.release))
+    assert count(file) == 20
+    raw = bytearray(there.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    there.write_bytes(raw)
+    with pytest.raises(AdapterError) as refused:
+        finish(ours.import_from(str(there)))
+    assert refused.value.permanent
+
+
+# -- which copy, and which are kept -----------------------------------------------------------------------
+NOW = datetime(2026, 3, 2, 12, tzinfo=UTC)
+
+
+def copy(name: str, ago: int, lineage: Lineage | None = None, why: str = "schedule") -> DataCopy:
+    number = f"{abs(hash(name)) % 16**12:012x}"
+    return DataCopy(name, number, NOW - timedelta(minutes=ago), why, lineage or Lineage())
+
+
+def test_a_time_is_found_in_what_ran_then() -> None:
+    early, late, replaced = copy("early", 60), copy("late", 20), copy("replaced", 10, why="before")
+    restored = Lineage(early.id, NOW - timedelta(minutes=10), ORIGIN)
+    after = copy("after", 5, restored)
+    copies = [early, late, replaced, after]
+
+    def found(ago: int, present: Lineage) -> str:
+        one = copy_as_of(copies, present, NOW - timedelta(minutes=ago))
+        return one.name if one is not None else ""
+
+    assert [found(ago, Lineage()) for ago in (70, 30, 15)] == ["", "early", "late"]
+    assert found(1, restored) == "after"
+    assert found(8, restored) == "early", "what was replaced is not gone back to by a later time"
+    assert found(15, restored) == "late", "the data of that time"
+    assert copy_as_of([late], restored, NOW) is None
+    again = Lineage(f"{early.id}.2", NOW - timedelta(minutes=2), early.id)
+    assert found(1, again) == "early"
+
+
+def test_pruning_never_leaves_less_than_one_that_was_found_whole() -> None:
+    copies = [copy(f"c{number}", number * 10) for number in range(6)]
+    old = copy("old", 60 * 24 * 10, why="before")
+    young = copy("young", 60, why="before")
+    week = timedelta(days=7)
+    left = kept([*copies, old, young], 2, week, {copies[4].id}, {"c5"}, NOW)
+    assert left == {"c0", "c1", "c4", "c5", "young"}
+    assert kept(copies, 1, week, {f"{copies[3].id}.2"}, set(), NOW) == {"c0", "c3"}
+
+
+def test_manifests_that_are_none_are_told(tmp_path: Path) -> None:
+    made(tmp_path)
+    ours = layer(tmp_path)
+    finish(ours.take("first"))
+    manifest = tmp_path / "scratch/store/first/manifest.json"
+    good = json.loads(manifest.read_bytes())
+    for bad in (
+        b"",
+        b"{}",
+        b"[]",
+        json.dumps({**good, "id": "../x"}).encode(),
+        json.dumps({**good, "created": 5}).encode(),
+    ):
+        manifest.write_bytes(bad)
+        assert [(one.name, one.why, one.restorable) for one in finish(ours.snapshots())] == [
+            ("first", "unreadable", False)
+        ]
+        with pytest.raises(AdapterError, match="manifest is damaged"):
+            finish(ours.verify("first"))
