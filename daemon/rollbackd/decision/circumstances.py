@@ -12,7 +12,7 @@ from statistics import median
 from rollbackd.config.models import Config
 from rollbackd.model import Replaced, Trigger, Verdict
 from rollbackd.policy.changes import newest
-from rollbackd.policy.guards import Circumstance
+from rollbackd.policy.guards import FIRST_MINUTES, SAME_TIME, TRAFFIC_LEVEL, Circumstance
 from rollbackd.policy.ledger import Spell
 from rollbackd.rules.compare import Span
 from rollbackd.rules.reach import reach
@@ -38,7 +38,10 @@ _USUAL = 0.5
 """More than this share of what was seen makes it usual."""
 _NEAR = timedelta(hours=1)
 """A rollback so near to the same time before: what was bad then was a release."""
-NAMES = ("traffic_level", "same_time_before", "first_minutes")
+_EARLIER = (timedelta(days=1), timedelta(days=7))
+"""So long ago it is looked how it was at the same time."""
+_NAMES = tuple(guard.name for guard in (TRAFFIC_LEVEL, SAME_TIME, FIRST_MINUTES))
+"""In the order in which they are asked about."""
 
 
 class Circumstances:
@@ -75,10 +78,10 @@ class Circumstances:
         )
         try:
             async with asyncio.timeout(self._limit.total_seconds()):
-                return dict(zip(NAMES, await asyncio.gather(*asked), strict=True))
+                return dict(zip(_NAMES, await asyncio.gather(*asked), strict=True))
         except TimeoutError:
             text = f"no answer within {format_duration(self._limit)}"
-            return dict.fromkeys(NAMES, (Verdict.INCONCLUSIVE, text))
+            return dict.fromkeys(_NAMES, (Verdict.INCONCLUSIVE, text))
 
     async def _traffic(
         self, bases: Baselines, rule: Rule, leaf: QueryWhen, trigger: Trigger, change: Replaced
@@ -113,7 +116,7 @@ class Circumstances:
         """Whether it was as bad at the same time of a day before, without a release that was taken back then."""
         found = _unknown("no other day is asked about")
         rollbacks = [one.opened for one in self._read_model.of(trigger.service).rollbacks if one.acted]
-        for offset in self._limits.same_time:
+        for offset in _EARLIER if self._limits.same_time else ():
             begin, end = trigger.onset - offset, self._clock.now() - offset
             words = f"{format_duration(offset)} ago"
             if any(begin - _NEAR <= opened <= end + _NEAR for opened in rollbacks):

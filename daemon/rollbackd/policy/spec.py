@@ -99,8 +99,8 @@ class Limits(Spec):
     """How long before a change it is looked whether the trouble was there already."""
     campaign: float = Field(default=4.0, gt=1)
     """So many times the traffic of before the change asks: the release may not be to blame."""
-    same_time: Annotated[tuple[Duration, ...], OneOrMany()] = (timedelta(days=1), timedelta(days=7))
-    """So long ago it is looked whether it was as bad at this time; none: it is not looked."""
+    same_time: bool = True
+    """Whether it is looked how it was at the same time a day ago, and a week ago."""
     first_minutes: Duration = timedelta(minutes=10)
     """How long at most changes of a service may be known to look sick at first; 0 learns nothing."""
     reach: Reach = Reach()

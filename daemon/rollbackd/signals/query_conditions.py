@@ -58,10 +58,13 @@ class QueryConditions:
         services: Sequence[str],
         now: datetime,
         since: datetime | None = None,
+        *,
+        widens: bool = False,
     ) -> dict[str, Observation]:
         """What the condition says of each service. Services without a change to compare with are left out.
 
         :param answers: to its `queries`.
+        :param widens: whether a longer window is asked where there are too few samples.
         :param since: when a rollback's last step ended: only what came after it is compared.
         """
         problem = next((answers[query].problem for query in queries(leaf) if answers[query].problem), "")
@@ -74,7 +77,8 @@ class QueryConditions:
                 window = format_duration(reach(leaf.query))
                 return {one: by_count(leaf, values.get(one, ()), counted.get(one, ()), window) for one in services}
             found = {one: by_threshold(leaf, values.get(one, ()), counted.get(one)) for one in services}
-            return found | await self._widened(rule, leaf, [one for one, seen in found.items() if seen.quiet])
+            scarce = [one for one, seen in found.items() if seen.quiet] if widens else []
+            return found | await self._widened(rule, leaf, scarce)
         if leaf.of_change and since is None:
             services = self._compared(rule, leaf, services, now)
         if leaf.score is not None:
