@@ -12,7 +12,7 @@ from math import inf
 from rollbackd.config.models import Config
 from rollbackd.model import Verdict
 from rollbackd.rules.compare import Baseline, Span, instances, sampled, shifted, versions
-from rollbackd.rules.reach import LEAST, over, reach, recent
+from rollbackd.rules.reach import LEAST, over, reach, recent, widened
 from rollbackd.rules.samples import Observation, inconclusive, judge, settle, too_few
 from rollbackd.rules.score import count, judged
 from rollbackd.rules.spec import QueryWhen, Rule
@@ -313,6 +313,18 @@ def since_step(leaf: QueryWhen, length: timedelta) -> QueryWhen | None:
         return counted_over(leaf, min(length, _LONGEST)) if length >= LEAST else None
     short = recent(leaf.query, length) if leaf.against is None else None
     return leaf.model_copy(update={"query": short}) if short is not None else None
+
+
+def all_since_step(leaf: QueryWhen, length: timedelta) -> QueryWhen | None:
+    """The condition over all of the time since the last step, for want of traffic; None where it cannot be asked so."""
+    if leaf.score is not None:
+        return since_step(leaf, length)
+    if leaf.samples is None or not leaf.wider or length < LEAST:
+        return None
+    longest = min(length, leaf.samples.widest)
+    query, counting = widened(leaf.query, longest), over(leaf.samples.query, longest)
+    samples = leaf.samples.model_copy(update={"query": counting})
+    return leaf.model_copy(update={"query": query, "samples": samples})
 
 
 def counted_over(leaf: QueryWhen, length: timedelta) -> QueryWhen | None:
