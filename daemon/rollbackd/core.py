@@ -16,6 +16,7 @@ from rollbackd.config.secrets import reveal, those_there
 from rollbackd.decision.approvals import Approvals
 from rollbackd.decision.bake_timer import BakeTimer
 from rollbackd.decision.blame import Blame
+from rollbackd.decision.circumstances import Circumstances
 from rollbackd.decision.confirmation_deadlines import ConfirmationDeadlines
 from rollbackd.decision.engine import DecisionEngine
 from rollbackd.decision.holds import ActiveHolds
@@ -330,8 +331,10 @@ def _deciding(
     state_watcher = StateWatcher(read_model, layers, clock, config.daemon.look_every, snapshot_manager.being_restored)
     holds = ActiveHolds(config, read_model, files, clock, silences)
     blame = Blame(config, read_model, rule_states, clock, prometheus)
+    circumstances = Circumstances(config, read_model, rule_states, clock, prometheus)
+    missing = snapshot_manager.poke
     situations = SituationReader(
-        config, read_model, rule_states, clock, jumps, holds, layers, state_watcher, blame, snapshot_manager.poke
+        config, read_model, rule_states, clock, jumps, holds, layers, state_watcher, blame, missing, circumstances
     )
     deadlines = ConfirmationDeadlines(config, read_model, clock)
     decision_engine = DecisionEngine(

@@ -157,6 +157,7 @@ class World:
             smoke = {"check": "smoke", "failures": 3, "every": "500ms", "after_change": "10m"}
             return [alert, {"name": "smoke-failed", "when": smoke}]
         pack = {"pack": "http", "window": "10s", "lasting": "4s", "latency": "300ms", "min_samples": 20}
+        pack |= {"score_window": "10s", "widest": "10s"}
         return [alert, pack]
 
     def _notify(self) -> dict[str, Any] | None:

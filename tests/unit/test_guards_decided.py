@@ -25,7 +25,19 @@ NAMES = {guard.name for guard in GUARDS}
 REFUSED = "it stands against it"
 each = pytest.mark.parametrize("guard", GUARDS, ids=[guard.name for guard in GUARDS])
 WORDS_OF_OTHERS = frozenset(
-    {"hold", "shadow", "clock", "change", "target", "window", "ready", "policy", "ineffective", "irreversible"}
+    {
+        "hold",
+        "shadow",
+        "clock",
+        "change",
+        "target",
+        "window",
+        "ready",
+        "policy",
+        "ineffective",
+        "irreversible",
+        "first_minutes",
+    }
 )
 """Names of guards that are also keys, options, outcomes or kinds of messages."""
 
@@ -45,8 +57,8 @@ def stands(guard: Guard, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_guards_are_these_in_this_order() -> None:
     assert [guard.name for guard in GUARDS] == [
         "hold", "open_incident", "shadow", "clock", "stale", "over", "change", "same_state", "target", "reach", "ineffective",
-        "switched_off", "cooldown", "service_budget", "fleet_budget", "breaker", "common_cause", "window",
-        "irreversible", "data_loss", "ready", "policy",
+        "switched_off", "cooldown", "service_budget", "fleet_budget", "breaker", "common_cause", "traffic_level",
+        "same_time_before", "first_minutes", "window", "irreversible", "data_loss", "ready", "policy",
     ]  # fmt: skip
 
 

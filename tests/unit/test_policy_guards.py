@@ -403,3 +403,14 @@ def test_no_row_is_roll_back() -> None:
 )
 def test_a_time_ago_is_as_exact_as_people_say_it(length: timedelta, text: str) -> None:
     assert guards.ago(length) == text
+
+
+@pytest.mark.parametrize("guard", [guards.traffic_level, guards.same_time_before, guards.first_minutes])
+def test_what_something_else_explains_is_asked_about(guard: Any) -> None:
+    name = guard.__name__
+    explained = guard(trigger(), situation(circumstances={name: (Verdict.BAD, "seen")}))
+    assert against(explained) == ASKS
+    assert explained.reason.startswith("seen: ")
+    for verdict in (Verdict.GOOD, Verdict.INCONCLUSIVE):
+        assert against(guard(trigger(), situation(circumstances={name: (verdict, "seen")}))) == PASSED
+    assert guard(trigger(), situation()).reason == "not asked"

@@ -19,7 +19,7 @@ from rollbackd.rules.spec import AlertWhen, CheckWhen, EventWhen, QueryWhen, Rul
 from rollbackd.rules.tracks import Standing
 from rollbackd.signals.alert_expressions import AlertExpressions
 from rollbackd.signals.prometheus import Prometheus
-from rollbackd.signals.query_conditions import QueryConditions, since_step
+from rollbackd.signals.query_conditions import QueryConditions, all_since_step, since_step
 from rollbackd.signals.rule_state import RuleStates
 from rollbackd.state.read_model import ReadModel
 from rollbackd.syntax.units import format_duration
@@ -199,7 +199,7 @@ class PreflightGuards:
         if self._queries is None:
             return CheckResult(name, Verdict.INCONCLUSIVE, "no Prometheus is configured any more")
         back = reach(leaf.query)
-        now = self._clock.now()
+        now, whole = self._clock.now(), leaf
         if since is not None and now - back < since:
             short = since_step(leaf, now - since)
             if short is None:
@@ -207,9 +207,8 @@ class PreflightGuards:
                 return CheckResult(name, Verdict.INCONCLUSIVE, text)
             leaf = short
         seen = await self._asked(self._queries, rule, leaf, incident.service, since)
-        if seen.counted is not None and seen.awaited and since is not None:  # little traffic: all of it since the step
-            longer = since_step(leaf, now - since)
-            seen = await self._asked(self._queries, rule, longer, incident.service, since) if longer else seen
+        if seen.quiet and since is not None and (longer := all_since_step(whole, now - since)) is not None:
+            seen = await self._asked(self._queries, rule, longer, incident.service, since)
         return CheckResult(name, seen.verdict, seen.reason)
 
     async def _asked(

@@ -9,13 +9,14 @@ from typing import Protocol
 
 from rollbackd.config.models import Config, Service
 from rollbackd.decision.blame import Blame
+from rollbackd.decision.circumstances import Circumstances
 from rollbackd.decision.data_target import DataTarget, with_named_time
 from rollbackd.execution.layers import Layers, LookFailed, PlanRequest, resolve
 from rollbackd.model import Change, Release, Replaced, Request, State, Trigger, Verdict
 from rollbackd.policy.changes import to_blame
 from rollbackd.policy.data import without_data
 from rollbackd.policy.decide import plans_for
-from rollbackd.policy.guards import CHANGE, Situation
+from rollbackd.policy.guards import CHANGE, Circumstance, Situation
 from rollbackd.policy.target import Candidate, candidates, still_there
 from rollbackd.signals.rule_state import RuleStates
 from rollbackd.signals.state_watcher import StateWatcher
@@ -50,6 +51,7 @@ class SituationReader:
         state_watcher: StateWatcher,
         blame: Blame | None = None,
         missing: Callable[[str], None] = lambda _: None,
+        circumstances: Circumstances | None = None,
     ) -> None:
         self._config = config
         self._read_model = read_model
@@ -61,6 +63,7 @@ class SituationReader:
         self._state_watcher = state_watcher
         self._blame = blame
         self._looking = asyncio.Semaphore(_AT_ONCE)
+        self._circumstances = circumstances
         self._missing = missing
         """Called with a service whose newest good state cannot be gone back to."""
 
@@ -119,10 +122,10 @@ class SituationReader:
         if isinstance(present, BaseException):
             raise present
         given = replace(self.quick(trigger, present), present=present, looked=present is not None)
-        earlier, users, recent = await asyncio.gather(
-            self._earlier(trigger), self._users(trigger), self._recent(trigger)
+        earlier, users, recent, circumstances = await asyncio.gather(
+            self._earlier(trigger), self._users(trigger), self._recent(trigger), self._explained(trigger)
         )
-        given = replace(given, earlier=earlier, users=users, recent=recent)
+        given = replace(given, earlier=earlier, users=users, recent=recent, circumstances=circumstances)
         if present is None:
             why = self._state_watcher.problems.get(trigger.service, "")
             return replace(given, problems=(why,) if why else ())
@@ -182,6 +185,10 @@ class SituationReader:
             return None
         length = self._config.limits.before_change
         return await self._blame.before(rule, trigger.service, change.start, length, trigger.labels, change.old_since)
+
+    async def _explained(self, trigger: Trigger) -> Mapping[str, Circumstance]:
+        """What else than the release may explain it."""
+        return await self._circumstances.of(trigger) if self._circumstances is not None else {}
 
     def _in_question(self, change: Replaced, trigger: Trigger) -> bool:
         within = trigger.onset - change.end <= self._config.limits.change_window

@@ -16,6 +16,9 @@ from rollbackd.policy.spec import Asking, Budget, Limits, PolicyRow, PolicyWhen,
 from rollbackd.policy.target import Candidate
 from rollbackd.syntax.units import format_duration
 
+Circumstance = tuple[Verdict, str]
+"""Whether something else than the release explains the trouble, and the words: bad when it does."""
+
 
 @dataclass(frozen=True, slots=True)
 class Situation:
@@ -56,6 +59,8 @@ class Situation:
     """What the trigger's own query says over a short time up to now, and its words; None: it was not asked."""
     behind: timedelta | None = None
     """How long what the trigger's rule says may still be of an older state; None for trouble that no rule keeps up."""
+    circumstances: Mapping[str, Circumstance] = field(default_factory=dict)
+    """What else than the release may explain the trouble, by the name of the guard that looks at it."""
     looked: bool = False
     """Whether the layers were looked at for it, and said what runs."""
     users: float | None = None
@@ -351,6 +356,26 @@ def common_cause(trigger: Trigger, given: Situation) -> Finding:
     return passed("common_cause", text)
 
 
+def traffic_level(_trigger: Trigger, given: Situation) -> Finding:
+    """A service that many more ask than before its change may be sick of them."""
+    return _explained("traffic_level", given, "a campaign?")
+
+
+def same_time_before(_trigger: Trigger, given: Situation) -> Finding:
+    """What comes each day, or each week, at that time is not of today's release."""
+    return _explained("same_time_before", given, "does it come at this time?")
+
+
+def first_minutes(_trigger: Trigger, given: Situation) -> Finding:
+    """Where changes usually look so at first and then get well, this one may, too."""
+    return _explained("first_minutes", given, "is it only starting?")
+
+
+def _explained(guard: str, given: Situation, doubt: str) -> Finding:
+    verdict, seen = given.circumstances.get(guard, (Verdict.INCONCLUSIVE, "not asked"))
+    return against(guard, Action.ASK, f"{seen}: {doubt}") if verdict is Verdict.BAD else passed(guard, seen)
+
+
 def window(trigger: Trigger, given: Situation) -> Finding:
     if not given.windows:
         return passed("window", "always allowed")
@@ -468,6 +493,9 @@ SERVICE_BUDGET = Guard("service_budget", service_budget, _NEVER,  _NEVER,  _NEVE
 FLEET_BUDGET   = Guard("fleet_budget",   fleet_budget,   _NEVER,  _NEVER,  _NEVER,  False, False, False, False, "")
 BREAKER        = Guard("breaker",        breaker,        _NEVER,  _ALWAYS, _NEVER,  False, False, False, False, "")
 COMMON_CAUSE   = Guard("common_cause",   common_cause,   _NEVER,  _ALWAYS, _NEVER,  True,  False, False, True,  "")
+TRAFFIC_LEVEL  = Guard("traffic_level",  traffic_level,  _NEVER,  _NEVER,  _ALWAYS, True,  False, False, True,  "")
+SAME_TIME      = Guard("same_time_before", same_time_before, _NEVER, _NEVER, _ALWAYS, True, False, False, True, "")
+FIRST_MINUTES  = Guard("first_minutes",  first_minutes,  _NEVER,  _NEVER,  _ALWAYS, True,  False, False, False, "")
 WINDOW         = Guard("window",         window,         _NEVER,  _ALWAYS, _NEVER,  False, False, False, False, "")
 IRREVERSIBLE   = Guard("irreversible",   irreversible,   _ALWAYS, _ALWAYS, _NEVER,  False, False, False, False, "")
 DATA_LOSS      = Guard("data_loss",      data_loss,      _ALWAYS, _ALWAYS, _NEVER,  False, False, False, False, _SHOWN)
@@ -478,8 +506,8 @@ POLICY         = Guard("policy",         policy,         _NEVER,  _ALWAYS, _BY_R
 
 GUARDS = (
     HOLD, OPEN_INCIDENT, SHADOW, CLOCK, STALE, OVER, CHANGE, SAME_STATE, TARGET, REACH, INEFFECTIVE, SWITCHED_OFF,
-    COOLDOWN, SERVICE_BUDGET, FLEET_BUDGET, BREAKER, COMMON_CAUSE, WINDOW, IRREVERSIBLE, DATA_LOSS, READY,
-    POLICY,
+    COOLDOWN, SERVICE_BUDGET, FLEET_BUDGET, BREAKER, COMMON_CAUSE, TRAFFIC_LEVEL, SAME_TIME, FIRST_MINUTES,
+    WINDOW, IRREVERSIBLE, DATA_LOSS, READY, POLICY,
 )  # fmt: skip
 """All guards, in the order of design section 7."""
 

@@ -97,6 +97,12 @@ class Limits(Spec):
     change_window: Duration = timedelta(hours=2)
     before_change: Duration = timedelta(minutes=30)
     """How long before a change it is looked whether the trouble was there already."""
+    campaign: float = Field(default=4.0, gt=1)
+    """So many times the traffic of before the change asks: the release may not be to blame."""
+    same_time: bool = True
+    """Whether it is looked how it was at the same time a day ago, and a week ago."""
+    first_minutes: Duration = timedelta(minutes=10)
+    """How long at most changes of a service may be known to look sick at first; 0 learns nothing."""
     reach: Reach = Reach()
     stale_after: Duration = timedelta(minutes=15)
     breaker: Breaker = Breaker()

@@ -86,7 +86,10 @@ class PrometheusPolls:
         answers = await self._queries.ask(leaf for _, _, leaf in self._asked)
         now = self._clock.now()
         found = await asyncio.gather(
-            *(self._queries.observe(rule, leaf, answers, self._about(rule), now) for rule, _, leaf in self._asked)
+            *(
+                self._queries.observe(rule, leaf, answers, self._about(rule), now, widens=True)
+                for rule, _, leaf in self._asked
+            )
         )
         problems: list[str] = []
         faults: dict[str, str] = {}

@@ -12,7 +12,7 @@ from math import inf
 from rollbackd.config.models import Config
 from rollbackd.model import Verdict
 from rollbackd.rules.compare import Baseline, Span, instances, sampled, shifted, versions
-from rollbackd.rules.reach import LEAST, over, reach, recent
+from rollbackd.rules.reach import LEAST, over, reach, recent, widened
 from rollbackd.rules.samples import Observation, inconclusive, judge, settle, too_few
 from rollbackd.rules.score import count, judged
 from rollbackd.rules.spec import QueryWhen, Rule
@@ -58,10 +58,13 @@ class QueryConditions:
         services: Sequence[str],
         now: datetime,
         since: datetime | None = None,
+        *,
+        widens: bool = False,
     ) -> dict[str, Observation]:
         """What the condition says of each service. Services without a change to compare with are left out.
 
         :param answers: to its `queries`.
+        :param widens: whether a longer window is asked where there are too few samples.
         :param since: when a rollback's last step ended: only what came after it is compared.
         """
         problem = next((answers[query].problem for query in queries(leaf) if answers[query].problem), "")
@@ -74,7 +77,8 @@ class QueryConditions:
                 window = format_duration(reach(leaf.query))
                 return {one: by_count(leaf, values.get(one, ()), counted.get(one, ()), window) for one in services}
             found = {one: by_threshold(leaf, values.get(one, ()), counted.get(one)) for one in services}
-            return found | await self._widened(rule, leaf, [one for one, seen in found.items() if seen.quiet])
+            scarce = [one for one, seen in found.items() if seen.quiet] if widens else []
+            return found | await self._widened(rule, leaf, scarce)
         if leaf.of_change and since is None:
             services = self._compared(rule, leaf, services, now)
         if leaf.score is not None:
@@ -309,6 +313,18 @@ def since_step(leaf: QueryWhen, length: timedelta) -> QueryWhen | None:
         return counted_over(leaf, min(length, _LONGEST)) if length >= LEAST else None
     short = recent(leaf.query, length) if leaf.against is None else None
     return leaf.model_copy(update={"query": short}) if short is not None else None
+
+
+def all_since_step(leaf: QueryWhen, length: timedelta) -> QueryWhen | None:
+    """The condition over all of the time since the last step, for want of traffic; None where it cannot be asked so."""
+    if leaf.score is not None:
+        return since_step(leaf, length)
+    if leaf.samples is None or not leaf.wider or length < LEAST:
+        return None
+    longest = min(length, leaf.samples.widest)
+    query, counting = widened(leaf.query, longest), over(leaf.samples.query, longest)
+    samples = leaf.samples.model_copy(update={"query": counting})
+    return leaf.model_copy(update={"query": query, "samples": samples})
 
 
 def counted_over(leaf: QueryWhen, length: timedelta) -> QueryWhen | None:
