@@ -130,8 +130,9 @@ def copy_as_of(copies: Sequence[DataCopy], present: Lineage, time: datetime) -> 
         if ran.since is not None and time < ran.since:
             ran = lineages.get(ran.was)
             continue
-        own = [copy for copy in copies if copy.lineage.id == ran.id and copy.created <= time]
-        origin = [copy for copy in copies if copy.id == copy_of(ran.id)]
+        begun = ran.since or datetime.fromtimestamp(0, UTC)  # the same copy may have been restored before, too
+        own = [copy for copy in copies if copy.lineage.id == ran.id and begun <= copy.created <= time]
+        origin = [copy for copy in copies if copy.id == copy_of(ran.id) and copy.created <= time]
         return max(own or origin, key=lambda copy: copy.created, default=None)
     return None
 

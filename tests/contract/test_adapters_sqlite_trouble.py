@@ -265,6 +265,8 @@ def test_a_time_is_found_in_what_ran_then() -> None:
     assert found(8, restored) == "early", "what was replaced is not gone back to by a later time"
     assert found(15, restored) == "late", "the data of that time"
     assert copy_as_of([late], restored, NOW) is None
+    earlier = copy("of an earlier life of it", 30, Lineage(early.id))
+    assert copy_as_of([early, earlier], restored, NOW) == early
     again = Lineage(f"{early.id}.2", NOW - timedelta(minutes=2), early.id)
     assert found(1, again) == "early"
 
