@@ -66,6 +66,12 @@ def test_a_copy_whose_bytes_changed_is_not_put_in_place(tmp_path: Path) -> None:
     assert failed.value.permanent
     assert count(tmp_path / "app.db") == 25
     assert finish(ours.current()).id == ORIGIN
+    with pytest.raises(AdapterError, match="no copy is as old"):
+        finish(ours.as_of(SystemClock().now()))
+    raw[-100] ^= 1
+    data_of(tmp_path, "first").write_bytes(raw)
+    assert list(finish(ours.verify("first"))) == []
+    assert finish(ours.as_of(SystemClock().now())).id == taken.release
 
 
 def test_a_copy_that_somebody_opened_is_a_leftover(tmp_path: Path) -> None:
@@ -88,6 +94,7 @@ def test_an_integrity_query_is_asked_before_anything_is_touched(tmp_path: Path) 
     assert count(tmp_path / "app.db") == 25
     (found,) = finish(ours.rehearse("first"))
     assert "gives 20" in found.text
+    assert [release.id for release in finish(ours.releases())] == [ORIGIN], "the next plan goes to an older one"
 
 
 # -- the live database ------------------------------------------------------------------------------------

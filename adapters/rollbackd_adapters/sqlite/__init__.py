@@ -102,7 +102,8 @@ class SqliteAdapter(StepAdapter[SqliteSettings]):
     def _is_there(self, copy: DataCopy) -> bool:
         path = self._store.path(copy.name) / DATA
         beside = (path.with_name(f"{DATA}{suffix}") for suffix in ("-wal", "-journal"))
-        return path.is_file() and path.stat().st_size == copy.size and not any(one.exists() for one in beside)
+        whole = path.is_file() and path.stat().st_size == copy.size and not self._store.is_harmed(copy)
+        return whole and not any(one.exists() for one in beside)
 
     async def as_of(self, time: datetime) -> Release:
         lineage, _ = await self._look()
@@ -153,7 +154,12 @@ class SqliteAdapter(StepAdapter[SqliteSettings]):
             read = await in_thread(self._store.was_verified, copy)
             job = {"staged": staged, "lineage": new.written, "integrity": self._queries, "read": read}
             as_it_is = bool(copy.facts.get("named")) and copy.id == change.after.id
-            await self._jobs.run("approve" if as_it_is else "prepare", lock, None, **job, **self._copied(copy))
+            try:
+                await self._jobs.run("approve" if as_it_is else "prepare", lock, None, **job, **self._copied(copy))
+            except AdapterError as error:
+                if error.permanent:  # the next plan goes to an older one
+                    await in_thread(partial(self._store.note_verified, copy, now, whole=False))
+                raise
             name = await in_thread(self._store.free_name, BEFORE, now)
             manifest = DataCopy(name, new_id(), now, BEFORE, lineage).written
             manifest["facts"] = {"replaced_by": change.after.id}
