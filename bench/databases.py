@@ -41,18 +41,17 @@ def measure(root: Path, sizes: Sizes) -> Row:
     _make(file, size)
     settings = {"adapter": "sqlite", "file": str(file), "room": 0, "keep": 1}
     layer = SqliteAdapter(SqliteSettings.model_validate(settings), place(root))
-    copy = finish(layer.take("first"), _LIMIT)
-    assert list(finish(layer.verify("first"), _LIMIT)) == []
-    by_hand = root / "scratch/store/first/data.sqlite"
     ratios, seconds = [], []
     for number in range(min(sizes.rounds, _ROUNDS)):
+        copy = finish(layer.take(f"copy-{number}"), _LIMIT)
+        assert list(finish(layer.verify(copy.name), _LIMIT)) == []
+        by_hand = root / "scratch/store" / copy.name / "data.sqlite"
         argv = [program, str(file), f".restore {by_hand}"]
         theirs = _timed(lambda argv=argv: subprocess.run(argv, check=True, timeout=600))  # type: ignore[misc]
-        ours = _timed(lambda number=number: finish(layer.restore(copy.name, f"bench-{number}"), _LIMIT))  # type: ignore[misc]
+        ours = _timed(lambda name=copy.name: finish(layer.restore(name, f"bench-{name}"), _LIMIT))  # type: ignore[misc]
         ratios.append(ours / theirs)
         seconds.append((theirs, ours))
-        for kept in (root / "scratch/store").glob("snapshot-before-*"):
-            shutil.rmtree(kept)
+        shutil.rmtree(root / "scratch/store")
     theirs, ours = (middle([row[column] for row in seconds]) for column in range(2))
     return Row(
         what=f"a SQLite database of {size // 2**20:,} MiB taken back, what was there kept",

@@ -130,8 +130,9 @@ def copy_as_of(copies: Sequence[DataCopy], present: Lineage, time: datetime) -> 
         if ran.since is not None and time < ran.since:
             ran = lineages.get(ran.was)
             continue
-        own = [copy for copy in copies if copy.lineage.id == ran.id and copy.created <= time]
-        origin = [copy for copy in copies if copy.id == copy_of(ran.id)]
+        begun = ran.since or datetime.fromtimestamp(0, UTC)  # the same copy may have been restored before, too
+        own = [copy for copy in copies if copy.lineage.id == ran.id and begun <= copy.created <= time]
+        origin = [copy for copy in copies if copy.id == copy_of(ran.id) and copy.created <= time]
         return max(own or origin, key=lambda copy: copy.created, default=None)
     return None
 
@@ -233,23 +234,29 @@ class CopyStore:
 
     def note_verified(self, copy: DataCopy, now: datetime, *, whole: bool) -> None:
         """Remember what a whole read found."""
-        marker = self.directory / copy.name / _VERIFIED
-        if whole:
-            found = {"at": now.isoformat(), "facts": dict(copy.facts)}
-            write_durably(marker, json.dumps(found).encode())
-        else:
-            marker.unlink(missing_ok=True)
+        found = {"at": now.isoformat(), "facts": dict(copy.facts), "whole": whole}
+        write_durably(self.directory / copy.name / _VERIFIED, json.dumps(found).encode())
 
     def verified(self) -> set[str]:
         """The names of the copies that were found whole when they were read last."""
-        return {name for name in self._names() if (self.directory / name / _VERIFIED).exists()}
+        return {name for name in self._names() if self._found(name).get("whole")}
+
+    def is_harmed(self, copy: DataCopy) -> bool:
+        """Whether the last whole read found something wrong with it."""
+        return self._found(copy.name).get("whole") is False
+
+    def _found(self, name: str) -> Mapping[str, Any]:
+        """What the last whole read of a copy found; nothing when there was none."""
+        with suppress(OSError, ValueError):
+            found = json.loads((self.directory / name / _VERIFIED).read_bytes())
+            if isinstance(found, dict):
+                return found
+        return {}
 
     def was_verified(self, copy: DataCopy) -> bool:
         """Whether a whole read found what its manifest has; what has the same hash since need not be read again."""
-        with suppress(OSError, ValueError, TypeError):
-            found = json.loads((self.directory / copy.name / _VERIFIED).read_bytes())
-            return bool(found["facts"] == dict(copy.facts))
-        return False
+        found = self._found(copy.name)
+        return bool(found.get("whole")) and found.get("facts") == dict(copy.facts)
 
     def drop(self, name: str) -> None:
         """Forget a copy; a kill leaves it whole, or gone for whoever looks."""

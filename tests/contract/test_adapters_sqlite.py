@@ -70,7 +70,7 @@ class SqliteWorld(World):
 
     def hang(self) -> None:
         """Somebody writes and does not end it."""
-        self.reader = sqlite3.connect(self.file, isolation_level=None)
+        self.reader = sqlite3.connect(self.file, isolation_level=None, check_same_thread=False)
         self.reader.execute("BEGIN IMMEDIATE")
 
     def __del__(self) -> None:

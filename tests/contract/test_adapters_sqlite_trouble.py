@@ -7,6 +7,7 @@ import sqlite3
 import stat
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from itertools import count as count_from
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ import pytest
 
 from rollbackd.adapter import AdapterError, Rehearses
 from rollbackd.model import Release
+from rollbackd.system import boundary
 from rollbackd.system.clock import SystemClock
 from rollbackd.testing import finish, perform, planned
 from rollbackd_adapters.copies import ORIGIN, UNREADABLE, DataCopy, Lineage, copy_as_of, kept
+from rollbackd_adapters.sqlite import worker
 from tests.contract.test_adapters_sqlite import count, fill, layer, made
 
 
@@ -63,6 +66,12 @@ def test_a_copy_whose_bytes_changed_is_not_put_in_place(tmp_path: Path) -> None:
     assert failed.value.permanent
     assert count(tmp_path / "app.db") == 25
     assert finish(ours.current()).id == ORIGIN
+    with pytest.raises(AdapterError, match="no copy is as old"):
+        finish(ours.as_of(SystemClock().now()))
+    raw[-100] ^= 1
+    data_of(tmp_path, "first").write_bytes(raw)
+    assert list(finish(ours.verify("first"))) == []
+    assert finish(ours.as_of(SystemClock().now())).id == taken.release
 
 
 def test_a_copy_that_somebody_opened_is_a_leftover(tmp_path: Path) -> None:
@@ -85,6 +94,7 @@ def test_an_integrity_query_is_asked_before_anything_is_touched(tmp_path: Path) 
     assert count(tmp_path / "app.db") == 25
     (found,) = finish(ours.rehearse("first"))
     assert "gives 20" in found.text
+    assert [release.id for release in finish(ours.releases())] == [ORIGIN], "the next plan goes to an older one"
 
 
 # -- the live database ------------------------------------------------------------------------------------
@@ -133,6 +143,66 @@ def test_connections_mode_owner_and_journal_mode_stay(tmp_path: Path, mode: str)
     after = file.stat()
     assert (after.st_ino, stat.S_IMODE(after.st_mode), after.st_uid) == (before.st_ino, 0o640, before.st_uid)
     assert count(file) == 21
+
+
+@pytest.mark.parametrize("mode", ["wal", "delete", "broken"])
+def test_the_worker_killed_at_each_of_its_boundaries_leaves_the_old_or_the_new(tmp_path: Path, mode: str) -> None:
+    reached: list[int] = []
+    for number in count_from(1):
+        path = tmp_path / str(number)
+        path.mkdir()
+        file = made(path, rows=400, mode="delete" if mode == "broken" else mode)
+        finish(layer(path).take("first"))
+        changed(file)
+        if mode == "broken":
+            file.write_bytes(b"this is no database" * 1000)
+        manifest = DataCopy("before", "0" * 12, SystemClock().now(), "before", Lineage()).written
+        job = {
+            "do": "restore", "file": str(file), "staged": str(data_of(path, "first")), "data": "data.sqlite",
+            "store": str(path / "scratch/store"), "keep": "before", "manifest": manifest, "journal": "delete",
+            "lock_within": 5, "within": 60,
+        }  # fmt: skip
+        killed = _killed_at(number, job)
+        there = path / "scratch/store/before/data.sqlite"
+        if mode == "broken" and file.read_bytes()[:4] == b"this":
+            reached.append(0)
+        else:
+            with closing(sqlite3.connect(file)) as db:
+                assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+            rows = count(file)
+            assert rows in {400, 405}
+            reached.append(rows)
+            if rows == 400:
+                assert there.exists(), "what was there is a copy before anything else is"
+        if there.exists() and mode != "broken":
+            with closing(sqlite3.connect(f"file:{there}?immutable=1", uri=True)) as db:
+                assert db.execute("SELECT count(*) FROM notes").fetchone() == (405,)
+        if not killed:
+            break
+    assert reached[-1] == 400
+    assert len(reached) >= 4
+    assert reached[0] != 400
+
+
+def _killed_at(number: int, job: dict[str, Any]) -> bool:
+    """Whether a process that does the job is killed at its boundary of that number."""
+    child = os.fork()
+    if child == 0:
+        passed = count_from(1)
+
+        def hook(_name: str) -> None:
+            if next(passed) == number:
+                os.kill(os.getpid(), 9)
+
+        boundary.hook = hook
+        try:
+            worker.restore(job)
+            os._exit(0)
+        finally:
+            os._exit(1)
+    status = os.waitpid(child, 0)[1]
+    assert os.waitstatus_to_exitcode(status) in {0, -9}
+    return os.WIFSIGNALED(status)
 
 
 def test_what_was_replaced_is_a_copy_and_can_be_gone_back_to(tmp_path: Path) -> None:
@@ -265,6 +335,8 @@ def test_a_time_is_found_in_what_ran_then() -> None:
     assert found(8, restored) == "early", "what was replaced is not gone back to by a later time"
     assert found(15, restored) == "late", "the data of that time"
     assert copy_as_of([late], restored, NOW) is None
+    earlier = copy("of an earlier life of it", 30, Lineage(early.id))
+    assert copy_as_of([early, earlier], restored, NOW) == early
     again = Lineage(f"{early.id}.2", NOW - timedelta(minutes=2), early.id)
     assert found(1, again) == "early"
 

@@ -24,6 +24,7 @@ from rollbackd_adapters.base import StepAdapter
 from rollbackd_adapters.copies import (
     BEFORE,
     LINEAGE_ID,
+    ORIGIN,
     UNREADABLE,
     CopyStore,
     DataCopy,
@@ -72,10 +73,18 @@ class SqliteAdapter(StepAdapter[SqliteSettings]):
         """The lineage that is there, and what a restore must fit into."""
         seen = await self._jobs.run("look", limit=_GLANCE, file=str(self._settings.file), recover=recover)
         try:
-            return Lineage.read(seen["lineage"]), seen
+            return await in_thread(self._dated, Lineage.read(seen["lineage"])), seen
         except (ValueError, KeyError, TypeError) as error:
             text = f"{self._place.layer}: the view rollbackd_lineage was changed ({error}); drop it"
             raise AdapterError(text, permanent=True) from error
+
+    def _dated(self, lineage: Lineage) -> Lineage:
+        """A lineage with when it began, which what it replaced knows where the database itself does not."""
+        if lineage.since is None and lineage.id not in {ORIGIN, UNREADABLE}:
+            for copy in self._store.copies():
+                if copy.facts.get("replaced_by") == lineage.id:
+                    return Lineage(lineage.id, copy.created, copy.lineage.id)
+        return lineage
 
     async def current(self) -> Release:
         lineage, _ = await self._look()
@@ -93,7 +102,8 @@ class SqliteAdapter(StepAdapter[SqliteSettings]):
     def _is_there(self, copy: DataCopy) -> bool:
         path = self._store.path(copy.name) / DATA
         beside = (path.with_name(f"{DATA}{suffix}") for suffix in ("-wal", "-journal"))
-        return path.is_file() and path.stat().st_size == copy.size and not any(one.exists() for one in beside)
+        whole = path.is_file() and path.stat().st_size == copy.size and not self._store.is_harmed(copy)
+        return whole and not any(one.exists() for one in beside)
 
     async def as_of(self, time: datetime) -> Release:
         lineage, _ = await self._look()
@@ -143,12 +153,20 @@ class SqliteAdapter(StepAdapter[SqliteSettings]):
         try:
             read = await in_thread(self._store.was_verified, copy)
             job = {"staged": staged, "lineage": new.written, "integrity": self._queries, "read": read}
-            await self._jobs.run("prepare", lock, None, **job, **self._copied(copy))
+            as_it_is = bool(copy.facts.get("named")) and copy.id == change.after.id
+            try:
+                await self._jobs.run("approve" if as_it_is else "prepare", lock, None, **job, **self._copied(copy))
+            except AdapterError as error:
+                if error.permanent:  # the next plan goes to an older one
+                    await in_thread(partial(self._store.note_verified, copy, now, whole=False))
+                raise
             name = await in_thread(self._store.free_name, BEFORE, now)
             manifest = DataCopy(name, new_id(), now, BEFORE, lineage).written
+            manifest["facts"] = {"replaced_by": change.after.id}
             await self._jobs.run_recorded(
                 "restore", trace, lock,
-                file=str(self._settings.file), staged=staged, store=str(self._store.directory), keep=name, data=DATA,
+                file=str(self._settings.file), staged=self._copied(copy)["copy"] if as_it_is else staged,
+                store=str(self._store.directory), keep=name, data=DATA,
                 manifest=manifest, journal=trace.known["journal"],
                 lock_within=self._settings.lock_within.total_seconds(), within=self._settings.timeout.total_seconds(),
             )  # fmt: skip
@@ -218,7 +236,8 @@ class SqliteAdapter(StepAdapter[SqliteSettings]):
             lacks.need_room(lacks.existing(self._store.directory), self._size() + self._settings.room, "a copy ")
             beside = await in_thread(self._store.begin, name)
             try:
-                copy = await self._taken(name, why, beside / DATA, lock)
+                own = known.id if known is not None else new_id()  # the same data is the same file then
+                copy = await self._taken(name, own, why, beside / DATA, lock)
                 if known is not None:
                     return self._same(known, copy)
                 await in_thread(self._store.finish, copy)
@@ -226,11 +245,12 @@ class SqliteAdapter(StepAdapter[SqliteSettings]):
                 await in_thread(partial(shutil.rmtree, beside, ignore_errors=True))
         return copy.snapshot(restorable=True)
 
-    async def _taken(self, name: str, why: str, into: Path, lock: Lock) -> DataCopy:
+    async def _taken(self, name: str, own: str, why: str, into: Path, lock: Lock) -> DataCopy:
         within = self._settings.timeout.total_seconds()
-        taken = await self._jobs.run("take", lock, file=str(self._settings.file), into=str(into), within=within)
+        job = {"file": str(self._settings.file), "into": str(into), "within": within, "id": own}
+        taken = await self._jobs.run("take", lock, None, **job)
         created = self._clock.now() - timedelta(seconds=taken["age"])  # never before the last write that is in it
-        return DataCopy(name, new_id(), created, why, Lineage.read(taken["lineage"]), taken["size"], taken["facts"])
+        return DataCopy(name, own, created, why, Lineage.read(taken["lineage"]), taken["size"], taken["facts"])
 
     def _same(self, known: DataCopy, now: DataCopy) -> Snapshot:
         """The copy that has the name already. :raises AdapterError: permanent when other data was there then."""

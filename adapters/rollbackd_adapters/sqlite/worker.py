@@ -208,8 +208,11 @@ def take(job: Job) -> Job:
         _backup(live, job["into"], job["within"])
         facts = {"journal": mode, **_owner(job["file"])}
     boundary("sqlite.copied")
+    with _opened(job["into"], "mode=rw") as copy:  # a restore puts it in place as it is
+        _name(copy, {"id": job["id"], "since": "", "was": ""})
+    _sync(job["into"])
     with _frozen(job["into"]) as copy:
-        facts |= _described(copy)
+        facts |= {**_described(copy), "named": True}
     facts["sha256"] = _digest(job["into"])
     age = time.monotonic() - began
     return {"lineage": lineage, "age": age, "facts": facts, "size": os.stat(job["into"]).st_size}
@@ -263,20 +266,41 @@ def prepare(job: Job) -> Job:
     if not (job.get("read") and "sha256" in known) and (harms := _harms(staged, known, whole=True)):
         raise Failed(f"{'; '.join(harms)}; use another copy", permanent=True)
     with _opened(staged, "mode=rw") as copy:
-        copy.execute("PRAGMA synchronous = OFF")
-        copy.execute("PRAGMA journal_mode = DELETE")  # its header has the mode; the present's is set where it goes in
-        new = job["lineage"]
-        fields = ", ".join(f"'{new[name]}' AS {name}" for name in ("id", "since", "was"))
-        copy.execute("BEGIN IMMEDIATE")
-        copy.execute(f"DROP VIEW IF EXISTS {VIEW}")
-        copy.execute(f"CREATE VIEW {VIEW} AS SELECT {fields}")
-        copy.execute("COMMIT")
-        for query in job["integrity"]:
-            _ask(copy, query)
-        page, pages = _one(copy, "PRAGMA page_size"), _one(copy, "PRAGMA page_count")
-    if pages < 2:
+        _name(copy, job["lineage"])
+        return _asked(copy, job)
+
+
+def _name(copy: sqlite3.Connection, lineage: Job) -> None:
+    """Write the lineage into a copy that nobody else has open; its journal mode becomes one without further files."""
+    copy.execute("PRAGMA synchronous = OFF")
+    copy.execute("PRAGMA journal_mode = DELETE")
+    fields = ", ".join(f"'{lineage[name]}' AS {name}" for name in ("id", "since", "was"))
+    copy.execute("BEGIN IMMEDIATE")
+    copy.execute(f"DROP VIEW IF EXISTS {VIEW}")
+    copy.execute(f"CREATE VIEW {VIEW} AS SELECT {fields}")
+    copy.execute("COMMIT")
+
+
+def approve(job: Job) -> Job:
+    """Read a copy that is put in place as it is."""
+    known = job["facts"]
+    with _frozen(job["copy"]):
+        pass
+    if _digest(job["copy"]) != known["sha256"]:
+        raise Failed("its bytes are not those that were copied; use another copy", permanent=True)
+    if not job.get("read") and (harms := _harms(job["copy"], known, whole=True)):
+        raise Failed(f"{'; '.join(harms)}; use another copy", permanent=True)
+    with _frozen(job["copy"]) as copy:
+        return _asked(copy, job)
+
+
+def _asked(copy: sqlite3.Connection, job: Job) -> Job:
+    """Ask the layer's own questions. :raises Failed: permanent, where an answer is wrong, or nothing is in it."""
+    for query in job["integrity"]:
+        _ask(copy, query)
+    if _one(copy, "PRAGMA page_count") < 2:
         raise Failed("it holds no table; use another copy", permanent=True)
-    return {"page": page}
+    return {}
 
 
 def _copied(source: str, into: str) -> str:
@@ -403,7 +427,8 @@ class _Keeper:
 
 def _appear(job: Job, store: str, name: str, beside: str, into: str, facts: Job) -> None:
     """What was kept is a copy from here on, also after a kill."""
-    given = {**job["manifest"], "size": os.stat(into).st_size, "facts": facts}
+    given = {**job["manifest"], "size": os.stat(into).st_size}
+    given["facts"] = {**given["facts"], **facts}
     write_durably(os.path.join(beside, "manifest.json"), json.dumps(given).encode())
     os.rename(beside, os.path.join(store, name))
     sync_directory(store)
@@ -589,7 +614,8 @@ def unpack(job: Job) -> Job:
 
 
 _DO: dict[str, Callable[[Job], Job]] = {
-    one.__name__: one for one in (look, describe, verify, take, prepare, restore, open_in, rehearse, export, unpack)
+    one.__name__: one
+    for one in (look, describe, verify, take, approve, prepare, restore, open_in, rehearse, export, unpack)
 }
 
 
