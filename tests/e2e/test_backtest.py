@@ -25,7 +25,9 @@ from tests.servers import Server, prometheus
 
 pytestmark = [pytest.mark.needs("prometheus", "promtool"), pytest.mark.timeout(240)]
 
-PACK = {"pack": "http", "only": ["high-error-rate", "unavailable"]}
+PACK = {
+    "pack": "http", "only": ["high-error-rate", "unavailable"], "window": "5m", "lasting": "5m", "min_samples": 50
+}  # fmt: skip
 ALERT = {"name": "broken", "when": {"alert": 'alertname="Broken", severity="page"'}}
 _LAYER = {"adapter": "command", "current": ["current"], "releases": ["releases"], "apply": ["apply"]}
 SPAN = ("--from", f"{DAY:%Y-%m-%dT%H:%M:%SZ}", "--to", f"{at(HOURS):%Y-%m-%dT%H:%M:%SZ}")

@@ -43,7 +43,7 @@ def test_every_dependency_is_pinned_by_name_and_version() -> None:
     pinned = {re.sub(r"[-_.]+", "-", line.partition("==")[0]).lower() for line in lines}
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
     wanted = {
-        re.split(r"[<>=]", line)[0].lower()
+        re.split(r"[<>=\[]", line)[0].lower()
         for line in [*project["dependencies"], *project["optional-dependencies"]["dev"]]
     }
     assert sorted(wanted - pinned) == []

@@ -100,7 +100,7 @@ EXPECTED: dict[str, dict[str, dict[Verdict, str]]] = {
             UNKNOWN: "idle idle-flawless rare gone unknown",
         },
         "slow": {GOOD: "healthy", BAD: "slow", UNKNOWN: "idle rare gone unknown"},
-        "unavailable": {GOOD: "healthy idle", BAD: "gone half-up", UNKNOWN: "unknown"},
+        "unavailable": {GOOD: "healthy idle half-up", BAD: "gone", UNKNOWN: "unknown"},
     },
     "saturation": {
         "processor": {GOOD: "roomy leaking unlimited", BAD: "full boxed", UNKNOWN: "unknown"},

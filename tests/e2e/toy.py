@@ -352,18 +352,23 @@ class Toy:
     def alert(self, name: str = "Sick", service: str = "shop", at: datetime | None = None) -> Any:
         """Alertmanager says that it is sick, and that this has ended once a layer went back."""
         body = webhook(name, service, at or datetime.now(UTC))
+        known = self._known()
         answer = self.ask("POST", "alerts", body)
-        over = partial(self._went_back, self.runs)
+        over = partial(self._went_back, self.runs, known)
         threading.Thread(target=self.end_alert, args=(body, over), daemon=True).start()
         return answer
 
-    def _went_back(self, sick: str) -> bool:
-        """Whether other code runs, or any layer was moved."""
+    def _known(self) -> set[str]:
+        """The incidents that have ended, which have no part in what comes now."""
+        return {one["id"] for one in self.incidents() if one["outcome"]}
+
+    def _went_back(self, sick: str, known: Collection[str]) -> bool:
+        """Whether other code runs, or any layer was moved in an incident that is not known."""
         if self.runs != sick or not self.root.exists():
             return True
         time.sleep(0.3)
         try:
-            return any("Applied" in self.kinds(one["id"]) for one in self.incidents()[:1])
+            return any("Applied" in self.kinds(one["id"]) for one in self.incidents()[:1] if one["id"] not in known)
         except (OSError, ValueError):
             return False
 

@@ -57,7 +57,7 @@ def stands(guard: Guard, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_guards_are_these_in_this_order() -> None:
     assert [guard.name for guard in GUARDS] == [
         "hold", "open_incident", "shadow", "clock", "stale", "over", "change", "same_state", "target", "reach", "ineffective",
-        "switched_off", "cooldown", "service_budget", "fleet_budget", "breaker", "common_cause", "traffic_level",
+        "switched_off", "cooldown", "service_budget", "fleet_budget", "breaker", "common_cause", "others_worsened", "traffic_level",
         "same_time_before", "first_minutes", "window", "irreversible", "data_loss", "ready", "policy",
     ]  # fmt: skip
 

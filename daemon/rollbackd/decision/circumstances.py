@@ -5,14 +5,14 @@ known is inconclusive, and so is all that was not answered within one query's ti
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from statistics import median
 
 from rollbackd.config.models import Config
 from rollbackd.model import Replaced, Trigger, Verdict
-from rollbackd.policy.changes import to_blame
-from rollbackd.policy.guards import FIRST_MINUTES, SAME_TIME, TRAFFIC_LEVEL, Circumstance
+from rollbackd.policy.changes import ONE_CHANGE, to_blame
+from rollbackd.policy.guards import FIRST_MINUTES, OTHERS_WORSENED, SAME_TIME, TRAFFIC_LEVEL, Circumstance
 from rollbackd.policy.ledger import Spell
 from rollbackd.rules.compare import Span
 from rollbackd.rules.reach import reach
@@ -36,11 +36,25 @@ _POINTS = 3
 """The fewest points that say how a time was."""
 _USUAL = 0.5
 """More than this share of what was seen makes it usual."""
+_EARLIER_MINUTES = timedelta(minutes=15)
+"""How long before the onset it is looked how others were."""
+_BLURRED = timedelta(minutes=1)
+"""So shortly before the onset another service may have begun to feel it."""
+_FELT = 0.1
+"""Others feel it when they rise by this share of what is bad for the rule,"""
+_TIMES = 3
+"""and to so many times what they had."""
+_SOME = 2
+"""So many others that got worse explain trouble that came long after a change; more, and more than the share of
+`common_cause`, also trouble right after one. One alone explains late trouble when it is at least as bad: it may be what
+the service rests on."""
+_SOON = timedelta(minutes=10)
+"""Trouble so shortly after a change is most likely of it."""
 _NEAR = timedelta(hours=1)
 """A rollback so near to the same time before: what was bad then was a release."""
 _EARLIER = (timedelta(days=1), timedelta(days=7))
 """So long ago it is looked how it was at the same time."""
-_NAMES = tuple(guard.name for guard in (TRAFFIC_LEVEL, SAME_TIME, FIRST_MINUTES))
+_NAMES = tuple(guard.name for guard in (OTHERS_WORSENED, TRAFFIC_LEVEL, SAME_TIME, FIRST_MINUTES))
 """In the order in which they are asked about."""
 
 
@@ -56,6 +70,7 @@ class Circumstances:
         prometheus: Prometheus | None,
     ) -> None:
         self._limits = config.limits
+        self._services = config.services
         self._read_model = read_model
         self._rule_states = rule_states
         self._clock = clock
@@ -75,6 +90,7 @@ class Circumstances:
         if leaf is None or change.start > trigger.onset:
             return {}
         asked = (
+            self._others(self._bases, rule, leaf, trigger, change),
             self._traffic(self._bases, rule, leaf, trigger, change),
             self._before(self._bases, rule, leaf, trigger),
             self._first_minutes(self._bases, rule, leaf, trigger.service, change),
@@ -85,6 +101,59 @@ class Circumstances:
         except TimeoutError:
             text = f"no answer within {format_duration(self._limit)}"
             return dict.fromkeys(_NAMES, (Verdict.INCONCLUSIVE, text))
+
+    async def _others(
+        self, bases: Baselines, rule: Rule, leaf: QueryWhen, trigger: Trigger, change: Replaced
+    ) -> Circumstance:
+        """Whether other services got worse in the same minutes, which no change of theirs at that time explains."""
+        limit = leaf.score.shares[1] if leaf.score is not None else leaf.above
+        if limit is None or not self._limits.common_cause or len(self._services) < 2:
+            return _unknown("nothing tells whether others got worse")
+        shares = await self._shares(bases, rule, leaf, (trigger.onset - _EARLIER_MINUTES, self._clock.now()))
+        if isinstance(shares, str):
+            return _unknown(shares)
+        levels = {one: _levels(points, trigger.onset) for one, points in shares.items()}
+        ours = levels.pop(trigger.service, None)
+        worse = {
+            one: found[1]
+            for one, found in levels.items()
+            if found is not None
+            and found[1] - found[0] >= limit * _FELT
+            and found[1] >= found[0] * _TIMES
+            and not self._changed_with(one, change, trigger.onset)
+        }
+        if ours is None or not worse:
+            return Verdict.GOOD, "no other service got worse in the same minutes"
+        as_bad = [one for one, level in worse.items() if level >= ours[1]]
+        late = trigger.onset - change.end > _SOON
+        many = max(_SOME, self._limits.common_cause.share * len(self._services))
+        explained = len(worse) >= _SOME or bool(as_bad) if late else len(worse) > many
+        names = sorted(worse, key=worse.__getitem__, reverse=True)
+        more = f" and {len(names) - _SOME} more" if len(names) > _SOME else ""
+        text = f"{', '.join(names[:_SOME])}{more} got worse in the same minutes"
+        return Verdict.BAD if explained else Verdict.GOOD, text
+
+    async def _shares(
+        self, bases: Baselines, rule: Rule, leaf: QueryWhen, span: Span
+    ) -> dict[str, dict[datetime, float]] | str:
+        """What the rule measures of each service at each time; of a score the share of errors."""
+        lines = await bases.lines(rule, leaf.query, span, self._every)
+        counted = await bases.lines(rule, leaf.counting, span, self._every) if leaf.score is not None else {}
+        if isinstance(lines, str) or isinstance(counted, str):
+            return lines if isinstance(lines, str) else str(counted)
+        found: dict[str, dict[datetime, float]] = {}
+        for service, own in lines.items():
+            values = {at: sum(many) for at, many in by_time(points for _, points in own).items()}
+            if leaf.score is not None:
+                of = by_time(points for _, points in counted.get(service, ()))
+                values = {at: value / sum(of[at]) for at, value in values.items() if sum(of.get(at, ())) > 0}
+            found[service] = values
+        return found
+
+    def _changed_with(self, service: str, change: Replaced, onset: datetime) -> bool:
+        """Whether another service had a change of its own together with that change: each is looked at by itself."""
+        own = to_blame(self._read_model.of(service), onset)
+        return own is not None and abs(own.end - change.end) <= ONE_CHANGE
 
     async def _traffic(
         self, bases: Baselines, rule: Rule, leaf: QueryWhen, trigger: Trigger, change: Replaced
@@ -101,7 +170,7 @@ class Circumstances:
             return _unknown(before if isinstance(before, str) else str(after))
         if len(before) < _POINTS or not after or median(before) <= 0:
             return _unknown("there is no traffic before the change to compare with")
-        times = median(after) / median(before)
+        times = median(after[-_POINTS:]) / median(before)
         text = f"{times:.2g} times the traffic of before the change"
         return Verdict.BAD if times >= self._limits.campaign else Verdict.GOOD, text
 
@@ -168,6 +237,14 @@ class Circumstances:
         if isinstance(found, str):
             return found
         return [(at, one) for at, one in found.get(service, ()) if one.verdict is not Verdict.INCONCLUSIVE]
+
+
+def _levels(points: Mapping[datetime, float], onset: datetime) -> tuple[float, float] | None:
+    """What was measured before the onset, and the most since then; None where too little is known."""
+    before = [value for at, value in points.items() if at <= onset - _BLURRED]
+    after = [value for at, value in points.items() if at > onset]
+    runs = [after[begin : begin + _POINTS] for begin in range(len(after) - _POINTS + 1)]
+    return (median(before), max(map(median, runs))) if len(before) >= _POINTS and runs else None
 
 
 def _left_alone(spells: Sequence[Spell], length: timedelta) -> list[Spell]:

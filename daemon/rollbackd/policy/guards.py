@@ -356,6 +356,11 @@ def common_cause(trigger: Trigger, given: Situation) -> Finding:
     return passed("common_cause", text)
 
 
+def others_worsened(_trigger: Trigger, given: Situation) -> Finding:
+    """Others that got worse in the same minutes point at what they share, or at the one that is worse."""
+    return _explained("others_worsened", given, "is it theirs, or what they share?")
+
+
 def traffic_level(_trigger: Trigger, given: Situation) -> Finding:
     """A service that many more ask than before its change may be sick of them."""
     return _explained("traffic_level", given, "a campaign?")
@@ -493,6 +498,7 @@ SERVICE_BUDGET = Guard("service_budget", service_budget, _NEVER,  _NEVER,  _NEVE
 FLEET_BUDGET   = Guard("fleet_budget",   fleet_budget,   _NEVER,  _NEVER,  _NEVER,  False, False, False, False, "")
 BREAKER        = Guard("breaker",        breaker,        _NEVER,  _ALWAYS, _NEVER,  False, False, False, False, "")
 COMMON_CAUSE   = Guard("common_cause",   common_cause,   _NEVER,  _ALWAYS, _NEVER,  True,  False, False, True,  "")
+OTHERS_WORSENED = Guard("others_worsened", others_worsened, _NEVER, _NEVER, _ALWAYS, True, False, False, True, "")
 TRAFFIC_LEVEL  = Guard("traffic_level",  traffic_level,  _NEVER,  _NEVER,  _ALWAYS, True,  False, False, True,  "")
 SAME_TIME      = Guard("same_time_before", same_time_before, _NEVER, _NEVER, _ALWAYS, True, False, False, True, "")
 FIRST_MINUTES  = Guard("first_minutes",  first_minutes,  _NEVER,  _NEVER,  _ALWAYS, True,  False, False, False, "")
@@ -506,8 +512,8 @@ POLICY         = Guard("policy",         policy,         _NEVER,  _ALWAYS, _BY_R
 
 GUARDS = (
     HOLD, OPEN_INCIDENT, SHADOW, CLOCK, STALE, OVER, CHANGE, SAME_STATE, TARGET, REACH, INEFFECTIVE, SWITCHED_OFF,
-    COOLDOWN, SERVICE_BUDGET, FLEET_BUDGET, BREAKER, COMMON_CAUSE, TRAFFIC_LEVEL, SAME_TIME, FIRST_MINUTES,
-    WINDOW, IRREVERSIBLE, DATA_LOSS, READY, POLICY,
+    COOLDOWN, SERVICE_BUDGET, FLEET_BUDGET, BREAKER, COMMON_CAUSE, OTHERS_WORSENED, TRAFFIC_LEVEL, SAME_TIME,
+    FIRST_MINUTES, WINDOW, IRREVERSIBLE, DATA_LOSS, READY, POLICY,
 )  # fmt: skip
 """All guards, in the order of design section 7."""
 

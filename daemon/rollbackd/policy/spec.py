@@ -97,7 +97,7 @@ class Limits(Spec):
     change_window: Duration = timedelta(hours=2)
     before_change: Duration = timedelta(minutes=30)
     """How long before a change it is looked whether the trouble was there already."""
-    campaign: float = Field(default=4.0, gt=1)
+    campaign: float = Field(default=3.0, gt=1)
     """So many times the traffic of before the change asks: the release may not be to blame."""
     same_time: bool = True
     """Whether it is looked how it was at the same time a day ago, and a week ago."""

@@ -19,7 +19,7 @@ _HERE = Path(__file__).parent
 SHELF: Mapping[str, Any] = yaml.safe_load((_HERE / "rules.yaml").read_text())
 """Rules that situations name."""
 _HISTORY = "Sun 10:00 ran v1, good"
-_USUAL = {"errors": 0.01, "requests": 1000.0, "orders": 40.0, "latency": 0.2, "up": 1.0}
+_USUAL = {"errors": 0.01, "requests": 1000.0, "orders": 40.0, "latency": 0.2, "down": 0.0}
 
 
 def _script(text: str) -> str:

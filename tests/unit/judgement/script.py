@@ -149,12 +149,12 @@ async def runs_more(stage: Stage, service: str, count: str) -> None:
 
 
 # -- what is seen -------------------------------------------------------------------------------
-@verb(r"(?P<query>errors|requests|orders|latency|up) (?P<value>\S+)" + _WHILE)
+@verb(r"(?P<query>errors|requests|orders|latency|down) (?P<value>\S+)" + _WHILE)
 async def measures(stage: Stage, service: str, query: str, value: str, sick: str | None) -> None:
     stage.world.measure(query, service, _number(value), _sick(sick))
 
 
-@verb(r"(?P<count>\d+) of the others have (?P<query>errors|requests|orders|latency|up) (?P<value>\S+)")
+@verb(r"(?P<count>\d+) of the others have (?P<query>errors|requests|orders|latency|down) (?P<value>\S+)")
 async def others_measure(stage: Stage, service: str, count: str, query: str, value: str) -> None:
     for name in stage.crowd[: int(count)]:
         stage.world.measure(query, name, _number(value))

@@ -272,7 +272,7 @@ class WorldPrometheus:
 
 _OF_PACK = (
     (re.compile(r"histogram_quantile"), "latency"),
-    (re.compile(r"avg_over_time\(up\["), "up"),
+    (re.compile(r"avg_over_time\(up\["), "down"),
     (re.compile(r"increase\(.*code=~", re.DOTALL), "failed"),
     (re.compile(r"rate\(.*code=~.*/", re.DOTALL), "errors"),
     (re.compile(r"increase\("), "requests"),
