@@ -607,7 +607,7 @@ def test_an_answer_beyond_the_bounds_is_a_problem_that_says_so(what: str) -> Non
 def test_no_piece_of_a_long_answer_is_long_in_the_reading(monkeypatch: pytest.MonkeyPatch) -> None:
     lengths: list[int] = []
 
-    def read(text: bytes) -> Any:
+    def read(text: bytes, **_: Any) -> Any:
         lengths.append(len(text))
         return json.loads(text)
 

@@ -1,11 +1,11 @@
 """A part of the daemon that has ended is noticed, however it ended."""
 
 import asyncio
-import ctypes
 import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from typing import Any, cast
 
 import pytest
 
@@ -142,13 +142,19 @@ async def test_what_does_not_answer_is_a_problem_until_it_does(monkeypatch: pyte
     await end([watching])
 
 
-async def test_a_thread_that_waits_for_work_is_known_to_be_dead_once_its_pool_is_stirred() -> None:
-    with ThreadPoolExecutor(3, thread_name_prefix="journal-reader") as pool:
+class Deadly:
+    """Work that ends the thread that takes it."""
+
+    def run(self) -> None:
+        raise SystemExit
+
+
+async def test_a_thread_that_dies_with_its_next_work_is_known_to_be_dead_once_its_pool_is_stirred() -> None:
+    with ThreadPoolExecutor(3, thread_name_prefix="journal-reader-of-this-test") as pool:
         await stir(pool, 3)
         vitals = Vitals()
         vitals.look_at_threads()
-        victim = next(one for one in threading.enumerate() if one.name.startswith("journal-reader"))
-        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(victim.ident or 0), ctypes.py_object(SystemExit))
+        pool._work_queue.put(cast("Any", Deadly()))
         asking = asyncio.create_task(stir(pool, 3))
         async with asyncio.timeout(10):
             while not vitals.death:
@@ -157,4 +163,4 @@ async def test_a_thread_that_waits_for_work_is_known_to_be_dead_once_its_pool_is
                     asking = asyncio.create_task(stir(pool, 3))
                 vitals.look_at_threads()
         await end([asking])
-    assert vitals.death == f"the thread {victim.name} has ended"
+    assert vitals.death.startswith("the thread journal-reader-of-this-test")

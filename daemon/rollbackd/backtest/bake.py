@@ -14,7 +14,7 @@ _TROUBLE = {Standing.BAD, Standing.PENDING}
 
 
 @dataclass
-class Baking:
+class PlayedBake:
     """How long the present state of one service has baked."""
 
     key: str

@@ -26,7 +26,7 @@ SUPPOSED = "taken as recovered: nobody knows what would have been measured"
 
 
 @dataclass
-class Left:
+class RolledBack:
     """A service that the play has rolled back, while the recording goes on with what was left."""
 
     incident: str
@@ -50,7 +50,7 @@ class PlayedIncidents:
         self._layers = layers
         self._calm: dict[str, datetime] = {}
         """Since when the trouble of a question is over, by incident."""
-        self.left: dict[str, Left] = {}
+        self.left: dict[str, RolledBack] = {}
 
     def acts(self, service: str) -> bool:
         """Whether an incident of the service is open that acts."""
@@ -77,7 +77,7 @@ class PlayedIncidents:
             *(Entry(stream, fact) for fact in (facts.Planned(plan, incident.present), *taken))
         )
         now, verify = self._clock.now(), self._verify(incident)
-        self.left[service] = Left(incident.id, now + verify.shortest, now)
+        self.left[service] = RolledBack(incident.id, now + verify.shortest, now)
         return (await self._open(service)).present
 
     async def end(self, service: str) -> None:

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from rollbackd.backtest import plot
 from rollbackd.backtest.answers import SWEEP_HEAD, head, sweep_rows, words
 from rollbackd.backtest.markup import Markup, element, together
-from rollbackd.backtest.plot import Line, Mark
+from rollbackd.backtest.plot import Line, Moment
 from rollbackd.backtest.report import PlayedDecision
 from rollbackd.backtest.run import Backtest
 from rollbackd.rules.samples import own
@@ -125,13 +125,13 @@ def _plots(found: Backtest, one: PlayedDecision) -> Iterator[Markup]:
             yield plot.timeline(f"{one.service}: {rule.name}", lines, threshold, _marks(found, one), span)
 
 
-def _marks(found: Backtest, one: PlayedDecision) -> list[Mark]:
+def _marks(found: Backtest, one: PlayedDecision) -> list[Moment]:
     changes = [
-        Mark(change.at, change.state.name, "people" if change.rollback else "change")
+        Moment(change.at, change.state.name, "people" if change.rollback else "change")
         for change in found.changes
         if change.service == one.service
     ]
-    return [*changes, Mark(one.at, one.action.value, one.action.value)]
+    return [*changes, Moment(one.at, one.action.value, one.action.value)]
 
 
 def _lines(found: Backtest, leaf: QueryWhen, service: str, span: tuple[datetime, datetime]) -> list[Line]:

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from rollbackd import facts
 from rollbackd.backtest.alerts import PastAlerts
-from rollbackd.backtest.bake import Baking, bakes
+from rollbackd.backtest.bake import PlayedBake, bakes
 from rollbackd.backtest.clock import PlayClock
 from rollbackd.backtest.conditions import PlayedCondition, feed
 from rollbackd.backtest.history import History
@@ -59,7 +59,7 @@ class _Service:
     wakes: list[int] = field(default_factory=list)
     """Polls at which it must be looked at whatever its conditions say."""
     due: int = 0
-    baking: Baking | None = None
+    baking: PlayedBake | None = None
     silent: bool = False
     """Whether nothing was ever heard of it."""
     moved: bool = False
@@ -368,7 +368,7 @@ class Play:
             return
         standing = self._states.standing(one.name, now)
         if one.baking is None or one.baking.key != state.key:
-            one.baking = Baking(state.key, poll, standing)
+            one.baking = PlayedBake(state.key, poll, standing)
         else:
             one.baking.count(poll, standing, self._grid.pace)
 

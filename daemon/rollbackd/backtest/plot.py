@@ -16,7 +16,7 @@ _STEPS = (1, 2, 5, 10, 15, 30, 60, 120, 180, 360, 720, 1440)
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
+class Moment:
     """A moment that is worth a line."""
 
     at: datetime
@@ -33,7 +33,7 @@ class Line:
 
 
 def timeline(
-    title: str, lines: Sequence[Line], threshold: float | None, marks: Sequence[Mark], span: tuple[datetime, datetime]
+    title: str, lines: Sequence[Line], threshold: float | None, marks: Sequence[Moment], span: tuple[datetime, datetime]
 ) -> Markup:
     """What was measured in a span of time."""
     values = [value for line in lines for _, value in line.points if isfinite(value)]
@@ -120,7 +120,7 @@ def _times(span: tuple[datetime, datetime], x: _Scale) -> list[Markup]:
     return found
 
 
-def _mark(mark: Mark, at: float) -> list[Markup]:
+def _mark(mark: Moment, at: float) -> list[Markup]:
     return [
         element("line", element("title", mark.label), x1=at, x2=at, y1=_TOP, y2=_HEIGHT - _BOTTOM, class_=mark.kind),
         element("text", mark.label, x=at + 3, y=_TOP - 4, class_=f"label {mark.kind}"),

@@ -61,7 +61,7 @@ class RecordedRollback:
 
 
 @dataclass(frozen=True, slots=True)
-class Tally:
+class PlayFigures:
     """A play in numbers."""
 
     rollbacks: int
@@ -85,11 +85,11 @@ class Account:
     ungood: Mapping[str, str] = field(default_factory=dict)
 
     @property
-    def tally(self) -> Tally:
+    def tally(self) -> PlayFigures:
         actions = [one.action for one in self.decisions]
         ours = [one for one in self.decisions if one.action is Action.ROLL_BACK]
         leads = [one.lead for one in self.rollbacks if one.lead is not None]
-        return Tally(
+        return PlayFigures(
             len(ours),
             sum(one.shared for one in ours),
             sum(one.lead is None for one in self.rollbacks),
@@ -195,7 +195,7 @@ def _compared(
 
 
 # -- as JSON values -----------------------------------------------------------------------------
-def tally_json(tally: Tally) -> dict[str, Any]:
+def tally_json(tally: PlayFigures) -> dict[str, Any]:
     return {
         "rollbacks": tally.rollbacks,
         "shared": tally.shared,

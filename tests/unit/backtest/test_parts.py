@@ -13,12 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rollbackd.backtest import verdicts
-from rollbackd.backtest.bake import Baking
+from rollbackd.backtest.bake import PlayedBake
 from rollbackd.backtest.cache import CacheUnusable, HistoryCache
 from rollbackd.backtest.grid import Grid
 from rollbackd.backtest.history import History, HistoryUnavailable
 from rollbackd.backtest.markup import Markup, element
-from rollbackd.backtest.plot import Line, Mark, bars, timeline
+from rollbackd.backtest.plot import Line, Moment, bars, timeline
 from rollbackd.backtest.recorded import ChangesUnreadable, MetricChanges, from_text
 from rollbackd.backtest.sweep import Sweep
 from rollbackd.model import Verdict
@@ -242,10 +242,10 @@ def test_verdicts_of_many_polls_are_those_of_each(
 
 @given(st.lists(st.sampled_from([Standing.GOOD, Standing.GOOD, Standing.INCONCLUSIVE, Standing.BAD]), min_size=1))
 def test_bake_time_counted_for_many_polls_is_that_of_each(standings: list[Standing]) -> None:
-    each = Baking("k", 0, standings[0])
+    each = PlayedBake("k", 0, standings[0])
     for poll, standing in enumerate(standings[1:], 1):
         each.count(poll, standing, PACE)
-    many = Baking("k", 0, standings[0])
+    many = PlayedBake("k", 0, standings[0])
     for poll, standing in enumerate(standings[1:], 1):
         if standing is not standings[poll - 1] or poll == len(standings) - 1:
             many.count(poll, standing, PACE)
@@ -288,7 +288,7 @@ def test_no_text_becomes_markup() -> None:
 
 def test_a_plot_has_a_line_for_each_stretch_and_a_mark_for_each_moment() -> None:
     points = [(at(0, n), nan if n == 30 else n / 60) for n in range(60)]
-    marks = [Mark(at(0, 10), "v2 <b>", "change"), Mark(at(9), "later", "ask")]
+    marks = [Moment(at(0, 10), "v2 <b>", "change"), Moment(at(9), "later", "ask")]
     made = timeline("errors", [Line(points)], 0.5, marks, (at(0), at(1)))
     assert made.count("<polyline") == 2
     assert made.count('class="threshold"') == 1
