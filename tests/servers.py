@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import threading
 import time
 import urllib.request
@@ -299,3 +300,134 @@ def sample(name: str, labels: Mapping[str, str]) -> str:
     """`name{label="value"}`, as both exposition formats write it."""
     text = ",".join(f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in labels.items())
     return f"{name}{{{text}}}"
+
+
+@dataclass
+class Postgres:
+    """A running PostgreSQL, whose superuser is `postgres`."""
+
+    socket: Path
+    """The directory of its socket."""
+    port: int
+    data: Path
+    argv: Sequence[str]
+    process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it, or start it again after a crash; it accepts connections when this returns."""
+        log = self.socket / "log"
+        with log.open("wb") as output:
+            self.process = process = subprocess.Popen(
+                self.argv, stdout=output, stderr=output, stdin=subprocess.DEVNULL, cwd="/", start_new_session=True
+            )
+
+        def ready() -> bool:
+            assert process.poll() is None, f"postgres ended: {log.read_text(errors='replace')[-2000:]}"
+            return "ready to accept" in log.read_text(errors="replace")
+
+        wait_until(ready, "postgres")
+
+    def crash(self) -> None:
+        """End it at once: it recovers from its WAL when it is started again."""
+        if self.process is None:
+            return
+        self.process.send_signal(signal.SIGQUIT)
+        try:
+            self.process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait(timeout=10)
+        self.process = None
+
+    def dsn(self, database: str = "postgres", user: str = "postgres") -> str:
+        name = database.replace("\\", r"\\").replace("'", r"\'")
+        return f"host={self.socket} port={self.port} dbname='{name}' user={user}"
+
+    def sql(self, *statements: str, database: str = "postgres", user: str = "postgres") -> Any:
+        """Do each statement by itself; the rows of the last one."""
+        import psycopg
+
+        with psycopg.connect(self.dsn(database, user), autocommit=True) as connection:
+            for statement in statements:
+                cursor = connection.execute(statement.encode())
+            return cursor.fetchall() if cursor.description is not None else []
+
+
+@contextmanager
+def postgres_server(
+    *options: str, standby_of: Postgres | None = None, hba: str = "local all all trust\nlocal replication all trust\n"
+) -> Iterator[Postgres]:
+    """A PostgreSQL on a socket alone, in a short directory of its own; it keeps nothing safe from a power cut.
+
+    :param options: of the server, `name=value`.
+    :param standby_of: it replicates this one, as the standby `replica`.
+    :param hba: who may connect, and how.
+    """
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda path: int(path.parts[-3]))
+    if not found:
+        pytest.skip("missing: postgresql (make servers)")
+    programs = found[-1].parent
+    root = os.geteuid() == 0
+    who = [program("setpriv"), "--reuid=postgres", "--regid=postgres", "--clear-groups"] if root else []
+    directory = Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp"))
+    if root:
+        shutil.chown(directory, "postgres", "postgres")
+    directory.chmod(0o755)  # the socket is for everybody
+    data, port = directory / "data", free_port()
+    if standby_of is None:
+        making = [programs / "initdb", "-D", data, "-U", "postgres", "-A", "trust", "--no-sync", "--locale=C.UTF-8"]
+    else:
+        source = standby_of.dsn() + " application_name=replica"
+        making = [programs / "pg_basebackup", "-D", data, "-d", source, "-R", "--no-sync", "--checkpoint=fast"]
+    done = subprocess.run([*who, *map(str, making)], capture_output=True, check=False, timeout=60, cwd="/")
+    assert done.returncode == 0, done.stderr.decode(errors="replace")
+    (data / "pg_hba.conf").write_text(hba)
+    fixed = ["fsync=off", "listen_addresses=", f"unix_socket_directories={directory}", f"port={port}"]
+    fixed += ["shared_buffers=32MB", "max_connections=120", "max_wal_size=256MB", "autovacuum_naptime=1d"]
+    argv = [*who, str(programs / "postgres"), "-D", str(data)]
+    argv += [part for one in (*fixed, *options) for part in ("-c", one)]
+    server = Postgres(directory, port, data, argv)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.crash()
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@contextmanager
+def pgbouncer(server: Postgres, *databases: str) -> Iterator[str]:
+    """A PgBouncer before a server, on a socket alone; yields the connection string of its admin console."""
+    path = program("pgbouncer", "/usr/sbin/pgbouncer")
+    port = free_port()
+    directory = server.socket / f"pgbouncer-{port}"
+    directory.mkdir()
+    lines = [f"{name} = host={server.socket} port={server.port} dbname={name}" for name in databases]
+    users = directory / "users"
+    users.write_text('"postgres" ""\n"app" ""\n"boss" ""\n')
+    config = directory / "pgbouncer.ini"
+    config.write_text(
+        "[databases]\n" + "\n".join(lines) + "\n[pgbouncer]\n"
+        f"listen_port = {port}\nlisten_addr =\nunix_socket_dir = {server.socket}\nauth_type = trust\n"
+        f"auth_file = {users}\nadmin_users = boss\npool_mode = transaction\nmax_client_conn = 200\n"
+        f"default_pool_size = 30\nserver_login_retry = 1\nlogfile = {directory / 'log'}\n"
+    )
+    argv = [path, "-q", str(config)]
+    if os.geteuid() == 0:
+        for one in (directory, users, config):
+            shutil.chown(one, "postgres", "postgres")
+        argv = [program("setpriv"), "--reuid=postgres", "--regid=postgres", "--clear-groups", *argv]
+    process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    socket_file = server.socket / f".s.PGSQL.{port}"
+
+    def ready() -> bool:
+        assert process.poll() is None, "pgbouncer ended"
+        return socket_file.exists()
+
+    try:
+        wait_until(ready, "pgbouncer")
+        yield f"host={server.socket} port={port} dbname=pgbouncer user=boss"
+    finally:
+        process.kill()
+        process.wait(timeout=10)
+        socket_file.unlink(missing_ok=True)

@@ -288,6 +288,19 @@ class Snapshots(Prunes, Protocol):
         ...
 
 
+@runtime_checkable
+class KeepsReplaced(Snapshots, Protocol):
+    """A layer of data that keeps what a restore replaced, and can say what was written after the copy was made."""
+
+    async def lost(self, *, export: bool = False) -> Sequence[Difference]:
+        """What the last restore left behind, a table each, as numbers.
+
+        :param export: write the rows themselves to files that only we may read, and say where.
+        :raises AdapterError: what was replaced is gone, or cannot be read.
+        """
+        ...
+
+
 def is_exported(adapter: object) -> bool:
     """Whether its snapshots can be written to a file of this host, and read from one. An adapter whose cannot, since
     they are elsewhere, says so with `exported = False`.

@@ -284,6 +284,14 @@ async def diff(call: ApiCall[parameters.NoQuery, parameters.DiffBody]) -> answer
     return answers.Differences(tuple(DifferenceView(one.path, one.kind, one.lines) for one in found))
 
 
+@route("POST", "/api/v1/services/{name}/snapshots/lost", "operator")
+async def lost(call: ApiCall[parameters.NoQuery, parameters.LostBody]) -> answers.Differences:
+    """What was written after the copy that the last restore put in place, and is in what was replaced."""
+    layer = call.operations.snapshot_layer(call.name, call.body.layer)
+    found = await call.operations.snapshot_manager.lost(call.name, layer, export=call.body.export)
+    return answers.Differences(tuple(DifferenceView(one.path, one.kind, one.lines) for one in found))
+
+
 @route("POST", "/api/v1/services/{name}/snapshots/restore", "operator")
 async def restore(call: ApiCall[parameters.NoQuery, parameters.RestoreBody]) -> RestoredView:
     """Take a layer to a snapshot; what is there is saved first."""

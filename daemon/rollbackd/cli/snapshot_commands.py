@@ -108,6 +108,19 @@ def diff(
     session.show(found, lambda: _differences(found["differences"]))
 
 
+def lost(
+    session: Session,
+    service: str,
+    layer: _Layer = None,
+    export: Annotated[
+        bool, typer.Option("--export", help="Write the rows to files on the layer's host, and say where.")
+    ] = False,
+) -> None:
+    """Count the rows that the last restore left behind in the database that it replaced."""
+    found = _order(session, service, "lost", {"layer": layer or "", "export": export})
+    session.show(found, lambda: _differences(found["differences"]))
+
+
 def restore(
     session: Session,
     service: str,
@@ -175,7 +188,7 @@ def prune(session: Session, service: _Service = None, layer: _EachLayer = None, 
 
 
 _COMMANDS: dict[str, Command] = {
-    "take": take, "list": listed, "verify": verify, "diff": diff, "restore": restore, "export": export,
+    "take": take, "list": listed, "verify": verify, "diff": diff, "lost": lost, "restore": restore, "export": export,
     "import": import_, "prune": prune,
 }  # fmt: skip
 for _name, _run in _COMMANDS.items():

@@ -187,6 +187,11 @@ class DiffBody(LayerBody):
     """Empty: what is there now."""
 
 
+class LostBody(LayerBody):
+    export: bool = False
+    """Write the rows to files on the layer's host, and say where; else they are counted."""
+
+
 class RestoreBody(LayerBody):
     snapshot: Reference = ""
     """Empty: the best that there is: good states first, then the newest that is older than what is there, each read."""

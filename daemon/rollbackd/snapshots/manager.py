@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from rollbackd import facts
-from rollbackd.adapter import AdapterError, Difference, Snapshot, Snapshots
+from rollbackd.adapter import AdapterError, Difference, KeepsReplaced, Snapshot, Snapshots
 from rollbackd.calendar import CalendarEntry
 from rollbackd.config.models import Config
 from rollbackd.config.schedules import SnapshotSchedule
@@ -241,6 +241,13 @@ class SnapshotManager:
         """What differs, with secrets masked. :raises NotKept:"""
         layer_snapshots = self._layer_snapshots(service, layer)
         return await _answered(layer_snapshots, layer_snapshots.ask(layer_snapshots.adapter.diff(older, newer)))
+
+    async def lost(self, service: str, layer: str, *, export: bool) -> Sequence[Difference]:
+        """What the last restore of data left behind. :raises NotKept:"""
+        layer_snapshots = self._layer_snapshots(service, layer)
+        if not isinstance(layer_snapshots.adapter, KeepsReplaced):
+            raise NotKept(f"{layer_snapshots.name} cannot say what a restore left behind: it is no layer of rows")
+        return await _answered(layer_snapshots, layer_snapshots.ask(layer_snapshots.adapter.lost(export=export)))
 
     # -- orders ---------------------------------------------------------------------------------
     async def take(self, service: str, layer: str, name: str, actor: str) -> TakenView:

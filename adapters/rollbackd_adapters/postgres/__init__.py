@@ -1,0 +1,489 @@
+"""PostgreSQL databases: copies by `pg_dump`, and restores beside the present one, which is then put in its place.
+
+A release is the lineage: which restore the data stems from. It is in the database's comment. A restore goes into a new
+database while the present one serves; both names change in one transaction, and the database that was replaced stays
+and can be gone back to in the same way. psycopg is imported on first use.
+
+https://www.postgresql.org/docs/15/
+"""
+
+import os
+import shutil
+from collections.abc import Collection, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rollbackd.adapter import AdapterError, Difference, Needs, Place, Snapshot, SnapshotProblem
+from rollbackd.model import NO_RELEASE, Change, DataLoss, Release, Traits
+from rollbackd.syntax.units import writable
+from rollbackd.system.boundary import boundary
+from rollbackd.system.spawner import Lock, one_line
+from rollbackd_adapters import lacks
+from rollbackd_adapters.base import StepAdapter
+from rollbackd_adapters.copies import (
+    BEFORE,
+    LINEAGE_ID,
+    CopyStore,
+    DataCopy,
+    Lineage,
+    check_copy_name,
+    copy_as_of,
+    kept,
+    new_id,
+)
+from rollbackd_adapters.failures import holding
+from rollbackd_adapters.ids import check_own
+from rollbackd_adapters.postgres.catalogue import Catalogue, Database, beside, look
+from rollbackd_adapters.postgres.dump import DATA, FACTS, Dumps
+from rollbackd_adapters.postgres.leftovers import Leftovers
+from rollbackd_adapters.postgres.readiness import Readiness
+from rollbackd_adapters.postgres.restoring import PURPOSE, HarmedCopyError, Restores
+from rollbackd_adapters.postgres.server import Server, both, sql
+from rollbackd_adapters.postgres.settings import PostgresSettings
+from rollbackd_adapters.postgres.swap import Swap
+from rollbackd_adapters.threads import in_thread
+from rollbackd_adapters.traces import Trace, named
+
+_PATIENCE = timedelta(minutes=10)
+"""How long a copy or a rehearsal waits for another one of the layer."""
+_EXPORTED = "an export of this layer is a directory: copy it with `rsync`, or keep `store` on a volume that is kept"
+
+
+class PostgresAdapter(StepAdapter[PostgresSettings]):
+    """A PostgreSQL database."""
+
+    settings_model = PostgresSettings
+    traits = Traits(data=True)
+    exported = False
+    _wait = timedelta(seconds=30)
+    _unknown = ": no copy of it is here, nor the database; see `rollbackd snapshot list`"
+
+    def __init__(self, settings: PostgresSettings, place: Place) -> None:
+        super().__init__(settings, place)
+        given = settings.parameters
+        where = given.get("host") or given.get("hostaddr")
+        self.resource = f"postgres:{where}:{given.get('port', '5432')}/{settings.database}"
+        own = settings.store / place.service / place.layer if settings.store is not None else place.scratch / "store"
+        self._store = CopyStore(own)
+        self._server = Server(settings, place)
+        self._dumps = Dumps(settings, place, self._server)
+        self._restores = Restores(settings, place, self._server, self._dumps)
+        self._swap = Swap(settings, place, self._server)
+        self._leftovers = Leftovers(settings, self._server)
+        self._readiness = Readiness(settings, place, self._server, self._swap, own)
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(writes=self._settings.written)
+
+    # -- releases -------------------------------------------------------------------------------
+    async def _look(self) -> Catalogue:
+        async with self._server.connect(self._settings.maintenance, "look") as connection:
+            return await look(connection, self._settings.database)
+
+    async def current(self) -> Release:
+        return _present((await self._look()).present)
+
+    async def releases(self) -> Sequence[Release]:
+        seen = await self._look()
+        copies = await in_thread(self._whole)
+        found = [database.release for database in seen.replaced] + [self._release(seen, copy) for copy in copies]
+        found.sort(key=lambda release: release.created or datetime.min.replace(tzinfo=UTC), reverse=True)
+        return [_present(seen.present), *found]
+
+    @staticmethod
+    def _release(seen: Catalogue, copy: DataCopy) -> Release:
+        return Release(seen.release_of(copy.id), copy.name, copy.created)
+
+    def _whole(self) -> list[DataCopy]:
+        """The copies whose files are there, and that did not fail when they were restored or read."""
+        return [copy for copy in self._store.copies() if self._is_there(copy)]
+
+    def _is_there(self, copy: DataCopy) -> bool:
+        file = self._store.path(copy.name) / DATA / "toc.dat"
+        return copy.facts.keys() >= FACTS and file.is_file() and not self._store.is_harmed(copy)
+
+    def _copy(self, name: str) -> DataCopy:
+        return _complete(self._store.copy(name))
+
+    def _copy_of(self, release: str) -> DataCopy:
+        return _complete(self._store.by_release(release))
+
+    async def as_of(self, time: datetime) -> Release:
+        seen = await self._look()
+        copies = await in_thread(self._whole)
+        found = copy_as_of(copies, seen.present.lineage, time)
+        if found is None:
+            oldest = f"the oldest is of {_utc(copies[-1].created)}" if copies else "there is none"
+            text = f"{self._place.layer}: no copy is as old as {_utc(time)} ({oldest})"
+            raise AdapterError(f"{text}; name one of `rollbackd snapshot list`", permanent=True)
+        return self._release(seen, found)
+
+    async def plan(self, target: Release) -> Change:
+        self._check_id(target)
+        seen = await self._look()
+        before, layer = _present(seen.present), self._place.layer
+        if target.id == before.id:
+            return Change(layer, before, before)
+        if (old := seen.by_release(target.id)) is not None:
+            loss = DataLoss(old.until or self._clock.now(), self._settings.max_loss)
+            return Change(layer, before, old.release, risks=self._risks(seen, old.name), loss=loss)
+        copy = await in_thread(self._copy_of, target.id)
+        if seen.release_of(copy.id) != target.id or not await in_thread(self._is_there, copy):
+            raise AdapterError(f"{one_line(target.name)}{self._unknown}", permanent=True)
+        loss = DataLoss(copy.created, self._settings.max_loss)
+        return Change(layer, before, self._release(seen, copy), risks=self._risks(seen, ""), loss=loss)
+
+    def _risks(self, seen: Catalogue, old: str) -> tuple[str, ...]:
+        away = beside(seen.present.name, "old", seen.present.lineage.id)
+        what = f"{old} is put in place as it is" if old else "it is restored beside the present, which goes on serving"
+        closed = f"{self._settings.closed.total_seconds():g} s"
+        return (
+            f"{what}; then every session is ended, and for at most {closed} at a time nobody can connect",
+            f"what is replaced stays as database {away}; a line in each database's comment says what it stems from",
+            "sequences are raised above the present's, and clients must connect again on 57P01 and `does not exist`",
+        )
+
+    # -- the step -------------------------------------------------------------------------------
+    async def _move(self, change: Change, trace: Trace, lock: Lock) -> None:
+        await self._put(change, trace, lock)
+
+    async def _put(self, change: Change, trace: Trace, lock: Lock) -> None:
+        """Put a database in place, or see that an earlier life did."""
+        seen = await self._after_leftovers()
+        if seen.present.lineage.id != change.after.id:
+            if trace.begun is None:
+                trace.intend(oid=seen.present.oid)
+            if seen.present.oid != trace.known.get("oid"):
+                raise await self._superseded()
+            old = seen.by_release(change.after.id)
+            made = old or await self._made(change, seen, trace, lock)
+            await self._put_in_place(seen.present, made, trace)
+        if self._settings.wait_for:
+            trace.begin(lsn=trace.known.get("lsn") or await self._swap.position())
+            await self._swap.wait_for_standbys(str(trace.known["lsn"]))
+
+    async def _after_leftovers(self) -> Catalogue:
+        """The catalogue, once what a killed life left at the server has ended."""
+        async with self._server.connect(self._settings.maintenance, "look") as connection:
+            for purpose in ("swap", PURPOSE):
+                await self._server.end_sessions(connection, purpose)
+            seen = await look(connection, self._settings.database)
+        if seen.recovering:
+            text = f"{self._place.layer}: this server is a standby; `dsn` must lead to the primary"
+            raise AdapterError(text, permanent=False)
+        return seen
+
+    async def _put_in_place(self, present: Database, made: Database, trace: Trace) -> None:
+        given: dict[str, int] = dict(trace.known.get("sequences", {}))
+
+        async def raise_sequences() -> None:
+            given.update(await self._restores.raise_sequences(present.name, made.name, given))
+
+        granted = trace.known.get("granted")
+        await self._swap.swap(present, made, granted, raise_sequences, opened=made.until is not None)
+
+    async def _made(self, change: Change, seen: Catalogue, trace: Trace, lock: Lock) -> Database:
+        """The database with what the copy has; or the next older one has, where that loses no more than it may."""
+        name = beside(seen.present.name, "new", change.after.id)
+        made = seen.named(name)
+        if made is not None and made.restored and "granted" in trace.known:
+            return made
+        copy = await in_thread(self._copy_of, trace.known.get("copy_id", change.after.id))
+        while True:
+            trace.begin(copy=copy.name, copy_id=copy.id)
+            try:
+                made = await self._restored(copy, change, seen, name, trace, lock)
+            except AdapterError as error:
+                with suppress(AdapterError):  # else the next life drops it
+                    await self._drop(name)
+                older = await self._older(copy, change, seen) if error.permanent else None
+                if isinstance(error, HarmedCopyError):
+                    await in_thread(partial(self._store.note_verified, copy, self._clock.now(), whole=False))
+                if older is None:
+                    raise
+                said = f"copy {copy.name} could not be restored ({error}), so the next older one was taken"
+                trace.begin(fell_back=[*trace.known.get("fell_back", []), said])
+                copy = older
+            else:
+                trace.begin(granted=copy.facts["rights"]["granted"])
+                return made
+
+    async def _restored(
+        self, copy: DataCopy, change: Change, seen: Catalogue, name: str, trace: Trace, lock: Lock
+    ) -> Database:
+        await self._readiness.need_room(copy, seen)
+        lineage = Lineage(change.after.id, self._clock.now(), seen.present.lineage.id)
+        watched = await self._readiness.watched()
+        made, before = await both(
+            self._restores.restore(copy, self._store.path(copy.name), name, lineage, lock, watched),
+            self._keep_present(trace),
+        )
+        return await self._restores.check(made, copy, self._store.path(copy.name), before.facts, lock)
+
+    async def _keep_present(self, trace: Trace) -> DataCopy:
+        """A copy of what is to be replaced, of this change; made while the restore runs."""
+        name = str(trace.known.get("kept", ""))
+        if name:
+            found = [copy for copy in await in_thread(self._store.copies) if copy.name == name]
+            if found:
+                return found[0]
+        try:
+            async with self._storing() as lock:
+                name = await in_thread(self._store.free_name, BEFORE, self._clock.now())
+                copy = await self._take(name, BEFORE, lock, gives_way=False)
+        except AdapterError as error:  # which no older copy would help
+            text = f"what is there could not be copied first: {error}"
+            raise AdapterError(text, permanent=False, evidence=error.evidence) from error
+        trace.begin(kept=copy.name)
+        return copy
+
+    async def _older(self, copy: DataCopy, change: Change, seen: Catalogue) -> DataCopy | None:
+        """The next older copy, where it loses no more than may be lost unasked."""
+        copies = [one for one in await in_thread(self._whole) if one.created < copy.created and one.why != BEFORE]
+        found = copy_as_of(copies, seen.present.lineage, copy.created)
+        if found is None or change.loss is None or change.loss.aim - found.created > change.loss.limit:
+            return None
+        return found
+
+    async def _drop(self, name: str) -> None:
+        async with self._server.connect(self._settings.maintenance, PURPOSE, _PATIENCE) as connection:
+            await self._restores.drop(connection, name)
+
+    async def _present_id(self) -> str:
+        return (await self._look()).present.lineage.id
+
+    async def note(self, key: str) -> str:
+        """What was done otherwise than people would expect."""
+        said = Trace(self._place.scratch, Change(self._place.layer, NO_RELEASE, NO_RELEASE, key=key)).known
+        return writable(". ".join(map(str, said.get("fell_back", []))))
+
+    async def _problems(self) -> list[str]:
+        copies = await in_thread(self._whole)
+        return [writable(text) for text in await self._readiness.problems(copies)]
+
+    def _check_id(self, release: Release) -> None:
+        check_own(release, LINEAGE_ID, "a database's lineage")
+
+    async def _elsewhere(self) -> str:
+        return f"{self._place.layer} stems from another restore than this rollback knows: somebody else restored it"
+
+    # -- snapshots ------------------------------------------------------------------------------
+    async def take(self, name: str = "", why: str = "manual") -> Snapshot:
+        if name:
+            check_copy_name(name)
+        elif not why.isalnum() or not why.isascii():
+            raise AdapterError(f"{one_line(why)!r} cannot be a part of a name; give one word", permanent=True)
+        async with self._storing() as lock:
+            known = next((copy for copy in await in_thread(self._store.copies) if name and copy.name == name), None)
+            if known is not None or not name:
+                name = await in_thread(self._store.free_name, why, self._clock.now())
+            copy = await self._take(name, why, lock, known)
+        return copy.snapshot(restorable=True)
+
+    async def _take(
+        self, name: str, why: str, lock: Lock, known: DataCopy | None = None, *, gives_way: bool = True
+    ) -> DataCopy:
+        try:
+            return await self._made_copy(name, why, lock, known, gives_way=gives_way)
+        except OSError as error:
+            text = f"{error.filename or self._store.directory}: {lacks.hint(error)}"
+            raise AdapterError(text, permanent=False) from error
+
+    async def _made_copy(self, name: str, why: str, lock: Lock, known: DataCopy | None, *, gives_way: bool) -> DataCopy:
+        store = self._store
+        into = await in_thread(store.begin, name)
+        try:
+            await in_thread(lacks.need_room, into, self._settings.floor, "a copy ")
+            taken = await self._dumps.take(into, lock, gives_way=gives_way)
+            copy = DataCopy(name, new_id(), taken.created, why, taken.lineage, taken.size, taken.facts)
+            if known is not None:
+                if known.facts.get("digest") != taken.facts["digest"]:
+                    text = f"copy {known.name} holds other data; give another name, or none"
+                    raise AdapterError(text, permanent=True)
+                return known
+            await in_thread(_synced, into)
+            await in_thread(store.finish, copy)
+        finally:
+            await in_thread(partial(shutil.rmtree, into, ignore_errors=True))
+        boundary("postgres.kept")
+        await in_thread(partial(store.note_verified, copy, self._clock.now(), whole=True))
+        return copy
+
+    async def snapshots(self) -> Sequence[Snapshot]:
+        return await in_thread(self._list)
+
+    def _list(self) -> list[Snapshot]:
+        found = [copy.snapshot(restorable=self._is_there(copy)) for copy in self._store.copies()]
+        lost = [
+            Snapshot(name, "", datetime.fromtimestamp(0, UTC), "unreadable", restorable=False)
+            for name in self._store.unreadable()
+        ]
+        return [*found, *lost]
+
+    async def verify(self, name: str) -> Sequence[SnapshotProblem]:
+        copy = await in_thread(self._copy, name)
+        harms = await self._dumps.harms(self._store.path(name), copy.facts)
+        await in_thread(partial(self._store.note_verified, copy, self._clock.now(), whole=not harms))
+        return [SnapshotProblem(name, "", writable(text)) for text in harms]
+
+    async def rehearse(self, name: str) -> Sequence[SnapshotProblem]:
+        copy = await in_thread(self._copy, name)
+        apart = beside(self._settings.database, "try")
+        async with holding(self._spawner, self._rehearsal, _PATIENCE) as lock:
+            seen = await self._look()
+            await self._readiness.need_room(copy, seen)
+            lineage = Lineage(copy.id, self._clock.now())
+            watched = await self._readiness.watched()
+            path = self._store.path(name)
+            trial = Restores(self._settings, self._place, self._server, self._dumps, purpose="try")
+            try:
+                made = await trial.restore(copy, path, apart, lineage, lock, watched)
+                await trial.check(made, copy, path, None, lock)
+            except AdapterError as error:
+                if not error.permanent:
+                    raise
+                return [SnapshotProblem(name, "", str(error))]
+            finally:
+                async with self._server.connect(self._settings.maintenance, "try", _PATIENCE) as connection:
+                    await trial.drop(connection, apart)
+        return []
+
+    async def diff(self, older: str, newer: str = "") -> Sequence[Difference]:
+        first = (await in_thread(self._copy, older)).facts
+        if newer:
+            return _differences(first, (await in_thread(self._copy, newer)).facts)
+        return _differences(first, {"rows": await self._dumps.rows()})
+
+    async def lost(self, *, export: bool = False) -> Sequence[Difference]:
+        seen = await self._look()
+        old = seen.by_release(seen.present.lineage.was)
+        if old is None:
+            text = f"{self._place.layer}: the database that the last restore replaced is not there any more"
+            raise AdapterError(f"{text}; its copy is, if `rollbackd snapshot list` has one", permanent=True)
+        copy = await in_thread(self._copy_of, seen.present.copy or seen.present.lineage.id)
+        into = self._place.scratch / "lost" / f"{self._clock.now():%Y%m%dT%H%M%SZ}"
+        if export:
+            await in_thread(partial(into.mkdir, mode=0o700, parents=True, exist_ok=True))
+        return await self._leftovers.of(old, copy, into if export else None)
+
+    async def restore(self, name: str, key: str, only: Sequence[str] = ()) -> Snapshot:
+        if only:
+            raise AdapterError(f"no part {only[0]!r} can be restored; a database goes back as a whole", permanent=True)
+        copy = await in_thread(self._copy, name)
+        seen = await self._look()
+        goal = Change(self._place.layer, NO_RELEASE, self._release(seen, copy), key=key and f"restore/{key}")
+        trace = Trace(self._place.scratch, goal)
+        async with holding(self._spawner, self.resource) as lock:
+            begun = trace.known
+            if begun.get("copy", name) != name:
+                raise AdapterError(f"{key} began to restore something else; give another key", permanent=True)
+            goal = replace(goal, after=Release(str(begun.get("after", goal.after.id)), copy.name))
+            if trace.done is None:
+                await self._put(goal, trace, lock)
+                trace.finish(after=goal.after.id)
+        saved = [one for one in await in_thread(self._store.copies) if one.name == trace.known.get("kept")]
+        if not saved:
+            raise AdapterError(f"what was there before is kept no more; {name} is in place", permanent=True)
+        return saved[0].snapshot(restorable=True)
+
+    async def export_to(self, name: str, path: str) -> None:
+        raise AdapterError(f"{name} is not written to {path}: {_EXPORTED}", permanent=True)
+
+    async def import_from(self, path: str) -> Snapshot:
+        raise AdapterError(f"{path} is not taken in: {_EXPORTED}", permanent=True)
+
+    async def prune(self, spare: Collection[str] = (), last: int = 0) -> Sequence[str]:
+        async with self._storing():
+            gone = await in_thread(self._prune, frozenset(spare), last)
+        async with holding(self._spawner, self._rehearsal), holding(self._spawner, self.resource):
+            return [*gone, *await self._prune_databases(frozenset(spare))]
+
+    def _prune(self, spare: frozenset[str], last: int) -> list[str]:
+        if not self._spawner.held(self.resource):
+            self._store.sweep()
+        copies, settings = self._store.copies(), self._settings
+        in_use = named(self._place.scratch, "copy", "after", "kept", finished=False)
+        verified, now = self._store.verified(), self._clock.now()
+        leave = kept(copies, last or settings.keep, settings.keep_old, spare | in_use, verified, now)
+        gone = [copy.name for copy in copies if copy.name not in leave]
+        for name in gone:
+            self._store.drop(name)
+        return gone
+
+    async def _prune_databases(self, spare: frozenset[str]) -> list[str]:
+        """Drop databases that were replaced longer than `keep_old` ago, and what restores left that nobody went on
+        with. One with sessions is left for next time.
+        """
+        name, over = self._settings.database, self._clock.now() - self._settings.keep_old
+        gone = []
+        async with self._server.connect(self._settings.maintenance, "prune", _PATIENCE) as connection:
+            seen = await look(connection, name)
+            old = [one for one in seen.replaced if one.until is not None and one.until < over]
+            for one in seen.others:
+                since = one.lineage.since
+                if one.name == beside(name, "try") or (
+                    one.name == beside(name, "new", one.lineage.id) and since is not None and since < over
+                ):
+                    old.append(one)
+            for one in old:
+                if one.lineage.id not in spare or one.until is None:
+                    await connection.execute(sql("DROP DATABASE {}", one.name))
+                    gone.append(one.name)
+        return gone
+
+    @property
+    def _rehearsal(self) -> str:
+        """The lock of rehearsals. A restore does not wait for it."""
+        return f"postgres-rehearsal:{self.resource}"
+
+    def _storing(self) -> Any:
+        """The lock of the store: one copy is made at a time. A restore does not wait for it."""
+        return holding(self._spawner, f"postgres-copies:{self._store.directory}", _PATIENCE)
+
+
+def _complete(copy: DataCopy) -> DataCopy:
+    """:raises AdapterError: permanent, its manifest does not say what it holds."""
+    if missing := sorted(FACTS - copy.facts.keys()):
+        text = f"copy {copy.name}: its manifest is damaged, it has no {missing[0]}; use another copy"
+        raise AdapterError(text, permanent=True)
+    return copy
+
+
+def _present(database: Database) -> Release:
+    """What is there, as a release; people call it by when it was restored."""
+    since = database.lineage.since
+    return Release(database.lineage.id, f"restored-{since.astimezone(UTC):%Y%m%dT%H%M%SZ}" if since else "")
+
+
+def _utc(time: datetime) -> str:
+    return f"{time.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _synced(directory: Path) -> None:
+    """Put all that is in a directory on disk."""
+    for path in [*directory.rglob("*"), directory]:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _differences(first: Any, second: Any) -> list[Difference]:
+    old = {".".join(table["table"]): table["rows"] for table in first["rows"]}
+    new = {".".join(table["table"]): table["rows"] for table in second["rows"]}
+    found = []
+    for table in sorted({*old, *new}):
+        if table not in old or table not in new:
+            kind = "added" if table not in old else "removed"
+            found.append(Difference(table, kind, (f"rows {new.get(table, old.get(table))}",)))  # type: ignore[arg-type]
+        elif old[table] != new[table]:
+            found.append(Difference(table, "changed", (f"- rows {old[table]}", f"+ rows {new[table]}")))
+    if second.get("schema", first.get("schema")) != first.get("schema"):
+        found.append(Difference("schema", "changed"))
+    return found

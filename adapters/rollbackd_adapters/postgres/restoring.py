@@ -1,0 +1,269 @@
+"""Restores a copy into a new database beside the present one, and sees that it is what it must be.
+
+The new database is closed to everybody but its owner until it is put in place. What a kill left of it is dropped and
+made anew; one that is marked as restored was found whole and is only put in place.
+
+https://www.postgresql.org/docs/15/app-pgrestore.html
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rollbackd.adapter import AdapterError, Place
+from rollbackd.system.boundary import boundary
+from rollbackd.system.clock import Clock
+from rollbackd.system.spawner import Lock, one_line
+from rollbackd_adapters import lacks
+from rollbackd_adapters.copies import DataCopy, Lineage
+from rollbackd_adapters.postgres.catalogue import Database, counted, look, remarked
+from rollbackd_adapters.postgres.dump import DATA, SCHEMA, Dumps
+from rollbackd_adapters.postgres.server import Server, both, fetch, joined, literal, sql, value
+from rollbackd_adapters.postgres.settings import PostgresSettings
+
+if TYPE_CHECKING:
+    from rollbackd_adapters.postgres.server import Connection
+
+PURPOSE = "restore"
+_GLANCES = timedelta(seconds=1)
+_SHOWN = 5
+
+
+class HarmedCopyError(AdapterError):
+    """A copy is not what was copied, whatever the server is."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, permanent=True)
+
+
+class Restores:
+    """Restores copies of one layer."""
+
+    def __init__(
+        self, settings: PostgresSettings, place: Place, server: Server, dumps: Dumps, purpose: str = PURPOSE
+    ) -> None:
+        self._purpose = purpose
+        self._settings = settings
+        self._place = place
+        self._clock: Clock = place.clock
+        self._server = server
+        self._dumps = dumps
+
+    async def restore(
+        self, copy: DataCopy, directory: Path, name: str, lineage: Lineage, lock: Lock, watched: Sequence[Path] = ()
+    ) -> Database:
+        """A new database of that name with what the copy has, closed, and not yet looked into.
+
+        :param directory: where the copy lies.
+        :param watched: directories on the volumes that must not run full.
+        :raises AdapterError: permanent when this copy cannot be restored.
+        """
+        if harms := await self._dumps.harms(directory, copy.facts, lock):
+            raise HarmedCopyError(f"copy {copy.name} is damaged: {'; '.join(harms)}")
+        async with self._server.connect(
+            self._settings.maintenance, self._purpose, self._settings.timeout
+        ) as connection:
+            made = await self._created(connection, copy, name, lineage)
+        boundary("postgres.created")
+        program = self._server.program("pg_restore", int(copy.facts["major"]))
+        target = self._server.conninfo(name, self._purpose, synchronous_commit="local", row_security="off")
+        argv = [program, f"--dbname={target}", "--no-password", "--exit-on-error", f"--jobs={self._settings.jobs}"]
+        await self._unless_full(self._server.run([*argv, str(directory / DATA)], self._purpose, lock), watched)
+        boundary("postgres.restored")
+        return made
+
+    async def _created(self, connection: "Connection", copy: DataCopy, name: str, lineage: Lineage) -> Database:
+        await self.drop(connection, name)
+        about = copy.facts["rights"]
+        parts = [sql("CREATE DATABASE {} TEMPLATE template0 OWNER {}", name, about["owner"])]
+        parts.append(sql("ENCODING {}", literal(about["encoding"])))
+        parts.append(sql("LC_COLLATE {} LC_CTYPE {}", literal(about["collate"]), literal(about["ctype"])))
+        if about["provider"] == "i":
+            parts.append(sql("LOCALE_PROVIDER icu ICU_LOCALE {}", literal(about["icu"])))
+        if about["tablespace"] != "pg_default":
+            parts.append(sql("TABLESPACE {}", about["tablespace"]))
+        await connection.execute(joined(parts))
+        await connection.execute(sql("REVOKE ALL ON DATABASE {} FROM PUBLIC", name))
+        oid = await value(connection, "SELECT oid FROM pg_database WHERE datname = %s", (name,))
+        made = Database(oid, name, about["owner"], copy.facts.get("comment", ""), lineage, copy=copy.id)
+        await connection.execute(remarked(made))
+        return made
+
+    async def drop(self, connection: "Connection", name: str) -> None:
+        """Drop a database that was being restored, if it is there, and what is connected to it."""
+        seen = await look(connection, self._settings.database)
+        oid = await value(connection, "SELECT oid FROM pg_database WHERE datname = %s", (name,))
+        if oid is None:
+            return
+        known = next((one for one in seen.others if one.oid == oid), None)
+        if oid == seen.present.oid or (known is not None and known.until is not None):
+            raise AdapterError(f"{name} is no database that was being restored; rename it", permanent=True)
+        await self._server.end_sessions(connection, self._purpose, name)
+        await connection.execute(sql("DROP DATABASE IF EXISTS {} WITH (FORCE)", name))
+        boundary("postgres.dropped")
+
+    async def _unless_full(self, work: Any, watched: Sequence[Path]) -> None:
+        """Do it, but end it before a volume is full."""
+
+        async def watch() -> None:
+            while not done:
+                for path in watched:
+                    if (free := free_bytes(path)) < self._settings.floor:
+                        text = f"{path}: only {free // 2**20} MiB are free, so the restore was ended (`floor`)"
+                        raise AdapterError(f"{text}; make room there", permanent=False)
+                await self._clock.sleep(_GLANCES / 5)
+
+        async def to_its_end() -> None:
+            try:
+                await work
+            finally:
+                done.append(True)
+
+        done: list[bool] = []
+        await both(to_its_end(), watch())
+
+    # -- what it must be ------------------------------------------------------------------------
+    async def check(
+        self, made: Database, copy: DataCopy, directory: Path, present: Mapping[str, Any] | None, lock: Lock
+    ) -> Database:
+        """See that a restored database is what was copied, make it ready to serve, and mark it.
+
+        :param present: the manifest's facts of a copy of the present, to compare with; None: nothing is compared.
+        :raises AdapterError: permanent when it is not what it must be.
+        """
+        facts, settings = copy.facts, self._settings
+        scratch = self._place.scratch / f"{self._purpose}.sql"
+        try:
+            if (
+                await self._dumps.schema(made.name, self._purpose, int(facts["major"]), scratch, lock)
+                != facts["schema"]
+            ):
+                differs = schema_differences(directory / SCHEMA, scratch)
+                raise HarmedCopyError(f"copy {copy.name}: its schema is not the copied one: {differs}")
+        finally:
+            scratch.unlink(missing_ok=True)
+        async with self._server.connect(made.name, self._purpose, settings.timeout) as connection:
+            await self._compare(connection, copy, present)
+            await self._set(connection, made.name, facts["rights"])
+            await connection.execute("ANALYZE")
+        boundary("postgres.analyzed")
+        async with self._server.connect(made.name, self._purpose, settings.timeout, search_path="") as connection:
+            async with connection.transaction():
+                for statement in settings.after_restore:
+                    await connection.execute(statement.encode())
+            await self._ask(connection)
+        made = replace(made, restored=True)
+        async with self._server.connect(settings.maintenance, self._purpose) as connection:
+            await connection.execute(remarked(made))
+        boundary("postgres.checked")
+        return made
+
+    async def _compare(self, connection: "Connection", copy: DataCopy, present: Mapping[str, Any] | None) -> None:
+        was = {tuple(table["table"]): table["rows"] for table in copy.facts["rows"]}
+        now = {tuple(table["table"]): table["rows"] for table in await counted(connection)}
+        wrong = [
+            f"{'.'.join(name)} has {now.get(name)} rows, {was.get(name)} were copied"
+            for name in sorted({*was, *now})
+            if was.get(name) != now.get(name)
+        ]
+        blobs = await value(connection, "SELECT count(*) FROM pg_largeobject_metadata")
+        if blobs != copy.facts["blobs"]:
+            wrong.append(f"there are {blobs} large objects, {copy.facts['blobs']} were copied")
+        if wrong:
+            raise HarmedCopyError(one_line(f"copy {copy.name}: {'; '.join(wrong[:_SHOWN])}"))
+        if present is None or not self._settings.rows:
+            return
+        least, total = self._settings.rows * sum(table["rows"] for table in present["rows"]), sum(now.values())
+        if total < least:
+            text = f"it has {total} rows and must have {least:.0f} at least, as the present has (`rows`)"
+            raise AdapterError(text, permanent=True)
+
+    async def _set(self, connection: "Connection", name: str, about: Mapping[str, Any]) -> None:
+        """The settings that belong to a database, and to roles in it. What a value means is up to the server."""
+        for role, setting, given in about["settings"]:
+            where = sql("ALTER ROLE {} IN DATABASE {}", role, name) if role else sql("ALTER DATABASE {}", name)
+            await self._set_one(connection, where, setting, given)
+        await connection.execute(sql("ALTER DATABASE {} CONNECTION LIMIT {}", name, literal(about["limit"])))
+
+    async def _set_one(self, connection: "Connection", where: Any, setting: str, given: str) -> None:
+        from psycopg import Error
+
+        try:  # FROM CURRENT takes lists such as `search_path` as they are
+            async with connection.transaction(force_rollback=False):
+                await connection.execute("SELECT set_config(%s, %s, true)", (setting, given))
+                await connection.execute(sql("{} SET {} FROM CURRENT", where, _setting(setting)))
+        except Error:
+            await connection.execute(sql("{} SET {} TO {}", where, _setting(setting), literal(given)))
+
+    async def _ask(self, connection: "Connection") -> None:
+        for query in self._settings.integrity:
+            await connection.execute("BEGIN READ ONLY")
+            try:
+                found = await value(connection, query.sql.encode())
+            finally:
+                await connection.execute("ROLLBACK")
+            try:
+                number = float(found)
+            except (TypeError, ValueError):
+                raise AdapterError(f"`{query.sql}` gives no number", permanent=True) from None
+            if said := query.wrong(number):
+                raise AdapterError(f"`{query.sql}` gives {number:g}, {said}", permanent=True)
+
+    # -- sequences ------------------------------------------------------------------------------
+    async def raise_sequences(self, present: str, made: str, before: Mapping[str, int]) -> dict[str, int]:
+        """Take each sequence at least where the present's is, and beyond, for what is taken until the names change.
+
+        :param before: what each gave when it was asked the last time.
+        :returns: what each gave now.
+        """
+        query = (
+            "SELECT schemaname, sequencename, last_value, increment_by, min_value, max_value, cache_size"
+            " FROM pg_sequences WHERE schemaname <> 'pg_catalog'"
+        )
+        async with self._server.connect(present, self._purpose) as connection:
+            now = {tuple(row[:2]): row[2:] for row in await fetch(connection, query)}
+        given: dict[str, int] = {}
+        async with self._server.connect(made, self._purpose) as connection:
+            for row in await fetch(connection, query):
+                name, (last, step, low, high, cache) = tuple(row[:2]), row[2:]
+                latest = now.get(name, (None,))[0]
+                if latest is None:
+                    continue
+                given["\0".join(name)] = latest
+                used = abs(latest - before.get("\0".join(name), latest))
+                margin = max(abs(step) * max(1000, cache * 10), used)
+                wanted = min(max(latest + (margin if step > 0 else -margin), low), high)
+                beyond = last is None or (wanted > last if step > 0 else wanted < last)
+                if beyond:
+                    await connection.execute(
+                        "SELECT setval(format('%%I.%%I', %s::text, %s::text), %s)", (*name, wanted)
+                    )
+        return given
+
+
+def _setting(name: str) -> Any:
+    """A parameter's name, which may have a dot."""
+    return joined([sql("{}", part) for part in name.split(".")], ".")
+
+
+def schema_differences(first: Path, second: Path) -> str:
+    """The first lines that only one of two schemas has."""
+    try:
+        was, now = (set(path.read_text(errors="replace").splitlines()) for path in (first, second))
+    except OSError as error:
+        return str(error.strerror)
+    lines = [*(f"- {line}" for line in sorted(was - now)), *(f"+ {line}" for line in sorted(now - was))]
+    shown = [one_line(line)[:200] for line in lines if not line[2:].startswith(("\\", "--"))]
+    return "; ".join(shown[:_SHOWN])
+
+
+def free_bytes(path: Path) -> int:
+    """How much we, or the server, may still write on the volume of a directory. :raises AdapterError: it is gone."""
+    try:
+        status = os.statvfs(path)
+    except OSError as error:
+        raise AdapterError(f"the room at {path} is unknown: {lacks.hint(error)}", permanent=False) from error
+    return status.f_bavail * status.f_frsize
