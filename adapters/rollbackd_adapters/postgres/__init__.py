@@ -40,9 +40,9 @@ from rollbackd_adapters.ids import check_own
 from rollbackd_adapters.postgres.catalogue import Catalogue, Database, beside, look
 from rollbackd_adapters.postgres.dump import DATA, FACTS, Dumps
 from rollbackd_adapters.postgres.leftovers import Leftovers
-from rollbackd_adapters.postgres.readiness import Readiness
+from rollbackd_adapters.postgres.readiness import DatabaseReadiness
 from rollbackd_adapters.postgres.restoring import PURPOSE, HarmedCopyError, Restores
-from rollbackd_adapters.postgres.server import Server, both, sql
+from rollbackd_adapters.postgres.server import DatabaseServer, both, sql
 from rollbackd_adapters.postgres.settings import PostgresSettings
 from rollbackd_adapters.postgres.swap import Swap
 from rollbackd_adapters.threads import in_thread
@@ -69,12 +69,12 @@ class PostgresAdapter(StepAdapter[PostgresSettings]):
         self.resource = f"postgres:{where}:{given.get('port', '5432')}/{settings.database}"
         own = settings.store / place.service / place.layer if settings.store is not None else place.scratch / "store"
         self._store = CopyStore(own)
-        self._server = Server(settings, place)
+        self._server = DatabaseServer(settings, place)
         self._dumps = Dumps(settings, place, self._server)
         self._restores = Restores(settings, place, self._server, self._dumps)
         self._swap = Swap(settings, place, self._server)
         self._leftovers = Leftovers(settings, self._server)
-        self._readiness = Readiness(settings, place, self._server, self._swap, own)
+        self._readiness = DatabaseReadiness(settings, place, self._server, self._swap, own)
 
     @property
     def needs(self) -> Needs:

@@ -23,7 +23,7 @@ from rollbackd_adapters.copies import Lineage
 from rollbackd_adapters.failures import as_adapter_errors
 from rollbackd_adapters.postgres import reading
 from rollbackd_adapters.postgres.catalogue import contents, counted, look, rights
-from rollbackd_adapters.postgres.server import Server, both, value
+from rollbackd_adapters.postgres.server import DatabaseServer, both, value
 from rollbackd_adapters.postgres.settings import PostgresSettings
 from rollbackd_adapters.threads import in_thread
 
@@ -61,7 +61,7 @@ class Taken:
 class Dumps:
     """Makes and reads the dumps of one layer."""
 
-    def __init__(self, settings: PostgresSettings, place: Place, server: Server) -> None:
+    def __init__(self, settings: PostgresSettings, place: Place, server: DatabaseServer) -> None:
         self._settings = settings
         self._place = place
         self._spawner: Spawner = place.spawner

@@ -13,7 +13,7 @@ from rollbackd.adapter import AdapterError, Difference
 from rollbackd_adapters import lacks
 from rollbackd_adapters.copies import DataCopy
 from rollbackd_adapters.postgres.catalogue import Database, counted, table_of
-from rollbackd_adapters.postgres.server import Server, literal, sql, value
+from rollbackd_adapters.postgres.server import DatabaseServer, literal, sql, value
 from rollbackd_adapters.postgres.settings import PostgresSettings
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class Leftovers:
     """Looks into replaced databases of one layer."""
 
-    def __init__(self, settings: PostgresSettings, server: Server) -> None:
+    def __init__(self, settings: PostgresSettings, server: DatabaseServer) -> None:
         self._settings = settings
         self._server = server
 

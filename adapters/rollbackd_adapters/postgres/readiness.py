@@ -14,7 +14,7 @@ from rollbackd_adapters import lacks
 from rollbackd_adapters.copies import DataCopy
 from rollbackd_adapters.postgres.catalogue import Catalogue, beside, look
 from rollbackd_adapters.postgres.restoring import free_bytes
-from rollbackd_adapters.postgres.server import Server, fetch, value
+from rollbackd_adapters.postgres.server import DatabaseServer, fetch, value
 from rollbackd_adapters.postgres.settings import PostgresSettings
 from rollbackd_adapters.postgres.swap import Swap
 from rollbackd_adapters.threads import in_thread
@@ -50,10 +50,12 @@ _PRIVILEGED = """
 """
 
 
-class Readiness:
+class DatabaseReadiness:
     """Looks at the server of one layer."""
 
-    def __init__(self, settings: PostgresSettings, place: Place, server: Server, swap: Swap, store: Path) -> None:
+    def __init__(
+        self, settings: PostgresSettings, place: Place, server: DatabaseServer, swap: Swap, store: Path
+    ) -> None:
         self._settings = settings
         self._place = place
         self._spawner: Spawner = place.spawner

@@ -21,7 +21,7 @@ from rollbackd_adapters import lacks
 from rollbackd_adapters.copies import DataCopy, Lineage
 from rollbackd_adapters.postgres.catalogue import Database, counted, look, remarked
 from rollbackd_adapters.postgres.dump import DATA, SCHEMA, Dumps
-from rollbackd_adapters.postgres.server import Server, both, fetch, joined, literal, sql, value
+from rollbackd_adapters.postgres.server import DatabaseServer, both, fetch, joined, literal, sql, value
 from rollbackd_adapters.postgres.settings import PostgresSettings
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Restores:
     """Restores copies of one layer."""
 
     def __init__(
-        self, settings: PostgresSettings, place: Place, server: Server, dumps: Dumps, purpose: str = PURPOSE
+        self, settings: PostgresSettings, place: Place, server: DatabaseServer, dumps: Dumps, purpose: str = PURPOSE
     ) -> None:
         self._purpose = purpose
         self._settings = settings

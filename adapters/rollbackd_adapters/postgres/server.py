@@ -42,7 +42,7 @@ _PASSING = re.compile(
 """What a program says of the server and not of what it was to do: an older copy would fare no better."""
 
 
-class Server:
+class DatabaseServer:
     """The server of one layer, as our role sees it."""
 
     def __init__(self, settings: PostgresSettings, place: Place) -> None:

@@ -20,7 +20,7 @@ from rollbackd.syntax.units import format_duration
 from rollbackd.system.boundary import boundary
 from rollbackd.system.clock import Clock
 from rollbackd_adapters.postgres.catalogue import Database, beside, remarked
-from rollbackd_adapters.postgres.server import Server, fetch, joined, sql, value
+from rollbackd_adapters.postgres.server import DatabaseServer, fetch, joined, sql, value
 from rollbackd_adapters.postgres.settings import PostgresSettings
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ _CONNECTED = """
 class Swap:
     """Changes the names of one layer's databases."""
 
-    def __init__(self, settings: PostgresSettings, place: Place, server: Server) -> None:
+    def __init__(self, settings: PostgresSettings, place: Place, server: DatabaseServer) -> None:
         self._settings = settings
         self._place = place
         self._clock: Clock = place.clock
