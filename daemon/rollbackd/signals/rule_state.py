@@ -245,7 +245,16 @@ class RuleStates:
     def _of_present(self, rule: Rule, track: Track, service: str, at: datetime) -> Track:
         """The track, begun anew if the service runs another state than when it was stepped last."""
         begun, left = self._began(rule, service)
-        return renewed(track, begun, left=left) if begun is not None and track.begun != begun <= at else track
+        if begun is None or not track.begun != begun <= at:
+            return track
+        return renewed(track, begun, left=left or self._undone_meanwhile(rule, track, service))
+
+    def _undone_meanwhile(self, rule: Rule, track: Track, service: str) -> bool:
+        """Whether a run began before a rollback whose state does not run any more, since somebody deployed after it."""
+        since, spells = track.since, self._of(service).spells[:-1]
+        return since is not None and any(
+            one.incident and one.by > since and rule.name not in one.unasked for one in reversed(spells)
+        )
 
     def alerts_of(self, rule: Rule, service: str) -> list[Mapping[str, str]]:
         """The labels of each alert that the rule asks for and that fires for the service."""
