@@ -1,6 +1,7 @@
 """The corpus: so many incidents of all classes from a seed, played on some processes."""
 
 import asyncio
+import gc
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -56,13 +57,21 @@ def play(case: Case, directory: Path, judges: Sequence[str]) -> Result:
     if peers:
         watched = Watched(incident, case.seeds)
         by |= {one.name: one.play(watched) for one in peers}
-    return Result(case.kind, case.number, incident.side_by_side, len(incident.rights), by)
+    return Result(case.kind, case.number, incident.side_by_side, by)
 
 
 def _some(given: Sequence[Case], judges: Sequence[str]) -> list[Result]:
-    log.configure("critical")
     with tempfile.TemporaryDirectory(prefix="rollbackd-judge-") as directory:
         return [play(case, Path(directory), judges) for case in given]
+
+
+def _some_of_many(given: Sequence[Case], judges: Sequence[str]) -> list[Result]:
+    """In a process of its own. An incident leaves little behind, so garbage is looked for between some of them only."""
+    log.configure("critical")
+    gc.disable()
+    found = _some(given, judges)
+    gc.collect()
+    return found
 
 
 def play_all(
@@ -73,7 +82,7 @@ def play_all(
         return list(_counted((_some([case], judges) for case in given), told))
     parts = [given[n : n + 5] for n in range(0, len(given), 5)]
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        return list(_counted(pool.map(_some, parts, [judges] * len(parts)), told))
+        return list(_counted(pool.map(_some_of_many, parts, [judges] * len(parts)), told))
 
 
 def _counted(parts: Iterable[list[Result]], told: Callable[[int], None]) -> Iterator[Result]:

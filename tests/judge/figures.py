@@ -19,7 +19,6 @@ class Result:
     """The class's name."""
     number: int
     side_by_side: bool
-    rights: int
     by: Mapping[str, Played]
 
     @property

@@ -131,7 +131,7 @@ def on_and_off(dice: Dice) -> Incident:
 )
 def endless_warm_up(dice: Dice) -> Incident:
     found = released(dice, Effect(SHOP, "errors", 0, size=dice.between(0.3, 0.7)))
-    return replace(found, effects=(*found.effects, *_earlier_blips(dice, found, 90, 0.4)))
+    return _always_so(dice, found, 90, 0.4)
 
 
 @kind(
@@ -377,14 +377,14 @@ def weekly_job(dice: Dice) -> Incident:
 @kind(
     "hard",
     "a long warm-up as always",
-    "The last three releases failed for two to three minutes and were well then, and so is this one.",
+    "The last releases failed for two to three minutes and were well then, and so is this one.",
     right=False,
 )
 def long_warm_up(dice: Dice) -> Incident:
     deploy = new(dice)
     length, size = dice.between(110, 170), dice.between(0.3, 0.6)
     found = innocent(dice, Effect(SHOP, "errors", deploy.at, deploy.at + length, size), deploy=deploy)
-    return replace(found, effects=(*found.effects, *_earlier_blips(dice, found, length, size)))
+    return _always_so(dice, found, length, size)
 
 
 @kind(
@@ -435,7 +435,7 @@ def rack_unscraped(dice: Dice) -> Incident:
     begin = dice.between(5, 40) * MINUTE
     end = begin + dice.between(8, 15) * MINUTE
     hit = (SHOP, *dice.some(OTHERS, 2))
-    return innocent(dice, *(Effect(one, "unscraped", begin, end, instances=1) for one in hit))
+    return innocent(dice, *(Effect(one, "unscraped", begin, end, instances=(0,)) for one in hit))
 
 
 @kind(
@@ -448,7 +448,7 @@ def host_dies(dice: Dice) -> Incident:
     begin = dice.between(20, 60) * MINUTE
     fleet = hosts(dice, instances=dice.whole(3, 4))
     burst = Effect(SHOP, "errors", begin, begin + dice.between(15, 40), dice.between(0.1, 0.3))
-    return innocent(dice, Effect(SHOP, "down", begin, begin + 25 * MINUTE, instances=1), burst, fleet=fleet)
+    return innocent(dice, Effect(SHOP, "down", begin, begin + 25 * MINUTE, instances=(0,)), burst, fleet=fleet)
 
 
 @kind(
@@ -474,9 +474,11 @@ def exporter_hangs(dice: Dice) -> Incident:
     return innocent(dice, effect, deploy=deploy)
 
 
-def _earlier_blips(dice: Dice, found: Incident, length: float, size: float) -> list[Effect]:
-    """What the earlier releases were like when they came."""
-    return [
+def _always_so(dice: Dice, found: Incident, length: float, size: float) -> Incident:
+    """With four earlier releases that failed as well when they came, and were well then."""
+    past = (-8 * DAY, -6.5 * DAY, -5 * DAY, -3.5 * DAY, -2 * DAY)
+    blips = [
         Effect(SHOP, "errors", at, at + length * dice.between(0.85, 1.15), size * dice.between(0.85, 1.15))
-        for at in found.past_deploys
+        for at in past
     ]
+    return replace(found, past_deploys=past, effects=(*found.effects, *blips))

@@ -35,8 +35,8 @@ class Effect:
     daily: bool = False
     release: str = ""
     """`LAYER=RELEASE`: only while, and on instances where, this runs."""
-    instances: int | None = None
-    """On so many of its instances; None: on all."""
+    instances: tuple[int, ...] | None = None
+    """The numbers of the instances that it is on; None: on all."""
     part: float = 1.0
     """Of requests, the share that is slow."""
 

@@ -47,13 +47,24 @@ class Watched:
         assert isinstance(found, Found)
         return found
 
-    def of_service(self, query: str, service: str) -> tuple[Floats, Flags]:
-        """The one series of a service; where there is none, nothing is there."""
+    def of_service(self, query: str, service: str, version: str = "") -> tuple[Floats, Flags]:
+        """The series of a service, or of a version of it; where there is none, nothing is there."""
         found = self.of(query)
         for labels, values, there in zip(found.labels, found.values, found.there, strict=True):
-            if labels.get("service") == service:
+            if labels["service"] == service and labels.get("version", version) == version:
                 return values, there
         return np.zeros(len(self.at)), np.zeros(len(self.at), dtype=bool)
+
+    def of_release(self, query: str, deploy: Deploy) -> tuple[Floats, Flags]:
+        """What is measured of a release alone where its version is a label, else of its service since it came."""
+        layer, _, release = deploy.release.partition("=")
+        host = next(one for one in self.incident.hosts if one.name == deploy.service)
+        versioned = host.versioned and layer == "code"
+        return self.of_service(
+            query.replace("LABELS", "service, version" if versioned else "service"),
+            deploy.service,
+            release if versioned else "",
+        )
 
     def asked(self, deploy: Deploy, every: float) -> Iterator[int]:
         """The places of the times at which an analysis after a deployment asks, so often."""
@@ -138,19 +149,16 @@ def _fixed_window(watched: Watched) -> Acts:
             yield float(watched.at[place]), host.name
 
 
-_SUCCESS_1M = (
-    'sum by (service) (rate(http_requests_total{code!~"5.."}[1m])) / sum by (service) (rate(http_requests_total[1m]))'
+_SUCCESS = (
+    'sum by (LABELS) (rate(http_requests_total{code!~"5.."}[%s])) / sum by (LABELS) (rate(http_requests_total[%s]))'
 )
-_P99_1M = "histogram_quantile(0.99, sum by (service, le) (rate(http_request_duration_seconds_bucket[1m])))"
-_SUCCESS_5M = (
-    'sum by (service) (rate(http_requests_total{code!~"5.."}[5m])) / sum by (service) (rate(http_requests_total[5m]))'
-)
+_P99 = "histogram_quantile(0.99, sum by (LABELS, le) (rate(http_request_duration_seconds_bucket[1m])))"
 
 
 def _flagger(watched: Watched) -> Acts:
     for deploy in watched.deploys:
-        success, seen = watched.of_service(_SUCCESS_1M, deploy.service)
-        slow, slow_seen = watched.of_service(_P99_1M, deploy.service)
+        success, seen = watched.of_release(_SUCCESS % ("1m", "1m"), deploy)
+        slow, slow_seen = watched.of_release(_P99, deploy)
         weight = failed = 0
         for place in watched.asked(deploy, MINUTE):
             if seen[place] and slow_seen[place] and success[place] >= 0.99 and slow[place] <= 0.5:
@@ -165,7 +173,7 @@ def _flagger(watched: Watched) -> Acts:
 
 def _argo_rollouts(watched: Watched) -> Acts:
     for deploy in watched.deploys:
-        success, seen = watched.of_service(_SUCCESS_5M, deploy.service)
+        success, seen = watched.of_release(_SUCCESS % ("5m", "5m"), deploy)
         failed = 0
         for count, place in enumerate(watched.asked(deploy, 5 * MINUTE)):
             failed += not (seen[place] and success[place] >= 0.95)

@@ -243,7 +243,8 @@ def routine_restarts(dice: Dice) -> Incident:
     fleet = hosts(dice, versioned=False, instances=3)
     begin, apart = dice.between(8 * MINUTE, 30 * MINUTE), dice.between(40, 90)
     effects = [
-        Effect(SHOP, "down", begin + n * apart, begin + n * apart + dice.between(4, 13), instances=1) for n in range(3)
+        Effect(SHOP, "down", begin + n * apart, begin + n * apart + dice.between(4, 13), instances=(n,))
+        for n in range(3)
     ]
     return innocent(dice, *effects, fleet=fleet)
 

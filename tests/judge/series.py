@@ -1,5 +1,5 @@
 """Samples as a Prometheus has them: a value every fifteen seconds, gaps and resets included, and what ranges make of
-them."""
+them. A range does not have its own beginning in it, as from Prometheus 3 on."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -127,9 +127,9 @@ class Metric:
         return Found(self.labels, extreme, there)
 
     def growth(self, at: Floats, length: float) -> Found:
-        """How much counters grew over each range, extrapolated to its ends as Prometheus does it (`increase`).
+        """How much counters grew over each range, extrapolated to its ends as Prometheus 2 does it (`increase`).
 
-        https://github.com/prometheus/prometheus/blob/main/promql/functions.go, `extrapolatedRate`.
+        https://github.com/prometheus/prometheus/blob/v2.42.0/promql/functions.go, `extrapolatedRate`.
         """
         first, last, there = self._ends(at, length)
         there &= last > first
@@ -143,9 +143,9 @@ class Metric:
         to_end = at[None, :] - (times + end * PACE)
         with np.errstate(all="ignore"):
             between = sampled / (count - 1)
-            to_begin = np.where(to_begin >= between * 1.1, between / 2, to_begin)
             to_zero = np.where(grown > 0, sampled * begun / grown, np.inf)
             to_begin = np.minimum(to_begin, to_zero)
+            to_begin = np.where(to_begin >= between * 1.1, between / 2, to_begin)
             to_end = np.where(to_end >= between * 1.1, between / 2, to_end)
             values = grown * (sampled + to_begin + to_end) / sampled
         return Found(self.labels, values, there)

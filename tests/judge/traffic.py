@@ -174,7 +174,7 @@ class _Drawing:
     def _on(self, what: str, own: "_Own") -> Iterator[tuple[Effect, Floats]]:
         """The effects of one kind on an instance, and how much of each is there."""
         for effect in self._effects(what):
-            if effect.instances is None or own.number < effect.instances:
+            if effect.instances is None or own.number in effect.instances:
                 yield effect, _there(effect, self._at) * _while(effect, self._host, self._turns, self._at, own.releases)
 
     def _share(self, what: str, usual: Floats, own: "_Own") -> Floats:
@@ -327,7 +327,11 @@ def _down(incident: Incident, host: Host, n: int, turns: Turns, at: Floats) -> F
         found |= (at >= when) & (at < when + host.restart)
     own = _releases(host, n, turns, at)
     for effect in incident.effects:
-        if effect.service == host.name and effect.what == "down" and (effect.instances is None or n < effect.instances):
+        if (
+            effect.service == host.name
+            and effect.what == "down"
+            and (effect.instances is None or n in effect.instances)
+        ):
             found |= _there(effect, at) * _while(effect, host, turns, at, own) > 0
     return found
 
