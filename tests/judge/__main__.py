@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from rollbackd.system import log
 from tests.judge.classes import CLASSES
 from tests.judge.configurations import CONFIGURATIONS
 from tests.judge.corpus import HELD_OUT, Case, cases, play_all
@@ -39,8 +40,11 @@ def main(words: Sequence[str] | None = None) -> int:
     known = {one.name for one in CLASSES}
     if wrong := [name for name in given.kinds if name not in known]:
         parser.error(f"there is no class {', '.join(wrong)}; there are: {', '.join(sorted(known))}")
+    if given.number is not None and not given.kinds:
+        parser.error("--number is of a class; name it by --class")
     judges, seed = given.by or _JUDGES, given.seed + (HELD_OUT if given.held_out else 0)
     if given.number is not None:
+        log.configure("critical")
         return _one([Case(kind, given.number, seed) for kind in given.kinds], judges)
     results = _played(cases(given.incidents, seed, given.kinds), judges, given.processes)
     if given.json:
@@ -48,7 +52,8 @@ def main(words: Sequence[str] | None = None) -> int:
     else:
         print("\n".join(table(results, seed)))
     if given.publish:
-        held_out = _played(cases(given.incidents, seed + HELD_OUT, given.kinds), judges, given.processes)
+        others = [one for one in judges if one != CONFIGURATIONS[1].name]
+        held_out = _played(cases(given.incidents, seed + HELD_OUT, given.kinds), others, given.processes)
         _PAGE.write_text("\n".join(page(results, held_out)) + "\n")
     return 0
 

@@ -61,11 +61,18 @@ def play(case: Case, directory: Path, judges: Sequence[str]) -> Result:
 
 
 def _some(given: Sequence[Case], judges: Sequence[str]) -> list[Result]:
-    log.configure("critical")
-    gc.disable()  # an incident leaves little behind, and a collection looks at every module again and again
     with tempfile.TemporaryDirectory(prefix="rollbackd-judge-") as directory:
         found = [play(case, Path(directory), judges) for case in given]
     gc.enable()
+    gc.collect()
+    return found
+
+
+def _some_of_many(given: Sequence[Case], judges: Sequence[str]) -> list[Result]:
+    """In a process of its own. An incident leaves little behind, so garbage is looked for between some of them only."""
+    log.configure("critical")
+    gc.disable()
+    found = _some(given, judges)
     gc.collect()
     return found
 
@@ -78,7 +85,7 @@ def play_all(
         return list(_counted((_some([case], judges) for case in given), told))
     parts = [given[n : n + 5] for n in range(0, len(given), 5)]
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        return list(_counted(pool.map(_some, parts, [judges] * len(parts)), told))
+        return list(_counted(pool.map(_some_of_many, parts, [judges] * len(parts)), told))
 
 
 def _counted(parts: Iterable[list[Result]], told: Callable[[int], None]) -> Iterator[Result]:

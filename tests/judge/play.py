@@ -12,13 +12,13 @@ from tests.judge.incident import MINUTE, Act, Deploy, Incident, Right
 from tests.judge.stage import JudgeStage, moment, seconds
 from tests.unit.judgement import told
 
-_WARM = 6 * MINUTE
+_WARM = 5 * MINUTE
 """How long the daemon runs before anything happens."""
 _QUIET = 6 * MINUTE
 """So long after all that was right was done it is seen whether something wrong comes yet."""
 _PATIENCE = 22 * MINUTE
 """So long after harm began a rollback may still come."""
-_AFTER = 10 * MINUTE
+_AFTER = 9 * MINUTE
 _BAKED = 30 * MINUTE
 
 
