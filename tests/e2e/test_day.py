@@ -178,7 +178,7 @@ def until_incidents(shop: Toy, count: int) -> None:
         wait_until(lambda: len(shop.incidents()) == count, f"incident {count}", 60)
     except AssertionError as error:
         raise AssertionError(f"{error}; {shop.command('decisions').stdout}") from error
-    assert shop.until_closed(f"shop-{count}", 60)["outcome"] == "recovered"
+    assert shop.until_closed(f"shop-{count}", 60)["outcome"] == "recovered", shop.command("decisions").stdout
 
 
 def until_decided(shop: Toy, word: str) -> None:

@@ -91,7 +91,7 @@ def released(host: Career, tag: str, **changes: Any) -> None:
 def test_each_trigger_of_career_hero(root: Path) -> None:
     """D1, D8: what visitors, CI and people run into, one after the other."""
     with listening() as ear, career(root, ear) as host:
-        wait_until(lambda: len(host.present("career-hero")) == 3, "its layers are seen")
+        wait_until(lambda: len(host.present("career-hero")) == 4, "its layers are seen")
         host.said("good", "career-hero")
         host.e2e_fails("night")
         host.said("event", "data_deleted", "--service", "career-hero")
