@@ -5,6 +5,7 @@ import html
 import json
 import os
 import subprocess
+import sys
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
@@ -183,7 +184,9 @@ def test_a_page_has_all_of_it_and_no_script(house: House, server: Server) -> Non
     page = house.directory / "p.html"
     given = house.arguments(*SPAN, *by_file(house), "--sweep", "high-error-rate=5%..20%/3", "--html", str(page))
     env = {**os.environ, "COLUMNS": "200"}
-    done = subprocess.run(["rollbackd", *given], capture_output=True, text=True, check=False, timeout=120, env=env)
+    done = subprocess.run(
+        [sys.executable, "-m", "rollbackd", *given], capture_output=True, text=True, check=False, timeout=120, env=env
+    )
     assert done.returncode == 0, done.stderr
     text = page.read_text()
     assert text.count("<svg") == 2
