@@ -61,7 +61,9 @@ class PathsWorld(World):
         path.mkdir(parents=True, exist_ok=True)
         shutil.copytree(_template(), self.repo, symlinks=True)
         self.built = path / "built"
-        self.build = script(path / "build", f"echo built >> {self.built}")
+        self.build = script(
+            path / "build", f"sleep 0.1; echo built >> {self.built}"
+        )  # killed right after its start, it has done nothing yet
         self._timeout = "20s"
         self.ids = _ids()
 

@@ -44,7 +44,7 @@ class ClonedWorld:
         (self.repo / "cache" / "deep" / "data").write_text("cached\n")
         (self.repo / "notes").write_text("untracked\n")
         self.built = path / "built"
-        self.build = script(path / "build", f"echo built >> {self.built}")
+        self.build = script(path / "build", "sleep 0.2", f"echo built >> {self.built}")
         self.v2 = Release(tree(work, "v2"))
         finish(self.adapter().releases())  # as the daemon does while all is well
 
