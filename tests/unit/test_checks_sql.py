@@ -1,9 +1,6 @@
 """The check of one value, asked of real databases: SQLite, and a PostgreSQL of its own."""
 
-import os
-import shutil
 import sqlite3
-import subprocess
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -17,7 +14,7 @@ from rollbackd.checks.sql import SqlCheck, SqlSettings
 from rollbackd.model import CheckResult, Verdict
 from rollbackd.system.clock import SystemClock
 from rollbackd.system.spawner import Spawner
-from tests.servers import free_port
+from tests.servers import free_port, postgres_server
 
 GOOD, BAD, UNKNOWN = Verdict.GOOD, Verdict.BAD, Verdict.INCONCLUSIVE
 COUNT = "SELECT count(*) FROM users"
@@ -34,28 +31,11 @@ def file(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgres() -> Iterator[str]:
     """A server of its own, with two users in a table; its `dsn`."""
-    programs = next(iter(sorted(Path("/usr/lib/postgresql").glob("*/bin"))), None)
-    if programs is None or os.geteuid() != 0:
-        pytest.skip("no PostgreSQL here, or nobody to run it as")
-    home, port = tmp_path_factory.mktemp("postgres"), free_port()
-    for directory in (home, home.parent, home.parent.parent):
-        directory.chmod(0o755)
-    shutil.chown(home, "postgres")
-
-    def run(*argv: str) -> None:
-        subprocess.run(argv, user="postgres", check=True, cwd="/", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-    data, options = str(home / "data"), f"-k {home} -p {port} -c listen_addresses=127.0.0.1 -c fsync=off"
-    run(str(programs / "initdb"), "-A", "trust", "-D", data)
-    run(str(programs / "pg_ctl"), "-D", data, "-o", options, "-l", str(home / "log"), "-w", "start")
-    try:
-        dsn = f"host={home} port={port} user=postgres dbname=postgres"
-        run(str(programs / "psql"), "-qd", dsn, "-c", "create table users as select 'ann' name union select 'bob'")
-        yield dsn
-    finally:
-        run(str(programs / "pg_ctl"), "-D", data, "-m", "immediate", "stop")
+    with postgres_server() as server:
+        server.sql("create table users as select 'ann' name union select 'bob'")
+        yield server.dsn()
 
 
 async def ask(**settings: Any) -> CheckResult:
