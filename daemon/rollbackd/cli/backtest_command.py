@@ -44,9 +44,10 @@ def backtest(
         Path | None, typer.Option("--cache", metavar="DIR", help="Where what is fetched is kept; else ~/.cache.")
     ] = None,
 ) -> None:
-    """Play the rules, guards and ledger on Prometheus's history: what would have been done, and when.
+    """Play the past: what would have been done, and when.
 
-    Nothing is touched and nobody is told. Changes are the journal's, unless --changes or --changes-query give them.
+    The rules, guards and ledger are played on Prometheus's history. Nothing is touched and nobody is told. Changes are
+    the journal's, unless --changes or --changes-query give them.
     """
     from rollbackd.backtest.run import BacktestQuestion
     from rollbackd.backtest.sweep import Sweep
