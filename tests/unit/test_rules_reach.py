@@ -112,3 +112,7 @@ def test_a_measure_can_be_asked_over_a_longer_time_and_a_count_only_where_that_i
     for looks_otherwise in ("rate(a[1m] offset 1h)", "max_over_time(rate(a[1m])[5m:])", "rate(a[1m] @ 0)"):
         assert widened(looks_otherwise, minutes(4)) is over(looks_otherwise, minutes(4)) is None
     assert widened("a", minutes(4)) is None
+
+
+def test_a_range_that_no_function_is_about_is_not_shortened() -> None:
+    assert within("a[10m]", minutes(1)) is None
