@@ -61,9 +61,7 @@ class PathsWorld(World):
         path.mkdir(parents=True, exist_ok=True)
         shutil.copytree(_template(), self.repo, symlinks=True)
         self.built = path / "built"
-        self.build = script(
-            path / "build", f"sleep 0.1; echo built >> {self.built}"
-        )  # killed right after its start, it has done nothing yet
+        self.build = script(path / "build", "sleep 0.2", f"echo built >> {self.built}")
         self._timeout = "20s"
         self.ids = _ids()
 
