@@ -11,32 +11,41 @@ import os
 import shutil
 from collections.abc import Collection, Sequence
 from contextlib import suppress
-from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rollbackd.adapter import AdapterError, Difference, Needs, Place, Snapshot, SnapshotProblem
-from rollbackd.model import NO_RELEASE, Change, DataLoss, Release, Traits
+from rollbackd.adapter import AdapterError, Difference, Place, Snapshot, SnapshotProblem
+from rollbackd.adapter import Needs as Needs
+from rollbackd.model import NO_RELEASE, Change, DataLoss, Release
+from rollbackd.model import Traits as Traits
 from rollbackd.syntax.units import writable
 from rollbackd.system.boundary import boundary
 from rollbackd.system.spawner import Lock, one_line
 from rollbackd_adapters import lacks
-from rollbackd_adapters.base import StepAdapter
 from rollbackd_adapters.copies import (
     BEFORE,
-    LINEAGE_ID,
-    CopyStore,
     DataCopy,
     Lineage,
-    check_copy_name,
     copy_as_of,
-    kept,
     new_id,
 )
+from rollbackd_adapters.copies import (
+    LINEAGE_ID as LINEAGE_ID,
+)
+from rollbackd_adapters.copies import (
+    CopyStore as CopyStore,
+)
+from rollbackd_adapters.copies import (
+    check_copy_name as check_copy_name,
+)
+from rollbackd_adapters.copies import (
+    kept as kept,
+)
+from rollbackd_adapters.databases import PATIENCE, DatabaseAdapter, release_of, rows_that_differ
 from rollbackd_adapters.failures import holding
-from rollbackd_adapters.ids import check_own
+from rollbackd_adapters.ids import check_own as check_own
 from rollbackd_adapters.postgres.catalogue import Catalogue, Database, beside, look
 from rollbackd_adapters.postgres.dump import DATA, FACTS, Dumps
 from rollbackd_adapters.postgres.leftovers import Leftovers
@@ -46,20 +55,20 @@ from rollbackd_adapters.postgres.server import DatabaseServer, both, sql
 from rollbackd_adapters.postgres.settings import PostgresSettings
 from rollbackd_adapters.postgres.swap import Swap
 from rollbackd_adapters.threads import in_thread
-from rollbackd_adapters.traces import Trace, named
+from rollbackd_adapters.traces import Trace
+from rollbackd_adapters.traces import named as named
 
-_PATIENCE = timedelta(minutes=10)
-"""How long a copy or a rehearsal waits for another one of the layer."""
 _EXPORTED = "an export of this layer is a directory: copy it with `rsync`, or keep `store` on a volume that is kept"
 
 
-class PostgresAdapter(StepAdapter[PostgresSettings]):
+class PostgresAdapter(DatabaseAdapter[PostgresSettings]):
     """A PostgreSQL database."""
 
     settings_model = PostgresSettings
-    traits = Traits(data=True)
     exported = False
-    _wait = timedelta(seconds=30)
+    _kind = "postgres"
+    _noted = ("copy", "after", "kept")
+    _no_copy = "name one of `rollbackd snapshot list`"
     _unknown = ": no copy of it is here, nor the database; see `rollbackd snapshot list`"
 
     def __init__(self, settings: PostgresSettings, place: Place) -> None:
@@ -67,18 +76,12 @@ class PostgresAdapter(StepAdapter[PostgresSettings]):
         given = settings.parameters
         where = given.get("host") or given.get("hostaddr")
         self.resource = f"postgres:{where}:{given.get('port', '5432')}/{settings.database}"
-        own = settings.store / place.service / place.layer if settings.store is not None else place.scratch / "store"
-        self._store = CopyStore(own)
         self._server = DatabaseServer(settings, place)
         self._dumps = Dumps(settings, place, self._server)
         self._restores = Restores(settings, place, self._server, self._dumps)
         self._swap = Swap(settings, place, self._server)
         self._leftovers = Leftovers(settings, self._server)
-        self._readiness = DatabaseReadiness(settings, place, self._server, self._swap, own)
-
-    @property
-    def needs(self) -> Needs:
-        return Needs(writes=self._settings.written)
+        self._readiness = DatabaseReadiness(settings, place, self._server, self._swap, self._store.directory)
 
     # -- releases -------------------------------------------------------------------------------
     async def _look(self) -> Catalogue:
@@ -86,22 +89,18 @@ class PostgresAdapter(StepAdapter[PostgresSettings]):
             return await look(connection, self._settings.database)
 
     async def current(self) -> Release:
-        return _present((await self._look()).present)
+        return release_of((await self._look()).present.lineage)
 
     async def releases(self) -> Sequence[Release]:
         seen = await self._look()
         copies = await in_thread(self._whole)
         found = [database.release for database in seen.replaced] + [self._release(seen, copy) for copy in copies]
         found.sort(key=lambda release: release.created or datetime.min.replace(tzinfo=UTC), reverse=True)
-        return [_present(seen.present), *found]
+        return [release_of(seen.present.lineage), *found]
 
     @staticmethod
     def _release(seen: Catalogue, copy: DataCopy) -> Release:
         return Release(seen.release_of(copy.id), copy.name, copy.created)
-
-    def _whole(self) -> list[DataCopy]:
-        """The copies whose files are there, and that did not fail when they were restored or read."""
-        return [copy for copy in self._store.copies() if self._is_there(copy)]
 
     def _is_there(self, copy: DataCopy) -> bool:
         file = self._store.path(copy.name) / DATA / "toc.dat"
@@ -116,17 +115,12 @@ class PostgresAdapter(StepAdapter[PostgresSettings]):
     async def as_of(self, time: datetime) -> Release:
         seen = await self._look()
         copies = await in_thread(self._whole)
-        found = copy_as_of(copies, seen.present.lineage, time)
-        if found is None:
-            oldest = f"the oldest is of {_utc(copies[-1].created)}" if copies else "there is none"
-            text = f"{self._place.layer}: no copy is as old as {_utc(time)} ({oldest})"
-            raise AdapterError(f"{text}; name one of `rollbackd snapshot list`", permanent=True)
-        return self._release(seen, found)
+        return self._release(seen, self._as_of(copies, seen.present.lineage, time))
 
     async def plan(self, target: Release) -> Change:
         self._check_id(target)
         seen = await self._look()
-        before, layer = _present(seen.present), self._place.layer
+        before, layer = release_of(seen.present.lineage), self._place.layer
         if target.id == before.id:
             return Change(layer, before, before)
         if (old := seen.by_release(target.id)) is not None:
@@ -149,11 +143,7 @@ class PostgresAdapter(StepAdapter[PostgresSettings]):
         )
 
     # -- the step -------------------------------------------------------------------------------
-    async def _move(self, change: Change, trace: Trace, lock: Lock) -> None:
-        await self._put(change, trace, lock)
-
     async def _put(self, change: Change, trace: Trace, lock: Lock) -> None:
-        """Put a database in place, or see that an earlier life did."""
         seen = await self._after_leftovers()
         if seen.present.lineage.id != change.after.id:
             if trace.begun is None:
@@ -251,7 +241,7 @@ class PostgresAdapter(StepAdapter[PostgresSettings]):
         return found
 
     async def _drop(self, name: str) -> None:
-        async with self._server.connect(self._settings.maintenance, PURPOSE, _PATIENCE) as connection:
+        async with self._server.connect(self._settings.maintenance, PURPOSE, PATIENCE) as connection:
             await self._restores.drop(connection, name)
 
     async def _present_id(self) -> str:
@@ -266,24 +256,9 @@ class PostgresAdapter(StepAdapter[PostgresSettings]):
         copies = await in_thread(self._whole)
         return [writable(text) for text in await self._readiness.problems(copies)]
 
-    def _check_id(self, release: Release) -> None:
-        check_own(release, LINEAGE_ID, "a database's lineage")
-
-    async def _elsewhere(self) -> str:
-        return f"{self._place.layer} stems from another restore than this rollback knows: somebody else restored it"
-
     # -- snapshots ------------------------------------------------------------------------------
-    async def take(self, name: str = "", why: str = "manual") -> Snapshot:
-        if name:
-            check_copy_name(name)
-        elif not why.isalnum() or not why.isascii():
-            raise AdapterError(f"{one_line(why)!r} cannot be a part of a name; give one word", permanent=True)
-        async with self._storing() as lock:
-            known = next((copy for copy in await in_thread(self._store.copies) if name and copy.name == name), None)
-            if known is not None or not name:
-                name = await in_thread(self._store.free_name, why, self._clock.now())
-            copy = await self._take(name, why, lock, known)
-        return copy.snapshot(restorable=True)
+    async def _taken(self, name: str, why: str, lock: Lock, known: DataCopy | None) -> Snapshot:
+        return (await self._take(name, why, lock, known)).snapshot(restorable=True)
 
     async def _take(
         self, name: str, why: str, lock: Lock, known: DataCopy | None = None, *, gives_way: bool = True
@@ -314,17 +289,6 @@ class PostgresAdapter(StepAdapter[PostgresSettings]):
         await in_thread(partial(store.note_verified, copy, self._clock.now(), whole=True))
         return copy
 
-    async def snapshots(self) -> Sequence[Snapshot]:
-        return await in_thread(self._list)
-
-    def _list(self) -> list[Snapshot]:
-        found = [copy.snapshot(restorable=self._is_there(copy)) for copy in self._store.copies()]
-        lost = [
-            Snapshot(name, "", datetime.fromtimestamp(0, UTC), "unreadable", restorable=False)
-            for name in self._store.unreadable()
-        ]
-        return [*found, *lost]
-
     async def verify(self, name: str) -> Sequence[SnapshotProblem]:
         copy = await in_thread(self._copy, name)
         harms = await self._dumps.harms(self._store.path(name), copy.facts)
@@ -334,7 +298,7 @@ class PostgresAdapter(StepAdapter[PostgresSettings]):
     async def rehearse(self, name: str) -> Sequence[SnapshotProblem]:
         copy = await in_thread(self._copy, name)
         apart = beside(self._settings.database, "try")
-        async with holding(self._spawner, self._rehearsal, _PATIENCE) as lock:
+        async with holding(self._spawner, self._rehearsal, PATIENCE) as lock:
             seen = await self._look()
             await self._readiness.need_room(copy, seen)
             lineage = Lineage(copy.id, self._clock.now())
@@ -349,7 +313,7 @@ class PostgresAdapter(StepAdapter[PostgresSettings]):
                     raise
                 return [SnapshotProblem(name, "", str(error))]
             finally:
-                async with self._server.connect(self._settings.maintenance, "try", _PATIENCE) as connection:
+                async with self._server.connect(self._settings.maintenance, "try", PATIENCE) as connection:
                     await trial.drop(connection, apart)
         return []
 
@@ -371,25 +335,11 @@ class PostgresAdapter(StepAdapter[PostgresSettings]):
             await in_thread(partial(into.mkdir, mode=0o700, parents=True, exist_ok=True))
         return await self._leftovers.of(old, copy, into if export else None)
 
-    async def restore(self, name: str, key: str, only: Sequence[str] = ()) -> Snapshot:
-        if only:
-            raise AdapterError(f"no part {only[0]!r} can be restored; a database goes back as a whole", permanent=True)
-        copy = await in_thread(self._copy, name)
-        seen = await self._look()
-        goal = Change(self._place.layer, NO_RELEASE, self._release(seen, copy), key=key and f"restore/{key}")
-        trace = Trace(self._place.scratch, goal)
-        async with holding(self._spawner, self.resource) as lock:
-            begun = trace.known
-            if begun.get("copy", name) != name:
-                raise AdapterError(f"{key} began to restore something else; give another key", permanent=True)
-            goal = replace(goal, after=Release(str(begun.get("after", goal.after.id)), copy.name))
-            if trace.done is None:
-                await self._put(goal, trace, lock)
-                trace.finish(after=goal.after.id)
-        saved = [one for one in await in_thread(self._store.copies) if one.name == trace.known.get("kept")]
-        if not saved:
-            raise AdapterError(f"what was there before is kept no more; {name} is in place", permanent=True)
-        return saved[0].snapshot(restorable=True)
+    async def _goal(self, copy: DataCopy) -> Release:
+        return self._release(await self._look(), copy)
+
+    def _replaced(self, copies: Sequence[DataCopy], trace: Trace) -> DataCopy | None:
+        return next((copy for copy in copies if copy.name == trace.known.get("kept")), None)
 
     async def export_to(self, name: str, path: str) -> None:
         raise AdapterError(f"{name} is not written to {path}: {_EXPORTED}", permanent=True)
@@ -398,22 +348,9 @@ class PostgresAdapter(StepAdapter[PostgresSettings]):
         raise AdapterError(f"{path} is not taken in: {_EXPORTED}", permanent=True)
 
     async def prune(self, spare: Collection[str] = (), last: int = 0) -> Sequence[str]:
-        async with self._storing():
-            gone = await in_thread(self._prune, frozenset(spare), last)
+        gone = await super().prune(spare, last)
         async with holding(self._spawner, self._rehearsal), holding(self._spawner, self.resource):
             return [*gone, *await self._prune_databases(frozenset(spare))]
-
-    def _prune(self, spare: frozenset[str], last: int) -> list[str]:
-        if not self._spawner.held(self.resource):
-            self._store.sweep()
-        copies, settings = self._store.copies(), self._settings
-        in_use = named(self._place.scratch, "copy", "after", "kept", finished=False)
-        verified, now = self._store.verified(), self._clock.now()
-        leave = kept(copies, last or settings.keep, settings.keep_old, spare | in_use, verified, now)
-        gone = [copy.name for copy in copies if copy.name not in leave]
-        for name in gone:
-            self._store.drop(name)
-        return gone
 
     async def _prune_databases(self, spare: frozenset[str]) -> list[str]:
         """Drop databases that were replaced longer than `keep_old` ago, and what restores left that nobody went on
@@ -421,7 +358,7 @@ class PostgresAdapter(StepAdapter[PostgresSettings]):
         """
         name, over = self._settings.database, self._clock.now() - self._settings.keep_old
         gone = []
-        async with self._server.connect(self._settings.maintenance, "prune", _PATIENCE) as connection:
+        async with self._server.connect(self._settings.maintenance, "prune", PATIENCE) as connection:
             seen = await look(connection, name)
             old = [one for one in seen.replaced if one.until is not None and one.until < over]
             for one in seen.others:
@@ -441,10 +378,6 @@ class PostgresAdapter(StepAdapter[PostgresSettings]):
         """The lock of rehearsals. A restore does not wait for it."""
         return f"postgres-rehearsal:{self.resource}"
 
-    def _storing(self) -> Any:
-        """The lock of the store: one copy is made at a time. A restore does not wait for it."""
-        return holding(self._spawner, f"postgres-copies:{self._store.directory}", _PATIENCE)
-
 
 def _complete(copy: DataCopy) -> DataCopy:
     """:raises AdapterError: permanent, its manifest does not say what it holds."""
@@ -452,16 +385,6 @@ def _complete(copy: DataCopy) -> DataCopy:
         text = f"copy {copy.name}: its manifest is damaged, it has no {missing[0]}; use another copy"
         raise AdapterError(text, permanent=True)
     return copy
-
-
-def _present(database: Database) -> Release:
-    """What is there, as a release; people call it by when it was restored."""
-    since = database.lineage.since
-    return Release(database.lineage.id, f"restored-{since.astimezone(UTC):%Y%m%dT%H%M%SZ}" if since else "")
-
-
-def _utc(time: datetime) -> str:
-    return f"{time.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def _synced(directory: Path) -> None:
@@ -477,13 +400,7 @@ def _synced(directory: Path) -> None:
 def _differences(first: Any, second: Any) -> list[Difference]:
     old = {".".join(table["table"]): table["rows"] for table in first["rows"]}
     new = {".".join(table["table"]): table["rows"] for table in second["rows"]}
-    found = []
-    for table in sorted({*old, *new}):
-        if table not in old or table not in new:
-            kind = "added" if table not in old else "removed"
-            found.append(Difference(table, kind, (f"rows {new.get(table, old.get(table))}",)))  # type: ignore[arg-type]
-        elif old[table] != new[table]:
-            found.append(Difference(table, "changed", (f"- rows {old[table]}", f"+ rows {new[table]}")))
+    found = rows_that_differ(old, new)
     if second.get("schema", first.get("schema")) != first.get("schema"):
         found.append(Difference("schema", "changed"))
     return found

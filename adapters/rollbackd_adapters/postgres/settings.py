@@ -2,13 +2,12 @@
 
 from datetime import timedelta
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from rollbackd.adapter import Settings
 from rollbackd.syntax.units import Duration, Secret, Size
+from rollbackd_adapters.databases import DatabaseSettings
 from rollbackd_adapters.paths import WholePath
 from rollbackd_adapters.sqlite.settings import IntegrityQuery
 
@@ -37,7 +36,7 @@ def check_dsn(text: str) -> str:
     return text
 
 
-class PostgresSettings(Settings):
+class PostgresSettings(DatabaseSettings):
     """A layer of adapter `postgres`: one database of a server."""
 
     dsn: Annotated[str, AfterValidator(check_dsn)]
@@ -48,8 +47,6 @@ class PostgresSettings(Settings):
     """The database that we are in while the names are changed."""
     programs: WholePath | None = None
     """The directory of pg_dump and pg_restore; none: Debian's of the server's version, else PATH."""
-    store: WholePath | None = None
-    """Where copies are kept, in a directory per service and layer; none: with the daemon's own `scratch`."""
     volumes: tuple[WholePath, ...] = ()
     """Directories on the volumes of the server's data and its WAL; none: what the server says, where it is here."""
     floor: Size = 2**30
@@ -58,10 +55,6 @@ class PostgresSettings(Settings):
     """How many tables are dumped, read or restored at once."""
     level: Annotated[int, Field(ge=1, le=9)] = 6
     """How hard copies are compressed."""
-    max_loss: Duration = timedelta(minutes=1)
-    """How long before the blamed change a copy may be, to be gone back to without asking."""
-    keep: Annotated[int, Field(ge=1)] = 14
-    """How many copies pruning leaves, the newest ones; never less than one that was found whole."""
     keep_old: Duration = timedelta(days=7)
     """How long a database that was replaced stays, and the copy that was made of it."""
     loss: dict[str, str] = Field(default_factory=dict)
@@ -85,10 +78,6 @@ class PostgresSettings(Settings):
     """Standbys, by `application_name`, that must have replayed it before the step is done."""
     timeout: Duration = timedelta(hours=1)
     """For each copy and each restore."""
-
-    @property
-    def written(self) -> tuple[Path, ...]:
-        return (self.store,) if self.store is not None else ()
 
     @property
     def parameters(self) -> dict[str, str]:

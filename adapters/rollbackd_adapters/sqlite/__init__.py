@@ -8,65 +8,71 @@ https://www.sqlite.org/backup.html
 """
 
 import shutil
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rollbackd.adapter import AdapterError, Difference, Needs, Place, Snapshot, SnapshotProblem
-from rollbackd.model import NO_RELEASE, Change, DataLoss, Release, Traits
+from rollbackd.adapter import AdapterError, Difference, Place, Snapshot, SnapshotProblem
+from rollbackd.adapter import Needs as Needs
+from rollbackd.model import NO_RELEASE as NO_RELEASE
+from rollbackd.model import Change, DataLoss, Release
+from rollbackd.model import Traits as Traits
 from rollbackd.syntax.units import writable
 from rollbackd.system.spawner import Lock, one_line
 from rollbackd_adapters import lacks
-from rollbackd_adapters.base import StepAdapter
 from rollbackd_adapters.copies import (
     BEFORE,
-    LINEAGE_ID,
     ORIGIN,
     UNREADABLE,
-    CopyStore,
     DataCopy,
     Lineage,
-    check_copy_name,
-    copy_as_of,
-    kept,
     new_id,
 )
+from rollbackd_adapters.copies import (
+    LINEAGE_ID as LINEAGE_ID,
+)
+from rollbackd_adapters.copies import (
+    CopyStore as CopyStore,
+)
+from rollbackd_adapters.copies import (
+    check_copy_name as check_copy_name,
+)
+from rollbackd_adapters.copies import (
+    copy_as_of as copy_as_of,
+)
+from rollbackd_adapters.copies import (
+    kept as kept,
+)
+from rollbackd_adapters.databases import PATIENCE, DatabaseAdapter, release_of, rows_that_differ
 from rollbackd_adapters.failures import holding
-from rollbackd_adapters.ids import check_own
+from rollbackd_adapters.ids import check_own as check_own
 from rollbackd_adapters.sqlite.jobs import SqliteJobs
 from rollbackd_adapters.sqlite.settings import IntegrityQuery, SqliteSettings
 from rollbackd_adapters.threads import in_thread
-from rollbackd_adapters.traces import Trace, named
+from rollbackd_adapters.traces import Trace
+from rollbackd_adapters.traces import named as named
 
 DATA = "data.sqlite"
 """The database in a copy's directory."""
 _GLANCE = timedelta(seconds=20)
 """How long a look may take: the core waits for a minute."""
-_PATIENCE = timedelta(minutes=10)
-"""How long a copy or a rehearsal waits for another one of the layer."""
 
 
-class SqliteAdapter(StepAdapter[SqliteSettings]):
+class SqliteAdapter(DatabaseAdapter[SqliteSettings]):
     """A SQLite database."""
 
     settings_model = SqliteSettings
-    traits = Traits(data=True)
-    _wait = timedelta(seconds=30)
+    _kind = "sqlite"
+    _no_copy = "name one, or import one with `rollbackd snapshot import`"
     _unknown = ": no copy of it is here; see `rollbackd snapshot list`"
 
     def __init__(self, settings: SqliteSettings, place: Place) -> None:
         super().__init__(settings, place)
         self.resource = f"sqlite:{settings.file}"
-        own = settings.store / place.service / place.layer if settings.store is not None else place.scratch / "store"
-        self._store = CopyStore(own)
         self._jobs = SqliteJobs(place, settings.timeout)
-
-    @property
-    def needs(self) -> Needs:
-        return Needs(writes=self._settings.written)
 
     # -- releases -------------------------------------------------------------------------------
     async def _look(self, *, recover: bool = False) -> tuple[Lineage, dict[str, Any]]:
@@ -88,16 +94,12 @@ class SqliteAdapter(StepAdapter[SqliteSettings]):
 
     async def current(self) -> Release:
         lineage, _ = await self._look()
-        return _present(lineage)
+        return release_of(lineage)
 
     async def releases(self) -> Sequence[Release]:
         lineage, _ = await self._look()
         copies = await in_thread(self._whole)
-        return [_present(lineage), *(copy.release(lineage.id) for copy in copies)]
-
-    def _whole(self) -> list[DataCopy]:
-        """The copies whose file is there, as large as it was."""
-        return [copy for copy in self._store.copies() if self._is_there(copy)]
+        return [release_of(lineage), *(copy.release(lineage.id) for copy in copies)]
 
     def _is_there(self, copy: DataCopy) -> bool:
         path = self._store.path(copy.name) / DATA
@@ -109,21 +111,12 @@ class SqliteAdapter(StepAdapter[SqliteSettings]):
         lineage, _ = await self._look()
         copies = await in_thread(self._whole)
         ran = _last_known(copies) if lineage.id == UNREADABLE else lineage
-        found = copy_as_of(copies, ran, time)
-        if found is None:
-            there = (
-                f"the oldest is of {copies[-1].created.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
-                if copies
-                else "there is none"
-            )
-            text = f"{self._place.layer}: no copy is as old as {time.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC ({there})"
-            raise AdapterError(f"{text}; name one, or import one with `rollbackd snapshot import`", permanent=True)
-        return found.release(lineage.id)
+        return self._as_of(copies, ran, time).release(lineage.id)
 
     async def plan(self, target: Release) -> Change:
         self._check_id(target)
         lineage, seen = await self._look()
-        before = _present(lineage)
+        before = release_of(lineage)
         if target.id == before.id:
             return Change(self._place.layer, before, before)
         copy = await in_thread(self._store.by_release, target.id)
@@ -133,12 +126,8 @@ class SqliteAdapter(StepAdapter[SqliteSettings]):
         return Change(self._place.layer, before, copy.release(lineage.id), risks=_risks(copy, seen), loss=loss)
 
     # -- the step -------------------------------------------------------------------------------
-    async def _move(self, change: Change, trace: Trace, lock: Lock) -> None:
+    async def _put(self, change: Change, trace: Trace, lock: Lock) -> None:
         copy = await in_thread(self._store.by_release, change.after.id)
-        await self._put(change, copy, trace, lock)
-
-    async def _put(self, change: Change, copy: DataCopy, trace: Trace, lock: Lock) -> None:
-        """Put a copy in place, or see that an earlier life did."""
         lineage, seen = await self._look(recover=trace.begun is not None)
         if lineage.id == change.after.id:
             return
@@ -217,35 +206,21 @@ class SqliteAdapter(StepAdapter[SqliteSettings]):
             return [f"{why}, and it cannot be seen who has it open; run rollbackd as root, or as the database's user"]
         return []
 
-    def _check_id(self, release: Release) -> None:
-        check_own(release, LINEAGE_ID, "a database's lineage")
-
-    async def _elsewhere(self) -> str:
-        return f"{self._place.layer} stems from another restore than this rollback knows: somebody else restored it"
-
     # -- snapshots ------------------------------------------------------------------------------
-    async def take(self, name: str = "", why: str = "manual") -> Snapshot:
-        if name:
-            check_copy_name(name)
-        elif not why.isalnum() or not why.isascii():
-            raise AdapterError(f"{one_line(why)!r} cannot be a part of a name; give one word", permanent=True)
-        async with self._storing() as lock:
-            known = next((copy for copy in await in_thread(self._store.copies) if name and copy.name == name), None)
-            if known is not None or not name:
-                name = await in_thread(self._store.free_name, why, self._clock.now())
-            lacks.need_room(lacks.existing(self._store.directory), self._size() + self._settings.room, "a copy ")
-            beside = await in_thread(self._store.begin, name)
-            try:
-                own = known.id if known is not None else new_id()  # the same data is the same file then
-                copy = await self._taken(name, own, why, beside / DATA, lock)
-                if known is not None:
-                    return self._same(known, copy)
-                await in_thread(self._store.finish, copy)
-            finally:
-                await in_thread(partial(shutil.rmtree, beside, ignore_errors=True))
+    async def _taken(self, name: str, why: str, lock: Lock, known: DataCopy | None) -> Snapshot:
+        lacks.need_room(lacks.existing(self._store.directory), self._size() + self._settings.room, "a copy ")
+        beside = await in_thread(self._store.begin, name)
+        try:
+            own = known.id if known is not None else new_id()  # the same data is the same file then
+            copy = await self._made(name, own, why, beside / DATA, lock)
+            if known is not None:
+                return self._same(known, copy)
+            await in_thread(self._store.finish, copy)
+        finally:
+            await in_thread(partial(shutil.rmtree, beside, ignore_errors=True))
         return copy.snapshot(restorable=True)
 
-    async def _taken(self, name: str, own: str, why: str, into: Path, lock: Lock) -> DataCopy:
+    async def _made(self, name: str, own: str, why: str, into: Path, lock: Lock) -> DataCopy:
         within = self._settings.timeout.total_seconds()
         job = {"file": str(self._settings.file), "into": str(into), "within": within, "id": own}
         taken = await self._jobs.run("take", lock, None, **job)
@@ -264,17 +239,6 @@ class SqliteAdapter(StepAdapter[SqliteSettings]):
         except OSError as error:
             raise AdapterError(f"{self._settings.file}: {lacks.hint(error)}", permanent=False) from error
 
-    async def snapshots(self) -> Sequence[Snapshot]:
-        return await in_thread(self._list)
-
-    def _list(self) -> list[Snapshot]:
-        found = [copy.snapshot(restorable=self._is_there(copy)) for copy in self._store.copies()]
-        lost = [
-            Snapshot(name, "", datetime.fromtimestamp(0, UTC), "unreadable", restorable=False)
-            for name in self._store.unreadable()
-        ]
-        return [*found, *lost]
-
     async def verify(self, name: str) -> Sequence[SnapshotProblem]:
         copy = await in_thread(self._store.copy, name)
         found = await self._jobs.run("verify", **self._copied(copy))
@@ -288,7 +252,7 @@ class SqliteAdapter(StepAdapter[SqliteSettings]):
     async def rehearse(self, name: str) -> Sequence[SnapshotProblem]:
         copy = await in_thread(self._store.copy, name)
         apart = self._place.scratch / "rehearsal"
-        async with holding(self._spawner, f"sqlite-rehearsal:{self._place.scratch}", _PATIENCE) as lock:
+        async with holding(self._spawner, f"sqlite-rehearsal:{self._place.scratch}", PATIENCE) as lock:
             await in_thread(_emptied, apart)
             try:
                 lacks.need_room(apart, 2 * copy.size + self._settings.room, "a rehearsal ")
@@ -312,25 +276,12 @@ class SqliteAdapter(StepAdapter[SqliteSettings]):
             second = await self._jobs.run("describe", file=str(self._settings.file))
         return _differences(first, second)
 
-    async def restore(self, name: str, key: str, only: Sequence[str] = ()) -> Snapshot:
-        if only:
-            raise AdapterError(f"no part {only[0]!r} can be restored; a database goes back as a whole", permanent=True)
-        copy = await in_thread(self._store.copy, name)
+    async def _goal(self, copy: DataCopy) -> Release:
         lineage, _ = await self._look(recover=True)
-        goal = Change(self._place.layer, NO_RELEASE, copy.release(lineage.id), key=key and f"restore/{key}")
-        trace = Trace(self._place.scratch, goal)
-        async with holding(self._spawner, self.resource) as lock:
-            begun = trace.known
-            if begun.get("copy", name) != name:
-                raise AdapterError(f"{key} began to restore something else; give another key", permanent=True)
-            goal = replace(goal, after=Release(str(begun.get("after", goal.after.id)), copy.name))
-            if trace.done is None:
-                await self._put(goal, copy, trace, lock)
-                trace.finish(after=goal.after.id)
-        saved = [one for one in await in_thread(self._store.copies) if one.why == BEFORE]
-        if not saved:
-            raise AdapterError(f"what was there before is kept no more; {name} is in place", permanent=True)
-        return saved[0].snapshot(restorable=True)
+        return copy.release(lineage.id)
+
+    def _replaced(self, copies: Sequence[DataCopy], _trace: Trace) -> DataCopy | None:
+        return next((copy for copy in copies if copy.why == BEFORE), None)
 
     async def export_to(self, name: str, path: str) -> None:
         copy = await in_thread(self._store.copy, name)
@@ -355,31 +306,6 @@ class SqliteAdapter(StepAdapter[SqliteSettings]):
             finally:
                 await in_thread(partial(shutil.rmtree, beside, ignore_errors=True))
         return copy.snapshot(restorable=True)
-
-    async def prune(self, spare: Collection[str] = (), last: int = 0) -> Sequence[str]:
-        async with self._storing():
-            return await in_thread(self._prune, frozenset(spare), last)
-
-    def _prune(self, spare: frozenset[str], last: int) -> list[str]:
-        if not self._spawner.held(self.resource):
-            self._store.sweep()
-        copies, settings = self._store.copies(), self._settings
-        in_use = named(self._place.scratch, "copy", "after", finished=False)
-        verified, now = self._store.verified(), self._clock.now()
-        leave = kept(copies, last or settings.keep, settings.keep_old, spare | in_use, verified, now)
-        gone = [copy.name for copy in copies if copy.name not in leave]
-        for name in gone:
-            self._store.drop(name)
-        return gone
-
-    def _storing(self) -> Any:
-        """The lock of the store: one copy is made at a time. A restore does not wait for it."""
-        return holding(self._spawner, f"sqlite-copies:{self._store.directory}", _PATIENCE)
-
-
-def _present(lineage: Lineage) -> Release:
-    """What is there, as a release; people call it by when it was restored."""
-    return Release(lineage.id, f"restored-{lineage.since.astimezone(UTC):%Y%m%dT%H%M%SZ}" if lineage.since else "")
 
 
 def _last_known(copies: Sequence[DataCopy]) -> Lineage:
@@ -419,14 +345,7 @@ def _asked(query: IntegrityQuery) -> dict[str, Any]:
 
 
 def _differences(first: Any, second: Any) -> list[Difference]:
-    old, new = first.get("rows", {}), second.get("rows", {})
-    found = []
-    for table in sorted({*old, *new}):
-        if table not in old or table not in new:
-            kind = "added" if table not in old else "removed"
-            found.append(Difference(table, kind, (f"rows {new.get(table, old.get(table))}",)))  # type: ignore[arg-type]
-        elif old[table] != new[table]:
-            found.append(Difference(table, "changed", (f"- rows {old[table]}", f"+ rows {new[table]}")))
+    found = rows_that_differ(first.get("rows", {}), second.get("rows", {}))
     if first.get("schema") != second.get("schema"):
         found.append(Difference("schema", "changed"))
     return found

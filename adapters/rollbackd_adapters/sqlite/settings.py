@@ -6,9 +6,9 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from rollbackd.adapter import Settings
 from rollbackd.syntax.bounds import Bounds
 from rollbackd.syntax.units import Duration, Size
+from rollbackd_adapters.databases import DatabaseSettings
 from rollbackd_adapters.paths import WholePath
 
 
@@ -19,19 +19,11 @@ class IntegrityQuery(Bounds):
     """A query of one value."""
 
 
-class SqliteSettings(Settings):
+class SqliteSettings(DatabaseSettings):
     """A layer of adapter `sqlite`."""
 
     file: WholePath
     """The database."""
-    store: WholePath | None = None
-    """Where copies are kept, in a directory per service and layer; none: with the daemon's own `scratch`."""
-    max_loss: Duration = timedelta(minutes=1)
-    """How long before the blamed change a copy may be, to be gone back to without asking."""
-    keep: Annotated[int, Field(ge=1)] = 14
-    """How many copies pruning leaves, the newest ones; never less than one that was found whole."""
-    keep_old: Duration = timedelta(days=7)
-    """How long what a restore replaced is kept at least."""
     integrity: tuple[IntegrityQuery, ...] = ()
     """Asked of a copy before it is put in place."""
     lock_within: Duration = timedelta(seconds=30)
@@ -45,7 +37,7 @@ class SqliteSettings(Settings):
 
     @property
     def written(self) -> tuple[Path, ...]:
-        return (self.file.parent, *((self.store,) if self.store is not None else ()))
+        return (self.file.parent, *super().written)
 
     @model_validator(mode="after")
     def _apart(self) -> Self:

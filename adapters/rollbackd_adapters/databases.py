@@ -1,0 +1,202 @@
+"""What adapters of databases share: copies in a store of their own, and restores that keep what was there.
+
+Such an adapter says how a copy is made (`_taken`), which ones are whole (`_is_there`), which release a restore gives
+(`_goal`) and how it is put in place (`_put`).
+"""
+
+from abc import abstractmethod
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import Field
+
+from rollbackd.adapter import AdapterError, Difference, Needs, Place, Settings, Snapshot
+from rollbackd.model import NO_RELEASE, Change, Release, Traits
+from rollbackd.syntax.units import Duration
+from rollbackd.system.spawner import Lock, one_line
+from rollbackd_adapters.base import StepAdapter
+from rollbackd_adapters.copies import LINEAGE_ID, CopyStore, DataCopy, Lineage, check_copy_name, copy_as_of, kept
+from rollbackd_adapters.failures import holding
+from rollbackd_adapters.ids import check_own
+from rollbackd_adapters.paths import WholePath
+from rollbackd_adapters.threads import in_thread
+from rollbackd_adapters.traces import Trace, named
+
+PATIENCE = timedelta(minutes=10)
+"""How long a copy or a rehearsal waits for another one of the layer."""
+
+
+class DatabaseSettings(Settings):
+    """What the configuration says about a layer that is a database."""
+
+    store: WholePath | None = None
+    """Where copies are kept, in a directory per service and layer; none: with the daemon's own `scratch`."""
+    max_loss: Duration = timedelta(minutes=1)
+    """How long before the blamed change a copy may be, to be gone back to without asking."""
+    keep: Annotated[int, Field(ge=1)] = 14
+    """How many copies pruning leaves, the newest ones; never less than one that was found whole."""
+    keep_old: Duration = timedelta(days=7)
+    """How long what a restore replaced is kept at least."""
+
+    @property
+    def written(self) -> tuple[Path, ...]:
+        """The directories that are written to."""
+        return (self.store,) if self.store is not None else ()
+
+
+DatabaseSettingsT = TypeVar("DatabaseSettingsT", bound=DatabaseSettings)
+
+
+class DatabaseAdapter(StepAdapter[DatabaseSettingsT]):
+    """A database, whose release is its lineage."""
+
+    traits = Traits(data=True)
+    _wait = timedelta(seconds=30)
+    _kind: str
+    """What it is, in the names of its locks."""
+    _noted: tuple[str, ...] = ("copy", "after")
+    """What a step that goes on notes of the copies that it needs."""
+    _no_copy: str
+    """What to do where no copy is old enough."""
+
+    def __init__(self, settings: DatabaseSettingsT, place: Place) -> None:
+        super().__init__(settings, place)
+        own = settings.store / place.service / place.layer if settings.store is not None else place.scratch / "store"
+        self._store = CopyStore(own)
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(writes=self._settings.written)
+
+    # -- what each says of itself ---------------------------------------------------------------
+    @abstractmethod
+    def _is_there(self, copy: DataCopy) -> bool:
+        """Whether a copy's files are there, and nothing wrong was found with them."""
+
+    @abstractmethod
+    async def _taken(self, name: str, why: str, lock: Lock, known: DataCopy | None) -> Snapshot:
+        """A copy that was made, or the one that has the name already and holds the same."""
+
+    @abstractmethod
+    async def _goal(self, copy: DataCopy) -> Release:
+        """The release that a restore of a copy gives now."""
+
+    @abstractmethod
+    async def _put(self, change: Change, trace: Trace, lock: Lock) -> None:
+        """Put a database in place, or see that an earlier life did."""
+
+    @abstractmethod
+    def _replaced(self, copies: Sequence[DataCopy], trace: Trace) -> DataCopy | None:
+        """The copy of what a restore replaced."""
+
+    def _copy(self, name: str) -> DataCopy:
+        """:raises AdapterError: permanent, there is none, or its manifest is damaged."""
+        return self._store.copy(name)
+
+    # -- releases -------------------------------------------------------------------------------
+    def _whole(self) -> list[DataCopy]:
+        return [copy for copy in self._store.copies() if self._is_there(copy)]
+
+    def _as_of(self, copies: Sequence[DataCopy], ran: Lineage, time: datetime) -> DataCopy:
+        """:raises AdapterError: permanent, no copy brings back the data of that time."""
+        found = copy_as_of(copies, ran, time)
+        if found is None:
+            oldest = f"the oldest is of {_utc(copies[-1].created)}" if copies else "there is none"
+            text = f"{self._place.layer}: no copy is as old as {_utc(time)} ({oldest})"
+            raise AdapterError(f"{text}; {self._no_copy}", permanent=True)
+        return found
+
+    def _check_id(self, release: Release) -> None:
+        check_own(release, LINEAGE_ID, "a database's lineage")
+
+    async def _elsewhere(self) -> str:
+        return f"{self._place.layer} stems from another restore than this rollback knows: somebody else restored it"
+
+    async def _move(self, change: Change, trace: Trace, lock: Lock) -> None:
+        await self._put(change, trace, lock)
+
+    # -- snapshots ------------------------------------------------------------------------------
+    async def take(self, name: str = "", why: str = "manual") -> Snapshot:
+        if name:
+            check_copy_name(name)
+        elif not why.isalnum() or not why.isascii():
+            raise AdapterError(f"{one_line(why)!r} cannot be a part of a name; give one word", permanent=True)
+        async with self._storing() as lock:
+            known = next((copy for copy in await in_thread(self._store.copies) if name and copy.name == name), None)
+            if known is not None or not name:
+                name = await in_thread(self._store.free_name, why, self._clock.now())
+            return await self._taken(name, why, lock, known)
+
+    async def snapshots(self) -> Sequence[Snapshot]:
+        return await in_thread(self._list)
+
+    def _list(self) -> list[Snapshot]:
+        found = [copy.snapshot(restorable=self._is_there(copy)) for copy in self._store.copies()]
+        lost = [
+            Snapshot(name, "", datetime.fromtimestamp(0, UTC), "unreadable", restorable=False)
+            for name in self._store.unreadable()
+        ]
+        return [*found, *lost]
+
+    async def restore(self, name: str, key: str, only: Sequence[str] = ()) -> Snapshot:
+        if only:
+            raise AdapterError(f"no part {only[0]!r} can be restored; a database goes back as a whole", permanent=True)
+        copy = await in_thread(self._copy, name)
+        goal = Change(self._place.layer, NO_RELEASE, await self._goal(copy), key=key and f"restore/{key}")
+        trace = Trace(self._place.scratch, goal)
+        async with holding(self._spawner, self.resource) as lock:
+            begun = trace.known
+            if begun.get("copy", name) != name:
+                raise AdapterError(f"{key} began to restore something else; give another key", permanent=True)
+            goal = replace(goal, after=Release(str(begun.get("after", goal.after.id)), copy.name))
+            if trace.done is None:
+                await self._put(goal, trace, lock)
+                trace.finish(after=goal.after.id)
+        saved = self._replaced(await in_thread(self._store.copies), trace)
+        if saved is None:
+            raise AdapterError(f"what was there before is kept no more; {name} is in place", permanent=True)
+        return saved.snapshot(restorable=True)
+
+    async def prune(self, spare: Collection[str] = (), last: int = 0) -> Sequence[str]:
+        async with self._storing():
+            return await in_thread(self._prune, frozenset(spare), last)
+
+    def _prune(self, spare: frozenset[str], last: int) -> list[str]:
+        if not self._spawner.held(self.resource):
+            self._store.sweep()
+        copies, settings = self._store.copies(), self._settings
+        in_use = named(self._place.scratch, *self._noted, finished=False)
+        verified, now = self._store.verified(), self._clock.now()
+        leave = kept(copies, last or settings.keep, settings.keep_old, spare | in_use, verified, now)
+        gone = [copy.name for copy in copies if copy.name not in leave]
+        for name in gone:
+            self._store.drop(name)
+        return gone
+
+    def _storing(self) -> Any:
+        """The lock of the store: one copy is made at a time. A restore does not wait for it."""
+        return holding(self._spawner, f"{self._kind}-copies:{self._store.directory}", PATIENCE)
+
+
+def release_of(lineage: Lineage) -> Release:
+    """What is there, as a release; people call it by when it was restored."""
+    return Release(lineage.id, f"restored-{lineage.since.astimezone(UTC):%Y%m%dT%H%M%SZ}" if lineage.since else "")
+
+
+def rows_that_differ(old: Mapping[str, int], new: Mapping[str, int]) -> list[Difference]:
+    """The tables that came, went, or have another number of rows."""
+    found = []
+    for table in sorted({*old, *new}):
+        if table not in old or table not in new:
+            kind, count = ("added", new[table]) if table not in old else ("removed", old[table])
+            found.append(Difference(table, kind, (f"rows {count}",)))  # type: ignore[arg-type]
+        elif old[table] != new[table]:
+            found.append(Difference(table, "changed", (f"- rows {old[table]}", f"+ rows {new[table]}")))
+    return found
+
+
+def _utc(time: datetime) -> str:
+    return f"{time.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
