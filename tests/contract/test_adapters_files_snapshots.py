@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
-from rollbackd.adapter import Difference, SnapshotProblem, Snapshots
+from rollbackd.adapter import AdapterError, Difference, SnapshotProblem, Snapshots
 from rollbackd.execution.layers import resolve
 from rollbackd.model import Progress, Release
 from rollbackd.system import boundary
@@ -329,3 +329,31 @@ def test_an_imported_list_says_nothing_about_the_files_of_this_host(tmp_path: Pa
     finish(other.import_from(str(file)))
     _, tree = other._present.store.load("v1")
     assert all(entry.seen is None for entry in tree.entries.values())
+
+
+def test_wherever_one_bit_of_an_archive_is_another_it_is_refused_or_the_same(tmp_path: Path, conf: Path) -> None:
+    """What is said of the whole snapshot too, such as when it was taken. The rest are bits that mean nothing."""
+    ours, file = layer(tmp_path), tmp_path / "v1.tar.gz"
+    taken = finish(ours.take("v1"))
+    finish(ours.export_to("v1", str(file)))
+    whole = file.read_bytes()
+
+    def taken_in(body: bytes) -> tuple[object, ...] | None:
+        """Anew; None where it is refused for good."""
+        file.write_bytes(body)
+        shutil.rmtree(tmp_path / "scratch", ignore_errors=True)
+        other = layer(tmp_path)
+        try:
+            found = finish(other.import_from(str(file)))
+        except AdapterError as refused:
+            if not refused.permanent:
+                raise
+            return None
+        return found.name, found.release, found.created, list(finish(other.verify("v1")))
+
+    wanted: tuple[object, ...] = (taken.name, taken.release, taken.created, [])
+    assert taken_in(whole) == wanted
+    for place in range(0, len(whole), max(1, len(whole) // 300)):
+        flipped = bytes([*whole[:place], whole[place] ^ 1 << place % 8, *whole[place + 1 :]])
+        assert taken_in(flipped) in (None, wanted), f"byte {place} of {len(whole)}"
+    assert taken_in(whole + gzip.compress(bytes(2**25))) is None, "what follows it is not read without end"

@@ -1,5 +1,6 @@
 """Copies that are none, databases that are broken, held or of another kind: each is told, and nothing is lost."""
 
+import gzip
 import json
 import os
 import shutil
@@ -309,6 +310,32 @@ def test_snapshots_are_compared_rehearsed_and_carried(tmp_path: Path) -> None:
     with pytest.raises(AdapterError) as refused:
         finish(ours.import_from(str(there)))
     assert refused.value.permanent
+
+
+def test_wherever_one_bit_of_an_export_is_another_it_is_refused_or_the_same(tmp_path: Path) -> None:
+    """Its manifest, too: when it was taken says whose data comes back. The rest are bits that mean nothing."""
+    made(tmp_path)
+    ours, there = layer(tmp_path), tmp_path / "exported"
+    finish(ours.take("first"))
+    finish(ours.export_to("first", str(there)))
+    whole = there.read_bytes()
+
+    def taken_in(body: bytes) -> object:
+        into = tmp_path / "into"
+        into.unlink(missing_ok=True)
+        there.write_bytes(body)
+        try:
+            found = worker.unpack({"path": str(there), "into": str(into), "data": "data.sqlite", "largest": 2**20})
+        except worker.Failed:
+            return None
+        return None if found["harms"] else (found["manifest"], into.read_bytes())
+
+    wanted = taken_in(whole)
+    assert wanted is not None
+    for place in range(0, len(whole), max(1, len(whole) // 300)):
+        flipped = bytes([*whole[:place], whole[place] ^ 1 << place % 8, *whole[place + 1 :]])
+        assert taken_in(flipped) in (None, wanted), f"byte {place} of {len(whole)}"
+    assert taken_in(whole + gzip.compress(b"\0" * 2**25)) is None, "what follows it is not read without end"
 
 
 # -- which copy, and which are kept -----------------------------------------------------------------------

@@ -104,6 +104,7 @@ def read(store: Store, path: str, largest: int, room: int, vet: Vet, stop: Stop)
         tree = vet(head, _elsewhere(tree))
         with Batch(store, stop, room) as batch:
             _contents(packed, tree, batch, stop)
+            _read_out(packed)
             missing = [content for content in tree.blobs() if not batch.accepts(content)]
             if missing:
                 raise ValueError(f"{len(missing)} of its contents are missing")
@@ -147,6 +148,15 @@ def _contents(packed: gzip.GzipFile, tree: Tree, batch: Batch, stop: Stop) -> No
             raise ValueError(f"{member.name} does not have the content that its name says")
 
 
+def _read_out(packed: gzip.GzipFile) -> None:
+    """Read what is left, since the checksum of the whole is at its end: what the head says has no other."""
+    left = 0
+    while part := _read(packed, CHUNK):
+        left += len(part)
+        if left > CHUNK:
+            raise ValueError("it goes on after its contents")
+
+
 def _next(packed: gzip.GzipFile) -> tarfile.TarInfo | None:
     """The next member. Only plain files: extended headers, of any length, are for names that do not occur here."""
     block = _exactly(packed, tarfile.BLOCKSIZE)
@@ -169,12 +179,20 @@ def _chunks(packed: gzip.GzipFile, size: int) -> Iterator[bytes]:
 
 
 def _exactly(packed: gzip.GzipFile, size: int) -> bytes:
-    data = packed.read(size) if size else b""
-    while len(data) < size and (more := packed.read(size - len(data))):
+    data = _read(packed, size) if size else b""
+    while len(data) < size and (more := _read(packed, size - len(data))):
         data += more
     if len(data) < size:
         raise EOFError("it ends too early")
     return data
+
+
+def _read(packed: gzip.GzipFile, size: int) -> bytes:
+    """Up to so many bytes. A checksum that does not fit is an OSError, and would seem to be of our own disk."""
+    try:
+        return packed.read(size)
+    except gzip.BadGzipFile as error:
+        raise ValueError(str(error)) from error
 
 
 def _elsewhere(tree: Tree) -> Tree:
@@ -197,7 +215,7 @@ def _understood(path: str) -> Iterator[None]:
     """All that a damaged or hostile file can make the readers raise."""
     try:
         yield
-    except (ValueError, EOFError, zlib.error, gzip.BadGzipFile, tarfile.TarError) as error:
+    except (ValueError, EOFError, zlib.error, tarfile.TarError) as error:
         raise AdapterError(f"{path}: not a snapshot that can be taken in: {error}", permanent=True) from error
 
 

@@ -17,6 +17,7 @@ import sqlite3
 import sys
 import tarfile
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -604,13 +605,23 @@ def unpack(job: Job) -> Job:
                         os.fchmod(new.fileno(), 0o600)
                         shutil.copyfileobj(body, new, CHUNK)
                     _sync(job["into"])
+                    _read_out(packed)
                     facts = dict(manifest["facts"])
                     if not {"sha256", "rows", "schema"} <= facts.keys():
                         raise Failed("its manifest does not say what it holds; export it again", permanent=True)
                     return {"manifest": manifest, **verify({"copy": job["into"], "facts": facts})}
-    except (OSError, EOFError, tarfile.TarError, ValueError, KeyError, TypeError) as error:
+    except (OSError, EOFError, tarfile.TarError, zlib.error, ValueError, KeyError, TypeError) as error:
         raise Failed(f"{job['path']}: it is damaged, or no copy of a database: {error}", permanent=True) from error
     raise Failed(f"{job['path']}: it is no copy of a database, or larger than `largest`", permanent=True)
+
+
+def _read_out(packed: gzip.GzipFile) -> None:
+    """Read what is left of such a file, whose checksum is at its end: the manifest has no other."""
+    left = 0
+    while part := packed.read(CHUNK):
+        left += len(part)
+        if left > CHUNK:
+            raise ValueError("it goes on after the database")
 
 
 _DO: dict[str, Callable[[Job], Job]] = {
