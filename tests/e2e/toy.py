@@ -427,8 +427,11 @@ class Toy:
         return dict(self.ask("GET", f"incidents/{incident}")["incident"])
 
     def until_call(self, line: str) -> None:
-        """Wait until a script has done that."""
-        wait_until(lambda: line in self.calls, f'"{line}" is among the calls')
+        """Wait until a script has done that; else say what was decided instead."""
+        try:
+            wait_until(lambda: line in self.calls, f'"{line}" is among the calls')
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.command('decisions').stdout}") from error
 
     # -- the command line -----------------------------------------------------------------------
     def argv(self, *arguments: str) -> list[str]:
