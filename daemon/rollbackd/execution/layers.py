@@ -244,8 +244,9 @@ class Layers:
         own = getattr(self.service.layers[layer], "timeout", None)
         return max(ASKING, own) if isinstance(own, timedelta) else ASKING
 
-    async def _ask(self, layer: str, question: Awaitable[T], limit: timedelta = ASKING) -> T:
+    async def _ask(self, layer: str, question: Awaitable[T], limit: timedelta | None = None) -> T:
         """Await an answer, within its limit."""
+        limit = limit or ASKING
         try:
             async with asyncio.timeout(limit.total_seconds()):
                 return await question
