@@ -365,6 +365,11 @@ class Config(Spec):
         return self.by_name.get(name)
 
     @property
+    def poll_every(self) -> timedelta:
+        """How often figures come, also where no Prometheus is asked for them."""
+        return (self.prometheus or PrometheusSettings.model_construct()).poll_every
+
+    @property
     def terms(self) -> Terms:
         """The clocks, targets and tiers of every incident."""
         tiers = tuple(tier.after for tier in self.notify.escalation)

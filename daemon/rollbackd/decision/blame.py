@@ -52,7 +52,7 @@ class Blame:
         clock: Clock,
         prometheus: Prometheus | None,
     ) -> None:
-        self._every = config.prometheus.poll_every if config.prometheus is not None else timedelta(seconds=15)
+        self._every = config.poll_every
         self._read_model = read_model
         self._rule_states = rule_states
         self._clock = clock

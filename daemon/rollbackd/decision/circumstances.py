@@ -75,7 +75,7 @@ class Circumstances:
         self._rule_states = rule_states
         self._clock = clock
         self._bases = Baselines(config, read_model, rule_states, prometheus) if prometheus is not None else None
-        self._every = config.prometheus.poll_every if config.prometheus is not None else timedelta(seconds=15)
+        self._every = config.poll_every
         self._limit = config.prometheus.timeout if config.prometheus is not None else timedelta()
 
     async def of(self, trigger: Trigger) -> dict[str, Circumstance]:
