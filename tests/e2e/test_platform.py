@@ -173,7 +173,7 @@ def sooner(config: dict[str, Any]) -> None:
     config["daemon"]["look_every"] = "300ms"
     config["rules"][-1]["when"]["every"] = "1s"
     config["targets"]["steps"]["git"] = "1s"
-    service["verify"] |= {"settle": "200ms", "every": "200ms", "deadline": "3s"}
+    service["verify"] |= {"settle": "200ms", "every": "200ms", "deadline": "8s"}
     service["layers"]["code"]["then"].append([PYTHON, "-c", _SLOWLY])
 
 
