@@ -19,8 +19,6 @@ from rollbackd_adapters.then import Then, run_then
 from rollbackd_adapters.traces import Trace, progress_of
 
 SettingsT = TypeVar("SettingsT", bound=Settings)
-_ASKED = 3
-"""Releases to which a plan is tried while looking whether a rollback could begin."""
 
 
 class LayerPart(Generic[SettingsT]):
@@ -78,28 +76,6 @@ class StepAdapter(LayerAdapter[SettingsT]):
         risks = (self._passed_over,) if self._passed_over else ()
         before = await self.current()
         return Change(self._place.layer, before, known[target.id], reversible=self._reversible, risks=risks)
-
-    async def ready(self) -> Sequence[Problem]:
-        return await super().ready() or await self._unplannable()
-
-    async def _unplannable(self) -> Sequence[Problem]:
-        """What a rollback would ask next, asked now: the releases, and the plan to one of the newest others."""
-        if not self.traits.releases:
-            return []
-        try:
-            present = (await self.current()).id
-            others = [release for release in await self.releases() if release.id != present]
-        except AdapterError as error:
-            return [Problem(self._place.layer, str(error))]
-        found: list[Problem] = []
-        for release in others[:_ASKED]:  # one that cannot be gone to stops nobody who goes to another
-            try:
-                await self.plan(release)
-            except AdapterError as error:
-                found.append(Problem(self._place.layer, str(error)))
-            else:
-                return []
-        return found[:1]
 
     async def apply(self, change: Change) -> None:
         self._check(change)

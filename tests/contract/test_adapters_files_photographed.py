@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from rollbackd.adapter import AdapterError
 from rollbackd.model import Progress, Release
-from rollbackd.testing import finish, perform, planned
+from rollbackd.testing import finish, perform, planned, problems
 from rollbackd_adapters.files import FilesAdapter
 from tests.contract.files_worlds import layer
 from tests.photograph import assert_as_before, assert_told, differences, photograph
@@ -72,7 +72,7 @@ def test_what_is_mounted_below_is_known_before_and_nothing_is_touched(tmp_path: 
     with pytest.raises(AdapterError, match="is mounted there"):
         finish(made().restore("good", "shop"))
     assert differences(before, photograph(conf)) == {}
-    assert any("is mounted there" in problem.text for problem in finish(made().ready()))
+    assert any("is mounted there" in problem.text for problem in finish(problems(made())))
 
 
 def test_files_within_what_is_mounted_go_back(tmp_path: Path, conf: Path) -> None:

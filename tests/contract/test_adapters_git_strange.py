@@ -8,7 +8,7 @@ import pytest
 
 from rollbackd.adapter import AdapterError
 from rollbackd.model import Progress
-from rollbackd.testing import finish, perform, planned
+from rollbackd.testing import finish, perform, planned, problems
 from rollbackd_adapters.git import GitAdapter
 from tests.contract.test_adapters_git import git_layer
 from tests.contract.worlds import GitRevertWorld, git, new_repository, script, tree
@@ -213,7 +213,7 @@ def test_a_branch_called_like_a_commit_is_not_checked_out(tmp_path: Path) -> Non
 def test_what_would_stop_every_plan_is_told_beforehand(tmp_path: Path) -> None:
     repo = new_repository(tmp_path / "repo")
     git(repo, "config", "status.showUntrackedFiles", "perhaps")
-    (problem,) = finish(git_layer(tmp_path, repo).ready())
+    (problem,) = finish(problems(git_layer(tmp_path, repo)))
     assert "status" in problem.text
 
 

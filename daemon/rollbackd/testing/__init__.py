@@ -9,17 +9,19 @@
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import pytest
 
 from rollbackd.adapter import Adapter, AdapterError, Bracket, Place, Prunes
-from rollbackd.model import NO_RELEASE, Change, Progress, Release
+from rollbackd.execution.layers import Layers
+from rollbackd.model import NO_RELEASE, Change, Problem, Progress, Release
 from rollbackd.system.clock import SystemClock
 from rollbackd.system.spawner import Spawner
 from rollbackd.testing.lives import PATIENCE, descendants, kill, killed_at, starts
@@ -40,6 +42,7 @@ __all__ = [
     "perform",
     "place",
     "planned",
+    "problems",
     "starts",
 ]
 
@@ -90,7 +93,7 @@ class World(ABC):
 
     @abstractmethod
     def break_it(self) -> None:
-        """Make a rollback impossible in a way that `ready` must see."""
+        """Make a rollback impossible in a way that `ready`, or a plan, must see."""
 
     @abstractmethod
     def hang(self) -> None:
@@ -134,6 +137,12 @@ def finish(work: Coroutine[Any, Any, _T], limit: timedelta = PATIENCE) -> _T:
 async def planned(adapter: Adapter, target: Release, key: str = KEY) -> Change:
     """A change as the core hands it over: planned, with its key and the time of its intent."""
     return replace(await adapter.plan(target), key=key, intended=SystemClock().now())
+
+
+async def problems(adapter: Adapter) -> Sequence[Problem]:
+    """What the daemon says of a layer before a rollback: what `ready` finds, else why no way can be planned."""
+    service: Any = SimpleNamespace(name="contract", layers={"layer": adapter})
+    return await Layers(service, {"layer": adapter}).ready()
 
 
 async def perform(adapter: Adapter, change: Change, retries: int = 0) -> Progress:
@@ -233,9 +242,9 @@ class StepContract:
 
     def test_ready_says_what_is_broken(self, world: World) -> None:
         world.break_it()
-        problems = finish(world.adapter().ready())
-        assert problems
-        assert all(problem.text for problem in problems)
+        found = finish(problems(world.adapter()))
+        assert found
+        assert all(problem.text for problem in found)
 
     def test_what_hangs_is_ended(self, world: World) -> None:
         change = finish(planned(world.adapter(), world.target()))
