@@ -240,8 +240,7 @@ class Receiver(Spec):
     """The notifier's entry point; `load.py` takes it from the key."""
     settings: SerializeAsAny[NotifierSettings]
     says: dict[Annotated[str, Ref("event")], str] = {}
-    """Words of its own, by event: it hears nothing but these events, and nothing but these words. For users, a status
-    page."""
+    """Words of its own, by event; it hears nothing else then."""
 
 
 class RouteWhen(Spec):

@@ -200,7 +200,9 @@ def _checks(plugins: Plugins) -> tuple[Any, Any]:
 class _Worded(Spec):
     """What every receiver may have, whatever its kind."""
 
-    says: dict[str, str] = Field(default={}, description=Receiver.model_fields["says"].description)
+    says: dict[str, str] = {}
+    """Words of its own, by event: it hears nothing but these events, and nothing but these words. For users, a status
+    page."""
 
 
 def _receivers(plugins: Plugins) -> Any:

@@ -3,7 +3,7 @@
 from datetime import timedelta
 from typing import Annotated, Self
 
-from pydantic import AwareDatetime, ConfigDict, Field, field_validator, model_validator
+from pydantic import AwareDatetime, Field, field_validator, model_validator
 
 from rollbackd.config.models import NAME
 from rollbackd.model import Priority
@@ -28,8 +28,6 @@ Layer = Annotated[str, Field(pattern=_LAYER)]
 
 class RequestFields(Spec):
     """What comes in; its fields' sentences are in /openapi.json."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True)
 
 
 # -- queries ------------------------------------------------------------------------------------

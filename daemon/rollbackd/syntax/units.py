@@ -1,11 +1,15 @@
 """Units as people write them: durations as in Prometheus, percentages, sizes. No I/O; imports nothing of ours."""
 
+import ast
+import inspect
 import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
+from itertools import pairwise
+from textwrap import dedent
 from typing import Annotated, Any, Self
 
 from pydantic import (
@@ -166,8 +170,32 @@ Size = Annotated[int, BeforeValidator(parse_size), PlainSerializer(_as_given), _
 """Bytes."""
 
 
+def _sentences(kind: type[BaseModel]) -> dict[str, str]:
+    """What stands below each field. Read only for a schema: by pydantic itself it would cost each start."""
+    found = dict[str, str]()
+    for one in reversed([each for each in kind.__mro__ if issubclass(each, Spec) and "__module__" in each.__dict__]):
+        try:
+            (defined,) = ast.parse(dedent(inspect.getsource(one))).body
+        except (OSError, TypeError):  # made at run time
+            continue
+        assert isinstance(defined, ast.ClassDef)
+        for field, below in pairwise(defined.body):
+            match field, below:
+                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                    found[name] = inspect.cleandoc(text)
+    return {name: text for name, text in found.items() if name in kind.model_fields}
+
+
 class Written(GenerateJsonSchema):
-    """A schema whose defaults are as people write them, `30m` and `64MiB`: editors put them into the file."""
+    """A schema as people write: with the sentences below the fields, and defaults like `30m` that editors put in."""
+
+    def model_schema(self, schema: core_schema.ModelSchema) -> JsonSchemaValue:
+        made, kind = super().model_schema(schema), schema["cls"]
+        for name, text in _sentences(kind).items():
+            found = made.get("properties", {}).get(kind.model_fields[name].alias or name)
+            if found is not None:
+                found.setdefault("description", text)
+        return made
 
     def encode_default(self, dft: Any) -> Any:
         if isinstance(dft, dict):
@@ -230,7 +258,7 @@ class Ref:
 class Spec(BaseModel):
     """What every part of the configuration derives from: frozen, and an unknown key is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
 
 
 class Secret(Spec):
