@@ -256,9 +256,12 @@ class Ref:
 
 
 class Spec(BaseModel):
-    """What every part of the configuration derives from: frozen, and an unknown key is an error."""
+    """What every part of the configuration derives from: frozen, and an unknown key is an error.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+    Its validator is built when it is first used: most parts are only ever read as parts of another.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, defer_build=True)
 
 
 class Secret(Spec):
