@@ -4,10 +4,12 @@ The only reason to skip a test here is that something it runs against is missing
 """
 
 import os
+import re
 import shutil
 import signal
 from collections import Counter
 from collections.abc import Generator, Iterator
+from pathlib import Path
 
 import pytest
 import structlog
@@ -20,6 +22,8 @@ from tests.sharing import Sharing
 CI = os.environ.get("ROLLBACKD_CI", "") not in {"", "0"}
 _SEARCH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"))
 _skipped: Counter[str] = Counter()
+_UNIT = Path(__file__).parent / "unit"
+_CORE = re.compile(r"^from rollbackd\.(rules|policy|incident)\b", re.MULTILINE)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -48,6 +52,18 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 def _reason(longrepr: object) -> str:
     text = str(longrepr[2]) if isinstance(longrepr, tuple) else str(longrepr)
     return text.removeprefix("Skipped: ")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The pure core is covered by tests that name it: whole daemons that play on it would take twice as long."""
+    names = {item.path: _names_the_core(item.path) for item in items}
+    for item in items:
+        if not names[item.path]:
+            item.add_marker("no_cover")
+
+
+def _names_the_core(path: Path) -> bool:
+    return path.is_relative_to(_UNIT) and path.name != "test_decision_speed.py" and bool(_CORE.search(path.read_text()))
 
 
 @pytest.hookimpl(wrapper=True)

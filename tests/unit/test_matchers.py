@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rollbackd.rules.matchers import Matcher, all_match, parse_matchers, selector
+from rollbackd.rules.matchers import Matcher, all_match, named, parse_matchers, selector
 
 NAMES = st.from_regex(r"[a-zA-Z_][a-zA-Z0-9_]{0,8}", fullmatch=True)
 LABELS = st.dictionaries(NAMES, st.text(max_size=8), max_size=4)
@@ -177,3 +177,12 @@ def test_any_expression_is_read_or_refused(expression: str, value: str) -> None:
 def test_what_a_linear_engine_cannot_say_is_refused(beyond: str) -> None:
     with pytest.raises(ValueError, match="is not a regular expression of RE2"):
         parse_matchers(f'a=~"{beyond}"')
+
+
+@pytest.mark.parametrize(
+    ("written", "asks"),
+    [('severity="critical"', True), ('severity=~"critical|page"', True), ('severity="page"', False),
+     ('severity=~".*"', False), ('severity!="page"', False), ('team="critical"', False)],
+)  # fmt: skip
+def test_matchers_ask_for_a_value_where_not_whatever_there_is_fits(written: str, asks: bool) -> None:
+    assert named(parse_matchers(written), "severity", "critical") is asks

@@ -57,6 +57,16 @@ def test_every_guard_leaves_a_finding_with_a_reason_whatever_is_decided() -> Non
         assert all(finding.reason for finding in findings)
 
 
+def test_what_was_found_of_an_episode_stays_found_until_a_second_change_mended_nothing() -> None:
+    told = [changed("v1", -600, -600), good("v1", -500), changed("v2", -10.5, -10), changed("v3", 1.5, 1.7)]
+    asked = decide(trigger(), situation(ledger=service_of(*told), behind=minutes(5)))
+    assert "same_state" in guards_against(asked)
+    for now, goes_on in ((6.7, True), (6.8, False)):
+        ledger = service_of(*told, (at(2), facts.Decided(asked)))
+        again = decide(trigger(), situation(ledger=ledger, now=at(now), behind=minutes(5)))
+        assert ("same_state" in guards_against(again)) is goes_on
+
+
 ASK: dict[str, Any] = {"jumped": at(2)}
 OBSERVE: dict[str, Any] = {"mode": "shadow"}
 REFUSE: dict[str, Any] = {"holds": ("HOLD",)}

@@ -249,6 +249,24 @@ def test_the_first_state_ever_may_have_been_there_at_the_onset_or_not() -> None:
     assert against(guards.same_state(trigger(), situation(ledger=started_meanwhile))) == PASSED
 
 
+def test_a_second_change_that_mends_nothing_for_as_long_as_the_rule_looks_back_is_no_fix() -> None:
+    told = [changed("v1", -600, -600), good("v1", -500), changed("v2", -10.5, -10), changed("v3", 1.5, 1.7)]
+    for now, found in ((6.7, ASKS), (6.8, PASSED)):
+        given = situation(ledger=service_of(*told), now=at(now), behind=minutes(5))
+        assert against(guards.same_state(trigger(), given)) == found
+
+
+@pytest.mark.parametrize(
+    ("recent", "found"),
+    [((Verdict.GOOD, "1 %"), OBSERVES), ((Verdict.BAD, "20 %"), PASSED), ((Verdict.INCONCLUSIVE, ""), PASSED), (None, PASSED)],
+)  # fmt: skip
+def test_what_is_over_by_now_is_only_noted(
+    recent: tuple[Verdict, str] | None, found: tuple[Action | None, bool]
+) -> None:
+    assert against(guards.over(trigger(), situation(recent=recent))) == found
+    assert against(guards.over(trigger(request=Request("checkout", "unix:ann")), situation(recent=recent))) == PASSED
+
+
 # -- the target ---------------------------------------------------------------------------------------
 def test_without_a_good_state_it_escalates_and_says_what_to_do() -> None:
     assert against(guards.target(trigger(), situation(target=None))) == ESCALATES

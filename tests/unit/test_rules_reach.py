@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rollbackd.rules.reach import as_truth, metrics, over, reach, widened, within
+from rollbackd.rules.reach import as_truth, metrics, over, reach, recent, widened, within
 from tests.unit.builders import minutes, seconds
 
 
@@ -116,3 +116,10 @@ def test_a_measure_can_be_asked_over_a_longer_time_and_a_count_only_where_that_i
 
 def test_a_range_that_no_function_is_about_is_not_shortened() -> None:
     assert within("a[10m]", minutes(1)) is None
+
+
+def test_what_was_lately_is_asked_by_shorter_ranges_and_not_of_less_than_a_minute() -> None:
+    assert recent("up", seconds(59)) is None
+    assert recent("up", minutes(1)) == "up"
+    assert recent("rate(errors_total[5m])", minutes(1)) == within("rate(errors_total[5m])", minutes(1))
+    assert recent("rate(errors_total[1m])", minutes(1)) == "rate(errors_total[1m])"

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from rollbackd.model import Verdict
 from rollbackd.rules.spec import BadOf, CheckWhen, QueryWhen
-from rollbackd.rules.tracks import LONGEST_GAP, Standing, Track, step
+from rollbackd.rules.tracks import LONGEST_GAP, Standing, Track, reaching_back, step
 from tests.unit.builders import at, minutes, seconds
 
 GOOD, BAD, UNKNOWN = Verdict.GOOD, Verdict.BAD, Verdict.INCONCLUSIVE
@@ -208,3 +208,12 @@ def test_inconclusive_looks_change_nothing_that_is_remembered(
         if verdict is not UNKNOWN:
             without = step(without, when, verdict, "", now, POLL)
     assert (with_all.since, with_all.met, with_all.recent) == (without.since, without.met, without.recent)
+
+
+@pytest.mark.parametrize(
+    ("now", "back", "said"), [(10, 5, ""), (9, 5, "looks 5m back, to before the present state ran")]
+)
+def test_what_looks_back_to_before_the_present_state_says_nothing_of_it(now: int, back: int, said: str) -> None:
+    began = Track(begun=at(5), clean=at(5))
+    assert reaching_back(began, minutes(back), at(now)) == said
+    assert reaching_back(Track(), minutes(back), at(now)) == "", "nothing changed that it knows of"
