@@ -431,3 +431,54 @@ def pgbouncer(server: Postgres, *databases: str) -> Iterator[str]:
         process.kill()
         process.wait(timeout=10)
         socket_file.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class ArchivedPostgres:
+    """A PostgreSQL whose WAL goes to a repository of pgBackRest's, which has one backup."""
+
+    server: Postgres
+    config: Path
+    repository: Path
+    scratch: Path
+    """A directory for scratch clusters, which is the server's user's."""
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """`pgbackrest` of adapter `postgres`."""
+        user = "postgres" if os.geteuid() == 0 else ""
+        return {"stanza": "main", "config": str(self.config), "run_as": user, "scratch": str(self.scratch)}
+
+    def pgbackrest(self, command: str, *arguments: str) -> None:
+        """Have it do something. :raises AssertionError: it failed."""
+        who = self.server.argv[: self.server.argv.index("-D") - 1]
+        argv = [*who, program("pgbackrest"), f"--config={self.config}", "--stanza=main", command, *arguments]
+        done = subprocess.run(argv, capture_output=True, check=False, timeout=60, cwd="/")
+        assert done.returncode == 0, done.stdout.decode(errors="replace")
+
+    def segments(self) -> list[Path]:
+        """The files of WAL in the repository."""
+        return sorted(self.repository.glob("archive/main/*/*/*-*"))
+
+
+@contextmanager
+def archived_postgres(*options: str) -> Iterator[ArchivedPostgres]:
+    """A PostgreSQL with a repository of pgBackRest's. :param options: of the server, `name=value`."""
+    path = program("pgbackrest")
+    with postgres_server("archive_mode=on", *options) as server:
+        own = server.socket / "pgbackrest"
+        archived = ArchivedPostgres(server, own / "config", own / "repository", own / "scratch")
+        for one in (own, archived.repository, archived.scratch):
+            one.mkdir()
+        lines = [f"{name}-path={own / name}" for name in ("log", "lock", "spool")]
+        lines += [f"repo1-path={archived.repository}", "repo1-retention-full=9", "start-fast=y", "compress-level=1"]
+        stanza = [f"pg1-path={server.data}", f"pg1-port={server.port}", f"pg1-socket-path={server.socket}"]
+        archived.config.write_text("\n".join(["[global]", *lines, "[main]", *stanza, ""]))
+        if os.geteuid() == 0:
+            for one in (own, archived.repository, archived.scratch):
+                shutil.chown(one, "postgres", "postgres")
+        archived.pgbackrest("stanza-create")
+        command = f"{path} --config={archived.config} --stanza=main archive-push %p"
+        server.sql(f"ALTER SYSTEM SET archive_command = '{command}'", "SELECT pg_reload_conf()")
+        archived.pgbackrest("backup", "--type=full")
+        yield archived

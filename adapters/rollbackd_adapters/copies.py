@@ -25,7 +25,9 @@ ORIGIN = "original"
 """The id of the lineage of what was never restored."""
 UNREADABLE = "unreadable"
 """The id of what cannot be asked for its lineage, since it is broken."""
-LINEAGE_ID = re.compile(rf"{ORIGIN}|{UNREADABLE}|[0-9a-f]{{12}}(\.[0-9]{{1,6}})?")
+COPY_ID = re.compile(r"[0-9a-f]{12}|at[0-9]{16}")
+"""The id of a copy: of one that was taken, or of a time."""
+LINEAGE_ID = re.compile(rf"{ORIGIN}|{UNREADABLE}|({COPY_ID.pattern})(\.[0-9]{{1,6}})?")
 BEFORE = "before"
 """Why what a restore replaced was copied."""
 _MANIFEST = "manifest.json"
@@ -63,7 +65,7 @@ class DataCopy:
 
     name: str
     id: str
-    """Its own, 12 hex digits; the lineage that a restore of it begins."""
+    """Its own; the lineage that a restore of it begins."""
     created: datetime
     """The time whose data it holds."""
     why: str
@@ -89,7 +91,7 @@ class DataCopy:
         """:raises ValueError: it is no manifest."""
         try:
             created = datetime.fromisoformat(given["created"])
-            if re.fullmatch(r"[0-9a-f]{12}", given["id"]) is None or created.tzinfo is None:
+            if COPY_ID.fullmatch(given["id"]) is None or created.tzinfo is None:
                 raise ValueError("its id or its time is none")
             lineage = Lineage.read(given["lineage"])
             return cls(name, given["id"], created, str(given["why"]), lineage, int(given["size"]), dict(given["facts"]))

@@ -167,7 +167,7 @@ class DatabaseAdapter(StepAdapter[DatabaseSettingsT]):
     def _prune(self, spare: frozenset[str], last: int) -> list[str]:
         if not self._spawner.held(self.resource):
             self._store.sweep()
-        copies, settings = self._store.copies(), self._settings
+        copies, settings = self._pruned(), self._settings
         in_use = named(self._place.scratch, *self._noted, finished=False)
         verified, now = self._store.verified(), self._clock.now()
         leave = kept(copies, last or settings.keep, settings.keep_old, spare | in_use, verified, now)
@@ -175,6 +175,10 @@ class DatabaseAdapter(StepAdapter[DatabaseSettingsT]):
         for name in gone:
             self._store.drop(name)
         return gone
+
+    def _pruned(self) -> list[DataCopy]:
+        """The copies among which pruning chooses."""
+        return self._store.copies()
 
     def _storing(self) -> Any:
         """The lock of the store: one copy is made at a time. A restore does not wait for it."""

@@ -9,8 +9,9 @@ https://www.postgresql.org/docs/15/
 
 import os
 import shutil
-from collections.abc import Collection, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -22,13 +23,14 @@ from rollbackd.model import NO_RELEASE, Change, DataLoss, Release
 from rollbackd.model import Traits as Traits
 from rollbackd.syntax.units import writable
 from rollbackd.system.boundary import boundary
-from rollbackd.system.spawner import Lock, one_line
+from rollbackd.system.spawner import Lock, one_line, sync_directory
 from rollbackd_adapters import lacks
 from rollbackd_adapters.copies import (
     BEFORE,
     DataCopy,
     Lineage,
     copy_as_of,
+    copy_of,
     new_id,
 )
 from rollbackd_adapters.copies import (
@@ -47,8 +49,9 @@ from rollbackd_adapters.databases import PATIENCE, DatabaseAdapter, release_of, 
 from rollbackd_adapters.failures import holding
 from rollbackd_adapters.ids import check_own as check_own
 from rollbackd_adapters.postgres.catalogue import Catalogue, Database, beside, look
-from rollbackd_adapters.postgres.dump import DATA, FACTS, Dumps
+from rollbackd_adapters.postgres.dump import DATA, FACTS, Dumps, Taken
 from rollbackd_adapters.postgres.leftovers import Leftovers
+from rollbackd_adapters.postgres.points import POINT, Points, is_dumped
 from rollbackd_adapters.postgres.readiness import DatabaseReadiness
 from rollbackd_adapters.postgres.restoring import PURPOSE, HarmedCopyError, Restores
 from rollbackd_adapters.postgres.server import DatabaseServer, both, sql
@@ -58,6 +61,8 @@ from rollbackd_adapters.threads import in_thread
 from rollbackd_adapters.traces import Trace
 from rollbackd_adapters.traces import named as named
 
+TRIAL = "try"
+"""What rehearsals are called at the server, and what they make."""
 _EXPORTED = "an export of this layer is a directory: copy it with `rsync`, or keep `store` on a volume that is kept"
 
 
@@ -81,6 +86,8 @@ class PostgresAdapter(DatabaseAdapter[PostgresSettings]):
         self._restores = Restores(settings, place, self._server, self._dumps)
         self._swap = Swap(settings, place, self._server)
         self._leftovers = Leftovers(settings, self._server)
+        source = settings.pgbackrest
+        self._points = Points(settings, place, self._server, source) if source is not None else None
         self._readiness = DatabaseReadiness(settings, place, self._server, self._swap, self._store.directory)
 
     # -- releases -------------------------------------------------------------------------------
@@ -103,19 +110,61 @@ class PostgresAdapter(DatabaseAdapter[PostgresSettings]):
         return Release(seen.release_of(copy.id), copy.name, copy.created)
 
     def _is_there(self, copy: DataCopy) -> bool:
-        file = self._store.path(copy.name) / DATA / "toc.dat"
-        return copy.facts.keys() >= FACTS and file.is_file() and not self._store.is_harmed(copy)
+        if self._store.is_harmed(copy):
+            return False
+        if self._is_point(copy):
+            return True
+        return copy.facts.keys() >= FACTS and (self._store.path(copy.name) / DATA / "toc.dat").is_file()
+
+    def _is_point(self, copy: DataCopy) -> bool:
+        """Whether it is a point of the server's log, that is not dumped yet."""
+        return self._points is not None and POINT in copy.facts and not is_dumped(copy)
 
     def _copy(self, name: str) -> DataCopy:
-        return _complete(self._store.copy(name))
+        return self._complete(self._store.copy(name))
 
     def _copy_of(self, release: str) -> DataCopy:
-        return _complete(self._store.by_release(release))
+        try:
+            return self._complete(self._store.by_release(release))
+        except AdapterError:
+            if self._points is None:
+                raise
+            try:
+                return self._points.copy_of(copy_of(release))
+            except ValueError:
+                pass
+            raise
+
+    def _complete(self, copy: DataCopy) -> DataCopy:
+        """:raises AdapterError: permanent, its manifest does not say what it holds."""
+        if (missing := sorted(FACTS - copy.facts.keys())) and not self._is_point(copy):
+            text = f"copy {copy.name}: its manifest is damaged, it has no {missing[0]}; use another copy"
+            raise AdapterError(text, permanent=True)
+        return copy
 
     async def as_of(self, time: datetime) -> Release:
         seen = await self._look()
-        copies = await in_thread(self._whole)
-        return self._release(seen, self._as_of(copies, seen.present.lineage, time))
+        lineage, copies = seen.present.lineage, await in_thread(self._whole)
+        if self._points is None:
+            return self._release(seen, self._as_of(copies, lineage, time))
+        copies = await self._points.reachable(copies)
+        found = copy_as_of(copies, lineage, time)
+        if found is None or time - found.created > self._settings.max_loss:
+            found = await self._points.at(time, lineage) or self._as_of(copies, lineage, time)
+        return self._release(seen, found)
+
+    async def mark(self, at: datetime, why: str) -> None:
+        """Set a mark in the server's log, of what is there now, to be gone back to as of `at`."""
+        if self._points is None:
+            return
+        own = new_id()
+        lineage = (await self._look()).present.lineage
+        point = await self._points.mark(f"rollbackd_{own}")
+        async with self._storing():
+            await in_thread(self._keep_mark, DataCopy("", own, at, why, lineage, facts={POINT: point.written}))
+
+    def _keep_mark(self, copy: DataCopy) -> None:
+        self._begin_point(replace(copy, name=self._store.free_name(copy.why, copy.created)))
 
     async def plan(self, target: Release) -> Change:
         self._check_id(target)
@@ -129,8 +178,19 @@ class PostgresAdapter(DatabaseAdapter[PostgresSettings]):
         copy = await in_thread(self._copy_of, target.id)
         if seen.release_of(copy.id) != target.id or not await in_thread(self._is_there, copy):
             raise AdapterError(f"{one_line(target.name)}{self._unknown}", permanent=True)
+        risks = self._risks(seen, "")
+        if self._points is not None and self._is_point(copy):
+            risks = (*await self._recovered(self._points, copy), *risks)
         loss = DataLoss(copy.created, self._settings.max_loss)
-        return Change(layer, before, self._release(seen, copy), risks=self._risks(seen, ""), loss=loss)
+        return Change(layer, before, self._release(seen, copy), risks=risks, loss=loss)
+
+    async def _recovered(self, points: Points, copy: DataCopy) -> tuple[str, ...]:
+        """What it means that a copy is a point of the log. :raises AdapterError: the log does not lead there."""
+        if harms := await points.harms(copy):
+            raise AdapterError(f"{self._place.layer}: {copy.name}: {'; '.join(harms)}", permanent=True)
+        own = ("the whole server is recovered to that point in a scratch cluster first, and dumped there",)
+        empty = await points.unlogged()
+        return (*own, f"unlogged tables come back empty: {', '.join(empty)}") if empty else own
 
     def _risks(self, seen: Catalogue, old: str) -> tuple[str, ...]:
         away = beside(seen.present.name, "old", seen.present.lineage.id)
@@ -166,6 +226,8 @@ class PostgresAdapter(DatabaseAdapter[PostgresSettings]):
         if seen.recovering:
             text = f"{self._place.layer}: this server is a standby; `dsn` must lead to the primary"
             raise AdapterError(text, permanent=False)
+        if self._points is not None:
+            await self._points.end(PURPOSE)
         return seen
 
     async def _put_in_place(self, present: Database, made: Database, trace: Trace) -> None:
@@ -187,6 +249,7 @@ class PostgresAdapter(DatabaseAdapter[PostgresSettings]):
         while True:
             trace.begin(copy=copy.name, copy_id=copy.id)
             try:
+                copy = await self._dumped(copy, lock)
                 made = await self._restored(copy, change, seen, name, trace, lock)
             except AdapterError as error:
                 with suppress(AdapterError):  # else the next life drops it
@@ -214,6 +277,30 @@ class PostgresAdapter(DatabaseAdapter[PostgresSettings]):
             self._keep_present(trace),
         )
         return await self._restores.check(made, copy, self._store.path(copy.name), before.facts, lock)
+
+    async def _dumped(self, copy: DataCopy, lock: Lock) -> DataCopy:
+        """The copy, with its data: what is only a point of the log is recovered, and dumped into it."""
+        if self._points is None or not self._is_point(copy):
+            return copy
+        store = self._store
+        if not store.path(copy.name).is_dir():
+            await in_thread(self._begin_point, copy)
+        into = await in_thread(store.begin, copy.name)
+        try:
+            copy = _taken(copy, await self._points.dump(copy, into, lock))
+            await in_thread(_synced, into)
+            boundary("postgres.dumped apart")
+            await in_thread(_fill, into, store.path(copy.name))
+            await in_thread(store.note, copy)
+        finally:
+            await in_thread(partial(shutil.rmtree, into, ignore_errors=True))
+        boundary("postgres.kept")
+        await in_thread(partial(store.note_verified, copy, self._clock.now(), whole=True))
+        return copy
+
+    def _begin_point(self, copy: DataCopy) -> None:
+        self._store.begin(copy.name)
+        self._store.finish(copy)
 
     async def _keep_present(self, trace: Trace) -> DataCopy:
         """A copy of what is to be replaced, of this change; made while the restore runs."""
@@ -254,7 +341,11 @@ class PostgresAdapter(DatabaseAdapter[PostgresSettings]):
 
     async def _problems(self) -> list[str]:
         copies = await in_thread(self._whole)
-        return [writable(text) for text in await self._readiness.problems(copies)]
+        dumped = [copy for copy in copies if is_dumped(copy)]
+        found = await self._readiness.problems(dumped, needs_copy=self._points is None)
+        if self._points is not None:
+            found += await self._points.problems(copies)
+        return [writable(text) for text in found]
 
     # -- snapshots ------------------------------------------------------------------------------
     async def _taken(self, name: str, why: str, lock: Lock, known: DataCopy | None) -> Snapshot:
@@ -291,37 +382,64 @@ class PostgresAdapter(DatabaseAdapter[PostgresSettings]):
 
     async def verify(self, name: str) -> Sequence[SnapshotProblem]:
         copy = await in_thread(self._copy, name)
+        if self._points is not None and self._is_point(copy):
+            return [SnapshotProblem(name, "", writable(text)) for text in await self._points.harms(copy)]
         harms = await self._dumps.harms(self._store.path(name), copy.facts)
         await in_thread(partial(self._store.note_verified, copy, self._clock.now(), whole=not harms))
         return [SnapshotProblem(name, "", writable(text)) for text in harms]
 
     async def rehearse(self, name: str) -> Sequence[SnapshotProblem]:
         copy = await in_thread(self._copy, name)
-        apart = beside(self._settings.database, "try")
         async with holding(self._spawner, self._rehearsal, PATIENCE) as lock:
-            seen = await self._look()
-            await self._readiness.need_room(copy, seen)
-            lineage = Lineage(copy.id, self._clock.now())
-            watched = await self._readiness.watched()
-            path = self._store.path(name)
-            trial = Restores(self._settings, self._place, self._server, self._dumps, purpose="try")
             try:
-                made = await trial.restore(copy, path, apart, lineage, lock, watched)
-                await trial.check(made, copy, path, None, lock)
+                async with self._apart(copy, lock) as (whole, path):
+                    await self._try(whole, path, lock)
             except AdapterError as error:
                 if not error.permanent:
                     raise
                 return [SnapshotProblem(name, "", str(error))]
-            finally:
-                async with self._server.connect(self._settings.maintenance, "try", PATIENCE) as connection:
-                    await trial.drop(connection, apart)
         return []
 
+    @asynccontextmanager
+    async def _apart(self, copy: DataCopy, lock: Lock) -> AsyncIterator[tuple[DataCopy, Path]]:
+        """A copy with its data, and where that is; what is dumped only for this is gone after the block."""
+        if self._points is None or not self._is_point(copy):
+            yield copy, self._store.path(copy.name)
+            return
+        into = self._store.directory / ".new-try"
+        try:
+            await in_thread(_emptied, into)
+            yield _taken(copy, await self._points.dump(copy, into, lock, TRIAL)), into
+        finally:
+            await in_thread(partial(shutil.rmtree, into, ignore_errors=True))
+
+    async def _try(self, copy: DataCopy, path: Path, lock: Lock) -> None:
+        """Restore a copy beside the present, and drop that. :raises AdapterError: permanent, it cannot be restored."""
+        apart = beside(self._settings.database, TRIAL)
+        await self._readiness.need_room(copy, await self._look())
+        watched = await self._readiness.watched()
+        trial = Restores(self._settings, self._place, self._server, self._dumps, purpose=TRIAL)
+        try:
+            lineage = Lineage(copy.id, self._clock.now())
+            made = await trial.restore(copy, path, apart, lineage, lock, watched)
+            await trial.check(made, copy, path, None, lock)
+        finally:
+            async with self._server.connect(self._settings.maintenance, TRIAL, PATIENCE) as connection:
+                await trial.drop(connection, apart)
+
     async def diff(self, older: str, newer: str = "") -> Sequence[Difference]:
-        first = (await in_thread(self._copy, older)).facts
+        first = (await in_thread(self._counted, older)).facts
         if newer:
-            return _differences(first, (await in_thread(self._copy, newer)).facts)
+            return _differences(first, (await in_thread(self._counted, newer)).facts)
         return _differences(first, {"rows": await self._dumps.rows()})
+
+    def _counted(self, name: str) -> DataCopy:
+        """:raises AdapterError: permanent, nobody knows what it holds."""
+        copy = self._copy(name)
+        if self._is_point(copy):
+            text = f"{name} is a point of the log, and what it holds is known once it was restored"
+            raise AdapterError(f"{text}; compare another copy", permanent=True)
+        return copy
 
     async def lost(self, *, export: bool = False) -> Sequence[Difference]:
         seen = await self._look()
@@ -350,7 +468,22 @@ class PostgresAdapter(DatabaseAdapter[PostgresSettings]):
     async def prune(self, spare: Collection[str] = (), last: int = 0) -> Sequence[str]:
         gone = await super().prune(spare, last)
         async with holding(self._spawner, self._rehearsal), holding(self._spawner, self.resource):
+            if self._points is not None:
+                await self._points.end(PURPOSE, TRIAL)
+                gone = [*gone, *await self._prune_marks(self._points, frozenset(spare))]
             return [*gone, *await self._prune_databases(frozenset(spare))]
+
+    def _pruned(self) -> list[DataCopy]:
+        return [copy for copy in super()._pruned() if not self._is_point(copy)]
+
+    async def _prune_marks(self, points: Points, spare: frozenset[str]) -> list[str]:
+        """Drop marks that no backup leads to any more."""
+        marks = [copy for copy in await in_thread(self._store.copies) if self._is_point(copy)]
+        needed = {copy_of(one) for one in spare} | named(self._place.scratch, *self._noted, finished=False)
+        gone = [copy for copy in await points.beyond(marks) if not needed & {copy.id, copy.name}]
+        for copy in gone:
+            await in_thread(self._store.drop, copy.name)
+        return [copy.name for copy in gone]
 
     async def _prune_databases(self, spare: frozenset[str]) -> list[str]:
         """Drop databases that were replaced longer than `keep_old` ago, and what restores left that nobody went on
@@ -363,7 +496,7 @@ class PostgresAdapter(DatabaseAdapter[PostgresSettings]):
             old = [one for one in seen.replaced if one.until is not None and one.until < over]
             for one in seen.others:
                 since = one.lineage.since
-                if one.name == beside(name, "try") or (
+                if one.name == beside(name, TRIAL) or (
                     one.name == beside(name, "new", one.lineage.id) and since is not None and since < over
                 ):
                     old.append(one)
@@ -379,12 +512,24 @@ class PostgresAdapter(DatabaseAdapter[PostgresSettings]):
         return f"postgres-rehearsal:{self.resource}"
 
 
-def _complete(copy: DataCopy) -> DataCopy:
-    """:raises AdapterError: permanent, its manifest does not say what it holds."""
-    if missing := sorted(FACTS - copy.facts.keys()):
-        text = f"copy {copy.name}: its manifest is damaged, it has no {missing[0]}; use another copy"
-        raise AdapterError(text, permanent=True)
-    return copy
+def _taken(copy: DataCopy, taken: Taken) -> DataCopy:
+    """A point of the log, with what was dumped of it."""
+    return replace(copy, lineage=taken.lineage, size=taken.size, facts={**copy.facts, **taken.facts})
+
+
+def _fill(source: Path, directory: Path) -> None:
+    """Move what was dumped into the directory of a copy, which has it only once its manifest says so."""
+    for path in sorted(source.iterdir()):
+        there = directory / path.name
+        if there.is_dir():  # an earlier life was killed before it wrote the manifest
+            shutil.rmtree(there)
+        path.rename(there)
+    sync_directory(directory)
+
+
+def _emptied(directory: Path) -> None:
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(mode=0o700, parents=True)
 
 
 def _synced(directory: Path) -> None:

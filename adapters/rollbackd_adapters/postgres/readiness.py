@@ -63,9 +63,10 @@ class DatabaseReadiness:
         self._swap = swap
         self._store = store
 
-    async def problems(self, copies: Sequence[DataCopy]) -> list[str]:
+    async def problems(self, copies: Sequence[DataCopy], *, needs_copy: bool = True) -> list[str]:
         """A sentence for each thing that stands in the way.
 
+        :param needs_copy: there is nothing else to go back to.
         :raises AdapterError: the server cannot be asked.
         """
         settings = self._settings
@@ -83,7 +84,7 @@ class DatabaseReadiness:
             superuser = await _is_superuser(connection)
             found += await self._objects(connection, superuser=superuser)
             size = int(await value(connection, "SELECT pg_database_size(current_database())"))
-        if not copies:
+        if not copies and needs_copy:
             text = f"there is no copy yet; `rollbackd snapshot take {self._place.service} {self._place.layer}`"
             found.append(text)
         return found + await self._room(copies, size)

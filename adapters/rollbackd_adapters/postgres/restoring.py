@@ -7,7 +7,7 @@ https://www.postgresql.org/docs/15/app-pgrestore.html
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -71,7 +71,8 @@ class Restores:
         program = self._server.program("pg_restore", int(copy.facts["major"]))
         target = self._server.conninfo(name, self._purpose, synchronous_commit="local", row_security="off")
         argv = [program, f"--dbname={target}", "--no-password", "--exit-on-error", f"--jobs={self._settings.jobs}"]
-        await self._unless_full(self._server.run([*argv, str(directory / DATA)], self._purpose, lock), watched)
+        work = self._server.run([*argv, str(directory / DATA)], self._purpose, lock)
+        await unless_full(work, watched, self._settings.floor, self._clock)
         boundary("postgres.restored")
         return made
 
@@ -104,26 +105,6 @@ class Restores:
         await self._server.end_sessions(connection, self._purpose, name)
         await connection.execute(sql("DROP DATABASE IF EXISTS {} WITH (FORCE)", name))
         boundary("postgres.dropped")
-
-    async def _unless_full(self, work: Any, watched: Sequence[Path]) -> None:
-        """Do it, but end it before a volume is full."""
-
-        async def watch() -> None:
-            while not done:
-                for path in watched:
-                    if (free := free_bytes(path)) < self._settings.floor:
-                        text = f"{path}: only {free // 2**20} MiB are free, so the restore was ended (`floor`)"
-                        raise AdapterError(f"{text}; make room there", permanent=False)
-                await self._clock.sleep(_GLANCES / 5)
-
-        async def to_its_end() -> None:
-            try:
-                await work
-            finally:
-                done.append(True)
-
-        done: list[bool] = []
-        await both(to_its_end(), watch())
 
     # -- what it must be ------------------------------------------------------------------------
     async def check(
@@ -258,6 +239,27 @@ def schema_differences(first: Path, second: Path) -> str:
     lines = [*(f"- {line}" for line in sorted(was - now)), *(f"+ {line}" for line in sorted(now - was))]
     shown = [one_line(line)[:200] for line in lines if not line[2:].startswith(("\\", "--"))]
     return "; ".join(shown[:_SHOWN])
+
+
+async def unless_full(work: Coroutine[Any, Any, object], watched: Sequence[Path], floor: int, clock: Clock) -> None:
+    """Do it, but end it before less than `floor` is free on a volume. :raises AdapterError: it was ended."""
+
+    async def watch() -> None:
+        while not done:
+            for path in watched:
+                if (free := free_bytes(path)) < floor:
+                    text = f"{path}: only {free // 2**20} MiB are free, so the restore was ended (`floor`)"
+                    raise AdapterError(f"{text}; make room there", permanent=False)
+            await clock.sleep(_GLANCES / 5)
+
+    async def to_its_end() -> None:
+        try:
+            await work
+        finally:
+            done.append(True)
+
+    done: list[bool] = []
+    await both(to_its_end(), watch())
 
 
 def free_bytes(path: Path) -> int:

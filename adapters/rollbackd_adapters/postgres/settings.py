@@ -2,13 +2,14 @@
 
 from datetime import timedelta
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from rollbackd.syntax.units import Duration, Secret, Size
+from rollbackd.syntax.units import Duration, Secret, Size, Spec
 from rollbackd_adapters.databases import DatabaseSettings
-from rollbackd_adapters.paths import WholePath
+from rollbackd_adapters.paths import UserName, WholePath
 from rollbackd_adapters.sqlite.settings import IntegrityQuery
 
 _KEYWORDS = frozenset(
@@ -34,6 +35,21 @@ def check_dsn(text: str) -> str:
     if not given.get("dbname") or not (given.get("host") or given.get("hostaddr")):
         raise ValueError('it does not say which database; write "host=/run/postgresql dbname=shop"')
     return text
+
+
+class PgBackRestSettings(Spec):
+    """Where the points in time come from: a repository of pgBackRest's, with the server's backups and its WAL."""
+
+    stanza: Annotated[str, Field(pattern=r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")]
+    """What pgBackRest calls the server."""
+    config: WholePath | None = None
+    """Its configuration; none: its own default."""
+    repo: Annotated[int, Field(ge=1, le=256)] = 1
+    """Which of its repositories."""
+    run_as: UserName = ""
+    """As whom it and the scratch cluster run: one who may read the repository, and never root; empty: as we do."""
+    scratch: WholePath | None = None
+    """Where the scratch cluster lies while it is there, as large as the server; none: in the daemon's own `scratch`."""
 
 
 class PostgresSettings(DatabaseSettings):
@@ -74,10 +90,17 @@ class PostgresSettings(DatabaseSettings):
     """How long one try to put the database in place may keep clients out."""
     swap_within: Duration = timedelta(seconds=30)
     """How long it is tried; then the present goes on serving, and the step failed."""
+    pgbackrest: PgBackRestSettings | None = None
+    """Where times between two copies come from; none: there are only copies."""
     wait_for: tuple[str, ...] = ()
     """Standbys, by `application_name`, that must have replayed it before the step is done."""
     timeout: Duration = timedelta(hours=1)
     """For each copy and each restore."""
+
+    @property
+    def written(self) -> tuple[Path, ...]:
+        apart = self.pgbackrest.scratch if self.pgbackrest is not None else None
+        return (*super().written, *([apart] if apart is not None else []))
 
     @property
     def parameters(self) -> dict[str, str]:
