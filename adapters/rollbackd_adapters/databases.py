@@ -109,6 +109,9 @@ class DatabaseAdapter(StepAdapter[DatabaseSettingsT]):
             raise AdapterError(f"{text}; {self._no_copy}", permanent=True)
         return found
 
+    async def mark(self, at: datetime, why: str) -> None:
+        """Nothing, where there are only copies."""
+
     def _check_id(self, release: Release) -> None:
         check_own(release, LINEAGE_ID, "a database's lineage")
 

@@ -177,6 +177,20 @@ class PointInTime(Protocol):
         ...
 
 
+@runtime_checkable
+class Marks(Protocol):
+    """A layer of data that can mark what it holds now, so that exactly this can be gone back to."""
+
+    async def mark(self, at: datetime, why: str) -> None:
+        """Set a mark; `as_of(at)` finds it. What was committed before this was called is in it. It takes a moment, and
+        does nothing where the layer has only copies.
+
+        :param at: now, as the journal has it.
+        :param why: one word: `change`, `good`.
+        """
+        ...
+
+
 # -- snapshots ----------------------------------------------------------------------------------
 @dataclass(frozen=True, slots=True)
 class Snapshot:

@@ -3,18 +3,20 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import pytest
 
-from rollbackd.adapter import AdapterError, PointInTime
+from rollbackd import facts
+from rollbackd.adapter import AdapterError, Marks, PointInTime
 from rollbackd.decision.data_target import DataTarget
 from rollbackd.execution.layers import LookFailed, PlanRequest
 from rollbackd.model import (
+    FLEET,
     Action,
     Change,
     DataGoal,
@@ -28,10 +30,12 @@ from rollbackd.model import (
     Verdict,
 )
 from rollbackd.operations import OrderRefused
+from rollbackd.operations.parameters import ChangeBody
 from rollbackd.policy import data, guards
 from rollbackd.policy.ledger import ServiceLedger
 from rollbackd.policy.spec import Limits
 from rollbackd.policy.target import Candidate
+from rollbackd.views.shapes import ChangeView
 from tests.unit.builders import at, minutes, released, situation, state, trigger
 from tests.unit.judgement.clock import idle
 from tests.unit.judgement.stage import Stage
@@ -113,11 +117,22 @@ class DataLayer(WorldLayer):
     copies: tuple[tuple[str, datetime], ...] = ()
     limit: timedelta = timedelta(minutes=1)
     rehearsed: Sequence[str] = ()
+    marks: list[tuple[datetime, str]] = field(default_factory=list)
+    unmarkable: str = ""
+    any_time: bool = False
+    """A time is a release by itself, and is not among those that are told."""
+
+    async def mark(self, at: datetime, why: str) -> None:
+        if self.unmarkable:
+            raise AdapterError(self.unmarkable, permanent=False)
+        self.marks.append((at, why))
 
     async def releases(self) -> Sequence[Release]:
         return [self.present, *(Release(name, name, when) for name, when in self.copies if name != self.present.id)]
 
     async def as_of(self, time: datetime) -> Release:
+        if self.any_time:
+            return Release(f"at{time:%Y%m%dT%H%M%S}", "", time)
         for name, when in sorted(self.copies, key=lambda one: one[1], reverse=True):
             if when <= time and name != self.present.id:
                 return Release(name, name, when)
@@ -125,6 +140,9 @@ class DataLayer(WorldLayer):
 
     async def plan(self, target: Release) -> Change:
         known = {release.id: release for release in await self.releases()}
+        if self.any_time and target.id.startswith("at"):
+            when = datetime.strptime(target.id, "at%Y%m%dT%H%M%S").replace(tzinfo=UTC)
+            return Change(self.name, self.present, target, loss=DataLoss(when, self.limit))
         if target.id not in known:
             raise AdapterError("no such copy", permanent=True)
         when = known[target.id].created or self.copies[0][1]
@@ -185,6 +203,7 @@ async def shop(tmp_path: Path) -> AsyncIterator[Shop]:
     own = stage.world.layers["shop"]
     own["db"] = DataLayer("db", stage.world.calls, Traits(data=True), ORIGIN, (ORIGIN,), world=stage.world)
     assert isinstance(own["db"], PointInTime)
+    assert isinstance(own["db"], Marks)
     await stage.up()
     for release in ("v0", "v1"):
         stage.world.run("shop", "code", release)
@@ -265,6 +284,57 @@ async def test_people_name_a_copy_or_a_time(shop: Shop) -> None:
     assert any("old passwords" in risk for risk in plan.steps[0].risks)
     await shop.order(plan_id=plan.id)
     assert shop.calls == ["apply db c1"]
+
+
+async def test_a_time_is_gone_to_that_is_not_among_the_releases_that_are_told(shop: Shop) -> None:
+    shop.db.any_time = True
+    wanted = shop.stage.clock.true - timedelta(minutes=15)
+    name = f"at{wanted:%Y%m%dT%H%M%S}"
+    plan = await shop.stage.daemon.operations.plan(
+        Request("shop", ANN, to=f"db={wanted:%Y-%m-%dT%H:%M:%S}Z", plan="data")
+    )
+    assert [one.after for one in plan.steps] == [name[:12]]
+    await shop.order(plan_id=plan.id)
+    assert shop.calls == [f"apply db {name}"]
+
+
+async def announce(shop: Shop, key: str) -> ChangeView:
+    change = ChangeBody(service="shop", key=key, releases={"code": "v3"})
+    return await shop.stage.daemon.operations.changed(change, ANN)
+
+
+async def notices(shop: Shop) -> list[str]:
+    records = await shop.stage.daemon.read_model.journal.latest(facts.kinds(facts.Notice), FLEET, 100)
+    return [record.fact.text for record in reversed(records) if "marked" in record.fact.text]
+
+
+async def test_an_announced_change_is_marked_once_as_of_its_own_time(shop: Shop) -> None:
+    told = await announce(shop, "build-1")
+    assert shop.db.marks[-1] == (told.at, "change")
+    before = len(shop.db.marks)
+    await announce(shop, "build-1")
+    assert len(shop.db.marks) == before
+
+
+async def test_a_mark_that_cannot_be_set_is_told_once_and_stops_no_announcement(shop: Shop) -> None:
+    shop.db.unmarkable = "the server is away"
+    await announce(shop, "build-2")
+    await announce(shop, "build-3")
+    shop.db.unmarkable = ""
+    await announce(shop, "build-4")
+    said, over = await notices(shop)
+    assert said.startswith("shop/db was not marked: the server is away; a rollback goes to the time")
+    assert over == "shop/db is marked again"
+
+
+async def test_a_state_that_became_good_is_marked_once(shop: Shop) -> None:
+    (entry,) = (one for one in shop.stage.daemon.snapshot_manager.planned() if one.name == "mark shop")
+    assert entry.due() is None, "v2 is not good yet"
+    await shop.stage.clock.go(shop.stage.clock.true + timedelta(hours=1))
+    assert entry.due() is not None
+    await entry.work()
+    assert shop.db.marks == [(shop.stage.clock.true, "good")]
+    assert entry.due() is None
 
 
 async def test_a_copy_by_name_counts_from_the_change(shop: Shop) -> None:

@@ -1,9 +1,11 @@
 """A layer on another host that keeps its own past."""
 
 from collections.abc import Collection, Sequence
+from datetime import datetime
 from typing import Any, ClassVar
 
 from rollbackd.adapter import AdapterError, Difference, Snapshot, SnapshotProblem
+from rollbackd.model import Release
 from rollbackd_adapters.remote.layer import RemoteAdapter
 
 
@@ -47,3 +49,16 @@ class RemoteSnapshots(RemoteAdapter):
         return AdapterError(
             f"{self._hosts[0].name} does not {what} for another host; do it there, on the layer itself", permanent=True
         )
+
+
+class RemoteCopies(RemoteSnapshots):
+    """`PointInTime`, `Marks` and `KeepsReplaced`, asked of the one host."""
+
+    async def as_of(self, time: datetime) -> Release:
+        return await self._hosts[0].ask("as_of", time=time)  # type: ignore[no-any-return]
+
+    async def mark(self, at: datetime, why: str) -> None:
+        await self._ordered("mark", at=at, why=why)
+
+    async def lost(self, *, export: bool = False) -> Sequence[Difference]:
+        return await self._ordered("lost", export=export)  # type: ignore[no-any-return]

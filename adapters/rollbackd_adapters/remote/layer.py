@@ -26,11 +26,13 @@ class RemoteAdapter(LayerAdapter[RemoteSettings]):
     settings_model: ClassVar[type[Settings]] = RemoteSettings
 
     def __new__(cls, settings: RemoteSettings, place: Place) -> "RemoteAdapter":  # noqa: PYI034  # mypy cannot follow Self to a subclass
-        """The class with snapshots, for settings that have them in `traits`."""
-        from rollbackd_adapters.remote.keeping import RemoteSnapshots  # which derives from this class
+        """The class with snapshots, or with copies of data, for settings that have them in `traits`."""
+        from rollbackd_adapters.remote.keeping import RemoteCopies, RemoteSnapshots  # which derive from this class
 
         del place
-        return object.__new__(RemoteSnapshots if "snapshots" in settings.traits else cls)
+        if "snapshots" not in settings.traits:
+            return object.__new__(cls)
+        return object.__new__(RemoteCopies if "data" in settings.traits else RemoteSnapshots)
 
     def __init__(self, settings: RemoteSettings, place: Place) -> None:
         super().__init__(settings, place)

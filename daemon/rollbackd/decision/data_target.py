@@ -2,13 +2,13 @@
 the copy that a person named, or the one that brings back the data of the wanted time.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
 from rollbackd.execution.layers import Layers, LookFailed
 from rollbackd.incident.spec import PlanSpec
-from rollbackd.model import NO_RELEASE, DataGoal, Request, State, Trigger, Verdict
+from rollbackd.model import NO_RELEASE, DataGoal, Release, Request, State, Trigger, Verdict
 from rollbackd.policy.data import data_goal, put_down_to, without_data
 from rollbackd.policy.guards import CHANGE, Situation
 from rollbackd.policy.target import Candidate
@@ -93,17 +93,20 @@ class DataTarget:
         return replace(chosen, state=State(releases))
 
 
-async def with_named_time(trigger: Trigger, layers: Layers) -> tuple[Trigger, DataGoal | None]:
-    """The trigger with a copy in place of the time that a person named (`db=2026-11-29T14:03:00+01:00`), and that time;
-    None where nobody named one. :raises LookFailed: there is no copy for it.
+async def with_named_time(
+    trigger: Trigger, layers: Layers, there: Mapping[str, tuple[Release, ...]]
+) -> tuple[Trigger, DataGoal | None, Mapping[str, tuple[Release, ...]]]:
+    """The trigger with a copy in place of the time that a person named (`db=2026-11-29T14:03:00+01:00`), that time, and
+    what can be gone to, with the copy; None where nobody named one. :raises LookFailed: there is no copy for it.
     """
     request = trigger.request or Request(trigger.service, "")
     layer, _, text = request.to.partition("=")
     time = _time(layer, text) if layer in layers.data else None
     if time is None:
-        return trigger, None
-    found = await layers.as_of(layer, time)
-    return replace(trigger, request=replace(request, to=f"{layer}={found.id}")), DataGoal(time)
+        return trigger, None, there
+    found = await layers.as_of(layer, time)  # which need not be among those that are told: any time may be a copy
+    there = {**there, layer: (*there.get(layer, ()), found)}
+    return replace(trigger, request=replace(request, to=f"{layer}={found.id}")), DataGoal(time), there
 
 
 def _time(layer: str, text: str) -> datetime | None:

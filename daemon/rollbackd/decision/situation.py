@@ -132,8 +132,8 @@ class SituationReader:
         try:
             if isinstance(there, BaseException):
                 raise there
-            trigger, named = await with_named_time(trigger, layers)
-            chosen = self._target(trigger, present, there, shown=shown)
+            trigger, named, known = await with_named_time(trigger, layers, there)
+            chosen = self._target(trigger, present, known, shown=shown)
         except LookFailed as error:
             return replace(given, target=None, no_target=str(error), problems=(str(error),))
         data = DataTarget(layers, trigger, present)

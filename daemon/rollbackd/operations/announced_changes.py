@@ -12,6 +12,7 @@ from rollbackd.operations.base import OperationsBase, OperationsParts
 from rollbackd.operations.parameters import ChangeBody
 from rollbackd.policy.changes import UNCONFIRMED, spell_of
 from rollbackd.policy.ledger import Announcement, announced
+from rollbackd.snapshots.marks import CHANGE
 from rollbackd.views.presenters import WAITING, change_view
 from rollbackd.views.shapes import ChangeView
 
@@ -37,23 +38,25 @@ class AnnouncedChanges(OperationsBase):
             raise InvalidOrder(f"say LAYER={change.releases['']}; {service.name} has the layers {layers}")
         self._check_layers(service, change.releases)
         async with self._one_at_a_time:
-            known = await self._announce(service.name, change, actor)
+            known, is_new = await self._announce(service.name, change, actor)
+        if is_new:
+            await self._parts.snapshot_manager.marks.set(service.name, known.at, CHANGE)
         if (known.releases, known.kind, known.priority) != (change.releases, change.kind, change.priority):
             raise InvalidOrder(f'"{known.id}" is another change of {service.name} already; each needs a key of its own')
         return self._change(service.name, known)
 
-    async def _announce(self, service: str, change: ChangeBody, actor: str) -> Announcement:
-        """The announcement of this key; the first one when there was one before."""
+    async def _announce(self, service: str, change: ChangeBody, actor: str) -> tuple[Announcement, bool]:
+        """The announcement of this key, and whether it is a new one."""
         now = self._parts.clock.now()
         name = change.key or self._name(service, now)
         if (known := self._announced(service, name)) is not None:
-            return known
+            return known, False
         fact = facts.Announced(
             name, change.releases, change.kind, change.priority, self._confirm_by(change, now), change.text, change.by
         )
         records = await self._read_model.append(Entry(service_stream(service), fact, actor))
         self._parts.decision_engine.run_soon(self._look(service))
-        return self._announced(service, name) or announced(fact, records[0].at, actor)
+        return self._announced(service, name) or announced(fact, records[0].at, actor), True
 
     def _name(self, service: str, now: datetime) -> str:
         """One of our own for a change without a key, that can be typed: `checkout@20260301T120000Z`."""

@@ -17,7 +17,17 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
-from rollbackd.adapter import Adapter, Bracket, Noting, Prunes, Rehearses, Snapshots
+from rollbackd.adapter import (
+    Adapter,
+    Bracket,
+    KeepsReplaced,
+    Marks,
+    Noting,
+    PointInTime,
+    Prunes,
+    Rehearses,
+    Snapshots,
+)
 from rollbackd.model import Release, Traits
 from rollbackd.syntax.units import show
 
@@ -41,6 +51,7 @@ _READING: tuple[Callable[..., Any], ...] = (
     Snapshots.verify,
     Snapshots.diff,
     Rehearses.rehearse,
+    PointInTime.as_of,
 )
 _EFFECTS: tuple[Callable[..., Any], ...] = (
     Adapter.apply,
@@ -49,6 +60,8 @@ _EFFECTS: tuple[Callable[..., Any], ...] = (
     Snapshots.take,
     Snapshots.restore,
     Prunes.prune,
+    KeepsReplaced.lost,
+    Marks.mark,
 )
 """`export_to` and `import_from` are not here: they take a path, and whoever connects chooses none."""
 

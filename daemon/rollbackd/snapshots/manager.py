@@ -19,6 +19,7 @@ from rollbackd.journal import JournalUnavailable
 from rollbackd.model import service_stream
 from rollbackd.snapshots.history import FINDING_KINDS, FINDINGS_READ, RUN_KINDS, RUNS_READ, SnapshotRun, folded
 from rollbackd.snapshots.layer_snapshots import LayerSnapshots, NotKept
+from rollbackd.snapshots.marks import DataMarks
 from rollbackd.snapshots.offsite import OffsiteStore
 from rollbackd.snapshots.restore import RESTORE, SnapshotRestore
 from rollbackd.snapshots.retention import Retention
@@ -62,6 +63,7 @@ class SnapshotManager:
         self._by_layer: dict[tuple[str, str], LayerSnapshots] = {}
         self._timetable = SnapshotTimetable(self._by_layer, clock)
         self._restoring = SnapshotRestore()
+        self.marks = DataMarks(layers, read_model, clock)
         retention = Retention(read_model, layers)
         self._few = asyncio.Semaphore(_FETCHED_TOGETHER)
         self._fetching: dict[tuple[str, str], asyncio.Task[None]] = {}
@@ -93,7 +95,7 @@ class SnapshotManager:
     # -- its life -------------------------------------------------------------------------------
     def planned(self) -> list[CalendarEntry]:
         """The entries of the calendar."""
-        return self._timetable.planned()
+        return [*self._timetable.planned(), *self.marks.planned()]
 
     def heed(self, held: Callable[[str], Collection[str]]) -> None:
         """:param held: the sentences that hold a service."""
