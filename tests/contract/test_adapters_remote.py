@@ -2,13 +2,14 @@
 
 import shlex
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
-from rollbackd.adapter import AdapterError, Snapshots
+from rollbackd.adapter import AdapterError, PointInTime, Snapshots
 from rollbackd.model import NO_RELEASE, Change, Progress, Release
 from rollbackd.testing import (
     KEY,
@@ -25,8 +26,10 @@ from rollbackd.testing import (
 )
 from rollbackd_adapters.freeze import FreezeAdapter, FreezeSettings
 from rollbackd_adapters.remote import RemoteAdapter, RemoteSettings
+from rollbackd_adapters.remote.keeping import RemoteCopies
 from tests.contract.over import HERE, NOWHERE, THERE, Over, RemoteBracketWorld, RemoteWorld
 from tests.contract.test_adapters_releases import ReleasesWorld
+from tests.contract.test_adapters_sqlite import SqliteWorld, layer
 from tests.contract.worlds import CommandWorld, GitCheckoutWorld, MaintenanceWorld, RestartWorld, script
 from tests.sshd import Sshd, sshd
 
@@ -246,6 +249,34 @@ def test_only_a_layer_that_says_so_has_snapshots(world: RemoteWorld) -> None:
     with pytest.raises(AdapterError, match="do it there") as refused:
         finish(keeping.export_to("a", "/b"))
     assert refused.value.permanent
+
+
+class StoredWorld(SqliteWorld):
+    """Its copies are not where a layer's own state is, which is elsewhere for the far side."""
+
+    def adapter(self) -> Any:
+        return layer(self.path, lock_within="500ms", timeout="20s", store=str(self.path / "copies"))
+
+
+def test_data_over_there_is_copied_and_goes_back_to_a_time(tmp_path: Path, server: Sshd) -> None:
+    (tmp_path / "world").mkdir()
+    traits = ["releases", "step", "data", "snapshots"]
+    world = RemoteWorld(tmp_path, server, StoredWorld(tmp_path / "world"), traits)
+    adapter = world.adapter()
+    assert isinstance(adapter, RemoteCopies)
+    assert isinstance(adapter, PointInTime)
+    second = finish(adapter.take("second"))
+    assert list(finish(adapter.ready())) == [], "what it offers is what `traits` says"
+    finish(adapter.mark(second.created, "change"))
+    release = finish(adapter.as_of(second.created))
+    assert (release.label, release.created) == ("second", second.created)
+    with pytest.raises(AdapterError, match="no copy is as old as 2020") as refused:
+        finish(adapter.as_of(datetime(2020, 1, 1, tzinfo=UTC)))
+    assert refused.value.permanent
+    change = finish(planned(adapter, release))
+    assert change.loss is not None
+    assert finish(perform(adapter, change)) is Progress.DONE
+    assert world.present() == release.id
 
 
 # -- a far side that is not what it should be ---------------------------------------------------

@@ -81,7 +81,9 @@ def as_one(layer: str, target: Release, found: Mapping[str, Change], unfinished:
     after = harmless(next(iter(found.values())).after)
     aside = "; ".join(one_line(f"{host}: {each.aside}") for host, each in found.items() if each.aside)
     reversible = all(each.reversible for each in found.values())
-    return Change(layer, before, after, reversible=reversible, risks=risks, aside=aside)
+    losses = [each.loss for each in found.values() if each.loss is not None]
+    loss = min(losses, key=lambda each: each.copied, default=None)
+    return Change(layer, before, after, reversible=reversible, risks=risks, aside=aside, loss=loss)
 
 
 def share(change: Change, host: str) -> Change | None:
