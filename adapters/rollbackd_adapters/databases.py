@@ -15,10 +15,19 @@ from pydantic import Field
 
 from rollbackd.adapter import AdapterError, Difference, Needs, Place, Settings, Snapshot
 from rollbackd.model import NO_RELEASE, Change, Release, Traits
-from rollbackd.syntax.units import Duration
+from rollbackd.syntax.units import Duration, Size, writable
 from rollbackd.system.spawner import Lock, one_line
 from rollbackd_adapters.base import StepAdapter
-from rollbackd_adapters.copies import LINEAGE_ID, CopyStore, DataCopy, Lineage, check_copy_name, copy_as_of, kept
+from rollbackd_adapters.copies import (
+    BEFORE,
+    LINEAGE_ID,
+    CopyStore,
+    DataCopy,
+    Lineage,
+    check_copy_name,
+    copy_as_of,
+    kept,
+)
 from rollbackd_adapters.failures import holding
 from rollbackd_adapters.ids import check_own
 from rollbackd_adapters.paths import WholePath
@@ -40,6 +49,9 @@ class DatabaseSettings(Settings):
     """How many copies pruning leaves, the newest ones; never less than one that was found whole."""
     keep_old: Duration = timedelta(days=7)
     """How long what a restore replaced is kept at least."""
+
+    largest: Size = 64 * 2**30
+    """What an imported copy may hold at most."""
 
     @property
     def written(self) -> tuple[Path, ...]:
@@ -121,6 +133,27 @@ class DatabaseAdapter(StepAdapter[DatabaseSettingsT]):
     async def _move(self, change: Change, trace: Trace, lock: Lock) -> None:
         await self._put(change, trace, lock)
 
+    async def _instead(
+        self, copy: DataCopy, error: AdapterError, change: Change, ran: Lineage, trace: Trace
+    ) -> DataCopy:
+        """The next older copy, after one that could not be restored, where it loses no more than may be lost unasked.
+
+        :param ran: what is there now.
+        :raises AdapterError: the error itself, where there is none, or where it says nothing of the copy.
+        """
+        copies = [one for one in await in_thread(self._whole) if one.created < copy.created and one.why != BEFORE]
+        found = copy_as_of(copies, ran, copy.created) if error.permanent else None
+        if found is None or change.loss is None or change.loss.aim - found.created > change.loss.limit:
+            raise error
+        said = f"copy {copy.name} could not be restored ({error}), so the next older one was taken"
+        trace.begin(fell_back=[*trace.known.get("fell_back", []), said])
+        return found
+
+    async def note(self, key: str) -> str:
+        """What was done otherwise than people would expect."""
+        said = Trace(self._place.scratch, Change(self._place.layer, NO_RELEASE, NO_RELEASE, key=key)).known
+        return writable(". ".join(map(str, said.get("fell_back", []))))
+
     # -- snapshots ------------------------------------------------------------------------------
     async def take(self, name: str = "", why: str = "manual") -> Snapshot:
         if name:
@@ -191,6 +224,15 @@ class DatabaseAdapter(StepAdapter[DatabaseSettingsT]):
 def release_of(lineage: Lineage) -> Release:
     """What is there, as a release; people call it by when it was restored."""
     return Release(lineage.id, f"restored-{lineage.since.astimezone(UTC):%Y%m%dT%H%M%SZ}" if lineage.since else "")
+
+
+def imported(name: str, manifest: Any, size: int) -> DataCopy:
+    """A copy from elsewhere; its name and its size are ours. :raises AdapterError: permanent."""
+    try:
+        copy = DataCopy.read(name, manifest)
+    except ValueError as error:
+        raise AdapterError(f"its manifest is damaged: {error}", permanent=True) from error
+    return replace(copy, size=size, why="import")
 
 
 def rows_that_differ(old: Mapping[str, int], new: Mapping[str, int]) -> list[Difference]:

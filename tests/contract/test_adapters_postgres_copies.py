@@ -396,3 +396,39 @@ def test_old_databases_are_dropped_when_their_time_is_over(shop: Postgres, tmp_p
     shop.sql(f"COMMENT ON DATABASE shop_rollbackd_try IS '{left}'")  # as a killed rehearsal leaves it
     assert {"shop_rollbackd_old_original", "shop_rollbackd_try"} <= {*finish(short.prune())}
     assert [row[0] for row in shop.sql("SELECT datname FROM pg_database WHERE datname LIKE 'shop%'")] == ["shop"]
+
+
+def test_an_exported_copy_is_taken_in_elsewhere_and_restored(shop: Postgres, tmp_path: Path) -> None:
+    adapter, file = layer(shop, tmp_path, "shop"), tmp_path / "shop.tar"
+    first = finish(adapter.take("first"))
+    finish(adapter.export_to("first", str(file)))
+    assert file.stat().st_mode & 0o777 == 0o600
+    shop.sql("TRUNCATE users", database="shop")
+    other = layer(shop, tmp_path / "other", "shop")
+    taken = finish(other.import_from(str(file)))
+    assert (taken.release, taken.created, taken.why) == (first.release, first.created, "import")
+    assert finish(other.import_from(str(file))).name == taken.name, "it is the same copy"
+    finish(other.restore(taken.name, "by hand"))
+    assert shop.sql("SELECT count(*) FROM users", database="shop") == [(100,)]
+
+
+def test_an_export_that_is_damaged_anywhere_is_refused_and_nothing_of_it_kept(shop: Postgres, tmp_path: Path) -> None:
+    adapter, file = layer(shop, tmp_path, "shop"), tmp_path / "shop.tar"
+    finish(adapter.take("first"))
+    finish(adapter.export_to("first", str(file)))
+    whole = file.read_bytes()
+    other = layer(shop, tmp_path / "other", "shop")
+    for position in range(10, len(whole), len(whole) // 12):
+        file.write_bytes(whole[:position] + bytes([whole[position] ^ 1]) + whole[position + 1 :])
+        with pytest.raises(AdapterError, match=r"shop\.tar") as refused:
+            finish(other.import_from(str(file)))
+        assert refused.value.permanent
+    for part in (b"", whole[: len(whole) // 2], whole + b"more", b"SELECT 1;"):
+        file.write_bytes(part)
+        with pytest.raises(AdapterError, match=r"shop\.tar"):
+            finish(other.import_from(str(file)))
+    file.write_bytes(whole)
+    with pytest.raises(AdapterError, match="larger than `largest`"):
+        finish(layer(shop, tmp_path / "other", "shop", largest=1000).import_from(str(file)))
+    assert finish(other.snapshots()) == []
+    assert not list((tmp_path / "other/scratch/store").glob("*"))

@@ -75,6 +75,39 @@ def test_a_copy_whose_bytes_changed_is_not_put_in_place(tmp_path: Path) -> None:
     assert finish(ours.as_of(SystemClock().now())).id == taken.release
 
 
+def test_a_harmed_copy_gives_way_to_the_next_older_one_within_the_same_step(tmp_path: Path) -> None:
+    file = made(tmp_path)
+    ours = layer(tmp_path, max_loss="1h")
+    finish(ours.take("older"))
+    changed(file)
+    newer = finish(ours.take("newer"))
+    changed(file)
+    change = finish(planned(ours, Release(newer.release)))
+    raw = bytearray(data_of(tmp_path, "newer").read_bytes())
+    raw[-100] ^= 1
+    data_of(tmp_path, "newer").write_bytes(raw)
+    finish(perform(ours, change))
+    assert count(file) == 20, "what the older copy has"
+    assert finish(ours.current()).id == newer.release, "it is the step's release"
+    assert "copy newer could not be restored" in finish(ours.note(change.key))
+    assert not next(one for one in finish(ours.snapshots()) if one.name == "newer").restorable
+
+
+def test_a_harmed_copy_does_not_give_way_to_one_that_loses_more_than_max_loss(tmp_path: Path) -> None:
+    file = made(tmp_path)
+    ours = layer(tmp_path, max_loss="0s")
+    finish(ours.take("older"))
+    newer = finish(ours.take("newer"))
+    changed(file)
+    change = finish(planned(ours, Release(newer.release)))
+    raw = bytearray(data_of(tmp_path, "newer").read_bytes())
+    raw[-100] ^= 1
+    data_of(tmp_path, "newer").write_bytes(raw)
+    with pytest.raises(AdapterError, match="not those that were copied"):
+        finish(ours.apply(change))
+    assert count(file) == 25
+
+
 def test_a_copy_that_somebody_opened_is_a_leftover(tmp_path: Path) -> None:
     made(tmp_path)
     ours = layer(tmp_path)

@@ -7,8 +7,10 @@ and can be gone back to in the same way. psycopg is imported on first use.
 https://www.postgresql.org/docs/15/
 """
 
+import json
 import os
 import shutil
+import sys
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
@@ -19,7 +21,7 @@ from typing import Any
 
 from rollbackd.adapter import AdapterError, Difference, Place, Snapshot, SnapshotProblem
 from rollbackd.adapter import Needs as Needs
-from rollbackd.model import NO_RELEASE, Change, DataLoss, Release
+from rollbackd.model import Change, DataLoss, Release
 from rollbackd.model import Traits as Traits
 from rollbackd.syntax.units import writable
 from rollbackd.system.boundary import boundary
@@ -45,9 +47,10 @@ from rollbackd_adapters.copies import (
 from rollbackd_adapters.copies import (
     kept as kept,
 )
-from rollbackd_adapters.databases import PATIENCE, DatabaseAdapter, release_of, rows_that_differ
-from rollbackd_adapters.failures import holding
+from rollbackd_adapters.databases import PATIENCE, DatabaseAdapter, imported, release_of, rows_that_differ
+from rollbackd_adapters.failures import as_adapter_errors, holding
 from rollbackd_adapters.ids import check_own as check_own
+from rollbackd_adapters.postgres import archive
 from rollbackd_adapters.postgres.catalogue import Catalogue, Database, beside, look
 from rollbackd_adapters.postgres.dump import DATA, FACTS, Dumps, Taken
 from rollbackd_adapters.postgres.leftovers import Leftovers
@@ -63,14 +66,12 @@ from rollbackd_adapters.traces import named as named
 
 TRIAL = "try"
 """What rehearsals are called at the server, and what they make."""
-_EXPORTED = "an export of this layer is a directory: copy it with `rsync`, or keep `store` on a volume that is kept"
 
 
 class PostgresAdapter(DatabaseAdapter[PostgresSettings]):
     """A PostgreSQL database."""
 
     settings_model = PostgresSettings
-    exported = False
     _kind = "postgres"
     _noted = ("copy", "after", "kept")
     _no_copy = "name one of `rollbackd snapshot list`"
@@ -254,14 +255,9 @@ class PostgresAdapter(DatabaseAdapter[PostgresSettings]):
             except AdapterError as error:
                 with suppress(AdapterError):  # else the next life drops it
                     await self._drop(name)
-                older = await self._older(copy, change, seen) if error.permanent else None
                 if isinstance(error, HarmedCopyError):
                     await in_thread(partial(self._store.note_verified, copy, self._clock.now(), whole=False))
-                if older is None:
-                    raise
-                said = f"copy {copy.name} could not be restored ({error}), so the next older one was taken"
-                trace.begin(fell_back=[*trace.known.get("fell_back", []), said])
-                copy = older
+                copy = await self._instead(copy, error, change, seen.present.lineage, trace)
             else:
                 trace.begin(granted=copy.facts["rights"]["granted"])
                 return made
@@ -319,25 +315,12 @@ class PostgresAdapter(DatabaseAdapter[PostgresSettings]):
         trace.begin(kept=copy.name)
         return copy
 
-    async def _older(self, copy: DataCopy, change: Change, seen: Catalogue) -> DataCopy | None:
-        """The next older copy, where it loses no more than may be lost unasked."""
-        copies = [one for one in await in_thread(self._whole) if one.created < copy.created and one.why != BEFORE]
-        found = copy_as_of(copies, seen.present.lineage, copy.created)
-        if found is None or change.loss is None or change.loss.aim - found.created > change.loss.limit:
-            return None
-        return found
-
     async def _drop(self, name: str) -> None:
         async with self._server.connect(self._settings.maintenance, PURPOSE, PATIENCE) as connection:
             await self._restores.drop(connection, name)
 
     async def _present_id(self) -> str:
         return (await self._look()).present.lineage.id
-
-    async def note(self, key: str) -> str:
-        """What was done otherwise than people would expect."""
-        said = Trace(self._place.scratch, Change(self._place.layer, NO_RELEASE, NO_RELEASE, key=key)).known
-        return writable(". ".join(map(str, said.get("fell_back", []))))
 
     async def _problems(self) -> list[str]:
         copies = await in_thread(self._whole)
@@ -460,10 +443,50 @@ class PostgresAdapter(DatabaseAdapter[PostgresSettings]):
         return next((copy for copy in copies if copy.name == trace.known.get("kept")), None)
 
     async def export_to(self, name: str, path: str) -> None:
-        raise AdapterError(f"{name} is not written to {path}: {_EXPORTED}", permanent=True)
+        await in_thread(self._counted, name)
+        if problems := await self.verify(name):
+            raise AdapterError(f"copy {name} is damaged: {problems[0].text}; export another one", permanent=True)
+        await self._archive("pack", self._store.path(name), path)
 
     async def import_from(self, path: str) -> Snapshot:
-        raise AdapterError(f"{path} is not taken in: {_EXPORTED}", permanent=True)
+        async with self._storing() as lock:
+            name = await in_thread(self._store.free_name, "import", self._clock.now())
+            into = await in_thread(self._store.begin, name)
+            try:
+                manifest = await self._archive("unpack", into, path, lock)
+                copy = await self._believed(imported(name, manifest, 0), path, into, lock)
+                known = [one for one in await in_thread(self._whole) if one.id == copy.id]
+                if known:
+                    return known[0].snapshot(restorable=True)
+                await in_thread(_synced, into)
+                await in_thread(self._store.finish, copy)
+            finally:
+                await in_thread(partial(shutil.rmtree, into, ignore_errors=True))
+        await in_thread(partial(self._store.note_verified, copy, self._clock.now(), whole=True))
+        return copy.snapshot(restorable=True)
+
+    async def _believed(self, copy: DataCopy, path: str, into: Path, lock: Lock) -> DataCopy:
+        """A copy from elsewhere, which is what its manifest says. :raises AdapterError: permanent, it is not."""
+        try:
+            harms = await self._dumps.harms(into, self._complete(copy).facts, lock)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise AdapterError(f"{path}: its manifest is damaged; nothing of it is kept", permanent=True) from error
+        if harms:
+            raise AdapterError(f"{path}: {'; '.join(harms)}; nothing of it is kept", permanent=True)
+        return replace(copy, size=await in_thread(_size, into / DATA))
+
+    async def _archive(self, what: str, directory: Path, path: str, lock: Lock | None = None) -> Any:
+        """The manifest of an exported file. :raises AdapterError: it cannot be read, or cannot be written."""
+        argv = [sys.executable, "-I", archive.__file__, what, str(directory), path, str(self._settings.largest)]
+        with as_adapter_errors():
+            ended = await self._spawner.run(argv, timeout=self._settings.timeout, lock=lock, limit=2**28)
+        try:
+            answer = json.loads(ended.stdout)
+        except ValueError as error:
+            raise AdapterError(f"{path}: reading or writing it broke off: {ended.ending}", permanent=False) from error
+        if "error" in answer:
+            raise AdapterError(str(answer["error"]), permanent=bool(answer["permanent"]))
+        return answer.get("manifest")
 
     async def prune(self, spare: Collection[str] = (), last: int = 0) -> Sequence[str]:
         gone = await super().prune(spare, last)
@@ -530,6 +553,10 @@ def _fill(source: Path, directory: Path) -> None:
 def _emptied(directory: Path) -> None:
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir(mode=0o700, parents=True)
+
+
+def _size(directory: Path) -> int:
+    return sum(path.stat().st_size for path in directory.iterdir())
 
 
 def _synced(directory: Path) -> None:

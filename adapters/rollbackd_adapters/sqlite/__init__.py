@@ -46,7 +46,7 @@ from rollbackd_adapters.copies import (
 from rollbackd_adapters.copies import (
     kept as kept,
 )
-from rollbackd_adapters.databases import PATIENCE, DatabaseAdapter, release_of, rows_that_differ
+from rollbackd_adapters.databases import PATIENCE, DatabaseAdapter, imported, release_of, rows_that_differ
 from rollbackd_adapters.failures import holding
 from rollbackd_adapters.ids import check_own as check_own
 from rollbackd_adapters.sqlite.jobs import SqliteJobs
@@ -127,28 +127,29 @@ class SqliteAdapter(DatabaseAdapter[SqliteSettings]):
 
     # -- the step -------------------------------------------------------------------------------
     async def _put(self, change: Change, trace: Trace, lock: Lock) -> None:
-        copy = await in_thread(self._store.by_release, change.after.id)
+        copy = await in_thread(self._store.by_release, trace.known.get("copy_id", change.after.id))
         lineage, seen = await self._look(recover=trace.begun is not None)
         if lineage.id == change.after.id:
             return
-        self._need_room(copy, seen)
-        trace.intend(
-            copy=copy.name, journal=trace.known.get("journal") or seen["journal"] or copy.facts.get("journal", "")
-        )
         now = self._clock.now()
         new = Lineage(change.after.id, now, lineage.id)
         staged = str(self._store.directory / ".staged" / DATA)
         await in_thread(partial(Path(staged).parent.mkdir, mode=0o700, parents=True, exist_ok=True))
         try:
-            read = await in_thread(self._store.was_verified, copy)
-            job = {"staged": staged, "lineage": new.written, "integrity": self._queries, "read": read}
-            as_it_is = bool(copy.facts.get("named")) and copy.id == change.after.id
-            try:
-                await self._jobs.run("approve" if as_it_is else "prepare", lock, None, **job, **self._copied(copy))
-            except AdapterError as error:
-                if error.permanent:  # the next plan goes to an older one
-                    await in_thread(partial(self._store.note_verified, copy, now, whole=False))
-                raise
+            while True:
+                self._need_room(copy, seen)
+                journal = trace.known.get("journal") or seen["journal"] or copy.facts.get("journal", "")
+                trace.intend(copy=copy.name, copy_id=copy.id, journal=journal)
+                as_it_is = bool(copy.facts.get("named")) and copy.id == change.after.id
+                try:
+                    await self._prepare(copy, staged, new, lock, as_it_is=as_it_is)
+                except AdapterError as error:
+                    if error.permanent:
+                        await in_thread(partial(self._store.note_verified, copy, now, whole=False))
+                    ran = _last_known(await in_thread(self._whole)) if lineage.id == UNREADABLE else lineage
+                    copy = await self._instead(copy, error, change, ran, trace)
+                else:
+                    break
             name = await in_thread(self._store.free_name, BEFORE, now)
             manifest = DataCopy(name, new_id(), now, BEFORE, lineage).written
             manifest["facts"] = {"replaced_by": change.after.id}
@@ -161,6 +162,12 @@ class SqliteAdapter(DatabaseAdapter[SqliteSettings]):
             )  # fmt: skip
         finally:
             await in_thread(partial(Path(staged).unlink, missing_ok=True))
+
+    async def _prepare(self, copy: DataCopy, staged: str, new: Lineage, lock: Lock, *, as_it_is: bool) -> None:
+        """Put a copy together beside the database. :raises AdapterError: permanent when the copy is not whole."""
+        read = await in_thread(self._store.was_verified, copy)
+        job = {"staged": staged, "lineage": new.written, "integrity": self._queries, "read": read}
+        await self._jobs.run("approve" if as_it_is else "prepare", lock, None, **job, **self._copied(copy))
 
     def _copied(self, copy: DataCopy) -> dict[str, Any]:
         return {"copy": str(self._store.path(copy.name) / DATA), "facts": dict(copy.facts)}
@@ -298,7 +305,7 @@ class SqliteAdapter(DatabaseAdapter[SqliteSettings]):
                 found = await self._jobs.run("unpack", lock, largest=self._settings.largest, **job)
                 if found["harms"]:
                     raise AdapterError(f"{path}: {'; '.join(found['harms'])}; nothing of it is kept", permanent=True)
-                copy = _imported(name, found["manifest"], (beside / DATA).stat().st_size)
+                copy = imported(name, found["manifest"], (beside / DATA).stat().st_size)
                 known = [one for one in await in_thread(self._whole) if one.id == copy.id]
                 if known:
                     return known[0].snapshot(restorable=True)
@@ -349,15 +356,6 @@ def _differences(first: Any, second: Any) -> list[Difference]:
     if first.get("schema") != second.get("schema"):
         found.append(Difference("schema", "changed"))
     return found
-
-
-def _imported(name: str, manifest: Any, size: int) -> DataCopy:
-    """A copy from elsewhere; its name and its size are ours. :raises AdapterError: permanent."""
-    try:
-        copy = DataCopy.read(name, manifest)
-    except ValueError as error:
-        raise AdapterError(f"its manifest is damaged: {error}", permanent=True) from error
-    return replace(copy, size=size, why="import")
 
 
 def _emptied(directory: Path) -> None:

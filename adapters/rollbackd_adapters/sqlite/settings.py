@@ -32,8 +32,6 @@ class SqliteSettings(DatabaseSettings):
     """For each copy and each restore."""
     room: Size = 64 * 2**20
     """Free space that must be left besides what a restore needs."""
-    largest: Size = 64 * 2**30
-    """What an imported copy may hold at most."""
 
     @property
     def written(self) -> tuple[Path, ...]:
