@@ -4,8 +4,9 @@ Such an adapter says how a copy is made (`_taken`), which ones are whole (`_is_t
 (`_goal`) and how it is put in place (`_put`).
 """
 
-from abc import abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -31,9 +32,12 @@ from rollbackd_adapters.copies import (
 from rollbackd_adapters.failures import holding
 from rollbackd_adapters.ids import check_own
 from rollbackd_adapters.paths import WholePath
+from rollbackd_adapters.schemas import DatabaseSchema, Survey
 from rollbackd_adapters.threads import in_thread
 from rollbackd_adapters.traces import Trace, named
 
+TRIAL = "trial"
+"""Why a copy was taken that is restored beside the present and then dropped."""
 PATIENCE = timedelta(minutes=10)
 """How long a copy or a rehearsal waits for another one of the layer."""
 
@@ -60,6 +64,45 @@ class DatabaseSettings(Settings):
 
 
 DatabaseSettingsT = TypeVar("DatabaseSettingsT", bound=DatabaseSettings)
+
+
+class OpenDatabase(ABC):
+    """A database that can be looked into, and that an application's own programs can be sent to: the present one, or a
+    copy beside it."""
+
+    @abstractmethod
+    def url(self, dialect: str) -> str:
+        """Where it is, as SQLAlchemy writes it, without a password.
+
+        :param dialect: what it begins with, such as `postgresql+psycopg`; empty: SQLAlchemy's own for the database.
+        """
+
+    @abstractmethod
+    def reached(self) -> AbstractAsyncContextManager[Mapping[str, str]]:
+        """The environment in which a program may connect, for as long as it lasts."""
+
+    @abstractmethod
+    async def heads(self, table: str) -> tuple[str, ...]:
+        """What a version table has, in order; nothing where there is none."""
+
+    @abstractmethod
+    async def set_heads(self, table: str, heads: Sequence[str]) -> None:
+        """Write something else into it. Of a copy only."""
+
+    @abstractmethod
+    async def schema(self, table: str) -> DatabaseSchema:
+        """The schema, without the version table."""
+
+    @abstractmethod
+    async def survey(self, table: str) -> Survey:
+        """All of it is read.
+
+        :param table: the version table, which is told of by itself.
+        """
+
+    @abstractmethod
+    async def settle(self) -> None:
+        """End what a killed program left at the server."""
 
 
 class DatabaseAdapter(StepAdapter[DatabaseSettingsT]):
@@ -104,6 +147,34 @@ class DatabaseAdapter(StepAdapter[DatabaseSettingsT]):
     def _replaced(self, copies: Sequence[DataCopy], trace: Trace) -> DataCopy | None:
         """The copy of what a restore replaced."""
 
+    # -- for layers that move what is in it ------------------------------------------------------
+    @property
+    @abstractmethod
+    def opened(self) -> OpenDatabase:
+        """The present one."""
+
+    @abstractmethod
+    def apart(self, name: str, user: str = "") -> AbstractAsyncContextManager[OpenDatabase]:
+        """A copy, read as a whole and restored beside the present; gone afterwards, also after a kill.
+
+        :param user: whose programs are sent to it; empty: our own.
+        """
+
+    @asynccontextmanager
+    async def apart_now(self, user: str = "") -> AsyncIterator[OpenDatabase]:
+        """The same with what is there now; nothing of it is kept."""
+        taken = await self.take(why=TRIAL)
+        try:
+            async with self.apart(taken.name, user) as database:
+                yield database
+        finally:
+            async with self._storing():
+                await in_thread(self._store.drop, taken.name)
+
+    def has_revision(self, heads: Sequence[str]) -> DataCopy | None:
+        """The newest whole copy that has these heads of migrations."""
+        return next((copy for copy in self._whole() if copy.facts.get("revisions") == list(heads)), None)
+
     def _copy(self, name: str) -> DataCopy:
         """:raises AdapterError: permanent, there is none, or its manifest is damaged."""
         return self._store.copy(name)
@@ -123,6 +194,9 @@ class DatabaseAdapter(StepAdapter[DatabaseSettingsT]):
 
     async def mark(self, at: datetime, why: str) -> None:
         """Nothing, where there are only copies."""
+
+    @abstractmethod
+    async def as_of(self, time: datetime) -> Release: ...
 
     def _check_id(self, release: Release) -> None:
         check_own(release, LINEAGE_ID, "a database's lineage")

@@ -46,6 +46,10 @@ def _no_secrets(_secret: Secret) -> str:
     raise ValueError("secrets cannot be read here")
 
 
+def _no_others(layer: str) -> Any:
+    raise ValueError(f"{layer}: other layers cannot be asked here")
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """Where a layer stands, and what it may use."""
@@ -60,6 +64,8 @@ class Place:
     """The `rollbackd.system.clock.Clock`."""
     reveal: Callable[[Secret], str] = _no_secrets
     """Reads a secret when it is used. :raises ValueError: with what to do."""
+    other: Callable[[str], Any] = _no_others
+    """Gives another layer of the service, once all are built. :raises ValueError: there is none; what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +195,41 @@ class Marks(Protocol):
         :param why: one word: `change`, `good`.
         """
         ...
+
+
+@runtime_checkable
+class RestsOn(Protocol):
+    """A layer that works by means of another layer, and by files of another one as they are now."""
+
+    @property
+    def rests_on(self) -> Sequence[Path]:
+        """The files. A plan that moves them before a step of this layer is an error of the configuration."""
+        ...
+
+    def misfit(self) -> str:
+        """What is wrong with the layer that it names; empty: nothing. Asked once all layers are built."""
+        ...
+
+
+@runtime_checkable
+class KeepsSchema(RestsOn, Protocol):
+    """A layer whose release other layers must fit: code that goes back alone meets the present one."""
+
+    @property
+    def part_of(self) -> str:
+        """The layer that takes it back as a whole with all else that it has; empty: none does."""
+        ...
+
+    async def unfit(self, release: Release) -> Sequence[str]:
+        """What that was written for a release would miss in the present one, a sentence an object. Read only."""
+        ...
+
+
+def is_moved_by(adapter: Adapter, path: Path) -> bool:
+    """Whether a step of a layer may replace what is at a path."""
+    whole, *parts = adapter.resource.rpartition(":")[2].split(" ")
+    own = [*([Path(whole, part) for part in parts] or [Path(whole)]), *getattr(adapter, "needs", Needs()).alone]
+    return adapter.traits.step and any(one.is_absolute() and path.is_relative_to(one) for one in own)
 
 
 # -- snapshots ----------------------------------------------------------------------------------

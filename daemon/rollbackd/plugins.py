@@ -90,6 +90,14 @@ def build_adapter(settings: Settings, place: Place, plugins: Plugins | None = No
     return made
 
 
+def other_layer(layers: Mapping[str, Adapter | None], name: str) -> Adapter:
+    """What a layer is given of another one of its service. :raises ValueError: there is none."""
+    found = layers.get(name)
+    if found is None:
+        raise ValueError(f'layer "{name}" cannot be asked; name one that the service has')
+    return found
+
+
 def check_kind(settings: CheckSettings, plugins: Plugins | None = None) -> str:
     """Which kind of check these settings are for. :raises PluginError: for none that is installed."""
     known = checks() if plugins is None else plugins.checks

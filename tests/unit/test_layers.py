@@ -1,6 +1,7 @@
 """The layers of a service: asked all at once, each in its own words when it does not answer."""
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
@@ -137,6 +138,60 @@ async def test_a_plan_has_a_step_for_each_layer_that_differs(house: House) -> No
     ]
     assert [bracket.layer for bracket in plan.brackets] == ["page"]
     assert (await of(house).plan("default", PlanRequest(present, present))).steps == ()
+
+
+# -- code that goes back alone --------------------------------------------------------------------
+class FakeSchema(FakeLayer):
+    """A schema of the database `db`, with migrations in /srv/shop."""
+
+    rests_on = (Path("/srv/shop/alembic.ini"),)
+    part_of = "db"
+    missed: tuple[str, ...] = ("column orders.note is gone",)
+
+    def misfit(self) -> str:
+        return ""
+
+    async def unfit(self, release: Release) -> Sequence[str]:
+        assert release == V1
+        return self.missed
+
+
+@pytest.mark.parametrize(
+    ("resource", "missed", "to", "told"),
+    [
+        ("git:/srv/shop", FakeSchema.missed, V1, True),
+        ("git:/srv/shop", (), V1, False),
+        ("git:/srv/shop", FakeSchema.missed, V2, False),
+        ("git:/srv/shop alembic.ini", FakeSchema.missed, V1, True),
+        ("git:/srv/shop docs", FakeSchema.missed, V1, False),
+        ("git:/srv/shopping", FakeSchema.missed, V1, False),
+    ],
+)
+async def test_code_that_goes_back_alone_is_irreversible_where_it_would_miss_something(
+    house: House, resource: str, missed: tuple[str, ...], to: Release, told: bool
+) -> None:
+    schema = FakeSchema("schema", house.calls)
+    schema.missed = missed
+    house.layers |= {"schema": schema}
+    house.layers["code"].resource = resource
+    present = State({"config": V2, "code": V2, "schema": V2})
+    plan = await of(house).plan("default", PlanRequest(present, State({"config": V1, "code": V1, "schema": to})))
+    config, code = plan.steps
+    assert (config.layer, config.reversible, config.risks) == ("config", True, ())
+    assert code.reversible is not told
+    assert code.risks == (("schema does not go back with it: column orders.note is gone",) if told else ())
+
+
+@pytest.mark.parametrize("also", ["schema", "db"])
+async def test_code_that_goes_back_with_its_schema_misses_nothing(house: House, also: str) -> None:
+    house.layers |= {"schema": FakeSchema("schema", house.calls), "db": FakeLayer("db", house.calls)}
+    house.layers["code"].resource = "git:/srv/shop"
+    known = {**house.service.layers, also: house.service.layers["code"]}
+    plans = {"both": PlanSpec(steps=(also, "code"))}
+    house.service = house.service.model_copy(update={"plans": plans, "layers": known})
+    old, new = (dict.fromkeys(("code", "schema", "db"), release) for release in (V1, V2))
+    plan = await of(house).plan("both", PlanRequest(State(new), State(old)))
+    assert [(step.layer, step.reversible) for step in plan.steps] == [(also, True), ("code", True)]
 
 
 async def test_all_layers_plan_their_steps_at_once(house: House) -> None:

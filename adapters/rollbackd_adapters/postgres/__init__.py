@@ -54,6 +54,7 @@ from rollbackd_adapters.postgres import archive
 from rollbackd_adapters.postgres.catalogue import Catalogue, Database, beside, look
 from rollbackd_adapters.postgres.dump import DATA, FACTS, Dumps, Taken
 from rollbackd_adapters.postgres.leftovers import Leftovers
+from rollbackd_adapters.postgres.opened import ServedDatabase
 from rollbackd_adapters.postgres.points import POINT, Points, is_dumped
 from rollbackd_adapters.postgres.readiness import DatabaseReadiness
 from rollbackd_adapters.postgres.restoring import PURPOSE, HarmedCopyError, Restores
@@ -371,20 +372,49 @@ class PostgresAdapter(DatabaseAdapter[PostgresSettings]):
         await in_thread(partial(self._store.note_verified, copy, self._clock.now(), whole=not harms))
         return [SnapshotProblem(name, "", writable(text)) for text in harms]
 
-    async def rehearse(self, name: str) -> Sequence[SnapshotProblem]:
-        copy = await in_thread(self._copy, name)
-        async with holding(self._spawner, self._rehearsal, PATIENCE) as lock:
-            try:
-                async with self._apart(copy, lock) as (whole, path):
-                    await self._try(whole, path, lock)
-            except AdapterError as error:
-                if not error.permanent:
-                    raise
-                return [SnapshotProblem(name, "", str(error))]
-        return []
+    # -- for layers that move what is in it ------------------------------------------------------
+    @property
+    def opened(self) -> ServedDatabase:
+        return ServedDatabase(self._settings, self._server, self._settings.database)
 
     @asynccontextmanager
-    async def _apart(self, copy: DataCopy, lock: Lock) -> AsyncIterator[tuple[DataCopy, Path]]:
+    async def apart(self, name: str, user: str = "") -> AsyncIterator[ServedDatabase]:  # noqa: ARG002  # files need it
+        copy = await in_thread(self._copy, name)
+        settings = self._settings.model_copy(update={"after_restore": (), "integrity": ()})
+        async with self._trial(copy, settings) as made:
+            yield ServedDatabase(self._settings, self._server, made.name, made.owner)
+
+    @asynccontextmanager
+    async def _trial(self, copy: DataCopy, settings: PostgresSettings) -> AsyncIterator[Database]:
+        """A copy restored beside the present, which is dropped again."""
+        apart = beside(self._settings.database, TRIAL)
+        async with (
+            holding(self._spawner, self._rehearsal, PATIENCE) as lock,
+            self._with_data(copy, lock) as (whole, path),
+        ):
+            await self._readiness.need_room(whole, await self._look())
+            watched = await self._readiness.watched()
+            trial = Restores(settings, self._place, self._server, self._dumps, purpose=TRIAL)
+            try:
+                lineage = Lineage(whole.id, self._clock.now())
+                made = await trial.restore(whole, path, apart, lineage, lock, watched)
+                yield await trial.check(made, whole, path, None, lock)
+            finally:
+                async with self._server.connect(self._settings.maintenance, TRIAL, PATIENCE) as connection:
+                    await trial.drop(connection, apart)
+
+    async def rehearse(self, name: str) -> Sequence[SnapshotProblem]:
+        copy = await in_thread(self._copy, name)
+        try:
+            async with self._trial(copy, self._settings):
+                return []
+        except AdapterError as error:
+            if not error.permanent:
+                raise
+            return [SnapshotProblem(name, "", str(error))]
+
+    @asynccontextmanager
+    async def _with_data(self, copy: DataCopy, lock: Lock) -> AsyncIterator[tuple[DataCopy, Path]]:
         """A copy with its data, and where that is; what is dumped only for this is gone after the block."""
         if self._points is None or not self._is_point(copy):
             yield copy, self._store.path(copy.name)
@@ -395,20 +425,6 @@ class PostgresAdapter(DatabaseAdapter[PostgresSettings]):
             yield _taken(copy, await self._points.dump(copy, into, lock, TRIAL)), into
         finally:
             await in_thread(partial(shutil.rmtree, into, ignore_errors=True))
-
-    async def _try(self, copy: DataCopy, path: Path, lock: Lock) -> None:
-        """Restore a copy beside the present, and drop that. :raises AdapterError: permanent, it cannot be restored."""
-        apart = beside(self._settings.database, TRIAL)
-        await self._readiness.need_room(copy, await self._look())
-        watched = await self._readiness.watched()
-        trial = Restores(self._settings, self._place, self._server, self._dumps, purpose=TRIAL)
-        try:
-            lineage = Lineage(copy.id, self._clock.now())
-            made = await trial.restore(copy, path, apart, lineage, lock, watched)
-            await trial.check(made, copy, path, None, lock)
-        finally:
-            async with self._server.connect(self._settings.maintenance, TRIAL, PATIENCE) as connection:
-                await trial.drop(connection, apart)
 
     async def diff(self, older: str, newer: str = "") -> Sequence[Difference]:
         first = (await in_thread(self._counted, older)).facts

@@ -146,15 +146,11 @@ class DatabaseServer:
 
         :raises AdapterError: it failed; the text has what it said, without any rows.
         """
-        passfile = self._place.scratch / f"pgpass-{purpose}"
         with as_adapter_errors():
-            try:
-                environment = self._environment(passfile)
+            async with self.credentials(purpose) as environment:
                 ended = await self._spawner.run(
                     argv, timeout=limit or self._settings.timeout, lock=lock, env=environment, umask=0o077
                 )
-            finally:
-                passfile.unlink(missing_ok=True)
         if ended.ok:
             return ended
         said = [one_line(line) for line in _SAID.findall(ended.stderr)][:5]
@@ -163,16 +159,22 @@ class DatabaseServer:
         lasting = not ended.timed_out and ended.code >= 0 and _PASSING.search(ended.stderr) is None
         raise AdapterError(text[:2000], permanent=lasting, evidence="\n".join(said))
 
-    def _environment(self, passfile: Path) -> Mapping[str, str]:
+    @asynccontextmanager
+    async def credentials(self, purpose: str) -> AsyncIterator[Mapping[str, str]]:
         """Where the password is, if there is one: never in the arguments, and in the environment not either."""
         own = {"LC_MESSAGES": "C"}  # whose words are known
         if (password := self._password) is None:
-            return own
-        passfile.unlink(missing_ok=True)
-        escaped = password.replace("\\", "\\\\").replace(":", "\\:")
-        with os.fdopen(os.open(passfile, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "w") as file:
-            file.write(f"*:*:*:*:{escaped}\n")
-        return own | {"PGPASSFILE": str(passfile)}
+            yield own
+            return
+        passfile = self._place.scratch / f"pgpass-{purpose}"
+        try:
+            passfile.unlink(missing_ok=True)
+            escaped = password.replace("\\", "\\\\").replace(":", "\\:")
+            with os.fdopen(os.open(passfile, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "w") as file:
+                file.write(f"*:*:*:*:{escaped}\n")
+            yield own | {"PGPASSFILE": str(passfile)}
+        finally:
+            passfile.unlink(missing_ok=True)
 
     def conninfo(self, database: str, purpose: str, **parameters: str) -> str:
         """The same for a program's arguments; without the password."""

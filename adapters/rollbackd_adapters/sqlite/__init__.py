@@ -8,7 +8,8 @@ https://www.sqlite.org/backup.html
 """
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -50,6 +51,7 @@ from rollbackd_adapters.databases import PATIENCE, DatabaseAdapter, imported, re
 from rollbackd_adapters.failures import holding
 from rollbackd_adapters.ids import check_own as check_own
 from rollbackd_adapters.sqlite.jobs import SqliteJobs
+from rollbackd_adapters.sqlite.opened import SqliteFile, given_to
 from rollbackd_adapters.sqlite.settings import IntegrityQuery, SqliteSettings
 from rollbackd_adapters.threads import in_thread
 from rollbackd_adapters.traces import Trace
@@ -255,6 +257,27 @@ class SqliteAdapter(DatabaseAdapter[SqliteSettings]):
             await in_thread(self._store.note, copy)
         await in_thread(partial(self._store.note_verified, copy, self._clock.now(), whole=not harms))
         return [SnapshotProblem(name, "", writable(text)) for text in harms]
+
+    # -- for layers that move what is in it ------------------------------------------------------
+    @property
+    def opened(self) -> SqliteFile:
+        return SqliteFile(self._settings.file, self._jobs)
+
+    @asynccontextmanager
+    async def apart(self, name: str, user: str = "") -> AsyncIterator[SqliteFile]:
+        copy = await in_thread(self._store.copy, name)
+        directory = self._settings.file.with_name(f"{self._settings.file.name}.rollbackd-try")
+        async with holding(self._spawner, f"sqlite-trial:{self._settings.file}", PATIENCE) as lock:
+            lacks.need_room(directory.parent, 2 * copy.size + self._settings.room, "a trial ")
+            try:
+                await in_thread(_emptied, directory)
+                staged = directory / DATA
+                job: dict[str, Any] = {"staged": str(staged), "integrity": [], "lineage": copy.lineage.written}
+                await self._jobs.run("prepare", lock, **job, **self._copied(copy))
+                await in_thread(given_to, user, directory, staged)
+                yield SqliteFile(staged, self._jobs)
+            finally:
+                await in_thread(partial(shutil.rmtree, directory, ignore_errors=True))
 
     async def rehearse(self, name: str) -> Sequence[SnapshotProblem]:
         copy = await in_thread(self._store.copy, name)

@@ -12,6 +12,7 @@ import gzip
 import hashlib
 import json
 import os
+import re
 import shutil
 import sqlite3
 import sys
@@ -28,6 +29,8 @@ from rollbackd.system.supervisor import sync_directory, write_durably
 
 VIEW = "rollbackd_lineage"
 """A view in the database says which restore it stems from; it is no part of the application's schema."""
+MIGRATED = "alembic_version"
+"""What a table is called by default that has the heads of migrations."""
 FIRST = 512 * 2**10
 """How many bytes a restore writes at once: fewer than SQLite keeps in memory, so the file is untouched at first."""
 CHUNK = 2**20
@@ -213,7 +216,7 @@ def take(job: Job) -> Job:
         _name(copy, {"id": job["id"], "since": "", "was": ""})
     _sync(job["into"])
     with _frozen(job["into"]) as copy:
-        facts |= {**_described(copy), "named": True}
+        facts |= {**_described(copy), "named": True, "revisions": _heads(copy, MIGRATED)}
     facts["sha256"] = _digest(job["into"])
     age = time.monotonic() - began
     return {"lineage": lineage, "age": age, "facts": facts, "size": os.stat(job["into"]).st_size}
@@ -564,6 +567,135 @@ def open_in(job: Job) -> Job:
     return {"open": found[:_SHOWN], "unseen": unseen and os.geteuid() != 0}
 
 
+# -- migrations -----------------------------------------------------------------------------------
+def heads(job: Job) -> Job:
+    """What a version table has; nothing where there is none."""
+    with _looked_at(job["file"]) as live:
+        _begin(live)
+        return {"heads": _heads(live, job["table"])}
+
+
+def _heads(connection: sqlite3.Connection, table: str) -> list[str]:
+    known = connection.execute("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?", (table,)).fetchone()
+    if known is None:
+        return []
+    rows = connection.execute(f"SELECT version_num FROM {_quoted(table)} LIMIT 100")  # noqa: S608
+    return sorted(str(row[0]) for row in rows)
+
+
+def set_heads(job: Job) -> Job:
+    """Write other heads into a scratch database."""
+    table = _quoted(job["table"])
+    with _opened(job["file"], "mode=rw") as scratch:
+        scratch.execute("BEGIN IMMEDIATE")
+        scratch.execute(f"CREATE TABLE IF NOT EXISTS {table} (version_num VARCHAR(32) PRIMARY KEY NOT NULL)")
+        scratch.execute(f"DELETE FROM {table}")  # noqa: S608
+        scratch.executemany(f"INSERT INTO {table} VALUES (?)", [(one,) for one in job["heads"]])  # noqa: S608
+        scratch.execute("COMMIT")
+    return {}
+
+
+def schema(job: Job) -> Job:
+    """The tables with their columns and rules, and the definitions of all else."""
+    with _looked_at(job["file"]) as live:
+        _begin(live)
+        return _schema(live)
+
+
+def _schema(live: sqlite3.Connection) -> Job:
+    rows = live.execute(
+        "SELECT type, name, tbl_name, coalesce(sql, '') FROM sqlite_schema"
+        " WHERE name <> ? AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' ORDER BY type, name",
+        (VIEW,),
+    ).fetchall()
+    tables = {name: _table(live, name, sql) for kind, name, _, sql in rows if kind == "table"}
+    others = {f"{kind} {name}": _spaced(sql) for kind, name, _, sql in rows if kind in {"view", "trigger"}}
+    for table in tables:
+        for index in live.execute(f"PRAGMA index_list({_quoted(table)})").fetchall():
+            if not index[2]:
+                others[f"index {index[1]}"] = f"{table} ({_indexed(live, index[1])})"
+    return {"tables": tables, "others": others}
+
+
+def _table(live: sqlite3.Connection, name: str, sql: str) -> Job:
+    about = live.execute(f"PRAGMA table_xinfo({_quoted(name)})").fetchall()
+    keys = sum(1 for row in about if row[5])
+    columns = {}
+    for _, column, kind, required, default, key, hidden in about:
+        counted = bool(key) and keys == 1 and kind.upper() == "INTEGER"
+        columns[column] = [kind.lower(), bool(required or key), default is not None or bool(hidden) or counted]
+    rules = [f"CHECK {one}" for one in _checks(sql)]
+    for index in live.execute(f"PRAGMA index_list({_quoted(name)})").fetchall():
+        if index[2]:
+            part = " of some rows" if index[4] else ""
+            rules.append(f"UNIQUE ({_indexed(live, index[1])}){part}")
+    foreign: dict[int, list[Any]] = {}
+    for row in live.execute(f"PRAGMA foreign_key_list({_quoted(name)})").fetchall():
+        foreign.setdefault(row[0], []).append(row)
+    for parts in foreign.values():
+        own, theirs = (", ".join(str(part[place]) for part in parts) for place in (3, 4))
+        rules.append(f"FOREIGN KEY ({own}) REFERENCES {parts[0][2]} ({theirs})")
+    return {"columns": columns, "rules": rules}
+
+
+def _indexed(live: sqlite3.Connection, index: str) -> str:
+    rows = live.execute(f"PRAGMA index_info({_quoted(index)})").fetchall()
+    return ", ".join(row[2] or "an expression" for row in rows)
+
+
+def _checks(sql: str) -> list[str]:
+    """The conditions of CHECK in a table's definition, which no pragma tells."""
+    found, rest = [], _spaced(sql)
+    while (begin := re.search(r"\bCHECK \(", rest, re.IGNORECASE)) is not None:
+        depth, end, quote_ = 0, begin.end() - 1, ""
+        for end in range(begin.end() - 1, len(rest)):
+            letter = rest[end]
+            if quote_:
+                quote_ = "" if letter == quote_ else quote_
+            elif letter in {"'", '"'}:
+                quote_ = letter
+            else:
+                depth += (letter == "(") - (letter == ")")
+                if depth == 0:
+                    break
+        found.append(rest[begin.end() - 1 : end + 1])
+        rest = rest[end + 1 :]
+    return found
+
+
+def _spaced(sql: str) -> str:
+    return re.sub(r"\bCHECK\(", "CHECK (", " ".join(sql.split()), flags=re.IGNORECASE)
+
+
+def survey(job: Job) -> Job:
+    """The heads, the schema and what it holds, at one instant."""
+    with _looked_at(job["file"]) as live:
+        live.create_function("rollbackd_hash", 1, _hashed, deterministic=True)
+        _begin(live)
+        return {"heads": _heads(live, job["table"]), "schema": _schema(live), "contents": _contents(live)}
+
+
+def _contents(live: sqlite3.Connection) -> Job:
+    """How many rows each table has, and of each column how many values and a sum over their hashes."""
+    named = live.execute(
+        "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
+        " AND sql NOT LIKE 'CREATE VIRTUAL%'"
+    ).fetchall()
+    rows, values = {}, {}
+    for (table,) in named:
+        columns = [row[1] for row in live.execute(f"PRAGMA table_xinfo({_quoted(table)})") if row[6] != 1]
+        each = "count({0}), coalesce(sum(rollbackd_hash(CAST({0} AS BLOB))), 0)"
+        counts = ", ".join(each.format(_quoted(column)) for column in columns)
+        found = live.execute(f"SELECT count(*), {counts} FROM {_quoted(table)}").fetchone()  # noqa: S608
+        rows[table] = found[0]
+        values[table] = {column: list(found[1 + 2 * n : 3 + 2 * n]) for n, column in enumerate(columns)}
+    return {"rows": rows, "values": values}
+
+
+def _hashed(value: bytes | None) -> int | None:
+    return None if value is None else zlib.crc32(value)
+
+
 # -- trying and carrying --------------------------------------------------------------------------
 def rehearse(job: Job) -> Job:
     """Restore a copy into an empty database, and compare that with what was copied."""
@@ -626,7 +758,23 @@ def _read_out(packed: gzip.GzipFile) -> None:
 
 _DO: dict[str, Callable[[Job], Job]] = {
     one.__name__: one
-    for one in (look, describe, verify, take, approve, prepare, restore, open_in, rehearse, export, unpack)
+    for one in (
+        look,
+        describe,
+        verify,
+        take,
+        approve,
+        prepare,
+        restore,
+        open_in,
+        rehearse,
+        export,
+        unpack,
+        heads,
+        set_heads,
+        schema,
+        survey,
+    )
 }
 
 

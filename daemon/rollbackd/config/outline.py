@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -12,7 +13,7 @@ from rollbackd.config.packs import Placed
 from rollbackd.config.positions import ConfigFault, Document, Loc, entries, mapping
 from rollbackd.config.schedules import SCHEDULES
 from rollbackd.config.shape import Shape, kind_among
-from rollbackd.plugins import build_adapter
+from rollbackd.plugins import build_adapter, other_layer
 
 Complaint = tuple[Loc, str]
 """A place in the main file, and what is wrong there."""
@@ -81,10 +82,10 @@ def outline_of(main: Document, shape: Shape, rules: Sequence[Placed]) -> Outline
     for loc, raw in entries(outline.file.get("services"), ("services",)):
         name = raw.get("name")
         name = name if isinstance(name, str) else ""
-        layers = {
-            layer: _layer(outline, (*loc, "layers", layer), settings, Place(name, layer, root, None, None))
-            for layer, settings in mapping(raw.get("layers")).items()
-        }
+        layers: dict[str, Adapter | None] = {}
+        for layer, settings in mapping(raw.get("layers")).items():
+            place = Place(name, layer, root, None, None, other=partial(other_layer, layers))
+            layers[layer] = _layer(outline, (*loc, "layers", layer), settings, place)
         plans = {plan: _plan(each) for plan, each in mapping(raw.get("plans")).items()}
         outline.services.append(ServiceOutline(name, loc, raw, layers, plans, mapping(raw.get("checks"))))
     return outline

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 
+from rollbackd.adapter import RestsOn, is_moved_by
 from rollbackd.config.outline import NO_PROMETHEUS, Complaint, Outline, ServiceOutline
 from rollbackd.config.positions import Loc, mapping, names
 from rollbackd.config.references import scope
@@ -14,7 +15,7 @@ def complaints(outline: Outline) -> Iterator[Complaint]:
     if outline.file.get("services") in (None, []):
         yield ("services",), "there are no services, so nothing is watched; add one under `services`"
     for service in outline.services:
-        for part in (_mode, _defaults, _plans, _checks):
+        for part in (_mode, _defaults, _plans, _foundations, _checks):
             for loc, text in part(outline, service):
                 yield (*service.loc, *loc), text
 
@@ -61,6 +62,39 @@ def _plans(outline: Outline, service: ServiceOutline) -> Iterator[Complaint]:
         if verify.get("skip_rules") and _only_warns(service, verify.get("checks")):
             text = "these checks only warn, and the rules are left out: nothing could say that it is well"
             yield (*loc, "verify", "checks"), f"{text}; let one of them count"
+
+
+def _foundations(_: Outline, service: ServiceOutline) -> Iterator[Complaint]:
+    """Layers that rest on others: on the right one, and no plan moves that first."""
+    layers: Mapping[str, object] = service.layers
+    listed = list(names(service.raw.get("plan"), ("plan",)))
+    order = [plan for _, plan in listed if plan in service.plans]
+    for layer, adapter in layers.items():
+        if not isinstance(adapter, RestsOn):
+            continue
+        if text := adapter.misfit():
+            yield ("layers", layer), text
+        for name, plan in service.plans.items():
+            earlier = order[: order.index(name)] if name in order else []  # its steps are done when this one begins
+            before = [step for each in earlier for step in _moved(service, each)]
+            for place, step, _fixed in _steps(plan.get("steps"), ("plans", name, "steps")):
+                if step == layer and (first := _first_moved(service, before, adapter)):
+                    text = f'"{first}" is moved before it, with the code that "{layer}" needs as it is now'
+                    yield place, f'{text}; name "{layer}" first'
+                before.append(step)
+
+
+def _moved(service: ServiceOutline, plan: str) -> Iterator[str]:
+    yield from (step for _, step, _ in _steps(service.plans.get(plan, {}).get("steps"), ()))
+
+
+def _first_moved(service: ServiceOutline, steps: Iterable[str], adapter: RestsOn) -> str:
+    """The first of the layers that moves what a layer rests on; empty: none does."""
+    for step in steps:
+        other = service.layers.get(step)
+        if other is not None and any(is_moved_by(other, path) for path in adapter.rests_on):
+            return step
+    return ""
 
 
 def _skipped(outline: Outline, service: ServiceOutline, skipped: Iterable[tuple[Loc, str]]) -> Iterator[Complaint]:

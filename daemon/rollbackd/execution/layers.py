@@ -4,11 +4,12 @@ import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 from rollbackd import plugins
-from rollbackd.adapter import Adapter, AdapterError, MixedError, Place, PointInTime
+from rollbackd.adapter import Adapter, AdapterError, KeepsSchema, MixedError, Place, PointInTime, is_moved_by
 from rollbackd.config.models import Service
 from rollbackd.config.secrets import reveal
 from rollbackd.incident.plan import Move, moves
@@ -171,7 +172,8 @@ class Layers:
             spec = spec.model_copy(update={"steps": spec.layers})
         fixed = await self._fixed(spec)
         wanted = moves(spec, way.present, way.target, self.traits, fixed, way.unfinished)
-        steps = await asyncio.gather(*(self._step(move, way, fixed=move.layer in fixed) for move in wanted))
+        planned = await asyncio.gather(*(self._step(move, way, fixed=move.layer in fixed) for move in wanted))
+        steps = await self._fitting(planned, way)
         moved = {change.layer for change in steps}
         if left := next((layer for layer in way.present.mixed if layer not in moved), ""):
             differ = f"its parts differ ({way.present.releases[left].label})"
@@ -179,6 +181,23 @@ class Layers:
             raise LookFailed(f"{left}: {text}; give --plan, one that has a step for it")
         brackets = tuple(Bracketed(layer, self.service.layers[layer].leave) for layer in spec.within)
         return Plan(name, tuple(steps), brackets, () if way.returns else spec.unasked)
+
+    async def _fitting(self, steps: Sequence[Change], way: PlanRequest) -> Sequence[Change]:
+        """The steps; where one takes code back alone, with what that code would miss in the schema that stays."""
+        moved = {change.layer for change in steps}
+        for name, adapter in self.adapters.items():
+            known, present = way.target.releases.get(name), way.present.releases.get(name)
+            if name in moved or known is None or known == present or not isinstance(adapter, KeepsSchema):
+                continue
+            carried = {one for one in moved if any(is_moved_by(self.adapters[one], path) for path in adapter.rests_on)}
+            missed = await self._ask(name, adapter.unfit(known)) if carried and adapter.part_of not in moved else ()
+            if missed:
+                said = tuple(f"{name} does not go back with it: {self.clean(text)}" for text in missed)
+                steps = [
+                    replace(one, reversible=False, risks=(*one.risks, *said)) if one.layer in carried else one
+                    for one in steps
+                ]
+        return steps
 
     async def _fixed(self, spec: PlanSpec) -> dict[str, Release]:
         """The releases that the configuration fixes for steps of a plan."""
@@ -303,9 +322,11 @@ class LayerFactory:
 
     def build(self, service: Service) -> Layers:
         """The layers of a service. :raises ValueError: an adapter refuses its settings; loading checked that."""
-        adapters = {}
+        adapters: dict[str, Adapter] = {}
+        other = partial(plugins.other_layer, adapters)
         for name, settings in service.layers.items():
-            place = Place(service.name, name, self._scratch / service.name / name, self._spawner, self._clock, reveal)
+            scratch = self._scratch / service.name / name
+            place = Place(service.name, name, scratch, self._spawner, self._clock, reveal, other)
             adapters[name] = plugins.build_adapter(settings, place)
         clean = self._spawner.clean if self._spawner is not None else str
         return Layers(service, adapters, clean)

@@ -1,0 +1,290 @@
+"""The adapter `alembic` on real projects, with SQLite: the contract, and what becomes of each kind of downgrade."""
+
+import os
+import re
+import shutil
+import sqlite3
+from contextlib import closing
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rollbackd import testing
+from rollbackd.adapter import AdapterError
+from rollbackd.config.load import ConfigErrors, load
+from rollbackd.model import Progress, Release
+from rollbackd.system import boundary
+from rollbackd.testing import HOSTILE, AdapterContract, World, finish, killed_at, lives, perform, planned, starts
+from tests.contract.alembic_worlds import ENVIRONMENT, PATIENT, Project, schema_layer, standard
+from tests.contract.test_adapters_sqlite import layer
+
+pytestmark = pytest.mark.timeout(1800)
+
+
+def do(file: Path, *statements: str) -> list[Any]:
+    """Each statement; the rows of the last one."""
+    with closing(sqlite3.connect(file)) as db, db:
+        rows: list[Any] = []
+        for statement in statements:
+            rows = db.execute(statement).fetchall()
+        return rows
+
+
+class AlembicWorld(World):
+    """A project at r3 of three migrations, copied from one that was planned once already."""
+
+    def __init__(self, template: Path, path: Path) -> None:
+        shutil.copytree(template, path, dirs_exist_ok=True)
+        self.path, self.file = path, path / "app.db"
+        self.config = path / "project/alembic.ini"
+        self.python = ""
+        self.writer: sqlite3.Connection | None = None
+
+    def adapter(self) -> Any:
+        project = Project.at(self.path)
+        more = {"python": self.python} if self.python else {}
+        return schema_layer(self.path, project, layer(self.path), **more)
+
+    def present(self) -> str:
+        return str(do(self.file, "SELECT version_num FROM alembic_version")[0][0])
+
+    def target(self) -> Release:
+        return Release("r2")
+
+    def moved_by_somebody(self) -> None:
+        do(self.file, "UPDATE alembic_version SET version_num = 'r1'")
+
+    def finished(self) -> int:
+        return int(do(self.file, "SELECT count(*) FROM notes WHERE text = 'r3 is taken back'")[0][0])
+
+    def everything(self) -> object:
+        return self.present(), self.file.read_bytes(), sorted(path.name for path in self.path.iterdir())
+
+    def break_it(self) -> None:
+        self.python = "/nowhere/bin/python"
+
+    def hang(self) -> None:
+        """Somebody writes and does not end it."""
+        self.writer = sqlite3.connect(self.file, isolation_level=None, check_same_thread=False)
+        self.writer.execute("BEGIN IMMEDIATE")
+
+    def __del__(self) -> None:
+        if self.writer is not None:
+            self.writer.close()
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("template")
+    project = Project(path, f"sqlite:///{path}/app.db")
+    standard(project)
+    project.upgrade()
+    do(path / "app.db", "INSERT INTO notes (text, mood) VALUES ('a', 'good'), ('b', NULL)")
+    finish(layer(path).take("first"))
+    finish(schema_layer(path, project, layer(path)).plan(Release("r2")), PATIENT)
+    shutil.rmtree(path / "schema/locks")
+    return path
+
+
+class TestAlembic(AdapterContract):
+    @pytest.fixture(autouse=True)
+    def _made_of(self, template: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.template = template
+        monkeypatch.setattr(testing, "finish", partial(finish, limit=PATIENT))
+        monkeypatch.setattr(lives, "PATIENCE", PATIENT)
+
+    def make_world(self, path: Path) -> World:
+        return AlembicWorld(self.template, path)
+
+    @pytest.mark.parametrize("hostile", [HOSTILE])
+    def test_a_hostile_release_is_refused_before_anything_is_started(self, world: World, hostile: Any) -> None:
+        """The contract's own for all of them in one world, which costs a start of Alembic."""
+        adapter = world.adapter()
+        change = finish(planned(adapter, world.target()), PATIENT)
+        with starts() as started:
+            for one in hostile:
+                with pytest.raises(AdapterError) as refused:
+                    finish(adapter.plan(Release(one)))
+                assert refused.value.permanent
+                with pytest.raises(AdapterError) as refused:
+                    finish(adapter.apply(replace(change, after=Release(one))))
+                assert refused.value.permanent
+        assert started == []
+
+    @pytest.mark.parametrize("descending", [False, True], ids=["alone", "with all it started"])
+    def test_killed_at_each_boundary_it_ends_right_in_the_next_life(self, tmp_path: Path, descending: bool) -> None:
+        """The contract's own at one boundary each, since one has sixty, of seconds: ROLLBACKD_SWEEP=1 has all."""
+        world = self.make_world(tmp_path / "whole")
+        change = finish(planned(world.adapter(), world.target()), PATIENT)
+        passed: list[str] = []
+        boundary.hook = passed.append
+        try:
+            finish(perform(world.adapter(), change), PATIENT)
+        finally:
+            boundary.hook = lambda _name: None
+        moving = passed.index("process.spawned", passed.index("alembic.rehearsed"))
+        chosen = [moving] if descending else [passed.index("alembic.kept")]
+        if os.environ.get("ROLLBACKD_SWEEP"):
+            chosen = list(range(len(passed)))
+        for n in chosen:
+            world = self.make_world(tmp_path / str(n))
+            change = finish(planned(world.adapter(), world.target()), PATIENT)
+            assert killed_at(n + 1, lambda w=world, c=change: perform(w.adapter(), c), descending=descending)  # type: ignore[misc]
+            assert finish(perform(world.adapter(), change), PATIENT) is Progress.DONE, passed[n]
+            assert world.present() == "r2"
+            assert world.finished() == 1
+
+
+# -- kinds of downgrades --------------------------------------------------------------------------
+CREATED = 'op.create_table("notes", sa.Column("id", sa.Integer, primary_key=True), sa.Column("text", sa.String(40)))'
+FILLED = CREATED + "\nop.execute(\"INSERT INTO notes (text) VALUES ('a'), ('b')\")"
+
+
+class Made:
+    """A project of a few migrations, at the last one."""
+
+    def __init__(self, path: Path, *migrations: tuple[str, str], **more: Any) -> None:
+        self.file = path / "app.db"
+        project = Project(path, f"sqlite:///{self.file}", **more)
+        project.add("r1", None, FILLED, "")
+        for n, (up, back) in enumerate(migrations, 2):
+            project.add(f"r{n}", f"r{n - 1}", up, back)
+        project.upgrade()
+        self.database = layer(path)
+        self.schema = schema_layer(path, project, self.database, url_env=None if more else "DATABASE_URL")
+
+    def plan(self, to: str = "r1") -> Any:
+        return finish(planned(self.schema, Release(to)), PATIENT)
+
+
+def test_what_each_downgrade_does_is_known_before(tmp_path: Path) -> None:
+    made = Made(
+        tmp_path,
+        ("", "op.execute(\"DELETE FROM notes WHERE text = 'a'\")"),
+        ('op.add_column("notes", sa.Column("mood", sa.String(9)))', ""),
+        ("", "with op.get_context().autocommit_block():\n    op.execute(\"UPDATE notes SET text = 'c' WHERE id = 2\")"),
+    )
+    before = made.file.read_bytes()
+    change = made.plan()
+    assert not change.reversible
+    said = "\n".join(change.risks)
+    assert "r4 (migration r4) changes values alone" in said
+    assert "r4 commits midway" in said
+    assert "r3 (migration r3) does nothing" in said
+    assert "r2 (migration r2) deletes 1 rows of notes" in said
+    assert "1 of 2 rows of notes go" in said
+    assert "it could not be upgraded again afterwards: layer: OperationalError" in said
+    assert "no copy of db has this schema" in said
+    assert made.file.read_bytes() == before
+    assert finish(made.database.snapshots()) == []
+
+
+def test_a_downgrade_that_raises_is_no_way_back_and_a_copy_of_that_schema_is_offered(tmp_path: Path) -> None:
+    made = Made(tmp_path, ("", 'raise RuntimeError("by hand only")'))
+    do(made.file, "UPDATE alembic_version SET version_num = 'r1'")
+    finish(made.database.take("old"))
+    do(made.file, "UPDATE alembic_version SET version_num = 'r2'")
+    with pytest.raises(AdapterError) as refused:
+        made.plan()
+    assert refused.value.permanent
+    said = "cannot be taken back: layer: RuntimeError at migrations/versions/r2.py:11: by hand only; instead"
+    assert said in str(refused.value)
+    assert "`rollbackd rollback contract --to db=old`" in str(refused.value)
+
+
+def test_commands_that_go_elsewhere_are_found_out_before_anything_is_run(tmp_path: Path) -> None:
+    deaf = ENVIRONMENT.replace('context.config.get_main_option("sqlalchemy.url")', repr(f"sqlite:///{tmp_path}/app.db"))
+    made = Made(tmp_path, ("", 'op.execute("DELETE FROM notes")'), environment=deaf)
+    said = re.escape("do not reach the copy that `sqlalchemy.url` names: they found r2")
+    with pytest.raises(AdapterError, match=said) as refused:
+        made.plan()
+    assert refused.value.permanent
+    assert do(made.file, "SELECT count(*) FROM notes") == [(2,)]
+
+
+def test_a_merge_goes_back_to_both_its_branches(tmp_path: Path) -> None:
+    made = Made(tmp_path)
+    project = Project.at(tmp_path)
+    project.add("b1", "r1", 'op.create_table("one", sa.Column("id", sa.Integer))', 'op.drop_table("one")')
+    project.add("b2", "r1", 'op.create_table("two", sa.Column("id", sa.Integer))', 'op.drop_table("two")')
+    project.add("m1", ("b1", "b2"), "", "")
+    project.add("d1", None, 'op.create_table("far", sa.Column("id", sa.Integer))', 'op.drop_table("far")', depends="m1")
+    project.upgrade()
+    assert [one.id for one in finish(made.schema.releases(), PATIENT)] == ["d1", "m1", "b1+b2", "b1", "r1", "base"]
+    change = made.plan("b1+b2")
+    assert change.reversible
+    assert finish(perform(made.schema, change), PATIENT) is Progress.DONE
+    assert do(made.file, "SELECT version_num FROM alembic_version ORDER BY 1") == [("b1",), ("b2",)]
+
+
+def test_who_writes_stops_it_before_and_what_broke_off_in_the_middle_is_a_persons(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Made(tmp_path, ("", 'op.execute("UPDATE notes SET id = id")'))
+    change = made.plan()
+    take = made.database.take
+
+    async def taken(**given: Any) -> Any:
+        found = await take(**given)
+        do(made.file, "INSERT INTO notes (text) VALUES ('late')")
+        return found
+
+    monkeypatch.setattr(made.database, "take", taken)
+    with pytest.raises(AdapterError, match="somebody wrote to db since it was copied") as refused:
+        finish(made.schema.apply(change), PATIENT)
+    assert not refused.value.permanent
+    assert finish(made.schema.current()).id == "r2"
+    monkeypatch.undo()
+
+    def hook(name: str) -> None:
+        if name == "alembic.rehearsed":
+            raise KeyboardInterrupt
+
+    boundary.hook = hook
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            finish(made.schema.apply(change), PATIENT)
+    finally:
+        boundary.hook = lambda _name: None
+    do(made.file, "CREATE TABLE half (id)")
+    with pytest.raises(AdapterError, match="a migration broke off; the present from before is whole") as refused:
+        finish(made.schema.apply(change), PATIENT)
+    assert refused.value.permanent
+
+
+WRONG = """
+daemon: {mode: act, open_on_loopback: true}
+services:
+  - name: checkout
+    match: {service: checkout}
+    layers:
+      db: {adapter: sqlite, file: /srv/data/checkout.db}
+      code: {adapter: git, repo: /srv/checkout}
+      schema: {adapter: alembic, config: /srv/checkout/alembic.ini, python: /srv/venv/bin/python, database: db}
+      other: {adapter: alembic, config: /srv/x/alembic.ini, python: /srv/venv/bin/python, database: code}
+      third: {adapter: alembic, config: /srv/x/alembic.ini, python: /srv/venv/bin/python, database: nowhere}
+    plans:
+      code: [code]
+      right: [schema, code]
+      wrong: [code, schema]
+      later: [schema]
+    plan: [code, later]
+    verify: {checks: [{http: http://127.0.0.1:3000/health}]}
+"""
+
+
+def test_a_plan_that_moves_the_code_before_its_migrations_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(WRONG)
+    with pytest.raises(ConfigErrors) as refused:
+        load(file)
+    first = '"code" is moved before it, with the code that "schema" needs as it is now; name "schema" first'
+    assert [str(one).partition("config.yaml:")[2] for one in refused.value.faults] == [
+        '10:7: layer "code" is no database; name one of sqlite or postgres',
+        '11:7: layer "nowhere" cannot be asked; name one that the service has',
+        f"15:21: {first}",
+        f"16:15: {first}",
+    ]
