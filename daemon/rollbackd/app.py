@@ -202,6 +202,7 @@ class DaemonProcess:
             if incident is not None and incident.inside:
                 self._core.runner.start(name)
         await self._say_what_cannot_be_rolled_back()
+        self._root("readiness", self._core.readiness_watch.run)
 
     async def _say_what_cannot_be_rolled_back(self) -> None:
         """Tell people what cannot be rolled back: once for each service and reason, after its layers were looked at."""

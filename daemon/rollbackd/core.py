@@ -1,7 +1,8 @@
 """The core builds the parts of the daemon, each once, and hands them to the others. Nothing is started here."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -25,6 +26,7 @@ from rollbackd.decision.situation import SituationReader
 from rollbackd.drills import DrillRunner
 from rollbackd.drills.preconditions import DrillPreconditions
 from rollbackd.drills.readiness import ReadinessReview
+from rollbackd.drills.readiness_watch import ReadinessWatch
 from rollbackd.drills.schedule import DrillTimetable
 from rollbackd.execution.check_runner import CheckRunner, CheckSurroundings
 from rollbackd.execution.incident_clocks import IncidentClocks
@@ -59,6 +61,10 @@ from rollbackd.system.http_connection import connection_to
 from rollbackd.system.loop_lag import LoopLag
 from rollbackd.system.spawner import Spawner
 from rollbackd.system.vitals import Vitals
+from rollbackd.trials.alert_trial import AlertTrials
+from rollbackd.trials.live_check import LiveCheck
+from rollbackd.trials.passage import AlertPassages
+from rollbackd.trials.receiver_trial import ReceiverTrials
 from rollbackd.upkeep import Upkeep
 
 
@@ -81,6 +87,7 @@ class Core:
     polls: PrometheusPolls | None
     deadlines: ConfirmationDeadlines
     drills: DrillRunner
+    readiness_watch: ReadinessWatch
     snapshot_manager: SnapshotManager
     upkeep: Upkeep
     timetable: Calendar
@@ -199,6 +206,7 @@ async def build(config: Config, journal: Journal, clock: Clock, checkpoint: Chec
         runner,
         readiness_review,
     )
+    receiver_trials = ReceiverTrials(config, notifiers, clock, journal)
     operations = Operations(
         OperationsParts(
             config=config,
@@ -216,6 +224,19 @@ async def build(config: Config, journal: Journal, clock: Clock, checkpoint: Chec
             runner=runner,
             registry=registry,
             drills=drills,
+            alert_trials=AlertTrials(config, read_model, rule_states, clock, deciding.situations),
+            receiver_trials=receiver_trials,
+            passages=AlertPassages(reach.alertmanager, clock),
+            live_check=LiveCheck(
+                config,
+                reach.prometheus,
+                reach.alertmanager,
+                layers,
+                receiver_trials,
+                rule_states,
+                clock,
+                "the daemon",
+            ),
             snapshot_manager=snapshot_manager,
             vitals=vitals,
         )
@@ -254,6 +275,7 @@ async def build(config: Config, journal: Journal, clock: Clock, checkpoint: Chec
         polls=deciding.polls,
         deadlines=deciding.deadlines,
         drills=drills,
+        readiness_watch=ReadinessWatch(config, drills, clock),
         snapshot_manager=snapshot_manager,
         upkeep=upkeep,
         timetable=timetable,
@@ -383,3 +405,19 @@ def _releases(
             raise AdapterError(str(error), permanent=False) from error
 
     return releases
+
+
+@asynccontextmanager
+async def live_check(config: Config, clock: Clock, asked_by: str) -> AsyncIterator[LiveCheck]:
+    """What asks everything that a configuration names, without a daemon and its journal."""
+    reach = _reach(config, clock)
+    notifiers = {one.name: build_notifier(one.kind, one.settings, reveal, reach.web) for one in config.notify.receivers}
+    trials = ReceiverTrials(config, notifiers, clock)
+    try:
+        yield LiveCheck(
+            config, reach.prometheus, reach.alertmanager, reach.layers, trials, RuleStates(config), clock, asked_by
+        )
+    finally:
+        if reach.prometheus is not None:
+            await reach.prometheus.close()
+        await reach.web.close()

@@ -16,24 +16,36 @@ from rollbackd.signals.alertmanager_webhook import WebhookPayload
 from rollbackd.signals.events import Posted, event_of
 from rollbackd.signals.intake import EventReceipt
 from rollbackd.views.shapes import (
+    AlertTrialView,
     ChangeView,
     CheckView,
+    CountView,
     DecisionView,
     DrillLayerView,
     DrillView,
+    EventView,
     FindingView,
     HealthView,
+    HeardView,
     HoldView,
     IncidentDetail,
     IncidentView,
+    LiveCheckView,
+    MonthView,
+    PassageView,
     PlanView,
+    ProbeView,
     QuestionView,
     Readiness,
+    ReceiverTrialView,
     RecordView,
+    RuleTrialView,
     RuleView,
     ServiceView,
     StateView,
     StepView,
+    TimesView,
+    TriggerTrialView,
 )
 from tests.fakes.snapshots import FakeKeeping
 
@@ -291,6 +303,47 @@ class FakeOperations(FakeKeeping):
 
     async def drills(self, service: str = "", limit: int = 50) -> list[DrillView]:
         return [one for one in self.drills_ if service in {"", one.service}][:limit]
+
+    async def try_alert(self, labels: Mapping[str, str], at: datetime | None = None) -> AlertTrialView:
+        """Of checkout a rule asks for it."""
+        if not self.wants(labels):
+            return AlertTrialView(labels, at or NOON, "", "no service has these labels")
+        rule = RuleTrialView("high-error-rate", asks=True, reason="met")
+        heard = (HeardView("room", "refused", "checkout needs a person"),)
+        found = TriggerTrialView(DECIDED, "default", ("traffic",), STEPS, (), timedelta(seconds=115), heard)
+        return AlertTrialView(labels, at or NOON, "checkout", "", (rule,), (found,))
+
+    async def try_passage(self, labels: Mapping[str, str], wait: timedelta) -> PassageView:
+        self._order("try_passage", dict(labels), wait)
+        return PassageView(came=labels.get("service") == "checkout", text="it came after 1s, brought by token:am")
+
+    async def try_receiver(self, name: str, actor: str) -> ReceiverTrialView:
+        if name not in {"room", "oncall"}:
+            raise UnknownName(f'there is no receiver "{name}"; there are: room, oncall')
+        self._order("try_receiver", name, actor)
+        said = "200 ok" if name == "room" else "pagerduty answered 400: invalid routing key"
+        return ReceiverTrialView(name, "slack", name == "room", said, f"TEST: rollbackd reaches {name}", timedelta())
+
+    async def check_live(self, actor: str, *, messages: bool) -> LiveCheckView:
+        self._order("check_live", actor, messages)
+        found = (
+            ProbeView("layer", "checkout/code", "ok", "answers"),
+            ProbeView("query", "rule a", "wrong", "no series"),
+        )
+        return LiveCheckView(False, "the daemon", found)
+
+    async def month(self, month: str) -> MonthView:
+        times = (TimesView("recovery", 2, 95.0, 120.0, 600.0, 0),)
+        count = (CountView("errors", 2),)
+        return MonthView(month, 2, 1, 0.5, 1, 3, 1, 1, times, count, count, count, count, ("search: nothing there",))
+
+    async def events(self, after: int = 0, limit: int = 1000, service: str = "") -> tuple[list[EventView], int]:
+        found = [
+            EventView(seq, NOON, "daemon", "Closed", "checkout", "checkout-1", "recovered", {"n": seq})
+            for seq in (1, 2, 3)
+            if seq > after and service in {"", "checkout"}
+        ][:limit]
+        return found, found[-1].seq if found else max(after, 3)
 
     async def readiness(self) -> Readiness:
         return Readiness(

@@ -123,7 +123,7 @@ def test_every_command_that_is_named_exists() -> None:
         (page.name, command)
         for page in PAGES
         for code in re.findall(r"```\w+\n.*?```|`[^`\n]+`", page.read_text(), re.DOTALL)
-        for command in re.findall(r"(?:`|^|&& )rollbackd ([a-z]+)", code, re.MULTILINE)
+        for command in re.findall(r"(?:`|^|&& )rollbackd ([a-z][a-z-]*)", code, re.MULTILINE)
     }
     assert {command for _, command in named} >= {"run", "check", "rollback", "hold"}
     assert sorted((page, command) for page, command in named if command not in known) == []

@@ -6,7 +6,16 @@ An answer is always an object, so that it can grow without breaking who reads it
 from dataclasses import dataclass
 
 from rollbackd.snapshots.views import DifferenceView, KeptView
-from rollbackd.views.shapes import ChangeView, DecisionView, DrillView, HoldView, IncidentView, ServiceView, StateView
+from rollbackd.views.shapes import (
+    ChangeView,
+    DecisionView,
+    DrillView,
+    EventView,
+    HoldView,
+    IncidentView,
+    ServiceView,
+    StateView,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +55,13 @@ class States:
 @dataclass(frozen=True, slots=True)
 class Incidents:
     incidents: tuple[IncidentView, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Events:
+    events: tuple[EventView, ...]
+    last: int
+    """The place of the last fact that was looked at; ask for what is after it. As asked when there was none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,20 @@ from rollbackd.model import Request
 from rollbackd.operations import Operations, parameters
 from rollbackd.snapshots.views import DifferenceView, RestoredView, TakenView
 from rollbackd.syntax.units import Spec
-from rollbackd.views.shapes import ChangeView, DrillView, HealthView, IncidentDetail, PlanView, ServiceView, StateView
+from rollbackd.views.shapes import (
+    AlertTrialView,
+    ChangeView,
+    DrillView,
+    HealthView,
+    IncidentDetail,
+    LiveCheckView,
+    MonthView,
+    PassageView,
+    PlanView,
+    ReceiverTrialView,
+    ServiceView,
+    StateView,
+)
 
 _Q = TypeVar("_Q", bound=Spec)
 _B = TypeVar("_B", bound=Spec)
@@ -131,6 +144,30 @@ async def drill(call: ApiCall[parameters.NoQuery, parameters.DrillBody]) -> Dril
     return await call.operations.drill(call.name, call.body.plan, call.actor, execute=call.body.execute)
 
 
+@route("POST", "/api/v1/test-alert", "viewer")
+async def try_alert(call: ApiCall[parameters.NoQuery, parameters.AlertTrialBody]) -> AlertTrialView:
+    """Whose an alert would be, which rules ask for it, what would be decided, done and told; writes nothing."""
+    return await call.operations.try_alert(call.body.labels, call.body.at)
+
+
+@route("POST", "/api/v1/test-alert/through", "operator")
+async def try_passage(call: ApiCall[parameters.NoQuery, parameters.PassageBody]) -> PassageView:
+    """Have Alertmanager bring an alert that is marked as a test, and wait until it comes; no rule judges it."""
+    return await call.waits.run(call.operations.try_passage(call.body.labels, call.body.wait))
+
+
+@route("POST", "/api/v1/receivers/{name}/test", "operator")
+async def try_receiver(call: ApiCall[parameters.NoQuery, parameters.NoBody]) -> ReceiverTrialView:
+    """Send a receiver a message that is marked as a test, and say what it answered."""
+    return await call.operations.try_receiver(call.name, call.actor)
+
+
+@route("POST", "/api/v1/check", "operator")
+async def check_live(call: ApiCall[parameters.NoQuery, parameters.LiveCheckBody]) -> LiveCheckView:
+    """Ask every query, Alertmanager, each layer and each receiver that the configuration names."""
+    return await call.operations.check_live(call.actor, messages=call.body.messages)
+
+
 @route("GET", "/api/v1/drills", "viewer")
 async def drills(call: ApiCall[parameters.DrillsQuery, parameters.NoBody]) -> answers.Drills:
     """Drills and what they found, newest first; one that is under way before them."""
@@ -189,6 +226,21 @@ async def acknowledge(call: ApiCall[parameters.NoQuery, parameters.AcknowledgeBo
     left = await call.operations.acknowledge(call.name, call.actor, call.body.leave)
     leaves = f", and {' and '.join(left)} {'are' if len(left) > 1 else 'is'} left" if left else ""
     return answers.Done(f"{call.name} is acknowledged: its reminders stop{leaves}", call.actor)
+
+
+# -- reports ------------------------------------------------------------------------------------
+@route("GET", "/api/v1/reports/month", "viewer")
+async def month(call: ApiCall[parameters.MonthQuery, parameters.NoBody]) -> MonthView:
+    """What was done in a month: how often, how well, how long it took, and why."""
+    return await call.operations.month(call.query.month)
+
+
+@route("GET", "/api/v1/events", "viewer")
+async def events(call: ApiCall[parameters.EventsQuery, parameters.NoBody]) -> answers.Events:
+    """The journal's facts after a place, oldest first."""
+    query = call.query
+    found, last = await call.operations.events(query.after, query.limit, query.service)
+    return answers.Events(tuple(found), last)
 
 
 # -- announced changes --------------------------------------------------------------------------

@@ -6,14 +6,17 @@ import typer
 
 from rollbackd import __version__
 from rollbackd.cli import (
+    alert_trial_command,
     backtest_command,
     change_commands,
     drill_command,
     event_command,
     layer_command,
+    live_report,
     local_commands,
     order_commands,
     query_commands,
+    report_commands,
     snapshot_commands,
 )
 from rollbackd.cli.command_frame import AsJson, ConfigFile, Session, SocketFile, command
@@ -64,4 +67,8 @@ _COMMANDS = (
 )  # fmt: skip
 for _run in _COMMANDS:
     command(app, _run.__name__)(_run)
+command(app, "test-alert")(alert_trial_command.try_alert)
+command(app, "events")(report_commands.events)
+app.add_typer(live_report.app)
+app.add_typer(report_commands.app)
 app.add_typer(snapshot_commands.app)

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from rollbackd.cli import live_report
 from rollbackd.cli.command_frame import NO, Session, StopError, complain
 from rollbackd.cli.terminal_text import as_json, safe
 
@@ -25,11 +26,20 @@ def check(
             "--without-secrets", help="Do not look for secrets and certificates, as on another machine or in a shell."
         ),
     ] = False,
+    live: Annotated[
+        bool, typer.Option("--live", help="Ask every query, Alertmanager, each layer and each receiver.")
+    ] = False,
+    no_messages: Annotated[
+        bool, typer.Option("--no-messages", help="With --live: send the receivers no tests.")
+    ] = False,
 ) -> int | None:
     """Check the configuration; every error at once.
 
-    Without errors: a summary, and the drop-in that the systemd unit needs for what the layers write to.
+    Without errors: a summary, and the drop-in that the systemd unit needs for what the layers write to. With --live
+    the daemon asks all that its configuration names; this command itself does so for a FILE, or without a daemon.
     """
+    if live and file is None and (asked := live_report.by_daemon(session, messages=not no_messages)) is not None:
+        return asked
     from rollbackd.cli import check_report
     from rollbackd.config.load import ConfigErrors, load
 
@@ -42,6 +52,8 @@ def check(
         if not without_secrets and _loads(path):
             complain("nothing but secrets is missing here; what only the service is given: --without-secrets")
         return NO
+    if live:
+        return live_report.here(session, loaded, messages=not no_messages)
     summary = check_report.summary(loaded)
     session.show(summary, lambda: check_report.show(summary))
     return None

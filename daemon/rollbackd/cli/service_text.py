@@ -37,6 +37,8 @@ def _notes(service: View) -> Iterable[str]:
         yield f"{name} is in shadow mode: decides and tells, touches nothing"
     if service["cannot"]:
         yield f"{name} cannot be rolled back: {safe(service['cannot'])}"
+    elif service["unready"]:
+        yield f"{name} could not be rolled back: {safe('; '.join(service['unready']))}"
     if service["asks"]:
         yield f"{name} asks whether it goes back: rollbackd incidents {safe(service['incident'])}"
     yield from (hold(one) for one in service["holds"])
@@ -78,6 +80,7 @@ def service(one: View, states: Sequence[View], ended: Sequence[View] = ()) -> No
             ("good", (present["good"] if present else "") or f"not yet: {one['baked']:.0%} of its bake time"),
             ("goes back to", releases(one["target"])),
             ("cannot go back", one["cannot"]),
+            ("drill", _drill(one)),
             ("incident", f"{incident} ({asks}rollbackd incidents {incident})" if incident else ""),
             ("entered", "\n".join(filter(None, map(still_entered, ended)))),
             ("held", "\n".join(hold(each) for each in one["holds"])),
@@ -89,6 +92,13 @@ def service(one: View, states: Sequence[View], ended: Sequence[View] = ()) -> No
     if states:
         print("\nstates, newest first, with what each changed:")
         _history(one, states)
+
+
+def _drill(one: View) -> str:
+    """What the last asking drill found."""
+    if not one["drilled"]:
+        return ""
+    return "\n".join([f"asked {moment(one['drilled'])}: {'NOT ready' if one['unready'] else 'ready'}", *one["unready"]])
 
 
 def _history(one: View, states: Sequence[View]) -> None:

@@ -248,7 +248,7 @@ class DecisionEngine:
         assert decision.present is not None
         if ledger.open is not None:
             return await self._rise(decision, ledger, handled)
-        name = f"{trigger.service}-{_number(ledger)}"
+        name = f"{trigger.service}-{incident_number(ledger)}"
         asks = decision.action is Action.ASK
         decision = replace(decision, joins=name)
         stream = service_stream(trigger.service)
@@ -394,7 +394,7 @@ def _of_the_next(before: LastDecision, its: Rollback, ledger: ServiceLedger) -> 
     return led is not None and before.onset is not None and before.onset >= led.by
 
 
-def _number(ledger: ServiceLedger) -> int:
+def incident_number(ledger: ServiceLedger) -> int:
     """The number of the service's next incident."""
     return int(ledger.rollbacks[-1].incident.rpartition("-")[2]) + 1 if ledger.rollbacks else 1
 

@@ -106,10 +106,11 @@ class SituationReader:
             groups=self._config.groups,
         )
 
-    async def full(self, trigger: Trigger, *, shown: bool = False) -> Situation:
+    async def full(self, trigger: Trigger, *, shown: bool = False, trial: bool = False) -> Situation:
         """The situation with a fresh look at the layers: what runs, where they can go, the plan, what stops it.
 
         :param shown: a person will see where it goes before it goes there, so that the beginning of an id is enough.
+        :param trial: nothing is written down, and nothing comes of it.
         """
         service = self._service(trigger)
         layers = self._layers[trigger.service]
@@ -117,7 +118,7 @@ class SituationReader:
         if self._read_model.of(trigger.service).acting is not None and not returns:
             return self.quick(trigger)
         ordered = trigger.request is not None and not trigger.drill
-        look = self._state_watcher.peek if returns else partial(self._state_watcher.look, mixed=ordered)
+        look = self._state_watcher.peek if returns or trial else partial(self._state_watcher.look, mixed=ordered)
         present, there = await asyncio.gather(look(trigger.service), layers.there(), return_exceptions=True)
         if isinstance(present, BaseException):
             raise present
@@ -133,7 +134,7 @@ class SituationReader:
             if isinstance(there, BaseException):
                 raise there
             trigger, named, known = await with_named_time(trigger, layers, there)
-            chosen = self._target(trigger, present, known, shown=shown)
+            chosen = self._target(trigger, present, known, shown=shown, trial=trial)
         except LookFailed as error:
             return replace(given, target=None, no_target=str(error), problems=(str(error),))
         data = DataTarget(layers, trigger, present)
@@ -153,7 +154,9 @@ class SituationReader:
                 return replace(given, target=chosen, problems=(str(error),))
             way = PlanRequest(present, target.state, returns=returns, unfinished=unfinished, data=given.data)
             changes, problems = await self._planned(layers, plans, way)
-            other = await self._instead(trigger, present, chosen, layers, shown=shown) if problems else chosen
+            other = (
+                await self._instead(trigger, present, chosen, layers, shown=shown, trial=trial) if problems else chosen
+            )
             if other == chosen:
                 break
             chosen = other
@@ -165,11 +168,11 @@ class SituationReader:
         return without_data(state, present, self._layers[service].data)
 
     async def _instead(
-        self, trigger: Trigger, present: State, target: Candidate, layers: Layers, *, shown: bool
+        self, trigger: Trigger, present: State, target: Candidate, layers: Layers, *, shown: bool, trial: bool
     ) -> Candidate | None:
         """Another target after one could not be planned: a release that was found damaged is not offered any more."""
         try:
-            return self._target(trigger, present, await layers.there(), shown=shown)
+            return self._target(trigger, present, await layers.there(), shown=shown, trial=trial)
         except LookFailed:
             return target
 
@@ -229,7 +232,13 @@ class SituationReader:
         return plan.steps, tuple(f"{problem.layer}: {problem.text}" for problem in problems)
 
     def _target(
-        self, trigger: Trigger, present: State, there: Mapping[str, tuple[Release, ...]], *, shown: bool
+        self,
+        trigger: Trigger,
+        present: State,
+        there: Mapping[str, tuple[Release, ...]],
+        *,
+        shown: bool,
+        trial: bool,
     ) -> Candidate | None:
         ids = {layer: {release.id for release in releases} for layer, releases in there.items()}
         request = trigger.request
@@ -241,7 +250,7 @@ class SituationReader:
             return wanted
         known = candidates(self._read_model.of(trigger.service), present, self._began(trigger))
         found = DataTarget(self._layers[trigger.service], trigger, present).plain(known)
-        if found and still_there(found[0].state, present, ids):
+        if not trial and found and still_there(found[0].state, present, ids):
             self._missing(trigger.service)
         return next((one for one in found if not still_there(one.state, present, ids)), None)
 

@@ -73,6 +73,8 @@ class DrillRunner:
         """Until when a return that could not begin is left alone, by service."""
         self._stuck: dict[str, str] = {}
         """Why a drill cannot return, as told last."""
+        self.found: dict[str, DrillView] = {}
+        """What a drill that asks all plans of a service found last, in this life."""
         self._log = log.get("drills")
 
     # -- orders ---------------------------------------------------------------------------------
@@ -90,6 +92,26 @@ class DrillRunner:
                 self._readiness_review.hold(service, (plan,) if plan else service.plan, self._trial(service, actor)),
             )
             return await self._found(service, found, began, actor)
+
+    async def glance(self, service: Service, actor: str) -> DrillView:
+        """Ask as `hold` does, and write it down only where it is no longer as the last drill said.
+
+        Snapshots are read only to see whether what a drill found is mended.
+
+        :raises DrillNotAllowed: a rollback of it is under way.
+        """
+        async with self._reviewing[service.name]:
+            self._preconditions.check_idle(service.name)
+            began, known = self._clock.monotonic(), self._read_model.of(service.name).ready
+            trial = self._trial(service, actor)
+            asked = self._readiness_review.hold(service, service.plan, trial, rehearse=known is False)
+            found = await self._undisturbed(service.name, asked)
+            if known is not None and known is bool(found.problems):
+                return await self._found(service, found, began, actor)
+            result = steps.NOT_READY if found.problems else steps.READY
+            took = timedelta(seconds=self._clock.monotonic() - began)
+            view = self.found[service.name] = self._view(service, found, result, actor, took=took)
+            return view
 
     async def execute(self, service: Service, plan: str, actor: str) -> DrillView:
         """Go back for real and return, when all that `hold` asks is ready; `incident` is empty when it was not.
@@ -331,7 +353,10 @@ class DrillRunner:
             found.plans, result, found.problems, took, found.expected, found.limit, slow=found.slow, execute=execute
         )
         await self.note(service.name, fact, actor)
-        return self._view(service, found, result, actor, took=took)
+        view = self._view(service, found, result, actor, took=took)
+        if found.plans == service.plan:
+            self.found[service.name] = view
+        return view
 
     async def note(self, service: str, fact: facts.Drilled, actor: str) -> DrillView:
         """Write a result down, and tell people that readiness was lost or is back."""

@@ -74,8 +74,13 @@ class ReadinessReview:
         self._layers = layers
         self._check_runner = check_runner
 
-    async def hold(self, service: Service, plans: tuple[str, ...], trial: Trigger) -> ReadinessFindings:
-        """Ask everything of these plans. `trial` is the trigger that a rollback by them would begin with."""
+    async def hold(
+        self, service: Service, plans: tuple[str, ...], trial: Trigger, *, rehearse: bool = True
+    ) -> ReadinessFindings:
+        """Ask everything of these plans. `trial` is the trigger that a rollback by them would begin with.
+
+        :param rehearse: also read the snapshots that it would go to, and restore them into a scratch place.
+        """
         layers = self._layers[service.name]
         given = await self._situations.full(trial)
         target = given.target.state if given.target is not None else None
@@ -93,7 +98,8 @@ class ReadinessReview:
             way = PlanRequest(given.present, target, unfinished=left, data=given.data)
             planned = await self._ask_plans(layers, plans, asked, way, problems)
             await self._find_copies(layers, asked, way)
-            await asyncio.gather(*(self._rehearse(layers.adapters[one.name], one) for one in asked.values()))
+            if rehearse:
+                await asyncio.gather(*(self._rehearse(layers.adapters[one.name], one) for one in asked.values()))
         checks = await self._run_checks(service, plans, problems)
         took = await step_durations.of_steps(self._read_model.journal, service.name)
         views = tuple(self._view(service, one, took) for one in asked.values())

@@ -21,7 +21,7 @@ from rollbackd.notify.messages import envelope as outbox
 from rollbackd.notify.messages import presenter, reminders, self_notices
 from rollbackd.notify.messages.envelope import Envelope
 from rollbackd.notify.messages.troubles import Trouble, Troubles, fold
-from rollbackd.notify.receiver_queue import JOURNAL_PAUSE, ReceiverQueue
+from rollbackd.notify.receiver_queue import JOURNAL_PAUSE, PATIENCE, ReceiverQueue
 from rollbackd.notify.routes import addressed, reached, worded
 from rollbackd.rules.tracks import CALM
 from rollbackd.state.incidents import KnownIncidents
@@ -66,7 +66,7 @@ class NotificationDispatcher:
         goes_on: Callable[[str, str], bool] = _always,
         over: Callable[[str, str], str] = _never,
         many: int = 100,
-        patience: timedelta = timedelta(seconds=35),
+        patience: timedelta = PATIENCE,
     ) -> None:
         self._journal = journal
         self._notify = config.notify

@@ -30,6 +30,8 @@ LONGEST_PAUSE = timedelta(minutes=10)
 GIVE_UP = timedelta(hours=24)
 UNREACHABLE_AFTER = timedelta(minutes=10)
 """How long a receiver takes nothing until the others are told of it."""
+PATIENCE = timedelta(seconds=35)
+"""How long a receiver may take for one message, with all its tries."""
 JOURNAL_PAUSE = timedelta(seconds=5)
 _FARTHEST = timedelta(minutes=30)
 """The longest that any message waits; a receiver that asks for more is tried again before that."""
@@ -109,17 +111,7 @@ class ReceiverQueue:
 
     async def send(self, message: Message) -> DeliveryError | None:
         """Hand a message to the receiver; the error when it did not take it."""
-        try:
-            async with asyncio.timeout(self._patience.total_seconds()):
-                await self._notifier.send(message)
-        except DeliveryError as error:
-            return error
-        except TimeoutError:
-            return DeliveryError(f"{self.name} did not answer in time", permanent=False)
-        except Exception as error:  # noqa: BLE001  # a notifier's fault must not silence the other messages
-            # Only the type is named: the text of an unknown error may hold an address that is a secret.
-            return DeliveryError(f"{self.name} failed with {type(error).__name__}", permanent=False)
-        return None
+        return await handed_over(self.name, self._notifier, message, self._patience)
 
     async def _dispatch(self, rows: Sequence[Outgoing]) -> None:
         readable: list[tuple[Outgoing, Envelope]] = []
@@ -158,7 +150,7 @@ class ReceiverQueue:
 
     async def _heard_of(self, thread: str) -> bool:
         """Whether it took a message that opened the thread. The outbox forgets, the facts do not."""
-        if thread in self_notices.DIRECT:
+        if thread in self_notices.DIRECT or thread.startswith(outbox.TESTS):
             return True
         if any(outbox.triggers(body, thread) for body in await self._journal.sent(self.name, outbox.naming(thread))):
             return True
@@ -245,6 +237,21 @@ class ReceiverQueue:
         """Write it even if the journal cannot be written for a while: what was sent must not be sent again for that."""
         say = partial(self._log.error, "the journal cannot be written")
         await until_written(write, self._clock, JOURNAL_PAUSE, say)
+
+
+async def handed_over(name: str, notifier: Notifier, message: Message, patience: timedelta) -> DeliveryError | None:
+    """Hand a message to a receiver; the error when it did not take it."""
+    try:
+        async with asyncio.timeout(patience.total_seconds()):
+            await notifier.send(message)
+    except DeliveryError as error:
+        return error
+    except TimeoutError:
+        return DeliveryError(f"{name} did not answer in time", permanent=False)
+    except Exception as error:  # noqa: BLE001  # a notifier's fault must not silence the other messages
+        # Only the type is named: the text of an unknown error may hold an address that is a secret.
+        return DeliveryError(f"{name} failed with {type(error).__name__}", permanent=False)
+    return None
 
 
 def _later(when: datetime, now: datetime) -> bool:

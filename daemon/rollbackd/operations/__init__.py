@@ -13,9 +13,11 @@ from rollbackd.operations.base import OperationsParts
 from rollbackd.operations.holds import HoldOperations
 from rollbackd.operations.incident_answers import IncidentAnswer, IncidentAnswers
 from rollbackd.operations.queries import StateQueries
+from rollbackd.operations.reports import ReportOperations
 from rollbackd.operations.rollbacks import RollbackOperations
 from rollbackd.operations.snapshots import SnapshotOperations
 from rollbackd.operations.state_marks import StateMarks
+from rollbackd.operations.trials import TrialOperations
 from rollbackd.signals.alertmanager_webhook import WebhookPayload
 from rollbackd.signals.events import Posted
 from rollbackd.signals.intake import EventReceipt
@@ -24,7 +26,15 @@ __all__ = ["IncidentAnswer", "InvalidOrder", "Operations", "OperationsParts", "O
 
 
 class Operations(
-    StateQueries, RollbackOperations, IncidentAnswers, AnnouncedChanges, StateMarks, HoldOperations, SnapshotOperations
+    StateQueries,
+    RollbackOperations,
+    IncidentAnswers,
+    AnnouncedChanges,
+    StateMarks,
+    HoldOperations,
+    SnapshotOperations,
+    TrialOperations,
+    ReportOperations,
 ):
     """The one way in for people, and for what is sent to the daemon."""
 
@@ -33,6 +43,7 @@ class Operations(
 
         :param elsewhere: no Alertmanager knows of them.
         """
+        self._parts.passages.arrived(alerts, actor)
         counts = await self._parts.intake.receive(alerts, elsewhere=elsewhere)
         self._log.debug("alerts", actor=actor, accepted=counts[0], duplicates=counts[1], unmatched=counts[2])
         return counts

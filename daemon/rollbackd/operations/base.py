@@ -28,6 +28,10 @@ from rollbackd.state.read_model import ReadModel
 from rollbackd.system import log
 from rollbackd.system.clock import Clock
 from rollbackd.system.vitals import Vitals
+from rollbackd.trials.alert_trial import AlertTrials
+from rollbackd.trials.live_check import LiveCheck
+from rollbackd.trials.passage import AlertPassages
+from rollbackd.trials.receiver_trial import ReceiverTrials
 
 _RACES = 20
 
@@ -51,6 +55,10 @@ class OperationsParts:
     runner: Runner
     registry: CollectorRegistry
     drills: DrillRunner
+    alert_trials: AlertTrials
+    receiver_trials: ReceiverTrials
+    passages: AlertPassages
+    live_check: LiveCheck
     snapshot_manager: SnapshotManager
     vitals: Vitals
 

@@ -52,6 +52,20 @@ class DecisionsQuery(RequestFields):
     limit: int = Field(default=50, ge=1, le=1000)
 
 
+class MonthQuery(RequestFields):
+    month: str = Field(pattern=r"^\d{4}-\d{2}$")
+    """Which: 2026-03, in UTC."""
+
+
+class EventsQuery(RequestFields):
+    after: int = Field(default=0, ge=0)
+    """Only facts with a place above this."""
+    service: str = ""
+    """Only of this service."""
+    limit: int = Field(default=1000, ge=1, le=10_000)
+    """Look at so many facts at most."""
+
+
 class IncidentsQuery(DecisionsQuery):
     open: bool = False
     """Only those that are not closed."""
@@ -113,6 +127,32 @@ class RollbackBody(PlanBody):
         if self.plan_id and (self.to or self.plan):
             raise ValueError("plan_id says all of a plan; leave out to and plan")
         return self
+
+
+class AlertTrialBody(RequestFields):
+    labels: Annotated[dict[Reference, Reference], Field(min_length=1, max_length=100)]
+    """The alert's labels, `alertname` among them."""
+    at: AwareDatetime | None = None
+    """When it would begin, and reach us: RFC 3339 with an offset; without it now."""
+
+
+class PassageBody(RequestFields):
+    labels: Annotated[dict[Reference, Reference], Field(min_length=1, max_length=100)]
+    """The alert's labels; one more marks it as a test."""
+    wait: Duration = timedelta(minutes=2)
+    """So long for its arrival, at most 10m."""
+
+    @field_validator("wait")
+    @classmethod
+    def _not_for_ever(cls, wait: timedelta) -> timedelta:
+        if wait > timedelta(minutes=10):
+            raise ValueError("at most 10m; a route that waits longer is no use for a rollback")
+        return wait
+
+
+class LiveCheckBody(RequestFields):
+    messages: bool = True
+    """Send each receiver a test."""
 
 
 class DrillBody(RequestFields):

@@ -73,6 +73,7 @@ class StateQueries(OperationsBase):
         if not cannot and not found:
             cannot = self.cannot(service)
         spell = ledger.spells[-1] if ledger.spells else None
+        drill = parts.drills.found.get(service.name)
         return ServiceView(
             name=service.name,
             mode=self._config.mode(service),
@@ -87,6 +88,8 @@ class StateQueries(OperationsBase):
             baked=parts.bake_timer.share(service),
             waiting=waiting(ledger, service.name, parts.clock.now()),
             asks=ledger.open is not None and ledger.open.waits,
+            drilled=drill.at if drill is not None else None,
+            unready=drill.problems if drill is not None else (),
         )
 
     def _brief_holds(self, service: str) -> tuple[HoldView, ...]:
@@ -167,4 +170,6 @@ class StateQueries(OperationsBase):
             ledger = self._read_model.of(service.name)
             if not candidates(ledger, ledger.present):
                 notes.append(f"cannot roll back {service.name} yet: {self.cannot(service)}")
+            elif (drill := self._parts.drills.found.get(service.name)) is not None:
+                problems += [f"a rollback of {service.name} would not work: {text}" for text in drill.problems]
         return Readiness(ready, tuple(map(without_passwords, problems)), tuple(map(without_passwords, notes)))

@@ -2,9 +2,8 @@
 
 import asyncio
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from datetime import timedelta
 
 from rollbackd import facts
 from rollbackd.config.models import Service
@@ -12,14 +11,14 @@ from rollbackd.decision.refusals import InvalidOrder, OrderRefused, UnknownName
 from rollbackd.incident.life import Incident
 from rollbackd.incident.spec import PlanSpec
 from rollbackd.journal import Entry, JournalUnavailable
-from rollbackd.model import DAEMON, Action, Change, Decision, Request, Trigger, incident_stream, service_stream
+from rollbackd.model import DAEMON, Action, Decision, Request, Trigger, incident_stream, service_stream
 from rollbackd.operations.base import OperationsParts
 from rollbackd.operations.drills import DrillOperations
 from rollbackd.policy.decide import decide
 from rollbackd.policy.guards import GUARDS, Situation
 from rollbackd.state import step_durations
-from rollbackd.views.presenters import finding_view, state_view
-from rollbackd.views.shapes import PlanView, StepView
+from rollbackd.views.presenters import finding_view, state_view, step_view
+from rollbackd.views.shapes import PlanView
 
 _PRINTED = 500
 """Printed plans of a service that an order can name."""
@@ -55,7 +54,7 @@ class RollbackOperations(DrillOperations):
             plan=", then ".join(ordered.plans),
             present=state_view(ledger, given.present) if given.present is not None else None,
             target=state_view(ledger, target) if target is not None else None,
-            steps=tuple(_step(change, took) for change in given.changes),
+            steps=tuple(step_view(change, took) for change in given.changes),
             brackets=spec.within,
             problems=tuple(dict.fromkeys(finding.reason for finding in ordered.against)),
             action=trial.action.value,
@@ -175,18 +174,6 @@ def _in_use(service: Service, ordered: Decision, given: Situation) -> PlanSpec:
     layers = {change.layer for change in given.changes}
     plans = [service.plans[name] for name in ordered.plans]
     return next((plan for plan in plans if layers <= set(plan.layers)), plans[0])
-
-
-def _step(change: Change, took: Mapping[str, timedelta]) -> StepView:
-    return StepView(
-        change.layer,
-        change.before.name,
-        change.after.name,
-        "waiting",
-        change.reversible,
-        change.risks,
-        took.get(change.layer),
-    )
 
 
 def _proposed(request: Request, ordered: Decision, given: Situation) -> facts.Proposed | None:

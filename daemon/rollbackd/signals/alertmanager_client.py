@@ -4,6 +4,7 @@ https://github.com/prometheus/alertmanager/blob/main/api/v2/openapi.yaml
 """
 
 import asyncio
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -15,6 +16,7 @@ from typing_extensions import TypedDict  # pydantic wants this one before Python
 
 from rollbackd.model import Alert
 from rollbackd.rules.matchers import Matcher
+from rollbackd.signals.alertmanager_routes import Routing, routing_of
 from rollbackd.signals.alertmanager_webhook import (
     AlertBody,
     Time,
@@ -129,6 +131,14 @@ class Alertmanager:
         except Unreachable:
             return None
 
+    async def routing(self) -> Routing:
+        """Where its configuration leads alerts to. :raises Unreachable:"""
+        status = await self._get("/api/v2/status", {}, _Status)
+        try:
+            return await asyncio.to_thread(routing_of, status.config.original)
+        except ValueError as error:
+            raise Unreachable(f"{self._name}: {error}") from error
+
     async def silences(self) -> list[Silence]:
         """All silences in force now. :raises Unreachable:"""
         read = await self._get("/api/v2/silences", {}, _Silences)
@@ -151,15 +161,28 @@ class Alertmanager:
         }
         return list(found.values())
 
+    async def post(self, labels: Mapping[str, str], text: str, begins: datetime, ends: datetime) -> None:
+        """Tell it of an alert, as Prometheus does. :raises Unreachable: it did not take it."""
+        alert = {"labels": dict(labels), "annotations": {"summary": text}, "startsAt": begins.isoformat()}
+        body = json.dumps([{**alert, "endsAt": ends.isoformat()}]).encode()
+        await self._asked("/api/v2/alerts", {}, body)
+
     async def _get(self, path: str, params: Mapping[str, str], model: type[M]) -> M:
         return await asyncio.to_thread(self._read, path, model, await self._asked(path, params))
 
-    async def _asked(self, path: str, params: Mapping[str, str]) -> bytes:
+    async def _asked(self, path: str, params: Mapping[str, str], sent: bytes | None = None) -> bytes:
         try:
             connection = self._connection(self._address)
             url = (connection.url or str(self._address)).rstrip("/") + path
             async with http_answer(
-                self._http(), "GET", url, limit=self._timeout, params=params, connection=connection
+                self._http(),
+                "GET" if sent is None else "POST",
+                url,
+                limit=self._timeout,
+                headers={"Content-Type": "application/json"} if sent is not None else None,
+                params=params,
+                body=sent,
+                connection=connection,
             ) as answer:
                 if answer.status != 200:
                     said = in_short(connection.masked(await words_of(answer)))
@@ -187,9 +210,14 @@ class _Answer(BaseModel):
     model_config = ConfigDict(strict=True, frozen=True)
 
 
+class _Original(_Answer):
+    original: str = ""
+
+
 class _Status(_Answer):
     uptime: Time | None = None
     """Since when it runs."""
+    config: _Original = _Original()
 
 
 class _AlertStatus(TypedDict):

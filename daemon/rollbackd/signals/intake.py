@@ -11,7 +11,7 @@ from rollbackd.journal import Arrived, JournalUnavailable, Receipt, Received, un
 from rollbackd.model import Alert, Event, Trigger
 from rollbackd.rules.spec import LONGEST_WITHIN
 from rollbackd.signals.alertmanager_client import Alertmanager, Silence, Unreachable
-from rollbackd.signals.alertmanager_webhook import WebhookPayload, alert_from_json, alert_to_json, inbox_key
+from rollbackd.signals.alertmanager_webhook import TEST, WebhookPayload, alert_from_json, alert_to_json, inbox_key
 from rollbackd.signals.events import Posted, event_from_json, event_key, event_of, event_to_json
 from rollbackd.signals.rule_state import RuleStates
 from rollbackd.signals.triggers import TriggerSink
@@ -99,7 +99,7 @@ class SignalIntake:
         unmatched = 0
         duplicates = 0
         async for alert in in_turns(alerts):
-            service = self._rule_states.wanted(alert.labels)
+            service = self._rule_states.wanted(alert.labels) if TEST not in alert.labels else None
             key = inbox_key(alert)
             if service is None:
                 unmatched += 1

@@ -2,6 +2,7 @@
 
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from heapq import nlargest
@@ -220,6 +221,21 @@ class RuleStates:
             asked = self._asked_of.get((service, expression), {})
             for fingerprint in fingerprints:
                 asked.pop(fingerprint, None)
+
+    def with_alert(self, alert: Alert, service: str, now: datetime) -> "RuleStates":
+        """A copy that has heard of one more alert, to try it out; this one has not, and stays as it is."""
+        tried = copy(self)
+        tried.part_with(service)
+        tried.hear(alert, service, now, surely=True)
+        return tried
+
+    def part_with(self, service: str) -> None:
+        """Share no alert of a service with the one that this is a copy of."""
+        self._ended, self._runs = dict(self._ended), dict(self._runs)
+        self._alerts = {**self._alerts, service: dict(self._alerts.get(service, {}))}
+        self._asked_of = {
+            place: dict(found) if place[0] == service else found for place, found in self._asked_of.items()
+        }
 
     def forget_alerts(self, gone: Callable[[str, datetime], bool]) -> None:
         """Forget alerts that fire no more, by their fingerprint and when they were heard of last."""
@@ -553,10 +569,10 @@ class RuleStates:
         """Since when each service in trouble is, bad or pending; one entry for each service, sorted."""
         while self._changed:
             service = self._changed.pop()
-            self._troubles.put(service, self._trouble_of(service))
+            self._troubles.put(service, self.trouble_of(service))
         return self._troubles.sorted()
 
-    def _trouble_of(self, service: str) -> datetime | None:
+    def trouble_of(self, service: str) -> datetime | None:
         """The newest trouble of a service: an old warning must not hide that it shares a new, common one."""
         tracks = [self._tracks.get((rule, position, service), _UNSEEN).since for rule, position in self._observed]
         alerts = [self._onset(alert) for alert, _ in self._alerts.get(service, {}).values() if self._is_evidence(alert)]

@@ -22,7 +22,9 @@ from pydantic import (
     GetJsonSchemaHandler,
     PlainSerializer,
     ValidationInfo,
+    ValidatorFunctionWrapHandler,
     WithJsonSchema,
+    WrapValidator,
     model_validator,
 )
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
@@ -83,6 +85,10 @@ def roughly(value: timedelta) -> str:
     return format_duration(whole_seconds(value) if abs(value) >= _SECOND else value)
 
 
+class Percentage(float):
+    """A number that was written as a percentage: a part of a whole, which is never above 1."""
+
+
 def parse_ratio(text: object) -> float:
     """Read `10%` as 0.1, and a bare number as it is.
 
@@ -92,7 +98,7 @@ def parse_ratio(text: object) -> float:
         return float(text)
     found = _PERCENT.fullmatch(text.strip()) if isinstance(text, str) else None
     if found is not None and math.isfinite(share := float(found.group(1)) / 100):
-        return share
+        return Percentage(share)
     duration_like = isinstance(text, str) and text and _DURATION.fullmatch(text)
     if duration_like:
         return parse_duration(text).total_seconds()
@@ -162,7 +168,15 @@ Duration = Annotated[
 ]
 """A `timedelta`, written as Prometheus writes durations."""
 
-Ratio = Annotated[float, BeforeValidator(parse_ratio), PlainSerializer(_as_given), _number_schema("10%")]
+
+def _ratio(value: object, validate: ValidatorFunctionWrapHandler) -> float:
+    """The number as it was read, so that a share stays one; pydantic gives back a plain float."""
+    number = parse_ratio(value)
+    validate(number)
+    return number
+
+
+Ratio = Annotated[float, WrapValidator(_ratio), PlainSerializer(_as_given), _number_schema("10%")]
 """A number; a percentage is divided by 100, a duration becomes seconds, so that a threshold reads like its metric."""
 
 _SIZE_TEXT = r"^\d+\s*(B|KiB|MiB|GiB)$"

@@ -1,6 +1,7 @@
 """Presenters: facts and ledgers in words, as sentences for timelines and values for tables. Pure."""
 
-from datetime import datetime
+from collections.abc import Mapping
+from datetime import datetime, timedelta
 from typing import Any
 
 from pydantic_core import from_json
@@ -9,7 +10,18 @@ from rollbackd import facts
 from rollbackd.facts import Record
 from rollbackd.incident.approval import missing
 from rollbackd.incident.life import Incident
-from rollbackd.model import ApprovalRequest, CheckResult, Decision, Evidence, Finding, Outcome, State, Trigger, Verdict
+from rollbackd.model import (
+    ApprovalRequest,
+    Change,
+    CheckResult,
+    Decision,
+    Evidence,
+    Finding,
+    Outcome,
+    State,
+    Trigger,
+    Verdict,
+)
 from rollbackd.policy.changes import COMING, announcement, spell_of
 from rollbackd.policy.ledger import Announcement, ServiceLedger, Spell
 from rollbackd.views.shapes import (
@@ -177,6 +189,13 @@ def decision_view(decision: Decision, at: datetime) -> DecisionView:
         target=decision.target.name if decision.target is not None else "",
         change=decision.change.name if decision.change is not None else "",
     )
+
+
+def step_view(change: Change, took: Mapping[str, timedelta]) -> StepView:
+    """A step as it would be; `took`: how long each layer's step took in the past."""
+    expected = took.get(change.layer)
+    names = (change.before.name, change.after.name)
+    return StepView(change.layer, *names, "waiting", change.reversible, change.risks, expected)
 
 
 def status(incident: Incident) -> str:

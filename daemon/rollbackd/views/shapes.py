@@ -101,6 +101,10 @@ class ServiceView:
     """Announced changes that wait to be confirmed, newest first."""
     asks: bool = False
     """Its open incident waits for people."""
+    drilled: datetime | None = None
+    """When a drill asked since the start whether a rollback would work; None: it was not asked yet."""
+    unready: tuple[str, ...] = ()
+    """What that drill found: why a rollback would not work, a sentence each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,6 +272,180 @@ class PlanView:
     """The shortest time that verification takes after the last step."""
     expected: timedelta | None = None
     """All steps, as long as they took in the past, and verification; None while a step was never run."""
+
+
+@dataclass(frozen=True, slots=True)
+class RuleTrialView:
+    """What a rule makes of an alert that is tried."""
+
+    rule: str
+    asks: bool
+    """Whether the alert is one that it asks for."""
+    reason: str
+    """`met`, why it is not met yet, or what of the alert does not fit."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeardView:
+    """Who would hear of a decision."""
+
+    receiver: str
+    event: str
+    text: str
+    """The message's title, or when a later tier is told."""
+
+
+@dataclass(frozen=True, slots=True)
+class TriggerTrialView:
+    """What would be decided on a trigger, done and told, were it the first one."""
+
+    decision: DecisionView
+    plan: str
+    """The plans that would be tried, in order."""
+    brackets: tuple[str, ...]
+    steps: tuple[StepView, ...]
+    problems: tuple[str, ...]
+    """What the layers say would stop a rollback."""
+    expected: timedelta | None
+    """All steps, as long as they took in the past, and verification; None while a step was never run."""
+    heard: tuple[HeardView, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AlertTrialView:
+    """An alert that was tried; nothing was written, done or told."""
+
+    labels: Mapping[str, str]
+    at: datetime
+    """When it would begin, and reach us."""
+    service: str
+    """Whose it is; empty: nobody's."""
+    why: str
+    """Why nothing comes of it; empty when something does."""
+    rules: tuple[RuleTrialView, ...] = ()
+    """Those of the service that ask for alerts."""
+    triggers: tuple[TriggerTrialView, ...] = ()
+    """Each as if it were the only one; in earnest the first opens an incident, and the others join it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiverTrialView:
+    """A receiver that was sent a test."""
+
+    receiver: str
+    kind: str
+    """`slack`, `pagerduty`, …"""
+    taken: bool
+    """Whether it took the message, and its end where it keeps troubles open."""
+    text: str
+    """What the other side said."""
+    title: str
+    """The message's title, by which it is found there."""
+    took: timedelta
+
+
+@dataclass(frozen=True, slots=True)
+class PassageView:
+    """Whether an alert came through Alertmanager to us."""
+
+    came: bool
+    text: str
+    """How, or why not, and what to look at."""
+    took: timedelta = timedelta()
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeView:
+    """One question of a live check, and its answer."""
+
+    part: str
+    """`query`, `prometheus`, `alertmanager`, `route`, `layer` or `receiver`."""
+    name: str
+    """What was asked: a rule, a layer, a receiver."""
+    result: str
+    """`ok`, `wrong`, or `note` for what is allowed and may still be a mistake."""
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class LiveCheckView:
+    """What was asked of everything that the configuration names."""
+
+    fine: bool
+    """Nothing is wrong."""
+    asked_by: str
+    """Whose rights it was asked with: `the daemon`, or a unix user."""
+    probes: tuple[ProbeView, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CountView:
+    """How often something was."""
+
+    name: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class TimesView:
+    """How long something took in a month, in seconds."""
+
+    what: str
+    """`detection` (onset to opening), `start` (opening to the first step) or `recovery` (first step to the end)."""
+    count: int
+    mean: float | None
+    p95: float | None
+    target: float | None
+    """None: there is none."""
+    over: int
+    """How many took longer than the target."""
+
+
+@dataclass(frozen=True, slots=True)
+class MonthView:
+    """What was done in a month, in UTC; drills count apart."""
+
+    month: str
+    rollbacks: int
+    """Those that took a first step."""
+    recovered: int
+    success: float
+    """The share of them that recovered, 0 to 1."""
+    asked: int
+    """Incidents that ended without a step: denied, expired, passed."""
+    refused: int
+    """Decisions not to roll back."""
+    drills: int
+    """Executed ones."""
+    drills_ready: int
+    times: tuple[TimesView, ...]
+    outcomes: tuple[CountView, ...]
+    causes: tuple[CountView, ...]
+    """The rules that triggered."""
+    services: tuple[CountView, ...]
+    against: tuple[CountView, ...]
+    """The guards that stood against what was refused."""
+    unready: tuple[str, ...]
+    """Services that could not be rolled back now, a sentence each."""
+
+
+@dataclass(frozen=True, slots=True)
+class EventView:
+    """One fact of the journal, for programs that read along."""
+
+    seq: int
+    """Its place among all facts; ask for what is after it."""
+    at: datetime
+    actor: str
+    kind: str
+    service: str
+    """Empty: it is about all of them."""
+    incident: str
+    """Empty: it is about none."""
+    text: str
+    """A sentence."""
+    fact: Mapping[str, Any]
+    """The fact as it is kept."""
 
 
 @dataclass(frozen=True, slots=True)

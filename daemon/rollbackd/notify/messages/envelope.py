@@ -15,6 +15,8 @@ from rollbackd.notify.messages.phrases import Lines
 SEVERITIES = ("info", "warning", "critical")
 REFUSED = "refused/"
 """The beginning of the threads of refusals."""
+TESTS = "test/"
+"""The beginning of the threads of tests of receivers, which nothing in the journal speaks of."""
 _SHORT = 600
 """How many characters each message's own lines have in a list of several."""
 _SHOWN = 20

@@ -173,6 +173,7 @@ class Email(Sender[EmailSettings]):
             tls_context=await asyncio.to_thread(self._trusted) if security != "none" else None,
             timeout=12,
         )
+        self.said = plain_text.fit(answer[1], 100)
         return {name: response.code for name, response in answer[0].items()}
 
     def _trusted(self) -> ssl.SSLContext:

@@ -45,6 +45,8 @@ class Sender(Generic[S]):
     """A success is one only when the answer's own words say so, by `is_taken`."""
 
     def __init__(self, settings: S, reveal: Callable[[Secret], str], http: Callable[[], Any]) -> None:
+        self.said = ""
+        """What the other side said to the last message that it took."""
         self._settings = settings
         self._reveal = reveal
         self._http = http
@@ -102,12 +104,14 @@ class Sender(Generic[S]):
             ) as answer:
                 status, fine = answer.status, answer.status // 100 == 2
                 if fine and not self.must_say_so:
+                    self.said = plain_text.fit(f"{status} {answer.reason or ''}", 100)
                     return
                 rest = http_client.retry_after(answer.headers)
                 words = masked(await http_client.words_of(answer), (*secrets, *connection.secrets))
         except HttpError as failed:
             raise self._unanswered(failed) from None
         if fine and self.is_taken(words):
+            self.said = plain_text.fit(f"{status} {words}", 100)
             return
         said = plain_text.fit(words, 200)
         text = f"{self.who} answered {status}: {said}" if said else f"{self.who} answered {status}"

@@ -1,0 +1,99 @@
+"""Reports: what is in them is what the journal says, and nothing from outside is markup."""
+
+import json
+from collections.abc import AsyncIterator
+from dataclasses import asdict, replace
+from datetime import timedelta
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
+from pydantic import TypeAdapter
+from pydantic_core import to_jsonable_python
+
+from rollbackd.operations import InvalidOrder
+from rollbackd.views import reports
+from rollbackd.views.shapes import EventView, IncidentDetail, RecordView
+from tests.fakes.operations import DECIDED, NOON, OPENED
+from tests.unit.test_operations import House, opened
+
+
+@pytest.fixture
+async def house(tmp_path: Path) -> AsyncIterator[House]:
+    one = await opened(tmp_path, ())
+    yield one
+    await one.stage.down()
+
+
+async def test_a_rollback_is_in_its_report_in_the_months_and_in_the_events(house: House) -> None:
+    await house.event("broken")
+    await house.pass_(timedelta(minutes=20))
+    detail = await house.operations.incident("shop-1")
+    assert detail.incident.outcome == "recovered"
+    text = reports.markdown(reports.of_incident(to_jsonable_python(detail)))
+    for said in ("# shop-1: recovered", "## Timeline", "## Decision", "| code | v2 | v1 | done |", "## Verification"):
+        assert said in text, text
+    assert "Recovery, from the first step to the end" in text
+
+    month = await house.operations.month(f"{house.now:%Y-%m}")
+    assert (month.rollbacks, month.recovered, month.success) == (1, 1, 1.0)
+    assert [(one.name, one.count) for one in month.causes] == [("broken", 1)]
+    assert [(one.what, one.count, one.over) for one in month.times][-1] == ("recovery", 1, 0)
+    assert "100.0%" in reports.markdown(reports.of_month(to_jsonable_python(month))).replace("\\", "")
+    empty = await house.operations.month("1999-12")
+    assert (empty.rollbacks, empty.success, empty.times[0].mean) == (0, 0.0, None)
+
+    read: list[EventView] = []
+    last = 0
+    while True:
+        portion, now = await house.operations.events(last, limit=7)
+        read += portion
+        if now == last:
+            break
+        last = now
+    assert [one.seq for one in read] == [record.seq for record in house.stage.journal.records]
+    closed = [one for one in read if one.kind == "Closed"]
+    assert [(one.service, one.incident) for one in closed] == [("shop", "shop-1")]
+    schema = Draft202012Validator(TypeAdapter(EventView).json_schema())
+    assert [error.message for one in read for error in schema.iter_errors(to_jsonable_python(one))] == []
+    mine, _ = await house.operations.events(0, service="desk")
+    assert {one.service for one in mine} == {"desk"}
+
+
+async def test_what_is_no_month_is_said(house: House) -> None:
+    with pytest.raises(InvalidOrder, match='"2026-13" is no month; write it like 2026-03'):
+        await house.operations.month("2026-13")
+
+
+class _Tags(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        self.tags.add(tag)
+
+
+_OWN = {"html", "head", "meta", "title", "style", "body", "h1", "h2", "table", "tr", "th", "td", "ul", "li"}
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.text(max_size=60) | st.sampled_from(["<img onerror=x>", "</script>", "| a | b |\n# c", "\u202egnp", "`x`<b>"])
+)
+def test_nothing_from_outside_is_markup(text: str) -> None:
+    incident = replace(OPENED, reason=text, change=text, notes=(text,))
+    decision = replace(DECIDED, evidence=(text,))
+    detail = IncidentDetail(incident, decision, (RecordView(1, NOON, text, "Opened", text),))
+    made = reports.of_incident(json.loads(json.dumps(asdict(detail), default=str)))
+    page = _Tags()
+    page.feed(reports.html(made))
+    assert page.tags <= _OWN
+    rows = [line for line in reports.markdown(made).splitlines() if line.startswith("| 2026-03-01 12:00:00Z")]
+    (row,) = rows
+    assert row.replace("\\|", "").count("|") == 5, "a row has its own cells and no others"
+    assert "<" not in reports.markdown(made).replace("\\<", "")
