@@ -30,6 +30,7 @@ from rollbackd.journal import (
 from rollbackd.model import FLEET, Request
 from rollbackd.notify.messages import self_notices
 from rollbackd.notify.untold import Untold
+from rollbackd.page import add_page
 from rollbackd.policy.guards import ago
 from rollbackd.policy.target import candidates
 from rollbackd.signals.signal_files import SignalsUnsafe
@@ -73,9 +74,9 @@ class DaemonProcess:
         self._config = config
         self._core = core
         self._clock = core.clock
-        self._server = Server(
-            build_app(core.operations, config.daemon, reveal), config.daemon.listen, config.daemon.socket
-        )
+        app = build_app(core.operations, config.daemon, reveal)
+        add_page(app, core.operations, config.daemon, core.clock)
+        self._server = Server(app, config.daemon.listen, config.daemon.socket)
         self._tasks: list[asyncio.Task[None]] = []
         self._ending: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         """Done when the process is to end; True: execute anew. Raises `PartDied` when we end untold."""

@@ -239,6 +239,8 @@ async def build(config: Config, journal: Journal, clock: Clock, checkpoint: Chec
             ),
             snapshot_manager=snapshot_manager,
             vitals=vitals,
+            polls=deciding.polls,
+            waiting=dispatcher.waiting,
         )
     )
     registry.register(

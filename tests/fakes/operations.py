@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -20,6 +21,7 @@ from rollbackd.views.shapes import (
     ChangeView,
     CheckView,
     CountView,
+    DaemonView,
     DecisionView,
     DrillLayerView,
     DrillView,
@@ -38,6 +40,7 @@ from rollbackd.views.shapes import (
     QuestionView,
     Readiness,
     ReceiverTrialView,
+    ReceiverView,
     RecordView,
     RuleTrialView,
     RuleView,
@@ -116,8 +119,13 @@ class FakeOperations(FakeKeeping):
         self.drills_: list[DrillView] = []
         self.changes_: dict[str, ChangeView] = {}
         self.history = [V41, V40]
+        self.past_ = [RecordView(3, NOON - timedelta(hours=1), "unix:ann", "Held", "held: release day")]
+        self.breaker = ""
+        self.decided = DECIDED
         self.missing = "one of product"
         """What is missing after a yes of somebody on this host."""
+        self.seq = 1
+        """The place of the last fact."""
         self._news = asyncio.Condition()
 
     def _order(self, *order: Any) -> None:
@@ -160,10 +168,10 @@ class FakeOperations(FakeKeeping):
                     await self._news.wait_for(news)
             except TimeoutError:
                 pass
-        return IncidentDetail(self.incidents_[id], DECIDED, news())
+        return IncidentDetail(self.incidents_[id], self.decided, news())
 
     async def decisions(self, service: str = "", limit: int = 50) -> list[DecisionView]:
-        return [DECIDED][:limit] if service in {"", "checkout"} else []
+        return [self.decided][:limit] if service in {"", "checkout"} else []
 
     async def plan(self, request: Request) -> PlanView:
         self._known(request.service)
@@ -192,8 +200,25 @@ class FakeOperations(FakeKeeping):
         at = NOON + timedelta(seconds=len(records))
         fact = {"layer": "code"} if kind.startswith("Appl") else {}
         records.append(RecordView(len(records) + 1, at, actor, kind, text, fact))
+        self.seq += 1
         async with self._news:
             self._news.notify_all()
+
+    async def news(self, seq: int, wait: timedelta) -> int:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(wait.total_seconds()), self._news:
+                await self._news.wait_for(lambda: self.seq > seq)
+        return self.seq
+
+    async def past(self, service: str, limit: int = 200) -> list[RecordView]:
+        self._known(service)
+        return self.past_[:limit]
+
+    async def daemon(self) -> DaemonView:
+        return DaemonView(
+            "ops-1", "1.0", NOON, self.ready, () if self.ready else ("the journal cannot be written",), self.breaker,
+            NOON, "", None, (ReceiverView("room", 0), ReceiverView("oncall", 2)),
+        )  # fmt: skip
 
     async def close(self, incident: str, outcome: str) -> None:
         closed = replace(self.incidents_[incident], status="closed", outcome=outcome, closed=NOON)

@@ -11,7 +11,9 @@ import aiohttp
 from rollbackd.api import Server, build_app
 from rollbackd.config.models import Daemon
 from rollbackd.operations import Operations
+from rollbackd.page import add_page
 from rollbackd.syntax.units import Secret
+from rollbackd.system.clock import SystemClock
 from tests.fakes.operations import FakeOperations
 
 TOKENS = {"source": "secret-of-alertmanager", "viewer": "secret-of-grafana", "operator": "secret-of-desk"}
@@ -21,7 +23,9 @@ NAMES = {"source": "alertmanager", "viewer": "grafana", "operator": "release-des
 def daemon(socket: Path, **settings: Any) -> Daemon:
     """Settings with a token of each role, unless others are given."""
     tokens = [{"name": NAMES[role], "role": role, "token": {"env": role}} for role in TOKENS]
-    return Daemon.model_validate({"tokens": tokens, "listen": "127.0.0.1:0", "socket": str(socket), **settings})
+    return Daemon.model_validate(
+        {"tokens": tokens, "listen": "127.0.0.1:0", "socket": str(socket), "scratch": str(socket.parent), **settings}
+    )
 
 
 def reveal(secret: Secret) -> str:
@@ -51,7 +55,9 @@ async def serving(socket: Path, operations: FakeOperations | None = None, **sett
     """Serve until the end of the block."""
     operations = operations or FakeOperations()
     configured = daemon(socket, **settings)
-    server = Server(build_app(cast("Operations", operations), configured, reveal), configured.listen, socket)
+    app = build_app(cast("Operations", operations), configured, reveal)
+    add_page(app, cast("Operations", operations), configured, SystemClock())
+    server = Server(app, configured.listen, socket)
     await server.start()
     try:
         async with (

@@ -13,6 +13,7 @@ from rollbackd.views.shapes import (
     EventView,
     HoldView,
     IncidentView,
+    RecordView,
     ServiceView,
     StateView,
 )
@@ -50,6 +51,11 @@ class Services:
 @dataclass(frozen=True, slots=True)
 class States:
     states: tuple[StateView, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    records: tuple[RecordView, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,9 @@ _SMALL_BODY = 64 * 1024
 _HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 _READINESS = TypeAdapter(Readiness)
 
+GATE = web.AppKey("gate", Gate)
+"""Who is let in, for other rooms that answer on the same port."""
+
 Answerer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -41,6 +44,7 @@ def build_app(operations: Operations, daemon: Daemon, reveal: Callable[[Secret],
     gate = Gate(daemon, reveal)
     waits = Waits()
     app = web.Application(middlewares=[in_hand, as_problems], client_max_size=daemon.max_body)
+    app[GATE] = gate
     for route in ROUTES:
         app.router.add_route(route.method, route.path, _answerer(route, operations, waits, gate))
     _add_intake(app, IntakeHandlers(operations, daemon.max_body), gate)

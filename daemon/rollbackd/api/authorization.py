@@ -37,6 +37,8 @@ _MAY: Mapping[Role, frozenset[Role]] = {
 _PEER = struct.Struct("3i")
 """`struct ucred` of unix(7): process, user, group."""
 _OF_A_STEP = "step:"
+_MARK = 32
+"""Hexadecimal digits that tell one token from another, and nobody what it is."""
 _CHALLENGE = 'Bearer realm="rollbackd"'
 
 
@@ -46,6 +48,11 @@ class Peer:
 
     actor: str
     roles: frozenset[Role]
+
+
+def operator(actor: str) -> Peer:
+    """Somebody who may do everything."""
+    return Peer(actor, _MAY["operator"])
 
 
 _OPEN = Peer("open:loopback", frozenset({"source", "viewer"}))
@@ -92,16 +99,25 @@ class Gate:
             raise ProblemError(403, f"{peer.actor} may not do this; it needs the role {needed}{_way(peer)}", header)
         return peer
 
+    def token(self, text: str) -> tuple[Peer, str] | None:
+        """Whose token this is, and a mark of it that `marked` knows again; None: nobody's."""
+        digest = _digest(text)
+        found: Peer | None = None
+        for known, peer in self._tokens.items():
+            if hmac.compare_digest(known, digest):  # all are compared, so that the time taken tells nothing
+                found = peer
+        return (found, digest.hex()[:_MARK]) if found is not None else None
+
+    def marked(self, mark: str) -> Peer | None:
+        """Whose token has this mark; None: it is not configured any more."""
+        return next((peer for digest, peer in self._tokens.items() if digest.hex()[:_MARK] == mark), None)
+
     def _bearer(self, request: web.Request) -> Peer | None:
         given = request.headers.get(hdrs.AUTHORIZATION)
         if given is None:
             return None
         scheme, _, text = given.partition(" ")
-        digest = _digest(text.strip())
-        found: Peer | None = None
-        for known, peer in self._tokens.items():
-            if hmac.compare_digest(known, digest):  # all are compared, so that the time taken tells nothing
-                found = peer
+        found, _mark = self.token(text) or (None, "")
         if found is None or scheme.lower() != "bearer":
             header = {"WWW-Authenticate": f'{_CHALLENGE}, error="invalid_token"'}
             raise ProblemError(

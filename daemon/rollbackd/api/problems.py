@@ -65,37 +65,45 @@ def invalid(error: ValidationError) -> ProblemError:
     return ProblemError(400, "; ".join(faults), errors=faults)
 
 
+def told(request: web.Request, error: Exception) -> ProblemError:
+    """What people are told of an exception of a handler."""
+    match error:
+        case ProblemError():
+            return error
+        case JournalUnavailable():
+            return ProblemError(503, f"nothing was stored: {error}; try again", {"Retry-After": NOT_WRITTEN_RETRY})
+        case UnknownName():
+            return ProblemError(404, str(error))
+        case WebhookError() | EventError():
+            return ProblemError(413 if error.too_large else 400, str(error))
+        case InvalidOrder():
+            return ProblemError(400, str(error))
+        case OrderRefused():
+            found = _FINDINGS.dump_python(tuple(error.findings), mode="json")
+            return ProblemError(409, str(error), findings=found)
+        case web.HTTPException():
+            return _of_aiohttp(request, error)
+    _LOG.error("request failed", method=request.method, path=request.path, error=repr(error), exc_info=error)
+    return ProblemError(500, "rollbackd failed to answer this; its log says why: journalctl -u rollbackd")
+
+
 @web.middleware
 async def as_problems(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Turn every exception of a handler into its problem."""
     try:
         return await handler(request)
-    except ProblemError as error:
-        return problem(error.status, str(error), error.headers, **error.more)
-    except JournalUnavailable as error:
-        return problem(503, f"nothing was stored: {error}; try again", {"Retry-After": NOT_WRITTEN_RETRY})
-    except UnknownName as error:
-        return problem(404, str(error))
-    except (WebhookError, EventError) as error:
-        return problem(413 if error.too_large else 400, str(error))
-    except InvalidOrder as error:
-        return problem(400, str(error))
-    except OrderRefused as error:
-        return problem(409, str(error), findings=_FINDINGS.dump_python(tuple(error.findings), mode="json"))
-    except web.HTTPException as error:
-        return _of_aiohttp(request, error)
     except ConnectionError:
         raise
     except Exception as error:  # noqa: BLE001  # one request must not end the others; its cause is logged
-        _LOG.exception("request failed", method=request.method, path=request.path, error=repr(error))
-        return problem(500, "rollbackd failed to answer this; its log says why: journalctl -u rollbackd")
+        found = told(request, error)
+        return problem(found.status, str(found), found.headers, **found.more)
 
 
-def _of_aiohttp(request: web.Request, error: web.HTTPException) -> web.Response:
+def _of_aiohttp(request: web.Request, error: web.HTTPException) -> ProblemError:
     headers = {name: error.headers[name] for name in ("Allow",) if name in error.headers}
     if isinstance(error, web.HTTPNotFound):
-        return problem(404, f"there is nothing at {show(request.path)}; /openapi.json lists what there is")
+        return ProblemError(404, f"there is nothing at {show(request.path)}; /openapi.json lists what there is")
     if isinstance(error, web.HTTPMethodNotAllowed):
         allowed = ", ".join(sorted(error.allowed_methods))
-        return problem(405, f"{show(request.path)} does not take {show(request.method)}, only {allowed}", headers)
-    return problem(error.status, error.text or error.reason, headers)
+        return ProblemError(405, f"{show(request.path)} does not take {show(request.method)}, only {allowed}", headers)
+    return ProblemError(error.status, error.text or error.reason, headers)

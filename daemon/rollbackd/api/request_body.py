@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from urllib.parse import parse_qsl
 
 from aiohttp import hdrs, web
 from aiohttp.http_exceptions import HttpProcessingError
@@ -11,10 +12,13 @@ from rollbackd.syntax.units import show
 from rollbackd.system.unfolding import ENCODINGS, NotPackedError, unfolded
 
 JSON = "application/json"
+FORM = "application/x-www-form-urlencoded"
 READ_WITHIN = 30.0
 """Seconds that a client has to send its body."""
 
 
+_FIELDS = 100
+"""Of a form."""
 _TAKEN = {"Accept-Encoding": ", ".join(ENCODINGS)}
 
 
@@ -25,15 +29,37 @@ def _uncounted(_bytes: int) -> None:
 async def read_json(
     request: web.Request, most: int, within: float = READ_WITHIN, count: Callable[[int], None] = _uncounted
 ) -> bytes:
-    """The bytes of a JSON body, unfolded.
+    """The bytes of a JSON body, unfolded; arguments and errors as those of `read_body`."""
+    return await read_body(request, JSON, most, within, count)
 
+
+async def read_form(request: web.Request, most: int) -> dict[str, str]:
+    """The fields of a form; of one that is there twice the last. Raises as `read_body` does."""
+    body = await read_body(request, FORM, most)
+    try:
+        return dict(parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=_FIELDS))
+    except ValueError as error:
+        raise ProblemError(400, "this is no form of the page; go back, reload it, and send it again") from error
+
+
+async def read_body(
+    request: web.Request,
+    kind: str,
+    most: int,
+    within: float = READ_WITHIN,
+    count: Callable[[int], None] = _uncounted,
+) -> bytes:
+    """The bytes of a body, unfolded.
+
+    :param kind: the media type that it must have.
     :param most: bytes that it may have, as it comes and unfolded; it is read and unfolded no further.
     :param count: told of each piece's size as it arrives or is unfolded; what it raises ends the reading.
     :raises ProblemError: 408, 413, 415, or 400 when it cannot be unfolded.
     :raises ConnectionError: the client went away.
     """
-    if request.content_type != JSON:
-        raise ProblemError(415, f"send JSON with `Content-Type: {JSON}`, not {show(request.content_type)}")
+    if request.content_type != kind:
+        what = "JSON" if kind == JSON else "a form"
+        raise ProblemError(415, f"send {what} with `Content-Type: {kind}`, not {show(request.content_type)}")
     encoding = request.headers.get(hdrs.CONTENT_ENCODING, "identity").strip().lower() or "identity"
     if encoding not in {"identity", *ENCODINGS}:
         said = f"send it plain, or with `Content-Encoding: gzip` or deflate, not {show(encoding)}"

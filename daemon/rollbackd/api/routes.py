@@ -18,6 +18,7 @@ from rollbackd.syntax.units import Spec
 from rollbackd.views.shapes import (
     AlertTrialView,
     ChangeView,
+    DaemonView,
     DrillView,
     HealthView,
     IncidentDetail,
@@ -178,6 +179,18 @@ async def drills(call: ApiCall[parameters.DrillsQuery, parameters.NoBody]) -> an
 async def states(call: ApiCall[parameters.ServiceQuery, parameters.NoBody]) -> answers.States:
     """A service's states, newest first."""
     return answers.States(tuple(await call.operations.states(call.query.service)))
+
+
+@route("GET", "/api/v1/services/{name}/past", "viewer")
+async def past(call: ApiCall[parameters.PastQuery, parameters.NoBody]) -> answers.Past:
+    """What happened to a service: states, marks, changes, decisions, holds; newest first."""
+    return answers.Past(tuple(await call.operations.past(call.name, call.query.limit)))
+
+
+@route("GET", "/api/v1/daemon", "viewer")
+async def itself(call: ApiCall[parameters.NoQuery, parameters.NoBody]) -> DaemonView:
+    """The daemon itself: whether it could do its work, whom it hears, and whom it tells."""
+    return await call.operations.daemon()
 
 
 # -- incidents ----------------------------------------------------------------------------------

@@ -5,15 +5,15 @@ import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 
-from rollbackd.backtest import plot
 from rollbackd.backtest.answers import SWEEP_HEAD, head, sweep_rows, words
-from rollbackd.backtest.markup import Markup, element, together
-from rollbackd.backtest.plot import Line, Moment
 from rollbackd.backtest.report import PlayedDecision
 from rollbackd.backtest.run import Backtest
 from rollbackd.rules.samples import own
 from rollbackd.rules.spec import QueryWhen
 from rollbackd.signals.query_answers import MISSING
+from rollbackd.views import plot
+from rollbackd.views.markup import Markup, element, together
+from rollbackd.views.plot import Line, Moment
 
 _AROUND = timedelta(hours=1)
 """What is shown before the onset, and after the decision."""

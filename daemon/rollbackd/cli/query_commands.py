@@ -6,6 +6,8 @@ import typer
 
 from rollbackd.cli import incident_text, plan_text, service_text
 from rollbackd.cli.command_frame import NO, Session, UsageError
+from rollbackd.cli.daemon_client import QUICK
+from rollbackd.cli.terminal_text import safe
 
 PATIENCE = 600.0
 """Seconds; checks take as long as their own limits let them."""
@@ -76,6 +78,14 @@ def decisions(
     """What was decided on each trigger, and why."""
     found = session.client.get("decisions", service=service or "", limit=limit)
     session.show(found, lambda: incident_text.decisions(found["decisions"]))
+
+
+def login(session: Session) -> None:
+    """Print a link to the page that is good once, for a minute. Whoever opens it gives orders there as you."""
+    made = session.client.send("POST", "login", patience=QUICK)
+    session.show(
+        made, lambda: print(f"{safe(made['url'])}\n  as {safe(made['actor'])}, once, for {safe(made['lasts'])}")
+    )
 
 
 def plan(

@@ -3,6 +3,7 @@
 `load.py` derives from these a model whose plugin parts are unions of what is installed.
 """
 
+import socket
 from collections.abc import Mapping
 from datetime import timedelta
 from functools import cached_property
@@ -62,6 +63,10 @@ def _look_into(url: str | Secret | None, info: ValidationInfo) -> None:
 
 def _url_or_none(text: str) -> str:
     return _url(text) if text else text
+
+
+def _page_url(text: str) -> str:
+    return _api_url(text).rstrip("/") if text else text
 
 
 def _absolute(path: Path) -> Path:
@@ -152,6 +157,10 @@ class Daemon(Spec):
     """`act`, or `shadow`: decide, record, tell, touch nothing. Required here or for each service."""
     listen: Annotated[str, read_by(listening)] = "127.0.0.1:9099"
     """Host and port of the webhook, the API, the page and the metrics; port 0 takes any that is free."""
+    name: Annotated[str, Field(max_length=63, pattern=r"^[\w.-]*$")] = ""
+    """Who speaks, on the page and in messages; default: the host's name."""
+    url: Annotated[str, AfterValidator(_page_url)] = ""
+    """Where people find the page, with the path that a proxy has it below: `https://ops.example/rollbackd`."""
     socket: Annotated[AbsolutePath, AfterValidator(_fits_a_socket)] = Path("/run/rollbackd/rollbackd.sock")
     """The command line's way in; the peer's user is the actor."""
     journal: str = "sqlite:////var/lib/rollbackd/journal.db"
@@ -176,6 +185,11 @@ class Daemon(Spec):
     """How long handled signals stay in the inbox."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """How much is logged."""
+
+    @property
+    def called(self) -> str:
+        """Who speaks."""
+        return self.name or socket.gethostname()
 
     @field_validator("journal")
     @classmethod

@@ -224,7 +224,7 @@ def _carry_out(incident: Incident, plan: Plan, verify: VerifySpec, now: datetime
             return _effect(incident, "apply", change.layer, now)
     if (leaving := _leave(incident, "steps", now)) is not None:
         return leaving
-    begun = max(at for at in (incident.stepped, incident.resumed, incident.opened) if at is not None)
+    begun = _verified_from(incident)
     if (gate := _gate(incident, verify, begun, now)) is not None:
         return gate
     if (verified := _verify(incident, verify, begun, now)) is not None:
@@ -290,6 +290,20 @@ def _deadline(incident: Incident, verify: VerifySpec, begun: datetime) -> dateti
     """The deadline of gate and verification. It counts over restarts; a process that comes late has time to look."""
     late = incident.adopted + verify.every * verify.passes if incident.adopted is not None else begun
     return max(begun + verify.deadline, late)
+
+
+def verification_times(incident: Incident, verify: VerifySpec) -> tuple[datetime, datetime] | None:
+    """When the next round of verification is due, and its deadline; None while there is nothing to verify."""
+    if incident.outcome is not None or not incident.carried_out:
+        return None
+    begun = _verified_from(incident)
+    since, pause = (begun, verify.settle) if incident.looked is None else (incident.looked, verify.every)
+    return since + pause, _deadline(incident, verify, begun)
+
+
+def _verified_from(incident: Incident) -> datetime:
+    """From when gate and verification count their time."""
+    return max(at for at in (incident.stepped, incident.resumed, incident.opened) if at is not None)
 
 
 def _over(since: datetime, pause: timedelta, now: datetime) -> bool:

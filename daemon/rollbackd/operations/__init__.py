@@ -45,6 +45,7 @@ class Operations(
         """
         self._parts.passages.arrived(alerts, actor)
         counts = await self._parts.intake.receive(alerts, elsewhere=elsewhere)
+        self._parts.intake.posted = self._parts.clock.now()
         self._log.debug("alerts", actor=actor, accepted=counts[0], duplicates=counts[1], unmatched=counts[2])
         return counts
 

@@ -21,6 +21,7 @@ from rollbackd.incident.life import Incident
 from rollbackd.journal import Conflict, Entry, JournalUnavailable
 from rollbackd.model import Release, Request, Trigger, incident_service, incident_stream
 from rollbackd.signals.intake import SignalIntake
+from rollbackd.signals.polls import PrometheusPolls
 from rollbackd.signals.rule_state import RuleStates
 from rollbackd.signals.state_watcher import StateWatcher
 from rollbackd.snapshots import SnapshotManager
@@ -61,6 +62,9 @@ class OperationsParts:
     live_check: LiveCheck
     snapshot_manager: SnapshotManager
     vitals: Vitals
+    polls: PrometheusPolls | None
+    waiting: Callable[[], Mapping[str, int]]
+    """How many messages wait for each receiver."""
 
 
 class OperationsBase:

@@ -40,6 +40,10 @@ class ServiceQuery(RequestFields):
     """Whose; newest first."""
 
 
+class PastQuery(RequestFields):
+    limit: int = Field(default=200, ge=1, le=1000)
+
+
 class DrillsQuery(RequestFields):
     service: str = ""
     """Only of this service."""

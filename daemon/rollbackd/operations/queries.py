@@ -1,10 +1,15 @@
 """What people can ask. Nothing is touched."""
 
+from dataclasses import replace
 from datetime import timedelta
 
-from rollbackd import facts
+from pydantic import ValidationError
+
+from rollbackd import __version__, facts
+from rollbackd.config.load import load_service
 from rollbackd.config.models import Service
 from rollbackd.execution.check_runner import asked_by
+from rollbackd.incident.life import Incident
 from rollbackd.model import (
     DAEMON,
     Request,
@@ -13,18 +18,31 @@ from rollbackd.model import (
     service_stream,
 )
 from rollbackd.operations.base import OperationsBase
+from rollbackd.policy.guards import failures_in_a_row
 from rollbackd.policy.target import candidates
 from rollbackd.rules.conditions import worst
 from rollbackd.rules.tracks import Standing
+from rollbackd.state import step_durations
 from rollbackd.system.redaction import without_passwords
-from rollbackd.views.presenters import check_view, decision_view, incident_view, record_view, state_view, waiting
+from rollbackd.views.presenters import (
+    check_view,
+    decision_view,
+    incident_view,
+    record_view,
+    state_view,
+    verification_view,
+    waiting,
+)
 from rollbackd.views.shapes import (
+    DaemonView,
     DecisionView,
     HealthView,
     HoldView,
     IncidentDetail,
     IncidentView,
     Readiness,
+    ReceiverView,
+    RecordView,
     RuleView,
     ServiceView,
     StateView,
@@ -32,6 +50,11 @@ from rollbackd.views.shapes import (
 
 _GOOD = Standing.GOOD
 _MANY = 100_000
+_PAST = facts.kinds(
+    facts.Changed, facts.MarkedGood, facts.MarkTaken, facts.Quarantined, facts.QuarantineLifted, facts.Held,
+    facts.Unheld, facts.Announced, facts.Confirmed, facts.Decided, facts.Drilled,
+)  # fmt: skip
+"""What a service's past is told by."""
 
 
 class StateQueries(OperationsBase):
@@ -115,14 +138,14 @@ class StateQueries(OperationsBase):
         """Newest first. :raises UnknownName: for a service that there is not."""
         if service:
             self._service(service)
-        most = _MANY if service or open_only else limit
+        if open_only:
+            found = [await self._incident(name) for name in self._read_model.open_incidents()]
+            found = [one for one in found if service in {"", one.service}]
+            found.sort(key=lambda one: one.opened, reverse=True)
+            return [incident_view(one, self._read_model.of(one.service)) for one in found[:limit]]
+        most = _MANY if service else limit
         openings = await self._read_model.journal.latest(facts.kinds(facts.Opening), limit=most)
-        still_open = set(self._read_model.open_incidents())
-        names = [
-            record.fact.incident
-            for record in openings
-            if (not service or record.fact.service == service) and (not open_only or record.fact.incident in still_open)
-        ]
+        names = [record.fact.incident for record in openings if service in {"", record.fact.service}]
         found = [await self._incident(name) for name in names[:limit]]
         return [incident_view(one, self._read_model.of(one.service)) for one in found]
 
@@ -137,9 +160,58 @@ class StateQueries(OperationsBase):
             found = await self._incident(id)
         records = await journal.read(incident_stream(id), after) if found.n > after else []
         return IncidentDetail(
-            incident=incident_view(found, self._read_model.of(found.service)),
+            incident=await self._detailed(found),
             decision=decision_view(found.decision, found.opened),
             records=tuple(record_view(record) for record in records if record.n <= found.n),
+        )
+
+    async def _detailed(self, incident: Incident) -> IncidentView:
+        """An incident with how far it is, and how long each step took before."""
+        view = incident_view(incident, self._read_model.of(incident.service))
+        if incident.outcome is not None:
+            return view
+        took = await step_durations.of_steps(self._read_model.journal, incident.service)
+        steps = tuple(replace(step, expected=took.get(step.layer)) for step in view.steps)
+        try:
+            service = load_service(incident.config)
+        except ValidationError:  # a plugin that it needs is gone; the runner says so
+            return replace(view, steps=steps)
+        plan = service.plans.get(incident.running)
+        verify = plan.verify if plan is not None and plan.verify is not None else service.verify
+        return replace(view, steps=steps, verification=verification_view(incident, verify))
+
+    async def past(self, service: str, limit: int = 200) -> list[RecordView]:
+        """What happened to a service: its states, marks, changes, decisions and holds, newest first.
+
+        :raises UnknownName:
+        """
+        stream = service_stream(self._service(service).name)
+        return [record_view(record) for record in await self._read_model.journal.latest(_PAST, stream, limit)]
+
+    async def news(self, seq: int, wait: timedelta) -> int:
+        """The journal's place, as soon as it is past `seq`, or when the time is over."""
+        newest = await self._read_model.journal.changed(seq, wait)
+        if newest > self._read_model.seq:
+            await self._read_model.refresh()
+        return newest
+
+    async def daemon(self) -> DaemonView:
+        """The daemon itself: whether it could do its work, whom it hears, and whom it tells."""
+        parts = self._parts
+        readiness = await self.readiness()
+        row = failures_in_a_row(self._read_model.fleet)
+        stopped = row >= self._config.limits.breaker.failures
+        return DaemonView(
+            name=self._config.daemon.called,
+            version=__version__,
+            now=parts.clock.now(),
+            ready=readiness.ready,
+            problems=readiness.problems,
+            breaker=f"{row} rollbacks in a row did not help: none begins by itself" if stopped else "",
+            polled=parts.polls.polled if parts.polls is not None else None,
+            poll_problem=without_passwords(parts.polls.problem) if parts.polls is not None else "",
+            received=parts.intake.posted,
+            receivers=tuple(ReceiverView(name, many) for name, many in parts.waiting().items()),
         )
 
     async def decisions(self, service: str = "", limit: int = 50) -> list[DecisionView]:

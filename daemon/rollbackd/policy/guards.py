@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import Enum, auto
+from itertools import takewhile
 from typing import Self
 from zoneinfo import ZoneInfo
 
@@ -16,6 +17,7 @@ from rollbackd.policy.spec import Asking, Budget, Limits, PolicyRow, PolicyWhen,
 from rollbackd.policy.target import Candidate
 from rollbackd.syntax.units import format_duration
 
+_DID_NOT_HELP = frozenset({Outcome.FAILED, Outcome.INEFFECTIVE, Outcome.UNVERIFIED})
 Circumstance = tuple[Verdict, str]
 """Whether something else than the release explains the trouble, and the words: bad when it does."""
 
@@ -331,13 +333,15 @@ def _budget(guard: str, whose: str, times: list[datetime], limit: Budget, now: d
     return escalate(guard, f"{text} are used") if used >= limit.rollbacks else passed(guard, text)
 
 
+def failures_in_a_row(fleet: FleetLedger) -> int:
+    """How many automatic rollbacks did not help, one after the other, up to the last."""
+    outcomes = (outcome for _, _, outcome in reversed(fleet.ends))
+    return sum(1 for _ in takewhile(_DID_NOT_HELP.__contains__, outcomes))
+
+
 def breaker(_trigger: Trigger, given: Situation) -> Finding:
     """Rollbacks that fail one after the other mean that something else is wrong."""
-    row = 0
-    for _, _, outcome in reversed(given.fleet.ends):
-        if outcome not in {Outcome.FAILED, Outcome.INEFFECTIVE, Outcome.UNVERIFIED}:
-            break
-        row += 1
+    row = failures_in_a_row(given.fleet)
     if row >= given.limits.breaker.failures:
         return escalate("breaker", f"{row} rollbacks in a row did not help; `rollbackd resume --breaker` goes on")
     return passed("breaker", f"{row} failures in a row")

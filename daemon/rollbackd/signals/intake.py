@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 
 from rollbackd import facts
@@ -79,6 +79,8 @@ class SignalIntake:
         self._unjudged: deque[Stored] = deque()
         self.unreachable = ""
         """Why Alertmanager did not answer last; empty when it did, or when there is none."""
+        self.posted: datetime | None = None
+        """When alerts were posted last; None since the start."""
         self._log = log.get("intake")
 
     @property

@@ -62,6 +62,8 @@ class PrometheusPolls:
         self._faults = RuleFaults(read_model, rule_states)
         self.problem = ""
         """Why the last poll had no answer; empty when it had one."""
+        self.polled: datetime | None = None
+        """When the last poll ended."""
 
     async def run(self) -> None:
         """Rebuild what was pending as soon as Prometheus answers, then poll for ever."""
@@ -147,6 +149,7 @@ class PrometheusPolls:
     async def _report(self, problems: list[str], asked: int) -> None:
         """Tell people after some failed polls in a row. A Prometheus that fails is a notice, never a trigger."""
         self.problem = problems[0] if problems else ""
+        self.polled = self._clock.now()
         if len(problems) < asked or not asked:
             if self._failures >= self._borne:
                 self._tell(facts.Notice("backend_unreachable", "Prometheus answers again", over=True))

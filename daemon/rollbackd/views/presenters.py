@@ -10,6 +10,8 @@ from rollbackd import facts
 from rollbackd.facts import Record
 from rollbackd.incident.approval import missing
 from rollbackd.incident.life import Incident
+from rollbackd.incident.next import verification_times
+from rollbackd.incident.spec import VerifySpec
 from rollbackd.model import (
     ApprovalRequest,
     Change,
@@ -29,12 +31,14 @@ from rollbackd.views.shapes import (
     CheckView,
     DecisionView,
     DrillView,
+    EvidenceView,
     FindingView,
     IncidentView,
     QuestionView,
     RecordView,
     StateView,
     StepView,
+    VerificationView,
 )
 
 
@@ -188,6 +192,7 @@ def decision_view(decision: Decision, at: datetime) -> DecisionView:
         present=decision.present.name if decision.present is not None else "",
         target=decision.target.name if decision.target is not None else "",
         change=decision.change.name if decision.change is not None else "",
+        seen=tuple(EvidenceView(one.source, one.value, one.threshold, one.at, one.url) for one in trigger.evidence),
     )
 
 
@@ -196,6 +201,12 @@ def step_view(change: Change, took: Mapping[str, timedelta]) -> StepView:
     expected = took.get(change.layer)
     names = (change.before.name, change.after.name)
     return StepView(change.layer, *names, "waiting", change.reversible, change.risks, expected)
+
+
+def verification_view(incident: Incident, verify: VerifySpec) -> VerificationView | None:
+    """How far the checks after the last step are; None while there is nothing to check, or nothing goes on."""
+    times = verification_times(incident, verify)
+    return VerificationView(incident.rounds, verify.passes, *times) if times is not None else None
 
 
 def status(incident: Incident) -> str:
@@ -237,23 +248,33 @@ def incident_view(incident: Incident, ledger: ServiceLedger) -> IncidentView:
         question=question_view(incident),
         checks=tuple(check_view(one) for one in incident.examined),
         notes=incident.notes,
+        watch_until=next((one.watch_until for one in ledger.rollbacks if one.incident == incident.id), None),
     )
 
 
 def _steps(incident: Incident) -> tuple[StepView, ...]:
-    steps = []
-    for change in incident.plan.steps if incident.plan is not None else ():
-        standing = "waiting"
-        if change.layer in incident.done:
-            standing = "done"
-        elif incident.flight is not None and incident.flight.layer == change.layer:
-            standing = "running"
-        elif incident.attempts("apply", change.layer):
-            standing = "failed"
-        steps.append(
-            StepView(change.layer, change.before.name, change.after.name, standing, change.reversible, change.risks)
-        )
-    return tuple(steps)
+    return tuple(_step(incident, change) for change in (incident.plan.steps if incident.plan is not None else ()))
+
+
+def _step(incident: Incident, change: Change) -> StepView:
+    standing, attempt, since = "waiting", incident.attempts("apply", change.layer), None
+    if change.layer in incident.done:
+        standing = "done"
+    elif incident.flight is not None and incident.flight.layer == change.layer:
+        standing, attempt, since = "running", incident.flight.attempt, incident.stepping.get(change.layer)
+    elif attempt:
+        standing = "failed"
+    return StepView(
+        layer=change.layer,
+        before=change.before.name,
+        after=change.after.name,
+        status=standing,
+        reversible=change.reversible,
+        risks=change.risks,
+        attempt=attempt,
+        since=since,
+        took=incident.took.get(change.layer) if standing == "done" else None,
+    )
 
 
 def record_view(record: Record) -> RecordView:
@@ -352,5 +373,35 @@ def sentence(fact: Any) -> str:  # noqa: C901, PLR0912  # one line a kind of fac
             return f"ineffective after all: {trigger.rule} again"
         case facts.Told(receiver, event, _):
             return f"told {receiver}: {event}"
+        case _:
+            return _of_service(fact)
+
+
+def _of_service(fact: Any) -> str:
+    """A fact of a service, not of an incident."""
+    match fact:
+        case facts.Changed(state, _, _, incident):
+            return f"{state.name} runs" + (f", by {incident}" if incident else "")
+        case facts.MarkedGood(state, why):
+            return f"{state.name} is good: {why}"
+        case facts.MarkTaken(state, why):
+            return f"{state.name} is good no more: {why}"
+        case facts.Quarantined(releases, why) | facts.QuarantineLifted(releases, why):
+            named = ", ".join(f"{layer} {release[:12]}" for layer, release in sorted(releases.items()))
+            return f"{named} {'quarantined' if isinstance(fact, facts.Quarantined) else 'quarantined no more'}: {why}"
+        case facts.Held(reason, until):
+            return (
+                "held" + (f" until {until:%Y-%m-%d %H:%M:%S} UTC" if until else "") + (f": {reason}" if reason else "")
+            )
+        case facts.Unheld():
+            return "held no more"
+        case facts.Announced():
+            return f"{fact.kind or 'change'} announced" + (f": {fact.text}" if fact.text else "")
+        case facts.Confirmed():
+            return f"{fact.id} confirmed"
+        case facts.Decided(decision):
+            return f"{decision.trigger.rule}: {decision.action.value}"
+        case facts.Drilled():
+            return f"drill: {fact.result}"
         case _:
             return type(fact).__name__

@@ -134,6 +134,24 @@ class StepView:
     risks: tuple[str, ...] = ()
     expected: timedelta | None = None
     """How long it took in the past; None when it never ran."""
+    attempt: int = 0
+    """Which attempt runs, or failed last; 0 while there was none."""
+    since: datetime | None = None
+    """When what runs of it was begun."""
+    took: timedelta | None = None
+    """How long it took, once it is done."""
+
+
+@dataclass(frozen=True, slots=True)
+class VerificationView:
+    """How far the checks after the last step are."""
+
+    rounds: int
+    """Good rounds in a row so far."""
+    passes: int
+    """How many of them are wanted."""
+    next_look: datetime
+    deadline: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +227,10 @@ class IncidentView:
     """What the service's checks said when it was opened."""
     notes: tuple[str, ...] = ()
     """What its brackets said of how they were entered or left, where that is not as one would expect."""
+    verification: VerificationView | None = None
+    """How far verification is, while it goes on; only where one incident is asked for."""
+    watch_until: datetime | None = None
+    """Until when trouble of the same state makes it ineffective, once it recovered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +240,20 @@ class FindingView:
     """Empty: passed."""
     reason: str
     escalate: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class EvidenceView:
+    """What a rule saw: the value against its threshold."""
+
+    source: str
+    """The alert, the query, or the check's name."""
+    value: str
+    threshold: str
+    """Empty for an alert."""
+    at: datetime
+    url: str = ""
+    """Where it can be seen; empty when nobody said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,6 +276,8 @@ class DecisionView:
     target: str = ""
     change: str = ""
     """The newest change before the trouble, a sentence."""
+    seen: tuple[EvidenceView, ...] = ()
+    """The same evidence, part by part."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -506,3 +544,34 @@ class Readiness:
     problems: tuple[str, ...]
     """Sentences. What a rule has no data of does not make it unready; the journal, a backend or a faulty rule does."""
     notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiverView:
+    """Somebody who is told."""
+
+    name: str
+    waiting: int
+    """Messages that are not delivered yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonView:
+    """The daemon itself at a glance."""
+
+    name: str
+    """Who speaks."""
+    version: str
+    now: datetime
+    ready: bool
+    problems: tuple[str, ...]
+    """What keeps it from its work, a sentence each."""
+    breaker: str
+    """Why no automatic rollback begins until a person resumes it; empty while the breaker is closed."""
+    polled: datetime | None
+    """When Prometheus was asked last; None: not yet, or there is none."""
+    poll_problem: str
+    """Why that had no answer; empty when it had one."""
+    received: datetime | None
+    """When alerts were posted last; None since the start."""
+    receivers: tuple[ReceiverView, ...]

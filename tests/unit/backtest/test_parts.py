@@ -17,8 +17,6 @@ from rollbackd.backtest.bake import PlayedBake
 from rollbackd.backtest.cache import CacheUnusable, HistoryCache
 from rollbackd.backtest.grid import Grid
 from rollbackd.backtest.history import History, HistoryUnavailable
-from rollbackd.backtest.markup import Markup, element
-from rollbackd.backtest.plot import Line, Moment, bars, timeline
 from rollbackd.backtest.recorded import ChangesUnreadable, MetricChanges, from_text
 from rollbackd.backtest.sweep import Sweep
 from rollbackd.model import Verdict
@@ -27,6 +25,8 @@ from rollbackd.rules.tracks import Standing
 from rollbackd.signals.query_answers import MISSING, Row, Unusable, rows
 from rollbackd.syntax.units import format_duration
 from rollbackd.system.clock import SystemClock
+from rollbackd.views.markup import Markup, element
+from rollbackd.views.plot import Line, Moment, bars, timeline
 from tests.unit.backtest.past import BEGIN, PACE, PastServer, at
 
 LAYERS: Mapping[str, list[str]] = {"shop": ["code"], "bank": ["code", "config"]}

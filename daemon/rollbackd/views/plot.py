@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from math import isfinite
 
-from rollbackd.backtest.markup import Markup, element
+from rollbackd.views.markup import Markup, element
 
 _WIDTH, _HEIGHT = 860.0, 170.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62.0, 10.0, 16.0, 24.0
+_LANE = 28.0
 _POINTS = 800
 """The most points of one line; of more only the extremes are drawn."""
 _STEPS = (1, 2, 5, 10, 15, 30, 60, 120, 180, 360, 720, 1440)
@@ -68,6 +69,46 @@ def bars(title: str, rows: Sequence[tuple[str, Sequence[tuple[int, str]]]]) -> M
     return _svg(title, _TOP + len(rows) * 22 + 6, drawn)
 
 
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """Something that lasted."""
+
+    begin: datetime
+    end: datetime
+    label: str
+    kind: str
+    """Its class: `good`, `bad`, `other`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """What is of one kind, on a line of its own."""
+
+    name: str
+    bars: Sequence[Bar] = ()
+    marks: Sequence[Moment] = ()
+
+
+def lanes(title: str, description: str, rows: Sequence[Lane], span: tuple[datetime, datetime]) -> Markup:
+    """Several lanes over one span of time."""
+    x, high = _scale_x(span), _TOP + len(rows) * _LANE + _BOTTOM
+    drawn = [element("title", title), element("desc", description), *_times(span, x, high)]
+    for number, row in enumerate(rows):
+        top = _TOP + number * _LANE
+        drawn.append(element("text", row.name, x=_LEFT - 6, y=top + 15, class_="left"))
+        for bar in row.bars:
+            begin, end = x(max(bar.begin, span[0])), x(min(bar.end, span[1]))
+            if end >= _LEFT:
+                shown = element("title", bar.label)
+                wide = max(end - begin, 2.0)
+                drawn.append(element("rect", shown, x=begin, y=top, width=wide, height=_LANE - 8, class_=bar.kind))
+        for mark in row.marks:
+            if span[0] <= mark.at <= span[1]:
+                at, shown = x(mark.at), element("title", mark.label)
+                drawn.append(element("line", shown, x1=at, x2=at, y1=top - 2, y2=top + _LANE - 6, class_=mark.kind))
+    return _svg(title, high, drawn)
+
+
 def _svg(title: str, height: float, parts: Sequence[Markup]) -> Markup:
     return element(
         "svg", parts, viewBox=f"0 0 {_WIDTH:.0f} {height:.0f}", role="img", aria_label=title,
@@ -106,7 +147,7 @@ def _frame(lowest: float, highest: float, y: _Scale) -> list[Markup]:
     return found
 
 
-def _times(span: tuple[datetime, datetime], x: _Scale) -> list[Markup]:
+def _times(span: tuple[datetime, datetime], x: _Scale, height: float = _HEIGHT) -> list[Markup]:
     minutes = (span[1] - span[0]) / timedelta(minutes=1)
     step = next((one for one in _STEPS if minutes / one <= 8), _STEPS[-1] * max(1, round(minutes / 1440 / 8)))
     pace = timedelta(minutes=step)
@@ -115,7 +156,7 @@ def _times(span: tuple[datetime, datetime], x: _Scale) -> list[Markup]:
     found = []
     while at <= span[1]:
         text = f"{at:%H:%M}" if step < 1440 else f"{at:%m-%d}"
-        found.append(element("text", text, x=x(at), y=_HEIGHT - 8, class_="middle"))
+        found.append(element("text", text, x=x(at), y=height - 8, class_="middle"))
         at += pace
     return found
 

@@ -1,0 +1,131 @@
+"""What each page is of: the API's own views, gathered for its template. There is no other truth here."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import Field
+
+from rollbackd.operations import Operations
+from rollbackd.operations.parameters import Reference, RequestFields
+from rollbackd.page import conditions
+from rollbackd.page.past import past_of
+from rollbackd.views.shapes import DecisionView, IncidentView, ServiceView
+
+SHOWN = 100
+"""Services, incidents or decisions on one page."""
+_ENDED = 20
+"""Incidents that are looked through for ends that people must look at."""
+
+
+class FleetQuery(RequestFields):
+    """The filters of the fleet; they live in the address."""
+
+    find: Reference = ""
+    """A part of the name."""
+    only: str = Field(default="", pattern=r"^[a-z]{0,20}$")
+    """One kind of condition: `bad`, `asks`, `acts`, `doubt`, `good`."""
+    page: int = Field(default=1, ge=1, le=10_000)
+
+
+class ListQuery(RequestFields):
+    """The filters of a list."""
+
+    service: Reference = ""
+    limit: int = Field(default=SHOWN, ge=1, le=1000)
+
+
+@dataclass(frozen=True, slots=True)
+class FleetRow:
+    """A service, and how it is."""
+
+    service: ServiceView
+    condition: conditions.Condition
+
+
+class PageContents:
+    """Gathers what a page shows."""
+
+    def __init__(self, operations: Operations) -> None:
+        self._operations = operations
+
+    async def fleet(self, query: FleetQuery) -> Mapping[str, Any]:
+        """All services, what needs a person first."""
+        services = await self._operations.services()
+        incidents = await self._operations.incidents(open_only=True, limit=1000)
+        latest = await self._operations.incidents(limit=_ENDED)
+        known = {one.id: one for one in incidents}
+        rows = [FleetRow(one, conditions.of_service(one, known)) for one in services]
+        rows.sort(key=lambda row: (row.condition.rank, row.service.name))
+        counts: dict[str, int] = {}
+        for row in rows:
+            counts[row.condition.kind] = counts.get(row.condition.kind, 0) + 1
+        found = [
+            row for row in rows if query.find.lower() in row.service.name and query.only in {"", row.condition.kind}
+        ]
+        begin = (query.page - 1) * SHOWN
+        waiting = {one.id: one for one in (*incidents, *latest) if conditions.needs_a_person(one)}
+        return {
+            **await self._around(),
+            "query": query,
+            "rows": found[begin : begin + SHOWN],
+            "total": len(services),
+            "found": len(found),
+            "pages": max(1, -(-len(found) // SHOWN)),
+            "counts": counts,
+            "people": list(waiting.values())[:SHOWN],
+            "holds": [one for one in await self._operations.holds() if one.scope == "*"],
+            "refused": [
+                one for one in await self._operations.decisions(limit=_ENDED) if one.escalate and not one.incident
+            ],
+        }
+
+    async def service(self, name: str) -> Mapping[str, Any]:
+        """One service, with its past."""
+        view = await self._operations.service(name)
+        around = await self._around()
+        states = await self._operations.states(name)
+        incidents = await self._operations.incidents(name, limit=_ENDED)
+        records = await self._operations.past(name)
+        known = {one.id: one for one in incidents}
+        return {
+            **around,
+            "service": view,
+            "condition": conditions.of_service(view, known),
+            "states": states[:SHOWN],
+            "incidents": incidents,
+            "past": records,
+            "drawing": past_of(name, states, incidents, records, around["daemon"].now),
+        }
+
+    async def incident(self, name: str) -> Mapping[str, Any]:
+        """One incident, with all that was decided and done."""
+        detail = await self._operations.incident(name)
+        around = await self._around()
+        one, now = detail.incident, around["daemon"].now
+        told = [record for record in detail.records if record.kind == "Told"]
+        return {
+            **around,
+            "incident": one,
+            "decision": detail.decision,
+            "condition": conditions.of_incident(one),
+            "headline": conditions.headline(one, detail.decision, now),
+            "records": [record for record in detail.records if record.kind != "Told"],
+            "told": told,
+        }
+
+    async def incidents(self, query: ListQuery) -> Mapping[str, Any]:
+        found: list[IncidentView] = await self._operations.incidents(query.service, limit=query.limit)
+        return {**await self._around(), "query": query, "incidents": found}
+
+    async def decisions(self, query: ListQuery) -> Mapping[str, Any]:
+        """Those that did not act, and why; those that did are with their incidents."""
+        found: list[DecisionView] = await self._operations.decisions(query.service, query.limit)
+        return {
+            **await self._around(),
+            "query": query,
+            "decisions": [one for one in found if one.action != "roll_back"],
+        }
+
+    async def _around(self) -> Mapping[str, Any]:
+        return {"daemon": await self._operations.daemon()}

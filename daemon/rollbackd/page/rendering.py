@@ -1,0 +1,68 @@
+"""Templates become HTML: whole for a request, block by block for a stream. Everything that is not ours is text."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from rollbackd.notify.messages import plain_text
+from rollbackd.page import conditions
+from rollbackd.syntax.units import roughly
+from rollbackd.views import markup
+
+FORM = "@form-of-the-session@"
+"""Stands for the session's word in what is rendered, so that one rendering serves all who may see the same."""
+
+
+def _shown(value: object) -> object:
+    """Text without what reorders or hides it, and no longer than anybody reads."""
+    return plain_text.paragraph(value) if type(value) is str else value
+
+
+def _drawn(value: markup.Markup) -> Markup:
+    """What our own module made of elements, with every text in it escaped."""
+    return Markup(value)  # noqa: S704
+
+
+class PageTemplates:
+    """All of them; one environment."""
+
+    def __init__(self) -> None:
+        self._environment = Environment(
+            loader=FileSystemLoader(Path(__file__).parent / "templates"),
+            autoescape=True,
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+            finalize=_shown,
+            auto_reload=False,
+        )
+        self._environment.filters |= {
+            "moment": conditions.moment,
+            "hour": conditions.hour,
+            "releases": conditions.releases,
+            "roughly": roughly,
+            "drawn": _drawn,
+            "of_incident": conditions.of_incident,
+            "of_decision": conditions.of_decision,
+            "of_verdict": conditions.of_verdict,
+            "of_step": conditions.of_step,
+        }
+        self._environment.globals |= {"form_word": FORM, "until": conditions.until}
+        self._environment.globals["parts"] = self._environment.get_template("parts.html").module
+
+    def whole(self, name: str, context: Mapping[str, Any], form: str) -> str:
+        """A page, for the session whose word this is."""
+        return self._environment.get_template(f"{name}.html").render(context).replace(FORM, form)
+
+    def live(self, name: str, context: Mapping[str, Any]) -> dict[str, str]:
+        """Those parts of a page that a stream keeps up to date, by the id of their element; `FORM` still in them."""
+        template = self._environment.get_template(f"{name}.html")
+        made = template.new_context(dict(context))
+        return {
+            block.removeprefix("live_"): "".join(render(made))
+            for block, render in template.blocks.items()
+            if block.startswith("live_")
+        }
