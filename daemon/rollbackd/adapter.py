@@ -462,6 +462,10 @@ class PartlyDeliveredError(DeliveryError):
         """Who never will, such as an address that there is not."""
 
 
+HEADLINE = 120
+"""Characters of a message's headline; what a phone shows."""
+
+
 @dataclass(frozen=True, slots=True)
 class Message:
     """What people are told, before a receiver's own format. All values are text and may hold anything."""
@@ -476,7 +480,8 @@ class Message:
     """Heading and text: what happened, why, from, to, what is next, how to stop it."""
     severity: Literal["info", "warning", "critical"]
     thread: str
-    """The same for all messages of one trouble: an incident's id, a refused episode. PagerDuty's dedup_key."""
+    """The same for all messages of one trouble: an incident's id, a refused episode. PagerDuty's dedup_key, after
+    `source`."""
     at: datetime
     service: str = ""
     incident: str = ""
@@ -487,8 +492,23 @@ class Message:
     """Other threads whose trouble is over with this."""
     acknowledged: bool = False
     labels: Mapping[str, str] = field(default_factory=dict)
+    source: str = ""
+    """Who speaks: `daemon.name`."""
+    link: str = ""
+    """Where its page is; empty without `daemon.url`."""
+    own_words: bool = False
+    """Whether the title is in the receiver's own words, and is shown as it is."""
     recipients: tuple[str, ...] = ()
     """Those of the receiver's recipients that it is for, when the others have it already; empty: for all."""
+
+    @property
+    def headline(self) -> str:
+        """The title with who speaks and how urgent it is: `[ops-1] P1 checkout rolling back: v5 -> v4`."""
+        if self.own_words:
+            return self.title
+        source = f"[{self.source}]" if self.source else ""
+        full = " ".join(part for part in (source, str(self.priority or ""), self.title) if part)
+        return full if len(full) <= HEADLINE else f"{full[: HEADLINE - 1]}…"
 
 
 class NotifierSettings(Spec):

@@ -489,10 +489,13 @@ class NoticeAcknowledged:
 
 @dataclass(frozen=True, slots=True)
 class Subsided:
-    """Trouble that was refused, and that people heard of, has ended by itself."""
+    """Trouble that people heard of has ended by itself: what was refused, or what nothing else ends."""
 
     episode: str
+    """The refused one's; empty where `thread` says which."""
     why: str
+    thread: str = ""
+    """Of an incident that ended badly and was acknowledged, or of a notice without an end."""
 
 
 # -- of the fleet -------------------------------------------------------------------------------
@@ -582,7 +585,7 @@ ServiceFact = (
     | Announced | Confirmed | Proposed | Drilled | SnapshotBegun | Snapshotted | SnapshotVerified | SnapshotCopied
     | SnapshotRestored | SnapshotEnded | Subsided
 )  # fmt: skip
-FleetFact = Opening | Rising | Ended | BreakerReset | Paged | Notice | NoticeAcknowledged | Held | Unheld
+FleetFact = Opening | Rising | Ended | BreakerReset | Paged | Notice | NoticeAcknowledged | Subsided | Held | Unheld
 Fact = IncidentFact | ServiceFact | FleetFact
 
 _KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in get_args(Fact)}

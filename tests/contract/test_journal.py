@@ -9,7 +9,16 @@ from pathlib import Path
 import pytest
 
 from rollbackd.facts import Adopted, Applied, ApplyStarted, Notice, Record, Told
-from rollbackd.journal import Conflict, Entry, Journal, JournalUnavailable, Outgoing, Received, open_journal
+from rollbackd.journal import (
+    Conflict,
+    Entry,
+    Journal,
+    JournalUnavailable,
+    Outgoing,
+    PageTurn,
+    Received,
+    open_journal,
+)
 from rollbackd.system.clock import SystemClock
 
 STREAM = "incident:checkout-1"
@@ -359,6 +368,17 @@ async def test_a_delivered_message_waits_no_more_and_its_fact_is_written_with_it
     assert [record.fact for record in await journal.read(STREAM)] == [Told("room", "opened", "a")]
     await journal.enqueue([message("a")], "teller", 2)
     assert await journal.waiting() == [second]
+
+
+async def test_a_page_is_open_from_its_opening_to_its_end_for_each_receiver_apart(journal: Journal) -> None:
+    await journal.enqueue([message("a"), message("b"), message("c")], "teller", 1)
+    first, second, third = [row.id for row in await journal.waiting()]
+    await journal.delivered([first], NOON, turned=PageTurn("oncall", ("x", "y")))
+    await journal.delivered([second], NOON, turned=PageTurn("leads", ("x",)))
+    assert [await journal.pages(name) for name in ("oncall", "leads")] == [frozenset("xy"), frozenset("x")]
+    await journal.delivered([third], NOON, turned=PageTurn("oncall", ("y", "z"), ("x", "never")))
+    assert [await journal.pages(name) for name in ("oncall", "leads")] == [frozenset("yz"), frozenset("x")]
+    assert await journal.pages("room") == frozenset()
 
 
 async def test_a_message_whose_fact_conflicts_is_not_delivered(journal: Journal) -> None:

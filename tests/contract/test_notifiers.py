@@ -40,7 +40,7 @@ def a_message(**given: Any) -> Message:
     usual = Message(
         key="incident:checkout-3/1/room",
         event="opened",
-        title="checkout-3: rolling back checkout (P1, high-error-rate)",
+        title="checkout rolling back: v5 -> v4",
         lines=(("Why", "errors = 34.2% (> 10% for 5m)"), ("Stop it", "`rollbackd abort checkout-3`")),
         severity="critical",
         thread="checkout-3",
@@ -178,6 +178,16 @@ async def test_slack_has_it_only_when_it_says_ok(said: str) -> None:
             await made.notifier.send(a_message())
 
 
+async def test_slack_gets_plain_text_where_it_does_not_take_the_blocks() -> None:
+    async with on_a_fake("slack") as made:
+        fake, problems = made.fake, made.fake.problems
+        fake.problems = lambda body, headers: ["no"] if "blocks" in body else problems(body, headers)  # type: ignore[method-assign]
+        await made.notifier.send(FORMS["hostile"])
+        await made.notifier.send(a_message())
+        assert [sent.taken for sent in fake.sent] == [False, True, False, True]
+        assert "Stop it: `rollbackd abort checkout-3`" in fake.taken[-1]["text"]
+
+
 async def test_an_answer_that_never_comes_is_transient_and_asked_for_once(
     setting: Setting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -267,7 +277,7 @@ async def test_pagerduty_resolves_only_what_is_over_and_by_its_thread() -> None:
         await made.notifier.send(FORMS["seen"])
         assert fake.open == {"checkout-3": "acknowledged"}
         await made.notifier.send(a_message(event="passed", severity="info"))
-        assert fake.open == {"checkout-3": "triggered"}
+        assert fake.open == {"checkout-3": "acknowledged"}, "one more entry of the same alert"
         await made.notifier.send(FORMS["over"])
         assert fake.open == {}
 
@@ -300,10 +310,33 @@ async def test_pagerduty_resolves_all_that_is_settled_and_goes_on_where_a_try_en
         assert set(fake.open) == {"other"}
 
 
+def test_an_event_of_pagerduty_says_who_speaks_how_urgent_it_is_and_where_to_look() -> None:
+    message = a_message(source="ops-1", link="https://ops.example/incidents/checkout-3", priority=Priority.P1)
+    sent = event(message, ROUTING_KEY)
+    assert PagerDutyFake().problems(sent, {}) == []
+    assert sent["dedup_key"] == "ops-1/checkout-3"
+    assert (sent["client"], sent["client_url"]) == ("ops-1", message.link)
+    assert sent["links"] == [{"href": message.link, "text": "checkout-3"}]
+    payload = sent["payload"]
+    assert (payload["source"], payload["component"], payload["severity"]) == ("ops-1", "checkout", "error")
+    assert payload["summary"] == "[ops-1] P1 checkout rolling back: v5 -> v4"
+    severities = [
+        event(replace(message, priority=one), ROUTING_KEY)["payload"]["severity"] for one in (*Priority, None)
+    ]
+    assert severities == ["critical", "error", "warning", "info", "critical"]
+    assert event(replace(message, resolves=True), ROUTING_KEY).keys() == {"routing_key", "event_action", "dedup_key"}
+
+
+def test_a_headline_fits_and_own_words_stay_as_they_are() -> None:
+    long = a_message(source="ops-1", title="checkout " + "x" * 500)
+    assert (len(long.headline), long.headline[:20]) == (120, "[ops-1] P1 checkout ")
+    assert replace(long, own_words=True).headline == long.title
+
+
 def test_pagerduty_keys_of_long_threads_differ_and_stay() -> None:
-    one, other = dedup_key("t" * 5000 + "1"), dedup_key("t" * 5000 + "2")
+    one, other = dedup_key("ops-1", "t" * 5000 + "1"), dedup_key("ops-1", "t" * 5000 + "2")
     assert one != other
-    assert dedup_key("t" * 5000 + "1") == one
+    assert dedup_key("ops-1", "t" * 5000 + "1") == one
     assert len(one) <= 255
 
 
@@ -565,7 +598,7 @@ async def test_no_value_becomes_a_header_and_html_stays_text() -> None:
         await unencrypted(smtp).send(a_message(title=HOSTILE, lines=(("Why", "<script>alert(1)</script>"),)))
     (sent,) = fake.mails
     assert sent["Bcc"] is None
-    assert sent["Subject"].startswith("[rollbackd] $(reboot) <!channel>")
+    assert sent["Subject"].startswith("P1 $(reboot) <!channel>")
     html = sent.get_body(("html",))
     assert html is not None
     assert "&lt;script&gt;" in html.get_content()
@@ -635,9 +668,9 @@ async def test_the_fakes_run_as_a_program_that_prints_and_fails_on_command() -> 
         urls = {name: url for _, name, url in lines}
         async with aiohttp.ClientSession() as session:
             slack = Slack(SlackSettings(webhook_url=Secret(env="URL")), lambda _secret: urls["slack"], lambda: session)
-            await slack.send(a_message())
+            await slack.send(a_message(source="ops-1"))
             said = (await asyncio.wait_for(program.stdout.readline(), 30)).decode()
-            assert said == "slack      🔴 checkout-3: rolling back checkout (P1, high-error-rate)\n"
+            assert said == "slack      🔴 [ops-1] P1 checkout rolling back: v5 -> v4\n"
             base = urls["webhook"].removesuffix("/rollbackd")
             async with session.post(f"{base}/control/slack", json={"fault": "404"}) as answer:
                 assert answer.status == 200

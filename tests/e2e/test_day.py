@@ -266,7 +266,7 @@ def test_a_day_and_75_minutes_of_the_same_script_come_to_the_same_decisions(tmp_
         told = found[f"{name} told"]
         assert (told["opened"], told["recovered"], told["asks"], told["expired"]) == (2, 2, 1, 1)
         reminded = found[f"{name} reminded"]
-        asked = [title for title in reminded if "may shop go back?" in title]
+        asked = [title for title in reminded if "shop approval pending" in title]
         assert 2 <= len(asked) <= 3, "of the question after 30 and 60 polls, and once when little time is left"
         assert "are left" in asked[-1]
         assert 1 <= len(reminded) - len(asked) <= 4, "of its end, until shop is well again"

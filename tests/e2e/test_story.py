@@ -42,7 +42,7 @@ def rolled_back(root: Path, *, alerting: bool, **config: Any) -> Iterator[World]
         assert v1["good"] == "verified after shop-1"
         assert (v2["good"], v2["quarantined"]) == ("", ["code"])
         wait_until(lambda: "shop recovered" in _slack(world), "the last message")
-        told_in_order = [_slack(world).find(f"shop-1: {text}") for text in ("rolling back shop", "shop recovered")]
+        told_in_order = [_slack(world).find(text) for text in ("shop rolling back", "shop recovered")]
         assert -1 < told_in_order[0] < told_in_order[1]
         yield world
 

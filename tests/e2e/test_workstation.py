@@ -110,7 +110,7 @@ def test_a_deployment_goes_back_through_the_branch_and_a_crash_midway_loses_noth
     *facts, ended = json_lines(host.said("incidents", incident, "--watch", "--json"))
     layers = [one["fact"]["layer"] for one in facts if one["kind"] == "Applied"]
     assert (layers, ended["outcome"]) == (["repository", "clone", "process"], "recovered")
-    wait_until(lambda: any(incident in title for event, title in ear.events if event == "recovered"), "people are told")
+    wait_until(lambda: any(one["incident"] == incident for one in ear.heard("recovered")), "people are told")
 
 
 # -- E1, E5, E9: the configuration ---------------------------------------------------------------

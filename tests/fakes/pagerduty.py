@@ -19,11 +19,19 @@ _PAYLOAD = {"summary", "source", "severity", "timestamp", "component", "group", 
 
 
 class PagerDutyFake(Receiver):
-    """One integration. `open` holds the alerts that are triggered and not resolved, by dedup_key."""
+    """One integration, as documented: a trigger on an open key is one more entry in its log, after a resolve it opens
+    a new alert; an acknowledgement or a resolve of what is not open is dropped, and answered like any other.
+    """
 
     def __init__(self, path: str = PATH) -> None:
         super().__init__("pagerduty", path)
         self.open: dict[str, str] = {}
+        """The alerts that are triggered and not resolved, by dedup_key: what became of them."""
+        self.opened: list[str] = []
+        """The key of each alert that was ever opened."""
+        self.closed: list[str] = []
+        self.dropped: list[tuple[str, str]] = []
+        """Action and key of what was about nothing that is open."""
 
     def problems(self, body: Any, headers: dict[str, str]) -> list[str]:
         if not isinstance(body, dict):
@@ -46,11 +54,16 @@ class PagerDutyFake(Receiver):
         key = body["dedup_key"]
         match body["event_action"]:
             case "trigger":
-                self.open[key] = "triggered"
-            case "acknowledge" if key in self.open:
+                if key not in self.open:
+                    self.opened.append(key)
+                    self.open[key] = "triggered"
+            case action if key not in self.open:
+                self.dropped.append((action, key))
+            case "acknowledge":
                 self.open[key] = "acknowledged"
-            case "resolve":
-                self.open.pop(key, None)
+            case _:
+                del self.open[key]
+                self.closed.append(key)
         answer = {"status": "success", "message": "Event processed", "dedup_key": key}
         return web.json_response(answer, status=202)
 

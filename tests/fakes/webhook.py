@@ -16,6 +16,8 @@ _FIELDS: dict[str, type | tuple[type, ...]] = {
     "severity": str,
     "title": str,
     "lines": list,
+    "source": str,
+    "link": str,
     "thread": str,
     "at": str,
     "service": str,

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from rollbackd import facts
-from rollbackd.config.models import Config, Notify, Route, Tier
+from rollbackd.config.models import Config, Notify, Route, RouteWhen, Tier
 from rollbackd.journal import Entry
-from rollbackd.model import FLEET, Outcome
+from rollbackd.model import FLEET, Action, Outcome
 from rollbackd.notify.dispatcher import TICK, NotificationDispatcher
+from rollbackd.notify.messages.troubles import PAGE_ENDS
 from rollbackd.rules.tracks import CALM
 from tests.fakes.clock import ManualClock
 from tests.fakes.journal import MemoryJournal
@@ -96,7 +97,7 @@ async def test_a_page_about_several_is_acknowledged_once_all_of_them_are(world: 
         assert page.thread not in world.acknowledged()
         await world.write(f"incident:{name}-3", facts.Acknowledged(), actor="unix:ann")
         await world.wait(world.dispatcher())  # a new process each time
-    assert world.acknowledged() == ["checkout-3", "cart-3", "search-3", page.thread]
+    assert world.acknowledged() == [page.thread], "none of them was paged alone"
     assert [one.thread for one in world.room.messages if one.acknowledged] == ["checkout-3", "cart-3", "search-3"]
     await world.write("incident:cart-3", facts.Acknowledged(), actor="unix:bob")
     await world.wait(world.dispatcher())
@@ -225,20 +226,97 @@ async def test_refusals_told_together_are_one_page_that_ends_with_the_last_of_th
     for name in SHOPS[1:]:
         await world.write(f"service:{name}", facts.NoticeAcknowledged())
     await world.wait(world.dispatcher())
-    assert world.acknowledged() == list(threads[1:])
+    assert world.acknowledged() == []
     await world.write("service:checkout", facts.Subsided("episode-checkout", "gone"))
     await world.wait(world.dispatcher())
-    assert world.acknowledged() == [*threads[1:], page.thread]
-    assert world.resolved() == [threads[0]]
+    assert (world.acknowledged(), world.resolved()) == ([page.thread], [])
     for name in SHOPS[1:]:
         await world.write(f"service:{name}", facts.Subsided(f"episode-{name}", "gone"))
     await world.wait(world.dispatcher(), 2 * MINUTE)
-    assert sorted(world.resolved()) == sorted([*threads, page.thread])
+    assert world.resolved() == [page.thread]
 
 
 async def test_a_refusal_that_became_an_incident_ends_with_it_however_that_ends(world: World) -> None:
     await world.write("service:checkout", refused())
+    await world.wait(world.dispatcher())
     await world.write("incident:checkout-3", opened(), facts.Closed(Outcome.FAILED, "npm exited 1"))
     await world.wait(world.dispatcher())
+    assert world.resolved() == ["refused/checkout/episode-checkout"]
+    assert world.oncall.events[-1] == "failed"
+
+
+# -- what has ended badly, and notices ----------------------------------------------------------
+async def test_a_bad_end_is_acknowledged_and_open_until_the_service_is_known_to_be_well(world: World) -> None:
+    await world.write("incident:checkout-3", opened())
+    await world.wait(world.dispatcher())
+    await world.write("incident:checkout-3", facts.Closed(Outcome.FAILED, "npm exited 1"))
+    await world.wait(world.dispatcher(), MINUTE)
+    await world.write("incident:checkout-3", facts.Acknowledged(), actor="unix:ann")
+    await world.wait(world.dispatcher(), MINUTE)
+    assert world.oncall.events == ["opened", "failed", "acknowledged"]
+    assert (world.acknowledged(), world.resolved()) == (["checkout-3"], [])
+    await world.write("service:checkout", facts.MarkedGood(BAD, "it baked"))
+    await world.wait(world.dispatcher())
+    assert world.resolved() == ["checkout-3"]
+
+
+async def test_a_bad_end_that_was_acknowledged_stays_open_no_longer_than_a_day(world: World) -> None:
+    await world.write("incident:checkout-3", opened(), facts.Closed(Outcome.FAILED, "npm exited 1"))
+    await world.wait(world.dispatcher())
+    await world.wait(world.dispatcher(), 2 * PAGE_ENDS)
+    assert world.resolved() == [], "nobody has seen it"
+    await world.write("incident:checkout-3", facts.Acknowledged(), actor="unix:ann")
+    await world.wait(world.dispatcher(), PAGE_ENDS - MINUTE)
     assert world.resolved() == []
-    assert world.oncall.messages[-1].settles == ("refused/checkout/episode-checkout",)
+    await world.wait(world.dispatcher(), 2 * MINUTE)
+    assert world.resolved() == ["checkout-3"]
+
+
+@pytest.mark.parametrize("outcome", [Outcome.ABORTED, Outcome.SUPERSEDED, Outcome.RECOVERED, Outcome.PASSED])
+async def test_what_needs_nobody_any_more_is_closed_also_where_no_route_tells_its_end(
+    world: World, outcome: Outcome
+) -> None:
+    world.notify = Notify(routes=(Route(to=("oncall",), when=RouteWhen(event=("opened", "acknowledged"))),))
+    await world.write("incident:checkout-3", opened())
+    await world.wait(world.dispatcher())
+    await world.write("incident:checkout-3", facts.Closed(outcome, "so it is"))
+    await world.wait(world.dispatcher())
+    assert world.resolved() == ["checkout-3"]
+    await world.write("incident:checkout-3", facts.Acknowledged(), actor="unix:ann")
+    await world.wait(world.dispatcher())
+    assert [one.event for one in world.oncall.messages] == ["opened", "passed"], "a late word opens nothing"
+    assert world.room.messages == []
+
+
+async def test_a_notice_of_a_moment_is_closed_by_its_acknowledgement_or_after_a_day(world: World) -> None:
+    for end in ("seen", "a day"):
+        await world.write(FLEET, facts.Notice("clock", "it jumped by 3m"))
+        await world.wait(world.dispatcher(), 2 * MINUTE)
+        before = len(world.resolved())
+        if end == "seen":
+            await world.write(FLEET, facts.NoticeAcknowledged(), actor="unix:ann")
+        await world.wait(world.dispatcher(), 2 * MINUTE if end == "seen" else PAGE_ENDS)
+        assert world.resolved()[before:] == ["notice/clock"]
+    assert world.oncall.events.count("clock") == 2
+
+
+async def test_a_notice_that_goes_on_is_only_acknowledged_by_an_acknowledgement(world: World) -> None:
+    await world.write(FLEET, facts.Notice("backend_unreachable", "no answer"))
+    await world.write("service:checkout", refused())
+    await world.wait(world.dispatcher())
+    await world.write(FLEET, facts.NoticeAcknowledged(), actor="unix:ann")
+    await world.wait(world.dispatcher(), 2 * PAGE_ENDS)
+    assert world.acknowledged() == ["notice/backend_unreachable"], "and nobody has seen the refusal"
+    assert world.resolved() == []
+    await world.write(FLEET, facts.Notice("backend_unreachable", "it answers", over=True))
+    await world.wait(world.dispatcher())
+    assert world.resolved() == ["notice/backend_unreachable"]
+
+
+async def test_what_is_only_observed_or_a_slip_wakes_nobody(world: World) -> None:
+    seen = refused().decision
+    await world.write("service:checkout", facts.Decided(replace(seen, action=Action.OBSERVE, escalate=False)))
+    await world.write(FLEET, facts.Notice("override", "ROLBACK.checkout by unix:ann was rejected"))
+    await world.wait(world.dispatcher(), MINUTE)
+    assert world.oncall.messages == []
+    assert world.room.events == ["observed", "override"]

@@ -175,8 +175,8 @@ async def test_questions_asked_alike_within_a_minute_are_one_message_with_the_li
     await world.wait(dispatcher, timedelta(seconds=40))
     titles = [message.title for message in world.heard["room"].messages]
     assert titles == [
-        "checkout-1: may checkout go back? (P1, high-error-rate)",
-        "2 × people are asked, alike: cart, pay",
+        "checkout approval pending: v42 -> v41",
+        "2 × approval pending, alike: cart, pay",
     ]
 
 
@@ -203,8 +203,8 @@ async def test_a_question_is_reminded_of_and_a_last_time_shortly_before_its_end(
         if len(world.heard["room"].events) == 3:
             dispatcher = world.dispatcher()
     titles = [one.title for one in world.heard["room"].messages if one.event == "reminder"]
-    usual = "Reminder: checkout-3: may checkout go back?"
-    assert titles == [usual, usual, f"{usual} only 20m are left"]
+    usual = "Reminder: checkout approval pending: v42 -> v41"
+    assert titles == [usual, usual, f"{usual}, only 20m are left"]
 
 
 # -- a receiver's own words ---------------------------------------------------------------------

@@ -98,7 +98,7 @@ def test_each_recipient_takes_each_message_once(answers: dict[str, list[int]], r
 
     boxes = asyncio.run(work())
     for shop in ("checkout", "cart"):
-        assert titled(boxes, f"rolling back {shop}") == dict.fromkeys(EVERYBODY, 1)
+        assert titled(boxes, f"{shop} rolling back") == dict.fromkeys(EVERYBODY, 1)
 
 
 @pytest.mark.parametrize("stored", ["memory", "sqlite"])
@@ -111,7 +111,7 @@ async def test_one_full_mailbox_delays_no_one_else_s_next_mail(stored: str) -> N
             journal = await open_journal(f"sqlite:///{Path(place)}/journal.db", clock)
         other = await tell(journal, clock, boxes, 0, restart=False)
         for shop in ("checkout", "cart"):
-            assert titled(boxes, f"rolling back {shop}") == {"ann": 1, "bob": 1}, "at once"
+            assert titled(boxes, f"{shop} rolling back") == {"ann": 1, "bob": 1}, "at once"
         dispatcher = NotificationDispatcher(journal, Config(), {"leads": boxes, "room": other}, clock)
         clock.advance(GIVE_UP)
         for _ in range(3):
@@ -127,7 +127,7 @@ async def test_a_recipient_that_there_is_not_is_told_of_and_the_others_have_it()
     clock = ManualClock()
     boxes = Mailboxes({"ann": [], "gone": [550, 550]})
     other = await tell(MemoryJournal(clock), clock, boxes, 3, restart=False)
-    assert titled(boxes, "rolling back checkout") == {"ann": 1}, boxes.took
+    assert titled(boxes, "checkout rolling back") == {"ann": 1}, boxes.took
     assert "gone" in dict(next(one for one in other.messages if one.event == "undeliverable").lines)["What"]
 
 

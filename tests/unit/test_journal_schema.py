@@ -117,7 +117,7 @@ async def test_a_newer_schema_is_refused_and_not_touched(path: Path) -> None:
     with pytest.raises(JournalRefused) as caught:
         await open_journal(f"sqlite:///{path}", SystemClock())
     assert str(caught.value) == (
-        f"{path}: written by a newer version of rollbackd (its schema is version 9, this one reads up to 1); "
+        f"{path}: written by a newer version of rollbackd (its schema is version 9, this one reads up to 2); "
         "start that version, or put back the journal that was saved before it"
     )
     assert version(path) == 9
@@ -172,7 +172,7 @@ async def test_a_new_journal_has_the_tables_of_an_older_one_that_was_brought_up_
     await (await open_journal(f"sqlite:///{older}", SystemClock())).close()
     there, before = columns(path), columns(older)
     assert there == before
-    for table in ("facts", "heads", "inbox", "outbox", "cursors"):
+    for table in ("facts", "heads", "inbox", "outbox", "cursors", "pages"):
         assert {name for name, _, empty, key in there[table] if empty and not key} <= {"ended"}
 
 

@@ -3,6 +3,7 @@
 import ast
 from dataclasses import replace
 from datetime import timedelta
+from functools import reduce
 from pathlib import Path
 from typing import Any, get_args
 
@@ -43,7 +44,8 @@ def records(*given: Any, incident: str = "checkout-3") -> list[Record]:
 def last(*given: Any) -> tuple[Envelope, ...]:
     """What the last of an incident's facts is worth; each may stand with its actor."""
     stream = records(*given)
-    return presenter.envelopes(stream[-1], incident_of(stream[:-1]), incident_of(stream), Troubles(), SIGNALS)
+    before = reduce(fold, stream[:-1], Troubles())
+    return presenter.envelopes(stream[-1], incident_of(stream[:-1]), incident_of(stream), before, SIGNALS)
 
 
 def only(*given: Any) -> Envelope:
@@ -60,7 +62,7 @@ def test_a_question_says_what_why_how_to_answer_until_when_and_what_then() -> No
     one = only(asked(change=CHANGE))
     lines = said(one)
     assert (one.message.event, one.message.severity) == ("asks", "critical")
-    assert one.message.title == "checkout-3: may checkout go back? (P1, high-error-rate)"
+    assert one.message.title == "checkout approval pending: v42 -> v41"
     assert lines["What"].endswith("nothing is touched until people say yes")
     assert lines["Asked because"] == "no change is known"
     assert lines["Say yes"] == "`rollbackd approve checkout-3`, or `touch /var/lib/rollbackd/signals/APPROVE.checkout`"
@@ -122,7 +124,7 @@ def test_what_is_entered_while_it_asks_is_said_with_the_question_and_is_no_start
 def test_a_yes_that_is_not_enough_says_who_is_missing_and_the_last_one_is_told_as_what_it_leads_to() -> None:
     first = (asked(question=BOTH), (facts.Approved("errors are ours"), ANN))
     one = only(*first)
-    assert one.message.title == "checkout-3: unix:ann says yes"
+    assert one.message.title == "checkout approved by unix:ann, more approvals pending"
     assert (said(one)["Missing"], said(one)["Said yes"]) == ("one of product", ANN)
     assert said(one)["Reason"] == "errors are ours"
     assert last(*first, (facts.Approved(), "token:desk")) == ()
@@ -147,12 +149,13 @@ def test_asked_again_says_what_changed() -> None:
         (Outcome.DECLINED, facts.Adopted("boot/1"), False),
         (Outcome.PASSED, facts.Adopted("boot/1"), True),
         (Outcome.EXPIRED, facts.Adopted("boot/1"), False),
-        (Outcome.SUPERSEDED, facts.Adopted("boot/1"), False),
+        (Outcome.SUPERSEDED, facts.Adopted("boot/1"), True),
+        (Outcome.ABORTED, facts.Adopted("boot/1"), True),
     ],
 )
-def test_a_page_of_a_question_is_resolved_when_denied_or_passed(outcome: Outcome, before: Any, resolves: bool) -> None:
+def test_a_page_of_a_question_is_resolved_when_nobody_need_come(outcome: Outcome, before: Any, resolves: bool) -> None:
     first = page(only(asked()).message, "k" * 32)
-    assert (first["event_action"], first["payload"]["severity"]) == ("trigger", "critical")
+    assert (first["event_action"], first["payload"]["severity"]) == ("trigger", "error")
     one = only(asked(), before, facts.Closed(outcome, "denied by unix:bob: it is the load test"))
     end = page(one.message, "k" * 32)
     assert end["event_action"] == ("resolve" if resolves else "trigger")
@@ -182,11 +185,11 @@ def test_a_question_is_reminded_of_each_period_and_once_when_a_fifth_of_its_time
     stream = records(asked(question=BOTH), facts.Examined(RESULTS), (facts.Approved(), ANN))
     made = reminders.reminder(one, incident_of(stream), START + timedelta(minutes=25), LAST, SIGNALS)
     assert made is not None
-    assert made.message.title == "Reminder: checkout-3: may checkout go back? only 5m are left"
+    assert made.message.title == "Reminder: checkout approval pending: v42 -> v41, only 5m are left"
     assert (said(made)["Missing"], made.message.severity) == ("one of product", "critical")
     usual = reminders.reminder(one, incident_of(stream), START + timedelta(minutes=11), "1", SIGNALS)
     assert usual is not None
-    assert usual.message.title == "Reminder: checkout-3: may checkout go back?"
+    assert usual.message.title == "Reminder: checkout approval pending: v42 -> v41"
     assert reminders.reminder(one, None, START, "1", SIGNALS) is None
 
 
@@ -206,7 +209,7 @@ def test_what_answers_a_question_ends_its_reminders_and_asking_again_begins_anew
         SIGNALS,
     )
     assert made is not None
-    assert made.message.title == "Reminder: checkout-3: expired"
+    assert made.message.title == "Reminder: checkout approval expired, nothing was done"
     unknown = Record(1, "incident:checkout-9", 4, at(1), DAEMON, facts.Risen(decision(), "approved"))
     assert fold(Troubles(), unknown) == Troubles()
     assert fold(Troubles(), replace(unknown, fact=facts.AskedAgain(asked().decision, ""))) == Troubles()
@@ -241,7 +244,7 @@ STANDS = [
 @pytest.mark.parametrize(("given", "words"), STANDS)
 def test_whom_it_is_escalated_to_hears_all_that_matters(given: tuple[Any, ...], words: str) -> None:
     one = only(*given, facts.Escalated(1, "nobody acknowledged it in 30m"))
-    assert one.message.title == "checkout-3: checkout: nobody acknowledged it in 30m (P1)"
+    assert one.message.title == "checkout needs people: nobody acknowledged it in 30m"
     assert (one.message.event, one.message.severity, one.tier) == ("escalated", "critical", 1)
     assert said(one)["Now"].startswith(words)
     assert {"Why", "Since", "From", "To", "Seen it", "More"} <= said(one).keys()
@@ -263,7 +266,7 @@ def test_a_plan_that_did_not_help_raises_the_priority_and_says_so() -> None:
     one = only(*ended)
     assert said(one)["Priority"] == "raised from P1 to P0"
     assert (one.message.priority, one.message.severity) == (Priority.P0, "critical")
-    assert one.message.title == "checkout-3: plan config did not help checkout, now P0"
+    assert one.message.title == "checkout still failing after plan config, now P0"
     highest = replace(two, decision=replace(two.decision, trigger=trigger(priority=Priority.P0)))
     assert "Priority" not in said(only(highest, *ended[1:]))
 
@@ -277,7 +280,7 @@ def test_a_thousand_questions_are_one_message_with_all_names_that_every_receiver
         made.append(one)
     assert {one.group for one in made} == {"asks/change"}
     message = merge([one.message for one in made])
-    assert message.title.startswith("1000 × people are asked, alike: service-0, service-1")
+    assert message.title.startswith("1000 × approval pending, alike: service-0, service-1")
     told = " ".join(text_ for _, text_ in message.lines)
     assert all(f"service-{n}-1" in told or f"service-{n} " in told for n in range(1000))
     assert "`rollbackd approve service-0-1`" in told

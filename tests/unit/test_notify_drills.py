@@ -28,14 +28,14 @@ def told(story: Story) -> list[tuple[str, str, str]]:
 
 
 def test_of_the_way_there_people_hear_that_it_begins_and_of_the_return_nothing() -> None:
-    assert told(recovered("there")) == [("opened", "warning", "checkout-1, a drill: rolling back checkout (P3, drill)")]
+    assert told(recovered("there")) == [("opened", "warning", "drill: checkout rolling back: 2 layers")]
     assert told(recovered("back")) == []
 
 
 @pytest.mark.parametrize(("drill", "severity"), [("there", "warning"), ("back", "critical")])
 def test_a_failure_is_critical_only_when_it_cannot_come_back(drill: str, severity: str) -> None:
     failed = told(stepped(drill).closed(Outcome.FAILED))[-1]
-    assert failed == ("failed", severity, "checkout-1, a drill: checkout could not be rolled back")
+    assert failed == ("failed", severity, "drill: checkout could not be rolled back: 2 layers")
 
 
 def test_a_hold_is_told_on_both_ways() -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,8 @@ def stream(*given: Any, name: str = INCIDENT) -> list[Record]:
 def last(*given: Any, troubles: Troubles | None = None) -> Sequence[Envelope]:
     """What the last of an incident's facts is worth."""
     records = stream(*given)
-    return presenter.envelopes(
-        records[-1], incident_of(records[:-1]), incident_of(records), troubles or Troubles(), SIGNALS
-    )
+    before = troubles or reduce(fold, records[:-1], Troubles())
+    return presenter.envelopes(records[-1], incident_of(records[:-1]), incident_of(records), before, SIGNALS)
 
 
 def only(*given: Any) -> Envelope:
@@ -53,7 +53,7 @@ def said(one: Envelope) -> dict[str, str]:
 
 def test_an_opening_says_why_from_where_to_where_and_how_to_stop_it() -> None:
     one = only(opened())
-    assert one.message.title == "checkout-3: rolling back checkout (P1, high-error-rate)"
+    assert one.message.title == "checkout rolling back: v42 -> v41"
     assert one.message.thread == "checkout-3"
     assert (one.message.service, one.message.incident, one.message.priority) == ("checkout", "checkout-3", Priority.P1)
     lines = said(one)
@@ -82,7 +82,9 @@ def test_the_start_is_told_once_with_the_steps() -> None:
 def test_every_outcome_has_words_and_only_trouble_that_is_over_resolves(outcome: Outcome) -> None:
     one = only(opened(), planned(), round_of(Verdict.GOOD), facts.Closed(outcome, "3 good rounds in a row"))
     assert one.message.event == outcome
-    assert one.message.resolves == (outcome in {Outcome.RECOVERED, Outcome.PASSED})
+    over = {Outcome.RECOVERED, Outcome.PASSED, Outcome.ABORTED, Outcome.SUPERSEDED}
+    assert one.message.resolves == (outcome in over)
+    assert only(opened(), facts.Denied(""), facts.Closed(Outcome.DECLINED, "no")).message.resolves
     assert "3 good rounds in a row" in said(one)["What"]
     assert said(one)["Checks"] == "health: good, answered 500 in 1.2s, wants 2xx"
 
@@ -91,7 +93,7 @@ def test_recovered_with_something_switched_off_says_that_it_stays_off() -> None:
     degrade = replace(planned().plan, unasked=("search",))
     steps = (facts.Planned(degrade, planned().present), facts.ApplyStarted("code"), facts.Applied("code"))
     one = only(opened(), *steps, facts.Closed(Outcome.RECOVERED, "3 good rounds in a row, with code at v41"))
-    assert one.message.title == "checkout-3: checkout recovered, with something switched off"
+    assert one.message.title == "checkout recovered, with something switched off: v42 -> v41"
     assert one.message.resolves
     assert said(one)["Next"].startswith("Mend the cause, then switch it on again")
 
@@ -164,8 +166,17 @@ def test_later_trouble_of_a_service_whose_rollback_is_stopped_is_told_once_in_a_
 
 def test_an_acknowledgement_is_told_as_one() -> None:
     assert only(opened(), facts.Acknowledged()).message.acknowledged
-    # After a recovery the alert is resolved already: an acknowledgement would say nothing.
-    assert not only(opened(), facts.Closed(Outcome.RECOVERED, ""), facts.Acknowledged()).message.acknowledged
+    for outcome in Outcome:
+        late = only(opened(), facts.Closed(outcome, ""), facts.Acknowledged())
+        assert late.message.acknowledged, "never a page of its own"
+
+
+def test_a_persons_order_that_is_refused_is_that_persons_answer_and_wakes_nobody() -> None:
+    request = Request("checkout", "unix:ann", "now")
+    assert of_service(refused(trigger=trigger(request=request, rule="manual"))) == ()
+    slip = Record(1, FLEET, 1, at(0), DAEMON, facts.Notice("override", "ROLBACK.checkout was rejected"))
+    (one,) = presenter.envelopes(slip, None, None, Troubles(), SIGNALS)
+    assert not one.opens
 
 
 def test_facts_that_nobody_needs_to_hear_of_make_no_message() -> None:
@@ -196,7 +207,7 @@ def test_the_same_refusal_again_is_not_told_again_but_another_reason_is() -> Non
 def test_shadow_mode_says_what_would_have_been_done() -> None:
     finding = Finding("shadow", Action.OBSERVE, "mode is shadow: nothing is touched")
     (one,) = of_service(facts.Decided(decision("checkout", finding, action=Action.OBSERVE)))
-    assert one.message.title == "checkout would have been rolled back (P1, high-error-rate)"
+    assert one.message.title == "checkout would have been rolled back (high-error-rate)"
     blocked = (finding, Finding("stale", Action.ASK, "too old"))
     (one,) = of_service(facts.Decided(decision("checkout", *blocked, action=Action.OBSERVE)))
     assert "was only observed" in one.message.title
@@ -291,7 +302,7 @@ def test_a_reminder_names_what_is_still_entered() -> None:
     (trouble,) = troubles.open
     one = reminders.reminder(trouble, incident_of(records), at(1800), "1", SIGNALS)
     assert one is not None
-    assert one.message.title == "Reminder: checkout-3: failed"
+    assert one.message.title == "Reminder: checkout rollback failed"
     assert said(one)["Still entered"].startswith("traffic;")
 
 
@@ -302,7 +313,7 @@ def test_what_cannot_be_left_after_the_end_is_told_when_nothing_more_is_tried_an
     acknowledged = (*recovered, facts.Acknowledged(leave=True))
     assert last(*acknowledged, *tries[:-2]) == ()
     one = only(*acknowledged, *tries)
-    assert (one.message.event, one.message.title) == ("not_left", "checkout-3: traffic could not be left")
+    assert (one.message.event, one.message.title) == ("not_left", "checkout traffic could not be left")
     assert said(one)["What"] == "traffic of checkout is still entered: leaving it failed: answered 500"
     assert said(one)["Still entered"].startswith("traffic; ")
     assert "`rollbackd ack checkout-3" in said(one)["Still entered"]
@@ -319,5 +330,5 @@ def test_a_lost_message_is_repeated_word_for_word_to_the_others() -> None:
     notice = self_notices.undeliverable("room", only(opened()).message, "room answered 404")
     (one,) = presenter.envelopes(Record(1, FLEET, 1, at(0), DAEMON, notice), None, None, Troubles(), SIGNALS)
     assert one.avoid == "room"
-    assert "rolling back checkout" in said(one)["message"]
+    assert "checkout rolling back" in said(one)["message"]
     assert "34.2%" in said(one)["message"]

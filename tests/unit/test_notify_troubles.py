@@ -34,7 +34,9 @@ REFUSED = (SERVICE, refused())
 def test_a_bad_end_stays_until_it_is_acknowledged(outcome: Outcome) -> None:
     closed = (INCIDENT, facts.Closed(outcome, ""))
     assert whats(OPENED, closed) == [outcome]
-    assert after(OPENED, closed, (INCIDENT, facts.Acknowledged())).known == {}
+    seen = after(OPENED, closed, (INCIDENT, facts.Acknowledged()))
+    assert (seen.open, [one.sick for one in seen.known.values()]) == ((), [True]), "its page is still open"
+    assert after(OPENED, closed, (INCIDENT, facts.Acknowledged()), (SERVICE, facts.MarkedGood(BAD, ""))).known == {}
 
 
 @pytest.mark.parametrize("outcome", [Outcome.RECOVERED, Outcome.ABORTED, Outcome.PASSED, Outcome.SUPERSEDED])

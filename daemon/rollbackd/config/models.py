@@ -158,9 +158,11 @@ class Daemon(Spec):
     listen: Annotated[str, read_by(listening)] = "127.0.0.1:9099"
     """Host and port of the webhook, the API, the page and the metrics; port 0 takes any that is free."""
     name: Annotated[str, Field(max_length=63, pattern=r"^[\w.-]*$")] = ""
-    """Who speaks, on the page and in messages; default: the host's name."""
+    """Who speaks, on the page and in messages, and what PagerDuty's keys begin with; default: the host's name. No two
+    daemons may share one."""
     url: Annotated[str, AfterValidator(_page_url)] = ""
-    """Where people find the page, with the path that a proxy has it below: `https://ops.example/rollbackd`."""
+    """Where people find the page and where links lead, with the path that a proxy has it below:
+    `https://ops.example/rollbackd`."""
     socket: Annotated[AbsolutePath, AfterValidator(_fits_a_socket)] = Path("/run/rollbackd/rollbackd.sock")
     """The command line's way in; the peer's user is the actor."""
     journal: str = "sqlite:////var/lib/rollbackd/journal.db"

@@ -105,6 +105,16 @@ class Outgoing:
 
 
 @dataclass(frozen=True, slots=True)
+class PageTurn:
+    """What a delivery opened and closed at a receiver that keeps troubles open."""
+
+    receiver: str
+    opened: tuple[str, ...] = ()
+    """Threads."""
+    closed: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class AuditReport:
     """What `rollbackd audit` says."""
 
@@ -195,12 +205,12 @@ class Journal(Protocol):
         """Messages neither delivered nor given up, oldest first."""
         ...
 
-    async def sent(self, receiver: str, holding: bytes) -> list[bytes]:
-        """The bodies of the messages that a receiver took, with these bytes somewhere in them, oldest first."""
+    async def pages(self, receiver: str) -> frozenset[str]:
+        """The threads that a receiver which keeps troubles open was told of, and not yet that they are over."""
         ...
 
-    async def delivered(self, ids: Sequence[int], at: datetime, *facts: Entry) -> None:
-        """They were delivered; the facts that say so are written with it. Never urgent."""
+    async def delivered(self, ids: Sequence[int], at: datetime, *facts: Entry, turned: PageTurn | None = None) -> None:
+        """They were delivered; the facts and the pages that say so are written with it. Never urgent."""
         ...
 
     async def postponed(self, ids: Sequence[int], error: str, not_before: datetime | None) -> None:

@@ -14,6 +14,7 @@ from rollbackd.journal.contract import (
     Entry,
     JournalUnavailable,
     Outgoing,
+    PageTurn,
     Receipt,
     Received,
 )
@@ -31,6 +32,7 @@ class MemoryJournal:
     rows: dict[str, Outgoing] = field(default_factory=dict)
     ended: dict[int, str] = field(default_factory=dict)
     """Outbox ids that are over, with the error, or empty when delivered."""
+    open_pages: set[tuple[str, str]] = field(default_factory=set)
     cursors: dict[str, int] = field(default_factory=dict)
     inbox: dict[str, Arrived] = field(default_factory=dict)
     done: set[int] = field(default_factory=set)
@@ -147,13 +149,15 @@ class MemoryJournal:
     async def waiting(self) -> list[Outgoing]:
         return [row for row in self.rows.values() if row.id not in self.ended]
 
-    async def sent(self, receiver: str, holding: bytes) -> list[bytes]:
-        taken = (row for row in self.rows.values() if self.ended.get(row.id) == "" and row.receiver == receiver)
-        return [row.body for row in taken if holding in row.body]
+    async def pages(self, receiver: str) -> frozenset[str]:
+        return frozenset(thread for name, thread in self.open_pages if name == receiver)
 
-    async def delivered(self, ids: Sequence[int], at: datetime, *facts: Entry) -> None:
+    async def delivered(self, ids: Sequence[int], at: datetime, *facts: Entry, turned: PageTurn | None = None) -> None:
         del at
         self._writable()
+        if turned is not None:
+            self.open_pages |= {(turned.receiver, thread) for thread in turned.opened}
+            self.open_pages -= {(turned.receiver, thread) for thread in turned.closed}
         self.ended |= dict.fromkeys(ids, "")
         self._append(facts)
 

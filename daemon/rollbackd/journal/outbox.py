@@ -3,15 +3,16 @@
 from collections.abc import Sequence
 from datetime import datetime
 
-from rollbackd.journal.contract import Outgoing
-from rollbackd.journal.sqlite import AMONG, HOLDS, Connection, insert, listed, scalar, stamp, unstamp
+from rollbackd.journal.contract import Outgoing, PageTurn
+from rollbackd.journal.sqlite import AMONG, Connection, insert, listed, scalar, stamp, unstamp
 
 PRUNED_AT_ONCE = 1000
 """Rows a transaction; writers get their turn between two."""
 
 _COLUMNS = "key, receiver, grouped, body, not_before, created, attempts, error"
 _WAITING = f"SELECT {_COLUMNS}, id FROM outbox WHERE ended IS NULL ORDER BY id"
-_SENT = f"SELECT body FROM outbox WHERE receiver = ? AND ended IS NOT NULL AND error = '' AND {HOLDS} ORDER BY id"
+_PAGES = "SELECT thread FROM pages WHERE receiver = ?"
+_CLOSED = f"DELETE FROM pages WHERE receiver = ? AND thread {AMONG}"
 _MOVED = "INSERT INTO cursors (name, seq) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET seq = excluded.seq"
 _ENDED = f"UPDATE outbox SET attempts = attempts + 1, error = ?, ended = ? WHERE id {AMONG}"
 _POSTPONED = f"UPDATE outbox SET attempts = attempts + 1, error = ?, not_before = ? WHERE id {AMONG}"
@@ -34,12 +35,16 @@ def waiting(connection: Connection) -> list[Outgoing]:
     ]
 
 
-def sent(connection: Connection, receiver: str, holding: bytes) -> list[bytes]:
-    return [body for (body,) in connection.execute(_SENT, (receiver, holding))]
+def pages(connection: Connection, receiver: str) -> frozenset[str]:
+    return frozenset(thread for (thread,) in connection.execute(_PAGES, (receiver,)))
 
 
-def delivered(connection: Connection, ids: Sequence[int], at: datetime) -> None:
+def delivered(connection: Connection, ids: Sequence[int], at: datetime, turned: PageTurn | None) -> None:
     connection.execute(_ENDED, ("", stamp(at), listed(ids)))
+    if turned is not None:
+        opened = [(turned.receiver, thread) for thread in turned.opened]
+        insert(connection, "pages (receiver, thread)", opened, "ON CONFLICT (receiver, thread) DO NOTHING")
+        connection.execute(_CLOSED, (turned.receiver, listed(turned.closed)))
 
 
 def postponed(

@@ -21,8 +21,6 @@ Mode = Literal["write", "read"]
 
 AMONG = "IN (SELECT value FROM json_each(?))"
 """Takes a list as one value, made by `listed`: the statement stays the same, and stays prepared."""
-HOLDS = "instr(body, ?) > 0"
-"""Takes bytes that are somewhere in a body."""
 _CHUNK = 500
 """Rows in one `INSERT`."""
 _PRAGMAS = {
@@ -246,7 +244,15 @@ def _first(connection: Connection) -> None:
 
 Migrations = Mapping[int, Callable[[Connection], None]]
 
-MIGRATIONS: Migrations = {1: _first}
+
+def _second(connection: Connection) -> None:
+    connection.execute(
+        "CREATE TABLE pages (receiver TEXT NOT NULL, thread TEXT NOT NULL, PRIMARY KEY (receiver, thread))"
+        " WITHOUT ROWID"
+    )
+
+
+MIGRATIONS: Migrations = {1: _first, 2: _second}
 """What leads to each version of the schema from the one before; 0 is an empty file."""
 
 

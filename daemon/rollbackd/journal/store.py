@@ -12,7 +12,16 @@ from rollbackd.facts import Record
 from rollbackd.journal import outbox, reading, sqlite
 from rollbackd.journal.audit import audit
 from rollbackd.journal.batch import EncodedEntry, WriteRequest, mark_handled
-from rollbackd.journal.contract import Arrived, AuditReport, Entry, JournalUnavailable, Outgoing, Receipt, Received
+from rollbackd.journal.contract import (
+    Arrived,
+    AuditReport,
+    Entry,
+    JournalUnavailable,
+    Outgoing,
+    PageTurn,
+    Receipt,
+    Received,
+)
 from rollbackd.journal.place import Mark, create, path_of
 from rollbackd.journal.reserve import RESERVE, Reserve
 from rollbackd.journal.sqlite import Connection, migrate
@@ -171,12 +180,12 @@ class SqliteJournal:
     async def waiting(self) -> list[Outgoing]:
         return await self._ask(outbox.waiting)
 
-    async def sent(self, receiver: str, holding: bytes) -> list[bytes]:
-        return await self._ask(outbox.sent, receiver, holding)
+    async def pages(self, receiver: str) -> frozenset[str]:
+        return await self._ask(outbox.pages, receiver)
 
-    async def delivered(self, ids: Sequence[int], at: datetime, *facts: Entry) -> None:
+    async def delivered(self, ids: Sequence[int], at: datetime, *facts: Entry, turned: PageTurn | None = None) -> None:
         encoded = tuple(map(EncodedEntry.of, facts))
-        await self._effect(lambda connection, _now: outbox.delivered(connection, ids, at), encoded)
+        await self._effect(lambda connection, _now: outbox.delivered(connection, ids, at, turned), encoded)
 
     async def postponed(self, ids: Sequence[int], error: str, not_before: datetime | None) -> None:
         await self._effect(lambda connection, now: outbox.postponed(connection, ids, error, not_before, now))

@@ -6,7 +6,7 @@ loses nothing. Each receiver has a worker, so that one that is dead holds up nob
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -16,9 +16,10 @@ from rollbackd.facts import Notice, Record, Subsided
 from rollbackd.incident.fold import fold as fold_incident
 from rollbackd.incident.life import Incident
 from rollbackd.journal import Entry, Journal, JournalUnavailable, Outgoing
-from rollbackd.model import FLEET, incident_stream, name_in
+from rollbackd.model import FLEET, incident_stream, name_in, service_stream
 from rollbackd.notify.messages import envelope as outbox
-from rollbackd.notify.messages import presenter, reminders, self_notices
+from rollbackd.notify.messages import page_threads, presenter, reminders, self_notices
+from rollbackd.notify.messages.arrangement import arranged
 from rollbackd.notify.messages.envelope import Envelope
 from rollbackd.notify.messages.troubles import Trouble, Troubles, fold
 from rollbackd.notify.receiver_queue import JOURNAL_PAUSE, PATIENCE, ReceiverQueue
@@ -70,6 +71,8 @@ class NotificationDispatcher:
     ) -> None:
         self._journal = journal
         self._notify = config.notify
+        self._name = config.daemon.called
+        self._url = config.daemon.url
         self._by_name = {receiver.name: receiver for receiver in config.notify.receivers}
         self._signals = config.daemon.signals
         self._every = config.daemon.remind_every
@@ -146,8 +149,8 @@ class NotificationDispatcher:
         if now < self._direct.get(message.event, now):
             return ()
         self._direct[message.event] = now + DIRECT_RETRY.total_seconds()
-        boxes = list(self._boxes.values())
-        errors = await asyncio.gather(*(box.send(message) for box in boxes))
+        boxes, signed = list(self._boxes.values()), self._signed(message)
+        errors = await asyncio.gather(*(box.send(signed) for box in boxes))
         took = tuple(box.name for box, error in zip(boxes, errors, strict=True) if error is None)
         if took:
             self._direct[message.event] = now + DIRECT_AGAIN.total_seconds()
@@ -207,7 +210,9 @@ class NotificationDispatcher:
         troubles, incidents, made = self._troubles, self._incidents.copy(), list[Envelope]()
         for record in records:
             made += await self._words(record, troubles, incidents)
-            troubles = fold(troubles, record)
+            later = fold(troubles, record)
+            made += page_threads.turned(record, troubles, later)
+            troubles = later
         rows = self._rows(made)
         seq = records[-1].seq
         if rows or seq >= self._stored + 2 * BATCH:
@@ -257,23 +262,31 @@ class NotificationDispatcher:
         rows = []
         for one in made:
             for name in self._receivers(one):
-                message = one.message if one.only else worded(self._by_name.get(name), one.message)
-                if message is None:
+                message = one.message if one.only or one.closes else worded(self._by_name.get(name), one.message)
+                if message is None:  # it has no words for this
                     continue
                 not_before = now
                 if one.group:
                     not_before = running.get((name, one.group), now)
                     self._windows.setdefault((name, one.group), now + TOGETHER)
                 key = f"{one.message.key}/{name}"
-                sent = replace(one, message=replace(message, key=key))
+                sent = replace(one, message=self._signed(replace(message, key=key)))
                 rows.append(Outgoing(key, name, one.group, outbox.encode(sent), not_before, now))
         return rows
+
+    def _signed(self, message: Message) -> Message:
+        """The message with its lines in order, who speaks, and where its page is."""
+        place = f"/incidents/{message.incident}" if message.incident else f"/services/{message.service}"
+        link = self._url and f"{self._url}{place if message.service else ''}"
+        return replace(arranged(message, self._name), source=self._name, link=link)
 
     def _receivers(self, one: Envelope) -> tuple[str, ...]:
         """The receivers that routes and tiers name; what is about rollbackd itself, without a route, goes to
         everybody."""
         if one.only:
             return tuple(name for name in self._boxes if name == one.only)
+        if one.closes:
+            return tuple(name for name, box in self._boxes.items() if box.keeps_open)
         names = addressed(self._notify, one, tuple(self._boxes))
         about_itself = one.stream == FLEET and not one.message.service
         if not set(names) - {one.avoid} and (about_itself or one.avoid):
@@ -341,10 +354,19 @@ class NotificationDispatcher:
                 if now - calm[one.thread] >= CALM.total_seconds():
                     ended.append(Entry(one.stream, Subsided(one.episode, why)))
             self._calm = calm
+            ended += self._let_go()
             if ended:
                 await self._journal.append(*ended)
                 self._calm.clear()  # the facts are read, and end them, before anybody looks again
             return len(ended)
+
+    def _let_go(self) -> Iterator[Entry]:
+        """The end of troubles that nothing else ends."""
+        now = self._clock.now()
+        for one in self._troubles.known.values():
+            if why := one.let_go(now):
+                stream = FLEET if one.stream == FLEET else service_stream(one.service)
+                yield Entry(stream, Subsided("", why, one.thread))
 
     async def _reminder(self, trouble: Trouble, now: datetime) -> list[Envelope]:
         due = trouble.mark(now, self._every)

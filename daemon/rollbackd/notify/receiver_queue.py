@@ -12,9 +12,9 @@ from functools import partial
 from typing import Any
 
 from rollbackd.adapter import DeliveryError, Message, Notifier, PartlyDeliveredError
-from rollbackd.facts import Notice, Paged, Told, kinds
-from rollbackd.journal import Entry, Journal, JournalUnavailable, Outgoing, until_written
-from rollbackd.model import FLEET, incident_stream
+from rollbackd.facts import Notice, Paged, Told
+from rollbackd.journal import Entry, Journal, JournalUnavailable, Outgoing, PageTurn, until_written
+from rollbackd.model import FLEET
 from rollbackd.notify.messages import envelope as outbox
 from rollbackd.notify.messages import self_notices
 from rollbackd.notify.messages.envelope import Envelope
@@ -36,7 +36,6 @@ JOURNAL_PAUSE = timedelta(seconds=5)
 _FARTHEST = timedelta(minutes=30)
 """The longest that any message waits; a receiver that asks for more is tried again before that."""
 _LOOK_AGAIN = timedelta(minutes=1)
-_PAGES = 1000
 _LEFT = "left"
 """The cursor that goes with messages for those who did not take the first one; nobody reads it."""
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
@@ -52,7 +51,8 @@ class ReceiverQueue:
         self.waiting = 0
         """How many messages wait for it, as of the last look."""
         self._notifier = notifier
-        self._keeps_open = bool(getattr(notifier, "keeps_open", False))
+        self.keeps_open = bool(getattr(notifier, "keeps_open", False))
+        """Whether it keeps open what it is told, until it is told that it is over."""
         self._journal = journal
         self._clock = clock
         self._patience = patience
@@ -100,6 +100,8 @@ class ReceiverQueue:
                 now = self._clock.now()
                 if _later(self._rest_until, now):
                     return self._rest_until if rows else None
+                if self.keeps_open:
+                    rows = await self._without_ended(rows)
                 due = [row for row in rows if not _later(row.not_before, now) or (early and not row.attempts)]
                 if not due:
                     return min((row.not_before for row in rows), default=None)
@@ -125,7 +127,8 @@ class ReceiverQueue:
                 )
         if not readable:
             return
-        message = await self._of_what_it_heard(outbox.merge([one.message for _, one in readable]))
+        opens = any(one.opens for _, one in readable)
+        message = await self._of_what_is_open(outbox.merge([one.message for _, one in readable]), opens=opens)
         if message is None:
             ids = [row.id for row, _ in readable]
             await self._surely(partial(self._journal.delivered, ids, self._clock.now()))
@@ -141,24 +144,30 @@ class ReceiverQueue:
             await self._failed(readable, error)
         _heed_a_stop()
 
-    async def _of_what_it_heard(self, message: Message) -> Message | None:
-        """An end, to whoever keeps troubles open, of what it was told of alone; None when it knows of none of them."""
-        if not (self._keeps_open and message.resolves):
-            return message
-        threads = [one for one in (message.thread, *message.settles) if await self._heard_of(one)]
-        return replace(message, thread=threads[0], settles=tuple(threads[1:])) if threads else None
+    async def _without_ended(self, rows: Sequence[Outgoing]) -> list[Outgoing]:
+        """The rows without those whose trouble has ended by a later one: they would open it anew, for good."""
+        about = {row.id: _threads(row) for row in rows}
+        ends = {thread: number for number, (_, ended) in about.items() for thread in ended}
+        moot = {number for number, (thread, _) in about.items() if ends.get(thread, number) > number}
+        if moot:
+            await self._surely(partial(self._journal.delivered, tuple(moot), self._clock.now()))
+        return [row for row in rows if row.id not in moot]
 
-    async def _heard_of(self, thread: str) -> bool:
-        """Whether it took a message that opened the thread. The outbox forgets, the facts do not."""
-        if thread in self_notices.DIRECT or thread.startswith(outbox.TESTS):
-            return True
-        if any(outbox.triggers(body, thread) for body in await self._journal.sent(self.name, outbox.naming(thread))):
-            return True
-        told = await self._journal.read(incident_stream(thread))
-        if any(isinstance(one.fact, Told) and one.fact.receiver == self.name for one in told):
-            return True
-        pages = await self._journal.latest(kinds(Paged), FLEET, _PAGES)
-        return any((one.fact.receiver, one.fact.thread) == (self.name, thread) for one in pages)
+    async def _of_what_is_open(self, message: Message, *, opens: bool) -> Message | None:
+        """The message as whoever keeps troubles open can take it: ends and answers of what is open there alone.
+
+        None when it has nothing to do with any of that, and is not to open anything.
+        """
+        if not self.keeps_open:
+            return message
+        there = {*self_notices.DIRECT, *await self._journal.pages(self.name)}
+        named = (*((message.thread,) if message.resolves else ()), *message.settles)
+        ends = tuple(thread for thread in named if thread in there or thread.startswith(outbox.TESTS))
+        if not message.resolves and (message.thread in there or (opens and not message.acknowledged)):
+            return replace(message, settles=ends)
+        if not ends:
+            return None
+        return replace(message, thread=ends[0], settles=ends[1:], resolves=True, acknowledged=False)
 
     async def _partly_sent(self, rows: Sendable, message: Message, error: PartlyDeliveredError) -> None:
         """Those who took it have it; those who did not are tried on by a message of their own, and hold up nobody."""
@@ -187,11 +196,16 @@ class ReceiverQueue:
             for row, one in sent
             if one.stream.startswith("incident:")
         ]
-        if self._keeps_open and message.thread not in {one.message.thread for _, one in sent}:
+        turned = None
+        if self.keeps_open:
+            own = (message.thread,)
+            closed = (*(own if message.resolves else ()), *message.settles)
+            turned = PageTurn(self.name, () if message.resolves or message.acknowledged else own, closed)
+        if self.keeps_open and message.thread not in {one.message.thread for _, one in sent}:
             threads = tuple(dict.fromkeys(one.message.thread for _, one in sent))
             facts.append(Entry(FLEET, Paged(self.name, message.thread, threads)))
         ids = [row.id for row, _ in sent]
-        await self._surely(partial(self._journal.delivered, ids, self._clock.now(), *facts))
+        await self._surely(partial(self._journal.delivered, ids, self._clock.now(), *facts, turned=turned))
         self._failures, self._rest_until, self._failing_since = 0, _LONG_AGO, None
         if self._announced:
             self._announced = False
@@ -257,6 +271,15 @@ async def handed_over(name: str, notifier: Notifier, message: Message, patience:
 def _later(when: datetime, now: datetime) -> bool:
     """Whether to wait for then. A time farther ahead than any wait is from before the clock was set back."""
     return now < when <= now + _FARTHEST
+
+
+def _threads(row: Outgoing) -> tuple[str, tuple[str, ...]]:
+    """The thread that a row's message goes on with, or none, and those that it ends."""
+    try:
+        message = outbox.decode(row.body).message
+    except ValueError:  # it is given up when its turn comes
+        return "", ()
+    return ("", (message.thread, *message.settles)) if message.resolves else (message.thread, message.settles)
 
 
 def batches(due: Sequence[Outgoing]) -> list[list[Outgoing]]:

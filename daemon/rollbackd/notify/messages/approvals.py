@@ -28,7 +28,7 @@ def asks(told: MessageContext, event: str = "asks", changed: str = "") -> Envelo
         ("Checks", phrases.checks(about.examined)),
         ("More", phrases.more(about)),
     )
-    title = f"may {about.service} go back? ({about.priority}, {rule})"
+    title = f"approval pending{phrases.way(decision)}"
     group = f"asks/{','.join(guards(decision))}" if event == "asks" else ""
     return of_incident(told.record, about, event, title, urgent(about.priority), lines, group)
 
@@ -47,7 +47,7 @@ def examined(told: MessageContext, fact: facts.Examined) -> Sequence[Envelope]:
         ("Checks", phrases.checks(fact.results)),
         *phrases.answers(about, told.signals),
     )
-    title = f"{about.service} was checked"
+    title = "approval pending, checked"
     return [of_incident(told.record, about, "checked", title, urgent(about.priority), lines, "checked")]
 
 
@@ -66,7 +66,16 @@ def approved(told: MessageContext, fact: facts.Approved) -> Sequence[Envelope]:
         *phrases.question(about, told.signals),
         ("More", phrases.more(about)),
     )
-    return [of_incident(told.record, about, "approved", f"{actor} says yes", urgent(about.priority), lines)]
+    return [
+        of_incident(
+            told.record,
+            about,
+            "approved",
+            f"approved by {actor}, more approvals pending",
+            urgent(about.priority),
+            lines,
+        )
+    ]
 
 
 def risen(told: MessageContext, fact: facts.Risen) -> Sequence[Envelope]:
@@ -82,5 +91,5 @@ def risen(told: MessageContext, fact: facts.Risen) -> Sequence[Envelope]:
         ("Stop it", phrases.stop(about, told.signals)),
         ("More", phrases.more(about)),
     )
-    title = f"rolling back {about.service}: {plain_text.line(fact.why, 100)}"
+    title = f"rolling back{phrases.way(about.decision)}"
     return [of_incident(told.record, about, "risen", title, loud(about.priority), lines)]

@@ -8,7 +8,7 @@ from rollbackd.adapter import Message
 from rollbackd.facts import Record
 from rollbackd.incident.life import Incident
 from rollbackd.model import Priority
-from rollbackd.notify.messages import plain_text
+from rollbackd.notify.messages import phrases, plain_text
 from rollbackd.notify.messages.envelope import Envelope
 from rollbackd.notify.messages.phrases import Lines
 from rollbackd.notify.messages.troubles import Troubles
@@ -27,6 +27,8 @@ class MessageContext:
     """The fact's incident after the fact."""
     troubles: Troubles
     """The troubles as they were before the fact."""
+    later: Troubles
+    """The troubles after it."""
     signals: Path
     """The directory of the signal files."""
 
@@ -57,7 +59,8 @@ def of_incident(
     record: Record, about: Incident, event: str, title: str, severity: Severity, lines: Lines, group: str = ""
 ) -> Envelope:
     """A message about an incident; tiers that it was escalated to hear all of it."""
-    message = message_of(record, event, f"{about.id}: {title}", severity, lines, about.id)
+    said = (*phrases.broken(about.decision.trigger), *lines)
+    message = message_of(record, event, f"{about.service} {title}", severity, said, about.id)
     placed = replace(message, service=about.service, incident=about.id, priority=about.priority)
     return Envelope(placed, record.stream, group, tier=about.tier)
 

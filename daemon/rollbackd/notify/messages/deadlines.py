@@ -25,9 +25,9 @@ def clock_passed(told: MessageContext, fact: facts.ClockPassed) -> Sequence[Enve
         ("More", phrases.more(about)),
     )
     if not limit:
-        title = f"{about.service} goes back slowly"
+        title = "rolling back slowly"
         return [of_incident(told.record, about, "over_target", title, "warning", lines)]
-    title, group = plain_text.line(fact.text), f"clock_passed/{fact.clock}"
+    title, group = f"out of time: {plain_text.line(fact.text)}", f"clock_passed/{fact.clock}"
     return [of_incident(told.record, about, "clock_passed", title, urgent(about.priority), lines, group)]
 
 
@@ -52,5 +52,5 @@ def escalated(told: MessageContext, fact: facts.Escalated) -> Sequence[Envelope]
         ("Seen it", f"`rollbackd ack {about.id}`"),
         ("More", phrases.more(about)),
     )
-    title = f"{about.service}: {plain_text.line(fact.why, 100)} ({about.priority})"
+    title = f"needs people: {plain_text.line(fact.why, 100)}"
     return [of_incident(told.record, about, "escalated", title, "critical", lines, f"escalated/{fact.tier}")]

@@ -32,7 +32,7 @@ def of_drill(about: Incident, made: Iterable[Envelope]) -> tuple[Envelope, ...]:
             continue
         calm: Severity = "warning" if about.drill == "there" else message.severity
         severity = calm if message.severity == "critical" else message.severity
-        title = message.title.replace(f"{about.id}: ", f"{about.id}, a drill: ", 1)
+        title = f"drill: {message.title}"
         found.append(replace(one, message=replace(message, title=title, severity=severity)))
     return tuple(found)
 

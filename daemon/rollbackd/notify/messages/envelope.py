@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from pydantic import TypeAdapter
-from pydantic_core import to_json
 
 from rollbackd.adapter import Message
 from rollbackd.notify.messages import plain_text
@@ -40,6 +39,10 @@ class Envelope:
     """Whether it goes to nobody else, and not to those whom routes have told the same already."""
     only: str = ""
     """The one receiver that it is for, whatever the routes say."""
+    opens: bool = True
+    """Whether a receiver that keeps troubles open may open one by it: it goes on, and its end will be told."""
+    closes: bool = False
+    """Whether it is for every receiver that keeps troubles open, whatever the routes say, and for no other."""
     since: datetime | None = None
     """Instead of `tier`: when it began to go to more people; the first tier hears it at once."""
 
@@ -55,20 +58,6 @@ def decode(body: bytes) -> Envelope:
     """The envelope again. :raises ValueError: for what another version wrote and this one cannot read."""
     read = _ADAPTER.validate_json(body)
     return replace(read, message=replace(read.message, lines=tuple(read.message.lines)))
-
-
-def triggers(body: bytes, thread: str) -> bool:
-    """Whether it told of a trouble with this thread, and not that it is over or was seen."""
-    try:
-        message = decode(body).message
-    except ValueError:
-        return False
-    return message.thread == thread and not (message.resolves or message.acknowledged)
-
-
-def naming(thread: str) -> bytes:
-    """What every message of a thread has in its JSON."""
-    return b'"thread":' + to_json(thread)
 
 
 def plain(message: Message) -> str:
@@ -92,7 +81,7 @@ def merge(messages: Sequence[Message]) -> Message:
     priorities = [message.priority for message in kept if message.priority is not None]
     first, over = kept[0], all(message.resolves for message in kept)
     threads = {message.thread for message in kept}
-    apart = len(threads) > 1 and first.event != "reminder" and not over and _ends_alone(first)
+    apart = len(threads) > 1 and first.event != "reminder" and not over
     own = _thread(first) if apart else first.thread
     return Message(
         key=key,
@@ -108,12 +97,10 @@ def merge(messages: Sequence[Message]) -> Message:
         resolves=over,
         settles=_settled(kept, own, over=over),
         acknowledged=all(message.acknowledged for message in kept),
+        source=first.source,
+        link=first.link if len({message.link for message in kept}) == 1 else "",
+        own_words=first.own_words,
     )
-
-
-def _ends_alone(message: Message) -> bool:
-    """Whether it is about an incident or a refusal: what ends one of those ends no other."""
-    return bool(message.incident) or message.thread.startswith(REFUSED)
 
 
 def _thread(first: Message) -> str:
@@ -166,9 +153,9 @@ def _title(messages: Sequence[Message]) -> str:
         "refused": "need a person, decided alike",
         "observed": "would have been rolled back",
         "reminder": "troubles that nobody has acknowledged",
-        "asks": "people are asked, alike",
+        "asks": "approval pending, alike",
         "checked": "were checked",
-        "expired": "nobody said in time whether they go back",
+        "expired": "approval expired, nothing was done",
         "passed": "the trouble went away",
         "clock_passed": "out of time",
         "escalated": "need people",

@@ -38,7 +38,7 @@ def opening(told: MessageContext) -> Envelope:
         ("Stop it", phrases.stop(about, told.signals)),
         ("More", phrases.more(about)),
     )
-    title = f"rolling back {about.service} ({about.priority}, {rule})"
+    title = f"rolling back{phrases.way(decision)}"
     return of_incident(told.record, about, "opened", title, loud(about.priority), lines)
 
 
@@ -62,7 +62,7 @@ def started(told: MessageContext, fact: facts.Entering | facts.ApplyStarted) -> 
         ("Next", "the checks decide whether it got well"),
         ("Stop it", phrases.stop(about, told.signals)),
     )
-    title = f"the rollback of {about.service} has started"
+    title = f"rolling back{phrases.way(about.decision)}, begun with {plain_text.line(fact.layer, 63)}"
     return [of_incident(told.record, about, "started", title, loud(about.priority), lines)]
 
 
@@ -79,7 +79,7 @@ def plan_ended(told: MessageContext, fact: facts.PlanEnded) -> Sequence[Envelope
         ("Next", f"plan {about.running}, on top of it"),
         ("Stop it", phrases.stop(about, told.signals)),
     )
-    title = f"plan {fact.name} did not help {about.service}" + (f", now {about.priority}" if raised else "")
+    title = f"still failing after plan {fact.name}" + (f", now {about.priority}" if raised else "")
     return [of_incident(told.record, about, "plan_ended", title, loud(about.priority), lines)]
 
 
@@ -94,7 +94,7 @@ def paused(told: MessageContext, fact: facts.Paused) -> Sequence[Envelope]:
         ("Go on", f"`rollbackd resume {about.service}`, or remove the HOLD file from {told.signals}"),
         ("End it", f"`rollbackd abort {about.id}`"),
     )
-    return [of_incident(told.record, about, "paused", f"the rollback of {about.service} is held", "warning", lines)]
+    return [of_incident(told.record, about, "paused", "rollback held", "warning", lines)]
 
 
 def abort_requested(told: MessageContext, fact: facts.AbortRequested) -> Sequence[Envelope]:
@@ -105,7 +105,7 @@ def abort_requested(told: MessageContext, fact: facts.AbortRequested) -> Sequenc
         *phrases.change(about.decision),
         ("Next", "the step in hand ends, no other begins, the brackets are left"),
     )
-    title = f"the rollback of {about.service} is being aborted"
+    title = "rollback is being aborted"
     return [of_incident(told.record, about, "abort_requested", title, "warning", lines)]
 
 
@@ -113,7 +113,7 @@ def acknowledged(told: MessageContext, _fact: facts.Acknowledged) -> Sequence[En
     about, actor = told.about, plain_text.line(told.record.actor, 100)
     lines = phrases.filled(("What", f"{actor} has seen it"), ("Now", phrases.standing(about)))
     one = of_incident(told.record, about, "acknowledged", f"acknowledged by {actor}", "info", lines)
-    return [replace(one, message=replace(one.message, acknowledged=not _over(told)))]
+    return [replace(one, message=replace(one.message, acknowledged=True))]
 
 
 def parked(told: MessageContext, fact: facts.Parked) -> Sequence[Envelope]:
@@ -128,7 +128,7 @@ def parked(told: MessageContext, fact: facts.Parked) -> Sequence[Envelope]:
         ("End it", f"`rollbackd abort {about.id}`; seen: `rollbackd ack {about.id}`"),
         ("More", phrases.more(about)),
     )
-    title = f"the rollback of {about.service} needs a person"
+    title = "rollback stopped, needs a person"
     return [of_incident(told.record, about, "parked", title, "critical", lines)]
 
 
@@ -149,7 +149,7 @@ def joined(told: MessageContext, fact: facts.Joined) -> Sequence[Envelope]:
         ("End it", f"`rollbackd abort {about.id}`; then `rollbackd rollback {about.service}` goes back"),
         ("More", phrases.more(about)),
     )
-    title = f"more trouble of {about.service} ({trigger.priority}, {rule}), and nothing is done about it"
+    title = f"has more trouble ({rule}), and nothing is done about it"
     return [of_incident(told.record, about, "joined", title, urgent(trigger.priority), lines)]
 
 
@@ -192,7 +192,15 @@ def closed(told: MessageContext, fact: facts.Closed) -> Sequence[Envelope]:
         ("More", phrases.more(about)),
     )
     group = f"{fact.outcome}/asked" if fact.outcome in {Outcome.EXPIRED, Outcome.PASSED} and not about.acted else ""
-    one = of_incident(told.record, about, str(fact.outcome), f"{about.service} {said}", meaning.severity, lines, group)
+    one = of_incident(
+        told.record,
+        about,
+        str(fact.outcome),
+        f"{said}{phrases.way(about.decision) if about.acted else ''}",
+        meaning.severity,
+        lines,
+        group,
+    )
     return [replace(one, message=replace(one.message, resolves=_over(told), settles=_refusals(told)))]
 
 
@@ -210,10 +218,8 @@ def _refusals(told: MessageContext) -> tuple[str, ...]:
 
 
 def _over(told: MessageContext) -> bool:
-    """Whether nobody need come any more: it is well, by itself or by us, or a person decided that it stays."""
-    about = told.about
-    denied = about.outcome is Outcome.DECLINED and bool(about.denied)
-    return denied or about.outcome in {Outcome.RECOVERED, Outcome.PASSED}
+    """Whether nobody need come any more: it is well, or a person decided how it stays."""
+    return told.about.outcome in {Outcome.RECOVERED, Outcome.PASSED} or told.about.id not in told.later.known
 
 
 def relapsed(told: MessageContext, fact: facts.Relapsed) -> Sequence[Envelope]:
@@ -227,5 +233,5 @@ def relapsed(told: MessageContext, fact: facts.Relapsed) -> Sequence[Envelope]:
         ("Seen it", f"`rollbackd ack {about.id}`"),
         ("More", phrases.more(about)),
     )
-    title = f"{about.service} is sick again after its rollback"
+    title = f"still failing after the rollback{phrases.way(about.decision)}"
     return [of_incident(told.record, about, "ineffective", title, "critical", lines)]

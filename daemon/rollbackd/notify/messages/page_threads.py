@@ -1,45 +1,57 @@
-"""Pages about several troubles at once: acknowledged with the last of them, and resolved with the end of the last.
+"""What a fact closes at receivers that keep troubles open, whoever hears of it besides: each page once. No I/O.
 
-For receivers that keep open what they are told. Each trouble has told its own end, in a thread of its own. No I/O.
+A trouble is over when it leaves the fold of the troubles. A page about several is acknowledged with the last of them,
+and over with the end of the last.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 
 from rollbackd import facts
+from rollbackd.facts import Record
 from rollbackd.model import FLEET
-from rollbackd.notify.messages.context import MessageContext, message_of
+from rollbackd.notify.messages.context import message_of
 from rollbackd.notify.messages.envelope import Envelope
-from rollbackd.notify.messages.troubles import Page, fold
+from rollbackd.notify.messages.troubles import Page, Troubles
 
 
-def turned(told: MessageContext) -> Sequence[Envelope]:
-    """The messages that a fact is worth to open pages, and to the page that it opens."""
-    before, fact = dict(told.troubles.pages), told.record.fact
+def turned(record: Record, before: Troubles, after: Troubles) -> Iterator[Envelope]:
+    """The messages to close or acknowledge what a fact ends; they come after those that tell of it."""
+    if after is before:
+        return
+    over = tuple(thread for thread in before.known if thread not in after.known)
+    if over:
+        yield _closing(record, over)
+    yield from _pages(record, before, after)
+
+
+def _closing(record: Record, threads: tuple[str, ...]) -> Envelope:
+    message = message_of(record, "passed", "it is over", "info", (), threads[0], "/over")
+    return Envelope(replace(message, resolves=True, settles=threads[1:]), record.stream, closes=True)
+
+
+def _pages(record: Record, before: Troubles, after: Troubles) -> Iterator[Envelope]:
+    pages, fact = dict(before.pages), record.fact
     if isinstance(fact, facts.Paged):
         threads = frozenset(fact.incidents)
-        before[fact.thread] = Page(fact.receiver, threads, threads)
-    if not before:
-        return ()
-    after, made = fold(told.troubles, told.record).pages, []
-    for thread, page in before.items():
-        left = after.get(thread)
+        pages[fact.thread] = Page(fact.receiver, threads, threads)
+    for thread, page in pages.items():
+        left = after.pages.get(thread)
         if left is None:
-            made.append(_over(told, thread, page))
+            yield _over(record, thread, page)
         elif page.unseen and not left.unseen:
-            made.append(_seen(told, thread, page))
-    return made
+            yield _seen(record, thread, page)
 
 
-def _over(told: MessageContext, thread: str, page: Page) -> Envelope:
+def _over(record: Record, thread: str, page: Page) -> Envelope:
     lines = (("What", "all that was told together has ended"),)
     title = "what was told together is over"
-    message = message_of(told.record, "passed", title, "info", lines, thread, f"/{thread}")
+    message = message_of(record, "passed", title, "info", lines, thread, f"/{thread}")
     return Envelope(replace(message, resolves=True), FLEET, only=page.receiver)
 
 
-def _seen(told: MessageContext, thread: str, page: Page) -> Envelope:
+def _seen(record: Record, thread: str, page: Page) -> Envelope:
     lines = (("What", "somebody has seen all that was told together and goes on"),)
     title = "what was told together was seen"
-    message = message_of(told.record, "acknowledged", title, "info", lines, thread, f"/{thread}")
+    message = message_of(record, "acknowledged", title, "info", lines, thread, f"/{thread}")
     return Envelope(replace(message, acknowledged=True), FLEET, only=page.receiver)

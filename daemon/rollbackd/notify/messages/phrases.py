@@ -15,6 +15,7 @@ from rollbackd.model import (
     Evidence,
     Finding,
     State,
+    Trigger,
     Verdict,
 )
 from rollbackd.notify.messages import plain_text
@@ -23,6 +24,8 @@ from rollbackd.policy.guards import CHANGE, DATA_LOSS
 from rollbackd.syntax.units import roughly
 
 Lines = tuple[tuple[str, str], ...]
+TROUBLE = "Trouble"
+"""The heading of what is broken."""
 _MANY = 5
 """How many of one kind are shown; the rest is counted."""
 _OTHERWISE = {
@@ -51,6 +54,18 @@ def seen(one: Evidence) -> str:
     """`sum by (service) (…) = 34.2% (> 10% for 5m) at 2026-…`."""
     threshold = f" ({plain_text.line(one.threshold, 100)})" if one.threshold else ""
     return f"{plain_text.line(one.source, 500)} = {plain_text.line(one.value, 120)}{threshold} at {moment(one.at)}"
+
+
+def broken(trigger: Trigger) -> Lines:
+    """What is broken and since when, without the query; a person's own order names nothing that is."""
+    if trigger.request is not None:
+        return ()
+    seen_now = "; ".join(
+        plain_text.line(one.value, 60) + (f" ({plain_text.line(one.threshold, 60)})" if one.threshold else "")
+        for one in trigger.evidence[:2]
+    )
+    what = f"{plain_text.line(trigger.service, 63)}: {plain_text.line(trigger.rule, 100)}"
+    return ((TROUBLE, f"{what} since {moment(trigger.onset)}{f', {seen_now}' if seen_now else ''}"),)
 
 
 def why(evidence: Sequence[Evidence], onset: datetime | None) -> Lines:
@@ -91,6 +106,20 @@ def state(value: State | None) -> str:
 
 def target(decision: Decision) -> Lines:
     return filled(("From", state(decision.present)), ("To", state(decision.target) if decision.target else ""))
+
+
+def way(decision: Decision) -> str:
+    """`: v5 -> v4` of the one layer that differs, `: 3 layers` of more; empty while nothing is known of either end."""
+    present, target = decision.present, decision.target
+    if present is None or target is None:
+        return ""
+    layers = [one for one in present.differing(target) if one in present.releases and one in target.releases]
+    if len(layers) != 1:
+        return f": {len(layers)} layers" if layers else ""
+    before, after = (
+        plain_text.fit(one.label or one.id, 30) for one in (present.releases[layers[0]], target.releases[layers[0]])
+    )
+    return f": {before} -> {after}"
 
 
 def findings(of: Sequence[Finding]) -> str:

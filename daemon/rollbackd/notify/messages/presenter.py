@@ -4,16 +4,17 @@ A message says what happened, why, from where to where, what is next, and the co
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rollbackd import facts
 from rollbackd.facts import Record
 from rollbackd.incident.life import Incident
-from rollbackd.notify.messages import approvals, deadlines, drills, incidents, page_threads, plain_text, services
+from rollbackd.notify.messages import approvals, deadlines, drills, incidents, plain_text, services
 from rollbackd.notify.messages.context import MessageContext, message_of
 from rollbackd.notify.messages.envelope import Envelope
-from rollbackd.notify.messages.troubles import Troubles
+from rollbackd.notify.messages.troubles import Troubles, fold
 
 
 def envelopes(
@@ -26,11 +27,11 @@ def envelopes(
     make = _MAKERS.get(type(record.fact))
     if make is None:
         return ()
-    told = MessageContext(record, before, after, troubles, signals)
-    made = make(told, record.fact)
+    later = fold(troubles, record)
+    made = make(MessageContext(record, before, after, troubles, later, signals), record.fact)
     if after is not None and after.drill:
         made = drills.of_drill(after, made)
-    return (*made, *page_threads.turned(told))
+    return tuple(replace(one, opens=one.message.thread in later.known) for one in made)
 
 
 def is_told(record: Record) -> bool:
@@ -43,11 +44,7 @@ def wordless(record: Record) -> Envelope:
     kind = type(record.fact).__name__
     lines = (("What", f"{kind} in {plain_text.line(record.stream)}, place {record.n}; see `rollbackd incidents`"),)
     message = message_of(record, "unreadable", f"{kind} could not be put into words", "warning", lines, "unreadable")
-    return Envelope(message, record.stream)
-
-
-def _of_pages_alone(_told: MessageContext, _fact: facts.Paged) -> Sequence[Envelope]:
-    return ()
+    return Envelope(message, record.stream, opens=False)
 
 
 _MAKERS: Mapping[type[Any], Callable[[MessageContext, Any], Sequence[Envelope]]] = {
@@ -74,6 +71,5 @@ _MAKERS: Mapping[type[Any], Callable[[MessageContext, Any], Sequence[Envelope]]]
     facts.NoticeAcknowledged: services.notice_acknowledged,
     facts.MarkedGood: services.found_well,
     facts.Subsided: services.subsided,
-    facts.Paged: _of_pages_alone,
     facts.Notice: services.notice,
 }

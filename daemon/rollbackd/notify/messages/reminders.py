@@ -14,6 +14,16 @@ from rollbackd.notify.messages.services import notice_title, refused
 from rollbackd.notify.messages.troubles import LAST, Trouble, notice_thread
 from rollbackd.syntax.units import format_duration
 
+_SAID = {
+    "failed": "rollback failed",
+    "expired": "approval expired, nothing was done",
+    "ineffective": "still failing after the rollback",
+    "unverified": "rolled back, and nothing says whether it is well",
+    "paused": "rollback held",
+    "parked": "rollback stopped, needs a person",
+}
+"""What a trouble is called in titles."""
+
 
 def reminder(trouble: Trouble, about: Incident | None, now: datetime, mark: str, signals: Path) -> Envelope | None:
     """A reminder of a trouble; `about` is its incident, if it has one. The same mark has the same key."""
@@ -49,7 +59,7 @@ def _of_incident(trouble: Trouble, begun: Record, about: Incident, since: str) -
         ("More", phrases.more(about)),
     )
     severity: Severity = "warning" if trouble.what in ("paused", "still_entered") else "critical"
-    title = f"{about.service} is {what}" if trouble.what not in ("failed", "expired") else what
+    title = _SAID.get(trouble.what, trouble.what.replace("_", " "))
     return of_incident(begun, about, "reminder", title, severity, lines)
 
 
@@ -74,7 +84,7 @@ def _of_question(begun: Record, about: Incident, now: datetime, mark: str, signa
         ("Seen it", f"`rollbackd ack {about.id}`"),
         ("More", phrases.more(about)),
     )
-    title = f"may {about.service} go back? {soon}".rstrip()
+    title = f"approval pending{phrases.way(about.decision)}{f', {soon}' if soon else ''}"
     return of_incident(begun, about, "reminder", title, urgent(about.priority), lines)
 
 

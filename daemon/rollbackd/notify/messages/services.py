@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from rollbackd import facts
 from rollbackd.facts import Record
-from rollbackd.model import Decision, Priority
+from rollbackd.model import FLEET, Decision, Priority
 from rollbackd.notify.messages import phrases, plain_text
 from rollbackd.notify.messages.context import MessageContext, Severity, message_of
 from rollbackd.notify.messages.envelope import Envelope
@@ -32,7 +32,7 @@ _CRITICAL_KINDS = frozenset({"drill_stuck", "journal", "not_ready", UNREACHABLE,
 
 def decided(told: MessageContext, fact: facts.Decided) -> Sequence[Envelope]:
     decision = fact.decision
-    if decision.joins:
+    if decision.joins or decision.trigger.request is not None:  # an order is answered to who gave it
         return []
     if SWITCHED_OFF.name in guards(decision):  # people heard of it when it was switched off
         return []
@@ -49,6 +49,7 @@ def refused(record: Record, decision: Decision, event: str, since: str) -> Envel
     service = trigger.service
     severity: Severity = "critical" if decision.escalate or trigger.priority is Priority.P0 else "warning"
     lines = phrases.filled(
+        *phrases.broken(trigger),
         ("What", f"{service} is in trouble (rule {plain_text.line(trigger.rule, 100)}) and was not rolled back{since}"),
         ("Against it", phrases.findings(decision.against)),
         *phrases.change(decision),
@@ -59,7 +60,7 @@ def refused(record: Record, decision: Decision, event: str, since: str) -> Envel
         ("Seen it", f"`rollbackd ack {service}`"),
         ("More", f"`rollbackd decisions {service}`"),
     )
-    title = f"{service} needs a person ({trigger.priority}, {plain_text.line(trigger.rule, 100)})"
+    title = f"{service} needs a person ({plain_text.line(trigger.rule, 100)})"
     thread = refusal_thread(service, trigger.episode)
     message = message_of(record, event, title, severity, lines, thread)
     placed = replace(message, service=service, priority=trigger.priority)
@@ -73,6 +74,7 @@ def _observed(told: MessageContext, decision: Decision) -> Envelope:
     shadow = len(others) < len(decision.against)
     said = "would have been rolled back" if shadow and not others else "was only observed"
     lines = phrases.filled(
+        *phrases.broken(trigger),
         ("What", f"{service} {said}: rule {plain_text.line(trigger.rule, 100)} is met"),
         ("Against it", phrases.findings(decision.against)),
         *phrases.change(decision),
@@ -83,7 +85,7 @@ def _observed(told: MessageContext, decision: Decision) -> Envelope:
         ("More", f"`rollbackd decisions {service}`"),
     )
     thread = f"observed/{service}/{plain_text.line(trigger.episode)}"
-    title = f"{service} {said} ({trigger.priority}, {plain_text.line(trigger.rule, 100)})"
+    title = f"{service} {said} ({plain_text.line(trigger.rule, 100)})"
     message = message_of(told.record, "observed", title, "info", lines, thread)
     placed = replace(message, service=service, priority=trigger.priority)
     return Envelope(placed, told.record.stream, group=f"observed/{','.join(guards(decision))}")
@@ -91,21 +93,32 @@ def _observed(told: MessageContext, decision: Decision) -> Envelope:
 
 def notice_acknowledged(told: MessageContext, fact: facts.NoticeAcknowledged) -> Sequence[Envelope]:
     actor = plain_text.line(told.record.actor, 100)
+    if told.record.stream == FLEET:
+        return [_seen_notice(told, one, place, actor) for place, one in enumerate(told.troubles.notices(), 1)]
     service = told.record.stream.partition(":")[2]
     made = []
     for place, trouble in enumerate(told.troubles.refused(service, fact.episode), 1):
         begun = trouble.record
         priority = begun.fact.decision.trigger.priority if begun is not None else None
         lines = (("What", f"{actor} has seen that {service} needs a person"),)
-        title = f"{service}: acknowledged by {actor}"
+        title = f"{service} acknowledged by {actor}"
         message = message_of(told.record, "acknowledged", title, "info", lines, trouble.thread, f"/{place}")
         placed = replace(message, service=service, priority=priority, acknowledged=True)
         made.append(Envelope(placed, told.record.stream, since=trouble.escalates))
     return made
 
 
+def _seen_notice(told: MessageContext, trouble: Trouble, place: int, actor: str) -> Envelope:
+    lines = (("What", f"{actor} has acknowledged it: {notice_title(trouble.what)}"),)
+    title = f"{notice_title(trouble.what)}: acknowledged by {actor}"
+    message = message_of(told.record, "acknowledged", title, "info", lines, trouble.thread, f"/{place}")
+    return Envelope(replace(message, service=trouble.service, acknowledged=True), FLEET, closes=True)
+
+
 def subsided(told: MessageContext, fact: facts.Subsided) -> Sequence[Envelope]:
     """Refused trouble has ended by itself, so nobody need come any more."""
+    if fact.thread:
+        return []
     service = told.record.stream.partition(":")[2]
     return [_ended(told, one, fact.why, "") for one in told.troubles.refusals(service, fact.episode)]
 
@@ -127,7 +140,7 @@ def _ended(told: MessageContext, trouble: Trouble, why: str, suffix: str) -> Env
         ("Rule", plain_text.line(trigger.rule, 100) if trigger is not None else ""),
         ("More", f"`rollbackd decisions {service}`"),
     )
-    title = f"{service} needs nobody any more: its trouble has ended by itself"
+    title = f"{service} resolved: its trouble has ended by itself"
     message = message_of(told.record, "passed", title, "info", lines, trouble.thread, suffix)
     priority = trigger.priority if trigger is not None else None
     placed = replace(message, service=service, priority=priority, resolves=True)

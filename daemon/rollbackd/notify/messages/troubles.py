@@ -11,7 +11,7 @@ from typing import Any
 from rollbackd import facts
 from rollbackd.facts import Record
 from rollbackd.incident.outcomes import BAD_ENDS
-from rollbackd.model import DAEMON, Action, Decision, Outcome, incident_service
+from rollbackd.model import DAEMON, FLEET, Action, Decision, Outcome, incident_service
 from rollbackd.notify.messages import plain_text
 from rollbackd.notify.messages.envelope import REFUSED
 
@@ -19,6 +19,10 @@ LASTING = frozenset(
     {"backend_unreachable", "backup_failed", "drill_stuck", "journal", "messages_waiting", "receiver_unreachable"}
 )
 """Kinds of notices whose end is told: people are reminded of them until then."""
+UNPAGED = frozenset({"override"})
+"""Kinds of notices that wake nobody: a person's slip is an answer to that person."""
+PAGE_ENDS = timedelta(days=1)
+"""When the pages are closed of what nothing else ends: a notice of a moment, or a bad end that was acknowledged."""
 LAST = "last"
 """The mark of a question's last reminder, when a fifth of its time is left."""
 
@@ -39,6 +43,10 @@ class Trouble:
     episode: str = ""
     entered: tuple[str, ...] = ()
     closed: bool = False
+    denied: bool = False
+    """Whether a person said that it stays as it is."""
+    sick: bool = False
+    """Whether it has ended, and nothing says yet that the service is well."""
     state: str = ""
     """The key of the state that runs, as far as it is known; empty: not known."""
 
@@ -53,6 +61,12 @@ class Trouble:
         return bool(self.episode)
 
     @property
+    def lasting(self) -> bool:
+        """Whether it is a notice whose end will be told."""
+        fact = self.record.fact if self.record is not None else None
+        return isinstance(fact, facts.Notice) and fact.kind in LASTING
+
+    @property
     def escalates(self) -> datetime | None:
         """Since when a refusal goes to more and more people; None: it does not, or an incident's own facts say it."""
         record = self.record if self.is_refusal else None
@@ -62,6 +76,13 @@ class Trouble:
         """Since when more people heard of it, for messages that follow; an acknowledgement stops the count."""
         began = self.escalates
         return now - (self.seen - began) if began is not None and self.seen is not None else began
+
+    def let_go(self, now: datetime) -> str:
+        """Why its pages need not stay open, though nothing says that it is over; empty: they must, or its end will."""
+        if self.sick and self.seen is not None:
+            return "it was acknowledged a day ago" if now - self.seen >= PAGE_ENDS else ""
+        told = self.record.at if self.record is not None and self.stream == FLEET and not self.lasting else now
+        return "it was told a day ago" if now - told >= PAGE_ENDS else ""
 
     def mark(self, now: datetime, every: timedelta) -> str:
         """The newest reminder that is due: the whole periods since it began, or `LAST`; empty: none yet."""
@@ -84,6 +105,8 @@ class Page:
     """The threads of those that have not ended."""
     unseen: frozenset[str]
     """The threads of those that nobody has acknowledged since."""
+    told_of_ends: frozenset[str] = frozenset()
+    """The threads of those that had ended when it was opened: it stays until the service is well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +144,10 @@ class Troubles:
             if trouble.is_refusal and service in ("", trouble.service) and episode in ("", trouble.episode)
         )
 
+    def notices(self) -> tuple[Trouble, ...]:
+        """The notices that are open and that nobody has acknowledged."""
+        return tuple(one for one in self.known.values() if one.stream == FLEET and one.seen is None)
+
     @property
     def busy(self) -> frozenset[str]:
         """The services that an incident is at work on."""
@@ -152,7 +179,7 @@ def refusal_thread(service: str, episode: str) -> str:
 
 def notice_thread(notice: facts.Notice) -> str:
     subject = notice.details.get("subject", "")
-    return "/".join(part for part in ("notice", notice.kind, notice.service, subject) if part)
+    return plain_text.line("/".join(part for part in ("notice", notice.kind, notice.service, subject) if part))
 
 
 def fold(troubles: Troubles, record: Record) -> Troubles:
@@ -167,10 +194,12 @@ def _turned(troubles: Troubles) -> Troubles:
     known = troubles.known
     pages = {}
     for thread, page in troubles.pages.items():
-        left = frozenset(one for one in page.threads if one in known and not known[one].closed)
+        left = frozenset(
+            one for one in page.threads if one in known and (not known[one].closed or one in page.told_of_ends)
+        )
         if left:
             unseen = frozenset(one for one in page.unseen & left if known[one].seen is None)
-            pages[thread] = Page(page.receiver, left, unseen)
+            pages[thread] = Page(page.receiver, left, unseen, page.told_of_ends)
     return replace(troubles, pages=pages)
 
 
@@ -193,8 +222,8 @@ def _of(troubles: Troubles, record: Record) -> Trouble | None:
 
 
 def _settle(troubles: Troubles, trouble: Trouble) -> Troubles:
-    """Keep the trouble, unless it is closed and nothing of it is left to be reminded of."""
-    if trouble.closed and not trouble.what and not trouble.entered:
+    """Keep the trouble, unless it is closed, the service is not sick, and nothing is left to be reminded of."""
+    if trouble.closed and not (trouble.what or trouble.entered or trouble.sick):
         return _without(troubles, [trouble.thread])
     return _with(troubles, trouble)
 
@@ -243,8 +272,12 @@ def _left(troubles: Troubles, record: Record, fact: facts.Left) -> Troubles:
 
 def _not_left(troubles: Troubles, record: Record, fact: facts.LeaveFailed) -> Troubles:
     """The trouble of a bracket that is still entered though a person wanted it left, after the end of its incident."""
-    if _of(troubles, record) is not None:
-        return troubles
+    known = _of(troubles, record)
+    if known is not None:
+        again = known.closed and not known.what
+        entered = (*known.entered, *([] if fact.layer in known.entered else [fact.layer]))
+        told = replace(known, what="still_entered", record=record, entered=entered, seen=None)
+        return _with(troubles, told) if again else troubles
     thread, service = record.stream.partition(":")[2], incident_service(record.stream)
     trouble = Trouble(thread, record.stream, service, record.seq, "still_entered", record)
     return _with(troubles, replace(trouble, entered=(fact.layer,), closed=True))
@@ -270,7 +303,12 @@ def _acknowledged(troubles: Troubles, record: Record, _fact: facts.Acknowledged)
     if trouble is None:
         return troubles
     seen = replace(trouble, what="", record=None, seen=record.at)
-    return _without(troubles, [trouble.thread]) if trouble.closed else _with(troubles, seen)
+    return _without(troubles, [trouble.thread]) if trouble.closed and not trouble.sick else _with(troubles, seen)
+
+
+def _denied(troubles: Troubles, record: Record, _fact: facts.Denied) -> Troubles:
+    trouble = _of(troubles, record)
+    return troubles if trouble is None else _with(troubles, replace(trouble, denied=True))
 
 
 def _closed(troubles: Troubles, record: Record, fact: facts.Closed) -> Troubles:
@@ -278,7 +316,8 @@ def _closed(troubles: Troubles, record: Record, fact: facts.Closed) -> Troubles:
     if trouble is None:
         return troubles
     what = str(fact.outcome) if fact.outcome in BAD_ENDS else "still_entered" if trouble.entered else ""
-    ended = replace(trouble, what=what, record=record if what else None, expires=None, closed=True)
+    sick = fact.outcome in BAD_ENDS or (fact.outcome is Outcome.DECLINED and not trouble.denied)
+    ended = replace(trouble, what=what, record=record if what else None, expires=None, closed=True, sick=sick)
     after = _settle(troubles, ended)
     return _well(after, trouble.service) if fact.outcome is Outcome.RECOVERED else after
 
@@ -288,7 +327,7 @@ def _relapsed(troubles: Troubles, record: Record, fact: facts.Relapsed) -> Troub
     before = troubles.known.get(thread)
     entered = before.entered if before else ()
     trouble = Trouble(thread, record.stream, fact.trigger.service, before.first if before else record.seq)
-    return _with(troubles, replace(trouble, what="ineffective", record=record, entered=entered, closed=True))
+    return _with(troubles, replace(trouble, what="ineffective", record=record, entered=entered, closed=True, sick=True))
 
 
 def _well(troubles: Troubles, service: str, state: str = "") -> Troubles:
@@ -300,7 +339,9 @@ def _well(troubles: Troubles, service: str, state: str = "") -> Troubles:
         and (trouble.is_refusal or (trouble.closed and not trouble.entered))
         and state in ("", trouble.state)
     ]
-    return _without(troubles, over)
+    after = _without(troubles, over)
+    left = [one for one in after.known.values() if one.service == service and one.sick and state in ("", one.state)]
+    return replace(after, known={**after.known, **{one.thread: replace(one, sick=False) for one in left}})
 
 
 # -- of services and the fleet ------------------------------------------------------------------
@@ -322,19 +363,21 @@ def _seen(troubles: Troubles, record: Record, fact: facts.NoticeAcknowledged) ->
         for trouble in troubles.known.values()
         if trouble.stream == record.stream and fact.episode in ("", trouble.episode)
     ]
-    kept = {one.thread: replace(one, what="", seen=one.seen or record.at) for one in seen if one.is_refusal}
+    kept = {
+        one.thread: replace(one, what="", seen=one.seen or record.at) for one in seen if one.is_refusal or one.lasting
+    }
     after = _without(troubles, [one.thread for one in seen])
     return replace(after, known={**after.known, **kept})
 
 
 def _subsided(troubles: Troubles, record: Record, fact: facts.Subsided) -> Troubles:
-    return _without(troubles, [refusal_thread(record.stream.partition(":")[2], fact.episode)])
+    return _without(troubles, [fact.thread or refusal_thread(record.stream.partition(":")[2], fact.episode)])
 
 
 def _told_more(troubles: Troubles, record: Record, _fact: facts.ClockPassed | facts.Escalated) -> Troubles:
     """The trouble with more told about it, which an earlier acknowledgement does not answer."""
     trouble = _of(troubles, record)
-    if trouble is None or trouble.seen is None:
+    if trouble is None or trouble.seen is None or trouble.closed:
         return troubles
     return _with(troubles, replace(trouble, seen=None))
 
@@ -363,14 +406,16 @@ def _noticed(troubles: Troubles, record: Record, fact: facts.Notice) -> Troubles
     thread = notice_thread(fact)
     if fact.over:
         return _without(troubles, [thread])
-    if fact.kind not in LASTING or thread in troubles.known:
+    if fact.kind in UNPAGED or thread in troubles.known:
         return troubles
-    return _with(troubles, Trouble(thread, record.stream, fact.service, record.seq, fact.kind, record))
+    what = fact.kind if fact.kind in LASTING else ""
+    return _with(troubles, Trouble(thread, record.stream, fact.service, record.seq, what, record))
 
 
 def _paged(troubles: Troubles, _record: Record, fact: facts.Paged) -> Troubles:
-    threads = frozenset(fact.incidents)
-    return replace(troubles, pages={**troubles.pages, fact.thread: Page(fact.receiver, threads, threads)})
+    threads, known = frozenset(fact.incidents), troubles.known
+    ended = frozenset(one for one in threads if one in known and known[one].closed)
+    return replace(troubles, pages={**troubles.pages, fact.thread: Page(fact.receiver, threads, threads, ended)})
 
 
 _FOLDS: dict[type[Any], Callable[[Troubles, Record, Any], Troubles]] = {
@@ -386,6 +431,7 @@ _FOLDS: dict[type[Any], Callable[[Troubles, Record, Any], Troubles]] = {
     facts.Parked: _stopped,
     facts.Unpaused: _unpaused,
     facts.Acknowledged: _acknowledged,
+    facts.Denied: _denied,
     facts.Closed: _closed,
     facts.Relapsed: _relapsed,
     facts.Decided: _decided,

@@ -200,7 +200,7 @@ def mail(message: Message, settings: EmailSettings) -> EmailMessage:
     domain = settings.from_.rpartition("@")[2]
     parts = [str(part) for part in (message.priority, message.event, message.service, message.thread) if part]
     given = {
-        "title": plain_text.line(message.title),
+        "title": plain_text.line(message.headline),
         "lines": [
             (plain_text.line(heading), plain_text.paragraph(text, 4000)) for heading, text in message.lines[:100]
         ],
@@ -210,7 +210,7 @@ def mail(message: Message, settings: EmailSettings) -> EmailMessage:
     sent = EmailMessage(policy=SMTP)
     sent["From"] = settings.from_
     sent["To"] = ", ".join(settings.to)
-    sent["Subject"] = plain_text.fit(f"[rollbackd] {message.title}", 250)
+    sent["Subject"] = plain_text.fit(message.headline, 250)
     sent["Date"] = message.at
     sent["Message-ID"] = _message_id("message", message.key, domain)
     root = _message_id("thread", message.thread, domain)

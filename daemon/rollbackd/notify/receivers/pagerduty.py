@@ -7,12 +7,13 @@ An alert is resolved only by a message that says that the trouble is over.
 import asyncio
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 from pydantic import field_validator
 
 from rollbackd.adapter import Message, NotifierSettings
+from rollbackd.model import Priority
 from rollbackd.notify.messages import plain_text
 from rollbackd.notify.receivers.http_post import Sender
 from rollbackd.syntax.connections import ConnectionSettings
@@ -22,6 +23,12 @@ _SUMMARY = 1024
 _DEDUP = 255
 _BODY = 512 * 1024 - 4096
 """The most bytes of a body; the API's limit is 512 KB."""
+_SEVERITIES: Mapping[Priority | None, str] = {
+    Priority.P0: "critical",
+    Priority.P1: "error",
+    Priority.P2: "warning",
+    Priority.P3: "info",
+}
 _AT_ONCE = 8
 """How many resolves are under way at the same time."""
 
@@ -60,23 +67,24 @@ class PagerDuty(Sender[PagerDutySettings]):
         await self._post(self._settings.url, event(message, key), (key,))
         left = [thread for thread in message.settles if thread not in self._settled]
         for begin in range(0, len(left), _AT_ONCE):
-            tries = (self._settle(thread, key) for thread in left[begin : begin + _AT_ONCE])
+            tries = (self._settle(message.source, thread, key) for thread in left[begin : begin + _AT_ONCE])
             for failed in await asyncio.gather(*tries, return_exceptions=True):
                 if isinstance(failed, BaseException):
                     raise failed
         self._settled.clear()
 
-    async def _settle(self, thread: str, key: str) -> None:
-        await self._post(self._settings.url, _addressed("resolve", thread, key), (key,))
+    async def _settle(self, source: str, thread: str, key: str) -> None:
+        await self._post(self._settings.url, _addressed("resolve", source, thread, key), (key,))
         self._settled.add(thread)
 
 
-def dedup_key(thread: str) -> str:
-    """The thread itself when it fits, else its beginning and a hash."""
-    shown = plain_text.line(thread, 10_000) or "rollbackd"
+def dedup_key(source: str, thread: str) -> str:
+    """Who speaks and the thread, when they fit, else their beginning and a hash: no two daemons share one."""
+    full = f"{source}/{thread}" if source else thread
+    shown = plain_text.line(full, 10_000) or "rollbackd"
     if len(shown) <= _DEDUP:
         return shown
-    return f"{shown[: _DEDUP - 33]}/{hashlib.sha256(thread.encode(errors='replace')).hexdigest()[:32]}"
+    return f"{shown[: _DEDUP - 33]}/{hashlib.sha256(full.encode(errors='replace')).hexdigest()[:32]}"
 
 
 def event(message: Message, routing_key: str) -> dict[str, Any]:
@@ -86,16 +94,19 @@ def event(message: Message, routing_key: str) -> dict[str, Any]:
         action = "resolve"
     elif message.acknowledged:
         action = "acknowledge"
-    sent = _addressed(action, message.thread, routing_key)
+    sent = _addressed(action, message.source, message.thread, routing_key)
     if action == "trigger":
-        sent |= {"client": "rollbackd", "payload": _payload(message, 5000)}
+        sent |= {"client": plain_text.fit(message.source, 255) or "rollbackd", "payload": _payload(message, 5000)}
+        if message.link:
+            about = message.incident or message.service or "rollbackd"
+            sent |= {"client_url": message.link, "links": [{"href": message.link, "text": plain_text.fit(about, 255)}]}
         if len(json.dumps(sent)) > _BODY:
             sent["payload"] = _payload(message, 200)
     return sent
 
 
-def _addressed(action: str, thread: str, routing_key: str) -> dict[str, Any]:
-    return {"routing_key": routing_key, "event_action": action, "dedup_key": dedup_key(thread)}
+def _addressed(action: str, source: str, thread: str, routing_key: str) -> dict[str, Any]:
+    return {"routing_key": routing_key, "event_action": action, "dedup_key": dedup_key(source, thread)}
 
 
 def _payload(message: Message, limit: int) -> dict[str, Any]:
@@ -105,9 +116,9 @@ def _payload(message: Message, limit: int) -> dict[str, Any]:
         details[name] = f"{details[name]}\n{shown}" if name in details else shown
     details |= {plain_text.line(name, 100): plain_text.line(text) for name, text in list(message.labels.items())[:50]}
     return {
-        "summary": plain_text.fit(message.title, _SUMMARY) or "rollbackd",
-        "source": plain_text.fit(message.service, 255) or "rollbackd",
-        "severity": message.severity,
+        "summary": plain_text.fit(message.headline, _SUMMARY) or "rollbackd",
+        "source": plain_text.fit(message.source, 255) or "rollbackd",
+        "severity": _SEVERITIES.get(message.priority, message.severity),
         "timestamp": message.at.isoformat(),
         "component": plain_text.fit(message.service, 255) or "rollbackd",
         "class": plain_text.fit(message.event, 255),

@@ -49,7 +49,20 @@ class Slack(Sender[SlackSettings]):
         url = self._revealed(self._settings.webhook_url).strip()
         if urlsplit(url).scheme not in ("http", "https"):
             raise DeliveryError("slack: webhook_url is not an address; copy it from the app's page", permanent=False)
-        await self._post(url, payload(message), (url, urlsplit(url).path))
+        secrets, sent = (url, urlsplit(url).path), payload(message)
+        try:
+            await self._post(url, sent, secrets)
+        except DeliveryError as error:
+            if "invalid_blocks" not in str(error):
+                raise
+            plain = {name: value for name, value in sent.items() if name != "blocks"}
+            await self._post(url, plain | {"text": _escaped(spelled(message), _TEXT)}, secrets)
+
+
+def spelled(message: Message) -> str:
+    """The message as plain text, for a Slack that does not take its blocks."""
+    parts = [f"{heading}: {text}" for heading, text in message.lines]
+    return plain_text.paragraph("\n".join([plain_text.line(message.headline), *parts]), 4 * _TEXT)
 
 
 def escape(text: str) -> str:
@@ -75,7 +88,7 @@ def _sections(message: Message) -> Iterator[dict[str, Any]]:
 
 def payload(message: Message) -> dict[str, Any]:
     """The webhook's JSON, within Slack's limits."""
-    title = f"{_MARKS[message.severity]} {plain_text.line(message.title)}"
+    title = f"{_MARKS[message.severity]} {plain_text.line(message.headline)}"
     header = {"type": "header", "text": {"type": "plain_text", "text": plain_text.fit(title, _HEADER), "emoji": True}}
     time = phrases.moment(message.at)
     about = [str(part) for part in (message.priority, message.event, message.service, message.thread, time) if part]

@@ -58,6 +58,8 @@ def payload(message: Message) -> dict[str, Any]:
             {"heading": plain_text.line(heading), "text": plain_text.paragraph(text, 4000)}
             for heading, text in message.lines[:100]
         ],
+        "source": plain_text.line(message.source),
+        "link": message.link,
         "thread": plain_text.line(message.thread, 1000),
         "at": message.at.isoformat(),
         "service": message.service,
