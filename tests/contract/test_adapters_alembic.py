@@ -255,6 +255,15 @@ def test_who_writes_stops_it_before_and_what_broke_off_in_the_middle_is_a_person
     assert refused.value.permanent
 
 
+def test_what_a_kill_left_beside_the_database_is_gone_after_the_nights_pruning(tmp_path: Path) -> None:
+    do(tmp_path / "app.db", "CREATE TABLE notes (id)")
+    left = tmp_path / "app.db.rollbackd-try"
+    left.mkdir()
+    (left / "data.sqlite").write_bytes(b"half")
+    finish(layer(tmp_path).prune())
+    assert sorted(path.name for path in tmp_path.glob("app.db*")) == ["app.db"]
+
+
 WRONG = """
 daemon: {mode: act, open_on_loopback: true}
 services:

@@ -13,7 +13,7 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,8 @@ from rollbackd_adapters.threads import in_thread
 from rollbackd_adapters.traces import Trace, write_facts
 
 _HEAD = r"[A-Za-z0-9_.]{1,64}"
+_FAILED_FOR = timedelta(minutes=10)
+"""How long a rehearsal that failed is believed."""
 _RELEASE = re.compile(rf"(?!\.+(\+|$)){_HEAD}(\+{_HEAD}){{0,15}}")
 
 
@@ -147,6 +149,8 @@ class AlembicAdapter(StepAdapter[AlembicSettings]):
                 try:
                     found, _ = await self._tried(self._apart_now, graph, way, target.id, lock)
                 except MigrationFailedError as error:
+                    if not error.permanent:  # env.py itself, or the way to the copy
+                        raise
                     found = Rehearsal((), failed=str(error))
                 await in_thread(write_facts, path, {"at": self._clock.now().isoformat(), "found": found.written})
             return found
@@ -155,8 +159,9 @@ class AlembicAdapter(StepAdapter[AlembicSettings]):
         """A rehearsal that is not too old; None: there is none, or it cannot be read."""
         with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
             facts = json.loads(path.read_bytes())
-            if self._clock.now() - datetime.fromisoformat(facts["at"]) < self._settings.rehearse_every:
-                return Rehearsal.read(facts["found"])
+            found, age = Rehearsal.read(facts["found"]), self._clock.now() - datetime.fromisoformat(facts["at"])
+            if age < (_FAILED_FOR if found.failed else self._settings.rehearse_every):
+                return found
         return None
 
     def _apart_now(self) -> AbstractAsyncContextManager[OpenDatabase]:

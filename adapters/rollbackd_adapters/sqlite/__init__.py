@@ -8,7 +8,7 @@ https://www.sqlite.org/backup.html
 """
 
 import shutil
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -263,11 +263,22 @@ class SqliteAdapter(DatabaseAdapter[SqliteSettings]):
     def opened(self) -> SqliteFile:
         return SqliteFile(self._settings.file, self._jobs)
 
+    @property
+    def _apart(self) -> Path:
+        """Where copies are restored beside the present: what may write there may write here."""
+        return self._settings.file.with_name(f"{self._settings.file.name}.rollbackd-try")
+
+    async def prune(self, spare: Collection[str] = (), last: int = 0) -> Sequence[str]:
+        gone = await super().prune(spare, last)
+        async with holding(self._spawner, f"sqlite-trial:{self._apart}", PATIENCE):  # what a kill left there
+            await in_thread(partial(shutil.rmtree, self._apart, ignore_errors=True))
+        return gone
+
     @asynccontextmanager
     async def apart(self, name: str, user: str = "") -> AsyncIterator[SqliteFile]:
         copy = await in_thread(self._store.copy, name)
-        directory = self._settings.file.with_name(f"{self._settings.file.name}.rollbackd-try")
-        async with holding(self._spawner, f"sqlite-trial:{self._settings.file}", PATIENCE) as lock:
+        directory = self._apart
+        async with holding(self._spawner, f"sqlite-trial:{directory}", PATIENCE) as lock:
             lacks.need_room(directory.parent, 2 * copy.size + self._settings.room, "a trial ")
             try:
                 await in_thread(_emptied, directory)
