@@ -153,7 +153,7 @@ def test_the_scratch_cluster_is_private_and_runs_nothing_of_the_server(
     assert len(archived.segments()) > was
 
 
-@pytest.mark.parametrize("name", ["postgres.apart", "postgres.fetched", "postgres.recovered", "postgres.dumped apart"])
+@pytest.mark.parametrize("name", ["postgres.recovered", "postgres.dumped apart"])  # the others need less to be ended
 def test_killed_while_it_recovers_the_next_life_ends_what_is_left_and_finishes(
     archived: ArchivedPostgres, shop: Postgres, tmp_path: Path, name: str
 ) -> None:
@@ -254,6 +254,24 @@ def test_marks_that_no_backup_leads_to_are_dropped_and_what_a_kill_left(
     assert list(finish(adapter.prune())) == [oldest.name]
     assert [one.name for one in finish(adapter.snapshots())] == [newest.name]
     assert not left.exists()
+
+
+def test_a_mark_waits_for_no_copy_and_without_the_repository_there_still_are_the_dumps(
+    archived: ArchivedPostgres, shop: Postgres, tmp_path: Path
+) -> None:
+    adapter = keeper(archived, tmp_path)
+    dumped = finish(adapter.take("dumped"))
+
+    async def while_a_copy_is_made() -> None:
+        async with adapter._storing():
+            await adapter.mark(now(), "change")
+
+    finish(while_a_copy_is_made())
+    assert finish(adapter.snapshots())[0].why == "change"
+    lost = keeper(archived, tmp_path, pgbackrest=archived.settings | {"stanza": "other"})
+    assert finish(lost.as_of(now())).id == dumped.release
+    with pytest.raises(AdapterError, match="no such stanza"):
+        finish(lost.as_of(dumped.created - timedelta(seconds=1)))
 
 
 @pytest.mark.needs("root")

@@ -149,10 +149,15 @@ class PostgresAdapter(DatabaseAdapter[PostgresSettings]):
         lineage, copies = seen.present.lineage, await in_thread(self._whole)
         if self._points is None:
             return self._release(seen, self._as_of(copies, lineage, time))
-        copies = await self._points.reachable(copies)
-        found = copy_as_of(copies, lineage, time)
-        if found is None or time - found.created > self._settings.max_loss:
-            found = await self._points.at(time, lineage) or self._as_of(copies, lineage, time)
+        try:
+            reachable = await self._points.reachable(copies)
+            found = copy_as_of(reachable, lineage, time)
+            if found is None or time - found.created > self._settings.max_loss:
+                found = await self._points.at(time, lineage) or self._as_of(reachable, lineage, time)
+        except AdapterError:  # `ready` says why; without the repository there still are the dumps
+            found = copy_as_of([copy for copy in copies if is_dumped(copy)], lineage, time)
+            if found is None:
+                raise
         return self._release(seen, found)
 
     async def mark(self, at: datetime, why: str) -> None:
@@ -162,11 +167,8 @@ class PostgresAdapter(DatabaseAdapter[PostgresSettings]):
         own = new_id()
         lineage = (await self._look()).present.lineage
         point = await self._points.mark(f"rollbackd_{own}")
-        async with self._storing():
-            await in_thread(self._keep_mark, DataCopy("", own, at, why, lineage, facts={POINT: point.written}))
-
-    def _keep_mark(self, copy: DataCopy) -> None:
-        self._begin_point(replace(copy, name=self._store.free_name(copy.why, copy.created)))
+        name = f"mark-{why}-{at.astimezone(UTC):%Y%m%dT%H%M%SZ}-{own}"  # no other has it, so no copy is waited for
+        await in_thread(self._begin_point, DataCopy(name, own, at, why, lineage, facts={POINT: point.written}))
 
     async def plan(self, target: Release) -> Change:
         self._check_id(target)
@@ -296,8 +298,16 @@ class PostgresAdapter(DatabaseAdapter[PostgresSettings]):
         return copy
 
     def _begin_point(self, copy: DataCopy) -> None:
-        self._store.begin(copy.name)
-        self._store.finish(copy)
+        for last in (False, True):
+            try:
+                self._store.begin(copy.name)
+                self._store.finish(copy)
+            except OSError as error:
+                if last or not isinstance(error, FileNotFoundError):  # pruning may have taken it for a kill's
+                    text = f"{error.filename or self._store.directory}: {lacks.hint(error)}"
+                    raise AdapterError(f"{self._place.layer}: {text}", permanent=False) from error
+            else:
+                return
 
     async def _keep_present(self, trace: Trace) -> DataCopy:
         """A copy of what is to be replaced, of this change; made while the restore runs."""
@@ -419,12 +429,17 @@ class PostgresAdapter(DatabaseAdapter[PostgresSettings]):
         if self._points is None or not self._is_point(copy):
             yield copy, self._store.path(copy.name)
             return
-        into = self._store.directory / ".new-try"
+        into = self._trial_dump
         try:
             await in_thread(_emptied, into)
             yield _taken(copy, await self._points.dump(copy, into, lock, TRIAL)), into
         finally:
             await in_thread(partial(shutil.rmtree, into, ignore_errors=True))
+
+    @property
+    def _trial_dump(self) -> Path:
+        """Where a rehearsal dumps."""
+        return self._store.directory / f".{TRIAL}"
 
     async def diff(self, older: str, newer: str = "") -> Sequence[Difference]:
         first = (await in_thread(self._counted, older)).facts
@@ -509,6 +524,7 @@ class PostgresAdapter(DatabaseAdapter[PostgresSettings]):
         async with holding(self._spawner, self._rehearsal), holding(self._spawner, self.resource):
             if self._points is not None:
                 await self._points.end(PURPOSE, TRIAL)
+                await in_thread(partial(shutil.rmtree, self._trial_dump, ignore_errors=True))
                 gone = [*gone, *await self._prune_marks(self._points, frozenset(spare))]
             return [*gone, *await self._prune_databases(frozenset(spare))]
 

@@ -63,7 +63,8 @@ class SnapshotManager:
         self._by_layer: dict[tuple[str, str], LayerSnapshots] = {}
         self._timetable = SnapshotTimetable(self._by_layer, clock)
         self._restoring = SnapshotRestore()
-        self.marks = DataMarks(layers, read_model, clock)
+        acting = {name: found for name, found in layers.items() if config.mode(found.service) == "act"}
+        self.marks = DataMarks(acting, read_model, clock)
         retention = Retention(read_model, layers)
         self._few = asyncio.Semaphore(_FETCHED_TOGETHER)
         self._fetching: dict[tuple[str, str], asyncio.Task[None]] = {}
