@@ -4,18 +4,16 @@ import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
-from datetime import timedelta
 
 from rollbackd.adapter import AdapterError, Place
 from rollbackd.model import Change, Progress, Release
 from rollbackd.system.spawner import Lock, one_line
 from rollbackd_adapters.base import StepAdapter
+from rollbackd_adapters.healthy import must_be_healthy
 from rollbackd_adapters.nginx.settings import NginxSettings
 from rollbackd_adapters.nginx.switch import Switch, text_shown
 from rollbackd_adapters.traces import Trace
-from rollbackd_adapters.web import Question, accepted, ask, words_of
 
-_ASK = timedelta(seconds=10)
 _SHOWN = 20
 
 
@@ -75,27 +73,20 @@ class BlueGreen(StepAdapter[NginxSettings]):
     async def _move(self, change: Change, trace: Trace, lock: Lock) -> None:
         """Switch; after a crash between the link and the reload, reload once more."""
         if await self.current() != change.after:
-            await self._must_be_healthy(change.after.id)
+            upstream = self._upstream
+            limit = self._settings.timeout
+            await must_be_healthy(
+                change.after.id,
+                upstream.healthy,
+                self._place,
+                times=upstream.times,
+                every=upstream.every,
+                limit=limit,
+            )
         trace.intend()
         choices = self._upstream.choices
         shown = text_shown(self._upstream.says.get(change.after.id, ""))
         await self._switch.to(choices[change.after.id], choices[change.before.id], shown, lock)
-
-    async def _must_be_healthy(self, name: str) -> None:
-        """:raises AdapterError: one answer in a row was not good; nothing was touched."""
-        url = self._upstream.healthy.get(name)
-        if url is None:
-            return
-        limit = min(_ASK, self._settings.timeout)
-        for number in range(1, self._upstream.times + 1):
-            if number > 1:
-                await self._clock.sleep(self._upstream.every)
-            try:
-                accepted(await ask(Question(url=url), self._place, words_of(self._place), limit), self._place)
-            except AdapterError as error:
-                which = f"{number} of {self._upstream.times}"
-                text = f"{name} is not healthy, so the traffic stays where it is ({which}): {error}"
-                raise AdapterError(text, permanent=False, evidence=error.evidence) from error
 
     async def _problems(self) -> list[str]:
         try:
