@@ -67,7 +67,7 @@ def test_every_method_of_the_contract_crosses_but_those_that_name_a_path() -> No
 
 def test_what_changes_the_world_is_an_effect() -> None:
     effects = {name for name in wire.method_names() if wire.method(name).effect}
-    assert effects == {"apply", "enter", "leave", "take", "restore", "prune"}
+    assert effects == {"apply", "enter", "leave", "take", "restore", "prune", "mark", "lost"}
 
 
 def test_a_refusal_arrives_with_its_evidence() -> None:
