@@ -195,9 +195,6 @@ class DatabaseAdapter(StepAdapter[DatabaseSettingsT]):
     async def mark(self, at: datetime, why: str) -> None:
         """Nothing, where there are only copies."""
 
-    @abstractmethod
-    async def as_of(self, time: datetime) -> Release: ...
-
     def _check_id(self, release: Release) -> None:
         check_own(release, LINEAGE_ID, "a database's lineage")
 

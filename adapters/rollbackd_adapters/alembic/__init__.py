@@ -134,8 +134,7 @@ class AlembicAdapter(StepAdapter[AlembicSettings]):
         copy = await in_thread(self._database.has_revision, heads_of(target.id))
         if copy is None:
             return f"no copy of {database} has this schema, so data cannot go back to it either"
-        there = await self._database.as_of(copy.created)
-        told = f"`rollbackd rollback {self._place.service} --to {database}={there.label}`"
+        told = f"`rollbackd rollback {self._place.service} --to {database}={copy.name}`"
         return f"instead {told} brings back the data of {copy.created:%Y-%m-%d %H:%M:%S} UTC, which has this schema"
 
     # -- rehearsals -----------------------------------------------------------------------------
