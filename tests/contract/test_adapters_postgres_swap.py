@@ -299,3 +299,28 @@ def killed_before(name: str, life: Callable[[], Awaitable[object]]) -> bool:
         await life()
 
     return killed_at(1, told, descending=False)
+
+
+def test_a_server_that_is_no_primary_any_more_is_not_written_to_and_it_goes_on_once_it_is(tmp_path: Path) -> None:
+    with postgres_server() as server:
+        server.sql("CREATE ROLE app LOGIN", "CREATE DATABASE shop OWNER app")
+        server.sql("CREATE TABLE commits AS SELECT 1 AS n", database="shop", user="app")
+        adapter = layer(server, tmp_path, "shop")
+        first = finish(adapter.take("first"))
+        change = finish(planned(adapter, Release(first.release)))
+
+        def demote() -> None:
+            server.crash()
+            (server.data / "standby.signal").touch()
+            server.start()
+
+        with pytest.raises(AdapterError) as failed:
+            finish(meeting("postgres.restored", adapter.apply(change), demote))
+        assert not failed.value.permanent
+        with pytest.raises(AdapterError, match="this server is a standby"):
+            finish(adapter.apply(change))
+        assert any("this server is a standby" in one.text for one in finish(adapter.ready()))
+        assert server.sql("SELECT count(*) FROM commits", database="shop") == [(1,)]
+        server.sql("SELECT pg_promote()")
+        assert finish(perform(adapter, change, retries=3)) is Progress.DONE
+        assert databases(server) == ["shop", "shop_rollbackd_old_original"]
