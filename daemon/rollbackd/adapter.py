@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from rollbackd.model import Change, CheckResult, Priority, Problem, Progress, Release, Traits
+from rollbackd.syntax.clusters import ClusterSettings
 from rollbackd.syntax.units import Duration, Ref, Secret, Spec, writable
 
 
@@ -66,6 +67,8 @@ class Place:
     """Reads a secret when it is used. :raises ValueError: with what to do."""
     other: Callable[[str], Any] = _no_others
     """Gives another layer of the service, once all are built. :raises ValueError: there is none; what to do."""
+    clusters: Mapping[str, ClusterSettings] = field(default_factory=dict)
+    """The Kubernetes clusters that the configuration names."""
 
 
 @dataclass(frozen=True, slots=True)

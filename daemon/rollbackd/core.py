@@ -310,7 +310,7 @@ def _reach(config: Config, clock: Clock) -> _Reach:
     if watched is not None:
         with_it = partial(connection_to, settings=watched, reveal=reveal)
         alertmanager = Alertmanager(watched.url, watched.timeout, web, with_it)
-    factory = LayerFactory(config.daemon.scratch, spawner, clock)
+    factory = LayerFactory(config.daemon.scratch, spawner, clock, config.clusters)
     layers = {service.name: factory.build(service) for service in config.services}
     return _Reach(
         web=web,

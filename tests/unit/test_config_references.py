@@ -9,8 +9,11 @@ from rollbackd.config.outline import Outline, outline_of
 from rollbackd.config.positions import Document
 from rollbackd.config.references import everywhere, references
 from rollbackd.config.shape import shape_of
+from rollbackd.plugins import installed
 from rollbackd.syntax.units import OneOrMany, Ref, Spec
 from tests.unit.stand_ins import STAND_INS
+
+SETTINGS = [adapter.settings_model for adapter in installed().adapters.values()]
 
 
 class Inner(Spec):
@@ -67,6 +70,6 @@ def kinds(annotation: object, seen: set[object]) -> set[str]:
 def test_every_kind_of_reference_is_looked_up() -> None:
     document = Document("services: []", "config.yaml")
     outline: Outline = outline_of(document, shape_of(STAND_INS), [])
-    declared = kinds(Config, set())
+    declared = kinds(Config, set()) | {kind for model in SETTINGS for kind in kinds(model, set())}
     assert len(declared) > 6
     assert declared == everywhere(outline).keys() | {"plan", "check"}

@@ -48,7 +48,7 @@ def _blocks(language: str) -> list[Any]:
 
 
 def _configurations() -> list[Any]:
-    others = ("# alertmanager.yml", "# layers.yaml")
+    others = ("# alertmanager.yml", "# layers.yaml", "# kubectl apply")
     return [block for block in _blocks("yaml") if not str(block.values[0]).startswith(others)]
 
 

@@ -50,7 +50,7 @@ def summary(loaded: Loaded) -> dict[str, Any]:
 
 async def _unfound(config: Config, locks: Path) -> list[str]:
     """Releases that plans fix, and that are not there. Only their layers are asked, and that only reads."""
-    factory = LayerFactory(config.daemon.scratch, Spawner(locks, SystemClock()), SystemClock())
+    factory = LayerFactory(config.daemon.scratch, Spawner(locks, SystemClock()), SystemClock(), config.clusters)
     found = await asyncio.gather(*(factory.build(service).unfound() for service in config.services))
     return [text for texts in found for text in texts]
 

@@ -22,6 +22,7 @@ from rollbackd.policy.spec import PRIORITIES, Asking, Clocks, Limits, PolicyRow,
 from rollbackd.rules.spec import Rule
 from rollbackd.rules.weight import LABEL
 from rollbackd.syntax.addresses import is_url
+from rollbackd.syntax.clusters import ClusterSettings, each_once
 from rollbackd.syntax.connections import ConnectionSettings, api_address, look_into
 from rollbackd.syntax.units import Duration, OneOrMany, Ref, Secret, Size, Spec, read_by, show
 
@@ -347,6 +348,8 @@ class Config(Spec):
     """Needed when a rule or a check asks a query."""
     alertmanager: AlertmanagerSettings | None = None
     """Asked what fires at the start; its silences count as holds."""
+    clusters: Annotated[dict[Name, ClusterSettings], AfterValidator(each_once)] = {}
+    """The Kubernetes clusters that layers are in, by name."""
     rules: tuple[Rule, ...] = ()
     """What makes a trigger."""
     peers: dict[Name, Annotated[tuple[str, ...], AfterValidator(_enough_peers), Ref("service")]] = {}

@@ -64,10 +64,19 @@ def faults(outline: Outline) -> Iterator[ConfigFault]:
         yield from _unknown(known, references(DrillSchedule, entry, loc), at, drilled)
     for service in outline.services:
         yield from _unknown(known, references(Service, service.raw, service.loc), at, [service])
+        yield from _unknown(known, _of_layers(outline, service), at, [service])
     for rule in outline.rules:
         in_each = ("plan", "check") if mapping(rule.raw).get("services") else ("plan",)
         found = references(Rule, rule.raw, ())
         yield from _unknown(known, found, rule.point, scope(outline, rule), in_each)
+
+
+def _of_layers(outline: Outline, service: ServiceOutline) -> Iterator[Reference]:
+    """Those in the settings of layers, whose models are the adapters' own."""
+    for layer, raw in mapping(service.raw.get("layers")).items():
+        adapter = outline.shape.plugins.adapters.get(str(mapping(raw).get("adapter")))
+        if adapter is not None:
+            yield from references(adapter.settings_model, raw, (*service.loc, "layers", layer))
 
 
 def everywhere(outline: Outline) -> Mapping[str, Collection[str]]:
@@ -81,6 +90,7 @@ def everywhere(outline: Outline) -> Mapping[str, Collection[str]]:
         "receiver": [name for name in receivers if isinstance(name, str)],
         "event": EVENTS,
         "adapter": outline.shape.plugins.adapters.keys(),
+        "cluster": outline.section("clusters").keys(),
     }
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import TypeVar
 
 from rollbackd import plugins
@@ -16,10 +17,12 @@ from rollbackd.incident.plan import Move, moves
 from rollbackd.incident.spec import PlanSpec
 from rollbackd.model import NO_RELEASE, Bracketed, Change, DataGoal, Plan, Problem, Release, State, Traits
 from rollbackd.policy.data import reckoned
+from rollbackd.syntax.clusters import ClusterSettings
 from rollbackd.system.clock import Clock
 from rollbackd.system.spawner import Spawner
 
 T = TypeVar("T")
+NO_CLUSTERS: Mapping[str, ClusterSettings] = MappingProxyType({})
 ASKING = timedelta(seconds=60)
 """How long a read-only question to an adapter may take."""
 GUESSED = 7
@@ -314,11 +317,18 @@ def _begins(release: Release, text: str) -> bool:
 class LayerFactory:
     """Builds the layers of a service, once for each configuration of it."""
 
-    def __init__(self, scratch: Path, spawner: Spawner | None, clock: Clock) -> None:
+    def __init__(
+        self,
+        scratch: Path,
+        spawner: Spawner | None,
+        clock: Clock,
+        clusters: Mapping[str, ClusterSettings] = NO_CLUSTERS,
+    ) -> None:
         """:param spawner: None where nothing is asked of what is built."""
         self._scratch = scratch
         self._spawner = spawner
         self._clock = clock
+        self._clusters = clusters
 
     def build(self, service: Service) -> Layers:
         """The layers of a service. :raises ValueError: an adapter refuses its settings; loading checked that."""
@@ -326,7 +336,7 @@ class LayerFactory:
         other = partial(plugins.other_layer, adapters)
         for name, settings in service.layers.items():
             scratch = self._scratch / service.name / name
-            place = Place(service.name, name, scratch, self._spawner, self._clock, reveal, other)
+            place = Place(service.name, name, scratch, self._spawner, self._clock, reveal, other, self._clusters)
             adapters[name] = plugins.build_adapter(settings, place)
         clean = self._spawner.clean if self._spawner is not None else str
         return Layers(service, adapters, clean)

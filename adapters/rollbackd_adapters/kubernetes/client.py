@@ -1,0 +1,257 @@
+"""The API of one Kubernetes cluster, as raw JSON: a model would drop the fields that it does not know.
+
+Each request has its limits, is sent once, and makes a connection of its own, so that new credentials and certificates
+are used at once and none outlives a restart of the server. A question that is refused for a while is asked again.
+https://kubernetes.io/docs/reference/using-api/api-concepts/
+"""
+
+import asyncio
+import json
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Any
+from urllib.parse import urlencode
+from weakref import WeakKeyDictionary
+
+from rollbackd.adapter import AdapterError, Place
+from rollbackd.syntax.clusters import ClusterSettings
+from rollbackd.syntax.units import format_duration, shortened
+from rollbackd.system import http_client
+from rollbackd.system.clock import Clock
+from rollbackd.system.http_client import HttpError
+from rollbackd.system.http_connection import masked, overlaid
+from rollbackd.system.spawner import Spawner, one_line
+from rollbackd_adapters.kubernetes.credentials import ClusterCredentials, load_credentials
+
+Object = dict[str, Any]
+"""An object of the API, or a list of them, as the server gave it."""
+
+_LARGEST = 16 * 2**20
+"""Bytes of an answer. An object has 1.5 MiB at most; a page of a list has `_PAGE` of them."""
+_PAGE = 200
+_MOST = 10_000
+"""Objects of one list."""
+_WORDS = 500
+_ASKED_AGAIN = 3
+_LONGEST_REST = timedelta(seconds=5)
+_KNOWN_FOR = timedelta(minutes=1)
+"""How long it is believed that it is still the same cluster."""
+_UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND, _CONFLICT, _GONE = 401, 403, 404, 409, 410
+_JSON_PATCH = "application/json-patch+json"
+_METADATA = "application/json;as={}ObjectMetadata{};g=meta.k8s.io;v=v1,application/json"
+
+
+class KubernetesError(AdapterError):
+    """The API refused, or did not answer."""
+
+    def __init__(self, message: str, *, permanent: bool, status: int = 0, reason: str = "", said: str = "") -> None:
+        super().__init__(message, permanent=permanent)
+        self.status = status
+        """Of HTTP; 0 where no answer came, so that an order may have been done all the same."""
+        self.reason = reason
+        self.said = said
+        """The server's own words."""
+
+    @property
+    def is_absent(self) -> bool:
+        return self.status == _NOT_FOUND
+
+
+class KubernetesClient:
+    """One cluster."""
+
+    def __init__(self, name: str, settings: ClusterSettings, spawner: Spawner, clock: Clock) -> None:
+        self.name = name
+        self._settings = settings
+        self._spawner = spawner
+        self._clock = clock
+        self._credentials: ClusterCredentials | None = None
+        self._loading = asyncio.Lock()
+        self._identified = float("-inf")
+
+    # -- questions ------------------------------------------------------------------------------
+    async def get(self, path: str, **query: str) -> Object:
+        """One object. :raises KubernetesError: it is not there, or may not be read."""
+        return await self._asked("GET", path, query)
+
+    async def metadata(self, path: str) -> Object:
+        """One object's metadata alone: all that is ever read of a Secret."""
+        return await self._asked("GET", path, {}, {"Accept": _METADATA.format("Partial", "")})
+
+    async def items(self, path: str, **query: str) -> list[Object]:
+        """All objects of a list, page by page. :raises KubernetesError: as `get`, or they are too many."""
+        found: list[Object] = []
+        query = {"limit": str(_PAGE), **query}
+        while True:
+            page = await self._asked("GET", path, query)
+            found += [each for each in page.get("items") or () if isinstance(each, dict)]
+            following = (page.get("metadata") or {}).get("continue")
+            if not following:
+                return found
+            if len(found) >= _MOST:
+                text = (
+                    f"cluster {self.name}: GET {path} lists more than {_MOST} objects; is the namespace the right one?"
+                )
+                raise KubernetesError(text, permanent=False)
+            query["continue"] = str(following)
+
+    async def may(self, verb: str, resource: str, namespace: str, *, group: str = "", name: str = "") -> bool:
+        """Whether we have that right. :raises KubernetesError: that cannot be asked."""
+        attributes = {"verb": verb, "resource": resource, "namespace": namespace, "group": group, "name": name}
+        review = {
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SelfSubjectAccessReview",
+            "spec": {"resourceAttributes": attributes},
+        }
+        answer = await self._asked("POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", {}, body=review)
+        return bool((answer.get("status") or {}).get("allowed"))
+
+    async def identify(self) -> None:
+        """See that it is the cluster that the configuration means.
+
+        :raises KubernetesError: permanent, it is another one.
+        """
+        if self._clock.monotonic() - self._identified < _KNOWN_FOR.total_seconds():
+            return
+        uid = (await self.metadata("/api/v1/namespaces/kube-system")).get("metadata", {}).get("uid")
+        if uid != self._settings.uid:
+            text = f"its namespace kube-system has the uid {one_line(str(uid))[:60]}, not {self._settings.uid}"
+            raise KubernetesError(
+                f"cluster {self.name} is another one than the configuration means: {text}; nothing is done in it, "
+                "correct `kubeconfig` and `context`, or `uid`",
+                permanent=True,
+            )
+        self._identified = self._clock.monotonic()
+
+    # -- orders ---------------------------------------------------------------------------------
+    async def patch(self, path: str, operations: Sequence[Mapping[str, Any]], *, dry_run: bool = False) -> Object:
+        """Send a JSON patch (RFC 6902) once; the object as it is after it.
+
+        :param dry_run: let the server say what would become of it, and change nothing.
+        :raises KubernetesError: refused; or no answer came, and it may have been done all the same.
+        """
+        query = {"fieldManager": "rollbackd"} | ({"dryRun": "All"} if dry_run else {})
+        return await self._order("PATCH", path, query, {"Content-Type": _JSON_PATCH}, list(operations))
+
+    async def delete(self, path: str, uid: str) -> None:
+        """Delete the object with that uid; one that is gone, or is another by now, is left alone."""
+        options = {"kind": "DeleteOptions", "apiVersion": "v1", "preconditions": {"uid": uid}}
+        try:
+            await self._order("DELETE", path, {}, {}, options)
+        except KubernetesError as error:
+            if error.status not in {_NOT_FOUND, _CONFLICT}:
+                raise
+
+    # -- requests -------------------------------------------------------------------------------
+    async def _asked(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str],
+        headers: Mapping[str, str] | None = None,
+        body: Any = None,
+    ) -> Object:
+        """Ask; once more with new credentials after a 401, and again where the server asks for a rest."""
+        for attempt in range(_ASKED_AGAIN):
+            try:
+                return await self._order(method, path, query, headers or {}, body)
+            except _RestError as error:
+                if attempt == _ASKED_AGAIN - 1 or error.rest > _LONGEST_REST:
+                    raise
+                await self._clock.sleep(error.rest)
+        raise AssertionError("unreachable")
+
+    async def _order(
+        self, method: str, path: str, query: Mapping[str, str], headers: Mapping[str, str], body: Any
+    ) -> Object:
+        try:
+            return await self._send(method, path, query, headers, body)
+        except KubernetesError as error:
+            if error.status != _UNAUTHORIZED:
+                raise
+        self._credentials = None  # what is refused so was not done
+        return await self._send(method, path, query, headers, body)
+
+    async def _send(
+        self, method: str, path: str, query: Mapping[str, str], headers: Mapping[str, str], body: Any
+    ) -> Object:
+        credentials = await self._current()
+        where = f"cluster {self.name}: {method} {path}"
+        url = f"{credentials.server}{path}?{urlencode(query)}" if query else f"{credentials.server}{path}"
+        data = None if body is None else json.dumps(body).encode()
+        sent = {"User-Agent": "rollbackd", "Accept": "application/json"}
+        sent |= {} if body is None else {"Content-Type": "application/json"}
+        sent = overlaid(overlaid(sent, credentials.connection.headers), headers)
+        limit = self._settings.request_timeout
+        try:
+            async with asyncio.timeout(limit.total_seconds()), http_client.lone_session() as session:
+                answered = http_client.http_answer(
+                    session, method, url, limit=limit, headers=sent, body=data, connection=credentials.connection
+                )
+                async with answered as answer:
+                    said, whole = await http_client.body_of(answer, _LARGEST)
+                    status, rest = answer.status, http_client.retry_after(answer.headers)
+        except TimeoutError:
+            raise KubernetesError(f"{where}: no answer within {format_duration(limit)}", permanent=False) from None
+        except HttpError as failed:
+            raise KubernetesError(f"{where}: {failed}", permanent=not failed.transient) from None
+        if not whole:
+            raise KubernetesError(f"{where}: the answer is longer than {_LARGEST // 2**20} MiB", permanent=False)
+        try:
+            found = json.loads(said)
+        except (ValueError, RecursionError):
+            found = None
+        if 200 <= status < 300 and isinstance(found, dict):
+            return found
+        raise self._refused(where, status, found if isinstance(found, dict) else {}, credentials, rest)
+
+    def _refused(
+        self, where: str, status: int, said: Object, credentials: ClusterCredentials, rest: timedelta | None
+    ) -> KubernetesError:
+        words = masked(str(said.get("message") or "the answer is not the API's"), credentials.connection.secrets)
+        words = shortened(" ".join(self._spawner.clean(words).split()), _WORDS)
+        hint = {
+            _UNAUTHORIZED: "; its credentials are not accepted, look at the kubeconfig",
+            _FORBIDDEN: "; docs/adapters.md has the Role that it needs",
+        }.get(status, "")
+        text, reason = f"{where} answered {status}: {words}{hint}", str(said.get("reason") or "")
+        transient = http_client.is_transient(status) or status in {_UNAUTHORIZED, _CONFLICT, _GONE}
+        if transient and rest is not None:
+            return _RestError(text, permanent=False, status=status, reason=reason, said=words, rest=rest)
+        return KubernetesError(text, permanent=not transient, status=status, reason=reason, said=words)
+
+    async def _current(self) -> ClusterCredentials:
+        async with self._loading:
+            known = self._credentials
+            if known is None or self._clock.monotonic() >= known.until:
+                known = await load_credentials(self.name, self._settings, self._spawner, self._clock)
+                if self._credentials is None or self._credentials.server != known.server:
+                    self._identified = float("-inf")
+                self._credentials = known
+            return known
+
+
+class _RestError(KubernetesError):
+    """The server wants to be left alone for a while."""
+
+    def __init__(self, *args: Any, rest: timedelta, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self.rest = rest
+
+
+_Clients = dict[tuple[str, str], KubernetesClient]
+_clients: WeakKeyDictionary[asyncio.AbstractEventLoop, _Clients] = WeakKeyDictionary()
+"""One client for each cluster: its credentials serve all layers."""
+
+
+def client_of(place: Place, cluster: str) -> KubernetesClient:
+    """The client of a cluster. :raises AdapterError: permanent, the configuration names no such cluster."""
+    settings = place.clusters.get(cluster)
+    if settings is None:
+        text = f"the configuration has no cluster {cluster} any more; add it under `clusters`"
+        raise AdapterError(text, permanent=True)
+    known = _clients.setdefault(asyncio.get_running_loop(), {})
+    key = (cluster, settings.model_dump_json())
+    if key not in known:
+        known[key] = KubernetesClient(cluster, settings, place.spawner, place.clock)
+    return known[key]

@@ -1,0 +1,97 @@
+"""Who else moves a workload: owners that would take a change back, and tools that may. No I/O.
+
+Each is known by what it writes on the objects that it manages, as its documentation says.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+_ARGO = ("argocd.argoproj.io/tracking-id", "argocd.argoproj.io/instance")
+_FLUX = ("kustomize.toolkit.fluxcd.io/name", "helm.toolkit.fluxcd.io/name")
+_MANAGERS = {
+    "argocd-controller": "argo",
+    "argocd-application-controller": "argo",
+    "kustomize-controller": "flux",
+    "helm-controller": "flux",
+    "helm": "helm",
+    "flagger": "flagger",
+}
+_DEALING = {
+    "argo": "suspend its automatic sync in the plan, or roll its repository back",
+    "flux": "suspend it in the plan, or roll its repository back",
+    "helm": "its next upgrade takes the change back; roll its release back instead",
+    "flagger": "it runs the rollout of this workload; roll back the Canary's target",
+    "controller": "that is what is rolled back",
+}
+
+
+class WorkloadOwner(NamedTuple):
+    """Somebody who would take a change of the workload back."""
+
+    kind: str
+    """As `despite` names it."""
+    name: str
+    """For people: which of them, and how it is known."""
+
+    @property
+    def refusal(self) -> str:
+        return (
+            f"it belongs to {self.name}, which would take the change back; {_DEALING[self.kind]}, "
+            f"then name it in `despite: [{self.kind}]`"
+        )
+
+
+def owners_of(workload: Mapping[str, Any], field: str = "f:template") -> list[WorkloadOwner]:
+    """All owners of a workload, or of another object, each kind once.
+
+    :param field: the part of its spec that is to change: whoever manages that owns it.
+    """
+    found: dict[str, WorkloadOwner] = {}
+    for owner in _owners(workload.get("metadata") or {}, field):
+        found.setdefault(owner.kind, owner)
+    return list(found.values())
+
+
+def _owners(metadata: Mapping[str, Any], field: str) -> Iterator[WorkloadOwner]:
+    marks = {**(metadata.get("labels") or {}), **(metadata.get("annotations") or {})}
+    for key in _ARGO:
+        if key in marks:
+            yield WorkloadOwner("argo", f"the Argo CD application {marks[key].partition(':')[0]} ({key})")
+    for key in _FLUX:
+        if key in marks:
+            yield WorkloadOwner("flux", f"Flux's {marks[key]} ({key})")
+    if release := marks.get("meta.helm.sh/release-name"):
+        yield WorkloadOwner("helm", f"the Helm release {release}")
+    elif marks.get("app.kubernetes.io/managed-by") == "Helm":
+        yield WorkloadOwner("helm", "a Helm release (app.kubernetes.io/managed-by)")
+    for reference in metadata.get("ownerReferences") or ():
+        if reference.get("controller"):
+            kind = "flagger" if str(reference.get("apiVersion", "")).startswith("flagger.app/") else "controller"
+            yield WorkloadOwner(kind, f"{reference.get('kind')} {reference.get('name')} (its owner reference)")
+    for entry in metadata.get("managedFields") or ():
+        manager = str(entry.get("manager", ""))
+        if manager in _MANAGERS and _manages(entry, field):
+            yield WorkloadOwner(_MANAGERS[manager], f"{manager} (it manages what would change)")
+
+
+def rivals(workload: Mapping[str, Any]) -> list[str]:
+    """A sentence for each tool that may move the template again, or meet a conflict with us later."""
+    metadata = workload.get("metadata") or {}
+    found = []
+    annotations = metadata.get("annotations") or {}
+    if any(key.startswith("argocd-image-updater.argoproj.io/") for key in annotations):
+        found.append("Argo CD Image Updater may set its images again; pin the image there")
+    if any(key.startswith("keel.sh/") for key in {**annotations, **(metadata.get("labels") or {})}):
+        found.append("Keel may set its images again; set keel.sh/policy=never on it meanwhile")
+    for entry in metadata.get("managedFields") or ():
+        manager = str(entry.get("manager", ""))
+        if entry.get("operation") == "Apply" and _manages(entry, "f:template") and manager not in _MANAGERS:
+            found.append(
+                f"the next server-side apply by {manager} conflicts with this change; settle it then with "
+                f"kubectl apply --server-side --field-manager={manager} --force-conflicts"
+            )
+    return found
+
+
+def _manages(entry: Mapping[str, Any], field: str) -> bool:
+    return field in ((entry.get("fieldsV1") or {}).get("f:spec") or {})

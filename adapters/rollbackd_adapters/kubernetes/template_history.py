@@ -1,0 +1,71 @@
+"""The templates that a workload has had, one file each in the layer's scratch, so that the cluster's own history limit
+cannot take what one could go back to.
+
+A template may hold secrets in its variables: the directory and its files are for the daemon's user alone.
+"""
+
+import contextlib
+import json
+from collections.abc import Collection, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rollbackd_adapters.kubernetes.templates import Template, is_template, template_id
+from rollbackd_adapters.traces import write_facts
+
+
+class KnownTemplate(NamedTuple):
+    """A template, and what is known of its past."""
+
+    template: Template
+    created: datetime | None
+    revision: str = ""
+
+
+class TemplateHistory:
+    """The templates of one layer."""
+
+    def __init__(self, scratch: Path) -> None:
+        self._directory = scratch / "templates"
+        self._known: set[str] = set()
+
+    def remember(self, known: KnownTemplate, now: datetime) -> None:
+        """Keep it; does nothing when it is kept already.
+
+        :raises AdapterError: not permanent, it could not be written.
+        """
+        name = template_id(known.template)
+        path = self._directory / f"{name}.json"
+        if name in self._known or path.exists():
+            self._known.add(name)
+            return
+        created = known.created or now
+        write_facts(path, {"template": known.template, "created": created.timestamp(), "revision": known.revision})
+        self._known.add(name)
+
+    def forget(self, keep: int, spare: Collection[str]) -> list[str]:
+        """Drop the oldest beyond so many, without those to spare; their names."""
+        old = [path for path in self._files()[keep:] if path.stem not in spare]
+        for path in old:
+            path.unlink(missing_ok=True)
+            self._known.discard(path.stem)
+        return [path.stem for path in old]
+
+    def recall(self) -> Iterator[KnownTemplate]:
+        """All that can be read, newest first."""
+        for path in self._files():
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
+                data: dict[str, Any] = json.loads(path.read_bytes())
+                if is_template(data["template"]) and template_id(data["template"]) == path.stem:
+                    created = datetime.fromtimestamp(float(data["created"]), UTC)
+                    yield KnownTemplate(data["template"], created, str(data["revision"]))
+
+    def _files(self) -> list[Path]:
+        return sorted(self._directory.glob("[0-9a-f]*.json"), key=_changed, reverse=True)
+
+
+def _changed(path: Path) -> float:
+    with contextlib.suppress(OSError):
+        return path.stat().st_mtime
+    return 0.0

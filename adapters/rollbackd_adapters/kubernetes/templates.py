@@ -1,0 +1,124 @@
+"""Pod templates: what of one is its release, what it needs, and what people call it. No I/O."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple, TypeGuard
+
+from rollbackd.system.spawner import one_line
+
+Template = dict[str, Any]
+"""A pod template, as the server gave it."""
+
+HASH_LABEL = "pod-template-hash"
+"""A controller's, in the templates of ReplicaSets."""
+_RESTARTED = "kubectl.kubernetes.io/restartedAt"
+"""What `kubectl rollout restart` writes: the same release once more."""
+_ID_LENGTH = 40
+
+
+def own_template(template: Mapping[str, Any]) -> Template:
+    """The template as its workload had it, without what a controller adds to the copy that it keeps."""
+    kept = {key: value for key, value in template.items() if key != "$patch"}
+    metadata = dict(kept.get("metadata") or {})
+    if metadata.get("creationTimestamp", "") is None:
+        del metadata["creationTimestamp"]
+    if HASH_LABEL in (labels := metadata.get("labels") or {}):
+        metadata["labels"] = {key: value for key, value in labels.items() if key != HASH_LABEL}
+    return {**kept, "metadata": metadata}
+
+
+def template_id(template: Mapping[str, Any]) -> str:
+    """A hash of 40 hex digits over all its content but marks of a restart."""
+    plain = own_template(template)
+    metadata = plain["metadata"]
+    annotations = {key: value for key, value in (metadata.get("annotations") or {}).items() if key != _RESTARTED}
+    metadata = {key: value for key, value in {**metadata, "annotations": annotations}.items() if value}
+    text = json.dumps({**plain, "metadata": metadata}, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:_ID_LENGTH]
+
+
+def is_template(value: object) -> TypeGuard[Template]:
+    """Whether it can be one: an object with containers."""
+    spec = value.get("spec") if isinstance(value, dict) else None
+    return isinstance(spec, dict) and isinstance(spec.get("containers"), list)
+
+
+def images(template: Mapping[str, Any]) -> list[str]:
+    """Its containers' images."""
+    return [str(each.get("image", "")) for each in _containers(template.get("spec") or {})]
+
+
+def label_of(template: Mapping[str, Any], revision: str = "") -> str:
+    """For people: `web:1.4, proxy:2 (revision 7)`."""
+    short = ", ".join(dict.fromkeys(image.rpartition("/")[2] for image in images(template)))
+    return one_line(f"{short} (revision {revision})" if revision else short)
+
+
+def _containers(spec: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    for kind in ("initContainers", "containers"):
+        yield from (each for each in spec.get(kind) or () if isinstance(each, dict))
+
+
+class NeededObject(NamedTuple):
+    """An object that pods of a template cannot start without."""
+
+    resource: str
+    """In URLs: `configmaps`, `secrets`, …"""
+    name: str
+    keys: frozenset[str] = frozenset()
+    """Of a ConfigMap: entries that must be in it."""
+
+
+_WORDS = {
+    "configmaps": "ConfigMap",
+    "secrets": "Secret",
+    "persistentvolumeclaims": "PersistentVolumeClaim",
+    "serviceaccounts": "ServiceAccount",
+}
+
+
+def kind_of(needed: NeededObject) -> str:
+    """`ConfigMap` for `configmaps`."""
+    return _WORDS[needed.resource]
+
+
+def needed_objects(template: Mapping[str, Any]) -> list[NeededObject]:
+    """What it refers to in its namespace, each once, without what is optional."""
+    keys: dict[tuple[str, str], set[str]] = {}
+    for resource, name, key in _references(template.get("spec") or {}):
+        keys.setdefault((resource, name), set()).update({key} if key else ())
+    return [NeededObject(*which, frozenset(found)) for which, found in sorted(keys.items())]
+
+
+def _references(spec: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """Resource, name and, of a ConfigMap, the entry that is needed."""
+    if account := spec.get("serviceAccountName"):
+        yield "serviceaccounts", account, ""
+    for secret in spec.get("imagePullSecrets") or ():
+        if secret.get("name"):
+            yield "secrets", secret["name"], ""
+    for container in _containers(spec):
+        for variable in container.get("env") or ():
+            source = variable.get("valueFrom") or {}
+            yield from _named("configmaps", source.get("configMapKeyRef"), "name")
+            yield from _named("secrets", source.get("secretKeyRef"), "name")
+        for source in container.get("envFrom") or ():
+            yield from _named("configmaps", source.get("configMapRef"), "name")
+            yield from _named("secrets", source.get("secretRef"), "name")
+    for volume in spec.get("volumes") or ():
+        projected = (volume.get("projected") or {}).get("sources") or ()
+        for source in (volume, *projected):
+            yield from _named("configmaps", source.get("configMap"), "name")
+        yield from _named("secrets", volume.get("secret"), "secretName")
+        for source in projected:
+            yield from _named("secrets", source.get("secret"), "name")
+        yield from _named("persistentvolumeclaims", volume.get("persistentVolumeClaim"), "claimName")
+
+
+def _named(resource: str, source: Mapping[str, Any] | None, name: str) -> Iterator[tuple[str, str, str]]:
+    if not source or source.get("optional") or not source.get(name):
+        return
+    keys = [source["key"]] if source.get("key") else [item.get("key", "") for item in source.get("items") or ()]
+    for key in keys or [""]:
+        yield resource, source[name], key if resource == "configmaps" else ""

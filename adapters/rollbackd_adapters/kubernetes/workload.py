@@ -1,0 +1,142 @@
+"""A workload as the API has it: its object, its pods, and the revisions that its controller keeps."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from rollbackd.adapter import AdapterError
+from rollbackd_adapters.kubernetes.client import KubernetesClient, KubernetesError, Object
+from rollbackd_adapters.kubernetes.rollout import selector
+from rollbackd_adapters.kubernetes.template_history import KnownTemplate
+from rollbackd_adapters.kubernetes.templates import HASH_LABEL, Template, is_template, own_template, template_id
+from rollbackd_adapters.listed import time_told
+
+MARK = "rollbackd/change"
+"""The annotation that says which change set the template: its key, and the release that it goes to."""
+_REVISION = "deployment.kubernetes.io/revision"
+_REVISION_HASH = "controller-revision-hash"
+
+
+class Revision(NamedTuple):
+    """A template that a controller keeps."""
+
+    number: int
+    pod_hash: str
+    """What its pods have as the label `Workload.hash_label`."""
+    uid: str
+    """Of the object that keeps it; a Deployment's pods are owned by that."""
+    known: KnownTemplate
+    keeper: Object
+
+    @property
+    def id(self) -> str:
+        return template_id(self.known.template)
+
+
+class Workload:
+    """One workload, asked anew each time."""
+
+    def __init__(self, client: KubernetesClient, namespace: str, workload: str) -> None:
+        """:param workload: `deployment/NAME` and the like."""
+        self.kind, _, name = workload.partition("/")
+        self._client = client
+        self._named = f"{workload} in namespace {namespace}"
+        self._core = f"/api/v1/namespaces/{namespace}"
+        self._apps = f"/apis/apps/v1/namespaces/{namespace}"
+        self.path = f"{self._apps}/{self.kind}s/{name}"
+        self.hash_label = HASH_LABEL if self.kind == "deployment" else _REVISION_HASH
+
+    async def read(self) -> Object:
+        """The object. :raises AdapterError: it is not there, or is no such workload."""
+        try:
+            found = await self._client.get(self.path)
+        except KubernetesError as error:
+            if not error.is_absent:
+                raise
+            text = f"cluster {self._client.name}: there is no {self._named}; correct its name, or bring it back"
+            raise AdapterError(text, permanent=False) from None
+        if not is_template((found.get("spec") or {}).get("template")):
+            text = f"cluster {self._client.name}: GET {self.path}: there is no pod template in the answer"
+            raise AdapterError(text, permanent=False)
+        return found
+
+    async def revisions(self, workload: Object) -> list[Revision]:
+        """What its controller keeps, newest first. What is not its own, though it has its labels, is left out."""
+        kept = "replicasets" if self.kind == "deployment" else "controllerrevisions"
+        listed = await self._client.items(f"{self._apps}/{kept}", labelSelector=selector(workload))
+        uid = workload["metadata"]["uid"]
+        found = [self._revision(each) for each in listed if _owner(each) == uid]
+        return sorted(filter(None, found), key=lambda each: each.number, reverse=True)
+
+    def _revision(self, keeper: Object) -> Revision | None:
+        metadata = keeper["metadata"]
+        if self.kind == "deployment":
+            template = (keeper.get("spec") or {}).get("template")
+            number = (metadata.get("annotations") or {}).get(_REVISION, "")
+            pod_hash = (metadata.get("labels") or {}).get(HASH_LABEL, "")
+        else:
+            template = ((keeper.get("data") or {}).get("spec") or {}).get("template")
+            number = str(keeper.get("revision", ""))
+            labels = metadata.get("labels") or {}
+            pod_hash = metadata["name"] if self.kind == "statefulset" else labels.get(_REVISION_HASH, "")
+        if not is_template(template):
+            return None
+        known = KnownTemplate(own_template(template), _created(metadata), number)
+        counted = int(number) if number.isascii() and number.isdigit() else 0
+        return Revision(counted, pod_hash, metadata["uid"], known, keeper)
+
+    async def pods(self, workload: Object, revisions: list[Revision]) -> list[Object]:
+        """Its pods, of whatever revision, also those that end."""
+        listed = await self._client.items(f"{self._core}/pods", labelSelector=selector(workload))
+        owners = {workload["metadata"]["uid"], *(revision.uid for revision in revisions)}
+        return [pod for pod in listed if _owner(pod) in owners]
+
+    async def events(self, uid: str) -> str:
+        """The last events of an object, a line each: evidence; empty when they cannot be had."""
+        try:
+            listed = await self._client.items(f"{self._core}/events", fieldSelector=f"involvedObject.uid={uid}")
+        except KubernetesError:
+            return ""
+        listed.sort(key=lambda each: str(each.get("lastTimestamp") or each.get("eventTime") or ""))
+        return "\n".join(f"{each.get('reason')}: {each.get('message')}" for each in listed[-5:])
+
+
+def present_template(workload: Object) -> Template:
+    """The template that runs, or that its controller goes to."""
+    return own_template(workload["spec"]["template"])
+
+
+def known_template(workload: Object) -> KnownTemplate:
+    """The same, as one to remember."""
+    metadata = workload["metadata"]
+    revision = (metadata.get("annotations") or {}).get(_REVISION, "")
+    return KnownTemplate(present_template(workload), _created(metadata) if not revision else None, revision)
+
+
+def patch_of(workload: Object, template: Template, mark: str) -> list[dict[str, Any]]:
+    """The JSON patch that sets a template, in a workload that is still as it was read.
+
+    Its uid and template are compared: its status is written all the time, so that its resource version says nothing.
+    """
+    metadata = workload["metadata"]
+    guards: list[dict[str, Any]] = [
+        {"op": "test", "path": "/metadata/uid", "value": metadata["uid"]},
+        {"op": "test", "path": "/spec/template", "value": workload["spec"]["template"]},
+    ]
+    marked: dict[str, Any] = {"op": "add", "path": f"/metadata/annotations/{MARK.replace('/', '~1')}", "value": mark}
+    if not metadata.get("annotations"):  # where there are none yet, nobody may add the first ones meanwhile
+        guards.append({"op": "test", "path": "/metadata/resourceVersion", "value": metadata["resourceVersion"]})
+        marked = {"op": "add", "path": "/metadata/annotations", "value": {MARK: mark}}
+    return [*guards, {"op": "replace", "path": "/spec/template", "value": template}, marked]
+
+
+def _owner(of: Object) -> str:
+    """The uid of the controller that owns it."""
+    references: Iterator[Any] = iter((of.get("metadata") or {}).get("ownerReferences") or ())
+    return next((str(each.get("uid")) for each in references if each.get("controller")), "")
+
+
+def _created(metadata: Object) -> Any:
+    try:
+        return time_told(metadata.get("creationTimestamp"))
+    except ValueError:
+        return None

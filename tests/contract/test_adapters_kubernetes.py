@@ -1,0 +1,600 @@
+"""Workloads of Kubernetes: the contract, and all that a cluster, its people and its tools do meanwhile.
+
+With KUBECONFIG the same is tried in the real cluster that it names, but for what only a fake does to order.
+"""
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rollbackd.adapter import AdapterError
+from rollbackd.model import Progress, Release
+from rollbackd.testing import AdapterContract, World, finish, perform, planned
+from rollbackd_adapters.kubernetes import lacking
+from rollbackd_adapters.kubernetes.templates import template_id
+from tests.clusters import JSON_PATCH, MERGE_PATCH, Cluster, a_cluster, fake_cluster, kubeconfig
+from tests.contract.kubernetes_worlds import ColouredWorld, DaemonWorld, StatefulWorld, WorkloadWorld
+from tests.fakes.kubernetes_api import TOKEN, FakeKubernetes, Refused
+from tests.fakes.kubernetes_controllers import Object
+from tests.fakes.smtp import make_certificate
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    with a_cluster() as made:
+        yield made
+
+
+@pytest.fixture(autouse=True)
+def _as_new(cluster: Cluster) -> Iterator[None]:
+    yield
+    cluster.clean()
+    if cluster.fake is not None:
+        cluster.fake.denied.clear()
+        cluster.fake.faults.clear()
+        cluster.fake.admission.clear()
+        cluster.fake.tokens = {TOKEN}
+        cluster.kubeconfig.write_text(kubeconfig(cluster.fake.url, TOKEN))
+
+
+@pytest.fixture
+def fake(cluster: Cluster) -> FakeKubernetes:
+    if cluster.fake is None:
+        pytest.skip("only the fake does this to order")
+    return cluster.fake
+
+
+class TestDeployment(AdapterContract):
+    @pytest.fixture(autouse=True)
+    def _cluster(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+
+    def make_world(self, path: Path) -> World:
+        return WorkloadWorld(self.cluster, path)
+
+
+class TestStatefulSet(TestDeployment):
+    def make_world(self, path: Path) -> World:
+        return StatefulWorld(self.cluster, path)
+
+
+class TestDaemonSet(TestDeployment):
+    def make_world(self, path: Path) -> World:
+        return DaemonWorld(self.cluster, path)
+
+
+class TestBlueGreen(TestDeployment):
+    def make_world(self, path: Path) -> World:
+        return ColouredWorld(self.cluster, path)
+
+
+@pytest.fixture
+def world(cluster: Cluster, tmp_path: Path) -> WorkloadWorld:
+    return WorkloadWorld(cluster, tmp_path)
+
+
+def roll_back(world: WorkloadWorld, target: Release | None = None, retries: int = 0) -> Progress:
+    change = finish(planned(world.adapter(), target or world.target()))
+    return finish(perform(world.adapter(), change, retries))
+
+
+def ids(world: WorkloadWorld) -> list[str]:
+    return [release.id for release in finish(world.adapter().releases())]
+
+
+def refusal(world: WorkloadWorld, target: Release | None = None) -> AdapterError:
+    """Why a plan is refused; nothing is touched by it."""
+    before = world.read()["spec"]
+    with pytest.raises(AdapterError) as refused:
+        finish(planned(world.adapter(), target or world.target()))
+    assert world.read()["spec"] == before
+    return refused.value
+
+
+# -- releases -----------------------------------------------------------------------------------
+def test_releases_are_told_newest_first_with_their_images_and_revisions(world: WorkloadWorld) -> None:
+    labels = [release.label for release in finish(world.adapter().releases())]
+    assert labels == ["web:3 (revision 3)", "web:2 (revision 2)", "web:1 (revision 1)"]
+
+
+def test_the_template_that_is_sent_is_the_one_that_the_server_gave(world: WorkloadWorld) -> None:
+    kept = world.cluster.api("GET", f"{world.base}/replicasets")["items"]
+    given = next(
+        e["spec"]["template"] for e in kept if e["spec"]["template"]["spec"]["containers"][0]["image"].endswith("web:2")
+    )
+    del given["metadata"]["labels"]["pod-template-hash"]
+    assert roll_back(world) is Progress.DONE
+    assert world.read()["spec"]["template"] == given
+
+
+def test_a_restart_is_no_other_release(world: WorkloadWorld) -> None:
+    before = finish(world.adapter().current())
+    mark = {"kubectl.kubernetes.io/restartedAt": "2026-01-01T00:00:00Z"}
+    world.patch({"op": "add", "path": "/spec/template/metadata/annotations", "value": mark})
+    world.settled()
+    assert finish(world.adapter().current()) == before
+    assert len(ids(world)) == 3
+    assert roll_back(world) is Progress.DONE
+
+
+def test_undone_twice_by_people_the_good_release_is_still_found(world: WorkloadWorld) -> None:
+    for image in ("web:2", "web:3", "web:2"):  # what `kubectl rollout undo` does
+        world.deploy(image)
+        world.settled()
+    assert len(ids(world)) == 3
+    assert roll_back(world, world.release("web:1")) is Progress.DONE
+
+
+def test_after_five_bad_releases_and_with_no_history_the_good_one_is_still_there(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    world = WorkloadWorld(cluster, tmp_path, history=("web:1",), revisionHistoryLimit=1)
+    good = finish(world.adapter().current())
+    for n in range(2, 7):
+        world.deploy(f"web:{n}")
+        world.settled()
+    assert len(world.cluster.api("GET", f"{world.base}/replicasets")["items"]) <= 2
+    assert good.id in ids(world)
+    assert roll_back(world, good) is Progress.DONE
+    assert world.present() == good.id
+    stored = list((world.adapter()._place.scratch / "templates").iterdir())
+    assert all(path.stat().st_mode & 0o077 == 0 for path in stored)
+
+
+def test_replicas_and_all_else_stay_and_status_writes_disturb_nobody(world: WorkloadWorld) -> None:
+    change = finish(planned(world.adapter(), world.target()))
+    world.patch({"op": "replace", "path": "/spec/replicas", "value": 3})  # an autoscaler, meanwhile
+    world.settled()
+    assert finish(perform(world.adapter(), change)) is Progress.DONE
+    assert world.read()["spec"]["replicas"] == 3
+
+
+def test_what_is_marked_and_then_undone_by_somebody_is_theirs(world: WorkloadWorld) -> None:
+    change = finish(planned(world.adapter(), world.target()))
+    assert finish(perform(world.adapter(), change)) is Progress.DONE
+    assert "rollbackd/change" in world.read()["metadata"]["annotations"]
+    world.deploy("web:3")  # with our annotation still on it
+    assert finish(world.adapter().progress(change)) is Progress.SUPERSEDED
+
+
+# -- what a plan finds --------------------------------------------------------------------------
+@pytest.mark.parametrize(("resource", "name"), [("configmaps", "settings"), ("secrets", "keys")])
+def test_what_pods_would_lack_is_found_before_anything_is_touched(
+    world: WorkloadWorld, resource: str, name: str
+) -> None:
+    world.cluster.api("DELETE", f"/api/v1/namespaces/{world.namespace}/{resource}/{name}")
+    refused = refusal(world)
+    assert name in str(refused)
+    assert "bring it back first" in str(refused)
+
+
+def test_a_paused_workload_is_refused(world: WorkloadWorld) -> None:
+    world.patch({"op": "add", "path": "/spec/paused", "value": True})
+    assert "kubectl rollout resume" in str(refusal(world))
+    assert finish(world.adapter().ready())
+
+
+def test_a_full_quota_stops_a_rollout_that_needs_more_pods(cluster: Cluster, tmp_path: Path) -> None:
+    strategy = {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}
+    world = WorkloadWorld(cluster, tmp_path, strategy=strategy)
+    quota(world, used=2)
+    assert "quota full has 2 of 2 pods in use" in str(refusal(world))
+
+
+def test_a_full_quota_is_told_where_pods_are_taken_away_first(cluster: Cluster, tmp_path: Path) -> None:
+    strategy = {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 1}}
+    world = WorkloadWorld(cluster, tmp_path, strategy=strategy)
+    quota(world, used=2)
+    change = finish(planned(world.adapter(), world.target()))
+    assert any("quota full" in risk for risk in change.risks)
+    assert finish(perform(world.adapter(), change)) is Progress.DONE
+
+
+def quota(world: WorkloadWorld, used: int) -> None:
+    path = f"/api/v1/namespaces/{world.namespace}/resourcequotas"
+    made = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "full"}, "spec": {"hard": {"pods": "2"}}}
+    world.cluster.api("POST", path, made)
+    if world.cluster.fake is not None:
+        status = {"status": {"hard": {"pods": "2"}, "used": {"pods": str(used)}}}
+        world.cluster.api("PATCH", f"{path}/full/status", status, MERGE_PATCH)
+
+
+def test_recreating_is_told_as_an_outage(cluster: Cluster, tmp_path: Path) -> None:
+    world = WorkloadWorld(cluster, tmp_path, strategy={"type": "Recreate"})
+    change = finish(planned(world.adapter(), world.target()))
+    assert any("outage" in risk for risk in change.risks)
+    assert finish(perform(world.adapter(), change)) is Progress.DONE
+
+
+def test_an_owner_that_would_take_it_back_is_refused_unless_the_plan_deals_with_it(world: WorkloadWorld) -> None:
+    change = finish(planned(world.adapter(), world.target()))
+    tracking = {"argocd.argoproj.io/tracking-id": "shop:apps/Deployment:shop/web"}
+    world.cluster.api("PATCH", world.at, {"metadata": {"annotations": tracking}}, MERGE_PATCH)
+    refused = refusal(world)
+    assert refused.permanent
+    assert "Argo CD application shop" in str(refused)
+    with pytest.raises(AdapterError, match="Argo CD"):
+        finish(perform(world.adapter(), change))
+    world.settings["despite"] = "argo"
+    assert finish(perform(world.adapter(), change)) is Progress.DONE
+
+
+def denying(of: Object, _dry: bool) -> Object:
+    raise Refused(403, "Forbidden", 'admission webhook "policy.example" denied the request: image is not signed')
+
+
+def mutating(of: Object, _dry: bool) -> Object:
+    of["spec"]["template"]["spec"]["containers"][0]["env"] = [{"name": "INJECTED", "value": "1"}]
+    return of
+
+
+def without_dry_runs(of: Object, dry: bool) -> Object:
+    if dry:
+        raise Refused(400, "BadRequest", 'admission webhook "old.example" does not support dry run')
+    return of
+
+
+def test_a_webhook_that_denies_is_heard_before_anything_is_touched(world: WorkloadWorld, fake: FakeKubernetes) -> None:
+    fake.admission.append(denying)
+    assert "image is not signed" in str(refusal(world))
+    assert finish(world.adapter().ready())
+
+
+def test_a_webhook_without_dry_runs_is_a_risk_only(world: WorkloadWorld, fake: FakeKubernetes) -> None:
+    fake.admission.append(without_dry_runs)
+    change = finish(planned(world.adapter(), world.target()))
+    assert any("does not support dry run" in risk for risk in change.risks)
+    assert finish(perform(world.adapter(), change)) is Progress.DONE
+
+
+def test_what_a_webhook_makes_of_the_template_is_told_and_rolled_out(
+    world: WorkloadWorld, fake: FakeKubernetes
+) -> None:
+    fake.admission.append(mutating)
+    change = finish(planned(world.adapter(), world.target()))
+    assert any("another template" in risk for risk in change.risks)
+    assert finish(perform(world.adapter(), change)) is Progress.DONE
+    assert world.present() != change.after.id
+
+
+@pytest.mark.parametrize(
+    "right", lacking.rights("deployment", unstick=False), ids=lambda right: f"{right[0]} {right[2]}"
+)
+def test_each_right_that_is_missing_is_named(
+    world: WorkloadWorld, fake: FakeKubernetes, right: tuple[str, str, str]
+) -> None:
+    verb, group, resource = right
+    fake.denied.add((verb, resource))
+    (problem,) = finish(world.adapter().ready())
+    assert f'{{apiGroups: ["{group}"], resources: [{resource}], verbs: [{verb}]}}' in problem.text
+
+
+# -- the rollout --------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("image", "reason"), [("absent:1", "ImagePullBackOff"), ("crash:1", "CrashLoopBackOff")], ids=["absent", "crashing"]
+)
+def test_pods_of_the_target_that_do_not_come_up_end_the_step_early(
+    cluster: Cluster, tmp_path: Path, image: str, reason: str
+) -> None:
+    world = WorkloadWorld(cluster, tmp_path, history=("web:1",))
+    world.deploy(image)
+    bad = finish(world.adapter().current())
+    world.deploy("web:3")
+    world.settled()
+    change = finish(planned(world.adapter(), bad))
+    with pytest.raises(AdapterError, match=reason) as failed:
+        finish(world.adapter().apply(change))
+    assert failed.value.permanent
+    assert "pod web-" in str(failed.value)
+    assert finish(world.adapter().progress(change)) is Progress.NOT_STARTED
+
+
+def test_a_broken_release_is_left_for_the_good_one(cluster: Cluster, tmp_path: Path) -> None:
+    world = WorkloadWorld(cluster, tmp_path, history=("web:1",))
+    good = finish(world.adapter().current())
+    world.deploy("crash:2")
+    assert roll_back(world, good) is Progress.DONE
+
+
+def test_a_deadline_that_passed_before_counts_for_nothing(world: WorkloadWorld, fake: FakeKubernetes) -> None:
+    world.cluster.freeze()
+    late(world, "2026-01-01T00:00:00Z")
+    change = finish(planned(world.adapter(), world.target()))
+    world.settings["timeout"] = "400ms"
+    with pytest.raises(AdapterError) as failed:
+        finish(world.adapter().apply(change))
+    assert not failed.value.permanent
+
+
+def test_a_deadline_that_passes_after_the_change_ends_the_step(world: WorkloadWorld, fake: FakeKubernetes) -> None:
+    world.cluster.freeze()
+    late(world, "2026-01-01T00:00:00Z")
+    change = finish(planned(world.adapter(), world.target()))
+    fake.faults.append("lost")
+    with pytest.raises(AdapterError):
+        finish(world.adapter().apply(change))
+    late(world, "2026-01-01T00:10:00Z")  # before the next life looks
+    with pytest.raises(AdapterError, match="progress deadline is exceeded") as failed:
+        finish(world.adapter().apply(change))
+    assert failed.value.permanent
+
+
+def late(world: WorkloadWorld, when: str) -> None:
+    said = {"type": "Progressing", "status": "False", "reason": "ProgressDeadlineExceeded", "lastUpdateTime": when}
+    world.cluster.api("PATCH", f"{world.at}/status", {"status": {"conditions": [said]}}, MERGE_PATCH)
+
+
+def test_our_annotation_on_somebody_elses_template_proves_nothing(world: WorkloadWorld, fake: FakeKubernetes) -> None:
+    change = finish(planned(world.adapter(), world.target()))
+    fake.faults.append("lost")
+    with pytest.raises(AdapterError):
+        finish(world.adapter().apply(change))
+    world.moved_by_somebody()
+    assert change.key in world.read()["metadata"]["annotations"]["rollbackd/change"]
+    assert finish(world.adapter().progress(change)) is Progress.SUPERSEDED
+
+
+# -- answers that do not come -------------------------------------------------------------------
+@pytest.mark.parametrize("fault", ["lost", "dropped", "429", "504"])
+def test_when_an_answer_is_lost_it_is_looked_at_before_it_is_sent_again(
+    world: WorkloadWorld, fake: FakeKubernetes, fault: str
+) -> None:
+    change = finish(planned(world.adapter(), world.target()))
+    fake.faults.append(fault)
+    with pytest.raises(AdapterError) as failed:
+        finish(world.adapter().apply(change))
+    assert not failed.value.permanent
+    assert finish(perform(world.adapter(), change)) is Progress.DONE
+    assert world.finished() == 1
+
+
+def test_a_server_that_hangs_is_left_after_its_limit(world: WorkloadWorld, fake: FakeKubernetes) -> None:
+    change = finish(planned(world.adapter(), world.target()))
+    fake.faults.append("hang")
+    world.changed["request_timeout"] = "300ms"
+    with pytest.raises(AdapterError, match="no answer within 300ms") as failed:
+        finish(world.adapter().apply(change))
+    assert not failed.value.permanent
+
+
+def test_a_template_that_changes_under_the_patch_is_left_to_them(world: WorkloadWorld, fake: FakeKubernetes) -> None:
+    change = finish(planned(world.adapter(), world.target()))
+    original = fake._patch
+
+    async def meanwhile(*args: Any) -> Any:
+        fake._patch = original  # type: ignore[method-assign]
+        before = args[1]
+        before["spec"]["template"]["spec"]["containers"][0]["image"] = "registry.example/shop/web:9"
+        return await original(*args)
+
+    fake._patch = meanwhile  # type: ignore[method-assign, assignment]
+    with pytest.raises(AdapterError, match="422"):
+        finish(world.adapter().apply(change))
+    assert finish(world.adapter().progress(change)) is Progress.SUPERSEDED
+
+
+# -- who asks, and whom -------------------------------------------------------------------------
+def test_another_cluster_at_the_same_address_is_not_touched(world: WorkloadWorld) -> None:
+    world.changed["uid"] = "99999999-2222-4333-8444-555555555555"
+    refused = refusal(world)
+    assert refused.permanent
+    assert "another one than the configuration means" in str(refused)
+
+
+def test_a_token_that_expired_is_read_again(world: WorkloadWorld, fake: FakeKubernetes) -> None:
+    adapter = world.adapter()
+
+    async def twice() -> None:
+        await adapter.current()
+        fake.tokens = {"the-next-token"}
+        world.cluster.kubeconfig.write_text(kubeconfig(fake.url, "the-next-token"))
+        await adapter.current()
+
+    finish(twice())
+
+
+def test_a_token_that_is_not_accepted_is_told_and_never_shown(world: WorkloadWorld, fake: FakeKubernetes) -> None:
+    fake.tokens = set()
+    refused = refusal(world)
+    assert "look at the kubeconfig" in str(refused)
+    assert TOKEN not in str(refused)
+
+
+def plugin(path: Path, says: str, code: int = 0) -> Callable[[str], str]:
+    program = path / "get-token"
+    program.write_text(f"#!/bin/sh\necho \"$KUBERNETES_EXEC_INFO\" > {path}/asked\necho '{says}'\nexit {code}\n")
+    program.chmod(0o700)
+    run = {
+        "exec": {"apiVersion": "client.authentication.k8s.io/v1", "command": str(program), "interactiveMode": "Never"}
+    }
+    return lambda text: text.replace(f"    token: {TOKEN}\n", f"    exec: {json.dumps(run['exec'])}\n")
+
+
+def test_a_program_gets_the_credentials(world: WorkloadWorld, fake: FakeKubernetes, tmp_path: Path) -> None:
+    change = plugin(tmp_path, json.dumps({"apiVersion": "v1", "kind": "ExecCredential", "status": {"token": TOKEN}}))
+    world.cluster.kubeconfig.write_text(change(kubeconfig(fake.url, TOKEN)))
+    assert finish(world.adapter().current()).id == world.present()
+    assert json.loads((tmp_path / "asked").read_text())["kind"] == "ExecCredential"
+
+
+@pytest.mark.parametrize(("says", "code"), [("no JSON", 0), ("{}", 0), ("", 1)], ids=["no JSON", "no token", "fails"])
+def test_a_program_that_gives_none_is_told(
+    world: WorkloadWorld, fake: FakeKubernetes, tmp_path: Path, says: str, code: int
+) -> None:
+    world.cluster.kubeconfig.write_text(plugin(tmp_path, says, code)(kubeconfig(fake.url, TOKEN)))
+    assert "get-token, which gets the credentials" in str(refusal(world))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "correct it"),
+        ("{", "it is not what kubectl reads"),
+        ("[1]", "correct it"),
+        ("clusters: 7", "correct it"),
+        ("apiVersion: v1\nclusters: []\ncontexts: []\nusers: []\n", "Expected object with name there"),
+    ],
+    ids=["empty", "no YAML", "a list", "a number", "without the context"],
+)
+def test_a_kubeconfig_that_cannot_be_read_is_told(
+    world: WorkloadWorld, fake: FakeKubernetes, text: str, said: str
+) -> None:
+    world.cluster.kubeconfig.write_text(text)
+    refused = refusal(world)
+    assert said in str(refused)
+    assert str(world.cluster.kubeconfig) in str(refused)
+
+
+def test_a_server_whose_certificate_is_not_to_be_verified_is_refused(
+    world: WorkloadWorld, fake: FakeKubernetes
+) -> None:
+    world.cluster.kubeconfig.write_text(kubeconfig(fake.url, TOKEN, **{"insecure-skip-tls-verify": True}))
+    assert "insecure-skip-tls-verify is not followed" in str(refusal(world))
+
+
+def test_a_server_is_verified_by_the_authority_that_its_kubeconfig_has(tmp_path: Path) -> None:
+    certificate, key = make_certificate(tmp_path)
+    with fake_cluster(certificate, key) as cluster:
+        assert cluster.fake is not None
+        world = WorkloadWorld(cluster, tmp_path, history=("web:1", "web:2"))
+        assert roll_back(world, world.release("web:1")) is Progress.DONE
+        cluster.kubeconfig.write_text(kubeconfig(cluster.fake.url, TOKEN))  # the system's authorities do not know it
+        assert "TLS failed" in str(refusal(world))
+
+
+def test_the_kubeconfig_is_never_written(world: WorkloadWorld) -> None:
+    before = world.cluster.kubeconfig.stat()
+    assert roll_back(world) is Progress.DONE
+    after = world.cluster.kubeconfig.stat()
+    assert (before.st_mtime_ns, before.st_ino) == (after.st_mtime_ns, after.st_ino)
+
+
+def test_a_rollback_asks_little(world: WorkloadWorld, fake: FakeKubernetes) -> None:
+    finish(world.adapter().current())
+    adapter = world.adapter()
+
+    async def whole() -> None:
+        change = await planned(adapter, world.target())
+        assert await perform(adapter, change) is Progress.DONE
+
+    fake.asked.clear()
+    finish(whole())
+    assert len(fake.asked) <= 20, fake.asked
+
+
+# -- StatefulSets -------------------------------------------------------------------------------
+def test_a_stuck_stateful_set_goes_back_only_when_its_broken_pod_may_be_deleted(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    world = StatefulWorld(cluster, tmp_path, history=("web:1",))
+    good = finish(world.adapter().current())
+    world.deploy("crash:2")
+    change = finish(planned(world.adapter(), good))
+    world.settings["timeout"] = "500ms"
+    with pytest.raises(AdapterError) as failed:
+        finish(world.adapter().apply(change))
+    assert not failed.value.permanent
+    world.settings |= {"timeout": "20s", "unstick": True}
+    assert finish(perform(world.adapter(), change)) is Progress.DONE
+    pods = cluster.api("GET", f"/api/v1/namespaces/{world.namespace}/pods")["items"]
+    assert all(pod["spec"]["containers"][0]["image"].endswith("web:1") for pod in pods)
+
+
+def test_pods_below_a_partition_stay(cluster: Cluster, tmp_path: Path) -> None:
+    world = StatefulWorld(cluster, tmp_path, history=("web:1", "web:2"))
+    world.patch({"op": "replace", "path": "/spec/updateStrategy/rollingUpdate/partition", "value": 1})
+    change = finish(planned(world.adapter(), world.release("web:1")))
+    assert any("below 1 stay" in risk for risk in change.risks)
+    assert finish(perform(world.adapter(), change)) is Progress.DONE
+    pods = cluster.api("GET", f"/api/v1/namespaces/{world.namespace}/pods")["items"]
+    images = {pod["metadata"]["name"]: pod["spec"]["containers"][0]["image"][-5:] for pod in pods}
+    assert images == {"web-0": "web:2", "web-1": "web:1"}
+
+
+def test_pods_that_nobody_replaces_are_refused(cluster: Cluster, tmp_path: Path) -> None:
+    world = StatefulWorld(cluster, tmp_path, history=("web:1", "web:2"))
+    world.patch({"op": "replace", "path": "/spec/updateStrategy", "value": {"type": "OnDelete"}})
+    assert "OnDelete" in str(refusal(world, world.release("web:1")))
+    assert template_id(world.read()["spec"]["template"]) == world.present()
+
+
+# -- blue and green -----------------------------------------------------------------------------
+@pytest.fixture
+def colours(cluster: Cluster, tmp_path: Path) -> ColouredWorld:
+    return ColouredWorld(cluster, tmp_path)
+
+
+class Doctor:
+    """Answers what `healthy` asks: with 500 from the `sick`-th question on."""
+
+    def __init__(self, sick: int) -> None:
+        self.asked = 0
+        doctor = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                doctor.asked += 1
+                self.send_response(500 if doctor.asked >= sick else 200)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def close(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+
+@pytest.mark.parametrize(("sick", "moves"), [(5, False), (6, True)], ids=["4 of 5", "5 of 5"])
+def test_the_idle_colour_must_answer_five_times_in_a_row(colours: ColouredWorld, sick: int, moves: bool) -> None:
+    doctor = Doctor(sick)
+    colours.settings["healthy"] = {"blue": f"http://127.0.0.1:{doctor.server.server_port}/"}
+    change = finish(planned(colours.adapter(), Release("blue")))
+    try:
+        if moves:
+            assert finish(perform(colours.adapter(), change)) is Progress.DONE
+        else:
+            with pytest.raises(AdapterError, match=r"blue is not healthy, so the traffic stays where it is \(5 of 5\)"):
+                finish(perform(colours.adapter(), change))
+    finally:
+        doctor.close()
+    assert doctor.asked == 5
+    assert colours.present() == ("blue" if moves else "green")
+
+
+def test_an_idle_colour_that_is_sick_gets_no_traffic_though_the_active_one_is_well(colours: ColouredWorld) -> None:
+    value = "shop/web:crash"
+    operation = {"op": "replace", "path": "/spec/template/spec/containers/0/image", "value": value}
+    colours.cluster.api("PATCH", f"{colours.apps}/web-blue", [operation], JSON_PATCH)
+    with pytest.raises(AdapterError, match="is not rolled out, so the traffic stays where it is"):
+        finish(planned(colours.adapter(), Release("blue")))
+    assert colours.present() == "green"
+
+
+def test_an_idle_colour_without_pods_gets_no_traffic(colours: ColouredWorld) -> None:
+    operation = {"op": "replace", "path": "/spec/replicas", "value": 0}
+    colours.cluster.api("PATCH", f"{colours.apps}/web-blue", [operation], JSON_PATCH)
+    with pytest.raises(AdapterError, match="is not rolled out"):
+        finish(planned(colours.adapter(), Release("blue")))
+
+
+def test_other_keys_of_the_selector_stay_and_open_connections_are_told(colours: ColouredWorld) -> None:
+    change = finish(planned(colours.adapter(), Release("blue")))
+    assert change.risks == ("connections that are open stay with green until they end",)
+    assert finish(perform(colours.adapter(), change)) is Progress.DONE
+    assert colours.selector() == {"app": "web", "color": "blue"}
+
+
+def test_a_selector_of_no_colour_is_told(colours: ColouredWorld) -> None:
+    operation = {"op": "replace", "path": "/spec/selector/color", "value": "mauve"}
+    colours.cluster.api("PATCH", colours.at, [operation], JSON_PATCH)
+    assert "color=mauve, which is none of `colours`" in finish(colours.adapter().ready())[0].text

@@ -1,0 +1,429 @@
+"""What the controllers and the kubelet of a cluster do, for the fake API: one pass after each write, until nothing moves.
+
+Written after the real ones: ReplicaSets get a hash label and the revision, an undo numbers the old one anew, a
+StatefulSet waits for each pod in turn, and a broken one blocks it.
+"""
+
+import copy
+import hashlib
+import json
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tests.fakes.kubernetes_api import Store
+
+Object = dict[str, Any]
+DEPLOYMENT_REVISION = "deployment.kubernetes.io/revision"
+NOT_COPIED = {DEPLOYMENT_REVISION, "kubectl.kubernetes.io/last-applied-configuration"}
+PASSES = 500
+
+
+def digest(value: object) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:10]
+
+
+def without_hash(template: Object) -> Object:
+    made = copy.deepcopy(template)
+    (made.get("metadata", {}).get("labels") or {}).pop("pod-template-hash", None)
+    return made
+
+
+def owned(store: "Store", kind: str, owner: Object) -> list[Object]:
+    uid = owner["metadata"]["uid"]
+    found = store.all(kind, owner["metadata"]["namespace"])
+    return [each for each in found if any(r["uid"] == uid for r in each["metadata"].get("ownerReferences", ()))]
+
+
+def reference(owner: Object) -> Object:
+    return {
+        "apiVersion": owner["apiVersion"],
+        "kind": owner["kind"],
+        "name": owner["metadata"]["name"],
+        "uid": owner["metadata"]["uid"],
+        "controller": True,
+        "blockOwnerDeletion": True,
+    }
+
+
+def share(value: int | str, of: int, up: bool) -> int:
+    if isinstance(value, int):
+        return value
+    exact = int(value.rstrip("%")) * of / 100
+    return math.ceil(exact) if up else math.floor(exact)
+
+
+def is_ready(pod: Object) -> bool:
+    return any(c["type"] == "Ready" and c["status"] == "True" for c in pod.get("status", {}).get("conditions", ()))
+
+
+def set_condition(workload: Object, kind: str, status: str, reason: str, message: str, now: str) -> None:
+    conditions = workload.setdefault("status", {}).setdefault("conditions", [])
+    found = next((each for each in conditions if each["type"] == kind), None)
+    made = {"type": kind, "status": status, "reason": reason, "message": message}
+    if found is None:
+        conditions.append({**made, "lastUpdateTime": now, "lastTransitionTime": now})
+    elif any(found[key] != value for key, value in made.items()):
+        found.update(made, lastUpdateTime=now)
+
+
+class Controllers:
+    """All of them, over one store."""
+
+    def __init__(self, store: "Store") -> None:
+        self.store = store
+        self.nodes = ["node-a", "node-b"]
+
+    def run(self, namespace: str) -> None:
+        for _ in range(PASSES):
+            before = self.store.version
+            for kind, step in (
+                ("deployments", self.deployment),
+                ("replicasets", self.replica_set),
+                ("statefulsets", self.stateful_set),
+                ("daemonsets", self.daemon_set),
+                ("pods", self.kubelet),
+                ("services", self.endpoints),
+            ):
+                for each in list(self.store.all(kind, namespace)):
+                    if self.store.has(each):
+                        step(copy.deepcopy(each))
+            if self.store.version == before:
+                return
+        raise AssertionError("the controllers never come to rest")
+
+    # -- Deployments ----------------------------------------------------------------------------
+    def deployment(self, workload: Object) -> None:
+        store, spec = self.store, workload["spec"]
+        sets = owned(store, "replicasets", workload)
+        new = next((each for each in sets if without_hash(each["spec"]["template"]) == spec["template"]), None)
+        if not spec.get("paused"):
+            new = self._newest(workload, sets, new)
+        old = [
+            each
+            for each in owned(store, "replicasets", workload)
+            if new is None or each["metadata"]["uid"] != new["metadata"]["uid"]
+        ]
+        self._scale(workload, new, old)
+        self._deployment_status(workload, new)
+        kept = [each for each in old if not each["spec"]["replicas"] and not each.get("status", {}).get("replicas")]
+        kept.sort(key=lambda each: int(each["metadata"]["annotations"][DEPLOYMENT_REVISION]))
+        for each in kept[: max(0, len(kept) - spec["revisionHistoryLimit"])]:
+            store.remove(each)
+
+    def _newest(self, workload: Object, sets: list[Object], new: Object | None) -> Object:
+        """The ReplicaSet of the present template, with the highest revision, as the deployment controller has it."""
+        revisions = [int(each["metadata"]["annotations"][DEPLOYMENT_REVISION]) for each in sets]
+        highest = max(revisions, default=0)
+        copied = {k: v for k, v in workload["metadata"].get("annotations", {}).items() if k not in NOT_COPIED}
+        if new is None:
+            template = copy.deepcopy(workload["spec"]["template"])
+            mark = digest(template)
+            template.setdefault("metadata", {}).setdefault("labels", {})["pod-template-hash"] = mark
+            new = {
+                "apiVersion": "apps/v1",
+                "kind": "ReplicaSet",
+                "metadata": {
+                    "name": f"{workload['metadata']['name']}-{mark}",
+                    "namespace": workload["metadata"]["namespace"],
+                    "labels": template["metadata"]["labels"],
+                    "annotations": {**copied, DEPLOYMENT_REVISION: str(highest + 1)},
+                    "ownerReferences": [reference(workload)],
+                },
+                "spec": {
+                    "replicas": 0,
+                    "selector": {
+                        "matchLabels": {**workload["spec"]["selector"]["matchLabels"], "pod-template-hash": mark}
+                    },
+                    "template": template,
+                },
+            }
+            new = self.store.add("replicasets", new)
+        else:
+            new = copy.deepcopy(new)
+            own = int(new["metadata"]["annotations"][DEPLOYMENT_REVISION])
+            number = own if own == highest else highest + 1
+            new["metadata"]["annotations"] = {
+                **new["metadata"]["annotations"],
+                **copied,
+                DEPLOYMENT_REVISION: str(number),
+            }
+            new = self.store.put("replicasets", new)
+        revision = new["metadata"]["annotations"][DEPLOYMENT_REVISION]
+        workload["metadata"].setdefault("annotations", {})[DEPLOYMENT_REVISION] = revision
+        self.store.put("deployments", workload)
+        return new
+
+    def _scale(self, workload: Object, new: Object | None, old: list[Object]) -> None:
+        spec = workload["spec"]
+        wanted = spec["replicas"]
+        if new is None:
+            return
+        if spec["strategy"]["type"] == "Recreate":
+            for each in old:
+                self._set_replicas(each, 0)
+            if not any(owned(self.store, "pods", each) for each in old):
+                self._set_replicas(new, wanted)
+            return
+        rolling = spec["strategy"]["rollingUpdate"]
+        surge = share(rolling["maxSurge"], wanted, up=True)
+        spare = share(rolling["maxUnavailable"], wanted, up=False)
+        total = new["spec"]["replicas"] + sum(each["spec"]["replicas"] for each in old)
+        room = wanted + surge - total
+        if new["spec"]["replicas"] > wanted:
+            self._set_replicas(new, wanted)
+        elif room > 0 and new["spec"]["replicas"] < wanted:
+            self._set_replicas(new, min(wanted, new["spec"]["replicas"] + room))
+        pods = [pod for each in (new, *old) for pod in owned(self.store, "pods", each)]
+        for each in old:  # those that are not ready are no loss
+            ready = sum(map(is_ready, owned(self.store, "pods", each)))
+            if each["spec"]["replicas"] > ready:
+                self._set_replicas(each, ready)
+        excess = sum(map(is_ready, pods)) - (wanted - spare)
+        for each in old:
+            taken = min(max(0, excess), each["spec"]["replicas"])
+            if taken:
+                self._set_replicas(each, each["spec"]["replicas"] - taken)
+                excess -= taken
+
+    def _set_replicas(self, of: Object, number: int) -> None:
+        if of["spec"]["replicas"] != number:
+            of["spec"]["replicas"] = number
+            self.store.put("replicasets", of)
+
+    def _deployment_status(self, workload: Object, new: Object | None) -> None:
+        sets = owned(self.store, "replicasets", workload)
+        pods = [pod for each in sets for pod in owned(self.store, "pods", each)]
+        own = [] if new is None else owned(self.store, "pods", new)
+        status = workload.setdefault("status", {})
+        status.update(
+            observedGeneration=workload["metadata"]["generation"],
+            replicas=len(pods),
+            updatedReplicas=len(own),
+            readyReplicas=sum(map(is_ready, pods)),
+            availableReplicas=sum(map(is_ready, pods)),
+            unavailableReplicas=max(0, workload["spec"]["replicas"] - sum(map(is_ready, pods))),
+        )
+        complete = len(own) == len(pods) == workload["spec"]["replicas"] == sum(map(is_ready, own))
+        reason = "NewReplicaSetAvailable" if complete else "ReplicaSetUpdated"
+        deadline = any(c.get("reason") == "ProgressDeadlineExceeded" for c in status.get("conditions", ()))
+        if complete or not deadline:
+            set_condition(workload, "Progressing", "True", reason, "", self.store.now())
+        self.store.put("deployments", workload)
+
+    def replica_set(self, workload: Object) -> None:
+        pods = owned(self.store, "pods", workload)
+        wanted = workload["spec"]["replicas"]
+        for pod in sorted(pods, key=is_ready)[: max(0, len(pods) - wanted)]:
+            self.store.remove(pod)
+        refused = ""
+        for n in range(wanted - len(pods)):
+            name = f"{workload['metadata']['name']}-{digest([self.store.version, n])[:5]}"
+            refused = self._pod(workload, name, workload["spec"]["template"], {})
+            if refused:
+                break
+        count = len(owned(self.store, "pods", workload))
+        status = workload.setdefault("status", {})
+        status.update(replicas=count, observedGeneration=workload["metadata"]["generation"])
+        conditions = [c for c in status.get("conditions", ()) if c["type"] != "ReplicaFailure"]
+        if refused:
+            conditions.append(
+                {"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": refused}
+            )
+        status["conditions"] = conditions
+        self.store.put("replicasets", workload)
+
+    def _pod(self, owner: Object, name: str, template: Object, more: dict[str, str], node: str = "") -> str:
+        """Make a pod; why it was refused, or nothing."""
+        namespace = owner["metadata"]["namespace"]
+        for quota in self.store.all("resourcequotas", namespace):
+            hard = quota["spec"]["hard"].get("pods")
+            if hard is not None and len(self.store.all("pods", namespace)) >= int(hard):
+                return f'pods "{name}" is forbidden: exceeded quota: {quota["metadata"]["name"]}'
+        metadata = copy.deepcopy(template.get("metadata", {}))
+        metadata.update(name=name, namespace=namespace, ownerReferences=[reference(owner)])
+        metadata.setdefault("labels", {}).update(more)
+        spec = {**copy.deepcopy(template["spec"]), **({"nodeName": node} if node else {})}
+        self.store.add(
+            "pods",
+            {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec, "status": {"phase": "Pending"}},
+        )
+        return ""
+
+    # -- StatefulSets and DaemonSets ------------------------------------------------------------
+    def _revision(self, workload: Object) -> Object:
+        kept = sorted(owned(self.store, "controllerrevisions", workload), key=lambda each: each["revision"])
+        template = {**copy.deepcopy(workload["spec"]["template"]), "$patch": "replace"}
+        template["metadata"] = {"creationTimestamp": None, **template.get("metadata", {})}
+        data = {"spec": {"template": template}}
+        found = next((each for each in kept if each["data"] == data), None)
+        highest = kept[-1]["revision"] if kept else 0
+        if found is None:
+            mark = digest(data)
+            labels = {**workload["spec"]["template"]["metadata"]["labels"], "controller-revision-hash": mark}
+            made = {
+                "apiVersion": "apps/v1",
+                "kind": "ControllerRevision",
+                "metadata": {
+                    "name": f"{workload['metadata']['name']}-{mark}",
+                    "namespace": workload["metadata"]["namespace"],
+                    "labels": labels,
+                    "ownerReferences": [reference(workload)],
+                },
+                "data": data,
+                "revision": highest + 1,
+            }
+            return self.store.add("controllerrevisions", made)
+        if found["revision"] != highest:
+            return self.store.put("controllerrevisions", {**copy.deepcopy(found), "revision": highest + 1})
+        return found
+
+    def stateful_set(self, workload: Object) -> None:
+        spec, name = workload["spec"], workload["metadata"]["name"]
+        update = self._revision(workload)["metadata"]["name"]
+        status = workload.setdefault("status", {})
+        current = status.get("currentRevision", update)
+        partition = (spec["updateStrategy"].get("rollingUpdate") or {}).get("partition", 0)
+        pods = {pod["metadata"]["name"]: pod for pod in owned(self.store, "pods", workload)}
+        self._step_of_set(workload, pods, update, current, partition)
+        pods = {pod["metadata"]["name"]: pod for pod in owned(self.store, "pods", workload)}
+        updated = [pod for pod in pods.values() if pod["metadata"]["labels"]["controller-revision-hash"] == update]
+        ready = sum(map(is_ready, pods.values()))
+        if len(updated) == len(pods) == spec["replicas"] == ready:
+            current = update
+        status.update(
+            observedGeneration=workload["metadata"]["generation"],
+            replicas=len(pods),
+            readyReplicas=ready,
+            availableReplicas=ready,
+            updatedReplicas=len(updated),
+            currentRevision=current,
+            updateRevision=update,
+        )
+        self.store.put("statefulsets", workload)
+        assert all(each.startswith(name) for each in pods)
+
+    def _step_of_set(
+        self, workload: Object, pods: dict[str, Object], update: str, current: str, partition: int
+    ) -> None:
+        spec, name = workload["spec"], workload["metadata"]["name"]
+        for n in range(spec["replicas"]):
+            pod = pods.get(f"{name}-{n}")
+            if pod is None:
+                mark = update if n >= partition else self._template_name(workload, current, update)
+                keeper = next(
+                    e for e in owned(self.store, "controllerrevisions", workload) if e["metadata"]["name"] == mark
+                )
+                template = {k: v for k, v in keeper["data"]["spec"]["template"].items() if k != "$patch"}
+                template["metadata"] = {k: v for k, v in template["metadata"].items() if k != "creationTimestamp"}
+                self._pod(workload, f"{name}-{n}", template, {"controller-revision-hash": mark})
+                return
+            if not is_ready(pod):
+                return  # each waits for the one before it; a broken one blocks all
+        if spec["updateStrategy"]["type"] == "OnDelete":
+            return
+        for n in reversed(range(partition, spec["replicas"])):
+            pod = pods[f"{name}-{n}"]
+            if pod["metadata"]["labels"]["controller-revision-hash"] != update:
+                self.store.remove(pod)
+                return
+
+    def _template_name(self, workload: Object, current: str, update: str) -> str:
+        names = {each["metadata"]["name"] for each in owned(self.store, "controllerrevisions", workload)}
+        return current if current in names else update
+
+    def daemon_set(self, workload: Object) -> None:
+        name = workload["metadata"]["name"]
+        revision = self._revision(workload)
+        mark = revision["metadata"]["labels"]["controller-revision-hash"]
+        pods = {pod["spec"]["nodeName"]: pod for pod in owned(self.store, "pods", workload)}
+        for node in self.nodes:
+            if node not in pods:
+                self._pod(
+                    workload, f"{name}-{node}", workload["spec"]["template"], {"controller-revision-hash": mark}, node
+                )
+        old = [pod for pod in pods.values() if pod["metadata"]["labels"]["controller-revision-hash"] != mark]
+        unready = [pod for pod in owned(self.store, "pods", workload) if not is_ready(pod)]
+        if old and (not unready or unready == [each for each in unready if each in old]):
+            self.store.remove(min(old, key=is_ready))
+        pods_now = owned(self.store, "pods", workload)
+        updated = [pod for pod in pods_now if pod["metadata"]["labels"]["controller-revision-hash"] == mark]
+        workload.setdefault("status", {}).update(
+            observedGeneration=workload["metadata"]["generation"],
+            desiredNumberScheduled=len(self.nodes),
+            currentNumberScheduled=len(pods_now),
+            updatedNumberScheduled=len(updated),
+            numberReady=sum(map(is_ready, pods_now)),
+            numberAvailable=sum(map(is_ready, pods_now)),
+        )
+        self.store.put("daemonsets", workload)
+
+    # -- Services -------------------------------------------------------------------------------
+    def endpoints(self, service: Object) -> None:
+        namespace, name = service["metadata"]["namespace"], service["metadata"]["name"]
+        chosen = service["spec"]["selector"].items()
+        endpoints = [
+            {
+                "addresses": ["10.0.0.1"],
+                "conditions": {"ready": is_ready(pod)},
+                "targetRef": {"kind": "Pod", "name": pod["metadata"]["name"], "uid": pod["metadata"]["uid"]},
+            }
+            for pod in self.store.all("pods", namespace)
+            if chosen <= pod["metadata"]["labels"].items()
+        ]
+        found = self.store.get("endpointslices", namespace, f"{name}-x")
+        if found is None:
+            metadata = {
+                "name": f"{name}-x",
+                "namespace": namespace,
+                "labels": {"kubernetes.io/service-name": name},
+                "ownerReferences": [reference(service)],
+            }
+            made = {"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "metadata": metadata}
+            self.store.add("endpointslices", {**made, "endpoints": endpoints})
+        elif found["endpoints"] != endpoints:
+            self.store.put("endpointslices", {**copy.deepcopy(found), "endpoints": endpoints})
+
+    # -- pods -----------------------------------------------------------------------------------
+    def kubelet(self, pod: Object) -> None:
+        status = pod_status(pod, set(self._configured(pod)))
+        if {key: pod.get("status", {}).get(key) for key in status} != status:
+            pod.setdefault("status", {}).update(status)
+            self.store.put("pods", pod)
+
+    def _configured(self, pod: Object) -> Iterator[str]:
+        for each in self.store.all("configmaps", pod["metadata"]["namespace"]):
+            yield each["metadata"]["name"]
+
+
+def pod_status(pod: Object, config_maps: set[str]) -> Object:
+    """What a kubelet says of a pod, by the words in its image's name: `absent`, `crash`, `slow`, or all is well."""
+    container = pod["spec"]["containers"][0]
+    image, waiting = container["image"], ""
+    for source in container.get("envFrom", ()):
+        name = source.get("configMapRef", {}).get("name")
+        if name and name not in config_maps:
+            waiting = "CreateContainerConfigError"
+    if "absent" in image:
+        waiting = "ImagePullBackOff"
+    elif "crash" in image:
+        waiting = "CrashLoopBackOff"
+    elif "slow" in image:
+        waiting = "ContainerCreating"
+    state: Object = {"waiting": {"reason": waiting, "message": f"{image}: {waiting}"}} if waiting else {"running": {}}
+    ready = "False" if waiting else "True"
+    return {
+        "phase": "Pending" if waiting else "Running",
+        "conditions": [{"type": "Ready", "status": ready}],
+        "containerStatuses": [
+            {
+                "name": container["name"],
+                "image": image,
+                "imageID": "",
+                "ready": not waiting,
+                "restartCount": 0,
+                "state": state,
+            }
+        ],
+    }

@@ -1,0 +1,56 @@
+"""The Role in the documentation, and the rights that `ready` asks for."""
+
+import re
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+import yaml
+
+from rollbackd_adapters.kubernetes.blue_green import RIGHTS
+from rollbackd_adapters.kubernetes.lacking import quantity, rights
+
+PAGE = Path(__file__).parents[2] / "docs" / "adapters.md"
+
+
+def documented() -> set[tuple[str, str, str]]:
+    (block,) = re.findall(r"^```yaml\n(# kubectl apply.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    role = next(each for each in yaml.safe_load_all(block) if each["kind"] == "Role")
+    return {
+        (verb, group, resource)
+        for rule in role["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+
+
+def test_the_documented_role_has_each_right_that_is_asked_for_and_no_other() -> None:
+    kinds = ("deployment", "statefulset", "daemonset")
+    asked = {right for kind in kinds for right in rights(kind, unstick=kind == "statefulset")}
+    assert asked | set(RIGHTS) == documented()
+
+
+@pytest.mark.parametrize("kind", ["deployment", "statefulset", "daemonset"])
+def test_nothing_is_deleted_unless_it_is_to_be_unstuck(kind: str) -> None:
+    assert ("delete", "", "pods") not in rights(kind, unstick=False)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("2", "2"),
+        ("500m", "0.5"),
+        ("1Gi", "1073741824"),
+        ("1.5Ki", "1536"),
+        ("3k", "3000"),
+        ("100n", "0.0000001"),
+        ("1e3", "1000"),
+        ("5E", "5000000000000000000"),
+        (".5", "0.5"),
+        ("much", "0"),
+        ("9" * 99, "0"),
+    ],
+)
+def test_amounts_are_read_as_the_api_writes_them(text: str, value: str) -> None:
+    assert quantity(text) == Decimal(value)
