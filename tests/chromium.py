@@ -56,16 +56,16 @@ class Tab:
         assert "exceptionDetails" not in found, found
         return found["result"].get("value")
 
-    async def until(self, script: str, within: float = 90) -> Any:
-        """The value of an expression once it is true."""
+    async def until(self, script: str, within: float = 90) -> None:
+        """Wait until an expression is true."""
         async with asyncio.timeout(within):
             while True:
                 try:
-                    found = await self.run(script)
+                    found = await self.run(f"Boolean({script})")
                 except AssertionError:  # a page went away meanwhile
                     found = None
                 if found:
-                    return found
+                    return
                 await asyncio.sleep(0.1)
 
     async def open(self, url: str) -> None:

@@ -15,6 +15,7 @@ from rollbackd.incident.next import (
     Step,
     Stop,
     Wait,
+    verification_times,
 )
 from rollbackd.model import Outcome, Plan, Verdict
 from tests.unit.builders import (
@@ -66,6 +67,24 @@ def test_a_rollback_from_its_opening_to_its_end() -> None:
     assert story.next() == WELL
     story.closed()
     assert story.next() == Stop()
+
+
+def test_the_next_round_is_announced_for_when_it_comes_and_the_deadline_for_when_it_ends() -> None:
+    story = Story()
+    assert verification_times(story.incident, VERIFY) is None
+    story.planned("code")
+    assert verification_times(story.incident, VERIFY) is None
+    story.did("apply", "code")
+    for _ in range(2):
+        times = verification_times(story.incident, VERIFY)
+        assert times is not None
+        assert story.next() == Wait(times[0])
+        assert times[1] == at(0) + VERIFY.deadline
+        story.wait(times[0] - story.now)
+        assert story.next() == Look()
+        story.round()
+    story.closed()
+    assert verification_times(story.incident, VERIFY) is None
 
 
 # -- brackets -----------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any, get_args
 
 import pytest
@@ -165,10 +166,12 @@ def test_an_incident_at_a_glance() -> None:
 def test_each_step_says_how_far_it_is() -> None:
     story = entered().did("apply", "config").failed("apply", "code")
     assert incident_view(story.incident, service_of()).steps == (
-        StepView("config", "c2", "c1", "done"),
-        StepView("code", "v2", "v1", "failed"),
+        StepView("config", "c2", "c1", "done", took=timedelta()),
+        StepView("code", "v2", "v1", "failed", attempt=1),
     )
     story.tell(facts.ApplyStarted("code", 2))
+    running = incident_view(story.incident, service_of()).steps[1]
+    assert (running.attempt, running.since) == (2, at(0))
     assert [step.status for step in incident_view(story.incident, service_of()).steps] == ["done", "running"]
     assert [step.status for step in incident_view(entered().incident, service_of()).steps] == ["waiting"] * 2
 
@@ -292,7 +295,27 @@ def test_every_kind_of_an_incidents_facts_has_a_sentence() -> None:
 
 
 def test_any_other_fact_is_named() -> None:
-    assert sentence(facts.Unheld()) == "Unheld"
+    assert sentence(facts.Subsided("e", "well")) == "Subsided"
+
+
+@pytest.mark.parametrize(
+    ("fact", "text"),
+    [
+        (facts.Changed(TARGET, at(0), at(1)), f"{TARGET.name} runs"),
+        (facts.Changed(TARGET, at(0), at(1), "shop-1"), f"{TARGET.name} runs, by shop-1"),
+        (facts.MarkedGood(TARGET, "baked"), f"{TARGET.name} is good: baked"),
+        (facts.MarkTaken(TARGET, "blamed"), f"{TARGET.name} is good no more: blamed"),
+        (facts.Quarantined({"code": "v2"}, "by ann"), "code v2 quarantined: by ann"),
+        (facts.QuarantineLifted({"code": "v2"}, "by ann"), "code v2 quarantined no more: by ann"),
+        (facts.Held("release day"), "held: release day"),
+        (facts.Unheld(), "held no more"),
+        (facts.Announced("1", kind="hotfix", text="login"), "hotfix announced: login"),
+        (facts.Confirmed("1"), "1 confirmed"),
+        (facts.Drilled(("default",), "ready"), "drill: ready"),
+    ],
+)
+def test_a_fact_of_a_service_is_a_sentence(fact: Any, text: str) -> None:
+    assert sentence(fact) == text
 
 
 def test_a_record_is_shown_without_the_configuration_it_carries() -> None:

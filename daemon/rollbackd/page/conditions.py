@@ -10,7 +10,7 @@ from rollbackd.views.shapes import DecisionView, IncidentView, ServiceView, Stat
 
 
 @dataclass(frozen=True, slots=True)
-class Condition:
+class ConditionLabel:
     """How something is."""
 
     word: str
@@ -22,58 +22,58 @@ class Condition:
 
 
 _STATUSES = {
-    "asking": Condition("approval pending", "?", "asks", 0),
-    "parked": Condition("needs a person", "!", "bad", 0),
-    "paused": Condition("held", "⏸", "asks", 1),
-    "queued": Condition("queued", "…", "acts", 2),
-    "running": Condition("rolling back", "↺", "acts", 2),
-    "verifying": Condition("rolled back, checking", "↺", "acts", 2),
+    "asking": ConditionLabel("approval pending", "?", "asks", 0),
+    "parked": ConditionLabel("needs a person", "!", "bad", 0),
+    "paused": ConditionLabel("held", "⏸", "asks", 1),
+    "queued": ConditionLabel("queued", "…", "acts", 2),
+    "running": ConditionLabel("rolling back", "↺", "acts", 2),
+    "verifying": ConditionLabel("rolled back, checking", "↺", "acts", 2),
 }
 _OUTCOMES = {
-    "recovered": Condition("rolled back, recovered", "✓", "good", 8),
-    "ineffective": Condition("still failing after the rollback", "✕", "bad", 0),
-    "unverified": Condition("rolled back, not verified", "?", "bad", 0),
-    "failed": Condition("rollback failed", "✕", "bad", 0),
-    "aborted": Condition("aborted", "■", "quiet", 8),
-    "declined": Condition("denied", "■", "quiet", 8),
-    "expired": Condition("nobody answered", "!", "bad", 0),
-    "passed": Condition("trouble went away", "✓", "good", 8),
-    "superseded": Condition("changed by somebody else", "■", "quiet", 8),
+    "recovered": ConditionLabel("rolled back, recovered", "✓", "good", 8),
+    "ineffective": ConditionLabel("still failing after the rollback", "✕", "bad", 0),
+    "unverified": ConditionLabel("rolled back, not verified", "?", "bad", 0),
+    "failed": ConditionLabel("rollback failed", "✕", "bad", 0),
+    "aborted": ConditionLabel("aborted", "■", "quiet", 8),
+    "declined": ConditionLabel("denied", "■", "quiet", 8),
+    "expired": ConditionLabel("nobody answered", "!", "bad", 0),
+    "passed": ConditionLabel("trouble went away", "✓", "good", 8),
+    "superseded": ConditionLabel("changed by somebody else", "■", "quiet", 8),
 }
 _HEALTH = {
-    "bad": Condition("in trouble", "!", "bad", 3),
-    "pending": Condition("trouble pending", "…", "doubt", 6),
-    "inconclusive": Condition("no evidence", "?", "doubt", 7),
-    "good": Condition("well", "✓", "good", 9),
+    "bad": ConditionLabel("in trouble", "!", "bad", 3),
+    "pending": ConditionLabel("trouble pending", "…", "doubt", 6),
+    "inconclusive": ConditionLabel("no evidence", "?", "doubt", 7),
+    "good": ConditionLabel("well", "✓", "good", 9),
 }
-_HELD = Condition("held", "⏸", "asks", 4)
-_CANNOT = Condition("cannot be rolled back", "⊘", "doubt", 5)
+_HELD = ConditionLabel("held", "⏸", "asks", 4)
+_CANNOT = ConditionLabel("cannot be rolled back", "⊘", "doubt", 5)
 _ACTIONS = {
-    "roll_back": Condition("rolled back", "↺", "acts", 0),
-    "ask": Condition("asked", "?", "asks", 0),
-    "observe": Condition("observed", "◦", "quiet", 0),
-    "refuse": Condition("refused", "■", "quiet", 0),
+    "roll_back": ConditionLabel("rolled back", "↺", "acts", 0),
+    "ask": ConditionLabel("asked", "?", "asks", 0),
+    "observe": ConditionLabel("observed", "◦", "quiet", 0),
+    "refuse": ConditionLabel("refused", "■", "quiet", 0),
 }
-_VERDICTS = {**_HEALTH, "good": Condition("good", "✓", "good", 9), "bad": Condition("bad", "✕", "bad", 0)}
+_VERDICTS = {**_HEALTH, "good": ConditionLabel("good", "✓", "good", 9), "bad": ConditionLabel("bad", "✕", "bad", 0)}
 _STEPS = {
-    "waiting": Condition("waiting", "◦", "quiet", 0),
-    "running": Condition("running", "↺", "acts", 0),
-    "done": Condition("done", "✓", "good", 0),
-    "failed": Condition("failed", "✕", "bad", 0),
+    "waiting": ConditionLabel("waiting", "◦", "quiet", 0),
+    "running": ConditionLabel("running", "↺", "acts", 0),
+    "done": ConditionLabel("done", "✓", "good", 0),
+    "failed": ConditionLabel("failed", "✕", "bad", 0),
 }
 
 
-def _other(word: str) -> Condition:
-    return Condition(word.replace("_", " "), "◦", "quiet", 9)
+def _other(word: str) -> ConditionLabel:
+    return ConditionLabel(word.replace("_", " "), "◦", "quiet", 9)
 
 
-def of_incident(one: IncidentView) -> Condition:
+def of_incident(one: IncidentView) -> ConditionLabel:
     """By its status, or by how it ended."""
     word = one.outcome or one.status
     return (_OUTCOMES if one.outcome else _STATUSES).get(word) or _other(word)
 
 
-def of_service(one: ServiceView, incidents: Mapping[str, IncidentView]) -> Condition:
+def of_service(one: ServiceView, incidents: Mapping[str, IncidentView]) -> ConditionLabel:
     """What is most telling of a service: its open incident, else its rules, holds, and whether it could go back."""
     if one.incident in incidents:
         return of_incident(incidents[one.incident])
@@ -90,15 +90,15 @@ def of_service(one: ServiceView, incidents: Mapping[str, IncidentView]) -> Condi
     return _HEALTH.get(one.health) or _other(one.health)
 
 
-def of_decision(one: DecisionView) -> Condition:
+def of_decision(one: DecisionView) -> ConditionLabel:
     return _ACTIONS.get(one.action) or _other(one.action)
 
 
-def of_verdict(verdict: str) -> Condition:
+def of_verdict(verdict: str) -> ConditionLabel:
     return _VERDICTS.get(verdict) or _other(verdict)
 
 
-def of_step(status: str) -> Condition:
+def of_step(status: str) -> ConditionLabel:
     return _STEPS.get(status) or _other(status)
 
 
@@ -130,7 +130,7 @@ def until(at: datetime, now: datetime) -> str:
 def headline(one: IncidentView, decision: DecisionView | None, now: datetime) -> str:
     """What, since when, what is done now, what comes next and when: one paragraph."""
     onset = f" since {moment(decision.onset)}" if decision is not None and one.rule != "manual" else ""
-    what = f"{one.service}: {one.rule}{onset}, {one.priority}."
+    what = f"{one.service}: {'ordered by hand' if one.rule == 'manual' else one.rule}{onset}, {one.priority}."
     return f"{what} {_now(one, now)}"
 
 

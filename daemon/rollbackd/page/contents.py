@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import Field
 
+from rollbackd import facts
 from rollbackd.operations import Operations
 from rollbackd.operations.parameters import Reference, RequestFields
 from rollbackd.page import conditions
@@ -14,6 +15,7 @@ from rollbackd.views.shapes import DecisionView, IncidentView, ServiceView
 
 SHOWN = 100
 """Services, incidents or decisions on one page."""
+_TOLD = facts.kinds(facts.Told)
 _ENDED = 20
 """Incidents that are looked through for ends that people must look at."""
 
@@ -40,7 +42,7 @@ class FleetRow:
     """A service, and how it is."""
 
     service: ServiceView
-    condition: conditions.Condition
+    condition: conditions.ConditionLabel
 
 
 class PageContents:
@@ -103,15 +105,14 @@ class PageContents:
         detail = await self._operations.incident(name)
         around = await self._around()
         one, now = detail.incident, around["daemon"].now
-        told = [record for record in detail.records if record.kind == "Told"]
         return {
             **around,
             "incident": one,
             "decision": detail.decision,
             "condition": conditions.of_incident(one),
             "headline": conditions.headline(one, detail.decision, now),
-            "records": [record for record in detail.records if record.kind != "Told"],
-            "told": told,
+            "records": [record for record in detail.records if record.kind not in _TOLD],
+            "told": [record for record in detail.records if record.kind in _TOLD],
         }
 
     async def incidents(self, query: ListQuery) -> Mapping[str, Any]:

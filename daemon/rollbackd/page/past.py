@@ -1,8 +1,9 @@
 """A service's past on one line of time: states, incidents, holds, and what else happened. No I/O."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 
+from rollbackd import facts
 from rollbackd.page import conditions
 from rollbackd.views import plot
 from rollbackd.views.markup import Markup
@@ -11,7 +12,13 @@ from rollbackd.views.shapes import IncidentView, RecordView, StateView
 _SHORTEST = timedelta(hours=1)
 _LONGEST = timedelta(days=14)
 """Of the span that is drawn; the table goes back farther."""
-_KINDS = {"Decided": "ask", "MarkTaken": "refuse", "Quarantined": "refuse", "Announced": "people"}
+_MARKS: Mapping[str, str] = {
+    **dict.fromkeys(facts.kinds(facts.Decided), "ask"),
+    **dict.fromkeys(facts.kinds(facts.MarkTaken, facts.Quarantined), "refuse"),
+    **dict.fromkeys(facts.kinds(facts.Announced), "people"),
+}
+"""The class of each event's mark; of all others it is `change`."""
+(_HELD, _UNHELD) = facts.kinds(facts.Held, facts.Unheld)
 
 
 def past_of(
@@ -35,9 +42,9 @@ def past_of(
         for one in incidents
     ]
     marks = [
-        plot.Moment(one.at, f"{conditions.moment(one.at)} {one.actor}: {one.text}", _KINDS.get(one.kind, "change"))
+        plot.Moment(one.at, f"{conditions.moment(one.at)} {one.actor}: {one.text}", _MARKS.get(one.kind, "change"))
         for one in records
-        if one.kind not in {"Held", "Unheld"}
+        if one.kind not in {_HELD, _UNHELD}
     ]
     rows = [
         plot.Lane("states", ran),
@@ -60,9 +67,9 @@ def _ended(one: IncidentView) -> str:
 def _holds(records: Sequence[RecordView], now: datetime) -> Iterator[plot.Bar]:
     held: RecordView | None = None
     for one in sorted(records, key=lambda record: record.n):
-        if one.kind == "Held":
+        if one.kind == _HELD:
             held = held or one
-        elif one.kind == "Unheld" and held is not None:
+        elif one.kind == _UNHELD and held is not None:
             yield plot.Bar(held.at, one.at, f"{held.actor}: {held.text}", "other")
             held = None
     if held is not None:
