@@ -284,7 +284,7 @@ def _query(kind: type[_Q], request: web.Request) -> _Q:
 
 def _root(request: web.Request) -> str:
     """The way from a page to the first one."""
-    return "../" * (request.path.count("/") - 1) or "./"
+    return "../" * (request.rel_url.raw_path.count("/") - 1) or "./"
 
 
 def _live(request: web.Request) -> str:
