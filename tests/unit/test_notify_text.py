@@ -198,6 +198,13 @@ def test_a_refusal_by_a_persons_hold_and_a_join_are_not_told() -> None:
     assert of_service(facts.Decided(held)) == of_service(facts.Decided(joined)) == ()
 
 
+def test_the_refusal_of_a_persons_own_order_is_an_answer_to_that_person_and_pages_nobody() -> None:
+    by_itself = refused().decision
+    ordered = replace(by_itself, trigger=replace(by_itself.trigger, request=Request("checkout", "unix:ann", to="v4O")))
+    assert len(of_service(facts.Decided(by_itself))) == 1
+    assert of_service(facts.Decided(ordered)) == ()
+
+
 def test_the_same_refusal_again_is_not_told_again_but_another_reason_is() -> None:
     troubles = fold(Troubles(), Record(1, "service:checkout", 1, at(0), DAEMON, refused()))
     assert of_service(refused(), troubles) == ()

@@ -32,7 +32,7 @@ _CRITICAL_KINDS = frozenset({"drill_stuck", "journal", "not_ready", UNREACHABLE,
 
 def decided(told: MessageContext, fact: facts.Decided) -> Sequence[Envelope]:
     decision = fact.decision
-    if decision.joins or decision.trigger.request is not None:  # an order is answered to who gave it
+    if decision.joins or decision.trigger.request is not None:  # whoever ordered it has the answer
         return []
     if SWITCHED_OFF.name in guards(decision):  # people heard of it when it was switched off
         return []
