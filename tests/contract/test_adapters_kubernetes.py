@@ -11,9 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from rollbackd.adapter import AdapterError
-from rollbackd.model import Progress, Release
+from rollbackd.config.load import load
+from rollbackd.execution.layers import LayerFactory, PlanRequest
+from rollbackd.model import Plan, Progress, Release, State
+from rollbackd.system.clock import SystemClock
+from rollbackd.system.spawner import Spawner
 from rollbackd.testing import AdapterContract, World, finish, perform, planned
 from rollbackd_adapters.kubernetes import lacking
 from rollbackd_adapters.kubernetes.templates import template_id
@@ -160,6 +165,39 @@ def test_what_is_marked_and_then_undone_by_somebody_is_theirs(world: WorkloadWor
     assert "rollbackd/change" in world.read()["metadata"]["annotations"]
     world.deploy("web:3")  # with our annotation still on it
     assert finish(world.adapter().progress(change)) is Progress.SUPERSEDED
+
+
+def test_a_configuration_reaches_its_cluster_and_plans(world: WorkloadWorld, tmp_path: Path) -> None:
+    layer = {key: value for key, value in world.settings.items() if isinstance(value, str)}
+    cluster = world.cluster.settings.model_dump(mode="json", exclude_defaults=True)
+    written = {
+        "daemon": {"mode": "act", "open_on_loopback": True},
+        "clusters": {"prod": cluster},
+        "services": [
+            {
+                "name": "shop",
+                "match": {"service": "shop"},
+                "layers": {"web": layer},
+                "verify": {"checks": [{"tcp": "127.0.0.1:1"}]},
+            }
+        ],
+    }
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(written))
+    config = load(tmp_path / "config.yaml").config
+    spawner = Spawner(tmp_path / "locks", SystemClock())
+    layers = LayerFactory(tmp_path / "layers", spawner, SystemClock(), config.clusters).build(config.services[0])
+
+    async def prepared() -> Plan:
+        present = await layers.look()
+        there = await layers.there()
+        good = State({"web": there["web"][-1]})
+        plan, problems = await layers.prepare("default", PlanRequest(present, good, "shop-1/0"))
+        assert problems == ()
+        return plan
+
+    (change,) = finish(prepared()).steps
+    assert (change.before.id, change.after.id) == (world.present(), world.release("web:1").id)
+    assert finish(perform(layers.adapters["web"], change)) is Progress.DONE
 
 
 # -- what a plan finds --------------------------------------------------------------------------
