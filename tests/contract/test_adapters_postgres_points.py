@@ -1,6 +1,8 @@
 """Points in time by pgBackRest, on a real server with a real repository, under a writer that keeps what was acknowledged."""
 
 import json
+import os
+import shutil
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -23,6 +25,7 @@ from rollbackd_adapters.postgres.recovery import LogPoint
 from rollbackd_adapters.postgres.repository import position
 from tests.contract.test_adapters_postgres import layer
 from tests.contract.test_adapters_postgres_copies import drop_all
+from tests.contract.test_adapters_postgres_ready import small
 from tests.contract.test_adapters_postgres_swap import acknowledged, commits, databases, killed_before, meeting, writing
 from tests.servers import ArchivedPostgres, Postgres, archived_postgres
 
@@ -254,6 +257,26 @@ def test_marks_that_no_backup_leads_to_are_dropped_and_what_a_kill_left(
     assert list(finish(adapter.prune())) == [oldest.name]
     assert [one.name for one in finish(adapter.snapshots())] == [newest.name]
     assert not left.exists()
+
+
+def test_a_volume_that_is_full_fails_the_recovery_and_leaves_nothing(
+    archived: ArchivedPostgres, shop: Postgres, tmp_path: Path
+) -> None:
+    """The server's files fit, and the log that is read to recover them does not."""
+    own = keeper(archived, tmp_path)
+    size = finish(own._points._there())[1].all[0].size
+    with small(archived.scratch / "volume", str(size + 6 * 2**20)) as volume:
+        if os.geteuid() == 0:
+            shutil.chown(volume, "postgres", "postgres")
+        adapter = keeper(archived, tmp_path, pgbackrest=archived.settings | {"scratch": str(volume)})
+        change = change_to(adapter, now())
+        with pytest.raises(AdapterError) as failed:
+            finish(adapter.apply(change))
+        assert not list(volume.iterdir())
+    (archived.scratch / "volume").rmdir()
+    assert not failed.value.permanent, "an older point would fare no better"
+    assert "MiB are free; make room there" in str(failed.value)
+    assert databases(shop) == ["shop"]
 
 
 def test_a_mark_waits_for_no_copy_and_without_the_repository_there_still_are_the_dumps(

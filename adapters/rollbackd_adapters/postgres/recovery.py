@@ -29,7 +29,7 @@ from rollbackd_adapters import lacks
 from rollbackd_adapters.base import LayerPart
 from rollbackd_adapters.failures import as_adapter_errors
 from rollbackd_adapters.postgres.repository import Backup, BackupRepository
-from rollbackd_adapters.postgres.restoring import HarmedCopyError, unless_full
+from rollbackd_adapters.postgres.restoring import HarmedCopyError, free_bytes, unless_full
 from rollbackd_adapters.postgres.server import DatabaseServer, value
 from rollbackd_adapters.postgres.settings import PostgresSettings
 from rollbackd_adapters.threads import in_thread
@@ -40,6 +40,8 @@ LONGEST_SOCKET = 107 - len(f"/.s.PGSQL.{_PORT}")
 _LOOK_AGAIN = timedelta(milliseconds=200)
 _ENDS_WITHIN = timedelta(seconds=20)
 _TAIL = 2**16
+_ROOM = 64 * 2**20
+"""What recovery needs at least while it runs: a few segments of the log."""
 _READY = "database system is ready to accept connections"
 _FATAL = re.compile(r"(?:FATAL|PANIC): +(.*)")
 _PASSING = re.compile(r"No space|shared memory|ermission denied|already in use|too many open files|annot allocate")
@@ -250,6 +252,9 @@ class ScratchCluster(LayerPart[PostgresSettings]):
         fatal = _FATAL.findall(said)
         why = one_line(writable(self._spawner.clean(fatal[-1] if fatal else ending)))[:500]
         text = f"{self._place.layer}: the log does not lead to {point}: {why}"
+        if (free := free_bytes(self.directory)) < _ROOM:  # a full volume has no room for a log that says so either
+            text = f"{text}; {self.directory}: only {free // 2**20} MiB are free; make room there"
+            return AdapterError(text, permanent=False, evidence=said[-2000:])
         if _PASSING.search(said) is not None or (said and not fatal):
             return AdapterError(text, permanent=False, evidence=said[-2000:])
         return HarmedCopyError(text)
