@@ -51,6 +51,57 @@ class SlackFake(Receiver):
         return web.Response(status=404, text="no_service")
 
 
+class SlackApiFake(SlackFake):
+    """The Web API that a bot of one channel uses; what it wrote stays in `posts`, as people see it."""
+
+    TOKEN = "xoxb-0123-secret"
+    CHANNEL = "C0123ABCD"
+
+    def __init__(self) -> None:
+        super().__init__("/api/{method}")
+        self.posts: list[dict[str, Any]] = []
+        self.method = ""
+        self.refused = ""
+        """The error that the next call is answered with."""
+
+    @property
+    def roots(self) -> list[dict[str, Any]]:
+        return [one for one in self.posts if "thread_ts" not in one]
+
+    def story(self, ts: str) -> list[dict[str, Any]]:
+        return [one for one in self.posts if one.get("thread_ts") == ts]
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        self.method = request.match_info["method"]
+        return await super().handle(request)
+
+    def problems(self, body: Any, headers: dict[str, str]) -> list[str]:
+        found = [] if headers.get("Authorization") == f"Bearer {self.TOKEN}" else ["invalid_auth"]
+        if body.get("channel") != self.CHANNEL:
+            found.append("channel_not_found")
+        if self.method == "conversations.history":
+            return found
+        own = {"channel", "metadata", "ts", "reply_broadcast"}
+        return found + super().problems({name: value for name, value in body.items() if name not in own}, headers)
+
+    def success(self, body: Any) -> web.Response:
+        if self.refused:
+            error, self.refused = self.refused, ""
+            return web.json_response({"ok": False, "error": error})
+        match self.method:
+            case "conversations.history":
+                return web.json_response({"ok": True, "messages": self.roots[::-1][: body["limit"]]})
+            case "chat.update":
+                for one in self.posts:
+                    if one["ts"] == body["ts"]:
+                        one.update(body)
+                        return web.json_response({"ok": True, "ts": one["ts"]})
+                return web.json_response({"ok": False, "error": "message_not_found"})
+            case _:
+                self.posts.append({**body, "ts": f"1700000000.{len(self.posts):06}"})
+                return web.json_response({"ok": True, "ts": self.posts[-1]["ts"], "channel": self.CHANNEL})
+
+
 def _block(block: Any) -> list[str]:
     kind = block.get("type")
     if kind == "header":

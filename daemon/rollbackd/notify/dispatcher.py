@@ -87,6 +87,8 @@ class NotificationDispatcher:
         }
         self._pumping = asyncio.Lock()
         self._begun = False
+        self._recalled = False
+        """Whether the queues know what an earlier process said of their receivers."""
         self._seq = 0
         self._stored = 0
         self._stored_troubles = 0
@@ -182,6 +184,10 @@ class NotificationDispatcher:
             count = 0
             while await self._journal.changed(0, timedelta()) > self._seq and (records := await self._unread()):
                 count += await self._pump(records)
+            if not self._recalled:
+                self._recalled = True
+                for box in self._boxes.values():
+                    box.announced |= self_notices.unreachable_thread(box.name) in self._troubles.known
             return count
 
     async def _unread(self) -> Sequence[Record]:

@@ -61,7 +61,8 @@ class ReceiverQueue:
         self._failures = 0
         self._rest_until = _LONG_AGO
         self._failing_since: datetime | None = None
-        self._announced = False
+        self.announced = False
+        """Whether the others were told that it takes nothing, and not yet that it does again."""
         self._log = log.get("notify").bind(receiver=name)
 
     def wake(self) -> None:
@@ -207,15 +208,15 @@ class ReceiverQueue:
         ids = [row.id for row, _ in sent]
         await self._surely(partial(self._journal.delivered, ids, self._clock.now(), *facts, turned=turned))
         self._failures, self._rest_until, self._failing_since = 0, _LONG_AGO, None
-        if self._announced:
-            self._announced = False
+        if self.announced:
+            self.announced = False
             await self._notice(self_notices.reachable(self.name))
 
     async def _failed(self, rows: Sendable, error: DeliveryError) -> None:
         now = self._clock.now()
         self._log.warning("a message was not delivered", error=str(error), permanent=error.permanent, rows=len(rows))
-        lost = [(row, one) for row, one in rows if error.permanent or now - row.created >= GIVE_UP]
-        kept = [row.id for row, _ in rows if not error.permanent and now - row.created < GIVE_UP]
+        lost = [(row, one) for row, one in rows if error.permanent or self._is_too_old(row, one, now)]
+        kept = [row.id for row, one in rows if not error.permanent and not self._is_too_old(row, one, now)]
         if not error.permanent:
             await self._rest([row for row, _ in rows], error, now)
         if kept:
@@ -225,6 +226,11 @@ class ReceiverQueue:
             await self._give_up(
                 row, self_notices.undeliverable(self.name, one.message, str(error)) if told else None, str(error)
             )
+
+    def _is_too_old(self, row: Outgoing, one: Envelope, now: datetime) -> bool:
+        """Whether a message has waited too long. An end is never too old: the page that it closes is still open."""
+        closes = self.keeps_open and (one.message.resolves or bool(one.message.settles))
+        return now - row.created >= GIVE_UP and not closes
 
     async def _give_up(self, row: Outgoing, notice: Notice | None, error: str) -> None:
         """Give a message up. The notice comes first: a kill between the two repeats it, else it would lose it."""
@@ -240,8 +246,8 @@ class ReceiverQueue:
         self._rest_until = now + min(max(wait, error.retry_after or timedelta()), _FARTHEST)
         if self._failing_since is None:
             self._failing_since = min(row.created for row in rows) if tried else now
-        if not self._announced and now - self._failing_since >= UNREACHABLE_AFTER:
-            self._announced = True
+        if not self.announced and now - self._failing_since >= UNREACHABLE_AFTER:
+            self.announced = True
             await self._notice(self_notices.unreachable(self.name, self._failing_since, str(error)))
 
     async def _notice(self, notice: Notice) -> None:

@@ -10,6 +10,7 @@ from rollbackd.incident.life import Incident
 from rollbackd.notify.messages import phrases, plain_text
 from rollbackd.notify.messages.context import Severity, message_of, of_incident, urgent
 from rollbackd.notify.messages.envelope import Envelope
+from rollbackd.notify.messages.self_notices import OWN_KINDS
 from rollbackd.notify.messages.services import notice_title, refused
 from rollbackd.notify.messages.troubles import LAST, Trouble, notice_thread
 from rollbackd.syntax.units import format_duration
@@ -36,7 +37,8 @@ def reminder(trouble: Trouble, about: Incident | None, now: datetime, mark: str,
     elif isinstance(begun.fact, facts.Notice):
         lines = (("What", f"{plain_text.line(begun.fact.text, 1000)}; unsolved{since}"),)
         title, thread = f"{notice_title(begun.fact.kind)} goes on", plain_text.line(notice_thread(begun.fact))
-        first = Envelope(message_of(begun, "reminder", title, "warning", lines, thread), begun.stream)
+        own = begun.fact.details.get("receiver", "") if begun.fact.kind in OWN_KINDS else ""
+        first = Envelope(message_of(begun, "reminder", title, "warning", lines, thread), begun.stream, avoid=own)
     elif about is None:
         return None
     elif trouble.what == "asks":

@@ -1,12 +1,13 @@
 """Notices about notifications themselves: a receiver that fails, messages that wait, a journal that is full. No I/O."""
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 
 from rollbackd.adapter import Message
 from rollbackd.facts import Notice
 from rollbackd.notify.messages import phrases, plain_text
 from rollbackd.notify.messages.envelope import plain
+from rollbackd.notify.messages.troubles import notice_thread
 
 UNDELIVERABLE = "undeliverable"
 UNREACHABLE = "receiver_unreachable"
@@ -34,6 +35,11 @@ def undeliverable(receiver: str, message: Message, error: str) -> Notice:
 def unreachable(receiver: str, since: datetime, error: str) -> Notice:
     text = f"{receiver} has taken no message since {phrases.moment(since)}: {plain_text.line(error)}; it is tried on"
     return Notice(UNREACHABLE, text, details={"receiver": receiver, "subject": receiver})
+
+
+def unreachable_thread(receiver: str) -> str:
+    """The thread of both."""
+    return notice_thread(unreachable(receiver, datetime.min.replace(tzinfo=UTC), ""))
 
 
 def reachable(receiver: str) -> Notice:

@@ -17,7 +17,7 @@ from rollbackd.notify.messages import plain_text
 from rollbackd.syntax.connections import ConnectionSettings
 from rollbackd.syntax.units import Secret
 from rollbackd.system import http_client
-from rollbackd.system.http_client import HttpError, HttpFailure
+from rollbackd.system.http_client import HttpError, HttpFailure, Response
 from rollbackd.system.http_connection import DIRECT, HttpConnection, connection_of, masked, overlaid
 
 LIMIT = 30.0
@@ -25,6 +25,8 @@ LIMIT = 30.0
 _ONE_TRY = timedelta(seconds=9)
 _CONNECT = timedelta(seconds=5)
 _TRIES = 3
+_LONGEST_ANSWER = 2**20
+"""Bytes of an answer whose words matter; what is longer says nothing."""
 S = TypeVar("S", bound=NotifierSettings)
 
 
@@ -64,8 +66,8 @@ class Sender(Generic[S]):
 
     async def _post(
         self, url: str, document: Mapping[str, object], secrets: Sequence[str], headers: Mapping[str, str] | None = None
-    ) -> None:
-        """Post JSON; any 2xx is delivered, where its words need not say so or do.
+    ) -> str:
+        """Post JSON; any 2xx is delivered, where its words need not say so or do. The words of that answer, if read.
 
         :raises DeliveryError: permanent for an answer that is about the message, and that it will get again.
         """
@@ -74,9 +76,10 @@ class Sender(Generic[S]):
             async with asyncio.timeout(LIMIT):
                 async for attempt in retrying(_AgainSoonError, _TRIES, 0.25):
                     with attempt:
-                        await self._once(url, body, headers or {}, secrets)
+                        return await self._once(url, body, headers or {}, secrets)
         except TimeoutError as error:
             raise DeliveryError(f"{self.who} did not answer in time", permanent=False) from error
+        raise AssertionError("a try ends with an answer or an error")
 
     def _connection(self) -> HttpConnection:
         """What goes along. :raises DeliveryError: a secret of it cannot be read, or does not fit."""
@@ -88,7 +91,7 @@ class Sender(Generic[S]):
         except (ValueError, OSError) as error:
             raise DeliveryError(f"{self.who}: {plain_text.fit(str(error), 200)}", permanent=False) from None
 
-    async def _once(self, url: str, body: bytes, headers: Mapping[str, str], secrets: Sequence[str]) -> None:
+    async def _once(self, url: str, body: bytes, headers: Mapping[str, str], secrets: Sequence[str]) -> str:
         connection = self._connection()
         configured = overlaid({"Content-Type": "application/json"}, connection.headers)
         try:
@@ -105,14 +108,15 @@ class Sender(Generic[S]):
                 status, fine = answer.status, answer.status // 100 == 2
                 if fine and not self.must_say_so:
                     self.said = plain_text.fit(f"{status} {answer.reason or ''}", 100)
-                    return
+                    return ""
                 rest = http_client.retry_after(answer.headers)
-                words = masked(await http_client.words_of(answer), (*secrets, *connection.secrets))
+                shown = await _success(answer) if fine else await http_client.words_of(answer)
+                words = masked(shown, (*secrets, *connection.secrets))
         except HttpError as failed:
             raise self._unanswered(failed) from None
         if fine and self.is_taken(words):
             self.said = plain_text.fit(f"{status} {words}", 100)
-            return
+            return words
         said = plain_text.fit(words, 200)
         text = f"{self.who} answered {status}: {said}" if said else f"{self.who} answered {status}"
         if status >= 500 and rest is None:
@@ -137,6 +141,12 @@ class Sender(Generic[S]):
             case _:
                 reason = (cause.strerror if isinstance(cause, OSError) else "") or type(cause).__name__
         return _AgainSoonError(f"{self.who} cannot be reached: {reason}", permanent=False)
+
+
+async def _success(answer: Response) -> str:
+    """All that a success says; nothing of one that says too much."""
+    said, whole = await http_client.body_of(answer, _LONGEST_ANSWER)
+    return said.decode(errors="replace") if whole else ""
 
 
 def retrying(failure: type[Exception], tries: int, rest: float) -> AsyncRetrying:

@@ -1,15 +1,19 @@
-"""Slack, by an incoming webhook: one message of blocks, with a plain text for notifications.
+"""Slack: by an incoming webhook, or by a bot: one message for each trouble, edited, with its story in the thread.
 
 https://docs.slack.dev/messaging/sending-messages-using-incoming-webhooks
-The webhook's address is the secret. Nothing that comes from outside can mention anybody or forge a link: `&`, `<` and
+https://docs.slack.dev/reference/methods/chat.postMessage
+The webhook's address, or the bot's token, is the secret. Which message is whose is kept by Slack, in its metadata, so
+that a restart finds it again. Nothing that comes from outside can mention anybody or forge a link: `&`, `<` and
 `>` are escaped, and `verbatim` keeps Slack from finding names and addresses in the text by itself.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, Self
 from urllib.parse import urlsplit
+
+from pydantic import Field, model_validator
 
 from rollbackd.adapter import DeliveryError, Message, NotifierSettings
 from rollbackd.notify.messages import phrases, plain_text
@@ -21,14 +25,32 @@ _BLOCKS = 50
 _HEADER = 150
 _SECTION = 3000
 _TEXT = 3000
+_POSTS = 1000
+"""How many threads are remembered; older ones are looked for."""
+_GONE = ("message_not_found", "cant_update_message", "edit_window_closed")
+"""Why a message cannot be edited, and another takes its place."""
 _MARKS = {"info": "🟢", "warning": "🟠", "critical": "🔴"}
 
 
 class SlackSettings(NotifierSettings, ConnectionSettings):
-    """`{name: room, slack: {webhook_url: {env: SLACK_WEBHOOK_URL}}}`."""
+    """`{name: room, slack: {webhook_url: {env: SLACK_WEBHOOK_URL}}}`, or `slack: {token: …, channel: C0123ABCD}`."""
 
-    webhook_url: Secret
+    webhook_url: Secret | None = None
     """The incoming webhook's address."""
+    token: Secret | None = None
+    """Instead of it a bot's token, with the scopes chat:write, channels:history and groups:history."""
+    channel: str = Field(default="", pattern=r"^([CGD][A-Z0-9]{6,})?$")
+    """The id of the channel that the bot writes to, such as C0123ABCD, as the channel's details end."""
+    api: str = Field(default="https://slack.com/api", pattern="^https?://")
+    """Slack's Web API."""
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if (self.webhook_url is None) == (self.token is None):
+            raise ValueError("nothing says how, or two things do; give `webhook_url`, or `token` and `channel`")
+        if bool(self.channel) != (self.token is not None):
+            raise ValueError("`token` and `channel` belong together; give both, or `webhook_url` alone")
+        return self
 
 
 class Slack(Sender[SlackSettings]):
@@ -45,18 +67,83 @@ class Slack(Sender[SlackSettings]):
             return isinstance(document, dict) and document.get("ok") is True
         return said.strip().lower() == "ok"
 
+    def __init__(self, settings: SlackSettings, reveal: Callable[[Secret], str], http: Callable[[], Any]) -> None:
+        super().__init__(settings, reveal, http)
+        self._posts: dict[str, str] = {}
+        """Thread to the `ts` of its message."""
+
     async def send(self, message: Message) -> None:
+        if self._settings.webhook_url is None:
+            await self._as_bot(message)
+            return
         url = self._revealed(self._settings.webhook_url).strip()
         if urlsplit(url).scheme not in ("http", "https"):
             raise DeliveryError("slack: webhook_url is not an address; copy it from the app's page", permanent=False)
-        secrets, sent = (url, urlsplit(url).path), payload(message)
+        await self._said(url, payload(message), message, (url, urlsplit(url).path))
+
+    async def _said(
+        self, url: str, sent: dict[str, Any], message: Message, secrets: Sequence[str], headers: Mapping[str, str] = {}
+    ) -> str:
+        """The answer to a message, which is sent again as plain text where its blocks are not taken."""
         try:
-            await self._post(url, sent, secrets)
+            return await self._post(url, sent, secrets, headers)
         except DeliveryError as error:
-            if "invalid_blocks" not in str(error):
+            if "blocks" not in sent or "invalid_blocks" not in str(error):
                 raise
             plain = {name: value for name, value in sent.items() if name != "blocks"}
-            await self._post(url, plain | {"text": _escaped(spelled(message), _TEXT)}, secrets)
+            return await self._post(url, plain | {"text": _escaped(spelled(message), _TEXT)}, secrets, headers)
+
+    # -- as a bot
+    async def _as_bot(self, message: Message) -> None:
+        """The trouble's message shows how it is now; what led there is told in its thread."""
+        shown = payload(message) | {"metadata": _metadata(message)}
+        ts = self._posts.get(message.thread) or await self._found(message)
+        if ts and await self._edited(ts, shown, message):
+            line = {"thread_ts": ts, "reply_broadcast": _is_loud(message), "unfurl_links": False, "unfurl_media": False}
+            await self._call("chat.postMessage", line | {"text": shown["text"]}, message)
+        else:
+            ts = str((await self._call("chat.postMessage", shown, message))["ts"])
+        self._posts[message.thread] = ts
+        while len(self._posts) > _POSTS:
+            del self._posts[next(iter(self._posts))]
+
+    async def _edited(self, ts: str, shown: dict[str, Any], message: Message) -> bool:
+        try:
+            await self._call("chat.update", shown | {"ts": ts}, message)
+        except DeliveryError as error:
+            if any(word in str(error) for word in _GONE):
+                return False
+            raise
+        return True
+
+    async def _found(self, message: Message) -> str:
+        """The message of a thread that another process wrote; empty: there is none among the channel's last."""
+        asked = {"limit": 200, "include_all_metadata": True}
+        answer = await self._call("conversations.history", asked, message)
+        wanted = _metadata(message)["event_payload"]
+        for one in answer.get("messages", ()):
+            if one.get("metadata", {}).get("event_payload") == wanted:
+                return str(one["ts"])
+        return ""
+
+    async def _call(self, method: str, document: dict[str, Any], message: Message) -> dict[str, Any]:
+        token = self._revealed(self._settings.token or "").strip()
+        url = f"{self._settings.api.rstrip('/')}/{method}"
+        headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json; charset=utf-8"}
+        sent = {"channel": self._settings.channel, **document}
+        words = await self._said(url, sent, message, (token,), headers)
+        answer: dict[str, Any] = json.loads(words) if words.startswith("{") else {}
+        return answer
+
+
+def _metadata(message: Message) -> dict[str, Any]:
+    thread = plain_text.fit(f"{message.source}/{message.thread}", 1000)
+    return {"event_type": "rollbackd", "event_payload": {"thread": thread}}
+
+
+def _is_loud(message: Message) -> bool:
+    """Whether the channel hears of it too: what people are asked, failures, and the end."""
+    return message.resolves or message.severity == "critical" or message.event in ("asks", "asked_again")
 
 
 def spelled(message: Message) -> str:

@@ -1,0 +1,119 @@
+"""A bot in Slack: one message for each trouble, edited to how it is now, with its story in the thread."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import aiohttp
+import pytest
+from pydantic import ValidationError
+
+from rollbackd.adapter import DeliveryError
+from rollbackd.notify.receivers.slack import Slack, SlackSettings
+from rollbackd.syntax.units import Secret
+from tests.contract.test_notifiers import FORMS, a_message
+from tests.fakes.receiving import Fault, serving
+from tests.fakes.slack import SlackApiFake
+
+TOKEN = Secret(env="TOKEN")
+
+
+@asynccontextmanager
+async def bots(fake: SlackApiFake, count: int = 1) -> AsyncIterator[list[Slack]]:
+    """So many processes, one after the other."""
+    async with serving(fake) as base, aiohttp.ClientSession() as session:
+        settings = SlackSettings(token=TOKEN, channel=fake.CHANNEL, api=f"{base}/api")
+        yield [Slack(settings, lambda _secret: fake.TOKEN, lambda: session) for _ in range(count)]
+    assert fake.wrong == []
+
+
+async def test_a_trouble_is_one_message_that_shows_how_it_is_and_its_story_is_in_the_thread() -> None:
+    fake = SlackApiFake()
+    async with bots(fake) as (bot,):
+        await bot.send(a_message(severity="warning"))
+        await bot.send(a_message(key="2", event="started", title="checkout rolling back", severity="warning"))
+        await bot.send(
+            a_message(key="3", event="recovered", title="checkout recovered", severity="info", resolves=True)
+        )
+        await bot.send(a_message(key="4", thread="cart-1", title="cart rolling back"))
+    first, other = fake.roots
+    assert "checkout recovered" in first["text"]
+    assert "cart rolling back" in other["text"]
+    assert [(one["text"].split(" ", 2)[2], one["reply_broadcast"]) for one in fake.story(first["ts"])] == [
+        ("checkout rolling back", False), ("checkout recovered", True),
+    ]  # fmt: skip
+    assert [sent.body["limit"] for sent in fake.sent if "limit" in sent.body] == [200, 200], "once for each trouble"
+
+
+async def test_another_process_goes_on_with_the_message_that_it_finds() -> None:
+    fake = SlackApiFake()
+    async with bots(fake, 2) as (before, after):
+        await before.send(a_message(source="ops-1"))
+        await after.send(a_message(source="ops-1", event="failed", title="checkout rollback failed"))
+        assert len(fake.roots) == 1
+        await after.send(a_message(source="ops-1", event="passed"))
+    assert len(fake.roots) == 1
+    async with bots(fake) as (other,):
+        await other.send(a_message(source="ops-2"))
+    assert len(fake.roots) == 2, "another daemon's message is its own"
+
+
+async def test_a_message_that_somebody_deleted_is_written_anew() -> None:
+    fake = SlackApiFake()
+    async with bots(fake) as (bot,):
+        await bot.send(a_message())
+        fake.posts.clear()
+        await bot.send(a_message(event="failed"))
+        await bot.send(a_message(event="acknowledged"))
+    assert (len(fake.roots), len(fake.posts)) == (1, 2)
+
+
+@pytest.mark.parametrize("form", FORMS)
+async def test_every_form_is_taken_twice(form: str) -> None:
+    fake = SlackApiFake()
+    async with bots(fake) as (bot,):
+        await bot.send(FORMS[form])
+        await bot.send(FORMS[form])
+    assert (len(fake.roots), len(fake.posts)) == (1, 2)
+
+
+@pytest.mark.parametrize("error", ["channel_not_found", "not_in_channel", "invalid_auth", "missing_scope"])
+async def test_a_success_that_says_no_is_a_failure_and_names_no_secret(error: str) -> None:
+    fake = SlackApiFake()
+    async with bots(fake) as (bot,):
+        fake.refused = error
+        with pytest.raises(DeliveryError, match=error) as caught:
+            await bot.send(a_message())
+        assert not caught.value.permanent
+        assert fake.TOKEN not in str(caught.value)
+        fake.retry_after = "7"
+        fake.fail(Fault.TOO_MANY)
+        with pytest.raises(DeliveryError) as caught:
+            await bot.send(a_message())
+        assert caught.value.retry_after is not None
+        assert caught.value.retry_after.total_seconds() == 7
+        await bot.send(a_message())
+    assert len(fake.posts) == 1
+
+
+async def test_blocks_that_are_not_taken_are_written_as_text() -> None:
+    fake = SlackApiFake()
+    async with bots(fake) as (bot,):
+        await bot.send(a_message(severity="warning"))
+        fake.refused = "invalid_blocks"
+        await bot.send(a_message(event="failed", title="checkout rollback failed"))
+    assert "Stop it: `rollbackd abort checkout-3`" in fake.roots[0]["text"]
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({}, "nothing says how"),
+        ({"token": TOKEN, "webhook_url": TOKEN, "channel": "C0123ABCD"}, "two things do"),
+        ({"token": TOKEN}, "belong together"),
+        ({"webhook_url": TOKEN, "channel": "C0123ABCD"}, "belong together"),
+        ({"token": TOKEN, "channel": "#room"}, "pattern"),
+    ],
+)
+def test_settings_that_say_no_way_or_two_are_refused(given: dict[str, object], words: str) -> None:
+    with pytest.raises(ValidationError, match=words):
+        SlackSettings.model_validate(given)
