@@ -165,7 +165,7 @@ async def test_files_belong_to_whoever_runs_the_command(served: Served, tmp_path
     file = tmp_path / "out.tar.gz"
     assert (await snapshot(served, "export", "checkout", "config", "checkpoint-1", str(file))).code == 0
     assert file.read_bytes() == served.operations.content
-    assert (file.stat().st_mode & 0o777, sorted(os.listdir(tmp_path))) == (0o600, ["out.tar.gz", "s.sock"])
+    assert (file.stat().st_mode & 0o777, sorted(os.listdir(tmp_path))) == (0o600, ["out.tar.gz", "page.key", "s.sock"])
     assert (await snapshot(served, "import", "checkout", "config", str(file))).code == 0
     assert served.operations.taken_in == served.operations.content
     missing = await snapshot(served, "import", "checkout", "config", str(tmp_path / "no"))

@@ -42,7 +42,7 @@ async def test_a_rollback_is_in_its_report_in_the_months_and_in_the_events(house
     month = await house.operations.month(f"{house.now:%Y-%m}")
     assert (month.rollbacks, month.recovered, month.success) == (1, 1, 1.0)
     assert [(one.name, one.count) for one in month.causes] == [("broken", 1)]
-    assert [(one.what, one.count, one.over) for one in month.times][-1] == ("recovery", 1, 0)
+    assert [(one.what, one.count, one.slower) for one in month.times][-1] == ("recovery", 1, 0)
     assert "100.0%" in reports.markdown(reports.of_month(to_jsonable_python(month))).replace("\\", "")
     empty = await house.operations.month("1999-12")
     assert (empty.rollbacks, empty.success, empty.times[0].mean) == (0, 0.0, None)

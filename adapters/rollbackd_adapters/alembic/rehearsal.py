@@ -30,7 +30,7 @@ class TornError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Stop:
+class Milestone:
     """Where the way back comes by: before the first migration, and after each."""
 
     revision: str
@@ -44,7 +44,7 @@ class Stop:
 class Rehearsal:
     """What a rehearsal found."""
 
-    stops: tuple[Stop, ...]
+    stops: tuple[Milestone, ...]
     losses: tuple[Loss, ...] = ()
     does: tuple[str, ...] = ()
     """What each migration does, a sentence each."""
@@ -58,7 +58,7 @@ class Rehearsal:
     @classmethod
     def read(cls, given: Mapping[str, Any]) -> "Rehearsal":
         """As `written` gave it. :raises KeyError, TypeError: it is none."""
-        stops = tuple(Stop(*one) for one in given["stops"])
+        stops = tuple(Milestone(*one) for one in given["stops"])
         lost = tuple(Loss(*one) for one in given["losses"])
         return cls(stops, lost, tuple(given["does"]), tuple(given["torn"]), given["forward"], given["failed"])
 
@@ -165,8 +165,8 @@ class Rehearsals:
         return ""
 
 
-def _stop(revision: str, found: Survey) -> Stop:
-    return Stop(revision, release_of(found.heads).id, digest(found.schema))
+def _stop(revision: str, found: Survey) -> Milestone:
+    return Milestone(revision, release_of(found.heads).id, digest(found.schema))
 
 
 def digest(schema: DatabaseSchema) -> str:

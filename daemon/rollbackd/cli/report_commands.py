@@ -46,7 +46,7 @@ def events(
     service: Annotated[str, typer.Option("--service", help="Only of this service.")] = "",
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of a line instead.")] = False,
 ) -> None:
-    """Print the journal's facts, one JSON object a line, oldest first."""
+    """Print the journal's facts, oldest first, as JSON lines."""
     if schema:
         if after or service:
             raise UsageError("--schema stands alone: it is the same for every line")

@@ -250,7 +250,7 @@ def of_month(found: View) -> Report:
 
 def _time_row(one: View) -> tuple[str, ...]:
     lengths = (_length(one["mean"]), _length(one["p95"]), _length(one["target"]))
-    return (one["what"], str(one["count"]), *lengths, str(one["over"]))
+    return (one["what"], str(one["count"]), *lengths, str(one["slower"]))
 
 
 # -- times --------------------------------------------------------------------------------------

@@ -435,7 +435,7 @@ class TimesView:
     p95: float | None
     target: float | None
     """None: there is none."""
-    over: int
+    slower: int
     """How many took longer than the target."""
 
 
