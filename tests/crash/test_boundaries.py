@@ -32,10 +32,6 @@ class _Story:
         self._alert = alert(name)
         self._answered = False
 
-    @property
-    def incident(self) -> str:
-        return f"{self.shop.name}-1"
-
     async def begin(self) -> None:
         self.world.configure([self.shop.service()])
         await self.world.deployed({self.shop.name: self.shop.history})
@@ -65,7 +61,7 @@ class _Story:
         assert [fact.outcome for fact in of_kind(records, facts.Closed)] == [Outcome.RECOVERED]
         assert of_kind(records, facts.ApplyFailed) == []
         assert [fact.event for fact in of_kind(records, facts.Told)] == EVENTS
-        heard = self.world.heard(self.incident)
+        heard = self.world.heard(self.shop.name)
         assert len(heard) == len(EVENTS)
         assert sum(heard.values()) <= len(EVENTS) + 1, "one kill repeats one message at most"
 

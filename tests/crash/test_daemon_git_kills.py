@@ -198,7 +198,7 @@ async def test_a_step_that_is_cut_off_three_times_is_parked_and_told(tmp_path: P
         assert await life.stop() == 0
         records = await world.checked()
         assert slack.wrong == []
-        assert any("needs a person" in text for text in world.heard("shop-1"))
+        assert any("needs a person" in text for text in world.heard("shop"))
     assert shop.effects == ["enter", "leave"]
     (parked,) = of_kind(records, facts.Parked)
     assert parked.reason == "apply config was cut off 3 times: it may kill whoever runs it"

@@ -7,6 +7,7 @@ import asyncio
 import hashlib
 import json
 import os
+import re
 import socket
 import sqlite3
 from collections import Counter
@@ -263,7 +264,8 @@ class World:
     def heard(self, service: str) -> Counter[str]:
         """What Slack took about a service, by text."""
         assert self.slack is not None
-        return Counter(body["text"] for body in self.slack.taken if f"{service}" in body["text"])
+        name = re.compile(rf"\b{re.escape(service)}\b")
+        return Counter(body["text"] for body in self.slack.taken if name.search(body["text"]))
 
 
 def of_kind(records: Sequence[Record], kind: type[Any]) -> list[Any]:
