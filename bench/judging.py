@@ -101,7 +101,9 @@ async def _poll(host: Host, kind: str, port: int, series: int, rounds: int) -> l
     config = Config(
         prometheus=PrometheusSettings(url=f"http://127.0.0.1:{port}"), rules=(rule,), services=_services(series)
     )
-    config = config.model_copy(update={"daemon": config.daemon.model_copy(update={"signals": host.root / "signals"})})
+    config = config.model_copy(
+        update={"daemon": config.daemon.model_copy(update={"signals": host.root / "signals", "mode": "shadow"})}
+    )
     core = await build(config, await open_journal(host.journal, clock), clock)
     assert core.polls is not None
     spare_what_stays()

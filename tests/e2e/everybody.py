@@ -35,8 +35,9 @@ class People:
 
     @property
     def paged(self) -> list[tuple[str, str]]:
-        """Action and thread of each event of PagerDuty."""
-        return list(dict.fromkeys((one["event_action"], one["dedup_key"]) for one in self.pager.taken))
+        """Action and thread of each event of PagerDuty, whose keys begin with the daemon's name."""
+        keys = ((one["event_action"], one["dedup_key"].partition("/")[2]) for one in self.pager.taken)
+        return list(dict.fromkeys(keys))
 
     @property
     def said(self) -> str:
