@@ -202,8 +202,7 @@ def _in_messages(ears: Ears) -> None:
         assert all(len(text) < 10_000 for text in texts)
         assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e\u2066\u2028]", "".join(texts))
     opened = next(one for one in ears.program.taken if one["event"] == "opened" and one["service"] == "shop")
-    assert "$(reboot)" in json.dumps(opened)
-    assert "<!channel>" in json.dumps(opened)
+    assert "<!channel>" in json.dumps(opened), "the beginning of what the alert says; the rest is on the page"
     for mail in ears.mail.mails:
         _is_harmless(mail)
 
