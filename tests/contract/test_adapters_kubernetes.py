@@ -19,7 +19,7 @@ from rollbackd.execution.layers import LayerFactory, PlanRequest
 from rollbackd.model import Plan, Progress, Release, State
 from rollbackd.system.clock import SystemClock
 from rollbackd.system.spawner import Spawner
-from rollbackd.testing import AdapterContract, World, finish, perform, planned
+from rollbackd.testing import AdapterContract, World, finish, perform, planned, problems
 from rollbackd_adapters.kubernetes import lacking
 from rollbackd_adapters.kubernetes.templates import template_id
 from tests.clusters import JSON_PATCH, MERGE_PATCH, Cluster, a_cluster, fake_cluster, kubeconfig
@@ -214,7 +214,7 @@ def test_what_pods_would_lack_is_found_before_anything_is_touched(
 def test_a_paused_workload_is_refused(world: WorkloadWorld) -> None:
     world.patch({"op": "add", "path": "/spec/paused", "value": True})
     assert "kubectl rollout resume" in str(refusal(world))
-    assert finish(world.adapter().ready())
+    assert finish(problems(world.adapter()))
 
 
 def test_a_full_quota_stops_a_rollout_that_needs_more_pods(cluster: Cluster, tmp_path: Path) -> None:
@@ -280,7 +280,7 @@ def without_dry_runs(of: Object, dry: bool) -> Object:
 def test_a_webhook_that_denies_is_heard_before_anything_is_touched(world: WorkloadWorld, fake: FakeKubernetes) -> None:
     fake.admission.append(denying)
     assert "image is not signed" in str(refusal(world))
-    assert finish(world.adapter().ready())
+    assert finish(problems(world.adapter()))
 
 
 def test_a_webhook_without_dry_runs_is_a_risk_only(world: WorkloadWorld, fake: FakeKubernetes) -> None:
@@ -308,7 +308,7 @@ def test_each_right_that_is_missing_is_named(
 ) -> None:
     verb, group, resource = right
     fake.denied.add((verb, resource))
-    (problem,) = finish(world.adapter().ready())
+    (problem,) = finish(problems(world.adapter()))
     assert f'{{apiGroups: ["{group}"], resources: [{resource}], verbs: [{verb}]}}' in problem.text
 
 
@@ -635,4 +635,4 @@ def test_other_keys_of_the_selector_stay_and_open_connections_are_told(colours: 
 def test_a_selector_of_no_colour_is_told(colours: ColouredWorld) -> None:
     operation = {"op": "replace", "path": "/spec/selector/color", "value": "mauve"}
     colours.cluster.api("PATCH", colours.at, [operation], JSON_PATCH)
-    assert "color=mauve, which is none of `colours`" in finish(colours.adapter().ready())[0].text
+    assert "color=mauve, which is none of `colours`" in finish(problems(colours.adapter()))[0].text
