@@ -177,6 +177,26 @@ async def test_a_bad_end_is_over_when_seen_or_well_or_followed_by_the_next_incid
         assert "checkout-1" not in process._watched
 
 
+async def test_what_is_well_while_it_is_being_read_is_forgotten(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    await world.write(facts.Changed(BAD, START, START), stream=service_stream("checkout"))
+    clocks = await world.begin()
+    await world.open()
+    await world.end(Outcome.FAILED)
+    await looks(clocks, 1)
+    read_model = clocks._read_model
+    read = read_model.incident
+
+    async def meanwhile(name: str) -> Any:
+        await world.write(facts.MarkedGood(BAD, "ran 30m"), stream=service_stream("checkout"))
+        await read_model.refresh()
+        return await read(name)
+
+    monkeypatch.setattr(read_model, "incident", meanwhile)
+    world.clock.advance(timedelta(hours=3))
+    assert await clocks.look() == 0
+    assert (clocks._watched, clocks._next, world.due()) == (set(), {}, ["tier 0", "tier 1"])
+
+
 async def test_a_second_rollback_within_an_hour_tells_the_next_people(world: World) -> None:
     clocks = await world.begin()
     await world.open()

@@ -94,6 +94,8 @@ class IncidentClocks:
 
     async def _look_at(self, name: str, now: datetime) -> int:
         incident = await self._read_model.incident(name)
+        if name not in self._next:  # it ended well meanwhile
+            return 0
         if incident is None:
             self._forget([name])
             return 0
