@@ -66,7 +66,7 @@ class _Story:
         assert sum(heard.values()) <= len(EVENTS) + 1, "one kill repeats one message at most"
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 async def test_killed_at_each_boundary_it_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
     slack = SlackFake()
     async with serving(slack) as url, zygote() as mother:
