@@ -6,6 +6,7 @@ Each message is a readable line on stdout. `GET /messages` gives all of them as 
 
 import argparse
 import asyncio
+import html
 import signal
 from typing import Any
 
@@ -19,7 +20,7 @@ def readable(name: str, body: Any) -> str:
     """One line: who was told, and what."""
     match name:
         case "slack":
-            return f"slack      {body['text']}"
+            return f"slack      {html.unescape(body['text'])}"
         case "pagerduty":
             said = body["payload"]["summary"] if "payload" in body else ""
             return f"pagerduty  {body['event_action']} {body['dedup_key']} {said}".rstrip()

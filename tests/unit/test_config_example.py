@@ -30,7 +30,14 @@ EXAMPLE = Path(__file__).parents[2] / "config.example.yaml"
 @pytest.fixture
 def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Loaded:
     """The example with the secrets that it names."""
-    names = ("RELEASE_DESK_TOKEN", "SLACK_WEBHOOK_URL", "DESK_AUTHORIZATION", "PROBE_PASSWORD", "COPIES_KEY")
+    names = (
+        "RELEASE_DESK_TOKEN",
+        "SLACK_WEBHOOK_URL",
+        "DESK_AUTHORIZATION",
+        "PROBE_PASSWORD",
+        "COPIES_KEY",
+        "SLACK_TOKEN",
+    )
     for name in names:
         monkeypatch.setenv(name, "hunter2")
     certificate, key = make_certificate(tmp_path)
