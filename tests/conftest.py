@@ -56,9 +56,9 @@ def _reason(longrepr: object) -> str:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The pure core is covered by tests that name it: whole daemons that play on it would take twice as long."""
-    names = {item.path: _names_the_core(item.path) for item in items}
+    of_the_core = {path for path in {item.path for item in items} if _names_the_core(path)}
     for item in items:
-        if not names[item.path]:
+        if item.path not in of_the_core:
             item.add_marker("no_cover")
 
 

@@ -10,7 +10,7 @@ from functools import partial
 from prometheus_client import CollectorRegistry
 from pydantic import BaseModel
 
-from rollbackd.adapter import AdapterError
+from rollbackd.adapter import AdapterError, Notifier
 from rollbackd.calendar import Calendar
 from rollbackd.config.models import Config, Service
 from rollbackd.config.secrets import reveal, those_there
@@ -135,6 +135,7 @@ class _Reach:
     spawner: Spawner
     prometheus: Prometheus | None
     alertmanager: Alertmanager | None
+    notifiers: dict[str, Notifier]
     factory: LayerFactory
     layers: dict[str, Layers]
     lag: LoopLag
@@ -191,8 +192,7 @@ async def build(config: Config, journal: Journal, clock: Clock, checkpoint: Chec
         return rule_states.over(service, episode, clock.now())
 
     incident_clocks = IncidentClocks(config, read_model, clock)
-    notifiers = {one.name: build_notifier(one.kind, one.settings, reveal, reach.web) for one in config.notify.receivers}
-    dispatcher = NotificationDispatcher(journal, config, notifiers, clock, goes_on=goes_on, over=over)
+    dispatcher = NotificationDispatcher(journal, config, reach.notifiers, clock, goes_on=goes_on, over=over)
     registry, vitals = CollectorRegistry(), Vitals()
     readiness_review = ReadinessReview(config, read_model, clock, deciding.situations, layers, deciding.check_runner)
     drills = DrillRunner(
@@ -206,7 +206,7 @@ async def build(config: Config, journal: Journal, clock: Clock, checkpoint: Chec
         runner,
         readiness_review,
     )
-    receiver_trials = ReceiverTrials(config, notifiers, clock, journal)
+    receiver_trials = ReceiverTrials(config, reach.notifiers, clock, journal)
     operations = Operations(
         OperationsParts(
             config=config,
@@ -317,6 +317,7 @@ def _reach(config: Config, clock: Clock) -> _Reach:
         spawner=spawner,
         prometheus=prometheus_of(config, clock),
         alertmanager=alertmanager,
+        notifiers={one.name: build_notifier(one.kind, one.settings, reveal, web) for one in config.notify.receivers},
         factory=factory,
         layers=layers,
         lag=LoopLag(),
@@ -413,8 +414,7 @@ def _releases(
 async def live_check(config: Config, clock: Clock, asked_by: str) -> AsyncIterator[LiveCheck]:
     """What asks everything that a configuration names, without a daemon and its journal."""
     reach = _reach(config, clock)
-    notifiers = {one.name: build_notifier(one.kind, one.settings, reveal, reach.web) for one in config.notify.receivers}
-    trials = ReceiverTrials(config, notifiers, clock)
+    trials = ReceiverTrials(config, reach.notifiers, clock)
     try:
         yield LiveCheck(
             config, reach.prometheus, reach.alertmanager, reach.layers, trials, RuleStates(config), clock, asked_by

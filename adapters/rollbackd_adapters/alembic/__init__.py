@@ -23,7 +23,6 @@ from rollbackd.syntax.units import writable
 from rollbackd.system.boundary import boundary
 from rollbackd.system.spawner import Lock, one_line
 from rollbackd_adapters import lacks
-from rollbackd_adapters.alembic.graph import BASE as BASE
 from rollbackd_adapters.alembic.graph import MigrationGraph, heads_of, release_of
 from rollbackd_adapters.alembic.project import MigrationFailedError, Project
 from rollbackd_adapters.alembic.rehearsal import Rehearsal, Rehearsals, TornError, digest

@@ -7,10 +7,8 @@ and can be gone back to in the same way. psycopg is imported on first use.
 https://www.postgresql.org/docs/15/
 """
 
-import json
 import os
 import shutil
-import sys
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
@@ -20,9 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from rollbackd.adapter import AdapterError, Difference, Place, Snapshot, SnapshotProblem
-from rollbackd.adapter import Needs as Needs
 from rollbackd.model import Change, DataLoss, Release
-from rollbackd.model import Traits as Traits
 from rollbackd.syntax.units import writable
 from rollbackd.system.boundary import boundary
 from rollbackd.system.spawner import Lock, one_line, sync_directory
@@ -35,21 +31,8 @@ from rollbackd_adapters.copies import (
     copy_of,
     new_id,
 )
-from rollbackd_adapters.copies import (
-    LINEAGE_ID as LINEAGE_ID,
-)
-from rollbackd_adapters.copies import (
-    CopyStore as CopyStore,
-)
-from rollbackd_adapters.copies import (
-    check_copy_name as check_copy_name,
-)
-from rollbackd_adapters.copies import (
-    kept as kept,
-)
 from rollbackd_adapters.databases import PATIENCE, DatabaseAdapter, imported, release_of, rows_that_differ
-from rollbackd_adapters.failures import as_adapter_errors, holding
-from rollbackd_adapters.ids import check_own as check_own
+from rollbackd_adapters.failures import holding
 from rollbackd_adapters.postgres import archive
 from rollbackd_adapters.postgres.catalogue import Catalogue, Database, beside, look
 from rollbackd_adapters.postgres.dump import DATA, FACTS, Dumps, Taken
@@ -62,8 +45,7 @@ from rollbackd_adapters.postgres.server import DatabaseServer, both, sql
 from rollbackd_adapters.postgres.settings import PostgresSettings
 from rollbackd_adapters.postgres.swap import Swap
 from rollbackd_adapters.threads import in_thread
-from rollbackd_adapters.traces import Trace
-from rollbackd_adapters.traces import named as named
+from rollbackd_adapters.traces import Trace, named
 
 TRIAL = "try"
 """What rehearsals are called at the server, and what they make."""
@@ -508,16 +490,9 @@ class PostgresAdapter(DatabaseAdapter[PostgresSettings]):
 
     async def _archive(self, what: str, directory: Path, path: str, lock: Lock | None = None) -> Any:
         """The manifest of an exported file. :raises AdapterError: it cannot be read, or cannot be written."""
-        argv = [sys.executable, "-I", archive.__file__, what, str(directory), path, str(self._settings.largest)]
-        with as_adapter_errors():
-            ended = await self._spawner.run(argv, timeout=self._settings.timeout, lock=lock, limit=2**28)
-        try:
-            answer = json.loads(ended.stdout)
-        except ValueError as error:
-            raise AdapterError(f"{path}: reading or writing it broke off: {ended.ending}", permanent=False) from error
-        if "error" in answer:
-            raise AdapterError(str(answer["error"]), permanent=bool(answer["permanent"]))
-        return answer.get("manifest")
+        words = (archive.__file__, what, str(directory), path, str(self._settings.largest))
+        said = await self._dumps.answer(f"{path}: reading or writing it", *words, lock=lock)
+        return said.get("manifest")
 
     async def prune(self, spare: Collection[str] = (), last: int = 0) -> Sequence[str]:
         gone = await super().prune(spare, last)

@@ -171,15 +171,24 @@ class Dumps:
     # -- reading --------------------------------------------------------------------------------
     async def read(self, data: Path, lock: Lock | None = None) -> dict[str, dict[str, Any]]:
         """What each file of a dump is. :raises AdapterError: it cannot be read."""
-        argv = [sys.executable, "-I", reading.__file__, str(data), str(self._settings.jobs)]
+        return await self.answer(
+            f"{data}: reading it", reading.__file__, str(data), str(self._settings.jobs), lock=lock
+        )
+
+    async def answer(self, what: str, script: str, *words: str, lock: Lock | None = None) -> dict[str, Any]:
+        """What a script of ours says of files, in a process of its own. :raises AdapterError: it failed.
+
+        :param what: what breaks off when it does, such as `/srv/copies/v1: reading it`.
+        """
+        argv = [sys.executable, "-I", script, *words]
         with as_adapter_errors():
             ended = await self._spawner.run(argv, timeout=self._settings.timeout, lock=lock, limit=2**28)
         try:
             answer = json.loads(ended.stdout)
         except ValueError as error:
-            raise AdapterError(f"{data}: reading it broke off: {ended.ending}", permanent=False) from error
+            raise AdapterError(f"{what} broke off: {ended.ending}", permanent=False) from error
         if "error" in answer:
-            raise AdapterError(answer["error"], permanent=False)
+            raise AdapterError(answer["error"], permanent=answer.get("permanent", False))
         return dict(answer)
 
     async def harms(self, directory: Path, facts: Mapping[str, Any], lock: Lock | None = None) -> list[str]:

@@ -17,10 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from rollbackd.adapter import AdapterError, Difference, Place, Snapshot, SnapshotProblem
-from rollbackd.adapter import Needs as Needs
-from rollbackd.model import NO_RELEASE as NO_RELEASE
 from rollbackd.model import Change, DataLoss, Release
-from rollbackd.model import Traits as Traits
 from rollbackd.syntax.units import writable
 from rollbackd.system.spawner import Lock, one_line
 from rollbackd_adapters import lacks
@@ -32,30 +29,13 @@ from rollbackd_adapters.copies import (
     Lineage,
     new_id,
 )
-from rollbackd_adapters.copies import (
-    LINEAGE_ID as LINEAGE_ID,
-)
-from rollbackd_adapters.copies import (
-    CopyStore as CopyStore,
-)
-from rollbackd_adapters.copies import (
-    check_copy_name as check_copy_name,
-)
-from rollbackd_adapters.copies import (
-    copy_as_of as copy_as_of,
-)
-from rollbackd_adapters.copies import (
-    kept as kept,
-)
 from rollbackd_adapters.databases import PATIENCE, DatabaseAdapter, imported, release_of, rows_that_differ
 from rollbackd_adapters.failures import holding
-from rollbackd_adapters.ids import check_own as check_own
 from rollbackd_adapters.sqlite.jobs import SqliteJobs
 from rollbackd_adapters.sqlite.opened import SqliteFile, given_to
 from rollbackd_adapters.sqlite.settings import IntegrityQuery, SqliteSettings
 from rollbackd_adapters.threads import in_thread
 from rollbackd_adapters.traces import Trace
-from rollbackd_adapters.traces import named as named
 
 DATA = "data.sqlite"
 """The database in a copy's directory."""

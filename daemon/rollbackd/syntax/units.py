@@ -187,7 +187,7 @@ Size = Annotated[int, BeforeValidator(parse_size), PlainSerializer(_as_given), _
 def _sentences(kind: type[BaseModel]) -> dict[str, str]:
     """What stands below each field. Read only for a schema: by pydantic itself it would cost each start."""
     found = dict[str, str]()
-    for one in reversed([each for each in kind.__mro__ if issubclass(each, Spec) and "__module__" in each.__dict__]):
+    for one in reversed([each for each in kind.__mro__ if issubclass(each, Spec)]):
         try:
             (defined,) = ast.parse(dedent(inspect.getsource(one))).body
         except (OSError, TypeError):  # made at run time
