@@ -20,9 +20,9 @@ from rollbackd.model import Change, Progress
 from rollbackd.system.clock import SystemClock
 from rollbackd.testing import finish, perform, planned
 from rollbackd_adapters.copies import COPY_ID
+from rollbackd_adapters.postgres.backup_repository import position
 from rollbackd_adapters.postgres.points import Points, time_id
 from rollbackd_adapters.postgres.recovery import LogPoint
-from rollbackd_adapters.postgres.repository import position
 from tests.contract.test_adapters_postgres import layer
 from tests.contract.test_adapters_postgres_copies import drop_all
 from tests.contract.test_adapters_postgres_ready import small

@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 from pydantic_core import to_jsonable_python
 
 from rollbackd.operations import InvalidOrder
-from rollbackd.views import reports
+from rollbackd.views import report_text
 from rollbackd.views.shapes import EventView, IncidentDetail, RecordView
 from tests.fakes.operations import DECIDED, NOON, OPENED
 from tests.unit.test_operations import House, opened
@@ -34,7 +34,7 @@ async def test_a_rollback_is_in_its_report_in_the_months_and_in_the_events(house
     await house.pass_(timedelta(minutes=20))
     detail = await house.operations.incident("shop-1")
     assert detail.incident.outcome == "recovered"
-    text = reports.markdown(reports.of_incident(to_jsonable_python(detail)))
+    text = report_text.markdown(report_text.of_incident(to_jsonable_python(detail)))
     for said in ("# shop-1: recovered", "## Timeline", "## Decision", "| code | v2 | v1 | done |", "## Verification"):
         assert said in text, text
     assert "Recovery, from the first step to the end" in text
@@ -43,7 +43,7 @@ async def test_a_rollback_is_in_its_report_in_the_months_and_in_the_events(house
     assert (month.rollbacks, month.recovered, month.success) == (1, 1, 1.0)
     assert [(one.name, one.count) for one in month.causes] == [("broken", 1)]
     assert [(one.what, one.count, one.slower) for one in month.times][-1] == ("recovery", 1, 0)
-    assert "100.0%" in reports.markdown(reports.of_month(to_jsonable_python(month))).replace("\\", "")
+    assert "100.0%" in report_text.markdown(report_text.of_month(to_jsonable_python(month))).replace("\\", "")
     empty = await house.operations.month("1999-12")
     assert (empty.rollbacks, empty.success, empty.times[0].mean) == (0, 0.0, None)
 
@@ -89,11 +89,11 @@ def test_nothing_from_outside_is_markup(text: str) -> None:
     incident = replace(OPENED, reason=text, change=text, notes=(text,))
     decision = replace(DECIDED, evidence=(text,))
     detail = IncidentDetail(incident, decision, (RecordView(1, NOON, text, "Opened", text),))
-    made = reports.of_incident(json.loads(json.dumps(asdict(detail), default=str)))
+    made = report_text.of_incident(json.loads(json.dumps(asdict(detail), default=str)))
     page = _Tags()
-    page.feed(reports.html(made))
+    page.feed(report_text.html(made))
     assert page.tags <= _OWN
-    rows = [line for line in reports.markdown(made).splitlines() if line.startswith("| 2026-03-01 12:00:00Z")]
+    rows = [line for line in report_text.markdown(made).splitlines() if line.startswith("| 2026-03-01 12:00:00Z")]
     (row,) = rows
     assert row.replace("\\|", "").count("|") == 5, "a row has its own cells and no others"
-    assert "<" not in reports.markdown(made).replace("\\<", "")
+    assert "<" not in report_text.markdown(made).replace("\\<", "")

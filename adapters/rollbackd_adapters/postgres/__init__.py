@@ -33,7 +33,7 @@ from rollbackd_adapters.copies import (
 )
 from rollbackd_adapters.databases import PATIENCE, DatabaseAdapter, imported, release_of, rows_that_differ
 from rollbackd_adapters.failures import holding
-from rollbackd_adapters.postgres import archive
+from rollbackd_adapters.postgres import export_file
 from rollbackd_adapters.postgres.catalogue import Catalogue, Database, beside, look
 from rollbackd_adapters.postgres.dump import DATA, FACTS, Dumps, Taken
 from rollbackd_adapters.postgres.leftovers import Leftovers
@@ -490,7 +490,7 @@ class PostgresAdapter(DatabaseAdapter[PostgresSettings]):
 
     async def _archive(self, what: str, directory: Path, path: str, lock: Lock | None = None) -> Any:
         """The manifest of an exported file. :raises AdapterError: it cannot be read, or cannot be written."""
-        words = (archive.__file__, what, str(directory), path, str(self._settings.largest))
+        words = (export_file.__file__, what, str(directory), path, str(self._settings.largest))
         said = await self._dumps.answer(f"{path}: reading or writing it", *words, lock=lock)
         return said.get("manifest")
 

@@ -18,9 +18,9 @@ from rollbackd.system.spawner import Lock, one_line
 from rollbackd_adapters import lacks
 from rollbackd_adapters.base import LayerPart
 from rollbackd_adapters.copies import DataCopy, Lineage
+from rollbackd_adapters.postgres.backup_repository import PROGRAM, Backup, BackupRepository, Backups, position
 from rollbackd_adapters.postgres.dump import Dumps, Taken
 from rollbackd_adapters.postgres.recovery import LONGEST_SOCKET, LogPoint, ScratchCluster
-from rollbackd_adapters.postgres.repository import PROGRAM, Backup, BackupRepository, Backups, position
 from rollbackd_adapters.postgres.restoring import PURPOSE
 from rollbackd_adapters.postgres.server import GLANCE, DatabaseServer, fetch, value
 from rollbackd_adapters.postgres.settings import PgBackRestSettings, PostgresSettings

@@ -28,7 +28,7 @@ from rollbackd.system.users import identity_of
 from rollbackd_adapters import lacks
 from rollbackd_adapters.base import LayerPart
 from rollbackd_adapters.failures import as_adapter_errors
-from rollbackd_adapters.postgres.repository import Backup, BackupRepository
+from rollbackd_adapters.postgres.backup_repository import Backup, BackupRepository
 from rollbackd_adapters.postgres.restoring import HarmedCopyError, free_bytes, unless_full
 from rollbackd_adapters.postgres.server import DatabaseServer, value
 from rollbackd_adapters.postgres.settings import PostgresSettings

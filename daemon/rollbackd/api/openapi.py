@@ -16,7 +16,8 @@ from rollbackd.api.snapshot_files import FILES, OCTETS
 from rollbackd.operations import parameters
 from rollbackd.signals.events import Posted
 from rollbackd.snapshots.views import TakenView
-from rollbackd.syntax.units import Spec, Written
+from rollbackd.syntax.units import Spec
+from rollbackd.syntax.written_schema import Written
 from rollbackd.views.shapes import Readiness
 
 _REF = "#/components/schemas/{model}"

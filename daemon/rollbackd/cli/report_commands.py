@@ -22,22 +22,22 @@ def of_incident(
     session: Session, incident: Annotated[str, typer.Argument(help="Its name: checkout-7.")], html: _Html = False
 ) -> None:
     """Write the report of an incident. Why, timeline with delays, steps, checks, people, after-care, review."""
-    from rollbackd.views import reports
+    from rollbackd.views import report_text
 
     detail = session.client.get("incidents", incident)
-    made = reports.of_incident(detail)
-    session.show(detail, lambda: print((reports.html if html else reports.markdown)(made), end=""))
+    made = report_text.of_incident(detail)
+    session.show(detail, lambda: print((report_text.html if html else report_text.markdown)(made), end=""))
 
 
 def of_month(
     session: Session, month: Annotated[str, typer.Argument(help="Which: 2026-03, in UTC.")], html: _Html = False
 ) -> None:
     """Write the report of a month. How often, how well, how long it took against the targets, and why."""
-    from rollbackd.views import reports
+    from rollbackd.views import report_text
 
     found = session.client.get("reports", "month", patience=PATIENCE, month=month)
-    made = reports.of_month(found)
-    session.show(found, lambda: print((reports.html if html else reports.markdown)(made), end=""))
+    made = report_text.of_month(found)
+    session.show(found, lambda: print((report_text.html if html else report_text.markdown)(made), end=""))
 
 
 def events(

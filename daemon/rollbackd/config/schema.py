@@ -4,7 +4,7 @@ from pydantic.json_schema import JsonSchemaValue
 
 from rollbackd.config.shape import shape_of
 from rollbackd.plugins import Plugins, installed
-from rollbackd.syntax.units import Written
+from rollbackd.syntax.written_schema import Written
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 

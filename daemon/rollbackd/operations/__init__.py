@@ -13,7 +13,7 @@ from rollbackd.operations.base import OperationsParts
 from rollbackd.operations.holds import HoldOperations
 from rollbackd.operations.incident_answers import IncidentAnswer, IncidentAnswers
 from rollbackd.operations.queries import StateQueries
-from rollbackd.operations.reports import ReportOperations
+from rollbackd.operations.report_figures import ReportOperations
 from rollbackd.operations.rollbacks import RollbackOperations
 from rollbackd.operations.snapshots import SnapshotOperations
 from rollbackd.operations.state_marks import StateMarks

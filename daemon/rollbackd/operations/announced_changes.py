@@ -12,7 +12,7 @@ from rollbackd.operations.base import OperationsBase, OperationsParts
 from rollbackd.operations.parameters import ChangeBody
 from rollbackd.policy.changes import UNCONFIRMED, spell_of
 from rollbackd.policy.ledger import Announcement, announced
-from rollbackd.snapshots.marks import CHANGE
+from rollbackd.snapshots.data_marks import CHANGE
 from rollbackd.views.presenters import WAITING, change_view
 from rollbackd.views.shapes import ChangeView
 

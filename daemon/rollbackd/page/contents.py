@@ -9,7 +9,7 @@ from pydantic import Field
 from rollbackd import facts
 from rollbackd.operations import Operations
 from rollbackd.operations.parameters import Reference, RequestFields
-from rollbackd.page import conditions
+from rollbackd.page import condition_labels
 from rollbackd.page.past import past_of
 from rollbackd.views.shapes import DecisionView, IncidentView, ServiceView
 
@@ -42,7 +42,7 @@ class FleetRow:
     """A service, and how it is."""
 
     service: ServiceView
-    condition: conditions.ConditionLabel
+    condition: condition_labels.ConditionLabel
 
 
 class PageContents:
@@ -57,7 +57,7 @@ class PageContents:
         incidents = await self._operations.incidents(open_only=True, limit=1000)
         latest = await self._operations.incidents(limit=_ENDED)
         known = {one.id: one for one in incidents}
-        rows = [FleetRow(one, conditions.of_service(one, known)) for one in services]
+        rows = [FleetRow(one, condition_labels.of_service(one, known)) for one in services]
         rows.sort(key=lambda row: (row.condition.rank, row.service.name))
         counts: dict[str, int] = {}
         for row in rows:
@@ -66,7 +66,7 @@ class PageContents:
             row for row in rows if query.find.lower() in row.service.name and query.only in {"", row.condition.kind}
         ]
         begin = (query.page - 1) * SHOWN
-        waiting = {one.id: one for one in (*incidents, *latest) if conditions.needs_a_person(one)}
+        waiting = {one.id: one for one in (*incidents, *latest) if condition_labels.needs_a_person(one)}
         return {
             **await self._around(),
             "query": query,
@@ -93,7 +93,7 @@ class PageContents:
         return {
             **around,
             "service": view,
-            "condition": conditions.of_service(view, known),
+            "condition": condition_labels.of_service(view, known),
             "states": states[:SHOWN],
             "incidents": incidents,
             "past": records,
@@ -109,8 +109,8 @@ class PageContents:
             **around,
             "incident": one,
             "decision": detail.decision,
-            "condition": conditions.of_incident(one),
-            "headline": conditions.headline(one, detail.decision, now),
+            "condition": condition_labels.of_incident(one),
+            "headline": condition_labels.headline(one, detail.decision, now),
             "records": [record for record in detail.records if record.kind not in _TOLD],
             "told": [record for record in detail.records if record.kind in _TOLD],
         }

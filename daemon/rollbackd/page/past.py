@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 
 from rollbackd import facts
-from rollbackd.page import conditions
+from rollbackd.page import condition_labels
 from rollbackd.views import plot
 from rollbackd.views.markup import Markup
 from rollbackd.views.shapes import IncidentView, RecordView, StateView
@@ -33,16 +33,18 @@ def past_of(
     first = min((at for at in begins if now - at < _LONGEST), default=now)
     span = (min(first, now - _SHORTEST) - (now - first) / 50, now)
     ran = [
-        plot.Bar(one.since, one.until or now, conditions.releases(one), "bad" if one.quarantined else _good(one))
+        plot.Bar(one.since, one.until or now, condition_labels.releases(one), "bad" if one.quarantined else _good(one))
         for one in states
         if one.since is not None
     ]
     troubles = [
-        plot.Bar(one.opened, one.closed or now, f"{one.id}: {conditions.of_incident(one).word}", _ended(one))
+        plot.Bar(one.opened, one.closed or now, f"{one.id}: {condition_labels.of_incident(one).word}", _ended(one))
         for one in incidents
     ]
     marks = [
-        plot.Moment(one.at, f"{conditions.moment(one.at)} {one.actor}: {one.text}", _MARKS.get(one.kind, "change"))
+        plot.Moment(
+            one.at, f"{condition_labels.moment(one.at)} {one.actor}: {one.text}", _MARKS.get(one.kind, "change")
+        )
         for one in records
         if one.kind not in {_HELD, _UNHELD}
     ]
@@ -61,7 +63,7 @@ def _good(one: StateView) -> str:
 
 
 def _ended(one: IncidentView) -> str:
-    return "good" if conditions.of_incident(one).kind == "good" else "bad"
+    return "good" if condition_labels.of_incident(one).kind == "good" else "bad"
 
 
 def _holds(records: Sequence[RecordView], now: datetime) -> Iterator[plot.Bar]:

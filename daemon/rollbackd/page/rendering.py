@@ -8,7 +8,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from rollbackd.notify.messages import plain_text
-from rollbackd.page import conditions
+from rollbackd.page import condition_labels
 from rollbackd.syntax.units import roughly
 from rollbackd.views import markup
 
@@ -40,17 +40,17 @@ class PageTemplates:
             auto_reload=False,
         )
         self._environment.filters |= {
-            "moment": conditions.moment,
-            "hour": conditions.hour,
-            "releases": conditions.releases,
+            "moment": condition_labels.moment,
+            "hour": condition_labels.hour,
+            "releases": condition_labels.releases,
             "roughly": roughly,
             "drawn": _drawn,
-            "of_incident": conditions.of_incident,
-            "of_decision": conditions.of_decision,
-            "of_verdict": conditions.of_verdict,
-            "of_step": conditions.of_step,
+            "of_incident": condition_labels.of_incident,
+            "of_decision": condition_labels.of_decision,
+            "of_verdict": condition_labels.of_verdict,
+            "of_step": condition_labels.of_step,
         }
-        self._environment.globals |= {"form_word": FORM, "until": conditions.until}
+        self._environment.globals |= {"form_word": FORM, "until": condition_labels.until}
         self._environment.globals["parts"] = self._environment.get_template("parts.html").module
 
     def whole(self, name: str, context: Mapping[str, Any], form: str) -> str:

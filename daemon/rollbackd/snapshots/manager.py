@@ -17,9 +17,9 @@ from rollbackd.config.schedules import SnapshotSchedule
 from rollbackd.execution.layers import Layers
 from rollbackd.journal import JournalUnavailable
 from rollbackd.model import service_stream
+from rollbackd.snapshots.data_marks import DataMarks
 from rollbackd.snapshots.history import FINDING_KINDS, FINDINGS_READ, RUN_KINDS, RUNS_READ, SnapshotRun, folded
 from rollbackd.snapshots.layer_snapshots import LayerSnapshots, NotKept
-from rollbackd.snapshots.marks import DataMarks
 from rollbackd.snapshots.offsite import OffsiteStore
 from rollbackd.snapshots.restore import RESTORE, SnapshotRestore
 from rollbackd.snapshots.retention import Retention

@@ -1,15 +1,11 @@
 """Units as people write them: durations as in Prometheus, percentages, sizes. No I/O; imports nothing of ours."""
 
-import ast
-import inspect
 import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
-from itertools import pairwise
-from textwrap import dedent
 from typing import Annotated, Any, Self
 
 from pydantic import (
@@ -27,7 +23,6 @@ from pydantic import (
     WrapValidator,
     model_validator,
 )
-from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import CoreSchema, core_schema
 
 _DURATION = re.compile(r"(?:(\d+)w)?(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?(?:(\d+)ms)?")
@@ -179,50 +174,10 @@ def _ratio(value: object, validate: ValidatorFunctionWrapHandler) -> float:
 Ratio = Annotated[float, WrapValidator(_ratio), PlainSerializer(_as_given), _number_schema("10%")]
 """A number; a percentage is divided by 100, a duration becomes seconds, so that a threshold reads like its metric."""
 
-_SIZE_TEXT = r"^\d+\s*(B|KiB|MiB|GiB)$"
-Size = Annotated[int, BeforeValidator(parse_size), PlainSerializer(_as_given), _schema(_SIZE_TEXT, "64MiB")]
+SIZE_TEXT = r"^\d+\s*(B|KiB|MiB|GiB)$"
+"""How a schema says that a text is a size."""
+Size = Annotated[int, BeforeValidator(parse_size), PlainSerializer(_as_given), _schema(SIZE_TEXT, "64MiB")]
 """Bytes."""
-
-
-def _sentences(kind: type[BaseModel]) -> dict[str, str]:
-    """What stands below each field. Read only for a schema: by pydantic itself it would cost each start."""
-    found = dict[str, str]()
-    for one in reversed([each for each in kind.__mro__ if issubclass(each, Spec)]):
-        try:
-            (defined,) = ast.parse(dedent(inspect.getsource(one))).body
-        except (OSError, TypeError):  # made at run time
-            continue
-        assert isinstance(defined, ast.ClassDef)
-        for field, below in pairwise(defined.body):
-            match field, below:
-                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
-                    found[name] = inspect.cleandoc(text)
-    return {name: text for name, text in found.items() if name in kind.model_fields}
-
-
-class Written(GenerateJsonSchema):
-    """A schema as people write: with the sentences below the fields, and defaults like `30m` that editors put in."""
-
-    def model_schema(self, schema: core_schema.ModelSchema) -> JsonSchemaValue:
-        made, kind = super().model_schema(schema), schema["cls"]
-        for name, text in _sentences(kind).items():
-            found = made.get("properties", {}).get(kind.model_fields[name].alias or name)
-            if found is not None:
-                found.setdefault("description", text)
-        return made
-
-    def encode_default(self, dft: Any) -> Any:
-        if isinstance(dft, dict):
-            return {key: self.encode_default(value) for key, value in dft.items()}
-        return format_duration(dft) if isinstance(dft, timedelta) else super().encode_default(dft)
-
-    def default_schema(self, schema: core_schema.WithDefaultSchema) -> JsonSchemaValue:
-        found = super().default_schema(schema)
-        if found.get("pattern") == _SIZE_TEXT and isinstance(found.get("default"), int):
-            found["default"] = format_size(found["default"])
-        if "$ref" in found:  # a section that is left out: its own keys say their defaults
-            found.pop("default", None)
-        return found
 
 
 def in_words(argv: tuple[str, ...]) -> tuple[str, ...]:

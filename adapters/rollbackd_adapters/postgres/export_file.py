@@ -1,4 +1,4 @@
-"""Writes a copy as one file, and reads such a file: `python -I archive.py pack|unpack DIRECTORY FILE LARGEST`.
+"""Writes a copy as one file, and reads such a file: `python -I export_file.py pack|unpack DIRECTORY FILE LARGEST`.
 
 A program of its own, as `reading.py` is. The answer is JSON. The file is a tar in a gzip that compresses nothing, since
 the data is compressed already; its checksum is at the end, and protects the manifest too.
