@@ -111,6 +111,7 @@ async def test_a_receiver_that_keeps_troubles_open_has_the_test_closed() -> None
     first, second = notifier.sent
     assert (first.thread, first.resolves, first.severity) == (second.thread, False, "info")
     assert second.resolves
+    assert first.source == second.source == Config().daemon.called, "no other daemon's key"
     assert first.title.startswith("TEST: ")
     assert await journal.waiting() == [], "the outbox need not close it"
 

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 
 import aiohttp
@@ -32,6 +33,7 @@ ORDERS: tuple[tuple[str, dict[str, str]], ...] = (
 HOSTILE = (
     "<img src=x onerror=alert(1)>", "</script><script>alert(1)</script>", '"><svg onload=alert(1)>', "x" * 10_000,
     "\u202etxt.exe\u2066", "<hx-partial hx-target=body>", "{{ 7 * 7 }}", "&lt;b&gt;", "\x1b[2J\x00",
+    "@form-of-the-session@",
 )  # fmt: skip
 VENDORED = {
     "htmx.min.js": ("4.0.1", "a0abb04f2f45a1f89d1d4844023245537e5e6014c87b144553e0607b4cc32130"),
@@ -329,6 +331,23 @@ def test_links_and_sessions_end_in_time_and_outlive_a_restart(tmp_path: Path) ->
     clock.advance(LASTS - LINK_LASTS)
     assert again.find(session.cookie) is None
     assert PageSessions(clock, tmp_path / "other.key").find(sessions.begin("unix:ann", "").cookie) is None
+
+
+async def test_a_cookie_of_any_bytes_lets_nobody_in_and_is_no_fault_of_ours(browser: Browser) -> None:
+    host = browser.served.url.removeprefix("http://")
+    reader, writer = await asyncio.open_connection(*host.split(":"))
+    for cookie in (
+        b'rollbackd="\xff.x"',
+        b"rollbackd=\xc3\xa4.\xe2\x82\xac",
+        b"rollbackd=.",
+        b"rollbackd=" + b"a" * 4000,
+    ):
+        writer.write(b"GET / HTTP/1.1\r\nHost: %s\r\nCookie: %s\r\n\r\n" % (host.encode(), cookie))
+        answer = (await reader.readuntil(b"\r\n\r\n")).split()
+        assert answer[1] in {b"303", b"200"}, (cookie, answer)
+        length = int(next((value for name, value in pairwise(answer) if name == b"Content-Length:"), 0))
+        await reader.readexactly(length)
+    writer.close()
 
 
 async def test_a_source_may_not_look_and_a_wrong_token_is_slowed_down(browser: Browser) -> None:

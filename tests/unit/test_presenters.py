@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 from typing import Any, get_args
 
 import pytest
@@ -308,6 +308,10 @@ def test_any_other_fact_is_named() -> None:
         (facts.Quarantined({"code": "v2"}, "by ann"), "code v2 quarantined: by ann"),
         (facts.QuarantineLifted({"code": "v2"}, "by ann"), "code v2 quarantined no more: by ann"),
         (facts.Held("release day"), "held: release day"),
+        (
+            facts.Held("", datetime(2026, 3, 2, 8, tzinfo=timezone(timedelta(hours=1)))),
+            "held until 2026-03-02 07:00:00 UTC",
+        ),
         (facts.Unheld(), "held no more"),
         (facts.Announced("1", kind="hotfix", text="login"), "hotfix announced: login"),
         (facts.Confirmed("1"), "1 confirmed"),

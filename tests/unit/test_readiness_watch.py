@@ -1,13 +1,21 @@
 """The asking drill at a start: what it found is shown, and written down only where it is news."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
 from rollbackd import facts
+from rollbackd.config.models import Config, Service
+from rollbackd.drills import DrillRunner
+from rollbackd.drills.readiness_watch import ReadinessWatch
 from rollbackd.facts import Drilled
+from rollbackd.journal import JournalUnavailable
+from tests.fakes.clock import ManualClock
 from tests.unit.test_operations import House, opened
 
 BROKEN = "no repository; clone it again"
@@ -50,6 +58,28 @@ async def test_what_is_found_is_shown_and_nothing_is_written(house: House) -> No
     await house.get(watch.ask())
     assert (await house.service()).unready == ()
     assert not any("would not work" in text for text in (await house.operations.readiness()).problems)
+
+
+async def test_when_one_cannot_be_asked_no_worker_is_left_behind() -> None:
+    names = ("first", "second", "third")
+    ended = list[str]()
+
+    async def glance(service: Service, _actor: str) -> None:
+        if service.name == "first":
+            raise JournalUnavailable("no space left on device")
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append(service.name)
+
+    services = tuple(SimpleNamespace(name=name) for name in names)
+    drills = SimpleNamespace(found={}, glance=glance)
+    watch = ReadinessWatch(
+        cast("Config", SimpleNamespace(services=services)), cast("DrillRunner", drills), ManualClock()
+    )
+    with pytest.raises(JournalUnavailable):
+        await watch.ask()
+    assert ended == ["second"]
 
 
 async def test_what_is_ready_is_not_asked_again(house: House) -> None:

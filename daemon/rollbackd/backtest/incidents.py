@@ -122,8 +122,7 @@ class PlayedIncidents:
     def _verify(self, incident: Incident) -> VerifySpec:
         service = self._config.service(incident.service)
         assert service is not None
-        plan = service.plans.get(incident.running)
-        return plan.verify if plan is not None and plan.verify is not None else service.verify
+        return service.verified_by(incident.running)
 
 
 def forgotten_after(config: Config) -> timedelta:

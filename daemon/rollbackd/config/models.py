@@ -338,6 +338,11 @@ class Service(Spec):
     verify: VerifySpec
     """How it is seen that it got well."""
 
+    def verified_by(self, plan: str) -> VerifySpec:
+        """How it is seen that it got well by a plan: the plan's own way, else the service's."""
+        own = self.plans.get(plan)
+        return self.verify if own is None else own.verify or self.verify
+
 
 class Config(Spec):
     """All of it; `rules` are those of the file, of its packs and of its globs, in order, settings filled in."""

@@ -9,6 +9,7 @@ from rollbackd.drills.preconditions import DrillNotAllowed
 from rollbackd.incident.drill import READY
 from rollbackd.model import DAEMON
 from rollbackd.system.clock import Clock
+from rollbackd.system.tasks import end
 
 _AT_ONCE = 2
 """How many services are asked at the same time."""
@@ -38,7 +39,11 @@ class ReadinessWatch:
             for service in services:
                 await self._ask(service)
 
-        await asyncio.gather(*(some() for _ in range(_AT_ONCE)))
+        tasks = [asyncio.ensure_future(some()) for _ in range(_AT_ONCE)]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            await end(tasks)
 
     def _is_ready(self, service: str) -> bool:
         found = self._drills.found.get(service)

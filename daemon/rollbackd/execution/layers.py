@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import TypeVar
 
 from rollbackd import plugins
-from rollbackd.adapter import Adapter, AdapterError, KeepsSchema, MixedError, Place, PointInTime, is_moved_by
+from rollbackd.adapter import Adapter, AdapterError, KeepsSchema, Marks, MixedError, Place, PointInTime, is_moved_by
 from rollbackd.config.models import Service
 from rollbackd.config.secrets import reveal
 from rollbackd.incident.plan import Move, moves
@@ -37,6 +37,8 @@ class LookFailed(Exception):  # noqa: N818  # an answer: there is no look
     """A layer could not be looked at; the sentence says which and why."""
 
 
+_MARKING = timedelta(seconds=5)
+"""How long whoever announces a change waits for its mark."""
 _BETWEEN = timedelta(milliseconds=100)
 """The pause between two looks that must find the same."""
 _AGAIN = "its last step broke off: it is done again"
@@ -81,6 +83,17 @@ class Layers:
         adapter = self.adapters[layer]
         assert isinstance(adapter, PointInTime)
         return await self._ask(layer, adapter.as_of(time))
+
+    @property
+    def marked(self) -> tuple[str, ...]:
+        """The layers of data that can mark what they hold now."""
+        return tuple(name for name, adapter in self.adapters.items() if isinstance(adapter, Marks))
+
+    async def mark(self, layer: str, at: datetime, why: str) -> None:
+        """Mark what a layer of data holds now. :raises LookFailed: it cannot, or not in time."""
+        adapter = self.adapters[layer]
+        assert isinstance(adapter, Marks)
+        await self._ask(layer, adapter.mark(at, why), _MARKING)
 
     async def look(self, *, mixed: bool = False) -> State:
         """The releases that are there now.
@@ -192,7 +205,8 @@ class Layers:
             known, present = way.target.releases.get(name), way.present.releases.get(name)
             if name in moved or known is None or known == present or not isinstance(adapter, KeepsSchema):
                 continue
-            carried = {one for one in moved if any(is_moved_by(self.adapters[one], path) for path in adapter.rests_on)}
+            files = tuple(adapter.rests_on)
+            carried = {one for one in moved if any(is_moved_by(self.adapters[one], path) for path in files)}
             missed = await self._ask(name, adapter.unfit(known)) if carried and adapter.part_of not in moved else ()
             if missed:
                 said = tuple(f"{name} does not go back with it: {self.clean(text)}" for text in missed)

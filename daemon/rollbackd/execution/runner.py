@@ -250,9 +250,7 @@ class IncidentDriver:
 
     @property
     def _verify(self) -> VerifySpec:
-        service = self._layers.service
-        plan = service.plans.get(self._incident.running)
-        return plan.verify if plan is not None and plan.verify is not None else service.verify
+        return self._layers.service.verified_by(self._incident.running)
 
     async def _wait(self, until: datetime | None, *, asking: bool = False) -> None:
         """Wait until then, or until somebody pokes; whether a hold came is looked for every second."""

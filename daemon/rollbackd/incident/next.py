@@ -280,10 +280,15 @@ def _gate(incident: Incident, verify: VerifySpec, begun: datetime, now: datetime
 def _verify(incident: Incident, verify: VerifySpec, begun: datetime, now: datetime) -> Step | None:
     if incident.rounds >= verify.passes:
         return None
-    since, pause = (begun, verify.settle) if incident.looked is None else (incident.looked, verify.every)
+    since, pause = _next_round(incident, verify, begun)
     if now >= _deadline(incident, verify, begun) and incident.looked is not None:
         return _not_well(incident, "verification", verify)
     return Look() if _over(since, pause, now) else Wait(since + pause)
+
+
+def _next_round(incident: Incident, verify: VerifySpec, begun: datetime) -> tuple[datetime, timedelta]:
+    """From when on the next round waits, and how long."""
+    return (begun, verify.settle) if incident.looked is None else (incident.looked, verify.every)
 
 
 def _deadline(incident: Incident, verify: VerifySpec, begun: datetime) -> datetime:
@@ -297,7 +302,7 @@ def verification_times(incident: Incident, verify: VerifySpec) -> tuple[datetime
     if incident.outcome is not None or not incident.carried_out:
         return None
     begun = _verified_from(incident)
-    since, pause = (begun, verify.settle) if incident.looked is None else (incident.looked, verify.every)
+    since, pause = _next_round(incident, verify, begun)
     return since + pause, _deadline(incident, verify, begun)
 
 

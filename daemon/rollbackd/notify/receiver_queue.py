@@ -101,7 +101,7 @@ class ReceiverQueue:
                 now = self._clock.now()
                 if _later(self._rest_until, now):
                     return self._rest_until if rows else None
-                if self.keeps_open:
+                if self.keeps_open and len(rows) > 1:
                     rows = await self._without_ended(rows)
                 due = [row for row in rows if not _later(row.not_before, now) or (early and not row.attempts)]
                 if not due:

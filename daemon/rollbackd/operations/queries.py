@@ -176,9 +176,8 @@ class StateQueries(OperationsBase):
             service = load_service(incident.config)
         except ValidationError:  # a plugin that it needs is gone; the runner says so
             return replace(view, steps=steps)
-        plan = service.plans.get(incident.running)
-        verify = plan.verify if plan is not None and plan.verify is not None else service.verify
-        return replace(view, steps=steps, verification=verification_view(incident, verify))
+        verification = verification_view(incident, service.verified_by(incident.running))
+        return replace(view, steps=steps, verification=verification)
 
     async def past(self, service: str, limit: int = 200) -> list[RecordView]:
         """What happened to a service: its states, marks, changes, decisions and holds, newest first.

@@ -61,9 +61,7 @@ class ReportOperations(OperationsBase):
             services=_counted(one.service for one in acted),
             against=_counted(finding.guard for one in refused for finding in one.against),
             unready=tuple(
-                f"{service.name}: {self._why_not(service.name)}"
-                for service in self._config.services
-                if self._why_not(service.name)
+                f"{service.name}: {why}" for service in self._config.services if (why := self._why_not(service.name))
             ),
         )
 

@@ -91,7 +91,7 @@ class _Page:
         self._sessions = sessions
         self._doorkeeper = doorkeeper
         self._gate = doorkeeper.gate
-        self._contents = PageContents(operations)
+        self._contents = PageContents(operations, clock)
         self._templates = PageTemplates()
         self._assets = {one.name: one.read_bytes() for one in _ASSETS.iterdir() if one.suffix in _KINDS}
         self._version = hashlib.sha256(b"".join(self._assets[name] for name in sorted(self._assets))).hexdigest()[:12]

@@ -11,6 +11,7 @@ from rollbackd.operations import Operations
 from rollbackd.operations.parameters import Reference, RequestFields
 from rollbackd.page import condition_labels
 from rollbackd.page.past import past_of
+from rollbackd.system.clock import Clock
 from rollbackd.views.shapes import DecisionView, IncidentView, ServiceView
 
 SHOWN = 100
@@ -48,8 +49,9 @@ class FleetRow:
 class PageContents:
     """Gathers what a page shows."""
 
-    def __init__(self, operations: Operations) -> None:
+    def __init__(self, operations: Operations, clock: Clock) -> None:
         self._operations = operations
+        self._clock = clock
 
     async def fleet(self, query: FleetQuery) -> Mapping[str, Any]:
         """All services, what needs a person first."""
@@ -68,7 +70,7 @@ class PageContents:
         begin = (query.page - 1) * SHOWN
         waiting = {one.id: one for one in (*incidents, *latest) if condition_labels.needs_a_person(one)}
         return {
-            **await self._around(),
+            "daemon": await self._operations.daemon(),
             "query": query,
             "rows": found[begin : begin + SHOWN],
             "total": len(services),
@@ -85,28 +87,26 @@ class PageContents:
     async def service(self, name: str) -> Mapping[str, Any]:
         """One service, with its past."""
         view = await self._operations.service(name)
-        around = await self._around()
         states = await self._operations.states(name)
         incidents = await self._operations.incidents(name, limit=_ENDED)
         records = await self._operations.past(name)
         known = {one.id: one for one in incidents}
         return {
-            **around,
             "service": view,
             "condition": condition_labels.of_service(view, known),
             "states": states[:SHOWN],
             "incidents": incidents,
             "past": records,
-            "drawing": past_of(name, states, incidents, records, around["daemon"].now),
+            "drawing": past_of(name, states, incidents, records, self._clock.now()),
         }
 
     async def incident(self, name: str) -> Mapping[str, Any]:
         """One incident, with all that was decided and done."""
         detail = await self._operations.incident(name)
-        around = await self._around()
-        one, now = detail.incident, around["daemon"].now
+        daemon = await self._operations.daemon()
+        one, now = detail.incident, daemon.now
         return {
-            **around,
+            "daemon": daemon,
             "incident": one,
             "decision": detail.decision,
             "condition": condition_labels.of_incident(one),
@@ -117,16 +117,9 @@ class PageContents:
 
     async def incidents(self, query: ListQuery) -> Mapping[str, Any]:
         found: list[IncidentView] = await self._operations.incidents(query.service, limit=query.limit)
-        return {**await self._around(), "query": query, "incidents": found}
+        return {"query": query, "incidents": found}
 
     async def decisions(self, query: ListQuery) -> Mapping[str, Any]:
         """Those that did not act, and why; those that did are with their incidents."""
         found: list[DecisionView] = await self._operations.decisions(query.service, query.limit)
-        return {
-            **await self._around(),
-            "query": query,
-            "decisions": [one for one in found if one.action != "roll_back"],
-        }
-
-    async def _around(self) -> Mapping[str, Any]:
-        return {"daemon": await self._operations.daemon()}
+        return {"query": query, "decisions": [one for one in found if one.action != "roll_back"]}

@@ -1,5 +1,6 @@
 """Templates become HTML: whole for a request, block by block for a stream. Everything that is not ours is text."""
 
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,8 @@ from rollbackd.page import condition_labels
 from rollbackd.syntax.units import roughly
 from rollbackd.views import markup
 
-FORM = "@form-of-the-session@"
-"""Stands for the session's word in what is rendered, so that one rendering serves all who may see the same."""
+FORM = f"@form-{secrets.token_hex(16)}@"
+"""Stands for the session's word in what is rendered: the parts of a page know of no session. Nobody can write it."""
 
 
 def _shown(value: object) -> object:

@@ -90,6 +90,8 @@ class PageSessions:
 
     def find(self, cookie: str) -> PageSession | None:
         """The session of a cookie; None when it is none of ours, or over."""
+        if not cookie.isascii():
+            return None
         packed, _, signature = cookie.partition(".")
         if not hmac.compare_digest(self._sign("session", packed).encode(), signature.encode()):
             return None

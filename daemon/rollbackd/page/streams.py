@@ -14,6 +14,7 @@ from aiohttp_sse import EventSourceResponse, sse_response
 
 from rollbackd.operations import Operations
 from rollbackd.page.rendering import FORM
+from rollbackd.system import log
 from rollbackd.system.clock import Clock
 
 MOST_STREAMS = 64
@@ -28,6 +29,7 @@ _SEND = 30.0
 _AGAIN = 15_000
 """Milliseconds after which a page comes again that found no place."""
 
+_LOG = log.get("page")
 LiveParts = Callable[[], Awaitable[Mapping[str, str]]]
 """Gives the parts of a page as they are now, by the id of their element."""
 
@@ -68,8 +70,8 @@ class PageStreams:
             finally:
                 task.cancel()
                 self._open.discard(task)
-            if not task.cancelled():
-                _lost = task.exception()  # the browser comes again, whatever it was
+            if not task.cancelled() and (lost := task.exception()) is not None and not isinstance(lost, OSError):
+                _LOG.warning("a live page broke off; the browser comes again", path=request.path, error=repr(lost))
         return stream
 
     async def _send(

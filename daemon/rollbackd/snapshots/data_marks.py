@@ -5,37 +5,29 @@ A mark is no fact: what goes back to a time finds it where it is, and without it
 
 import asyncio
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import partial
 
 from rollbackd import facts
-from rollbackd.adapter import AdapterError, Marks
 from rollbackd.calendar import CalendarEntry
-from rollbackd.execution.layers import Layers
+from rollbackd.execution.layers import Layers, LookFailed
 from rollbackd.journal import Entry, JournalUnavailable
 from rollbackd.model import FLEET
 from rollbackd.snapshots.layer_snapshots import GOOD
 from rollbackd.snapshots.schedule import BACKUP_FAILED
 from rollbackd.state.read_model import ReadModel
-from rollbackd.syntax.units import format_duration
 from rollbackd.system import log
 from rollbackd.system.clock import Clock
 
 CHANGE = "change"
 """Why a change is marked."""
-_WITHIN = timedelta(seconds=5)
-"""How long whoever announces a change waits for its mark."""
 
 
 class DataMarks:
     """All layers that can be marked."""
 
     def __init__(self, layers: Mapping[str, Layers], read_model: ReadModel, clock: Clock) -> None:
-        self._by_service: dict[str, dict[str, Marks]] = {}
-        for service, found in layers.items():
-            own: dict[str, Marks] = {name: each for name, each in found.adapters.items() if isinstance(each, Marks)}
-            if own:
-                self._by_service[service] = own
+        self._layers = {name: found for name, found in layers.items() if found.marked}
         self._read_model = read_model
         self._clock = clock
         self._good: dict[str, str] = {}
@@ -53,7 +45,7 @@ class DataMarks:
                 partial(self._mark_good, service),
                 partial(self._to_mark, service),
             )
-            for service in self._by_service
+            for service in self._layers
         ]
 
     def _to_mark(self, service: str) -> str | None:
@@ -71,22 +63,16 @@ class DataMarks:
 
     async def set(self, service: str, at: datetime, why: str) -> None:
         """Mark the layers of a service. One that cannot be marked stops nothing: people are told."""
-        found = self._by_service.get(service, {})
-        await asyncio.gather(*(self._set(service, layer, each, at, why) for layer, each in found.items()))
+        if (found := self._layers.get(service)) is not None:
+            await asyncio.gather(*(self._set(found, layer, at, why) for layer in found.marked))
 
-    async def _set(self, service: str, layer: str, adapter: Marks, at: datetime, why: str) -> None:
+    async def _set(self, layers: Layers, layer: str, at: datetime, why: str) -> None:
         problem = ""
         try:
-            async with asyncio.timeout(_WITHIN.total_seconds()):
-                await adapter.mark(at, why)
-        except TimeoutError:
-            problem = f"no answer within {format_duration(_WITHIN)}"
-        except AdapterError as error:
-            problem = str(error)
-        except Exception as error:  # noqa: BLE001  # it may be anybody's adapter, and no announcement fails by it
-            self._log.exception("adapter failed", service=service, layer=layer)
-            problem = f"its adapter failed: {type(error).__name__}: {error}"
-        await self._tell(service, layer, problem)
+            await layers.mark(layer, at, why)
+        except LookFailed as error:
+            problem = str(error).removeprefix(f"{layer}: ")
+        await self._tell(layers.service.name, layer, problem)
 
     async def _tell(self, service: str, layer: str, problem: str) -> None:
         name = f"{service}/{layer}"

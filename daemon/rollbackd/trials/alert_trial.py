@@ -6,7 +6,7 @@ It is heard by a copy of what the rules know, judged by the decision's own guard
 from bisect import insort
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from rollbackd import facts
 from rollbackd.config.load import dump_service
@@ -67,7 +67,8 @@ class AlertTrials:
             for rule in self._config.rules
             if heard.applies(rule, name) and any(isinstance(leaf, AlertWhen) for leaf in rule.leaves)
         )
-        found = [await self._trigger(service, trigger, now) for trigger in triggers.values()]
+        took = await step_durations.of_steps(self._read_model.journal, name)
+        found = [await self._trigger(service, trigger, now, took) for trigger in triggers.values()]
         return AlertTrialView(labels, now, name, _unmet(name, rules, triggers), rules, tuple(found))
 
     def _nobodys(self, labels: Mapping[str, str]) -> str:
@@ -85,20 +86,21 @@ class AlertTrials:
             return "no service is configured, so no alert leads to anything"
         return f"no service has these labels: {near[1]}, the nearest, needs {', '.join(near[0])}; see its `match`"
 
-    async def _trigger(self, service: Service, trigger: Trigger, now: datetime) -> TriggerTrialView:
+    async def _trigger(
+        self, service: Service, trigger: Trigger, now: datetime, took: Mapping[str, timedelta]
+    ) -> TriggerTrialView:
         given = await self._situations.full(trigger, trial=True)
         given = replace(given, now=now, troubled=_with_own(given, trigger, self._rule_states, service.name))
         decision = decide(trigger, given, service.plan)
-        took = await step_durations.of_steps(self._read_model.journal, service.name)
         spec = service.plans.get(decision.plans[0]) if decision.plans else None
-        verify = ((spec.verify if spec is not None else None) or service.verify).shortest
+        verify = service.verified_by(next(iter(decision.plans), "")).shortest
         return TriggerTrialView(
             decision=decision_view(decision, now),
             plan=", then ".join(decision.plans),
             brackets=spec.within if spec is not None else (),
             steps=tuple(step_view(change, took) for change in given.changes),
             problems=given.problems,
-            expected=step_durations.expected(given.changes, took, verify) if given.changes else None,
+            expected=step_durations.expected(given.changes, took, verify),
             heard=tuple(self._heard(service, decision, given, now)),
         )
 

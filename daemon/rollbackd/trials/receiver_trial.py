@@ -33,6 +33,7 @@ class ReceiverTrials:
     ) -> None:
         """:param journal: None where there is no daemon; then a kill may leave a test open."""
         self._kinds = {one.name: one.kind for one in config.notify.receivers}
+        self._speaks = config.daemon.called
         self._notifiers = notifiers
         self._clock = clock
         self._journal = journal
@@ -51,17 +52,18 @@ class ReceiverTrials:
         keeps_open = bool(getattr(notifier, "keeps_open", False))
         if keeps_open:
             await self._surely(name, over)
-        said = [("taken", await handed_over(name, notifier, message, PATIENCE), _said(notifier))]
-        if keeps_open and said[0][1] is None:
-            said = [("opened", *said[0][1:]), ("resolved", await handed_over(name, notifier, over, PATIENCE), "")]
-            said[1] = (*said[1][:2], _said(notifier))
-        if keeps_open and said[-1][1] is None:
+        words = list[str]()
+        for what, one in (("opened", message), ("resolved", over)) if keeps_open else (("taken", message),):
+            error = await handed_over(name, notifier, one, PATIENCE)
+            if error is not None:
+                words.append(str(error))
+                break
+            answer = str(getattr(notifier, "said", ""))
+            words.append(f"{what}: {answer}" if answer else what)
+        if keeps_open and error is None:
             await self._need_not(over.key)
-        error = next((error for _, error, _ in said if error is not None), None)
-        words = "; ".join(f"{what}: {answer}" if answer else what for what, failed, answer in said if failed is None)
-        text = "; ".join(filter(None, (words, str(error) if error is not None else "")))
         took = timedelta(seconds=self._clock.monotonic() - began)
-        return ReceiverTrialView(name, self._kinds.get(name, ""), error is None, text, message.title, took)
+        return ReceiverTrialView(name, self._kinds.get(name, ""), error is None, "; ".join(words), message.title, took)
 
     def _message(self, name: str, actor: str) -> Message:
         now = self._clock.now()
@@ -71,7 +73,7 @@ class ReceiverTrials:
             ("Do now", "nothing"),
         )
         title = f"TEST: rollbackd reaches {name}; nothing is wrong"
-        return Message(key, "test", title, lines, "info", key, now, priority=Priority.P3)
+        return Message(key, "test", title, lines, "info", key, now, priority=Priority.P3, source=self._speaks)
 
     async def _surely(self, name: str, over: Message) -> None:
         """Have the outbox send the end, should we be killed before it is sent. :raises JournalUnavailable:"""
@@ -84,7 +86,3 @@ class ReceiverTrials:
         if self._journal is not None:
             ids = [row.id for row in await self._journal.waiting() if row.key == key]
             await self._journal.delivered(ids, self._clock.now())
-
-
-def _said(notifier: Notifier) -> str:
-    return str(getattr(notifier, "said", ""))

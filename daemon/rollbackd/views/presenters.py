@@ -1,7 +1,7 @@
 """Presenters: facts and ledgers in words, as sentences for timelines and values for tables. Pure."""
 
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from pydantic_core import from_json
@@ -391,7 +391,9 @@ def _of_service(fact: Any) -> str:
             return f"{named} {'quarantined' if isinstance(fact, facts.Quarantined) else 'quarantined no more'}: {why}"
         case facts.Held(reason, until):
             return (
-                "held" + (f" until {until:%Y-%m-%d %H:%M:%S} UTC" if until else "") + (f": {reason}" if reason else "")
+                "held"
+                + (f" until {until.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC" if until else "")
+                + (f": {reason}" if reason else "")
             )
         case facts.Unheld():
             return "held no more"

@@ -36,7 +36,7 @@ def reminder(trouble: Trouble, about: Incident | None, now: datetime, mark: str,
         first = refused(begun, begun.fact.decision, "reminder", since)
     elif isinstance(begun.fact, facts.Notice):
         lines = (("What", f"{plain_text.line(begun.fact.text, 1000)}; unsolved{since}"),)
-        title, thread = f"{notice_title(begun.fact.kind)} goes on", plain_text.line(notice_thread(begun.fact))
+        title, thread = f"{notice_title(begun.fact.kind)} goes on", notice_thread(begun.fact)
         own = begun.fact.details.get("receiver", "") if begun.fact.kind in OWN_KINDS else ""
         first = Envelope(message_of(begun, "reminder", title, "warning", lines, thread), begun.stream, avoid=own)
     elif about is None:

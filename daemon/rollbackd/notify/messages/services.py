@@ -10,7 +10,7 @@ from rollbackd.notify.messages import phrases, plain_text
 from rollbackd.notify.messages.context import MessageContext, Severity, message_of
 from rollbackd.notify.messages.envelope import Envelope
 from rollbackd.notify.messages.self_notices import OWN_KINDS, UNDELIVERABLE, UNREACHABLE
-from rollbackd.notify.messages.troubles import Trouble, fold, guards, needs_person, notice_thread, refusal_thread
+from rollbackd.notify.messages.troubles import Trouble, guards, needs_person, notice_thread, refusal_thread
 from rollbackd.policy.guards import SHADOW, SWITCHED_OFF
 
 _TITLES: Mapping[str, str] = {
@@ -109,8 +109,9 @@ def notice_acknowledged(told: MessageContext, fact: facts.NoticeAcknowledged) ->
 
 
 def _seen_notice(told: MessageContext, trouble: Trouble, place: int, actor: str) -> Envelope:
-    lines = (("What", f"{actor} has acknowledged it: {notice_title(trouble.what)}"),)
-    title = f"{notice_title(trouble.what)}: acknowledged by {actor}"
+    what = notice_title(trouble.record.fact.kind if trouble.record is not None else trouble.what)
+    lines = (("What", f"{actor} has acknowledged it: {what}"),)
+    title = f"{what}: acknowledged by {actor}"
     message = message_of(told.record, "acknowledged", title, "info", lines, trouble.thread, f"/{place}")
     return Envelope(replace(message, service=trouble.service, acknowledged=True), FLEET, closes=True)
 
@@ -125,8 +126,7 @@ def subsided(told: MessageContext, fact: facts.Subsided) -> Sequence[Envelope]:
 
 def found_well(told: MessageContext, fact: facts.MarkedGood) -> Sequence[Envelope]:
     """The state that runs is good: what was refused about it is over."""
-    left = fold(told.troubles, told.record).known
-    ended = [one for one in told.troubles.refusals() if one.thread not in left]
+    ended = [one for one in told.troubles.refusals() if one.thread not in told.later.known]
     why = f"its state is good: {plain_text.line(fact.why)}"
     return [_ended(told, one, why, f"/{place}") for place, one in enumerate(ended, 1)]
 
@@ -162,7 +162,7 @@ def notice(told: MessageContext, fact: facts.Notice) -> Sequence[Envelope]:
     ]
     lines = phrases.filled(("What", plain_text.line(fact.text, 1000)), *shown)
     title = f"{about}{notice_title(fact.kind)}{' is over' if fact.over else ''}"
-    message = message_of(told.record, fact.kind, title, severity, lines, plain_text.line(notice_thread(fact)))
+    message = message_of(told.record, fact.kind, title, severity, lines, notice_thread(fact))
     placed = replace(message, service=fact.service, resolves=fact.over)
     avoid = fact.details.get("receiver", "") if fact.kind in OWN_KINDS else ""
     return [Envelope(placed, told.record.stream, f"notice/{fact.kind}/{fact.over}", avoid)]

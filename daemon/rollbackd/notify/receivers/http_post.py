@@ -25,8 +25,6 @@ LIMIT = 30.0
 _ONE_TRY = timedelta(seconds=9)
 _CONNECT = timedelta(seconds=5)
 _TRIES = 3
-_LONGEST_ANSWER = 2**20
-"""Bytes of an answer whose words matter; what is longer says nothing."""
 S = TypeVar("S", bound=NotifierSettings)
 
 
@@ -45,6 +43,8 @@ class Sender(Generic[S]):
     """The receiver's name in errors."""
     must_say_so: ClassVar[bool] = False
     """A success is one only when the answer's own words say so, by `is_taken`."""
+    longest_answer: ClassVar[int] = 2**20
+    """Bytes of an answer whose words matter; what is longer says nothing."""
 
     def __init__(self, settings: S, reveal: Callable[[Secret], str], http: Callable[[], Any]) -> None:
         self.said = ""
@@ -110,7 +110,7 @@ class Sender(Generic[S]):
                     self.said = plain_text.fit(f"{status} {answer.reason or ''}", 100)
                     return ""
                 rest = http_client.retry_after(answer.headers)
-                shown = await _success(answer) if fine else await http_client.words_of(answer)
+                shown = await _success(answer, self.longest_answer) if fine else await http_client.words_of(answer)
                 words = masked(shown, (*secrets, *connection.secrets))
         except HttpError as failed:
             raise self._unanswered(failed) from None
@@ -143,9 +143,9 @@ class Sender(Generic[S]):
         return _AgainSoonError(f"{self.who} cannot be reached: {reason}", permanent=False)
 
 
-async def _success(answer: Response) -> str:
+async def _success(answer: Response, longest: int) -> str:
     """All that a success says; nothing of one that says too much."""
-    said, whole = await http_client.body_of(answer, _LONGEST_ANSWER)
+    said, whole = await http_client.body_of(answer, longest)
     return said.decode(errors="replace") if whole else ""
 
 

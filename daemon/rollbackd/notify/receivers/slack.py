@@ -17,6 +17,7 @@ from pydantic import Field, model_validator
 
 from rollbackd.adapter import DeliveryError, Message, NotifierSettings
 from rollbackd.notify.messages import phrases, plain_text
+from rollbackd.notify.messages.envelope import plain
 from rollbackd.notify.receivers.http_post import Sender
 from rollbackd.syntax.connections import ConnectionSettings
 from rollbackd.syntax.units import Secret
@@ -59,6 +60,7 @@ class Slack(Sender[SlackSettings]):
     settings_model = SlackSettings
     who = "slack"
     must_say_so = True
+    longest_answer = 8 * 2**20  # a bot reads the last messages of its channel, with all that others put into them
 
     def is_taken(self, said: str) -> bool:
         """The word `ok`, or as those say it that speak Slack's language: a proxy's page is none of it."""
@@ -90,8 +92,8 @@ class Slack(Sender[SlackSettings]):
         except DeliveryError as error:
             if "blocks" not in sent or "invalid_blocks" not in str(error):
                 raise
-            plain = {name: value for name, value in sent.items() if name != "blocks"}
-            return await self._post(url, plain | {"text": _escaped(spelled(message), _TEXT)}, secrets, headers)
+            bare = {name: value for name, value in sent.items() if name != "blocks"}
+            return await self._post(url, bare | {"text": _escaped(spelled(message), _TEXT)}, secrets, headers)
 
     # -- as a bot
     async def _as_bot(self, message: Message) -> None:
@@ -148,8 +150,7 @@ def _is_loud(message: Message) -> bool:
 
 def spelled(message: Message) -> str:
     """The message as plain text, for a Slack that does not take its blocks."""
-    parts = [f"{heading}: {text}" for heading, text in message.lines]
-    return plain_text.paragraph("\n".join([plain_text.line(message.headline), *parts]), 4 * _TEXT)
+    return plain_text.paragraph(f"{plain_text.line(message.headline)}\n{plain(message)}".rstrip("\n"), 4 * _TEXT)
 
 
 def escape(text: str) -> str:
