@@ -4,9 +4,11 @@ Such an adapter says how a copy is made (`_taken`), which ones are whole (`_is_t
 (`_goal`) and how it is put in place (`_put`).
 """
 
+import os
+import shutil
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,6 +20,7 @@ from rollbackd.adapter import AdapterError, Difference, Needs, Place, Settings, 
 from rollbackd.model import NO_RELEASE, Change, Release, Traits
 from rollbackd.syntax.units import Duration, Size, writable
 from rollbackd.system.spawner import Lock, one_line
+from rollbackd.system.users import UnknownUser, identity_of
 from rollbackd_adapters.base import StepAdapter
 from rollbackd_adapters.copies import (
     BEFORE,
@@ -27,6 +30,7 @@ from rollbackd_adapters.copies import (
     Lineage,
     check_copy_name,
     copy_as_of,
+    copy_of,
     kept,
 )
 from rollbackd_adapters.failures import holding
@@ -40,6 +44,8 @@ TRIAL = "trial"
 """Why a copy was taken that is restored beside the present and then dropped."""
 PATIENCE = timedelta(minutes=10)
 """How long a copy or a rehearsal waits for another one of the layer."""
+_TRIAL_OVER = timedelta(days=1)
+"""After what time nobody uses a copy for a trial any more: a kill left it."""
 
 
 class DatabaseSettings(Settings):
@@ -168,8 +174,9 @@ class DatabaseAdapter(StepAdapter[DatabaseSettingsT]):
             async with self.apart(taken.name, user) as database:
                 yield database
         finally:
-            async with self._storing():
-                await in_thread(self._store.drop, taken.name)
+            with suppress(AdapterError, FileNotFoundError):  # what stays is pruned
+                async with self._storing():
+                    await in_thread(self._store.drop, taken.name)
 
     def has_revision(self, heads: Sequence[str]) -> DataCopy | None:
         """The newest whole copy that has these heads of migrations."""
@@ -181,7 +188,8 @@ class DatabaseAdapter(StepAdapter[DatabaseSettingsT]):
 
     # -- releases -------------------------------------------------------------------------------
     def _whole(self) -> list[DataCopy]:
-        return [copy for copy in self._store.copies() if self._is_there(copy)]
+        """The copies that can be gone back to."""
+        return [copy for copy in self._store.copies() if copy.why != TRIAL and self._is_there(copy)]
 
     def _as_of(self, copies: Sequence[DataCopy], ran: Lineage, time: datetime) -> DataCopy:
         """:raises AdapterError: permanent, no copy brings back the data of that time."""
@@ -275,21 +283,45 @@ class DatabaseAdapter(StepAdapter[DatabaseSettingsT]):
         if not self._spawner.held(self.resource):
             self._store.sweep()
         copies, settings = self._pruned(), self._settings
-        in_use = named(self._place.scratch, *self._noted, finished=False)
+        needed = spare | named(self._place.scratch, *self._noted, finished=False)
         verified, now = self._store.verified(), self._clock.now()
-        leave = kept(copies, last or settings.keep, settings.keep_old, spare | in_use, verified, now)
+        leave = kept(copies, last or settings.keep, settings.keep_old, needed, verified, now)
         gone = [copy.name for copy in copies if copy.name not in leave]
+        used = {*needed, *map(copy_of, needed)}
+        gone += [copy.name for copy in self._left_of_trials(now) if not used & {copy.name, copy.id}]
         for name in gone:
             self._store.drop(name)
         return gone
 
     def _pruned(self) -> list[DataCopy]:
         """The copies among which pruning chooses."""
-        return self._store.copies()
+        return [copy for copy in self._store.copies() if copy.why != TRIAL]
+
+    def _left_of_trials(self, now: datetime) -> list[DataCopy]:
+        return [copy for copy in self._store.copies() if copy.why == TRIAL and now - copy.created > _TRIAL_OVER]
 
     def _storing(self) -> Any:
         """The lock of the store: one copy is made at a time. A restore does not wait for it."""
         return holding(self._spawner, f"{self._kind}-copies:{self._store.directory}", PATIENCE)
+
+
+def emptied(directory: Path) -> None:
+    """Make an empty directory of it, for us alone; a link that is there is not followed."""
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir(mode=0o700, parents=True)
+
+
+def given_to(user: str, *paths: Path) -> None:
+    """Make a user the owner, where that is somebody else than we are; what is in a directory comes before it.
+
+    :raises AdapterError: there is no such user, or we may not.
+    """
+    try:
+        if user and (who := identity_of(user)).user != os.geteuid():
+            for path in paths:
+                os.chown(path, who.user, who.group, follow_symlinks=False)
+    except (UnknownUser, OSError) as error:
+        raise AdapterError(f"{paths[0]} cannot be given to {user}: {error}", permanent=False) from error
 
 
 def release_of(lineage: Lineage) -> Release:

@@ -20,6 +20,7 @@ from rollbackd.system import boundary
 from rollbackd.system.clock import SystemClock
 from rollbackd.testing import finish, perform, planned
 from rollbackd_adapters.copies import ORIGIN, UNREADABLE, DataCopy, Lineage, copy_as_of, kept
+from rollbackd_adapters.databases import given_to
 from rollbackd_adapters.sqlite import worker
 from tests.contract.test_adapters_sqlite import count, fill, layer, made
 
@@ -369,6 +370,97 @@ def test_wherever_one_bit_of_an_export_is_another_it_is_refused_or_the_same(tmp_
         flipped = bytes([*whole[:place], whole[place] ^ 1 << place % 8, *whole[place + 1 :]])
         assert taken_in(flipped) in (None, wanted), f"byte {place} of {len(whole)}"
     assert taken_in(whole + gzip.compress(b"\0" * 2**25)) is None, "what follows it is not read without end"
+
+
+# -- trials ---------------------------------------------------------------------------------------------
+def test_what_is_copied_for_a_trial_is_no_copy_to_go_back_to(tmp_path: Path) -> None:
+    made(tmp_path)
+    ours, other = layer(tmp_path), layer(tmp_path, keep=1)
+
+    async def tried() -> None:
+        first = await ours.take("first")
+        changed(tmp_path / "app.db")
+        async with ours.apart_now():
+            assert [one.why for one in await ours.snapshots()] == ["trial", "manual"]
+            assert (await other.as_of(SystemClock().now())).id == first.release
+            assert [one.id for one in await other.releases()] == [ORIGIN, first.release]
+            assert other.has_revision([]).name == "first"
+            assert await other.prune() == [], "a trial counts for none that is kept"
+        assert [one.name for one in await ours.snapshots()] == ["first"]
+
+    finish(tried())
+
+
+def test_what_a_kill_left_of_a_trial_is_dropped_after_a_day(tmp_path: Path) -> None:
+    made(tmp_path)
+    ours = layer(tmp_path, keep=1)
+    finish(ours.take("first"))
+    left = finish(ours.take(why="trial")).name
+    assert finish(ours.prune()) == []
+    manifest = tmp_path / "scratch/store" / left / "manifest.json"
+    said = json.loads(manifest.read_bytes())
+    yesterday = SystemClock().now() - timedelta(hours=25)
+    manifest.write_text(json.dumps({**said, "created": yesterday.isoformat()}))
+    assert finish(ours.prune({left})) == [], "somebody needs it"
+    assert finish(ours.prune()) == [left]
+
+
+def test_a_trial_that_runs_keeps_nobody_from_pruning(tmp_path: Path) -> None:
+    made(tmp_path)
+    ours, other = layer(tmp_path), layer(tmp_path, keep=1)
+
+    async def pruned() -> Any:
+        await ours.take("first")
+        await ours.take("second")
+        async with ours.apart("second"):
+            return await other.prune(), sorted(path.name for path in tmp_path.glob("app.db.rollbackd-try/*"))
+
+    assert finish(pruned()) == (["first"], ["data.sqlite"])
+
+
+def test_a_trial_whose_copy_somebody_else_dropped_ends_well(tmp_path: Path) -> None:
+    made(tmp_path)
+    ours = layer(tmp_path)
+
+    async def tried() -> None:
+        async with ours.apart_now():
+            ours._store.drop((await ours.snapshots())[0].name)
+
+    finish(tried())
+    assert finish(ours.snapshots()) == []
+
+
+def test_a_trial_follows_no_link_of_the_application(tmp_path: Path) -> None:
+    """The database's directory is the application's, and what is ours may be root's."""
+    made(tmp_path)
+    ours, apart = layer(tmp_path), tmp_path / "app.db.rollbackd-try"
+    finish(ours.take("first"))
+
+    async def tried() -> None:
+        async with ours.apart("first") as database:
+            assert database.url("") == f"sqlite:///{apart}/data.sqlite"
+
+    (apart / "deeper").mkdir(parents=True)
+    finish(tried())
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "kept").touch()
+    apart.symlink_to(elsewhere)
+    with pytest.raises(AdapterError, match=r"rollbackd-try: file exists"):
+        finish(tried())
+    assert [path.name for path in elsewhere.iterdir()] == ["kept"]
+
+
+@pytest.mark.needs("root")
+def test_what_a_user_gets_is_what_is_named_and_not_where_a_link_leads(tmp_path: Path) -> None:
+    ours, link = tmp_path / "ours", tmp_path / "link"
+    ours.touch()
+    link.symlink_to(ours)
+    given_to("nobody", link, tmp_path)
+    assert ours.stat().st_uid == 0
+    assert link.lstat().st_uid == tmp_path.stat().st_uid != 0
+    with pytest.raises(AdapterError, match="no user nobody-knows"):
+        given_to("nobody-knows", ours)
 
 
 # -- which copy, and which are kept -----------------------------------------------------------------------

@@ -9,7 +9,7 @@ https://www.sqlite.org/backup.html
 
 import shutil
 from collections.abc import AsyncIterator, Collection, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -29,10 +29,18 @@ from rollbackd_adapters.copies import (
     Lineage,
     new_id,
 )
-from rollbackd_adapters.databases import PATIENCE, DatabaseAdapter, imported, release_of, rows_that_differ
-from rollbackd_adapters.failures import holding
+from rollbackd_adapters.databases import (
+    PATIENCE,
+    DatabaseAdapter,
+    emptied,
+    given_to,
+    imported,
+    release_of,
+    rows_that_differ,
+)
+from rollbackd_adapters.failures import holding, refusals_told
 from rollbackd_adapters.sqlite.jobs import SqliteJobs
-from rollbackd_adapters.sqlite.opened import SqliteFile, given_to
+from rollbackd_adapters.sqlite.opened import SqliteFile
 from rollbackd_adapters.sqlite.settings import IntegrityQuery, SqliteSettings
 from rollbackd_adapters.threads import in_thread
 from rollbackd_adapters.traces import Trace
@@ -250,8 +258,9 @@ class SqliteAdapter(DatabaseAdapter[SqliteSettings]):
 
     async def prune(self, spare: Collection[str] = (), last: int = 0) -> Sequence[str]:
         gone = await super().prune(spare, last)
-        async with holding(self._spawner, f"sqlite-trial:{self._apart}", PATIENCE):  # what a kill left there
-            await in_thread(partial(shutil.rmtree, self._apart, ignore_errors=True))
+        with suppress(AdapterError):  # a trial that runs removes it itself
+            async with holding(self._spawner, f"sqlite-trial:{self._apart}"):  # what a kill left there
+                await in_thread(partial(shutil.rmtree, self._apart, ignore_errors=True))
         return gone
 
     @asynccontextmanager
@@ -261,11 +270,12 @@ class SqliteAdapter(DatabaseAdapter[SqliteSettings]):
         async with holding(self._spawner, f"sqlite-trial:{directory}", PATIENCE) as lock:
             lacks.need_room(directory.parent, 2 * copy.size + self._settings.room, "a trial ")
             try:
-                await in_thread(_emptied, directory)
+                with refusals_told(self._place.layer, directory):
+                    await in_thread(emptied, directory)
                 staged = directory / DATA
                 job: dict[str, Any] = {"staged": str(staged), "integrity": [], "lineage": copy.lineage.written}
                 await self._jobs.run("prepare", lock, **job, **self._copied(copy))
-                await in_thread(given_to, user, directory, staged)
+                await in_thread(given_to, user, staged, directory)
                 yield SqliteFile(staged, self._jobs)
             finally:
                 await in_thread(partial(shutil.rmtree, directory, ignore_errors=True))
@@ -274,7 +284,7 @@ class SqliteAdapter(DatabaseAdapter[SqliteSettings]):
         copy = await in_thread(self._store.copy, name)
         apart = self._place.scratch / "rehearsal"
         async with holding(self._spawner, f"sqlite-rehearsal:{self._place.scratch}", PATIENCE) as lock:
-            await in_thread(_emptied, apart)
+            await in_thread(emptied, apart)
             try:
                 lacks.need_room(apart, 2 * copy.size + self._settings.room, "a rehearsal ")
                 new = Lineage(copy.id, self._clock.now()).written
@@ -286,7 +296,7 @@ class SqliteAdapter(DatabaseAdapter[SqliteSettings]):
                     raise
                 found = {"harms": [str(error)]}
             finally:
-                await in_thread(_emptied, apart)
+                await in_thread(emptied, apart)
         return [SnapshotProblem(name, "", writable(text)) for text in found["harms"]]
 
     async def diff(self, older: str, newer: str = "") -> Sequence[Difference]:
@@ -370,10 +380,3 @@ def _differences(first: Any, second: Any) -> list[Difference]:
     if first.get("schema") != second.get("schema"):
         found.append(Difference("schema", "changed"))
     return found
-
-
-def _emptied(directory: Path) -> None:
-    """Make an empty directory of it."""
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for path in directory.iterdir():
-        path.unlink(missing_ok=True)

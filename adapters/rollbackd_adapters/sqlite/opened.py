@@ -1,13 +1,10 @@
 """A SQLite file that is looked into, and that an application's own programs can be sent to."""
 
-import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from rollbackd.adapter import AdapterError
-from rollbackd.system.users import UnknownUser, identity_of
 from rollbackd_adapters.databases import OpenDatabase
 from rollbackd_adapters.schemas import DatabaseSchema, Survey
 from rollbackd_adapters.sqlite.jobs import SqliteJobs
@@ -44,14 +41,3 @@ class SqliteFile(OpenDatabase):
 
     async def _ask(self, what: str, **job: Any) -> dict[str, Any]:
         return await self._jobs.run(what, file=str(self._file), **job)
-
-
-def given_to(user: str, *paths: Path) -> None:
-    """Let a user write there. :raises AdapterError: there is none, or we may not."""
-    try:
-        if user:
-            who = identity_of(user)
-            for path in paths:
-                os.chown(path, who.user, who.group)
-    except (UnknownUser, OSError) as error:
-        raise AdapterError(f"{paths[0]} cannot be given to {user}: {error}", permanent=False) from error
