@@ -237,6 +237,30 @@ def test_a_copy_with_far_fewer_rows_than_the_present_is_not_put_in_place(shop: P
         finish(adapter.restore("first", "by hand"))
 
 
+def test_a_copy_is_found_by_the_heads_of_its_migrations_however_the_database_sorts(
+    server: Postgres, tmp_path: Path
+) -> None:
+    server.sql("CREATE DATABASE shop TEMPLATE template0 LOCALE_PROVIDER icu ICU_LOCALE 'en'")
+    server.sql(
+        "CREATE TABLE alembic_version (version_num varchar(32) PRIMARY KEY)",
+        "INSERT INTO alembic_version VALUES ('ae10'), ('Be20')",
+        "CREATE SCHEMA archive",
+        "CREATE TABLE archive.alembic_version (version_num varchar(32) PRIMARY KEY)",
+        "INSERT INTO archive.alembic_version VALUES ('ce30')",
+        "CREATE SCHEMA aside",
+        "CREATE TABLE aside.alembic_version (something_else int)",
+        database="shop",
+    )
+    try:
+        adapter = layer(server, tmp_path, "shop")
+        finish(adapter.take("first"))
+        heads = finish(adapter.opened.heads("alembic_version"))
+        assert heads == ("Be20", "ae10")
+        assert adapter.has_revision(heads).name == "first"
+    finally:
+        drop_all(server, "shop")
+
+
 def test_a_rehearsal_leaves_nothing_and_touches_nothing(shop: Postgres, tmp_path: Path) -> None:
     adapter = layer(shop, tmp_path, "shop")
     finish(adapter.take("first"))

@@ -259,6 +259,25 @@ def test_marks_that_no_backup_leads_to_are_dropped_and_what_a_kill_left(
     assert not left.exists()
 
 
+def test_without_the_repository_databases_that_were_replaced_are_dropped_all_the_same(
+    archived: ArchivedPostgres, shop: Postgres, tmp_path: Path
+) -> None:
+    other = archived.settings | {"stanza": "other"}
+    lost = keeper(archived, tmp_path, pgbackrest=other, keep_old="1ms")
+    for number in range(2):
+        finish(lost.take(f"copy-{number}"))
+        finish(lost.restore(f"copy-{number}", f"by hand {number}"))
+        assert len(databases(shop)) == 2
+        if number == 0:
+            gone = finish(lost.prune())
+            assert [one for one in gone if one.startswith("shop")] == ["shop_rollbackd_old_original"]
+        else:
+            finish(lost.mark(now(), "good"))
+            with pytest.raises(AdapterError, match="no such stanza"):
+                finish(lost.prune())
+        assert databases(shop) == ["shop"]
+
+
 def test_a_volume_that_is_full_fails_the_recovery_and_leaves_nothing(
     archived: ArchivedPostgres, shop: Postgres, tmp_path: Path
 ) -> None:

@@ -31,8 +31,15 @@ from rollbackd_adapters.copies import (
     copy_of,
     new_id,
 )
-from rollbackd_adapters.databases import PATIENCE, DatabaseAdapter, imported, release_of, rows_that_differ
-from rollbackd_adapters.failures import holding
+from rollbackd_adapters.databases import (
+    PATIENCE,
+    DatabaseAdapter,
+    emptied,
+    imported,
+    release_of,
+    rows_that_differ,
+)
+from rollbackd_adapters.failures import holding, refusals_told
 from rollbackd_adapters.postgres import export_file
 from rollbackd_adapters.postgres.catalogue import Catalogue, Database, beside, look
 from rollbackd_adapters.postgres.dump import DATA, FACTS, Dumps, Taken
@@ -266,30 +273,31 @@ class PostgresAdapter(DatabaseAdapter[PostgresSettings]):
         store = self._store
         if not store.path(copy.name).is_dir():
             await in_thread(self._begin_point, copy)
-        into = await in_thread(store.begin, copy.name)
-        try:
-            copy = _taken(copy, await self._points.dump(copy, into, lock))
-            await in_thread(_synced, into)
-            boundary("postgres.dumped apart")
-            await in_thread(_fill, into, store.path(copy.name))
-            await in_thread(store.note, copy)
-        finally:
-            await in_thread(partial(shutil.rmtree, into, ignore_errors=True))
-        boundary("postgres.kept")
-        await in_thread(partial(store.note_verified, copy, self._clock.now(), whole=True))
+        with refusals_told(self._place.layer, store.directory):
+            into = await in_thread(store.begin, copy.name)
+            try:
+                copy = _taken(copy, await self._points.dump(copy, into, lock))
+                await in_thread(_synced, into)
+                boundary("postgres.dumped apart")
+                await in_thread(_fill, into, store.path(copy.name))
+                await in_thread(store.note, copy)
+            finally:
+                await in_thread(partial(shutil.rmtree, into, ignore_errors=True))
+            boundary("postgres.kept")
+            await in_thread(partial(store.note_verified, copy, self._clock.now(), whole=True))
         return copy
 
     def _begin_point(self, copy: DataCopy) -> None:
-        for last in (False, True):
-            try:
-                self._store.begin(copy.name)
-                self._store.finish(copy)
-            except OSError as error:
-                if last or not isinstance(error, FileNotFoundError):  # pruning may have taken it for a kill's
-                    text = f"{error.filename or self._store.directory}: {lacks.hint(error)}"
-                    raise AdapterError(f"{self._place.layer}: {text}", permanent=False) from error
-            else:
-                return
+        with refusals_told(self._place.layer, self._store.directory):
+            for last in (False, True):
+                try:
+                    self._store.begin(copy.name)
+                    self._store.finish(copy)
+                except FileNotFoundError:  # pruning may have taken it for a kill's
+                    if last:
+                        raise
+                else:
+                    return
 
     async def _keep_present(self, trace: Trace) -> DataCopy:
         """A copy of what is to be replaced, of this change; made while the restore runs."""
@@ -330,11 +338,8 @@ class PostgresAdapter(DatabaseAdapter[PostgresSettings]):
     async def _take(
         self, name: str, why: str, lock: Lock, known: DataCopy | None = None, *, gives_way: bool = True
     ) -> DataCopy:
-        try:
+        with refusals_told(self._place.layer, self._store.directory):
             return await self._made_copy(name, why, lock, known, gives_way=gives_way)
-        except OSError as error:
-            text = f"{error.filename or self._store.directory}: {lacks.hint(error)}"
-            raise AdapterError(text, permanent=False) from error
 
     async def _made_copy(self, name: str, why: str, lock: Lock, known: DataCopy | None, *, gives_way: bool) -> DataCopy:
         store = self._store
@@ -413,7 +418,8 @@ class PostgresAdapter(DatabaseAdapter[PostgresSettings]):
             return
         into = self._trial_dump
         try:
-            await in_thread(_emptied, into)
+            with refusals_told(self._place.layer, into):
+                await in_thread(emptied, into)
             yield _taken(copy, await self._points.dump(copy, into, lock, TRIAL)), into
         finally:
             await in_thread(partial(shutil.rmtree, into, ignore_errors=True))
@@ -462,21 +468,26 @@ class PostgresAdapter(DatabaseAdapter[PostgresSettings]):
         await self._archive("pack", self._store.path(name), path)
 
     async def import_from(self, path: str) -> Snapshot:
-        async with self._storing() as lock:
-            name = await in_thread(self._store.free_name, "import", self._clock.now())
-            into = await in_thread(self._store.begin, name)
-            try:
-                manifest = await self._archive("unpack", into, path, lock)
-                copy = await self._believed(imported(name, manifest, 0), path, into, lock)
-                known = [one for one in await in_thread(self._whole) if one.id == copy.id]
-                if known:
-                    return known[0].snapshot(restorable=True)
-                await in_thread(_synced, into)
-                await in_thread(self._store.finish, copy)
-            finally:
-                await in_thread(partial(shutil.rmtree, into, ignore_errors=True))
+        with refusals_told(self._place.layer, self._store.directory):
+            async with self._storing() as lock:
+                return (await self._taken_in(path, lock)).snapshot(restorable=True)
+
+    async def _taken_in(self, path: str, lock: Lock) -> DataCopy:
+        """The copy that an exported file has, which may be here already."""
+        name = await in_thread(self._store.free_name, "import", self._clock.now())
+        into = await in_thread(self._store.begin, name)
+        try:
+            manifest = await self._archive("unpack", into, path, lock)
+            copy = await self._believed(imported(name, manifest, 0), path, into, lock)
+            known = [one for one in await in_thread(self._whole) if one.id == copy.id]
+            if known:
+                return known[0]
+            await in_thread(_synced, into)
+            await in_thread(self._store.finish, copy)
+        finally:
+            await in_thread(partial(shutil.rmtree, into, ignore_errors=True))
         await in_thread(partial(self._store.note_verified, copy, self._clock.now(), whole=True))
-        return copy.snapshot(restorable=True)
+        return copy
 
     async def _believed(self, copy: DataCopy, path: str, into: Path, lock: Lock) -> DataCopy:
         """A copy from elsewhere, which is what its manifest says. :raises AdapterError: permanent, it is not."""
@@ -500,8 +511,10 @@ class PostgresAdapter(DatabaseAdapter[PostgresSettings]):
             if self._points is not None:
                 await self._points.end(PURPOSE, TRIAL)
                 await in_thread(partial(shutil.rmtree, self._trial_dump, ignore_errors=True))
-                gone = [*gone, *await self._prune_marks(self._points, frozenset(spare))]
-            return [*gone, *await self._prune_databases(frozenset(spare))]
+            gone = [*gone, *await self._prune_databases(frozenset(spare))]
+            if self._points is not None:  # last, since it needs a repository that answers
+                gone += await self._prune_marks(self._points, frozenset(spare))
+            return gone
 
     def _pruned(self) -> list[DataCopy]:
         return [copy for copy in super()._pruned() if not self._is_point(copy)]
@@ -555,11 +568,6 @@ def _fill(source: Path, directory: Path) -> None:
             shutil.rmtree(there)
         path.rename(there)
     sync_directory(directory)
-
-
-def _emptied(directory: Path) -> None:
-    shutil.rmtree(directory, ignore_errors=True)
-    directory.mkdir(mode=0o700, parents=True)
 
 
 def _size(directory: Path) -> int:

@@ -191,6 +191,8 @@ def remarked(database: Database) -> "Composed":
 
 
 # -- what is in a database ------------------------------------------------------------------------
+_VERSIONS = "alembic_version"
+"""What Alembic calls its version table where nobody calls it otherwise."""
 _TABLES = """
     SELECT c.oid, n.nspname, c.relname, c.relkind = 'r' FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
     WHERE (c.relkind = 'r' OR c.relkind = 'm' AND c.relispopulated) AND c.relpersistence <> 't'
@@ -237,25 +239,32 @@ async def contents(connection: "Connection", columns: Mapping[str, str]) -> dict
         "lsn": await value(connection, "SELECT pg_current_wal_lsn()::text"),
         "version": await value(connection, "SELECT current_setting('server_version_num')::int"),
         "bytes": await value(connection, "SELECT pg_database_size(current_database())"),
-        "revisions": await _revisions(connection),
+        "revisions": await heads_in(connection, _VERSIONS),
     }
 
 
-async def _revisions(connection: "Connection") -> list[str]:
-    """The heads of its migrations; none where it has no version table of Alembic's."""
-    from rollbackd_adapters.postgres.server import sql
-
-    tables = await fetch(
+async def version_table(connection: "Connection", table: str) -> tuple[str, str] | None:
+    """The schema and the name of a version table; without a schema the one that is found first, as programs find it."""
+    schema, _, name = table.rpartition(".")
+    rows = await fetch(
         connection,
         "SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
         " JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = 'version_num'"
-        " WHERE c.relname = 'alembic_version' AND c.relkind = 'r'",
+        " WHERE c.relname = %s AND c.relkind = 'r' AND (n.nspname = %s OR %s = '' AND n.nspname !~ '^pg_')"
+        " ORDER BY n.nspname <> 'public', 1 LIMIT 1",
+        (name, schema, schema),
     )
-    found: list[str] = []
-    for table in tables:
-        rows = await fetch(connection, sql("SELECT version_num::text FROM {} ORDER BY 1 LIMIT 100", tuple(table)))
-        found += [str(row[0]) for row in rows]
-    return found
+    return (rows[0][0], rows[0][1]) if rows else None
+
+
+async def heads_in(connection: "Connection", table: str) -> list[str]:
+    """What a version table has, in Python's order, whichever the database's is; nothing where there is none."""
+    from rollbackd_adapters.postgres.server import sql
+
+    if (found := await version_table(connection, table)) is None:
+        return []
+    rows = await fetch(connection, sql("SELECT version_num::text FROM {} LIMIT 100", found))
+    return sorted(str(row[0]) for row in rows)
 
 
 async def table_of(connection: "Connection", name: str) -> tuple[str, str]:

@@ -182,7 +182,7 @@ class Dumps:
         """
         argv = [sys.executable, "-I", script, *words]
         with as_adapter_errors():
-            ended = await self._spawner.run(argv, timeout=self._settings.timeout, lock=lock, limit=2**28)
+            ended = await self._spawner.run(argv, timeout=self._settings.timeout, lock=lock, limit=2**28, umask=0o077)
         try:
             answer = json.loads(ended.stdout)
         except ValueError as error:

@@ -15,9 +15,13 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+from rollbackd.system.supervisor import sync_directory
+
 CHUNK = 2**20
 _MOST = 2**20
 """Files in one."""
+_LONGEST = 2**25
+"""Bytes of a manifest."""
 _NAMES = re.compile(r"rollbackd/(manifest\.json|schema\.sql|data/[A-Za-z0-9_]{1,60}(\.dat|\.toc)?(\.gz)?)")
 
 
@@ -25,23 +29,23 @@ def pack(directory: Path, file: Path) -> None:
     """Write a copy as one file, which appears whole or not at all."""
     beside = file.with_name(f"{file.name}.part")
     beside.unlink(missing_ok=True)
-    with beside.open("xb") as raw:
-        os.fchmod(raw.fileno(), 0o600)
-        with (
-            gzip.GzipFile("", "wb", 0, raw, mtime=0) as packed,
-            tarfile.open(fileobj=packed, mode="w|", format=tarfile.PAX_FORMAT) as tar,
-        ):
-            first = [directory / "manifest.json", directory / "schema.sql"]
-            for path in [*first, *sorted((directory / "data").iterdir())]:
-                tar.add(path, f"rollbackd/{path.relative_to(directory)}", recursive=False)
-        raw.flush()
-        os.fsync(raw.fileno())
-    beside.rename(file)
-    descriptor = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        with beside.open("xb") as raw:
+            os.fchmod(raw.fileno(), 0o600)
+            with (
+                gzip.GzipFile("", "wb", 0, raw, mtime=0) as packed,
+                tarfile.open(fileobj=packed, mode="w|", format=tarfile.PAX_FORMAT) as tar,
+            ):
+                first = [directory / "manifest.json", directory / "schema.sql"]
+                for path in [*first, *sorted((directory / "data").iterdir())]:
+                    tar.add(path, f"rollbackd/{path.relative_to(directory)}", recursive=False)
+            raw.flush()
+            os.fsync(raw.fileno())
+        beside.rename(file)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+    sync_directory(file.parent)
 
 
 def unpack(file: Path, directory: Path, largest: int) -> Any:
@@ -62,6 +66,8 @@ def unpack(file: Path, directory: Path, largest: int) -> Any:
                 body = tar.extractfile(member)
                 assert body is not None
                 if member.name == "rollbackd/manifest.json":
+                    if member.size > _LONGEST:
+                        raise ValueError("its manifest is too large")
                     manifest = json.loads(body.read())
                     continue
                 with (directory / member.name.removeprefix("rollbackd/")).open("xb") as new:

@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 from rollbackd.adapter import AdapterError
 from rollbackd_adapters.databases import OpenDatabase
+from rollbackd_adapters.postgres.catalogue import heads_in, version_table
 from rollbackd_adapters.postgres.server import GLANCE, DatabaseServer, fetch, sql
 from rollbackd_adapters.postgres.settings import PostgresSettings
 from rollbackd_adapters.schemas import DatabaseSchema, Survey
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from rollbackd_adapters.postgres.server import Connection
 
 PURPOSE = "migrate"
+_NOT_ASKED = frozenset({"dbname", "user", "passfile"})
+"""What a URL has elsewhere, or not at all."""
 _AT_ONCE = 500
 """Columns that one query reads: an answer has 1,664 at most."""
 _OURS = """
@@ -72,12 +75,10 @@ class ServedDatabase(OpenDatabase):
         self._owner = owner
 
     def url(self, dialect: str) -> str:
-        given = self._settings.parameters | {"dbname": self._name}
-        given.pop("passfile", None)
-        name, user = given.pop("dbname"), given.pop("user", "")
-        rest = "&".join(f"{key}={quote(value, safe='')}" for key, value in sorted(given.items()))
-        at = f"{quote(user, safe='')}@" if user else ""
-        return f"{dialect or 'postgresql'}://{at}/{quote(name, safe='')}?{rest}"
+        given = self._settings.parameters
+        rest = "&".join(f"{key}={quote(given[key], safe='')}" for key in sorted(given.keys() - _NOT_ASKED))
+        at = f"{quote(given['user'], safe='')}@" if given.get("user") else ""
+        return f"{dialect or 'postgresql'}://{at}/{quote(self._name, safe='')}?{rest}"
 
     @asynccontextmanager
     async def reached(self) -> AsyncIterator[Mapping[str, str]]:
@@ -105,11 +106,11 @@ class ServedDatabase(OpenDatabase):
 
     async def heads(self, table: str) -> tuple[str, ...]:
         async with self._connected() as connection:
-            return tuple(await _heads(connection, table))
+            return tuple(await heads_in(connection, table))
 
     async def set_heads(self, table: str, heads: Sequence[str]) -> None:
         async with self._connected() as connection, connection.transaction():
-            found = await _version_table(connection, table)
+            found = await version_table(connection, table)
             if found is None:
                 raise AdapterError(f"there is no table {table} to write to", permanent=True)
             await connection.execute(sql("DELETE FROM {}", found))
@@ -125,7 +126,7 @@ class ServedDatabase(OpenDatabase):
         async with self._connected(self._settings.timeout) as connection:
             await connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
             found = {
-                "heads": await _heads(connection, table),
+                "heads": await heads_in(connection, table),
                 "schema": await _schema(connection),
                 "contents": await _contents(connection),
             }
@@ -134,26 +135,6 @@ class ServedDatabase(OpenDatabase):
     async def settle(self) -> None:
         async with self._server.connect(self._settings.maintenance, "schema") as connection:
             await self._server.end_sessions(connection, PURPOSE, self._name)
-
-
-async def _version_table(connection: "Connection", table: str) -> tuple[str, str] | None:
-    """The schema and the name of a version table; without a schema the one that is found first, as programs find it."""
-    schema, _, name = table.rpartition(".")
-    rows = await fetch(
-        connection,
-        "SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
-        " WHERE c.relname = %s AND c.relkind = 'r' AND (n.nspname = %s OR %s = '' AND n.nspname !~ '^pg_')"
-        " ORDER BY n.nspname <> 'public', 1 LIMIT 1",
-        (name, schema, schema),
-    )
-    return (rows[0][0], rows[0][1]) if rows else None
-
-
-async def _heads(connection: "Connection", table: str) -> list[str]:
-    if (found := await _version_table(connection, table)) is None:
-        return []
-    rows = await fetch(connection, sql("SELECT version_num::text FROM {} LIMIT 100", found))
-    return sorted(row[0] for row in rows)
 
 
 async def _schema(connection: "Connection") -> dict[str, Any]:

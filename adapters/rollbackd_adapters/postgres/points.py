@@ -174,7 +174,7 @@ class Points(LayerPart[PostgresSettings]):
     async def beyond(self, copies: Sequence[DataCopy]) -> list[DataCopy]:
         """Marks that no backup leads to any more, the oldest of too many, and times: they need no keeping."""
         marks = [copy for copy in copies if copy.facts[POINT]]
-        there = {copy.name for copy in (await self.reachable(marks))[:_MARKS]}
+        there = {copy.name for copy in (await self.reachable(marks))[:_MARKS]} if marks else set()
         return [copy for copy in copies if copy.name not in there]
 
     # -- a dump of one --------------------------------------------------------------------------

@@ -24,10 +24,10 @@ from rollbackd.adapter import AdapterError, Place
 from rollbackd.syntax.units import writable
 from rollbackd.system.boundary import boundary
 from rollbackd.system.spawner import Finished, Lock, one_line
-from rollbackd.system.users import identity_of
 from rollbackd_adapters import lacks
 from rollbackd_adapters.base import LayerPart
-from rollbackd_adapters.failures import as_adapter_errors
+from rollbackd_adapters.databases import given_to
+from rollbackd_adapters.failures import as_adapter_errors, refusals_told
 from rollbackd_adapters.postgres.backup_repository import Backup, BackupRepository
 from rollbackd_adapters.postgres.restoring import HarmedCopyError, free_bytes, unless_full
 from rollbackd_adapters.postgres.server import DatabaseServer, value
@@ -159,21 +159,19 @@ class ScratchCluster(LayerPart[PostgresSettings]):
         """
         await self.end()
         try:
-            await in_thread(self._make, backup.size)
-            boundary("postgres.apart")
-            work = self._repository.restore(backup, self._data, point.target, point.timeline, lock)
-            await unless_full(work, [self.directory], self._settings.floor, self._clock)
-            boundary("postgres.fetched")
-            await in_thread(self._configure)
-            apart = self._apart(superuser)
-            async with self._running(point, version):
-                async with DatabaseServer(apart, self._place).connect(apart.maintenance, "look") as connection:
-                    if await value(connection, "SELECT pg_is_in_recovery()"):
-                        raise self._failed(point, "", "it still recovers")
-                yield apart
-        except OSError as error:
-            text = f"{error.filename or self.directory}: {lacks.hint(error)}"
-            raise AdapterError(f"{self._place.layer}: {text}", permanent=False) from error
+            with refusals_told(self._place.layer, self.directory):
+                await in_thread(self._make, backup.size)
+                boundary("postgres.apart")
+                work = self._repository.restore(backup, self._data, point.target, point.timeline, lock)
+                await unless_full(work, [self.directory], self._settings.floor, self._clock)
+                boundary("postgres.fetched")
+                await in_thread(self._configure)
+                apart = self._apart(superuser)
+                async with self._running(point, version):
+                    async with DatabaseServer(apart, self._place).connect(apart.maintenance, "look") as connection:
+                        if await value(connection, "SELECT pg_is_in_recovery()"):
+                            raise self._failed(point, "", "it still recovers")
+                    yield apart
         finally:
             await self.end()
 
@@ -188,12 +186,7 @@ class ScratchCluster(LayerPart[PostgresSettings]):
         lacks.need_room(self.directory, size + self._settings.floor, "a scratch cluster ")
         for path in (self.directory, self._data, self.socket, self.directory / "lock"):
             path.mkdir(mode=0o700, exist_ok=True)
-            self._own(path)
-
-    def _own(self, path: Path) -> None:
-        """Give a file to whom the cluster runs as."""
-        if self._user and (who := identity_of(self._user)).user != os.geteuid():
-            os.chown(path, who.user, who.group)
+            given_to(self._user, path)
 
     def _configure(self) -> None:
         """Only what recovery needs is kept of the server's settings."""
@@ -213,7 +206,7 @@ class ScratchCluster(LayerPart[PostgresSettings]):
 
     def _write(self, path: Path, text: str) -> None:
         path.write_text(text)
-        self._own(path)
+        given_to(self._user, path)
 
     @contextlib.asynccontextmanager
     async def _running(self, point: LogPoint, version: int) -> AsyncIterator[None]:
