@@ -21,12 +21,14 @@ from rollbackd.system.clock import SystemClock
 from rollbackd.system.spawner import Spawner
 from rollbackd.testing import AdapterContract, World, finish, perform, planned, problems
 from rollbackd_adapters.kubernetes import lacking
+from rollbackd_adapters.kubernetes.rollout import is_ready
 from rollbackd_adapters.kubernetes.templates import template_id
 from tests.clusters import JSON_PATCH, MERGE_PATCH, Cluster, a_cluster, fake_cluster, kubeconfig
 from tests.contract.kubernetes_worlds import ColouredWorld, DaemonWorld, StatefulWorld, WorkloadWorld
 from tests.fakes.kubernetes_api import TOKEN, FakeKubernetes, Refused
 from tests.fakes.kubernetes_controllers import Object
 from tests.fakes.smtp import make_certificate
+from tests.servers import wait_until
 
 
 @pytest.fixture(scope="module")
@@ -552,6 +554,20 @@ def test_pods_below_a_partition_stay(cluster: Cluster, tmp_path: Path) -> None:
     pods = cluster.api("GET", f"/api/v1/namespaces/{world.namespace}/pods")["items"]
     images = {pod["metadata"]["name"]: pod["spec"]["containers"][0]["image"][-5:] for pod in pods}
     assert images == {"web-0": "web:2", "web-1": "web:1"}
+
+
+def test_a_pod_below_a_partition_is_not_deleted_though_it_is_not_ready(cluster: Cluster, tmp_path: Path) -> None:
+    world = StatefulWorld(cluster, tmp_path, history=("web:1", "web:2"))
+    world.patch({"op": "replace", "path": "/spec/updateStrategy/rollingUpdate/partition", "value": 1})
+    world.settings |= {"timeout": "500ms", "failing_for": "20s", "unstick": True}
+    change = finish(planned(world.adapter(), world.release("web:1")))
+    pod = f"/api/v1/namespaces/{world.namespace}/pods/web-0"
+    broken = {"op": "replace", "path": "/spec/containers/0/image", "value": "registry.example/shop/crash:2"}
+    uid = cluster.api("PATCH", pod, [broken], JSON_PATCH)["metadata"]["uid"]
+    wait_until(lambda: not is_ready(cluster.api("GET", pod)), "a pod that is not ready")
+    with pytest.raises(AdapterError, match="not rolled out after 500ms"):
+        finish(world.adapter().apply(change))
+    assert cluster.api("GET", pod)["metadata"]["uid"] == uid
 
 
 def test_pods_that_nobody_replaces_are_refused(cluster: Cluster, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from rollbackd.system.boundary import boundary
 from rollbackd.system.spawner import Lock, one_line
 from rollbackd_adapters.base import StepAdapter
 from rollbackd_adapters.kubernetes import lacking, rollout
-from rollbackd_adapters.kubernetes.client import KubernetesClient, KubernetesError, Object, client_of
+from rollbackd_adapters.kubernetes.client import KubernetesClient, KubernetesError, Object, identified_client
 from rollbackd_adapters.kubernetes.owners import owners_of, rivals
 from rollbackd_adapters.kubernetes.settings import KubernetesSettings
 from rollbackd_adapters.kubernetes.template_history import KnownTemplate, TemplateHistory
@@ -189,10 +189,7 @@ class KubernetesAdapter(StepAdapter[KubernetesSettings]):
 
     # -- asking ---------------------------------------------------------------------------------
     async def _client(self) -> KubernetesClient:
-        """The cluster's client. :raises AdapterError: it is another cluster, or cannot be asked."""
-        client = client_of(self._place, self._settings.cluster)
-        await client.identify()
-        return client
+        return await identified_client(self._place, self._settings.cluster)
 
     async def _workload(self) -> Workload:
         return self._workload_of(await self._client())
@@ -257,11 +254,12 @@ class RolloutWatch:
         pods = await self._workload.pods(present, revisions)
         kept = self._kept(present, pods)
         label = self._workload.hash_label
-        if counted.done and not (left := rollout.others(pods, label, target.pod_hash, kept)):
+        left = rollout.others(pods, label, target.pod_hash, kept)
+        if counted.done and not left:
             return ""
         await self._fail_early(present, target, pods, deadline)
         if self._settings.unstick:
-            await self._unstick(target, pods)
+            await self._unstick(pods, left)
         return f"{counted.words}, pods of another revision: {', '.join(left)}" if counted.done else counted.words
 
     def _kept(self, present: Object, pods: list[Object]) -> set[str]:
@@ -288,11 +286,10 @@ class RolloutWatch:
             text = f"{self._settings.workload} does not come up as {label_of(target.known.template)}: {words}"
             raise AdapterError(text, permanent=True, evidence=evidence)
 
-    async def _unstick(self, target: Revision, pods: list[Object]) -> None:
-        """Delete the last pod that is of an older revision and not ready, while no other ends."""
+    async def _unstick(self, pods: list[Object], left: Collection[str]) -> None:
+        """Delete the last pod that is left of an older revision and not ready, while no other ends."""
         if any(pod["metadata"].get("deletionTimestamp") for pod in pods):
             return
-        left = set(rollout.others(pods, self._workload.hash_label, target.pod_hash))
         stuck = [pod for pod in pods if pod["metadata"]["name"] in left and not rollout.is_ready(pod)]
         if stuck:
             pod = max(stuck, key=rollout.ordinal)

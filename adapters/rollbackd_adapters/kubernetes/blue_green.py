@@ -17,7 +17,7 @@ from rollbackd.system.spawner import Lock, one_line
 from rollbackd_adapters.base import StepAdapter
 from rollbackd_adapters.healthy import must_be_healthy
 from rollbackd_adapters.kubernetes import lacking, rollout
-from rollbackd_adapters.kubernetes.client import KubernetesClient, KubernetesError, Object, client_of
+from rollbackd_adapters.kubernetes.client import KubernetesClient, KubernetesError, Object, identified_client
 from rollbackd_adapters.kubernetes.owners import owners_of
 from rollbackd_adapters.kubernetes.settings import BlueGreenSettings
 from rollbackd_adapters.kubernetes.workload import Workload
@@ -137,9 +137,7 @@ class ServiceColours(StepAdapter[BlueGreenSettings]):
 
     # -- asking ---------------------------------------------------------------------------------
     async def _client(self) -> KubernetesClient:
-        client = client_of(self._place, self._settings.cluster)
-        await client.identify()
-        return client
+        return await identified_client(self._place, self._settings.cluster)
 
     async def _service(self) -> Object:
         client = await self._client()

@@ -255,3 +255,10 @@ def client_of(place: Place, cluster: str) -> KubernetesClient:
     if key not in known:
         known[key] = KubernetesClient(cluster, settings, place.spawner, place.clock)
     return known[key]
+
+
+async def identified_client(place: Place, cluster: str) -> KubernetesClient:
+    """The client of a cluster. :raises AdapterError: it is another cluster, or cannot be asked."""
+    client = client_of(place, cluster)
+    await client.identify()
+    return client

@@ -99,16 +99,19 @@ def quantity(text: object) -> Decimal:
 
 def surge_of(workload: Object) -> int:
     """How many pods a rollout adds before it takes any away."""
-    spec = workload.get("spec") or {}
-    rolling = (spec.get("strategy") or spec.get("updateStrategy") or {}).get("rollingUpdate") or {}
-    return share(rolling.get("maxSurge", 0), spec.get("replicas", 1), math.ceil)
+    return _rolling(workload, "maxSurge", math.ceil)
 
 
 def spare_of(workload: Object) -> int:
     """How many pods a rollout may take away before new ones are there."""
+    return _rolling(workload, "maxUnavailable", math.floor)
+
+
+def _rolling(workload: Object, key: str, rounded: Any) -> int:
+    """What a workload's strategy says of its rollouts, as a number of pods."""
     spec = workload.get("spec") or {}
     rolling = (spec.get("strategy") or spec.get("updateStrategy") or {}).get("rollingUpdate") or {}
-    return share(rolling.get("maxUnavailable", 0), spec.get("replicas", 1), math.floor)
+    return share(rolling.get(key, 0), spec.get("replicas", 1), rounded)
 
 
 def share(value: object, of: int, rounded: Any) -> int:
