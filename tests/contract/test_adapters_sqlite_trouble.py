@@ -463,6 +463,18 @@ def test_what_a_user_gets_is_what_is_named_and_not_where_a_link_leads(tmp_path: 
         given_to("nobody-knows", ours)
 
 
+def test_an_export_that_breaks_off_leaves_no_part_behind(tmp_path: Path) -> None:
+    made(tmp_path)
+    finish(layer(tmp_path).take("first"))
+    there, copy = tmp_path / "exported", tmp_path / "scratch/store/first"
+    worker.export({"path": str(there), "copy": str(copy), "data": "data.sqlite"})
+    assert there.stat().st_mode & 0o777 == 0o600
+    there.unlink()
+    with pytest.raises(FileNotFoundError):
+        worker.export({"path": str(there), "copy": str(copy), "data": "gone.sqlite"})
+    assert [path.name for path in tmp_path.glob("exported*")] == []
+
+
 # -- which copy, and which are kept -----------------------------------------------------------------------
 NOW = datetime(2026, 3, 2, 12, tzinfo=UTC)
 

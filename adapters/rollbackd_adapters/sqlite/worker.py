@@ -710,15 +710,25 @@ def export(job: Job) -> Job:
     """Write a copy as one file."""
     beside = f"{job['path']}.part"
     Path(beside).unlink(missing_ok=True)
-    with open(beside, "xb") as raw, gzip.GzipFile("", "wb", 1, raw, mtime=0) as packed:
-        os.fchmod(raw.fileno(), 0o600)
-        with tarfile.open(fileobj=packed, mode="w") as tar:
+    try:
+        with (
+            open(beside, "xb", opener=_ours_alone) as raw,
+            gzip.GzipFile("", "wb", 1, raw, mtime=0) as packed,
+            tarfile.open(fileobj=packed, mode="w") as tar,
+        ):
             for name in ("manifest.json", job["data"]):
                 tar.add(os.path.join(job["copy"], name), f"rollbackd/{name}", recursive=False)
-    _sync(beside)
-    os.rename(beside, job["path"])
+        _sync(beside)
+        os.rename(beside, job["path"])
+    except BaseException:
+        Path(beside).unlink(missing_ok=True)
+        raise
     sync_directory(os.path.dirname(job["path"]))
     return {}
+
+
+def _ours_alone(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def unpack(job: Job) -> Job:
@@ -733,8 +743,7 @@ def unpack(job: Job) -> Job:
                 if member.name == "rollbackd/manifest.json" and member.size < CHUNK:
                     manifest = json.loads(body.read())
                 elif member.name == f"rollbackd/{job['data']}" and manifest and member.size <= job["largest"]:
-                    with open(job["into"], "xb") as new:
-                        os.fchmod(new.fileno(), 0o600)
+                    with open(job["into"], "xb", opener=_ours_alone) as new:
                         shutil.copyfileobj(body, new, CHUNK)
                     _sync(job["into"])
                     _read_out(packed)
