@@ -277,7 +277,7 @@ async def build(config: Config, journal: Journal, clock: Clock, checkpoint: Chec
         polls=deciding.polls,
         deadlines=deciding.deadlines,
         drills=drills,
-        readiness_watch=ReadinessWatch(config, drills, clock),
+        readiness_watch=ReadinessWatch(config, read_model, drills, clock),
         snapshot_manager=snapshot_manager,
         upkeep=upkeep,
         timetable=timetable,

@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,8 @@ from tests.fakes.slack import SlackFake
 
 AT_ONCE = 3
 """Worlds; each waits for its programs most of the time."""
-MORE = 10
-"""Tried beyond the number of boundaries of an undisturbed run, since their number may differ a little."""
+ENOUGH = 5
+"""Lives that ended before their boundary was reached: then each was tried. Their number differs a little."""
 EVENTS = ["opened", "started", "recovered"]
 
 
@@ -77,10 +78,11 @@ async def test_killed_at_each_boundary_it_ends_as_if_it_had_not_been(tmp_path: P
         names = (tmp_path / "names").read_text().split()
         print(f"{len(names)} boundaries: {dict(Counter(names))}")
         survived = list[int]()
-        numbers = iter(range(1, len(names) + MORE + 1))
+        numbers = count(1)
 
         async def worker(numbers: Iterator[int]) -> None:
-            for number in numbers:
+            while len(survived) < ENOUGH:
+                number = next(numbers)
                 story = _Story(tmp_path / str(number), f"shop{number}", mother, slack, url)
                 await story.begin()
                 try:
@@ -96,6 +98,6 @@ async def test_killed_at_each_boundary_it_ends_as_if_it_had_not_been(tmp_path: P
             for _ in range(AT_ONCE):
                 tasks.create_task(worker(numbers))
         assert slack.wrong == []
-    print(f"{len(names) + MORE - len(survived)} kills; not reached: {sorted(survived)}")
-    assert set(survived) >= {len(names) + MORE}
-    assert len(survived) <= 2 * MORE
+    kills = next(numbers) - 1 - len(survived)
+    print(f"{kills} kills; not reached: {sorted(survived)}")
+    assert kills >= 0.9 * len(names)

@@ -60,23 +60,31 @@ def _connections(one: Toy, count: int, said: bytes) -> Iterator[None]:
 
 
 def _worst(one: Toy, seconds: float) -> float:
-    """The longest that `/healthz` took, on the network and on the socket."""
+    """The longest that `/healthz` took, on the network and on the socket, less what other programs held up."""
+    daemon = one.daemon
+    assert daemon is not None
     worst, end = 0.0, time.monotonic() + seconds
     while time.monotonic() < end:
         for family, address in ((socket.AF_INET, ("127.0.0.1", one.port)), (socket.AF_UNIX, str(one.root / "socket"))):
-            began = time.monotonic()
+            began, held_up = time.monotonic(), _without_processor(daemon.pid)
             with socket.socket(family, socket.SOCK_STREAM) as wire:
                 wire.settimeout(10)
                 wire.connect(address)
                 wire.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
                 assert wire.recv(100).split()[1] == b"200"
-            worst = max(worst, time.monotonic() - began)
+            worst = max(worst, time.monotonic() - began - (_without_processor(daemon.pid) - held_up))
         time.sleep(0.05)
     return worst
 
 
+def _without_processor(daemon: int) -> float:
+    """Seconds that its event loop and this thread wanted to run and a busy machine did not let them."""
+    waits = (Path(path, "schedstat").read_text().split()[1] for path in (f"/proc/{daemon}", "/proc/thread-self"))
+    return sum(int(wait) for wait in waits) / 1e9
+
+
 _SOON = 3.0
-"""Seconds, for a busy machine; on an idle one it is a hundredth of that, and the loop's own turns are measured."""
+"""Seconds; on an idle machine it is a hundredth of that, and the loop's own turns are measured."""
 
 
 @pytest.mark.parametrize("files", [256, 1024])

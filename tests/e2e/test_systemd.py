@@ -35,7 +35,7 @@ services:
 DROP_IN = """
 [Service]
 RestartSec=100ms
-WatchdogSec=6s
+WatchdogSec=15s
 TimeoutAbortSec=1s
 LoadCredential=alertmanager-token:/etc/rollbackd/credentials/alertmanager-token
 ReadWritePaths=/srv/checkout

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,10 +15,17 @@ from rollbackd.operations import Operations
 from rollbackd.page import add_page
 from rollbackd.syntax.units import Secret
 from rollbackd.system.clock import SystemClock
-from tests.fakes.operations import FakeOperations
+from tests.fakes.operations import NOON, FakeOperations
 
 TOKENS = {"source": "secret-of-alertmanager", "viewer": "secret-of-grafana", "operator": "secret-of-desk"}
 NAMES = {"source": "alertmanager", "viewer": "grafana", "operator": "release-desk"}
+
+
+class AtNoon(SystemClock):
+    """Began at the noon of the desk in memory."""
+
+    def now(self) -> datetime:
+        return NOON + timedelta(seconds=self.monotonic())
 
 
 def daemon(socket: Path, **settings: Any) -> Daemon:
@@ -56,7 +64,7 @@ async def serving(socket: Path, operations: FakeOperations | None = None, **sett
     operations = operations or FakeOperations()
     configured = daemon(socket, **settings)
     app = build_app(cast("Operations", operations), configured, reveal)
-    add_page(app, cast("Operations", operations), configured, SystemClock())
+    add_page(app, cast("Operations", operations), configured, AtNoon())
     server = Server(app, configured.listen, socket)
     await server.start()
     try:

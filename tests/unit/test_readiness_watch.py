@@ -14,7 +14,10 @@ from rollbackd.config.models import Config, Service
 from rollbackd.drills import DrillRunner
 from rollbackd.drills.readiness_watch import ReadinessWatch
 from rollbackd.facts import Drilled
-from rollbackd.journal import JournalUnavailable
+from rollbackd.journal import Journal, JournalUnavailable
+from rollbackd.journal.memory import MemoryJournal
+from rollbackd.state.read_model import ReadModel
+from rollbackd.system.tasks import end
 from tests.fakes.clock import ManualClock
 from tests.unit.test_operations import House, opened
 
@@ -75,7 +78,10 @@ async def test_when_one_cannot_be_asked_no_worker_is_left_behind() -> None:
     services = tuple(SimpleNamespace(name=name) for name in names)
     drills = SimpleNamespace(found={}, glance=glance)
     watch = ReadinessWatch(
-        cast("Config", SimpleNamespace(services=services)), cast("DrillRunner", drills), ManualClock()
+        cast("Config", SimpleNamespace(services=services)),
+        ReadModel(cast("Journal", MemoryJournal(ManualClock()))),
+        cast("DrillRunner", drills),
+        ManualClock(),
     )
     with pytest.raises(JournalUnavailable):
         await watch.ask()
@@ -89,6 +95,22 @@ async def test_what_is_ready_is_not_asked_again(house: House) -> None:
     await house.pass_(timedelta(minutes=1))
     await house.get(watch.ask())
     assert (await house.service()).drilled == first
+
+
+async def test_what_is_written_of_a_service_that_is_not_ready_is_asked_about_at_once(house: House) -> None:
+    watching = asyncio.create_task(house.stage.daemon.readiness_watch.run())
+    try:
+        breaks(house)
+        await house.pass_(timedelta(seconds=5))
+        assert (await house.service()).unready == (f"code: {BROKEN}",)
+        mended(house)
+        await house.pass_(timedelta(seconds=30))
+        assert (await house.service()).unready == (f"code: {BROKEN}",), "nobody said that anything changed"
+        await house.get(house.operations.good("shop", {}, "unix:ann"))
+        await house.pass_(timedelta(seconds=5))
+        assert (await house.service()).unready == ()
+    finally:
+        await end([watching])
 
 
 async def test_what_is_no_longer_as_the_last_drill_said_is_written_and_told(house: House) -> None:
