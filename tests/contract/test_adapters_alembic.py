@@ -1,5 +1,6 @@
 """The adapter `alembic` on real projects, with SQLite: the contract, and what becomes of each kind of downgrade."""
 
+import json
 import os
 import re
 import shutil
@@ -193,6 +194,14 @@ def test_a_downgrade_that_raises_is_no_way_back_and_a_copy_of_that_schema_is_off
     said = "cannot be taken back: layer: RuntimeError at migrations/versions/r2.py:11: by hand only; instead"
     assert said in str(refused.value)
     assert "`rollbackd rollback contract --to db=old`" in str(refused.value)
+
+    (old,) = tmp_path.rglob("rehearsals/*.json")
+    old.write_text(json.dumps({**json.loads(old.read_text()), "at": "2026-01-01T00:00:00+00:00"}))
+    do(made.file, "CREATE TABLE more (id INTEGER)")
+    with pytest.raises(AdapterError):
+        made.plan()
+    (new,) = tmp_path.rglob("rehearsals/*.json")
+    assert new.name != old.name, "what is too old to be gone by is not kept"
 
 
 def test_commands_that_go_elsewhere_are_found_out_before_anything_is_run(tmp_path: Path) -> None:

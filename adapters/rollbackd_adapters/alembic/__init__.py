@@ -150,8 +150,15 @@ class AlembicAdapter(StepAdapter[AlembicSettings]):
                     if not error.permanent:  # env.py itself, or the way to the copy
                         raise
                     found = Rehearsal((), failed=str(error))
-                await in_thread(write_facts, path, {"at": self._clock.now().isoformat(), "found": found.written})
+                await in_thread(self._keep_rehearsal, path, found)
             return found
+
+    def _keep_rehearsal(self, path: Path, found: Rehearsal) -> None:
+        """Write it down; those that are too old to be gone by are removed."""
+        for old in path.parent.glob("*.json"):
+            if self._read_rehearsal(old) is None:
+                old.unlink(missing_ok=True)
+        write_facts(path, {"at": self._clock.now().isoformat(), "found": found.written})
 
     def _read_rehearsal(self, path: Path) -> Rehearsal | None:
         """A rehearsal that is not too old; None: there is none, or it cannot be read."""

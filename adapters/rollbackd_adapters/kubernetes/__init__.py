@@ -29,6 +29,7 @@ from rollbackd_adapters.kubernetes.workload import (
     patch_of,
     present_template,
 )
+from rollbackd_adapters.threads import in_thread
 from rollbackd_adapters.traces import Trace, progress_of
 
 __all__ = ["KubernetesAdapter", "KubernetesSettings"]
@@ -48,13 +49,15 @@ class KubernetesAdapter(StepAdapter[KubernetesSettings]):
         self._history = TemplateHistory(place.scratch)
 
     async def current(self) -> Release:
-        return self._release(self._remembered(known_template(await (await self._workload()).read())))
+        present = known_template(await (await self._workload()).read())
+        await in_thread(self._history.remember, [present], self._clock.now())
+        return self._release(present)
 
     async def releases(self) -> Sequence[Release]:
         return [self._release(known) for known in (await self._known()).values()]
 
     async def prune(self, spare: Collection[str] = (), last: int = 0) -> Sequence[str]:
-        return self._history.forget(last or self._settings.keep, spare)
+        return await in_thread(self._history.forget, last or self._settings.keep, spare)
 
     async def plan(self, target: Release) -> Change:
         self._check_id(target)
@@ -167,10 +170,10 @@ class KubernetesAdapter(StepAdapter[KubernetesSettings]):
         """All templates that can be gone back to, newest first, by the ids of their releases."""
         workload = workload or await self._workload()
         present = present or await workload.read()
+        seen = [known_template(present), *(each.known for each in await workload.revisions(present))]
+        await in_thread(self._history.remember, seen, self._clock.now())
         found: dict[str, KnownTemplate] = {}
-        for known in (known_template(present), *(each.known for each in await workload.revisions(present))):
-            found.setdefault(template_id(known.template), self._remembered(known))
-        for known in self._history.recall():
+        for known in (*seen, *await in_thread(self._history.recall)):
             found.setdefault(template_id(known.template), known)
         return found
 
@@ -179,10 +182,6 @@ class KubernetesAdapter(StepAdapter[KubernetesSettings]):
         if target.id not in known:
             raise AdapterError(f"{one_line(target.name)}{self._unknown}", permanent=True)
         return known[target.id].template
-
-    def _remembered(self, known: KnownTemplate) -> KnownTemplate:
-        self._history.remember(known, self._clock.now())
-        return known
 
     def _release(self, known: KnownTemplate) -> Release:
         return Release(template_id(known.template), label_of(known.template, known.revision), known.created)

@@ -3,13 +3,16 @@
 import asyncio
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Coroutine, Iterable, Iterator, Sequence
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypeVar
 
 from rollbackd_adapters.kubernetes.client import KubernetesClient, KubernetesError, Object
 from rollbackd_adapters.kubernetes.templates import NeededObject, Template, kind_of, needed_objects
 
+T = TypeVar("T")
+_AT_ONCE = 8
+"""Questions to the API server."""
 _UNITS = {"n": -3, "u": -2, "m": -1, "": 0, "k": 1, "K": 1, "M": 2, "G": 3, "T": 4, "P": 5, "E": 6}
 _QUANTITY = re.compile(
     r"(?P<number>[+-]?(?:\d{1,30}\.?\d{0,30}|\.\d{1,30})(?:[eE][+-]?\d{1,2})?)(?P<unit>[numkMGTPE]|[KMGTPE]i)?"
@@ -21,7 +24,7 @@ async def missing_objects(client: KubernetesClient, namespace: str, template: Te
 
     :raises KubernetesError: that cannot be asked.
     """
-    asked = await asyncio.gather(*(_missing(client, namespace, needed) for needed in needed_objects(template)))
+    asked = await _together(_missing(client, namespace, needed) for needed in needed_objects(template))
     return [text for texts in asked for text in texts]
 
 
@@ -143,11 +146,21 @@ def rights(kind: str, *, unstick: bool) -> list[tuple[str, str, str]]:
 
 async def missing_rights(client: KubernetesClient, namespace: str, wanted: Sequence[tuple[str, str, str]]) -> list[str]:
     """A sentence for each right that we do not have. :raises KubernetesError: that cannot be asked."""
-    asked = (client.may(verb, resource, namespace, group=group) for verb, group, resource in wanted)
-    allowed = await asyncio.gather(*asked)
+    allowed = await _together(client.may(verb, resource, namespace, group=group) for verb, group, resource in wanted)
     return [
         f'the Role in namespace {namespace} has no line {{apiGroups: ["{group}"], resources: [{resource}], '
         f"verbs: [{verb}]}}; add it"
         for (verb, group, resource), has in zip(wanted, allowed, strict=True)
         if not has
     ]
+
+
+async def _together(asks: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """What they answer, in their order; a few at a time, for a template may name thousands."""
+    few = asyncio.Semaphore(_AT_ONCE)
+
+    async def one(ask: Coroutine[Any, Any, T]) -> T:
+        async with few:
+            return await ask
+
+    return await asyncio.gather(*map(one, asks))

@@ -6,7 +6,7 @@ A template may hold secrets in its variables: the directory and its files are fo
 
 import contextlib
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,32 +28,27 @@ class TemplateHistory:
 
     def __init__(self, scratch: Path) -> None:
         self._directory = scratch / "templates"
-        self._known: set[str] = set()
 
-    def remember(self, known: KnownTemplate, now: datetime) -> None:
-        """Keep it; does nothing when it is kept already.
-
-        :raises AdapterError: not permanent, it could not be written.
-        """
-        name = template_id(known.template)
-        path = self._directory / f"{name}.json"
-        if name in self._known or path.exists():
-            self._known.add(name)
-            return
-        created = known.created or now
-        write_facts(path, {"template": known.template, "created": created.timestamp(), "revision": known.revision})
-        self._known.add(name)
+    def remember(self, seen: Iterable[KnownTemplate], now: datetime) -> None:
+        """Keep those that are not kept yet. :raises AdapterError: not permanent, one could not be written."""
+        for known in seen:
+            path = self._directory / f"{template_id(known.template)}.json"
+            if not path.exists():
+                created = (known.created or now).timestamp()
+                write_facts(path, {"template": known.template, "created": created, "revision": known.revision})
 
     def forget(self, keep: int, spare: Collection[str]) -> list[str]:
         """Drop the oldest beyond so many, without those to spare; their names."""
         old = [path for path in self._files()[keep:] if path.stem not in spare]
         for path in old:
             path.unlink(missing_ok=True)
-            self._known.discard(path.stem)
         return [path.stem for path in old]
 
-    def recall(self) -> Iterator[KnownTemplate]:
+    def recall(self) -> list[KnownTemplate]:
         """All that can be read, newest first."""
+        return list(self._read())
+
+    def _read(self) -> Iterator[KnownTemplate]:
         for path in self._files():
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
                 data: dict[str, Any] = json.loads(path.read_bytes())
