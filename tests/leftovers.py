@@ -11,14 +11,15 @@ from tests.servers import wait_until
 
 
 def working_below(directory: Path) -> list[str]:
-    """The processes that have the directory's path in their working directory or their arguments, each by its number."""
+    """The processes that work, write or were started with something below the directory, each by its number."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             said = (
                 f"{process.name} {(process / 'cmdline').read_bytes().replace(bytes(1), b' ').decode(errors='replace')}"
             )
-            if int(process.name) != os.getpid() and str(directory) in f"{said} {(process / 'cwd').readlink()}":
+            places = f"{(process / 'cwd').readlink()} {(process / 'fd/1').readlink()}"
+            if int(process.name) != os.getpid() and str(directory) in f"{said} {places}":
                 found.append(said)
     return found
 

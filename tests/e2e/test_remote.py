@@ -16,6 +16,7 @@ import yaml
 
 from rollbackd.testing import finish, place
 from rollbackd_adapters.remote import RemoteAdapter, RemoteSettings
+from tests import forks
 from tests.contract.over import served
 from tests.contract.worlds import CommandWorld, git, new_repository, script, tree
 from tests.direct import Direct, direct
@@ -35,8 +36,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
 
 
 def rollbackd(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    argv = [sys.executable, "-m", "rollbackd", *arguments]
-    return subprocess.run(argv, capture_output=True, text=True, check=False, timeout=100, stdin=subprocess.DEVNULL)
+    return forks.run("rollbackd", arguments)
 
 
 @dataclass

@@ -21,6 +21,7 @@ from typing import Any, Self, TypeVar
 
 import yaml
 
+from tests import forks
 from tests.e2e.shop import Shop
 from tests.fakes.pagerduty import PATH as PAGERDUTY
 from tests.fakes.slack import PATH as SLACK
@@ -51,7 +52,7 @@ class Town:
         self.alertmanager = ""
         self.receivers = ""
         self.speed = 1.0
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: forks.Fork | None = None
         self._lock = threading.Lock()
         self._server = self._make_server()
 
@@ -181,15 +182,11 @@ class Town:
 
     def start_daemon(self) -> None:
         """`rollbackd run`, at the town's speed."""
-        argv = [sys.executable, "-m", "rollbackd", "run", "--config", str(self.config)]
+        module, given = "rollbackd", ["run", "--config", str(self.config)]
         if self.speed != 1:
-            launch = ("-m", "tests.e2e.launch", "--config", str(self.config), "--speed", str(self.speed))
-            argv = [sys.executable, *launch]
+            module, given = "tests.e2e.launch", [*given[1:], "--speed", str(self.speed)]
         with self.log.open("ab") as log:
-            process = subprocess.Popen(
-                argv, cwd=ROOT, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
-            )
-        self._process = process
+            self._process = forks.start(module, given, log.fileno(), log.fileno())
         wait_until(self._is_up, "rollbackd")
 
     def _is_up(self) -> bool:
@@ -214,8 +211,7 @@ class Town:
 
     def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """A `rollbackd` command, its output as bytes became text."""
-        argv = [sys.executable, "-m", "rollbackd", *arguments, "--config", str(self.config)]
-        return subprocess.run(argv, capture_output=True, text=True, check=False, timeout=120)
+        return forks.run("rollbackd", [*arguments, "--config", str(self.config)])
 
     # -- asking and waiting ---------------------------------------------------------------------
     def get(self, path: str) -> Any:

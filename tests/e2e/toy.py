@@ -24,6 +24,7 @@ from typing import Any, ClassVar, TypeVar
 
 import yaml
 
+from tests import forks
 from tests.fakes.receiving import serving
 from tests.fakes.webhook import WebhookFake
 from tests.servers import answers, free_port, wait_until
@@ -134,7 +135,7 @@ class Toy:
     """The address of who is told."""
     journal: Path = field(default_factory=Path)
     """By default in its own directory; another place may be given before `build`."""
-    daemon: subprocess.Popen[bytes] | None = None
+    daemon: subprocess.Popen[bytes] | forks.Fork | None = None
 
     # -- the service ----------------------------------------------------------------------------
     def build(self) -> None:
@@ -273,12 +274,10 @@ class Toy:
 
     def start(self, *launcher: str) -> None:
         """`rollbackd run`, or the launcher's arguments for a clock of another kind; waits until it serves."""
-        program = ["tests.e2e.launch", *launcher] if launcher else ["rollbackd", "run"]
-        argv = [sys.executable, "-m", *program, "--config", str(self.root / "config.yaml")]
+        module, *arguments = ["tests.e2e.launch", *launcher] if launcher else ["rollbackd", "run"]
         with (self.root / "log").open("ab") as log:
-            self.daemon = subprocess.Popen(
-                argv, stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=REPO, start_new_session=True
-            )
+            given = [*arguments, "--config", str(self.root / "config.yaml")]
+            self.daemon = forks.start(module, given, log.fileno(), log.fileno())
         self.until_up()
 
     def until_up(self) -> None:
@@ -435,19 +434,21 @@ class Toy:
 
     # -- the command line -----------------------------------------------------------------------
     def argv(self, *arguments: str) -> list[str]:
-        return [sys.executable, "-m", "rollbackd", *arguments, "--config", str(self.root / "config.yaml")]
+        module, given = self._module(*arguments)
+        return [sys.executable, "-m", module, *given]
+
+    def _module(self, *arguments: str) -> tuple[str, list[str]]:
+        return "rollbackd", [*arguments, "--config", str(self.root / "config.yaml")]
 
     def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """A `rollbackd` command, to its end."""
-        return subprocess.run(
-            self.argv(*arguments), capture_output=True, text=True, check=False, timeout=120, stdin=subprocess.DEVNULL
-        )
+        return forks.run(*self._module(*arguments))
 
     def beside(self, *arguments: str) -> "Beside":
         """A `rollbackd` command that goes on beside the test."""
         out, errors = self.root / "beside.out", self.root / "beside.err"
         with out.open("wb") as stdout, errors.open("wb") as stderr:
-            process = subprocess.Popen(self.argv(*arguments), stdout=stdout, stderr=stderr, stdin=subprocess.DEVNULL)
+            process = forks.start(*self._module(*arguments), stdout.fileno(), stderr.fileno())
         return Beside(process, out, errors)
 
 
@@ -455,7 +456,7 @@ class Toy:
 class Beside:
     """A command under way."""
 
-    process: subprocess.Popen[bytes]
+    process: forks.Fork
     out: Path
     errors: Path
 

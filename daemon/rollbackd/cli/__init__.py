@@ -6,8 +6,11 @@ Exit codes: 0 yes or done, 1 no, not recovered or errors found, 2 wrong usage, 3
 
 def main() -> None:
     """The `rollbackd` program."""
+    import gc
     import os
     import sys
+
+    gc.set_threshold(100_000, 20, 20)  # of what is imported nothing is garbage
 
     from rollbackd.cli.commands import app
 
