@@ -25,6 +25,12 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
+from rollbackd import facts
+from rollbackd.api.application import written
+from rollbackd.api.routes import ROUTES
+from rollbackd.config.load import dump_service, load
+from rollbackd.page.rendering import page_templates
+
 _ROOT = Path(__file__).parents[1]
 _NUMBER = struct.Struct("i")
 
@@ -185,26 +191,31 @@ def _program(module: str, arguments: Sequence[str], environment: Mapping[str, st
         return 1
 
 
-def _warm() -> None:
-    """All that programs import or build at a start, and never change."""
+def warm() -> None:
+    """Import and build all that programs need and never change. Whoever is forked afterwards begins at once."""
     for package in ("rollbackd", "rollbackd_adapters"):
         for found in pkgutil.walk_packages(importlib.import_module(package).__path__, f"{package}."):
             if not found.name.endswith(("__main__", ".testing")):
                 with suppress(ImportError):
                     importlib.import_module(found.name)
-    importlib.import_module("tests.e2e.launch")
-    shape_of = importlib.import_module("rollbackd.config.shape").shape_of
-    shape_of(importlib.import_module("rollbackd.plugins").installed())
-    facts = importlib.import_module("rollbackd.facts")
     for kind in facts.KINDS:
         facts._adapter(kind)
+    for route in ROUTES:
+        written(route.answer)
+        for model in (route.query, route.body):
+            model.model_rebuild()
+    page_templates()
+    config = load(_ROOT / "config.example.yaml", look_for=None).config
+    for service in config.services:
+        dump_service(service)
     assert threading.active_count() == 1
     gc.freeze()
 
 
 def main() -> None:
     """Until the input ends."""
-    _warm()
+    warm()
+    importlib.import_module("tests.e2e.launch")
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         listener.bind(sys.argv[1])
         listener.listen(64)

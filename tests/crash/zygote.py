@@ -4,8 +4,6 @@ One order a line on standard input, one answer a line on standard output, both J
 daemon that still runs is killed. It never starts a thread: what is forked must not share any.
 """
 
-import gc
-import importlib
 import json
 import os
 import signal
@@ -19,11 +17,10 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from rollbackd import app, facts
-from rollbackd.config.shape import shape_of
-from rollbackd.plugins import installed
+from rollbackd import app
 from rollbackd.system import boundary
 from rollbackd.system.clock import SystemClock
+from tests.forks import warm
 
 
 class SharedClock(SystemClock):
@@ -127,18 +124,9 @@ def _start(order: dict[str, Any]) -> int:
     return pid
 
 
-def _warm() -> None:
-    """What a daemon builds at each start and never changes."""
-    importlib.import_module("rollbackd.journal.store")  # else imported when the first journal is opened
-    shape_of(installed())
-    for kind in facts.KINDS:
-        facts._adapter(kind)
-    gc.freeze()
-
-
 def main() -> None:
     """Until the input ends."""
-    _warm()
+    warm()
     running = set[int]()
     print(json.dumps({"ready": os.getpid()}), flush=True)
     for line in sys.stdin:

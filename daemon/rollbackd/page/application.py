@@ -25,7 +25,7 @@ from rollbackd.operations import Operations
 from rollbackd.operations.parameters import RequestFields
 from rollbackd.page.contents import FleetQuery, ListQuery, PageContents
 from rollbackd.page.orders import ORDERS, PageOrder, read
-from rollbackd.page.rendering import PageTemplates
+from rollbackd.page.rendering import page_templates
 from rollbackd.page.sessions import LINK_LASTS, PageSessions
 from rollbackd.page.streams import PageStreams
 from rollbackd.page.visitors import Doorkeeper, NotLoggedInError, Visitor
@@ -92,7 +92,6 @@ class _Page:
         self._doorkeeper = doorkeeper
         self._gate = doorkeeper.gate
         self._contents = PageContents(operations, clock)
-        self._templates = PageTemplates()
         self._assets = {one.name: one.read_bytes() for one in _ASSETS.iterdir() if one.suffix in _KINDS}
         self._version = hashlib.sha256(b"".join(self._assets[name] for name in sorted(self._assets))).hexdigest()[:12]
         self._guessing = 0
@@ -134,7 +133,7 @@ class _Page:
             return self._html(request, template, await gather(request), visitor)
 
         async def parts() -> Mapping[str, str]:
-            return self._templates.live(template, {**await gather(request), **self._frame(request, visitor)})
+            return page_templates().live(template, {**await gather(request), **self._frame(request, visitor)})
 
         await gather(request)  # what is not there is told by a status, before the stream begins
         return await self.streams.serve(request, visitor.form, parts, lambda: self._doorkeeper.still_there(visitor))
@@ -162,7 +161,7 @@ class _Page:
         headers: Mapping[str, str] = {},
     ) -> web.Response:
         form = visitor.form if visitor is not None else ""
-        text = self._templates.whole(template, {**context, **self._frame(request, visitor)}, form)
+        text = page_templates().whole(template, {**context, **self._frame(request, visitor)}, form)
         return web.Response(status=status, text=text, content_type="text/html", headers={**headers, **_HTML})
 
     def _trouble(self, request: web.Request, problem: ProblemError) -> web.Response:

@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,14 @@ def _drawn(value: markup.Markup) -> Markup:
     return Markup(value)  # noqa: S704
 
 
+@cache
+def page_templates() -> "PageTemplates":
+    """All of them. Made when a page is first asked for: it takes a tenth of a start."""
+    return PageTemplates()
+
+
 class PageTemplates:
-    """All of them; one environment."""
+    """One environment."""
 
     def __init__(self) -> None:
         self._environment = Environment(
