@@ -7,8 +7,11 @@ import os
 import re
 import shutil
 import signal
+import sys
+import threading
 from collections import Counter
 from collections.abc import Generator, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -54,14 +57,25 @@ def _reason(longrepr: object) -> str:
     return text.removeprefix("Skipped: ")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The pure core is covered by tests that name it: whole daemons that play on it would take twice as long."""
-    of_the_core = {path for path in {item.path for item in items} if _names_the_core(path)}
-    for item in items:
-        if item.path not in of_the_core:
-            item.add_marker("no_cover")
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """The pure core is covered by tests that name it: whole daemons that play on it would take twice as long.
+
+    pytest-cov's own mark `no_cover` leaves a tracer running in the workers of pytest-xdist.
+    """
+    tracer = sys.gettrace()
+    if tracer is None or _names_the_core(item.path):
+        return (yield)
+    sys.settrace(None)
+    threading.settrace(None)
+    try:
+        return (yield)
+    finally:
+        sys.settrace(tracer)
+        threading.settrace(tracer)
 
 
+@cache
 def _names_the_core(path: Path) -> bool:
     return path.is_relative_to(_UNIT) and path.name != "test_decision_speed.py" and bool(_CORE.search(path.read_text()))
 
