@@ -159,6 +159,7 @@ async def test_ones_own_authority_is_trusted_alone(
     authority: Authority, tmp_path: Path, trusted: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not beside the system's, nor those that a library brings along."""
+    monkeypatch.setattr("rollbackd.system.certificates._kept", {})  # what an earlier test had of the system's
     monkeypatch.setenv("SSL_CERT_FILE", str(authority.certificate))
     monkeypatch.setattr("requests.adapters.DEFAULT_CA_BUNDLE_PATH", str(authority.certificate))
     signed = authority.signed("alone", "IP:127.0.0.1")

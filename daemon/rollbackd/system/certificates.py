@@ -43,7 +43,7 @@ def tls_context(tls: Tls) -> ssl.SSLContext:
     """
     files = tuple(str(name or "") for name in (tls.ca, tls.cert, tls.key))
     with _lock:
-        look = tuple(_seen(name) for name in files)
+        look = tuple(_seen(name) if name else None for name in files)
         kept = _kept.get(files)
         if kept is None or kept.look != look:
             try:
