@@ -96,12 +96,15 @@ class DrillRunner:
     async def glance(self, service: Service, actor: str) -> DrillView:
         """Ask as `hold` does, and write it down only where it is no longer as the last drill said.
 
-        Snapshots are read only to see whether what a drill found is mended.
+        Snapshots are read only to see whether what a drill found is mended. What is ready is not asked again.
 
         :raises DrillNotAllowed: a rollback of it is under way.
         """
         async with self._reviewing[service.name]:
             self._preconditions.check_idle(service.name)
+            last = self.found.get(service.name)
+            if last is not None and last.result == steps.READY:
+                return last  # somebody asked meanwhile
             began, known = self._clock.monotonic(), self._read_model.of(service.name).ready
             trial = self._trial(service, actor)
             asked = self._readiness_review.hold(service, service.plan, trial, rehearse=known is False)
