@@ -70,7 +70,7 @@ def lied_to(root: Path) -> Iterator[Town]:
     """A daemon at sixty times the speed, after ten minutes of its time with lies about v2 in every service."""
     with Liar() as liar, receivers() as messages, Town(root, *LIES, *TRUTHS) as town:
         town.speed, town.receivers, town.prometheus = SPEED, messages, liar.url
-        verify = {"settle": "15s", "every": "30s", "passes": 3, "deadline": "4m", "checks": ["health"], "watch": "1m"}
+        verify = {"settle": "15s", "every": "30s", "passes": 3, "deadline": "12m", "checks": ["health"], "watch": "1m"}
         town.write_config(
             daemon=town.daemon(look_every="20m"),
             prometheus={"url": liar.url, "poll_every": "15s", "timeout": "500ms"},
