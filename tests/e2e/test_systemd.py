@@ -117,7 +117,7 @@ def _restarted(machine: Machine, before: int) -> None:
     wait_for(
         lambda: machine.show("ActiveState") == "active" and _pid(machine) not in {0, before},
         "systemd started it again",
-        30,
+        60,
     )
 
 
