@@ -47,8 +47,8 @@ LIES = {
     "ambiguous-good": Lie(says("0", "0"), "ambiguous: 2 series for one service"),
     "warnings-bad": Lie(warns("0.9"), "came with warnings, so it may be partial: remote_read"),
     "warnings-good": Lie(warns("0"), "came with warnings, so it may be partial: remote_read"),
-    "drips": Lie(drips("0.9"), "no answer within 500ms"),
-    "hangs": Lie(hangs, "no answer within 500ms"),
+    "drips": Lie(drips("0.9"), "no answer within 1s"),
+    "hangs": Lie(hangs, "no answer within 1s"),
     "half-bad": Lie(half("0.9"), "query timed out"),
     "half-good": Lie(half("0"), "query timed out"),
 }
@@ -73,7 +73,7 @@ def lied_to(root: Path) -> Iterator[Town]:
         verify = {"settle": "15s", "every": "30s", "passes": 3, "deadline": "12m", "checks": ["health"], "watch": "1m"}
         town.write_config(
             daemon=town.daemon(look_every="20m"),
-            prometheus={"url": liar.url, "poll_every": "15s", "timeout": "500ms"},
+            prometheus={"url": liar.url, "poll_every": "15s", "timeout": "1s"},
             rules=[_rule(case) for case in town.shops],
             services=[town.service(name, bake="4m", verify=verify) for name in town.shops],
         )
@@ -271,6 +271,8 @@ def test_a_fix_that_came_before_the_late_alert_is_not_rolled_back(root: Path) ->
             services=[town.service(n, bake="1h") for n in town.shops],
         )
         town.start_daemon()
+        for name in town.shops:
+            town.until(lambda name=name: town.view(name)["drilled"], "it was asked whether it is ready, which looks")  # type: ignore[misc]
         onset = {}
         for name, shop in town.shops.items():
             shop.deploy("v2", BAD)

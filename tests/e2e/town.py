@@ -187,7 +187,7 @@ class Town:
             module, given = "tests.e2e.launch", [*given[1:], "--speed", str(self.speed)]
         with self.log.open("ab") as log:
             self._process = forks.start(module, given, log.fileno(), log.fileno())
-        wait_until(self._is_up, "rollbackd")
+        wait_until(self._is_up, "rollbackd", 60)
 
     def _is_up(self) -> bool:
         assert self._process is not None

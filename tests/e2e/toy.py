@@ -288,7 +288,7 @@ class Toy:
             assert daemon.poll() is None, f"rollbackd ended: {self.log[-3000:]}"
             return answers(f"http://127.0.0.1:{self.port}/healthz")
 
-        wait_until(up, "rollbackd")
+        wait_until(up, "rollbackd", 60)
 
     def start_with_two_states(self, *launcher: str) -> None:
         """Begin with v1, which is good, and v2, which runs."""
