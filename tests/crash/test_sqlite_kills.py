@@ -65,17 +65,22 @@ class Application:
         return {line for log in self.path.glob("write-*.log") for line in log.read_text().splitlines()}
 
     def found(self) -> set[str]:
-        """What is in the present, or in a copy of what a restore replaced."""
-        names: set[str] = set()
-        for file in (self.file, *self.path.glob("scratch/store/[!.]*/data.sqlite")):
-            options = "" if file == self.file else "?immutable=1"
-            with closing(sqlite3.connect(f"file:{file}{options}", uri=True)) as db:
-                assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-                db.execute("BEGIN")  # of one instant: what a killed life began may still go on in the present
-                both = [{row[0] for row in db.execute(f"SELECT text FROM {table}")} for table in ("notes", "pairs")]
-                assert both[0] == both[1], f"{file}: {len(both[0] ^ both[1])} rows are in one table alone"
-                names |= both[0]
+        """What is in the present, or in a copy of what a restore replaced.
+
+        The present comes first: what a killed life began may still replace it, and keeps it before it does.
+        """
+        names = self._rows(self.file, "")
+        for copy in self.path.glob("scratch/store/[!.]*/data.sqlite"):
+            names |= self._rows(copy, "?immutable=1")
         return names
+
+    def _rows(self, file: Path, options: str) -> set[str]:
+        with closing(sqlite3.connect(f"file:{file}{options}", uri=True)) as db:
+            assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+            db.execute("BEGIN")  # of one instant
+            both = [{row[0] for row in db.execute(f"SELECT text FROM {table}")} for table in ("notes", "pairs")]
+            assert both[0] == both[1], f"{file}: {len(both[0] ^ both[1])} rows are in one table alone"
+            return both[0]
 
 
 def _killed_after(seconds: float, application: Application, change: Change) -> None:
