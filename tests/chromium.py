@@ -4,6 +4,7 @@ import asyncio
 import base64
 import itertools
 import json
+import os
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -93,7 +94,7 @@ async def chromium(place: Path) -> AsyncIterator[Tab]:
     with errors.open("wb") as sink:
         process = await asyncio.create_subprocess_exec(
             PROGRAM, *_FLAGS, f"--user-data-dir={place / 'profile'}", "about:blank", stdout=sink, stderr=sink,
-            stdin=asyncio.subprocess.DEVNULL, start_new_session=True,
+            stdin=asyncio.subprocess.DEVNULL, start_new_session=True, env={**os.environ, "TMPDIR": str(place)},
         )  # fmt: skip
     try:
         async with asyncio.timeout(120):
