@@ -472,7 +472,7 @@ def test_an_export_that_breaks_off_leaves_no_part_behind(tmp_path: Path) -> None
     there.unlink()
     with pytest.raises(FileNotFoundError):
         worker.export({"path": str(there), "copy": str(copy), "data": "gone.sqlite"})
-    assert [path.name for path in tmp_path.glob("exported*")] == []
+    assert [path.name for path in tmp_path.glob("*exported*")] == []
 
 
 # -- which copy, and which are kept -----------------------------------------------------------------------

@@ -8,7 +8,6 @@ import contextlib
 import gzip
 import hashlib
 import io
-import os
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -17,7 +16,7 @@ from pathlib import Path
 
 from rollbackd.adapter import AdapterError
 from rollbackd.system.boundary import boundary
-from rollbackd.system.spawner import sync_directory
+from rollbackd.system.whole_file import whole_file
 from rollbackd_adapters.files.batch import Batch
 from rollbackd_adapters.files.beneath import told
 from rollbackd_adapters.files.jobs import Stop
@@ -48,22 +47,12 @@ def write(store: Store, name: str, path: str, stop: Stop) -> None:
             f"{name}: it has more than {_MOST_ENTRIES} files and directories, and could not be taken in again",
             permanent=True,
         )
-    beside = target.with_name(f".{target.name}.rollbackd")
-    with told(path):
-        beside.unlink(missing_ok=True)
-        fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        try:
-            with os.fdopen(fd, "wb") as file:
-                with gzip.GzipFile(fileobj=file, mode="wb", compresslevel=_LEVEL, filename="", mtime=0) as packed:
-                    _fill(store, head, tree, packed, stop)
-                file.flush()
-                os.fsync(file.fileno())
-            boundary("files.before_export")
-            beside.replace(target)
-            sync_directory(target.parent)
-        except BaseException:
-            beside.unlink(missing_ok=True)
-            raise
+    with (
+        told(path),
+        whole_file(target) as file,
+        gzip.GzipFile(fileobj=file, mode="wb", compresslevel=_LEVEL, filename="", mtime=0) as packed,
+    ):
+        _fill(store, head, tree, packed, stop)
     boundary("files.exported")
 
 

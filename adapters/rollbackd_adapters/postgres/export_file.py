@@ -15,7 +15,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from rollbackd.system.supervisor import sync_directory
+from rollbackd.system.whole_file import whole_file
 
 CHUNK = 2**20
 _MOST = 2**20
@@ -27,25 +27,14 @@ _NAMES = re.compile(r"rollbackd/(manifest\.json|schema\.sql|data/[A-Za-z0-9_]{1,
 
 def pack(directory: Path, file: Path) -> None:
     """Write a copy as one file, which appears whole or not at all."""
-    beside = file.with_name(f"{file.name}.part")
-    beside.unlink(missing_ok=True)
-    try:
-        with beside.open("xb") as raw:
-            os.fchmod(raw.fileno(), 0o600)
-            with (
-                gzip.GzipFile("", "wb", 0, raw, mtime=0) as packed,
-                tarfile.open(fileobj=packed, mode="w|", format=tarfile.PAX_FORMAT) as tar,
-            ):
-                first = [directory / "manifest.json", directory / "schema.sql"]
-                for path in [*first, *sorted((directory / "data").iterdir())]:
-                    tar.add(path, f"rollbackd/{path.relative_to(directory)}", recursive=False)
-            raw.flush()
-            os.fsync(raw.fileno())
-        beside.rename(file)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
-    sync_directory(file.parent)
+    with (
+        whole_file(file) as raw,
+        gzip.GzipFile("", "wb", 0, raw, mtime=0) as packed,
+        tarfile.open(fileobj=packed, mode="w|", format=tarfile.PAX_FORMAT) as tar,
+    ):
+        first = [directory / "manifest.json", directory / "schema.sql"]
+        for path in [*first, *sorted((directory / "data").iterdir())]:
+            tar.add(path, f"rollbackd/{path.relative_to(directory)}", recursive=False)
 
 
 def unpack(file: Path, directory: Path, largest: int) -> Any:

@@ -26,6 +26,7 @@ from urllib.parse import quote
 
 from rollbackd.system.boundary import boundary
 from rollbackd.system.supervisor import sync_directory, write_durably
+from rollbackd.system.whole_file import ours_alone, whole_file
 
 VIEW = "rollbackd_lineage"
 """A view in the database says which restore it stems from; it is no part of the application's schema."""
@@ -708,27 +709,14 @@ def rehearse(job: Job) -> Job:
 
 def export(job: Job) -> Job:
     """Write a copy as one file."""
-    beside = f"{job['path']}.part"
-    Path(beside).unlink(missing_ok=True)
-    try:
-        with (
-            open(beside, "xb", opener=_ours_alone) as raw,
-            gzip.GzipFile("", "wb", 1, raw, mtime=0) as packed,
-            tarfile.open(fileobj=packed, mode="w") as tar,
-        ):
-            for name in ("manifest.json", job["data"]):
-                tar.add(os.path.join(job["copy"], name), f"rollbackd/{name}", recursive=False)
-        _sync(beside)
-        os.rename(beside, job["path"])
-    except BaseException:
-        Path(beside).unlink(missing_ok=True)
-        raise
-    sync_directory(os.path.dirname(job["path"]))
+    with (
+        whole_file(Path(job["path"])) as raw,
+        gzip.GzipFile("", "wb", 1, raw, mtime=0) as packed,
+        tarfile.open(fileobj=packed, mode="w") as tar,
+    ):
+        for name in ("manifest.json", job["data"]):
+            tar.add(os.path.join(job["copy"], name), f"rollbackd/{name}", recursive=False)
     return {}
-
-
-def _ours_alone(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
 
 
 def unpack(job: Job) -> Job:
@@ -743,7 +731,7 @@ def unpack(job: Job) -> Job:
                 if member.name == "rollbackd/manifest.json" and member.size < CHUNK:
                     manifest = json.loads(body.read())
                 elif member.name == f"rollbackd/{job['data']}" and manifest and member.size <= job["largest"]:
-                    with open(job["into"], "xb", opener=_ours_alone) as new:
+                    with open(job["into"], "xb", opener=ours_alone) as new:
                         shutil.copyfileobj(body, new, CHUNK)
                     _sync(job["into"])
                     _read_out(packed)

@@ -1,6 +1,5 @@
 """The commands of snapshots: a layer's past, kept by hand. A line for each layer, as soon as it is done."""
 
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ import typer
 from rollbackd.cli.command_frame import NO, Command, Session, StopError, UsageError, command, complain, is_sure
 from rollbackd.cli.daemon_client import AnswerError
 from rollbackd.cli.terminal_text import moment, safe, table
+from rollbackd.system.whole_file import whole_file
 
 UNREADABLE = "unreadable"
 """Why a snapshot was taken of which nothing is known."""
@@ -261,19 +261,9 @@ def _goes_on(session: Session, text: str) -> Iterator[None]:
 @contextmanager
 def _written(file: Path) -> Iterator[BinaryIO]:
     """A file that appears when the block ends well."""
-    beside = file.with_name(f".{file.name}.part")
     try:
-        beside.unlink(missing_ok=True)
-        fd = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            with os.fdopen(fd, "wb") as sink:
-                yield sink
-                sink.flush()
-                os.fsync(sink.fileno())
-            beside.replace(file)
-        except BaseException:
-            beside.unlink(missing_ok=True)
-            raise
+        with whole_file(file) as sink:
+            yield sink
     except OSError as error:
         raise StopError(f"{file}: {(error.strerror or str(error)).lower()}") from error
 
