@@ -26,7 +26,7 @@ from functools import cache
 from pathlib import Path
 
 from rollbackd import facts
-from rollbackd.api.application import written
+from rollbackd.api.answers import written
 from rollbackd.api.routes import ROUTES
 from rollbackd.config.load import dump_service, load
 from rollbackd.page.rendering import page_templates

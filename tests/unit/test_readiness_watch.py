@@ -76,7 +76,7 @@ async def test_when_one_cannot_be_asked_no_worker_is_left_behind() -> None:
             ended.append(service.name)
 
     services = tuple(SimpleNamespace(name=name) for name in names)
-    drills = SimpleNamespace(found={}, glance=glance)
+    drills = SimpleNamespace(is_ready=lambda _service: False, glance=glance)
     watch = ReadinessWatch(
         cast("Config", SimpleNamespace(services=services)),
         ReadModel(cast("Journal", MemoryJournal(ManualClock()))),

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from aiohttp import hdrs, web
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
+from rollbackd.api.answers import written
 from rollbackd.api.problems import ProblemError, invalid
 from rollbackd.operations import Operations
 from rollbackd.operations.parameters import FileQuery
@@ -25,7 +26,6 @@ _STALLED = 60.0
 _LEFT = 256 * 2**20
 """Bytes that must stay free where a file is put that comes in."""
 _CHUNK = 2**20
-_TAKEN: TypeAdapter[TakenView] = TypeAdapter(TakenView)
 
 
 class SnapshotFiles:
@@ -62,7 +62,7 @@ class SnapshotFiles:
             await _receive(request, file)
             taken = await self._operations.snapshot_manager.take_in(service, layer, file, actor)
         headers = {hdrs.CACHE_CONTROL: "no-store"}
-        return web.Response(body=_TAKEN.dump_json(taken), content_type="application/json", headers=headers)
+        return web.Response(body=written(TakenView).dump_json(taken), content_type="application/json", headers=headers)
 
 
 def _query(request: web.Request) -> FileQuery:

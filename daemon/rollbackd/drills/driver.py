@@ -93,6 +93,11 @@ class DrillRunner:
             )
             return await self._found(service, found, began, actor)
 
+    def is_ready(self, service: str) -> bool:
+        """Whether a drill that asks all plans of it said so last, in this life."""
+        found = self.found.get(service)
+        return found is not None and found.result == steps.READY
+
     async def glance(self, service: Service, actor: str) -> DrillView:
         """Ask as `hold` does, and write it down only where it is no longer as the last drill said.
 
@@ -102,9 +107,8 @@ class DrillRunner:
         """
         async with self._reviewing[service.name]:
             self._preconditions.check_idle(service.name)
-            last = self.found.get(service.name)
-            if last is not None and last.result == steps.READY:
-                return last  # somebody asked meanwhile
+            if self.is_ready(service.name):  # somebody asked meanwhile
+                return self.found[service.name]
             began, known = self._clock.monotonic(), self._read_model.of(service.name).ready
             trial = self._trial(service, actor)
             asked = self._readiness_review.hold(service, service.plan, trial, rehearse=known is False)

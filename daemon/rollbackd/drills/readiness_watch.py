@@ -8,11 +8,10 @@ from rollbackd import facts
 from rollbackd.config.models import Config, Service
 from rollbackd.drills.driver import DrillRunner
 from rollbackd.drills.preconditions import DrillNotAllowed
-from rollbackd.incident.drill import READY
 from rollbackd.model import DAEMON, name_in
 from rollbackd.state.read_model import ReadModel
 from rollbackd.system.clock import Clock
-from rollbackd.system.tasks import end
+from rollbackd.system.tasks import end, until_first
 
 _AT_ONCE = 2
 """How many services are asked at the same time."""
@@ -51,26 +50,17 @@ class ReadinessWatch:
             await self.ask()
             due = self._clock.monotonic() + _AGAIN.total_seconds()
             while (left := due - self._clock.monotonic()) > 0:
-                if await self._woken(timedelta(seconds=left)):
+                await until_first(self._wake.wait(), self._clock.sleep(timedelta(seconds=left)))
+                self._wake.clear()
+                if self._news:
                     await self._clock.sleep(_SOON)
-                    news = frozenset(self._news)
-                    self._news.clear()
+                    news, self._news = self._news, set()
                     await self.ask(news)
-
-    async def _woken(self, limit: timedelta) -> bool:
-        """Wait for news, so long at most; whether there are any."""
-        waits = [asyncio.ensure_future(self._clock.sleep(limit)), asyncio.ensure_future(self._wake.wait())]
-        try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            await end(waits)
-        self._wake.clear()
-        return bool(self._news)
 
     async def ask(self, only: Collection[str] | None = None) -> None:
         """Ask every service that was not found ready yet, or those of these names."""
         named = [one for one in self._config.services if only is None or one.name in only]
-        services = iter([service for service in named if not self._is_ready(service.name)])
+        services = iter([service for service in named if not self._drills.is_ready(service.name)])
 
         async def some() -> None:
             for service in services:
@@ -81,10 +71,6 @@ class ReadinessWatch:
             await asyncio.gather(*tasks)
         finally:
             await end(tasks)
-
-    def _is_ready(self, service: str) -> bool:
-        found = self._drills.found.get(service)
-        return found is not None and found.result == READY
 
     async def _ask(self, service: Service) -> None:
         try:

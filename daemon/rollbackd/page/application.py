@@ -12,9 +12,10 @@ from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
 
 from aiohttp import web
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, ValidationError
 
 from rollbackd import __version__
+from rollbackd.api.answers import written
 from rollbackd.api.application import GATE
 from rollbackd.api.authorization import socket_peer
 from rollbackd.api.problems import ProblemError, invalid, told
@@ -205,7 +206,7 @@ class _Page:
         actor = self._gate.admit(request, "operator").actor
         where = self._daemon.url or f"http://{self._daemon.listen}"
         made = LoginLink(f"{where}/login?code={self._sessions.link(actor)}", actor, roughly(LINK_LASTS))
-        return web.Response(body=_LINK.dump_json(made), content_type="application/json", headers=_HTML)
+        return web.Response(body=written(LoginLink).dump_json(made), content_type="application/json", headers=_HTML)
 
     async def login(self, request: web.Request) -> web.StreamResponse:
         """The form; a link only fills it in, since scanners of mail open links."""
@@ -261,9 +262,6 @@ class LoginLink:
     url: str
     actor: str
     lasts: str
-
-
-_LINK = TypeAdapter(LoginLink)
 
 
 class LoginQuery(RequestFields):
