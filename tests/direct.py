@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 import yaml
 
+from tests import forks
 from tests.contract.worlds import script
-from tests.sshd import HAND_OVER, far_side
+from tests.sshd import HAND_OVER
 
 
 @dataclass
@@ -42,8 +43,8 @@ class Direct:
 def direct(directory: Path) -> Iterator[Direct]:
     """Every `ssh` is this one, until the end of the block."""
     (directory / "hosts").mkdir(parents=True)
-    with far_side(directory) as socket, pytest.MonkeyPatch.context() as patch:
-        hand_over = shlex.join([sys.executable, "-I", "-S", str(HAND_OVER), str(socket)])
+    with pytest.MonkeyPatch.context() as patch:
+        hand_over = shlex.join([sys.executable, "-I", "-S", str(HAND_OVER), forks.server()])
         script(
             directory / "bin" / "ssh",
             "for part; do destination=${command:-}; command=$part; done",

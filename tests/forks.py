@@ -1,8 +1,9 @@
 """Programs of ours that start at once: forks of a process that has imported everything. `python -m tests.forks SOCKET`.
 
-Who connects sends a program's arguments, directory and environment as JSON, with its three standard streams. The
-answer is the number of the process, and at its end its exit code, as four bytes each. What is tested of a start itself
-(its arguments, its descriptors, its environment, what stands in its way) starts the real program instead.
+Who connects sends a program's arguments as JSON, its environment where it is not to be the server's, and its three
+standard streams. The answer is the number of the process, and at its end its exit code, as four bytes each. What is
+tested of a start itself (its arguments, its descriptors, its environment, what stands in its way) starts the real
+program instead.
 """
 
 import atexit
@@ -30,6 +31,8 @@ from rollbackd.api.answers import written
 from rollbackd.api.routes import ROUTES
 from rollbackd.config.load import dump_service, load
 from rollbackd.page.rendering import page_templates
+from rollbackd.remote import settings as far_layers
+from rollbackd.remote.wire import method, method_names
 
 _ROOT = Path(__file__).parents[1]
 _NUMBER = struct.Struct("i")
@@ -76,7 +79,7 @@ def start(
     """`python -m MODULE ARGUMENTS` in the project's directory and a session of its own, without any input."""
     order = {"module": module, "arguments": [*arguments], "environment": dict(environment or os.environ)}
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    connection.connect(_server())
+    connection.connect(server())
     with open(os.devnull, "rb") as nothing:
         socket.send_fds(connection, [json.dumps(order).encode()], [nothing.fileno(), stdout, stderr])
     return Fork(connection)
@@ -99,7 +102,7 @@ def run(module: str, arguments: Sequence[str], timeout: float = 120) -> subproce
 
 
 @cache
-def _server() -> str:
+def server() -> str:
     """The socket of this process's own server, which ends with it."""
     directory = tempfile.TemporaryDirectory(prefix="forks")
     path = f"{directory.name}/socket"
@@ -152,12 +155,16 @@ class _Server:
 
     def _start(self, connection: socket.socket) -> int | None:
         message, streams, _, _ = socket.recv_fds(connection, 2**20, 3)
+        if not message:
+            connection.close()
+            return None
         pid = os.fork()
         if pid:
             for fd in streams:
                 os.close(fd)
             self._running[pid] = connection
-            connection.send(_NUMBER.pack(pid))
+            with suppress(OSError):  # who asked may be gone already
+                connection.send(_NUMBER.pack(pid))
             return None
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -170,14 +177,15 @@ class _Server:
         return _program(**json.loads(message))
 
 
-def _program(module: str, arguments: Sequence[str], environment: Mapping[str, str]) -> int:
+def _program(module: str, arguments: Sequence[str], environment: Mapping[str, str] | None = None) -> int:
     """A program's life in its fork; its exit code."""
-    os.environ.clear()
-    os.environ.update(environment)
+    if environment is not None:
+        os.environ.clear()
+        os.environ.update(environment)
     sys.orig_argv[:] = [sys.executable, "-m", module, *arguments]
     sys.argv[:] = [module, *arguments]
-    if "ROLLBACKD_PROBE" in environment:
-        sys.path[:0] = environment["PYTHONPATH"].split(os.pathsep)
+    if "ROLLBACKD_PROBE" in os.environ:
+        sys.path[:0] = os.environ["PYTHONPATH"].split(os.pathsep)
         sys.modules.pop("sitecustomize", None)
         importlib.import_module("sitecustomize")
     try:
@@ -205,6 +213,10 @@ def warm() -> None:
         for model in (route.query, route.body):
             model.model_rebuild()
     page_templates()
+    for name in method_names():
+        method(name)
+    for adapter in ("git", "command", "files"):
+        far_layers._shape(frozenset({adapter}))
     config = load(_ROOT / "config.example.yaml", look_for=None).config
     for service in config.services:
         dump_service(service)

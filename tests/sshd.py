@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from tests import forks
 from tests.servers import free_port, program, wait_until
 
 PROJECT = Path(__file__).parents[1]
@@ -32,8 +33,6 @@ class Sshd:
     directory: Path
     port: int
     process: subprocess.Popen[bytes]
-    far_side: Path
-    """Where the far side's forks are asked for."""
 
     @property
     def known_hosts(self) -> Path:
@@ -55,7 +54,7 @@ class Sshd:
         if key is None and identity.exists():
             return self.reach(identity)
         public = _key(identity) if key is None else key.with_suffix(".pub").read_text().strip()
-        forced = command or shlex.join([sys.executable, "-I", "-S", str(HAND_OVER), str(self.far_side), str(config)])
+        forced = command or shlex.join([sys.executable, "-I", "-S", str(HAND_OVER), forks.server(), str(config)])
         assert '"' not in forced
         with (self.directory / f"authorized_keys.{host}").open("a") as keys:
             keys.write(f'command="{forced}",restrict {public}\n')
@@ -74,26 +73,6 @@ class Sshd:
         if self.process.poll() is None:
             self.process.terminate()
         self.process.wait(timeout=10)
-
-
-@contextmanager
-def far_side(directory: Path) -> Iterator[Path]:
-    """The process that far sides are forked from, until the end of the block; where it is asked for one."""
-    path = directory / "far-side"
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.far_side", str(path)],
-        cwd=PROJECT,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(part for part in sys.path if part)},
-    )
-    try:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"ready\n"
-        yield path
-    finally:
-        process.kill()
-        process.communicate(timeout=10)
 
 
 @contextmanager
@@ -126,9 +105,9 @@ def sshd(directory: Path) -> Iterator[Sshd]:
     if os.geteuid() == 0:
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # it wants that as root
     argv = [_sshd_program(), "-D", "-e", "-f", str(directory / "sshd_config")]
-    with far_side(directory) as socket, (directory / "log").open("wb") as log:
+    with (directory / "log").open("wb") as log:
         process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        server = Sshd(directory, port, process, socket)
+        server = Sshd(directory, port, process)
         try:
             wait_until(lambda: b"listening" in (directory / "log").read_bytes(), "sshd")
             yield server
