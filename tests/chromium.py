@@ -6,8 +6,9 @@ import itertools
 import json
 import os
 import re
+import tempfile
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -91,25 +92,34 @@ class Tab:
 async def chromium(place: Path) -> AsyncIterator[Tab]:
     """A tab of a Chromium whose files are below a place."""
     errors = place / "chromium.log"
-    with errors.open("wb") as sink:
-        process = await asyncio.create_subprocess_exec(
-            PROGRAM, *_FLAGS, f"--user-data-dir={place / 'profile'}", "about:blank", stdout=sink, stderr=sink,
-            stdin=asyncio.subprocess.DEVNULL, start_new_session=True, env={**os.environ, "TMPDIR": str(place)},
-        )  # fmt: skip
-    try:
-        async with asyncio.timeout(120):
-            while not (found := re.search(rb"ws://127\.0\.0\.1:(\d+)/", errors.read_bytes())):
-                assert process.returncode is None, errors.read_text()
-                await asyncio.sleep(0.1)
-        async with aiohttp.ClientSession() as client:
-            async with client.get(f"http://127.0.0.1:{found.group(1).decode()}/json/list") as answer:
-                page = next(one for one in await answer.json() if one["type"] == "page")
-            async with client.ws_connect(page["webSocketDebuggerUrl"], max_msg_size=0) as socket:
-                tab = Tab(socket)
-                for domain in ("Page", "Runtime", "Log", "Network"):
-                    await tab.call(f"{domain}.enable")
+    # A path of its socket may have 107 characters: a test's own directory alone can be too long for that.
+    with tempfile.TemporaryDirectory(prefix="rbd-", ignore_cleanup_errors=True) as short:
+        with errors.open("wb") as sink:
+            process = await asyncio.create_subprocess_exec(
+                PROGRAM, *_FLAGS, f"--user-data-dir={place / 'profile'}", "about:blank", stdout=sink, stderr=sink,
+                stdin=asyncio.subprocess.DEVNULL, start_new_session=True, env={**os.environ, "TMPDIR": short},
+            )  # fmt: skip
+        try:
+            async with _driven(process, errors) as tab:
                 yield tab
-                tab.reader.cancel()
-    finally:
-        process.kill()
-        await process.wait()
+        finally:
+            with suppress(ProcessLookupError):  # it ended by itself
+                process.kill()
+            await process.wait()
+
+
+@asynccontextmanager
+async def _driven(process: asyncio.subprocess.Process, errors: Path) -> AsyncIterator[Tab]:
+    async with asyncio.timeout(120):
+        while not (found := re.search(rb"ws://127\.0\.0\.1:(\d+)/", errors.read_bytes())):
+            assert process.returncode is None, errors.read_text()
+            await asyncio.sleep(0.1)
+    async with aiohttp.ClientSession() as client:
+        async with client.get(f"http://127.0.0.1:{found.group(1).decode()}/json/list") as answer:
+            page = next(one for one in await answer.json() if one["type"] == "page")
+        async with client.ws_connect(page["webSocketDebuggerUrl"], max_msg_size=0) as socket:
+            tab = Tab(socket)
+            for domain in ("Page", "Runtime", "Log", "Network"):
+                await tab.call(f"{domain}.enable")
+            yield tab
+            tab.reader.cancel()
