@@ -158,6 +158,8 @@ class DaemonProcess:
         self._root("disk", self._watch_disk)
         self._root("threads", partial(core.vitals.watch_threads, self._clock))
         self._root("clock", partial(core.jumps.run, self._clock_jumped))
+        if (directory := self._config.daemon.reports) is not None:
+            self._root("reports", lambda: core.reports.run(directory))
         if self._config.alertmanager is not None:
             self._root("alertmanager", lambda: core.intake.run(self._config.daemon.look_every))
         if core.polls is not None:
@@ -225,6 +227,7 @@ class DaemonProcess:
     async def _keep_to_the_calendar(self) -> None:
         await self._core.snapshot_manager.open()
         await self._core.upkeep.open()
+        await self._core.reports.open()
         await self._core.timetable.run()
 
     async def _feed_watchdog(self, every: timedelta) -> None:

@@ -40,6 +40,7 @@ from rollbackd.operations import Operations, OperationsParts
 from rollbackd.operations.signal_commands import SignalCommands
 from rollbackd.plugins import build_notifier
 from rollbackd.policy.changes import UNCONFIRMED
+from rollbackd.reports import Reports
 from rollbackd.signals.alertmanager_client import Alertmanager, Silence
 from rollbackd.signals.intake import SignalIntake
 from rollbackd.signals.polls import PrometheusPolls
@@ -90,6 +91,7 @@ class Core:
     readiness_watch: ReadinessWatch
     snapshot_manager: SnapshotManager
     upkeep: Upkeep
+    reports: Reports
     timetable: Calendar
     incident_clocks: IncidentClocks
     dispatcher: NotificationDispatcher
@@ -258,7 +260,9 @@ async def build(config: Config, journal: Journal, clock: Clock, checkpoint: Chec
     registry.register(SnapshotMetrics(snapshot_manager, clock))
     upkeep = Upkeep(read_model, config.daemon.keep, clock, Retention(read_model, layers).prune)
     drill_timetable = DrillTimetable(config, read_model, clock, drills)
-    timetable = Calendar([*snapshot_manager.planned(), *drill_timetable.planned(), *upkeep.planned()], clock)
+    reports = Reports(config, read_model, clock, operations)
+    planned = [*snapshot_manager.planned(), *drill_timetable.planned(), *upkeep.planned(), *reports.planned()]
+    timetable = Calendar(planned, clock)
     orders = SignalCommands(config, read_model, clock, files, operations)
     await reading
     return Core(
@@ -280,6 +284,7 @@ async def build(config: Config, journal: Journal, clock: Clock, checkpoint: Chec
         readiness_watch=ReadinessWatch(config, read_model, drills, clock),
         snapshot_manager=snapshot_manager,
         upkeep=upkeep,
+        reports=reports,
         timetable=timetable,
         incident_clocks=incident_clocks,
         dispatcher=dispatcher,

@@ -18,22 +18,23 @@ def _argv(directory: Path, *more: str) -> list[str]:
 
 
 @pytest.mark.needs("git", "rsync")
-@pytest.mark.parametrize("name", PROMISES)
-def test_every_promise_is_a_row_of_the_printed_table(name: str, tmp_path: Path) -> None:
+@pytest.mark.timeout(600)
+def test_every_promise_is_a_row_of_the_printed_table(tmp_path: Path) -> None:
     ended = subprocess.run(
-        _argv(tmp_path / "bench", "--only", name),
+        _argv(tmp_path / "bench"),
         check=False,
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=580,
         env={**os.environ, "COLUMNS": ""},
     )
     assert ended.returncode in {0, 1}, ended.stderr
-    said = ended.stdout.replace("\n", " ")
-    assert f"{name}: {PROMISES[name]}" in said
-    assert "nothing" not in said, "a row was not measured"
-    assert "load average" in said
+    said = ended.stdout.splitlines()
+    for name, promise in PROMISES.items():
+        (row,) = [line for line in said if line.startswith(f"  {name}: {promise}")]
+        assert "nothing" not in row, "a row was not measured"
+    assert "load average" in ended.stdout
     assert not (tmp_path / "bench").exists()
 
 

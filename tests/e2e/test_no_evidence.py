@@ -72,7 +72,7 @@ def lied_to(root: Path) -> Iterator[Town]:
         town.speed, town.receivers, town.prometheus = SPEED, messages, liar.url
         verify = {"settle": "15s", "every": "30s", "passes": 3, "deadline": "12m", "checks": ["health"], "watch": "1m"}
         town.write_config(
-            daemon=town.daemon(look_every="20m"),
+            daemon=town.daemon(look_every="20m", reports=str(root / "reports")),
             prometheus={"url": liar.url, "poll_every": "15s", "timeout": "1s"},
             rules=[_rule(case) for case in town.shops],
             services=[town.service(name, bake="4m", verify=verify) for name in town.shops],
@@ -130,6 +130,10 @@ def test_the_same_daemon_acts_on_what_it_can_trust(after: Town) -> None:
     outcomes = {case: after.incidents(case)[0]["outcome"] for case in TRUTHS[1:]}
     assert outcomes == {"gets-well": "recovered", "stays-sick": "ineffective", "goes-dark": "unverified"}
     assert {case: after.shops[case].running() for case in TRUTHS[1:]} == dict.fromkeys(TRUTHS[1:], "v1")
+    for case, outcome in outcomes.items():
+        report = after.root / "reports" / f"{case}-1.md"
+        after.until(report.exists, f"the report of {case}")
+        assert f"# {case}-1: {outcome}" in report.read_text().replace("\\", "")
 
 
 # -- the real Prometheus, away ------------------------------------------------------------------

@@ -100,6 +100,7 @@ class FakeOperations(FakeKeeping):
     """Two services: `checkout` is bad and can go back, `search` cannot."""
 
     def __init__(self) -> None:
+        self.counted = "errors"
         self.registry = CollectorRegistry()
         Counter("rollbackd_fake", "A metric.", registry=self.registry).inc()
         self.orders: list[tuple[Any, ...]] = []
@@ -359,7 +360,7 @@ class FakeOperations(FakeKeeping):
 
     async def month(self, month: str) -> MonthView:
         times = (TimesView("recovery", 2, 95.0, 120.0, 600.0, 0),)
-        count = (CountView("errors", 2),)
+        count = (CountView(self.counted, 2),)
         return MonthView(month, 2, 1, 0.5, 1, 3, 1, 1, times, count, count, count, count, ("search: nothing there",))
 
     async def events(self, after: int = 0, limit: int = 1000, service: str = "") -> tuple[list[EventView], int]:

@@ -58,7 +58,7 @@ SAID = """\
 11:5: it says when in one way; write cron: "0 2 * * *", every: 6h or when: good
 12:26: unknown key "kep"; did you mean "keep"?
 13:6: this must be text, and YAML reads it as a number; put it in quotes
-14:5: no kind of schedule here; write one of drill, snapshot
+14:5: no kind of schedule here; write one of drill, report, snapshot
 15:43: `list` and `pull` go together: what is there, and how one of it is fetched; give both
 16:6: this is on the calendar at these times already; take one away
 17:104: nothing of it is {directory}; write that where the directory to put it into goes

@@ -24,6 +24,8 @@ from tests.fakes.operations import ASKING, CHECKOUT, DECIDED, NOON, OPENED, SEAR
 from tests.fakes.serving import TOKENS, Served, serving
 
 PAGES = ("/", "/services/checkout", "/incidents", "/incidents/checkout-2", "/decisions")
+REPORTS = ("/reports", "/incidents/checkout-2/report")
+"""They show what is over, so nothing keeps them up to date."""
 ORDERS: tuple[tuple[str, dict[str, str]], ...] = (
     ("/incidents/checkout-2/approve", {}), ("/incidents/checkout-2/deny", {}), ("/incidents/checkout-2/abort", {}),
     ("/incidents/checkout-2/acknowledge", {}), ("/services/checkout/acknowledge", {}), ("/services/checkout/hold", {}),
@@ -181,6 +183,29 @@ async def test_a_past_is_drawn_and_told(browser: Browser) -> None:
     assert "held: release day" in page.text
 
 
+async def test_reports_are_of_an_incident_and_of_a_month(browser: Browser) -> None:
+    await browser.log_in("viewer")
+    assert "Its report" not in (await browser.get("/incidents/checkout-2"))[1]
+    await browser.served.operations.close("checkout-2", "recovered")
+    _, text = await browser.get("/incidents/checkout-2/report")
+    said = Markup(text).text
+    for words in ("checkout-2: recovered", "How long it took", "Timeline", "After-care: Immediate"):
+        assert words in said
+    _, of_it = await browser.get("/incidents/checkout-2")
+    assert 'href="../incidents/checkout-2/report"' in of_it
+    _, text = await browser.get("/reports")
+    page = Markup(text)
+    for words in (f"Rollbacks in {NOON:%Y-%m}", "1 (50.0%)", "errors", "search: nothing there"):
+        assert words in page.text
+    assert page.elements.count("option") == 13
+    for path in REPORTS:
+        async with browser.client.get(f"{browser.served.url}{path}?live=1") as answer:
+            assert answer.content_type == "text/html", "it has nothing to stream"
+    _, text = await browser.get("/reports?month=1999-12")
+    assert "Rollbacks in 1999-12" in Markup(text).text
+    assert text.count("<option") == 14
+
+
 @pytest.mark.parametrize(
     ("path", "status"),
     [("/services/nowhere", 404), ("/incidents/nowhere-1", 404), ("/incidents?limit=x", 400), ("/assets/x/y", 404)],
@@ -293,10 +318,10 @@ async def test_a_forged_order_does_nothing_and_is_logged(
 
 async def test_a_viewer_sees_no_button_that_orders(browser: Browser) -> None:
     await browser.log_in("viewer")
-    for path in PAGES:
+    for path in (*PAGES, *REPORTS):
         _, text = await browser.get(path)
         actions = {action.lstrip("./") for action in Markup(text).all("form", "action")}
-        assert actions <= {"", "logout", "services/checkout/plan"}, path
+        assert actions <= {"", "logout", "reports", "services/checkout/plan"}, path
 
 
 # -- coming in ------------------------------------------------------------------------------------
@@ -419,15 +444,16 @@ def _hostile(operations: FakeOperations, text: str) -> None:
     ]  # fmt: skip
     operations.decided = replace(DECIDED, rule=text, evidence=(text,), findings=(finding,), change=text)
     operations.breaker = text
+    operations.counted = text
 
 
 @pytest.mark.parametrize("text", HOSTILE)
 async def test_text_from_outside_is_text(browser: Browser, text: str) -> None:
     await browser.log_in()
-    usual = {path: Markup((await browser.get(path))[1]).elements for path in PAGES}
+    usual = {path: Markup((await browser.get(path))[1]).elements for path in (*PAGES, *REPORTS)}
     _hostile(browser.served.operations, text)
     shown = text[:2000] if text.isalpha() else re.sub("[\x00\x1b\u202e\u2066]", "", text)[:5]
-    for path in PAGES:
+    for path in (*PAGES, *REPORTS):
         status, found = await browser.get(path)
         page = Markup(found)
         assert status == 200
@@ -437,6 +463,7 @@ async def test_text_from_outside_is_text(browser: Browser, text: str) -> None:
         assert page.elements.count("script") == usual[path].count("script") == 3
         assert not [name for _, name, _ in page.attributes if name.startswith("on")]
         assert len(found) < 300_000
+    for path in PAGES:
         streamed = await _first(browser, path)
         assert not {"img", "script"} & set(Markup(streamed).elements)
 

@@ -94,6 +94,8 @@ def _written(config: Config, adapters: Iterable[Adapter]) -> Iterator[Path]:
     """Files and directories that the daemon, or a step of it, writes to."""
     daemon = config.daemon
     yield from (Path(daemon.journal.removeprefix(JOURNAL)).parent, daemon.signals, daemon.scratch, daemon.socket.parent)
+    if daemon.reports is not None:
+        yield daemon.reports
     for adapter in adapters:
         if isinstance(needs := getattr(adapter, "needs", None), Needs):
             yield from needs.writes

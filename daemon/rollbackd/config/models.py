@@ -172,6 +172,9 @@ class Daemon(Spec):
     """The directory of the manual override."""
     scratch: AbsolutePath = Path("/var/lib/rollbackd/layers")
     """Locks, records of finished commands and markers of the layers; survives a reboot."""
+    reports: AbsolutePath | None = None
+    """A directory that gets a report of each rollback, as Markdown and as a page; it is made where there is none.
+    None given: no report is written."""
     tokens: tuple[Token, ...] = ()
     """Who may use the HTTP side, and for what."""
     open_on_loopback: bool = False

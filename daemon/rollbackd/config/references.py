@@ -13,7 +13,7 @@ from rollbackd.config.models import Config, Service
 from rollbackd.config.outline import Outline, ServiceOutline
 from rollbackd.config.packs import Placed
 from rollbackd.config.positions import ConfigFault, Loc, entries, mapping, names, quoted
-from rollbackd.config.schedules import DrillSchedule
+from rollbackd.config.schedules import DrillSchedule, ReportSchedule
 from rollbackd.notification_events import EVENTS
 from rollbackd.plugins import unknown
 from rollbackd.policy.changes import UNCONFIRMED
@@ -62,6 +62,8 @@ def faults(outline: Outline) -> Iterator[ConfigFault]:
     for loc, entry in outline.schedules("drill"):
         drilled = [service for service in outline.services if service.name == entry["drill"]]
         yield from _unknown(known, references(DrillSchedule, entry, loc), at, drilled)
+    for loc, entry in outline.schedules("report"):
+        yield from _unknown(known, references(ReportSchedule, entry, loc), at)
     for service in outline.services:
         yield from _unknown(known, references(Service, service.raw, service.loc), at, [service])
         yield from _unknown(known, _of_layers(outline, service), at, [service])

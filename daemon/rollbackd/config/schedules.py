@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
 from rollbackd.syntax.cron import CronTimes, check_cron, check_zone
-from rollbackd.syntax.units import Duration, Ref, Secret, Spec, Vector
+from rollbackd.syntax.units import Duration, OneOrMany, Ref, Secret, Spec, Vector
 
 FILE, NAME, DIRECTORY = "{file}", "{name}", "{directory}"
 
@@ -109,18 +109,41 @@ class DrillSchedule(OnCalendar):
     """Go back for real and return; only where the service says `drill: true`."""
 
 
-SCHEDULES: Mapping[str, type[OnCalendar]] = {"snapshot": SnapshotSchedule, "drill": DrillSchedule}
+class ReportSchedule(Spec):
+    """The report of the month before, sent to people."""
+
+    report: Literal["month"]
+    """Which."""
+    cron: Annotated[str, AfterValidator(check_cron)]
+    """A cron line, such as `0 7 1 * *`."""
+    zone: Annotated[str, AfterValidator(check_zone)] = "UTC"
+    """The time zone of `cron`."""
+    to: Annotated[tuple[str, ...], OneOrMany(), Ref("receiver")] = Field(min_length=1)
+    """Receivers by name, whatever the routes say."""
+
+    @property
+    def times(self) -> CronTimes:
+        return CronTimes(self.cron, zone=self.zone)
+
+
+SCHEDULES: Mapping[str, type[Spec]] = {
+    "snapshot": SnapshotSchedule,
+    "drill": DrillSchedule,
+    "report": ReportSchedule,
+}
 """What an entry of `schedules` can be, by the key that says so; the first that it has counts."""
 
 
 def _kind(value: object) -> str | None:
-    if isinstance(value, OnCalendar):
+    if isinstance(value, (OnCalendar, ReportSchedule)):
         return next(f"<{key}>" for key, model in SCHEDULES.items() if isinstance(value, model))
     return next((f"<{key}>" for key in SCHEDULES if isinstance(value, dict) and key in value), None)
 
 
 Schedule = Annotated[
-    Annotated[SnapshotSchedule, Tag("<snapshot>")] | Annotated[DrillSchedule, Tag("<drill>")],
+    Annotated[SnapshotSchedule, Tag("<snapshot>")]
+    | Annotated[DrillSchedule, Tag("<drill>")]
+    | Annotated[ReportSchedule, Tag("<report>")],
     Discriminator(
         _kind,
         custom_error_type="unknown_kind",
@@ -128,4 +151,4 @@ Schedule = Annotated[
         custom_error_context={"word": "schedule", "kinds": ", ".join(sorted(SCHEDULES))},
     ),
 ]
-"""One entry of `schedules`; the key `snapshot` or `drill` says of which kind."""
+"""One entry of `schedules`; the key `snapshot`, `drill` or `report` says of which kind."""

@@ -24,7 +24,7 @@ from rollbackd.config.models import Daemon
 from rollbackd.model import Request
 from rollbackd.operations import Operations
 from rollbackd.operations.parameters import RequestFields
-from rollbackd.page.contents import FleetQuery, ListQuery, PageContents
+from rollbackd.page.contents import FleetQuery, ListQuery, PageContents, ReportQuery
 from rollbackd.page.orders import ORDERS, PageOrder, read
 from rollbackd.page.rendering import page_templates
 from rollbackd.page.sessions import LINK_LASTS, PageSessions
@@ -53,7 +53,7 @@ _GUESSES = 8
 """Wrong tokens that are waited for at once; meanwhile no other is looked at."""
 _GUESS = 1.0
 """Seconds before a wrong token is answered."""
-_NEXT = re.compile(r"(services|incidents)/[A-Za-z0-9][A-Za-z0-9._-]{0,200}|decisions|incidents|")
+_NEXT = re.compile(r"(services|incidents)/[A-Za-z0-9][A-Za-z0-9._-]{0,200}|decisions|incidents|reports|")
 """Where a login may lead: pages of our own."""
 
 _Q = TypeVar("_Q", bound=RequestFields)
@@ -105,6 +105,8 @@ class _Page:
             ("/services/{name}", "service", lambda request: self._contents.service(request.match_info["name"])),
             ("/incidents", "incidents", lambda request: self._contents.incidents(_query(ListQuery, request))),
             ("/incidents/{name}", "incident", lambda request: self._contents.incident(request.match_info["name"])),
+            ("/incidents/{name}/report", "report", lambda request: self._contents.report(request.match_info["name"])),
+            ("/reports", "report", lambda request: self._contents.month(_query(ReportQuery, request))),
             ("/decisions", "decisions", lambda request: self._contents.decisions(_query(ListQuery, request))),
         ]
 
@@ -130,7 +132,7 @@ class _Page:
     async def show(self, template: str, gather: Gather, request: web.Request) -> web.StreamResponse:
         """A page as it is now, or the stream that keeps it up to date."""
         visitor = self._doorkeeper.visitor(request)
-        if "live" not in request.query:
+        if "live" not in request.query or not page_templates().is_live(template):
             return self._html(request, template, await gather(request), visitor)
 
         async def parts() -> Mapping[str, str]:

@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 from pydantic import Field
+from pydantic_core import to_jsonable_python
 
 from rollbackd import facts
 from rollbackd.operations import Operations
@@ -12,11 +14,14 @@ from rollbackd.operations.parameters import Reference, RequestFields
 from rollbackd.page import condition_labels
 from rollbackd.page.past import past_of
 from rollbackd.system.clock import Clock
+from rollbackd.views import report_text
 from rollbackd.views.shapes import DecisionView, IncidentView, ServiceView
 
 SHOWN = 100
 """Services, incidents or decisions on one page."""
 _TOLD = facts.kinds(facts.Told)
+_MONTHS = 13
+"""Months that the list of reports names, the present one first."""
 _ENDED = 20
 """Incidents that are looked through for ends that people must look at."""
 
@@ -36,6 +41,12 @@ class ListQuery(RequestFields):
 
     service: Reference = ""
     limit: int = Field(default=SHOWN, ge=1, le=1000)
+
+
+class ReportQuery(RequestFields):
+    """Which month; the present one when none is given."""
+
+    month: str = Field(default="", max_length=10)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +125,24 @@ class PageContents:
             "records": [record for record in detail.records if record.kind not in _TOLD],
             "told": [record for record in detail.records if record.kind in _TOLD],
         }
+
+    async def report(self, name: str) -> Mapping[str, Any]:
+        """The report of one incident."""
+        detail = await self._operations.incident(name)
+        return {"report": report_text.of_incident(to_jsonable_python(detail)), "incident": name, "months": ()}
+
+    async def month(self, query: ReportQuery) -> Mapping[str, Any]:
+        """The report of a month, and which months there may be others of."""
+        first = self._clock.now().replace(day=1)
+        months: list[str] = []
+        while len(months) < _MONTHS:
+            months.append(f"{first:%Y-%m}")
+            first = (first - timedelta(days=1)).replace(day=1)
+        month = query.month or months[0]
+        view = await self._operations.month(month)
+        if month not in months:
+            months.append(month)
+        return {"report": report_text.of_month(to_jsonable_python(view)), "month": month, "months": months}
 
     async def incidents(self, query: ListQuery) -> Mapping[str, Any]:
         found: list[IncidentView] = await self._operations.incidents(query.service, limit=query.limit)

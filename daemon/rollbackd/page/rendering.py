@@ -65,6 +65,10 @@ class PageTemplates:
         """A page, for the session whose word this is."""
         return self._environment.get_template(f"{name}.html").render(context).replace(FORM, form)
 
+    def is_live(self, name: str) -> bool:
+        """Whether parts of a page are kept up to date."""
+        return any(block.startswith("live_") for block in self._environment.get_template(f"{name}.html").blocks)
+
     def live(self, name: str, context: Mapping[str, Any]) -> dict[str, str]:
         """Those parts of a page that a stream keeps up to date, by the id of their element; `FORM` still in them."""
         template = self._environment.get_template(f"{name}.html")

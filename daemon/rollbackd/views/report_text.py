@@ -111,6 +111,13 @@ def html(report: Report) -> str:
     return f'<!doctype html><html lang="en"><head>{head}</head><body>{"".join(parts)}</body></html>\n'
 
 
+def text(section: Section) -> str:
+    """A section's content as lines of a message; empty when it says nothing."""
+    fields = [f"{name}: {value}" for name, value in section.fields if value]
+    rows = [", ".join(f"{head}: {cell}" for head, cell in zip(section.head, row, strict=True)) for row in section.rows]
+    return "\n".join(_line(one) for one in (*fields, *rows, *section.ticks))
+
+
 def _line(text: object) -> str:
     return _CONTROLS.sub(" ", str(text)).strip()
 

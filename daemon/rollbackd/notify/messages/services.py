@@ -10,7 +10,7 @@ from rollbackd.notify.messages import phrases, plain_text
 from rollbackd.notify.messages.context import MessageContext, Severity, message_of
 from rollbackd.notify.messages.envelope import Envelope
 from rollbackd.notify.messages.self_notices import OWN_KINDS, UNDELIVERABLE, UNREACHABLE
-from rollbackd.notify.messages.troubles import Trouble, guards, needs_person, notice_thread, refusal_thread
+from rollbackd.notify.messages.troubles import MONTHLY, Trouble, guards, needs_person, notice_thread, refusal_thread
 from rollbackd.policy.guards import SHADOW, SWITCHED_OFF
 
 _TITLES: Mapping[str, str] = {
@@ -19,14 +19,18 @@ _TITLES: Mapping[str, str] = {
     "configuration": "a new configuration was not taken over",
     "drill_stuck": "a drill cannot return",
     "internal": "a part of rollbackd failed",
+    MONTHLY: "the report of last month",
     "journal": "the journal cannot be written",
     "override": "a signal file needs a look",
     "readiness": "a rollback would not work",
+    "report_unwritten": "a report cannot be written",
     "rule_fault": "a rule cannot be judged",
     "source_refused": "a sender is not understood",
     "silence_unread": "a silence cannot be read",
 }
 """Titles of kinds whose own words say too little."""
+_UNSHOWN = frozenset({"subject", "receiver", "receivers", "entry"})
+"""Details of a notice that say where it belongs, and are not for its readers."""
 _CRITICAL_KINDS = frozenset({"drill_stuck", "journal", "not_ready", UNREACHABLE, UNDELIVERABLE})
 
 
@@ -153,16 +157,20 @@ def notice_title(kind: str) -> str:
 
 
 def notice(told: MessageContext, fact: facts.Notice) -> Sequence[Envelope]:
-    severity: Severity = "info" if fact.over else "critical" if fact.kind in _CRITICAL_KINDS else "warning"
+    severity: Severity = (
+        "info" if fact.over or fact.kind == MONTHLY else "critical" if fact.kind in _CRITICAL_KINDS else "warning"
+    )
     about = f"{fact.service}: " if fact.service else ""
     shown = [
         (plain_text.line(name.replace("_", " "), 63), plain_text.paragraph(text))
         for name, text in fact.details.items()
-        if name not in ("subject", "receiver")
+        if name not in _UNSHOWN
     ]
     lines = phrases.filled(("What", plain_text.line(fact.text, 1000)), *shown)
     title = f"{about}{notice_title(fact.kind)}{' is over' if fact.over else ''}"
     message = message_of(told.record, fact.kind, title, severity, lines, notice_thread(fact))
     placed = replace(message, service=fact.service, resolves=fact.over)
     avoid = fact.details.get("receiver", "") if fact.kind in OWN_KINDS else ""
-    return [Envelope(placed, told.record.stream, f"notice/{fact.kind}/{fact.over}", avoid)]
+    envelope = Envelope(placed, told.record.stream, f"notice/{fact.kind}/{fact.over}", avoid)
+    to = fact.details.get("receivers", "")
+    return [replace(envelope, only=name, opens=False) for name in to.split(",")] if to else [envelope]

@@ -19,8 +19,9 @@ LASTING = frozenset(
     {"backend_unreachable", "backup_failed", "drill_stuck", "journal", "messages_waiting", "receiver_unreachable"}
 )
 """Kinds of notices whose end is told: people are reminded of them until then."""
-UNPAGED = frozenset({"override"})
-"""Kinds of notices that wake nobody: a person's slip is an answer to that person."""
+MONTHLY = "monthly_report"
+UNPAGED = frozenset({"override", MONTHLY})
+"""Kinds of notices that wake nobody: a person's slip is an answer to that person, and a report is no trouble."""
 PAGE_ENDS = timedelta(days=1)
 """When the pages are closed of what nothing else ends: a notice of a moment, or a bad end that was acknowledged."""
 LAST = "last"
