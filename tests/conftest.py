@@ -14,6 +14,7 @@ from collections.abc import Generator, Iterator
 from functools import cache
 from pathlib import Path
 
+import hypothesis
 import pytest
 import structlog
 
@@ -27,6 +28,11 @@ _SEARCH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sb
 _skipped: Counter[str] = Counter()
 _UNIT = Path(__file__).parent / "unit"
 _CORE = re.compile(r"^from rollbackd\.(rules|policy|incident)\b", re.MULTILINE)
+
+
+# How long an example takes says how busy the machine is: a property is about what is, not about when.
+hypothesis.settings.register_profile("rollbackd", deadline=None)
+hypothesis.settings.load_profile("rollbackd")
 
 
 def pytest_configure(config: pytest.Config) -> None:

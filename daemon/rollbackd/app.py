@@ -27,7 +27,7 @@ from rollbackd.journal import (
     open_journal,
     until_written,
 )
-from rollbackd.model import FLEET, Request
+from rollbackd.model import DAEMON, FLEET, Request
 from rollbackd.notify.messages import self_notices
 from rollbackd.notify.untold import Untold
 from rollbackd.page import add_page
@@ -46,6 +46,7 @@ from rollbackd.system.process_one import leave_process_one
 from rollbackd.system.rounds import Rounds, Work
 from rollbackd.system.tasks import end
 from rollbackd.system.vitals import PartDied, stir
+from rollbackd.views.presenters import record_view
 from rollbackd.views.shapes import IncidentView, RecordView
 
 _AGAIN = timedelta(seconds=5)
@@ -83,6 +84,13 @@ class DaemonProcess:
         self._quiet_until: dict[str, float] = {}
         """When the next failure of a root task may be told."""
         self._log = log.get("daemon")
+        core.read_model.subscribe(self._log_fact)
+
+    def _log_fact(self, record: facts.Record) -> None:
+        """What people and programs order, and what checks say; decisions and ends are logged where they are made."""
+        if record.actor != DAEMON or isinstance(record.fact, facts.Round | facts.Gated):
+            view = record_view(record)
+            self._log.info(view.kind, stream=record.stream, actor=record.actor, says=view.text)
 
     async def run(self) -> bool:
         """Serve until told to stop; returns whether to execute anew. :raises CannotListenError: PartDied:"""

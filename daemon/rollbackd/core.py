@@ -33,7 +33,7 @@ from rollbackd.execution.incident_clocks import IncidentClocks
 from rollbackd.execution.layers import LayerFactory, Layers, LookFailed
 from rollbackd.execution.runner import Judgement, Runner
 from rollbackd.journal import Journal
-from rollbackd.metrics import Metrics
+from rollbackd.metrics import Metrics, MetricsParts
 from rollbackd.model import CheckResult, Release
 from rollbackd.notify.dispatcher import NotificationDispatcher
 from rollbackd.operations import Operations, OperationsParts
@@ -247,14 +247,18 @@ async def build(config: Config, journal: Journal, clock: Clock, checkpoint: Chec
     )
     registry.register(
         Metrics(
-            config,
-            read_model,
-            rule_states,
-            clock,
-            deciding.bake_timer,
-            dispatcher.waiting,
-            lambda name: bool(holds(name, {})),
-            lambda: reach.lag.worst,
+            MetricsParts(
+                config=config,
+                read_model=read_model,
+                rule_states=rule_states,
+                clock=clock,
+                bake_timer=deciding.bake_timer,
+                holds=holds,
+                dispatcher=dispatcher,
+                intake=intake,
+                polls=deciding.polls,
+                lag=reach.lag,
+            )
         )
     )
     registry.register(SnapshotMetrics(snapshot_manager, clock))

@@ -1,7 +1,8 @@
 """The daemon's own metrics, made at each scrape of the ledgers and the rules' state: none is counted twice, or lost."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -9,37 +10,46 @@ from prometheus_client.registry import Collector
 from rollbackd import __version__
 from rollbackd.config.models import Config
 from rollbackd.decision.bake_timer import BakeTimer
+from rollbackd.decision.holds import ActiveHolds
 from rollbackd.incident.clocks import RECOVER, START
+from rollbackd.model import Action
+from rollbackd.notify.dispatcher import NotificationDispatcher
+from rollbackd.notify.receiver_queue import DELIVERIES
+from rollbackd.policy.guards import failures_in_a_row
 from rollbackd.policy.target import candidates
 from rollbackd.rules.tracks import Standing
+from rollbackd.signals.intake import SignalIntake
+from rollbackd.signals.polls import PrometheusPolls
 from rollbackd.signals.rule_state import RuleStates
 from rollbackd.state.read_model import ReadModel
 from rollbackd.system import log
 from rollbackd.system.clock import Clock
+from rollbackd.system.loop_lag import LoopLag
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetricsParts:
+    """What is asked at a scrape."""
+
+    config: Config
+    read_model: ReadModel
+    rule_states: RuleStates
+    clock: Clock
+    bake_timer: BakeTimer
+    holds: ActiveHolds
+    dispatcher: NotificationDispatcher
+    intake: SignalIntake
+    polls: PrometheusPolls | None
+    lag: LoopLag
 
 
 class Metrics(Collector):
     """`rollbackd_*`."""
 
-    def __init__(
-        self,
-        config: Config,
-        read_model: ReadModel,
-        rule_states: RuleStates,
-        clock: Clock,
-        bake_timer: BakeTimer,
-        waiting: Callable[[], Mapping[str, int]],
-        held: Callable[[str], bool],
-        lag: Callable[[], float],
-    ) -> None:
-        self._config = config
-        self._read_model = read_model
-        self._rule_states = rule_states
-        self._clock = clock
-        self._bake_timer = bake_timer
-        self._waiting = waiting
-        self._held = held
-        self._lag = lag
+    def __init__(self, parts: MetricsParts) -> None:
+        self._parts = parts
+        self._config = parts.config
+        self._read_model = parts.read_model
 
     def describe(self) -> Iterable[Metric]:
         """Nothing in advance: what there is depends on the configuration."""
@@ -56,18 +66,63 @@ class Metrics(Collector):
             "rollbackd_log_lines_dropped", "Log lines that could not be written.", value=log.dropped()
         )
         yield GaugeMetricFamily(
-            "rollbackd_event_loop_lag_seconds", "The longest delay of the event loop in a minute.", value=self._lag()
+            "rollbackd_event_loop_lag_seconds",
+            "The longest delay of the event loop in a minute.",
+            value=self._parts.lag.worst,
         )
+        yield from self._fleet()
+        yield from self._backends()
         yield from self._services()
         yield from self._rollbacks()
         yield from self._times()
+        yield from self._messages()
+
+    def _fleet(self) -> Iterable[Metric]:
+        held = any(hold.scope == "*" for hold in self._parts.holds.listed())
+        yield GaugeMetricFamily("rollbackd_held", "1 while all services are held.", value=held)
+        stopped = failures_in_a_row(self._read_model.fleet) >= self._config.limits.breaker.failures
+        yield GaugeMetricFamily(
+            "rollbackd_breaker_open", "1 while no rollback begins by itself, since several did not help.", value=stopped
+        )
+        decisions = CounterMetricFamily("rollbackd_decisions", "Decisions on triggers.", labels=["action"])
+        for action in Action:
+            decisions.add_metric([action.value], self._read_model.counts.decided[action.value])
+        yield decisions
+
+    def _backends(self) -> Iterable[Metric]:
+        polls, intake = self._parts.polls, self._parts.intake
+        up = GaugeMetricFamily(
+            "rollbackd_backend_up", "1 when it answered the last time that it was asked.", labels=["backend"]
+        )
+        if polls is not None:
+            up.add_metric(["prometheus"], not polls.problem)
+        if self._config.alertmanager is not None:
+            up.add_metric(["alertmanager"], not intake.unreachable)
+        yield up
+        polled = polls.polled if polls is not None else None
+        for name, text, at in (
+            ("rollbackd_last_poll_timestamp_seconds", "When Prometheus was asked last.", polled),
+            ("rollbackd_last_webhook_timestamp_seconds", "When alerts were posted last.", intake.posted),
+        ):
+            yield GaugeMetricFamily(name, text, value=at.timestamp() if at is not None else None)
+
+    def _messages(self) -> Iterable[Metric]:
         outbox = GaugeMetricFamily("rollbackd_messages_waiting", "Messages not delivered yet.", labels=["receiver"])
-        for receiver, count in self._waiting().items():
+        for receiver, count in self._parts.dispatcher.waiting().items():
             outbox.add_metric([receiver], count)
-        yield outbox
+        tries = CounterMetricFamily(
+            "rollbackd_deliveries",
+            "Tries to deliver since the start, by what came of them.",
+            labels=["receiver", "result"],
+        )
+        for receiver, results in self._parts.dispatcher.deliveries().items():
+            for result in DELIVERIES:
+                tries.add_metric([receiver, result], results[result])
+        yield from (outbox, tries)
 
     def _services(self) -> Iterable[Metric]:
         labels = ["service"]
+        acts = GaugeMetricFamily("rollbackd_service_acts", "1 in mode act, 0 in shadow.", labels=labels)
         ready = GaugeMetricFamily("rollbackd_service_has_target", "1 when there is a state to go to.", labels=labels)
         baked = GaugeMetricFamily("rollbackd_service_baked_ratio", "Share of the bake time behind it.", labels=labels)
         drilled = GaugeMetricFamily(
@@ -77,22 +132,23 @@ class Metrics(Collector):
         health = GaugeMetricFamily(
             "rollbackd_service_rules", "Rules at the service by what they say.", labels=["service", "standing"]
         )
-        now = self._clock.now()
+        now = self._parts.clock.now()
         for service in self._config.services:
             ledger = self._read_model.of(service.name)
             ready.add_metric([service.name], float(bool(candidates(ledger, ledger.present))))
-            baked.add_metric([service.name], self._bake_timer.share(service))
+            acts.add_metric([service.name], self._config.mode(service) == "act")
+            baked.add_metric([service.name], self._parts.bake_timer.share(service))
             if ledger.ready is not None:
                 drilled.add_metric([service.name], float(ledger.ready))
-            held.add_metric([service.name], float(self._held(service.name)))
-            counts = Counter(seen.standing for seen in self._rule_states.seen(service.name, now))
+            held.add_metric([service.name], float(bool(self._parts.holds(service.name, {}))))
+            counts = Counter(seen.standing for seen in self._parts.rule_states.seen(service.name, now))
             for standing in Standing:
                 health.add_metric([service.name, standing.value], counts[standing])
-        yield from (ready, drilled, baked, held, health, self._scores())
+        yield from (acts, ready, drilled, baked, held, health, self._scores())
 
     def _scores(self) -> Metric:
         highest: dict[tuple[str, str], float] = {}
-        for rule, service, share in self._rule_states.scores():
+        for rule, service, share in self._parts.rule_states.scores():
             highest[service, rule] = max(share, highest.get((service, rule), 0.0))
         scores = GaugeMetricFamily(
             "rollbackd_rule_score_ratio",

@@ -303,7 +303,7 @@ _PIECES = st.sampled_from(["a", "b1", " ", "  ", "\t", "'", '"', "\\", "#", ";",
 _TEXTS = st.lists(_PIECES, max_size=14).map(lambda pieces: "A=" + "".join(pieces))
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=_TEXTS)
 @example(text="A=a\n=\\\nA=b1")  # a line that begins with `=` has that in its name, so it sets nothing
 def test_systemd_itself_reads_what_is_read_here(tmp_path: Path, text: str) -> None:
@@ -322,7 +322,7 @@ def test_systemd_itself_reads_what_is_read_here(tmp_path: Path, text: str) -> No
     assert systemd_reads(tmp_path / "env") == {name: value.text for name, value in read.content.items() if value}
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=_TEXTS)
 def test_a_shell_itself_reads_what_is_read_here(tmp_path: Path, text: str) -> None:
     """Where a line of the file is no assignment, what a shell makes of it is its own affair."""
@@ -343,7 +343,7 @@ def test_a_shell_itself_reads_what_is_read_here(tmp_path: Path, text: str) -> No
     assert shell_reads(tmp_path / "env", ("A", "B", "C")) == ours
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     value=st.text(st.characters(exclude_characters="\0\r\n", exclude_categories=("Cs", "Cc")), max_size=12),
     like=st.sampled_from(["", "'", '"']),
@@ -356,7 +356,7 @@ def test_what_is_written_reads_the_same_in_both(tmp_path: Path, value: str, like
     assert shell_reads(tmp_path / "env", ("A",)) == {"A": value}
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(text=_TEXTS, syntax=st.sampled_from(["shell", "systemd"]), value=st.sampled_from(["x", "x y", "", "it's"]))
 def test_there_and_back_sets_what_was_set(text: str, syntax: Any, value: str) -> None:
     try:
@@ -381,7 +381,7 @@ def docker_reads(server: Dockerd, path: Path) -> dict[str, str] | None:
 
 
 @pytest.mark.needs(*PROGRAMS)
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     text=_TEXTS, value=st.sampled_from(["postgres://u:p@db/x?a=1&b=2", "it's $5", '"x"', "", " # no", "\\n", "a b "])
 )

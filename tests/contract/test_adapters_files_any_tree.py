@@ -108,7 +108,7 @@ def loop() -> Iterator[asyncio.Runner]:
 
 
 @given(before=TREE, damage=TREE, partly=st.booleans())
-@settings(max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=1000, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 def test_any_tree_survives_snapshot_damage_and_restore_bit_for_bit(
     memory: Path, loop: asyncio.Runner, before: dict[str, Any], damage: dict[str, Any], partly: bool
 ) -> None:

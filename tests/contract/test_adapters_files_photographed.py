@@ -127,7 +127,6 @@ def _fill(conf: Path, content: dict[str, tuple[str, str, int, int, bool]], more:
 
 @given(old=CONTENT, new=CONTENT)
 @settings(
-    deadline=None,
     max_examples=20,
     phases=(Phase.explicit, Phase.reuse, Phase.generate),
     suppress_health_check=[HealthCheck.function_scoped_fixture],

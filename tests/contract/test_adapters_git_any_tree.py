@@ -110,7 +110,6 @@ def _seen(repo: Path) -> Photograph:
 
 @given(host=HOSTS)
 @settings(
-    deadline=None,
     max_examples=15,
     phases=(Phase.explicit, Phase.reuse, Phase.generate),
     suppress_health_check=[HealthCheck.function_scoped_fixture],

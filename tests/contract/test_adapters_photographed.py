@@ -28,7 +28,6 @@ from tests.photograph import Photograph, assert_as_before, assert_told, differen
 from tests.sshd import sshd
 
 RANDOM = settings(
-    deadline=None,
     max_examples=15,
     phases=(Phase.explicit, Phase.reuse, Phase.generate),
     suppress_health_check=[HealthCheck.function_scoped_fixture],

@@ -143,7 +143,7 @@ LOST = ["contents", "store", "world", "store and world"]
 
 @pytest.mark.parametrize("lost", LOST)
 @given(data=st.data())
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_no_owner_and_no_setuid_comes_with_an_archive_that_was_not_here(lost: str, data: st.DataObject) -> None:
     with tempfile.TemporaryDirectory() as name:
         path = Path(name)

@@ -100,7 +100,7 @@ class Host:
 
 @pytest.mark.parametrize("kind", ["releases", "env"])
 @given(past=HISTORIES, keep=st.integers(1, 3))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_no_pruning_takes_what_the_journal_relies_on(kind: str, past: list[str], keep: int) -> None:
     with tempfile.TemporaryDirectory() as name:
         path = Path(name) / kind

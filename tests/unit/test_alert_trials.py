@@ -126,7 +126,7 @@ def test_faults_of_a_file_are_told_at_their_lines(tmp_path: Path) -> None:
     assert f'{path}:4:14: unknown key "akshun"' in text
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.dictionaries(st.from_regex(r"[a-z_]{1,8}", fullmatch=True), st.text(max_size=20), min_size=1, max_size=5))
 def test_labels_are_read_as_they_are_written(labels: dict[str, str]) -> None:
     text = ",".join(f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in labels.items())

@@ -193,7 +193,7 @@ def _spoil(data: Any, random: Random) -> None:
         holder[last] = random.choice(JUNK)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(random=st.randoms(use_true_random=False), times=st.integers(1, 4))
 def test_whatever_is_wrong_is_told_line_by_line_and_never_a_traceback(
     tmp_path: Path, random: Random, times: int

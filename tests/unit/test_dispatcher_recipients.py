@@ -85,7 +85,7 @@ def titled(boxes: Mailboxes, word: str) -> dict[str, int]:
     return {name: times for (name, title), times in boxes.took.items() if word in title and "reminder" not in title}
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.dictionaries(st.sampled_from(EVERYBODY), st.lists(st.sampled_from([250, 452, 451]), max_size=4)), st.booleans()
 )

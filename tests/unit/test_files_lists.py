@@ -9,7 +9,7 @@ from math import inf
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rollbackd_adapters.files import archive, store
@@ -18,7 +18,6 @@ LEAF = st.one_of(st.none(), st.booleans(), st.integers(), st.text(max_size=5), s
 LISTS = st.dictionaries(st.text(max_size=5), st.dictionaries(st.text(max_size=5), LEAF, max_size=5), max_size=4)
 
 
-@settings(deadline=None)
 @given(LISTS, st.sampled_from([None, 1]), st.booleans())
 def test_it_is_read_as_json_is(lists: dict[str, Any], indent: int | None, ascii_only: bool) -> None:
     body = json.dumps(lists, indent=indent, ensure_ascii=ascii_only)

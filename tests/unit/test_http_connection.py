@@ -107,7 +107,6 @@ def test_no_value_ends_its_header(text: str) -> None:
 
 
 # -- masks ---------------------------------------------------------------------------------------------
-@settings(deadline=None)
 @given(
     st.lists(
         st.text(st.characters(codec="ascii", categories=["L", "N"]), min_size=6, max_size=40), min_size=1, max_size=3
@@ -298,7 +297,7 @@ async def test_a_refusal_that_repeats_a_secret_of_the_body_does_not_show_it() ->
 
 
 @given(st.text(min_size=1, max_size=30))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_a_release_is_a_value_of_a_body_and_never_its_structure(release: str) -> None:
     change = Change("flags", Release("r1"), Release(release), key="shop-1/flags")
     around = Place("shop", "flags", Path("/nowhere"), Spawner(), SystemClock(), reveal)

@@ -197,7 +197,7 @@ class World:
             self.tell(facts.AbortRequested())
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.randoms(use_true_random=False))
 def test_it_ends_and_never_does_what_it_must_not(chance: Random) -> None:
     world = World(chance)
@@ -206,7 +206,7 @@ def test_it_ends_and_never_does_what_it_must_not(chance: Random) -> None:
     assert [type(one.fact) for one in world.story.told].count(facts.Closed) == 1
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.randoms(use_true_random=False))
 def test_a_step_is_begun_anew_only_after_it_failed(chance: Random) -> None:
     """From the journal alone: between two starts of a step in one plan its failure, or its driver's end, is told."""

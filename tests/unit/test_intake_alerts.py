@@ -185,7 +185,7 @@ WORDS = st.lists(
 )
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 @given(WORDS)
 async def test_after_an_ask_that_is_whole_nothing_fires_but_what_alertmanager_knows_of(
     tmp_path_factory: pytest.TempPathFactory, words: list[tuple[str, str]]

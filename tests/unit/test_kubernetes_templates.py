@@ -19,7 +19,7 @@ from rollbackd_adapters.kubernetes.templates import (
 )
 from rollbackd_adapters.kubernetes.workload import patch_of
 
-BUSY = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+BUSY = settings(max_examples=50, suppress_health_check=[HealthCheck.too_slow])
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**40), 2**40) | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rollbackd.adapter import Adapter, AdapterError
@@ -303,7 +303,6 @@ _RELEASES = st.lists(st.builds(Release, id=_TEXTS.filter(bool), label=_TEXTS, na
 
 
 @given(releases=_RELEASES, text=_TEXTS, cut=st.integers(0, 12))
-@settings(deadline=None)
 def test_nothing_is_guessed_for_a_configuration_and_little_for_people(
     releases: list[Release], text: str, cut: int
 ) -> None:

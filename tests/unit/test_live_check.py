@@ -181,7 +181,7 @@ def test_what_is_hidden_is_said_and_ends_must_be_sent() -> None:
     assert routing().ends_unsent == frozenset()
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.text(max_size=200) | st.recursive(st.none() | st.text(max_size=5), lambda one: st.lists(one) | st.dictionaries(
     st.sampled_from(["route", "receivers", "name", "routes", "matchers", "webhook_configs"]), one)).map(json.dumps))  # fmt: skip
 def test_whatever_a_server_says_is_a_routing_or_a_sentence(text: str) -> None:

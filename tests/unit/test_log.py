@@ -55,6 +55,23 @@ def logging_to(file: object) -> Iterator[None]:
         structlog.reset_defaults()
 
 
+def test_lines_for_the_journal_begin_with_their_level(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = tmp_path / "journal"
+    for ours in (True, False):
+        with path.open("w+") as file:
+            there = os.fstat(file.fileno())
+            monkeypatch.setenv("JOURNAL_STREAM", f"{there.st_dev}:{there.st_ino if ours else there.st_ino + 1}")
+            with logging_to(file):
+                for level in ("info", "warning", "error", "critical"):
+                    getattr(log.get("x"), level)("said", level=level)
+                log.say("rollbackd ends")
+                log.finish()
+            lines = path.read_text().splitlines()
+        assert [line[:3] for line in lines[:4]] == (["<6>", "<4>", "<3>", "<2>"] if ours else ['{"p'] * 4)
+        assert lines[4] == ("<3>" if ours else "") + "rollbackd ends"
+        assert json.loads(lines[3].removeprefix("<2>"))["event"] == "said"
+
+
 @contextmanager
 def broken(how: str) -> Iterator[object]:
     """A stderr that takes nothing, or nothing more."""

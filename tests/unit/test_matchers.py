@@ -4,7 +4,7 @@ import re
 import time
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rollbackd.rules.matchers import Matcher, all_match, named, parse_matchers, selector
@@ -152,7 +152,6 @@ COSTLY = st.one_of(
 )
 
 
-@settings(deadline=None)
 @given(COSTLY, st.sampled_from(["a" * 1000, "x" * 1000, "web-prod-01.example.internal:9100", "ab" * 500]))
 def test_no_expression_takes_long_over_a_label(expression: str, value: str) -> None:
     (matcher,) = parse_matchers(f"instance=~{_quoted(expression)}")
@@ -161,7 +160,6 @@ def test_no_expression_takes_long_over_a_label(expression: str, value: str) -> N
     assert time.process_time() - begun < 0.25
 
 
-@settings(deadline=None)
 @given(st.text(max_size=40), st.text(max_size=20))
 def test_any_expression_is_read_or_refused(expression: str, value: str) -> None:
     try:

@@ -32,6 +32,7 @@ from rollbackd.signals.query_answers import (
     range_series,
     whole_data,
 )
+from rollbackd.signals.query_threads import QueryThread
 from rollbackd.system.clock import SystemClock
 from tests.servers import free_port
 
@@ -325,6 +326,14 @@ async def test_the_time_limit_holds_for_the_whole_answer(handler: Handler) -> No
         assert "no answer within 400ms" in answer.problem
         assert 0.3 < took < LIMIT.total_seconds() + SLACK
         await until(lambda: fake.open == 0, "the connection is cut, so the thread ends")
+        await until(lambda: not asking_threads(), "the thread ends")
+
+
+async def test_a_connection_on_which_the_thread_gave_up_first_is_closed_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with asking(forever) as (client, fake):
+        monkeypatch.setattr(client, "_new_thread", lambda: QueryThread(str(client._address), LIMIT / 8))
+        assert "no answer within 400ms" in (await client.instant("x")).problem
+        await until(lambda: fake.open == 0, "nobody will read from it again")
         await until(lambda: not asking_threads(), "the thread ends")
 
 

@@ -81,7 +81,7 @@ class _Tags(HTMLParser):
 _OWN = {"html", "head", "meta", "title", "style", "body", "h1", "h2", "table", "tr", "th", "td", "ul", "li"}
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.text(max_size=60) | st.sampled_from(["<img onerror=x>", "</script>", "| a | b |\n# c", "\u202egnp", "`x`<b>"])
 )

@@ -5,7 +5,7 @@ import itertools
 from datetime import timedelta
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rollbackd.system.rounds import Recurring, Rounds, Work
@@ -24,7 +24,6 @@ async def _do(work: Work) -> None:
     await work()
 
 
-@settings(deadline=None)
 @given(things=st.lists(st.tuples(_LENGTHS, _LENGTHS, _LENGTHS), min_size=1, max_size=8))
 def test_each_comes_round_as_often_as_it_says_and_never_twice_at_once(things: list[tuple[timedelta, ...]]) -> None:
     asyncio.run(_round(things))

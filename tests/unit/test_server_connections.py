@@ -81,7 +81,7 @@ KINDS = {
 }
 
 
-@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.sampled_from(sorted(KINDS)), min_size=9, max_size=30), st.integers(0, 3))
 async def test_whatever_others_do_who_comes_last_is_served(tmp_path: Path, kinds: list[str], in_hand: int) -> None:
     async with serving(tmp_path / "s.sock") as served, wires() as made:

@@ -38,7 +38,7 @@ def encoding_of(how: str) -> str:
     return "gzip" if how in {"gzip", "members"} else "deflate"
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.sampled_from(sorted(PACKED)),
     st.one_of(
@@ -55,7 +55,7 @@ async def test_what_was_packed_comes_back_whatever_the_pieces(how: str, body: by
     assert max(map(len, slices), default=0) <= 2**18
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.sampled_from(["gzip", "deflate"]), st.binary(min_size=1, max_size=300), st.data())
 async def test_what_is_damaged_or_cut_off_is_said_or_was_whole(how: str, body: bytes, data: st.DataObject) -> None:
     packed = bytearray(PACKED[how](body))

@@ -5,7 +5,7 @@ loses nothing. Each receiver has a worker, so that one that is dead holds up nob
 """
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -118,6 +118,10 @@ class NotificationDispatcher:
     def waiting(self) -> Mapping[str, int]:
         """How many messages wait for each receiver, as of the last look."""
         return {name: box.waiting for name, box in self._boxes.items()}
+
+    def deliveries(self) -> Mapping[str, Counter[str]]:
+        """How often each receiver was sent something since the start, by what came of it."""
+        return {name: box.results for name, box in self._boxes.items()}
 
     async def flush(self, timeout: timedelta) -> int:
         """Tell all that can be told now, also messages that wait for others of their group; how many are left waiting.

@@ -5,6 +5,7 @@ What was sent is journaled as delivered right after. A kill between the two send
 
 import asyncio
 import zlib
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -40,6 +41,9 @@ _LEFT = "left"
 """The cursor that goes with messages for those who did not take the first one; nobody reads it."""
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 
+DELIVERED, FAILED, GIVEN_UP = DELIVERIES = ("delivered", "failed", "given_up")
+"""What can come of a message that was sent: nothing, a try that failed and is repeated, or the end of trying."""
+
 Sendable = Sequence[tuple[Outgoing, Envelope]]
 
 
@@ -50,6 +54,8 @@ class ReceiverQueue:
         self.name = name
         self.waiting = 0
         """How many messages wait for it, as of the last look."""
+        self.results: Counter[str] = Counter()
+        """How often each of `DELIVERIES` came of sending, since the start."""
         self._notifier = notifier
         self.keeps_open = bool(getattr(notifier, "keeps_open", False))
         """Whether it keeps open what it is told, until it is told that it is over."""
@@ -136,6 +142,7 @@ class ReceiverQueue:
             return
         boundary("notify.before")
         error = await self.send(message)
+        self.results[FAILED if error is not None else DELIVERED] += 1
         if error is None:
             boundary("notify.sent")
             await self._sent(readable, message)
@@ -234,6 +241,7 @@ class ReceiverQueue:
 
     async def _give_up(self, row: Outgoing, notice: Notice | None, error: str) -> None:
         """Give a message up. The notice comes first: a kill between the two repeats it, else it would lose it."""
+        self.results[GIVEN_UP] += 1
         if notice is not None:
             await self._notice(notice)
         await self._surely(partial(self._journal.postponed, [row.id], error, None))

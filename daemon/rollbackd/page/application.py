@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from urllib.parse import quote, urlencode
 
 from aiohttp import web
+from prometheus_client import Gauge
 from pydantic import Field, ValidationError
 
 from rollbackd import __version__
@@ -75,6 +76,9 @@ def add_page(app: web.Application, operations: Operations, daemon: Daemon, clock
     app.router.add_post("/logout", page.guarded(page.log_out))
     app.router.add_get("/assets/{version}/{file}", page.guarded(page.asset))
     app.router.add_post("/api/v1/login", page.link)
+
+    open_pages = Gauge("rollbackd_page_streams", "Pages that are kept up to date now.", registry=operations.registry)
+    open_pages.set_function(lambda: page.streams.count)
 
     async def end_streams(_app: web.Application) -> None:
         page.streams.end()

@@ -43,6 +43,11 @@ class PageStreams:
         self._open: set[asyncio.Task[None]] = set()
         self._ended = False
 
+    @property
+    def count(self) -> int:
+        """How many are open."""
+        return len(self._open)
+
     def end(self) -> None:
         """The server stops."""
         self._ended = True

@@ -200,22 +200,24 @@ class Prometheus:
 
     def _work(self, loop: asyncio.AbstractEventLoop, ask: _Ask[A], line: QueryThread) -> None:
         """Ask, on the thread."""
+        broken = False
         try:
             answer = ask.fetch(line)
         except Unusable as error:
             answer = ask.kind(problem=self._problem(str(error)))
         except Exception as error:  # noqa: BLE001  # the thread's root: whatever the libraries raise, the asker must hear
+            broken = True
             said = readable(error)
             problem = self._no_answer() if said == "timed out" else self._problem(f"no answer: {said}")
             answer = ask.kind(problem=problem)
         with suppress(RuntimeError):  # the loop is gone, and with it everybody who would want to know
-            loop.call_soon_threadsafe(self._end, ask, line, answer)
+            loop.call_soon_threadsafe(self._end, ask, line, answer, broken)
 
-    def _end(self, ask: _Ask[A], line: QueryThread, answer: A) -> None:
-        """Note that the thread has ended."""
+    def _end(self, ask: _Ask[A], line: QueryThread, answer: A, broken: bool) -> None:
+        """Note that the thread has ended; what it asked by is kept unless that is `broken`."""
         self._threads -= 1
         self._settle(ask, answer)
-        if ask.given_up is None and not self._closed:
+        if ask.given_up is None and not self._closed and not broken:
             self._idle.append(line)
         else:
             line.close()

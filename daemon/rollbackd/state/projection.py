@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rollbackd.facts import ClockPassed, Ended, Escalated, Opening, Record, Rising
+from rollbackd.facts import ClockPassed, Decided, Ended, Escalated, Opening, Record, Rising
 from rollbackd.model import FLEET, service_stream
 from rollbackd.policy.ledger import FleetLedger, ServiceLedger, fold_fleet, fold_service
 from rollbackd.state.incidents import KnownIncidents
@@ -30,11 +30,13 @@ class Counts:
     """The last outcome of each incident, by service."""
     drills: set[str] = field(default_factory=set)
     """The incidents of drills."""
+    decided: Counter[str] = field(default_factory=Counter)
+    """Decisions on triggers, by action."""
 
     def copy(self) -> "Counts":
         outcomes = {service: dict(ends) for service, ends in self.outcomes.items()}
-        began, asked, passed = Counter(self.began), Counter(self.asked), Counter(self.passed)
-        return Counts(began, asked, passed, Counter(self.escalations), outcomes, set(self.drills))
+        began, asked, passed, decided = (Counter(one) for one in (self.began, self.asked, self.passed, self.decided))
+        return Counts(began, asked, passed, Counter(self.escalations), outcomes, set(self.drills), decided)
 
     def ended(self, service: str) -> Counter[str]:
         """How a service's incidents ended, by their last outcome."""
@@ -54,6 +56,8 @@ class Counts:
                 self.passed[fact.clock] += 1
             case Escalated():
                 self.escalations[fact.tier] += 1
+            case Decided():
+                self.decided[fact.decision.action.value] += 1
 
 
 @dataclass(slots=True)
@@ -82,6 +86,8 @@ class Projection:
         for record in records:
             if record.stream.startswith(_SERVICE):
                 by_service[record.stream.removeprefix(_SERVICE)].append(record)
+                if isinstance(record.fact, Decided):
+                    self.counts.take(record.fact)
                 continue
             self.counts.take(record.fact)
             if record.stream != FLEET:

@@ -35,6 +35,8 @@ _WORDS = 200
 """Characters by which such a line is told from others."""
 _DETAILS = 2000
 """Characters of such a line that are kept."""
+_PRIORITY = {"debug": "<7>", "info": "<6>", "warning": "<4>", "error": "<3>", "critical": "<2>"}
+"""Levels as syslog(3) numbers them."""
 _VARIES = re.compile(r"<.*>|0x[0-9a-f]+|[0-9]+|'.*'")
 """What differs from line to line of one kind: objects, addresses, numbers, names."""
 
@@ -159,6 +161,14 @@ def _is_file(fd: int) -> bool:
         return False
 
 
+def _to_the_journal(file: TextIO | None) -> bool:
+    """Whether systemd's journal reads it: systemd.exec(5), JOURNAL_STREAM."""
+    with suppress(OSError):
+        found = os.fstat(_descriptor(file))
+        return os.environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
+    return False
+
+
 _output = LogOutput(None)
 
 
@@ -171,7 +181,7 @@ def say(text: str) -> None:
     """Write a line for people on stderr as it is: before there is a log, or when it is the last one."""
     finish()
     last = LogOutput(sys.stderr)
-    last.write(f"{text}\n")
+    last.write(f"{_PRIORITY['error'] if _to_the_journal(sys.stderr) else ''}{text}\n")
     last.finish()
 
 
@@ -191,6 +201,8 @@ def configure(level: str = "info", *, readable: bool | None = None) -> None:
     if readable is None:
         readable = stderr is not None and stderr.isatty()
     renderer: Any = structlog.dev.ConsoleRenderer() if readable else structlog.processors.JSONRenderer()
+    if _to_the_journal(stderr):
+        renderer = _with_priority(renderer)
     _hear_libraries()
     structlog.configure(
         processors=[
@@ -205,6 +217,16 @@ def configure(level: str = "info", *, readable: bool | None = None) -> None:
         logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", _output)),
         cache_logger_on_first_use=False,
     )
+
+
+def _with_priority(render: Any) -> Any:
+    """Lines that begin with their level as sd-daemon(3) has it, so that `journalctl -p warning` finds them."""
+
+    def process(logger: Any, name: str, event: Any) -> Any:
+        priority = _PRIORITY.get(event.get("level", ""), _PRIORITY["info"])
+        return f"{priority}{render(logger, name, event)}"
+
+    return process
 
 
 def _without_passwords(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -71,9 +71,7 @@ def alerts_() -> st.SearchStrategy[list[Any]]:
     )
 
 
-@settings(
-    max_examples=15, deadline=None, suppress_health_check=list(HealthCheck), phases=(Phase.explicit, Phase.generate)
-)
+@settings(max_examples=15, suppress_health_check=list(HealthCheck), phases=(Phase.explicit, Phase.generate))
 @given(
     rules=rules_(),
     errors=st.tuples(course(ERRORS), course(ERRORS)),
