@@ -25,6 +25,7 @@ Written by `python -m tests.metrics_page`, not by hand. `GET /metrics` has them,
 role goes into `authorization` of the scrape:
 
 ```yaml
+# prometheus.yml
 scrape_configs:
   - job_name: rollbackd
     authorization: {credentials_file: /etc/prometheus/rollbackd-token}

@@ -48,7 +48,7 @@ def _blocks(language: str) -> list[Any]:
 
 
 def _configurations() -> list[Any]:
-    others = ("# alertmanager.yml", "# layers.yaml", "# kubectl apply")
+    others = ("# alertmanager.yml", "# prometheus.yml", "# layers.yaml", "# kubectl apply")
     return [block for block in _blocks("yaml") if not str(block.values[0]).startswith(others)]
 
 
@@ -73,6 +73,15 @@ def test_a_configuration_in_the_documentation_loads(text: str, tmp_path: Path) -
     load(tmp_path / "config.yaml", look_for=None)
     faults = Draft202012Validator(SCHEMA).iter_errors(yaml.safe_load(text) | rest)
     assert [f"{error.json_path}: {error.message}" for error in faults] == []
+
+
+@pytest.mark.needs("promtool")
+def test_prometheuss_part_is_understood_by_its_own_tool(tmp_path: Path) -> None:
+    (block,) = (block for block in _blocks("yaml") if str(block.values[0]).startswith("# prometheus.yml"))
+    (tmp_path / "prometheus.yml").write_text(str(block.values[0]))
+    argv = ["promtool", "check", "config", "--syntax-only", str(tmp_path / "prometheus.yml")]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.needs("amtool")
