@@ -29,6 +29,7 @@ from rollbackd.drills.readiness import ReadinessReview
 from rollbackd.drills.readiness_watch import ReadinessWatch
 from rollbackd.drills.schedule import DrillTimetable
 from rollbackd.execution.check_runner import CheckRunner, CheckSurroundings
+from rollbackd.execution.evidence import EvidenceTaker
 from rollbackd.execution.incident_clocks import IncidentClocks
 from rollbackd.execution.layers import LayerFactory, Layers, LookFailed
 from rollbackd.execution.runner import Judgement, Runner
@@ -89,6 +90,7 @@ class Core:
     deadlines: ConfirmationDeadlines
     drills: DrillRunner
     readiness_watch: ReadinessWatch
+    evidence_taker: EvidenceTaker
     snapshot_manager: SnapshotManager
     upkeep: Upkeep
     reports: Reports
@@ -286,6 +288,7 @@ async def build(config: Config, journal: Journal, clock: Clock, checkpoint: Chec
         deadlines=deciding.deadlines,
         drills=drills,
         readiness_watch=ReadinessWatch(config, read_model, drills, clock),
+        evidence_taker=EvidenceTaker(config, read_model, deciding.check_runner.run, clock),
         snapshot_manager=snapshot_manager,
         upkeep=upkeep,
         reports=reports,

@@ -201,6 +201,15 @@ class Round:
 
 
 @dataclass(frozen=True, slots=True)
+class EvidenceTaken:
+    """What stands around a rollback that does not help, asked for people to read; nothing is decided by it."""
+
+    results: tuple[CheckResult, ...]
+    at_end: bool = False
+    """Whether it was asked after the end."""
+
+
+@dataclass(frozen=True, slots=True)
 class PlanEnded:
     """A plan of the list did not help; the next one runs on top of it."""
 
@@ -577,8 +586,8 @@ class Notice:
 IncidentFact = (
     Opened | Adopted | Joined | Examined | Approved | Denied | AskedAgain | Risen | ClockPassed | Escalated | Planned
     | Entering | Entered | EnterFailed | ApplyStarted | Applied | ApplyFailed | StepSuperseded | Gated | Leaving | Left
-    | LeaveFailed | Round | PlanEnded | Paused | Unpaused | AbortRequested | Acknowledged | Parked | Closed | Relapsed
-    | Told
+    | LeaveFailed | Round | EvidenceTaken | PlanEnded | Paused | Unpaused | AbortRequested | Acknowledged | Parked
+    | Closed | Relapsed | Told
 )  # fmt: skip
 ServiceFact = (
     Changed | MarkedGood | MarkTaken | Quarantined | QuarantineLifted | Held | Unheld | Decided | NoticeAcknowledged

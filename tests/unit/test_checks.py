@@ -407,6 +407,11 @@ async def test_exit_0_is_good_and_shows_the_last_line() -> None:
     assert (result.verdict, result.reason) == (GOOD, "exit 0: 12 passed")
 
 
+async def test_more_of_the_last_lines_are_told_where_that_is_asked() -> None:
+    result = await python("print('a\\n\\n  b' + 'x' * 300 + '\\nc')", lines=2)
+    assert result.reason == f"exit 0: b{'x' * 199} / c"
+
+
 async def test_another_exit_is_bad() -> None:
     result = await python("import sys; sys.exit('2 failed')")
     assert (result.verdict, result.reason) == (BAD, "exit 1: 2 failed")

@@ -322,6 +322,8 @@ def test_what_came_beside_it_is_kept() -> None:
     assert story.incident.examined == checked(Verdict.BAD)
     assert story.incident.clocks == {"start_within"}
     assert story.incident.tier == 1
+    story.tell(facts.EvidenceTaken(checked(Verdict.GOOD), at_end=True), facts.EvidenceTaken(checked(Verdict.BAD)))
+    assert (story.incident.evidence, story.incident.evidence_at_end) == (checked(Verdict.BAD), True)
 
 
 def test_it_began_with_its_first_effect() -> None:

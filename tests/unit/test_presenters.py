@@ -237,6 +237,11 @@ SENTENCES: list[tuple[Any, str]] = [
         facts.Examined(checked(Verdict.GOOD) + checked(Verdict.BAD, "log")),
         "checked beside it: health good: it is good; log bad: it is bad",
     ),
+    (
+        facts.EvidenceTaken(checked(Verdict.BAD, "host")),
+        "evidence while it does not help: host bad: it is bad",
+    ),
+    (facts.EvidenceTaken(checked(Verdict.GOOD), at_end=True), "evidence after the end: health good: it is good"),
     (facts.Approved(), "approved"),
     (facts.Approved("go"), "approved: go"),
     (facts.Denied("a fix comes"), "denied: a fix comes"),

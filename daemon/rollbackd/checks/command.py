@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 
 from rollbackd.adapter import CheckPlace, CheckSettings
 from rollbackd.checks.timed import timed
@@ -20,7 +20,7 @@ from rollbackd.system.spawner import Finished, SpawnError
 _NOT_EXECUTABLE, _NOT_FOUND = 126, 127
 """What env, npm and the like exit with when it is they who cannot start the program."""
 _SHOWN = 200
-"""Characters of the last line of output."""
+"""Characters of each line of output that is told."""
 
 
 def _argv(argv: tuple[str, ...]) -> tuple[str, ...]:
@@ -37,6 +37,8 @@ class CommandSettings(CheckSettings):
     cwd: Path | None = None
     timed_out: Literal["inconclusive", "bad"] = "inconclusive"
     """What it means when it does not end within `timeout`."""
+    lines: int = Field(default=1, ge=1, le=50)
+    """How many of the last lines of its output are told."""
 
 
 class CommandCheck:
@@ -59,7 +61,7 @@ class CommandCheck:
             return Verdict.INCONCLUSIVE, f"could not be run: {error}"
 
     def _judged(self, finished: Finished) -> tuple[Verdict, str]:
-        last = _last_line(finished.tail.splitlines())
+        last = _last_lines(finished.tail.splitlines(), self._settings.lines)
         if finished.timed_out:
             limit = format_duration(self._settings.timeout)
             return Verdict(self._settings.timed_out), f"did not end within {limit}{last}"
@@ -70,7 +72,7 @@ class CommandCheck:
         return (Verdict.BAD if finished.code else Verdict.GOOD), f"exit {finished.code}{last}"
 
 
-def _last_line(lines: Sequence[str]) -> str:
-    """The last line of output, to be put after the reason."""
-    said = next((line.strip() for line in reversed(lines) if line.strip()), "")
-    return f": {said[:_SHOWN]}" if said else ""
+def _last_lines(lines: Sequence[str], most: int) -> str:
+    """The last lines of output that say something, to be put after the reason."""
+    said = [line.strip()[:_SHOWN] for line in lines if line.strip()][-most:]
+    return f": {' / '.join(said)}" if said else ""

@@ -68,6 +68,7 @@ def incident(detail: View) -> None:
             ("to", releases(one["target"])),
             ("blamed", one["change"]),
             _checks(one, detail["records"]),
+            ("evidence", _said(one["evidence"])),
             ("entered", still_entered(one) or ", ".join(one["entered"])),
             ("mind", "\n".join(one["notes"])),
             ("acknowledged", one["acknowledged"]),
@@ -87,8 +88,11 @@ def incident(detail: View) -> None:
 def _checks(one: View, records: Sequence[View]) -> tuple[str, str]:
     """What its checks said last: in the last round, else when it was opened."""
     found = last_round(records)
-    said = "\n".join(f"{each['name']} {each['verdict']}: {each['reason']}" for each in found or one["checks"])
-    return ("last round" if found else "checks"), said
+    return ("last round" if found else "checks"), _said(found or one["checks"])
+
+
+def _said(found: Sequence[View]) -> str:
+    return "\n".join(f"{each['name']} {each['verdict']}: {each['reason']}" for each in found)
 
 
 def question(incident: str, one: View) -> None:

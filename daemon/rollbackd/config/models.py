@@ -16,7 +16,7 @@ from pydantic import AfterValidator, Field, SerializeAsAny, ValidationInfo, fiel
 from rollbackd.adapter import CheckSettings, NotifierSettings, Settings
 from rollbackd.config.schedules import Schedule
 from rollbackd.incident.clocks import Terms
-from rollbackd.incident.spec import PlanSpec, VerifySpec
+from rollbackd.incident.spec import CheckRef, PlanSpec, VerifySpec
 from rollbackd.model import Priority
 from rollbackd.policy.spec import PRIORITIES, Asking, Clocks, Limits, PolicyRow, Window
 from rollbackd.rules.spec import Rule
@@ -340,6 +340,9 @@ class Service(Spec):
     """Named questions about its health, for rules and verification."""
     verify: VerifySpec
     """How it is seen that it got well."""
+    evidence: tuple[CheckRef, ...] = ()
+    """What is asked besides, for people to read, when a rollback does not help: dependencies, the host's figures, the
+    last lines of a log. Nothing is decided by it."""
 
     def verified_by(self, plan: str) -> VerifySpec:
         """How it is seen that it got well by a plan: the plan's own way, else the service's."""

@@ -146,13 +146,17 @@ def _checks(outline: Outline, service: ServiceOutline) -> Iterator[Complaint]:
     for name, check in service.checks.items():
         yield from _check(outline, service, check, ("checks", name))
     yield from _verify(outline, service, service.raw.get("verify"), ("verify",))
+    yield from _listed(outline, service, service.raw.get("evidence"), ("evidence",))
 
 
 def _verify(outline: Outline, service: ServiceOutline, verify: object, loc: Loc) -> Iterator[Complaint]:
     for key in ("gate", "checks"):
-        listed = mapping(verify).get(key)
-        for n, check in enumerate(listed if isinstance(listed, list) else []):
-            yield from _check(outline, service, check, (*loc, key, n))
+        yield from _listed(outline, service, mapping(verify).get(key), (*loc, key))
+
+
+def _listed(outline: Outline, service: ServiceOutline, checks: object, loc: Loc) -> Iterator[Complaint]:
+    for n, check in enumerate(checks if isinstance(checks, list) else []):
+        yield from _check(outline, service, check, (*loc, n))
 
 
 def _check(outline: Outline, service: ServiceOutline, check: object, loc: Loc) -> Iterator[Complaint]:

@@ -107,7 +107,12 @@ def shape_of(plugins: Plugins) -> Shape:
     verify = _again(VerifySpec, **checks)
     plan = _again(PlanSpec, verify=_again(PlanVerifySpec, **checks) | None)
     service = _again(
-        Service, layers=_DICT[Name, layer], checks=_DICT[Name, check], plans=_DICT[Name, plan], verify=verify
+        Service,
+        layers=_DICT[Name, layer],
+        checks=_DICT[Name, check],
+        plans=_DICT[Name, plan],
+        verify=verify,
+        evidence=_TUPLE[ref, ...],
     )
     notify = _again(Notify, receivers=_TUPLE[_receivers(plugins), ...])
     file = _again(Config, rules=_TUPLE[RuleEntry, ...], notify=notify, services=_TUPLE[service, ...])

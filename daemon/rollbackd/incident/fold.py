@@ -223,6 +223,8 @@ def _noted(incident: Incident, fact: object) -> Incident:
             return replace(incident, joined=(*incident.joined, trigger)[-20:])
         case facts.Examined(results):
             return replace(incident, examined=results)
+        case facts.EvidenceTaken(results, at_end):
+            return replace(incident, evidence=results, evidence_at_end=at_end or incident.evidence_at_end)
         case facts.ClockPassed(clock):
             return replace(incident, clocks=incident.clocks | {clock})
         case facts.Escalated(tier, why):

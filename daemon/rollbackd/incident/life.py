@@ -147,6 +147,10 @@ class Incident:
     """How long each layer's step took, from its first attempt on; the longest when several plans had it."""
     examined: tuple[CheckResult, ...] = ()
     """The service's checks, once, beside the decision."""
+    evidence: tuple[CheckResult, ...] = ()
+    """What was asked last of what stands around it, since it did not help."""
+    evidence_at_end: bool = False
+    """Whether that was after the end."""
     clocks: frozenset[str] = frozenset()
     """The clocks that were passed and told."""
     tier: int = -1

@@ -247,6 +247,7 @@ def incident_view(incident: Incident, ledger: ServiceLedger) -> IncidentView:
         change=decision.change.name if decision.change is not None else "",
         question=question_view(incident),
         checks=tuple(check_view(one) for one in incident.examined),
+        evidence=tuple(check_view(one) for one in incident.evidence),
         notes=incident.notes,
         watch_until=next((one.watch_until for one in ledger.rollbacks if one.incident == incident.id), None),
     )
@@ -316,6 +317,8 @@ def sentence(fact: Any) -> str:  # noqa: C901, PLR0912  # one line a kind of fac
             return f"{trigger.rule} joined: {'; '.join(_evidence(trigger))}"
         case facts.Examined(results):
             return f"checked beside it: {_checks(results)}"
+        case facts.EvidenceTaken(results, at_end):
+            return f"evidence {'after the end' if at_end else 'while it does not help'}: {_checks(results)}"
         case facts.Approved(reason):
             return "approved" + (f": {reason}" if reason else "")
         case facts.Denied(reason):

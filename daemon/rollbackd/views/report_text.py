@@ -148,6 +148,11 @@ def of_incident(detail: View) -> Report:
                 rows=[(s["layer"], s["before"], s["after"], s["status"], "; ".join(s["risks"])) for s in one["steps"]],
             ),
             _verification(records),
+            Section(
+                "Evidence",
+                head=("Asked", "Says", "Why"),
+                rows=[(each["name"], each["verdict"], each["reason"]) for each in one["evidence"]],
+            ),
             Section("Timeline", head=("At", "After", "Who", "What"), rows=[_row(record, onset) for record in records]),
             _people(records),
             Section("Data that may be lost", ticks=_losses(one)),

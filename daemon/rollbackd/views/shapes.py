@@ -225,6 +225,8 @@ class IncidentView:
     """What it asks, while it asks."""
     checks: tuple[CheckView, ...] = ()
     """What the service's checks said when it was opened."""
+    evidence: tuple[CheckView, ...] = ()
+    """What was asked besides, when figures stayed bad or after an end that did not help."""
     notes: tuple[str, ...] = ()
     """What its brackets said of how they were entered or left, where that is not as one would expect."""
     verification: VerificationView | None = None
