@@ -393,7 +393,7 @@ def a_hotfix_that_nobody_confirms_goes_back(host: Platform, people: People) -> N
     assert "job-7" in host.said("status", "platform")
     wait_until(lambda: host.standing("api-failing") == "good", "the API is asked meanwhile")
     one_command_each_for_snapshots(host)
-    wait_until(lambda: bool(host.incidents()[0]["rule"] == "unconfirmed"), "nobody confirms it", 40)
+    wait_until(lambda: bool(host.incidents()[0]["rule"] == "unconfirmed"), "nobody confirms it", 120)
     incident = host.incidents()[0]["id"]
     assert timedelta() <= datetime.fromisoformat(host.incidents()[0]["opened"]) - confirm_by <= timedelta(minutes=1)
     host.until_recovered(incident)

@@ -138,6 +138,24 @@ async def test_an_answer_that_cannot_be_told_apart_is_a_fault_of_the_rule_and_to
     assert len(watch.notices) == 2
 
 
+async def test_a_new_state_mends_no_rule_and_is_not_told_of_it_again(watch: Watch) -> None:
+    """Right after a change nothing was seen of the new state yet: that is no answer."""
+    watch.prometheus.values["latency"] = [({"service": "shop", "pod": pod}, 5.0) for pod in "ab"]
+    await watch.poll(5)
+    rule = watch.rule_states.rule("slow")
+    assert rule is not None
+    for _ in range(3):
+        watch.rule_states.clear(rule, 0, "shop")
+        await watch.polls._look_for_faults({"slow": {}})
+        await watch.poll(2)
+    assert len(watch.notices) == 1
+    watch.says(0.5)
+    await watch.poll()
+    watch.prometheus.values["latency"] = [({"service": "shop", "pod": pod}, 5.0) for pod in "ab"]
+    await watch.poll(2)
+    assert len(watch.notices) == 2, "it could be judged between"
+
+
 async def test_a_rule_that_is_at_fault_is_not_mended_by_no_answer(watch: Watch) -> None:
     watch.prometheus.values["latency"] = [({"service": "shop", "pod": pod}, 5.0) for pod in "ab"]
     await watch.poll()

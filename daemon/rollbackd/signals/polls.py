@@ -94,24 +94,25 @@ class PrometheusPolls:
             )
         )
         problems: list[str] = []
-        faults: dict[str, str] = {}
+        faults: dict[str, dict[str, str]] = {}
         for (rule, position, _), seen in zip(self._asked, found, strict=True):
             problems += [one.reason for one in seen.values() if one.unanswered][:1]
-            faults[rule.name] = self._feed(rule, position, seen, now) or faults.get(rule.name, "")
+            faults.setdefault(rule.name, {}).update(self._feed(rule, position, seen, now))
         await self._report(problems, len(self._asked))
         if len(problems) < len(self._asked):  # else it is Prometheus that says nothing, and people hear of that
             self._triggers.run_soon(self._look_for_faults(faults))
         for name in dict.fromkeys(rule.name for rule, _, _ in self._asked):
             self._trigger(name)
 
-    def _feed(self, rule: Rule, position: int, found: Mapping[str, Observation], now: datetime) -> str:
-        """Feed one condition of one rule, for every service that it is about; returns what is wrong, else empty."""
-        fault = ""
+    def _feed(self, rule: Rule, position: int, found: Mapping[str, Observation], now: datetime) -> dict[str, str]:
+        """Feed one condition of one rule, for every service that it is about; returns what is at fault, by service."""
+        faults = {}
         for service in self._about(rule):
             place = (rule.name, position, service)
             seen = found.get(service)
             if seen is not None:
-                fault = f"{service}: {seen.reason}" if seen.fault else fault
+                if seen.fault:
+                    faults[service] = seen.reason
                 self._rule_states.observe(
                     rule,
                     position,
@@ -127,16 +128,16 @@ class PrometheusPolls:
             elif place not in self._unasked:
                 self._unasked.add(place)
                 self._rule_states.clear(rule, position, service)
-        return fault
+        return faults
 
     def _about(self, rule: Rule) -> Sequence[str]:
         return rule.services or self._services
 
-    async def _look_for_faults(self, faults: Mapping[str, str]) -> None:
-        for name, fault in faults.items():
+    async def _look_for_faults(self, faults: Mapping[str, Mapping[str, str]]) -> None:
+        for name, found in faults.items():
             rule = self._rule_states.rule(name)
             assert rule is not None
-            await self._faults.look(rule, fault)
+            await self._faults.look(rule, found)
 
     def _trigger(self, name: str) -> None:
         rule = self._rule_states.rule(name)

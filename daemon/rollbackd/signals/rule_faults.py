@@ -1,5 +1,7 @@
 """Tells of rules that cannot be judged: each once, and again when it could be judged between."""
 
+from collections.abc import Mapping
+
 from rollbackd import facts
 from rollbackd.rules.spec import Rule
 from rollbackd.signals.rule_state import RuleStates
@@ -12,21 +14,25 @@ class RuleFaults:
     def __init__(self, read_model: ReadModel, rule_states: RuleStates) -> None:
         self._read_model = read_model
         self._rule_states = rule_states
-        self._told: set[str] = set()
+        self._told: dict[str, set[str]] = {}
+        """The services of each rule that was told of, until it says something of each."""
 
-    async def look(self, rule: Rule, fault: str = "") -> None:
+    async def look(self, rule: Rule, faults: Mapping[str, str] = {}) -> None:
         """Tell of the rule when it is at fault, or has said nothing of a service too often in a row.
 
-        :param fault: the service, and why its answer cannot be told apart; there is no need to wait for another.
+        :param faults: services, and why their answers cannot be told apart; there is no need to wait for others.
         """
-        if not self._rule_states.unjudged(rule, 1):
-            self._told.discard(rule.name)
+        if rule.name in self._told:
+            left = {one for one in self._told[rule.name] if not self._rule_states.says_something(rule, one)}
+            self._told[rule.name] = left | self._rule_states.unjudged(rule, 1).keys()
+            if not self._told[rule.name]:
+                del self._told[rule.name]
             return
-        silent = [f"{service}: {reason}" for service, reason in self._rule_states.unjudged(rule).items()]
-        found = [fault] if fault else silent
-        if not found or rule.name in self._told:
+        found = faults or self._rule_states.unjudged(rule)
+        if not found:
             return
-        self._told.add(rule.name)
+        self._told[rule.name] = set(found)
+        service, reason = next(iter(found.items()))
         more = f" (and {len(found) - 1} more services)" if len(found) > 1 else ""
-        text = f"rule {rule.name} cannot be judged: {found[0]}{more}"
+        text = f"rule {rule.name} cannot be judged: {service}: {reason}{more}"
         await self._read_model.tell(facts.Notice("rule_fault", text))

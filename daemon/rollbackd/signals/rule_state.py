@@ -535,6 +535,11 @@ class RuleStates:
         )
         return {name: _long_unsure(track) for name, track in tracks if track.unsure >= times}
 
+    def says_something(self, rule: Rule, service: str) -> bool:
+        """Whether the last look at each condition of the rule said something of a service; none yet says nothing."""
+        tracks = (self.track(rule, position, service) for position in range(len(rule.leaves)))
+        return all(track.verdict is not Verdict.INCONCLUSIVE for track in tracks)
+
     def all_unjudged(self) -> Iterator[tuple[str, str, str, bool]]:
         """Each rule that cannot be judged for a service, the service, the reason, and whether something is at fault."""
         for rule in self._rules:
