@@ -43,8 +43,8 @@ def main(words: Sequence[str] | None = None) -> int:
     if given.number is not None and not given.kinds:
         parser.error("--number is of a class; name it by --class")
     judges, seed = given.by or _JUDGES, given.seed + (HELD_OUT if given.held_out else 0)
+    log.configure("critical")
     if given.number is not None:
-        log.configure("critical")
         return _one([Case(kind, given.number, seed) for kind in given.kinds], judges)
     results = _played(cases(given.incidents, seed, given.kinds), judges, given.processes)
     if given.json:
