@@ -352,6 +352,13 @@ class Postgres:
                 cursor = connection.execute(statement.encode())
             return cursor.fetchall() if cursor.description is not None else []
 
+    def run(self, file: Path) -> None:
+        """What `psql -f` does with a file, as the superuser. :raises AssertionError: it failed."""
+        how = ["--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1"]
+        argv = [program("psql"), *how, f"--dbname={self.dsn()}", f"--file={file}"]
+        done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60, cwd="/")
+        assert done.returncode == 0, done.stderr
+
 
 @contextmanager
 def postgres_server(

@@ -34,6 +34,9 @@ case "$1" in
     n=0
     until told "$2"; do n=$((n + 1)); test "$n" -lt 400; sleep 0.05; done ;;
   progress) if told "$2"; then echo done; else echo not_started; fi ;;
+  stopped) test -e "$2.stopped" ;;
+  stop) touch "$2.stop"; n=0; until test -e "$2.stopped"; do n=$((n + 1)); test "$n" -lt 400; sleep 0.05; done ;;
+  start) touch "$2.start"; n=0; while test -e "$2.stopped"; do n=$((n + 1)); test "$n" -lt 400; sleep 0.05; done ;;
 esac
 """
 
@@ -41,13 +44,20 @@ esac
 class Units:
     """What systemd would be asked for: does it for whoever leaves a request, and says so when it is done."""
 
-    def __init__(self, directory: Path, actions: Mapping[str, Callable[[], None]]) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        actions: Mapping[str, Callable[[], None]],
+        stops: Mapping[str, Callable[[], None]] | None = None,
+    ) -> None:
+        """:param stops: of those units that are also stopped; `actions` starts them again."""
         directory.mkdir()
         self._script = directory / "unit"
         self._script.write_text(_UNIT)
         self._script.chmod(0o755)
         self._directory = directory
         self._actions = actions
+        self._stops = stops or {}
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
@@ -55,7 +65,11 @@ class Units:
     def layer(self, unit: str) -> dict[str, Any]:
         """As the configuration has it."""
         script = str(self._script)
-        return {"adapter": "command", "apply": [script, "ask", unit], "progress": [script, "progress", unit]}
+        found = {"adapter": "command", "apply": [script, "ask", unit], "progress": [script, "progress", unit]}
+        if unit not in self._stops:
+            return found
+        bracket = {"inside": "stopped", "enter": "stop", "leave_by": "start"}
+        return {**found, "leave": "steps", **{key: [script, verb, unit] for key, verb in bracket.items()}}
 
     def _serve(self) -> None:
         while not self._ended.wait(0.05):
@@ -64,6 +78,19 @@ class Units:
                 if request.exists():
                     action()
                     request.rename(self._directory / f"{unit}.done")
+            for unit, stop in self._stops.items():
+                self._take(unit, stop)
+
+    def _take(self, unit: str, stop: Callable[[], None]) -> None:
+        """Stop or start a unit, where that is asked for."""
+        asked, stopped = (self._directory / f"{unit}.{word}" for word in ("stop", "stopped"))
+        if asked.exists():
+            stop()
+            asked.rename(stopped)
+        if (start := self._directory / f"{unit}.start").exists():
+            self._actions[unit]()
+            start.unlink()
+            stopped.unlink(missing_ok=True)
 
     def stop(self) -> None:
         self._ended.set()
@@ -140,6 +167,11 @@ class Host(Toy):
 
             wait_until(up, "the unit")
 
+    def halt(self) -> None:
+        """As systemd stops it."""
+        with self.restarting:
+            self.kill()
+
     def kill(self) -> None:
         if self.process is not None:
             self.process.kill()
@@ -199,10 +231,10 @@ class Host(Toy):
         return done.stdout
 
 
-def body(url: str, **headers: str) -> tuple[int, str]:
+def body(url: str, method: str = "GET", **headers: str) -> tuple[int, str]:
     """Status and text of an answer; 0 when there is none."""
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=5) as answer:
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers, method=method), timeout=5) as answer:
             return int(answer.status), str(answer.read().decode())
     except urllib.error.HTTPError as error:
         with error:

@@ -157,7 +157,7 @@ def yesterday(name: str, each: float) -> str:
 def test_each_trigger_of_smartalk(root: Path) -> None:
     """C1: a business figure against its own past, errors, the key function, data security, complaints."""
     with listening() as ear, smartalk(root, ear, watched, yesterday("activations", 1000)) as host:
-        wait_until(lambda: set(host.present("smartalk")) == {"config", "code"}, "both layers are seen")
+        wait_until(lambda: set(host.present("smartalk")) == {"config", "code", "db"}, "its layers are seen")
         until_met(host, "activation-drop")
         host.ask("POST", "signals", {"event": "data_security", "service": "smartalk"}, token="the token support")
         for n in range(10):

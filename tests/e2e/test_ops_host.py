@@ -23,7 +23,7 @@ from examples.demo.world import Traffic
 from tests.e2e.ops_host import EXAMPLES, PYTHON, Host, Units, body, ending
 from tests.e2e.telling import told
 from tests.e2e.toy import Ear, listening
-from tests.servers import free_port, program, prometheus, redis_server, running, wait_until
+from tests.servers import Postgres, free_port, postgres_server, program, prometheus, redis_server, running, wait_until
 
 TOGETHER = 2
 pytestmark = [pytest.mark.timeout(240)]
@@ -47,10 +47,11 @@ http {{
 
 # -- smartalk -----------------------------------------------------------------------------------
 class Smartalk(Host):
-    """One host: git, files, nginx, Redis."""
+    """One host: git, files, nginx, PostgreSQL, Redis."""
 
     front: str = ""
     """What visitors ask, through nginx."""
+    server: Postgres | None = None
 
     @property
     def head(self) -> str:
@@ -68,15 +69,22 @@ class Smartalk(Host):
     def frozen(self) -> Path:
         return self.root / "srv/deploy/FROZEN"
 
-    def lay_out(self, port: int, front: int, redis: int, prometheus: str) -> None:
-        """The example's files in their places, and release v1."""
-        root = str(self.root)
+    def sql(self, statement: str, database: str = "smartalk") -> Any:
+        assert self.server is not None
+        return self.server.sql(statement, database=database)
+
+    def lay_out(self, port: int, front: int, redis: int, prometheus: str, server: Postgres) -> None:
+        """The example's files in their places, its database, and release v1."""
+        root, self.server = str(self.root), server
+        server.run(EXAMPLES / "smartalk/database.sql")
+        self.sql("INSERT INTO people (name) VALUES ('ann'), ('bob')")
         self.front = f"http://127.0.0.1:{front}/talk?name=ann"
         self.moves = {
             "listen 80;": f"listen 127.0.0.1:{front};",
             "127.0.0.1:3000": f"127.0.0.1:{port}",
             '"port": 3000': f'"port": {port}',
             "127.0.0.1:6379": f"127.0.0.1:{redis}",
+            "host=/run/postgresql": f"host={server.socket} port={server.port}",
             "http://127.0.0.1:9090": prometheus,
             "http://127.0.0.1/": f"http://127.0.0.1:{front}/",
             "/etc/nginx": f"{root}/nginx",
@@ -117,12 +125,13 @@ def smartalk(
     scraped = prometheus(
         root / "prometheus", targets=[f"127.0.0.1:{port}"], labels={"service": "smartalk"}, samples=past
     )
-    with redis_server(root / "redis") as redis, scraped as metrics:
-        host.lay_out(port, front, redis, metrics.url)
+    with redis_server(root / "redis") as redis, postgres_server() as server, scraped as metrics:
+        host.lay_out(port, front, redis, metrics.url, server)
         host.build_and_restart()
         (root / "web").mkdir()
         with running(nginx, f"http://127.0.0.1:{front}", "/health", root / "web") as web:
-            units = Units(root / "units", {"smartalk": host.restart, "nginx": web.reload})
+            actions = {"smartalk": host.restart, "nginx": web.reload}
+            units = Units(root / "units", actions, {"smartalk": host.halt})
             config = host.loaded()
             sooner(config, units, nginx, root)
             change(config)
@@ -159,10 +168,11 @@ def sooner(config: dict[str, Any], units: Units, nginx: list[str], root: Path) -
 @told
 def test_smartalk(root: Path) -> None:
     with listening() as ear, smartalk(root, ear) as host:
-        wait_until(lambda: set(host.present("smartalk")) == {"config", "code"}, "both layers are seen")
+        wait_until(lambda: set(host.present("smartalk")) == {"config", "code", "db"}, "its layers are seen")
         assert "is good: marked by" in host.said("good", "smartalk")
         only_its_configuration_goes_back(host, ear)
         one_command_takes_all_of_it_back(host, ear)
+        its_database_goes_back_only_by_name(host)
 
 
 @pytest.mark.needs("redis-server")
@@ -198,7 +208,7 @@ def only_its_configuration_goes_back(host: Smartalk, ear: Ear) -> None:
     since = datetime.fromisoformat(facts["Opened"]["fact"]["decision"]["trigger"]["onset"])
     assert datetime.fromisoformat(facts["Examined"]["at"]) - since < timedelta(minutes=2)
     looked = {one["name"] for one in facts["Examined"]["fact"]["results"]}
-    assert looked == {"health", "talk", "version", "cache", "front", "log"}
+    assert looked == {"health", "talk", "version", "cache", "database", "people", "front", "log"}
     assert all(name in str(ear.heard("checked")[0]["lines"]) for name in looked - {"log"}), ear.heard("checked")
     assert body(host.front)[0] == 500
     assert host.ask("GET", "incidents/smartalk-1")["incident"]["plan"] == "config"
@@ -245,6 +255,44 @@ def one_command_takes_all_of_it_back(host: Smartalk, ear: Ear) -> None:
     assert {status for status, _ in seen[:first]} <= {500}
     assert {status for status, _ in seen[last:]} == {200}, "the page went away before it was well"
     assert host.frozen.exists()
+    acknowledged(host)
+
+
+def its_database_goes_back_only_by_name(host: Smartalk) -> None:
+    """C4, C5, C11: unit stopped, the present dumped, the stable dump in place, started and tested; who joined is counted.
+
+    The levels before left it as it was. While it is done visitors see the page, and what was there before is kept.
+    """
+    lineage = host.present("smartalk")["db"]
+    assert lineage == "original", "no level before touched it"
+    host.said("snapshot", "take", "smartalk", "db", "--name", "stable")
+    assert body(host.url.replace("/health", "/join?name=late"), method="POST") == (200, "late joined, 3 in all\n")
+    host.sql("DELETE FROM people WHERE name <> 'late'")
+    with watching(host.front) as seen:
+        report = host.said(
+            "rollback", "smartalk", "--plan", "data", "--to", "db=stable", "--yes", "--reason", "people are gone"
+        )
+    assert "recovered" in report
+    order = (
+        "entered frozen",
+        "entered page",
+        "entered process",
+        "applied db",
+        "left process",
+        "gate good",
+        "left page",
+    )
+    said = host.said("incidents", "smartalk-3")
+    assert sorted(order, key=said.index) == list(order), said
+    assert "old passwords" in said
+    assert (503, "We are back soon\n") in seen
+    assert seen[-1] == (200, "Hello, ann! How are you?\n")
+    assert body(host.url.replace("/health", "/people")) == (200, "2 joined\n")
+    assert host.present("smartalk")["db"] != lineage
+    (kept,) = (host.root / "srv/copies/smartalk/db").glob("snapshot-before-*")
+    assert f"{kept.name} whole" in host.said("snapshot", "verify", "smartalk", "db", "--name", kept.name)
+    assert host.sql("SELECT name FROM people", "smartalk_rollbackd_old_original") == [("late",)]
+    assert "public.people" in host.said("snapshot", "lost", "smartalk", "db")
     acknowledged(host)
 
 

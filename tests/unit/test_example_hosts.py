@@ -11,7 +11,7 @@ from rollbackd.cli.commands import app
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 WRITES = {
-    "smartalk": ["/etc/nginx/smartalk.d", "/srv/deploy", "/srv/smartalk"],
+    "smartalk": ["/etc/nginx/smartalk.d", "/srv/copies", "/srv/deploy", "/srv/smartalk"],
     "career-hero": ["/srv/career-hero", "/srv/copies", "/srv/deploy"],
     "layered-recovery": ["/etc/default", "/srv/platform"],
     "ai-workstation": ["/home/studio", "/srv/workstation"],

@@ -1,17 +1,20 @@
-"""Smartalk: says hello in the tone that its configuration names, and keeps its answers in Redis.
+"""Smartalk: says hello in the tone that its configuration names, and keeps its answers in Redis, people in PostgreSQL.
 
-Usage: smartalk.py CONFIG. It answers `/talk`, `/health`, `/version` and `/metrics`, and writes what fails to its log.
+Usage: smartalk.py CONFIG. It answers `/talk`, `/join`, `/people` (how many joined), `/health`, `/version`, `/metrics`;
+what fails goes to its log.
 """
 
 import json
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import psycopg
 import redis
 
 HERE = Path(__file__).parent
@@ -49,6 +52,14 @@ class Smartalk(ThreadingHTTPServer):
         self.cache.set(key, f"{RELEASE['cache']}:{answer}")
         return answer
 
+    def people(self, joining: str = "") -> int:
+        """How many joined, with the one who joins now."""
+        with psycopg.connect(self.config["database"], connect_timeout=2) as database:
+            if joining:
+                database.execute("INSERT INTO people (name) VALUES (%s) ON CONFLICT DO NOTHING", (joining,))
+            row = database.execute("SELECT count(*) FROM people").fetchone()
+            return int(row[0]) if row else 0
+
     def failed(self, error: Exception) -> None:
         with Path(self.config["log"]).open("a") as log:
             log.write(f"ERROR {type(error).__name__}: {error}\n")
@@ -61,6 +72,7 @@ class Request(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         parts = urlsplit(self.path)
+        named = parse_qs(parts.query).get("name", ["you"])[0]
         match parts.path:
             case "/health":
                 self.answer(200, json.dumps(self.health()))
@@ -71,13 +83,23 @@ class Request(BaseHTTPRequestHandler):
                 lines = [f'http_requests_total{{code="{code}"}} {n}' for code, n in counts]
                 self.answer(200, "\n".join([*lines, f"activations_total {self.server.codes['200']}"]) + "\n")
             case "/talk":
-                self.talk(parse_qs(parts.query).get("name", ["you"])[0])
+                self.told(lambda: self.server.talk(named))
+            case "/people":
+                self.told(lambda: f"{self.server.people()} joined")
             case _:
                 self.answer(404, "nothing here\n")
 
-    def talk(self, name: str) -> None:
+    def do_POST(self) -> None:
+        parts = urlsplit(self.path)
+        named = parse_qs(parts.query).get("name", [""])[0]
+        if parts.path != "/join" or not named:
+            self.answer(404, "nothing here\n")
+        else:
+            self.told(lambda: f"{named} joined, {self.server.people(named)} in all")
+
+    def told(self, said: Callable[[], str]) -> None:
         try:
-            code, text = 200, self.server.talk(name) + "\n"
+            code, text = 200, said() + "\n"
         except Exception as error:  # noqa: BLE001  # whatever fails is this request's failure
             self.server.failed(error)
             code, text = 500, "sorry\n"
