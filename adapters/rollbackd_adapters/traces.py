@@ -131,6 +131,16 @@ def last_done(scratch: Path) -> dict[str, Any]:
     return {}
 
 
+def cut_off(scratch: Path) -> dict[str, Any]:
+    """What was written when the layer's newest change began; empty when that one is done, or there is none."""
+    with contextlib.suppress(OSError, ValueError):
+        intents = sorted((scratch / "changes").glob("*/begun.json"), key=lambda path: path.stat().st_mtime_ns)
+        if intents and not intents[-1].with_name("done.json").exists():
+            data = json.loads(intents[-1].read_bytes())
+            return data if isinstance(data, dict) else {}
+    return {}
+
+
 def named(scratch: Path, *facts: str, finished: bool = True) -> set[str]:
     """What the last changes of a layer noted under these names, such as the ids of the releases that they went from
     and to. What cannot be read is being forgotten, or damaged: `progress` says so.

@@ -228,6 +228,27 @@ class KeepsSchema(RestsOn, Protocol):
         ...
 
 
+@runtime_checkable
+class Upgrades(Protocol):
+    """A layer that also goes forward, when a person orders it: never by a rollback."""
+
+    async def forward(self, to: str = "") -> Change:
+        """The way forward, with its key: of the newest one that was cut off, else a new one. Read only. Where it leads
+        nowhere `before` and `after` are the same.
+
+        :param to: what is wanted; empty: the newest that there is.
+        :raises AdapterError: no way forward leads there; what to do.
+        """
+        ...
+
+    async def upgrade(self, change: Change) -> str:
+        """Take a verified copy of what is there and go forward, or go on with what a crash cut off; the copy's name.
+
+        :raises AdapterError: where it ended, and which copy has what was there before.
+        """
+        ...
+
+
 def is_moved_by(adapter: Adapter, path: Path) -> bool:
     """Whether a step of a layer may replace what is at a path."""
     whole, *parts = adapter.resource.rpartition(":")[2].split(" ")

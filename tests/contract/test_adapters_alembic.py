@@ -306,3 +306,88 @@ def test_a_plan_that_moves_the_code_before_its_migrations_is_refused(tmp_path: P
         f"15:21: {first}",
         f"16:15: {first}",
     ]
+
+
+# -- forward --------------------------------------------------------------------------------------
+LOUD = "op.execute(\"INSERT INTO notes (text) VALUES ('r3 is applied')\")"
+ONLY_LIVE = 'if "rollbackd" not in str(op.get_bind().engine.url):\n    raise RuntimeError("locked")'
+
+
+class Behind(Made):
+    """A project at r1 whose code has more migrations."""
+
+    def __init__(self, path: Path, *more: str) -> None:
+        super().__init__(path)
+        project = Project.at(path)
+        for n, up in enumerate(more, 2):
+            project.add(f"r{n}", f"r{n - 1}", up, "")
+
+    def upgrade(self, to: str = "") -> str:
+        async def ordered() -> str:
+            return str(await self.schema.upgrade(await self.schema.forward(to)))
+
+        return finish(ordered(), PATIENT)
+
+    def head(self) -> str:
+        return str(do(self.file, "SELECT version_num FROM alembic_version")[0][0])
+
+    def copies(self) -> dict[str, Any]:
+        """The heads of each copy of the database."""
+        return {path.parent.name: do(path, "SELECT version_num FROM alembic_version")[0][0] for path in self.stored()}
+
+    def stored(self) -> list[Path]:
+        return sorted(self.file.parent.glob("scratch/store/*/data.sqlite"))
+
+
+def test_an_upgrade_copies_first_tries_the_way_on_the_copy_and_goes_on_where_it_was_killed(tmp_path: Path) -> None:
+    made = Behind(tmp_path, 'op.add_column("notes", sa.Column("mood", sa.String(9)))', LOUD)
+    order = finish(made.schema.forward(), PATIENT)
+    assert (order.before.id, order.after.id, order.risks) == ("r1", "r3", ("r2 (migration r2)", "r3 (migration r3)"))
+    passed: list[str] = []
+
+    def hook(name: str) -> None:
+        passed.append(name)
+        if name == "alembic.moved":
+            raise KeyboardInterrupt
+
+    boundary.hook = hook
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            finish(made.schema.upgrade(order), PATIENT)
+    finally:
+        boundary.hook = lambda _name: None
+    assert passed.index("alembic.kept") < passed.index("alembic.rehearsed") < passed.index("alembic.moved")
+    assert made.head() == "r2"
+    with pytest.raises(AdapterError, match="an upgrade to r3 was cut off at r2; finish that first"):
+        finish(made.schema.forward("r2"), PATIENT)
+    again = finish(made.schema.forward(), PATIENT)
+    assert (again.key, again.before.id, again.after.id) == (order.key, "r1", "r3")
+    copy = finish(made.schema.upgrade(again), PATIENT)
+    assert made.head() == "r3"
+    assert made.copies() == {copy: "r1"}, "one copy of one order, from before it"
+    assert do(made.file, "SELECT count(*) FROM notes WHERE text = 'r3 is applied'") == [(1,)]
+    there = finish(made.schema.forward(), PATIENT)
+    assert there.before == there.after
+    with pytest.raises(AdapterError, match="has no migration r9; `alembic history` lists them"):
+        finish(made.schema.forward("r9"), PATIENT)
+
+
+def test_an_upgrade_that_fails_says_where_it_is_and_which_copy_is_whole(tmp_path: Path) -> None:
+    made = Behind(tmp_path, LOUD, 'raise RuntimeError("never")')
+    with pytest.raises(AdapterError, match=r"r3 \(migration r3\) fails on a copy: .*never; nothing else was touched"):
+        made.upgrade()
+    assert made.head() == "r1"
+    assert made.upgrade("r2")
+    assert made.head() == "r2"
+
+    Project.at(tmp_path).add("r3", "r2", ONLY_LIVE, "")
+    with pytest.raises(
+        AdapterError, match=r"RuntimeError .*: locked; it is at r2 now, and the present from before"
+    ) as no:
+        made.upgrade()
+    assert no.value.permanent
+    assert made.head() == "r2"
+    Project.at(tmp_path).add("r3", "r2", LOUD, "")
+    made.upgrade()
+    assert made.head() == "r3"
+    assert sorted(made.copies().values()) == ["r1", "r1", "r2", "r2"], "one before each order that began"

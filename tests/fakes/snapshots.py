@@ -10,6 +10,7 @@ from typing import Any
 
 from rollbackd.operations import OrderRefused, UnknownName
 from rollbackd.snapshots.views import DifferenceView, KeptView, RestoredView, SnapshotView, TakenView
+from rollbackd.views.shapes import UpgradeView
 
 TAKEN = datetime(2026, 3, 1, 2, 0, tzinfo=UTC)
 ONE = SnapshotView("checkpoint-1", "3f2a9c112233aabb", TAKEN, "manual", 1500, 2, True, present=True, verified=TAKEN)
@@ -75,6 +76,14 @@ class FakeKeeping:
         self._of(service, layer)
         self.orders.append(("prune", actor))
         return ("old",)
+
+    async def upgrade(self, service: str, layer: str, to: str, actor: str, *, over_hold: bool) -> UpgradeView:
+        self._of(service, layer)
+        if to == "r9":
+            raise OrderRefused("checkout/config: r9 fails on a copy; nothing else was touched")
+        self.orders.append(("upgrade", layer, to, over_hold, actor))
+        done = ("snapshot-before-1", "upgrade-1") if to != "r1" else ()
+        return UpgradeView(service, layer, "r1", to or "r3", *done)
 
     @asynccontextmanager
     async def exported(self, service: str, layer: str, name: str) -> AsyncIterator[Path]:

@@ -20,6 +20,7 @@ ORDERS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("POST", f"{OF}/diff", {"older": "checkpoint-1"}),
     ("POST", f"{OF}/restore", {}),
     ("POST", f"{OF}/prune", {}),
+    ("POST", "/api/v1/services/checkout/upgrade", {"layer": "config"}),
 )
 OCTETS = {"Content-Type": "application/octet-stream"}
 
@@ -159,6 +160,30 @@ async def test_a_restore_says_what_it_did_and_how_to_go_back(served: Served) -> 
     differs = await snapshot(served, "diff", "checkout", "config", "checkpoint-1")
     assert differs.out == "changed /srv/.env\n  TOKEN=***\n"
     assert (await snapshot(served, "diff", "checkout", "config", "a", "b")).out == "nothing differs\n"
+
+
+async def test_an_upgrade_says_where_it_is_and_which_copy_has_what_was_there(served: Served) -> None:
+    async def upgrade(*arguments: str) -> Any:
+        return await run("layer", "upgrade", "checkout", *arguments, "--socket", str(served.socket))
+
+    done = await upgrade("config", "--to", "r2", "--over-hold")
+    assert done.out.splitlines() == [
+        "checkout/config is at r2, announced as upgrade-1",
+        "  what was there: r1, in copy snapshot-before-1",
+    ]
+    assert served.operations.orders[-1][:4] == ("upgrade", "config", "r2", True)
+    assert (await upgrade("config", "--to", "r1")).out == "checkout/config is at r1 already; nothing was done\n"
+    assert (await upgrade("config", "--json")).json["copy"] == "snapshot-before-1"
+    refused = await upgrade("config", "--to", "r9", "--json")
+    assert (refused.code, refused.json["detail"]) == (
+        1,
+        "checkout/config: r9 fails on a copy; nothing else was touched",
+    )
+    assert (await upgrade("code")).code == 1
+    before = await run("layer", "--json", "upgrade", "checkout", "config", "--socket", str(served.socket))
+    assert before.json["after"] == "r3"
+    wrong = await run("layer", "--list", "upgrade", "checkout", "config")
+    assert (wrong.code, wrong.error) == (2, "rollbackd: upgrade takes nothing before it but --json\n")
 
 
 async def test_files_belong_to_whoever_runs_the_command(served: Served, tmp_path: Path) -> None:

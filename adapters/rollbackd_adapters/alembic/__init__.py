@@ -34,7 +34,7 @@ from rollbackd_adapters.failures import holding
 from rollbackd_adapters.ids import check_own
 from rollbackd_adapters.schemas import DatabaseSchema, Survey, mismatches
 from rollbackd_adapters.threads import in_thread
-from rollbackd_adapters.traces import Trace, write_facts
+from rollbackd_adapters.traces import Trace, cut_off, write_facts
 
 _HEAD = r"[A-Za-z0-9_.]{1,64}"
 _FAILED_FOR = timedelta(minutes=10)
@@ -198,14 +198,19 @@ class AlembicAdapter(StepAdapter[AlembicSettings]):
             await live.settle()
             if "rehearsal" not in trace.known:
                 await self._prepare(change, trace, live, lock)
-            found = Rehearsal.read(trace.known["rehearsal"])
-            while (at := await self._stop(found, live, trace)) + 1 < len(found.stops):
-                coming = found.stops[at + 1]
-                await self._project.move_recorded(live, lock, trace, coming.revision)
-                boundary("alembic.moved")
-                if release_of(await live.heads(self._settings.version_table)).id != coming.release:
-                    text = f"{coming.revision} was taken back, and the version table does not say so"
-                    raise AdapterError(f"{text}; {self._copied(trace)}", permanent=True)
+            await self._go(live, trace, lock)
+
+    async def _go(self, live: OpenDatabase, trace: Trace, lock: Lock, *, up: bool = False) -> None:
+        """Go the way that was rehearsed, from wherever on it the database is."""
+        found = Rehearsal.read(trace.known["rehearsal"])
+        while (at := await self._stop(found, live, trace)) + 1 < len(found.stops):
+            coming = found.stops[at + 1]
+            await self._project.move_recorded(live, lock, trace, coming.revision, up=up)
+            boundary("alembic.moved")
+            if release_of(await live.heads(self._settings.version_table)).id != coming.release:
+                done = "applied" if up else "taken back"
+                text = f"{coming.revision} was {done}, and the version table does not say so; {self._copied(trace)}"
+                raise AdapterError(text, permanent=True)
 
     async def _prepare(self, change: Change, trace: Trace, live: OpenDatabase, lock: Lock) -> None:
         """Take a copy and go the whole way on it. Nothing of what runs is touched before that went well."""
@@ -257,7 +262,53 @@ class AlembicAdapter(StepAdapter[AlembicSettings]):
         return Progress.NOT_STARTED if present in expected else Progress.SUPERSEDED
 
     async def _elsewhere(self) -> str:
-        return f"{self._place.layer} is not at a revision of this rollback: somebody else migrated it"
+        return f"{self._place.layer} is not at a revision of this way: somebody else migrated it"
+
+    # -- forward --------------------------------------------------------------------------------
+    async def forward(self, to: str = "") -> Change:
+        layer, heads = self._place.layer, await self._heads()
+        begun = await in_thread(cut_off, self._place.scratch)
+        stops = Rehearsal.read(begun["rehearsal"]).stops if begun.get("up") else ()
+        if release_of(heads).id in {stop.release for stop in stops}:
+            if to not in {"", begun["after"]}:
+                text = f"an upgrade to {begun['after']} was cut off at {release_of(heads).id}"
+                raise AdapterError(f"{layer}: {text}; finish that first: leave `--to` out", permanent=True)
+            return Change(layer, Release(begun["before"]), Release(begun["after"]), key=begun["key"])
+        graph = await self._project.graph()
+        after, way = graph.forward(heads, heads_of(to) if to else ())
+        key = f"upgrade-{self._clock.now():%Y%m%dT%H%M%S.%fZ}"
+        return Change(layer, release_of(heads), release_of(after), risks=tuple(map(graph.name, way)), key=key)
+
+    async def upgrade(self, change: Change) -> str:
+        self._check(change)
+        trace, database = Trace(self._place.scratch, change), self._database
+        async with holding(self._spawner, self.resource) as lock, holding(self._spawner, database.resource, PATIENCE):
+            live = database.opened
+            await live.settle()
+            if "rehearsal" not in trace.known:
+                await self._prepare_upgrade(change, trace, live, lock)
+            try:
+                await self._go(live, trace, lock, up=True)
+            except MigrationFailedError as error:
+                trace.finish(failed=str(error))  # so that the next order begins anew
+                text = f"{error}; it is at {release_of(await self._heads()).id} now, and {self._copied(trace)}"
+                raise AdapterError(text, permanent=True) from error
+            trace.finish(after=change.after.id)
+        return str(trace.known["copy"])
+
+    async def _prepare_upgrade(self, change: Change, trace: Trace, live: OpenDatabase, lock: Lock) -> None:
+        """Take a copy, and go the whole way on it."""
+        database, graph = self._database, await self._project.graph()
+        before = heads_of(change.before.id)
+        if await live.heads(self._settings.version_table) != before:
+            raise await self._superseded()
+        _, way = graph.forward(before, heads_of(change.after.id))
+        copy = await database.take(why=BEFORE)
+        boundary("alembic.kept")
+        async with database.apart(copy.name, self._settings.run_as) as trial:
+            found = await self._rehearsals.forward(trial, graph, way, lock)
+        trace.intend(copy=copy.name, rehearsal=found.written, up=True)
+        boundary("alembic.rehearsed")
 
     # -- readiness ------------------------------------------------------------------------------
     async def _problems(self) -> list[str]:

@@ -83,6 +83,18 @@ class MigrationGraph:
             applied.remove(found[-1])
         return tuple(found)
 
+    def forward(self, present: Collection[str], named: Collection[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The heads that an upgrade leads to, and the migrations to take, in order.
+
+        :param named: the migrations that are wanted, with what they need; none: all that there are.
+        :raises AdapterError: permanent, the code does not have one of them.
+        """
+        if unknown := sorted({*named} - {*self.down}):
+            text = f"the code that is there has no migration {one_line(unknown[0])}"
+            raise AdapterError(f"{text}; `alembic history` lists them, by their whole names", permanent=True)
+        heads = self.tips(self.behind(present) | (self.behind(named) if named else {*self.down}))
+        return heads, tuple(reversed(self.way(heads, present)))
+
     def releases(self, present: Sequence[str]) -> list[Release]:
         """What the way back to the beginning leads through, the present first."""
         applied = set(self.behind(present))

@@ -145,6 +145,26 @@ class Rehearsals:
         lost = losses(first.contents, before.contents)
         return Rehearsal(tuple(stops), lost, tuple(does), tuple(sorted(torn)), forward), first
 
+    async def forward(self, trial: OpenDatabase, graph: MigrationGraph, way: Sequence[str], lock: Lock) -> Rehearsal:
+        """Go the way forward on a copy.
+
+        :raises AdapterError: it cannot be done, and nothing but the copy was touched.
+        """
+        await self.prove(trial, lock)
+        before = await trial.survey(self._table)
+        stops, does = [_stop("", before)], []
+        for revision in way:
+            try:
+                await self._project.move(trial, lock, revision, up=True)
+            except MigrationFailedError as error:
+                text = f"{graph.name(revision)} fails on a copy: {error}; nothing else was touched"
+                raise AdapterError(text, permanent=True) from error
+            after = await trial.survey(self._table)
+            stops.append(_stop(revision, after))
+            does.append(f"{graph.name(revision)} {_done(before, after)}")
+            before = after
+        return Rehearsal(tuple(stops), does=tuple(does))
+
     async def _abandon(self, trial: OpenDatabase, revision: str, lock: Lock, before: Survey) -> None:
         try:
             await self._project.move(trial, lock, revision, abandon=True)

@@ -29,6 +29,7 @@ from rollbackd.views.shapes import (
     ReceiverTrialView,
     ServiceView,
     StateView,
+    UpgradeView,
 )
 
 _Q = TypeVar("_Q", bound=Spec)
@@ -371,6 +372,13 @@ async def prune(call: ApiCall[parameters.NoQuery, parameters.LayerBody]) -> answ
     """Drop the snapshots that nothing keeps."""
     layer = call.operations.snapshot_layer(call.name, call.body.layer)
     return answers.Dropped(await call.operations.snapshot_manager.prune(call.name, layer, call.actor))
+
+
+@route("POST", "/api/v1/services/{name}/upgrade", "operator")
+async def upgrade(call: ApiCall[parameters.NoQuery, parameters.UpgradeBody]) -> UpgradeView:
+    """Take a layer forward, such as the schema of a database; a verified copy is taken first."""
+    body = call.body
+    return await call.operations.upgrade(call.name, body.layer, body.to, call.actor, over_hold=body.over_hold)
 
 
 def _scope(name: str) -> str:

@@ -82,27 +82,40 @@ def command(app: typer.Typer, name: str) -> Callable[[Command], Command]:
     """Register `run(session, …)` as a command with the shared options; it returns its exit code, None for 0."""
 
     def register(run: Command) -> Command:
-        @functools.wraps(run)
-        def called(ctx: typer.Context, as_json: bool, config: Path | None, socket: Path | None, **given: Any) -> None:
-            general = ctx.find_root().obj or Session()
-            session = Session(as_json or general.json, config or general.config, socket or general.socket)
-            raise typer.Exit(_guarded(session, functools.partial(run, session, **given)))
-
-        own = list(inspect.signature(run).parameters.values())[1:]
-        kind = inspect.Parameter.KEYWORD_ONLY
-        shared = [
-            inspect.Parameter("ctx", kind, annotation=typer.Context),
-            inspect.Parameter("as_json", kind, default=False, annotation=AsJson),
-            inspect.Parameter("config", kind, default=None, annotation=ConfigFile),
-            inspect.Parameter("socket", kind, default=None, annotation=SocketFile),
-        ]
-        parameters = [parameter.replace(kind=kind) for parameter in own] + shared
-        setattr(called, "__signature__", inspect.Signature(parameters))  # noqa: B010  # typer reads it
-        called.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-        app.command(name)(called)
+        app.command(name)(_framed(run))
         return run
 
     return register
+
+
+def alone(app: typer.Typer, run: Command) -> None:
+    """Register what a group does when none of its commands is given; what is said before one counts for that."""
+    app.callback(invoke_without_command=True)(_framed(run))
+
+
+def _framed(run: Command) -> Callable[..., None]:
+    @functools.wraps(run)
+    def called(ctx: typer.Context, as_json: bool, config: Path | None, socket: Path | None, **given: Any) -> None:
+        general = ctx.find_root().obj or Session()
+        session = Session(as_json or general.json, config or general.config, socket or general.socket)
+        if ctx.invoked_subcommand is None:
+            raise typer.Exit(_guarded(session, functools.partial(run, session, **given)))
+        if any(given.values()):
+            raise typer.Exit(_stopped(session, f"{ctx.invoked_subcommand} takes nothing before it but --json", USAGE))
+        ctx.find_root().obj = session
+
+    own = list(inspect.signature(run).parameters.values())[1:]
+    kind = inspect.Parameter.KEYWORD_ONLY
+    shared = [
+        inspect.Parameter("ctx", kind, annotation=typer.Context),
+        inspect.Parameter("as_json", kind, default=False, annotation=AsJson),
+        inspect.Parameter("config", kind, default=None, annotation=ConfigFile),
+        inspect.Parameter("socket", kind, default=None, annotation=SocketFile),
+    ]
+    parameters = [parameter.replace(kind=kind) for parameter in own] + shared
+    setattr(called, "__signature__", inspect.Signature(parameters))  # noqa: B010  # typer reads it
+    called.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return called
 
 
 def _guarded(session: Session, run: Callable[[], int | None]) -> int:

@@ -64,12 +64,13 @@ _COMMANDS = (
     order_commands.rollback, order_commands.approve, order_commands.deny, order_commands.abort, order_commands.ack,
     order_commands.hold, order_commands.resume, change_commands.changed, change_commands.confirm,
     order_commands.good, order_commands.quarantine, event_command.event, local_commands.audit,
-    layer_command.layer, drill_command.drill, backtest_command.backtest,
+    drill_command.drill, backtest_command.backtest,
 )  # fmt: skip
 for _run in _COMMANDS:
     command(app, _run.__name__)(_run)
 command(app, "test-alert")(alert_trial_command.try_alert)
 command(app, "events")(report_commands.events)
+app.add_typer(layer_command.app)
 app.add_typer(live_report.app)
 app.add_typer(report_commands.app)
 app.add_typer(snapshot_commands.app)

@@ -44,7 +44,7 @@ def take(
 
     def one(where: View) -> View:
         body = {"layer": where["layer"], "name": name}
-        with _goes_on(session, f"{_place(where)}: a snapshot is taken, read, and sent where the calendar sends it"):
+        with goes_on(session, f"{_place(where)}: a snapshot is taken, read, and sent where the calendar sends it"):
             return _order(session, where["service"], "", body)
 
     return _each(session, _meant(session, service, layer, everything, "take"), one, _taken)
@@ -138,7 +138,7 @@ def restore(
     if not is_sure(f"Restore {safe(what)} to {safe(name or 'its best snapshot')}?", yes=yes):
         return NO
     body = {"layer": layer or "", "snapshot": name or "", "only": only or [], "over_hold": over_hold}
-    with _goes_on(session, f"{safe(service)}: snapshots are read, what is there is saved, then restored"):
+    with goes_on(session, f"{safe(service)}: snapshots are read, what is there is saved, then restored"):
         done = _order(session, service, "restore", body)
     session.show(done, lambda: _restored(done))
     return None
@@ -168,7 +168,7 @@ def import_(
 ) -> int | None:
     """Take in a snapshot from a file, once every hash agrees."""
     try:
-        with file.open("rb") as source, _goes_on(session, f"{safe(file)} is sent and read"):
+        with file.open("rb") as source, goes_on(session, f"{safe(file)} is sent and read"):
             taken = session.client.upload(
                 "services", service, "snapshots", "file", source=source, patience=PATIENCE, layer=layer
             )
@@ -249,13 +249,13 @@ def _tells(session: Session, text: str) -> Iterator[None]:
 
 
 @contextmanager
-def _goes_on(session: Session, text: str) -> Iterator[None]:
+def goes_on(session: Session, text: str, shown: str = "snapshot list") -> Iterator[None]:
     """The same for what the daemon does to its end, also when nobody waits for it any more."""
     try:
         with _tells(session, text):
             yield
     except KeyboardInterrupt:
-        raise StopError("rollbackd goes on with it; `rollbackd snapshot list` shows what came of it") from None
+        raise StopError(f"rollbackd goes on with it; `rollbackd {shown}` shows what came of it") from None
 
 
 @contextmanager

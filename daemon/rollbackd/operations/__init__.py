@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from rollbackd import facts
 from rollbackd.decision.refusals import InvalidOrder, OrderRefused, UnknownName
 from rollbackd.model import Alert
-from rollbackd.operations.announced_changes import AnnouncedChanges
 from rollbackd.operations.base import OperationsParts
 from rollbackd.operations.holds import HoldOperations
 from rollbackd.operations.incident_answers import IncidentAnswer, IncidentAnswers
@@ -18,6 +17,7 @@ from rollbackd.operations.rollbacks import RollbackOperations
 from rollbackd.operations.snapshots import SnapshotOperations
 from rollbackd.operations.state_marks import StateMarks
 from rollbackd.operations.trials import TrialOperations
+from rollbackd.operations.upgrades import UpgradeOperations
 from rollbackd.signals.alertmanager_webhook import WebhookPayload
 from rollbackd.signals.events import Posted
 from rollbackd.signals.intake import EventReceipt
@@ -29,7 +29,7 @@ class Operations(
     StateQueries,
     RollbackOperations,
     IncidentAnswers,
-    AnnouncedChanges,
+    UpgradeOperations,
     StateMarks,
     HoldOperations,
     SnapshotOperations,

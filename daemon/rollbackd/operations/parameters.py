@@ -212,6 +212,14 @@ class LayerBody(RequestFields):
     layer: Layer = ""
 
 
+class UpgradeBody(RequestFields):
+    layer: Reference
+    to: Reference = ""
+    """The release that is wanted; empty: the newest that there is, or the end of what was cut off."""
+    over_hold: bool = False
+    """Also while the service is held."""
+
+
 class TakeBody(LayerBody):
     name: Reference = ""
     """What it is to be called; empty: by why and when it is taken."""

@@ -77,6 +77,20 @@ class ChangeView:
 
 
 @dataclass(frozen=True, slots=True)
+class UpgradeView:
+    """A layer that a person took forward."""
+
+    service: str
+    layer: str
+    before: str
+    after: str
+    copy: str = ""
+    """The copy of what was there before; empty: it was there already, and nothing was done."""
+    change: str = ""
+    """What it is announced as."""
+
+
+@dataclass(frozen=True, slots=True)
 class ServiceView:
     """A service at a glance."""
 

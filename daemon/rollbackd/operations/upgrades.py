@@ -1,0 +1,41 @@
+"""A layer that goes forward because a person says so: an announced change like any other, which begins with a copy."""
+
+from rollbackd.adapter import AdapterError, Upgrades
+from rollbackd.decision.refusals import InvalidOrder, OrderRefused
+from rollbackd.operations.announced_changes import AnnouncedChanges
+from rollbackd.operations.parameters import ChangeBody
+from rollbackd.views.shapes import UpgradeView
+
+KIND = "upgrade"
+
+
+class UpgradeOperations(AnnouncedChanges):
+    """The one order that takes a layer forward."""
+
+    async def upgrade(self, service: str, layer: str, to: str, actor: str, *, over_hold: bool) -> UpgradeView:
+        """Take a layer to a release that comes after the present one; again it goes on with what was cut off.
+
+        :raises UnknownName: InvalidOrder: JournalUnavailable:
+        :raises OrderRefused: it was not done; how far it came, and which copy has what was there.
+        """
+        self._check_layers(self._service(service), [layer])
+        adapter = self._parts.layers[service].adapters[layer]
+        if not isinstance(adapter, Upgrades):
+            raise InvalidOrder(f"{service}/{layer} is not upgraded by rollbackd; a layer of adapter alembic is")
+        what = f"{service}/{layer} is not touched"
+        if not over_hold and (held := self._parts.holds(service, {}, silences=False)):
+            raise OrderRefused(f"{what}: {'; '.join(held)} (`--over-hold` goes over that)")
+        if (acting := self._read_model.of(service).acting) is not None:
+            raise OrderRefused(f"{what}: {acting.incident} is at work; again when it has ended")
+        clean = self._parts.layers[service].clean
+        try:
+            change = await adapter.forward(to)
+            if change.before == change.after:
+                return UpgradeView(service, layer, change.before.name, change.after.name)
+            said = ChangeBody(service=service, releases={layer: change.after.id}, kind=KIND, key=change.key)
+            await self.changed(said, actor)
+            copy = await adapter.upgrade(change)
+        except AdapterError as error:
+            raise OrderRefused(f"{service}/{layer}: {clean(str(error))}") from error
+        self._parts.decision_engine.run_soon(self._look(service))
+        return UpgradeView(service, layer, change.before.name, change.after.name, copy, change.key)
