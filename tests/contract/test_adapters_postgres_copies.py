@@ -262,8 +262,9 @@ def test_a_copy_is_found_by_the_heads_of_its_migrations_however_the_database_sor
 
 
 def test_a_rehearsal_leaves_nothing_and_touches_nothing(shop: Postgres, tmp_path: Path) -> None:
-    adapter = layer(shop, tmp_path, "shop")
+    adapter = layer(shop, tmp_path, "shop", store=str(tmp_path / "copies"))
     finish(adapter.take("first"))
+    shutil.rmtree(tmp_path / "scratch", ignore_errors=True)
     shop.sql("CREATE DATABASE shop_rollbackd_try")  # what a kill left
     before = shop.sql("SELECT oid FROM pg_database WHERE datname = 'shop'")
     assert list(finish(adapter.rehearse("first"))) == []

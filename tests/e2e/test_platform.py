@@ -5,6 +5,7 @@ Only systemd is stood in for.
 """
 
 import json
+import os
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,11 +17,11 @@ import pytest
 import yaml
 
 from tests.e2e.everybody import People, reachable
-from tests.e2e.ops_host import PYTHON, Host, Units, ending
+from tests.e2e.ops_host import EXAMPLES, PYTHON, Host, Units, ending
 from tests.e2e.telling import told
 from tests.e2e.toy import webhook
 from tests.fakes.pagerduty import ROUTING_KEY
-from tests.servers import free_port, wait_until
+from tests.servers import Postgres, free_port, postgres_server, wait_until
 
 TOGETHER = 2
 pytestmark = [pytest.mark.timeout(240), pytest.mark.needs("git")]
@@ -28,7 +29,13 @@ pytestmark = [pytest.mark.timeout(240), pytest.mark.needs("git")]
 
 # -- the host -----------------------------------------------------------------------------------
 class Platform(Host):
-    """Configuration, code and a unit."""
+    """Configuration, a database with its schema, code and a unit."""
+
+    server: Postgres | None = None
+
+    def sql(self, *statements: str, database: str = "platform") -> Any:
+        assert self.server is not None
+        return self.server.sql(*statements, database=database, user="platform")
 
     @property
     def place(self) -> Path:
@@ -46,10 +53,13 @@ class Platform(Host):
     def head(self) -> str:
         return self.git(self.app, "rev-parse", "HEAD")
 
-    def lay_out(self, port: int, people: People) -> None:
-        """The example's files in their places, release v1, and the secrets."""
-        root = str(self.root)
+    def lay_out(self, port: int, people: People, server: Postgres) -> None:
+        """The example's files in their places, its database, release v1, and the secrets."""
+        root, self.server = str(self.root), server
         self.moves = {
+            "?host=/run/postgresql": f"?host={server.socket}&port={server.port}",
+            "host=/run/postgresql": f"host={server.socket} port={server.port}",
+            "/srv/platform/.venv/bin/python": PYTHON,
             "http://127.0.0.1:8000": f"http://127.0.0.1:{port}",
             "PORT=8000": f"PORT={port}",
             "/etc/rollbackd": root,
@@ -70,7 +80,10 @@ class Platform(Host):
         self.moved("config/defaults", defaults)
         for name in (".limits/api/max", "docker-compose.yml"):
             self.moved(f"config/{name}", self.place / name)
-        (self.place / "data").mkdir()
+        for name in ("alembic.ini", "migrations/env.py", "migrations/versions/orders.py"):
+            self.moved(f"app/{name}", self.app / name)
+        server.run(EXAMPLES / "layered-recovery/database.sql")
+        self.migrate()
         self.git(self.app, "init", "-q", "-b", "main")
         self.commit(self.app, "v1")
         for name in ("alertmanager", "ci"):
@@ -83,6 +96,17 @@ class Platform(Host):
         """A secret's file."""
         (self.root / name).write_text(text)
         (self.root / name).chmod(0o600)
+
+    def migrate(self) -> None:
+        """The first time, before there is a daemon."""
+        (url,) = (line for line in self.env.read_text().splitlines() if line.startswith("DATABASE_URL="))
+        name, _, value = url.partition("=")
+        argv = [PYTHON, "-m", "alembic", "upgrade", "head"]
+        done = subprocess.run(
+            argv, cwd=self.app, env=os.environ | {name: value}, capture_output=True, text=True, check=False, timeout=60
+        )
+        assert done.returncode == 0, done.stderr
+        self.sql("INSERT INTO orders (net) VALUES (100), (200)")
 
     def build_and_restart(self) -> None:
         """What CI does after a checkout."""
@@ -137,12 +161,20 @@ def platform(
     root: Path, people: People, change: Callable[[dict[str, Any]], None], *launcher: str
 ) -> Iterator[Platform]:
     """Runs v1, which is good; `change` moves waits in the configuration."""
-    host = Platform(root, example="layered-recovery")
-    host.prepare()
-    host.lay_out(free_port(), people)
+    with postgres_server() as server:
+        host = Platform(root, example="layered-recovery")
+        host.prepare()
+        host.lay_out(free_port(), people, server)
+        with served(host, people, change, *launcher):
+            yield host
+
+
+@contextmanager
+def served(host: Platform, people: People, change: Callable[[dict[str, Any]], None], *launcher: str) -> Iterator[None]:
+    """The platform, with the daemon beside it."""
     host.build_and_restart()
     host.log_in()
-    units = Units(root / "units", {"platform": host.restart})
+    units = Units(host.root / "units", {"platform": host.restart}, {"platform": host.halt})
     config = host.loaded()
     (service,) = config["services"]
     service["layers"]["process"] = units.layer("platform")
@@ -161,9 +193,9 @@ def platform(
     host.write(config)
     with ending(host, units):
         host.start(*launcher)
-        wait_until(lambda: set(host.present("platform")) == {"config", "code"}, "both layers are seen")
+        wait_until(lambda: set(host.present("platform")) == {"config", "schema", "db", "code"}, "its layers are seen")
         assert "is good: marked by" in host.said("good", "platform")
-        yield host
+        yield
 
 
 # -- what is affected says what goes back ---------------------------------------------------------
@@ -173,6 +205,7 @@ def sooner(config: dict[str, Any]) -> None:
     config["daemon"]["look_every"] = "300ms"
     config["rules"][-1]["when"]["every"] = "1s"
     config["targets"]["steps"]["git"] = "1s"
+    service["layers"]["db"]["max_loss"] = "1h"
     service["verify"] |= {"settle": "200ms", "every": "200ms", "deadline": "8s"}
     service["layers"]["code"]["then"].append([PYTHON, "-c", _SLOWLY])
 
@@ -244,8 +277,8 @@ def one_plan_further_when_that_does_not_help(host: Platform, people: People) -> 
 
 
 def checks_were_asked_in_order(host: Platform, incident: str) -> None:
-    """A9: health, what it rests on, the database, the API, login, sessions, end to end, and the log beside them."""
-    order = ["health", "services", "database", "api", "login", "sessions", "journey", "log"]
+    """A9: health, what it rests on, the database and its rows, the API, login, sessions, end to end, and the log beside them."""
+    order = ["health", "services", "database", "orders", "api", "login", "sessions", "journey", "log"]
     rounds = [one["fact"]["results"] for one in host.records(incident) if one["kind"] == "Round"]
     asked = [[result["name"] for result in results] for results in rounds]
     assert asked
@@ -303,12 +336,15 @@ def a_printed_plan_runs_as_shown_or_not_at_all(host: Platform) -> None:
 
 
 def nothing_helps_and_everybody_hears(host: Platform, people: People) -> None:
-    """A1, A16, A17: the data itself is damaged, so both plans fail, and all lines are told; the record has all of it."""
+    """A1, A8, A16, A17: the server lets nobody in, so both plans fail, and all lines are told; the record has all of it.
+
+    Whatever the emergency build does not help goes back whole, with the data from before the change.
+    """
     host.git(host.app, "checkout", "-q", "-f", "main")
     host.release("v6")
     host.until_runs("v6")
-    database = host.place / "data/platform.db"
-    database.write_bytes(b"no database" * 1000)
+    assert host.server is not None
+    host.server.sql("ALTER ROLE platform NOLOGIN")
     host.ask("POST", "alerts", webhook("DataAtRisk", "platform", datetime.now(UTC)), token="the token alertmanager")
     host.until_opened("platform-5")
     assert host.until_closed("platform-5", 60)["outcome"] == "ineffective"
@@ -322,10 +358,108 @@ def nothing_helps_and_everybody_hears(host: Platform, people: People) -> None:
         "P0, rule data-at-risk",
         "plan hotfix ended ineffective",
         "applied code",
+        "applied db",
         "database bad",
         "did not help",
     ):
         assert text in report, report
+
+
+# -- the database -----------------------------------------------------------------------------------
+def by_hand(config: dict[str, Any]) -> None:
+    """The only copies of the database are those that the story takes."""
+    sooner(config)
+    config["schedules"] = [one for one in config["schedules"] if one.get("snapshot") != "platform/db"]
+
+
+RUSH = """
+import sqlalchemy as sa
+from alembic import op
+
+revision = "rush"
+down_revision = "orders"
+
+
+def upgrade():
+    op.add_column("orders", sa.Column("rush", sa.Boolean, nullable=False, server_default=sa.false()))
+
+
+def downgrade():
+    op.drop_column("orders", "rush")
+"""
+
+
+@told
+def test_a_database_goes_back_in_its_schema_or_in_its_data(root: Path) -> None:
+    with reachable() as people, platform(root, people, by_hand) as host:
+        a_migration_goes_back_step_by_step(host)
+        a_damaged_copy_gives_way_to_an_older_one(host)
+        assert "Traceback" not in host.log
+
+
+def a_migration_goes_back_step_by_step(host: Platform) -> None:
+    """A5, A8: the upgrade takes a copy itself; the way back is known before, asked about, and loses no row."""
+    good = host.head
+    (host.app / "migrations/versions/rush.py").write_text(RUSH)
+    path = host.app / "release.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "release": "v2", "digest": "none"}))
+    host.commit(host.app, "v2")
+    done = json.loads(host.said("layer", "upgrade", "platform", "schema", "--yes", "--json"))
+    assert (done["before"], done["after"]) == ("orders", "rush")
+    copies = host.root / "srv/copies/platform/db"
+    assert [path.name for path in copies.iterdir()] == [done["copy"]], "one that is whole, from before it"
+    assert "ALTER" not in (copies / done["copy"] / "schema.sql").read_text().partition("rush")[2]
+    host.build_and_restart()
+    host.until_runs("v2")
+    host.sql("INSERT INTO orders (net, rush) VALUES (700, true)")
+    plan = json.loads(host.said("plan", "platform", "--plan", "migration", "--json"))
+    assert [step["layer"] for step in plan["steps"]] == ["schema", "code"]
+    risks = " ".join(plan["steps"][0]["risks"])
+    assert "rush drops orders.rush" in risks
+    assert "column orders.rush goes, with 3 values" in risks
+    assert f"--to db={done['copy']}` brings back the data" in risks
+    host.trouble("database", "high")
+    host.until_opened("platform-1")
+    assert host.sql("SELECT version_num FROM alembic_version") == [("rush",)], "nothing is touched while it asks"
+    host.approve("platform-1")
+    host.until_recovered("platform-1")
+    assert host.head == good
+    assert host.present("platform")["db"] == "original", "its rows stayed where they were"
+    assert (700,) in host.sql("SELECT net FROM orders")
+    said = host.said("incidents", "platform-1")
+    order = ("entered process", "applied schema", "applied code", "left process", "recovered")
+    assert sorted(order, key=said.index) == list(order), said
+
+
+def a_damaged_copy_gives_way_to_an_older_one(host: Platform) -> None:
+    """A4, A8, A15: a script ruined the orders; the newest copy cannot be restored, the one before it can."""
+    for name in ("older", "newest"):
+        assert name in host.said("snapshot", "take", "platform", "db", "--name", name)
+    before = host.sql("SELECT id, net FROM orders ORDER BY 1")
+    ruined = max((host.root / "srv/copies/platform/db/newest/data").glob("*.dat.gz"))
+    ruined.write_bytes(b"")
+    host.git(host.app, "checkout", "-q", "-f", "main")
+    host.release("v3", digest="sha256")
+    host.sql("UPDATE orders SET net = -net", "ALTER TABLE orders RENAME net TO gross")
+    host.until_runs("v3")
+    host.trouble("database", "high")
+    host.until_opened("platform-2")
+    host.approve("platform-2")
+    host.until_recovered("platform-2")
+    said = host.said("incidents", "platform-2")
+    assert "plan migration ended ineffective; the next one runs" in said
+    assert "copy newest could not be restored" in said
+    assert "so the next older one was taken" in said
+    assert host.sql("SELECT id, net FROM orders ORDER BY 1")[: len(before)] == before
+    old = host.sql("SELECT id, -gross FROM orders ORDER BY 1", database="platform_rollbackd_old_original")
+    assert old[: len(before)] == before, "what was there is kept"
+    verified = host.command("snapshot", "verify", "platform", "db")
+    assert (verified.returncode, "newest is damaged" in verified.stdout, "older whole" in verified.stdout) == (
+        1,
+        True,
+        True,
+    )
+    assert "older" in host.said("snapshot", "list", "platform", "db", "--json").replace("newest", "")
 
 
 # -- checkpoints, drills, hotfixes ------------------------------------------------------------------
@@ -341,6 +475,8 @@ def faster(config: dict[str, Any]) -> None:
     config["daemon"]["look_every"] = "30s"
     for check in service["checks"].values():
         check["timeout"] = "5m"
+    for layer in ("schema", "db"):
+        service["layers"][layer]["timeout"] = "10h"
     service["layers"]["config"]["timeout"] = "5m"
     service["verify"] |= {"deadline": "6m", "watch": "1m"}
     soon = datetime.now(UTC) + timedelta(minutes=10)
@@ -409,7 +545,7 @@ def a_hotfix_that_nobody_confirms_goes_back(host: Platform, people: People) -> N
 
 def one_command_each_for_snapshots(host: Platform) -> None:
     """A3, A14: everything is kept, checkpoints by a name of their own, and all of it is read."""
-    assert len(host.said("snapshot", "take", "--all").splitlines()) == 2
+    assert len(host.said("snapshot", "take", "--all").splitlines()) == 3
     host.said("snapshot", "take", "platform", "code", "--name", "checkpoint-beta-login-20260305T020000Z")
     assert "checkpoint-beta-login-20260305T020000Z" in host.said("snapshot", "list", "platform", "code", "--json")
     assert "whole" in host.said("snapshot", "verify", "--all")

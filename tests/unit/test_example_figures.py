@@ -171,18 +171,35 @@ def test_a_smartalk_is_well_in_the_time_of_its_level() -> None:
     assert service.verify.every * (service.verify.passes - 1) == minutes(4.5), "ten rounds, half a minute apart"
 
 
+def may_choose(config: Config, rule: Rule, row: Any) -> bool:
+    """Whether a row can be the first that fits a rule, by the impact that it has always."""
+    if not isinstance(rule.impact, str):
+        return True
+    first = next(
+        one for one in config.policy if not one.when.rule and rule.impact in (one.when.impact or (rule.impact,))
+    )
+    return config.policy.index(row) <= config.policy.index(first)
+
+
 def test_a_platform_recovers_within_its_clocks_whichever_plan_helps() -> None:
     """A1, A7, A13: what the targets allow the steps is counted, and half as much again."""
     config = config_of("layered-recovery")
     (service,) = config.services
     steps = config.targets.steps
     clocks = {name: clock.recover_within for name, clock in config.priorities.items()}
-    whole = 1.5 * (config.targets.hotfix + steps["files"] + steps["git"])
+    adapters = {name: layer.adapter for name, layer in service.layers.items()}
+
+    def takes(plan: str) -> timedelta:
+        own = sum(
+            (steps[adapters[layer]] for layer in service.plans[plan].layers if adapters[layer] in steps), timedelta()
+        )
+        return 1.5 * (config.targets.hotfix if plan == "hotfix" else own)
+
     for rule in config.rules:
         for row in config.policy:
-            took = noticed(config, rule) + way(service, rule, *row.plan) + whole
+            took = noticed(config, rule) + way(service, rule, *row.plan) + sum(map(takes, row.plan), timedelta())
             limit = clocks[rule.priority or service.priority]
-            assert took <= limit, f"{rule.name}: {row.plan}"
+            assert took <= limit or not may_choose(config, rule, row), f"{rule.name}: {row.plan}"
     assert service.verify.deadline + steps["files"] + steps["git"] <= minutes(15), (
         "a plan that helps is well in this time"
     )

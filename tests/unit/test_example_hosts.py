@@ -13,7 +13,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 WRITES = {
     "smartalk": ["/etc/nginx/smartalk.d", "/srv/copies", "/srv/deploy", "/srv/smartalk"],
     "career-hero": ["/srv/career-hero", "/srv/copies", "/srv/deploy"],
-    "layered-recovery": ["/etc/default", "/srv/platform"],
+    "layered-recovery": ["/etc/default", "/srv/copies", "/srv/platform"],
     "ai-workstation": ["/home/studio", "/srv/workstation"],
 }
 """A file that is replaced by rename needs its directory, and a directory that may be gone the one above it."""

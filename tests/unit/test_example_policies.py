@@ -128,20 +128,20 @@ PARTS = ("api", "config", "database", "workers")
 AFFECTED = [names for count in range(len(PARTS) + 1) for names in combinations(PARTS, count)]
 SEVERITIES = ("low", "medium", "high", "critical", "")
 OPEN = Cell(ASK, ("several",), 1, (), minutes(30), "escalate")
-"""What the runbook leaves to a person; on this host also whatever has to do with data, which no layer takes back."""
+"""What the runbook leaves to a person."""
 
 
 def affected(components: tuple[str, ...], severity: str) -> Cell:
     """What the runbook says."""
     if severity == "critical":
-        return Cell(ACT, ("hotfix", "component"))
+        return Cell(ACT, ("hotfix", "whole"))
     if components == ("config",):
         return Cell(ACT, ("config", "component"))
-    if "database" in components:
-        return OPEN
+    if "database" in components:  # data integrity before everything: people see what would be lost
+        return replace(OPEN, plans=("migration", "database") if components == ("database",) else ("several", "whole"))
     if len(components) <= 1 and severity in {"low", "medium"}:
         return Cell(ACT, ("component",)) if components else OPEN
-    return Cell(ACT, ("several",)) if len(components) >= 2 and severity == "high" else OPEN
+    return Cell(ACT, ("several", "whole")) if len(components) >= 2 and severity == "high" else OPEN
 
 
 @pytest.mark.parametrize(("components", "severity"), list(product(AFFECTED, SEVERITIES)), ids=str)

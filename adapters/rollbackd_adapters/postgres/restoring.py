@@ -10,6 +10,7 @@ import os
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from rollbackd_adapters.postgres.catalogue import Database, counted, look, remar
 from rollbackd_adapters.postgres.dump import DATA, SCHEMA, Dumps
 from rollbackd_adapters.postgres.server import DatabaseServer, both, fetch, joined, literal, sql, value
 from rollbackd_adapters.postgres.settings import PostgresSettings
+from rollbackd_adapters.threads import in_thread
 
 if TYPE_CHECKING:
     from rollbackd_adapters.postgres.server import Connection
@@ -117,6 +119,7 @@ class Restores:
         """
         facts, settings = copy.facts, self._settings
         scratch = self._place.scratch / f"{self._purpose}.sql"
+        await in_thread(partial(scratch.parent.mkdir, mode=0o700, parents=True, exist_ok=True))
         try:
             if (
                 await self._dumps.schema(made.name, self._purpose, int(facts["major"]), scratch, lock)

@@ -168,6 +168,7 @@ class DatabaseServer:
             return
         passfile = self._place.scratch / f"pgpass-{purpose}"
         try:
+            passfile.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             passfile.unlink(missing_ok=True)
             escaped = password.replace("\\", "\\\\").replace(":", "\\:")
             with os.fdopen(os.open(passfile, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "w") as file:

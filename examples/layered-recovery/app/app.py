@@ -1,20 +1,21 @@
-"""The platform: orders in a database, logins and sessions. Its configuration lies beside it, not in the repository.
+"""The platform: orders in PostgreSQL, logins and sessions. Its configuration lies beside it, not in the repository.
 
-Usage: app.py DIRECTORY DEFAULTS. DIRECTORY has `.env`, `.limits/api/max` and `data/`; DEFAULTS is a file of environment
-variables. What fails is written to the log that `.env` names.
+Usage: app.py DIRECTORY DEFAULTS. DIRECTORY has `.env` and `.limits/api/max`; DEFAULTS is a file of environment variables.
+What fails is written to the log that `.env` names.
 """
 
 import hmac
 import json
 import signal
-import sqlite3
 import sys
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+
+import psycopg
 
 HERE = Path(__file__).parent
 RELEASE: dict[str, Any] = json.loads((HERE / "release.json").read_text())
@@ -49,12 +50,11 @@ class Platform(ThreadingHTTPServer):
         self.workers = int(env["WORKERS"])
         self.log = Path(env["ERROR_LOG"])
         self.most = int((directory / ".limits/api/max").read_text())
-        self.database = directory / "data/platform.db"
+        self.database = env["DATABASE_URL"]
 
     @contextmanager
-    def connected(self) -> Iterator[sqlite3.Connection]:
-        with closing(sqlite3.connect(self.database, timeout=5, isolation_level=None)) as database:
-            database.execute("CREATE TABLE IF NOT EXISTS orders (id INTEGER PRIMARY KEY, net INTEGER NOT NULL)")
+    def connected(self) -> Iterator[psycopg.Connection[Any]]:
+        with psycopg.connect(self.database, connect_timeout=5, autocommit=True) as database:
             yield database
 
     def signature(self, user: str) -> str:
@@ -67,11 +67,14 @@ class Platform(ThreadingHTTPServer):
     # -- what it is asked -------------------------------------------------------------------------
     def status(self) -> dict[str, Any]:
         """Whether what it rests on is there."""
+        connection, integrity = "failed", "not known"
         try:
             with self.connected() as database:
-                connection, (integrity,) = "ok", database.execute("PRAGMA quick_check").fetchone()
-        except sqlite3.Error as error:
-            connection, integrity = "failed", str(error)
+                connection = "ok"
+                database.execute("SELECT sum(net) FROM orders WHERE id > 0")
+                integrity = "ok"
+        except psycopg.Error as error:
+            integrity = str(error).partition("\n")[0]
         services = {"api": "up" if self.most > 0 else "refuses all", "workers": "up" if self.workers > 0 else "down"}
         return {"services": services, "database": {"connection": connection, "integrity": integrity}}
 
@@ -90,12 +93,13 @@ class Platform(ThreadingHTTPServer):
         if self.most < 1:
             raise Answer(429, "too many requests")
         with self.connected() as database:
-            rows = database.execute("SELECT id, net FROM orders ORDER BY id DESC LIMIT ?", (self.most,)).fetchall()
+            rows = database.execute("SELECT id, net FROM orders ORDER BY id DESC LIMIT %s", (self.most,)).fetchall()
         return {"orders": [{"id": number, "gross": net + net * RELEASE["tax"] // 100} for number, net in rows]}
 
     def order(self, given: dict[str, Any]) -> dict[str, Any]:
         with self.connected() as database:
-            return {"id": database.execute("INSERT INTO orders (net) VALUES (?)", (int(given["net"]),)).lastrowid}
+            placed = database.execute("INSERT INTO orders (net) VALUES (%s) RETURNING id", (int(given["net"]),))
+            return {"id": next(number for (number,) in placed)}
 
 
 class Request(BaseHTTPRequestHandler):
