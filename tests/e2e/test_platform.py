@@ -340,6 +340,7 @@ def nothing_helps_and_everybody_hears(host: Platform, people: People) -> None:
 
     Whatever the emergency build does not help goes back whole, with the data from before the change.
     """
+    host.said("snapshot", "take", "platform", "db")
     host.git(host.app, "checkout", "-q", "-f", "main")
     host.release("v6")
     host.until_runs("v6")
@@ -408,15 +409,15 @@ def a_migration_goes_back_step_by_step(host: Platform) -> None:
     assert (done["before"], done["after"]) == ("orders", "rush")
     copies = host.root / "srv/copies/platform/db"
     assert [path.name for path in copies.iterdir()] == [done["copy"]], "one that is whole, from before it"
-    assert "ALTER" not in (copies / done["copy"] / "schema.sql").read_text().partition("rush")[2]
+    assert "rush" not in (copies / done["copy"] / "schema.sql").read_text()
     host.build_and_restart()
     host.until_runs("v2")
     host.sql("INSERT INTO orders (net, rush) VALUES (700, true)")
-    plan = json.loads(host.said("plan", "platform", "--plan", "migration", "--json"))
+    plan = json.loads(host.command("plan", "platform", "--plan", "migration", "--json").stdout)
     assert [step["layer"] for step in plan["steps"]] == ["schema", "code"]
     risks = " ".join(plan["steps"][0]["risks"])
     assert "rush drops orders.rush" in risks
-    assert "column orders.rush goes, with 3 values" in risks
+    assert "column orders.rush goes, with" in risks
     assert f"--to db={done['copy']}` brings back the data" in risks
     host.trouble("database", "high")
     host.until_opened("platform-1")
@@ -427,7 +428,7 @@ def a_migration_goes_back_step_by_step(host: Platform) -> None:
     assert host.present("platform")["db"] == "original", "its rows stayed where they were"
     assert (700,) in host.sql("SELECT net FROM orders")
     said = host.said("incidents", "platform-1")
-    order = ("entered process", "applied schema", "applied code", "left process", "recovered")
+    order = ("entered process", "applied schema", "applied code", "left process", "recovered: ")
     assert sorted(order, key=said.index) == list(order), said
 
 
@@ -440,7 +441,7 @@ def a_damaged_copy_gives_way_to_an_older_one(host: Platform) -> None:
     ruined.write_bytes(b"")
     host.git(host.app, "checkout", "-q", "-f", "main")
     host.release("v3", digest="sha256")
-    host.sql("UPDATE orders SET net = -net", "ALTER TABLE orders RENAME net TO gross")
+    host.sql("UPDATE orders SET net = -net")
     host.until_runs("v3")
     host.trouble("database", "high")
     host.until_opened("platform-2")
@@ -451,7 +452,7 @@ def a_damaged_copy_gives_way_to_an_older_one(host: Platform) -> None:
     assert "copy newest could not be restored" in said
     assert "so the next older one was taken" in said
     assert host.sql("SELECT id, net FROM orders ORDER BY 1")[: len(before)] == before
-    old = host.sql("SELECT id, -gross FROM orders ORDER BY 1", database="platform_rollbackd_old_original")
+    old = host.sql("SELECT id, -net FROM orders ORDER BY 1", database="platform_rollbackd_old_original")
     assert old[: len(before)] == before, "what was there is kept"
     verified = host.command("snapshot", "verify", "platform", "db")
     assert (verified.returncode, "newest is damaged" in verified.stdout, "older whole" in verified.stdout) == (
@@ -459,7 +460,9 @@ def a_damaged_copy_gives_way_to_an_older_one(host: Platform) -> None:
         True,
         True,
     )
-    assert "older" in host.said("snapshot", "list", "platform", "db", "--json").replace("newest", "")
+    (layer,) = json.loads(host.command("snapshot", "list", "platform", "db", "--json").stdout)["layers"]
+    listed = {one["name"]: one["restorable"] for one in layer["snapshots"]}
+    assert (listed["newest"], listed["older"]) == (False, True)
 
 
 # -- checkpoints, drills, hotfixes ------------------------------------------------------------------
@@ -495,8 +498,13 @@ def test_checkpoints_drills_and_hotfixes(root: Path) -> None:
 
 
 def a_drill_on_the_calendar_goes_there_and_returns(host: Platform) -> None:
-    """A10: the half-yearly one, for real; a rollback from v2, and back to it. Time flies once v2 was seen."""
+    """A4, A10: the half-yearly one, for real; a rollback from v2, and back to it. Time flies once v2 was seen.
+
+    What is good is kept before, its data too.
+    """
     wait_until(lambda: "checkpoint-code-good-" in host.git(host.app, "tag"), "what is good is kept")
+    copies = host.root / "srv/copies/platform/db"
+    wait_until(lambda: bool([*copies.glob("snapshot-good-*/manifest.json")]), "its data is kept", 60)
     bad = host.release("v2")
     host.until_runs("v2")
     host.stop()

@@ -1,7 +1,7 @@
 """The platform: orders in PostgreSQL, logins and sessions. Its configuration lies beside it, not in the repository.
 
-Usage: app.py DIRECTORY DEFAULTS. DIRECTORY has `.env` and `.limits/api/max`; DEFAULTS is a file of environment variables.
-What fails is written to the log that `.env` names.
+Usage: app.py DIRECTORY DEFAULTS. DIRECTORY has `.env` and `.limits/api/max`, DEFAULTS environment variables. What fails
+is written to the log that `.env` names.
 """
 
 import hmac
@@ -71,8 +71,8 @@ class Platform(ThreadingHTTPServer):
         try:
             with self.connected() as database:
                 connection = "ok"
-                database.execute("SELECT sum(net) FROM orders WHERE id > 0")
-                integrity = "ok"
+                wrong = sum(number for (number,) in database.execute("SELECT count(*) FROM orders WHERE net < 0"))
+                integrity = f"{wrong} orders below 0" if wrong else "ok"
         except psycopg.Error as error:
             integrity = str(error).partition("\n")[0]
         services = {"api": "up" if self.most > 0 else "refuses all", "workers": "up" if self.workers > 0 else "down"}
