@@ -275,6 +275,8 @@ class Snapshot:
     """Whether all that it needs is there. Whether it is unharmed only `verify` says."""
     lineage: str = ""
     """Of a copy of data: the id of the release that ran when it was taken; `release` is its own."""
+    kind: str = ""
+    """`schema`: it has no rows, so nothing is restored from it; empty: it holds all that the layer has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -376,6 +378,22 @@ class KeepsReplaced(Snapshots, Protocol):
 
         :param export: write the rows themselves to files that only we may read, and say where.
         :raises AdapterError: what was replaced is gone, or cannot be read.
+        """
+        ...
+
+
+@runtime_checkable
+class KeepsSchemas(Snapshots, Protocol):
+    """A layer of data that also keeps its schema alone, for people to look at. `snapshots` tells of these too."""
+
+    async def take_schema(self, why: str = "manual") -> Snapshot:
+        """Keep the schema that is there, and no row."""
+        ...
+
+    async def prune_schemas(self, last: int = 0) -> Sequence[str]:
+        """Drop all but the newest of these; the names of the dropped.
+
+        :param last: how many are kept; 0: as many as the layer's settings say of copies.
         """
         ...
 

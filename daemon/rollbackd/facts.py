@@ -422,6 +422,8 @@ class SnapshotBegun:
     """The parts that are restored; empty: all."""
     release: str = ""
     """The release that became good and is kept for that, of data the key of the state; empty: whatever is there."""
+    kind: str = ""
+    """`schema`: that alone; empty: all."""
 
 
 @dataclass(frozen=True, slots=True)

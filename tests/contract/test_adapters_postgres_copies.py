@@ -271,6 +271,30 @@ def test_a_rehearsal_leaves_nothing_and_touches_nothing(shop: Postgres, tmp_path
     assert shop.sql("SELECT oid FROM pg_database WHERE datname LIKE 'shop%'") == before
 
 
+def test_the_schema_alone_is_kept_and_is_no_copy_to_go_back_to(shop: Postgres, tmp_path: Path) -> None:
+    adapter = layer(shop, tmp_path, "shop")
+    finish(adapter.take("first"))
+    one = finish(adapter.take_schema("schedule"))
+    assert (one.kind, one.restorable, one.release) == ("schema", False, "")
+    (file,) = (tmp_path / "scratch/store").rglob(f"{one.name}/schema.sql")
+    assert "CREATE TABLE public.orders" in file.read_text()
+    assert "COPY public.orders" not in file.read_text(), "no row of it"
+    assert {(each.name, each.kind) for each in finish(adapter.snapshots())} == {("first", ""), (one.name, "schema")}
+    assert [each.label for each in finish(adapter.releases())[1:]] == ["first"]
+    assert list(finish(adapter.verify(one.name))) == []
+    with pytest.raises(AdapterError, match="is of the schema alone: it has no rows to go back to") as refused:
+        finish(adapter.restore(one.name, "by hand"))
+    assert refused.value.permanent
+    for _ in range(2):
+        finish(adapter.take_schema("schedule"))
+    assert list(finish(adapter.prune_schemas(2))) == [one.name]
+    assert "first" in {each.name for each in finish(adapter.snapshots())}
+    damaged = finish(adapter.take_schema("schedule"))
+    (file,) = (tmp_path / "scratch/store").rglob(f"{damaged.name}/schema.sql")
+    file.write_bytes(file.read_bytes()[:200])
+    assert "was changed" in finish(adapter.verify(damaged.name))[0].text
+
+
 def test_a_copy_gives_way_to_who_waits_for_its_locks(shop: Postgres, tmp_path: Path) -> None:
     """A slow program holds the dump up, while somebody wants to ALTER a table."""
     import psycopg

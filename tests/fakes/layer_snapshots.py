@@ -112,6 +112,29 @@ class FakeKept:
 
 
 @dataclass
+class FakeDatabase(FakeKept):
+    """One that also keeps its schema alone."""
+
+    schemas: list[Snapshot] = field(default_factory=list)
+    """Newest first."""
+
+    async def take_schema(self, why: str = "manual") -> Snapshot:
+        self._called(f"take_schema {why}")
+        name = f"schema{len(self.schemas)}"
+        one = Snapshot(name, "", self.clock.now(), why, restorable=False, kind="schema")
+        self.schemas.insert(0, one)
+        return one
+
+    async def prune_schemas(self, last: int = 0) -> Sequence[str]:
+        self._called(f"prune_schemas {last}")
+        gone, self.schemas = self.schemas[last:], self.schemas[:last]
+        return [one.name for one in gone]
+
+    async def snapshots(self) -> Sequence[Snapshot]:
+        return sorted([*await super().snapshots(), *self.schemas], key=lambda one: one.created, reverse=True)
+
+
+@dataclass
 class FakeRemote:
     """A spawner whose commands carry files to a dictionary: `send FILE`, `list`, `fetch NAME DIRECTORY`."""
 

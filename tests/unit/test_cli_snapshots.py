@@ -13,6 +13,7 @@ WHOLE = {
     "present": False, "good": False, "verified": None, "rehearsed": False, "problems": [],
 }  # fmt: skip
 LOST = {**WHOLE, "name": "lost", "restorable": False}
+SCHEMA = {**LOST, "name": "schema", "kind": "schema"}
 UNREADABLE = {**LOST, "name": "odd", "why": "unreadable", "created": "1970-01-01T00:00:00Z"}
 
 
@@ -51,7 +52,9 @@ def session(asked: Asked) -> Session:
     return made
 
 
-@pytest.mark.parametrize(("snapshots", "code"), [([WHOLE], None), ([WHOLE, LOST], NO), ([UNREADABLE], NO)])
+@pytest.mark.parametrize(
+    ("snapshots", "code"), [([WHOLE], None), ([WHOLE, SCHEMA], None), ([WHOLE, LOST], NO), ([UNREADABLE], NO)]
+)
 def test_a_list_with_a_damaged_snapshot_is_no_success(
     snapshots: list[dict[str, Any]], code: int | None, capsys: pytest.CaptureFixture[str]
 ) -> None:

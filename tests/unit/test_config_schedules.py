@@ -35,10 +35,14 @@ schedules:
   - {snapshot: checkout, every: 2h, offsite: {push: [cp, "{file}", /mnt]}}
   - {snapshot: checkout/far, every: 2h, offsite: {push: [cp, "{file}", /mnt]}}
   - {snapshot: checkout/far, every: 3h}
+  - {snapshot: checkout/code, every: 4h, kind: schema}
+  - {snapshot: checkout, every: 5h, kind: schema}
+  - {snapshot: checkout/db, every: 5h, kind: schema, restore_test: 0 3 * * *}
+  - {snapshot: checkout/db, every: 5h}
 services:
   - name: checkout
     match: {service: checkout}
-    layers: {code: {adapter: git, repo: /srv/checkout}, page: {adapter: command, apply: [x], current: [y], releases: [z]}, far: {adapter: remote, ssh: web1, traits: [step, snapshots]}}
+    layers: {code: {adapter: git, repo: /srv/checkout}, page: {adapter: command, apply: [x], current: [y], releases: [z]}, far: {adapter: remote, ssh: web1, traits: [step, snapshots]}, db: {adapter: postgres, dsn: "host=/run/postgresql dbname=shop"}}
     verify: {checks: [{tcp: "127.0.0.1:3000"}]}
 """
 SAID = """\
@@ -47,7 +51,7 @@ SAID = """\
 5:6: unknown service "checkot"; did you mean "checkout"?
 5:25: this is at least 1m; write it like 6h
 6:37: "Mars" is no time zone; write one like Europe/Berlin or UTC
-7:6: layer "page" keeps no snapshots; those that do are code, far
+7:6: layer "page" keeps no snapshots; those that do are code, far, db
 7:52: nothing of it is {file}; write that where the path of the file to send goes
 8:23: "0 0 31 2 *" never comes; write it like "0 2 * * *" (minute, hour, day, month, day of the week)
 8:43: unknown plan "full"; there is default
@@ -68,6 +72,9 @@ SAID = """\
 22:6: this is on the calendar at these times already; take one away
 23:37: snapshots of layer "far" are on another host and cannot be sent from here; take `offsite` away and copy them over there, and give the other layers an entry for each
 24:41: snapshots of layer "far" are on another host and cannot be sent from here; take `offsite` away and copy them over there
+26:42: layer "code" has no schema that is kept alone; a layer of adapter postgres has
+27:37: the schema alone is kept of one layer; write SERVICE/LAYER
+28:54: copies of the schema alone have no `restore_test`; take it away, or leave `kind` out
 """
 
 
@@ -96,7 +103,7 @@ def test_each_kind_is_told_by_its_own_key(tmp_path: Path) -> None:
 
 def test_a_service_without_a_layer_that_keeps_any_is_refused(tmp_path: Path) -> None:
     document = yaml.safe_load(BROKEN) | {"schedules": [{"snapshot": "checkout", "every": "1d"}]}
-    for layer in ("code", "far"):
+    for layer in ("code", "far", "db"):
         del document["services"][0]["layers"][layer]
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(document))
     with pytest.raises(ConfigErrors, match='no layer of "checkout" keeps snapshots'):

@@ -26,7 +26,7 @@ from rollbackd.state.read_model import ReadModel
 from rollbackd.system.spawner import Spawner
 from tests.fakes.clock import START, ManualClock
 from tests.fakes.journal import MemoryJournal
-from tests.fakes.layer_snapshots import FakeKept, FakeRemote, refused
+from tests.fakes.layer_snapshots import FakeDatabase, FakeKept, FakeRemote, refused
 
 ANN = "unix:ann"
 MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
@@ -37,13 +37,22 @@ NIGHTLY = {"snapshot": "shop/config", "cron": "0 2 * * *"}
 class House:
     """One service with a layer that keeps snapshots, or some; several lives of the keeper on one journal."""
 
-    def __init__(self, directory: Path, *schedules: dict[str, Any], layers: Sequence[str] = ("config",)) -> None:
-        service = {
+    def __init__(
+        self,
+        directory: Path,
+        *schedules: dict[str, Any],
+        layers: Sequence[str] = ("config",),
+        database: str = "",
+    ) -> None:
+        """:param database: a layer that is one."""
+        service: dict[str, Any] = {
             "name": "shop",
             "match": {"service": "shop"},
             "layers": {name: {"adapter": "files", "paths": [str(directory / f"{name}.conf")]} for name in layers},
             "verify": {"checks": [{"tcp": "127.0.0.1:1"}]},
         }
+        if database:
+            service["layers"][database] = {"adapter": "postgres", "dsn": "host=/run/postgresql dbname=shop"}
         daemon = {"mode": "act", "open_on_loopback": True, "scratch": str(directory / "layers")}
         path = directory / "config.yaml"
         path.write_text(json.dumps({"daemon": daemon, "schedules": list(schedules), "services": [service]}))
@@ -52,7 +61,9 @@ class House:
         self.journal = MemoryJournal(self.clock)
         self.read_model = ReadModel(cast("Journal", self.journal))
         self.layers = {name: FakeKept(self.clock) for name in layers}
-        self.layer = self.layers[layers[0]]
+        if database:
+            self.layers[database] = FakeDatabase(self.clock)
+        self.layer = self.layers[database or layers[0]]
         self.remote = FakeRemote(clock=self.clock)
         self.tasks: list[asyncio.Task[None]] = []
         self.snapshot_manager = self.new_keeper()
@@ -297,6 +308,21 @@ def runs(release: str) -> facts.Changed:
 
 def is_good(release: str) -> facts.MarkedGood:
     return facts.MarkedGood(state(release), "ran 30m without a trigger and passed its checks")
+
+
+async def test_the_schema_alone_is_kept_beside_the_copies_and_never_taken_for_one(made: Any, tmp_path: Path) -> None:
+    nightly = {"snapshot": "shop/db", "cron": "0 2 * * *", "keep": 9}
+    house = made(tmp_path, nightly, nightly | {"kind": "schema", "keep": 2}, database="db")
+    await house.live()
+    for _ in range(3):
+        await house.to(2, 5)
+    calls = [call for call in house.layer.calls if call.startswith(("take", "prune"))]
+    assert calls.count("take_schema schedule") == 3
+    assert calls.count("prune_schemas 2") == 3
+    assert (calls.count("take schedule"), calls.count("prune 9")) == (3, 3), "each kind drops its own"
+    kinds = [one.kind for one in (await house.snapshot_manager.view("shop", "db")).snapshots]
+    assert sorted(kinds) == ["", "", "", "schema", "schema"]
+    assert not [call for call in house.layer.calls if call.startswith("verify") and "schema" in call]
 
 
 async def test_what_becomes_good_is_kept_once(made: Any, tmp_path: Path) -> None:

@@ -48,6 +48,7 @@ from rollbackd_adapters.postgres.opened import ServedDatabase
 from rollbackd_adapters.postgres.points import POINT, Points, is_dumped
 from rollbackd_adapters.postgres.readiness import DatabaseReadiness
 from rollbackd_adapters.postgres.restoring import PURPOSE, HarmedCopyError, Restores
+from rollbackd_adapters.postgres.schema_copies import SchemaCopies
 from rollbackd_adapters.postgres.server import DatabaseServer, both, sql
 from rollbackd_adapters.postgres.settings import PostgresSettings
 from rollbackd_adapters.postgres.swap import Swap
@@ -77,6 +78,7 @@ class PostgresAdapter(DatabaseAdapter[PostgresSettings]):
         self._restores = Restores(settings, place, self._server, self._dumps)
         self._swap = Swap(settings, place, self._server)
         self._leftovers = Leftovers(settings, self._server)
+        self._schemas = SchemaCopies(settings, place, self._dumps, self._store)
         source = settings.pgbackrest
         self._points = Points(settings, place, self._server, source) if source is not None else None
         self._readiness = DatabaseReadiness(settings, place, self._server, self._swap, self._store.directory)
@@ -112,6 +114,8 @@ class PostgresAdapter(DatabaseAdapter[PostgresSettings]):
         return self._points is not None and POINT in copy.facts and not is_dumped(copy)
 
     def _copy(self, name: str) -> DataCopy:
+        if self._schemas.harms(name) is not None:
+            raise AdapterError(f"{name} is of the schema alone: it has no rows to go back to", permanent=True)
         return self._complete(self._store.copy(name))
 
     def _copy_of(self, release: str) -> DataCopy:
@@ -361,7 +365,20 @@ class PostgresAdapter(DatabaseAdapter[PostgresSettings]):
         await in_thread(partial(store.note_verified, copy, self._clock.now(), whole=True))
         return copy
 
+    async def take_schema(self, why: str = "manual") -> Snapshot:
+        async with self._storing() as lock:
+            return await self._schemas.take(why, await self._look(), lock)
+
+    async def prune_schemas(self, last: int = 0) -> Sequence[str]:
+        async with self._storing():
+            return await in_thread(self._schemas.prune, last or self._settings.keep)
+
+    def _list(self) -> list[Snapshot]:
+        return sorted([*super()._list(), *self._schemas.listed()], key=lambda one: one.created, reverse=True)
+
     async def verify(self, name: str) -> Sequence[SnapshotProblem]:
+        if (found := await in_thread(self._schemas.harms, name)) is not None:
+            return [SnapshotProblem(name, "", text) for text in found]
         copy = await in_thread(self._copy, name)
         if self._points is not None and self._is_point(copy):
             return [SnapshotProblem(name, "", writable(text)) for text in await self._points.harms(copy)]

@@ -306,7 +306,7 @@ def _restored(one: View) -> None:
 
 
 def _is_amiss(one: View) -> bool:
-    damaged = (each for each in one["snapshots"] if each["problems"] or not each["restorable"])
+    damaged = (each for each in one["snapshots"] if each["problems"] or not (each["restorable"] or each.get("kind")))
     return bool(one["problem"] or one["problems"] or any(damaged))
 
 
@@ -352,9 +352,11 @@ def _note(one: View) -> str:
         return f"damaged: {one['problems'][0]}"
     if one["why"] == UNREADABLE:
         return "damaged: `rollbackd snapshot verify` says how"
-    if not one["restorable"]:
+    kind = one.get("kind", "")
+    if not one["restorable"] and not kind:
         return "not restorable: contents are missing"
-    words = [word for word, given in (("there now", one["present"]), ("good", one["good"])) if given]
+    given = (("there now", one["present"]), ("good", one["good"]), (f"the {kind} alone", kind))
+    words = [word for word, is_so in given if is_so]
     if one["verified"]:
         words.append(f"{'tried out' if one['rehearsed'] else 'read'} {moment(one['verified'])}")
     return ", ".join(words)

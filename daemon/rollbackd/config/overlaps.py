@@ -63,7 +63,7 @@ def _plans(outline: Outline) -> Iterator[Complaint]:
 def _schedules(outline: Outline) -> Iterator[Complaint]:
     """Entries of one kind for one thing at the same times."""
     for kind in SCHEDULES:
-        same = (kind, "cron", "every", "when", "plan", "to")
+        same = (kind, "cron", "every", "when", "plan", "kind", "to")
         written = (((*loc, kind), tuple(str(entry.get(key)) for key in same)) for loc, entry in outline.schedules(kind))
         for loc, _ in _repeated(written):
             yield loc, "this is on the calendar at these times already; take one away"

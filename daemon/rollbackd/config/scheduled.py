@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
-from rollbackd.adapter import Snapshots, is_exported
+from rollbackd.adapter import KeepsSchemas, Snapshots, is_exported
 from rollbackd.config.outline import Complaint, Outline, ServiceOutline
 from rollbackd.config.positions import Loc
 from rollbackd.plugins import unknown
@@ -13,7 +13,9 @@ def complaints(outline: Outline) -> Iterator[Complaint]:
     services = {service.name: service for service in outline.services}
     for loc, entry in outline.schedules("snapshot"):
         yield from _snapshot(services, str(entry["snapshot"]), (*loc, "snapshot"))
-        if entry.get("offsite") is not None:
+        if entry.get("kind") == "schema":
+            yield from _schema(services, str(entry["snapshot"]), entry, loc)
+        elif entry.get("offsite") is not None:
             yield from _offsite(services, str(entry["snapshot"]), (*loc, "offsite"))
     for loc, entry in outline.schedules("drill"):
         service = services.get(str(entry["drill"]))
@@ -36,6 +38,21 @@ def _snapshot(services: Mapping[str, ServiceOutline], written: str, loc: Loc) ->
         yield loc, f'layer "{layer}" keeps no snapshots; {kept}'
     elif not slash and not keeping:
         yield loc, f'no layer of "{name}" keeps snapshots; take this entry away, or add a layer that does'
+
+
+def _schema(
+    services: Mapping[str, ServiceOutline], written: str, entry: Mapping[str, object], loc: Loc
+) -> Iterator[Complaint]:
+    """Entries for the schema alone: of a layer that has one, and without what needs its rows."""
+    name, _, layer = written.partition("/")
+    adapter = services[name].layers.get(layer) if name in services else None
+    if adapter is not None and not isinstance(adapter, KeepsSchemas):
+        yield (*loc, "kind"), f'layer "{layer}" has no schema that is kept alone; a layer of adapter postgres has'
+    elif name in services and not layer:
+        yield (*loc, "kind"), "the schema alone is kept of one layer; write SERVICE/LAYER"
+    for key in ("restore_test", "offsite", "when"):
+        if entry.get(key) is not None:
+            yield (*loc, key), f"copies of the schema alone have no `{key}`; take it away, or leave `kind` out"
 
 
 def _offsite(services: Mapping[str, ServiceOutline], written: str, loc: Loc) -> Iterator[Complaint]:

@@ -85,6 +85,8 @@ class SnapshotSchedule(OnCalendar):
     ways: ClassVar[Mapping[str, str]] = {**OnCalendar.ways, "when": "when: good"}
     snapshot: str = Field(min_length=1)
     """SERVICE/LAYER, or SERVICE for all of its layers that keep snapshots."""
+    kind: Literal["full", "schema"] = "full"
+    """`schema`: of a database its schema alone, for people to look at; nothing is restored from that."""
     when: Literal["good"] | None = None
     """Instead of `cron` and `every`: each time that the state which runs has become good."""
     keep: int = Field(default=0, ge=0)

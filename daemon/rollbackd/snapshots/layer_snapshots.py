@@ -8,7 +8,16 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar, cast
 
 from rollbackd import facts
-from rollbackd.adapter import Adapter, AdapterError, PointInTime, Rehearses, Snapshot, SnapshotProblem, Snapshots
+from rollbackd.adapter import (
+    Adapter,
+    AdapterError,
+    KeepsSchemas,
+    PointInTime,
+    Rehearses,
+    Snapshot,
+    SnapshotProblem,
+    Snapshots,
+)
 from rollbackd.decision.refusals import OrderRefused
 from rollbackd.execution.layers import LookFailed
 from rollbackd.journal import Entry
@@ -188,7 +197,9 @@ class LayerSnapshots:
                 if one.name == name:
                     return one
         taken = await self._taken(run, why)
-        if taken is None:
+        if taken is None and run.fact.kind:
+            taken = await self.ask(cast("KeepsSchemas", self.adapter).take_schema(why))
+        elif taken is None:
             taken = await self.ask(self.adapter.take(run.fact.name, why))
         fact = facts.Snapshotted(
             self.layer, taken.name, taken.release, taken.created, run.fact.run, taken.why, taken.size, taken.files
@@ -204,7 +215,8 @@ class LayerSnapshots:
             same = (one for one in await self.snapshots() if (one.why, one.release) == (why, run.fact.release))
             return next((one for one in same if one.restorable), None)
         begun = run.at.replace(microsecond=0)  # what git says of a tag's time has whole seconds
-        new = [one for one in await self.snapshots() if one.why == why and one.name not in self.past.names]
+        of_why = [one for one in await self.snapshots() if (one.why, one.kind) == (why, run.fact.kind)]
+        new = [one for one in of_why if one.name not in self.past.names]
         found = [one for one in new if one.created >= begun]  # known ones may be of a later time: clocks are set back
         return found[-1] if found else None
 
@@ -214,11 +226,13 @@ class LayerSnapshots:
         :raises AdapterError: it could not be tried.
         """
         problems = list(await self.ask(self.adapter.verify(one.name)))
-        rehearsed = rehearse and not problems and isinstance(self.adapter, Rehearses)
+        rehearsed = rehearse and not problems and not one.kind and isinstance(self.adapter, Rehearses)
         if rehearsed:
             problems += await self.ask(cast("Rehearses", self.adapter).rehearse(one.name))
         texts = [_sentence(problem) for problem in problems]
         shown = [*texts[:_SHOWN], *([f"and {len(texts) - _SHOWN} more"] if len(texts) > _SHOWN else [])]
+        if one.kind:  # nothing is gone back to by it, so nobody waits for such a finding
+            return shown
         created = one.created.astimezone(UTC)
         await self.note(actor, facts.SnapshotVerified(self.layer, one.name, created, tuple(shown), rehearsed, run))
         boundary("snapshots.verified")
@@ -239,6 +253,10 @@ class LayerSnapshots:
             if record.fact.layer == self.layer and record.fact.digest:
                 found.setdefault(record.fact.copy, set()).add(record.fact.digest)
         return found
+
+    async def prune_schemas(self, keep: int = 0) -> tuple[str, ...]:
+        """Drop the oldest copies of the schema alone. :raises AdapterError:"""
+        return tuple(await self.ask(cast("KeepsSchemas", self.adapter).prune_schemas(keep)))
 
     async def prune(self, keep: int = 0) -> tuple[str, ...]:
         """Drop what nothing keeps, and nothing that a rollback may need. :raises AdapterError:"""

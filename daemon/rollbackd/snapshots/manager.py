@@ -416,6 +416,7 @@ def _view(layer_snapshots: LayerSnapshots, one: Snapshot, present: str, good: fr
         one.size,
         one.files,
         one.restorable,
+        one.kind,
         present=bool(present) and one.release == present,
         good=one.release in good,
         verified=seen.at if seen is not None else None,

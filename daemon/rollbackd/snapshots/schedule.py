@@ -25,6 +25,7 @@ from rollbackd.system.tasks import end
 
 BACKUP_FAILED = "backup_failed"
 KEEP, TEST = "keep", "test"
+FULL = "full"
 WHEN_GOOD = "when good"
 """What facts call the entry `when: good`."""
 _ANEW = timedelta(hours=1)
@@ -124,7 +125,8 @@ class SnapshotTimetable:
         release = ""
         if _times(entry, what) is None and not (release := self._to_keep(layer_snapshots)):
             return None
-        return await layer_snapshots.begin(what, schedule=_calendar_name_of(entry, what), release=release)
+        kind = entry.kind if entry.kind != FULL else ""
+        return await layer_snapshots.begin(what, schedule=_calendar_name_of(entry, what), release=release, kind=kind)
 
     async def _unless_disturbed(
         self, layer_snapshots: LayerSnapshots, entry: SnapshotSchedule, run: SnapshotRun
@@ -167,6 +169,10 @@ class SnapshotTimetable:
     ) -> tuple[list[str], tuple[str, ...]]:
         if run.fact.release and not await layer_snapshots.still_runs(run.fact.release):
             return [], ()
+        if entry.kind != FULL:  # read when it is taken, and nothing is gone back to by it
+            async with self._few:
+                await layer_snapshots.take(run, SCHEDULE)
+                return [], await layer_snapshots.prune_schemas(entry.keep)
         async with self._few:
             one = await layer_snapshots.take(run, GOOD if run.fact.release else SCHEDULE)
             problems = await layer_snapshots.verify(one, run=run.fact.run) if entry.verify else []
@@ -252,7 +258,8 @@ def calendar_name(entry: SnapshotSchedule) -> str:
     """What facts call an entry; at another time it is another entry."""
     if entry.when is not None:
         return WHEN_GOOD
-    return entry.cron or f"every {format_duration(entry.every or timedelta())}"
+    times = entry.cron or f"every {format_duration(entry.every or timedelta())}"
+    return times if entry.kind == FULL else f"{entry.kind} {times}"
 
 
 def _calendar_name_of(entry: SnapshotSchedule, what: str) -> str:

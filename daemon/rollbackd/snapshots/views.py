@@ -17,6 +17,8 @@ class SnapshotView:
     """Bytes of what it holds."""
     files: int
     restorable: bool
+    kind: str = ""
+    """`schema`: that alone, so that nothing is restored from it; empty: all."""
     present: bool = False
     """It is what is there now."""
     good: bool = False
