@@ -362,13 +362,19 @@ class Postgres:
 
 @contextmanager
 def postgres_server(
-    *options: str, standby_of: Postgres | None = None, hba: str = "local all all trust\nlocal replication all trust\n"
+    *options: str,
+    standby_of: Postgres | None = None,
+    hba: str = "local all all trust\nlocal replication all trust\n",
+    data: Path | None = None,
+    wal: Path | None = None,
 ) -> Iterator[Postgres]:
     """A PostgreSQL on a socket alone, in a short directory of its own; it keeps nothing safe from a power cut.
 
     :param options: of the server, `name=value`.
     :param standby_of: it replicates this one, as the standby `replica`.
     :param hba: who may connect, and how.
+    :param data: where its data is to be; a directory that is not there yet.
+    :param wal: where its WAL is to be; an empty directory of the server's user.
     """
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"), key=lambda path: int(path.parts[-3]))
     if not found:
@@ -380,9 +386,10 @@ def postgres_server(
     if root:
         shutil.chown(directory, "postgres", "postgres")
     directory.chmod(0o755)  # the socket is for everybody
-    data, port = directory / "data", free_port()
+    data, port = data or directory / "data", free_port()
     if standby_of is None:
         making = [programs / "initdb", "-D", data, "-U", "postgres", "-A", "trust", "--no-sync", "--locale=C.UTF-8"]
+        making += [f"--waldir={wal}"] if wal is not None else []
     else:
         source = standby_of.dsn() + " application_name=replica"
         making = [programs / "pg_basebackup", "-D", data, "-d", source, "-R", "--no-sync", "--checkpoint=fast"]
