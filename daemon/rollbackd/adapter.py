@@ -1,5 +1,6 @@
 """The contracts of what is plugged in: adapters, brackets, checks, notifiers. The core imports no plugin."""
 
+import re
 from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -85,6 +86,8 @@ class Needs:
     """The same, of what is asked for only where a plan enters the layer as a bracket."""
     alone: Sequence[Path] = ()
     """Files and directories that it moves as a whole: nothing in them may be moved by another such layer."""
+    moves: Sequence[Path] = ()
+    """Files and directories that its steps replace besides, such as a work tree: what rests on them goes first."""
 
 
 @runtime_checkable
@@ -251,9 +254,21 @@ class Upgrades(Protocol):
 
 def is_moved_by(adapter: Adapter, path: Path) -> bool:
     """Whether a step of a layer may replace what is at a path."""
-    whole, *parts = adapter.resource.rpartition(":")[2].split(" ")
-    own = [*([Path(whole, part) for part in parts] or [Path(whole)]), *getattr(adapter, "needs", Needs()).alone]
-    return adapter.traits.step and any(one.is_absolute() and path.is_relative_to(one) for one in own)
+    needs = getattr(adapter, "needs", None)
+    own = (*needs.moves, *needs.alone) if isinstance(needs, Needs) else written_by(adapter)
+    return adapter.traits.step and any(path.is_relative_to(one) for one in own)
+
+
+_PATH = re.compile(r"(?:[a-z_]+:)?(/.*)", re.DOTALL)
+"""A resource that is a place on this host: `symlink:/srv/checkout`."""
+
+
+def written_by(adapter: Adapter) -> Sequence[Path]:
+    """The files and directories that a layer writes to; one that says nothing of its needs writes to its resource."""
+    if isinstance(needs := getattr(adapter, "needs", None), Needs):
+        return needs.writes
+    found = _PATH.fullmatch(adapter.resource)
+    return (Path(found[1]),) if found else ()
 
 
 # -- snapshots ----------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import contextlib
 import os
 import re
 from collections.abc import Collection, Sequence
+from pathlib import Path
 from typing import ClassVar
 
 from rollbackd.adapter import AdapterError, Needs, Place, Settings
@@ -42,8 +43,9 @@ class EnvAdapter(StepAdapter[EnvSettings]):
 
     def __init__(self, settings: EnvSettings, place: Place) -> None:
         super().__init__(settings, place)
-        self.resource = f"env:{os.path.realpath(settings.file)}"
-        self.needs = Needs(writes=(settings.file.parent,))
+        file = Path(os.path.realpath(settings.file))
+        self.resource = f"env:{file}"
+        self.needs = Needs(writes=(settings.file.parent,), moves=(file,))
         """The directory: a file that is replaced by rename cannot be mounted writable by itself."""
         self._path = settings.file
         self._history = ContentHistory(place.scratch / "contents")

@@ -42,4 +42,5 @@ class GitAdapter(TagSnapshots):
         self.resource = " ".join((whole, *settings.paths))
         """With `paths`, another layer may have the rest; the lock is that of the repository all the same."""
         repo = Path(os.path.realpath(settings.repo))
-        self.needs = Needs(writes=(repo.parent if settings.restore_from else repo,))
+        moves = tuple(repo / part for part in settings.paths) or (repo,)
+        self.needs = Needs(writes=(repo.parent if settings.restore_from else repo,), moves=moves)

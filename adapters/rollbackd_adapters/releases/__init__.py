@@ -44,8 +44,9 @@ class ReleasesAdapter(StepAdapter[ReleasesSettings]):
 
     def __init__(self, settings: ReleasesSettings, place: Place) -> None:
         super().__init__(settings, place)
-        self.resource = f"releases:{os.path.realpath(settings.link.parent)}/{settings.link.name}"
-        self.needs = Needs(writes=(settings.link.parent, settings.directory))
+        link = Path(os.path.realpath(settings.link.parent), settings.link.name)
+        self.resource = f"releases:{link}"
+        self.needs = Needs(writes=(settings.link.parent, settings.directory), moves=(link,))
         """Where the link is replaced, and the releases: `then` runs in one, and old ones are removed."""
         self._link = settings.link
         self._disk = Disk(settings)

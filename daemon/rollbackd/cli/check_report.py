@@ -1,14 +1,13 @@
 """What `rollbackd check` says of a configuration without faults."""
 
 import asyncio
-import re
 from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from rollbackd.adapter import Adapter, Needs
+from rollbackd.adapter import Adapter, Needs, written_by
 from rollbackd.cli import polkit_rule
 from rollbackd.cli.terminal_text import safe, table
 from rollbackd.config.load import Loaded
@@ -23,8 +22,6 @@ from rollbackd.system.spawner import Spawner
 
 _PATIENCE = timedelta(seconds=5)
 """How long Prometheus has to say which alerts it evaluates; without an answer nothing is said of them."""
-_PATH = re.compile(r"(?:[a-z_]+:)?(/.*)", re.DOTALL)
-"""A resource that is a place on this host: `git:/srv/checkout`."""
 _UNITS_OWN = (Path("/var/lib/rollbackd"), Path("/run/rollbackd"))
 """What the shipped unit may write to anyway (`StateDirectory=`, `RuntimeDirectory=`)."""
 
@@ -97,10 +94,7 @@ def _written(config: Config, adapters: Iterable[Adapter]) -> Iterator[Path]:
     if daemon.reports is not None:
         yield daemon.reports
     for adapter in adapters:
-        if isinstance(needs := getattr(adapter, "needs", None), Needs):
-            yield from needs.writes
-        elif found := _PATH.fullmatch(adapter.resource):
-            yield Path(found[1])
+        yield from written_by(adapter)
 
 
 def _outermost(paths: Iterable[Path]) -> Iterator[Path]:

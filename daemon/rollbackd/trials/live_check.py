@@ -6,12 +6,12 @@ Nothing is written but a test to each receiver, and only where that is wanted.
 import asyncio
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
 
-from rollbackd.adapter import Needs
+from rollbackd.adapter import written_by
 from rollbackd.checks.query import QuerySettings
 from rollbackd.config.models import Config
 from rollbackd.execution.layers import Layers
@@ -224,16 +224,9 @@ def _writable(layers: Layers) -> list[ProbeView]:
     return [
         ProbeView("layer", f"{layers.service.name}/{name}", WRONG, f"{path} cannot be written to; see rollbackd check")
         for name, adapter in layers.adapters.items()
-        for path in _places(getattr(adapter, "needs", None), adapter.resource)
+        for path in written_by(adapter)
         if not _may_write(path)
     ]
-
-
-def _places(needs: object, resource: str) -> Iterable[Path]:
-    if isinstance(needs, Needs):
-        return needs.writes
-    place = resource.partition(":")[2] or resource
-    return (Path(place),) if place.startswith("/") else ()
 
 
 def _may_write(path: Path) -> bool:
