@@ -20,7 +20,7 @@ from rollbackd.model import Change, Progress
 from rollbackd.system.clock import SystemClock
 from rollbackd.testing import finish, perform, planned
 from rollbackd_adapters.copies import COPY_ID
-from rollbackd_adapters.postgres.backup_repository import position
+from rollbackd_adapters.postgres.backup_repository import BackupRepository, position
 from rollbackd_adapters.postgres.points import Points, time_id
 from rollbackd_adapters.postgres.recovery import LogPoint
 from tests.contract.test_adapters_postgres import layer
@@ -109,6 +109,25 @@ def test_a_time_that_nobody_marked_is_reached_also_on_an_idle_server(
     later = change_to(adapter, now(), "points-2/0/layer")  # nothing is written after it by anybody else
     assert finish(perform(adapter, later)) is Progress.DONE
     assert commits(shop, "shop") == {1}
+
+
+def test_the_repository_is_asked_once_for_each_answer(
+    archived: ArchivedPostgres, shop: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is a program that may talk to another continent."""
+    adapter = keeper(archived, tmp_path)
+    finish(adapter.mark(now(), "change"))
+    ask, asked = BackupRepository.backups, []
+
+    async def backups(self: BackupRepository, system: int, version: int) -> Any:
+        asked.append(system)
+        return await ask(self, system, version)
+
+    monkeypatch.setattr(BackupRepository, "backups", backups)
+    for question in (adapter.as_of(now()), adapter.ready(), adapter.prune()):
+        asked.clear()
+        finish(question)
+        assert len(asked) == 1
 
 
 def test_the_nearest_mark_before_is_taken_and_where_it_is_too_old_the_time_itself(
@@ -283,7 +302,7 @@ def test_a_volume_that_is_full_fails_the_recovery_and_leaves_nothing(
 ) -> None:
     """The server's files fit, and the log that is read to recover them does not."""
     own = keeper(archived, tmp_path)
-    size = finish(own._points._there())[1].all[0].size
+    size = finish(own._points.look()).backups.all[0].size
     with small(archived.scratch / "volume", str(size + 6 * 2**20)) as volume:
         if os.geteuid() == 0:
             shutil.chown(volume, "postgres", "postgres")

@@ -143,10 +143,11 @@ class PostgresAdapter(DatabaseAdapter[PostgresSettings]):
         if self._points is None:
             return self._release(seen, self._as_of(copies, lineage, time))
         try:
-            reachable = await self._points.reachable(copies)
+            there = await self._points.look()
+            reachable = self._points.reachable(copies, there)
             found = copy_as_of(reachable, lineage, time)
             if found is None or time - found.created > self._settings.max_loss:
-                found = await self._points.at(time, lineage) or self._as_of(reachable, lineage, time)
+                found = self._points.at(time, lineage, there) or self._as_of(reachable, lineage, time)
         except AdapterError:  # `ready` says why; without the repository there still are the dumps
             found = copy_as_of([copy for copy in copies if is_dumped(copy)], lineage, time)
             if found is None:

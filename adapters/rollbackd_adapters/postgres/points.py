@@ -67,6 +67,14 @@ class WalState:
     """By how much its clock is ahead of ours."""
 
 
+@dataclass(frozen=True, slots=True)
+class Archive:
+    """Where the server's log is, and the backups that lead into it, asked once."""
+
+    state: WalState
+    backups: Backups
+
+
 class Points(LayerPart[PostgresSettings]):
     """Sets marks, and makes copies of what is only a point of the log."""
 
@@ -97,33 +105,33 @@ class Points(LayerPart[PostgresSettings]):
         return LogPoint(name, *rows[0])
 
     # -- which there are ------------------------------------------------------------------------
-    async def _there(self) -> tuple[WalState, Backups]:
+    async def look(self) -> Archive:
+        """:raises AdapterError: the server or the repository does not answer."""
         async with self._server.connect(self._settings.maintenance, "look") as connection:
             state = await self._state(connection)
-        return state, await self._repository.backups(state.system, state.version)
+        return Archive(state, await self._repository.backups(state.system, state.version))
 
-    async def reachable(self, copies: Sequence[DataCopy]) -> list[DataCopy]:
-        """Those that need no backup, and those that have one. :raises AdapterError: it cannot be told."""
-        state, backups = await self._there()
+    def reachable(self, copies: Sequence[DataCopy], there: Archive) -> list[DataCopy]:
+        """Those that need no backup, and those that have one."""
 
         def is_reachable(copy: DataCopy) -> bool:
             try:
-                return _backup_of(self._located(copy, state), backups) is not None
+                return _backup_of(self._located(copy, there.state), there.backups) is not None
             except AdapterError:  # what is wrong with it is told where it is asked for
                 return False
 
         return [copy for copy in copies if is_dumped(copy) or is_reachable(copy)]
 
-    async def at(self, time: datetime, lineage: Lineage) -> DataCopy | None:
-        """The copy of a time; None: it is to come, or no backup is that old. :raises AdapterError: it cannot be told.
+    def at(self, time: datetime, lineage: Lineage, there: Archive) -> DataCopy | None:
+        """The copy of a time; None: it is to come, or no backup is that old.
 
         :param lineage: what runs now.
         """
         if time > self._clock.now():
             return None
-        state, backups = await self._there()
         copy = replace(self.copy_of(time_id(time)), lineage=lineage)
-        return copy if backups.before_time(time + state.ahead, state.timeline) is not None else None
+        backup = there.backups.before_time(time + there.state.ahead, there.state.timeline)
+        return copy if backup is not None else None
 
     @staticmethod
     def copy_of(release: str) -> DataCopy:
@@ -134,9 +142,10 @@ class Points(LayerPart[PostgresSettings]):
         name = f"{_TIME}-{time:%Y%m%dT%H%M%S.%fZ}"
         return DataCopy(name, release, time, "time", Lineage(), facts={POINT: {}})
 
-    async def harms(self, copy: DataCopy) -> list[str]:
+    async def harms(self, copy: DataCopy, there: Archive | None = None) -> list[str]:
         """Why a point cannot be recovered to, a sentence each. Only a recovery proves it."""
-        state, backups = await self._there()
+        there = there or await self.look()
+        state, backups = there.state, there.backups
         point = self._located(copy, state)
         if (backup := _backup_of(point, backups)) is None:
             return [f"no backup without errors ended before {point}"]
@@ -174,8 +183,8 @@ class Points(LayerPart[PostgresSettings]):
     async def beyond(self, copies: Sequence[DataCopy]) -> list[DataCopy]:
         """Marks that no backup leads to any more, the oldest of too many, and times: they need no keeping."""
         marks = [copy for copy in copies if copy.facts[POINT]]
-        there = {copy.name for copy in (await self.reachable(marks))[:_MARKS]} if marks else set()
-        return [copy for copy in copies if copy.name not in there]
+        kept = {copy.name for copy in self.reachable(marks, await self.look())[:_MARKS]} if marks else set()
+        return [copy for copy in copies if copy.name not in kept]
 
     # -- a dump of one --------------------------------------------------------------------------
     async def dump(self, copy: DataCopy, into: Path, lock: Lock, purpose: str = PURPOSE) -> Taken:
@@ -262,7 +271,7 @@ class Points(LayerPart[PostgresSettings]):
         found += self._lacking(lacks.existing(cluster.directory), largest)
         marks = [copy for copy in copies if not is_dumped(copy)]
         newest = marks[0] if marks else self.copy_of(time_id(self._clock.now()))
-        return found + await self.harms(newest)
+        return found + await self.harms(newest, Archive(state, backups))
 
     @staticmethod
     async def _rights(connection: "Connection") -> list[str]:
