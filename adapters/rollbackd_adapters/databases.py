@@ -249,7 +249,8 @@ class DatabaseAdapter(StepAdapter[DatabaseSettingsT]):
         return await in_thread(self._list)
 
     def _list(self) -> list[Snapshot]:
-        found = [copy.snapshot(restorable=self._is_there(copy)) for copy in self._store.copies()]
+        own = [copy for copy in self._store.copies() if copy.why != TRIAL]  # which are gone in a moment
+        found = [copy.snapshot(restorable=self._is_there(copy)) for copy in own]
         lost = [
             Snapshot(name, "", datetime.fromtimestamp(0, UTC), "unreadable", restorable=False)
             for name in self._store.unreadable()

@@ -120,15 +120,17 @@ class ServedDatabase(OpenDatabase):
     async def schema(self, table: str) -> DatabaseSchema:
         async with self._connected() as connection:
             await connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            return DatabaseSchema.read(await _schema(connection)).without(_told(table))
+            columns = await fetch(connection, _COLUMNS)
+            return DatabaseSchema.read(await _schema(connection, columns)).without(_told(table))
 
     async def survey(self, table: str) -> Survey:
         async with self._connected(self._settings.timeout) as connection:
             await connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            columns = await fetch(connection, _COLUMNS)
             found = {
                 "heads": await heads_in(connection, table),
-                "schema": await _schema(connection),
-                "contents": await _contents(connection),
+                "schema": await _schema(connection, columns),
+                "contents": await _contents(connection, columns),
             }
         return Survey.read(found, _told(table))
 
@@ -137,9 +139,9 @@ class ServedDatabase(OpenDatabase):
             await self._server.end_sessions(connection, PURPOSE, self._name)
 
 
-async def _schema(connection: "Connection") -> dict[str, Any]:
+async def _schema(connection: "Connection", columns: Sequence[Sequence[Any]]) -> dict[str, Any]:
     tables: dict[str, dict[str, Any]] = {}
-    for schema, name, column, *about in await fetch(connection, _COLUMNS):
+    for schema, name, column, *about in columns:
         table = tables.setdefault(_label(schema, name), {"columns": {}, "rules": []})
         if column is not None:
             table["columns"][column] = about
@@ -152,17 +154,17 @@ async def _schema(connection: "Connection") -> dict[str, Any]:
     return {"tables": tables, "others": others}
 
 
-async def _contents(connection: "Connection") -> dict[str, Any]:
+async def _contents(connection: "Connection", columns: Sequence[Sequence[Any]]) -> dict[str, Any]:
     known: dict[tuple[str, str], list[str]] = {}
     rows: dict[str, int] = {}
     values: dict[str, dict[str, tuple[int, int]]] = {}
-    for schema, name, column, *_ in await fetch(connection, _COLUMNS):
+    for schema, name, column, *_ in columns:
         known.setdefault((schema, name), []).extend([column] if column is not None else [])
-    for table, columns in known.items():
+    for table, own in known.items():
         rows[_label(*table)] = await _count(connection, table)
         found = values[_label(*table)] = {}
-        for n in range(0, len(columns), _AT_ONCE):
-            part = columns[n : n + _AT_ONCE]
+        for n in range(0, len(own), _AT_ONCE):
+            part = own[n : n + _AT_ONCE]
             found |= zip(part, await _values(connection, table, part), strict=True)
     return {"rows": rows, "values": values}
 
