@@ -1,14 +1,17 @@
 """The adapter `alembic` with PostgreSQL: downgrades are rehearsed beside, and what they make is the owner's."""
 
+import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from rollbackd.model import Progress, Release
-from rollbackd.testing import finish, perform, planned
-from tests.contract.alembic_worlds import PATIENT, Project, schema_layer
+from rollbackd.model import Change, Progress, Release
+from rollbackd.system import boundary
+from rollbackd.testing import finish, killed_at, lives, perform, planned
+from tests.contract.alembic_worlds import PATIENT, Project, schema_layer, standard
 from tests.contract.test_adapters_postgres import layer
 from tests.servers import Postgres, postgres_server
 
@@ -52,3 +55,73 @@ def test_a_schema_goes_back_in_the_owners_role_and_tells_what_is_lost(server: Po
     assert server.sql("SELECT datname FROM pg_database WHERE datname LIKE 'shop%'") == [("shop",)]
     assert [one.why for one in finish(database.snapshots(), PATIENT)] == ["before"]
     assert finish(schema.unfit(Release("r2")), PATIENT) == ("table tags is called labels now",)
+
+
+# -- kills ------------------------------------------------------------------------------------------
+class Shop:
+    """A database at r3 of three migrations, made of one whose way back was planned once already."""
+
+    def __init__(self, server: Postgres, path: Path, name: str) -> None:
+        self.server, self.path, self.name = server, path, name
+
+    def adapter(self) -> Any:
+        database = layer(self.server, self.path / "db", self.name)
+        return schema_layer(self.path, Project.at(self.path), database, dialect="postgresql+psycopg")
+
+    def again(self, path: Path, name: str) -> "Shop":
+        """The same, as another one."""
+        shutil.copytree(self.path, path, ignore=shutil.ignore_patterns("locks"))
+        self.server.sql(f"CREATE DATABASE {name} TEMPLATE {self.name}")
+        return Shop(self.server, path, name)
+
+    def change(self) -> Change:
+        return finish(planned(self.adapter(), Release("r2")), PATIENT)
+
+    def is_whole(self) -> None:
+        """At r2, by one downgrade, and nothing is left beside it."""
+        sql = self.server.sql
+        assert sql("SELECT version_num FROM alembic_version", database=self.name) == [("r2",)]
+        done = sql("SELECT count(*) FROM notes WHERE text = 'r3 is taken back'", database=self.name)
+        assert done == [(1,)], "it was taken back once"
+        assert sql("SELECT to_regclass('tags')", database=self.name) == [(None,)]
+        assert sql(f"SELECT datname FROM pg_database WHERE datname LIKE '{self.name}%'") == [(self.name,)]
+
+
+@pytest.fixture
+def shop(server: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
+    monkeypatch.setattr(lives, "PATIENCE", PATIENT)
+    server.sql("CREATE DATABASE killed")
+    project = Project(
+        tmp_path / "first", f"postgresql+psycopg://postgres@/killed?host={server.socket}&port={server.port}"
+    )
+    standard(project)
+    project.upgrade()
+    server.sql("INSERT INTO notes (text) VALUES ('a'), ('b')", database="killed")
+    first = Shop(server, tmp_path / "first", "killed")
+    first.change()
+    yield first
+    for (name,) in server.sql("SELECT datname FROM pg_database WHERE datname LIKE 'killed%'"):
+        server.sql(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def test_killed_at_each_boundary_the_next_life_ends_it_right(shop: Shop, tmp_path: Path) -> None:
+    """At three boundaries, since one has a hundred, of seconds each: ROLLBACKD_SWEEP=1 has all, in both ways."""
+    whole = shop.again(tmp_path / "whole", "killed_whole")
+    change = whole.change()
+    passed: list[str] = []
+    boundary.hook = passed.append
+    try:
+        finish(perform(whole.adapter(), change), PATIENT)
+    finally:
+        boundary.hook = lambda _name: None
+    whole.is_whole()
+    moving = passed.index("process.spawned", passed.index("alembic.rehearsed"))
+    chosen = [(passed.index("alembic.kept"), False), (moving, True), (passed.index("alembic.moved"), False)]
+    if os.environ.get("ROLLBACKD_SWEEP"):
+        chosen = [(n, descending) for n in range(len(passed)) for descending in (False, True)]
+    for n, descending in chosen:
+        one = shop.again(tmp_path / f"{n}{descending}", f"killed_{n}_{descending}".lower())
+        change = one.change()
+        assert killed_at(n + 1, lambda w=one, c=change: perform(w.adapter(), c), descending=descending), passed[n]  # type: ignore[misc]
+        assert finish(perform(one.adapter(), change), PATIENT) is Progress.DONE, passed[n]
+        one.is_whole()
