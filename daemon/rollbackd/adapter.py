@@ -232,6 +232,31 @@ class KeepsSchema(RestsOn, Protocol):
 
 
 @runtime_checkable
+class NamedByFile(KeepsSchema, Protocol):
+    """One of which a release of the code can say in a file which release it was written for."""
+
+    @property
+    def named_in(self) -> Path | None:
+        """The file, among the code's; None: none says so."""
+        ...
+
+    def named(self, text: str) -> Release:
+        """The release that the text of the file names. :raises AdapterError: it names none."""
+        ...
+
+
+@runtime_checkable
+class ReadsReleases(Protocol):
+    """A layer of files, that can read one as a release has it, without going there."""
+
+    async def read(self, release: Release, path: Path) -> str:
+        """The text of a file, by the path that it has here once that release runs; empty where it has no such file.
+        Read only.
+        """
+        ...
+
+
+@runtime_checkable
 class Upgrades(Protocol):
     """A layer that also goes forward, when a person orders it: never by a rollback."""
 

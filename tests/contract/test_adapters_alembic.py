@@ -223,6 +223,11 @@ def test_a_merge_goes_back_to_both_its_branches(tmp_path: Path) -> None:
     project.add("d1", None, 'op.create_table("far", sa.Column("id", sa.Integer))', 'op.drop_table("far")', depends="m1")
     project.upgrade()
     assert [one.id for one in finish(made.schema.releases(), PATIENT)] == ["d1", "m1", "b1+b2", "b1", "r1", "base"]
+    for text in ("b2\nb1\n", "b1+b2"):
+        assert made.schema.named(text) == Release("b1+b2"), "as a release of the code names it in a file"
+    for text in ("", "b1 b2/../..", "b1\0"):
+        with pytest.raises(AdapterError, match="is no revision; write the one that it needs"):
+            made.schema.named(text)
     change = made.plan("b1+b2")
     assert change.reversible
     assert finish(perform(made.schema, change), PATIENT) is Progress.DONE

@@ -25,6 +25,7 @@ from tests.contract.worlds import (
     commit,
     cut_off_before_the_checkout,
     git,
+    new_repository,
     script,
     tree,
 )
@@ -432,3 +433,20 @@ def test_two_layers_with_one_repository_exclude_each_other(world: GitCheckoutWor
             finish(world.adapter().apply(again))
         assert not failed.value.permanent
         other.communicate(b"\n")
+
+
+@pytest.mark.parametrize("paths", [[], ["etc/"]], ids=["whole", "paths"])
+def test_a_file_is_read_as_a_release_has_it_without_going_there(tmp_path: Path, paths: list[str]) -> None:
+    repo = new_repository(tmp_path / "our repo")
+    (repo / "etc").mkdir()
+    for at, revision in ((11, "r1"), (12, "r2")):
+        commit(repo, revision, at, **{"etc/REVISION": f"{revision}\n"})
+    (tmp_path / "link").symlink_to(repo)
+    adapter = git_layer(tmp_path, tmp_path / "link", paths=paths)
+    before = (repo / "etc/REVISION").read_text()
+    _, old, *_ = finish(adapter.releases())
+    for place_of in (repo, tmp_path / "link"):
+        assert finish(adapter.read(old, place_of / "etc/REVISION")) == "r1\n"
+        assert finish(adapter.read(old, place_of / "etc/nothing")) == ""
+        assert finish(adapter.read(old, place_of / "etc")) == "", "a directory is no file"
+    assert (repo / "etc/REVISION").read_text() == before == "r2\n"

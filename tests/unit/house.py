@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar, cast
 
 from rollbackd import facts
-from rollbackd.adapter import Adapter, AdapterError, MixedError, Settings
+from rollbackd.adapter import Adapter, AdapterError, MixedError, Needs, Settings
 from rollbackd.config.load import dump_service, load
 from rollbackd.config.models import Config, Service
 from rollbackd.execution.check_runner import CheckRunner
@@ -104,6 +104,7 @@ class FakeLayer:
     entered: Callable[[], None] = lambda: None
     resource: str = ""
     settings_model: ClassVar[type[Settings]] = Settings
+    needs: Needs = field(default_factory=Needs)
 
     async def current(self) -> Release:
         if self.errors and self.errors[0].args == ("look",):

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rollbackd.adapter import Adapter, AdapterError
+from rollbackd.adapter import Adapter, AdapterError, Needs
 from rollbackd.execution import layers as module
 from rollbackd.execution.layers import GUESSED, LayerFactory, Layers, LookFailed, PlanRequest, resolve
 from rollbackd.incident.spec import PlanSpec
@@ -157,23 +157,23 @@ class FakeSchema(FakeLayer):
 
 
 @pytest.mark.parametrize(
-    ("resource", "missed", "to", "told"),
+    ("moves", "missed", "to", "told"),
     [
-        ("git:/srv/shop", FakeSchema.missed, V1, True),
-        ("git:/srv/shop", (), V1, False),
-        ("git:/srv/shop", FakeSchema.missed, V2, False),
-        ("git:/srv/shop alembic.ini", FakeSchema.missed, V1, True),
-        ("git:/srv/shop docs", FakeSchema.missed, V1, False),
-        ("git:/srv/shopping", FakeSchema.missed, V1, False),
+        ("/srv/shop", FakeSchema.missed, V1, True),
+        ("/srv/shop", (), V1, False),
+        ("/srv/shop", FakeSchema.missed, V2, False),
+        ("/srv/shop/alembic.ini", FakeSchema.missed, V1, True),
+        ("/srv/shop/docs", FakeSchema.missed, V1, False),
+        ("/srv/shopping", FakeSchema.missed, V1, False),
     ],
 )
 async def test_code_that_goes_back_alone_is_irreversible_where_it_would_miss_something(
-    house: House, resource: str, missed: tuple[str, ...], to: Release, told: bool
+    house: House, moves: str, missed: tuple[str, ...], to: Release, told: bool
 ) -> None:
     schema = FakeSchema("schema", house.calls)
     schema.missed = missed
     house.layers |= {"schema": schema}
-    house.layers["code"].resource = resource
+    house.layers["code"].needs = Needs(moves=(Path(moves),))
     present = State({"config": V2, "code": V2, "schema": V2})
     plan = await of(house).plan("default", PlanRequest(present, State({"config": V1, "code": V1, "schema": to})))
     config, code = plan.steps
@@ -182,10 +182,52 @@ async def test_code_that_goes_back_alone_is_irreversible_where_it_would_miss_som
     assert code.risks == (("schema does not go back with it: column orders.note is gone",) if told else ())
 
 
+class NamingSchema(FakeSchema):
+    """One that the code's releases name."""
+
+    named_in = Path("/srv/shop/REVISION")
+
+    def named(self, text: str) -> Release:
+        if text != V1.id:
+            raise AdapterError(f"{text!r} is no revision", permanent=True)
+        return V1
+
+
+@pytest.mark.parametrize(
+    ("text", "to", "risk"),
+    [
+        (V1.id, V2, "column orders.note is gone"),  # a good state had the present one, and the release says otherwise
+        (V1.id, V1, "column orders.note is gone"),
+        ("", V1, "column orders.note is gone"),
+        ("", V2, ""),
+        ("r%", V2, "REVISION: 'r%' is no revision"),
+    ],
+)
+async def test_a_release_that_names_what_it_was_written_for_is_believed(
+    house: House, text: str, to: Release, risk: str
+) -> None:
+    read: list[Path] = []
+
+    async def reads(release: Release, path: Path) -> str:
+        assert release == V1
+        read.append(path)
+        return text
+
+    house.layers |= {"schema": NamingSchema("schema", house.calls)}
+    code: Any = house.layers["code"]
+    code.read, code.needs = reads, Needs(moves=(Path("/srv/shop"),))
+    present = State({"config": V2, "code": V2, "schema": V2})
+    plan = await of(house).plan("default", PlanRequest(present, State({"config": V2, "code": V1, "schema": to})))
+    (step,) = plan.steps
+    assert step.reversible is not bool(risk)
+    assert step.risks == ((f"schema does not go back with it: {risk}",) if risk else ())
+    assert read == [NamingSchema.named_in]
+
+
 @pytest.mark.parametrize("also", ["schema", "db"])
 async def test_code_that_goes_back_with_its_schema_misses_nothing(house: House, also: str) -> None:
     house.layers |= {"schema": FakeSchema("schema", house.calls), "db": FakeLayer("db", house.calls)}
-    house.layers["code"].resource = "git:/srv/shop"
+    house.layers["code"].needs = Needs(moves=(Path("/srv/shop"),))
     known = {**house.service.layers, also: house.service.layers["code"]}
     plans = {"both": PlanSpec(steps=(also, "code"))}
     house.service = house.service.model_copy(update={"plans": plans, "layers": known})

@@ -54,3 +54,19 @@ def test_a_layer_that_says_nothing_of_its_needs_writes_to_its_resource(resource:
     adapter: Any = SimpleNamespace(resource=resource, traits=Traits())
     assert list(written_by(adapter)) == written
     assert [is_moved_by(adapter, path / "in it") for path in written] == [True] * len(written)
+
+
+async def test_a_file_is_read_as_a_release_has_it_without_going_there(tmp_path: Path) -> None:
+    for name in ("1", "2"):
+        (tmp_path / "releases" / name).mkdir(parents=True)
+    (tmp_path / "releases/1/REVISION").write_text("r1\n")
+    (tmp_path / "current").symlink_to("releases/2")
+    given: dict[str, Any] = {
+        "adapter": "releases",
+        "directory": str(tmp_path / "releases"),
+        "link": str(tmp_path / "current"),
+    }
+    adapter = ReleasesAdapter(ReleasesSettings.model_validate(given), place(tmp_path / "a"))
+    there = {release.label: release for release in await adapter.releases()}
+    assert await adapter.read(there["1"], tmp_path / "current/REVISION") == "r1\n"
+    assert await adapter.read(there["2"], tmp_path / "current/REVISION") == "", "it has no such file"

@@ -337,6 +337,16 @@ class AlembicAdapter(StepAdapter[AlembicSettings]):
         if release_of(await self._heads()) == present:
             await in_thread(write_facts, self._kept(present.id), schema.written)
 
+    @property
+    def named_in(self) -> Path | None:
+        return self._settings.revision_file
+
+    def named(self, text: str) -> Release:
+        heads = text.replace("+", " ").split()
+        if not heads or _RELEASE.fullmatch(found := release_of(heads).id) is None:
+            raise AdapterError(f"{one_line(text)[:80]!r} is no revision; write the one that it needs", permanent=True)
+        return Release(found)
+
     async def unfit(self, release: Release) -> Sequence[str]:
         self._check_id(release)
         if release.id == release_of(await self._heads()).id:

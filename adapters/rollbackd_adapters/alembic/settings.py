@@ -31,6 +31,8 @@ class AlembicSettings(Settings):
     """The section of `alembic.ini`."""
     version_table: Annotated[str, StringConstraints(pattern=f"^{_TABLE}$")] = "alembic_version"
     """Where the database's heads are, as env.py has it; with its schema, if it has one of its own."""
+    revision_file: WholePath | None = None
+    """A file of the code in which each release names the revision that it was written for; none: they do not."""
     env: dict[Variable, str] = {}
     """What env.py and the migrations need in their environment besides; no secrets."""
     run_as: UserName = ""

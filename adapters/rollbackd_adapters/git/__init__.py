@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from rollbackd.adapter import Needs, Place, Settings
-from rollbackd.model import Traits
-from rollbackd_adapters.git.repo import resource_of
+from rollbackd.model import Release, Traits
+from rollbackd_adapters.git.repo import check_id, resource_of
 from rollbackd_adapters.git.settings import GitSettings
 from rollbackd_adapters.git.snapshots import TagSnapshots
 
@@ -42,5 +42,14 @@ class GitAdapter(TagSnapshots):
         self.resource = " ".join((whole, *settings.paths))
         """With `paths`, another layer may have the rest; the lock is that of the repository all the same."""
         repo = Path(os.path.realpath(settings.repo))
-        moves = tuple(repo / part for part in settings.paths) or (repo,)
+        self._places = (repo, settings.repo)
+        """The repository, which may be named by a link."""
+        moves = tuple(one / part for one in self._places for part in settings.paths or ("",))
         self.needs = Needs(writes=(repo.parent if settings.restore_from else repo,), moves=moves)
+
+    async def read(self, release: Release, path: Path) -> str:
+        tree = await self._step.tree_of(Release(check_id(release)))
+        repo = next(one for one in self._places if path.is_relative_to(one))
+        name = f"{tree}:{path.relative_to(repo)}"
+        (there,) = await self._repo.objects("%(objecttype)", [name])
+        return await self._repo.call("cat-file", "blob", name) if tree and there == "blob" else ""

@@ -61,6 +61,12 @@ class Checkout(StepAdapter[GitSettings]):
         """The commit that is there now."""
         return (await self._repo.look()).commit
 
+    async def tree_of(self, release: Release) -> str:
+        """What a release is of, as git names it: its tree, or with `paths` the newest commit that has it."""
+        if not self._settings.paths:
+            return release.id
+        return next((commit.sha for commit in await self._having(check_id(release))), "")
+
     async def _damage(self) -> str:
         """What is damaged, where that can be restored; "" where it cannot, so that it is an error like any other."""
         return await damage_of(self._repo) if self._settings.restore_from else ""

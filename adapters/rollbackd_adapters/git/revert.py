@@ -61,6 +61,10 @@ class Revert(StepAdapter[GitSettings]):
     async def current(self) -> Release:
         return self._repo.release(await self._tip())
 
+    async def tree_of(self, release: Release) -> str:
+        """What a release is of, as git names it."""
+        return release.id
+
     async def releases(self) -> Sequence[Release]:
         return self._repo.releases(await self._commits(await self._tip()))
 

@@ -46,7 +46,7 @@ class ReleasesAdapter(StepAdapter[ReleasesSettings]):
         super().__init__(settings, place)
         link = Path(os.path.realpath(settings.link.parent), settings.link.name)
         self.resource = f"releases:{link}"
-        self.needs = Needs(writes=(settings.link.parent, settings.directory), moves=(link,))
+        self.needs = Needs(writes=(settings.link.parent, settings.directory), moves=(link, settings.link))
         """Where the link is replaced, and the releases: `then` runs in one, and old ones are removed."""
         self._link = settings.link
         self._disk = Disk(settings)
@@ -60,6 +60,12 @@ class ReleasesAdapter(StepAdapter[ReleasesSettings]):
         found, refused = await asyncio.to_thread(self._disk.found)
         self._passed_over = f"{len(refused)} of the releases are passed over: {refused[0]}" if refused else ""
         return [each.release for each in found]
+
+    async def read(self, release: Release, path: Path) -> str:
+        self._check_id(release)
+        found = await asyncio.to_thread(self._disk.find, release)
+        link = next(one for one in self.needs.moves if path.is_relative_to(one))
+        return await asyncio.to_thread(_text, found.path / path.relative_to(link))
 
     async def _move(self, change: Change, trace: Trace, _lock: Lock) -> None:
         await in_thread(self._switch, change, trace)
@@ -123,3 +129,13 @@ class ReleasesAdapter(StepAdapter[ReleasesSettings]):
         except OSError as error:
             text = f"{self._settings.directory}: old releases cannot be removed: {hint(error)}"
             raise AdapterError(text, permanent=False) from error
+
+
+def _text(file: Path) -> str:
+    """Of a file; empty: there is none."""
+    try:
+        return file.read_text(errors="replace")
+    except (FileNotFoundError, NotADirectoryError):
+        return ""
+    except OSError as error:
+        raise AdapterError(f"{file}: {hint(error)}", permanent=False) from error

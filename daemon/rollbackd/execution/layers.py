@@ -10,7 +10,18 @@ from types import MappingProxyType
 from typing import TypeVar
 
 from rollbackd import plugins
-from rollbackd.adapter import Adapter, AdapterError, KeepsSchema, Marks, MixedError, Place, PointInTime, is_moved_by
+from rollbackd.adapter import (
+    Adapter,
+    AdapterError,
+    KeepsSchema,
+    Marks,
+    MixedError,
+    NamedByFile,
+    Place,
+    PointInTime,
+    ReadsReleases,
+    is_moved_by,
+)
 from rollbackd.config.models import Service
 from rollbackd.config.secrets import reveal
 from rollbackd.incident.plan import Move, moves
@@ -202,19 +213,38 @@ class Layers:
         """The steps; where one takes code back alone, with what that code would miss in the schema that stays."""
         moved = {change.layer for change in steps}
         for name, adapter in self.adapters.items():
-            known, present = way.target.releases.get(name), way.present.releases.get(name)
-            if name in moved or known is None or known == present or not isinstance(adapter, KeepsSchema):
+            if name in moved or not isinstance(adapter, KeepsSchema) or adapter.part_of in moved:
                 continue
             files = tuple(adapter.rests_on)
             carried = {one for one in moved if any(is_moved_by(self.adapters[one], path) for path in files)}
-            missed = await self._ask(name, adapter.unfit(known)) if carried and adapter.part_of not in moved else ()
-            if missed:
+            if missed := await self._missed(name, adapter, [one for one in steps if one.layer in carried], way):
                 said = tuple(f"{name} does not go back with it: {self.clean(text)}" for text in missed)
                 steps = [
                     replace(one, reversible=False, risks=(*one.risks, *said)) if one.layer in carried else one
                     for one in steps
                 ]
         return steps
+
+    async def _missed(self, name: str, keeper: KeepsSchema, code: Sequence[Change], way: PlanRequest) -> Sequence[str]:
+        """What code would miss in a layer that stays, by what its own release says that it needs, or a good state."""
+        known, present = way.target.releases.get(name), way.present.releases.get(name)
+        file = keeper.named_in if isinstance(keeper, NamedByFile) else None
+        if isinstance(keeper, NamedByFile) and file is not None and (text := await self._read(file, code)):
+            try:
+                known = keeper.named(text)
+            except AdapterError as error:
+                return (f"{file.name}: {error}",)
+        if not code or known is None or (present is not None and known.id == present.id):
+            return ()
+        return await self._ask(name, keeper.unfit(known))
+
+    async def _read(self, file: Path, code: Sequence[Change]) -> str:
+        """What a file has in the releases that code goes to; empty where none has it."""
+        for change in code:
+            adapter = self.adapters[change.layer]
+            if isinstance(adapter, ReadsReleases) and is_moved_by(adapter, file):
+                return await self._ask(change.layer, adapter.read(change.after, file))
+        return ""
 
     async def _fixed(self, spec: PlanSpec) -> dict[str, Release]:
         """The releases that the configuration fixes for steps of a plan."""
