@@ -16,9 +16,9 @@ def served(
     stdio: Annotated[bool, typer.Option("--stdio", help="Answer an ops host, on standard input and output.")] = False,
     listed: Annotated[bool, typer.Option("--list", help="Show what is served.")] = False,
 ) -> None:
-    """Serve this host's layers to an ops host, or take one of a service forward.
+    """Serve this host's layers, or take one of a service forward.
 
-    Those that are served are in --config, else in /etc/rollbackd/layers.yaml.
+    Served to an ops host are those of --config, else of /etc/rollbackd/layers.yaml.
 
     Made for a forced command: command="rollbackd layer --stdio",restrict in authorized_keys.
     """
