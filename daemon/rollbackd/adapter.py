@@ -160,6 +160,15 @@ class Bracket(Protocol):
 
 
 @runtime_checkable
+class Staged(Protocol):
+    """A layer whose step goes in stages, and that asks a check of the service between two of them."""
+
+    async def apply_in_stages(self, change: Change, ask: Callable[[str], Awaitable[CheckResult]]) -> None:
+        """Do what `apply` does. `ask` runs the check of that name once."""
+        ...
+
+
+@runtime_checkable
 class Noting(Protocol):
     """A layer that can have something to tell people of what was done: it is, and yet not as they would expect."""
 

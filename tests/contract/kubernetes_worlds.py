@@ -4,10 +4,12 @@ from pathlib import Path
 from typing import Any
 
 from rollbackd.model import Release
-from rollbackd.testing import World
+from rollbackd.testing import BracketWorld, World
 from rollbackd_adapters.kubernetes import KubernetesAdapter, KubernetesSettings
 from rollbackd_adapters.kubernetes.blue_green import ServiceColours
-from rollbackd_adapters.kubernetes.settings import BlueGreenSettings
+from rollbackd_adapters.kubernetes.canary import CanaryAdapter
+from rollbackd_adapters.kubernetes.scale import ScaleAdapter
+from rollbackd_adapters.kubernetes.settings import BlueGreenSettings, CanarySettings, ScaleSettings
 from rollbackd_adapters.kubernetes.templates import template_id
 from tests.clusters import APPS, JSON_PATCH, Cluster
 from tests.fakes.kubernetes_controllers import Object
@@ -218,6 +220,228 @@ class ColouredWorld(World):
     def break_it(self) -> None:
         self.cluster.api("DELETE", f"{self.apps}/web-blue")
         self.cluster.api("DELETE", f"{self.apps}/web-red")
+
+    def hang(self) -> None:
+        self.settings["timeout"] = "500ms"
+        self.cluster.freeze()
+
+
+class ScaledWorld(BracketWorld):
+    """A Deployment of three, a StatefulSet of two, and a CronJob; KEDA drives the Deployment where it is asked for."""
+
+    def __init__(self, cluster: Cluster, path: Path, keda: dict[str, str] | None = None) -> None:
+        cluster.thaw()
+        self.cluster, self.path = cluster, path
+        self.namespace = cluster.namespace()
+        self.settings: dict[str, Any] = {
+            "adapter": "scale",
+            "cluster": "prod",
+            "namespace": self.namespace,
+            "workloads": ["deployment/worker", "statefulset/queue", "cronjob/mail"],
+            "every": "50ms",
+            "timeout": "20s",
+        }
+        self.make("deployments", "apps/v1", "Deployment", "worker", {**self.pods("worker"), "replicas": 3})
+        queue = {**self.pods("queue"), "replicas": 2, "serviceName": "queue"}
+        self.make("statefulsets", "apps/v1", "StatefulSet", "queue", queue)
+        self.make("cronjobs", "batch/v1", "CronJob", "mail", cron_job())
+        if keda is not None:
+            target = {"scaleTargetRef": {"name": "worker"}, "minReplicaCount": 1, "triggers": []}
+            self.make("scaledobjects", "keda.sh/v1alpha1", "ScaledObject", "worker", target, keda)
+        wait_until(lambda: len(self.running()) == 5, "all pods")
+
+    def pods(self, name: str) -> Object:
+        pod = {"containers": [{"name": name, "image": f"shop/{name}:1"}]}
+        labels = {"app": name}
+        return {"selector": {"matchLabels": labels}, "template": {"metadata": {"labels": labels}, "spec": pod}}
+
+    def at(self, resource: str, name: str = "") -> str:
+        group = {
+            "cronjobs": "batch/v1",
+            "scaledobjects": "keda.sh/v1alpha1",
+            "horizontalpodautoscalers": "autoscaling/v2",
+        }.get(resource, "apps/v1")
+        return f"/apis/{group}/namespaces/{self.namespace}/{resource}" + (f"/{name}" if name else "")
+
+    def make(
+        self, resource: str, version: str, kind: str, name: str, spec: Object, annotations: dict[str, str] | None = None
+    ) -> None:
+        metadata = {"name": name, **({"annotations": annotations} if annotations else {})}
+        self.cluster.api(
+            "POST", self.at(resource), {"apiVersion": version, "kind": kind, "metadata": metadata, "spec": spec}
+        )
+
+    def read(self, resource: str, name: str) -> Object:
+        found: Object = self.cluster.api("GET", self.at(resource, name))
+        return found
+
+    def scale(self, resource: str, name: str, replicas: int) -> None:
+        operation = {"op": "replace", "path": "/spec/replicas", "value": replicas}
+        self.cluster.api("PATCH", self.at(resource, name), [operation], JSON_PATCH)
+
+    def running(self) -> list[str]:
+        pods = self.cluster.api("GET", f"/api/v1/namespaces/{self.namespace}/pods")["items"]
+        return sorted(pod["metadata"]["name"] for pod in pods)
+
+    def numbers(self) -> tuple[int, int, bool]:
+        queue = self.read("statefulsets", "queue")["spec"]["replicas"]
+        return self.read("deployments", "worker")["spec"]["replicas"], queue, self.suspended()
+
+    def suspended(self) -> bool:
+        return bool(self.read("cronjobs", "mail")["spec"]["suspend"])
+
+    def marks(self) -> list[str]:
+        found = []
+        for resource, name in (("deployments", "worker"), ("statefulsets", "queue"), ("cronjobs", "mail")):
+            found += [key for key in self.read(resource, name)["metadata"].get("annotations", {}) if "rollbackd" in key]
+        return found
+
+    def adapter(self) -> ScaleAdapter:
+        return ScaleAdapter(ScaleSettings.model_validate(self.settings), self.cluster.place(self.path))
+
+    def inside(self) -> bool:
+        numbers = self.numbers()
+        if numbers == (0, 0, True):
+            return not self.running()
+        assert numbers == (3, 2, False)
+        assert self.marks() == []
+        return False
+
+
+def cron_job() -> Object:
+    pod = {"containers": [{"name": "mail", "image": "shop/mail:1"}], "restartPolicy": "Never"}
+    return {"schedule": "*/5 * * * *", "jobTemplate": {"spec": {"template": {"spec": pod}}}}
+
+
+class RoutedWorld(World):
+    """A VirtualService that sends 10 of 40 to a canary; a rule for others and a mirror are in it, too."""
+
+    route, group = "virtualservice", "networking.istio.io"
+
+    def __init__(self, cluster: Cluster, path: Path, weights: tuple[int, ...] = (30, 10)) -> None:
+        cluster.thaw()
+        self.cluster, self.path = cluster, path
+        self.namespace = cluster.namespace()
+        self.at = f"/apis/{self.group}/v1/namespaces/{self.namespace}/{self.route}s/web"
+        self.apps = f"{APPS}/namespaces/{self.namespace}/deployments"
+        self.settings: dict[str, Any] = {
+            "adapter": "canary",
+            "cluster": "prod",
+            "namespace": self.namespace,
+            "route": f"{self.route}/web",
+            "rule": "main",
+            "stable": "web",
+            "canary": "web-canary",
+            "stable_workload": "deployment/web",
+            "canary_workload": "deployment/web-canary",
+            "stages": [15, 5, 0],
+            "every": "50ms",
+            "timeout": "20s",
+        }
+        self.changed: dict[str, Any] = {}
+        for name in ("web", "web-canary"):
+            self.deploy(name)
+            self.make(
+                f"/api/v1/namespaces/{self.namespace}/services", "v1", "Service", name, {"selector": {"app": name}}
+            )
+        self.make(self.at.rpartition("/")[0], f"{self.group}/v1", self.kind, "web", self.spec(weights))
+        for name in ("web", "web-canary"):
+            wait_until(lambda name=name: self.available(name) == 2, f"{name}'s pods")  # type: ignore[misc]
+
+    @property
+    def kind(self) -> str:
+        return {"virtualservice": "VirtualService", "httproute": "HTTPRoute"}[self.route]
+
+    def spec(self, weights: tuple[int, ...]) -> Object:
+        names = ("web", "web-canary", "web-other")
+        split = [{"destination": {"host": name}, "weight": n} for name, n in zip(names, weights, strict=False)]
+        beta = {
+            "name": "beta",
+            "match": [{"headers": {"beta": {"exact": "yes"}}}],
+            "route": [{"destination": {"host": "web-canary"}, "weight": 100}],
+        }
+        main = {"name": "main", "route": split, "mirror": {"host": "shadow"}, "timeout": "5s"}
+        return {"hosts": ["web.example"], "http": [beta, main]}
+
+    def deploy(self, name: str) -> None:
+        pod = {"metadata": {"labels": {"app": name}}, "spec": {"containers": [{"name": "web", "image": "shop/web:1"}]}}
+        spec = {"replicas": 2, "selector": {"matchLabels": {"app": name}}, "template": pod}
+        self.make(self.apps, "apps/v1", "Deployment", name, spec)
+
+    def make(self, path: str, version: str, kind: str, name: str, spec: Object) -> None:
+        self.cluster.api("POST", path, {"apiVersion": version, "kind": kind, "metadata": {"name": name}, "spec": spec})
+
+    def available(self, name: str) -> int:
+        return int(self.cluster.api("GET", f"{self.apps}/{name}").get("status", {}).get("availableReplicas", 0))
+
+    def replicas(self, name: str, number: int) -> None:
+        operation = {"op": "replace", "path": "/spec/replicas", "value": number}
+        self.cluster.api("PATCH", f"{self.apps}/{name}", [operation], JSON_PATCH)
+
+    def adapter(self) -> CanaryAdapter:
+        settings = CanarySettings.model_validate(self.settings)
+        return CanaryAdapter(settings, self.cluster.place(self.path, **self.changed))
+
+    def read(self) -> Object:
+        found: Object = self.cluster.api("GET", self.at)
+        return found
+
+    def weights(self) -> list[int]:
+        return [each["weight"] for each in self.read()["spec"]["http"][1]["route"]]
+
+    def set_weights(self, *weights: int) -> None:
+        operations = [
+            {"op": "replace", "path": f"/spec/http/1/route/{n}/weight", "value": weight}
+            for n, weight in enumerate(weights)
+        ]
+        self.cluster.api("PATCH", self.at, operations, JSON_PATCH)
+
+    def present(self) -> str:
+        weights = self.weights()
+        return f"{weights[1] * 100 / sum(weights):g}"
+
+    def target(self) -> Release:
+        return Release("0")
+
+    def moved_by_somebody(self) -> None:
+        self.set_weights(20, 20)
+
+    def everything(self) -> object:
+        return self.read()["metadata"]["resourceVersion"]
+
+    def break_it(self) -> None:
+        self.cluster.api("DELETE", f"{self.apps}/web")
+
+    def hang(self) -> None:
+        assert self.cluster.fake is not None
+        self.changed["request_timeout"] = "300ms"
+        self.cluster.fake.faults.append("hang")
+
+
+class GatewayWorld(RoutedWorld):
+    """The same by an HTTPRoute, whose gateway says what it has taken over."""
+
+    route, group = "httproute", "gateway.networking.k8s.io"
+
+    def spec(self, weights: tuple[int, ...]) -> Object:
+        split = [
+            {"name": name, "port": 80, "weight": n}
+            for name, n in zip(("web", "web-canary", "web-other"), weights, strict=False)
+        ]
+        header = {"type": "RequestHeaderModifier", "requestHeaderModifier": {"set": [{"name": "x", "value": "1"}]}}
+        beta = {"name": "beta", "matches": [{"path": {"value": "/beta"}}], "backendRefs": [{"name": "web-canary"}]}
+        main = {"name": "main", "filters": [header], "backendRefs": split}
+        return {"parentRefs": [{"name": "edge"}], "hostnames": ["web.example"], "rules": [beta, main]}
+
+    def weights(self) -> list[int]:
+        return [each["weight"] for each in self.read()["spec"]["rules"][1]["backendRefs"]]
+
+    def set_weights(self, *weights: int) -> None:
+        operations = [
+            {"op": "replace", "path": f"/spec/rules/1/backendRefs/{n}/weight", "value": weight}
+            for n, weight in enumerate(weights)
+        ]
+        self.cluster.api("PATCH", self.at, operations, JSON_PATCH)
 
     def hang(self) -> None:
         self.settings["timeout"] = "500ms"

@@ -20,8 +20,10 @@ from typing import Any
 
 import jsonpatch
 from aiohttp import web
+from jsonschema import Draft202012Validator
 
 from tests.fakes.kubernetes_controllers import Controllers, Object
+from tests.fakes.kubernetes_schemas import SCHEMAS
 
 ADMIN = "token-of-the-admin"
 TOKEN = "token-of-rollbackd"
@@ -50,10 +52,18 @@ GROUPS = {
         "daemonsets": "DaemonSet",
         "controllerrevisions": "ControllerRevision",
     },
+    "batch": {"cronjobs": "CronJob"},
+    "autoscaling": {"horizontalpodautoscalers": "HorizontalPodAutoscaler"},
     "discovery.k8s.io": {"endpointslices": "EndpointSlice"},
+    "keda.sh": {"scaledobjects": "ScaledObject"},
+    "networking.istio.io": {"virtualservices": "VirtualService"},
+    "gateway.networking.k8s.io": {"httproutes": "HTTPRoute"},
+    "argoproj.io": {"rollouts": "Rollout"},
     "authorization.k8s.io": {"selfsubjectaccessreviews": "SelfSubjectAccessReview"},
 }
 KINDS = {resource: kind for group in GROUPS.values() for resource, kind in group.items()}
+CUSTOM = {"keda.sh", "networking.istio.io", "gateway.networking.k8s.io", "argoproj.io"}
+"""Groups of CRDs, which a cluster may not have."""
 CLUSTER_WIDE = {"namespaces", "nodes", "selfsubjectaccessreviews"}
 
 
@@ -158,6 +168,13 @@ def defaulted(resource: str, of: Object) -> Object:
                 "terminationMessagePolicy": "File",
             }.items():
                 container.setdefault(key, value)
+    if resource == "cronjobs":
+        of["spec"].setdefault("suspend", False)
+    if resource == "httproutes":
+        for rule in of["spec"].get("rules", ()):
+            for backend in rule.get("backendRefs", ()):
+                for key, value in {"group": "", "kind": "Service", "weight": 1}.items():
+                    backend.setdefault(key, value)
     if resource == "resourcequotas":
         of["status"] = {"hard": dict(of["spec"]["hard"]), "used": of.get("status", {}).get("used", {})}
     return of
@@ -171,8 +188,9 @@ def valid(resource: str, of: Object) -> None:
     for key, value in {**metadata.get("labels", {}), **metadata.get("annotations", {})}.items():
         if not isinstance(value, str):
             raise Refused(400, "BadRequest", f"{key}: not a string")
+    unfit(of)
     template = of.get("spec", {}).get("template")
-    if template is not None:
+    if resource in {"deployments", "statefulsets", "daemonsets"}:
         labels = (template.get("metadata") or {}).get("labels") or {}
         if any(labels.get(key) != value for key, value in of["spec"]["selector"]["matchLabels"].items()):
             raise Refused(422, "Invalid", "spec.template.metadata.labels: `selector` does not match template `labels`")
@@ -182,6 +200,14 @@ def valid(resource: str, of: Object) -> None:
             raise Refused(422, "Invalid", "spec.template.spec.containers: Required value")
         if "$patch" in template:
             raise Refused(400, "BadRequest", 'unknown field "spec.template.$patch"')
+
+
+def unfit(of: Object) -> None:
+    """:raises Refused: 422, its CRD's schema does not have it so."""
+    schema = SCHEMAS.get(of["kind"])
+    errors = [] if schema is None else list(Draft202012Validator(schema).iter_errors(of))
+    if errors:
+        raise Refused(422, "Invalid", f"{of['kind']} is invalid: {errors[0].json_path}: {errors[0].message}")
 
 
 @dataclass
@@ -194,6 +220,8 @@ class FakeKubernetes:
     tokens: set[str] = field(default_factory=lambda: {TOKEN})
     faults: deque[str] = field(default_factory=deque)
     """What the next patches of rollbackd meet: `lost` (done, not answered), `dropped` (neither), `hang`, `429`, `504`."""
+    absent: set[str] = field(default_factory=set)
+    """Groups whose CRDs are not installed."""
     frozen: bool = False
     """The controllers do nothing."""
     admission: list[Callable[[Object, bool], Object]] = field(default_factory=list)
@@ -245,6 +273,8 @@ class FakeKubernetes:
                     "Forbidden",
                     f'{resource} "{name}" is forbidden: User "rollbackd" cannot {verb} resource "{resource}"{where}',
                 )
+        if group in self.absent:
+            raise Refused(404, "NotFound", "the server could not find the requested resource")
         body = await request.json() if request.can_read_body else None
         match request.method:
             case "GET" if name:
@@ -330,10 +360,10 @@ class FakeKubernetes:
             )
         if sub == "status":
             after = {**copy.deepcopy(before), "status": after.get("status", {})}
-        elif resource in {"deployments", "statefulsets", "daemonsets", "services"}:
+        elif "spec" in before:
             after["status"] = copy.deepcopy(before.get("status", {}))
             after["metadata"]["generation"] = before["metadata"]["generation"]
-            for hook in self.admission:
+            for hook in self.admission if resource in {"deployments", "statefulsets", "daemonsets", "services"} else ():
                 after = hook(after, dry)
         after = defaulted(resource, after)
         valid(resource, after)

@@ -79,12 +79,14 @@ class Controllers:
         for _ in range(PASSES):
             before = self.store.version
             for kind, step in (
+                ("scaledobjects", self.keda),
                 ("deployments", self.deployment),
                 ("replicasets", self.replica_set),
                 ("statefulsets", self.stateful_set),
                 ("daemonsets", self.daemon_set),
                 ("pods", self.kubelet),
                 ("services", self.endpoints),
+                ("httproutes", self.gateway),
             ):
                 for each in list(self.store.all(kind, namespace)):
                     if self.store.has(each):
@@ -308,6 +310,9 @@ class Controllers:
         self, workload: Object, pods: dict[str, Object], update: str, current: str, partition: int
     ) -> None:
         spec, name = workload["spec"], workload["metadata"]["name"]
+        if surplus := sorted(set(pods) - {f"{name}-{n}" for n in range(spec["replicas"])}):
+            self.store.remove(pods[surplus[-1]])  # one at a time, the last first
+            return
         for n in range(spec["replicas"]):
             pod = pods.get(f"{name}-{n}")
             if pod is None:
@@ -358,6 +363,45 @@ class Controllers:
             numberAvailable=sum(map(is_ready, pods_now)),
         )
         self.store.put("daemonsets", workload)
+
+    # -- scaling --------------------------------------------------------------------------------
+    def keda(self, scaled: Object) -> None:
+        """Scales to its pause while there is one, and up from 0 otherwise."""
+        target, namespace = scaled["spec"]["scaleTargetRef"], scaled["metadata"]["namespace"]
+        kind = f"{target.get('kind', 'Deployment').lower()}s"
+        found = self.store.get(kind, namespace, target["name"])
+        annotations = scaled["metadata"].get("annotations", {})
+        paused = annotations.get("autoscaling.keda.sh/paused-replicas")
+        if found is None or (paused is None and annotations.get("autoscaling.keda.sh/paused") == "true"):
+            return
+        present = found["spec"]["replicas"]
+        wanted = max(present, scaled["spec"].get("minReplicaCount", 0)) if paused is None else int(paused)
+        if present != wanted:
+            self.store.put(kind, {**copy.deepcopy(found), "spec": {**copy.deepcopy(found["spec"]), "replicas": wanted}})
+
+    # -- routes ---------------------------------------------------------------------------------
+    def gateway(self, route: Object) -> None:
+        """Accepts each generation, and resolves what it refers to when all of that is there."""
+        namespace, generation = route["metadata"]["namespace"], route["metadata"]["generation"]
+        named = {ref["name"] for rule in route["spec"].get("rules", ()) for ref in rule.get("backendRefs", ())}
+        there = {each["metadata"]["name"] for each in self.store.all("services", namespace)}
+        resolved = "True" if named <= there else "False"
+        conditions = [
+            {
+                "type": kind,
+                "status": status,
+                "reason": kind,
+                "message": "",
+                "observedGeneration": generation,
+                "lastTransitionTime": "2026-01-01T00:00:00Z",
+            }
+            for kind, status in (("Accepted", "True"), ("ResolvedRefs", resolved))
+        ]
+        parents = [
+            {"parentRef": ref, "controllerName": "example.com/gateway", "conditions": conditions}
+            for ref in route["spec"].get("parentRefs", ())
+        ]
+        self.store.put("httproutes", {**route, "status": {"parents": parents}})
 
     # -- Services -------------------------------------------------------------------------------
     def endpoints(self, service: Object) -> None:

@@ -21,6 +21,12 @@ COLOURS = (
     "adapter: blue_green, cluster: prod, namespace: shop, service: web, colours: {a: deployment/a, b: deployment/b}"
 )
 
+SCALE = "adapter: scale, cluster: prod, namespace: shop, workloads: [deployment/worker, cronjob/mail]"
+CANARY = (
+    "adapter: canary, cluster: prod, namespace: shop, route: httproute/web, stable: web, canary: next, "
+    "stable_workload: deployment/web, canary_workload: deployment/next"
+)
+
 
 def said(path: Path, layer: str) -> str:
     (path / "config.yaml").write_text(FILE.replace("LAYER", layer))
@@ -29,7 +35,7 @@ def said(path: Path, layer: str) -> str:
     return str(refused.value).replace(f"{path}/", "")
 
 
-@pytest.mark.parametrize("layer", [WEB, COLOURS], ids=["kubernetes", "blue_green"])
+@pytest.mark.parametrize("layer", [WEB, COLOURS, CANARY], ids=["kubernetes", "blue_green", "canary"])
 def test_a_sound_one_loads(tmp_path: Path, layer: str) -> None:
     (tmp_path / "config.yaml").write_text(FILE.replace("LAYER", layer))
     load(tmp_path / "config.yaml", look_for=None)
@@ -59,6 +65,43 @@ def test_a_sound_one_loads(tmp_path: Path, layer: str) -> None:
             COLOURS.replace("deployment/b", "deployment/a"),
             "config.yaml:8:7: two `colours` are one workload, so nothing would move; give each its own",
         ),
+        (
+            SCALE.replace("cronjob/mail", "daemonset/agent"),
+            'config.yaml:8:92: "daemonset/agent" cannot be scaled; write it like deployment/web, statefulset/queue or cronjob/mail',
+        ),
+        (
+            SCALE.replace("cronjob/mail", "deployment/worker"),
+            "config.yaml:8:7: a workload is named twice; name it once",
+        ),
+        (
+            CANARY.replace("httproute/web", "route/web"),
+            'config.yaml:8:62: "route/web" is no route; write it like virtualservice/web or httproute/web',
+        ),
+        (
+            CANARY.replace("canary: next", "canary: web"),
+            "config.yaml:8:7: stable and canary are the same, so nothing would move; give each its own",
+        ),
+        (
+            CANARY + ", stages: [50, 75, 0]",
+            "config.yaml:8:7: a canary only goes down, and ends at 0; write `stages` like [75, 50, 25, 0]",
+        ),
+        (
+            CANARY + ", stages: [50, 25]",
+            "config.yaml:8:7: a canary only goes down, and ends at 0; write `stages` like [75, 50, 25, 0]",
+        ),
+        (
+            CANARY + ", every: 5m",
+            "config.yaml:8:7: the stages take longer than `timeout`; give a longer one, or fewer stages",
+        ),
+        (
+            CANARY.replace("stable: web,", 'stable: "web:v1",'),
+            "config.yaml:8:7: an HTTPRoute names Services, which have no subsets; leave out the colon and what follows",
+        ),
+        (
+            CANARY.replace("deployment/next", "daemonset/next") + ", scale_down: true",
+            "config.yaml:8:7: a DaemonSet cannot be scaled; leave `scale_down` out",
+        ),
+        (CANARY + ", between: errors", 'config.yaml:8:178: unknown check "errors"; there is none, define it first'),
     ],
 )
 def test_what_is_wrong_is_told_at_its_place(tmp_path: Path, layer: str, text: str) -> None:

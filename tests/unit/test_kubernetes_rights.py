@@ -1,14 +1,17 @@
 """The Role in the documentation, and the rights that `ready` asks for."""
 
 import re
+from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
 import yaml
 
+from rollbackd_adapters.kubernetes import canary, scale
 from rollbackd_adapters.kubernetes.blue_green import RIGHTS
 from rollbackd_adapters.kubernetes.lacking import quantity, rights
+from rollbackd_adapters.kubernetes.settings import CanarySettings
 
 PAGE = Path(__file__).parents[2] / "docs" / "adapters.md"
 
@@ -25,10 +28,27 @@ def documented() -> set[tuple[str, str, str]]:
     }
 
 
+def canaries() -> Iterator[CanarySettings]:
+    for route in ("virtualservice/web", "httproute/web"):
+        yield CanarySettings(
+            adapter="canary",
+            cluster="prod",
+            namespace="shop",
+            route=route,
+            stable="web",
+            canary="web-canary",
+            stable_workload="deployment/web",
+            canary_workload="deployment/web-canary",
+            scale_down=True,
+        )
+
+
 def test_the_documented_role_has_each_right_that_is_asked_for_and_no_other() -> None:
     kinds = ("deployment", "statefulset", "daemonset")
     asked = {right for kind in kinds for right in rights(kind, unstick=kind == "statefulset")}
-    assert asked | set(RIGHTS) == documented()
+    asked |= {*RIGHTS, *scale.rights(["deployment/a", "statefulset/b", "cronjob/c"])}
+    asked |= {right for settings in canaries() for right in canary.rights(settings)}
+    assert asked == documented()
 
 
 @pytest.mark.parametrize("kind", ["deployment", "statefulset", "daemonset"])

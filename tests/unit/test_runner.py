@@ -18,7 +18,7 @@ from rollbackd.incident.next import ADOPTIONS, ATTEMPTS
 from rollbackd.journal import Entry, JournalUnavailable
 from rollbackd.model import Change, CheckResult, Outcome, Progress, Release, Request, Verdict, incident_stream
 from rollbackd.system.spawner import Spawner
-from tests.unit.house import INCIDENT, V1, FakeFactory, House, trigger
+from tests.unit.house import INCIDENT, V1, FakeFactory, FakeLayer, House, trigger
 from tests.unit.test_layers import meet
 
 WHOLE = ["enter page", "apply config v1", "apply code v1", "leave page"]
@@ -226,6 +226,24 @@ async def test_a_step_stays_running_until_the_check_that_it_names_passes(tmp_pat
     assert house.kinds()[-1] == "ApplyStarted"
     house.check_runner.verdicts.clear()
     assert (await house.run()).outcome is Outcome.RECOVERED
+
+
+class StagedLayer(FakeLayer):
+    """It asks a check of its service between its stages."""
+
+    async def apply_in_stages(self, change: Change, ask: Callable[[str], Awaitable[CheckResult]]) -> None:
+        self.calls.append(f"{(await ask('health')).verdict} between")
+        await self.apply(change)
+
+
+async def test_a_layer_that_goes_in_stages_asks_checks_of_its_service(house: House) -> None:
+    house.layers["code"] = StagedLayer("code", house.calls)
+    house.check_runner.verdicts["health"] = Verdict.BAD
+    await house.open()
+    house.runner.start(INCIDENT)
+    await house.until(lambda: "apply code v1" in house.calls)
+    assert house.calls.index("bad between") == house.calls.index("apply code v1") - 1
+    assert "health" in house.check_runner.asked
 
 
 # -- crashes ------------------------------------------------------------------------------------

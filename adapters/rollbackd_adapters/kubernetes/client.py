@@ -36,7 +36,7 @@ _ASKED_AGAIN = 3
 _LONGEST_REST = timedelta(seconds=5)
 _KNOWN_FOR = timedelta(minutes=1)
 """How long it is believed that it is still the same cluster."""
-_UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND, _CONFLICT, _GONE = 401, 403, 404, 409, 410
+_UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND, _CONFLICT, _GONE, _UNPROCESSABLE = 401, 403, 404, 409, 410, 422
 _JSON_PATCH = "application/json-patch+json"
 _METADATA = "application/json;as={}ObjectMetadata{};g=meta.k8s.io;v=v1,application/json"
 
@@ -55,6 +55,11 @@ class KubernetesError(AdapterError):
     @property
     def is_absent(self) -> bool:
         return self.status == _NOT_FOUND
+
+    @property
+    def is_conflict(self) -> bool:
+        """Whether the object is another one by now than the order was made for; a failed `test` answers 422."""
+        return self.status in {_CONFLICT, _UNPROCESSABLE}
 
 
 class KubernetesClient:
@@ -94,6 +99,15 @@ class KubernetesClient:
                 )
                 raise KubernetesError(text, permanent=False)
             query["continue"] = str(following)
+
+    async def items_if_known(self, path: str) -> list[Object]:
+        """All objects of a list whose kind the cluster may not have, such as that of a CRD; none then."""
+        try:
+            return await self.items(path)
+        except KubernetesError as error:
+            if not error.is_absent:
+                raise
+            return []
 
     async def may(self, verb: str, resource: str, namespace: str, *, group: str = "", name: str = "") -> bool:
         """Whether we have that right. :raises KubernetesError: that cannot be asked."""

@@ -3,7 +3,7 @@
 Each is known by what it writes on the objects that it manages, as its documentation says.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 _ARGO = ("argocd.argoproj.io/tracking-id", "argocd.argoproj.io/instance")
@@ -15,11 +15,13 @@ _MANAGERS = {
     "helm-controller": "flux",
     "helm": "helm",
     "flagger": "flagger",
+    "rollouts-controller": "rollouts",
 }
 _DEALING = {
     "argo": "suspend its automatic sync in the plan, or roll its repository back",
     "flux": "suspend it in the plan, or roll its repository back",
     "helm": "its next upgrade takes the change back; roll its release back instead",
+    "rollouts": "abort that instead, `kubectl argo rollouts abort`",
     "flagger": "it runs the rollout of this workload; roll back the Canary's target",
     "controller": "that is what is rolled back",
 }
@@ -95,3 +97,21 @@ def rivals(workload: Mapping[str, Any]) -> list[str]:
 
 def _manages(entry: Mapping[str, Any], field: str) -> bool:
     return field in ((entry.get("fieldsV1") or {}).get("f:spec") or {})
+
+
+def rollouts_of(rollouts: Iterable[Mapping[str, Any]], kind: str, name: str) -> list[WorkloadOwner]:
+    """The Argo Rollouts that move the weights of a route.
+
+    :param kind: `virtualservice` or `httproute`.
+    """
+    key = {"virtualservice": "virtualService", "httproute": "httpRoute"}[kind]
+    found = []
+    for rollout in rollouts:
+        canary = (((rollout.get("spec") or {}).get("strategy") or {}).get("canary")) or {}
+        routing = canary.get("trafficRouting") or {}
+        for part in (routing.get("istio"), *(routing.get("plugins") or {}).values()):
+            one, several = (part or {}).get(key), (part or {}).get(f"{key}s") or ()
+            named = {each.get("name") if isinstance(each, dict) else each for each in (one, *several)}
+            if name in named:
+                found.append(WorkloadOwner("rollouts", f"the Rollout {(rollout.get('metadata') or {}).get('name')}"))
+    return found

@@ -72,6 +72,12 @@ def pods_wanted(kind: str, workload: Mapping[str, Any]) -> int:
     return replicas if isinstance(replicas, int) else 0
 
 
+def available(workload: Mapping[str, Any]) -> int:
+    """How many of its pods serve."""
+    status = workload.get("status") or {}
+    return _number(status, "numberAvailable") or _number(status, "availableReplicas")
+
+
 def partition_of(workload: Mapping[str, Any]) -> int:
     """Of a StatefulSet: pods with a lower ordinal keep their revision."""
     strategy = (workload.get("spec") or {}).get("updateStrategy") or {}

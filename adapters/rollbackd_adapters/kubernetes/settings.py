@@ -12,7 +12,10 @@ from rollbackd_adapters.web import Url
 
 _NAME = r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?"
 _WORKLOAD = re.compile(rf"(?P<kind>deployment|statefulset|daemonset)/(?P<name>{_NAME}(?:\.{_NAME})*)")
-Owner = Literal["argo", "flux", "helm", "flagger", "controller"]
+_SCALABLE = re.compile(rf"(?P<kind>deployment|statefulset|cronjob)/(?P<name>{_NAME}(?:\.{_NAME})*)")
+_ROUTE = re.compile(rf"(?P<kind>virtualservice|httproute)/(?P<name>{_NAME}(?:\.{_NAME})*)")
+_DESTINATION = rf"^{_NAME}(?:\.{_NAME})*(?::[A-Za-z0-9](?:[-A-Za-z0-9_.]{{0,61}}[A-Za-z0-9])?)?$"
+Owner = Literal["argo", "flux", "helm", "flagger", "rollouts", "controller"]
 
 
 def _workload(text: str) -> str:
@@ -24,8 +27,27 @@ def _workload(text: str) -> str:
     return text
 
 
+def _scalable(text: str) -> str:
+    found = _SCALABLE.fullmatch(text)
+    if found is None or len(found["name"]) > 253:
+        raise ValueError(
+            f"{show(text)} cannot be scaled; write it like deployment/web, statefulset/queue or cronjob/mail"
+        )
+    return text
+
+
+def _route(text: str) -> str:
+    found = _ROUTE.fullmatch(text)
+    if found is None or len(found["name"]) > 253:
+        raise ValueError(f"{show(text)} is no route; write it like virtualservice/web or httproute/web")
+    return text
+
+
 WorkloadName = Annotated[str, AfterValidator(_workload)]
 """`deployment/NAME`, `statefulset/NAME` or `daemonset/NAME`."""
+
+ScalableName = Annotated[str, AfterValidator(_scalable)]
+"""`deployment/NAME`, `statefulset/NAME` or `cronjob/NAME`."""
 
 
 class InNamespace(Settings):
@@ -44,7 +66,7 @@ class KubernetesSettings(InNamespace):
     """What is rolled back: `deployment/NAME`, `statefulset/NAME` or `daemonset/NAME`."""
     despite: Annotated[tuple[Owner, ...], OneOrMany()] = ()
     """Owners that would take the change back, and that the plan deals with otherwise, such as by a bracket that
-    suspends them: `argo`, `flux`, `helm`, `flagger`, or the `controller` of its owner references."""
+    suspends them: `argo`, `flux`, `helm`, `flagger`, `rollouts`, or the `controller` of its owner references."""
     unstick: bool = False
     """Of a StatefulSet: delete a pod of an older revision that is not ready and keeps the others from being replaced,
     one at a time. Without it a broken pod blocks the way back for ever."""
@@ -102,4 +124,79 @@ class BlueGreenSettings(InNamespace):
             raise ValueError("two in `healthy` ask the same, which tells nothing of one; give each its own address")
         if self.every < timedelta(milliseconds=50):
             raise ValueError("`every` is at least 50ms; write it like 1s")
+        return self
+
+
+class ScaleSettings(InNamespace):
+    """A layer of adapter `scale`: workloads that are at 0 while the bracket is entered."""
+
+    workloads: Annotated[tuple[ScalableName, ...], OneOrMany(), Field(min_length=1)]
+    """What is put to rest, in this order, and woken in the reverse one: `deployment/NAME` and `statefulset/NAME` by 0
+    replicas, `cronjob/NAME` by suspending it."""
+    despite: Annotated[tuple[Owner, ...], OneOrMany()] = ()
+    """Owners that would take the change back, and that the plan deals with otherwise."""
+    every: Duration = timedelta(seconds=2)
+    """Between two looks at the pods that end."""
+    timeout: Duration = timedelta(minutes=5)
+    """For the pods to end."""
+
+    @model_validator(mode="after")
+    def _sound(self) -> Self:
+        if len(set(self.workloads)) < len(self.workloads):
+            raise ValueError("a workload is named twice; name it once")
+        if self.every < timedelta(milliseconds=50):
+            raise ValueError("`every` is at least 50ms; write it like 2s")
+        return self
+
+
+RouteName = Annotated[str, AfterValidator(_route)]
+"""`virtualservice/NAME` or `httproute/NAME`."""
+Destination = Annotated[str, Field(pattern=_DESTINATION, max_length=253)]
+"""A Service's name; in a VirtualService the host, and after a colon the subset, where it has one."""
+Share = Annotated[int, Field(ge=0, le=99)]
+"""Percent of all traffic of the rule."""
+
+
+class CanarySettings(InNamespace):
+    """A layer of adapter `canary`: a route that sends a share of its traffic to a canary. Going back takes that share
+    to 0, in stages; its releases are the shares."""
+
+    route: RouteName
+    """The VirtualService of Istio or the HTTPRoute of the Gateway API."""
+    rule: str = Field(default="", max_length=253)
+    """The name of the rule in it whose weights change; needed where several rules send traffic to both."""
+    stable: Destination
+    """Where its traffic is to go."""
+    canary: Destination
+    """Where it is not to go any more."""
+    stable_workload: WorkloadName
+    """Must be ready for all of the traffic, else nothing is touched."""
+    canary_workload: WorkloadName
+    at_least: int = Field(default=1, ge=1)
+    """So many pods of the stable workload must be available; in any case as many as the canary has."""
+    stages: tuple[Share, ...] = (75, 50, 25, 0)
+    """The canary's share of all traffic, percent, one after the other; what it is below already is left out."""
+    every: Duration = timedelta(seconds=30)
+    """Between two stages."""
+    between: Annotated[str, Ref("check")] = ""
+    """A check of the service that is asked before each stage but the first: when it is bad the rest goes at once."""
+    scale_down: bool = False
+    """Scale the canary's workload to 0 when it has no traffic any more."""
+    despite: Annotated[tuple[Owner, ...], OneOrMany()] = ()
+    """Owners that would take the change back, and that the plan deals with otherwise."""
+    timeout: Duration = timedelta(minutes=5)
+    """For all stages, and for the gateway to take a change over."""
+
+    @model_validator(mode="after")
+    def _sound(self) -> Self:
+        if self.stable == self.canary or self.stable_workload == self.canary_workload:
+            raise ValueError("stable and canary are the same, so nothing would move; give each its own")
+        if self.stages[-1:] != (0,) or list(self.stages) != sorted(set(self.stages), reverse=True):
+            raise ValueError("a canary only goes down, and ends at 0; write `stages` like [75, 50, 25, 0]")
+        if self.every * len(self.stages) > self.timeout:
+            raise ValueError("the stages take longer than `timeout`; give a longer one, or fewer stages")
+        if self.route.startswith("httproute/") and ":" in self.stable + self.canary:
+            raise ValueError("an HTTPRoute names Services, which have no subsets; leave out the colon and what follows")
+        if self.scale_down and self.canary_workload.startswith("daemonset/"):
+            raise ValueError("a DaemonSet cannot be scaled; leave `scale_down` out")
         return self

@@ -7,12 +7,13 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import partial
 from typing import TypeVar
 
 from structlog.typing import FilteringBoundLogger
 
 from rollbackd import facts
-from rollbackd.adapter import Adapter, AdapterError, Bracket, Noting
+from rollbackd.adapter import Adapter, AdapterError, Bracket, Noting, Staged
 from rollbackd.execution.check_runner import CheckRunner
 from rollbackd.execution.layers import ASKING, Layers
 from rollbackd.facts import IncidentFact
@@ -109,7 +110,7 @@ class Effects:
             if await self.held(incident):
                 return None
             async with asyncio.timeout(self._limit(flight.layer)):
-                await adapter.apply(change)
+                await self._move(change, adapter)
             progress = await _quickly(adapter.progress(change))
         while progress is Progress.RUNNING:
             if self.clock.monotonic() > deadline:
@@ -121,6 +122,13 @@ class Effects:
         if progress is Progress.NOT_STARTED:
             return _failed(flight, "it ended, and yet the layer says that nothing was done", permanent=False)
         return await self._done_when(flight, change.key, adapter)
+
+    async def _move(self, change: Change, adapter: Adapter) -> None:
+        """Apply a change; a layer that goes in stages may ask checks of its service between them."""
+        if isinstance(adapter, Staged):
+            await adapter.apply_in_stages(change, partial(self.check_runner.ask, self.layers.service))
+        else:
+            await adapter.apply(change)
 
     async def _done_when(self, flight: Flight, key: str, adapter: Adapter) -> IncidentFact | None:
         """A step stays running until the check that its layer names passes; an abort ends the waiting."""
