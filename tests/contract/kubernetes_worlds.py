@@ -4,14 +4,14 @@ from pathlib import Path
 from typing import Any
 
 from rollbackd.model import Release
-from rollbackd.testing import BracketWorld, World
+from rollbackd.testing import BracketWorld, World, finish
 from rollbackd_adapters.kubernetes import KubernetesAdapter, KubernetesSettings
 from rollbackd_adapters.kubernetes.blue_green import ServiceColours
 from rollbackd_adapters.kubernetes.canary import CanaryAdapter
 from rollbackd_adapters.kubernetes.scale import ScaleAdapter
 from rollbackd_adapters.kubernetes.settings import BlueGreenSettings, CanarySettings, ScaleSettings
-from rollbackd_adapters.kubernetes.templates import template_id
-from tests.clusters import APPS, JSON_PATCH, Cluster
+from rollbackd_adapters.kubernetes.templates import content_id, template_id
+from tests.clusters import APPS, JSON_PATCH, MERGE_PATCH, Cluster
 from tests.fakes.kubernetes_controllers import Object
 from tests.servers import wait_until
 
@@ -150,6 +150,55 @@ class StatefulWorld(WorkloadWorld):
 
 
 class DaemonWorld(WorkloadWorld):
+    kind = "daemonset"
+
+
+class ConfiguredWorld(WorkloadWorld):
+    """A workload whose ConfigMap goes back with it; it held 1, 2 and now 3, as its image's tag."""
+
+    def __init__(self, cluster: Cluster, path: Path) -> None:
+        self.seen: dict[str, str] = {}
+        super().__init__(cluster, path, history=("web:1",))
+        self.settings["config_maps"] = "settings"
+        self.map = f"/api/v1/namespaces/{self.namespace}/configmaps/settings"
+        self.look()
+        for n in ("2", "3"):
+            self.configure(n)
+            self.deploy(f"web:{n}")
+            self.settled()
+            self.look()
+        self.generation = int(self.read()["metadata"]["generation"])
+
+    def look(self) -> None:
+        """As the daemon does all the time."""
+        self.seen[self.image()[-5:]] = finish(self.adapter().current()).id
+
+    def configure(self, value: str) -> None:
+        self.cluster.api("PATCH", self.map, {"data": {"A": value}}, MERGE_PATCH)
+
+    def held(self) -> dict[str, str]:
+        found: dict[str, str] = self.cluster.api("GET", self.map)["data"]
+        return found
+
+    def image(self) -> str:
+        return str(self.read()["spec"]["template"]["spec"]["containers"][0]["image"])
+
+    def pods(self) -> list[str]:
+        pods = self.cluster.api("GET", f"/api/v1/namespaces/{self.namespace}/pods")["items"]
+        return [pod["metadata"]["uid"] for pod in pods]
+
+    def present(self) -> str:
+        template = super().present()
+        return content_id({"template": template, "config": {"settings": {"data": self.held()}}})
+
+    def target(self) -> Release:
+        return Release(self.seen["web:2"])
+
+    def everything(self) -> object:
+        return [super().everything(), self.cluster.api("GET", self.map)["metadata"]["resourceVersion"]]
+
+
+class ConfiguredDaemonWorld(ConfiguredWorld):
     kind = "daemonset"
 
 

@@ -238,6 +238,24 @@ class FakeKubernetes:
         self.controllers = Controllers(self.store)
         made = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "kube-system"}}
         self.store.add("namespaces", made, SYSTEM_UID)
+        for name in self.controllers.nodes:
+            node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}, "status": node_status("True")}
+            self.store.add("nodes", node)
+
+    def take_down(self, name: str) -> None:
+        """A node that does not answer any more."""
+        self.controllers.down.add(name)
+        self._say_of_node(name, "Unknown")
+
+    def bring_up(self) -> None:
+        for name in self.controllers.down:
+            self._say_of_node(name, "True")
+        self.controllers.down.clear()
+
+    def _say_of_node(self, name: str, ready: str) -> None:
+        node = self.store.get("nodes", "", name)
+        assert node is not None
+        self.store.put("nodes", {**copy.deepcopy(node), "status": node_status(ready)})
 
     def reconcile(self, namespace: str) -> None:
         if namespace and not self.frozen:
@@ -264,6 +282,8 @@ class FakeKubernetes:
         verb = {"GET": "get" if name else "list", "POST": "create", "PUT": "update"}.get(
             request.method, request.method.lower()
         )
+        if (resource in CLUSTER_WIDE) is bool(namespace):
+            raise Refused(404, "NotFound", "the server could not find the requested resource")
         if ours:
             self.asked.append(f"{request.method} {request.path}")
             if (verb, resource) in self.denied:
@@ -323,6 +343,8 @@ class FakeKubernetes:
             wanted = body["spec"]["resourceAttributes"]
             if KINDS.get(wanted["resource"]) is None or wanted["resource"] not in GROUPS[wanted["group"]]:
                 self.wrong.append(f"a review of what there is not: {wanted}")
+            if (wanted["resource"] in CLUSTER_WIDE) is bool(wanted["namespace"]):
+                self.wrong.append(f"a review in the wrong place: {wanted}")
             allowed = (wanted["verb"], wanted["resource"]) not in self.denied
             return web.json_response({**body, "status": {"allowed": allowed}}, status=201)
         made = copy.deepcopy(body)
@@ -383,6 +405,10 @@ class FakeKubernetes:
         self.store.remove(found)
         self.reconcile(found["metadata"].get("namespace", ""))
         return web.json_response({"kind": "Status", "apiVersion": "v1", "status": "Success"})
+
+
+def node_status(ready: str) -> Object:
+    return {"conditions": [{"type": "Ready", "status": ready}]}
 
 
 def status_of(refused: Refused) -> Object:

@@ -8,7 +8,8 @@ import copy
 import hashlib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -74,6 +75,10 @@ class Controllers:
     def __init__(self, store: "Store") -> None:
         self.store = store
         self.nodes = ["node-a", "node-b"]
+        self.down: set[str] = set()
+        """Nodes whose kubelet does not answer."""
+        self.pushed: dict[str, int] = {}
+        """How often an image was pushed again under the same tag."""
 
     def run(self, namespace: str) -> None:
         for _ in range(PASSES):
@@ -350,8 +355,11 @@ class Controllers:
                 )
         old = [pod for pod in pods.values() if pod["metadata"]["labels"]["controller-revision-hash"] != mark]
         unready = [pod for pod in owned(self.store, "pods", workload) if not is_ready(pod)]
-        if old and (not unready or unready == [each for each in unready if each in old]):
-            self.store.remove(min(old, key=is_ready))
+        spare = share(workload["spec"]["updateStrategy"]["rollingUpdate"]["maxUnavailable"], len(self.nodes), up=True)
+        replaced = [pod for pod in old if not is_ready(pod)]  # what is no loss, and as many others as may be lost
+        replaced += [pod for pod in old if is_ready(pod)][: max(0, spare - len(unready))]
+        for pod in replaced:
+            self._end(pod)
         pods_now = owned(self.store, "pods", workload)
         updated = [pod for pod in pods_now if pod["metadata"]["labels"]["controller-revision-hash"] == mark]
         workload.setdefault("status", {}).update(
@@ -363,6 +371,14 @@ class Controllers:
             numberAvailable=sum(map(is_ready, pods_now)),
         )
         self.store.put("daemonsets", workload)
+
+    def _end(self, pod: Object) -> None:
+        """Delete a pod; on a node that is down nobody ends it."""
+        if pod["spec"].get("nodeName") not in self.down:
+            self.store.remove(pod)
+        elif "deletionTimestamp" not in pod["metadata"]:
+            metadata = {**pod["metadata"], "deletionTimestamp": self.store.now()}
+            self.store.put("pods", {**copy.deepcopy(pod), "metadata": metadata})
 
     # -- scaling --------------------------------------------------------------------------------
     def keda(self, scaled: Object) -> None:
@@ -431,7 +447,10 @@ class Controllers:
 
     # -- pods -----------------------------------------------------------------------------------
     def kubelet(self, pod: Object) -> None:
-        status = pod_status(pod, set(self._configured(pod)))
+        if pod["spec"].get("nodeName") in self.down:  # the node controller says so
+            status = {**pod.get("status", {}), "conditions": [{"type": "Ready", "status": "False"}]}
+        else:
+            status = pod_status(pod, set(self._configured(pod)), self.pushed)
         if {key: pod.get("status", {}).get(key) for key in status} != status:
             pod.setdefault("status", {}).update(status)
             self.store.put("pods", pod)
@@ -441,7 +460,12 @@ class Controllers:
             yield each["metadata"]["name"]
 
 
-def pod_status(pod: Object, config_maps: set[str]) -> Object:
+def digest_of(image: str, pushed: int = 0) -> str:
+    """What a registry has under a tag."""
+    return f"sha256:{hashlib.sha256(f'{image} {pushed}'.encode()).hexdigest()}"
+
+
+def pod_status(pod: Object, config_maps: set[str], pushed: Mapping[str, int] = MappingProxyType({})) -> Object:
     """What a kubelet says of a pod, by the words in its image's name: `absent`, `crash`, `slow`, or all is well."""
     container = pod["spec"]["containers"][0]
     image, waiting = container["image"], ""
@@ -455,6 +479,9 @@ def pod_status(pod: Object, config_maps: set[str]) -> Object:
         waiting = "CrashLoopBackOff"
     elif "slow" in image:
         waiting = "ContainerCreating"
+    known = [each["imageID"] for each in pod.get("status", {}).get("containerStatuses", ()) if each["imageID"]]
+    tag, _, named = image.partition("@")
+    pulled = f"{tag.rpartition(':')[0]}@{named or digest_of(tag, pushed.get(tag, 0))}"
     state: Object = {"waiting": {"reason": waiting, "message": f"{image}: {waiting}"}} if waiting else {"running": {}}
     ready = "False" if waiting else "True"
     return {
@@ -464,7 +491,7 @@ def pod_status(pod: Object, config_maps: set[str]) -> Object:
             {
                 "name": container["name"],
                 "image": image,
-                "imageID": "",
+                "imageID": known[0] if known else "" if waiting else pulled,
                 "ready": not waiting,
                 "restartCount": 0,
                 "state": state,

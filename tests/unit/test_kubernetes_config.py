@@ -58,6 +58,10 @@ def test_a_sound_one_loads(tmp_path: Path, layer: str) -> None:
             "config.yaml:8:7: only a StatefulSet's pods block each other; leave `unstick` out",
         ),
         (
+            WEB + ", config_maps: [a, a]",
+            "config.yaml:8:7: a ConfigMap is named twice; name it once",
+        ),
+        (
             COLOURS + ', healthy: {c: "http://c.example/"}',
             'config.yaml:8:7: `healthy` has "c", which is not among `colours`; name one of them',
         ),

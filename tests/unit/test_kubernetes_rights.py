@@ -10,15 +10,15 @@ import yaml
 
 from rollbackd_adapters.kubernetes import canary, scale
 from rollbackd_adapters.kubernetes.blue_green import RIGHTS
-from rollbackd_adapters.kubernetes.lacking import quantity, rights
+from rollbackd_adapters.kubernetes.lacking import CLUSTER_WIDE, quantity, rights
 from rollbackd_adapters.kubernetes.settings import CanarySettings
 
 PAGE = Path(__file__).parents[2] / "docs" / "adapters.md"
 
 
-def documented() -> set[tuple[str, str, str]]:
+def documented(kind: str = "Role") -> set[tuple[str, str, str]]:
     (block,) = re.findall(r"^```yaml\n(# kubectl apply.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
-    role = next(each for each in yaml.safe_load_all(block) if each["kind"] == "Role")
+    role = next(each for each in yaml.safe_load_all(block) if each["kind"] == kind)
     return {
         (verb, group, resource)
         for rule in role["rules"]
@@ -45,15 +45,23 @@ def canaries() -> Iterator[CanarySettings]:
 
 def test_the_documented_role_has_each_right_that_is_asked_for_and_no_other() -> None:
     kinds = ("deployment", "statefulset", "daemonset")
-    asked = {right for kind in kinds for right in rights(kind, unstick=kind == "statefulset")}
+    asked = {right for kind in kinds for right in rights(kind, unstick=kind == "statefulset", config_maps=True)}
     asked |= {*RIGHTS, *scale.rights(["deployment/a", "statefulset/b", "cronjob/c"])}
     asked |= {right for settings in canaries() for right in canary.rights(settings)}
-    assert asked == documented()
+    wide = {right for right in asked if right[2] in CLUSTER_WIDE}
+    assert asked - wide == documented()
+    assert wide | {("get", "", "namespaces")} == documented("ClusterRole")
 
 
 @pytest.mark.parametrize("kind", ["deployment", "statefulset", "daemonset"])
 def test_nothing_is_deleted_unless_it_is_to_be_unstuck(kind: str) -> None:
     assert ("delete", "", "pods") not in rights(kind, unstick=False)
+
+
+def test_only_what_is_asked_for_needs_more_rights() -> None:
+    plain = rights("deployment", unstick=False)
+    assert ("get", "", "nodes") not in plain
+    assert ("patch", "", "configmaps") not in plain
 
 
 @pytest.mark.parametrize(

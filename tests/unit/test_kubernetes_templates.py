@@ -12,10 +12,13 @@ from rollbackd_adapters.kubernetes import rollout
 from rollbackd_adapters.kubernetes.owners import owners_of, rivals
 from rollbackd_adapters.kubernetes.templates import (
     NeededObject,
+    digests_of,
+    images,
     label_of,
     needed_objects,
     own_template,
     template_id,
+    with_digests,
 )
 from rollbackd_adapters.kubernetes.workload import patch_of
 
@@ -254,3 +257,40 @@ def test_a_selector_is_written_as_a_query_has_it() -> None:
         ],
     }
     assert rollout.selector({"spec": {"selector": chosen}}) == "app=web,tier in (a,b),!old,new,x notin (y)"
+
+
+@BUSY
+@given(TEMPLATES, st.dictionaries(st.sampled_from(["web", "proxy"]), st.sampled_from(["sha256:" + "a" * 64])))
+def test_a_pinned_template_is_the_same_release_and_is_known_by_its_digests(
+    template: dict[str, Any], digests: dict[str, str]
+) -> None:
+    pinned = with_digests(template, digests)
+    assert template_id(pinned) == template_id(template)
+    wanted = f"shop/web:1@{digests['web']}" if "web" in digests else "shop/web:1"
+    assert images(pinned)["web"] == wanted
+    assert images(own_template(pinned)) == images(template)
+
+
+@pytest.mark.parametrize("note", ["{", "[]", "7", '{"web": 7}', '{"web": "sha256:0"}'])
+def test_a_note_of_digests_that_says_nothing_is_no_part_of_a_release(note: str) -> None:
+    plain = {"metadata": {}, "spec": {"containers": [{"name": "web", "image": "shop/web:1"}]}}
+    noted = {**plain, "metadata": {"annotations": {"rollbackd/pinned": note}}}
+    assert template_id(noted) == template_id(plain)
+
+
+def test_digests_are_those_of_the_newest_pod_whose_image_it_is() -> None:
+    def pod(image: str, told: str, created: str) -> dict[str, Any]:
+        status = {"containerStatuses": [{"name": "web", "imageID": told}]}
+        spec = {"containers": [{"name": "web", "image": image}]}
+        return {"metadata": {"creationTimestamp": created}, "spec": spec, "status": status}
+
+    one, two = (f"sha256:{digit * 64}" for digit in "12")
+    template = {"spec": {"containers": [{"name": "web", "image": "shop/web:1"}]}}
+    pods = [
+        pod("shop/web:1", f"docker.io/shop/web@{two}", "2026-01-02T00:00:00Z"),
+        pod("shop/web:1", f"docker-pullable://shop/web@{one}", "2026-01-01T00:00:00Z"),
+        pod("shop/web:2", f"docker.io/shop/web@{one}", "2026-01-03T00:00:00Z"),
+        pod("shop/web:1", one, "2026-01-04T00:00:00Z"),  # an image's own id, which no registry has
+        pod("shop/web:1", "", "2026-01-05T00:00:00Z"),
+    ]
+    assert digests_of(template, pods) == {"web": ("shop/web:1", two)}

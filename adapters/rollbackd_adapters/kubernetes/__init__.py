@@ -6,25 +6,36 @@ that the cluster's history limit takes none. Replicas and all else stay.
 https://kubernetes.io/docs/concepts/workloads/controllers/
 """
 
+import operator
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar
-from urllib.parse import quote
 
 from rollbackd.adapter import AdapterError, Place, Settings
-from rollbackd.model import Change, Progress, Release
-from rollbackd.syntax.units import format_duration
+from rollbackd.model import NO_RELEASE, Change, Progress, Release
 from rollbackd.system.boundary import boundary
 from rollbackd.system.spawner import Lock, one_line
 from rollbackd_adapters.base import StepAdapter
 from rollbackd_adapters.kubernetes import lacking, rollout
 from rollbackd_adapters.kubernetes.client import KubernetesClient, KubernetesError, Object, identified_client
+from rollbackd_adapters.kubernetes.config_maps import ConfigMaps, held_by, refusals
+from rollbackd_adapters.kubernetes.image_history import ImageHistory
+from rollbackd_adapters.kubernetes.nodes import down_nodes, down_told
 from rollbackd_adapters.kubernetes.owners import owners_of, rivals
+from rollbackd_adapters.kubernetes.rollout_watch import RolloutWatch
 from rollbackd_adapters.kubernetes.settings import KubernetesSettings
 from rollbackd_adapters.kubernetes.template_history import KnownTemplate, TemplateHistory
-from rollbackd_adapters.kubernetes.templates import Template, label_of, template_id
+from rollbackd_adapters.kubernetes.templates import (
+    Template,
+    digests_of,
+    images,
+    label_of,
+    restarted,
+    template_id,
+    with_digests,
+)
 from rollbackd_adapters.kubernetes.workload import (
-    Revision,
     Workload,
+    is_marked,
     known_template,
     patch_of,
     present_template,
@@ -47,42 +58,51 @@ class KubernetesAdapter(StepAdapter[KubernetesSettings]):
         self.resource = f"kubernetes:{settings.cluster}/{settings.namespace}/{settings.workload}"
         self._kind = settings.workload.partition("/")[0]
         self._history = TemplateHistory(place.scratch)
+        self._images = ImageHistory(place.scratch)
+        self._seen: tuple[Object, KnownTemplate] | None = None
+        """What `_progress` saw last. `_move` follows at once, and its patch compares it."""
 
     async def current(self) -> Release:
-        present = known_template(await (await self._workload()).read())
-        await in_thread(self._history.remember, [present], self._clock.now())
-        return self._release(present)
+        workload = await self._workload()
+        present, known = await self._look(workload)
+        await in_thread(self._history.remember, [known], self._clock.now())
+        if images(known.template).keys() - (await in_thread(self._images.digests, known.id)).keys():
+            await self._remember_digests(known, await workload.selected_pods(present))
+        return self._release(known)
 
     async def releases(self) -> Sequence[Release]:
-        return [self._release(known) for known in (await self._known()).values()]
+        workload = await self._workload()
+        return [self._release(known) for known in (await self._known(workload, await workload.read())).values()]
 
     async def prune(self, spare: Collection[str] = (), last: int = 0) -> Sequence[str]:
-        return await in_thread(self._history.forget, last or self._settings.keep, spare)
+        dropped = await in_thread(self._history.forget, last or self._settings.keep, spare)
+        await in_thread(self._images.forget, dropped)
+        return dropped
 
     async def plan(self, target: Release) -> Change:
         self._check_id(target)
         workload = await self._workload()
-        present = await workload.read()
-        known = await self._known(workload, present)
-        if target.id not in known:
-            raise AdapterError(f"{one_line(target.name)}{self._unknown}", permanent=True)
-        template = known[target.id].template
-        before = self._release(known_template(present))
-        risks = await self._risks(workload, present, template) if before.id != target.id else []
-        return Change(self._place.layer, before, self._release(known[target.id]), risks=tuple(risks))
+        present, before = await self._look(workload)
+        after = await self._target(workload, present, before, target)
+        risks = await self._risks(workload, present, before, after) if before.id != target.id else []
+        return Change(self._place.layer, self._release(before), self._release(after), risks=tuple(risks))
 
     async def _move(self, change: Change, trace: Trace, _lock: Lock) -> None:
         workload = await self._workload()
-        present = await workload.read()
-        if template_id(present_template(present)) == change.before.id != change.after.id:
-            template = await self._template(workload, present, change.after)
+        client = workload.client
+        present, before = self._seen or await self._look(workload)
+        mark = f"{change.key} {change.after.id}"
+        if (not is_marked(present, mark)) if before.config else before.id == change.before.id:
+            after = await self._target(workload, present, before, change.after)
             self._refuse(present)
-            client = await self._client()
-            patch = patch_of(present, template, f"{change.key} {change.after.id}")
+            template = await self._template(before, after)
+            patch = patch_of(present, template, mark)
             if trace.begun is None:  # else what counts for nothing is what stood there before the first life
-                _, became = await self._tried(client, workload, patch, change.after.id)
-                trace.intend(deadline=rollout.deadline_mark(present), became=became)
+                _, became = await self._tried(client, workload, patch, template_id(template))
+                parts = {"before": before.parts, "after": after.parts}
+                trace.intend(deadline=rollout.deadline_mark(present), became=became, parts=parts)
             boundary("kubernetes.begun")
+            await self._write_config_maps(client, after)
             present = await client.patch(workload.path, patch)
             boundary("kubernetes.patched")
         trace.begin(moved=True, became=template_id(present_template(present)))
@@ -90,36 +110,76 @@ class KubernetesAdapter(StepAdapter[KubernetesSettings]):
 
     async def _finish(self, change: Change, trace: Trace, lock: Lock) -> None:
         """The change is done when its rollout is."""
-        await RolloutWatch(self._settings, self._place, await self._workload(), await self._client()).until_done(
-            str(trace.known.get("became")), str(trace.known.get("deadline"))
-        )
+        watch = RolloutWatch(self._settings, self._place, await self._workload())
+        await watch.until_done(str(trace.known.get("became")), str(trace.known.get("deadline")))
+        trace.begin(down=watch.down)
         await super()._finish(change, trace, lock)
 
+    async def note(self, key: str) -> str:
+        """The nodes that are down, which were not waited for."""
+        change = Change(self._place.layer, NO_RELEASE, NO_RELEASE, key=key)
+        down = Trace(self._place.scratch, change).known.get("down") or []
+        return f"not waited for, since they are down: {', '.join(down)}" if down else ""
+
     async def _progress(self, change: Change, trace: Trace) -> Progress:
-        present = await (await self._workload()).read()
-        found = template_id(present_template(present))
-        begun = trace.begun
-        if begun is not None and found == begun.get("became"):
+        self._seen = await self._look(await self._workload())
+        present = self._seen[1]
+        begun, found = trace.known, present.id
+        if begun and trace.done is None and not begun.get("moved") and _is_between(begun, present):
+            return Progress.NOT_STARTED
+        if begun and template_id(present.template) == begun.get("became"):
             found = change.after.id  # an admission webhook made another template of it, as its dry run had said
         return progress_of(trace, change, found)
 
     # -- planning -------------------------------------------------------------------------------
-    async def _risks(self, workload: Workload, present: Object, template: Template) -> list[str]:
+    async def _risks(
+        self, workload: Workload, present: Object, before: KnownTemplate, after: KnownTemplate
+    ) -> list[str]:
         """What people should know of the way to that template.
 
         :raises AdapterError: it cannot be gone to; permanent where that lies in the workload itself.
         """
         self._refuse(present)
-        client, namespace = await self._client(), self._settings.namespace
-        missing = await lacking.missing_objects(client, namespace, template)
-        full = await lacking.over_quota(client, namespace, present, template)
+        client, namespace = workload.client, self._settings.namespace
+        missing = await lacking.missing_objects(client, namespace, after.template, self._settings.config_maps)
+        full = await lacking.over_quota(client, namespace, present, after.template)
         if full and not lacking.spare_of(present):
             missing += [f"{text}; raise it, or let the rollout take pods away first (maxUnavailable)" for text in full]
         if missing:
             raise self._unfit("; ".join(missing), permanent=False)
+        pods = await workload.selected_pods(present)
+        await self._remember_digests(before, pods)
         told = [*rivals(present), *(f"{text}: it takes pods away first" for text in full), *self._told(present)]
-        said, _ = await self._tried(client, workload, patch_of(present, template, "planned"), template_id(template))
+        told += [*await self._told_images(after), *await self._told_config_maps(client, before, after)]
+        if self._kind == "daemonset":
+            told += down_told(present, await down_nodes(client, pods))
+        patch = patch_of(present, await self._template(before, after), "planned")
+        said, _ = await self._tried(client, workload, patch, template_id(after.template))
         return [*told, *said]
+
+    async def _told_images(self, after: KnownTemplate) -> list[str]:
+        """Tags that have moved; with `pin` the images whose digest is not known."""
+        if not self._settings.pin:
+            return await in_thread(self._images.moved, after.id, after.template)
+        known = await in_thread(self._images.digests, after.id)
+        return [
+            f"the digest of {image} is not known, so it goes back by its tag"
+            for name, image in images(after.template).items()
+            if name not in known and "@" not in image
+        ]
+
+    async def _told_config_maps(
+        self, client: KubernetesClient, before: KnownTemplate, after: KnownTemplate
+    ) -> list[str]:
+        """ConfigMaps that change. :raises AdapterError: one would be refused."""
+        changed = [name for name, held in after.config.items() if held != before.config.get(name)]
+        if not changed:
+            return []
+        maps = self._config_maps(client)
+        present = await maps.read()
+        for name in changed:
+            await maps.write(present[name], after.config[name], dry_run=True)
+        return [f"ConfigMap {', '.join(changed)} goes back first, and pods that run see it until they are replaced"]
 
     def _refuse(self, present: Object) -> None:
         """:raises AdapterError: its controller would not do it, or somebody else would take it back."""
@@ -166,133 +226,101 @@ class KubernetesAdapter(StepAdapter[KubernetesSettings]):
         return AdapterError(f"{self._settings.workload}: {text}", permanent=permanent)
 
     # -- templates ------------------------------------------------------------------------------
-    async def _known(self, workload: Workload | None = None, present: Object | None = None) -> dict[str, KnownTemplate]:
-        """All templates that can be gone back to, newest first, by the ids of their releases."""
-        workload = workload or await self._workload()
-        present = present or await workload.read()
-        seen = [known_template(present), *(each.known for each in await workload.revisions(present))]
+    async def _as_known(self, client: KubernetesClient, present: Object) -> KnownTemplate:
+        """What runs. :raises AdapterError: a ConfigMap that goes back with it is not there, or never can."""
+        known = known_template(present)
+        if not self._settings.config_maps:
+            return known
+        found = await self._config_maps(client).read()
+        if refused := refusals(found, self._settings.despite):
+            raise self._unfit("; ".join(refused), permanent=True)
+        return known._replace(config={name: held_by(each) for name, each in found.items()})
+
+    async def _look(self, workload: Workload) -> tuple[Object, KnownTemplate]:
+        present = await workload.read()
+        return present, await self._as_known(workload.client, present)
+
+    async def _known(
+        self, workload: Workload, present: Object, now: KnownTemplate | None = None
+    ) -> dict[str, KnownTemplate]:
+        """All that can be gone back to, newest first, by the ids of their releases."""
+        seen = [now or await self._as_known(workload.client, present)]
+        if not self._settings.config_maps:  # else nobody knows what they held then
+            seen += [each.known for each in await workload.revisions(present)]
         await in_thread(self._history.remember, seen, self._clock.now())
         found: dict[str, KnownTemplate] = {}
-        for known in (*seen, *await in_thread(self._history.recall)):
-            found.setdefault(template_id(known.template), known)
+        for known in (*seen, *await self._recalled()):
+            found.setdefault(known.id, known)
         return found
 
-    async def _template(self, workload: Workload, present: Object, target: Release) -> Template:
-        known = await self._known(workload, present)
-        if target.id not in known:
+    async def _recalled(self) -> list[KnownTemplate]:
+        """What was seen earlier, with just those ConfigMaps."""
+        wanted = set(self._settings.config_maps)
+        return [known for known in await in_thread(self._history.recall) if known.config.keys() == wanted]
+
+    async def _target(self, workload: Workload, present: Object, now: KnownTemplate, target: Release) -> KnownTemplate:
+        """What is gone back to; the cluster is asked only when it is not known here.
+
+        :raises AdapterError: permanent, nobody knows it.
+        """
+        for known in (now, *await self._recalled()):
+            if known.id == target.id:
+                return known
+        found = await self._known(workload, present, now)
+        if target.id not in found:
             raise AdapterError(f"{one_line(target.name)}{self._unknown}", permanent=True)
-        return known[target.id].template
+        return found[target.id]
+
+    async def _template(self, before: KnownTemplate, after: KnownTemplate) -> Template:
+        """The template to set: by digest if that is wanted. Pods read a ConfigMap anew only when they are replaced."""
+        template = after.template
+        if self._settings.pin:
+            template = with_digests(template, await in_thread(self._images.digests, after.id))
+        if template_id(before.template) == template_id(template):
+            return restarted(template, self._clock.now().isoformat(timespec="seconds"))
+        return template
+
+    async def _remember_digests(self, known: KnownTemplate, pods: Sequence[Object]) -> None:
+        await in_thread(self._images.remember, known.id, digests_of(known.template, pods))
+
+    def _config_maps(self, client: KubernetesClient) -> ConfigMaps:
+        return ConfigMaps(client, self._settings.namespace, self._settings.config_maps)
+
+    async def _write_config_maps(self, client: KubernetesClient, after: KnownTemplate) -> None:
+        if not after.config:
+            return
+        maps = self._config_maps(client)
+        for name, present in (await maps.read()).items():
+            if held_by(present) != after.config[name]:
+                await maps.write(present, after.config[name])
+                boundary("kubernetes.config_map")
 
     def _release(self, known: KnownTemplate) -> Release:
-        return Release(template_id(known.template), label_of(known.template, known.revision), known.created)
+        return Release(known.id, label_of(known.template, known.revision), known.created)
 
     # -- asking ---------------------------------------------------------------------------------
-    async def _client(self) -> KubernetesClient:
-        return await identified_client(self._place, self._settings.cluster)
-
     async def _workload(self) -> Workload:
-        return self._workload_of(await self._client())
-
-    def _workload_of(self, client: KubernetesClient) -> Workload:
+        client = await identified_client(self._place, self._settings.cluster)
         return Workload(client, self._settings.namespace, self._settings.workload)
 
     async def _problems(self) -> list[str]:
         try:
-            client = await self._client()
-            wanted = lacking.rights(self._kind, unstick=self._settings.unstick)
-            if found := await lacking.missing_rights(client, self._settings.namespace, wanted):
+            workload = await self._workload()
+            settings = self._settings
+            wanted = lacking.rights(self._kind, unstick=settings.unstick, config_maps=bool(settings.config_maps))
+            if found := await lacking.missing_rights(workload.client, settings.namespace, wanted):
                 return found
-            present = await self._workload_of(client).read()
+            present = await workload.read()
             self._refuse(present)
+            await self._as_known(workload.client, present)
         except AdapterError as error:
             return [str(error)]
         return []
 
 
-class RolloutWatch:
-    """Follows one rollout to its end."""
-
-    def __init__(
-        self, settings: KubernetesSettings, place: Place, workload: Workload, client: KubernetesClient
-    ) -> None:
-        self._settings = settings
-        self._place = place
-        self._workload = workload
-        self._client = client
-        self._failing: tuple[str, float] = ("", 0.0)
-
-    async def until_done(self, release: str, deadline: str) -> None:
-        """Wait for the rollout of that release.
-
-        :param deadline: what the workload said of its deadline before the change: that is not about this rollout.
-        :raises AdapterError: permanent when pods of the target do not come up, or somebody else moved the workload.
-        """
-        clock = self._place.clock
-        late = clock.monotonic() + self._settings.timeout.total_seconds()
-        while True:
-            words = await self._look(release, deadline)
-            if not words:
-                return
-            if clock.monotonic() > late:
-                limit = format_duration(self._settings.timeout)
-                text = f"{self._settings.workload} is not rolled out after {limit}: {words}"
-                raise AdapterError(text, permanent=False)
-            await clock.sleep(self._settings.every)
-
-    async def _look(self, release: str, deadline: str) -> str:
-        """What is left to do; nothing when it is done."""
-        present = await self._workload.read()
-        if template_id(present_template(present)) != release:
-            text = f"{self._settings.workload} got another template during its rollout: somebody else moved it"
-            raise AdapterError(f"{text}, and it is left to them", permanent=True)
-        counted = rollout.counts(self._workload.kind, present)
-        revisions = await self._workload.revisions(present)
-        target = next((each for each in revisions if each.id == release), None)
-        if target is None:
-            return counted.words
-        pods = await self._workload.pods(present, revisions)
-        kept = self._kept(present, pods)
-        label = self._workload.hash_label
-        left = rollout.others(pods, label, target.pod_hash, kept)
-        if counted.done and not left:
-            return ""
-        await self._fail_early(present, target, pods, deadline)
-        if self._settings.unstick:
-            await self._unstick(pods, left)
-        return f"{counted.words}, pods of another revision: {', '.join(left)}" if counted.done else counted.words
-
-    def _kept(self, present: Object, pods: list[Object]) -> set[str]:
-        """Pods that keep their revision, by name."""
-        partition = rollout.partition_of(present) if self._workload.kind == "statefulset" else 0
-        return {pod["metadata"]["name"] for pod in pods if rollout.ordinal(pod) < partition}
-
-    async def _fail_early(self, present: Object, target: Revision, pods: list[Object], deadline: str) -> None:
-        """:raises AdapterError: permanent, when the target's pods have been failing for long enough."""
-        label = self._workload.hash_label
-        own = [pod for pod in pods if (pod["metadata"].get("labels") or {}).get(label) == target.pod_hash]
-        trouble = next(rollout.troubles(own), None)
-        words = str(trouble) if trouble else rollout.refused_pods(target.keeper)
-        passed = rollout.deadline_mark(present)
-        if not words and passed and passed != deadline:
-            words = "its progress deadline is exceeded"
-        now = self._place.clock.monotonic()
-        since = self._failing[1] if words and self._failing[0] else now
-        self._failing = (words, since)
-        if words and now - since >= self._settings.failing_for.total_seconds():
-            uids = {pod["metadata"]["name"]: pod["metadata"]["uid"] for pod in own}
-            uid = uids.get(trouble.pod, "") if trouble else target.uid
-            evidence = self._place.spawner.clean(await self._workload.events(uid))
-            text = f"{self._settings.workload} does not come up as {label_of(target.known.template)}: {words}"
-            raise AdapterError(text, permanent=True, evidence=evidence)
-
-    async def _unstick(self, pods: list[Object], left: Collection[str]) -> None:
-        """Delete the last pod that is left of an older revision and not ready, while no other ends."""
-        if any(pod["metadata"].get("deletionTimestamp") for pod in pods):
-            return
-        stuck = [pod for pod in pods if pod["metadata"]["name"] in left and not rollout.is_ready(pod)]
-        if stuck:
-            pod = max(stuck, key=rollout.ordinal)
-            name = quote(str(pod["metadata"]["name"]), safe="")
-            path = f"/api/v1/namespaces/{self._settings.namespace}/pods/{name}"
-            boundary("kubernetes.unstick")
-            await self._client.delete(path, pod["metadata"]["uid"])
+def _is_between(begun: Mapping[str, Any], present: KnownTemplate) -> bool:
+    """Whether each part is where a change began or where it goes."""
+    ways = begun.get("parts") or {}
+    before, after = ways.get("before", {}), {**ways.get("after", {})}
+    known = [{before.get(part), after.get(part), "" if part else begun.get("became")} for part in present.parts]
+    return before.keys() == present.parts.keys() and all(map(operator.contains, known, present.parts.values()))

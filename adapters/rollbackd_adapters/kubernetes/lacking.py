@@ -3,7 +3,7 @@
 import asyncio
 import math
 import re
-from collections.abc import Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Collection, Coroutine, Iterable, Iterator, Sequence
 from decimal import Decimal
 from typing import Any, TypeVar
 
@@ -19,12 +19,19 @@ _QUANTITY = re.compile(
 )
 
 
-async def missing_objects(client: KubernetesClient, namespace: str, template: Template) -> list[str]:
+async def missing_objects(
+    client: KubernetesClient, namespace: str, template: Template, spared: Collection[str] = ()
+) -> list[str]:
     """ConfigMaps, Secrets, claims and accounts that it names and that are not there.
 
+    :param spared: ConfigMaps that are not looked at.
     :raises KubernetesError: that cannot be asked.
     """
-    asked = await _together(_missing(client, namespace, needed) for needed in needed_objects(template))
+    asked = await _together(
+        _missing(client, namespace, needed)
+        for needed in needed_objects(template)
+        if needed.resource != "configmaps" or needed.name not in spared
+    )
     return [text for texts in asked for text in texts]
 
 
@@ -137,19 +144,29 @@ _READ: Sequence[tuple[str, str, str]] = (
 )
 
 
-def rights(kind: str, *, unstick: bool) -> list[tuple[str, str, str]]:
-    """Verb, API group and resource of all that a layer of that kind asks and does in its namespace."""
+CLUSTER_WIDE = frozenset({"nodes"})
+"""Resources that are in no namespace."""
+
+
+def rights(kind: str, *, unstick: bool, config_maps: bool = False) -> list[tuple[str, str, str]]:
+    """Verb, API group and resource of all that a layer of that kind asks and does."""
     kept = "replicasets" if kind == "deployment" else "controllerrevisions"
     own = [("get", "apps", f"{kind}s"), ("patch", "apps", f"{kind}s"), ("list", "apps", kept), *_READ]
+    own += [("get", "", "nodes")] if kind == "daemonset" else []
+    own += [("patch", "", "configmaps")] if config_maps else []
     return [*own, ("delete", "", "pods")] if unstick else own
 
 
 async def missing_rights(client: KubernetesClient, namespace: str, wanted: Sequence[tuple[str, str, str]]) -> list[str]:
     """A sentence for each right that we do not have. :raises KubernetesError: that cannot be asked."""
-    allowed = await _together(client.may(verb, resource, namespace, group=group) for verb, group, resource in wanted)
+    allowed = await _together(
+        client.may(verb, resource, "" if resource in CLUSTER_WIDE else namespace, group=group)
+        for verb, group, resource in wanted
+    )
+    role = f"Role in namespace {namespace}"
     return [
-        f'the Role in namespace {namespace} has no line {{apiGroups: ["{group}"], resources: [{resource}], '
-        f"verbs: [{verb}]}}; add it"
+        f'the {"ClusterRole" if resource in CLUSTER_WIDE else role} has no line {{apiGroups: ["{group}"], '
+        f"resources: [{resource}], verbs: [{verb}]}}; add it"
         for (verb, group, resource), has in zip(wanted, allowed, strict=True)
         if not has
     ]

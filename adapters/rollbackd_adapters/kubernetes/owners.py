@@ -46,7 +46,7 @@ class WorkloadOwner(NamedTuple):
 def owners_of(workload: Mapping[str, Any], field: str = "f:template") -> list[WorkloadOwner]:
     """All owners of a workload, or of another object, each kind once.
 
-    :param field: the part of its spec that is to change: whoever manages that owns it.
+    :param field: the part of it, or of its spec, that is to change: whoever manages that owns it.
     """
     found: dict[str, WorkloadOwner] = {}
     for owner in _owners(workload.get("metadata") or {}, field):
@@ -96,7 +96,8 @@ def rivals(workload: Mapping[str, Any]) -> list[str]:
 
 
 def _manages(entry: Mapping[str, Any], field: str) -> bool:
-    return field in ((entry.get("fieldsV1") or {}).get("f:spec") or {})
+    fields = entry.get("fieldsV1") or {}
+    return field in fields or field in (fields.get("f:spec") or {})
 
 
 def rollouts_of(rollouts: Iterable[Mapping[str, Any]], kind: str, name: str) -> list[WorkloadOwner]:

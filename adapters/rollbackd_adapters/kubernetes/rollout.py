@@ -130,6 +130,23 @@ def others(pods: Iterable[Mapping[str, Any]], label: str, revision: str, spared:
     return sorted(found)
 
 
+def node_of(pod: Mapping[str, Any]) -> str:
+    """The node that it is on; empty while it has none."""
+    return str((pod.get("spec") or {}).get("nodeName") or "")
+
+
+def done_but_for(
+    workload: Mapping[str, Any], pods: Iterable[Mapping[str, Any]], revision: str, down: Collection[str]
+) -> bool:
+    """Of a DaemonSet: whether each node that is not down has a ready pod of a revision, and none of another."""
+    status, label = workload.get("status") or {}, "controller-revision-hash"
+    up = [pod for pod in pods if node_of(pod) not in down]
+    own = [pod for pod in up if ((pod.get("metadata") or {}).get("labels") or {}).get(label) == revision]
+    wanted = _number(status, "desiredNumberScheduled") - len(down)
+    observed = _number(status, "observedGeneration") >= _number(workload.get("metadata") or {}, "generation")
+    return observed and len(own) == len(up) >= wanted and all(map(is_ready, own))
+
+
 def is_ready(pod: Mapping[str, Any]) -> bool:
     """Whether a pod says that it is ready."""
     conditions = (pod.get("status") or {}).get("conditions") or ()

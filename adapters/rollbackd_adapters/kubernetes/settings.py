@@ -46,6 +46,7 @@ def _route(text: str) -> str:
 WorkloadName = Annotated[str, AfterValidator(_workload)]
 """`deployment/NAME`, `statefulset/NAME` or `daemonset/NAME`."""
 
+ObjectName = Annotated[str, Field(pattern=rf"^{_NAME}(?:\.{_NAME})*$", max_length=253)]
 ScalableName = Annotated[str, AfterValidator(_scalable)]
 """`deployment/NAME`, `statefulset/NAME` or `cronjob/NAME`."""
 
@@ -67,6 +68,11 @@ class KubernetesSettings(InNamespace):
     despite: Annotated[tuple[Owner, ...], OneOrMany()] = ()
     """Owners that would take the change back, and that the plan deals with otherwise, such as by a bracket that
     suspends them: `argo`, `flux`, `helm`, `flagger`, `rollouts`, or the `controller` of its owner references."""
+    config_maps: Annotated[tuple[ObjectName, ...], OneOrMany()] = ()
+    """ConfigMaps that go back with the template: they are part of the release then. Not for immutable ones, which a
+    template names anew each time."""
+    pin: bool = False
+    """Go back to images by the digest that ran, not by their tag, which may lead elsewhere by now."""
     unstick: bool = False
     """Of a StatefulSet: delete a pod of an older revision that is not ready and keeps the others from being replaced,
     one at a time. Without it a broken pod blocks the way back for ever."""
@@ -81,6 +87,8 @@ class KubernetesSettings(InNamespace):
 
     @model_validator(mode="after")
     def _sound(self) -> Self:
+        if len(set(self.config_maps)) < len(self.config_maps):
+            raise ValueError("a ConfigMap is named twice; name it once")
         if self.unstick and not self.workload.startswith("statefulset/"):
             raise ValueError("only a StatefulSet's pods block each other; leave `unstick` out")
         if self.every < timedelta(milliseconds=50):

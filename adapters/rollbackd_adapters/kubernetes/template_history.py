@@ -6,12 +6,14 @@ A template may hold secrets in its variables: the directory and its files are fo
 
 import contextlib
 import json
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from rollbackd_adapters.kubernetes.templates import Template, is_template, template_id
+from rollbackd_adapters.kubernetes.client import Object
+from rollbackd_adapters.kubernetes.templates import Template, content_id, is_template, template_id
 from rollbackd_adapters.traces import write_facts
 
 
@@ -21,6 +23,19 @@ class KnownTemplate(NamedTuple):
     template: Template
     created: datetime | None
     revision: str = ""
+    config: Mapping[str, Object] = MappingProxyType({})
+    """What the ConfigMaps hold that go back with it, by their names."""
+
+    @property
+    def id(self) -> str:
+        """The id of its release."""
+        own = template_id(self.template)
+        return own if not self.config else content_id({"template": own, "config": dict(self.config)})
+
+    @property
+    def parts(self) -> dict[str, str]:
+        """The same, part by part: a change of several cannot be made at one instant."""
+        return {"": template_id(self.template), **{name: content_id(held) for name, held in self.config.items()}}
 
 
 class TemplateHistory:
@@ -32,10 +47,10 @@ class TemplateHistory:
     def remember(self, seen: Iterable[KnownTemplate], now: datetime) -> None:
         """Keep those that are not kept yet. :raises AdapterError: not permanent, one could not be written."""
         for known in seen:
-            path = self._directory / f"{template_id(known.template)}.json"
+            path = self._directory / f"{known.id}.json"
             if not path.exists():
-                created = (known.created or now).timestamp()
-                write_facts(path, {"template": known.template, "created": created, "revision": known.revision})
+                kept = {"created": (known.created or now).timestamp(), "revision": known.revision}
+                write_facts(path, {"template": known.template, "config": dict(known.config), **kept})
 
     def forget(self, keep: int, spare: Collection[str]) -> list[str]:
         """Drop the oldest beyond so many, without those to spare; their names."""
@@ -52,9 +67,11 @@ class TemplateHistory:
         for path in self._files():
             with contextlib.suppress(OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
                 data: dict[str, Any] = json.loads(path.read_bytes())
-                if is_template(data["template"]) and template_id(data["template"]) == path.stem:
+                if is_template(data["template"]):
                     created = datetime.fromtimestamp(float(data["created"]), UTC)
-                    yield KnownTemplate(data["template"], created, str(data["revision"]))
+                    known = KnownTemplate(data["template"], created, str(data["revision"]), data.get("config", {}))
+                    if known.id == path.stem:
+                        yield known
 
     def _files(self) -> list[Path]:
         return sorted(self._directory.glob("[0-9a-f]*.json"), key=_changed, reverse=True)

@@ -38,7 +38,7 @@ class Workload:
     def __init__(self, client: KubernetesClient, namespace: str, workload: str) -> None:
         """:param workload: `deployment/NAME` and the like."""
         self.kind, _, name = workload.partition("/")
-        self._client = client
+        self.client = client
         self._named = f"{workload} in namespace {namespace}"
         self._core = f"/api/v1/namespaces/{namespace}"
         self._apps = f"/apis/apps/v1/namespaces/{namespace}"
@@ -48,21 +48,21 @@ class Workload:
     async def read(self) -> Object:
         """The object. :raises AdapterError: it is not there, or is no such workload."""
         try:
-            found = await self._client.get(self.path)
+            found = await self.client.get(self.path)
         except KubernetesError as error:
             if not error.is_absent:
                 raise
-            text = f"cluster {self._client.name}: there is no {self._named}; correct its name, or bring it back"
+            text = f"cluster {self.client.name}: there is no {self._named}; correct its name, or bring it back"
             raise AdapterError(text, permanent=False) from None
         if not is_template((found.get("spec") or {}).get("template")):
-            text = f"cluster {self._client.name}: GET {self.path}: there is no pod template in the answer"
+            text = f"cluster {self.client.name}: GET {self.path}: there is no pod template in the answer"
             raise AdapterError(text, permanent=False)
         return found
 
     async def revisions(self, workload: Object) -> list[Revision]:
         """What its controller keeps, newest first. What is not its own, though it has its labels, is left out."""
         kept = "replicasets" if self.kind == "deployment" else "controllerrevisions"
-        listed = await self._client.items(f"{self._apps}/{kept}", labelSelector=selector(workload))
+        listed = await self.client.items(f"{self._apps}/{kept}", labelSelector=selector(workload))
         uid = workload["metadata"]["uid"]
         found = [self._revision(each) for each in listed if _owner(each) == uid]
         return sorted(filter(None, found), key=lambda each: each.number, reverse=True)
@@ -86,14 +86,21 @@ class Workload:
 
     async def pods(self, workload: Object, revisions: list[Revision]) -> list[Object]:
         """Its pods, of whatever revision, also those that end."""
-        listed = await self._client.items(f"{self._core}/pods", labelSelector=selector(workload))
+        return self.own_pods(workload, await self.selected_pods(workload), revisions)
+
+    async def selected_pods(self, workload: Object) -> list[Object]:
+        """The pods that have its labels; mostly, though not always, its own."""
+        return await self.client.items(f"{self._core}/pods", labelSelector=selector(workload))
+
+    def own_pods(self, workload: Object, pods: list[Object], revisions: list[Revision]) -> list[Object]:
+        """Those among pods that its controller made."""
         owners = {workload["metadata"]["uid"], *(revision.uid for revision in revisions)}
-        return [pod for pod in listed if _owner(pod) in owners]
+        return [pod for pod in pods if _owner(pod) in owners]
 
     async def events(self, uid: str) -> str:
         """The last events of an object, a line each: evidence; empty when they cannot be had."""
         try:
-            listed = await self._client.items(f"{self._core}/events", fieldSelector=f"involvedObject.uid={uid}")
+            listed = await self.client.items(f"{self._core}/events", fieldSelector=f"involvedObject.uid={uid}")
         except KubernetesError:
             return ""
         listed.sort(key=lambda each: str(each.get("lastTimestamp") or each.get("eventTime") or ""))
@@ -127,6 +134,11 @@ def patch_of(workload: Object, template: Template, mark: str) -> list[dict[str, 
         guards.append({"op": "test", "path": "/metadata/resourceVersion", "value": metadata["resourceVersion"]})
         marked = {"op": "add", "path": "/metadata/annotations", "value": {MARK: mark}}
     return [*guards, {"op": "replace", "path": "/spec/template", "value": template}, marked]
+
+
+def is_marked(workload: Object, mark: str) -> bool:
+    """Whether its template was set with that mark."""
+    return bool((workload["metadata"].get("annotations") or {}).get(MARK) == mark)
 
 
 def _owner(of: Object) -> str:

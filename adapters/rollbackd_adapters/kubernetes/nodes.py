@@ -1,0 +1,38 @@
+"""Nodes that are down: what a DaemonSet has on them is neither replaced nor waited for."""
+
+import asyncio
+import math
+from collections.abc import Iterable, Sequence
+
+from rollbackd_adapters.kubernetes import lacking, rollout
+from rollbackd_adapters.kubernetes.client import KubernetesClient, KubernetesError, Object
+
+
+async def down_nodes(client: KubernetesClient, pods: Iterable[Object]) -> list[str]:
+    """The nodes that are down among those whose pods are not ready. :raises KubernetesError: that cannot be asked."""
+    names = sorted({rollout.node_of(pod) for pod in pods if not rollout.is_ready(pod)} - {""})
+    down = await asyncio.gather(*(_is_down(client, name) for name in names))
+    return [name for name, is_down in zip(names, down, strict=True) if is_down]
+
+
+async def _is_down(client: KubernetesClient, name: str) -> bool:
+    try:
+        return not rollout.is_ready(await client.get(f"/api/v1/nodes/{name}"))
+    except KubernetesError as error:
+        if not error.is_absent:
+            raise
+        return True
+
+
+def down_told(workload: Object, down: Sequence[str]) -> list[str]:
+    """A sentence about the nodes that are down; nothing when none is."""
+    if not down:
+        return []
+    rolling = (workload["spec"].get("updateStrategy") or {}).get("rollingUpdate") or {}
+    wanted = rollout.pods_wanted("daemonset", workload)
+    spare = lacking.share(rolling.get("maxUnavailable", 1), wanted, math.ceil)
+    surge = lacking.share(rolling.get("maxSurge", 0), wanted, math.ceil)
+    told = f"not waited for, since they are down: {', '.join(down)}"
+    if len(down) >= spare and not surge:
+        return [f"{told}; that is all of maxUnavailable ({spare}), so the rollout stops there: raise it, or drain them"]
+    return [told]
