@@ -168,6 +168,30 @@ class Staged(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Discovered:
+    """Something that runs elsewhere and could be a service of one layer."""
+
+    names: Sequence[str]
+    """What it may be called; the first that is free."""
+    labels: Mapping[str, str]
+    """What its signals are likely to have."""
+    layer: Mapping[str, str]
+    """The layer's settings, as the configuration writes them."""
+    remarks: Sequence[str] = ()
+    """Sentences for people: what stands against a rollback of it."""
+
+
+@runtime_checkable
+class Discovers(Protocol):
+    """An adapter, its class, that can say what there is to roll back."""
+
+    @staticmethod
+    async def discover(place: Place, cluster: str, namespace: str) -> Sequence[Discovered]:
+        """What runs there. Read only. :raises AdapterError: it cannot be asked."""
+        ...
+
+
 @runtime_checkable
 class Noting(Protocol):
     """A layer that can have something to tell people of what was done: it is, and yet not as they would expect."""

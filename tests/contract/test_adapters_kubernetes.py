@@ -423,6 +423,18 @@ def test_when_an_answer_is_lost_it_is_looked_at_before_it_is_sent_again(
     assert world.finished() == 1
 
 
+def test_what_somebody_else_took_to_the_target_meanwhile_is_not_rolled_out_again(
+    world: WorkloadWorld, fake: FakeKubernetes
+) -> None:
+    change = finish(planned(world.adapter(), world.target()))
+    fake.faults.append("dropped")
+    with pytest.raises(AdapterError):
+        finish(world.adapter().apply(change))
+    world.deploy("web:2")
+    assert finish(perform(world.adapter(), change)) is Progress.DONE
+    assert world.finished() == 1
+
+
 def test_a_server_that_hangs_is_left_after_its_limit(world: WorkloadWorld, fake: FakeKubernetes) -> None:
     change = finish(planned(world.adapter(), world.target()))
     fake.faults.append("hang")

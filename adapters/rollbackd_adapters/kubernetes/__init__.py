@@ -10,7 +10,7 @@ import operator
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar
 
-from rollbackd.adapter import AdapterError, Place, Settings
+from rollbackd.adapter import AdapterError, Discovered, Place, Settings
 from rollbackd.model import NO_RELEASE, Change, Progress, Release
 from rollbackd.system.boundary import boundary
 from rollbackd.system.spawner import Lock, one_line
@@ -18,6 +18,7 @@ from rollbackd_adapters.base import StepAdapter
 from rollbackd_adapters.kubernetes import lacking, rollout
 from rollbackd_adapters.kubernetes.client import KubernetesClient, KubernetesError, Object, identified_client
 from rollbackd_adapters.kubernetes.config_maps import ConfigMaps, held_by, refusals
+from rollbackd_adapters.kubernetes.discovery import discovered
 from rollbackd_adapters.kubernetes.image_history import ImageHistory
 from rollbackd_adapters.kubernetes.nodes import down_nodes, down_told
 from rollbackd_adapters.kubernetes.owners import owners_of, rivals
@@ -130,6 +131,10 @@ class KubernetesAdapter(StepAdapter[KubernetesSettings]):
         if begun and template_id(present.template) == begun.get("became"):
             found = change.after.id  # an admission webhook made another template of it, as its dry run had said
         return progress_of(trace, change, found)
+
+    @staticmethod
+    async def discover(place: Place, cluster: str, namespace: str) -> Sequence[Discovered]:
+        return await discovered(place, cluster, namespace)
 
     # -- planning -------------------------------------------------------------------------------
     async def _risks(

@@ -11,6 +11,8 @@ from rollbackd.syntax.units import Duration, OneOrMany, Ref, show
 from rollbackd_adapters.web import Url
 
 _NAME = r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?"
+_LONGEST_NAME = 253
+NAMESPACE = rf"^{_NAME}$"
 _WORKLOAD = re.compile(rf"(?P<kind>deployment|statefulset|daemonset)/(?P<name>{_NAME}(?:\.{_NAME})*)")
 _SCALABLE = re.compile(rf"(?P<kind>deployment|statefulset|cronjob)/(?P<name>{_NAME}(?:\.{_NAME})*)")
 _ROUTE = re.compile(rf"(?P<kind>virtualservice|httproute)/(?P<name>{_NAME}(?:\.{_NAME})*)")
@@ -18,9 +20,14 @@ _DESTINATION = rf"^{_NAME}(?:\.{_NAME})*(?::[A-Za-z0-9](?:[-A-Za-z0-9_.]{{0,61}}
 Owner = Literal["argo", "flux", "helm", "flagger", "rollouts", "controller"]
 
 
-def _workload(text: str) -> str:
+def is_workload(text: str) -> bool:
+    """Whether it names a workload as `workload` does."""
     found = _WORKLOAD.fullmatch(text)
-    if found is None or len(found["name"]) > 253:
+    return found is not None and len(found["name"]) <= _LONGEST_NAME
+
+
+def _workload(text: str) -> str:
+    if not is_workload(text):
         raise ValueError(
             f"{show(text)} is no workload; write it like deployment/web, statefulset/queue or daemonset/agent"
         )
@@ -29,7 +36,7 @@ def _workload(text: str) -> str:
 
 def _scalable(text: str) -> str:
     found = _SCALABLE.fullmatch(text)
-    if found is None or len(found["name"]) > 253:
+    if found is None or len(found["name"]) > _LONGEST_NAME:
         raise ValueError(
             f"{show(text)} cannot be scaled; write it like deployment/web, statefulset/queue or cronjob/mail"
         )
@@ -38,7 +45,7 @@ def _scalable(text: str) -> str:
 
 def _route(text: str) -> str:
     found = _ROUTE.fullmatch(text)
-    if found is None or len(found["name"]) > 253:
+    if found is None or len(found["name"]) > _LONGEST_NAME:
         raise ValueError(f"{show(text)} is no route; write it like virtualservice/web or httproute/web")
     return text
 
@@ -46,7 +53,7 @@ def _route(text: str) -> str:
 WorkloadName = Annotated[str, AfterValidator(_workload)]
 """`deployment/NAME`, `statefulset/NAME` or `daemonset/NAME`."""
 
-ObjectName = Annotated[str, Field(pattern=rf"^{_NAME}(?:\.{_NAME})*$", max_length=253)]
+ObjectName = Annotated[str, Field(pattern=rf"^{_NAME}(?:\.{_NAME})*$", max_length=_LONGEST_NAME)]
 ScalableName = Annotated[str, AfterValidator(_scalable)]
 """`deployment/NAME`, `statefulset/NAME` or `cronjob/NAME`."""
 
@@ -56,7 +63,7 @@ class InNamespace(Settings):
 
     cluster: Annotated[str, Ref("cluster")]
     """One of `clusters`, by name."""
-    namespace: str = Field(pattern=rf"^{_NAME}$")
+    namespace: str = Field(pattern=NAMESPACE)
     """Where it is."""
 
 
@@ -159,7 +166,7 @@ class ScaleSettings(InNamespace):
 
 RouteName = Annotated[str, AfterValidator(_route)]
 """`virtualservice/NAME` or `httproute/NAME`."""
-Destination = Annotated[str, Field(pattern=_DESTINATION, max_length=253)]
+Destination = Annotated[str, Field(pattern=_DESTINATION, max_length=_LONGEST_NAME)]
 """A Service's name; in a VirtualService the host, and after a colon the subset, where it has one."""
 Share = Annotated[int, Field(ge=0, le=99)]
 """Percent of all traffic of the rule."""
@@ -171,7 +178,7 @@ class CanarySettings(InNamespace):
 
     route: RouteName
     """The VirtualService of Istio or the HTTPRoute of the Gateway API."""
-    rule: str = Field(default="", max_length=253)
+    rule: str = Field(default="", max_length=_LONGEST_NAME)
     """The name of the rule in it whose weights change; needed where several rules send traffic to both."""
     stable: Destination
     """Where its traffic is to go."""

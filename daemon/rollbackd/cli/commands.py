@@ -9,6 +9,7 @@ from rollbackd.cli import (
     alert_trial_command,
     backtest_command,
     change_commands,
+    discover_command,
     drill_command,
     event_command,
     layer_command,
@@ -59,6 +60,7 @@ def general(
 
 _COMMANDS = (
     local_commands.run, local_commands.check, local_commands.schema,
+    discover_command.discover,
     query_commands.status, query_commands.incidents, query_commands.decisions, query_commands.plan,
     query_commands.login,
     order_commands.rollback, order_commands.approve, order_commands.deny, order_commands.abort, order_commands.ack,
