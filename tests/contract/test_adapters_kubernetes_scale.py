@@ -141,6 +141,17 @@ def test_what_another_incident_put_to_rest_is_left_to_it(world: ScaledWorld) -> 
     assert world.numbers() == (3, 2, False)
 
 
+def test_a_mark_that_an_undo_brought_back_stops_nobody_once_it_is_taken_away(world: ScaledWorld) -> None:
+    mark = {"metadata": {"annotations": {MARK: json.dumps({"key": OTHER, "was": 9, "now": 0})}}}
+    world.cluster.api("PATCH", world.at("deployments", "worker"), mark, MERGE_PATCH)
+    assert finish(problems(world.adapter())) == ()  # it is not at rest
+    world.scale("deployments", "worker", 0)
+    assert f"take its annotation {MARK} away" in finish(problems(world.adapter()))[0].text
+    mark["metadata"]["annotations"][MARK] = None  # type: ignore[assignment]
+    world.cluster.api("PATCH", world.at("deployments", "worker"), mark, MERGE_PATCH)
+    assert finish(problems(world.adapter())) == ()
+
+
 def test_its_rest_that_somebody_ended_by_hand_keeps_nobody(world: ScaledWorld) -> None:
     world.settings["workloads"] = "deployment/worker"
     enter(world)

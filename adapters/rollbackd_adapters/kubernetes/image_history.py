@@ -2,17 +2,27 @@
 goes back to it.
 """
 
-import contextlib
-import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+
+from pydantic import BaseModel
 
 from rollbackd_adapters.kubernetes.templates import Template, images
 from rollbackd_adapters.traces import write_facts
 
 _SHOWN = 19
 """Characters of a digest that people are shown: `sha256:` and 12 digits."""
+SeenImage = tuple[str, str]
+"""An image as a template names it, and the digest that ran."""
+
+
+class _Known(BaseModel):
+    """The file."""
+
+    ran: dict[str, dict[str, SeenImage]] = {}
+    """What the containers of each release ran first, by their names."""
+    last: dict[str, str] = {}
+    """Where each tag led last."""
 
 
 class ImageHistory:
@@ -21,44 +31,42 @@ class ImageHistory:
     def __init__(self, scratch: Path) -> None:
         self._path = scratch / "images.json"
 
-    def remember(self, release: str, ran: Mapping[str, tuple[str, str]]) -> None:
-        """Keep what the containers of a release ran first, and where each tag led last.
+    def remember(self, release: str, ran: Mapping[str, SeenImage]) -> None:
+        """Keep what the containers of a release run, by their names. What they ran first stays.
 
         :raises AdapterError: not permanent, it could not be written.
         """
         known = self._read()
-        own = {name: digest for name, (_, digest) in ran.items()} | known["ran"].get(release, {})
-        made = {
-            "ran": {**known["ran"], release: own},
-            "last": {**known["last"], **dict(ran.values())},
-        }
+        own = {**ran, **known.ran.get(release, {})}
+        made = _Known(ran={**known.ran, release: own}, last={**known.last, **dict(ran.values())})
         if ran and made != known:
-            write_facts(self._path, made)
+            write_facts(self._path, made.model_dump())
 
     def forget(self, releases: Collection[str]) -> None:
-        """Drop releases that are not gone back to any more."""
+        """Drop releases that are not gone back to any more, and the images that no other one has."""
         known = self._read()
-        rest = {release: ran for release, ran in known["ran"].items() if release not in releases}
-        if rest != known["ran"]:
-            write_facts(self._path, {**known, "ran": rest})
+        rest = {release: ran for release, ran in known.ran.items() if release not in releases}
+        named = {image for ran in rest.values() for image, _ in ran.values()}
+        if rest != known.ran:
+            last = {image: digest for image, digest in known.last.items() if image in named}
+            write_facts(self._path, _Known(ran=rest, last=last).model_dump())
 
     def digests(self, release: str) -> dict[str, str]:
         """What its containers ran, by their names; those that are not known are left out."""
-        return dict(self._read()["ran"].get(release, {}))
+        return {name: digest for name, (_, digest) in self._read().ran.get(release, {}).items()}
 
     def moved(self, release: str, template: Template) -> list[str]:
         """A sentence for each tag of a template that has led elsewhere since."""
-        known = self._read()
-        ran = known["ran"].get(release, {})
+        ran, last = self.digests(release), self._read().last
         return [
-            f"the tag of {image} has moved: it was {ran[name][:_SHOWN]} and led to {known['last'][image][:_SHOWN]} "
-            "since; `pin: true` goes back by digest"
+            f"the tag of {image} has moved: it was {ran[name][:_SHOWN]} and led to {last[image][:_SHOWN]} since; "
+            "`pin: true` goes back by digest"
             for name, image in images(template).items()
-            if name in ran and known["last"].get(image, ran[name]) != ran[name]
+            if name in ran and last.get(image, ran[name]) != ran[name]
         ]
 
-    def _read(self) -> dict[str, Any]:
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
-            data = json.loads(self._path.read_bytes())
-            return {"ran": dict(data["ran"]), "last": dict(data["last"])}
-        return {"ran": {}, "last": {}}
+    def _read(self) -> _Known:
+        try:
+            return _Known.model_validate_json(self._path.read_bytes())
+        except (OSError, ValueError):  # none yet, or a damaged one: what runs is seen anew
+            return _Known()

@@ -21,6 +21,7 @@ from rollbackd_adapters.kubernetes import lacking, rollout
 from rollbackd_adapters.kubernetes.client import KubernetesClient, KubernetesError, Object, identified_client
 from rollbackd_adapters.kubernetes.owners import owners_of
 from rollbackd_adapters.kubernetes.resting import (
+    MARK,
     PAUSED,
     Rest,
     RestingField,
@@ -80,7 +81,7 @@ class ScaleAdapter(BracketAdapter[ScaleSettings]):
             client = await self._client()
             fields = await self._all(client)
             if found := await self._misfits(client, key, fields):
-                raise AdapterError("; ".join(found), permanent=True)
+                raise AdapterError("; ".join(found), permanent=False)
             awake = [(f.name, f.value(p)) for f, p in await self._present(client, fields) if not f.is_at_rest(p)]
             trace.begin(entered=False, was={**trace.known.get("was", {}), **dict(awake)})
             try:
@@ -217,7 +218,7 @@ class ScaleAdapter(BracketAdapter[ScaleSettings]):
             rest = rest_of(present)
             if rest is not None and rest.key != key and field.is_at_rest(present):
                 text = f"is at rest for incident {one_line(incident_of(rest.key))}, it was at {one_line(str(rest.was))}"
-                found.append(f"{field.name} {text}; end that first, or scale it yourself")
+                found.append(f"{field.name} {text}; end that first, or take its annotation {MARK} away")
             if kind != "scaledobject":
                 owners = owners_of(present, f"f:{field.field[-1]}")
                 found += [f"{field.name}: {o.refusal}" for o in owners if o.kind not in self._settings.despite]
