@@ -463,7 +463,7 @@ class RoutedWorld(World):
 
     def hang(self) -> None:
         assert self.cluster.fake is not None
-        self.changed["request_timeout"] = "300ms"
+        self.changed["request_timeout"] = "2s"
         self.cluster.fake.faults.append("hang")
 
 
