@@ -569,6 +569,35 @@ def test_a_rollback_asks_little(world: WorkloadWorld, fake: FakeKubernetes) -> N
     assert len(fake.asked) <= 15, fake.asked
 
 
+def test_while_a_rollout_stands_still_its_pods_are_looked_at_now_and_then(
+    world: WorkloadWorld, fake: FakeKubernetes
+) -> None:
+    change = finish(planned(world.adapter(), world.target()))
+    world.cluster.freeze()
+    world.settings |= {"timeout": "1s", "failing_for": "20s"}
+    fake.asked.clear()
+    with pytest.raises(AdapterError, match="not rolled out after 1s"):
+        finish(world.adapter().apply(change))
+    assert sum(line.endswith("/pods") for line in fake.asked) == 1
+    assert sum(line.endswith("/deployments/web") for line in fake.asked) > 5
+
+
+def test_nodes_are_asked_about_only_where_a_pod_may_be_on_one_that_is_down(
+    cluster: Cluster, tmp_path: Path, fake: FakeKubernetes
+) -> None:
+    world = a_daemon_set(cluster, tmp_path, spare=2)
+    bad = world.release("crash:1")
+    world.deploy("crash:1")
+    finish(world.adapter().current())
+    world.deploy("web:2")
+    world.settled()
+    change = finish(planned(world.adapter(), bad))
+    fake.asked.clear()
+    with pytest.raises(AdapterError, match="CrashLoopBackOff"):
+        finish(world.adapter().apply(change))
+    assert not [line for line in fake.asked if "/nodes/" in line]
+
+
 # -- ConfigMaps that go back with it ------------------------------------------------------------
 @pytest.fixture
 def configured(cluster: Cluster, tmp_path: Path) -> ConfiguredWorld:

@@ -294,3 +294,32 @@ def test_digests_are_those_of_the_newest_pod_whose_image_it_is() -> None:
         pod("shop/web:1", "", "2026-01-05T00:00:00Z"),
     ]
     assert digests_of(template, pods) == {"web": ("shop/web:1", two)}
+
+
+def placed(node: str, revision: str, ready: str = "True") -> dict[str, Any]:
+    labels = {"controller-revision-hash": revision}
+    conditions = [{"type": "Ready", "status": ready}]
+    return {"metadata": {"labels": labels}, "spec": {"nodeName": node}, "status": {"conditions": conditions}}
+
+
+@pytest.mark.parametrize(
+    ("pods", "generation", "done"),
+    [
+        ([placed("a", "new"), placed("b", "new"), placed("down", "old", "False")], 2, True),
+        ([placed("a", "new"), placed("b", "new")], 2, True),
+        ([placed("a", "new"), placed("b", "old"), placed("down", "new")], 2, False),
+        ([placed("a", "new"), placed("b", "new"), placed("b", "old")], 2, False),
+        ([placed("a", "new"), placed("b", "new", "False")], 2, False),
+        ([placed("a", "new")], 2, False),
+        ([placed("a", "new"), placed("b", "new")], 3, False),
+    ],
+    ids=["all but one", "one gone", "an old one", "an old one beside", "not ready", "one lacks", "not seen"],
+)
+def test_a_daemon_set_is_done_but_for_nodes_that_are_down(
+    pods: list[dict[str, Any]], generation: int, done: bool
+) -> None:
+    workload = {
+        "metadata": {"generation": generation},
+        "status": {"observedGeneration": 2, "desiredNumberScheduled": 3},
+    }
+    assert rollout.done_but_for(workload, pods, "new", ["down"]) is done

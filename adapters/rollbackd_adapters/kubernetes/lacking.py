@@ -27,7 +27,7 @@ async def missing_objects(
     :param spared: ConfigMaps that are not looked at.
     :raises KubernetesError: that cannot be asked.
     """
-    asked = await _together(
+    asked = await together(
         _missing(client, namespace, needed)
         for needed in needed_objects(template)
         if needed.resource != "configmaps" or needed.name not in spared
@@ -159,7 +159,7 @@ def rights(kind: str, *, unstick: bool, config_maps: bool = False) -> list[tuple
 
 async def missing_rights(client: KubernetesClient, namespace: str, wanted: Sequence[tuple[str, str, str]]) -> list[str]:
     """A sentence for each right that we do not have. :raises KubernetesError: that cannot be asked."""
-    allowed = await _together(
+    allowed = await together(
         client.may(verb, resource, "" if resource in CLUSTER_WIDE else namespace, group=group)
         for verb, group, resource in wanted
     )
@@ -172,7 +172,7 @@ async def missing_rights(client: KubernetesClient, namespace: str, wanted: Seque
     ]
 
 
-async def _together(asks: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+async def together(asks: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     """What they answer, in their order; a few at a time, for a template may name thousands."""
     few = asyncio.Semaphore(_AT_ONCE)
 

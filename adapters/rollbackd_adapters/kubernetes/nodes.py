@@ -1,6 +1,5 @@
 """Nodes that are down: what a DaemonSet has on them is neither replaced nor waited for."""
 
-import asyncio
 import math
 from collections.abc import Iterable, Sequence
 
@@ -9,10 +8,17 @@ from rollbackd_adapters.kubernetes.client import KubernetesClient, KubernetesErr
 
 
 async def down_nodes(client: KubernetesClient, pods: Iterable[Object]) -> list[str]:
-    """The nodes that are down among those whose pods are not ready. :raises KubernetesError: that cannot be asked."""
-    names = sorted({rollout.node_of(pod) for pod in pods if not rollout.is_ready(pod)} - {""})
-    down = await asyncio.gather(*(_is_down(client, name) for name in names))
+    """The nodes that are down among those of these pods. :raises KubernetesError: that cannot be asked."""
+    names = sorted({rollout.node_of(pod) for pod in pods if _may_be_down(pod)} - {""})
+    down = await lacking.together(_is_down(client, name) for name in names)
     return [name for name, is_down in zip(names, down, strict=True) if is_down]
+
+
+def _may_be_down(pod: Object) -> bool:
+    """Whether its node may not answer: it is not ready though no container waits for anything, or it never ends."""
+    containers = (pod.get("status") or {}).get("containerStatuses") or ()
+    waits = any((each.get("state") or {}).get("waiting") for each in containers)
+    return not rollout.is_ready(pod) and (bool(pod["metadata"].get("deletionTimestamp")) or not waits)
 
 
 async def _is_down(client: KubernetesClient, name: str) -> bool:

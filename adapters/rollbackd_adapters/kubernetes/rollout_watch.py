@@ -14,7 +14,7 @@ from rollbackd_adapters.kubernetes.templates import label_of, template_id
 from rollbackd_adapters.kubernetes.workload import Revision, Workload, present_template
 
 _LOOKS = 3
-"""So often the pods of a rollout are looked at within `failing_for`; the workload itself each time."""
+"""So often the pods of a rollout that stands still are looked at within `failing_for`; the workload each time."""
 
 
 class RolloutWatch:
@@ -27,6 +27,7 @@ class RolloutWatch:
         self._client = workload.client
         self._failing: tuple[str, float] = ("", 0.0)
         self._next_look = float("-inf")
+        self._said = ""
         self.down: list[str] = []
         """Nodes that are down, whose pods were not waited for."""
 
@@ -56,7 +57,8 @@ class RolloutWatch:
             raise AdapterError(f"{text}, and it is left to them", permanent=True)
         counted = rollout.counts(self._workload.kind, present)
         now = self._place.clock.monotonic()
-        if not counted.done and now < self._next_look:
+        moved, self._said = counted.words != self._said, counted.words
+        if not counted.done and (moved or now < self._next_look):
             return counted.words
         self._next_look = now + self._settings.failing_for.total_seconds() / _LOOKS
         pods = await self._workload.selected_pods(present)
