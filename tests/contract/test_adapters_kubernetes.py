@@ -364,6 +364,21 @@ def test_pods_of_the_target_that_do_not_come_up_end_the_step_early(
     assert finish(world.adapter().progress(change)) is Progress.NOT_STARTED
 
 
+def test_it_is_done_only_when_the_last_old_pod_has_ended(world: WorkloadWorld) -> None:
+    change = finish(planned(world.adapter(), world.target()))
+    pods = f"/api/v1/namespaces/{world.namespace}/pods"
+    name = world.cluster.api("GET", pods)["items"][0]["metadata"]["name"]
+    held = {"metadata": {"finalizers": ["example.com/drains"]}}
+    world.cluster.api("PATCH", f"{pods}/{name}", held, MERGE_PATCH)
+    world.settings["timeout"] = "1s"
+    with pytest.raises(AdapterError, match=f"not rolled out after 1s: .*pods of another revision: {name}"):
+        finish(world.adapter().apply(change))
+    held["metadata"]["finalizers"] = None  # type: ignore[assignment]
+    world.cluster.api("PATCH", f"{pods}/{name}", held, MERGE_PATCH)
+    world.settings["timeout"] = "20s"
+    assert finish(perform(world.adapter(), change)) is Progress.DONE
+
+
 def test_a_broken_release_is_left_for_the_good_one(cluster: Cluster, tmp_path: Path) -> None:
     world = WorkloadWorld(cluster, tmp_path, history=("web:1",))
     good = finish(world.adapter().current())

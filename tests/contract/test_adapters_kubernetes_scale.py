@@ -1,6 +1,7 @@
 """Workloads of Kubernetes at 0 as a bracket: the contract, autoscalers, KEDA, and what people do meanwhile."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -124,10 +125,22 @@ def test_without_its_mark_it_goes_back_by_our_own_note(world: ScaledWorld) -> No
     assert world.numbers() == (3, 2, False)
 
 
+def test_without_our_own_notes_it_goes_back_by_its_marks(world: ScaledWorld) -> None:
+    enter(world)
+    shutil.rmtree(world.path / "scratch")
+    assert finish(world.adapter().inside(KEY))
+    assert not finish(world.adapter().inside(OTHER))
+    leave(world)
+    assert world.numbers() == (3, 2, False)
+    assert not finish(world.adapter().inside(KEY))
+
+
 def test_a_workload_that_was_deleted_meanwhile_keeps_nobody(world: ScaledWorld) -> None:
     enter(world)
     world.cluster.api("DELETE", world.at("statefulsets", "queue"))
+    assert finish(world.adapter().inside(KEY))
     leave(world)
+    assert not finish(world.adapter().inside(KEY))
     assert world.read("deployments", "worker")["spec"]["replicas"] == 3
 
 

@@ -114,6 +114,11 @@ class Store:
         return self._write(resource, of)
 
     def remove(self, of: Object) -> None:
+        """Delete it; one with finalizers only begins to end, until somebody takes the last of them away."""
+        if of["metadata"].get("finalizers"):
+            if "deletionTimestamp" not in of["metadata"]:
+                self.put(next(each for each, kind in KINDS.items() if kind == of["kind"]), ending(of, self.now()))
+            return
         resource = next(each for each, kind in KINDS.items() if kind == of["kind"])
         namespace, uid = of["metadata"].get("namespace", ""), of["metadata"]["uid"]
         self.version += 1
@@ -133,6 +138,10 @@ class Store:
         within = self._namespaces.setdefault(metadata.get("namespace", ""), {})
         within.setdefault(resource, {})[metadata["name"]] = of
         return of
+
+
+def ending(of: Object, now: str) -> Object:
+    return {**copy.deepcopy(of), "metadata": {**copy.deepcopy(of["metadata"]), "deletionTimestamp": now}}
 
 
 def defaulted(resource: str, of: Object) -> Object:
@@ -393,6 +402,8 @@ class FakeKubernetes:
             return web.json_response(after)
         changed = after != before
         stored = copy.deepcopy(self.store.put(resource, after))
+        if after["metadata"].get("deletionTimestamp") and not after["metadata"].get("finalizers"):
+            self.store.remove(after)
         if ours and changed:
             self.patched.append(request.path)
         self.reconcile(after["metadata"].get("namespace", ""))

@@ -37,6 +37,11 @@ def owned(store: "Store", kind: str, owner: Object) -> list[Object]:
     return [each for each in found if any(r["uid"] == uid for r in each["metadata"].get("ownerReferences", ()))]
 
 
+def active(store: "Store", owner: Object) -> list[Object]:
+    """The pods of a ReplicaSet that do not end already."""
+    return [pod for pod in owned(store, "pods", owner) if "deletionTimestamp" not in pod["metadata"]]
+
+
 def reference(owner: Object) -> Object:
     return {
         "apiVersion": owner["apiVersion"],
@@ -182,9 +187,9 @@ class Controllers:
             self._set_replicas(new, wanted)
         elif room > 0 and new["spec"]["replicas"] < wanted:
             self._set_replicas(new, min(wanted, new["spec"]["replicas"] + room))
-        pods = [pod for each in (new, *old) for pod in owned(self.store, "pods", each)]
+        pods = [pod for each in (new, *old) for pod in active(self.store, each)]
         for each in old:  # those that are not ready are no loss
-            ready = sum(map(is_ready, owned(self.store, "pods", each)))
+            ready = sum(map(is_ready, active(self.store, each)))
             if each["spec"]["replicas"] > ready:
                 self._set_replicas(each, ready)
         excess = sum(map(is_ready, pods)) - (wanted - spare)
@@ -201,8 +206,8 @@ class Controllers:
 
     def _deployment_status(self, workload: Object, new: Object | None) -> None:
         sets = owned(self.store, "replicasets", workload)
-        pods = [pod for each in sets for pod in owned(self.store, "pods", each)]
-        own = [] if new is None else owned(self.store, "pods", new)
+        pods = [pod for each in sets for pod in active(self.store, each)]
+        own = [] if new is None else active(self.store, new)
         status = workload.setdefault("status", {})
         status.update(
             observedGeneration=workload["metadata"]["generation"],
@@ -220,7 +225,7 @@ class Controllers:
         self.store.put("deployments", workload)
 
     def replica_set(self, workload: Object) -> None:
-        pods = owned(self.store, "pods", workload)
+        pods = active(self.store, workload)
         wanted = workload["spec"]["replicas"]
         for pod in sorted(pods, key=is_ready)[: max(0, len(pods) - wanted)]:
             self.store.remove(pod)
@@ -230,7 +235,7 @@ class Controllers:
             refused = self._pod(workload, name, workload["spec"]["template"], {})
             if refused:
                 break
-        count = len(owned(self.store, "pods", workload))
+        count = len(active(self.store, workload))
         status = workload.setdefault("status", {})
         status.update(replicas=count, observedGeneration=workload["metadata"]["generation"])
         conditions = [c for c in status.get("conditions", ()) if c["type"] != "ReplicaFailure"]

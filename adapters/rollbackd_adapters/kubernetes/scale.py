@@ -65,13 +65,14 @@ class ScaleAdapter(BracketAdapter[ScaleSettings]):
 
     async def inside(self, key: str) -> bool:
         """Whether it was entered and not left. It counts as left when somebody woke all that was put to rest."""
-        begun = self._trace(key).known
-        if not begun.get("entered") or not begun.get("was"):
+        begun = self._trace(key).begun
+        if begun is not None and not (begun.get("entered") and begun.get("was")):
             return bool(begun.get("entered"))
+        was = {} if begun is None else begun["was"]  # without our own notes the objects still say it
         client = await self._client()
-        for field, present in await self._present(client, await self._all(client)):
+        for field, present in await self._present(client, await self._all(client), all_there=False):
             rest = rest_of(present)
-            if (rest is not None and rest.key == key) or (field.name in begun["was"] and field.is_at_rest(present)):
+            if (rest is not None and rest.key == key) or (field.name in was and field.is_at_rest(present)):
                 return True
         return False
 
@@ -95,8 +96,6 @@ class ScaleAdapter(BracketAdapter[ScaleSettings]):
 
     async def leave(self, key: str) -> None:
         trace = self._trace(key)
-        if trace.begun is None:
-            return
         async with holding(self._spawner, self.resource, self._settings.timeout):
             client = await self._client()
             await self._wake_all(client, await self._all(client), key, trace)
@@ -246,8 +245,9 @@ class ScaleAdapter(BracketAdapter[ScaleSettings]):
         return [*found, *self._fields]
 
     async def _present(
-        self, client: KubernetesClient, fields: Sequence[RestingField]
+        self, client: KubernetesClient, fields: Sequence[RestingField], *, all_there: bool = True
     ) -> list[tuple[RestingField, Object]]:
+        """The objects. :raises AdapterError: one that is to be there is not."""
         found = []
         for field in fields:
             try:
@@ -255,8 +255,9 @@ class ScaleAdapter(BracketAdapter[ScaleSettings]):
             except KubernetesError as error:
                 if not error.is_absent:
                     raise
-                text = f"there is no {field.name} in namespace {self._settings.namespace}"
-                raise AdapterError(f"cluster {client.name}: {text}; correct its name", permanent=False) from None
+                if all_there:
+                    text = f"there is no {field.name} in namespace {self._settings.namespace}"
+                    raise AdapterError(f"cluster {client.name}: {text}; correct its name", permanent=False) from None
         return found
 
 
