@@ -187,8 +187,12 @@ class Discovers(Protocol):
     """An adapter, its class, that can say what there is to roll back."""
 
     @staticmethod
-    async def discover(place: Place, cluster: str, namespace: str) -> Sequence[Discovered]:
-        """What runs there. Read only. :raises AdapterError: it cannot be asked."""
+    async def discover(place: Place, cluster: str, namespace: str, label: str = "") -> Sequence[Discovered]:
+        """What runs there. Read only.
+
+        :param label: only what has that label, whose value is then its name.
+        :raises AdapterError: it cannot be asked.
+        """
         ...
 
 

@@ -173,7 +173,13 @@ class DaemonProcess:
             self._root("alertmanager", lambda: core.intake.run(self._config.daemon.look_every))
         if core.polls is not None:
             self._root("polls", core.polls.run)
-        turns = (*core.state_watcher.turns(), *core.bake_timer.turns(), *core.smoke.turns())
+        core.services_follower.on_change = self._reload
+        turns = (
+            *core.state_watcher.turns(),
+            *core.bake_timer.turns(),
+            *core.smoke.turns(),
+            *core.services_follower.turns(),
+        )
         self._root("rounds", Rounds(turns, self._clock, partial(self._begin, ends=True)).run, ends=not turns)
         if (interval := sd_notify.watchdog_interval()) is not None:
             self._root("watchdog", lambda: self._feed_watchdog(interval / 2))

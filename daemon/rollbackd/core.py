@@ -30,6 +30,7 @@ from rollbackd.drills.readiness_watch import ReadinessWatch
 from rollbackd.drills.schedule import DrillTimetable
 from rollbackd.execution.check_runner import CheckRunner, CheckSurroundings
 from rollbackd.execution.evidence import EvidenceTaker
+from rollbackd.execution.followed_services import ServicesFollower
 from rollbackd.execution.incident_clocks import IncidentClocks
 from rollbackd.execution.layers import LayerFactory, Layers, LookFailed
 from rollbackd.execution.runner import Judgement, Runner
@@ -94,6 +95,7 @@ class Core:
     snapshot_manager: SnapshotManager
     upkeep: Upkeep
     reports: Reports
+    services_follower: ServicesFollower
     timetable: Calendar
     incident_clocks: IncidentClocks
     dispatcher: NotificationDispatcher
@@ -292,6 +294,7 @@ async def build(config: Config, journal: Journal, clock: Clock, checkpoint: Chec
         snapshot_manager=snapshot_manager,
         upkeep=upkeep,
         reports=reports,
+        services_follower=ServicesFollower(config, read_model, reach.spawner, clock),
         timetable=timetable,
         incident_clocks=incident_clocks,
         dispatcher=dispatcher,

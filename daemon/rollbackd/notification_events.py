@@ -49,6 +49,7 @@ EVENTS: Mapping[str, str] = {
     "receiver_unreachable": "a receiver takes no messages",
     "report_unwritten": "a report of a rollback cannot be written",
     "rule_fault": "a rule cannot be judged",
+    "services_followed": "services that follow a cluster came, went or were refused",
     "silence_unread": "a silence of Alertmanager's cannot be read, so it counts as matching",
     "source_refused": "what somebody sends cannot be read, or some of it",
     "undeliverable": "a receiver will never get a message",

@@ -474,8 +474,8 @@ def merged(target: Any, patch: Any) -> Any:
 def selected(request: web.Request, of: Object) -> bool:
     labels = of["metadata"].get("labels", {})
     for part in filter(None, request.query.get("labelSelector", "").split(",")):
-        key, _, value = part.partition("=")
-        if labels.get(key) != value:
+        key, equals, value = part.partition("=")
+        if labels.get(key) != value if equals else key not in labels:
             return False
     for part in filter(None, request.query.get("fieldSelector", "").split(",")):
         key, _, value = part.partition("=")

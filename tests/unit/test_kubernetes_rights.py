@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rollbackd_adapters.kubernetes import canary, scale
+from rollbackd_adapters.kubernetes import canary, discovery, scale
 from rollbackd_adapters.kubernetes.blue_green import RIGHTS
 from rollbackd_adapters.kubernetes.lacking import CLUSTER_WIDE, quantity, rights
 from rollbackd_adapters.kubernetes.settings import CanarySettings
@@ -47,6 +47,7 @@ def test_the_documented_role_has_each_right_that_is_asked_for_and_no_other() -> 
     kinds = ("deployment", "statefulset", "daemonset")
     asked = {right for kind in kinds for right in rights(kind, unstick=kind == "statefulset", config_maps=True)}
     asked |= {*RIGHTS, *scale.rights(["deployment/a", "statefulset/b", "cronjob/c"])}
+    asked |= {*discovery.RIGHTS}
     asked |= {right for settings in canaries() for right in canary.rights(settings)}
     wide = {right for right in asked if right[2] in CLUSTER_WIDE}
     assert asked - wide == documented()

@@ -133,8 +133,8 @@ class KubernetesAdapter(StepAdapter[KubernetesSettings]):
         return progress_of(trace, change, found)
 
     @staticmethod
-    async def discover(place: Place, cluster: str, namespace: str) -> Sequence[Discovered]:
-        return await discovered(place, cluster, namespace)
+    async def discover(place: Place, cluster: str, namespace: str, label: str = "") -> Sequence[Discovered]:
+        return await discovered(place, cluster, namespace, label)
 
     # -- planning -------------------------------------------------------------------------------
     async def _risks(

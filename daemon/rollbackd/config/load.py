@@ -1,15 +1,15 @@
 """The configuration, from its files to values: all of it, or every fault at once."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import starmap
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from rollbackd.config import access, files, notify, overlaps, references, rules, scheduled, services
+from rollbackd.config import access, files, followed, notify, overlaps, references, rules, scheduled, services
 from rollbackd.config.explain import faults_of
 from rollbackd.config.models import Config, Service
 from rollbackd.config.outline import Outline, ServiceOutline, outline_of
@@ -61,9 +61,31 @@ def load(
     certificates alone, for a file that is checked on another machine. `settings` are put in the place of those of every
     pack that has them.
 
+    Services that follow a cluster are among the others, as they were found last. What was found never makes a sound
+    file unsound: then they are left out, and a note says why.
+
     :raises ConfigErrors: with all faults of all its files.
     """
     source = files.read(path)
+    found = followed.found_in(followed.scratch_of(source.document))
+    try:
+        return _load(source, plugins, look_for, settings, found)
+    except ConfigErrors as error:
+        if not found:
+            raise
+        loaded = _load(files.read(path), plugins, look_for, settings, ())
+        return replace(loaded, notes=(*loaded.notes, f"what follows a cluster is left out: {error}"))
+
+
+def _load(
+    source: files.ConfigFile,
+    plugins: Plugins | None,
+    look_for: Callable[[Secret], object] | None,
+    settings: Mapping[str, object],
+    found: Sequence[followed.FollowedService],
+) -> Loaded:
+    path = source.path
+    samples = followed.expand(source.document, found)
     try:
         shape = shape_of(installed() if plugins is None else plugins)
     except PluginError as error:
@@ -84,15 +106,15 @@ def load(
         faults += faults_of(error, shape.file, source.document)
     if written is None or faults:
         raise ConfigErrors(faults)
-    config = _config(written, outline, taken)
+    config = _config(written, outline, taken, samples)
     sources = (source, *taken.sources)
     files_read = tuple(each.path for each in sources)
     return Loaded(config, path, _hash(sources), files_read, frozenset(taken.settings), tuple(_notes(config)))
 
 
-def _config(written: Config, outline: Outline, taken: Rules) -> Config:
-    """The values that the core uses: rules in order, receivers by kind, plans spelled out."""
-    both = zip(written.services, outline.services, strict=True)
+def _config(written: Config, outline: Outline, taken: Rules, samples: Collection[str]) -> Config:
+    """The values that the core uses: rules in order, receivers by kind, plans spelled out, no samples of templates."""
+    both = [pair for pair in zip(written.services, outline.services, strict=True) if pair[0].name not in samples]
     receivers = tuple(receiver(each) for each in written.notify.receivers)
     changed = {
         "rules": tuple(placed.rule for placed in taken.placed if placed.rule is not None),

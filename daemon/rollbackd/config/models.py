@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SerializeAsAny, ValidationInfo, field_validator, model_validator
@@ -350,6 +350,28 @@ class Service(Spec):
         return self.verify if own is None else own.verify or self.verify
 
 
+class ServicesFrom(Spec):
+    """Services that follow a cluster: one for each workload with a label."""
+
+    adapter: Annotated[str, Ref("adapter")] = "kubernetes"
+    """Who says what there is."""
+    cluster: Annotated[str, Ref("cluster")]
+    """One of `clusters`, by name."""
+    namespaces: Annotated[tuple[str, ...], OneOrMany(), Field(min_length=1)]
+    """Where workloads may take part."""
+    label: str = Field(pattern=r"^(?:[a-z0-9.-]{1,253}/)?[A-Za-z0-9](?:[-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$")
+    """A workload with this label takes part; the label's value is the service's name."""
+    act: Annotated[tuple[Name, ...], OneOrMany()] = ()
+    """Those that may act. All others, new ones too, are in shadow mode until their names stand here."""
+    at_most: int = Field(default=100, ge=1)
+    """So many take part; further ones are refused and told."""
+    every: Interval = timedelta(minutes=1)
+    """How often the cluster is asked."""
+    template: dict[str, Any]
+    """A service without `name` and `mode`. `{name}`, `{namespace}` and `{workload}` may stand in its `match`, and in
+    `namespace` and `workload` of its layers."""
+
+
 class Config(Spec):
     """All of it; `rules` are those of the file, of its packs and of its globs, in order, settings filled in."""
 
@@ -385,6 +407,8 @@ class Config(Spec):
     """What is done on a calendar: snapshots, drills."""
     services: tuple[Service, ...] = ()
     """What is watched and rolled back."""
+    services_from: tuple[ServicesFrom, ...] = ()
+    """Services that follow a cluster."""
 
     @cached_property
     def by_name(self) -> Mapping[str, Service]:

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 
-from rollbackd.adapter import RestsOn, is_moved_by
+from rollbackd.adapter import Discovers, RestsOn, is_moved_by
 from rollbackd.config.outline import NO_PROMETHEUS, Complaint, Outline, ServiceOutline
-from rollbackd.config.positions import Loc, mapping, names
+from rollbackd.config.positions import Loc, entries, mapping, names
 from rollbackd.config.references import scope
 from rollbackd.config.rules import compared
 from rollbackd.plugins import unknown
@@ -14,6 +14,10 @@ def complaints(outline: Outline) -> Iterator[Complaint]:
     """What a service says of its own layers, plans and checks, and cannot be."""
     if outline.file.get("services") in (None, []):
         yield ("services",), "there are no services, so nothing is watched; add one under `services`"
+    for loc, entry in entries(outline.file.get("services_from"), ("services_from",)):
+        kind = outline.shape.plugins.adapters.get(str(entry.get("adapter", "kubernetes")))
+        if kind is not None and not isinstance(kind, Discovers):
+            yield (*loc, "adapter"), f"adapter {entry['adapter']} cannot say what there is; write kubernetes"
     for service in outline.services:
         for part in (_mode, _defaults, _plans, _foundations, _checks):
             for loc, text in part(outline, service):
