@@ -396,6 +396,8 @@ class ApprovalRequest:
     """The actors of each group in `by`, as configured when it was asked."""
     excluded: tuple[str, ...] = ()
     """Who announced the change, when they may not approve going back."""
+    persons: Mapping[str, str] = field(default_factory=dict)
+    """Whose each actor is, where that matters, as configured when it was asked; any other is a person of their own."""
     otherwise: Literal["escalate", "roll_back"] = "escalate"
     """What happens when nobody answers in time."""
     over: bool = False

@@ -89,6 +89,28 @@ def test_who_is_in_no_group_and_who_announced_the_change_may_not() -> None:
     assert missing(deployer, [ANN, CAT]) == "one of tech"
 
 
+def test_two_names_of_one_person_are_one_person() -> None:
+    who = {
+        ANN: "ann",
+        "slack:ann": "ann",
+        "token:laptop": "ann",
+        "slack:U0123ABCD": "ann",
+        BOB: "bob",
+        "slack:bob": "bob",
+    }
+    two = question(approvals=2, persons=who)
+    assert missing(two, [ANN, "slack:ann", "token:laptop"]) == "1 more person"
+    assert missing(two, [ANN, "slack:bob"]) == ""
+    assert missing(two, [ANN, "unix:stranger"]) == ""
+    groups = replace(BOTH, persons=who)
+    assert missing(groups, ["slack:bob", BOB]) == "one of product"
+    assert missing(groups, ["slack:bob", ANN]) == ""
+    assert may_answer(groups, "slack:cat") == "slack:cat is in none of the groups that are asked: tech, product"
+    announced = replace(groups, excluded=("slack:U0123ABCD",))
+    assert may_answer(announced, ANN) == f"{ANN} announced the change; somebody else must approve going back from it"
+    assert missing(announced, [ANN, "slack:bob"]) == "one of product"
+
+
 # -- what becomes of it ---------------------------------------------------------------------------------------
 def asking(asks: ApprovalRequest | None = None, config: Any = None, **more: Any) -> Story:
     """An incident that was opened to ask."""

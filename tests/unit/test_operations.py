@@ -169,6 +169,17 @@ async def test_two_yeses_at_once_both_count_and_it_rises_once(tmp_path: Path) ->
     await house.stage.down()
 
 
+async def test_two_names_of_one_person_are_one_yes(tmp_path: Path) -> None:
+    people = {"ann": {"unix": "ann", "slack": "U0123ABCD"}, "bob": {"unix": "bob"}}
+    house = await opened(tmp_path, [{**ASK, "approvals": 2}], people=people)
+    await house.event("broken")
+    for actor in (ANN, "slack:ann"):
+        assert (await house.get(house.operations.approve("shop", actor))).missing == "1 more person"
+    assert len(house.written(facts.Approved)) == 1
+    assert (await house.get(house.operations.approve("shop", BOB))).missing == ""
+    await house.stage.down()
+
+
 async def together(*work: Coroutine[Any, Any, T]) -> list[T]:
     return list(await asyncio.gather(*work))
 

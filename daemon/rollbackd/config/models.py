@@ -85,8 +85,9 @@ def _fits_a_socket(path: Path) -> Path:
 
 def _actor(text: str) -> str:
     kind, colon, name = text.partition(":")
-    if kind not in {"unix", "token"} or not colon or not name or any(letter.isspace() for letter in text):
-        raise ValueError(f"{show(text)} is nobody; write a user of this host as unix:ann, a token as token:NAME")
+    if kind not in {"unix", "token", "slack"} or not colon or not name or any(letter.isspace() for letter in text):
+        known = "a user of this host as unix:ann, a token as token:NAME, somebody of `people` in Slack as slack:ann"
+        raise ValueError(f"{show(text)} is nobody; write {known}")
     return text
 
 
@@ -113,6 +114,7 @@ def _some_time(length: timedelta) -> timedelta:
 Name = Annotated[str, Field(pattern=NAME)]
 Actor = Annotated[str, AfterValidator(_actor)]
 """Who does something: `unix:ann`, `token:release-desk`."""
+Word = Annotated[str, Field(pattern=r"^\S+$")]
 Label = Annotated[str, Field(pattern=LABEL)]
 Labels = Annotated[dict[Label, Annotated[str, Field(min_length=1)]], Field(min_length=1)]
 Url = Annotated[str, AfterValidator(_url)]
@@ -372,6 +374,27 @@ class ServicesFrom(Spec):
     `namespace` and `workload` of its layers."""
 
 
+class Person(Spec):
+    """Somebody, under all the names by which rollbackd may meet them."""
+
+    unix: Annotated[tuple[Word, ...], OneOrMany()] = ()
+    """Users of this host."""
+    tokens: Annotated[tuple[Word, ...], OneOrMany()] = ()
+    """Names of `daemon.tokens` that are theirs alone."""
+    slack: str = Field(default="", pattern=r"^([UW][A-Z0-9]{6,})?$")
+    """The member id in Slack, such as U0123ABCD, as the member's profile shows it; a click's actor is slack:NAME."""
+    pagerduty: str = Field(default="", pattern=r"^([A-Z0-9]{6,})?$")
+    """The user's id in PagerDuty, such as PXPGF42, by which whoever announces a change may name who makes it."""
+    role: Literal["viewer", "operator"] = "viewer"
+    """What their clicks in Slack may do: `operator` orders, as on the socket; `viewer` nothing."""
+
+    def actors(self, name: str) -> tuple[str, ...]:
+        """Every way to name them as an actor."""
+        here = (*(f"unix:{user}" for user in self.unix), *(f"token:{token}" for token in self.tokens))
+        slack = (f"slack:{name}", f"slack:{self.slack}") if self.slack else ()
+        return (*here, *slack, *((f"pagerduty:{self.pagerduty}",) if self.pagerduty else ()))
+
+
 class Config(Spec):
     """All of it; `rules` are those of the file, of its packs and of its globs, in order, settings filled in."""
 
@@ -397,6 +420,8 @@ class Config(Spec):
     """What holds when people are asked and the policy's row says nothing else."""
     groups: dict[Name, Annotated[tuple[Actor, ...], OneOrMany()]] = {}
     """Who may say yes, by group: actors as `unix:ann` or `token:release-desk`."""
+    people: dict[Name, Person] = {}
+    """Who is who: approvals count persons, and clicks in Slack are somebody's."""
     priorities: Annotated[dict[Priority, Clocks], AfterValidator(_all_priorities)] = dict(PRIORITIES)
     """The clocks of each priority; one that is not named keeps its own."""
     targets: Targets = Targets()
@@ -416,6 +441,11 @@ class Config(Spec):
 
     def service(self, name: str) -> Service | None:
         return self.by_name.get(name)
+
+    @cached_property
+    def persons(self) -> Mapping[str, str]:
+        """Whose each actor is that `people` names."""
+        return {actor: name for name, person in self.people.items() for actor in person.actors(name)}
 
     @property
     def poll_every(self) -> timedelta:

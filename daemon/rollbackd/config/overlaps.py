@@ -17,7 +17,7 @@ T = TypeVar("T", bound=Hashable)
 
 def complaints(outline: Outline) -> Iterator[Complaint]:
     """Everything that the file has twice, or that two of its parts claim."""
-    for part in (_names, _peers, _plans, _schedules, _ties, _resources, _nested, _parts):
+    for part in (_names, _peers, _people, _plans, _schedules, _ties, _resources, _nested, _parts):
         yield from part(outline)
 
 
@@ -50,6 +50,15 @@ def _peers(outline: Outline) -> Iterator[Complaint]:
         for loc, name in _repeated(names(members, ("peers", group))):
             if name in known:
                 yield loc, f'"{name}" is in this group already; take one away'
+
+
+def _people(outline: Outline) -> Iterator[Complaint]:
+    """Names that two people have, or one person twice: whoever had them could count as both."""
+    people = [(("people", name), mapping(written)) for name, written in outline.section("people").items()]
+    for key in ("unix", "tokens", "slack", "pagerduty"):
+        found = ((loc, each) for place, one in people for loc, each in names(one.get(key), (*place, key)) if each)
+        for loc, each in _repeated(found):
+            yield loc, f'"{each}" is somebody already; each name belongs to one person'
 
 
 def _plans(outline: Outline) -> Iterator[Complaint]:

@@ -104,6 +104,7 @@ class SituationReader:
             over_hold=request.over_hold if request is not None else False,
             asking=self._config.asking,
             groups=self._config.groups,
+            persons=self._config.persons,
         )
 
     async def full(self, trigger: Trigger, *, shown: bool = False, trial: bool = False) -> Situation:

@@ -7,13 +7,24 @@ from rollbackd.incident.ending import Addressed
 from rollbackd.model import FLEET, ApprovalRequest, Decision, incident_stream, service_stream
 
 
+def person(question: ApprovalRequest, actor: str) -> str:
+    """Who an actor is, whichever way they came: two of one person's names are one person."""
+    return question.persons.get(actor, actor)
+
+
 def may_answer(question: ApprovalRequest, actor: str) -> str:
     """Why an actor's yes does not count; empty when it does."""
-    if actor in question.excluded:
+    own = person(question, actor)
+    if own in {person(question, one) for one in question.excluded}:
         return f"{actor} announced the change; somebody else must approve going back from it"
-    if question.by and not any(actor in question.members.get(group, ()) for group in question.by):
+    if question.by and not any(own in _members(question, group) for group in question.by):
         return f"{actor} is in none of the groups that are asked: {', '.join(question.by)}"
     return ""
+
+
+def _members(question: ApprovalRequest, group: str) -> frozenset[str]:
+    """The persons of a group."""
+    return frozenset(person(question, actor) for actor in question.members.get(group, ()))
 
 
 def missing(question: ApprovalRequest, actors: Iterable[str]) -> str:
@@ -21,7 +32,7 @@ def missing(question: ApprovalRequest, actors: Iterable[str]) -> str:
 
     Each group gives one person of its own: somebody in two groups speaks for one of them.
     """
-    people = tuple(dict.fromkeys(actor for actor in actors if not may_answer(question, actor)))
+    people = tuple(dict.fromkeys(person(question, actor) for actor in actors if not may_answer(question, actor)))
     groups = _unspoken(question, people)
     if groups:
         return f"one of {' and one of '.join(groups)}"
@@ -34,12 +45,12 @@ def _unspoken(question: ApprovalRequest, people: Sequence[str]) -> list[str]:
     spokesman: dict[str, str] = {}
 
     def find(group: str, asked: set[str]) -> bool:
-        for person in people:
-            if person in question.members.get(group, ()) and person not in asked:
-                asked.add(person)
-                other = next((name for name, who in spokesman.items() if who == person), None)
+        for one in people:
+            if one in _members(question, group) and one not in asked:
+                asked.add(one)
+                other = next((name for name, who in spokesman.items() if who == one), None)
                 if other is None or find(other, asked):
-                    spokesman[group] = person
+                    spokesman[group] = one
                     return True
         return False
 

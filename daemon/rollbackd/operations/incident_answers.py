@@ -5,7 +5,7 @@ from datetime import datetime
 
 from rollbackd import facts
 from rollbackd.decision.refusals import OrderRefused
-from rollbackd.incident.approval import may_answer, missing
+from rollbackd.incident.approval import may_answer, missing, person
 from rollbackd.incident.life import Incident
 from rollbackd.incident.next import leaving
 from rollbackd.journal import Entry
@@ -38,7 +38,8 @@ class IncidentAnswers(OperationsBase):
         given = seen or self._parts.clock.now()
 
         def word(found: Incident) -> facts.Approved | None:
-            said = any(yes.actor == actor for yes in found.approvals)
+            asked = found.decision.question
+            said = asked is not None and person(asked, actor) in {person(asked, yes.actor) for yes in found.approvals}
             if said and found.risen and found.outcome is None:
                 return None
             question = self._asks(found, given)

@@ -80,7 +80,7 @@ def question_of(
     approvals = row.approvals if row is not None and row.approvals is not None else asking.approvals
     expires = row.expires if row is not None and row.expires is not None else asking.expires
     announcers = change.announcers if change is not None else ()
-    return ApprovalRequest(
+    question = ApprovalRequest(
         why=tuple(finding.reason for finding in counted),
         expires=given.now + expires,
         approvals=max(approvals, len(by)),
@@ -89,6 +89,7 @@ def question_of(
         excluded=() if asking.announcer_approves else announcers,
         otherwise=row.otherwise if row is not None and row.otherwise is not None else asking.otherwise,
     )
+    return replace(question, persons=given.persons) if question.counts_persons else question
 
 
 def plans_for(trigger: Trigger, given: Situation, default: tuple[str, ...]) -> tuple[str, ...]:

@@ -70,6 +70,8 @@ class Situation:
     asking: Asking = field(default_factory=Asking)
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """The people who may approve, by group."""
+    persons: Mapping[str, str] = field(default_factory=dict)
+    """Whose each actor is, of people with several names."""
 
     def renewed(self, quick: Self) -> Self:
         """The situation after a long look; all that needs no look is from `quick`, which was made just now."""
