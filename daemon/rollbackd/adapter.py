@@ -585,6 +585,23 @@ HEADLINE = 120
 """Characters of a message's headline; what a phone shows."""
 
 
+AnswerOrder = Literal["approve", "deny", "abort", "acknowledge"]
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerButton:
+    """One thing that a person can say by a click, and the command that says the same."""
+
+    order: AnswerOrder
+    of: str
+    """An incident's id, or a service."""
+    command: str
+    meaning: str
+    """What becomes of it, as a sentence; people see it before they confirm."""
+    asked: datetime | None = None
+    """When the question that it answers was asked; it is no answer to a later one."""
+
+
 @dataclass(frozen=True, slots=True)
 class Message:
     """What people are told, before a receiver's own format. All values are text and may hold anything."""
@@ -617,6 +634,8 @@ class Message:
     """Where its page is; empty without `daemon.url`."""
     own_words: bool = False
     """Whether the title is in the receiver's own words, and is shown as it is."""
+    buttons: tuple[AnswerButton, ...] = ()
+    """What people can answer while this is how it stands, three at most; a receiver that can edit it may offer them."""
     recipients: tuple[str, ...] = ()
     """Those of the receiver's recipients that it is for, when the others have it already; empty: for all."""
 

@@ -75,7 +75,7 @@ class DaemonProcess:
         self._config = config
         self._core = core
         self._clock = core.clock
-        app = build_app(core.operations, config.daemon, reveal)
+        app = build_app(core.operations, config.daemon, reveal, core.slack_orders)
         add_page(app, core.operations, config.daemon, core.clock)
         self._server = Server(app, config.daemon.listen, config.daemon.socket)
         self._tasks: list[asyncio.Task[None]] = []
@@ -160,6 +160,8 @@ class DaemonProcess:
         self._root("judge", core.decision_engine.run)
         self._root("timekeeper", core.incident_clocks.run)
         self._root("orders", core.orders.run)
+        if core.slack_orders is not None:
+            self._root("slack orders", core.slack_orders.run)
         self._root("snapshots", core.snapshot_manager.run)
         self._root("timetable", self._keep_to_the_calendar)
         self._root("drills", core.drills.run)

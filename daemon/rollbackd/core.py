@@ -35,11 +35,12 @@ from rollbackd.execution.incident_clocks import IncidentClocks
 from rollbackd.execution.layers import LayerFactory, Layers, LookFailed
 from rollbackd.execution.runner import Judgement, Runner
 from rollbackd.journal import Journal
-from rollbackd.metrics import Metrics, MetricsParts
+from rollbackd.metrics import Metrics, MetricsParts, SlackMetrics
 from rollbackd.model import CheckResult, Release
 from rollbackd.notify.dispatcher import NotificationDispatcher
 from rollbackd.operations import Operations, OperationsParts
 from rollbackd.operations.signal_commands import SignalCommands
+from rollbackd.operations.slack_orders import SlackOrders, rooms_with_buttons
 from rollbackd.plugins import build_notifier
 from rollbackd.policy.changes import UNCONFIRMED
 from rollbackd.reports import Reports
@@ -101,6 +102,8 @@ class Core:
     dispatcher: NotificationDispatcher
     operations: Operations
     orders: SignalCommands
+    slack_orders: SlackOrders | None
+    """None where no receiver has buttons."""
     web: HttpSession
     prometheus: Prometheus | None
     vitals: Vitals
@@ -272,6 +275,10 @@ async def build(config: Config, journal: Journal, clock: Clock, checkpoint: Chec
     planned = [*snapshot_manager.planned(), *drill_timetable.planned(), *upkeep.planned(), *reports.planned()]
     timetable = Calendar(planned, clock)
     orders = SignalCommands(config, read_model, clock, files, operations)
+    rooms = rooms_with_buttons(reach.notifiers)
+    slack_orders = SlackOrders(config, read_model, clock, operations, rooms) if rooms else None
+    if slack_orders is not None:
+        registry.register(SlackMetrics(slack_orders.counts))
     await reading
     return Core(
         config=config,
@@ -300,6 +307,7 @@ async def build(config: Config, journal: Journal, clock: Clock, checkpoint: Chec
         dispatcher=dispatcher,
         operations=operations,
         orders=orders,
+        slack_orders=slack_orders,
         web=reach.web,
         prometheus=reach.prometheus,
         vitals=vitals,

@@ -189,3 +189,21 @@ class Metrics(Collector):
         for tier in sorted({*range(len(self._config.notify.escalation)), *counts.escalations}):
             told.add_metric([str(tier)], counts.escalations[tier])
         yield from (passed, told)
+
+
+class SlackMetrics(Collector):
+    """What came from Slack, by what became of it; counted by this process, since the journal has no refusals."""
+
+    def __init__(self, counts: Mapping[str, int]) -> None:
+        self._counts = counts
+
+    def describe(self) -> Iterable[Metric]:
+        return ()
+
+    def collect(self) -> Iterable[Metric]:
+        asked = CounterMetricFamily(
+            "rollbackd_slack_requests", "Clicks and other requests from Slack.", labels=["result"]
+        )
+        for result in sorted({"taken", "forged", "late", "repeated", "unknown", "viewer", *self._counts}):
+            asked.add_metric([result], self._counts.get(result, 0))
+        yield asked

@@ -203,6 +203,8 @@ class Toy:
                 "priorities",
                 "targets",
                 "schedules",
+                "people",
+                "groups",
             )
             if key in changes
         }

@@ -37,6 +37,7 @@ def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Loaded:
         "PROBE_PASSWORD",
         "COPIES_KEY",
         "SLACK_TOKEN",
+        "SLACK_SIGNING_SECRET",
     )
     for name in names:
         monkeypatch.setenv(name, "hunter2")

@@ -74,6 +74,39 @@ def test_a_question_says_what_why_how_to_answer_until_when_and_what_then() -> No
     assert "hotfix announced by unix:ann" in lines["Last change"], "a change that is not to blame is only the last one"
 
 
+def answers(*given: Any) -> list[tuple[str, str]]:
+    return [(button.order, button.command) for button in only(*given).message.buttons]
+
+
+ACK = ("acknowledge", "rollbackd ack checkout-3")
+ABORT = ("abort", "rollbackd abort checkout-3")
+YES, NO = ("approve", "rollbackd approve checkout-3"), ("deny", "rollbackd deny checkout-3")
+
+
+def test_a_message_offers_what_can_be_answered_as_it_stands() -> None:
+    assert answers(asked()) == [YES, NO, ACK]
+    assert answers(asked(question=BOTH), (facts.Approved(), ANN)) == [YES, NO, ACK]
+    assert answers(opened()) == [ABORT, ACK]
+    acknowledged = (opened(), planned(), facts.ApplyStarted("code"), (facts.Acknowledged(), ANN))
+    assert answers(*acknowledged) == [ABORT]
+    assert answers(*acknowledged, (facts.AbortRequested(), ANN)) == []
+    assert answers(opened(), facts.Closed(Outcome.FAILED, "no")) == [ACK]
+    assert answers(opened(), (facts.Acknowledged(), ANN), facts.Closed(Outcome.FAILED, "no")) == []
+    assert answers(asked(), (facts.Denied(), ANN), facts.Closed(Outcome.DECLINED, "no")) == []
+    assert answers(opened(), facts.Closed(Outcome.RECOVERED, "well")) == []
+
+
+def test_a_button_answers_the_question_that_people_see_and_no_later_one() -> None:
+    first, again = only(asked()), only(asked(), facts.AskedAgain(asked().decision, "v43 runs now"))
+    assert {one.asked for one in first.message.buttons} == {at(1), None}
+    assert {one.asked for one in again.message.buttons} == {at(2), None}
+
+
+def test_several_questions_in_one_message_have_no_buttons() -> None:
+    several = merge([only(asked()).message, replace(only(asked()).message, key="2", thread="cart-1", service="cart")])
+    assert several.buttons == ()
+
+
 def test_a_change_that_is_to_blame_is_named_as_such_in_every_message() -> None:
     begun = (opened(change=CHANGE), planned(), facts.ApplyStarted("code"))
     for facts_so_far in (begun[:1], begun, (*begun, facts.Paused("HOLD")), (*begun, facts.Parked("poison")),

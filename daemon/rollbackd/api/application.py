@@ -18,9 +18,12 @@ from rollbackd.api.openapi import document
 from rollbackd.api.problems import as_problems, invalid
 from rollbackd.api.request_body import JSON, read_json
 from rollbackd.api.routes import ROUTES, ApiCall, ApiRoute
+from rollbackd.api.slack import PATH as SLACK
+from rollbackd.api.slack import SlackRequests
 from rollbackd.api.snapshot_files import FILES, SnapshotFiles
 from rollbackd.config.models import Daemon, Role
 from rollbackd.operations import Operations
+from rollbackd.operations.slack_orders import SlackOrders
 from rollbackd.syntax.units import Secret
 from rollbackd.views.shapes import Readiness
 
@@ -34,10 +37,13 @@ GATE = web.AppKey("gate", Gate)
 Answerer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def build_app(operations: Operations, daemon: Daemon, reveal: Callable[[Secret], str]) -> web.Application:
+def build_app(
+    operations: Operations, daemon: Daemon, reveal: Callable[[Secret], str], slack: SlackOrders | None = None
+) -> web.Application:
     """All routes of the HTTP side and of the socket, on the same operations.
 
     :param reveal: reads a secret; called once for each of `daemon.tokens`.
+    :param slack: takes clicks; None where no receiver has buttons.
     :raises CannotListenError: tokens or `open_on_loopback` that would let the wrong people in.
     """
     gate = Gate(daemon, reveal)
@@ -49,6 +55,7 @@ def build_app(operations: Operations, daemon: Daemon, reveal: Callable[[Secret],
     _add_intake(app, IntakeHandlers(operations, daemon.max_body), gate)
     _add_files(app, SnapshotFiles(operations), gate)
     _add_health(app, operations, gate)
+    app.router.add_post(SLACK, SlackRequests(slack).clicked)
 
     async def end_waits(_app: web.Application) -> None:
         waits.end()

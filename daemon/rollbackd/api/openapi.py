@@ -11,7 +11,9 @@ from pydantic import TypeAdapter
 
 from rollbackd import __version__
 from rollbackd.api import answers
+from rollbackd.api.request_body import FORM
 from rollbackd.api.routes import ROUTES, ApiRoute
+from rollbackd.api.slack import PATH as SLACK
 from rollbackd.api.snapshot_files import FILES, OCTETS
 from rollbackd.operations import parameters
 from rollbackd.signals.events import Posted
@@ -162,6 +164,14 @@ def _plain(schemas: _Schemas) -> list[tuple[str, str, dict[str, Any]]]:
         "security": [],
         "responses": {"200": {"description": "alive", "content": alive}},
     }
+    clicks = {
+        "operationId": "clicked",
+        "summary": "A click on a button of a message in Slack, sent by Slack.",
+        "description": "Known by Slack's signature over the body; a body has at most 512 KiB.",
+        "security": [],
+        "requestBody": {"required": True, "content": {FORM: {"schema": {"type": "object"}}}},
+        "responses": {"200": {"description": "on disk, or answered to whoever clicked"}, **_failed(schemas)},
+    }
     metrics = _base("metrics", "Prometheus metrics of rollbackd itself.", "viewer") | {
         "responses": _answered(schemas, "metrics", text)
     }
@@ -169,6 +179,7 @@ def _plain(schemas: _Schemas) -> list[tuple[str, str, dict[str, Any]]]:
     return [
         ("/api/v1/alerts", "post", alerts),
         ("/api/v1/signals", "post", signals),
+        (SLACK, "post", clicks),
         ("/healthz", "get", lives),
         ("/readyz", "get", ready),
         ("/metrics", "get", metrics),

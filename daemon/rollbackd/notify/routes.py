@@ -57,4 +57,6 @@ def worded(receiver: Receiver | None, message: Message) -> Message | None:
         "title": message.title,
         "time": phrases.moment(message.at),
     }
-    return replace(message, title=Template(words).safe_substitute(values), lines=(), labels={}, own_words=True)
+    return replace(
+        message, title=Template(words).safe_substitute(values), lines=(), labels={}, buttons=(), own_words=True
+    )

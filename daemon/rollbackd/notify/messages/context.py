@@ -8,7 +8,7 @@ from rollbackd.adapter import Message
 from rollbackd.facts import Record
 from rollbackd.incident.life import Incident
 from rollbackd.model import Priority
-from rollbackd.notify.messages import phrases, plain_text
+from rollbackd.notify.messages import buttons, phrases, plain_text
 from rollbackd.notify.messages.envelope import Envelope
 from rollbackd.notify.messages.phrases import Lines
 from rollbackd.notify.messages.troubles import Troubles
@@ -61,7 +61,8 @@ def of_incident(
     """A message about an incident; tiers that it was escalated to hear all of it."""
     said = (*phrases.broken(about.decision.trigger), *lines)
     message = message_of(record, event, f"{about.service} {title}", severity, said, about.id)
-    placed = replace(message, service=about.service, incident=about.id, priority=about.priority)
+    answers = buttons.of_incident(about)
+    placed = replace(message, service=about.service, incident=about.id, priority=about.priority, buttons=answers)
     return Envelope(placed, record.stream, group, tier=about.tier)
 
 

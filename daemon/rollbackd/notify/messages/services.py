@@ -7,6 +7,7 @@ from rollbackd import facts
 from rollbackd.facts import Record
 from rollbackd.model import FLEET, Decision, Priority
 from rollbackd.notify.messages import phrases, plain_text
+from rollbackd.notify.messages.buttons import acknowledgement
 from rollbackd.notify.messages.context import MessageContext, Severity, message_of
 from rollbackd.notify.messages.envelope import Envelope
 from rollbackd.notify.messages.self_notices import OWN_KINDS, UNDELIVERABLE, UNREACHABLE
@@ -67,7 +68,8 @@ def refused(record: Record, decision: Decision, event: str, since: str) -> Envel
     title = f"{service} needs a person ({plain_text.line(trigger.rule, 100)})"
     thread = refusal_thread(service, trigger.episode)
     message = message_of(record, event, title, severity, lines, thread)
-    placed = replace(message, service=service, priority=trigger.priority)
+    answers = (acknowledgement(service),)
+    placed = replace(message, service=service, priority=trigger.priority, buttons=answers)
     group = f"{event}/{','.join(guards(decision))}"
     return Envelope(placed, record.stream, group, since=record.at if decision.escalate else None)
 

@@ -10,6 +10,8 @@ that a restart finds it again. Nothing that comes from outside can mention anybo
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from typing import Any, Self
 from urllib.parse import urlsplit
 
@@ -19,6 +21,7 @@ from rollbackd.adapter import DeliveryError, Message, NotifierSettings
 from rollbackd.notify.messages import phrases, plain_text
 from rollbackd.notify.messages.envelope import plain
 from rollbackd.notify.receivers.http_post import Sender
+from rollbackd.notify.receivers.slack_clicks import block, is_signed
 from rollbackd.syntax.connections import ConnectionSettings
 from rollbackd.syntax.units import Secret
 
@@ -33,6 +36,20 @@ _GONE = ("message_not_found", "cant_update_message", "edit_window_closed")
 _MARKS = {"info": "🟢", "warning": "🟠", "critical": "🔴"}
 
 
+_LATE = timedelta(minutes=10)
+"""How much older than what is shown a message can be; one from farther back is from before the clock was set back."""
+_LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class _Post:
+    """A thread's message in the channel."""
+
+    ts: str
+    at: datetime
+    """When what it shows was so."""
+
+
 class SlackSettings(NotifierSettings, ConnectionSettings):
     """`{name: room, slack: {webhook_url: {env: SLACK_WEBHOOK_URL}}}`, or `slack: {token: …, channel: C0123ABCD}`."""
 
@@ -44,6 +61,8 @@ class SlackSettings(NotifierSettings, ConnectionSettings):
     """The id of the channel that the bot writes to, such as C0123ABCD, as the channel's details end."""
     api: str = Field(default="https://slack.com/api", pattern="^https?://")
     """Slack's Web API."""
+    signing_secret: Secret | None = None
+    """The app's signing secret: the bot's messages have buttons, and clicks come to `/api/v1/slack`."""
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
@@ -51,7 +70,14 @@ class SlackSettings(NotifierSettings, ConnectionSettings):
             raise ValueError("nothing says how, or two things do; give `webhook_url`, or `token` and `channel`")
         if bool(self.channel) != (self.token is not None):
             raise ValueError("`token` and `channel` belong together; give both, or `webhook_url` alone")
+        if self.takes_clicks and self.token is None:
+            raise ValueError("only a bot's messages have buttons, since nobody takes them away else; give `token`")
         return self
+
+    @property
+    def takes_clicks(self) -> bool:
+        """Whether messages have buttons."""
+        return self.signing_secret is not None
 
 
 class Slack(Sender[SlackSettings]):
@@ -71,8 +97,8 @@ class Slack(Sender[SlackSettings]):
 
     def __init__(self, settings: SlackSettings, reveal: Callable[[Secret], str], http: Callable[[], Any]) -> None:
         super().__init__(settings, reveal, http)
-        self._posts: dict[str, str] = {}
-        """Thread to the `ts` of its message."""
+        self._posts: dict[str, _Post] = {}
+        """The message of each thread."""
 
     async def send(self, message: Message) -> None:
         if self._settings.webhook_url is None:
@@ -97,15 +123,21 @@ class Slack(Sender[SlackSettings]):
 
     # -- as a bot
     async def _as_bot(self, message: Message) -> None:
-        """The trouble's message shows how it is now; what led there is told in its thread."""
-        shown = payload(message) | {"metadata": _metadata(message)}
-        ts = self._posts.get(message.thread) or await self._found(message)
-        if ts and await self._edited(ts, shown, message):
-            line = {"thread_ts": ts, "reply_broadcast": _is_loud(message), "unfurl_links": False, "unfurl_media": False}
-            await self._call("chat.postMessage", line | {"text": shown["text"]}, message)
+        """The trouble's message shows how it is now; what led there is told in its thread.
+
+        What waited for others of its group and is older than what the message shows is told in the thread alone.
+        """
+        shown = payload(message, buttons=self._settings.takes_clicks) | {"metadata": _metadata(message)}
+        post = self._posts.get(message.thread) or await self._found(message)
+        late = post is not None and timedelta() < post.at - message.at <= _LATE
+        if post is not None and (late or await self._edited(post.ts, shown, message)):
+            line = {"thread_ts": post.ts, "reply_broadcast": _is_loud(message)}
+            quiet = {"unfurl_links": False, "unfurl_media": False}
+            await self._call("chat.postMessage", line | quiet | {"text": shown["text"]}, message)
+            post = replace(post, at=max(post.at, message.at))
         else:
-            ts = str((await self._call("chat.postMessage", shown, message))["ts"])
-        self._posts[message.thread] = ts
+            post = _Post(str((await self._call("chat.postMessage", shown, message))["ts"]), message.at)
+        self._posts[message.thread] = post
         while len(self._posts) > _POSTS:
             del self._posts[next(iter(self._posts))]
 
@@ -118,29 +150,60 @@ class Slack(Sender[SlackSettings]):
             raise
         return True
 
-    async def _found(self, message: Message) -> str:
-        """The message of a thread that another process wrote; empty: there is none among the channel's last."""
+    async def _found(self, message: Message) -> _Post | None:
+        """The message of a thread that another process wrote; None: there is none among the channel's last."""
         asked = {"limit": 200, "include_all_metadata": True}
         answer = await self._call("conversations.history", asked, message)
-        wanted = _metadata(message)["event_payload"]
+        wanted = _metadata(message)["event_payload"]["thread"]
         for one in answer.get("messages", ()):
-            if one.get("metadata", {}).get("event_payload") == wanted:
-                return str(one["ts"])
-        return ""
+            kept = one.get("metadata", {}).get("event_payload", {})
+            if kept.get("thread") == wanted:
+                return _Post(str(one["ts"]), _time(kept.get("at", "")))
+        return None
 
-    async def _call(self, method: str, document: dict[str, Any], message: Message) -> dict[str, Any]:
+    async def whisper(self, user: str, text: str) -> None:
+        """Tell one member of the channel something that nobody else sees. :raises DeliveryError:"""
+        await self._call("chat.postEphemeral", {"user": user, "text": _escaped(plain_text.line(text, _TEXT), _TEXT)})
+
+    def is_signed(self, timestamp: str, body: bytes, signature: str) -> bool:
+        """Whether Slack sent these bytes to this receiver's app. :raises DeliveryError: the secret cannot be read."""
+        secret = self._settings.signing_secret
+        return secret is not None and is_signed(self._revealed(secret).strip(), timestamp, body, signature)
+
+    @property
+    def channel(self) -> str:
+        """Where it writes, and where its buttons are."""
+        return self._settings.channel
+
+    @property
+    def takes_clicks(self) -> bool:
+        return self._settings.takes_clicks
+
+    async def _call(self, method: str, document: dict[str, Any], message: Message | None = None) -> dict[str, Any]:
         token = self._revealed(self._settings.token or "").strip()
         url = f"{self._settings.api.rstrip('/')}/{method}"
         headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json; charset=utf-8"}
         sent = {"channel": self._settings.channel, **document}
-        words = await self._said(url, sent, message, (token,), headers)
+        if message is None:
+            words = await self._post(url, sent, (token,), headers)
+        else:
+            words = await self._said(url, sent, message, (token,), headers)
         answer: dict[str, Any] = json.loads(words) if words.startswith("{") else {}
         return answer
 
 
 def _metadata(message: Message) -> dict[str, Any]:
     thread = plain_text.fit(f"{message.source}/{message.thread}", 1000)
-    return {"event_type": "rollbackd", "event_payload": {"thread": thread}}
+    return {"event_type": "rollbackd", "event_payload": {"thread": thread, "at": message.at.isoformat()}}
+
+
+def _time(text: str) -> datetime:
+    """When a message's state was so; of one that does not say it, long ago."""
+    try:
+        read = datetime.fromisoformat(text)
+    except (TypeError, ValueError):
+        return _LONG_AGO
+    return read if read.tzinfo is not None else _LONG_AGO
 
 
 def _is_loud(message: Message) -> bool:
@@ -174,8 +237,8 @@ def _sections(message: Message) -> Iterator[dict[str, Any]]:
         yield {"type": "section", "text": {"type": "mrkdwn", "text": shown, "verbatim": True}}
 
 
-def payload(message: Message) -> dict[str, Any]:
-    """The webhook's JSON, within Slack's limits."""
+def payload(message: Message, *, buttons: bool = False) -> dict[str, Any]:
+    """The webhook's JSON, within Slack's limits; with `buttons` also what can be answered."""
     title = f"{_MARKS[message.severity]} {plain_text.line(message.headline)}"
     header = {"type": "header", "text": {"type": "plain_text", "text": plain_text.fit(title, _HEADER), "emoji": True}}
     time = phrases.moment(message.at)
@@ -183,13 +246,14 @@ def payload(message: Message) -> dict[str, Any]:
     context = {"type": "plain_text", "text": plain_text.fit(" · ".join(dict.fromkeys(about)), 500), "emoji": False}
     footer = {"type": "context", "elements": [context]}
     sections = list(_sections(message))
-    room = _BLOCKS - 2
+    answers = [block(button) for button in message.buttons[:3]] if buttons else []
+    room = _BLOCKS - 2 - len(answers)
     if len(sections) > room:
         left = f"and {len(sections) - room + 1} more lines"
         sections[room - 1 :] = [{"type": "section", "text": {"type": "plain_text", "text": left}}]
     return {
         "text": _escaped(title, _TEXT),
-        "blocks": [header, *sections, footer],
+        "blocks": [header, *sections, *answers, footer],
         "unfurl_links": False,
         "unfurl_media": False,
     }
