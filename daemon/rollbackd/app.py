@@ -162,6 +162,10 @@ class DaemonProcess:
         self._root("orders", core.orders.run)
         if core.slack_orders is not None:
             self._root("slack orders", core.slack_orders.run)
+            if core.slack_orders.opens_sockets:
+                from rollbackd.api.slack_sockets import SlackSockets
+
+                self._root("slack sockets", SlackSockets(core.slack_orders, core.read_model, self._clock).run)
         self._root("snapshots", core.snapshot_manager.run)
         self._root("timetable", self._keep_to_the_calendar)
         self._root("drills", core.drills.run)

@@ -51,6 +51,7 @@ EVENTS: Mapping[str, str] = {
     "rule_fault": "a rule cannot be judged",
     "services_followed": "services that follow a cluster came, went or were refused",
     "silence_unread": "a silence of Alertmanager's cannot be read, so it counts as matching",
+    "slack_silent": "the socket over which clicks in Slack come is not open",
     "source_refused": "what somebody sends cannot be read, or some of it",
     "undeliverable": "a receiver will never get a message",
     "unreadable": "a fact that could not be put into words",

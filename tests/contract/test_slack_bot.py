@@ -165,6 +165,14 @@ async def test_blocks_that_are_not_taken_are_written_as_text() -> None:
     assert "Stop it: `rollbackd abort checkout-3`" in fake.roots[0]["text"]
 
 
+def test_a_socket_without_its_package_is_refused_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {"token": TOKEN, "channel": "C0123ABCD", "app_token": TOKEN}
+    assert SlackSettings.model_validate(given).takes_clicks
+    monkeypatch.setattr("rollbackd.notify.receivers.slack.find_spec", lambda _name: None)
+    with pytest.raises(ValidationError, match=r"install it: rollbackd\[slack\]"):
+        SlackSettings.model_validate(given)
+
+
 @pytest.mark.parametrize(
     ("given", "words"),
     [

@@ -1,5 +1,6 @@
 """Buttons in Slack with the real daemon: who clicks is somebody of `people`, and what is not Slack's does nothing."""
 
+import asyncio
 import re
 import threading
 import time
@@ -15,6 +16,7 @@ import pytest
 from tests.e2e.toy import Toy, served, toy
 from tests.fakes.receiving import serving
 from tests.fakes.slack import SIGNING_SECRET, SlackApiFake, posted
+from tests.fakes.slack_socket import APP_TOKEN, SlackSocketFake
 from tests.servers import wait_until
 
 ANN, BOB, EVE, NOBODY = "U0000ANN1", "U0000BOB1", "U0000EVE1", "U0STRANGER"
@@ -72,19 +74,16 @@ class Room:
 
 
 @contextmanager
-def asking(root: Path, *launcher: str, **policy: Any) -> Iterator[Room]:
+def asking(root: Path, *launcher: str, socket: SlackSocketFake | None = None, **policy: Any) -> Iterator[Room]:
     """A service that is sick, a daemon that asks, and the room that it asks in."""
-    fake = SlackApiFake()
-    for name, text in (("slack-token", fake.TOKEN), ("signing-secret", f"{SIGNING_SECRET}\n")):
+    fake = socket.api if socket is not None else SlackApiFake()
+    for name, text in (("token", fake.TOKEN), ("signing_secret", f"{SIGNING_SECRET}\n"), ("app_token", APP_TOKEN)):
         (root / name).write_text(text)
         (root / name).chmod(0o600)
-    with served(serving(fake)) as base, toy(root / "shop") as shop:
-        slack = {
-            "token": {"file": str(root / "slack-token")},
-            "channel": fake.CHANNEL,
-            "api": f"{base}/api",
-            "signing_secret": {"file": str(root / "signing-secret")},
-        }
+    with served(socket.serving() if socket is not None else serving(fake)) as base, toy(root / "shop") as shop:
+        way = "app_token" if socket is not None else "signing_secret"
+        secrets = {name: {"file": str(root / name)} for name in ("token", way)}
+        slack = {"channel": fake.CHANNEL, "api": f"{base}/api", **secrets}
         shop.configure(
             policy=[{"action": "ask", "expires": "10m", **policy}],
             notify={"receivers": [{"name": "room", "slack": slack}]},
@@ -167,3 +166,15 @@ def test_a_click_that_was_taken_is_carried_out_after_a_crash(tmp_path: Path) -> 
         room.shop.stop()
         room.shop.start()
         assert room.shop.until_closed("shop-1")["outcome"] == "recovered"
+
+
+def test_a_click_comes_over_a_socket_where_nobody_can_reach_us(tmp_path: Path) -> None:
+    fake = SlackSocketFake()
+    with asking(tmp_path, socket=fake) as room:
+        click = room.payload("Approve", ANN)
+        wait_until(lambda: bool(fake.sockets), "the socket is open")
+        assert fake.loop is not None
+        asyncio.run_coroutine_threadsafe(fake.deliver("e1", click), fake.loop).result(30)
+        assert room.shop.until_closed("shop-1")["outcome"] == "recovered"
+        assert room.post(*posted(click, time.time())) == 401, "without a signing secret nothing is signed"
+        assert fake.acknowledged == ["e1"]

@@ -38,6 +38,7 @@ def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Loaded:
         "COPIES_KEY",
         "SLACK_TOKEN",
         "SLACK_SIGNING_SECRET",
+        "SLACK_APP_TOKEN",
     )
     for name in names:
         monkeypatch.setenv(name, "hunter2")

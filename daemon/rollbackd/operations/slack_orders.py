@@ -74,6 +74,10 @@ class SlackOrders:
         self._telling: set[asyncio.Task[None]] = set()
         self._log = log.get("slack")
 
+    @property
+    def opens_sockets(self) -> bool:
+        return any(room.opens_socket for room in self.rooms.values())
+
     # -- the ways in ----------------------------------------------------------------------------
     async def posted(self, timestamp: str, signature: str, body: bytes) -> None:
         """Take a request that came by HTTP, a form, when Slack signed these bytes now; it is on disk when this returns.

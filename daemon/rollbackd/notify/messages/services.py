@@ -26,6 +26,7 @@ _TITLES: Mapping[str, str] = {
     "readiness": "a rollback would not work",
     "report_unwritten": "a report cannot be written",
     "rule_fault": "a rule cannot be judged",
+    "slack_silent": "clicks in Slack are not heard",
     "source_refused": "a sender is not understood",
     "silence_unread": "a silence cannot be read",
 }

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from importlib.util import find_spec
 from typing import Any, Self
 from urllib.parse import urlsplit
 
@@ -24,6 +25,7 @@ from rollbackd.notify.receivers.http_post import Sender
 from rollbackd.notify.receivers.slack_clicks import block, is_signed
 from rollbackd.syntax.connections import ConnectionSettings
 from rollbackd.syntax.units import Secret
+from rollbackd.system.http_connection import HttpConnection
 
 _BLOCKS = 50
 _HEADER = 150
@@ -63,6 +65,9 @@ class SlackSettings(NotifierSettings, ConnectionSettings):
     """Slack's Web API."""
     signing_secret: Secret | None = None
     """The app's signing secret: the bot's messages have buttons, and clicks come to `/api/v1/slack`."""
+    app_token: Secret | None = None
+    """Instead of it the app's token with the scope connections:write: clicks come over a socket that we open, so that
+    nobody has to reach us. Needs the extra `rollbackd[slack]`."""
 
     @model_validator(mode="after")
     def _one_way(self) -> Self:
@@ -72,12 +77,14 @@ class SlackSettings(NotifierSettings, ConnectionSettings):
             raise ValueError("`token` and `channel` belong together; give both, or `webhook_url` alone")
         if self.takes_clicks and self.token is None:
             raise ValueError("only a bot's messages have buttons, since nobody takes them away else; give `token`")
+        if self.app_token is not None and find_spec("slack_sdk") is None:
+            raise ValueError("`app_token` needs the Python package slack-sdk; install it: rollbackd[slack]")
         return self
 
     @property
     def takes_clicks(self) -> bool:
         """Whether messages have buttons."""
-        return self.signing_secret is not None
+        return self.signing_secret is not None or self.app_token is not None
 
 
 class Slack(Sender[SlackSettings]):
@@ -174,6 +181,15 @@ class Slack(Sender[SlackSettings]):
     def channel(self) -> str:
         """Where it writes, and where its buttons are."""
         return self._settings.channel
+
+    @property
+    def opens_socket(self) -> bool:
+        """Whether clicks come over a socket."""
+        return self._settings.app_token is not None
+
+    def socket(self) -> tuple[str, str, HttpConnection]:
+        """The Web API, the app's token, and how both are reached. :raises DeliveryError: a secret cannot be read."""
+        return self._settings.api, self._revealed(self._settings.app_token or "").strip(), self._connection()
 
     @property
     def takes_clicks(self) -> bool:
