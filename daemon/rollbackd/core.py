@@ -201,7 +201,9 @@ async def build(config: Config, journal: Journal, clock: Clock, checkpoint: Chec
         return rule_states.over(service, episode, clock.now())
 
     incident_clocks = IncidentClocks(config, read_model, clock)
-    dispatcher = NotificationDispatcher(journal, config, reach.notifiers, clock, goes_on=goes_on, over=over)
+    dispatcher = NotificationDispatcher(
+        journal, config, reach.notifiers, clock, goes_on=goes_on, over=over, deciding=lambda: decision_engine.deciding
+    )
     registry, vitals = CollectorRegistry(), Vitals()
     readiness_review = ReadinessReview(config, read_model, clock, deciding.situations, layers, deciding.check_runner)
     drills = DrillRunner(

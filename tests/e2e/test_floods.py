@@ -16,11 +16,13 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+import yaml
 
-from tests.e2e.toy import REPO, Ear, Toy, toy
+from tests.e2e.toy import REPO, Ear, Toy, toy, webhook
 from tests.servers import wait_until
 
 _HEAD = b"POST /api/v1/alerts HTTP/1.1\r\nHost: localhost\r\n"
@@ -172,3 +174,31 @@ def test_twenty_thousand_files_hold_up_no_order(shop: Toy, ear: Ear) -> None:
     wait_until(lambda: any(hold["scope"] == "shop" for hold in shop.ask("GET", "holds")["holds"]), "it is held")
     assert "there are more than 500 files in the signals directory" in shop.log
     assert len([one for one in ear.fake.once if "holds nothing" in json.dumps(one)]) <= 15
+
+
+def test_many_services_sick_at_once_are_one_message_on_every_channel(tmp_path: Path, ear: Ear) -> None:
+    """They are decided on one after the other, and told together; in words of one's own it is one SMS."""
+    names = [f"s{number}" for number in range(30)]
+    room = {"name": "room", "webhook": {"url": ear.url}}
+    sms = {"name": "sms", "webhook": {"url": ear.url}, "says": {"refused": "$service needs you"}}
+    with toy(tmp_path / "shop", told=ear.url) as shop:
+        layer = {"adapter": "command", "current": ["echo", "v1"], "releases": ["echo", "v1"], "apply": ["true"]}
+        one = {**shop.service(), "layers": {"code": layer}, "plans": {"default": ["code"]}}
+        path = shop.configure(daemon={"look_every": "1m"}, notify={"receivers": [room, sms]})
+        config = yaml.safe_load(path.read_text())
+        config["services"] = [{**one, "name": name, "match": {"service": name}} for name in names]
+        path.write_text(yaml.safe_dump(config))
+        shop.start()
+        wait_until(lambda: all(shop.ask("GET", f"services/{name}")["present"] for name in names), "all are seen", 120)
+        body = webhook("Sick", names[0], datetime.now(UTC))
+        (alert,) = body["alerts"]
+        labels = [{**alert["labels"], "service": name} for name in names]
+        body["alerts"] = [{**alert, "labels": own, "fingerprint": f"{n:016x}"} for n, own in enumerate(labels)]
+        shop.ask("POST", "alerts", body)
+        wait_until(lambda: len(shop.decisions()) == len(names), "all are decided on", 60)
+        wait_until(lambda: len(ear.heard("refused")) >= 2, "both are told", 60)
+        said, short = sorted((one["title"] for one in ear.heard("refused")), key=len, reverse=True)
+        assert said.startswith("30 × need a person, decided alike: ")
+        assert len(short) <= 160
+        *named, more = short.split("; ")
+        assert len(named) + int(more.split()[1]) == len(names)

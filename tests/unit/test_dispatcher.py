@@ -14,7 +14,7 @@ from rollbackd.adapter import Message
 from rollbackd.config.models import Config, Notify, Route, RouteWhen
 from rollbackd.journal import Entry, Journal, Outgoing, open_journal
 from rollbackd.model import FLEET, Outcome, Priority
-from rollbackd.notify.dispatcher import NotificationDispatcher
+from rollbackd.notify.dispatcher import GATHER, TOGETHER, NotificationDispatcher
 from rollbackd.notify.messages import presenter, self_notices
 from rollbackd.notify.receiver_queue import GIVE_UP, LONGEST_PAUSE, batches, pause
 from rollbackd.system import boundary
@@ -376,6 +376,24 @@ async def test_those_decided_at_once_go_as_one_at_once(world: World) -> None:
     await round_of(world.dispatcher({"room": world.room}))
     assert [message.service for message in world.room.messages] == ["", "ads"]
     assert world.room.messages[0].title.startswith("3 × need a person")
+
+
+async def test_a_storm_that_is_still_being_decided_on_is_one_message_for_each_receiver(world: World) -> None:
+    under_way = 3
+    dispatcher = world.dispatcher(deciding=lambda: under_way)
+    for name in ("checkout", "cart", "pay"):
+        await world.write(refused(name), stream=f"service:{name}")
+        await world.wait(dispatcher, timedelta(seconds=1))
+        under_way -= 1
+    assert (world.room.messages, world.oncall.messages) == ([], [])
+    await world.wait(dispatcher, GATHER)
+    for one in (world.room, world.oncall):
+        assert [message.title for message in one.messages] == ["3 × need a person, decided alike: checkout, cart, pay"]
+    await world.write(refused("ads"), stream="service:ads")
+    await world.wait(dispatcher, timedelta(seconds=1))
+    assert len(world.room.messages) == 1, "what comes after it waits for the end of its minute"
+    await world.wait(dispatcher, TOGETHER)
+    assert world.room.messages[-1].service == "ads"
 
 
 SHOPS = ("checkout", "cart", "pay")

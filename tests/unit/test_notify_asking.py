@@ -353,6 +353,19 @@ def test_words_of_ones_own_stay_sentences() -> None:
     assert (several.title, several.lines) == ("We look into it.; We look into cart.", ())
 
 
+@pytest.mark.parametrize("length", [5, 60, 151, 400])
+def test_many_messages_in_words_of_ones_own_are_one_sms(length: int) -> None:
+    bare = replace(only(asked()).message, lines=(), own_words=True)
+    titles = [f"{'x' * length}{n:03}" for n in range(500)]
+    title = merge([replace(bare, key=one, thread=one, title=one) for one in titles]).title
+    whole = [one for one in title.split("; ") if one in titles]
+    assert len(title) <= 160
+    assert title.endswith(f"; and {500 - max(1, len(whole))} more")
+    assert whole == titles[: len(whole)]
+    few = merge([replace(bare, key=one, thread=one, title=one) for one in ("a is sick", "b is sick")])
+    assert few.title == "a is sick; b is sick"
+
+
 # -- names of events ----------------------------------------------------------------------------
 def test_every_message_has_an_event_that_routes_can_name() -> None:
     request = trigger(request=Request("checkout", ANN))

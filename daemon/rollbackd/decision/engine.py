@@ -116,6 +116,11 @@ class DecisionEngine:
                 self._deciders[trigger.service] += 1
                 self.run_soon(self._decide_waiting(trigger.service))
 
+    @property
+    def deciding(self) -> int:
+        """How many episodes are under decision."""
+        return len(self._thinking)
+
     def run_soon(self, work: Coroutine[Any, Any, None]) -> None:
         """Run something short beside; `settle` waits for it."""
         task = asyncio.create_task(work)

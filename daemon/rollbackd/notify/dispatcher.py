@@ -7,7 +7,7 @@ loses nothing. Each receiver has a worker, so that one that is dead holds up nob
 import asyncio
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from rollbackd.adapter import Message, Notifier
@@ -37,6 +37,8 @@ BATCH = 500
 """How many facts are read at once."""
 TOGETHER = timedelta(seconds=60)
 """How long messages of one group wait after its first one, to go as one."""
+GATHER = timedelta(seconds=5)
+"""How long the first one waits while more are being decided on, so that a storm is one message."""
 TICK = timedelta(seconds=15)
 DIRECT_AGAIN = timedelta(minutes=10)
 DIRECT_RETRY = timedelta(seconds=30)
@@ -50,11 +52,24 @@ def _never(_service: str, _episode: str) -> str:
     return ""
 
 
+@dataclass(frozen=True, slots=True)
+class _Window:
+    """When messages of one group go: the first ones, and with its end all that came since."""
+
+    first: datetime
+    end: datetime
+
+    def due(self, now: datetime) -> datetime:
+        """When a message of the group goes that is made now."""
+        return self.first if now <= self.first else self.end
+
+
 class NotificationDispatcher:
     """The root task `teller`, which also sends directly when the journal cannot be written.
 
     `goes_on(service, episode)` says whether a refused trouble still goes on; a no skips a reminder, and ends nothing.
     `over(service, episode)` is a reason when the trouble is known to have ended; one that lasts ends it, by a fact.
+    `deciding()` says how many triggers are being decided on.
     """
 
     def __init__(
@@ -66,6 +81,7 @@ class NotificationDispatcher:
         *,
         goes_on: Callable[[str, str], bool] = _always,
         over: Callable[[str, str], str] = _never,
+        deciding: Callable[[], int] = lambda: 0,
         many: int = 100,
         patience: timedelta = PATIENCE,
     ) -> None:
@@ -79,6 +95,7 @@ class NotificationDispatcher:
         self._clock = clock
         self._goes_on = goes_on
         self._over = over
+        self._deciding = deciding
         self._calm: dict[str, float] = {}
         """Since when a refused trouble is gone, by the monotonic clock."""
         self._many = many
@@ -102,7 +119,7 @@ class NotificationDispatcher:
         """The newest reminder of each trouble that was put into the outbox."""
         self._reached: dict[str, tuple[int, int]] = {}
         """The last tier that hears of a refusal, with the place of the fact that began it."""
-        self._windows: dict[tuple[str, str], datetime] = {}
+        self._windows: dict[tuple[str, str], _Window] = {}
         self._told_many = False
         self._direct: dict[str, float] = {}
         self.trouble = ""
@@ -267,8 +284,9 @@ class NotificationDispatcher:
         """A row of the outbox for each message and receiver. Messages of one group made together go together."""
         now = self._clock.now()
         # An end farther ahead than any window is long is from before the clock was set back.
-        self._windows = {key: end for key, end in self._windows.items() if now < end <= now + TOGETHER}
+        self._windows = {key: one for key, one in self._windows.items() if now < one.end <= now + TOGETHER}
         running = dict(self._windows)
+        new = _Window(now + GATHER if self._deciding() > 1 else now, now + TOGETHER)
         rows = []
         for one in made:
             for name in self._receivers(one):
@@ -277,8 +295,8 @@ class NotificationDispatcher:
                     continue
                 not_before = now
                 if one.group:
-                    not_before = running.get((name, one.group), now)
-                    self._windows.setdefault((name, one.group), now + TOGETHER)
+                    not_before = running.get((name, one.group), new).due(now)
+                    self._windows.setdefault((name, one.group), new)
                 key = f"{one.message.key}/{name}"
                 sent = replace(one, message=self._signed(replace(message, key=key)))
                 rows.append(Outgoing(key, name, one.group, outbox.encode(sent), not_before, now))

@@ -18,6 +18,8 @@ TESTS = "test/"
 """The beginning of the threads of tests of receivers, which nothing in the journal speaks of."""
 _SHORT = 600
 """How many characters each message's own lines have in a list of several."""
+_SMS = 160
+"""Characters of several messages in a receiver's own words."""
 _SHOWN = 20
 """How many messages of a list are shown with their lines; of the others there are the names alone."""
 
@@ -144,7 +146,16 @@ def _paragraphs(names: Sequence[str]) -> list[str]:
 
 
 def _sentences(messages: Sequence[Message]) -> str:
-    return plain_text.line("; ".join(dict.fromkeys(message.title for message in messages)), 1000)
+    """The sentences of a receiver's own words, as many as an SMS holds, and how many more there are."""
+    said = [plain_text.fit(one, _SMS) for one in dict.fromkeys(message.title for message in messages)]
+    text = said[0]
+    for number, sentence in enumerate(said[1:], 1):
+        left = f"; and {len(said) - number} more"
+        longer = f"{text}; {sentence}"
+        if len(longer) + (len(left) if number + 1 < len(said) else 0) > _SMS:
+            return plain_text.fit(text, _SMS - len(left)) + left
+        text = longer
+    return text
 
 
 def _title(messages: Sequence[Message]) -> str:
