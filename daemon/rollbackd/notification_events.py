@@ -21,6 +21,7 @@ EVENTS: Mapping[str, str] = {
     "not_left": "a bracket was to be left after the end, and that failed",
     "acknowledged": "a person has seen it",
     "clock_passed": "it did not start, or recover, in the time that its priority has",
+    "unanswered": "nobody was on it in the time that its priority has",
     "over_target": "a step, or all of it, took far longer than it should",
     "escalated": "more people are told: a tier of `notify.escalation`",
     **{str(outcome): meaning.event for outcome, meaning in MEANINGS.items()},

@@ -275,6 +275,10 @@ class FakeOperations(FakeKeeping):
         self._order("confirm", change, actor)
         return replace(found[-1], confirmed=actor, status="confirmed")
 
+    async def escalate(self, incident: str, actor: str, reason: str) -> str:
+        self._order("escalate", incident, actor, reason)
+        return incident
+
     async def acknowledge(self, incident: str, actor: str, leave: bool = False) -> tuple[str, ...]:
         self._order("acknowledge", incident, actor, leave)
         return ("page",) if leave else ()

@@ -421,6 +421,8 @@ async def test_orders_say_who_gave_them(served: Served) -> None:
     await ask(served, "abort", "checkout-1")
     await ask(served, "ack", "checkout")
     await ask(served, "ack", "checkout-1", "--leave")
+    said = (await ask(served, "escalate", "checkout-1", "--reason", "the architect decides")).out
+    assert said == f"checkout-1 is escalated: the next people are told (as {ME})\n"
     assert served.operations.orders == [
         ("hold", "checkout", ME, "sale", None),
         ("hold", "*", ME, "", datetime(2026, 3, 2, 7, tzinfo=UTC)),
@@ -435,6 +437,7 @@ async def test_orders_say_who_gave_them(served: Served) -> None:
         ("abort", "checkout-1", ME, ""),
         ("acknowledge", "checkout", ME, False),
         ("acknowledge", "checkout-1", ME, True),
+        ("escalate", "checkout-1", ME, "the architect decides"),
     ]
 
 
@@ -650,7 +653,7 @@ async def test_help_is_there_well_within_a_second() -> None:
         assert ran.code == 0
     assert min(took) < 1
     commands = (
-        "run check schema discover status incidents decisions plan login rollback approve deny abort ack hold resume "
+        "run check schema discover status incidents decisions plan login rollback approve deny abort ack escalate hold resume "
         "changed confirm good quarantine event audit drill backtest test-alert events layer notify report snapshot"
     )
     assert [line.split()[0] for line in ran.out.partition("Commands:\n")[2].splitlines()] == commands.split()

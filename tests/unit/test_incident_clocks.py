@@ -52,6 +52,52 @@ def passing(told: Story, when: datetime, terms: Terms = TERMS) -> list[str]:
     return names
 
 
+# -- response -----------------------------------------------------------------------------------------------
+QUICK = replace(
+    PEOPLE, clocks={one: clock.model_copy(update={"respond_within": minutes(5)}) for one, clock in PRIORITIES.items()}
+)
+
+
+def test_nobody_has_to_respond_where_no_time_is_given() -> None:
+    assert "respond_within" not in found(asking(), at(10_000))
+
+
+def test_a_response_that_does_not_come_passes_its_clock_once_and_calls_the_next_people() -> None:
+    told = asking()
+    assert found(told, at(4.9), QUICK) == ["tier 0"]
+    assert next_due(told.incident, QUICK, at(0)) == at(5)
+    (passed,) = [one for one in due(told.incident, QUICK, None, at(5)) if isinstance(one, ClockPassed)]
+    assert passed == ClockPassed("respond_within", minutes(5), "nobody responded to the trouble of checkout within 5m")
+    assert passing(told, at(5), QUICK) == ["respond_within", "tier 0", "tier 1"]
+    assert "respond_within" not in found(told, at(500), QUICK)
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        facts.Acknowledged(), facts.Approved(), facts.Denied(), facts.AbortRequested(""), facts.Escalated(1, "ann did"),
+        facts.Joined(trigger(request=Request("checkout", "unix:ann"))),
+    ],
+)  # fmt: skip
+def test_whatever_a_person_says_or_orders_is_a_response(word: Any) -> None:
+    told = asking().wait(minutes(4)).tell(word, actor="unix:ann")
+    assert told.incident.responded == at(4)
+    assert "respond_within" not in found(told, at(60), QUICK)
+    late = asking().wait(minutes(6)).tell(word, actor="unix:ann")
+    assert "respond_within" in found(late, at(60), QUICK), "it came too late, and nobody saw the clock pass"
+    ours = asking().wait(minutes(4)).tell(word)
+    assert ours.incident.responded is None
+
+
+def test_whoever_orders_a_rollback_is_on_it_and_what_recovers_in_time_needs_nobody() -> None:
+    ordered = story(by=trigger(request=Request("checkout", "unix:ann")))
+    assert "respond_within" not in found(ordered, at(60), QUICK)
+    well = story().planned("code").did("apply", "code").closed()
+    assert found(well, at(60), QUICK) == []
+    failed = story().planned("code").did("apply", "code").closed(Outcome.FAILED)
+    assert "respond_within" in found(failed, at(60), QUICK)
+
+
 # -- clocks -------------------------------------------------------------------------------------------------
 def test_a_rollback_that_does_not_start_passes_its_clock_once() -> None:
     told = story()

@@ -366,6 +366,21 @@ def test_many_messages_in_words_of_ones_own_are_one_sms(length: int) -> None:
     assert few.title == "a is sick; b is sick"
 
 
+def test_a_response_that_did_not_come_has_an_event_of_its_own_for_routes() -> None:
+    passed = facts.ClockPassed("respond_within", timedelta(minutes=5), "nobody responded to checkout within 5m")
+    one = only(asked(), passed)
+    assert (one.message.event, one.message.severity) == ("unanswered", "critical")
+    assert one.message.title == "checkout out of time: nobody responded to checkout within 5m"
+    several = merge([one.message, replace(one.message, key="2", thread="cart-1", service="cart")])
+    assert several.title == "2 × nobody responded: checkout, cart"
+
+
+def test_who_escalated_it_and_why_is_told() -> None:
+    one = only(asked(), (facts.Escalated(1, "unix:ann escalated it: the architect decides"), ANN))
+    assert one.message.title == "checkout needs people: unix:ann escalated it: the architect decides"
+    assert one.tier == 1
+
+
 # -- names of events ----------------------------------------------------------------------------
 def test_every_message_has_an_event_that_routes_can_name() -> None:
     request = trigger(request=Request("checkout", ANN))

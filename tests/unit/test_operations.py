@@ -242,6 +242,24 @@ async def test_a_no_after_a_yes_that_was_not_enough_ends_it(tmp_path: Path) -> N
     await house.stage.down()
 
 
+async def test_a_person_calls_the_next_people_with_a_reason_and_in_the_end_all_of_them_again(tmp_path: Path) -> None:
+    receivers = [{"name": "room", "webhook": {"url": "http://127.0.0.1:9/"}}]
+    tiers = [{"after": "1h", "to": ["room"]}, {"after": "2h", "to": ["room"]}]
+    house = await opened(tmp_path, notify={"receivers": receivers, "escalation": tiers})
+    await house.event("broken")
+    assert [await house.get(house.operations.escalate("shop", ANN, f"why {n}")) for n in range(3)] == ["shop-1"] * 3
+    assert [(one.tier, one.why) for one in house.written(facts.Escalated)] == [
+        (0, "unix:ann escalated it: why 0"), (1, "unix:ann escalated it: why 1"), (1, "unix:ann escalated it: why 2"),
+    ]  # fmt: skip
+    with pytest.raises(InvalidOrder, match="say why"):
+        await house.get(house.operations.escalate("shop-1", ANN, " "))
+    await house.get(house.operations.deny("shop-1", ANN))
+    await house.pass_(MINUTE)
+    with pytest.raises(OrderRefused, match="shop-1 has ended: declined; nobody need come"):
+        await house.get(house.operations.escalate("shop-1", ANN, "why"))
+    await house.stage.down()
+
+
 async def test_what_acts_is_not_answered_and_the_refusal_says_how_to_stop_it(asking: House) -> None:
     await asking.get(asking.operations.approve("shop", ANN))
     await asking.pass_(SECOND)

@@ -242,6 +242,13 @@ async def acknowledge(call: ApiCall[parameters.NoQuery, parameters.AcknowledgeBo
     return answers.Done(f"{call.name} is acknowledged: its reminders stop{leaves}", call.actor)
 
 
+@route("POST", "/api/v1/incidents/{name}/escalate", "operator")
+async def escalate(call: ApiCall[parameters.NoQuery, parameters.EscalateBody]) -> answers.Done:
+    """Call the next people to an incident, or to a service's last one."""
+    incident = await call.operations.escalate(call.name, call.actor, call.body.reason)
+    return answers.Done(f"{incident} is escalated: the next people are told", call.actor)
+
+
 # -- reports ------------------------------------------------------------------------------------
 @route("GET", "/api/v1/reports/month", "viewer")
 async def month(call: ApiCall[parameters.MonthQuery, parameters.NoBody]) -> MonthView:

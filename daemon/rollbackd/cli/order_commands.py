@@ -140,6 +140,18 @@ def ack(
     )
 
 
+def escalate(
+    session: Session,
+    target: _Target,
+    reason: Annotated[str, typer.Option("--reason", help="Who is needed and why; those who are called read it.")],
+) -> None:
+    """Call the next people, and say why.
+
+    It may be an architect, a decision of the business, or help from outside that is needed.
+    """
+    _done(session, session.client.send("POST", "incidents", target, "escalate", body={"reason": reason}))
+
+
 def hold(
     session: Session,
     service: _Scope = None,

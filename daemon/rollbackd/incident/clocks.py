@@ -17,6 +17,7 @@ from rollbackd.syntax.units import format_duration, whole_seconds
 
 START = "start_within"
 RECOVER = "recover_within"
+RESPOND = "respond_within"
 STEP_TARGET = "target:"
 """The name of the clock of a step's target begins with this; the layer's name follows."""
 HOTFIX_TARGET = "hotfix_target"
@@ -94,6 +95,14 @@ def _limits(incident: Incident, terms: Terms) -> Iterator[tuple[datetime, ClockP
     if _late(incident.closed, at, going_on=True) and (incident.acted or incident.outcome is None):
         text = f"{name} did not recover within {format_duration(limit)}"
         yield at, ClockPassed(RECOVER, limit, text)
+    within = terms.clocks[incident.priority].respond_within
+    if within is not None and _late(incident.responded, incident.opened + within, going_on=_needs_somebody(incident)):
+        text = f"nobody responded to the trouble of {name} within {format_duration(within)}"
+        yield incident.opened + within, ClockPassed(RESPOND, within, text)
+
+
+def _needs_somebody(incident: Incident) -> bool:
+    return incident.outcome is None or incident.outcome in BAD_ENDS
 
 
 def _to_start(incident: Incident) -> Priority:
@@ -171,7 +180,7 @@ def _escalates(incident: Incident) -> bool:
     """
     if incident.drill:
         return incident.drill == "back" and incident.outcome in BAD_ENDS and not incident.acknowledged
-    return not incident.acknowledged and (incident.outcome is None or incident.outcome in BAD_ENDS)
+    return not incident.acknowledged and _needs_somebody(incident)
 
 
 def _escalations(
@@ -194,7 +203,7 @@ def _escalations(
 def _worse(incident: Incident, earlier: Rollback | None, passed: tuple[ClockPassed, ...]) -> Iterator[str]:
     """Reasons to tell the next people without waiting; the same thing is always in the same words."""
     for clock in passed:
-        if clock.clock in {START, RECOVER}:
+        if clock.clock in {START, RECOVER, RESPOND}:
             yield clock.text
     if earlier is not None and incident.begun is not None and incident.begun - _end(earlier) < AGAIN:
         limit = format_duration(AGAIN)

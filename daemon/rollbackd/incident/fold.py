@@ -11,7 +11,12 @@ from rollbackd import facts
 from rollbackd.facts import Record
 from rollbackd.incident.life import Failure, Flight, Incident, Yes
 from rollbackd.incident.plan import reached
-from rollbackd.model import NO_RELEASE, Action, Decision, Outcome, Plan, Release, State, Verdict, name_in
+from rollbackd.model import DAEMON, NO_RELEASE, Action, Decision, Outcome, Plan, Release, State, Verdict, name_in
+
+_OF_PEOPLE = (
+    facts.Approved, facts.Denied, facts.AbortRequested, facts.Acknowledged, facts.Escalated, facts.Joined,
+)  # fmt: skip
+"""What a person says or orders, where the actor is one."""
 
 
 def opened(record: Record) -> Incident:
@@ -29,6 +34,7 @@ def opened(record: Record) -> Incident:
         plans=fact.plans,
         present=fact.decision.present,
         asked=record.at if fact.decision.action is Action.ASK else None,
+        responded=record.at if fact.decision.trigger.request is not None else None,
     )
 
 
@@ -43,6 +49,8 @@ def fold(records: Iterable[Record]) -> Incident | None:
 def evolve(incident: Incident, record: Record) -> Incident:
     """The incident after one more fact."""
     incident = replace(incident, n=record.n)
+    if incident.responded is None and record.actor != DAEMON and isinstance(record.fact, _OF_PEOPLE):
+        incident = replace(incident, responded=record.at)
     fact = record.fact
     match fact:
         case facts.Entering() | facts.ApplyStarted() | facts.Leaving():

@@ -118,6 +118,8 @@ class Incident:
     abort_reason: str = ""
     acknowledged: str = ""
     """Who acknowledged it."""
+    responded: datetime | None = None
+    """When a person first said or ordered anything of it."""
     leave_all: bool = False
     """Whether a person wants every bracket left."""
     parked: str = ""

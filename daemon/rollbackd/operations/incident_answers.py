@@ -4,10 +4,11 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from rollbackd import facts
-from rollbackd.decision.refusals import OrderRefused
+from rollbackd.decision.refusals import InvalidOrder, OrderRefused
 from rollbackd.incident.approval import may_answer, missing, person
 from rollbackd.incident.life import Incident
 from rollbackd.incident.next import leaving
+from rollbackd.incident.outcomes import BAD_ENDS
 from rollbackd.journal import Entry
 from rollbackd.model import FLEET, ApprovalRequest, incident_stream, service_stream
 from rollbackd.operations.base import OperationsBase
@@ -103,6 +104,22 @@ class IncidentAnswers(OperationsBase):
             raise OrderRefused(f"{found.id} has ended: {found.outcome.value}")
         await self._read_model.append(Entry(incident_stream(found.id), facts.AbortRequested(reason), actor))
         self._parts.runner.poke(found.id)
+
+    async def escalate(self, incident: str, actor: str, reason: str) -> str:
+        """A person calls the next people, or all there are once more; the incident's id.
+
+        :raises UnknownName: InvalidOrder: no reason is given. OrderRefused: it has ended well.
+        """
+        if not reason.strip():
+            raise InvalidOrder("say why: those who are called read it")
+
+        def word(found: Incident) -> facts.Escalated:
+            if found.outcome is not None and found.outcome not in BAD_ENDS:
+                raise OrderRefused(f"{found.id} has ended: {found.outcome.value}; nobody need come")
+            last = max(0, len(self._config.notify.escalation) - 1)
+            return facts.Escalated(min(found.tier + 1, last), f"{actor} escalated it: {reason}")
+
+        return (await self._say(self._by_service(incident), actor, word)).id
 
     async def acknowledge(self, incident: str, actor: str, leave: bool = False) -> tuple[str, ...]:
         """Somebody has seen it: an incident, what was refused for a service, or `*`, notices of rollbackd's own.

@@ -170,6 +170,11 @@ class ReasonBody(RequestFields):
     reason: Reason = ""
 
 
+class EscalateBody(RequestFields):
+    reason: Annotated[str, Field(min_length=1, max_length=2000)]
+    """Who is needed and why; those who are called read it."""
+
+
 class AcknowledgeBody(RequestFields):
     leave: bool = False
     """Leave every bracket that is still entered."""

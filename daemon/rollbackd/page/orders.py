@@ -70,6 +70,11 @@ async def _acknowledge_service(one: PageOrder) -> str:
     return f"services/{one.name}"
 
 
+async def _escalate(one: PageOrder) -> str:
+    await one.operations.escalate(one.name, one.actor, one.fields.reason)
+    return f"incidents/{one.name}"
+
+
 async def _hold(one: PageOrder) -> str:
     length = one.fields.length
     until = one.clock.now() + length if length else None
@@ -100,6 +105,7 @@ ORDERS: Mapping[str, Callable[[PageOrder], Awaitable[str]]] = {
     "/incidents/{name}/deny": _deny,
     "/incidents/{name}/abort": _abort,
     "/incidents/{name}/acknowledge": _acknowledge,
+    "/incidents/{name}/escalate": _escalate,
     "/services/{name}/acknowledge": _acknowledge_service,
     "/services/{name}/hold": _hold,
     "/services/{name}/resume": _resume,

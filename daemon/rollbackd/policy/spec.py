@@ -253,6 +253,8 @@ class Clocks(Spec):
     """From the opening to the first step, waiting for people included."""
     recover_within: Duration
     """From the opening to the end."""
+    respond_within: Duration | None = None
+    """From the opening until somebody is on it: an acknowledgement, an answer or an order; none: nobody need be."""
     confirm_within: Duration | None = None
     """A change announced with this priority goes back unless it is confirmed in this time; none: it stays."""
 

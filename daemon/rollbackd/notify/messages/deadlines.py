@@ -13,7 +13,7 @@ from rollbackd.notify.messages.incidents import opening
 
 def clock_passed(told: MessageContext, fact: facts.ClockPassed) -> Sequence[Envelope]:
     about = told.about
-    limit = fact.clock in {clocks.START, clocks.RECOVER}
+    limit = fact.clock in {clocks.START, clocks.RECOVER, clocks.RESPOND}
     lines = phrases.filled(
         ("What", plain_text.line(fact.text)),
         ("Priority", f"{about.priority}" if limit else ""),
@@ -27,8 +27,9 @@ def clock_passed(told: MessageContext, fact: facts.ClockPassed) -> Sequence[Enve
     if not limit:
         title = "rolling back slowly"
         return [of_incident(told.record, about, "over_target", title, "warning", lines)]
+    event = "unanswered" if fact.clock == clocks.RESPOND else "clock_passed"
     title, group = f"out of time: {plain_text.line(fact.text)}", f"clock_passed/{fact.clock}"
-    return [of_incident(told.record, about, "clock_passed", title, urgent(about.priority), lines, group)]
+    return [of_incident(told.record, about, event, title, urgent(about.priority), lines, group)]
 
 
 def escalated(told: MessageContext, fact: facts.Escalated) -> Sequence[Envelope]:

@@ -169,6 +169,7 @@ def _title(messages: Sequence[Message]) -> str:
         "expired": "approval expired, nothing was done",
         "passed": "the trouble went away",
         "clock_passed": "out of time",
+        "unanswered": "nobody responded",
         "escalated": "need people",
     }.get(messages[0].event, messages[0].event.replace("_", " "))
     return plain_text.line(f"{len(messages)} × {said}: {names}")
