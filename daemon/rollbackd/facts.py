@@ -330,6 +330,19 @@ class Held:
 
 
 @dataclass(frozen=True, slots=True)
+class Mending:
+    """A person mends it, and says how long that takes; meanwhile nothing goes back. It ends as a hold does.
+
+    Of a service; an incident that is open then has it, too.
+    """
+
+    length: timedelta
+    reason: str
+    heeded: bool = True
+    """Whether it holds anything: an estimate beyond `limits.mending` does not."""
+
+
+@dataclass(frozen=True, slots=True)
 class Unheld:
     pass
 
@@ -589,12 +602,12 @@ IncidentFact = (
     Opened | Adopted | Joined | Examined | Approved | Denied | AskedAgain | Risen | ClockPassed | Escalated | Planned
     | Entering | Entered | EnterFailed | ApplyStarted | Applied | ApplyFailed | StepSuperseded | Gated | Leaving | Left
     | LeaveFailed | Round | EvidenceTaken | PlanEnded | Paused | Unpaused | AbortRequested | Acknowledged | Parked
-    | Closed | Relapsed | Told
+    | Closed | Relapsed | Told | Mending
 )  # fmt: skip
 ServiceFact = (
-    Changed | MarkedGood | MarkTaken | Quarantined | QuarantineLifted | Held | Unheld | Decided | NoticeAcknowledged
-    | Announced | Confirmed | Proposed | Drilled | SnapshotBegun | Snapshotted | SnapshotVerified | SnapshotCopied
-    | SnapshotRestored | SnapshotEnded | Subsided
+    Changed | MarkedGood | MarkTaken | Quarantined | QuarantineLifted | Held | Unheld | Mending | Decided
+    | NoticeAcknowledged | Announced | Confirmed | Proposed | Drilled | SnapshotBegun | Snapshotted | SnapshotVerified
+    | SnapshotCopied | SnapshotRestored | SnapshotEnded | Subsided
 )  # fmt: skip
 FleetFact = Opening | Rising | Ended | BreakerReset | Paged | Notice | NoticeAcknowledged | Subsided | Held | Unheld
 Fact = IncidentFact | ServiceFact | FleetFact

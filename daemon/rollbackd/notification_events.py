@@ -27,6 +27,7 @@ EVENTS: Mapping[str, str] = {
     **{str(outcome): meaning.event for outcome, meaning in MEANINGS.items()},
     # of a decision without one
     "refused": "a service is in trouble and needs a person",
+    "mending": "a person mends a service, and says how long that takes",
     "observed": "what would have been done, in shadow mode or by a row that observes",
     # again
     "reminder": "what nobody has acknowledged yet",

@@ -292,6 +292,11 @@ class FakeOperations(FakeKeeping):
         self._order("hold", scope, actor, reason, until)
         self.holds_[scope] = HoldView(scope, actor, reason, "api", until)
 
+    async def mending(self, service: str, actor: str, length: timedelta, reason: str) -> datetime | None:
+        self._known(service)
+        self._order("mending", service, actor, length, reason)
+        return NOON + length if length <= timedelta(minutes=10) else None
+
     async def unhold(self, scope: str, actor: str) -> None:
         if scope not in self.holds_:
             raise OrderRefused(f"{scope} is held by a file; remove /var/lib/rollbackd/signals/HOLD.{scope}")

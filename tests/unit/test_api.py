@@ -34,6 +34,7 @@ ORDERS = (
     ("POST", "/api/v1/services/checkout/quarantine", b'{"releases":{"code":"v41"}}'),
     ("POST", "/api/v1/incidents/checkout-1/acknowledge", b""),
     ("POST", "/api/v1/incidents/checkout-1/escalate", b'{"reason": "why"}'),
+    ("POST", "/api/v1/services/checkout/mending", b'{"length": "8m"}'),
     ("POST", "/api/v1/incidents/checkout-1/abort", b""),
     ("POST", "/api/v1/incidents/checkout-2/approve", b""),
     ("POST", "/api/v1/incidents/checkout/deny", b'{"reason":"mended"}'),
@@ -81,11 +82,11 @@ async def test_each_role_may_do_what_it_is_for_and_nothing_else(served: Served, 
     reads = {(await ask(served, method, path, given, headers=headers))[0] for method, path in READS}
     orders = [(await ask(served, method, path, given, body, headers=headers))[0] for method, path, body in ORDERS]
     expected = {
-        "source": ({200}, {403}, [403] * 12),
-        "viewer": ({403}, {200}, [403] * 12),
-        "operator": ({200}, {200}, [202, *[200] * 11]),
-        "": ({401}, {401}, [401] * 12),
-        "wrong": ({401}, {401}, [401] * 12),
+        "source": ({200}, {403}, [403] * 13),
+        "viewer": ({403}, {200}, [403] * 13),
+        "operator": ({200}, {200}, [202, *[200] * 12]),
+        "": ({401}, {401}, [401] * 13),
+        "wrong": ({401}, {401}, [401] * 13),
     }
     assert (sent, reads, orders) == expected[role]
 

@@ -423,6 +423,9 @@ async def test_orders_say_who_gave_them(served: Served) -> None:
     await ask(served, "ack", "checkout-1", "--leave")
     said = (await ask(served, "escalate", "checkout-1", "--reason", "the architect decides")).out
     assert said == f"checkout-1 is escalated: the next people are told (as {ME})\n"
+    said = (await ask(served, "mending", "checkout", "8m", "--reason", "the index")).out
+    assert said == f"checkout is being mended until 12:08:00 UTC: nothing goes back meanwhile (as {ME})\n"
+    assert "so nothing is held up" in (await ask(served, "mending", "checkout", "1h")).out
     assert served.operations.orders == [
         ("hold", "checkout", ME, "sale", None),
         ("hold", "*", ME, "", datetime(2026, 3, 2, 7, tzinfo=UTC)),
@@ -438,6 +441,8 @@ async def test_orders_say_who_gave_them(served: Served) -> None:
         ("acknowledge", "checkout", ME, False),
         ("acknowledge", "checkout-1", ME, True),
         ("escalate", "checkout-1", ME, "the architect decides"),
+        ("mending", "checkout", ME, timedelta(minutes=8), "the index"),
+        ("mending", "checkout", ME, timedelta(hours=1), ""),
     ]
 
 
@@ -653,8 +658,8 @@ async def test_help_is_there_well_within_a_second() -> None:
         assert ran.code == 0
     assert min(took) < 1
     commands = (
-        "run check schema discover status incidents decisions plan login rollback approve deny abort ack escalate hold resume "
-        "changed confirm good quarantine event audit drill backtest test-alert events layer notify report snapshot"
+        "run check schema discover status incidents decisions plan login rollback approve deny abort ack escalate hold "
+        "mending resume changed confirm good quarantine event audit drill backtest test-alert events layer notify report snapshot"
     )
     assert [line.split()[0] for line in ran.out.partition("Commands:\n")[2].splitlines()] == commands.split()
     assert "..." not in ran.out.partition("Commands:\n")[2]

@@ -76,7 +76,7 @@ def test_a_response_that_does_not_come_passes_its_clock_once_and_calls_the_next_
     "word",
     [
         facts.Acknowledged(), facts.Approved(), facts.Denied(), facts.AbortRequested(""), facts.Escalated(1, "ann did"),
-        facts.Joined(trigger(request=Request("checkout", "unix:ann"))),
+        facts.Joined(trigger(request=Request("checkout", "unix:ann"))), facts.Mending(minutes(8), ""),
     ],
 )  # fmt: skip
 def test_whatever_a_person_says_or_orders_is_a_response(word: Any) -> None:

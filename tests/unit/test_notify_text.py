@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import timedelta
 from functools import reduce
 from pathlib import Path
 from typing import Any
@@ -339,3 +340,29 @@ def test_a_lost_message_is_repeated_word_for_word_to_the_others() -> None:
     assert one.avoid == "room"
     assert "checkout rolling back" in said(one)["message"]
     assert "34.2%" in said(one)["message"]
+
+
+@pytest.mark.parametrize(
+    ("heeded", "title", "what", "then"),
+    [
+        (
+            True, "checkout mending by unix:ann, 8m", "nothing goes back until 2026-03-02 10:08:00 UTC",
+            "when the time is over and the trouble goes on, it goes back by itself",
+        ),
+        (
+            False, "checkout is not held up: unix:ann estimates 8m for mending",
+            "unix:ann mends checkout, and estimates 8m, longer than `limits.mending` allows",
+            "what would go back goes back",
+        ),
+    ],
+)  # fmt: skip
+def test_who_mends_it_and_until_when_is_told_and_wakes_nobody(heeded: bool, title: str, what: str, then: str) -> None:
+    fact = facts.Mending(timedelta(minutes=8), "the index", heeded)
+    record = Record(1, "service:checkout", 1, at(0), "unix:ann", fact)
+    (one,) = presenter.envelopes(record, None, None, Troubles(), SIGNALS)
+    lines = said(one)
+    assert (one.message.title, one.message.severity, one.opens) == (title, "info", False)
+    assert lines["What"].endswith(what)
+    assert (lines["Reason"], lines["Next"]) == ("the index", then)
+    assert ("Ends" in lines) is heeded
+    assert last(opened(), fact) == (), "the service's own word is told"

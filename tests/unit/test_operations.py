@@ -260,6 +260,71 @@ async def test_a_person_calls_the_next_people_with_a_reason_and_in_the_end_all_o
     await house.stage.down()
 
 
+async def test_nothing_goes_back_while_somebody_mends_it_and_then_it_goes_back_by_itself(tmp_path: Path) -> None:
+    house = await opened(tmp_path, [], limits={"mending": "10m"})
+    until = await house.get(house.operations.mending("shop", ANN, 8 * MINUTE, "the index"))
+    assert until is not None
+    await house.event("broken")
+    assert (await house.service()).incident == ""
+    assert [(hold.actor, hold.reason, hold.until) for hold in await house.operations.holds()] == [
+        (ANN, "mending, 8m: the index", until)
+    ]
+    await house.pass_(until - house.now - SECOND)
+    assert (house.runs, house.written(facts.Opened)) == ("v2", [])
+    await house.pass_(MINUTE)
+    assert house.runs == "v1"
+    (decided,) = (one.decision for one in house.written(facts.Opened))
+    assert "nothing holds it; unix:ann mended it, and estimated 8m" in [one.reason for one in decided.findings]
+    await house.stage.down()
+
+
+async def test_a_longer_estimate_than_the_limit_holds_nothing_up_and_is_recorded(tmp_path: Path) -> None:
+    house = await opened(tmp_path, [], limits={"mending": "10m"})
+    assert await house.get(house.operations.mending("shop", ANN, 11 * MINUTE, "a rewrite")) is None
+    assert await house.operations.holds() == []
+    await house.event("broken")
+    await house.pass_(MINUTE)
+    assert house.runs == "v1"
+    assert house.written(facts.Mending) == [facts.Mending(11 * MINUTE, "a rewrite", heeded=False)]
+    await house.stage.down()
+
+
+async def test_estimates_that_follow_each_other_count_together(house: House) -> None:
+    assert await house.get(house.operations.mending("shop", ANN, 6 * MINUTE, "")) is not None
+    await house.pass_(5 * MINUTE)
+    assert await house.get(house.operations.mending("shop", BOB, 5 * MINUTE, "")) is not None
+    await house.pass_(4 * MINUTE)
+    assert await house.get(house.operations.mending("shop", ANN, 5 * MINUTE, "")) is None
+    await house.pass_(2 * MINUTE)
+    assert await house.operations.holds() == []
+
+
+async def test_mending_during_an_incident_stops_it_is_in_its_record_and_takes_no_hold_away(asking: House) -> None:
+    await asking.get(asking.operations.mending("shop", ANN, 8 * MINUTE, "the index"))
+    found = await asking.incident()
+    assert found.responded is not None
+    await asking.get(asking.operations.approve("shop", BOB))
+    await asking.pass_(MINUTE)
+    assert asking.runs == "v2"
+    shown = await asking.get(asking.operations.incident("shop-1"))
+    assert "mending, estimated at 8m: the index" in [record.text for record in shown.records]
+    await asking.get(asking.operations.unhold("shop", ANN))
+    await asking.pass_(MINUTE)
+    assert asking.runs == "v1"
+    await asking.get(asking.operations.hold("shop", BOB, "freeze", None))
+    with pytest.raises(OrderRefused, match="shop is held by unix:bob already: nothing goes back until that is lifted"):
+        await asking.get(asking.operations.mending("shop", ANN, MINUTE, ""))
+    with pytest.raises(InvalidOrder, match="say how long it takes, such as 8m"):
+        await asking.get(asking.operations.mending("shop", ANN, timedelta(), ""))
+
+
+async def test_a_file_says_that_somebody_mends_it(house: House) -> None:
+    assert await drop(house, "MENDING.shop", "for: 8m\nreason: the index\n") == ""
+    assert house.written(facts.Mending) == [facts.Mending(8 * MINUTE, "the index")]
+    assert "duration" in await drop(house, "MENDING.desk", "for: soon\n")
+    assert "duration" in await drop(house, "MENDING.desk")
+
+
 async def test_what_acts_is_not_answered_and_the_refusal_says_how_to_stop_it(asking: House) -> None:
     await asking.get(asking.operations.approve("shop", ANN))
     await asking.pass_(SECOND)

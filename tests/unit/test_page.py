@@ -29,6 +29,7 @@ REPORTS = ("/reports", "/incidents/checkout-2/report")
 ORDERS: tuple[tuple[str, dict[str, str]], ...] = (
     ("/incidents/checkout-2/approve", {}), ("/incidents/checkout-2/deny", {}), ("/incidents/checkout-2/abort", {}),
     ("/incidents/checkout-2/acknowledge", {}), ("/incidents/checkout-2/escalate", {}),
+    ("/services/checkout/mending", {"length": "8m"}),
     ("/services/checkout/acknowledge", {}), ("/services/checkout/hold", {}),
     ("/services/checkout/resume", {}), ("/services/checkout/rollback", {"plan_id": "1a2b3c4d5e6f"}), ("/hold", {}),
     ("/resume", {}), ("/breaker", {}),
@@ -227,7 +228,7 @@ async def test_every_order_is_a_form_that_is_done_as_who_logged_in(browser: Brow
         assert answer.status == 303, (path, answer.status)
     orders = browser.served.operations.orders
     assert {order[0] for order in orders} == {
-        "approve", "deny", "abort", "acknowledge", "escalate", "hold", "unhold", "rollback", "resume",
+        "approve", "deny", "abort", "acknowledge", "escalate", "mending", "hold", "unhold", "rollback", "resume",
     }  # fmt: skip
     assert ("approve", "checkout-2", "token:release-desk", "because", None) in orders
     wanted = Request("checkout", "token:release-desk", "because", plan_id="1a2b3c4d5e6f")

@@ -9,7 +9,7 @@ import pytest
 from rollbackd.facts import Changed
 from rollbackd.model import Action, Priority, Release, Request, State, Verdict
 from rollbackd.policy import guards
-from rollbackd.policy.ledger import Rollback, ServiceLedger
+from rollbackd.policy.ledger import MendingTime, Rollback, ServiceLedger
 from rollbackd.policy.spec import PolicyRow
 from tests.fakes.clock import START
 from tests.unit.builders import (
@@ -44,6 +44,26 @@ def test_a_hold_refuses_with_every_reason_there_is() -> None:
 def test_a_person_may_go_over_a_hold_and_it_is_said() -> None:
     finding = guards.hold(trigger(), situation(holds=("HOLD by unix:ann",), over_hold=True))
     assert finding == guards.passed("hold", "over the hold by request: HOLD by unix:ann")
+
+
+MENDED = ServiceLedger(mending=MendingTime("unix:ann", minutes(8), at(2), at(10)))
+
+
+def test_mending_that_is_over_is_in_the_record_of_what_it_held_up() -> None:
+    said = guards.hold(trigger(onset=at(0)), situation(ledger=MENDED, now=at(11))).reason
+    assert said == "nothing holds it; unix:ann mended it, and estimated 8m"
+    later = guards.hold(trigger(onset=at(30)), situation(ledger=MENDED, now=at(31)))
+    assert later == guards.passed("hold", "nothing holds it")
+
+
+def test_the_time_of_mending_makes_no_trouble_stale() -> None:
+    known = trigger(onset=at(0))
+    finding = guards.stale(known, situation(ledger=MENDED, now=at(23)))
+    assert finding == guards.passed("stale", "the trouble began 23m ago, 8m of it mending")
+    late = guards.stale(known, situation(ledger=MENDED, now=at(23) + seconds(1)))
+    assert late.reason == "the trouble began 23m1s ago, 8m of it mending, longer than 15m"
+    before = guards.stale(trigger(onset=at(30)), situation(ledger=MENDED, now=at(46)))
+    assert before.reason == "the trouble began 16m ago, longer than 15m"
 
 
 def test_an_open_incident_is_joined() -> None:

@@ -20,6 +20,7 @@ from rollbackd.policy.ledger import (
     FleetLedger,
     Hold,
     LastDecision,
+    MendingTime,
     Rollback,
     ServiceLedger,
     Spell,
@@ -181,6 +182,33 @@ def test_a_hold_without_a_time_holds_until_it_is_lifted() -> None:
         assert lifted.hold is None
 
 
+def test_mending_holds_for_as_long_as_it_was_estimated_and_what_is_beyond_the_limit_holds_nothing() -> None:
+    ledger = service_of((at(0), facts.Mending(minutes(8), "the index"), "unix:ann"))
+    assert ledger.hold == Hold("unix:ann", "mending, 8m: the index", at(8))
+    assert ledger.mending == MendingTime("unix:ann", minutes(8), at(0), at(8))
+    assert service_of((at(0), facts.Mending(minutes(8), ""), "unix:ann")).hold == Hold("unix:ann", "mending, 8m", at(8))
+    beyond = service_of((at(0), facts.Mending(minutes(40), "", heeded=False), "unix:ann"))
+    assert (beyond.hold, beyond.mending) == (None, None)
+
+
+def test_estimates_within_an_hour_count_together_and_one_that_is_lifted_ends_then() -> None:
+    first = (at(0), facts.Mending(minutes(5), ""), "unix:ann")
+    again = service_of(first, (at(60), facts.Mending(minutes(3), ""), "unix:bob"))
+    assert again.mending == MendingTime("unix:bob", minutes(3), at(0), at(63))
+    anew = service_of(first, (at(65), facts.Mending(minutes(3), ""), "unix:bob"))
+    assert anew.mending == MendingTime("unix:bob", minutes(3), at(65), at(68))
+    lifted = service_of(first, (at(2), facts.Unheld(), "unix:bob"))
+    assert (lifted.hold, lifted.mending) == (None, MendingTime("unix:ann", minutes(5), at(0), at(2)))
+    over = service_of(first, (at(9), facts.Held("freeze"), "unix:bob"), (at(10), facts.Unheld(), "unix:bob"))
+    assert over.mending == MendingTime("unix:ann", minutes(5), at(0), at(5))
+
+
+@pytest.mark.parametrize(("begin", "end", "length"), [(0, 10, 3), (6, 10, 2), (0, 6, 1), (9, 12, 0), (0, 4, 0)])
+def test_how_much_of_a_time_was_mending(begin: int, end: int, length: int) -> None:
+    mending = MendingTime("unix:ann", minutes(3), at(5), at(8))
+    assert mending.within(at(begin), at(end)) == minutes(length)
+
+
 # -- incidents ----------------------------------------------------------------------------------------
 OPENING = facts.Opening("checkout", "checkout-1")
 
@@ -340,6 +368,7 @@ FACTS = st.one_of(
     st.builds(facts.QuarantineLifted, PAIRS),
     st.builds(facts.Held, st.just("why"), st.one_of(st.none(), WHENS)),
     st.builds(facts.Unheld),
+    st.builds(facts.Mending, st.just(minutes(7)), st.just("why"), st.booleans()),
     st.builds(facts.Opening, st.just("checkout"), NAMES, st.booleans()),
     st.builds(facts.Ended, st.just("checkout"), NAMES, OUTCOMES, st.booleans(), st.none(), st.booleans()),
     st.builds(facts.BreakerReset),

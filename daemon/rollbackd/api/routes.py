@@ -5,7 +5,7 @@ A handler is one call of the operations; its signature says what comes in and wh
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, timedelta
 from typing import Any, Generic, Literal, TypeVar, get_args, get_type_hints
 
 from rollbackd.api import answers
@@ -117,6 +117,17 @@ async def rollback(call: ApiCall[parameters.NoQuery, parameters.RollbackBody]) -
         call.name, call.actor, body.reason, body.to, body.plan, body.irreversible, body.over_hold, body.plan_id
     )
     return answers.Begun(await call.operations.rollback(request))
+
+
+@route("POST", "/api/v1/services/{name}/mending", "operator")
+async def mending(call: ApiCall[parameters.NoQuery, parameters.MendingBody]) -> answers.Done:
+    """Say that somebody mends a service and how long that takes: nothing goes back meanwhile."""
+    until = await call.operations.mending(call.name, call.actor, call.body.length, call.body.reason)
+    if until is None:
+        done = f"{call.name}: the estimate is told, and longer than limits.mending allows, so nothing is held up"
+        return answers.Done(done, call.actor)
+    at = f"{until.astimezone(UTC):%H:%M:%S} UTC"
+    return answers.Done(f"{call.name} is being mended until {at}: nothing goes back meanwhile", call.actor)
 
 
 @route("POST", "/api/v1/services/{name}/good", "operator")

@@ -64,8 +64,8 @@ _COMMANDS = (
     query_commands.status, query_commands.incidents, query_commands.decisions, query_commands.plan,
     query_commands.login,
     order_commands.rollback, order_commands.approve, order_commands.deny, order_commands.abort, order_commands.ack,
-    order_commands.escalate,
-    order_commands.hold, order_commands.resume, change_commands.changed, change_commands.confirm,
+    order_commands.escalate, order_commands.hold, order_commands.mending, order_commands.resume,
+    change_commands.changed, change_commands.confirm,
     order_commands.good, order_commands.quarantine, event_command.event, local_commands.audit,
     drill_command.drill, backtest_command.backtest,
 )  # fmt: skip

@@ -174,6 +174,21 @@ def hold(
     _done(session, session.client.send("PUT", "holds", scope, body=body, patience=QUICK))
 
 
+def mending(
+    session: Session,
+    service: str,
+    length: Annotated[str, typer.Argument(metavar="LENGTH", help="How long it takes: 8m.")],
+    reason: _Reason = "",
+) -> None:
+    """Say that you mend it, and how long that takes.
+
+    Nothing goes back meanwhile. When the time is over and the trouble goes on, it goes back by itself. A longer
+    estimate than `limits.mending` is told, and holds nothing up. `rollbackd resume SERVICE` ends it.
+    """
+    body = {"length": length, "reason": reason}
+    _done(session, session.client.send("POST", "services", service, "mending", body=body, patience=QUICK))
+
+
 def resume(
     session: Session,
     service: _Scope = None,

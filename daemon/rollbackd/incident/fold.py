@@ -15,6 +15,7 @@ from rollbackd.model import DAEMON, NO_RELEASE, Action, Decision, Outcome, Plan,
 
 _OF_PEOPLE = (
     facts.Approved, facts.Denied, facts.AbortRequested, facts.Acknowledged, facts.Escalated, facts.Joined,
+    facts.Mending,
 )  # fmt: skip
 """What a person says or orders, where the actor is one."""
 

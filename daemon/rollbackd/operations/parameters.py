@@ -185,6 +185,11 @@ class HoldBody(ReasonBody):
     """RFC 3339 with an offset; without it the hold stays until it is lifted."""
 
 
+class MendingBody(ReasonBody):
+    length: Duration
+    """How long it takes: 8m."""
+
+
 class GoodBody(RequestFields):
     releases: Releases = {}
     """Empty: the present state."""

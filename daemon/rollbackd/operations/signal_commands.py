@@ -12,6 +12,7 @@ from rollbackd.model import Request
 from rollbackd.operations import InvalidOrder, Operations, OrderRefused, UnknownName
 from rollbackd.signals.signal_files import MOST, SignalCommand, SignalFiles, readable
 from rollbackd.state.read_model import ReadModel
+from rollbackd.syntax.units import parse_duration
 from rollbackd.system import log
 from rollbackd.system.boundary import boundary
 from rollbackd.system.clock import Clock
@@ -142,6 +143,9 @@ class SignalCommands:
                     await self._operations.rollback(request, command.key, (row,))
                 case "APPROVE":
                     await self._operations.approve(command.service, command.actor, reason, command.seen, by_file=True)
+                case "MENDING":
+                    length = parse_duration(command.fields["for"])
+                    await self._operations.mending(command.service, command.actor, length, reason)
                 case "DENY":
                     await self._operations.deny(command.service, command.actor, reason, command.seen)
                 case _:

@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -23,7 +24,7 @@ class OrderFields(BaseModel):
     leave: bool = False
     """Leave every bracket that is still entered."""
     length: Duration | None = None
-    """How long a hold lasts; None: until it is lifted."""
+    """How long a hold lasts; None: until it is lifted. How long mending takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +83,11 @@ async def _hold(one: PageOrder) -> str:
     return f"services/{one.name}" if one.name else ""
 
 
+async def _mending(one: PageOrder) -> str:
+    await one.operations.mending(one.name, one.actor, one.fields.length or timedelta(), one.fields.reason)
+    return f"services/{one.name}"
+
+
 async def _resume(one: PageOrder) -> str:
     await one.operations.unhold(one.name or "*", one.actor)
     return f"services/{one.name}" if one.name else ""
@@ -108,6 +114,7 @@ ORDERS: Mapping[str, Callable[[PageOrder], Awaitable[str]]] = {
     "/incidents/{name}/escalate": _escalate,
     "/services/{name}/acknowledge": _acknowledge_service,
     "/services/{name}/hold": _hold,
+    "/services/{name}/mending": _mending,
     "/services/{name}/resume": _resume,
     "/services/{name}/rollback": _roll_back,
     "/hold": _hold,

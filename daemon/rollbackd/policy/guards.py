@@ -150,10 +150,14 @@ def ago(length: timedelta) -> str:
     return format_duration(timedelta(seconds=seconds))
 
 
-def hold(_trigger: Trigger, given: Situation) -> Finding:
+def hold(trigger: Trigger, given: Situation) -> Finding:
     """A hold of a person stops every rollback that was not ordered over it."""
     if not given.holds:
-        return passed("hold", "nothing holds it")
+        mended = given.ledger.mending
+        if mended is None or mended.until <= trigger.onset:
+            return passed("hold", "nothing holds it")
+        length = format_duration(mended.length)
+        return passed("hold", f"nothing holds it; {mended.actor} mended it, and estimated {length}")
     if given.over_hold:
         return passed("hold", f"over the hold by request: {'; '.join(given.holds)}")
     return against("hold", Action.REFUSE, "; ".join(given.holds))
@@ -190,8 +194,13 @@ def clock(trigger: Trigger, given: Situation) -> Finding:
 def stale(trigger: Trigger, given: Situation) -> Finding:
     if trigger.missed:
         return against("stale", Action.ASK, trigger.missed)
-    age = given.now - (trigger.met or trigger.onset)
+    known = trigger.met or trigger.onset
+    mending = given.ledger.mending
+    mended = mending.within(known, given.now) if mending is not None else timedelta()
+    age = given.now - known - mended
     text = f"the trouble began {ago(given.now - trigger.onset)} ago"
+    if mended:
+        text += f", {ago(mended)} of it mending"
     if age > given.limits.stale_after:
         limit = format_duration(given.limits.stale_after)
         seen = f", and was known {ago(age)} ago" if trigger.met is not None and trigger.met != trigger.onset else ""

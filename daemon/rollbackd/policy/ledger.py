@@ -5,12 +5,13 @@ Folding a stream from its start, with `fold_service` and `fold_fleet`, gives the
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TypeVar, get_args
 
 from rollbackd import facts
 from rollbackd.facts import Record
 from rollbackd.model import Action, Finding, Outcome, Priority, State
+from rollbackd.syntax.units import format_duration
 
 T = TypeVar("T")
 
@@ -26,7 +27,7 @@ KEPT_OF_FLEET = 1000
 """Openings and ends that are remembered of all services together."""
 LEDGER_KINDS = facts.kinds(
     facts.Changed, facts.MarkedGood, facts.MarkTaken, facts.Quarantined, facts.QuarantineLifted, facts.Decided,
-    facts.Announced, facts.Confirmed, facts.Drilled, *get_args(facts.FleetFact),
+    facts.Announced, facts.Confirmed, facts.Drilled, facts.Mending, *get_args(facts.FleetFact),
 )  # fmt: skip
 """The kinds of facts that make the ledger; all kinds of the fleet's stream, since an opening names its last place."""
 
@@ -135,6 +136,30 @@ class Hold:
         return self.until is None or now < self.until
 
 
+MENDING_APART = timedelta(hours=1)
+"""Estimates that are given within this time count together."""
+
+
+@dataclass(frozen=True, slots=True)
+class MendingTime:
+    """The time in which a person mends a service, and nothing goes back."""
+
+    actor: str
+    length: timedelta
+    """The estimate that was given last."""
+    since: datetime
+    """When the first of those that count together was given."""
+    until: datetime
+
+    def since_with(self, now: datetime) -> datetime:
+        """From when an estimate counts that is given now."""
+        return self.since if now - self.until < MENDING_APART else now
+
+    def within(self, begin: datetime, end: datetime) -> timedelta:
+        """How much of a time was spent on mending."""
+        return max(timedelta(), min(end, self.until) - max(begin, self.since))
+
+
 @dataclass(frozen=True, slots=True)
 class ServiceLedger:
     """The past of one service."""
@@ -164,6 +189,8 @@ class ServiceLedger:
     drilled: Mapping[tuple[tuple[str, ...], bool], datetime] = field(default_factory=dict)
     """When the last drill ended, by its plans and whether it was to be executed."""
     unfinished: Unfinished | None = None
+    mending: MendingTime | None = None
+    """The time of mending that was given last."""
 
     @property
     def present(self) -> State | None:
@@ -248,6 +275,7 @@ class _ServiceDraft:
         self._ready = ledger.ready
         self._drilled = dict(ledger.drilled)
         self._unfinished = ledger.unfinished
+        self._mending = ledger.mending
 
     def ledger(self) -> ServiceLedger:
         return ServiceLedger(
@@ -264,6 +292,7 @@ class _ServiceDraft:
             self._ready,
             self._drilled,
             self._unfinished,
+            self._mending,
         )
 
     def take(self, record: Record) -> None:
@@ -282,10 +311,8 @@ class _ServiceDraft:
             case facts.QuarantineLifted(releases, _):
                 for pair in releases.items():
                     self._quarantined.pop(pair, None)
-            case facts.Held(reason, until):
-                self._hold = Hold(record.actor, reason, until)
-            case facts.Unheld():
-                self._hold = None
+            case facts.Held() | facts.Mending() | facts.Unheld():
+                self._take_hold(record)
             case facts.Decided(decision):
                 guards = frozenset(finding.guard for finding in decision.against)
                 trigger = decision.trigger
@@ -309,6 +336,22 @@ class _ServiceDraft:
                 self._end_drill(record.fact, record.at)
             case _:
                 self._take_incident(record)
+
+    def _take_hold(self, record: Record) -> None:
+        match record.fact:
+            case facts.Held(reason, until):
+                self._hold = Hold(record.actor, reason, until)
+            case facts.Mending(length, reason, True):
+                since = record.at if self._mending is None else self._mending.since_with(record.at)
+                self._mending = MendingTime(record.actor, length, since, record.at + length)
+                said = f"mending, {format_duration(length)}" + (f": {reason}" if reason else "")
+                self._hold = Hold(record.actor, said, record.at + length)
+            case facts.Unheld():
+                self._hold = None
+                if self._mending is not None and self._mending.until > record.at:
+                    self._mending = replace(self._mending, until=record.at)
+            case _:
+                return
 
     def _mark(self, state: State, why: str) -> None:
         self._taken.discard(state.key)

@@ -106,6 +106,8 @@ class Limits(Spec):
     reach: Reach = Reach()
     stale_after: Duration = timedelta(minutes=15)
     breaker: Breaker = Breaker()
+    mending: Duration = timedelta(minutes=10)
+    """How long a person's estimate may hold a rollback up, all that are given within an hour taken together."""
 
 
 class Window(Spec):

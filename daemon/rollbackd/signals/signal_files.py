@@ -15,10 +15,12 @@ from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 
-from rollbackd.syntax.units import show
+from rollbackd.syntax.units import parse_duration, show
 from rollbackd.system.clock import Clock
 
-COMMANDS = ("ROLLBACK", "APPROVE", "DENY", "ABORT")
+_MORE_LINES = {"ROLLBACK": ("to", "plan"), "MENDING": ("for",)}
+"""The lines of a command beside `reason:`."""
+COMMANDS = ("ROLLBACK", "APPROVE", "DENY", "ABORT", "MENDING")
 STILL = timedelta(seconds=1)
 """How long a command file must be unchanged: what a shell redirects into is seen empty first."""
 LARGEST = 64 * 1024
@@ -270,9 +272,11 @@ def _check_command(verb: str, service: str, fields: dict[str, str], services: Co
         raise ValueError(f"{show(verb)} is no command; there are HOLD, HOLD.<service>, {commands}")
     if service not in services:
         raise ValueError(f"there is no service {show(service)}")
-    known = {"to", "plan", "reason"} if verb == "ROLLBACK" else {"reason"}
+    known = {"reason", *_MORE_LINES.get(verb, ())}
     if unknown := set(fields) - known:
         raise ValueError(f'unknown line "{min(unknown)}:"; it takes {", ".join(sorted(known))}')
+    if verb == "MENDING":
+        parse_duration(fields.get("for", ""))
 
 
 def _read(path: Path) -> str:

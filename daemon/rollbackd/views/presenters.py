@@ -26,6 +26,7 @@ from rollbackd.model import (
 )
 from rollbackd.policy.changes import COMING, announcement, spell_of
 from rollbackd.policy.ledger import Announcement, ServiceLedger, Spell
+from rollbackd.syntax.units import format_duration
 from rollbackd.views.shapes import (
     ChangeView,
     CheckView,
@@ -329,6 +330,8 @@ def sentence(fact: Any) -> str:  # noqa: C901, PLR0912  # one line a kind of fac
             return f"goes back: {why}"
         case facts.ClockPassed(_, _, text):
             return text
+        case facts.Mending():
+            return _mending(fact)
         case facts.Escalated(tier, why):
             return f"escalated to tier {tier + 1}: {why}"
         case facts.Planned(plan, _):
@@ -380,6 +383,11 @@ def sentence(fact: Any) -> str:  # noqa: C901, PLR0912  # one line a kind of fac
             return _of_service(fact)
 
 
+def _mending(fact: facts.Mending) -> str:
+    beyond = "" if fact.heeded else ", longer than limits.mending allows, so nothing is held up"
+    return f"mending, estimated at {format_duration(fact.length)}{beyond}" + (f": {fact.reason}" if fact.reason else "")
+
+
 def _of_service(fact: Any) -> str:
     """A fact of a service, not of an incident."""
     match fact:
@@ -398,6 +406,8 @@ def _of_service(fact: Any) -> str:
                 + (f" until {until.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC" if until else "")
                 + (f": {reason}" if reason else "")
             )
+        case facts.Mending():
+            return _mending(fact)
         case facts.Unheld():
             return "held no more"
         case facts.Announced():

@@ -68,6 +68,7 @@ _MAKERS: Mapping[type[Any], Callable[[MessageContext, Any], Sequence[Envelope]]]
     facts.Relapsed: incidents.relapsed,
     facts.Decided: services.decided,
     facts.Drilled: drills.drilled,
+    facts.Mending: services.mending,
     facts.NoticeAcknowledged: services.notice_acknowledged,
     facts.MarkedGood: services.found_well,
     facts.Subsided: services.subsided,

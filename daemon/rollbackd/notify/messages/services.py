@@ -13,6 +13,7 @@ from rollbackd.notify.messages.envelope import Envelope
 from rollbackd.notify.messages.self_notices import OWN_KINDS, UNDELIVERABLE, UNREACHABLE
 from rollbackd.notify.messages.troubles import MONTHLY, Trouble, guards, needs_person, notice_thread, refusal_thread
 from rollbackd.policy.guards import SHADOW, SWITCHED_OFF
+from rollbackd.syntax.units import format_duration
 
 _TITLES: Mapping[str, str] = {
     "audit": "the journal does not fit together",
@@ -96,6 +97,26 @@ def _observed(told: MessageContext, decision: Decision) -> Envelope:
     message = message_of(told.record, "observed", title, "info", lines, thread)
     placed = replace(message, service=service, priority=trigger.priority)
     return Envelope(placed, told.record.stream, group=f"observed/{','.join(guards(decision))}")
+
+
+def mending(told: MessageContext, fact: facts.Mending) -> Sequence[Envelope]:
+    """Whoever mends a service; the same word in its incident is told here alone."""
+    if told.incident is not None:
+        return []
+    service, actor = told.record.stream.partition(":")[2], plain_text.line(told.record.actor, 100)
+    length, until = format_duration(fact.length), phrases.moment(told.record.at + fact.length)
+    if fact.heeded:
+        title = f"{service} mending by {actor}, {length}"
+        what = f"{actor} mends {service}, and estimates {length}: nothing goes back until {until}"
+        then = "when the time is over and the trouble goes on, it goes back by itself"
+    else:
+        title = f"{service} is not held up: {actor} estimates {length} for mending"
+        what = f"{actor} mends {service}, and estimates {length}, longer than `limits.mending` allows"
+        then = "what would go back goes back"
+    ends = f"`rollbackd resume {service}` ends it" if fact.heeded else ""
+    lines = phrases.filled(("What", what), ("Reason", plain_text.line(fact.reason)), ("Next", then), ("Ends", ends))
+    message = message_of(told.record, "mending", title, "info", lines, f"mending/{service}")
+    return [Envelope(replace(message, service=service), told.record.stream)]
 
 
 def notice_acknowledged(told: MessageContext, fact: facts.NoticeAcknowledged) -> Sequence[Envelope]:
