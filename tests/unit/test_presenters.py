@@ -249,6 +249,11 @@ SENTENCES: list[tuple[Any, str]] = [
     (facts.Risen(decided(), "approved by unix:ann", by_people=True), "goes back: approved by unix:ann"),
     (facts.ClockPassed("start_within", minutes(5), "not begun within 5m"), "not begun within 5m"),
     (facts.Escalated(1, "nobody answered"), "escalated to tier 2: nobody answered"),
+    (facts.Mending(minutes(8), ""), "mending, estimated at 8m"),
+    (
+        facts.Mending(minutes(40), "a rewrite", heeded=False),
+        "mending, estimated at 40m, longer than limits.mending allows, so nothing is held up: a rewrite",
+    ),
     (facts.Planned(plan("config", "code"), PRESENT), "plan default: config c2 -> c1, code v2 -> v1"),
     (
         facts.Planned(replace(plan("code"), unasked=("search", "page")), PRESENT),

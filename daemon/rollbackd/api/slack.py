@@ -51,9 +51,18 @@ class SlackRequests:
             self._in_hand -= 1
 
     async def _take(self, request: web.Request, orders: SlackOrders) -> None:
-        if request.headers.get(hdrs.CONTENT_ENCODING):
-            raise ProblemError(415, "Slack signs what it sends as it is; send it plain")
-        body = await read_body(request, FORM, LONGEST, _WITHIN)
+        try:
+            body = await _read(request)
+        except ProblemError as error:
+            orders.refused("unreadable", str(error))
+            raise
         timestamp = request.headers.get("X-Slack-Request-Timestamp", "")
         signature = request.headers.get("X-Slack-Signature", "")
         await orders.posted(timestamp, signature, body)
+
+
+async def _read(request: web.Request) -> bytes:
+    """The bytes that may be signed. :raises ProblemError: they are too many, too slow, packed, or no form."""
+    if request.headers.get(hdrs.CONTENT_ENCODING):
+        raise ProblemError(415, "Slack signs what it sends as it is; send it plain")
+    return await read_body(request, FORM, LONGEST, _WITHIN)

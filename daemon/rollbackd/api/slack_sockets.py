@@ -119,6 +119,9 @@ class SlackSockets:
             except JournalUnavailable as error:
                 self._log.error("a click could not be written", error=str(error))
                 return
+            except Exception:
+                self._log.exception("a click could not be taken")
+                raise
         await client.send_socket_mode_response(SocketModeResponse(envelope_id=request.envelope_id))
 
     async def _tell_of_silence(self, name: str, why: str) -> None:
