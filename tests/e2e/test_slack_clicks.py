@@ -21,7 +21,7 @@ from tests.servers import wait_until
 
 ANN, BOB, EVE, NOBODY = "U0000ANN1", "U0000BOB1", "U0000EVE1", "U0STRANGER"
 PEOPLE = {
-    "ann": {"unix": "ann", "slack": ANN, "role": "operator"},
+    "ann": {"tokens": "desk", "slack": ANN, "role": "operator"},
     "bob": {"unix": "bob", "slack": BOB, "role": "operator"},
     "eve": {"unix": "eve", "slack": EVE},
 }
@@ -100,6 +100,8 @@ def test_a_question_is_approved_from_a_phone_and_the_message_shows_how_it_went(t
         assert room.click("Approve", ANN) == 200
         room.until_told(ANN, "you approved shop-1; missing: 1 more person")
         wait_until(lambda: room.shows("approved by slack:ann, more approvals pending"), "the message is edited")
+        again = room.shop.ask("POST", "incidents/shop-1/approve", {})
+        assert again["missing"] == "1 more person", "by another of her names she is no other person"
         assert room.click("Approve", ANN) == 200
         wait_until(lambda: len(room.fake.whispers) == 2, "a second click of hers is answered")
         assert room.shop.kinds("shop-1").count("Approved") == 1, "one person is one yes"
