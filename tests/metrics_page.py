@@ -47,8 +47,13 @@ _ALERTS = """
 
 
 async def registry(place: Path) -> CollectorRegistry:
-    """That of a daemon with a service, as it is right after the start."""
-    stage = Stage(place, {"shop": ["code"]}, {"rules": [{"name": "sick", "when": {"alert": 'a="b"'}}]}, 0)
+    """That of a daemon with a service and a room in Slack, as it is right after the start."""
+    (place / "secret").touch(mode=0o600)
+    (place / "secret").write_text("xoxb-1")
+    secret = {"file": str(place / "secret")}
+    room = {"name": "room", "slack": {"token": secret, "channel": "C0123ABCD", "signing_secret": secret}}
+    rules = [{"name": "sick", "when": {"alert": 'a="b"'}}]
+    stage = Stage(place, {"shop": ["code"]}, {"rules": rules, "notify": {"receivers": [room]}}, 0)
     await stage.up()
     try:
         made = stage.daemon

@@ -1,7 +1,7 @@
 """The daemon's own metrics, made at each scrape of the ledgers and the rules' state: none is counted twice, or lost."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric

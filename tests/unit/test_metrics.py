@@ -118,7 +118,7 @@ async def test_alerts_and_dashboard_ask_for_metrics_that_there_are(found: Collec
     texts = {one["alert"]: one["expr"] for one in alerts()} | dict(enumerate(expressions()))
     asked = {name for text in texts.values() for name in _METRIC.findall(text)}
     assert asked <= names
-    assert names - asked <= {"rollbackd_build_info", "rollbackd_clocks_passed_total", "rollbackd_escalations_total", "rollbackd_questions_total", "rollbackd_rollbacks_total", "rollbackd_rule_score_ratio"}  # fmt: skip
+    assert names - asked <= {"rollbackd_build_info", "rollbackd_clocks_passed_total", "rollbackd_escalations_total", "rollbackd_questions_total", "rollbackd_rollbacks_total", "rollbackd_rule_score_ratio", "rollbackd_slack_requests_total"}  # fmt: skip
 
 
 def test_every_runbook_is_there() -> None:
