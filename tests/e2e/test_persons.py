@@ -63,6 +63,24 @@ def test_watch_exits_with_1_when_it_did_not_help(shop: Toy) -> None:
     assert "health bad: exit 1" in done.stdout
 
 
+def test_nothing_goes_back_while_somebody_mends_it_and_then_it_goes_back_by_itself(shop: Toy) -> None:
+    said = shop.command("mending", "shop", "15s", "--reason", "the index")
+    assert "is being mended until" in said.stdout
+    (hold,) = shop.ask("GET", "holds")["holds"]
+    assert hold["reason"] == "mending, 15s: the index"
+    shop.alert()
+    wait_until(lambda: bool(shop.decisions()), "it is decided on")
+    (refused,) = shop.decisions()
+    assert refused["action"] == "refuse"
+    assert shop.incidents() == []
+    wait_until(lambda: bool(shop.incidents()), "it goes back by itself", 60)
+    closed = shop.until_closed("shop-1")
+    assert closed["outcome"] == "recovered"
+    assert closed["opened"] >= hold["until"]
+    report = shop.command("report", "incident", "shop-1").stdout
+    assert "mended it, and estimated 15s" in report
+
+
 def test_offline_is_refused_while_the_daemon_runs_and_works_without_it(shop: Toy, ear: Ear) -> None:
     refused = shop.command("rollback", "shop", "--offline")
     assert refused.returncode == 1
