@@ -105,7 +105,7 @@ def shop(server: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
 
 
 def test_killed_at_each_boundary_the_next_life_ends_it_right(shop: Shop, tmp_path: Path) -> None:
-    """At three boundaries, since one has a hundred, of seconds each: ROLLBACKD_SWEEP=1 has all, in both ways."""
+    """At three boundaries, since one has fifty, of seconds each: ROLLBACKD_SWEEP=1 has all, in both ways."""
     whole = shop.again(tmp_path / "whole", "killed_whole")
     change = whole.change()
     passed: list[str] = []
