@@ -141,8 +141,7 @@ def test_what_loses_the_label_is_parked_and_what_gets_it_again_is_back(
     label(world, None)
     following.follower = following.new()
     following.look(2)
-    config = load(following.path / "config.yaml").config
-    assert [config.mode(each) for each in config.services] == ["shadow"]
+    assert load(following.path / "config.yaml").config.services == ()
     label(world, "shop")
     following.look()
     assert [text.partition(":")[0].partition(" as")[0] for text in following.told.texts] == [

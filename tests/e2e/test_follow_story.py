@@ -8,6 +8,7 @@ import yaml
 
 from tests.clusters import MERGE_PATCH, fake_cluster
 from tests.contract.kubernetes_worlds import WorkloadWorld
+from tests.e2e.ops_host import body
 from tests.e2e.toy import listening, toy
 from tests.servers import wait_until
 
@@ -48,7 +49,8 @@ def test_a_workload_comes_and_goes(tmp_path: Path) -> None:
         shop.daemon.send_signal(signal.SIGHUP)
         wait_until(lambda: mode() == "act", "it may act", 60)
         cluster.api("DELETE", world.at)
-        wait_until(lambda: mode() == "shadow", "it is gone, and parked", 60)
+        wait_until(lambda: mode() == "unknown", "it is gone, and parked", 60)
+        wait_until(lambda: body(f"http://127.0.0.1:{shop.port}/readyz", **shop.headers)[0] == 200, "all is well", 60)
         said = [line for message in ear.until_heard("services_followed") for line in message["lines"]]
         assert any("web is new as deployment/web" in str(line) for line in said)
         wait_until(lambda: "web is gone: deployment/web" in ear.text(), "that it is gone is told", 60)

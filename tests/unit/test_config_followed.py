@@ -58,9 +58,16 @@ def test_each_workload_is_a_service_of_the_template(tmp_path: Path) -> None:
     assert list(queue.plans) == ["default"]
 
 
-def test_new_ones_are_in_shadow_mode_and_so_are_those_that_are_gone(tmp_path: Path) -> None:
+def test_new_ones_are_in_shadow_mode_and_those_that_are_gone_are_not_watched(tmp_path: Path) -> None:
     assert modes(loaded(tmp_path, follows("web"), follows("queue"))) == {"web": "act", "queue": "shadow"}
-    assert modes(loaded(tmp_path, follows("web", gone=1.0))) == {"web": "shadow"}
+    assert modes(loaded(tmp_path, follows("web", gone=1.0), follows("queue"))) == {"queue": "shadow"}
+
+
+def test_what_comes_and_goes_is_named_by_nothing_else_in_the_file(tmp_path: Path) -> None:
+    rule = "rules: [{name: sick, services: web, when: {alert: 'alertname=\"Sick\"'}}]\n"
+    for found in ([], [follows("web")]):
+        with pytest.raises(ConfigErrors, match='unknown service "web"'):
+            loaded(tmp_path, *found, text=FILE + rule)
 
 
 def test_before_anybody_looked_there_are_none_and_the_template_is_judged_all_the_same(tmp_path: Path) -> None:
@@ -183,7 +190,9 @@ def test_nothing_new_says_nothing() -> None:
 def test_one_that_is_gone_is_parked_and_told_once() -> None:
     found = looked([follows("web")], [], [], 5, 7)
     assert found.services == (follows("web", gone=7.0),)
-    assert found.told == ("web is gone: deployment/web in shop of prod; it is parked in shadow mode",)
+    assert found.told == (
+        "web is gone: deployment/web in shop of prod; it is parked, and not watched until it is back",
+    )
     assert looked(found.services, [], [], 5, 9) == (found.services, ())
 
 

@@ -68,37 +68,56 @@ def scratch_of(document: Document) -> Path:
     return Path(written) if isinstance(written, str) else Daemon().scratch
 
 
-def expand(document: Document, found: Sequence[FollowedService]) -> frozenset[str]:
-    """Add to a file's services those that its templates make, and for each template a sample.
+class Made(NamedTuple):
+    """Services that were added to a file's own."""
 
-    :returns: the names of the samples, which only show whether a template is sound.
-    """
+    names: frozenset[str]
+    idle: frozenset[str]
+    """Those that are only there to be judged: a sample of each template, and what is gone."""
+
+
+def expand(document: Document, found: Sequence[FollowedService]) -> Made:
+    """Add to a file's services those that its templates make, and for each template a sample."""
+    names: set[str] = set()
+    idle: set[str] = set()
     if document.root is None:
-        return frozenset()
+        return Made(frozenset(), frozenset())
     taken = {str(raw.get("name")) for _, raw in entries(mapping(document.data).get("services"), ())}
-    samples = set()
     for loc, entry in entries(mapping(document.data).get("services_from"), ("services_from",)):
         template = _at(document.root, (*loc, "template"))
         if template is None or not isinstance(template.data, dict):
             continue
-        if "{name}" not in str(mapping(template.data).get("match")):
-            document.add(template.line, template.column, _UNNAMED)
-        if "{workload}" not in str(mapping(template.data).get("layers")):
-            document.add(template.line, template.column, _ALIKE)
-        sample = f"services-from-{loc[-1]}"
-        samples.add(sample)
-        spaces = entry.get("namespaces")
-        own = [each for each in found if each.cluster == entry.get("cluster") and each.label == entry.get("label")]
-        acting = entry.get("act")
-        acts = {acting} if isinstance(acting, str) else set(map(str, acting)) if isinstance(acting, list) else set()
-        shown = FollowedService(cluster="", label="", name=sample, namespace="sample", workload="deployment/sample")
-        for each in (shown, *own):
-            if each.name not in taken and (each is shown or each.namespace in _names(spaces)):
+        _judge(document, template)
+        sample = _sample(str(loc[-1]))
+        acts = _names(entry.get("act"))
+        for each in (sample, *(one for one in found if _belongs(one, entry))):
+            if each.name not in taken:
                 taken.add(each.name)
+                names.add(each.name)
+                idle |= {each.name} if each is sample or each.gone is not None else set()
                 words = {"name": each.name, "namespace": each.namespace, "workload": each.workload}
-                mode = "act" if each.name in acts and each.gone is None else "shadow"
-                _add(document.root, _service(document, template, words, {"name": each.name, "mode": mode}))
-    return frozenset(samples)
+                own = {"name": each.name, "mode": "act" if each.name in acts else "shadow"}
+                _add(document.root, _service(document, template, words, own))
+    return Made(frozenset(names), frozenset(idle))
+
+
+def _judge(document: Document, template: Node) -> None:
+    """Say what would make all services of a template the same."""
+    written = mapping(template.data)
+    if "{name}" not in str(written.get("match")):
+        document.add(template.line, template.column, _UNNAMED)
+    if "{workload}" not in str(written.get("layers")):
+        document.add(template.line, template.column, _ALIKE)
+
+
+def _sample(number: str) -> FollowedService:
+    name = f"services-from-{number}"
+    return FollowedService(cluster="", label="", name=name, namespace="sample", workload="deployment/sample")
+
+
+def _belongs(found: FollowedService, entry: Mapping[str, object]) -> bool:
+    known = (entry.get("cluster"), entry.get("label"))
+    return known == (found.cluster, found.label) and found.namespace in _names(entry.get("namespaces"))
 
 
 def _names(value: object) -> Sequence[object]:
@@ -179,10 +198,11 @@ def looked(
     told: list[str] = []
     for each in known:
         if each.key in there and there[each.key].name == each.name:
-            told += [f"{each.name} is back as {_place(each)}, in the mode that it had"] if each.gone is not None else []
+            told += [f"{each.name} is back as {_place(each)}"] if each.gone is not None else []
             services.append(each.model_copy(update={"gone": None}))
         else:
-            told += [f"{each.name} is gone: {_place(each)}; it is parked in shadow mode"] if each.gone is None else []
+            text = f"{each.name} is gone: {_place(each)}; it is parked, and not watched until it is back"
+            told += [text] if each.gone is None else []
             services.append(each.model_copy(update={"gone": each.gone or now}))
     names = {*taken, *(each.name for each in services if each.gone is None)}
     fresh = [each for key, each in there.items() if (key, each.name) not in {(one.key, one.name) for one in services}]

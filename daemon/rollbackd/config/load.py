@@ -85,7 +85,7 @@ def _load(
     found: Sequence[followed.FollowedService],
 ) -> Loaded:
     path = source.path
-    samples = followed.expand(source.document, found)
+    made = followed.expand(source.document, found)
     try:
         shape = shape_of(installed() if plugins is None else plugins)
     except PluginError as error:
@@ -93,7 +93,7 @@ def _load(
     if source.document.root is None:
         raise ConfigErrors(source.document.faults)
     taken = read_rules(source.document, path.parent, settings)
-    outline = outline_of(source.document, shape, taken.placed)
+    outline = outline_of(source.document, shape, taken.placed, made.names)
     faults = [*source.document.faults, *taken.faults, *outline.faults]
     faults += [*references.faults(outline), *rules.faults(outline)]
     for part in (access, overlaps, services, notify, scheduled):
@@ -106,15 +106,15 @@ def _load(
         faults += faults_of(error, shape.file, source.document)
     if written is None or faults:
         raise ConfigErrors(faults)
-    config = _config(written, outline, taken, samples)
+    config = _config(written, outline, taken, made.idle)
     sources = (source, *taken.sources)
     files_read = tuple(each.path for each in sources)
     return Loaded(config, path, _hash(sources), files_read, frozenset(taken.settings), tuple(_notes(config)))
 
 
-def _config(written: Config, outline: Outline, taken: Rules, samples: Collection[str]) -> Config:
-    """The values that the core uses: rules in order, receivers by kind, plans spelled out, no samples of templates."""
-    both = [pair for pair in zip(written.services, outline.services, strict=True) if pair[0].name not in samples]
+def _config(written: Config, outline: Outline, taken: Rules, idle: Collection[str]) -> Config:
+    """The values that the core uses: rules in order, receivers by kind, plans spelled out, without what is idle."""
+    both = [pair for pair in zip(written.services, outline.services, strict=True) if pair[0].name not in idle]
     receivers = tuple(receiver(each) for each in written.notify.receivers)
     changed = {
         "rules": tuple(placed.rule for placed in taken.placed if placed.rule is not None),

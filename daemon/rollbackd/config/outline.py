@@ -48,6 +48,8 @@ class Outline:
     main: Document
     shape: Shape
     rules: Sequence[Placed]
+    followed: Collection[str] = ()
+    """Those of the services that follow a cluster: they come and go, so nothing else in the file may name them."""
     services: list[ServiceOutline] = field(default_factory=list)
     faults: list[ConfigFault] = field(default_factory=list)
 
@@ -72,9 +74,9 @@ class Outline:
         return kind_among(check, models) == "query"
 
 
-def outline_of(main: Document, shape: Shape, rules: Sequence[Placed]) -> Outline:
+def outline_of(main: Document, shape: Shape, rules: Sequence[Placed], followed: Collection[str] = ()) -> Outline:
     """The outline of a file; a layer of which no adapter can be made is among its faults."""
-    outline = Outline(main, shape, rules)
+    outline = Outline(main, shape, rules, followed)
     scratch = outline.section("daemon").get("scratch")
     root = Path(scratch) if isinstance(scratch, str) else Daemon().scratch
     if not root.is_absolute():  # which is told by itself

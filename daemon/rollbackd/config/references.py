@@ -85,7 +85,7 @@ def everywhere(outline: Outline) -> Mapping[str, Collection[str]]:
     """What there is of each kind, but for what services have for themselves."""
     receivers = [entry.get("name") for _, entry in entries(outline.section("notify").get("receivers"), ())]
     return {
-        "service": {service.name for service in outline.services},
+        "service": {service.name for service in outline.services if service.name not in outline.followed},
         # A table that asks about all it does not name would ask about a change that nobody confirmed, too.
         "rule": {*(rule.name for rule in outline.rules), UNCONFIRMED},
         "group": outline.section("groups").keys(),
