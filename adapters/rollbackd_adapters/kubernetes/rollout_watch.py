@@ -93,8 +93,10 @@ class RolloutWatch:
         return str((pod["metadata"].get("labels") or {}).get(self._workload.hash_label))
 
     def _kept(self, present: Object, pods: list[Object]) -> set[str]:
-        """Pods that keep their revision, by name."""
-        partition = rollout.partition_of(present) if self._workload.kind == "statefulset" else 0
+        """Pods of a StatefulSet that keep their revision, by name."""
+        if self._workload.kind != "statefulset":
+            return set()
+        partition = rollout.partition_of(present)
         return {pod["metadata"]["name"] for pod in pods if rollout.ordinal(pod) < partition}
 
     async def _fail_early(self, present: Object, target: Revision, pods: list[Object], deadline: str) -> None:
