@@ -200,10 +200,11 @@ def served(host: Platform, people: People, change: Callable[[dict[str, Any]], No
 
 # -- what is affected says what goes back ---------------------------------------------------------
 def sooner(config: dict[str, Any]) -> None:
-    """Seconds for minutes; and the build waits while there is a file."""
+    """Seconds for minutes; and the build waits while there is a file. The API is asked seldom enough that a restart on a
+    busy machine is no trouble of its own."""
     (service,) = config["services"]
     config["daemon"]["look_every"] = "300ms"
-    config["rules"][-1]["when"]["every"] = "1s"
+    config["rules"][-1]["when"]["every"] = "20s"
     config["targets"]["steps"]["git"] = "1s"
     service["layers"]["db"]["max_loss"] = "1h"
     service["verify"] |= {"settle": "200ms", "every": "200ms", "deadline": "8s"}
