@@ -20,7 +20,7 @@ _VERDICTS = (Verdict.GOOD, Verdict.BAD, Verdict.INCONCLUSIVE)
 
 @dataclass
 class PlayedCondition:
-    """One condition with a threshold, of one service, in the chunk that is played."""
+    """One condition with a threshold or a score, of one service, in the chunk that is played."""
 
     rule: Rule
     position: int
@@ -69,17 +69,21 @@ class PlayedCondition:
         return self.last != was or not (settled and self.steady)
 
     def _feed(self, states: RuleStates, grid: Grid, poll: int) -> None:
-        seen = verdicts.observed(self.leaf, self.columns, self.counted, poll - self.polls[0])
-        feed(states, self.rule, self.position, self.service, seen, grid, poll)
+        feed(states, self.rule, self.position, self.service, self._seen(poll), grid, poll)
+
+    def _seen(self, poll: int) -> Observation:
+        return verdicts.observed(self.leaf, self.columns, self.counted, poll - self.polls[0])
 
     def _is_steady(self, states: RuleStates) -> bool:
         track = states.track(self.rule, self.position, self.service)
         if track.verdict is not _VERDICTS[self.last]:  # it looks back too far: nothing follows from it yet
             return False
         if self.last == verdicts.GOOD:
-            return track.since is None
+            return track.since is None and not track.scored
         if self.last == verdicts.UNSURE:
             return True
+        if self.leaf.score is not None:
+            return False
         full = self.leaf.bad is None or (len(track.recent) == self.leaf.bad.of and all(bad for _, bad in track.recent))
         return track.met and full
 
@@ -87,6 +91,8 @@ class PlayedCondition:
         """Whether it was beyond its threshold at any of these polls of the chunk."""
         if not polls:
             return False
+        if self.leaf.score is not None:
+            return any(self._seen(poll).verdict is Verdict.BAD for poll in polls)
         first = bisect_right(self.starts, polls[0]) - 1
         last = bisect_right(self.starts, polls[-1])
         return verdicts.BAD in self.found[max(0, first) : last]
@@ -95,8 +101,17 @@ class PlayedCondition:
 def feed(states: RuleStates, rule: Rule, position: int, service: str, seen: Observation, grid: Grid, poll: int) -> None:
     """Let a rule see an observation, as the polls of the daemon do."""
     broken = seen.fault or seen.unanswered
-    at = grid.at(poll)
-    states.observe(rule, position, service, seen.verdict, seen.reason, at, awaited=seen.awaited, broken=broken)
+    states.observe(
+        rule,
+        position,
+        service,
+        seen.verdict,
+        seen.reason,
+        grid.at(poll),
+        awaited=seen.awaited,
+        broken=broken,
+        seen=seen,
+    )
 
 
 def why_unplayed(rule: Rule) -> str:

@@ -245,7 +245,7 @@ class Play:
         for one in self._services.values():
             for condition in one.conditions:
                 leaf = condition.leaf
-                counted = series(condition.rule, leaf.samples.query, one.name) if leaf.samples is not None else []
+                counted = series(condition.rule, leaf.counting, one.name) if leaf.counting else []
                 condition.load(series(condition.rule, leaf.query, one.name), counted, polls)
         self._alerts.load(chunk, polls)
 

@@ -178,7 +178,10 @@ def _varied(question: BacktestQuestion, sweep: Sweep, value: float) -> Playable:
     config = loaded.config
     if sweep.setting in loaded.settings:
         return playable(config)
-    rules = tuple(sweep.moved(rule, value) if rule.name == sweep.setting else rule for rule in config.rules)
+    try:
+        rules = tuple(sweep.moved(rule, value) if rule.name == sweep.setting else rule for rule in config.rules)
+    except ValueError as error:
+        raise BacktestRefused(f"--sweep {sweep.setting}: {error}") from error
     if not any(rule.name == sweep.setting and sweep.fits(rule) for rule in rules):
         known = ", ".join(sorted({*loaded.settings, *(rule.name for rule in rules if sweep.fits(rule))}))
         raise BacktestRefused(f"--sweep {sweep.setting}: no pack's setting and no rule's threshold; there is: {known}")

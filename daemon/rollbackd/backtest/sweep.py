@@ -4,6 +4,9 @@ import re
 from dataclasses import dataclass
 from datetime import timedelta
 
+from pydantic import ValidationError
+
+from rollbackd.rules.score import ScoreSpec
 from rollbackd.rules.spec import QueryWhen, Rule
 from rollbackd.syntax.units import format_duration, parse_duration, parse_ratio
 
@@ -64,11 +67,22 @@ class Sweep:
         return isinstance(leaf, QueryWhen) and leaf.against is None and self.unit != "s"
 
     def moved(self, rule: Rule, value: float) -> Rule:
-        """The rule with another threshold."""
+        """The rule with another threshold; of a score, with another `around`, or for a plain number `threshold`.
+
+        :raises ValueError: the value cannot be one.
+        """
         if not self.fits(rule):
             return rule
         leaf = rule.when
         assert isinstance(leaf, QueryWhen)
+        if leaf.score is not None:
+            left_out = {"good", "bad"} if self.unit else set()
+            kept = leaf.score.model_dump(exclude=left_out, exclude_unset=True)
+            try:
+                score = ScoreSpec.model_validate({**kept, "around" if self.unit else "threshold": value})
+            except ValidationError as error:
+                raise ValueError(f"{self.shown(value)} cannot be: {error.errors()[0]['msg']}") from error
+            return rule.model_copy(update={"when": leaf.model_copy(update={"score": score})})
         key = "above" if leaf.above is not None else "below"
         return rule.model_copy(update={"when": leaf.model_copy(update={key: value})})
 

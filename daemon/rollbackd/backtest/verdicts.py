@@ -1,4 +1,6 @@
-"""What a condition with a threshold says at every poll of a chunk, found without judging each of them. No I/O.
+"""What a condition says at every poll of a chunk, found without judging each of them. No I/O.
+
+Of a condition with a threshold that is its verdict; of one that keeps a score, whether what was counted can raise it.
 
 A month has millions of polls at which nothing is near a threshold: there the least and the largest number suffice.
 """
@@ -11,9 +13,10 @@ from typing import TypeAlias
 
 from rollbackd.model import Verdict
 from rollbackd.rules.samples import Observation
+from rollbackd.rules.score import ScoreSpec, evidence
 from rollbackd.rules.spec import QueryWhen
 from rollbackd.signals.query_answers import MISSING
-from rollbackd.signals.query_conditions import by_threshold
+from rollbackd.signals.query_conditions import by_itself
 
 Column: TypeAlias = "array[float]"
 """What a series had at each poll of a chunk."""
@@ -33,13 +36,15 @@ def observed(leaf: QueryWhen, columns: Sequence[Column], counted: Sequence[Colum
     :param columns: the series of one service.
     :param counted: those that say how many samples they rest on.
     """
-    return by_threshold(leaf, values_at(columns, place), values_at(counted, place) or None)
+    return by_itself(leaf, values_at(columns, place), values_at(counted, place) or None)
 
 
 def codes(leaf: QueryWhen, columns: Sequence[Column], counted: Sequence[Column], count: int) -> bytes:
-    """The verdict at each of `count` polls: the same as `observed` gives."""
+    """The verdict at each of `count` polls: the same as `observed` gives. Of a score, `BAD` where it can rise."""
     if not columns:
         return bytes((UNSURE,)) * count
+    if leaf.score is not None:
+        return _of_score(leaf, leaf.score, columns, counted, count)
     if len(columns) > 1 or len(counted) > 1:
         return bytes(_CODES[observed(leaf, columns, counted, place).verdict] for place in range(count))
     found = _of_one(leaf, columns[0])
@@ -64,6 +69,25 @@ def _of_one(leaf: QueryWhen, column: Column) -> bytes:
     if plain and min(column) >= below:
         return bytes(len(column))
     return bytes([(BAD if value < below else GOOD) if -inf < value < inf else UNSURE for value in column])
+
+
+def _of_score(
+    leaf: QueryWhen, score: ScoreSpec, columns: Sequence[Column], counted: Sequence[Column], count: int
+) -> bytes:
+    if not counted:
+        return bytes((UNSURE,)) * count
+    if len(columns) > 1 or len(counted) > 1:
+        seen = (observed(leaf, columns, counted, place).counted for place in range(count))
+        return bytes(UNSURE if one is None else BAD if evidence(one, score) > 0 else GOOD for one in seen)
+    error, other = score.weights
+    return bytes(
+        [
+            (BAD if min(errors, requests) * error + max(requests - errors, 0.0) * other > 0 else GOOD)
+            if 0 <= errors < inf and 0 <= requests < inf
+            else UNSURE
+            for errors, requests in zip(columns[0], counted[0], strict=True)
+        ]
+    )
 
 
 def runs(found: bytes) -> tuple[list[int], bytes]:

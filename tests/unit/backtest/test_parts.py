@@ -20,7 +20,7 @@ from rollbackd.backtest.history import History, HistoryUnavailable
 from rollbackd.backtest.recorded import ChangesUnreadable, MetricChanges, from_text
 from rollbackd.backtest.sweep import Sweep
 from rollbackd.model import Verdict
-from rollbackd.rules.spec import QueryWhen
+from rollbackd.rules.spec import QueryWhen, Rule
 from rollbackd.rules.tracks import Standing
 from rollbackd.signals.query_answers import MISSING, Row, Unusable, rows
 from rollbackd.syntax.units import format_duration
@@ -273,6 +273,25 @@ def test_a_sweep_has_values_of_its_kind(text: str, shown: list[str]) -> None:
 def test_a_sweep_that_is_none_is_told(text: str) -> None:
     with pytest.raises(ValueError, match=f"--sweep {re.escape(text)}: "):
         Sweep.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "shares", "threshold"),
+    [("score=20%", (0.1, 0.4), 10.0), ("score=5", (0.01, 0.3), 5.0)],
+)
+def test_a_sweep_of_a_score_moves_what_it_counts_against(
+    text: str, shares: tuple[float, float], threshold: float
+) -> None:
+    score = {"of": "increase(all[1m])", "good": "1%", "bad": "30%"}
+    rule = Rule.model_validate({"name": "score", "when": {"query": "increase(failed[1m])", "score": score}})
+    sweep = Sweep.parse(text)
+    assert sweep.fits(rule)
+    moved = sweep.moved(rule, sweep.values[0]).when
+    assert isinstance(moved, QueryWhen)
+    assert moved.score is not None
+    assert (moved.score.shares, moved.score.threshold) == (shares, threshold)
+    with pytest.raises(ValueError, match=r"^0\.5 cannot be: Input should be greater"):
+        Sweep.parse("score=0.5").moved(rule, 0.5)
 
 
 # -- the page ---------------------------------------------------------------------------------------

@@ -46,6 +46,30 @@ async def test_a_bad_release_is_rolled_back_five_minutes_after_its_errors_began(
     assert closed.outcome is Outcome.RECOVERED
 
 
+FAILED, ALL = "increase(failed[1m])", "increase(all[1m])"
+SCORE = {"name": "score", "when": {"query": FAILED, "score": {"of": ALL}}}
+
+
+async def test_a_score_is_played_poll_by_poll_from_its_first_errors_on(tmp_path: Path) -> None:
+    """At 10 in 2m30s at the soonest: it is enough ten polls after the first bad window."""
+    config = configured(tmp_path, [SCORE])
+    server = PastServer(
+        {FAILED: {"shop": between(at(6, 10), at(7), 500, 2)}, ALL: {"shop": between(at(6, 10), at(7), 1000, 1000)}}
+    )
+    found = await played(tmp_path, config, server, CHANGES, 12)
+    assert decided(found) == [("06:12:15", Action.ROLL_BACK, "shop")]
+    (opened,) = facts_of(found, facts.Decided)
+    assert str(opened.fact.decision.trigger.evidence[0].value).startswith("score 10 of 10, 500 errors of 1000 requests")
+    (closed,) = facts_of(found, facts.Closed)
+    assert closed.fact.outcome is Outcome.RECOVERED
+
+
+async def test_the_pack_http_is_played_as_it_is_shipped(tmp_path: Path) -> None:
+    config = configured(tmp_path, [{"pack": "http"}])
+    found = await played(tmp_path, config, PastServer({}), CHANGES, 2)
+    assert decided(found) == []
+
+
 async def test_a_play_that_skips_says_the_same_as_one_of_every_poll(tmp_path: Path) -> None:
     config = configured(tmp_path, [ERRORS])
     server = PastServer({"errors": {"shop": between(at(6, 10), at(7), 0.5)}})

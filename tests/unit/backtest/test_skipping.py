@@ -19,6 +19,8 @@ MINUTES = HOURS * 60
 SERVICES = ("shop", "bank")
 ERRORS = st.sampled_from([0.01, 0.05, 0.1, 0.2, 0.9, nan, inf, None])
 COUNTS = st.sampled_from([0.0, 49.0, 50.0, 400.0, nan, None])
+FAILED, ALL = "increase(failed[1m])", "increase(all[1m])"
+FAILURES = st.sampled_from([0.0, 0.0, 1.0, 5.0, 50.0, 500.0, -1.0, nan, inf, None])
 LENGTHS = st.sampled_from([1, 2, 5, 9, 30, 61, 240, 500])
 """Polls that a value lasts."""
 
@@ -26,15 +28,22 @@ LENGTHS = st.sampled_from([1, 2, 5, 9, 30, 61, 240, 500])
 def rules_() -> st.SearchStrategy[list[dict[str, Any]]]:
     lasting = st.sampled_from([{"for": "2m"}, {"for": "5m"}, {"bad": {"times": 3, "of": 5}}, {}])
     samples = st.sampled_from([{}, {"samples": {"query": "requests", "at_least": 50}}])
-    above = st.builds(lambda a, b: {"query": "errors", "above": "10%", **a, **b}, lasting, samples)
+    clear = st.sampled_from([{}, {"clear": {"below": "5%", "for": "2m"}}])
+    above = st.builds(
+        lambda *more: {"query": "errors", "above": "10%"} | more[0] | more[1] | more[2], lasting, samples, clear
+    )
     looking = st.builds(lambda a: {"query": "rate(errors[5m])", "above": "10%", **a}, lasting)
     below = st.builds(lambda a: {"query": "orders", "below": 0.05, **a}, lasting)
+    score = st.builds(
+        lambda more: {"query": FAILED, "score": {"of": ALL, **more}},
+        st.sampled_from([{}, {"around": "30%"}, {"threshold": 3, "lasting": "1m"}]),
+    )
     alert = st.just({"alert": 'alertname="Sick"'})
-    leaf = st.one_of(above, looking, below, alert)
+    leaf = st.one_of(above, looking, below, score, alert)
     group = st.builds(
         lambda kind, parts: {kind: parts}, st.sampled_from(["any", "all"]), st.lists(leaf, min_size=2, max_size=2)
     )
-    made = st.lists(st.one_of(above, leaf, group), min_size=1, max_size=3)
+    made = st.lists(st.one_of(above, score, leaf, group), min_size=1, max_size=3)
     return made.map(lambda whens: [{"name": f"rule-{n}", "when": when} for n, when in enumerate(whens)])
 
 
@@ -76,16 +85,25 @@ def alerts_() -> st.SearchStrategy[list[Any]]:
     rules=rules_(),
     errors=st.tuples(course(ERRORS), course(ERRORS)),
     counts=course(COUNTS),
+    failures=st.tuples(course(FAILURES), course(FAILURES)),
     changes=changes_(),
     alerts=alerts_(),
     bake=st.sampled_from(["2m", "10m"]),
 )
 def test_skipping_makes_no_difference(
-    rules: Any, errors: Any, counts: Any, changes: str, alerts: Any, bake: str
+    rules: Any, errors: Any, counts: Any, failures: Any, changes: str, alerts: Any, bake: str
 ) -> None:
     own = dict(zip(SERVICES, map(following, errors), strict=True))
     requests = dict.fromkeys(SERVICES, following(counts))
-    courses = {"errors": own, "rate(errors[5m])": own, "orders": own, "requests": requests}
+    failed = dict(zip(SERVICES, map(following, failures), strict=True))
+    courses = {
+        "errors": own,
+        "rate(errors[5m])": own,
+        "orders": own,
+        "requests": requests,
+        FAILED: failed,
+        ALL: requests,
+    }
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory)
         config = configured(path, rules, SERVICES)
