@@ -336,8 +336,13 @@ async def test_replicas_stand_in_for_each_other_and_a_series_of_two_is_one(tmp_p
         a.process.send_signal(signal.SIGCONT)
         b.stop()
         assert await seen() == before
-        now = datetime.now(UTC)
-        past = await client.range("sickness", now - timedelta(seconds=5), now, timedelta(seconds=1))
+        async with asyncio.timeout(30):
+            while True:  # it scrapes again soon; of what it could not ask it says that it is gone
+                now = datetime.now(UTC)
+                past = await client.range("sickness", now - timedelta(seconds=5), now, timedelta(seconds=1))
+                if past.series:
+                    break
+                await asyncio.sleep(0.2)
         assert [one.labels for one in past.series] == [labels for labels, _ in before]
         a.stop()
         problem = (await client.instant("sickness")).problem

@@ -35,7 +35,7 @@ async def test_an_incident_is_followed_and_approved_by_click(tmp_path: Path) -> 
             await tab.call("Input.insertText", text="yes, <b>back</b>")
             for number in range(1, UPDATES + 1):
                 await operations.note("checkout-2", "Adopted", f"looked at again, {number}")
-            await tab.until(f"document.querySelector('#record-{UPDATES}')")
+            await tab.until(f"document.querySelector('#record-{UPDATES}')", within=240)
             assert await tab.run("document.activeElement.id") == "reason-approve"
             assert await tab.run("document.activeElement.value") == "yes, <b>back</b>"
             assert await tab.run("document.querySelector('#order-approve').open") is True

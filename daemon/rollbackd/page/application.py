@@ -82,6 +82,7 @@ def add_page(app: web.Application, operations: Operations, daemon: Daemon, clock
 
     async def end_streams(_app: web.Application) -> None:
         page.streams.end()
+        operations.registry.unregister(open_pages)
 
     app.on_shutdown.append(end_streams)
 
