@@ -10,6 +10,7 @@ import asyncio
 import ctypes
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -71,6 +72,12 @@ def is_held_up(how: str) -> None:
     setattr(DaemonProcess, "_start_tasks", also)  # noqa: B010  # mypy minds the plain assignment
 
 
+def _works(one: threading.Thread) -> bool:
+    """Whether a thread of a pool has work in hand."""
+    frame = sys._current_frames().get(one.ident or 0)
+    return frame is not None and frame.f_code.co_name != "_worker"
+
+
 def _killer(loop: asyncio.AbstractEventLoop, order: Path, hang: Callable[[], object]) -> None:
     while True:
         tasks = {task.get_name(): task for task in asyncio.all_tasks(loop)}
@@ -86,6 +93,8 @@ def _killer(loop: asyncio.AbstractEventLoop, order: Path, hang: Callable[[], obj
             loop.call_soon_threadsafe(tasks[name].cancel)
             return
         if kind == "thread":
+            while name.startswith("asyncio_") and _works(threads[name]):
+                time.sleep(0.001)  # what ends its work would be told to whoever waits for that: here it ends the loop
             ident = ctypes.c_ulong(threads[name].ident or 0)
             ctypes.pythonapi.PyThreadState_SetAsyncExc(ident, ctypes.py_object(SystemExit))
             while threads[name].is_alive():  # it hears of it with its next work
