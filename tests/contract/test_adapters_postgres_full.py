@@ -152,10 +152,14 @@ def test_a_wal_volume_that_fills_up_takes_no_commit_with_it(tmp_path: Path, floo
             said = full.restore(left=72 * MIB if floor != "0B" else 24 * MIB, floor=floor)
             assert ("so the restore was ended (`floor`)" in said) == (floor != "0B"), said
             assert ("PANIC" in (server.socket / "log").read_text()) == (floor == "0B")
-            if server.process is None or server.process.poll() is not None:  # it did not get up by itself
-                server.start()
             seen = len(writer.acknowledged)
-            wait_until(lambda: len(writer.acknowledged) > seen, "it goes on writing", 60)
+
+            def goes_on() -> bool:
+                if server.process is None or server.process.poll() is not None:  # it did not get up by itself
+                    server.start()
+                return len(writer.acknowledged) > seen
+
+            wait_until(goes_on, "it goes on writing", 120)
         server.sql("SELECT pg_drop_replication_slot('far')", "CHECKPOINT")
         full.succeeds_with_room(writer.acknowledged)
 
