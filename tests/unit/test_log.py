@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -180,6 +181,14 @@ def test_what_libraries_say_is_json_and_of_each_kind_once_a_minute(capsys: pytes
     assert (first[0]["level"], first[0]["part"], first[0]["details"]) == ("error", "asyncio", "socket: <fd=0>")
     assert "Too many open files" in first[0]["exception"]
     assert [line["left_out"] for line in again] == [1999, 1999]
+
+
+def test_a_warning_of_the_interpreter_is_a_line_as_any_other() -> None:
+    program = "import warnings; from rollbackd.system import log; log.configure(readable=False); warnings.warn('odd')"
+    done = subprocess.run([sys.executable, "-W", "always", "-c", program], capture_output=True, text=True, check=True)
+    (line,) = done.stderr.splitlines()
+    said = json.loads(line)
+    assert (said["part"], said["level"], "odd" in line) == ("py.warnings", "warning", True)
 
 
 def test_kinds_without_end_are_one_kind_more(capsys: pytest.CaptureFixture[str]) -> None:

@@ -291,6 +291,7 @@ def _hear_libraries() -> None:
         if isinstance(handler, LibraryLines):
             root.removeHandler(handler)
     root.addHandler(LibraryLines(SystemClock()))
+    logging.captureWarnings(capture=True)  # else they are lines of their own, and no JSON
 
 
 def get(name: str) -> Any:
