@@ -268,7 +268,7 @@ class Town:
             time.sleep(0.1)
         raise AssertionError(f"not within {limit:g}s: {what}\n{self.tail()}")
 
-    def until_good(self, tag: str, service: str = "shop", limit: float = 40) -> None:
+    def until_good(self, tag: str, service: str = "shop", limit: float = 90) -> None:
         """Until the release runs and is good."""
         self.until(lambda: self.running_good(tag, service), f"{tag} of {service} is good", limit)
 
@@ -280,7 +280,7 @@ class Town:
         """Until rollbackd has seen the release run; its spell."""
         return self.until(lambda: self.state(tag, service), f"{tag} of {service} is seen")
 
-    def until_ended(self, incident: str, limit: float = 60) -> dict[str, Any]:
+    def until_ended(self, incident: str, limit: float = 120) -> dict[str, Any]:
         """Until it is closed; its view."""
 
         def ended() -> dict[str, Any] | None:
