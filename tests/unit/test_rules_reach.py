@@ -3,7 +3,7 @@
 from datetime import timedelta
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rollbackd.rules.reach import as_truth, metrics, over, reach, recent, widened, within
@@ -96,6 +96,9 @@ def test_a_single_comparison_can_say_that_it_is_not_met(query: str, truth: str |
     assert as_truth(query) == truth
 
 
+@example("rate(a[5m]")
+@example("sum(rate(a[5m])")
+@example("rate(a[5m]) / (b")
 @given(st.text(alphabet="ab()[]{}<>=!~\"'`#5m1 ,:@+-and" + "orunless", max_size=40))
 def test_whatever_the_text_is_there_is_an_answer(query: str) -> None:
     within(query, minutes(2))
