@@ -104,6 +104,17 @@ class Cluster:
                 self.api("DELETE", f"/api/v1/namespaces/{name}")
         self.namespaces.clear()
 
+    def as_new(self) -> None:
+        """What a test made and set is gone."""
+        self.clean()
+        if self.fake is not None:
+            for kept in (self.fake.denied, self.fake.faults, self.fake.absent, self.fake.admission):
+                kept.clear()
+            self.fake.bring_up()
+            self.fake.controllers.pushed.clear()
+            self.fake.tokens = {TOKEN}
+            self.kubeconfig.write_text(kubeconfig(self.fake.url, TOKEN))
+
     def kubelet(self, ended: threading.Event) -> None:
         """Say of all pods what a kubelet would say."""
         while not ended.wait(0.1):

@@ -5,7 +5,7 @@ With KUBECONFIG the same is tried in the real cluster that it names, but for wha
 
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from rollbackd.testing import AdapterContract, World, finish, perform, planned, 
 from rollbackd_adapters.kubernetes import lacking
 from rollbackd_adapters.kubernetes.rollout import is_ready
 from rollbackd_adapters.kubernetes.templates import template_id
-from tests.clusters import JSON_PATCH, MERGE_PATCH, Cluster, a_cluster, fake_cluster, kubeconfig
+from tests.clusters import JSON_PATCH, MERGE_PATCH, Cluster, fake_cluster, kubeconfig
 from tests.contract.kubernetes_worlds import (
     ColouredWorld,
     ConfiguredDaemonWorld,
@@ -36,33 +36,6 @@ from tests.fakes.kubernetes_api import TOKEN, FakeKubernetes, Refused
 from tests.fakes.kubernetes_controllers import Object, digest_of
 from tests.fakes.smtp import make_certificate
 from tests.servers import wait_until
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    with a_cluster() as made:
-        yield made
-
-
-@pytest.fixture(autouse=True)
-def _as_new(cluster: Cluster) -> Iterator[None]:
-    yield
-    cluster.clean()
-    if cluster.fake is not None:
-        cluster.fake.denied.clear()
-        cluster.fake.faults.clear()
-        cluster.fake.admission.clear()
-        cluster.fake.bring_up()
-        cluster.fake.controllers.pushed.clear()
-        cluster.fake.tokens = {TOKEN}
-        cluster.kubeconfig.write_text(kubeconfig(cluster.fake.url, TOKEN))
-
-
-@pytest.fixture
-def fake(cluster: Cluster) -> FakeKubernetes:
-    if cluster.fake is None:
-        pytest.skip("only the fake does this to order")
-    return cluster.fake
 
 
 class TestDeployment(AdapterContract):

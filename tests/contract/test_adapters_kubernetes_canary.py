@@ -19,19 +19,10 @@ BOTH = pytest.mark.parametrize("kind", [RoutedWorld, GatewayWorld], ids=["virtua
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
+def shared_cluster() -> Iterator[Cluster]:
+    """The fake: a real one has these kinds of routes only by chance."""
     with fake_cluster() as made:
         yield made
-
-
-@pytest.fixture(autouse=True)
-def fake(cluster: Cluster) -> Iterator[FakeKubernetes]:
-    assert cluster.fake is not None
-    yield cluster.fake
-    cluster.clean()
-    cluster.fake.denied.clear()
-    cluster.fake.faults.clear()
-    cluster.fake.absent.clear()
 
 
 class TestVirtualService(AdapterContract):

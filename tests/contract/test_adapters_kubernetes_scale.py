@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,34 +10,11 @@ from rollbackd.adapter import AdapterError
 from rollbackd.testing import KEY, BracketContract, BracketWorld, finish, problems
 from rollbackd_adapters.kubernetes import scale
 from rollbackd_adapters.kubernetes.resting import MARK, PAUSED
-from tests.clusters import MERGE_PATCH, Cluster, a_cluster
+from tests.clusters import MERGE_PATCH, Cluster
 from tests.contract.kubernetes_worlds import ScaledWorld
 from tests.fakes.kubernetes_api import FakeKubernetes
 
 OTHER = "contract-2/0"
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    with a_cluster() as made:
-        yield made
-
-
-@pytest.fixture(autouse=True)
-def _as_new(cluster: Cluster) -> Iterator[None]:
-    yield
-    cluster.clean()
-    if cluster.fake is not None:
-        cluster.fake.denied.clear()
-        cluster.fake.faults.clear()
-        cluster.fake.absent.clear()
-
-
-@pytest.fixture
-def fake(cluster: Cluster) -> FakeKubernetes:
-    if cluster.fake is None:
-        pytest.skip("only the fake does this to order")
-    return cluster.fake
 
 
 @pytest.fixture

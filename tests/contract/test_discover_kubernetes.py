@@ -1,7 +1,6 @@
 """`rollbackd discover kubernetes`: what a cluster has, as services that load as they are printed."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,22 +10,8 @@ from typer.testing import CliRunner, Result
 
 from rollbackd.cli.commands import app
 from rollbackd.config.load import load
-from tests.clusters import MERGE_PATCH, Cluster, a_cluster
+from tests.clusters import MERGE_PATCH, Cluster
 from tests.contract.kubernetes_worlds import DaemonWorld, StatefulWorld, WorkloadWorld
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    with a_cluster() as made:
-        yield made
-
-
-@pytest.fixture(autouse=True)
-def _as_new(cluster: Cluster) -> Iterator[None]:
-    yield
-    cluster.clean()
-    if cluster.fake is not None:
-        cluster.fake.denied.clear()
 
 
 class Configured:

@@ -1,6 +1,5 @@
 """Following a cluster: what a look at the API keeps and tells, whatever stands in labels there."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,32 +14,11 @@ from rollbackd.state.read_model import ReadModel
 from rollbackd.system.clock import SystemClock
 from rollbackd.system.spawner import Spawner
 from rollbackd.testing import finish
-from tests.clusters import MERGE_PATCH, Cluster, a_cluster
+from tests.clusters import MERGE_PATCH, Cluster
 from tests.contract.kubernetes_worlds import StatefulWorld, WorkloadWorld
 from tests.fakes.kubernetes_api import FakeKubernetes
 
 LABEL = "example.com/service"
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    with a_cluster() as made:
-        yield made
-
-
-@pytest.fixture(autouse=True)
-def _as_new(cluster: Cluster) -> Iterator[None]:
-    yield
-    cluster.clean()
-    if cluster.fake is not None:
-        cluster.fake.denied.clear()
-
-
-@pytest.fixture
-def fake(cluster: Cluster) -> FakeKubernetes:
-    if cluster.fake is None:
-        pytest.skip("only the fake does this to order")
-    return cluster.fake
 
 
 class Told:

@@ -21,7 +21,7 @@ from rollbackd_adapters.kubernetes.config_maps import ConfigMaps, held_by, refus
 from rollbackd_adapters.kubernetes.discovery import discovered
 from rollbackd_adapters.kubernetes.image_history import ImageHistory
 from rollbackd_adapters.kubernetes.nodes import down_nodes, down_told
-from rollbackd_adapters.kubernetes.owners import owners_of, rivals
+from rollbackd_adapters.kubernetes.owners import owner_refusals, owners_of, rivals
 from rollbackd_adapters.kubernetes.rollout_watch import RolloutWatch
 from rollbackd_adapters.kubernetes.settings import KubernetesSettings
 from rollbackd_adapters.kubernetes.template_history import KnownTemplate, TemplateHistory
@@ -196,9 +196,8 @@ class KubernetesAdapter(StepAdapter[KubernetesSettings]):
         if (spec.get("updateStrategy") or {}).get("type") == "OnDelete":
             text = "its pods are replaced only when somebody deletes them (OnDelete); set its updateStrategy"
             raise self._unfit(text, permanent=True)
-        for owner in owners_of(present):
-            if owner.kind not in self._settings.despite:
-                raise self._unfit(owner.refusal, permanent=True)
+        if refused := owner_refusals(owners_of(present), self._settings.despite):
+            raise self._unfit(refused[0], permanent=True)
 
     def _told(self, present: Object) -> list[str]:
         found = []

@@ -17,8 +17,8 @@ from rollbackd.system.spawner import Lock, one_line
 from rollbackd_adapters.base import StepAdapter
 from rollbackd_adapters.healthy import must_be_healthy
 from rollbackd_adapters.kubernetes import lacking, rollout
-from rollbackd_adapters.kubernetes.client import KubernetesClient, KubernetesError, Object, identified_client
-from rollbackd_adapters.kubernetes.owners import owners_of
+from rollbackd_adapters.kubernetes.client import KubernetesClient, Object, identified_client
+from rollbackd_adapters.kubernetes.owners import owner_refusals, owners_of
 from rollbackd_adapters.kubernetes.settings import BlueGreenSettings
 from rollbackd_adapters.kubernetes.workload import Workload
 from rollbackd_adapters.traces import Trace
@@ -119,9 +119,8 @@ class ServiceColours(StepAdapter[BlueGreenSettings]):
 
     def _refuse(self, service: Object) -> None:
         """:raises AdapterError: permanent, somebody would take the change back."""
-        for owner in owners_of(service, "f:selector"):
-            if owner.kind not in self._settings.despite:
-                raise AdapterError(f"service {self._settings.service}: {owner.refusal}", permanent=True)
+        if refused := owner_refusals(owners_of(service, "f:selector"), self._settings.despite):
+            raise AdapterError(f"service {self._settings.service}: {refused[0]}", permanent=True)
 
     async def _problems(self) -> list[str]:
         try:
@@ -140,14 +139,8 @@ class ServiceColours(StepAdapter[BlueGreenSettings]):
         return await identified_client(self._place, self._settings.cluster)
 
     async def _service(self) -> Object:
-        client = await self._client()
-        try:
-            return await client.get(self._path)
-        except KubernetesError as error:
-            if not error.is_absent:
-                raise
-            text = f"there is no service {self._settings.service} in namespace {self._settings.namespace}"
-            raise AdapterError(f"cluster {client.name}: {text}; correct its name", permanent=False) from None
+        named = f"service {self._settings.service} in namespace {self._settings.namespace}"
+        return await (await self._client()).existing(self._path, named, "correct its name")
 
     def _colour(self, service: Object) -> Release:
         """Which colour the selector names. :raises AdapterError: none of them."""

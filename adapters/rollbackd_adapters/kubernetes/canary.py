@@ -19,7 +19,7 @@ from rollbackd_adapters.base import StepAdapter
 from rollbackd_adapters.ids import check_own
 from rollbackd_adapters.kubernetes import lacking, rollout
 from rollbackd_adapters.kubernetes.client import KubernetesClient, KubernetesError, Object, identified_client
-from rollbackd_adapters.kubernetes.owners import owners_of, rollouts_of
+from rollbackd_adapters.kubernetes.owners import owner_refusals, owners_of, rollouts_of
 from rollbackd_adapters.kubernetes.resting import scaled_to_zero, scales
 from rollbackd_adapters.kubernetes.settings import CanarySettings
 from rollbackd_adapters.kubernetes.weights import KINDS, SHARE, STABLE_ONLY, Split, split_of, unaccepted
@@ -184,9 +184,9 @@ class CanaryAdapter(StepAdapter[CanarySettings]):
         kind, _, name = self._settings.route.partition("/")
         path = f"/apis/argoproj.io/v1alpha1/namespaces/{self._settings.namespace}/rollouts"
         rollouts = await client.items_if_known(path)
-        for owner in (*owners_of(route, f"f:{self._kind.rules}"), *rollouts_of(rollouts, kind, name)):
-            if owner.kind not in self._settings.despite:
-                raise self._unfit(owner.refusal, permanent=True)
+        owners = (*owners_of(route, f"f:{self._kind.rules}"), *rollouts_of(rollouts, kind, name))
+        if refused := owner_refusals(owners, self._settings.despite):
+            raise self._unfit(refused[0], permanent=True)
 
     async def _must_take_all(self, client: KubernetesClient) -> None:
         """:raises AdapterError: not permanent, the stable workload is not ready for all of the traffic."""
@@ -202,12 +202,7 @@ class CanaryAdapter(StepAdapter[CanarySettings]):
 
     async def _canary_workload(self, client: KubernetesClient) -> Object | None:
         """None when it is gone."""
-        try:
-            return await client.get(Workload(client, self._settings.namespace, self._settings.canary_workload).path)
-        except KubernetesError as error:
-            if error.is_absent:
-                return None
-            raise
+        return await client.if_there(Workload(client, self._settings.namespace, self._settings.canary_workload).path)
 
     async def _refuse_scaling(self, client: KubernetesClient, workload: Object) -> None:
         """:raises AdapterError: permanent, somebody would scale the canary up again."""
@@ -217,9 +212,8 @@ class CanaryAdapter(StepAdapter[CanarySettings]):
             if scales(each, *name.split("/")):
                 text = f"KEDA's {each['metadata']['name']} would scale it up again; leave `scale_down` out"
                 raise AdapterError(f"{name}: {text}", permanent=True)
-        for owner in owners_of(workload, "f:replicas"):
-            if owner.kind not in self._settings.despite:
-                raise AdapterError(f"{name}: {owner.refusal}", permanent=True)
+        if refused := owner_refusals(owners_of(workload, "f:replicas"), self._settings.despite):
+            raise AdapterError(f"{name}: {refused[0]}", permanent=True)
 
     def _unaccepted(self, route: Object) -> str:
         return one_line(unaccepted(route)) if self._kind.resource == "httproutes" else ""
@@ -247,16 +241,8 @@ class CanaryAdapter(StepAdapter[CanarySettings]):
         return await identified_client(self._place, self._settings.cluster)
 
     async def _route(self) -> Object:
-        client = await self._client()
-        try:
-            return await client.get(self._path)
-        except KubernetesError as error:
-            if not error.is_absent:
-                raise
-            text = f"there is no {self._settings.route} in namespace {self._settings.namespace}"
-            raise AdapterError(
-                f"cluster {client.name}: {text}; correct its name, or install its CRD", permanent=False
-            ) from None
+        named = f"{self._settings.route} in namespace {self._settings.namespace}"
+        return await (await self._client()).existing(self._path, named, "correct its name, or install its CRD")
 
     def _split(self, route: Object) -> Split:
         settings = self._settings

@@ -83,6 +83,21 @@ class KubernetesClient:
         """One object's metadata alone: all that is ever read of a Secret."""
         return await self._asked("GET", path, {}, {"Accept": _METADATA.format("Partial", "")})
 
+    async def existing(self, path: str, named: str, remedy: str) -> Object:
+        """An object that is to be there. :raises AdapterError: not permanent, it is not; what to do."""
+        if (found := await self.if_there(path)) is None:
+            raise AdapterError(f"cluster {self.name}: there is no {named}; {remedy}", permanent=False)
+        return found
+
+    async def if_there(self, path: str) -> Object | None:
+        """An object, or None where there is none. :raises KubernetesError: as `get`."""
+        try:
+            return await self.get(path)
+        except KubernetesError as error:
+            if not error.is_absent:
+                raise
+            return None
+
     async def items(self, path: str, **query: str) -> list[Object]:
         """All objects of a list, page by page. :raises KubernetesError: as `get`, or they are too many."""
         found: list[Object] = []

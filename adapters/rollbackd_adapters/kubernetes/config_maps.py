@@ -4,9 +4,8 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rollbackd.adapter import AdapterError
-from rollbackd_adapters.kubernetes.client import KubernetesClient, KubernetesError, Object
-from rollbackd_adapters.kubernetes.owners import owners_of
+from rollbackd_adapters.kubernetes.client import KubernetesClient, Object
+from rollbackd_adapters.kubernetes.owners import owner_refusals, owners_of
 
 _HELD = ("data", "binaryData")
 
@@ -25,13 +24,8 @@ class ConfigMaps:
         return dict(zip(self._names, found, strict=True))
 
     async def _read(self, name: str) -> Object:
-        try:
-            return await self._client.get(f"{self._path}/{name}")
-        except KubernetesError as error:
-            if not error.is_absent:
-                raise
-            text = f"there is no ConfigMap {name}, which goes back with the workload; bring it back"
-            raise AdapterError(f"cluster {self._client.name}: {text}", permanent=False) from None
+        named = f"ConfigMap {name}, which goes back with the workload"
+        return await self._client.existing(f"{self._path}/{name}", named, "bring it back")
 
     async def write(self, present: Object, held: Object, *, dry_run: bool = False) -> None:
         """Let one hold that, if it is still as it was read. :raises KubernetesError: refused."""
@@ -55,6 +49,5 @@ def refusals(config_maps: Mapping[str, Object], despite: Sequence[str]) -> list[
         if each.get("immutable"):
             text = "is immutable, so a template names another one each time; take it out of `config_maps`"
             found.append(f"ConfigMap {name} {text}")
-        owners = owners_of(each, "f:data")
-        found += [f"ConfigMap {name}: {owner.refusal}" for owner in owners if owner.kind not in despite]
+        found += [f"ConfigMap {name}: {text}" for text in owner_refusals(owners_of(each, "f:data"), despite)]
     return found

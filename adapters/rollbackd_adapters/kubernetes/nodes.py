@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 from rollbackd_adapters.kubernetes import lacking, rollout
-from rollbackd_adapters.kubernetes.client import KubernetesClient, KubernetesError, Object
+from rollbackd_adapters.kubernetes.client import KubernetesClient, Object
 
 
 async def down_nodes(client: KubernetesClient, pods: Iterable[Object]) -> list[str]:
@@ -22,12 +22,8 @@ def _may_be_down(pod: Object) -> bool:
 
 
 async def _is_down(client: KubernetesClient, name: str) -> bool:
-    try:
-        return not rollout.is_ready(await client.get(f"/api/v1/nodes/{name}"))
-    except KubernetesError as error:
-        if not error.is_absent:
-            raise
-        return True
+    node = await client.if_there(f"/api/v1/nodes/{name}")
+    return node is None or not rollout.is_ready(node)
 
 
 def down_told(workload: Object, down: Sequence[str]) -> list[str]:

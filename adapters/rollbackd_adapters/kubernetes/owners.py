@@ -3,7 +3,7 @@
 Each is known by what it writes on the objects that it manages, as its documentation says.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 _ARGO = ("argocd.argoproj.io/tracking-id", "argocd.argoproj.io/instance")
@@ -52,6 +52,14 @@ def owners_of(workload: Mapping[str, Any], field: str = "f:template") -> list[Wo
     for owner in _owners(workload.get("metadata") or {}, field):
         found.setdefault(owner.kind, owner)
     return list(found.values())
+
+
+def owner_refusals(owners: Iterable[WorkloadOwner], despite: Collection[str]) -> list[str]:
+    """What stands against a change, a sentence for each owner that nobody deals with.
+
+    :param despite: the kinds of those that the plan deals with.
+    """
+    return [owner.refusal for owner in owners if owner.kind not in despite]
 
 
 def _owners(metadata: Mapping[str, Any], field: str) -> Iterator[WorkloadOwner]:

@@ -19,7 +19,7 @@ from rollbackd_adapters.failures import holding
 from rollbackd_adapters.ids import incident_of
 from rollbackd_adapters.kubernetes import lacking, rollout
 from rollbackd_adapters.kubernetes.client import KubernetesClient, KubernetesError, Object, identified_client
-from rollbackd_adapters.kubernetes.owners import owners_of
+from rollbackd_adapters.kubernetes.owners import owner_refusals, owners_of
 from rollbackd_adapters.kubernetes.resting import (
     MARK,
     PAUSED,
@@ -170,12 +170,8 @@ class ScaleAdapter(BracketAdapter[ScaleSettings]):
         :param until: put that there for the time being, and leave the mark.
         """
         for _ in range(_TRIES):
-            try:
-                present = await client.get(field.path)
-            except KubernetesError as error:
-                if error.is_absent:
-                    return
-                raise
+            if (present := await client.if_there(field.path)) is None:
+                return
             rest, value = rest_of(present), field.value(present)
             if rest is None and field.is_at_rest(present) and field.name in was:
                 rest = Rest(key, was[field.name], value)
@@ -219,8 +215,8 @@ class ScaleAdapter(BracketAdapter[ScaleSettings]):
                 text = f"is at rest for incident {one_line(incident_of(rest.key))}, it was at {one_line(str(rest.was))}"
                 found.append(f"{field.name} {text}; end that first, or take its annotation {MARK} away")
             if kind != "scaledobject":
-                owners = owners_of(present, f"f:{field.field[-1]}")
-                found += [f"{field.name}: {o.refusal}" for o in owners if o.kind not in self._settings.despite]
+                refused = owner_refusals(owners_of(present, f"f:{field.field[-1]}"), self._settings.despite)
+                found += [f"{field.name}: {text}" for text in refused]
         return found
 
     # -- asking ---------------------------------------------------------------------------------
@@ -250,14 +246,11 @@ class ScaleAdapter(BracketAdapter[ScaleSettings]):
         """The objects. :raises AdapterError: one that is to be there is not."""
         found = []
         for field in fields:
-            try:
-                found.append((field, await client.get(field.path)))
-            except KubernetesError as error:
-                if not error.is_absent:
-                    raise
-                if all_there:
-                    text = f"there is no {field.name} in namespace {self._settings.namespace}"
-                    raise AdapterError(f"cluster {client.name}: {text}; correct its name", permanent=False) from None
+            if all_there:
+                named = f"{field.name} in namespace {self._settings.namespace}"
+                found.append((field, await client.existing(field.path, named, "correct its name")))
+            elif (present := await client.if_there(field.path)) is not None:
+                found.append((field, present))
         return found
 
 

@@ -47,13 +47,7 @@ class Workload:
 
     async def read(self) -> Object:
         """The object. :raises AdapterError: it is not there, or is no such workload."""
-        try:
-            found = await self.client.get(self.path)
-        except KubernetesError as error:
-            if not error.is_absent:
-                raise
-            text = f"cluster {self.client.name}: there is no {self._named}; correct its name, or bring it back"
-            raise AdapterError(text, permanent=False) from None
+        found = await self.client.existing(self.path, self._named, "correct its name, or bring it back")
         if not is_template((found.get("spec") or {}).get("template")):
             text = f"cluster {self.client.name}: GET {self.path}: there is no pod template in the answer"
             raise AdapterError(text, permanent=False)
