@@ -1,6 +1,8 @@
 """The layers of a service: asked all at once, each in its own words when it does not answer."""
 
 import asyncio
+import gc
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -120,6 +122,32 @@ async def test_who_cancels_a_look_is_heard(house: House) -> None:
     broken(house, "code", "current", asyncio.CancelledError())
     with pytest.raises(asyncio.CancelledError):
         await of(house).look()
+
+
+@pytest.mark.parametrize(
+    "look",
+    [
+        lambda layers: layers.look(),
+        lambda layers: layers.there(),
+        lambda layers: layers.releases("code"),
+        lambda layers: layers.ready(),
+    ],
+)
+@pytest.mark.filterwarnings("error")
+async def test_a_look_that_is_cancelled_before_it_begins_asked_nothing(
+    house: House, look: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A question that nobody awaits would be a warning of the interpreter, in a log that is JSON."""
+    unraisable: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", unraisable.append)
+    for turns in range(6):
+        task = asyncio.ensure_future(look(of(house)))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    gc.collect()
+    assert unraisable == []
 
 
 # -- readiness and plans ------------------------------------------------------------------------

@@ -93,7 +93,7 @@ class Layers:
         """The release of a layer of data that brings back what it held then. :raises LookFailed: there is none."""
         adapter = self.adapters[layer]
         assert isinstance(adapter, PointInTime)
-        return await self._ask(layer, adapter.as_of(time))
+        return await self._ask(layer, partial(adapter.as_of, time))
 
     @property
     def marked(self) -> tuple[str, ...]:
@@ -104,7 +104,7 @@ class Layers:
         """Mark what a layer of data holds now. :raises LookFailed: it cannot, or not in time."""
         adapter = self.adapters[layer]
         assert isinstance(adapter, Marks)
-        await self._ask(layer, adapter.mark(at, why), _MARKING)
+        await self._ask(layer, partial(adapter.mark, at, why), _MARKING)
 
     async def look(self, *, mixed: bool = False) -> State:
         """The releases that are there now.
@@ -113,7 +113,9 @@ class Layers:
         :raises LookFailed: when any layer does not answer.
         """
         names = [name for name, adapter in self.adapters.items() if adapter.traits.releases]
-        found = await asyncio.gather(*(self._ask(name, _present(self.adapters[name], mixed=mixed)) for name in names))
+        found = await asyncio.gather(
+            *(self._ask(name, partial(_present, self.adapters[name], mixed=mixed)) for name in names)
+        )
         return State(dict(zip(names, found, strict=True)))
 
     async def steady(self, known: str, clock: Clock, *, mixed: bool = False) -> State | None:
@@ -131,7 +133,7 @@ class Layers:
     async def there(self) -> dict[str, tuple[Release, ...]]:
         """What each layer can go back to, newest first. :raises LookFailed: when any layer does not answer."""
         names = [name for name, adapter in self.adapters.items() if adapter.traits.releases]
-        found = await asyncio.gather(*(self._ask(name, self.adapters[name].releases()) for name in names))
+        found = await asyncio.gather(*(self._ask(name, self.adapters[name].releases) for name in names))
         return {name: tuple(releases) for name, releases in zip(names, found, strict=True)}
 
     async def releases(self, layer: str) -> tuple[Release, ...]:
@@ -139,7 +141,7 @@ class Layers:
         adapter = self.adapters.get(layer)
         if adapter is None or not adapter.traits.releases:
             raise LookFailed(f"{layer}: {self.service.name} has no such layer with releases")
-        now, others = await asyncio.gather(self._ask(layer, adapter.current()), self._ask(layer, adapter.releases()))
+        now, others = await asyncio.gather(self._ask(layer, adapter.current), self._ask(layer, adapter.releases))
         return (now, *others)
 
     async def ready(self, names: Sequence[str] = ()) -> tuple[Problem, ...]:
@@ -156,7 +158,7 @@ class Layers:
         try:
             if adapter.traits.releases:
                 present, there = await asyncio.gather(
-                    self._ask(name, _present(adapter, mixed=True)), self._ask(name, adapter.releases())
+                    self._ask(name, partial(_present, adapter, mixed=True)), self._ask(name, adapter.releases)
                 )
                 targets = [release for release in there if release != present][:_PLANNED]
             else:
@@ -174,7 +176,7 @@ class Layers:
         first: LookFailed | None = None
         for target in targets:
             try:
-                await self._ask(name, self.adapters[name].plan(target), self._patience(name))
+                await self._ask(name, partial(self.adapters[name].plan, target), self._patience(name))
             except LookFailed as error:
                 first = first or error
             else:
@@ -184,7 +186,7 @@ class Layers:
 
     async def _problems(self, name: str) -> Sequence[Problem]:
         try:
-            found = await self._ask(name, self.adapters[name].ready(), self._patience(name))
+            found = await self._ask(name, self.adapters[name].ready, self._patience(name))
             return tuple(replace(problem, text=self.clean(problem.text)) for problem in found)
         except LookFailed as error:
             return (Problem(name, str(error).removeprefix(f"{name}: ")),)
@@ -236,14 +238,14 @@ class Layers:
                 return (f"{file.name}: {error}",)
         if not code or known is None or (present is not None and known.id == present.id):
             return ()
-        return await self._ask(name, keeper.unfit(known))
+        return await self._ask(name, partial(keeper.unfit, known))
 
     async def _read(self, file: Path, code: Sequence[Change]) -> str:
         """What a file has in the releases that code goes to; empty where none has it."""
         for change in code:
             adapter = self.adapters[change.layer]
             if isinstance(adapter, ReadsReleases) and is_moved_by(adapter, file):
-                return await self._ask(change.layer, adapter.read(change.after, file))
+                return await self._ask(change.layer, partial(adapter.read, change.after, file))
         return ""
 
     async def _fixed(self, spec: PlanSpec) -> dict[str, Release]:
@@ -257,7 +259,7 @@ class Layers:
 
     async def _there(self, layer: str) -> Sequence[Release]:
         adapter = self.adapters[layer]
-        return await self._ask(layer, adapter.releases()) if adapter.traits.releases else ()
+        return await self._ask(layer, adapter.releases) if adapter.traits.releases else ()
 
     async def unfound(self) -> tuple[str, ...]:
         """Why plans cannot go to what they fix, a sentence for each such plan."""
@@ -275,15 +277,17 @@ class Layers:
         there = await self._there(layer) if texts else ()
         return frozenset(release.id for release in there if any(map(release.is_called, texts)))
 
-    async def pruned(self, layer: str, work: Awaitable[Sequence[str]]) -> Sequence[str]:
+    async def pruned(self, layer: str, prune: Callable[[], Awaitable[Sequence[str]]]) -> Sequence[str]:
         """What a layer has dropped. :raises LookFailed: it failed."""
-        return await self._ask(layer, work, _PRUNING)
+        return await self._ask(layer, prune, _PRUNING)
 
     async def _step(self, move: Move, way: PlanRequest, *, fixed: bool) -> Change:
         if move.to == NO_RELEASE and way.data is not None and self.traits[move.layer].releases:
             await self.as_of(move.layer, way.data.time)  # there was none, which it says again
             raise LookFailed(f"{move.layer}: a copy of its data came only now; it is decided again")
-        change = await self._ask(move.layer, self.adapters[move.layer].plan(move.to), self._patience(move.layer))
+        change = await self._ask(
+            move.layer, partial(self.adapters[move.layer].plan, move.to), self._patience(move.layer)
+        )
         if change.before.parts and change.before != way.present.releases.get(move.layer):
             raise LookFailed(f"{move.layer}: its parts differ since it was looked at: {change.before.label}")
         again = (_AGAIN,) if move.layer in way.unfinished else ()
@@ -310,12 +314,12 @@ class Layers:
         own = getattr(self.service.layers[layer], "timeout", None)
         return max(ASKING, own) if isinstance(own, timedelta) else ASKING
 
-    async def _ask(self, layer: str, question: Awaitable[T], limit: timedelta | None = None) -> T:
-        """Await an answer, within its limit."""
+    async def _ask(self, layer: str, ask: Callable[[], Awaitable[T]], limit: timedelta | None = None) -> T:
+        """Ask, and await the answer within its limit. Whoever is cancelled before it begins has asked nothing."""
         limit = limit or ASKING
         try:
             async with asyncio.timeout(limit.total_seconds()):
-                return await question
+                return await ask()
         except AdapterError as error:
             raise LookFailed(f"{layer}: {self.clean(str(error))}") from error
         except TimeoutError as error:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 
 from rollbackd.adapter import Prunes, Snapshots
 from rollbackd.execution.layers import Layers, LookFailed
@@ -51,7 +52,7 @@ class Retention:
             spare = await self.spared(service, layer)
             if self._read_model.of(service).acting is not None:
                 return
-            dropped = await layers.pruned(layer, adapter.prune(spare))
+            dropped = await layers.pruned(layer, partial(adapter.prune, spare))
         except LookFailed as error:
             self._log.warning("old releases are not dropped", service=service, error=str(error))
         else:
