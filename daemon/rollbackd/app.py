@@ -46,7 +46,7 @@ from rollbackd.system.process_one import leave_process_one
 from rollbackd.system.rounds import Rounds, Work
 from rollbackd.system.tasks import end
 from rollbackd.system.vitals import PartDied, stir
-from rollbackd.views.presenters import record_view
+from rollbackd.views.presenters import sentence
 from rollbackd.views.shapes import IncidentView, RecordView
 
 _AGAIN = timedelta(seconds=5)
@@ -89,8 +89,8 @@ class DaemonProcess:
     def _log_fact(self, record: facts.Record) -> None:
         """What people and programs order, and what checks say; decisions and ends are logged where they are made."""
         if record.actor != DAEMON or isinstance(record.fact, facts.Round | facts.Gated):
-            view = record_view(record)
-            self._log.info(view.kind, stream=record.stream, actor=record.actor, says=view.text)
+            kind = type(record.fact).__name__
+            self._log.info(kind, stream=record.stream, actor=record.actor, says=sentence(record.fact))
 
     async def run(self) -> bool:
         """Serve until told to stop; returns whether to execute anew. :raises CannotListenError: PartDied:"""

@@ -78,7 +78,7 @@ class Metrics(Collector):
         yield from self._messages()
 
     def _fleet(self) -> Iterable[Metric]:
-        held = any(hold.scope == "*" for hold in self._parts.holds.listed())
+        held = bool(self._parts.holds.of_all())
         yield GaugeMetricFamily("rollbackd_held", "1 while all services are held.", value=held)
         stopped = failures_in_a_row(self._read_model.fleet) >= self._config.limits.breaker.failures
         yield GaugeMetricFamily(

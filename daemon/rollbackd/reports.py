@@ -110,11 +110,10 @@ class Reports:
 
     def planned(self) -> list[CalendarEntry]:
         """Every `{report: month}` of the configuration, as the calendar takes it."""
-        entries = [one for one in self._config.schedules if isinstance(one, ReportSchedule)]
+        entries = {_name(one): one for one in self._config.schedules if isinstance(one, ReportSchedule)}
         return [
             CalendarEntry(name, one.times, partial(self._told.get, name), partial(self._tell_month, name, one))
-            for one in entries
-            for name in [f"report month {one.cron} {one.zone} {','.join(one.to)}"]
+            for name, one in entries.items()
         ]
 
     async def _tell_month(self, name: str, entry: ReportSchedule) -> None:
@@ -127,6 +126,10 @@ class Reports:
         text = f"{many} in {month}, {view.recovered} recovered; `rollbackd report month {month}` has all of it"
         details = {"entry": name, "receivers": ",".join(entry.to), **{head: one for head, one in said.items() if one}}
         await self._read_model.tell(facts.Notice(MONTHLY, text, details=details))
+
+
+def _name(entry: ReportSchedule) -> str:
+    return f"report month {entry.cron} {entry.zone} {','.join(entry.to)}"
 
 
 def _put(directory: Path, detail: IncidentDetail) -> None:

@@ -296,6 +296,13 @@ async def test_an_empty_delivery_is_none(journal: Journal) -> None:
     assert (receipt.new, receipt.again) == ((), ())
 
 
+async def test_what_waits_of_one_source_is_told_from_the_rest(journal: Journal) -> None:
+    await journal.receive([*alerts("a"), Received("click", "slack", b"{}")])
+    assert [item.key for item in await journal.unhandled("slack")] == ["click"]
+    assert [item.key for item in await journal.unhandled("nobody")] == []
+    assert [item.key for item in await journal.unhandled()] == ["a", "click"]
+
+
 async def test_a_unit_handles_its_alerts_or_loses_with_them(journal: Journal) -> None:
     first, second = (await journal.receive(alerts("a", "b"))).new
     await journal.append(Entry(STREAM, Adopted("x"), follows=0), handled=[first.id])

@@ -18,7 +18,7 @@ import rollbackd.page
 from rollbackd.model import Request
 from rollbackd.page.sessions import LASTS, LINK_LASTS, PageSessions
 from rollbackd.page.streams import MOST_STREAMS
-from rollbackd.views.shapes import FindingView, HoldView, RecordView, RuleView
+from rollbackd.views.shapes import CheckView, FindingView, HoldView, RecordView, RuleView
 from tests.fakes.clock import ManualClock
 from tests.fakes.operations import ASKING, CHECKOUT, DECIDED, NOON, OPENED, SEARCH, V41, FakeOperations
 from tests.fakes.serving import TOKENS, Served, serving
@@ -439,7 +439,7 @@ def _hostile(operations: FakeOperations, text: str) -> None:
     operations.incidents_["checkout-2"] = replace(
         ASKING, rule=text, reason=text, question=asked, change=text, notes=(text,), before=state, target=state,
         steps=tuple(replace(step, after=text, risks=(text,)) for step in OPENED.steps), acknowledged=text,
-        entered=(text,), plan=text,
+        entered=(text,), plan=text, evidence=(CheckView(text, "bad", text),),
     )  # fmt: skip
     operations.records["checkout-2"] = [
         RecordView(1, NOON, text, "ApplyFailed", text, {"evidence": text}), RecordView(2, NOON, text, "Told", text),

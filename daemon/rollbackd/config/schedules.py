@@ -137,9 +137,9 @@ SCHEDULES: Mapping[str, type[Spec]] = {
 
 
 def _kind(value: object) -> str | None:
-    if isinstance(value, (OnCalendar, ReportSchedule)):
-        return next(f"<{key}>" for key, model in SCHEDULES.items() if isinstance(value, model))
-    return next((f"<{key}>" for key in SCHEDULES if isinstance(value, dict) and key in value), None)
+    written = value if isinstance(value, dict) else {}
+    found = (key for key, model in SCHEDULES.items() if key in written or isinstance(value, model))
+    return next((f"<{key}>" for key in found), None)
 
 
 Schedule = Annotated[

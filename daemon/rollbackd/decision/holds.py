@@ -31,17 +31,23 @@ class ActiveHolds:
 
     def __call__(self, service: str, labels: Mapping[str, str], *, silences: bool = True) -> tuple[str, ...]:
         found = [f"held: {hold.reason}" for hold in self._files.holds(service)]
-        for held, hold in (
-            ("all services held", self._read_model.fleet.hold),
-            ("held", self._read_model.of(service).hold),
-        ):
-            if hold is not None and hold.holds(self._clock.now()):
-                found.append(f"{held} by {hold.actor}" + (f": {hold.reason}" if hold.reason else ""))
+        found += self._ordered("all services held", self._read_model.fleet.hold)
+        found += self._ordered("held", self._read_model.of(service).hold)
         own = self._config.service(service)
         for silence in self._silences() if silences else ():
             if any(silence.matches({**match, **labels}) for match in (own.match if own is not None else ())):
                 found.append(f"silenced in Alertmanager by {silence.created_by}: {silence}")
         return tuple(found)
+
+    def of_all(self) -> tuple[str, ...]:
+        """A sentence for each thing that holds all services."""
+        files = [f"held: {hold.reason}" for hold in self._files.holds_of_all()]
+        return (*files, *self._ordered("all services held", self._read_model.fleet.hold))
+
+    def _ordered(self, held: str, hold: Hold | None) -> list[str]:
+        if hold is None or not hold.holds(self._clock.now()):
+            return []
+        return [f"{held} by {hold.actor}" + (f": {hold.reason}" if hold.reason else "")]
 
     def listed(self) -> list[HoldView]:
         """Everything that holds anything, for people."""

@@ -177,8 +177,8 @@ class Journal(Protocol):
         """
         ...
 
-    async def unhandled(self) -> list[Arrived]:
-        """What no fact names yet, oldest first."""
+    async def unhandled(self, source: str = "") -> list[Arrived]:
+        """What no fact names yet, oldest first; of one source when given."""
         ...
 
     async def arrived(self, source: str, since: datetime) -> list[Arrived]:

@@ -122,8 +122,8 @@ class MemoryJournal:
             new.append(self.inbox[item.key])
         return Receipt(tuple(new), tuple(again))
 
-    async def unhandled(self) -> list[Arrived]:
-        return [row for row in self.inbox.values() if row.id not in self.done]
+    async def unhandled(self, source: str = "") -> list[Arrived]:
+        return [row for row in self.inbox.values() if row.id not in self.done and source in {"", row.source}]
 
     async def arrived(self, source: str, since: datetime) -> list[Arrived]:
         return [row for row in self.inbox.values() if row.source == source and row.seen >= since]

@@ -49,8 +49,9 @@ def hash_of(connection: Connection, seq: int) -> bytes | None:
     return found
 
 
-def unhandled(connection: Connection) -> list[Arrived]:
-    return _arrived(connection.execute(f"{_INBOX} WHERE handled = 0 ORDER BY id"))
+def unhandled(connection: Connection, source: str) -> list[Arrived]:
+    some, values = ("AND source = ?", (source,)) if source else ("", ())
+    return _arrived(connection.execute(f"{_INBOX} WHERE handled = 0 {some} ORDER BY id", values))
 
 
 def arrived(connection: Connection, source: str, since: datetime) -> list[Arrived]:

@@ -155,8 +155,8 @@ class SqliteJournal:
         receipt: Receipt = await self._writer.submit(WriteRequest(self._writer.future(), items=items))
         return receipt
 
-    async def unhandled(self) -> list[Arrived]:
-        return await self._ask(reading.unhandled)
+    async def unhandled(self, source: str = "") -> list[Arrived]:
+        return await self._ask(reading.unhandled, source)
 
     async def arrived(self, source: str, since: datetime) -> list[Arrived]:
         return await self._ask(reading.arrived, source, since)

@@ -119,7 +119,7 @@ class SignalCommands:
         body = json.dumps({"file": readable(command.name), "actor": command.actor, "fields": command.fields})
         await self._read_model.receive([Received(command.key, "file", body.encode())])
         boundary("orders.taken")
-        waiting = {row.key: row.id for row in await self._read_model.journal.unhandled() if row.source == "file"}
+        waiting = {row.key: row.id for row in await self._read_model.journal.unhandled("file")}
         problem = command.problem
         if command.key in waiting:
             row = waiting[command.key]

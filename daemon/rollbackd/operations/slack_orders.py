@@ -160,9 +160,7 @@ class SlackOrders:
 
     async def settle(self) -> None:
         """Carry out every click that waits. :raises JournalUnavailable: some wait on."""
-        for row in await self._read_model.journal.unhandled():
-            if row.source != SOURCE:
-                continue
+        for row in await self._read_model.journal.unhandled(SOURCE):
             try:
                 await self._carry_out(_CLICK.validate_json(row.body))
             except JournalUnavailable:

@@ -126,10 +126,16 @@ class SignalFiles:
     # -- holds ----------------------------------------------------------------------------------
     def holds(self, service: str) -> tuple[HoldFile, ...]:
         """What holds a service right now. Anything but a clean "no such file" in the directory we know holds it."""
+        return self._held_by("HOLD", f"HOLD.{service}")
+
+    def holds_of_all(self) -> tuple[HoldFile, ...]:
+        """What holds all services right now."""
+        return self._held_by("HOLD")
+
+    def _held_by(self, *names: str) -> tuple[HoldFile, ...]:
         if trouble := self.trouble():
             return (HoldFile("HOLD", "daemon", trouble),)
-        found = (self._hold("HOLD"), self._hold(f"HOLD.{service}"))
-        return tuple(hold for hold in found if hold is not None)
+        return tuple(hold for name in names if (hold := self._hold(name)) is not None)
 
     def all_holds(self, services: Collection[str] = ()) -> dict[str, HoldFile]:
         """Every hold file there is, by the service that it names, `*` for all; for lists, not for deciding.
