@@ -15,7 +15,7 @@ from rollbackd.rules.samples import Observation
 from rollbackd.rules.spec import CheckWhen, EventWhen, QueryWhen, Rule
 from rollbackd.signals.rule_state import RuleStates
 
-_VERDICTS = (Verdict.GOOD, Verdict.BAD, Verdict.INCONCLUSIVE)
+_VERDICTS = (Verdict.GOOD, Verdict.BAD, Verdict.INCONCLUSIVE, Verdict.INCONCLUSIVE)
 
 
 @dataclass
@@ -78,7 +78,7 @@ class PlayedCondition:
         track = states.track(self.rule, self.position, self.service)
         if track.verdict is not _VERDICTS[self.last]:  # it looks back too far: nothing follows from it yet
             return False
-        if self.last == verdicts.GOOD:
+        if self.last in (verdicts.GOOD, verdicts.IDLE):
             return track.since is None and not track.scored
         if self.last == verdicts.UNSURE:
             return True

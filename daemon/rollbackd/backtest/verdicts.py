@@ -20,9 +20,10 @@ from rollbackd.signals.query_conditions import by_itself
 
 Column: TypeAlias = "array[float]"
 """What a series had at each poll of a chunk."""
-GOOD, BAD, UNSURE = 0, 1, 2
+GOOD, BAD, UNSURE, IDLE = 0, 1, 2, 3
+"""`IDLE` is of a score: nothing was asked of the service, which says nothing of it, and is an answer all the same."""
 _CODES = {Verdict.GOOD: GOOD, Verdict.BAD: BAD, Verdict.INCONCLUSIVE: UNSURE}
-_RUNS = re.compile(rb"\x00+|\x01+|\x02+")
+_RUNS = re.compile(rb"\x00+|\x01+|\x02+|\x03+")
 
 
 def values_at(columns: Iterable[Column], place: int) -> list[float]:
@@ -78,13 +79,19 @@ def _of_score(
         return bytes((UNSURE,)) * count
     if len(columns) > 1 or len(counted) > 1:
         seen = (observed(leaf, columns, counted, place).counted for place in range(count))
-        return bytes(UNSURE if one is None else BAD if evidence(one, score) > 0 else GOOD for one in seen)
+        return bytes(
+            UNSURE if one is None else IDLE if not one[1] else BAD if evidence(one, score) > 0 else GOOD for one in seen
+        )
     error, other = score.weights
     return bytes(
         [
-            (BAD if min(errors, requests) * error + max(requests - errors, 0.0) * other > 0 else GOOD)
-            if 0 <= errors < inf and 0 <= requests < inf
-            else UNSURE
+            UNSURE
+            if not (0 <= errors < inf and 0 <= requests < inf)
+            else IDLE
+            if not requests
+            else BAD
+            if min(errors, requests) * error + max(requests - errors, 0.0) * other > 0
+            else GOOD
             for errors, requests in zip(columns[0], counted[0], strict=True)
         ]
     )

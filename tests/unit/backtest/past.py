@@ -112,7 +112,7 @@ def configured(directory: Path, rules: list[Any], services: tuple[str, ...] = ("
                 "name": name,
                 "match": {"service": name},
                 "layers": {"code": _LAYER},
-                "checks": {"health": {"command": ["true"]}},
+                "checks": {"health": {"command": ["true"]}, "smoke": {"command": ["true"]}},
                 "verify": {"every": "30s", "passes": 2, "deadline": "5m", "checks": ["health"]},
             }
             for name in services

@@ -21,7 +21,7 @@ from rollbackd.backtest.recorded import ChangesUnreadable, MetricChanges, from_t
 from rollbackd.backtest.sweep import Sweep
 from rollbackd.model import Verdict
 from rollbackd.rules.spec import QueryWhen, Rule
-from rollbackd.rules.tracks import Standing
+from rollbackd.rules.tracks import Standing, Track, step
 from rollbackd.signals.query_answers import MISSING, Row, Unusable, rows
 from rollbackd.syntax.units import format_duration
 from rollbackd.system.clock import SystemClock
@@ -238,6 +238,21 @@ def test_verdicts_of_many_polls_are_those_of_each(
         bytes((code,)) * (end - start)
         for start, end, code in zip(starts, [*starts[1:], 6], found, strict=True)
     ) == many  # fmt: skip
+
+
+COUNTS = st.lists(st.lists(st.sampled_from([0.0, 1.0, 50.0, -1.0, nan, MISSING]), min_size=6, max_size=6), max_size=2)
+
+
+@given(columns=COUNTS, counted=COUNTS, around=st.sampled_from([0.01, 0.1, 0.5]))
+def test_a_scores_codes_say_what_one_look_alone_comes_to(columns: Any, counted: Any, around: float) -> None:
+    leaf = QueryWhen.model_validate({"query": "q[1m]", "score": {"of": "n[1m]", "around": around}})
+    own, rests = ([array("d", column) for column in each] for each in (columns, counted))
+    for place, code in enumerate(verdicts.codes(leaf, own, rests, 6)):
+        seen = verdicts.observed(leaf, own, rests, place)
+        track = step(Track(), leaf, seen.verdict, seen.reason, at(place), timedelta(seconds=15), seen)
+        assert (code in (verdicts.GOOD, verdicts.BAD)) == (track.verdict is not Verdict.INCONCLUSIVE)
+        assert (code == verdicts.BAD) == (track.scored > 0)
+        assert (code == verdicts.UNSURE) == (track.scored_at is None)
 
 
 @given(st.lists(st.sampled_from([Standing.GOOD, Standing.GOOD, Standing.INCONCLUSIVE, Standing.BAD]), min_size=1))

@@ -8,10 +8,12 @@ from math import inf, nan
 from pathlib import Path
 from typing import Any
 
-from hypothesis import HealthCheck, Phase, given, settings
+import pytest
+from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
-from tests.unit.backtest.past import PastServer, at, configured, played
+from rollbackd import facts
+from tests.unit.backtest.past import Course, PastServer, at, configured, played
 
 BEGIN, HOURS = at(-2), 4
 """Over midnight, where one chunk ends and the next begins."""
@@ -80,6 +82,15 @@ def alerts_() -> st.SearchStrategy[list[Any]]:
     )
 
 
+@example(
+    rules=[{"name": "rule-0", "when": {"query": FAILED, "score": {"of": ALL}}}],
+    errors=([(5, 0.05)], [(5, 0.05)]),
+    counts=[(30, 0.0), (2, None), (30, 49.0), (9, 400.0)],
+    failures=([(1, 50.0)], [(500, 0.0)]),
+    changes=f"{at(-1, -8).isoformat()} bank v2",
+    alerts=[],
+    bake="10m",
+)
 @settings(max_examples=15, suppress_health_check=list(HealthCheck), phases=(Phase.explicit, Phase.generate))
 @given(
     rules=rules_(),
@@ -122,3 +133,37 @@ def test_skipping_makes_no_difference(
 
         quick, whole = asyncio.run(both())
     assert quick == whole
+
+
+class AnyMetric(dict[str, dict[str, Course]]):
+    """One service's course for every query there is: as usual, and from 00:45 to 01:30 bad, above or below."""
+
+    def __init__(self, usual: float, bad: float) -> None:
+        super().__init__()
+        self.usual, self.bad = usual, bad
+
+    def __missing__(self, query: str) -> dict[str, Course]:
+        return {"shop": lambda when: self.bad if at(0, 45) <= when < at(1, 30) else self.usual}
+
+    def get(self, query: str, default: Any = None) -> Any:
+        return self[query]
+
+
+PACKS = sorted(one.stem for one in (Path(__file__).parents[3] / "rules").glob("*.yaml"))
+ALSO = [("http", {"version_label": "version"})]
+
+
+@pytest.mark.parametrize(("usual", "bad"), [(0.0, 1e9), (1e9, 0.0), (10.0, nan), (nan, inf)])
+@pytest.mark.parametrize(("pack", "settings_"), [*((pack, {}) for pack in PACKS), *ALSO])
+def test_every_shipped_pack_is_played_and_skipping_makes_no_difference(
+    tmp_path: Path, pack: str, settings_: dict[str, Any], usual: float, bad: float
+) -> None:
+    config = configured(tmp_path, [{"pack": pack, **settings_}])
+    changes = f"{at(-12).isoformat()} shop v1\n{at(0, 30).isoformat()} shop v2\n"
+    server = PastServer(AnyMetric(usual, bad))
+    quick, whole = (
+        asyncio.run(played(tmp_path, config, server, changes, 2, every_poll=every_poll)).records
+        for every_poll in (False, True)
+    )
+    assert quick == whole
+    assert any(isinstance(one.fact, facts.Changed) for one in quick)
