@@ -9,7 +9,7 @@ from rollbackd import facts
 from rollbackd.decision.refusals import InvalidOrder, OrderRefused, UnknownName
 from rollbackd.model import Alert
 from rollbackd.operations.base import OperationsParts
-from rollbackd.operations.holds import HoldOperations
+from rollbackd.operations.hold_orders import HoldOperations
 from rollbackd.operations.incident_answers import IncidentAnswer, IncidentAnswers
 from rollbackd.operations.queries import StateQueries
 from rollbackd.operations.report_figures import ReportOperations

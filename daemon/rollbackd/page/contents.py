@@ -12,7 +12,7 @@ from rollbackd import facts
 from rollbackd.operations import Operations
 from rollbackd.operations.parameters import Reference, RequestFields
 from rollbackd.page import condition_labels
-from rollbackd.page.past import past_of
+from rollbackd.page.service_past import past_of
 from rollbackd.system.clock import Clock
 from rollbackd.views import report_text
 from rollbackd.views.shapes import DecisionView, IncidentView, ServiceView
