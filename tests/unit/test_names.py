@@ -1,4 +1,4 @@
-"""A public class is found by its name: no other has the same."""
+"""A public class is found by its name, and so is a file of tests: no other has the same."""
 
 import ast
 from collections import defaultdict
@@ -21,3 +21,9 @@ def test_no_two_public_classes_share_a_name() -> None:
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 found[node.name].append(str(path.relative_to(_ROOT)))
     assert {name for name, files in found.items() if len(files) > 1} == _IN_TWO_DOCUMENTS.keys()
+
+
+def test_no_two_files_of_tests_share_a_name() -> None:
+    """One process imports them all, by their names alone where their directory is no package."""
+    names = [path.name for path in (_ROOT / "tests").rglob("test_*.py")]
+    assert len(names) == len(set(names))
