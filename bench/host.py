@@ -24,6 +24,8 @@ from bench.alerts import ALERT, body, ended, service_name
 ROOT = Path(__file__).parents[1]
 START_WITHIN = 60.0
 _GLANCE = 0.02
+_IDLE = 0.1
+"""Seconds of processor time in one second."""
 _PLUGINS = {"rollbackd.adapters": {"fixed": "bench.fixed:Fixed"}}
 
 
@@ -211,6 +213,17 @@ class Host:
         """Until every alert in the inbox has led to a decision, or to nothing. :raises BenchError:"""
         left = "SELECT count(*) FROM inbox WHERE handled = 0"
         wait_until(lambda: not self.count(left), "the judging of all alerts", limit, 0.1)
+
+    def wait_until_idle(self, process: subprocess.Popen[str], limit: float = 120.0) -> None:
+        """Until the daemon has looked at all of its services, as it does after a start. :raises BenchError:"""
+        used = processor_time(process)
+
+        def idle() -> bool:
+            nonlocal used
+            before, used = used, processor_time(process)
+            return used - before < _IDLE
+
+        wait_until(idle, "the end of what a start brings", limit, 1.0)
 
 
 def service(number: int, layers: Mapping[str, Any], **more: Any) -> dict[str, Any]:

@@ -33,6 +33,7 @@ def measure(root: Path, sizes: Sizes) -> Row:
         started(["-m", "bench.load"], root, "load.log", **pipes) as load,
     ):
         wait_until(lambda: serves(port, bare, root / "bare.log"), "the bare handler")
+        host.wait_until_idle(daemon)
         for number in range(-1, sizes.rounds):  # the first one warms up
             first = (number + 1) * sizes.posts
             used = processor_time(daemon), processor_time(bare)

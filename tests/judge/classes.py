@@ -79,14 +79,17 @@ def new(dice: Dice, release: str = BAD, service: str = SHOP, at: float = 0.0) ->
 def released(dice: Dice, *effects: Effect, fleet: tuple[Host, ...] = (), begins: float = 0.0, **more: Any) -> Incident:
     """A release of the shop comes, and effects of it begin so long after it. Rolling it back is right from then on.
 
+    People meet a release of the code when its first instance has restarted, and one of another layer at once.
+
     :param effects: counted from the release; they last while it runs.
     """
     deploy = more.pop("deploy", None) or new(dice)
     own = tuple(replace(one, begin=deploy.at + one.begin, release=deploy.release) for one in effects)
-    harm = deploy.at + begins
+    fleet = fleet or hosts(dice)
+    harm = deploy.at + max(begins, fleet[0].restart if deploy.release.startswith("code=") else 0.0)
     more.setdefault("rights", (Right(SHOP, deploy.release, harm, GOOD),))
     extra = more.pop("effects", ())
-    return Incident(fleet or hosts(dice), noon(dice), (deploy, *more.pop("deploys", ())), (*own, *extra), **more)
+    return Incident(fleet, noon(dice), (deploy, *more.pop("deploys", ())), (*own, *extra), **more)
 
 
 def innocent(dice: Dice, *effects: Effect, fleet: tuple[Host, ...] = (), **more: Any) -> Incident:

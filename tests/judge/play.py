@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from math import floor
 from pathlib import Path
 
 from rollbackd import facts
@@ -9,6 +10,7 @@ from rollbackd.model import Decision, incident_service
 from tests.judge.alerting import Alerting
 from tests.judge.configurations import Configuration
 from tests.judge.incident import MINUTE, Act, Deploy, Incident, Right
+from tests.judge.series import PACE
 from tests.judge.stage import JudgeStage, moment, seconds
 from tests.unit.judgement import told
 
@@ -62,7 +64,7 @@ class Course:
     """When an incident's parts are played."""
 
     start: float
-    """When the daemon begins."""
+    """When the daemon begins, and polls from then on: at full paces, to which no deployment keeps."""
     until: float
     past: tuple[Deploy, ...]
     """Deployments before that."""
@@ -86,7 +88,7 @@ def course(incident: Incident) -> Course:
     ends += [one.harm + _PATIENCE for one in incident.rights if not one.after_rollback]
     if any(one.after_rollback for one in incident.deploys):
         ends.append(max(one.harm for one in incident.rights) + 3 * _PATIENCE)
-    return Course(start, max([incident.lasts, *ends]), past, live)
+    return Course(floor(start / PACE) * PACE, max([incident.lasts, *ends]), past, live)
 
 
 class Player:

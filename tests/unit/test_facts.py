@@ -8,6 +8,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import get_args
 
+import pytest
+
 import rollbackd
 import rollbackd_adapters
 from rollbackd import facts
@@ -43,6 +45,7 @@ def test_every_class_of_facts_is_of_an_incident_of_a_service_or_of_the_fleet() -
     assert {one for one in classes if is_dataclass(one)} - {facts.Record} == ALL
 
 
+@pytest.mark.reads_sources
 def test_no_list_of_kinds_is_written_in_words_but_by_what_reads_json() -> None:
     """A list that is written with the classes cannot name a kind that there is not."""
     read_json = ("rollbackd/cli/", "rollbackd/views/report_text.py")

@@ -177,6 +177,7 @@ def strings(tree: ast.AST) -> list[str]:
     return [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
 
 
+@pytest.mark.reads_sources
 def test_nobody_else_has_a_guards_name_as_a_string() -> None:
     """What follows from a guard is asked of the table: a list of names beside it would not know the next one."""
     found = set()
