@@ -9,7 +9,17 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from rollbackd.config import access, files, followed, notify, overlaps, references, rules, scheduled, services
+from rollbackd.config import (
+    access,
+    files,
+    followed,
+    notify,
+    overlaps,
+    references,
+    rule_faults,
+    scheduled,
+    service_faults,
+)
 from rollbackd.config.explain import faults_of
 from rollbackd.config.models import Config, Service
 from rollbackd.config.outline import Outline, ServiceOutline, outline_of
@@ -95,8 +105,8 @@ def _load(
     taken = read_rules(source.document, path.parent, settings)
     outline = outline_of(source.document, shape, taken.placed, made.names)
     faults = [*source.document.faults, *taken.faults, *outline.faults]
-    faults += [*references.faults(outline), *rules.faults(outline)]
-    for part in (access, overlaps, services, notify, scheduled):
+    faults += [*references.faults(outline), *rule_faults.faults(outline)]
+    for part in (access, overlaps, service_faults, notify, scheduled):
         faults += starmap(source.document.fault, part.complaints(outline))
     written = None
     context = {} if look_for is None else {"look_for": look_for, "try_tls": try_tls}

@@ -6,7 +6,7 @@ from rollbackd.adapter import Discovers, RestsOn, is_moved_by
 from rollbackd.config.outline import NO_PROMETHEUS, Complaint, Outline, ServiceOutline
 from rollbackd.config.positions import Loc, entries, mapping, names
 from rollbackd.config.references import scope
-from rollbackd.config.rules import compared
+from rollbackd.config.rule_faults import compared
 from rollbackd.plugins import unknown
 
 
