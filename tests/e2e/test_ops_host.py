@@ -158,7 +158,7 @@ def sooner(config: dict[str, Any], units: Units, nginx: list[str], root: Path) -
     errors["for"] = "1s"
     errors["samples"] = {"query": errors["samples"]["query"].replace("[2m]", "[3s]"), "at_least": 5}
     key_function["every"] = "500ms"
-    service["verify"] |= {"settle": "200ms", "every": "200ms", "deadline": "30s"}
+    service["verify"] |= {"settle": "200ms", "every": "1s", "deadline": "30s"}
     layers = service["layers"]
     layers["page"] |= {"test": [*nginx, "-t"], "reload": [*nginx, "-s", "reload"], "pid": str(root / "nginx.pid")}
     layers["process"], layers["proxy"] = units.layer("smartalk"), units.layer("nginx")

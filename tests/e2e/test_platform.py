@@ -203,11 +203,11 @@ def sooner(config: dict[str, Any]) -> None:
     """Seconds for minutes; and the build waits while there is a file. The API is asked seldom enough that a restart on a
     busy machine is no trouble of its own."""
     (service,) = config["services"]
-    config["daemon"]["look_every"] = "300ms"
+    config["daemon"]["look_every"] = "1s"
     config["rules"][-1]["when"]["every"] = "20s"
     config["targets"]["steps"]["git"] = "1s"
     service["layers"]["db"]["max_loss"] = "1h"
-    service["verify"] |= {"settle": "200ms", "every": "200ms", "deadline": "15s"}
+    service["verify"] |= {"settle": "200ms", "every": "1s", "deadline": "15s"}  # each round is six programs
     service["layers"]["code"]["then"].append([PYTHON, "-c", _SLOWLY])
 
 
