@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import random
 import threading
 import time
 from collections import Counter
@@ -12,9 +13,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 _BOMB = gzip.compress(b" " * 2**28)
 _LINE = b"x" * 2**16
-_PATTERN = "(a+)+$"
-SLOW = "a" * 500 + "!"
-"""A label that a backtracking engine would look at for ever by that pattern."""
+_PATTERN = f"({'|'.join(f'.*a.{{{n}}}' for n in range(1, 60))}|(a+)+)z"
+SLOW = "".join(random.Random(1).choices("ab", k=1024))
+"""A label that a backtracking engine would look at for ever by that pattern, and a linear one for some ten ms."""
 
 
 class FarSide(ThreadingHTTPServer):
@@ -58,7 +59,7 @@ class _Answer(BaseHTTPRequestHandler):
         """Legal ones. What fires, it answers badly: were it to say that nothing does, each alert would have ended."""
         now = datetime.now(UTC)
         matchers = [{"name": "n", "value": _PATTERN, "isRegex": True, "isEqual": True}]
-        matchers.append({"name": "alertname", "value": "Nothing", "isRegex": False, "isEqual": True})
+        matchers.append({"name": "service", "value": "crowd", "isRegex": False, "isEqual": True})
         silence = {
             "id": "1", "matchers": matchers, "startsAt": now.isoformat(), "endsAt": (now + timedelta(1)).isoformat(),
             "createdBy": "x", "comment": "hostile", "status": {"state": "active"}, "updatedAt": now.isoformat(),

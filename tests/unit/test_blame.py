@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,7 +27,7 @@ CHANGE = START - minutes(10)
 """The last look at the old state."""
 SLOW = {"query": "q", "above": 1, "for": "5m"}
 SICK = {"alert": 'alertname=~"Sick|Ill", severity="page"'}
-ALERTS = 'ALERTS{alertname=~"Sick|Ill",severity="page",alertstate="firing"}'
+ALERTS = 'ALERTS{alertname=~"Sick|Ill",severity="page",alertstate=~"pending|firing"}'
 
 
 class Inquiry:
@@ -226,6 +227,28 @@ async def test_an_alert_is_looked_up_among_those_that_fired(
     one = inquiry(SICK)
     one.tell(course, ALERTS, alertname="Sick")
     assert await one.ask(alertname="Sick") == (verdict, said)
+
+
+def _one_where(there: Callable[[float], bool], ago: float) -> float | None:
+    return 1.0 if there(ago) else None
+
+
+@pytest.mark.parametrize(
+    ("pending", "fired", "verdict"),
+    [
+        (lambda ago: -2 < ago < 3, lambda ago: ago <= -2, BAD),  # it waited at the change, and fired after it
+        (lambda ago: -2 < ago < 0, lambda ago: ago <= -2, GOOD),  # it waits since the change
+        (lambda ago: 2 < ago < 6, lambda ago: ago <= -2, GOOD),  # it waited before, and that was over
+        (lambda ago: ago < 3, lambda _: False, UNKNOWN),  # it never fired, and nothing is known of what did
+    ],
+)
+async def test_an_alert_that_waited_to_fire_at_the_change_is_of_the_old_state(
+    inquiry: Made, pending: Any, fired: Any, verdict: Verdict
+) -> None:
+    one = inquiry(SICK)
+    for state, there in (("pending", pending), ("firing", fired)):
+        one.tell(partial(_one_where, there), ALERTS, alertname="Sick", alertstate=state)
+    assert (await one.ask(alertname="Sick"))[0] is verdict
 
 
 async def test_only_alerts_of_the_same_name_and_service_count(inquiry: Made) -> None:

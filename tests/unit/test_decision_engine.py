@@ -67,6 +67,20 @@ def slow_down(layer: WorldLayer, shop: Shop) -> None:
     setattr(layer, "current", current)  # noqa: B010
 
 
+# -- what is written down -------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("heard", "blamed"), [("10:20:08 alert Sick fires", None), ("10:35 alert Sick fires since 10:33", "code v2 -> v3")]
+)
+async def test_a_refusal_without_a_look_blames_no_change_that_may_not_be_the_last(
+    shop: Shop, heard: str, blamed: str | None
+) -> None:
+    await shop.let("10:10 unix:ann holds", "10:20:05 deploys v3", heard)
+    await shop.wait(seconds=2)
+    (made,) = (one.fact.decision for one in shop.journal.records if isinstance(one.fact, facts.Decided))
+    assert (made.change.name if made.change is not None else None) == blamed
+    assert (made.present is None) == (blamed is None)
+
+
 # -- races ----------------------------------------------------------------------------------------
 async def test_who_loses_the_race_for_an_opening_decides_again_and_opens_once(shop: Shop) -> None:
     rival = Rival(shop, NEWS)

@@ -7,7 +7,7 @@ import pytest
 
 from rollbackd import facts
 from rollbackd.model import Priority
-from rollbackd.policy.changes import announcement, names, newest, spell_of, to_blame, unconfirmed
+from rollbackd.policy.changes import announcement, began_later, names, newest, spell_of, to_blame, unconfirmed
 from rollbackd.policy.ledger import Announcement, ServiceLedger
 from tests.unit.builders import at, changed, minutes, service_of, state
 
@@ -205,3 +205,20 @@ def test_states_that_ran_for_days_are_not_gone_through() -> None:
     assert found(of) == "a"
     assert newest(of) is not None
     assert of.spells[-1].by - of.spells[-2].by == minutes(100)
+
+
+# -- questions and later states ----------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("asked", "onset", "later"),
+    [
+        pytest.param(1, 9, True, id="a change came between"),
+        pytest.param(1, 3, False, id="it began before the change"),
+        pytest.param(8, 9, False, id="they were asked after the change"),
+        pytest.param(1, None, False, id="nobody knows when it began"),
+    ],
+)
+def test_trouble_of_a_later_state_is_not_what_people_were_asked_about(
+    asked: float, onset: float | None, *, later: bool
+) -> None:
+    of = ledger(changed("v2", 4, 5))
+    assert began_later(of, at(asked), None if onset is None else at(onset)) is later

@@ -1,6 +1,7 @@
 """Approvals: what a question becomes once it is answered or expires. The world may have moved since it was asked."""
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -9,8 +10,8 @@ from rollbackd.config.models import Config
 from rollbackd.decision.situation import SituationReader
 from rollbackd.execution.preflight import Objection
 from rollbackd.incident.life import Incident
-from rollbackd.model import Action, ApprovalRequest, Decision, Outcome, Trigger
-from rollbackd.policy.changes import UNCONFIRMED, unconfirmed
+from rollbackd.model import Action, ApprovalRequest, Decision, Outcome, Trigger, Verdict
+from rollbackd.policy.changes import UNCONFIRMED, began_later, unconfirmed
 from rollbackd.policy.decide import decide, question_of
 from rollbackd.policy.guards import DATA_LOSS, IRREVERSIBLE, Situation, names
 from rollbackd.policy.ledger import ServiceLedger
@@ -52,7 +53,7 @@ class Approvals:
         given = self._as_of_now(incident, trigger, given)
         service = self._config.service(incident.service)
         now = replace(decide(trigger, given, service.plan if service else ()), joins=incident.id)
-        over = self._over(incident, given.ledger, given.now)
+        over = self._over(incident, given.ledger, given.now) or self._by_now(incident, trigger, given)
         return self._answered(incident, now, given, why, over) if by_people else self._late(incident, now, why, over)
 
     def _standing(self, incident: Incident) -> Trigger:
@@ -70,15 +71,31 @@ class Approvals:
         return given.renewed(self._situations.quick(trigger, given.present)).without(incident.id)
 
     def over(self, incident: Incident) -> str:
-        """Why a question's trouble counts as over now, known without a look; empty for a question about just that."""
+        """Why a question's trouble counts as over now, known without a look; empty for a question about just that.
+
+        What joined it and began in a later state is no trouble of its own: it is asked about by itself.
+        """
         if incident.decision.question is not None and incident.decision.question.over:
             return ""
-        return self._over(incident, self._read_model.of(incident.service), self._clock.now())
+        ledger = self._read_model.of(incident.service)
+        own = (one for one in incident.joined if not began_later(ledger, incident.opened, one.onset))
+        return self._all_over((incident.decision.trigger, *own), ledger, self._clock.now())
 
     def _over(self, incident: Incident, ledger: ServiceLedger, now: datetime) -> str:
         """Why all of the trouble counts as over; empty while any of it goes on, or while nobody can say."""
-        said = [self._is_over(trigger, ledger, now) for trigger in (incident.decision.trigger, *incident.joined)]
+        return self._all_over((incident.decision.trigger, *incident.joined), ledger, now)
+
+    def _all_over(self, triggers: Sequence[Trigger], ledger: ServiceLedger, now: datetime) -> str:
+        said = [self._is_over(trigger, ledger, now) for trigger in triggers]
         return "; ".join(dict.fromkeys(said)) if all(said) else ""
+
+    def _by_now(self, incident: Incident, trigger: Trigger, given: Situation) -> str:
+        """Why the only trouble that goes on is over by what was asked of the last minute."""
+        others = (one for one in (incident.decision.trigger, *incident.joined) if one is not trigger)
+        if not all(self._is_over(one, given.ledger, given.now) for one in others):
+            return ""
+        verdict, seen = given.recent or (Verdict.INCONCLUSIVE, "")
+        return f"the trouble is over by now: {seen}" if verdict is Verdict.GOOD else ""
 
     def _is_over(self, trigger: Trigger, ledger: ServiceLedger, now: datetime) -> str:
         """Why one trigger's trouble counts as over; empty while it goes on."""

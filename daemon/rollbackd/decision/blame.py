@@ -10,7 +10,7 @@ from math import isfinite
 from rollbackd.config.models import Config
 from rollbackd.model import Verdict
 from rollbackd.rules.conditions import Condition, combine
-from rollbackd.rules.matchers import parse_matchers, selector
+from rollbackd.rules.matchers import Matcher, parse_matchers, selector
 from rollbackd.rules.reach import LEAST, reach, recent
 from rollbackd.rules.spec import AlertWhen, Leaf, QueryWhen, Rule
 from rollbackd.rules.tracks import Standing, Track, step
@@ -33,6 +33,7 @@ _SHARE = 1 / 3
 """Trouble for this share of the time before a change is the old state's, also when it was not there at the change."""
 _MISSED = 3
 """The fewest points without an answer, right before the change, that leave it open what was there."""
+_KNOWN = Matcher("alertstate", "=~", "pending|firing")
 _VERDICTS = {
     Standing.GOOD: Verdict.GOOD,
     Standing.PENDING: Verdict.GOOD,  # bad, but not for as long as the rule wants
@@ -201,30 +202,33 @@ class Blame:
     async def _alert(
         self, rule: Rule, leaf: AlertWhen, service: str, span: tuple[datetime, datetime], name: str
     ) -> Condition:
-        """Whether an alert fired before the change, as Prometheus's own series `ALERTS` has it.
+        """Whether an alert fired before the change, or waited then to fire and did: Prometheus's own `ALERTS` says it.
 
         The query is made of the rule's matchers alone; the labels of the alert only choose among the answer. An alert
         that this Prometheus does not know now may have fired before the change all the same.
         """
         assert self._prometheus is not None
-        query = selector("ALERTS", parse_matchers(leaf.alert), alertstate="firing")
+        query = selector("ALERTS", (*parse_matchers(leaf.alert), _KNOWN))
         begin, until = span
         now = max(self._clock.now(), until)
         pace = max(self._every, (now - begin) / _POINTS)
         answer = await self._prometheus.range(query, begin, now, pace)
         if answer.problem:
             return _unknown(answer.problem)
-        times = sorted(
-            at
+        own = [
+            one
             for one in answer.series
             if self._owner(rule, one.labels) == service and (not name or one.labels.get("alertname") == name)
-            for at, _ in one.points
-        )
-        before = sorted({at for at in times if at <= until})
+        ]
+        known = sorted({at for one in own for at, _ in one.points})
+        times = sorted({at for one in own if one.labels.get("alertstate") != "pending" for at, _ in one.points})
+        before = [at for at in times if at <= until]
         if before and _there(before[-1], len(before), span, pace):
             return Condition(Standing.BAD, _run(before, pace), "the alert fired")
         if not times:
             return _unknown("this Prometheus knows no such alert")
+        if times[-1] > until and (began := _run(known, pace)) <= until and times[-1] >= began:
+            return Condition(Standing.BAD, began, "the alert was about to fire")
         if before:
             return Condition(Standing.GOOD, None, f"the alert was over {_shown(until - before[-1])} before the change")
         before_it = f"in the {_shown(until - begin)} before the change"

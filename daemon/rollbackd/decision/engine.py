@@ -29,6 +29,7 @@ from rollbackd.model import (
     incident_stream,
     service_stream,
 )
+from rollbackd.policy.changes import began_later
 from rollbackd.policy.decide import asks_again, decide
 from rollbackd.policy.guards import INEFFECTIVE, SAME_STATE, SHADOW, Situation, When, names
 from rollbackd.policy.ledger import LastDecision, Rollback, ServiceLedger
@@ -223,13 +224,15 @@ class DecisionEngine:
     async def _append(self, decision: Decision, given: Situation, handled: Sequence[int]) -> Decision:
         trigger, ledger = decision.trigger, given.ledger
         before = ledger.episodes.get(trigger.episode)
-        if before is not None and not asks_again(before.against, decision):
+        if before is not None and not _is_news(before, decision, ledger):
             await self._read_model.journal.handled(handled)
             return decision
         actor = trigger.actor
         if _opens(decision, ledger):
             return await self._open(decision, ledger, handled, actor)
         stream = service_stream(trigger.service)
+        if not given.looked and not self._situations.is_known(trigger):  # the record blames nothing that was not seen
+            decision = replace(decision, present=None, change=None)
         entries = [Entry(stream, facts.Decided(decision), actor)]
         if decision.joins and trigger.request is None:
             entries.append(Entry(incident_stream(decision.joins), facts.Joined(trigger)))
@@ -341,7 +344,7 @@ class DecisionEngine:
             before = ledger.episodes.get(trigger.episode)
             if before is not None and _unspent(before, ledger) and self._patient(trigger.episode):
                 decision = decide(trigger, self._situations.quick(trigger), self._plan(service))
-                if asks_again(before.against, decision):
+                if _is_news(before, decision, ledger):
                     self._patience[trigger.episode] = self._clock.monotonic()
                     self.consider_soon(trigger, again=True)
         return bool(triggers)
@@ -376,6 +379,22 @@ def _blamed(decision: Decision, ledger: ServiceLedger) -> State | None:
     return None if offered or innocent & stands else blamed
 
 
+def _is_news(before: LastDecision, decision: Decision, ledger: ServiceLedger) -> bool:
+    """Whether an episode that was decided on is worth another record."""
+    return asks_again(before.against, decision) or _only_joined(before, _its(before, ledger), ledger)
+
+
+def _its(before: LastDecision, ledger: ServiceLedger) -> Rollback | None:
+    """The incident that an episode opened or joined."""
+    return next((one for one in ledger.rollbacks if one.incident == before.incident), None)
+
+
+def _only_joined(before: LastDecision, its: Rollback | None, ledger: ServiceLedger) -> bool:
+    """Whether an episode joined a question about an older state, which has ended: it was never asked about itself."""
+    over = its is not None and its.ended is not None and not its.acted
+    return over and its is not None and began_later(ledger, its.opened, before.onset)
+
+
 def _unspent(before: LastDecision, ledger: ServiceLedger) -> bool:
     """Whether an episode may be decided again: it was refused, its incident waits, or that ended untouched.
 
@@ -383,9 +402,9 @@ def _unspent(before: LastDecision, ledger: ServiceLedger) -> bool:
     """
     if not before.incident:
         return before.action is not Action.ROLL_BACK
-    its = next((one for one in ledger.rollbacks if one.incident == before.incident), None)
+    its = _its(before, ledger)
     if its is None or its.denied:
-        return False
+        return _only_joined(before, its, ledger)
     if its.drill:
         return its.ended is not None
     if its.outcome is Outcome.SUPERSEDED and its.acted:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 from rollbackd.config.models import Config
 from rollbackd.policy.ledger import Hold
-from rollbackd.signals.alertmanager_client import Silence
+from rollbackd.signals.alertmanager_client import Patience, Silence
 from rollbackd.signals.signal_files import SignalFiles
 from rollbackd.state.read_model import ReadModel
 from rollbackd.system.clock import Clock
@@ -33,10 +33,13 @@ class ActiveHolds:
         found = [f"held: {hold.reason}" for hold in self._files.holds(service)]
         found += self._ordered("all services held", self._read_model.fleet.hold)
         found += self._ordered("held", self._read_model.of(service).hold)
-        own = self._config.service(service)
+        own, patience = self._config.service(service), Patience()
         for silence in self._silences() if silences else ():
-            if any(silence.matches({**match, **labels}) for match in (own.match if own is not None else ())):
+            if any(silence.matches({**match, **labels}, patience) for match in (own.match if own is not None else ())):
                 found.append(f"silenced in Alertmanager by {silence.created_by}: {silence}")
+            if patience.over:
+                found.append("the expressions of Alertmanager's silences take too long; the others count as matching")
+                break
         return tuple(found)
 
     def of_all(self) -> tuple[str, ...]:
@@ -61,9 +64,10 @@ class ActiveHolds:
         for scope, hold in api:
             if hold is not None and hold.holds(now):
                 found.append(HoldView(scope, hold.actor, hold.reason, "api", hold.until))
+        patience = Patience()
         for silence in self._silences():
             for one in self._config.services:
-                if any(silence.matches(match) for match in one.match):
+                if any(silence.matches(match, patience) for match in one.match):
                     found.append(HoldView(one.name, silence.created_by, str(silence), "silence", silence.ends_at))
         return found
 

@@ -81,11 +81,14 @@ class PreflightGuards:
         service = self._config.service(incident.service)
         if service is None:
             return Objection(Outcome.DECLINED, "the service is no longer in the configuration")
-        gone, guards = self._gone(trigger), _ASKED_AGAIN
+        gone, guards = await self._gone(trigger), _ASKED_AGAIN
         if gone is not None:
             guards |= _ASKED_OF_JOINED
-            trigger = next((one for one in incident.joined if self._gone(one) is None), trigger)
-            if trigger is incident.decision.trigger:
+            for one in incident.joined:
+                if await self._gone(one) is None:
+                    trigger = one
+                    break
+            else:
                 return gone
         target = incident.decision.target
         if target is not None and (blocked := self._read_model.of(incident.service).blocked(target)):
@@ -100,7 +103,16 @@ class PreflightGuards:
             return None
         return Objection(Outcome.DECLINED, "; ".join(f"{finding.guard}: {finding.reason}" for finding in stands))
 
-    def _gone(self, trigger: Trigger) -> Objection | None:
+    async def _gone(self, trigger: Trigger) -> Objection | None:
+        """Why a trigger's trouble is not there any more, by what its rule says and by what is asked of right now."""
+        if (known := self._known_gone(trigger)) is not None:
+            return known
+        verdict, seen = await self._situations.recent(trigger) or (Verdict.INCONCLUSIVE, "")
+        if verdict is Verdict.GOOD:
+            return Objection(Outcome.PASSED, f"the trouble went away by itself: {seen}")
+        return None
+
+    def _known_gone(self, trigger: Trigger) -> Objection | None:
         rule = self._rule_states.rule(trigger.rule)
         if trigger.rule == UNCONFIRMED:
             due = unconfirmed(self._read_model.of(trigger.service), self._clock.now())

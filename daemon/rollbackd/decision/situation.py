@@ -75,6 +75,11 @@ class SituationReader:
         async with self._looking:
             return await self.full(trigger)
 
+    def is_known(self, trigger: Trigger) -> bool:
+        """Whether what runs was seen since the trigger's trouble began, so that the change to blame is known."""
+        seen = self._state_watcher.seen(trigger.service)
+        return seen is not None and seen >= trigger.onset
+
     def quick(self, trigger: Trigger, present: State | None = None) -> Situation:
         """The situation from what is known already; the layers are not asked."""
         service = self._service(trigger)
@@ -125,7 +130,7 @@ class SituationReader:
             raise present
         given = replace(self.quick(trigger, present), present=present, looked=present is not None)
         earlier, users, recent, circumstances = await asyncio.gather(
-            self._earlier(trigger), self._users(trigger), self._recent(trigger), self._explained(trigger)
+            self._earlier(trigger), self._users(trigger), self.recent(trigger), self._explained(trigger)
         )
         given = replace(given, earlier=earlier, users=users, recent=recent, circumstances=circumstances)
         if present is None:
@@ -205,7 +210,7 @@ class SituationReader:
             return None
         return await self._blame.users(rule, trigger.service)
 
-    async def _recent(self, trigger: Trigger) -> tuple[Verdict, str] | None:
+    async def recent(self, trigger: Trigger) -> tuple[Verdict, str] | None:
         """What the trigger's own query says of right now; None where it makes no difference."""
         rule = self._rule_states.rule(trigger.rule)
         if rule is None or self._blame is None or trigger.request is not None:

@@ -91,6 +91,14 @@ class Effects:
             why += f"; whether it is done cannot be told: {self.layers.clean(str(error))}"
         return facts.Parked(why)
 
+    async def was_overtaken(self, incident: Incident, flight: Flight) -> bool:
+        """Whether somebody moved the layer of a step that was begun, and is not tried again, to something else.
+
+        Raises whatever the adapter does.
+        """
+        progress = await _quickly(self.layers.adapters[flight.layer].progress(_change(incident, flight)))
+        return progress is Progress.SUPERSEDED
+
     async def _is_done(self, incident: Incident, flight: Flight, adapter: Adapter) -> bool:
         if flight.what != "apply":
             return isinstance(adapter, Bracket) and await _quickly(adapter.inside(incident.mark)) is (

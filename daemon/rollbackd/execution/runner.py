@@ -24,7 +24,7 @@ from rollbackd.facts import IncidentFact, Record
 from rollbackd.incident import next as steps
 from rollbackd.incident.ending import ending
 from rollbackd.incident.fold import evolve
-from rollbackd.incident.life import Incident
+from rollbackd.incident.life import Flight, Incident
 from rollbackd.incident.spec import VerifySpec
 from rollbackd.journal import Conflict, Entry, JournalUnavailable, until_written
 from rollbackd.model import DAEMON, CheckResult, Outcome, Verdict, incident_stream, verdict_of
@@ -46,6 +46,8 @@ _DISK = timedelta(seconds=2)
 _LOOKS = 3
 _LOOK_AGAIN = timedelta(seconds=5)
 """The pause before the layers are looked at again, when one could not be looked at or was not ready."""
+_PARKED = timedelta(seconds=30)
+"""How often it is looked at whether somebody moved a layer of an incident that is parked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +186,7 @@ class IncidentDriver:
         self._unprepared = 0
         self._calm_since: float | None = None
         """Since when the trouble of the question was over at every look; monotonic."""
+        self._parked_looked = parts.clock.monotonic()
 
     async def run(self) -> None:
         """Until nothing is left to do, or the daemon stops."""
@@ -208,6 +211,8 @@ class IncidentDriver:
                 await self._woken()
                 if self._incident.waits and (over := self._calm()):
                     await self._end_question(Objection(Outcome.PASSED, over))
+                elif self._incident.parked and (layers := await self._overtaken()):
+                    await self._fact(facts.StepSuperseded(layers))
             elif self._adopted or isinstance(step, steps.Prepare | steps.Start):
                 await self._do(step)
             else:
@@ -218,6 +223,23 @@ class IncidentDriver:
         over, now = self._judgement.over(self._incident), self._clock.monotonic()
         self._calm_since = (now if self._calm_since is None else self._calm_since) if over else None
         return over if self._calm_since is not None and now - self._calm_since >= CALM.total_seconds() else ""
+
+    async def _overtaken(self) -> str:
+        """The layers that somebody moved since the incident is parked; empty for none, or while that cannot be told."""
+        incident, now = self._incident, self._clock.monotonic()
+        if incident.outcome is not None or incident.waits or now - self._parked_looked < _PARKED.total_seconds():
+            return ""
+        self._parked_looked = now
+        try:
+            for layer, since in incident.stepping.items():
+                if await self._effects.was_overtaken(incident, Flight("apply", layer, 1, since)):
+                    return layer
+            present = await self._layers.steady(incident.present.key, self._clock)
+        except Exception as error:  # noqa: BLE001  # an adapter of somebody else's may raise anything
+            self._log.info("parked, and it cannot be told what runs", error=self._layers.clean(str(error)))
+            return ""
+        moved = present.differing(incident.present) if present is not None else ()
+        return " and ".join(layer for layer in moved if layer not in incident.stepping)
 
     async def _next(self, incident: Incident) -> steps.Step:
         """The next step. An incident that only waits for people does not ask what holds it: there may be thousands."""

@@ -132,10 +132,10 @@ def next_step(incident: Incident, verify: VerifySpec, held: str, now: datetime) 
         return _resume(incident.flight)
     if incident.aborted:
         return _abort(incident, now)
-    if incident.parked:
-        return Wait(None)
     if incident.superseded:
         return Close(Outcome.SUPERSEDED, f"somebody else changed {incident.superseded} meanwhile")
+    if incident.parked:
+        return Wait(None)
     if incident.plan is None:
         return Prepare()
     return _carry_out(incident, incident.plan, verify, now)

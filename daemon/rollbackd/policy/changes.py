@@ -105,3 +105,8 @@ def unconfirmed(ledger: ServiceLedger, now: datetime) -> Announcement | None:
         if due and abs(present.by - one.at) <= COMING and spell_of(ledger, one) == present:
             return one
     return None
+
+
+def began_later(ledger: ServiceLedger, asked: datetime, onset: datetime | None) -> bool:
+    """Whether a trouble began in a state that came after people were asked: the question was about another state."""
+    return onset is not None and any(asked < spell.by <= onset for spell in reversed(ledger.spells))

@@ -5,6 +5,7 @@ https://github.com/prometheus/alertmanager/blob/main/api/v2/openapi.yaml
 
 import asyncio
 import json
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -46,6 +47,27 @@ class Unreachable(Exception):  # noqa: N818  # a state of the backend
     """Alertmanager did not answer in full; the text says what happened."""
 
 
+class Patience:
+    """The processor time that the expressions of silences may take in one go, since the event loop waits for them."""
+
+    def __init__(self, seconds: float = 0.05) -> None:
+        self._left = seconds
+
+    @property
+    def over(self) -> bool:
+        """Whether it is used up: what was not compared yet counts as fitting."""
+        return self._left <= 0
+
+    def fits(self, matcher: Matcher, labels: Mapping[str, str]) -> bool:
+        """Whether the labels fit a matcher's expression."""
+        if self.over:
+            return True
+        begun = time.thread_time()
+        found = matcher.matches(labels)
+        self._left -= time.thread_time() - begun
+        return found
+
+
 @dataclass(frozen=True, slots=True)
 class Silence:
     """A silence in force."""
@@ -59,11 +81,14 @@ class Silence:
     """Why some of it cannot be read, and so counts as matching whatever there is: a silence too wide holds, one too
     narrow acts. Empty when all is."""
 
-    def matches(self, labels: Mapping[str, str]) -> bool:
-        """Whether it silences an alert with these labels; a value too long for an expression of others counts so."""
-        return all(
-            one.matches(labels) or (one.expression is not None and len(labels.get(one.name, "")) > _LONGEST_VALUE)
-            for one in self.matchers
+    def matches(self, labels: Mapping[str, str], patience: Patience) -> bool:
+        """Whether it silences an alert with these labels.
+
+        A value too long for an expression of others counts so, and so does what patience does not suffice for.
+        """
+        written = (one for one in self.matchers if one.expression is not None)
+        return all(one.matches(labels) for one in self.matchers if one.expression is None) and all(
+            len(labels.get(one.name, "")) > _LONGEST_VALUE or patience.fits(one, labels) for one in written
         )
 
     def __str__(self) -> str:

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from heapq import nlargest
 
 from rollbackd.config.models import Config, Service
-from rollbackd.model import Alert, Event, Trigger, Verdict
+from rollbackd.model import Alert, Event, Outcome, Trigger, Verdict
 from rollbackd.policy.ledger import ServiceLedger, Spell
 from rollbackd.rules.conditions import (
     NO_EVIDENCE,
@@ -410,12 +410,30 @@ class RuleStates:
     def _lasting(
         self, rule: Rule, leaf: AlertWhen, service: str, alerts: Iterable[Entry], now: datetime
     ) -> list[Entry]:
-        """Those that cannot fire any more for what a rollback that recovered has left."""
+        """Those that cannot fire any more for a state before the one that runs.
+
+        That is what a rollback which recovered has left, and what was replaced before it was known to be good: an alert
+        that began soon after such a change may be of either. One that began before it is decided on as it is.
+        """
         begun, left = self._began(rule, service)
-        if begun is None or not left:
+        if begun is None or not (left or self._was_doubtful(service)):
             return list(alerts)
         passed = now - begun - self._told_late
-        return [one for one in alerts if passed >= self._lag(leaf, one[0].labels)]
+        return [
+            (alert, seen)
+            for alert, seen in alerts
+            if passed >= (lag := self._lag(leaf, alert.labels))
+            or (not left and not begun <= alert.starts_at - leaf.for_ < begun + lag)
+        ]
+
+    def _was_doubtful(self, service: str) -> bool:
+        """Whether somebody replaced the state before the one that runs before it was known to be good or well."""
+        ledger = self._of(service)
+        before, now = ledger.spells[-2:]
+        if now.incident:
+            return False
+        well = (one.incident == before.incident and one.outcome is Outcome.RECOVERED for one in ledger.rollbacks)
+        return before.state.key not in ledger.good and not any(well)
 
     def _trigger(
         self,

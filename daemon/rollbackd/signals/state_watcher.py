@@ -5,7 +5,7 @@ A state is what two looks one after the other agree on. While an incident acts, 
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -90,6 +90,10 @@ class StateWatcher:
                 return state
             return None
 
+    def seen(self, service: str) -> datetime | None:
+        """When the state that is known to run was seen last, in this life; None: not yet."""
+        return self._last.get(service)
+
     async def peek(self, service: str) -> State | None:
         """What runs right now, whoever changed it; nothing is written down.
 
@@ -116,9 +120,10 @@ class StateWatcher:
         if ledger.present is None or ledger.present.key != state.key:
             last = ledger.spells[-1] if ledger.spells else None
             after = await self._last_look(service, last.by if last is not None else now)
-            entries = [
-                Entry(service_stream(service), facts.Changed(state, min(after, now), now, _left_by(ledger, after)))
-            ]
+            by = _left_by(ledger, after)
+            if by and last is not None and await self._is_overtaken(by, state.differing(last.state)):
+                by = ""
+            entries = [Entry(service_stream(service), facts.Changed(state, min(after, now), now, by))]
             blocked = ledger.blocked(state)
             if blocked:
                 names = ", ".join(f"{layer} {state.releases[layer].name}" for layer in blocked)
@@ -129,6 +134,11 @@ class StateWatcher:
         self._last[service] = now
         await self._keep_look(service, now)
         await self._mark_by_refs(service, state)
+
+    async def _is_overtaken(self, name: str, moved: Collection[str]) -> bool:
+        """Whether an incident ended since somebody else moved a layer, and no other layer is another now."""
+        incident = await self._read_model.incident(name)
+        return incident is not None and bool(incident.superseded) and {*moved} <= {*incident.superseded.split(" and ")}
 
     async def _last_look(self, service: str, since: datetime) -> datetime:
         """When the present state, which runs since then, was seen last: by this life, or coarsely by the one before."""
