@@ -53,7 +53,7 @@ class Calendar:
         self._running: dict[str, asyncio.Task[None]] = {}
         self._rest: dict[str, float] = {}
         """Until when an entry that failed is left alone."""
-        self._log = log.get("timetable")
+        self._log = log.get("calendar")
 
     async def run(self) -> None:
         """Begin entries for ever."""

@@ -167,11 +167,11 @@ def _shape(lines: list[str]) -> list[str]:
     return found
 
 
-def test_a_small_run_meets_its_bounds() -> None:
-    given = cases(20, 11, [one.name for one in CLASSES if one.half == "plain"][::3])
-    results = play_all(given, (_PACK,))
+@pytest.mark.parametrize("half", HALVES)
+def test_a_small_run_meets_its_bounds(half: str) -> None:
+    results = play_all(cases(12, 11, [one.name for one in CLASSES if one.half == half][::3]), (_PACK,))
     found = score(results, _PACK)
-    precision, recall = BOUNDS["plain"]
+    precision, recall = BOUNDS[half]
     assert found.precision is not None
     assert found.recall is not None
     assert found.precision >= precision, list(table(results, 11))

@@ -47,7 +47,7 @@ class IncidentClocks:
         """Incidents that are open, or ended badly."""
         self._next: dict[str, datetime] = {}
         """When each is to be looked at; an incident that nothing can come due for is not in it."""
-        self._log = log.get("timekeeper")
+        self._log = log.get("incident_clocks")
         read_model.subscribe(self._heard)
 
     async def run(self) -> None:

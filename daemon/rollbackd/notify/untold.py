@@ -40,7 +40,7 @@ class Untold:
     def __init__(self, config: Config, clock: Clock) -> None:
         self._config = config
         self._clock = clock
-        self._log = log.get("teller")
+        self._log = log.get("dispatcher")
 
     async def tell(self, error: str) -> None:
         """Send it to every receiver, unless that was done within the hour."""

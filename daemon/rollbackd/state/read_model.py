@@ -42,7 +42,7 @@ class ReadModel:
         self._behind = False
         """Whether something was written that was not heard of in its order, and must be read."""
         self._reading = asyncio.Lock()
-        self._log = log.get("book")
+        self._log = log.get("state")
         journal.subscribe(self._heard)
 
     # -- what it knows --------------------------------------------------------------------------
