@@ -11,8 +11,8 @@ BIN := .venv/bin
 READY := .venv/.ready
 # Hundreds of daemons and commands are started: without bytecode each would compile the whole project first.
 unexport PYTHONDONTWRITEBYTECODE
-# How many tests run at once. They start real servers and wait for them a third of the time: one more than processors.
-WORKERS ?= 3
+# How many tests run at once. They start real servers and wait for them a third of the time: two more than processors.
+WORKERS ?= 4
 # A test that hangs in its own end ends its worker (tests/hanging.py); more than two such workers end the run.
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder --max-worker-restart 2
 
