@@ -108,7 +108,14 @@ class Cluster:
         """What a test made and set is gone."""
         self.clean()
         if self.fake is not None:
-            for kept in (self.fake.denied, self.fake.faults, self.fake.absent, self.fake.admission):
+            for kept in (
+                self.fake.denied,
+                self.fake.faults,
+                self.fake.absent,
+                self.fake.admission,
+                self.fake.listing,
+                self.fake.watching,
+            ):
                 kept.clear()
             self.fake.bring_up()
             self.fake.controllers.pushed.clear()

@@ -74,7 +74,7 @@ class StepAdapter(LayerAdapter[SettingsT]):
         if target.id not in known:
             raise AdapterError(f"{one_line(target.name)}{self._unknown}", permanent=True)
         risks = (self._passed_over,) if self._passed_over else ()
-        before = await self.current()
+        before = await self._present_release()
         return Change(self._place.layer, before, known[target.id], reversible=self._reversible, risks=risks)
 
     async def apply(self, change: Change) -> None:
@@ -117,9 +117,12 @@ class StepAdapter(LayerAdapter[SettingsT]):
             return Progress.NOT_STARTED if trace.done is None else Progress.DONE
         return progress_of(trace, change, await self._present_id())
 
+    async def _present_release(self) -> Release:
+        """The release that is there, asked of the world itself."""
+        return await self.current()
+
     async def _present_id(self) -> str:
-        """The id of the release that is there."""
-        return (await self.current()).id
+        return (await self._present_release()).id
 
     async def _then(self, _change: Change) -> Then:
         """The commands that run after the move and belong to the change; none by default."""

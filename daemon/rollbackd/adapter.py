@@ -143,6 +143,24 @@ class Adapter(Protocol):
 
 
 @runtime_checkable
+class Watched(Protocol):
+    """A layer that is told of changes. Its `current` may answer what it was told last, while that is known to be fresh;
+    what acts asks.
+    """
+
+    async def asked(self) -> Release:
+        """What `current` answers, asked of the world itself. Read only."""
+        ...
+
+    async def unwatched(self) -> Sequence[str]:
+        """What keeps it from being told, a sentence each with what to do: `current` asks then. Read only.
+
+        :raises AdapterError: that cannot be asked.
+        """
+        ...
+
+
+@runtime_checkable
 class Bracket(Protocol):
     """A layer that is entered before the steps and left after them."""
 

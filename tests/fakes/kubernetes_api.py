@@ -1,13 +1,15 @@
 """A strict fake of the Kubernetes API, in a thread of its own, with small controllers behind it.
 
 It answers what a real server (1.34) answers as far as rollbackd asks: uids, resource versions, generations, JSON
-patches by RFC 6902 whose failed `test` is 422, dry runs, metadata alone, pages, access reviews, and refusals as Status.
+patches by RFC 6902 whose failed `test` is 422, dry runs, metadata alone, pages of one version of a list, watches with
+bookmarks, access reviews, and refusals as Status.
 What did not fit the API is in `wrong`; a test asserts that it is empty.
 """
 
 import asyncio
 import contextlib
 import copy
+import json
 import re
 import ssl
 import threading
@@ -16,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import jsonpatch
 from aiohttp import web
@@ -25,6 +27,8 @@ from jsonschema import Draft202012Validator
 from tests.fakes.kubernetes_controllers import Controllers, Object
 from tests.fakes.kubernetes_schemas import SCHEMAS
 
+_WINDOW = 1000
+"""So many events are remembered at least, of all kinds together."""
 ADMIN = "token-of-the-admin"
 TOKEN = "token-of-rollbackd"
 SYSTEM_UID = "11111111-2222-4333-8444-555555555555"
@@ -75,11 +79,24 @@ class Refused(Exception):
         self.status, self.reason = status, reason
 
 
+class Happened(NamedTuple):
+    """What a watch tells of one object."""
+
+    version: int
+    kind: str
+    """`ADDED`, `MODIFIED` or `DELETED`."""
+    resource: str
+    of: Object
+
+
 class Store:
     """The objects, by namespace, resource and name."""
 
     def __init__(self) -> None:
         self.version = 1000
+        self.happened: list[Happened] = []
+        self.forgotten = 0
+        """Up to this version nobody knows what happened."""
         self._namespaces: dict[str, dict[str, dict[str, Object]]] = {}
         self._uids: set[str] = set()
 
@@ -122,6 +139,9 @@ class Store:
         resource = next(each for each, kind in KINDS.items() if kind == of["kind"])
         namespace, uid = of["metadata"].get("namespace", ""), of["metadata"]["uid"]
         self.version += 1
+        gone = copy.deepcopy(of)
+        gone["metadata"]["resourceVersion"] = str(self.version)
+        self._note("DELETED", resource, gone)
         del self._namespaces[namespace][resource][of["metadata"]["name"]]
         self._uids.discard(uid)
         if resource == "namespaces":
@@ -135,9 +155,22 @@ class Store:
         self.version += 1
         metadata = of["metadata"]
         metadata["resourceVersion"] = str(self.version)
-        within = self._namespaces.setdefault(metadata.get("namespace", ""), {})
-        within.setdefault(resource, {})[metadata["name"]] = of
+        within = self._namespaces.setdefault(metadata.get("namespace", ""), {}).setdefault(resource, {})
+        kind = "MODIFIED" if metadata["name"] in within else "ADDED"
+        within[metadata["name"]] = of
+        self._note(kind, resource, copy.deepcopy(of))
         return of
+
+    def _note(self, kind: str, resource: str, of: Object) -> None:
+        self.happened.append(Happened(self.version, kind, resource, of))
+        if len(self.happened) > 2 * _WINDOW:
+            self.forgotten = self.happened[_WINDOW - 1].version
+            del self.happened[:_WINDOW]
+
+    def compact(self) -> None:
+        """Forget what happened until now, as etcd does every few minutes."""
+        self.forgotten = self.version
+        self.happened.clear()
 
 
 def ending(of: Object, now: str) -> Object:
@@ -240,10 +273,22 @@ class FakeKubernetes:
     patched: list[str] = field(default_factory=list)
     """The paths of patches by rollbackd that changed something."""
     wrong: list[str] = field(default_factory=list)
+    listing: deque[str] = field(default_factory=deque)
+    """What the next lists of rollbackd meet: `429`, `503`, or `expired`, which is for the page after the next."""
+    watching: deque[str] = field(default_factory=deque)
+    """What the next watches of rollbackd meet: `429`, `410`, `reset`; `hang` (no answer at all); `swallowed`: a proxy
+    keeps the connection and hands on nothing more."""
+    rest: int = 1
+    """Seconds of `Retry-After`."""
+    watches: list[str] = field(default_factory=list)
+    """The paths that rollbackd watches right now, once for each connection."""
+    bookmarks: int = 0
+    """So many were asked for by a test; each open watch sends one for each."""
     url: str = ""
     page: int = 500
 
     def __post_init__(self) -> None:
+        self._continued: dict[str, tuple[int, list[Object]]] = {}
         self.controllers = Controllers(self.store)
         made = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "kube-system"}}
         self.store.add("namespaces", made, SYSTEM_UID)
@@ -275,7 +320,7 @@ class FakeKubernetes:
         try:
             return await self._answer(request)
         except Refused as refused:
-            headers = {"Retry-After": "1"} if refused.status == 429 else {}
+            headers = {"Retry-After": str(self.rest)} if refused.status in {429, 503} else {}
             return web.json_response(status_of(refused), status=refused.status, headers=headers)
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
@@ -288,13 +333,13 @@ class FakeKubernetes:
         if found is None or group not in GROUPS or found["resource"] not in GROUPS[group]:
             raise Refused(404, "NotFound", "the server could not find the requested resource")
         resource, namespace, name = found["resource"], found["namespace"] or "", found["name"] or ""
-        verb = {"GET": "get" if name else "list", "POST": "create", "PUT": "update"}.get(
-            request.method, request.method.lower()
-        )
+        watching = not name and request.query.get("watch") in {"1", "true"}
+        reading = "get" if name else "watch" if watching else "list"
+        verb = {"GET": reading, "POST": "create", "PUT": "update"}.get(request.method, request.method.lower())
         if (resource in CLUSTER_WIDE) is bool(namespace):
             raise Refused(404, "NotFound", "the server could not find the requested resource")
         if ours:
-            self.asked.append(f"{request.method} {request.path}")
+            self.asked.append(f"{'WATCH' if watching else request.method} {request.path}")
             if (verb, resource) in self.denied:
                 where = f' in API group "{group}" in the namespace "{namespace}"'
                 raise Refused(
@@ -308,8 +353,10 @@ class FakeKubernetes:
         match request.method:
             case "GET" if name:
                 return self._one(request, self._there(resource, namespace, name), ours)
+            case "GET" if watching:
+                return await self._watch(request, resource, namespace, ours)
             case "GET":
-                return self._list(request, resource, namespace)
+                return self._list(request, resource, namespace, ours)
             case "POST":
                 return self._create(request, resource, namespace, body)
             case "PATCH":
@@ -335,17 +382,87 @@ class FakeKubernetes:
             self.wrong.append("a Secret's content was asked for")
         return web.json_response(found)
 
-    def _list(self, request: web.Request, resource: str, namespace: str) -> web.Response:
-        found = [each for each in self.store.all(resource, namespace) if selected(request, each)]
-        start = int(request.query.get("continue", "0"))
+    def _list(self, request: web.Request, resource: str, namespace: str, ours: bool) -> web.Response:
+        """A page. The rest of the list is kept as it is now, for whoever goes on with it."""
+        fault = self.listing.popleft() if ours and self.listing else ""
+        if fault in {"429", "503"}:
+            reason = {"429": "TooManyRequests", "503": "ServiceUnavailable"}[fault]
+            raise Refused(int(fault), reason, "the server is busy, please try again later")
+        if (token := request.query.get("continue")) is None:
+            found = [each for each in self.store.all(resource, namespace) if selected(request, each)]
+            version = self.store.version
+        elif (kept := self._continued.pop(token, None)) is not None:
+            version, found = kept
+        else:
+            raise Refused(410, "Expired", "The provided continue parameter is too old to display a consistent list")
         limit = min(int(request.query.get("limit", self.page)), self.page)
-        metadata: Object = {"resourceVersion": str(self.store.version)}
-        if start + limit < len(found):
-            metadata["continue"] = str(start + limit)
-        items = found[start : start + limit]
+        metadata: Object = {"resourceVersion": str(version)}
+        if limit < len(found):
+            metadata |= {"continue": str(uuid.uuid4()), "remainingItemCount": len(found) - limit}
+            if fault != "expired":
+                self._continued[metadata["continue"]] = version, copy.deepcopy(found[limit:])
         return web.json_response(
-            {"kind": f"{KINDS[resource]}List", "apiVersion": "v1", "metadata": metadata, "items": items}
+            {"kind": f"{KINDS[resource]}List", "apiVersion": "v1", "metadata": metadata, "items": found[:limit]}
         )
+
+    async def _watch(self, request: web.Request, resource: str, namespace: str, ours: bool) -> web.StreamResponse:
+        """Events until `timeoutSeconds` have passed; a bookmark two seconds before that, as the real one has it."""
+        fault = self.watching.popleft() if ours and self.watching else ""
+        if fault == "429":
+            raise Refused(429, "TooManyRequests", "too many requests, please try again later")
+        if fault == "hang":
+            await asyncio.sleep(30)
+        if fault == "reset":
+            return drop(request)
+        asked = request.query.get("resourceVersion", "")
+        if not asked.isdigit():
+            raise Refused(400, "BadRequest", f"resourceVersion: Invalid value: {asked!r}: only numbers are known here")
+        lasting = int(request.query.get("timeoutSeconds", "1800"))
+        answer = web.StreamResponse(headers={"Content-Type": "application/json"})
+        await answer.prepare(request)
+        self.watches += [request.path] if ours else []
+        try:
+            await self._tell(request, answer, resource, namespace, lasting, fault)
+        finally:
+            if ours:
+                self.watches.remove(request.path)
+        return answer
+
+    async def _tell(
+        self,
+        request: web.Request,
+        answer: web.StreamResponse,
+        resource: str,
+        namespace: str,
+        lasting: int,
+        fault: str,
+    ) -> None:
+        async def say(kind: str, of: Object) -> None:
+            await answer.write(json.dumps({"type": kind, "object": of}).encode() + b"\n")
+
+        version, told = int(request.query["resourceVersion"]), self.bookmarks
+        loop = asyncio.get_running_loop()
+        end = loop.time() + lasting
+        last_bookmark = end - 2 if lasting > 2 else float("inf")
+        while request.transport is not None and (fault == "swallowed" or loop.time() < end):
+            await asyncio.sleep(0.01)
+            if fault == "swallowed":
+                continue
+            if version < self.store.forgotten or fault == "410":
+                text = f"too old resource version: {version} ({self.store.version})"
+                return await say("ERROR", status_of(Refused(410, "Expired", text)))
+            new = [each for each in self.store.happened if each.version > version]
+            version = self.store.version
+            for each in new:
+                own = each.resource == resource and each.of["metadata"].get("namespace", "") == namespace
+                if own and selected(request, each.of):
+                    await say(each.kind, each.of)
+            due = loop.time() >= last_bookmark
+            if (due or told < self.bookmarks) and request.query.get("allowWatchBookmarks") == "true":
+                last_bookmark, told = float("inf") if due else last_bookmark, self.bookmarks
+                metadata = {"resourceVersion": str(version), "creationTimestamp": None}
+                await say("BOOKMARK", {"kind": KINDS[resource], "apiVersion": "v1", "metadata": metadata, "spec": {}})
+        return None
 
     def _create(self, request: web.Request, resource: str, namespace: str, body: Any) -> web.Response:
         if resource == "selfsubjectaccessreviews":

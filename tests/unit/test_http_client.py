@@ -18,6 +18,7 @@ from rollbackd.system.http_client import (
     body_of,
     http_answer,
     is_transient,
+    lines_of,
     lone_session,
     words_of,
 )
@@ -114,6 +115,27 @@ async def test_what_is_packed_otherwise_than_asked_or_said_is_broken_off(encodin
         assert len(str(failed)) < 200
         async with http_answer(session, "GET", url) as answer:
             assert await words_of(answer) == ""
+
+
+async def lines(body: bytes, encoding: str = "", longest: int = 100_000) -> list[bytes]:
+    async def handler(_: web.Request) -> web.StreamResponse:
+        return web.Response(body=body, headers={"Content-Encoding": encoding} if encoding else None)
+
+    async with serving(handler) as url, lone_session() as session, http_answer(session, "GET", url) as answer:
+        return [line async for line in lines_of(answer, longest)]
+
+
+async def test_lines_are_told_apart_wherever_the_pieces_end() -> None:
+    said = [b"x" * 90_000, b"", b"y" * 70_000, b"the last one has no end"]
+    assert await lines(b"\n".join(said)) == said
+    assert await lines(gzip.compress(b"\n".join(said)), "gzip") == said
+
+
+async def test_a_line_without_an_end_is_given_up() -> None:
+    with pytest.raises(HttpError, match="the answer broke off: a line is longer than 1 MiB"):
+        await lines(b"x" * 3 * 2**20, longest=2**20)
+    with pytest.raises(HttpError, match="the answer broke off: it is packed as br"):
+        await lines(b"x", "br")
 
 
 @pytest.mark.parametrize("name", ["Accept-Encoding", "accept-encoding"])

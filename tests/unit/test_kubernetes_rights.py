@@ -8,10 +8,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from rollbackd_adapters.kubernetes import canary, discovery, scale
+from rollbackd_adapters.kubernetes import canary, discovery, scale, watched_layer
 from rollbackd_adapters.kubernetes.blue_green import RIGHTS
 from rollbackd_adapters.kubernetes.lacking import CLUSTER_WIDE, quantity, rights
 from rollbackd_adapters.kubernetes.settings import CanarySettings
+from rollbackd_adapters.kubernetes.weights import KINDS
+from rollbackd_adapters.kubernetes.workload import path_of
 
 PAGE = Path(__file__).parents[2] / "docs" / "adapters.md"
 
@@ -43,12 +45,21 @@ def canaries() -> Iterator[CanarySettings]:
         )
 
 
+def watched() -> Iterator[str]:
+    """The paths of all kinds of objects that a watch tells of."""
+    yield from (path_of("shop", f"{kind}/web") for kind in ("deployment", "statefulset", "daemonset"))
+    yield "/api/v1/namespaces/shop/services/web"
+    for kind in KINDS.values():
+        yield f"/apis/{kind.group}/v1/namespaces/shop/{kind.resource}/web"
+
+
 def test_the_documented_role_has_each_right_that_is_asked_for_and_no_other() -> None:
     kinds = ("deployment", "statefulset", "daemonset")
     asked = {right for kind in kinds for right in rights(kind, unstick=kind == "statefulset", config_maps=True)}
     asked |= {*RIGHTS, *scale.rights(["deployment/a", "statefulset/b", "cronjob/c"])}
     asked |= {*discovery.RIGHTS}
     asked |= {right for settings in canaries() for right in canary.rights(settings)}
+    asked |= {right for path in watched() for right in watched_layer.rights(path)}
     wide = {right for right in asked if right[2] in CLUSTER_WIDE}
     assert asked - wide == documented()
     assert wide | {("get", "", "namespaces")} == documented("ClusterRole")

@@ -60,6 +60,51 @@ async def test_a_look_is_the_releases_of_all_layers_that_have_them(house: House)
     assert await of(house).there() == {"config": (V2, V1), "code": (V2, V1)}
 
 
+class ToldLayer(FakeLayer):
+    """One that was told a release, and that has another one when it is asked."""
+
+    told = V1
+
+    async def current(self) -> Release:
+        self.calls.append("told")
+        return self.told
+
+    async def asked(self) -> Release:
+        self.calls.append("asked")
+        return self.present
+
+    async def unwatched(self) -> Sequence[str]:
+        return []
+
+
+def told_layers(house: House) -> tuple[Layers, list[str], State]:
+    """Layers of which one was told v1 and has v2; what is asked of it; the state that there is."""
+    calls: list[str] = []
+    there = of(house)
+    layers = replace(there, adapters={**there.adapters, "code": ToldLayer("code", calls)})
+    return layers, calls, State({"config": V2, "code": V2})
+
+
+async def test_what_a_layer_was_told_is_no_answer_for_who_acts(house: House) -> None:
+    layers, calls, there = told_layers(house)
+    assert await layers.look() == there
+    assert await layers.steady(there.key, house.clock) == there
+    assert (await layers.releases("code"))[0] == V2
+    assert set(calls) == {"asked"}
+
+
+async def test_what_a_layer_was_told_can_only_say_that_nothing_has_changed(house: House) -> None:
+    layers, calls, there = told_layers(house)
+    told = await layers.look(told=True)
+    assert told == State({"config": V2, "code": V1})
+    calls.clear()
+    assert await layers.steady(told.key, house.clock, told=True) == told
+    assert calls == ["told"]
+    calls.clear()
+    assert await layers.steady(there.key, house.clock, told=True) == there
+    assert calls == ["told", "asked"], "a watch that is behind makes no change of what is known already"
+
+
 @pytest.mark.parametrize(
     ("error", "said"),
     [

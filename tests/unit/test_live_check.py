@@ -1,7 +1,7 @@
 """What is asked of everything that a configuration names: each planted fault is found, and nothing else is."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rollbackd.adapter import DeliveryError, Message, NotifierSettings
+from rollbackd.adapter import AdapterError, DeliveryError, Message, NotifierSettings
 from rollbackd.config.models import Config
 from rollbackd.journal import Journal
+from rollbackd.model import Release
 from rollbackd.signals.alertmanager_routes import routing_of
 from rollbackd.signals.prometheus import Prometheus
 from rollbackd.signals.rule_state import RuleStates
@@ -102,6 +103,30 @@ async def test_layers_and_receivers_are_told_one_by_one(tmp_path: Path) -> None:
     assert told["layer", "shop/config"] == ("ok", "answers, and can plan a way")
     assert told["receiver", "room"][0] == "ok"
     assert calls == [], "nothing is touched"
+
+
+class UnwatchedLayer(FakeLayer):
+    """One that could be told of changes, if somebody let it."""
+
+    async def asked(self) -> Release:
+        return await self.current()
+
+    async def unwatched(self) -> Sequence[str]:
+        if self.said:
+            raise AdapterError(str(self.said), permanent=False)
+        return ["no right to watch"]
+
+
+@pytest.mark.parametrize(("said", "notes"), [("", ["no right to watch"]), ("no answer", [])])
+async def test_what_keeps_a_layer_from_being_told_is_a_note(tmp_path: Path, said: str, notes: list[str]) -> None:
+    prometheus = FakePrometheus()
+    prometheus.values = {SHARE: [(SHOP, 0.1)], COUNT: [(SHOP, 1000.0)]}
+    sick = UnwatchedLayer("config", [], problems=("no repository",))
+    found = await probes(tmp_path, prometheus, {"code": UnwatchedLayer("code", [], said=said), "config": sick})
+    told = [(one.name, one.result, one.text) for one in found.probes if one.part == "layer"]
+    assert ("shop/code", "ok", "answers, and can plan a way") in told
+    assert [text for name, result, text in told if (name, result) == ("shop/code", "note")] == notes
+    assert [text for name, _, text in told if name == "shop/config"] == ["no repository"], "it has other sorrows"
 
 
 async def test_a_receiver_that_keeps_troubles_open_has_the_test_closed() -> None:

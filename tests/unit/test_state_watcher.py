@@ -8,6 +8,7 @@ import pytest
 
 from rollbackd import facts
 from rollbackd.adapter import AdapterError
+from rollbackd.execution.layers import Layers
 from rollbackd.incident.ending import ending
 from rollbackd.journal import Entry
 from rollbackd.model import FLEET, Outcome, Release, State, incident_stream, service_stream
@@ -198,3 +199,19 @@ async def test_a_new_life_does_not_take_the_time_it_was_away_for_a_look(watch: W
     spell = watch.read_model.of("shop").spells[-1]
     assert spell.after <= START + 2 * MINUTE
     assert spell.by >= START + timedelta(hours=1)
+
+
+async def test_only_the_looks_that_come_round_may_be_answered_by_what_was_told(
+    watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+
+    async def steady(_self: object, _known: str, _clock: object, *, mixed: bool, told: bool) -> None:
+        asked.append(told)
+
+    monkeypatch.setattr(Layers, "steady", steady)
+    await watch.state_watcher.look("shop")
+    await watch.state_watcher.peek("shop")
+    for turn in watch.state_watcher.turns():
+        await turn.work()
+    assert asked == [False, False, True]

@@ -6,6 +6,7 @@ that the cluster's history limit takes none. Replicas and all else stay.
 https://kubernetes.io/docs/concepts/workloads/controllers/
 """
 
+import json
 import operator
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar
@@ -14,9 +15,8 @@ from rollbackd.adapter import AdapterError, Discovered, Place, Settings
 from rollbackd.model import NO_RELEASE, Change, Progress, Release
 from rollbackd.system.boundary import boundary
 from rollbackd.system.spawner import Lock, one_line
-from rollbackd_adapters.base import StepAdapter
 from rollbackd_adapters.kubernetes import lacking, rollout
-from rollbackd_adapters.kubernetes.client import KubernetesClient, KubernetesError, Object, identified_client
+from rollbackd_adapters.kubernetes.client import KubernetesClient, KubernetesError, Object
 from rollbackd_adapters.kubernetes.config_maps import ConfigMaps, held_by, refusals
 from rollbackd_adapters.kubernetes.discovery import discovered
 from rollbackd_adapters.kubernetes.image_history import ImageHistory
@@ -34,11 +34,13 @@ from rollbackd_adapters.kubernetes.templates import (
     template_id,
     with_digests,
 )
+from rollbackd_adapters.kubernetes.watched_layer import WatchedLayer
 from rollbackd_adapters.kubernetes.workload import (
     Workload,
     is_marked,
     known_template,
     patch_of,
+    path_of,
     present_template,
 )
 from rollbackd_adapters.threads import in_thread
@@ -49,7 +51,7 @@ __all__ = ["KubernetesAdapter", "KubernetesSettings"]
 _NO_DRY_RUN = "does not support dry run"
 
 
-class KubernetesAdapter(StepAdapter[KubernetesSettings]):
+class KubernetesAdapter(WatchedLayer[KubernetesSettings]):
     """One workload."""
 
     settings_model: ClassVar[type[Settings]] = KubernetesSettings
@@ -58,17 +60,27 @@ class KubernetesAdapter(StepAdapter[KubernetesSettings]):
         super().__init__(settings, place)
         self.resource = f"kubernetes:{settings.cluster}/{settings.namespace}/{settings.workload}"
         self._kind = settings.workload.partition("/")[0]
+        self._path = path_of(settings.namespace, settings.workload)
+        self._is_watched = not settings.config_maps
         self._history = TemplateHistory(place.scratch)
         self._images = ImageHistory(place.scratch)
         self._seen: tuple[Object, KnownTemplate] | None = None
         """What `_progress` saw last. `_move` follows at once, and its patch compares it."""
+        self._told_last: tuple[bytes, Release] | None = None
+        """What a watch told, once all of it is remembered, and the release that it is."""
 
-    async def current(self) -> Release:
-        workload = await self._workload()
-        present, known = await self._look(workload)
-        await in_thread(self._history.remember, [known], self._clock.now())
-        if images(known.template).keys() - (await in_thread(self._images.digests, known.id)).keys():
-            await self._remember_digests(known, await workload.selected_pods(present))
+    async def asked(self) -> Release:
+        present, known = await self._look(await self._workload())
+        await self._remember(present, known)
+        return self._release(known)
+
+    async def _of(self, told: bytes) -> Release:
+        if self._told_last is not None and self._told_last[0] == told:
+            return self._told_last[1]
+        present = json.loads(told)
+        known = known_template(present)
+        if await self._remember(present, known):
+            self._told_last = (told, self._release(known))
         return self._release(known)
 
     async def releases(self) -> Sequence[Release]:
@@ -284,6 +296,17 @@ class KubernetesAdapter(StepAdapter[KubernetesSettings]):
             return restarted(template, self._clock.now().isoformat(timespec="seconds"))
         return template
 
+    async def _remember(self, present: Object, known: KnownTemplate) -> bool:
+        """Keep a template, and what its images ran; whether that is known of all of them."""
+        await in_thread(self._history.remember, [known], self._clock.now())
+        if await self._is_known(known):
+            return True
+        await self._remember_digests(known, await (await self._workload()).selected_pods(present))
+        return await self._is_known(known)
+
+    async def _is_known(self, known: KnownTemplate) -> bool:
+        return images(known.template).keys() <= (await in_thread(self._images.digests, known.id)).keys()
+
     async def _remember_digests(self, known: KnownTemplate, pods: Sequence[Object]) -> None:
         await in_thread(self._images.remember, known.id, digests_of(known.template, pods))
 
@@ -304,8 +327,7 @@ class KubernetesAdapter(StepAdapter[KubernetesSettings]):
 
     # -- asking ---------------------------------------------------------------------------------
     async def _workload(self) -> Workload:
-        client = await identified_client(self._place, self._settings.cluster)
-        return Workload(client, self._settings.namespace, self._settings.workload)
+        return Workload(await self._client(), self._settings.namespace, self._settings.workload)
 
     async def _problems(self) -> list[str]:
         try:

@@ -5,6 +5,7 @@ then one key of the selector changes, and the Service's EndpointSlices are follo
 https://kubernetes.io/docs/concepts/services-networking/endpoint-slices/
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import ClassVar
@@ -14,12 +15,12 @@ from rollbackd.model import Change, Release
 from rollbackd.syntax.units import format_duration
 from rollbackd.system.boundary import boundary
 from rollbackd.system.spawner import Lock, one_line
-from rollbackd_adapters.base import StepAdapter
 from rollbackd_adapters.healthy import must_be_healthy
 from rollbackd_adapters.kubernetes import lacking, rollout
-from rollbackd_adapters.kubernetes.client import KubernetesClient, Object, identified_client
+from rollbackd_adapters.kubernetes.client import Object
 from rollbackd_adapters.kubernetes.owners import owner_refusals, owners_of
 from rollbackd_adapters.kubernetes.settings import BlueGreenSettings
+from rollbackd_adapters.kubernetes.watched_layer import WatchedLayer
 from rollbackd_adapters.kubernetes.workload import Workload
 from rollbackd_adapters.traces import Trace
 
@@ -32,7 +33,7 @@ RIGHTS = (
 """Verb, API group and resource, besides `get` of the workloads."""
 
 
-class ServiceColours(StepAdapter[BlueGreenSettings]):
+class ServiceColours(WatchedLayer[BlueGreenSettings]):
     """One Service."""
 
     settings_model: ClassVar[type[Settings]] = BlueGreenSettings
@@ -43,11 +44,14 @@ class ServiceColours(StepAdapter[BlueGreenSettings]):
         self._path = f"{self._namespace}/services/{settings.service}"
         self.resource = f"kubernetes:{settings.cluster}/{settings.namespace}/service/{settings.service}"
 
-    async def current(self) -> Release:
+    async def asked(self) -> Release:
         return self._colour(await self._service())
 
+    async def _of(self, told: bytes) -> Release:
+        return self._colour(json.loads(told))
+
     async def releases(self) -> Sequence[Release]:
-        present = await self.current()
+        present = await self.asked()
         return [present, *(_release(name) for name in self._settings.colours if name != present.id)]
 
     async def plan(self, target: Release) -> Change:
@@ -135,9 +139,6 @@ class ServiceColours(StepAdapter[BlueGreenSettings]):
         return []
 
     # -- asking ---------------------------------------------------------------------------------
-    async def _client(self) -> KubernetesClient:
-        return await identified_client(self._place, self._settings.cluster)
-
     async def _service(self) -> Object:
         named = f"service {self._settings.service} in namespace {self._settings.namespace}"
         return await (await self._client()).existing(self._path, named, "correct its name")

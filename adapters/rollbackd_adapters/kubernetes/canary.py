@@ -5,6 +5,7 @@ here. Before the first stage the stable workload must be ready for all of the tr
 be asked, and when it is bad the rest goes at once.
 """
 
+import json
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -15,13 +16,13 @@ from rollbackd.model import Change, CheckResult, Progress, Release, Verdict
 from rollbackd.syntax.units import format_duration
 from rollbackd.system.boundary import boundary
 from rollbackd.system.spawner import Lock, one_line
-from rollbackd_adapters.base import StepAdapter
 from rollbackd_adapters.ids import check_own
 from rollbackd_adapters.kubernetes import lacking, rollout
-from rollbackd_adapters.kubernetes.client import KubernetesClient, KubernetesError, Object, identified_client
+from rollbackd_adapters.kubernetes.client import KubernetesClient, KubernetesError, Object
 from rollbackd_adapters.kubernetes.owners import owner_refusals, owners_of, rollouts_of
 from rollbackd_adapters.kubernetes.resting import scaled_to_zero, scales
 from rollbackd_adapters.kubernetes.settings import CanarySettings
+from rollbackd_adapters.kubernetes.watched_layer import WatchedLayer
 from rollbackd_adapters.kubernetes.weights import KINDS, SHARE, STABLE_ONLY, Split, split_of, unaccepted
 from rollbackd_adapters.kubernetes.workload import Workload
 from rollbackd_adapters.traces import Trace, progress_of
@@ -43,7 +44,7 @@ def rights(settings: CanarySettings) -> list[tuple[str, str, str]]:
     return found
 
 
-class CanaryAdapter(StepAdapter[CanarySettings]):
+class CanaryAdapter(WatchedLayer[CanarySettings]):
     """One rule of one route."""
 
     settings_model: ClassVar[type[Settings]] = CanarySettings
@@ -57,12 +58,15 @@ class CanaryAdapter(StepAdapter[CanarySettings]):
         self.resource = f"kubernetes:{settings.cluster}/{settings.namespace}/{settings.route}"
         self._ask: Callable[[str], Awaitable[CheckResult]] | None = None
 
-    async def current(self) -> Release:
+    async def asked(self) -> Release:
         return self._split(await self._route()).release
+
+    async def _of(self, told: bytes) -> Release:
+        return self._split(json.loads(told)).release
 
     async def releases(self) -> Sequence[Release]:
         """What it is, and none: what else a share was once is no place to go back to."""
-        present = await self.current()
+        present = await self.asked()
         return [present] if present == STABLE_ONLY else [present, STABLE_ONLY]
 
     async def plan(self, target: Release) -> Change:
@@ -237,9 +241,6 @@ class CanaryAdapter(StepAdapter[CanarySettings]):
         return []
 
     # -- asking ---------------------------------------------------------------------------------
-    async def _client(self) -> KubernetesClient:
-        return await identified_client(self._place, self._settings.cluster)
-
     async def _route(self) -> Object:
         named = f"{self._settings.route} in namespace {self._settings.namespace}"
         return await (await self._client()).existing(self._path, named, "correct its name, or install its CRD")

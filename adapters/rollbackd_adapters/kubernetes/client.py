@@ -7,7 +7,8 @@ https://kubernetes.io/docs/reference/using-api/api-concepts/
 
 import asyncio
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
 from urllib.parse import urlencode
@@ -28,6 +29,8 @@ Object = dict[str, Any]
 
 _LARGEST = 16 * 2**20
 """Bytes of an answer. An object has 1.5 MiB at most; a page of a list has `_PAGE` of them."""
+_LONGEST_EVENT = 4 * 2**20
+"""Bytes of one event of a watch: an object, with who manages which of its fields."""
 _PAGE = 200
 _MOST = 10_000
 """Objects of one list."""
@@ -36,7 +39,8 @@ _ASKED_AGAIN = 3
 _LONGEST_REST = timedelta(seconds=5)
 _KNOWN_FOR = timedelta(minutes=1)
 """How long it is believed that it is still the same cluster."""
-_UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND, _CONFLICT, _GONE, _UNPROCESSABLE = 401, 403, 404, 409, 410, 422
+_OK, _UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND, _CONFLICT, _GONE, _UNPROCESSABLE = 200, 401, 403, 404, 409, 410, 422
+_CHANGING = frozenset({"PATCH", "DELETE"})
 _JSON_PATCH = "application/json-patch+json"
 _METADATA = "application/json;as={}ObjectMetadata{};g=meta.k8s.io;v=v1,application/json"
 
@@ -51,10 +55,17 @@ class KubernetesError(AdapterError):
         self.reason = reason
         self.said = said
         """The server's own words."""
+        self.rest: timedelta | None = None
+        """How long the server wants to be left alone."""
 
     @property
     def is_absent(self) -> bool:
         return self.status == _NOT_FOUND
+
+    @property
+    def is_too_old(self) -> bool:
+        """Whether the server has forgotten the version that was asked for, so that its list is to be asked anew."""
+        return self.status == _GONE
 
     @property
     def is_conflict(self) -> bool:
@@ -73,6 +84,11 @@ class KubernetesClient:
         self._credentials: ClusterCredentials | None = None
         self._loading = asyncio.Lock()
         self._identified = float("-inf")
+        self.request_timeout = settings.request_timeout
+        self.ordered: dict[str, float] = {}
+        """When something was ordered last of the objects of a list, by its path; monotonic."""
+        self.watches: dict[str, Any] = {}
+        """Of lists, by their paths: each is a `watch.Watch`."""
 
     # -- questions ------------------------------------------------------------------------------
     async def get(self, path: str, **query: str) -> Object:
@@ -101,14 +117,23 @@ class KubernetesClient:
     async def items(self, path: str, **query: str) -> list[Object]:
         """All objects of a list, page by page. :raises KubernetesError: as `get`, or they are too many."""
         found: list[Object] = []
-        query = {"limit": str(_PAGE), **query}
+        async for page, _ in self.pages(path, **query):
+            found += page
+        return found
+
+    async def pages(self, path: str, **query: str) -> AsyncIterator[tuple[list[Object], str]]:
+        """The same page by page, each with the resource version of the whole list."""
+        listed, query = 0, {"limit": str(_PAGE), **query}
         while True:
             page = await self._asked("GET", path, query)
-            found += [each for each in page.get("items") or () if isinstance(each, dict)]
-            following = (page.get("metadata") or {}).get("continue")
+            metadata = page.get("metadata") or {}
+            found = [each for each in page.get("items") or () if isinstance(each, dict)]
+            listed += len(found)
+            yield found, str(metadata.get("resourceVersion") or "")
+            following = metadata.get("continue")
             if not following:
-                return found
-            if len(found) >= _MOST:
+                return
+            if listed >= _MOST:
                 text = (
                     f"cluster {self.name}: GET {path} lists more than {_MOST} objects; is the namespace the right one?"
                 )
@@ -134,6 +159,37 @@ class KubernetesClient:
         }
         answer = await self._asked("POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", {}, body=review)
         return bool((answer.get("status") or {}).get("allowed"))
+
+    async def watch(self, path: str, version: str, lasting: timedelta, take: Callable[[Object | None], None]) -> None:
+        """Hand on what happens to the objects of a list, event by event, until the server ends it.
+
+        https://kubernetes.io/docs/reference/using-api/api-concepts/#efficient-detection-of-changes
+
+        :param version: the resource version after which it begins.
+        :param lasting: how long the server is to tell. It has the time of a request more to end, else it counts as
+            dead.
+        :param take: gets None once the server has agreed, then each event. It may raise.
+        :raises KubernetesError: refused, broken off, or dead; with status 410 the version is too old.
+        """
+        seconds = str(round(lasting.total_seconds()))
+        query = {"watch": "true", "allowWatchBookmarks": "true", "resourceVersion": version, "timeoutSeconds": seconds}
+        where, limit = f"cluster {self.name}: watch of {path}", lasting + self.request_timeout
+        async with self._answered(where, "GET", path, query, {}, None, limit) as (answer, credentials):
+            if answer.status != _OK:
+                if answer.status == _UNAUTHORIZED:
+                    self._credentials = None
+                said, _ = await http_client.body_of(answer, _LARGEST)
+                rest = http_client.retry_after(answer.headers)
+                raise self._refused(where, answer.status, _object(said) or {}, credentials, rest)
+            take(None)
+            async for line in http_client.lines_of(answer, _LONGEST_EVENT):
+                event = _object(line)
+                if event is None or not isinstance(event.get("object"), dict):
+                    raise KubernetesError(f"{where}: what it told is no event", permanent=False)
+                if event.get("type") == "ERROR":
+                    status = event["object"]
+                    raise self._refused(where, int(status.get("code") or 0), status, credentials, None)
+                take(event)
 
     async def identify(self) -> None:
         """See that it is the cluster that the configuration means.
@@ -184,8 +240,8 @@ class KubernetesClient:
         for attempt in range(_ASKED_AGAIN):
             try:
                 return await self._order(method, path, query, headers or {}, body)
-            except _RestError as error:
-                if attempt == _ASKED_AGAIN - 1 or error.rest > _LONGEST_REST:
+            except KubernetesError as error:
+                if error.rest is None or attempt == _ASKED_AGAIN - 1 or error.rest > _LONGEST_REST:
                     raise
                 await self._clock.sleep(error.rest)
         raise AssertionError("unreachable")
@@ -198,41 +254,58 @@ class KubernetesClient:
         except KubernetesError as error:
             if error.status != _UNAUTHORIZED:
                 raise
-        self._credentials = None  # what is refused so was not done
-        return await self._send(method, path, query, headers, body)
+            self._credentials = None  # what is refused so was not done
+            return await self._send(method, path, query, headers, body)
+        finally:
+            if method in _CHANGING and "dryRun" not in query:
+                self.ordered[path.rpartition("/")[0]] = self._clock.monotonic()
 
     async def _send(
         self, method: str, path: str, query: Mapping[str, str], headers: Mapping[str, str], body: Any
     ) -> Object:
+        where, limit = f"cluster {self.name}: {method} {path}", self.request_timeout
+        async with self._answered(where, method, path, query, headers, body, limit) as (answer, credentials):
+            said, whole = await http_client.body_of(answer, _LARGEST)
+            status, rest = answer.status, http_client.retry_after(answer.headers)
+        if not whole:
+            raise KubernetesError(f"{where}: the answer is longer than {_LARGEST // 2**20} MiB", permanent=False)
+        found = _object(said)
+        if 200 <= status < 300 and found is not None:
+            return found
+        raise self._refused(where, status, found or {}, credentials, rest)
+
+    @asynccontextmanager
+    async def _answered(
+        self,
+        where: str,
+        method: str,
+        path: str,
+        query: Mapping[str, str],
+        headers: Mapping[str, str],
+        body: Any,
+        limit: timedelta,
+    ) -> AsyncIterator[tuple[http_client.Response, ClusterCredentials]]:
+        """The answer to one request, to be read within the block and the limit.
+
+        :raises KubernetesError: there is none, or half of one.
+        """
         credentials = await self._current()
-        where = f"cluster {self.name}: {method} {path}"
         url = f"{credentials.server}{path}?{urlencode(query)}" if query else f"{credentials.server}{path}"
         data = None if body is None else json.dumps(body).encode()
         sent = {"User-Agent": "rollbackd", "Accept": "application/json"}
         sent |= {} if body is None else {"Content-Type": "application/json"}
         sent = overlaid(overlaid(sent, credentials.connection.headers), headers)
-        limit = self._settings.request_timeout
         try:
             async with asyncio.timeout(limit.total_seconds()), http_client.lone_session() as session:
                 answered = http_client.http_answer(
                     session, method, url, limit=limit, headers=sent, body=data, connection=credentials.connection
                 )
                 async with answered as answer:
-                    said, whole = await http_client.body_of(answer, _LARGEST)
-                    status, rest = answer.status, http_client.retry_after(answer.headers)
+                    yield answer, credentials
         except TimeoutError:
             raise KubernetesError(f"{where}: no answer within {format_duration(limit)}", permanent=False) from None
         except HttpError as failed:
             raise KubernetesError(f"{where}: {failed}", permanent=not failed.transient) from None
-        if not whole:
-            raise KubernetesError(f"{where}: the answer is longer than {_LARGEST // 2**20} MiB", permanent=False)
-        try:
-            found = json.loads(said)
-        except (ValueError, RecursionError):
-            found = None
-        if 200 <= status < 300 and isinstance(found, dict):
-            return found
-        raise self._refused(where, status, found if isinstance(found, dict) else {}, credentials, rest)
 
     def _refused(
         self, where: str, status: int, said: Object, credentials: ClusterCredentials, rest: timedelta | None
@@ -245,9 +318,9 @@ class KubernetesClient:
         }.get(status, "")
         text, reason = f"{where} answered {status}: {words}{hint}", str(said.get("reason") or "")
         transient = http_client.is_transient(status) or status in {_UNAUTHORIZED, _CONFLICT, _GONE}
-        if transient and rest is not None:
-            return _RestError(text, permanent=False, status=status, reason=reason, said=words, rest=rest)
-        return KubernetesError(text, permanent=not transient, status=status, reason=reason, said=words)
+        refused = KubernetesError(text, permanent=not transient, status=status, reason=reason, said=words)
+        refused.rest = rest if transient else None
+        return refused
 
     async def _current(self) -> ClusterCredentials:
         async with self._loading:
@@ -260,12 +333,13 @@ class KubernetesClient:
             return known
 
 
-class _RestError(KubernetesError):
-    """The server wants to be left alone for a while."""
-
-    def __init__(self, *args: Any, rest: timedelta, **more: Any) -> None:
-        super().__init__(*args, **more)
-        self.rest = rest
+def _object(said: bytes) -> Object | None:
+    """The JSON object of an answer; None when it is none."""
+    try:
+        found = json.loads(said)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 _Clients = dict[tuple[str, str], KubernetesClient]

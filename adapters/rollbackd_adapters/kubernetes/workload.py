@@ -37,12 +37,12 @@ class Workload:
 
     def __init__(self, client: KubernetesClient, namespace: str, workload: str) -> None:
         """:param workload: `deployment/NAME` and the like."""
-        self.kind, _, name = workload.partition("/")
+        self.kind = workload.partition("/")[0]
         self.client = client
         self._named = f"{workload} in namespace {namespace}"
         self._core = f"/api/v1/namespaces/{namespace}"
         self._apps = f"/apis/apps/v1/namespaces/{namespace}"
-        self.path = f"{self._apps}/{self.kind}s/{name}"
+        self.path = path_of(namespace, workload)
         self.hash_label = HASH_LABEL if self.kind == "deployment" else _REVISION_HASH
 
     async def read(self) -> Object:
@@ -99,6 +99,12 @@ class Workload:
             return ""
         listed.sort(key=lambda each: str(each.get("lastTimestamp") or each.get("eventTime") or ""))
         return "\n".join(f"{each.get('reason')}: {each.get('message')}" for each in listed[-5:])
+
+
+def path_of(namespace: str, workload: str) -> str:
+    """Of a workload in the API."""
+    kind, _, name = workload.partition("/")
+    return f"/apis/apps/v1/namespaces/{namespace}/{kind}s/{name}"
 
 
 def present_template(workload: Object) -> Template:

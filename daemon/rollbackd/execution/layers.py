@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -20,6 +21,7 @@ from rollbackd.adapter import (
     Place,
     PointInTime,
     ReadsReleases,
+    Watched,
     is_moved_by,
 )
 from rollbackd.config.models import Service
@@ -106,24 +108,29 @@ class Layers:
         assert isinstance(adapter, Marks)
         await self._ask(layer, partial(adapter.mark, at, why), _MARKING)
 
-    async def look(self, *, mixed: bool = False) -> State:
+    async def look(self, *, mixed: bool = False, told: bool = False) -> State:
         """The releases that are there now.
 
         :param mixed: also while the parts of a layer differ: for a person's order, and for nothing else.
+        :param told: a layer may answer what it was told last; for nothing that acts or decides.
         :raises LookFailed: when any layer does not answer.
         """
         names = [name for name, adapter in self.adapters.items() if adapter.traits.releases]
         found = await asyncio.gather(
-            *(self._ask(name, partial(_present, self.adapters[name], mixed=mixed)) for name in names)
+            *(self._ask(name, partial(_present, self.adapters[name], mixed=mixed, told=told)) for name in names)
         )
         return State(dict(zip(names, found, strict=True)))
 
-    async def steady(self, known: str, clock: Clock, *, mixed: bool = False) -> State | None:
+    async def steady(self, known: str, clock: Clock, *, mixed: bool = False, told: bool = False) -> State | None:
         """What runs now, looked at twice unless it is the state with that key; None when two looks differ.
 
+        :param told: that nothing has changed may be what a layer was told last; what has changed is asked.
         :raises LookFailed: when any layer does not answer.
         """
-        first = await self.look(mixed=mixed)
+        told = told and any(isinstance(adapter, Watched) for adapter in self.adapters.values())
+        first = await self.look(mixed=mixed, told=told)
+        if told and first.key != known:
+            first = await self.look(mixed=mixed)
         if first.key == known:
             return first
         await clock.sleep(_BETWEEN)
@@ -141,7 +148,9 @@ class Layers:
         adapter = self.adapters.get(layer)
         if adapter is None or not adapter.traits.releases:
             raise LookFailed(f"{layer}: {self.service.name} has no such layer with releases")
-        now, others = await asyncio.gather(self._ask(layer, adapter.current), self._ask(layer, adapter.releases))
+        now, others = await asyncio.gather(
+            self._ask(layer, partial(_present, adapter, mixed=False)), self._ask(layer, adapter.releases)
+        )
         return (now, *others)
 
     async def ready(self, names: Sequence[str] = ()) -> tuple[Problem, ...]:
@@ -149,6 +158,15 @@ class Layers:
         wanted = list(names or self.adapters)
         found = await asyncio.gather(*(self._all_problems(name) for name in wanted))
         return tuple(problem for problems in found for problem in problems)
+
+    async def unwatched(self, names: Sequence[str]) -> tuple[Problem, ...]:
+        """What keeps these layers from being told of changes; each look asks them then, which stops nothing."""
+        found = []
+        for name in names:
+            if isinstance(adapter := self.adapters[name], Watched):
+                with suppress(LookFailed):  # then each look says it
+                    found += [Problem(name, text) for text in await self._ask(name, adapter.unwatched)]
+        return tuple(found)
 
     async def _all_problems(self, name: str) -> Sequence[Problem]:
         """What the layer itself finds, and else what a rollback would meet: it asks what there is, and plans a way."""
@@ -329,9 +347,9 @@ class Layers:
             raise LookFailed(f"{layer}: its adapter failed: {said}") from error
 
 
-async def _present(adapter: Adapter, *, mixed: bool) -> Release:
+async def _present(adapter: Adapter, *, mixed: bool, told: bool = False) -> Release:
     try:
-        return await adapter.current()
+        return await (adapter.asked() if isinstance(adapter, Watched) and not told else adapter.current())
     except MixedError as error:
         if not mixed:
             raise

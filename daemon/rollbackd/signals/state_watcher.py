@@ -60,14 +60,15 @@ class StateWatcher:
         """A look at each service every so often, the services spread over that time."""
         for number, service in enumerate(self._layers):
             offset = self._every * number / len(self._layers)
-            yield Recurring(f"states {service}", self._every, partial(self.look, service), offset)
+            yield Recurring(f"states {service}", self._every, partial(self.look, service, told=True), offset)
 
-    async def look(self, service: str, *, mixed: bool = False) -> State | None:
+    async def look(self, service: str, *, mixed: bool = False, told: bool = False) -> State | None:
         """The present state, written down when it is new.
 
         None in transition, after a failed look, and while an incident acts.
 
         :param mixed: also what is no state because the parts of a layer differ; that is never written down.
+        :param told: that nothing has changed may be what a layer was told last.
         """
         async with self._locks[service]:
             before = self._read_model.of(service)
@@ -75,7 +76,7 @@ class StateWatcher:
                 return None
             try:
                 await self._check_settled(service)
-                state = await self._twice(service, mixed=mixed)
+                state = await self._twice(service, mixed=mixed, told=told)
                 await self._check_settled(service)
             except LookFailed as error:
                 if self.problems.get(service) != str(error):
@@ -110,9 +111,10 @@ class StateWatcher:
         if why := await self._between(service):
             raise LookFailed(why)
 
-    async def _twice(self, service: str, *, mixed: bool = False) -> State | None:
+    async def _twice(self, service: str, *, mixed: bool = False, told: bool = False) -> State | None:
         known = self._read_model.of(service).present
-        return await self._layers[service].steady(known.key if known is not None else "", self._clock, mixed=mixed)
+        key = known.key if known is not None else ""
+        return await self._layers[service].steady(key, self._clock, mixed=mixed, told=told)
 
     async def _take_in(self, service: str, state: State) -> None:
         now = self._clock.now()

@@ -305,6 +305,28 @@ async def body_of(answer: Response, largest: int, *, to_the_end: bool = False) -
     return bytes(body), whole
 
 
+async def lines_of(answer: Response, longest: int) -> AsyncIterator[bytes]:
+    """The lines of the answer's body as they come, unpacked.
+
+    :raises HttpError: from the block of `http_answer`, when one is longer than so many bytes and a piece, or it is
+        packed otherwise than it says.
+    """
+    line = bytearray()
+    try:
+        async for piece in _unpacked(answer):
+            begun, *others = piece.split(b"\n")
+            line += begun
+            for other in others:
+                yield bytes(line)
+                line = bytearray(other)
+            if len(line) > longest:
+                raise _BrokenOff(f"a line is longer than {longest // 2**20} MiB")
+    except NotPackedError as error:
+        raise _BrokenOff(str(error)) from error
+    if line:
+        yield bytes(line)
+
+
 def _unpacked(answer: Response) -> AsyncIterator[bytes]:
     """Its body in pieces. :raises NotPackedError: as it is iterated."""
     pieces = answer.content.iter_chunked(_PIECE)

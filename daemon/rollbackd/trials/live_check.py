@@ -182,6 +182,7 @@ class LiveCheck:
         service = layers.service.name
         fine = [name for name in layers.adapters if name not in wrong]
         told = [ProbeView("layer", f"{service}/{one.layer}", WRONG, one.text) for one in problems]
+        told += [ProbeView("layer", f"{service}/{one.layer}", NOTE, one.text) for one in await layers.unwatched(fine)]
         return [*(ProbeView("layer", f"{service}/{name}", OK, "answers, and can plan a way") for name in fine), *told]
 
     # -- receivers ------------------------------------------------------------------------------
