@@ -24,7 +24,7 @@ from rollbackd.adapter import Place
 from rollbackd.syntax.clusters import ClusterSettings
 from rollbackd.testing import place
 from tests.fakes.kubernetes_api import ADMIN, TOKEN, FakeKubernetes, fake_kubernetes
-from tests.fakes.kubernetes_controllers import Object, is_ready, pod_status
+from tests.fakes.kubernetes_controllers import ENDED, Object, is_ready, pod_status
 from tests.servers import wait_until
 
 JSON_PATCH = "application/json-patch+json"
@@ -129,6 +129,8 @@ class Cluster:
                 with contextlib.suppress(urllib.error.URLError, OSError):
                     maps = self.api("GET", f"/api/v1/namespaces/{name}/configmaps")["items"]
                     for pod in self.api("GET", f"/api/v1/namespaces/{name}/pods")["items"]:
+                        if pod.get("status", {}).get("phase") in ENDED:
+                            continue
                         self._tell(name, pod, {each["metadata"]["name"] for each in maps})
 
     def _tell(self, namespace: str, pod: Object, maps: set[str]) -> None:

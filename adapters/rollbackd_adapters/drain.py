@@ -2,9 +2,9 @@
 
 A bracket, never a step. It asks by HTTP or by commands; running containers with a label count as sessions too, as the
 `docker` program (https://docs.docker.com/reference/cli/docker/) tells them to the daemon's user, in the context that is
-that user's. The waiting has a limit that a crash does not restart: the time of entering is on disk. When the limit is
-over the rollback goes on, or fails, as `at_limit` says; a count that nobody answers is waited for as well. An abort is
-heeded when the waiting is over.
+that user's, and so do pods of a cluster. The waiting has a limit that a crash does not restart: the time of entering is
+on disk. When the limit is over the rollback goes on, or fails, as `at_limit` says; a count that nobody answers is
+waited for as well. An abort is heeded when the waiting is over.
 """
 
 import math
@@ -12,20 +12,23 @@ import re
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
-from typing import ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from rollbackd.adapter import AdapterError, Place, Settings
 from rollbackd.model import NO_RELEASE, Change
 from rollbackd.syntax.json_path import JsonPath
-from rollbackd.syntax.units import Duration, Spec, Vector, format_duration, show
+from rollbackd.syntax.units import Duration, Ref, Spec, Vector, format_duration, show
 from rollbackd.system import log
 from rollbackd.system.boundary import boundary
 from rollbackd.system.spawner import Finished, Lock, one_line
 from rollbackd_adapters import web
 from rollbackd_adapters.brackets import BracketAdapter, crossing, sent_once
 from rollbackd_adapters.failures import as_adapter_errors, holding
+from rollbackd_adapters.kubernetes.client import identified_client
+from rollbackd_adapters.kubernetes.lacking import missing_rights
+from rollbackd_adapters.kubernetes.settings import NAMESPACE
 from rollbackd_adapters.lacks import missing_programs
 from rollbackd_adapters.then import environment
 from rollbackd_adapters.traces import Trace
@@ -39,6 +42,10 @@ _SHUT = timedelta(minutes=1)
 """How long stopping new sessions is tried: a service that is down must not keep a rollback from mending it."""
 _LONGEST = timedelta(minutes=50)
 """The runner gives up after an hour."""
+PODS_RIGHT = ("list", "", "pods")
+"""Verb, API group and resource."""
+_ENDED = {"Succeeded", "Failed"}
+_LABEL_NAME = r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
 
 
 class Counted(web.Question):
@@ -70,6 +77,17 @@ class DrainCommands(Spec):
     """Prints how many there are."""
 
 
+class DrainPods(Spec):
+    """Pods of a cluster that are sessions."""
+
+    cluster: Annotated[str, Ref("cluster")]
+    """One of `clusters`, by name."""
+    namespace: str = Field(pattern=NAMESPACE)
+    """Where they are."""
+    label: str = Field(pattern=rf"^([a-z0-9.-]{{1,253}}/)?{_LABEL_NAME}(={_LABEL_NAME})?$")
+    """All that have it and have not ended are counted: `role=session`, or only the label's key."""
+
+
 class DrainSettings(Settings):
     """A layer of adapter `drain`: `http` or `command`, and one place where sessions are counted."""
 
@@ -77,6 +95,8 @@ class DrainSettings(Settings):
     command: DrainCommands | None = None
     docker: str = Field(default="", pattern=r"^([A-Za-z0-9][A-Za-z0-9._/-]*(=[A-Za-z0-9._/:@-]+)?)?$")
     """A label: the running containers that have it are the sessions, as `docker ps` counts them."""
+    pods: DrainPods | None = None
+    """The same of pods, as the API of a cluster counts them."""
     at_most: int = Field(default=0, ge=0)
     """So many sessions may be left."""
     limit: Duration = Field(default=timedelta(minutes=10), le=_LONGEST)
@@ -93,8 +113,8 @@ class DrainSettings(Settings):
         if (self.http is None) == (self.command is None):
             raise ValueError("new sessions are stopped by `http` or by `command`; give exactly one")
         own = (self.http or self.command).sessions  # type: ignore[union-attr]
-        if (own is None) == (not self.docker):
-            raise ValueError("sessions are counted in one place; give `sessions`, or `docker` with a label")
+        if [own is None, not self.docker, self.pods is None].count(False) != 1:
+            raise ValueError("sessions are counted in one place; give `sessions`, or `docker` or `pods` with a label")
         return self
 
 
@@ -221,6 +241,8 @@ class DrainAdapter(BracketAdapter[DrainSettings]):
         """:raises AdapterError: nobody says."""
         if self._settings.docker:
             return await self._containers()
+        if self._settings.pods is not None:
+            return await self._pods(self._settings.pods)
         if self._settings.http is not None:
             assert self._settings.http.sessions is not None
             return await self._counted(self._settings.http.sessions)
@@ -241,6 +263,12 @@ class DrainAdapter(BracketAdapter[DrainSettings]):
             remedy = "add rollbackd's user to the group docker" if may_not else "does dockerd run?"
             raise AdapterError(f"{_failed(finished)}; {remedy}", permanent=may_not, evidence=finished.tail)
         return len(finished.stdout.split())
+
+    async def _pods(self, pods: DrainPods) -> int:
+        """Also those that wait for a node or are about to end; a pod that has ended stays listed."""
+        client = await identified_client(self._place, pods.cluster)
+        found = await client.items(f"/api/v1/namespaces/{pods.namespace}/pods", labelSelector=pods.label)
+        return sum((each.get("status") or {}).get("phase") not in _ENDED for each in found)
 
     async def _counted(self, counted: Counted) -> float:
         words = web.words_of(self._place)
@@ -284,13 +312,22 @@ class DrainAdapter(BracketAdapter[DrainSettings]):
         if http is not None:
             texts += await web.unprepared(self._place, http.enter, http.leave, http.sessions)
         if self._settings.docker and not texts:
-            texts += await self._docker_does_not_answer()
+            texts += await self._nobody_counts()
+        if (pods := self._settings.pods) is not None:
+            texts += await self._may_not_list(pods) or await self._nobody_counts()
         return texts
 
-    async def _docker_does_not_answer(self) -> list[str]:
-        """Why dockerd cannot be asked. One that is away for now is a problem only with `at_limit: fail`."""
+    async def _may_not_list(self, pods: DrainPods) -> list[str]:
+        """The right that is missing; nothing where the cluster cannot be asked."""
+        with suppress(AdapterError):
+            client = await identified_client(self._place, pods.cluster)
+            return await missing_rights(client, pods.namespace, [PODS_RIGHT])
+        return []
+
+    async def _nobody_counts(self) -> list[str]:
+        """Why dockerd or the cluster cannot be asked. One away for now is a problem only with `at_limit: fail`."""
         try:
-            await self._containers()
+            await self._count()
         except AdapterError as error:
             if error.permanent or self._settings.at_limit == "fail":
                 return [f"{_UNCOUNTED}: {error}"]

@@ -19,6 +19,8 @@ Object = dict[str, Any]
 DEPLOYMENT_REVISION = "deployment.kubernetes.io/revision"
 NOT_COPIED = {DEPLOYMENT_REVISION, "kubectl.kubernetes.io/last-applied-configuration"}
 PASSES = 500
+ENDED = {"Succeeded", "Failed"}
+"""Phases of pods that run no more."""
 
 
 def digest(value: object) -> str:
@@ -84,6 +86,8 @@ class Controllers:
         """Nodes whose kubelet does not answer."""
         self.pushed: dict[str, int] = {}
         """How often an image was pushed again under the same tag."""
+        self.kubelet_elsewhere = False
+        """Somebody else says of pods what a kubelet says."""
 
     def run(self, namespace: str) -> None:
         for _ in range(PASSES):
@@ -430,7 +434,7 @@ class Controllers:
         chosen = service["spec"]["selector"].items()
         endpoints = [
             {
-                "addresses": ["10.0.0.1"],
+                "addresses": [pod.get("status", {}).get("podIP", "10.0.0.1")],
                 "conditions": {"ready": is_ready(pod)},
                 "targetRef": {"kind": "Pod", "name": pod["metadata"]["name"], "uid": pod["metadata"]["uid"]},
             }
@@ -452,6 +456,8 @@ class Controllers:
 
     # -- pods -----------------------------------------------------------------------------------
     def kubelet(self, pod: Object) -> None:
+        if self.kubelet_elsewhere or pod.get("status", {}).get("phase") in ENDED:
+            return
         if pod["spec"].get("nodeName") in self.down:  # the node controller says so
             status = {**pod.get("status", {}), "conditions": [{"type": "Ready", "status": "False"}]}
         else:

@@ -15,7 +15,7 @@ from rollbackd_adapters.kubernetes.settings import CanarySettings
 from rollbackd_adapters.kubernetes.weights import KINDS
 from rollbackd_adapters.kubernetes.workload import path_of
 
-PAGE = Path(__file__).parents[2] / "docs" / "adapters.md"
+PAGE = Path(__file__).parents[2] / "docs" / "kubernetes.md"
 
 
 def documented(kind: str = "Role") -> set[tuple[str, str, str]]:

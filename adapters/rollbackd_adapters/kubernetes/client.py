@@ -314,7 +314,7 @@ class KubernetesClient:
         words = shortened(" ".join(self._spawner.clean(words).split()), _WORDS)
         hint = {
             _UNAUTHORIZED: "; its credentials are not accepted, look at the kubeconfig",
-            _FORBIDDEN: "; docs/adapters.md has the Role that it needs",
+            _FORBIDDEN: "; docs/kubernetes.md has the Role that it needs",
         }.get(status, "")
         text, reason = f"{where} answered {status}: {words}{hint}", str(said.get("reason") or "")
         transient = http_client.is_transient(status) or status in {_UNAUTHORIZED, _CONFLICT, _GONE}
