@@ -31,11 +31,13 @@ class Commit:
     tree: Path
     directory: Path
     """Where the run puts everything."""
+    database: int = 0
+    """MiB of a database; 0: as promised."""
 
     def measure(self, row: str, rounds: int, *, tiny: bool) -> dict[str, Any]:
         """The fields of a row. :raises BenchError: it could not be measured; the sentence says why."""
         root = self.directory / "row"
-        argv = [sys.executable, "-P", str(_ROW), row, str(root), str(rounds)]
+        argv = [sys.executable, "-P", str(_ROW), row, str(root), str(rounds), str(self.database)]
         with _session([*argv, "--tiny"] if tiny else argv, self.tree, self._environment()) as process:
             leftovers.note(self.directory, process.pid)
             printed, complained = process.communicate("begin\n")

@@ -22,9 +22,6 @@ from rollbackd_adapters.sqlite.settings import SqliteSettings
 
 MOST = 1.3
 """Of the time that `.restore` takes."""
-_WHOLE, _TINY = 2**30, 2**23
-_FILES = 50_000
-"""As many files as the whole bench makes elsewhere: it is the whole one."""
 _ROW = 2**16
 _ROUNDS = 3
 _LIMIT = timedelta(minutes=10)
@@ -35,7 +32,7 @@ def measure(root: Path, sizes: Sizes) -> Row:
     program = shutil.which("sqlite3")
     if program is None:
         raise BenchError("sqlite3 is missing; `make servers` installs it")
-    size = _WHOLE if sizes.files >= _FILES else _TINY
+    size = sizes.database // 2
     root.mkdir(parents=True, exist_ok=True)
     file = root / "app.db"
     _make(file, size)

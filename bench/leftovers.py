@@ -8,13 +8,14 @@ import fcntl
 import os
 import shutil
 import signal
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from bench.host import BenchError, wait_until
 
-_LOCK, _SESSION = "lock", "session"
+_LOCK, _SESSION, _APART = "lock", "session", "apart"
 _SID, _STARTED = 3, 19
 """Fields of `/proc/PID/stat`, counted from the one after the name."""
 
@@ -46,9 +47,27 @@ def note(directory: Path, leader: int) -> None:
     (directory / _SESSION).write_text(f"{_boot()} {leader} {_stat(leader)[_STARTED]}")
 
 
+@contextmanager
+def apart(root: Path) -> Iterator[Path]:
+    """A directory with a short path that other users may come to, for a row; the next run removes what a kill left.
+
+    :param root: where the row puts everything else.
+    """
+    made = Path(tempfile.mkdtemp(prefix="rollbackd-bench-", dir="/tmp"))
+    try:
+        made.chmod(0o755)
+        root.mkdir(parents=True, exist_ok=True)
+        (root / _APART).symlink_to(made)
+        yield made
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
 def clean(directory: Path) -> None:
     """End what an interrupted run left in the directory, and empty it but for the lock that is held."""
     end_session(directory)
+    for link in directory.glob(f"*/{_APART}"):
+        shutil.rmtree(link.readlink(), ignore_errors=True)
     for path in directory.iterdir():
         if path.is_dir():
             shutil.rmtree(path)

@@ -27,6 +27,8 @@ class Sizes:
     many_facts: int = 1_000_000
     files: int = 50_000
     """Files of a tree that is kept."""
+    database: int = 2 * 2**30
+    """Bytes of a database; one of SQLite has half of it."""
     settle: float = 5.0
     """Seconds in which an idle daemon's memory must not grow, to count as settled."""
 
@@ -43,6 +45,7 @@ TINY = Sizes(
     facts=2000,
     many_facts=4000,
     files=500,
+    database=2**22,
     settle=0.5,
 )
 """Says nothing about speed; says that the bench works."""

@@ -21,15 +21,18 @@ def _stop(*_: object) -> NoReturn:
 
 
 def main() -> None:
-    """The arguments are the row's name, a directory, how many rounds, and perhaps `--tiny`."""
-    name, directory, rounds, *tiny = sys.argv[1:]
+    """The arguments are the row's name, a directory, how many rounds, MiB of a database or 0, and perhaps `--tiny`."""
+    name, directory, rounds, database, *tiny = sys.argv[1:]
     signal.signal(signal.SIGTERM, _stop)
     if not sys.stdin.readline():
         sys.exit("nobody waits for this row")
     if name not in ROWS:
         sys.exit("the bench of this commit has no such row")
     try:
-        row = ROWS[name](Path(directory), replace(TINY if tiny else Sizes(), rounds=int(rounds)))
+        sizes = replace(TINY if tiny else Sizes(), rounds=int(rounds))
+        if int(database):
+            sizes = replace(sizes, database=int(database) * 2**20)
+        row = ROWS[name](Path(directory), sizes)
     except BenchError as error:
         sys.exit(str(error))
     print(json.dumps(asdict(row)))

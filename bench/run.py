@@ -1,6 +1,7 @@
 """Measures every promise of speed, prints each row and the table, and ends with 1 when one is not kept.
 
 python bench/run.py [--only intake,share] [--vs REVISION] [--tiny]; `make bench WORDS="--only intake"` is the same.
+With `--database 64` those of databases have 64 MiB instead, to try them; such rows are not kept.
 """
 
 import argparse
@@ -10,6 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -19,7 +21,7 @@ sys.path.insert(0, str(ROOT))
 from rich.console import Console  # the checkout's root must be importable first
 from rich.table import Table
 
-from bench import burst, databases, intake, judging, memory, reaction, restart, results, share, snapshots
+from bench import burst, databases, intake, judging, memory, postgres, reaction, restart, results, share, snapshots
 from bench.commits import Commit, figure, here, other, same_bench
 from bench.host import BenchError
 from bench.leftovers import alone
@@ -39,6 +41,10 @@ ROWS: dict[str, Callable[[Path, Sizes], Row]] = {
     "memory": memory.measure,
     "snapshots": snapshots.measure,
     "sqlite": databases.measure,
+    "postgres-copy": postgres.measure_copy,
+    "postgres-restore": postgres.measure_restore,
+    "postgres-closed": postgres.measure_closed,
+    "postgres-point": postgres.measure_point,
 }
 """In the order of the design's table."""
 RESULTS = ROOT / "bench/RESULTS.md"
@@ -76,7 +82,7 @@ def run(names: Sequence[str], commit: Commit, console: Console, *, tiny: bool) -
             rows.append(row)
             told = f"{row.measured}; floor {row.floor}; must be {row.must}: {'yes' if row.ok else 'NO'}"
             console.print(f"  {name}: {row.what}: {told}", soft_wrap=True)
-            if not tiny:
+            if not tiny and not commit.database:
                 results.keep(RESULTS, name, row, commit.name, list(ROWS))
     finally:
         console.print(table(rows))
@@ -126,6 +132,9 @@ def main() -> int:
     parser.add_argument("--vs", metavar="REVISION", help="measure this commit in turns with what is checked out")
     parser.add_argument("--tiny", action="store_true", help="see that it works; says nothing about speed")
     parser.add_argument(
+        "--database", type=int, default=0, metavar="MIB", help="how large databases are; such rows are not kept"
+    )
+    parser.add_argument(
         "--directory", type=Path, default=ROOT / ".bench", help="where journals are put; on a real disk"
     )
     given = parser.parse_args()
@@ -141,11 +150,11 @@ def main() -> int:
     console.print(f"before: {machine()}")
     try:
         with alone(directory):
-            ours = here(directory)
+            ours = replace(here(directory), database=given.database)
             if given.vs is None:
                 missed = run(names, ours, console, tiny=given.tiny)
             else:
-                theirs = other(given.vs, directory)
+                theirs = replace(other(given.vs, directory), database=given.database)
                 if not same_bench(theirs):
                     console.print(f"bench/ differs between {ours.name} and {theirs.name}: each is measured by its own")
                 missed = compare(names, (ours, theirs), console, tiny=given.tiny)

@@ -29,6 +29,10 @@ PROMISES = {
     "memory": "memory, idle",
     "snapshots": "a snapshot of",
     "sqlite": "a SQLite database of",
+    "postgres-copy": "a copy of a PostgreSQL database of",
+    "postgres-restore": "a PostgreSQL database of",
+    "postgres-closed": "no client of",
+    "postgres-point": "a point in time of a PostgreSQL database of",
 }
 KEPT = Row("a", "1.0", "0.9", "x", "<= 1.1", ok=True)
 MISSED = Row("b", "1.2", "0.9", "x", "<= 1.1", ok=False)
@@ -124,6 +128,17 @@ def test_what_an_interrupted_run_left_is_gone_and_the_directory_in_the_end(tmp_p
     with leftovers.alone(tmp_path):
         assert [path.name for path in tmp_path.iterdir()] == ["lock"]
     assert not tmp_path.exists()
+
+
+def test_what_a_killed_row_had_elsewhere_is_gone_too(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), leftovers.apart(tmp_path / "row") as elsewhere:
+        raise KeyboardInterrupt
+    assert not elsewhere.exists()
+    with leftovers.apart(tmp_path / "another") as elsewhere:
+        (elsewhere / "data").touch()
+        leftovers.clean(tmp_path)
+        assert not elsewhere.exists()
+    assert not list(tmp_path.iterdir())
 
 
 def _sleeper() -> subprocess.Popen[bytes]:
@@ -248,7 +263,7 @@ def test_a_row_that_fails_is_a_row_of_the_table_and_no_traceback(repository: Pat
 
 
 def test_a_row_that_nobody_waits_for_does_not_begin() -> None:
-    argv = [sys.executable, "bench/row.py", "memory", "nowhere", "1", "--tiny"]
+    argv = [sys.executable, "bench/row.py", "memory", "nowhere", "1", "0", "--tiny"]
     ended = subprocess.run(
         argv,
         check=False,
