@@ -74,6 +74,30 @@ class Tab:
         await self.call("Page.navigate", url=url)
         await self.until(f"document.readyState === 'complete' && location.href.startsWith({json.dumps(url[:20])})")
 
+    async def until_loaded(self, url: str, script: str, within: float = 90) -> None:
+        """Load a page again and again, as somebody without scripts does, until an expression is true."""
+        async with asyncio.timeout(within):
+            while True:
+                await self.open(url)
+                if await self.run(f"Boolean({script})"):
+                    return
+                await asyncio.sleep(0.5)
+
+    async def click(self, selector: str) -> None:
+        """As a mouse does it, wherever it is."""
+        found = await self.run(
+            f"(() => {{ const one = document.querySelector({json.dumps(selector)}); "
+            "one.scrollIntoView({block: 'center'}); const box = one.getBoundingClientRect(); "
+            "return [box.x + box.width / 2, box.y + box.height / 2]; })()"
+        )
+        where = {"x": found[0], "y": found[1], "button": "left", "clickCount": 1}
+        for kind in ("mousePressed", "mouseReleased"):
+            await self.call("Input.dispatchMouseEvent", type=kind, **where)
+
+    async def scripts(self, *, on: bool) -> None:
+        """Whether pages that are opened from now on may run theirs; what we ask of them by `run` goes on."""
+        await self.call("Emulation.setScriptExecutionDisabled", value=not on)
+
     async def looks(self, width: int, *, dark: bool) -> None:
         """Have it so wide, and in this theme."""
         height = 800 if width < 600 else 1000

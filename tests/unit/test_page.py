@@ -10,15 +10,20 @@ from datetime import timedelta
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
+from typing import cast
+from unittest.mock import Mock
 
 import aiohttp
 import pytest
+from aiohttp.test_utils import make_mocked_request
 
 import rollbackd.page
 from rollbackd.model import Request
+from rollbackd.operations import Operations
+from rollbackd.page import streams as page_streams
 from rollbackd.page.sessions import LASTS, LINK_LASTS, PageSessions
-from rollbackd.page.streams import MOST_STREAMS
-from rollbackd.views.shapes import CheckView, FindingView, HoldView, RecordView, RuleView
+from rollbackd.page.streams import MOST_STREAMS, PageStreams
+from rollbackd.views.shapes import CheckView, DecisionView, FindingView, HoldView, RecordView, RuleView
 from tests.fakes.clock import ManualClock
 from tests.fakes.operations import ASKING, CHECKOUT, DECIDED, NOON, OPENED, SEARCH, V41, FakeOperations
 from tests.fakes.serving import TOKENS, Served, serving
@@ -533,6 +538,65 @@ async def test_streams_are_bounded_and_end_with_the_server(browser: Browser) -> 
     for one in streams:
         await asyncio.wait_for(one.content.read(), 30)
         one.release()
+
+
+async def test_a_page_is_made_once_for_all_who_look_at_it(browser: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
+    await browser.log_in()
+    operations, looks = browser.served.operations, list[str]()
+    usual = operations.decisions
+
+    async def decisions(service: str = "", limit: int = 50) -> list[DecisionView]:
+        looks.append(service)
+        return await usual(service, limit)
+
+    streams = [await browser.client.get(f"{browser.served.url}/decisions?live=1") for _ in range(20)]
+    for one in streams:
+        assert (await _event(one))["id"] == "1"
+        assert (await _event(one))["event"] == "alive"
+    monkeypatch.setattr(operations, "decisions", decisions)
+    operations.decided = replace(DECIDED, rule="another-rule")
+    await operations.note("checkout-2", "Adopted", "driven")
+    for one in streams:
+        event = await _event(one)
+        while event.get("event") == "alive":
+            event = await _event(one)
+        assert (event["id"], "another-rule" in event["data"]) == ("2", True)
+    assert len(looks) < len(streams) / 2
+    for one in streams:
+        one.close()
+
+
+async def test_who_is_gone_before_a_stream_begins_is_no_trouble() -> None:
+    streams = PageStreams(cast("Operations", FakeOperations()), ManualClock())
+    gone = make_mocked_request("GET", "/decisions?live=1", protocol=Mock(transport=None))
+
+    async def never() -> dict[str, str]:
+        raise AssertionError
+
+    await streams.serve(gone, "", "page", never, lambda: True)
+    assert streams.count == 0
+
+
+async def test_dear_pages_are_looked_at_more_seldom_while_nothing_is_written(
+    browser: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await browser.log_in()
+    operations, looks = browser.served.operations, list[str]()
+    usual = operations.decisions
+
+    async def dear(service: str = "", limit: int = 50) -> list[DecisionView]:
+        looks.append(service)
+        await asyncio.sleep(0.3)
+        return await usual(service, limit)
+
+    monkeypatch.setattr(operations, "decisions", dear)
+    monkeypatch.setattr(page_streams, "ALIVE", timedelta(seconds=0.1))
+    monkeypatch.setattr(page_streams, "_CALM", timedelta())
+    async with browser.client.get(f"{browser.served.url}/decisions?live=1") as answer:
+        await _event(answer)
+        for _ in range(5):
+            assert (await _event(answer))["event"] == "alive"
+    assert len(looks) == 2  # one for the status, and the first of the stream: the next one is 7 s after it
 
 
 async def test_a_stream_ends_with_its_session(browser: Browser) -> None:

@@ -140,13 +140,19 @@ class _Page:
         if "live" not in request.query or not page_templates().is_live(template):
             return self._html(request, template, await gather(request), visitor)
 
+        frame = self._frame(request, visitor)
+        del frame["actor"]  # what is live is the same for all who may do the same
+
         async def parts() -> Mapping[str, str]:
-            return page_templates().live(template, {**await gather(request), **self._frame(request, visitor)})
+            return page_templates().live(template, {**await gather(request), **frame})
 
         await gather(request)  # what is not there is told by a status, before the stream begins
-        return await self.streams.serve(request, visitor.form, parts, lambda: self._doorkeeper.still_there(visitor))
+        same = (request.path_qs, *frame.items())
+        return await self.streams.serve(
+            request, visitor.form, same, parts, lambda: self._doorkeeper.still_there(visitor)
+        )
 
-    def _frame(self, request: web.Request, visitor: Visitor | None) -> Mapping[str, Any]:
+    def _frame(self, request: web.Request, visitor: Visitor | None) -> dict[str, Any]:
         """What every page has around what it shows. Links are relative: a proxy may have us below any path."""
         return {
             "root": _root(request),
