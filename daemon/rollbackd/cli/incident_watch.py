@@ -3,7 +3,8 @@
 import asyncio
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -11,7 +12,7 @@ from rollbackd.cli.command_frame import DONE, INTERRUPTED, NO, Session, complain
 from rollbackd.cli.daemon_client import AnswerError, UnreachableError
 from rollbackd.cli.incident_text import Timeline
 from rollbackd.cli.outcome_report import report
-from rollbackd.cli.terminal_text import safe
+from rollbackd.cli.terminal_text import View, safe
 from rollbackd.system.clock import SystemClock
 
 _NEWS = 25
@@ -49,7 +50,8 @@ def watch(session: Session, incident: str, *, reported: bool = False) -> int:
     """
     records = RecordPrinter(as_json=session.json)
     try:
-        ended = _follow(session, incident, records.show)
+        with _drawn(as_json=session.json) as draw:
+            ended = _follow(session, incident, records.show, draw)
     except KeyboardInterrupt:
         print(f"\n{safe(incident)} goes on; stop it with: rollbackd abort {safe(incident)}", file=sys.stderr)
         return INTERRUPTED
@@ -58,6 +60,27 @@ def watch(session: Session, incident: str, *, reported: bool = False) -> int:
     elif reported:
         report(ended, records.shown)
     return conclude(ended["id"], ended["outcome"], ended["status"], quiet=session.json)
+
+
+@contextmanager
+def _drawn(*, as_json: bool) -> Iterator[Callable[[View], None]]:
+    """Keeps the tree of what is followed below what is printed, on a terminal; elsewhere there are lines alone."""
+    if as_json or not sys.stdout.isatty():
+        yield lambda _detail: None
+        return
+    from rich.live import Live
+
+    from rollbackd.cli.incident_tree import tree
+
+    last: list[View] = []
+    clock = SystemClock()
+    with Live(get_renderable=lambda: tree(last[0], clock.now()) if last else "", refresh_per_second=1) as live:
+
+        def draw(detail: View) -> None:
+            last[:] = [detail]
+            live.refresh()
+
+        yield draw
 
 
 def conclude(incident: str, outcome: str, status: str, *, quiet: bool = False) -> int:
@@ -71,7 +94,9 @@ def conclude(incident: str, outcome: str, status: str, *, quiet: bool = False) -
     return NO
 
 
-def _follow(session: Session, incident: str, show: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+def _follow(
+    session: Session, incident: str, show: Callable[[dict[str, Any]], None], draw: Callable[[View], None]
+) -> dict[str, Any]:
     """The incident when it ended, or is parked for a person."""
     after, seen = 0, False
     away = timedelta()
@@ -87,6 +112,7 @@ def _follow(session: Session, incident: str, show: Callable[[dict[str, Any]], No
             asyncio.run(SystemClock().sleep(_AGAIN))
             continue
         seen, away = True, timedelta()
+        draw(detail)
         for record in detail["records"]:
             show(record)
             after = record["n"]

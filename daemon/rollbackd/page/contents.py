@@ -11,10 +11,9 @@ from pydantic_core import to_jsonable_python
 from rollbackd import facts
 from rollbackd.operations import Operations
 from rollbackd.operations.parameters import Reference, RequestFields
-from rollbackd.page import condition_labels
 from rollbackd.page.service_past import past_of
 from rollbackd.system.clock import Clock
-from rollbackd.views import report_text
+from rollbackd.views import condition_labels, report_text
 from rollbackd.views.shapes import DecisionView, IncidentView, ServiceView
 
 SHOWN = 100

@@ -10,9 +10,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from rollbackd.notify.messages import plain_text
-from rollbackd.page import condition_labels
 from rollbackd.syntax.units import roughly
-from rollbackd.views import markup
+from rollbackd.views import condition_labels, markup
 
 FORM = f"@form-{secrets.token_hex(16)}@"
 """Stands for the session's word in what is rendered: the parts of a page know of no session. Nobody can write it."""
@@ -57,8 +56,10 @@ class PageTemplates:
             "of_decision": condition_labels.of_decision,
             "of_verdict": condition_labels.of_verdict,
             "of_step": condition_labels.of_step,
+            "step_note": condition_labels.step_note,
+            "checks_note": condition_labels.checks_note,
         }
-        self._environment.globals |= {"form_word": FORM, "until": condition_labels.until}
+        self._environment.globals["form_word"] = FORM
         self._environment.globals["parts"] = self._environment.get_template("parts.html").module
 
     def whole(self, name: str, context: Mapping[str, Any], form: str) -> str:

@@ -4,8 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 
 from rollbackd import facts
-from rollbackd.page import condition_labels
-from rollbackd.views import plot
+from rollbackd.views import condition_labels, plot
 from rollbackd.views.markup import Markup
 from rollbackd.views.shapes import IncidentView, RecordView, StateView
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from rollbackd.incident.outcomes import BAD_ENDS, MEANINGS
 from rollbackd.syntax.units import roughly
-from rollbackd.views.shapes import DecisionView, IncidentView, ServiceView, StateView
+from rollbackd.views.shapes import DecisionView, IncidentView, ServiceView, StateView, StepView, VerificationView
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +125,29 @@ def releases(state: StateView | None) -> str:
 def until(at: datetime, now: datetime) -> str:
     """`at 12:00:30, in 12s`, or that it is due."""
     return f"at {hour(at)}, in {roughly(at - now)}" if at > now else f"due since {hour(at)}"
+
+
+def step_note(one: StepView, now: datetime | None = None) -> str:
+    """What is to be known of a step: its attempt, its time so far and its usual one, what is risky.
+
+    :param now: None where nothing of it runs, as in a plan that is only shown.
+    """
+    so_far = f", for {roughly(now - one.since)}" if now is not None and one.since is not None else ""
+    said = (
+        f"Attempt {one.attempt}." if one.attempt > 1 else "",
+        f"Since {hour(one.since)}{so_far}." if one.since is not None else "",
+        f"Took {roughly(one.took)}." if one.took is not None else "",
+        f"Usually {roughly(one.expected)}." if one.expected is not None else "",
+        "" if one.reversible else "Irreversible.",
+        "; ".join(one.risks),
+    )
+    return " ".join(filter(None, said))
+
+
+def checks_note(one: VerificationView, now: datetime) -> str:
+    """How far the checks after the last step are."""
+    rounds = f"{one.rounds} of {one.passes} good rounds"
+    return f"{rounds}, the next {until(one.next_look, now)}; the deadline is {until(one.deadline, now)}"
 
 
 def headline(one: IncidentView, decision: DecisionView | None, now: datetime) -> str:
