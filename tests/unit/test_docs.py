@@ -177,6 +177,14 @@ def test_every_file_that_is_named_is_there(name: str) -> None:
     assert sorted(file for file in named if not any((root / file).exists() for root in roots)) == []
 
 
+@pytest.mark.parametrize("name", ["adapters.md", "kubernetes.md"])
+def test_no_sentence_is_too_long_for_a_tired_engineer(name: str) -> None:
+    text = re.sub(r"```.*?```", "", (PROJECT / "docs" / name).read_text(), flags=re.DOTALL)
+    lines = [line.lstrip("- ") for line in text.splitlines() if not line.startswith(("|", "#"))]
+    sentences = [one for line in lines for one in re.split(r"(?<=[.!?:])\s+", line)]
+    assert [one for one in sentences if len(one.split()) > 35] == []
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_inside_the_project_lead_somewhere(page: Path) -> None:
     links = [link for link in re.findall(r"\]\(([^)#]+)", page.read_text()) if "://" not in link]
