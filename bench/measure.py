@@ -31,6 +31,11 @@ class Sizes:
     """Bytes of a database; one of SQLite has half of it."""
     settle: float = 5.0
     """Seconds in which an idle daemon's memory must not grow, to count as settled."""
+    workloads: int = 500
+    """Deployments of a cluster, each with ten ReplicaSets."""
+    events: int = 5000
+    clusters: int = 50
+    """A tenth of them hangs."""
 
 
 TINY = Sizes(
@@ -47,6 +52,9 @@ TINY = Sizes(
     files=500,
     database=2**22,
     settle=0.5,
+    workloads=20,
+    events=100,
+    clusters=10,
 )
 """Says nothing about speed; says that the bench works."""
 

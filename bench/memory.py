@@ -3,6 +3,7 @@
 Resident memory of the daemon's one process, once it has not grown for some seconds.
 """
 
+import subprocess
 import time
 from pathlib import Path
 
@@ -60,19 +61,20 @@ def _host(root: Path, count: int, port: int) -> Host:
 def _settled(host: Host, seconds: float) -> float:
     """MiB, once it has stayed for so many seconds. :raises BenchError: it grows and grows."""
     with host.daemon() as process:
-        status = Path(f"/proc/{process.pid}/status")
         deadline = time.monotonic() + _LIMIT
         highest, since = 0.0, time.monotonic()
         while time.monotonic() - since < seconds:
-            now = _resident(status)
+            now = resident(process)
             if now > highest + _STILL:
                 highest, since = now, time.monotonic()
             if time.monotonic() > deadline:
                 raise BenchError(f"the daemon's memory still grows after {_LIMIT:.0f} s: {now:.0f} MiB")
             time.sleep(0.1)
-        return max(highest, _resident(status))
+        return max(highest, resident(process))
 
 
-def _resident(status: Path) -> float:
-    line = next(line for line in status.read_text().splitlines() if line.startswith("VmRSS"))
+def resident(process: subprocess.Popen[str]) -> float:
+    """MiB that it has in memory now."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    line = next(line for line in status.splitlines() if line.startswith("VmRSS"))
     return int(line.split()[1]) / 1024

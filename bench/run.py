@@ -21,7 +21,20 @@ sys.path.insert(0, str(ROOT))
 from rich.console import Console  # the checkout's root must be importable first
 from rich.table import Table
 
-from bench import burst, databases, intake, judging, memory, postgres, reaction, restart, results, share, snapshots
+from bench import (
+    burst,
+    clusters,
+    databases,
+    intake,
+    judging,
+    memory,
+    postgres,
+    reaction,
+    restart,
+    results,
+    share,
+    snapshots,
+)
 from bench.commits import Commit, figure, here, other, same_bench
 from bench.host import BenchError
 from bench.leftovers import alone
@@ -45,6 +58,9 @@ ROWS: dict[str, Callable[[Path, Sizes], Row]] = {
     "postgres-restore": postgres.measure_restore,
     "postgres-closed": postgres.measure_closed,
     "postgres-point": postgres.measure_point,
+    "watching": clusters.measure,
+    "watch-event": clusters.measure_event,
+    "hung-clusters": clusters.measure_hung,
 }
 """In the order of the design's table."""
 RESULTS = ROOT / "bench/RESULTS.md"

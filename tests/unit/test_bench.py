@@ -33,6 +33,9 @@ PROMISES = {
     "postgres-restore": "a PostgreSQL database of",
     "postgres-closed": "no client of",
     "postgres-point": "a point in time of a PostgreSQL database of",
+    "watching": "20 Deployments with 10 ReplicaSets",
+    "watch-event": "an event of a watch",
+    "hung-clusters": "looks at 9 clusters, while 1",
 }
 KEPT = Row("a", "1.0", "0.9", "x", "<= 1.1", ok=True)
 MISSED = Row("b", "1.2", "0.9", "x", "<= 1.1", ok=False)

@@ -264,8 +264,17 @@ async def test_it_ends_when_nobody_asks_any_more_and_begins_anew_when_somebody_d
     assert teller.asked == ["list of 50", "watch from 1"] * 2
 
 
+def nested(depth: int) -> Any:
+    made: Any = []
+    for _ in range(depth):
+        made = [made]
+    return made
+
+
 @pytest.mark.parametrize(
-    "object_", [{}, {"metadata": 3}, {"metadata": {"name": ""}}, {"metadata": {"labels": {}}, "spec": []}], ids=str
+    "object_",
+    [{}, {"metadata": 3}, {"metadata": {"name": ""}}, {"metadata": {"name": "web"}, "spec": nested(50_000)}],
+    ids=["nothing", "metadata that is none", "no name", "too deep"],
 )
 async def test_what_is_no_object_is_not_believed(teller: Teller, object_: Any) -> None:
     teller.tell("MODIFIED", object_)

@@ -188,7 +188,8 @@ class KubernetesClient:
                     raise KubernetesError(f"{where}: what it told is no event", permanent=False)
                 if event.get("type") == "ERROR":
                     status = event["object"]
-                    raise self._refused(where, int(status.get("code") or 0), status, credentials, None)
+                    code = status.get("code")
+                    raise self._refused(where, code if isinstance(code, int) else 0, status, credentials, None)
                 take(event)
 
     async def identify(self) -> None:

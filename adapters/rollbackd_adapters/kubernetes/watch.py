@@ -144,7 +144,10 @@ class Watch:
     def _keep(self, found: Object) -> None:
         name = self._name(found)
         self._drop(name)
-        record = self._records[name] = _record(found)
+        try:
+            record = self._records[name] = _record(found)
+        except RecursionError:
+            raise self._unfit(f"{name} is nested too deeply") from None
         self._size += len(record)
         if self._size > _LARGEST:
             raise self._unfit(f"its objects have more than {_LARGEST // 2**20} MiB")
