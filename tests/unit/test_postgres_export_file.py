@@ -1,9 +1,11 @@
 """Copies of PostgreSQL databases as one file: nothing is left of one that failed, and nothing is believed of another."""
 
+import gzip
 import io
 import json
 import stat
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -42,6 +44,28 @@ def test_nothing_is_left_of_a_file_that_could_not_be_written(
     assert main(["pack", str(copy), str(tmp_path / "out/file"), "0"]) == 1
     assert "schema.sql" in json.loads(capsys.readouterr().out)["error"]
     assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize("packed", [bytes, gzip.compress], ids=["plain", "compressed"])
+@pytest.mark.parametrize(
+    "dump", [b"--\n-- PostgreSQL database dump\n--\n", b"PGDMP\1\16\0", b"\n--\n-- PostgreSQL database cluster dump"]
+)
+def test_a_dump_of_pg_dumps_own_is_refused_with_what_to_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], dump: bytes, packed: Callable[[bytes], bytes]
+) -> None:
+    (tmp_path / "dump").write_bytes(packed(dump))
+    (tmp_path / "into").mkdir()
+    assert main(["unpack", str(tmp_path / "into"), str(tmp_path / "dump"), "1000"]) == 1
+    said = json.loads(capsys.readouterr().out)
+    assert said["permanent"]
+    assert "restore it with psql or pg_restore into a database of its own" in said["error"]
+
+
+def test_a_file_of_something_else_is_damaged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_bytes(gzip.compress(b"x" * 2000))
+    (tmp_path / "into").mkdir()
+    assert main(["unpack", str(tmp_path / "into"), str(tmp_path / "file"), "1000"]) == 1
+    assert "it is damaged, or no copy of a database" in json.loads(capsys.readouterr().out)["error"]
 
 
 def test_a_manifest_without_end_is_not_read(tmp_path: Path) -> None:

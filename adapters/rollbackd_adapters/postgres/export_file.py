@@ -22,6 +22,12 @@ _MOST = 2**20
 """Files in one."""
 _LONGEST = 2**25
 """Bytes of a manifest."""
+_DUMPS = (b"PGDMP", b"--\n-- PostgreSQL database")
+"""What files of pg_dump and pg_dumpall begin with."""
+_OTHER = (
+    "it is a dump of pg_dump's own, which has nothing to verify it by; restore it with psql or pg_restore into a"
+    " database of its own, and take from there what is needed"
+)
 _NAMES = re.compile(r"rollbackd/(manifest\.json|schema\.sql|data/[A-Za-z0-9_]{1,60}(\.dat|\.toc)?(\.gz)?)")
 
 
@@ -72,6 +78,18 @@ def unpack(file: Path, directory: Path, largest: int) -> Any:
     return manifest
 
 
+def is_other_dump(file: Path) -> bool:
+    """Whether it is plain SQL, or in a format that pg_dump has itself, perhaps compressed once more."""
+    for opened in (open, gzip.open):
+        try:
+            with opened(file, "rb") as source:
+                if source.read(100).lstrip().startswith(_DUMPS):
+                    return True
+        except (OSError, EOFError, zlib.error):  # what reads it says why
+            continue
+    return False
+
+
 def main(arguments: list[str]) -> int:
     what, directory, file, largest = arguments
     try:
@@ -81,7 +99,8 @@ def main(arguments: list[str]) -> int:
         else:
             answer = {"manifest": unpack(Path(file), Path(directory), int(largest))}
     except (EOFError, tarfile.TarError, zlib.error, gzip.BadGzipFile, ValueError, RecursionError) as error:
-        answer = {"error": f"{file}: it is damaged, or no copy of a database: {error}", "permanent": True}
+        why = _OTHER if is_other_dump(Path(file)) else f"it is damaged, or no copy of a database: {error}"
+        answer = {"error": f"{file}: {why}", "permanent": True}
     except OSError as error:
         answer = {"error": f"{error.filename or file}: {error.strerror or error}", "permanent": False}
     sys.stdout.write(json.dumps(answer) + "\n")
