@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -12,17 +13,20 @@ from typing import Any
 
 import psycopg
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rollbackd.adapter import AdapterError
 from rollbackd.model import Change, Progress
 from rollbackd.system.clock import SystemClock
-from rollbackd.testing import finish, perform, planned
+from rollbackd.testing import finish, perform, place, planned
 from rollbackd_adapters.copies import COPY_ID
-from rollbackd_adapters.postgres.backup_repository import BackupRepository, position
+from rollbackd_adapters.postgres import PostgresAdapter
+from rollbackd_adapters.postgres.backup_repository import Backup, BackupRepository, position
 from rollbackd_adapters.postgres.points import Points, time_id
 from rollbackd_adapters.postgres.recovery import LogPoint
+from rollbackd_adapters.postgres.settings import PostgresSettings
 from tests.contract.test_adapters_postgres import layer
 from tests.contract.test_adapters_postgres_copies import drop_all
 from tests.contract.test_adapters_postgres_ready import small
@@ -30,6 +34,7 @@ from tests.contract.test_adapters_postgres_swap import acknowledged, commits, da
 from tests.servers import ArchivedPostgres, Postgres, archived_postgres
 
 pytestmark = [pytest.mark.needs("pgbackrest"), pytest.mark.timeout(300)]
+EXAMPLE = Path(__file__).parents[2] / "examples/layered-recovery"
 GRANTS = ("pg_create_restore_point(text)", "pg_switch_wal()")
 
 
@@ -109,6 +114,52 @@ def test_a_time_that_nobody_marked_is_reached_also_on_an_idle_server(
     later = change_to(adapter, now(), "points-2/0/layer")  # nothing is written after it by anybody else
     assert finish(perform(adapter, later)) is Progress.DONE
     assert commits(shop, "shop") == {1}
+
+
+def test_the_example_goes_back_to_a_time_between_two_incremental_backups(
+    archived: ArchivedPostgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the README of `layered-recovery` says it, with the layer's own settings."""
+    server, said = archived.server, (EXAMPLE / "README.md").read_text()
+    (backup,), (source,), (rights,) = (
+        re.findall(pattern, said)
+        for pattern in (
+            r"pgbackrest --stanza=platform (\S+) backup`",
+            r"`pgbackrest: (\{.*?\})`",
+            r"`(GRANT EXECUTE .*?)`",
+        )
+    )
+    server.run(EXAMPLE / "database.sql")
+    server.sql(rights)
+    orders = partial(server.sql, database="platform", user="platform")
+    orders("CREATE TABLE orders (id serial PRIMARY KEY, net int, placed timestamptz DEFAULT clock_timestamp())")
+    (service,) = yaml.safe_load((EXAMPLE / "config.yaml").read_text())["services"]
+    here = {"dsn": server.dsn("platform", "rollbackd"), "store": str(tmp_path / "copies"), "floor": 0}
+    repository = {"pgbackrest": {**yaml.safe_load(source), **archived.settings}}
+    settings = PostgresSettings.model_validate(service["layers"]["db"] | here | repository)
+    adapter: Any = PostgresAdapter(settings, place(tmp_path))
+    orders("INSERT INTO orders (net) VALUES (1)")
+    archived.pgbackrest("backup", backup)
+    orders("INSERT INTO orders (net) VALUES (2)")
+    when = now()
+    orders("UPDATE orders SET net = -1")
+    archived.pgbackrest("backup", backup)
+    assert list(finish(adapter.ready())) == []
+    restore, used = BackupRepository.restore, []
+
+    async def noted(self: BackupRepository, backup: Backup, *rest: Any) -> None:
+        used.append(backup.label)
+        await restore(self, backup, *rest)
+
+    monkeypatch.setattr(BackupRepository, "restore", noted)
+    try:
+        assert finish(perform(adapter, change_to(adapter, when)), timedelta(minutes=4)) is Progress.DONE
+        assert orders("SELECT net FROM orders ORDER BY id") == [(1,), (2,)]
+        assert [label[-1] for label in used] == ["I"], "the one before the change, which is incremental"
+    finally:
+        drop_all(server, "platform")
+        server.sql(rights.replace("GRANT", "REVOKE").replace(" TO ", " FROM "))
+        server.sql("REVOKE CONNECT ON DATABASE postgres FROM rollbackd", "DROP ROLE rollbackd", "DROP ROLE platform")
 
 
 def test_the_repository_is_asked_once_for_each_answer(
