@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from rollbackd.adapter import AdapterError
-from rollbackd.model import DataLoss
+from rollbackd.model import DataLoss, Progress, Release
 from rollbackd.testing import finish, perform, planned
 from rollbackd_adapters.postgres.catalogue import read_database
 from tests.contract.test_adapters_postgres import layer
@@ -331,6 +331,28 @@ def test_a_copy_gives_way_to_who_waits_for_its_locks(shop: Postgres, tmp_path: P
         finish(both())
     assert not gave.value.permanent
     assert list(finish(adapter.snapshots())) == []
+
+
+def test_a_table_that_somebody_holds_fails_the_copy_and_the_restore_in_time(shop: Postgres, tmp_path: Path) -> None:
+    import psycopg
+
+    adapter = layer(shop, tmp_path, "shop", lock_within="300ms")
+    first = finish(adapter.take("first"))
+    change = finish(planned(adapter, Release(first.release)))
+    with psycopg.connect(shop.dsn("shop")) as holder:
+        holder.execute("LOCK TABLE orders")
+        with pytest.raises(AdapterError, match="lock timeout") as held:
+            finish(adapter.take("second"))
+        assert not held.value.permanent
+        with pytest.raises(AdapterError, match=r"what is there could not be copied first: .*lock timeout") as held:
+            finish(adapter.apply(change))
+        assert not held.value.permanent
+        holder.execute("DELETE FROM orders WHERE id > 2000")
+    assert shop.sql("SELECT count(*) FROM orders", database="shop") == [(2000,)]
+    assert shop.sql("SELECT datname FROM pg_database WHERE datname LIKE 'shop%'") == [("shop",)]
+    assert [one.name for one in finish(adapter.snapshots())] == ["first"]
+    assert finish(perform(adapter, change)) is Progress.DONE
+    assert shop.sql("SELECT count(*) FROM orders", database="shop") == [(3000,)]
 
 
 def schema(server: Postgres, database: str) -> list[str]:

@@ -226,6 +226,31 @@ def test_no_password_is_in_arguments_files_or_messages(shop: Postgres, tmp_path:
     assert "s3cret" not in str(refused.value) + refused.value.evidence
 
 
+def test_a_projects_own_program_gets_the_password_by_a_file_that_is_gone_afterwards(
+    shop: Postgres, tmp_path: Path
+) -> None:
+    """As migrations do: neither their arguments nor their environment have it."""
+    given = {"adapter": "postgres", "dsn": shop.dsn("shop", "guarded"), "password": {"env": "UNUSED"}}
+    adapter = PostgresAdapter(
+        PostgresSettings.model_validate(given), replace(place(tmp_path), reveal=lambda _secret: PASSWORD)
+    )
+
+    async def asked() -> Path:
+        async with adapter.opened.reached() as environment:
+            argv = ["psql", "--no-psqlrc", "--tuples-only", "--command=SELECT current_user", adapter.opened.url("")]
+            done = subprocess.run(
+                argv, env={**environment, "PATH": "/usr/bin"}, capture_output=True, text=True, check=True, timeout=60
+            )
+            assert done.stdout.strip() == "app", "in the owner's role"
+            assert "s3cret" not in " ".join([*argv, *environment.values()])
+            file = Path(environment["PGPASSFILE"])
+            assert file.stat().st_mode & 0o077 == 0
+            return file
+
+    assert not finish(asked()).exists()
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and b"s3cret" in path.read_bytes()]
+
+
 @pytest.mark.parametrize(
     ("dsn", "expected"),
     [
