@@ -331,6 +331,13 @@ class Upgrades(Protocol):
         """
         ...
 
+    async def stands_midway(self) -> str:
+        """Where an upgrade that was cut off left it, and what to do, in a sentence; empty: none did. Read only.
+
+        :raises AdapterError: it cannot be told.
+        """
+        ...
+
 
 def is_moved_by(adapter: Adapter, path: Path) -> bool:
     """Whether a step of a layer may replace what is at a path."""

@@ -226,6 +226,7 @@ class DaemonProcess:
             if incident is not None and incident.inside:
                 self._core.runner.start(name)
         await self._say_what_cannot_be_rolled_back()
+        await self._core.operations.say_what_stands_midway()
         self._root("readiness", self._core.readiness_watch.run)
 
     async def _say_what_cannot_be_rolled_back(self) -> None:

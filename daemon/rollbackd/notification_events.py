@@ -57,6 +57,7 @@ EVENTS: Mapping[str, str] = {
     "source_refused": "what somebody sends cannot be read, or some of it",
     "undeliverable": "a receiver will never get a message",
     "unreadable": "a fact that could not be put into words",
+    "upgrade_cut_off": "rollbackd ended while it upgraded a schema, which stands midway",
 }
 """Event to what it means."""
 

@@ -365,12 +365,17 @@ def test_an_upgrade_copies_first_tries_the_way_on_the_copy_and_goes_on_where_it_
     assert made.head() == "r2"
     with pytest.raises(AdapterError, match="an upgrade to r3 was cut off at r2; finish that first"):
         finish(made.schema.forward("r2"), PATIENT)
+    said = (
+        "contract/layer: an upgrade to r3 was cut off at r2; `rollbackd layer upgrade contract layer` goes on with it"
+    )
+    assert finish(made.schema.stands_midway()).startswith(f"{said}, and copy snapshot-before-")
     again = finish(made.schema.forward(), PATIENT)
     assert (again.key, again.before.id, again.after.id) == (order.key, "r1", "r3")
     copy = finish(made.schema.upgrade(again), PATIENT)
     assert made.head() == "r3"
     assert made.copies() == {copy: "r1"}, "one copy of one order, from before it"
     assert do(made.file, "SELECT count(*) FROM notes WHERE text = 'r3 is applied'") == [(1,)]
+    assert finish(made.schema.stands_midway()) == ""
     there = finish(made.schema.forward(), PATIENT)
     assert there.before == there.after
     with pytest.raises(AdapterError, match="has no migration r9; `alembic history` lists them"):

@@ -25,7 +25,8 @@ class Upgraded:
         self.before, self.after = Release("r1"), Release("r2")
         self.fails: AdapterError | None = None
         layer: Any = house.stage.daemon.operations._parts.layers["shop"].adapters["config"]
-        layer.forward, layer.upgrade = self.forward, self.upgrade
+        layer.forward, layer.upgrade, layer.stands_midway = self.forward, self.upgrade, self.stands_midway
+        self.midway: str | AdapterError = ""
 
     async def forward(self, to: str = "") -> Change:
         self.asked.append(f"forward {to}")
@@ -37,6 +38,11 @@ class Upgraded:
         if self.fails is not None:
             raise self.fails
         return "snapshot-before-1"
+
+    async def stands_midway(self) -> str:
+        if isinstance(self.midway, AdapterError):
+            raise self.midway
+        return self.midway
 
     async def order(self, to: str = "", **more: Any) -> UpgradeView:
         given = {"over_hold": False, **more}
@@ -89,6 +95,18 @@ async def test_a_hold_and_a_rollback_at_work_stop_it(upgraded: Upgraded) -> None
     with pytest.raises(OrderRefused, match="shop/config is not touched: shop-1 is at work; again when it has ended"):
         await upgraded.order()
     assert upgraded.asked == []
+
+
+async def test_one_that_was_cut_off_is_told_after_a_start(upgraded: Upgraded) -> None:
+    operations = upgraded.house.operations
+    for midway in ("", AdapterError("it does not answer", permanent=False)):
+        upgraded.midway = midway
+        await upgraded.house.get(operations.say_what_stands_midway())
+        assert upgraded.house.written(facts.Notice) == []
+    upgraded.midway = "shop/config: an upgrade to r2 was cut off at r1"
+    await upgraded.house.get(operations.say_what_stands_midway())
+    (told,) = upgraded.house.written(facts.Notice)
+    assert (told.kind, told.service, told.text) == ("upgrade_cut_off", "shop", upgraded.midway)
 
 
 async def test_a_layer_that_does_not_go_forward_is_none(upgraded: Upgraded) -> None:

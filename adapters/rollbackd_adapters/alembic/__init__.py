@@ -267,9 +267,7 @@ class AlembicAdapter(StepAdapter[AlembicSettings]):
     # -- forward --------------------------------------------------------------------------------
     async def forward(self, to: str = "") -> Change:
         layer, heads = self._place.layer, await self._heads()
-        begun = await in_thread(cut_off, self._place.scratch)
-        stops = Rehearsal.read(begun["rehearsal"]).stops if begun.get("up") else ()
-        if release_of(heads).id in {stop.release for stop in stops}:
+        if (begun := await self._cut_off(heads)) is not None:
             if to not in {"", begun["after"]}:
                 text = f"an upgrade to {begun['after']} was cut off at {release_of(heads).id}"
                 raise AdapterError(f"{layer}: {text}; finish that first: leave `--to` out", permanent=True)
@@ -278,6 +276,21 @@ class AlembicAdapter(StepAdapter[AlembicSettings]):
         after, way = graph.forward(heads, heads_of(to) if to else ())
         key = f"upgrade-{self._clock.now():%Y%m%dT%H%M%S.%fZ}"
         return Change(layer, release_of(heads), release_of(after), risks=tuple(map(graph.name, way)), key=key)
+
+    async def _cut_off(self, heads: Sequence[str]) -> dict[str, Any] | None:
+        """What was written of an upgrade that a crash cut off, while the database is still on its way."""
+        begun = await in_thread(cut_off, self._place.scratch)
+        stops = Rehearsal.read(begun["rehearsal"]).stops if begun.get("up") else ()
+        return begun if release_of(heads).id in {stop.release for stop in stops} else None
+
+    async def stands_midway(self) -> str:
+        heads = await self._heads()
+        if (begun := await self._cut_off(heads)) is None:
+            return ""
+        service, layer = self._place.service, self._place.layer
+        text = f"{service}/{layer}: an upgrade to {begun['after']} was cut off at {release_of(heads).id}"
+        again = f"`rollbackd layer upgrade {service} {layer}` goes on with it"
+        return f"{text}; {again}, and copy {begun['copy']} of {self._settings.database} has what was there before"
 
     async def upgrade(self, change: Change) -> str:
         self._check(change)

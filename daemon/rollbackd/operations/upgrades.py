@@ -1,5 +1,6 @@
 """A layer that goes forward because a person says so: an announced change like any other, which begins with a copy."""
 
+from rollbackd import facts
 from rollbackd.adapter import AdapterError, Upgrades
 from rollbackd.decision.refusals import InvalidOrder, OrderRefused
 from rollbackd.operations.announced_changes import AnnouncedChanges
@@ -7,6 +8,7 @@ from rollbackd.operations.parameters import ChangeBody
 from rollbackd.views.shapes import UpgradeView
 
 KIND = "upgrade"
+CUT_OFF = "upgrade_cut_off"
 
 
 class UpgradeOperations(AnnouncedChanges):
@@ -39,3 +41,17 @@ class UpgradeOperations(AnnouncedChanges):
             raise OrderRefused(f"{service}/{layer}: {clean(str(error))}") from error
         self._parts.decision_engine.run_soon(self._look(service))
         return UpgradeView(service, layer, change.before.name, change.after.name, copy, change.key)
+
+    async def say_what_stands_midway(self) -> None:
+        """After a start: tell people which upgrades were cut off. Only a person goes on with one."""
+        for service, layers in self._parts.layers.items():
+            for name, adapter in layers.adapters.items():
+                if isinstance(adapter, Upgrades):
+                    try:
+                        text = await adapter.stands_midway()
+                    except AdapterError as error:  # `ready` says so, too
+                        self._log.warning("not known whether an upgrade was cut off", layer=name, error=str(error))
+                        continue
+                    if text:
+                        notice = facts.Notice(CUT_OFF, layers.clean(text), service, details={"subject": name})
+                        await self._read_model.tell(notice)
