@@ -1,6 +1,7 @@
 """One suite for every notifier, each against a strict fake of its service."""
 
 import asyncio
+import base64
 import json
 import socket
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import jsonschema
 import pytest
 from pydantic import ValidationError
 
@@ -19,13 +21,17 @@ from rollbackd.adapter import DeliveryError, Message, Notifier, PartlyDeliveredE
 from rollbackd.model import Priority
 from rollbackd.notify.receivers import http_post
 from rollbackd.notify.receivers.email import Email, EmailSettings, mail
+from rollbackd.notify.receivers.grafana import Grafana, GrafanaSettings, tags
 from rollbackd.notify.receivers.pagerduty import PagerDuty, PagerDutySettings, dedup_key, event
 from rollbackd.notify.receivers.slack import Slack, SlackSettings, payload
 from rollbackd.notify.receivers.webhook import Webhook, WebhookSettings
 from rollbackd.notify.receivers.webhook import payload as webhook_payload
+from rollbackd.notify.receivers.webhook import schema as webhook_schema
 from rollbackd.syntax.units import Secret
 from rollbackd.system.http_client import retry_after
 from tests.fakes.clock import START
+from tests.fakes.grafana import TOKEN as GRAFANA_TOKEN
+from tests.fakes.grafana import GrafanaFake
 from tests.fakes.pagerduty import ROUTING_KEY, PagerDutyFake
 from tests.fakes.receiving import Fault, Receiver, serving
 from tests.fakes.slack import SlackFake
@@ -33,7 +39,7 @@ from tests.fakes.smtp import PASSWORD, USER, MailFake, make_certificate, serving
 from tests.fakes.webhook import WebhookFake
 
 HOSTILE = "$(reboot) <!channel> <https://evil.example|click> & \r\nBcc: all@example.com\x1b[31m\x00\ud800\u202e"
-SECRETS = {"KEY": ROUTING_KEY, "PASSWORD": PASSWORD, "TOKEN": "Bearer s3cr3t-token"}
+SECRETS = {"KEY": ROUTING_KEY, "PASSWORD": PASSWORD, "TOKEN": "Bearer s3cr3t-token", "GRAFANA": GRAFANA_TOKEN}
 
 
 def a_message(**given: Any) -> Message:
@@ -79,7 +85,9 @@ class Setting:
 
 @asynccontextmanager
 async def on_a_fake(kind: str) -> AsyncIterator[Setting]:
-    fake: Receiver = {"slack": SlackFake, "pagerduty": PagerDutyFake, "webhook": WebhookFake}[kind]()
+    fake: Receiver = {
+        "slack": SlackFake, "pagerduty": PagerDutyFake, "webhook": WebhookFake, "grafana": GrafanaFake,
+    }[kind]()  # fmt: skip
     async with serving(fake) as base, aiohttp.ClientSession() as session:
         secrets = {**SECRETS, "URL": f"{base}{fake.path}"}
         given: tuple[Any, Any] = {
@@ -89,17 +97,22 @@ async def on_a_fake(kind: str) -> AsyncIterator[Setting]:
                 Webhook,
                 WebhookSettings(url=Secret(env="URL"), headers={"Authorization": Secret(env="TOKEN"), "X-Fleet": "eu"}),
             ),
+            "grafana": (
+                Grafana,
+                GrafanaSettings.model_validate({"url": base, "authorization": {"credentials": {"env": "GRAFANA"}}}),
+            ),
         }[kind]
         notifier: Notifier = given[0](given[1], lambda secret: secrets[secret.env], lambda: session)
         hidden = {
             "slack": (secrets["URL"], fake.path),
             "pagerduty": (ROUTING_KEY,),
             "webhook": (secrets["URL"], "s3cr3t"),
+            "grafana": (GRAFANA_TOKEN,),
         }
         yield Setting(notifier, fake, hidden[kind])
 
 
-@pytest.fixture(params=["slack", "pagerduty", "webhook"])
+@pytest.fixture(params=["slack", "pagerduty", "webhook", "grafana"])
 async def setting(request: pytest.FixtureRequest) -> AsyncIterator[Setting]:
     async with on_a_fake(request.param) as made:
         yield made
@@ -144,7 +157,7 @@ async def test_an_address_that_is_gone_may_come_back_and_names_no_secret(setting
     assert not any(secret in str(caught.value) for secret in setting.secrets)
 
 
-@pytest.mark.parametrize("kind", ["slack", "pagerduty", "webhook"])
+@pytest.mark.parametrize("kind", ["slack", "pagerduty", "webhook", "grafana"])
 async def test_only_what_is_about_the_message_is_permanent(kind: str) -> None:
     async with on_a_fake(kind) as made:
         for status in (*range(300, 309), *range(400, 452), 500, 501, 502, 503, 504, 507, 511, 599):
@@ -191,7 +204,7 @@ async def test_slack_gets_plain_text_where_it_does_not_take_the_blocks() -> None
 async def test_an_answer_that_never_comes_is_transient_and_asked_for_once(
     setting: Setting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(http_post, "_ONE_TRY", timedelta(seconds=0.2))
+    monkeypatch.setattr(http_post, "_ONE_TRY", timedelta(seconds=2))
     setting.fake.fail(Fault.HANG)
     with pytest.raises(DeliveryError, match="did not answer in time") as caught:
         await setting.notifier.send(a_message())
@@ -203,10 +216,13 @@ async def test_a_connection_that_ends_after_taking_is_repeated_with_the_same_bod
     setting.fake.fail(Fault.DROP)
     await setting.notifier.send(a_message())
     first, second = setting.fake.taken
-    assert first == second
+    if isinstance(setting.fake, GrafanaFake):  # it does not know a request again, so it is asked first
+        assert len(setting.fake.kept) == 1
+    else:
+        assert first == second
 
 
-@pytest.mark.parametrize("kind", ["slack", "pagerduty", "webhook"])
+@pytest.mark.parametrize("kind", ["slack", "pagerduty", "webhook", "grafana"])
 async def test_a_dead_address_is_transient_and_not_named(kind: str) -> None:
     async with on_a_fake(kind) as made:
         notifier, secrets = made.notifier, made.secrets
@@ -355,6 +371,69 @@ async def test_the_webhook_sends_its_headers_and_a_key_that_stays() -> None:
         assert fake.sent[0].headers["X-Fleet"] == "eu"
         assert len(fake.taken) == 2
         assert len(fake.once) == 1
+
+
+async def test_a_trouble_is_one_region_from_its_first_message_to_its_last() -> None:
+    async with on_a_fake("grafana") as made:
+        fake = made.fake
+        assert isinstance(fake, GrafanaFake)
+        end = START + timedelta(minutes=7)
+        told = a_message(source="ops-1", link="https://ops.example/incidents/checkout-3")
+        await made.notifier.send(told)
+        await made.notifier.send(a_message(source="ops-2"))
+        await made.notifier.send(replace(told, at=end, title="checkout rolled back: <b>v4</b>", resolves=True))
+        await made.notifier.send(told)  # an old one that comes again takes nothing from the end
+        assert fake.wrong == []
+        first, second = fake.kept.values()
+        assert (first["time"], first["timeEnd"]) == (START.timestamp() * 1000, end.timestamp() * 1000)
+        assert second["time"] == second["timeEnd"]
+        assert first["tags"] == tags(told) != second["tags"]
+        assert first["tags"][:3] == ["rollbackd", "ops-1", "checkout"]
+        assert "&lt;b&gt;v4" in fake.taken[2]["text"]
+        assert '\n<a href="https://ops.example/incidents/checkout-3">checkout-3</a>' in fake.taken[2]["text"]
+
+
+async def test_a_login_page_is_no_annotation() -> None:
+    async with on_a_fake("grafana") as made:
+        for words in ("<html>sign in</html>", "", "[" * 10_000, '"ok"'):
+            made.fake.status, made.fake.words = 200, words
+            with pytest.raises(DeliveryError, match="grafana answered 200") as caught:
+                await made.notifier.send(a_message())
+            assert not caught.value.permanent
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_what_a_webhook_is_sent_fits_the_schema_that_is_published(form: str) -> None:
+    sent = webhook_payload(FORMS[form])
+    published = webhook_schema()
+    jsonschema.validate(sent, published, format_checker=jsonschema.FormatChecker())
+    assert sent.keys() == published["properties"].keys()
+    for name in sent:
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate({**sent, name: ["wrong"]}, published)
+
+
+@pytest.mark.parametrize("prefix", ["", "whsec_"])
+async def test_a_webhook_is_signed_so_that_nobody_else_can_have_sent_it(prefix: str) -> None:
+    fake, key = WebhookFake(), bytes(range(32))
+    fake.secret = key
+    async with serving(fake) as base, aiohttp.ClientSession() as session:
+        held = {"SECRET": f"{prefix}{base64.b64encode(key).decode()}\n"}
+        given = WebhookSettings(url=f"{base}{fake.path}", secret=Secret(env="SECRET"))
+        signing = Webhook(given, lambda secret: held[secret.env], lambda: session)
+        for message in FORMS.values():
+            await signing.send(message)
+        await signing.send(a_message())
+        names = [one.headers["Webhook-Id"] for one in fake.sent]
+        assert names[-1] == names[0] != names[1]
+        assert fake.wrong == []
+        with pytest.raises(DeliveryError, match="400"):
+            await Webhook(WebhookSettings(url=f"{base}{fake.path}"), lambda _: "", lambda: session).send(a_message())
+        for wrong in ("c2hvcnQ=", "not base64!", ""):
+            held["SECRET"] = wrong
+            with pytest.raises(DeliveryError, match="secret is not 24 to 64 bytes in base64") as caught:
+                await signing.send(a_message())
+            assert not caught.value.permanent
 
 
 @pytest.mark.parametrize(

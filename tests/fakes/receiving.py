@@ -64,6 +64,10 @@ class Receiver:
     def gone(self) -> web.Response:
         return web.json_response({"message": "no such integration"}, status=404)
 
+    def routes(self) -> list[web.RouteDef]:
+        """Where it is reached."""
+        return [web.post(self.path, self.handle)]
+
     @property
     def taken(self) -> list[Any]:
         return [one.body for one in self.sent if one.taken]
@@ -158,7 +162,7 @@ def application(receivers: Sequence[Receiver]) -> web.Application:
 
     app = web.Application(client_max_size=4 * 2**20)
     for receiver in receivers:
-        app.router.add_post(receiver.path, receiver.handle)
+        app.add_routes(receiver.routes())
     app.router.add_post("/control/{name}", control)
     app.router.add_get("/messages", messages)
     return app

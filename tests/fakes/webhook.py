@@ -1,5 +1,10 @@
 """A fake of any program that takes rollbackd's own JSON. It honours the Idempotency-Key, as the documentation asks."""
 
+import base64
+import hashlib
+import hmac
+import json
+import time
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
@@ -34,6 +39,8 @@ class WebhookFake(Receiver):
 
     def __init__(self, path: str = PATH) -> None:
         super().__init__("webhook", path)
+        self.secret = b""
+        """When it is set, only what is signed with it is taken: https://www.standardwebhooks.com."""
 
     @property
     def once(self) -> list[Any]:
@@ -48,6 +55,8 @@ class WebhookFake(Receiver):
                 found.append(f"{name} is {body.get(name, 'missing')!r:.60}")
         if found:
             return found
+        if self.secret and not self._is_signed(json.dumps(body).encode(), headers):
+            found.append("not signed")
         if not headers.get("Idempotency-Key"):
             found.append("no Idempotency-Key")
         if not body["title"] or "\n" in body["title"]:
@@ -58,6 +67,14 @@ class WebhookFake(Receiver):
         if datetime.fromisoformat(body["at"]).tzinfo is None:
             found.append("a time without a zone")
         return found
+
+    def _is_signed(self, body: bytes, headers: dict[str, str]) -> bool:
+        """By the specification: `v1,` and the base64 of an HMAC over id, time and body, within five minutes."""
+        name, at = headers.get("Webhook-Id", ""), headers.get("Webhook-Timestamp", "0")
+        right = hmac.new(self.secret, b".".join((name.encode(), at.encode(), body)), hashlib.sha256).digest()
+        given = headers.get("Webhook-Signature", "").split(" ")
+        fresh = abs(time.time() - int(at)) < 300
+        return bool(name) and "." not in name and fresh and f"v1,{base64.b64encode(right).decode()}" in given
 
     def success(self, body: Any) -> web.Response:
         return web.json_response({"ok": True})

@@ -69,12 +69,21 @@ def _loads(path: Path) -> bool:
     return True
 
 
-def schema(session: Session) -> None:
+def schema(
+    session: Session,
+    webhook: Annotated[bool, typer.Option("--webhook", help="Print that of what webhooks are sent.")] = False,
+) -> None:
     """Print the configuration's JSON Schema, for editors."""
-    from rollbackd.config.schema import schema as whole
     from rollbackd.plugins import PluginError
 
     del session
+    if webhook:
+        from rollbackd.notify.receivers.webhook import schema as of_messages
+
+        print(as_json(of_messages()))
+        return
+    from rollbackd.config.schema import schema as whole
+
     try:
         print(as_json(whole()))
     except PluginError as error:

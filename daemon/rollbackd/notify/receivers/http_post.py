@@ -5,8 +5,9 @@ No error shows an address or a secret.
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
+from functools import partial
 from ssl import CertificateError
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -26,6 +27,7 @@ _ONE_TRY = timedelta(seconds=9)
 _CONNECT = timedelta(seconds=5)
 _TRIES = 3
 S = TypeVar("S", bound=NotifierSettings)
+T = TypeVar("T")
 
 
 _ABOUT_THE_MESSAGE = frozenset({400, 411, 413, 422})
@@ -71,12 +73,15 @@ class Sender(Generic[S]):
 
         :raises DeliveryError: permanent for an answer that is about the message, and that it will get again.
         """
-        body = json.dumps(document).encode()
+        return await self._tried(partial(self._once, "POST", url, encoded(document), headers or {}, secrets))
+
+    async def _tried(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Do it, and again within seconds while that may help. :raises DeliveryError:"""
         try:
             async with asyncio.timeout(LIMIT):
                 async for attempt in retrying(_AgainSoonError, _TRIES, 0.25):
                     with attempt:
-                        return await self._once(url, body, headers or {}, secrets)
+                        return await work()
         except TimeoutError as error:
             raise DeliveryError(f"{self.who} did not answer in time", permanent=False) from error
         raise AssertionError("a try ends with an answer or an error")
@@ -91,13 +96,15 @@ class Sender(Generic[S]):
         except (ValueError, OSError) as error:
             raise DeliveryError(f"{self.who}: {plain_text.fit(str(error), 200)}", permanent=False) from None
 
-    async def _once(self, url: str, body: bytes, headers: Mapping[str, str], secrets: Sequence[str]) -> str:
+    async def _once(
+        self, method: str, url: str, body: bytes | None, headers: Mapping[str, str], secrets: Sequence[str]
+    ) -> str:
         connection = self._connection()
         configured = overlaid({"Content-Type": "application/json"}, connection.headers)
         try:
             async with http_client.http_answer(
                 self._http(),
-                "POST",
+                method,
                 url,
                 limit=_ONE_TRY,
                 connect=_CONNECT,
@@ -141,6 +148,11 @@ class Sender(Generic[S]):
             case _:
                 reason = (cause.strerror if isinstance(cause, OSError) else "") or type(cause).__name__
         return _AgainSoonError(f"{self.who} cannot be reached: {reason}", permanent=False)
+
+
+def encoded(document: Mapping[str, object]) -> bytes:
+    """The bytes of a document as they are sent."""
+    return json.dumps(document).encode()
 
 
 async def _success(answer: Response, longest: int) -> str:
