@@ -24,6 +24,7 @@ from rollbackd.cli.change_commands import deadline
 from rollbackd.cli.locations import SIGNALS, SOCKET, daemon_paths
 from rollbackd.cli.terminal_text import length
 from rollbackd.model import Priority, Request
+from rollbackd.notify.receivers.webhook import schema as webhook_schema
 from rollbackd.operations import Operations
 from rollbackd.operations.parameters import ChangeBody
 from rollbackd.syntax.units import format_duration
@@ -568,6 +569,12 @@ async def test_watching_shows_the_steps_and_ends_with_the_outcome(served: Served
     shown = [line.split(None, 2)[2] for line in out.decode().splitlines() if line.startswith("  12:")]
     assert shown == ["rollback of checkout opened", "code is at v40", "recovered"]
     assert out.decode().endswith("\ncheckout-1: recovered\n")
+
+
+async def test_the_schema_of_what_webhooks_are_sent_is_published() -> None:
+    ran = await run("schema", "--webhook")
+    assert (ran.code, ran.json) == (0, webhook_schema())
+    assert ran.json["properties"]["key"]["description"] == "The same when it is sent again."
 
 
 async def test_watching_a_rollback_that_does_not_recover_is_a_no(served: Served) -> None:

@@ -8,12 +8,11 @@ import base64
 import hashlib
 import hmac
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import TypeAdapter, field_validator
+from pydantic import BaseModel, ConfigDict, field_validator
 
 from rollbackd.adapter import DeliveryError, Message, NotifierSettings
 from rollbackd.notify.messages import plain_text
@@ -27,18 +26,17 @@ _KEY = range(24, 65)
 """How many bytes a secret may have."""
 
 
-@dataclass(frozen=True, slots=True)
-class WebhookLine:
+class WebhookLine(BaseModel):
     """One thing that is said."""
 
     heading: str
     text: str
 
 
-@dataclass(frozen=True, slots=True)
-class WebhookMessage:
+class WebhookMessage(BaseModel):
     """What a webhook is sent. Every field is there always; later versions may have more."""
 
+    model_config = ConfigDict(use_attribute_docstrings=True)
     version: Literal["1"]
     key: str
     """The same when it is sent again."""
@@ -125,19 +123,19 @@ def signature(secret: str, key: str, timestamp: int, body: bytes) -> dict[str, s
 
 def schema() -> dict[str, Any]:
     """The JSON Schema of what is sent."""
-    return TypeAdapter(WebhookMessage).json_schema()
+    return WebhookMessage.model_json_schema()
 
 
 def payload(message: Message) -> dict[str, Any]:
     """The JSON of a message."""
-    made = WebhookMessage(
+    made = WebhookMessage.model_construct(
         version=VERSION,
         key=plain_text.line(message.key, 1000),
         event=message.event,
         severity=message.severity,
         title=plain_text.line(message.title),
         lines=[
-            WebhookLine(plain_text.line(heading), plain_text.paragraph(text, 4000))
+            WebhookLine.model_construct(heading=plain_text.line(heading), text=plain_text.paragraph(text, 4000))
             for heading, text in message.lines[:100]
         ],
         source=plain_text.line(message.source),
@@ -151,4 +149,4 @@ def payload(message: Message) -> dict[str, Any]:
         acknowledged=message.acknowledged,
         labels={plain_text.line(name): plain_text.line(text, 1000) for name, text in message.labels.items()},
     )
-    return {**asdict(made), "at": message.at.isoformat()}
+    return {**made.model_dump(), "at": message.at.isoformat()}
