@@ -2,18 +2,24 @@
 
 import asyncio
 import socket
+import sqlite3
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import closing
+from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 
 from rollbackd.adapter import CheckPlace
+from rollbackd.checks.command import CommandCheck, CommandSettings
 from rollbackd.checks.http import HttpCheck, HttpSettings
 from rollbackd.checks.redis import RedisCheck, RedisSettings
 from rollbackd.checks.serves import ServesCheck, ServesSettings
+from rollbackd.checks.sql import SqlCheck, SqlSettings
 from rollbackd.checks.tcp import TcpCheck, TcpSettings
 from rollbackd.model import CheckResult, Verdict
 from rollbackd.system.clock import SystemClock
@@ -22,13 +28,20 @@ from rollbackd.system.loop_lag import LoopLag
 from rollbackd.system.name_lookup import EventLoop
 from rollbackd.system.spawner import Spawner
 from tests.fakes.pages import saying, serving
+from tests.servers import postgres_server
 
 UNKNOWN, BAD, GOOD = Verdict.INCONCLUSIVE, Verdict.BAD, Verdict.GOOD
-KINDS = ("http", "serves", "tcp", "redis")
+KINDS = ("http", "serves", "tcp", "redis", "sql")
+NO_NAMES = {"query": "its Prometheus is the daemon's own connection", "command": "a program", "log": "a file or a unit"}
+"""The other kinds, and what they ask instead of a host."""
+
+
+def test_every_kind_of_check_is_here() -> None:
+    assert {one.name for one in entry_points(group="rollbackd.checks")} == {*KINDS, *NO_NAMES}
 
 
 class NameServer:
-    """Stands in for the system's resolver: `*.silent` is never answered, `*.slow` after a while."""
+    """Stands in for the system's resolver: `*.silent` is never answered, `*.gone` fails, `*.slow` takes a while."""
 
     def __init__(self) -> None:
         self.ends = threading.Event()
@@ -40,6 +53,8 @@ class NameServer:
         if str(host).endswith(".silent"):
             self.ends.wait(20)
             raise socket.gaierror(socket.EAI_AGAIN, "temporary failure in name resolution")
+        if str(host).endswith(".gone"):
+            raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
         if str(host).endswith(".slow"):
             time.sleep(self.delay)
         family = socket.AF_INET
@@ -76,6 +91,9 @@ async def ask(kind: str, host: str, port: int, http: Any, held_up: Any = lambda 
             return await ServesCheck(serves, place).run()
         case "tcp":
             return await TcpCheck(TcpSettings(tcp=f"{host}:{port}", **given), place).run()
+        case "sql":
+            dsn = f"postgresql://u@{host}:{port}/x"
+            return await SqlCheck(SqlSettings(**{"sql": "select 1", "dsn": dsn, **given}), place).run()
     return await RedisCheck(RedisSettings(redis=f"redis://{host}:{port}/0", **given), place).run()
 
 
@@ -111,6 +129,30 @@ def test_a_name_that_does_not_resolve_in_time_is_inconclusive(names: NameServer,
     assert {one.verdict for one in found} == {UNKNOWN}
     assert "its name did not resolve within 400ms" in found[0].reason
     assert len(names.asked) == 1 + others, "the same name is asked once"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_name_that_fails_to_resolve_is_inconclusive(names: NameServer, kind: str) -> None:
+    async def work() -> CheckResult:
+        http = HttpSession()
+        found = await ask(kind, "shop.gone", 80, http)
+        await http.close()
+        return found
+
+    found = on_our_loop(work)
+    assert (found.verdict, "temporary failure in name resolution" in found.reason) == (UNKNOWN, True), found.reason
+
+
+@pytest.mark.parametrize("lost", ["db.silent", "db.gone"])
+def test_one_of_several_hosts_that_does_not_resolve_costs_the_others_nothing(names: NameServer, lost: str) -> None:
+    with postgres_server() as server, socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        there, refused = (str(server.socket), server.port), ("127.0.0.1", closed.getsockname()[1])
+        for (host, port), verdict in ((there, GOOD), (refused, UNKNOWN)):
+            dsn = f"{server.dsn()} host={lost},{host} port={server.port},{port}"
+            found = on_our_loop(lambda dsn=dsn: ask("sql", "", 0, None, dsn=dsn, timeout="2s"))
+            assert found.verdict is verdict, found.reason
+    assert names.asked.count(lost) == 2
 
 
 @pytest.mark.parametrize("kind", ["http", "tcp"])
@@ -168,7 +210,7 @@ def test_after_a_slow_lookup_the_service_has_all_of_its_time(names: NameServer) 
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "shop.well", "shop.slow"])
-@pytest.mark.parametrize("kind", ["http", "serves", "redis"])
+@pytest.mark.parametrize("kind", ["http", "serves", "redis", "sql"])
 def test_a_service_that_hangs_is_bad_however_its_name_was_found(names: NameServer, kind: str, host: str) -> None:
     async def work() -> CheckResult:
         http = HttpSession()
@@ -206,7 +248,7 @@ async def test_a_request_that_waits_for_a_free_connection_is_inconclusive() -> N
             assert (await first).verdict is BAD
 
 
-@pytest.mark.parametrize("kind", ["http", "redis"])
+@pytest.mark.parametrize("kind", ["http", "redis", "sql"])
 @pytest.mark.parametrize(("held", "verdict"), [(0.3, UNKNOWN), (0.0, BAD)])
 async def test_a_check_that_our_own_loop_held_up_is_inconclusive(kind: str, held: float, verdict: Verdict) -> None:
     lag, http = LoopLag(), HttpSession()
@@ -217,3 +259,23 @@ async def test_a_check_that_our_own_loop_held_up_is_inconclusive(kind: str, held
     await http.close()
     assert found.verdict is verdict, found.reason
     assert lag.worst >= held - 0.1
+
+
+@pytest.mark.parametrize("limits", [{"timeout": "2s"}, {"timeout": "10s", "within": "2s"}])
+async def test_a_file_that_our_own_loop_asked_late_is_inconclusive(tmp_path: Path, limits: dict[str, str]) -> None:
+    with closing(sqlite3.connect(tmp_path / "app.db")) as database:
+        database.execute("CREATE TABLE notes (text TEXT)")
+    lag = LoopLag()
+    lag.watch()
+    asyncio.get_running_loop().call_later(0.02, time.sleep, 2.1)
+    where = {"dsn": "", "sql": "SELECT count(*) FROM notes", "file": tmp_path / "app.db"}
+    found = await ask("sql", "", 0, None, lag.held_up, **where, **limits)
+    assert (found.verdict, "of that were ours" in found.reason) == (UNKNOWN, True), found.reason
+
+
+@pytest.mark.parametrize(("held", "verdict"), [(0.3, UNKNOWN), (0.0, BAD)])
+async def test_a_program_that_our_own_loop_held_up_is_inconclusive(held: float, verdict: Verdict) -> None:
+    place = CheckPlace("x", "shop", {}, Spawner(), SystemClock(), lambda: None, None, held_up=lambda _: held)
+    settings = CommandSettings(command=("sleep", "60"), timeout="400ms", timed_out="bad")
+    found = await CommandCheck(settings, place).run()
+    assert found.verdict is verdict, found.reason

@@ -4,6 +4,7 @@ A program that could not be started, was killed, or did not end in time says mor
 service, so it is inconclusive; `timed_out: bad` is for those that hang only when the service does.
 """
 
+import asyncio
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import AfterValidator, Field
 
 from rollbackd.adapter import CheckPlace, CheckSettings
-from rollbackd.checks.timed import timed
+from rollbackd.checks.timed import timed, too_late
 from rollbackd.model import CheckResult, Verdict
 from rollbackd.syntax.units import format_duration, in_words
 from rollbackd.system.spawner import Finished, SpawnError
@@ -54,17 +55,19 @@ class CommandCheck:
         return await timed(self._place, self._settings, self._ran())
 
     async def _ran(self) -> tuple[Verdict, str]:
-        settings, spawner = self._settings, self._place.spawner
+        settings, spawner, tried = self._settings, self._place.spawner, asyncio.get_running_loop().time()
         try:
-            return self._judged(await spawner.run(settings.command, cwd=settings.cwd, timeout=settings.timeout))
+            finished = await spawner.run(settings.command, cwd=settings.cwd, timeout=settings.timeout)
+            return self._judged(finished, self._place.held_up(tried))
         except SpawnError as error:
             return Verdict.INCONCLUSIVE, f"could not be run: {error}"
 
-    def _judged(self, finished: Finished) -> tuple[Verdict, str]:
+    def _judged(self, finished: Finished, ours: float) -> tuple[Verdict, str]:
         last = _last_lines(finished.tail.splitlines(), self._settings.lines)
         if finished.timed_out:
-            limit = format_duration(self._settings.timeout)
-            return Verdict(self._settings.timed_out), f"did not end within {limit}{last}"
+            reason = f"did not end within {format_duration(self._settings.timeout)}{last}"
+            verdict, blamed = too_late(reason, self._settings.timeout, ours)
+            return (verdict, blamed) if self._settings.timed_out == "bad" else (Verdict.INCONCLUSIVE, reason)
         if finished.code < 0:
             return Verdict.INCONCLUSIVE, f"was killed by signal {-finished.code}{last}"
         if finished.code in (_NOT_EXECUTABLE, _NOT_FOUND):

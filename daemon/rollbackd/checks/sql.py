@@ -5,9 +5,13 @@ the extra `postgres`. That we may not ask, or that the query is wrong, is our tr
 """
 
 import asyncio
+import errno
 import json
+import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
+from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
@@ -17,9 +21,11 @@ from pydantic import Field, model_validator
 from rollbackd.adapter import CheckPlace, CheckSettings
 from rollbackd.checks import sqlite_query
 from rollbackd.checks.timed import check_below, in_time, timed, too_late
+from rollbackd.checks.unanswered import unanswered
 from rollbackd.model import CheckResult, Verdict
 from rollbackd.syntax.bounds import Bounds
 from rollbackd.syntax.units import Duration, Secret, format_duration
+from rollbackd.system.name_lookup import addresses
 from rollbackd.system.redaction import one_line
 from rollbackd.system.spawner import Finished, SpawnError
 
@@ -30,6 +36,11 @@ _ANSWER = 4096
 """Bytes of an answer of the program that asks SQLite."""
 _UNREACHED = ("08", "53", "57P")
 """What a state of PostgreSQL begins with when the server does not serve: connection, resources, shutdown."""
+_OURS = (
+    *("authentication", "password", "failed to resolve host", "could not translate host name"),
+    *map(os.strerror, (errno.ENETUNREACH, errno.ENETDOWN, errno.EHOSTUNREACH, errno.EMFILE, errno.ENFILE)),
+)
+"""What a failed connection says, without a state of PostgreSQL, of our side."""
 
 
 class SqlSettings(CheckSettings):
@@ -82,13 +93,30 @@ class SqlCheck:
         self._place = place
 
     async def run(self, since: datetime | None = None) -> CheckResult:  # noqa: ARG002  # it sees only the present
-        result = await timed(self._place, self._settings, self._asked())
-        verdict, reason = in_time(result.verdict, result.reason, result.took, self._settings.within)
-        return CheckResult(result.name, verdict, reason, result.took, result.warn)
+        if self._settings.file is not None:
+            return await self._timed(self._of_sqlite(self._settings.file))
+        try:
+            hosts, lost = await self._resolved()
+        except ImportError:
+            return self._unknown("could not ask: psycopg is missing; install rollbackd[postgres]")
+        if lost and not hosts:
+            return self._unknown(lost)
+        result = await self._timed(self._of_postgres(hosts))
+        return self._unknown(f"{result.reason}; {lost}") if lost and result.verdict is Verdict.BAD else result
 
-    async def _asked(self) -> tuple[Verdict, str]:
-        ask = self._of_sqlite if self._settings.file is not None else self._of_postgres
-        return await ask()
+    async def _timed(self, asked: Awaitable[tuple[Verdict, str]]) -> CheckResult:
+        tried = asyncio.get_running_loop().time()
+        result = await timed(self._place, self._settings, asked)
+        ours = self._place.held_up(tried)
+        verdict, reason = in_time(result.verdict, result.reason, result.took, self._settings.within, ours)
+        return replace(result, verdict=verdict, reason=reason)
+
+    def _unknown(self, reason: str) -> CheckResult:
+        return CheckResult(self._place.name, Verdict.INCONCLUSIVE, reason, warn=self._settings.warn)
+
+    def _late(self, tried: float) -> tuple[Verdict, str]:
+        limit = self._settings.timeout
+        return too_late(f"no answer within {format_duration(limit)}", limit, self._place.held_up(tried))
 
     def _judged(self, value: object) -> tuple[Verdict, str]:
         bounds = self._settings.bounds
@@ -103,18 +131,16 @@ class SqlCheck:
         return (Verdict.BAD, f"answered {number:g}, {wrong}") if wrong else (Verdict.GOOD, f"answered {number:g}")
 
     # -- SQLite ---------------------------------------------------------------------------------
-    async def _of_sqlite(self) -> tuple[Verdict, str]:
-        limit = self._settings.timeout
-        asked = json.dumps(
-            {"file": str(self._settings.file), "sql": self._settings.sql, "within": limit.total_seconds()}
-        )
+    async def _of_sqlite(self, file: Path) -> tuple[Verdict, str]:
+        limit, tried = self._settings.timeout, asyncio.get_running_loop().time()
+        asked = json.dumps({"file": str(file), "sql": self._settings.sql, "within": limit.total_seconds()})
         program = [sys.executable, "-I", sqlite_query.__file__]
         try:
             ended: Finished = await self._place.spawner.run(program, timeout=limit, stdin=asked.encode(), limit=_ANSWER)
         except SpawnError as error:
             return Verdict.INCONCLUSIVE, f"could not ask: {error}"
         if ended.timed_out:
-            return Verdict.BAD, f"no answer within {format_duration(limit)}"
+            return self._late(tried)
         try:
             answer: Mapping[str, Any] = json.loads(ended.stdout)
         except ValueError:
@@ -125,31 +151,70 @@ class SqlCheck:
         return verdict, f"{'' if answer.get('theirs') else 'could not ask: '}{one_line(str(answer.get('error', '')))}"
 
     # -- PostgreSQL -----------------------------------------------------------------------------
-    async def _of_postgres(self) -> tuple[Verdict, str]:
+    async def _resolved(self) -> tuple[dict[str, str], str]:
+        """Where the names of `dsn` lead, beside it for libpq, and why one of them leads nowhere.
+
+        They are looked up before the database's time begins, and not once more in it. Sockets have none.
+
+        :raises ImportError: psycopg is missing.
+        """
+        from psycopg import ProgrammingError
+        from psycopg.conninfo import conninfo_to_dict
+
+        with suppress(ProgrammingError):  # the connection says what is wrong with `dsn`
+            given = {"host": "", "hostaddr": "", "port": "", **conninfo_to_dict(self._settings.dsn)}
+            hosts, ports = (str(given[name] or os.environ.get(f"PG{name.upper()}", "")) for name in ("host", "port"))
+            names, numbers = hosts.split(","), ports.split(",")
+            if given["hostaddr"] or "PGHOSTADDR" in os.environ or len(numbers) not in {1, len(names)}:
+                return {}, ""
+            found = await asyncio.gather(*(self._look(name) for name in names))
+            numbers *= len(names) // len(numbers)
+            rows = [
+                (name, address, port)
+                for name, port, (places, _) in zip(names, numbers, found, strict=True)
+                for address in places
+            ]
+            columns = [",".join(column) for column in zip(*rows, strict=True)]
+            lost = next((why for _, why in found if why), "")
+            return dict(zip(("host", "hostaddr", "port"), columns, strict=False)), lost
+        return {}, ""
+
+    async def _look(self, host: str) -> tuple[list[str], str]:
+        """The addresses of a host, one that is empty for a socket; else why there are none."""
+        if not host or host.startswith(("/", "@")):
+            return [""], ""
+        limit = self._settings.timeout
         try:
-            import psycopg
-        except ImportError:
-            return Verdict.INCONCLUSIVE, "could not ask: psycopg is missing; install rollbackd[postgres]"
-        began = asyncio.get_running_loop().time()
+            async with asyncio.timeout(limit.total_seconds()):
+                return list(dict.fromkeys(address for _, address in await addresses(host, 0))), ""
+        except TimeoutError:
+            return [], f"could not ask: its name did not resolve within {format_duration(limit)}"
+        except OSError as error:
+            return [], unanswered(error)[1]
+
+    async def _of_postgres(self, hosts: Mapping[str, str]) -> tuple[Verdict, str]:
+        import psycopg
+
+        tried = asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout(self._settings.timeout.total_seconds()):
-                connection = await self._connected()
+                connection = await self._connected(hosts)
                 async with connection:
                     return self._judged(await self._value(connection))
-        except TimeoutError:
-            late, held_up = f"no answer within {format_duration(self._settings.timeout)}", self._place.held_up(began)
-            return too_late(late, self._settings.timeout, held_up)
+        except (TimeoutError, psycopg.errors.ConnectionTimeout):
+            return self._late(tried)
         except ValueError as error:
             return Verdict.INCONCLUSIVE, f"could not ask: {error}"
         except psycopg.Error as error:
             words = one_line(str(error)) or type(error).__name__
             state = error.sqlstate or ""
-            unreached = isinstance(error, psycopg.OperationalError) and not state and "authentication" not in words
-            if state.startswith(_UNREACHED) or (unreached and "password" not in words):
+            ours = any(one in str(error) for one in _OURS)
+            unreached = isinstance(error, psycopg.OperationalError) and not state and not ours
+            if state.startswith(_UNREACHED) or unreached:
                 return Verdict.BAD, words
             return Verdict.INCONCLUSIVE, f"could not ask: {words}"
 
-    async def _connected(self) -> "AsyncConnection[Any]":
+    async def _connected(self, hosts: Mapping[str, str]) -> "AsyncConnection[Any]":
         """:raises ValueError: the password cannot be read. psycopg.Error: no connection."""
         import psycopg
 
@@ -158,7 +223,7 @@ class SqlCheck:
         limit = max(1, int(settings.timeout.total_seconds() * 1000))
         options = f"-c default_transaction_read_only=on -c statement_timeout={limit}"
         return await psycopg.AsyncConnection.connect(
-            settings.dsn, connect_timeout=max(2, limit // 1000), options=options, password=secret
+            settings.dsn, connect_timeout=max(2, limit // 1000), options=options, password=secret, **hosts
         )
 
     async def _value(self, connection: "AsyncConnection[Any]") -> object:
