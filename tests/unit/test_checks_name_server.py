@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing
+from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -150,7 +151,7 @@ def test_one_of_several_hosts_that_does_not_resolve_costs_the_others_nothing(nam
         there, refused = (str(server.socket), server.port), ("127.0.0.1", closed.getsockname()[1])
         for (host, port), verdict in ((there, GOOD), (refused, UNKNOWN)):
             dsn = f"{server.dsn()} host={lost},{host} port={server.port},{port}"
-            found = on_our_loop(lambda dsn=dsn: ask("sql", "", 0, None, dsn=dsn, timeout="2s"))
+            found = on_our_loop(partial(ask, "sql", "", 0, None, dsn=dsn, timeout="2s"))
             assert found.verdict is verdict, found.reason
     assert names.asked.count(lost) == 2
 

@@ -192,7 +192,7 @@ class SqlCheck:
         except OSError as error:
             return [], unanswered(error)[1]
 
-    async def _of_postgres(self, hosts: Mapping[str, str]) -> tuple[Verdict, str]:
+    async def _of_postgres(self, hosts: Mapping[str, Any]) -> tuple[Verdict, str]:
         import psycopg
 
         tried = asyncio.get_running_loop().time()
@@ -214,7 +214,7 @@ class SqlCheck:
                 return Verdict.BAD, words
             return Verdict.INCONCLUSIVE, f"could not ask: {words}"
 
-    async def _connected(self, hosts: Mapping[str, str]) -> "AsyncConnection[Any]":
+    async def _connected(self, hosts: Mapping[str, Any]) -> "AsyncConnection[Any]":
         """:raises ValueError: the password cannot be read. psycopg.Error: no connection."""
         import psycopg
 
