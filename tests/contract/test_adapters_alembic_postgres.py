@@ -2,18 +2,20 @@
 
 import os
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from rollbackd.adapter import AdapterError
 from rollbackd.model import Change, Progress, Release
 from rollbackd.system import boundary
 from rollbackd.testing import finish, killed_at, lives, perform, planned
 from tests.contract.alembic_worlds import PATIENT, Project, schema_layer, standard
 from tests.contract.test_adapters_postgres import layer
-from tests.servers import Postgres, postgres_server
+from tests.servers import Postgres, postgres_server, wait_until
 
 pytestmark = pytest.mark.timeout(1800)
 
@@ -125,3 +127,36 @@ def test_killed_at_each_boundary_the_next_life_ends_it_right(shop: Shop, tmp_pat
         assert killed_at(n + 1, lambda w=one, c=change: perform(w.adapter(), c), descending=descending), passed[n]  # type: ignore[misc]
         assert finish(perform(one.adapter(), change), PATIENT) is Progress.DONE, passed[n]
         one.is_whole()
+
+
+SLOW = "op.execute('SELECT pg_sleep(2)')"
+
+
+def test_a_server_that_crashes_under_a_migration_on_the_copy_costs_another_try(shop: Shop) -> None:
+    file = Project.at(shop.path).path / "migrations/versions/r3.py"
+    file.write_text(f"{file.read_text()}    {SLOW}\n")
+    change, passed = shop.change(), list[str]()
+
+    def crash() -> None:
+        running = "SELECT FROM pg_stat_activity WHERE query = 'SELECT pg_sleep(2)' AND state = 'active'"
+        wait_until(lambda: bool(shop.server.sql(running)), "the migration")
+        shop.server.crash()
+        shop.server.start()
+        passed.append("crashed")
+
+    def hook(name: str) -> None:
+        passed.append(name)
+        if name == "process.spawned" and "alembic.proved" in passed and "crash" not in passed:
+            passed.append("crash")
+            threading.Thread(target=crash).start()
+
+    boundary.hook = hook
+    try:
+        with pytest.raises(AdapterError) as failed:
+            finish(shop.adapter().apply(change), PATIENT)
+        assert not failed.value.permanent
+        wait_until(lambda: "crashed" in passed, "the server's next start")
+        assert finish(perform(shop.adapter(), change, retries=3), PATIENT) is Progress.DONE
+    finally:
+        boundary.hook = lambda _name: None
+    shop.is_whole()

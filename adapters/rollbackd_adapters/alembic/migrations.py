@@ -21,6 +21,8 @@ from typing import Any
 ANSWER = "rollbackd:"
 _DEFINES = re.compile(r"\s*(CREATE|DROP|ALTER|REINDEX)\b", re.IGNORECASE)
 _SHOWN = 300
+_LOST = ("08", "53", "57")
+"""Classes of errors of a server that goes, or is not there yet."""
 
 
 class Abandoned(Exception):  # noqa: N818  # an order
@@ -153,6 +155,12 @@ def _said(error: BaseException, project: str) -> str:
     return _one_line(f"{type(origin).__name__}{where}: {text}")
 
 
+def _is_lost(error: BaseException) -> bool:
+    """Whether it was the way to the database that broke, or the server: it says nothing of a migration."""
+    state = getattr(getattr(error, "orig", None), "sqlstate", None) or ""
+    return bool(getattr(error, "connection_invalidated", False)) or state[:2] in _LOST
+
+
 _DO = {one.__name__: one for one in (graph, heads, move)}
 
 
@@ -164,7 +172,7 @@ def main(arguments: list[str]) -> int:
     try:
         answer = _DO[job["do"]](job)
     except (Exception, SystemExit) as error:  # noqa: BLE001  # env.py and migrations may raise anything
-        answer = {"error": _said(error, str(Path(job["config"]).parent))}
+        answer = {"error": _said(error, str(Path(job["config"]).parent)), "lost": _is_lost(error)}
     sys.stdout.flush()
     os.write(answer_to, f"\n{ANSWER} {json.dumps(answer)}\n".encode())
     return 1 if "error" in answer else 0

@@ -120,8 +120,10 @@ class Project(LayerPart[AlembicSettings]):
             text = f"{self._place.layer}: {self._settings.python} broke off: {ending}"
             raise AdapterError(text, permanent=False) from fault
         if error is not None or not ok:
-            text = one_line(self._spawner.clean(str(error or ending)))
-            raise MigrationFailedError(f"{self._place.layer}: {text}", permanent=False)
+            text = f"{self._place.layer}: {one_line(self._spawner.clean(str(error or ending)))}"
+            if answer.get("lost"):
+                raise AdapterError(f"{text}; the database went away meanwhile", permanent=False)
+            raise MigrationFailedError(text, permanent=False)
         return dict(answer)
 
 
