@@ -192,7 +192,7 @@ class SqlCheck:
         except OSError as error:
             return [], unanswered(error)[1]
 
-    async def _of_postgres(self, hosts: Mapping[str, Any]) -> tuple[Verdict, str]:
+    async def _of_postgres(self, hosts: Mapping[str, str]) -> tuple[Verdict, str]:
         import psycopg
 
         tried = asyncio.get_running_loop().time()
@@ -214,16 +214,20 @@ class SqlCheck:
                 return Verdict.BAD, words
             return Verdict.INCONCLUSIVE, f"could not ask: {words}"
 
-    async def _connected(self, hosts: Mapping[str, Any]) -> "AsyncConnection[Any]":
+    async def _connected(self, hosts: Mapping[str, str]) -> "AsyncConnection[Any]":
         """:raises ValueError: the password cannot be read. psycopg.Error: no connection."""
         import psycopg
+        from psycopg.conninfo import make_conninfo
 
         settings = self._settings
         secret = self._place.reveal(settings.password) if settings.password is not None else None
         limit = max(1, int(settings.timeout.total_seconds() * 1000))
         options = f"-c default_transaction_read_only=on -c statement_timeout={limit}"
         return await psycopg.AsyncConnection.connect(
-            settings.dsn, connect_timeout=max(2, limit // 1000), options=options, password=secret, **hosts
+            make_conninfo(settings.dsn, **hosts),
+            connect_timeout=max(2, limit // 1000),
+            options=options,
+            password=secret,
         )
 
     async def _value(self, connection: "AsyncConnection[Any]") -> object:
