@@ -1,4 +1,4 @@
-"""Tells of rules that cannot be judged: each once, and again when it could be judged between."""
+"""Tells of rules that cannot be judged: each once for a service, and again when it could be judged between."""
 
 from collections.abc import Mapping
 
@@ -15,23 +15,19 @@ class RuleFaults:
         self._read_model = read_model
         self._rule_states = rule_states
         self._told: dict[str, set[str]] = {}
-        """The services of each rule that was told of, until it says something of each."""
+        """The services that were told of, by rule, each until the rule says something of it."""
 
     async def look(self, rule: Rule, faults: Mapping[str, str] = {}) -> None:
         """Tell of the rule when it is at fault, or has said nothing of a service too often in a row.
 
         :param faults: services, and why their answers cannot be told apart; there is no need to wait for others.
         """
-        if rule.name in self._told:
-            left = {one for one in self._told[rule.name] if not self._rule_states.says_something(rule, one)}
-            self._told[rule.name] = left | self._rule_states.unjudged(rule, 1).keys()
-            if not self._told[rule.name]:
-                del self._told[rule.name]
-            return
-        found = faults or self._rule_states.unjudged(rule)
+        told = {one for one in self._told.get(rule.name, ()) if not self._rule_states.says_something(rule, one)}
+        every = {**self._rule_states.unjudged(rule), **faults}
+        self._told[rule.name] = told | every.keys()
+        found = {service: reason for service, reason in every.items() if service not in told}
         if not found:
             return
-        self._told[rule.name] = set(found)
         service, reason = next(iter(found.items()))
         more = f" (and {len(found) - 1} more services)" if len(found) > 1 else ""
         text = f"rule {rule.name} cannot be judged: {service}: {reason}{more}"
