@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import aiohttp
 import pytest
@@ -223,7 +223,7 @@ async def test_inhibited_alerts_are_asked_for_and_nobody_is_notified_of_them() -
 
     async def handler(request: web.Request) -> web.StreamResponse:
         asked.append(dict(request.query))
-        return web.json_response([])
+        return web.json_response({} if request.path.endswith("/status") else [])
 
     async with answering(handler) as url, client(url + "/") as it:
         assert await it.firing(AT) == FiringAlerts()
@@ -252,11 +252,34 @@ def telling(alerts: list[Any], uptime: str | None) -> Callable[[web.Request], Aw
     ("uptime", "whole"),
     [
         ("2025-12-01T00:00:00.000Z", True), ("2026-01-01T11:54:00Z", True), ("2026-01-01T11:58:00Z", False),
-        ("2026-01-01T12:30:00Z", False), (None, True), ("soon", True),
+        ("2026-01-01T12:30:00Z", False), (None, True), ("soon", False),
     ],
 )  # fmt: skip
 async def test_right_after_its_start_it_does_not_know_what_has_ended(uptime: str | None, whole: bool) -> None:
     async with answering(telling([], uptime)) as url, client(url) as it:
+        assert await it.firing(AT) == FiringAlerts(whole=whole)
+
+
+@pytest.mark.parametrize(
+    ("answer", "whole"),
+    [
+        (web.Response(status=404), True), (web.json_response({"uptime": None}), True),
+        (web.Response(status=403), False), (web.Response(status=401), False), (web.Response(status=502), False),
+        (web.Response(text="<html>"), False), (None, False),
+    ],
+)  # fmt: skip
+async def test_a_status_that_cannot_be_had_lets_no_alert_end(answer: web.Response | None, whole: bool) -> None:
+    async def handler(request: web.Request) -> web.StreamResponse:
+        if not request.path.endswith("/status"):
+            return web.json_response([])
+        if answer is None:
+            await asyncio.sleep(60)
+        return cast("web.Response", answer)
+
+    async with (
+        answering(handler) as url,
+        client(url, timeout=timedelta(milliseconds=300 if answer is None else 20_000)) as it,
+    ):
         assert await it.firing(AT) == FiringAlerts(whole=whole)
 
 

@@ -47,6 +47,10 @@ class Unreachable(Exception):  # noqa: N818  # a state of the backend
     """Alertmanager did not answer in full; the text says what happened."""
 
 
+class _NoSuchPage(Unreachable):
+    """It answered, and does not have what was asked for: not all that speaks its API has all of it."""
+
+
 class Patience:
     """The processor time that the expressions of silences may take in one go, since the event loop waits for them."""
 
@@ -107,7 +111,8 @@ class FiringAlerts:
     known: frozenset[str] = frozenset()
     """The fingerprints of all that it knows of: also of what is inhibited, or was not looked at yet."""
     whole: bool = True
-    """What it does not know of has ended; not right after its start, or when one of its alerts could not be read."""
+    """What it does not know of has ended; not right after its start, nor while nobody knows when that was, nor when
+    one of its alerts could not be read."""
 
 
 class Alertmanager:
@@ -128,8 +133,7 @@ class Alertmanager:
 
     async def firing(self, now: datetime) -> FiringAlerts:
         """All alerts that fire now. :raises Unreachable:"""
-        since = await self._running_since()
-        settled = since is None or now - since >= _SETTLES
+        settled = await self._is_settled(now)
         body = await self._asked("/api/v2/alerts", _ALL)
         whole = True
         try:
@@ -149,12 +153,18 @@ class Alertmanager:
             whole and settled,
         )
 
-    async def _running_since(self) -> datetime | None:
-        """None where it does not say: not all that speaks its API has this page."""
+    async def _is_settled(self, now: datetime) -> bool:
+        """Whether it has run for long enough to have heard of all that fires, or nowhere says since when it runs.
+
+        Nobody knows that of one whose page cannot be had: it may just have been started.
+        """
         try:
-            return (await self._get("/api/v2/status", {}, _Status)).uptime
+            since = (await self._get("/api/v2/status", {}, _Status)).uptime
+        except _NoSuchPage:
+            return True
         except Unreachable:
-            return None
+            return False
+        return since is None or now - since >= _SETTLES
 
     async def routing(self) -> Routing:
         """Where its configuration leads alerts to. :raises Unreachable:"""
@@ -211,7 +221,8 @@ class Alertmanager:
             ) as answer:
                 if answer.status != 200:
                     said = in_short(connection.masked(await words_of(answer)))
-                    raise Unreachable(f"{self._name}: answered {answer.status} to {path}{said}")
+                    wrong = _NoSuchPage if answer.status == 404 else Unreachable
+                    raise wrong(f"{self._name}: answered {answer.status} to {path}{said}")
                 body, whole = await body_of(answer, LARGEST_ANSWER)
         except HttpError as failed:
             raise Unreachable(f"{self._name}: {failed}") from failed
