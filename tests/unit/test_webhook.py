@@ -18,6 +18,8 @@ from rollbackd.signals.alertmanager_webhook import (
     MOST_ALERTS,
     WebhookError,
     WebhookPayload,
+    _Envelope,
+    _WebhookAlert,
     alert_from_json,
     alert_to_json,
     fingerprint_of,
@@ -122,6 +124,30 @@ def test_unknown_fields_are_ignored_and_missing_optional_ones_are_empty() -> Non
     assert webhook.truncated == 0
     assert webhook.alerts[0].annotations == {}
     assert webhook.alerts[0].fingerprint == "cbf29ce484222325"
+
+
+@pytest.mark.parametrize("field", sorted(_WebhookAlert.__optional_keys__))
+def test_an_optional_field_of_an_alert_that_is_null_is_as_good_as_absent(field: str) -> None:
+    body = with_alert()
+    (alert,) = body["alerts"]
+    absent = {name: value for name, value in alert.items() if name != field}
+    assert parse({**body, "alerts": [{**alert, field: None}]}) == parse({**body, "alerts": [absent]})
+
+
+NEEDLESS = ("groupKey", "groupLabels", "receiver")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *((field, None) for field in sorted(_Envelope.__optional_keys__)),
+        *((field, value) for field in NEEDLESS for value in ({"a": 1}, [], -1, True, [{}], {"a": {}})),
+    ],
+)
+def test_no_alert_is_lost_by_what_none_of_them_needs(field: str, value: Any) -> None:
+    body = with_alert()
+    absent = {name: each for name, each in body.items() if name != field}
+    assert parse({**body, field: value}) == parse(absent)
 
 
 def test_a_group_of_nothing_is_a_webhook() -> None:

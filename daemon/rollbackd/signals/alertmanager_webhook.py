@@ -12,7 +12,18 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal, NotRequired, TypeVar
 
-from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, FailFast, Field, TypeAdapter, ValidationError
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    FailFast,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
 from pydantic_core import ErrorDetails, from_json, to_json
 from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
@@ -92,11 +103,11 @@ class AlertBody(TypedDict):
     __pydantic_config__ = ConfigDict(strict=True)  # type: ignore[misc]  # where pydantic looks for it
 
     labels: dict[str, str]
-    annotations: NotRequired[dict[str, str]]
+    annotations: NotRequired[dict[str, str] | None]
     startsAt: Time
     endsAt: NotRequired[Time | None]
-    generatorURL: NotRequired[str]
-    fingerprint: NotRequired[str]
+    generatorURL: NotRequired[str | None]
+    fingerprint: NotRequired[str | None]
 
 
 class _WebhookAlert(AlertBody):
@@ -109,11 +120,22 @@ class _Head(BaseModel):
     version: str | int = ""
 
 
+def _if_sound(value: Any, read: ValidatorFunctionWrapHandler) -> Any:
+    try:
+        return read(value)
+    except ValidationError:
+        return None
+
+
+_Needless = Annotated[T, WrapValidator(_if_sound)]
+"""What no alert needs: as good as absent where it is null or of another kind."""
+
+
 class _Envelope(TypedDict):
-    truncatedAlerts: NotRequired[Annotated[int, Field(ge=0)]]
-    groupKey: NotRequired[str]
-    groupLabels: NotRequired[dict[str, str]]
-    receiver: NotRequired[str]
+    truncatedAlerts: NotRequired[Annotated[int, Field(ge=0)] | None]
+    groupKey: NotRequired[_Needless[str | None]]
+    groupLabels: NotRequired[_Needless[dict[str, str] | None]]
+    receiver: NotRequired[_Needless[str | None]]
     version: Literal["4", "1", 4, 1]
 
 
@@ -139,15 +161,15 @@ _ALERT = TypeAdapter(_WebhookAlert)
 def alert_of(body: AlertBody, *, firing: bool) -> Alert:
     """The alert as a value, its texts cut. One that has ended without a time counts as ended when it began."""
     labels, starts_at = body["labels"], body["startsAt"]
-    fingerprint = body.get("fingerprint", "")
+    fingerprint = body.get("fingerprint") or ""
     if len(fingerprint) != _FINGERPRINT or not _HEX.issuperset(fingerprint):
         fingerprint = fingerprint_of(labels)
     ends_at = None if firing else starts_at
     ended = body.get("endsAt")
     if not firing and ended is not None and ended.year > _ZERO_YEAR:
         ends_at = ended
-    url = body.get("generatorURL", "")[:LONGEST_TEXT]
-    return Alert(fingerprint, _cut(labels), _cut(body.get("annotations", {})), starts_at, ends_at, url)
+    url = (body.get("generatorURL") or "")[:LONGEST_TEXT]
+    return Alert(fingerprint, _cut(labels), _cut(body.get("annotations") or {}), starts_at, ends_at, url)
 
 
 def parse_webhook(body: bytes) -> WebhookPayload:
@@ -178,10 +200,10 @@ def parse_webhook(body: bytes) -> WebhookPayload:
     alerts = [alert for place, alert in enumerate(read["alerts"]) if place not in wrong]
     return WebhookPayload(
         tuple([alert_of(alert, firing=alert["status"] == "firing") for alert in alerts]),
-        read.get("truncatedAlerts", 0),
-        read.get("groupKey", "")[:_LONGEST_NAME],
-        read.get("groupLabels", {}),
-        _unquoted(read.get("receiver", "")[:_LONGEST_NAME]),
+        read.get("truncatedAlerts") or 0,
+        (read.get("groupKey") or "")[:_LONGEST_NAME],
+        read.get("groupLabels") or {},
+        _unquoted((read.get("receiver") or "")[:_LONGEST_NAME]),
         damaged,
         str(read["version"]) != VERSIONS[0],
     )
@@ -200,8 +222,8 @@ def is_dense(body: bytes) -> bool:
 
 def too_large(alert: AlertBody) -> str:
     """Why an alert is too large to be taken; empty when it is not."""
-    size = kept = len(alert.get("generatorURL", "")) + len(alert.get("fingerprint", ""))
-    for texts in (alert["labels"], alert.get("annotations", {})):
+    size = kept = len(alert.get("generatorURL") or "") + len(alert.get("fingerprint") or "")
+    for texts in (alert["labels"], alert.get("annotations") or {}):
         for name, text in texts.items():
             length = len(name) + len(text)
             size += length
