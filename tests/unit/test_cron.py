@@ -1,7 +1,10 @@
 """When something on a calendar comes next."""
 
+from bisect import bisect
+from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
-from zoneinfo import ZoneInfo
+from functools import partial
+from zoneinfo import ZoneInfo, available_timezones
 
 import pytest
 
@@ -65,6 +68,83 @@ def test_each_day_has_its_time_also_where_clocks_are_set(line: str, zone: str) -
         found.append(time.date())
     days = [date(2026, 1, 1) + timedelta(days=number) for number in range(365)]
     assert found == [day for day in days if "sun" not in line or day.weekday() in {6, 0}]
+
+
+LINES = (
+    "0 0 * * *", "30 0 * * *", "0 1 * * *", "30 1 * * *", "0 2 * * *", "15 2 * * *", "30 2 * * *", "0 3 * * *",
+    "15,30 2 * * *", "0,40 2 * * *", "0 2,3 * * *", "30 1,2 * * *", "*/20 1-3 * * *", "*/7 2-4 * * *",
+    "45 23,0 * * *", "*/15 * * * *", "0 * * * *", "0 */2 * * *", "10 */3 * * 0", "0 0-5/3 * * *", "0 23 * * *",
+    "5 0 1 * *",
+)  # fmt: skip
+AROUND, WIDEST, MINUTE = timedelta(hours=5), timedelta(hours=3), timedelta(minutes=1)
+
+
+def is_after(day: datetime, zone: ZoneInfo, before: timedelta | None, minute: int) -> bool:
+    """Whether clocks were set by that minute of a day."""
+    return (day + minute * MINUTE).astimezone(zone).utcoffset() != before
+
+
+def settings_of_clocks() -> dict[str, tuple[str, datetime]]:
+    """Each different way in which clocks are set in 2026 and 2027, with a zone that does so, and when."""
+    found = {}
+    for name in sorted(available_timezones()):
+        zone = ZoneInfo(name)
+        days = [datetime(2026, 1, 1, tzinfo=UTC) + timedelta(days=number) for number in range(731)]
+        offsets = [day.astimezone(zone).utcoffset() for day in days]
+        for day, before, after in zip(days, offsets, offsets[1:], strict=False):
+            if before != after:
+                when = day + MINUTE * bisect(range(24 * 60), x=0, key=partial(is_after, day, zone, before))
+                found[f"{before} {after} {when.astimezone(zone):%H:%M}"] = (name, when)
+    return found
+
+
+def numbers(field: str, highest: int) -> set[int]:
+    """What a field of `LINES` allows."""
+    found: set[int] = set()
+    for part in field.split(","):
+        span, _, step = part.partition("/")
+        first, _, last = ("0", "-", str(highest)) if span == "*" else span.partition("-")
+        found |= set(range(int(first), int(last or first) + 1, int(step or 1)))
+    return found
+
+
+def minutes(zone: ZoneInfo, when: datetime) -> Iterator[tuple[datetime, datetime, datetime]]:
+    """Each minute that a wall's clock can show around that time; when it is first, and when again, if it comes twice."""
+    wall = (when - AROUND - WIDEST).astimezone(zone).replace(tzinfo=None)
+    for _ in range(2 * (AROUND + WIDEST) // MINUTE):
+        first, again = (wall.replace(tzinfo=zone, fold=fold).astimezone(UTC) for fold in (0, 1))
+        yield wall, first, again if again.astimezone(zone).replace(tzinfo=None) == wall else first
+        wall += MINUTE
+
+
+def test_no_run_is_lost_or_too_many_however_clocks_are_set() -> None:
+    """Against every minute that a clock on the wall can show, in all zones of two years."""
+    wrong = []
+    ways = settings_of_clocks()
+    assert len(ways) > 20
+    for name, when in ways.values():
+        begin, end = when - AROUND, when + AROUND
+        known = list(minutes(ZoneInfo(name), when))
+        for line in LINES:
+            minute, hour, day, month, weekday = line.split()
+            allowed = numbers(minute, 59), numbers(hour, 23), numbers(day, 31), numbers(month, 12), numbers(weekday, 6)
+            right = {
+                moment
+                for wall, *moments in known
+                if all(
+                    number in those
+                    for number, those in zip(
+                        (wall.minute, wall.hour, wall.day, wall.month, wall.isoweekday() % 7), allowed, strict=True
+                    )
+                )
+                for moment in moments[: 2 if hour.startswith("*") else 1]
+                if begin < moment < end
+            }
+            times, found, time = CronTimes(line, zone=name), set[datetime](), begin
+            while (time := times.after(time)) < end:
+                found.add(time)
+            wrong += [f"{line} in {name}: {time}" for time in found ^ right]
+    assert wrong == []
 
 
 @pytest.mark.parametrize(

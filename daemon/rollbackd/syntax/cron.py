@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+from itertools import takewhile
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from apscheduler.triggers.cron import CronTrigger
@@ -39,10 +40,16 @@ class CronTimes:
         """
         if self.every is not None:
             return time + self.every
-        zone = ZoneInfo(self.zone)
+        zone, time = ZoneInfo(self.zone), time.astimezone(UTC)
         local = time.astimezone(zone)
-        listed = (wall.replace(tzinfo=zone).astimezone(UTC) for wall in self._walls(local.replace(tzinfo=None)))
+        # What was left out comes as much later, among what walls show then: those walls begin where clocks were before.
+        offsets = (local.utcoffset(), (time - timedelta(days=1)).astimezone(zone).utcoffset())
+        walls = self._walls((time + min(offset for offset in offsets if offset is not None)).replace(tzinfo=None))
+        listed = (wall.replace(tzinfo=zone).astimezone(UTC) for wall in walls)
         first = next(moment for moment in listed if moment > time)
+        shown = first.astimezone(zone).replace(tzinfo=None)
+        sooner = (wall.replace(tzinfo=zone).astimezone(UTC) for wall in takewhile(lambda wall: wall <= shown, walls))
+        first = min([first, *(moment for moment in sooner if moment > time)])
         offset = first.astimezone(zone).utcoffset() or timedelta()
         if self.cron.split()[1].startswith("*") and (local.fold or offset != local.utcoffset()):
             again = ((wall - offset).replace(tzinfo=UTC) for wall in self._walls((time + offset).replace(tzinfo=None)))
