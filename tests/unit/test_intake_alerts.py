@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from rollbackd import facts
@@ -22,6 +22,8 @@ from tests.unit.test_intake_events import Bench
 
 MINUTE = timedelta(minutes=1)
 NAMES = ("a", "b", "c")
+GRAFANAS = "g"
+"""What no Alertmanager knows of: it fires until Grafana itself says that it is over."""
 
 
 def alert(name: str = "a", since: int = 0, ended: int | None = None) -> Alert:
@@ -58,15 +60,25 @@ class Desk(House):
         if asked:
             self.config = self.config.model_copy(update={"alertmanager": object()})
         self.alertmanager = FakeAlertmanager()
-        self.rule_states = RuleStates(self.config)
+        self._asked = asked
         self.decision_engine = Bench()
+        self._begin()
+
+    def _begin(self) -> None:
+        self.rule_states = RuleStates(self.config)
         self.intake = SignalIntake(
             self.read_model,
             self.rule_states,
             cast("DecisionEngine", self.decision_engine),
             self.clock,
-            cast("Alertmanager", self.alertmanager) if asked else None,
+            cast("Alertmanager", self.alertmanager) if self._asked else None,
         )
+
+    async def restart(self) -> None:
+        """What is in memory is gone; the journal stays."""
+        self._begin()
+        await self.intake.recall()
+        self.clock.advance(MINUTE)
 
     async def hear(self, *alerts: Alert, **more: bool) -> None:
         await self.intake.receive(alerts, **more)
@@ -133,6 +145,9 @@ async def test_what_grafana_sent_itself_is_known_to_no_alertmanager(tmp_path: Pa
     await desk.hear(alert(), elsewhere=True)
     await desk.ask()
     assert desk.says() is Standing.BAD
+    await desk.restart()
+    await desk.ask()
+    assert desk.says() is Standing.BAD, "nor does a restart forget that"
     await desk.hear(alert(ended=3), elsewhere=True)
     assert desk.says() is Standing.GOOD
 
@@ -177,9 +192,18 @@ async def test_without_its_list_an_alert_that_is_not_repeated_keeps_nothing_from
 WORDS = st.lists(
     st.tuples(
         st.sampled_from(
-            ["fires", "resolves", "ends unheard", "is inhibited", "is inhibited no more", "restart", "ask"]
+            [
+                "fires",
+                "resolves",
+                "ends unheard",
+                "is inhibited",
+                "is inhibited no more",
+                "Alertmanager starts",
+                "we start",
+                "ask",
+            ]
         ),
-        st.sampled_from(NAMES),
+        st.sampled_from([*NAMES, GRAFANAS]),
     ),
     max_size=25,
 )
@@ -187,35 +211,39 @@ WORDS = st.lists(
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 @given(WORDS)
+@example([("fires", GRAFANAS), ("we start", GRAFANAS)])
 async def test_after_an_ask_that_is_whole_nothing_fires_but_what_alertmanager_knows_of(
     tmp_path_factory: pytest.TempPathFactory, words: list[tuple[str, str]]
 ) -> None:
     desk = Desk(tmp_path_factory.mktemp("desk"))
     firing: dict[str, Alert] = {}
-    heard: set[str] = set()
     inhibited: set[str] = set()
     for minute, (word, name) in enumerate(words):
+        elsewhere = name == GRAFANAS
         if word == "fires" and name not in firing:
             firing[name] = alert(name, since=minute)
             if name not in inhibited:
-                heard.add(name)
-                await desk.hear(firing[name])
+                await desk.hear(firing[name], elsewhere=elsewhere)
         elif word == "resolves" and name in firing and name not in inhibited:
             begun = firing.pop(name)
-            await desk.hear(Alert(begun.fingerprint, begun.labels, {}, begun.starts_at, desk.clock.now()))
-        elif word == "ends unheard":
+            over = Alert(begun.fingerprint, begun.labels, {}, begun.starts_at, desk.clock.now())
+            await desk.hear(over, elsewhere=elsewhere)
+        elif word == "ends unheard" and not elsewhere:
             firing.pop(name, None)
-        elif word == "is inhibited":
+        elif word == "is inhibited" and not elsewhere:
             inhibited.add(name)
         elif word == "is inhibited no more":
             inhibited.discard(name)
-        elif word == "restart":
+        elif word == "Alertmanager starts":
             desk.alertmanager.says(whole=False)
             await desk.ask()
-    there = [one for name, one in firing.items() if name not in inhibited]
-    desk.alertmanager.says(*there, inhibited=[one for name, one in firing.items() if name in inhibited])
+        elif word == "we start":
+            await desk.restart()
+    its = {name: one for name, one in firing.items() if name != GRAFANAS}
+    there = [one for name, one in its.items() if name not in inhibited]
+    desk.alertmanager.says(*there, inhibited=[one for name, one in its.items() if name in inhibited])
     await desk.ask()
-    known = {one.fingerprint for one in there}
+    known = {one.fingerprint for name, one in firing.items() if name not in inhibited}
     fires = {one.fingerprint for _, entry in desk.rule_states._alerts.items() for one, _ in entry.values()}
     assert known <= fires <= {one.fingerprint for one in firing.values()}
 

@@ -305,8 +305,11 @@ def inbox_key(alert: Alert) -> str:
     return f"{alert.episode}/{'firing' if alert.firing else 'resolved'}"
 
 
-def alert_to_json(alert: Alert) -> bytes:
-    """An alert as the inbox keeps it."""
+def alert_to_json(alert: Alert, *, elsewhere: bool = False) -> bytes:
+    """An alert as the inbox keeps it.
+
+    :param elsewhere: no Alertmanager knows of it.
+    """
     return to_json(
         {
             "fingerprint": alert.fingerprint,
@@ -315,6 +318,7 @@ def alert_to_json(alert: Alert) -> bytes:
             "starts_at": alert.starts_at.isoformat(),
             "ends_at": None if alert.ends_at is None else alert.ends_at.isoformat(),
             "url": alert.url,
+            **({"elsewhere": True} if elsewhere else {}),
         }
     )
 
@@ -334,6 +338,11 @@ def alert_from_json(body: bytes) -> Alert:
         )
     except (KeyError, TypeError) as error:
         raise ValueError(f"not an alert of the inbox: {error}") from error
+
+
+def is_elsewhere(body: bytes) -> bool:
+    """Whether no Alertmanager knows of the alert that `alert_to_json` wrote."""
+    return bool(from_json(body).get("elsewhere"))
 
 
 def _message(fault: ErrorDetails) -> str:

@@ -11,7 +11,14 @@ from rollbackd.journal import Arrived, JournalUnavailable, Receipt, Received, un
 from rollbackd.model import Alert, Event, Trigger
 from rollbackd.rules.spec import LONGEST_WITHIN
 from rollbackd.signals.alertmanager_client import Alertmanager, Silence, Unreachable
-from rollbackd.signals.alertmanager_webhook import TEST, WebhookPayload, alert_from_json, alert_to_json, inbox_key
+from rollbackd.signals.alertmanager_webhook import (
+    TEST,
+    WebhookPayload,
+    alert_from_json,
+    alert_to_json,
+    inbox_key,
+    is_elsewhere,
+)
 from rollbackd.signals.events import Posted, event_from_json, event_key, event_of, event_to_json
 from rollbackd.signals.rule_state import RuleStates
 from rollbackd.signals.triggers import TriggerSink
@@ -111,7 +118,10 @@ class SignalIntake:
                 wanted[key] = (alert, service)
         if not wanted:
             return 0, duplicates, unmatched
-        items = [Received(key, SOURCE, alert_to_json(alert)) async for key, (alert, _) in in_turns(wanted.items())]
+        items = [
+            Received(key, SOURCE, alert_to_json(alert, elsewhere=elsewhere))
+            async for key, (alert, _) in in_turns(wanted.items())
+        ]
         receipt = await self._store(items)
         now = self._clock.now()
         late = set()
@@ -119,7 +129,7 @@ class SignalIntake:
             if not self._rule_states.hear(alert, service, now, surely=surely):
                 late.add(key)
                 continue
-            (self._elsewhere.add if elsewhere and alert.firing else self._elsewhere.discard)(alert.fingerprint)
+            self._place(alert, elsewhere=elsewhere)
         self._judge_soon([(row, *wanted[row.key]) for row in receipt.new if row.key not in late])
         if settled := [row.id for row in receipt.new if row.key in late]:
             await self._read_model.journal.handled(settled)
@@ -218,8 +228,12 @@ class SignalIntake:
                     continue
                 if isinstance(signal, Event):
                     self._rule_states.report(signal, service, row.at)
-                else:
-                    self._rule_states.hear(signal, service, row.seen)
+                elif self._rule_states.hear(signal, service, row.seen):
+                    self._place(signal, elsewhere=is_elsewhere(row.body))
+
+    def _place(self, alert: Alert, *, elsewhere: bool) -> None:
+        """Note whether an alert that fires is known to no Alertmanager."""
+        (self._elsewhere.add if elsewhere and alert.firing else self._elsewhere.discard)(alert.fingerprint)
 
     async def recover(self) -> None:
         """After a start, take what Alertmanager says fires and is silenced, and what came and was not decided on."""
