@@ -9,6 +9,7 @@ import pytest
 from tests.e2e.toy import Toy, toy
 from tests.servers import wait_until
 
+AFTER_THE_RESTART = "after the daemon's restart"
 # How a program of a release goes about it, in the words of sh; `$1` is the one order that it gives.
 WAYS = {
     "itself": "$TALK $1",
@@ -19,6 +20,8 @@ WAYS = {
     "an orphan of an orphan": "(setsid sh -c \"(setsid sh -c 'sleep 0.3; $TALK $1' &)\" &)",
     "without its surroundings": "(setsid env -i $TALK $1 >/dev/null 2>&1 </dev/null &)",
     "after its step": "(setsid sh -c 'sleep 2; $TALK $1' >/dev/null 2>&1 </dev/null &)",
+    AFTER_THE_RESTART: "(setsid env -i /bin/sh -c 'while [ ! -e $ROOT/go ]; do sleep 0.1; done; $TALK $1' "
+    ">/dev/null 2>&1 </dev/null &)",
 }
 ORDERS = {
     "hold": ("PUT", "/api/v1/holds/shop"),
@@ -50,9 +53,8 @@ def release_says(shop: Toy, way: str, orders: tuple[str, ...]) -> None:
     talk.write_text(f'#!/bin/sh\nexec /usr/bin/python3 -I {shop.root}/talk.py "$@"\n')
     talk.chmod(0o755)
     apply = shop.root / "apply"
-    lines = "\n".join(
-        f"set -- {order}; {WAYS[way].replace('$TALK', str(talk)).replace('$1', order)}" for order in orders
-    )
+    said = WAYS[way].replace("$TALK", str(talk)).replace("$ROOT", str(shop.root))
+    lines = "\n".join(f"set -- {order}; {said.replace('$1', order)}" for order in orders)
     apply.write_text(apply.read_text() + f'if [ "$1" = code ]; then\n{lines}\nfi\n')
 
 
@@ -69,6 +71,10 @@ def test_a_release_gives_no_orders_whichever_way_it_goes_about_it(tmp_path: Path
         shop.start_with_two_states()
         release_says(shop, way, tuple(ORDERS))
         incident = shop.ask("POST", "services/shop/rollback", {})["incident"]
+        if way == AFTER_THE_RESTART:
+            shop.until_closed(incident)
+            shop.reboot()
+            shop.touch("go")
         for order in ORDERS:
             status, said = answer(shop, order)
             if order == "read":
