@@ -12,7 +12,9 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from rollbackd.signals.signal_files import LARGEST, MOST, SignalCommand, SignalFiles, SignalsUnsafe
+from rollbackd.signals.signal_files import COMMANDS, LARGEST, MOST, SignalCommand, SignalFiles, SignalsUnsafe
+from rollbackd.system import step_processes
+from rollbackd.system.clock import SystemClock
 from tests.fakes.clock import START, ManualClock
 
 SERVICES = {"shop", "desk"}
@@ -266,6 +268,55 @@ def test_the_owner_of_a_file_is_the_actor(path: Path, files: SignalFiles, clock:
     (path / "ABORT.shop").touch()
     os.chown(path / "ABORT.shop", 54321, 0)
     assert [command.actor for command in taken(files, clock)] == ["unix:54321", "unix:nobody"]
+
+
+def problems(files: SignalFiles, clock: ManualClock) -> dict[str, str]:
+    return {command.verb: command.problem for command in taken(files, clock)}
+
+
+@pytest.mark.needs("root")
+@pytest.mark.parametrize(("user", "person"), [(1, False), (999, False), (61184, False), (65534, False), (1000, True)])
+def test_a_service_users_own_files_only_stop(clock: ManualClock, user: int, person: bool) -> None:
+    """Since a release's code runs as that user, too; others give all orders."""
+    with TemporaryDirectory() as parent:  # others cannot pass through pytest's own directories
+        Path(parent).chmod(0o755)
+        path = Path(parent) / "signals"
+        path.mkdir()
+        path.chmod(0o1770)
+        os.chown(path, user, 0)
+        for verb in (*COMMANDS, "HOLD"):
+            for service, owner in (("shop", user), ("desk", 0)):
+                (path / f"{verb}.{service}").write_text("for: 5m\n" if verb == "MENDING" else "")
+                os.chown(path / f"{verb}.{service}", owner, 0)
+        with as_user(user):
+            files = SignalFiles(path, clock)
+            found = {f"{one.verb}.{one.service}": one.problem for one in taken(files, clock)}
+            assert reason(files) != ""
+    refused = {name for name, problem in found.items() if problem}
+    assert len(found) == 2 * len(COMMANDS)
+    assert refused == (set() if person else {"ROLLBACK.shop", "APPROVE.shop", "DENY.shop"})
+    assert all("runs what a release brings" in found[name] for name in refused)
+
+
+def test_own_files_that_come_while_a_step_works_only_stop(path: Path, files: SignalFiles, clock: ManualClock) -> None:
+    def touched() -> dict[str, str]:
+        for name in COMMANDS:
+            (path / f"{name}.shop").write_text("for: 5m\n" if name == "MENDING" else "")
+        return problems(files, clock)
+
+    real = SystemClock()
+    assert set(touched().values()) == {""}
+    with step_processes.at_work(real.now(), real):
+        time.sleep(0.02)  # a file's time is that of the kernel's last tick
+        during = touched()
+    assert problems(files, clock) == during, "nor once it has ended"
+    assert {verb for verb, problem in during.items() if "while a step ran" in problem} == {
+        "ROLLBACK",
+        "APPROVE",
+        "DENY",
+    }
+    time.sleep(0.02)
+    assert set(touched().values()) == {""}
 
 
 @pytest.mark.parametrize(

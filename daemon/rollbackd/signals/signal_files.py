@@ -10,17 +10,23 @@ import pwd
 import stat
 from collections.abc import Collection
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 
 from rollbackd.syntax.units import parse_duration, show
+from rollbackd.system import step_processes
 from rollbackd.system.clock import Clock
 
 _MORE_LINES = {"ROLLBACK": ("to", "plan"), "MENDING": ("for",)}
 """The lines of a command beside `reason:`."""
 COMMANDS = ("ROLLBACK", "APPROVE", "DENY", "ABORT", "MENDING")
+_OF_PEOPLE = frozenset({"ROLLBACK", "APPROVE", "DENY"})
+"""Commands that no code of a release may give; the others, and holds, only stop or hold up."""
+_SYSTEM = (range(1, 1000), range(60001, 65536))
+"""Users that are no person's: of services, of systemd's dynamic ones, nobody. https://systemd.io/UIDS-GIDS/"""
+_BY_SOCKET = "use the command line as a user of your own"
 STILL = timedelta(seconds=1)
 """How long a command file must be unchanged: what a shell redirects into is seen empty first."""
 LARGEST = 64 * 1024
@@ -232,6 +238,7 @@ class SignalFiles:
         try:
             fields = _fields(_read(path))
             _check_command(verb, service, fields, services)
+            _check_owner(verb, found)
         except OSError as error:
             if error.errno in _PASSES:
                 return None
@@ -283,6 +290,17 @@ def _check_command(verb: str, service: str, fields: dict[str, str], services: Co
         raise ValueError(f'unknown line "{min(unknown)}:"; it takes {", ".join(sorted(known))}')
     if verb == "MENDING":
         parse_duration(fields.get("for", ""))
+
+
+def _check_owner(verb: str, found: os.stat_result) -> None:
+    """A release's code runs as the daemon's own user, and gives no orders. :raises ValueError: it may be its file."""
+    if verb not in _OF_PEOPLE or found.st_uid != os.geteuid():
+        return
+    owner = _user(found.st_uid)
+    if any(found.st_uid in users for users in _SYSTEM):
+        raise ValueError(f"it belongs to {owner}, as whom rollbackd runs what a release brings; {_BY_SOCKET}")
+    if step_processes.worked_at(datetime.fromtimestamp(found.st_ctime, UTC)):
+        raise ValueError(f"it came from {owner} while a step ran, and may be that step's; {_BY_SOCKET}")
 
 
 def _read(path: Path) -> str:
