@@ -1,4 +1,4 @@
-"""What stories leave behind: a process that works in a directory of theirs, or was started with one, has outlived them."""
+"""What tests leave behind: a process that works in a directory of theirs, or was started with one; a mount in one."""
 
 import os
 from collections.abc import Iterator
@@ -22,6 +22,19 @@ def working_below(directory: Path) -> list[str]:
             if int(process.name) != os.getpid() and str(directory) in f"{said} {places}":
                 found.append(said)
     return found
+
+
+def mounted_below(directory: Path) -> list[str]:
+    """Where something is mounted below the directory."""
+    places = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
+    return [place for place in places if place.startswith(f"{directory}/")]
+
+
+@pytest.fixture(scope="package", autouse=True)
+def no_mount_is_left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Of any test of this package, once all of them have run."""
+    yield
+    assert mounted_below(tmp_path_factory.getbasetemp()) == []
 
 
 @pytest.fixture(scope="package", autouse=True)

@@ -9,6 +9,9 @@ from tests.clusters import Cluster, a_cluster
 from tests.contract.files_worlds import fill
 from tests.fakes.gatehouse import Gatehouse
 from tests.fakes.kubernetes_api import FakeKubernetes
+from tests.leftovers import no_mount_is_left
+
+__all__ = ["no_mount_is_left"]
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.toy import Ear, Toy, listening, toy
-from tests.leftovers import no_process_is_left
+from tests.leftovers import no_mount_is_left, no_process_is_left
 
-__all__ = ["no_process_is_left"]
+__all__ = ["no_mount_is_left", "no_process_is_left"]
 
 PROBE = Path(__file__).parent / "probe"
 Story = Callable[[Path], None]
