@@ -218,10 +218,10 @@ def webhook_config(url: str, token: str = "") -> dict[str, Any]:
 
 
 @contextmanager
-def redis_server(directory: Path, *options: str) -> Iterator[int]:
+def redis_server(directory: Path, *options: str, port: int = 0) -> Iterator[int]:
     """A Redis without persistence; yields its port. It is ready when it listens."""
     directory.mkdir()
-    port = free_port()
+    port = port or free_port()
     log = directory / "log"
     fixed = ["--bind", "127.0.0.1", "--save", "", "--dir", str(directory), "--logfile", str(log)]
     fixed += ["--repl-diskless-sync-delay", "0"]

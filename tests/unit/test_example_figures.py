@@ -18,7 +18,6 @@ from tests.unit.builders import minutes, seconds
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SHIPPED = {path.parent.name: path for path in EXAMPLES.glob("*/config.yaml")}
-SHIPPED |= {path.stem: path for path in EXAMPLES.glob("policies/*.yaml")}
 HOSTS = sorted(SHIPPED)
 ROWS = Path(__file__).parent / "example_rows"
 PLACES = {
@@ -204,6 +203,22 @@ def test_a_platform_recovers_within_its_clocks_whichever_plan_helps() -> None:
         "a plan that helps is well in this time"
     )
     assert config.targets.recovery <= minutes(30)
+
+
+def test_a_shop_is_well_in_five_minutes() -> None:
+    """B1, B2, B6: errors above 10 %, detected, switched back and verified; a canary goes down in stages meanwhile."""
+    config = config_of("blue-green-canary")
+    (service,) = config.services
+    rules = {rule.name: rule for rule in config.rules}
+    errors = rules["errors-above-10"]
+    colour: Any = service.layers["colour"]
+    weights: Any = service.layers["weights"]
+    detected = noticed(config, errors)
+    switched = detected + colour.every * (colour.times - 1) + way(service, errors, "blue-green")
+    assert switched <= minutes(5)
+    alone = seconds(75) + weights.every * (len(weights.stages) - 1) + way(service, rules["canary-errors"], "canary")
+    assert alone <= minutes(5), "the alert's own minute, and a quarter of one until it is told"
+    assert config.targets.recovery <= minutes(5)
 
 
 def test_a_workstation_is_back_in_the_time_of_each_scenario() -> None:

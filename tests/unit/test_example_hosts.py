@@ -15,6 +15,7 @@ WRITES = {
     "career-hero": ["/srv/career-hero", "/srv/copies", "/srv/deploy"],
     "layered-recovery": ["/etc/default", "/srv/copies", "/srv/platform"],
     "ai-workstation": ["/home/studio", "/srv/workstation"],
+    "blue-green-canary": ["/srv/copies", "/srv/scratch"],
 }
 """A file that is replaced by rename needs its directory, and a directory that may be gone the one above it."""
 UNITS = {
@@ -22,6 +23,7 @@ UNITS = {
     "career-hero": {"career-hero.service"},
     "layered-recovery": {"platform.service"},
     "ai-workstation": {"workstation.service"},
+    "blue-green-canary": set(),
 }
 
 

@@ -22,8 +22,6 @@ from tests.unit.builders import at, changed, good, minutes, service_of, situatio
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 HOSTS = {path.parent.name: path for path in EXAMPLES.glob("*/config.yaml")}
-RUNBOOKS = {**HOSTS, **{path.stem: path for path in EXAMPLES.glob("policies/*.yaml")}}
-"""Whole hosts, and one table whose host is not here."""
 BY_NAME = {"smartalk": {"data"}}
 """Plans that only a person's own order reaches."""
 ACT, ASK, OBSERVE = Action.ROLL_BACK, Action.ASK, Action.OBSERVE
@@ -34,7 +32,7 @@ assert START.weekday() == 0, "a Monday"
 
 @cache
 def runbook(name: str) -> Config:
-    return load(RUNBOOKS[name], look_for=None).config
+    return load(HOSTS[name], look_for=None).config
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +75,10 @@ def trouble(config: Config, rule: str, **more: Any) -> Trigger:
 
 def has_releases(layer: Settings) -> bool:
     """As its adapter says of itself; a command's settings say it."""
-    return layer.adapter in {"env", "files", "git", "releases"} or getattr(layer, "current", None) is not None
+    return (
+        layer.adapter in {"blue_green", "canary", "env", "files", "git", "kubernetes", "releases"}
+        or getattr(layer, "current", None) is not None
+    )
 
 
 def moved(config: Config, *layers: str, ago: float = 10, **more: Any) -> Situation:
@@ -113,7 +114,7 @@ def ordered(name: str, **more: Any) -> Decision:
     return decide(trigger, moved(config), service.plan)
 
 
-@pytest.mark.parametrize("name", RUNBOOKS)
+@pytest.mark.parametrize("name", HOSTS)
 def test_every_row_of_an_example_names_plans_that_there_are(name: str) -> None:
     config = runbook(name)
     (service,) = config.services
@@ -210,6 +211,15 @@ def test_a_security_signal_wants_one_person_whoever_it_is(share: float | None) -
     assert decision.trigger.priority is Priority.P0
 
 
+def test_lost_data_and_a_regulator_want_one_of_each() -> None:
+    """B14: data goes back, with what wrote it; of what a regulator demands, both ends."""
+    lost = decided("blue-green-canary", "data-lost")
+    assert said(lost) == Cell(ASK, ("database",), 2, BOTH, minutes(5), "escalate", minutes(5))
+    demanded = decided("blue-green-canary", "regulator")
+    assert said(demanded) == Cell(ASK, ("blue-green",), 2, BOTH, minutes(15), "escalate", minutes(15))
+    assert {one.trigger.priority for one in (lost, demanded)} == {Priority.P0}
+
+
 def test_how_bad_it_is_may_not_be_known() -> None:
     decision = decided("blue-green-canary", "trouble")
     assert said(decision) == Cell(ASK, ("blue-green",), 2, BOTH, minutes(15), "escalate")
@@ -218,7 +228,10 @@ def test_how_bad_it_is_may_not_be_known() -> None:
 def test_who_is_asked_is_written_down_with_the_question() -> None:
     question = decided("blue-green-canary", "trouble", impact="high", scope="all", share=0.9).question
     assert question is not None
-    assert question.members == {"tech": ("unix:tina", "unix:tom"), "business": ("unix:bea", "token:business-desk")}
+    assert question.members == {
+        "tech": ("unix:tina", "unix:tom", "token:tech-desk"),
+        "business": ("unix:bea", "token:business-desk"),
+    }
 
 
 def test_outside_the_windows_it_asks_and_p0_acts_all_the_same() -> None:

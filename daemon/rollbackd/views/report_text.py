@@ -27,7 +27,12 @@ AFTER_CARE = (
     ("Immediate", ("users and the status page are told", "deployments stay frozen until the cause is known")),
     (
         "Short term",
-        ("the cause is found", "what the rollback lost is looked for", "the release is quarantined or mended"),
+        (
+            "the cause is found",
+            "what the rollback lost is looked for",
+            "the release is quarantined or mended",
+            "regulators are told where the law asks for it",
+        ),
     ),
     ("Medium term", ("a test fails on this cause", "the rule that saw it is earlier, or surer")),
     ("Long term", ("the review's actions are done", "a drill has shown that it works again")),
