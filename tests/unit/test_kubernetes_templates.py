@@ -302,6 +302,7 @@ def placed(node: str, revision: str, ready: str = "True") -> dict[str, Any]:
     return {"metadata": {"labels": labels}, "spec": {"nodeName": node}, "status": {"conditions": conditions}}
 
 
+@pytest.mark.parametrize(("desired", "misscheduled"), [(3, 0), (2, 1)], ids=["tolerated", "tainted"])
 @pytest.mark.parametrize(
     ("pods", "generation", "done"),
     [
@@ -310,16 +311,14 @@ def placed(node: str, revision: str, ready: str = "True") -> dict[str, Any]:
         ([placed("a", "new"), placed("b", "old"), placed("down", "new")], 2, False),
         ([placed("a", "new"), placed("b", "new"), placed("b", "old")], 2, False),
         ([placed("a", "new"), placed("b", "new", "False")], 2, False),
-        ([placed("a", "new")], 2, False),
+        ([placed("a", "new"), placed("down", "old", "False")], 2, False),
         ([placed("a", "new"), placed("b", "new")], 3, False),
     ],
     ids=["all but one", "one gone", "an old one", "an old one beside", "not ready", "one lacks", "not seen"],
 )
 def test_a_daemon_set_is_done_but_for_nodes_that_are_down(
-    pods: list[dict[str, Any]], generation: int, done: bool
+    pods: list[dict[str, Any]], generation: int, done: bool, desired: int, misscheduled: int
 ) -> None:
-    workload = {
-        "metadata": {"generation": generation},
-        "status": {"observedGeneration": 2, "desiredNumberScheduled": 3},
-    }
+    status = {"observedGeneration": 2, "desiredNumberScheduled": desired, "numberMisscheduled": misscheduled}
+    workload = {"metadata": {"generation": generation}, "status": status}
     assert rollout.done_but_for(workload, pods, "new", ["down"]) is done

@@ -49,6 +49,9 @@ from rollbackd_adapters.traces import Trace, progress_of
 __all__ = ["KubernetesAdapter", "KubernetesSettings"]
 
 _NO_DRY_RUN = "does not support dry run"
+_COMPARED = (("metadata", "uid"), ("spec", "template"))
+_TRIES = 5
+"""Looks, when a controller writes the status at the same instant."""
 
 
 class KubernetesAdapter(WatchedLayer[KubernetesSettings]):
@@ -109,14 +112,13 @@ class KubernetesAdapter(WatchedLayer[KubernetesSettings]):
             after = await self._target(workload, present, before, change.after)
             self._refuse(present)
             template = await self._template(before, after)
-            patch = patch_of(present, template, mark)
             if trace.begun is None:  # else what counts for nothing is what stood there before the first life
-                _, became = await self._tried(client, workload, patch, template_id(template))
+                _, became = await self._tried(workload, present, template, mark)
                 parts = {"before": before.parts, "after": after.parts}
                 trace.intend(deadline=rollout.deadline_mark(present), became=became, parts=parts)
             boundary("kubernetes.begun")
             await self._write_config_maps(client, after)
-            present = await client.patch(workload.path, patch)
+            present = await self._set(workload, present, template, mark)
             boundary("kubernetes.patched")
         trace.begin(moved=True, became=template_id(present_template(present)))
         boundary("kubernetes.moved")
@@ -170,8 +172,7 @@ class KubernetesAdapter(WatchedLayer[KubernetesSettings]):
         told += [*await self._told_images(after), *await self._told_config_maps(client, before, after)]
         if self._kind == "daemonset":
             told += down_told(present, await down_nodes(client, pods))
-        patch = patch_of(present, await self._template(before, after), "planned")
-        said, _ = await self._tried(client, workload, patch, template_id(after.template))
+        said, _ = await self._tried(workload, present, await self._template(before, after), "planned")
         return [*told, *said]
 
     async def _told_images(self, after: KnownTemplate) -> list[str]:
@@ -221,15 +222,14 @@ class KubernetesAdapter(WatchedLayer[KubernetesSettings]):
             found.append("a pod of an older revision that is not ready, and blocks the others, is deleted (unstick)")
         return found
 
-    async def _tried(
-        self, client: KubernetesClient, workload: Workload, patch: Sequence[Mapping[str, Any]], wanted: str
-    ) -> tuple[list[str], str]:
+    async def _tried(self, workload: Workload, present: Object, template: Template, mark: str) -> tuple[list[str], str]:
         """What the server says of the very patch, without doing it: risks, and the release that would come of it.
 
         :raises KubernetesError: it would be refused.
         """
+        wanted = template_id(template)
         try:
-            answer = await client.patch(workload.path, patch, dry_run=True)
+            answer = await self._set(workload, present, template, mark, dry_run=True)
         except KubernetesError as error:
             if _NO_DRY_RUN in error.said:
                 return [f"whether it is admitted is known only when it is done: {error.said}"], wanted
@@ -237,6 +237,25 @@ class KubernetesAdapter(WatchedLayer[KubernetesSettings]):
         became = template_id(present_template(answer))
         text = "an admission webhook makes another template of it than it was; that one is rolled out"
         return ([] if became == wanted else [text]), became
+
+    async def _set(
+        self, workload: Workload, present: Object, template: Template, mark: str, *, dry_run: bool = False
+    ) -> Object:
+        """Send the patch. While there are no annotations any write of the status stands against it: look again then.
+
+        :raises KubernetesError: it is refused, or somebody else moved the workload.
+        """
+        for tries in range(1, _TRIES + 1):
+            try:
+                return await workload.client.patch(workload.path, patch_of(present, template, mark), dry_run=dry_run)
+            except KubernetesError as error:
+                if not error.is_conflict or present["metadata"].get("annotations") or tries == _TRIES:
+                    raise
+                again = await workload.read()
+                if any(again[part].get(key) != present[part].get(key) for part, key in _COMPARED):
+                    raise
+                present = again
+        raise AssertionError("unreachable")
 
     def _unfit(self, text: str, *, permanent: bool) -> AdapterError:
         return AdapterError(f"{self._settings.workload}: {text}", permanent=permanent)

@@ -138,11 +138,15 @@ def node_of(pod: Mapping[str, Any]) -> str:
 def done_but_for(
     workload: Mapping[str, Any], pods: Iterable[Mapping[str, Any]], revision: str, down: Collection[str]
 ) -> bool:
-    """Of a DaemonSet: whether each node that is not down has a ready pod of a revision, and none of another."""
+    """Of a DaemonSet: whether each node that is not down has a ready pod of a revision, and none of another.
+
+    A node that is down is not among the desired ones either, unless its pods tolerate that: its taint makes them
+    misscheduled.
+    """
     status, label = workload.get("status") or {}, "controller-revision-hash"
     up = [pod for pod in pods if node_of(pod) not in down]
     own = [pod for pod in up if ((pod.get("metadata") or {}).get("labels") or {}).get(label) == revision]
-    wanted = _number(status, "desiredNumberScheduled") - len(down)
+    wanted = _number(status, "desiredNumberScheduled") - max(0, len(down) - _number(status, "numberMisscheduled"))
     observed = _number(status, "observedGeneration") >= _number(workload.get("metadata") or {}, "generation")
     return observed and len(own) == len(up) >= wanted and all(map(is_ready, own))
 
