@@ -135,13 +135,14 @@ def test_an_optional_field_of_an_alert_that_is_null_is_as_good_as_absent(field: 
 
 
 NEEDLESS = ("groupKey", "groupLabels", "receiver")
+NO_SUCH_VALUES: tuple[Any, ...] = ({"a": 1}, [], -1, True, [{}], {"a": {}})
 
 
 @pytest.mark.parametrize(
     ("field", "value"),
     [
         *((field, None) for field in sorted(_Envelope.__optional_keys__)),
-        *((field, value) for field in NEEDLESS for value in ({"a": 1}, [], -1, True, [{}], {"a": {}})),
+        *((field, value) for field in NEEDLESS for value in NO_SUCH_VALUES),
     ],
 )
 def test_no_alert_is_lost_by_what_none_of_them_needs(field: str, value: Any) -> None:
