@@ -151,12 +151,13 @@ class Deadly:
 
 async def test_a_thread_that_dies_with_its_next_work_is_known_to_be_dead_once_its_pool_is_stirred() -> None:
     with ThreadPoolExecutor(3, thread_name_prefix="journal-reader-of-this-test") as pool:
-        await stir(pool, 3)
+        together = threading.Barrier(3)  # one that starts later could take the work unseen
+        await asyncio.gather(*(asyncio.get_running_loop().run_in_executor(pool, together.wait) for _ in range(3)))
         vitals = Vitals()
         vitals.look_at_threads()
         pool._work_queue.put(cast("Any", Deadly()))
         asking = asyncio.create_task(stir(pool, 3))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not vitals.death:
                 await asyncio.sleep(0.01)
                 if asking.done():
