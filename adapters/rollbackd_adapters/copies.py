@@ -95,7 +95,7 @@ class DataCopy:
                 raise ValueError("its id or its time is none")
             lineage = Lineage.read(given["lineage"])
             return cls(name, given["id"], created, str(given["why"]), lineage, int(given["size"]), dict(given["facts"]))
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, OverflowError) as error:
             raise ValueError(f"it has no {error}") from error
 
     def release(self, present: str) -> Release:
@@ -108,6 +108,14 @@ class DataCopy:
         return Snapshot(
             self.name, self.id, self.created, self.why, self.size, 1, restorable=restorable, lineage=self.lineage.id
         )
+
+
+def _loaded(path: Path) -> Any:
+    """:raises ValueError: it is no JSON, or too deep to be read. OSError: it is not there."""
+    try:
+        return json.loads(path.read_bytes())
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 def new_id() -> str:
@@ -191,7 +199,7 @@ class CopyStore:
         return []
 
     def _read(self, name: str) -> DataCopy:
-        return DataCopy.read(name, json.loads((self.directory / name / _MANIFEST).read_bytes()))
+        return DataCopy.read(name, _loaded(self.directory / name / _MANIFEST))
 
     def copy(self, name: str) -> DataCopy:
         """:raises AdapterError: permanent when there is no such copy, or its manifest is damaged."""
@@ -250,7 +258,7 @@ class CopyStore:
     def _found(self, name: str) -> Mapping[str, Any]:
         """What the last whole read of a copy found; nothing when there was none."""
         with suppress(OSError, ValueError):
-            found = json.loads((self.directory / name / _VERIFIED).read_bytes())
+            found = _loaded(self.directory / name / _VERIFIED)
             if isinstance(found, dict):
                 return found
         return {}

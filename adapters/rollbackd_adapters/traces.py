@@ -93,7 +93,7 @@ class Trace:
             data = json.loads(path.read_bytes())
         except FileNotFoundError:
             return None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise AdapterError(
                 f"{path}: cannot be read ({error}); look at it, then remove it", permanent=True
             ) from error
@@ -124,7 +124,7 @@ def progress_of(trace: Trace, change: Change, present: str) -> Progress:
 
 def last_done(scratch: Path) -> dict[str, Any]:
     """What was written when the layer's last finished change began; empty when there is none."""
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError, RecursionError):
         markers = sorted((scratch / "changes").glob("*/done.json"), key=lambda path: path.stat().st_mtime_ns)
         data = json.loads(markers[-1].with_name("begun.json").read_bytes()) if markers else {}
         return data if isinstance(data, dict) else {}
@@ -133,7 +133,7 @@ def last_done(scratch: Path) -> dict[str, Any]:
 
 def cut_off(scratch: Path) -> dict[str, Any]:
     """What was written when the layer's newest change began; empty when that one is done, or there is none."""
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError, RecursionError):
         intents = sorted((scratch / "changes").glob("*/begun.json"), key=lambda path: path.stat().st_mtime_ns)
         if intents and not intents[-1].with_name("done.json").exists():
             data = json.loads(intents[-1].read_bytes())
@@ -149,7 +149,7 @@ def named(scratch: Path, *facts: str, finished: bool = True) -> set[str]:
     """
     found: set[str] = set()
     for path in (scratch / "changes").glob("*/begun.json"):
-        with contextlib.suppress(OSError, ValueError, AttributeError):
+        with contextlib.suppress(OSError, ValueError, AttributeError, RecursionError):
             begun = json.loads(path.read_bytes())
             if finished or not path.with_name("done.json").exists():
                 found |= {str(begun.get(fact, "")) for fact in facts}

@@ -1,8 +1,11 @@
 """One strange item never hides the others: over every adapter that lists releases, and every way to be strange."""
 
 import json
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from importlib.metadata import entry_points
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -14,12 +17,29 @@ from rollbackd.execution.layers import Layers, resolve
 from rollbackd.model import Progress
 from rollbackd.remote import wire
 from rollbackd.testing import finish, perform, planned
+from rollbackd_adapters.copies import CopyStore
+from rollbackd_adapters.kubernetes.workload import Workload
+from rollbackd_adapters.postgres.backup_repository import _usable
+from rollbackd_adapters.traces import named
+from tests.contract.kubernetes_worlds import template
 from tests.contract.test_adapters_env import EnvWorld
 from tests.contract.test_adapters_http import HttpWorld
 from tests.contract.test_adapters_releases import ReleasesWorld
-from tests.contract.worlds import CommandWorld, script
+from tests.contract.test_adapters_sqlite import SqliteWorld
+from tests.contract.worlds import CommandWorld, GitCheckoutWorld, git, script
 from tests.fakes.switchboard import Switchboard, switchboard
 
+HERE = {"command", "http", "env", "releases", "remote", "sqlite", "postgres", "kubernetes", "git"}
+"""Adapters with a list that others write into, whose strange items are below."""
+ELSEWHERE = {
+    "files": "tests/contract/test_files_forged.py and tests/contract/test_files_trouble.py",
+    "alembic": "its releases are the scripts of the project, which is read as a whole or not",
+    "canary": "its releases are the share that it is and none",
+    **dict.fromkeys(("blue_green", "nginx"), "its releases are the choices of its configuration"),
+    **dict.fromkeys(("systemd", "redis"), "it has no releases"),
+    **dict.fromkeys(("scale", "pgbouncer", "freeze", "drain"), "a bracket, without releases"),
+}
+"""The others, and where theirs are or why there are none."""
 HUGE = "x" * 300_000
 TOLD: Mapping[str, Any] = {
     "no object": 17.5,
@@ -43,6 +63,11 @@ TOLD: Mapping[str, Any] = {
     "a duplicate": {"id": "v1", "label": "again"},
 }
 """By what is strange about it, an item that somebody tells between v2 and v1."""
+
+
+def test_every_adapter_is_named_here() -> None:
+    assert {one.name for one in entry_points(group="rollbackd.adapters")} == HERE | ELSEWHERE.keys()
+    assert not HERE & ELSEWHERE.keys()
 
 
 def well(adapter: Adapter, *known: str) -> str:
@@ -198,3 +223,93 @@ def test_a_list_without_a_single_release_is_an_answer_of_another_shape(tmp_path:
     script(Path(world.programs["releases"]), "head -c 200000 /dev/zero | tr '\\0' '['")
     with pytest.raises(AdapterError, match="is not JSON"):
         finish(world.adapter().releases())
+
+
+COPIES: Mapping[str, Any] = {
+    "deep": "[" * 100_000,
+    "of no size": '{"id": "0123456789ab", "created": "2026-01-01T00:00:00Z", "why": "x", "lineage": null, "size": 1e400}',
+    "of digits": '{"size": ' + "9" * 5000 + "}",
+    "empty": "",
+}
+
+
+@pytest.mark.parametrize("strange", COPIES)
+def test_a_copy_of_data_has_something_strange(tmp_path: Path, strange: str) -> None:
+    world = SqliteWorld(tmp_path)
+    finish(world.adapter().take("second"))
+    store = CopyStore(tmp_path / "scratch" / "store")
+    before = finish(world.adapter().releases())
+    bad = store.directory / "strange"
+    bad.mkdir()
+    (bad / "manifest.json").write_text(COPIES[strange])
+    (store.directory / "second" / "verified.json").write_text(COPIES[strange])
+    adapter = world.adapter()
+    assert finish(adapter.releases()) == before
+    assert {"first", "second", "strange"} <= {one.name for one in finish(adapter.snapshots())}
+    assert finish(adapter.as_of(datetime.now(UTC) + timedelta(seconds=5))) is not None
+    assert "second" not in store.verified()
+    assert store.unreadable() == ["strange"]
+
+
+NUMBERS = {"of 5,000 digits": "9" * 5000, "of other digits": "\N{ARABIC-INDIC DIGIT NINE}", "in words": "soon"}
+
+
+@pytest.mark.parametrize("strange", NUMBERS)
+async def test_a_replica_set_has_a_strange_revision(strange: str) -> None:
+    def kept(name: str, number: str) -> dict[str, Any]:
+        about = {"name": name, "uid": name, "annotations": {"deployment.kubernetes.io/revision": number}}
+        owner = {"controller": True, "uid": "web"}
+        return {"metadata": {**about, "ownerReferences": [owner]}, "spec": {"template": template(f"web:{name}")}}
+
+    async def items(*_: Any, **__: Any) -> list[dict[str, Any]]:
+        return [kept("1", "1"), kept("9", NUMBERS[strange]), kept("2", "2")]
+
+    workload = Workload(cast("Any", SimpleNamespace(items=items)), "shop", "deployment/web")
+    about = {"metadata": {"uid": "web"}, "spec": {"selector": {"matchLabels": {"app": "web"}}}}
+    assert [each.number for each in await workload.revisions(about)] == [2, 1, 0]
+
+
+@pytest.mark.needs("git")
+def test_a_pushed_tag_says_something_strange(tmp_path: Path) -> None:
+    world = GitCheckoutWorld(tmp_path)
+    code = world.adapter()
+    mine = finish(code.take("mine"))
+    message = f"x\n\nRollbackd-Why: x\nRollbackd-Files: {'9' * 5000}\nRollbackd-Size: {'9' * 5000}\n"
+    git(world.repo, "tag", "-a", "-m", message, "snapshot-strange", "v1")
+    assert {one.name for one in finish(code.snapshots())} == {mine.name, "snapshot-strange"}
+
+
+@pytest.mark.parametrize("damage", ["[" * 100_000, "9" * 5000, ""])
+def test_a_trace_that_is_damaged_hides_no_other(tmp_path: Path, damage: str) -> None:
+    for name, text in (("a", damage), ("b", '{"before": "v1"}')):
+        (tmp_path / "changes" / name).mkdir(parents=True)
+        (tmp_path / "changes" / name / "begun.json").write_text(text)
+    assert named(tmp_path, "before") == {"v1"}
+
+
+@pytest.mark.parametrize(
+    "strange",
+    [
+        None,
+        {},
+        {"database": None},
+        {"timestamp": {"stop": 10**30}},
+        {"timestamp": {"stop": "soon"}},
+        {"archive": {"stop": "x"}},
+        {"lsn": {"start": "9" * 5000, "stop": "0/1"}},
+        {"info": {"size": math.inf}},
+    ],
+)
+def test_a_repository_of_backups_has_something_strange(strange: Any) -> None:
+    sound = {
+        "database": {"id": 1, "repo-key": 1},
+        "label": "20260101-000000F",
+        "lsn": {"start": "0/1", "stop": "0/2"},
+        "timestamp": {"stop": 1_700_000_000},
+        "archive": {"stop": "000000010000000000000001"},
+        "info": {"size": 1},
+    }
+    damaged = {**sound, "label": "strange", **strange} if strange else strange
+    assert [one.label for one in _usable([damaged, sound], (1, 1))] == ["20260101-000000F"]
+    with pytest.raises(ValueError, match="in each backup"):
+        _usable([damaged], (1, 1))

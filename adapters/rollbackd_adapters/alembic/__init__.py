@@ -162,7 +162,7 @@ class AlembicAdapter(StepAdapter[AlembicSettings]):
 
     def _read_rehearsal(self, path: Path) -> Rehearsal | None:
         """A rehearsal that is not too old; None: there is none, or it cannot be read."""
-        with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+        with suppress(OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             facts = json.loads(path.read_bytes())
             found, age = Rehearsal.read(facts["found"]), self._clock.now() - datetime.fromisoformat(facts["at"])
             if age < (_FAILED_FOR if found.failed else self._settings.rehearse_every):
@@ -368,6 +368,6 @@ class AlembicAdapter(StepAdapter[AlembicSettings]):
             known = DatabaseSchema.read(json.loads(await in_thread(self._kept(release.id).read_bytes)))
         except FileNotFoundError:
             return (f"what schema {release.id} had is not known here",)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             return (f"what schema {release.id} had cannot be read: {one_line(str(error))}",)
         return tuple(map(writable, mismatches(known, await self._database.opened.schema(self._settings.version_table))))

@@ -22,6 +22,8 @@ _FIELDS = (
     *("refname:strip=2", "objectname", "objecttype", "*objecttype", "*objectname", "*tree", "tree", "creatordate:unix"),
     f"contents:trailers:key={WHY},key={FILES},key={SIZE},unfold",
 )
+_LONGEST_NUMBER = 18
+"""Digits of what a tag, which anybody may have pushed, says of its size."""
 _AT_ONCE = 4096
 """Names on one command line."""
 
@@ -100,7 +102,8 @@ def _tag(
     if leads_to != "commit" or SNAPSHOT.fullmatch(name) is None:
         return None
     said = dict(line.split(": ", 1) for line in trailers.splitlines() if ": " in line)
-    files, size = (int(text) if (text := said.get(key, "")).isdecimal() else 0 for key in (FILES, SIZE))
+    told = (said.get(key, "") for key in (FILES, SIZE))
+    files, size = (int(text) if text.isdecimal() and len(text) <= _LONGEST_NUMBER else 0 for text in told)
     why = one_line(said.get(WHY, ""))
     return Tag(name, own, commit, its_tree, moment(at), why, files, size)
 

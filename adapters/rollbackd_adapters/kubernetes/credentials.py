@@ -108,7 +108,7 @@ async def _plugin_status(plugin: Mapping[str, Any], settings: ClusterSettings, s
         raise AdapterError(f"{argv[0]}, which gets the credentials: {ran.ending}", permanent=False)
     try:
         status = json.loads(ran.stdout)["status"]
-    except (ValueError, LookupError, TypeError):
+    except (ValueError, LookupError, TypeError, RecursionError):
         status = None
     if not isinstance(status, dict) or not {"token", "clientCertificateData"} & status.keys():
         raise AdapterError(f"{argv[0]}, which gets the credentials, answered none", permanent=False)

@@ -130,7 +130,7 @@ def share(value: object, of: int, rounded: Any) -> int:
         return value
     text = str(value)
     digits = text.removesuffix("%")
-    return int(rounded(int(digits) * of / 100)) if text.endswith("%") and digits.isdigit() else 0
+    return int(rounded(int(digits) * of / 100)) if text.endswith("%") and digits.isdecimal() and len(digits) < 5 else 0
 
 
 _READ: Sequence[tuple[str, str, str]] = (

@@ -14,6 +14,8 @@ MARK = "rollbackd/change"
 """The annotation that says which change set the template: its key, and the release that it goes to."""
 _REVISION = "deployment.kubernetes.io/revision"
 _REVISION_HASH = "controller-revision-hash"
+_LONGEST_NUMBER = 18
+"""Digits: revisions are 64-bit numbers."""
 
 
 class Revision(NamedTuple):
@@ -75,7 +77,7 @@ class Workload:
         if not is_template(template):
             return None
         known = KnownTemplate(own_template(template), _created(metadata), number)
-        counted = int(number) if number.isascii() and number.isdigit() else 0
+        counted = int(number) if number.isascii() and number.isdigit() and len(number) <= _LONGEST_NUMBER else 0
         return Revision(counted, pod_hash, metadata["uid"], known, keeper)
 
     async def pods(self, workload: Object, revisions: list[Revision]) -> list[Object]:

@@ -67,7 +67,7 @@ class Maintenance(LayerAdapter[NginxSettings]):
             return bool(data["wanted"]), bool(data["loaded"])
         except FileNotFoundError:
             return False, True
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise AdapterError(
                 f"{self._record}: cannot be read ({error}); look at it, then remove it", permanent=True
             ) from error

@@ -9,7 +9,7 @@ https://pgbackrest.org/2.45/command.html
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -74,13 +74,25 @@ def position(lsn: str) -> int:
     return (int(high, 16) << 32) + int(low, 16)
 
 
-def _usable(backups: Sequence[Mapping[str, Any]]) -> Iterator[Backup]:
-    """Those without errors that were made while the server ran."""
+def _usable(backups: Sequence[Mapping[str, Any]], key: tuple[object, object]) -> list[Backup]:
+    """Those of a server, without errors, that were made while it ran; what cannot be read is passed over.
+
+    :raises ValueError: none of them can be read.
+    """
+    found, wrong = [], None
     for one in backups:
-        if not one.get("error") and (one.get("lsn") or {}).get("start"):
-            lsn, ended = one["lsn"], datetime.fromtimestamp(one["timestamp"]["stop"], UTC)
-            timeline, size = int(str(one["archive"]["stop"])[:8], 16), int(one["info"]["size"])
-            yield Backup(str(one["label"]), position(lsn["start"]), position(lsn["stop"]), timeline, ended, size)
+        try:
+            own = (one["database"]["id"], one["database"]["repo-key"]) == key
+            if own and not one.get("error") and (one.get("lsn") or {}).get("start"):
+                lsn, ended = one["lsn"], datetime.fromtimestamp(one["timestamp"]["stop"], UTC)
+                timeline, size = int(str(one["archive"]["stop"])[:8], 16), int(one["info"]["size"])
+                places = position(lsn["start"]), position(lsn["stop"])
+                found.append(Backup(str(one["label"]), *places, timeline, ended, size))
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, OSError) as error:
+            wrong = error
+    if wrong is not None and not found:
+        raise ValueError(f"{wrong!r} in each backup") from wrong
+    return found
 
 
 class BackupRepository(LayerPart[PostgresSettings]):
@@ -133,8 +145,7 @@ class BackupRepository(LayerPart[PostgresSettings]):
         try:
             db = next(one for one in found["db"] if one["system-id"] == system and one["version"] == str(version))
             key = (db["id"], db["repo-key"])
-            own = [one for one in found["backup"] if (one["database"]["id"], one["database"]["repo-key"]) == key]
-            all_ = sorted(_usable(own), key=lambda one: one.stopped, reverse=True)
+            all_ = sorted(_usable(found["backup"], key), key=lambda one: one.stopped, reverse=True)
             archives = (one for one in found["archive"] if (one["database"]["id"], one["database"]["repo-key"]) == key)
             archive = next(archives, {"id": "", "max": ""})
             return Backups(all_, str(archive["id"]), str(archive["max"] or ""))

@@ -87,7 +87,7 @@ def read_database(oid: int, name: str, owner: str, remark: str | None) -> Databa
         if until is not None and until.tzinfo is None:
             return found
         lineage = Lineage.read(given["lineage"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return found
     copy, restored = str(given.get("copy", "")), bool(given.get("restored"))
     return replace(found, comment=comment[:-1], lineage=lineage, until=until, copy=copy, restored=restored)

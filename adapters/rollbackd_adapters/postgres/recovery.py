@@ -96,7 +96,7 @@ class LogPoint:
         try:
             time = datetime.fromisoformat(given["time"]) if given["time"] else None
             found = cls(str(given["name"]), str(given["lsn"]), int(given["timeline"]), time)
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, OverflowError) as error:
             raise ValueError(f"{one_line(str(given))!r} is no point of a log") from error
         if (time is None) == (not found.name) or (time is not None and time.tzinfo is None):
             raise ValueError(f"{one_line(str(given))!r} is no point of a log")
