@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 
 from examples.demo.world import Traffic
+from tests.dockerd import PROGRAMS, Dockerd
 from tests.e2e.everybody import reachable
 from tests.e2e.ops_host import Host, Units, body, ending
 from tests.e2e.telling import told
 from tests.e2e.test_ops_host import Career, smartalk
 from tests.e2e.test_platform import platform
 from tests.e2e.toy import Ear, listening, webhook
+from tests.e2e.workstation import workstation
 from tests.servers import free_port, prometheus, wait_until
 
 TOGETHER = 2
@@ -186,5 +188,29 @@ def test_each_trigger_of_layered_recovery(root: Path) -> None:
         (host.place / ".limits/api/max").write_text("0\n")
         host.restart()
         until_met(host, "api-failing")
+        assert met(host) == {rule["name"] for rule in host.loaded()["rules"]}
+        assert host.incidents() == []
+
+
+# -- ai-workstation -------------------------------------------------------------------------------------
+@pytest.mark.needs(*PROGRAMS, "git", "prometheus", "rsync")
+def test_each_trigger_of_the_workstation(tmp_path_factory: pytest.TempPathFactory, docker: Dockerd) -> None:
+    """E1: what CI reports, corrupted data, sessions that do not start, a configuration that cannot be read."""
+
+    def shadowed(config: dict[str, Any], units: Units) -> None:
+        watched(config)
+        config["services"][0]["layers"]["process"] = units.layer("workstation")
+
+    root = tmp_path_factory.mktemp("w")
+    with listening() as ear, workstation(root, docker, ear.url, shadowed) as host:
+        host.said("event", "e2e_failed", "--service", "workstation", "--key", "run/1")
+        alert = webhook("DataCorruption", "workstation", datetime.now(UTC))
+        alert["alerts"][0]["labels"]["severity"] = "critical"
+        host.ask("POST", "alerts", alert, token="the token alertmanager")
+        until_met(host, "e2e-failed", "data-corruption")
+        host.settings.write_text(json.dumps({"language": "en", "start": ["false"]}))
+        until_met(host, "errors", by=host.begin)
+        host.sick()
+        until_met(host, "smoke-failed")
         assert met(host) == {rule["name"] for rule in host.loaded()["rules"]}
         assert host.incidents() == []

@@ -7,7 +7,6 @@ limit, for the time that is measured here together with the waits that are shipp
 import json
 import re
 import shutil
-import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -17,10 +16,10 @@ from typing import Any
 import pytest
 
 from tests.dockerd import PROGRAMS, Dockerd
-from tests.e2e.ops_host import Units, body, ending
+from tests.e2e.ops_host import body
 from tests.e2e.toy import Ear, json_lines, listening, webhook
-from tests.e2e.workstation import SHIPPED, Workstation, reconciler, sooner, waits
-from tests.servers import free_port, prometheus, wait_until
+from tests.e2e.workstation import SHIPPED, Workstation, reconciler, sooner, waits, workstation
+from tests.servers import wait_until
 
 pytestmark = [pytest.mark.timeout(240), pytest.mark.needs(*PROGRAMS, "git", "prometheus", "rsync")]
 
@@ -39,29 +38,9 @@ def ear() -> Iterator[Ear]:
 @pytest.fixture(scope="module")
 def host(tmp_path_factory: pytest.TempPathFactory, docker: Dockerd, ear: Ear) -> Iterator[Workstation]:
     """All of it runs, and is known to be good."""
-    root = tmp_path_factory.mktemp("w")
-    port = free_port()
-    scraped = prometheus(root / "prometheus", targets=[f"127.0.0.1:{port}"], labels={"service": "workstation"})
-    with pytest.MonkeyPatch.context() as patch, scraped as metrics:
-        patch.setenv("HOME", str(docker.home))
-        made = Workstation(root, told=ear.url, example="ai-workstation")
-        made.docker, made.reconciling = docker, threading.Event()
-        made.prepare()
-        made.lay_out(port, metrics.url)
-        made.reconcile()
-        made.restart()
-        units = Units(root / "units", {"workstation": made.restart_all})
-        config = made.loaded()
-        sooner(config, units)
-        for name in ("ci", "alertmanager"):
-            made.secret(name)
-        made.write(config)
-        with ending(made, units), reconciler(made):
-            made.start()
-            wait_until(lambda: len(made.present("workstation")) == 4, "its layers are seen")
-            made.marked_good()
-            yield made
-        docker.remove_all()
+    with workstation(tmp_path_factory.mktemp("w"), docker, ear.url, sooner) as made, reconciler(made):
+        made.marked_good()
+        yield made
 
 
 @pytest.fixture(autouse=True)

@@ -6,18 +6,19 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from rollbackd.syntax.units import parse_duration
 from tests.dockerd import Dockerd
-from tests.e2e.ops_host import EXAMPLES, PYTHON, Host, Units, body
-from tests.servers import wait_until
+from tests.e2e.ops_host import EXAMPLES, PYTHON, Host, Units, body, ending
+from tests.servers import free_port, prometheus, wait_until
 
 SHIPPED = EXAMPLES / "ai-workstation"
 
@@ -248,6 +249,34 @@ def sooner(config: dict[str, Any], units: Units) -> None:
     service["verify"] |= {"settle": "200ms", "every": "300ms", "deadline": "10s"}
     many = {"rollbacks": 99, "per": "1h"}
     config["limits"] = {"per_service": many, "fleet": many, "cooldown": "100ms"}
+
+
+@contextmanager
+def workstation(
+    root: Path, docker: Dockerd, told: str, change: Callable[[dict[str, Any], Units], None]
+) -> Iterator[Workstation]:
+    """All of it runs, by its configuration as that was changed, and is seen."""
+    port = free_port()
+    scraped = prometheus(root / "prometheus", targets=[f"127.0.0.1:{port}"], labels={"service": "workstation"})
+    with pytest.MonkeyPatch.context() as patch, scraped as metrics:
+        patch.setenv("HOME", str(docker.home))
+        made = Workstation(root, told=told, example="ai-workstation")
+        made.docker, made.reconciling = docker, threading.Event()
+        made.prepare()
+        made.lay_out(port, metrics.url)
+        made.reconcile()
+        made.restart()
+        units = Units(root / "units", {"workstation": made.restart_all})
+        config = made.loaded()
+        change(config, units)
+        for name in ("ci", "alertmanager"):
+            made.secret(name)
+        made.write(config)
+        with ending(made, units):
+            made.start()
+            wait_until(lambda: len(made.present("workstation")) == 4, "its layers are seen")
+            yield made
+        docker.remove_all()
 
 
 @contextmanager
