@@ -12,7 +12,8 @@ from rollbackd.config.models import Config
 from rollbackd.decision.bake_timer import BakeTimer
 from rollbackd.decision.holds import ActiveHolds
 from rollbackd.incident.clocks import RECOVER, START
-from rollbackd.model import Action
+from rollbackd.incident.outcomes import BAD_ENDS
+from rollbackd.model import Action, Outcome
 from rollbackd.notify.dispatcher import NotificationDispatcher
 from rollbackd.notify.receiver_queue import DELIVERIES
 from rollbackd.policy.guards import failures_in_a_row
@@ -25,6 +26,8 @@ from rollbackd.state.read_model import ReadModel
 from rollbackd.system import log
 from rollbackd.system.clock import Clock
 from rollbackd.system.loop_lag import LoopLag
+
+_ENDS = dict.fromkeys((Outcome.RECOVERED.value, *sorted(BAD_ENDS)), 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,7 +177,8 @@ class Metrics(Collector):
             asked.add_metric([service.name], counts.asked[service.name])
             running.add_metric([service.name], float(ledger.acting is not None))
             waiting.add_metric([service.name], float(ledger.open is not None and ledger.open.waits))
-            for outcome, count in sorted(counts.ended(service.name).items()):
+            # A series that begins at 1 never increases: those that alerts ask for are there from the start.
+            for outcome, count in sorted({**_ENDS, **counts.ended(service.name)}.items()):
                 ended.add_metric([service.name, outcome], count)
         yield from (opened, ended, running, asked, waiting)
 

@@ -65,6 +65,14 @@ async def test_what_is_scraped_is_what_is(house: House) -> None:
     assert value(house, "rollbackd_decisions_total", action="roll_back") == 1, "it is counted from the journal"
 
 
+async def test_what_alerts_wait_for_is_there_before_it_happens(tmp_path: Path) -> None:
+    """A series that begins at 1 never increases, and the first rollback that fails would be nobody's alert."""
+    house = await opened(tmp_path, ())
+    for outcome in ("failed", "ineffective", "unverified", "recovered"):
+        assert value(house, "rollbackd_rollbacks_ended_total", service="shop", outcome=outcome) == 0
+    await house.stage.down()
+
+
 async def test_the_breaker_is_a_metric(tmp_path: Path) -> None:
     house = await opened(tmp_path, (), limits={"breaker": {"failures": 1}})
     house.stage.world.checks["shop", "health"] = (Verdict.BAD, "")
