@@ -5,6 +5,7 @@ Each listens on 127.0.0.1, is waited for until it is ready, and is ended by its 
 
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -34,11 +35,20 @@ def program(*names: str) -> str:
     pytest.skip(f"missing: {names[0]} (make servers)")
 
 
+_given: set[int] = set()
+_PORTS = range(12_000, 32_000)
+"""Below those that the system gives to clients: a port that nobody has yet is not taken by a connection meanwhile."""
+
+
 def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
+    """A port that nobody listens on, and that this process was not given before."""
+    while True:
+        port = random.SystemRandom().choice(_PORTS)
+        with socket.socket() as sock, suppress(OSError):
+            sock.bind(("127.0.0.1", port))
+            if port not in _given:
+                _given.add(port)
+                return port
 
 
 def wait_until(condition: Callable[[], bool], what: str, limit: float = READY_WITHIN) -> None:

@@ -206,7 +206,7 @@ class Host(Toy):
 
     def until_opened(self, incident: str) -> None:
         """Wait until there is one of this name."""
-        wait_until(lambda: incident in {one["id"] for one in self.incidents()}, f"{incident} is opened")
+        wait_until(lambda: incident in {one["id"] for one in self.incidents()}, f"{incident} is opened", 90)
 
     def approve(self, incident: str) -> None:
         """Say yes at once: on a clock that runs fast a question is open for seconds, which a command may take."""

@@ -90,20 +90,6 @@ def test_a_release_gives_no_orders_whichever_way_it_goes_about_it(tmp_path: Path
         assert shop.ask("GET", "holds")["holds"][0]["actor"] == f"unix:{getpass.getuser()}"
 
 
-def test_a_step_gives_no_orders_by_files(tmp_path: Path) -> None:
-    with toy(tmp_path / "shop") as shop:
-        shop.start_with_two_states()
-        files = [f"{verb}.shop" for verb in ("APPROVE", "DENY", "ROLLBACK")]
-        apply = shop.root / "apply"
-        apply.write_text(f'{apply.read_text()}[ "$1" != code ] || (cd {shop.signals} && touch {" ".join(files)})\n')
-        shop.until_closed(shop.ask("POST", "services/shop/rollback", {})["incident"])
-        rejected = shop.signals / "rejected"
-        wait_until(lambda: len(list(rejected.glob("*.reason"))) == len(files), "all are rejected", 30)
-        for reason in rejected.glob("*.reason"):
-            assert "while a step ran, and may be that step's" in reason.read_text()
-        assert len(shop.incidents()) == 1
-
-
 def test_orphans_of_steps_are_taken_leave_of(tmp_path: Path) -> None:
     with toy(tmp_path / "shop") as shop:
         look = shop.root / "look"

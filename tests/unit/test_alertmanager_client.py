@@ -128,8 +128,11 @@ _HEAVY = f"({'|'.join(f'.*a.{{{n}}}' for n in range(1, 60))})z"
 @pytest.mark.parametrize("many", [(50, 1), (1, 50), (7, 7)])
 async def test_expressions_that_are_heavy_all_together_hold_rather_than_hold_the_loop(many: tuple[int, int]) -> None:
     silences, matchers = many
-    heavy = [matcher(f"n{n}", _HEAVY, isRegex=True, isEqual=False) for n in range(matchers)]
-    async with answering(saying([silence(*heavy)] * silences)) as url, client(url) as it:
+    heavy = [
+        [matcher(f"n{n}", f"{_HEAVY}{one}", isRegex=True, isEqual=False) for n in range(matchers)]
+        for one in range(silences)
+    ]
+    async with answering(saying([silence(*each) for each in heavy])) as url, client(url) as it:
         found = await it.silences()
     dice = random.Random(1)
     labels = {f"n{n}": "".join(dice.choices("ab", k=1024)) for n in range(matchers)}
@@ -138,6 +141,14 @@ async def test_expressions_that_are_heavy_all_together_hold_rather_than_hold_the
     assert time.process_time() - begun < 0.2
     assert patience.over
     assert answers[-1]
+
+
+async def test_what_was_compared_once_takes_no_more_patience() -> None:
+    found = await the_silence(matcher("n", _HEAVY, isRegex=True))
+    labels, known = {"n": "ab" * 500}, dict[Any, bool]()
+    assert not found.matches(labels, Patience(known))
+    assert not found.matches(labels, Patience(known, seconds=0.0))
+    assert found.matches({"n": "another"}, Patience(known, seconds=0.0))
 
 
 async def test_what_could_not_be_read_is_said() -> None:

@@ -13,8 +13,6 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from rollbackd.signals.signal_files import COMMANDS, LARGEST, MOST, SignalCommand, SignalFiles, SignalsUnsafe
-from rollbackd.system import step_processes
-from rollbackd.system.clock import SystemClock
 from tests.fakes.clock import START, ManualClock
 
 SERVICES = {"shop", "desk"}
@@ -296,27 +294,6 @@ def test_a_service_users_own_files_only_stop(clock: ManualClock, user: int, pers
     assert len(found) == 2 * len(COMMANDS)
     assert refused == (set() if person else {"ROLLBACK.shop", "APPROVE.shop", "DENY.shop"})
     assert all("runs what a release brings" in found[name] for name in refused)
-
-
-def test_own_files_that_come_while_a_step_works_only_stop(path: Path, files: SignalFiles, clock: ManualClock) -> None:
-    def touched() -> dict[str, str]:
-        for name in COMMANDS:
-            (path / f"{name}.shop").write_text("for: 5m\n" if name == "MENDING" else "")
-        return problems(files, clock)
-
-    real = SystemClock()
-    assert set(touched().values()) == {""}
-    with step_processes.at_work(real.now(), real):
-        time.sleep(0.02)  # a file's time is that of the kernel's last tick
-        during = touched()
-    assert problems(files, clock) == during, "nor once it has ended"
-    assert {verb for verb, problem in during.items() if "while a step ran" in problem} == {
-        "ROLLBACK",
-        "APPROVE",
-        "DENY",
-    }
-    time.sleep(0.02)
-    assert set(touched().values()) == {""}
 
 
 @pytest.mark.parametrize(

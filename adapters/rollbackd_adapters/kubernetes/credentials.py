@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from yaml import YAMLError
@@ -22,6 +23,7 @@ from rollbackd.system.clock import Clock
 from rollbackd.system.http_connection import HttpConnection
 from rollbackd.system.spawner import Spawner, SpawnError, one_line
 from rollbackd_adapters.listed import time_told
+from rollbackd_adapters.threads import in_thread
 
 EXTRA = "the Python package kubernetes_asyncio is missing; pip install 'rollbackd[kubernetes]'"
 _KEPT = timedelta(minutes=1)
@@ -150,9 +152,10 @@ def _library() -> Any:
             if settings.in_cluster:
                 incluster_config.load_incluster_config(found, try_refresh_token=False)  # type: ignore[no-untyped-call]
                 return found, _KEPT
-            merged = kube_config.KubeConfigMerger(settings.kubeconfig or "").config
-            if merged is None:
+            place = settings.kubeconfig or ""
+            if not await in_thread(Path(place).exists):  # the library would log that besides
                 raise FileNotFoundError(2, "no such file")
+            merged = kube_config.KubeConfigMerger(place).config
             loader = Loader(merged, active_context=settings.context, config_base_path=None)
             loader._started = settings, spawner, clock  # noqa: SLF001  # the library makes it with its own arguments
             await loader.load_and_set(found)

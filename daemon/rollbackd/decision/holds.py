@@ -4,11 +4,14 @@ from collections.abc import Callable, Mapping
 
 from rollbackd.config.models import Config
 from rollbackd.policy.ledger import Hold
+from rollbackd.rules.matchers import Matcher
 from rollbackd.signals.alertmanager_client import Patience, Silence
 from rollbackd.signals.signal_files import SignalFiles
 from rollbackd.state.read_model import ReadModel
 from rollbackd.system.clock import Clock
 from rollbackd.views.shapes import HoldView
+
+_REMEMBERED = 10_000
 
 
 class ActiveHolds:
@@ -28,12 +31,14 @@ class ActiveHolds:
         self._files = files
         self._clock = clock
         self._silences = silences
+        self._fits: dict[tuple[Matcher, str], bool] = {}
+        """What the silences' expressions said of which values."""
 
     def __call__(self, service: str, labels: Mapping[str, str], *, silences: bool = True) -> tuple[str, ...]:
         found = [f"held: {hold.reason}" for hold in self._files.holds(service)]
         found += self._ordered("all services held", self._read_model.fleet.hold)
         found += self._ordered("held", self._read_model.of(service).hold)
-        own, patience = self._config.service(service), Patience()
+        own, patience = self._config.service(service), self._patience()
         for silence in self._silences() if silences else ():
             if any(silence.matches({**match, **labels}, patience) for match in (own.match if own is not None else ())):
                 found.append(f"silenced in Alertmanager by {silence.created_by}: {silence}")
@@ -41,6 +46,11 @@ class ActiveHolds:
                 found.append("the expressions of Alertmanager's silences take too long; the others count as matching")
                 break
         return tuple(found)
+
+    def _patience(self) -> Patience:
+        if len(self._fits) > _REMEMBERED:
+            self._fits.clear()
+        return Patience(self._fits)
 
     def of_all(self) -> tuple[str, ...]:
         """A sentence for each thing that holds all services."""
@@ -64,7 +74,7 @@ class ActiveHolds:
         for scope, hold in api:
             if hold is not None and hold.holds(now):
                 found.append(HoldView(scope, hold.actor, hold.reason, "api", hold.until))
-        patience = Patience()
+        patience = self._patience()
         for silence in self._silences():
             for one in self._config.services:
                 if any(silence.matches(match, patience) for match in one.match):

@@ -19,7 +19,6 @@ from rollbackd.execution.layers import ASKING, Layers
 from rollbackd.facts import IncidentFact
 from rollbackd.incident.life import Flight, Incident
 from rollbackd.model import Change, Progress, Verdict
-from rollbackd.system import step_processes
 from rollbackd.system.boundary import boundary
 from rollbackd.system.clock import Clock
 from rollbackd.system.spawner import one_line
@@ -65,11 +64,10 @@ class Effects:
         self.log.info("performing", step=flight.layer, what=flight.what, attempt=flight.attempt)
         boundary(f"runner.{flight.what}")
         try:
-            with step_processes.at_work(flight.since, self.clock):
-                if flight.what == "apply":
-                    fact = await self._apply(incident, flight, adapter)
-                else:
-                    fact = await self._cross(incident, flight, adapter)
+            if flight.what == "apply":
+                fact = await self._apply(incident, flight, adapter)
+            else:
+                fact = await self._cross(incident, flight, adapter)
         except AdapterError as error:
             said = self.layers.clean(str(error))
             fact = _failed(flight, said, permanent=error.permanent, evidence=error.evidence)

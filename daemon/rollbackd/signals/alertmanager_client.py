@@ -54,8 +54,10 @@ class _NoSuchPage(Unreachable):
 class Patience:
     """The processor time that the expressions of silences may take in one go, since the event loop waits for them."""
 
-    def __init__(self, seconds: float = 0.05) -> None:
+    def __init__(self, known: dict[tuple[Matcher, str], bool] | None = None, seconds: float = 0.05) -> None:
+        """:param known: what was compared before; that takes no time any more, and what is compared is added."""
         self._left = seconds
+        self._known = {} if known is None else known
 
     @property
     def over(self) -> bool:
@@ -64,10 +66,13 @@ class Patience:
 
     def fits(self, matcher: Matcher, labels: Mapping[str, str]) -> bool:
         """Whether the labels fit a matcher's expression."""
+        compared = matcher, labels.get(matcher.name, "")
+        if (found := self._known.get(compared)) is not None:
+            return found
         if self.over:
             return True
         begun = time.thread_time()
-        found = matcher.matches(labels)
+        found = self._known[compared] = matcher.matches(labels)
         self._left -= time.thread_time() - begun
         return found
 

@@ -427,13 +427,19 @@ class RuleStates:
         ]
 
     def _was_doubtful(self, service: str) -> bool:
-        """Whether somebody replaced the state before the one that runs before it was known to be good or well."""
+        """Whether somebody changed again what had just been changed, before that was known to be good or well.
+
+        Layers that change one after the other, such as a schema and then its code, are one deployment.
+        """
         ledger = self._of(service)
-        before, now = ledger.spells[-2:]
-        if now.incident:
+        if len(ledger.spells) < 3:
             return False
+        first, before, now = ledger.spells[-3:]
+        if now.incident or before.state.key in ledger.good:
+            return False
+        again = {*now.state.differing(before.state)} & {*before.state.differing(first.state)}
         well = (one.incident == before.incident and one.outcome is Outcome.RECOVERED for one in ledger.rollbacks)
-        return before.state.key not in ledger.good and not any(well)
+        return bool(again) and not any(well)
 
     def _trigger(
         self,

@@ -10,13 +10,12 @@ import pwd
 import stat
 from collections.abc import Collection
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 
 from rollbackd.syntax.units import parse_duration, show
-from rollbackd.system import step_processes
 from rollbackd.system.clock import Clock
 
 _MORE_LINES = {"ROLLBACK": ("to", "plan"), "MENDING": ("for",)}
@@ -296,11 +295,9 @@ def _check_owner(verb: str, found: os.stat_result) -> None:
     """A release's code runs as the daemon's own user, and gives no orders. :raises ValueError: it may be its file."""
     if verb not in _OF_PEOPLE or found.st_uid != os.geteuid():
         return
-    owner = _user(found.st_uid)
     if any(found.st_uid in users for users in _SYSTEM):
+        owner = _user(found.st_uid)
         raise ValueError(f"it belongs to {owner}, as whom rollbackd runs what a release brings; {_BY_SOCKET}")
-    if step_processes.worked_at(datetime.fromtimestamp(found.st_ctime, UTC)):
-        raise ValueError(f"it came from {owner} while a step ran, and may be that step's; {_BY_SOCKET}")
 
 
 def _read(path: Path) -> str:

@@ -10,13 +10,8 @@ limit, which is inherited by whatever a process becomes or starts, and which onl
 import ctypes
 import os
 import resource
-from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from datetime import datetime
+from contextlib import suppress
 from pathlib import Path
-
-from rollbackd.system.clock import Clock
 
 _PR_SET_CHILD_SUBREAPER = 36
 _PROC = Path("/proc")
@@ -28,26 +23,6 @@ _started: set[int] = set()
 """The programs of this process that run: each leads a session of its own."""
 _root: int | None = None
 """Whose descendants are those of steps; None: nobody's, since this process is no daemon."""
-_working: dict[object, datetime] = {}
-"""Since when each effect works that does so now."""
-_worked: deque[tuple[datetime, datetime]] = deque(maxlen=1000)
-"""From when to when others did."""
-
-
-@contextmanager
-def at_work(since: datetime, clock: Clock) -> Iterator[None]:
-    """What a release's code does in this block, and since that time, is a step's."""
-    effect = object()
-    _working[effect] = since
-    try:
-        yield
-    finally:
-        _worked.append((_working.pop(effect), clock.now()))
-
-
-def worked_at(time: datetime) -> bool:
-    """Whether a step was at work then, as far as this process knows."""
-    return any(since <= time for since in _working.values()) or any(since <= time <= to for since, to in _worked)
 
 
 def keep_orphans(*, in_container: bool) -> None:
