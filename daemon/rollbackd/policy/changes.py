@@ -1,6 +1,6 @@
 """Which change trouble is put down to, and who announced it. No I/O."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -28,14 +28,20 @@ def to_blame(ledger: ServiceLedger, onset: datetime) -> Replaced | None:
     return found or last
 
 
-def newest(ledger: ServiceLedger) -> Replaced | None:
-    """The newest change that no rollback made; changes that follow each other within `ONE_CHANGE` are one."""
-    spells = ledger.spells
+def newest_begins(spells: Sequence[Spell]) -> int:
+    """The place of the first spell of the newest change that no rollback made; behind the last when there is none."""
     first = len(spells)
     while first > 1 and not spells[first - 1].incident:
         if first < len(spells) and spells[first].after - spells[first - 1].by > ONE_CHANGE:
             break
         first -= 1
+    return first
+
+
+def newest(ledger: ServiceLedger) -> Replaced | None:
+    """The newest change that no rollback made; changes that follow each other within `ONE_CHANGE` are one."""
+    spells = ledger.spells
+    first = newest_begins(spells)
     group = spells[first:]
     if not group:
         return None

@@ -9,6 +9,7 @@ from heapq import nlargest
 
 from rollbackd.config.models import Config, Service
 from rollbackd.model import Alert, Event, Outcome, Trigger, Verdict
+from rollbackd.policy.changes import newest_begins
 from rollbackd.policy.ledger import ServiceLedger, Spell
 from rollbackd.rules.conditions import (
     NO_EVIDENCE,
@@ -427,15 +428,16 @@ class RuleStates:
         ]
 
     def _was_doubtful(self, service: str) -> bool:
-        """Whether somebody changed again what had just been changed, before that was known to be good or well.
+        """Whether somebody changed again what had been changed, before that was known to be good or well.
 
         Layers that change one after the other, such as a schema and then its code, are one deployment.
         """
         ledger = self._of(service)
-        if len(ledger.spells) < 3:
+        place = newest_begins(ledger.spells)
+        if not 2 <= place < len(ledger.spells):
             return False
-        first, before, now = ledger.spells[-3:]
-        if now.incident or before.state.key in ledger.good:
+        first, before, now = ledger.spells[place - 2], ledger.spells[place - 1], ledger.spells[-1]
+        if before.state.key in ledger.good:
             return False
         again = {*now.state.differing(before.state)} & {*before.state.differing(first.state)}
         well = (one.incident == before.incident and one.outcome is Outcome.RECOVERED for one in ledger.rollbacks)
