@@ -203,7 +203,7 @@ def sooner(config: dict[str, Any]) -> None:
     """Seconds for minutes; and the build waits while there is a file. The API is asked seldom enough that a restart on a
     busy machine is no trouble of its own."""
     (service,) = config["services"]
-    config["daemon"]["look_every"] = "1s"
+    config["daemon"]["look_every"] = "300ms"
     config["rules"][-1]["when"]["every"] = "20s"
     config["targets"]["steps"]["git"] = "1s"
     service["layers"]["db"]["max_loss"] = "1h"
