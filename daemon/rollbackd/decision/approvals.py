@@ -10,10 +10,10 @@ from rollbackd.config.models import Config
 from rollbackd.decision.situation import SituationReader
 from rollbackd.execution.preflight import Objection
 from rollbackd.incident.life import Incident
-from rollbackd.model import Action, ApprovalRequest, Decision, Outcome, Trigger, Verdict
+from rollbackd.model import Action, ApprovalRequest, Decision, Outcome, Trigger
 from rollbackd.policy.changes import UNCONFIRMED, began_later, unconfirmed
 from rollbackd.policy.decide import decide, question_of
-from rollbackd.policy.guards import DATA_LOSS, IRREVERSIBLE, Situation, names
+from rollbackd.policy.guards import DATA_LOSS, IRREVERSIBLE, Situation, names, over_by_now
 from rollbackd.policy.ledger import ServiceLedger
 from rollbackd.rules.tracks import Standing
 from rollbackd.signals.rule_state import RuleStates
@@ -94,8 +94,8 @@ class Approvals:
         others = (one for one in (incident.decision.trigger, *incident.joined) if one is not trigger)
         if not all(self._is_over(one, given.ledger, given.now) for one in others):
             return ""
-        verdict, seen = given.recent or (Verdict.INCONCLUSIVE, "")
-        return f"the trouble is over by now: {seen}" if verdict is Verdict.GOOD else ""
+        seen = over_by_now(given.recent)
+        return f"the trouble is over by now: {seen}" if seen else ""
 
     def _is_over(self, trigger: Trigger, ledger: ServiceLedger, now: datetime) -> str:
         """Why one trigger's trouble counts as over; empty while it goes on."""

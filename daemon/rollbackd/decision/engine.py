@@ -381,7 +381,7 @@ def _blamed(decision: Decision, ledger: ServiceLedger) -> State | None:
 
 def _is_news(before: LastDecision, decision: Decision, ledger: ServiceLedger) -> bool:
     """Whether an episode that was decided on is worth another record."""
-    return asks_again(before.against, decision) or _only_joined(before, _its(before, ledger), ledger)
+    return asks_again(before.against, decision) or _only_joined(before, ledger)
 
 
 def _its(before: LastDecision, ledger: ServiceLedger) -> Rollback | None:
@@ -389,10 +389,12 @@ def _its(before: LastDecision, ledger: ServiceLedger) -> Rollback | None:
     return next((one for one in ledger.rollbacks if one.incident == before.incident), None)
 
 
-def _only_joined(before: LastDecision, its: Rollback | None, ledger: ServiceLedger) -> bool:
+def _only_joined(before: LastDecision, ledger: ServiceLedger) -> bool:
     """Whether an episode joined a question about an older state, which has ended: it was never asked about itself."""
-    over = its is not None and its.ended is not None and not its.acted
-    return over and its is not None and began_later(ledger, its.opened, before.onset)
+    its = _its(before, ledger)
+    if its is None or its.ended is None or its.acted:
+        return False
+    return began_later(ledger, its.opened, before.onset)
 
 
 def _unspent(before: LastDecision, ledger: ServiceLedger) -> bool:
@@ -404,7 +406,7 @@ def _unspent(before: LastDecision, ledger: ServiceLedger) -> bool:
         return before.action is not Action.ROLL_BACK
     its = _its(before, ledger)
     if its is None or its.denied:
-        return _only_joined(before, its, ledger)
+        return _only_joined(before, ledger)
     if its.drill:
         return its.ended is not None
     if its.outcome is Outcome.SUPERSEDED and its.acted:

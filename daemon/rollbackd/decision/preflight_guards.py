@@ -11,7 +11,7 @@ from rollbackd.incident.life import Incident
 from rollbackd.model import CheckResult, Outcome, Trigger, Verdict
 from rollbackd.policy.changes import UNCONFIRMED, unconfirmed
 from rollbackd.policy.decide import decide
-from rollbackd.policy.guards import HOLD, When, ago, names
+from rollbackd.policy.guards import HOLD, When, ago, names, over_by_now
 from rollbackd.rules.conditions import threshold, together
 from rollbackd.rules.reach import reach
 from rollbackd.rules.samples import Observation, inconclusive
@@ -107,8 +107,7 @@ class PreflightGuards:
         """Why a trigger's trouble is not there any more, by what its rule says and by what is asked of right now."""
         if (known := self._known_gone(trigger)) is not None:
             return known
-        verdict, seen = await self._situations.recent(trigger) or (Verdict.INCONCLUSIVE, "")
-        if verdict is Verdict.GOOD:
+        if seen := over_by_now(await self._situations.recent(trigger)):
             return Objection(Outcome.PASSED, f"the trouble went away by itself: {seen}")
         return None
 

@@ -208,11 +208,17 @@ def stale(trigger: Trigger, given: Situation) -> Finding:
     return passed("stale", text)
 
 
+def over_by_now(recent: tuple[Verdict, str] | None) -> str:
+    """What the trigger's own query said when it is over by that; empty while it goes on, or when nobody knows."""
+    verdict, seen = recent or (Verdict.INCONCLUSIVE, "")
+    return seen if verdict is Verdict.GOOD else ""
+
+
 def over(trigger: Trigger, given: Situation) -> Finding:
     """A long window goes on for minutes after a spike is over; going back would mend nothing then."""
-    verdict, seen = given.recent or (Verdict.INCONCLUSIVE, "")
-    if verdict is Verdict.GOOD and trigger.request is None:
+    if trigger.request is None and (seen := over_by_now(given.recent)):
         return against("over", Action.OBSERVE, f"it is over by now: {seen}")
+    seen = given.recent[1] if given.recent is not None else ""
     return passed("over", f"it goes on: {seen}" if seen else "not asked of the last minute")
 
 

@@ -25,7 +25,6 @@ _OF_PEOPLE = frozenset({"ROLLBACK", "APPROVE", "DENY"})
 """Commands that no code of a release may give; the others, and holds, only stop or hold up."""
 _SYSTEM = (range(1, 1000), range(60001, 65536))
 """Users that are no person's: of services, of systemd's dynamic ones, nobody. https://systemd.io/UIDS-GIDS/"""
-_BY_SOCKET = "use the command line as a user of your own"
 STILL = timedelta(seconds=1)
 """How long a command file must be unchanged: what a shell redirects into is seen empty first."""
 LARGEST = 64 * 1024
@@ -296,8 +295,8 @@ def _check_owner(verb: str, found: os.stat_result) -> None:
     if verb not in _OF_PEOPLE or found.st_uid != os.geteuid():
         return
     if any(found.st_uid in users for users in _SYSTEM):
-        owner = _user(found.st_uid)
-        raise ValueError(f"it belongs to {owner}, as whom rollbackd runs what a release brings; {_BY_SOCKET}")
+        said = f"it belongs to {_user(found.st_uid)}, as whom rollbackd runs what a release brings"
+        raise ValueError(f"{said}; use the command line as a user of your own")
 
 
 def _read(path: Path) -> str:
