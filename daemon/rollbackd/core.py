@@ -44,13 +44,14 @@ from rollbackd.operations.slack_orders import SlackOrders, rooms_with_buttons
 from rollbackd.plugins import build_notifier
 from rollbackd.policy.changes import UNCONFIRMED
 from rollbackd.reports import Reports
-from rollbackd.signals.alertmanager_client import Alertmanager, Silence
+from rollbackd.signals.alertmanager_client import Alertmanager
 from rollbackd.signals.intake import SignalIntake
 from rollbackd.signals.polls import PrometheusPolls
 from rollbackd.signals.prometheus import Prometheus, PrometheusReplicas
 from rollbackd.signals.query_conditions import ComparisonQueries
 from rollbackd.signals.rule_state import RuleStates
 from rollbackd.signals.signal_files import SignalFiles
+from rollbackd.signals.silences import Silence
 from rollbackd.signals.smoke_checks import SmokeChecks
 from rollbackd.signals.state_watcher import StateWatcher
 from rollbackd.snapshots import SnapshotManager

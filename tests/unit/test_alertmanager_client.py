@@ -16,7 +16,8 @@ import pytest
 from aiohttp import web
 
 from rollbackd.signals import alertmanager_client as module
-from rollbackd.signals.alertmanager_client import Alertmanager, FiringAlerts, Patience, Silence, Unreachable
+from rollbackd.signals.alertmanager_client import Alertmanager, FiringAlerts, Unreachable
+from rollbackd.signals.silences import Patience, Silence
 from tests.servers import Server, alertmanager, free_port, wait_until
 
 AT = datetime(2026, 1, 1, 12, tzinfo=UTC)

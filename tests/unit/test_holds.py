@@ -1,5 +1,6 @@
 """What holds a service: files, orders, silences; and which of them a command can lift."""
 
+import gc
 from datetime import timedelta
 from pathlib import Path
 
@@ -9,9 +10,9 @@ from rollbackd import facts
 from rollbackd.decision.holds import ActiveHolds
 from rollbackd.journal import Entry
 from rollbackd.model import FLEET, service_stream
-from rollbackd.rules.matchers import parse_matchers
-from rollbackd.signals.alertmanager_client import Silence
+from rollbackd.rules.matchers import Matcher, parse_matchers
 from rollbackd.signals.signal_files import SignalFiles
+from rollbackd.signals.silences import Silence
 from tests.fakes.clock import START
 from tests.unit.house import House
 
@@ -98,6 +99,21 @@ async def test_a_silence_holds_what_it_matches_unless_silences_are_left_out(
     labels = {"alertname": "Sick", "service": "shop"}
     assert stops.holds("shop", labels) == (("silenced in Alertmanager by ann: calm down",) if held else ())
     assert stops.holds("shop", labels, silences=False) == ()
+
+
+async def test_nothing_is_kept_of_silences_that_are_over(stops: Stops) -> None:
+    """A compiled expression may take a MiB, and there may be other ones at each ask, for months."""
+
+    def alive() -> set[str]:
+        gc.collect()
+        return {one.value for one in gc.get_objects() if isinstance(one, Matcher) and one.value.startswith("over-")}
+
+    for number in range(5):
+        matchers = (Matcher("n", "=~", f"over-{number}.*"),)
+        for again in range(2):  # as each ask makes it anew
+            stops.silences = (Silence("s1", matchers, START + HOUR, "ann", "calm down"),)
+            assert len(stops.holds("shop", {"n": f"over-{number + again}"})) == 1 - again
+        assert len(alive()) == 1
 
 
 async def test_all_that_holds_is_listed(stops: Stops) -> None:

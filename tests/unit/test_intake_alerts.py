@@ -13,9 +13,10 @@ from rollbackd import facts
 from rollbackd.decision.engine import DecisionEngine
 from rollbackd.model import Alert
 from rollbackd.rules.tracks import Standing
-from rollbackd.signals.alertmanager_client import Alertmanager, FiringAlerts, Silence, Unreachable
+from rollbackd.signals.alertmanager_client import Alertmanager, FiringAlerts, Unreachable
 from rollbackd.signals.intake import SignalIntake
 from rollbackd.signals.rule_state import RuleStates
+from rollbackd.signals.silences import Silence
 from tests.fakes.clock import START
 from tests.unit.house import House
 from tests.unit.test_intake_events import Bench

@@ -1,12 +1,12 @@
 """What holds a service: signal files, read afresh each time; holds by API or command line; silences in Alertmanager."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from rollbackd.config.models import Config
 from rollbackd.policy.ledger import Hold
 from rollbackd.rules.matchers import Matcher
-from rollbackd.signals.alertmanager_client import Patience, Silence
 from rollbackd.signals.signal_files import SignalFiles
+from rollbackd.signals.silences import Patience, Silence
 from rollbackd.state.read_model import ReadModel
 from rollbackd.system.clock import Clock
 from rollbackd.views.shapes import HoldView
@@ -31,25 +31,32 @@ class ActiveHolds:
         self._files = files
         self._clock = clock
         self._silences = silences
+        self._compared: tuple[Silence, ...] = ()
         self._fits: dict[tuple[Matcher, str], bool] = {}
-        """What the silences' expressions said of which values."""
+        """What the expressions of these silences said of which values; of others nothing is kept."""
 
     def __call__(self, service: str, labels: Mapping[str, str], *, silences: bool = True) -> tuple[str, ...]:
         found = [f"held: {hold.reason}" for hold in self._files.holds(service)]
         found += self._ordered("all services held", self._read_model.fleet.hold)
         found += self._ordered("held", self._read_model.of(service).hold)
-        own, patience = self._config.service(service), self._patience()
-        for silence in self._silences() if silences else ():
-            if any(silence.matches({**match, **labels}, patience) for match in (own.match if own is not None else ())):
-                found.append(f"silenced in Alertmanager by {silence.created_by}: {silence}")
-            if patience.over:
-                found.append("the expressions of Alertmanager's silences take too long; the others count as matching")
-                break
+        found += self._silenced(service, labels) if silences else ()
         return tuple(found)
 
-    def _patience(self) -> Patience:
-        if len(self._fits) > _REMEMBERED:
+    def _silenced(self, service: str, labels: Mapping[str, str]) -> Iterator[str]:
+        own, silences = self._config.service(service), self._silences()
+        patience = self._patience(silences)
+        for silence in silences:
+            if any(silence.matches({**match, **labels}, patience) for match in (own.match if own is not None else ())):
+                yield f"silenced in Alertmanager by {silence.created_by}: {silence}"
+            if patience.over:
+                yield "the expressions of Alertmanager's silences take too long; the others count as matching"
+                return
+
+    def _patience(self, silences: tuple[Silence, ...]) -> Patience:
+        others = silences is not self._compared and silences != self._compared
+        if others or len(self._fits) > _REMEMBERED:
             self._fits.clear()
+        self._compared = silences
         return Patience(self._fits)
 
     def of_all(self) -> tuple[str, ...]:
@@ -74,8 +81,9 @@ class ActiveHolds:
         for scope, hold in api:
             if hold is not None and hold.holds(now):
                 found.append(HoldView(scope, hold.actor, hold.reason, "api", hold.until))
-        patience = self._patience()
-        for silence in self._silences():
+        silences = self._silences()
+        patience = self._patience(silences)
+        for silence in silences:
             for one in self._config.services:
                 if any(silence.matches(match, patience) for match in one.match):
                     found.append(HoldView(one.name, silence.created_by, str(silence), "silence", silence.ends_at))

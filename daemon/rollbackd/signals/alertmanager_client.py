@@ -5,7 +5,6 @@ https://github.com/prometheus/alertmanager/blob/main/api/v2/openapi.yaml
 
 import asyncio
 import json
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -27,6 +26,7 @@ from rollbackd.signals.alertmanager_webhook import (
     too_large,
     validate_json,
 )
+from rollbackd.signals.silences import Silence
 from rollbackd.syntax.units import Secret, show
 from rollbackd.system.http_client import HttpError, Session, body_of, http_answer, words_of
 from rollbackd.system.http_connection import DIRECT, HttpConnection, in_short, shown
@@ -35,8 +35,6 @@ from rollbackd.system.tasks import in_turns
 LARGEST_ANSWER = 32 * 2**20
 """Bytes; 10,000 alerts are about eight million."""
 M = TypeVar("M", bound=BaseModel)
-_LONGEST_VALUE = 1024
-"""Characters of a label that a silence's expression is asked about."""
 _ALL = {"active": "true", "silenced": "true", "inhibited": "true", "unprocessed": "true"}
 _NOTIFIED = {"active": "true", "silenced": "false", "inhibited": "false", "unprocessed": "false"}
 _SETTLES = timedelta(minutes=5)
@@ -49,61 +47,6 @@ class Unreachable(Exception):  # noqa: N818  # a state of the backend
 
 class _NoSuchPage(Unreachable):
     """It answered, and does not have what was asked for: not all that speaks its API has all of it."""
-
-
-class Patience:
-    """The processor time that the expressions of silences may take in one go, since the event loop waits for them."""
-
-    def __init__(self, known: dict[tuple[Matcher, str], bool] | None = None, seconds: float = 0.05) -> None:
-        """:param known: what was compared before; that takes no time any more, and what is compared is added."""
-        self._left = seconds
-        self._known = {} if known is None else known
-
-    @property
-    def over(self) -> bool:
-        """Whether it is used up: what was not compared yet counts as fitting."""
-        return self._left <= 0
-
-    def fits(self, matcher: Matcher, labels: Mapping[str, str]) -> bool:
-        """Whether the labels fit a matcher's expression."""
-        compared = matcher, labels.get(matcher.name, "")
-        if (found := self._known.get(compared)) is not None:
-            return found
-        if self.over:
-            return True
-        begun = time.thread_time()
-        found = self._known[compared] = matcher.matches(labels)
-        self._left -= time.thread_time() - begun
-        return found
-
-
-@dataclass(frozen=True, slots=True)
-class Silence:
-    """A silence in force."""
-
-    id: str
-    matchers: tuple[Matcher, ...]
-    ends_at: datetime
-    created_by: str
-    comment: str
-    unread: str = ""
-    """Why some of it cannot be read, and so counts as matching whatever there is: a silence too wide holds, one too
-    narrow acts. Empty when all is."""
-
-    def matches(self, labels: Mapping[str, str], patience: Patience) -> bool:
-        """Whether it silences an alert with these labels.
-
-        A value too long for an expression of others counts so, and so does what patience does not suffice for.
-        """
-        written = (one for one in self.matchers if one.expression is not None)
-        return all(one.matches(labels) for one in self.matchers if one.expression is None) and all(
-            len(labels.get(one.name, "")) > _LONGEST_VALUE or patience.fits(one, labels) for one in written
-        )
-
-    def __str__(self) -> str:
-        """What people are told of it."""
-        wide = f" (counts as matching more than it may mean: {self.unread})" if self.unread else ""
-        return f"{self.comment}{wide}"
 
 
 @dataclass(frozen=True, slots=True)

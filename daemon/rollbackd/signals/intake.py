@@ -10,7 +10,7 @@ from rollbackd import facts
 from rollbackd.journal import Arrived, JournalUnavailable, Receipt, Received, until_written
 from rollbackd.model import Alert, Event, Trigger
 from rollbackd.rules.spec import LONGEST_WITHIN
-from rollbackd.signals.alertmanager_client import Alertmanager, Silence, Unreachable
+from rollbackd.signals.alertmanager_client import Alertmanager, Unreachable
 from rollbackd.signals.alertmanager_webhook import (
     TEST,
     WebhookPayload,
@@ -21,6 +21,7 @@ from rollbackd.signals.alertmanager_webhook import (
 )
 from rollbackd.signals.events import Posted, event_from_json, event_key, event_of, event_to_json
 from rollbackd.signals.rule_state import RuleStates
+from rollbackd.signals.silences import Silence
 from rollbackd.signals.triggers import TriggerSink
 from rollbackd.state.read_model import ReadModel
 from rollbackd.system import log

@@ -14,8 +14,9 @@ from rollbackd.config.models import Service
 from rollbackd.execution.layers import Layers
 from rollbackd.model import Alert, Change, CheckResult, Release, Traits, Verdict
 from rollbackd.rules.matchers import parse_matchers
-from rollbackd.signals.alertmanager_client import FiringAlerts, Silence, Unreachable
+from rollbackd.signals.alertmanager_client import FiringAlerts, Unreachable
 from rollbackd.signals.prometheus import QueryAnswer, RangeAnswer, RangeSeries, RulesAnswer, Series
+from rollbackd.signals.silences import Silence
 from rollbackd.syntax.units import parse_duration
 from tests.unit.house import FakeLayer
 from tests.unit.judgement.clock import LeapingClock
