@@ -43,12 +43,23 @@ class Plugins:
     adapters: Mapping[str, type[Any]]
     checks: Mapping[str, type[Any]]
     notifiers: Mapping[str, type[Any]]
+    others: frozenset[str] = frozenset()
+    """Names of adapters that are installed beside these and were not loaded."""
 
 
 @cache
 def installed() -> Plugins:
     """Every plugin that this Python can load. :raises PluginError: one of them does not fit."""
     return Plugins(adapters(), checks(), notifiers())
+
+
+@cache
+def named(adapters: frozenset[str]) -> Plugins:
+    """The adapters of these names, and all checks and notifiers: what nobody names takes no memory and no time.
+
+    :raises PluginError: one of them does not fit.
+    """
+    return Plugins(some_adapters(adapters), checks(), notifiers(), adapter_names() - adapters)
 
 
 @cache
@@ -85,7 +96,7 @@ def build_adapter(settings: Settings, place: Place, plugins: Plugins | None = No
 
     :raises PluginError: no such adapter is installed.
     """
-    known = adapters() if plugins is None else plugins.adapters
+    known = some_adapters(frozenset({settings.adapter})) if plugins is None else plugins.adapters
     made: Adapter = pick(known, settings.adapter, ADAPTERS)(settings, place)
     return made
 

@@ -50,7 +50,14 @@ def _entry_points(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureReques
     """Pretends that these are installed: (group, name, value)."""
     points = metadata.EntryPoints(metadata.EntryPoint(name, value, group) for group, name, value in request.param)
     monkeypatch.setattr(metadata, "entry_points", points.select)
-    cached = (plugins.adapters, plugins.checks, plugins.notifiers, plugins.installed)
+    cached = (
+        plugins.adapters,
+        plugins.some_adapters,
+        plugins.checks,
+        plugins.notifiers,
+        plugins.installed,
+        plugins.named,
+    )
     for each in cached:
         each.cache_clear()
     yield
@@ -126,13 +133,23 @@ def test_what_does_not_fit_is_loud(_entry_points: None, words: str, tmp_path: Pa
         plugins.installed()
     assert str(caught.value) == words
     path = tmp_path / "config.yaml"
-    path.write_text("a: 1\na: 2\n")
+    path.write_text("services: [{layers: {a: {adapter: mine}, b: {adapter: git}}}]\na: 1\na: 2\n")
     with pytest.raises(ConfigErrors) as refused:
         load(path)
     assert str(refused.value).splitlines() == [
         f"{path}:1:1: {words}",
-        f'{path}:2:1: duplicate key "a", first on line 1; keep one of them',
+        f'{path}:3:1: duplicate key "a", first on line 2; keep one of them',
     ]
+
+
+@pytest.mark.parametrize("_entry_points", [[(ADAPTERS, "mine", "rollbackd_nowhere:Mine")]], indirect=True)
+def test_an_adapter_that_no_file_names_is_not_loaded(_entry_points: None, tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("services: [{layers: {a: {adapter: mnie}}}]\n")
+    with pytest.raises(ConfigErrors) as refused:
+        load(path)
+    assert "cannot be imported" not in str(refused.value)
+    assert f'{path}:1:26: unknown adapter "mnie"; did you mean "mine"?' in str(refused.value).splitlines()
 
 
 def test_plugins_are_built_from_their_settings() -> None:

@@ -1,9 +1,9 @@
 """The configuration, from its files to values: all of it, or every fault at once."""
 
 import hashlib
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import starmap
+from itertools import chain, starmap
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,11 @@ from rollbackd.config.explain import faults_of
 from rollbackd.config.models import Config, Service
 from rollbackd.config.outline import Outline, ServiceOutline, outline_of
 from rollbackd.config.packs import NO_SETTINGS, Rules, read_rules
-from rollbackd.config.positions import ConfigFault
+from rollbackd.config.positions import ConfigFault, entries, mapping
 from rollbackd.config.secrets import reveal
 from rollbackd.config.shape import Shape, receiver, shape_of
 from rollbackd.incident.plan import default_plan
-from rollbackd.plugins import PluginError, Plugins, installed
+from rollbackd.plugins import PluginError, Plugins, named
 from rollbackd.rules.spec import AlertWhen
 from rollbackd.syntax.units import Secret
 from rollbackd.system.certificates import try_tls
@@ -97,7 +97,7 @@ def _load(
     path = source.path
     made = followed.expand(source.document, found)
     try:
-        shape = shape_of(installed() if plugins is None else plugins)
+        shape = shape_of(named(_adapters_of(source.document.data)) if plugins is None else plugins)
     except PluginError as error:
         raise ConfigErrors([ConfigFault(str(path), 1, 1, str(error)), *source.document.faults]) from error
     if source.document.root is None:
@@ -120,6 +120,20 @@ def _load(
     sources = (source, *taken.sources)
     files_read = tuple(each.path for each in sources)
     return Loaded(config, path, _hash(sources), files_read, frozenset(taken.settings), tuple(_notes(config)))
+
+
+def _adapters_of(data: object) -> frozenset[str]:
+    """Names of the adapters that a file uses."""
+    file = mapping(data)
+    services = _adapters_in([raw for _, raw in entries(file.get("services"), ())])
+    followed = (raw.get("adapter", "kubernetes") for _, raw in entries(file.get("services_from"), ()))
+    return services.union(name for name in followed if isinstance(name, str))
+
+
+def _adapters_in(services: Iterable[Mapping[str, object]]) -> frozenset[str]:
+    layers = chain.from_iterable(mapping(raw.get("layers")).values() for raw in services)
+    found = (mapping(layer).get("adapter") for layer in layers)
+    return frozenset(name for name in found if isinstance(name, str))
 
 
 def _config(written: Config, outline: Outline, taken: Rules, idle: Collection[str]) -> Config:
@@ -172,5 +186,5 @@ def load_service(data: Mapping[str, Any], plugins: Plugins | None = None) -> Ser
 
     :raises pydantic.ValidationError: a plugin it needs is gone, or has other settings now.
     """
-    shape = shape_of(installed() if plugins is None else plugins)
+    shape = shape_of(named(_adapters_in([data])) if plugins is None else plugins)
     return shape.service.model_validate(dict(data))

@@ -91,7 +91,7 @@ def everywhere(outline: Outline) -> Mapping[str, Collection[str]]:
         "group": outline.section("groups").keys(),
         "receiver": [name for name in receivers if isinstance(name, str)],
         "event": EVENTS,
-        "adapter": outline.shape.plugins.adapters.keys(),
+        "adapter": outline.shape.plugins.adapters.keys() | outline.shape.plugins.others,
         "cluster": outline.section("clusters").keys(),
     }
 

@@ -3,7 +3,7 @@
 Tags of unions stand in angle brackets: a tag that could be a key of the file would lead its errors to the wrong place.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from copy import copy
 from dataclasses import dataclass
 from functools import lru_cache, reduce
@@ -98,7 +98,7 @@ class Shape:
     layer: TypeAdapter[Settings]
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=32)
 def shape_of(plugins: Plugins) -> Shape:
     """The models for these plugins; they are made once."""
     layer = layer_union(plugins)
@@ -157,10 +157,12 @@ class _Says:
         return {"allOf": [handler(schema), self._extra]}
 
 
-def _union(word: str, members: Mapping[str, Any], tag_of: Callable[[Any], str | None]) -> Any:
+def _union(
+    word: str, members: Mapping[str, Any], tag_of: Callable[[Any], str | None], others: Collection[str] = ()
+) -> Any:
     parts = [Annotated[member, Tag(f"<{name}>")] for name, member in members.items()]
     parts += [Annotated[_Nothing, Tag(f"<nothing {n}>")] for n in range(2 - len(parts))]
-    kinds = ", ".join(sorted(name for name in members if name != "name"))
+    kinds = ", ".join(sorted({*members, *others} - {"name"}))
     told = Discriminator(
         tag_of,
         custom_error_type="unknown_kind",
@@ -181,7 +183,7 @@ def layer_union(plugins: Plugins) -> Any:
         name: Annotated[_AS_ANY[adapter.settings_model], _Says("adapter", name)]
         for name, adapter in plugins.adapters.items()
     }
-    return _union("layer", members, tag)
+    return _union("layer", members, tag, plugins.others)
 
 
 def _tag_among(models: Mapping[str, type[Any]]) -> Callable[[object], str | None]:

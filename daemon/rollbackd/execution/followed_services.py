@@ -82,7 +82,7 @@ class ServicesFollower:
 
     async def _seen(self, entry: ServicesFrom) -> list[FollowedService]:
         """What takes part there. :raises AdapterError: it cannot be asked."""
-        kind: Any = plugins.adapters()[entry.adapter]
+        kind: Any = plugins.some_adapters(frozenset({entry.adapter}))[entry.adapter]
         place = Place("", "services-from", self._scratch, self._spawner, self._clock, clusters=self._config.clusters)
         seen = []
         for namespace in entry.namespaces:

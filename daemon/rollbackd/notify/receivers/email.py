@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from email.message import EmailMessage
 from email.policy import SMTP
-from typing import Any, Literal, Self
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import aiosmtplib
-from jinja2 import Environment, StrictUndefined
 from pydantic import Field, field_validator, model_validator
 
 from rollbackd.adapter import DeliveryError, Message, NotifierSettings, PartlyDeliveredError
@@ -24,6 +24,9 @@ from rollbackd.notify.receivers.http_post import LIMIT, Sender, retrying
 from rollbackd.syntax.connections import Tls
 from rollbackd.syntax.units import Secret
 from rollbackd.system.certificates import CertificateTrouble, tls_context
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 _ADDRESS = re.compile(r"[^\s@<>,;:\"()\[\]\x00-\x1f\x7f]+@[A-Za-z0-9.-]+")
 _SERVER = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9._-]+)):(?P<port>\d{1,5})")
@@ -55,8 +58,6 @@ _HTML = """\
 </body></html>
 """
 _COLOURS = {"info": "#2e7d32", "warning": "#ef6c00", "critical": "#c62828"}
-_PLAIN = Environment(autoescape=False, undefined=StrictUndefined, keep_trailing_newline=True)  # noqa: S701  # text
-_MARKED = Environment(autoescape=True, undefined=StrictUndefined)
 
 
 class EmailSettings(NotifierSettings):
@@ -195,6 +196,14 @@ async def _own_name() -> str:
     return name if _HELLO.fullmatch(name) else "[127.0.0.1]"
 
 
+@cache
+def _templates(*, marked: bool) -> "Environment":
+    """Imported with the first mail: most hosts send none, and it takes 3 MiB."""
+    from jinja2 import Environment, StrictUndefined
+
+    return Environment(autoescape=marked, undefined=StrictUndefined, keep_trailing_newline=not marked)  # noqa: S701  # text
+
+
 def mail(message: Message, settings: EmailSettings) -> EmailMessage:
     """The mail. Only the title and the event reach headers from outside, both on one line."""
     domain = settings.from_.rpartition("@")[2]
@@ -218,8 +227,8 @@ def mail(message: Message, settings: EmailSettings) -> EmailMessage:
     sent["References"] = root
     sent["Auto-Submitted"] = "auto-generated"
     sent["X-Rollbackd-Event"] = plain_text.fit(message.event, 60)
-    sent.set_content(_PLAIN.from_string(_TEXT).render(given))
-    sent.add_alternative(_MARKED.from_string(_HTML).render(given), subtype="html")
+    sent.set_content(_templates(marked=False).from_string(_TEXT).render(given))
+    sent.add_alternative(_templates(marked=True).from_string(_HTML).render(given), subtype="html")
     return sent
 
 
