@@ -26,6 +26,15 @@ PAGES = (
     "/", "/services/checkout", "/incidents", "/incidents/checkout-1", "/incidents/checkout-2",
     "/incidents/checkout-1/report", "/decisions", "/reports", "/incidents/nobody-1",
 )  # fmt: skip
+_UNREACHED = """
+const reach = window.fetch;
+window.fetch = () => {
+  window.fetch = reach;
+  window.unreached = true;
+  return Promise.reject(new TypeError("network changed"));
+};
+"""
+"""The first stream of a page never begins."""
 LOOKS = [(width, dark) for width in (360, 1400) for dark in (False, True)]
 _FOUND = """
 axe.run({resultTypes: ["violations"]}).then(found => ({
@@ -67,7 +76,10 @@ async def test_an_incident_is_followed_and_approved_by_click(tab: Tab, tmp_path:
     async with serving(tmp_path / "s.sock", operations) as served:
         await log_in(served, tab)
         await tab.looks(360, dark=True)
+        added = await tab.call("Page.addScriptToEvaluateOnNewDocument", source=_UNREACHED)
         await tab.open(f"{served.url}/incidents/checkout-2")
+        await tab.until("window.unreached")
+        await tab.call("Page.removeScriptToEvaluateOnNewDocument", identifier=added["identifier"])
         await tab.run("document.querySelector('#order-approve summary').click()")
         await tab.run("document.querySelector('#reason-approve').focus()")
         await tab.call("Input.insertText", text="yes, <b>back</b>")

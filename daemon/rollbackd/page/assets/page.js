@@ -1,10 +1,12 @@
 // Says when the page is not live, and comes again when nothing was heard. Everything else is plain HTML.
 (() => {
   const LOST = 10000;
+  const AGAIN = 5000;
   let heard = Date.now();
   let reader = null;
   const place = document.getElementById("not-live");
-  if (!document.querySelector("[hx-sse\\:connect]")) return;
+  const source = document.querySelector("[hx-sse\\:connect]");
+  if (!source) return;
   const alive = () => {
     heard = Date.now();
     if (place.dataset.lost) {
@@ -15,6 +17,12 @@
   document.addEventListener("htmx:sse:before:message", (event) => {
     reader = event.detail.connection;
     if (event.detail.message.event === "alive") alive();
+  });
+  // The extension comes again after a stream, but not where the first one never began: a phone changed its network.
+  document.addEventListener("htmx:finally:request", () => {
+    if (source._htmx && source._htmx.sse) return;
+    const at = source.getAttribute("hx-sse:connect");
+    setTimeout(() => htmx.ajax("GET", at, { source }), AGAIN);
   });
   document.addEventListener("visibilitychange", () => {
     heard = Date.now();
