@@ -77,7 +77,9 @@ def _noticed(root: Path, part: str, told: str) -> str:
         if daemon.returncode != 1:
             return f"{part}: exit {daemon.returncode}"
         name = "its main task" if part == "task Task-1" else part.partition(" ")[2]
-        names = [name, "states shop"] if part == "task rounds" else [name]  # what it had at work dies with it, or before
+        names = (
+            [name, "states shop"] if part == "task rounds" else [name]
+        )  # what it had at work dies with it, or before
         return "" if any(each in one.log.splitlines()[-1] for each in names) else f"{part}: {one.log[-500:]}"
 
 
