@@ -1,20 +1,17 @@
-"""Clusters for tests: the strict fake, or the real one that KUBECONFIG names, by the same means.
-
-In a real one each test has a namespace of its own, and a thread plays kubelet: pods there have no node.
-"""
+"""Clusters for tests: what a test may do with one, be it the strict fake or a real one (tests/real_cluster.py)."""
 
 import base64
 import contextlib
 import json
-import os
 import ssl
 import tempfile
-import threading
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +20,8 @@ import yaml
 from rollbackd.adapter import Place
 from rollbackd.syntax.clusters import ClusterSettings
 from rollbackd.testing import place
-from tests.fakes.kubernetes_api import ADMIN, TOKEN, FakeKubernetes, fake_kubernetes
-from tests.fakes.kubernetes_controllers import ENDED, Object, is_ready, pod_status
-from tests.servers import wait_until
+from tests.fakes.kubernetes_api import ADMIN, LABEL, TOKEN, FakeKubernetes, Refused, fake_kubernetes
+from tests.fakes.kubernetes_controllers import NODES, Object
 
 JSON_PATCH = "application/json-patch+json"
 MERGE_PATCH = "application/merge-patch+json"
@@ -47,30 +43,42 @@ class ClusterApi:
         with urllib.request.urlopen(request, timeout=20, context=self.context) as answer:
             return json.loads(answer.read())
 
-    def exists(self, path: str) -> bool:
+    def status(self, method: str, path: str, body: object = None, kind: str = "application/json") -> int:
+        """How it is answered."""
         try:
-            self("GET", path)
+            self(method, path, body, kind)
         except urllib.error.HTTPError as error:
-            if error.code == 404:
-                return False
-            raise
-        return True
+            with error:
+                return error.code
+        return 200
 
 
 @dataclass
-class Cluster:
-    """One cluster."""
+class Cluster(ABC):
+    """One cluster, in which each test has namespaces of its own."""
 
     api: ClusterApi
     kubeconfig: Path
-    context: str
+    """That of rollbackd, which is no admin."""
+    token: str
+    """In it."""
+    authority: dict[str, str]
+    """Who vouches for the server, as a kubeconfig says it."""
+    context: str = "there"
     fake: FakeKubernetes | None = None
     """None for a real one."""
-    frozen: bool = False
-    """Pods do not become ready."""
     namespaces: list[str] = field(default_factory=list)
 
+    nodes: tuple[str, ...] = NODES
+    chosen: Mapping[str, str] = field(default_factory=lambda: LABEL)
+    """What the nodes of tests are chosen by."""
+
     @property
+    def version(self) -> str:
+        """What people call it."""
+        return str(self.api("GET", "/version")["gitVersion"])
+
+    @cached_property
     def settings(self) -> ClusterSettings:
         uid = self.api("GET", "/api/v1/namespaces/kube-system")["metadata"]["uid"]
         return ClusterSettings(kubeconfig=str(self.kubeconfig), context=self.context, uid=uid)
@@ -84,63 +92,89 @@ class Cluster:
         name = f"test-{uuid.uuid4().hex[:12]}"
         self.api("POST", "/api/v1/namespaces", {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
         self.namespaces.append(name)
-        if self.fake is None:  # made by a controller
-            wait_until(lambda: self.api.exists(f"/api/v1/namespaces/{name}/serviceaccounts/default"), "the account")
         return name
 
+    def write(self, token: str, **cluster: object) -> None:
+        """Write rollbackd's kubeconfig."""
+        self.kubeconfig.write_text(kubeconfig(self.api.url, token, **{**self.authority, **cluster}))
+        self.kubeconfig.chmod(0o600)
+
+    @abstractmethod
     def freeze(self) -> None:
-        self.frozen = True
-        if self.fake is not None:
-            self.fake.frozen = True
+        """From now on no pod becomes ready and none ends."""
 
+    @abstractmethod
     def thaw(self) -> None:
-        self.frozen = False
-        if self.fake is not None:
-            self.fake.frozen = False
+        """All goes on."""
 
-    def clean(self) -> None:
-        for name in self.namespaces:
-            with contextlib.suppress(urllib.error.HTTPError):
-                self.api("DELETE", f"/api/v1/namespaces/{name}")
-        self.namespaces.clear()
+    @abstractmethod
+    def deny(self, verb: str, group: str, resource: str) -> None:
+        """Take that right from rollbackd."""
+
+    @abstractmethod
+    def admit(self, hook: Callable[[Object], Object]) -> None:
+        """Let a webhook make another object of each workload that is written, or raise Refused."""
+
+    @abstractmethod
+    def take_down(self, node: str) -> None:
+        """Nothing is heard of that node any more."""
 
     def as_new(self) -> None:
         """What a test made and set is gone."""
-        self.clean()
-        if self.fake is not None:
-            for kept in (
-                self.fake.denied,
-                self.fake.faults,
-                self.fake.absent,
-                self.fake.admission,
-                self.fake.listing,
-                self.fake.watching,
-            ):
-                kept.clear()
-            self.fake.bring_up()
-            self.fake.controllers.pushed.clear()
-            self.fake.tokens = {TOKEN}
-            self.kubeconfig.write_text(kubeconfig(self.fake.url, TOKEN))
+        self.thaw()
+        for name in self.namespaces:
+            assert self.api.status("DELETE", f"/api/v1/namespaces/{name}") in {200, 404}
+        self.namespaces.clear()
+        self.write(self.token)
 
-    def kubelet(self, ended: threading.Event) -> None:
-        """Say of all pods what a kubelet would say."""
-        while not ended.wait(0.1):
-            for name in () if self.frozen else tuple(self.namespaces):
-                with contextlib.suppress(urllib.error.URLError, OSError):
-                    maps = self.api("GET", f"/api/v1/namespaces/{name}/configmaps")["items"]
-                    for pod in self.api("GET", f"/api/v1/namespaces/{name}/pods")["items"]:
-                        if pod.get("status", {}).get("phase") in ENDED:
-                            continue
-                        self._tell(name, pod, {each["metadata"]["name"] for each in maps})
 
-    def _tell(self, namespace: str, pod: Object, maps: set[str]) -> None:
-        status = pod_status(pod, maps)
-        waiting = [each["state"] for each in pod.get("status", {}).get("containerStatuses", ())]
-        if is_ready(pod) != is_ready({"status": status}) or waiting != [
-            e["state"] for e in status["containerStatuses"]
-        ]:
-            path = f"/api/v1/namespaces/{namespace}/pods/{pod['metadata']['name']}/status"
-            self.api("PATCH", path, {"status": status}, MERGE_PATCH)
+class FakeCluster(Cluster):
+    """The strict fake."""
+
+    fake: FakeKubernetes
+
+    @property
+    def version(self) -> str:
+        return "the fake"
+
+    def freeze(self) -> None:
+        self.fake.frozen = True
+
+    def thaw(self) -> None:
+        self.fake.frozen = False
+
+    def deny(self, verb: str, group: str, resource: str) -> None:
+        self.fake.denied.add((verb, resource))
+
+    def admit(self, hook: Callable[[Object], Object]) -> None:
+        def asked(of: Object, _dry: bool) -> Object:
+            try:
+                return hook(of)
+            except Refused as refused:
+                text = f'admission webhook "policy.example.com" denied the request: {refused}'
+                raise Refused(refused.status, refused.reason, text) from None
+
+        self.fake.admission.append(asked)
+
+    def take_down(self, node: str) -> None:
+        self.fake.take_down(node)
+        for name in self.namespaces:
+            self.fake.reconcile(name)
+
+    def as_new(self) -> None:
+        super().as_new()
+        for kept in (
+            self.fake.denied,
+            self.fake.faults,
+            self.fake.absent,
+            self.fake.admission,
+            self.fake.listing,
+            self.fake.watching,
+        ):
+            kept.clear()
+        self.fake.bring_up()
+        self.fake.controllers.pushed.clear()
+        self.fake.tokens = {self.token}
 
 
 def kubeconfig(url: str, token: str, **cluster: object) -> str:
@@ -163,7 +197,7 @@ def kubeconfig(url: str, token: str, **cluster: object) -> str:
 
 
 @contextlib.contextmanager
-def fake_cluster(certificate: Path | None = None, key: Path | None = None) -> Iterator[Cluster]:
+def fake_cluster(certificate: Path | None = None, key: Path | None = None) -> Iterator[FakeCluster]:
     """The fake, over TLS where it has a certificate."""
     served = trusted = None
     authority = {}
@@ -173,37 +207,8 @@ def fake_cluster(certificate: Path | None = None, key: Path | None = None) -> It
         trusted = ssl.create_default_context(cafile=str(certificate))
         authority["certificate-authority-data"] = base64.b64encode(certificate.read_bytes()).decode()
     with fake_kubernetes(served) as fake, tempfile.TemporaryDirectory() as directory:
-        path = Path(directory) / "kubeconfig"
-        path.write_text(kubeconfig(fake.url, TOKEN, **authority))
-        path.chmod(0o600)
-        yield Cluster(ClusterApi(fake.url, ADMIN, trusted), path, "there", fake)
+        api = ClusterApi(fake.url, ADMIN, trusted)
+        cluster = FakeCluster(api, Path(directory) / "kubeconfig", TOKEN, authority, fake=fake)
+        cluster.write(TOKEN)
+        yield cluster
         assert fake.wrong == []
-
-
-@contextlib.contextmanager
-def real_cluster(path: str) -> Iterator[Cluster]:
-    """The one that a kubeconfig's current context names, with a token."""
-    config = yaml.safe_load(Path(path).read_text())
-    context = next(each for each in config["contexts"] if each["name"] == config["current-context"])
-    server = next(e["cluster"] for e in config["clusters"] if e["name"] == context["context"]["cluster"])
-    user = next(e["user"] for e in config["users"] if e["name"] == context["context"]["user"])
-    authority = base64.b64decode(server["certificate-authority-data"]).decode()
-    api = ClusterApi(server["server"], user["token"], ssl.create_default_context(cadata=authority))
-    cluster = Cluster(api, Path(path), context["name"])
-    ended = threading.Event()
-    kubelet = threading.Thread(target=cluster.kubelet, args=(ended,), daemon=True)
-    kubelet.start()
-    try:
-        yield cluster
-    finally:
-        ended.set()
-        kubelet.join(30)
-        cluster.clean()
-
-
-@contextlib.contextmanager
-def a_cluster() -> Iterator[Cluster]:
-    """The real one where KUBECONFIG names it, else the fake."""
-    path = os.environ.get("KUBECONFIG", "")
-    with real_cluster(path) if path else fake_cluster() as cluster:
-        yield cluster

@@ -26,6 +26,8 @@ from tests.sharing import Sharing
 CI = os.environ.get("ROLLBACKD_CI", "") not in {"", "0"}
 _SEARCH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"))
 _skipped: Counter[str] = Counter()
+_clusters: Counter[str] = Counter()
+"""How many tests ran on each Kubernetes."""
 _UNIT = Path(__file__).parent / "unit"
 _CORE = re.compile(r"^from rollbackd\.(rules|policy|incident)\b", re.MULTILINE)
 
@@ -115,6 +117,8 @@ def _count(report: pytest.TestReport | pytest.CollectReport) -> None:
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     _count(report)
+    if report.when == "call":
+        _clusters.update(str(value) for name, value in report.user_properties if name == "kubernetes")
 
 
 def pytest_collectreport(report: pytest.CollectReport) -> None:
@@ -125,6 +129,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     terminalreporter.write_line(f"skipped for a missing server: {sum(_skipped.values())}")
     for reason, times in _skipped.most_common():
         terminalreporter.write_line(f"  {times} x {reason}")
+    for version, times in sorted(_clusters.items()):
+        terminalreporter.write_line(f"Kubernetes: {times} tests on {version}")
 
 
 @pytest.fixture(scope="session")

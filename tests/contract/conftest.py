@@ -1,15 +1,17 @@
 """What several contracts are tried on."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.clusters import Cluster, a_cluster
+from tests.clusters import Cluster, FakeCluster, fake_cluster
 from tests.contract.files_worlds import fill
 from tests.fakes.gatehouse import Gatehouse
 from tests.fakes.kubernetes_api import FakeKubernetes
 from tests.leftovers import no_mount_is_left
+from tests.real_cluster import real_cluster
 
 __all__ = ["no_mount_is_left"]
 
@@ -23,24 +25,36 @@ def gate() -> Iterator[Gatehouse]:
 
 
 @pytest.fixture(scope="module")
-def shared_cluster() -> Iterator[Cluster]:
+def shared_fake() -> Iterator[FakeCluster]:
     """That of all tests of a module."""
-    with a_cluster() as made:
+    with fake_cluster() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def shared_cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    """The real one where KUBECONFIG names it, else the fake."""
+    if not (path := os.environ.get("KUBECONFIG", "")):
+        yield request.getfixturevalue("shared_fake")
+        return
+    if not (context := os.environ.get("KUBECONTEXT", "")):
+        pytest.fail("KUBECONFIG is set: name its context in KUBECONTEXT too, or unset both for the fake", pytrace=False)
+    with real_cluster(path, context) as made:
         yield made
 
 
 @pytest.fixture
-def cluster(shared_cluster: Cluster) -> Iterator[Cluster]:
-    """A cluster without anything of another test."""
-    yield shared_cluster
-    shared_cluster.as_new()
+def cluster(request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    """A cluster without anything of another test; always the fake for who asks for `fake` too."""
+    made = request.getfixturevalue("shared_fake" if "fake" in request.fixturenames else "shared_cluster")
+    request.node.user_properties.append(("kubernetes", made.version))
+    yield made
+    made.as_new()
 
 
 @pytest.fixture
-def fake(cluster: Cluster) -> FakeKubernetes:
+def fake(cluster: FakeCluster) -> FakeKubernetes:
     """The fake, for what no other cluster does to order."""
-    if cluster.fake is None:
-        pytest.skip("only the fake does this to order")
     return cluster.fake
 
 

@@ -12,8 +12,10 @@ from rollbackd_adapters.kubernetes.scale import ScaleAdapter
 from rollbackd_adapters.kubernetes.settings import BlueGreenSettings, CanarySettings, ScaleSettings
 from rollbackd_adapters.kubernetes.templates import content_id, template_id
 from tests.clusters import APPS, JSON_PATCH, MERGE_PATCH, Cluster
-from tests.fakes.kubernetes_controllers import Object
+from tests.fakes.kubernetes_controllers import Object, is_ready
 from tests.servers import wait_until
+
+TRIGGERS = [{"type": "cron", "metadata": {"timezone": "UTC", "start": "0 6 * * *", "end": "0 20 * * *"}}]
 
 
 def template(image: str) -> Object:
@@ -66,11 +68,14 @@ class WorkloadWorld(World):
         self.generation = int(self.read()["metadata"]["generation"])
 
     def create(self, image: str, **spec: Any) -> None:
+        pod = template(image)
+        if self.kind == "daemonset":
+            pod["spec"]["nodeSelector"] = self.cluster.chosen
         body = {
             "apiVersion": "apps/v1",
             "kind": {"deployment": "Deployment", "statefulset": "StatefulSet", "daemonset": "DaemonSet"}[self.kind],
             "metadata": {"name": "web"},
-            "spec": {**self.scale(), "selector": {"matchLabels": {"app": "web"}}, "template": template(image), **spec},
+            "spec": {**self.scale(), "selector": {"matchLabels": {"app": "web"}}, "template": pod, **spec},
         }
         self.cluster.api("POST", f"{self.base}/{self.kind}s", body)
 
@@ -92,7 +97,17 @@ class WorkloadWorld(World):
 
     def settled(self) -> None:
         """Wait until its rollout is done and its controller has nothing more to write."""
-        wait_until(self.is_settled, "a rollout")
+        wait_until(lambda: self.is_settled() and self.is_quiet(), "a rollout")
+
+    def is_quiet(self) -> bool:
+        """Whether its pods are ready, none of them ends, and nothing more is to be written about its revisions."""
+        pods = self.cluster.api("GET", f"/api/v1/namespaces/{self.namespace}/pods")["items"]
+        kept = self.cluster.api("GET", f"{self.base}/replicasets")["items"]
+        return all(is_ready(pod) and "deletionTimestamp" not in pod["metadata"] for pod in pods) and all(
+            each["status"].get("observedGeneration") == each["metadata"]["generation"]
+            and each["status"]["replicas"] == each["spec"]["replicas"] == each["status"].get("availableReplicas", 0)
+            for each in kept
+        )
 
     def is_settled(self) -> bool:
         found = self.read()
@@ -271,8 +286,17 @@ class ColouredWorld(World):
         self.cluster.api("DELETE", f"{self.apps}/web-red")
 
     def hang(self) -> None:
+        """Somebody else's endpoints are among the Service's, and stay."""
         self.settings["timeout"] = "500ms"
-        self.cluster.freeze()
+        strange = {"kind": "Pod", "name": "stranger", "uid": "1", "namespace": self.namespace}
+        made = {
+            "apiVersion": "discovery.k8s.io/v1",
+            "kind": "EndpointSlice",
+            "metadata": {"name": "theirs", "labels": {"kubernetes.io/service-name": "web"}},
+            "addressType": "IPv4",
+            "endpoints": [{"addresses": ["10.9.9.9"], "conditions": {"ready": True}, "targetRef": strange}],
+        }
+        self.cluster.api("POST", f"/apis/discovery.k8s.io/v1/namespaces/{self.namespace}/endpointslices", made)
 
 
 class ScaledWorld(BracketWorld):
@@ -295,7 +319,7 @@ class ScaledWorld(BracketWorld):
         self.make("statefulsets", "apps/v1", "StatefulSet", "queue", queue)
         self.make("cronjobs", "batch/v1", "CronJob", "mail", cron_job())
         if keda is not None:
-            target = {"scaleTargetRef": {"name": "worker"}, "minReplicaCount": 1, "triggers": []}
+            target = {"scaleTargetRef": {"name": "worker"}, "minReplicaCount": 1, "triggers": TRIGGERS}
             self.make("scaledobjects", "keda.sh/v1alpha1", "ScaledObject", "worker", target, keda)
         wait_until(lambda: len(self.running()) == 5, "all pods")
 
@@ -359,7 +383,7 @@ class ScaledWorld(BracketWorld):
 
 def cron_job() -> Object:
     pod = {"containers": [{"name": "mail", "image": "shop/mail:1"}], "restartPolicy": "Never"}
-    return {"schedule": "*/5 * * * *", "jobTemplate": {"spec": {"template": {"spec": pod}}}}
+    return {"schedule": "0 0 29 2 *", "jobTemplate": {"spec": {"template": {"spec": pod}}}}
 
 
 class RoutedWorld(World):
@@ -388,11 +412,10 @@ class RoutedWorld(World):
             "timeout": "20s",
         }
         self.changed: dict[str, Any] = {}
+        services = f"/api/v1/namespaces/{self.namespace}/services"
         for name in ("web", "web-canary"):
             self.deploy(name)
-            self.make(
-                f"/api/v1/namespaces/{self.namespace}/services", "v1", "Service", name, {"selector": {"app": name}}
-            )
+            self.make(services, "v1", "Service", name, {"selector": {"app": name}, "ports": [{"port": 80}]})
         self.make(self.at.rpartition("/")[0], f"{self.group}/v1", self.kind, "web", self.spec(weights))
         for name in ("web", "web-canary"):
             wait_until(lambda name=name: self.available(name) == 2, f"{name}'s pods")  # type: ignore[misc]
@@ -462,7 +485,7 @@ class RoutedWorld(World):
         self.cluster.api("DELETE", f"{self.apps}/web")
 
     def hang(self) -> None:
-        assert self.cluster.fake is not None
+        assert self.cluster.fake is not None, "nothing else makes a route hang"
         self.changed["request_timeout"] = "2s"
         self.cluster.fake.faults.append("hang")
 
@@ -478,7 +501,11 @@ class GatewayWorld(RoutedWorld):
             for name, n in zip(("web", "web-canary", "web-other"), weights, strict=False)
         ]
         header = {"type": "RequestHeaderModifier", "requestHeaderModifier": {"set": [{"name": "x", "value": "1"}]}}
-        beta = {"name": "beta", "matches": [{"path": {"value": "/beta"}}], "backendRefs": [{"name": "web-canary"}]}
+        beta = {
+            "name": "beta",
+            "matches": [{"path": {"value": "/beta"}}],
+            "backendRefs": [{"name": "web-canary", "port": 80}],
+        }
         main = {"name": "main", "filters": [header], "backendRefs": split}
         return {"parentRefs": [{"name": "edge"}], "hostnames": ["web.example"], "rules": [beta, main]}
 

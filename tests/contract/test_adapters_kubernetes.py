@@ -1,11 +1,10 @@
 """Workloads of Kubernetes: the contract, and all that a cluster, its people and its tools do meanwhile.
 
-With KUBECONFIG the same is tried in the real cluster that it names, but for what only a fake does to order.
+With KUBECONFIG the same is tried in the real cluster that it names; what asks for `fake` stays on the fake.
 """
 
 import json
 import threading
-from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -148,7 +147,8 @@ def test_after_five_bad_releases_and_with_no_history_the_good_one_is_still_there
     for n in range(2, 7):
         world.deploy(f"web:{n}")
         world.settled()
-    assert len(world.cluster.api("GET", f"{world.base}/replicasets")["items"]) <= 2
+    kept = f"{world.base}/replicasets"
+    wait_until(lambda: len(world.cluster.api("GET", kept)["items"]) <= 2, "an end of the older ones")
     assert good.id in ids(world)
     assert roll_back(world, good) is Progress.DONE
     assert world.present() == good.id
@@ -225,26 +225,29 @@ def test_a_paused_workload_is_refused(world: WorkloadWorld) -> None:
 def test_a_full_quota_stops_a_rollout_that_needs_more_pods(cluster: Cluster, tmp_path: Path) -> None:
     strategy = {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}
     world = WorkloadWorld(cluster, tmp_path, strategy=strategy)
-    quota(world, used=2)
+    quota(world)
     assert "quota full has 2 of 2 pods in use" in str(refusal(world))
 
 
 def test_a_full_quota_is_told_where_pods_are_taken_away_first(cluster: Cluster, tmp_path: Path) -> None:
     strategy = {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 1}}
     world = WorkloadWorld(cluster, tmp_path, strategy=strategy)
-    quota(world, used=2)
+    quota(world)
     change = finish(planned(world.adapter(), world.target()))
     assert any("quota full" in risk for risk in change.risks)
     assert finish(perform(world.adapter(), change)) is Progress.DONE
 
 
-def quota(world: WorkloadWorld, used: int) -> None:
+def quota(world: WorkloadWorld, pods: int = 2) -> None:
     path = f"/api/v1/namespaces/{world.namespace}/resourcequotas"
-    made = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "full"}, "spec": {"hard": {"pods": "2"}}}
+    made = {
+        "apiVersion": "v1",
+        "kind": "ResourceQuota",
+        "metadata": {"name": "full"},
+        "spec": {"hard": {"pods": str(pods)}},
+    }
     world.cluster.api("POST", path, made)
-    if world.cluster.fake is not None:
-        status = {"status": {"hard": {"pods": "2"}, "used": {"pods": str(used)}}}
-        world.cluster.api("PATCH", f"{path}/full/status", status, MERGE_PATCH)
+    wait_until(lambda: world.cluster.api("GET", f"{path}/full")["status"].get("used") == {"pods": "2"}, "its use")
 
 
 def test_recreating_is_told_as_an_outage(cluster: Cluster, tmp_path: Path) -> None:
@@ -267,11 +270,11 @@ def test_an_owner_that_would_take_it_back_is_refused_unless_the_plan_deals_with_
     assert finish(perform(world.adapter(), change)) is Progress.DONE
 
 
-def denying(of: Object, _dry: bool) -> Object:
-    raise Refused(403, "Forbidden", 'admission webhook "policy.example" denied the request: image is not signed')
+def denying(_of: Object) -> Object:
+    raise Refused(403, "Forbidden", "image is not signed")
 
 
-def mutating(of: Object, _dry: bool) -> Object:
+def mutating(of: Object) -> Object:
     of["spec"]["template"]["spec"]["containers"][0]["env"] = [{"name": "INJECTED", "value": "1"}]
     return of
 
@@ -282,9 +285,10 @@ def without_dry_runs(of: Object, dry: bool) -> Object:
     return of
 
 
-def test_a_webhook_that_denies_is_heard_before_anything_is_touched(world: WorkloadWorld, fake: FakeKubernetes) -> None:
-    fake.admission.append(denying)
-    assert "image is not signed" in str(refusal(world))
+def test_a_webhook_that_denies_is_heard_before_anything_is_touched(world: WorkloadWorld) -> None:
+    world.cluster.admit(denying)
+    wait_until(lambda: bool(finish(problems(world.adapter()))), "a webhook that is asked")
+    assert 'admission webhook "policy.example.com" denied the request: image is not signed' in str(refusal(world))
     assert finish(problems(world.adapter()))
 
 
@@ -295,12 +299,11 @@ def test_a_webhook_without_dry_runs_is_a_risk_only(world: WorkloadWorld, fake: F
     assert finish(perform(world.adapter(), change)) is Progress.DONE
 
 
-def test_what_a_webhook_makes_of_the_template_is_told_and_rolled_out(
-    world: WorkloadWorld, fake: FakeKubernetes
-) -> None:
-    fake.admission.append(mutating)
+def test_what_a_webhook_makes_of_the_template_is_told_and_rolled_out(world: WorkloadWorld) -> None:
+    world.cluster.admit(mutating)
+    told = "an admission webhook makes another template of it than it was; that one is rolled out"
+    wait_until(lambda: told in finish(planned(world.adapter(), world.target())).risks, "a webhook that is asked")
     change = finish(planned(world.adapter(), world.target()))
-    assert any("another template" in risk for risk in change.risks)
     assert finish(perform(world.adapter(), change)) is Progress.DONE
     assert world.present() != change.after.id
 
@@ -308,11 +311,9 @@ def test_what_a_webhook_makes_of_the_template_is_told_and_rolled_out(
 @pytest.mark.parametrize(
     "right", lacking.rights("deployment", unstick=False), ids=lambda right: f"{right[0]} {right[2]}"
 )
-def test_each_right_that_is_missing_is_named(
-    world: WorkloadWorld, fake: FakeKubernetes, right: tuple[str, str, str]
-) -> None:
+def test_each_right_that_is_missing_is_named(world: WorkloadWorld, right: tuple[str, str, str]) -> None:
     verb, group, resource = right
-    fake.denied.add((verb, resource))
+    world.cluster.deny(verb, group, resource)
     (problem,) = finish(problems(world.adapter()))
     assert f'{{apiGroups: ["{group}"], resources: [{resource}], verbs: [{verb}]}}' in problem.text
 
@@ -448,6 +449,26 @@ def test_a_template_that_changes_under_the_patch_is_left_to_them(world: Workload
     assert finish(world.adapter().progress(change)) is Progress.SUPERSEDED
 
 
+def test_a_status_that_is_written_all_the_time_stands_against_nothing(
+    cluster: Cluster, tmp_path: Path, fake: FakeKubernetes
+) -> None:
+    world = StatefulWorld(cluster, tmp_path)  # it has no annotations yet, unlike a Deployment
+    original, writes = fake._patch, iter(range(3))
+
+    async def meanwhile(*args: Any) -> Any:
+        if next(writes, None) is not None:
+            written = fake.store.get("statefulsets", world.namespace, "web")
+            assert written is not None
+            written["metadata"]["resourceVersion"] = f"{written['metadata']['resourceVersion']}0"
+        return await original(*args)
+
+    fake._patch = meanwhile  # type: ignore[method-assign, assignment]
+    try:
+        assert roll_back(world) is Progress.DONE
+    finally:
+        fake._patch = original  # type: ignore[method-assign]
+
+
 # -- who asks, and whom -------------------------------------------------------------------------
 def test_another_cluster_at_the_same_address_is_not_touched(world: WorkloadWorld) -> None:
     world.changed["uid"] = "99999999-2222-4333-8444-555555555555"
@@ -462,41 +483,39 @@ def test_a_token_that_expired_is_read_again(world: WorkloadWorld, fake: FakeKube
     async def twice() -> None:
         await adapter.current()
         fake.tokens = {"the-next-token"}
-        world.cluster.kubeconfig.write_text(kubeconfig(fake.url, "the-next-token"))
+        world.cluster.write("the-next-token")
         await adapter.current()
 
     finish(twice())
 
 
-def test_a_token_that_is_not_accepted_is_told_and_never_shown(world: WorkloadWorld, fake: FakeKubernetes) -> None:
-    fake.tokens = set()
+def test_a_token_that_is_not_accepted_is_told_and_never_shown(world: WorkloadWorld) -> None:
+    world.cluster.write("the-token-of-last-year")
     refused = refusal(world)
     assert "look at the kubeconfig" in str(refused)
-    assert TOKEN not in str(refused)
+    assert "the-token-of-last-year" not in str(refused)
 
 
-def plugin(path: Path, says: str, code: int = 0) -> Callable[[str], str]:
+def plugin(cluster: Cluster, path: Path, says: str, code: int = 0) -> None:
     program = path / "get-token"
     program.write_text(f"#!/bin/sh\necho \"$KUBERNETES_EXEC_INFO\" > {path}/asked\necho '{says}'\nexit {code}\n")
     program.chmod(0o700)
-    run = {
-        "exec": {"apiVersion": "client.authentication.k8s.io/v1", "command": str(program), "interactiveMode": "Never"}
-    }
-    return lambda text: text.replace(f"    token: {TOKEN}\n", f"    exec: {json.dumps(run['exec'])}\n")
+    version = "client.authentication.k8s.io/v1"
+    run = {"apiVersion": version, "command": str(program), "interactiveMode": "Never"}
+    written = cluster.kubeconfig.read_text().replace(f"    token: {cluster.token}\n", f"    exec: {json.dumps(run)}\n")
+    cluster.kubeconfig.write_text(written)
 
 
-def test_a_program_gets_the_credentials(world: WorkloadWorld, fake: FakeKubernetes, tmp_path: Path) -> None:
-    change = plugin(tmp_path, json.dumps({"apiVersion": "v1", "kind": "ExecCredential", "status": {"token": TOKEN}}))
-    world.cluster.kubeconfig.write_text(change(kubeconfig(fake.url, TOKEN)))
+def test_a_program_gets_the_credentials(world: WorkloadWorld, tmp_path: Path) -> None:
+    says = {"apiVersion": "v1", "kind": "ExecCredential", "status": {"token": world.cluster.token}}
+    plugin(world.cluster, tmp_path, json.dumps(says))
     assert finish(world.adapter().current()).id == world.present()
     assert json.loads((tmp_path / "asked").read_text())["kind"] == "ExecCredential"
 
 
 @pytest.mark.parametrize(("says", "code"), [("no JSON", 0), ("{}", 0), ("", 1)], ids=["no JSON", "no token", "fails"])
-def test_a_program_that_gives_none_is_told(
-    world: WorkloadWorld, fake: FakeKubernetes, tmp_path: Path, says: str, code: int
-) -> None:
-    world.cluster.kubeconfig.write_text(plugin(tmp_path, says, code)(kubeconfig(fake.url, TOKEN)))
+def test_a_program_that_gives_none_is_told(world: WorkloadWorld, tmp_path: Path, says: str, code: int) -> None:
+    plugin(world.cluster, tmp_path, says, code)
     assert "get-token, which gets the credentials" in str(refusal(world))
 
 
@@ -511,29 +530,24 @@ def test_a_program_that_gives_none_is_told(
     ],
     ids=["empty", "no YAML", "a list", "a number", "without the context"],
 )
-def test_a_kubeconfig_that_cannot_be_read_is_told(
-    world: WorkloadWorld, fake: FakeKubernetes, text: str, said: str
-) -> None:
+def test_a_kubeconfig_that_cannot_be_read_is_told(world: WorkloadWorld, text: str, said: str) -> None:
     world.cluster.kubeconfig.write_text(text)
     refused = refusal(world)
     assert said in str(refused)
     assert str(world.cluster.kubeconfig) in str(refused)
 
 
-def test_a_server_whose_certificate_is_not_to_be_verified_is_refused(
-    world: WorkloadWorld, fake: FakeKubernetes
-) -> None:
-    world.cluster.kubeconfig.write_text(kubeconfig(fake.url, TOKEN, **{"insecure-skip-tls-verify": True}))
+def test_a_server_whose_certificate_is_not_to_be_verified_is_refused(world: WorkloadWorld) -> None:
+    world.cluster.write(world.cluster.token, **{"insecure-skip-tls-verify": True})
     assert "insecure-skip-tls-verify is not followed" in str(refusal(world))
 
 
 def test_a_server_is_verified_by_the_authority_that_its_kubeconfig_has(tmp_path: Path) -> None:
     certificate, key = make_certificate(tmp_path)
     with fake_cluster(certificate, key) as cluster:
-        assert cluster.fake is not None
         world = WorkloadWorld(cluster, tmp_path, history=("web:1", "web:2"))
         assert roll_back(world, world.release("web:1")) is Progress.DONE
-        cluster.kubeconfig.write_text(kubeconfig(cluster.fake.url, TOKEN))  # the system's authorities do not know it
+        cluster.kubeconfig.write_text(kubeconfig(cluster.api.url, TOKEN))  # the system's authorities do not know it
         assert "TLS failed" in str(refusal(world))
 
 
@@ -665,8 +679,8 @@ def test_a_config_map_that_somebody_writes_on_the_way_is_left_to_them(
     assert finish(configured.adapter().progress(change)) is Progress.SUPERSEDED
 
 
-def test_the_right_to_write_config_maps_is_asked_for(configured: ConfiguredWorld, fake: FakeKubernetes) -> None:
-    fake.denied.add(("patch", "configmaps"))
+def test_the_right_to_write_config_maps_is_asked_for(configured: ConfiguredWorld) -> None:
+    configured.cluster.deny("patch", "", "configmaps")
     (problem,) = finish(problems(configured.adapter()))
     assert '{apiGroups: [""], resources: [configmaps], verbs: [patch]}' in problem.text
 
@@ -756,33 +770,38 @@ def a_daemon_set(cluster: Cluster, tmp_path: Path, spare: int) -> DaemonWorld:
     return DaemonWorld(cluster, tmp_path, history=("web:1", "web:2"), updateStrategy=rolling)
 
 
-def test_a_node_that_is_down_is_named_and_not_waited_for(
-    cluster: Cluster, tmp_path: Path, fake: FakeKubernetes
-) -> None:
+def test_a_node_that_is_down_is_named_and_not_waited_for(cluster: Cluster, tmp_path: Path) -> None:
     world = a_daemon_set(cluster, tmp_path, spare=2)
-    fake.take_down("node-b")
-    fake.reconcile(world.namespace)
+    node_a, node_b = cluster.nodes
+    cluster.take_down(node_b)
     change = finish(planned(world.adapter(), world.release("web:1")))
-    assert "not waited for, since they are down: node-b" in change.risks
+    assert f"not waited for, since they are down: {node_b}" in change.risks
     assert finish(perform(world.adapter(), change)) is Progress.DONE
-    assert finish(world.adapter().note(change.key)) == "not waited for, since they are down: node-b"
+    assert finish(world.adapter().note(change.key)) == f"not waited for, since they are down: {node_b}"
     pods = cluster.api("GET", f"/api/v1/namespaces/{world.namespace}/pods")["items"]
     images = {pod["spec"]["nodeName"]: pod["spec"]["containers"][0]["image"][-5:] for pod in pods}
-    assert images["node-a"] == "web:1"
+    assert images[node_a] == "web:1"
 
 
-def test_a_node_that_is_up_is_waited_for_though_another_is_down(
-    cluster: Cluster, tmp_path: Path, fake: FakeKubernetes
-) -> None:
+def test_a_node_that_is_up_is_waited_for_though_another_is_down(cluster: Cluster, tmp_path: Path) -> None:
     world = a_daemon_set(cluster, tmp_path, spare=1)
-    fake.take_down("node-b")
-    fake.reconcile(world.namespace)
+    cluster.take_down(cluster.nodes[1])
     change = finish(planned(world.adapter(), world.release("web:1")))
     assert any("that is all of maxUnavailable (1), so the rollout stops there" in risk for risk in change.risks)
     world.settings["timeout"] = "500ms"
-    with pytest.raises(AdapterError, match=r"not rolled out after 500ms: .*; down: node-b"):
+    with pytest.raises(AdapterError, match=f"not rolled out after 500ms: .*; down: {cluster.nodes[1]}"):
         finish(world.adapter().apply(change))
     assert finish(world.adapter().note(change.key)) == ""
+
+
+def test_a_node_that_gets_no_pod_is_waited_for_though_another_is_down(cluster: Cluster, tmp_path: Path) -> None:
+    world = a_daemon_set(cluster, tmp_path, spare=2)
+    cluster.take_down(cluster.nodes[1])
+    change = finish(planned(world.adapter(), world.release("web:1")))
+    quota(world, pods=1)  # the pod on the node that is down still counts
+    world.settings["timeout"] = "2s"
+    with pytest.raises(AdapterError, match="not rolled out after 2s: 0 of 1 pods updated"):
+        finish(world.adapter().apply(change))
 
 
 def test_all_nodes_up_leave_nothing_to_note(cluster: Cluster, tmp_path: Path) -> None:
@@ -792,8 +811,8 @@ def test_all_nodes_up_leave_nothing_to_note(cluster: Cluster, tmp_path: Path) ->
     assert finish(world.adapter().note(change.key)) == ""
 
 
-def test_the_right_to_see_nodes_is_one_of_the_cluster(cluster: Cluster, tmp_path: Path, fake: FakeKubernetes) -> None:
-    fake.denied.add(("get", "nodes"))
+def test_the_right_to_see_nodes_is_one_of_the_cluster(cluster: Cluster, tmp_path: Path) -> None:
+    cluster.deny("get", "", "nodes")
     (problem,) = finish(problems(DaemonWorld(cluster, tmp_path).adapter()))
     line = '{apiGroups: [""], resources: [nodes], verbs: [get]}'
     assert problem.text == f"the ClusterRole has no line {line}; add it"

@@ -1,6 +1,6 @@
 """Canaries of Istio and the Gateway API: the contract, stages, the check between them, and what others do meanwhile."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +11,11 @@ from rollbackd.model import CheckResult, Progress, Release, Verdict
 from rollbackd.testing import AdapterContract, World, finish, perform, planned, problems
 from rollbackd_adapters.kubernetes import canary
 from rollbackd_adapters.kubernetes.settings import CanarySettings
-from tests.clusters import JSON_PATCH, MERGE_PATCH, Cluster, fake_cluster
-from tests.contract.kubernetes_worlds import GatewayWorld, RoutedWorld
+from tests.clusters import JSON_PATCH, MERGE_PATCH, Cluster
+from tests.contract.kubernetes_worlds import TRIGGERS, GatewayWorld, RoutedWorld
 from tests.fakes.kubernetes_api import FakeKubernetes
 
 BOTH = pytest.mark.parametrize("kind", [RoutedWorld, GatewayWorld], ids=["virtualservice", "httproute"])
-
-
-@pytest.fixture(scope="module")
-def shared_cluster() -> Iterator[Cluster]:
-    """The fake: a real one has these kinds of routes only by chance."""
-    with fake_cluster() as made:
-        yield made
 
 
 class TestVirtualService(AdapterContract):
@@ -33,10 +26,18 @@ class TestVirtualService(AdapterContract):
     def make_world(self, path: Path) -> World:
         return RoutedWorld(self.cluster, path)
 
+    @pytest.mark.usefixtures("fake")
+    def test_what_hangs_is_ended(self, world: World) -> None:
+        """Nothing of a cluster but the API itself keeps a VirtualService from changing."""
+        super().test_what_hangs_is_ended(world)
+
 
 class TestHttpRoute(TestVirtualService):
     def make_world(self, path: Path) -> World:
         return GatewayWorld(self.cluster, path)
+
+    def test_what_hangs_is_ended(self, world: World) -> None:
+        AdapterContract.test_what_hangs_is_ended(self, world)
 
 
 class TestCanaryThatIsScaledDown(TestVirtualService):
@@ -152,13 +153,12 @@ def test_when_the_check_is_worse_the_rest_goes_at_once(world: RoutedWorld) -> No
     assert passage.seen == [[34, 6], [40, 0]]
 
 
-def test_without_a_check_the_stages_follow_each_other(world: RoutedWorld) -> None:
+def test_without_a_check_the_stages_follow_each_other(world: RoutedWorld, fake: FakeKubernetes) -> None:
     passage = Passage(world)
     passage.run()
     assert passage.asked == []
     assert passage.seen == [[40, 0]]
-    assert world.cluster.fake is not None
-    assert world.cluster.fake.patched[-3:] == [world.at] * 3
+    assert fake.patched[-3:] == [world.at] * 3
 
 
 # -- others -------------------------------------------------------------------------------------
@@ -387,7 +387,7 @@ def test_the_canary_is_scaled_down_only_when_asked_and_only_at_the_end(world: Ro
 
 def test_a_canary_that_keda_scales_is_not_scaled_down(world: RoutedWorld) -> None:
     world.settings["scale_down"] = True
-    spec = {"scaleTargetRef": {"name": "web-canary"}, "triggers": []}
+    spec = {"scaleTargetRef": {"name": "web-canary"}, "triggers": TRIGGERS}
     path = f"/apis/keda.sh/v1alpha1/namespaces/{world.namespace}/scaledobjects"
     world.make(path, "keda.sh/v1alpha1", "ScaledObject", "web-canary", spec)
     assert "KEDA's web-canary would scale it up again; leave `scale_down` out" in str(refusal(world))
@@ -416,11 +416,9 @@ def asked(kind: type[RoutedWorld]) -> list[tuple[str, str, str]]:
 
 
 @pytest.mark.parametrize("right", asked(RoutedWorld), ids=lambda right: f"{right[0]} {right[2]}")
-def test_each_right_that_is_missing_is_named(
-    world: RoutedWorld, fake: FakeKubernetes, right: tuple[str, str, str]
-) -> None:
+def test_each_right_that_is_missing_is_named(world: RoutedWorld, right: tuple[str, str, str]) -> None:
     world.settings["scale_down"] = True
     verb, group, resource = right
-    fake.denied.add((verb, resource))
+    world.cluster.deny(verb, group, resource)
     (problem,) = finish(problems(world.adapter()))
     assert f'{{apiGroups: ["{group}"], resources: [{resource}], verbs: [{verb}]}}' in problem.text

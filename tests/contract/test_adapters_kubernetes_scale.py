@@ -204,9 +204,7 @@ def test_an_owner_that_would_take_it_back_is_refused_unless_the_plan_deals_with_
     assert world.inside()
 
 
-def test_pods_that_do_not_end_stop_the_rollback_and_everything_goes_back(
-    world: ScaledWorld, fake: FakeKubernetes
-) -> None:
+def test_pods_that_do_not_end_stop_the_rollback_and_everything_goes_back(world: ScaledWorld) -> None:
     world.cluster.freeze()
     world.settings["timeout"] = "300ms"
     with pytest.raises(AdapterError, match="pods have not ended after 300ms: worker-") as failed:
@@ -262,11 +260,9 @@ def test_a_workload_that_is_not_there_is_told(world: ScaledWorld) -> None:
     scale.rights(["deployment/worker", "statefulset/queue", "cronjob/mail"]),
     ids=lambda right: f"{right[0]} {right[2]}",
 )
-def test_each_right_that_is_missing_is_named(
-    world: ScaledWorld, fake: FakeKubernetes, right: tuple[str, str, str]
-) -> None:
+def test_each_right_that_is_missing_is_named(world: ScaledWorld, right: tuple[str, str, str]) -> None:
     verb, group, resource = right
-    fake.denied.add((verb, resource))
+    world.cluster.deny(verb, group, resource)
     (problem,) = finish(problems(world.adapter()))
     assert f'{{apiGroups: ["{group}"], resources: [{resource}], verbs: [{verb}]}}' in problem.text
 

@@ -12,6 +12,7 @@ from rollbackd.cli.commands import app
 from rollbackd.config.load import load
 from tests.clusters import MERGE_PATCH, Cluster
 from tests.contract.kubernetes_worlds import DaemonWorld, StatefulWorld, WorkloadWorld
+from tests.fakes.kubernetes_api import FakeKubernetes
 
 
 class Configured:
@@ -90,23 +91,19 @@ def test_owners_stand_above_as_comments_that_end_with_their_line(configured: Con
 
 @pytest.mark.parametrize("name", ["web$(id)", "a b", "-rf", "web: {x: y}", "../x", "W"])
 def test_a_name_that_no_cluster_takes_is_left_out(
-    configured: Configured, world: WorkloadWorld, cluster: Cluster, name: str
+    configured: Configured, world: WorkloadWorld, fake: FakeKubernetes, name: str
 ) -> None:
-    if cluster.fake is None:
-        pytest.skip("only the fake has such names")
     found = world.read()
     stranger = {**found, "metadata": {**found["metadata"], "name": name, "ownerReferences": []}}
-    cluster.fake.frozen = True
-    cluster.fake.store.add("deployments", stranger)
+    fake.frozen = True
+    fake.store.add("deployments", stranger)
     said = configured.discover("kubernetes", "prod", world.namespace, "--json")
-    cluster.fake.frozen = False
+    fake.frozen = False
     assert [each["name"] for each in json.loads(said.stdout)["services"]] == ["web"]
 
 
-def test_what_cannot_be_asked_is_told(configured: Configured, cluster: Cluster, world: WorkloadWorld) -> None:
-    if cluster.fake is None:
-        pytest.skip("only the fake refuses to order")
-    cluster.fake.denied.add(("list", "deployments"))
+def test_what_cannot_be_asked_is_told(configured: Configured, world: WorkloadWorld) -> None:
+    world.cluster.deny("list", "apps", "deployments")
     said = configured.discover("kubernetes", "prod", world.namespace)
     assert said.exit_code == 1
     assert 'cannot list resource "deployments"' in said.stderr

@@ -24,13 +24,14 @@ import jsonpatch
 from aiohttp import web
 from jsonschema import Draft202012Validator
 
-from tests.fakes.kubernetes_controllers import Controllers, Object
+from tests.fakes.kubernetes_controllers import NODES, Controllers, Object
 from tests.fakes.kubernetes_schemas import SCHEMAS
 
 _WINDOW = 1000
 """So many events are remembered at least, of all kinds together."""
 ADMIN = "token-of-the-admin"
 TOKEN = "token-of-rollbackd"
+LABEL = {"rollbackd/tests": "all"}
 SYSTEM_UID = "11111111-2222-4333-8444-555555555555"
 _PATH = re.compile(
     r"/(?:api/v1|apis/(?P<group>[^/]+)/(?P<version>[^/]+))(?:/namespaces/(?P<namespace>[^/]+)(?=/))?"
@@ -68,6 +69,7 @@ GROUPS = {
 KINDS = {resource: kind for group in GROUPS.values() for resource, kind in group.items()}
 CUSTOM = {"keda.sh", "networking.istio.io", "gateway.networking.k8s.io", "argoproj.io"}
 """Groups of CRDs, which a cluster may not have."""
+CUSTOM_RESOURCES = {resource for group in CUSTOM for resource in GROUPS[group]}
 CLUSTER_WIDE = {"namespaces", "nodes", "selfsubjectaccessreviews"}
 
 
@@ -213,13 +215,19 @@ def defaulted(resource: str, of: Object) -> Object:
     if resource == "cronjobs":
         of["spec"].setdefault("suspend", False)
     if resource == "httproutes":
+        for parent in of["spec"].get("parentRefs", ()):
+            _fill(parent, group="gateway.networking.k8s.io", kind="Gateway")
         for rule in of["spec"].get("rules", ()):
+            for match in rule.setdefault("matches", [{}]):
+                _fill(match.setdefault("path", {}), type="PathPrefix", value="/")
             for backend in rule.get("backendRefs", ()):
-                for key, value in {"group": "", "kind": "Service", "weight": 1}.items():
-                    backend.setdefault(key, value)
-    if resource == "resourcequotas":
-        of["status"] = {"hard": dict(of["spec"]["hard"]), "used": of.get("status", {}).get("used", {})}
+                _fill(backend, group="", kind="Service", weight=1)
     return of
+
+
+def _fill(of: Object, **values: object) -> None:
+    for key, value in values.items():
+        of.setdefault(key, value)
 
 
 def valid(resource: str, of: Object) -> None:
@@ -292,8 +300,13 @@ class FakeKubernetes:
         self.controllers = Controllers(self.store)
         made = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "kube-system"}}
         self.store.add("namespaces", made, SYSTEM_UID)
-        for name in self.controllers.nodes:
-            node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}, "status": node_status("True")}
+        for name in NODES:
+            node = {
+                "apiVersion": "v1",
+                "kind": "Node",
+                "metadata": {"name": name, "labels": LABEL},
+                "status": node_status("True"),
+            }
             self.store.add("nodes", node)
 
     def take_down(self, name: str) -> None:
@@ -401,8 +414,11 @@ class FakeKubernetes:
             metadata |= {"continue": str(uuid.uuid4()), "remainingItemCount": len(found) - limit}
             if fault != "expired":
                 self._continued[metadata["continue"]] = version, copy.deepcopy(found[limit:])
+        items = found[:limit]
+        if resource not in CUSTOM_RESOURCES:  # only those of a CRD say of which kind they are
+            items = [{key: each[key] for key in each if key not in {"kind", "apiVersion"}} for each in items]
         return web.json_response(
-            {"kind": f"{KINDS[resource]}List", "apiVersion": "v1", "metadata": metadata, "items": found[:limit]}
+            {"kind": f"{KINDS[resource]}List", "apiVersion": "v1", "metadata": metadata, "items": items}
         )
 
     async def _watch(self, request: web.Request, resource: str, namespace: str, ours: bool) -> web.StreamResponse:

@@ -21,6 +21,7 @@ NOT_COPIED = {DEPLOYMENT_REVISION, "kubectl.kubernetes.io/last-applied-configura
 PASSES = 500
 ENDED = {"Succeeded", "Failed"}
 """Phases of pods that run no more."""
+NODES = ("node-a", "node-b")
 
 
 def digest(value: object) -> str:
@@ -81,7 +82,6 @@ class Controllers:
 
     def __init__(self, store: "Store") -> None:
         self.store = store
-        self.nodes = ["node-a", "node-b"]
         self.down: set[str] = set()
         """Nodes whose kubelet does not answer."""
         self.pushed: dict[str, int] = {}
@@ -101,6 +101,7 @@ class Controllers:
                 ("pods", self.kubelet),
                 ("services", self.endpoints),
                 ("httproutes", self.gateway),
+                ("resourcequotas", self.quota),
             ):
                 for each in list(self.store.all(kind, namespace)):
                     if self.store.has(each):
@@ -241,7 +242,9 @@ class Controllers:
                 break
         count = len(active(self.store, workload))
         status = workload.setdefault("status", {})
-        status.update(replicas=count, observedGeneration=workload["metadata"]["generation"])
+        ready = sum(map(is_ready, active(self.store, workload)))
+        generation = workload["metadata"]["generation"]
+        status.update(replicas=count, availableReplicas=ready, observedGeneration=generation)
         conditions = [c for c in status.get("conditions", ()) if c["type"] != "ReplicaFailure"]
         if refused:
             conditions.append(
@@ -357,24 +360,26 @@ class Controllers:
         revision = self._revision(workload)
         mark = revision["metadata"]["labels"]["controller-revision-hash"]
         pods = {pod["spec"]["nodeName"]: pod for pod in owned(self.store, "pods", workload)}
-        for node in self.nodes:
+        up = [node for node in NODES if node not in self.down]  # the others have a taint that nobody here tolerates
+        for node in up:
             if node not in pods:
                 self._pod(
                     workload, f"{name}-{node}", workload["spec"]["template"], {"controller-revision-hash": mark}, node
                 )
         old = [pod for pod in pods.values() if pod["metadata"]["labels"]["controller-revision-hash"] != mark]
         unready = [pod for pod in owned(self.store, "pods", workload) if not is_ready(pod)]
-        spare = share(workload["spec"]["updateStrategy"]["rollingUpdate"]["maxUnavailable"], len(self.nodes), up=True)
+        spare = share(workload["spec"]["updateStrategy"]["rollingUpdate"]["maxUnavailable"], len(up), up=True)
         replaced = [pod for pod in old if not is_ready(pod)]  # what is no loss, and as many others as may be lost
         replaced += [pod for pod in old if is_ready(pod)][: max(0, spare - len(unready))]
         for pod in replaced:
             self._end(pod)
-        pods_now = owned(self.store, "pods", workload)
+        pods_now = [pod for pod in owned(self.store, "pods", workload) if pod["spec"]["nodeName"] in up]
         updated = [pod for pod in pods_now if pod["metadata"]["labels"]["controller-revision-hash"] == mark]
         workload.setdefault("status", {}).update(
             observedGeneration=workload["metadata"]["generation"],
-            desiredNumberScheduled=len(self.nodes),
+            desiredNumberScheduled=len(up),
             currentNumberScheduled=len(pods_now),
+            numberMisscheduled=len(owned(self.store, "pods", workload)) - len(pods_now),
             updatedNumberScheduled=len(updated),
             numberReady=sum(map(is_ready, pods_now)),
             numberAvailable=sum(map(is_ready, pods_now)),
@@ -406,27 +411,15 @@ class Controllers:
 
     # -- routes ---------------------------------------------------------------------------------
     def gateway(self, route: Object) -> None:
-        """Accepts each generation, and resolves what it refers to when all of that is there."""
-        namespace, generation = route["metadata"]["namespace"], route["metadata"]["generation"]
-        named = {ref["name"] for rule in route["spec"].get("rules", ()) for ref in rule.get("backendRefs", ())}
-        there = {each["metadata"]["name"] for each in self.store.all("services", namespace)}
-        resolved = "True" if named <= there else "False"
-        conditions = [
-            {
-                "type": kind,
-                "status": status,
-                "reason": kind,
-                "message": "",
-                "observedGeneration": generation,
-                "lastTransitionTime": "2026-01-01T00:00:00Z",
-            }
-            for kind, status in (("Accepted", "True"), ("ResolvedRefs", resolved))
-        ]
-        parents = [
-            {"parentRef": ref, "controllerName": "example.com/gateway", "conditions": conditions}
-            for ref in route["spec"].get("parentRefs", ())
-        ]
-        self.store.put("httproutes", {**route, "status": {"parents": parents}})
+        there = {each["metadata"]["name"] for each in self.store.all("services", route["metadata"]["namespace"])}
+        self.store.put("httproutes", {**route, "status": route_status(route, there)})
+
+    # -- quotas ---------------------------------------------------------------------------------
+    def quota(self, of: Object) -> None:
+        used = {"pods": str(len(self.store.all("pods", of["metadata"]["namespace"])))}
+        hard = of["spec"]["hard"]
+        status = {"hard": hard, "used": {key: used[key] for key in hard}}
+        self.store.put("resourcequotas", {**of, "status": status})
 
     # -- Services -------------------------------------------------------------------------------
     def endpoints(self, service: Object) -> None:
@@ -471,6 +464,26 @@ class Controllers:
             yield each["metadata"]["name"]
 
 
+def route_status(route: Object, services: set[str]) -> Object:
+    """What a gateway says: it accepts each generation, and resolves what it refers to when all of that is there."""
+    named = {ref["name"] for rule in route["spec"].get("rules", ()) for ref in rule.get("backendRefs", ())}
+    resolved = "True" if named <= services else "False"
+    conditions = [
+        {
+            "type": kind,
+            "status": status,
+            "reason": kind,
+            "message": "",
+            "observedGeneration": route["metadata"]["generation"],
+            "lastTransitionTime": "2026-01-01T00:00:00Z",
+        }
+        for kind, status in (("Accepted", "True"), ("ResolvedRefs", resolved))
+    ]
+    parents = route["spec"].get("parentRefs", ())
+    controller = "example.com/gateway"
+    return {"parents": [{"parentRef": ref, "controllerName": controller, "conditions": conditions} for ref in parents]}
+
+
 def digest_of(image: str, pushed: int = 0) -> str:
     """What a registry has under a tag."""
     return f"sha256:{hashlib.sha256(f'{image} {pushed}'.encode()).hexdigest()}"
@@ -480,9 +493,10 @@ def pod_status(pod: Object, config_maps: set[str], pushed: Mapping[str, int] = M
     """What a kubelet says of a pod, by the words in its image's name: `absent`, `crash`, `slow`, or all is well."""
     container = pod["spec"]["containers"][0]
     image, waiting = container["image"], ""
+    told = pod.get("status", {}).get("containerStatuses", ())
     for source in container.get("envFrom", ()):
         name = source.get("configMapRef", {}).get("name")
-        if name and name not in config_maps:
+        if name and name not in config_maps and not any("running" in each["state"] for each in told):
             waiting = "CreateContainerConfigError"
     if "absent" in image:
         waiting = "ImagePullBackOff"
@@ -490,7 +504,7 @@ def pod_status(pod: Object, config_maps: set[str], pushed: Mapping[str, int] = M
         waiting = "CrashLoopBackOff"
     elif "slow" in image:
         waiting = "ContainerCreating"
-    known = [each["imageID"] for each in pod.get("status", {}).get("containerStatuses", ()) if each["imageID"]]
+    known = [each["imageID"] for each in told if each["imageID"]]
     tag, _, named = image.partition("@")
     pulled = f"{tag.rpartition(':')[0]}@{named or digest_of(tag, pushed.get(tag, 0))}"
     state: Object = {"waiting": {"reason": waiting, "message": f"{image}: {waiting}"}} if waiting else {"running": {}}

@@ -39,16 +39,20 @@ ISTIO_HTTP = shape(
     timeout=TEXT,
     retries=MATCH,
 )
-BACKEND = shape(
-    ("name",),
-    group={"type": "string"},
-    kind=TEXT,
-    name=TEXT,
-    namespace=TEXT,
-    port=PORT,
-    weight={"type": "integer", "minimum": 0, "maximum": 1_000_000},
-    filters=listed(MATCH, most=16),
-)
+BACKEND = {
+    **shape(
+        ("name",),
+        group={"type": "string"},
+        kind=TEXT,
+        name=TEXT,
+        namespace=TEXT,
+        port=PORT,
+        weight={"type": "integer", "minimum": 0, "maximum": 1_000_000},
+        filters=listed(MATCH, most=16),
+    ),
+    "if": {"properties": {"group": {"const": ""}, "kind": {"const": "Service"}}},
+    "then": {"required": ["port"]},
+}
 GATEWAY_RULE = shape(
     (),
     name=TEXT,
@@ -72,15 +76,15 @@ SCHEMAS: dict[str, Schema] = {
             ("scaleTargetRef", "triggers"),
             scaleTargetRef=TARGET,
             minReplicaCount=COUNT,
-            maxReplicaCount=COUNT,
-            triggers=listed(shape(("type", "metadata"), type=TEXT, metadata=MATCH)),
+            maxReplicaCount={"type": "integer", "minimum": 1},
+            triggers=listed(shape(("type", "metadata"), type=TEXT, metadata=MATCH), least=1),
         )
     ),
     "VirtualService": resource(shape((), hosts=listed(TEXT), gateways=listed(TEXT), http=listed(ISTIO_HTTP))),
     "HTTPRoute": resource(
         shape(
             (),
-            parentRefs=listed(shape(("name",), name=TEXT, namespace=TEXT, sectionName=TEXT), most=32),
+            parentRefs=listed(shape(("name",), group=TEXT, kind=TEXT, name=TEXT, namespace=TEXT), most=32),
             hostnames=listed(TEXT, most=16),
             rules=listed(GATEWAY_RULE, least=1, most=16),
         )

@@ -1,12 +1,9 @@
 """The Role in the documentation, and the rights that `ready` asks for."""
 
-import re
 from collections.abc import Iterator
 from decimal import Decimal
-from pathlib import Path
 
 import pytest
-import yaml
 
 from rollbackd_adapters.kubernetes import canary, discovery, scale, watched_layer
 from rollbackd_adapters.kubernetes.blue_green import RIGHTS
@@ -14,13 +11,11 @@ from rollbackd_adapters.kubernetes.lacking import CLUSTER_WIDE, quantity, rights
 from rollbackd_adapters.kubernetes.settings import CanarySettings
 from rollbackd_adapters.kubernetes.weights import KINDS
 from rollbackd_adapters.kubernetes.workload import path_of
-
-PAGE = Path(__file__).parents[2] / "docs" / "kubernetes.md"
+from tests.real_cluster import documented_roles
 
 
 def documented(kind: str = "Role") -> set[tuple[str, str, str]]:
-    (block,) = re.findall(r"^```yaml\n(# kubectl apply.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
-    role = next(each for each in yaml.safe_load_all(block) if each["kind"] == kind)
+    role = next(each for each in documented_roles() if each["kind"] == kind)
     return {
         (verb, group, resource)
         for rule in role["rules"]
