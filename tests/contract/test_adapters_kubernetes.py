@@ -235,6 +235,17 @@ def test_a_full_quota_is_told_where_pods_are_taken_away_first(cluster: Cluster, 
     quota(world)
     change = finish(planned(world.adapter(), world.target()))
     assert any("quota full" in risk for risk in change.risks)
+    pods = f"/api/v1/namespaces/{world.namespace}/pods"
+    names = [each["metadata"]["name"] for each in world.cluster.api("GET", pods)["items"]]
+    for name in names:
+        held: Object = {"metadata": {"finalizers": ["example.com/drains"]}}
+        world.cluster.api("PATCH", f"{pods}/{name}", held, MERGE_PATCH)
+    world.settings["timeout"] = "2s"
+    with pytest.raises(AdapterError, match="not rolled out after 2s"):  # room comes once old pods have ended
+        finish(world.adapter().apply(change))
+    for name in names:
+        world.cluster.api("PATCH", f"{pods}/{name}", {"metadata": {"finalizers": None}}, MERGE_PATCH)
+    world.settings |= {"timeout": "60s", "failing_for": "20s"}
     assert finish(perform(world.adapter(), change)) is Progress.DONE
 
 

@@ -245,8 +245,8 @@ class Controllers:
         ready = sum(map(is_ready, active(self.store, workload)))
         generation = workload["metadata"]["generation"]
         status.update(replicas=count, availableReplicas=ready, observedGeneration=generation)
-        conditions = [c for c in status.get("conditions", ()) if c["type"] != "ReplicaFailure"]
-        if refused:
+        conditions = [c for c in status.get("conditions", ()) if refused or c["type"] != "ReplicaFailure"]
+        if refused and not conditions:  # the first refusal stays, as long as there are any
             conditions.append(
                 {"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": refused}
             )

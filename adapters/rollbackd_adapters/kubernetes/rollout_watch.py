@@ -104,7 +104,7 @@ class RolloutWatch:
         on_down = set(self.down)
         own = [pod for pod in pods if self._hash_of(pod) == target.pod_hash and rollout.node_of(pod) not in on_down]
         trouble = next(rollout.troubles(own), None)
-        words = str(trouble) if trouble else rollout.refused_pods(target.keeper)
+        words = str(trouble) if trouble else self._refused(target, pods)
         passed = rollout.deadline_mark(present)
         if not words and passed and passed != deadline:
             words = "its progress deadline is exceeded"
@@ -117,6 +117,12 @@ class RolloutWatch:
             evidence = self._place.spawner.clean(await self._workload.events(uid))
             text = f"{self._settings.workload} does not come up as {label_of(target.known.template)}: {words}"
             raise AdapterError(text, permanent=True, evidence=evidence)
+
+    def _refused(self, target: Revision, pods: list[Object]) -> str:
+        """Why its pods are not even made; nothing while others end, since a full quota has room only after that."""
+        if any(pod["metadata"].get("deletionTimestamp") for pod in pods):
+            return ""
+        return rollout.refused_pods(target.keeper)
 
     async def _unstick(self, pods: list[Object], left: Collection[str]) -> None:
         """Delete the last pod that is left of an older revision and not ready, while no other ends."""
