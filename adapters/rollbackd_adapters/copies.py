@@ -18,6 +18,7 @@ from typing import Any
 
 from rollbackd.adapter import AdapterError, Snapshot
 from rollbackd.model import Release
+from rollbackd.syntax.units import bounded_time
 from rollbackd.system.spawner import one_line, sync_directory, write_durably
 from rollbackd_adapters.ids import SNAPSHOT
 
@@ -93,7 +94,7 @@ class DataCopy:
             created = datetime.fromisoformat(given["created"])
             if COPY_ID.fullmatch(given["id"]) is None or created.tzinfo is None:
                 raise ValueError("its id or its time is none")
-            lineage = Lineage.read(given["lineage"])
+            lineage, created = Lineage.read(given["lineage"]), bounded_time(created)
             return cls(name, given["id"], created, str(given["why"]), lineage, int(given["size"]), dict(given["facts"]))
         except (KeyError, TypeError, AttributeError, OverflowError) as error:
             raise ValueError(f"it has no {error}") from error

@@ -7,6 +7,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from aiohttp import web
 from pydantic import ValidationError
 
 from rollbackd.adapter import AnswerButton, DeliveryError
@@ -59,6 +60,28 @@ async def test_another_process_goes_on_with_the_message_that_it_finds() -> None:
     async with bots(fake) as (other,):
         await other.send(a_message(source="ops-2"))
     assert len(fake.roots) == 2, "another daemon's message is its own"
+
+
+async def test_what_others_write_into_the_channel_hides_no_message_of_ours() -> None:
+    fake = SlackApiFake()
+    async with bots(fake, 2) as (before, after):
+        await before.send(a_message())
+        odd: tuple[Any, ...] = (None, 1, [], {}, {"event_payload": None}, {"event_payload": [1]}, {"event_payload": {}})
+        fake.posts += [{"ts": f"1.{place}", "text": "x", "metadata": one} for place, one in enumerate(odd)]
+        await after.send(a_message(event="failed", title="checkout rollback failed"))
+    assert [one for one in fake.roots if "checkout" in one["text"]] == [fake.roots[0]]
+
+
+async def test_a_success_that_names_no_message_is_one() -> None:
+    class Forgetful(SlackApiFake):
+        def success(self, body: Any) -> web.Response:
+            super().success(body)
+            return web.json_response({"ok": True})
+
+    fake = Forgetful()
+    async with bots(fake) as (bot,):
+        await bot.send(a_message())
+    assert len(fake.roots) == 1
 
 
 BUTTONS = (

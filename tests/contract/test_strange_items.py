@@ -17,7 +17,7 @@ from rollbackd.execution.layers import Layers, resolve
 from rollbackd.model import Progress
 from rollbackd.remote import wire
 from rollbackd.testing import finish, perform, planned
-from rollbackd_adapters.copies import CopyStore
+from rollbackd_adapters.copies import CopyStore, DataCopy
 from rollbackd_adapters.kubernetes.workload import Workload
 from rollbackd_adapters.postgres.backup_repository import _usable
 from rollbackd_adapters.traces import named
@@ -249,6 +249,20 @@ def test_a_copy_of_data_has_something_strange(tmp_path: Path, strange: str) -> N
     assert finish(adapter.as_of(datetime.now(UTC) + timedelta(seconds=5))) is not None
     assert "second" not in store.verified()
     assert store.unreadable() == ["strange"]
+
+
+@pytest.mark.parametrize("created", ["9999-12-31T23:59:59-14:00", "0001-01-01T00:00:00+14:00"])
+def test_a_copy_of_the_end_of_all_time_can_be_reckoned_with(created: str) -> None:
+    given: dict[str, Any] = {
+        "id": "0123456789ab",
+        "created": created,
+        "why": "x",
+        "lineage": None,
+        "size": 1,
+        "facts": {},
+    }
+    copy = DataCopy.read("copy", given)
+    assert copy.created - timedelta(days=366) < copy.created.astimezone(UTC) < copy.created + timedelta(days=366)
 
 
 NUMBERS = {"of 5,000 digits": "9" * 5000, "of other digits": "\N{ARABIC-INDIC DIGIT NINE}", "in words": "soon"}

@@ -152,6 +152,35 @@ async def test_what_was_compared_once_takes_no_more_patience() -> None:
     assert found.matches({"n": "another"}, Patience(known, seconds=0.0))
 
 
+DAMAGED_SILENCES: list[Any] = [
+    1, {}, silence(), silence({"name": "a"}), {**silence(matcher("a", "b")), "endsAt": "later"},
+    {**silence(matcher("a", "b")), "status": None},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", DAMAGED_SILENCES)
+async def test_a_silence_that_cannot_be_read_holds_and_costs_no_other(damage: Any) -> None:
+    async with answering(saying([silence(matcher("a", "b")), damage])) as url, client(url) as it:
+        found = await it.silences()
+    unread, read = sorted(found, key=lambda one: bool(one.matchers))
+    assert (read.id, read.unread) == ("s1", "")
+    assert unread.unread
+    assert unread.matches({"service": "checkout"}, Patience())
+    assert str(unread).startswith("a silence that cannot be read (counts as matching more than it may mean: ")
+
+
+@pytest.mark.parametrize("state", ["pending", "expired"])
+async def test_a_silence_that_is_not_in_force_and_cannot_be_read_holds_nothing(state: str) -> None:
+    async with answering(saying([silence(matcher("a", "b")), silence(state=state)])) as url, client(url) as it:
+        assert [one.id for one in await it.silences()] == ["s1"]
+
+
+async def test_one_damaged_group_costs_no_other_nor_does_an_alert_of_the_same() -> None:
+    group = {"labels": {"a": "b"}, "receiver": {"name": "r"}, "alerts": [listed("A"), {"labels": 1}, listed("B")]}
+    async with answering(saying([1, {"labels": 2}, group])) as url, client(url) as it:
+        assert [alert.labels["alertname"] for alert in await it.group("r", {"a": "b"})] == ["A", "B"]
+
+
 async def test_what_could_not_be_read_is_said() -> None:
     found = await the_silence(matcher("a", "(?=b)", isRegex=True))
     assert str(found) == (
@@ -302,11 +331,13 @@ async def test_what_is_inhibited_or_not_looked_at_yet_is_known_and_no_news() -> 
         listed("C", status={"state": "suppressed", "inhibitedBy": [], "silencedBy": ["y"]}),
         listed("D", status={"state": "unprocessed", "inhibitedBy": [], "silencedBy": []}),
         listed("E"),
+        listed("F", status={"state": None, "inhibitedBy": None}),
+        listed("G", status=None, annotations=[1], generatorURL={}, endsAt=0, fingerprint=1),
     ]
     async with answering(telling(every, NOW)) as url, client(url) as it:
         found = await it.firing(AT)
-    assert [alert.labels["alertname"] for alert in found.alerts] == ["A", "C", "E"]
-    assert len(found.known) == 5
+    assert [alert.labels["alertname"] for alert in found.alerts] == ["A", "C", "E", "F", "G"]
+    assert len(found.known) == 7
     assert found.whole
 
 

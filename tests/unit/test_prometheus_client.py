@@ -503,6 +503,13 @@ def test_range_data_must_be_numbers() -> None:
         range_series({"resultType": "matrix", "result": [{"metric": {}, "values": [[1]]}]})
 
 
+@pytest.mark.parametrize("length", [1e13, float("inf"), float("nan")])
+def test_a_rule_of_its_own_that_waits_for_ever_is_reckoned_with(length: float) -> None:
+    rule = {"type": "alerting", "name": "A", "query": "up == 0", "labels": {}, "duration": length}
+    (found,) = own_rules({"groups": [{"rules": [{**rule, "keepFiringFor": 1e13}]}]}).alerting
+    assert datetime.now(UTC) + found.waits > datetime.now(UTC)
+
+
 def test_its_own_rules_are_read_whole_or_not_at_all() -> None:
     sick = {"type": "alerting", "name": "Sick", "query": "up == 0", "labels": {"severity": "page"}, "alerts": []}
     kept = {"type": "recording", "name": "job:up:sum", "query": "sum(up) by (job)"}

@@ -39,6 +39,10 @@ from tests.unit.builders import minutes, seconds
         ("rate(a[1.5])", seconds(1.5)),
         ("rate(a[soon])", timedelta()),
         ("up offset -5m", timedelta()),
+        ("rate(a[99999999999999999])", timedelta()),
+        ("rate(a[99999999999y])", timedelta()),
+        (f"rate(a[{'9' * 5000}y])", timedelta()),
+        ("max_over_time(max_over_time(a[90y])[90y:])", timedelta(days=100 * 366)),
     ],
 )
 def test_a_query_looks_back_as_far_as_its_text_says(query: str, back: timedelta) -> None:

@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from rollbackd.signals.signal_files import COMMANDS, LARGEST, MOST, SignalCommand, SignalFiles, SignalsUnsafe
+from rollbackd.views.condition_labels import moment
 from tests.fakes.clock import START, ManualClock
 
 SERVICES = {"shop", "desk"}
@@ -148,6 +149,13 @@ def test_an_empty_file_holds_its_service_or_all(path: Path, files: SignalFiles) 
     (path / "HOLD").touch()
     assert reason(files, "desk").startswith("HOLD by unix:")
     assert set(files.all_holds()) == {"*", "shop"}
+
+
+@pytest.mark.parametrize("until", ["9999-12-31T23:59:59-14:00", "9999-12-31T23:59:59Z"])
+def test_a_hold_until_the_end_of_all_time_can_be_shown(path: Path, files: SignalFiles, until: str) -> None:
+    (path / "HOLD.shop").write_text(f"until: {until}\n")
+    (hold,) = files.holds("shop")
+    assert moment(hold.until) == "2200-01-01 00:00:00 UTC"
 
 
 def test_a_hold_says_why_and_ends_by_itself(path: Path, files: SignalFiles, clock: ManualClock) -> None:

@@ -1,11 +1,11 @@
 """Durations, shares, sizes and secrets as people write them."""
 
 import re
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Annotated
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import Field, TypeAdapter, ValidationError
 
@@ -17,6 +17,7 @@ from rollbackd.syntax.units import (
     Size,
     Spec,
     Vector,
+    bounded_time,
     format_duration,
     format_size,
     parse_duration,
@@ -197,3 +198,19 @@ def test_a_command_line_in_one_argument_is_refused() -> None:
 def test_a_size_is_written_as_it_is_read(size: int, text: str) -> None:
     assert format_size(size) == text
     assert parse_size(text) == size
+
+
+OFFSETS = st.integers(-14 * 60, 14 * 60).map(lambda minutes: timezone(timedelta(minutes=minutes)))
+
+
+@given(st.datetimes(timezones=OFFSETS), st.integers(0, 100 * 366))
+@example(datetime.min.replace(tzinfo=timezone(timedelta(hours=2))), 1)
+@example(datetime.max.replace(tzinfo=timezone(timedelta(hours=-2))), 1)
+def test_every_time_can_be_reckoned_with_and_those_of_our_lives_stay_the_same(time: datetime, days: int) -> None:
+    bounded = bounded_time(time)
+    assert bounded - timedelta(days=days) < bounded + timedelta(days=days + 1)
+    assert bounded.tzinfo is UTC
+    if 1970 < time.year < 2200:
+        assert bounded == time
+    else:
+        assert 1970 <= bounded.year <= 2200

@@ -4,14 +4,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AwareDatetime, Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator
 
 from rollbackd.config import files
 from rollbackd.config.explain import faults_of
 from rollbackd.config.load import ConfigErrors
 from rollbackd.model import Action, Priority
 from rollbackd.rules.matchers import parse_matchers
-from rollbackd.syntax.units import OneOrMany, Spec
+from rollbackd.syntax.units import Instant, OneOrMany, Spec
 
 _Names = Annotated[tuple[str, ...], OneOrMany()]
 
@@ -58,7 +58,7 @@ class AlertCase(Spec):
     name: str = Field(min_length=1)
     alert: dict[str, str] = Field(min_length=1)
     """Its labels, or a text as `rollbackd test-alert` takes it."""
-    at: AwareDatetime | None = None
+    at: Instant | None = None
     """When it begins and reaches us; without it now."""
     expect: Expected
 

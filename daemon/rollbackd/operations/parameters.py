@@ -3,11 +3,11 @@
 from datetime import timedelta
 from typing import Annotated, Self
 
-from pydantic import AwareDatetime, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from rollbackd.config.models import NAME
 from rollbackd.model import Priority
-from rollbackd.syntax.units import Duration, Spec, format_duration
+from rollbackd.syntax.units import Duration, Instant, Spec, format_duration
 
 LONGEST_WAIT = timedelta(seconds=60)
 Reason = Annotated[str, Field(max_length=2000)]
@@ -136,7 +136,7 @@ class RollbackBody(PlanBody):
 class AlertTrialBody(RequestFields):
     labels: Annotated[dict[Reference, Reference], Field(min_length=1, max_length=100)]
     """The alert's labels, `alertname` among them."""
-    at: AwareDatetime | None = None
+    at: Instant | None = None
     """When it would begin, and reach us: RFC 3339 with an offset; without it now."""
 
 
@@ -181,7 +181,7 @@ class AcknowledgeBody(RequestFields):
 
 
 class HoldBody(ReasonBody):
-    until: AwareDatetime | None = None
+    until: Instant | None = None
     """RFC 3339 with an offset; without it the hold stays until it is lifted."""
 
 

@@ -10,6 +10,8 @@ from functools import lru_cache
 
 from rollbackd.syntax.units import parse_duration
 
+_LONGEST = timedelta(days=100 * 366)
+"""More is no truth: there is no data so old."""
 LEAST = timedelta(minutes=1)
 """The shortest time that an expression is asked over in place of its own."""
 _TEXT = re.compile(r'"(?:[^"\\]|\\.)*"|\'(?:[^\'\\]|\\.)*\'|`[^`]*`|#[^\n]*')
@@ -42,7 +44,7 @@ def reach(query: str) -> timedelta:
     subqueries = [_length(found[1]) for found in _RANGE.finditer(text) if found[2]]
     offsets = [_length(found[1]) for found in _OFFSET.finditer(text)]
     back = sum(offsets, timedelta()) if subqueries else max(offsets, default=timedelta())
-    return max(ranges, default=timedelta()) + sum(subqueries, back)
+    return min(max(ranges, default=timedelta()) + sum(subqueries, back), _LONGEST)
 
 
 def recent(query: str, length: timedelta) -> str | None:
@@ -159,12 +161,11 @@ def _closing(plain: str, at: int) -> int:
 
 def _length(text: str) -> timedelta:
     """A duration, with years, or a number of seconds."""
-    if _NUMBER.fullmatch(text):
-        return timedelta(seconds=float(text))
     found = _YEARS.fullmatch(text)
     assert found is not None
-    years = timedelta(days=365 * int(found[1] or 0))
     try:
-        return years + (parse_duration(found[2]) if found[2] else timedelta())
-    except ValueError:
+        if _NUMBER.fullmatch(text):
+            return timedelta(seconds=float(text))
+        return timedelta(days=365 * int(found[1] or 0)) + (parse_duration(found[2]) if found[2] else timedelta())
+    except (ValueError, OverflowError):
         return timedelta()

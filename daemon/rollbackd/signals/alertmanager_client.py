@@ -5,13 +5,14 @@ https://github.com/prometheus/alertmanager/blob/main/api/v2/openapi.yaml
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Any, Literal, NotRequired, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, RootModel, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, RootModel, TypeAdapter, ValidationError
+from pydantic_core import to_json
 from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
 from rollbackd.model import Alert
@@ -23,6 +24,7 @@ from rollbackd.signals.alertmanager_webhook import (
     alert_of,
     is_dense,
     read_each,
+    sentence_of,
     too_large,
     validate_json,
 )
@@ -123,10 +125,18 @@ class Alertmanager:
             raise Unreachable(f"{self._name}: {error}") from error
 
     async def silences(self) -> list[Silence]:
-        """All silences in force now. :raises Unreachable:"""
-        read = await self._get("/api/v2/silences", {}, _Silences)
-        active = [body for body in read.root if body.status.state == "active"]
-        return await asyncio.to_thread(lambda: [body.silence() for body in active])  # each expression takes some ms
+        """All silences in force now; one that cannot be read counts as silencing all. :raises Unreachable:"""
+        body = await self._asked("/api/v2/silences", {})
+        try:
+            listed = (await asyncio.to_thread(self._read, "/api/v2/silences", _Silences, body)).root
+            unread: list[Silence] = []
+        except Unreachable:
+            items = (await asyncio.to_thread(self._read, "/api/v2/silences", _Items, body)).root
+            listed, unread = await asyncio.to_thread(_each_silence, items)
+            if not listed:
+                raise
+        active = [each for each in listed if each.status.state == "active"]
+        return unread + await asyncio.to_thread(lambda: [each.silence() for each in active])  # each takes some ms
 
     async def group(self, receiver: str, labels: Mapping[str, str]) -> list[Alert]:
         """The firing alerts of a notification's group, to complete one that was truncated; resolved ones are gone.
@@ -135,14 +145,12 @@ class Alertmanager:
 
         :raises Unreachable:
         """
-        read = await self._get("/api/v2/alerts/groups", _NOTIFIED, _Groups)
-        found = {
-            alert.fingerprint: alert
-            for group in read.root
-            if group.receiver.name == receiver and group.labels == labels
-            for alert in (alert_of(body, firing=True) for body in group.alerts if not too_large(body))
-        }
-        return list(found.values())
+        read = await self._get("/api/v2/alerts/groups", _NOTIFIED, _Items)
+        groups, _ = await asyncio.to_thread(read_each, _GROUP, read.root)
+        its = [one for one in groups if one.receiver.name == receiver and one.labels == labels]
+        listed, _ = await asyncio.to_thread(read_each, _ALERT, [alert for one in its for alert in one.alerts])
+        found = [alert_of(body, firing=True) for body in listed if not too_large(body)]
+        return list({alert.fingerprint: alert for alert in found}.values())
 
     async def post(self, labels: Mapping[str, str], text: str, begins: datetime, ends: datetime) -> None:
         """Tell it of an alert, as Prometheus does. :raises Unreachable: it did not take it."""
@@ -205,12 +213,12 @@ class _Status(_Answer):
 
 
 class _AlertStatus(TypedDict):
-    state: NotRequired[str]
-    inhibitedBy: NotRequired[list[str]]
+    state: NotRequired[str | None]
+    inhibitedBy: NotRequired[list[str] | None]
 
 
 class _ListedAlert(AlertBody):
-    status: NotRequired[_AlertStatus]
+    status: NotRequired[_AlertStatus | None]
 
 
 class _Alerts(RootModel[list[_ListedAlert]]):
@@ -226,7 +234,7 @@ _ALERT = TypeAdapter(_ListedAlert)
 
 def _is_notified(body: _ListedAlert) -> bool:
     """Whether a webhook would bring it, but for a silence."""
-    status = body.get("status", {})
+    status = body.get("status") or {}
     return not status.get("inhibitedBy") and status.get("state") != "unprocessed"
 
 
@@ -237,11 +245,10 @@ class _Receiver(_Answer):
 class _Group(_Answer):
     labels: dict[str, str]
     receiver: _Receiver
-    alerts: list[AlertBody]
+    alerts: list[Any]
 
 
-class _Groups(RootModel[list[_Group]]):
-    pass
+_GROUP = TypeAdapter(_Group)
 
 
 class _MatcherBody(_Answer):
@@ -286,3 +293,19 @@ class _SilenceBody(_Answer):
 
 class _Silences(RootModel[list[_SilenceBody]]):
     pass
+
+
+def _each_silence(items: Sequence[Any]) -> tuple[list[_SilenceBody], list[Silence]]:
+    """Those of a list that can be read, and the others as silences of whatever there is, unless they say that they are
+    not in force.
+    """
+    listed, unread = [], []
+    for item in items:
+        try:
+            listed.append(_SilenceBody.model_validate_json(to_json(item)))
+        except ValidationError as error:
+            said = item if isinstance(item, dict) else {}
+            if said.get("status") not in ({"state": "pending"}, {"state": "expired"}):
+                id_ = said["id"] if isinstance(said.get("id"), str) else ""
+                unread.append(Silence(id_, (), None, "somebody", "a silence that cannot be read", sentence_of(error)))
+    return listed, unread

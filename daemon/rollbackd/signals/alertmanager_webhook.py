@@ -21,21 +21,19 @@ from pydantic import (
     Field,
     TypeAdapter,
     ValidationError,
-    ValidatorFunctionWrapHandler,
-    WrapValidator,
 )
 from pydantic_core import ErrorDetails, from_json, to_json
 from typing_extensions import TypedDict  # pydantic wants this one before Python 3.12
 
 from rollbackd.model import Alert
-from rollbackd.syntax.units import shortened
+from rollbackd.syntax.units import bounded_time, shortened
 
 T = TypeVar("T")
 VERSIONS = ("4", "1")
 """Alertmanager's, and Grafana's, which has the same body and more fields."""
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
-_ZERO_YEAR = 1
-"""Go's zero time is in the year 1; it stands for "not ended"."""
+_NEVER = bounded_time(datetime.min.replace(tzinfo=UTC))
+"""Go's zero time, of the year 1: it stands for "not ended", and for a beginning that nobody knows."""
 MOST_ALERTS = 20_000
 """In one body; Alertmanager can be told to send fewer at once (`max_alerts`)."""
 LARGEST_ALERT = 16 * 2**20
@@ -53,6 +51,10 @@ _LONGEST_NAME = 1000
 _FNV_OFFSET, _FNV_PRIME, _64_BITS = 0xCBF29CE484222325, 0x100000001B3, 0xFFFFFFFFFFFFFFFF
 _FINGERPRINT = 16
 """Hex digits."""
+_DEEPEST = 50
+"""Lists and objects in each other, of what is damaged: what is deeper is left out. No text of an alert is in any."""
+_LONGEST_NUMBER = 300
+"""Digits, of what is damaged: longer ones take long to read, and no alert has any."""
 _HEX = frozenset("0123456789abcdef")
 
 
@@ -81,33 +83,57 @@ class WebhookPayload:
     """Grafana sent it: no Alertmanager knows of these alerts."""
 
 
-def _utc(time: datetime) -> datetime:
-    try:
-        utc = time.astimezone(UTC)
-    except OverflowError as error:  # year 1 or 9999, in another zone
-        raise ValueError("out of range in UTC") from error
+def _to_milliseconds(time: datetime) -> datetime:
+    utc = bounded_time(time)
     finer = utc.microsecond % 1000
     return utc.replace(microsecond=utc.microsecond - finer) if finer else utc
 
 
-Time = Annotated[AwareDatetime, AfterValidator(_utc)]
+Time = Annotated[AwareDatetime, AfterValidator(_to_milliseconds)]
 """A point of time with its zone, in UTC from here on, cut to milliseconds.
 
 Alertmanager's webhook writes nanoseconds and its API milliseconds: an episode must have one name by both ways.
 """
 
 
+def _nothing(_value: Any) -> None:
+    return None
+
+
+def _readable(value: Any) -> dict[str, str]:
+    """The texts of annotations that are not all text, as JSON where they are something else."""
+    given = value.items() if isinstance(value, dict) else ()
+    return {name: text if isinstance(text, str) else json.dumps(text) for name, text in given if text is not None}
+
+
+def _some(value: Any) -> int:
+    return 0 if value is None else 1
+
+
+_Needless = Annotated[T | Annotated[Any, AfterValidator(_nothing)], Field(union_mode="left_to_right")]
+"""What no judgement needs: as good as absent where it is null or of another kind."""
+_Texts = Annotated[dict[str, str] | Annotated[Any, AfterValidator(_readable)], Field(union_mode="left_to_right")]
+"""What people read: where it is of another kind, what of it can be shown."""
+_Omitted = Annotated[
+    Annotated[int, Field(ge=0)] | Annotated[Any, AfterValidator(_some)], Field(union_mode="left_to_right")
+]
+"""How many are missing: where it is of another kind some may be."""
+
+
 class AlertBody(TypedDict):
-    """An alert as the webhook and the API write it. It is a dictionary, because a storm of them is read fast."""
+    """An alert as the webhook and the API write it. It is a dictionary, because a storm of them is read fast.
+
+    It is judged by its labels, its start and its status; nothing else that is wrong with it costs it.
+    """
 
     __pydantic_config__ = ConfigDict(strict=True)  # type: ignore[misc]  # where pydantic looks for it
 
     labels: dict[str, str]
-    annotations: NotRequired[dict[str, str] | None]
+    annotations: NotRequired[_Texts]
     startsAt: Time
-    endsAt: NotRequired[Time | None]
-    generatorURL: NotRequired[str | None]
-    fingerprint: NotRequired[str | None]
+    endsAt: NotRequired[_Needless[Time]]
+    generatorURL: NotRequired[_Needless[str]]
+    fingerprint: NotRequired[_Needless[str]]
 
 
 class _WebhookAlert(AlertBody):
@@ -120,22 +146,11 @@ class _Head(BaseModel):
     version: str | int = ""
 
 
-def _if_sound(value: Any, read: ValidatorFunctionWrapHandler) -> Any:
-    try:
-        return read(value)
-    except ValidationError:
-        return None
-
-
-_Needless = Annotated[T, WrapValidator(_if_sound)]
-"""What no alert needs: as good as absent where it is null or of another kind."""
-
-
 class _Envelope(TypedDict):
-    truncatedAlerts: NotRequired[Annotated[int, Field(ge=0)] | None]
-    groupKey: NotRequired[_Needless[str | None]]
-    groupLabels: NotRequired[_Needless[dict[str, str] | None]]
-    receiver: NotRequired[_Needless[str | None]]
+    truncatedAlerts: NotRequired[_Omitted]
+    groupKey: NotRequired[_Needless[str]]
+    groupLabels: NotRequired[_Needless[dict[str, str]]]
+    receiver: NotRequired[_Needless[str]]
     version: Literal["4", "1", 4, 1]
 
 
@@ -166,7 +181,7 @@ def alert_of(body: AlertBody, *, firing: bool) -> Alert:
         fingerprint = fingerprint_of(labels)
     ends_at = None if firing else starts_at
     ended = body.get("endsAt")
-    if not firing and ended is not None and ended.year > _ZERO_YEAR:
+    if not firing and ended is not None and ended > _NEVER:
         ends_at = ended
     url = (body.get("generatorURL") or "")[:LONGEST_TEXT]
     return Alert(fingerprint, _cut(labels), _cut(body.get("annotations") or {}), starts_at, ends_at, url)
@@ -184,15 +199,14 @@ def parse_webhook(body: bytes) -> WebhookPayload:
     damaged: tuple[str, ...] = ()
     try:
         read = validate_json(_BODY.validate_json, body)
-    except ValidationError as error:
-        if _first(error)["type"] == "too_long":
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, ValidationError) and _first(error)["type"] == "too_long":
             raise _too_many() from error
         pieces = _piecewise(body)
         if pieces is None:
-            raise WebhookError(_sentence(error, body)) from error
+            said = _sentence(error, body) if isinstance(error, ValidationError) else f"the body is no JSON: {error}"
+            raise WebhookError(said) from error
         read, damaged = pieces
-    except (ValueError, RecursionError) as error:
-        raise WebhookError(f"the body is no JSON: {error}") from error
     wrong = {place: why for place, alert in enumerate(read["alerts"]) if (why := too_large(alert))}
     damaged += tuple(f"alerts[{place}]: {why}" for place, why in wrong.items())
     if wrong and len(wrong) == len(read["alerts"]):
@@ -242,8 +256,9 @@ def _cut(texts: dict[str, str]) -> dict[str, str]:
 
 def _piecewise(body: bytes) -> tuple[_Body, tuple[str, ...]] | None:
     """A body with those of its alerts that can be read, and why the others cannot; None when there are none."""
+    text = body.decode(errors="replace")
     try:
-        read = validate_json(_PIECES.validate_json, body.decode(errors="replace").encode())
+        read = _PIECES.validate_json(_tamed(text))
     except (ValueError, RecursionError):
         return None
     alerts, damaged = read_each(_ALERT, read["alerts"])
@@ -262,6 +277,15 @@ def read_each(kind: TypeAdapter[T], items: Sequence[Any]) -> tuple[list[T], list
             said = sentence_of(error).removeprefix("the body: ")
             wrong.append(f"[{place}]{'.' if _first(error)['loc'] else ': '}{said}")
     return found, wrong
+
+
+def _tamed(text: str) -> str:
+    """The same JSON, without what a reader stumbles over and no alert needs. :raises ValueError: RecursionError:"""
+    return json.dumps(_mended(json.loads(text, parse_int=_short_number)))
+
+
+def _short_number(digits: str) -> int | str:
+    return int(digits) if len(digits) <= _LONGEST_NUMBER else digits
 
 
 def validate_json(read: Callable[[bytes | str], T], body: bytes) -> T:
@@ -332,8 +356,8 @@ def alert_from_json(body: bytes) -> Alert:
             read["fingerprint"],
             read["labels"],
             read["annotations"],
-            datetime.fromisoformat(read["starts_at"]),
-            None if ends_at is None else datetime.fromisoformat(ends_at),
+            bounded_time(datetime.fromisoformat(read["starts_at"])),
+            None if ends_at is None else bounded_time(datetime.fromisoformat(ends_at)),
             read["url"],
         )
     except (KeyError, TypeError) as error:
@@ -376,15 +400,17 @@ def _sentence(error: ValidationError, body: bytes) -> str:
     return sentence_of(error)
 
 
-def _mended(value: Any) -> Any:
+def _mended(value: Any, depth: int = 0) -> Any:
     """The same text, as UTF-8 can write it and databases take it, cut first: each character costs time."""
+    if depth > _DEEPEST:
+        return None
     if isinstance(value, str):
         text = value[:_LARGEST_KEPT].encode("utf-16", "surrogatepass").decode("utf-16", "replace")
         return text.replace("\0", _REPLACEMENT)
     if isinstance(value, list):
-        return [_mended(item) for item in value]
+        return [_mended(item, depth + 1) for item in value]
     if isinstance(value, dict):
-        return {_mended(name): _mended(item) for name, item in value.items()}
+        return {_mended(name): _mended(item, depth + 1) for name, item in value.items()}
     return value
 
 

@@ -28,6 +28,9 @@ _OMITTED = re.compile(r"\d+ more (?:info )?annotations omitted")
 """Of a list that was cut; they are like those that are shown."""
 
 
+_WAITS = ("duration", "keepFiringFor")
+_LONGEST_WAIT = 100 * 366 * 86_400.0
+"""Seconds: what is longer is for ever."""
 LARGEST_VECTOR = 100_000
 """Series in one answer."""
 LARGEST_MATRIX = 1_000_000
@@ -135,7 +138,7 @@ def own_rules(data: Mapping[str, Any]) -> RulesAnswer:
                 str(rule["name"]),
                 str(rule["query"]),
                 _labels(rule.get("labels") or {}),
-                timedelta(seconds=float(rule.get("duration") or 0) + float(rule.get("keepFiringFor") or 0)),
+                timedelta(seconds=min(_LONGEST_WAIT, sum(float(rule.get(name) or 0) for name in _WAITS))),
             )
             for rule in rules
             if rule["type"] == "alerting"

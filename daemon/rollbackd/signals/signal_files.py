@@ -15,7 +15,7 @@ from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 
-from rollbackd.syntax.units import parse_duration, show
+from rollbackd.syntax.units import bounded_time, parse_duration, show
 from rollbackd.system.clock import Clock
 
 _MORE_LINES = {"ROLLBACK": ("to", "plan"), "MENDING": ("for",)}
@@ -355,7 +355,7 @@ def _until(text: str) -> datetime | None:
         raise ValueError(f"`until: {text[:40]}` is no RFC 3339 time") from error
     if until.tzinfo is None:
         raise ValueError(f"`until: {text}` has no time zone; write it like 2030-01-31T12:00:00Z")
-    return until
+    return bounded_time(until)
 
 
 @lru_cache(maxsize=256)

@@ -46,7 +46,8 @@ class Silence:
 
     id: str
     matchers: tuple[Matcher, ...]
-    ends_at: datetime
+    ends_at: datetime | None
+    """None when that cannot be read."""
     created_by: str
     comment: str
     unread: str = ""

@@ -4,12 +4,13 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Annotated, Any, Self
 
 from pydantic import (
     AfterValidator,
+    AwareDatetime,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -117,6 +118,24 @@ def format_size(value: int) -> str:
     """Write bytes as `parse_size` reads them, in the largest unit that leaves a whole number."""
     unit, size = next(part for part in reversed(_SIZE_UNITS.items()) if value % part[1] == 0)
     return f"{value // size}{unit}"
+
+
+_EARLIEST, _LATEST = datetime(1970, 1, 1, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
+
+
+def bounded_time(time: datetime) -> datetime:
+    """A time with its zone, in UTC, and from 1970 to 2200: what lies beyond counts as one of them.
+
+    Every length can be added to it and taken from it: those of years 1 and 9999 cannot be reckoned with.
+    """
+    try:
+        return min(max(time.astimezone(UTC), _EARLIEST), _LATEST)
+    except OverflowError:
+        return _EARLIEST if time.year < _EARLIEST.year else _LATEST
+
+
+Instant = Annotated[AwareDatetime, AfterValidator(bounded_time)]
+"""A point of time with its offset, as people and programs write it."""
 
 
 def show(value: object) -> str:

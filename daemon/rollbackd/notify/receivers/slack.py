@@ -143,7 +143,9 @@ class Slack(Sender[SlackSettings]):
             await self._call("chat.postMessage", line | quiet | {"text": shown["text"]}, message)
             post = replace(post, at=max(post.at, message.at))
         else:
-            post = _Post(str((await self._call("chat.postMessage", shown, message))["ts"]), message.at)
+            post = _Post(str((await self._call("chat.postMessage", shown, message)).get("ts", "")), message.at)
+        if not post.ts:
+            return  # it is taken, and not to be found again
         self._posts[message.thread] = post
         while len(self._posts) > _POSTS:
             del self._posts[next(iter(self._posts))]
@@ -162,10 +164,11 @@ class Slack(Sender[SlackSettings]):
         asked = {"limit": 200, "include_all_metadata": True}
         answer = await self._call("conversations.history", asked, message)
         wanted = _metadata(message)["event_payload"]["thread"]
-        for one in answer.get("messages", ()):
-            kept = one.get("metadata", {}).get("event_payload", {})
-            if kept.get("thread") == wanted:
-                return _Post(str(one["ts"]), _time(kept.get("at", "")))
+        for one in answer.get("messages") or ():
+            with suppress(AttributeError, KeyError, TypeError):  # others write there, too
+                kept = one["metadata"]["event_payload"]
+                if kept["thread"] == wanted:
+                    return _Post(str(one["ts"]), _time(kept.get("at", "")))
         return None
 
     async def whisper(self, user: str, text: str) -> None:
