@@ -18,12 +18,13 @@ from rollbackd.config.load import ConfigErrors, load
 from rollbackd.config.models import Config, Heartbeat
 from rollbackd.config.secrets import reveal
 from rollbackd.core import Core, build
+from rollbackd.execution.runner import process_name
 from rollbackd.journal import (
     Entry,
-    Exclusive,
     JournalDamaged,
     JournalRefused,
     JournalUnavailable,
+    driving,
     open_journal,
     until_written,
 )
@@ -35,6 +36,7 @@ from rollbackd.policy.guards import ago
 from rollbackd.policy.target import candidates
 from rollbackd.signals.signal_files import SignalsUnsafe
 from rollbackd.state.checkpoint import Checkpoint
+from rollbackd.state.journal_access import access_of
 from rollbackd.syntax.units import Secret, format_duration
 from rollbackd.system import log, sd_notify, step_processes
 from rollbackd.system.clock import Clock, SystemClock, boot_microseconds
@@ -339,20 +341,38 @@ async def _serve(path: Path, clock: Clock) -> bool:
     loaded = load(path)
     gc.collect()
     log.configure(loaded.config.daemon.log_level)
-    with Exclusive(loaded.config.daemon.journal):
-        url, untold = loaded.config.daemon.journal, Untold(loaded.config, clock)
-        try:
-            core = await build(loaded.config, await open_journal(url, clock), clock, Checkpoint(url))
-        except JournalUnavailable as error:
+    daemon, untold = loaded.config.daemon, Untold(loaded.config, clock)
+    url, access = daemon.journal, access_of(daemon)
+    waiting = partial(_stand_by, untold) if daemon.standby else None
+    opened = False
+    try:
+        async with driving(url, access, clock, process_name(), daemon.called, waiting) as lease:
+            core = await build(
+                loaded.config, await open_journal(url, clock, access, lease), clock, Checkpoint(url, access)
+            )
+            opened = True
+            await untold.over(core.read_model)
+            try:
+                again = await DaemonProcess(path, loaded.config, core).run()
+            except PartDied as death:
+                log.say(f"rollbackd ends: {death}")
+                # As if killed, which every start can go on from: nobody knows what still waits for what has died.
+                os._exit(1)
+            if again and lease is not None:
+                lease.stay()
+            return again
+    except JournalUnavailable as error:
+        if not opened:
             await untold.tell(str(error))
-            raise
-        await untold.over(core.read_model)
-        try:
-            return await DaemonProcess(path, loaded.config, core).run()
-        except PartDied as death:
-            log.say(f"rollbackd ends: {death}")
-            # As if killed, which every start can go on from: nobody knows what still waits for what has died.
-            os._exit(1)
+        raise
+
+
+async def _stand_by(untold: Untold, holder: str, trouble: JournalUnavailable | None) -> None:
+    """Another daemon drives the journal: say so to the service manager, which has started us."""
+    status = f"stands by; {holder} drives" if trouble is None else f"stands by, and cannot see who drives: {trouble}"
+    sd_notify.notify(sd_notify.READY, sd_notify.WATCHDOG, sd_notify.status(status))
+    if trouble is not None:
+        await untold.tell(str(trouble))
 
 
 def run(path: Path, clock: Clock | None = None) -> int:
@@ -395,9 +415,9 @@ async def offline_rollback(path: Path, request: Request, on_record: Callable[[Re
     clock = SystemClock()
     config = load(path, look_for=None).config
     log.configure("error")
-    with Exclusive(config.daemon.journal):
-        url = config.daemon.journal
-        core = await build(config, await open_journal(url, clock), clock, Checkpoint(url))
+    url, access = config.daemon.journal, access_of(config.daemon)
+    async with driving(url, access, clock, process_name(), config.daemon.called) as lease:
+        core = await build(config, await open_journal(url, clock, access, lease), clock, Checkpoint(url, access))
         sending = asyncio.create_task(core.dispatcher.run())
         try:
             await core.intake.recall()

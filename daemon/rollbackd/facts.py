@@ -33,6 +33,8 @@ class Adopted:
 
     process: str
     """Boot id and process id of who drives."""
+    host: str = ""
+    """Where that is, when several hosts may drive; else empty."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -598,6 +600,14 @@ class Notice:
     details: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """The journal goes on elsewhere: the last fact of this one, on which nothing starts any more."""
+
+    to: str
+    """Where, as sentences call it."""
+
+
 IncidentFact = (
     Opened | Adopted | Joined | Examined | Approved | Denied | AskedAgain | Risen | ClockPassed | Escalated | Planned
     | Entering | Entered | EnterFailed | ApplyStarted | Applied | ApplyFailed | StepSuperseded | Gated | Leaving | Left
@@ -609,7 +619,9 @@ ServiceFact = (
     | NoticeAcknowledged | Announced | Confirmed | Proposed | Drilled | SnapshotBegun | Snapshotted | SnapshotVerified
     | SnapshotCopied | SnapshotRestored | SnapshotEnded | Subsided
 )  # fmt: skip
-FleetFact = Opening | Rising | Ended | BreakerReset | Paged | Notice | NoticeAcknowledged | Subsided | Held | Unheld
+FleetFact = (
+    Opening | Rising | Ended | BreakerReset | Paged | Notice | NoticeAcknowledged | Subsided | Held | Unheld | Moved
+)  # fmt: skip
 Fact = IncidentFact | ServiceFact | FleetFact
 
 _KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in get_args(Fact)}

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -19,22 +19,36 @@ from rollbackd.journal import (
     Received,
     open_journal,
 )
-from rollbackd.system.clock import SystemClock
+from rollbackd.system.clock import Clock, SystemClock
+from tests.postgres_journal import LOCAL, journal_server, new_journal
+from tests.servers import Postgres
 
 STREAM = "incident:checkout-1"
 NOON = datetime(2031, 5, 4, 12, tzinfo=UTC)
 
 
-@pytest.fixture
-def url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path}/journal.db"
+@pytest.fixture(scope="module")
+def server() -> Iterator[Postgres]:
+    with journal_server() as running:
+        yield running
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/journal.db"
+    return new_journal(request.getfixturevalue("server"))
+
+
+async def opened(url: str, clock: Clock | None = None) -> Journal:
+    return await open_journal(url, clock or SystemClock(), LOCAL)
 
 
 @pytest.fixture
 async def journal(url: str) -> AsyncIterator[Journal]:
-    opened = await open_journal(url, SystemClock())
-    yield opened
-    await opened.close()
+    one = await opened(url)
+    yield one
+    await one.close()
 
 
 def alerts(*keys: str) -> list[Received]:
@@ -47,14 +61,14 @@ def message(key: str, receiver: str = "room") -> Outgoing:
 
 # -- facts --------------------------------------------------------------------------------------
 async def test_what_was_appended_is_read_again_after_a_restart(url: str) -> None:
-    journal = await open_journal(url, SystemClock())
+    journal = await opened(url)
     written = await journal.append(
         Entry(STREAM, ApplyStarted("code", 2), "unix:ann", follows=0),
         Entry(STREAM, Notice("rule_fault", "fünf 🛑 \x00", details={"a": "b"})),
         Entry("fleet", Applied("code")),
     )
     await journal.close()
-    again = await open_journal(url, SystemClock())
+    again = await opened(url)
     facts = await again.since(0)
     await again.close()
     assert facts == list(written)
@@ -132,7 +146,7 @@ async def test_who_subscribed_hears_all_that_is_committed_in_order_before_its_wr
 
 
 async def test_of_two_journals_on_one_file_that_race_for_a_place_exactly_one_wins(url: str) -> None:
-    pair = [await open_journal(url, SystemClock()) for _ in range(2)]
+    pair = [await opened(url) for _ in range(2)]
 
     async def intend(number: int, place: int) -> bool:
         try:
@@ -162,6 +176,27 @@ async def test_a_fact_that_cannot_be_stored_is_its_callers_trouble_alone(journal
     assert isinstance(results[-1], UnicodeEncodeError)
     assert results[1:-1] == [None] * 20
     assert len(await journal.since(0)) == 20
+
+
+@pytest.mark.parametrize("bad", ["NUL \0", "half \ud800"], ids=["NUL", "surrogate"])
+async def test_a_text_that_a_journal_cannot_keep_gets_the_same_answer_from_each(journal: Journal, bad: str) -> None:
+    refused = [
+        journal.append(Entry(bad, Applied("x"))),
+        journal.append(Entry("x", Applied("x"), actor=bad)),
+        journal.receive([Received("good", "alert", b""), Received(bad, "alert", b"")]),
+        journal.enqueue([message("good"), message(bad)], "teller", 1),
+    ]
+    for work in refused:
+        with pytest.raises(ValueError, match=r"NUL character|surrogates not allowed"):
+            await work
+    await journal.append(Entry("x", Notice("n", "in a fact's text \0 is kept")))
+    assert [record.fact.text for record in await journal.since(0)] == ["in a fact's text \0 is kept"]
+    await journal.enqueue([message("m")], "teller", 1)
+    (row,) = await journal.waiting()
+    await journal.postponed([row.id], f"503: {bad}", NOON)
+    (row,) = await journal.waiting()
+    assert row.error == f"503: {bad[:-1]}?"
+    assert await journal.unhandled() == []
 
 
 async def test_a_cancelled_append_is_written_whole_or_not_at_all_and_holds_up_nobody(journal: Journal) -> None:
@@ -220,7 +255,7 @@ async def test_who_waits_gets_the_newest_place_when_the_time_is_over(journal: Jo
 
 
 async def test_a_wait_lasts_as_long_as_the_clock_says(url: str) -> None:
-    journal = await open_journal(url, SystemClock(speed=1000))
+    journal = await opened(url, SystemClock(speed=1000))
     async with asyncio.timeout(10):
         assert await journal.changed(0, timedelta(minutes=1)) == 0
     await journal.close()
@@ -236,10 +271,10 @@ async def test_inbox_and_outbox_wake_nobody(journal: Journal) -> None:
 
 
 async def test_a_restarted_journal_knows_the_newest_place(url: str) -> None:
-    journal = await open_journal(url, SystemClock())
+    journal = await opened(url)
     await journal.append(Entry(STREAM, Applied("x")))
     await journal.close()
-    journal = await open_journal(url, SystemClock())
+    journal = await opened(url)
     assert await journal.changed(0, timedelta()) == 1
     await journal.close()
 
@@ -315,7 +350,7 @@ async def test_a_unit_handles_its_alerts_or_loses_with_them(journal: Journal) ->
 
 
 async def test_arrived_gives_a_source_by_when_it_was_seen_last(url: str) -> None:
-    journal = await open_journal(url, SystemClock())
+    journal = await opened(url)
     old = (await journal.receive([*alerts("a", "b"), Received("f", "file", b"")])).new
     (late,) = (await journal.receive(alerts("c"))).new
     assert late.at > old[0].at

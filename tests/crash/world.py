@@ -26,7 +26,7 @@ from rollbackd.incident.fold import fold
 from rollbackd.incident.life import Incident
 from rollbackd.journal import Entry, Journal, open_journal
 from rollbackd.journal.reserve import RESERVE, Reserve
-from rollbackd.journal.store import SqliteJournal
+from rollbackd.journal.sqlite_journal import SqliteJournal
 from rollbackd.model import State, incident_stream, service_stream
 from rollbackd.system.clock import SystemClock
 from rollbackd.system.supervisor import holders

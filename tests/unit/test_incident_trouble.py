@@ -1,6 +1,7 @@
 """What comes next when a person stops it, a crash cuts it off, or a step fails: at each place."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -141,6 +142,15 @@ def test_what_was_begun_is_performed_again_by_whoever_takes_it_over_until_it_may
     story.tell(facts.Adopted("p"))
     assert story.next() == Perform(Flight(what, layer, 1, at(0), ADOPTIONS), last=True)
     assert story.tell(facts.Parked("it may kill whoever runs it")).next() == Wait(None)
+
+
+def test_what_was_begun_on_another_host_is_only_asked_about_whoever_goes_on() -> None:
+    story = entered().tell(facts.Adopted("p", "ops-1"), STARTED["apply"]("config"))
+    assert story.tell(facts.Adopted("q", "ops-1")).next() == Perform(Flight("apply", "config", 1, at(0), 1))
+    there = Flight("apply", "config", 1, at(0), 2, "ops-1")
+    assert story.tell(facts.Adopted("r", "ops-2")).next() == Perform(there, last=True)
+    assert story.tell(facts.Adopted("s", "ops-2")).next() == Perform(replace(there, adoptions=3), last=True)
+    assert story.tell(facts.Applied("config")).next() == start("apply", "code")
 
 
 def test_taking_it_over_between_two_effects_changes_nothing_but_the_clock() -> None:

@@ -16,7 +16,7 @@ import pytest
 from rollbackd.facts import Applied, Notice
 from rollbackd.journal import Entry, Journal, JournalDamaged, JournalUnavailable, Outgoing, Received, open_journal
 from rollbackd.journal.reserve import Reserve
-from rollbackd.journal.store import SqliteJournal
+from rollbackd.journal.sqlite_journal import SqliteJournal
 from rollbackd.system.clock import SystemClock
 
 MIB = 2**20

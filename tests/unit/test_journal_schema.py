@@ -8,8 +8,8 @@ import pytest
 
 from rollbackd.facts import Applied
 from rollbackd.journal import Entry, JournalRefused, Received, open_journal, sqlite
-from rollbackd.journal.sqlite import Connection
-from rollbackd.journal.store import SqliteJournal
+from rollbackd.journal.database import JournalConnection
+from rollbackd.journal.sqlite_journal import SqliteJournal
 from rollbackd.system.clock import SystemClock
 
 VERSION_1 = """
@@ -60,15 +60,15 @@ def version(path: Path) -> int:
     return int(number)
 
 
-def _second(connection: Connection) -> None:
+def _second(connection: JournalConnection) -> None:
     connection.execute("ALTER TABLE inbox ADD COLUMN peer TEXT NOT NULL DEFAULT ''")
 
 
-def _third(connection: Connection) -> None:
+def _third(connection: JournalConnection) -> None:
     connection.execute("UPDATE inbox SET peer = source")
 
 
-def _broken(connection: Connection) -> None:
+def _broken(connection: JournalConnection) -> None:
     connection.execute("DROP TABLE cursors")
     raise RuntimeError("no further")
 
@@ -184,7 +184,8 @@ async def test_a_new_journal_has_the_tables_of_an_older_one_that_was_brought_up_
             'daemon.journal: "sqlite:///relative.db" is not a journal; write it like sqlite:////',
         ),
         ("/var/lib/journal.db", 'daemon.journal: "/var/lib/journal.db" is not a journal'),
-        ("postgresql://u:secret@db/x", 'daemon.journal: "postgresql://…" is not a journal'),
+        ("mysql://u:secret@db/x", 'daemon.journal: "mysql://…" is not a journal'),
+        ("postgresql://u:secret@db/x", "daemon.journal: has a password in it; give `journal_password`, or a .pgpass"),
         (
             "sqlite:////no/such/place/journal.db",
             "/no/such/place/journal.db: there is no directory /no/such/place; make",

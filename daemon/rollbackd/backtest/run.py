@@ -26,6 +26,7 @@ from rollbackd.model import Traits
 from rollbackd.rules.spec import Rule
 from rollbackd.signals.prometheus import Prometheus, PrometheusReplicas
 from rollbackd.signals.rule_state import RuleStates
+from rollbackd.state.journal_access import access_of
 from rollbackd.system.clock import Clock
 from rollbackd.system.http_connection import connection_to, shown
 
@@ -213,7 +214,9 @@ def _changes(
         return _from_metric(question, config, layers, history), f"the query {question.changes_query}"
     url = config.daemon.journal
     try:
-        return recorded.from_records(records_of(url, kinds(Changed)), layers), "the journal"
+        return recorded.from_records(
+            records_of(url, kinds(Changed), access=access_of(config.daemon)), layers
+        ), "the journal"
     except (JournalRefused, JournalUnavailable) as error:
         raise BacktestRefused(f"{error}; or say what was changed with --changes FILE or --changes-query") from error
 

@@ -90,7 +90,9 @@ def _layers(config: Config) -> Iterator[tuple[Adapter, bool]]:
 def _written(config: Config, adapters: Iterable[Adapter]) -> Iterator[Path]:
     """Files and directories that the daemon, or a step of it, writes to."""
     daemon = config.daemon
-    yield from (Path(daemon.journal.removeprefix(JOURNAL)).parent, daemon.signals, daemon.scratch, daemon.socket.parent)
+    if daemon.journal.startswith(JOURNAL):
+        yield Path(daemon.journal.removeprefix(JOURNAL)).parent
+    yield from (daemon.signals, daemon.scratch, daemon.socket.parent)
     if daemon.reports is not None:
         yield daemon.reports
     for adapter in adapters:

@@ -12,6 +12,7 @@ from rollbackd.cli import (
     discover_command,
     drill_command,
     event_command,
+    journal_commands,
     layer_command,
     live_report,
     local_commands,
@@ -73,6 +74,7 @@ for _run in _COMMANDS:
     command(app, _run.__name__)(_run)
 command(app, "test-alert")(alert_trial_command.try_alert)
 command(app, "events")(report_commands.events)
+app.add_typer(journal_commands.app)
 app.add_typer(layer_command.app)
 app.add_typer(live_report.app)
 app.add_typer(report_commands.app)

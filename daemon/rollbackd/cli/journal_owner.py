@@ -8,11 +8,11 @@ import pwd
 from contextlib import suppress
 from pathlib import Path
 
-from rollbackd.cli.locations import daemon_paths, journal_url
+from rollbackd.cli.locations import daemon_paths, journal_url, scratch_path
 from rollbackd.config.load import ConfigErrors, load
 from rollbackd.config.secrets import SecretError, reveal
 from rollbackd.journal import JournalRefused
-from rollbackd.journal.place import path_of
+from rollbackd.journal.place import Access, local_path
 from rollbackd.syntax.units import Secret
 
 _SHOWN = 3
@@ -36,12 +36,15 @@ def become(config: Path) -> list[str]:
 
 
 def _owner(config: Path) -> os.stat_result | None:
-    """Whose the journal is, or the directory where it will be; None where that is root's or is not there."""
+    """Whose the journal is, or the directory where it will be, or where what belongs to one elsewhere is.
+
+    None where that is root's or is not there.
+    """
     try:
-        path = path_of(journal_url(config))
-    except JournalRefused:  # which is told by what comes next
+        path = local_path(journal_url(config), Access(scratch_path(config)))
+        found = (path if path.exists() else path.parent).stat()
+    except (JournalRefused, FileNotFoundError):  # which is told by what comes next
         return None
-    found = (path if path.exists() else path.parent).stat()
     return found if found.st_uid else None
 
 

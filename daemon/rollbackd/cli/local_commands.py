@@ -7,6 +7,7 @@ import typer
 
 from rollbackd.cli import live_report
 from rollbackd.cli.command_frame import NO, Session, StopError, complain
+from rollbackd.cli.journal_commands import journal_access
 from rollbackd.cli.terminal_text import as_json, safe
 
 
@@ -99,13 +100,15 @@ def audit(
     """Verify the journal; exit code 1 when something does not fit."""
     from rollbackd.cli.locations import journal_url
     from rollbackd.journal import JournalDamaged, JournalRefused, JournalUnavailable
-    from rollbackd.journal.offline import audit_file
+    from rollbackd.journal.offline import audit_journal
     from rollbackd.state.checkpoint import Checkpoint
 
-    url = journal or journal_url(session.config_path)
+    own = journal_url(session.config_path)
+    url = journal or own
+    access = journal_access(session.config_path, url)
     try:
-        report = audit_file(url)
-        broken = (*report.broken, *Checkpoint(url).misfits())
+        report = audit_journal(url, access=access)
+        broken = (*report.broken, *(Checkpoint(url, access).misfits() if url == own else ()))
     except (JournalDamaged, JournalRefused, JournalUnavailable) as error:
         raise StopError(str(error)) from error
     found = {"streams": report.streams, "facts": report.facts, "broken": list(broken)}

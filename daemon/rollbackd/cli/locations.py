@@ -7,6 +7,7 @@ from typing import Any
 CONFIG = Path("/etc/rollbackd/config.yaml")
 SOCKET = Path("/run/rollbackd/rollbackd.sock")
 SIGNALS = Path("/var/lib/rollbackd/signals")
+SCRATCH = Path("/var/lib/rollbackd/layers")
 JOURNAL = "sqlite:////var/lib/rollbackd/journal.db"
 
 
@@ -23,6 +24,11 @@ def daemon_paths(config: Path) -> tuple[Path, Path]:
     """
     settings = _daemon_settings(config)
     return Path(_text(settings, "socket") or SOCKET), Path(_text(settings, "signals") or SIGNALS)
+
+
+def scratch_path(config: Path) -> Path:
+    """The directory of what the daemon keeps beside its journal, found like the paths above."""
+    return Path(_text(_daemon_settings(config), "scratch") or SCRATCH)
 
 
 def journal_url(config: Path) -> str:

@@ -32,7 +32,7 @@ def roll_back(session: Session, service: str, wanted: Mapping[str, Any], ask: Ca
     if not ask():
         return NO
     request = Request(
-        service, _actor(), wanted["reason"], wanted["to"], wanted["plan"], tuple(wanted["irreversible"]),
+        service, actor(), wanted["reason"], wanted["to"], wanted["plan"], tuple(wanted["irreversible"]),
         wanted["over_hold"], wanted["plan_id"],
     )  # fmt: skip
     for sentence in journal_owner.become(session.config_path):
@@ -62,7 +62,8 @@ def roll_back(session: Session, service: str, wanted: Mapping[str, Any], ask: Ca
     return conclude(safe(service), ended.outcome, ended.status, quiet=session.json)
 
 
-def _actor() -> str:
+def actor() -> str:
+    """Who runs this command."""
     try:
         return f"unix:{pwd.getpwuid(os.getuid()).pw_name}"
     except KeyError:

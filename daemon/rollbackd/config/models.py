@@ -40,6 +40,8 @@ LONGEST_SOCKET = 107
 """Bytes of a Unix socket's path."""
 JOURNAL = "sqlite:///"
 """What a journal's address begins with, before its absolute path."""
+POSTGRES = "postgresql://"
+"""What the address of a journal on PostgreSQL begins with."""
 
 
 def _url(text: str) -> str:
@@ -54,6 +56,13 @@ def _api_url(text: str) -> str:
         raise ValueError("a user or password in it is shown; give basic_auth: {username: …, password: {env: NAME}}")
     if parts.query or parts.fragment:
         raise ValueError(f"{show(text)} goes on after its path; write it like http://127.0.0.1:9090/prometheus")
+    return text
+
+
+def _without_password(text: str) -> str:
+    parts = urlsplit(text)
+    if ":" in parts.netloc.rpartition("@")[0] or "password" in parts.query:
+        raise ValueError("it has a password, which would be shown; give `journal_password: {credential: NAME}`")
     return text
 
 
@@ -169,7 +178,16 @@ class Daemon(Spec):
     socket: Annotated[AbsolutePath, AfterValidator(_fits_a_socket)] = Path("/run/rollbackd/rollbackd.sock")
     """The command line's way in; the peer's user is the actor."""
     journal: str = "sqlite:////var/lib/rollbackd/journal.db"
-    """Where everything is remembered: `sqlite:///` and an absolute path."""
+    """Where everything is remembered: `sqlite:///` and an absolute path, or a database of PostgreSQL 14 or later:
+    `postgresql://rollbackd@db1,db2/rollbackd`."""
+    journal_password: Secret | None = None
+    """For a journal on PostgreSQL; none: libpq's own ways, such as `.pgpass`."""
+    durability: Literal["replicated", "local"] = "replicated"
+    """Of a journal on PostgreSQL: `replicated` is refused by a primary that waits for no standby, `local` relies on
+    the primary's own disk."""
+    standby: bool = False
+    """Of a journal on PostgreSQL: wait while another daemon drives it, and take over from it. Only where each layer of
+    every service can be reached from both hosts."""
     signals: AbsolutePath = Path("/var/lib/rollbackd/signals")
     """The directory of the manual override."""
     scratch: AbsolutePath = Path("/var/lib/rollbackd/layers")
@@ -201,11 +219,22 @@ class Daemon(Spec):
 
     @field_validator("journal")
     @classmethod
-    def _sqlite(cls, text: str) -> str:
+    def _is_journal(cls, text: str) -> str:
+        if text.startswith(POSTGRES):
+            return _without_password(text)
         path = text.removeprefix(JOURNAL)
         if path == text or not path.startswith("/") or path.endswith("/") or "?" in path:
-            raise ValueError(f"{show(text)} is no journal; write it like {JOURNAL}/var/lib/rollbackd/journal.db")
+            raise ValueError(
+                f"{show(text)} is no journal; write it like {JOURNAL}/var/lib/rollbackd/journal.db, or like "
+                f"{POSTGRES}rollbackd@db1,db2/rollbackd"
+            )
         return text
+
+    @model_validator(mode="after")
+    def _of_one_database(self) -> Self:
+        if self.standby and not self.journal.startswith(POSTGRES):
+            raise ValueError("`standby` needs a journal that another host can take over; name one on PostgreSQL")
+        return self
 
 
 class PrometheusSettings(ConnectionSettings):

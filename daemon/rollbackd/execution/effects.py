@@ -53,6 +53,8 @@ class Effects:
     check_runner: CheckRunner
     held: Callable[[Incident], Awaitable[str]]
     """What holds the service right now; empty for nothing."""
+    barred: Callable[[], str]
+    """Why nothing may be begun here now, since another daemon may drive by now; empty for nothing."""
     aborted: Callable[[], Awaitable[bool]]
     """Whether somebody aborted the incident meanwhile."""
     stopping: asyncio.Event
@@ -81,9 +83,11 @@ class Effects:
         return fact
 
     async def finish(self, incident: Incident, flight: Flight) -> IncidentFact:
-        """What became of an effect that was cut off too often: done by now, or a person's."""
+        """What became of an effect that was cut off too often, or with its host: done by now, or a person's."""
         why = f"{flight.what} {flight.layer} was cut off {flight.adoptions} times: it may kill whoever runs it"
-        self.log.warning("cut off too often; only looking whether it is done", step=flight.layer, what=flight.what)
+        if flight.elsewhere:
+            why = f"{flight.what} {flight.layer} was begun on {flight.elsewhere}, and may still run there"
+        self.log.warning("cut off; only looking whether it is done", step=flight.layer, what=flight.what, why=why)
         try:
             if await self._is_done(incident, flight, self.layers.adapters[flight.layer]):
                 return _DONE[flight.what](flight.layer)
@@ -115,7 +119,7 @@ class Effects:
         deadline = self.clock.monotonic() + self._limit(flight.layer)
         progress = await _quickly(adapter.progress(change))
         if progress is Progress.NOT_STARTED:
-            if await self.held(incident):
+            if await self.held(incident) or self.barred():
                 return None
             async with asyncio.timeout(self._limit(flight.layer)):
                 await self._move(change, adapter)
@@ -168,6 +172,8 @@ class Effects:
             return _failed(flight, "it cannot be entered", permanent=True)
         wanted = flight.what == "enter"
         if await _quickly(adapter.inside(incident.mark)) is not wanted:
+            if self.barred():
+                return None
             async with asyncio.timeout(self._limit(flight.layer)):
                 await (adapter.enter(incident.mark) if wanted else adapter.leave(incident.mark))
             if await _quickly(adapter.inside(incident.mark)) is not wanted:

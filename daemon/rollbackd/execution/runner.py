@@ -179,7 +179,14 @@ class IncidentDriver:
         self._log = log.get("runner").bind(incident=incident.id)
         self._preflight = Preflight(layers, parts.judgement.confirm)
         self._effects = Effects(
-            layers, parts.clock, parts.check_runner, parts.judgement.held, self._aborted, parts.stopping, self._log
+            layers,
+            parts.clock,
+            parts.check_runner,
+            parts.judgement.held,
+            self._barred,
+            self._aborted,
+            parts.stopping,
+            self._log,
         )
         self._adopted = False
         self._has_slot = False
@@ -291,6 +298,9 @@ class IncidentDriver:
         """Take in what others wrote meanwhile: an abort, an acknowledgement, evidence, deliveries."""
         self._incident = await self._read_model.incident(self._incident.id) or self._incident
 
+    def _barred(self) -> str:
+        return self._read_model.journal.trouble
+
     async def _aborted(self) -> bool:
         await self._news()
         return bool(self._incident.aborted)
@@ -298,7 +308,7 @@ class IncidentDriver:
     @property
     def _adoption(self) -> tuple[IncidentFact, ...]:
         """The first fact of every driver, written together with what it does first."""
-        return () if self._adopted else (facts.Adopted(process_name()),)
+        return () if self._adopted else (facts.Adopted(process_name(), self._read_model.journal.host),)
 
     async def _intend(self, *intended: IncidentFact) -> bool:
         """Journal what starts an effect; False when another fact came first: decide again."""
@@ -335,6 +345,8 @@ class IncidentDriver:
             case steps.Start():
                 await self._intend(_intent(step))
             case steps.Perform(flight, last):
+                while self._barred() and not self._parts.stopping.is_set():
+                    await self._clock.sleep(_GLANCE)
                 fact = await (
                     self._effects.finish(incident, flight) if last else self._effects.perform(incident, flight)
                 )

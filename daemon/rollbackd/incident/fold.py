@@ -196,10 +196,12 @@ def _looked(incident: Incident, fact: facts.Gated | facts.Round, at: datetime) -
 
 def _other(incident: Incident, record: Record) -> Incident:
     match record.fact:
-        case facts.Adopted():
+        case facts.Adopted(_, host):
             flight = incident.flight
-            adopted = replace(flight, adoptions=flight.adoptions + 1) if flight is not None else None
-            return replace(incident, flight=adopted, adopted=record.at)
+            if flight is not None:
+                elsewhere = flight.elsewhere or (incident.host if host != incident.host else "")
+                flight = replace(flight, adoptions=flight.adoptions + 1, elsewhere=elsewhere)
+            return replace(incident, flight=flight, adopted=record.at, host=host)
         case facts.Planned(plan, present):
             brackets = {**incident.brackets, **{bracket.layer: bracket.leave for bracket in plan.brackets}}
             off = {**incident.off, **dict.fromkeys(plan.unasked, _switched(plan, incident.decision.target))}

@@ -31,6 +31,8 @@ class Flight:
     since: datetime
     adoptions: int = 0
     """How many processes have taken the incident over since."""
+    elsewhere: str = ""
+    """The host that began it, when another one has taken over; what it left running there cannot be seen from here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +115,8 @@ class Incident:
     """When a hold was lifted last; gate and verification count their time from then, or from the last step."""
     adopted: datetime | None = None
     """When a process took over last."""
+    host: str = ""
+    """The host of the process that took over last, when several may drive."""
     aborted: str = ""
     """Who wants it stopped."""
     abort_reason: str = ""

@@ -50,7 +50,7 @@ class Perform:
 
     flight: Flight
     last: bool = False
-    """It was cut off too often: where the layer says that it was not done, a person is asked for."""
+    """It was cut off too often, or with its host: where the layer says that it was not done, a person is asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +177,7 @@ def _enter_asked(incident: Incident, expires: datetime, now: datetime) -> Step:
 
 
 def _resume(flight: Flight) -> Step:
-    return Perform(flight, last=flight.adoptions >= ADOPTIONS)
+    return Perform(flight, last=flight.adoptions >= ADOPTIONS or bool(flight.elsewhere))
 
 
 def _after_the_end(incident: Incident, held: str, now: datetime) -> Step:

@@ -6,14 +6,8 @@ from typing import Any
 
 from rollbackd.journal.chain import link
 from rollbackd.journal.contract import AuditReport
-from rollbackd.journal.sqlite import Connection, damages, last_number, missing_triggers, scalar
+from rollbackd.journal.database import JournalConnection, missing_triggers, scalar
 
-# As bytes: a text that was made invalid must become a sentence, not an error of the driver.
-_CHAINS = """
-    SELECT seq, n, CAST(stream AS BLOB), CAST(at AS BLOB), CAST(actor AS BLOB), CAST(kind AS BLOB),
-        CAST(body AS BLOB), CAST(hash AS BLOB)
-    FROM facts ORDER BY facts.stream, n
-"""
 _HEADS = "SELECT stream, n, hash FROM heads"
 _GAPS = """
     SELECT seq, follower FROM (SELECT seq, lead(seq, 1, ?) OVER (ORDER BY seq) AS follower FROM facts) AS pairs
@@ -29,17 +23,17 @@ class _End:
     hash: bytes = b""
 
 
-def audit(connection: Connection) -> AuditReport:
+def audit(connection: JournalConnection) -> AuditReport:
     """All that is wrong, a sentence each. Takes about a second for 100,000 facts."""
     ends: dict[str, _End] = {}
-    broken = [*damages(connection), *_chains(connection, ends), *_tails(connection, ends), *_numbers(connection)]
+    broken = [*connection.damages(), *_chains(connection, ends), *_tails(connection, ends), *_numbers(connection)]
     for name in missing_triggers(connection):
         broken.append(f"the trigger {name} is missing: somebody has opened the journal to edit it")
     return AuditReport(len(ends), scalar(connection, "SELECT count(*) FROM facts"), tuple(broken))
 
 
-def _chains(connection: Connection, ends: dict[str, _End]) -> Iterator[str]:
-    for row in connection.execute(_CHAINS):
+def _chains(connection: JournalConnection, ends: dict[str, _End]) -> Iterator[str]:
+    for row in connection.stored_facts():
         name = row[2].decode(errors="replace")
         end = ends.setdefault(name, _End())
         yield from _misfit(name, row, end)
@@ -56,7 +50,7 @@ def _misfit(name: str, row: Sequence[Any], end: _End) -> Iterator[str]:
         yield f"{name}: #{n} ({what}) is not what was written, or it was written in another place"
 
 
-def _tails(connection: Connection, ends: dict[str, _End]) -> Iterator[str]:
+def _tails(connection: JournalConnection, ends: dict[str, _End]) -> Iterator[str]:
     """What the heads remember is compared with what is there."""
     remembered = {stream: _End(n, digest) for stream, n, digest in connection.execute(_HEADS)}
     for name in sorted({*remembered, *ends}):
@@ -69,9 +63,9 @@ def _tails(connection: Connection, ends: dict[str, _End]) -> Iterator[str]:
             yield f"{name}: its last fact #{end.n} is not the one that was written last (#{head.n})"
 
 
-def _numbers(connection: Connection) -> Iterator[str]:
+def _numbers(connection: JournalConnection) -> Iterator[str]:
     """Numbers are given without gaps over all streams, also when a stream and its head were deleted together."""
-    first, last = scalar(connection, "SELECT min(seq) FROM facts"), last_number(connection, "facts")
+    first, last = scalar(connection, "SELECT min(seq) FROM facts"), connection.last_fact()
     if first is None and last:
         yield f"of all streams, {_missing(1, last)}"
     elif first is not None and first != 1:

@@ -9,13 +9,12 @@ from typing import Any
 from rollbackd.facts import Record, encode
 from rollbackd.journal.chain import link
 from rollbackd.journal.contract import Arrived, Conflict, Entry, Receipt, Received
-from rollbackd.journal.sqlite import AMONG, Connection, Row, insert, last_number, listed, stamp
+from rollbackd.journal.database import AMONG, JournalConnection, Row, stamp, storable
 
 _HEADS = f"SELECT stream, n, hash FROM heads WHERE stream {AMONG}"
-_NUMBERS = f"SELECT id, key FROM inbox WHERE key {AMONG} ORDER BY id"
 _INBOX = "inbox (key, source, at, seen, body, handled)"
 _HANDLED = f"UPDATE inbox SET handled = 1 WHERE id {AMONG}"
-_SEEN = f"UPDATE inbox SET seen = ? WHERE id {AMONG}"
+_SEEN = f"UPDATE inbox SET seen = ? WHERE key {AMONG}"
 
 Answer = Any
 """A unit's result, or the exception that its caller gets."""
@@ -32,6 +31,8 @@ class EncodedEntry:
     @classmethod
     def of(cls, entry: Entry) -> "EncodedEntry":
         kind, body = encode(entry.fact)
+        storable(entry.stream)
+        storable(entry.actor)
         return cls(entry, kind, body.decode())
 
 
@@ -44,7 +45,7 @@ class WriteRequest:
     handled: Sequence[int] = ()
     items: Sequence[Received] | None = None
     """A delivery for the inbox."""
-    effect: Callable[[Connection, datetime], Any] | None = None
+    effect: Callable[[JournalConnection, datetime], Any] | None = None
     """Anything else, done after the facts; the unit's result is what it returns."""
     urgent: bool = False
 
@@ -57,7 +58,7 @@ class BatchResult:
     records: list[Record] = field(default_factory=list)
 
 
-def write(connection: Connection, units: Sequence[WriteRequest], now: datetime) -> BatchResult:
+def write(connection: JournalConnection, units: Sequence[WriteRequest], now: datetime) -> BatchResult:
     """Write them all in the transaction that the caller holds. A `Conflict` is an answer; any exception is for all."""
     now = now.astimezone(UTC)
     written = _write_facts(connection, units, now)
@@ -122,43 +123,43 @@ def _link(previous: bytes, seq: int, stream: str, n: int, at: str, actor: str, k
     return link(previous, seq, stream.encode(), n, at.encode(), actor.encode(), kind.encode(), body.encode())
 
 
-def _write_facts(connection: Connection, units: Sequence[WriteRequest], now: datetime) -> BatchResult:
+def _write_facts(connection: JournalConnection, units: Sequence[WriteRequest], now: datetime) -> BatchResult:
     streams = {encoded.entry.stream for unit in units for encoded in unit.entries}
     if not streams:
         return BatchResult([() for _ in units])
-    draft = _Draft(now, last_number(connection, "facts"), _heads_of(connection, streams))
+    connection.hold_numbers()
+    draft = _Draft(now, connection.last_fact(), _heads_of(connection, streams))
     answers: list[Answer] = [draft.add(unit) for unit in units]
     records = [record for answer in answers if not isinstance(answer, Conflict) for record in answer]
     if draft.rows:
-        insert(connection, "facts", draft.rows)
+        connection.insert("facts", draft.rows)
         moved = [(name, draft.heads[name].n, draft.heads[name].hash) for name in draft.touched]
-        insert(connection, "heads", moved, "ON CONFLICT (stream) DO UPDATE SET n = excluded.n, hash = excluded.hash")
+        connection.insert("heads", moved, "ON CONFLICT (stream) DO UPDATE SET n = excluded.n, hash = excluded.hash")
     return BatchResult(answers, records)
 
 
-def _heads_of(connection: Connection, streams: Iterable[str]) -> dict[str, _Head]:
+def _heads_of(connection: JournalConnection, streams: Iterable[str]) -> dict[str, _Head]:
     found: dict[str, _Head] = {}
-    for stream, n, digest in connection.execute(_HEADS, (listed(streams),)):
+    for stream, n, digest in connection.execute(_HEADS, (connection.listed(streams),)):
         found[stream] = _Head(n, digest)
     return found
 
 
 # -- inbox --------------------------------------------------------------------------------------
-def mark_handled(connection: Connection, ids: Sequence[int]) -> None:
+def mark_handled(connection: JournalConnection, ids: Sequence[int]) -> None:
     if ids:
-        connection.execute(_HANDLED, (listed(ids),))
+        connection.execute(_HANDLED, (connection.listed(ids),))
 
 
-def _receive(connection: Connection, deliveries: Sequence[Sequence[Received]], now: datetime) -> list[Receipt]:
+def _receive(connection: JournalConnection, deliveries: Sequence[Sequence[Received]], now: datetime) -> list[Receipt]:
     """All deliveries of a batch by one insert; what was there, or came earlier in the batch, is only seen again."""
     items = [item for items in deliveries for item in items]
     at = stamp(now)
-    rows = [(item.key, item.source, at, at, item.body, 0) for item in items]
-    added, last = insert(connection, _INBOX, rows, "ON CONFLICT (key) DO NOTHING")
-    if added == len(items):
-        numbers = dict(zip((item.key for item in items), range(last - added + 1, last + 1), strict=True))
-    else:
-        numbers = _new_among(connection, items, added, at)
+    rows = [(storable(item.key), item.source, at, at, item.body, 0) for item in items]
+    numbers = connection.insert_new(_INBOX, rows)
+    if len(numbers) < len(items):
+        again = [item.key for item in items if item.key not in numbers]
+        connection.execute(_SEEN, (at, connection.listed(again)))
     return [_receipt(delivery, numbers, now) for delivery in deliveries]
 
 
@@ -173,12 +174,3 @@ def _receipt(delivery: Sequence[Received], numbers: dict[str, int], now: datetim
         else:
             new.append(Arrived(number, one.key, one.source, now, now, one.body))
     return Receipt(tuple(new), tuple(again))
-
-
-def _new_among(connection: Connection, items: Sequence[Received], added: int, at: str) -> dict[str, int]:
-    """The rows that were added, by key; those that were there before are seen now. New numbers are the highest."""
-    found: list[tuple[int, str]] = connection.execute(_NUMBERS, (listed(item.key for item in items),)).fetchall()
-    known, new = found[: len(found) - added], found[len(found) - added :]
-    if known:
-        connection.execute(_SEEN, (at, listed(number for number, _ in known)))
-    return {key: number for number, key in new}

@@ -127,6 +127,16 @@ class AuditReport:
 class Journal(Protocol):
     """All of it may be called from many tasks at once; what is written at the same time shares one commit."""
 
+    @property
+    def trouble(self) -> str:
+        """Why nothing may be begun now, though nothing was written: another process may drive it by now. Else empty."""
+        ...
+
+    @property
+    def host(self) -> str:
+        """The host of who drives it, where that may be another one tomorrow; else empty."""
+        ...
+
     async def append(self, *entries: Entry, handled: Sequence[int] = (), urgent: bool = False) -> tuple[Record, ...]:
         """Write a unit: all of its facts, and the inbox rows that they handle, or nothing. On disk when it returns.
 

@@ -38,6 +38,8 @@ class MemoryJournal:
     done: set[int] = field(default_factory=set)
     broken: bool = False
     subscribers: list[Callable[[Sequence[Record]], None]] = field(default_factory=list)
+    trouble: str = ""
+    host: str = ""
 
     def __post_init__(self) -> None:
         self.news = asyncio.Event()

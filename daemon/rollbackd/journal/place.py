@@ -1,13 +1,34 @@
 """Where a journal is: its URL taken apart, and the files beside it."""
 
 import os
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from rollbackd.journal.contract import JournalDamaged, JournalRefused, JournalUnavailable
 from rollbackd.system.supervisor import write_durably
 
 _SCHEME = "sqlite:///"
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """What one needs besides the URL of a journal on PostgreSQL; for one on SQLite it says nothing."""
+
+    beside: Path = Path("/var/lib/rollbackd/layers")
+    """The directory of this host for what lies beside a journal that is elsewhere."""
+    password: Callable[[], str] | None = None
+    """Reads it again for each connection. None: libpq's own ways, such as `.pgpass`."""
+    replicated: bool = True
+    """Whether what is written must be at a standby, too."""
+
+
+DEFAULT_ACCESS = Access()
+
+
+def is_postgres(url: str) -> bool:
+    return url.startswith("postgresql://")
 
 
 def path_of(url: str) -> Path:
@@ -28,9 +49,17 @@ def path_of(url: str) -> Path:
     return path
 
 
-def checkpoint_of(url: str) -> Path:
+def local_path(url: str, access: Access) -> Path:
+    """The journal's file, or on PostgreSQL a name for it on this host: what is beside it begins with that.
+
+    Raises as `path_of` does.
+    """
+    return access.beside / "journal" if is_postgres(url) else path_of(url)
+
+
+def checkpoint_of(url: str, access: Access = DEFAULT_ACCESS) -> Path:
     """The file beside the journal that the state is written to. Raises as `path_of` does."""
-    path = path_of(url)
+    path = local_path(url, access)
     return path.with_name(f"{path.name}.checkpoint")
 
 

@@ -1,26 +1,18 @@
-"""What is SQLite's own in this package: connections, its words of SQL, the tables, and what its errors are called.
-
-The SQL of the other modules is what PostgreSQL takes, too, but for the `?` that stands for a value.
-"""
+"""What is SQLite's own in this package: connections, its words of SQL, the tables, and what its errors are called."""
 
 import json
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
+from contextlib import AbstractContextManager, contextmanager, suppress
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import TypeVar
 from urllib.parse import quote
 
 from rollbackd.journal.contract import JournalDamaged, JournalRefused, JournalUnavailable
+from rollbackd.journal.database import AMONG, Doubt, JournalConnection, JournalDatabase, Mode, Row, scalar, too_new
 
-Connection = sqlite3.Connection
-Row = tuple[Any, ...]
-Mode = Literal["write", "read"]
-
-AMONG = "IN (SELECT value FROM json_each(?))"
-"""Takes a list as one value, made by `listed`: the statement stays the same, and stays prepared."""
+T = TypeVar("T")
 _CHUNK = 500
 """Rows in one `INSERT`."""
 _PRAGMAS = {
@@ -48,11 +40,70 @@ _DAMAGED = "stop rollbackd, move it aside and put back the last backup; `rollbac
 
 
 # -- connections --------------------------------------------------------------------------------
-def connect(path: Path, mode: Mode, busy: float) -> Connection:
+class SqliteConnection(sqlite3.Connection):
+    """See `JournalConnection`."""
+
+    def listed(self, values: Iterable[str] | Iterable[int], /) -> str:
+        return json.dumps(list(values))
+
+    def insert(self, into: str, rows: Sequence[Row], conflict: str = "") -> None:
+        self._insert(into, rows, conflict)
+
+    def _insert(self, into: str, rows: Sequence[Row], conflict: str) -> tuple[int, int]:
+        """How many were added, and the last one's number. Each statement gives the interpreter away and waits for it
+        to come back.
+        """
+        added = last = 0
+        for start in range(0, len(rows), _CHUNK):
+            chunk = rows[start : start + _CHUNK]
+            row = f"({', '.join('?' for _ in chunk[0])})"
+            several = ", ".join(row for _ in chunk)
+            result = self.execute(f"INSERT INTO {into} VALUES {several} {conflict}", tuple(chain.from_iterable(chunk)))
+            added, last = added + result.rowcount, result.lastrowid or 0
+        return added, last
+
+    def insert_new(self, into: str, rows: Sequence[Row]) -> dict[str, int]:
+        """New numbers are the highest, one after the other."""
+        added, last = self._insert(into, rows, "ON CONFLICT (key) DO NOTHING")
+        if added == len(rows):
+            return dict(zip((row[0] for row in rows), range(last - added + 1, last + 1), strict=True))
+        asked = f"SELECT key, id FROM {into.partition(' ')[0]} WHERE key {AMONG} ORDER BY id"
+        found: list[tuple[str, int]] = self.execute(asked, (self.listed(row[0] for row in rows),)).fetchall()
+        return dict(found[len(found) - added :])
+
+    def hold_numbers(self) -> None:
+        """The transaction holds the lock that gives them."""
+
+    def last_fact(self) -> int:
+        return scalar(self, "SELECT seq FROM sqlite_sequence WHERE name = 'facts'") or 0
+
+    def stored_facts(self) -> Iterator[Row]:
+        """As blobs: a text that was made invalid must become a sentence, not an error of the driver."""
+        return iter(self.execute(_STORED))
+
+    def damages(self) -> Iterator[str]:
+        for (found,) in self.execute("PRAGMA quick_check(20)"):
+            if found != "ok":
+                yield f"the file itself: {found}"
+
+    def triggers(self) -> set[str]:
+        return {name for (name,) in self.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'")}
+
+
+_STORED = """
+    SELECT seq, n, CAST(stream AS BLOB), CAST(at AS BLOB), CAST(actor AS BLOB), CAST(kind AS BLOB),
+        CAST(body AS BLOB), CAST(hash AS BLOB)
+    FROM facts ORDER BY facts.stream, n
+"""
+
+
+def connect(path: Path, mode: Mode, busy: float) -> SqliteConnection:
     """Open the file; `busy` is how many seconds to wait for another process's lock."""
     # Never created here: a reader that came after somebody's `rm` would find an empty journal.
     where = f"file:{quote(str(path))}?mode=rw"
-    connection = sqlite3.connect(where, uri=True, timeout=busy, isolation_level=None, check_same_thread=False)
+    connection = sqlite3.connect(
+        where, uri=True, timeout=busy, isolation_level=None, check_same_thread=False, factory=SqliteConnection
+    )
     try:
         _set_up(connection, path, mode)
     except BaseException:
@@ -61,7 +112,7 @@ def connect(path: Path, mode: Mode, busy: float) -> Connection:
     return connection
 
 
-def _set_up(connection: Connection, path: Path, mode: Mode) -> None:
+def _set_up(connection: SqliteConnection, path: Path, mode: Mode) -> None:
     if mode == "write" and connection.execute("PRAGMA journal_mode = WAL").fetchone() != ("wal",):
         raise JournalRefused(f"{path}: its file system cannot hold a write-ahead log; use a local disk")
     for pragma in _PRAGMAS[mode]:
@@ -69,15 +120,15 @@ def _set_up(connection: Connection, path: Path, mode: Mode) -> None:
 
 
 @contextmanager
-def transaction(connection: Connection, mode: Mode) -> Iterator[None]:
+def transaction(connection: JournalConnection, mode: Mode) -> Iterator[None]:
     """All that is written within is kept, or nothing; all that is read within is of one moment."""
     connection.execute(_BEGIN[mode])
     try:
         yield
-        connection.commit()
+        connection.execute("COMMIT")
     except BaseException:
         with suppress(sqlite3.Error):  # it is broken already; whoever opened it opens another
-            connection.rollback()
+            connection.execute("ROLLBACK")
         raise
 
 
@@ -100,76 +151,53 @@ def _named(path: Path, error: sqlite3.Error) -> JournalUnavailable:
     return JournalDamaged(f"{path}: the journal is damaged ({name}: {error}); {_DAMAGED}")
 
 
-# -- what is said otherwise in another dialect --------------------------------------------------
-def listed(values: Iterable[str] | Iterable[int]) -> str:
-    """A list as `AMONG` takes it."""
-    return json.dumps(list(values))
+class JournalFile(JournalDatabase):
+    """A journal in a file. A removed one is never replaced by an empty one."""
+
+    def __init__(self, path: Path, busy: float) -> None:
+        super().__init__(str(path))
+        self.path = path
+        self._busy = busy
+        self._inode = 0
+        """The number of the file that was opened first."""
+
+    def connect(self, mode: Mode) -> JournalConnection:
+        return connect(self.path, mode, self._busy)
+
+    def transaction(self, connection: JournalConnection, mode: Mode) -> AbstractContextManager[None]:
+        return transaction(connection, mode)
+
+    def troubles(self) -> AbstractContextManager[None]:
+        return troubles(self.path)
+
+    def settle(self, doubt: Doubt) -> bool:
+        raise AssertionError(f"a COMMIT of SQLite says what became of it: {doubt}")
+
+    def writer(self) -> JournalConnection:
+        inode = self._found()
+        if self._inode and inode != self._inode:
+            raise JournalUnavailable(
+                f"{self.path}: was {'replaced' if inode else 'removed'} while rollbackd runs; put it back, or restart "
+                "rollbackd to go on with what is there now"
+            )
+        connection = super().writer()
+        self._inode = inode
+        return connection
+
+    def _found(self) -> int:
+        """The file's number, or 0 when it cannot be seen."""
+        try:
+            return self.path.stat().st_ino
+        except OSError:
+            return 0
 
 
-def insert(connection: Connection, into: str, rows: Sequence[Row], conflict: str = "") -> tuple[int, int]:
-    """Put rows into a table; how many were added, and the last one's number.
-
-    By one statement: each one gives the interpreter away, and waits to get it back.
-    """
-    added = last = 0
-    for start in range(0, len(rows), _CHUNK):
-        chunk = rows[start : start + _CHUNK]
-        row = f"({', '.join('?' for _ in chunk[0])})"
-        several = ", ".join(row for _ in chunk)
-        statement = f"INSERT INTO {into} VALUES {several} {conflict}"
-        result = connection.execute(statement, tuple(chain.from_iterable(chunk)))
-        added, last = added + result.rowcount, result.lastrowid or 0
-    return added, last
-
-
-def last_number(connection: Connection, table: str) -> int:
-    """The highest number a row of the table ever had; the next one is ours, since the transaction holds the lock.
-
-    Numbers so given have no gaps: a number that is missing was deleted by hand, and `audit` says so.
-    """
-    return scalar(connection, "SELECT seq FROM sqlite_sequence WHERE name = ?", table) or 0
-
-
-def scalar(connection: Connection, question: str, *values: Any) -> Any:
-    """The first column of the first row; None when there is none."""
-    row = connection.execute(question, values).fetchone()
-    return None if row is None else row[0]
-
-
-def is_empty(connection: Connection) -> bool:
+def is_empty(connection: JournalConnection) -> bool:
     """Whether nothing was ever written into it, not even its tables."""
     return not scalar(connection, "SELECT count(*) FROM sqlite_master")
 
 
-def damages(connection: Connection) -> Iterator[str]:
-    """What is wrong with the file itself."""
-    for (found,) in connection.execute("PRAGMA quick_check(20)"):
-        if found != "ok":
-            yield f"the file itself: {found}"
-
-
-def missing_triggers(connection: Connection) -> list[str]:
-    there = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'")}
-    return [name for name in TRIGGERS if name not in there]
-
-
-def stamp(when: datetime) -> str:
-    """A time as it is stored: UTC with microseconds, of fixed width, so that the text sorts as the time does.
-
-    :raises ValueError: it has no zone, so that nobody can say which time it is.
-    """
-    if when.tzinfo is None:
-        raise ValueError(f"{when} has no zone")
-    return when.astimezone(UTC).isoformat(timespec="microseconds")
-
-
-def unstamp(text: str) -> datetime:
-    return datetime.fromisoformat(text)
-
-
 # -- the tables, and how an older journal comes to have them ------------------------------------
-TRIGGERS = ("facts_are_never_changed", "facts_are_never_deleted")
-
 _VERSION_1 = """
 CREATE TABLE facts (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -237,15 +265,15 @@ CREATE TABLE cursors (name TEXT PRIMARY KEY, seq INTEGER NOT NULL) WITHOUT ROWID
 """
 
 
-def _first(connection: Connection) -> None:
+def _first(connection: JournalConnection) -> None:
     for statement in _VERSION_1.strip().split("\n\n"):
         connection.execute(statement)
 
 
-Migrations = Mapping[int, Callable[[Connection], None]]
+Migrations = Mapping[int, Callable[[JournalConnection], None]]
 
 
-def _second(connection: Connection) -> None:
+def _second(connection: JournalConnection) -> None:
     connection.execute(
         "CREATE TABLE pages (receiver TEXT NOT NULL, thread TEXT NOT NULL, PRIMARY KEY (receiver, thread))"
         " WITHOUT ROWID"
@@ -256,7 +284,7 @@ MIGRATIONS: Migrations = {1: _first, 2: _second}
 """What leads to each version of the schema from the one before; 0 is an empty file."""
 
 
-def migrate(connection: Connection, path: Path, migrations: Migrations = MIGRATIONS) -> None:
+def migrate(connection: JournalConnection, path: Path, migrations: Migrations = MIGRATIONS) -> None:
     """Bring the schema up to date, in the transaction that the caller holds: all steps or none.
 
     :raises JournalRefused: a newer version wrote it, or it is no journal at all.
@@ -264,7 +292,7 @@ def migrate(connection: Connection, path: Path, migrations: Migrations = MIGRATI
     newest = max(migrations)
     version = scalar(connection, "PRAGMA user_version")
     if version > newest:
-        raise too_new(path, f"its schema is version {version}, this one reads up to {newest}")
+        raise too_new(str(path), f"its schema is version {version}, this one reads up to {newest}")
     if version == 0 and scalar(connection, "SELECT count(*) FROM sqlite_master"):
         raise JournalRefused(f"{path}: is a database of something else, not a journal; name another file")
     for number in range(version + 1, newest + 1):
@@ -272,10 +300,3 @@ def migrate(connection: Connection, path: Path, migrations: Migrations = MIGRATI
     if version < newest:
         # A pragma takes no parameters; the number is our own.
         connection.execute(f"PRAGMA user_version = {newest:d}")
-
-
-def too_new(path: Path, why: str) -> JournalRefused:
-    return JournalRefused(
-        f"{path}: written by a newer version of rollbackd ({why}); "
-        "start that version, or put back the journal that was saved before it"
-    )

@@ -1,15 +1,14 @@
-"""The journal on SQLite, as its callers see it: every method puts work on another thread and waits for the answer."""
+"""The journal as its callers see it: every method puts work on another thread and waits for the answer."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from functools import partial
-from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 from rollbackd.facts import Record
-from rollbackd.journal import outbox, reading, sqlite
+from rollbackd.journal import outbox, reading
 from rollbackd.journal.audit import audit
 from rollbackd.journal.batch import EncodedEntry, WriteRequest, mark_handled
 from rollbackd.journal.contract import (
@@ -22,9 +21,8 @@ from rollbackd.journal.contract import (
     Receipt,
     Received,
 )
-from rollbackd.journal.place import Mark, create, path_of
-from rollbackd.journal.reserve import RESERVE, Reserve
-from rollbackd.journal.sqlite import Connection, migrate
+from rollbackd.journal.database import JournalConnection, JournalDatabase
+from rollbackd.journal.reserve import Reserve
 from rollbackd.journal.writer import Errand, Writer
 from rollbackd.system.clock import Clock
 from rollbackd.system.vitals import stir
@@ -35,72 +33,35 @@ _READERS = 3
 """Threads that read, so that a long answer does not hold up a short one."""
 
 
-class SqliteJournal:
-    """See `rollbackd.journal.Journal`. Made by `open`, in the event loop that uses it."""
+class StoredJournal:
+    """See `rollbackd.journal.Journal`. Made by `open` of its kind, in the event loop that uses it."""
 
-    def __init__(self, path: Path, clock: Clock, reserve: Reserve, busy: float) -> None:
-        self._path = path
+    def __init__(self, database: JournalDatabase, clock: Clock, reserve: Reserve | None = None) -> None:
+        self._database = database
         self._clock = clock
-        self._reserve = reserve
         self._newest = 0
         self._waiters: set[asyncio.Future[None]] = set()
         self._subscribers: list[Callable[[Sequence[Record]], None]] = []
         self._closed = False
-        self._writer = Writer(path, clock, reserve, busy, self._moved)
-        self._busy = busy
-        self._idle: list[Connection] = []
-        """Connections for reading that nobody uses now."""
+        self._writer = Writer(database, clock, reserve, self._moved)
         self._readers = ThreadPoolExecutor(_READERS, thread_name_prefix="journal-reader")
 
-    @classmethod
-    async def open(cls, url: str, clock: Clock, *, reserve: int = RESERVE, busy: float = 5.0) -> Self:
-        """Open or make the journal, bring its schema up to date, set the reserve aside.
-
-        `reserve` is in bytes; `busy` is how many seconds another process's write is waited for.
-
-        :raises JournalRefused: it must not be opened; a sentence for a person.
-        :raises JournalDamaged: it cannot be read.
-        :raises JournalUnavailable: not now.
-        """
-        path = path_of(url)
-        journal = cls(path, clock, Reserve(path, reserve), busy)
+    async def prepare(self, work: Callable[[], int]) -> None:
+        """Do on the writer's thread what comes before all else, and know the newest fact's place."""
         try:
-            await journal._prepare()
+            self._newest = await self._errand(work)
         except BaseException:
-            await journal.close()
+            await self.close()
             raise
-        return journal
+        self._database.opened()
 
-    async def _prepare(self) -> None:
-        mark = Mark(self._path)
+    @property
+    def trouble(self) -> str:
+        return ""
 
-        def ready(connection: Connection) -> None:
-            if sqlite.is_empty(connection) and was_there:
-                raise mark.gone()
-            migrate(connection, self._path)
-            reading.refuse_unknown_kinds(connection, self._path)
-            if known and not sqlite.last_number(connection, "facts"):
-                raise mark.gone()
-
-        known = mark.read()
-        was_there = known is not None or self._reserve.path.exists()
-
-        def prepare() -> int:
-            if was_there and not self._path.exists():
-                raise mark.gone()
-            create(self._path)
-            try:
-                newest = self._writer.prepare(ready)
-            except JournalUnavailable as trouble:
-                # The life before this one may have been killed on a full disk, with a rollback under way.
-                if not (trouble.full and self._reserve.release()):
-                    raise
-                newest = self._writer.prepare(ready)
-            self._reserve.restore()
-            mark.write(newest)
-            return newest
-
-        self._newest = await self._errand(prepare)
+    @property
+    def host(self) -> str:
+        return ""
 
     # -- facts
     async def append(self, *entries: Entry, handled: Sequence[int] = (), urgent: bool = False) -> tuple[Record, ...]:
@@ -110,13 +71,13 @@ class SqliteJournal:
         return records
 
     async def read(self, stream: str, after: int = 0) -> list[Record]:
-        return await self._ask(reading.read, self._path, stream, after)
+        return await self._ask(reading.read, self._database.name, stream, after)
 
     async def since(self, seq: int, kinds: Sequence[str] = (), limit: int = 0) -> list[Record]:
-        return await self._ask(reading.since, self._path, seq, kinds, limit)
+        return await self._ask(reading.since, self._database.name, seq, kinds, limit)
 
     async def latest(self, kinds: Sequence[str], stream: str = "", limit: int = 50) -> list[Record]:
-        return await self._ask(reading.latest, self._path, kinds, stream, limit)
+        return await self._ask(reading.latest, self._database.name, kinds, stream, limit)
 
     async def hash_of(self, seq: int) -> bytes | None:
         return await self._ask(reading.hash_of, seq)
@@ -193,7 +154,7 @@ class SqliteJournal:
     # -- care
     async def audit(self) -> AuditReport:
         """On a thread of its own: it takes as long as the journal is big."""
-        return await asyncio.to_thread(self._look, audit)
+        return await asyncio.to_thread(self._database.read, audit)
 
     async def close(self) -> None:
         if self._closed:
@@ -201,13 +162,14 @@ class SqliteJournal:
         self._closed = True
         self._wake()
         await asyncio.to_thread(self._readers.shutdown)
-        while self._idle:
-            self._idle.pop().close()
+        self._database.close()
         # Last, since the last connection takes the write-ahead log into the file.
         await self._writer.close()
 
     # -- how work gets to the threads
-    async def _effect(self, effect: Callable[[Connection, datetime], T], encoded: tuple[EncodedEntry, ...] = ()) -> T:
+    async def _effect(
+        self, effect: Callable[[JournalConnection, datetime], T], encoded: tuple[EncodedEntry, ...] = ()
+    ) -> T:
         answer: T = await self._writer.submit(WriteRequest(self._writer.future(), encoded, effect=effect))
         return answer
 
@@ -222,25 +184,6 @@ class SqliteJournal:
     async def _ask(self, question: Callable[..., T], *arguments: Any) -> T:
         """:raises JournalUnavailable: it cannot be read now."""
         if self._closed:
-            raise JournalUnavailable(f"{self._path}: the journal is closed; rollbackd is stopping")
-        asked = partial(self._look, question, *arguments)
+            raise JournalUnavailable(f"{self._database.name}: the journal is closed; rollbackd is stopping")
+        asked = partial(self._database.read, question, *arguments)
         return await asyncio.get_running_loop().run_in_executor(self._readers, asked)
-
-    def _look(self, question: Callable[..., T], *arguments: Any) -> T:
-        """In one transaction that begins now: it sees all that was answered before, and nothing half."""
-        with sqlite.troubles(self._path):
-            connection = self._take_connection()
-            try:
-                with sqlite.transaction(connection, "read"):
-                    answer = question(connection, *arguments)
-            except BaseException:
-                connection.close()  # after any trouble with a new one: this one may remember a broken file
-                raise
-            self._idle.append(connection)
-        return answer
-
-    def _take_connection(self) -> Connection:
-        try:
-            return self._idle.pop()
-        except IndexError:
-            return sqlite.connect(self._path, "read", self._busy)

@@ -1,23 +1,26 @@
 """One thread owns the writing connection; whatever waits when it is free shares one transaction: group commit."""
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from queue import Empty, SimpleQueue
 from threading import Thread
-from typing import Any
+from typing import Any, TypeVar
 
 from rollbackd.facts import Record
-from rollbackd.journal import sqlite
-from rollbackd.journal.batch import Answer, WriteRequest, write
+from rollbackd.journal.batch import Answer, BatchResult, WriteRequest, write
 from rollbackd.journal.contract import JournalUnavailable
+from rollbackd.journal.database import Doubt, JournalConnection, JournalDatabase
 from rollbackd.journal.reserve import Reserve
-from rollbackd.journal.sqlite import Connection
 from rollbackd.system import log
 from rollbackd.system.boundary import boundary
 from rollbackd.system.clock import Clock
+
+T = TypeVar("T")
+_AGAIN = 1.0
+"""Seconds, until it is asked again what became of a COMMIT."""
 
 
 @dataclass(slots=True, eq=False)
@@ -32,17 +35,18 @@ class Writer:
     """Takes units from the event loop's thread and answers there; `moved` gets the facts of a commit before that."""
 
     def __init__(
-        self, path: Path, clock: Clock, reserve: Reserve, busy: float, moved: Callable[[Sequence[Record]], None]
+        self,
+        database: JournalDatabase,
+        clock: Clock,
+        reserve: Reserve | None,
+        moved: Callable[[Sequence[Record]], None],
     ) -> None:
-        self._path = path
+        self._database = database
         self._clock = clock
         self._reserve = reserve
         self._moved = moved
         self._log = log.get("journal")
         self._loop = asyncio.get_running_loop()
-        self._busy = busy
-        self._connection: Connection | None = None
-        self._inode = 0
         self._trouble = ""
         self._gathered: list[WriteRequest | Errand] = []
         """What the present turn of the loop wants to be done."""
@@ -63,7 +67,7 @@ class Writer:
         :raises JournalUnavailable: nothing of it was kept.
         """
         if self._closed:
-            raise JournalUnavailable(f"{self._path}: the journal is closed; rollbackd is stopping")
+            raise JournalUnavailable(f"{self._database.name}: the journal is closed; rollbackd is stopping")
         if self._ended:
             raise self._no_more()
         if not self._gathered:
@@ -75,7 +79,8 @@ class Writer:
 
     def _no_more(self) -> JournalUnavailable:
         return JournalUnavailable(
-            f"{self._path}: the thread that writes it has ended ({self._ended}); rollbackd ends, to be started anew"
+            f"{self._database.name}: the thread that writes it has ended ({self._ended}); rollbackd ends, to be "
+            "started anew"
         )
 
     def _give_up(self) -> None:
@@ -109,7 +114,7 @@ class Writer:
             with suppress(RuntimeError):  # as in `_answer`
                 self._loop.call_soon_threadsafe(self._give_up)
         finally:
-            self._disconnect()
+            self._database.disconnect()
 
     def _serve(self) -> None:
         going = True
@@ -156,11 +161,11 @@ class Writer:
 
     def _admit(self, units: Sequence[WriteRequest]) -> list[Answer]:
         """With the reserve gone, only what is urgent may use the room that it left."""
-        if self._reserve.held or self._reserve.restore():
+        if self._reserve is None or self._reserve.held or self._reserve.restore():
             return self._try(units)
         refusal = JournalUnavailable(
-            f"{self._path}: its disk is nearly full, and the rest is kept so that a running rollback can finish; "
-            f"free at least {2 * self._reserve.size // 2**20 + 1} MiB",
+            f"{self._database.name}: its disk is nearly full, and the rest is kept so that a running rollback can "
+            f"finish; free at least {2 * self._reserve.size // 2**20 + 1} MiB",
             full=True,
         )
         return self._urgent_only(units, refusal)
@@ -177,7 +182,7 @@ class Writer:
             return self._transact(units)
         except JournalUnavailable as trouble:
             # `release` says True once, and then the units are all urgent: no way round twice.
-            if trouble.full and any(unit.urgent for unit in units) and self._reserve.release():
+            if trouble.full and any(unit.urgent for unit in units) and self._reserve and self._reserve.release():
                 self._log.warning("the journal's disk is full; the reserve was freed", reason=str(trouble))
                 return self._urgent_only(units, trouble)
             if type(trouble) is JournalUnavailable or len(units) == 1:
@@ -189,16 +194,49 @@ class Writer:
         return [answer for unit in units for answer in self._guarded([unit])]
 
     def _transact(self, units: Sequence[WriteRequest]) -> list[Answer]:
-        with self._trouble_disconnects():
-            connection = self._connect()
-            with sqlite.transaction(connection, "write"):
-                written = write(connection, units, self._clock.now())
-                _mark("journal.before", written.answers)
+        written: BatchResult | None = None
+        while written is None:
+            try:
+                written = self._database.write(partial(self._write, units))
+            except Doubt as doubt:
+                written = doubt.answer if self._settled(doubt) else None
         self._note("")
         if written.records:
             with suppress(RuntimeError):  # as in `_answer`
                 self._loop.call_soon_threadsafe(self._moved, written.records)
         return written.answers
+
+    def _write(self, units: Sequence[WriteRequest], connection: JournalConnection) -> BatchResult:
+        written = write(connection, units, self._clock.now())
+        _mark("journal.before", written.answers)
+        return written
+
+    def _settled(self, doubt: Doubt) -> bool:
+        """Whether it was written. Its callers wait until that is known; who comes meanwhile hears that it is not.
+
+        :raises JournalUnavailable: we stop, and nobody knows; the next start reads what is so.
+        """
+        self._log.warning("what became of a COMMIT is not known; asking until it is", reason=str(doubt))
+        while True:
+            try:
+                return self._database.settle(doubt)
+            except JournalUnavailable as trouble:
+                self._note(str(trouble))
+                if not self._refuse_who_comes(trouble):
+                    raise
+
+    def _refuse_who_comes(self, trouble: JournalUnavailable) -> bool:
+        """For a moment; False when we are to stop."""
+        try:
+            work = self._queue.get(timeout=_AGAIN)
+        except Empty:
+            return True
+        if work is None:
+            self._queue.put(None)
+            return False
+        for item in work:
+            self._answer([item], [self._attempt(item.run) if isinstance(item, Errand) else _copy(trouble)])
+        return True
 
     def _note(self, trouble: str) -> None:
         """Into the log once, not with each unit of a storm; empty: it works."""
@@ -213,50 +251,6 @@ class Writer:
             return run()
         except Exception as error:  # noqa: BLE001  # as in `_settle`
             return error
-
-    @contextmanager
-    def _trouble_disconnects(self) -> Iterator[None]:
-        """After any trouble the next try starts with a new connection: the old one may remember a broken file."""
-        try:
-            with sqlite.troubles(self._path):
-                yield
-        except Exception:
-            self._disconnect()
-            raise
-
-    def _connect(self) -> Connection:
-        """The connection to the file that was opened first; a removed journal is never replaced by an empty one."""
-        inode = self._found()
-        if self._inode and inode != self._inode:
-            raise JournalUnavailable(
-                f"{self._path}: was {'replaced' if inode else 'removed'} while rollbackd runs; put it back, or restart "
-                "rollbackd to go on with what is there now"
-            )
-        if self._connection is None:
-            self._connection = sqlite.connect(self._path, "write", self._busy)
-            self._inode = inode
-        return self._connection
-
-    def _found(self) -> int:
-        """The file's number, or 0 when it cannot be seen."""
-        try:
-            return self._path.stat().st_ino
-        except OSError:
-            return 0
-
-    def _disconnect(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            with suppress(Exception):  # it is broken already; what matters is the next one
-                connection.close()
-
-    def prepare(self, work: Callable[[Connection], None]) -> int:
-        """Run as an errand: do something in one transaction, before anything else; the newest fact's place."""
-        with self._trouble_disconnects():
-            connection = self._connect()
-            with sqlite.transaction(connection, "write"):
-                work(connection)
-                return sqlite.last_number(connection, "facts")
 
 
 def _mark(name: str, answers: Sequence[Answer]) -> None:

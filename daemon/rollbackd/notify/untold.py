@@ -15,7 +15,7 @@ from rollbackd.config.models import Config
 from rollbackd.config.secrets import reveal
 from rollbackd.facts import Record
 from rollbackd.journal import Journal, JournalRefused
-from rollbackd.journal.place import path_of
+from rollbackd.journal.place import Access, local_path
 from rollbackd.notify.dispatcher import NotificationDispatcher
 from rollbackd.notify.messages import self_notices
 from rollbackd.plugins import build_notifier
@@ -69,7 +69,7 @@ class Untold:
     def _places(self) -> tuple[Path, ...]:
         daemon = self._config.daemon
         with suppress(JournalRefused):
-            journal = path_of(daemon.journal)
+            journal = local_path(daemon.journal, Access(daemon.scratch))
             name = f"{journal.name}.told"
             return tuple(place / name for place in (journal.parent, daemon.scratch, daemon.socket.parent))
         return ()

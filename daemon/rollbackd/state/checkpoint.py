@@ -17,8 +17,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from rollbackd.facts import Record
 from rollbackd.incident.life import Incident
+from rollbackd.journal import Access
 from rollbackd.journal.offline import records_until
-from rollbackd.journal.place import checkpoint_of
+from rollbackd.journal.place import DEFAULT_ACCESS, checkpoint_of
 from rollbackd.policy.ledger import FleetLedger, ServiceLedger
 from rollbackd.state.incidents import KnownIncidents
 from rollbackd.state.projection import Counts, Projection
@@ -95,9 +96,10 @@ def _folding() -> str:
 class Checkpoint:
     """The file beside the journal at a URL. :raises JournalRefused: that is no journal's URL."""
 
-    def __init__(self, journal: str) -> None:
+    def __init__(self, journal: str, access: Access = DEFAULT_ACCESS) -> None:
         self._journal = journal
-        self._path = checkpoint_of(journal)
+        self._access = access
+        self._path = checkpoint_of(journal, access)
         self._log = log.get("checkpoint")
 
     async def read(self, hash_of: HashOf) -> Projection | None:
@@ -137,7 +139,10 @@ class Checkpoint:
         except (OSError, ValueError, RecursionError):
             return []
         remedy = f"stop rollbackd and remove {self._path}; the next start reads all facts"
-        return [f"{found}; {remedy}" for found in _misfits(projection, records_until(self._journal, head.seq))]
+        return [f"{found}; {remedy}" for found in _misfits(projection, self._records(head.seq))]
+
+    def _records(self, seq: int) -> Iterator[Record]:
+        return records_until(self._journal, seq, access=self._access)
 
     def _load(self) -> tuple[_Head, Projection]:
         if self._path.stat().st_size > _LARGEST:

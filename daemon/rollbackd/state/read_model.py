@@ -35,7 +35,7 @@ class ReadModel:
         self._checkpoint = checkpoint
         self._saved = 0
         """The place that the checkpoint stands for."""
-        self.trouble = ""
+        self._trouble = ""
         """Why the last write failed; empty when it did not."""
         self._projection = Projection()
         self._subscribers: list[Callable[[Record], None]] = []
@@ -46,6 +46,11 @@ class ReadModel:
         journal.subscribe(self._heard)
 
     # -- what it knows --------------------------------------------------------------------------
+    @property
+    def trouble(self) -> str:
+        """Why nothing can be written now, as far as is known; empty while it can."""
+        return self._trouble or self.journal.trouble
+
     @property
     def seq(self) -> int:
         """The place of the last fact that it knows."""
@@ -120,8 +125,9 @@ class ReadModel:
         if self._checkpoint is None or self._behind or self.trouble or self.seq - self._saved < _WORTH_SAVING:
             return
         copy = self._projection.copy()
-        if await self._checkpoint.write(copy, self.journal.hash_of):
-            self._saved = copy.seq
+        with suppress(JournalUnavailable):
+            if await self._checkpoint.write(copy, self.journal.hash_of):
+                self._saved = copy.seq
 
     async def audit(self) -> list[str]:
         """All that is wrong with the journal and its checkpoint, a sentence each."""
@@ -161,10 +167,10 @@ class ReadModel:
         try:
             records = await self.journal.append(*entries, handled=handled, urgent=urgent)
         except JournalUnavailable as error:
-            self.trouble = str(error)
+            self._trouble = str(error)
             raise
         if not urgent:  # what is urgent also goes into the reserve's room
-            self.trouble = ""
+            self._trouble = ""
         if records and records[-1].seq > self.seq:
             with suppress(JournalUnavailable):  # it is written; the next refresh takes it in
                 await self.refresh()
@@ -205,7 +211,7 @@ class ReadModel:
         try:
             receipt = await self.journal.receive(items)
         except JournalUnavailable as error:
-            self.trouble = str(error)
+            self._trouble = str(error)
             raise
-        self.trouble = ""
+        self._trouble = ""
         return receipt

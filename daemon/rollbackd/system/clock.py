@@ -92,3 +92,8 @@ class JumpWatch:
 def boot_microseconds() -> int:
     """CLOCK_MONOTONIC as systemd wants it told."""
     return time.monotonic_ns() // 1000
+
+
+def boot_seconds() -> float:
+    """Seconds since the machine was started; they go on while it is suspended."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)

@@ -312,8 +312,8 @@ def sentence(fact: Any) -> str:  # noqa: C901, PLR0912  # one line a kind of fac
                 why = "; ".join(decision.question.why)
                 return f"{decision.trigger.rule}: asks whether {service} goes back to {target}, by plan {by}: {why}"
             return f"opened for {decision.trigger.rule}: {service} goes back to {target}, by plan {by}"
-        case facts.Adopted(process):
-            return f"driven by process {process.rpartition('/')[2]}"
+        case facts.Adopted(process, host):
+            return f"driven by process {process.rpartition('/')[2]}" + (f" on {host}" if host else "")
         case facts.Joined(trigger):
             return f"{trigger.rule} joined: {'; '.join(_evidence(trigger))}"
         case facts.Examined(results):

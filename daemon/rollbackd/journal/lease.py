@@ -1,0 +1,136 @@
+"""Who drives a journal on PostgreSQL: a row that its holder renews each second, and that another takes once it stands.
+
+No wall clock is compared. The holder counts from before its last good renewal was sent, and begins nothing after 3.5 s;
+another one counts from after it first saw that renewal, and takes the row after 5 s. Each holder has its own epoch,
+which every transaction that writes compares, so that one who froze in between writes nothing any more.
+"""
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from threading import Event, Thread
+
+from rollbackd.journal.contract import JournalRefused, JournalUnavailable
+from rollbackd.journal.database import scalar
+from rollbackd.journal.postgres import DRIVING, PostgresConnection, PostgresServer
+from rollbackd.system import log
+from rollbackd.system.clock import boot_seconds
+
+RENEWAL = 1.0
+"""Seconds."""
+_OURS = 3.5
+"""Seconds that the holder relies on a renewal."""
+_THEIRS = 5.0
+"""Seconds without a renewal after which another one takes it."""
+_ROW = "SELECT epoch, renewal, process, host FROM driver"
+_TAKEN = """
+    UPDATE driver SET epoch = epoch + 1, renewal = 0, process = ?, host = ?
+    WHERE epoch = ? AND renewal = ? AND process = ?
+"""
+_RENEWED = "UPDATE driver SET renewal = renewal + 1 WHERE epoch = ? AND process = ?"
+_RELEASED = "UPDATE driver SET process = '' WHERE epoch = ? AND process = ?"
+
+
+class Lease:
+    """First `look` until it is ours, then `keep`, in the end `release`; on a connection of its own."""
+
+    def __init__(self, server: PostgresServer, process: str, host: str) -> None:
+        self._server = server
+        self._process = process
+        self.host = host
+        self.epoch = 0
+        self.alive = False
+        """Whether the holder renewed it between two looks."""
+        self._seen: tuple[object, ...] = ()
+        self._since = 0.0
+        """Since when nothing has moved, by our clock."""
+        self._renewed = 0.0
+        """When the last good renewal was sent."""
+        self._reason = ""
+        self._stays = False
+        self._ended = Event()
+        self._thread = Thread(target=self._renew, name="journal-lease", daemon=True)
+        self._log = log.get("journal")
+
+    def look(self) -> str:
+        """Take it, if nobody has it, or its holder stood still; else who has it. Blocks for seconds at most.
+
+        :raises JournalRefused: JournalUnavailable: it cannot be looked at; then nothing was seen.
+        """
+        asked = boot_seconds()
+        try:
+            with self._connection() as connection:
+                ((epoch, renewal, process, host),) = connection.execute(_ROW).fetchall()
+                if (epoch, renewal, process) != self._seen:
+                    self.alive = bool(self._seen and process)
+                    self._seen, self._since = (epoch, renewal, process), boot_seconds()
+                if process in {"", self._process} or asked - self._since >= _THEIRS:
+                    self._take(connection)
+                return "" if self.epoch else f"{host}, process {process.rpartition('/')[2]}"
+        except (JournalUnavailable, JournalRefused):
+            self._seen = ()
+            raise
+
+    def _take(self, connection: PostgresConnection) -> None:
+        epoch, renewal, process = self._seen
+        sent = boot_seconds()
+        with self._server.transaction(connection, "write"):
+            connection.execute("SELECT pg_advisory_xact_lock(?)", (DRIVING,))
+            taken = connection.execute(_TAKEN, (self._process, self.host, epoch, renewal, process)).rowcount
+        if taken:
+            self.epoch, self._renewed = int(str(epoch)) + 1, sent
+
+    def keep(self) -> None:
+        """Renew it each second from now on."""
+        self._thread.start()
+
+    def stay(self) -> None:
+        """Release nothing: this process executes itself anew, and takes it at once by its name."""
+        self._stays = True
+
+    @property
+    def trouble(self) -> str:
+        """Why we may not drive now; empty while we surely do."""
+        if boot_seconds() - self._renewed < _OURS:
+            return ""
+        return self._reason or f"{self._server.name}: whether another daemon drives is not known: it was not asked"
+
+    def release(self) -> None:
+        """Let another one take it at once. Best effort: it would in 5 s."""
+        self._ended.set()
+        self._thread.join()
+        if self._stays:
+            return
+        try:
+            with self._connection() as connection:
+                connection.execute(_RELEASED, (self.epoch, self._process))
+        except (JournalUnavailable, JournalRefused) as error:
+            self._log.warning("the journal was not given back; another daemon waits some seconds", reason=str(error))
+
+    def _renew(self) -> None:
+        """The thread ends with the lease, and the daemon with the thread."""
+        while not self._ended.wait(RENEWAL):
+            sent = boot_seconds()
+            try:
+                with self._connection() as connection:
+                    # Who takes over waits for the standby; a renewal that is lost with the primary is made again.
+                    connection.execute("SET synchronous_commit TO local")
+                    while self._is_renewed(connection):
+                        self._renewed, self._reason = sent, ""
+                        if self._ended.wait(RENEWAL):
+                            return
+                        sent = boot_seconds()
+                    holder = scalar(connection, "SELECT host FROM driver")
+            except (JournalUnavailable, JournalRefused) as error:
+                self._reason = str(error)
+            else:
+                self._renewed, self._reason = 0.0, f"{self._server.name}: {holder} drives it now"
+                self._log.critical("another daemon drives the journal; this one ends", host=holder, epoch=self.epoch)
+                return
+
+    def _is_renewed(self, connection: PostgresConnection) -> bool:
+        return connection.execute(_RENEWED, (self.epoch, self._process)).rowcount == 1
+
+    @contextmanager
+    def _connection(self) -> Iterator[PostgresConnection]:
+        with self._server.troubles(), closing(self._server.connect("write")) as connection:
+            yield connection

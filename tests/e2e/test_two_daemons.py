@@ -1,0 +1,162 @@
+"""Two daemons with one journal on PostgreSQL: one drives, the other takes over, and nothing is done twice."""
+
+import signal
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import forks
+from tests.e2e.toy import Ear, Toy
+from tests.postgres_journal import journal_server, new_journal
+from tests.servers import Postgres, wait_until
+
+ONCE = ["enter", "begin config co-v1", "end config co-v1", "begin code co-v1", "end code co-v1", "leave"]
+
+
+@dataclass
+class Second(Toy):
+    """Another daemon, with a directory of its own, for the service of the first."""
+
+    first: Toy | None = None
+
+    def service(self, name: str = "shop") -> dict[str, Any]:
+        assert self.first is not None
+        return self.first.service(name)
+
+    def start_beside(self) -> None:
+        with (self.root / "log").open("ab") as log:
+            given = ["run", "--config", str(self.root / "config.yaml")]
+            self.daemon = forks.start("rollbackd", given, log.fileno(), log.fileno())
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Postgres]:
+    with journal_server() as running:
+        yield running
+
+
+@dataclass
+class Pair:
+    a: Toy
+    b: Second
+    server: Postgres
+
+    def begin(self) -> None:
+        """The first one drives, with v1 good and v2 there; the other one waits."""
+        self.a.start_with_two_states()
+        self.b.start_beside()
+
+    def b_drives(self) -> None:
+        self.b.until_up()
+
+
+@pytest.fixture
+def pair(server: Postgres, tmp_path: Path, ear: Ear) -> Iterator[Pair]:
+    url = new_journal(server)
+    a = Toy(tmp_path / "a", told=ear.url)
+    b = Second(tmp_path / "b", told=ear.url, first=a)
+    for name, one in (("ops-a", a), ("ops-b", b)):
+        one.build()
+        one.configure(daemon={"journal": url, "durability": "local", "standby": True, "name": name})
+    try:
+        yield Pair(a, b, server)
+    finally:
+        for path in a.root.glob("wait.*"):
+            path.unlink()
+        for one in (a, b):
+            if one.daemon is not None:
+                one.daemon.send_signal(signal.SIGCONT)
+            one.stop(kill=True)
+
+
+def test_the_other_one_goes_on_between_two_steps_when_the_first_is_killed(pair: Pair) -> None:
+    pair.begin()
+    pair.a.ask("PUT", "holds/shop", {"reason": "wait"})
+    incident = pair.a.ask("POST", "services/shop/rollback", {"over_hold": True})["incident"]
+    pair.a.stop(kill=True)
+    pair.b_drives()
+    if pair.b._view(incident)["outcome"] is None:
+        pair.b.ask("DELETE", "holds/shop")
+    assert pair.b.until_closed(incident)["outcome"] == "recovered"
+    assert pair.a.calls == ONCE
+
+
+def test_a_step_that_the_lost_host_had_begun_is_not_begun_again(pair: Pair, ear: Ear) -> None:
+    pair.begin()
+    pair.a.touch("wait.config")
+    incident = pair.a.ask("POST", "services/shop/rollback", {})["incident"]
+    pair.a.until_call("begin config co-v1")
+    pair.a.stop(kill=True)
+    pair.b_drives()
+    parked = pair.b.until_status(incident, "parked")
+    assert "apply config was begun on ops-a, and may still run there" in str(parked)
+    pair.a.remove("wait.config")
+    pair.a.until_call("end config co-v1")
+    assert pair.a.calls.count("begin config co-v1") == 1
+    assert [one["fact"]["host"] for one in pair.b.records(incident) if one["kind"] == "Adopted"] == ["ops-a", "ops-b"]
+
+
+def test_one_that_froze_for_longer_than_its_lease_loses_and_ends(pair: Pair) -> None:
+    pair.begin()
+    pair.a.ask("PUT", "holds/shop", {"reason": "wait"})
+    frozen = pair.a.daemon
+    assert frozen is not None
+    frozen.send_signal(signal.SIGSTOP)
+    pair.b_drives()
+    pair.b.ask("DELETE", "holds/shop")
+    incident = pair.b.ask("POST", "services/shop/rollback", {})["incident"]
+    assert pair.b.until_closed(incident)["outcome"] == "recovered"
+    frozen.send_signal(signal.SIGCONT)
+    assert frozen.wait(timeout=60) != 0, "it ends, to be started anew"
+    assert "another daemon drives the journal; this one ends" in pair.a.log
+    pair.a.daemon = None
+    assert pair.a.calls == ONCE
+    assert pair.b.ask("GET", "incidents")["incidents"][0]["id"] == incident
+
+
+def test_one_that_is_stopped_gives_it_to_the_other_at_once_and_refuses_where_it_does_not_stand_by(pair: Pair) -> None:
+    pair.begin()
+    refused = pair.b.command("rollback", "shop", "--offline", "--yes")
+    assert refused.returncode == 1
+    assert "journal is driven by ops-a, process " in refused.stderr
+    assert pair.a.stop() == 0
+    pair.b_drives()
+    assert "co-v2" in str(pair.b.ask("GET", "services/shop"))
+
+
+def test_with_the_database_away_no_step_begins_and_what_was_done_is_written_later(pair: Pair, ear: Ear) -> None:
+    one = pair.a
+    one.start_with_two_states()
+    one.touch("wait.config")
+    incident = one.ask("POST", "services/shop/rollback", {})["incident"]
+    one.until_call("begin config co-v1")
+    pair.server.crash()
+    one.remove("wait.config")
+    one.until_call("end config co-v1")
+    wait_until(lambda: not ready(one), "it is not ready")
+    status, said, headers = one.refused("POST", "services/shop/rollback", {})
+    assert (status, "nothing was stored" in said, "Retry-After" in headers) == (503, True, True)
+    with pytest.raises(urllib.error.HTTPError, match="503"):
+        one.alert()
+    wait_until(lambda: "rollbackd cannot write its journal" in ear.text(), "people are told directly")
+    assert "begin code co-v1" not in one.calls
+    pair.server.start()
+    assert one.until_closed(incident, 60)["outcome"] == "recovered"
+    assert one.calls == ONCE
+    wait_until(lambda: "can be written again" in ear.text(), "it is told that it is over")
+    wait_until(lambda: ready(one), "it is ready")
+
+
+def ready(one: Toy) -> bool:
+    request = urllib.request.Request(f"http://127.0.0.1:{one.port}/readyz", headers=one.headers)
+    try:
+        with urllib.request.urlopen(request, timeout=30):
+            return True
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code != 503
