@@ -18,6 +18,7 @@ from rollbackd.journal import (
     Conflict,
     Entry,
     Journal,
+    JournalDamaged,
     JournalInUse,
     JournalRefused,
     JournalUnavailable,
@@ -292,6 +293,24 @@ async def test_a_commit_whose_answer_is_lost_is_looked_up_and_never_written_twic
     line.close()
 
 
+async def test_facts_that_a_failover_lost_are_not_written_over(server: Postgres, url: str) -> None:
+    async with opened(url) as journal:
+        for number in range(3):
+            await journal.append(one(str(number)))
+        lost = ["DISABLE TRIGGER USER", "ENABLE TRIGGER USER"]
+        disabled, enabled = (f"ALTER TABLE facts {how}" for how in lost)
+        back = ["DELETE FROM facts WHERE seq > 1", "UPDATE newest SET seq = 1", "DELETE FROM heads"]
+        back += ["INSERT INTO heads SELECT stream, n, hash FROM facts"]
+        server.sql(disabled, *back, enabled, database=database(url))
+        with pytest.raises(JournalDamaged, match="#2 to #3 were written and are missing: a failover lost them"):
+            await journal.append(one("late"))
+        with pytest.raises(JournalDamaged, match="a failover lost them"):
+            await journal.receive([Received("a", "alert", b"{}")])
+    async with opened(url) as journal:
+        (record,) = await journal.append(one("a person restarted it"))
+        assert (record.seq, (await journal.audit()).broken) == (2, ())
+
+
 # -- a standby ----------------------------------------------------------------------------------
 async def test_replicated_waits_for_a_standby_and_without_one_nothing_is_said_to_be_written(tmp_path: Path) -> None:
     with journal_server() as primary:
@@ -320,6 +339,25 @@ async def test_replicated_waits_for_a_standby_and_without_one_nothing_is_said_to
                 assert [record.n for record in await journal.read("x")] == [1, 2]
                 (record,) = await journal.append(one("3"))
                 assert (record.n, (await journal.audit()).broken) == (3, ())
+
+
+async def test_the_server_that_takes_writes_is_used_also_after_a_failover() -> None:
+    with journal_server() as primary, postgres_server(standby_of=primary) as standby:
+        url = new_journal(primary)
+        name = url.partition("@/")[2].partition("?")[0]
+        both = f"?host={standby.socket},{primary.socket}&port={standby.port},{primary.port}"
+        async with opened(f"postgresql://{ROLE}@/{name}{both}") as journal:
+            await journal.append(one("1"))
+            at = primary.sql("SELECT pg_current_wal_lsn()::text")[0][0]
+            there = f"SELECT pg_last_wal_replay_lsn() >= '{at}'"
+            await asyncio.to_thread(wait_until, lambda: standby.sql(there) == [(True,)], "the standby has it")
+            primary.crash()
+            with pytest.raises(JournalUnavailable):
+                await journal.append(one("2"))
+            assert standby.sql("SELECT pg_promote(true, 60)") == [(True,)]
+            (record,) = await journal.append(one("2"))
+            assert record.n == 2
+            assert [record.n for record in await journal.read("x")] == [1, 2]
 
 
 # -- one driver ---------------------------------------------------------------------------------

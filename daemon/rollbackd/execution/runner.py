@@ -67,9 +67,10 @@ class Judgement:
 
 
 def process_name() -> str:
-    """Boot id and process id: no two processes ever share them."""
+    """Boot id, the container's number and process id: no two processes ever share them, and it outlives an execve."""
     with suppress(OSError):
-        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()}/{os.getpid()}"
+        container = Path("/proc/self/ns/pid").stat().st_ino
+        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()}/{container}/{os.getpid()}"
     return f"-/{os.getpid()}"
 
 

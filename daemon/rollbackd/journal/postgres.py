@@ -65,7 +65,7 @@ _STORED = """
 _TRIGGERS = "SELECT tgname FROM pg_trigger WHERE tgrelid = 'facts'::regclass AND tgenabled != 'D'"
 _UNIT = """
     INSERT INTO writers (name, unit) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET unit = excluded.unit
-    RETURNING (SELECT epoch FROM driver)
+    RETURNING (SELECT epoch FROM driver), (SELECT seq FROM newest)
 """
 _LAST_UNIT = """
     INSERT INTO writers (name, unit) VALUES (?, 0) ON CONFLICT (name) DO UPDATE SET unit = writers.unit RETURNING unit
@@ -80,6 +80,8 @@ class PostgresConnection:
     def __init__(self, raw: psycopg.Connection[Row]) -> None:
         self.raw = raw
         self.warnings: list[str] = []
+        self.newest = 0
+        """The number of the last fact that was written on it."""
         raw.add_notice_handler(self._noticed)
 
     def _noticed(self, notice: errors.Diagnostic) -> None:
@@ -98,6 +100,8 @@ class PostgresConnection:
     def insert(self, into: str, rows: Sequence[Row], conflict: str = "") -> None:
         for _ in self._insert(into, rows, conflict):
             pass
+        if into == "facts":
+            self.newest = rows[-1][0]
 
     def insert_new(self, into: str, rows: Sequence[Row]) -> dict[str, int]:
         added: dict[str, int] = {}
@@ -153,6 +157,8 @@ class PostgresServer(JournalDatabase):
         """The number of the last unit that this writer tried to write."""
         self._epoch: int | None = None
         """That of our lease; None: nobody's, as while a journal is moved."""
+        self._acknowledged = 0
+        """The number of the last fact of which we said that it is written."""
 
     # -- connections
     def connect(self, mode: Mode) -> PostgresConnection:
@@ -243,8 +249,9 @@ class PostgresServer(JournalDatabase):
                 connection = cast("PostgresConnection", self.writer())
                 connection.raw.execute(_BEGIN["write"])
                 connection.execute("SELECT pg_advisory_xact_lock_shared(?)", (DRIVING,))
-                epoch = scalar(connection, _UNIT, self._writer_name, self._unit)
+                epoch, newest = connection.execute(_UNIT, (self._writer_name, self._unit)).fetchall()[0]
                 self._refuse_driven(epoch)
+                self._refuse_loss(newest)
                 answer = work(connection)
                 self._commit(connection, answer)
             except Exception:
@@ -255,6 +262,14 @@ class PostgresServer(JournalDatabase):
     def _refuse_driven(self, epoch: int) -> None:
         if self._epoch not in {None, epoch}:
             raise JournalUnavailable(f"{self.name}: another daemon drives it now; this one ends")
+
+    def _refuse_loss(self, newest: int) -> None:
+        """What came back from a failover without what we know is not gone on with before a person has looked."""
+        if newest < self._acknowledged:
+            raise JournalDamaged(
+                f"{self.name}: #{newest + 1} to #{self._acknowledged} were written and are missing: a failover lost "
+                "them. Look at what runs; restart rollbackd to go on with what is there"
+            )
 
     def _commit(self, connection: PostgresConnection, answer: object) -> None:
         """:raises Doubt: the connection ended in it, or the standby does not say that it has it."""
@@ -275,6 +290,7 @@ class PostgresServer(JournalDatabase):
             raise JournalUnavailable(f"{self.name}: the transaction was taken back ({ended})")
         if connection.warnings:
             raise Doubt(answer, connection.warnings[-1])
+        self._acknowledged = max(self._acknowledged, connection.newest)
 
     def settle(self, doubt: Doubt) -> bool:
         with self.troubles():

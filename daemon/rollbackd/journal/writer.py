@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from queue import Empty, SimpleQueue
 from threading import Thread
-from typing import Any, TypeVar
+from typing import Any
 
 from rollbackd.facts import Record
 from rollbackd.journal.batch import Answer, BatchResult, WriteRequest, write
@@ -18,7 +18,6 @@ from rollbackd.system import log
 from rollbackd.system.boundary import boundary
 from rollbackd.system.clock import Clock
 
-T = TypeVar("T")
 _AGAIN = 1.0
 """Seconds, until it is asked again what became of a COMMIT."""
 
@@ -220,10 +219,11 @@ class Writer:
         while True:
             try:
                 return self._database.settle(doubt)
-            except JournalUnavailable as trouble:
-                self._note(str(trouble))
-                if not self._refuse_who_comes(trouble):
-                    raise
+            except Exception as error:  # noqa: BLE001  # whatever it is, nothing is written again before this is known
+                trouble = JournalUnavailable(str(error))
+            self._note(str(trouble))
+            if not self._refuse_who_comes(trouble):
+                raise JournalUnavailable(f"{trouble}; whether it was written the next start reads") from doubt
 
     def _refuse_who_comes(self, trouble: JournalUnavailable) -> bool:
         """For a moment; False when we are to stop."""
