@@ -132,10 +132,19 @@ class FakeCluster(Cluster):
     """The strict fake."""
 
     fake: FakeKubernetes
+    served: ssl.SSLContext | None = None
+    """What it shows to whoever asks over TLS."""
 
     @property
     def version(self) -> str:
         return "the fake"
+
+    def replace_certificate(self, certificate: Path, key: Path) -> None:
+        """From now on it shows another one, which rollbackd's kubeconfig knows."""
+        assert self.served is not None
+        self.served.load_cert_chain(certificate, key)
+        self.authority = _authority(certificate)
+        self.write(self.token)
 
     def freeze(self) -> None:
         self.fake.frozen = True
@@ -170,6 +179,7 @@ class FakeCluster(Cluster):
             self.fake.admission,
             self.fake.listing,
             self.fake.watching,
+            self.fake.served,
         ):
             kept.clear()
         self.fake.bring_up()
@@ -196,6 +206,11 @@ def kubeconfig(url: str, token: str, **cluster: object) -> str:
     )
 
 
+def _authority(certificate: Path) -> dict[str, str]:
+    """Who vouches for one that nobody else signed."""
+    return {"certificate-authority-data": base64.b64encode(certificate.read_bytes()).decode()}
+
+
 @contextlib.contextmanager
 def fake_cluster(certificate: Path | None = None, key: Path | None = None) -> Iterator[FakeCluster]:
     """The fake, over TLS where it has a certificate."""
@@ -205,10 +220,11 @@ def fake_cluster(certificate: Path | None = None, key: Path | None = None) -> It
         served = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         served.load_cert_chain(certificate, key)
         trusted = ssl.create_default_context(cafile=str(certificate))
-        authority["certificate-authority-data"] = base64.b64encode(certificate.read_bytes()).decode()
+        authority = _authority(certificate)
     with fake_kubernetes(served) as fake, tempfile.TemporaryDirectory() as directory:
         api = ClusterApi(fake.url, ADMIN, trusted)
         cluster = FakeCluster(api, Path(directory) / "kubeconfig", TOKEN, authority, fake=fake)
+        cluster.served = served
         cluster.write(TOKEN)
         yield cluster
         assert fake.wrong == []

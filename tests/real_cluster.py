@@ -55,6 +55,7 @@ class RealCluster(Cluster):
         self.chosen = {"rollbackd/tests": run}
         self.down: set[str] = set()
         self.frozen = False
+        self._passing = threading.Lock()
         self._undone: list[Callable[[], object]] = []
         self._addresses = itertools.count(1)
         self._renewed = 0.0
@@ -104,7 +105,8 @@ class RealCluster(Cluster):
 
     def may(self, verb: str, group: str, resource: str, namespace: str) -> bool:
         ours = ClusterApi(self.api.url, self.token, self.api.context)
-        wanted = {"verb": verb, "group": group, "resource": resource, "namespace": namespace}
+        whole, _, part = resource.partition("/")
+        wanted = {"verb": verb, "group": group, "resource": whole, "subresource": part, "namespace": namespace}
         review = {"kind": "SelfSubjectAccessReview", "apiVersion": "authorization.k8s.io/v1"}
         asked = {**review, "spec": {"resourceAttributes": wanted}}
         return bool(ours("POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", asked)["status"]["allowed"])
@@ -139,7 +141,8 @@ class RealCluster(Cluster):
         return name
 
     def freeze(self) -> None:
-        self.frozen = True
+        with self._passing:
+            self.frozen = True
 
     def thaw(self) -> None:
         self.frozen = False
@@ -172,11 +175,12 @@ class RealCluster(Cluster):
         gateway = self.api.status("GET", ROUTES) == 200
         while not ended.is_set() or any(pod["spec"].get("nodeName") in self.nodes for pod in self._all("/api/v1/pods")):
             self._renew()
-            if not self.frozen:
-                for pod in self._all("/api/v1/pods"):
-                    self._play_pod(pod)
-                for route in self._all(f"{ROUTES}/httproutes") if gateway else ():
-                    self._play_route(route)
+            with self._passing:
+                if not self.frozen:
+                    for pod in self._all("/api/v1/pods"):
+                        self._play_pod(pod)
+                    for route in self._all(f"{ROUTES}/httproutes") if gateway else ():
+                        self._play_route(route)
             ended.wait(PASS)
 
     def _all(self, path: str) -> list[Object]:

@@ -43,7 +43,8 @@ _CONFLICT = 409
 _WORD = re.compile(r"\{([A-Za-z_]+)\}")
 
 
-def _url(text: str) -> str:
+def usable_url(text: str) -> str:
+    """The text, when it is a URL that can be asked. :raises ValueError: it is none."""
     if not is_url(text) or not text.isprintable():
         raise ValueError(f"{show(text)} is not a URL that can be asked; write it like https://ci.example/api/rollback")
     parts = urlsplit(text)
@@ -56,7 +57,7 @@ def _url(text: str) -> str:
     return text
 
 
-Url = Annotated[str, AfterValidator(_url)]
+Url = Annotated[str, AfterValidator(usable_url)]
 """Where a request goes; its path and query may have `{service}` and the other words."""
 
 

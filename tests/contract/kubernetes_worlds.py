@@ -1,5 +1,8 @@
 """Workloads in a namespace of their own, for the contract and what else is tested on them."""
 
+import threading
+from functools import cache
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -217,6 +220,38 @@ class ConfiguredDaemonWorld(ConfiguredWorld):
     kind = "daemonset"
 
 
+class Doctor:
+    """Answers what `healthy` asks: with 500 from the `sick`-th question on."""
+
+    def __init__(self, sick: float = float("inf")) -> None:
+        self.asked = 0
+        doctor = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                doctor.asked += 1
+                self.send_response(500 if doctor.asked >= sick else 200)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def close(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+
+@cache
+def all_is_well() -> Doctor:
+    """One for all worlds of a process."""
+    return Doctor()
+
+
 class ColouredWorld(World):
     """A Service that sends the traffic to green; blue is idle, and there is a red that somebody made."""
 
@@ -233,6 +268,8 @@ class ColouredWorld(World):
             "namespace": self.namespace,
             "service": "web",
             "colours": {colour: f"deployment/web-{colour}" for colour in ("blue", "green", "red")},
+            "healthy": {colour: f"{all_is_well().url}/{colour}" for colour in ("blue", "green", "red")},
+            "times": 1,
             "every": "50ms",
             "timeout": "20s",
         }

@@ -4,8 +4,8 @@ With KUBECONFIG the same is tried in the real cluster that it names; what asks f
 """
 
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import logging
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,13 @@ from rollbackd.adapter import AdapterError
 from rollbackd.config.load import load
 from rollbackd.execution.layers import LayerFactory, PlanRequest
 from rollbackd.model import Plan, Progress, Release, State
+from rollbackd.syntax.units import parse_duration
 from rollbackd.system.clock import SystemClock
 from rollbackd.system.spawner import Spawner
 from rollbackd.testing import AdapterContract, World, finish, perform, planned, problems
-from rollbackd_adapters.kubernetes import lacking
+from rollbackd_adapters.kubernetes import blue_green, lacking
 from rollbackd_adapters.kubernetes.rollout import is_ready
+from rollbackd_adapters.kubernetes.settings import BlueGreenSettings
 from rollbackd_adapters.kubernetes.templates import template_id
 from tests.clusters import JSON_PATCH, MERGE_PATCH, Cluster, fake_cluster, kubeconfig
 from tests.contract.kubernetes_worlds import (
@@ -28,6 +30,7 @@ from tests.contract.kubernetes_worlds import (
     ConfiguredDaemonWorld,
     ConfiguredWorld,
     DaemonWorld,
+    Doctor,
     StatefulWorld,
     WorkloadWorld,
 )
@@ -222,6 +225,29 @@ def test_a_paused_workload_is_refused(world: WorkloadWorld) -> None:
     assert finish(problems(world.adapter()))
 
 
+def test_a_workload_that_is_being_deleted_is_refused(world: WorkloadWorld) -> None:
+    held: Object = {"metadata": {"finalizers": ["example.com/drains"]}}
+    world.cluster.api("PATCH", world.at, held, MERGE_PATCH)
+    try:
+        world.cluster.api("DELETE", world.at)
+        refused = refusal(world)
+    finally:
+        world.cluster.api("PATCH", world.at, {"metadata": {"finalizers": None}}, MERGE_PATCH)
+    assert refused.permanent
+    assert "it is being deleted" in str(refused)
+
+
+def test_a_name_in_a_template_leads_nowhere_else(world: WorkloadWorld, fake: FakeKubernetes) -> None:
+    hostile = "../../../../../api/v1/namespaces/kube-system?x="
+    strange = [{"name": "A", "valueFrom": {"secretKeyRef": {"name": hostile, "key": "a"}}}]
+    world.patch({"op": "add", "path": "/spec/template/spec/containers/0/env", "value": strange})
+    bad = finish(world.adapter().current())
+    world.patch({"op": "remove", "path": "/spec/template/spec/containers/0/env"})
+    fake.asked.clear()
+    assert "bring it back first" in str(refusal(world, bad))
+    assert fake.asked.count("GET /api/v1/namespaces/kube-system") == 1, "that of which cluster it is"
+
+
 def test_a_full_quota_stops_a_rollout_that_needs_more_pods(cluster: Cluster, tmp_path: Path) -> None:
     strategy = {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}
     world = WorkloadWorld(cluster, tmp_path, strategy=strategy)
@@ -247,6 +273,16 @@ def test_a_full_quota_is_told_where_pods_are_taken_away_first(cluster: Cluster, 
         world.cluster.api("PATCH", f"{pods}/{name}", {"metadata": {"finalizers": None}}, MERGE_PATCH)
     world.settings |= {"timeout": "60s", "failing_for": "20s"}
     assert finish(perform(world.adapter(), change)) is Progress.DONE
+
+
+def test_pods_that_a_quota_refuses_end_the_step_early(cluster: Cluster, tmp_path: Path) -> None:
+    strategy = {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 1}}
+    world = WorkloadWorld(cluster, tmp_path, strategy=strategy)
+    change = finish(planned(world.adapter(), world.target()))
+    quota(world, pods=1)
+    with pytest.raises(AdapterError, match="exceeded quota") as failed:
+        finish(world.adapter().apply(change))
+    assert failed.value.permanent
 
 
 def quota(world: WorkloadWorld, pods: int = 2) -> None:
@@ -349,6 +385,14 @@ def test_pods_of_the_target_that_do_not_come_up_end_the_step_early(
     assert finish(world.adapter().progress(change)) is Progress.NOT_STARTED
 
 
+def test_pods_that_cannot_be_configured_end_the_step_early(world: WorkloadWorld) -> None:
+    change = finish(planned(world.adapter(), world.target()))
+    world.cluster.api("DELETE", f"/api/v1/namespaces/{world.namespace}/configmaps/settings")
+    with pytest.raises(AdapterError, match="CreateContainerConfigError") as failed:
+        finish(world.adapter().apply(change))
+    assert failed.value.permanent
+
+
 def test_it_is_done_only_when_the_last_old_pod_has_ended(world: WorkloadWorld) -> None:
     change = finish(planned(world.adapter(), world.target()))
     pods = f"/api/v1/namespaces/{world.namespace}/pods"
@@ -410,7 +454,7 @@ def test_our_annotation_on_somebody_elses_template_proves_nothing(world: Workloa
 
 
 # -- answers that do not come -------------------------------------------------------------------
-@pytest.mark.parametrize("fault", ["lost", "dropped", "429", "504"])
+@pytest.mark.parametrize("fault", ["lost", "dropped", "429", "504", "etcd"])
 def test_when_an_answer_is_lost_it_is_looked_at_before_it_is_sent_again(
     world: WorkloadWorld, fake: FakeKubernetes, fault: str
 ) -> None:
@@ -500,6 +544,58 @@ def test_a_token_that_expired_is_read_again(world: WorkloadWorld, fake: FakeKube
     finish(twice())
 
 
+def looks(world: WorkloadWorld, times: int) -> None:
+    """So many by one daemon."""
+    adapter = world.adapter()
+
+    async def looked() -> None:
+        for _ in range(times):
+            await adapter.asked()
+
+    finish(looked())
+
+
+@pytest.mark.parametrize(("left", "again"), [("1h", False), ("20s", True)], ids=["in an hour", "in a moment"])
+def test_credentials_that_expire_are_got_anew_before_they_do(
+    world: WorkloadWorld, tmp_path: Path, left: str, again: bool
+) -> None:
+    expires = (datetime.now(UTC) + parse_duration(left)).isoformat(timespec="seconds")
+    status = {"token": world.cluster.token, "expirationTimestamp": expires}
+    plugin(world.cluster, tmp_path, json.dumps({"apiVersion": "v1", "kind": "ExecCredential", "status": status}))
+    looks(world, 3)
+    assert (len((tmp_path / "asked").read_text().splitlines()) > 1) is again
+
+
+def test_a_certificate_that_was_replaced_is_read_again(tmp_path: Path) -> None:
+    (tmp_path / "next").mkdir()
+    second = make_certificate(tmp_path / "next")
+    with fake_cluster(*make_certificate(tmp_path)) as cluster:
+        world = WorkloadWorld(cluster, tmp_path, history=("web:1",))
+        adapter = world.adapter()
+
+        async def twice() -> None:
+            await adapter.asked()
+            cluster.replace_certificate(*second)
+            await adapter.asked()
+
+        finish(twice())
+
+
+def test_a_proxy_of_the_environment_is_not_asked(world: WorkloadWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    looks(world, 1)
+
+
+def test_nothing_of_a_template_is_logged(world: WorkloadWorld, caplog: pytest.LogCaptureFixture) -> None:
+    good, secret = world.release("web:2"), [{"name": "PASSWORD", "value": "hunter2-of-the-shop"}]
+    world.patch({"op": "add", "path": "/spec/template/spec/containers/0/env", "value": secret})
+    world.settled()
+    with caplog.at_level(logging.DEBUG):
+        assert roll_back(world, good) is Progress.DONE
+    assert "hunter2" not in caplog.text
+
+
 def test_a_token_that_is_not_accepted_is_told_and_never_shown(world: WorkloadWorld) -> None:
     world.cluster.write("the-token-of-last-year")
     refused = refusal(world)
@@ -509,7 +605,7 @@ def test_a_token_that_is_not_accepted_is_told_and_never_shown(world: WorkloadWor
 
 def plugin(cluster: Cluster, path: Path, says: str, code: int = 0) -> None:
     program = path / "get-token"
-    program.write_text(f"#!/bin/sh\necho \"$KUBERNETES_EXEC_INFO\" > {path}/asked\necho '{says}'\nexit {code}\n")
+    program.write_text(f"#!/bin/sh\necho \"$KUBERNETES_EXEC_INFO\" >> {path}/asked\necho '{says}'\nexit {code}\n")
     program.chmod(0o700)
     version = "client.authentication.k8s.io/v1"
     run = {"apiVersion": version, "command": str(program), "interactiveMode": "Never"}
@@ -528,6 +624,13 @@ def test_a_program_gets_the_credentials(world: WorkloadWorld, tmp_path: Path) ->
 def test_a_program_that_gives_none_is_told(world: WorkloadWorld, tmp_path: Path, says: str, code: int) -> None:
     plugin(world.cluster, tmp_path, says, code)
     assert "get-token, which gets the credentials" in str(refusal(world))
+
+
+def test_a_program_that_never_ends_is_ended(world: WorkloadWorld, tmp_path: Path) -> None:
+    plugin(world.cluster, tmp_path, "")
+    (tmp_path / "get-token").write_text("#!/bin/sh\nsleep 600\n")
+    world.changed["request_timeout"] = "300ms"
+    assert "credentials" in str(refusal(world))
 
 
 @pytest.mark.parametrize(
@@ -570,6 +673,7 @@ def test_the_kubeconfig_is_never_written(world: WorkloadWorld) -> None:
 
 
 def test_a_rollback_asks_little(world: WorkloadWorld, fake: FakeKubernetes) -> None:
+    world.settings["every"] = "2s"
     finish(world.adapter().current())
     adapter = world.adapter()
 
@@ -579,7 +683,7 @@ def test_a_rollback_asks_little(world: WorkloadWorld, fake: FakeKubernetes) -> N
 
     fake.asked.clear()
     finish(whole())
-    assert len(fake.asked) <= 15, fake.asked
+    assert len(fake.asked) <= 15, "\n".join(fake.asked)
 
 
 def test_while_a_rollout_stands_still_its_pods_are_looked_at_now_and_then(
@@ -592,7 +696,13 @@ def test_while_a_rollout_stands_still_its_pods_are_looked_at_now_and_then(
     with pytest.raises(AdapterError, match="not rolled out after 1s"):
         finish(world.adapter().apply(change))
     assert sum(line.endswith("/pods") for line in fake.asked) == 1
-    assert sum(line.endswith("/deployments/web") for line in fake.asked) > 5
+    told = sum(line.endswith("/deployments/web") for line in fake.asked)
+    fake.denied.add(("watch", "deployments"))
+    fake.asked.clear()
+    with pytest.raises(AdapterError, match="not rolled out after 1s"):
+        finish(world.adapter().apply(change))
+    assert sum(line.endswith("/pods") for line in fake.asked) == 1
+    assert sum(line.endswith("/deployments/web") for line in fake.asked) > told
 
 
 def test_nodes_are_asked_about_only_where_a_pod_may_be_on_one_that_is_down(
@@ -885,35 +995,11 @@ def colours(cluster: Cluster, tmp_path: Path) -> ColouredWorld:
     return ColouredWorld(cluster, tmp_path)
 
 
-class Doctor:
-    """Answers what `healthy` asks: with 500 from the `sick`-th question on."""
-
-    def __init__(self, sick: int) -> None:
-        self.asked = 0
-        doctor = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                doctor.asked += 1
-                self.send_response(500 if doctor.asked >= sick else 200)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-    def close(self) -> None:
-        self.server.shutdown()
-        self.server.server_close()
-
-
 @pytest.mark.parametrize(("sick", "moves"), [(5, False), (6, True)], ids=["4 of 5", "5 of 5"])
 def test_the_idle_colour_must_answer_five_times_in_a_row(colours: ColouredWorld, sick: int, moves: bool) -> None:
     doctor = Doctor(sick)
-    colours.settings["healthy"] = {"blue": f"http://127.0.0.1:{doctor.server.server_port}/"}
+    colours.settings["healthy"]["blue"] = doctor.url
+    del colours.settings["times"]
     change = finish(planned(colours.adapter(), Release("blue")))
     try:
         if moves:
@@ -925,6 +1011,51 @@ def test_the_idle_colour_must_answer_five_times_in_a_row(colours: ColouredWorld,
         doctor.close()
     assert doctor.asked == 5
     assert colours.present() == ("blue" if moves else "green")
+
+
+@pytest.mark.parametrize(
+    ("answers", "said"),
+    [
+        ([200] * 5, ""),
+        ([200] * 4 + [500], r"blue is not healthy, .* \(5 of 5\): cluster prod: GET .*/proxy/health answered 500"),
+        (None, r"blue is not healthy, .* \(1 of 5\): .* answered 503: no endpoints available for service .web-blue."),
+    ],
+    ids=["5 of 5", "4 of 5", "nobody"],
+)
+def test_the_idle_colour_is_asked_through_the_proxy_of_the_api(
+    colours: ColouredWorld, fake: FakeKubernetes, answers: list[int] | None, said: str
+) -> None:
+    own = {"selector": {"app": "web", "color": "blue"}, "ports": [{"port": 8080}]}
+    made = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web-blue"}, "spec": own}
+    colours.cluster.api("POST", f"{colours.core}/services", made)
+    colours.settings["healthy"]["blue"] = "service/web-blue:8080/health"
+    colours.settings["times"] = 5
+    if answers is not None:
+        given = iter(answers)
+        fake.served["web-blue:8080"] = lambda path: next(given) if path == "/health" else 404
+    change = finish(planned(colours.adapter(), Release("blue")))
+    if said:
+        with pytest.raises(AdapterError, match=said):
+            finish(perform(colours.adapter(), change))
+    else:
+        assert finish(perform(colours.adapter(), change)) is Progress.DONE
+    assert colours.present() == ("green" if said else "blue")
+
+
+def blue_green_rights() -> list[tuple[str, str, str]]:
+    known = {"adapter": "blue_green", "cluster": "prod", "namespace": "shop", "service": "web"}
+    each = {name: f"deployment/web-{name}" for name in ("blue", "green")}
+    healthy = {name: f"service/web-{name}:80/" for name in each}
+    return blue_green.rights(BlueGreenSettings.model_validate({**known, "colours": each, "healthy": healthy}))
+
+
+@pytest.mark.parametrize("right", blue_green_rights(), ids=lambda right: f"{right[0]} {right[2]}")
+def test_each_right_of_a_switch_that_is_missing_is_named(colours: ColouredWorld, right: tuple[str, str, str]) -> None:
+    colours.settings["healthy"]["red"] = "service/web-red:80/"
+    verb, group, resource = right
+    colours.cluster.deny(verb, group, resource)
+    (problem,) = finish(problems(colours.adapter()))
+    assert f'{{apiGroups: ["{group}"], resources: [{resource}], verbs: [{verb}]}}' in problem.text
 
 
 def test_an_idle_colour_that_is_sick_gets_no_traffic_though_the_active_one_is_well(colours: ColouredWorld) -> None:

@@ -14,6 +14,7 @@ from rollbackd_adapters.kubernetes.settings import CanarySettings
 from tests.clusters import JSON_PATCH, MERGE_PATCH, Cluster
 from tests.contract.kubernetes_worlds import TRIGGERS, GatewayWorld, RoutedWorld
 from tests.fakes.kubernetes_api import FakeKubernetes
+from tests.servers import wait_until
 
 BOTH = pytest.mark.parametrize("kind", [RoutedWorld, GatewayWorld], ids=["virtualservice", "httproute"])
 
@@ -236,6 +237,7 @@ def test_a_stable_workload_that_fails_on_the_way_stops_it_there(world: RoutedWor
     assert not failed.value.permanent
     assert world.weights() == [34, 6]
     world.replicas("web", 2)
+    wait_until(lambda: world.available("web") == 2, "both pods again")
     assert finish(perform(world.adapter(), change)) is Progress.DONE
 
 
@@ -381,7 +383,7 @@ def test_the_canary_is_scaled_down_only_when_asked_and_only_at_the_end(world: Ro
 
     finish(world.adapter().apply_in_stages(change, ask))
     assert pods == [2, 2]
-    assert world.available("web-canary") == 0
+    wait_until(lambda: world.available("web-canary") == 0, "the end of its pods")
     assert world.available("web") == 2
 
 

@@ -14,14 +14,14 @@ import pytest
 
 from rollbackd.adapter import AdapterError, Place, Watched
 from rollbackd.execution.layers import Layers
-from rollbackd.model import Problem, Release
+from rollbackd.model import Problem, Progress, Release
 from rollbackd.system.clock import SystemClock
-from rollbackd.testing import finish, planned
+from rollbackd.testing import finish, perform, planned
 from rollbackd_adapters.kubernetes import KubernetesAdapter, KubernetesSettings, client, watch
 from rollbackd_adapters.kubernetes.blue_green import ServiceColours
 from rollbackd_adapters.kubernetes.client import client_of
 from rollbackd_adapters.kubernetes.settings import BlueGreenSettings
-from tests.clusters import JSON_PATCH, Cluster, kubeconfig
+from tests.clusters import JSON_PATCH, MERGE_PATCH, Cluster, kubeconfig
 from tests.contract.kubernetes_worlds import WorkloadWorld
 from tests.fakes.kubernetes_api import TOKEN, FakeKubernetes
 from tests.servers import wait_until
@@ -301,7 +301,9 @@ async def test_a_service_and_its_colours_are_watched_too(
     world.cluster.api("POST", f"{core}/services", made)
     colours = {"blue": "deployment/blue", "green": "deployment/green"}
     known = {"adapter": "blue_green", "cluster": "prod", "namespace": world.namespace, "service": "web"}
-    one = ServiceColours(BlueGreenSettings.model_validate(known | {"colours": colours}), place)
+    healthy = {colour: f"service/{colour}:80/health" for colour in colours}
+    settings = BlueGreenSettings.model_validate(known | {"colours": colours, "healthy": healthy})
+    one = ServiceColours(settings, place)
     assert isinstance(one, Watched)
     assert await one.current() == Release("green", "green")
     told = client_of(place, "prod").watches[f"{core}/services"]
@@ -315,6 +317,49 @@ async def test_a_service_and_its_colours_are_watched_too(
     asked(fake)
     assert await one.current() == Release("blue", "blue")
     assert asked(fake) == []
+
+
+# -- rollouts -----------------------------------------------------------------------------------
+async def rolled_out(world: WorkloadWorld, fake: FakeKubernetes, place: Place, **settings: Any) -> list[str]:
+    """Roll back while the cluster takes its time, which ends once its workload is watched; what was asked."""
+    world.deploy("web:2")
+    world.settled()
+    one, target = adapter(place, world, **settings), world.release("web:1")
+    await one.asked()
+    fake.asked.clear()
+    change = await planned(one, target)
+    fake.frozen = True
+    work = asyncio.create_task(perform(one, change))
+    watched = f"WATCH {world.base}/deployments"
+    await until(lambda: watched in fake.asked or work.done(), "the rollout is watched")
+    fake.frozen = False
+    world.cluster.api("PATCH", world.at, {"metadata": {"labels": {"its": "time"}}}, MERGE_PATCH)
+    async with asyncio.timeout(60):
+        assert await work is Progress.DONE
+    return fake.asked
+
+
+async def test_the_end_of_a_rollout_is_told_and_not_asked_for(
+    place: Place, world: WorkloadWorld, fake: FakeKubernetes
+) -> None:
+    asked = await rolled_out(world, fake, place, every="10m", failing_for="30m")
+    assert len(asked) <= 15, asked
+
+
+async def test_without_the_right_to_watch_a_rollout_is_asked_for(
+    place: Place, world: WorkloadWorld, fake: FakeKubernetes
+) -> None:
+    fake.denied.add(("watch", "deployments"))
+    asked = await rolled_out(world, fake, place)
+    assert f"GET {world.at}" in asked
+
+
+async def test_a_rollout_whose_watch_a_proxy_swallowed_is_asked_for(
+    place: Place, world: WorkloadWorld, fake: FakeKubernetes
+) -> None:
+    fake.watching.append("swallowed")
+    asked = await rolled_out(world, fake, place)
+    assert f"GET {world.at}" in asked
 
 
 def test_one_look_leaves_nothing_behind(world: WorkloadWorld, fake: FakeKubernetes) -> None:

@@ -186,6 +186,24 @@ def its_figures_are_scraped(shop: Shop) -> None:
     assert any(line.startswith('rollbackd_rollbacks_ended_total{outcome="failed",service="shop"} 0') for line in lines)
 
 
+def test_a_live_check_and_a_drill_ask_the_cluster(shop: Shop) -> None:
+    """A line that the Role has lost is named by both."""
+    assert shop.cluster.fake is not None
+    shop.roll_out("api-green", "v2")
+    shop.switch("green")
+    shop.until_state(colour="green")
+    denied, lost = shop.cluster.fake.denied, ("patch", "services")
+    denied.add(lost)
+    try:
+        refused = [shop.command(*words) for words in (("drill", "shop"), ("check", "--live", "--no-messages"))]
+    finally:
+        denied.discard(lost)
+    for each in refused:
+        assert each.returncode == 1, each.stdout + each.stderr
+        assert "resources: [services], verbs: [patch]" in " ".join(each.stdout.split()), each.stdout + each.stderr
+    assert "drill ready, plan blue-green" in shop.said("drill", "shop")
+
+
 def test_an_idle_colour_that_tires_gets_no_traffic(shop: Shop) -> None:
     """B5, B11: it answers fewer than five times in a row, so nothing is touched, until somebody has mended it."""
     before = shop.last

@@ -27,6 +27,9 @@ from jsonschema import Draft202012Validator
 from tests.fakes.kubernetes_controllers import NODES, Controllers, Object
 from tests.fakes.kubernetes_schemas import SCHEMAS
 
+_PROXY = re.compile(
+    r"/api/v1/namespaces/(?P<namespace>[^/]+)/services/(?:https:)?(?P<name>[a-z0-9-]+):(?P<port>[a-z0-9-]+)/proxy(?P<path>/.*)"
+)
 _WINDOW = 1000
 """So many events are remembered at least, of all kinds together."""
 ADMIN = "token-of-the-admin"
@@ -269,7 +272,10 @@ class FakeKubernetes:
     """Verb and resource that rollbackd's token may not."""
     tokens: set[str] = field(default_factory=lambda: {TOKEN})
     faults: deque[str] = field(default_factory=deque)
-    """What the next patches of rollbackd meet: `lost` (done, not answered), `dropped` (neither), `hang`, `429`, `504`."""
+    """What the next patches of rollbackd meet: `lost` (done, not answered), `dropped` (neither), `hang`, `429`, `504`,
+    `etcd` (done, though the server does not know)."""
+    served: dict[str, Callable[[str], int]] = field(default_factory=dict)
+    """What answers behind the proxy, by a Service's `name:port`: the status for a path."""
     absent: set[str] = field(default_factory=set)
     """Groups whose CRDs are not installed."""
     frozen: bool = False
@@ -341,6 +347,8 @@ class FakeKubernetes:
         ours = token in self.tokens
         if not ours and token != ADMIN:
             raise Refused(401, "Unauthorized", "Unauthorized")
+        if proxy := _PROXY.fullmatch(request.path):
+            return self._proxied(request, proxy)
         found = _PATH.fullmatch(request.path)
         group = (found["group"] or "") if found else ""
         if found is None or group not in GROUPS or found["resource"] not in GROUPS[group]:
@@ -379,6 +387,16 @@ class FakeKubernetes:
             case "DELETE":
                 return self._delete(self._there(resource, namespace, name), body)
         raise Refused(405, "MethodNotAllowed", "the server does not allow this method on the requested resource")
+
+    def _proxied(self, request: web.Request, asked: re.Match[str]) -> web.Response:
+        self.asked.append(f"{request.method} {request.path}")
+        if ("get", "services/proxy") in self.denied:
+            raise Refused(403, "Forbidden", f'services "{asked["name"]}" is forbidden: cannot get services/proxy')
+        self._there("services", asked["namespace"], asked["name"])
+        answers = self.served.get(f"{asked['name']}:{asked['port']}")
+        if answers is None:
+            raise Refused(503, "ServiceUnavailable", f'no endpoints available for service "{asked["name"]}"')
+        return web.Response(status=answers(asked["path"]), text="well or not")
 
     def _there(self, resource: str, namespace: str, name: str) -> Object:
         found = self.store.get(resource, "" if resource in CLUSTER_WIDE else namespace, name)
@@ -438,7 +456,8 @@ class FakeKubernetes:
         await answer.prepare(request)
         self.watches += [request.path] if ours else []
         try:
-            await self._tell(request, answer, resource, namespace, lasting, fault)
+            with contextlib.suppress(ConnectionResetError):  # whoever watched has gone
+                await self._tell(request, answer, resource, namespace, lasting, fault)
         finally:
             if ours:
                 self.watches.remove(request.path)
@@ -487,7 +506,8 @@ class FakeKubernetes:
                 self.wrong.append(f"a review of what there is not: {wanted}")
             if (wanted["resource"] in CLUSTER_WIDE) is bool(wanted["namespace"]):
                 self.wrong.append(f"a review in the wrong place: {wanted}")
-            allowed = (wanted["verb"], wanted["resource"]) not in self.denied
+            whole = "/".join(filter(None, (wanted["resource"], wanted.get("subresource"))))
+            allowed = (wanted["verb"], whole) not in self.denied
             return web.json_response({**body, "status": {"allowed": allowed}}, status=201)
         made = copy.deepcopy(body)
         if resource not in CLUSTER_WIDE:
@@ -540,6 +560,8 @@ class FakeKubernetes:
         if ours and changed:
             self.patched.append(request.path)
         self.reconcile(after["metadata"].get("namespace", ""))
+        if fault == "etcd":
+            raise Refused(500, "InternalError", "etcdserver: request timed out")
         return drop(request) if fault == "lost" else web.json_response(stored)
 
     def _delete(self, found: Object, body: Object | None) -> web.Response:

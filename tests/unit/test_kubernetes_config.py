@@ -18,7 +18,8 @@ services:
 """
 WEB = "adapter: kubernetes, cluster: prod, namespace: shop, workload: deployment/web"
 COLOURS = (
-    "adapter: blue_green, cluster: prod, namespace: shop, service: web, colours: {a: deployment/a, b: deployment/b}"
+    "adapter: blue_green, cluster: prod, namespace: shop, service: web, colours: {a: deployment/a, b: deployment/b}, "
+    'healthy: {a: "http://a.example/", b: "service/https:b:8443/health"}'
 )
 
 SCALE = "adapter: scale, cluster: prod, namespace: shop, workloads: [deployment/worker, cronjob/mail]"
@@ -62,8 +63,27 @@ def test_a_sound_one_loads(tmp_path: Path, layer: str) -> None:
             "config.yaml:8:7: a ConfigMap is named twice; name it once",
         ),
         (
-            COLOURS + ', healthy: {c: "http://c.example/"}',
+            COLOURS.replace("healthy: {", 'healthy: {c: "http://c.example/", '),
             'config.yaml:8:7: `healthy` has "c", which is not among `colours`; name one of them',
+        ),
+        (
+            COLOURS.replace('"http://a.example/", b: ', ""),
+            'config.yaml:8:7: `healthy` has no "b", so nobody would know that it is well; add it',
+        ),
+        (
+            COLOURS.replace("service/https:b:", "service/web:"),
+            "config.yaml:8:7: `healthy` asks the Service that is switched; give each colour a Service of its own",
+        ),
+        *(
+            (
+                COLOURS.replace("service/https:b:8443/health", wrong),
+                f'config.yaml:8:159: "{wrong}" is no Service\'s port; write it like service/web-blue:8080/health',
+            )
+            for wrong in ("service/b", "service/b:80/../x", "service/b:80/a?b=c", "service/../b:80/", "service/b:/x")
+        ),
+        (
+            COLOURS.replace("service/https:b:8443/health", "b.example"),
+            'config.yaml:8:159: "b.example" is not a URL that can be asked; write it like https://ci.example/api/rollback',
         ),
         (
             COLOURS.replace("deployment/b", "deployment/a"),

@@ -5,10 +5,9 @@ from decimal import Decimal
 
 import pytest
 
-from rollbackd_adapters.kubernetes import canary, discovery, scale, watched_layer
-from rollbackd_adapters.kubernetes.blue_green import RIGHTS
+from rollbackd_adapters.kubernetes import blue_green, canary, discovery, scale, watched_layer
 from rollbackd_adapters.kubernetes.lacking import CLUSTER_WIDE, quantity, rights
-from rollbackd_adapters.kubernetes.settings import CanarySettings
+from rollbackd_adapters.kubernetes.settings import BlueGreenSettings, CanarySettings
 from rollbackd_adapters.kubernetes.weights import KINDS
 from rollbackd_adapters.kubernetes.workload import path_of
 from tests.real_cluster import documented_roles
@@ -40,6 +39,17 @@ def canaries() -> Iterator[CanarySettings]:
         )
 
 
+def colours() -> BlueGreenSettings:
+    return BlueGreenSettings(
+        adapter="blue_green",
+        cluster="prod",
+        namespace="shop",
+        service="web",
+        colours={"blue": "deployment/web-blue", "green": "deployment/web-green"},
+        healthy={"blue": "service/web-blue:80/health", "green": "service/web-green:80/health"},
+    )
+
+
 def watched() -> Iterator[str]:
     """The paths of all kinds of objects that a watch tells of."""
     yield from (path_of("shop", f"{kind}/web") for kind in ("deployment", "statefulset", "daemonset"))
@@ -51,7 +61,7 @@ def watched() -> Iterator[str]:
 def test_the_documented_role_has_each_right_that_is_asked_for_and_no_other() -> None:
     kinds = ("deployment", "statefulset", "daemonset")
     asked = {right for kind in kinds for right in rights(kind, unstick=kind == "statefulset", config_maps=True)}
-    asked |= {*RIGHTS, *scale.rights(["deployment/a", "statefulset/b", "cronjob/c"])}
+    asked |= {*blue_green.rights(colours()), *scale.rights(["deployment/a", "statefulset/b", "cronjob/c"])}
     asked |= {*discovery.RIGHTS}
     asked |= {right for settings in canaries() for right in canary.rights(settings)}
     asked |= {right for path in watched() for right in watched_layer.rights(path)}

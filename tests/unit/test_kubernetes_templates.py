@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rollbackd_adapters.kubernetes import rollout
+from rollbackd_adapters.kubernetes.client import segment
 from rollbackd_adapters.kubernetes.owners import owners_of, rivals
 from rollbackd_adapters.kubernetes.templates import (
     NeededObject,
@@ -154,6 +155,14 @@ def test_all_that_pods_need_is_found_and_what_is_optional_is_not() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [("web-1.example", "web-1.example"), ("../x?y=z#", "..%2Fx%3Fy%3Dz%23"), ("a/b", "a%2Fb"), ("..", "-"), (".", "-")],
+)
+def test_a_name_in_a_path_is_one_segment_of_it(name: str, written: str) -> None:
+    assert segment(name) == written
+
+
 def test_a_hostile_image_does_no_harm_to_a_label() -> None:
     assert label_of({"spec": {"containers": [{"image": "r/a\nb\x1b[2J:1"}]}}, "7").isprintable()
 
@@ -209,23 +218,44 @@ def test_each_owner_is_known_by_what_it_writes(metadata: dict[str, Any], owner: 
 )
 def test_a_workload_of_nobody_else_has_no_owner(metadata: dict[str, Any]) -> None:
     assert owners_of({"metadata": metadata}) == []
-    assert rivals({"metadata": metadata}) == []
+    assert rivals({"metadata": metadata}, "deployment/web") == []
+
+
+KEEL = "kubectl annotate --namespace=shop --overwrite deployment/web keel.sh/policy=never"
+UPDATER = "kubectl annotate --namespace=argocd application {} argocd-image-updater.argoproj.io/image-list-"
+APPLY = "kubectl apply --server-side --field-manager={} --force-conflicts"
+LISTED = {"argocd-image-updater.argoproj.io/image-list": "web"}
+
+
+def applied_by(manager: str) -> dict[str, Any]:
+    return {"managedFields": [{"manager": manager, "operation": "Apply", "fieldsV1": {"f:spec": {"f:template": {}}}}]}
 
 
 @pytest.mark.parametrize(
-    ("metadata", "word"),
+    ("metadata", "command"),
     [
-        ({"annotations": {"argocd-image-updater.argoproj.io/image-list": "web"}}, "Image Updater"),
-        ({"annotations": {"keel.sh/policy": "minor"}}, "keel.sh/policy=never"),
+        ({"annotations": LISTED}, UPDATER.format("APPLICATION")),
         (
-            {"managedFields": [{"manager": "ci", "operation": "Apply", "fieldsV1": {"f:spec": {"f:template": {}}}}]},
-            "--field-manager=ci --force-conflicts",
+            {"annotations": {**LISTED, "argocd.argoproj.io/tracking-id": "shop:apps/Deployment:x"}},
+            UPDATER.format("shop"),
         ),
+        ({"annotations": {"keel.sh/policy": "minor"}}, KEEL),
+        ({"labels": {"keel.sh/policy": "minor"}}, KEEL),
+        (applied_by("ci"), APPLY.format("ci")),
+        (applied_by("x; rm -rf /"), APPLY.format("'x; rm -rf /'")),
     ],
+    ids=["image updater", "of an application", "keel", "keel by a label", "a server-side apply", "a hostile one"],
 )
-def test_tools_that_may_move_it_again_are_told(metadata: dict[str, Any], word: str) -> None:
-    (said,) = rivals({"metadata": metadata})
-    assert word in said
+def test_tools_that_may_move_it_again_are_told_with_the_command_that_settles_them(
+    metadata: dict[str, Any], command: str
+) -> None:
+    (said,) = rivals({"metadata": {"namespace": "shop", **metadata}}, "deployment/web")
+    assert said.endswith(command)
+
+
+def test_an_owner_whose_name_is_hostile_is_told_on_one_line() -> None:
+    (owner,) = owners_of({"metadata": {"annotations": {"argocd.argoproj.io/tracking-id": "a\nb\x1b[2J:x"}}})
+    assert owner.refusal.isprintable()
 
 
 def deployment(**status: int) -> dict[str, Any]:
@@ -244,6 +274,44 @@ def test_pods_below_a_partition_are_not_waited_for() -> None:
     assert not rollout.counts("statefulset", workload).done
     workload["spec"]["updateStrategy"] = {"rollingUpdate": {"partition": 2}}
     assert rollout.counts("statefulset", workload).done
+
+
+def container(reason: str) -> dict[str, Any]:
+    return {"name": "web", "state": {"waiting": {"reason": reason, "message": "of the node"}}}
+
+
+def unschedulable(message: str = "0/3 nodes are available") -> dict[str, Any]:
+    return {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        *(
+            ({"containerStatuses": [container(reason)]}, f"pod web-1: {reason}: container web: of the node")
+            for reason in ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "CreateContainerConfigError")
+        ),
+        ({"initContainerStatuses": [container("CrashLoopBackOff")]}, "CrashLoopBackOff: container web: of the node"),
+        ({"conditions": [unschedulable()]}, "pod web-1: Unschedulable: 0/3 nodes are available"),
+        ({"conditions": [unschedulable("a\nb\x1b[2J")]}, "pod web-1: Unschedulable: a b"),
+        ({"phase": "Failed", "reason": "Evicted", "message": "too much memory"}, "pod web-1: Evicted: too much memory"),
+    ],
+)
+def test_what_does_not_pass_by_waiting_is_seen(status: dict[str, Any], said: str) -> None:
+    pod = {"metadata": {"name": "web-1"}, "status": status}
+    (trouble,) = rollout.troubles([pod])
+    assert said in str(trouble)
+    assert str(trouble).isprintable()
+    assert not list(rollout.troubles([{**pod, "metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}}]))
+
+
+@pytest.mark.parametrize(
+    "status",
+    [{}, {"containerStatuses": [container("ContainerCreating")]}, {"phase": "Succeeded"}],
+    ids=["new", "on its way", "over"],
+)
+def test_what_passes_by_waiting_is_no_trouble(status: dict[str, Any]) -> None:
+    assert not list(rollout.troubles([{"metadata": {"name": "web-1"}, "status": status}]))
 
 
 def test_a_selector_is_written_as_a_query_has_it() -> None:

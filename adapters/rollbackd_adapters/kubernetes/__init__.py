@@ -69,6 +69,8 @@ class KubernetesAdapter(WatchedLayer[KubernetesSettings]):
         self._images = ImageHistory(place.scratch)
         self._seen: tuple[Object, KnownTemplate] | None = None
         """What `_progress` saw last. `_move` follows at once, and its patch compares it."""
+        self._left: Object | None = None
+        """The workload as `_move` left it; `_finish` follows."""
         self._told_last: tuple[bytes, Release] | None = None
         """What a watch told, once all of it is remembered, and the release that it is."""
 
@@ -120,13 +122,15 @@ class KubernetesAdapter(WatchedLayer[KubernetesSettings]):
             await self._write_config_maps(client, after)
             present = await self._set(workload, present, template, mark)
             boundary("kubernetes.patched")
+        self._left = present
         trace.begin(moved=True, became=template_id(present_template(present)))
         boundary("kubernetes.moved")
 
     async def _finish(self, change: Change, trace: Trace, lock: Lock) -> None:
         """The change is done when its rollout is."""
-        watch = RolloutWatch(self._settings, self._place, await self._workload())
-        await watch.until_done(str(trace.known.get("became")), str(trace.known.get("deadline")))
+        watch, left = RolloutWatch(self._settings, self._place, await self._workload()), self._left
+        self._left = None
+        await watch.until_done(str(trace.known.get("became")), str(trace.known.get("deadline")), left)
         trace.begin(down=watch.down)
         await super()._finish(change, trace, lock)
 
@@ -168,7 +172,8 @@ class KubernetesAdapter(WatchedLayer[KubernetesSettings]):
             raise self._unfit("; ".join(missing), permanent=False)
         pods = await workload.selected_pods(present)
         await self._remember_digests(before, pods)
-        told = [*rivals(present), *(f"{text}: it takes pods away first" for text in full), *self._told(present)]
+        told = [*rivals(present, self._settings.workload), *self._told(present)]
+        told += [f"{text}: it takes pods away first" for text in full]
         told += [*await self._told_images(after), *await self._told_config_maps(client, before, after)]
         if self._kind == "daemonset":
             told += down_told(present, await down_nodes(client, pods))

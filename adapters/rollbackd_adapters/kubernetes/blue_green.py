@@ -8,6 +8,7 @@ https://kubernetes.io/docs/concepts/services-networking/endpoint-slices/
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import ClassVar
 
 from rollbackd.adapter import AdapterError, Place, Settings
@@ -15,22 +16,24 @@ from rollbackd.model import Change, Release
 from rollbackd.syntax.units import format_duration
 from rollbackd.system.boundary import boundary
 from rollbackd.system.spawner import Lock, one_line
-from rollbackd_adapters.healthy import must_be_healthy
+from rollbackd_adapters.healthy import asked_at, must_be_healthy
 from rollbackd_adapters.kubernetes import lacking, rollout
 from rollbackd_adapters.kubernetes.client import Object
 from rollbackd_adapters.kubernetes.owners import owner_refusals, owners_of
-from rollbackd_adapters.kubernetes.settings import BlueGreenSettings
+from rollbackd_adapters.kubernetes.settings import BlueGreenSettings, proxied
 from rollbackd_adapters.kubernetes.watched_layer import WatchedLayer
 from rollbackd_adapters.kubernetes.workload import Workload
 from rollbackd_adapters.traces import Trace
 
-RIGHTS = (
-    ("get", "", "services"),
-    ("patch", "", "services"),
-    ("list", "", "pods"),
-    ("list", "discovery.k8s.io", "endpointslices"),
-)
-"""Verb, API group and resource, besides `get` of the workloads."""
+
+def rights(settings: BlueGreenSettings) -> list[tuple[str, str, str]]:
+    """Verb, API group and resource of all that a layer asks and does in its namespace."""
+    kinds = sorted({f"{workload.partition('/')[0]}s" for workload in settings.colours.values()})
+    found = [(verb, "", "services") for verb in ("get", "patch")]
+    if any(proxied(address, "") for address in settings.healthy.values()):
+        found.append(("get", "", "services/proxy"))
+    found += [("list", "", "pods"), ("list", "discovery.k8s.io", "endpointslices")]
+    return [*found, *(("get", "apps", kind) for kind in kinds)]
 
 
 class ServiceColours(WatchedLayer[BlueGreenSettings]):
@@ -70,15 +73,7 @@ class ServiceColours(WatchedLayer[BlueGreenSettings]):
         if self._colour(service) != change.after:
             self._refuse(service)
             await self._must_be_rolled_out(change.after.id)
-            settings = self._settings
-            await must_be_healthy(
-                change.after.id,
-                settings.healthy,
-                self._place,
-                times=settings.times,
-                every=settings.every,
-                limit=settings.timeout,
-            )
+            await self._must_be_healthy(change.after.id)
             trace.intend()
             boundary("blue_green.begun")
             service = await (await self._client()).patch(self._path, self._patch(service, change.after.id))
@@ -121,6 +116,14 @@ class ServiceColours(WatchedLayer[BlueGreenSettings]):
             text = f"{colour} ({named}) is not rolled out, so the traffic stays where it is: {counted.words}"
             raise AdapterError(text, permanent=False)
 
+    async def _must_be_healthy(self, colour: str) -> None:
+        """:raises AdapterError: not permanent, the colour does not answer at its own address."""
+        settings, client = self._settings, await self._client()
+        asked = asked_at(settings.healthy[colour], self._place, settings.timeout)
+        if path := proxied(settings.healthy[colour], settings.namespace):
+            asked = partial(client.proxied, path)
+        await must_be_healthy(colour, asked, self._place, times=settings.times, every=settings.every)
+
     def _refuse(self, service: Object) -> None:
         """:raises AdapterError: permanent, somebody would take the change back."""
         if refused := owner_refusals(owners_of(service, "f:selector"), self._settings.despite):
@@ -129,9 +132,7 @@ class ServiceColours(WatchedLayer[BlueGreenSettings]):
     async def _problems(self) -> list[str]:
         try:
             client, namespace = await self._client(), self._settings.namespace
-            kinds = {f"{workload.partition('/')[0]}s" for workload in self._settings.colours.values()}
-            wanted = [*RIGHTS, *(("get", "apps", kind) for kind in sorted(kinds))]
-            if found := await lacking.missing_rights(client, namespace, wanted):
+            if found := await lacking.missing_rights(client, namespace, rights(self._settings)):
                 return found
             self._refuse(await self._service())
         except AdapterError as error:

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 from weakref import WeakKeyDictionary
 
 from rollbackd.adapter import AdapterError, Place
@@ -19,7 +19,7 @@ from rollbackd.syntax.clusters import ClusterSettings
 from rollbackd.syntax.units import format_duration, shortened
 from rollbackd.system import http_client
 from rollbackd.system.clock import Clock
-from rollbackd.system.http_client import HttpError
+from rollbackd.system.http_client import HttpError, HttpFailure
 from rollbackd.system.http_connection import masked, overlaid
 from rollbackd.system.spawner import Spawner, one_line
 from rollbackd_adapters.kubernetes.credentials import ClusterCredentials, load_credentials
@@ -41,6 +41,10 @@ _KNOWN_FOR = timedelta(minutes=1)
 """How long it is believed that it is still the same cluster."""
 _OK, _UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND, _CONFLICT, _GONE, _UNPROCESSABLE = 200, 401, 403, 404, 409, 410, 422
 _CHANGING = frozenset({"PATCH", "DELETE"})
+_NO_NAME = "-"
+"""What no object is called."""
+_NO_TRUST = frozenset({HttpFailure.UNTRUSTED, HttpFailure.UNPREPARED})
+"""The connection did not come about for want of a certificate, so nothing was sent."""
 _JSON_PATCH = "application/json-patch+json"
 _METADATA = "application/json;as={}ObjectMetadata{};g=meta.k8s.io;v=v1,application/json"
 
@@ -57,6 +61,9 @@ class KubernetesError(AdapterError):
         """The server's own words."""
         self.rest: timedelta | None = None
         """How long the server wants to be left alone."""
+        self.is_unaccepted = status == _UNAUTHORIZED
+        """Whether our credentials were not accepted, or the server's certificate not by us. Nothing was done then, and
+        what is read anew may be accepted."""
 
     @property
     def is_absent(self) -> bool:
@@ -114,6 +121,18 @@ class KubernetesClient:
                 raise
             return None
 
+    async def proxied(self, path: str) -> None:
+        """Ask what is behind a proxy of the API, whatever it says. :raises KubernetesError: it did not answer 2xx."""
+        where = f"cluster {self.name}: GET {path}"
+        async with self._answered(where, "GET", path, {}, {}, None, self.request_timeout) as (answer, credentials):
+            if answer.ok:
+                return
+            said, _ = await http_client.body_of(answer, _LARGEST)
+        found = _object(said) or {}
+        if found.get("kind") == "Status":  # the API's own
+            raise self._refused(where, answer.status, found, credentials, None)
+        raise KubernetesError(f"{where} answered {answer.status}", permanent=False, status=answer.status)
+
     async def items(self, path: str, **query: str) -> list[Object]:
         """All objects of a list, page by page. :raises KubernetesError: as `get`, or they are too many."""
         found: list[Object] = []
@@ -150,8 +169,13 @@ class KubernetesClient:
             return []
 
     async def may(self, verb: str, resource: str, namespace: str, *, group: str = "", name: str = "") -> bool:
-        """Whether we have that right. :raises KubernetesError: that cannot be asked."""
-        attributes = {"verb": verb, "resource": resource, "namespace": namespace, "group": group, "name": name}
+        """Whether we have that right; of a resource, or as in `services/proxy` of a part of one.
+
+        :raises KubernetesError: that cannot be asked.
+        """
+        whole, _, part = resource.partition("/")
+        attributes = {"verb": verb, "resource": whole, "namespace": namespace, "group": group, "name": name}
+        attributes |= {"subresource": part} if part else {}
         review = {
             "apiVersion": "authorization.k8s.io/v1",
             "kind": "SelfSubjectAccessReview",
@@ -160,7 +184,9 @@ class KubernetesClient:
         answer = await self._asked("POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", {}, body=review)
         return bool((answer.get("status") or {}).get("allowed"))
 
-    async def watch(self, path: str, version: str, lasting: timedelta, take: Callable[[Object | None], None]) -> None:
+    async def watch(
+        self, path: str, version: str, lasting: timedelta, take: Callable[[Object | None], None], **chosen: str
+    ) -> None:
         """Hand on what happens to the objects of a list, event by event, until the server ends it.
 
         https://kubernetes.io/docs/reference/using-api/api-concepts/#efficient-detection-of-changes
@@ -169,15 +195,15 @@ class KubernetesClient:
         :param lasting: how long the server is to tell. It has the time of a request more to end, else it counts as
             dead.
         :param take: gets None once the server has agreed, then each event. It may raise.
+        :param chosen: selectors, where not all of the list is meant.
         :raises KubernetesError: refused, broken off, or dead; with status 410 the version is too old.
         """
         seconds = str(round(lasting.total_seconds()))
         query = {"watch": "true", "allowWatchBookmarks": "true", "resourceVersion": version, "timeoutSeconds": seconds}
+        query |= chosen
         where, limit = f"cluster {self.name}: watch of {path}", lasting + self.request_timeout
         async with self._answered(where, "GET", path, query, {}, None, limit) as (answer, credentials):
             if answer.status != _OK:
-                if answer.status == _UNAUTHORIZED:
-                    self._credentials = None
                 said, _ = await http_client.body_of(answer, _LARGEST)
                 rest = http_client.retry_after(answer.headers)
                 raise self._refused(where, answer.status, _object(said) or {}, credentials, rest)
@@ -253,9 +279,8 @@ class KubernetesClient:
         try:
             return await self._send(method, path, query, headers, body)
         except KubernetesError as error:
-            if error.status != _UNAUTHORIZED:
+            if not error.is_unaccepted:
                 raise
-            self._credentials = None  # what is refused so was not done
             return await self._send(method, path, query, headers, body)
         finally:
             if method in _CHANGING and "dryRun" not in query:
@@ -306,11 +331,17 @@ class KubernetesClient:
         except TimeoutError:
             raise KubernetesError(f"{where}: no answer within {format_duration(limit)}", permanent=False) from None
         except HttpError as failed:
-            raise KubernetesError(f"{where}: {failed}", permanent=not failed.transient) from None
+            error = KubernetesError(f"{where}: {failed}", permanent=not failed.transient)
+            if failed.failure in _NO_TRUST:
+                error.is_unaccepted, self._credentials = True, None
+            raise error from None
 
     def _refused(
         self, where: str, status: int, said: Object, credentials: ClusterCredentials, rest: timedelta | None
     ) -> KubernetesError:
+        """The error of a refusal. Credentials that were not accepted are read anew for the next request."""
+        if status == _UNAUTHORIZED:
+            self._credentials = None
         words = masked(str(said.get("message") or "the answer is not the API's"), credentials.connection.secrets)
         words = shortened(" ".join(self._spawner.clean(words).split()), _WORDS)
         hint = {
@@ -332,6 +363,12 @@ class KubernetesClient:
                     self._identified = float("-inf")
                 self._credentials = known
             return known
+
+
+def segment(name: object) -> str:
+    """A name that a cluster told, as one segment of a path: whatever stands in it, it leads nowhere else."""
+    text = str(name)
+    return quote(text, safe="") if text.strip(".") else _NO_NAME
 
 
 def _object(said: bytes) -> Object | None:

@@ -37,15 +37,15 @@ async def _of_kind(client: KubernetesClient, cluster: str, namespace: str, kind:
         if not is_workload(workload := f"{kind}/{name}"):
             continue  # no API server takes such a name, so this is none
         layer = {"adapter": "kubernetes", "cluster": cluster, "namespace": namespace, "workload": workload}
-        remarks = tuple(one_line(remark) for remark in _remarks(each))
+        remarks = tuple(one_line(remark) for remark in _remarks(each, workload))
         ways = (name, f"{name}-{namespace}", f"{name}-{kind}-{namespace}")
         names = (str(each["metadata"]["labels"][label]),) if label else tuple(way[:_LONGEST] for way in ways)
         found.append(Discovered(names, {"namespace": namespace, "service": name}, layer, remarks))
     return found
 
 
-def _remarks(workload: Object) -> Iterator[str]:
+def _remarks(found: Object, workload: str) -> Iterator[str]:
     """What stands against a rollback, or may undo one; each a sentence."""
-    for owner in owners_of(workload):
+    for owner in owners_of(found):
         yield owner.refusal
-    yield from rivals(workload)
+    yield from rivals(found, workload)

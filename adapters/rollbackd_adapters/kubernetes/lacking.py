@@ -7,7 +7,8 @@ from collections.abc import Collection, Coroutine, Iterable, Iterator, Sequence
 from decimal import Decimal
 from typing import Any, TypeVar
 
-from rollbackd_adapters.kubernetes.client import KubernetesClient, KubernetesError, Object
+from rollbackd.system.spawner import one_line
+from rollbackd_adapters.kubernetes.client import KubernetesClient, KubernetesError, Object, segment
 from rollbackd_adapters.kubernetes.templates import NeededObject, Template, kind_of, needed_objects
 
 T = TypeVar("T")
@@ -36,8 +37,8 @@ async def missing_objects(
 
 
 async def _missing(client: KubernetesClient, namespace: str, needed: NeededObject) -> list[str]:
-    path = f"/api/v1/namespaces/{namespace}/{needed.resource}/{needed.name}"
-    kind = kind_of(needed)
+    path = f"/api/v1/namespaces/{namespace}/{needed.resource}/{segment(needed.name)}"
+    kind, name = kind_of(needed), one_line(needed.name)
     try:
         if needed.keys:
             found = await client.get(path)
@@ -46,11 +47,11 @@ async def _missing(client: KubernetesClient, namespace: str, needed: NeededObjec
     except KubernetesError as error:
         if not error.is_absent:
             raise
-        return [f"{kind} {needed.name}, which its pods need, is not in namespace {namespace}; bring it back first"]
+        return [f"{kind} {name}, which its pods need, is not in namespace {namespace}; bring it back first"]
     entries = {**(found.get("data") or {}), **(found.get("binaryData") or {})}
     lacking = sorted(needed.keys - entries.keys())
     if lacking:
-        return [f"{kind} {needed.name} has no entry {', '.join(lacking)}, which its pods need; bring it back first"]
+        return [f"{kind} {name} has no entry {one_line(', '.join(lacking))}, which its pods need; bring it back first"]
     return []
 
 

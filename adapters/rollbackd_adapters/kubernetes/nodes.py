@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 from rollbackd_adapters.kubernetes import lacking, rollout
-from rollbackd_adapters.kubernetes.client import KubernetesClient, Object
+from rollbackd_adapters.kubernetes.client import KubernetesClient, Object, segment
 
 
 async def down_nodes(client: KubernetesClient, pods: Iterable[Object]) -> list[str]:
@@ -22,7 +22,7 @@ def _may_be_down(pod: Object) -> bool:
 
 
 async def _is_down(client: KubernetesClient, name: str) -> bool:
-    node = await client.if_there(f"/api/v1/nodes/{name}")
+    node = await client.if_there(f"/api/v1/nodes/{segment(name)}")
     return node is None or not rollout.is_ready(node)
 
 

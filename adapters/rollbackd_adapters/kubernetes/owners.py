@@ -3,10 +3,14 @@
 Each is known by what it writes on the objects that it manages, as its documentation says.
 """
 
+import shlex
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+from rollbackd.system.spawner import one_line
+
 _ARGO = ("argocd.argoproj.io/tracking-id", "argocd.argoproj.io/instance")
+_IMAGE_LIST = "argocd-image-updater.argoproj.io/image-list"
 _FLUX = ("kustomize.toolkit.fluxcd.io/name", "helm.toolkit.fluxcd.io/name")
 _MANAGERS = {
     "argocd-controller": "argo",
@@ -38,7 +42,7 @@ class WorkloadOwner(NamedTuple):
     @property
     def refusal(self) -> str:
         return (
-            f"it belongs to {self.name}, which would take the change back; {_DEALING[self.kind]}, "
+            f"it belongs to {one_line(self.name)}, which would take the change back; {_DEALING[self.kind]}, "
             f"then name it in `despite: [{self.kind}]`"
         )
 
@@ -84,23 +88,35 @@ def _owners(metadata: Mapping[str, Any], field: str) -> Iterator[WorkloadOwner]:
             yield WorkloadOwner(_MANAGERS[manager], f"{manager} (it manages what would change)")
 
 
-def rivals(workload: Mapping[str, Any]) -> list[str]:
-    """A sentence for each tool that may move the template again, or meet a conflict with us later."""
+def rivals(workload: Mapping[str, Any], named: str) -> list[str]:
+    """A sentence for each tool that may move the template again, or meet a conflict with us later, with the command
+    that settles it.
+
+    :param named: the workload as kubectl is given it, `deployment/web`.
+    """
     metadata = workload.get("metadata") or {}
-    found = []
     annotations = metadata.get("annotations") or {}
+    found = []
     if any(key.startswith("argocd-image-updater.argoproj.io/") for key in annotations):
-        found.append("Argo CD Image Updater may set its images again; pin the image there")
+        application = str(annotations.get(_ARGO[0], "APPLICATION")).partition(":")[0]
+        command = f"kubectl annotate --namespace=argocd application {_quoted(application)} {_IMAGE_LIST}-"
+        found.append(f"Argo CD Image Updater may set its images again; stop it meanwhile: {command}")
     if any(key.startswith("keel.sh/") for key in {**annotations, **(metadata.get("labels") or {})}):
-        found.append("Keel may set its images again; set keel.sh/policy=never on it meanwhile")
+        place = f"--namespace={metadata.get('namespace')} --overwrite {named}"
+        found.append(f"Keel may set its images again; stop it meanwhile: kubectl annotate {place} keel.sh/policy=never")
     for entry in metadata.get("managedFields") or ():
         manager = str(entry.get("manager", ""))
         if entry.get("operation") == "Apply" and _manages(entry, "f:template") and manager not in _MANAGERS:
             found.append(
-                f"the next server-side apply by {manager} conflicts with this change; settle it then with "
-                f"kubectl apply --server-side --field-manager={manager} --force-conflicts"
+                f"the next server-side apply by {one_line(manager)} conflicts with this change; settle it then with "
+                f"kubectl apply --server-side --field-manager={_quoted(manager)} --force-conflicts"
             )
     return found
+
+
+def _quoted(text: str) -> str:
+    """As a shell takes it: whoever writes to a cluster must not write a command that people paste."""
+    return shlex.quote(one_line(text))
 
 
 def _manages(entry: Mapping[str, Any], field: str) -> bool:

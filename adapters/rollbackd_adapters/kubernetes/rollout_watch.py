@@ -1,20 +1,21 @@
 """Follows a rollout to its end, and sees early that it will never come."""
 
 from collections.abc import Collection
-from urllib.parse import quote
+from datetime import timedelta
 
 from rollbackd.adapter import AdapterError, Place
 from rollbackd.syntax.units import format_duration
 from rollbackd.system.boundary import boundary
 from rollbackd_adapters.kubernetes import rollout
-from rollbackd_adapters.kubernetes.client import Object
+from rollbackd_adapters.kubernetes.client import Object, segment
 from rollbackd_adapters.kubernetes.nodes import down_nodes
 from rollbackd_adapters.kubernetes.settings import KubernetesSettings
 from rollbackd_adapters.kubernetes.templates import label_of, template_id
 from rollbackd_adapters.kubernetes.workload import Revision, Workload, present_template
+from rollbackd_adapters.kubernetes.workload_news import WorkloadNews
 
 _LOOKS = 3
-"""So often the pods of a rollout that stands still are looked at within `failing_for`; the workload each time."""
+"""So often the pods of a rollout that stands still are looked at within `failing_for`."""
 
 
 class RolloutWatch:
@@ -28,36 +29,51 @@ class RolloutWatch:
         self._failing: tuple[str, float] = ("", 0.0)
         self._next_look = float("-inf")
         self._said = ""
+        self._only_pods_end = False
+        """All is counted as done; of the end of pods nobody is told."""
         self.down: list[str] = []
         """Nodes that are down, whose pods were not waited for."""
 
-    async def until_done(self, release: str, deadline: str) -> None:
+    async def until_done(self, release: str, deadline: str, present: Object | None = None) -> None:
         """Wait for the rollout of that release.
 
         :param deadline: what the workload said of its deadline before the change: that is not about this rollout.
+        :param present: the workload as the change left it; None: it is asked.
         :raises AdapterError: permanent when pods of the target do not come up, or somebody else moved the workload.
         """
         clock = self._place.clock
         late = clock.monotonic() + self._settings.timeout.total_seconds()
-        while True:
-            words = await self._look(release, deadline)
-            if not words:
-                return
-            if clock.monotonic() > late:
-                limit = format_duration(self._settings.timeout)
-                text = f"{self._settings.workload} is not rolled out after {limit}: {words}"
-                raise AdapterError(text, permanent=False)
-            await clock.sleep(self._settings.every)
+        news = WorkloadNews(self._workload, clock, self._settings.timeout)
+        present = present or await self._workload.read()
+        try:
+            while words := await self._look(present, release, deadline):
+                left = late - clock.monotonic()
+                if left <= 0:
+                    limit = format_duration(self._settings.timeout)
+                    text = f"{self._settings.workload} is not rolled out after {limit}: {words}"
+                    raise AdapterError(text, permanent=False)
+                present = await self._next(news, present, timedelta(seconds=left))
+        finally:
+            await news.end()
 
-    async def _look(self, release: str, deadline: str) -> str:
+    async def _next(self, news: WorkloadNews, present: Object, left: timedelta) -> Object:
+        """The workload as it is next, at the latest when the time that is left is over."""
+        clock, every = self._place.clock, min(self._settings.every, left)
+        if self._only_pods_end:
+            await clock.sleep(every)
+            return await self._workload.read()
+        until_look = timedelta(seconds=max(0.0, self._next_look - clock.monotonic()))
+        return await news.next(present, every, min(max(every, until_look), left))
+
+    async def _look(self, present: Object, release: str, deadline: str) -> str:
         """What is left to do; nothing when it is done."""
-        present = await self._workload.read()
         if template_id(present_template(present)) != release:
             text = f"{self._settings.workload} got another template during its rollout: somebody else moved it"
             raise AdapterError(f"{text}, and it is left to them", permanent=True)
         counted = rollout.counts(self._workload.kind, present)
         now = self._place.clock.monotonic()
         moved, self._said = counted.words != self._said, counted.words
+        self._only_pods_end = counted.done
         if not counted.done and (moved or now < self._next_look):
             return counted.words
         self._next_look = now + self._settings.failing_for.total_seconds() / _LOOKS
@@ -131,7 +147,6 @@ class RolloutWatch:
         stuck = [pod for pod in pods if pod["metadata"]["name"] in left and not rollout.is_ready(pod)]
         if stuck:
             pod = max(stuck, key=rollout.ordinal)
-            name = quote(str(pod["metadata"]["name"]), safe="")
-            path = f"/api/v1/namespaces/{self._settings.namespace}/pods/{name}"
+            path = f"/api/v1/namespaces/{self._settings.namespace}/pods/{segment(pod['metadata']['name'])}"
             boundary("kubernetes.unstick")
             await self._client.delete(path, pod["metadata"]["uid"])

@@ -18,7 +18,7 @@ from rollbackd_adapters.brackets import BracketAdapter
 from rollbackd_adapters.failures import holding
 from rollbackd_adapters.ids import incident_of
 from rollbackd_adapters.kubernetes import lacking, rollout
-from rollbackd_adapters.kubernetes.client import KubernetesClient, KubernetesError, Object, identified_client
+from rollbackd_adapters.kubernetes.client import KubernetesClient, KubernetesError, Object, identified_client, segment
 from rollbackd_adapters.kubernetes.owners import owner_refusals, owners_of
 from rollbackd_adapters.kubernetes.resting import (
     MARK,
@@ -234,7 +234,7 @@ class ScaleAdapter(BracketAdapter[ScaleSettings]):
             name = str(each["metadata"]["name"])
             field = ("metadata", "annotations", PAUSED)
             found += [
-                RestingField(f"scaledobject/{name}", f"{path}/{name}", field, "0", workload)
+                RestingField(f"scaledobject/{name}", f"{path}/{segment(name)}", field, "0", workload)
                 for workload in driven
                 if scales(each, *workload.split("/"))
             ]

@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from rollbackd.adapter import Settings
 from rollbackd.syntax.units import Duration, OneOrMany, Ref, show
-from rollbackd_adapters.web import Url
+from rollbackd_adapters.web import usable_url
 
 _NAME = r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?"
 _LONGEST_NAME = 253
@@ -16,6 +16,9 @@ NAMESPACE = rf"^{_NAME}$"
 _WORKLOAD = re.compile(rf"(?P<kind>deployment|statefulset|daemonset)/(?P<name>{_NAME}(?:\.{_NAME})*)")
 _SCALABLE = re.compile(rf"(?P<kind>deployment|statefulset|cronjob)/(?P<name>{_NAME}(?:\.{_NAME})*)")
 _ROUTE = re.compile(rf"(?P<kind>virtualservice|httproute)/(?P<name>{_NAME}(?:\.{_NAME})*)")
+_PROXIED = re.compile(
+    rf"service/(?P<service>(?:https:)?{_NAME}:[a-z0-9](?:[-a-z0-9]{{0,14}}))(?P<path>(?:/[\w~-][\w.~-]*)*/?)", re.ASCII
+)
 _DESTINATION = rf"^{_NAME}(?:\.{_NAME})*(?::[A-Za-z0-9](?:[-A-Za-z0-9_.]{{0,61}}[A-Za-z0-9])?)?$"
 Owner = Literal["argo", "flux", "helm", "flagger", "rollouts", "controller"]
 
@@ -88,7 +91,7 @@ class KubernetesSettings(InNamespace):
     failing_for: Duration = timedelta(seconds=20)
     """How long a pod of the target may show an error, such as an image that cannot be pulled, before the step fails."""
     every: Duration = timedelta(seconds=2)
-    """How often the rollout is looked at."""
+    """How often the rollout is looked at where the cluster does not tell of it, and while only old pods end."""
     timeout: Duration = timedelta(minutes=10)
     """For the rollout; tried again, it is waited for as long once more."""
 
@@ -102,6 +105,25 @@ class KubernetesSettings(InNamespace):
             raise ValueError("`every` is at least 50ms; write it like 2s")
         return self
 
+
+def proxied(text: str, namespace: str) -> str | None:
+    """The path of the API's proxy to a Service, of what is written like `service/web:80/health`; None: it is a URL."""
+    found = _PROXIED.fullmatch(text)
+    if found is None:
+        return None
+    return f"/api/v1/namespaces/{namespace}/services/{found['service']}/proxy{found['path'] or '/'}"
+
+
+def _health(text: str) -> str:
+    if not text.startswith("service/"):
+        return usable_url(text)
+    if proxied(text, "") is None:
+        raise ValueError(f"{show(text)} is no Service's port; write it like service/web-blue:8080/health")
+    return text
+
+
+HealthAddress = Annotated[str, AfterValidator(_health)]
+"""A URL, or `service/NAME:PORT/PATH`, which is asked through the API's proxy."""
 
 Colour = Annotated[str, Field(pattern=r"^[A-Za-z0-9](?:[-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$")]
 """A label's value."""
@@ -118,9 +140,9 @@ class BlueGreenSettings(InNamespace):
     """The key of its selector that says the colour; its other keys stay."""
     colours: Annotated[dict[Colour, WorkloadName], Field(min_length=2)]
     """The workload of each colour, by the label's value. One that is not rolled out gets no traffic."""
-    healthy: dict[Colour, Url] = {}
+    healthy: dict[Colour, HealthAddress]
     """What must answer with 2xx, `times` in a row, before the traffic goes to that colour: its own address, not the
-    Service's."""
+    Service's. A URL, or `service/NAME:PORT/PATH` for a Service of its own, asked through the API's proxy."""
     times: int = Field(default=5, ge=1, le=100)
     every: Duration = timedelta(seconds=1)
     """Between two of those questions, and between two looks at the Service's endpoints."""
@@ -133,6 +155,10 @@ class BlueGreenSettings(InNamespace):
     def _sound(self) -> Self:
         if strange := sorted(set(self.healthy) - set(self.colours)):
             raise ValueError(f"`healthy` has {show(strange[0])}, which is not among `colours`; name one of them")
+        if unasked := sorted(set(self.colours) - set(self.healthy)):
+            raise ValueError(f"`healthy` has no {show(unasked[0])}, so nobody would know that it is well; add it")
+        if any(re.match(rf"service/(https:)?{self.service}:", each) for each in self.healthy.values()):
+            raise ValueError("`healthy` asks the Service that is switched; give each colour a Service of its own")
         if len(set(self.colours.values())) < len(self.colours):
             raise ValueError("two `colours` are one workload, so nothing would move; give each its own")
         if len(set(self.healthy.values())) < len(self.healthy):

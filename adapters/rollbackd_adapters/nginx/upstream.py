@@ -9,7 +9,7 @@ from rollbackd.adapter import AdapterError, Place
 from rollbackd.model import Change, Progress, Release
 from rollbackd.system.spawner import Lock, one_line
 from rollbackd_adapters.base import StepAdapter
-from rollbackd_adapters.healthy import must_be_healthy
+from rollbackd_adapters.healthy import asked_at, must_be_healthy
 from rollbackd_adapters.nginx.settings import NginxSettings
 from rollbackd_adapters.nginx.switch import Switch, text_shown
 from rollbackd_adapters.traces import Trace
@@ -73,16 +73,10 @@ class BlueGreen(StepAdapter[NginxSettings]):
     async def _move(self, change: Change, trace: Trace, lock: Lock) -> None:
         """Switch; after a crash between the link and the reload, reload once more."""
         if await self.current() != change.after:
-            upstream = self._upstream
-            limit = self._settings.timeout
-            await must_be_healthy(
-                change.after.id,
-                upstream.healthy,
-                self._place,
-                times=upstream.times,
-                every=upstream.every,
-                limit=limit,
-            )
+            upstream, name = self._upstream, change.after.id
+            if url := upstream.healthy.get(name):
+                asked = asked_at(url, self._place, self._settings.timeout)
+                await must_be_healthy(name, asked, self._place, times=upstream.times, every=upstream.every)
         trace.intend()
         choices = self._upstream.choices
         shown = text_shown(self._upstream.says.get(change.after.id, ""))
