@@ -25,8 +25,8 @@ def uid(number: int) -> str:
 def deployment(number: int, version: int = _VERSION) -> dict[str, Any]:
     """As kubectl and its controller leave one: 7 KiB."""
     name = f"web-{number}"
-    template = _template(number, 10)
-    spec = {"replicas": 2, "selector": {"matchLabels": {"app": name}}, "template": template}
+    own = template(number, 10)
+    spec = {"replicas": 2, "selector": {"matchLabels": {"app": name}}, "template": own}
     applied = json.dumps({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name}, "spec": spec})
     fields: dict[str, Any] = {f"f:field{n}": {"f:name": {}, "f:value": {}, ".": {}} for n in range(40)}
     managed = [
@@ -59,7 +59,8 @@ def event(number: int, version: int, kind: str = "MODIFIED") -> bytes:
     return json.dumps({"type": kind, "object": deployment(number, version)}).encode() + b"\n"
 
 
-def _template(number: int, revision: int) -> dict[str, Any]:
+def template(number: int, revision: int) -> dict[str, Any]:
+    """Of a Deployment's pods."""
     variables = [{"name": f"SETTING_{n}", "value": f"value {n} of {number}"} for n in range(30)]
     container = {"name": "web", "image": f"registry.example/shop/web:{revision}", "env": variables}
     return {"metadata": {"labels": {"app": f"web-{number}"}}, "spec": {"containers": [container]}}
@@ -98,11 +99,9 @@ class Api:
             items = [deployment(number) for number in range(begin, end)]
             metadata |= {"continue": str(end)} if end < self._deployments else {}
         if kind == "replicasets":
-            items = [_replica_set(number, revision) for revision in range(1, REPLICA_SETS + 1)]
+            items = [replica_set(number, revision) for revision in range(1, REPLICA_SETS + 1)]
         if kind == "pods":
-            status = {"containerStatuses": [{"name": "web", "imageID": f"registry.example/shop/web@{_DIGEST}"}]}
-            pod = {"name": f"web-{number}-x", "uid": "x", "creationTimestamp": "2026-01-01T00:00:00Z"}
-            items = [{"metadata": pod, "spec": _template(number, 10)["spec"], "status": status}]
+            items = [pod(number, 10)]
         return {"kind": "List", "apiVersion": "v1", "metadata": metadata, "items": items}
 
     async def _watch(self, request: web.Request) -> web.StreamResponse:
@@ -120,7 +119,15 @@ class Api:
         return answer
 
 
-def _replica_set(number: int, revision: int) -> dict[str, Any]:
+def pod(number: int, revision: int) -> dict[str, Any]:
+    """One that runs."""
+    status = {"containerStatuses": [{"name": "web", "imageID": f"registry.example/shop/web@{_DIGEST}"}]}
+    metadata = {"name": f"web-{number}-x", "uid": "x", "creationTimestamp": "2026-01-01T00:00:00Z"}
+    return {"metadata": metadata, "spec": template(number, revision)["spec"], "status": status}
+
+
+def replica_set(number: int, revision: int) -> dict[str, Any]:
+    """What a Deployment's controller keeps of a revision."""
     name, owner = f"web-{number}-{revision}", f"{number:08d}-0000-4000-8000-000000000000"
     metadata = {
         "name": name,
@@ -129,19 +136,24 @@ def _replica_set(number: int, revision: int) -> dict[str, Any]:
         "annotations": {"deployment.kubernetes.io/revision": str(revision)},
         "ownerReferences": [{"uid": owner, "controller": True}],
     }
-    return {"metadata": metadata, "spec": {"template": _template(number, revision)}}
+    return {"metadata": metadata, "spec": {"template": template(number, revision)}}
 
 
-async def _serve(ports: list[int], deployments: int, events: int) -> None:
+async def serve(api: Api, port: int) -> None:
+    """Answer from now on, as long as the loop runs."""
+    application = web.Application()
+    application.router.add_route("*", "/{path:.*}", api.answer)
+    runner = web.AppRunner(application)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", port).start()
+
+
+async def _main(ports: list[int], deployments: int, events: int) -> None:
     for number, port in enumerate(ports):
-        application = web.Application()
-        application.router.add_route("*", "/{path:.*}", Api(number, deployments, events).answer)
-        runner = web.AppRunner(application)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", port).start()
+        await serve(Api(number, deployments, events), port)
     await asyncio.Event().wait()
 
 
 if __name__ == "__main__":
     _ports, *_numbers = sys.argv[1:]
-    asyncio.run(_serve([int(port) for port in _ports.split(",")], int(_numbers[0]), int((_numbers[1:] or ["0"])[0])))
+    asyncio.run(_main([int(port) for port in _ports.split(",")], int(_numbers[0]), int((_numbers[1:] or ["0"])[0])))

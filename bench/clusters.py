@@ -1,34 +1,42 @@
-"""Clusters of Kubernetes: what it costs to watch one, what an event costs, and what clusters that hang cost the others.
+"""Clusters of Kubernetes: what it costs to watch one, what an event costs, what clusters that hang cost the others, and
+how long a rollback takes beside kubectl's.
 
 The idle daemon has a service for each Deployment, looked at as often as it is by default. Memory is that of its one
 process beyond that of a daemon without a cluster, the library that reads credentials included; processor time is that
-of all its threads, once each layer has been looked at twice.
+of all its threads, once each layer has been looked at twice. A rollback is the step alone, from its plan to its end:
+what decides and verifies besides is in other rows. kubectl is Debian's, and has found out before what the cluster has.
 """
 
 import asyncio
 import json
+import shutil
 import socket
+import subprocess
 import time
+import urllib.request
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bench.cluster import NAMESPACE, REPLICA_SETS, event, uid
+from bench.cluster import NAMESPACE, REPLICA_SETS, event, template, uid
 from bench.host import BenchError, Host, fixed_services, free_port, processor_time, serves, service, started, wait_until
 from bench.measure import Row, Sizes, middle, span
 from bench.memory import resident
 from rollbackd.adapter import Place
+from rollbackd.model import Progress, Release
 from rollbackd.syntax.clusters import ClusterSettings
 from rollbackd.system.tasks import end
-from rollbackd.testing import place
+from rollbackd.testing import perform, place, planned
 from rollbackd_adapters.kubernetes import KubernetesAdapter, KubernetesSettings
 from rollbackd_adapters.kubernetes.client import client_of
+from rollbackd_adapters.kubernetes.templates import template_id
 from rollbackd_adapters.kubernetes.watch import told_of
 
 MOST_MEMORY, MOST_IDLE, MOST_EVENT, MOST_HUNG = 100.0, 5.0, 3.0, 1.2
 """MiB; percent of a processor; times of `json.loads`; times as long as without clusters that hang."""
+MOST_BESIDE_KUBECTL, MOST_REQUESTS = 1.1, 15
 _TURNS, _LOOKS = 3, 2
 """In turns, so many looks each; the fastest counts, since what else the machine does may slow any of them."""
 _AT = f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments/web-"
@@ -87,6 +95,38 @@ def measure_hung(root: Path, sizes: Sizes) -> Row:
     )
 
 
+def measure_rollback(root: Path, sizes: Sizes) -> Row:
+    """A rollback of a workload, and `kubectl rollout undo` and `status`, in turns."""
+    if shutil.which("kubectl") is None:
+        raise BenchError("kubectl is missing; `make servers` installs it")
+    with ExitStack() as stack:
+        port = _rolling(stack, root, sizes.rollout)
+        there = _place(root, 0, port)
+        _by_kubectl(root)
+        asyncio.run(_by_rollbackd(there, REPLICA_SETS))  # what both find out once is known from here on
+        readings = [_in_turns(root, there, port) for _ in range(sizes.rounds)]
+    ratios = [ours / theirs for theirs, ours, _ in readings]
+    theirs, ours = (middle([each[n] for each in readings]) for n in (0, 1))
+    asked = max(each[2] for each in readings)
+    return Row(
+        what=f"a rollback in Kubernetes whose rollout takes {sizes.rollout:g} s",
+        measured=f"{middle(ratios):.2f}, {asked} requests",
+        floor=f"1, {theirs:.2f} s of kubectl rollout undo and status",
+        rest=f"{ours:.2f} s: planned, tried, set, followed; rounds {span(ratios, '.2f')}",
+        must=f"<= {MOST_BESIDE_KUBECTL}, <= {MOST_REQUESTS} requests",
+        ok=middle(ratios) <= MOST_BESIDE_KUBECTL and asked <= MOST_REQUESTS,
+    )
+
+
+def _rolling(stack: ExitStack, root: Path, takes: float) -> int:
+    """The port of a cluster whose rollouts take so many seconds, that serves until the stack is left."""
+    root.mkdir(parents=True, exist_ok=True)
+    port = free_port()
+    api = stack.enter_context(started(["-m", "bench.rolling_cluster", str(port), str(takes)], root, "cluster.log"))
+    wait_until(lambda: serves(port, api, root / "cluster.log"), "the stand-in for a cluster")
+    return port
+
+
 def _stand_in(stack: ExitStack, root: Path, clusters: int, deployments: int, events: int = 0) -> list[int]:
     """The ports of so many clusters, that serve until the stack is left."""
     ports: list[int] = []
@@ -119,6 +159,40 @@ def _layer(number: int) -> dict[str, str]:
 def _place(root: Path, number: int, port: int) -> Place:
     settings = ClusterSettings.model_validate(_settings(root, number, port))
     return replace(place(root / f"layer-{number}"), clusters={"prod": settings})
+
+
+# -- a rollback ---------------------------------------------------------------------------------
+def _in_turns(root: Path, there: Place, port: int) -> tuple[float, float, int]:
+    """Seconds of kubectl, then of rollbackd on the way back; and how many requests that took."""
+    begun = time.perf_counter()
+    _by_kubectl(root)
+    by_kubectl = time.perf_counter() - begun
+    _asked(port)
+    by_rollbackd = asyncio.run(_by_rollbackd(there, REPLICA_SETS))
+    return by_kubectl, by_rollbackd, _asked(port)
+
+
+def _by_kubectl(root: Path) -> None:
+    kubectl = ["kubectl", f"--kubeconfig={root / 'kubeconfig-0'}", "--context=there", f"--namespace={NAMESPACE}"]
+    for words in ("undo", "status"):
+        argv = [*kubectl, f"--cache-dir={root / 'kubectl'}", "rollout", words, "deployment/web-0"]
+        done = subprocess.run(argv, check=False, capture_output=True, text=True, timeout=120)
+        if done.returncode:
+            raise BenchError(f"kubectl rollout {words}: {done.stderr.strip()}")
+
+
+async def _by_rollbackd(there: Place, tag: int) -> float:
+    one, target = _adapter(there), Release(template_id(template(0, tag)))
+    begun = time.perf_counter()
+    key = f"bench-{time.monotonic_ns()}/0/layer"
+    if await perform(one, await planned(one, target, key)) is not Progress.DONE:
+        raise BenchError("a rollback was not done")
+    return time.perf_counter() - begun
+
+
+def _asked(port: int) -> int:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/asked", timeout=10) as answer:
+        return int(answer.read())
 
 
 # -- an idle daemon -----------------------------------------------------------------------------

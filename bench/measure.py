@@ -36,6 +36,8 @@ class Sizes:
     events: int = 5000
     clusters: int = 50
     """A tenth of them hangs."""
+    rollout: float = 3.0
+    """Seconds that a rollout takes in a cluster."""
 
 
 TINY = Sizes(
@@ -55,6 +57,7 @@ TINY = Sizes(
     workloads=20,
     events=100,
     clusters=10,
+    rollout=0.5,
 )
 """Says nothing about speed; says that the bench works."""
 

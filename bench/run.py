@@ -61,6 +61,7 @@ ROWS: dict[str, Callable[[Path, Sizes], Row]] = {
     "watching": clusters.measure,
     "watch-event": clusters.measure_event,
     "hung-clusters": clusters.measure_hung,
+    "cluster-rollback": clusters.measure_rollback,
 }
 """In the order of the design's table."""
 RESULTS = ROOT / "bench/RESULTS.md"

@@ -17,7 +17,7 @@ def _argv(directory: Path, *more: str) -> list[str]:
     return [sys.executable, "bench/run.py", "--tiny", "--directory", str(directory), *more]
 
 
-@pytest.mark.needs("git", "rsync", "pgbackrest")
+@pytest.mark.needs("git", "rsync", "pgbackrest", "kubectl")
 @pytest.mark.timeout(600)
 def test_every_promise_is_a_row_of_the_printed_table(tmp_path: Path) -> None:
     ended = subprocess.run(

@@ -36,6 +36,7 @@ PROMISES = {
     "watching": "20 Deployments with 10 ReplicaSets",
     "watch-event": "an event of a watch",
     "hung-clusters": "looks at 9 clusters, while 1",
+    "cluster-rollback": "a rollback in Kubernetes whose",
 }
 KEPT = Row("a", "1.0", "0.9", "x", "<= 1.1", ok=True)
 MISSED = Row("b", "1.2", "0.9", "x", "<= 1.1", ok=False)
