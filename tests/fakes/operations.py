@@ -47,11 +47,13 @@ from rollbackd.views.shapes import (
     ServiceView,
     StateView,
     StepView,
+    TickList,
     TimesView,
     TriggerTrialView,
 )
 from tests.fakes.snapshots import FakeKeeping
 
+AFTER_CARE = (TickList("Immediate", ("the users of checkout are told",)),)
 NOON = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 V41 = StateView("9d1c0a33b7e2", {"code": "v41 (3f2a9c112233)"}, {"code": "3f2a9c112233aabb"}, NOON - timedelta(days=1))
 V40 = StateView(
@@ -169,7 +171,7 @@ class FakeOperations(FakeKeeping):
                     await self._news.wait_for(news)
             except TimeoutError:
                 pass
-        return IncidentDetail(self.incidents_[id], self.decided, news())
+        return IncidentDetail(self.incidents_[id], self.decided, news(), AFTER_CARE, ("Root cause",))
 
     async def decisions(self, service: str = "", limit: int = 50) -> list[DecisionView]:
         return [self.decided][:limit] if service in {"", "checkout"} else []

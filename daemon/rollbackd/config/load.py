@@ -16,6 +16,7 @@ from rollbackd.config import (
     notify,
     overlaps,
     references,
+    report_lists,
     rule_faults,
     scheduled,
     service_faults,
@@ -106,7 +107,7 @@ def _load(
     outline = outline_of(source.document, shape, taken.placed, made.names)
     faults = [*source.document.faults, *taken.faults, *outline.faults]
     faults += [*references.faults(outline), *rule_faults.faults(outline)]
-    for part in (access, overlaps, service_faults, notify, scheduled):
+    for part in (access, overlaps, service_faults, notify, report_lists, scheduled):
         faults += starmap(source.document.fault, part.complaints(outline))
     written = None
     context = {} if look_for is None else {"look_for": look_for, "try_tls": try_tls}

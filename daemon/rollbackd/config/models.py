@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, SerializeAsAny, ValidationInfo, field_validator, model_validator
 
 from rollbackd.adapter import CheckSettings, NotifierSettings, Settings
+from rollbackd.config.report_lists import ReportLists
 from rollbackd.config.schedules import Schedule
 from rollbackd.incident.clocks import Terms
 from rollbackd.incident.spec import CheckRef, PlanSpec, VerifySpec
@@ -457,6 +458,8 @@ class Config(Spec):
     """How long the work itself should take."""
     notify: Notify = Notify()
     """How people are told."""
+    reports: ReportLists = ReportLists()
+    """What the reports of this host ask of people."""
     schedules: tuple[Schedule, ...] = ()
     """What is done on a calendar: snapshots, drills."""
     services: tuple[Service, ...] = ()

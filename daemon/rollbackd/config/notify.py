@@ -2,12 +2,11 @@
 
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
-from string import Template
 
+from rollbackd.config import placeholders
 from rollbackd.config.outline import Complaint, Outline
 from rollbackd.config.positions import Loc, entries, mapping
 from rollbackd.notification_events import PLACEHOLDERS
-from rollbackd.plugins import unknown
 from rollbackd.syntax.units import parse_duration
 
 
@@ -37,10 +36,4 @@ def _words(says: Mapping[str, object], loc: Loc) -> Iterator[Complaint]:
     for event, words in says.items():
         if not isinstance(words, str):
             continue
-        template = Template(words)
-        if not template.is_valid():
-            yield (*loc, event), "a $ stands for a value here; write $service, or $$ for a dollar"
-            continue
-        for name in template.get_identifiers():
-            if name not in PLACEHOLDERS:
-                yield (*loc, event), unknown("value", name, PLACEHOLDERS)
+        yield from (((*loc, event), said) for said in placeholders.wrong(words, PLACEHOLDERS))

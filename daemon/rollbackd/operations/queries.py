@@ -1,7 +1,10 @@
 """What people can ask. Nothing is touched."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 from datetime import timedelta
+from string import Template
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -46,6 +49,7 @@ from rollbackd.views.shapes import (
     RuleView,
     ServiceView,
     StateView,
+    TickList,
 )
 
 _GOOD = Standing.GOOD
@@ -163,7 +167,24 @@ class StateQueries(OperationsBase):
             incident=await self._detailed(found),
             decision=decision_view(found.decision, found.opened),
             records=tuple(record_view(record) for record in records if record.n <= found.n),
+            **self._asked_of_people(found),
         )
+
+    def _asked_of_people(self, incident: Incident) -> dict[str, Any]:
+        """What the report asks of people, with the incident's values."""
+        lists = self._config.reports
+        values = {
+            "service": incident.service,
+            "incident": incident.id,
+            "priority": incident.priority,
+            "outcome": incident.outcome or "open",
+        }
+
+        def filled(texts: Iterable[str]) -> tuple[str, ...]:
+            return tuple(Template(text).safe_substitute(values) for text in texts)
+
+        after_care = tuple(TickList(name, filled(items)) for name, items in lists.after_care.items())
+        return {"after_care": after_care, "review": filled(lists.review)}
 
     async def _detailed(self, incident: Incident) -> IncidentView:
         """An incident with how far it is, and how long each step took before."""

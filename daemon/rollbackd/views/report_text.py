@@ -23,30 +23,6 @@ _STYLE = (
     "table{border-collapse:collapse;width:100%}td,th{border:1px solid #999;padding:.2rem .5rem;text-align:left;"
     "vertical-align:top;overflow-wrap:anywhere}"
 )
-AFTER_CARE = (
-    ("Immediate", ("users and the status page are told", "deployments stay frozen until the cause is known")),
-    (
-        "Short term",
-        (
-            "the cause is found",
-            "what the rollback lost is looked for",
-            "the release is quarantined or mended",
-            "regulators are told where the law asks for it",
-        ),
-    ),
-    ("Medium term", ("a test fails on this cause", "the rule that saw it is earlier, or surer")),
-    ("Long term", ("the review's actions are done", "a drill has shown that it works again")),
-)
-"""What is to do after a rollback; a host may have lists of its own."""
-_REVIEW = (
-    "Root cause",
-    "Users affected",
-    "What went well",
-    "What went badly",
-    "What was luck",
-    "Actions, owners, dates",
-)
-
 _COUNTED = (
     ("Outcomes", "outcomes"),
     ("Causes", "causes"),
@@ -161,8 +137,8 @@ def of_incident(detail: View) -> Report:
             Section("Timeline", head=("At", "After", "Who", "What"), rows=[_row(record, onset) for record in records]),
             _people(records),
             Section("Data that may be lost", ticks=_losses(one)),
-            *(Section(f"After-care: {name}", ticks=ticks) for name, ticks in AFTER_CARE),
-            Section("Review", fields=[(name, "…") for name in _REVIEW]),
+            *(Section(f"After-care: {each['heading']}", ticks=each["items"]) for each in detail["after_care"]),
+            Section("Review", fields=[(name, "…") for name in detail["review"]]),
         ),
     )
 

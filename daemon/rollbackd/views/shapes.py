@@ -297,12 +297,23 @@ class DecisionView:
 
 
 @dataclass(frozen=True, slots=True)
+class TickList:
+    """Things to do after a rollback."""
+
+    heading: str
+    items: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class IncidentDetail:
-    """All about one incident, from the journal alone."""
+    """All about one incident, from the journal alone; beside it what the host's reports ask of people."""
 
     incident: IncidentView
     decision: DecisionView | None
     records: tuple[RecordView, ...]
+    after_care: tuple[TickList, ...] = ()
+    review: tuple[str, ...] = ()
+    """What only people know."""
 
 
 @dataclass(frozen=True, slots=True)
