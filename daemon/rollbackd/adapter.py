@@ -638,7 +638,8 @@ class Message:
     title: str
     """One line."""
     lines: Sequence[tuple[str, str]]
-    """Heading and text: what happened, why, from, to, what is next, how to stop it."""
+    """Heading and text: what happened, why, from, to, what is next, how to stop it. In somebody's own words a heading
+    may be empty."""
     severity: Literal["info", "warning", "critical"]
     thread: str
     """The same for all messages of one trouble: an incident's id, a refused episode. PagerDuty's dedup_key, after
@@ -659,6 +660,10 @@ class Message:
     """Where its page is; empty without `daemon.url`."""
     own_words: bool = False
     """Whether the title is in the receiver's own words, and is shown as it is."""
+    count: int = 1
+    """How many messages were made into this one, of several troubles."""
+    services: tuple[str, ...] = ()
+    """All services that it is about, where these are several."""
     buttons: tuple[AnswerButton, ...] = ()
     """What people can answer while this is how it stands, three at most; a receiver that can edit it may offer them."""
     recipients: tuple[str, ...] = ()
@@ -681,7 +686,8 @@ class NotifierSettings(Spec):
 @runtime_checkable
 class Notifier(Protocol):
     """A way to tell people. One that keeps what it is told open, by its thread, until that is resolved has
-    `keeps_open = True`: what told of several troubles at once is resolved there when the last of them has ended.
+    `keeps_open = True`: what told of several troubles at once is resolved there when the last of them has ended. One
+    that keeps what changed beside the troubles has `keeps_changes = True`, and alone hears the event `changed`.
     """
 
     settings_model: ClassVar[type[NotifierSettings]]

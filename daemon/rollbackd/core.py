@@ -12,6 +12,7 @@ from pydantic import BaseModel
 
 from rollbackd.adapter import AdapterError, Notifier
 from rollbackd.calendar import Calendar
+from rollbackd.config import message_templates
 from rollbackd.config.models import Config, Service
 from rollbackd.config.secrets import reveal, those_there
 from rollbackd.decision.approvals import Approvals
@@ -38,6 +39,7 @@ from rollbackd.journal import Journal
 from rollbackd.metrics import Metrics, MetricsParts, SlackMetrics
 from rollbackd.model import CheckResult, Release
 from rollbackd.notify.dispatcher import NotificationDispatcher
+from rollbackd.notify.wording import Wording
 from rollbackd.operations import Operations, OperationsParts
 from rollbackd.operations.signal_commands import SignalCommands
 from rollbackd.operations.slack_orders import SlackOrders, rooms_with_buttons
@@ -202,8 +204,18 @@ async def build(config: Config, journal: Journal, clock: Clock, checkpoint: Chec
         return rule_states.over(service, episode, clock.now())
 
     incident_clocks = IncidentClocks(config, read_model, clock)
+    folder = config.notify.templates
+    templates = None if folder is None else message_templates.read(folder)[0]
+    wording = Wording(config.notify.receivers, templates)
     dispatcher = NotificationDispatcher(
-        journal, config, reach.notifiers, clock, goes_on=goes_on, over=over, deciding=lambda: decision_engine.deciding
+        journal,
+        config,
+        reach.notifiers,
+        clock,
+        goes_on=goes_on,
+        over=over,
+        deciding=lambda: decision_engine.deciding,
+        wording=wording,
     )
     registry, vitals = CollectorRegistry(), Vitals()
     readiness_review = ReadinessReview(config, read_model, clock, deciding.situations, layers, deciding.check_runner)
@@ -236,7 +248,7 @@ async def build(config: Config, journal: Journal, clock: Clock, checkpoint: Chec
             runner=runner,
             registry=registry,
             drills=drills,
-            alert_trials=AlertTrials(config, read_model, rule_states, clock, deciding.situations),
+            alert_trials=AlertTrials(config, read_model, rule_states, clock, deciding.situations, wording),
             receiver_trials=receiver_trials,
             passages=AlertPassages(reach.alertmanager, clock),
             live_check=LiveCheck(

@@ -1,9 +1,12 @@
 """What people can be told, by the name that routes know it by. No I/O."""
 
 from collections.abc import Mapping
+from typing import Literal
 
 from rollbackd.incident.outcomes import MEANINGS
 
+Audience = Literal["team", "users"]
+"""Who reads a message: those who run the services, or those who use them."""
 EVENTS: Mapping[str, str] = {
     # of an incident
     "asks": "people are asked whether a service goes back",
@@ -29,6 +32,7 @@ EVENTS: Mapping[str, str] = {
     "refused": "a service is in trouble and needs a person",
     "mending": "a person mends a service, and says how long that takes",
     "observed": "what would have been done, in shadow mode or by a row that observes",
+    "changed": "a service runs another state: for receivers that keep changes, which PagerDuty does",
     # again
     "reminder": "what nobody has acknowledged yet",
     # of rollbackd itself
@@ -55,12 +59,26 @@ EVENTS: Mapping[str, str] = {
     "silence_unread": "a silence of Alertmanager's cannot be read, so it counts as matching",
     "slack_silent": "the socket over which clicks in Slack come is not open",
     "source_refused": "what somebody sends cannot be read, or some of it",
+    "template_failed": "a template of messages fails, and our own words are sent",
     "undeliverable": "a receiver will never get a message",
     "unreadable": "a fact that could not be put into words",
     "upgrade_cut_off": "rollbackd ended while it upgraded a schema, which stands midway",
 }
 """Event to what it means."""
 
+_LOOKING = "We are looking into trouble with $services."
+_GOING_BACK = "We are looking into trouble with $services, and bring back the last version that worked well."
+_OVER = "The trouble with $services is over."
+_GOES_ON = "The trouble with $services goes on, and we are working on it."
+USERS: Mapping[str, str] = {
+    **dict.fromkeys(("asks", "refused"), _LOOKING),
+    **dict.fromkeys(("opened", "risen"), _GOING_BACK),
+    **dict.fromkeys(("recovered", "passed"), _OVER),
+    **dict.fromkeys(("failed", "ineffective", "unverified", "expired", "aborted"), _GOES_ON),
+}
+"""What users of a service are told, by event; of all others they hear nothing."""
+
+CHANGED = "changed"
 PLACEHOLDERS: Mapping[str, str] = {
     "service": "the service",
     "incident": "the incident's name; empty when there is none",

@@ -343,6 +343,32 @@ def test_an_event_of_pagerduty_says_who_speaks_how_urgent_it_is_and_where_to_loo
     assert event(replace(message, resolves=True), ROUTING_KEY).keys() == {"routing_key", "event_action", "dedup_key"}
 
 
+async def test_what_changed_is_a_change_event_of_pagerduty_and_no_alert() -> None:
+    async with on_a_fake("pagerduty") as one:
+        for form in FORMS.values():
+            await one.notifier.send(
+                replace(form, event="changed", source="ops-1", link="https://ops/services/checkout")
+            )
+    fake = one.fake
+    assert isinstance(fake, PagerDutyFake)
+    assert (fake.wrong, fake.opened, fake.taken) == ([], [], [])
+    assert fake.changes[0] == {
+        "routing_key": ROUTING_KEY,
+        "payload": {
+            "summary": "[ops-1] P1 checkout rolling back: v5 -> v4",
+            "timestamp": START.isoformat(),
+            "source": "ops-1",
+            "custom_details": {
+                "key": "incident:checkout-3/1/room",
+                "Why": "errors = 34.2% (> 10% for 5m)",
+                "Stop it": "`rollbackd abort checkout-3`",
+            },
+        },
+        "links": [{"href": "https://ops/services/checkout", "text": "checkout-3"}],
+    }
+    assert len(fake.changes) == len(FORMS)
+
+
 def test_a_headline_fits_and_own_words_stay_as_they_are() -> None:
     long = a_message(source="ops-1", title="checkout " + "x" * 500)
     assert (len(long.headline), long.headline[:20]) == (120, "[ops-1] P1 checkout ")
@@ -682,6 +708,49 @@ async def test_no_value_becomes_a_header_and_html_stays_text() -> None:
     assert html is not None
     assert "&lt;script&gt;" in html.get_content()
     assert "<script>" not in html.get_content()
+
+
+_MAIL = """\
+[ops-1] P1 checkout rolling back: v5 -> v4
+
+Why:
+  errors = 34.2% (> 10% for 5m)
+
+Stop it:
+  `rollbackd abort checkout-3`
+
+-- 
+P1 · opened · checkout · checkout-3
+"""  # noqa: W291
+_PAGE = """\
+<!DOCTYPE html>
+<html><body style="font-family: sans-serif; max-width: 50em">
+<h2 style="border-left: 6px solid #c62828; padding-left: 10px">[ops-1] P1 checkout rolling back: v5 -&gt; v4</h2>
+<table cellpadding="6">
+<tr><th align="left" valign="top" style="white-space: nowrap">Why</th>\
+<td style="white-space: pre-wrap; word-break: break-word">errors = 34.2% (&gt; 10% for 5m)</td></tr>
+<tr><th align="left" valign="top" style="white-space: nowrap">Stop it</th>\
+<td style="white-space: pre-wrap; word-break: break-word">`rollbackd abort checkout-3`</td></tr>
+</table>
+<p style="color: #666">P1 · opened · checkout · checkout-3</p>
+</body></html>
+"""
+
+
+def test_a_mail_reads_exactly_so_and_in_words_of_ones_own_has_nothing_else() -> None:
+    sent = mail(a_message(source="ops-1"), settings("mail.example.com:587"))
+    plain, marked = (sent.get_body((kind,)) for kind in ("plain", "html"))
+    assert plain is not None
+    assert marked is not None
+    assert plain.get_content().replace("\r\n", "\n") == _MAIL
+    assert marked.get_content().replace("\r\n", "\n") == _PAGE
+    own = mail(a_message(title="It is slow.", lines=(("", "We know."),), own_words=True), settings("m.example.com:587"))
+    plain, marked = (own.get_body((kind,)) for kind in ("plain", "html"))
+    assert plain is not None
+    assert marked is not None
+    assert plain.get_content().replace("\r\n", "\n") == "It is slow.\n\nWe know.\n\n"
+    assert "checkout" not in marked.get_content()
+    assert ">We know.</td></tr>" in marked.get_content()
 
 
 def test_mails_of_one_trouble_thread_and_a_repeated_one_keeps_its_id() -> None:

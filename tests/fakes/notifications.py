@@ -93,6 +93,7 @@ class Recorder:
     during: Callable[[], None] = lambda: None
     """Called while it is sending."""
     keeps_open: bool = False
+    keeps_changes: bool = False
 
     def __post_init__(self) -> None:
         self.news = asyncio.Condition()

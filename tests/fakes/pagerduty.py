@@ -30,8 +30,30 @@ class PagerDutyFake(Receiver):
         self.opened: list[str] = []
         """The key of each alert that was ever opened."""
         self.closed: list[str] = []
+        self.changes: list[dict[str, Any]] = []
+        """The change events."""
         self.dropped: list[tuple[str, str]] = []
         """Action and key of what was about nothing that is open."""
+
+    def routes(self) -> list[web.RouteDef]:
+        return [*super().routes(), web.post(self.path.replace("/enqueue", "/change/enqueue"), self._change)]
+
+    async def _change(self, request: web.Request) -> web.Response:
+        """https://developer.pagerduty.com/docs/send-change-event"""
+        body = await request.json()
+        found = [f"unknown key {key}" for key in body.keys() - {"routing_key", "payload", "links"}]
+        payload = body.get("payload", {})
+        found += [
+            f"unknown payload key {key}"
+            for key in payload.keys() - {"summary", "timestamp", "source", "custom_details"}
+        ]
+        if len(str(body.get("routing_key", ""))) != 32 or not 1 <= len(payload.get("summary", "")) <= 1024:
+            found.append("no routing_key of 32 characters, or no summary of 1 to 1024")
+        self.wrong += [f"change: {one}" for one in found]
+        if found:
+            return self.refusal(found)
+        self.changes.append(body)
+        return web.json_response({"status": "success", "message": "Change event processed"}, status=202)
 
     def problems(self, body: Any, headers: dict[str, str]) -> list[str]:
         if not isinstance(body, dict):

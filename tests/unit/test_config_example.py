@@ -59,6 +59,7 @@ def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Loaded:
     ):
         (tmp_path / name).write_text("hunter2\n")
         (tmp_path / name).chmod(0o600)
+    (tmp_path / "templates").mkdir()
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
     path = tmp_path / "config.yaml"
     path.write_text(EXAMPLE.read_text().replace("/etc/rollbackd/", f"{tmp_path}/"))

@@ -14,9 +14,9 @@ from rollbackd.model import FLEET, Action, Outcome
 from rollbackd.notify.dispatcher import TICK, NotificationDispatcher
 from rollbackd.notify.messages.troubles import PAGE_ENDS
 from rollbackd.rules.tracks import CALM
-from tests.fakes.clock import ManualClock
+from tests.fakes.clock import START, ManualClock
 from tests.fakes.journal import MemoryJournal
-from tests.fakes.notifications import BAD, Recorder, asked, opened, refused, soon, trigger
+from tests.fakes.notifications import BAD, GOOD, Recorder, asked, opened, refused, soon, trigger
 
 MINUTE = timedelta(minutes=1)
 SHOPS = ("checkout", "cart", "search")
@@ -320,3 +320,32 @@ async def test_what_is_only_observed_or_a_slip_wakes_nobody(world: World) -> Non
     await world.wait(world.dispatcher(), MINUTE)
     assert world.oncall.messages == []
     assert world.room.events == ["observed", "override"]
+
+
+# -- what changed -------------------------------------------------------------------------------
+async def test_a_deployment_and_a_rollback_are_told_where_changes_are_kept_and_hold_up_no_page(world: World) -> None:
+    world.oncall.keeps_changes = True
+    first = facts.Changed(GOOD, START, START)
+    deployed = facts.Changed(BAD, START, START + MINUTE)
+    back = facts.Changed(GOOD, START + MINUTE, START + 2 * MINUTE, "checkout-3")
+    await world.write("service:checkout", first, deployed, back)
+    await world.wait(world.dispatcher())
+    assert [(one.event, one.title, one.incident) for one in world.oncall.messages] == [
+        ("changed", f"checkout changed to {BAD.name}", ""),
+        ("changed", f"checkout rolled back to {GOOD.name} by checkout-3", "checkout-3"),
+    ]
+    assert world.room.messages == world.leads.messages == []
+    await world.write("service:checkout", facts.MarkedGood(GOOD, "it baked"))
+    await world.wait(world.dispatcher())
+    assert len(world.oncall.messages) == 2, "it opened no page that something would have to close"
+
+    world.notify = Notify(routes=(Route(to=("oncall",), when=RouteWhen(service=("cart",), event=("failed",))),))
+    world.oncall.answers.append(soon())
+    await world.write("service:checkout", replace(deployed, by=START + 3 * MINUTE))
+    await world.write("service:cart", replace(deployed, by=START + 3 * MINUTE))
+    await world.wait(world.dispatcher())
+    assert world.oncall.tried[-1].service == "cart", "of checkout it hears nothing"
+    await world.write("incident:cart-3", opened("cart"), facts.Closed(Outcome.FAILED, "npm exited 1"))
+    await world.wait(world.dispatcher())
+    assert world.oncall.events[2:] == ["failed"], "and not the change once more"
+    assert await world.journal.waiting() == []

@@ -39,6 +39,7 @@ def summary(loaded: Loaded) -> dict[str, Any]:
         "services": [_service(config, service) for service in config.services],
         "rules": [{"name": rule.name, "services": list(rule.services)} for rule in config.rules],
         "receivers": [{"name": one.name, "kind": one.kind} for one in config.notify.receivers],
+        "templates": list(_templates(config)),
         "notes": [*loaded.notes, *noted],
         "read_write_paths": [str(path) for path in _outermost(_written(config, adapters)) if not _is_units_own(path)],
         "units": _managed(layers),
@@ -76,6 +77,15 @@ def _service(config: Config, service: Service) -> dict[str, Any]:
         "plans": {name: list(plan.layers) for name, plan in service.plans.items()},
         "checks": list(service.checks),
     }
+
+
+def _templates(config: Config) -> tuple[str, ...]:
+    folder = config.notify.templates
+    if folder is None:
+        return ()
+    from rollbackd.config import message_templates
+
+    return message_templates.read(folder)[0].names
 
 
 def _layers(config: Config) -> Iterator[tuple[Adapter, bool]]:
@@ -144,6 +154,8 @@ def show(found: dict[str, Any]) -> None:
     print()
     print(f"rules:     {safe(', '.join(rules)) or 'none'}")
     print(f"receivers: {safe(', '.join(receivers)) or 'none'}")
+    if found["templates"]:
+        print(f"templates: {safe(', '.join(found['templates']))}")
     for note in found["notes"]:
         print(f"note:      {safe(note)}")
     if found["read_write_paths"]:

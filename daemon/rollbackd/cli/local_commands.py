@@ -73,6 +73,9 @@ def _loads(path: Path) -> bool:
 def schema(
     session: Session,
     webhook: Annotated[bool, typer.Option("--webhook", help="Print that of what webhooks are sent.")] = False,
+    template: Annotated[
+        bool, typer.Option("--template", help="Print that of what templates of messages are offered.")
+    ] = False,
 ) -> None:
     """Print the configuration's JSON Schema, for editors."""
     from rollbackd.plugins import PluginError
@@ -82,6 +85,11 @@ def schema(
         from rollbackd.notify.receivers.webhook import schema as of_messages
 
         print(as_json(of_messages()))
+        return
+    if template:
+        from rollbackd.config.message_templates import schema as of_templates
+
+        print(as_json(of_templates()))
         return
     from rollbackd.config.schema import schema as whole
 

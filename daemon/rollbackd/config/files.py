@@ -22,7 +22,7 @@ class ConfigFile:
 
 def read(path: Path) -> ConfigFile:
     """A file, read; what went wrong while reading it is among its document's faults."""
-    body, problem = _body(path)
+    body, problem = body_of(path)
     line = column = 1
     if not problem:
         try:
@@ -34,8 +34,8 @@ def read(path: Path) -> ConfigFile:
     return ConfigFile(path, body, Document.unread(str(path), ConfigFault(str(path), line, column, problem)))
 
 
-def _body(path: Path) -> tuple[bytes, str]:
-    """The bytes, or why there are none."""
+def body_of(path: Path) -> tuple[bytes, str]:
+    """The bytes of a regular file, or why there are none."""
     try:
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):

@@ -107,6 +107,7 @@ def _load(
     outline = outline_of(source.document, shape, taken.placed, made.names)
     faults = [*source.document.faults, *taken.faults, *outline.faults]
     faults += [*references.faults(outline), *rule_faults.faults(outline)]
+    faults += _template_faults(outline, here=look_for is not None)
     for part in (access, overlaps, service_faults, notify, report_lists, scheduled):
         faults += starmap(source.document.fault, part.complaints(outline))
     written = None
@@ -148,6 +149,17 @@ def _config(written: Config, outline: Outline, taken: Rules, idle: Collection[st
     }
     kept = {name: getattr(written, name) for name in Config.model_fields if name not in changed}
     return Config(**kept, **changed)
+
+
+def _template_faults(outline: Outline, *, here: bool) -> Iterator[ConfigFault]:
+    """What is wrong with the templates of messages; on another machine there may be none. What is wrong with the
+    folder's name is told by itself.
+    """
+    folder = outline.section("notify").get("templates")
+    if isinstance(folder, str) and Path(folder).is_absolute() and (here or Path(folder).is_dir()):
+        from rollbackd.config import message_templates  # it takes Jinja2, which most commands do without
+
+        yield from message_templates.faults(Path(folder), tuple(outline.shape.plugins.notifiers))
 
 
 def _with_plans(service: Service, read: ServiceOutline, shape: Shape) -> Service:

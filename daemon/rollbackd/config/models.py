@@ -19,6 +19,7 @@ from rollbackd.config.schedules import Schedule
 from rollbackd.incident.clocks import Terms
 from rollbackd.incident.spec import CheckRef, PlanSpec, VerifySpec
 from rollbackd.model import Priority
+from rollbackd.notification_events import Audience
 from rollbackd.policy.spec import PRIORITIES, Asking, Clocks, Limits, PolicyRow, Window
 from rollbackd.rules.spec import Rule
 from rollbackd.rules.weight import LABEL
@@ -293,6 +294,8 @@ class Receiver(Spec):
     settings: SerializeAsAny[NotifierSettings]
     says: dict[Annotated[str, Ref("event")], str] = {}
     """Words of its own, by event; it hears nothing else then."""
+    audience: Audience = "team"
+    """Who reads it."""
 
 
 class RouteWhen(Spec):
@@ -330,6 +333,8 @@ class Notify(Spec):
 
     receivers: tuple[Receiver, ...] = ()
     """Who can be told."""
+    templates: AbsolutePath | None = None
+    """A directory with words of one's own: `team/slack/opened.j2`, by audience, kind of receiver and event."""
     routes: tuple[Route, ...] = ()
     """Every match is used; without routes every receiver hears everything."""
     escalation: tuple[Tier, ...] = ()

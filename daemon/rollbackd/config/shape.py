@@ -28,6 +28,7 @@ from rollbackd.adapter import NotifierSettings, Settings
 from rollbackd.config.models import Config, Name, Notify, Receiver, Service
 from rollbackd.config.positions import mapping
 from rollbackd.incident.spec import PlanSpec, PlanVerifySpec, VerifySpec
+from rollbackd.notification_events import Audience
 from rollbackd.plugins import Plugins
 from rollbackd.rules.spec import NAME as RULE_NAME
 from rollbackd.rules.spec import Rule
@@ -121,8 +122,9 @@ def shape_of(plugins: Plugins) -> Shape:
 
 def receiver(written: Any) -> Receiver:
     """A receiver in the form that the core uses, made from the form that the file has."""
-    kind = next(name for name in type(written).model_fields if name not in {"name", "says"})
-    return Receiver(name=written.name, kind=kind, settings=getattr(written, kind), says=written.says)
+    kind = next(name for name in type(written).model_fields if name not in {"name", *_Worded.model_fields})
+    common = {name: getattr(written, name) for name in _Worded.model_fields}
+    return Receiver(name=written.name, kind=kind, settings=getattr(written, kind), **common)
 
 
 def kind_among(value: object, models: Mapping[str, type[Any]]) -> str | None:
@@ -210,6 +212,8 @@ class _Worded(Spec):
     says: dict[str, str] = {}
     """Words of its own, by event: it hears nothing but these events, and nothing but these words. For users, a status
     page."""
+    audience: Audience = "team"
+    """Who reads it. `users` hear that there is trouble, that it goes on and that it is over, and nothing of how."""
 
 
 def _receivers(plugins: Plugins) -> Any:

@@ -17,13 +17,15 @@ from rollbackd.incident.fold import fold as fold_incident
 from rollbackd.incident.life import Incident
 from rollbackd.journal import Entry, Journal, JournalUnavailable, Outgoing
 from rollbackd.model import FLEET, incident_stream, name_in, service_stream
+from rollbackd.notification_events import CHANGED
 from rollbackd.notify.messages import envelope as outbox
 from rollbackd.notify.messages import page_threads, presenter, reminders, self_notices
 from rollbackd.notify.messages.arrangement import arranged
 from rollbackd.notify.messages.envelope import Envelope
-from rollbackd.notify.messages.troubles import Trouble, Troubles, fold
+from rollbackd.notify.messages.troubles import Trouble, Troubles, fold, notice_thread
 from rollbackd.notify.receiver_queue import JOURNAL_PAUSE, PATIENCE, ReceiverQueue
-from rollbackd.notify.routes import addressed, reached, worded
+from rollbackd.notify.routes import addressed, reached, told_of, worded
+from rollbackd.notify.wording import Wording
 from rollbackd.rules.tracks import CALM
 from rollbackd.state.incidents import KnownIncidents
 from rollbackd.system import log
@@ -39,6 +41,10 @@ TOGETHER = timedelta(seconds=60)
 """How long messages of one group wait after its first one, to go as one."""
 GATHER = timedelta(seconds=5)
 """How long the first one waits while more are being decided on, so that a storm is one message."""
+DECIDED_IN = timedelta(milliseconds=20)
+"""How much longer it waits for each of those."""
+MANY = 5
+"""From so many services on that are decided on, or are at work, at once it is a storm."""
 TICK = timedelta(seconds=15)
 DIRECT_AGAIN = timedelta(minutes=10)
 DIRECT_RETRY = timedelta(seconds=30)
@@ -82,6 +88,7 @@ class NotificationDispatcher:
         goes_on: Callable[[str, str], bool] = _always,
         over: Callable[[str, str], str] = _never,
         deciding: Callable[[], int] = lambda: 0,
+        wording: Wording | None = None,
         many: int = 100,
         patience: timedelta = PATIENCE,
     ) -> None:
@@ -100,8 +107,12 @@ class NotificationDispatcher:
         """Since when a refused trouble is gone, by the monotonic clock."""
         self._many = many
         self._boxes = {
-            name: ReceiverQueue(name, notifier, journal, clock, patience) for name, notifier in notifiers.items()
+            name: ReceiverQueue(name, notifier, journal, clock, patience, lambda: self._troubles.pages, self._words_for)
+            for name, notifier in notifiers.items()
         }
+        self._wording = wording or Wording(config.notify.receivers)
+        self._faulty: set[str] = set()
+        """The templates that people were told of."""
         self._pumping = asyncio.Lock()
         self._begun = False
         self._recalled = False
@@ -172,8 +183,9 @@ class NotificationDispatcher:
         if now < self._direct.get(message.event, now):
             return ()
         self._direct[message.event] = now + DIRECT_RETRY.total_seconds()
-        boxes, signed = list(self._boxes.values()), self._signed(message)
-        errors = await asyncio.gather(*(box.send(signed) for box in boxes))
+        signed = self._signed(message)
+        boxes = [box for box in self._boxes.values() if worded(self._by_name.get(box.name), signed) is not None]
+        errors = await asyncio.gather(*(box.send(self._wording.of(box.name, signed)[0]) for box in boxes))
         took = tuple(box.name for box, error in zip(boxes, errors, strict=True) if error is None)
         if took:
             self._direct[message.event] = now + DIRECT_AGAIN.total_seconds()
@@ -240,7 +252,7 @@ class NotificationDispatcher:
             later = fold(troubles, record)
             made += page_threads.turned(record, troubles, later)
             troubles = later
-        rows = self._rows(made)
+        rows = self._rows(made, max(len(self._troubles.busy), len(troubles.busy)))
         seq = records[-1].seq
         if rows or seq >= self._stored + 2 * BATCH:
             await self._journal.enqueue(rows, CURSOR, seq)
@@ -280,26 +292,37 @@ class NotificationDispatcher:
                 incidents.keep(found)
         return incidents.of(stream)
 
-    def _rows(self, made: Sequence[Envelope]) -> list[Outgoing]:
-        """A row of the outbox for each message and receiver. Messages of one group made together go together."""
-        now = self._clock.now()
+    def _rows(self, made: Sequence[Envelope], at_work: int = 0) -> list[Outgoing]:
+        """A row of the outbox for each message and receiver. Messages of one group made together go together.
+
+        In a storm the first step of each service is not told: that it goes back was, and its end will be.
+        """
+        now, deciding = self._clock.now(), self._deciding()
+        storm = max(deciding, at_work) >= MANY
         # An end farther ahead than any window is long is from before the clock was set back.
         self._windows = {key: one for key, one in self._windows.items() if now < one.end <= now + TOGETHER}
         running = dict(self._windows)
-        new = _Window(now + GATHER if self._deciding() > 1 else now, now + TOGETHER)
+        others = now + GATHER + DECIDED_IN * deciding
         rows = []
         for one in made:
+            if storm and one.message.event == "started":
+                continue
+            new = _Window(others if deciding > 1 or (storm and one.hurried) else now, now + TOGETHER)
+            if storm and one.hurried and one.message.resolves:
+                new = _Window(new.end, new.end)  # nobody need come for it
             for name in self._receivers(one):
                 message = one.message if one.only or one.closes else worded(self._by_name.get(name), one.message)
                 if message is None:  # it has no words for this
                     continue
                 not_before = now
-                if one.group:
-                    not_before = running.get((name, one.group), new).due(now)
-                    self._windows.setdefault((name, one.group), new)
+                known = running.get((name, one.group))
+                group = one.group if known or storm or not one.hurried else ""
+                if group:
+                    not_before = (known or new).due(now)
+                    self._windows.setdefault((name, group), new)
                 key = f"{one.message.key}/{name}"
                 sent = replace(one, message=self._signed(replace(message, key=key)))
-                rows.append(Outgoing(key, name, one.group, outbox.encode(sent), not_before, now))
+                rows.append(Outgoing(key, name, group, outbox.encode(sent), not_before, now))
         return rows
 
     def _signed(self, message: Message) -> Message:
@@ -308,6 +331,15 @@ class NotificationDispatcher:
         link = self._url and f"{self._url}{place if message.service else ''}"
         return replace(arranged(message, self._name), source=self._name, link=link)
 
+    def _words_for(self, name: str, message: Message) -> tuple[Message, Notice | None]:
+        """A message as a receiver is sent it, and once of each template that it fails."""
+        said, trouble = self._wording.of(name, message)
+        if trouble is None or trouble.name in self._faulty:
+            return said, None
+        self._faulty.add(trouble.name)
+        notice = self_notices.template_failed(trouble)
+        return said, None if notice_thread(notice) in self._troubles.known else notice
+
     def _receivers(self, one: Envelope) -> tuple[str, ...]:
         """The receivers that routes and tiers name; what is about rollbackd itself, without a route, goes to
         everybody."""
@@ -315,6 +347,9 @@ class NotificationDispatcher:
             return tuple(name for name in self._boxes if name == one.only)
         if one.closes:
             return tuple(name for name, box in self._boxes.items() if box.keeps_open)
+        if one.message.event == CHANGED:
+            keeping = tuple(name for name, box in self._boxes.items() if box.keeps_changes)
+            return told_of(self._notify.routes, one.message.service, keeping)
         names = addressed(self._notify, one, tuple(self._boxes))
         about_itself = one.stream == FLEET and not one.message.service
         if not set(names) - {one.avoid} and (about_itself or one.avoid):
@@ -423,7 +458,7 @@ class NotificationDispatcher:
     async def _recount(self, *, drop_unknown: bool = False) -> None:
         rows = await self._journal.waiting()
         for box in self._boxes.values():
-            box.waiting = sum(1 for row in rows if row.receiver == box.name)
+            box.recount(rows, self._clock.now())
         gone = [row for row in rows if row.receiver not in self._boxes]
         if drop_unknown and gone:
             names = ", ".join(sorted({row.receiver for row in gone}))

@@ -6,7 +6,7 @@ What was sent is journaled as delivered right after. A kill between the two send
 import asyncio
 import zlib
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -16,9 +16,11 @@ from rollbackd.adapter import DeliveryError, Message, Notifier, PartlyDeliveredE
 from rollbackd.facts import Notice, Paged, Told
 from rollbackd.journal import Entry, Journal, JournalUnavailable, Outgoing, PageTurn, until_written
 from rollbackd.model import FLEET
+from rollbackd.notification_events import CHANGED
 from rollbackd.notify.messages import envelope as outbox
 from rollbackd.notify.messages import self_notices
 from rollbackd.notify.messages.envelope import Envelope
+from rollbackd.notify.messages.troubles import Page
 from rollbackd.system import log
 from rollbackd.system.boundary import boundary
 from rollbackd.system.clock import Clock
@@ -47,21 +49,41 @@ DELIVERED, FAILED, GIVEN_UP = DELIVERIES = ("delivered", "failed", "given_up")
 Sendable = Sequence[tuple[Outgoing, Envelope]]
 
 
+def _as_it_is(_name: str, message: Message) -> tuple[Message, Notice | None]:
+    return message, None
+
+
 class ReceiverQueue:
     """One receiver: its way out, and how sending has gone."""
 
-    def __init__(self, name: str, notifier: Notifier, journal: Journal, clock: Clock, patience: timedelta) -> None:
+    def __init__(
+        self,
+        name: str,
+        notifier: Notifier,
+        journal: Journal,
+        clock: Clock,
+        patience: timedelta,
+        pages: Callable[[], Mapping[str, Page]] = dict,
+        words: Callable[[str, Message], tuple[Message, Notice | None]] = _as_it_is,
+    ) -> None:
+        """:param pages: the open pages about several troubles, by their threads.
+        :param words: a message in a receiver's words, and what is to be told of them.
+        """
         self.name = name
         self.waiting = 0
-        """How many messages wait for it, as of the last look."""
+        """How many messages wait for it, as of the last look; not those that wait for others of their group."""
         self.results: Counter[str] = Counter()
         """How often each of `DELIVERIES` came of sending, since the start."""
         self._notifier = notifier
         self.keeps_open = bool(getattr(notifier, "keeps_open", False))
         """Whether it keeps open what it is told, until it is told that it is over."""
+        self.keeps_changes = bool(getattr(notifier, "keeps_changes", False))
+        """Whether it keeps what changed beside the troubles."""
         self._journal = journal
         self._clock = clock
         self._patience = patience
+        self._pages = pages
+        self._words = words
         self._lock = asyncio.Lock()
         self._news = asyncio.Event()
         self._failures = 0
@@ -70,6 +92,12 @@ class ReceiverQueue:
         self.announced = False
         """Whether the others were told that it takes nothing, and not yet that it does again."""
         self._log = log.get("notify").bind(receiver=name)
+
+    def recount(self, rows: Sequence[Outgoing], now: datetime) -> None:
+        """Count its messages in the outbox."""
+        self.waiting = sum(
+            1 for row in rows if row.receiver == self.name and (row.attempts or not _later(row.not_before, now))
+        )
 
     def wake(self) -> None:
         """Look at the outbox now: there is something new for the receiver."""
@@ -103,8 +131,8 @@ class ReceiverQueue:
         async with self._lock:
             while True:
                 rows = [row for row in await self._journal.waiting() if row.receiver == self.name]
-                self.waiting = len(rows)
                 now = self._clock.now()
+                self.recount(rows, now)
                 if _later(self._rest_until, now):
                     return self._rest_until if rows else None
                 if self.keeps_open and len(rows) > 1:
@@ -116,7 +144,7 @@ class ReceiverQueue:
                     if _later(self._rest_until, self._clock.now()):
                         break
                     await self._dispatch(rows_together)
-                    self.waiting -= len(rows_together)
+                    self.waiting = max(0, self.waiting - len(rows_together))
 
     async def send(self, message: Message) -> DeliveryError | None:
         """Hand a message to the receiver; the error when it did not take it."""
@@ -135,17 +163,26 @@ class ReceiverQueue:
         if not readable:
             return
         opens = any(one.opens for _, one in readable)
-        message = await self._of_what_is_open(outbox.merge([one.message for _, one in readable]), opens=opens)
+        merged = self._on_its_page(outbox.merge([one.message for _, one in readable]), _threads_of(readable))
+        message = await self._of_what_is_open(merged, opens=opens)
         if message is None:
             ids = [row.id for row, _ in readable]
             await self._surely(partial(self._journal.delivered, ids, self._clock.now()))
             return
+        said, trouble = self._words(self.name, message)
+        if trouble is not None:
+            await self._notice(trouble)
         boundary("notify.before")
-        error = await self.send(message)
+        error = await self.send(said)
         self.results[FAILED if error is not None else DELIVERED] += 1
         if error is None:
             boundary("notify.sent")
             await self._sent(readable, message)
+        elif message.event == CHANGED:  # nobody waits for it, and pages must not wait behind it
+            self._log.warning("a change was not told", error=str(error))
+            self.results[GIVEN_UP] += len(readable)
+            ids = [row.id for row, _ in readable]
+            await self._surely(partial(self._journal.postponed, ids, str(error), None))
         elif isinstance(error, PartlyDeliveredError):
             await self._partly_sent(readable, message, error)
         else:
@@ -161,12 +198,21 @@ class ReceiverQueue:
             await self._surely(partial(self._journal.delivered, tuple(moot), self._clock.now()))
         return [row for row in rows if row.id not in moot]
 
+    def _on_its_page(self, message: Message, threads: Collection[str]) -> Message:
+        """What several have come to goes on with the page that has them all, while nobody has seen that page."""
+        if message.thread in threads or message.resolves or message.acknowledged:
+            return message
+        for thread, page in self._pages().items():
+            if page.receiver == self.name and page.unseen and page.threads.issuperset(threads):
+                return replace(message, thread=thread)
+        return message
+
     async def _of_what_is_open(self, message: Message, *, opens: bool) -> Message | None:
         """The message as whoever keeps troubles open can take it: ends and answers of what is open there alone.
 
         None when it has nothing to do with any of that, and is not to open anything.
         """
-        if not self.keeps_open:
+        if not self.keeps_open or message.event == CHANGED:
             return message
         there = {*self_notices.DIRECT, *await self._journal.pages(self.name)}
         named = (*((message.thread,) if message.resolves else ()), *message.settles)
@@ -204,13 +250,13 @@ class ReceiverQueue:
             for row, one in sent
             if one.stream.startswith("incident:")
         ]
-        turned = None
-        if self.keeps_open:
+        turned, keeps_open = None, self.keeps_open and message.event != CHANGED
+        if keeps_open:
             own = (message.thread,)
             closed = (*(own if message.resolves else ()), *message.settles)
             turned = PageTurn(self.name, () if message.resolves or message.acknowledged else own, closed)
-        if self.keeps_open and message.thread not in {one.message.thread for _, one in sent}:
-            threads = tuple(dict.fromkeys(one.message.thread for _, one in sent))
+        threads, ends = _threads_of(sent), message.resolves or message.acknowledged
+        if keeps_open and not ends and message.thread not in {*threads, *self._pages()}:
             facts.append(Entry(FLEET, Paged(self.name, message.thread, threads)))
         ids = [row.id for row, _ in sent]
         await self._surely(partial(self._journal.delivered, ids, self._clock.now(), *facts, turned=turned))
@@ -280,6 +326,10 @@ async def handed_over(name: str, notifier: Notifier, message: Message, patience:
         # Only the type is named: the text of an unknown error may hold an address that is a secret.
         return DeliveryError(f"{name} failed with {type(error).__name__}", permanent=False)
     return None
+
+
+def _threads_of(rows: Sendable) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(one.message.thread for _, one in rows))
 
 
 def _later(when: datetime, now: datetime) -> bool:

@@ -7,6 +7,7 @@ from string import Template
 
 from rollbackd.adapter import Message
 from rollbackd.config.models import Notify, Receiver, Route
+from rollbackd.notification_events import USERS
 from rollbackd.notify.messages import phrases
 from rollbackd.notify.messages.envelope import Envelope
 
@@ -28,6 +29,14 @@ def _matches(route: Route, message: Message) -> bool:
     )
 
 
+def told_of(routes: Sequence[Route], service: str, everybody: tuple[str, ...]) -> tuple[str, ...]:
+    """Those who hear of a service at all, whatever of it."""
+    if not routes:
+        return everybody
+    named = {name for route in routes if not route.when.service or service in route.when.service for name in route.to}
+    return tuple(name for name in everybody if name in named)
+
+
 def addressed(notify: Notify, one: Envelope, everybody: tuple[str, ...]) -> tuple[str, ...]:
     """The receivers by routes and by the tiers that the message has reached."""
     routed = receivers(notify.routes, one.message, everybody)
@@ -43,9 +52,11 @@ def reached(notify: Notify, length: timedelta) -> int:
 
 
 def worded(receiver: Receiver | None, message: Message) -> Message | None:
-    """The message as a receiver with words of its own hears it; None: it has none for this event."""
+    """The message as a receiver with words of its own hears it; None: it has none for this event, or users need not
+    hear of it.
+    """
     if receiver is None or not receiver.says:
-        return message
+        return message if receiver is None or receiver.audience == "team" or message.event in USERS else None
     words = receiver.says.get(message.event)
     if words is None:
         return None

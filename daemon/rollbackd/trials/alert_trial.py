@@ -19,6 +19,7 @@ from rollbackd.model import DAEMON, Action, Alert, Decision, Trigger, incident_s
 from rollbackd.notify.messages import presenter
 from rollbackd.notify.messages.troubles import Troubles
 from rollbackd.notify.routes import addressed, worded
+from rollbackd.notify.wording import Wording
 from rollbackd.policy.decide import decide
 from rollbackd.policy.guards import Situation
 from rollbackd.rules.matchers import Matcher, all_match, parse_matchers
@@ -45,12 +46,14 @@ class AlertTrials:
         rule_states: RuleStates,
         clock: Clock,
         situations: SituationReader,
+        wording: Wording,
     ) -> None:
         self._config = config
         self._read_model = read_model
         self._rule_states = rule_states
         self._clock = clock
         self._situations = situations
+        self._wording = wording
 
     async def judge(self, labels: Mapping[str, str], at: datetime | None = None) -> AlertTrialView:
         """What an alert with these labels would lead to, were it to begin and to reach us at this time; now: None."""
@@ -122,7 +125,7 @@ class AlertTrials:
         for envelope in presenter.envelopes(record, None, after, Troubles(), self._config.daemon.signals):
             for receiver in addressed(notify, envelope, tuple(known)):
                 if (message := worded(known[receiver], envelope.message)) is not None:
-                    yield HeardView(receiver, message.event, message.title)
+                    yield HeardView(receiver, message.event, self._wording.of(receiver, message)[0].title)
         if opens or decision.escalate:
             for tier in notify.escalation:
                 after_ = f"after {format_duration(tier.after)}" if tier.after else "at once"

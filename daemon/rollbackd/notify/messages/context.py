@@ -58,12 +58,15 @@ def message_of(
 def of_incident(
     record: Record, about: Incident, event: str, title: str, severity: Severity, lines: Lines, group: str = ""
 ) -> Envelope:
-    """A message about an incident; tiers that it was escalated to hear all of it."""
+    """A message about an incident; tiers that it was escalated to hear all of it.
+
+    Without a group it is hurried: only a storm makes one message of it and of others of its event.
+    """
     said = (*phrases.broken(about.decision.trigger), *lines)
     message = message_of(record, event, f"{about.service} {title}", severity, said, about.id)
     answers = buttons.of_incident(about)
     placed = replace(message, service=about.service, incident=about.id, priority=about.priority, buttons=answers)
-    return Envelope(placed, record.stream, group, tier=about.tier)
+    return Envelope(placed, record.stream, group or event, hurried=not group, tier=about.tier)
 
 
 def loud(priority: Priority) -> Severity:

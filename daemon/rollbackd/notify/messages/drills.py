@@ -33,7 +33,8 @@ def of_drill(about: Incident, made: Iterable[Envelope]) -> tuple[Envelope, ...]:
         calm: Severity = "warning" if about.drill == "there" else message.severity
         severity = calm if message.severity == "critical" else message.severity
         title = f"drill: {message.title}"
-        found.append(replace(one, message=replace(message, title=title, severity=severity)))
+        told = replace(message, title=title, severity=severity)
+        found.append(replace(one, message=told, group=f"drill/{one.group}"))
     return tuple(found)
 
 

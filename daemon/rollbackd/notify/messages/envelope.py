@@ -20,6 +20,36 @@ _SHORT = 600
 """How many characters each message's own lines have in a list of several."""
 _SMS = 160
 """Characters of several messages in a receiver's own words."""
+_SAID = {
+    "refused": "need a person, decided alike",
+    "observed": "would have been rolled back",
+    "reminder": "troubles that nobody has acknowledged",
+    "asks": "approval pending, alike",
+    "asked_again": "approval pending, asked again",
+    "checked": "were checked",
+    "approved": "approved, more approvals pending",
+    "opened": "rolling back",
+    "risen": "rolling back",
+    "started": "rolling back, begun",
+    "plan_ended": "still failing, the next plan runs",
+    "paused": "rollback held",
+    "parked": "rollback stopped, needs a person",
+    "joined": "more trouble, and nothing is done about it",
+    "abort_requested": "rollback is being aborted",
+    "not_left": "could not be left",
+    "over_target": "rolling back slowly",
+    "ineffective": "still failing after the rollback",
+    "unverified": "rolled back, and nothing says whether it is well",
+    "failed": "rollback failed",
+    "superseded": "changed by somebody else meanwhile",
+    "expired": "approval expired, nothing was done",
+    "passed": "the trouble went away",
+    "clock_passed": "out of time",
+    "unanswered": "nobody responded",
+    "escalated": "need people",
+}
+"""What several of an event are called in a title; others have the event's own name."""
+_ACTING = frozenset({"opened", "risen", "started", "plan_ended"})
 _SHOWN = 20
 """How many messages of a list are shown with their lines; of the others there are the names alone."""
 
@@ -47,6 +77,8 @@ class Envelope:
     """Whether it is for every receiver that keeps troubles open, whatever the routes say, and for no other."""
     since: datetime | None = None
     """Instead of `tier`: when it began to go to more people; the first tier hears it at once."""
+    hurried: bool = False
+    """Whether it waits for others of its group only while many services are at work at once."""
 
 
 _ADAPTER = TypeAdapter(Envelope)
@@ -63,8 +95,8 @@ def decode(body: bytes) -> Envelope:
 
 
 def plain(message: Message) -> str:
-    """The message's lines as plain text, `Heading: text` each."""
-    return "\n".join(f"{heading}: {text}" for heading, text in message.lines)
+    """The message's lines as plain text, `Heading: text` each, or the text alone where there is no heading."""
+    return "\n".join(f"{heading}: {text}" if heading else text for heading, text in message.lines)
 
 
 def merge(messages: Sequence[Message]) -> Message:
@@ -85,11 +117,12 @@ def merge(messages: Sequence[Message]) -> Message:
     threads = {message.thread for message in kept}
     apart = len(threads) > 1 and first.event != "reminder" and not over
     own = _thread(first) if apart else first.thread
+    services = tuple(dict.fromkeys(message.service for message in kept if message.service))
     return Message(
         key=key,
         event=first.event,
         title=_title(kept) if any(message.lines for message in kept) else _sentences(kept),
-        lines=_listed(kept),
+        lines=(*_stop_all(first), *_listed(kept)),
         severity=max((message.severity for message in kept), key=SEVERITIES.index),
         thread=own,
         at=max(message.at for message in kept),
@@ -99,10 +132,19 @@ def merge(messages: Sequence[Message]) -> Message:
         resolves=over,
         settles=_settled(kept, own, over=over),
         acknowledged=all(message.acknowledged for message in kept),
+        count=len(kept),
+        services=services if len(services) > 1 else (),
         source=first.source,
         link=first.link if len({message.link for message in kept}) == 1 else "",
         own_words=first.own_words,
     )
+
+
+def _stop_all(first: Message) -> Lines:
+    """The one thing to do about several rollbacks that go on."""
+    if first.event not in _ACTING or not first.lines:
+        return ()
+    return (("Do now", f"on {first.source}: `rollbackd hold --all --reason WHY` stops all of them"),)
 
 
 def _thread(first: Message) -> str:
@@ -160,16 +202,5 @@ def _sentences(messages: Sequence[Message]) -> str:
 
 def _title(messages: Sequence[Message]) -> str:
     names = ", ".join(dict.fromkeys(message.service or "rollbackd" for message in messages))
-    said = {
-        "refused": "need a person, decided alike",
-        "observed": "would have been rolled back",
-        "reminder": "troubles that nobody has acknowledged",
-        "asks": "approval pending, alike",
-        "checked": "were checked",
-        "expired": "approval expired, nothing was done",
-        "passed": "the trouble went away",
-        "clock_passed": "out of time",
-        "unanswered": "nobody responded",
-        "escalated": "need people",
-    }.get(messages[0].event, messages[0].event.replace("_", " "))
+    said = _SAID.get(messages[0].event, messages[0].event.replace("_", " "))
     return plain_text.line(f"{len(messages)} × {said}: {names}")

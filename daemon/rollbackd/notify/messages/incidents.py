@@ -201,7 +201,9 @@ def closed(told: MessageContext, fact: facts.Closed) -> Sequence[Envelope]:
         lines,
         group,
     )
-    return [replace(one, message=replace(one.message, resolves=_over(told), settles=_refusals(told)))]
+    over = _over(told)
+    ended = replace(one.message, resolves=over, settles=_refusals(told))
+    return [replace(one, message=ended, group=f"{one.group}/over" if over else one.group)]
 
 
 def _refusals(told: MessageContext) -> tuple[str, ...]:

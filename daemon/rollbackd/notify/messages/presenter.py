@@ -66,6 +66,7 @@ _MAKERS: Mapping[type[Any], Callable[[MessageContext, Any], Sequence[Envelope]]]
     facts.LeaveFailed: incidents.not_left,
     facts.Closed: incidents.closed,
     facts.Relapsed: incidents.relapsed,
+    facts.Changed: services.changed,
     facts.Decided: services.decided,
     facts.Drilled: drills.drilled,
     facts.Mending: services.mending,

@@ -46,7 +46,8 @@ def reminder(trouble: Trouble, about: Incident | None, now: datetime, mark: str,
     else:
         first = _of_incident(trouble, begun, about, since)
     key, title = f"{trouble.thread}/reminder/{begun.n}.{mark}", f"Reminder: {first.message.title}"
-    return replace(first, message=replace(first.message, key=key, title=title, at=now), group="reminder")
+    again = replace(first.message, key=key, title=title, at=now)
+    return replace(first, message=again, group="reminder", hurried=False)
 
 
 def _of_incident(trouble: Trouble, begun: Record, about: Incident, since: str) -> Envelope:

@@ -4,11 +4,13 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from rollbackd.adapter import Message
+from rollbackd.config.message_templates import TemplateTrouble
 from rollbackd.facts import Notice
 from rollbackd.notify.messages import phrases, plain_text
 from rollbackd.notify.messages.envelope import plain
 from rollbackd.notify.messages.troubles import notice_thread
 
+TEMPLATE = "template_failed"
 UNDELIVERABLE = "undeliverable"
 UNREACHABLE = "receiver_unreachable"
 WAITING = "messages_waiting"
@@ -30,6 +32,12 @@ def undeliverable(receiver: str, message: Message, error: str) -> Notice:
             "message": plain_text.cut(f"{message.title}\n{plain(message)}", 2000),
         },
     )
+
+
+def template_failed(trouble: TemplateTrouble) -> Notice:
+    """A template could not be used."""
+    text = f"{plain_text.line(str(trouble))}; our own words are sent until it is mended"
+    return Notice(TEMPLATE, text, details={"subject": trouble.name})
 
 
 def unreachable(receiver: str, since: datetime, error: str) -> Notice:

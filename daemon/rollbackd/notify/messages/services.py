@@ -6,11 +6,12 @@ from dataclasses import replace
 from rollbackd import facts
 from rollbackd.facts import Record
 from rollbackd.model import FLEET, Decision, Priority
+from rollbackd.notification_events import CHANGED
 from rollbackd.notify.messages import phrases, plain_text
 from rollbackd.notify.messages.buttons import acknowledgement
 from rollbackd.notify.messages.context import MessageContext, Severity, message_of
 from rollbackd.notify.messages.envelope import Envelope
-from rollbackd.notify.messages.self_notices import OWN_KINDS, UNDELIVERABLE, UNREACHABLE
+from rollbackd.notify.messages.self_notices import OWN_KINDS, TEMPLATE, UNDELIVERABLE, UNREACHABLE
 from rollbackd.notify.messages.troubles import MONTHLY, Trouble, guards, needs_person, notice_thread, refusal_thread
 from rollbackd.policy.guards import SHADOW, SWITCHED_OFF
 from rollbackd.syntax.units import format_duration
@@ -29,6 +30,7 @@ _TITLES: Mapping[str, str] = {
     "rule_fault": "a rule cannot be judged",
     "slack_silent": "clicks in Slack are not heard",
     "source_refused": "a sender is not understood",
+    TEMPLATE: "a template of messages fails",
     "silence_unread": "a silence cannot be read",
 }
 """Titles of kinds whose own words say too little."""
@@ -97,6 +99,19 @@ def _observed(told: MessageContext, decision: Decision) -> Envelope:
     message = message_of(told.record, "observed", title, "info", lines, thread)
     placed = replace(message, service=service, priority=trigger.priority)
     return Envelope(placed, told.record.stream, group=f"observed/{','.join(guards(decision))}")
+
+
+def changed(told: MessageContext, fact: facts.Changed) -> Sequence[Envelope]:
+    """What runs now, for who looks whether trouble began with a change; the first state ever is none."""
+    if fact.after == fact.by:
+        return []
+    service = told.record.stream.partition(":")[2]
+    state = phrases.state(fact.state)
+    said = f"rolled back to {state} by {fact.incident}" if fact.incident else f"changed to {state}"
+    between = f"{phrases.moment(fact.after)} and {phrases.moment(fact.by)}"
+    lines = (("What", f"{service} {said}"), ("Between", between))
+    message = message_of(told.record, CHANGED, f"{service} {said}", "info", lines, f"changed/{service}")
+    return [Envelope(replace(message, service=service, incident=fact.incident, at=fact.by), told.record.stream)]
 
 
 def mending(told: MessageContext, fact: facts.Mending) -> Sequence[Envelope]:

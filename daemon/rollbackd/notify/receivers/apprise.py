@@ -23,6 +23,8 @@ from rollbackd.notify.receivers.http_post import LIMIT, Sender
 from rollbackd.syntax.units import Secret
 
 _SMS = 160
+_SIGNS = str.maketrans({"×": "x", "→": "->"})
+"""What has no plain character of its own."""
 _BODY = 8000
 """Characters; apprise cuts or splits them further, as each service has it."""
 
@@ -76,7 +78,8 @@ class Apprise(Sender[AppriseSettings]):
 
 def sms(message: Message) -> str:
     """The title in characters that every phone has: any other would leave room for 70 of them."""
-    text = unicodedata.normalize("NFKD", plain_text.line(message.headline)).encode("ascii", "ignore").decode()
+    shown = plain_text.line(message.headline).translate(_SIGNS)
+    text = unicodedata.normalize("NFKD", shown).encode("ascii", "ignore").decode()
     return text if len(text) <= _SMS else f"{text[: _SMS - 3]}..."
 
 

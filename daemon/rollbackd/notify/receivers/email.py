@@ -40,22 +40,23 @@ _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 _TEXT = """\
 {{ title }}
 
-{% for heading, text in lines %}{{ heading }}:
-{{ text | indent(2, first=True) }}
+{% for heading, text in lines %}{% if heading %}{{ heading }}:
+{{ text | indent(2, first=True) }}{% else %}{{ text }}{% endif %}
 
-{% endfor %}-- 
+{% endfor %}{% if about %}-- 
 {{ about }}
-"""  # noqa: W291  # a signature begins with two hyphens and a space
+{% endif %}"""  # noqa: W291  # a signature begins with two hyphens and a space
 _HTML = """\
 <!DOCTYPE html>
 <html><body style="font-family: sans-serif; max-width: 50em">
 <h2 style="border-left: 6px solid {{ colour }}; padding-left: 10px">{{ title }}</h2>
 <table cellpadding="6">
-{% for heading, text in lines %}<tr><th align="left" valign="top" style="white-space: nowrap">{{ heading }}</th>\
+{% for heading, text in lines %}<tr>{% if heading %}\
+<th align="left" valign="top" style="white-space: nowrap">{{ heading }}</th>{% endif %}\
 <td style="white-space: pre-wrap; word-break: break-word">{{ text }}</td></tr>
 {% endfor %}</table>
-<p style="color: #666">{{ about }}</p>
-</body></html>
+{% if about %}<p style="color: #666">{{ about }}</p>
+{% endif %}</body></html>
 """
 _COLOURS = {"info": "#2e7d32", "warning": "#ef6c00", "critical": "#c62828"}
 
@@ -213,7 +214,7 @@ def mail(message: Message, settings: EmailSettings) -> EmailMessage:
         "lines": [
             (plain_text.line(heading), plain_text.paragraph(text, 4000)) for heading, text in message.lines[:100]
         ],
-        "about": plain_text.line(" · ".join(dict.fromkeys(parts))),
+        "about": "" if message.own_words else plain_text.line(" · ".join(dict.fromkeys(parts))),
         "colour": _COLOURS[message.severity],
     }
     sent = EmailMessage(policy=SMTP)

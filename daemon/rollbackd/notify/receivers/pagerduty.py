@@ -1,7 +1,7 @@
 """PagerDuty, by its Events API v2: one alert for each trouble, acknowledged and resolved by its dedup_key.
 
 https://developer.pagerduty.com/docs/events-api-v2-overview
-An alert is resolved only by a message that says that the trouble is over.
+An alert is resolved only by a message that says that the trouble is over. What a service runs now is a change event.
 """
 
 import asyncio
@@ -14,6 +14,7 @@ from pydantic import field_validator
 
 from rollbackd.adapter import Message, NotifierSettings
 from rollbackd.model import Priority
+from rollbackd.notification_events import CHANGED
 from rollbackd.notify.messages import plain_text
 from rollbackd.notify.receivers.http_post import Sender
 from rollbackd.syntax.connections import ConnectionSettings
@@ -55,6 +56,7 @@ class PagerDuty(Sender[PagerDutySettings]):
     settings_model = PagerDutySettings
     who = "pagerduty"
     keeps_open = True
+    keeps_changes = True
 
     def __init__(self, settings: PagerDutySettings, reveal: Callable[[Secret], str], http: Callable[[], Any]) -> None:
         super().__init__(settings, reveal, http)
@@ -63,6 +65,10 @@ class PagerDuty(Sender[PagerDutySettings]):
 
     async def send(self, message: Message) -> None:
         key = self._revealed(self._settings.routing_key).strip()
+        if message.event == CHANGED:
+            base = self._settings.url.removesuffix("/enqueue")
+            await self._post(f"{base}/change/enqueue", change(message, key), (key,))
+            return
         self._settled.discard(message.thread)
         await self._post(self._settings.url, event(message, key), (key,))
         left = [thread for thread in message.settles if thread not in self._settled]
@@ -97,12 +103,25 @@ def event(message: Message, routing_key: str) -> dict[str, Any]:
     sent = _addressed(action, message.source, message.thread, routing_key)
     if action == "trigger":
         sent |= {"client": plain_text.fit(message.source, 255) or "rollbackd", "payload": _payload(message, 5000)}
-        if message.link:
-            about = message.incident or message.service or "rollbackd"
-            sent |= {"client_url": message.link, "links": [{"href": message.link, "text": plain_text.fit(about, 255)}]}
+        sent |= ({"client_url": message.link} if message.link else {}) | _links(message)
         if len(json.dumps(sent)) > _BODY:
             sent["payload"] = _payload(message, 200)
     return sent
+
+
+def change(message: Message, routing_key: str) -> dict[str, Any]:
+    """The JSON of a change event, within the API's limits.
+
+    https://developer.pagerduty.com/docs/send-change-event
+    """
+    payload = _payload(message, 1000)
+    kept = {name: payload[name] for name in ("summary", "timestamp", "source", "custom_details")}
+    return {"routing_key": routing_key, "payload": kept, **_links(message)}
+
+
+def _links(message: Message) -> dict[str, Any]:
+    about = plain_text.fit(message.incident or message.service or "rollbackd", 255)
+    return {"links": [{"href": message.link, "text": about}]} if message.link else {}
 
 
 def _addressed(action: str, source: str, thread: str, routing_key: str) -> dict[str, Any]:
@@ -112,7 +131,7 @@ def _addressed(action: str, source: str, thread: str, routing_key: str) -> dict[
 def _payload(message: Message, limit: int) -> dict[str, Any]:
     details: dict[str, str] = {"key": plain_text.line(message.key)}
     for heading, text in message.lines[:100]:
-        name, shown = plain_text.line(heading, 100), plain_text.paragraph(text, limit)
+        name, shown = plain_text.line(heading, 100) or "text", plain_text.paragraph(text, limit)
         details[name] = f"{details[name]}\n{shown}" if name in details else shown
     details |= {plain_text.line(name, 100): plain_text.line(text) for name, text in list(message.labels.items())[:50]}
     return {

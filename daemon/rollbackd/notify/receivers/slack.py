@@ -251,7 +251,7 @@ def _escaped(text: str, limit: int) -> str:
 
 def _sections(message: Message) -> Iterator[dict[str, Any]]:
     for heading, text in message.lines:
-        start = f"*{_escaped(plain_text.line(heading), 250)}*\n"
+        start = f"*{_escaped(plain_text.line(heading), 250)}*\n" if heading else ""
         shown = start + _escaped(plain_text.paragraph(text, _SECTION), _SECTION - len(start))
         yield {"type": "section", "text": {"type": "mrkdwn", "text": shown, "verbatim": True}}
 
@@ -263,7 +263,7 @@ def payload(message: Message, *, buttons: bool = False) -> dict[str, Any]:
     time = phrases.moment(message.at)
     about = [str(part) for part in (message.priority, message.event, message.service, message.thread, time) if part]
     context = {"type": "plain_text", "text": plain_text.fit(" · ".join(dict.fromkeys(about)), 500), "emoji": False}
-    footer = {"type": "context", "elements": [context]}
+    footer = [] if message.own_words else [{"type": "context", "elements": [context]}]
     sections = list(_sections(message))
     answers = [block(button) for button in message.buttons[:3]] if buttons else []
     room = _BLOCKS - 2 - len(answers)
@@ -272,7 +272,7 @@ def payload(message: Message, *, buttons: bool = False) -> dict[str, Any]:
         sections[room - 1 :] = [{"type": "section", "text": {"type": "plain_text", "text": left}}]
     return {
         "text": _escaped(title, _TEXT),
-        "blocks": [header, *sections, *answers, footer],
+        "blocks": [header, *sections, *answers, *footer],
         "unfurl_links": False,
         "unfurl_media": False,
     }
