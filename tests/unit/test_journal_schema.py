@@ -1,13 +1,14 @@
 """Older journals are brought up to date or left as they are; newer and foreign ones are refused with a sentence."""
 
 import sqlite3
+import subprocess
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from rollbackd.facts import Applied
-from rollbackd.journal import Entry, JournalRefused, Received, open_journal, sqlite
+from rollbackd.journal import Entry, JournalRefused, JournalUnavailable, Received, open_journal, sqlite
 from rollbackd.journal.database import JournalConnection
 from rollbackd.journal.sqlite_journal import SqliteJournal
 from rollbackd.system.clock import SystemClock
@@ -206,3 +207,42 @@ async def test_all_files_are_closed_to_others(path: Path) -> None:
     modes = {file.name: oct(file.stat().st_mode & 0o777) for file in path.parent.iterdir()}
     await journal.close()
     assert modes == dict.fromkeys((f"journal.db{end}" for end in ("", "-wal", "-shm", ".reserve", ".newest")), "0o600")
+
+
+async def test_before_its_tables_are_changed_it_is_saved_and_the_way_back_is_named(path: Path) -> None:
+    run(path, VERSION_1)
+    journal = await open_journal(f"sqlite:///{path}", SystemClock())
+    await journal.append(Entry("service:checkout", Applied("code"), follows=1))
+    await journal.close()
+    saved = path.with_name("journal.db.version-1")
+    assert version(saved) == 1
+    assert oct(saved.stat().st_mode & 0o777) == "0o600"
+    with closing(sqlite3.connect(saved)) as connection:
+        assert connection.execute("SELECT count(*) FROM facts").fetchone() == (1,)
+    before = saved.read_bytes()
+    await (await open_journal(f"sqlite:///{path}", SystemClock())).close()
+    assert saved.read_bytes() == before, "once, and not again"
+
+    run(path, "PRAGMA user_version = 9;")
+    with pytest.raises(JournalRefused) as caught:
+        await open_journal(f"sqlite:///{path}", SystemClock())
+    way = f"rm -f {path}-wal {path}-shm && mv {saved} {path}"
+    assert str(caught.value).endswith(f"put back the journal that was saved before it, without what came since: {way}")
+    subprocess.run(["sh", "-c", way], check=True)
+    journal = await open_journal(f"sqlite:///{path}", SystemClock())
+    assert len(await journal.since(0)) == 1
+    assert (await journal.audit()).broken == ()
+    await journal.close()
+
+
+async def test_a_journal_that_cannot_be_saved_is_not_changed(path: Path) -> None:
+    run(path, VERSION_1)
+    path.with_name("journal.db.version-1.part").mkdir()
+    with pytest.raises(JournalUnavailable, match=r"cannot be saved as .*journal\.db\.version-1 before it is changed"):
+        await open_journal(f"sqlite:///{path}", SystemClock())
+    assert version(path) == 1
+
+
+async def test_a_new_journal_leaves_no_copy(path: Path) -> None:
+    await (await open_journal(f"sqlite:///{path}", SystemClock())).close()
+    assert [*path.parent.glob("*.version-*")] == []

@@ -217,10 +217,10 @@ def storable(text: str) -> str:
     return text
 
 
-def too_new(name: str, why: str) -> JournalRefused:
+def too_new(name: str, why: str, way_back: str = "") -> JournalRefused:
     return JournalRefused(
         f"{name}: written by a newer version of rollbackd ({why}); "
-        "start that version, or put back the journal that was saved before it"
+        f"start that version, or put back the journal that was saved before it{way_back}"
     )
 
 

@@ -3,7 +3,7 @@
 import json
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from itertools import chain
 from pathlib import Path
 from typing import TypeVar
@@ -11,6 +11,9 @@ from urllib.parse import quote
 
 from rollbackd.journal.contract import JournalDamaged, JournalRefused, JournalUnavailable
 from rollbackd.journal.database import AMONG, Doubt, JournalConnection, JournalDatabase, Mode, Row, scalar, too_new
+from rollbackd.journal.place import create
+from rollbackd.system.boundary import boundary
+from rollbackd.system.supervisor import sync_directory
 
 T = TypeVar("T")
 _CHUNK = 500
@@ -157,12 +160,12 @@ class JournalFile(JournalDatabase):
     def __init__(self, path: Path, busy: float) -> None:
         super().__init__(str(path))
         self.path = path
-        self._busy = busy
+        self.busy = busy
         self._inode = 0
         """The number of the file that was opened first."""
 
     def connect(self, mode: Mode) -> JournalConnection:
-        return connect(self.path, mode, self._busy)
+        return connect(self.path, mode, self.busy)
 
     def transaction(self, connection: JournalConnection, mode: Mode) -> AbstractContextManager[None]:
         return transaction(connection, mode)
@@ -292,7 +295,7 @@ def migrate(connection: JournalConnection, path: Path, migrations: Migrations = 
     newest = max(migrations)
     version = scalar(connection, "PRAGMA user_version")
     if version > newest:
-        raise too_new(str(path), f"its schema is version {version}, this one reads up to {newest}")
+        raise too_new(str(path), f"its schema is version {version}, this one reads up to {newest}", _way_back(path))
     if version == 0 and scalar(connection, "SELECT count(*) FROM sqlite_master"):
         raise JournalRefused(f"{path}: is a database of something else, not a journal; name another file")
     for number in range(version + 1, newest + 1):
@@ -300,3 +303,38 @@ def migrate(connection: JournalConnection, path: Path, migrations: Migrations = 
     if version < newest:
         # A pragma takes no parameters; the number is our own.
         connection.execute(f"PRAGMA user_version = {newest:d}")
+
+
+def _way_back(path: Path) -> str:
+    """How to put back what `save_before_migration` saved; empty when nothing was."""
+    saved = [path.with_name(f"{path.name}.version-{number}") for number in sorted(MIGRATIONS, reverse=True)]
+    there = next((copy for copy in saved if copy.exists()), None)
+    return "" if there is None else f", without what came since: rm -f {path}-wal {path}-shm && mv {there} {path}"
+
+
+def save_before_migration(path: Path, busy: float) -> None:
+    """Copy a journal of an earlier version aside, whole and on disk, so that there is a way back to that version.
+
+    :raises sqlite3.Error: JournalUnavailable: it cannot be copied, and must not be changed.
+    """
+    with closing(connect(path, "read", busy)) as connection:
+        version = scalar(connection, "PRAGMA user_version")
+        if not 0 < version < max(MIGRATIONS):
+            return
+        copy = path.with_name(f"{path.name}.version-{version}")
+        try:
+            _copy(connection, copy)
+        except OSError as error:
+            why = f"cannot be saved as {copy} before it is changed: {error.strerror}; see to the directory"
+            raise JournalUnavailable(f"{path}: {why}, or start the version before") from error
+
+
+def _copy(connection: SqliteConnection, copy: Path) -> None:
+    beside = copy.with_name(f"{copy.name}.part")
+    beside.unlink(missing_ok=True)
+    create(beside)
+    with closing(sqlite3.connect(beside)) as target:
+        connection.backup(target)
+    boundary("journal.saved")
+    beside.replace(copy)
+    sync_directory(copy.parent)

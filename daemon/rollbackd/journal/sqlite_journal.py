@@ -7,7 +7,7 @@ from rollbackd.journal.database import JournalConnection
 from rollbackd.journal.place import Mark, create, path_of
 from rollbackd.journal.reading import refuse_foreign
 from rollbackd.journal.reserve import RESERVE, Reserve
-from rollbackd.journal.sqlite import JournalFile, is_empty, migrate
+from rollbackd.journal.sqlite import JournalFile, is_empty, migrate, save_before_migration
 from rollbackd.journal.store import StoredJournal
 from rollbackd.system.clock import Clock
 
@@ -49,7 +49,9 @@ def _prepare(file: JournalFile, reserve: Reserve) -> int:
 
     if was_there and not file.path.exists():
         raise mark.gone()
-    create(file.path)
+    if not create(file.path):
+        with file.troubles():
+            save_before_migration(file.path, file.busy)
     try:
         newest = file.write(ready)
     except JournalUnavailable as trouble:
