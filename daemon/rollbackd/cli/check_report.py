@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,13 +13,14 @@ from rollbackd.cli import polkit_rule
 from rollbackd.cli.terminal_text import safe, table
 from rollbackd.config.load import Loaded
 from rollbackd.config.models import JOURNAL, Config, Service
+from rollbackd.config.positions import ConfigFault
 from rollbackd.core import prometheus_of
 from rollbackd.execution.layers import LayerFactory
 from rollbackd.rules.spec import AlertWhen
 from rollbackd.signals.alert_expressions import outlasting
 from rollbackd.system.clock import SystemClock
 from rollbackd.system.name_lookup import EventLoop
-from rollbackd.system.spawner import Spawner
+from rollbackd.system.spawner import Spawner, one_line
 
 _PATIENCE = timedelta(seconds=5)
 """How long Prometheus has to say which alerts it evaluates; without an answer nothing is said of them."""
@@ -40,10 +42,22 @@ def summary(loaded: Loaded) -> dict[str, Any]:
         "rules": [{"name": rule.name, "services": list(rule.services)} for rule in config.rules],
         "receivers": [{"name": one.name, "kind": one.kind} for one in config.notify.receivers],
         "templates": list(_templates(config)),
-        "notes": [*loaded.notes, *noted],
+        "notes": [*loaded.notes, *_unparsed(loaded.queries), *noted],
         "read_write_paths": [str(path) for path in _outermost(_written(config, adapters)) if not _is_units_own(path)],
         "units": _managed(layers),
     }
+
+
+def _unparsed(queries: Iterable[ConfigFault]) -> Iterator[str]:
+    """Queries that the parser of this version does not know: a server may be newer, or speak a dialect."""
+    import promql_parser
+
+    for query in dict.fromkeys(queries):
+        try:
+            promql_parser.parse(query.text)
+        except ValueError as error:
+            text = f"this may be no PromQL: {one_line(str(error))}; ask the server: rollbackd check --live"
+            yield str(replace(query, text=text))
 
 
 async def _unfound(config: Config, locks: Path) -> list[str]:

@@ -15,6 +15,7 @@ from rollbackd.config import (
     followed,
     notify,
     overlaps,
+    queries,
     references,
     report_lists,
     rule_faults,
@@ -55,6 +56,8 @@ class Loaded:
     """Those files: the configuration, its rule files, its packs."""
     settings: frozenset[str] = frozenset()
     """The settings that its packs have."""
+    queries: tuple[ConfigFault, ...] = ()
+    """Every query that is asked of Prometheus, as the text of what a fault would be at its place."""
     notes: tuple[str, ...] = ()
     """What is allowed and may still be a mistake; sentences for `rollbackd check` and the log."""
 
@@ -106,7 +109,8 @@ def _load(
     taken = read_rules(source.document, path.parent, settings)
     outline = outline_of(source.document, shape, taken.placed, made.names)
     faults = [*source.document.faults, *taken.faults, *outline.faults]
-    faults += [*references.faults(outline), *rule_faults.faults(outline)]
+    asked = list(queries.written(outline))
+    faults += [*references.faults(outline), *rule_faults.faults(outline), *queries.faults(asked)]
     faults += _template_faults(outline, here=look_for is not None)
     for part in (access, overlaps, service_faults, notify, report_lists, scheduled):
         faults += starmap(source.document.fault, part.complaints(outline))
@@ -121,7 +125,8 @@ def _load(
     config = _config(written, outline, taken, made.idle)
     sources = (source, *taken.sources)
     files_read = tuple(each.path for each in sources)
-    return Loaded(config, path, _hash(sources), files_read, frozenset(taken.settings), tuple(_notes(config)))
+    settings_of = frozenset(taken.settings)
+    return Loaded(config, path, _hash(sources), files_read, settings_of, tuple(asked), tuple(_notes(config)))
 
 
 def _adapters_of(data: object) -> frozenset[str]:

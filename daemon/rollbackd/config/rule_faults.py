@@ -46,7 +46,7 @@ def _conditions(outline: Outline, rule: Placed) -> Iterator[Complaint]:
         yield ("users", "query"), NO_PROMETHEUS
     stale_after = _duration(outline.section("limits").get("stale_after")) or Limits().stale_after
     keep = _duration(outline.section("daemon").get("keep")) or Daemon().keep
-    for loc, leaf in _leaves(mapping(rule.raw).get("when")):
+    for loc, leaf in leaves(mapping(rule.raw).get("when")):
         if "query" in leaf and "prometheus" not in outline.file:
             yield (*loc, "query"), NO_PROMETHEUS
         yield from compared(outline, leaf, services, loc)
@@ -58,11 +58,12 @@ def _conditions(outline: Outline, rule: Placed) -> Iterator[Complaint]:
             yield (*loc, "within"), f"{text}; keep them longer"
 
 
-def _leaves(when: object, loc: Loc = ("when",)) -> Iterator[tuple[Loc, Mapping[str, object]]]:
+def leaves(when: object, loc: Loc = ("when",)) -> Iterator[tuple[Loc, Mapping[str, object]]]:
+    """The conditions that are no `all` and no `any`, each with its place."""
     for kind in ("all", "any"):
         if isinstance(when, dict) and kind in when:
             for place, part in entries(when[kind], (*loc, kind)):
-                yield from _leaves(part, place)
+                yield from leaves(part, place)
             return
     yield loc, mapping(when)
 
