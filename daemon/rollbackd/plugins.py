@@ -53,12 +53,22 @@ def installed() -> Plugins:
     return Plugins(adapters(), checks(), notifiers())
 
 
-@cache
-def named(adapters: frozenset[str]) -> Plugins:
-    """The adapters of these names, and all checks and notifiers: what nobody names takes no memory and no time.
+_named: set[str] = set()
+
+
+def named(adapters: Iterable[str]) -> Plugins:
+    """The adapters that were named so far, these among them, and all checks and notifiers.
+
+    What nobody names takes no memory and no time; and a part of a file gets the models that the whole file has.
 
     :raises PluginError: one of them does not fit.
     """
+    _named.update(adapters)
+    return _with(frozenset(_named))
+
+
+@cache
+def _with(adapters: frozenset[str]) -> Plugins:
     return Plugins(some_adapters(adapters), checks(), notifiers(), adapter_names() - adapters)
 
 

@@ -50,13 +50,14 @@ def _entry_points(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureReques
     """Pretends that these are installed: (group, name, value)."""
     points = metadata.EntryPoints(metadata.EntryPoint(name, value, group) for group, name, value in request.param)
     monkeypatch.setattr(metadata, "entry_points", points.select)
+    monkeypatch.setattr(plugins, "_named", set())
     cached = (
         plugins.adapters,
         plugins.some_adapters,
         plugins.checks,
         plugins.notifiers,
         plugins.installed,
-        plugins.named,
+        plugins._with,
     )
     for each in cached:
         each.cache_clear()

@@ -1,7 +1,7 @@
 """Environment files: what is asked about is found and set, and nothing else moves."""
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rollbackd_adapters.env.text import EnvText
@@ -110,6 +110,7 @@ SHELL_VALUE = st.lists(
 ).map("".join)
 
 
+@example(first="", second='\\ #"q\nA=2"', lines=[])
 @given(first=SHELL_VALUE, second=SHELL_VALUE, lines=st.lists(st.sampled_from(["# it's", "", "X=1"]), max_size=2))
 def test_what_a_shell_reads_over_several_lines_is_one_value_for_both_adapters(
     first: str, second: str, lines: list[str]

@@ -10,7 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 _BEGIN = re.compile(r"[ \t]*(?:export[ \t]+)?([A-Za-z_][A-Za-z0-9_]*)[ \t]*=")
-_VALUE = re.compile(r"""(?:[^\n\\"'#]|\\[\s\S]|"(?:\\[\s\S]|[^"\\])*"|(?<![A-Za-z0-9])'[^']*'|["'\\]|(?<![ \t])\#)*""")
+_VALUE = re.compile(
+    r"""(?:[^\n\\"'#]|\\[\s\S]\#*|"(?:\\[\s\S]|[^"\\])*"|(?<![A-Za-z0-9])'[^']*'|["'\\]|(?<![ \t])\#)*"""
+)
 """Up to the end of its last line, or to a comment behind it, in which a quote is none."""
 _COMMENT = re.compile(r"[ \t]*[#;]")
 _JOINED = re.compile(r"(?<!\\)(?:\\\\)*\\\Z")

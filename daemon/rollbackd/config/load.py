@@ -1,9 +1,9 @@
 """The configuration, from its files to values: all of it, or every fault at once."""
 
 import hashlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, starmap
+from itertools import starmap
 from pathlib import Path
 from typing import Any
 
@@ -129,18 +129,18 @@ def _load(
     return Loaded(config, path, _hash(sources), files_read, settings_of, tuple(asked), tuple(_notes(config)))
 
 
-def _adapters_of(data: object) -> frozenset[str]:
+def _adapters_of(data: object) -> Iterator[str]:
     """Names of the adapters that a file uses."""
     file = mapping(data)
-    services = _adapters_in([raw for _, raw in entries(file.get("services"), ())])
-    followed = (raw.get("adapter", "kubernetes") for _, raw in entries(file.get("services_from"), ()))
-    return services.union(name for name in followed if isinstance(name, str))
+    for _, service in entries(file.get("services"), ()):
+        yield from _adapters_in(service)
+    for _, entry in entries(file.get("services_from"), ()):
+        yield str(entry.get("adapter", "kubernetes"))
 
 
-def _adapters_in(services: Iterable[Mapping[str, object]]) -> frozenset[str]:
-    layers = chain.from_iterable(mapping(raw.get("layers")).values() for raw in services)
-    found = (mapping(layer).get("adapter") for layer in layers)
-    return frozenset(name for name in found if isinstance(name, str))
+def _adapters_in(service: Mapping[str, object]) -> Iterator[str]:
+    for layer in mapping(service.get("layers")).values():
+        yield str(mapping(layer).get("adapter"))
 
 
 def _config(written: Config, outline: Outline, taken: Rules, idle: Collection[str]) -> Config:
@@ -204,5 +204,5 @@ def load_service(data: Mapping[str, Any], plugins: Plugins | None = None) -> Ser
 
     :raises pydantic.ValidationError: a plugin it needs is gone, or has other settings now.
     """
-    shape = shape_of(named(_adapters_in([data])) if plugins is None else plugins)
+    shape = shape_of(named(_adapters_in(data)) if plugins is None else plugins)
     return shape.service.model_validate(dict(data))
