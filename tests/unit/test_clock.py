@@ -10,7 +10,7 @@ from rollbackd.adapter import DeliveryError, Message, NotifierSettings
 from rollbackd.journal import Outgoing
 from rollbackd.model import FLEET, Verdict
 from rollbackd.notify.messages.envelope import Envelope, encode
-from rollbackd.notify.receiver_queue import ReceiverQueue
+from rollbackd.notify.receiver_queue import OutboxReader, ReceiverQueue
 from rollbackd.rules.spec import QueryWhen
 from rollbackd.rules.tracks import Standing, Track, step
 from rollbackd.system.clock import JumpWatch, SystemClock
@@ -169,7 +169,7 @@ async def test_a_message_that_waits_for_others_alike_does_not_wait_an_hour_more(
     clock = SetClock()
     journal = MemoryJournal(clock)
     receiver: Any = Deaf(0)
-    box = ReceiverQueue("room", receiver, journal, clock, SECOND * 35)
+    box = ReceiverQueue("room", receiver, journal, clock, OutboxReader(journal), SECOND * 35)
     await journal.enqueue([waiting(clock, "a", MINUTE)], "teller", 0)
     serving = asyncio.create_task(box.serve())
     await settle()
@@ -185,7 +185,7 @@ async def test_a_receiver_that_rests_does_not_rest_an_hour_more() -> None:
     clock = SetClock()
     journal = MemoryJournal(clock)
     receiver: Any = Deaf(1)
-    box = ReceiverQueue("room", receiver, journal, clock, SECOND * 35)
+    box = ReceiverQueue("room", receiver, journal, clock, OutboxReader(journal), SECOND * 35)
     await journal.enqueue([waiting(clock, "a")], "teller", 0)
     serving = asyncio.create_task(box.serve())
     await settle()

@@ -35,7 +35,7 @@ def counted(stage: Stage) -> Counter[str]:
 
         return one
 
-    for name in (*FACTS, "unhandled", "arrived", "cursor", "waiting"):
+    for name in (*FACTS, "unhandled", "arrived", "cursor", "waiting", "pages"):
         setattr(stage.journal, name, counting(name))
     return asked
 
@@ -43,10 +43,11 @@ def counted(stage: Stage) -> Counter[str]:
 async def test_one_alert_from_its_arrival_to_recovered_reads_the_journal_hardly_ever(tmp_path: Path) -> None:
     rules = [{"name": "broken", "when": {"event": "broken"}}]
     stage = Stage(tmp_path, {"shop": ["code", "config"]}, {"rules": rules}, 0)
-    room = Recorder()
-    receiver = Receiver(name="room", kind="x", settings=NotifierSettings())
-    config = stage.config.model_copy(update={"notify": Notify(receivers=(receiver,))})
-    dispatcher = NotificationDispatcher(stage.journal, config, {"room": room}, stage.clock)
+    rooms = {name: Recorder() for name in ("room", "oncall", "desk")}
+    rooms["oncall"].keeps_open = True
+    receivers = tuple(Receiver(name=name, kind="x", settings=NotifierSettings()) for name in rooms)
+    config = stage.config.model_copy(update={"notify": Notify(receivers=receivers)})
+    dispatcher = NotificationDispatcher(stage.journal, config, rooms, stage.clock)
     for release, good, length in (("code=v1,config=c1", True, 60 * MINUTE), ("v2", False, 5 * MINUTE)):
         await stage.ran("shop", release, good=good)
         await stage.clock.go(stage.clock.true + length)
@@ -71,6 +72,6 @@ async def test_one_alert_from_its_arrival_to_recovered_reads_the_journal_hardly_
             await task
     await stage.down()
     assert ends == [Outcome.RECOVERED]
-    assert room.events == ["opened", "started", "recovered"]
+    assert [room.events for room in rooms.values()] == [["opened", "started", "recovered"]] * 3
     assert sum(asked.values()) <= 15
     assert [name for name in FACTS if asked[name]] == []

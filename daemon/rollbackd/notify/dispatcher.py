@@ -23,7 +23,7 @@ from rollbackd.notify.messages import page_threads, presenter, reminders, self_n
 from rollbackd.notify.messages.arrangement import arranged
 from rollbackd.notify.messages.envelope import Envelope
 from rollbackd.notify.messages.troubles import Trouble, Troubles, fold, notice_thread
-from rollbackd.notify.receiver_queue import JOURNAL_PAUSE, PATIENCE, ReceiverQueue
+from rollbackd.notify.receiver_queue import JOURNAL_PAUSE, PATIENCE, OutboxReader, ReceiverQueue
 from rollbackd.notify.routes import addressed, reached, told_of, worded
 from rollbackd.notify.wording import Wording
 from rollbackd.rules.tracks import CALM
@@ -106,8 +106,18 @@ class NotificationDispatcher:
         self._calm: dict[str, float] = {}
         """Since when a refused trouble is gone, by the monotonic clock."""
         self._many = many
+        self._outbox_reader = OutboxReader(journal)
         self._boxes = {
-            name: ReceiverQueue(name, notifier, journal, clock, patience, lambda: self._troubles.pages, self._words_for)
+            name: ReceiverQueue(
+                name,
+                notifier,
+                journal,
+                clock,
+                self._outbox_reader,
+                patience,
+                lambda: self._troubles.pages,
+                self._words_for,
+            )
             for name, notifier in notifiers.items()
         }
         self._wording = wording or Wording(config.notify.receivers)
@@ -456,7 +466,7 @@ class NotificationDispatcher:
         return [one for one in made if one is not None]
 
     async def _recount(self, *, drop_unknown: bool = False) -> None:
-        rows = await self._journal.waiting()
+        rows = await self._outbox_reader.waiting()
         for box in self._boxes.values():
             box.recount(rows, self._clock.now())
         gone = [row for row in rows if row.receiver not in self._boxes]

@@ -53,6 +53,30 @@ def _as_it_is(_name: str, message: Message) -> tuple[Message, Notice | None]:
     return message, None
 
 
+class OutboxReader:
+    """Reads what waits in the outbox once for all who ask at the same time: messages often have several receivers."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._reading = asyncio.Lock()
+        self._begun = 0
+        """How many reads were begun."""
+        self._read = 0
+        """Which of them the rows are of."""
+        self._rows: Sequence[Outgoing] = ()
+
+    async def waiting(self) -> Sequence[Outgoing]:
+        """The rows that wait, as of a moment after the call. :raises JournalUnavailable: they cannot be read."""
+        before = self._begun
+        async with self._reading:
+            if self._read <= before:
+                await asyncio.sleep(0)  # noqa: TID251  # no time passes: who was woken with us asks, too
+                self._begun += 1
+                self._rows = await self._journal.waiting()
+                self._read = self._begun
+            return self._rows
+
+
 class ReceiverQueue:
     """One receiver: its way out, and how sending has gone."""
 
@@ -62,6 +86,7 @@ class ReceiverQueue:
         notifier: Notifier,
         journal: Journal,
         clock: Clock,
+        outbox_reader: OutboxReader,
         patience: timedelta,
         pages: Callable[[], Mapping[str, Page]] = dict,
         words: Callable[[str, Message], tuple[Message, Notice | None]] = _as_it_is,
@@ -80,6 +105,7 @@ class ReceiverQueue:
         self.keeps_changes = bool(getattr(notifier, "keeps_changes", False))
         """Whether it keeps what changed beside the troubles."""
         self._journal = journal
+        self._outbox_reader = outbox_reader
         self._clock = clock
         self._patience = patience
         self._pages = pages
@@ -89,6 +115,8 @@ class ReceiverQueue:
         self._failures = 0
         self._rest_until = _LONG_AGO
         self._failing_since: datetime | None = None
+        self._open: frozenset[str] | None = None
+        """The threads that it keeps open, once they were read: nobody else opens or closes any."""
         self.announced = False
         """Whether the others were told that it takes nothing, and not yet that it does again."""
         self._log = log.get("notify").bind(receiver=name)
@@ -130,27 +158,37 @@ class ReceiverQueue:
         """
         async with self._lock:
             while True:
-                rows = [row for row in await self._journal.waiting() if row.receiver == self.name]
+                rows = [row for row in await self._outbox_reader.waiting() if row.receiver == self.name]
                 now = self._clock.now()
                 self.recount(rows, now)
                 if _later(self._rest_until, now):
                     return self._rest_until if rows else None
                 if self.keeps_open and len(rows) > 1:
                     rows = await self._without_ended(rows)
-                due = [row for row in rows if not _later(row.not_before, now) or (early and not row.attempts)]
-                if not due:
-                    return min((row.not_before for row in rows), default=None)
-                for rows_together in batches(due):
-                    if _later(self._rest_until, self._clock.now()):
-                        break
-                    await self._dispatch(rows_together)
-                    self.waiting = max(0, self.waiting - len(rows_together))
+                due: list[Outgoing] = []
+                resting: list[Outgoing] = []
+                for row in rows:
+                    waits = _later(row.not_before, now) and not (early and not row.attempts)
+                    (resting if waits else due).append(row)
+                if await self._send_all(due):
+                    return min((row.not_before for row in resting), default=None)
+
+    async def _send_all(self, due: Sequence[Outgoing]) -> bool:
+        """Whether nothing of it waits any more."""
+        sent = True
+        for rows_together in batches(due):
+            if _later(self._rest_until, self._clock.now()):
+                return False
+            sent &= await self._dispatch(rows_together)
+            self.waiting = max(0, self.waiting - len(rows_together))
+        return sent
 
     async def send(self, message: Message) -> DeliveryError | None:
         """Hand a message to the receiver; the error when it did not take it."""
         return await handed_over(self.name, self._notifier, message, self._patience)
 
-    async def _dispatch(self, rows: Sequence[Outgoing]) -> None:
+    async def _dispatch(self, rows: Sequence[Outgoing]) -> bool:
+        """Send them as one message; whether none of them waits any more."""
         readable: list[tuple[Outgoing, Envelope]] = []
         for row in rows:
             try:
@@ -161,14 +199,14 @@ class ReceiverQueue:
                     row, Notice(self_notices.UNDELIVERABLE, f"{self.name}: {row.key} cannot be read"), "unreadable"
                 )
         if not readable:
-            return
+            return True
         opens = any(one.opens for _, one in readable)
         merged = self._on_its_page(outbox.merge([one.message for _, one in readable]), _threads_of(readable))
         message = await self._of_what_is_open(merged, opens=opens)
         if message is None:
             ids = [row.id for row, _ in readable]
             await self._surely(partial(self._journal.delivered, ids, self._clock.now()))
-            return
+            return True
         said, trouble = self._words(self.name, message)
         if trouble is not None:
             await self._notice(trouble)
@@ -188,6 +226,7 @@ class ReceiverQueue:
         else:
             await self._failed(readable, error)
         _heed_a_stop()
+        return error is None
 
     async def _without_ended(self, rows: Sequence[Outgoing]) -> list[Outgoing]:
         """The rows without those whose trouble has ended by a later one: they would open it anew, for good."""
@@ -214,7 +253,9 @@ class ReceiverQueue:
         """
         if not self.keeps_open or message.event == CHANGED:
             return message
-        there = {*self_notices.DIRECT, *await self._journal.pages(self.name)}
+        if self._open is None:
+            self._open = await self._journal.pages(self.name)
+        there = {*self_notices.DIRECT, *self._open}
         named = (*((message.thread,) if message.resolves else ()), *message.settles)
         ends = tuple(thread for thread in named if thread in there or thread.startswith(outbox.TESTS))
         if not message.resolves and (message.thread in there or (opens and not message.acknowledged)):
@@ -260,6 +301,8 @@ class ReceiverQueue:
             facts.append(Entry(FLEET, Paged(self.name, message.thread, threads)))
         ids = [row.id for row, _ in sent]
         await self._surely(partial(self._journal.delivered, ids, self._clock.now(), *facts, turned=turned))
+        if turned is not None and self._open is not None:
+            self._open = self._open.union(turned.opened).difference(turned.closed)
         self._failures, self._rest_until, self._failing_since = 0, _LONG_AGO, None
         if self.announced:
             self.announced = False
