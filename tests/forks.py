@@ -21,6 +21,7 @@ import sys
 import tempfile
 import threading
 import traceback
+import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cache
@@ -86,10 +87,12 @@ def start(
     return Fork(connection)
 
 
-def run(module: str, arguments: Sequence[str], timeout: float = 120) -> subprocess.CompletedProcess[str]:
+def run(
+    module: str, arguments: Sequence[str], timeout: float = 120, *, environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
     """Such a program to its end; what it wrote."""
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as errors:
-        one = start(module, arguments, out.fileno(), errors.fileno())
+        one = start(module, arguments, out.fileno(), errors.fileno(), environment=environment)
         try:
             code = one.wait(timeout)
         except subprocess.TimeoutExpired:
@@ -185,6 +188,8 @@ def _program(module: str, arguments: Sequence[str], environment: Mapping[str, st
         os.environ.update(environment)
     sys.orig_argv[:] = [sys.executable, "-m", module, *arguments]
     sys.argv[:] = [module, *arguments]
+    if os.environ.get("PYTHONWARNINGS") == "error":
+        warnings.simplefilter("error")
     if "ROLLBACKD_PROBE" in os.environ:
         sys.path[:0] = os.environ["PYTHONPATH"].split(os.pathsep)
         sys.modules.pop("sitecustomize", None)

@@ -20,6 +20,7 @@ from rollbackd.cli.command_frame import Session, StopError
 from rollbackd.cli.commands import app
 from rollbackd.cli.daemon_client import UnreachableError
 from rollbackd.views.shapes import RecordView
+from tests import forks
 from tests.fakes.operations import NOON, OPENED
 from tests.fakes.serving import serving
 
@@ -33,11 +34,8 @@ def printed(shown: Callable[[], object]) -> str:
 
 
 async def rollbackd(*arguments: str) -> tuple[int, str, str]:
-    argv = (sys.executable, "-m", "rollbackd", *arguments)
-    pipe = asyncio.subprocess.PIPE
-    process = await asyncio.create_subprocess_exec(*argv, stdin=asyncio.subprocess.DEVNULL, stdout=pipe, stderr=pipe)
-    out, error = await asyncio.wait_for(process.communicate(), 30)
-    return process.returncode or 0, out.decode(), error.decode()
+    ended = await asyncio.to_thread(forks.run, "rollbackd", arguments, 30)
+    return ended.returncode, ended.stdout, ended.stderr
 
 
 def test_a_failed_step_shows_the_end_of_its_output_below_itself() -> None:
