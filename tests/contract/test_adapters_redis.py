@@ -19,6 +19,7 @@ from rollbackd.syntax.units import Secret
 from rollbackd.system import boundary
 from rollbackd.testing import StepContract, World, finish, killed_at, perform, place, planned
 from rollbackd_adapters.redis import RedisAdapter, RedisSettings
+from tests.authority import NEW_KEY
 from tests.servers import free_port, redis_server
 
 pytestmark = pytest.mark.needs("redis-server")
@@ -363,7 +364,7 @@ def test_it_is_reached_by_a_socket_too(tmp_path: Path) -> None:
 @pytest.mark.needs("openssl")
 def test_it_is_reached_by_tls_whose_certificate_is_verified(tmp_path: Path) -> None:
     subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", tmp_path / "key", "-out",
+        ["openssl", "req", "-x509", *NEW_KEY, "-nodes", "-keyout", tmp_path / "key", "-out",
          tmp_path / "crt", "-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"],
         check=True, capture_output=True,
     )  # fmt: skip

@@ -16,6 +16,7 @@ from rollbackd.checks.redis import RedisCheck, RedisSettings
 from rollbackd.model import CheckResult, Verdict
 from rollbackd.syntax.units import Secret
 from rollbackd.system.clock import SystemClock
+from tests.authority import NEW_KEY
 from tests.servers import free_port, redis_server
 
 GOOD, BAD, UNKNOWN = Verdict.GOOD, Verdict.BAD, Verdict.INCONCLUSIVE
@@ -107,7 +108,7 @@ async def test_a_database_that_is_not_there_is_our_own_trouble(master: int) -> N
 async def test_a_certificate_is_verified_and_one_that_nobody_trusts_says_nothing(tmp_path: Path) -> None:
     key, certificate, port = tmp_path / "key", tmp_path / "crt", free_port()
     subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", certificate, "-days", "2",
+        ["openssl", "req", "-x509", *NEW_KEY, "-nodes", "-keyout", key, "-out", certificate, "-days", "2",
          "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"], check=True, capture_output=True,
     )  # fmt: skip
     files = ("--tls-cert-file", str(certificate), "--tls-key-file", str(key), "--tls-ca-cert-file", str(certificate))

@@ -3,7 +3,8 @@
 import json
 import re
 from collections.abc import Iterator
-from functools import reduce
+from copy import deepcopy
+from functools import cache, reduce
 from operator import getitem
 from pathlib import Path
 from random import Random
@@ -25,6 +26,21 @@ from rollbackd.syntax.units import Secret
 from tests.fakes.smtp import make_certificate
 
 EXAMPLE = Path(__file__).parents[2] / "config.example.yaml"
+
+
+@cache
+def _written() -> Any:
+    return yaml.safe_load(EXAMPLE.read_text())
+
+
+@cache
+def made_schema() -> dict[str, Any]:
+    return schema()
+
+
+@cache
+def validator() -> Draft202012Validator:
+    return Draft202012Validator(made_schema())
 
 
 @pytest.fixture
@@ -115,16 +131,15 @@ def test_the_example_has_every_key() -> None:
 
 
 def test_the_schema_is_valid_and_the_example_fits_it() -> None:
-    made = schema()
+    made = made_schema()
     assert made["$schema"] == "https://json-schema.org/draft/2020-12/schema"
     Draft202012Validator.check_schema(made)
-    data = yaml.safe_load(EXAMPLE.read_text())
-    assert [f"{error.json_path}: {error.message}" for error in Draft202012Validator(made).iter_errors(data)] == []
+    assert [f"{error.json_path}: {error.message}" for error in validator().iter_errors(_written())] == []
 
 
 def test_editors_complete_defaults_that_fit() -> None:
     """A default as `PT30M` would be put into the file and refused."""
-    made = schema()
+    made = made_schema()
     wrong = [
         f"{place}: {error.message}"
         for place, part in _parts(made)
@@ -157,8 +172,7 @@ def _parts(value: Any, place: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
     ],
 )
 def test_the_schema_sees_what_is_wrong(key: str, value: object) -> None:
-    data = yaml.safe_load(EXAMPLE.read_text()) | {key: value}
-    assert not Draft202012Validator(schema()).is_valid(data)
+    assert not validator().is_valid(_written() | {key: value})
 
 
 def _places(value: Any, place: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
@@ -204,7 +218,7 @@ def _spoil(data: Any, random: Random) -> None:
 def test_whatever_is_wrong_is_told_line_by_line_and_never_a_traceback(
     tmp_path: Path, random: Random, times: int
 ) -> None:
-    data = yaml.safe_load(EXAMPLE.read_text())
+    data = deepcopy(_written())
     for _ in range(times):
         _spoil(data, random)
     path = tmp_path / "config.yaml"
@@ -220,6 +234,6 @@ def test_whatever_is_wrong_is_told_line_by_line_and_never_a_traceback(
 
 
 def test_keys_are_explained_where_they_are_completed() -> None:
-    properties = schema()["$defs"]["Daemon"]["properties"]
+    properties = made_schema()["$defs"]["Daemon"]["properties"]
     assert properties["scratch"]["description"].startswith("Locks, records of finished commands")
     assert all("description" in each for each in properties.values())
