@@ -22,6 +22,7 @@ from typing import ClassVar
 
 from rollbackd.adapter import Needs, Place, Settings
 from rollbackd.model import Release, Traits
+from rollbackd_adapters.git.checkout import Checkout
 from rollbackd_adapters.git.repo import check_id, resource_of
 from rollbackd_adapters.git.settings import GitSettings
 from rollbackd_adapters.git.snapshots import TagSnapshots
@@ -46,6 +47,9 @@ class GitAdapter(TagSnapshots):
         """The repository, which may be named by a link."""
         moves = tuple(one / part for one in self._places for part in settings.paths or ("",))
         self.needs = Needs(writes=(repo.parent if settings.restore_from else repo,), moves=moves)
+
+    async def note(self, key: str) -> str:
+        return await self._step.note(key) if isinstance(self._step, Checkout) else ""
 
     async def read(self, release: Release, path: Path) -> str:
         tree = await self._step.tree_of(Release(check_id(release)))

@@ -2,13 +2,14 @@
 
 import asyncio
 import os
+import shlex
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from rollbackd.adapter import AdapterError, Place
-from rollbackd.model import Change, Progress, Release
+from rollbackd.model import NO_RELEASE, Change, Progress, Release
 from rollbackd.system.clock import Clock
 from rollbackd.system.spawner import Lock, one_line
 from rollbackd_adapters.base import StepAdapter
@@ -60,6 +61,18 @@ class Checkout(StepAdapter[GitSettings]):
     async def standing(self) -> str:
         """The commit that is there now."""
         return (await self._repo.look()).commit
+
+    async def note(self, key: str) -> str:
+        """How the next deployment comes back to the branch that HEAD was on, and where uncommitted work was saved."""
+        known = Trace(self._place.scratch, Change(self._place.layer, NO_RELEASE, NO_RELEASE, key=key)).known
+        git = f"git -C {shlex.quote(str(self._repo.path))}"
+        said = []
+        if (was := str(known.get("on", ""))) and not self._settings.paths and not (await self._repo.look()).on:
+            branch = shlex.quote(was.removeprefix("refs/heads/"))
+            said.append(f"HEAD is on no branch; before the next deployment: `{git} checkout {branch}`")
+        if saved := str(known.get("saved", "")):
+            said.append(f"what was not committed is saved: `{git} stash apply {saved[:12]}`")
+        return "; ".join(said)
 
     async def tree_of(self, release: Release) -> str:
         """What a release is of, as git names it: its tree, or with `paths` the newest commit that has it."""
