@@ -236,6 +236,8 @@ async def test_the_questions_answer_by_place_kind_and_stream(journal: Journal) -
     assert seqs(await journal.latest(("Applied", "Adopted"), limit=3)) == [10, 9, 8]
     assert seqs(await journal.latest(("Applied",))) == [6, 5, 4, 3, 2, 1]
     assert seqs(await journal.latest(("Applied",), "a", limit=2)) == [6, 4]
+    assert seqs(await journal.latest(("Applied",), "a", limit=2, before=4)) == [2]
+    assert seqs(await journal.latest(("Applied", "Adopted"), before=9)) == [8, 7, 6, 5, 4, 3, 2, 1]
     assert await journal.latest((), "a") == []
 
 

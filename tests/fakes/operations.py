@@ -154,7 +154,9 @@ class FakeOperations(FakeKeeping):
         self._known(service)
         return self.history
 
-    async def incidents(self, service: str = "", open_only: bool = False, limit: int = 50) -> list[IncidentView]:
+    async def incidents(
+        self, service: str = "", open_only: bool = False, limit: int = 50, before: int = 0
+    ) -> list[IncidentView]:
         found = [one for one in self.incidents_.values() if service in {"", one.service}]
         return [one for one in found if not (open_only and one.status == "closed")][::-1][:limit]
 
@@ -173,7 +175,7 @@ class FakeOperations(FakeKeeping):
                 pass
         return IncidentDetail(self.incidents_[id], self.decided, news(), AFTER_CARE, ("Root cause",))
 
-    async def decisions(self, service: str = "", limit: int = 50) -> list[DecisionView]:
+    async def decisions(self, service: str = "", limit: int = 50, before: int = 0) -> list[DecisionView]:
         return [self.decided][:limit] if service in {"", "checkout"} else []
 
     async def plan(self, request: Request) -> PlanView:

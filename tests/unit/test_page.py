@@ -545,7 +545,7 @@ async def test_a_page_is_made_once_for_all_who_look_at_it(browser: Browser, monk
     operations, looks = browser.served.operations, list[str]()
     usual = operations.decisions
 
-    async def decisions(service: str = "", limit: int = 50) -> list[DecisionView]:
+    async def decisions(service: str = "", limit: int = 50, before: int = 0) -> list[DecisionView]:
         looks.append(service)
         return await usual(service, limit)
 

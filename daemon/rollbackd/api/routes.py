@@ -210,7 +210,8 @@ async def itself(call: ApiCall[parameters.NoQuery, parameters.NoBody]) -> Daemon
 async def incidents(call: ApiCall[parameters.IncidentsQuery, parameters.NoBody]) -> answers.Incidents:
     """Incidents, newest first."""
     query = call.query
-    return answers.Incidents(tuple(await call.operations.incidents(query.service, query.open, query.limit)))
+    found = await call.operations.incidents(query.service, query.open, query.limit, query.before)
+    return answers.Incidents(tuple(found))
 
 
 @route("GET", "/api/v1/incidents/{name}", "viewer")
@@ -298,7 +299,8 @@ async def confirm(call: ApiCall[parameters.NoQuery, parameters.NoBody]) -> Chang
 @route("GET", "/api/v1/decisions", "viewer")
 async def decisions(call: ApiCall[parameters.DecisionsQuery, parameters.NoBody]) -> answers.Decisions:
     """What was decided on triggers, with every guard's finding, newest first."""
-    return answers.Decisions(tuple(await call.operations.decisions(call.query.service, call.query.limit)))
+    query = call.query
+    return answers.Decisions(tuple(await call.operations.decisions(query.service, query.limit, query.before)))
 
 
 @route("GET", "/api/v1/holds", "viewer")

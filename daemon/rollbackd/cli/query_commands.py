@@ -11,7 +11,9 @@ from rollbackd.cli.terminal_text import safe
 
 PATIENCE = 600.0
 """Seconds; checks take as long as their own limits let them."""
-_Limit = Annotated[int, typer.Option("--limit", min=1, max=1000, help="At most so many, newest first.")]
+_Limit = Annotated[int, typer.Option("--limit", min=1, help="At most so many, newest first.")]
+_PORTION = 1000
+"""As many as one answer has at most."""
 _LOOKED_AT = 20
 """Incidents that `status` looks through for what is still entered; reminders name older ones."""
 
@@ -47,6 +49,17 @@ def _ended(session: Session, service: str = "") -> list[dict[str, Any]]:
     return [one for one in found if one["outcome"]]
 
 
+def _listed(session: Session, what: str, limit: int, **query: Any) -> dict[str, Any]:
+    """The newest, as the API answers it, in as many portions as it takes."""
+    found = session.client.get(what, limit=min(limit, _PORTION), **query)
+    portion = found[what]
+    while len(portion) == _PORTION and len(found[what]) < limit and portion[-1]["seq"]:
+        rest = min(limit - len(found[what]), _PORTION)
+        portion = session.client.get(what, limit=rest, before=portion[-1]["seq"], **query)[what]
+        found[what] += portion
+    return dict(found)
+
+
 def incidents(
     session: Session,
     incident: Annotated[str | None, typer.Argument(help="All about this one: decision, steps, timeline.")] = None,
@@ -58,7 +71,7 @@ def incidents(
     if incident is None:
         if watch:
             raise UsageError("--watch follows one incident: rollbackd incidents INCIDENT --watch")
-        found = session.client.get("incidents", open=only_open, limit=limit)
+        found = _listed(session, "incidents", limit, open=only_open)
         session.show(found, lambda: incident_text.incidents(found["incidents"]))
         return None
     if watch:
@@ -76,7 +89,7 @@ def decisions(
     limit: _Limit = 20,
 ) -> None:
     """What was decided on each trigger, and why."""
-    found = session.client.get("decisions", service=service or "", limit=limit)
+    found = _listed(session, "decisions", limit, service=service or "")
     session.show(found, lambda: incident_text.decisions(found["decisions"]))
 
 

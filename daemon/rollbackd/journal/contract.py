@@ -158,8 +158,8 @@ class Journal(Protocol):
         """Facts of all streams after a place, in order; only of these kinds when given, no limit when 0."""
         ...
 
-    async def latest(self, kinds: Sequence[str], stream: str = "", limit: int = 50) -> list[Record]:
-        """The newest facts of some kinds, newest first; of one stream when given."""
+    async def latest(self, kinds: Sequence[str], stream: str = "", limit: int = 50, before: int = 0) -> list[Record]:
+        """The newest facts of some kinds, newest first; of one stream, or before a place, when given."""
         ...
 
     async def hash_of(self, seq: int) -> bytes | None:

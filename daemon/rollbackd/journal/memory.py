@@ -86,9 +86,11 @@ class MemoryJournal:
         found = [one for one in self.records if one.seq > seq and (not kinds or type(one.fact).__name__ in kinds)]
         return found[:limit] if limit else found
 
-    async def latest(self, kinds: Sequence[str], stream: str = "", limit: int = 50) -> list[Record]:
+    async def latest(self, kinds: Sequence[str], stream: str = "", limit: int = 50, before: int = 0) -> list[Record]:
         found = [
-            one for one in self.records if type(one.fact).__name__ in kinds and (not stream or one.stream == stream)
+            one
+            for one in self.records
+            if type(one.fact).__name__ in kinds and stream in ("", one.stream) and (not before or one.seq < before)
         ]
         return found[::-1][:limit]
 

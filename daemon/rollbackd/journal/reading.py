@@ -40,10 +40,14 @@ def until(connection: JournalConnection, name: str, seq: int) -> Iterator[Record
         after = portion[-1].seq
 
 
-def latest(connection: JournalConnection, name: str, kinds: Sequence[str], stream: str, limit: int) -> list[Record]:
+def latest(
+    connection: JournalConnection, name: str, kinds: Sequence[str], stream: str, limit: int, before: int
+) -> list[Record]:
     """Each kind by its own index, then the newest of all: SQLite itself would sort every fact of these kinds."""
     found: list[Record] = []
-    some, values = ("AND stream = ?", [stream]) if stream else ("", [])
+    asked_for: dict[str, str | int] = {"AND stream = ?": stream, "AND seq < ?": before}
+    some = " ".join(condition for condition, value in asked_for.items() if value)
+    values = [value for value in asked_for.values() if value]
     for kind in set(kinds):
         asked = f"{_FACTS} WHERE kind = ? {some} ORDER BY seq DESC LIMIT ?"
         found += _records(connection, name, asked, kind, *values, limit)

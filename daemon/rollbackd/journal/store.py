@@ -76,8 +76,8 @@ class StoredJournal:
     async def since(self, seq: int, kinds: Sequence[str] = (), limit: int = 0) -> list[Record]:
         return await self._ask(reading.since, self._database.name, seq, kinds, limit)
 
-    async def latest(self, kinds: Sequence[str], stream: str = "", limit: int = 50) -> list[Record]:
-        return await self._ask(reading.latest, self._database.name, kinds, stream, limit)
+    async def latest(self, kinds: Sequence[str], stream: str = "", limit: int = 50, before: int = 0) -> list[Record]:
+        return await self._ask(reading.latest, self._database.name, kinds, stream, limit, before)
 
     async def hash_of(self, seq: int) -> bytes | None:
         return await self._ask(reading.hash_of, seq)

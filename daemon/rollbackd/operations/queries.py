@@ -138,8 +138,12 @@ class StateQueries(OperationsBase):
         views = [state_view(ledger, spell.state, spell) for spell in reversed(ledger.spells)]
         return views + [state_view(ledger, state) for state in reversed(ledger.marked) if state.key not in ran]
 
-    async def incidents(self, service: str = "", open_only: bool = False, limit: int = 50) -> list[IncidentView]:
-        """Newest first. :raises UnknownName: for a service that there is not."""
+    async def incidents(
+        self, service: str = "", open_only: bool = False, limit: int = 50, before: int = 0
+    ) -> list[IncidentView]:
+        """Newest first; with `before` only those from before a place. :raises UnknownName: for a service that there is
+        not.
+        """
         if service:
             self._service(service)
         if open_only:
@@ -148,10 +152,10 @@ class StateQueries(OperationsBase):
             found.sort(key=lambda one: one.opened, reverse=True)
             return [incident_view(one, self._read_model.of(one.service)) for one in found[:limit]]
         most = _MANY if service else limit
-        openings = await self._read_model.journal.latest(facts.kinds(facts.Opening), limit=most)
-        names = [record.fact.incident for record in openings if service in {"", record.fact.service}]
-        found = [await self._incident(name) for name in names[:limit]]
-        return [incident_view(one, self._read_model.of(one.service)) for one in found]
+        openings = await self._read_model.journal.latest(facts.kinds(facts.Opening), limit=most, before=before)
+        own = [record for record in openings if service in {"", record.fact.service}]
+        shown = {record.seq: await self._incident(record.fact.incident) for record in own[:limit]}
+        return [replace(incident_view(one, self._read_model.of(one.service)), seq=seq) for seq, one in shown.items()]
 
     async def incident(self, id: str, after: int = 0, wait: timedelta = timedelta()) -> IncidentDetail:  # noqa: A002
         """One, with its facts after a place; waits so long for news when there are none yet. :raises UnknownName:"""
@@ -234,13 +238,13 @@ class StateQueries(OperationsBase):
             receivers=tuple(ReceiverView(name, many) for name, many in parts.waiting().items()),
         )
 
-    async def decisions(self, service: str = "", limit: int = 50) -> list[DecisionView]:
-        """Newest first. :raises UnknownName:"""
+    async def decisions(self, service: str = "", limit: int = 50, before: int = 0) -> list[DecisionView]:
+        """Newest first; with `before` only those from before a place. :raises UnknownName:"""
         if service:
             self._service(service)
         stream = service_stream(service) if service else ""
-        records = await self._read_model.journal.latest(facts.kinds(facts.Decided), stream, limit)
-        return [decision_view(record.fact.decision, record.at) for record in records]
+        records = await self._read_model.journal.latest(facts.kinds(facts.Decided), stream, limit, before)
+        return [replace(decision_view(record.fact.decision, record.at), seq=record.seq) for record in records]
 
     async def readiness(self) -> Readiness:
         """Whether it could do its work right now. A service that has no target yet is a note, not a problem.

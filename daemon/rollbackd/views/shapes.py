@@ -247,6 +247,8 @@ class IncidentView:
     """How far verification is, while it goes on; only where one incident is asked for."""
     watch_until: datetime | None = None
     """Until when trouble of the same state makes it ineffective, once it recovered."""
+    seq: int = 0
+    """The place of its opening among all facts, in a list: `before` it are older ones; 0 where nothing is asked so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,6 +296,8 @@ class DecisionView:
     """The newest change before the trouble, a sentence."""
     seen: tuple[EvidenceView, ...] = ()
     """The same evidence, part by part."""
+    seq: int = 0
+    """Its place among all facts, in a list: `before` it are older ones."""
 
 
 @dataclass(frozen=True, slots=True)
