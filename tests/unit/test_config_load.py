@@ -98,6 +98,17 @@ def test_defaults_are_filled_in(tmp_path: Path) -> None:
     )
 
 
+def test_a_share_that_cannot_be_is_noted(tmp_path: Path) -> None:
+    rules = "prometheus: {url: 'http://127.0.0.1:9'}\nrules:\n"
+    for name, above in (("never", "150%"), ("hardly", "100%"), ("often", "99%"), ("factor", "1.5")):
+        rules += f"  - {{name: {name}, when: {{query: 'errors / requests', above: {above}}}}}\n"
+    notes = [note for note in _load(tmp_path, DAEMON + rules + SERVICE).notes if "share" in note]
+    assert notes == [
+        "rule never: `above: 150%` is never met where the query is a share; write 1.5 where it is none",
+        "rule hardly: `above: 100%` is never met where the query is a share; write 1 where it is none",
+    ]
+
+
 def test_plugins_settings_have_their_own_types(tmp_path: Path) -> None:
     config = _load(tmp_path, DAEMON + SERVICE).config
     (service,) = config.services

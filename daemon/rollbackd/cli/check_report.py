@@ -42,7 +42,7 @@ def summary(loaded: Loaded) -> dict[str, Any]:
         "rules": [{"name": rule.name, "services": list(rule.services)} for rule in config.rules],
         "receivers": [{"name": one.name, "kind": one.kind} for one in config.notify.receivers],
         "templates": list(_templates(config)),
-        "notes": [*loaded.notes, *_unparsed(loaded.queries), *noted],
+        "notes": [*loaded.notes, *_missing(config), *_unparsed(loaded.queries), *noted],
         "read_write_paths": [str(path) for path in _outermost(_written(config, adapters)) if not _is_units_own(path)],
         "units": _managed(layers),
     }
@@ -91,6 +91,17 @@ def _service(config: Config, service: Service) -> dict[str, Any]:
         "plans": {name: list(plan.layers) for name, plan in service.plans.items()},
         "checks": list(service.checks),
     }
+
+
+def _missing(config: Config) -> Iterator[str]:
+    """Layers whose files or work trees are not there; on another host that means nothing."""
+    factory = LayerFactory(config.daemon.scratch, None, SystemClock())
+    for service in config.services:
+        for name, adapter in factory.build(service).adapters.items():
+            needs = getattr(adapter, "needs", None)
+            moves = needs.moves if isinstance(needs, Needs) else ()
+            if moves and not any(path.exists() for path in moves):
+                yield f"{service.name}: what layer {name} moves is not there: {moves[-1]}"
 
 
 def _templates(config: Config) -> tuple[str, ...]:

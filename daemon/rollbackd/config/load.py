@@ -31,8 +31,9 @@ from rollbackd.config.secrets import reveal
 from rollbackd.config.shape import Shape, receiver, shape_of
 from rollbackd.incident.plan import default_plan
 from rollbackd.plugins import PluginError, Plugins, named
-from rollbackd.rules.spec import AlertWhen
-from rollbackd.syntax.units import Secret
+from rollbackd.rules.compared import percent
+from rollbackd.rules.spec import AlertWhen, QueryWhen
+from rollbackd.syntax.units import Percentage, Secret
 from rollbackd.system.certificates import try_tls
 
 
@@ -188,6 +189,11 @@ def _notes(config: Config) -> Iterator[str]:
         yield "nobody is told anything: there are no receivers under `notify`"
     if not config.rules:
         yield "nothing makes a rollback by itself: there are no rules"
+    for rule in config.rules:
+        for leaf in rule.leaves:
+            if isinstance(leaf, QueryWhen) and isinstance(leaf.above, Percentage) and leaf.above >= 1:
+                said = f"is never met where the query is a share; write {leaf.above:g} where it is none"
+                yield f"rule {rule.name}: `above: {percent(leaf.above)}` {said}"
     alerts = [rule.name for rule in config.rules if any(isinstance(leaf, AlertWhen) for leaf in rule.leaves)]
     if alerts and config.alertmanager is None:
         said = "nobody says that an alert ended while it was silenced, and no silence holds"

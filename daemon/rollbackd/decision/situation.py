@@ -26,6 +26,8 @@ from rollbackd.system.clock import Clock, JumpWatch
 
 _AT_ONCE = 32
 """How many services are looked at for a decision at the same time."""
+_FEW = 3
+"""Quarantined states that are named; the others are counted."""
 _TARGETS = 10
 """How many good states are tried, the newest first, when what they need turns out to be damaged."""
 
@@ -304,11 +306,18 @@ class SituationReader:
         sick = candidates(ledger, ledger.present)
         if sick and not candidates(ledger, ledger.present, self._began(trigger)):
             return f"no good state to go back to: {sick[0].state.name} ran when the trouble began; name one with --to"
-        count = len({spell.state.key for spell in ledger.spells})
+        known = {spell.state.key: spell.state for spell in ledger.spells}
+        others = [state for key, state in known.items() if ledger.present is None or key != ledger.present.key]
+        left = [state.name for state in others if ledger.blocked(state)]
         bake = format_duration(service.bake)
+        why = f"none of the {len(known)} known ones, other than the present one, ran for {bake} without a trigger"
+        if left:
+            names = ", ".join(left[:_FEW]) + (f" and {len(left) - _FEW} more" if len(left) > _FEW else "")
+            why = f"quarantined, since a rollback from there helped: {names}"
+            why += f"; no other one ran for {bake} without a trigger" if len(left) < len(others) else ""
         return (
-            f"no good state to go back to: none of the {count} known ones, other than the present one, ran for {bake} "
-            f"without a trigger; name one with --to, or mark one with `rollbackd good {service.name} REF`"
+            f"no good state to go back to: {why}; name one with --to, or mark one with "
+            f"`rollbackd good {service.name} REF`"
         )
 
 
