@@ -75,8 +75,9 @@ judge: $(READY)  ## a corpus of incidents with known right answers, beside model
 	@$(BIN)/python -m tests.judge $(WORDS)
 
 .PHONY: wheel
-wheel: $(READY)  ## dist/rollbackd-*.whl
+wheel: $(READY)  ## dist/rollbackd-*.whl, and dist/constraints.txt, which pins what it needs
 	@$(BIN)/python -m hatchling build -t wheel
+	@cp constraints.txt dist/
 
 .PHONY: pins
 pins: $(READY)  ## write constraints.txt from what is installed now

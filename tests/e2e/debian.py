@@ -89,13 +89,15 @@ class Machine:
         self.leader = leader
         self.files = Path(f"/proc/{leader}/root")
 
-    def run(self, *argv: str, user: str = "", check: bool = True) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *argv: str, user: str = "", check: bool = True, timeout: float = 120
+    ) -> subprocess.CompletedProcess[str]:
         """Run a program inside, as root or as a user with the user's groups."""
         inside = ["nsenter", "-t", str(self.leader), "-m", "-u", "-i", "-n", "-p", "-C"]
         if user:
             inside += ["setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups"]
         done = subprocess.run(
-            [*inside, *argv], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL, timeout=120
+            [*inside, *argv], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL, timeout=timeout
         )
         if check and done.returncode != 0:
             log = self.log() if argv[0] == "systemctl" else ""

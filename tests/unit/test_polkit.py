@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from rollbackd.cli import polkit_rule
 from rollbackd.cli.commands import app
+from rollbackd.setup import polkit_rule
 
 SHIPPED = Path(__file__).parents[2] / "systemd" / "50-rollbackd.rules.example"
 CONFIG = """

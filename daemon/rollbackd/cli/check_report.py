@@ -8,15 +8,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from rollbackd.adapter import Adapter, Needs, written_by
-from rollbackd.cli import polkit_rule
+from rollbackd.adapter import Needs
 from rollbackd.cli.terminal_text import safe, table
 from rollbackd.config.load import Loaded
-from rollbackd.config.models import JOURNAL, Config, Service
+from rollbackd.config.models import Config, Service
 from rollbackd.config.positions import ConfigFault
 from rollbackd.core import prometheus_of
 from rollbackd.execution.layers import LayerFactory
 from rollbackd.rules.spec import AlertWhen
+from rollbackd.setup import polkit_rule
+from rollbackd.setup.host_needs import managed_units, read_write_paths, unit_path
 from rollbackd.signals.alert_expressions import outlasting
 from rollbackd.system.clock import SystemClock
 from rollbackd.system.name_lookup import EventLoop
@@ -24,17 +25,13 @@ from rollbackd.system.spawner import Spawner, one_line
 
 _PATIENCE = timedelta(seconds=5)
 """How long Prometheus has to say which alerts it evaluates; without an answer nothing is said of them."""
-_UNITS_OWN = (Path("/var/lib/rollbackd"), Path("/run/rollbackd"))
-"""What the shipped unit may write to anyway (`StateDirectory=`, `RuntimeDirectory=`)."""
 
 
 def summary(loaded: Loaded) -> dict[str, Any]:
     """As JSON values; `read_write_paths` is what the unit needs beyond its own directories, `units` what it manages."""
     config = loaded.config
-    layers = list(_layers(config))
     with TemporaryDirectory() as locks, asyncio.Runner(loop_factory=EventLoop) as runner:
         noted = [*runner.run(_unfound(config, Path(locks))), *runner.run(_outlasting(config))]
-    adapters = [adapter for adapter, _ in layers]
     return {
         "valid": True,
         "files": [str(path) for path in loaded.files],
@@ -43,8 +40,8 @@ def summary(loaded: Loaded) -> dict[str, Any]:
         "receivers": [{"name": one.name, "kind": one.kind} for one in config.notify.receivers],
         "templates": list(_templates(config)),
         "notes": [*loaded.notes, *_missing(config), *_unparsed(loaded.queries), *noted],
-        "read_write_paths": [str(path) for path in _outermost(_written(config, adapters)) if not _is_units_own(path)],
-        "units": _managed(layers),
+        "read_write_paths": [str(path) for path in read_write_paths(config)],
+        "units": managed_units(config),
     }
 
 
@@ -113,50 +110,6 @@ def _templates(config: Config) -> tuple[str, ...]:
     return message_templates.read(folder)[0].names
 
 
-def _layers(config: Config) -> Iterator[tuple[Adapter, bool]]:
-    """Every layer, and whether a plan enters it as a bracket."""
-    factory = LayerFactory(config.daemon.scratch, None, SystemClock())
-    for service in config.services:
-        entered = {name for plan in service.plans.values() for name in plan.within}
-        for name, adapter in factory.build(service).adapters.items():
-            yield adapter, name in entered
-
-
-def _written(config: Config, adapters: Iterable[Adapter]) -> Iterator[Path]:
-    """Files and directories that the daemon, or a step of it, writes to."""
-    daemon = config.daemon
-    if daemon.journal.startswith(JOURNAL):
-        yield Path(daemon.journal.removeprefix(JOURNAL)).parent
-    yield from (daemon.signals, daemon.scratch, daemon.socket.parent)
-    if daemon.reports is not None:
-        yield daemon.reports
-    for adapter in adapters:
-        yield from written_by(adapter)
-
-
-def _outermost(paths: Iterable[Path]) -> Iterator[Path]:
-    """In order, without what is in another one of them."""
-    last: Path | None = None
-    for path in sorted(set(paths)):
-        if last is None or not path.is_relative_to(last):
-            last = path
-            yield path
-
-
-def _managed(layers: Iterable[tuple[Adapter, bool]]) -> dict[str, list[str]]:
-    """Units of systemd that layers manage, with the verbs that their use in the plans asks for."""
-    found: dict[str, set[str]] = {}
-    for adapter, entered in layers:
-        if isinstance(needs := getattr(adapter, "needs", None), Needs):
-            for unit, verbs in (*needs.units.items(), *(needs.bracket_units.items() if entered else ())):
-                found.setdefault(unit, set()).update(verbs)
-    return {unit: sorted(verbs) for unit, verbs in sorted(found.items())}
-
-
-def _is_units_own(path: Path) -> bool:
-    return any(path.is_relative_to(own) for own in _UNITS_OWN)
-
-
 def show(found: dict[str, Any]) -> None:
     """For people: tables, and the drop-in as it can be pasted."""
     table(
@@ -186,13 +139,7 @@ def show(found: dict[str, Any]) -> None:
     if found["read_write_paths"]:
         print("\n# systemctl edit rollbackd\n[Service]")
         for path in found["read_write_paths"]:
-            print(f"ReadWritePaths={_unit_text(path)}")
+            print(f"ReadWritePaths={safe(unit_path(path))}")
     if found["units"]:
         print(f"\n// {polkit_rule.PLACE}\n{polkit_rule.rule(found['units'])}", end="")
     print(f"\nok: {', '.join(safe(path) for path in found['files'])}")
-
-
-def _unit_text(path: str) -> str:
-    """A path as systemd.unit(5) and systemd.syntax(7) want it."""
-    text = path.replace("\\", "\\\\").replace("%", "%%").replace('"', '\\"')
-    return f'"{safe(text)}"' if any(character in path for character in " \t\"'\\") else safe(text)

@@ -12,6 +12,8 @@ from rollbackd.cli import (
     discover_command,
     drill_command,
     event_command,
+    init_command,
+    install_command,
     journal_commands,
     layer_command,
     live_report,
@@ -61,6 +63,7 @@ def general(
 
 _COMMANDS = (
     local_commands.run, local_commands.check, local_commands.schema,
+    install_command.install, init_command.init, install_command.uninstall,
     discover_command.discover,
     query_commands.status, query_commands.incidents, query_commands.decisions, query_commands.plan,
     query_commands.login,

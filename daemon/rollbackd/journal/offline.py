@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 from rollbackd.facts import Record
 from rollbackd.journal.audit import audit
 from rollbackd.journal.contract import AuditReport, JournalRefused
-from rollbackd.journal.database import JournalConnection, JournalDatabase
+from rollbackd.journal.database import JournalConnection, JournalDatabase, scalar
 from rollbackd.journal.place import DEFAULT_ACCESS, Access, is_postgres, path_of
 from rollbackd.journal.reading import since, until
-from rollbackd.journal.sqlite import JournalFile
+from rollbackd.journal.sqlite import MIGRATIONS, JournalFile, schema_too_new
 
 if TYPE_CHECKING:
     from rollbackd.journal.postgres import PostgresServer
@@ -69,3 +69,18 @@ def audit_journal(url: str, busy: float = 5.0, access: Access = DEFAULT_ACCESS) 
     """
     with _reading(url, access, busy) as (connection, _):
         return audit(connection)
+
+
+def refuse_newer(url: str, busy: float = 5.0) -> None:
+    """Nothing where this version reads the journal, or where there is none.
+
+    :raises JournalRefused: a newer version wrote it; with the way back to that one, or to this one's journal.
+    :raises JournalUnavailable: it cannot be read, as in `audit_journal`.
+    """
+    path = path_of(url)
+    if not path.exists():
+        return
+    with _reading(url, DEFAULT_ACCESS, busy) as (connection, _):
+        version = scalar(connection, "PRAGMA user_version")
+    if version > max(MIGRATIONS):
+        raise schema_too_new(path, version, max(MIGRATIONS))

@@ -295,7 +295,7 @@ def migrate(connection: JournalConnection, path: Path, migrations: Migrations = 
     newest = max(migrations)
     version = scalar(connection, "PRAGMA user_version")
     if version > newest:
-        raise too_new(str(path), f"its schema is version {version}, this one reads up to {newest}", _way_back(path))
+        raise schema_too_new(path, version, newest)
     if version == 0 and scalar(connection, "SELECT count(*) FROM sqlite_master"):
         raise JournalRefused(f"{path}: is a database of something else, not a journal; name another file")
     for number in range(version + 1, newest + 1):
@@ -305,11 +305,12 @@ def migrate(connection: JournalConnection, path: Path, migrations: Migrations = 
         connection.execute(f"PRAGMA user_version = {newest:d}")
 
 
-def _way_back(path: Path) -> str:
-    """How to put back what `save_before_migration` saved; empty when nothing was."""
+def schema_too_new(path: Path, version: int, newest: int) -> JournalRefused:
+    """A newer version wrote it; with how to put back what `save_before_migration` saved."""
     saved = [path.with_name(f"{path.name}.version-{number}") for number in sorted(MIGRATIONS, reverse=True)]
     there = next((copy for copy in saved if copy.exists()), None)
-    return "" if there is None else f", without what came since: rm -f {path}-wal {path}-shm && mv {there} {path}"
+    way = "" if there is None else f", without what came since: rm -f {path}-wal {path}-shm && mv {there} {path}"
+    return too_new(str(path), f"its schema is version {version}, this one reads up to {newest}", way)
 
 
 def save_before_migration(path: Path, busy: float) -> None:
