@@ -1,5 +1,6 @@
 """What `ready` says of a PostgreSQL database, what the least role can do, and that no password is ever to be seen."""
 
+import re
 import socket
 import subprocess
 import threading
@@ -26,11 +27,18 @@ PASSWORD = "s3cret:of\\keeper"
 HBA = "local all guarded scram-sha-256\nlocal all all trust\nlocal replication all trust\n"
 
 
+def _documented(role: str) -> list[str]:
+    """The statements that the documentation gives a role of least rights."""
+    page = (Path(__file__).parents[2] / "docs/adapters.md").read_text()
+    (block,) = re.findall(r"^```sql\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    statements = re.sub(r"--.*", "", block).replace("rollbackd", role).split(";")
+    return [statement.strip() for statement in statements if statement.strip()]
+
+
 @pytest.fixture(scope="module")
 def server() -> Iterator[Postgres]:
     with postgres_server("wal_level=logical", "archive_mode=on", "archive_command=true", hba=HBA) as running:
-        running.sql("CREATE ROLE app LOGIN", "CREATE ROLE other", "CREATE ROLE keeper LOGIN CREATEDB")
-        running.sql("GRANT app, pg_signal_backend, pg_read_all_settings TO keeper")
+        running.sql("CREATE ROLE app LOGIN", "CREATE ROLE other", *_documented("keeper"))
         escaped = PASSWORD.replace("'", "''")
         running.sql(
             f"CREATE ROLE guarded LOGIN CREATEDB PASSWORD '{escaped}'", "GRANT app, pg_signal_backend TO guarded"

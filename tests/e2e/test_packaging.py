@@ -2,22 +2,31 @@
 
 import re
 import subprocess
+import sys
 import tomllib
+import venv
 import zipfile
+from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
 
+from rollbackd import __version__
 from tests.e2e.debian import build_wheel
 
 PROJECT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def names(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_wheel(PROJECT, tmp_path_factory.mktemp("wheel"))
+
+
+@pytest.fixture(scope="module")
+def names(wheel: Path) -> set[str]:
     """All paths in the wheel."""
-    with zipfile.ZipFile(build_wheel(PROJECT, tmp_path_factory.mktemp("wheel"))) as wheel:
-        return set(wheel.namelist())
+    with zipfile.ZipFile(wheel) as opened:
+        return set(opened.namelist())
 
 
 def test_the_wheel_takes_no_names_that_belong_to_others(names: set[str]) -> None:
@@ -47,6 +56,32 @@ def test_every_dependency_is_pinned_by_name_and_version() -> None:
         for line in [*project["dependencies"], *project["optional-dependencies"]["dev"]]
     }
     assert sorted(wanted - pinned) == []
+
+
+@pytest.mark.timeout(600)  # all that it needs is unpacked
+def test_it_installs_alone_with_the_pinned_versions_and_without_the_developers_environment(
+    wheel: Path, tmp_path: Path
+) -> None:
+    home = tmp_path / "venv"
+    venv.create(home, with_pip=False)
+    pip = [sys.executable, "-m", "pip", "--python", str(home), "--disable-pip-version-check", "--quiet"]
+    options = ["--no-compile", "--only-binary", ":all:", "--constraint", str(PROJECT / "constraints.txt")]
+    subprocess.run([*pip, "install", *options, str(wheel)], check=True, stdin=subprocess.DEVNULL)
+    (site,) = home.glob("lib/*/site-packages")
+    there = {one.name.lower(): one.version for one in distributions(path=[str(site)]) if one.name != "rollbackd"}
+    pinned = dict(line.lower().split("==") for line in (PROJECT / "constraints.txt").read_text().splitlines())
+    assert {"aiohttp", "typer", "promql-parser"} <= there.keys()
+    assert {name: version for name, version in there.items() if pinned.get(name) != version} == {}
+    assert there.keys() & {"pytest", "mypy", "ruff", "hypothesis", "import-linter"} == set()
+
+    def says(*words: str) -> str:
+        argv = [str(home / "bin" / "rollbackd"), *words]
+        done = subprocess.run(argv, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    assert says("--version") == f"rollbackd {__version__}\n"
+    assert "done: " in says("install", "--yes", "--root", str(tmp_path / "image"))
 
 
 @pytest.mark.parametrize("script", sorted((PROJECT / ".ci").iterdir()), ids=lambda path: path.name)
