@@ -343,7 +343,7 @@ async def _serve(path: Path, clock: Clock) -> bool:
     log.configure(loaded.config.daemon.log_level)
     daemon, untold = loaded.config.daemon, Untold(loaded.config, clock)
     url, access = daemon.journal, access_of(daemon)
-    waiting = partial(_stand_by, untold) if daemon.standby else None
+    waiting = _Standby(untold) if daemon.standby else None
     opened = False
     try:
         async with driving(url, access, clock, process_name(), daemon.called, waiting) as lease:
@@ -352,6 +352,8 @@ async def _serve(path: Path, clock: Clock) -> bool:
             )
             opened = True
             await untold.over(core.read_model)
+            if lease is not None and lease.predecessor:
+                await core.read_model.tell(self_notices.taken_over(lease.host, lease.predecessor))
             try:
                 again = await DaemonProcess(path, loaded.config, core).run()
             except PartDied as death:
@@ -367,12 +369,21 @@ async def _serve(path: Path, clock: Clock) -> bool:
         raise
 
 
-async def _stand_by(untold: Untold, holder: str, trouble: JournalUnavailable | None) -> None:
-    """Another daemon drives the journal: say so to the service manager, which has started us."""
-    status = f"stands by; {holder} drives" if trouble is None else f"stands by, and cannot see who drives: {trouble}"
-    sd_notify.notify(sd_notify.READY, sd_notify.WATCHDOG, sd_notify.status(status))
-    if trouble is not None:
-        await untold.tell(str(trouble))
+class _Standby:
+    """Says to the service manager, which has started us, that another daemon drives the journal."""
+
+    def __init__(self, untold: Untold) -> None:
+        self._untold = untold
+        self._said = ""
+
+    async def __call__(self, holder: str, trouble: JournalUnavailable | None) -> None:
+        text = f"stands by; {holder} drives" if trouble is None else f"stands by, and cannot see who drives: {trouble}"
+        sd_notify.notify(sd_notify.READY, sd_notify.WATCHDOG, sd_notify.status(text))
+        if text != self._said:
+            log.get("daemon").info(text)
+            self._said = text
+        if trouble is not None:
+            await self._untold.tell(str(trouble))
 
 
 def run(path: Path, clock: Clock | None = None) -> int:

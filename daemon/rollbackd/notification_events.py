@@ -59,6 +59,7 @@ EVENTS: Mapping[str, str] = {
     "silence_unread": "a silence of Alertmanager's cannot be read, so it counts as matching",
     "slack_silent": "the socket over which clicks in Slack come is not open",
     "source_refused": "what somebody sends cannot be read, or some of it",
+    "taken_over": "another host drives the journal, since the one that did is gone",
     "template_failed": "a template of messages fails, and our own words are sent",
     "undeliverable": "a receiver will never get a message",
     "unreadable": "a fact that could not be put into words",

@@ -11,7 +11,11 @@ from typing import Any
 
 import psycopg
 import pytest
+from typer.testing import CliRunner
 
+from rollbackd.cli.commands import app
+from rollbackd.config.models import Config
+from rollbackd.core import live_check
 from rollbackd.facts import Adopted, Applied
 from rollbackd.journal import (
     Access,
@@ -429,3 +433,46 @@ async def test_who_executes_itself_anew_gets_it_back_at_once_and_another_one_doe
     async with driving(url, LOCAL, CLOCK, "boot/1", "ops-1") as after:
         assert after is not None
         assert after.epoch == before.epoch + 1
+
+
+# -- what asks it from outside ------------------------------------------------------------------
+async def test_check_live_says_what_stands_against_it(server: Postgres, url: str, tmp_path: Path) -> None:
+    async def probed(text: str, durability: str) -> list[tuple[str, str]]:
+        config = Config.model_validate({"daemon": {"mode": "act", "journal": text, "durability": durability}})
+        async with live_check(config, CLOCK, "me") as check:
+            return [(one.result, one.text) for one in await check._journal()]
+
+    assert await probed(url, "local") == [("ok", "it answers, and would be used")]
+    ((result, said),) = await probed(url, "replicated")
+    assert result == "wrong"
+    assert "the primary waits for no standby" in said
+    ((result, said),) = await probed(url_of(server, "postgres"), "local")
+    assert "there is no journal yet" in said
+    assert await probed(f"sqlite:///{tmp_path}/journal.db", "local") == []
+
+
+def test_commands_make_it_move_it_and_audit_it(server: Postgres, tmp_path: Path) -> None:
+    server.sql("CREATE DATABASE fresh")
+    url, admin, old = url_of(server, "fresh"), url_of(server, "fresh", "postgres"), f"sqlite:///{tmp_path}/journal.db"
+
+    async def fill() -> None:
+        async with opened(old) as journal:
+            await journal.append(one())
+
+    def rollbackd(*arguments: str) -> tuple[int, str]:
+        done = CliRunner().invoke(app, ["--config", str(tmp_path / "none.yaml"), *arguments])
+        return done.exit_code, done.output
+
+    asyncio.run(fill())
+    code, said = rollbackd("journal", "move", old, url)
+    assert (code, "there is no journal yet" in said or "tables" in said) == (1, True)
+    assert rollbackd("journal", "migrate", admin, "--role", ROLE)[0] == 0
+    assert rollbackd("journal", "migrate", admin, "--role", ROLE) == (
+        0,
+        f"postgresql://{server.socket}/fresh: version 1\n",
+    )
+    code, said = rollbackd("journal", "move", old, url)
+    assert (code, said.startswith("1 facts are in postgresql://")) == (0, True)
+    assert rollbackd("audit", "--journal", url) == (0, "1 facts in 1 streams: all fit\n")
+    code, said = rollbackd("journal", "move", old, url)
+    assert (code, "was moved to postgresql://" in said) == (1, True)

@@ -46,11 +46,6 @@ class Pair:
     b: Second
     server: Postgres
 
-    def begin(self) -> None:
-        """The first one drives, with v1 good and v2 there; the other one waits."""
-        self.a.start_with_two_states()
-        self.b.start_beside()
-
     def b_drives(self) -> None:
         self.b.until_up()
 
@@ -74,23 +69,27 @@ def pair(server: Postgres, tmp_path: Path, ear: Ear) -> Iterator[Pair]:
             one.stop(kill=True)
 
 
-def test_the_other_one_goes_on_between_two_steps_when_the_first_is_killed(pair: Pair) -> None:
-    pair.begin()
+def test_the_other_one_goes_on_between_two_steps_when_the_first_is_killed(pair: Pair, ear: Ear) -> None:
+    pair.a.start_with_two_states()
     pair.a.ask("PUT", "holds/shop", {"reason": "wait"})
     incident = pair.a.ask("POST", "services/shop/rollback", {"over_hold": True})["incident"]
+    pair.b.start_beside()
     pair.a.stop(kill=True)
     pair.b_drives()
     if pair.b._view(incident)["outcome"] is None:
         pair.b.ask("DELETE", "holds/shop")
     assert pair.b.until_closed(incident)["outcome"] == "recovered"
     assert pair.a.calls == ONCE
+    ear.until_heard("taken_over")
+    assert "ops-b drives now, since ops-a did not renew its lease" in ear.text()
 
 
 def test_a_step_that_the_lost_host_had_begun_is_not_begun_again(pair: Pair, ear: Ear) -> None:
-    pair.begin()
+    pair.a.start_with_two_states()
     pair.a.touch("wait.config")
     incident = pair.a.ask("POST", "services/shop/rollback", {})["incident"]
     pair.a.until_call("begin config co-v1")
+    pair.b.start_beside()
     pair.a.stop(kill=True)
     pair.b_drives()
     parked = pair.b.until_status(incident, "parked")
@@ -102,10 +101,11 @@ def test_a_step_that_the_lost_host_had_begun_is_not_begun_again(pair: Pair, ear:
 
 
 def test_one_that_froze_for_longer_than_its_lease_loses_and_ends(pair: Pair) -> None:
-    pair.begin()
+    pair.a.start_with_two_states()
     pair.a.ask("PUT", "holds/shop", {"reason": "wait"})
     frozen = pair.a.daemon
     assert frozen is not None
+    pair.b.start_beside()
     frozen.send_signal(signal.SIGSTOP)
     pair.b_drives()
     pair.b.ask("DELETE", "holds/shop")
@@ -120,10 +120,12 @@ def test_one_that_froze_for_longer_than_its_lease_loses_and_ends(pair: Pair) -> 
 
 
 def test_one_that_is_stopped_gives_it_to_the_other_at_once_and_refuses_where_it_does_not_stand_by(pair: Pair) -> None:
-    pair.begin()
+    pair.a.start_with_two_states()
     refused = pair.b.command("rollback", "shop", "--offline", "--yes")
     assert refused.returncode == 1
     assert "journal is driven by ops-a, process " in refused.stderr
+    pair.b.start_beside()
+    wait_until(lambda: "stands by" in pair.b.log, "it stands by")
     assert pair.a.stop() == 0
     pair.b_drives()
     assert "co-v2" in str(pair.b.ask("GET", "services/shop"))

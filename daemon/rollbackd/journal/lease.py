@@ -38,6 +38,8 @@ class Lease:
         self._process = process
         self.host = host
         self.epoch = 0
+        self.predecessor = ""
+        """The host of who had it and did not give it back, when that is another one."""
         self.alive = False
         """Whether the holder renewed it between two looks."""
         self._seen: tuple[object, ...] = ()
@@ -65,6 +67,7 @@ class Lease:
                     self._seen, self._since = (epoch, renewal, process), boot_seconds()
                 if process in {"", self._process} or asked - self._since >= _THEIRS:
                     self._take(connection)
+                    self.predecessor = host if process and host != self.host else ""
                 return "" if self.epoch else f"{host}, process {process.rpartition('/')[2]}"
         except (JournalUnavailable, JournalRefused):
             self._seen = ()

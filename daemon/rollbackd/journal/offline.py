@@ -35,6 +35,15 @@ def postgres_server(url: str, access: Access) -> "PostgresServer":
     return PostgresServer(url, access)
 
 
+def look_at_server(url: str, access: Access) -> None:
+    """Look at a journal on PostgreSQL as who opens it does, and change nothing. Raises as `open_journal` does."""
+    server = postgres_server(url, access)
+    from rollbackd.journal.postgres_schema import refuse_unready
+
+    with server.troubles(), closing(server.connect("write")) as connection, server.transaction(connection, "read"):
+        refuse_unready(connection, server.name)
+
+
 @contextmanager
 def _reading(url: str, access: Access, busy: float) -> Iterator[tuple[JournalConnection, str]]:
     database = database_of(url, access, busy)

@@ -1,4 +1,4 @@
-"""What a configuration names, asked for real: every query, Alertmanager and its route to us, layers, receivers.
+"""What a configuration names, asked for real: the journal's server, queries, Alertmanager, layers, receivers.
 
 Nothing is written but a test to each receiver, and only where that is wanted.
 """
@@ -15,12 +15,16 @@ from rollbackd.adapter import written_by
 from rollbackd.checks.query import QuerySettings
 from rollbackd.config.models import Config
 from rollbackd.execution.layers import Layers
+from rollbackd.journal import JournalRefused, JournalUnavailable
+from rollbackd.journal.offline import look_at_server
+from rollbackd.journal.place import is_postgres
 from rollbackd.rules.matchers import Matcher, parse_matchers
 from rollbackd.rules.spec import AlertWhen, QueryWhen, Rule
 from rollbackd.signals.alertmanager_client import Alertmanager, Unreachable
 from rollbackd.signals.alertmanager_routes import Routing
 from rollbackd.signals.prometheus import Prometheus, QueryAnswer, RulesAnswer
 from rollbackd.signals.rule_state import RuleStates
+from rollbackd.state.journal_access import access_of
 from rollbackd.syntax.units import Percentage
 from rollbackd.system.clock import Clock
 from rollbackd.trials.receiver_trial import ReceiverTrials
@@ -70,11 +74,22 @@ class LiveCheck:
 
     async def run(self, *, messages: bool, actor: str) -> LiveCheckView:
         """Ask everything; with `messages` also whether each receiver takes one."""
-        parts = [self._queries(), self._alertmanager_and_routes(), self._all_layers()]
+        parts = [self._journal(), self._queries(), self._alertmanager_and_routes(), self._all_layers()]
         if messages:
             parts.append(self._all_receivers(actor))
         found = [probe for probes in await asyncio.gather(*parts) for probe in probes]
         return LiveCheckView(all(one.result != WRONG for one in found), self._asked_by, tuple(found))
+
+    async def _journal(self) -> list[ProbeView]:
+        """A file is looked at by who opens it."""
+        daemon = self._config.daemon
+        if not is_postgres(daemon.journal):
+            return []
+        try:
+            await asyncio.to_thread(look_at_server, daemon.journal, access_of(daemon))
+        except (JournalRefused, JournalUnavailable) as error:
+            return [ProbeView("journal", "PostgreSQL", WRONG, str(error))]
+        return [ProbeView("journal", "PostgreSQL", OK, "it answers, and would be used")]
 
     # -- Prometheus -----------------------------------------------------------------------------
     async def _queries(self) -> list[ProbeView]:

@@ -428,7 +428,7 @@ class ProbeView:
     """One question of a live check, and its answer."""
 
     part: str
-    """`query`, `prometheus`, `alertmanager`, `route`, `layer` or `receiver`."""
+    """`journal`, `query`, `prometheus`, `alertmanager`, `route`, `layer` or `receiver`."""
     name: str
     """What was asked: a rule, a layer, a receiver."""
     result: str

@@ -50,6 +50,12 @@ def unreachable_thread(receiver: str) -> str:
     return notice_thread(unreachable(receiver, datetime.min.replace(tzinfo=UTC), ""))
 
 
+def taken_over(host: str, before: str) -> Notice:
+    """To people: who drives now, and that somebody has to look at the other one."""
+    text = f"{host} drives now, since {before} did not renew its lease; look at {before}: a step may still run there"
+    return Notice("taken_over", text, details={"subject": before})
+
+
 def reachable(receiver: str) -> Notice:
     text = f"{receiver} takes messages again"
     return Notice(UNREACHABLE, text, over=True, details={"receiver": receiver, "subject": receiver})
