@@ -346,7 +346,7 @@ async def _serve(path: Path, clock: Clock) -> bool:
     waiting = _Standby(untold) if daemon.standby else None
     opened = False
     try:
-        async with driving(url, access, clock, process_name(), daemon.called, waiting) as lease:
+        async with driving(url, access, clock, process_name(), daemon.whereabouts, waiting) as lease:
             core = await build(
                 loaded.config, await open_journal(url, clock, access, lease), clock, Checkpoint(url, access)
             )
@@ -427,7 +427,7 @@ async def offline_rollback(path: Path, request: Request, on_record: Callable[[Re
     config = load(path, look_for=None).config
     log.configure("error")
     url, access = config.daemon.journal, access_of(config.daemon)
-    async with driving(url, access, clock, process_name(), config.daemon.called) as lease:
+    async with driving(url, access, clock, process_name(), config.daemon.whereabouts) as lease:
         core = await build(config, await open_journal(url, clock, access, lease), clock, Checkpoint(url, access))
         sending = asyncio.create_task(core.dispatcher.run())
         try:

@@ -173,7 +173,7 @@ class Daemon(Spec):
     """Host and port of the webhook, the API, the page and the metrics; port 0 takes any that is free."""
     name: Annotated[str, Field(max_length=63, pattern=r"^[\w.-]*$")] = ""
     """Who speaks, on the page and in messages, and what PagerDuty's keys begin with; default: the host's name. No two
-    daemons may share one."""
+    daemons may share one, but those that stand by for each other."""
     url: Annotated[str, AfterValidator(_page_url)] = ""
     """Where people find the page and where links lead, with the path that a proxy has it below:
     `https://ops.example/rollbackd`."""
@@ -219,6 +219,12 @@ class Daemon(Spec):
         """Who speaks."""
         return self.name or socket.gethostname()
 
+    @property
+    def whereabouts(self) -> str:
+        """Who drives the journal, and where: two daemons of one configuration have the same name."""
+        host = socket.gethostname()
+        return host if self.called == host else f"{self.called} on {host}"
+
     @field_validator("journal")
     @classmethod
     def _is_journal(cls, text: str) -> str:
@@ -236,6 +242,10 @@ class Daemon(Spec):
     def _of_one_database(self) -> Self:
         if self.standby and not self.journal.startswith(POSTGRES):
             raise ValueError("`standby` needs a journal that another host can take over; name one on PostgreSQL")
+        if self.standby and not self.name:
+            raise ValueError(
+                "`standby` needs a `name`, under which pages are opened and closed; give both hosts the same"
+            )
         return self
 
 
