@@ -18,6 +18,8 @@ from tests.clusters import APPS, JSON_PATCH, MERGE_PATCH, Cluster
 from tests.fakes.kubernetes_controllers import Object, is_ready
 from tests.servers import wait_until
 
+PATIENT = 150.0
+"""Seconds for what a cluster does; a real one beside others' work is slow."""
 TRIGGERS = [{"type": "cron", "metadata": {"timezone": "UTC", "start": "0 6 * * *", "end": "0 20 * * *"}}]
 
 
@@ -100,7 +102,7 @@ class WorkloadWorld(World):
 
     def settled(self) -> None:
         """Wait until its rollout is done and its controller has nothing more to write."""
-        wait_until(lambda: self.is_settled() and self.is_quiet(), "a rollout")
+        wait_until(lambda: self.is_settled() and self.is_quiet(), "a rollout", PATIENT)
 
     def is_quiet(self) -> bool:
         """Whether its pods are ready, none of them ends, and nothing more is to be written about its revisions."""
@@ -290,7 +292,7 @@ class ColouredWorld(World):
             {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web"}, "spec": service},
         )
         for colour in ("blue", "green", "red"):
-            wait_until(lambda colour=colour: self.is_rolled_out(colour), f"{colour}'s rollout")  # type: ignore[misc]
+            wait_until(lambda colour=colour: self.is_rolled_out(colour), f"{colour}'s rollout", PATIENT)  # type: ignore[misc]
         self.switches = 0
 
     def is_rolled_out(self, colour: str) -> bool:
@@ -358,7 +360,7 @@ class ScaledWorld(BracketWorld):
         if keda is not None:
             target = {"scaleTargetRef": {"name": "worker"}, "minReplicaCount": 1, "triggers": TRIGGERS}
             self.make("scaledobjects", "keda.sh/v1alpha1", "ScaledObject", "worker", target, keda)
-        wait_until(lambda: len(self.running()) == 5, "all pods")
+        wait_until(lambda: len(self.running()) == 5, "all pods", PATIENT)
 
     def pods(self, name: str) -> Object:
         pod = {"containers": [{"name": name, "image": f"shop/{name}:1"}]}
@@ -455,7 +457,7 @@ class RoutedWorld(World):
             self.make(services, "v1", "Service", name, {"selector": {"app": name}, "ports": [{"port": 80}]})
         self.make(self.at.rpartition("/")[0], f"{self.group}/v1", self.kind, "web", self.spec(weights))
         for name in ("web", "web-canary"):
-            wait_until(lambda name=name: self.available(name) == 2, f"{name}'s pods")  # type: ignore[misc]
+            wait_until(lambda name=name: self.available(name) == 2, f"{name}'s pods", PATIENT)  # type: ignore[misc]
 
     @property
     def kind(self) -> str:

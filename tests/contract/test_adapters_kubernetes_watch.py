@@ -342,7 +342,7 @@ async def rolled_out(world: WorkloadWorld, fake: FakeKubernetes, place: Place, *
 async def test_the_end_of_a_rollout_is_told_and_not_asked_for(
     place: Place, world: WorkloadWorld, fake: FakeKubernetes
 ) -> None:
-    asked = await rolled_out(world, fake, place, every="10m", failing_for="30m")
+    asked = await rolled_out(world, fake, place, every="10m", failing_for="30m", timeout="30m")
     assert len(asked) <= 15, asked
 
 
