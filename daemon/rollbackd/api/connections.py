@@ -61,7 +61,10 @@ class ClientConnection(asyncio.Protocol):
         self._inner: asyncio.Protocol | None = inner
         self._transport: asyncio.Transport | None = None
         self._request: web.Request | None = None
-        self._late: asyncio.TimerHandle | None = None
+        self._head_by: float | None = None
+        """Until when a request's head has to be there, by the loop's time; None while none is awaited."""
+        self._timer: asyncio.TimerHandle | None = None
+        """Looks at that; one timer serves many requests."""
 
     @property
     def waits(self) -> bool:
@@ -71,7 +74,7 @@ class ClientConnection(asyncio.Protocol):
     def begin(self, request: web.Request) -> None:
         """The head of a request has come."""
         self._request = request
-        self._in_time()
+        self._head_by = None
 
     def end(self) -> None:
         """The request is answered."""
@@ -94,7 +97,7 @@ class ClientConnection(asyncio.Protocol):
             self._inner.connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
-        if self._request is None and self._late is None:
+        if self._request is None and self._head_by is None:
             self._await_head()
         if self._inner is not None:
             self._inner.data_received(data)
@@ -111,18 +114,27 @@ class ClientConnection(asyncio.Protocol):
             self._inner.resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._in_time()
+        self._head_by = None
+        if self._timer is not None:
+            self._timer.cancel()
         self._all.leave(self)
         if self._inner is not None:
             self._inner.connection_lost(exc)
 
     def _await_head(self) -> None:
-        self._late = asyncio.get_running_loop().call_later(_HEAD, self.abort)
+        loop = asyncio.get_running_loop()
+        self._head_by = loop.time() + _HEAD
+        if self._timer is None:
+            self._timer = loop.call_at(self._head_by, self._look)
 
-    def _in_time(self) -> None:
-        if self._late is not None:
-            self._late.cancel()
-            self._late = None
+    def _look(self) -> None:
+        """Close it when the head that is awaited is late."""
+        self._timer = None
+        loop = asyncio.get_running_loop()
+        if self._head_by is not None and loop.time() < self._head_by:
+            self._timer = loop.call_at(self._head_by, self._look)
+        elif self._head_by is not None:
+            self.abort()
 
 
 @web.middleware

@@ -76,7 +76,7 @@ class OperationsBase:
         self._config = parts.config
         self.registry = parts.registry
         self.snapshot_manager = parts.snapshot_manager
-        self._log = log.get("operations")
+        self._log = log.get("operations").bind()  # each line would bind it anew
 
     def _service(self, name: str) -> Service:
         service = self._config.service(name)

@@ -249,7 +249,7 @@ def too_large(alert: AlertBody) -> str:
 
 def _cut(texts: dict[str, str]) -> dict[str, str]:
     """The same, none longer than what is kept."""
-    if all(len(text) <= LONGEST_TEXT and len(name) <= LONGEST_TEXT for name, text in texts.items()):
+    if max(map(len, (*texts, *texts.values())), default=0) <= LONGEST_TEXT:
         return texts
     return {name[:LONGEST_TEXT]: shortened(text, LONGEST_TEXT) for name, text in texts.items()}
 

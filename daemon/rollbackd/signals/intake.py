@@ -106,6 +106,7 @@ class SignalIntake:
         :raises JournalUnavailable: nothing was kept.
         """
         wanted: dict[str, tuple[Alert, str]] = {}
+        items: list[Received] = []
         unmatched = 0
         duplicates = 0
         async for alert in in_turns(alerts):
@@ -117,12 +118,9 @@ class SignalIntake:
                 duplicates += 1
             else:
                 wanted[key] = (alert, service)
+                items.append(Received(key, SOURCE, alert_to_json(alert, elsewhere=elsewhere)))
         if not wanted:
             return 0, duplicates, unmatched
-        items = [
-            Received(key, SOURCE, alert_to_json(alert, elsewhere=elsewhere))
-            async for key, (alert, _) in in_turns(wanted.items())
-        ]
         receipt = await self._store(items)
         now = self._clock.now()
         late = set()
