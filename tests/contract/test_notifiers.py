@@ -436,7 +436,7 @@ def test_what_a_webhook_is_sent_fits_the_schema_that_is_published(form: str) -> 
     assert sent.keys() == published["properties"].keys()
     for name in sent:
         with pytest.raises(jsonschema.ValidationError):
-            jsonschema.validate({**sent, name: ["wrong"]}, published)
+            jsonschema.validate({**sent, name: [None]}, published)
 
 
 @pytest.mark.parametrize("prefix", ["", "whsec_"])

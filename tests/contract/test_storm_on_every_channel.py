@@ -102,6 +102,7 @@ async def test_five_hundred_are_one_message_a_channel_at_the_start_and_one_at_th
         assert begun.startswith("[ops-1] P1 500 x rolling back: s0, s1, s2, ")
         assert len(begun) <= 160
         assert users.taken[0]["title"].startswith("We are looking into trouble with s0, s1, s2, s3, s4 and 495 more")
+        assert desk.taken[0]["services"] == list(NAMES)
         words = " ".join(line["text"] for line in desk.taken[0]["lines"])
         assert all(f"{name}-1" in words for name in NAMES)
 

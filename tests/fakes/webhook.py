@@ -26,6 +26,7 @@ _FIELDS: dict[str, type | tuple[type, ...]] = {
     "thread": str,
     "at": str,
     "service": str,
+    "services": list,
     "incident": str,
     "priority": (str, type(None)),
     "resolves": bool,
@@ -61,8 +62,9 @@ class WebhookFake(Receiver):
             found.append("no Idempotency-Key")
         if not body["title"] or "\n" in body["title"]:
             found.append("the title is not one line")
+        named = any(line["heading"] for line in body["lines"])  # else they are somebody's own words
         for line in body["lines"]:
-            if line.keys() != {"heading", "text"} or not line["heading"] or not line["text"]:
+            if line.keys() != {"heading", "text"} or not line["text"] or (named and not line["heading"]):
                 found.append(f"a line is {line!r:.80}")
         if datetime.fromisoformat(body["at"]).tzinfo is None:
             found.append("a time without a zone")

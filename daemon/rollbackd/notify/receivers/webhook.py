@@ -29,7 +29,9 @@ _KEY = range(24, 65)
 class WebhookLine(BaseModel):
     """One thing that is said."""
 
+    model_config = ConfigDict(use_attribute_docstrings=True)
     heading: str
+    """Empty in words of one's own."""
     text: str
 
 
@@ -55,6 +57,9 @@ class WebhookMessage(BaseModel):
     at: datetime
     """RFC 3339, UTC."""
     service: str
+    """Empty where it is about several, or about rollbackd itself."""
+    services: list[str]
+    """All services that it is about."""
     incident: str
     priority: Literal["P0", "P1", "P2", "P3"] | None
     resolves: bool
@@ -143,6 +148,7 @@ def payload(message: Message) -> dict[str, Any]:
         thread=plain_text.line(message.thread, 1000),
         at=message.at,
         service=message.service,
+        services=list(message.services or filter(None, (message.service,))),
         incident=message.incident,
         priority=message.priority.value if message.priority is not None else None,
         resolves=message.resolves,
