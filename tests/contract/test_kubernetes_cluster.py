@@ -5,6 +5,7 @@ import pytest
 from tests.clusters import Cluster
 from tests.contract.kubernetes_worlds import TRIGGERS
 from tests.fakes.kubernetes_controllers import Object
+from tests.servers import wait_until
 
 GATEWAY, KEDA = "gateway.networking.k8s.io/v1", "keda.sh/v1alpha1"
 
@@ -26,6 +27,14 @@ def asked(cluster: Cluster, version: str, kind: str, spec: Object) -> tuple[str,
 )
 def test_what_a_schema_does_not_allow_is_refused(cluster: Cluster, version: str, kind: str, spec: Object) -> None:
     assert cluster.api.status(*asked(cluster, version, kind, spec)) == 422
+
+
+def test_behind_the_proxy_of_the_api_nobody_answers_for_a_service_without_pods(cluster: Cluster) -> None:
+    services = f"/api/v1/namespaces/{cluster.namespace()}/services"
+    spec = {"selector": {"app": "web"}, "ports": [{"port": 80}]}
+    cluster.api("POST", services, {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web"}, "spec": spec})
+    wait_until(lambda: cluster.api.status("GET", f"{services}/web:80/proxy/health") == 503, "its endpoints are known")
+    assert cluster.api.status("GET", f"{services}/other:80/proxy/health") == 404
 
 
 def test_a_route_has_its_defaults(cluster: Cluster) -> None:

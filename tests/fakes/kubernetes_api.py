@@ -1,6 +1,6 @@
 """A strict fake of the Kubernetes API, in a thread of its own, with small controllers behind it.
 
-It answers what a real server (1.34) answers as far as rollbackd asks: uids, resource versions, generations, JSON
+It answers what a real server (1.36) answers as far as rollbackd asks: uids, resource versions, generations, JSON
 patches by RFC 6902 whose failed `test` is 422, dry runs, metadata alone, pages of one version of a list, watches with
 bookmarks, access reviews, and refusals as Status.
 What did not fit the API is in `wrong`; a test asserts that it is empty.
