@@ -81,6 +81,21 @@ def test_the_first_line_is_the_title_and_the_rest_are_paragraphs_and_it_can_be_a
     assert (one.buttons, one.thread, one.key) == (message.buttons, message.thread, message.key)
 
 
+def test_loops_macros_and_parts_are_there_to_write_with() -> None:
+    sources = {
+        "_lines.j2": "{% macro line(one) %}{{ one.heading | upper }}={{ one.text }}{% endmacro %}",
+        "team/any/any.j2": (
+            '{% from "_lines.j2" import line %}\n{{ title | truncate(20) }}\n\n'
+            "{% for one in fields %}\n{{ loop.index }}/{{ fields | length }} {{ line(one) }}\n\n{% endfor %}\n"
+            "{% set names = services | default([service], true) %}{{ names | first }}{{ '!' if priority == 'P1' }}\n"
+        ),
+    }
+    one = said(sources, a_message(lines=(("Why", "a"), ("Now", "b"))))
+    assert (one.title, one.lines) == (
+        "checkout rolling...", (("", "1/2 WHY=a"), ("", "2/2 NOW=b"), ("", "checkout!")),
+    )  # fmt: skip
+
+
 def test_users_hear_a_sentence_about_trouble_and_nothing_of_how() -> None:
     users = receiver(audience="users")
     words = {event: said({}, a_message(event=event, link="https://ops/1"), users) for event in USERS}
