@@ -9,7 +9,7 @@ import shlex
 import subprocess
 import textwrap
 from collections.abc import Iterator
-from itertools import groupby
+from itertools import dropwhile, groupby
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,10 @@ READ = {"sh", "yaml", "ini", "nginx", "promql", "text", "sql", "python", ""}
 """Languages whose snippets some test reads; `text`, `sql` and `python` by tests of their own beside their subject."""
 
 
+_ASSIGNED = re.compile("[A-Z]+=")
+"""What is set for a command, before it."""
+
+
 def snippets(language: str) -> Iterator[tuple[str, str]]:
     """Each with its page's name."""
     for page in EVERYWHERE:
@@ -44,7 +48,7 @@ def typed(block: str) -> Iterator[list[str]]:
     lexer.whitespace_split, lexer.whitespace, lexer.commenters = True, " \t", ""
     for ends, words in groupby(lexer, lambda word: not word.strip(";|&\n")):
         if not ends:
-            yield list(words)
+            yield list(dropwhile(_ASSIGNED.match, words))
 
 
 COMMANDS = [(page, words) for page, block in snippets("sh") for words in typed(block)]
@@ -77,7 +81,8 @@ def test_every_target_of_make_is_there() -> None:
 
 def test_every_other_program_is_one_of_debians_or_of_an_example() -> None:
     known = {"rollbackd", "make", "curl", "git", "systemctl", "journalctl", "install", "apt-get", "python3", "adduser",
-             "touch", "rm", "printf", "cat", "chmod", "su", "until", "do", "done", "sleep", "true", "jq", "setfacl"}  # fmt: skip
+             "touch", "rm", "printf", "cat", "chmod", "su", "until", "do", "done", "sleep", "true", "jq", "setfacl",
+             "createdb", "createuser", "python"}  # fmt: skip
     assert {Path(words[0]).name for _, words in COMMANDS} - known <= {"pip"}
 
 

@@ -51,10 +51,11 @@ def init(
     force: Force = False,
     root: Root = _SLASH,
 ) -> int | None:
-    """Write a first configuration for this host, with its secrets and all that the unit needs for it; then try it.
+    """Write a first configuration for this host, and try it.
 
-    Finds Prometheus, Alertmanager, repositories and their units, asks what it cannot know, and shows each file before
-    it is written. What is there stays, unless --force is given. After `rollbackd install`, as root.
+    With its secrets, and all that the unit needs for it. Finds Prometheus, Alertmanager, repositories and their units,
+    asks what it cannot know, and shows each file before it is written. What is there stays, unless --force is given.
+    After `rollbackd install`, as root.
     """
     from rollbackd.setup.first_config import text_of
     from rollbackd.setup.steps import TargetHost

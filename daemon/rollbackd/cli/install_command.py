@@ -23,10 +23,11 @@ _SLASH = Path("/")
 
 
 def install(session: Session, yes: Yes = False, force: Force = False, root: Root = _SLASH) -> int | None:
-    """Put the service onto this host, or bring it up to date; as root, and as often as you like.
+    """Put the service onto this host, or bring it up to date.
 
-    The unit, its user and directories, completion, the manual page; and what the configuration needs: the drop-in,
-    the polkit rule, the secrets in /etc/rollbackd/credentials, encrypted where this host can. All of it is shown first.
+    As root, and as often as you like: the unit, its user and directories, completion, the manual page; and what the
+    configuration needs: the drop-in, the polkit rule, the secrets in /etc/rollbackd/credentials, encrypted where this
+    host can. All of it is shown first.
     """
     from rollbackd.cli.own_texts import texts
     from rollbackd.setup import service_files

@@ -49,16 +49,21 @@ def _prepare(file: JournalFile, reserve: Reserve) -> int:
 
     if was_there and not file.path.exists():
         raise mark.gone()
-    if not create(file.path):
-        with file.troubles():
-            save_before_migration(file.path, file.busy)
+    is_new = create(file.path)
+
+    def begun() -> int:
+        if not is_new:
+            with file.troubles():
+                save_before_migration(file.path, file.busy)
+        return file.write(ready)
+
     try:
-        newest = file.write(ready)
+        newest = begun()
     except JournalUnavailable as trouble:
         # The life before this one may have been killed on a full disk, with a rollback under way.
         if not (trouble.full and reserve.release()):
             raise
-        newest = file.write(ready)
+        newest = begun()
     reserve.restore()
     mark.write(newest)
     return newest
