@@ -215,6 +215,7 @@ async def build(config: Config, journal: Journal, clock: Clock, checkpoint: Chec
         goes_on=goes_on,
         over=over,
         deciding=lambda: decision_engine.deciding,
+        services_deciding=lambda: decision_engine.services_deciding,
         wording=wording,
     )
     registry, vitals = CollectorRegistry(), Vitals()

@@ -75,7 +75,9 @@ async def test_five_hundred_are_one_message_a_channel_at_the_start_and_one_at_th
         journal = MemoryJournal(clock)
         left = MANY
         config = Config(daemon=Daemon(name="ops-1"), notify=Notify(receivers=(told,)))
-        dispatcher = NotificationDispatcher(journal, config, notifiers, clock, deciding=lambda: left)
+        dispatcher = NotificationDispatcher(
+            journal, config, notifiers, clock, deciding=lambda: left, services_deciding=lambda: left
+        )
 
         async def look(length: timedelta = timedelta()) -> None:
             clock.advance(length)

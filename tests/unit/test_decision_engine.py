@@ -266,7 +266,9 @@ async def test_a_storm_of_triggers_of_one_service_makes_few_tasks_and_each_is_de
     for number in range(300):
         decision_engine.consider_soon(replace(shop.trigger(), episode=f"sick/{number}"))
     assert len(asyncio.all_tasks()) - before <= 4
+    assert (decision_engine.deciding, decision_engine.services_deciding) == (300, 1)
     await decision_engine.settle()
+    assert (decision_engine.deciding, decision_engine.services_deciding) == (0, 0)
     assert shop.words.count("refuses") == 300
 
 

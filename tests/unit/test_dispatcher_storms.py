@@ -28,13 +28,16 @@ class World:
         self.journal = MemoryJournal(self.clock)
         self.room, self.oncall = Recorder(), Recorder(keeps_open=True)
         self.deciding = 0
+        self.services = len(FIVE)
 
     def dispatcher(self, **given: Any) -> NotificationDispatcher:
         """A new process."""
         receivers = {"room": self.room, "oncall": self.oncall}
-        return NotificationDispatcher(
-            self.journal, Config(), receivers, self.clock, deciding=lambda: self.deciding, **given
-        )
+        counted: dict[str, Any] = {
+            "deciding": lambda: self.deciding,
+            "services_deciding": lambda: min(self.deciding, self.services),
+        }
+        return NotificationDispatcher(self.journal, Config(), receivers, self.clock, **counted, **given)
 
     async def write(self, names: Sequence[str], *given: Any) -> None:
         for name in names:
@@ -71,6 +74,13 @@ async def test_few_are_told_at_once_and_each_by_itself(world: World) -> None:
     await world.wait(dispatcher)
     assert [one.service for one in world.room.messages if one.resolves] == list(FIVE[: MANY - 1])
     assert await world.paged() == []
+
+
+async def test_many_alerts_of_one_service_are_no_storm(world: World) -> None:
+    world.deciding, world.services = 50, 1
+    await world.write(["s0"], opened, planned(), facts.ApplyStarted("code"))
+    await world.wait(world.dispatcher())
+    assert world.told(world.room) == [("opened", 1), ("started", 1)]
 
 
 async def test_many_are_one_message_when_they_begin_and_one_when_they_are_well(world: World) -> None:

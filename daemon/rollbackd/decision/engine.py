@@ -122,6 +122,11 @@ class DecisionEngine:
         """How many episodes are under decision."""
         return len(self._thinking)
 
+    @property
+    def services_deciding(self) -> int:
+        """How many services they are of."""
+        return len(self._deciders)
+
     def run_soon(self, work: Coroutine[Any, Any, None]) -> None:
         """Run something short beside; `settle` waits for it."""
         task = asyncio.create_task(work)
@@ -134,6 +139,8 @@ class DecisionEngine:
                 await self._guarded(waiting.popleft())
         finally:
             self._deciders[service] -= 1
+            if not self._deciders[service]:
+                del self._deciders[service]
 
     async def _guarded(self, trigger: Trigger) -> None:
         say = partial(self._log.error, "a decision could not be written; nothing was started")

@@ -75,7 +75,7 @@ class NotificationDispatcher:
 
     `goes_on(service, episode)` says whether a refused trouble still goes on; a no skips a reminder, and ends nothing.
     `over(service, episode)` is a reason when the trouble is known to have ended; one that lasts ends it, by a fact.
-    `deciding()` says how many triggers are being decided on.
+    `deciding()` says how many triggers are being decided on, and `services_deciding()` of how many services.
     """
 
     def __init__(
@@ -88,6 +88,7 @@ class NotificationDispatcher:
         goes_on: Callable[[str, str], bool] = _always,
         over: Callable[[str, str], str] = _never,
         deciding: Callable[[], int] = lambda: 0,
+        services_deciding: Callable[[], int] = lambda: 0,
         wording: Wording | None = None,
         many: int = 100,
         patience: timedelta = PATIENCE,
@@ -103,6 +104,7 @@ class NotificationDispatcher:
         self._goes_on = goes_on
         self._over = over
         self._deciding = deciding
+        self._services_deciding = services_deciding
         self._calm: dict[str, float] = {}
         """Since when a refused trouble is gone, by the monotonic clock."""
         self._many = many
@@ -308,7 +310,7 @@ class NotificationDispatcher:
         In a storm the first step of each service is not told: that it goes back was, and its end will be.
         """
         now, deciding = self._clock.now(), self._deciding()
-        storm = max(deciding, at_work) >= MANY
+        storm = max(self._services_deciding(), at_work) >= MANY
         # An end farther ahead than any window is long is from before the clock was set back.
         self._windows = {key: one for key, one in self._windows.items() if now < one.end <= now + TOGETHER}
         running = dict(self._windows)
