@@ -20,7 +20,7 @@ from typing import TypeVar
 import pytest
 
 PROGRAMS = ("root", "systemd-nspawn", "debootstrap", "nsenter", "setpriv")
-PACKAGES = ("systemd", "systemd-sysv", "dbus", "python3", "git", "procps", "libpam-systemd", "polkitd")
+PACKAGES = ("systemd", "systemd-sysv", "dbus", "python3", "git", "procps", "libpam-systemd", "polkitd", "acl")
 T = TypeVar("T")
 _KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 

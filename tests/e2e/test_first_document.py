@@ -4,6 +4,7 @@ Nothing can be fetched in there, so what the first block installs is put into pl
 would have made of the wheel.
 """
 
+import json
 import re
 import shutil
 import sys
@@ -35,6 +36,16 @@ ExecStart=/usr/bin/{name} --config.file=/etc/prometheus/{file} --storage.{kind}=
 """
 
 
+SHARED = """
+daemon: {mode: act, open_on_loopback: true}
+services:
+  - name: checkout
+    match: {service: checkout}
+    layers: {code: {adapter: git, repo: /srv/checkout}}
+    verify: {settle: 0s, every: 100ms, passes: 2, deadline: 30s, checks: [{command: [test, -f, /srv/checkout/v1/page]}]}
+"""
+
+
 def blocks(page: str) -> list[str]:
     """The commands of a page, block by block."""
     return re.findall(r"^```sh\n(.*?)^```", (PROJECT / "docs" / page).read_text(), re.MULTILINE | re.DOTALL)
@@ -56,6 +67,7 @@ def _put_into_place(machine: Machine) -> None:
 
 @pytest.fixture(scope="module")
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
+    """Where the document was followed to its end."""
     if sys.version_info[:2] != (3, 11):
         pytest.skip("missing: Python 3.11, Debian 12's, for which the dependencies were compiled")
     where = tmp_path_factory.mktemp("wheel")
@@ -67,6 +79,7 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     binds += [(path, f"/usr/bin/{path.name}") for path in servers]
     with booted([*binds, (Path("/usr/share/prometheus"), "/usr/share/prometheus")]) as machine:
         _put_into_place(machine)
+        _follow(machine)
         yield machine
 
 
@@ -76,7 +89,8 @@ def typed(machine: Machine, block: str, limit: float = 120) -> str:
     return done.stdout + done.stderr
 
 
-def test_from_nothing_to_a_verified_rollback(machine: Machine) -> None:
+def _follow(machine: Machine) -> None:
+    """Every block of the document in its order, and what it promises after each."""
     install, *rest = blocks("start.md")
     *fetched, last = install.splitlines()
     assert [line.split()[0] for line in fetched] == ["apt-get", "python3", "/opt/rollbackd/bin/pip"]
@@ -101,7 +115,12 @@ def test_from_nothing_to_a_verified_rollback(machine: Machine) -> None:
     assert re.search(r"runs +code v1", said), said
     assert "HelloIsNotWell" in said
     typed(machine, onward)
-    assert released.read_text() == "v3\n"
+
+
+def test_from_nothing_to_a_verified_rollback_and_on(machine: Machine) -> None:
+    assert (machine.files / "srv/hello/release").read_text() == "v3\n"
+    listed = json.loads(machine.run("rollbackd", "--json", "incidents").stdout)["incidents"]
+    assert [(one["id"], one["outcome"]) for one in listed] == [("hello-1", "recovered")]
 
 
 ASKS = """
@@ -123,6 +142,34 @@ def test_once_more_changes_nothing_and_secrets_are_encrypted(machine: Machine) -
     assert sorted(path.name for path in credentials.iterdir()) == ["alertmanager-token.cred", "metrics-token.cred"]
     assert token not in (credentials / "alertmanager-token.cred").read_text()
     assert machine.run("ls", "/etc/rollbackd/credentials", user="prometheus", check=False).returncode != 0
+
+
+def test_a_work_tree_is_shared_with_the_deploy_user(machine: Machine) -> None:
+    shared, onward = blocks("sharing.md")
+    fetched, *share = shared.splitlines()
+    assert fetched == "apt-get install -y acl"
+    machine.run("useradd", "deploy")
+    deploy = ("git", "-C", "/srv/checkout", "-c", "user.name=d", "-c", "user.email=d@example.com")
+
+    def deployed(version: str) -> None:
+        machine.run("mkdir", "-p", f"/srv/checkout/{version}", user="deploy")
+        machine.run("cp", "/etc/hostname", f"/srv/checkout/{version}/page", user="deploy")
+        for words in (["add", "-A"], ["commit", "-qm", version], ["tag", version]):
+            machine.run(*deploy, *words, user="deploy")
+
+    machine.run("install", "-d", "-o", "deploy", "/srv/checkout")
+    machine.run("git", "init", "-q", "-b", "main", "/srv/checkout", user="deploy")
+    deployed("v1")
+    typed(machine, "\n".join(share))
+    machine.write("/etc/rollbackd/config.yaml", SHARED)
+    typed(machine, "rollbackd install --yes && systemctl restart rollbackd && rollbackd good checkout")
+    deployed("v2")
+    said = typed(machine, "rollbackd rollback checkout --to v1 --yes")
+    tree = machine.files / "srv/checkout"
+    assert not (tree / "v2").exists(), said
+    typed(machine, onward)
+    assert (tree / "v2" / "page").exists()
+    deployed("v3")
 
 
 def test_uninstalled_it_is_gone_and_its_memory_is_not(machine: Machine) -> None:

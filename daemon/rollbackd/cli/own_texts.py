@@ -51,7 +51,7 @@ def _page(program: Any) -> Iterator[str]:
     yield ".SH COMMANDS"
     yield "Each also takes \\-\\-json, \\-\\-config, \\-\\-socket and \\-\\-help."
     yield from _commands(program, context)
-    yield from (".SH SEE ALSO", "/usr/share/doc/rollbackd, systemctl(1), journalctl(1)")
+    yield from (".SH SEE ALSO", "systemctl(1), journalctl(1)")
 
 
 def _commands(group: Any, context: Any) -> Iterator[str]:
@@ -59,8 +59,8 @@ def _commands(group: Any, context: Any) -> Iterator[str]:
         within = command.make_context(name, [], parent=context, resilient_parsing=True)
         yield f".SS {_roff(within.command_path.partition(' ')[2])}"
         yield f".B {_roff(command.get_usage(within).partition(': ')[2])}"
-        for paragraph in _paragraphs((command.help or "").split("\n\n")):
-            yield from (".br", paragraph) if paragraph != ".PP" else (".PP",)
+        yield ".br"
+        yield from _paragraphs((command.help or "").split("\n\n"))
         yield from _options(command, within, _SHARED)
         yield from _commands(command, within) if hasattr(command, "commands") else ()
 
