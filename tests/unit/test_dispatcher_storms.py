@@ -1,5 +1,6 @@
 """Many services that go back at once: what is alike is one message, and one page; few are told each by itself."""
 
+import asyncio
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
@@ -184,3 +185,20 @@ async def test_messages_that_wait_for_each_other_are_not_too_many(world: World) 
     assert [one.fact.kind for one in await world.journal.read(FLEET) if isinstance(one.fact, facts.Notice)] == [
         "messages_waiting"
     ]
+
+
+async def test_words_for_hundreds_at_once_leave_turns_to_other_work(world: World) -> None:
+    turns = 0
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    await world.write([f"s{number}" for number in range(400)], opened)
+    dispatcher, beside = world.dispatcher(), asyncio.create_task(other())
+    await dispatcher.pump()
+    beside.cancel()
+    assert turns >= 8
+    assert len(await world.journal.waiting()) == 800

@@ -259,12 +259,12 @@ class NotificationDispatcher:
 
     async def _pump(self, records: Sequence[Record]) -> int:
         troubles, incidents, made = self._troubles, self._incidents.copy(), list[Envelope]()
-        for record in records:
+        async for record in in_turns(records):
             made += await self._words(record, troubles, incidents)
             later = fold(troubles, record)
             made += page_threads.turned(record, troubles, later)
             troubles = later
-        rows = self._rows(made, max(len(self._troubles.busy), len(troubles.busy)))
+        rows = await self._rows(made, max(len(self._troubles.busy), len(troubles.busy)))
         seq = records[-1].seq
         if rows or seq >= self._stored + 2 * BATCH:
             await self._journal.enqueue(rows, CURSOR, seq)
@@ -304,7 +304,7 @@ class NotificationDispatcher:
                 incidents.keep(found)
         return incidents.of(stream)
 
-    def _rows(self, made: Sequence[Envelope], at_work: int = 0) -> list[Outgoing]:
+    async def _rows(self, made: Sequence[Envelope], at_work: int = 0) -> list[Outgoing]:
         """A row of the outbox for each message and receiver. Messages of one group made together go together.
 
         In a storm the first step of each service is not told: that it goes back was, and its end will be.
@@ -316,7 +316,7 @@ class NotificationDispatcher:
         running = dict(self._windows)
         others = now + GATHER + DECIDED_IN * deciding
         rows = []
-        for one in made:
+        async for one in in_turns(made):
             if storm and one.message.event == "started":
                 continue
             new = _Window(others if deciding > 1 or (storm and one.hurried) else now, now + TOGETHER)
@@ -401,7 +401,7 @@ class NotificationDispatcher:
                     made += [*self._next_people(trouble, now), *await self._reminder(trouble, now)]
             if not made:
                 return 0
-            rows = self._rows(made)
+            rows = await self._rows(made)
             try:
                 await self._journal.enqueue(rows, CURSOR, self._stored)
             except JournalUnavailable:
