@@ -4,13 +4,15 @@ import asyncio
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rollbackd.cli.command_frame import NO, Session, StopError, complain, is_sure
 from rollbackd.cli.terminal_text import safe
-from rollbackd.setup.steps import SetupError, SetupStep, StepEffect, TargetHost
+
+if TYPE_CHECKING:  # a heavy import
+    from rollbackd.setup.steps import SetupStep, TargetHost
 
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing.")]
 Force = Annotated[
@@ -31,6 +33,7 @@ def install(session: Session, yes: Yes = False, force: Force = False, root: Root
     """
     from rollbackd.cli.own_texts import texts
     from rollbackd.setup import service_files
+    from rollbackd.setup.steps import TargetHost
 
     host = TargetHost(root.absolute())
     _refuse_older(session, host)
@@ -63,17 +66,19 @@ def uninstall(
     """
     from rollbackd.cli.own_texts import texts
     from rollbackd.setup import service_files
+    from rollbackd.setup.steps import TargetHost
 
     del session
     host = TargetHost(root.absolute())
     return carry_out(host, service_files.removal_steps(host, texts(), purge=purge), yes=yes, force=force)
 
 
-def carry_out(host: TargetHost, steps: Sequence[SetupStep], *, yes: bool, force: bool) -> int | None:
+def carry_out(host: "TargetHost", steps: "Sequence[SetupStep]", *, yes: bool, force: bool) -> int | None:
     """Show the plan, ask, do it; the exit code.
 
     :raises StopError: a step failed; those before it are done, and the same command goes on from there.
     """
+    from rollbackd.setup.steps import SetupError, StepEffect
     from rollbackd.system.spawner import Spawner
 
     found = [(step, step.effect(host, force=force)) for step in steps]
@@ -103,7 +108,7 @@ def carry_out(host: TargetHost, steps: Sequence[SetupStep], *, yes: bool, force:
     return None
 
 
-def _needed(session: Session, host: TargetHost) -> tuple[Sequence[SetupStep], Sequence[str]]:
+def _needed(session: Session, host: "TargetHost") -> "tuple[Sequence[SetupStep], Sequence[str]]":
     """What the configuration needs, where there is one; and what is left to people."""
     from rollbackd.config.load import ConfigErrors
     from rollbackd.setup import service_files
@@ -121,7 +126,7 @@ def _needed(session: Session, host: TargetHost) -> tuple[Sequence[SetupStep], Se
     return found.steps, found.lacking
 
 
-def _refuse_older(session: Session, host: TargetHost) -> None:
+def _refuse_older(session: Session, host: "TargetHost") -> None:
     """:raises StopError: a newer version wrote the journal, which this one cannot read."""
     from rollbackd.cli.locations import journal_url
     from rollbackd.config.models import JOURNAL
