@@ -2,6 +2,7 @@
 
 import asyncio
 import subprocess
+import tracemalloc
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
@@ -137,9 +138,10 @@ async def pretending(answer: bytes | None, asked: list[bytes]) -> AsyncIterator[
     served: list[asyncio.Task[None]] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while answer != b"" and (question := await reader.read(2**12)):
-            asked.append(question)
-            writer.write(answer or b"")
+        with suppress(OSError):
+            while answer != b"" and (question := await reader.read(2**12)):
+                asked.append(question)
+                writer.write(answer or b"")
         writer.close()
         with suppress(OSError):
             await writer.wait_closed()
@@ -168,6 +170,30 @@ async def test_what_is_no_pong_is_bad(answer: bytes | None, said: str) -> None:
         result = await ask(url, timeout="300ms")
     assert result.verdict is BAD
     assert said in result.reason.lower()
+
+
+BROKEN = {
+    "a number that is none": b":abc\r\n",
+    "a number of thousands of digits": b":" + b"9" * 5000 + b"\r\n",
+    "a length that is none": b"$abc\r\n",
+    "a length below zero": b"$-5\r\n",
+    "a length beyond all memory": b"$9999999999\r\n" + b"x" * 2**16,
+    "lists in lists": b"*1\r\n" * 20_000,
+    "a line without an end": b"+" + b"x" * 2**18,
+    "an answer that is too large": b"*2\r\n$16000000\r\n" + b"x" * 16_000_000 + b"\r\n$1000000\r\n",
+}
+
+
+@pytest.mark.parametrize("how", BROKEN)
+async def test_what_is_no_answer_of_redis_or_too_large_is_broken_and_fills_no_memory(how: str) -> None:
+    tracemalloc.start()
+    try:
+        async with pretending(BROKEN[how], []) as url:
+            result = await ask(url, timeout="20s")
+        assert tracemalloc.get_traced_memory()[1] < 128 * 2**20
+    finally:
+        tracemalloc.stop()
+    assert (result.verdict, result.reason[:16]) == (BAD, "broken answer: n") or "larger than 16 MiB" in result.reason
 
 
 async def test_ping_is_what_is_asked_last() -> None:

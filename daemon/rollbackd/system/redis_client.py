@@ -40,6 +40,8 @@ def redis_client(
     from redis.asyncio.retry import Retry
     from redis.backoff import NoBackoff
 
+    from rollbackd.system.redis_answers import BoundedParser
+
     given: dict[str, Any] = {} if db is None else {"db": db}
     if ca is not None:
         if not ca.is_file():
@@ -51,6 +53,7 @@ def redis_client(
         password=password,
         retry=Retry(NoBackoff(), 0),
         single_connection_client=True,
+        parser_class=BoundedParser,
         socket_timeout=None,
         socket_connect_timeout=None,
         **given,
