@@ -11,10 +11,12 @@ from typing import Any, cast
 import aiohttp
 import pytest
 from jsonschema import Draft202012Validator
+from pydantic import ValidationError
 
 from rollbackd.api import CannotListenError, build_app
 from rollbackd.api.long_poll import MOST_WAITS, Waits
 from rollbackd.api.problems import ProblemError
+from rollbackd.api.routes import ROUTES
 from rollbackd.model import Priority, Request
 from rollbackd.operations import Operations
 from rollbackd.operations.parameters import ChangeBody
@@ -223,6 +225,16 @@ async def test_every_error_is_a_problem_with_a_sentence(
     assert answer["detail"] == (detail or answer["detail"])
 
 
+def test_every_number_of_a_request_is_one_that_a_journal_can_have() -> None:
+    models = {model for route in ROUTES for model in (route.query, route.body)}
+    numbers = [(model, name) for model in models for name, one in model.model_fields.items() if one.annotation is int]
+    assert numbers
+    for model, name in numbers:
+        with pytest.raises(ValidationError) as refused:
+            model.model_validate({name: 2**63})
+        assert (name,) in [one["loc"] for one in refused.value.errors() if one["type"] == "less_than_equal"], model
+
+
 async def test_a_refusal_lists_its_findings(served: Served) -> None:
     status, answer, _ = await ask(served, "POST", "/api/v1/services/search/rollback", body=b"{}")
     assert status == 409
@@ -283,6 +295,7 @@ async def test_loopback_without_tokens_posts_and_reads_but_never_orders(tmp_path
         ({"Host": "localhost:9099", "Origin": "http://localhost:9099"}, 200),
         ({"Host": "localhost:9099", "Origin": "http://localhost:3000"}, 403),
         ({"Host": "localhost:9099", "Origin": "null"}, 403),
+        ({"Host": "localhost:9099", "Origin": "http://[::1"}, 403),
         ({"X-Forwarded-For": "203.0.113.7"}, 401),
         ({"Forwarded": "for=203.0.113.7"}, 401),
         ({"Content-Type": "text/plain"}, 415),

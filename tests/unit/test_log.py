@@ -18,6 +18,7 @@ from typing import TextIO, cast
 
 import pytest
 import structlog
+from aiohttp.http_exceptions import BadHttpMessage
 
 from rollbackd.system import log
 from tests.fakes.clock import ManualClock
@@ -181,6 +182,19 @@ def test_what_libraries_say_is_json_and_of_each_kind_once_a_minute(capsys: pytes
     assert (first[0]["level"], first[0]["part"], first[0]["details"]) == ("error", "asyncio", "socket: <fd=0>")
     assert "Too many open files" in first[0]["exception"]
     assert [line["left_out"] for line in again] == [1999, 1999]
+
+
+def test_what_somebody_sent_wrong_is_no_fault_with_a_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    with logging_to(sys.stderr):
+        try:
+            raise BadHttpMessage("Got more than 8190 bytes when reading:\n\n  " + "y" * 9000)
+        except BadHttpMessage as error:
+            logging.getLogger("aiohttp.server").error("Error handling request from %s", "127.0.0.1", exc_info=error)
+        (line,) = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert (line["level"], line["event"]) == ("warning", "Error handling request from 127.0.0.1")
+    assert line["error"].startswith("400, message: Got more than 8190 bytes when reading: yyy")
+    assert "exception" not in line
+    assert len(line["error"]) < 3000
 
 
 def test_a_warning_of_the_interpreter_is_a_line_as_any_other() -> None:

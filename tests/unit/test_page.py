@@ -291,6 +291,8 @@ async def _forged(browser: Browser, how: str) -> aiohttp.ClientResponse:
             return await browser.post(path, {"form": word}, Origin="https://evil.example")
         case "no origin":
             return await browser.post(path, {"form": word}, Origin="null")
+        case "broken origin":
+            return await browser.post(path, {"form": word}, Origin="http://[::1")
         case "yesterday":
             browser.client.cookie_jar.clear()
             await browser.log_in()
@@ -310,7 +312,17 @@ async def _forged(browser: Browser, how: str) -> aiohttp.ClientResponse:
 
 @pytest.mark.parametrize(
     "how",
-    ["no word", "another word", "foreign origin", "no origin", "yesterday", "logged out", "viewer", "nobody"],
+    [
+        "no word",
+        "another word",
+        "foreign origin",
+        "no origin",
+        "broken origin",
+        "yesterday",
+        "logged out",
+        "viewer",
+        "nobody",
+    ],
 )
 async def test_a_forged_order_does_nothing_and_is_logged(
     browser: Browser, how: str, capfd: pytest.CaptureFixture[str]

@@ -26,6 +26,7 @@ from aiohttp import hdrs, web
 from rollbackd.api.problems import ProblemError
 from rollbackd.api.server import CannotListenError
 from rollbackd.config.models import Daemon, Role, listening
+from rollbackd.syntax.addresses import origin_of
 from rollbackd.syntax.units import Secret
 from rollbackd.system import step_processes
 
@@ -135,7 +136,7 @@ class Gate:
         if not _is_local_name(host):
             raise ProblemError(403, "the Host header is not this host's; without a token ask for localhost by name")
         origin = headers.get(hdrs.ORIGIN)
-        if origin is not None and urlsplit(origin).netloc != host:
+        if origin is not None and origin_of(origin)[1] != host:
             raise ProblemError(403, "a web page of another origin may not ask without a token")
         return _OPEN
 

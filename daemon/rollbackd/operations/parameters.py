@@ -10,6 +10,8 @@ from rollbackd.model import Priority
 from rollbackd.syntax.units import Duration, Instant, Spec, format_duration
 
 LONGEST_WAIT = timedelta(seconds=60)
+_LAST = 2**63 - 1
+"""The highest number that a record may have in the journal."""
 Reason = Annotated[str, Field(max_length=2000)]
 """Free text for people."""
 Reference = Annotated[str, Field(max_length=500)]
@@ -64,7 +66,7 @@ class MonthQuery(RequestFields):
 
 
 class EventsQuery(RequestFields):
-    after: int = Field(default=0, ge=0)
+    after: int = Field(default=0, ge=0, le=_LAST)
     """Only facts with a place above this."""
     service: str = ""
     """Only of this service."""
@@ -78,7 +80,7 @@ class IncidentsQuery(DecisionsQuery):
 
 
 class NewsQuery(RequestFields):
-    after: int = Field(default=0, ge=0)
+    after: int = Field(default=0, ge=0, le=_LAST)
     """Only records with n above this."""
     wait: Duration = timedelta()
     """When there are none, wait for news so long, at most 1m."""

@@ -3,7 +3,6 @@
 import hmac
 from collections.abc import Mapping
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 from aiohttp import hdrs, web
 
@@ -11,6 +10,7 @@ from rollbackd.api.authorization import Gate, Peer, operator
 from rollbackd.api.problems import ProblemError
 from rollbackd.config.models import Daemon
 from rollbackd.page.sessions import LASTS, PageSession, PageSessions
+from rollbackd.syntax.addresses import origin_of
 from rollbackd.system import log
 
 WORD = "form"
@@ -45,8 +45,8 @@ class Doorkeeper:
     def __init__(self, daemon: Daemon, gate: Gate, sessions: PageSessions) -> None:
         self.gate = gate
         self._sessions = sessions
-        self._ours = urlsplit(daemon.url)
-        self._sealed = self._ours.scheme == "https"
+        self._ours = origin_of(daemon.url)
+        self._sealed = self._ours[0] == "https"
         self.cookie = "__Host-rollbackd" if self._sealed else "rollbackd"
         """The cookie's name; the prefix keeps others of the domain from setting it, where there is TLS."""
 
@@ -92,9 +92,9 @@ class Doorkeeper:
 
     def check_origin(self, request: web.Request) -> None:
         """A form of another web page does nothing. :raises ProblemError: 403."""
-        origin = urlsplit(request.headers.get(hdrs.ORIGIN, ""))
+        origin = origin_of(request.headers.get(hdrs.ORIGIN, ""))
         own = request.headers.get(hdrs.HOST, "")
-        if not origin.netloc or (origin.netloc != own and origin[:2] != self._ours[:2]):
+        if not origin[1] or (origin[1] != own and origin != self._ours):
             why = "this form came from another web page: nothing was done; give orders from rollbackd's own page"
             raise self._refused(request, "nobody", why)
 

@@ -19,6 +19,14 @@ def is_url(text: str, schemes: Collection[str] = ("http", "https")) -> bool:
     return named and not any(character.isspace() for character in text)
 
 
+def origin_of(text: str) -> tuple[str, str]:
+    """Scheme and place of the web page that a browser says a request came from; nothing for what is none."""
+    try:
+        return urlsplit(text)[:2]
+    except ValueError:
+        return "", ""
+
+
 def redis_url(text: str) -> str:
     """A Redis without credentials in its address. :raises ValueError: for anything else, with what to write."""
     socket = text.startswith("unix:///") and not any(character.isspace() for character in text)

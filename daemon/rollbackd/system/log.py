@@ -251,6 +251,10 @@ def _unless_it_fails(processor: Any) -> Any:
     return process
 
 
+_OF_SENDERS = "aiohttp.http_exceptions"
+"""Where errors are defined that say what is wrong with what somebody sent: no fault of ours, and no traceback."""
+
+
 class LibraryLines(logging.Handler):
     """Brings what libraries say, asyncio and aiohttp above all, into our log: of each kind one line a minute.
 
@@ -276,7 +280,11 @@ class LibraryLines(logging.Handler):
         more: dict[str, Any] = {"details": details[:_DETAILS]} if details else {}
         if left_out:
             more["left_out"] = left_out
-        get(record.name).log(record.levelno, event[:_DETAILS], exc_info=record.exc_info, **more)
+        error = record.exc_info[1] if record.exc_info else None
+        if type(error).__module__ == _OF_SENDERS:
+            get(record.name).warning(event[:_DETAILS], error=" ".join(str(error)[:_DETAILS].split()), **more)
+        else:
+            get(record.name).log(record.levelno, event[:_DETAILS], exc_info=record.exc_info, **more)
 
     def _kind(self, record: logging.LogRecord) -> str:
         words = _VARIES.sub("", str(record.msg)[:_WORDS].partition("\n")[0])
