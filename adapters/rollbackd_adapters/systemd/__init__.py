@@ -56,13 +56,16 @@ class SystemdAdapter(StepAdapter[SystemdSettings]):
         with suppress(AdapterError):  # `ready` tells that systemd does not answer
             units = await self._manager.look(self._settings.units)
             others = await self._manager.dragged(self._settings.action, units)
-            return replace(change, risks=(*change.risks, *self._told(units, others)))
+            newly = await self._manager.newly_related([unit for unit in units if unit.outdated])
+            return replace(change, risks=(*change.risks, *self._told(units, others, newly)))
         return change
 
-    def _told(self, units: Sequence[SystemdUnit], others: Dragged) -> Iterator[str]:
+    def _told(self, units: Sequence[SystemdUnit], others: Dragged, newly: Sequence[str]) -> Iterator[str]:
         """What systemd does besides, a sentence each."""
         if outdated := [unit.name for unit in units if unit.outdated]:
             yield f"systemd reads all its definitions again, since those of {', '.join(outdated)} are newer on disk"
+        if newly:
+            yield f"on disk these units name others by {', '.join(newly)}, which systemd moves as that says"
         if others.along:
             verb = "reloads" if self._settings.action == "reload" else "restarts"
             yield f"systemd {verb} what depends on these units too: {', '.join(others.along)}"
@@ -186,7 +189,7 @@ class SystemdAdapter(StepAdapter[SystemdSettings]):
             stopped = [unit.name for unit in units if unit in running or unit in broke or unit.name in known]
             others = await self._stopped_along(running)
             stopped += [name for name in dict.fromkeys([*known, *others]) if name not in stopped]
-            trace.begin(stopped=stopped, entered=False)
+            trace.begin(stopped=stopped, entered=False, started=[], ended=[])
             try:
                 await self._stop([unit.name for unit in reversed(running)], lock)
             except AdapterError:
@@ -205,6 +208,9 @@ class SystemdAdapter(StepAdapter[SystemdSettings]):
                 else []
             ):
                 await self._manager.reread(outdated, lock)
+            if stopped:
+                others = await self._manager.dragged("restart", await self._manager.look(stopped))
+                trace.begin(started=others.started, ended=others.ended)
             for name in stopped:
                 await self._manager.forgive(name, lock)
                 await self._manager.do("start", name, lock, self._settings.timeout)
@@ -214,10 +220,15 @@ class SystemdAdapter(StepAdapter[SystemdSettings]):
                 trace.begin(stopped=[], entered=False)
 
     async def note(self, key: str) -> str:
-        """A sentence while units are stopped that the layer does not name."""
+        """What systemd moved with the units, and the layer does not name."""
         begun = self._crossing(key).known
-        others = [name for name in begun.get("stopped", []) if name not in self._settings.units]
-        return f"stopped too, since they depend on these units: {', '.join(others)}" if others else ""
+        others = {
+            "stopped too, since they depend on these units": begun.get("stopped", []),
+            "started too, since these units want them": begun.get("started", []),
+            "stopped, since they conflict with these units": begun.get("ended", []),
+        }
+        named = {why: [name for name in names if name not in self._settings.units] for why, names in others.items()}
+        return "; ".join(f"{why}: {', '.join(names)}" for why, names in named.items() if names)
 
     async def _stopped_along(self, running: Sequence[SystemdUnit]) -> list[str]:
         """The active units outside of the layer that systemd stops with these, and that we start again.

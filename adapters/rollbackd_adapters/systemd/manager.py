@@ -24,6 +24,8 @@ _STOPPED_WITH = ("BoundBy", "ConsistsOf", "PropagatesStopTo", "RequiredBy", "Req
 _RELOADED_WITH = ("PropagatesReloadTo",)
 _STARTED_WITH = ("BindsTo", "Requires", "Upholds", "Wants")
 _ENDED_BY_START = ("Conflicts",)
+_RELATIONS = frozenset({*_STARTED_WITH, *_ENDED_BY_START})
+"""By which a unit's own definition names others that are moved when it is started."""
 _PROPERTIES = ",".join(
     (
         "ActiveState,CanReload,CanStart,CanStop,ConditionResult,ConditionTimestampMonotonic,InvocationID,Job,LoadError",
@@ -166,6 +168,20 @@ class Manager:
             found += waiting
             waiting = waiting if deep else []
         return found
+
+    async def newly_related(self, units: Sequence[SystemdUnit]) -> list[str]:
+        """How definitions on disk name units that systemd does not know them to name: `Conflicts=other.service`.
+
+        Read only. :raises AdapterError: systemd does not answer.
+        """
+        found: dict[str, None] = {}
+        for unit in units:
+            finished = await self._run(("cat", "--", unit.name))
+            for line in finished.stdout.decode(errors="replace").splitlines():
+                key, _, names = line.partition("=")
+                if key in _RELATIONS:
+                    found |= {f"{key}={name}": None for name in names.split() if name not in unit[key].split()}
+        return list(found)
 
     async def do(self, verb: str, name: str, lock: Lock, timeout: timedelta) -> None:
         """Ask for a job, and wait for its end. Only for what may be asked twice. :raises AdapterError: it failed."""
