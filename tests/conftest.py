@@ -22,7 +22,10 @@ import structlog
 from rollbackd.system import boundary
 from tests.dockerd import Dockerd, dockerd
 from tests.hanging import Hanging
+from tests.leftovers import temporary_files, who_left_temporary_files
 from tests.sharing import Sharing
+
+__all__ = ["temporary_files", "who_left_temporary_files"]
 
 CI = os.environ.get("ROLLBACKD_CI", "") not in {"", "0"}
 _SEARCH = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"))

@@ -127,7 +127,7 @@ class Dockerd:
 @contextmanager
 def dockerd() -> Iterator[Dockerd]:
     """One, from its start to its end: about a second."""
-    directory = Path(tempfile.mkdtemp(prefix="rbd-", dir="/tmp"))
+    directory = Path(tempfile.mkdtemp(prefix="rbd-"))
     directory.chmod(0o755)  # the socket says who may
     try:
         with (directory / "log").open("wb") as log:

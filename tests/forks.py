@@ -6,7 +6,6 @@ tested of a start itself (its arguments, its descriptors, its environment, what 
 program instead.
 """
 
-import atexit
 import gc
 import importlib
 import json
@@ -34,6 +33,7 @@ from rollbackd.config.load import dump_service, load
 from rollbackd.page.rendering import page_templates
 from rollbackd.remote import settings as far_layers
 from rollbackd.remote.wire import method, method_names
+from tests.endings import at_the_end
 
 _ROOT = Path(__file__).parents[1]
 _NUMBER = struct.Struct("i")
@@ -121,7 +121,7 @@ def server() -> str:
         with server, directory:
             pass  # its input is closed
 
-    atexit.register(end)
+    at_the_end(end)
     return path
 
 

@@ -392,7 +392,7 @@ def postgres_server(
     programs = found[-1].parent
     root = os.geteuid() == 0
     who = [program("setpriv"), "--reuid=postgres", "--regid=postgres", "--clear-groups"] if root else []
-    directory = Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp"))
+    directory = Path(tempfile.mkdtemp(prefix="pg-"))
     if root:
         shutil.chown(directory, "postgres", "postgres")
     directory.chmod(0o755)  # the socket is for everybody

@@ -1,6 +1,5 @@
 """`paths` of adapter `git`: only these go back. The rest of the work tree, HEAD and the index stay as they are."""
 
-import atexit
 import shutil
 import tempfile
 from functools import cache
@@ -16,6 +15,7 @@ from rollbackd.testing import KEY, AdapterContract, World, finish, perform, plac
 from rollbackd_adapters.git import GitAdapter, GitSettings
 from rollbackd_adapters.traces import safe_name
 from tests.contract.worlds import cut_off_before_the_checkout, git, script, tree
+from tests.endings import at_the_end
 
 pytestmark = pytest.mark.needs("git")
 
@@ -34,7 +34,7 @@ def _ids() -> dict[str, str]:
 def _template() -> Path:
     """A repository that is copied for each world."""
     repo = Path(tempfile.mkdtemp(prefix="rollbackd-paths-")) / "repo"
-    atexit.register(shutil.rmtree, repo.parent, ignore_errors=True)
+    at_the_end(lambda: shutil.rmtree(repo.parent))
     (repo / "config" / "sub").mkdir(parents=True)
     git(repo, "init", "--quiet", "--initial-branch=main")
     (repo / ".gitignore").write_text("*.local\n")

@@ -25,7 +25,7 @@ MIB = 2**20
 @contextmanager
 def volume(size: int) -> Iterator[Path]:
     """A volume of its own, which the server's user owns."""
-    path = Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp"))
+    path = Path(tempfile.mkdtemp(prefix="pg-"))
     given = f"size={size},uid=postgres,mode=755"
     mount = subprocess.run(["mount", "-t", "tmpfs", "-o", given, "tmpfs", path], check=False, capture_output=True)
     if mount.returncode:
