@@ -27,16 +27,20 @@ if TYPE_CHECKING:
 _MARK = "rollbackd: "
 _LONGEST = 63
 """Bytes of a name; PostgreSQL cuts off what is longer."""
+_KEPT = _LONGEST - len("_rollbackd_old_") - 16
+"""Bytes of a database's name that are at the beginning of all names beside it, also of those that have a hash."""
 
 
 def beside(database: str, what: str, release: str = "") -> str:
     """The name of a database beside the layer's own: `shop_rollbackd_old_original`; a long one gets a hash."""
-    name = f"{database}_rollbackd_{what}{f'_{release}' if release else ''}".replace(".", "_")
+    name = f"{database}_rollbackd_{what}{f'_{release}' if release else ''}"
     if len(name.encode()) <= _LONGEST:
         return name
-    digest = hashlib.sha256(name.encode()).hexdigest()[:16]
-    tail = f"_rollbackd_{what}_{digest}"
-    return database.encode()[: _LONGEST - len(tail)].decode(errors="ignore") + tail
+    return f"{_beginning(database)}_rollbackd_{what}_{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+
+
+def _beginning(database: str) -> str:
+    return database.encode()[:_KEPT].decode(errors="ignore")
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +153,7 @@ async def look(connection: "Connection", database: str) -> Catalogue:
 
 def _names(database: str) -> str:
     """What the names of all databases beside it begin with."""
-    return f"{database}_rollbackd_" if len(database.encode()) < 40 else database.encode()[:20].decode(errors="ignore")
+    return f"{database}_rollbackd_" if len(database.encode()) <= _KEPT else _beginning(database)
 
 
 async def rights(connection: "Connection", oid: int) -> dict[str, Any]:

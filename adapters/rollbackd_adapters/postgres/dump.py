@@ -43,7 +43,7 @@ _BLOB = re.compile(r"blob_\d+\.dat(\.gz)?")
 _LOOK_AGAIN = timedelta(seconds=1)
 _PATIENT = 3
 """Looks in a row in which somebody waits for a dump, before it gives way."""
-_BRANDED = ("\\restrict ", "\\unrestrict ", "--")
+BRANDED = ("\\restrict ", "\\unrestrict ", "--")
 """What begins lines of a schema that differ from one dump to the next, or say nothing."""
 _SHOWN = 5
 
@@ -234,7 +234,7 @@ def schema_digest(path: Path) -> str:
         lines = path.read_bytes().splitlines()
     except OSError:
         return ""
-    kept = sorted(line for line in lines if line and not line.startswith(tuple(map(str.encode, _BRANDED))))
+    kept = sorted(line for line in lines if line and not line.startswith(tuple(map(str.encode, BRANDED))))
     return hashlib.sha256(b"\n".join(kept)).hexdigest()
 
 

@@ -7,10 +7,13 @@ https://www.postgresql.org/docs/15/app-pgrestore.html
 """
 
 import os
-from collections.abc import Coroutine, Mapping, Sequence
+import re
+from collections import Counter
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +24,7 @@ from rollbackd.system.spawner import Lock, one_line
 from rollbackd_adapters import lacks
 from rollbackd_adapters.copies import DataCopy, Lineage
 from rollbackd_adapters.postgres.catalogue import Database, counted, look, remarked
-from rollbackd_adapters.postgres.dump import DATA, SCHEMA, Dumps
+from rollbackd_adapters.postgres.dump import BRANDED, DATA, SCHEMA, Dumps
 from rollbackd_adapters.postgres.server import DatabaseServer, both, fetch, joined, literal, sql, value
 from rollbackd_adapters.postgres.settings import PostgresSettings
 from rollbackd_adapters.threads import in_thread
@@ -32,6 +35,11 @@ if TYPE_CHECKING:
 PURPOSE = "restore"
 _GLANCES = timedelta(seconds=1)
 _SHOWN = 5
+_WORD = r'(?:"(?:[^"]|"")+"|[a-z_][a-z0-9_$]*)'
+_NOTATION = re.compile(
+    rf"::{_WORD}(?:\.{_WORD})?(?: varying| precision)?(?:\(\d+(?:,\d+)?\))?(?: with(?:out)? time zone)?(?:\[\])*|[()]"
+)
+"""Casts, and parentheses."""
 
 
 class HarmedCopyError(AdapterError):
@@ -121,11 +129,8 @@ class Restores:
         scratch = self._place.scratch / f"{self._purpose}.sql"
         await in_thread(partial(scratch.parent.mkdir, mode=0o700, parents=True, exist_ok=True))
         try:
-            if (
-                await self._dumps.schema(made.name, self._purpose, int(facts["major"]), scratch, lock)
-                != facts["schema"]
-            ):
-                differs = schema_differences(directory / SCHEMA, scratch)
+            printed = await self._dumps.schema(made.name, self._purpose, int(facts["major"]), scratch, lock)
+            if printed != facts["schema"] and (differs := schema_differences(directory / SCHEMA, scratch)):
                 raise HarmedCopyError(f"copy {copy.name}: its schema is not the copied one: {differs}")
         finally:
             scratch.unlink(missing_ok=True)
@@ -147,11 +152,13 @@ class Restores:
 
     async def _compare(self, connection: "Connection", copy: DataCopy, present: Mapping[str, Any] | None) -> None:
         was = {tuple(table["table"]): table["rows"] for table in copy.facts["rows"]}
-        now = {tuple(table["table"]): table["rows"] for table in await counted(connection)}
+        found = await counted(connection)
+        now = {tuple(table["table"]): table["rows"] for table in found}
+        views = {tuple(table["table"]) for table in found if not table["dumped"]}  # made anew: they may have been stale
         wrong = [
             f"{'.'.join(name)} has {now.get(name)} rows, {was.get(name)} were copied"
             for name in sorted({*was, *now})
-            if was.get(name) != now.get(name)
+            if was.get(name) != now.get(name) and (name not in views or name not in was)
         ]
         blobs = await value(connection, "SELECT count(*) FROM pg_largeobject_metadata")
         if blobs != copy.facts["blobs"]:
@@ -234,14 +241,21 @@ def _setting(name: str) -> Any:
 
 
 def schema_differences(first: Path, second: Path) -> str:
-    """The first lines that only one of two schemas has."""
+    """The first lines that only one of two schemas has, but for what may be a secret; empty: they mean the same.
+
+    Casts and parentheses do not count: PostgreSQL prints other ones of `status IN ('a', 'b')` once it has read its own.
+    """
     try:
-        was, now = (set(path.read_text(errors="replace").splitlines()) for path in (first, second))
+        was, now = (Counter(_compared(path.read_text(errors="replace"))) for path in (first, second))
     except OSError as error:
         return str(error.strerror)
     lines = [*(f"- {line}" for line in sorted(was - now)), *(f"+ {line}" for line in sorted(now - was))]
-    shown = [one_line(line)[:200] for line in lines if not line[2:].startswith(("\\", "--"))]
-    return "; ".join(shown[:_SHOWN])
+    shown = ("a line with a password" if "password" in line.lower() else one_line(line)[:200] for line in lines)
+    return "; ".join(islice(shown, _SHOWN))
+
+
+def _compared(text: str) -> Iterator[str]:
+    return (_NOTATION.sub("", line) for line in text.splitlines() if line and not line.startswith(BRANDED))
 
 
 async def unless_full(work: Coroutine[Any, Any, object], watched: Sequence[Path], floor: int, clock: Clock) -> None:

@@ -86,6 +86,7 @@ class DatabaseServer:
                         autocommit=True,
                         password=self._password,
                         options=options,
+                        client_encoding="utf8",  # else names are bytes where the database has no encoding
                         connect_timeout=int(_CONNECT.total_seconds()),
                     )
             except TimeoutError as error:

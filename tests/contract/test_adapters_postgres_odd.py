@@ -1,0 +1,87 @@
+"""Databases of PostgreSQL as people have them: what they come back as, whatever is in them and whatever they are called."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rollbackd.model import Progress, Release
+from rollbackd.testing import finish, perform, planned
+from tests.contract.test_adapters_postgres import layer
+from tests.servers import Postgres, postgres_server
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Postgres]:
+    with postgres_server() as running:
+        running.sql("CREATE ROLE app LOGIN", "CREATE ROLE keeper LOGIN CREATEDB")
+        running.sql("GRANT app, pg_signal_backend, pg_read_all_settings TO keeper")
+        yield running
+
+
+def keeper(server: Postgres, path: Path, name: str, **settings: Any) -> Any:
+    return layer(server, path, name, "keeper", **settings)
+
+
+def databases(server: Postgres) -> set[str]:
+    """All but the server's own."""
+    return {row[0] for row in server.sql("SELECT datname FROM pg_database")} - {"postgres", "template0", "template1"}
+
+
+def test_what_the_server_prints_otherwise_the_second_time_and_what_was_stale_is_no_harm(
+    server: Postgres, tmp_path: Path
+) -> None:
+    """Else no copy of such a database could ever be restored."""
+    server.sql("CREATE DATABASE odd OWNER app")
+    server.sql(
+        "CREATE DOMAIN mood AS varchar(9) CHECK (VALUE IN ('good', 'bad'))",
+        "CREATE TABLE orders (id int, status varchar(20) CHECK (status IN ('new', 'sent')), mood mood)",
+        "CREATE INDEX open ON orders (id) WHERE status NOT IN ('sent', 'lost')",
+        "CREATE VIEW sent AS SELECT id FROM orders WHERE status IN ('sent', 'lost')",
+        "INSERT INTO orders VALUES (1, 'new', 'good')",
+        "CREATE MATERIALIZED VIEW totals AS SELECT id FROM orders",
+        "CREATE MATERIALIZED VIEW later AS SELECT id FROM orders WITH NO DATA",
+        "INSERT INTO orders VALUES (2, 'sent', 'bad')",
+        database="odd",
+        user="app",
+    )
+    adapter = keeper(server, tmp_path, "odd")
+    finish(adapter.take("first"))
+    assert list(finish(adapter.rehearse("first"))) == []
+    finish(adapter.restore("first", "by hand"))
+    assert server.sql("SELECT id FROM totals ORDER BY id", database="odd") == [(1,), (2,)], "made anew"
+    assert finish(adapter.lost()) == []
+    finish(keeper(server, tmp_path, "odd", keep_old="1ms").prune())
+    assert databases(server) == {"odd"}
+    server.sql("DROP DATABASE odd")
+
+
+@pytest.mark.parametrize("name", ["my.shop", "z" * 39, "new\nline' é\"" * 4])
+def test_whatever_it_is_called_what_was_replaced_is_found_again(server: Postgres, tmp_path: Path, name: str) -> None:
+    quoted = name.replace('"', '""')
+    server.sql(f'CREATE DATABASE "{quoted}" OWNER app')
+    server.sql("CREATE TABLE notes AS SELECT 1 AS id", database=name, user="app")
+    adapter = keeper(server, tmp_path, name)
+    first = finish(adapter.take("first"))
+    server.sql("INSERT INTO notes VALUES (2)", database=name, user="app")
+    for key in ("one", "two"):
+        finish(adapter.restore("first", key))
+    for goal, rows in (("original", 2), (first.release, 1)):
+        change = finish(planned(adapter, Release(goal), f"{goal}/0/layer"))
+        assert finish(perform(adapter, change)) is Progress.DONE
+        assert server.sql("SELECT count(*) FROM notes", database=name) == [(rows,)]
+    finish(keeper(server, tmp_path, name, keep_old="1ms").prune())
+    assert databases(server) == {name}
+    server.sql(f'DROP DATABASE "{quoted}"')
+
+
+def test_bytes_of_no_encoding_come_back(server: Postgres, tmp_path: Path) -> None:
+    server.sql("CREATE DATABASE raw OWNER app TEMPLATE template0 ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C'")
+    text = "chr(255) || chr(10) || '\\.'"
+    server.sql(f"CREATE TABLE notes AS SELECT {text} AS text", database="raw", user="app")
+    adapter = keeper(server, tmp_path, "raw")
+    finish(adapter.take("first"))
+    finish(adapter.restore("first", "by hand"))
+    assert server.sql(f"SELECT text = {text} FROM notes", database="raw", user="app") == [(True,)]
+    server.sql("DROP DATABASE raw", "DROP DATABASE raw_rollbackd_old_original")
