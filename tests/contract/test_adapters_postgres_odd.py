@@ -43,15 +43,22 @@ def test_what_the_server_prints_otherwise_the_second_time_and_what_was_stale_is_
         "CREATE MATERIALIZED VIEW totals AS SELECT id FROM orders",
         "CREATE MATERIALIZED VIEW later AS SELECT id FROM orders WITH NO DATA",
         "INSERT INTO orders VALUES (2, 'sent', 'bad')",
+        "CREATE SEQUENCE small AS smallint",
+        "SELECT setval('small', 32000)",
         database="odd",
         user="app",
     )
+    server.sql("ALTER DATABASE odd SET default_transaction_read_only = on")
     adapter = keeper(server, tmp_path, "odd")
     finish(adapter.take("first"))
     assert list(finish(adapter.rehearse("first"))) == []
     finish(adapter.restore("first", "by hand"))
     assert server.sql("SELECT id FROM totals ORDER BY id", database="odd") == [(1,), (2,)], "made anew"
     assert finish(adapter.lost()) == []
+    kept = "SELECT setconfig FROM pg_db_role_setting s JOIN pg_database d ON d.oid = setdatabase WHERE datname = 'odd'"
+    assert server.sql(kept) == [(["default_transaction_read_only=on"],)]
+    ((last,),) = server.sql("SELECT last_value FROM small", database="odd")
+    assert 32000 < last < 32767, "it is not used up by what is left out"
     finish(keeper(server, tmp_path, "odd", keep_old="1ms").prune())
     assert databases(server) == {"odd"}
     server.sql("DROP DATABASE odd")

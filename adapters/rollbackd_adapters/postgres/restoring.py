@@ -79,7 +79,9 @@ class Restores:
             made = await self._created(connection, copy, name, lineage)
         boundary("postgres.created")
         program = self._server.program("pg_restore", int(copy.facts["major"]))
-        target = self._server.conninfo(name, self._purpose, synchronous_commit="local", row_security="off")
+        target = self._server.conninfo(
+            name, self._purpose, synchronous_commit="local", row_security="off", default_transaction_read_only="off"
+        )
         argv = [program, f"--dbname={target}", "--no-password", "--exit-on-error", f"--jobs={self._settings.jobs}"]
         work = self._server.run([*argv, str(directory / DATA)], self._purpose, lock)
         await unless_full(work, watched, self._settings.floor, self._clock)
@@ -225,7 +227,8 @@ class Restores:
                     continue
                 given["\0".join(name)] = latest
                 used = abs(latest - before.get("\0".join(name), latest))
-                margin = max(abs(step) * max(1000, cache * 10), used)
+                left = (high - latest if step > 0 else latest - low) // 2  # it must not be used up by this
+                margin = min(max(abs(step) * max(1000, cache * 10), used), left)
                 wanted = min(max(latest + (margin if step > 0 else -margin), low), high)
                 beyond = last is None or (wanted > last if step > 0 else wanted < last)
                 if beyond:

@@ -76,7 +76,12 @@ class DatabaseServer:
         from psycopg import AsyncConnection
 
         given = {"statement_timeout": _milliseconds(limit), "row_security": "off"}
-        given |= {"idle_in_transaction_session_timeout": "0", "lock_timeout": "0", "search_path": "pg_catalog"}
+        given |= {
+            "default_transaction_read_only": "off",
+            "idle_in_transaction_session_timeout": "0",
+            "lock_timeout": "0",
+            "search_path": "pg_catalog",
+        }
         options = " ".join(f"-c {name}={value}" for name, value in (given | parameters).items() if value)
         with self.errors():
             try:
