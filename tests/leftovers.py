@@ -97,7 +97,7 @@ def temporary_files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tempor
         yield files
         endings.run()
         left = files.left()
-    assert left == {}
+    assert left == {}, left
 
 
 @pytest.fixture(scope="module", autouse=True)

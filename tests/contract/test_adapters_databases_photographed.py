@@ -6,8 +6,9 @@ import os
 import shutil
 import sqlite3
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,27 @@ def held(file: Path) -> dict[str, object]:
         pragmas = ("user_version", "application_id", "auto_vacuum", "encoding", "page_size", "journal_mode")
         told = {name: db.execute(f"PRAGMA {name}").fetchone() for name in pragmas}
         return {**rows, **told, "schema": [one for one in tables if one[1] != LINEAGE.encode()]}
+
+
+@contextmanager
+def somebody_reads(file: Path) -> Iterator[None]:
+    """Another process has it open: in this one, each photograph would drop the locks of whoever reads."""
+    argv = [sys.executable, "-c", _READS, str(file)]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"ready\n"
+        yield
+        child.stdin.close()
+
+
+_READS = """
+import sqlite3, sys
+reader = sqlite3.connect(sys.argv[1])
+reader.execute("SELECT count(*) FROM notes").fetchall()
+print("ready", flush=True)
+sys.stdin.read()
+"""
 
 
 @pytest.mark.needs("root")
@@ -110,8 +132,6 @@ def test_any_sqlite_database(
         db.execute("INSERT INTO notes (text) VALUES ('later')")
         db.execute("PRAGMA user_version = 8")
         db.execute("CREATE TABLE later (x)")
-    reader = sqlite3.connect(file if read else other)
-    reader.execute("SELECT count(*) FROM notes").fetchall()
     before, here, beside = around(path), held(file), held(other)
     own = {str(path / f"{name}.db{suffix}") for name in ("app", "other") for suffix in ("-wal", "-shm", "-journal")}
 
@@ -128,12 +148,10 @@ def test_any_sqlite_database(
         assert any(LINEAGE in risk for risk in change.risks)
         return change
 
-    try:
+    with somebody_reads(file if read else other):
         gone_to(first.release, "contract-1/0/layer", there)
         (kept,) = [one for one in finish(adapter.snapshots()) if one.why == "before"]
         gone_to(kept.release, "contract-2/0/layer", here)
-    finally:
-        reader.close()
 
 
 # -- PostgreSQL ---------------------------------------------------------------------------------

@@ -910,8 +910,8 @@ def test_a_node_that_is_up_is_waited_for_though_another_is_down(cluster: Cluster
     cluster.take_down(cluster.nodes[1])
     change = finish(planned(world.adapter(), world.release("web:1")))
     assert any("that is all of maxUnavailable (1), so the rollout stops there" in risk for risk in change.risks)
-    world.settings["timeout"] = "500ms"
-    with pytest.raises(AdapterError, match=f"not rolled out after 500ms: .*; down: {cluster.nodes[1]}"):
+    world.settings["timeout"] = "4s"
+    with pytest.raises(AdapterError, match=f"not rolled out after 4s: .*; down: {cluster.nodes[1]}"):
         finish(world.adapter().apply(change))
     assert finish(world.adapter().note(change.key)) == ""
 

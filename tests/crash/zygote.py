@@ -71,6 +71,14 @@ def _recording(path: str) -> Callable[[str], None]:
     return hook
 
 
+def _both(first: Callable[[str], None], second: Callable[[str], None]) -> Callable[[str], None]:
+    def hook(name: str) -> None:
+        first(name)
+        second(name)
+
+    return hook
+
+
 def _once(query: str, journal: str) -> Callable[[str], None]:
     """Dies as soon as a query says 1 of what is on disk, before anybody is told that it is."""
 
@@ -87,6 +95,8 @@ def _once(query: str, journal: str) -> Callable[[str], None]:
 def hook_of(order: dict[str, Any]) -> Callable[[str], None] | None:
     """What an order wants to happen at the boundaries."""
     match order:
+        case {"at": number, "names": path}:
+            return _both(_recording(path), _at(number))
         case {"at": number}:
             return _at(number, order.get("of", ""))
         case {"named": name}:

@@ -21,7 +21,7 @@ from tests.servers import alertmanager, prometheus, sample, webhook_config
 pytestmark = [pytest.mark.needs("prometheus", "prometheus-alertmanager"), pytest.mark.timeout(300)]
 GOOD = {"name": "errors", "when": {"query": "errors_share", "above": "10%", "for": "5m"}}
 FAULTY = (
-    {"name": "unparsable", "when": {"query": "sum(errors_share", "above": "10%"}},
+    {"name": "unparsable", "when": {"query": "rate(errors_share)", "above": "10%"}},
     {"name": "in-percent", "when": {"query": "errors_percent", "above": "10%"}},
     {"name": "misspelt", "when": {"query": "errors_shares", "above": "10%"}},
     {"name": "nobodys", "when": {"query": "sum(errors_share)", "above": "10%"}},

@@ -50,7 +50,8 @@ class RolloutWatch:
                 left = late - clock.monotonic()
                 if left <= 0:
                     limit = format_duration(self._settings.timeout)
-                    text = f"{self._settings.workload} is not rolled out after {limit}: {words}"
+                    down = f"; down: {', '.join(self.down)}" if self.down else ""
+                    text = f"{self._settings.workload} is not rolled out after {limit}: {words}{down}"
                     raise AdapterError(text, permanent=False)
                 present = await self._next(news, present, timedelta(seconds=left))
         finally:
@@ -102,8 +103,7 @@ class RolloutWatch:
         await self._fail_early(present, target, pods, deadline)
         if self._settings.unstick:
             await self._unstick(pods, left)
-        words = f"{counted.words}, pods of another revision: {', '.join(left)}" if counted.done else counted.words
-        return f"{words}; down: {', '.join(self.down)}" if self.down else words
+        return f"{counted.words}, pods of another revision: {', '.join(left)}" if counted.done else counted.words
 
     def _hash_of(self, pod: Object) -> str:
         return str((pod["metadata"].get("labels") or {}).get(self._workload.hash_label))

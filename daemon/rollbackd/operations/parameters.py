@@ -56,7 +56,7 @@ class DecisionsQuery(RequestFields):
     service: str = ""
     """Only of this service."""
     limit: int = Field(default=50, ge=1, le=1000)
-    before: int = Field(default=0, ge=0)
+    before: int = Field(default=0, ge=0, le=_LAST)
     """Only those from before this place: the `seq` of the last one that was shown."""
 
 
