@@ -14,6 +14,8 @@ from typing import Any
 
 import aiohttp
 
+from tests.servers import remove
+
 PROGRAM = "chromium"
 _FLAGS = (
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
@@ -117,11 +119,12 @@ async def chromium(place: Path) -> AsyncIterator[Tab]:
     """A tab of a Chromium whose files are below a place."""
     errors = place / "chromium.log"
     # A path of its socket may have 107 characters: a test's own directory alone can be too long for that.
-    with tempfile.TemporaryDirectory(prefix="rbd-", ignore_cleanup_errors=True) as short:
+    short = Path(tempfile.mkdtemp(prefix="rbd-"))
+    try:
         with errors.open("wb") as sink:
             process = await asyncio.create_subprocess_exec(
                 PROGRAM, *_FLAGS, f"--user-data-dir={place / 'profile'}", "about:blank", stdout=sink, stderr=sink,
-                stdin=asyncio.subprocess.DEVNULL, start_new_session=True, env={**os.environ, "TMPDIR": short},
+                stdin=asyncio.subprocess.DEVNULL, start_new_session=True, env={**os.environ, "TMPDIR": str(short)},
             )  # fmt: skip
         try:
             async with _driven(process, errors) as tab:
@@ -130,6 +133,8 @@ async def chromium(place: Path) -> AsyncIterator[Tab]:
             with suppress(ProcessLookupError):  # it ended by itself
                 process.kill()
             await process.wait()
+    finally:
+        await asyncio.to_thread(remove, short)
 
 
 @asynccontextmanager

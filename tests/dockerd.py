@@ -5,7 +5,6 @@ Nobody's network is touched.
 """
 
 import os
-import shutil
 import signal
 import subprocess
 import tarfile
@@ -17,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers import program, wait_until
+from tests.servers import program, remove, wait_until
 
 PROGRAMS = ("root", "dockerd", "docker", "unshare", "setpriv")
 IMAGE = "host"
@@ -142,7 +141,7 @@ def dockerd() -> Iterator[Dockerd]:
         finally:
             server.end()
     finally:
-        shutil.rmtree(directory, ignore_errors=True)
+        remove(directory)
 
 
 def _argv(directory: Path) -> list[str]:

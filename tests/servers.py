@@ -60,6 +60,16 @@ def wait_until(condition: Callable[[], bool], what: str, limit: float = READY_WI
         time.sleep(0.05)
 
 
+def remove(directory: Path) -> None:
+    """Remove what a server had, though what was killed with it may still write there for a moment."""
+
+    def is_gone() -> bool:
+        shutil.rmtree(directory, ignore_errors=True)
+        return not directory.exists()
+
+    wait_until(is_gone, f"{directory} is removed")
+
+
 def answers(url: str) -> bool:
     """Whether it answers 200."""
     try:
@@ -416,7 +426,7 @@ def postgres_server(
         yield server
     finally:
         server.crash()
-        shutil.rmtree(directory, ignore_errors=True)
+        remove(directory)
 
 
 @contextmanager
