@@ -28,6 +28,10 @@ class Reader:
         self._answer = answer
         self.task = asyncio.create_task(self._read())
 
+    def close(self) -> None:
+        self.task.cancel()
+        self._answer.close()
+
     async def _read(self) -> None:
         async for line in self._answer.content:
             self.signs += line.startswith(b"event: alive")
@@ -63,7 +67,8 @@ async def test_as_many_pages_as_may_be_open_cost_little_and_one_more_is_told(tmp
             async with client.get("/", params={"live": "1"}) as late:
                 told = await late.text()
             for one in readers:
-                one.task.cancel()
+                one.close()
+            await asyncio.gather(*(one.task for one in readers), return_exceptions=True)
     assert all(names[0].encode() in one.shown for one in readers[:half])
     assert f"{MOST_STREAMS} pages are live already" in told
     assert used < SHARE, used
