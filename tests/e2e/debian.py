@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -175,3 +176,13 @@ def build_wheel(project: Path, where: Path) -> Path:
     assert done.returncode == 0, done.stdout + done.stderr
     (wheel,) = where.glob("*.whl")
     return wheel
+
+
+def unpacked_wheel(project: Path, where: Path) -> Path:
+    """What a wheel of the project has in it, as the Debian's own Python and everybody there can read it."""
+    if sys.version_info[:2] != (3, 11):
+        pytest.skip("missing: Python 3.11, Debian 12's, for which the dependencies were compiled")
+    with zipfile.ZipFile(build_wheel(project, where)) as wheel:
+        wheel.extractall(where / "unpacked")
+    where.chmod(0o755)
+    return where / "unpacked"

@@ -7,15 +7,13 @@ would have made of the wheel.
 import json
 import re
 import shutil
-import sys
 import sysconfig
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.debian import PROGRAMS, Machine, booted, build_wheel, wait_for
+from tests.e2e.debian import PROGRAMS, Machine, booted, unpacked_wheel, wait_for
 
 pytestmark = [
     pytest.mark.needs(*PROGRAMS, "prometheus", "prometheus-alertmanager", "promtool"),
@@ -68,14 +66,9 @@ def _put_into_place(machine: Machine) -> None:
 @pytest.fixture(scope="module")
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     """Where the document was followed to its end."""
-    if sys.version_info[:2] != (3, 11):
-        pytest.skip("missing: Python 3.11, Debian 12's, for which the dependencies were compiled")
-    where = tmp_path_factory.mktemp("wheel")
-    with zipfile.ZipFile(build_wheel(PROJECT, where)) as wheel:
-        wheel.extractall(where / "unpacked")
-    where.chmod(0o755)
+    unpacked = unpacked_wheel(PROJECT, tmp_path_factory.mktemp("wheel"))
     servers = [Path(shutil.which(name) or "") for name in ("prometheus", "prometheus-alertmanager")]
-    binds = [(where / "unpacked", "/opt/unpacked"), (Path(sysconfig.get_path("purelib")), "/opt/dependencies")]
+    binds = [(unpacked, "/opt/unpacked"), (Path(sysconfig.get_path("purelib")), "/opt/dependencies")]
     binds += [(path, f"/usr/bin/{path.name}") for path in servers]
     with booted([*binds, (Path("/usr/share/prometheus"), "/usr/share/prometheus")]) as machine:
         _put_into_place(machine)

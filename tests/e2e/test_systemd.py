@@ -1,15 +1,13 @@
 """The service under a real systemd: started, watched, reloaded, killed, stopped; and who may do what to it."""
 
 import stat
-import sys
 import sysconfig
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.debian import PROGRAMS, Machine, booted, build_wheel, wait_for
+from tests.e2e.debian import PROGRAMS, Machine, booted, unpacked_wheel, wait_for
 
 pytestmark = [
     pytest.mark.needs(*PROGRAMS),
@@ -86,14 +84,9 @@ def _configure(machine: Machine) -> None:
 @pytest.fixture(scope="module")
 def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     """A Debian with rollbackd installed from its wheel, configured, not started."""
-    if sys.version_info[:2] != (3, 11):
-        pytest.skip("missing: Python 3.11, Debian 12's, for which the dependencies were compiled")
-    where = tmp_path_factory.mktemp("wheel")
-    with zipfile.ZipFile(build_wheel(PROJECT, where)) as wheel:
-        wheel.extractall(where / "unpacked")
-    where.chmod(0o755)
+    unpacked = unpacked_wheel(PROJECT, tmp_path_factory.mktemp("wheel"))
     packages = Path(sysconfig.get_path("purelib"))
-    with booted(((where / "unpacked", "/opt/rollbackd"), (packages, "/opt/dependencies"))) as machine:
+    with booted(((unpacked, "/opt/rollbackd"), (packages, "/opt/dependencies"))) as machine:
         _install(machine)
         _configure(machine)
         yield machine

@@ -29,7 +29,7 @@ def init(
     service: Annotated[str, typer.Option("--service", help="Its name; else of the repositories that are found.")] = "",
     repo: Annotated[Path | None, typer.Option("--repo", help="The work tree of its code.")] = None,
     unit: Annotated[list[str] | None, typer.Option("--unit", help="What is restarted afterwards; repeatable.")] = None,
-    health: Annotated[str, typer.Option("--health", metavar="URL", help="FirstAnswers 200 while it is well.")] = "",
+    health: Annotated[str, typer.Option("--health", metavar="URL", help="Answers 200 while it is well.")] = "",
     match: Annotated[
         str, typer.Option("--match", metavar="LABELS", help="Its labels in alerts and series; else service=NAME.")
     ] = "",
