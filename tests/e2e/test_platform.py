@@ -142,6 +142,12 @@ class Platform(Host):
         edit()
         wait_until(lambda: self.present("platform").get("config", before) != before, "the change is seen")
 
+    def until_looked(self) -> None:
+        """An edit that is taken back, and both were seen: the daemon has looked at all layers meanwhile."""
+        text = self.env.read_text()
+        self.until_changed(lambda: self.env.write_text(f"{text}NOTE=edited\n"))
+        self.until_changed(lambda: self.env.write_text(text))
+
     def standing(self, rule: str) -> str:
         """What a rule says of it now."""
         rules = self.ask("GET", "services/platform")["rules"]
@@ -439,6 +445,7 @@ def a_damaged_copy_gives_way_to_an_older_one(host: Platform) -> None:
     for name in ("older", "newest"):
         assert name in host.said("snapshot", "take", "platform", "db", "--name", name)
     before = host.sql("SELECT id, net FROM orders ORDER BY 1")
+    host.until_looked()  # a copy is gone back to when the good state was still seen after it
     ruined = max((host.root / "srv/copies/platform/db/newest/data").glob("*.dat.gz"))
     ruined.write_bytes(b"")
     host.git(host.app, "checkout", "-q", "-f", "main")
