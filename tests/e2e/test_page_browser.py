@@ -35,6 +35,8 @@ window.fetch = () => {
 };
 """
 """The first stream of a page never begins."""
+LATE = {"page.js": "window.unreached", "hx-sse.min.js": "window.htmx && document.styleSheets.length"}
+"""A script that comes last on a slow line, and what is so before it may."""
 LOOKS = [(width, dark) for width in (360, 1400) for dark in (False, True)]
 _FOUND = """
 axe.run({resultTypes: ["violations"]}).then(found => ({
@@ -70,16 +72,33 @@ async def log_in(served: Served, tab: Tab) -> None:
     await tab.until("document.querySelector('#services')")
 
 
+@pytest.mark.parametrize("late", LATE)
+async def test_a_stream_that_never_began_is_begun_again(tab: Tab, tmp_path: Path, late: str) -> None:
+    """The first request fails, or nothing asks for the stream: a script came after htmx had looked at the page."""
+    operations = FakeOperations()
+    operations.ask()
+    async with serving(tmp_path / "s.sock", operations) as served:
+        await log_in(served, tab)
+        await tab.call("Network.setCacheDisabled", cacheDisabled=True)
+        await tab.call("Fetch.enable", patterns=[{"urlPattern": f"*/{late}"}])
+        added = await tab.call("Page.addScriptToEvaluateOnNewDocument", source=_UNREACHED)
+        await tab.call("Page.navigate", url=f"{served.url}/incidents/checkout-2")
+        await tab.until(LATE[late])
+        await asyncio.sleep(1)
+        await tab.call("Page.removeScriptToEvaluateOnNewDocument", identifier=added["identifier"])
+        await tab.call("Fetch.disable")
+        await tab.call("Network.setCacheDisabled", cacheDisabled=False)
+        await operations.note("checkout-2", "Adopted", "looked at again")
+        await tab.until("document.querySelector('#record-1')")
+
+
 async def test_an_incident_is_followed_and_approved_by_click(tab: Tab, tmp_path: Path) -> None:
     operations = FakeOperations()
     operations.ask()
     async with serving(tmp_path / "s.sock", operations) as served:
         await log_in(served, tab)
         await tab.looks(360, dark=True)
-        added = await tab.call("Page.addScriptToEvaluateOnNewDocument", source=_UNREACHED)
         await tab.open(f"{served.url}/incidents/checkout-2")
-        await tab.until("window.unreached")
-        await tab.call("Page.removeScriptToEvaluateOnNewDocument", identifier=added["identifier"])
         await tab.run("document.querySelector('#order-approve summary').click()")
         await tab.run("document.querySelector('#reason-approve').focus()")
         await tab.call("Input.insertText", text="yes, <b>back</b>")

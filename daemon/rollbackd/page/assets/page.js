@@ -3,6 +3,7 @@
   const LOST = 10000;
   const AGAIN = 5000;
   let heard = Date.now();
+  let asked = heard;
   let reader = null;
   const place = document.getElementById("not-live");
   const source = document.querySelector("[hx-sse\\:connect]");
@@ -18,16 +19,17 @@
     reader = event.detail.connection;
     if (event.detail.message.event === "alive") alive();
   });
-  // The extension comes again after a stream, but not where the first one never began: a phone changed its network.
-  document.addEventListener("htmx:finally:request", () => {
-    if (source._htmx && source._htmx.sse) return;
-    const at = source.getAttribute("hx-sse:connect");
-    setTimeout(() => htmx.ajax("GET", at, { source }), AGAIN);
-  });
   document.addEventListener("visibilitychange", () => {
     heard = Date.now();
   });
+  // The extension comes again after a stream, but not where the first one never began, nor where it was loaded too late.
+  const begin = () => {
+    if ((source._htmx && source._htmx.sse) || Date.now() - asked < AGAIN) return;
+    asked = Date.now();
+    htmx.ajax("GET", source.getAttribute("hx-sse:connect"), { source });
+  };
   setInterval(() => {
+    begin();
     if (document.hidden || Date.now() - heard < LOST) return;
     if (!place.dataset.lost) {
       place.dataset.lost = "yes";
