@@ -1,7 +1,7 @@
 """What the stories say to rollbackd and to Alertmanager: rules, limits, alerts, notifications."""
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -71,12 +71,12 @@ def posting(url: str, **changes: Any) -> dict[str, Any]:
     }
 
 
-def fires_while(alertmanager: str, shop: Shop, release: str, starts: datetime) -> None:
-    """The alert of a shop ends once another release runs there, as Prometheus tells Alertmanager."""
+def fires_while(alertmanager: str, shop: Shop, releases: Collection[str], starts: datetime) -> None:
+    """The alert of a shop ends once none of these runs there, as Prometheus tells Alertmanager."""
 
     def end() -> None:
         with suppress(AssertionError, OSError):
-            wait_until(lambda: shop.running() not in {release, "none"}, "another release runs", 200)
+            wait_until(lambda: shop.running() not in {*releases, "none"}, "another release runs", 200)
             fire(alertmanager, shop.name, starts, datetime.now(UTC) - timedelta(milliseconds=1))
 
     threading.Thread(target=end, daemon=True).start()
