@@ -23,6 +23,8 @@ from typing import Any, Self
 
 import pytest
 
+from rollbackd.testing import descendants
+
 READY_WITHIN = 30.0
 """Seconds; a shared machine can be slow to start a server."""
 
@@ -322,6 +324,13 @@ def sample(name: str, labels: Mapping[str, str]) -> str:
     return f"{name}{{{text}}}"
 
 
+def _is_there(process: int) -> bool:
+    try:
+        return (Path("/proc") / str(process) / "stat").read_text().rpartition(") ")[2][0] not in "ZX"
+    except OSError:
+        return False
+
+
 @dataclass
 class Postgres:
     """A running PostgreSQL, whose superuser is `postgres`."""
@@ -358,6 +367,15 @@ class Postgres:
             self.process.kill()
             self.process.wait(timeout=10)
         self.process = None
+
+    def kill(self) -> None:
+        """End its first process as `kill -9` does; those that it has started end by themselves."""
+        assert self.process is not None
+        started = descendants(self.process.pid)
+        self.process.kill()
+        self.process.wait(timeout=10)
+        self.process = None
+        wait_until(lambda: not any(map(_is_there, started)), "the end of what it has started")
 
     def dsn(self, database: str = "postgres", user: str = "postgres") -> str:
         name = database.replace("\\", r"\\").replace("'", r"\'")

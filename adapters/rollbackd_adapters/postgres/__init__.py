@@ -47,7 +47,7 @@ from rollbackd_adapters.postgres.leftovers import Leftovers
 from rollbackd_adapters.postgres.opened import ServedDatabase
 from rollbackd_adapters.postgres.points import POINT, Points, is_dumped
 from rollbackd_adapters.postgres.readiness import DatabaseReadiness
-from rollbackd_adapters.postgres.restoring import PURPOSE, HarmedCopyError, Restores
+from rollbackd_adapters.postgres.restoring import PURPOSE, HarmedCopyError, Restores, Table
 from rollbackd_adapters.postgres.schema_copies import SchemaCopies
 from rollbackd_adapters.postgres.server import DatabaseServer, both, sql
 from rollbackd_adapters.postgres.settings import PostgresSettings
@@ -231,24 +231,26 @@ class PostgresAdapter(DatabaseAdapter[PostgresSettings]):
     async def _put_in_place(self, present: Database, made: Database, trace: Trace) -> None:
         given: dict[str, int] = dict(trace.known.get("sequences", {}))
 
-        async def raise_sequences() -> None:
+        async def before_each() -> None:
+            if made.until is None and await self._is_emptied(made, trace):
+                raise self._restores.emptied()
             given.update(await self._restores.raise_sequences(present.name, made.name, given))
 
         granted = trace.known.get("granted")
-        await self._swap.swap(present, made, granted, raise_sequences, opened=made.until is not None)
+        await self._swap.swap(present, made, granted, before_each, opened=made.until is not None)
 
     async def _made(self, change: Change, seen: Catalogue, trace: Trace, lock: Lock) -> Database:
         """The database with what the copy has; or the next older one has, where that loses no more than it may."""
         name = beside(seen.present.name, "new", change.after.id)
         made = seen.named(name)
-        if made is not None and made.restored and "granted" in trace.known:
+        if made is not None and made.restored and "granted" in trace.known and not await self._is_emptied(made, trace):
             return made
         copy = await in_thread(self._copy_of, trace.known.get("copy_id", change.after.id))
         while True:
             trace.begin(copy=copy.name, copy_id=copy.id)
             try:
                 copy = await self._dumped(copy, lock)
-                made = await self._restored(copy, change, seen, name, trace, lock)
+                made, unlogged = await self._restored(copy, change, seen, name, trace, lock)
             except AdapterError as error:
                 with suppress(AdapterError):  # else the next life drops it
                     await self._drop(name)
@@ -256,12 +258,16 @@ class PostgresAdapter(DatabaseAdapter[PostgresSettings]):
                     await in_thread(partial(self._store.note_verified, copy, self._clock.now(), whole=False))
                 copy = await self._instead(copy, error, change, seen.present.lineage, trace)
             else:
-                trace.begin(granted=copy.facts["rights"]["granted"])
+                trace.begin(granted=copy.facts["rights"]["granted"], unlogged=unlogged)
                 return made
+
+    async def _is_emptied(self, made: Database, trace: Trace) -> bool:
+        """Whether the server crashed since it was restored, and emptied its unlogged tables."""
+        return await self._restores.is_emptied(made.name, trace.known.get("unlogged", ()))
 
     async def _restored(
         self, copy: DataCopy, change: Change, seen: Catalogue, name: str, trace: Trace, lock: Lock
-    ) -> Database:
+    ) -> tuple[Database, list[Table]]:
         await self._readiness.need_room(copy, seen)
         lineage = Lineage(change.after.id, self._clock.now(), seen.present.lineage.id)
         watched = await self._readiness.watched()
@@ -413,7 +419,8 @@ class PostgresAdapter(DatabaseAdapter[PostgresSettings]):
             try:
                 lineage = Lineage(whole.id, self._clock.now())
                 made = await trial.restore(whole, path, apart, lineage, lock, watched)
-                yield await trial.check(made, whole, path, None, lock)
+                made, _ = await trial.check(made, whole, path, None, lock)
+                yield made
             finally:
                 async with self._server.connect(self._settings.maintenance, TRIAL, PATIENCE) as connection:
                     await trial.drop(connection, apart)

@@ -9,7 +9,7 @@ https://www.postgresql.org/docs/15/app-pgrestore.html
 import os
 import re
 from collections import Counter
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Collection, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
@@ -32,6 +32,8 @@ from rollbackd_adapters.threads import in_thread
 if TYPE_CHECKING:
     from rollbackd_adapters.postgres.server import Connection
 
+Table = tuple[str, str]
+"""A table's schema and name."""
 PURPOSE = "restore"
 _GLANCES = timedelta(seconds=1)
 _SHOWN = 5
@@ -40,6 +42,10 @@ _NOTATION = re.compile(
     rf"::{_WORD}(?:\.{_WORD})?(?: varying| precision)?(?:\(\d+(?:,\d+)?\))?(?: with(?:out)? time zone)?(?:\[\])*|[()]"
 )
 """Casts, and parentheses."""
+_UNLOGGED = """
+    SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE c.relkind = 'r' AND c.relpersistence = 'u'
+"""
 
 
 class HarmedCopyError(AdapterError):
@@ -121,10 +127,11 @@ class Restores:
     # -- what it must be ------------------------------------------------------------------------
     async def check(
         self, made: Database, copy: DataCopy, directory: Path, present: Mapping[str, Any] | None, lock: Lock
-    ) -> Database:
+    ) -> tuple[Database, list[Table]]:
         """See that a restored database is what was copied, make it ready to serve, and mark it.
 
         :param present: the manifest's facts of a copy of the present, to compare with; None: nothing is compared.
+        :returns: it, and its tables that a crash of the server would empty.
         :raises AdapterError: permanent when it is not what it must be.
         """
         facts, settings = copy.facts, self._settings
@@ -140,28 +147,37 @@ class Restores:
             await self._compare(connection, copy, present)
             await self._set(connection, made.name, facts["rights"])
             await connection.execute("ANALYZE")
-        boundary("postgres.analyzed")
-        async with self._server.connect(made.name, self._purpose, settings.timeout, search_path="") as connection:
-            async with connection.transaction():
-                for statement in settings.after_restore:
-                    await connection.execute(statement.encode())
-            await self._ask(connection)
+            boundary("postgres.analyzed")
+            await self._do_as_asked(made.name)
+            unlogged = await _filled(connection)  # by the session that compared: the server did not crash between
         made = replace(made, restored=True)
         async with self._server.connect(settings.maintenance, self._purpose) as connection:
             await connection.execute(remarked(made))
         boundary("postgres.checked")
-        return made
+        return made, unlogged
+
+    async def _do_as_asked(self, name: str) -> None:
+        """What the configuration wants to be done in a restored database, and asked of it."""
+        limit = self._settings.timeout
+        async with self._server.connect(name, self._purpose, limit, search_path="") as connection:
+            async with connection.transaction():
+                for statement in self._settings.after_restore:
+                    await connection.execute(statement.encode())
+            await self._ask(connection)
 
     async def _compare(self, connection: "Connection", copy: DataCopy, present: Mapping[str, Any] | None) -> None:
         was = {tuple(table["table"]): table["rows"] for table in copy.facts["rows"]}
         found = await counted(connection)
         now = {tuple(table["table"]): table["rows"] for table in found}
         views = {tuple(table["table"]) for table in found if not table["dumped"]}  # made anew: they may have been stale
-        wrong = [
-            f"{'.'.join(name)} has {now.get(name)} rows, {was.get(name)} were copied"
+        differ = [
+            name
             for name in sorted({*was, *now})
             if was.get(name) != now.get(name) and (name not in views or name not in was)
         ]
+        if differ and {*differ} <= {*await fetch(connection, _UNLOGGED)} and not any(now[name] for name in differ):
+            raise self.emptied()
+        wrong = [f"{'.'.join(name)} has {now.get(name)} rows, {was.get(name)} were copied" for name in differ]
         blobs = await value(connection, "SELECT count(*) FROM pg_largeobject_metadata")
         if blobs != copy.facts["blobs"]:
             wrong.append(f"there are {blobs} large objects, {copy.facts['blobs']} were copied")
@@ -205,6 +221,18 @@ class Restores:
             if said := query.wrong(number):
                 raise AdapterError(f"`{query.sql}` gives {number:g}, {said}", permanent=True)
 
+    # -- after a crash of the server ------------------------------------------------------------
+    async def is_emptied(self, name: str, unlogged: Collection[Table]) -> bool:
+        """Whether one of the tables that had rows has none any more."""
+        if not unlogged:
+            return False
+        async with self._server.connect(name, self._purpose) as connection:
+            return not {*map(tuple, unlogged)} <= {*await _filled(connection)}
+
+    def emptied(self) -> AdapterError:
+        text = f"{self._place.layer}: the server crashed, which emptied unlogged tables of what was just restored"
+        return AdapterError(f"{text}; it is restored anew", permanent=False)
+
     # -- sequences ------------------------------------------------------------------------------
     async def raise_sequences(self, present: str, made: str, before: Mapping[str, int]) -> dict[str, int]:
         """Take each sequence at least where the present's is, and beyond, for what is taken until the names change.
@@ -236,6 +264,16 @@ class Restores:
                         "SELECT setval(format('%%I.%%I', %s::text, %s::text), %s)", (*name, wanted)
                     )
         return given
+
+
+async def _filled(connection: "Connection") -> list[Table]:
+    """The unlogged tables that have rows."""
+    tables = await fetch(connection, _UNLOGGED)
+    return [
+        (schema, name)
+        for schema, name in tables
+        if await value(connection, sql("SELECT EXISTS (SELECT FROM ONLY {})", (schema, name)))
+    ]
 
 
 def _setting(name: str) -> Any:

@@ -38,6 +38,7 @@ _SAID = re.compile(r"^pg_(?:dump|restore): (?:error|warning|hint): .*", re.MULTI
 _PASSING = re.compile(
     r"connection to server|closed the connection|terminating connection|could not (?:send|receive)|timeout|No space"
     r"|is (?:starting up|shutting down|in recovery)|too many clients|out of (?:shared )?memory|deadlock"
+    r"|invalid snapshot identifier|requested snapshot"
 )
 """What a program says of the server and not of what it was to do: an older copy would fare no better."""
 
@@ -79,6 +80,7 @@ class DatabaseServer:
         given |= {
             "default_transaction_read_only": "off",
             "idle_in_transaction_session_timeout": "0",
+            "idle_session_timeout": "0",
             "lock_timeout": "0",
             "search_path": "pg_catalog",
         }
