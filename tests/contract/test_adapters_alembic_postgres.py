@@ -89,19 +89,20 @@ class Shop:
         assert sql(f"SELECT datname FROM pg_database WHERE datname LIKE '{self.name}%'") == [(self.name,)]
 
 
-@pytest.fixture
-def shop(server: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
-    monkeypatch.setattr(lives, "PATIENCE", PATIENT)
+@pytest.fixture(scope="module")
+def shop(server: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
+    """One for all tests, which is not to be changed."""
+    path = tmp_path_factory.mktemp("shop")
     server.sql("CREATE DATABASE killed")
-    project = Project(
-        tmp_path / "first", f"postgresql+psycopg://postgres@/killed?host={server.socket}&port={server.port}"
-    )
+    project = Project(path, f"postgresql+psycopg://postgres@/killed?host={server.socket}&port={server.port}")
     standard(project)
     project.upgrade()
     server.sql("INSERT INTO notes (text) VALUES ('a'), ('b')", database="killed")
-    first = Shop(server, tmp_path / "first", "killed")
+    first = Shop(server, path, "killed")
     first.change()
-    yield first
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(lives, "PATIENCE", PATIENT)
+        yield first
     for (name,) in server.sql("SELECT datname FROM pg_database WHERE datname LIKE 'killed%'"):
         server.sql(f"DROP DATABASE {name} WITH (FORCE)")
 
@@ -132,7 +133,8 @@ def test_killed_at_each_boundary_the_next_life_ends_it_right(shop: Shop, tmp_pat
 SLOW = "op.execute('SELECT pg_sleep(2)')"
 
 
-def test_a_server_that_crashes_under_a_migration_on_the_copy_costs_another_try(shop: Shop) -> None:
+def test_a_server_that_crashes_under_a_migration_on_the_copy_costs_another_try(shop: Shop, tmp_path: Path) -> None:
+    shop = shop.again(tmp_path / "crashed", "killed_crashed")
     file = Project.at(shop.path).path / "migrations/versions/r3.py"
     file.write_text(f"{file.read_text()}    {SLOW}\n")
     change, passed = shop.change(), list[str]()
@@ -160,3 +162,29 @@ def test_a_server_that_crashes_under_a_migration_on_the_copy_costs_another_try(s
     finally:
         boundary.hook = lambda _name: None
     shop.is_whole()
+
+
+def test_a_server_that_is_down_while_a_way_is_tried_says_nothing_of_the_way(shop: Shop, tmp_path: Path) -> None:
+    """Who connects then gets an error without a code."""
+    shop = shop.again(tmp_path / "down", "killed_down")
+    kept = list(shop.path.rglob("rehearsals/*.json"))
+    assert len(kept) == 1
+    kept[0].unlink()
+    passed = list[str]()
+
+    def hook(name: str) -> None:
+        if name == "alembic.proved" or passed:
+            passed.append(name)
+        if name == "process.before" and passed.count(name) == 2:
+            shop.server.crash()
+        if name == "process.ended" and shop.server.process is None:
+            shop.server.start()
+
+    boundary.hook = hook
+    try:
+        with pytest.raises(AdapterError, match="went away") as failed:
+            shop.change()
+    finally:
+        boundary.hook = lambda _name: None
+    assert not failed.value.permanent, "it counts as no way back"
+    assert not kept[0].exists(), "and it is believed for minutes"

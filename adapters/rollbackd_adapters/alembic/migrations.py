@@ -157,8 +157,13 @@ def _said(error: BaseException, project: str) -> str:
 
 def _is_lost(error: BaseException) -> bool:
     """Whether it was the way to the database that broke, or the server: it says nothing of a migration."""
-    state = getattr(getattr(error, "orig", None), "sqlstate", None) or ""
-    return bool(getattr(error, "connection_invalidated", False)) or state[:2] in _LOST
+    origin = getattr(error, "orig", None) or error
+    if getattr(error, "connection_invalidated", False) or isinstance(origin, ConnectionError):
+        return True
+    codes = [getattr(origin, name) for name in ("sqlstate", "pgcode") if hasattr(origin, name)]
+    if any(codes):
+        return any(code[:2] in _LOST for code in codes if code)
+    return bool(codes) and type(origin).__name__ == "OperationalError"  # psycopg has no code of who is not there
 
 
 _DO = {one.__name__: one for one in (graph, heads, move)}
