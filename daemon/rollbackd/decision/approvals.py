@@ -15,7 +15,6 @@ from rollbackd.policy.changes import UNCONFIRMED, began_later, unconfirmed
 from rollbackd.policy.decide import decide, question_of
 from rollbackd.policy.guards import DATA_LOSS, IRREVERSIBLE, Situation, names, over_by_now
 from rollbackd.policy.ledger import ServiceLedger
-from rollbackd.rules.tracks import Standing
 from rollbackd.signals.rule_state import RuleStates
 from rollbackd.state.read_model import ReadModel
 from rollbackd.system.clock import Clock
@@ -102,10 +101,8 @@ class Approvals:
         if trigger.rule == UNCONFIRMED and unconfirmed(ledger, now) is None:
             return "it was confirmed, or runs no more"
         rule = self._rule_states.rule(trigger.rule)
-        if rule is None:
-            return ""
-        condition = self._rule_states.condition(rule, trigger.service, now)
-        return f"the trouble is over: {condition.reason}" if condition.standing is Standing.GOOD else ""
+        well = self._rule_states.well(rule, trigger.service, now) if rule is not None else ""
+        return f"the trouble is over: {well}" if well else ""
 
     def _late(self, incident: Incident, now: Decision, why: str, over: str) -> facts.Risen | Objection:
         """What a question becomes that nobody answered: only reasons that it was not asked for stand in the way."""

@@ -11,11 +11,11 @@ from rollbackd.config.models import Config
 from rollbackd.model import Verdict
 from rollbackd.rules.conditions import Condition, combine
 from rollbackd.rules.matchers import Matcher, parse_matchers, selector
-from rollbackd.rules.reach import LEAST, reach, recent
+from rollbackd.rules.reach import LEAST, reach
 from rollbackd.rules.spec import AlertWhen, Leaf, QueryWhen, Rule
 from rollbackd.rules.tracks import Standing, Track, step
 from rollbackd.signals.prometheus import Prometheus
-from rollbackd.signals.query_conditions import QueryConditions, counted_over
+from rollbackd.signals.query_conditions import QueryConditions, counted_over, lately
 from rollbackd.signals.replays import can_be_replayed, replay
 from rollbackd.signals.rule_state import RuleStates, gap
 from rollbackd.state.read_model import ReadModel
@@ -241,10 +241,10 @@ class Blame:
 
 def _lately(leaf: QueryWhen) -> QueryWhen | None:
     """The condition over the last minute, at half of its threshold; None where it cannot be asked so."""
-    short = recent(leaf.query, LEAST)
-    if leaf.above is None or short is None or short == leaf.query:
+    short = lately(leaf, LEAST)
+    if leaf.above is None or short is None or short.query == leaf.query:
         return None
-    return leaf.model_copy(update={"query": short, "above": leaf.above * _CLEARLY})
+    return short.model_copy(update={"above": leaf.above * _CLEARLY})
 
 
 def _echo(leaf: Leaf) -> timedelta:

@@ -119,9 +119,9 @@ class PreflightGuards:
         if rule is None:
             return Objection(Outcome.DECLINED, f"rule {trigger.rule} is no longer in the configuration")
         now = self._clock.now()
+        if well := self._rule_states.well(rule, trigger.service, now):
+            return Objection(Outcome.PASSED, f"the trouble went away by itself: {well}")
         condition = self._rule_states.condition(rule, trigger.service, now)
-        if condition.standing is Standing.GOOD:
-            return Objection(Outcome.PASSED, f"the trouble went away by itself: {condition.reason}")
         late = now - trigger.reached > self._config.limits.stale_after
         if condition.standing is not Standing.BAD and late:
             return Objection(Outcome.EXPIRED, f"the trouble cannot be confirmed any more: {condition.reason}")
@@ -175,6 +175,8 @@ class PreflightGuards:
         """What the rule's alerts say beside its other conditions: a warning where those decide without them."""
         name, firing = f"alert of {rule.name}", self._rule_states.firing(rule, service)
         heard = max((seen for seen in firing if seen is not None), default=None)
+        if heard is None and self._rule_states.is_unheard(service, self._clock.now()):
+            return CheckResult(name, Verdict.INCONCLUSIVE, "it is gone, and Prometheus was away, which says so")
         if heard is None:
             return CheckResult(name, Verdict.GOOD, "it fires no more", warn=True)
         both = [Verdict.BAD if seen is not None else other for seen, other in zip(firing, others, strict=True)]

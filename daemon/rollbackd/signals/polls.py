@@ -22,6 +22,8 @@ from rollbackd.system.clock import Clock
 _LEARN = timedelta(minutes=5)
 _LONGEST_MEMORY = timedelta(hours=6)
 """How far back a restart looks for the beginning of a run that was known."""
+_ANYTHING = "vector(1)"
+"""Asked where no rule asks anything."""
 _POINTS = 5000
 """The most points of one series in one range query; Prometheus refuses more than 11,000."""
 
@@ -98,7 +100,10 @@ class PrometheusPolls:
         for (rule, position, _), seen in zip(self._asked, found, strict=True):
             problems += [one.reason for one in seen.values() if one.unanswered][:1]
             faults.setdefault(rule.name, {}).update(self._feed(rule, position, seen, now))
-        await self._report(problems, len(self._asked))
+        if not self._asked:  # an alert that is gone has ended only where Prometheus can say so
+            alone = await self._prometheus.instant(_ANYTHING)
+            problems = [alone.problem] if alone.problem else []
+        await self._report(problems, max(1, len(self._asked)))
         if len(problems) < len(self._asked):  # else it is Prometheus that says nothing, and people hear of that
             self._triggers.run_soon(self._look_for_faults(faults))
         for name in dict.fromkeys(rule.name for rule, _, _ in self._asked):
@@ -151,7 +156,8 @@ class PrometheusPolls:
         """Tell people after some failed polls in a row. A Prometheus that fails is a notice, never a trigger."""
         self.problem = problems[0] if problems else ""
         self.polled = self._clock.now()
-        if len(problems) < asked or not asked:
+        self._rule_states.hear_of_prometheus(self.polled, answers=len(problems) < asked)
+        if len(problems) < asked:
             if self._failures >= self._borne:
                 self._tell(facts.Notice("backend_unreachable", "Prometheus answers again", over=True))
             self._failures = 0

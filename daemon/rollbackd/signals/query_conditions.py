@@ -311,8 +311,21 @@ def since_step(leaf: QueryWhen, length: timedelta) -> QueryWhen | None:
     """The condition over the time since a rollback's last step alone; None where it cannot be asked so."""
     if leaf.score is not None:
         return counted_over(leaf, min(length, _LONGEST)) if length >= LEAST else None
-    short = recent(leaf.query, length) if leaf.against is None else None
-    return leaf.model_copy(update={"query": short}) if short is not None else None
+    return lately(leaf, length) if leaf.against is None else None
+
+
+def lately(leaf: QueryWhen, length: timedelta) -> QueryWhen | None:
+    """A condition over the last while alone, with as many samples in it as it wants; None where it cannot be asked so.
+
+    The same share of a few requests is chance, however many there were before.
+    """
+    short, samples = recent(leaf.query, length), leaf.samples
+    if short is None or short == leaf.query or samples is None or reach(samples.query) <= length:
+        return leaf.model_copy(update={"query": short}) if short is not None else None
+    counting = over(samples.query, length)
+    if counting is None:
+        return None
+    return leaf.model_copy(update={"query": short, "samples": samples.model_copy(update={"query": counting})})
 
 
 def all_since_step(leaf: QueryWhen, length: timedelta) -> QueryWhen | None:

@@ -51,6 +51,13 @@ _TAKES_EFFECT = timedelta(minutes=5)
 _GROUP_INTERVAL = timedelta(minutes=5)
 """Alertmanager tells that an alert has ended with the next notification of its group, by default so often."""
 _UNASKED = Condition(Standing.GOOD, None, "asked only after a change")
+_NOT_KNOWN = Condition(Standing.INCONCLUSIVE, None, "not asked now")
+_UNHEARD = Condition(Standing.INCONCLUSIVE, None, "no such alert fires, and Prometheus was away, which says so")
+_BELIEVED = timedelta(minutes=2)
+"""Prometheus sends what fires each minute, and Alertmanager believes it for four: after so long it may have dropped it.
+"""
+_SETTLES = timedelta(minutes=5)
+"""So long after Prometheus was away it has said again what fires."""
 _OBSERVED = (QueryWhen, CheckWhen)
 Entry = tuple[Alert, datetime]
 """An alert that fires, and when it was heard of last."""
@@ -112,6 +119,12 @@ class RuleStates:
         """Conditions whose last observation said nothing for want of traffic alone."""
         self._unasked: set[Place] = set()
         """Conditions that are not asked now, on purpose."""
+        self._answered: datetime | None = None
+        """When Prometheus answered last, or was asked first."""
+        self._away: tuple[datetime, datetime] | None = None
+        """From when until when it was silent last, for so long that Alertmanager may have dropped what fires."""
+        self._begun: dict[str, datetime] = {}
+        """When the newest alert of each service began."""
 
     def rule(self, name: str) -> Rule | None:
         return self._by_name.get(name)
@@ -199,6 +212,7 @@ class RuleStates:
         if alert.firing:
             self._ended.pop(alert.fingerprint, None)
             alerts[alert.fingerprint] = (alert, seen)
+            self._begun[service] = max(alert.starts_at, self._begun.get(service, alert.starts_at))
             self._sort_in(service, alert, seen)
             return True
         self._ended[alert.fingerprint] = (max(alert.starts_at, ended), seen)
@@ -232,7 +246,7 @@ class RuleStates:
 
     def part_with(self, service: str) -> None:
         """Share no alert of a service with the one that this is a copy of."""
-        self._ended, self._runs = dict(self._ended), dict(self._runs)
+        self._ended, self._runs, self._begun = dict(self._ended), dict(self._runs), dict(self._begun)
         self._alerts = {**self._alerts, service: dict(self._alerts.get(service, {}))}
         self._asked_of = {
             place: dict(found) if place[0] == service else found for place, found in self._asked_of.items()
@@ -305,6 +319,24 @@ class RuleStates:
             one.incident and one.by > since and rule.name not in one.unasked for one in reversed(spells)
         )
 
+    def hear_of_prometheus(self, now: datetime, *, answers: bool) -> None:
+        """Whether Prometheus answered a poll: while it is away, an alert that is gone has not ended."""
+        if answers:
+            self._answered = now
+        elif self._answered is None or now - self._answered >= _BELIEVED:
+            self._answered = self._answered or now
+            self._away = (self._answered, now)
+
+    def is_unheard(self, service: str, now: datetime) -> bool:
+        """Whether nobody says what fires, so that an alert which is gone may go on.
+
+        One that began while Prometheus was away is somebody else's, who is there.
+        """
+        if self._away is None or now - self._away[1] >= _SETTLES:
+            return False
+        begun = self._begun.get(service)
+        return begun is None or begun <= self._away[0] + self._pace
+
     def alerts_of(self, rule: Rule, service: str) -> list[Mapping[str, str]]:
         """The labels of each alert that the rule asks for and that fires for the service."""
         asked = [leaf for leaf in rule.leaves if isinstance(leaf, AlertWhen)]
@@ -346,6 +378,8 @@ class RuleStates:
             lasting = self._lasting(rule, leaf, service, evident, now)
             if evident and not lasting:
                 return _LAGS
+            if not evident and self.is_unheard(service, now):
+                return _UNHEARD
             return of_alerts(lasting, now, stale, leaf.for_)
         if isinstance(leaf, EventWhen):
             if self.events.look_back(service, now):
@@ -506,14 +540,22 @@ class RuleStates:
         rule = self._by_name.get(name)
         if rule is None:
             return f"rule {name} is no longer in the configuration"
-        if any((name, position, service) in self._unasked for position in range(len(rule.leaves))):
-            return ""
         if self.goes_on(service, episode, now):
             return ""
         if self._is_met(rule, service, now):
             return "it ended, and what is reported now is another trouble"
-        condition = self.condition(rule, service, now)
-        return condition.reason if condition.standing is Standing.GOOD else ""
+        return self.well(rule, service, now)
+
+    def well(self, rule: Rule, service: str, now: datetime) -> str:
+        """What says that no trouble of the rule goes on; empty while any does, or while nothing is known."""
+        parts = (
+            _NOT_KNOWN
+            if (rule.name, position, service) in self._unasked
+            else self._leaf(rule, position, leaf, service, now)
+            for position, leaf in enumerate(rule.leaves)
+        )
+        found = combine(rule, parts)
+        return found.reason if found.standing is Standing.GOOD else ""
 
     def triggers_of(self, alert: Alert, service: str, now: datetime) -> list[Trigger]:
         """The triggers that an alert makes, by itself or together with what was seen before."""
