@@ -16,7 +16,7 @@ import pytest
 from rollbackd.adapter import AdapterError
 from rollbackd.model import Release
 from rollbackd.testing import finish, perform, place, planned
-from rollbackd_adapters.postgres import PostgresAdapter
+from rollbackd_adapters.postgres import PostgresAdapter, catalogue
 from rollbackd_adapters.postgres import server as reached
 from rollbackd_adapters.postgres.settings import PostgresSettings
 from tests.contract.test_adapters_postgres import layer
@@ -78,33 +78,36 @@ def test_the_least_role_can_do_all_of_it(shop: Postgres, tmp_path: Path) -> None
     assert shop.sql("SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = 'shop'") == [("app",)]
 
 
-@pytest.mark.parametrize(
-    ("statement", "where", "expected"),
-    [
-        ("CREATE TABLE hidden (id int); ALTER TABLE hidden OWNER TO other", "shop", "objects of role other"),
-        ("CREATE TABLE hidden (id int)", "shop", "public.hidden, which ours may not read"),
-        (
-            "CREATE FUNCTION f() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END'; CREATE EVENT TRIGGER e ON sql_drop EXECUTE FUNCTION f()",
-            "shop",
-            "event trigger e, which only",
-        ),
-        ("SELECT pg_create_logical_replication_slot('decoded', 'test_decoding')", "shop", "logical slot decoded"),
-        ("REVOKE app FROM keeper", "postgres", "not a member of the owner; GRANT app TO keeper"),
-        ("REVOKE pg_signal_backend FROM keeper", "postgres", "GRANT pg_signal_backend TO keeper"),
-        ("ALTER ROLE keeper NOCREATEDB", "postgres", "ALTER ROLE keeper CREATEDB"),
-        ("CREATE DATABASE shop_rollbackd_old_original", "postgres", "shop_rollbackd_old_original is there already"),
-    ],
-)
-def test_what_is_missing_or_in_the_way_is_named(
-    shop: Postgres, tmp_path: Path, statement: str, where: str, expected: str
-) -> None:
+IN_THE_WAY = {
+    "CREATE TABLE hidden (id int); ALTER TABLE hidden OWNER TO other": "objects of role other",
+    "CREATE TABLE closed (id int)": "public.closed, which ours may not read",
+    "CREATE FUNCTION f() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END'; CREATE EVENT TRIGGER e ON sql_drop EXECUTE FUNCTION f()": "event trigger e, which only",
+    "SELECT pg_create_logical_replication_slot('decoded', 'test_decoding')": "logical slot decoded",
+    "CREATE FUNCTION f(text) RETURNS text LANGUAGE internal AS 'textin'": "function public.f(text) in internal, which only",
+    "ALTER ROLE other IN DATABASE shop SET work_mem = '1MB'": "settings of role other, which ours may not set",
+    "ALTER DATABASE shop SET log_statement = 'all'": "setting log_statement, which ours may not set",
+    "ALTER DATABASE shop CONNECTION LIMIT 3": "the database lets in 3 connections and",
+    "ALTER ROLE keeper CONNECTION LIMIT 7": "our role may have 7 connections and",
+    "CREATE DATABASE shop_rollbackd_old_original": "shop_rollbackd_old_original is there already",
+}
+NOT_GIVEN = {
+    "REVOKE app FROM keeper": "not a member of the owner; GRANT app TO keeper",
+    "REVOKE pg_signal_backend FROM keeper": "GRANT pg_signal_backend TO keeper",
+    "ALTER ROLE keeper NOCREATEDB": "ALTER ROLE keeper CREATEDB",
+}
+
+
+@pytest.mark.parametrize("wrong", [IN_THE_WAY, NOT_GIVEN], ids=["in the way", "not given"])
+def test_what_is_missing_or_in_the_way_is_named(shop: Postgres, tmp_path: Path, wrong: dict[str, str]) -> None:
     adapter = keeper(shop, tmp_path)
     finish(adapter.take("first"))
-    shop.sql(statement, database=where)
+    assert said(adapter) == ""
+    shop.sql(*wrong, database="shop")
     try:
-        assert expected in said(adapter)
+        told = said(adapter)
+        assert [expected for expected in wrong.values() if expected not in told] == []
     finally:
-        shop.sql("GRANT app, pg_signal_backend TO keeper", "ALTER ROLE keeper CREATEDB")
+        shop.sql("GRANT app, pg_signal_backend TO keeper", "ALTER ROLE keeper CREATEDB CONNECTION LIMIT -1")
         shop.sql("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots")
 
 
@@ -139,6 +142,10 @@ def test_a_role_or_an_extension_that_a_copy_needs_is_missed(shop: Postgres, tmp_
 def test_room_that_is_unknown_or_too_little_is_a_problem(shop: Postgres, tmp_path: Path) -> None:
     adapter = keeper(shop, tmp_path, floor="900000GiB")
     assert "make room there" in said(adapter)
+    assert re.search(
+        r"the server lets in 117 connections and \d+ are there, a restore needs 132; raise `max_connections`, or",
+        said(keeper(shop, tmp_path, jobs=64)),
+    )
     settings = PostgresSettings.model_validate({"adapter": "postgres", "dsn": shop.dsn("shop", "guarded"), "floor": 0})
     guarded = PostgresAdapter(settings.model_copy(update={"password": None}), place(tmp_path / "guarded"))
     with pytest.raises(AdapterError, match="password"):
@@ -306,3 +313,14 @@ def test_a_store_that_cannot_be_written_is_an_error_and_no_traceback(shop: Postg
     with pytest.raises(AdapterError, match="file") as failed:
         finish(keeper(shop, tmp_path, store=str(tmp_path / "file/store")).take("first"))
     assert not failed.value.permanent
+
+
+def test_a_server_that_is_too_old_is_refused_with_a_sentence(
+    shop: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catalogue, "OLDEST", 99)
+    adapter = keeper(shop, tmp_path)
+    for asked in (adapter.ready(), adapter.current(), adapter.take("first")):
+        with pytest.raises(AdapterError, match=r"of version \d+; copies and restores need PostgreSQL 99 or") as failed:
+            finish(asked)
+        assert failed.value.permanent

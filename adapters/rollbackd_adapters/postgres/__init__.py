@@ -41,7 +41,7 @@ from rollbackd_adapters.databases import (
 )
 from rollbackd_adapters.failures import holding, refusals_told
 from rollbackd_adapters.postgres import export_file
-from rollbackd_adapters.postgres.catalogue import Catalogue, Database, beside, look
+from rollbackd_adapters.postgres.catalogue import Catalogue, Database, beside, drop, look
 from rollbackd_adapters.postgres.dump import DATA, FACTS, Dumps, Taken
 from rollbackd_adapters.postgres.leftovers import Leftovers
 from rollbackd_adapters.postgres.opened import ServedDatabase
@@ -49,7 +49,7 @@ from rollbackd_adapters.postgres.points import POINT, Points, is_dumped
 from rollbackd_adapters.postgres.readiness import DatabaseReadiness
 from rollbackd_adapters.postgres.restoring import PURPOSE, HarmedCopyError, Restores, Table
 from rollbackd_adapters.postgres.schema_copies import SchemaCopies
-from rollbackd_adapters.postgres.server import DatabaseServer, both, sql
+from rollbackd_adapters.postgres.server import DatabaseServer, both
 from rollbackd_adapters.postgres.settings import PostgresSettings
 from rollbackd_adapters.postgres.swap import Swap
 from rollbackd_adapters.threads import in_thread
@@ -570,7 +570,7 @@ class PostgresAdapter(DatabaseAdapter[PostgresSettings]):
                     old.append(one)
             for one in old:
                 if one.lineage.id not in spare or one.until is None:
-                    await connection.execute(sql("DROP DATABASE {}", one.name))
+                    await drop(connection, one.name)
                     gone.append(one.name)
         return gone
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from rollbackd_adapters.postgres.server import Connection
 
 _MARK = "rollbackd: "
+OLDEST = 15
+"""The oldest version of a server that can be asked all that is asked here."""
 _LONGEST = 63
 """Bytes of a name; PostgreSQL cuts off what is longer."""
 _KEPT = _LONGEST - len("_rollbackd_old_") - 16
@@ -138,17 +140,20 @@ _LOOK = """
 
 
 async def look(connection: "Connection", database: str) -> Catalogue:
-    """:raises AdapterError: the database is not there."""
+    """:raises AdapterError: the database is not there, or the server is too old."""
     rows = await fetch(connection, _LOOK, (database, f"%{_MARK}%"))
     found = [read_database(*row[:4]) for row in rows]
     present = next((one for one in found if one.name == database), None)
     if present is None:
         text = f"there is no database {database} on this server; correct `dsn`, or create it"
         raise AdapterError(text, permanent=False)
+    if (version := rows[0][5] // 10_000) < OLDEST:
+        text = f"this server is of version {version}; copies and restores need PostgreSQL {OLDEST} or newer"
+        raise AdapterError(text, permanent=True)
     ours = [one for one in found if one.oid != present.oid and one.owner == present.owner]
     names = _names(database)
     others = [one for one in ours if one.name.startswith(names) or one.lineage.id in one.name]
-    return Catalogue(present, others, rows[0][4], rows[0][5] // 10_000)
+    return Catalogue(present, others, rows[0][4], version)
 
 
 def _names(database: str) -> str:
@@ -161,15 +166,16 @@ async def rights(connection: "Connection", oid: int) -> dict[str, Any]:
     row = (
         await fetch(
             connection,
-            "SELECT pg_encoding_to_char(encoding), datcollate, datctype, datlocprovider, daticulocale, datcollversion,"
-            " datconnlimit, spcname, r.rolname, datacl IS NULL, pg_database_collation_actual_version(d.oid)"
+            "SELECT pg_encoding_to_char(encoding), datcollate, datctype, datlocprovider,"
+            " coalesce(to_jsonb(d)->>'daticulocale', to_jsonb(d)->>'datlocale'), datcollversion, datconnlimit, spcname,"
+            " r.rolname, datistemplate, datacl IS NULL, pg_database_collation_actual_version(d.oid)"
             " FROM pg_database d JOIN pg_tablespace t ON t.oid = dattablespace JOIN pg_roles r ON r.oid = datdba"
             " WHERE d.oid = %s",
             (oid,),
         )
     )[0]
-    names = ("encoding", "collate", "ctype", "provider", "icu", "collation", "limit", "tablespace", "owner")
-    found = dict(zip(names, row[:9], strict=True))
+    names = ("encoding", "collate", "ctype", "provider", "icu", "collation", "limit", "tablespace", "owner", "template")
+    found = dict(zip(names, row[:10], strict=True))
     granted = await fetch(
         connection,
         "SELECT coalesce(r.rolname, ''), a.privilege_type, a.is_grantable FROM pg_database d, aclexplode(d.datacl) a"
@@ -183,7 +189,7 @@ async def rights(connection: "Connection", oid: int) -> dict[str, Any]:
         " WHERE setdatabase = %s ORDER BY 1, 2",
         (oid,),
     )
-    found |= {"granted": None if row[9] else [list(one) for one in granted], "actual": row[10]}
+    found |= {"granted": None if row[10] else [list(one) for one in granted], "actual": row[11]}
     return found | {"settings": [list(one) for one in kept]}
 
 
@@ -192,6 +198,15 @@ def remarked(database: Database) -> "Composed":
     from rollbackd_adapters.postgres.server import literal, sql
 
     return sql("COMMENT ON DATABASE {} IS {}", database.name, literal(database.remark))
+
+
+async def drop(connection: "Connection", name: str, *, ending: bool = False) -> None:
+    """Drop a database, also one that is a template. :param ending: with who is connected to it."""
+    from rollbackd_adapters.postgres.server import sql, value
+
+    if await value(connection, "SELECT datistemplate FROM pg_database WHERE datname = %s", (name,)):
+        await connection.execute(sql("ALTER DATABASE {} IS_TEMPLATE false", name))
+    await connection.execute(sql("DROP DATABASE {} WITH (FORCE)" if ending else "DROP DATABASE {}", name))
 
 
 # -- what is in a database ------------------------------------------------------------------------

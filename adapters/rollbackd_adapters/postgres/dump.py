@@ -45,6 +45,8 @@ _PATIENT = 3
 """Looks in a row in which somebody waits for a dump, before it gives way."""
 BRANDED = ("\\restrict ", "\\unrestrict ", "--")
 """What begins lines of a schema that differ from one dump to the next, or say nothing."""
+ALWAYS = ("--no-password", "--no-subscriptions")
+"""A subscription stays with the database that is replaced: two of one name would take the same changes."""
 _SHOWN = 5
 
 
@@ -113,7 +115,7 @@ class Dumps:
             raise AdapterError(f"{text}; install postgresql-client-{version}, or correct `programs`", permanent=True)
         wait = int(self._settings.lock_within.total_seconds() * 1000)
         target = f"--dbname={self._server.conninfo(self._settings.database, 'copy')}"
-        common = [program, target, "--no-password", f"--snapshot={snapshot}", f"--lock-wait-timeout={wait}"]
+        common = [program, target, *ALWAYS, f"--snapshot={snapshot}", f"--lock-wait-timeout={wait}"]
         data = ["--format=directory", f"--jobs={self._settings.jobs}", f"--compress={self._settings.level}"]
         dumping = asyncio.ensure_future(self._dump_all(common, data, into, lock))
         waited = 0
@@ -158,7 +160,7 @@ class Dumps:
     async def schema(self, database: str, purpose: str, version: int, into: Path, lock: Lock) -> str:
         """The digest of another database's schema."""
         target = f"--dbname={self._server.conninfo(database, purpose)}"
-        argv = [self._server.program("pg_dump", version), target, "--no-password", "--schema-only", f"--file={into}"]
+        argv = [self._server.program("pg_dump", version), target, *ALWAYS, "--schema-only", f"--file={into}"]
         await self._server.run(argv, purpose, lock)
         return schema_digest(into)
 

@@ -42,12 +42,42 @@ _HIDDEN = """
 _PRIVILEGED = """
     SELECT 'event trigger ' || evtname FROM pg_event_trigger
     UNION ALL SELECT 'publication ' || pubname || ' of all tables' FROM pg_publication WHERE puballtables
+    UNION ALL SELECT format('function %s in %s', p.oid::regprocedure, l.lanname) FROM pg_proc p
+        JOIN pg_language l ON l.oid = p.prolang JOIN pg_namespace n ON n.oid = p.pronamespace
+        WHERE NOT l.lanpltrusted AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_' AND NOT EXISTS
+        (SELECT FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype IN ('e', 'i'))
     UNION ALL SELECT 'foreign data wrapper ' || fdwname FROM pg_foreign_data_wrapper
     UNION ALL SELECT 'extension ' || e.extname FROM pg_extension e WHERE e.extname <> 'plpgsql' AND NOT EXISTS
         (SELECT FROM pg_available_extension_versions v WHERE v.name = e.extname AND v.version = e.extversion
          AND v.trusted)
     LIMIT 5
 """
+_SETTINGS = """
+    SELECT DISTINCT CASE WHEN r.rolname IS NULL THEN 'setting ' || p.name ELSE 'settings of role ' || r.rolname END
+    FROM pg_db_role_setting s LEFT JOIN pg_roles r ON r.oid = s.setrole CROSS JOIN unnest(setconfig) c
+    LEFT JOIN pg_settings p ON lower(p.name) = lower(split_part(c, '=', 1)) AND p.context LIKE 'superuser%%'
+    WHERE s.setdatabase = %s AND (p.name IS NOT NULL AND NOT has_parameter_privilege(p.name, 'SET')
+    OR r.rolname <> current_user AND NOT (SELECT rolcreaterole FROM pg_roles WHERE rolname = current_user))
+    ORDER BY 1 LIMIT 5
+"""
+"""What belongs to a database and only others may set."""
+_CONNECTIONS = """
+    SELECT current_setting('max_connections')::int - CASE WHEN r.rolsuper THEN 0 ELSE
+    current_setting('superuser_reserved_connections')::int
+    + coalesce(current_setting('reserved_connections', true)::int, 0) END, count(a.pid),
+    CASE WHEN NOT r.rolsuper THEN d.datconnlimit END, count(a.pid) FILTER (WHERE a.datid = d.oid),
+    CASE WHEN NOT r.rolsuper THEN r.rolconnlimit END, count(a.pid) FILTER (WHERE a.usesysid = r.oid)
+    FROM pg_database d JOIN pg_roles r ON r.rolname = current_user
+    LEFT JOIN pg_stat_activity a ON a.usesysid IS NOT NULL AND a.pid <> pg_backend_pid()
+    WHERE d.oid = %s GROUP BY d.oid, r.oid, r.rolsuper, d.datconnlimit, r.rolconnlimit
+"""
+"""How many there may be and how many there are: at the server, in the database, of our role."""
+_TABLESPACES = """
+    SELECT pg_tablespace_location(oid) FROM pg_tablespace WHERE pg_tablespace_location(oid) <> ''
+    AND (SELECT oid FROM pg_database WHERE datname = %s) IN (SELECT pg_tablespace_databases(pg_tablespace.oid))
+    ORDER BY 1
+"""
+"""Where else a database has files."""
 
 
 class DatabaseReadiness:
@@ -76,6 +106,7 @@ class DatabaseReadiness:
                 return ["this server is a standby, which cannot be written to; `dsn` must lead to the primary"]
             found = await self._programs(seen.version)
             found += await self._rights(connection, seen)
+            found += await self._connections(connection, seen)
             found += await self._archiving(connection)
             found += await self._in_the_way(connection, seen)
             if copies:
@@ -115,7 +146,24 @@ class DatabaseReadiness:
             found.append(f"role {role} is not a member of the owner; GRANT {owner} TO {role}")
         if not await value(connection, "SELECT pg_has_role(current_user, 'pg_signal_backend', 'USAGE')"):
             found.append(f"role {role} may not end sessions of others; GRANT pg_signal_backend TO {role}")
-        return found
+        kept = await fetch(connection, _SETTINGS, (seen.present.oid,))
+        return found + [
+            one_line(f"the database has {row[0]}, which ours may not set; see docs/adapters.md") for row in kept
+        ]
+
+    async def _connections(self, connection: "Connection", seen: Catalogue) -> list[str]:
+        """The limits that a restore would meet, with the present's dump beside it."""
+        jobs = self._settings.jobs
+        whole, there, limit, inside, own, ours = (await fetch(connection, _CONNECTIONS, (seen.present.oid,)))[0]
+        return [
+            f"{what} {most} connections and {used} are there, a restore needs {need}; raise {how}, or give fewer `jobs`"
+            for what, most, used, need, how in (
+                ("the server lets in", whole, there, 2 * jobs + 4, "`max_connections`"),
+                ("the database lets in", limit, inside, jobs + 2, "its CONNECTION LIMIT"),
+                ("our role may have", own, ours, 2 * jobs + 4, "its CONNECTION LIMIT"),
+            )
+            if most is not None and 0 <= most < used + need
+        ]
 
     async def _objects(self, connection: "Connection", *, superuser: bool) -> list[str]:
         """What of the database our role cannot dump or make again, by name."""
@@ -197,7 +245,8 @@ class DatabaseReadiness:
             if not await value(connection, may):
                 return [], [f"the server does not tell our role where its data is; {unknown}"]
             data = Path(str(await value(connection, "SELECT current_setting('data_directory')")))
-        return self._seen((data, data / "pg_wal"), unknown)
+            others = [Path(row[0]) for row in await fetch(connection, _TABLESPACES, (self._settings.database,))]
+        return self._seen((data, data / "pg_wal", *others), unknown)
 
     @staticmethod
     def _seen(paths: Sequence[Path], unknown: str) -> tuple[list[Path], list[str]]:

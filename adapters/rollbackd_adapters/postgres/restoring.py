@@ -23,8 +23,8 @@ from rollbackd.system.clock import Clock
 from rollbackd.system.spawner import Lock, one_line
 from rollbackd_adapters import lacks
 from rollbackd_adapters.copies import DataCopy, Lineage
-from rollbackd_adapters.postgres.catalogue import Database, counted, look, remarked
-from rollbackd_adapters.postgres.dump import BRANDED, DATA, SCHEMA, Dumps
+from rollbackd_adapters.postgres.catalogue import Database, counted, drop, look, remarked
+from rollbackd_adapters.postgres.dump import ALWAYS, BRANDED, DATA, SCHEMA, Dumps
 from rollbackd_adapters.postgres.server import DatabaseServer, both, fetch, joined, literal, sql, value
 from rollbackd_adapters.postgres.settings import PostgresSettings
 from rollbackd_adapters.threads import in_thread
@@ -88,7 +88,7 @@ class Restores:
         target = self._server.conninfo(
             name, self._purpose, synchronous_commit="local", row_security="off", default_transaction_read_only="off"
         )
-        argv = [program, f"--dbname={target}", "--no-password", "--exit-on-error", f"--jobs={self._settings.jobs}"]
+        argv = [program, f"--dbname={target}", *ALWAYS, "--exit-on-error", f"--jobs={self._settings.jobs}"]
         work = self._server.run([*argv, str(directory / DATA)], self._purpose, lock)
         await unless_full(work, watched, self._settings.floor, self._clock)
         boundary("postgres.restored")
@@ -102,6 +102,8 @@ class Restores:
         parts.append(sql("LC_COLLATE {} LC_CTYPE {}", literal(about["collate"]), literal(about["ctype"])))
         if about["provider"] == "i":
             parts.append(sql("LOCALE_PROVIDER icu ICU_LOCALE {}", literal(about["icu"])))
+        if about["provider"] == "b":
+            parts.append(sql("LOCALE_PROVIDER builtin BUILTIN_LOCALE {}", literal(about["icu"])))
         if about["tablespace"] != "pg_default":
             parts.append(sql("TABLESPACE {}", about["tablespace"]))
         await connection.execute(joined(parts))
@@ -121,7 +123,7 @@ class Restores:
         if oid == seen.present.oid or (known is not None and known.until is not None):
             raise AdapterError(f"{name} is no database that was being restored; rename it", permanent=True)
         await self._server.end_sessions(connection, self._purpose, name)
-        await connection.execute(sql("DROP DATABASE IF EXISTS {} WITH (FORCE)", name))
+        await drop(connection, name, ending=True)
         boundary("postgres.dropped")
 
     # -- what it must be ------------------------------------------------------------------------
@@ -196,6 +198,8 @@ class Restores:
             where = sql("ALTER ROLE {} IN DATABASE {}", role, name) if role else sql("ALTER DATABASE {}", name)
             await self._set_one(connection, where, setting, given)
         await connection.execute(sql("ALTER DATABASE {} CONNECTION LIMIT {}", name, literal(about["limit"])))
+        if about.get("template"):
+            await connection.execute(sql("ALTER DATABASE {} IS_TEMPLATE true", name))
 
     async def _set_one(self, connection: "Connection", where: Any, setting: str, given: str) -> None:
         from psycopg import Error

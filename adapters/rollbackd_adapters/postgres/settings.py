@@ -64,7 +64,7 @@ class PostgresSettings(DatabaseSettings):
     programs: WholePath | None = None
     """The directory of pg_dump and pg_restore; none: Debian's of the server's version, else PATH."""
     volumes: tuple[WholePath, ...] = ()
-    """Directories on the volumes of the server's data and its WAL; none: what the server says, where it is here."""
+    """Directories on the volumes of its data, WAL and tablespaces; none: what the server says, where it is here."""
     floor: Size = 2**30
     """Free space below which a restore stops itself: a full volume of WAL takes the live server down."""
     jobs: Annotated[int, Field(ge=1, le=64)] = 2
