@@ -4,7 +4,6 @@ file in the directory for temporary ones, which is this process's own, so that n
 
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -97,8 +96,6 @@ def temporary_files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tempor
     with own_temporary_files() as files:
         yield files
         endings.run()
-        if (library := sys.modules.get("kubernetes_asyncio.config.kube_config")) is not None:
-            library._cleanup_temp_files()  # a kubeconfig's certificates, which it keeps until the process exits
         left = files.left()
     assert left == {}, left
 

@@ -43,8 +43,6 @@ _OK, _UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND, _CONFLICT, _GONE, _UNPROCESSABLE = 2
 _CHANGING = frozenset({"PATCH", "DELETE"})
 _NO_NAME = "-"
 """What no object is called."""
-_NO_TRUST = frozenset({HttpFailure.UNTRUSTED, HttpFailure.UNPREPARED})
-"""The connection did not come about for want of a certificate, so nothing was sent."""
 _JSON_PATCH = "application/json-patch+json"
 _METADATA = "application/json;as={}ObjectMetadata{};g=meta.k8s.io;v=v1,application/json"
 
@@ -332,7 +330,7 @@ class KubernetesClient:
             raise KubernetesError(f"{where}: no answer within {format_duration(limit)}", permanent=False) from None
         except HttpError as failed:
             error = KubernetesError(f"{where}: {failed}", permanent=not failed.transient)
-            if failed.failure in _NO_TRUST:
+            if failed.failure is HttpFailure.UNTRUSTED:  # there is no connection, so nothing was sent
                 error.is_unaccepted, self._credentials = True, None
             raise error from None
 

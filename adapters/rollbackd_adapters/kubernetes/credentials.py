@@ -6,8 +6,11 @@ most of a second and 40 MiB.
 """
 
 import asyncio
+import base64
 import json
+import os
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
@@ -19,6 +22,7 @@ from yaml import YAMLError
 from rollbackd.adapter import AdapterError
 from rollbackd.syntax.clusters import ClusterSettings
 from rollbackd.syntax.connections import Tls, unfit
+from rollbackd.system.certificates import CertificateTrouble, try_tls
 from rollbackd.system.clock import Clock
 from rollbackd.system.http_connection import HttpConnection
 from rollbackd.system.spawner import Spawner, SpawnError, one_line
@@ -31,6 +35,8 @@ _KEPT = timedelta(minutes=1)
 _BEFORE = timedelta(seconds=30)
 """So long before they expire they are read again."""
 _LONGEST_ANSWER = 2**20
+_IN_FILES = (("_cluster", "certificate-authority"), ("_user", "client-certificate"), ("_user", "client-key"))
+"""What a kubeconfig has in a file or, encoded, under the same key with `-data`; and which part of it."""
 _MALFORMED = (OSError, ValueError, LookupError, TypeError, AttributeError, AssertionError)
 """What the library raises for files that are none, besides its own."""
 
@@ -45,6 +51,30 @@ class ClusterCredentials:
     """By the clock's monotonic time: read them again then."""
 
 
+class _FilesInMemory(ExitStack):
+    """Certificates and keys for a library that takes them from files alone. These are in memory: a full disk does not
+    matter, and nothing is left of them when the process is killed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._keys: dict[str, str] = {}
+
+    def hold(self, key: str, pem: bytes) -> str:
+        """A path by which this process reads it until the end. :param key: what the kubeconfig calls it."""
+        file = self.enter_context(os.fdopen(os.memfd_create(key), "wb", buffering=0))
+        os.fchmod(file.fileno(), 0o600)
+        file.write(pem)
+        path = f"/proc/self/fd/{file.fileno()}"
+        self._keys[path] = key
+        return path
+
+    def named(self, text: str) -> str:
+        """A sentence about a path, for people."""
+        for path, key in self._keys.items():
+            text = text.replace(path, key)
+        return text
+
+
 async def load_credentials(name: str, settings: ClusterSettings, spawner: Spawner, clock: Clock) -> ClusterCredentials:
     """Read them anew.
 
@@ -55,40 +85,48 @@ async def load_credentials(name: str, settings: ClusterSettings, spawner: Spawne
     except ImportError:
         raise AdapterError(f"cluster {name}: {EXTRA}", permanent=True) from None
     where = settings.kubeconfig or "the service account of this pod"
+    files = _FilesInMemory()
     try:
-        async with asyncio.timeout(settings.request_timeout.total_seconds()):
-            found, lasting = await library.read(settings, spawner, clock)
+        with files:
+            async with asyncio.timeout(settings.request_timeout.total_seconds()):
+                found, lasting = await library.read(settings, spawner, clock, files)
+                server, connection = await in_thread(_connection, found)
     except TimeoutError:
         raise AdapterError(f"cluster {name}: no credentials in time from {where}", permanent=False) from None
     except AdapterError as error:
         raise AdapterError(f"cluster {name}: {error}", permanent=False) from None
+    except CertificateTrouble as error:
+        raise AdapterError(f"cluster {name}: {where}: {files.named(str(error))}", permanent=False) from None
     except (library.fault, YAMLError, *_MALFORMED) as error:
         words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         # A text that quotes its file could quote what is secret in it; the library's own name only keys.
         said = one_line(words)[:200] if isinstance(error, (library.fault, OSError)) else "it is not what kubectl reads"
         raise AdapterError(f"cluster {name}: {where}: {said}; correct it", permanent=False) from None
-    return ClusterCredentials(*_connection(name, found), clock.monotonic() + lasting.total_seconds())
+    return ClusterCredentials(server, connection, clock.monotonic() + lasting.total_seconds())
 
 
-def _connection(name: str, found: Any) -> tuple[str, HttpConnection]:
-    """Where it is, and what goes along. :raises AdapterError: not permanent, for what is not done here."""
+def _connection(found: Any) -> tuple[str, HttpConnection]:
+    """Where it is, and what goes along; it blocks.
+
+    :raises AdapterError: not permanent, for what is not done here.
+    :raises CertificateTrouble: one cannot be used.
+    """
     server = str(found.host)
     if not found.verify_ssl:
         text = "insecure-skip-tls-verify is not followed; give certificate-authority, which may be the server's own"
-        raise AdapterError(f"cluster {name}: {text}", permanent=False)
+        raise AdapterError(text, permanent=False)
     if found.proxy:
-        raise AdapterError(f"cluster {name}: proxy-url is not followed; leave it out", permanent=False)
+        raise AdapterError("proxy-url is not followed; leave it out", permanent=False)
     token = str(found.api_key.get("BearerToken", "")).strip()
     if unfit(token):
-        raise AdapterError(f"cluster {name}: its token {unfit(token)}", permanent=False)
+        raise AdapterError(f"its token {unfit(token)}", permanent=False)
     headers = {"Authorization": token} if token else {}
-    tls = None
+    tls = trusted = None
     if server.startswith("https"):
-        tls = Tls(
-            ca=found.ssl_ca_cert, cert=found.cert_file, key=found.key_file, server_name=found.tls_server_name or ""
-        )
+        tls = Tls(server_name=found.tls_server_name or "")
+        trusted = try_tls(Tls(ca=found.ssl_ca_cert, cert=found.cert_file, key=found.key_file))
     secrets = tuple(filter(None, (token, token.partition(" ")[2])))
-    return server, HttpConnection(server, headers, tls, "", secrets, confidential=True)
+    return server, HttpConnection(server, headers, tls, "", secrets, confidential=True, trusted=trusted)
 
 
 async def _plugin_status(plugin: Mapping[str, Any], settings: ClusterSettings, spawner: Spawner) -> Mapping[str, Any]:
@@ -129,8 +167,16 @@ def _library() -> Any:
         lasting = _KEPT
         _started: Any = None
 
+        def hold_data(self, files: _FilesInMemory) -> None:
+            """Keep the library from writing keys into files, which would be there until the process exits."""
+            for node, name in _IN_FILES:
+                given = getattr(self, node)
+                if given is not None and (data := given.safe_get(f"{name}-data")):
+                    given.value[name] = files.hold(f"{name}-data", base64.standard_b64decode(data))
+                    del given.value[f"{name}-data"]
+
         async def load_from_exec_plugin(self) -> bool:
-            settings, spawner, clock = self._started
+            settings, spawner, clock, files = self._started
             assert self._user is not None
             status = await _plugin_status(self._user["exec"].value, settings, spawner)
             if expires := status.get("expirationTimestamp"):
@@ -139,15 +185,16 @@ def _library() -> Any:
                 self.token = f"Bearer {status['token']}"
             if "clientCertificateData" in status:
                 for attribute, key in (("cert_file", "clientCertificateData"), ("key_file", "clientKeyData")):
-                    data = kube_config.FileOrData(status, "", data_key_name=key, base64_file_content=False)
-                    setattr(self, attribute, data.as_file())
+                    setattr(self, attribute, files.hold(key, status[key].encode()) if status.get(key) else None)
             return True
 
     class Library:
         fault = ConfigException
 
         @staticmethod
-        async def read(settings: ClusterSettings, spawner: Spawner, clock: Clock) -> tuple[Any, timedelta]:
+        async def read(
+            settings: ClusterSettings, spawner: Spawner, clock: Clock, files: _FilesInMemory
+        ) -> tuple[Any, timedelta]:
             found = Configuration()
             if settings.in_cluster:
                 incluster_config.load_incluster_config(found, try_refresh_token=False)  # type: ignore[no-untyped-call]
@@ -157,7 +204,8 @@ def _library() -> Any:
                 raise FileNotFoundError(2, "no such file")
             merged = kube_config.KubeConfigMerger(place).config
             loader = Loader(merged, active_context=settings.context, config_base_path=None)
-            loader._started = settings, spawner, clock  # noqa: SLF001  # the library makes it with its own arguments
+            loader._started = settings, spawner, clock, files  # noqa: SLF001  # the library makes it with its own arguments
+            loader.hold_data(files)
             await loader.load_and_set(found)
             return found, loader.lasting
 

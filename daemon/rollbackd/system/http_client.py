@@ -240,7 +240,7 @@ async def _encryption(connection: HttpConnection) -> dict[str, Any]:
     """How it is encrypted: aiohttp's default where nothing is said. Files are read on a thread."""
     if connection.tls is None:
         return {}
-    context = await asyncio.to_thread(tls_context, connection.tls)
+    context = connection.trusted or await asyncio.to_thread(tls_context, connection.tls)
     return {"ssl": context, "server_hostname": connection.tls.server_name or None}
 
 

@@ -4,6 +4,7 @@ import base64
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from ssl import SSLContext
 from urllib.parse import quote, unquote, urlsplit
 
 from rollbackd.syntax.connections import ConnectionSettings, Tls, api_address, proxy_url, unfit
@@ -31,6 +32,8 @@ class HttpConnection:
     """In every form in which they are sent."""
     confidential: bool = False
     """It is for this server alone, so that no redirect may carry it elsewhere."""
+    trusted: SSLContext | None = None
+    """What certificates were made into that are in no files `tls` could name."""
 
     def masked(self, text: str) -> str:
         """What a server says, without the secrets that it may repeat."""
