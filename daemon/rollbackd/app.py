@@ -7,12 +7,14 @@ import signal
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
 from rollbackd import facts
-from rollbackd.api.application import build_app
+from rollbackd.api.application import INTAKE, build_app
+from rollbackd.api.passing import EVERY, PassedOrders
 from rollbackd.api.server import CannotListenError, Server
 from rollbackd.config.load import ConfigErrors, load
 from rollbackd.config.models import Config, Heartbeat
@@ -35,6 +37,7 @@ from rollbackd.page import add_page
 from rollbackd.policy.guards import ago
 from rollbackd.policy.target import candidates
 from rollbackd.signals.signal_files import SignalsUnsafe
+from rollbackd.standby import Standby
 from rollbackd.state.checkpoint import Checkpoint
 from rollbackd.state.journal_access import access_of
 from rollbackd.syntax.units import Secret, format_duration
@@ -78,6 +81,7 @@ class DaemonProcess:
         self._core = core
         self._clock = core.clock
         app = build_app(core.operations, config.daemon, reveal, core.slack_orders)
+        self._passed = PassedOrders(core.operations, app[INTAKE], core.read_model, core.clock)
         add_page(app, core.operations, config.daemon, core.clock)
         self._server = Server(app, config.daemon.listen, config.daemon.socket)
         self._tasks: list[asyncio.Task[None]] = []
@@ -162,6 +166,9 @@ class DaemonProcess:
         self._root("judge", core.decision_engine.run)
         self._root("timekeeper", core.incident_clocks.run)
         self._root("orders", core.orders.run)
+        if self._config.daemon.standby:
+            self._root("passed", self._passed.run)
+            self._root("host holds", self._publish_holds)
         if core.slack_orders is not None:
             self._root("slack orders", core.slack_orders.run)
             if core.slack_orders.opens_sockets:
@@ -247,6 +254,11 @@ class DaemonProcess:
             if not candidates(ledger, ledger.present) and service.name not in told and ledger.open is None:
                 text = f"cannot roll back {service.name} yet: {self._core.operations.cannot(service)}"
                 await self._core.read_model.tell(facts.Notice("cannot_roll_back", text, service.name))
+
+    async def _publish_holds(self) -> None:
+        while True:
+            await self._core.host_holds.publish()
+            await self._clock.sleep(EVERY)
 
     async def _keep_to_the_calendar(self) -> None:
         await self._core.snapshot_manager.open()
@@ -343,13 +355,15 @@ async def _serve(path: Path, clock: Clock) -> bool:
     log.configure(loaded.config.daemon.log_level)
     daemon, untold = loaded.config.daemon, Untold(loaded.config, clock)
     url, access = daemon.journal, access_of(daemon)
-    waiting = _Standby(untold) if daemon.standby else None
+    standby = Standby(path, loaded.config, untold, clock) if daemon.standby else None
     opened = False
     try:
-        async with driving(url, access, clock, process_name(), daemon.whereabouts, waiting) as lease:
-            core = await build(
-                loaded.config, await open_journal(url, clock, access, lease), clock, Checkpoint(url, access)
-            )
+        if standby is not None:
+            standby.watch_signals()
+        async with driving(url, access, clock, process_name(), daemon.whereabouts, standby) as lease:
+            known = await standby.close() if standby is not None else None
+            journal = await open_journal(url, clock, access, lease)
+            core = await build(loaded.config, journal, clock, Checkpoint(url, access), known)
             opened = True
             await untold.over(core.read_model)
             if lease is not None and lease.predecessor:
@@ -363,27 +377,17 @@ async def _serve(path: Path, clock: Clock) -> bool:
             if again and lease is not None:
                 lease.stay()
             return again
+    except asyncio.CancelledError:
+        if standby is None or standby.again is None:
+            raise
+        return standby.again
     except JournalUnavailable as error:
         if not opened:
             await untold.tell(str(error))
         raise
-
-
-class _Standby:
-    """Says to the service manager, which has started us, that another daemon drives the journal."""
-
-    def __init__(self, untold: Untold) -> None:
-        self._untold = untold
-        self._said = ""
-
-    async def __call__(self, holder: str, trouble: JournalUnavailable | None) -> None:
-        text = f"stands by; {holder} drives" if trouble is None else f"stands by, and cannot see who drives: {trouble}"
-        sd_notify.notify(sd_notify.READY, sd_notify.WATCHDOG, sd_notify.status(text))
-        if text != self._said:
-            log.get("daemon").info(text)
-            self._said = text
-        if trouble is not None:
-            await self._untold.tell(str(trouble))
+    finally:
+        if standby is not None:
+            await standby.close()
 
 
 def run(path: Path, clock: Clock | None = None) -> int:
@@ -432,7 +436,7 @@ async def offline_rollback(path: Path, request: Request, on_record: Callable[[Re
         sending = asyncio.create_task(core.dispatcher.run())
         try:
             await core.intake.recall()
-            name = await core.operations.rollback(request)
+            name = await core.operations.rollback(replace(request, actor=f"{request.actor}{config.daemon.of_host}"))
             return await _follow(core, name, on_record)
         finally:
             with suppress(TimeoutError):

@@ -47,6 +47,7 @@ from rollbackd.plugins import build_notifier
 from rollbackd.policy.changes import UNCONFIRMED
 from rollbackd.reports import Reports
 from rollbackd.signals.alertmanager_client import Alertmanager
+from rollbackd.signals.host_holds import HostHolds
 from rollbackd.signals.intake import SignalIntake
 from rollbackd.signals.polls import PrometheusPolls
 from rollbackd.signals.prometheus import Prometheus, PrometheusReplicas
@@ -60,6 +61,7 @@ from rollbackd.snapshots import SnapshotManager
 from rollbackd.snapshots.metrics import SnapshotMetrics
 from rollbackd.snapshots.retention import Retention
 from rollbackd.state.checkpoint import Checkpoint
+from rollbackd.state.projection import Projection
 from rollbackd.state.read_model import ReadModel
 from rollbackd.syntax.units import Secret
 from rollbackd.system.clock import Clock, JumpWatch
@@ -105,6 +107,7 @@ class Core:
     dispatcher: NotificationDispatcher
     operations: Operations
     orders: SignalCommands
+    host_holds: HostHolds
     slack_orders: SlackOrders | None
     """None where no receiver has buttons."""
     web: HttpSession
@@ -112,15 +115,16 @@ class Core:
     vitals: Vitals
     lag: LoopLag
 
-    async def close(self) -> None:
-        """End what has connections or threads, the journal last."""
+    async def close(self, *, save: bool = True) -> None:
+        """End what has connections or threads, the journal last; `save`: with a checkpoint for the next start."""
         await self.runner.stop()
         await self.decision_engine.settle()
         await self.snapshot_manager.stop()
         if self.prometheus is not None:
             await self.prometheus.close()
         await self.web.close()
-        await self.read_model.save()
+        if save:
+            await self.read_model.save()
         await self.read_model.journal.close()
 
 
@@ -172,13 +176,22 @@ class _Deciding:
     smoke: SmokeChecks
 
 
-async def build(config: Config, journal: Journal, clock: Clock, checkpoint: Checkpoint | None = None) -> Core:
+async def build(
+    config: Config,
+    journal: Journal,
+    clock: Clock,
+    checkpoint: Checkpoint | None = None,
+    known: Projection | None = None,
+    standing_by: Callable[[], str] | None = None,
+) -> Core:
     """Build every part and read the journal.
 
+    :param known: what is known of the journal already.
+    :param standing_by: who drives, where that is another daemon.
     :raises SignalsUnsafe: the signals directory is not safe.
     """
-    files = SignalFiles(config.daemon.signals, clock)
-    read_model = ReadModel(journal, checkpoint)
+    files = SignalFiles(config.daemon.signals, clock, config.daemon.of_host)
+    read_model = ReadModel(journal, checkpoint, known)
     reading = asyncio.create_task(read_model.open())  # on the journal's threads, while the rest is built
     await clock.sleep(timedelta())
     reach = _reach(config, clock)
@@ -266,6 +279,7 @@ async def build(config: Config, journal: Journal, clock: Clock, checkpoint: Chec
             vitals=vitals,
             polls=deciding.polls,
             waiting=dispatcher.waiting,
+            standing_by=standing_by,
         )
     )
     registry.register(
@@ -290,7 +304,7 @@ async def build(config: Config, journal: Journal, clock: Clock, checkpoint: Chec
     reports = Reports(config, read_model, clock, operations)
     planned = [*snapshot_manager.planned(), *drill_timetable.planned(), *upkeep.planned(), *reports.planned()]
     timetable = Calendar(planned, clock)
-    orders = SignalCommands(config, read_model, clock, files, operations)
+    orders = SignalCommands(config, read_model, clock, files, operations, passes_on=standing_by is not None)
     rooms = rooms_with_buttons(reach.notifiers)
     slack_orders = SlackOrders(config, read_model, clock, operations, rooms) if rooms else None
     if slack_orders is not None:
@@ -323,6 +337,7 @@ async def build(config: Config, journal: Journal, clock: Clock, checkpoint: Chec
         dispatcher=dispatcher,
         operations=operations,
         orders=orders,
+        host_holds=HostHolds(config, read_model, files),
         slack_orders=slack_orders,
         web=reach.web,
         prometheus=reach.prometheus,

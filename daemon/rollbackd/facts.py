@@ -12,7 +12,18 @@ from typing import Any, get_args
 
 from pydantic import TypeAdapter
 
-from rollbackd.model import CheckResult, Decision, Outcome, Plan, Priority, Request, State, Trigger, Verdict
+from rollbackd.model import (
+    CheckResult,
+    Decision,
+    Outcome,
+    Plan,
+    Priority,
+    Request,
+    SignalHold,
+    State,
+    Trigger,
+    Verdict,
+)
 
 
 # -- of an incident -----------------------------------------------------------------------------
@@ -601,6 +612,14 @@ class Notice:
 
 
 @dataclass(frozen=True, slots=True)
+class SignalHolds:
+    """All that the signal files of a host hold from now on, where several hosts share the journal."""
+
+    host: str
+    holds: tuple[SignalHold, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Moved:
     """The journal goes on elsewhere: the last fact of this one, on which nothing starts any more."""
 
@@ -621,6 +640,7 @@ ServiceFact = (
 )  # fmt: skip
 FleetFact = (
     Opening | Rising | Ended | BreakerReset | Paged | Notice | NoticeAcknowledged | Subsided | Held | Unheld | Moved
+    | SignalHolds
 )  # fmt: skip
 Fact = IncidentFact | ServiceFact | FleetFact
 

@@ -382,6 +382,18 @@ class Replaced:
 
 
 @dataclass(frozen=True, slots=True)
+class SignalHold:
+    """What a signal file holds."""
+
+    scope: str
+    """A service's name, or `*`."""
+    actor: str
+    reason: str
+    """A sentence."""
+    until: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ApprovalRequest:
     """What people are asked before a rollback; it stands until somebody answers or it expires."""
 
@@ -398,6 +410,8 @@ class ApprovalRequest:
     """Who announced the change, when they may not approve going back."""
     persons: Mapping[str, str] = field(default_factory=dict)
     """Whose each actor is, where that matters, as configured when it was asked; any other is a person of their own."""
+    of_hosts: bool = False
+    """Whether a user's name has the host behind it, as in unix:ann@ops-1; one name is one person on every host."""
     otherwise: Literal["escalate", "roll_back"] = "escalate"
     """What happens when nobody answers in time."""
     over: bool = False

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rollbackd.facts import Adopted, Applied, ApplyStarted, Notice, Record, Told
+from rollbackd.facts import Adopted, Applied, ApplyStarted, Notice, Record, SignalHolds, Told
 from rollbackd.journal import (
     Conflict,
     Entry,
@@ -447,3 +447,23 @@ async def test_a_failed_message_keeps_its_error_until_it_is_given_up(journal: Jo
 async def test_a_time_without_a_zone_is_refused(journal: Journal) -> None:
     with pytest.raises(ValueError, match="has no zone"):
         await journal.prune(NOON.replace(tzinfo=None))
+
+
+async def test_a_start_loses_to_what_signal_files_hold_since_its_writer_looked(journal: Journal) -> None:
+    (first,) = await journal.append(Entry("fleet", SignalHolds("ops-1")))
+    await journal.append(Entry(STREAM, ApplyStarted("code", 1), follows=0), heeding=first.seq)
+    (held,) = await journal.append(Entry("fleet", SignalHolds("ops-2")))
+    with pytest.raises(Conflict, match="signal files hold something else"):
+        await journal.append(Entry(STREAM, ApplyStarted("code", 2), follows=1), heeding=first.seq)
+    await journal.append(Entry(STREAM, Told("room", "started", "1")))
+    assert [type(one.fact) for one in await journal.read(STREAM)] == [ApplyStarted, Told]
+    await journal.append(Entry(STREAM, ApplyStarted("code", 2), follows=2), heeding=held.seq)
+
+
+async def test_what_became_of_a_row_is_there_for_who_put_it_there(journal: Journal) -> None:
+    (row,) = (await journal.receive([Received("k", "passed", b"what")])).new
+    assert await journal.answer_to("k") is None
+    await journal.answer(row.id, b"done")
+    assert await journal.answer_to("k") == b"done"
+    assert await journal.unhandled() == []
+    assert (await journal.receive([Received("k", "passed", b"what")])).again == ("k",)

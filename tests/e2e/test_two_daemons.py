@@ -49,6 +49,9 @@ class Pair:
 
     def b_drives(self) -> None:
         self.b.until_up()
+        wait_until(
+            lambda: self.b.ask("GET", "daemon")["driver"] == f"{gethostname()} drives", "the other one drives", 60
+        )
 
 
 @pytest.fixture

@@ -189,7 +189,9 @@ class FakeOperations(FakeKeeping):
             "1a2b3c4d5e6f", timedelta(seconds=75), timedelta(seconds=115),
         )  # fmt: skip
 
-    async def rollback(self, request: Request) -> str:
+    standing_by = ""
+
+    async def rollback(self, request: Request, episode: str = "", handled: Sequence[int] = ()) -> str:
         self._known(request.service)
         if request.service == "search":
             raise OrderRefused("search is not rolled back", (FindingView("target", "ask", "no good state", True),))

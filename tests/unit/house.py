@@ -221,11 +221,13 @@ class HookedJournal(MemoryJournal):
     before: Callable[[Sequence[Any]], Awaitable[None]] | None = None
     after: Callable[[Sequence[Any]], None] | None = None
 
-    async def append(self, *entries: Entry, handled: Sequence[int] = (), urgent: bool = False) -> tuple[Record, ...]:
+    async def append(
+        self, *entries: Entry, handled: Sequence[int] = (), urgent: bool = False, heeding: int | None = None
+    ) -> tuple[Record, ...]:
         written = [entry.fact for entry in entries]
         if self.before is not None:
             await self.before(written)
-        found = await super().append(*entries, handled=handled, urgent=urgent)
+        found = await super().append(*entries, handled=handled, urgent=urgent, heeding=heeding)
         if self.after is not None:
             self.after(written)
         return found

@@ -9,8 +9,9 @@ import pytest
 from rollbackd import facts
 from rollbackd.decision.holds import ActiveHolds
 from rollbackd.journal import Entry
-from rollbackd.model import FLEET, service_stream
+from rollbackd.model import FLEET, SignalHold, service_stream
 from rollbackd.rules.matchers import Matcher, parse_matchers
+from rollbackd.signals.host_holds import HostHolds
 from rollbackd.signals.signal_files import SignalFiles
 from rollbackd.signals.silences import Silence
 from tests.fakes.clock import START
@@ -124,3 +125,39 @@ async def test_all_that_holds_is_listed(stops: Stops) -> None:
         ("*", "file"), ("shop", "api"), ("shop", "silence"),
     ]  # fmt: skip
     assert len(stops.holds("shop", {})) == 3
+
+
+async def test_what_a_file_holds_on_another_host_holds_here_until_its_time(stops: Stops) -> None:
+    hold = SignalHold("shop", "unix:ann@ops-2", "HOLD.shop by unix:ann@ops-2", START + HOUR)
+    await stops.read_model.append(Entry(FLEET, facts.SignalHolds("ops-2", (hold,))))
+    assert stops.holds("shop", {}) == ("held on ops-2: HOLD.shop by unix:ann@ops-2",)
+    assert stops.holds("desk", {}) == ()
+    assert stops.holds.of_all() == ()
+    assert [(one.scope, one.actor, one.source) for one in stops.holds.listed()] == [("shop", hold.actor, "file")]
+    assert stops.holds.how_to_lift("shop") == (
+        "it is held by the file HOLD.shop on ops-2; remove it there, or where that host is gone, "
+        "`rollbackd resume --from ops-2`"
+    )
+    stops.clock.advance(HOUR)
+    assert stops.holds("shop", {}) == ()
+
+
+async def test_what_files_hold_is_published_when_it_is_news(stops: Stops) -> None:
+    files = SignalFiles(stops.signals, stops.clock, "@ops-1")
+    published = HostHolds(stops.config, stops.read_model, files)
+    here = stops.config.daemon.here
+    await published.publish()
+    assert stops.journal.records == []
+    (stops.signals / "HOLD").write_text("reason: look first")
+    await published.publish()
+    await published.publish()
+    assert len(stops.journal.records) == 1
+    (hold,) = stops.read_model.fleet.signal_holds[here]
+    assert (hold.scope, hold.actor.endswith("@ops-1"), "look first" in hold.reason) == ("*", True, True)
+    assert len(stops.holds("shop", {})) == 1, "its own file is read, and does not count twice"
+    (stops.signals / "HOLD").unlink()
+    stops.signals.chmod(0o777)
+    await published.publish()
+    (hold,) = stops.read_model.fleet.signal_holds[here]
+    assert (hold.actor, "is open to others" in hold.reason) == ("daemon", True), "one that cannot be trusted holds all"
+    stops.signals.chmod(0o770)

@@ -106,6 +106,13 @@ def test_two_names_of_one_person_are_one_person() -> None:
     assert missing(groups, ["slack:bob", BOB]) == "one of product"
     assert missing(groups, ["slack:bob", ANN]) == ""
     assert may_answer(groups, "slack:cat") == "slack:cat is in none of the groups that are asked: tech, product"
+    here = replace(groups, of_hosts=True)
+    assert missing(here, [f"{BOB}@ops-2", f"{ANN}@ops-1", "token:a@b"]) == ""
+    assert missing(replace(two, of_hosts=True, persons={}), [f"{ANN}@ops-1", f"{ANN}@ops-2"]) == "1 more person"
+    assert missing(replace(two, persons={}), [f"{ANN}@corp", f"{ANN}@other"]) == ""
+    own = replace(two, of_hosts=True, persons={}, excluded=(f"{ANN}@ops-1", f"{BOB}@corp"))
+    assert "announced the change" in may_answer(own, f"{ANN}@ops-2")
+    assert "announced the change" in may_answer(own, f"{BOB}@corp@ops-1"), "a name of its own has an @, too"
     announced = replace(groups, excluded=("slack:U0123ABCD",))
     assert may_answer(announced, ANN) == f"{ANN} announced the change; somebody else must approve going back from it"
     assert missing(announced, [ANN, "slack:bob"]) == "one of product"

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from rollbackd import facts
 from rollbackd.facts import KINDS, Record
-from rollbackd.model import DAEMON, FLEET, Action, Outcome, Release, State, service_stream
+from rollbackd.model import DAEMON, FLEET, Action, Outcome, Release, SignalHold, State, service_stream
 from rollbackd.policy.changes import newest
 from rollbackd.policy.ledger import (
     KEPT,
@@ -269,6 +269,13 @@ def test_a_person_wipes_the_slate_of_the_breaker() -> None:
     assert (ledger.ends, len(ledger.openings)) == ((), 1)
 
 
+def test_what_signal_files_hold_is_known_by_host_as_said_last() -> None:
+    one, two = SignalHold("*", "unix:ann@ops-1", "HOLD"), SignalHold("shop", "unix:bob@ops-2", "HOLD.shop")
+    told = (at(0), facts.SignalHolds("ops-1", (one, two))), (at(1), facts.SignalHolds("ops-2", (two,)))
+    assert fleet_of(*told).signal_holds == {"ops-1": (one, two), "ops-2": (two,)}
+    assert fleet_of(*told, (at(2), facts.SignalHolds("ops-1"))).signal_holds == {"ops-2": (two,)}
+
+
 def test_the_fleet_remembers_a_thousand() -> None:
     many = [(at(n), facts.Opening("s", f"s-{n}")) for n in range(KEPT_OF_FLEET + 1)]
     assert len(fleet_of(*many).openings) == KEPT_OF_FLEET
@@ -372,6 +379,9 @@ FACTS = st.one_of(
     st.builds(facts.Opening, st.just("checkout"), NAMES, st.booleans()),
     st.builds(facts.Ended, st.just("checkout"), NAMES, OUTCOMES, st.booleans(), st.none(), st.booleans()),
     st.builds(facts.BreakerReset),
+    st.builds(
+        facts.SignalHolds, st.sampled_from(["ops-1", "ops-2"]), st.sampled_from([(), (SignalHold("*", "a", "b"),)])
+    ),
     st.builds(facts.Notice, st.just("kind"), st.just("text")),
     st.integers(0, 5).map(episode),
 )

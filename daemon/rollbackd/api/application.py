@@ -15,6 +15,7 @@ from rollbackd.api.connections import in_hand
 from rollbackd.api.intake import IntakeHandlers
 from rollbackd.api.long_poll import Waits
 from rollbackd.api.openapi import document
+from rollbackd.api.passing import PassedRequest, PassingIntake, PassingOn
 from rollbackd.api.problems import as_problems, invalid
 from rollbackd.api.request_body import JSON, read_json
 from rollbackd.api.routes import ROUTES, ApiCall, ApiRoute
@@ -34,16 +35,24 @@ _HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 GATE = web.AppKey("gate", Gate)
 """Who is let in, for other rooms that answer on the same port."""
 
+INTAKE = web.AppKey("intake", IntakeHandlers)
+"""What takes signals."""
+
 Answerer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def build_app(
-    operations: Operations, daemon: Daemon, reveal: Callable[[Secret], str], slack: SlackOrders | None = None
+    operations: Operations,
+    daemon: Daemon,
+    reveal: Callable[[Secret], str],
+    slack: SlackOrders | None = None,
+    passing: PassingOn | None = None,
 ) -> web.Application:
     """All routes of the HTTP side and of the socket, on the same operations.
 
     :param reveal: reads a secret; called once for each of `daemon.tokens`.
     :param slack: takes clicks; None where no receiver has buttons.
+    :param passing: takes signals and orders where this daemon stands by.
     :raises CannotListenError: tokens or `open_on_loopback` that would let the wrong people in.
     """
     gate = Gate(daemon, reveal)
@@ -51,11 +60,17 @@ def build_app(
     app = web.Application(middlewares=[in_hand, as_problems], client_max_size=daemon.max_body)
     app[GATE] = gate
     for route in ROUTES:
-        app.router.add_route(route.method, route.path, _answerer(route, operations, waits, gate))
-    _add_intake(app, IntakeHandlers(operations, daemon.max_body), gate)
-    _add_files(app, SnapshotFiles(operations), gate)
+        app.router.add_route(route.method, route.path, _answerer(route, operations, waits, gate, passing))
     _add_health(app, operations, gate)
-    app.router.add_post(SLACK, SlackRequests(slack).clicked)
+    if passing is None:
+        app[INTAKE] = IntakeHandlers(operations, daemon.max_body)
+        _add_files(app, SnapshotFiles(operations), gate)
+        app.router.add_post(SLACK, SlackRequests(slack).clicked)
+    else:
+        app[INTAKE] = PassingIntake(operations, daemon.max_body, passing)
+        for path in (FILES, SLACK):
+            app.router.add_route("*", path, passing.refuse)
+    _add_intake(app, app[INTAKE], gate)
 
     async def end_waits(_app: web.Application) -> None:
         waits.end()
@@ -64,7 +79,7 @@ def build_app(
     return app
 
 
-def _answerer(route: ApiRoute, operations: Operations, waits: Waits, gate: Gate) -> Answerer:
+def _answerer(route: ApiRoute, operations: Operations, waits: Waits, gate: Gate, passing: PassingOn | None) -> Answerer:
     async def answer(request: web.Request) -> web.StreamResponse:
         peer = gate.admit(request, route.role)
         try:
@@ -74,6 +89,10 @@ def _answerer(route: ApiRoute, operations: Operations, waits: Waits, gate: Gate)
         except ValidationError as error:
             raise invalid(error) from error
         name = request.match_info.get("name", "")
+        if passing is not None and route.method != "GET":
+            given = {"query": dict(request.query), "body": content.decode()}
+            asked = PassedRequest(method=route.method, path=route.path, actor=peer.actor, name=name, **given)
+            return await passing.order(route, asked)
         value = await route.handler(ApiCall(operations, waits, peer.actor, name, query, body))
         said = written(route.answer).dump_json(value)
         return web.Response(status=route.status, body=said, content_type=JSON, headers=_HEADERS)

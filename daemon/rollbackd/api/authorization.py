@@ -81,6 +81,7 @@ class Gate:
                 raise CannotListenError(
                     f"daemon.tokens: {token.name} and {other.actor[6:]} have the same secret; change one"
                 )
+        self._of_host = daemon.of_host
         self._open = daemon.open_on_loopback
         if self._open and not is_loopback(listening(daemon.listen)[0]):
             raise CannotListenError(
@@ -92,7 +93,7 @@ class Gate:
 
         :raises ProblemError: 401 when nobody knows who it is, 403 when it may not.
         """
-        peer = socket_peer(request) or self._bearer(request) or self._neighbour(request)
+        peer = socket_peer(request, self._of_host) or self._bearer(request) or self._neighbour(request)
         if peer is None:
             raise ProblemError(401, self._how_to_come_in(), {"WWW-Authenticate": _CHALLENGE})
         if needed not in peer.roles:
@@ -146,8 +147,11 @@ class Gate:
         return "no token is configured: add one to daemon.tokens, or use the command line on the daemon's host"
 
 
-def socket_peer(request: web.Request) -> Peer | None:
-    """The user at the other end, on the Unix socket; None on TCP, where SO_PEERCRED answers -1 without an error."""
+def socket_peer(request: web.Request, of_host: str = "") -> Peer | None:
+    """The user at the other end, on the Unix socket; None on TCP, where SO_PEERCRED answers -1 without an error.
+
+    :param of_host: what follows a user's name.
+    """
     transport = request.transport
     if transport is None or isinstance(transport.get_extra_info("sockname"), tuple):  # an address of IP
         return None
@@ -157,7 +161,7 @@ def socket_peer(request: web.Request) -> Peer | None:
     process, user, _group = _PEER.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
     if step_processes.is_of_a_step(process, ours=user == os.geteuid()):
         return Peer(f"{_OF_A_STEP}{_user_name(user)}", _MAY["viewer"])
-    return Peer(f"unix:{_user_name(user)}", _MAY["operator"])
+    return Peer(f"unix:{_user_name(user)}{of_host}", _MAY["operator"])
 
 
 @lru_cache(maxsize=256)

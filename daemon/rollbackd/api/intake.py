@@ -7,6 +7,7 @@ disk full) is a 503, and only a body that will never be right is a 400.
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
+from functools import partial
 from typing import TypeVar
 
 from aiohttp import web
@@ -18,7 +19,10 @@ from rollbackd.api.request_body import JSON, READ_WITHIN, read_json
 from rollbackd.operations import Operations
 from rollbackd.signals.alertmanager_webhook import WebhookError, WebhookPayload, parse_webhook
 from rollbackd.signals.events import EventError, Posted, parse_events
+from rollbackd.signals.intake import EventReceipt
 
+ALERTS, SIGNALS = "/api/v1/alerts", "/api/v1/signals"
+"""Where they are posted to."""
 BIG = 256 * 1024
 """Bytes; a body above this is parsed on a thread, so that health answers go on meanwhile."""
 MOST_REQUESTS = 512
@@ -62,15 +66,23 @@ class IntakeHandlers:
 
     async def alerts(self, request: web.Request, actor: str) -> web.Response:
         """Take one notification of Alertmanager's. :raises ProblemError: nothing of it was taken."""
-        return await self._post(request, actor, parse_webhook, lambda webhook: self._receive(webhook, actor))
+        return await self._post(request, actor, partial(self._alerts, actor))
 
     async def signals(self, request: web.Request, actor: str) -> web.Response:
         """Take one event, or a list of them. :raises ProblemError: nothing of it was taken."""
-        return await self._post(request, actor, parse_events, lambda posted: self._report(posted, actor))
+        return await self._post(request, actor, partial(self._signals, actor))
 
-    async def _post(
-        self, request: web.Request, actor: str, parse: Callable[[bytes], _P], take: Callable[[_P], Awaitable[bytes]]
-    ) -> web.Response:
+    async def replay(self, path: str, body: bytes, actor: str) -> None:
+        """Take what was posted to another host. :raises WebhookError: EventError: JournalUnavailable:"""
+        await (self._alerts if path == ALERTS else self._signals)(actor, body)
+
+    async def _alerts(self, actor: str, body: bytes) -> bytes:
+        return await self._take(body, parse_webhook, lambda webhook: self._receive(webhook, actor, body))
+
+    async def _signals(self, actor: str, body: bytes) -> bytes:
+        return await self._take(body, parse_events, lambda posted: self._report(posted, actor, body))
+
+    async def _post(self, request: web.Request, actor: str, take: Callable[[bytes], Awaitable[bytes]]) -> web.Response:
         if self._requests >= MOST_REQUESTS:
             raise _busy()
         held = 0
@@ -85,7 +97,7 @@ class IntakeHandlers:
         self._requests += 1
         try:
             body = await read_json(request, self._max_body, self._read_within, count)
-            answer = await self._take(body, parse, take)
+            answer = await take(body)
             self._refused.pop(actor, None)
         except (ProblemError, WebhookError, EventError) as error:
             if not isinstance(error, ProblemError) or error.status in _NEVER_RIGHT:
@@ -109,12 +121,8 @@ class IntakeHandlers:
         async with self._big:  # what was parsed takes several times the memory of its bytes
             return await take(await asyncio.to_thread(parse, body))
 
-    async def _receive(self, webhook: WebhookPayload, actor: str) -> bytes:
-        accepted, duplicates, unmatched = await self._operations.receive(
-            webhook.alerts, actor, elsewhere=webhook.grafana
-        )
-        if webhook.truncated:
-            await self._operations.complete(webhook)
+    async def _receive(self, webhook: WebhookPayload, actor: str, body: bytes) -> bytes:
+        accepted, duplicates, unmatched = await self._keep_alerts(webhook, actor, body)
         if not webhook.damaged:
             self._damaging.discard(actor)
             return f'{{"accepted":{accepted},"duplicates":{duplicates},"unmatched":{unmatched}}}'.encode()
@@ -125,8 +133,19 @@ class IntakeHandlers:
         why = webhook.damaged[:_SAID]
         return to_json(asdict(Accepted(accepted, duplicates, unmatched, len(webhook.damaged), why)))
 
-    async def _report(self, posted: tuple[Posted, ...], actor: str) -> bytes:
-        taken = await self._operations.report(posted, actor)
+    async def _keep_alerts(self, webhook: WebhookPayload, actor: str, _body: bytes) -> tuple[int, int, int]:
+        """Accepted, duplicates, unmatched; on disk when it returns. :raises JournalUnavailable: nothing was kept."""
+        counts = await self._operations.receive(webhook.alerts, actor, elsewhere=webhook.grafana)
+        if webhook.truncated:
+            await self._operations.complete(webhook)
+        return counts
+
+    async def _keep_events(self, posted: tuple[Posted, ...], actor: str, _body: bytes) -> EventReceipt:
+        """On disk when it returns. :raises EventError: JournalUnavailable: nothing was kept."""
+        return await self._operations.report(posted, actor)
+
+    async def _report(self, posted: tuple[Posted, ...], actor: str, body: bytes) -> bytes:
+        taken = await self._keep_events(posted, actor, body)
         why = tuple(dict.fromkeys(taken.unmatched))[:_SAID]
         return to_json(asdict(Reported(taken.accepted, taken.duplicates, len(taken.unmatched), why)))
 

@@ -6,6 +6,7 @@ https://www.rfc-editor.org/rfc/rfc9457
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
+from typing import Protocol
 
 from aiohttp import web
 from pydantic import TypeAdapter, ValidationError
@@ -25,6 +26,16 @@ NOT_WRITTEN_RETRY = "5"
 """Seconds that a client is asked to wait when the journal cannot be written."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Asked(Protocol):
+    """A request, wherever it was made."""
+
+    @property
+    def method(self) -> str: ...
+
+    @property
+    def path(self) -> str: ...
 
 
 class ProblemError(Exception):
@@ -65,7 +76,7 @@ def invalid(error: ValidationError) -> ProblemError:
     return ProblemError(400, "; ".join(faults), errors=faults)
 
 
-def told(request: web.Request, error: Exception) -> ProblemError:
+def told(request: Asked, error: Exception) -> ProblemError:
     """What people are told of an exception of a handler."""
     match error:
         case ProblemError():
@@ -99,7 +110,7 @@ async def as_problems(request: web.Request, handler: Handler) -> web.StreamRespo
         return problem(found.status, str(found), found.headers, **found.more)
 
 
-def _of_aiohttp(request: web.Request, error: web.HTTPException) -> ProblemError:
+def _of_aiohttp(request: Asked, error: web.HTTPException) -> ProblemError:
     headers = {name: error.headers[name] for name in ("Allow",) if name in error.headers}
     if isinstance(error, web.HTTPNotFound):
         return ProblemError(404, f"there is nothing at {show(request.path)}; /openapi.json lists what there is")

@@ -48,6 +48,10 @@ class ApiCall(Generic[_Q, _B]):
     """The path's own part: a service's name, an incident's id, a hold's scope; empty when it has none."""
     query: _Q
     body: _B
+    key: str = ""
+    """What it is known by, where it was passed on and may come twice."""
+    handled: tuple[int, ...] = ()
+    """Its row of the inbox then."""
 
 
 Handler = Callable[[ApiCall[Any, Any]], Awaitable[Any]]
@@ -67,6 +71,8 @@ class ApiRoute:
     query: type[Spec]
     body: type[Spec]
     status: int
+    passes: bool
+    """Whether a daemon that stands by passes it on; what is done twice is then the same as once."""
 
     @property
     def summary(self) -> str:
@@ -78,13 +84,15 @@ ROUTES: list[ApiRoute] = []
 """In the order of the API's description. What streams, and the daemon's own health, is in application.py."""
 
 
-def route(method: Method, path: str, role: Role, status: int = 200) -> Callable[[_Handler], _Handler]:
+def route(
+    method: Method, path: str, role: Role, status: int = 200, *, passes: bool = False
+) -> Callable[[_Handler], _Handler]:
     """Declare a way in; its query, its body and its answer are those of the handler's signature."""
 
     def declare(handler: _Handler) -> _Handler:
         hints = get_type_hints(handler)
         query, body = get_args(hints["call"])
-        ROUTES.append(ApiRoute(method, path, role, handler, hints["return"], query, body, status))
+        ROUTES.append(ApiRoute(method, path, role, handler, hints["return"], query, body, status, passes))
         return handler
 
     return declare
@@ -103,23 +111,23 @@ async def service(call: ApiCall[parameters.NoQuery, parameters.NoBody]) -> Servi
     return await call.operations.service(call.name)
 
 
-@route("POST", "/api/v1/services/{name}/plan", "viewer")
+@route("POST", "/api/v1/services/{name}/plan", "viewer", passes=True)
 async def plan(call: ApiCall[parameters.NoQuery, parameters.PlanBody]) -> PlanView:
     """What a rollback would be and what would be decided now; touches nothing."""
     return await call.operations.plan(Request(call.name, call.actor, to=call.body.to, plan=call.body.plan))
 
 
-@route("POST", "/api/v1/services/{name}/rollback", "operator", status=202)
+@route("POST", "/api/v1/services/{name}/rollback", "operator", status=202, passes=True)
 async def rollback(call: ApiCall[parameters.NoQuery, parameters.RollbackBody]) -> answers.Begun:
     """Roll a service back, or join and start its open incident."""
     body = call.body
     request = Request(
         call.name, call.actor, body.reason, body.to, body.plan, body.irreversible, body.over_hold, body.plan_id
     )
-    return answers.Begun(await call.operations.rollback(request))
+    return answers.Begun(await call.operations.rollback(request, call.key, call.handled))
 
 
-@route("POST", "/api/v1/services/{name}/mending", "operator")
+@route("POST", "/api/v1/services/{name}/mending", "operator", passes=True)
 async def mending(call: ApiCall[parameters.NoQuery, parameters.MendingBody]) -> answers.Done:
     """Say that somebody mends a service and how long that takes: nothing goes back meanwhile."""
     until = await call.operations.mending(call.name, call.actor, call.body.length, call.body.reason)
@@ -130,13 +138,13 @@ async def mending(call: ApiCall[parameters.NoQuery, parameters.MendingBody]) -> 
     return answers.Done(f"{call.name} is being mended until {at}: nothing goes back meanwhile", call.actor)
 
 
-@route("POST", "/api/v1/services/{name}/good", "operator")
+@route("POST", "/api/v1/services/{name}/good", "operator", passes=True)
 async def good(call: ApiCall[parameters.NoQuery, parameters.GoodBody]) -> StateView:
     """Mark a state as known to be good."""
     return await call.operations.good(call.name, call.body.releases, call.actor)
 
 
-@route("POST", "/api/v1/services/{name}/quarantine", "operator")
+@route("POST", "/api/v1/services/{name}/quarantine", "operator", passes=True)
 async def quarantine(call: ApiCall[parameters.NoQuery, parameters.QuarantineBody]) -> answers.Done:
     """Never go to these releases, or `lift` that."""
     releases, lift = call.body.releases, call.body.lift
@@ -223,7 +231,7 @@ async def incident(call: ApiCall[parameters.NewsQuery, parameters.NoBody]) -> In
     return await call.operations.incident(call.name, after)
 
 
-@route("POST", "/api/v1/incidents/{name}/approve", "operator")
+@route("POST", "/api/v1/incidents/{name}/approve", "operator", passes=True)
 async def approve(call: ApiCall[parameters.NoQuery, parameters.ReasonBody]) -> answers.Answered:
     """Say yes to what an incident, or a service's open one, asks."""
     taken = await call.operations.approve(call.name, call.actor, call.body.reason)
@@ -231,7 +239,7 @@ async def approve(call: ApiCall[parameters.NoQuery, parameters.ReasonBody]) -> a
     return answers.Answered(f"{taken.incident} is approved; {then}", call.actor, taken.incident, taken.missing)
 
 
-@route("POST", "/api/v1/incidents/{name}/deny", "operator")
+@route("POST", "/api/v1/incidents/{name}/deny", "operator", passes=True)
 async def deny(call: ApiCall[parameters.NoQuery, parameters.ReasonBody]) -> answers.Answered:
     """Say no to what an incident, or a service's open one, asks."""
     taken = await call.operations.deny(call.name, call.actor, call.body.reason)
@@ -239,14 +247,14 @@ async def deny(call: ApiCall[parameters.NoQuery, parameters.ReasonBody]) -> answ
     return answers.Answered(done, call.actor, taken.incident)
 
 
-@route("POST", "/api/v1/incidents/{name}/abort", "operator")
+@route("POST", "/api/v1/incidents/{name}/abort", "operator", passes=True)
 async def abort(call: ApiCall[parameters.NoQuery, parameters.ReasonBody]) -> answers.Done:
     """Stop an incident, or a service's open one, at its next boundary."""
     await call.operations.abort(call.name, call.actor, call.body.reason)
     return answers.Done(f"{call.name} stops before its next step; what is entered is left", call.actor)
 
 
-@route("POST", "/api/v1/incidents/{name}/acknowledge", "operator")
+@route("POST", "/api/v1/incidents/{name}/acknowledge", "operator", passes=True)
 async def acknowledge(call: ApiCall[parameters.NoQuery, parameters.AcknowledgeBody]) -> answers.Done:
     """Say that a person has seen it: an incident, or a service's last one and what was refused for it."""
     left = await call.operations.acknowledge(call.name, call.actor, call.body.leave)
@@ -254,7 +262,7 @@ async def acknowledge(call: ApiCall[parameters.NoQuery, parameters.AcknowledgeBo
     return answers.Done(f"{call.name} is acknowledged: its reminders stop{leaves}", call.actor)
 
 
-@route("POST", "/api/v1/incidents/{name}/escalate", "operator")
+@route("POST", "/api/v1/incidents/{name}/escalate", "operator", passes=True)
 async def escalate(call: ApiCall[parameters.NoQuery, parameters.EscalateBody]) -> answers.Done:
     """Call the next people to an incident, or to a service's last one."""
     incident = await call.operations.escalate(call.name, call.actor, call.body.reason)
@@ -277,7 +285,7 @@ async def events(call: ApiCall[parameters.EventsQuery, parameters.NoBody]) -> an
 
 
 # -- announced changes --------------------------------------------------------------------------
-@route("POST", "/api/v1/changes", "source")
+@route("POST", "/api/v1/changes", "source", passes=True)
 async def changed(call: ApiCall[parameters.NoQuery, parameters.ChangeBody]) -> ChangeView:
     """Announce a change, before it is made or right after; the same key again is the same change."""
     return await call.operations.changed(call.body, call.actor)
@@ -289,7 +297,7 @@ async def changes(call: ApiCall[parameters.ServiceQuery, parameters.NoBody]) -> 
     return answers.Changes(tuple(await call.operations.changes(call.query.service)))
 
 
-@route("POST", "/api/v1/changes/{name}/confirm", "operator")
+@route("POST", "/api/v1/changes/{name}/confirm", "operator", passes=True)
 async def confirm(call: ApiCall[parameters.NoQuery, parameters.NoBody]) -> ChangeView:
     """Say that an announced change, or a service's newest that waits for it, is well: it does not go back."""
     return await call.operations.confirm(call.name, call.actor)
@@ -315,7 +323,7 @@ async def holds_of(call: ApiCall[parameters.NoQuery, parameters.NoBody]) -> answ
     return answers.Holds(tuple(hold for hold in await call.operations.holds() if hold.scope == call.name))
 
 
-@route("PUT", "/api/v1/holds/{name}", "operator")
+@route("PUT", "/api/v1/holds/{name}", "operator", passes=True)
 async def hold(call: ApiCall[parameters.NoQuery, parameters.HoldBody]) -> answers.Done:
     """Start no step of a service, or of any with `*`, until this is lifted."""
     await call.operations.hold(call.name, call.actor, call.body.reason, call.body.until)
@@ -323,14 +331,21 @@ async def hold(call: ApiCall[parameters.NoQuery, parameters.HoldBody]) -> answer
     return answers.Done(f"{_scope(call.name)} held{until}: no step is started", call.actor)
 
 
-@route("DELETE", "/api/v1/holds/{name}", "operator")
+@route("DELETE", "/api/v1/holds/{name}", "operator", passes=True)
 async def unhold(call: ApiCall[parameters.NoQuery, parameters.NoBody]) -> answers.Done:
     """Lift a hold that was made by API or command line."""
     await call.operations.unhold(call.name, call.actor)
     return answers.Done(f"{_scope(call.name)} no longer held", call.actor)
 
 
-@route("POST", "/api/v1/resume", "operator")
+@route("DELETE", "/api/v1/members/{name}/holds", "operator", passes=True)
+async def resume_from(call: ApiCall[parameters.NoQuery, parameters.NoBody]) -> answers.Done:
+    """Lift what the signal files of a host hold that is gone; one that lives says it again within a second."""
+    await call.operations.resume_from(call.name, call.actor)
+    return answers.Done(f"what signal files held on {call.name} is lifted", call.actor)
+
+
+@route("POST", "/api/v1/resume", "operator", passes=True)
 async def resume(call: ApiCall[parameters.NoQuery, parameters.ReasonBody]) -> answers.Done:
     """Let automatic rollbacks go on after the breaker stopped them."""
     await call.operations.resume(call.actor, call.body.reason)

@@ -164,7 +164,8 @@ def hold(
 
     A running rollback stops at its next boundary.
 
-    With the daemon down or unreachable, the file does the same: touch /var/lib/rollbackd/signals/HOLD
+    With the daemon down or unreachable, the file does the same: touch /var/lib/rollbackd/signals/HOLD. Where several
+    hosts share a journal it stops all of them, unless its own host is cut off from the journal.
     """
     scope = _scope(service, everything, "hold")
     if lift:
@@ -196,9 +197,12 @@ def resume(
     breaker: Annotated[
         bool, typer.Option("--breaker", help="Let automatic rollbacks go on after too many in a row did not help.")
     ] = False,
+    host: Annotated[
+        str, typer.Option("--from", metavar="HOST", help="Lift what signal files held on a host that is gone.")
+    ] = "",
     reason: _Reason = "",
 ) -> None:
-    """Lift the hold of a service, or of all. A hold that is a file is lifted by removing the file.
+    """Lift the hold of a service, or of all. A hold that is a file is lifted by removing the file, on its host.
 
     `resume --breaker` is something else: it lets automatic rollbacks go on after the breaker stopped them.
     """
@@ -206,6 +210,11 @@ def resume(
         if service is not None or everything:
             raise UsageError("--breaker is for all services and lifts no hold; give it alone")
         _done(session, session.client.send("POST", "resume", body={"reason": reason}, patience=QUICK))
+        return
+    if host:
+        if service is not None or everything:
+            raise UsageError("--from is for all that one host's files hold; give it alone")
+        _done(session, session.client.send("DELETE", "members", host, "holds", patience=QUICK))
         return
     _done(session, session.client.send("DELETE", "holds", _scope(service, everything, "resume"), patience=QUICK))
 

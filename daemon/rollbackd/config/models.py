@@ -174,6 +174,8 @@ class Daemon(Spec):
     name: Annotated[str, Field(max_length=63, pattern=r"^[\w.-]*$")] = ""
     """Who speaks, on the page and in messages, and what PagerDuty's keys begin with; default: the host's name. No two
     daemons may share one, but those that stand by for each other."""
+    host: Annotated[str, Field(max_length=63, pattern=r"^[\w.-]*$")] = ""
+    """What this host is called where several share a journal, each by a name of its own; default: the host's name."""
     url: Annotated[str, AfterValidator(_page_url)] = ""
     """Where people find the page and where links lead, with the path that a proxy has it below:
     `https://ops.example/rollbackd`."""
@@ -222,8 +224,17 @@ class Daemon(Spec):
     @property
     def whereabouts(self) -> str:
         """Who drives the journal, and where: two daemons of one configuration have the same name."""
-        host = socket.gethostname()
-        return host if self.called == host else f"{self.called} on {host}"
+        return self.here if self.called == self.here else f"{self.called} on {self.here}"
+
+    @property
+    def here(self) -> str:
+        """What this host is called."""
+        return self.host or socket.gethostname()
+
+    @property
+    def of_host(self) -> str:
+        """What follows a user's name where several hosts share the journal: `@ops-1`; empty where this is the one."""
+        return f"@{self.here}" if self.standby else ""
 
     @field_validator("journal")
     @classmethod

@@ -1,8 +1,11 @@
-"""What holds a service: signal files, read afresh each time; holds by API or command line; silences in Alertmanager."""
+"""What holds a service: signal files, read afresh each time, and those of other hosts as the journal has them; holds by
+API or command line; silences in Alertmanager.
+"""
 
 from collections.abc import Callable, Iterator, Mapping
 
 from rollbackd.config.models import Config
+from rollbackd.model import SignalHold
 from rollbackd.policy.ledger import Hold
 from rollbackd.rules.matchers import Matcher
 from rollbackd.signals.signal_files import SignalFiles
@@ -37,6 +40,7 @@ class ActiveHolds:
 
     def __call__(self, service: str, labels: Mapping[str, str], *, silences: bool = True) -> tuple[str, ...]:
         found = [f"held: {hold.reason}" for hold in self._files.holds(service)]
+        found += [f"held on {host}: {hold.reason}" for host, hold in self._elsewhere("*", service)]
         found += self._ordered("all services held", self._read_model.fleet.hold)
         found += self._ordered("held", self._read_model.of(service).hold)
         found += self._silenced(service, labels) if silences else ()
@@ -62,7 +66,19 @@ class ActiveHolds:
     def of_all(self) -> tuple[str, ...]:
         """A sentence for each thing that holds all services."""
         files = [f"held: {hold.reason}" for hold in self._files.holds_of_all()]
+        files += [f"held on {host}: {hold.reason}" for host, hold in self._elsewhere("*")]
         return (*files, *self._ordered("all services held", self._read_model.fleet.hold))
+
+    def _elsewhere(self, *scopes: str) -> list[tuple[str, SignalHold]]:
+        """What the signal files of other hosts hold, as the journal says; all of it when no scope is given."""
+        now = self._clock.now()
+        return [
+            (host, hold)
+            for host, holds in self._read_model.fleet.signal_holds.items()
+            if host != self._config.daemon.here
+            for hold in holds
+            if (not scopes or hold.scope in scopes) and (hold.until is None or now < hold.until)
+        ]
 
     def _ordered(self, held: str, hold: Hold | None) -> list[str]:
         if hold is None or not hold.holds(self._clock.now()):
@@ -75,6 +91,7 @@ class ActiveHolds:
             HoldView(scope, hold.actor, hold.reason, "file", hold.until)
             for scope, hold in sorted(self._files.all_holds(self._names).items())
         ]
+        found += [HoldView(one.scope, one.actor, one.reason, "file", one.until) for _, one in self._elsewhere()]
         api: list[tuple[str, Hold | None]] = [("*", self._read_model.fleet.hold)]
         api += [(one.name, self._read_model.of(one.name).hold) for one in self._config.services]
         now = self._clock.now()
@@ -95,6 +112,10 @@ class ActiveHolds:
         hold = files.get(scope) or files.get("*")
         if hold is not None:
             return f"it is held by a file; lift it with `rm {self._config.daemon.signals / hold.name}`"
+        for host, elsewhere in self._elsewhere("*", scope):
+            name = "HOLD" if elsewhere.scope == "*" else f"HOLD.{elsewhere.scope}"
+            gone = f"where that host is gone, `rollbackd resume --from {host}`"
+            return f"it is held by the file {name} on {host}; remove it there, or {gone}"
         if scope == "*":
             return "nothing holds all services"
         fleet = self._read_model.fleet.hold

@@ -112,6 +112,7 @@ class SituationReader:
             asking=self._config.asking,
             groups=self._config.groups,
             persons=self._config.persons,
+            of_hosts=bool(self._config.daemon.of_host),
         )
 
     async def full(self, trigger: Trigger, *, shown: bool = False, trial: bool = False) -> Situation:

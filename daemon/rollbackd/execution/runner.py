@@ -316,7 +316,7 @@ class IncidentDriver:
         after = enumerate((*self._adoption, *intended), self._incident.n)
         entries = [Entry(self._stream, fact, follows=n) for n, fact in after]
         try:
-            await self._read_model.append(*entries, urgent=self._incident.acted)
+            await self._read_model.append(*entries, urgent=self._incident.acted, heeding=self._read_model.seq)
             self._adopted = won = True
         except Conflict:
             won = False

@@ -8,23 +8,29 @@ from rollbackd.model import FLEET, ApprovalRequest, Decision, incident_stream, s
 
 
 def person(question: ApprovalRequest, actor: str) -> str:
-    """Who an actor is, whichever way they came: two of one person's names are one person."""
-    return question.persons.get(actor, actor)
+    """Who an actor is, whichever way and on whichever host they came: two of one person's names are one person."""
+    name = actor.rpartition("@")[0] if question.of_hosts and actor.startswith("unix:") and "@" in actor else actor
+    return question.persons.get(name, name)
 
 
 def may_answer(question: ApprovalRequest, actor: str) -> str:
     """Why an actor's yes does not count; empty when it does."""
     own = person(question, actor)
-    if own in {person(question, one) for one in question.excluded}:
+    if own in {whose for one in question.excluded for whose in (person(question, one), _named(question, one))}:
         return f"{actor} announced the change; somebody else must approve going back from it"
     if question.by and not any(own in _members(question, group) for group in question.by):
         return f"{actor} is in none of the groups that are asked: {', '.join(question.by)}"
     return ""
 
 
+def _named(question: ApprovalRequest, name: str) -> str:
+    """Who somebody is whom a configuration or a job names, without a host."""
+    return question.persons.get(name, name)
+
+
 def _members(question: ApprovalRequest, group: str) -> frozenset[str]:
     """The persons of a group."""
-    return frozenset(person(question, actor) for actor in question.members.get(group, ()))
+    return frozenset(_named(question, actor) for actor in question.members.get(group, ()))
 
 
 def missing(question: ApprovalRequest, actors: Iterable[str]) -> str:

@@ -6,14 +6,18 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from rollbackd.facts import Record, encode
+from rollbackd.facts import Record, SignalHolds, encode, kinds
 from rollbackd.journal.chain import link
 from rollbackd.journal.contract import Arrived, Conflict, Entry, Receipt, Received
-from rollbackd.journal.database import AMONG, JournalConnection, Row, stamp, storable
+from rollbackd.journal.database import AMONG, JournalConnection, Row, scalar, stamp, storable
 
 _HEADS = f"SELECT stream, n, hash FROM heads WHERE stream {AMONG}"
+_HELD = "SELECT max(seq) FROM facts WHERE kind = ?"
 _INBOX = "inbox (key, source, at, seen, body, handled)"
 _HANDLED = f"UPDATE inbox SET handled = 1 WHERE id {AMONG}"
+_ANSWERED = "UPDATE inbox SET source = ?, body = ?, handled = 1 WHERE id = ?"
+ANSWERED = "answer"
+"""The source of a row whose body is what became of it."""
 _SEEN = f"UPDATE inbox SET seen = ? WHERE key {AMONG}"
 
 Answer = Any
@@ -48,6 +52,7 @@ class WriteRequest:
     effect: Callable[[JournalConnection, datetime], Any] | None = None
     """Anything else, done after the facts; the unit's result is what it returns."""
     urgent: bool = False
+    heeding: int | None = None
 
 
 @dataclass(slots=True)
@@ -93,11 +98,15 @@ class _Draft:
     at: datetime
     seq: int
     heads: dict[str, _Head]
+    held: int
+    """The place of the last fact that says what signal files hold."""
     rows: list[Row] = field(default_factory=list)
     touched: set[str] = field(default_factory=set)
 
     def add(self, unit: WriteRequest) -> tuple[Record, ...] | Conflict:
         """A unit's records, or which intent lost; then nothing of the unit is in the draft."""
+        if unit.heeding is not None and unit.heeding < self.held:
+            return Conflict(f"signal files hold something else since #{self.held}")
         at = stamp(self.at)
         moved: dict[str, _Head] = {}
         records: list[Record] = []
@@ -128,7 +137,9 @@ def _write_facts(connection: JournalConnection, units: Sequence[WriteRequest], n
     if not streams:
         return BatchResult([() for _ in units])
     connection.hold_numbers()
-    draft = _Draft(now, connection.last_fact(), _heads_of(connection, streams))
+    heeded = any(unit.heeding is not None for unit in units)
+    held = scalar(connection, _HELD, *kinds(SignalHolds)) or 0 if heeded else 0
+    draft = _Draft(now, connection.last_fact(), _heads_of(connection, streams), held)
     answers: list[Answer] = [draft.add(unit) for unit in units]
     records = [record for answer in answers if not isinstance(answer, Conflict) for record in answer]
     if draft.rows:
@@ -149,6 +160,11 @@ def _heads_of(connection: JournalConnection, streams: Iterable[str]) -> dict[str
 def mark_handled(connection: JournalConnection, ids: Sequence[int]) -> None:
     if ids:
         connection.execute(_HANDLED, (connection.listed(ids),))
+
+
+def answer(connection: JournalConnection, row: int, body: bytes) -> None:
+    """Put what became of a row of the inbox in the place of what it was."""
+    connection.execute(_ANSWERED, (ANSWERED, body, row))
 
 
 def _receive(connection: JournalConnection, deliveries: Sequence[Sequence[Received]], now: datetime) -> list[Receipt]:

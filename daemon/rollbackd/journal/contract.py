@@ -137,15 +137,20 @@ class Journal(Protocol):
         """The host of who drives it, where that may be another one tomorrow; else empty."""
         ...
 
-    async def append(self, *entries: Entry, handled: Sequence[int] = (), urgent: bool = False) -> tuple[Record, ...]:
+    async def append(
+        self, *entries: Entry, handled: Sequence[int] = (), urgent: bool = False, heeding: int | None = None
+    ) -> tuple[Record, ...]:
         """Write a unit: all of its facts, and the inbox rows that they handle, or nothing. On disk when it returns.
 
         `urgent` is for what a running incident needs in order to finish: when the disk is full, the reserve beside
         the journal is freed for it, and whatever is not urgent is refused until there is room for the reserve again.
 
+        `heeding` is for what starts a step: the place up to which its writer knows what signal files hold. What another
+        host wrote of its own since then came first.
+
         A caller that is cancelled meanwhile does not know whether the unit was written; it was, whole, or it was not.
 
-        :raises Conflict: an intent's stream has moved on; nothing was written.
+        :raises Conflict: an intent's stream has moved on, or another hold came first; nothing was written.
         :raises JournalUnavailable: nothing was written.
         """
         ...
@@ -173,6 +178,10 @@ class Journal(Protocol):
         """
         ...
 
+    async def look(self) -> int:
+        """The newest seq, with what other processes wrote, where any may; `changed` knows of it from then on."""
+        ...
+
     def subscribe(self, heard: Callable[[Sequence[Record]], None]) -> None:
         """Hand `heard` all that this journal object commits, in the order of `seq`, before its writer goes on.
 
@@ -197,6 +206,14 @@ class Journal(Protocol):
 
     async def handled(self, ids: Sequence[int]) -> None:
         """These led to nothing."""
+        ...
+
+    async def answer(self, row: int, body: bytes) -> None:
+        """Keep what became of a row of the inbox, for whoever put it there; it is handled."""
+        ...
+
+    async def answer_to(self, key: str) -> bytes | None:
+        """What became of the row with this key; None while nobody said."""
         ...
 
     async def prune(self, before: datetime) -> int:

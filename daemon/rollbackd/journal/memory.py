@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from rollbackd.facts import FleetFact, IncidentFact, Record, ServiceFact
+from rollbackd.facts import FleetFact, IncidentFact, Record, ServiceFact, SignalHolds
 from rollbackd.journal.contract import (
     Arrived,
     AuditReport,
@@ -57,9 +57,14 @@ class MemoryJournal:
         if self.broken:
             raise JournalUnavailable("no space left on device")
 
-    async def append(self, *entries: Entry, handled: Sequence[int] = (), urgent: bool = False) -> tuple[Record, ...]:
+    async def append(
+        self, *entries: Entry, handled: Sequence[int] = (), urgent: bool = False, heeding: int | None = None
+    ) -> tuple[Record, ...]:
         del urgent  # it has no reserve
         self._writable()
+        held = max((one.seq for one in self.records if isinstance(one.fact, SignalHolds)), default=0)
+        if heeding is not None and heeding < held:
+            raise Conflict(f"signal files hold something else since #{held}")
         return self._append(entries, handled)
 
     def _append(self, entries: Sequence[Entry], handled: Sequence[int] = ()) -> tuple[Record, ...]:
@@ -111,6 +116,9 @@ class MemoryJournal:
         await self.clock.sleep(length)
         return True
 
+    async def look(self) -> int:
+        return len(self.records)
+
     def subscribe(self, heard: Callable[[Sequence[Record]], None]) -> None:
         self.subscribers.append(heard)
 
@@ -128,6 +136,15 @@ class MemoryJournal:
 
     async def unhandled(self, source: str = "") -> list[Arrived]:
         return [row for row in self.inbox.values() if row.id not in self.done and source in {"", row.source}]
+
+    async def answer(self, row: int, body: bytes) -> None:
+        (found,) = (one for one in self.inbox.values() if one.id == row)
+        self.inbox[found.key] = replace(found, source="answer", body=body)
+        self.done.add(row)
+
+    async def answer_to(self, key: str) -> bytes | None:
+        found = self.inbox.get(key)
+        return found.body if found is not None and found.source == "answer" else None
 
     async def arrived(self, source: str, since: datetime) -> list[Arrived]:
         return [row for row in self.inbox.values() if row.source == source and row.seen >= since]

@@ -5,7 +5,7 @@ from typing import Self
 from rollbackd.journal.database import JournalConnection
 from rollbackd.journal.lease import Lease
 from rollbackd.journal.place import Access
-from rollbackd.journal.postgres import PostgresServer
+from rollbackd.journal.postgres import PostgresConnection, PostgresServer
 from rollbackd.journal.postgres_schema import refuse_unready
 from rollbackd.journal.reading import refuse_foreign
 from rollbackd.journal.store import StoredJournal
@@ -37,6 +37,13 @@ class PostgresJournal(StoredJournal):
 
         await journal.prepare(lambda: server.read(ready))
         return journal
+
+    async def look(self) -> int:
+        newest = await self._ask(PostgresConnection.last_fact)
+        if newest > self._newest:
+            self._newest = newest
+            self._wake()
+        return self._newest
 
     @property
     def trouble(self) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from rollbackd.facts import KINDS, Moved, Record, decode, kinds
+from rollbackd.journal.batch import ANSWERED
 from rollbackd.journal.contract import Arrived, JournalRefused
 from rollbackd.journal.database import AMONG, JournalConnection, Row, scalar, stamp, too_new, unreadable, unstamp
 
@@ -62,6 +63,11 @@ def hash_of(connection: JournalConnection, seq: int) -> bytes | None:
 def unhandled(connection: JournalConnection, source: str) -> list[Arrived]:
     some, values = ("AND source = ?", (source,)) if source else ("", ())
     return _arrived(connection.execute(f"{_INBOX} WHERE handled = 0 {some} ORDER BY id", values))
+
+
+def answer_to(connection: JournalConnection, key: str) -> bytes | None:
+    found: bytes | None = scalar(connection, "SELECT body FROM inbox WHERE key = ? AND source = ?", key, ANSWERED)
+    return found
 
 
 def arrived(connection: JournalConnection, source: str, since: datetime) -> list[Arrived]:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from rollbackd.facts import Record
 from rollbackd.journal import outbox, reading
 from rollbackd.journal.audit import audit
-from rollbackd.journal.batch import EncodedEntry, WriteRequest, mark_handled
+from rollbackd.journal.batch import EncodedEntry, WriteRequest, answer, mark_handled
 from rollbackd.journal.contract import (
     Arrived,
     AuditReport,
@@ -64,9 +64,11 @@ class StoredJournal:
         return ""
 
     # -- facts
-    async def append(self, *entries: Entry, handled: Sequence[int] = (), urgent: bool = False) -> tuple[Record, ...]:
+    async def append(
+        self, *entries: Entry, handled: Sequence[int] = (), urgent: bool = False, heeding: int | None = None
+    ) -> tuple[Record, ...]:
         encoded = tuple(map(EncodedEntry.of, entries))
-        unit = WriteRequest(self._writer.future(), encoded, handled, urgent=urgent)
+        unit = WriteRequest(self._writer.future(), encoded, handled, urgent=urgent, heeding=heeding)
         records: tuple[Record, ...] = await self._writer.submit(unit)
         return records
 
@@ -96,11 +98,14 @@ class StoredJournal:
             over.cancel()
         return self._newest
 
+    async def look(self) -> int:
+        return self._newest
+
     def subscribe(self, heard: Callable[[Sequence[Record]], None]) -> None:
         self._subscribers.append(heard)
 
     def _moved(self, records: Sequence[Record]) -> None:
-        self._newest = records[-1].seq
+        self._newest = max(self._newest, records[-1].seq)
         self._wake()
         for heard in self._subscribers:
             heard(records)
@@ -124,6 +129,12 @@ class StoredJournal:
 
     async def handled(self, ids: Sequence[int]) -> None:
         await self._effect(lambda connection, _now: mark_handled(connection, ids))
+
+    async def answer(self, row: int, body: bytes) -> None:
+        await self._effect(lambda connection, _now: answer(connection, row, body))
+
+    async def answer_to(self, key: str) -> bytes | None:
+        return await self._ask(reading.answer_to, key)
 
     async def prune(self, before: datetime) -> int:
         forgotten = 0

@@ -65,6 +65,8 @@ class OperationsParts:
     polls: PrometheusPolls | None
     waiting: Callable[[], Mapping[str, int]]
     """How many messages wait for each receiver."""
+    standing_by: Callable[[], str] | None = None
+    """A sentence on who drives, where that is another daemon."""
 
 
 class OperationsBase:
@@ -77,6 +79,11 @@ class OperationsBase:
         self.registry = parts.registry
         self.snapshot_manager = parts.snapshot_manager
         self._log = log.get("operations").bind()  # each line would bind it anew
+
+    @property
+    def standing_by(self) -> str:
+        """A sentence on who drives, where that is another daemon; else empty."""
+        return self._parts.standing_by() if self._parts.standing_by is not None else ""
 
     def _service(self, name: str) -> Service:
         service = self._config.service(name)

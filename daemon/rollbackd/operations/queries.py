@@ -53,6 +53,8 @@ from rollbackd.views.shapes import (
 )
 
 _GOOD = Standing.GOOD
+_UNSEEN = Standing.INCONCLUSIVE
+"""What is said of a service where nobody looks at it."""
 _MANY = 100_000
 _PAST = facts.kinds(
     facts.Changed, facts.MarkedGood, facts.MarkTaken, facts.Quarantined, facts.QuarantineLifted, facts.Held,
@@ -93,7 +95,7 @@ class StateQueries(OperationsBase):
         ledger = self._read_model.of(service.name)
         present = ledger.present
         found = candidates(ledger, present)
-        seen = parts.rule_states.seen(service.name, parts.clock.now())
+        seen = parts.rule_states.seen(service.name, parts.clock.now()) if parts.standing_by is None else []
         listed = tuple(hold for hold in parts.holds.listed() if hold.scope in {"*", service.name}) if detailed else ()
         problem = parts.state_watcher.problems.get(service.name, "")
         cannot = f"its layers cannot be looked at: {problem}" if problem else ""
@@ -105,7 +107,7 @@ class StateQueries(OperationsBase):
             name=service.name,
             mode=self._config.mode(service),
             priority=service.priority.value,
-            health=worst([one.standing for one in seen]).value,
+            health=(worst([one.standing for one in seen]) if parts.standing_by is None else _UNSEEN).value,
             present=state_view(ledger, present, spell) if present is not None else None,
             target=state_view(ledger, found[0].state) if found else None,
             cannot=cannot,
@@ -126,6 +128,8 @@ class StateQueries(OperationsBase):
         """Why there is nothing to go back to, and what would make it so."""
         trigger = self._trial(service, Request(service.name, DAEMON))
         text = self._parts.situations.quick(trigger).no_target
+        if self._parts.standing_by is not None:
+            return text
         seen = self._parts.rule_states.seen(service.name, self._parts.clock.now())
         waits = [f"{one.rule} is {one.standing.value} ({one.reason})" for one in seen if one.standing is not _GOOD]
         return f"{text}; the present state does not bake while {', '.join(waits)}" if waits else text
@@ -227,6 +231,7 @@ class StateQueries(OperationsBase):
         stopped = row >= self._config.limits.breaker.failures
         return DaemonView(
             name=self._config.daemon.called,
+            driver=self._driver(),
             version=__version__,
             now=parts.clock.now(),
             ready=readiness.ready,
@@ -237,6 +242,11 @@ class StateQueries(OperationsBase):
             received=parts.intake.posted,
             receivers=tuple(ReceiverView(name, many) for name, many in parts.waiting().items()),
         )
+
+    def _driver(self) -> str:
+        if self._parts.standing_by is not None:
+            return f"stands by; {self._parts.standing_by()}"
+        return f"{self._config.daemon.here} drives" if self._config.daemon.standby else ""
 
     async def decisions(self, service: str = "", limit: int = 50, before: int = 0) -> list[DecisionView]:
         """Newest first; with `before` only those from before a place. :raises UnknownName:"""
@@ -251,6 +261,10 @@ class StateQueries(OperationsBase):
 
         Where the world has nothing to say of a rule, that is a problem to look at; we are ready all the same.
         """
+        if self._parts.standing_by is not None:
+            trouble = self._read_model.trouble
+            problems = [f"the journal cannot be written: {trouble}"] if trouble else []
+            return Readiness(not problems, tuple(problems), (f"stands by: {self._parts.standing_by()}",))
         problems = list(self._parts.vitals.problems)
         problems += [f"{name}: {text}" for name, text in sorted(self._parts.state_watcher.problems.items())]
         if self._read_model.trouble:

@@ -3,11 +3,14 @@
 import asyncio
 import json
 from collections import deque
+from dataclasses import replace
 from datetime import timedelta
+
+from pydantic import TypeAdapter
 
 from rollbackd import facts
 from rollbackd.config.models import Config
-from rollbackd.journal import JournalUnavailable, Received
+from rollbackd.journal import Arrived, JournalUnavailable, Received
 from rollbackd.model import Request
 from rollbackd.operations import InvalidOrder, Operations, OrderRefused, UnknownName
 from rollbackd.signals.signal_files import MOST, SignalCommand, SignalFiles, readable
@@ -24,14 +27,28 @@ AT_ONCE = 20
 _TOLD = 10
 """Notices in a minute; what goes beyond them is told as a number."""
 _MINUTE = 60.0
+_PASSED = "passed file"
+"""In the inbox: the source of what another host's directory had."""
+_COMMAND = TypeAdapter(SignalCommand)
 
 
 class SignalCommands:
     """Scans the directory every second. An order whose layers hang holds up no other."""
 
     def __init__(
-        self, config: Config, read_model: ReadModel, clock: Clock, files: SignalFiles, operations: Operations
+        self,
+        config: Config,
+        read_model: ReadModel,
+        clock: Clock,
+        files: SignalFiles,
+        operations: Operations,
+        *,
+        passes_on: bool = False,
     ) -> None:
+        """:param passes_on: another daemon drives, and carries out what is found here."""
+        self._host = config.daemon.here
+        self._shared = config.daemon.standby
+        self._passes_on = passes_on
         self._services = {service.name for service in config.services}
         self._read_model = read_model
         self._clock = clock
@@ -61,6 +78,11 @@ class SignalCommands:
         for command in self._files.commands(self._services):
             if command.key not in self._in_hand and (len(self._in_hand) < AT_ONCE or not command.problem):
                 self._in_hand[command.key] = asyncio.create_task(self._guarded(command), name=command.name)
+        if self._shared and not self._passes_on:
+            for row in await self._read_model.journal.unhandled(_PASSED):
+                if row.key not in self._in_hand:
+                    command = _COMMAND.validate_json(row.body)
+                    self._in_hand[row.key] = asyncio.create_task(self._of_another_host(command, row), name=row.key)
         unknown = set(self._files.unknown_holds(self._services))
         for name in sorted(unknown - self._announced):
             await self._tell(f"{name} holds nothing: there is no service of that name")
@@ -102,7 +124,7 @@ class SignalCommands:
 
     async def _guarded(self, command: SignalCommand) -> None:
         try:
-            await self._take(command)
+            await (self._pass_on(command) if self._passes_on else self._take(command))
         except JournalUnavailable as error:
             self._log.error(
                 "an order could not be written; it stays where it is", file=readable(command.name), error=str(error)
@@ -131,6 +153,31 @@ class SignalCommands:
         trouble = self._files.finish(command, problem)
         if trouble:
             await self._tell(trouble)
+
+    async def _pass_on(self, command: SignalCommand) -> None:
+        """Into the inbox, from where the daemon that drives takes it, once."""
+        if command.problem:
+            await self._tell(f"{command.name} by {command.actor} was rejected: {command.problem}")
+        else:
+            key = f"{self._host}/{command.key}"
+            await self._read_model.receive([Received(key, _PASSED, _COMMAND.dump_json(command))])
+        if trouble := self._files.finish(command, command.problem):
+            await self._tell(trouble)
+
+    async def _of_another_host(self, command: SignalCommand, row: Arrived) -> None:
+        try:
+            problem = await self._carry_out(replace(command, key=row.key), row.id)
+            await self._read_model.journal.handled([row.id])
+            if problem:
+                await self._tell(f"{command.name} by {command.actor} was rejected: {problem}")
+        except JournalUnavailable as error:
+            self._log.error("an order could not be written; it is tried again", file=command.name, error=str(error))
+        except Exception as error:  # noqa: BLE001  # as in `_guarded`
+            self._log.exception("an order failed", file=command.name)
+            await self._read_model.journal.handled([row.id])
+            await self._tell(f"{command.name} by {command.actor} failed: {error}")
+        finally:
+            self._in_hand.pop(row.key, None)
 
     async def _carry_out(self, command: SignalCommand, row: int) -> str:
         """What was wrong with it; empty when it was done."""

@@ -159,7 +159,7 @@ class _Page:
             "assets": f"{_root(request)}assets/{self._version}/",
             "actor": visitor.peer.actor if visitor is not None else "",
             "logged_in": visitor is not None and visitor.session is not None,
-            "may_order": visitor is not None and visitor.may_order,
+            "may_order": visitor is not None and visitor.may_order and not self._operations.standing_by,
             "live_at": _live(request),
             "called": self._daemon.called,
             "version": __version__,
@@ -200,6 +200,7 @@ class _Page:
         """Do what a form orders, then show what became of it."""
         fields = await read_form(request, _FORM)
         visitor = self._doorkeeper.orderer(request, fields)
+        self._refuse_standing_by()
         given = PageOrder(
             self._operations, self._clock, visitor.peer.actor, request.match_info.get("name", ""), read(fields)
         )
@@ -208,8 +209,13 @@ class _Page:
     async def plan(self, request: web.Request) -> web.StreamResponse:
         """What a rollback would be. It is written down to be ordered by its id, so it is a form, too."""
         visitor = self._doorkeeper.orderer(request, await read_form(request, _FORM), needs="viewer")
+        self._refuse_standing_by()
         plan = await self._operations.plan(Request(request.match_info["name"], visitor.peer.actor))
         return self._html(request, "plan", {"plan": plan}, visitor)
+
+    def _refuse_standing_by(self) -> None:
+        if driver := self._operations.standing_by:
+            raise ProblemError(409, f"this daemon stands by; {driver}: give orders there, or on the command line here")
 
     # -- coming in and going ------------------------------------------------------------------------
     async def link(self, request: web.Request) -> web.StreamResponse:

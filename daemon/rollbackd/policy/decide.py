@@ -89,7 +89,9 @@ def question_of(
         excluded=() if asking.announcer_approves else announcers,
         otherwise=row.otherwise if row is not None and row.otherwise is not None else asking.otherwise,
     )
-    return replace(question, persons=given.persons) if question.counts_persons else question
+    if not question.counts_persons:
+        return question
+    return replace(question, persons=given.persons, of_hosts=given.of_hosts)
 
 
 def plans_for(trigger: Trigger, given: Situation, default: tuple[str, ...]) -> tuple[str, ...]:

@@ -72,6 +72,8 @@ class Situation:
     """The people who may approve, by group."""
     persons: Mapping[str, str] = field(default_factory=dict)
     """Whose each actor is, of people with several names."""
+    of_hosts: bool = False
+    """Whether a user's name has the host behind it."""
 
     def renewed(self, quick: Self) -> Self:
         """The situation after a long look; all that needs no look is from `quick`, which was made just now."""

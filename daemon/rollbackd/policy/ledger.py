@@ -10,7 +10,7 @@ from typing import TypeVar, get_args
 
 from rollbackd import facts
 from rollbackd.facts import Record
-from rollbackd.model import Action, Finding, Outcome, Priority, State
+from rollbackd.model import Action, Finding, Outcome, Priority, SignalHold, State
 from rollbackd.syntax.units import format_duration
 
 T = TypeVar("T")
@@ -235,6 +235,8 @@ class FleetLedger:
     ends: tuple[tuple[datetime, str, Outcome], ...] = ()
     """Ends of automatic incidents that acted, with their last outcome, since the breaker was reset last."""
     hold: Hold | None = None
+    signal_holds: Mapping[str, tuple[SignalHold, ...]] = field(default_factory=dict)
+    """What signal files hold, by host, where several hosts share the journal; no host without any."""
     n: int = 0
     """The place of the last fact in the fleet's stream, which the next opening follows."""
 
@@ -429,10 +431,12 @@ class _FleetDraft:
         self._openings = {incident: (at, incident, manual) for at, incident, manual in ledger.openings}
         self._ends = {incident: (at, incident, outcome) for at, incident, outcome in ledger.ends}
         self._hold = ledger.hold
+        self._signal_holds = dict(ledger.signal_holds)
         self._n = ledger.n
 
     def ledger(self) -> FleetLedger:
-        return FleetLedger(tuple(self._openings.values()), tuple(self._ends.values()), self._hold, self._n)
+        openings, ends = tuple(self._openings.values()), tuple(self._ends.values())
+        return FleetLedger(openings, ends, self._hold, self._signal_holds, self._n)
 
     def take(self, record: Record) -> None:
         """One more fact."""
@@ -452,6 +456,10 @@ class _FleetDraft:
                 self._hold = Hold(record.actor, reason, until)
             case facts.Unheld():
                 self._hold = None
+            case facts.SignalHolds(host, holds):
+                self._signal_holds.pop(host, None)
+                if holds:
+                    self._signal_holds[host] = holds
 
 
 def _keep(kept: dict[str, T], name: str, value: T, most: int) -> None:

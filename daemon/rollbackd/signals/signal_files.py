@@ -81,8 +81,10 @@ class _Seen:
 class SignalFiles:
     """The directory, as it was when the daemon started; another one put in its place counts as held."""
 
-    def __init__(self, path: Path, clock: Clock) -> None:
+    def __init__(self, path: Path, clock: Clock, of_host: str = "") -> None:
+        """:param of_host: what follows a user's name in an actor."""
         self._path = path
+        self._of_host = of_host
         self._clock = clock
         self._seen: dict[str, _Seen] = {}
         self._unmovable: set[str] = set()
@@ -164,7 +166,7 @@ class SignalFiles:
             name = readable(name)
             return HoldFile(name, "daemon", f"{name} cannot be looked at: {error.strerror}")
         name = readable(name)
-        actor = f"unix:{_user(found.st_uid)}"
+        actor = f"unix:{_user(found.st_uid)}{self._of_host}"
         try:
             until, reason = _hold_text(_read(path))
         except OSError as error:
@@ -232,7 +234,7 @@ class SignalFiles:
             return None
         if self._clock.monotonic() - seen.since < STILL.total_seconds():
             return None
-        actor = f"unix:{_user(found.st_uid)}"
+        actor = f"unix:{_user(found.st_uid)}{self._of_host}"
         try:
             fields = _fields(_read(path))
             _check_command(verb, service, fields, services)

@@ -10,7 +10,7 @@ from rollbackd.facts import ClockPassed, Decided, Escalated, Notice, Record, Ris
 from rollbackd.incident.approval import rising
 from rollbackd.incident.fold import fold
 from rollbackd.incident.life import Incident
-from rollbackd.journal import Entry, Journal, JournalUnavailable, Receipt, Received
+from rollbackd.journal import Conflict, Entry, Journal, JournalUnavailable, Receipt, Received
 from rollbackd.model import DAEMON, FLEET, incident_stream
 from rollbackd.policy.ledger import LEDGER_KINDS, FleetLedger, ServiceLedger
 from rollbackd.state.checkpoint import Checkpoint
@@ -30,8 +30,10 @@ _AT_THE_START = (*(one for one in LEDGER_KINDS if one not in _DECIDED), *kinds(C
 class ReadModel:
     """What the journal says, folded. What this process writes is in it before whoever wrote it goes on."""
 
-    def __init__(self, journal: Journal, checkpoint: Checkpoint | None = None) -> None:
+    def __init__(self, journal: Journal, checkpoint: Checkpoint | None = None, known: Projection | None = None) -> None:
+        """:param known: what another one knew of the same journal, instead of a checkpoint."""
         self.journal = journal
+        self._known = known
         self._checkpoint = checkpoint
         self._saved = 0
         """The place that the checkpoint stands for."""
@@ -50,6 +52,11 @@ class ReadModel:
     def trouble(self) -> str:
         """Why nothing can be written now, as far as is known; empty while it can."""
         return self._trouble or self.journal.trouble
+
+    @property
+    def known(self) -> Projection:
+        """All that it knows, for another one of the same journal."""
+        return self._projection
 
     @property
     def seq(self) -> int:
@@ -105,10 +112,11 @@ class ReadModel:
     # -- how it comes to know -------------------------------------------------------------------
     async def open(self) -> None:
         """Fold what is there. Decisions only as far back as an episode can go on."""
-        known = await self._checkpoint.read(self.journal.hash_of) if self._checkpoint else None
+        saved = await self._checkpoint.read(self.journal.hash_of) if self._checkpoint and not self._known else None
+        known = self._known or saved
         newest = await self.journal.changed(0, timedelta())
+        self._saved = saved.seq if saved is not None else 0
         if known is not None:
-            self._saved = known.seq
             found = await self.journal.since(known.seq)
         else:
             records, decisions = await asyncio.gather(
@@ -142,7 +150,7 @@ class ReadModel:
     async def refresh(self) -> None:
         """Take in what was written since, by whomever."""
         async with self._reading:
-            while (newest := await self.journal.changed(0, timedelta())) > self.seq:
+            while (newest := await self.journal.look()) > self.seq:
                 self._apply(await self.journal.since(self.seq))
                 self._projection.seq = max(newest, self.seq)
             self._behind = False
@@ -162,10 +170,16 @@ class ReadModel:
                 heard(record)
 
     # -- what it writes -------------------------------------------------------------------------
-    async def append(self, *entries: Entry, handled: Sequence[int] = (), urgent: bool = False) -> tuple[Record, ...]:
-        """Write a unit, and know it. Raises as `Journal.append` does."""
+    async def append(
+        self, *entries: Entry, handled: Sequence[int] = (), urgent: bool = False, heeding: int | None = None
+    ) -> tuple[Record, ...]:
+        """Write a unit, and know it; after a `Conflict` what came first is known. Raises as `Journal.append` does."""
         try:
-            records = await self.journal.append(*entries, handled=handled, urgent=urgent)
+            records = await self.journal.append(*entries, handled=handled, urgent=urgent, heeding=heeding)
+        except Conflict:
+            with suppress(JournalUnavailable):
+                await self.refresh()
+            raise
         except JournalUnavailable as error:
             self._trouble = str(error)
             raise

@@ -606,3 +606,5 @@ class DaemonView:
     received: datetime | None
     """When alerts were posted last; None since the start."""
     receivers: tuple[ReceiverView, ...]
+    driver: str = ""
+    """Where several hosts share the journal: who drives, and whether this one stands by; else empty."""

@@ -1,0 +1,134 @@
+"""A daemon that stands by beside one that drives: it answers, passes on what it is told, and its signal files count."""
+
+import json
+import urllib.request
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tests.e2e.test_two_daemons import Second
+from tests.e2e.toy import TOKEN, Ear, Toy, listening
+from tests.postgres_journal import journal_server, new_journal
+from tests.servers import wait_until
+
+
+class Fleet:
+    """`ops-a` drives and `ops-b` stands by, for one service."""
+
+    def __init__(self, a: Toy, b: Second, ear: Ear) -> None:
+        self.a, self.b, self.ear = a, b, ear
+
+    def until(self, holds: Callable[[], bool], what: str) -> None:
+        wait_until(holds, what)
+
+    def held(self) -> list[str]:
+        return [one["actor"] for one in self.a.ask("GET", "holds")["holds"]]
+
+    def well_again(self) -> None:
+        """v2 runs, and v1 is what it would go back to."""
+        self.a.deploy("v1")
+        self.a.until_seen("co-v1")
+        self.a.deploy("v2")
+        self.a.until_seen("co-v2")
+
+
+@pytest.fixture(scope="module")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    root = tmp_path_factory.mktemp("fleet")
+    with journal_server() as server, listening() as ear:
+        url = new_journal(server)
+        a = Toy(root / "a", told=ear.url)
+        b = Second(root / "b", told=ear.url, first=a)
+        for host, one in (("ops-a", a), ("ops-b", b)):
+            one.build()
+            daemon = {"journal": url, "durability": "local", "standby": True, "name": "desk", "host": host}
+            one.configure(daemon=daemon, limits={"common_cause": False, "cooldown": "1s"})
+        try:
+            a.start_with_two_states()
+            b.start_beside()
+            b.until_up()
+            yield Fleet(a, b, ear)
+        finally:
+            for one in (b, a):
+                one.stop(kill=True)
+
+
+def test_one_that_stands_by_answers_from_the_shared_journal_and_says_who_drives(fleet: Fleet) -> None:
+    b = fleet.b
+    assert b.ask("GET", "services/shop")["present"]["ids"]["code"] == "co-v2"
+    assert b.ask("GET", "services/shop")["health"] == "inconclusive"
+    with urllib.request.urlopen(
+        urllib.request.Request(f"http://127.0.0.1:{b.port}/readyz", headers=b.headers)
+    ) as ready:
+        assert json.load(ready)["notes"][0].startswith("stands by: desk on ops-a, process ")
+    fleet.a.ask("PUT", "holds/shop", {"reason": "seen from both"})
+    fleet.until(lambda: "seen from both" in str(b.ask("GET", "holds")), "what was written since is known there")
+    fleet.a.ask("DELETE", "holds/shop")
+    status, said, _ = b.refused("POST", "services/shop/checks", {})
+    assert (status, said.startswith("this daemon stands by; desk on ops-a, process ")) == (409, True)
+    page = urllib.request.Request(f"http://127.0.0.1:{b.port}/", headers={"Authorization": f"Bearer {TOKEN}"})
+    with urllib.request.urlopen(page) as answer:
+        assert "stands by; desk on ops-a" in answer.read().decode()
+
+
+def test_an_alert_that_is_posted_to_it_goes_back_once(fleet: Fleet) -> None:
+    before = len(fleet.a.incidents())
+    assert fleet.b.alert() == {"accepted": 1, "duplicates": 0, "unmatched": 0}
+    fleet.until(lambda: len(fleet.a.incidents()) > before, "it is judged where it is driven")
+    incident = fleet.a.incidents()[0]["id"]
+    assert fleet.a.until_closed(incident)["outcome"] == "recovered"
+    assert fleet.a.calls.count("begin code co-v1") == 1
+
+
+def test_an_order_that_is_given_to_it_is_answered_by_who_drives(fleet: Fleet) -> None:
+    assert fleet.b.ask("PUT", "holds/shop", {"reason": "by b"})["done"] == "shop is held: no step is started"
+    assert fleet.held() == ["token:desk"]
+    lifted = fleet.b.command("resume", "shop")
+    assert (lifted.returncode, "@ops-b)" in lifted.stdout) == (0, True), lifted.stderr
+    refused = fleet.b.command("resume", "shop")
+    assert (refused.returncode, "nothing holds shop" in refused.stderr) == (1, True)
+
+
+def test_a_hold_there_stops_the_one_that_drives_and_outlives_its_host_until_a_person_lifts_it(fleet: Fleet) -> None:
+    hold = fleet.b.signals / "HOLD.shop"
+    hold.write_text("reason: look first")
+    fleet.until(lambda: fleet.held() != [], "it is known where it is driven")
+    (actor,) = fleet.held()
+    assert actor.endswith("@ops-b")
+    status, said, _ = fleet.a.refused("POST", "services/shop/rollback", {})
+    assert (status, "held on ops-b: HOLD.shop by unix:" in said, "look first" in said) == (409, True, True)
+    hold.unlink()
+    fleet.until(lambda: fleet.held() == [], "it is gone with its file")
+    hold.touch()
+    fleet.until(lambda: fleet.held() != [], "it holds again")
+    fleet.b.stop(kill=True)
+    hold.unlink()
+    assert "held on ops-b" in fleet.a.refused("POST", "services/shop/rollback", {})[1]
+    lifted = fleet.a.command("resume", "--from", "ops-b")
+    assert (lifted.returncode, fleet.held()) == (0, []), lifted.stderr
+    again = fleet.a.command("resume", "--from", "ops-b")
+    assert (again.returncode, "no signal file of ops-b holds anything" in again.stderr) == (1, True)
+    fleet.b.start_beside()
+    fleet.b.until_up()
+
+
+def test_orders_by_file_there_are_carried_out_once_where_it_is_driven(fleet: Fleet) -> None:
+    fleet.well_again()
+    before = {one["id"] for one in fleet.a.incidents()}
+    calls = fleet.a.calls.count("begin code co-v1")
+    (fleet.b.signals / "ROLLBACK.shop").write_text("reason: by hand")
+    new: list[dict[str, Any]] = []
+
+    def begun() -> bool:
+        new[:] = [one for one in fleet.a.incidents() if one["id"] not in before]
+        return bool(new)
+
+    fleet.until(begun, "the driver takes it")
+    assert fleet.a.until_closed(new[0]["id"])["outcome"] == "recovered"
+    detail = fleet.a.ask("GET", f"incidents/{new[0]['id']}")
+    assert "@ops-b" in str(detail["decision"])
+    assert fleet.a.calls.count("begin code co-v1") == calls + 1
+    assert [path.name.rpartition("Z.")[2] for path in (fleet.b.signals / "done").iterdir()] == ["ROLLBACK.shop"]
+    (fleet.b.signals / "APPROVE.shop").touch()
+    fleet.until(lambda: "APPROVE.shop by unix:" in fleet.ear.text(), "who gave it hears that it was rejected")
