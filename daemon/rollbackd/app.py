@@ -7,10 +7,11 @@ import signal
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rollbackd import facts
 from rollbackd.api.application import INTAKE, build_app
@@ -22,13 +23,19 @@ from rollbackd.config.secrets import reveal
 from rollbackd.core import Core, build
 from rollbackd.execution.runner import process_name
 from rollbackd.journal import (
+    Access,
     Entry,
+    Journal,
     JournalDamaged,
+    JournalInUse,
     JournalRefused,
+    JournalTaken,
     JournalUnavailable,
+    Unwritten,
     driving,
     open_journal,
     until_written,
+    write_results,
 )
 from rollbackd.model import DAEMON, FLEET, Request
 from rollbackd.notify.messages import self_notices
@@ -53,6 +60,9 @@ from rollbackd.system.tasks import end
 from rollbackd.system.vitals import PartDied, stir
 from rollbackd.views.presenters import sentence
 from rollbackd.views.shapes import IncidentView, RecordView
+
+if TYPE_CHECKING:
+    from rollbackd.journal.lease import Lease
 
 _AGAIN = timedelta(seconds=5)
 """The pause before a root task that failed is started again."""
@@ -214,6 +224,8 @@ class DaemonProcess:
         while True:
             try:
                 return await until_written(work, self._clock, _AGAIN, say)
+            except JournalTaken:  # we end as soon as the step in hand has
+                await self._clock.sleep(_AGAIN)
             except Exception as error:  # noqa: BLE001  # a root task must survive; it is started again, and people are told
                 self._log.exception("a part of the daemon failed and is started again", task=name)
                 why = f"{type(error).__name__}: {error}"
@@ -328,11 +340,14 @@ class DaemonProcess:
 
     async def _leave(self, reason: str) -> None:
         """End without one of the parts: tell people, and finish an effect in hand where that can be written."""
-        unwritten = self._core.vitals.journal_died
+        taken = self._core.read_model.journal.taken
+        unwritten = self._core.vitals.journal_died and not taken
         with suppress(TimeoutError):
             async with asyncio.timeout(_LAST_WORDS.total_seconds()):
                 text = f"{reason}; rollbackd ended, to be started anew"
-                if unwritten:
+                if taken:
+                    self._log.info("people are told by the daemon that drives now")
+                elif unwritten:
                     await self._core.dispatcher.tell_directly(self_notices.unrecorded(self._clock.now(), text))
                 else:
                     await self._core.read_model.tell(facts.Notice("internal", text))
@@ -355,14 +370,15 @@ async def _serve(path: Path, clock: Clock) -> bool:
     log.configure(loaded.config.daemon.log_level)
     daemon, untold = loaded.config.daemon, Untold(loaded.config, clock)
     url, access = daemon.journal, access_of(daemon)
-    standby = Standby(path, loaded.config, untold, clock) if daemon.standby else None
+    place = _JournalPlace(url, access, clock, Unwritten.beside(url, access))
+    standby = Standby(path, loaded.config, untold, clock, place.report_late) if daemon.standby else None
     opened = False
     try:
         if standby is not None:
             standby.watch_signals()
         async with driving(url, access, clock, process_name(), daemon.whereabouts, standby) as lease:
             known = await standby.close() if standby is not None else None
-            journal = await open_journal(url, clock, access, lease)
+            journal = await place.open(lease)
             core = await build(loaded.config, journal, clock, Checkpoint(url, access), known)
             opened = True
             await untold.over(core.read_model)
@@ -381,6 +397,9 @@ async def _serve(path: Path, clock: Clock) -> bool:
         if standby is None or standby.again is None:
             raise
         return standby.again
+    except JournalInUse:
+        await place.report_late()
+        raise
     except JournalUnavailable as error:
         if not opened:
             await untold.tell(str(error))
@@ -388,6 +407,30 @@ async def _serve(path: Path, clock: Clock) -> bool:
     finally:
         if standby is not None:
             await standby.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _JournalPlace:
+    """Where the journal is, and what this host has not written there yet."""
+
+    url: str
+    access: Access
+    clock: Clock
+    unwritten: Unwritten | None
+
+    async def open(self, lease: "Lease | None") -> Journal:
+        """The journal, with what was done here in it. Raises as `open_journal` does."""
+        journal = await open_journal(self.url, self.clock, self.access, lease)
+        if self.unwritten is not None:
+            await write_results(journal, self.unwritten)
+        return journal
+
+    async def report_late(self) -> None:
+        """Write what was done here while this host drove, though another one drives now; best effort."""
+        if self.unwritten is None or not self.unwritten.results():
+            return
+        with suppress(JournalUnavailable, JournalRefused):
+            await (await self.open(None)).close()
 
 
 def run(path: Path, clock: Clock | None = None) -> int:
@@ -432,7 +475,8 @@ async def offline_rollback(path: Path, request: Request, on_record: Callable[[Re
     log.configure("error")
     url, access = config.daemon.journal, access_of(config.daemon)
     async with driving(url, access, clock, process_name(), config.daemon.whereabouts) as lease:
-        core = await build(config, await open_journal(url, clock, access, lease), clock, Checkpoint(url, access))
+        place = _JournalPlace(url, access, clock, Unwritten.beside(url, access))
+        core = await build(config, await place.open(lease), clock, Checkpoint(url, access))
         sending = asyncio.create_task(core.dispatcher.run())
         try:
             await core.intake.recall()
@@ -454,3 +498,5 @@ async def _follow(core: Core, name: str, on_record: Callable[[RecordView], None]
             after = view.n
         if detail.incident.outcome or detail.incident.status == "parked":
             return detail.incident
+        if taken := core.read_model.journal.taken:
+            raise JournalTaken(f"{taken}; {name} is left to it, and no other step is begun here")

@@ -176,6 +176,22 @@ class StepSuperseded:
 
 
 @dataclass(frozen=True, slots=True)
+class ReportedLate:
+    """What an effect came to on a host that drove before: heard of only when another one had taken over.
+
+    It is kept for people; nothing is undone, and nothing follows from it.
+    """
+
+    what: str
+    """`enter`, `apply` or `leave`."""
+    layer: str
+    host: str
+    ended: datetime
+    failed: str = ""
+    """Why it failed; empty: it was done."""
+
+
+@dataclass(frozen=True, slots=True)
 class Gated:
     """One round of the gate checks."""
 
@@ -629,9 +645,9 @@ class Moved:
 
 IncidentFact = (
     Opened | Adopted | Joined | Examined | Approved | Denied | AskedAgain | Risen | ClockPassed | Escalated | Planned
-    | Entering | Entered | EnterFailed | ApplyStarted | Applied | ApplyFailed | StepSuperseded | Gated | Leaving | Left
-    | LeaveFailed | Round | EvidenceTaken | PlanEnded | Paused | Unpaused | AbortRequested | Acknowledged | Parked
-    | Closed | Relapsed | Told | Mending
+    | Entering | Entered | EnterFailed | ApplyStarted | Applied | ApplyFailed | StepSuperseded | ReportedLate | Gated
+    | Leaving | Left | LeaveFailed | Round | EvidenceTaken | PlanEnded | Paused | Unpaused | AbortRequested
+    | Acknowledged | Parked | Closed | Relapsed | Told | Mending
 )  # fmt: skip
 ServiceFact = (
     Changed | MarkedGood | MarkTaken | Quarantined | QuarantineLifted | Held | Unheld | Mending | Decided

@@ -34,6 +34,7 @@ EVENTS: Mapping[str, str] = {
     "observed": "what would have been done, in shadow mode or by a row that observes",
     "changed": "a service runs another state: for receivers that keep changes, which PagerDuty does",
     # again
+    "reported_late": "a step of a host that drove before has ended, after another one took over",
     "reminder": "what nobody has acknowledged yet",
     # of rollbackd itself
     "audit": "the journal does not fit together",

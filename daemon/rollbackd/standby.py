@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -26,11 +27,15 @@ from rollbackd.system.tasks import end
 class Standby:
     """See `StandBy`. It serves from the first time that it sees who drives until it is closed."""
 
-    def __init__(self, path: Path, config: Config, untold: Untold, clock: Clock) -> None:
+    def __init__(
+        self, path: Path, config: Config, untold: Untold, clock: Clock, report_late: Callable[[], Awaitable[None]]
+    ) -> None:
+        """:param report_late: writes what was done here while this host drove."""
         self._path = path
         self._config = config
         self._untold = untold
         self._clock = clock
+        self._report_late = report_late
         self.again: bool | None = None
         """Whether to execute anew, once it was told to end; None: it was not."""
         self._driver = ""
@@ -71,6 +76,7 @@ class Standby:
         if trouble is not None:
             await self._untold.tell(str(trouble))
             return
+        await self._report_late()
         self._driver = holder
         if self._server is None:
             with suppress(JournalUnavailable):  # then in a second

@@ -5,6 +5,7 @@ import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ from typer.testing import CliRunner
 from rollbackd.cli.commands import app
 from rollbackd.config.models import Config
 from rollbackd.core import live_check
-from rollbackd.facts import Adopted, Applied
+from rollbackd.facts import Adopted, Applied, ApplyStarted, Parked, encode
+from rollbackd.incident.fold import fold
 from rollbackd.journal import (
     Access,
     Conflict,
@@ -27,16 +29,24 @@ from rollbackd.journal import (
     JournalRefused,
     JournalUnavailable,
     Received,
+    Result,
+    Unwritten,
     driving,
     open_journal,
+    write_results,
 )
 from rollbackd.journal.lease import Lease
 from rollbackd.journal.postgres import PostgresServer
+from rollbackd.model import incident_stream
+from rollbackd.state.read_model import ReadModel
 from rollbackd.system.clock import SystemClock
 from tests.postgres_journal import LOCAL, ROLE, journal_server, new_journal, prepare, url_of
 from tests.servers import Postgres, pgbouncer, postgres_server, wait_until
+from tests.unit.builders import Story
 
 CLOCK = SystemClock()
+INCIDENT = "checkout-1"
+STREAM = incident_stream(INCIDENT)
 
 
 @pytest.fixture(scope="module")
@@ -433,6 +443,77 @@ async def test_who_executes_itself_anew_gets_it_back_at_once_and_another_one_doe
     async with driving(url, LOCAL, CLOCK, "boot/1", "ops-1") as after:
         assert after is not None
         assert after.epoch == before.epoch + 1
+
+
+# -- what was done on a host and is not written yet ----------------------------------------------
+@dataclass
+class _Two:
+    """An incident whose step host a began, and two hosts' ways to its journal."""
+
+    url: str
+    kept: Unwritten
+    result: Result
+
+
+@pytest.fixture
+async def begun(url: str, tmp_path: Path) -> _Two:
+    told = [record.fact for record in Story().planned("code").told]
+    async with opened(url) as journal:
+        *_, intent = await journal.append(
+            *(Entry(STREAM, fact) for fact in (*told, Adopted("boot/1", "a"), ApplyStarted("code")))
+        )
+    kept = Unwritten.beside(url, Access(tmp_path))
+    assert kept is not None
+    kind, body = encode(Applied("code"))
+    result = Result(STREAM, "apply", "code", intent.at, "a", CLOCK.now(), kind, body.decode())
+    assert kept.keep(result)
+    return _Two(url, kept, result)
+
+
+async def written(two: _Two) -> list[str]:
+    async with opened(two.url) as journal:
+        assert two.kept.results() == []
+        assert (await journal.audit()).broken == ()
+        return [type(record.fact).__name__ for record in await journal.read(STREAM)][-3:]
+
+
+async def test_what_was_done_is_written_by_the_next_life_and_once(begun: _Two) -> None:
+    async with opened(begun.url) as journal:
+        await write_results(journal, begun.kept)
+        begun.kept.keep(begun.result)  # as one that is killed before it forgets
+        await write_results(journal, begun.kept)
+    assert await written(begun) == ["Adopted", "ApplyStarted", "Applied"]
+
+
+async def test_a_driver_hears_of_what_a_host_that_lost_writes_and_decides_again(begun: _Two) -> None:
+    async with opened(begun.url) as theirs, opened(begun.url) as journal:
+        read_model = ReadModel(theirs)
+        await read_model.open()
+        known = await read_model.incident(INCIDENT)
+        assert known is not None
+        assert known.flight is not None
+        await write_results(journal, begun.kept)
+        adoption = Adopted("boot/2", "b")
+        with pytest.raises(Conflict):
+            await read_model.append(Entry(STREAM, adoption, follows=known.n))
+        known = await read_model.incident(INCIDENT)
+        assert known is not None
+        assert (known.flight, known.done) == (None, ("code",)), "it waits for nothing, and does nothing again"
+        await read_model.append(Entry(STREAM, adoption, follows=known.n))
+    assert await written(begun) == ["ApplyStarted", "Applied", "Adopted"]
+
+
+async def test_what_comes_after_another_host_has_taken_over_is_kept_as_late(begun: _Two) -> None:
+    async with opened(begun.url) as theirs, opened(begun.url) as journal:
+        await theirs.append(Entry(STREAM, Adopted("boot/2", "b")), Entry(STREAM, Parked("it may still run there")))
+        for _ in range(2):
+            begun.kept.keep(begun.result)
+            await write_results(journal, begun.kept)
+        incident = fold(await theirs.read(STREAM))
+    assert incident is not None
+    assert incident.parked
+    assert incident.done == ()
+    assert await written(begun) == ["Adopted", "Parked", "ReportedLate"]
 
 
 # -- what asks it from outside ------------------------------------------------------------------

@@ -159,6 +159,53 @@ def test_with_the_database_away_no_step_begins_and_what_was_done_is_written_late
     wait_until(lambda: ready(one), "it is ready")
 
 
+def test_what_was_done_is_kept_when_the_daemon_is_killed_while_the_database_is_away(pair: Pair) -> None:
+    one, kept = pair.a, pair.a.root / "layers" / "journal.unwritten"
+    one.start_with_two_states()
+    one.touch("wait.config")
+    incident = one.ask("POST", "services/shop/rollback", {})["incident"]
+    one.until_call("begin config co-v1")
+    pair.server.crash()
+    one.remove("wait.config")
+    wait_until(lambda: bool(list(kept.glob("*.json"))), "what was done is kept on this host")
+    one.stop(kill=True)
+    pair.server.start()
+    one.start()
+    assert one.until_closed(incident, 60)["outcome"] == "recovered"
+    assert one.calls == ONCE
+    assert list(kept.iterdir()) == []
+    kinds = one.kinds(incident)
+    begun = kinds.index("ApplyStarted")
+    assert kinds[begun : begun + 3] == ["ApplyStarted", "Applied", "Adopted"], "nobody had to ask the layer"
+
+
+def test_what_a_host_did_that_lost_its_lease_is_written_late_and_changes_nothing(pair: Pair, ear: Ear) -> None:
+    pair.a.start_with_two_states()
+    pair.a.touch("wait.config")
+    incident = pair.a.ask("POST", "services/shop/rollback", {})["incident"]
+    pair.a.until_call("begin config co-v1")
+    frozen = pair.a.daemon
+    assert frozen is not None
+    frozen.send_signal(signal.SIGSTOP)
+    pair.b.start_beside()
+    pair.b_drives()
+    wait_until(lambda: "Adopted" in pair.b.kinds(incident)[-2:], "the other one has it")
+    frozen.send_signal(signal.SIGCONT)
+    wait_until(lambda: "another daemon drives the journal" in pair.a.log, "it hears that it lost")
+    assert frozen.poll() is None, "the step in hand ends first"
+    pair.a.remove("wait.config")
+    assert frozen.wait(timeout=60) == 1
+    log = pair.a.log
+    with (pair.a.root / "log").open("ab") as more:
+        given = ["run", "--config", str(pair.a.root / "config.yaml")]
+        pair.a.daemon = forks.start("rollbackd", given, more.fileno(), more.fileno())
+    wait_until(lambda: "ReportedLate" in pair.b.kinds(incident), "it is reported late")
+    assert "cannot write what was done" in log
+    ear.until_heard("reported_late")
+    assert pair.a.calls.count("begin config co-v1") == 1
+    wait_until(lambda: list((pair.a.root / "layers" / "journal.unwritten").iterdir()) == [], "it is not kept any more")
+
+
 def ready(one: Toy) -> bool:
     request = urllib.request.Request(f"http://127.0.0.1:{one.port}/readyz", headers=one.headers)
     try:

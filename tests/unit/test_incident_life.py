@@ -1,5 +1,7 @@
 """An incident as its facts tell it."""
 
+from dataclasses import replace
+
 import pytest
 
 from rollbackd import facts
@@ -243,6 +245,18 @@ def test_what_is_parked_is_in_flight_no_more_and_will_not_be_tried_by_itself() -
     assert (story.incident.parked, story.incident.flight) == ("cut off", None)
     assert story.incident.failure == Failure("apply", "code", 2, "cut off", True, at(1))
     assert Story().tell(facts.Parked("why")).incident.failure is None
+
+
+def test_a_late_result_of_a_host_that_drove_before_is_noted_and_changes_nothing_else() -> None:
+    story = Story().planned("code").tell(facts.Adopted("boot/1", "ops-a"), facts.ApplyStarted("code"))
+    before = story.tell(facts.Adopted("boot/2", "ops-b"), facts.Parked("cut off")).incident
+    late = [facts.ReportedLate("apply", "code", "ops-a", at(9), failed) for failed in ("", "no room")]
+    after = story.tell(*late).incident
+    assert after.notes == (
+        "code: apply was done on ops-a, as is known only now",
+        "code: apply failed: no room on ops-a, as is known only now",
+    )
+    assert replace(after, notes=(), n=before.n) == before
 
 
 def test_the_end_is_kept_and_a_relapse_overrules_it() -> None:

@@ -144,6 +144,15 @@ def test_a_hold_a_parking_an_abort_and_the_next_plan_are_told() -> None:
     assert list(last(*begun, facts.PlanEnded("config", Outcome.PASSED))) == [], "a plan without a step is no news"
 
 
+def test_what_a_host_that_drove_before_did_is_told_when_it_is_heard_of() -> None:
+    for failed, came in (("", "was done"), ("no room", "failed: no room")):
+        late = facts.ReportedLate("apply", "code", "ops-a", at(60), failed)
+        one = only(opened(), planned(), facts.Parked("cut off"), late)
+        assert (one.message.event, one.message.severity) == ("reported_late", "warning")
+        assert said(one)["What"].startswith(f"apply code {came} on ops-a, at ")
+        assert said(one)["Next"].startswith("nothing follows from it; look at what runs")
+
+
 def test_later_trouble_of_a_service_whose_rollback_is_stopped_is_told_once_in_a_while() -> None:
     def met(rule: str, minute: int) -> facts.Joined:
         return facts.Joined(trigger(rule=rule, reached=at(minute * 60), priority=Priority.P1))

@@ -289,6 +289,10 @@ SENTENCES: list[tuple[Any, str]] = [
     (facts.Acknowledged(), "acknowledged"),
     (facts.Acknowledged(leave=True), "acknowledged, every bracket is to be left"),
     (facts.Parked("cut off"), "parked for a person: cut off"),
+    (
+        facts.ReportedLate("apply", "code", "ops-a", at(9)),
+        "late: apply code was done on ops-a, at 2026-03-02 10:09:00 UTC; nothing follows from it",
+    ),
     (facts.Closed(Outcome.FAILED, "it broke"), "failed: it broke"),
     (facts.Relapsed(AGAIN), "ineffective after all: latency again"),
     (facts.Told("room", "opened", "k"), "told room: opened"),

@@ -26,11 +26,12 @@ from rollbackd.incident.ending import ending
 from rollbackd.incident.fold import evolve
 from rollbackd.incident.life import Flight, Incident
 from rollbackd.incident.spec import VerifySpec
-from rollbackd.journal import Conflict, Entry, JournalUnavailable, until_written
+from rollbackd.journal import Conflict, Entry, JournalTaken, JournalUnavailable, Result, Unwritten, until_written
 from rollbackd.model import DAEMON, CheckResult, Outcome, Verdict, incident_stream, verdict_of
 from rollbackd.rules.tracks import CALM
 from rollbackd.state.read_model import ReadModel
 from rollbackd.system import log
+from rollbackd.system.boundary import boundary
 from rollbackd.system.clock import Clock
 from rollbackd.system.tasks import until_first
 
@@ -87,6 +88,8 @@ class DriverParts:
     freed: Callable[[], None]
     """Called when one of them became free."""
     stopping: asyncio.Event
+    unwritten: Unwritten | None
+    """Where the journal is on another host: what was done here, until it is written there."""
 
 
 class Runner:
@@ -100,10 +103,11 @@ class Runner:
         check_runner: CheckRunner,
         judgement: Judgement,
         concurrent: int,
+        unwritten: Unwritten | None = None,
     ) -> None:
         self._factory = factory
-        slots = asyncio.Semaphore(concurrent)
-        self._parts = DriverParts(read_model, clock, check_runner, judgement, slots, self.wake_all, asyncio.Event())
+        slots, stopping = asyncio.Semaphore(concurrent), asyncio.Event()
+        self._parts = DriverParts(read_model, clock, check_runner, judgement, slots, self.wake_all, stopping, unwritten)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._wakes: dict[str, asyncio.Event] = {}
         self._log = log.get("runner")
@@ -141,6 +145,9 @@ class Runner:
         say = partial(self._log.error, "the journal cannot be used; trying again", incident=name)
         try:
             await until_written(partial(self._drive, name), self._parts.clock, _DISK, say)
+        except JournalTaken:
+            self._log.warning("incident is left to the daemon that drives now", incident=name)
+            self._parts.stopping.set()
         except Exception as error:  # noqa: BLE001  # one incident must not end the daemon; it stays open, is told, and is tried again
             self._log.exception("incident stopped being driven", incident=name)
             await self._give_to_person(name, error)
@@ -323,17 +330,41 @@ class IncidentDriver:
         await self._news()
         return won
 
-    async def _report(self, *entries: Entry) -> None:
-        """Journal what happened. It did happen: when the disk is full this is tried until it is written."""
+    async def _report(self, *entries: Entry, enough: Callable[[], bool] = bool) -> None:
+        """Journal what happened. It did happen: when the disk is full this is tried until it is written.
+
+        :raises JournalUnavailable: it was given up, since it is `enough` as it is, or another daemon drives.
+        """
         say = partial(self._log.error, "cannot write what was done; trying again")
         adoption = (Entry(self._stream, fact) for fact in self._adoption)
         write = partial(self._read_model.append, *adoption, *entries, urgent=True)
-        await until_written(write, self._clock, _DISK, say)
+        await until_written(write, self._clock, _DISK, say, enough)
         self._adopted = True
         await self._news()
 
     async def _fact(self, fact: IncidentFact) -> None:
         await self._report(Entry(self._stream, fact))
+
+    async def _result(self, flight: Flight, fact: IncidentFact) -> None:
+        """Journal what an effect came to. Where the journal is on another host it is on this one's disk before."""
+        if (unwritten := self._parts.unwritten) is None:
+            await self._fact(fact)
+            return
+        kind, body = facts.encode(fact)
+        result = Result(
+            stream=self._stream,
+            what=flight.what,
+            layer=flight.layer,
+            since=flight.since,
+            host=self._read_model.journal.host,
+            ended=self._clock.now(),
+            kind=kind,
+            body=body.decode(),
+        )
+        kept = await asyncio.to_thread(unwritten.keep, result)
+        boundary("runner.kept")
+        await self._report(Entry(self._stream, fact), enough=lambda: kept and self._parts.stopping.is_set())
+        unwritten.forget(result)
 
     # -- one step -------------------------------------------------------------------------------
     async def _do(self, step: steps.Step) -> None:
@@ -351,7 +382,12 @@ class IncidentDriver:
                 fact = await (
                     self._effects.finish(incident, flight) if last else self._effects.perform(incident, flight)
                 )
-                await (self._news() if fact is None else self._fact(fact))
+                if fact is None:
+                    await self._news()
+                elif isinstance(fact, facts.Parked):
+                    await self._fact(fact)
+                else:
+                    await self._result(flight, fact)
             case steps.LookAtGate():
                 results = await self._parts.check_runner.run(self._layers.service, verify.gate, incident.stepped)
                 await self._fact(facts.Gated(verdict_of(results), results))

@@ -234,6 +234,9 @@ def _noted(incident: Incident, fact: object) -> Incident:
             return replace(incident, joined=(*incident.joined, trigger)[-20:])
         case facts.Examined(results):
             return replace(incident, examined=results)
+        case facts.ReportedLate(what, layer, host, _, failed):
+            came = f"failed: {failed}" if failed else "was done"
+            return replace(incident, notes=_noting(incident, layer, f"{what} {came} on {host}, as is known only now"))
         case facts.EvidenceTaken(results, at_end):
             return replace(incident, evidence=results, evidence_at_end=at_end or incident.evidence_at_end)
         case facts.ClockPassed(clock):

@@ -15,6 +15,7 @@ from rollbackd.journal.contract import (
     JournalDamaged,
     JournalInUse,
     JournalRefused,
+    JournalTaken,
     JournalUnavailable,
     Outgoing,
     PageTurn,
@@ -26,6 +27,7 @@ from rollbackd.journal.driving import driving
 from rollbackd.journal.exclusive import Exclusive
 from rollbackd.journal.place import DEFAULT_ACCESS, Access, is_postgres
 from rollbackd.journal.sqlite_journal import SqliteJournal
+from rollbackd.journal.unwritten import Result, Unwritten, write_results
 from rollbackd.system.clock import Clock
 
 if TYPE_CHECKING:
@@ -42,14 +44,18 @@ __all__ = [
     "JournalDamaged",
     "JournalInUse",
     "JournalRefused",
+    "JournalTaken",
     "JournalUnavailable",
     "Outgoing",
     "PageTurn",
     "Receipt",
     "Received",
+    "Result",
+    "Unwritten",
     "driving",
     "open_journal",
     "until_written",
+    "write_results",
 ]
 
 

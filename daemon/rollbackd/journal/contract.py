@@ -28,6 +28,10 @@ class JournalUnavailable(Exception):  # noqa: N818  # a state of the disk
         """There is no room on its disk."""
 
 
+class JournalTaken(JournalUnavailable):
+    """Another process drives it from now on: this one writes nothing any more, however long it waits, and is to end."""
+
+
 class JournalDamaged(JournalUnavailable):
     """What is stored cannot be what was written; trying again does not help, a person must restore it."""
 
@@ -133,6 +137,11 @@ class Journal(Protocol):
         ...
 
     @property
+    def taken(self) -> str:
+        """Who drives it instead of us from now on, as a sentence; else empty."""
+        ...
+
+    @property
     def host(self) -> str:
         """The host of who drives it, where that may be another one tomorrow; else empty."""
         ...
@@ -185,7 +194,7 @@ class Journal(Protocol):
     def subscribe(self, heard: Callable[[Sequence[Record]], None]) -> None:
         """Hand `heard` all that this journal object commits, in the order of `seq`, before its writer goes on.
 
-        It is called on the event loop's thread, and must not raise. Facts of other processes are not handed to it.
+        It is called on the event loop's thread, and must not raise. Facts of other processes may be handed to it, too.
         """
         ...
 
@@ -258,15 +267,24 @@ class Journal(Protocol):
 
 
 async def until_written(
-    work: Callable[[], Awaitable[T]], clock: Clock, pause: timedelta, say: Callable[..., object]
+    work: Callable[[], Awaitable[T]],
+    clock: Clock,
+    pause: timedelta,
+    say: Callable[..., object],
+    enough: Callable[[], bool] = bool,
 ) -> T:
     """What `work` returns once the journal takes what it writes: what happened is not forgotten for a full disk.
 
-    Each time that it cannot be used, `say` gets the sentence as `error`, and after the pause `work` begins anew.
+    Each time that it cannot be used, `say` gets the sentence as `error`, and after the pause `work` begins anew, unless
+    it may be given up, as `enough` says.
+
+    :raises JournalTaken: it never will. JournalUnavailable: it was given up.
     """
     while True:
         try:
             return await work()
         except JournalUnavailable as error:
             say(error=str(error))
+            if isinstance(error, JournalTaken) or enough():
+                raise
             await clock.sleep(pause)

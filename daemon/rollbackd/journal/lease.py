@@ -5,8 +5,9 @@ another one counts from after it first saw that renewal, and takes the row after
 which every transaction that writes compares, so that one who froze in between writes nothing any more.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from random import random
 from threading import Event, Thread
 
 from rollbackd.journal.contract import JournalRefused, JournalUnavailable
@@ -26,7 +27,9 @@ _TAKEN = """
     UPDATE driver SET epoch = epoch + 1, renewal = 0, process = ?, host = ?
     WHERE epoch = ? AND renewal = ? AND process = ?
 """
-_RENEWED = "UPDATE driver SET renewal = renewal + 1 WHERE epoch = ? AND process = ?"
+_RENEWED = """
+    UPDATE driver SET renewal = renewal + 1 WHERE epoch = ? AND process = ? RETURNING (SELECT seq FROM newest)
+"""
 _RELEASED = "UPDATE driver SET process = '' WHERE epoch = ? AND process = ?"
 
 
@@ -47,8 +50,13 @@ class Lease:
         """Since when nothing has moved, by our clock."""
         self._renewed = 0.0
         """When the last good renewal was sent."""
-        self._reason = ""
+        self.away = ""
+        """Why the last renewal failed; empty when it did not."""
+        self.taken = ""
+        """Who has it instead of us from now on, as a sentence; else empty."""
         self._stays = False
+        self.heard: Callable[[int], object] = lambda _: None
+        """Called with each renewal, on its thread: the number of the newest fact, whoever wrote it."""
         self._ended = Event()
         self._thread = Thread(target=self._renew, name="journal-lease", daemon=True)
         self._log = log.get("journal")
@@ -95,7 +103,7 @@ class Lease:
         """Why we may not drive now; empty while we surely do."""
         if boot_seconds() - self._renewed < _OURS:
             return ""
-        return self._reason or f"{self._server.name}: whether another daemon drives is not known: it was not asked"
+        return self.away or f"{self._server.name}: whether another daemon drives is not known: it was not asked"
 
     def release(self) -> None:
         """Let another one take it at once. Best effort: it would in 5 s."""
@@ -111,27 +119,34 @@ class Lease:
 
     def _renew(self) -> None:
         """The thread ends with the lease, and the daemon with the thread."""
-        while not self._ended.wait(RENEWAL):
+        pause = RENEWAL
+        while not self._ended.wait(pause):
             sent = boot_seconds()
             try:
                 with self._connection() as connection:
                     # Who takes over waits for the standby; a renewal that is lost with the primary is made again.
                     connection.execute("SET synchronous_commit TO local")
                     while self._is_renewed(connection):
-                        self._renewed, self._reason = sent, ""
+                        self._renewed, self.away = sent, ""
                         if self._ended.wait(RENEWAL):
                             return
                         sent = boot_seconds()
                     holder = scalar(connection, "SELECT host FROM driver")
             except (JournalUnavailable, JournalRefused) as error:
-                self._reason = str(error)
+                self.away = str(error)
+                pause = RENEWAL * (0.5 + random())  # noqa: S311  # so that not all daemons come back at once
             else:
-                self._renewed, self._reason = 0.0, f"{self._server.name}: {holder} drives it now"
+                self._renewed, self.away = 0.0, f"{self._server.name}: {holder} drives it now"
+                self.taken = self.away
                 self._log.critical("another daemon drives the journal; this one ends", host=holder, epoch=self.epoch)
                 return
 
     def _is_renewed(self, connection: PostgresConnection) -> bool:
-        return connection.execute(_RENEWED, (self.epoch, self._process)).rowcount == 1
+        newest = scalar(connection, _RENEWED, self.epoch, self._process)
+        if newest is None:
+            return False
+        self.heard(newest)
+        return True
 
     @contextmanager
     def _connection(self) -> Iterator[PostgresConnection]:

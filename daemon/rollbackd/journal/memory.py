@@ -39,6 +39,7 @@ class MemoryJournal:
     broken: bool = False
     subscribers: list[Callable[[Sequence[Record]], None]] = field(default_factory=list)
     trouble: str = ""
+    taken: str = ""
     host: str = ""
 
     def __post_init__(self) -> None:

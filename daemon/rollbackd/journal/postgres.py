@@ -14,7 +14,7 @@ import psycopg
 from psycopg import errors
 from psycopg.conninfo import conninfo_to_dict
 
-from rollbackd.journal.contract import JournalDamaged, JournalRefused, JournalUnavailable
+from rollbackd.journal.contract import JournalDamaged, JournalRefused, JournalTaken, JournalUnavailable
 from rollbackd.journal.database import AMONG, Doubt, JournalConnection, JournalDatabase, Mode, Row, scalar
 from rollbackd.journal.place import Access
 from rollbackd.system.redaction import one_line
@@ -157,6 +157,7 @@ class PostgresServer(JournalDatabase):
         """The number of the last unit that this writer tried to write."""
         self._epoch: int | None = None
         """That of our lease; None: nobody's, as while a journal is moved."""
+        self._barred: Callable[[], str] = str
         self._acknowledged = 0
         """The number of the last fact of which we said that it is written."""
 
@@ -200,9 +201,18 @@ class PostgresServer(JournalDatabase):
         for name, value in settings.items():
             connection.execute("SELECT set_config(?, ?, false)", (name, value))
 
-    def drive(self, epoch: int) -> None:
-        """Write from now on only while this is the epoch of who drives."""
+    def drive(self, epoch: int, barred: Callable[[], str]) -> None:
+        """Write from now on only while this is the epoch of who drives, and connect only while nothing bars that.
+
+        After the server was away the lease's is the first connection, and the others wait for it.
+        """
         self._epoch = epoch
+        self._barred = barred
+
+    def _connected(self, mode: Mode) -> JournalConnection:
+        if why := self._barred():
+            raise JournalUnavailable(why)
+        return super()._connected(mode)
 
     def alter(self, work: Callable[[JournalConnection], None]) -> None:
         """Make or change tables, in one transaction, which nothing else writes beside."""
@@ -261,7 +271,7 @@ class PostgresServer(JournalDatabase):
 
     def _refuse_driven(self, epoch: int) -> None:
         if self._epoch not in {None, epoch}:
-            raise JournalUnavailable(f"{self.name}: another daemon drives it now; this one ends")
+            raise JournalTaken(f"{self.name}: another daemon drives it now; this one ends")
 
     def _refuse_loss(self, newest: int) -> None:
         """What came back from a failover without what we know is not gone on with before a person has looked."""

@@ -60,6 +60,10 @@ class StoredJournal:
         return ""
 
     @property
+    def taken(self) -> str:
+        return ""
+
+    @property
     def host(self) -> str:
         return ""
 

@@ -318,6 +318,10 @@ def sentence(fact: Any) -> str:  # noqa: C901, PLR0912  # one line a kind of fac
             return f"{trigger.rule} joined: {'; '.join(_evidence(trigger))}"
         case facts.Examined(results):
             return f"checked beside it: {_checks(results)}"
+        case facts.ReportedLate(what, layer, host, ended, failed):
+            came = f"failed: {failed}" if failed else "was done"
+            when = f"{ended.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+            return f"late: {what} {layer} {came} on {host}, at {when}; nothing follows from it"
         case facts.EvidenceTaken(results, at_end):
             return f"evidence {'after the end' if at_end else 'while it does not help'}: {_checks(results)}"
         case facts.Approved(reason):

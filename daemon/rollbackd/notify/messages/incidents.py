@@ -132,6 +132,20 @@ def parked(told: MessageContext, fact: facts.Parked) -> Sequence[Envelope]:
     return [of_incident(told.record, about, "parked", title, "critical", lines)]
 
 
+def reported_late(told: MessageContext, fact: facts.ReportedLate) -> Sequence[Envelope]:
+    about, host = told.about, plain_text.line(fact.host, 100)
+    came = f"failed: {plain_text.line(fact.failed)}" if fact.failed else "was done"
+    lines = phrases.filled(
+        ("What", f"{fact.what} {plain_text.line(fact.layer, 100)} {came} on {host}, at {phrases.moment(fact.ended)}"),
+        ("Why now", "that host was cut off from the journal, and another one had taken over"),
+        *phrases.change(about.decision),
+        ("Next", f"nothing follows from it; look at what runs. {phrases.standing(about)}"),
+        ("More", phrases.more(about)),
+    )
+    title = "what a host did that drove before"
+    return [of_incident(told.record, about, "reported_late", title, "warning", lines)]
+
+
 def joined(told: MessageContext, fact: facts.Joined) -> Sequence[Envelope]:
     """Trouble that came while nothing is done about it; the same rule again some minutes later is no news."""
     about, trigger = told.about, fact.trigger

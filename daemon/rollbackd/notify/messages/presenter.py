@@ -63,6 +63,7 @@ _MAKERS: Mapping[type[Any], Callable[[MessageContext, Any], Sequence[Envelope]]]
     facts.Acknowledged: incidents.acknowledged,
     facts.Parked: incidents.parked,
     facts.Joined: incidents.joined,
+    facts.ReportedLate: incidents.reported_late,
     facts.LeaveFailed: incidents.not_left,
     facts.Closed: incidents.closed,
     facts.Relapsed: incidents.relapsed,
