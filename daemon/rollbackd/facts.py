@@ -18,6 +18,7 @@ from rollbackd.model import (
     Outcome,
     Plan,
     Priority,
+    Release,
     Request,
     SignalHold,
     State,
@@ -158,6 +159,8 @@ class Applied:
     layer: str
     note: str = ""
     """What people should know of how it was done; empty: nothing."""
+    brought: Mapping[str, Release] = field(default_factory=dict)
+    """Layers that are part of it and show another release since, such as the schema of a database that was restored."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -255,6 +255,22 @@ async def test_code_that_goes_back_alone_is_irreversible_where_it_would_miss_som
     assert code.risks == (("schema does not go back with it: column orders.note is gone",) if told else ())
 
 
+async def test_what_another_layer_takes_along_has_no_step_of_its_own(house: House) -> None:
+    schema = house.layers["schema"] = FakeSchema("schema", house.calls)
+    schema.part_of = "config"
+    house.service.plans["default"] = PlanSpec(steps=("schema", "config", "code"))
+    present, target = (State(dict.fromkeys(("config", "code", "schema"), release)) for release in (V2, V1))
+    plan = await of(house).plan("default", PlanRequest(present, target))
+    assert [(step.layer, step.risks) for step in plan.steps] == [
+        ("config", ("schema comes back with it, at the release that the copy has",)),
+        ("code", ()),
+    ]
+    schema.present = V1
+    assert await of(house).brought("config", present) == {"schema": V1}
+    assert await of(house).brought("config", target) == {}
+    assert await of(house).brought("code", present) == {}
+
+
 class NamingSchema(FakeSchema):
     """One that the code's releases name."""
 

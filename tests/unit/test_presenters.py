@@ -270,6 +270,7 @@ SENTENCES: list[tuple[Any, str]] = [
     (facts.Entered("traffic", "1 session is left"), "entered traffic: 1 session is left"),
     (facts.Left("traffic", "somebody else keeps it"), "left traffic: somebody else keeps it"),
     (facts.Applied("code"), "applied code"),
+    (facts.Applied("db", "", {"schema": Release("4f2a")}), "applied db; schema came with it, at 4f2a"),
     (facts.Left("traffic"), "left traffic"),
     (facts.EnterFailed("traffic", "no", permanent=True), "entering traffic failed: no"),
     (facts.ApplyFailed("code", "no", permanent=False), "applying code failed: no (may be tried again)"),

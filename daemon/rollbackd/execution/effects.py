@@ -15,7 +15,7 @@ from structlog.typing import FilteringBoundLogger
 from rollbackd import facts
 from rollbackd.adapter import Adapter, AdapterError, Bracket, Noting, Staged
 from rollbackd.execution.check_runner import CheckRunner
-from rollbackd.execution.layers import ASKING, Layers
+from rollbackd.execution.layers import ASKING, Layers, LookFailed
 from rollbackd.facts import IncidentFact
 from rollbackd.incident.life import Flight, Incident
 from rollbackd.model import Change, Progress, Verdict
@@ -30,11 +30,7 @@ _FAILURES: Mapping[str, type[_Failure]] = {
     "apply": facts.ApplyFailed,
     "leave": facts.LeaveFailed,
 }
-_DONE: Mapping[str, type[facts.Entered | facts.Applied | facts.Left]] = {
-    "enter": facts.Entered,
-    "apply": facts.Applied,
-    "leave": facts.Left,
-}
+_CROSSED: Mapping[str, type[facts.Entered | facts.Left]] = {"enter": facts.Entered, "leave": facts.Left}
 _STILL_RUNNING = timedelta(milliseconds=200)
 _LOOK_AGAIN = timedelta(seconds=1)
 _LONGEST_WAIT = timedelta(minutes=10)
@@ -90,7 +86,11 @@ class Effects:
         self.log.warning("cut off; only looking whether it is done", step=flight.layer, what=flight.what, why=why)
         try:
             if await self._is_done(incident, flight, self.layers.adapters[flight.layer]):
-                return _DONE[flight.what](flight.layer)
+                if flight.what == "apply":
+                    return facts.Applied(
+                        flight.layer, brought=await self.layers.brought(flight.layer, incident.present)
+                    )
+                return _CROSSED[flight.what](flight.layer)
         except Exception as error:  # noqa: BLE001  # an adapter of somebody else's may raise anything
             why += f"; whether it is done cannot be told: {self.layers.clean(str(error))}"
         return facts.Parked(why)
@@ -133,7 +133,7 @@ class Effects:
             return facts.StepSuperseded(flight.layer)
         if progress is Progress.NOT_STARTED:
             return _failed(flight, "it ended, and yet the layer says that nothing was done", permanent=False)
-        return await self._done_when(flight, change.key, adapter)
+        return await self._done_when(incident, flight, change.key, adapter)
 
     async def _move(self, change: Change, adapter: Adapter) -> None:
         """Apply a change; a layer that goes in stages may ask checks of its service between them."""
@@ -142,7 +142,7 @@ class Effects:
         else:
             await adapter.apply(change)
 
-    async def _done_when(self, flight: Flight, key: str, adapter: Adapter) -> IncidentFact | None:
+    async def _done_when(self, incident: Incident, flight: Flight, key: str, adapter: Adapter) -> IncidentFact | None:
         """A step stays running until the check that its layer names passes; an abort ends the waiting."""
         name = self.layers.service.layers[flight.layer].done_when
         own = self._own_limit(flight.layer)
@@ -156,7 +156,11 @@ class Effects:
             if await self.aborted() or self.clock.monotonic() > deadline:
                 return _failed(flight, f"{name} does not pass: {result.reason}", permanent=True)
             await self.clock.sleep(_LOOK_AGAIN)
-        return facts.Applied(flight.layer, await self._note(key, flight, adapter))
+        try:
+            brought = await self.layers.brought(flight.layer, incident.present)
+        except LookFailed as error:
+            return _failed(flight, f"it is done, and what it took along cannot be seen: {error}", permanent=False)
+        return facts.Applied(flight.layer, await self._note(key, flight, adapter), brought)
 
     def _own_limit(self, layer: str) -> timedelta | None:
         own = getattr(self.layers.service.layers[layer], "timeout", None)
@@ -179,8 +183,7 @@ class Effects:
             if await _quickly(adapter.inside(incident.mark)) is not wanted:
                 state = "outside" if wanted else "inside"
                 return _failed(flight, f"it ended, and yet the layer says it is {state}", permanent=False)
-        crossed = facts.Entered if wanted else facts.Left
-        return crossed(flight.layer, await self._note(incident.mark, flight, adapter))
+        return _CROSSED[flight.what](flight.layer, await self._note(incident.mark, flight, adapter))
 
     async def _note(self, key: str, flight: Flight, adapter: Adapter) -> str:
         """What the layer says about what was done. Where it cannot say it that has been done all the same."""

@@ -137,6 +137,18 @@ class Layers:
         second = await self.look(mixed=mixed)
         return second if second.key == first.key else None
 
+    def part_of(self, name: str) -> str:
+        """The layer that takes this one along whenever it moves; empty: none does."""
+        adapter = self.adapters[name]
+        return adapter.part_of if isinstance(adapter, KeepsSchema) else ""
+
+    async def brought(self, layer: str, before: State) -> dict[str, Release]:
+        """What is part of a layer that has moved, and shows another release since. :raises LookFailed:"""
+        parts = [name for name in self.adapters if self.part_of(name) == layer]
+        asked = (self._ask(name, partial(_present, self.adapters[name], mixed=False)) for name in parts)
+        found = dict(zip(parts, await asyncio.gather(*asked), strict=True))
+        return {name: release for name, release in found.items() if release != before.releases.get(name)}
+
     async def there(self) -> dict[str, tuple[Release, ...]]:
         """What each layer can go back to, newest first. :raises LookFailed: when any layer does not answer."""
         names = [name for name, adapter in self.adapters.items() if adapter.traits.releases]
@@ -218,7 +230,7 @@ class Layers:
         if way.returns:
             spec = spec.model_copy(update={"steps": spec.layers})
         fixed = await self._fixed(spec)
-        wanted = moves(spec, way.present, way.target, self.traits, fixed, way.unfinished)
+        wanted = self._whole(moves(spec, way.present, way.target, self.traits, fixed, way.unfinished))
         planned = await asyncio.gather(*(self._step(move, way, fixed=move.layer in fixed) for move in wanted))
         steps = await self._fitting(planned, way)
         moved = {change.layer for change in steps}
@@ -229,11 +241,22 @@ class Layers:
         brackets = tuple(Bracketed(layer, self.service.layers[layer].leave) for layer in spec.within)
         return Plan(name, tuple(steps), brackets, () if way.returns else spec.unasked)
 
+    def _whole(self, wanted: Sequence[Move]) -> Sequence[Move]:
+        """Without steps of what another one takes along: a database comes back with the schema of its copy."""
+        moved = {move.layer for move in wanted}
+        return [move for move in wanted if self.part_of(move.layer) not in moved]
+
     async def _fitting(self, steps: Sequence[Change], way: PlanRequest) -> Sequence[Change]:
         """The steps; where one takes code back alone, with what that code would miss in the schema that stays."""
         moved = {change.layer for change in steps}
         for name, adapter in self.adapters.items():
-            if name in moved or not isinstance(adapter, KeepsSchema) or adapter.part_of in moved:
+            if name in moved or not isinstance(adapter, KeepsSchema):
+                continue
+            if adapter.part_of in moved:
+                along = f"{name} comes back with it, at the release that the copy has"
+                steps = [
+                    replace(one, risks=(*one.risks, along)) if one.layer == adapter.part_of else one for one in steps
+                ]
                 continue
             files = tuple(adapter.rests_on)
             carried = {one for one in moved if any(is_moved_by(self.adapters[one], path) for path in files)}

@@ -254,7 +254,7 @@ class IncidentDriver:
             self._log.info("parked, and it cannot be told what runs", error=self._layers.clean(str(error)))
             return ""
         moved = present.differing(incident.present) if present is not None else ()
-        return " and ".join(layer for layer in moved if layer not in incident.stepping)
+        return " and ".join(one for one in moved if not {one, self._layers.part_of(one)} & incident.stepping.keys())
 
     async def _next(self, incident: Incident) -> steps.Step:
         """The next step. An incident that only waits for people does not ask what holds it: there may be thousands."""

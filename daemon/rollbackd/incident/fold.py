@@ -72,8 +72,8 @@ def evolve(incident: Incident, record: Record) -> Incident:
             inside = tuple(other for other in incident.inside if other != layer)
             notes = _noting(incident, layer, note)
             return replace(incident, flight=None, failure=None, entered=entered, inside=inside, notes=notes)
-        case facts.Applied(layer, note):
-            return _applied(replace(incident, notes=_noting(incident, layer, note)), layer, record.at)
+        case facts.Applied(layer, note, brought):
+            return _applied(replace(incident, notes=_noting(incident, layer, note)), layer, brought, record.at)
         case facts.StepSuperseded(layer):
             return replace(incident, flight=None, superseded=layer)
         case facts.Gated() | facts.Round():
@@ -163,13 +163,13 @@ def _unpaused(incident: Incident, at: datetime) -> Incident:
     )
 
 
-def _applied(incident: Incident, layer: str, at: datetime) -> Incident:
+def _applied(incident: Incident, layer: str, brought: Mapping[str, Release], at: datetime) -> Incident:
     changes = incident.plan.steps if incident.plan is not None else ()
     change = next((change for change in changes if change.layer == layer), None)
     moved, present = incident.moved, incident.present
     if change is not None and layer in present.releases:
         moved = {layer: present.releases[layer], **moved}
-        present = reached(present, {layer: change.after})
+        present = reached(present, {layer: change.after, **brought})
     length = max(at - incident.stepping.get(layer, at), incident.took.get(layer, timedelta()))
     return replace(
         incident,

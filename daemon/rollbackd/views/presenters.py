@@ -348,8 +348,9 @@ def sentence(fact: Any) -> str:  # noqa: C901, PLR0912  # one line a kind of fac
             return f"{verb} {layer}" + (f", attempt {attempt}" if attempt > 1 else "")
         case facts.Entered(layer, note):
             return f"entered {layer}" + (f": {note}" if note else "")
-        case facts.Applied(layer, note):
-            return f"applied {layer}" + (f": {note}" if note else "")
+        case facts.Applied(layer, note, brought):
+            came = [f"{name} came with it, at {release.name}" for name, release in brought.items()]
+            return "; ".join([f"applied {layer}" + (f": {note}" if note else ""), *came])
         case facts.Left(layer, note):
             return f"left {layer}" + (f": {note}" if note else "")
         case facts.EnterFailed() | facts.ApplyFailed() | facts.LeaveFailed():

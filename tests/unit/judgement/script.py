@@ -129,6 +129,11 @@ async def takes(stage: Stage, service: str, layer: str, length: str) -> None:
     stage.world.layers[service][layer].takes = parse_duration(length)
 
 
+@verb(r"(?P<layer>\S+) takes (?P<other>\S+) along to (?P<release>\S+)")
+async def takes_along(stage: Stage, service: str, layer: str, other: str, release: str) -> None:
+    stage.world.layers[service][layer].along = (other, release)
+
+
 @verb(r"(?P<layer>\S+) cannot be taken back")
 async def cannot_be_taken_back(stage: Stage, service: str, layer: str) -> None:
     stage.world.layers[service][layer].reversible = False

@@ -40,6 +40,8 @@ class WorldLayer(FakeLayer):
     moving: Iterator[Release] | None = None
     takes: timedelta = timedelta()
     """How long its step takes."""
+    along: tuple[str, str] | None = None
+    """What its step takes along, a layer that is part of it, and to which release."""
 
     async def current(self) -> Release:
         if self.stuck:
@@ -55,7 +57,29 @@ class WorldLayer(FakeLayer):
         assert self.world is not None
         await self.world.clock.sleep(self.takes)
         await super().apply(change)
+        if self.along is not None:
+            name, release = self.along
+            own = next(layers for layers in self.world.layers.values() if layers.get(self.name) is self)
+            own[name].present = Release(release)
         self.world.moved()
+
+
+@dataclass
+class WorldSchema(WorldLayer):
+    """The schema of the layer `db`."""
+
+    part_of = "db"
+    rests_on = ()
+
+    def misfit(self) -> str:
+        return ""
+
+    async def unfit(self, release: Release) -> Sequence[str]:
+        return ()
+
+
+def _kind(name: str) -> type[WorldLayer]:
+    return WorldSchema if name == "schema" else WorldLayer
 
 
 @dataclass
@@ -86,7 +110,7 @@ class World:
         self.clock = clock
         self.calls: list[str] = []
         self.layers = {
-            service: {name: WorldLayer(name, self.calls, Traits(), Release(""), (), world=self) for name in names}
+            service: {name: _kind(name)(name, self.calls, Traits(), Release(""), (), world=self) for name in names}
             for service, names in layers.items()
         }
         self.readings: defaultdict[str, dict[str, Reading]] = defaultdict(dict)
