@@ -315,6 +315,79 @@ def test_a_database_that_is_gone_is_said(tmp_path: Path) -> None:
     assert "no such database" in finish(ours.ready())[0].text
 
 
+def of_an_application(file: Path) -> None:
+    """A database with a collation and a module that only its application has, and a foreign key that SQLite takes and
+    cannot check; its text is in UTF-16.
+    """
+    with closing(sqlite3.connect(file, isolation_level=None)) as db:
+        db.create_collation("german", lambda one, other: (one > other) - (one < other))
+        db.executescript(
+            """
+            PRAGMA encoding = 'UTF-16le';
+            CREATE TABLE words (word TEXT COLLATE german PRIMARY KEY) WITHOUT ROWID;
+            CREATE TABLE names (name TEXT COLLATE "german" UNIQUE REFERENCES words(word));
+            CREATE TABLE parents (a, b);
+            CREATE TABLE children (parent REFERENCES parents(a));
+            CREATE TABLE notes (id INTEGER PRIMARY KEY, text TEXT);
+            CREATE VIRTUAL TABLE shapes USING fts5(body);
+            INSERT INTO words VALUES ('ä'), ('b');
+            INSERT INTO names VALUES ('ä'), ('nobody');
+            INSERT INTO children VALUES (1);
+            INSERT INTO notes (text) VALUES ('ö');
+            PRAGMA writable_schema = ON;
+            UPDATE sqlite_schema SET sql = replace(sql, 'fts5', 'spatial') WHERE name = 'shapes';
+            """
+        )
+
+
+def test_what_only_the_application_knows_keeps_no_copy_from_being_made_and_verified(tmp_path: Path) -> None:
+    """Else no such database could be copied, or its copies would count as damaged."""
+    file = tmp_path / "app.db"
+    of_an_application(file)
+    ours = layer(tmp_path, integrity=[{"sql": "SELECT count(*) FROM notes", "above": 0}])
+    taken = finish(ours.take("first"))
+    assert list(finish(ours.ready())) == []
+    for found in (ours.verify("first"), ours.rehearse("first"), ours.diff("first")):
+        assert list(finish(found)) == []
+    survey = finish(ours.opened.survey("alembic_version"))
+    assert survey.contents.rows == {"words": 2, "names": 2, "parents": 0, "children": 1, "notes": 1} | {
+        name: rows for name, rows in survey.contents.rows.items() if name.startswith("shapes")
+    }
+    assert survey.schema == finish(ours.opened.schema("alembic_version"))
+    with closing(sqlite3.connect(file, isolation_level=None)) as db:
+        db.execute("DELETE FROM notes")
+    go(ours, Release(taken.release))
+    with closing(sqlite3.connect(file)) as db:
+        assert db.execute("SELECT text FROM notes").fetchall() == [("ö",)]
+    with sqlite3.connect(data_of(tmp_path, "first")) as copy:
+        copy.execute("DELETE FROM children")
+    assert ["its bytes" in one.text for one in finish(ours.verify("first"))] == [True], "what is damaged is seen"
+
+
+def test_an_integrity_query_that_needs_what_only_the_application_has_is_no_fault_of_a_copy(tmp_path: Path) -> None:
+    of_an_application(tmp_path / "app.db")
+    ours = layer(tmp_path, integrity=[{"sql": "SELECT count(*) FROM shapes", "above": 0}])
+    taken = finish(ours.take("first"))
+    assert ["no such module: spatial" in one.text for one in finish(ours.ready())] == [True]
+    with pytest.raises(AdapterError, match="no such module: spatial; correct `integrity`") as failed:
+        go(ours, Release(taken.release))
+    assert not failed.value.permanent
+    assert finish(ours.snapshots())[0].restorable
+
+
+def test_a_copy_whose_text_is_encoded_otherwise_is_told_in_the_plan(tmp_path: Path) -> None:
+    file = made(tmp_path)
+    ours = layer(tmp_path)
+    taken = finish(ours.take("first"))
+    for sidecar in (file, Path(f"{file}-wal"), Path(f"{file}-shm")):
+        sidecar.unlink(missing_ok=True)
+    of_an_application(file)
+    change = finish(planned(ours, Release(taken.release)))
+    assert any("UTF-8" in risk and "UTF-16le" in risk and "open it again" in risk for risk in change.risks)
+    go(ours, Release(taken.release))
+    assert count(file) == 20
+
+
 # -- snapshots --------------------------------------------------------------------------------------------
 def test_snapshots_are_compared_rehearsed_and_carried(tmp_path: Path) -> None:
     file = made(tmp_path)

@@ -65,9 +65,9 @@ class SqliteAdapter(DatabaseAdapter[SqliteSettings]):
         self._jobs = SqliteJobs(place, settings.timeout)
 
     # -- releases -------------------------------------------------------------------------------
-    async def _look(self, *, recover: bool = False) -> tuple[Lineage, dict[str, Any]]:
+    async def _look(self, *, recover: bool = False, **more: Any) -> tuple[Lineage, dict[str, Any]]:
         """The lineage that is there, and what a restore must fit into."""
-        seen = await self._jobs.run("look", limit=_GLANCE, file=str(self._settings.file), recover=recover)
+        seen = await self._jobs.run("look", limit=_GLANCE, file=str(self._settings.file), recover=recover, **more)
         try:
             return await in_thread(self._dated, Lineage.read(seen["lineage"])), seen
         except (ValueError, KeyError, TypeError) as error:
@@ -183,12 +183,12 @@ class SqliteAdapter(DatabaseAdapter[SqliteSettings]):
     async def _problems(self) -> list[str]:
         settings = self._settings
         try:
-            lineage, seen = await self._look()
+            lineage, seen = await self._look(queries=self._queries)
         except AdapterError as error:
             return [str(error)]
         copies = await in_thread(self._whole)
         store = lacks.existing(self._store.directory)
-        texts = []
+        texts = list(seen["unasked"])
         if not copies:
             texts.append(f"there is no copy yet; `rollbackd snapshot take {self._place.service} {self._place.layer}`")
         need = (copies[0].size if copies else 0) + int(seen["size"]) + settings.room
@@ -358,6 +358,10 @@ def _risks(copy: DataCopy, seen: dict[str, Any]) -> tuple[str, ...]:
     said = ["what is there is kept as a copy first; the view rollbackd_lineage in the database says what it stems from"]
     if (mode := copy.facts.get("journal")) and seen["journal"] not in {"", mode}:
         said.append(f"the copy was in journal mode {mode}; the database stays in {seen['journal']}")
+    if (text := copy.facts.get("encoding")) and seen["encoding"] not in {"", text}:
+        said.append(
+            f"its text is in {text} and was in {seen['encoding']}: who has the database open must open it again"
+        )
     if seen["journal"] == "wal":
         said.append(f"its -wal grows by the whole copy, {copy.size // 2**20 + 1} MiB")
     return tuple(said)

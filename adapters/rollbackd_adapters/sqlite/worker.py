@@ -20,6 +20,7 @@ import tarfile
 import time
 import zlib
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -44,6 +45,11 @@ writers many short attempts succeed where a long one starves."""
 _LOOK = 15.0
 """Seconds that a look waits for those who write."""
 _SHOWN = 5
+_FOREIGN = re.compile(r"no such (?:collation sequence|module|function)|unknown function")
+"""What SQLite says of what only the application has."""
+_COLLATED = re.compile(r"\bCOLLATE\s+(?:[\"'\[`]([^\"'\]`]+)|(\w+))", re.IGNORECASE)
+_OWN = frozenset({"BINARY", "NOCASE", "RTRIM"})
+"""SQLite's own collations."""
 Job = dict[str, Any]
 
 
@@ -108,18 +114,24 @@ def _one(connection: sqlite3.Connection, sql: str) -> Any:
 
 # -- what a database is ---------------------------------------------------------------------------
 def look(job: Job) -> Job:
-    """The lineage, and what a restore must fit into: one query, and three words of the header."""
+    """The lineage, and what a restore must fit into: one query, and four words of the header."""
     path = job["file"]
     try:
         with _looked_at(path, recover=job.get("recover", False)) as live:
             _begin(live)
             lineage = _lineage(live)
-            mode, page = _one(live, "PRAGMA journal_mode"), _one(live, "PRAGMA page_size")
+            found = {
+                "journal": _one(live, "PRAGMA journal_mode"),
+                "page": _one(live, "PRAGMA page_size"),
+                "encoding": _one(live, "PRAGMA encoding"),
+                "unasked": [text for query in job.get("queries", ()) if (text := _unasked(live, query["sql"]))],
+            }
     except sqlite3.DatabaseError as error:
         if _broken(error):
-            return {"lineage": {"id": "unreadable"}, "journal": "", "page": 0, "size": os.stat(path).st_size}
-        raise
-    return {"lineage": lineage, "journal": mode, "page": page, "size": os.stat(path).st_size}
+            lineage, found = {"id": "unreadable"}, {"journal": "", "page": 0, "encoding": "", "unasked": []}
+        else:
+            raise
+    return {"lineage": lineage, "size": os.stat(path).st_size, **found}
 
 
 def _broken(error: sqlite3.Error) -> bool:
@@ -140,13 +152,44 @@ def _described(connection: sqlite3.Connection) -> Job:
         "SELECT type, name, tbl_name, coalesce(sql, '') FROM sqlite_schema WHERE name <> ? ORDER BY type, name", (VIEW,)
     ).fetchall()
     tables = [name for kind, name, _, sql in rows if kind == "table" and not sql.upper().startswith("CREATE VIRTUAL")]
+    violations = sum(1 for _ in _checked(connection, "foreign_key_check"))
+    _stand_in(connection)
     return {
         "schema": hashlib.sha256(json.dumps(rows).encode()).hexdigest(),
         "rows": {name: _one(connection, f"SELECT count(*) FROM {_quoted(name)}") for name in tables},  # noqa: S608
-        "violations": sum(1 for _ in connection.execute("PRAGMA foreign_key_check")),
+        "violations": violations,
+        "encoding": _one(connection, "PRAGMA encoding"),
         "page": _one(connection, "PRAGMA page_size"),
         "pages": _one(connection, "PRAGMA page_count"),
     }
+
+
+def _checked(connection: sqlite3.Connection, check: str) -> Iterator[Any]:
+    """The rows of a check; where SQLite does not know all that it needs, those of the tables that it can check.
+
+    It does not know what only the application has, nor which row a foreign key means whose parent is no key.
+    """
+    try:
+        yield from connection.execute(f"PRAGMA {check}")
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_ERROR:
+            raise
+    else:
+        return
+    for (table,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'").fetchall():
+        try:
+            yield from connection.execute(f"PRAGMA {check}({_quoted(table)})")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_ERROR:
+                raise
+
+
+def _stand_in(connection: sqlite3.Connection) -> None:
+    """Have something in place of the collations that only the application has, which is enough to read whole tables."""
+    for (text,) in connection.execute("SELECT sql FROM sqlite_schema WHERE sql LIKE '%collate%'").fetchall():
+        for name in map("".join, _COLLATED.findall(text)):
+            if name.upper() not in _OWN:
+                connection.create_collation(name, lambda one, other: (one > other) - (one < other))
 
 
 def _quoted(name: str) -> str:
@@ -164,8 +207,8 @@ def _harms(path: str, known: Job, *, whole: bool) -> list[str]:
     """What is wrong with a copy, a sentence each. An empty file passes the integrity check, so the rows are counted."""
     try:
         with _frozen(path) as copy:
-            found = [] if not whole else [row[0] for row in copy.execute(f"PRAGMA integrity_check({_SHOWN})")]
-            harms = [f"integrity_check: {text}" for text in found if text != "ok"]
+            found = _checked(copy, "integrity_check") if whole else ()
+            harms = [f"integrity_check: {text}" for (text,) in islice(found, _SHOWN) if text != "ok"]
             seen = _described(copy)
     except sqlite3.Error as error:
         return [f"it cannot be read: {error}"]
@@ -323,6 +366,8 @@ def _ask(copy: sqlite3.Connection, query: Job) -> None:
     try:
         value = _one(copy, query["sql"])
     except sqlite3.Error as error:
+        if said := _unknown(query["sql"], error):
+            raise Failed(said, permanent=False) from error
         raise Failed(f"`{query['sql']}` cannot be asked of it: {error}; use another copy", permanent=True) from error
     if not isinstance(value, int | float):
         raise Failed(f"`{query['sql']}` gives {value!r}, which is no number; use another copy", permanent=True)
@@ -333,6 +378,20 @@ def _ask(copy: sqlite3.Connection, query: Job) -> None:
     )
     if not fits:
         raise Failed(f"`{query['sql']}` gives {value}, {query['wants']}; use another copy", permanent=True)
+
+
+def _unasked(live: sqlite3.Connection, sql: str) -> str:
+    """Why a query cannot be asked of any copy; empty: nothing speaks against it."""
+    try:
+        live.execute(f"EXPLAIN {sql}")
+    except (sqlite3.Error, sqlite3.Warning) as error:
+        return _unknown(sql, error)
+    return ""
+
+
+def _unknown(sql: str, error: Exception) -> str:
+    """That a query needs what only the application has; empty: it does not."""
+    return f"`{sql}` cannot be asked here: {error}; correct `integrity`" if _FOREIGN.match(str(error)) else ""
 
 
 # -- restoring ------------------------------------------------------------------------------------
@@ -619,7 +678,12 @@ def _schema(live: sqlite3.Connection) -> Job:
 
 
 def _table(live: sqlite3.Connection, name: str, sql: str) -> Job:
-    about = live.execute(f"PRAGMA table_xinfo({_quoted(name)})").fetchall()
+    try:
+        about = live.execute(f"PRAGMA table_xinfo({_quoted(name)})").fetchall()
+    except sqlite3.OperationalError as error:
+        if not _FOREIGN.match(str(error)):
+            raise
+        return {"columns": {}, "rules": [_spaced(sql)]}
     keys = sum(1 for row in about if row[5])
     columns = {}
     for _, column, kind, required, default, key, hidden in about:
@@ -682,6 +746,7 @@ def _contents(live: sqlite3.Connection) -> Job:
         "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
         " AND sql NOT LIKE 'CREATE VIRTUAL%'"
     ).fetchall()
+    _stand_in(live)
     rows, values = {}, {}
     for (table,) in named:
         columns = [row[1] for row in live.execute(f"PRAGMA table_xinfo({_quoted(table)})") if row[6] != 1]
