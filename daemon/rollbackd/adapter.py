@@ -668,6 +668,8 @@ class Message:
     """What people can answer while this is how it stands, three at most; a receiver that can edit it may offer them."""
     recipients: tuple[str, ...] = ()
     """Those of the receiver's recipients that it is for, when the others have it already; empty: for all."""
+    plot: str = ""
+    """What its rule measured around the onset, as SVG; only for a receiver that shows plots."""
 
     @property
     def headline(self) -> str:
@@ -687,7 +689,8 @@ class NotifierSettings(Spec):
 class Notifier(Protocol):
     """A way to tell people. One that keeps what it is told open, by its thread, until that is resolved has
     `keeps_open = True`: what told of several troubles at once is resolved there when the last of them has ended. One
-    that keeps what changed beside the troubles has `keeps_changes = True`, and alone hears the event `changed`.
+    that keeps what changed beside the troubles has `keeps_changes = True`, and alone hears the event `changed`. One
+    that can attach a plot has `shows_plots = True`.
     """
 
     settings_model: ClassVar[type[NotifierSettings]]

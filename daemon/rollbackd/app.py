@@ -189,6 +189,7 @@ class DaemonProcess:
         self._root("timetable", self._keep_to_the_calendar)
         self._root("drills", core.drills.run)
         self._root("evidence", core.evidence_taker.run)
+        self._root("measurements", core.measurement_taker.run)
         self._root("disk", self._watch_disk)
         self._root("threads", partial(core.vitals.watch_threads, self._clock))
         self._root("clock", partial(core.jumps.run, self._clock_jumped))

@@ -22,6 +22,7 @@ from rollbackd.decision.circumstances import Circumstances
 from rollbackd.decision.confirmation_deadlines import ConfirmationDeadlines
 from rollbackd.decision.engine import DecisionEngine
 from rollbackd.decision.holds import ActiveHolds
+from rollbackd.decision.measurements import MeasurementTaker
 from rollbackd.decision.preflight_guards import PreflightGuards
 from rollbackd.decision.situation import SituationReader
 from rollbackd.drills import DrillRunner
@@ -99,6 +100,7 @@ class Core:
     drills: DrillRunner
     readiness_watch: ReadinessWatch
     evidence_taker: EvidenceTaker
+    measurement_taker: MeasurementTaker
     snapshot_manager: SnapshotManager
     upkeep: Upkeep
     reports: Reports
@@ -221,6 +223,7 @@ async def build(
     folder = config.notify.templates
     templates = None if folder is None else message_templates.read(folder)[0]
     wording = Wording(config.notify.receivers, templates)
+    measurement_taker = MeasurementTaker(config, read_model, rule_states, clock, reach.prometheus)
     dispatcher = NotificationDispatcher(
         journal,
         config,
@@ -231,6 +234,7 @@ async def build(
         deciding=lambda: decision_engine.deciding,
         services_deciding=lambda: decision_engine.services_deciding,
         wording=wording,
+        plots=measurement_taker.plot,
     )
     registry, vitals = CollectorRegistry(), Vitals()
     readiness_review = ReadinessReview(config, read_model, clock, deciding.situations, layers, deciding.check_runner)
@@ -329,6 +333,7 @@ async def build(
         drills=drills,
         readiness_watch=ReadinessWatch(config, read_model, drills, clock),
         evidence_taker=EvidenceTaker(config, read_model, deciding.check_runner.run, clock),
+        measurement_taker=measurement_taker,
         snapshot_manager=snapshot_manager,
         upkeep=upkeep,
         reports=reports,

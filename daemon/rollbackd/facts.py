@@ -242,6 +242,23 @@ class EvidenceTaken:
 
 
 @dataclass(frozen=True, slots=True)
+class Measured:
+    """What the rule's query said around the onset, for people to see as a plot; nothing is decided by it."""
+
+    query: str
+    begin: datetime
+    step: timedelta
+    values: tuple[float | None, ...]
+    """One each step from `begin` on, 300 at most and of four digits; None where nothing was known."""
+    threshold: float | None = None
+    """None where it is compared with what moves."""
+    limit: str = ""
+    """What is bad, as the rule says it: `> 0.1`; empty: nothing says it."""
+    at_end: bool = False
+    """Whether it was asked after the end, and reaches to it."""
+
+
+@dataclass(frozen=True, slots=True)
 class PlanEnded:
     """A plan of the list did not help; the next one runs on top of it."""
 
@@ -649,7 +666,7 @@ class Moved:
 IncidentFact = (
     Opened | Adopted | Joined | Examined | Approved | Denied | AskedAgain | Risen | ClockPassed | Escalated | Planned
     | Entering | Entered | EnterFailed | ApplyStarted | Applied | ApplyFailed | StepSuperseded | ReportedLate | Gated
-    | Leaving | Left | LeaveFailed | Round | EvidenceTaken | PlanEnded | Paused | Unpaused | AbortRequested
+    | Leaving | Left | LeaveFailed | Round | EvidenceTaken | Measured | PlanEnded | Paused | Unpaused | AbortRequested
     | Acknowledged | Parked | Closed | Relapsed | Told | Mending
 )  # fmt: skip
 ServiceFact = (

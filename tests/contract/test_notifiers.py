@@ -518,6 +518,21 @@ async def test_mail_goes_out_encrypted_with_a_password(
     assert fake.recipients == [["a@example.com", "b@example.com"]]
 
 
+def test_a_plot_is_a_file_beside_a_mail_that_is_whole_without_it() -> None:
+    given = EmailSettings.model_validate({"to": "a@example.com", "from": "b@example.com", "smtp": "c:25"})
+    plain = mail(a_message(), given)
+    made = mail(replace(a_message(), plot="<svg/>", incident="checkout-3"), given)
+    (plot,) = made.iter_attachments()
+    assert (plot.get_content_type(), plot.get_filename()) == ("image/svg+xml", "checkout-3.svg")
+    assert plot.get_payload(decode=True) == b"<svg/>"
+    for kind in ("plain", "html"):
+        one, other = made.get_body((kind,)), plain.get_body((kind,))
+        assert one is not None
+        assert other is not None
+        assert one.get_content() == other.get_content()
+    assert not list(plain.iter_attachments())
+
+
 @pytest.mark.needs("openssl")
 @pytest.mark.parametrize("security", ["starttls", "tls"])
 async def test_mail_trusts_the_authority_that_is_named(security: str, certificate: tuple[Path, Path]) -> None:

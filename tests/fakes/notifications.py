@@ -94,6 +94,7 @@ class Recorder:
     """Called while it is sending."""
     keeps_open: bool = False
     keeps_changes: bool = False
+    shows_plots: bool = False
 
     def __post_init__(self) -> None:
         self.news = asyncio.Condition()

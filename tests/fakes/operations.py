@@ -36,6 +36,8 @@ from rollbackd.views.shapes import (
     MonthView,
     PassageView,
     PlanView,
+    PlotMarkView,
+    PlotView,
     ProbeView,
     QuestionView,
     Readiness,
@@ -75,6 +77,16 @@ STEPS = (
 )
 OPENED = IncidentView(
     "checkout-1", "checkout", "running", "", "bad release", "manual", "P1", "default", NOON, None, V41, V40, STEPS
+)
+PLOT = PlotView(
+    "job:errors:ratio5m",
+    tuple(
+        (NOON - timedelta(minutes=30) + timedelta(seconds=15 * n), None if n == 20 else 0.02 if n < 100 else 0.342)
+        for n in range(125)
+    ),
+    0.1,
+    "> 0.1",
+    tuple(PlotMarkView(NOON - timedelta(minutes=age), kind) for age, kind in ((6, "change"), (5, "onset"), (0, "end"))),
 )
 DECIDED = DecisionView(
     NOON, "checkout", "high-error-rate", "P1", "refuse", True, "", NOON - timedelta(minutes=5),
@@ -125,6 +137,7 @@ class FakeOperations(FakeKeeping):
         self.past_ = [RecordView(3, NOON - timedelta(hours=1), "unix:ann", "Held", "held: release day")]
         self.breaker = ""
         self.decided = DECIDED
+        self.plot: PlotView | None = PLOT
         self.missing = "one of product"
         """What is missing after a yes of somebody on this host."""
         self.seq = 1
@@ -173,7 +186,7 @@ class FakeOperations(FakeKeeping):
                     await self._news.wait_for(news)
             except TimeoutError:
                 pass
-        return IncidentDetail(self.incidents_[id], self.decided, news(), AFTER_CARE, ("Root cause",))
+        return IncidentDetail(self.incidents_[id], self.decided, news(), AFTER_CARE, ("Root cause",), self.plot)
 
     async def decisions(self, service: str = "", limit: int = 50, before: int = 0) -> list[DecisionView]:
         return [self.decided][:limit] if service in {"", "checkout"} else []

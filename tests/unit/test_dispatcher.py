@@ -396,6 +396,19 @@ async def test_a_storm_that_is_still_being_decided_on_is_one_message_for_each_re
     assert world.room.messages[-1].service == "ads"
 
 
+async def test_a_plot_goes_to_who_shows_it_with_what_is_about_one_incident(world: World) -> None:
+    async def plots(incident: str) -> str:
+        return f"<svg>{incident}</svg>"
+
+    world.room.shows_plots = True
+    await world.write(facts.Notice("override", "somebody stopped it", "checkout"), stream=FLEET)
+    await world.write(opened())
+    dispatcher = world.dispatcher(plots=plots)
+    await round_of(dispatcher)
+    assert [one.plot for one in world.room.messages] == ["", "<svg>checkout-3</svg>"]
+    assert [one.plot for one in world.oncall.messages] == ["", ""]
+
+
 SHOPS = ("checkout", "cart", "pay")
 ALL = tuple(f"{name}-3" for name in SHOPS)
 

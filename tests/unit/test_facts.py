@@ -65,10 +65,15 @@ def test_the_ledger_is_made_of_every_kind_that_it_folds_and_of_all_of_the_fleets
 
 
 def test_the_timekeeper_reads_every_fact_of_an_incident_but_those_that_nothing_comes_due_by() -> None:
-    assert {one.__name__ for one in get_args(facts.IncidentFact)} - set(incident_clocks._KINDS) == {"Adopted", "Told"}
+    assert {one.__name__ for one in get_args(facts.IncidentFact)} - set(incident_clocks._KINDS) == {
+        "Adopted",
+        "Told",
+        "Measured",
+    }
+    measured = facts.Measured("errors", at(0), minutes(1), (0.1, None))
     for told in (story(), asking()):
         before = (due(told.incident, PEOPLE, None, at(31)), next_due(told.incident, PEOPLE, at(0)))
-        told.wait(minutes(1)).tell(facts.Adopted("boot/1"), facts.Told("pager", "opened", "1"))
+        told.wait(minutes(1)).tell(facts.Adopted("boot/1"), facts.Told("pager", "opened", "1"), measured)
         assert (due(told.incident, PEOPLE, None, at(31)), next_due(told.incident, PEOPLE, at(0))) == before
 
 

@@ -353,6 +353,10 @@ def test_what_came_beside_it_is_kept() -> None:
     assert story.incident.tier == 1
     story.tell(facts.EvidenceTaken(checked(Verdict.GOOD), at_end=True), facts.EvidenceTaken(checked(Verdict.BAD)))
     assert (story.incident.evidence, story.incident.evidence_at_end) == (checked(Verdict.BAD), True)
+    kept = facts.Measured("errors", at(0), minutes(1), (0.1,))
+    for fact, at_end in ((kept, False), (replace(kept, at_end=True), True), (kept, True)):
+        story.tell(fact)
+        assert (story.incident.measured, story.incident.measured_at_end) == (True, at_end)
 
 
 def test_it_began_with_its_first_effect() -> None:

@@ -25,7 +25,7 @@ from rollbackd.page.sessions import LASTS, LINK_LASTS, PageSessions
 from rollbackd.page.streams import MOST_STREAMS, PageStreams
 from rollbackd.views.shapes import CheckView, DecisionView, FindingView, HoldView, RecordView, RuleView
 from tests.fakes.clock import ManualClock
-from tests.fakes.operations import ASKING, CHECKOUT, DECIDED, NOON, OPENED, SEARCH, V41, FakeOperations
+from tests.fakes.operations import ASKING, CHECKOUT, DECIDED, NOON, OPENED, PLOT, SEARCH, V41, FakeOperations
 from tests.fakes.serving import TOKENS, Served, serving
 
 PAGES = ("/", "/services/checkout", "/incidents", "/incidents/checkout-2", "/decisions")
@@ -188,6 +188,28 @@ async def test_a_past_is_drawn_and_told(browser: Browser) -> None:
     assert {"title", "desc"} <= set(page.elements)
     assert text.count("<rect") == 4  # two states, an incident and a hold
     assert "held: release day" in page.text
+
+
+async def test_what_was_measured_is_drawn_with_the_way_to_its_query_and_told_in_words(browser: Browser) -> None:
+    await browser.log_in()
+    operations = browser.served.operations
+    await operations.note("checkout-2", "Measured", "measured 0.02 to 0.342")
+    _, text = await browser.get("/incidents/checkout-2")
+    page = Markup(text)
+    assert page.all("svg", "role") == ["img"]
+    for words in ("job:errors:ratio5m", "> 0.1", "The same in words", "after the change", "11:55:00", "0.342"):
+        assert words in page.text
+    assert "measured 0.02" not in page.text, "it is shown, not told"
+    assert "/graph" not in text
+    operations.plot = replace(PLOT, url="https://prometheus.example/graph?g0.expr=job")
+    assert "https://prometheus.example/graph?g0.expr=job" in Markup(
+        (await browser.get("/incidents/checkout-2"))[1]
+    ).all("a", "href")
+    assert "<svg" in (await browser.get("/incidents/checkout-2/report"))[1]
+    operations.plot = None
+    for path in ("/incidents/checkout-2", "/incidents/checkout-2/report"):
+        status, text = await browser.get(path)
+        assert (status, "<svg" in text, "The same in words" in text) == (200, False, False)
 
 
 async def test_reports_are_of_an_incident_and_of_a_month(browser: Browser) -> None:

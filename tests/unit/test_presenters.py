@@ -242,6 +242,10 @@ SENTENCES: list[tuple[Any, str]] = [
         "evidence while it does not help: host bad: it is bad",
     ),
     (facts.EvidenceTaken(checked(Verdict.GOOD), at_end=True), "evidence after the end: health good: it is good"),
+    (
+        facts.Measured("errors", at(0), minutes(1), (0.5, None, 0.25)),
+        "measured 0.25 to 0.5 around the onset: errors",
+    ),
     (facts.Approved(), "approved"),
     (facts.Approved("go"), "approved: go"),
     (facts.Denied("a fix comes"), "denied: a fix comes"),

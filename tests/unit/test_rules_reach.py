@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from rollbackd.rules.reach import as_truth, metrics, over, reach, recent, widened, within
+from rollbackd.rules.reach import against_number, as_truth, metrics, over, reach, recent, widened, within
 from tests.unit.builders import minutes, seconds
 
 
@@ -100,6 +100,26 @@ def test_a_single_comparison_can_say_that_it_is_not_met(query: str, truth: str |
     assert as_truth(query) == truth
 
 
+@pytest.mark.parametrize(
+    ("query", "sides"),
+    [
+        ("sum(rate(a[5m])) / sum(rate(b[5m])) > 0.1", ("sum(rate(a[5m])) / sum(rate(b[5m]))", ">", 0.1)),
+        ("(a <= bool 5)", ("a", "<=", 5.0)),
+        ("a < -1.5e-3 # few", ("a", "<", -0.0015)),
+        ("a > .5", ("a", ">", 0.5)),
+        ("0.1 < a", None),
+        ("a > 2 * 3", None),
+        ("a > b", None),
+        ("a > 5m", None),
+        ("a", None),
+    ],
+)
+def test_what_is_compared_with_a_number_can_be_measured_beside_it(
+    query: str, sides: tuple[str, str, float] | None
+) -> None:
+    assert against_number(query) == sides
+
+
 @example("rate(a[5m]")
 @example("sum(rate(a[5m])")
 @example("rate(a[5m]) / (b")
@@ -107,6 +127,7 @@ def test_a_single_comparison_can_say_that_it_is_not_met(query: str, truth: str |
 def test_whatever_the_text_is_there_is_an_answer(query: str) -> None:
     within(query, minutes(2))
     as_truth(query)
+    against_number(query)
     metrics(query)
 
 

@@ -57,6 +57,8 @@ def test_an_error_and_another_request_add_what_their_likelihoods_say() -> None:
     spec = ScoreSpec(of="x", good=0.01, bad=0.1)
     assert spec.weights == pytest.approx((log(10), log(0.9 / 0.99)))
     assert exp(evidence(counted(1, 1), spec)) == pytest.approx(10)
+    assert evidence(counted(spec.even * 1e6, 1e6), spec) == pytest.approx(0, abs=1e-6)
+    assert spec.shares[0] < spec.even < spec.shares[1]
 
 
 @given(st.floats(0.001, 0.98))

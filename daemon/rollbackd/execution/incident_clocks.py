@@ -30,7 +30,7 @@ _DISK = timedelta(seconds=5)
 _NOW = datetime.min.replace(tzinfo=UTC)
 _AT_ONCE = 200
 """How many incidents have their facts written together, in one commit."""
-_UNTIMED = (facts.Adopted, facts.Told)
+_UNTIMED = (facts.Adopted, facts.Told, facts.Measured)
 """Facts of an incident that nothing comes due by."""
 _KINDS = facts.kinds(*(one for one in get_args(facts.IncidentFact) if one not in _UNTIMED), facts.MarkedGood)
 

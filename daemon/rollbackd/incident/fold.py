@@ -239,6 +239,8 @@ def _noted(incident: Incident, fact: object) -> Incident:
             return replace(incident, notes=_noting(incident, layer, f"{what} {came} on {host}, as is known only now"))
         case facts.EvidenceTaken(results, at_end):
             return replace(incident, evidence=results, evidence_at_end=at_end or incident.evidence_at_end)
+        case facts.Measured():
+            return replace(incident, measured=True, measured_at_end=fact.at_end or incident.measured_at_end)
         case facts.ClockPassed(clock):
             return replace(incident, clocks=incident.clocks | {clock})
         case facts.Escalated(tier, why):

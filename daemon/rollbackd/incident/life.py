@@ -157,6 +157,10 @@ class Incident:
     """What was asked last of what stands around it, since it did not help."""
     evidence_at_end: bool = False
     """Whether that was after the end."""
+    measured: bool = False
+    """Whether what its rule measured around the onset is kept."""
+    measured_at_end: bool = False
+    """Whether that reaches to the end."""
     clocks: frozenset[str] = frozenset()
     """The clocks that were passed and told."""
     tier: int = -1

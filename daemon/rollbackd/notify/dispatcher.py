@@ -6,7 +6,7 @@ loses nothing. Each receiver has a worker, so that one that is dead holds up nob
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
@@ -23,7 +23,7 @@ from rollbackd.notify.messages import page_threads, presenter, reminders, self_n
 from rollbackd.notify.messages.arrangement import arranged
 from rollbackd.notify.messages.envelope import Envelope
 from rollbackd.notify.messages.troubles import Trouble, Troubles, fold, notice_thread
-from rollbackd.notify.receiver_queue import JOURNAL_PAUSE, PATIENCE, OutboxReader, ReceiverQueue
+from rollbackd.notify.receiver_queue import JOURNAL_PAUSE, PATIENCE, OutboxReader, ReceiverQueue, no_plot
 from rollbackd.notify.routes import addressed, reached, told_of, worded
 from rollbackd.notify.wording import Wording
 from rollbackd.rules.tracks import CALM
@@ -76,6 +76,7 @@ class NotificationDispatcher:
     `goes_on(service, episode)` says whether a refused trouble still goes on; a no skips a reminder, and ends nothing.
     `over(service, episode)` is a reason when the trouble is known to have ended; one that lasts ends it, by a fact.
     `deciding()` says how many triggers are being decided on, and `services_deciding()` of how many services.
+    `plots(incident)` gives its plot as SVG, or nothing.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class NotificationDispatcher:
         deciding: Callable[[], int] = lambda: 0,
         services_deciding: Callable[[], int] = lambda: 0,
         wording: Wording | None = None,
+        plots: Callable[[str], Awaitable[str]] = no_plot,
         many: int = 100,
         patience: timedelta = PATIENCE,
     ) -> None:
@@ -119,6 +121,7 @@ class NotificationDispatcher:
                 patience,
                 lambda: self._troubles.pages,
                 self._words_for,
+                plots,
             )
             for name, notifier in notifiers.items()
         }

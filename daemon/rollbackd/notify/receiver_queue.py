@@ -53,6 +53,11 @@ def _as_it_is(_name: str, message: Message) -> tuple[Message, Notice | None]:
     return message, None
 
 
+async def no_plot(_incident: str) -> str:
+    """Where nothing is measured."""
+    return ""
+
+
 class OutboxReader:
     """Reads what waits in the outbox once for all who ask at the same time: messages often have several receivers."""
 
@@ -90,9 +95,11 @@ class ReceiverQueue:
         patience: timedelta,
         pages: Callable[[], Mapping[str, Page]] = dict,
         words: Callable[[str, Message], tuple[Message, Notice | None]] = _as_it_is,
+        plots: Callable[[str], Awaitable[str]] = no_plot,
     ) -> None:
         """:param pages: the open pages about several troubles, by their threads.
         :param words: a message in a receiver's words, and what is to be told of them.
+        :param plots: an incident's plot as SVG; empty where there is none.
         """
         self.name = name
         self.waiting = 0
@@ -104,6 +111,8 @@ class ReceiverQueue:
         """Whether it keeps open what it is told, until it is told that it is over."""
         self.keeps_changes = bool(getattr(notifier, "keeps_changes", False))
         """Whether it keeps what changed beside the troubles."""
+        self._shows_plots = bool(getattr(notifier, "shows_plots", False))
+        self._plots = plots
         self._journal = journal
         self._outbox_reader = outbox_reader
         self._clock = clock
@@ -210,6 +219,8 @@ class ReceiverQueue:
         said, trouble = self._words(self.name, message)
         if trouble is not None:
             await self._notice(trouble)
+        if self._shows_plots and said.incident:
+            said = replace(said, plot=await self._plots(said.incident))
         boundary("notify.before")
         error = await self.send(said)
         self.results[FAILED if error is not None else DELIVERED] += 1

@@ -5,6 +5,7 @@ from dataclasses import replace
 from datetime import timedelta
 from string import Template
 from typing import Any
+from urllib.parse import urlencode
 
 from pydantic import ValidationError
 
@@ -26,11 +27,14 @@ from rollbackd.policy.target import candidates
 from rollbackd.rules.conditions import worst
 from rollbackd.rules.tracks import Standing
 from rollbackd.state import step_durations
+from rollbackd.syntax.addresses import is_of_this_host, is_url
+from rollbackd.syntax.units import format_duration, whole_seconds
 from rollbackd.system.redaction import without_passwords
 from rollbackd.views.presenters import (
     check_view,
     decision_view,
     incident_view,
+    plot_view,
     record_view,
     state_view,
     verification_view,
@@ -43,6 +47,7 @@ from rollbackd.views.shapes import (
     HoldView,
     IncidentDetail,
     IncidentView,
+    PlotView,
     Readiness,
     ReceiverView,
     RecordView,
@@ -171,12 +176,26 @@ class StateQueries(OperationsBase):
             await self._read_model.refresh()
             found = await self._incident(id)
         records = await journal.read(incident_stream(id), after) if found.n > after else []
+        measured = [one.fact for one in records if isinstance(one.fact, facts.Measured)] if not after else []
         return IncidentDetail(
             incident=await self._detailed(found),
             decision=decision_view(found.decision, found.opened),
             records=tuple(record_view(record) for record in records if record.n <= found.n),
+            plot=self._plot(found, measured[-1]) if measured else None,
             **self._asked_of_people(found),
         )
+
+    def _plot(self, incident: Incident, measured: facts.Measured) -> PlotView:
+        """What was measured, with the way to Prometheus's own graph of it."""
+        view, asked = plot_view(incident, measured), self._config.prometheus
+        address = asked.addresses[0] if asked is not None else ""
+        if not isinstance(address, str) or not is_url(address) or is_of_this_host(address):
+            return view
+        end = measured.begin + measured.step * len(measured.values)
+        length = format_duration(whole_seconds(end - measured.begin))
+        graph = {"expr": measured.query, "tab": "0", "range_input": length, "end_input": f"{end:%Y-%m-%d %H:%M:%S}"}
+        words = urlencode({f"g0.{key}": value for key, value in graph.items()})
+        return replace(view, url=f"{without_passwords(address).rstrip('/')}/graph?{words}")
 
     def _asked_of_people(self, incident: Incident) -> dict[str, Any]:
         """What the report asks of people, with the incident's values."""

@@ -19,6 +19,8 @@ from rollbackd.views.shapes import DecisionView, IncidentView, ServiceView
 SHOWN = 100
 """Services, incidents or decisions on one page."""
 _TOLD = facts.kinds(facts.Told)
+_ELSEWHERE = _TOLD + facts.kinds(facts.Measured)
+"""Facts that an incident's page shows elsewhere than among what happened."""
 _MONTHS = 13
 """Months that the list of reports names, the present one first."""
 _ENDED = 20
@@ -119,9 +121,11 @@ class PageContents:
             "daemon": daemon,
             "incident": one,
             "decision": detail.decision,
+            "plot": detail.plot,
+            "measured": report_text.measured(one.service, to_jsonable_python(detail.plot)),
             "condition": condition_labels.of_incident(one),
             "headline": condition_labels.headline(one, detail.decision, now),
-            "records": [record for record in detail.records if record.kind not in _TOLD],
+            "records": [record for record in detail.records if record.kind not in _ELSEWHERE],
             "told": [record for record in detail.records if record.kind in _TOLD],
         }
 

@@ -20,6 +20,7 @@ _RANGE = re.compile(r"\[\s*([0-9a-z.]+)\s*(:[^\]]*)?\]")
 _OFFSET = re.compile(r"\boffset\s+([0-9a-z.]+)", re.IGNORECASE)
 _YEARS = re.compile(r"(?:(\d+)y)?(.*)")
 _NUMBER = re.compile(r"\d+(\.\d+)?")
+_PLAIN = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", re.IGNORECASE)
 _NAME = re.compile(r"([A-Za-z_][\w:]*)\s*$")
 _WORD = re.compile(r"[A-Za-z_][\w:]*")
 _COMPARISONS = frozenset({"==", "!=", ">", "<", ">=", "<="})
@@ -107,6 +108,27 @@ def as_truth(query: str) -> str | None:
 
     Without that nothing tells a condition that is not met from one that nothing is known of.
     """
+    found = _comparison(query)
+    if found is None:
+        return None
+    left, sign, right = found
+    if right.split()[:1] == ["bool"]:
+        return f"{left}{sign}{right}"
+    return f"{left}{sign} bool{right if right[:1].isspace() else ' ' + right}"
+
+
+def against_number(query: str) -> tuple[str, str, float] | None:
+    """What a condition compares with a plain number, by which sign, and the number; None where it is not like that."""
+    found = _comparison(query)
+    if found is None:
+        return None
+    left, sign, right = found
+    number = _blank(right).strip().removeprefix("bool").strip()
+    return (left.strip(), sign, float(number)) if _PLAIN.fullmatch(number) else None
+
+
+def _comparison(query: str) -> tuple[str, str, str] | None:
+    """What is left of an expression's one comparison, its sign, and what is right of it; None where it has not one."""
     plain = _blank(query)
     while plain.strip().startswith("(") and _closing(plain, plain.index("(")) == len(plain.rstrip()) - 1:
         begin, end = plain.index("("), len(plain.rstrip()) - 1
@@ -117,15 +139,11 @@ def as_truth(query: str) -> str | None:
         if depth == 0 and one[0].lower() in _SETS:
             return None
         if depth == 0 and one[0] in _COMPARISONS:
-            found.append(one.end())
+            found.append(one.span())
     if len(found) != 1:
         return None
-    rest = query[found[0] :]
-    return (
-        query
-        if rest.split()[:1] == ["bool"]
-        else f"{query[: found[0]]} bool{rest if rest[:1].isspace() else ' ' + rest}"
-    )
+    begin, end = found[0]
+    return query[:begin], query[begin:end], query[end:]
 
 
 def metrics(query: str) -> frozenset[str]:

@@ -71,6 +71,12 @@ class ScoreSpec(Spec):
         """What one error and one other request add; the second is negative."""
         return weights(*self.shares)
 
+    @property
+    def even(self) -> float:
+        """The share of errors above which the score rises."""
+        error, other = self.weights
+        return other / (other - error)
+
 
 class Score(NamedTuple):
     """The evidence so far; made twice for each look, so that it is a tuple."""

@@ -43,7 +43,7 @@ class AlertExpressions:
         :param since: when the last step ended.
         """
         answer = await self._prometheus.rules()
-        meant = [_rule_of(labels, answer.alerting) for labels in alerts]
+        meant = [rule_of(labels, answer.alerting) for labels in alerts]
         queries = [_query(one.query, answer.recorded, now - since) for one in meant if one is not None]
         asked = [query for query in queries if query is not None]
         if answer.problem or None in meant or len(asked) < len(queries):
@@ -101,7 +101,7 @@ def _may_be(rule: AlertingRule, matchers: Sequence[Matcher]) -> bool:
     return all(one.matches(given) for one in matchers if one.name in given)
 
 
-def _rule_of(labels: Mapping[str, str], rules: Sequence[AlertingRule]) -> AlertingRule | None:
+def rule_of(labels: Mapping[str, str], rules: Sequence[AlertingRule]) -> AlertingRule | None:
     """The one rule that such an alert comes of; a label that is a template fits any."""
     found = [one for one in rules if one.name == labels.get("alertname") and _fits(one, labels)]
     return found[0] if len(found) == 1 else None

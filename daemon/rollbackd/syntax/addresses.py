@@ -19,6 +19,12 @@ def is_url(text: str, schemes: Collection[str] = ("http", "https")) -> bool:
     return named and not any(character.isspace() for character in text)
 
 
+def is_of_this_host(text: str) -> bool:
+    """Whether a URL names a host that is another one for everybody who opens it elsewhere."""
+    host = urlsplit(text).hostname or ""
+    return host in {"localhost", "::1"} or host.startswith("127.")
+
+
 def origin_of(text: str) -> tuple[str, str]:
     """Scheme and place of the web page that a browser says a request came from; nothing for what is none."""
     try:

@@ -10,6 +10,10 @@ from rollbackd.views.markup import Markup, element
 _WIDTH, _HEIGHT = 860.0, 170.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62.0, 10.0, 16.0, 24.0
 _LANE = 28.0
+_LABEL, _LETTER = 13.0, 6.2
+"""How high a label is, and about how wide each of its letters."""
+_LEVELS = 5
+"""How many labels can stand one above the other."""
 _POINTS = 800
 """The most points of one line; of more only the extremes are drawn."""
 _STEPS = (1, 2, 5, 10, 15, 30, 60, 120, 180, 360, 720, 1440)
@@ -34,23 +38,33 @@ class Line:
 
 
 def timeline(
-    title: str, lines: Sequence[Line], threshold: float | None, marks: Sequence[Moment], span: tuple[datetime, datetime]
+    title: str,
+    lines: Sequence[Line],
+    threshold: float | None,
+    marks: Sequence[Moment],
+    span: tuple[datetime, datetime],
+    description: str = "",
+    limit: str = "",
+    width: float = _WIDTH,
 ) -> Markup:
-    """What was measured in a span of time."""
+    """What was measured in a span of time; `limit` is written at the threshold, a narrow one is for phones, too."""
     values = [value for line in lines for _, value in line.points if isfinite(value)]
     highest = max([*values, threshold or 0.0, 0.0]) or 1.0
-    lowest = min([*values, 0.0])
-    x, y = _scale_x(span), _scale_y(lowest, highest * 1.05)
-    parts = [element("title", title), *_frame(lowest, highest, y), *_times(span, x)]
-    for mark in marks:
-        if span[0] <= mark.at <= span[1]:
-            parts += _mark(mark, x(mark.at))
+    lowest, right = min([*values, 0.0]), width - _RIGHT
+    x, y = _scale_x(span, right), _scale_y(lowest, highest * 1.05)
+    parts = [element("title", title), *([element("desc", description)] if description else [])]
+    parts += [*_frame(lowest, highest, y, right), *_times(span, x)]
+    shown = sorted((mark for mark in marks if span[0] <= mark.at <= span[1]), key=lambda mark: mark.at)
+    levels = _levels(shown, x)
+    for mark, level in zip(shown, levels, strict=True):
+        parts += _mark(mark, x, level)
     if threshold is not None:
         at = y(threshold)
-        parts.append(element("line", x1=_LEFT, x2=_WIDTH - _RIGHT, y1=at, y2=at, class_="threshold"))
+        parts.append(element("line", x1=_LEFT, x2=right, y1=at, y2=at, class_="threshold"))
+        parts.append(element("text", limit, x=_LEFT + 4, y=at - 4, class_="limit"))
     for line in lines:
         parts += [element("polyline", points=run, class_="value") for run in _runs(_thinned(line.points), x, y)]
-    return _svg(title, _HEIGHT, parts)
+    return _svg(title, _HEIGHT, parts, above=max(levels, default=0) * _LABEL, width=width)
 
 
 def bars(title: str, rows: Sequence[tuple[str, Sequence[tuple[int, str]]]]) -> Markup:
@@ -109,16 +123,17 @@ def lanes(title: str, description: str, rows: Sequence[Lane], span: tuple[dateti
     return _svg(title, high, drawn)
 
 
-def _svg(title: str, height: float, parts: Sequence[Markup]) -> Markup:
+def _svg(title: str, height: float, parts: Sequence[Markup], above: float = 0.0, width: float = _WIDTH) -> Markup:
+    """The drawing; `above` is what it needs above its own places."""
     return element(
-        "svg", parts, viewBox=f"0 0 {_WIDTH:.0f} {height:.0f}", role="img", aria_label=title,
+        "svg", parts, viewBox=f"0 {-above:.0f} {width:.0f} {height + above:.0f}", role="img", aria_label=title,
         xmlns="http://www.w3.org/2000/svg",
     )  # fmt: skip
 
 
-def _scale_x(span: tuple[datetime, datetime]) -> "_Scale":
+def _scale_x(span: tuple[datetime, datetime], right: float = _WIDTH - _RIGHT) -> "_Scale":
     begin = span[0].timestamp()
-    return _Scale(begin, max(span[1].timestamp() - begin, 1.0), _LEFT, _WIDTH - _RIGHT)
+    return _Scale(begin, max(span[1].timestamp() - begin, 1.0), _LEFT, right)
 
 
 def _scale_y(lowest: float, highest: float) -> "_Scale":
@@ -139,10 +154,10 @@ class _Scale:
         return self.first + (self.last - self.first) * (number - self.begin) / self.length
 
 
-def _frame(lowest: float, highest: float, y: _Scale) -> list[Markup]:
+def _frame(lowest: float, highest: float, y: _Scale, right: float) -> list[Markup]:
     found = []
     for value in (lowest, (lowest + highest) / 2, highest):
-        found.append(element("line", x1=_LEFT, x2=_WIDTH - _RIGHT, y1=y(value), y2=y(value), class_="grid"))
+        found.append(element("line", x1=_LEFT, x2=right, y1=y(value), y2=y(value), class_="grid"))
         found.append(element("text", f"{value:.3g}", x=_LEFT - 6, y=y(value) + 4, class_="left"))
     return found
 
@@ -161,11 +176,30 @@ def _times(span: tuple[datetime, datetime], x: _Scale, height: float = _HEIGHT) 
     return found
 
 
-def _mark(mark: Moment, at: float) -> list[Markup]:
+def _mark(mark: Moment, x: _Scale, level: int) -> list[Markup]:
+    top, at, (begin, end) = _TOP - level * _LABEL, x(mark.at), _label(mark, x)
+    place, side = (at + 3, "label") if begin == at else (end - 3, "left")
     return [
-        element("line", element("title", mark.label), x1=at, x2=at, y1=_TOP, y2=_HEIGHT - _BOTTOM, class_=mark.kind),
-        element("text", mark.label, x=at + 3, y=_TOP - 4, class_=f"label {mark.kind}"),
+        element("line", element("title", mark.label), x1=at, x2=at, y1=top, y2=_HEIGHT - _BOTTOM, class_=mark.kind),
+        element("text", mark.label, x=place, y=top - 4, class_=f"{side} {mark.kind}"),
     ]
+
+
+def _label(mark: Moment, x: _Scale) -> tuple[float, float]:
+    """From where to where a mark's label is; it stands before its line where there is no room after it."""
+    at, wide = x(mark.at), len(mark.label) * _LETTER + 6
+    return (at - wide, at) if x.last < at + wide and x.first < at - wide else (at, at + wide)
+
+
+def _levels(marks: Sequence[Moment], x: _Scale) -> list[int]:
+    """How high each label stands: above the labels and lines after it that it would cross; marks are in order."""
+    found: list[int] = []
+    for n in reversed(range(len(marks))):
+        begin, end = _label(marks[n], x)
+        later = zip(reversed(marks[n + 1 :]), found, strict=True)
+        crossed = [level for other, level in later if _label(other, x)[0] < end and begin < _label(other, x)[1]]
+        found.append(min(max(crossed, default=-1) + 1, _LEVELS - 1))
+    return found[::-1]
 
 
 def _runs(points: Sequence[tuple[datetime, float]], x: _Scale, y: _Scale) -> list[str]:

@@ -35,6 +35,8 @@ from rollbackd.views.shapes import (
     EvidenceView,
     FindingView,
     IncidentView,
+    PlotMarkView,
+    PlotView,
     QuestionView,
     RecordView,
     StateView,
@@ -197,6 +199,26 @@ def decision_view(decision: Decision, at: datetime) -> DecisionView:
     )
 
 
+def plot_view(incident: Incident, measured: facts.Measured) -> PlotView:
+    """What was measured, with what happened meanwhile."""
+    decision = incident.decision
+    marks = (
+        ("change", decision.change.end if decision.change is not None else None),
+        ("onset", decision.trigger.onset),
+        ("decision", incident.opened),
+        ("rollback", incident.begun),
+        ("end", incident.closed),
+    )
+    end = measured.begin + measured.step * len(measured.values)
+    return PlotView(
+        measured.query,
+        tuple((measured.begin + measured.step * n, value) for n, value in enumerate(measured.values)),
+        measured.threshold,
+        measured.limit,
+        tuple(PlotMarkView(at, kind) for kind, at in marks if at is not None and measured.begin <= at <= end),
+    )
+
+
 def step_view(change: Change, took: Mapping[str, timedelta]) -> StepView:
     """A step as it would be; `took`: how long each layer's step took in the past."""
     expected = took.get(change.layer)
@@ -324,6 +346,9 @@ def sentence(fact: Any) -> str:  # noqa: C901, PLR0912  # one line a kind of fac
             return f"late: {what} {layer} {came} on {host}, at {when}; nothing follows from it"
         case facts.EvidenceTaken(results, at_end):
             return f"evidence {'after the end' if at_end else 'while it does not help'}: {_checks(results)}"
+        case facts.Measured(query, _, _, values):
+            known = [value for value in values if value is not None]
+            return f"measured {min(known):g} to {max(known):g} around the onset: {query}"
         case facts.Approved(reason):
             return "approved" + (f": {reason}" if reason else "")
         case facts.Denied(reason):

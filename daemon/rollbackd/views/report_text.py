@@ -11,6 +11,7 @@ from html import escape
 from typing import Any
 
 from rollbackd.syntax.units import roughly
+from rollbackd.views import incident_plot
 
 View = Mapping[str, Any]
 """A value of the API's JSON."""
@@ -21,7 +22,7 @@ _PEOPLE = ("unix:", "token:", "file:")
 _STYLE = (
     "body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}"
     "table{border-collapse:collapse;width:100%}td,th{border:1px solid #999;padding:.2rem .5rem;text-align:left;"
-    "vertical-align:top;overflow-wrap:anywhere}"
+    "vertical-align:top;overflow-wrap:anywhere}" + incident_plot.STYLE
 )
 _COUNTED = (
     ("Outcomes", "outcomes"),
@@ -40,6 +41,8 @@ class Section:
     head: Sequence[str] = ()
     rows: Sequence[Sequence[str]] = ()
     ticks: Sequence[str] = ()
+    drawn: str = ""
+    """What only a page can show; the table says the same."""
 
     @property
     def says_something(self) -> bool:
@@ -81,6 +84,7 @@ def html(report: Report) -> str:
         parts.append(f"<h2>{_safe(one.heading)}</h2>")
         if shown := [f"<tr><th>{_safe(name)}</th><td>{_safe(value)}</td></tr>" for name, value in one.fields if value]:
             parts.append(f"<table>{''.join(shown)}</table>")
+        parts.append(one.drawn)
         if one.rows:
             head = "".join(f"<th>{_safe(name)}</th>" for name in one.head)
             rows = "".join(f"<tr>{''.join(f'<td>{_safe(cell)}</td>' for cell in row)}</tr>" for row in one.rows)
@@ -123,6 +127,7 @@ def of_incident(detail: View) -> Report:
             _summary(one, ended, onset),
             _delays(one, decision, records, onset),
             _decision(decision),
+            measured(one["service"], detail.get("plot")),
             Section(
                 "Steps",
                 head=("Layer", "From", "To", "Status", "Risks"),
@@ -189,6 +194,16 @@ def _decision(decision: View | None) -> Section:
         ("Guard", "Says", "Why"),
         [(each["guard"], each["against"] or "passed", each["reason"]) for each in decision["findings"]],
     )
+
+
+def measured(service: str, plot: View | None) -> Section:
+    """What the rule's query said around the onset, drawn and in words; empty where nothing was measured."""
+    if plot is None:
+        return Section("What was measured")
+    query, limit = plot["query"], plot["limit"]
+    drawn = incident_plot.drawing(service, plot)
+    rows = list(incident_plot.rows(plot))
+    return Section("What was measured", (("Query", query), ("Bad when", limit)), incident_plot.HEAD, rows, drawn=drawn)
 
 
 def _verification(records: Sequence[View]) -> Section:

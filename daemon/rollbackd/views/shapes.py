@@ -301,6 +301,31 @@ class DecisionView:
 
 
 @dataclass(frozen=True, slots=True)
+class PlotMarkView:
+    """A moment on a plot."""
+
+    at: datetime
+    kind: str
+    """`change`, `onset`, `decision`, `rollback` (its first step) or `end`."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlotView:
+    """What the rule's query said around the onset, as it is kept with the incident."""
+
+    query: str
+    points: tuple[tuple[datetime, float | None], ...]
+    """300 at most, oldest first; null where nothing was known."""
+    threshold: float | None
+    """Null where it is compared with what moves."""
+    limit: str
+    """What is bad, as the rule says it: `> 0.1`; empty: nothing says it."""
+    marks: tuple[PlotMarkView, ...]
+    url: str = ""
+    """Where Prometheus draws the query; empty where its address is a secret, or of the daemon's host alone."""
+
+
+@dataclass(frozen=True, slots=True)
 class TickList:
     """Things to do after a rollback."""
 
@@ -318,6 +343,8 @@ class IncidentDetail:
     after_care: tuple[TickList, ...] = ()
     review: tuple[str, ...] = ()
     """What only people know."""
+    plot: PlotView | None = None
+    """What was measured around the onset; null where nothing was, and where only news is asked for."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -108,6 +108,7 @@ class Stage:
         if any(service.drill for service in self.config.services):
             self._begin(made.drills.run())
         self._begin(made.evidence_taker.run())
+        self._begin(made.measurement_taker.run())
         self._begin(made.jumps.run(_jumped))
         self._begin(made.intake.run(self.config.daemon.look_every))
         if made.polls is not None:

@@ -129,6 +129,7 @@ class Email(Sender[EmailSettings]):
 
     settings_model = EmailSettings
     who = "email"
+    shows_plots = True
 
     async def send(self, message: Message) -> None:
         wanted = message.recipients or self._settings.to
@@ -230,6 +231,9 @@ def mail(message: Message, settings: EmailSettings) -> EmailMessage:
     sent["X-Rollbackd-Event"] = plain_text.fit(message.event, 60)
     sent.set_content(_templates(marked=False).from_string(_TEXT).render(given))
     sent.add_alternative(_templates(marked=True).from_string(_HTML).render(given), subtype="html")
+    if message.plot:  # a file beside the text: every browser opens SVG, and a PNG would need a library that draws
+        name = f"{plain_text.fit(message.incident, 100)}.svg"
+        sent.add_attachment(message.plot.encode(), maintype="image", subtype="svg+xml", filename=name)
     return sent
 
 
