@@ -28,7 +28,7 @@ NOT_WRITTEN_RETRY = "5"
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-class Asked(Protocol):
+class AnyRequest(Protocol):
     """A request, wherever it was made."""
 
     @property
@@ -76,7 +76,7 @@ def invalid(error: ValidationError) -> ProblemError:
     return ProblemError(400, "; ".join(faults), errors=faults)
 
 
-def told(request: Asked, error: Exception) -> ProblemError:
+def told(request: AnyRequest, error: Exception) -> ProblemError:
     """What people are told of an exception of a handler."""
     match error:
         case ProblemError():
@@ -110,7 +110,7 @@ async def as_problems(request: web.Request, handler: Handler) -> web.StreamRespo
         return problem(found.status, str(found), found.headers, **found.more)
 
 
-def _of_aiohttp(request: Asked, error: web.HTTPException) -> ProblemError:
+def _of_aiohttp(request: AnyRequest, error: web.HTTPException) -> ProblemError:
     headers = {name: error.headers[name] for name in ("Allow",) if name in error.headers}
     if isinstance(error, web.HTTPNotFound):
         return ProblemError(404, f"there is nothing at {show(request.path)}; /openapi.json lists what there is")
