@@ -77,6 +77,11 @@ _DISK_LOOK = timedelta(seconds=2)
 _LAST_STEP = timedelta(minutes=11)
 """How long the step in hand is waited for when a part of the daemon has died, as systemd waits when we are stopped."""
 _LAST_WORDS = timedelta(seconds=5)
+_ANSWERED = 0.2
+"""Seconds in which an order to give the journal away is answered."""
+_TAKEN_LOOK = timedelta(milliseconds=200)
+_TAKEN_WITHIN = 50
+"""Looks whether another host has taken it."""
 
 StartFailed = (ConfigErrors, SignalsUnsafe, CannotListenError, JournalRefused, JournalDamaged, JournalUnavailable)
 """What a user can cause at a start; each error is a sentence."""
@@ -85,8 +90,13 @@ StartFailed = (ConfigErrors, SignalsUnsafe, CannotListenError, JournalRefused, J
 class DaemonProcess:
     """One run, from start to stop."""
 
-    def __init__(self, path: Path, config: Config, core: Core) -> None:
+    def __init__(self, path: Path, config: Config, core: Core, lease: "Lease | None" = None) -> None:
         self._path = path
+        self._lease = lease
+        self.gives_away = False
+        """Whether another host is to drive when we end."""
+        self._stays = False
+        """Whether we drive again right after we ended."""
         self._config = config
         self._core = core
         self._clock = core.clock
@@ -152,6 +162,10 @@ class DaemonProcess:
         if not self._ending.done():
             self._ending.set_result(again)
 
+    def _give_away(self) -> None:
+        self.gives_away = True
+        asyncio.get_running_loop().call_later(_ANSWERED, self.stop, True)
+
     def _reload(self) -> None:
         """Check the file; with errors nothing changes."""
         try:
@@ -163,6 +177,7 @@ class DaemonProcess:
             self._core.decision_engine.run_soon(self._core.read_model.tell(facts.Notice("configuration", text)))
             return
         self._log.info("the configuration is fine; starting anew with it")
+        self._stays = True
         sd_notify.notify(sd_notify.reloading(boot_microseconds()))
         self.stop(again=True)
 
@@ -179,6 +194,8 @@ class DaemonProcess:
         if self._config.daemon.standby:
             self._root("passed", self._passed.run)
             self._root("host holds", self._publish_holds)
+            self._root("membership", core.membership.run)
+            core.operations.give_away = self._give_away
         if core.slack_orders is not None:
             self._root("slack orders", core.slack_orders.run)
             if core.slack_orders.opens_sockets:
@@ -335,6 +352,10 @@ class DaemonProcess:
             return
         self._core.vitals.on_death = lambda _: None
         await self._core.runner.stop()
+        if self._lease is not None and not self._stays:  # who stands by need not wait for the rest
+            await end(self._tasks)
+            await self._core.rest()
+            await asyncio.to_thread(self._lease.release)
         await self._server.stop()
         await end(self._tasks)
         await self._core.close()
@@ -385,14 +406,18 @@ async def _serve(path: Path, clock: Clock) -> bool:
             await untold.over(core.read_model)
             if lease is not None and lease.predecessor:
                 await core.read_model.tell(self_notices.taken_over(lease.host, lease.predecessor))
+            process = DaemonProcess(path, loaded.config, core, lease)
             try:
-                again = await DaemonProcess(path, loaded.config, core).run()
+                again = await process.run()
             except PartDied as death:
                 log.say(f"rollbackd ends: {death}")
                 # As if killed, which every start can go on from: nobody knows what still waits for what has died.
                 os._exit(1)
             if again and lease is not None:
-                lease.stay()
+                if process.gives_away:
+                    await _until_taken(lease, clock)
+                else:
+                    lease.stay()
             return again
     except asyncio.CancelledError:
         if standby is None or standby.again is None:
@@ -432,6 +457,15 @@ class _JournalPlace:
             return
         with suppress(JournalUnavailable, JournalRefused):
             await (await self.open(None)).close()
+
+
+async def _until_taken(lease: "Lease", clock: Clock) -> None:
+    """Wait a while for another host: who starts anew at once would be the first to take it."""
+    for _ in range(_TAKEN_WITHIN):
+        with suppress(JournalUnavailable, JournalRefused):
+            if await asyncio.to_thread(lease.is_taken):
+                return
+        await clock.sleep(_TAKEN_LOOK)
 
 
 def run(path: Path, clock: Clock | None = None) -> int:

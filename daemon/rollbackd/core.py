@@ -35,7 +35,7 @@ from rollbackd.execution.evidence import EvidenceTaker
 from rollbackd.execution.followed_services import ServicesFollower
 from rollbackd.execution.incident_clocks import IncidentClocks
 from rollbackd.execution.layers import LayerFactory, Layers, LookFailed
-from rollbackd.execution.runner import Judgement, Runner
+from rollbackd.execution.runner import Judgement, Runner, process_name
 from rollbackd.journal import Journal, Unwritten
 from rollbackd.metrics import Metrics, MetricsParts, SlackMetrics
 from rollbackd.model import CheckResult, Release
@@ -63,6 +63,7 @@ from rollbackd.snapshots.metrics import SnapshotMetrics
 from rollbackd.snapshots.retention import Retention
 from rollbackd.state.checkpoint import Checkpoint
 from rollbackd.state.journal_access import access_of
+from rollbackd.state.members import Membership
 from rollbackd.state.projection import Projection
 from rollbackd.state.read_model import ReadModel
 from rollbackd.syntax.units import Secret
@@ -111,6 +112,7 @@ class Core:
     operations: Operations
     orders: SignalCommands
     host_holds: HostHolds
+    membership: Membership
     slack_orders: SlackOrders | None
     """None where no receiver has buttons."""
     web: HttpSession
@@ -118,11 +120,15 @@ class Core:
     vitals: Vitals
     lag: LoopLag
 
-    async def close(self, *, save: bool = True) -> None:
-        """End what has connections or threads, the journal last; `save`: with a checkpoint for the next start."""
+    async def rest(self) -> None:
+        """Begin nothing more, and finish what is in hand."""
         await self.runner.stop()
         await self.decision_engine.settle()
         await self.snapshot_manager.stop()
+
+    async def close(self, *, save: bool = True) -> None:
+        """End what has connections or threads, the journal last; `save`: with a checkpoint for the next start."""
+        await self.rest()
         if self.prometheus is not None:
             await self.prometheus.close()
         await self.web.close()
@@ -344,6 +350,7 @@ async def build(
         operations=operations,
         orders=orders,
         host_holds=HostHolds(config, read_model, files),
+        membership=Membership(config.daemon.here, process_name(), read_model, clock, deciding.jumps),
         slack_orders=slack_orders,
         web=reach.web,
         prometheus=reach.prometheus,

@@ -4,6 +4,8 @@ import asyncio
 import signal
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 from rollbackd.api.application import build_app
@@ -18,6 +20,7 @@ from rollbackd.notify.untold import Untold
 from rollbackd.page import add_page
 from rollbackd.state.checkpoint import Checkpoint
 from rollbackd.state.journal_access import access_of
+from rollbackd.state.members import EVERY as MEMBERS_EVERY
 from rollbackd.state.projection import Projection
 from rollbackd.system import log, sd_notify
 from rollbackd.system.clock import Clock
@@ -97,20 +100,26 @@ class Standby:
         add_page(app, core.operations, daemon, self._clock)
         self._server = Server(app, daemon.listen, daemon.socket)
         await self._server.start()
-        self._tasks = [asyncio.create_task(self._attend(core), name="stands by")]
+        self._tasks = [
+            asyncio.create_task(self._forever(core.membership.attend, MEMBERS_EVERY), name="membership"),
+            asyncio.create_task(self._forever(partial(self._attend, core), EVERY), name="stands by"),
+        ]
 
     async def _attend(self, core: Core) -> None:
         """Hear what is written, and let it be known what the signal files of this host hold and order."""
+        await core.read_model.refresh()
+        await core.host_holds.publish()
+        await core.orders.scan()
+
+    async def _forever(self, work: Callable[[], Awaitable[None]], every: timedelta) -> None:
         while True:
             try:
-                await core.read_model.refresh()
-                await core.host_holds.publish()
-                await core.orders.scan()
+                await work()
             except JournalUnavailable as error:
                 self._log.warning("the journal cannot be used; trying again", error=str(error))
             except Exception:  # noqa: BLE001  # as a root task of the daemon does: it must survive
-                self._log.exception("a look at the signal files failed; trying again")
-            await self._clock.sleep(EVERY)
+                self._log.exception("a part of what stands by failed; trying again")
+            await self._clock.sleep(every)
 
     async def close(self) -> Projection | None:
         """Serve no more; what it knows of the journal, for whoever goes on."""

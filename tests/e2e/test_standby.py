@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.test_two_daemons import Second
+from tests.e2e.test_two_daemons import Second, driver, drives
 from tests.e2e.toy import TOKEN, Ear, Toy, listening
 from tests.postgres_journal import journal_server, new_journal
 from tests.servers import wait_until
@@ -132,3 +132,23 @@ def test_orders_by_file_there_are_carried_out_once_where_it_is_driven(fleet: Fle
     assert [path.name.rpartition("Z.")[2] for path in (fleet.b.signals / "done").iterdir()] == ["ROLLBACK.shop"]
     (fleet.b.signals / "APPROVE.shop").touch()
     fleet.until(lambda: "APPROVE.shop by unix:" in fleet.ear.text(), "who gave it hears that it was rejected")
+
+
+def test_the_hosts_are_listed_with_who_drives_and_the_one_that_drives_can_be_drained(fleet: Fleet) -> None:
+    found = fleet.b.ask("GET", "members")["members"]
+    assert [(one["host"], one["drives"], one["epoch"]) for one in found] == [("ops-a", True, 1), ("ops-b", False, 1)]
+    assert all(abs(one["ahead"]) < 2 for one in found)
+    listed = fleet.a.command("members")
+    assert [line.split()[:3] for line in listed.stdout.splitlines()[1:]] == [
+        ["ops-a", "yes,", "epoch"],
+        ["ops-b", "no", "0.1.0"],
+    ]
+    assert "ops-a drives" in fleet.a.command("status").stdout
+    assert "ops-b does not drive; ops-a does" in fleet.b.command("drain", "ops-b").stderr
+    drained = fleet.b.command("drain", "ops-a")
+    assert (drained.returncode, "gives the journal away" in drained.stdout) == (0, True), drained.stderr
+    wait_until(lambda: drives(fleet.b), "the other one drives", 60)
+    wait_until(lambda: "stands by" in driver(fleet.a), "the first one stands by", 60)
+    found = fleet.a.ask("GET", "members")["members"]
+    assert [(one["host"], one["drives"], one["epoch"]) for one in found] == [("ops-a", False, 2), ("ops-b", True, 2)]
+    assert not fleet.ear.heard("taken_over"), "nobody need look at a host that gave it away"

@@ -206,9 +206,14 @@ def test_what_a_host_did_that_lost_its_lease_is_written_late_and_changes_nothing
 
 def drives(one: Toy) -> bool:
     """Whether it does, and no longer stands by; in between it does not serve."""
+    return driver(one).endswith(" drives") and "stands by" not in driver(one)
+
+
+def driver(one: Toy) -> str:
+    """Who drives, as it says; empty while it does not serve."""
     with suppress(OSError):
-        return "stands by" not in one.ask("GET", "daemon")["driver"]
-    return False
+        return str(one.ask("GET", "daemon")["driver"])
+    return ""
 
 
 def ready(one: Toy) -> bool:

@@ -105,6 +105,8 @@ def test_right_after_a_jump_of_our_clock_no_age_is_trusted(
 ) -> None:
     """A jump back makes the moment of the jump lie in the future."""
     assert against(guards.clock(trigger(onset=at(14)), situation(now=at(15), jumped=jumped))) == found
+    apart = guards.clock(trigger(onset=at(14)), situation(now=at(15), astray="our clock is 3.0s behind the database's"))
+    assert (apart.against, apart.reason) == (Action.ASK, "our clock is 3.0s behind the database's")
 
 
 @pytest.mark.parametrize(("ahead", "found"), [(60, PASSED), (61, ASKS)])

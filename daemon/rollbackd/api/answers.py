@@ -17,6 +17,7 @@ from rollbackd.views.shapes import (
     EventView,
     HoldView,
     IncidentView,
+    MemberView,
     RecordView,
     ServiceView,
     StateView,
@@ -88,6 +89,11 @@ class Decisions:
 @dataclass(frozen=True, slots=True)
 class Holds:
     holds: tuple[HoldView, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Members:
+    members: tuple[MemberView, ...]
 
 
 @dataclass(frozen=True, slots=True)

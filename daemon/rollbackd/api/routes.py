@@ -338,6 +338,19 @@ async def unhold(call: ApiCall[parameters.NoQuery, parameters.NoBody]) -> answer
     return answers.Done(f"{_scope(call.name)} no longer held", call.actor)
 
 
+@route("GET", "/api/v1/members", "viewer")
+async def members(call: ApiCall[parameters.NoQuery, parameters.NoBody]) -> answers.Members:
+    """The daemons that share the journal, and which of them drives; none where this one is alone."""
+    return answers.Members(tuple(await call.operations.members()))
+
+
+@route("POST", "/api/v1/members/{name}/drain", "operator", passes=True)
+async def drain(call: ApiCall[parameters.NoQuery, parameters.NoBody]) -> answers.Done:
+    """Have the host that drives give the journal to one that stands by, between two steps."""
+    await call.operations.drain(call.name, call.actor)
+    return answers.Done(f"{call.name} gives the journal away once the step in hand is done", call.actor)
+
+
 @route("DELETE", "/api/v1/members/{name}/holds", "operator", passes=True)
 async def resume_from(call: ApiCall[parameters.NoQuery, parameters.NoBody]) -> answers.Done:
     """Lift what the signal files of a host hold that is gone; one that lives says it again within a second."""

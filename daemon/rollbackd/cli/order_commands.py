@@ -219,6 +219,14 @@ def resume(
     _done(session, session.client.send("DELETE", "holds", _scope(service, everything, "resume"), patience=QUICK))
 
 
+def drain(session: Session, host: Annotated[str, typer.Argument(metavar="HOST")]) -> None:
+    """Have the host that drives let another one drive, once the step in hand is done.
+
+    It stands by afterwards, and may be stopped, updated or rebooted. `rollbackd members` says who drives.
+    """
+    _done(session, session.client.send("POST", "members", host, "drain"))
+
+
 def _scope(service: str | None, everything: bool, command: str) -> str:
     if (service is None) != everything:
         breaker = "\nrollbackd resume --breaker lets automatic rollbacks go on" if command == "resume" else ""

@@ -35,7 +35,8 @@ def status(
         return None if health["healthy"] else NO
     if service is None:
         found = session.client.get("services")
-        session.show(found, lambda: service_text.services(found["services"], _ended(session)))
+        driver = session.client.get("daemon").get("driver", "")
+        session.show(found, lambda: service_text.services(found["services"], _ended(session), driver))
         return None
     one = session.client.get("services", service)
     states = session.client.get("states", service=service)["states"]
@@ -91,6 +92,12 @@ def decisions(
     """What was decided on each trigger, and why."""
     found = _listed(session, "decisions", limit, service=service or "")
     session.show(found, lambda: incident_text.decisions(found["decisions"]))
+
+
+def members(session: Session) -> None:
+    """The hosts that share the journal: who drives, their versions, and how their clocks are."""
+    found = session.client.get("members")
+    session.show(found, lambda: service_text.members(found["members"]))
 
 
 def login(session: Session) -> None:

@@ -4,24 +4,51 @@ from collections.abc import Iterable, Sequence
 
 from rollbackd.cli.change_commands import deadline, title
 from rollbackd.cli.incident_text import keeps_entered, releases, still_entered
-from rollbackd.cli.terminal_text import View, below, fields, moment, safe, section, table
+from rollbackd.cli.terminal_text import View, below, fields, length, moment, safe, section, table
 
 _INDENT = 24
 """Columns before a state's marks: two, its time, two more."""
 
 
-def services(found: Sequence[View], ended: Sequence[View] = ()) -> None:
-    """A line a service, and below what needs more words; `ended`: incidents that may have left something entered."""
+def services(found: Sequence[View], ended: Sequence[View] = (), driver: str = "") -> None:
+    """A line a service, and below what needs more words; `ended`: incidents that may have left something entered.
+
+    `driver`: who drives, where several hosts share the journal.
+    """
     rows = [
         (one["name"], one["health"], releases(one["present"]), _goodness(one), releases(one["target"]), one["incident"])
         for one in found
     ]
     table(("SERVICE", "HEALTH", "RUNS", "GOOD", "GOES BACK TO", "INCIDENT"), rows)
-    notes = [*(note for one in found for note in _notes(one)), *map(still_entered, filter(keeps_entered, ended))]
+    shared = [safe(driver)] if driver else []
+    notes = [
+        *shared,
+        *(note for one in found for note in _notes(one)),
+        *map(still_entered, filter(keeps_entered, ended)),
+    ]
     if notes:
         print()
     for note in dict.fromkeys(notes):
         print(note)
+
+
+def members(found: Sequence[View]) -> None:
+    """A line a host."""
+    if not found:
+        print("no other host shares the journal")
+        return
+    rows = [
+        (
+            one["host"],
+            f"yes, epoch {one['epoch']}" if one["drives"] else "no",
+            one["version"],
+            moment(one["since"]),
+            f"{length(one['silent']) or '0s'} ago",
+            f"{one['ahead']:+.1f}s",
+        )
+        for one in found
+    ]
+    table(("HOST", "DRIVES", "VERSION", "SINCE", "HEARD", "CLOCK"), rows)
 
 
 def _goodness(service: View) -> str:

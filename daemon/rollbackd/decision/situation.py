@@ -102,6 +102,7 @@ class SituationReader:
             mode=self._config.mode(service),
             holds=self._holds(trigger.service, trigger.labels),
             jumped=self._jumps.last_jump,
+            astray=self._jumps.astray,
             troubled=self._rule_states.troubled(),
             behind=self._rule_states.behind(trigger),
             services=len(self._config.services),

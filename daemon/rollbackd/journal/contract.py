@@ -128,6 +128,24 @@ class AuditReport:
     """A sentence each: stream, n, and what does not fit."""
 
 
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A daemon that shares the journal with others, as it said last."""
+
+    host: str
+    process: str
+    version: str
+    since: datetime
+    """When this process said so first, by the database's clock."""
+    silent: timedelta
+    """How long ago it said so last."""
+    ahead: timedelta
+    """How far its clock was ahead of the database's."""
+    drives: bool
+    epoch: int
+    """That of who drives."""
+
+
 class Journal(Protocol):
     """All of it may be called from many tasks at once; what is written at the same time shares one commit."""
 
@@ -223,6 +241,17 @@ class Journal(Protocol):
 
     async def answer_to(self, key: str) -> bytes | None:
         """What became of the row with this key; None while nobody said."""
+        ...
+
+    async def attend(self, host: str, process: str, version: str) -> timedelta:
+        """Say that a member lives; how far its clock is ahead of the database's at least. Nothing where one is alone.
+
+        :raises JournalUnavailable: nobody heard.
+        """
+        ...
+
+    async def members(self) -> list[Member]:
+        """All that ever said so, by host; none where one is alone."""
         ...
 
     async def prune(self, before: datetime) -> int:

@@ -15,10 +15,10 @@ from rollbackd.system.clock import Clock
 if TYPE_CHECKING:
     from rollbackd.journal.lease import Lease
 
-_LOOK = timedelta(seconds=1)
+_LOOK = timedelta(milliseconds=500)
 
 StandBy = Callable[[str, JournalUnavailable | None], Awaitable[None]]
-"""Told each second who drives; or, with the trouble, that this cannot be seen."""
+"""Told at each look who drives; or, with the trouble, that this cannot be seen."""
 
 
 @asynccontextmanager

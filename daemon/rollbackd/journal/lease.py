@@ -105,6 +105,11 @@ class Lease:
             return ""
         return self.away or f"{self._server.name}: whether another daemon drives is not known: it was not asked"
 
+    def is_taken(self) -> bool:
+        """Whether another one has it. :raises JournalRefused: JournalUnavailable: that cannot be seen."""
+        with self._connection() as connection:
+            return scalar(connection, "SELECT process FROM driver") not in {"", self._process}
+
     def release(self) -> None:
         """Let another one take it at once. Best effort: it would in 5 s."""
         self._ended.set()

@@ -13,6 +13,7 @@ from rollbackd.journal.contract import (
     Conflict,
     Entry,
     JournalUnavailable,
+    Member,
     Outgoing,
     PageTurn,
     Receipt,
@@ -153,6 +154,13 @@ class MemoryJournal:
     async def handled(self, ids: Sequence[int]) -> None:
         self._writable()
         self.done |= set(ids)
+
+    async def attend(self, host: str, process: str, version: str) -> timedelta:
+        del host, process, version
+        return timedelta()
+
+    async def members(self) -> list[Member]:
+        return []
 
     async def prune(self, before: datetime) -> int:
         del before

@@ -2,10 +2,11 @@
 
 import asyncio
 from contextlib import suppress
+from datetime import datetime, timedelta
 from typing import Self
 
-from rollbackd.journal.contract import JournalUnavailable
-from rollbackd.journal.database import JournalConnection
+from rollbackd.journal.contract import JournalUnavailable, Member
+from rollbackd.journal.database import JournalConnection, scalar
 from rollbackd.journal.lease import Lease
 from rollbackd.journal.place import Access
 from rollbackd.journal.postgres import PostgresConnection, PostgresServer
@@ -14,6 +15,18 @@ from rollbackd.journal.reading import refuse_foreign
 from rollbackd.journal.store import StoredJournal
 from rollbackd.system.clock import Clock
 from rollbackd.system.tasks import end
+
+_ATTENDS = """
+    INSERT INTO members (host, process, version, ahead) VALUES (?, ?, ?, ?)
+    ON CONFLICT (host) DO UPDATE SET process = excluded.process, version = excluded.version, ahead = excluded.ahead,
+        seen = clock_timestamp(),
+        since = CASE WHEN members.process = excluded.process THEN members.since ELSE clock_timestamp() END
+"""
+_MEMBERS = """
+    SELECT members.host, members.process, version, since, clock_timestamp() - seen, ahead,
+        members.process = driver.process, epoch
+    FROM members, driver ORDER BY members.host
+"""
 
 
 class PostgresJournal(StoredJournal):
@@ -72,6 +85,27 @@ class PostgresJournal(StoredJournal):
             self._lease.heard = lambda _: None
         await end([self._catching_up])
         await super().close()
+
+    async def attend(self, host: str, process: str, version: str) -> timedelta:
+        def said(connection: JournalConnection, _now: datetime) -> timedelta:
+            asked = self._clock.now()
+            there = scalar(connection, "SELECT clock_timestamp()")
+            took = self._clock.now() - asked
+            ahead = asked + took / 2 - there
+            sure: timedelta = max(abs(ahead) - took / 2, timedelta()) * (1 if ahead > timedelta() else -1)
+            connection.execute(_ATTENDS, (host, process, version, sure.total_seconds()))
+            return sure
+
+        return await self._effect(said)
+
+    async def members(self) -> list[Member]:
+        def asked(connection: JournalConnection) -> list[Member]:
+            return [
+                Member(host, process, version, since, silent, timedelta(seconds=ahead), drives, epoch)
+                for host, process, version, since, silent, ahead, drives, epoch in connection.execute(_MEMBERS)
+            ]
+
+        return await self._ask(asked)
 
     @property
     def trouble(self) -> str:

@@ -100,6 +100,15 @@ CREATE TABLE driver (
 
 INSERT INTO driver VALUES (1, 0, 0, '', '')
 
+CREATE TABLE members (
+    host text COLLATE "C" PRIMARY KEY,
+    process text COLLATE "C" NOT NULL,
+    version text COLLATE "C" NOT NULL,
+    ahead double precision NOT NULL,
+    since timestamptz NOT NULL DEFAULT clock_timestamp(),
+    seen timestamptz NOT NULL DEFAULT clock_timestamp()
+)
+
 CREATE TABLE schema_version (version integer NOT NULL)
 
 INSERT INTO schema_version VALUES (1)
@@ -108,6 +117,7 @@ INSERT INTO schema_version VALUES (1)
 
 `newest` has the highest number that a fact ever had, as SQLite keeps it by itself.
 `writers` has the last unit that each process wrote, for one whose COMMIT was cut off.
+`members` has who shares it, as each said last.
 `driver` has who drives: the epoch goes up with each one, the renewal each second.
 """
 _RIGHTS = {
@@ -121,6 +131,7 @@ _RIGHTS = {
     "newest": "SELECT",
     "schema_version": "SELECT",
     "driver": "SELECT, UPDATE",
+    "members": "SELECT, INSERT, UPDATE",
 }
 """What the daemon's role may do with each table."""
 _CHANGES_FACTS = """

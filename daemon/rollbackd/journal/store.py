@@ -16,6 +16,7 @@ from rollbackd.journal.contract import (
     AuditReport,
     Entry,
     JournalUnavailable,
+    Member,
     Outgoing,
     PageTurn,
     Receipt,
@@ -139,6 +140,13 @@ class StoredJournal:
 
     async def answer_to(self, key: str) -> bytes | None:
         return await self._ask(reading.answer_to, key)
+
+    async def attend(self, host: str, process: str, version: str) -> timedelta:
+        del host, process, version
+        return timedelta()
+
+    async def members(self) -> list[Member]:
+        return []
 
     async def prune(self, before: datetime) -> int:
         forgotten = 0

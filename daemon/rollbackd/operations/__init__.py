@@ -11,6 +11,7 @@ from rollbackd.model import Alert
 from rollbackd.operations.base import OperationsParts
 from rollbackd.operations.hold_orders import HoldOperations
 from rollbackd.operations.incident_answers import IncidentAnswer, IncidentAnswers
+from rollbackd.operations.members import MemberOperations
 from rollbackd.operations.queries import StateQueries
 from rollbackd.operations.report_figures import ReportOperations
 from rollbackd.operations.rollbacks import RollbackOperations
@@ -32,6 +33,7 @@ class Operations(
     UpgradeOperations,
     StateMarks,
     HoldOperations,
+    MemberOperations,
     SnapshotOperations,
     TrialOperations,
     ReportOperations,

@@ -78,6 +78,8 @@ class OperationsBase:
         self._config = parts.config
         self.registry = parts.registry
         self.snapshot_manager = parts.snapshot_manager
+        self.give_away: Callable[[], None] | None = None
+        """Lets another host drive, where there may be one."""
         self._log = log.get("operations").bind()  # each line would bind it anew
 
     @property

@@ -65,19 +65,6 @@ class HoldOperations(OperationsBase):
         await self._read_model.append(Entry(stream, facts.Unheld(), actor))
         self._parts.runner.wake_all()
 
-    async def resume_from(self, host: str, actor: str) -> None:
-        """Lift what the signal files of a host that is gone hold; one that lives says it again within a second.
-
-        :raises OrderRefused: they hold nothing.
-        """
-        if host == self._config.daemon.here:
-            raise OrderRefused(f"this is {host}; remove the file in {self._config.daemon.signals}")
-        if host not in self._read_model.fleet.signal_holds:
-            held = ", ".join(self._read_model.fleet.signal_holds) or "no host"
-            raise OrderRefused(f"no signal file of {host} holds anything; those of {held} do")
-        await self._read_model.append(Entry(FLEET, facts.SignalHolds(host), actor))
-        self._parts.runner.wake_all()
-
     async def resume(self, actor: str, reason: str = "") -> None:
         """Let automatic rollbacks go on after the breaker stopped them."""
         await self._read_model.append(Entry(FLEET, facts.BreakerReset(reason), actor))

@@ -40,6 +40,8 @@ class Situation:
     """A sentence for each signal file, hold by API and silence that holds the service."""
     jumped: datetime | None = None
     """When our clock jumped last."""
+    astray: str = ""
+    """What another clock says against ours; empty for nothing."""
     troubled: tuple[datetime, ...] = ()
     """When the trouble of each service began whose rules are bad or pending, this one among them; sorted."""
     services: int = 1
@@ -188,6 +190,8 @@ def clock(trigger: Trigger, given: Situation) -> Finding:
     """Right after a jump of our clock no age, window or cooldown can be trusted."""
     if given.jumped is not None and abs(given.now - given.jumped) < given.limits.stale_after:
         return against("clock", Action.ASK, f"our clock jumped {ago(abs(given.now - given.jumped))} ago")
+    if given.astray:
+        return against("clock", Action.ASK, given.astray)
     if trigger.onset - given.now > timedelta(minutes=1):
         return against("clock", Action.ASK, f"the onset lies {ago(trigger.onset - given.now)} in the future")
     return passed("clock", "our clock has not jumped")

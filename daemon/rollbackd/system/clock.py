@@ -65,6 +65,8 @@ class JumpWatch:
         self.last_jump: datetime | None = None
         """The last jump, in wall time as read after it; None when there was none since the start."""
         self._length = timedelta()
+        self.astray = ""
+        """What another clock says against ours now; empty for nothing."""
 
     def _now_offset(self) -> timedelta:
         return timedelta(seconds=self._clock.now().timestamp() - self._clock.monotonic())

@@ -614,6 +614,23 @@ class ReceiverView:
 
 
 @dataclass(frozen=True, slots=True)
+class MemberView:
+    """A daemon that shares the journal with others."""
+
+    host: str
+    version: str
+    since: datetime
+    """When this process was seen first."""
+    silent: timedelta
+    """How long it has not been heard of."""
+    ahead: float
+    """How many seconds its clock is ahead of the database's."""
+    drives: bool
+    epoch: int
+    """That of who drives; each one that takes the journal over has a higher one."""
+
+
+@dataclass(frozen=True, slots=True)
 class DaemonView:
     """The daemon itself at a glance."""
 
