@@ -93,6 +93,96 @@ def test_work_outside_of_a_sparse_checkout_is_saved(repo: Path) -> None:
     assert (repo / "app").read_text() == "version 4\n"
 
 
+def test_what_a_sparse_checkout_leaves_out_stays_out_whatever_other_attributes_make_of_it(repo: Path) -> None:
+    (repo / "far").mkdir()
+    for number, how in ((4, "text eol=crlf"), (5, "text")):
+        (repo / "far" / "code").write_text("the same\n")
+        commit(repo, f"release {number}", number, **{".gitattributes": f"* {how}\n"})
+        git(repo, "tag", f"v{number}")
+    git(repo, "sparse-checkout", "set", "near")
+    go(repo, "v4")
+    assert not (repo / "far").exists()
+    assert (repo / "app").read_bytes() == b"version 3\r\n"
+
+
+def test_a_submodule_whose_own_repository_is_lost_stops_nothing(repo: Path) -> None:
+    git(repo, "update-index", "--add", "--cacheinfo", f"160000,{'1' * 40},lib")
+    (repo / "lib").mkdir()
+    commit(repo, "with a submodule", 4)
+    git(repo, "tag", "v4")
+    commit(repo, "the next", 5, app="version 5\n")
+    (repo / "lib" / ".git").write_text("gitdir: ../nowhere\n")
+    adapter = layer(repo)
+    assert finish(adapter.ready()) == []
+    change = finish(planned(adapter, Release(tree(repo, "v4"))))
+    finish(adapter.apply(change))
+    assert finish(adapter.progress(change)) is Progress.DONE
+    assert (repo / "app").read_text() == "version 3\n"
+
+
+def test_a_dump_that_nobody_overwrites_is_not_read(repo: Path) -> None:
+    with (repo / "dump").open("wb") as dump:
+        dump.truncate(2**40)
+    (repo / "note").write_text("mine\n")
+    go(repo, timeout="20s")
+    assert git(repo, "ls-tree", "--name-only", SAVED).split() == ["app", "file1", "file2", "file3", "note"]
+    assert (repo / "dump").stat().st_size == 2**40
+
+
+def _pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def _fixed(path: Path) -> None:
+    if subprocess.run(["chattr", "+i", path], check=False).returncode:
+        pytest.skip("this file system has no immutable files")
+
+
+def _only_in_the_target(path: Path) -> None:
+    git(path.parent, "rm", "--quiet", "app")
+    commit(path.parent, "without it", 4)
+    os.mkfifo(path)
+
+
+@pytest.mark.needs("root")
+@pytest.mark.parametrize(
+    ("made", "why"),
+    [(_pipe, "is a pipe"), (_only_in_the_target, "is a pipe"), (_fixed, "is immutable")],
+    ids=["pipe", "untracked", "immutable"],
+)
+def test_what_cannot_give_way_is_refused_before_anything_begins(
+    repo: Path, made: Callable[[Path], None], why: str
+) -> None:
+    made(repo / "app")
+    try:
+        with pytest.raises(AdapterError, match=rf"{repo}/app {why}.* so nothing was touched; move it away") as raised:
+            finish(planned(layer(repo), Release(tree(repo, "v2"))))
+    finally:
+        subprocess.run(["chattr", "-i", repo / "app"], check=False, capture_output=True)
+    assert raised.value.permanent
+
+
+def test_a_work_tree_that_is_elsewhere_is_told(repo: Path) -> None:
+    git(repo, "config", "core.worktree", str(repo.parent))
+    (problem,) = finish(layer(repo).ready())
+    assert problem.text == (
+        f"{repo}: its files are elsewhere, in {repo.parent} (core.worktree); name that one as `repo`"
+    )
+
+
+def test_what_a_partial_clone_left_at_its_remote_is_fetched_before_anything_moves(repo: Path, tmp_path: Path) -> None:
+    clone, away = tmp_path / "partial", tmp_path / "away"
+    git(repo, "config", "uploadpack.allowFilter", "true")
+    git(tmp_path, "clone", "--quiet", "--filter=blob:none", f"file://{repo}", str(clone))
+    repo.rename(away)
+    with pytest.raises(AdapterError, match="could not fetch"):
+        go(clone)
+    assert git(clone, "status", "--porcelain") == ""
+    away.rename(repo)
+    go(clone, key=ELSEWHERE)
+
+
 def test_repositories_that_lie_in_the_tree_are_left_alone(repo: Path) -> None:
     for name in ("empty", "clone"):
         git(repo, "init", "--quiet", name)

@@ -94,6 +94,10 @@ def _in_the_reflog_alone(repo: Path) -> None:
         log.write(f"{head} {strange} a <a@b> 1700000500 +0000\tx\n{strange} {head} a <a@b> 1700000501 +0000\tx\n")
 
 
+def _replaced(repo: Path, what: str, by: str) -> None:
+    _written(repo, f"refs/replace/{git(repo, 'rev-parse', what)}", f"{by}\n")
+
+
 def _many(repo: Path) -> None:
     commit = git(repo, "rev-parse", "v1^0")
     lines = [f"create refs/tags/{'many' * 10}-{number} {commit}\n" for number in range(20_000)]
@@ -143,6 +147,12 @@ STRANGE: dict[str, Callable[[Path], None]] = {
     "a snapshot of the year 3170843": lambda repo: _annotated(repo, at="99999999999999 +0000"),
     "a snapshot without a date": lambda repo: _annotated(repo, at=""),
     "a snapshot with megabytes to say": lambda repo: _annotated(repo, message="y" * MEGABYTES),
+    "a history that replacements bend into a ring": lambda repo: _replaced(repo, "v1", _made(repo)),
+    "a history that grafts bend into a ring": lambda repo: _written(
+        repo, "info/grafts", f"{git(repo, 'rev-parse', 'v1')} {git(repo, 'rev-parse', 'v3')}\n"
+    ),
+    "a release that is replaced by nothing": lambda repo: _replaced(repo, "v1", NOWHERE),
+    "a file that is replaced by another": lambda repo: _replaced(repo, "v2:app", git(repo, "rev-parse", "v1:app")),
     "a reflog that is none": lambda repo: _written(repo, "logs/HEAD", "nonsense\n\0\n"),
 }
 
@@ -154,6 +164,7 @@ DAMAGE = {
     "a lost tree",
     "a lost parent",
     "a damaged commit",
+    "a release that is replaced by nothing",
 }
 """Of these a remote takes no push, whoever pushes."""
 

@@ -13,9 +13,9 @@ from rollbackd.model import NO_RELEASE, Change, Progress, Release
 from rollbackd.system.clock import Clock
 from rollbackd.system.spawner import Lock, one_line
 from rollbackd_adapters.base import StepAdapter
-from rollbackd_adapters.git import lfs, ready, submodules
+from rollbackd_adapters.git import lfs, obstacles, promised, ready, submodules
 from rollbackd_adapters.git.branches import Branches
-from rollbackd_adapters.git.comparing import attributes, attributes_of, differ, respelled, touched
+from rollbackd_adapters.git.comparing import attributes, attributes_of, differ, respelled, touched, tracked
 from rollbackd_adapters.git.damage import DAMAGED, damage_of, missing, unreadable
 from rollbackd_adapters.git.dress import Wardrobe
 from rollbackd_adapters.git.overlooked import Beside, beside, giving_way
@@ -128,20 +128,20 @@ class Checkout(StepAdapter[GitSettings]):
         untracked = tuple(name for name in uncommitted if name.endswith("/"))
         ignored = [name for name in blocking if name not in uncommitted and not f"{name}/".startswith(untracked)]
         overlooked = await giving_way(self._repo, lies.marked, commit)
-        names, tracked = await asyncio.gather(
-            touched(self._repo, commit, await self._repo.index_of_looks(look)),
-            self._repo.names("ls-files", "-z", timeout=self._settings.timeout),
+        names, known = await asyncio.gather(
+            touched(self._repo, commit, await self._repo.index_of_looks(look)), tracked(self._repo)
         )
-        dresses = await in_thread(Wardrobe(str(self._repo.path), tracked, names).look)
-        changed = await self._respelled(commit, tracked) if differ(names) else []
+        await in_thread(obstacles.check, str(self._repo.path), (*names, *blocking))
+        dresses = await in_thread(Wardrobe(str(self._repo.path), known, names).look)
+        changed = await self._respelled(commit, known) if differ(names) else []
         others = [name for name in changed if name not in names]
         return SideEffects(uncommitted, ignored, overlooked, others, dresses.lost, dresses.linked)
 
-    async def _respelled(self, commit: str, tracked: Sequence[str]) -> Sequence[str]:
+    async def _respelled(self, commit: str, known: Sequence[str]) -> Sequence[str]:
         """The files that stay, and that the commit's attributes make something else of on disk."""
-        now = await attributes(self._repo, tracked)
+        now = await attributes(self._repo, known)
         scratch = self._place.scratch / "plan"
-        then = await attributes_of(self._repo, await self._repo.look(), commit, tracked, scratch)
+        then = await attributes_of(self._repo, await self._repo.look(), commit, known, scratch)
         return respelled(now, then)
 
     async def _risks(self, before: Release, target: Commit, lost: SideEffects, *, damage: bool) -> AsyncIterator[str]:
@@ -224,6 +224,7 @@ class Checkout(StepAdapter[GitSettings]):
         ours = self._branches.locks(look, change)
         await asyncio.to_thread(self._clear_locks, look, trace, ours, cut_off=begun is not None)
         again = int(begun["again"]) + 1 if begun else 0
+        await promised.fetch(self._repo, commit, lock)
         in_lfs = bool(begun.get("lfs")) if begun else await lfs.expected(self._repo)
         if in_lfs:
             trace.make()

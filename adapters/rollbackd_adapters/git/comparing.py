@@ -50,6 +50,12 @@ async def touched(repo: Repo, commit: str, env: Environment = None) -> dict[str,
     return {name: int(about[1:7], 8) for about, name in zip(rows, rows, strict=False)}
 
 
+async def tracked(repo: Repo, env: Environment = None) -> list[str]:
+    """The files that the index knows and has on disk: not those that a sparse checkout leaves out. Read only."""
+    rows = await repo.names("ls-files", "-t", "-z", env=env, timeout=repo.timeout)
+    return [row[2:] for row in rows if row[0] != "S"]
+
+
 async def attributes(repo: Repo, names: Sequence[str], env: Environment = None) -> Attributes:
     """What git's attributes say of files as the work tree is now. Read only."""
     found: Attributes = {}

@@ -67,6 +67,9 @@ async def of_work_tree(repo: Repo) -> list[str]:
         return [f"{repo.path}: a bare repository has no work tree; use `strategy: revert`, or a clone with one"]
     if head is None:
         return [f"{repo.path}: HEAD names no commit; check one out"]
+    top = (await repo.call("rev-parse", "--show-toplevel")).rstrip("\n")
+    if top != str(repo.path):
+        return [f"{repo.path}: its files are elsewhere, in {one_line(top)} (core.worktree); name that one as `repo`"]
     needed = (repo.path, Path(directory), Path(common), Path(common) / "objects", Path(common) / "refs")
     found = [
         f"{path}: rollbackd may not write there; give its user that right, or make the file system writable"

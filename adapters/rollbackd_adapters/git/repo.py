@@ -58,6 +58,8 @@ _ENVIRONMENT = {
     "SSH_ASKPASS": "false",
     "GIT_OPTIONAL_LOCKS": "0",
     "GIT_LITERAL_PATHSPECS": "1",
+    "GIT_NO_REPLACE_OBJECTS": "1",  # a release is what its id says; a replaced history can be its own ancestor
+    "GIT_GRAFT_FILE": os.devnull,
     "LC_ALL": "C",
 }
 _SSH = "ssh -oBatchMode=yes"

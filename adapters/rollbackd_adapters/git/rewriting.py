@@ -11,7 +11,16 @@ from typing import Any
 
 from rollbackd.system import log
 from rollbackd.system.spawner import Lock
-from rollbackd_adapters.git.comparing import Comparison, Environment, attributes, differ, refresh, respelled, touched
+from rollbackd_adapters.git.comparing import (
+    Comparison,
+    Environment,
+    attributes,
+    differ,
+    refresh,
+    respelled,
+    touched,
+    tracked,
+)
 from rollbackd_adapters.git.dress import Wardrobe, loaded, put_on
 from rollbackd_adapters.git.repo import Repo
 from rollbackd_adapters.threads import in_thread
@@ -36,9 +45,9 @@ class Rewriting:
             await refresh(self._repo, self._lock)
         if not await in_thread(self._record.exists):
             names = await touched(self._repo, self._commit, self._env)
-            tracked = await self._tracked() if names else []
-            dresses = await in_thread(Wardrobe(str(self._repo.path), tracked, names).look)
-            before = await attributes(self._repo, tracked, self._env) if differ(names) else None
+            known = await tracked(self._repo, self._env) if names else []
+            dresses = await in_thread(Wardrobe(str(self._repo.path), known, names).look)
+            before = await attributes(self._repo, known, self._env) if differ(names) else None
             await in_thread(write_facts, self._record, {**asdict(dresses), "attributes": before})
 
     async def settle(self, spared: Sequence[str]) -> None:
@@ -49,8 +58,9 @@ class Rewriting:
         record: dict[str, Any] = json.loads(await in_thread(self._record.read_bytes))
         suspects: list[str] = []
         if record["attributes"] is not None:
-            now = await attributes(self._repo, await self._tracked(), self._env)
-            suspects = respelled(record["attributes"], now)
+            known = await tracked(self._repo, self._env)
+            now = await attributes(self._repo, known, self._env)
+            suspects = sorted({*known} & {*respelled(record["attributes"], now)})
         await Comparison(self._repo, self._commit, self._scratch, self._lock, self._env).settle(suspects, spared)
         changed, refused = await in_thread(put_on, str(self._repo.path), loaded(record))
         if refused:
@@ -58,6 +68,3 @@ class Rewriting:
             log.get("git").warning(what, repo=str(self._repo.path), files=refused[:20])
         if changed and self._env is None:
             await refresh(self._repo, self._lock)
-
-    async def _tracked(self) -> list[str]:
-        return await self._repo.names("ls-files", "-z", env=self._env, timeout=self._repo.timeout)

@@ -4,12 +4,13 @@ Saved work that is older than `keep_saved` is dropped.
 
 The result is a commit like those of `git stash`: its tree is the work tree with all files that are not ignored, and
 those ignored ones that the target would overwrite; its first parent is HEAD and its second the index as it was. Left
-out is what nobody overwrites and git cannot take in: repositories that lie in the tree, and files that rollbackd may
-not read.
+out is what git does not know, nobody overwrites, and cannot be taken in: repositories that lie in the tree, files that
+rollbackd may not read, and dumps that git would read for longer than a rollback may take.
 """
 
 import asyncio
 import os
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,11 +27,13 @@ from rollbackd_adapters.mounts import mounted_below
 
 _SPARED = 5
 """Saved work that is kept however old it is."""
+_LARGEST = 2**30
+"""Bytes of a file that git does not know; a larger one stays where it lies."""
 
 
 async def dirty(repo: Repo, look: RepoState) -> list[str]:
     """Files that are changed or untracked; a directory that is untracked is one of them, with a slash at the end."""
-    options = ("--porcelain", "-z", "--no-renames", "--untracked-files=normal")
+    options = ("--porcelain", "-z", "--no-renames", "--untracked-files=normal", "--ignore-submodules=dirty")
     index = await repo.index_of_looks(look)
     rows = await repo.names("status", *options, "--", *repo.settings.paths, env=index)
     return [row[3:] for row in rows]
@@ -79,9 +82,15 @@ async def _add_all(repo: Repo, lies: Beside, env: Mapping[str, str], lock: Lock)
 
 
 def _can_be_added(root: Path, name: str) -> bool:
-    """Whether a name is a repository in the tree: git ends such a name with a slash."""
+    """Not where a name is a repository in the tree: git ends such a name with a slash."""
     path = root / name
-    return not name.endswith("/") and (path.is_symlink() or os.access(path, os.R_OK))
+    try:
+        status = path.lstat()
+    except OSError:
+        return False
+    return not name.endswith("/") and (
+        stat.S_ISLNK(status.st_mode) or (status.st_size <= _LARGEST and os.access(path, os.R_OK))
+    )
 
 
 async def _add(repo: Repo, env: Mapping[str, str], lock: Lock, *options: str, names: Sequence[str] = ()) -> None:
