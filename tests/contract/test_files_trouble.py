@@ -176,6 +176,15 @@ def test_a_snapshot_of_nothing_is_none(tmp_path: Path) -> None:
     assert finish(ours.snapshots()) == []
 
 
+def test_a_file_of_a_terabyte_is_told_and_not_read(tmp_path: Path, conf: Path) -> None:
+    with (conf / "dump").open("wb") as dump:
+        dump.truncate(2**40)
+    files = layer(tmp_path)
+    (problem,) = finish(files.ready())
+    assert refused(files.current()) == problem.text
+    assert problem.text == f"{conf}/dump has 1048576 MiB; take it off `paths`, or make `largest` larger"
+
+
 def test_all_of_it_gone_is_gone_back_from_and_never_to(tmp_path: Path, conf: Path) -> None:
     ours = layer(tmp_path)
     target = finish(ours.take("v1"))

@@ -134,6 +134,17 @@ async def test_lines_without_a_time_belong_to_the_one_before_them(tmp_path: Path
     assert (await watched.look()).verdict is BAD
 
 
+@pytest.mark.parametrize("hours", [-5, -0.25, 0.25, 9])
+async def test_lines_of_another_zone_than_is_believed_say_nothing(tmp_path: Path, hours: float) -> None:
+    watched = WatchedLog(tmp_path, time="%Y-%m-%d %H:%M:%S", matching="ERROR")
+    local = (NOON + timedelta(hours=hours)).astimezone()
+    lines = [(minute, "ERROR" if minute < -30 else "fine") for minute in range(-600, 0)]
+    watched.write(*(f"{local + minute * MINUTE:%Y-%m-%d %H:%M:%S} {text}" for minute, text in lines))
+    result = await watched.look()
+    assert result.verdict is UNKNOWN
+    assert "zone" in result.reason
+
+
 async def test_a_file_that_begins_too_late_says_nothing_unless_it_is_bad(tmp_path: Path) -> None:
     watched = WatchedLog(tmp_path, time=ISO)
     watched.write(iso(-2, "begin"), iso(-1, "ERROR"))

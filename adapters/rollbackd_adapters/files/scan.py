@@ -55,6 +55,8 @@ class ScanRules:
     volatile: tuple[str, ...]
     modes: tuple[tuple[str, int], ...]
     variables: tuple[tuple[str, tuple[str, ...]], ...]
+    largest: int = 2**63
+    """Bytes of one file; all of it is read, and kept."""
 
     @classmethod
     def of(cls, settings: FilesSettings) -> "ScanRules":
@@ -66,6 +68,7 @@ class ScanRules:
             volatile=settings.volatile,
             modes=tuple((pattern, int(mode, 8)) for pattern, mode in settings.modes.items()),
             variables=tuple((file, tuple(dict.fromkeys(names))) for file, names in variables.items()),
+            largest=settings.largest,
         )
 
     @property
@@ -181,6 +184,9 @@ class Scan:
             file = os.open(name, READ, dir_fd=fd)
             try:
                 before = os.fstat(file)
+                if before.st_size > self.rules.largest:
+                    text = f"{path} has {before.st_size >> 20} MiB; take it off `paths`, or make `largest` larger"
+                    raise AdapterError(text, permanent=True)
                 content, length = self.sink.digest(file, before.st_size)
                 after = os.fstat(file)
             finally:

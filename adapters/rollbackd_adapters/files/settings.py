@@ -107,7 +107,7 @@ class FilesSettings(Settings):
     room: Size = 256 * 2**20
     """Free space that must be left, in the store and where files are put."""
     largest: Size = 10 * 2**30
-    """What an imported snapshot may hold at most, unpacked."""
+    """What an imported snapshot may hold at most, unpacked, and each file that is watched."""
 
     @property
     def written(self) -> tuple[Path, ...]:

@@ -23,6 +23,8 @@ LAST = 3
 """Lines that are shown."""
 
 _BLOCK = 2**20
+_OFF = timedelta(minutes=10)
+"""By which times of lines may differ from the file's own; zones differ by a quarter of an hour at least."""
 _HEAD = 256
 """Characters at the beginning of a line that its time is searched in."""
 _BEFORE = 64
@@ -222,11 +224,18 @@ def _timed(
         gap = f"more than {LARGEST >> 20} MiB were written"
     elif first >= since and not any(mark["at"] <= request["since"] for mark in marks):
         gap = "the file was rotated or cut short" if turned else f"it begins at {first.isoformat(timespec='seconds')}"
-    tally, time = Tally(request), None
+    tally, time, newest = Tally(request), None, first
     for _, line in _lines(fd, begin, size, whole=begin > 0):
         time = times.of(line) or time
         if time is not None and time >= since:
             tally.add(line)
+            newest = max(newest, time)
+    written = datetime.fromtimestamp(os.fstat(fd).st_mtime, UTC)
+    said = f"{newest.isoformat(timespec='seconds')}, and the file of {written.isoformat(timespec='seconds')}"
+    if newest > datetime.fromtimestamp(request["now"], UTC) + _OFF:
+        return {"problem": f"its last line would be of {said}; are the lines of another zone? Give `time` a %z"}
+    if written - newest > _OFF and not gap:
+        gap = f"its last line with a time is of {said}: of another zone, or without a time"
     return {"sure": tally.number, "maybe": tally.number, "gap": gap, "last": list(tally.last)}
 
 
