@@ -35,7 +35,7 @@ from rollbackd.journal import (
     driving,
     open_journal,
     until_written,
-    write_results,
+    write_unwritten,
 )
 from rollbackd.model import DAEMON, FLEET, Request
 from rollbackd.notify.messages import self_notices
@@ -46,7 +46,7 @@ from rollbackd.policy.target import candidates
 from rollbackd.signals.signal_files import SignalsUnsafe
 from rollbackd.standby import Standby
 from rollbackd.state.checkpoint import Checkpoint
-from rollbackd.state.journal_access import access_of
+from rollbackd.state.journal_access import access_of, unwritten_of
 from rollbackd.syntax.units import Secret, format_duration
 from rollbackd.system import log, sd_notify, step_processes
 from rollbackd.system.clock import Clock, SystemClock, boot_microseconds
@@ -392,7 +392,7 @@ async def _serve(path: Path, clock: Clock) -> bool:
     log.configure(loaded.config.daemon.log_level)
     daemon, untold = loaded.config.daemon, Untold(loaded.config, clock)
     url, access = daemon.journal, access_of(daemon)
-    place = _JournalPlace(url, access, clock, Unwritten.beside(url, access))
+    place = _JournalPlace(url, access, clock, unwritten_of(daemon))
     standby = Standby(path, loaded.config, untold, clock, place.report_late) if daemon.standby else None
     opened = False
     try:
@@ -448,12 +448,12 @@ class _JournalPlace:
         """The journal, with what was done here in it. Raises as `open_journal` does."""
         journal = await open_journal(self.url, self.clock, self.access, lease)
         if self.unwritten is not None:
-            await write_results(journal, self.unwritten)
+            await write_unwritten(journal, self.unwritten)
         return journal
 
     async def report_late(self) -> None:
         """Write what was done here while this host drove, though another one drives now; best effort."""
-        if self.unwritten is None or not self.unwritten.results():
+        if self.unwritten is None or self.unwritten.empty:
             return
         with suppress(JournalUnavailable, JournalRefused):
             await (await self.open(None)).close()
@@ -510,7 +510,7 @@ async def offline_rollback(path: Path, request: Request, on_record: Callable[[Re
     log.configure("error")
     url, access = config.daemon.journal, access_of(config.daemon)
     async with driving(url, access, clock, process_name(), config.daemon.whereabouts) as lease:
-        place = _JournalPlace(url, access, clock, Unwritten.beside(url, access))
+        place = _JournalPlace(url, access, clock, unwritten_of(config.daemon))
         core = await build(config, await place.open(lease), clock, Checkpoint(url, access))
         sending = asyncio.create_task(core.dispatcher.run())
         try:

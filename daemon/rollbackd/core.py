@@ -36,7 +36,7 @@ from rollbackd.execution.followed_services import ServicesFollower
 from rollbackd.execution.incident_clocks import IncidentClocks
 from rollbackd.execution.layers import LayerFactory, Layers, LookFailed
 from rollbackd.execution.runner import Judgement, Runner, process_name
-from rollbackd.journal import Journal, Unwritten
+from rollbackd.journal import Journal
 from rollbackd.metrics import Metrics, MetricsParts, SlackMetrics
 from rollbackd.model import CheckResult, Release
 from rollbackd.notify.dispatcher import NotificationDispatcher
@@ -62,7 +62,7 @@ from rollbackd.snapshots import SnapshotManager
 from rollbackd.snapshots.metrics import SnapshotMetrics
 from rollbackd.snapshots.retention import Retention
 from rollbackd.state.checkpoint import Checkpoint
-from rollbackd.state.journal_access import access_of
+from rollbackd.state.journal_access import unwritten_of
 from rollbackd.state.members import Membership
 from rollbackd.state.projection import Projection
 from rollbackd.state.read_model import ReadModel
@@ -436,7 +436,7 @@ def _deciding(
     approvals = Approvals(config, read_model, rule_states, clock, situations)
     guards = PreflightGuards(config, read_model, rule_states, clock, situations, holds, check_runner, prometheus)
     judgement = Judgement(guards.held, guards.confirm, guards.condition, approvals.rise, approvals.over)
-    unwritten = Unwritten.beside(config.daemon.journal, access_of(config.daemon))
+    unwritten = unwritten_of(config.daemon)
     runner = Runner(read_model, clock, factory, check_runner, judgement, config.limits.concurrent, unwritten)
     bake_timer = BakeTimer(config, read_model, rule_states, clock, jumps, holds, check_runner, state_watcher.problems)
     polls = (

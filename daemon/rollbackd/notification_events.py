@@ -45,6 +45,7 @@ EVENTS: Mapping[str, str] = {
     "configuration": "a new configuration was not taken over",
     "drill_stuck": "a drill cannot bring a service back",
     "drilled": "a drill that was executed has ended",
+    "facts_lost": "a failover lost facts that were said to be written",
     "internal": "a part of rollbackd failed",
     "journal": "the journal cannot be written",
     "messages_waiting": "too many messages wait",

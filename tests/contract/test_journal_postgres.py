@@ -17,26 +17,27 @@ from typer.testing import CliRunner
 from rollbackd.cli.commands import app
 from rollbackd.config.models import Config
 from rollbackd.core import live_check
-from rollbackd.facts import Adopted, Applied, ApplyStarted, Parked, encode
+from rollbackd.facts import Adopted, Applied, ApplyStarted, Held, Notice, Parked, Unheld, encode, kinds
 from rollbackd.incident.fold import fold
 from rollbackd.journal import (
     Access,
     Conflict,
     Entry,
     Journal,
-    JournalDamaged,
     JournalInUse,
     JournalRefused,
+    JournalTaken,
     JournalUnavailable,
     Received,
-    Result,
     Unwritten,
+    UnwrittenResult,
     driving,
     open_journal,
-    write_results,
+    write_unwritten,
 )
 from rollbackd.journal.lease import Lease
 from rollbackd.journal.postgres import PostgresServer
+from rollbackd.journal.unwritten import LostFacts
 from rollbackd.model import incident_stream
 from rollbackd.state.read_model import ReadModel
 from rollbackd.system.clock import SystemClock
@@ -307,21 +308,24 @@ async def test_a_commit_whose_answer_is_lost_is_looked_up_and_never_written_twic
     line.close()
 
 
-async def test_facts_that_a_failover_lost_are_not_written_over(server: Postgres, url: str) -> None:
-    async with opened(url) as journal:
+async def test_facts_that_are_missing_on_a_new_connection_are_not_written_over(
+    server: Postgres, url: str, tmp_path: Path
+) -> None:
+    access = Access(tmp_path, replicated=False)
+    async with opened(url, access) as journal:
         for number in range(3):
-            await journal.append(one(str(number)))
+            await journal.append(one(str(number), f"x{number}"))
         lost = ["DISABLE TRIGGER USER", "ENABLE TRIGGER USER"]
         disabled, enabled = (f"ALTER TABLE facts {how}" for how in lost)
         back = ["DELETE FROM facts WHERE seq > 1", "UPDATE newest SET seq = 1", "DELETE FROM heads"]
         back += ["INSERT INTO heads SELECT stream, n, hash FROM facts"]
         server.sql(disabled, *back, enabled, database=database(url))
-        with pytest.raises(JournalDamaged, match="#2 to #3 were written and are missing: a failover lost them"):
-            await journal.append(one("late"))
-        with pytest.raises(JournalDamaged, match="a failover lost them"):
-            await journal.receive([Received("a", "alert", b"{}")])
-    async with opened(url) as journal:
-        (record,) = await journal.append(one("a person restarted it"))
+        end_sessions(server, url)
+        for work in (journal.append(one("late")), journal.receive([Received("a", "alert", b"{}")]), journal.read("x1")):
+            with pytest.raises(JournalTaken, match=r"lost what was written last of x1, x2; rollbackd ends"):
+                await work
+    async with opened(url, access) as journal:
+        (record,) = await journal.append(one("started anew"))
         assert (record.seq, (await journal.audit()).broken) == (2, ())
 
 
@@ -362,9 +366,7 @@ async def test_the_server_that_takes_writes_is_used_also_after_a_failover() -> N
         both = f"?host={standby.socket},{primary.socket}&port={standby.port},{primary.port}"
         async with opened(f"postgresql://{ROLE}@/{name}{both}") as journal:
             await journal.append(one("1"))
-            at = primary.sql("SELECT pg_current_wal_lsn()::text")[0][0]
-            there = f"SELECT pg_last_wal_replay_lsn() >= '{at}'"
-            await asyncio.to_thread(wait_until, lambda: standby.sql(there) == [(True,)], "the standby has it")
+            await asyncio.to_thread(caught_up, primary, standby)
             primary.crash()
             with pytest.raises(JournalUnavailable):
                 await journal.append(one("2"))
@@ -372,6 +374,70 @@ async def test_the_server_that_takes_writes_is_used_also_after_a_failover() -> N
             (record,) = await journal.append(one("2"))
             assert record.n == 2
             assert [record.n for record in await journal.read("x")] == [1, 2]
+
+
+async def test_what_an_asynchronous_standby_lost_parks_its_incidents_holds_its_services_and_is_told(
+    tmp_path: Path,
+) -> None:
+    told = [record.fact for record in Story().planned("code").told]
+    access = Access(tmp_path, replicated=False)
+    with journal_server() as primary, postgres_server(standby_of=primary) as standby:
+        name = database(new_journal(primary))
+        both = f"?host={standby.socket},{primary.socket}&port={standby.port},{primary.port}"
+        url = f"postgresql://{ROLE}@/{name}{both}"
+        async with driving(url, access, CLOCK, "boot/1", "ops-1") as first, opened(url, access, first) as journal:
+            await journal.append(*(Entry(STREAM, fact) for fact in (*told, Adopted("boot/1", "ops-1"))))
+            await journal.append(one("kept", "service:basket"))
+            await asyncio.to_thread(caught_up, primary, standby)
+            standby.crash()
+            assert first is not None
+            first.stay()
+        async with driving(url, access, CLOCK, "boot/1", "ops-1") as last:
+            assert last is not None
+            async with opened(url, access, last) as journal:
+                await journal.append(Entry(STREAM, ApplyStarted("code")), Entry("service:shelf", Unheld()))
+                primary.crash()
+                standby.start()
+                assert standby.sql("SELECT pg_promote(true, 60)") == [(True,)]
+                async with asyncio.timeout(60):
+                    while not journal.taken:
+                        with suppress(JournalUnavailable):
+                            await journal.append(one("more", "service:shelf"))
+                        await CLOCK.sleep(timedelta(milliseconds=50))
+                assert (
+                    "(timeline 1 to 2) lost what was written last of incident:checkout-1, service:shelf"
+                    in journal.taken
+                )
+                await asyncio.to_thread(last._thread.join, 20)
+                assert not last._thread.is_alive(), "the daemon ends with it"
+        unwritten = Unwritten.beside(url, access)
+        async with driving(url, access, CLOCK, "boot/2", "ops-1") as after, opened(url, access, after) as journal:
+            assert after is not None
+            assert after.epoch > last.epoch, "above every one ever seen, though the last one was lost, too"
+            for _ in range(2):  # as one that is killed before it forgets
+                await write_unwritten(journal, unwritten)
+                unwritten.keep_loss(LostFacts(("incident:checkout-1", "service:shelf"), last.taken.partition(";")[0]))
+            incident = fold(await journal.read(STREAM))
+            assert incident is not None
+            assert incident.parked == "facts of it were lost in a failover; look at what runs"
+            held = [record.stream for record in await journal.latest(kinds(Held))]
+            assert sorted(held) == ["service:checkout", "service:shelf"]
+            (notice,) = await journal.latest(kinds(Notice))
+            assert notice.fact.kind == "facts_lost"
+            assert "look at what runs, then `rollbackd resume` each service" in notice.fact.text
+            assert (await journal.audit()).broken == ()
+            primary.start()
+            back = f"postgresql://{ROLE}@/{name}?host={primary.socket}&port={primary.port}"
+            after.server._url = back
+            end_sessions(standby, url)
+            with pytest.raises(JournalUnavailable, match="a primary of before a failover"):
+                await journal.append(one("to the old one"))
+
+
+def caught_up(primary: Postgres, standby: Postgres) -> None:
+    at = primary.sql("SELECT pg_current_wal_lsn()::text")[0][0]
+    there = f"SELECT pg_last_wal_replay_lsn() >= '{at}'"
+    wait_until(lambda: standby.sql(there) == [(True,)], "the standby has it")
 
 
 # -- one driver ---------------------------------------------------------------------------------
@@ -452,7 +518,7 @@ class _Two:
 
     url: str
     kept: Unwritten
-    result: Result
+    result: UnwrittenResult
 
 
 @pytest.fixture
@@ -463,9 +529,8 @@ async def begun(url: str, tmp_path: Path) -> _Two:
             *(Entry(STREAM, fact) for fact in (*told, Adopted("boot/1", "a"), ApplyStarted("code")))
         )
     kept = Unwritten.beside(url, Access(tmp_path))
-    assert kept is not None
     kind, body = encode(Applied("code"))
-    result = Result(STREAM, "apply", "code", intent.at, "a", CLOCK.now(), kind, body.decode())
+    result = UnwrittenResult(STREAM, "apply", "code", intent.at, "a", CLOCK.now(), kind, body.decode())
     assert kept.keep(result)
     return _Two(url, kept, result)
 
@@ -479,9 +544,9 @@ async def written(two: _Two) -> list[str]:
 
 async def test_what_was_done_is_written_by_the_next_life_and_once(begun: _Two) -> None:
     async with opened(begun.url) as journal:
-        await write_results(journal, begun.kept)
+        await write_unwritten(journal, begun.kept)
         begun.kept.keep(begun.result)  # as one that is killed before it forgets
-        await write_results(journal, begun.kept)
+        await write_unwritten(journal, begun.kept)
     assert await written(begun) == ["Adopted", "ApplyStarted", "Applied"]
 
 
@@ -492,7 +557,7 @@ async def test_a_driver_hears_of_what_a_host_that_lost_writes_and_decides_again(
         known = await read_model.incident(INCIDENT)
         assert known is not None
         assert known.flight is not None
-        await write_results(journal, begun.kept)
+        await write_unwritten(journal, begun.kept)
         adoption = Adopted("boot/2", "b")
         with pytest.raises(Conflict):
             await read_model.append(Entry(STREAM, adoption, follows=known.n))
@@ -508,7 +573,7 @@ async def test_what_comes_after_another_host_has_taken_over_is_kept_as_late(begu
         await theirs.append(Entry(STREAM, Adopted("boot/2", "b")), Entry(STREAM, Parked("it may still run there")))
         for _ in range(2):
             begun.kept.keep(begun.result)
-            await write_results(journal, begun.kept)
+            await write_unwritten(journal, begun.kept)
         incident = fold(await theirs.read(STREAM))
     assert incident is not None
     assert incident.parked

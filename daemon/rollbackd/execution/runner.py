@@ -26,7 +26,15 @@ from rollbackd.incident.ending import ending
 from rollbackd.incident.fold import evolve
 from rollbackd.incident.life import Flight, Incident
 from rollbackd.incident.spec import VerifySpec
-from rollbackd.journal import Conflict, Entry, JournalTaken, JournalUnavailable, Result, Unwritten, until_written
+from rollbackd.journal import (
+    Conflict,
+    Entry,
+    JournalTaken,
+    JournalUnavailable,
+    Unwritten,
+    UnwrittenResult,
+    until_written,
+)
 from rollbackd.model import DAEMON, CheckResult, Outcome, Verdict, incident_stream, verdict_of
 from rollbackd.rules.tracks import CALM
 from rollbackd.state.read_model import ReadModel
@@ -351,7 +359,7 @@ class IncidentDriver:
             await self._fact(fact)
             return
         kind, body = facts.encode(fact)
-        result = Result(
+        result = UnwrittenResult(
             stream=self._stream,
             what=flight.what,
             layer=flight.layer,

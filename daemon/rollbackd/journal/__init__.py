@@ -28,7 +28,7 @@ from rollbackd.journal.driving import driving
 from rollbackd.journal.exclusive import Exclusive
 from rollbackd.journal.place import DEFAULT_ACCESS, Access, is_postgres
 from rollbackd.journal.sqlite_journal import SqliteJournal
-from rollbackd.journal.unwritten import Result, Unwritten, write_results
+from rollbackd.journal.unwritten import Unwritten, UnwrittenResult, write_unwritten
 from rollbackd.system.clock import Clock
 
 if TYPE_CHECKING:
@@ -52,12 +52,12 @@ __all__ = [
     "PageTurn",
     "Receipt",
     "Received",
-    "Result",
     "Unwritten",
+    "UnwrittenResult",
     "driving",
     "open_journal",
     "until_written",
-    "write_results",
+    "write_unwritten",
 ]
 
 

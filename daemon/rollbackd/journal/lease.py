@@ -10,9 +10,9 @@ from contextlib import closing, contextmanager
 from random import random
 from threading import Event, Thread
 
-from rollbackd.journal.contract import JournalRefused, JournalUnavailable
+from rollbackd.journal.contract import JournalRefused, JournalTaken, JournalUnavailable
 from rollbackd.journal.database import scalar
-from rollbackd.journal.postgres import DRIVING, PostgresConnection, PostgresServer
+from rollbackd.journal.postgres import DRIVING, TIMELINE, PostgresConnection, PostgresServer
 from rollbackd.system import log
 from rollbackd.system.clock import boot_seconds
 
@@ -23,10 +23,16 @@ _OURS = 3.5
 _THEIRS = 5.0
 """Seconds without a renewal after which another one takes it."""
 _ROW = "SELECT epoch, renewal, process, host FROM driver"
-_TAKEN = """
-    UPDATE driver SET epoch = epoch + 1, renewal = 0, process = ?, host = ?
-    WHERE epoch = ? AND renewal = ? AND process = ?
+_TAKEN = f"""
+    UPDATE driver SET renewal = 0, process = ?, host = ?,
+        epoch = greatest(epoch, (SELECT seq FROM cursors WHERE name = 'epoch'), {TIMELINE} << 32) + 1
+    WHERE epoch = ? AND renewal = ? AND process = ? RETURNING epoch
 """
+"""The timeline leads, so that a failover which lost the last epochs gives none of them again."""
+_REMEMBERED = """
+    INSERT INTO cursors (name, seq) VALUES ('epoch', ?) ON CONFLICT (name) DO UPDATE SET seq = excluded.seq
+"""
+"""Which a journal takes along when it moves."""
 _RENEWED = """
     UPDATE driver SET renewal = renewal + 1 WHERE epoch = ? AND process = ? RETURNING (SELECT seq FROM newest)
 """
@@ -37,7 +43,7 @@ class Lease:
     """First `look` until it is ours, then `keep`, in the end `release`; on a connection of its own."""
 
     def __init__(self, server: PostgresServer, process: str, host: str) -> None:
-        self._server = server
+        self.server = server
         self._process = process
         self.host = host
         self.epoch = 0
@@ -84,11 +90,14 @@ class Lease:
     def _take(self, connection: PostgresConnection) -> None:
         epoch, renewal, process = self._seen
         sent = boot_seconds()
-        with self._server.transaction(connection, "write"):
+        with self.server.transaction(connection, "write"):
             connection.execute("SELECT pg_advisory_xact_lock(?)", (DRIVING,))
-            taken = connection.execute(_TAKEN, (self._process, self.host, epoch, renewal, process)).rowcount
-        if taken:
-            self.epoch, self._renewed = int(str(epoch)) + 1, sent
+            taken = scalar(connection, _TAKEN, self._process, self.host, epoch, renewal, process)
+            if taken is not None:
+                connection.execute(_REMEMBERED, (taken,))
+                connection.execute("DELETE FROM writers")  # who is in doubt and is not ours is refused by its epoch
+        if taken is not None:
+            self.epoch, self._renewed = taken, sent
 
     def keep(self) -> None:
         """Renew it each second from now on."""
@@ -103,7 +112,7 @@ class Lease:
         """Why we may not drive now; empty while we surely do."""
         if boot_seconds() - self._renewed < _OURS:
             return ""
-        return self.away or f"{self._server.name}: whether another daemon drives is not known: it was not asked"
+        return self.away or f"{self.server.name}: whether another daemon drives is not known: it was not asked"
 
     def is_taken(self) -> bool:
         """Whether another one has it. :raises JournalRefused: JournalUnavailable: that cannot be seen."""
@@ -137,16 +146,21 @@ class Lease:
                             return
                         sent = boot_seconds()
                     holder = scalar(connection, "SELECT host FROM driver")
+            except JournalTaken as error:
+                self._renewed, self.taken = 0.0, str(error)
+                return
             except (JournalUnavailable, JournalRefused) as error:
                 self.away = str(error)
                 pause = RENEWAL * (0.5 + random())  # noqa: S311  # so that not all daemons come back at once
             else:
-                self._renewed, self.away = 0.0, f"{self._server.name}: {holder} drives it now"
+                self._renewed, self.away = 0.0, f"{self.server.name}: {holder} drives it now"
                 self.taken = self.away
                 self._log.critical("another daemon drives the journal; this one ends", host=holder, epoch=self.epoch)
                 return
 
     def _is_renewed(self, connection: PostgresConnection) -> bool:
+        if self.server.lost:
+            raise JournalTaken(self.server.lost)
         newest = scalar(connection, _RENEWED, self.epoch, self._process)
         if newest is None:
             return False
@@ -155,5 +169,5 @@ class Lease:
 
     @contextmanager
     def _connection(self) -> Iterator[PostgresConnection]:
-        with self._server.troubles(), closing(self._server.connect("write")) as connection:
+        with self.server.troubles(), closing(self.server.connect("write")) as connection:
             yield connection

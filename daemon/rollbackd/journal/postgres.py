@@ -17,6 +17,7 @@ from psycopg.conninfo import conninfo_to_dict
 from rollbackd.journal.contract import JournalDamaged, JournalRefused, JournalTaken, JournalUnavailable
 from rollbackd.journal.database import AMONG, Doubt, JournalConnection, JournalDatabase, Mode, Row, scalar
 from rollbackd.journal.place import Access
+from rollbackd.journal.unwritten import LostFacts, Unwritten
 from rollbackd.system.redaction import one_line
 
 T = TypeVar("T")
@@ -53,9 +54,18 @@ _BEGIN = {
     "write": b"BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE",
     "read": b"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY",
 }
-_SERVER = """
+TIMELINE = "('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::bigint"
+"""Each promotion of a standby leads to a higher one."""
+_SERVER = f"""
     SELECT pg_backend_pid(), current_setting('server_version_num')::int / 10000, current_setting('server_encoding'),
-        current_setting('synchronous_standby_names')
+        current_setting('synchronous_standby_names'), (SELECT system_identifier FROM pg_control_system()), {TIMELINE}
+"""
+_MISSING = """
+    SELECT known.stream FROM unnest(?::text[], ?::bigint[], ?::bytea[]) AS known (stream, n, hash)
+    WHERE NOT EXISTS (
+        SELECT FROM facts WHERE facts.stream = known.stream AND facts.n = known.n AND facts.hash = known.hash
+    )
+    ORDER BY known.stream
 """
 _STORED = """
     SELECT seq, n, convert_to(stream, 'UTF8'), convert_to(at, 'UTF8'), convert_to(actor, 'UTF8'),
@@ -65,7 +75,7 @@ _STORED = """
 _TRIGGERS = "SELECT tgname FROM pg_trigger WHERE tgrelid = 'facts'::regclass AND tgenabled != 'D'"
 _UNIT = """
     INSERT INTO writers (name, unit) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET unit = excluded.unit
-    RETURNING (SELECT epoch FROM driver), (SELECT seq FROM newest)
+    RETURNING (SELECT epoch FROM driver)
 """
 _LAST_UNIT = """
     INSERT INTO writers (name, unit) VALUES (?, 0) ON CONFLICT (name) DO UPDATE SET unit = writers.unit RETURNING unit
@@ -80,8 +90,8 @@ class PostgresConnection:
     def __init__(self, raw: psycopg.Connection[Row]) -> None:
         self.raw = raw
         self.warnings: list[str] = []
-        self.newest = 0
-        """The number of the last fact that was written on it."""
+        self.heads: list[Row] = []
+        """Stream, n and hash of the last fact of each stream that the transaction wrote to."""
         raw.add_notice_handler(self._noticed)
 
     def _noticed(self, notice: errors.Diagnostic) -> None:
@@ -100,8 +110,8 @@ class PostgresConnection:
     def insert(self, into: str, rows: Sequence[Row], conflict: str = "") -> None:
         for _ in self._insert(into, rows, conflict):
             pass
-        if into == "facts":
-            self.newest = rows[-1][0]
+        if into == "heads":
+            self.heads = list(rows)
 
     def insert_new(self, into: str, rows: Sequence[Row]) -> dict[str, int]:
         added: dict[str, int] = {}
@@ -158,8 +168,17 @@ class PostgresServer(JournalDatabase):
         self._epoch: int | None = None
         """That of our lease; None: nobody's, as while a journal is moved."""
         self._barred: Callable[[], str] = str
-        self._acknowledged = 0
-        """The number of the last fact of which we said that it is written."""
+        self._written: list[Row] = []
+        """The heads of the unit that is written, or in doubt."""
+        self.unwritten = Unwritten.beside(url, access)
+        self._cluster: tuple[int, int] | None = None
+        """The system and the timeline of the server that we know."""
+        self._heads: dict[str, Row] = {}
+        """Of each stream, the head of which we said that it is written."""
+        self._last: list[Row] = []
+        """The heads that were written last: while these are there, all are, since a failover loses an end."""
+        self.lost = ""
+        """What a failover lost of that, as a sentence; empty: nothing. Then this process is to end."""
 
     # -- connections
     def connect(self, mode: Mode) -> PostgresConnection:
@@ -182,7 +201,7 @@ class PostgresServer(JournalDatabase):
 
     def _look_at(self, connection: PostgresConnection, mode: Mode) -> None:
         """:raises JournalRefused: it would not keep what is promised."""
-        backend, version, encoding, standbys = cast("Row", connection.execute(_SERVER).fetchone())
+        backend, version, encoding, standbys, system, timeline = cast("Row", connection.execute(_SERVER).fetchone())
         if backend != connection.raw.info.backend_pid:
             raise JournalRefused(
                 f"{self.name}: a pooler stands between, and would share one session among several; name the server "
@@ -200,6 +219,33 @@ class PostgresServer(JournalDatabase):
         settings = {**_SESSION, "synchronous_commit": "on" if self._access.replicated else "local"}
         for name, value in settings.items():
             connection.execute("SELECT set_config(?, ?, false)", (name, value))
+        self._compare(connection, system, timeline)
+
+    def _compare(self, connection: PostgresConnection, system: int, timeline: int) -> None:
+        """:raises JournalUnavailable: it is not the server that we know. JournalTaken: it has lost what we know."""
+        known = self._cluster or (system, timeline)
+        if system != known[0] or timeline < known[1]:
+            raise JournalUnavailable(
+                f"{self.name}: is another server than the one that had the journal, or a primary of before a failover "
+                f"(system {system}, timeline {timeline}; it was system {known[0]}, timeline {known[1]}); end that one, "
+                "or restart rollbackd to go on with it"
+            )
+        if lost := self._missing(connection, self._last) and self._missing(connection, list(self._heads.values())):
+            self.lost = (
+                f"{self.name}: a failover (timeline {known[1]} to {timeline}) lost what was written last of "
+                f"{', '.join(lost)}"
+            )
+            self.unwritten.keep_loss(LostFacts(tuple(lost), self.lost))
+        if self.lost:
+            raise JournalTaken(f"{self.lost}; rollbackd ends, to be started anew")
+        self._cluster = system, timeline
+
+    @staticmethod
+    def _missing(connection: PostgresConnection, heads: Sequence[Row]) -> list[str]:
+        """The streams of those that are not there."""
+        if not heads:
+            return []
+        return [stream for (stream,) in connection.execute(_MISSING, [list(one) for one in zip(*heads, strict=True)])]
 
     def drive(self, epoch: int, barred: Callable[[], str]) -> None:
         """Write from now on only while this is the epoch of who drives, and connect only while nothing bars that.
@@ -259,27 +305,25 @@ class PostgresServer(JournalDatabase):
                 connection = cast("PostgresConnection", self.writer())
                 connection.raw.execute(_BEGIN["write"])
                 connection.execute("SELECT pg_advisory_xact_lock_shared(?)", (DRIVING,))
-                epoch, newest = connection.execute(_UNIT, (self._writer_name, self._unit)).fetchall()[0]
-                self._refuse_driven(epoch)
-                self._refuse_loss(newest)
+                connection.heads = []
+                self._refuse_driven(scalar(connection, _UNIT, self._writer_name, self._unit))
                 answer = work(connection)
+                self._written = connection.heads
                 self._commit(connection, answer)
             except Exception:
                 self.disconnect()
                 raise
+        self._acknowledge()
         return answer
+
+    def _acknowledge(self) -> None:
+        if self._written:
+            self._last = self._written
+            self._heads.update((row[0], row) for row in self._written)
 
     def _refuse_driven(self, epoch: int) -> None:
         if self._epoch not in {None, epoch}:
             raise JournalTaken(f"{self.name}: another daemon drives it now; this one ends")
-
-    def _refuse_loss(self, newest: int) -> None:
-        """What came back from a failover without what we know is not gone on with before a person has looked."""
-        if newest < self._acknowledged:
-            raise JournalDamaged(
-                f"{self.name}: #{newest + 1} to #{self._acknowledged} were written and are missing: a failover lost "
-                "them. Look at what runs; restart rollbackd to go on with what is there"
-            )
 
     def _commit(self, connection: PostgresConnection, answer: object) -> None:
         """:raises Doubt: the connection ended in it, or the standby does not say that it has it."""
@@ -300,7 +344,6 @@ class PostgresServer(JournalDatabase):
             raise JournalUnavailable(f"{self.name}: the transaction was taken back ({ended})")
         if connection.warnings:
             raise Doubt(answer, connection.warnings[-1])
-        self._acknowledged = max(self._acknowledged, connection.newest)
 
     def settle(self, doubt: Doubt) -> bool:
         with self.troubles():
@@ -315,6 +358,8 @@ class PostgresServer(JournalDatabase):
             except Exception:
                 self.disconnect()
                 raise
+        if written == self._unit:
+            self._acknowledge()
         return bool(written == self._unit)
 
     # -- errors

@@ -46,7 +46,7 @@ class PostgresJournal(StoredJournal):
         :raises JournalRefused: it must not be opened; a sentence for a person.
         :raises JournalUnavailable: not now.
         """
-        server = PostgresServer(url, access)
+        server = lease.server if lease is not None else PostgresServer(url, access)
         journal = cls(server, clock)
         if lease is not None:
             journal._lease = lease

@@ -9,15 +9,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from pydantic import TypeAdapter, ValidationError
 
 from rollbackd import facts
 from rollbackd.facts import Record
 from rollbackd.journal.contract import Conflict, Entry, Journal
-from rollbackd.journal.place import Access, is_postgres, local_path
-from rollbackd.model import name_in
+from rollbackd.journal.place import Access, local_path
+from rollbackd.model import FLEET, incident_service, name_in, service_stream
 from rollbackd.system import log
 from rollbackd.system.supervisor import write_durably
 
@@ -29,7 +29,7 @@ _OVER = (
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class UnwrittenResult:
     """What an effect came to."""
 
     stream: str
@@ -51,7 +51,19 @@ class Result:
         return facts.decode(self.kind, self.body)
 
 
-_RESULT = TypeAdapter(Result)
+@dataclass(frozen=True, slots=True)
+class LostFacts:
+    """Facts that were said to be written, and that a failover lost."""
+
+    streams: tuple[str, ...]
+    """Those whose end is missing."""
+    text: str
+
+
+_RESULT = TypeAdapter(UnwrittenResult)
+_LOSS = TypeAdapter(LostFacts)
+_LOST = "lost"
+"""The file of a loss; those of results have a number in their names."""
 
 
 class Unwritten:
@@ -62,44 +74,68 @@ class Unwritten:
         self._log = log.get("journal")
 
     @classmethod
-    def beside(cls, url: str, access: Access) -> "Unwritten | None":
-        """None for a journal on this host, which is no further away than such a file."""
-        if not is_postgres(url):
-            return None
+    def beside(cls, url: str, access: Access) -> Self:
         path = local_path(url, access)
         return cls(path.with_name(f"{path.name}.unwritten"))
 
-    def keep(self, result: Result) -> bool:
+    def keep(self, result: UnwrittenResult) -> bool:
         """Whether it is on disk; where it cannot be, the journal is all that there is."""
+        return self._keep(name_in(result.stream), _RESULT.dump_json(result))
+
+    def keep_loss(self, loss: LostFacts) -> None:
+        """Until it is in the journal."""
+        self._log.critical("facts were lost", streams=loss.streams, reason=loss.text)
+        self._keep(_LOST, _LOSS.dump_json(loss))
+
+    def _keep(self, name: str, data: bytes) -> bool:
         try:
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            write_durably(self._path(result), _RESULT.dump_json(result))
+            write_durably(self._path(name), data)
         except OSError as error:
-            self._log.error("what was done cannot be kept on this host", stream=result.stream, error=str(error))
+            self._log.error("what the journal lacks cannot be kept on this host", name=name, error=str(error))
             return False
         return True
 
-    def forget(self, result: Result) -> None:
+    def forget(self, result: UnwrittenResult) -> None:
         """It is in the journal. One that stays is found to be there."""
         with suppress(OSError):
-            self._path(result).unlink(missing_ok=True)
+            self._path(name_in(result.stream)).unlink(missing_ok=True)
 
-    def results(self) -> list[Result]:
+    def forget_loss(self) -> None:
+        """It is in the journal."""
+        with suppress(OSError):
+            self._path(_LOST).unlink(missing_ok=True)
+
+    @property
+    def empty(self) -> bool:
+        return not any(self._directory.glob("*.json"))
+
+    def loss(self) -> LostFacts | None:
+        """What was lost and is not in the journal yet."""
+        try:
+            return _LOSS.validate_json(self._path(_LOST).read_bytes())
+        except (OSError, ValidationError):
+            return None
+
+    def results(self) -> list[UnwrittenResult]:
         """All of them; what cannot be read stays, and is logged."""
         found = []
-        for path in sorted(self._directory.glob("*.json")):
+        for path in sorted(self._directory.glob("*-*.json")):
             try:
                 found.append(_RESULT.validate_json(path.read_bytes()))
             except (OSError, ValidationError) as error:
                 self._log.error("what was done here cannot be read", path=str(path), error=str(error))
         return found
 
-    def _path(self, result: Result) -> Path:
-        return self._directory / f"{name_in(result.stream)}.json"
+    def _path(self, name: str) -> Path:
+        return self._directory / f"{name}.json"
 
 
-async def write_results(journal: Journal, unwritten: Unwritten) -> None:
-    """Write all of them. :raises JournalUnavailable: not now; those that are not written yet stay."""
+async def write_unwritten(journal: Journal, unwritten: Unwritten) -> None:
+    """Write all of it. :raises JournalUnavailable: not now; what is not written yet stays."""
+    if (loss := unwritten.loss()) is not None:
+        await _write_loss(journal, loss)
+        unwritten.forget_loss()
     for result in unwritten.results():
         while (fact := missing(records := await journal.read(result.stream), result)) is not None:
             with suppress(Conflict):
@@ -107,7 +143,23 @@ async def write_results(journal: Journal, unwritten: Unwritten) -> None:
         unwritten.forget(result)
 
 
-def missing(records: Sequence[Record], result: Result) -> Any | None:
+async def _write_loss(journal: Journal, loss: LostFacts) -> None:
+    """People are told, incidents whose facts are lost wait for them, and their services are held: once."""
+    notice = facts.Notice("facts_lost", f"{loss.text}; look at what runs, then `rollbackd resume` each service")
+    if any(record.fact == notice for record in await journal.latest(facts.kinds(facts.Notice), FLEET)):
+        return
+    entries = [Entry(FLEET, notice)]
+    why = "facts of it were lost in a failover; look at what runs"
+    services = {incident_service(stream) or name_in(stream) for stream in loss.streams} - {""}
+    entries += [Entry(service_stream(service), facts.Held(why)) for service in sorted(services)]
+    for stream in filter(incident_service, loss.streams):
+        there = [record.fact for record in await journal.read(stream)]
+        if there and not any(isinstance(fact, facts.Closed) for fact in there):
+            entries.append(Entry(stream, facts.Parked(why)))
+    await journal.append(*entries, urgent=True)
+
+
+def missing(records: Sequence[Record], result: UnwrittenResult) -> Any | None:
     """What a stream lacks of a result: the fact itself while that is waited for, else that it came late."""
     fact = result.fact
     begun = [
