@@ -406,19 +406,7 @@ async def _serve(path: Path, clock: Clock) -> bool:
             await untold.over(core.read_model)
             if lease is not None and lease.predecessor:
                 await core.read_model.tell(self_notices.taken_over(lease.host, lease.predecessor))
-            process = DaemonProcess(path, loaded.config, core, lease)
-            try:
-                again = await process.run()
-            except PartDied as death:
-                log.say(f"rollbackd ends: {death}")
-                # As if killed, which every start can go on from: nobody knows what still waits for what has died.
-                os._exit(1)
-            if again and lease is not None:
-                if process.gives_away:
-                    await _until_taken(lease, clock)
-                else:
-                    lease.stay()
-            return again
+            return await _run(DaemonProcess(path, loaded.config, core, lease), lease, clock)
     except asyncio.CancelledError:
         if standby is None or standby.again is None:
             raise
@@ -433,6 +421,22 @@ async def _serve(path: Path, clock: Clock) -> bool:
     finally:
         if standby is not None:
             await standby.close()
+
+
+async def _run(process: DaemonProcess, lease: "Lease | None", clock: Clock) -> bool:
+    """Run it until it is told to stop; whether to execute anew, with the lease or without."""
+    try:
+        again = await process.run()
+    except PartDied as death:
+        log.say(f"rollbackd ends: {death}")
+        # As if killed, which every start can go on from: nobody knows what still waits for what has died.
+        os._exit(1)
+    if again and lease is not None:
+        if process.gives_away:
+            await _until_taken(lease, clock)
+        else:
+            lease.stay()
+    return again
 
 
 @dataclass(frozen=True, slots=True)

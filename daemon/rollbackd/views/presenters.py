@@ -324,7 +324,7 @@ def _round(results: tuple[CheckResult, ...]) -> str:
     return "; ".join(part for part in (_checks(others), f"{good} good" if good else "") if part)
 
 
-def sentence(fact: Any) -> str:  # noqa: C901, PLR0912  # one line a kind of fact
+def sentence(fact: Any) -> str:  # noqa: C901, PLR0912, PLR0915  # one line a kind of fact
     """A fact as people read it."""
     match fact:
         case facts.Opened(service, decision, _, plans):
@@ -374,8 +374,8 @@ def sentence(fact: Any) -> str:  # noqa: C901, PLR0912  # one line a kind of fac
         case facts.Entered(layer, note):
             return f"entered {layer}" + (f": {note}" if note else "")
         case facts.Applied(layer, note, brought):
-            came = [f"{name} came with it, at {release.name}" for name, release in brought.items()]
-            return "; ".join([f"applied {layer}" + (f": {note}" if note else ""), *came])
+            along = [f"{name} came with it, at {release.name}" for name, release in brought.items()]
+            return "; ".join([f"applied {layer}" + (f": {note}" if note else ""), *along])
         case facts.Left(layer, note):
             return f"left {layer}" + (f": {note}" if note else "")
         case facts.EnterFailed() | facts.ApplyFailed() | facts.LeaveFailed():
