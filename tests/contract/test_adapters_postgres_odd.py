@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from rollbackd.adapter import AdapterError
 from rollbackd.model import Progress, Release
 from rollbackd.testing import finish, perform, planned
 from tests.contract.test_adapters_postgres import layer
@@ -89,11 +90,17 @@ def test_whatever_it_is_called_what_was_replaced_is_found_again(server: Postgres
 def test_bytes_of_no_encoding_come_back(server: Postgres, tmp_path: Path) -> None:
     server.sql("CREATE DATABASE raw OWNER app TEMPLATE template0 ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C'")
     text = "chr(255) || chr(10) || '\\.'"
-    server.sql(f"CREATE TABLE notes AS SELECT {text} AS text", database="raw", user="app")
-    adapter = keeper(server, tmp_path, "raw")
+    server.sql(f"CREATE TABLE notes AS SELECT 1 AS id, {text} AS text", database="raw", user="app")
+    with pytest.raises(AdapterError, match="newest text of notes is no text in UTF-8; name another column") as failed:
+        finish(keeper(server, tmp_path, "raw", loss={"notes": "text"}).take("first"))
+    assert failed.value.permanent
+    adapter = keeper(server, tmp_path, "raw", loss={"notes": "id"})
     finish(adapter.take("first"))
+    server.sql("INSERT INTO notes VALUES (2, chr(254))", database="raw", user="app")
     finish(adapter.restore("first", "by hand"))
     assert server.sql(f"SELECT text = {text} FROM notes", database="raw", user="app") == [(True,)]
+    (lost,) = finish(adapter.lost(export=True))
+    assert Path(lost.lines[-1].removeprefix("written to ")).read_bytes() == b"id,text\n2,\xfe\n"
     server.sql("DROP DATABASE raw", "DROP DATABASE raw_rollbackd_old_original")
 
 

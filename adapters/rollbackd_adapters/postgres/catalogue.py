@@ -239,12 +239,20 @@ async def contents(connection: "Connection", columns: Mapping[str, str]) -> dict
 
     :param columns: for each table, named as in SQL, its column of when a row was written.
     """
+    from psycopg.errors import CharacterNotInRepertoire
+
     from rollbackd_adapters.postgres.server import sql, value
 
     newest = {}
     for table, column in columns.items():
         name = await table_of(connection, table)
-        newest[table] = await value(connection, sql("SELECT max({})::text FROM {}", column, name))
+        try:
+            newest[table] = await value(connection, sql("SELECT max({})::text FROM {}", column, name))
+        except CharacterNotInRepertoire as error:  # the database has no encoding
+            text = (
+                f"the newest {column} of {table} is no text in UTF-8; name another column in `loss`, such as of times"
+            )
+            raise AdapterError(text, permanent=True) from error
     extensions = await fetch(connection, "SELECT extname, extversion FROM pg_extension ORDER BY 1")
     owners = "SELECT DISTINCT r.rolname FROM pg_shdepend d JOIN pg_roles r ON r.oid = d.refobjid"
     owners += " WHERE d.refclassid = 'pg_authid'::regclass AND d.deptype IN ('o', 'a', 'r')"

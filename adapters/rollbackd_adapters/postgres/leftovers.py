@@ -65,7 +65,9 @@ class Leftovers:
         except OSError as error:
             said = lacks.hint(error, EEXIST="it is there already; name an empty directory")
             raise AdapterError(f"{path}: {said}", permanent=True) from error
-        copying = sql("COPY ({}) TO STDOUT (FORMAT csv, HEADER)", newer)
+        raw = connection.info.parameter_status("server_encoding") == "SQL_ASCII"  # whose bytes may be no text
+        encoding = literal("SQL_ASCII" if raw else "UTF8")
+        copying = sql("COPY ({}) TO STDOUT (FORMAT csv, HEADER, ENCODING {})", newer, encoding)
         with os.fdopen(descriptor, "wb") as file:
             async with connection.cursor() as cursor, cursor.copy(copying) as rows:
                 async for data in rows:
