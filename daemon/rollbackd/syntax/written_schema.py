@@ -2,9 +2,10 @@
 
 import ast
 import inspect
+import sys
 from datetime import timedelta
+from functools import cache
 from itertools import pairwise
-from textwrap import dedent
 from typing import Any
 
 from pydantic import BaseModel
@@ -14,19 +15,29 @@ from pydantic_core import core_schema
 from rollbackd.syntax.units import SIZE_TEXT, Spec, format_duration, format_size
 
 
+@cache
+def _of_module(name: str) -> dict[str, dict[str, str]]:
+    """What stands below each field of each class of a module, which is read once for all of them."""
+    try:
+        parsed = ast.parse(inspect.getsource(sys.modules[name]))
+    except (KeyError, OSError, TypeError):  # made at run time
+        return {}
+    found = dict[str, dict[str, str]]()
+    for defined in parsed.body:
+        if isinstance(defined, ast.ClassDef):
+            below = found[defined.name] = {}
+            for field, text in pairwise(defined.body):
+                match field, text:
+                    case ast.AnnAssign(target=ast.Name(id=key)), ast.Expr(value=ast.Constant(value=str(said))):
+                        below[key] = inspect.cleandoc(said)
+    return found
+
+
 def _sentences(kind: type[BaseModel]) -> dict[str, str]:
     """What stands below each field. Read only for a schema: by pydantic itself it would cost each start."""
     found = dict[str, str]()
     for one in reversed([each for each in kind.__mro__ if issubclass(each, Spec)]):
-        try:
-            (defined,) = ast.parse(dedent(inspect.getsource(one))).body
-        except (OSError, TypeError):  # made at run time
-            continue
-        assert isinstance(defined, ast.ClassDef)
-        for field, below in pairwise(defined.body):
-            match field, below:
-                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
-                    found[name] = inspect.cleandoc(text)
+        found |= _of_module(one.__module__).get(one.__qualname__, {})
     return {name: text for name, text in found.items() if name in kind.model_fields}
 
 
