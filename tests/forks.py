@@ -26,6 +26,8 @@ from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
+from aiohttp import web
+
 from rollbackd import facts
 from rollbackd.api.answers import written
 from rollbackd.api.routes import ROUTES
@@ -76,14 +78,21 @@ class Fork:
 
 
 def start(
-    module: str, arguments: Sequence[str], stdout: int, stderr: int, *, environment: Mapping[str, str] | None = None
+    module: str,
+    arguments: Sequence[str],
+    stdout: int,
+    stderr: int,
+    *,
+    stdin: int | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> Fork:
-    """`python -m MODULE ARGUMENTS` in the project's directory and a session of its own, without any input."""
+    """`python -m MODULE ARGUMENTS` in the project's directory and a session of its own; by default without any input."""
     order = {"module": module, "arguments": [*arguments], "environment": dict(environment or os.environ)}
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     connection.connect(server())
     with open(os.devnull, "rb") as nothing:
-        socket.send_fds(connection, [json.dumps(order).encode()], [nothing.fileno(), stdout, stderr])
+        given = nothing.fileno() if stdin is None else stdin
+        socket.send_fds(connection, [json.dumps(order).encode()], [given, stdout, stderr])
     return Fork(connection)
 
 
@@ -205,7 +214,7 @@ def _program(module: str, arguments: Sequence[str], environment: Mapping[str, st
         return 1
 
 
-def warm() -> None:
+def _warm() -> None:
     """Import and build all that programs need and never change. Whoever is forked afterwards begins at once."""
     for package in ("rollbackd", "rollbackd_adapters"):
         for found in pkgutil.walk_packages(importlib.import_module(package).__path__, f"{package}."):
@@ -218,6 +227,7 @@ def warm() -> None:
         written(route.answer)
         for model in (route.query, route.body):
             model.model_rebuild()
+        web.UrlDispatcher().add_resource(route.path)  # its pattern is compiled
     page_templates()
     for name in method_names():
         method(name)
@@ -232,7 +242,7 @@ def warm() -> None:
 
 def main() -> None:
     """Until the input ends."""
-    warm()
+    _warm()
     importlib.import_module("tests.e2e.launch")
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
         listener.bind(sys.argv[1])

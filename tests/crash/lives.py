@@ -4,12 +4,13 @@ import asyncio
 import json
 import os
 import signal
-import sys
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
 from rollbackd.testing import kill
+from tests import forks
 
 LIMIT = 60.0
 """Seconds that anything here may take on a busy machine before it counts as hanging."""
@@ -29,39 +30,33 @@ async def until(condition: Callable[[], Awaitable[Any]], what: str, limit: float
 class Zygote:
     """The process that daemons are forked from."""
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self._process = process
+    def __init__(self, answers: asyncio.StreamReader, orders: asyncio.StreamWriter) -> None:
+        self._answers = answers
+        self._orders = orders
         self._lock = asyncio.Lock()
 
     async def ask(self, order: Mapping[str, Any]) -> dict[str, Any]:
         """One order, one answer."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
         async with self._lock:
-            self._process.stdin.write(json.dumps(order).encode() + b"\n")
-            line = await self._process.stdout.readline()
+            self._orders.write(json.dumps(order).encode() + b"\n")
+            line = await self._answers.readline()
         assert line, "the zygote ended"
         return dict(json.loads(line))
 
 
 @asynccontextmanager
 async def zygote() -> AsyncIterator[Zygote]:
-    """One, until the end of the block; daemons that still run are killed then."""
-    paths = os.pathsep.join(path for path in sys.path if path)
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tests.crash.zygote"),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": paths},
-    )
+    """One, until the end of the block; daemons that still run are killed then. It is itself a fork of who is warm."""
+    ours, its = socket.socketpair()
+    with its:
+        process = forks.start("tests.crash.zygote", [], its.fileno(), 2, stdin=its.fileno())
+    answers, orders = await asyncio.open_connection(sock=ours)
     try:
-        assert process.stdout is not None
-        assert await process.stdout.readline()
-        yield Zygote(process)
+        yield Zygote(answers, orders)
     finally:
-        assert process.stdin is not None
-        process.stdin.close()
-        await process.wait()
+        orders.close()
+        await orders.wait_closed()
+        await asyncio.to_thread(process.wait, LIMIT)
 
 
 class Life:

@@ -1,4 +1,4 @@
-"""Starts daemons fast: all is imported once, and each daemon is a fork of this process that runs `rollbackd.app.run`.
+"""Starts daemons fast: a fork of `tests.forks`, and each daemon is a fork of this process that runs `rollbackd.app.run`.
 
 One order a line on standard input, one answer a line on standard output, both JSON. At the end of the input every
 daemon that still runs is killed. It never starts a thread: what is forked must not share any.
@@ -20,7 +20,6 @@ from typing import Any
 from rollbackd import app
 from rollbackd.system import boundary
 from rollbackd.system.clock import SystemClock
-from tests.forks import warm
 
 
 class SharedClock(SystemClock):
@@ -136,9 +135,7 @@ def _start(order: dict[str, Any]) -> int:
 
 def main() -> None:
     """Until the input ends."""
-    warm()
     running = set[int]()
-    print(json.dumps({"ready": os.getpid()}), flush=True)
     for line in sys.stdin:
         order = json.loads(line)
         if "reap" in order:
@@ -153,7 +150,3 @@ def main() -> None:
     for pid in running:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
-
-
-if __name__ == "__main__":
-    main()
