@@ -151,10 +151,10 @@ def test_with_the_database_away_no_step_begins_and_what_was_done_is_written_late
     wait_until(lambda: "rollbackd cannot write its journal" in ear.text(), "people are told directly")
     assert "begin code co-v1" not in one.calls
     pair.server.start()
+    wait_until(lambda: ready(one), "it is ready", 60)
     assert one.until_closed(incident, 60)["outcome"] == "recovered"
     assert one.calls == ONCE
     wait_until(lambda: "can be written again" in ear.text(), "it is told that it is over")
-    wait_until(lambda: ready(one), "it is ready")
 
 
 def test_what_was_done_is_kept_when_the_daemon_is_killed_while_the_database_is_away(pair: Pair) -> None:
@@ -169,6 +169,7 @@ def test_what_was_done_is_kept_when_the_daemon_is_killed_while_the_database_is_a
     one.stop(kill=True)
     pair.server.start()
     one.start()
+    wait_until(lambda: drives(one), "it drives again", 60)
     assert one.until_closed(incident, 60)["outcome"] == "recovered"
     assert one.calls == ONCE
     assert list(kept.iterdir()) == []

@@ -40,7 +40,7 @@ def members(found: Sequence[View]) -> None:
     rows = [
         (
             one["host"],
-            f"yes, epoch {one['epoch']}" if one["drives"] else "no",
+            "yes" if one["drives"] else "no",
             one["version"],
             moment(one["since"]),
             f"{length(one['silent']) or '0s'} ago",
