@@ -1,4 +1,4 @@
-"""An admission webhook for a real cluster: it makes another object of a workload that is written, or refuses it."""
+"""An admission webhook for a real cluster: it makes another object of what is written, or refuses it."""
 
 import base64
 import json
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from tests.fakes.kubernetes_api import Refused
+from tests.fakes.kubernetes_api import ADMITTED, Refused
 from tests.fakes.kubernetes_controllers import Object
 from tests.fakes.smtp import make_certificate
 
@@ -40,14 +40,15 @@ class AdmissionWebhook:
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     def configuration(self, name: str, namespace: str) -> Object:
-        """What makes a server ask it about the workloads of a namespace."""
+        """What makes a server ask it about what is in a namespace."""
         bundle = base64.b64encode(self._certificate.read_bytes()).decode()
         hook = {
             "name": NAME,
             "clientConfig": {"url": f"https://127.0.0.1:{self._server.server_port}/", "caBundle": bundle},
             "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}},
             "rules": [
-                {"apiGroups": ["apps"], "apiVersions": ["v1"], "operations": ["UPDATE"], "resources": ["deployments"]}
+                {"apiGroups": [group], "apiVersions": ["v1"], "operations": ["UPDATE"], "resources": [resource]}
+                for resource, group in ADMITTED.items()
             ],
             "sideEffects": "None",
             "admissionReviewVersions": ["v1"],

@@ -114,7 +114,7 @@ class RealCluster(Cluster):
         return bool(ours("POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", asked)["status"]["allowed"])
 
     def deny(self, verb: str, group: str, resource: str) -> None:
-        wide = resource in CLUSTER_WIDE
+        wide = resource in {*CLUSTER_WIDE, "namespaces"}
         namespace = "" if wide else self.namespaces[-1]
         within = "clusterroles" if wide else f"namespaces/{namespace}/roles"
         role = self.api("GET", f"{RBAC}/{within}/{self.home}")

@@ -6,8 +6,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from rollbackd.adapter import AdapterError
 from rollbackd.model import Release
-from rollbackd.testing import BracketWorld, World, finish
+from rollbackd.testing import BracketWorld, World, finish, planned
 from rollbackd_adapters.kubernetes import KubernetesAdapter, KubernetesSettings
 from rollbackd_adapters.kubernetes.blue_green import ServiceColours
 from rollbackd_adapters.kubernetes.canary import CanaryAdapter
@@ -21,6 +22,15 @@ from tests.servers import wait_until
 PATIENT = 150.0
 """Seconds for what a cluster does; a real one beside others' work is slow."""
 TRIGGERS = [{"type": "cron", "metadata": {"timezone": "UTC", "start": "0 6 * * *", "end": "0 20 * * *"}}]
+
+
+def why_refused(world: World) -> str:
+    """Why a plan to the world's target is refused; empty when it is not."""
+    try:
+        finish(planned(world.adapter(), world.target()))
+    except AdapterError as error:
+        return str(error)
+    return ""
 
 
 def template(image: str) -> Object:

@@ -12,7 +12,6 @@ from rollbackd.testing import KEY, BracketContract, BracketWorld, finish
 from rollbackd_adapters.drain import DrainAdapter, DrainSettings
 from tests.clusters import MERGE_PATCH, Cluster
 from tests.contract.worlds import script
-from tests.fakes.kubernetes_api import FakeKubernetes
 
 
 class ExportsWorld(BracketWorld):
@@ -99,9 +98,9 @@ def test_at_the_limit_it_goes_on_or_fails_as_it_says(world: ExportsWorld) -> Non
     assert {each["metadata"]["name"] for each in left} == {"one", "two", "over", "server"}, "no pod is touched"
 
 
-def test_a_right_that_is_missing_is_told_before_anything_is_entered(world: ExportsWorld, fake: FakeKubernetes) -> None:
+def test_a_right_that_is_missing_is_told_before_anything_is_entered(world: ExportsWorld) -> None:
     assert finish(world.adapter().ready()) == []
-    fake.denied.add(("list", "pods"))
+    world.cluster.deny("list", "", "pods")
     (problem,) = finish(world.adapter().ready())
     assert f"the Role in namespace {world.namespace} has no line" in problem.text
     assert "resources: [pods], verbs: [list]" in problem.text

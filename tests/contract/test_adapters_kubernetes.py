@@ -5,6 +5,7 @@ With KUBECONFIG the same is tried in the real cluster that it names; what asks f
 
 import json
 import logging
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from rollbackd.config.load import load
 from rollbackd.execution.layers import LayerFactory, PlanRequest
 from rollbackd.model import Plan, Progress, Release, State
 from rollbackd.syntax.units import parse_duration
+from rollbackd.system import boundary
 from rollbackd.system.clock import SystemClock
 from rollbackd.system.spawner import Spawner
 from rollbackd.testing import AdapterContract, World, finish, perform, planned, problems
@@ -27,6 +29,7 @@ from rollbackd_adapters.kubernetes.settings import BlueGreenSettings
 from rollbackd_adapters.kubernetes.templates import template_id
 from tests.clusters import JSON_PATCH, MERGE_PATCH, Cluster, fake_cluster, kubeconfig
 from tests.contract.kubernetes_worlds import (
+    PATIENT,
     ColouredWorld,
     ConfiguredDaemonWorld,
     ConfiguredWorld,
@@ -34,6 +37,7 @@ from tests.contract.kubernetes_worlds import (
     Doctor,
     StatefulWorld,
     WorkloadWorld,
+    why_refused,
 )
 from tests.fakes.kubernetes_api import TOKEN, FakeKubernetes, Refused
 from tests.fakes.kubernetes_controllers import Object, digest_of
@@ -220,6 +224,28 @@ def test_what_pods_would_lack_is_found_before_anything_is_touched(
     assert "bring it back first" in str(refused)
 
 
+def test_all_that_pods_would_lack_is_told_at_once(world: WorkloadWorld) -> None:
+    before = world.read()["spec"]["template"]
+    entry = {"name": "B", "valueFrom": {"configMapKeyRef": {"name": "settings", "key": "B"}}}
+    needs = {
+        "serviceAccountName": "runner",
+        "imagePullSecrets": [{"name": "registry"}],
+        "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": "data"}}],
+        "containers/0/env": [entry],
+    }
+    world.patch(*({"op": "add", "path": f"/spec/template/spec/{at}", "value": value} for at, value in needs.items()))
+    lacking = finish(world.adapter().current())
+    world.patch({"op": "replace", "path": "/spec/template", "value": before})
+    said = str(refusal(world, lacking))
+    for what in (
+        "ServiceAccount runner, which its pods need, is not in",
+        "Secret registry, which its pods need, is not in",
+        "PersistentVolumeClaim data, which its pods need, is not in",
+        "ConfigMap settings has no entry B",
+    ):
+        assert what in said
+
+
 def test_a_paused_workload_is_refused(world: WorkloadWorld) -> None:
     world.patch({"op": "add", "path": "/spec/paused", "value": True})
     assert "kubectl rollout resume" in str(refusal(world))
@@ -318,6 +344,14 @@ def test_an_owner_that_would_take_it_back_is_refused_unless_the_plan_deals_with_
     assert finish(perform(world.adapter(), change)) is Progress.DONE
 
 
+def test_a_tool_that_may_set_the_images_again_is_told_with_the_command_that_stops_it(world: WorkloadWorld) -> None:
+    keel = {"metadata": {"annotations": {"keel.sh/policy": "force"}}}
+    world.cluster.api("PATCH", world.at, keel, MERGE_PATCH)
+    command = f"kubectl annotate --namespace={world.namespace} --overwrite deployment/web keel.sh/policy=never"
+    (risk,) = finish(planned(world.adapter(), world.target())).risks
+    assert risk == f"Keel may set its images again; stop it meanwhile: {command}"
+
+
 def denying(_of: Object) -> Object:
     raise Refused(403, "Forbidden", "image is not signed")
 
@@ -366,6 +400,40 @@ def test_each_right_that_is_missing_is_named(world: WorkloadWorld, right: tuple[
     assert f'{{apiGroups: ["{group}"], resources: [{resource}], verbs: [{verb}]}}' in problem.text
 
 
+@pytest.mark.parametrize(
+    "right",
+    sorted({*lacking.rights("statefulset", unstick=True)} - {*lacking.rights("deployment", unstick=False)}),
+    ids=lambda right: f"{right[0]} {right[2]}",
+)
+def test_each_right_of_a_stateful_set_that_is_missing_is_named(
+    cluster: Cluster, tmp_path: Path, right: tuple[str, str, str]
+) -> None:
+    world = StatefulWorld(cluster, tmp_path, history=("web:1",))
+    world.settings["unstick"] = True
+    verb, group, resource = right
+    cluster.deny(verb, group, resource)
+    (problem,) = finish(problems(world.adapter()))
+    assert f'{{apiGroups: ["{group}"], resources: [{resource}], verbs: [{verb}]}}' in problem.text
+
+
+def test_the_right_to_see_which_cluster_it_is_is_named(world: WorkloadWorld) -> None:
+    line = '{apiGroups: [""], resources: [namespaces], resourceNames: [kube-system], verbs: [get]}; add it'
+    world.cluster.deny("get", "", "namespaces")
+    wait_until(lambda: any(line in each.text for each in finish(problems(world.adapter()))), "a right that is gone")
+    assert f"cluster prod: the ClusterRole has no line {line}" in str(refusal(world))
+
+
+def test_a_right_that_is_taken_away_after_the_plan_touches_nothing_and_names_the_page(world: WorkloadWorld) -> None:
+    change = finish(planned(world.adapter(), world.target()))
+    world.cluster.deny("patch", "apps", "deployments")
+    with pytest.raises(
+        AdapterError, match=r"answered 403: .*; docs/kubernetes\.md has the Role that it needs"
+    ) as failed:
+        finish(world.adapter().apply(change))
+    assert failed.value.permanent
+    assert world.finished() == 0
+
+
 # -- the rollout --------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("image", "reason"), [("absent:1", "ImagePullBackOff"), ("crash:1", "CrashLoopBackOff")], ids=["absent", "crashing"]
@@ -379,11 +447,28 @@ def test_pods_of_the_target_that_do_not_come_up_end_the_step_early(
     world.deploy("web:3")
     world.settled()
     change = finish(planned(world.adapter(), bad))
+    boundary.hook = lambda name: say_why(world, image) if name == "kubernetes.moved" else None
     with pytest.raises(AdapterError, match=reason) as failed:
         finish(world.adapter().apply(change))
     assert failed.value.permanent
     assert "pod web-" in str(failed.value)
+    assert "BackOff: the node says why" in failed.value.evidence
     assert finish(world.adapter().progress(change)) is Progress.NOT_STARTED
+
+
+def say_why(world: WorkloadWorld, image: str) -> None:
+    """An event of each pod of an image, as a node writes it."""
+    core = f"/api/v1/namespaces/{world.namespace}"
+
+    def made() -> list[Object]:
+        pods = world.cluster.api("GET", f"{core}/pods")["items"]
+        return [pod["metadata"] for pod in pods if pod["spec"]["containers"][0]["image"].endswith(image)]
+
+    wait_until(lambda: bool(made()), "a pod of the target")
+    for pod in made():
+        about = {"kind": "Pod", "name": pod["name"], "namespace": world.namespace, "uid": pod["uid"]}
+        event = {"metadata": {"name": f"{pod['name']}.1"}, "involvedObject": about, "reason": "BackOff"}
+        world.cluster.api("POST", f"{core}/events", {**event, "message": "the node says why", "kind": "Event"})
 
 
 def test_pods_that_cannot_be_configured_end_the_step_early(world: WorkloadWorld) -> None:
@@ -958,6 +1043,67 @@ def test_a_stuck_stateful_set_goes_back_only_when_its_broken_pod_may_be_deleted(
     assert all(pod["spec"]["containers"][0]["image"].endswith("web:1") for pod in pods)
 
 
+def ends_of(world: WorkloadWorld, then: Callable[[], None] = lambda: None) -> list[str]:
+    """One more each time that a pod is about to be deleted, when that is done before."""
+    deleted: list[str] = []
+
+    def hook(name: str) -> None:
+        if name == "kubernetes.unstick":
+            deleted.append(name)
+            then()
+
+    boundary.hook = hook
+    world.settings["unstick"] = True
+    return deleted
+
+
+def test_while_a_broken_pod_ends_no_other_is_deleted(cluster: Cluster, tmp_path: Path) -> None:
+    world = StatefulWorld(cluster, tmp_path, history=("web:1", "web:2"))
+    pods = [f"/api/v1/namespaces/{world.namespace}/pods/web-{n}" for n in (0, 1)]
+    broken = {"op": "replace", "path": "/spec/containers/0/image", "value": "registry.example/shop/crash:2"}
+    for pod in pods:
+        cluster.api("PATCH", pod, [broken], JSON_PATCH)
+        wait_until(lambda pod=pod: not is_ready(cluster.api("GET", pod)), "a pod that is not ready")  # type: ignore[misc]
+    held: Object = {"metadata": {"finalizers": ["example.com/drains"]}}
+    cluster.api("PATCH", pods[1], held, MERGE_PATCH)
+    deleted = ends_of(world)
+    change = finish(planned(world.adapter(), world.release("web:1")))
+    assert "a pod of an older revision that is not ready, and blocks the others, is deleted (unstick)" in change.risks
+    world.settings["timeout"] = "1s"
+    with pytest.raises(AdapterError, match="not rolled out after 1s"):
+        finish(world.adapter().apply(change))
+    assert "deletionTimestamp" in cluster.api("GET", pods[1])["metadata"]
+    assert "deletionTimestamp" not in cluster.api("GET", pods[0])["metadata"]
+    assert len(deleted) == 1
+    cluster.api("PATCH", pods[1], {"metadata": {"finalizers": None}}, MERGE_PATCH)
+    world.settings["timeout"] = "60s"
+    assert finish(perform(world.adapter(), change)) is Progress.DONE
+
+
+def test_a_pod_that_somebody_replaced_at_the_same_instant_is_left_alone(cluster: Cluster, tmp_path: Path) -> None:
+    world = StatefulWorld(cluster, tmp_path, history=("web:1",))
+    good = finish(world.adapter().current())
+    world.deploy("crash:2")
+    pods = f"/api/v1/namespaces/{world.namespace}/pods"
+
+    def found() -> Object:
+        of = (pod for pod in cluster.api("GET", pods)["items"] if pod["metadata"]["name"] == "web-1")
+        return next(of, {"metadata": {"uid": ""}})
+
+    wait_until(lambda: "crash" in json.dumps(found()), "a broken pod", PATIENT)
+    seen = {"", found()["metadata"]["uid"]}
+
+    def replace() -> None:
+        cluster.api("DELETE", f"{pods}/web-1")
+        wait_until(lambda: found()["metadata"]["uid"] not in seen, "the pod that came instead", PATIENT)
+        seen.add(found()["metadata"]["uid"])
+
+    change, deleted = finish(planned(world.adapter(), good)), ends_of(world, replace)
+    assert finish(perform(world.adapter(), change)) is Progress.DONE
+    assert len(deleted) == 1
+    assert found()["metadata"]["uid"] in seen
+
+
 def test_pods_below_a_partition_stay(cluster: Cluster, tmp_path: Path) -> None:
     world = StatefulWorld(cluster, tmp_path, history=("web:1", "web:2"))
     world.patch({"op": "replace", "path": "/spec/updateStrategy/rollingUpdate/partition", "value": 1})
@@ -1080,6 +1226,26 @@ def test_other_keys_of_the_selector_stay_and_open_connections_are_told(colours: 
     assert change.risks == ("connections that are open stay with green until they end",)
     assert finish(perform(colours.adapter(), change)) is Progress.DONE
     assert colours.selector() == {"app": "web", "color": "blue"}
+
+
+def test_an_owner_of_the_service_is_refused_unless_the_plan_deals_with_it(colours: ColouredWorld) -> None:
+    labels = {"metadata": {"labels": {"kustomize.toolkit.fluxcd.io/name": "shop"}}}
+    change = finish(planned(colours.adapter(), Release("blue")))
+    colours.cluster.api("PATCH", colours.at, labels, MERGE_PATCH)
+    with pytest.raises(AdapterError, match="service web: it belongs to Flux's shop"):
+        finish(planned(colours.adapter(), Release("blue")))
+    with pytest.raises(AdapterError, match="Flux's shop"):
+        finish(perform(colours.adapter(), change))
+    assert "Flux's shop" in finish(problems(colours.adapter()))[0].text
+    assert colours.present() == "green"
+    colours.settings["despite"] = "flux"
+    assert finish(perform(colours.adapter(), change)) is Progress.DONE
+
+
+def test_a_service_that_the_server_would_not_change_is_refused(colours: ColouredWorld) -> None:
+    colours.cluster.admit(denying)
+    wait_until(lambda: "denied the request: image is not signed" in why_refused(colours), "a webhook that is asked")
+    assert colours.present() == "green"
 
 
 def test_a_selector_of_no_colour_is_told(colours: ColouredWorld) -> None:

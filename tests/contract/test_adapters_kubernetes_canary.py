@@ -12,8 +12,8 @@ from rollbackd.testing import AdapterContract, World, finish, perform, planned, 
 from rollbackd_adapters.kubernetes import canary
 from rollbackd_adapters.kubernetes.settings import CanarySettings
 from tests.clusters import JSON_PATCH, MERGE_PATCH, Cluster
-from tests.contract.kubernetes_worlds import TRIGGERS, GatewayWorld, RoutedWorld
-from tests.fakes.kubernetes_api import FakeKubernetes
+from tests.contract.kubernetes_worlds import TRIGGERS, GatewayWorld, RoutedWorld, why_refused
+from tests.fakes.kubernetes_api import FakeKubernetes, Refused
 from tests.servers import wait_until
 
 BOTH = pytest.mark.parametrize("kind", [RoutedWorld, GatewayWorld], ids=["virtualservice", "httproute"])
@@ -254,6 +254,23 @@ def test_a_route_that_flagger_drives_is_refused(world: RoutedWorld) -> None:
     assert "Canary web (its owner reference)" in str(refused)
 
 
+def test_a_route_that_its_owner_would_take_back_is_refused_unless_the_plan_deals_with_it(world: RoutedWorld) -> None:
+    tracking = {"argocd.argoproj.io/tracking-id": "shop:networking.istio.io/VirtualService:shop/web"}
+    world.cluster.api("PATCH", world.at, {"metadata": {"annotations": tracking}}, MERGE_PATCH)
+    assert "it belongs to the Argo CD application shop" in str(refusal(world))
+    world.settings["despite"] = "argo"
+    assert roll_back(world) is Progress.DONE
+
+
+def test_a_route_that_the_server_would_not_change_is_refused(world: RoutedWorld) -> None:
+    def denying(_of: Any) -> Any:
+        raise Refused(403, "Forbidden", "weights are frozen")
+
+    world.cluster.admit(denying)
+    wait_until(lambda: "denied the request: weights are frozen" in why_refused(world), "a webhook that is asked")
+    assert world.weights() == [30, 10]
+
+
 ISTIO = {"istio": {"virtualService": {"name": "web", "routes": ["main"]}}}
 SEVERAL = {"istio": {"virtualServices": [{"name": "web"}]}}
 PLUGIN = {"plugins": {"argoproj-labs/gatewayAPI": {"httpRoute": "web"}}}
@@ -417,8 +434,18 @@ def asked(kind: type[RoutedWorld]) -> list[tuple[str, str, str]]:
     return canary.rights(CanarySettings.model_validate(known))
 
 
-@pytest.mark.parametrize("right", asked(RoutedWorld), ids=lambda right: f"{right[0]} {right[2]}")
-def test_each_right_that_is_missing_is_named(world: RoutedWorld, right: tuple[str, str, str]) -> None:
+@pytest.mark.parametrize(
+    ("kind", "right"),
+    [
+        *((RoutedWorld, right) for right in asked(RoutedWorld)),
+        *((GatewayWorld, right) for right in asked(GatewayWorld)[:2]),
+    ],
+    ids=lambda of: f"{of[0]} {of[2]}" if isinstance(of, tuple) else of.route,
+)
+def test_each_right_that_is_missing_is_named(
+    cluster: Cluster, tmp_path: Path, kind: type[RoutedWorld], right: tuple[str, str, str]
+) -> None:
+    world = kind(cluster, tmp_path)
     world.settings["scale_down"] = True
     verb, group, resource = right
     world.cluster.deny(verb, group, resource)

@@ -73,6 +73,8 @@ KINDS = {resource: kind for group in GROUPS.values() for resource, kind in group
 CUSTOM = {"keda.sh", "networking.istio.io", "gateway.networking.k8s.io", "argoproj.io"}
 """Groups of CRDs, which a cluster may not have."""
 CUSTOM_RESOURCES = {resource for group in CUSTOM for resource in GROUPS[group]}
+ADMITTED = {"deployments": "apps", "services": "", "virtualservices": "networking.istio.io"}
+"""What a test's webhook is asked about, with the group of each."""
 CLUSTER_WIDE = {"namespaces", "nodes", "selfsubjectaccessreviews"}
 
 
@@ -547,7 +549,7 @@ class FakeKubernetes:
         elif "spec" in before:
             after["status"] = copy.deepcopy(before.get("status", {}))
             after["metadata"]["generation"] = before["metadata"]["generation"]
-            for hook in self.admission if resource in {"deployments", "statefulsets", "daemonsets", "services"} else ():
+            for hook in self.admission if resource in ADMITTED else ():
                 after = hook(after, dry)
         after = defaulted(resource, after)
         valid(resource, after)

@@ -39,6 +39,10 @@ _ASKED_AGAIN = 3
 _LONGEST_REST = timedelta(seconds=5)
 _KNOWN_FOR = timedelta(minutes=1)
 """How long it is believed that it is still the same cluster."""
+_NOT_IDENTIFIED = (
+    'the ClusterRole has no line {apiGroups: [""], resources: [namespaces], resourceNames: [kube-system], verbs: [get]}'
+    "; add it, since that says which cluster it is"
+)
 _OK, _UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND, _CONFLICT, _GONE, _UNPROCESSABLE = 200, 401, 403, 404, 409, 410, 422
 _CHANGING = frozenset({"PATCH", "DELETE"})
 _NO_NAME = "-"
@@ -219,11 +223,17 @@ class KubernetesClient:
     async def identify(self) -> None:
         """See that it is the cluster that the configuration means.
 
-        :raises KubernetesError: permanent, it is another one.
+        :raises KubernetesError: permanent, it is another one, or may not be asked.
         """
         if self._clock.monotonic() - self._identified < _KNOWN_FOR.total_seconds():
             return
-        uid = (await self.metadata("/api/v1/namespaces/kube-system")).get("metadata", {}).get("uid")
+        try:
+            uid = (await self.metadata("/api/v1/namespaces/kube-system")).get("metadata", {}).get("uid")
+        except KubernetesError as error:
+            if error.status != _FORBIDDEN:
+                raise
+            text = f"cluster {self.name}: {_NOT_IDENTIFIED}"
+            raise KubernetesError(text, permanent=error.permanent, status=error.status) from error
         if uid != self._settings.uid:
             text = f"its namespace kube-system has the uid {one_line(str(uid))[:60]}, not {self._settings.uid}"
             raise KubernetesError(
