@@ -183,6 +183,7 @@ class _Deciding:
     bake_timer: BakeTimer
     polls: PrometheusPolls | None
     smoke: SmokeChecks
+    measurement_taker: MeasurementTaker
 
 
 async def build(
@@ -204,18 +205,103 @@ async def build(
     reading = asyncio.create_task(read_model.open())  # on the journal's threads, while the rest is built
     await clock.sleep(timedelta())
     reach = _reach(config, clock)
-    layers = reach.layers
-    snapshot_manager = SnapshotManager(config, read_model, clock, layers, reach.spawner)
+    snapshot_manager = SnapshotManager(config, read_model, clock, reach.layers, reach.spawner)
     deciding = _deciding(config, read_model, clock, files, reach, snapshot_manager)
-    rule_states, decision_engine, intake, runner, holds, state_watcher = (
-        deciding.rule_states,
-        deciding.decision_engine,
-        deciding.intake,
-        deciding.runner,
-        deciding.holds,
-        deciding.state_watcher,
+    snapshot_manager.heed(lambda name: deciding.holds(name, {}, silences=False))
+    incident_clocks = IncidentClocks(config, read_model, clock)
+    wording = _wording(config)
+    dispatcher = _dispatcher(config, journal, clock, reach, deciding, wording)
+    drills = _drills(config, read_model, clock, reach, deciding)
+    registry, vitals = CollectorRegistry(), Vitals()
+    trials = ReceiverTrials(config, reach.notifiers, clock, journal)
+    operations = Operations(
+        OperationsParts(
+            config=config,
+            read_model=read_model,
+            clock=clock,
+            rule_states=deciding.rule_states,
+            decision_engine=deciding.decision_engine,
+            situations=deciding.situations,
+            check_runner=deciding.check_runner,
+            intake=deciding.intake,
+            holds=deciding.holds,
+            bake_timer=deciding.bake_timer,
+            state_watcher=deciding.state_watcher,
+            layers=reach.layers,
+            runner=deciding.runner,
+            registry=registry,
+            drills=drills,
+            alert_trials=AlertTrials(config, read_model, deciding.rule_states, clock, deciding.situations, wording),
+            receiver_trials=trials,
+            passages=AlertPassages(reach.alertmanager, clock),
+            live_check=_live_check(config, clock, reach, deciding, trials),
+            snapshot_manager=snapshot_manager,
+            vitals=vitals,
+            polls=deciding.polls,
+            waiting=dispatcher.waiting,
+            standing_by=standing_by,
+        )
     )
-    snapshot_manager.heed(lambda name: holds(name, {}, silences=False))
+    upkeep = Upkeep(read_model, config.daemon.keep, clock, Retention(read_model, reach.layers).prune)
+    drill_timetable = DrillTimetable(config, read_model, clock, drills)
+    reports = Reports(config, read_model, clock, operations)
+    planned = [*snapshot_manager.planned(), *drill_timetable.planned(), *upkeep.planned(), *reports.planned()]
+    rooms = rooms_with_buttons(reach.notifiers)
+    slack_orders = SlackOrders(config, read_model, clock, operations, rooms) if rooms else None
+    registry.register(_metrics(config, read_model, clock, reach, deciding, dispatcher))
+    registry.register(SnapshotMetrics(snapshot_manager, clock))
+    if slack_orders is not None:
+        registry.register(SlackMetrics(slack_orders.counts))
+    await reading
+    return Core(
+        config=config,
+        clock=clock,
+        read_model=read_model,
+        rule_states=deciding.rule_states,
+        jumps=deciding.jumps,
+        layers=reach.layers,
+        state_watcher=deciding.state_watcher,
+        decision_engine=deciding.decision_engine,
+        intake=deciding.intake,
+        runner=deciding.runner,
+        bake_timer=deciding.bake_timer,
+        smoke=deciding.smoke,
+        polls=deciding.polls,
+        deadlines=deciding.deadlines,
+        drills=drills,
+        readiness_watch=ReadinessWatch(config, read_model, drills, clock),
+        evidence_taker=EvidenceTaker(config, read_model, deciding.check_runner.run, clock),
+        measurement_taker=deciding.measurement_taker,
+        snapshot_manager=snapshot_manager,
+        upkeep=upkeep,
+        reports=reports,
+        services_follower=ServicesFollower(config, read_model, reach.spawner, clock),
+        timetable=Calendar(planned, clock),
+        incident_clocks=incident_clocks,
+        dispatcher=dispatcher,
+        operations=operations,
+        orders=SignalCommands(config, read_model, clock, files, operations, passes_on=standing_by is not None),
+        host_holds=HostHolds(config, read_model, files),
+        membership=Membership(config.daemon.here, process_name(), read_model, clock, deciding.jumps),
+        slack_orders=slack_orders,
+        web=reach.web,
+        prometheus=reach.prometheus,
+        vitals=vitals,
+        lag=reach.lag,
+    )
+
+
+def _wording(config: Config) -> Wording:
+    folder = config.notify.templates
+    templates = None if folder is None else message_templates.read(folder)[0]
+    return Wording(config.notify.receivers, templates)
+
+
+def _dispatcher(
+    config: Config, journal: Journal, clock: Clock, reach: _Reach, deciding: _Deciding, wording: Wording
+) -> NotificationDispatcher:
+    """What tells people, with what is known now of refused trouble."""
+    rule_states, decision_engine = deciding.rule_states, deciding.decision_engine
 
     def goes_on(service: str, episode: str) -> bool:
         return rule_states.goes_on(service, episode, clock.now())
@@ -225,12 +311,7 @@ async def build(
             return deciding.deadlines.over(service, episode)
         return rule_states.over(service, episode, clock.now())
 
-    incident_clocks = IncidentClocks(config, read_model, clock)
-    folder = config.notify.templates
-    templates = None if folder is None else message_templates.read(folder)[0]
-    wording = Wording(config.notify.receivers, templates)
-    measurement_taker = MeasurementTaker(config, read_model, rule_states, clock, reach.prometheus)
-    dispatcher = NotificationDispatcher(
+    return NotificationDispatcher(
         journal,
         config,
         reach.notifiers,
@@ -240,122 +321,61 @@ async def build(
         deciding=lambda: decision_engine.deciding,
         services_deciding=lambda: decision_engine.services_deciding,
         wording=wording,
-        plots=measurement_taker.plot,
+        plots=deciding.measurement_taker.plot,
     )
-    registry, vitals = CollectorRegistry(), Vitals()
-    readiness_review = ReadinessReview(config, read_model, clock, deciding.situations, layers, deciding.check_runner)
-    drills = DrillRunner(
+
+
+def _drills(config: Config, read_model: ReadModel, clock: Clock, reach: _Reach, deciding: _Deciding) -> DrillRunner:
+    rule_states = deciding.rule_states
+    return DrillRunner(
         config,
         read_model,
         clock,
         rule_states,
-        DrillPreconditions(config, read_model, clock, rule_states, holds),
-        decision_engine,
-        state_watcher,
-        runner,
-        readiness_review,
+        DrillPreconditions(config, read_model, clock, rule_states, deciding.holds),
+        deciding.decision_engine,
+        deciding.state_watcher,
+        deciding.runner,
+        ReadinessReview(config, read_model, clock, deciding.situations, reach.layers, deciding.check_runner),
     )
-    receiver_trials = ReceiverTrials(config, reach.notifiers, clock, journal)
-    operations = Operations(
-        OperationsParts(
+
+
+def _live_check(
+    config: Config, clock: Clock, reach: _Reach, deciding: _Deciding, receivers: ReceiverTrials
+) -> LiveCheck:
+    return LiveCheck(
+        config,
+        reach.prometheus,
+        reach.alertmanager,
+        reach.layers,
+        receivers,
+        deciding.rule_states,
+        clock,
+        "the daemon",
+    )
+
+
+def _metrics(
+    config: Config,
+    read_model: ReadModel,
+    clock: Clock,
+    reach: _Reach,
+    deciding: _Deciding,
+    dispatcher: NotificationDispatcher,
+) -> Metrics:
+    return Metrics(
+        MetricsParts(
             config=config,
             read_model=read_model,
+            rule_states=deciding.rule_states,
             clock=clock,
-            rule_states=rule_states,
-            decision_engine=decision_engine,
-            situations=deciding.situations,
-            check_runner=deciding.check_runner,
-            intake=intake,
-            holds=holds,
             bake_timer=deciding.bake_timer,
-            state_watcher=state_watcher,
-            layers=layers,
-            runner=runner,
-            registry=registry,
-            drills=drills,
-            alert_trials=AlertTrials(config, read_model, rule_states, clock, deciding.situations, wording),
-            receiver_trials=receiver_trials,
-            passages=AlertPassages(reach.alertmanager, clock),
-            live_check=LiveCheck(
-                config,
-                reach.prometheus,
-                reach.alertmanager,
-                layers,
-                receiver_trials,
-                rule_states,
-                clock,
-                "the daemon",
-            ),
-            snapshot_manager=snapshot_manager,
-            vitals=vitals,
+            holds=deciding.holds,
+            dispatcher=dispatcher,
+            intake=deciding.intake,
             polls=deciding.polls,
-            waiting=dispatcher.waiting,
-            standing_by=standing_by,
+            lag=reach.lag,
         )
-    )
-    registry.register(
-        Metrics(
-            MetricsParts(
-                config=config,
-                read_model=read_model,
-                rule_states=rule_states,
-                clock=clock,
-                bake_timer=deciding.bake_timer,
-                holds=holds,
-                dispatcher=dispatcher,
-                intake=intake,
-                polls=deciding.polls,
-                lag=reach.lag,
-            )
-        )
-    )
-    registry.register(SnapshotMetrics(snapshot_manager, clock))
-    upkeep = Upkeep(read_model, config.daemon.keep, clock, Retention(read_model, layers).prune)
-    drill_timetable = DrillTimetable(config, read_model, clock, drills)
-    reports = Reports(config, read_model, clock, operations)
-    planned = [*snapshot_manager.planned(), *drill_timetable.planned(), *upkeep.planned(), *reports.planned()]
-    timetable = Calendar(planned, clock)
-    orders = SignalCommands(config, read_model, clock, files, operations, passes_on=standing_by is not None)
-    rooms = rooms_with_buttons(reach.notifiers)
-    slack_orders = SlackOrders(config, read_model, clock, operations, rooms) if rooms else None
-    if slack_orders is not None:
-        registry.register(SlackMetrics(slack_orders.counts))
-    await reading
-    return Core(
-        config=config,
-        clock=clock,
-        read_model=read_model,
-        rule_states=rule_states,
-        jumps=deciding.jumps,
-        layers=layers,
-        state_watcher=state_watcher,
-        decision_engine=decision_engine,
-        intake=intake,
-        runner=runner,
-        bake_timer=deciding.bake_timer,
-        smoke=deciding.smoke,
-        polls=deciding.polls,
-        deadlines=deciding.deadlines,
-        drills=drills,
-        readiness_watch=ReadinessWatch(config, read_model, drills, clock),
-        evidence_taker=EvidenceTaker(config, read_model, deciding.check_runner.run, clock),
-        measurement_taker=measurement_taker,
-        snapshot_manager=snapshot_manager,
-        upkeep=upkeep,
-        reports=reports,
-        services_follower=ServicesFollower(config, read_model, reach.spawner, clock),
-        timetable=timetable,
-        incident_clocks=incident_clocks,
-        dispatcher=dispatcher,
-        operations=operations,
-        orders=orders,
-        host_holds=HostHolds(config, read_model, files),
-        membership=Membership(config.daemon.here, process_name(), read_model, clock, deciding.jumps),
-        slack_orders=slack_orders,
-        web=reach.web,
-        prometheus=reach.prometheus,
-        vitals=vitals,
-        lag=reach.lag,
     )
 
 
@@ -459,6 +479,7 @@ def _deciding(
         bake_timer=bake_timer,
         polls=polls,
         smoke=smoke,
+        measurement_taker=MeasurementTaker(config, read_model, rule_states, clock, prometheus),
     )
 
 

@@ -23,6 +23,7 @@ from rollbackd.policy.ledger import ServiceLedger
 from rollbackd.signals.events import Posted
 from rollbackd.views.shapes import DrillView
 from tests.fakes.clock import START
+from tests.fakes.notifications import opened
 from tests.unit.judgement.clock import idle
 from tests.unit.judgement.stage import Stage
 from tests.unit.judgement.world import WorldLayer
@@ -223,6 +224,7 @@ async def test_what_takes_longer_than_its_target_is_told_and_makes_nothing_unrea
     targets = {"steps": {"command": "30s"}, "recovery": "1m"}
     shop = await begun(tmp_path, targets=targets)
     stream = "incident:shop-1"
+    await shop.stage.write(stream, opened())
     await shop.stage.write(stream, facts.ApplyStarted("code"))
     await shop.pass_(90 * SECOND)
     await shop.stage.write(stream, facts.Applied("code"))

@@ -396,6 +396,7 @@ def test_every_message_has_an_event_that_routes_can_name() -> None:
         "LeaveFailed": facts.LeaveFailed("traffic", "", permanent=True),
         "Closed": facts.Closed(Outcome.FAILED, ""), "Relapsed": facts.Relapsed(request),
         "Mending": facts.Mending(timedelta(minutes=8), ""),
+        "ReportedLate": facts.ReportedLate("apply", "code", "ops-1", START, ""),
     }  # fmt: skip
     for name, fact in examples.items():
         made += last(fact) if name == "Opened" else last(asked(question=BOTH), fact)
