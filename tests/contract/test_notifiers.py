@@ -660,8 +660,44 @@ async def test_what_is_about_the_server_is_tried_on(step: str, answer: str) -> N
     assert not caught.value.permanent
 
 
+async def test_a_mail_that_was_taken_is_not_sent_again_when_the_server_says_no_farewell(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Silent(MailFake):
+        async def handle_QUIT(self, *_: object) -> str:
+            await asyncio.Event().wait()
+            raise AssertionError
+
+    monkeypatch.setattr("rollbackd.notify.receivers.email._FAREWELL", 0.1, raising=False)
+    monkeypatch.setattr("rollbackd.notify.receivers.email.LIMIT", 5.0)
+    fake = Silent()
+    async with serving_mail(fake, None) as smtp:
+        await unencrypted(smtp).send(a_message())
+    assert len(fake.mails) == 1
+
+
+@pytest.mark.parametrize("utf8", [True, False])
+async def test_a_recipient_whom_the_server_cannot_name_costs_the_others_nothing(utf8: bool) -> None:
+    fake = MailFake()
+    to = ["jörg@example.com", "b@example.com"]
+    async with serving_mail(fake, None, utf8=utf8) as smtp:
+        notifier = email(settings(smtp, security="none", username="", password=None, to=to))
+        if utf8:
+            await notifier.send(a_message())
+        else:
+            with pytest.raises(PartlyDeliveredError, match=r"takes no mail for jörg@example\.com \(553\)"):
+                await notifier.send(a_message())
+    assert fake.recipients == [to if utf8 else to[1:]]
+
+
+@pytest.mark.parametrize("host", ["mail..example.com", ".mail", "x" * 64])
+def test_a_server_whose_name_cannot_be_looked_up_is_an_error_at_start(host: str) -> None:
+    with pytest.raises(ValidationError, match="is not a mail server"):
+        settings(f"{host}:25")
+
+
 def _smtp_that_refuses(step: str, answer: str, begun: list[asyncio.Task[Any] | None]) -> Any:
-    replies = {"EHLO": "250-sink\r\n250 AUTH PLAIN", "HELO": "250 sink", "AUTH": "235 ok", "MAIL": "250 ok"}
+    replies = {"EHLO": "250-sink\r\n250 AUTH PLAIN", "HELO": "250 sink", "AUTH": "235 ok"}
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         begun.append(asyncio.current_task())

@@ -92,7 +92,7 @@ def _authenticate(_server: SMTP, _session: Session, _envelope: Envelope, _mechan
 
 @asynccontextmanager
 async def serving_mail(
-    fake: MailFake, certificate: tuple[Path, Path] | None, *, tls: bool = False
+    fake: MailFake, certificate: tuple[Path, Path] | None, *, tls: bool = False, utf8: bool = False
 ) -> AsyncIterator[str]:
     """Serve it on 127.0.0.1; gives HOST:PORT. With a certificate a password is asked for, after STARTTLS unless `tls`."""
     context: ssl.SSLContext | None = None
@@ -113,6 +113,7 @@ async def serving_mail(
                 auth_required=context is not None,
                 auth_require_tls=not tls,
                 authenticator=_authenticate,
+                enable_SMTPUTF8=utf8,
                 loop=loop,
             )
 

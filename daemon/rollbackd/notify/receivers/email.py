@@ -29,12 +29,18 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 _ADDRESS = re.compile(r"[^\s@<>,;:\"()\[\]\x00-\x1f\x7f]+@[A-Za-z0-9.-]+")
-_SERVER = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9._-]+)):(?P<port>\d{1,5})")
+_SERVER = re.compile(
+    r"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<host>(?:[A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63})\.?):(?P<port>\d{1,5})"
+)
 _HELLO = re.compile(r"[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*|\[[0-9A-Fa-f:.]+\]|\[IPv6:[0-9A-Fa-f:.]+\]")
 _NAMED_WITHIN = 3.0
 """Seconds that our own name may take to look up."""
 _FULL = frozenset({552, 554})
 """Answers about a mailbox or a policy of the moment, though they begin with 5."""
+_FAREWELL = 2.0
+"""Seconds that an answer to QUIT is waited for."""
+_NOT_ASCII = 553
+"""What such a recipient is refused with where the server does not offer SMTPUTF8 (RFC 6531); the others get theirs."""
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 _TEXT = """\
@@ -138,8 +144,6 @@ class Email(Sender[EmailSettings]):
                 async for attempt in retrying(aiosmtplib.SMTPConnectError, 2, 0.5):
                     with attempt:
                         refused = await self._handed_over(mail(message, self._settings), wanted)
-        except aiosmtplib.SMTPRecipientsRefused as error:
-            refused = {one.recipient: one.code for one in error.recipients}
         except CertificateTrouble as error:
             raise DeliveryError(str(error), permanent=False) from None
         except (aiosmtplib.SMTPException, TimeoutError, OSError) as error:
@@ -162,10 +166,7 @@ class Email(Sender[EmailSettings]):
         secret = self._settings.password
         password = self._revealed(secret) if secret is not None else None
         security = self._settings.security
-        answer = await aiosmtplib.send(
-            sent,
-            sender=self._settings.from_,
-            recipients=list(wanted),
+        client = aiosmtplib.SMTP(
             local_hostname=self._settings.hello or await _own_name(),
             hostname=host,
             port=port,
@@ -176,8 +177,30 @@ class Email(Sender[EmailSettings]):
             tls_context=await asyncio.to_thread(self._trusted) if security != "none" else None,
             timeout=12,
         )
-        self.said = plain_text.fit(answer[1], 100)
-        return {name: response.code for name, response in answer[0].items()}
+        try:
+            await client.connect()
+            beyond = [name for name in wanted if not name.isascii()]
+            if beyond and client.is_ehlo_or_helo_needed:
+                with suppress(aiosmtplib.SMTPHeloError):
+                    await client.ehlo()
+            if client.supports_extension("smtputf8"):
+                beyond = []
+            refused = dict.fromkeys(beyond, _NOT_ASCII)
+            if known := [name for name in wanted if name not in refused]:
+                refused |= await self._taken(client, sent, known)
+            with suppress(aiosmtplib.SMTPException, OSError):  # whatever is said now, it has the mail
+                await client.quit(timeout=_FAREWELL)
+        finally:
+            client.close()
+        return refused
+
+    async def _taken(self, client: aiosmtplib.SMTP, sent: EmailMessage, wanted: Sequence[str]) -> dict[str, int]:
+        try:
+            refused, said = await client.send_message(sent, sender=self._settings.from_, recipients=list(wanted))
+        except aiosmtplib.SMTPRecipientsRefused as error:
+            return {one.recipient: one.code for one in error.recipients}
+        self.said = plain_text.fit(said, 100)
+        return {name: response.code for name, response in refused.items()}
 
     def _trusted(self) -> ssl.SSLContext:
         """What the server's certificate is checked by. :raises CertificateTrouble: a file cannot be used."""
@@ -252,5 +275,7 @@ def _delivery_error(error: Exception, server: str) -> DeliveryError:
     if isinstance(error, TimeoutError):
         return DeliveryError(f"{server} did not answer in time", permanent=False)
     if isinstance(error, aiosmtplib.SMTPNotSupported):
-        return DeliveryError(f"{server} does not offer what `security` asks for", permanent=False)
+        return DeliveryError(
+            f"{server} does not offer what it takes: {plain_text.fit(str(error), 200)}", permanent=False
+        )
     return DeliveryError(f"{server} cannot be reached: {plain_text.fit(str(error), 200)}", permanent=False)
