@@ -139,7 +139,7 @@ class Layers:
 
     def part_of(self, name: str) -> str:
         """The layer that takes this one along whenever it moves; empty: none does."""
-        adapter = self.adapters[name]
+        adapter = self.adapters.get(name)
         return adapter.part_of if isinstance(adapter, KeepsSchema) else ""
 
     async def brought(self, layer: str, before: State) -> dict[str, Release]:
