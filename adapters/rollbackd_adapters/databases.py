@@ -182,6 +182,16 @@ class DatabaseAdapter(StepAdapter[DatabaseSettingsT]):
         """The newest whole copy that has these heads of migrations."""
         return next((copy for copy in self._whole() if copy.facts.get("revisions") == list(heads)), None)
 
+    async def heads_of(self, release: str, table: str) -> tuple[str, ...] | None:  # noqa: ARG002  # some ask it
+        """The heads of migrations that going to a release brings; None: nobody knows.
+
+        :param table: the version table.
+        """
+        with suppress(AdapterError):
+            heads = (await in_thread(self._store.by_release, release)).facts.get("revisions")
+            return None if heads is None else tuple(map(str, heads))
+        return None
+
     def _copy(self, name: str) -> DataCopy:
         """:raises AdapterError: permanent, there is none, or its manifest is damaged."""
         return self._store.copy(name)

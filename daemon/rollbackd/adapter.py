@@ -287,6 +287,15 @@ class KeepsSchema(RestsOn, Protocol):
 
 
 @runtime_checkable
+class CarriedAlong(KeepsSchema, Protocol):
+    """One of which it is known what it becomes when the layer that it is part of goes back."""
+
+    async def carried_by(self, release: Release) -> Release | None:
+        """What a release of that layer brings back of this one; None: nobody knows. Read only."""
+        ...
+
+
+@runtime_checkable
 class NamedByFile(KeepsSchema, Protocol):
     """One of which a release of the code can say in a file which release it was written for."""
 

@@ -186,8 +186,10 @@ def test_what_each_downgrade_does_is_known_before(tmp_path: Path) -> None:
 def test_a_downgrade_that_raises_is_no_way_back_and_a_copy_of_that_schema_is_offered(tmp_path: Path) -> None:
     made = Made(tmp_path, ("", 'raise RuntimeError("by hand only")'))
     do(made.file, "UPDATE alembic_version SET version_num = 'r1'")
-    finish(made.database.take("old"))
+    old = finish(made.database.take("old"))
     do(made.file, "UPDATE alembic_version SET version_num = 'r2'")
+    assert finish(made.schema.carried_by(Release(old.release))) == Release("r1"), "a copy brings its own schema"
+    assert finish(made.schema.carried_by(Release("original"))) is None
     with pytest.raises(AdapterError) as refused:
         made.plan()
     assert refused.value.permanent
@@ -195,13 +197,13 @@ def test_a_downgrade_that_raises_is_no_way_back_and_a_copy_of_that_schema_is_off
     assert said in str(refused.value)
     assert "`rollbackd rollback contract --to db=old`" in str(refused.value)
 
-    (old,) = tmp_path.rglob("rehearsals/*.json")
-    old.write_text(json.dumps({**json.loads(old.read_text()), "at": "2026-01-01T00:00:00+00:00"}))
+    (tried,) = tmp_path.rglob("rehearsals/*.json")
+    tried.write_text(json.dumps({**json.loads(tried.read_text()), "at": "2026-01-01T00:00:00+00:00"}))
     do(made.file, "CREATE TABLE more (id INTEGER)")
     with pytest.raises(AdapterError):
         made.plan()
     (new,) = tmp_path.rglob("rehearsals/*.json")
-    assert new.name != old.name, "what is too old to be gone by is not kept"
+    assert new.name != tried.name, "what is too old to be gone by is not kept"
 
 
 def test_commands_that_go_elsewhere_are_found_out_before_anything_is_run(tmp_path: Path) -> None:

@@ -257,6 +257,15 @@ def test_a_copy_is_found_by_the_heads_of_its_migrations_however_the_database_sor
         heads = finish(adapter.opened.heads("alembic_version"))
         assert heads == ("Be20", "ae10")
         assert adapter.has_revision(heads).name == "first"
+        server.sql("UPDATE alembic_version SET version_num = 'ae20' WHERE version_num = 'ae10'", database="shop")
+        finish(adapter.restore("first", "by hand"))
+        carried = {
+            release.id: finish(adapter.heads_of(release.id, "alembic_version"))
+            for release in finish(adapter.releases())
+        }
+        assert carried["original"] == ("Be20", "ae20"), "what was replaced is asked itself"
+        assert carried[adapter._copy("first").id] == heads
+        assert finish(adapter.heads_of("0123456789ab", "alembic_version")) is None
     finally:
         drop_all(server, "shop")
 

@@ -325,6 +325,53 @@ async def test_code_that_goes_back_with_its_schema_misses_nothing(house: House, 
     assert [(step.layer, step.reversible) for step in plan.steps] == [(also, True), ("code", True)]
 
 
+class CarriedSchema(FakeSchema):
+    """One whose release the copies of its database are known to have."""
+
+    async def carried_by(self, release: Release) -> Release | None:
+        return {V1: V2, V2: V1}.get(release)
+
+
+_ALONG = "schema comes back with it, at the release that the copy has"
+_OTHER = f"schema comes back with it as {V2.name}, and the state that it is to serve has {V1.name}"
+
+
+@pytest.mark.parametrize(
+    ("schema", "db", "wanted", "risks"),
+    [
+        (CarriedSchema, V1, V1, (_OTHER,)),
+        (CarriedSchema, V1, V2, ()),
+        (CarriedSchema, Release("nobody knows"), V1, (_ALONG,)),
+        (CarriedSchema, V1, None, (_ALONG,)),
+        (FakeSchema, V1, V1, (_ALONG,)),
+    ],
+)
+async def test_a_plan_tells_where_a_copy_brings_another_schema_than_its_state_had(
+    house: House, schema: type[FakeSchema], db: Release, wanted: Release | None, risks: tuple[str, ...]
+) -> None:
+    house.layers |= {"schema": schema("schema", house.calls), "db": FakeLayer("db", house.calls)}
+    known = {**house.service.layers, "db": house.service.layers["code"]}
+    plans = {"data": PlanSpec(steps=("db", "code"))}
+    house.service = house.service.model_copy(update={"plans": plans, "layers": known})
+    target = {"db": db, "code": V1} | ({"schema": wanted} if wanted else {})
+    plan = await of(house).plan("data", PlanRequest(State(dict.fromkeys(("code", "schema", "db"), V2)), State(target)))
+    assert [(step.layer, step.reversible, step.risks) for step in plan.steps] == [
+        ("db", True, risks),
+        ("code", True, ()),
+    ]
+
+
+async def test_what_a_copy_brings_is_no_reason_to_have_no_plan(house: House) -> None:
+    house.layers |= {"schema": CarriedSchema("schema", house.calls), "db": FakeLayer("db", house.calls)}
+    broken(house, "schema", "carried_by", AdapterError("the server is down", permanent=False))
+    known = {**house.service.layers, "db": house.service.layers["code"]}
+    plans = {"data": PlanSpec(steps=("db",))}
+    house.service = house.service.model_copy(update={"plans": plans, "layers": known})
+    old, new = (State(dict.fromkeys(("schema", "db"), release)) for release in (V1, V2))
+    (step,) = (await of(house).plan("data", PlanRequest(new, old))).steps
+    assert step.risks == (_ALONG,)
+
+
 async def test_all_layers_plan_their_steps_at_once(house: House) -> None:
     together = asyncio.Barrier(2)
     for name in ("config", "code"):

@@ -360,6 +360,10 @@ class AlembicAdapter(StepAdapter[AlembicSettings]):
             raise AdapterError(f"{one_line(text)[:80]!r} is no revision; write the one that it needs", permanent=True)
         return Release(found)
 
+    async def carried_by(self, release: Release) -> Release | None:
+        heads = await self._database.heads_of(release.id, self._settings.version_table)
+        return None if heads is None else release_of(heads)
+
     async def unfit(self, release: Release) -> Sequence[str]:
         self._check_id(release)
         if release.id == release_of(await self._heads()).id:

@@ -398,6 +398,11 @@ class PostgresAdapter(DatabaseAdapter[PostgresSettings]):
     def opened(self) -> ServedDatabase:
         return ServedDatabase(self._settings, self._server, self._settings.database)
 
+    async def heads_of(self, release: str, table: str) -> tuple[str, ...] | None:
+        if (old := (await self._look()).by_release(release)) is not None:
+            return await ServedDatabase(self._settings, self._server, old.name, old.owner).heads(table)
+        return await super().heads_of(release, table)
+
     @asynccontextmanager
     async def apart(self, name: str, user: str = "") -> AsyncIterator[ServedDatabase]:  # noqa: ARG002  # files need it
         copy = await in_thread(self._copy, name)

@@ -14,6 +14,7 @@ from rollbackd import plugins
 from rollbackd.adapter import (
     Adapter,
     AdapterError,
+    CarriedAlong,
     KeepsSchema,
     Marks,
     MixedError,
@@ -139,7 +140,9 @@ class Layers:
 
     def part_of(self, name: str) -> str:
         """The layer that takes this one along whenever it moves; empty: none does."""
-        adapter = self.adapters.get(name)
+        if name not in self.adapters:  # an earlier configuration had it
+            return ""
+        adapter = self.adapters[name]
         return adapter.part_of if isinstance(adapter, KeepsSchema) else ""
 
     async def brought(self, layer: str, before: State) -> dict[str, Release]:
@@ -247,16 +250,17 @@ class Layers:
         return [move for move in wanted if self.part_of(move.layer) not in moved]
 
     async def _fitting(self, steps: Sequence[Change], way: PlanRequest) -> Sequence[Change]:
-        """The steps; where one takes code back alone, with what that code would miss in the schema that stays."""
+        """The steps, with what schemas mean for them.
+
+        Where one takes code back alone, that is what the code would miss in the schema that stays; where one takes data
+        back, it is the schema that comes with it, unless that is the target's.
+        """
         moved = {change.layer for change in steps}
         for name, adapter in self.adapters.items():
             if name in moved or not isinstance(adapter, KeepsSchema):
                 continue
             if adapter.part_of in moved:
-                along = f"{name} comes back with it, at the release that the copy has"
-                steps = [
-                    replace(one, risks=(*one.risks, along)) if one.layer == adapter.part_of else one for one in steps
-                ]
+                steps = [await self._carrying(step, name, adapter, way) for step in steps]
                 continue
             files = tuple(adapter.rests_on)
             carried = {one for one in moved if any(is_moved_by(self.adapters[one], path) for path in files)}
@@ -267,6 +271,21 @@ class Layers:
                     for one in steps
                 ]
         return steps
+
+    async def _carrying(self, step: Change, name: str, keeper: KeepsSchema, way: PlanRequest) -> Change:
+        """A step, and where it brings a layer back that is part of its own, whether that is what the target has."""
+        if step.layer != keeper.part_of:
+            return step
+        said, wanted = f"{name} comes back with it, at the release that the copy has", way.target.releases.get(name)
+        with suppress(LookFailed):  # the step can be done without it
+            found = None
+            if isinstance(keeper, CarriedAlong):
+                found = await self._ask(name, partial(keeper.carried_by, step.after))
+            if wanted is not None and found is not None:
+                if found.id == wanted.id:
+                    return step
+                said = f"{name} comes back with it as {found.name}, and the state that it is to serve has {wanted.name}"
+        return replace(step, risks=(*step.risks, said))
 
     async def _missed(self, name: str, keeper: KeepsSchema, code: Sequence[Change], way: PlanRequest) -> Sequence[str]:
         """What code would miss in a layer that stays, by what its own release says that it needs, or a good state."""
