@@ -257,6 +257,7 @@ class DaemonProcess:
 
     async def _resume(self) -> None:
         """Go on with what a crash or a stop cut off, then with signals that came and were not decided on."""
+        await self._say_what_is_elsewhere()
         for name in self._core.read_model.open_incidents():
             self._core.runner.start(name)
         await self._core.intake.recover()
@@ -267,6 +268,22 @@ class DaemonProcess:
         await self._say_what_cannot_be_rolled_back()
         await self._core.operations.say_what_stands_midway()
         self._root("readiness", self._core.readiness_watch.run)
+
+    async def _say_what_is_elsewhere(self) -> None:
+        """Tell people of services that are bound to another host than this one, which drives; and when that is over."""
+        bound = [one for one in self._config.services if one.on] if self._config.daemon.standby else []
+        notices = await self._core.read_model.journal.latest(facts.kinds(facts.Notice), FLEET, 500) if bound else []
+        told = {one.fact.service: one.fact for one in reversed(notices) if "on" in one.fact.details}
+        here = self._config.daemon.here
+        for service in bound:
+            last = told.get(service.name)
+            over = service.on == here
+            text = f"cannot roll back {service.name}: it is on {service.on}, and {here} drives"
+            if over:
+                text = f"{service.name} can be rolled back again: {here} drives"
+            if over != (last is None or last.over):
+                notice = facts.Notice("cannot_roll_back", text, service.name, over, {"on": service.on})
+                await self._core.read_model.tell(notice)
 
     async def _say_what_cannot_be_rolled_back(self) -> None:
         """Tell people what cannot be rolled back: once for each service and reason, after its layers were looked at."""

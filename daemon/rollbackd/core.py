@@ -397,7 +397,8 @@ def _reach(config: Config, clock: Clock) -> _Reach:
     if watched is not None:
         with_it = partial(connection_to, settings=watched, reveal=reveal)
         alertmanager = Alertmanager(watched.url, watched.timeout, web, with_it)
-    factory = LayerFactory(config.daemon.scratch, spawner, clock, config.clusters)
+    host = config.daemon.here if config.daemon.standby else ""
+    factory = LayerFactory(config.daemon.scratch, spawner, clock, config.clusters, host)
     layers = {service.name: factory.build(service) for service in config.services}
     return _Reach(
         web=web,

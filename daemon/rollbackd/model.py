@@ -226,6 +226,8 @@ class Traits:
     bracket: bool = False
     data: bool = False
     """Whether it holds data: a plan goes back in it only by name."""
+    local: bool = False
+    """Whether what it moves is on the host that runs rollbackd, and another one on every other host."""
 
 
 # -- signals ------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.e2e.test_two_daemons import Second, driver, drives
 from tests.e2e.toy import TOKEN, Ear, Toy, listening
@@ -43,7 +44,16 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
         for host, one in (("ops-a", a), ("ops-b", b)):
             one.build()
             daemon = {"journal": url, "durability": "local", "standby": True, "name": "desk", "host": host}
-            one.configure(daemon=daemon, limits={"common_cause": False, "cooldown": "1s"})
+            verify = {**one.service()["verify"], "deadline": "60s"}
+            path = one.configure(
+                daemon=daemon,
+                others=["till"],
+                limits={"common_cause": False, "cooldown": "1s"},
+                verify=verify,
+            )
+            config = yaml.safe_load(path.read_text())
+            config["services"][1]["on"] = "ops-b"
+            path.write_text(yaml.safe_dump(config, sort_keys=False))
         try:
             a.start_with_two_states()
             b.start_beside()
@@ -134,6 +144,13 @@ def test_orders_by_file_there_are_carried_out_once_where_it_is_driven(fleet: Fle
     fleet.until(lambda: "APPROVE.shop by unix:" in fleet.ear.text(), "who gave it hears that it was rejected")
 
 
+def test_a_service_that_is_on_one_host_is_not_touched_from_another_and_people_hear_that_at_once(fleet: Fleet) -> None:
+    fleet.until(lambda: "cannot roll back till: it is on ops-b, and ops-a drives" in fleet.ear.text(), "it is told")
+    why = "till is on ops-b, and this is ops-a: it cannot be rolled back from here"
+    fleet.until(lambda: why in fleet.a.ask("GET", "services/till")["cannot"], "it is shown")
+    assert why in fleet.a.refused("POST", "services/till/rollback", {})[1]
+
+
 def test_the_hosts_are_listed_with_who_drives_and_the_one_that_drives_can_be_drained(fleet: Fleet) -> None:
     found = fleet.b.ask("GET", "members")["members"]
     epoch = found[0]["epoch"]
@@ -158,4 +175,5 @@ def test_the_hosts_are_listed_with_who_drives_and_the_one_that_drives_can_be_dra
         ("ops-a", False, epoch + 1),
         ("ops-b", True, epoch + 1),
     ]
+    fleet.until(lambda: "till can be rolled back again: ops-b drives" in fleet.ear.text(), "that it is over is told")
     assert not fleet.ear.heard("taken_over"), "nobody need look at a host that gave it away"

@@ -71,6 +71,7 @@ class Layer:
 
 class Git(Layer):
     settings_model: ClassVar[type[Settings]] = GitSettings
+    traits = Traits(local=True)
 
     def __init__(self, settings: Any, place: Place) -> None:
         super().__init__(settings, place)

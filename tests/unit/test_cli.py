@@ -675,8 +675,8 @@ async def test_help_is_there_well_within_a_second() -> None:
         assert ran.code == 0
     assert min(took) < 1
     commands = (
-        "run check schema install init uninstall discover status incidents decisions plan members login rollback approve deny "
-        "abort ack escalate hold mending resume drain changed confirm good quarantine event audit drill backtest test-alert "
+        "run check schema install init uninstall discover status incidents decisions plan members login rollback approve "
+        "deny abort ack escalate hold mending resume drain changed confirm good quarantine event audit drill backtest test-alert "
         "events journal layer notify report snapshot"
     )
     assert [line.split()[0] for line in ran.out.partition("Commands:\n")[2].splitlines()] == commands.split()

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from rollbackd.adapter import Adapter, AdapterError, Needs
 from rollbackd.execution import layers as module
+from rollbackd.execution.absent import AbsentLayer
 from rollbackd.execution.layers import GUESSED, LayerFactory, Layers, LookFailed, PlanRequest, resolve
 from rollbackd.incident.spec import PlanSpec
 from rollbackd.model import NO_RELEASE, Change, Problem, Release, State, Traits
@@ -514,3 +515,27 @@ def test_the_factory_builds_what_the_configuration_names(house: House, tmp_path:
     assert list(built.adapters) == ["page", "config", "code"]
     assert built.traits["page"] == Traits(releases=False, step=False, bracket=True)
     assert built.traits["code"].step
+
+
+async def test_what_is_on_another_host_is_neither_looked_at_nor_moved(house: House, tmp_path: Path) -> None:
+    spawner = Spawner(tmp_path / "locks", house.clock)
+    service = house.service.model_copy(update={"on": "ops-1"})
+    here = LayerFactory(tmp_path / "scratch", spawner, house.clock, host="ops-1").build(service)
+    assert not any(isinstance(layer, AbsentLayer) for layer in here.adapters.values())
+    alone = LayerFactory(tmp_path / "scratch", spawner, house.clock).build(service)
+    assert not any(isinstance(layer, AbsentLayer) for layer in alone.adapters.values())
+    layers = LayerFactory(tmp_path / "scratch", spawner, house.clock, host="ops-2").build(service)
+    assert layers.traits == here.traits
+    why = "shop is on ops-1, and this is ops-2: it cannot be rolled back from here"
+    with pytest.raises(LookFailed, match=why):
+        await layers.look()
+    code, change = layers.adapters["code"], Change("code", Release("v2"), Release("v1"))
+    assert isinstance(code, AbsentLayer)
+    calls = (
+        code.current(), code.releases(), code.plan(Release("v1")), code.apply(change), code.progress(change),
+        code.ready(), code.inside("k"), code.enter("k"), code.leave("k"),
+    )  # fmt: skip
+    for call in calls:
+        with pytest.raises(AdapterError, match=why) as refused:
+            await call
+        assert refused.value.permanent

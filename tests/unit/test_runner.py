@@ -16,7 +16,18 @@ from rollbackd.execution.runner import process_name
 from rollbackd.incident.life import Incident
 from rollbackd.incident.next import ADOPTIONS, ATTEMPTS
 from rollbackd.journal import Entry, JournalUnavailable
-from rollbackd.model import Change, CheckResult, Outcome, Progress, Release, Request, Verdict, incident_stream
+from rollbackd.model import (
+    FLEET,
+    Change,
+    CheckResult,
+    Outcome,
+    Progress,
+    Release,
+    Request,
+    SignalHold,
+    Verdict,
+    incident_stream,
+)
 from rollbackd.system.spawner import Spawner
 from tests.unit.house import INCIDENT, V1, FakeFactory, FakeLayer, House, trigger
 from tests.unit.test_layers import meet
@@ -377,6 +388,23 @@ async def test_an_abort_that_comes_first_wins_over_the_intent(house: House) -> N
     incident = await house.run()
     assert incident.outcome is Outcome.ABORTED
     assert house.calls == ["enter page", "leave page"]
+
+
+async def test_a_hold_of_another_host_that_comes_first_wins_over_the_intent(house: House) -> None:
+    async def hold(written: Sequence[Any]) -> None:
+        if isinstance(written[0], facts.ApplyStarted):
+            house.journal.before = None
+            holds = (SignalHold("*", "unix:ann@ops-2", "HOLD"),)
+            await house.journal.append(Entry(FLEET, facts.SignalHolds("ops-2", holds)))
+            house.held = "held on ops-2: HOLD"
+
+    house.journal.before = hold
+    house.runner.start(INCIDENT)
+    await house.until(lambda: house.kinds()[-1] == "Paused")
+    assert "ApplyStarted" not in house.kinds(), "it was not even begun"
+    house.held = ""
+    assert (await house.run()).outcome is Outcome.RECOVERED
+    assert house.calls == WHOLE
 
 
 async def units(house: House, before: Callable[[Sequence[Any]], Awaitable[None]] | None = None) -> list[list[str]]:

@@ -46,7 +46,7 @@ class AlembicAdapter(StepAdapter[AlembicSettings]):
     """The schema of a database."""
 
     settings_model = AlembicSettings
-    traits = Traits(data=True)
+    traits = Traits(data=True, local=True)
 
     def __init__(self, settings: AlembicSettings, place: Place) -> None:
         super().__init__(settings, place)

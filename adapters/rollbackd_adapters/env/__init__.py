@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from rollbackd.adapter import AdapterError, Needs, Place, Settings
-from rollbackd.model import Change, Progress, Release
+from rollbackd.model import Change, Progress, Release, Traits
 from rollbackd.system.boundary import boundary
 from rollbackd.system.spawner import Lock, one_line
 from rollbackd_adapters.base import StepAdapter
@@ -39,6 +39,7 @@ class EnvAdapter(StepAdapter[EnvSettings]):
     """Some variables of one file, as a layer."""
 
     settings_model: ClassVar[type[Settings]] = EnvSettings
+    traits = Traits(local=True)
     _unknown = ": what it set is not known here any more; use a preset"
 
     def __init__(self, settings: EnvSettings, place: Place) -> None:

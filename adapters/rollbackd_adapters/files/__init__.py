@@ -16,7 +16,7 @@ from functools import partial
 from typing import ClassVar
 
 from rollbackd.adapter import AdapterError, Needs, Place, Settings
-from rollbackd.model import Change, Progress, Release
+from rollbackd.model import Change, Progress, Release, Traits
 from rollbackd.syntax.units import writable
 from rollbackd.system.spawner import Lock, one_line
 from rollbackd_adapters.files import ready
@@ -41,6 +41,7 @@ class FilesAdapter(FilesSnapshots):
     """One watch list as a layer."""
 
     settings_model: ClassVar[type[Settings]] = FilesSettings
+    traits = Traits(local=True)
 
     def __init__(self, settings: FilesSettings, place: Place) -> None:
         super().__init__(settings, place)

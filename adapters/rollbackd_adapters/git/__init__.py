@@ -34,7 +34,7 @@ class GitAdapter(TagSnapshots):
     """One repository as a layer, with its snapshots."""
 
     settings_model: ClassVar[type[Settings]] = GitSettings
-    traits = Traits()
+    traits = Traits(local=True)
 
     def __init__(self, settings: GitSettings, place: Place) -> None:
         super().__init__(settings, place)

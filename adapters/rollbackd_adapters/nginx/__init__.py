@@ -32,7 +32,7 @@ class NginxAdapter(ChoosingAdapter[NginxSettings]):
         self._page = Maintenance(settings, place) if settings.upstream is None else None
         serves = self._upstream is not None
         self.resource = (self._upstream or self._as_bracket).resource
-        self.traits = Traits(releases=serves, step=serves, bracket=not serves)
+        self.traits = Traits(releases=serves, step=serves, bracket=not serves, local=True)
 
     @property
     def needs(self) -> Needs:

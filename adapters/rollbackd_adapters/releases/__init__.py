@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from rollbackd.adapter import AdapterError, Needs, Place, Settings
-from rollbackd.model import Change, Release
+from rollbackd.model import Change, Release, Traits
 from rollbackd.system import log
 from rollbackd.system.boundary import boundary
 from rollbackd.system.spawner import Lock
@@ -41,6 +41,7 @@ class ReleasesAdapter(StepAdapter[ReleasesSettings]):
     """One link as a layer."""
 
     settings_model: ClassVar[type[Settings]] = ReleasesSettings
+    traits = Traits(local=True)
 
     def __init__(self, settings: ReleasesSettings, place: Place) -> None:
         super().__init__(settings, place)

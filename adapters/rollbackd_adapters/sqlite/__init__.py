@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from rollbackd.adapter import AdapterError, Difference, Place, Snapshot, SnapshotProblem
-from rollbackd.model import Change, DataLoss, Release
+from rollbackd.model import Change, DataLoss, Release, Traits
 from rollbackd.syntax.units import writable
 from rollbackd.system.spawner import Lock, one_line
 from rollbackd_adapters import lacks
@@ -55,6 +55,7 @@ class SqliteAdapter(DatabaseAdapter[SqliteSettings]):
     """A SQLite database."""
 
     settings_model = SqliteSettings
+    traits = Traits(data=True, local=True)
     _kind = "sqlite"
     _no_copy = "name one, or import one with `rollbackd snapshot import`"
     _unknown = ": no copy of it is here; see `rollbackd snapshot list`"

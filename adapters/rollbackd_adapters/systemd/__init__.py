@@ -35,7 +35,7 @@ class SystemdAdapter(StepAdapter[SystemdSettings]):
     """Some units, as a layer without releases."""
 
     settings_model: ClassVar[type[Settings]] = SystemdSettings
-    traits = Traits(releases=False, step=True, bracket=True)
+    traits = Traits(releases=False, step=True, bracket=True, local=True)
 
     def __init__(self, settings: SystemdSettings, place: Place) -> None:
         super().__init__(settings, place)

@@ -222,7 +222,8 @@ def resume(
 def drain(session: Session, host: Annotated[str, typer.Argument(metavar="HOST")]) -> None:
     """Have the host that drives let another one drive.
 
-    It does so once the step in hand is done. It stands by afterwards, and may be stopped, updated or rebooted. `rollbackd members` says who drives.
+    It does once the step in hand is done, and stands by afterwards: it may be stopped, updated or rebooted. `rollbackd
+    members` says who drives.
     """
     _done(session, session.client.send("POST", "members", host, "drain"))
 

@@ -95,10 +95,7 @@ def decisions(
 
 
 def members(session: Session) -> None:
-    """The hosts that share the journal, and who drives.
-
-    With their versions, when they were heard of, and how their clocks are.
-    """
+    """The hosts that share the journal, and which drives."""
     found = session.client.get("members")
     session.show(found, lambda: service_text.members(found["members"]))
 

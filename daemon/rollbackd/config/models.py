@@ -125,6 +125,7 @@ def _some_time(length: timedelta) -> timedelta:
 Name = Annotated[str, Field(pattern=NAME)]
 Actor = Annotated[str, AfterValidator(_actor)]
 """Who does something: `unix:ann`, `token:release-desk`."""
+Host = Annotated[str, Field(max_length=63, pattern=r"^[\w.-]*$")]
 Word = Annotated[str, Field(pattern=r"^\S+$")]
 Label = Annotated[str, Field(pattern=LABEL)]
 Labels = Annotated[dict[Label, Annotated[str, Field(min_length=1)]], Field(min_length=1)]
@@ -174,7 +175,7 @@ class Daemon(Spec):
     name: Annotated[str, Field(max_length=63, pattern=r"^[\w.-]*$")] = ""
     """Who speaks, on the page and in messages, and what PagerDuty's keys begin with; default: the host's name. No two
     daemons may share one, but those that stand by for each other."""
-    host: Annotated[str, Field(max_length=63, pattern=r"^[\w.-]*$")] = ""
+    host: Host = ""
     """What this host is called where several share a journal, each by a name of its own; default: the host's name."""
     url: Annotated[str, AfterValidator(_page_url)] = ""
     """Where people find the page and where links lead, with the path that a proxy has it below:
@@ -190,8 +191,8 @@ class Daemon(Spec):
     """Of a journal on PostgreSQL: `replicated` is refused by a primary that waits for no standby, `local` relies on
     the primary's own disk."""
     standby: bool = False
-    """Of a journal on PostgreSQL: wait while another daemon drives it, and take over from it. Only where each layer of
-    every service can be reached from both hosts."""
+    """Of a journal on PostgreSQL: wait while another daemon drives it, and take over from it. A layer can be reached
+    from both hosts, or its service says `on` which it is."""
     signals: AbsolutePath = Path("/var/lib/rollbackd/signals")
     """The directory of the manual override."""
     scratch: AbsolutePath = Path("/var/lib/rollbackd/layers")
@@ -382,6 +383,8 @@ class Service(Spec):
     """Subsets of a signal's labels, any of which places it here; the most specific service wins."""
     mode: Mode | None = None
     """Instead of the daemon's."""
+    on: Host = ""
+    """The host that its layers are on, where several hosts share the journal: no other one touches them."""
     priority: Priority = Priority.P2
     """Of its triggers, where a rule says nothing else."""
     layers: dict[Name, SerializeAsAny[Settings]] = Field(min_length=1)

@@ -19,7 +19,7 @@ def complaints(outline: Outline) -> Iterator[Complaint]:
         if kind is not None and not isinstance(kind, Discovers):
             yield (*loc, "adapter"), f"adapter {entry['adapter']} cannot say what there is; write kubernetes"
     for service in outline.services:
-        for part in (_mode, _defaults, _plans, _foundations, _checks):
+        for part in (_mode, _host, _defaults, _plans, _foundations, _checks):
             for loc, text in part(outline, service):
                 yield (*service.loc, *loc), text
 
@@ -27,6 +27,16 @@ def complaints(outline: Outline) -> Iterator[Complaint]:
 def _mode(outline: Outline, service: ServiceOutline) -> Iterator[Complaint]:
     if outline.section("daemon").get("mode") is None and service.raw.get("mode") is None:
         yield ("name",), f'"{service.name}" has no mode; add mode: act or mode: shadow to it, or to `daemon`'
+
+
+def _host(outline: Outline, service: ServiceOutline) -> Iterator[Complaint]:
+    """Where several hosts may drive, a layer of one host says of which."""
+    if outline.section("daemon").get("standby") is not True or service.raw.get("on"):
+        return
+    for name, layer in service.layers.items():
+        if layer is not None and layer.traits.local:
+            text = f'layer "{name}" is another one on every host; say which with `on: HOST` at "{service.name}"'
+            yield ("layers", name), text
 
 
 def _defaults(_: Outline, service: ServiceOutline) -> Iterator[Complaint]:

@@ -27,6 +27,7 @@ from rollbackd.adapter import (
 )
 from rollbackd.config.models import Service
 from rollbackd.config.secrets import reveal
+from rollbackd.execution.absent import AbsentLayer
 from rollbackd.incident.plan import Move, moves
 from rollbackd.incident.spec import PlanSpec
 from rollbackd.model import NO_RELEASE, Bracketed, Change, DataGoal, Plan, Problem, Release, State, Traits
@@ -431,8 +432,13 @@ class LayerFactory:
         spawner: Spawner | None,
         clock: Clock,
         clusters: Mapping[str, ClusterSettings] = NO_CLUSTERS,
+        host: str = "",
     ) -> None:
-        """:param spawner: None where nothing is asked of what is built."""
+        """:param spawner: None where nothing is asked of what is built.
+
+        :param host: what this host is called, where several share the journal.
+        """
+        self._host = host
         self._scratch = scratch
         self._spawner = spawner
         self._clock = clock
@@ -446,5 +452,8 @@ class LayerFactory:
             scratch = self._scratch / service.name / name
             place = Place(service.name, name, scratch, self._spawner, self._clock, reveal, other, self._clusters)
             adapters[name] = plugins.build_adapter(settings, place)
+        if self._host and service.on not in {"", self._host}:
+            why = f"{service.name} is on {service.on}, and this is {self._host}: it cannot be rolled back from here"
+            adapters = {name: AbsentLayer(adapter, why) for name, adapter in adapters.items()}
         clean = self._spawner.clean if self._spawner is not None else str
         return Layers(service, adapters, clean)
