@@ -127,6 +127,9 @@ class DaemonProcess:
             self._core.lag.watch()
             self._core.vitals.on_death = self._part_died
             self._watch_threads()
+            if self._config.daemon.standby:
+                with suppress(JournalUnavailable):  # before anything is decided by a clock that may be wrong
+                    await self._core.membership.attend()
             self._start_tasks()
             spare_what_stays()
             sd_notify.notify(sd_notify.READY, sd_notify.status(f"watching {len(self._config.services)} services"))

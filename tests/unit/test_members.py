@@ -2,7 +2,10 @@
 
 from datetime import timedelta
 
+import pytest
+
 from rollbackd import facts
+from rollbackd.journal import JournalUnavailable
 from rollbackd.journal.memory import MemoryJournal
 from rollbackd.state.members import Membership
 from rollbackd.state.read_model import ReadModel
@@ -14,8 +17,11 @@ class ApartJournal(MemoryJournal):
     """Its clock is another one than ours."""
 
     ahead = timedelta()
+    away = False
 
     async def attend(self, host: str, process: str, version: str) -> timedelta:
+        if self.away:
+            raise JournalUnavailable("db1: does not serve now")
         return self.ahead
 
 
@@ -43,3 +49,17 @@ async def test_a_clock_that_is_far_from_the_databases_is_told_once_and_asks_unti
             "clock", "the clock of ops-1 agrees with the database's again", over=True, details={"subject": "ops-1"}
         ),
     ]
+
+
+async def test_a_member_that_is_not_heard_knows_that_nothing_can_be_written_until_it_is() -> None:
+    clock = ManualClock()
+    journal = ApartJournal(clock)
+    read_model = ReadModel(journal)
+    member = Membership("ops-1", "boot/1", read_model, clock, JumpWatch(clock))
+    journal.away = True
+    with pytest.raises(JournalUnavailable):
+        await member.attend()
+    assert read_model.trouble == "db1: does not serve now"
+    journal.away = False
+    await member.attend()
+    assert read_model.trouble == ""

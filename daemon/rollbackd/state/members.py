@@ -30,7 +30,7 @@ class Membership:
 
     async def attend(self) -> None:
         """Say that we live; tell people when our clock goes astray, and when it is right again."""
-        ahead = await self._read_model.journal.attend(self._host, self._process, __version__)
+        ahead = await self._read_model.attend(self._host, self._process, __version__)
         was, self._jumps.astray = self._jumps.astray, _astray(ahead)
         if bool(was) != bool(self._jumps.astray):
             over = not self._jumps.astray

@@ -220,6 +220,16 @@ class ReadModel:
             handled=handled,
         )
 
+    async def attend(self, host: str, process: str, version: str) -> timedelta:
+        """See `Journal.attend`. :raises JournalUnavailable: nobody heard, and nothing can be written now."""
+        try:
+            ahead = await self.journal.attend(host, process, version)
+        except JournalUnavailable as error:
+            self._trouble = str(error)
+            raise
+        self._trouble = ""
+        return ahead
+
     async def receive(self, items: Sequence[Received]) -> Receipt:
         """Put a delivery into the inbox. :raises JournalUnavailable: nothing was kept."""
         try:
