@@ -11,13 +11,14 @@ from rollbackd.adapter import NotifierSettings
 from rollbackd.config.models import Config, Daemon, Notify, Receiver
 from rollbackd.journal import Entry
 from rollbackd.model import FLEET, Outcome, Verdict
-from rollbackd.notify.dispatcher import TOGETHER, NotificationDispatcher
+from rollbackd.notify.dispatcher import NotificationDispatcher
 from rollbackd.notify.receivers.apprise import Apprise, AppriseSettings
 from rollbackd.notify.receivers.email import Email, EmailSettings
 from rollbackd.notify.receivers.grafana import Grafana, GrafanaSettings
 from rollbackd.notify.receivers.pagerduty import PagerDuty, PagerDutySettings
 from rollbackd.notify.receivers.slack import Slack, SlackSettings
 from rollbackd.notify.receivers.webhook import Webhook, WebhookSettings
+from rollbackd.notify.sending_times import TOGETHER
 from rollbackd.syntax.units import Secret
 from tests.fakes.apprise_json import AppriseJsonFake
 from tests.fakes.clock import ManualClock

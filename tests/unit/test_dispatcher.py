@@ -14,9 +14,10 @@ from rollbackd.adapter import Message
 from rollbackd.config.models import Config, Notify, Route, RouteWhen
 from rollbackd.journal import Entry, Journal, Outgoing, open_journal
 from rollbackd.model import FLEET, Outcome, Priority
-from rollbackd.notify.dispatcher import GATHER, TOGETHER, NotificationDispatcher
+from rollbackd.notify.dispatcher import NotificationDispatcher
 from rollbackd.notify.messages import presenter, self_notices
 from rollbackd.notify.receiver_queue import GIVE_UP, LONGEST_PAUSE, batches, pause
+from rollbackd.notify.sending_times import GATHER, TOGETHER
 from rollbackd.system import boundary
 from tests.fakes.clock import START, ManualClock
 from tests.fakes.journal import MemoryJournal

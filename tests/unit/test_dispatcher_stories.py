@@ -18,9 +18,10 @@ from rollbackd.adapter import Message, NotifierSettings
 from rollbackd.config.models import Config, Daemon, Notify, Route, RouteWhen
 from rollbackd.journal import Entry
 from rollbackd.model import FLEET, Outcome, Verdict
-from rollbackd.notify import dispatcher
-from rollbackd.notify.dispatcher import MANY, NotificationDispatcher
+from rollbackd.notify import sending_times
+from rollbackd.notify.dispatcher import NotificationDispatcher
 from rollbackd.notify.receivers.pagerduty import event
+from rollbackd.notify.sending_times import MANY
 from tests.fakes.clock import ManualClock
 from tests.fakes.journal import MemoryJournal
 from tests.fakes.notifications import BAD, asked, opened, planned, refused, round_of, soon, trigger
@@ -207,7 +208,7 @@ async def move(fleet: Fleet, what: tuple[Any, ...]) -> None:
 
 async def play(seed: int, patched: pytest.MonkeyPatch) -> PagerDutyFake:
     """One story; in a third of them two services at work are a storm, which is told together."""
-    patched.setattr(dispatcher, "MANY", 2 if seed % 3 == 0 else MANY)
+    patched.setattr(sending_times, "MANY", 2 if seed % 3 == 0 else MANY)
     dice, fake = Random(seed), PagerDutyFake()  # the same stories each time
     fleets = [Fleet(name, fake, routed=seed % 2 == 0) for name in ("ops-1", "ops-2")]
     for _ in range(LENGTH):

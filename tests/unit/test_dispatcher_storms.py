@@ -11,7 +11,8 @@ from rollbackd import facts
 from rollbackd.config.models import Config
 from rollbackd.journal import Entry
 from rollbackd.model import FLEET, Outcome
-from rollbackd.notify.dispatcher import DECIDED_IN, GATHER, MANY, TOGETHER, NotificationDispatcher
+from rollbackd.notify.dispatcher import NotificationDispatcher
+from rollbackd.notify.sending_times import DECIDED_IN, GATHER, MANY, TOGETHER
 from rollbackd.system import tasks
 from tests.fakes.clock import ManualClock
 from tests.fakes.journal import MemoryJournal

@@ -7,7 +7,7 @@ loses nothing. Each receiver has a worker, so that one that is dead holds up nob
 import asyncio
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from rollbackd.adapter import Message, Notifier
@@ -25,6 +25,7 @@ from rollbackd.notify.messages.envelope import Envelope
 from rollbackd.notify.messages.troubles import Trouble, Troubles, fold, notice_thread
 from rollbackd.notify.receiver_queue import JOURNAL_PAUSE, PATIENCE, OutboxReader, ReceiverQueue, no_plot
 from rollbackd.notify.routes import addressed, reached, told_of, worded
+from rollbackd.notify.sending_times import SendingTimes
 from rollbackd.notify.wording import Wording
 from rollbackd.rules.tracks import CALM
 from rollbackd.state.incidents import KnownIncidents
@@ -37,14 +38,6 @@ TROUBLES_CURSOR = "teller.troubles"
 """Where a start begins to fold the troubles. Both names are in journals that were written before, and stay."""
 BATCH = 500
 """How many facts are read at once."""
-TOGETHER = timedelta(seconds=60)
-"""How long messages of one group wait after its first one, to go as one."""
-GATHER = timedelta(seconds=5)
-"""How long the first one waits while more are being decided on, so that a storm is one message."""
-DECIDED_IN = timedelta(milliseconds=20)
-"""How much longer it waits for each of those."""
-MANY = 5
-"""From so many services on that are decided on, or are at work, at once it is a storm."""
 TICK = timedelta(seconds=15)
 DIRECT_AGAIN = timedelta(minutes=10)
 DIRECT_RETRY = timedelta(seconds=30)
@@ -56,18 +49,6 @@ def _always(_service: str, _episode: str) -> bool:
 
 def _never(_service: str, _episode: str) -> str:
     return ""
-
-
-@dataclass(frozen=True, slots=True)
-class _Window:
-    """When messages of one group go: the first ones, and with its end all that came since."""
-
-    first: datetime
-    end: datetime
-
-    def due(self, now: datetime) -> datetime:
-        """When a message of the group goes that is made now."""
-        return self.first if now <= self.first else self.end
 
 
 class NotificationDispatcher:
@@ -105,8 +86,7 @@ class NotificationDispatcher:
         self._clock = clock
         self._goes_on = goes_on
         self._over = over
-        self._deciding = deciding
-        self._services_deciding = services_deciding
+        self._sending_times = SendingTimes(clock, deciding, services_deciding)
         self._calm: dict[str, float] = {}
         """Since when a refused trouble is gone, by the monotonic clock."""
         self._many = many
@@ -145,7 +125,6 @@ class NotificationDispatcher:
         """The newest reminder of each trouble that was put into the outbox."""
         self._reached: dict[str, tuple[int, int]] = {}
         """The last tier that hears of a refusal, with the place of the fact that began it."""
-        self._windows: dict[tuple[str, str], _Window] = {}
         self._told_many = False
         self._direct: dict[str, float] = {}
         self.trouble = ""
@@ -308,36 +287,19 @@ class NotificationDispatcher:
         return incidents.of(stream)
 
     async def _rows(self, made: Sequence[Envelope], at_work: int = 0) -> list[Outgoing]:
-        """A row of the outbox for each message and receiver. Messages of one group made together go together.
-
-        In a storm the first step of each service is not told: that it goes back was, and its end will be.
-        """
-        now, deciding = self._clock.now(), self._deciding()
-        storm = max(self._services_deciding(), at_work) >= MANY
-        # An end farther ahead than any window is long is from before the clock was set back.
-        self._windows = {key: one for key, one in self._windows.items() if now < one.end <= now + TOGETHER}
-        running = dict(self._windows)
-        others = now + GATHER + DECIDED_IN * deciding
-        rows = []
+        """A row of the outbox for each message and receiver."""
+        moment, rows = self._sending_times.begin(at_work), []
         async for one in in_turns(made):
-            if storm and one.message.event == "started":
+            if moment.is_left_out(one):
                 continue
-            new = _Window(others if deciding > 1 or (storm and one.hurried) else now, now + TOGETHER)
-            if storm and one.hurried and one.message.resolves:
-                new = _Window(new.end, new.end)  # nobody need come for it
             for name in self._receivers(one):
                 message = one.message if one.only or one.closes else worded(self._by_name.get(name), one.message)
                 if message is None:  # it has no words for this
                     continue
-                not_before = now
-                known = running.get((name, one.group))
-                group = one.group if known or storm or not one.hurried else ""
-                if group:
-                    not_before = (known or new).due(now)
-                    self._windows.setdefault((name, group), new)
+                group, not_before = moment.of(name, one)
                 key = f"{one.message.key}/{name}"
                 sent = replace(one, message=self._signed(replace(message, key=key)))
-                rows.append(Outgoing(key, name, group, outbox.encode(sent), not_before, now))
+                rows.append(Outgoing(key, name, group, outbox.encode(sent), not_before, moment.now))
         return rows
 
     def _signed(self, message: Message) -> Message:
