@@ -104,7 +104,7 @@ class DaemonProcess:
         self._passed = PassedOrders(core.operations, app[INTAKE], core.read_model, core.clock)
         add_page(app, core.operations, config.daemon, core.clock)
         self._server = Server(app, config.daemon.listen, config.daemon.socket)
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks: list[asyncio.Task[object]] = []
         self._ending: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         """Done when the process is to end; True: execute anew. Raises `PartDied` when we end untold."""
         self._quiet_until: dict[str, float] = {}
@@ -235,12 +235,12 @@ class DaemonProcess:
     def _root(self, name: str, work: Work, *, ends: bool = False) -> None:
         self._tasks.append(self._begin(name, work, ends=ends))
 
-    def _begin(self, name: str, work: Work, *, ends: bool = False) -> asyncio.Task[None]:
+    def _begin(self, name: str, work: Work, *, ends: bool = False) -> asyncio.Task[object]:
         task = asyncio.create_task(self._forever(name, work), name=name)
         self._core.vitals.watch_task(task, ends=ends)
         return task
 
-    async def _forever(self, name: str, work: Work) -> None:
+    async def _forever(self, name: str, work: Work) -> object:
         say = partial(self._log.error, "the journal cannot be used; trying again", task=name)
         while True:
             try:

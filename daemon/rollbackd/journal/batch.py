@@ -49,7 +49,7 @@ class WriteRequest:
     handled: Sequence[int] = ()
     items: Sequence[Received] | None = None
     """A delivery for the inbox."""
-    effect: Callable[[JournalConnection, datetime], Any] | None = None
+    effect: Callable[[JournalConnection, datetime], object] | None = None
     """Anything else, done after the facts; the unit's result is what it returns."""
     urgent: bool = False
     heeding: int | None = None

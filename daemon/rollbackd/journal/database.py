@@ -35,7 +35,7 @@ class Rows(Protocol):
 class JournalConnection(Protocol):
     """A connection, on which one thread works at a time."""
 
-    def execute(self, statement: str, values: Sequence[Any] = (), /) -> Rows: ...
+    def execute(self, statement: str, values: Sequence[object] = (), /) -> Rows: ...
 
     def close(self) -> None: ...
 
@@ -113,7 +113,7 @@ class JournalDatabase:
         raise NotImplementedError
 
     # -- what is the same
-    def read(self, question: Callable[..., T], *arguments: Any) -> T:
+    def read(self, question: Callable[..., T], *arguments: object) -> T:
         """Ask in one transaction that begins now: it sees all that was answered before, and nothing half."""
         with self.troubles():
             connection = self._take()
@@ -181,7 +181,7 @@ class JournalDatabase:
             raise
 
 
-def scalar(connection: JournalConnection, question: str, *values: Any) -> Any:
+def scalar(connection: JournalConnection, question: str, *values: object) -> Any:
     """The first column of the first row; None when there is none."""
     row = connection.execute(question, values).fetchone()
     return None if row is None else row[0]

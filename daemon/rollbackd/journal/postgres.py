@@ -98,13 +98,13 @@ class PostgresConnection:
         if notice.severity_nonlocalized == "WARNING":
             self.warnings.append(one_line(notice.message_primary or ""))
 
-    def execute(self, statement: str, values: Sequence[Any] = (), /) -> psycopg.Cursor[Row]:
+    def execute(self, statement: str, values: Sequence[object] = (), /) -> psycopg.Cursor[Row]:
         return self.raw.execute(_translated(statement), values)
 
     def close(self) -> None:
         self.raw.close()
 
-    def listed(self, values: Iterable[str] | Iterable[int], /) -> list[Any]:
+    def listed(self, values: Iterable[str] | Iterable[int], /) -> list[object]:
         return list(values)
 
     def insert(self, into: str, rows: Sequence[Row], conflict: str = "") -> None:
@@ -279,7 +279,7 @@ class PostgresServer(JournalDatabase):
                 raw.execute(b"ROLLBACK")
             raise
 
-    def read(self, question: Callable[..., T], *arguments: Any) -> T:
+    def read(self, question: Callable[..., T], *arguments: object) -> T:
         """A connection that the server ended while nobody used it is no trouble: a new one is asked."""
         waited = bool(self._idle)
         try:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
-from typing import Any
 
 from pydantic import ValidationError
 
@@ -85,7 +84,7 @@ def refuse_foreign(connection: JournalConnection, name: str) -> None:
         )
 
 
-def _records(connection: JournalConnection, name: str, asked: str, *values: Any) -> list[Record]:
+def _records(connection: JournalConnection, name: str, asked: str, *values: object) -> list[Record]:
     return [_record(name, row) for row in connection.execute(asked, values)]
 
 

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from rollbackd.facts import Record
 from rollbackd.journal import outbox, reading
@@ -204,7 +204,7 @@ class StoredJournal:
         answer: T = await self._writer.submit(Errand(self._writer.future(), run))
         return answer
 
-    async def _ask(self, question: Callable[..., T], *arguments: Any) -> T:
+    async def _ask(self, question: Callable[..., T], *arguments: object) -> T:
         """:raises JournalUnavailable: it cannot be read now."""
         if self._closed:
             raise JournalUnavailable(f"{self._database.name}: the journal is closed; rollbackd is stopping")

@@ -27,7 +27,7 @@ class Errand:
     """Something else for the thread to do, outside of any transaction."""
 
     future: asyncio.Future[Any]
-    run: Callable[[], Any]
+    run: Callable[[], object]
 
 
 class Writer:
@@ -246,7 +246,7 @@ class Writer:
             self._log.info("journal works again")
         self._trouble = trouble
 
-    def _attempt(self, run: Callable[[], Any]) -> Answer:
+    def _attempt(self, run: Callable[[], object]) -> Answer:
         try:
             return run()
         except Exception as error:  # noqa: BLE001  # as in `_settle`

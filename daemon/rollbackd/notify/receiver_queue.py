@@ -10,7 +10,6 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any
 
 from rollbackd.adapter import DeliveryError, Message, Notifier, PartlyDeliveredError
 from rollbackd.facts import Notice, Paged, Told
@@ -361,7 +360,7 @@ class ReceiverQueue:
     async def _notice(self, notice: Notice) -> None:
         await self._surely(partial(self._journal.append, Entry(FLEET, notice)))
 
-    async def _surely(self, write: Callable[[], Awaitable[Any]]) -> None:
+    async def _surely(self, write: Callable[[], Awaitable[object]]) -> None:
         """Write it even if the journal cannot be written for a while: what was sent must not be sent again for that."""
         say = partial(self._log.error, "the journal cannot be written")
         await until_written(write, self._clock, JOURNAL_PAUSE, say)

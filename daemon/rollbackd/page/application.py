@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 from urllib.parse import quote, urlencode
 
 from aiohttp import web
@@ -59,7 +59,7 @@ _NEXT = re.compile(r"(services|incidents)/[A-Za-z0-9][A-Za-z0-9._-]{0,200}|decis
 
 _Q = TypeVar("_Q", bound=RequestFields)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-Gather = Callable[[web.Request], Awaitable[Mapping[str, Any]]]
+Gather = Callable[[web.Request], Awaitable[Mapping[str, object]]]
 
 
 def add_page(app: web.Application, operations: Operations, daemon: Daemon, clock: Clock) -> None:
@@ -152,7 +152,7 @@ class _Page:
             request, visitor.form, same, parts, lambda: self._doorkeeper.still_there(visitor)
         )
 
-    def _frame(self, request: web.Request, visitor: Visitor | None) -> dict[str, Any]:
+    def _frame(self, request: web.Request, visitor: Visitor | None) -> dict[str, object]:
         """What every page has around what it shows. Links are relative: a proxy may have us below any path."""
         return {
             "root": _root(request),
@@ -169,7 +169,7 @@ class _Page:
         self,
         request: web.Request,
         template: str,
-        context: Mapping[str, Any],
+        context: Mapping[str, object],
         visitor: Visitor | None,
         status: int = 200,
         headers: Mapping[str, str] = {},

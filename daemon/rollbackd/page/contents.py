@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
 
 from pydantic import Field
 from pydantic_core import to_jsonable_python
@@ -65,7 +64,7 @@ class PageContents:
         self._operations = operations
         self._clock = clock
 
-    async def fleet(self, query: FleetQuery) -> Mapping[str, Any]:
+    async def fleet(self, query: FleetQuery) -> Mapping[str, object]:
         """All services, what needs a person first."""
         services = await self._operations.services()
         incidents = await self._operations.incidents(open_only=True, limit=1000)
@@ -96,7 +95,7 @@ class PageContents:
             ],
         }
 
-    async def service(self, name: str) -> Mapping[str, Any]:
+    async def service(self, name: str) -> Mapping[str, object]:
         """One service, with its past."""
         view = await self._operations.service(name)
         states = await self._operations.states(name)
@@ -112,7 +111,7 @@ class PageContents:
             "drawing": past_of(name, states, incidents, records, self._clock.now()),
         }
 
-    async def incident(self, name: str) -> Mapping[str, Any]:
+    async def incident(self, name: str) -> Mapping[str, object]:
         """One incident, with all that was decided and done."""
         detail = await self._operations.incident(name)
         daemon = await self._operations.daemon()
@@ -129,12 +128,12 @@ class PageContents:
             "told": [record for record in detail.records if record.kind in _TOLD],
         }
 
-    async def report(self, name: str) -> Mapping[str, Any]:
+    async def report(self, name: str) -> Mapping[str, object]:
         """The report of one incident."""
         detail = await self._operations.incident(name)
         return {"report": report_text.of_incident(to_jsonable_python(detail)), "incident": name, "months": ()}
 
-    async def month(self, query: ReportQuery) -> Mapping[str, Any]:
+    async def month(self, query: ReportQuery) -> Mapping[str, object]:
         """The report of a month, and which months there may be others of."""
         first = self._clock.now().replace(day=1)
         months: list[str] = []
@@ -147,11 +146,11 @@ class PageContents:
             months.append(month)
         return {"report": report_text.of_month(to_jsonable_python(view)), "month": month, "months": months}
 
-    async def incidents(self, query: ListQuery) -> Mapping[str, Any]:
+    async def incidents(self, query: ListQuery) -> Mapping[str, object]:
         found: list[IncidentView] = await self._operations.incidents(query.service, limit=query.limit)
         return {"query": query, "incidents": found}
 
-    async def decisions(self, query: ListQuery) -> Mapping[str, Any]:
+    async def decisions(self, query: ListQuery) -> Mapping[str, object]:
         """Those that did not act, and why; those that did are with their incidents."""
         found: list[DecisionView] = await self._operations.decisions(query.service, query.limit)
         return {"query": query, "decisions": [one for one in found if one.action != "roll_back"]}

@@ -4,7 +4,7 @@ import secrets
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rollbackd.notify.messages import plain_text
 from rollbackd.syntax.units import roughly
@@ -66,7 +66,7 @@ class PageTemplates:
         self._environment.globals["form_word"] = FORM
         self._environment.globals["parts"] = self._environment.get_template("parts.html").module
 
-    def whole(self, name: str, context: Mapping[str, Any], form: str) -> str:
+    def whole(self, name: str, context: Mapping[str, object], form: str) -> str:
         """A page, for the session whose word this is."""
         return self._environment.get_template(f"{name}.html").render(context).replace(FORM, form)
 
@@ -74,7 +74,7 @@ class PageTemplates:
         """Whether parts of a page are kept up to date."""
         return any(block.startswith("live_") for block in self._environment.get_template(f"{name}.html").blocks)
 
-    def live(self, name: str, context: Mapping[str, Any]) -> dict[str, str]:
+    def live(self, name: str, context: Mapping[str, object]) -> dict[str, str]:
         """Those parts of a page that a stream keeps up to date, by the id of their element; `FORM` still in them."""
         template = self._environment.get_template(f"{name}.html")
         made = template.new_context(dict(context))

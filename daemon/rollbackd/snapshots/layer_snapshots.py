@@ -23,6 +23,7 @@ from rollbackd.execution.layers import LookFailed
 from rollbackd.journal import Entry
 from rollbackd.model import DAEMON, State, service_stream
 from rollbackd.policy.changes import newest
+from rollbackd.policy.ledger import ServiceLedger
 from rollbackd.policy.target import candidates
 from rollbackd.snapshots.history import SnapshotHistory, SnapshotRun
 from rollbackd.snapshots.offsite import OffsiteStore
@@ -104,11 +105,11 @@ class LayerSnapshots:
             self.ordered -= 1
 
     @property
-    def ledger(self) -> Any:
+    def ledger(self) -> ServiceLedger:
         return self._read_model.of(self.service)
 
     # -- facts ----------------------------------------------------------------------------------
-    async def note(self, actor: str, *said: Any, more: tuple[Entry, ...] = ()) -> datetime:
+    async def note(self, actor: str, *said: facts.ServiceFact, more: tuple[Entry, ...] = ()) -> datetime:
         """Write facts of this layer, and remember them; when that was. :raises JournalUnavailable: none was written."""
         stream = service_stream(self.service)
         records = await self._read_model.append(*(Entry(stream, fact, actor) for fact in said), *more)

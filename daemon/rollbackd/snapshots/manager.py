@@ -90,7 +90,7 @@ class SnapshotManager:
         self._opening = asyncio.Lock()
         self._opened = asyncio.Event()
         self._poked = asyncio.Event()
-        self._orders: set[asyncio.Task[Any]] = set()
+        self._orders: set[asyncio.Task[object]] = set()
         self._log = log.get("snapshots")
 
     # -- its life -------------------------------------------------------------------------------
@@ -393,7 +393,7 @@ class SnapshotManager:
             raise
         return await work
 
-    def _ended(self, task: asyncio.Task[Any]) -> None:
+    def _ended(self, task: asyncio.Task[object]) -> None:
         self._orders.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             self._log.info("an order ended", error=str(error))  # whoever still waits hears it, too

@@ -106,23 +106,23 @@ def _trace() -> aiohttp.TraceConfig:
         found = getattr(context, "trace_request_ctx", None)
         return found if isinstance(found, Attempt) else Attempt()
 
-    async def begins(_session: Session, context: Any, _params: Any) -> None:
+    async def begins(_session: Session, context: Any, _params: object) -> None:
         attempt = attempt_of(context)
         if attempt.numeric:
             attempt.is_tried()
 
-    async def resolves(_session: Session, context: Any, _params: Any) -> None:
+    async def resolves(_session: Session, context: Any, _params: object) -> None:
         attempt_of(context).resolving = True
 
-    async def tried(_session: Session, context: Any, _params: Any) -> None:
+    async def tried(_session: Session, context: Any, _params: object) -> None:
         attempt_of(context).is_tried()
 
-    async def through(_session: Session, context: Any, _params: Any) -> None:
+    async def through(_session: Session, context: Any, _params: object) -> None:
         attempt = attempt_of(context)
         attempt.through = True
         attempt.is_tried()
 
-    async def elsewhere(_session: Session, context: Any, _params: Any) -> None:
+    async def elsewhere(_session: Session, context: Any, _params: object) -> None:
         attempt = attempt_of(context)
         attempt.tried, attempt.numeric, attempt.through = None, False, False
 

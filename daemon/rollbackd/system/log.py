@@ -12,12 +12,13 @@ import select
 import stat
 import sys
 import threading
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
-from typing import Any, TextIO, cast
+from typing import TextIO, cast
 
 import structlog
+from structlog.typing import EventDict, FilteringBoundLogger, Processor, ProcessorReturnValue, WrappedLogger
 
 from rollbackd.system.clock import Clock, SystemClock
 from rollbackd.system.redaction import without_passwords
@@ -200,7 +201,7 @@ def configure(level: str = "info", *, readable: bool | None = None) -> None:
     _output = LogOutput(stderr)
     if readable is None:
         readable = stderr is not None and stderr.isatty()
-    renderer: Any = structlog.dev.ConsoleRenderer() if readable else structlog.processors.JSONRenderer()
+    renderer: Processor = structlog.dev.ConsoleRenderer() if readable else structlog.processors.JSONRenderer()
     if _to_the_journal(stderr):
         renderer = _with_priority(renderer)
     _hear_libraries()
@@ -219,17 +220,17 @@ def configure(level: str = "info", *, readable: bool | None = None) -> None:
     )
 
 
-def _with_priority(render: Any) -> Any:
+def _with_priority(render: Processor) -> Processor:
     """Lines that begin with their level as sd-daemon(3) has it, so that `journalctl -p warning` finds them."""
 
-    def process(logger: Any, name: str, event: Any) -> Any:
+    def process(logger: WrappedLogger, name: str, event: EventDict) -> str:
         priority = _PRIORITY.get(event.get("level", ""), _PRIORITY["info"])
-        return f"{priority}{render(logger, name, event)}"
+        return priority + cast("str", render(logger, name, event))
 
     return process
 
 
-def _without_passwords(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+def _without_passwords(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     for key, value in event.items():
         if isinstance(value, str):
             event[key] = without_passwords(value)
@@ -238,10 +239,10 @@ def _without_passwords(_logger: Any, _method: str, event: MutableMapping[str, An
     return event
 
 
-def _unless_it_fails(processor: Any) -> Any:
+def _unless_it_fails(processor: Processor) -> Processor:
     """A processor that drops what it cannot put into words, such as a value that has none."""
 
-    def process(logger: Any, name: str, event: Any) -> Any:
+    def process(logger: WrappedLogger, name: str, event: EventDict) -> ProcessorReturnValue:
         try:
             return processor(logger, name, event)
         except Exception as error:  # whatever a value's own words raise
@@ -277,7 +278,7 @@ class LibraryLines(logging.Handler):
             return
         self._kinds[kind] = (now, 0)
         event, _, details = said.partition("\n")
-        more: dict[str, Any] = {"details": details[:_DETAILS]} if details else {}
+        more: dict[str, object] = {"details": details[:_DETAILS]} if details else {}
         if left_out:
             more["left_out"] = left_out
         error = record.exc_info[1] if record.exc_info else None
@@ -302,7 +303,8 @@ def _hear_libraries() -> None:
     logging.captureWarnings(capture=True)  # else they are lines of their own, and no JSON
 
 
-def get(name: str) -> Any:
+def get(name: str) -> FilteringBoundLogger:
     """A logger; `incident`, `service` and `step` are bound by who works on them."""
     # Not bound here: a module's logger would have structlog's defaults for ever, which print locals, secrets and all.
-    return structlog.get_logger(part=name)
+    made: FilteringBoundLogger = structlog.get_logger(part=name)
+    return made

@@ -8,13 +8,12 @@ import heapq
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
 
 from rollbackd.system.clock import Clock
 from rollbackd.system.tasks import end
 
-Work = Callable[[], Awaitable[Any]]
-Begin = Callable[[str, Work], asyncio.Task[Any]]
+Work = Callable[[], Awaitable[object]]
+Begin = Callable[[str, Work], asyncio.Task[object]]
 """Begins a named task that does the work once, and sees to its failures."""
 
 
@@ -36,7 +35,7 @@ class Rounds:
         self._turns = tuple(turns)
         self._clock = clock
         self._begin = begin
-        self._at_work: dict[int, asyncio.Task[Any]] = {}
+        self._at_work: dict[int, asyncio.Task[object]] = {}
 
     async def run(self) -> None:
         """Go round for ever."""

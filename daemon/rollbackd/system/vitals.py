@@ -10,7 +10,6 @@ import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from datetime import timedelta
-from typing import Any
 
 from rollbackd.system.clock import Clock
 from rollbackd.system.tasks import end
@@ -73,11 +72,11 @@ class Vitals:
             self.death = f"{part} {why}"
             self.on_death(self.death)
 
-    def watch_task(self, task: asyncio.Task[Any], *, ends: bool = False) -> None:
+    def watch_task(self, task: asyncio.Task[object], *, ends: bool = False) -> None:
         """Notice when a task is over, however that came; `ends`: it may come to its end by itself."""
         task.add_done_callback(lambda over: self._task_over(over, ends=ends))
 
-    def _task_over(self, task: asyncio.Task[Any], *, ends: bool) -> None:
+    def _task_over(self, task: asyncio.Task[object], *, ends: bool) -> None:
         if task.cancelled():
             self.died(f"the task {task.get_name()}", "was cancelled")
         elif (error := task.exception()) is not None:
